@@ -1,0 +1,31 @@
+# Every target does its own set-up (.ci/setup) and says nothing when there is nothing to set up.
+
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+demo: ## protect a real guest, kill its host, lose nothing (DEMO_ARGS='--kill secondary -f json')
+	@.ci/setup demo && exec $(BIN)/coloctl demo $(DEMO_ARGS)
+
+test: ## the whole test-suite: unit, QEMU sequences, real guests (TEST_ARGS='-k name')
+	@.ci/setup test && exec $(BIN)/pytest $(TEST_ARGS)
+
+check: lint ## what must hold before every commit, in under a minute: lint, architecture, unit tests
+	@exec $(BIN)/pytest -q $(TEST_ARGS) -m unit
+
+lint: ## ruff (rules and format) and mypy --strict
+	@.ci/setup venv
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check --diff .
+	@$(BIN)/mypy
+
+clean: ## remove what was built in this checkout; downloads in the cache folder stay
+	@rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
