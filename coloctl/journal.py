@@ -1,0 +1,261 @@
+"""The append-only journal of one pair: JSON lines that survive the supervisor.
+
+Promises: a durable record is on disk, file and folder entry, before `Journal.append` returns. One
+writer at a time. A line that a crash cut short is the last one, was never acknowledged, and is
+dropped; damage anywhere else is reported and never skipped. The file and its predecessor stay
+within twice the size limit, and what a restarted supervisor decides by is always in the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from coloctl.clock import CLOCK, Clock
+from coloctl.errors import PairBusy, PreconditionFailed
+from coloctl.model import event
+from coloctl.model.event import Kind, Record
+
+log = logging.getLogger(__name__)
+
+#: About 40,000 records; a state folder in /run lives in memory.
+SIZE_MAX = 8 << 20
+
+
+def wall_clock() -> datetime:
+    """The time of day in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a journal file holds."""
+
+    records: tuple[Record, ...]
+    torn: str = ""  #: a sentence about the unfinished last line, when there is one
+    size: int = 0  #: bytes up to the end of the last whole line
+
+    @property
+    def last_state(self) -> Record | None:
+        return event.last_state(self.records)
+
+    @property
+    def open_intents(self) -> tuple[Record, ...]:
+        return event.open_intents(self.records)
+
+    @property
+    def generation(self) -> int:
+        """The highest that was recorded, 0 where none was."""
+        record = event.last_generation(self.records)
+        return (record.generation or 0) if record else 0
+
+
+def replay(path: Path) -> Replay:
+    """Every whole record of the file at ``path``, oldest first; no file is an empty journal.
+
+    Raises `PreconditionFailed` naming the line when anything but an unfinished last line is wrong.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return Replay(())
+    except OSError as error:
+        raise PreconditionFailed(f"The journal {path} cannot be read: {error.strerror}.") from None
+    whole, newline, rest = raw.rpartition(b"\n")
+    torn = f"The last line of {path} was cut short after {len(rest)} bytes." if rest else ""
+    records: list[Record] = []
+    for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
+        records.append(_parse(path, number, line, records[-1].seq if records else 0))
+    return Replay(tuple(records), torn, len(whole) + len(newline))
+
+
+def _parse(path: Path, number: int, line: bytes, seq_before: int) -> Record:
+    try:
+        record = Record.from_json(json.loads(line))
+        if record.seq <= seq_before:
+            raise ValueError(f"record {record.seq} cannot follow record {seq_before}")
+    except (ValueError, RecursionError) as error:
+        raise PreconditionFailed(
+            f"The journal {path} is damaged in line {number}: {error}.",
+            hint="keep a copy for a report and move the file away; the pair is then seen anew",
+        ) from None
+    return record
+
+
+class Journal:
+    """The journal at ``path``, open for appending by this process alone.
+
+    ``history`` is what was in it. Raises `PairBusy` when another process has it open, and what
+    `replay` raises.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Clock = CLOCK,
+        wall: Callable[[], datetime] = wall_clock,
+        size_max: int = SIZE_MAX,
+    ) -> None:
+        self.path = path
+        self._clock, self._wall = clock, wall
+        self._size_max = self._rotate_at = size_max
+        self._lock = _locked(path)
+        try:
+            self.history = replay(path)
+            self._size = self.history.size
+            self._file = _opened(path, self._size)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._seq = self.history.records[-1].seq if self.history.records else 0
+        self._vital = list(event.worth_keeping(self.history.records))
+        if self.history.torn:
+            self.append(Record(Kind.NOTE, data={"dropped": self.history.torn}))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The journal is closed and free for another process."""
+        if self._file >= 0:
+            os.close(self._file)
+            os.close(self._lock)
+            self._file = -1
+
+    def append(self, record: Record) -> Record:
+        """``record`` with its number and times, written; on disk if it is durable.
+
+        Raises `PreconditionFailed` when it cannot be written; the journal then holds nothing of it.
+        """
+        stamped = replace(
+            record,
+            seq=self._seq + 1,
+            at=self._wall().isoformat(timespec="microseconds"),
+            mono_s=round(self._clock.now(), 6),
+        )
+        line = _line(stamped)
+        if self._size + len(line) > self._rotate_at:
+            self._rotate()
+        self._write(line, sync=record.durable)
+        self._seq = stamped.seq
+        if record.durable or record.generation is not None:
+            self._vital = list(event.worth_keeping([*self._vital, stamped]))
+        return stamped
+
+    def _write(self, line: bytes, *, sync: bool) -> None:
+        try:
+            _write_all(self._file, line)
+            if sync:
+                os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, self._size)
+            raise PreconditionFailed(
+                f"The journal {self.path} cannot be written: {error.strerror}.",
+                hint="free some space, or check the disk",
+            ) from None
+        self._size += len(line)
+
+    def _rotate(self) -> None:
+        """The file starts anew with what is vital; the old one has the suffix ``.1``.
+
+        At every moment there is a whole journal at ``path``. Where there is no room for two, the
+        old file stays in use and grows by a quarter before the next try.
+        """
+        fresh, old = _beside(self.path, ".new"), _beside(self.path, ".1")
+        data = b"".join(_line(record) for record in self._vital)
+        file = -1
+        try:
+            file = _create(fresh, data)
+            old.unlink(missing_ok=True)
+            os.link(self.path, old)
+            fresh.replace(self.path)
+        except OSError as error:
+            log.warning("The journal %s is not rotated: %s", self.path, error.strerror)
+            self._rotate_at = self._size + self._size_max // 4
+            if file >= 0:
+                os.close(file)
+            return
+        os.close(self._file)
+        self._file, self._size = file, len(data)
+        self._rotate_at = max(self._size_max, 2 * len(data))
+        _sync_folder(self.path.parent)
+
+
+def _line(record: Record) -> bytes:
+    document: Mapping[str, Any] = record.to_json()
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _locked(path: Path) -> int:
+    """A lock of its own file, because rotation replaces the journal's; kept until closed."""
+    try:
+        fd = os.open(_beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PreconditionFailed(
+            f"The journal {path} cannot be opened: {error.strerror}.",
+            hint="check the folder and its permissions",
+        ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise PairBusy(
+            f"Another supervisor has the journal {path} open.",
+            hint=f"coloctl status {path.parent.name} asks it",
+        ) from None
+    return fd
+
+
+def _opened(path: Path, size: int) -> int:
+    """The file for appending, cut to ``size`` bytes; its folder entry is on disk."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(fd, size)
+        os.fsync(fd)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise PreconditionFailed(
+            f"The journal {path} cannot be opened: {error.strerror}.",
+            hint="check the folder and its permissions",
+        ) from None
+    return fd
+
+
+def _create(path: Path, data: bytes) -> int:
+    """A new file open for appending that holds ``data``, on disk."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write_all(fd, data)
+        os.fsync(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,86 @@
+"""What a binary was found to be, remembered for as long as nothing that it depends on changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from coloctl import paths
+
+#: Grows when the trial itself changes what it asks for.
+TRIAL = 1
+
+#: A wrapper script is short; a QEMU begins with ELF's magic anyway.
+SCRIPT_BYTES = 65536
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def key(binary: Path, accel: str, machine: str) -> str:
+    """What stands for this binary (and what it wraps), accelerator and machine on this boot.
+
+    What is no trial of COLO says so in place of the machine: ``loop``, ``accel``, ``dialect``.
+    """
+    parts = [str(TRIAL), accel, machine, _boot_id()]
+    parts += (_stamp(path) for path in (binary, *_wrapped(binary)))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def recall(of: str) -> Mapping[str, Any] | None:
+    """The verdict remembered under that key, or None."""
+    with contextlib.suppress(OSError, ValueError):
+        answer = json.loads(_file(of).read_text())
+        if isinstance(answer, dict):
+            return answer
+    return None
+
+
+def remember(of: str, verdict: Mapping[str, Any]) -> None:
+    """The verdict is found again under that key; a cache that cannot be written is no error."""
+    with contextlib.suppress(OSError):
+        file = _file(of)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        written = file.with_suffix(f".{os.getpid()}")
+        written.write_text(json.dumps(verdict))
+        written.replace(file)
+
+
+def _file(of: str) -> Path:
+    return paths.cache_dir() / "probe" / f"{of}.json"
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _stamp(path: Path) -> str:
+    """Path, size and mtime; a file that is not there is a stamp too."""
+    try:
+        status = path.stat()
+    except OSError:
+        return f"{path} absent"
+    return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _wrapped(binary: Path) -> Iterator[Path]:
+    """The files that a wrapper script names: a build may change behind an unchanged script."""
+    try:
+        with binary.open("rb") as file:
+            head = file.read(SCRIPT_BYTES)
+    except OSError:
+        return
+    if not head.startswith(b"#!"):
+        return
+    for match in re.finditer(r"/[^\s'\"=:]+", head.decode(errors="replace")):
+        named = Path(match[0])
+        if named.is_file():
+            yield named

@@ -1,0 +1,1 @@
+"""Pure facts and decisions: no asyncio, no I/O, no logging."""

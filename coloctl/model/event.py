@@ -1,0 +1,138 @@
+"""Journal records: what the supervisor meant to do, did, decided and saw, to and from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+
+class Kind(StrEnum):
+    """Why a record was written."""
+
+    INTENT = "intent"  #: an act, or a step that cannot be undone, is about to begin
+    OUTCOME = "outcome"  #: how an act or step ended
+    STATE = "state"  #: the protection table was applied
+    OBSERVATION = "observation"  #: something was seen that nobody asked for
+    NOTE = "note"  #: for people only
+
+    @property
+    def durable(self) -> bool:
+        """A restarted supervisor decides by it, so it must be on disk before anything follows."""
+        return self in _DURABLE
+
+
+_DURABLE = frozenset({Kind.INTENT, Kind.OUTCOME, Kind.STATE})
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the journal. The journal itself sets ``seq``, ``at`` and ``mono_s``."""
+
+    kind: Kind
+    act: str = ""
+    step: str = ""
+    node: str = ""
+    generation: int | None = None
+    before: str = ""
+    fact: str = ""
+    after: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seq: int = 0  #: grows by one per record
+    at: str = ""  #: wall clock, ISO 8601 in UTC; for people, never for decisions
+    mono_s: float = 0.0  #: monotonic seconds; comparable within one boot of the machine
+
+    @property
+    def durable(self) -> bool:
+        return self.kind.durable
+
+    def to_json(self) -> dict[str, Any]:
+        """The record without its empty fields."""
+        document = {name: value for name, value in asdict(self).items() if value not in _EMPTY}
+        return {"seq": self.seq, "at": self.at, "mono_s": self.mono_s, **document}
+
+    @classmethod
+    def from_json(cls, document: object) -> Record:
+        """The record that `to_json` wrote; raises ValueError with a sentence otherwise."""
+        if not isinstance(document, dict):
+            raise ValueError("a record must be a JSON object")
+        for name, value in document.items():
+            if name not in _TYPES:
+                raise ValueError(f"a record has no field {name}")
+            if isinstance(value, bool) or not isinstance(value, _TYPES[name]):
+                raise ValueError(f"the field {name} cannot be {value!r}")
+        if "kind" not in document or "seq" not in document:
+            raise ValueError("a record needs the fields kind and seq")
+        return cls(**{**document, "kind": Kind(document["kind"])})
+
+
+_EMPTY: tuple[object, ...] = ("", None, {})
+_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("kind", "act", "step", "node", "before", "fact", "after", "at"), str),
+    **dict.fromkeys(("seq", "generation"), int),
+    "mono_s": (int, float),
+    "data": dict,
+}
+
+
+def open_intents(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The intents without an outcome: what a supervisor that died was in the middle of.
+
+    An outcome closes the intent of its act and step; one without a step closes the whole act. Of
+    an intent that was repeated the latest counts.
+    """
+    still_open: dict[tuple[str, str], Record] = {}
+    for record in records:
+        if record.kind is Kind.INTENT:
+            still_open.pop((record.act, record.step), None)
+            still_open[record.act, record.step] = record
+        elif record.kind is Kind.OUTCOME:
+            for act, step in list(still_open):
+                if act == record.act and record.step in {"", step}:
+                    del still_open[act, step]
+    return tuple(still_open.values())
+
+
+def last_state(records: Iterable[Record]) -> Record | None:
+    """The last application of the protection table."""
+    last = None
+    for record in records:
+        if record.kind is Kind.STATE:
+            last = record
+    return last
+
+
+def last_generation(records: Iterable[Record]) -> Record | None:
+    """A record that knows the highest generation; the latest of them."""
+    last = None
+    for record in records:
+        if record.generation is None:
+            continue
+        if last is None or record.generation >= (last.generation or 0):
+            last = record
+    return last
+
+
+def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The record of the latest QEMU launched on each node: its pid and start time."""
+    last = {record.node: record for record in records if "launched" in record.data}
+    return tuple(last.values())
+
+
+def worth_keeping(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The fewest records from which a restarted supervisor decides as it would from all.
+
+    An intent that is over and only kept for its generation becomes a note: without its outcome
+    beside it, it would look open again.
+    """
+    everything = tuple(records)
+    kept = {record.seq: record for record in last_launches(everything)}
+    generation, state = last_generation(everything), last_state(everything)
+    if generation is not None:
+        over = generation.kind is Kind.INTENT
+        kept[generation.seq] = replace(generation, kind=Kind.NOTE) if over else generation
+    if state is not None:
+        kept[state.seq] = state
+    kept |= {record.seq: record for record in open_intents(everything)}
+    return tuple(kept[seq] for seq in sorted(kept))

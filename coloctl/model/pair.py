@@ -1,0 +1,168 @@
+"""What was asked for: the frozen description of one pair, made from a pair file by spec.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+NodeName = Literal["a", "b"]
+NODES: tuple[NodeName, NodeName] = ("a", "b")
+
+
+def other(node: NodeName) -> NodeName:
+    """The node at the other end of the pair."""
+    return "b" if node == "a" else "a"
+
+
+class Role(StrEnum):
+    """What a node is to the pair right now."""
+
+    PRIMARY = "primary"  #: its output reaches the clients
+    SECONDARY = "secondary"  #: follows, and takes over
+    NONE = "none"  #: no QEMU of this pair there
+
+
+class Channel(StrEnum):
+    """How the migration stream travels."""
+
+    FD = "fd"  #: sockets opened by coloctl with TCP_NODELAY; unix where both share a host
+    TCP = "tcp"  #: QEMU's own tcp:, kept for comparison
+
+
+class FencingMethod(StrEnum):
+    KILL = "kill"
+    MANUAL = "manual"
+    COMMAND = "command"
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    memory_mib: int
+    cpus: int = 1
+    machine: str = "pc"
+    accel: str = "auto"
+    cpu: str | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = ""
+    ready_line: str = ""  #: text on the serial console which says that the guest has booted
+    extra_args: tuple[str, ...] = ()
+    qemu: Path | None = None  #: the binary; None means qemu-system-x86_64 on PATH
+
+
+@dataclass(frozen=True)
+class DiskSpec:
+    id: str
+    image: Mapping[NodeName, Path]
+    format: str = "qcow2"
+    model: str = "virtio-blk-pci"
+
+
+@dataclass(frozen=True)
+class TapSpec:
+    """The taps of one NIC, one per node, and the bridge they belong to (the same name on both)."""
+
+    ifname: Mapping[NodeName, str]
+    bridge: str | None = None
+
+
+@dataclass(frozen=True)
+class NicSpec:
+    id: str
+    mac: str
+    tap: TapSpec | None  #: None: a link that leads nowhere, for firmware-only pairs
+    model: str = "virtio-net-pci"
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    name: NodeName
+    host: str  #: "local" or "netns:NAME"
+    address: str  #: where replication traffic for this node arrives
+
+
+@dataclass(frozen=True)
+class ReplicationSpec:
+    base_port: int = 9000
+    channel: Channel = Channel.FD
+    multifd_channels: int = 0  #: 0: the plain stream
+
+    @property
+    def stream(self) -> Channel:
+        """How the stream travels: with multifd QEMU insists on opening every connection itself.
+
+        ``fd:`` is refused then: "Migration requires multi-channel URIs (e.g. tcp)" (11.1.3). The
+        multifd connections have TCP_NODELAY; the main one, with COLO's small messages, has not.
+        """
+        return Channel.TCP if self.multifd_channels else self.channel
+
+    def nbd_port(self) -> int:
+        return self.base_port + 99
+
+    def migration_port(self) -> int:
+        return self.base_port + 98
+
+    def mirror_port(self, nic: int) -> int:
+        """QEMU's COLO document uses 9003 for ``mirror0``; ten ports further per NIC."""
+        return self.base_port + 10 * nic + 3
+
+    def compare_port(self, nic: int) -> int:
+        """QEMU's COLO document uses 9004 for ``compare1``; ten ports further per NIC."""
+        return self.base_port + 10 * nic + 4
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    delay_ms: int = 1000
+    compare_timeout_ms: int = 300
+    expired_scan_cycle_ms: int = 100
+    max_queue_size: int = 1024
+    guard_first_connection: bool = True  #: checkpoint when a guest's first TCP connection is seen
+
+
+@dataclass(frozen=True)
+class DetectionSpec:
+    heartbeat_ms: int = 20
+    suspect_after_ms: int = 120
+
+
+@dataclass(frozen=True)
+class FencingSpec:
+    method: FencingMethod = FencingMethod.KILL
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArbiterSpec:
+    kind: str = "file"
+
+
+@dataclass(frozen=True)
+class Policy:
+    auto_failover: bool = True
+    auto_reprotect: bool = True
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """One pair, as asked for."""
+
+    name: str
+    guest: GuestSpec
+    disks: tuple[DiskSpec, ...]
+    nics: tuple[NicSpec, ...]
+    nodes: Mapping[NodeName, NodeSpec]
+    replication: ReplicationSpec = field(default_factory=ReplicationSpec)
+    checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
+    detection: DetectionSpec = field(default_factory=DetectionSpec)
+    fencing: FencingSpec = field(default_factory=FencingSpec)
+    arbiter: ArbiterSpec = field(default_factory=ArbiterSpec)
+    policy: Policy = field(default_factory=Policy)
+    source: Path | None = None  #: the file it was read from
+
+    def shares_host(self) -> bool:
+        """Both QEMUs run in the same namespace of the same host."""
+        return self.nodes["a"].host == self.nodes["b"].host

@@ -1,0 +1,95 @@
+"""QEMU's own words: enums whose values are the QAPI strings.
+
+Source: ``query-qmp-schema`` of QEMU 7.2.22, 10.0.13 and 11.1.3 (``qmp_schemas/``). A value that a
+newer QEMU adds reads as the enum's ``UNKNOWN`` member rather than as a crash at three in the
+morning.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class QapiEnum(StrEnum):
+    """A StrEnum that maps strings it does not know to its own ``UNKNOWN`` member."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:
+        return cls["UNKNOWN"]
+
+
+class RunState(QapiEnum):
+    """``query-status``: what the guest's vCPUs are doing."""
+
+    DEBUG = "debug"
+    INMIGRATE = "inmigrate"  #: waiting for an incoming migration, or receiving one
+    INTERNAL_ERROR = "internal-error"
+    IO_ERROR = "io-error"
+    PAUSED = "paused"
+    POSTMIGRATE = "postmigrate"
+    PRELAUNCH = "prelaunch"  #: started with -S, never run
+    FINISH_MIGRATE = "finish-migrate"
+    RESTORE_VM = "restore-vm"
+    RUNNING = "running"
+    SAVE_VM = "save-vm"
+    SHUTDOWN = "shutdown"
+    SUSPENDED = "suspended"
+    WATCHDOG = "watchdog"
+    GUEST_PANICKED = "guest-panicked"
+    COLO = "colo"  #: stopped for a checkpoint
+    UNKNOWN = "unknown"
+
+
+class MigrationStatus(QapiEnum):
+    """``query-migrate`` and the ``MIGRATION`` event."""
+
+    NONE = "none"
+    SETUP = "setup"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    ACTIVE = "active"
+    COMPLETED = "completed"
+    FAILING = "failing"  #: on its way to failed, from 11.1 on
+    FAILED = "failed"
+    COLO = "colo"
+    PRE_SWITCHOVER = "pre-switchover"
+    DEVICE = "device"
+    WAIT_UNPLUG = "wait-unplug"
+    UNKNOWN = "unknown"
+
+
+class COLOMode(QapiEnum):
+    """``query-colo-status``: which side of a pair this QEMU is."""
+
+    NONE = "none"
+    PRIMARY = "primary"
+    SECONDARY = "secondary"
+    UNKNOWN = "unknown"
+
+
+class COLOExitReason(QapiEnum):
+    """Why a COLO session ended: ``COLO_EXIT`` and ``query-colo-status``."""
+
+    NONE = "none"
+    REQUEST = "request"  #: x-colo-lost-heartbeat was honoured
+    ERROR = "error"  #: the peer is gone; waits for x-colo-lost-heartbeat
+    PROCESSING = "processing"
+    UNKNOWN = "unknown"
+
+
+class JobStatus(QapiEnum):
+    """``query-jobs`` and ``JOB_STATUS_CHANGE``."""
+
+    UNDEFINED = "undefined"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    READY = "ready"  #: a mirror whose target follows every write
+    STANDBY = "standby"
+    WAITING = "waiting"
+    PENDING = "pending"
+    ABORTING = "aborting"
+    CONCLUDED = "concluded"
+    NULL = "null"
+    UNKNOWN = "unknown"

@@ -1,0 +1,115 @@
+"""What was last seen of a pair: values for people and scripts, never used to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from coloctl.model.pair import NodeName, Role
+from coloctl.model.protection import Protection
+from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+
+#: Version of the JSON document that `status -f json` prints; grows with incompatible changes only.
+STATUS_SCHEMA = 1
+
+
+class Presence(StrEnum):
+    """Whether the QEMU process of a node is there."""
+
+    ABSENT = "absent"  #: never started, or stopped by coloctl
+    ALIVE = "alive"
+    DEAD = "dead"  #: ended without being asked
+
+
+class Fencing(StrEnum):
+    """How far the fencing of a node is."""
+
+    CLEAR = "clear"
+    REQUIRED = "required"
+    IN_PROGRESS = "in-progress"
+    FENCED = "fenced"
+    CONFIRMED = "confirmed"  #: a person vouched for it
+    FAILED = "failed"
+
+
+class Impairment(StrEnum):
+    """What is wrong with a node although it serves."""
+
+    LOCAL_DISK = "local-disk"
+    REPLICA_DISK = "replica-disk"
+    MONITOR = "monitor"
+    UPLINK = "uplink"
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """One node as last observed; ``None`` means not asked or not answered."""
+
+    name: NodeName
+    host: str
+    role: Role = Role.NONE
+    presence: Presence = Presence.ABSENT
+    pid: int | None = None
+    run_state: RunState | None = None
+    migration: MigrationStatus | None = None
+    colo_mode: COLOMode | None = None
+    fencing: Fencing = Fencing.CLEAR
+    impairments: tuple[Impairment, ...] = ()
+    qemu_version: str = ""
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """Checkpoints of this COLO session, counted from the primary's STOP/RESUME pairs.
+
+    ``period`` is the time from one STOP to the next, ``pause`` from STOP to RESUME; milliseconds,
+    quantiles over the last 1,000 checkpoints.
+    """
+
+    count: int = 0
+    delay_ms: int = 0
+    last_pause_ms: float | None = None
+    pause_p50_ms: float | None = None
+    pause_p99_ms: float | None = None
+    last_period_ms: float | None = None
+    period_p50_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the act under way is; bytes where ``unit`` says so."""
+
+    act: str
+    step: str
+    done: int | None = None
+    total: int | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class PairView:
+    """The whole pair as last observed."""
+
+    name: str
+    protection: Protection
+    generation: int
+    reason: str  #: one sentence: why the protection is what it is
+    since_s: float  #: seconds in this state
+    exposed_s: float | None  #: seconds without protection while a guest runs; None when protected
+    nodes: Mapping[NodeName, NodeView]
+    checkpoints: CheckpointView = field(default_factory=CheckpointView)
+    progress: Progress | None = None
+    supervisor_pid: int | None = None
+    spec_path: str = ""
+
+    def primary(self) -> NodeView | None:
+        """The node whose output reaches the clients, if there is one."""
+        return next((n for n in self.nodes.values() if n.role is Role.PRIMARY), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable document of `status -f json`."""
+        document = {"schema": STATUS_SCHEMA, **asdict(self)}
+        document["nodes"] = [asdict(self.nodes[name]) for name in sorted(self.nodes)]
+        return document
