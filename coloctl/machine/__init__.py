@@ -1,0 +1,1 @@
+"""One QEMU described: its options, its graphs, its images, and what its accelerator is worth."""

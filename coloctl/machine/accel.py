@@ -1,0 +1,208 @@
+"""What an accelerator is worth, measured: ``/dev/kvm`` may open and still emulate all it runs.
+
+On hosts without vmx and svm KVM was seen to take 24 s for a loop that TCG finishes in 0.1 s; an
+ordinary guest seems to hang there. So KVM counts as real only when the guest of loop.py runs at
+hardware speed, and faster than TCG at the same time on the same machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from coloctl.machine import loop
+
+#: Hardware takes 0.01 s; a host busy with other work has been seen to double and treble that.
+REAL_KVM_S = 0.5
+#: By then KVM is not real, and how long it would take does not matter.
+KVM_LOOP_DEADLINE_S = 1.0
+LOOP_DEADLINE_S = 5.0
+#: Loading QEMU's libraries from a cold disk was seen to take seconds.
+START_DEADLINE_S = 15.0
+
+#: From the end of QEMU's output to the end of its process.
+EXIT_GRACE_S = 1.0
+
+KVM_DEVICE = Path("/dev/kvm")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of the loop. ``loop_s`` is None when it did not finish, and ``why_not`` says why."""
+
+    accel: str
+    long_mode: bool  #: the guest reached 64-bit mode
+    loop_s: float | None  #: seconds from the first instruction in 64-bit mode to the last turn
+    why_not: str = ""
+    turns: int = loop.TURNS
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether KVM runs code on this machine, and the sentence that says so."""
+
+    kvm: Measurement
+    tcg: Measurement
+    real: bool
+    sentence: str
+
+    @property
+    def accel(self) -> str:
+        """What ``auto`` stands for."""
+        return "kvm" if self.real else "tcg"
+
+
+async def choose(binary: Path, wanted: str) -> str:
+    """The accelerator to start guests with: as asked, or for ``auto`` what `prove` finds.
+
+    Cancelled, the measurement under way still ends by itself, and its QEMU with it.
+    """
+    if wanted != "auto":
+        return wanted
+    return (await asyncio.to_thread(prove, binary)).accel
+
+
+def prove(binary: Path) -> Verdict:
+    """KVM and TCG were measured one after the other, which blocks for a second or two.
+
+    When KVM finishes but TCG seems to be faster, something else had the CPU: both are measured
+    once more, and the shorter time of each counts.
+    """
+    tcg = measure(binary, "tcg")
+    kvm = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S)
+    first = judge(kvm, tcg)
+    if first.real or kvm.loop_s is None:
+        return first
+    again = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S)
+    return judge(_shorter(kvm, again), _shorter(tcg, measure(binary, "tcg")))
+
+
+def judge(kvm: Measurement, tcg: Measurement) -> Verdict:
+    """The verdict on two measurements; pure."""
+    if not kvm.long_mode:
+        return Verdict(kvm, tcg, False, f"KVM does not run guests here: {kvm.why_not}.")
+    beside = "" if tcg.loop_s is None else f", {tcg.loop_s:.3f} s under TCG"
+    if kvm.loop_s is None:
+        sentence = f"KVM opens here but does not run at hardware speed: {kvm.why_not}{beside}."
+        return Verdict(kvm, tcg, False, sentence)
+    times = f"{kvm.turns} loop turns took {kvm.loop_s:.3f} s under KVM{beside}"
+    if kvm.loop_s >= REAL_KVM_S or (tcg.loop_s is not None and kvm.loop_s >= tcg.loop_s):
+        sentence = f"KVM opens here but does not run at hardware speed: {times}."
+        return Verdict(kvm, tcg, False, sentence)
+    return Verdict(kvm, tcg, True, f"KVM runs guests at hardware speed: {times}.")
+
+
+def measure(
+    binary: Path,
+    accel: str,
+    *,
+    start_deadline_s: float = START_DEADLINE_S,
+    loop_deadline_s: float = LOOP_DEADLINE_S,
+) -> Measurement:
+    """How long the counted loop takes; its QEMU is gone on return, whatever happened.
+
+    Blocks for at most the two deadlines: until 64-bit mode, and from there to the last turn.
+    """
+    if accel == "kvm" and (why_not := kvm_closed()):
+        return Measurement(accel, long_mode=False, loop_s=None, why_not=why_not)
+    with tempfile.TemporaryDirectory(prefix="coloctl-loop-") as folder, _errors(folder) as errors:
+        image = Path(folder) / "loop.rom"
+        image.write_bytes(loop.rom())
+        try:
+            qemu = subprocess.Popen(
+                arguments(binary, accel, image),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            why_not = f"{binary} cannot be executed: {error.strerror}"
+            return Measurement(accel, long_mode=False, loop_s=None, why_not=why_not)
+        with qemu:
+            try:
+                return _time(qemu, accel, errors, start_deadline_s, loop_deadline_s)
+            finally:
+                qemu.kill()
+
+
+def arguments(binary: Path, accel: str, image: Path) -> list[str]:
+    """The command line of a QEMU that runs ``image`` in place of its firmware."""
+    return [
+        str(binary),
+        *("-no-user-config", "-nodefaults", "-display", "none", "-vga", "none", "-net", "none"),
+        *("-machine", "pc", "-accel", accel, "-cpu", "qemu64", "-m", "16M"),
+        *("-bios", str(image)),
+        *("-chardev", "stdio,id=console0,signal=off"),
+        *("-device", f"isa-debugcon,iobase={loop.CONSOLE_PORT:#x},chardev=console0"),
+        *("-device", f"isa-debug-exit,iobase={loop.EXIT_PORT:#x},iosize=4"),
+        # A guest that faults ends its QEMU instead of starting over for ever.
+        "-no-reboot",
+    ]
+
+
+def kvm_closed() -> str:
+    """Why this user cannot open ``/dev/kvm``; empty when it opens, which proves nothing yet."""
+    try:
+        os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{KVM_DEVICE} does not open ({error.strerror})"
+    return ""
+
+
+def _shorter(one: Measurement, two: Measurement) -> Measurement:
+    finished = [each for each in (one, two) if each.loop_s is not None]
+    return min(finished, key=lambda each: each.loop_s or 0.0, default=one)
+
+
+def _errors(folder: str) -> IO[bytes]:
+    return (Path(folder) / "stderr").open("w+b")
+
+
+def _time(
+    qemu: subprocess.Popen[bytes],
+    accel: str,
+    errors: IO[bytes],
+    start_deadline_s: float,
+    loop_deadline_s: float,
+) -> Measurement:
+    entered = _read_byte(qemu, start_deadline_s)
+    if entered != loop.ENTERED:
+        late = f"no 64-bit mode within {start_deadline_s:g} s"
+        why_not = late if entered is None else _last_words(qemu, errors)
+        return Measurement(accel, long_mode=False, loop_s=None, why_not=why_not)
+    began = time.monotonic()
+    finished = _read_byte(qemu, loop_deadline_s)
+    if finished != loop.FINISHED:
+        late = f"{loop.TURNS} loop turns need more than {loop_deadline_s:g} s"
+        why_not = late if finished is None else _last_words(qemu, errors)
+        return Measurement(accel, long_mode=True, loop_s=None, why_not=why_not)
+    return Measurement(accel, long_mode=True, loop_s=time.monotonic() - began)
+
+
+def _read_byte(qemu: subprocess.Popen[bytes], deadline_s: float) -> bytes | None:
+    """The next byte of the debug console: None at the deadline, empty when QEMU has ended."""
+    assert qemu.stdout is not None
+    with selectors.DefaultSelector() as ready:
+        ready.register(qemu.stdout, selectors.EVENT_READ)
+        if not ready.select(deadline_s):
+            return None
+    return os.read(qemu.stdout.fileno(), 1)
+
+
+def _last_words(qemu: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
+    """What QEMU said at its end, which came before that of its guest."""
+    try:
+        ended = f"QEMU ended with exit code {qemu.wait(EXIT_GRACE_S)}"
+    except subprocess.TimeoutExpired:
+        ended = "QEMU closed its console"
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].rstrip(".") if lines else ended

@@ -1,0 +1,252 @@
+"""The whole command line of one QEMU of a pair, pure: the same question gives the same answer.
+
+Both sides describe the same machine; what differs is the disk graph, the filters, and that a
+secondary waits for a migration. Order matters in two places: a chardev's server stands before its
+client, and ``-netdev`` before the filters on it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coloctl import paths
+from coloctl.machine import blockdev, chardev, device, netfilter
+from coloctl.machine.option import json_option, keyval
+from coloctl.model.dialect import Dialect
+from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec, other
+
+#: Names of the two monitors, in `Launch.sockets` and inside ``{fd:NAME}``.
+MONITORS = ("qmp", "rescue")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a host needs to start one QEMU.
+
+    ``sockets`` are to be bound and listening before QEMU starts; ``{fd:NAME}`` in ``argv`` stands
+    for the number of the inherited descriptor.
+    """
+
+    argv: tuple[str, ...]
+    sockets: Mapping[str, Path]
+
+    def lines(self) -> list[str]:
+        """The command line for people and for a shell: one option with its value per line."""
+        groups: list[list[str]] = [[self.argv[0]]]
+        for word in self.argv[1:]:
+            if word.startswith("-") or len(groups) == 1 or len(groups[-1]) == 2:
+                groups.append([word])
+            else:
+                groups[-1].append(word)
+        return [shlex.join(group) for group in groups]
+
+
+def primary(
+    spec: PairSpec,
+    node: NodeName,
+    dialect: Dialect,
+    *,
+    binary: Path,
+    accel: str,
+    rundir: Path,
+    paused: bool,
+) -> Launch:
+    """A QEMU that serves its guest alone and can become the primary of a pair later.
+
+    Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO.
+    """
+    address = spec.nodes[node].address
+    chardevs = [
+        one for i, _ in enumerate(spec.nics) for one in chardev.primary(spec, i, address, rundir)
+    ]
+    filters = [
+        one
+        for i, _ in enumerate(spec.nics)
+        for one in netfilter.primary_filters(spec, i, status=False)
+    ]
+    nodes = [
+        one
+        for i, disk in enumerate(spec.disks)
+        for one in blockdev.primary_nodes(disk, i, disk.image[node])
+    ]
+    tail = ("-S",) if paused else ()
+    return _launch(
+        spec,
+        node,
+        binary=binary,
+        accel=accel,
+        rundir=rundir,
+        chardevs=chardevs,
+        filters=filters,
+        nodes=nodes,
+        tail=tail,
+    )
+
+
+def secondary(
+    spec: PairSpec,
+    node: NodeName,
+    dialect: Dialect,
+    *,
+    binary: Path,
+    accel: str,
+    rundir: Path,
+    overlays: Sequence[blockdev.Overlay],
+) -> Launch:
+    """A QEMU that waits to be told from where its guest comes.
+
+    ``overlays`` has one item per disk, empty and of the disk's size. Incoming is deferred because
+    capabilities must be set before the stream is accepted.
+    """
+    peer = spec.nodes[other(node)].address
+    chardevs = [
+        one for i, _ in enumerate(spec.nics) for one in chardev.secondary(spec, i, peer, dialect)
+    ]
+    filters = [one for i, _ in enumerate(spec.nics) for one in netfilter.secondary_filters(spec, i)]
+    nodes = [
+        one
+        for i, (disk, over) in enumerate(zip(spec.disks, overlays, strict=True))
+        for one in blockdev.secondary_nodes(
+            disk, i, disk.image[node], active=over.active, hidden=over.hidden
+        )
+    ]
+    tail = ("-incoming", "defer")
+    return _launch(
+        spec,
+        node,
+        binary=binary,
+        accel=accel,
+        rundir=rundir,
+        chardevs=chardevs,
+        filters=filters,
+        nodes=nodes,
+        tail=tail,
+    )
+
+
+def _launch(
+    spec: PairSpec,
+    node: NodeName,
+    *,
+    binary: Path,
+    accel: str,
+    rundir: Path,
+    chardevs: Iterable[chardev.SocketChardev],
+    filters: Iterable[Mapping[str, Any]],
+    nodes: Iterable[Mapping[str, Any]],
+    tail: tuple[str, ...],
+) -> Launch:
+    argv = (
+        str(binary),
+        *_identity(spec, node),
+        *_board(spec.guest, accel),
+        *_console(rundir),
+        *_monitors(),
+        *_each("-chardev", (one.option() for one in chardevs)),
+        *_each("-netdev", (json_option(netdev(nic, node)) for nic in spec.nics)),
+        *_each("-object", map(json_option, filters)),
+        *_each("-blockdev", map(json_option, nodes)),
+        *_each("-device", map(json_option, device.devices(spec))),
+        *_boot(spec.guest),
+        *tail,
+        # Last, so that their devices take what PCI slots are left and never those of ours.
+        *spec.guest.extra_args,
+    )
+    sockets = {name: paths.check_socket_path(rundir / f"{name}.sock") for name in MONITORS}
+    return Launch(argv, sockets)
+
+
+def _identity(spec: PairSpec, node: NodeName) -> tuple[str, ...]:
+    return (
+        "-name",
+        keyval(guest=spec.name, process=f"{spec.name}-{node}"),
+        # Trace output and warnings have no time of their own otherwise.
+        "-msg",
+        keyval(timestamp=True),
+    )
+
+
+def _board(guest: GuestSpec, accel: str) -> tuple[str, ...]:
+    return (
+        # Nothing that this file does not name: both sides must be the same machine.
+        "-no-user-config",
+        "-nodefaults",
+        "-machine",
+        guest.machine,
+        "-accel",
+        accel,
+        "-cpu",
+        guest.cpu or default_cpu(accel),
+        "-m",
+        f"{guest.memory_mib}M",
+        "-smp",
+        str(guest.cpus),
+        "-display",
+        "none",
+        "-vga",
+        "none",
+    )
+
+
+def default_cpu(accel: str) -> str:
+    """The model of QEMU's COLO document: the same on hosts whose CPUs differ."""
+    return "qemu64,kvmclock=on" if accel == "kvm" else "qemu64"
+
+
+def _console(rundir: Path) -> tuple[str, ...]:
+    return ("-chardev", console_option(rundir), "-serial", "chardev:console0")
+
+
+def console_option(rundir: Path) -> str:
+    """The word by which the QEMU of ``rundir`` is told from all others."""
+    return keyval("file", id="console0", path=str(rundir / "console.log"), append=True)
+
+
+def _monitors() -> tuple[str, ...]:
+    """Commands on one socket; the other stays free for out-of-band commands when that one hangs."""
+    return tuple(
+        word
+        for name in MONITORS
+        for word in (
+            "-chardev",
+            f"socket,id={name}0,fd={{fd:{name}}},server=on,wait=off",
+            # Not ``-mon``: QEMU 11 warns of it, and its successor is unknown to older ones.
+            "-qmp",
+            f"chardev:{name}0",
+        )
+    )
+
+
+def netdev(nic: NicSpec, node: NodeName) -> dict[str, Any]:
+    """The host's end of a NIC.
+
+    vhost would carry frames past the filters. A NIC without a tap gets an isolated user-mode
+    network that never speaks first, which needs no right on the host.
+    """
+    if nic.tap is None:
+        return {"type": "user", "id": nic.id, "restrict": True, "ipv6": False}
+    return {
+        "type": "tap",
+        "id": nic.id,
+        "ifname": nic.tap.ifname[node],
+        "script": "no",
+        "downscript": "no",
+        "vhost": False,
+        "vnet_hdr": netfilter.has_vnet_header(nic),
+    }
+
+
+def _boot(guest: GuestSpec) -> tuple[str, ...]:
+    if guest.kernel is None:
+        return ()
+    initrd = ("-initrd", str(guest.initrd)) if guest.initrd else ()
+    append = ("-append", guest.append) if guest.append else ()
+    return ("-kernel", str(guest.kernel), *initrd, *append)
+
+
+def _each(option: str, values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(word for value in values for word in (option, value))

@@ -1,0 +1,187 @@
+"""Disk images, asked and made through ``qemu-img`` wherever they lie.
+
+Every function takes ``run``, which executes a command on the host that has the image (it raises
+`PreconditionFailed` when there is no such program, `DeadlineMissed` when it takes too long);
+nothing here opens an image itself. Images may be in use by a running QEMU: they are read with
+``-U``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from coloctl.errors import PreconditionFailed
+
+MIB = 1 << 20
+
+
+class Completed(Protocol):
+    """How a command ended."""
+
+    @property
+    def code(self) -> int: ...
+    @property
+    def stdout(self) -> str: ...
+    @property
+    def stderr(self) -> str: ...
+
+
+class Run(Protocol):
+    """How a host executes a command to its end."""
+
+    async def __call__(self, argv: Sequence[str], *, deadline_s: float) -> Completed: ...
+
+
+#: The one on the host's PATH; see `tool`.
+QEMU_IMG = Path("qemu-img")
+
+#: Reading or writing a header; a busy disk is the slow case.
+HEADER_DEADLINE_S = 30.0
+#: Reading two images to their ends: about a TiB at a GB/s.
+CONTENT_DEADLINE_S = 1200.0
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What ``qemu-img info`` says of one image; sizes in bytes."""
+
+    path: Path
+    format: str
+    virtual_size: int
+    actual_size: int
+    backing: str | None = None
+    corrupt: bool = False
+
+
+def tool(binary: Path) -> Path:
+    """The ``qemu-img`` of the same build as ``binary``, else the one on PATH."""
+    beside = binary.with_name("qemu-img")
+    return beside if binary.is_absolute() and beside.exists() else QEMU_IMG
+
+
+async def info(
+    path: Path, run: Run, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
+) -> ImageInfo:
+    """What the image is.
+
+    Raises `PreconditionFailed` naming the image when it is missing, unreadable, damaged, or not of
+    ``image_format`` (given, the image's own word is not believed: a raw disk's guest writes it).
+    """
+    as_format = ("-f", image_format) if image_format else ()
+    argv = [str(qemu_img), "info", "-U", *as_format, "--output=json", str(path)]
+    done = await run(argv, deadline_s=HEADER_DEADLINE_S)
+    if done.code != 0:
+        raise PreconditionFailed(
+            f"{path} cannot be used as a disk image: {_reason(done.stderr)}.",
+            hint=_hint(done.stderr),
+        )
+    found = _parse(path, done.stdout)
+    if found.corrupt:
+        raise PreconditionFailed(
+            f"{path} is marked as corrupt.", hint=f"`qemu-img check -r all {path}` may repair it"
+        )
+    return found
+
+
+def _parse(path: Path, document: str) -> ImageInfo:
+    try:
+        answer: dict[str, Any] = json.loads(document)
+        specific = answer.get("format-specific", {}).get("data", {})
+        return ImageInfo(
+            path=path,
+            format=answer["format"],
+            virtual_size=int(answer["virtual-size"]),
+            actual_size=int(answer.get("actual-size", 0)),
+            backing=answer.get("backing-filename"),
+            corrupt=bool(specific.get("corrupt", False)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PreconditionFailed(
+            f"qemu-img says nothing usable about {path}.", hint=f"its answer: {document.strip()!r}"
+        ) from error
+
+
+async def virtual_size(
+    path: Path, run: Run, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
+) -> int:
+    """The size that a guest sees, in bytes; raises as `info` does."""
+    return (await info(path, run, image_format=image_format, qemu_img=qemu_img)).virtual_size
+
+
+def require_equal_sizes(a: ImageInfo, b: ImageInfo) -> None:
+    """Both images hold the same disk size; raises `PreconditionFailed` naming both otherwise."""
+    if a.virtual_size == b.virtual_size:
+        return
+    small, large = sorted((a, b), key=lambda each: each.virtual_size)
+    raise PreconditionFailed(
+        f"{small.path} holds a disk of {_size(small)} and {large.path} one of {_size(large)};"
+        " both sides of a pair need the same size.",
+        hint=f"`qemu-img resize -f {small.format} {small.path} {large.virtual_size}`"
+        " makes them equal",
+    )
+
+
+async def create_overlay(path: Path, size: int, run: Run, *, qemu_img: Path = QEMU_IMG) -> None:
+    """``path`` is an empty qcow2 of ``size`` bytes, whatever was there before.
+
+    Raises `PreconditionFailed` naming it when it cannot be written.
+    """
+    argv = [str(qemu_img), "create", "-q", "-f", "qcow2", str(path), str(size)]
+    done = await run(argv, deadline_s=HEADER_DEADLINE_S)
+    if done.code != 0:
+        raise PreconditionFailed(
+            f"{path} cannot be made: {_reason(done.stderr)}.", hint=_hint(done.stderr)
+        )
+
+
+async def same_content(
+    a: Path,
+    b: Path,
+    image_format: str,
+    run: Run,
+    *,
+    qemu_img: Path = QEMU_IMG,
+    deadline_s: float = CONTENT_DEADLINE_S,
+) -> bool:
+    """A guest would read the same bytes from both; both lie on the host that ``run`` leads to.
+
+    Raises `PreconditionFailed` when one of them cannot be read.
+    """
+    as_formats = ("-f", image_format, "-F", image_format)
+    argv = [str(qemu_img), "compare", "-U", "-q", *as_formats, str(a), str(b)]
+    done = await run(argv, deadline_s=deadline_s)
+    if done.code not in {0, 1}:
+        raise PreconditionFailed(
+            f"{a} and {b} cannot be compared: {_reason(done.stderr)}.", hint=_hint(done.stderr)
+        )
+    return done.code == 0
+
+
+def _size(image: ImageInfo) -> str:
+    mib, rest = divmod(image.virtual_size, MIB)
+    return f"{image.virtual_size} bytes" if rest else f"{mib} MiB"
+
+
+def _reason(stderr: str) -> str:
+    """The end of qemu-img's last line, which repeats the file's name once or twice before it."""
+    lines = stderr.strip().splitlines()
+    if not lines:
+        return "qemu-img gave no reason"
+    last = lines[-1].removeprefix("qemu-img: ").rstrip(".")
+    return last.rsplit("': ", 1)[-1]
+
+
+def _hint(stderr: str) -> str | None:
+    """The next thing to try, for what qemu-img most often complains about."""
+    hints = {
+        "No such file": "make it with `qemu-img create`, or correct the path in the pair file",
+        "Permission denied": "give the user that runs coloctl read and write permission",
+        "not in qcow2 format": 'write format = "raw" in the pair file if it is a raw image',
+        "Failed to get": "another program holds the image's lock",
+        "No space left": "overlays grow between checkpoints: give them a larger file system",
+    }
+    return next((hint for words, hint in hints.items() if words in stderr), None)

@@ -1,0 +1,45 @@
+"""Values as QEMU's command line reads them: ``key=value`` lists, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Scalar = str | int | bool
+
+
+def keyval(implied: str = "", /, **values: Scalar | None) -> str:
+    """One option value such as ``socket,id=m0,server=on``; a comma inside a value is doubled.
+
+    ``implied`` is the leading value that QEMU takes without a key. Underscores in keys stay as
+    they are; a value of None is left out. Raises `ValueError` for an ``implied`` that QEMU would
+    read as a key.
+    """
+    return pairs(values, implied=implied)
+
+
+def pairs(values: Mapping[str, Scalar | None], *, implied: str = "") -> str:
+    """As `keyval`, for keys that are not Python names (``reconnect-ms``)."""
+    if "=" in implied:
+        raise ValueError(f"{implied!r} would be read as a key and a value")
+    parts = [escape(implied)] if implied else []
+    parts += [f"{key}={escape(text(value))}" for key, value in values.items() if value is not None]
+    return ",".join(parts)
+
+
+def escape(value: str) -> str:
+    """``value`` as it stands inside a ``key=value`` list."""
+    return value.replace(",", ",,")
+
+
+def text(value: Scalar) -> str:
+    """A scalar in the words of the command line: booleans are ``on`` and ``off``."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def json_option(value: Mapping[str, Any]) -> str:
+    """Compact JSON in the order given, for ``-blockdev``, ``-device``, ``-object``, ``-netdev``."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

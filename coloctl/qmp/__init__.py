@@ -1,0 +1,4 @@
+"""Talking QMP: sessions, the two roads of a monitor, command values and the schema they obey.
+
+The only package that imports ``qemu.qmp``.
+"""

@@ -1,0 +1,329 @@
+"""QMP commands as values: built by pure functions, printed by ``--dry-run``, compared by tests.
+
+Each function is named after its command, dashes as underscores, and takes only what coloctl sets.
+Every one of them is checked against every stored schema by ``tests/unit/qmp/test_schema.py``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+def freeze(value: Any) -> Any:
+    """``value`` as JSON would carry it, with mappings read-only and lists as tuples."""
+    if isinstance(value, Mapping):
+        return MappingProxyType({str(key): freeze(item) for key, item in value.items()})
+    if isinstance(value, (list, tuple)):
+        return tuple(freeze(item) for item in value)
+    return value
+
+
+def thaw(value: Any) -> Any:
+    """The plain dicts and lists behind a frozen value."""
+    if isinstance(value, Mapping):
+        return {key: thaw(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [thaw(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True)
+class Command:
+    """One QMP command; equal to any other with the same wire form."""
+
+    execute: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    oob: bool = False  #: out of band: answered by the monitor's thread while the main loop hangs
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", freeze(self.arguments))
+
+    def __hash__(self) -> int:
+        return hash((self.execute, self.oob, json.dumps(thaw(self.arguments), sort_keys=True)))
+
+    def wire(self) -> dict[str, Any]:
+        """What goes over the socket, without the id that the session adds."""
+        message: dict[str, Any] = {"exec-oob" if self.oob else "execute": self.execute}
+        if self.arguments:
+            message["arguments"] = thaw(self.arguments)
+        return message
+
+    def __str__(self) -> str:
+        return json.dumps(self.wire(), ensure_ascii=False)
+
+
+def _command(name: str, /, *, oob: bool = False, **arguments: Any) -> Command:
+    """``name`` with the arguments that are not None, underscores as dashes."""
+    present = {
+        key.rstrip("_").replace("_", "-"): value
+        for key, value in arguments.items()
+        if value is not None
+    }
+    return Command(name, present, oob)
+
+
+# -- the session and the binary
+
+
+def qmp_capabilities(*, oob: bool = False) -> Command:
+    return _command("qmp_capabilities", enable=["oob"] if oob else None)
+
+
+def query_version() -> Command:
+    return _command("query-version")
+
+
+def query_qmp_schema() -> Command:
+    return _command("query-qmp-schema")
+
+
+def query_kvm() -> Command:
+    return _command("query-kvm")
+
+
+def query_machines() -> Command:
+    return _command("query-machines")
+
+
+# -- the guest
+
+
+def query_status() -> Command:
+    return _command("query-status")
+
+
+def stop() -> Command:
+    return _command("stop")
+
+
+def cont() -> Command:
+    return _command("cont")
+
+
+def quit() -> Command:
+    return _command("quit")
+
+
+def system_powerdown() -> Command:
+    return _command("system_powerdown")
+
+
+def system_reset() -> Command:
+    return _command("system_reset")
+
+
+# -- migration and COLO
+
+
+def migrate_set_capabilities(capabilities: Iterable[tuple[str, bool]]) -> Command:
+    listed = [{"capability": name, "state": state} for name, state in capabilities]
+    return _command("migrate-set-capabilities", capabilities=listed)
+
+
+def query_migrate_capabilities() -> Command:
+    return _command("query-migrate-capabilities")
+
+
+def migrate_set_parameters(**parameters: Any) -> Command:
+    """``x_checkpoint_delay=500`` (milliseconds) and the like.
+
+    In COLO, setting the checkpoint delay also takes a checkpoint at once.
+    """
+    return _command("migrate-set-parameters", **parameters)
+
+
+def query_migrate_parameters() -> Command:
+    return _command("query-migrate-parameters")
+
+
+def migrate(uri: str) -> Command:
+    return _command("migrate", uri=uri)
+
+
+def migrate_incoming(uri: str) -> Command:
+    return _command("migrate-incoming", uri=uri)
+
+
+def migrate_cancel() -> Command:
+    return _command("migrate_cancel")
+
+
+def query_migrate() -> Command:
+    return _command("query-migrate")
+
+
+def query_colo_status() -> Command:
+    return _command("query-colo-status")
+
+
+def x_colo_lost_heartbeat() -> Command:
+    return _command("x-colo-lost-heartbeat")
+
+
+def query_xen_replication_status() -> Command:
+    """Despite its name the one query that reports errors of block replication, Xen or not."""
+    return _command("query-xen-replication-status")
+
+
+def query_yank(*, oob: bool = True) -> Command:
+    return _command("query-yank", oob=oob)
+
+
+def yank(instances: Iterable[Mapping[str, str]], *, oob: bool = True) -> Command:
+    """Cuts the connections behind ``instances``; one that is absent makes QEMU refuse them all."""
+    return _command("yank", instances=list(instances), oob=oob)
+
+
+def getfd(name: str) -> Command:
+    """Names the descriptor that travels with it (``Session.execute(..., fd=)``)."""
+    return _command("getfd", fdname=name)
+
+
+def closefd(name: str) -> Command:
+    return _command("closefd", fdname=name)
+
+
+# -- block devices
+
+
+def blockdev_add(node: Mapping[str, Any]) -> Command:
+    return Command("blockdev-add", node)
+
+
+def blockdev_del(node: str) -> Command:
+    return _command("blockdev-del", node_name=node)
+
+
+def x_blockdev_change(parent: str, *, node: str | None = None, child: str | None = None) -> Command:
+    """Adds ``node`` to a quorum, or takes ``child`` (``children.1``) out of it."""
+    return _command("x-blockdev-change", parent=parent, node=node, child=child)
+
+
+def nbd_server_start(address: str, port: int) -> Command:
+    inet = {"host": address, "port": str(port)}
+    return _command("nbd-server-start", addr={"type": "inet", "data": inet})
+
+
+def nbd_server_stop() -> Command:
+    return _command("nbd-server-stop")
+
+
+def block_export_add(export_id: str, node: str, name: str, *, writable: bool = True) -> Command:
+    """Exports ``node`` as ``name`` on the NBD server that runs already."""
+    return _command(
+        "block-export-add", id=export_id, type="nbd", node_name=node, name=name, writable=writable
+    )
+
+
+def block_export_del(export_id: str, *, mode: str | None = None) -> Command:
+    return _command("block-export-del", id=export_id, mode=mode)
+
+
+def query_block_exports() -> Command:
+    return _command("query-block-exports")
+
+
+def query_named_block_nodes() -> Command:
+    """Every node of the block graph, without the backing chains repeated in each."""
+    return _command("query-named-block-nodes", flat=True)
+
+
+def blockdev_mirror(
+    job_id: str,
+    device: str,
+    target: str,
+    sync: str = "full",
+    *,
+    speed: int | None = None,
+    copy_mode: str | None = None,
+) -> Command:
+    """Copies ``device`` to ``target``; a bad target ends the job, a bad source sector does not.
+
+    The job stays listed when it ends (``auto-dismiss`` off), so that its error can be read.
+    ``speed`` is in bytes per second.
+    """
+    return _command(
+        "blockdev-mirror",
+        job_id=job_id,
+        device=device,
+        target=target,
+        sync=sync,
+        speed=speed,
+        copy_mode=copy_mode,
+        on_target_error="report",
+        on_source_error="ignore",
+        auto_dismiss=False,
+    )
+
+
+def block_job_cancel(job_id: str, *, force: bool | None = None) -> Command:
+    """Ends a mirror in READY with a complete copy and no pivot; ``force`` throws the copy away."""
+    return _command("block-job-cancel", device=job_id, force=force)
+
+
+def job_dismiss(job_id: str) -> Command:
+    return _command("job-dismiss", id=job_id)
+
+
+def query_jobs() -> Command:
+    return _command("query-jobs")
+
+
+def query_block_jobs() -> Command:
+    return _command("query-block-jobs")
+
+
+# -- objects and character devices
+
+
+def object_add(properties: Mapping[str, Any]) -> Command:
+    """``properties`` with ``qom-type`` and ``id`` among them."""
+    return Command("object-add", properties)
+
+
+def object_del(object_id: str) -> Command:
+    return _command("object-del", id=object_id)
+
+
+def qom_set(path: str, property_: str, value: Any) -> Command:
+    return Command("qom-set", {"path": path, "property": property_, "value": value})
+
+
+def qom_get(path: str, property_: str) -> Command:
+    return _command("qom-get", path=path, property=property_)
+
+
+def qom_list(path: str) -> Command:
+    return _command("qom-list", path=path)
+
+
+def qom_list_properties(typename: str) -> Command:
+    """Refused with ``DeviceNotFound`` where the build has no such type, whatever its schema says.
+
+    Loads the module of that type alone, where ``qom-list-types`` loads every module in sight and
+    takes QEMU down with one of another version.
+    """
+    return _command("qom-list-properties", typename=typename)
+
+
+def chardev_add(chardev_id: str, backend: Mapping[str, Any]) -> Command:
+    return _command("chardev-add", id=chardev_id, backend=backend)
+
+
+def chardev_remove(chardev_id: str) -> Command:
+    return _command("chardev-remove", id=chardev_id)
+
+
+def query_chardev() -> Command:
+    return _command("query-chardev")
+
+
+# -- tracing
+
+
+def trace_event_set_state(name: str, *, enable: bool) -> Command:
+    return _command("trace-event-set-state", name=name, enable=enable)

@@ -1,0 +1,203 @@
+"""The two roads to one QEMU: commands, and the rescue that must work when commands hang.
+
+The rescue road is a second monitor with out-of-band execution, used only for ``query-yank``,
+``yank`` and liveness: QEMU answers there from its monitor thread while the main loop waits for a
+dead peer. Both monitors emit every event; only those of the command road are reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+from coloctl.clock import Deadline
+from coloctl.errors import DeadlineMissed, Unreachable
+from coloctl.qmp.command import Command
+from coloctl.qmp.session import Event, Record, Session
+
+
+class EventStream:
+    """The events of some names, kept from entering the context until they are asked for.
+
+    At most ``bound`` wait here: an overflow drops the oldest and counts it in ``dropped``.
+    """
+
+    def __init__(self, monitor: Monitor, names: frozenset[str], bound: int) -> None:
+        self.dropped = 0
+        self._monitor = monitor
+        self._names = names
+        self._waiting: deque[Event] = deque(maxlen=bound)
+        self._wake = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._monitor.streams.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._monitor.streams.discard(self)
+
+    def offer(self, event: Event) -> None:
+        """Keeps the event if its name was asked for."""
+        if self._names and event.name not in self._names:
+            return
+        if len(self._waiting) == self._waiting.maxlen:
+            self.dropped += 1
+        self._waiting.append(event)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Has a waiting `next` look again."""
+        self._wake.set()
+
+    async def next(self, deadline_s: float, where: Callable[[Event], bool] | None = None) -> Event:
+        """The oldest event waiting, or the first to come, for which ``where`` holds.
+
+        Those before it are forgotten. Raises `DeadlineMissed`, or `Unreachable` once the monitor
+        is gone and nothing is left to report.
+        """
+        try:
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    while self._waiting:
+                        event = self._waiting.popleft()
+                        if where is None or where(event):
+                            return event
+                    if self._monitor.gone:
+                        raise Unreachable(
+                            f"The monitor of {self._monitor.node} is gone while waiting for"
+                            f" {self._wanted()}."
+                        )
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            raise DeadlineMissed(
+                f"{self._monitor.node} sent no {self._wanted()} within {deadline_s:g} s."
+            ) from None
+
+    def _wanted(self) -> str:
+        return " or ".join(sorted(self._names)) or "event"
+
+
+class Monitor:
+    """Both roads to the QEMU of one node. Made by `open`; always ended with `aclose`."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.streams: set[EventStream] = set()
+        self._lost = asyncio.Event()
+        self._command: Session
+        self._rescue: Session
+
+    @classmethod
+    async def open(
+        cls,
+        node: str,
+        command_sock: socket.socket,
+        rescue_sock: socket.socket,
+        *,
+        deadline_s: float,
+        record: Record | None = None,
+    ) -> Monitor:
+        """Both monitors of ``node`` greeted us; the sockets are ours now.
+
+        ``record`` gets ``"command sent"``, ``"command received"``, ``"rescue abandoned"``
+        and so on, and the message. Raises `Unreachable` or `CommandRefused`; both sockets are
+        closed then.
+        """
+        monitor = cls(node)
+        deadline = Deadline(deadline_s)
+        try:
+            monitor._command = await Session.open(
+                command_sock,
+                name=f"node {node}",
+                oob=False,
+                deadline_s=deadline.remaining(),
+                on_event=monitor._on_event,
+                record=_on_road("command", record),
+                on_lost=monitor._on_lost,
+            )
+        except BaseException:
+            rescue_sock.close()
+            raise
+        try:
+            monitor._rescue = await Session.open(
+                rescue_sock,
+                name=f"node {node} (rescue)",
+                oob=True,
+                deadline_s=deadline.remaining(),
+                on_event=_ignore,
+                record=_on_road("rescue", record, events=False),
+                on_lost=monitor._on_lost,
+            )
+        except BaseException:
+            await monitor._command.aclose()
+            raise
+        return monitor
+
+    async def execute(
+        self, command: Command, deadline_s: float = 5.0, *, fd: int | None = None
+    ) -> Any:
+        """QEMU's answer on the command road; raises as `Session.execute` does."""
+        if command.oob:
+            raise ValueError(f"{command.execute} is out of band: use rescue()")
+        return await self._command.execute(command, deadline_s, fd=fd)
+
+    async def rescue(self, command: Command, deadline_s: float = 1.0) -> Any:
+        """QEMU's answer on the rescue road, which a hanging main loop does not block."""
+        if not command.oob:
+            raise ValueError(f"{command.execute} is not out of band: use execute()")
+        return await self._rescue.execute(command, deadline_s)
+
+    def listen(self, *names: str, bound: int = 1000) -> EventStream:
+        """A context manager that keeps the events of these names (all, when none is given)."""
+        return EventStream(self, frozenset(names), bound)
+
+    @property
+    def gone(self) -> bool:
+        """One of the two connections is lost: this monitor is not whole any more."""
+        return self._lost.is_set()
+
+    async def closed(self) -> None:
+        """Returns when one of the two connections is lost."""
+        await self._lost.wait()
+
+    async def aclose(self) -> None:
+        """Both connections are gone; never waits for QEMU."""
+        try:
+            await self._command.aclose()
+        finally:
+            await self._rescue.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _on_event(self, event: Event) -> None:
+        for stream in self.streams:
+            stream.offer(event)
+
+    def _on_lost(self) -> None:
+        self._lost.set()
+        for stream in self.streams:
+            stream.wake()
+
+
+def _ignore(_: Event) -> None:
+    return None
+
+
+def _on_road(road: str, record: Record | None, *, events: bool = True) -> Record | None:
+    """``record`` with the road before the word; one of the two roads leaves the events out."""
+    if record is None:
+        return None
+
+    def tell(what: str, message: Mapping[str, Any]) -> None:
+        if events or "event" not in message:
+            record(f"{road} {what}", message)
+
+    return tell

@@ -1,0 +1,309 @@
+"""One connection to one monitor, with a deadline on everything.
+
+A session never hangs its caller: whatever QEMU does or does not do, `execute` ends within its
+deadline, as an answer or as one of three errors that are never mixed up:
+
+* `CommandRefused`: QEMU said no, the command did not happen;
+* `Unreachable`: the connection is gone or does not take commands; nothing was sent;
+* `OutcomeUnknown`: sent, not answered; it may happen yet. Query before deciding anything.
+
+A late answer is recorded, counted off and dropped; it never becomes the answer of another command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Self
+
+from qemu.qmp import (
+    ConnectError,
+    ExecInterruptedError,
+    ExecuteError,
+    QMPClient,
+    QMPError,
+    Runstate,
+    StateError,
+)
+from qemu.qmp.message import Message
+
+from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown, Unreachable
+from coloctl.qmp import command as qmp
+from coloctl.qmp.command import Command
+
+#: Commands of one session that QEMU may owe an answer. QEMU itself queues 8 per monitor
+#: (QMP_REQ_QUEUE_LEN_MAX in monitor/monitor-internal.h) and then stops reading; more than a few
+#: times that means it hangs, and what is written to it would only pile up here.
+MAX_UNANSWERED = 64
+
+# What the library would log, this module raises or records.
+logging.getLogger("qemu.qmp").propagate = False
+
+Record = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One QMP event."""
+
+    name: str
+    data: Mapping[str, Any]
+    at_s: float  #: QEMU's own timestamp: wall clock of its host, microseconds after the point
+    seen_s: float  #: our monotonic clock when it was read
+
+
+def _event(message: Mapping[str, Any]) -> Event:
+    stamp = message.get("timestamp", {})
+    return Event(
+        name=message["event"],
+        data=message.get("data", {}),
+        at_s=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
+        seen_s=time.monotonic(),
+    )
+
+
+class _Client(QMPClient):
+    """The library's client, with its hooks used: what was sent, what was owed, when it was lost."""
+
+    def __init__(
+        self,
+        name: str,
+        on_event: Callable[[Event], None],
+        on_lost: Callable[[], None] | None,
+        record: Record | None,
+    ) -> None:
+        super().__init__(name)
+        self.negotiate = False  # done by Session.open, which chooses whether to ask for oob
+        self.events.event_filter = self._hand_on
+        self.lost = asyncio.Event()
+        self.why_lost = "coloctl closed the connection"
+        self.unanswered: dict[object, str] = {}
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._record = record
+
+    def _hand_on(self, message: Message) -> bool:
+        """Hands the event on and has the library keep nothing: it would keep all for ever."""
+        self._on_event(_event(message))
+        return False
+
+    # The library's versions of these two hooks pretty-print every message for its debug log.
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        self.unanswered[msg.get("id")] = str(msg.get("execute") or msg.get("exec-oob"))
+        if self._record:
+            self._record("sent", msg)
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        if "event" not in msg:
+            self.unanswered.pop(msg.get("id"), None)
+        if self._record:
+            self._record("received", msg)
+        return msg
+
+    async def _bh_disconnect(self) -> None:
+        self._note_why()
+        self.lost.set()
+        if self._on_lost:
+            self._on_lost()
+        if self._writer is not None and (self._pending or self.unanswered or self.unsent):
+            # A graceful close would wait for the other end to read what is left, perhaps for ever.
+            self._writer.transport.abort()
+        await super()._bh_disconnect()
+
+    def _note_why(self) -> None:
+        for task in (self._reader_task, self._writer_task):
+            error = task.exception() if task and task.done() and not task.cancelled() else None
+            if isinstance(error, EOFError):
+                self.why_lost = "QEMU closed the connection"
+            elif isinstance(error, OSError):
+                self.why_lost = f"the connection broke ({error.strerror or error})"
+            elif error is not None:
+                self.why_lost = "it sent something that is not QMP"
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+
+
+class Session:
+    """One connection to one monitor. Made by `open`; always ended with `aclose`."""
+
+    def __init__(self, client: _Client, name: str, record: Record | None) -> None:
+        self.name = name
+        self._client = client
+        self._record = record
+        self._passing = asyncio.Lock()
+        self._ending = asyncio.Lock()
+
+    @classmethod
+    async def open(
+        cls,
+        sock: socket.socket,
+        *,
+        name: str,
+        oob: bool,
+        deadline_s: float,
+        on_event: Callable[[Event], None],
+        record: Record | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> Session:
+        """The monitor behind ``sock`` has greeted us and takes commands; ``sock`` is ours now.
+
+        ``on_event`` and ``record`` run inside the reader: they must return at once and not raise.
+        ``record`` gets ``"sent"``, ``"received"`` or ``"abandoned"`` and the message. ``oob`` asks
+        for out-of-band execution. Raises `Unreachable` when it does not greet in time or is not a
+        QMP monitor, `CommandRefused` when it will not do ``oob``; ``sock`` is closed then.
+        """
+        client = _Client(name, on_event, on_lost, record)
+        session = cls(client, name, record)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await client.connect(sock)
+                await session.execute(qmp.qmp_capabilities(oob=oob), deadline_s)
+        except BaseException as error:
+            await session.aclose()
+            sock.close()
+            if isinstance(error, (TimeoutError, OutcomeUnknown, ConnectError)):
+                raise session._unusable(error, deadline_s) from error
+            raise
+        return session
+
+    @property
+    def greeting(self) -> Mapping[str, Any]:
+        """The monitor's greeting: ``version`` and ``capabilities`` under ``QMP``."""
+        greeting = self._client.greeting
+        return {} if greeting is None else greeting._asdict()
+
+    @property
+    def unanswered(self) -> int:
+        """Commands that QEMU still owes an answer, given-up ones included."""
+        return len(self._client.unanswered)
+
+    async def execute(self, command: Command, deadline_s: float, *, fd: int | None = None) -> Any:
+        """QEMU's return value; ``fd`` travels with the command (SCM_RIGHTS) and stays the caller's.
+
+        Raises `CommandRefused`, `Unreachable`, `OutcomeUnknown` as told above, and `DeadlineMissed`
+        when there was no time left to send it. A cancelled call leaves the outcome unknown, too.
+        """
+        if deadline_s <= 0:
+            raise DeadlineMissed(f"{command.execute} was not sent to {self.name}: no time left.")
+        if fd is None:
+            return await self._execute(command, deadline_s)
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._passing.acquire()
+        except TimeoutError:
+            raise DeadlineMissed(
+                f"{command.execute} was not sent to {self.name}: another descriptor is on its way."
+            ) from None
+        try:
+            self._pass(fd)
+            return await self._execute(command, max(0.001, start + deadline_s - time.monotonic()))
+        finally:
+            self._passing.release()
+
+    async def _execute(self, command: Command, deadline_s: float) -> Any:
+        name = command.execute
+        self._check_open()
+        arguments = qmp.thaw(command.arguments) if command.arguments else None
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._client.execute(name, arguments, command.oob)
+        except ExecuteError as error:
+            raise CommandRefused(name, str(error), error_class=error.error_class) from None
+        except StateError:
+            raise self._unreachable() from None
+        except TimeoutError:
+            self._abandon(command, deadline_s)
+            raise OutcomeUnknown(
+                name, f"{self.name} gave no answer within {deadline_s:g} s"
+            ) from None
+        except ExecInterruptedError:
+            raise OutcomeUnknown(name, f"{self.name}: {self._client.why_lost}") from None
+        except QMPError as error:
+            raise OutcomeUnknown(name, f"{self.name} answered with nonsense: {error}") from error
+        except asyncio.CancelledError:
+            self._abandon(command, deadline_s)
+            raise
+
+    def _check_open(self) -> None:
+        if self._client.lost.is_set():
+            raise self._unreachable()
+        if self.unanswered >= MAX_UNANSWERED:
+            raise Unreachable(
+                f"The monitor of {self.name} owes {self.unanswered} answers and gets no more"
+                " commands until it gives some."
+            )
+
+    def _unreachable(self) -> Unreachable:
+        return Unreachable(f"The monitor of {self.name} is gone: {self._client.why_lost}.")
+
+    def _unusable(self, error: Exception, deadline_s: float) -> Unreachable:
+        if isinstance(error, TimeoutError):
+            return Unreachable(
+                f"The monitor of {self.name} did not greet within {deadline_s:g} s.",
+                hint="a monitor serves one client at a time; another one may be connected",
+            )
+        why = _cause(error) if isinstance(error, ConnectError) else self._client.why_lost
+        return Unreachable(f"The monitor of {self.name} cannot be used: {why}.")
+
+    def _abandon(self, command: Command, deadline_s: float) -> None:
+        if self._record:
+            self._record("abandoned", {**command.wire(), "deadline_s": deadline_s})
+
+    def _pass(self, fd: int) -> None:
+        """``fd`` lies in the socket just before the command that will be written next.
+
+        QEMU keeps the last descriptor that came until a ``getfd`` takes it, so only one may be on
+        its way; and the blank that carries it must not fall into the middle of another command.
+        """
+        self._check_open()
+        if "getfd" in self._client.unanswered.values():
+            raise Unreachable(f"{self.name} has not answered an earlier getfd yet.")
+        if self._client.unsent:
+            raise Unreachable(f"The monitor of {self.name} does not read what is sent to it.")
+        try:
+            self._client.send_fd_scm(fd)
+        except StateError:
+            raise self._unreachable() from None
+        except OSError as error:
+            raise Unreachable(
+                f"The descriptor could not be passed to {self.name}: {error.strerror}."
+            ) from error
+
+    async def closed(self) -> None:
+        """Returns when the connection is gone, whoever ended it."""
+        await self._client.lost.wait()
+
+    async def aclose(self) -> None:
+        """The connection is gone and nothing of it runs on; never waits for the other end."""
+        async with self._ending:
+            if self._client.runstate is Runstate.IDLE:
+                return
+            # Raised again here is what ended the connection; `execute` has told it to whom it
+            # concerned.
+            with suppress(EOFError, OSError, ValueError, QMPError):
+                await self._client.disconnect()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _cause(error: ConnectError) -> str:
+    if isinstance(error.exc, EOFError):
+        return "it closed the connection"
+    if isinstance(error.exc, OSError):
+        return error.exc.strerror or str(error.exc)
+    return "what answers there does not speak QMP"
