@@ -1,0 +1,56 @@
+"""Where processes run: `open_host` answers with the `Host` that a pair file names."""
+
+from __future__ import annotations
+
+from coloctl.errors import SpecError
+from coloctl.host.base import (
+    Channel,
+    Completed,
+    Death,
+    DeathProof,
+    Endpoint,
+    FirstConnection,
+    Host,
+    Identity,
+    Process,
+)
+from coloctl.host.channel import unix_pair
+from coloctl.host.local import LocalHost
+from coloctl.host.netns import NetnsHost
+from coloctl.host.process import identity_of, tail
+
+__all__ = [
+    "Channel",
+    "Completed",
+    "Death",
+    "DeathProof",
+    "Endpoint",
+    "FirstConnection",
+    "Host",
+    "Identity",
+    "LocalHost",
+    "NetnsHost",
+    "Process",
+    "identity_of",
+    "open_host",
+    "tail",
+    "unix_pair",
+]
+
+
+def open_host(spec: str) -> LocalHost:
+    """The host that ``spec`` names: ``local`` or ``netns:NAME``. Close it with ``aclose``.
+
+    Raises `SpecError` for another scheme, `PreconditionFailed` for a namespace that is not there
+    or may not be entered.
+    """
+    scheme, colon, rest = spec.partition(":")
+    if spec == "local":
+        return LocalHost()
+    if scheme == "netns" and colon:
+        return NetnsHost(rest)
+    raise SpecError(
+        "host",
+        f"{spec!r} names no kind of host that is known",
+        hint='write "local" for this machine or "netns:NAME" for one of its network namespaces',
+    )

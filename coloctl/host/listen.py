@@ -1,0 +1,157 @@
+"""Sockets that listen: made for a QEMU before it starts, and found without touching them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from coloctl.clock import Deadline
+from coloctl.errors import PreconditionFailed, Unreachable
+
+#: The kernel's limit on a unix socket's path, with its terminating zero (unix(7)).
+PATH_LIMIT = 108
+
+#: Connections the kernel keeps until QEMU takes them: a monitor has one client, plus late ones.
+BACKLOG = 4
+
+#: `__SO_ACCEPTCON` in the flags column of /proc/net/unix: the socket listens.
+_LISTENS = 0x10000
+
+#: `TCP_LISTEN` in the state column of /proc/net/tcp.
+_TCP_LISTEN = "0A"
+
+
+def checked_path(path: Path) -> str:
+    """``path`` as absolute text, short enough for the kernel; else raises `PreconditionFailed`."""
+    text = str(path.absolute())
+    if len(os.fsencode(text)) >= PATH_LIMIT:
+        raise PreconditionFailed(
+            f"the socket path {text} has {len(os.fsencode(text))} bytes,"
+            f" and the kernel takes at most {PATH_LIMIT - 1}",
+            hint="set COLOCTL_STATE_DIR to a shorter directory, or give the pair a shorter name",
+        )
+    return text
+
+
+def listening(path: Path) -> socket.socket:
+    """A unix socket that listens at ``path``, with mode 0600 from its first moment.
+
+    A socket file that nobody listens at any more is replaced. Raises `PreconditionFailed` when
+    somebody listens there, when something else is in the way, or when the file cannot be made.
+    """
+    text = checked_path(path)
+    _make_way(path, text)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # bind() gives the file the mode of the socket, so no umask of the whole process is needed.
+        os.fchmod(sock.fileno(), 0o600)
+        sock.bind(text)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise PreconditionFailed(f"cannot listen at {text}: {error.strerror}") from None
+    return sock
+
+
+def _make_way(path: Path, text: str) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PreconditionFailed(f"cannot listen at {text}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise PreconditionFailed(
+            f"{text} is in the way: it is no socket", hint="move that file away"
+        )
+    if _has_listener(text):
+        raise PreconditionFailed(
+            f"another process already listens at {text}", hint="stop the older pair first"
+        )
+    path.unlink(missing_ok=True)
+
+
+def _has_listener(text: str) -> bool:
+    rows = Path("/proc/thread-self/net/unix").read_text(errors="replace").splitlines()[1:]
+    for row in rows:
+        fields = row.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == text and int(fields[3], 16) & _LISTENS:
+            return True
+    return False
+
+
+async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
+    """A connected, non-blocking stream to the unix socket at ``path``.
+
+    Raises `Unreachable` when nobody listens there, or takes the connection within ``deadline_s``.
+    """
+    text = checked_path(path)
+    deadline = Deadline(deadline_s)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while (code := sock.connect_ex(text)) == errno.EAGAIN and not deadline.expired:  # noqa: ASYNC110
+            # The listener's queue is full, and no descriptor says when that changes.
+            await asyncio.sleep(0.01)
+        if code == errno.EAGAIN:
+            raise Unreachable(f"the listener at {text} took no connection for {deadline_s:g} s")
+        if code:
+            raise Unreachable(f"nothing answers at {text}: {os.strerror(code)}")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def ports_in_use(address: str) -> set[int]:
+    """TCP ports with a listener that would collide on ``address``, in the caller's namespace."""
+    wanted = parse_address(address)
+    found: set[int] = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            rows = Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]
+        except FileNotFoundError:  # a kernel without IPv6
+            continue
+        for row in rows:
+            local, state = row.split()[1], row.split()[3]
+            where, port = local.split(":")
+            if state == _TCP_LISTEN and _collides(wanted, _decoded(where)):
+                found.add(int(port, 16))
+    return found
+
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_address(address: str) -> IPAddress:
+    """The IP address that ``address`` spells; raises `PreconditionFailed` for anything else."""
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        raise PreconditionFailed(
+            f"{address!r} is not an IP address", hint="write it in digits, such as 10.66.0.1"
+        ) from None
+
+
+def _decoded(column: str) -> IPAddress:
+    # The kernel prints each 32-bit word of the address in the machine's own byte order.
+    words = [int(column[i : i + 8], 16) for i in range(0, len(column), 8)]
+    address = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def _collides(wanted: IPAddress, bound: IPAddress) -> bool:
+    if bound == wanted:
+        return True
+    # `::` usually takes IPv4 too, and /proc does not tell whether this one does: assume it.
+    return (bound.is_unspecified and bound.version >= wanted.version) or (
+        wanted.is_unspecified and wanted.version >= bound.version
+    )

@@ -1,0 +1,233 @@
+"""This machine as a host. One thread of its own does what must happen inside the host.
+
+`NetnsHost` differs in nothing but the namespace of that thread, so every act that depends on the
+network namespace goes through it: making sockets, starting programs, reading ``/proc/.../net``.
+Sockets keep the namespace they were made in, so connecting and waiting stay with the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal as signals
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self, TypeVar
+
+from coloctl.errors import DeadlineMissed, PreconditionFailed
+from coloctl.host.base import (
+    Channel,
+    Completed,
+    DeathProof,
+    Endpoint,
+    FirstConnection,
+    Host,
+    Identity,
+)
+from coloctl.host.channel import connect_pair, listen_at
+from coloctl.host.launch import Captured, discard, spawn, start_captured
+from coloctl.host.listen import connect_unix, parse_address, ports_in_use
+from coloctl.host.packet import SynWatch
+from coloctl.host.process import LocalProcess, adopt, kill_identity
+from coloctl.host.tap import check, exists, set_up
+
+T = TypeVar("T")
+
+#: How long a killed helper program may take to leave before it is left to the kernel.
+REAP_S = 2.0
+
+#: Of what a helper program prints, this much is kept (per stream).
+OUTPUT_LIMIT = 16 * 1024 * 1024
+
+
+class LocalHost:
+    """The machine and namespace that this process runs in; implements `Host`."""
+
+    def __init__(self, name: str = "local", enter: Callable[[], None] | None = None) -> None:
+        """``enter`` moves the host's own thread into its namespace; what it raises comes through.
+
+        Blocks for the time of that one call (microseconds).
+        """
+        self.name = name
+        self._inner = ThreadPoolExecutor(1, thread_name_prefix=name)
+        # The fence has a thread of its own: it never queues behind a launch.
+        self._fence = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-tap")
+        try:
+            if enter is not None:
+                self._inner.submit(enter).result()
+            self._control = self._inner.submit(_control_socket).result()
+        except BaseException:
+            self._inner.shutdown()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """The threads and the socket are released; processes stay as they are.
+
+        What a cancelled act had begun is undone by then.
+        """
+        for thread in (self._inner, self._fence):
+            await asyncio.to_thread(thread.shutdown)
+        self._control.close()
+
+    async def launch(
+        self,
+        argv: Sequence[str],
+        *,
+        stderr: Path,
+        listen: Mapping[str, Path] | None = None,
+        node: str = "",
+    ) -> LocalProcess:
+        """See `Host.launch`. Cancelled half-way, nothing of it runs on."""
+        sockets = dict(listen or {})
+        return await self._inside(
+            lambda: spawn(argv, stderr=stderr, listen=sockets, node=node),
+            undo=lambda process: discard(process, sockets.values()),
+        )
+
+    async def adopt(self, identity: Identity, *, node: str = "") -> LocalProcess | None:
+        """See `Host.adopt`."""
+        return adopt(identity, node=node)
+
+    async def kill(self, identity: Identity, *, node: str, deadline_s: float) -> DeathProof:
+        """See `Host.kill`."""
+        return await kill_identity(identity, node=node, deadline_s=deadline_s)
+
+    async def monitor(self, path: Path, deadline_s: float) -> socket.socket:
+        """See `Host.monitor`. Paths are not part of a network namespace."""
+        return await connect_unix(path, deadline_s)
+
+    async def channel_pair(
+        self, other: Host, listen: Endpoint, *, nodelay: bool, deadline_s: float
+    ) -> tuple[Channel, Channel]:
+        """See `Host.channel_pair`; ``other`` must be under this kernel."""
+        if not isinstance(other, LocalHost):
+            raise PreconditionFailed(f"{self.name} cannot open a channel to {other.name}")
+        family = _family(listen.address)
+        listener = await self.make_socket(family, socket.SOCK_STREAM)
+        with listener:
+            bound = listen_at(listener, listen, self.name)
+            connector = await other.make_socket(family, socket.SOCK_STREAM)
+            return await connect_pair(
+                listener, connector, bound, nodelay=nodelay, deadline_s=deadline_s
+            )
+
+    async def make_socket(self, family: int, kind: int) -> socket.socket:
+        """An unbound, non-blocking socket that belongs to this host's namespace for ever."""
+
+        def make() -> socket.socket:
+            sock = socket.socket(family, kind)
+            sock.setblocking(False)
+            return sock
+
+        return await self._inside(make, undo=socket.socket.close)
+
+    async def tap(self, name: str, *, up: bool) -> None:
+        """See `Host.tap`: two system calls on a socket that is already open."""
+        await self._wait(self._fence.submit(set_up, self._control, name, up, self.name))
+
+    async def tap_exists(self, name: str) -> bool:
+        """See `Host.tap_exists`."""
+        return await self._inside(lambda: exists(self._control, name))
+
+    async def check_tap(self, name: str) -> None:
+        """See `Host.check_tap`."""
+        await self._inside(lambda: check(self._control, name, self.name))
+
+    async def ports_in_use(self, address: str) -> set[int]:
+        """See `Host.ports_in_use`."""
+        return await self._inside(lambda: ports_in_use(address))
+
+    @asynccontextmanager
+    async def first_connection(self, tap: str) -> AsyncIterator[FirstConnection]:
+        """See `Host.first_connection`."""
+        try:
+            packets = await self.make_socket(socket.AF_PACKET, socket.SOCK_RAW)
+        except PermissionError:
+            raise PreconditionFailed(
+                f"no right to watch packets on {self.name}",
+                hint="run as root, or with CAP_NET_RAW",
+            ) from None
+        with packets:
+            yield SynWatch(packets, tap, self.name)
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+        """See `Host.run`. Cancelled or late, the program and its children are killed."""
+        try:
+            program = await self._inside(lambda: start_captured(argv), undo=Captured.discard)
+        except OSError as error:
+            raise PreconditionFailed(
+                f"{argv[0]} could not be started on {self.name}: {error.strerror}",
+                hint=f"install the package that has {argv[0]}, or give its path",
+            ) from None
+        try:
+            async with asyncio.timeout(deadline_s):
+                death = await program.process.wait()
+            assert death.exit_code is not None, "a child of ours has an exit code"
+            return Completed(death.exit_code, _text(program.stdout), _text(program.stderr))
+        except TimeoutError:
+            raise DeadlineMissed(
+                f"`{' '.join(argv)}` did not end within {deadline_s:g} s and was killed"
+            ) from None
+        finally:
+            try:
+                await _end_group(program.process)
+            finally:
+                program.close()
+
+    async def _inside(
+        self, job: Callable[[], T], *, undo: Callable[[T], object] | None = None
+    ) -> T:
+        """What ``job`` returns, done in the host's thread.
+
+        Cancelled after it began, it runs to its end and ``undo`` gets the result nobody waits for.
+        """
+        return await self._wait(self._inner.submit(job), undo)
+
+    async def _wait(self, future: Future[T], undo: Callable[[T], object] | None = None) -> T:
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if undo is not None:
+                future.add_done_callback(_undoing(undo))
+            raise
+
+
+def _undoing(undo: Callable[[T], object]) -> Callable[[Future[T]], None]:
+    def callback(future: Future[T]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            undo(future.result())
+
+    return callback
+
+
+async def _end_group(program: LocalProcess) -> None:
+    """The program has ended; one that had not is killed with its process group."""
+    if program.alive():
+        # Before the leader is reaped its number cannot be another group's.
+        os.killpg(program.identity.pid, signals.SIGKILL)
+        await program.kill(REAP_S)
+
+
+def _control_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
+def _family(address: str) -> int:
+    version = parse_address(address).version
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _text(memfd: int) -> str:
+    return os.pread(memfd, OUTPUT_LIMIT, 0).decode(errors="replace")

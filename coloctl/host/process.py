@@ -1,0 +1,262 @@
+"""Processes held by a pidfd: adopted by identity, watched, ended with a proof.
+
+A pidfd names one process for ever, so a signal can never reach a stranger that was given the same
+pid; and it becomes readable at the moment the process is gone, so nothing polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal as signals
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coloctl.clock import CLOCK
+from coloctl.errors import FencingFailed, PreconditionFailed
+from coloctl.host.base import Death, DeathProof, Identity
+from coloctl.host.ready import until_readable
+
+#: Of a soft end's deadline, what is kept back for the hard one. SIGKILL needs milliseconds.
+HARD_RESERVE_S = 2.0
+
+
+@dataclass(frozen=True)
+class ProcStat:
+    """The fields of ``/proc/PID/stat`` that matter here: 3 (state), 4 (parent) and 22."""
+
+    state: str
+    parent: int
+    start_time: int
+
+
+def read_stat(pid: int) -> ProcStat | None:
+    """What the kernel says of ``pid``, or None: it shows no such process to this user."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # Field 2 is the command in parentheses and may itself hold spaces and parentheses.
+    fields = text[text.rindex(")") + 2 :].split()
+    return ProcStat(state=fields[0], parent=int(fields[1]), start_time=int(fields[19]))
+
+
+def tail(path: Path, lines: int = 20) -> str:
+    """The last ``lines`` lines of a log (at most 64 KiB of it); empty where there is none."""
+    try:
+        with path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - 65536))
+            text = log.read(65536).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def identity_of(pid: int) -> Identity | None:
+    """What tells the process that has ``pid`` now from all others; None where there is none."""
+    stat = read_stat(pid)
+    return None if stat is None else Identity(pid, stat.start_time)
+
+
+def _readable(fd: int, timeout_s: float = 0.0) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
+
+
+class LocalProcess:
+    """A process of this kernel. `launch.spawn` and `adopt` make them."""
+
+    def __init__(
+        self, identity: Identity, pidfd: int, argv: Sequence[str], *, node: str, launched: bool
+    ) -> None:
+        self.identity = identity
+        self.argv = tuple(argv)
+        self.node = node
+        self._pidfd = pidfd
+        self._launched = launched
+        self._death: Death | None = None
+        self._release = weakref.finalize(self, os.close, pidfd)
+
+    def __repr__(self) -> str:
+        return f"<LocalProcess {self.identity.pid} {self.node or self.argv[:1]}>"
+
+    def alive(self) -> bool:
+        """Whether the process still exists; a zombie does not count."""
+        if self._death is None and self._release.alive and _readable(self._pidfd):
+            self._note_death(self._pidfd)
+        if self._death is None and not self._release.alive:
+            raise ValueError(f"the hold on process {self.identity.pid} was closed")
+        return self._death is None
+
+    def frozen(self) -> bool:
+        """Whether the process exists and is stopped."""
+        stat = read_stat(self.identity.pid)
+        return (
+            stat is not None
+            and stat.start_time == self.identity.start_time
+            and stat.state in ("T", "t")
+        )
+
+    def signal(self, signum: int) -> bool:
+        """The signal was sent, or False: the process was gone already.
+
+        Raises `PreconditionFailed` when this user may not signal it.
+        """
+        if not self.alive():
+            return False
+        try:
+            signals.pidfd_send_signal(self._pidfd, signum)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            raise PreconditionFailed(
+                f"process {self.identity.pid} belongs to another user and may not be signalled",
+                hint="run coloctl as the user that started the pair",
+            ) from None
+        return True
+
+    async def wait(self) -> Death:
+        """The process is gone; any number of waiters may wait, and each may be cancelled."""
+        if self.alive():
+            mine = os.dup(self._pidfd)
+            try:
+                await until_readable(mine)
+                self._note_death(mine)
+            finally:
+                os.close(mine)
+        assert self._death is not None
+        return self._death
+
+    def wait_blocking(self, deadline_s: float) -> bool:
+        """Whether the process was gone within ``deadline_s``; for threads, not for event loops."""
+        if self.alive():
+            _readable(self._pidfd, deadline_s)
+        return not self.alive()
+
+    async def kill(self, deadline_s: float) -> DeathProof:
+        """The process is gone by SIGKILL, which also ends a stopped one.
+
+        Raises `FencingFailed` when the kernel does not say so within ``deadline_s``.
+        """
+        return await self._end(signals.SIGKILL, deadline_s)
+
+    async def terminate(self, deadline_s: float) -> DeathProof:
+        """The process is gone, by SIGTERM if that was enough; raises as `kill`."""
+        if self.frozen():  # a stopped process gets SIGTERM only when it is continued
+            return await self.kill(deadline_s)
+        reserve = min(HARD_RESERVE_S, deadline_s / 2)
+        try:
+            return await self._end(signals.SIGTERM, deadline_s - reserve)
+        except FencingFailed:
+            return await self._end(signals.SIGKILL, reserve)
+
+    def close(self) -> None:
+        """The pidfd is closed; the process is left alone."""
+        self._release()
+
+    async def _end(self, signum: signals.Signals, deadline_s: float) -> DeathProof:
+        try:
+            if not self.signal(signum):
+                return self._proof("already-dead")
+        except PreconditionFailed as error:
+            raise FencingFailed(self.node, error.message, hint=error.hint) from None
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.wait()
+        except TimeoutError:
+            if self.alive():
+                raise FencingFailed(
+                    self.node,
+                    f"process {self.identity.pid} got {signum.name} and is not gone"
+                    f" after {deadline_s:g} s",
+                    hint="a process stuck in the kernel (state D) cannot be killed:"
+                    " power its host off, then confirm that it is off",
+                ) from None
+        return self._proof(signum.name.lower())
+
+    def _proof(self, how: str) -> DeathProof:
+        # A signal may find nobody an instant before the descriptor becomes readable.
+        death = self._death or self._note_death(self._pidfd)
+        return DeathProof(
+            self.identity.pid, self.identity.start_time, how, death.at_s, death.exit_code
+        )
+
+    def _note_death(self, pidfd: int) -> Death:
+        if self._death is None:
+            code = _exit_code(pidfd, reap=self._launched)
+            self._death = Death(self.identity.pid, CLOCK.now(), code)
+            self._release()
+        return self._death
+
+
+def _exit_code(pidfd: int, *, reap: bool) -> int | None:
+    """The exit code of a dead child of ours, which is reaped if asked; None for a stranger's."""
+    options = os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT)
+    try:
+        info = os.waitid(os.P_PIDFD, pidfd, options)
+    except ChildProcessError:
+        return None
+    if info is None:
+        return None
+    return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+
+
+def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
+    """The process of ``identity``, or None: it has ended (a zombie has), or its pid was reused.
+
+    None is a proof of death, so whatever leaves a doubt raises `PreconditionFailed`.
+    """
+    if identity.pid <= 0:
+        return None
+    try:
+        pidfd = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        raise PreconditionFailed(
+            f"the kernel gave no hold on process {identity.pid}: {error.strerror}"
+        ) from None
+    # Only now is the start time worth comparing: from here on the pidfd cannot change its process.
+    found = identity_of(identity.pid)
+    if found is None and not _readable(pidfd):
+        os.close(pidfd)
+        raise _hidden(identity.pid)
+    if found != identity or _readable(pidfd):
+        os.close(pidfd)
+        return None
+    argv = _command_line(identity.pid)
+    return LocalProcess(identity, pidfd, argv, node=node, launched=False)
+
+
+def _hidden(pid: int) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"process {pid} exists, but /proc does not show whether it is the one that was started",
+        hint="run coloctl as the user that started the pair (/proc is mounted with hidepid)",
+    )
+
+
+def _command_line(pid: int) -> list[str]:
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return [part.decode(errors="replace") for part in raw.split(b"\0")[:-1]]
+
+
+async def kill_identity(identity: Identity, *, node: str, deadline_s: float) -> DeathProof:
+    """The process of ``identity`` is gone; raises `FencingFailed` as `LocalProcess.kill`."""
+    try:
+        process = adopt(identity, node=node)
+    except PreconditionFailed as error:
+        raise FencingFailed(node, error.message, hint=error.hint) from None
+    if process is None:
+        return DeathProof(identity.pid, identity.start_time, "identity-gone", CLOCK.now(), None)
+    try:
+        return await process.kill(deadline_s)
+    finally:
+        process.close()

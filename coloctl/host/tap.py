@@ -1,0 +1,153 @@
+"""Taps by ioctl: fast enough to be a network fence, and without a netlink library in the way.
+
+A socket belongs for ever to the namespace in which it was made, so one that is kept open answers
+for that namespace from any thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+
+from coloctl.errors import PreconditionFailed
+
+# Numbers from linux/sockios.h, linux/if.h, linux/if_tun.h and linux/ethtool.h.
+SIOCGIFFLAGS = 0x8913
+SIOCSIFFLAGS = 0x8914
+SIOCETHTOOL = 0x8946
+ETHTOOL_GDRVINFO = 0x3
+DRVINFO_SIZE = 196
+IFF_UP = 0x1
+IFNAMSIZ = 16
+TUNSETIFF = 0x400454CA
+IFF_TAP = 0x2
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+TUN_NODE = "/dev/net/tun"
+
+
+def _name(name: str) -> bytes:
+    raw = os.fsencode(name)
+    if not 0 < len(raw) < IFNAMSIZ:
+        raise PreconditionFailed(
+            f"{name!r} cannot be a network device: a name has 1 to {IFNAMSIZ - 1} bytes."
+        )
+    return raw
+
+
+def set_up(control: socket.socket, name: str, up: bool, host: str) -> None:
+    """The device's administrative state is ``up``, in the namespace of ``control``.
+
+    Raises `PreconditionFailed` when there is no such device or the right is missing.
+    """
+    raw = _name(name)
+    try:
+        answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh22x", raw, 0))
+        flags = struct.unpack_from("H", answer, IFNAMSIZ)[0]
+        wanted = flags | IFF_UP if up else flags & ~IFF_UP
+        fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH22x", raw, wanted))
+    except OSError as error:
+        raise _refused(error, name, host) from None
+
+
+def _refused(error: OSError, name: str, host: str) -> PreconditionFailed:
+    if error.errno == errno.ENODEV:
+        return missing(name, host)
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return PreconditionFailed(
+            f"No right to change {name} on {host}.", hint="run as root, or with CAP_NET_ADMIN"
+        )
+    return PreconditionFailed(f"Cannot change {name} on {host}: {error.strerror}.")
+
+
+def missing(name: str, host: str) -> PreconditionFailed:
+    """The error for a tap that is not there."""
+    return PreconditionFailed(
+        f"There is no tap {name} on {host}.",
+        hint=f"make it with `ip tuntap add {name} mode tap vnet_hdr`, or run `coloctl lab up`",
+    )
+
+
+def exists(control: socket.socket, name: str) -> bool:
+    """Whether a tap of that name is in the namespace of ``control``; another device is no tap."""
+    driver = _driver(control, name)
+    return driver == ("tun", "tap")
+
+
+def _driver(control: socket.socket, name: str) -> tuple[str, str] | None:
+    """Driver and bus of a device, as ethtool reports them; None where there is no such device."""
+    info = bytearray(struct.pack("I", ETHTOOL_GDRVINFO).ljust(DRVINFO_SIZE, b"\0"))
+    address = _address_of(info)
+    try:
+        fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP16x", _name(name), address))
+    except OSError as error:
+        return None if error.errno == errno.ENODEV else ("", "")
+    return _text(info[4:36]), _text(info[100:132])
+
+
+def _address_of(buffer: bytearray) -> int:
+    import ctypes  # only here: the ioctl wants a pointer inside its argument
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+
+
+def _text(field: bytes | bytearray) -> str:
+    return bytes(field).split(b"\0", 1)[0].decode(errors="replace")
+
+
+def check(control: socket.socket, name: str, host: str) -> None:
+    """A QEMU could open the tap now; the calling thread must be in the tap's namespace.
+
+    Raises `PreconditionFailed` saying what is wrong. The tap is held for an instant.
+    """
+    driver = _driver(control, name)
+    if driver is None:
+        raise missing(name, host)
+    if driver != ("tun", "tap"):
+        raise PreconditionFailed(
+            f"{name} on {host} is not a tap.", hint="`tap` in [[nic]] must name a tap device"
+        )
+    node = _open_node()
+    try:
+        # Existing taps are attached to, which is all that is wanted; closing detaches again.
+        fcntl.ioctl(
+            node, TUNSETIFF, struct.pack("16sH22x", _name(name), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+        )
+    except OSError as error:
+        raise _not_attachable(error, name, host) from None
+    finally:
+        os.close(node)
+
+
+def _open_node() -> int:
+    try:
+        return os.open(TUN_NODE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = f"give this user read and write access to {TUN_NODE} (`ls -l {TUN_NODE}`)"
+        else:
+            hint = "load the module with `modprobe tun`; a container must be given the device"
+        raise PreconditionFailed(f"Cannot open {TUN_NODE}: {error.strerror}.", hint=hint) from None
+
+
+def _not_attachable(error: OSError, name: str, host: str) -> PreconditionFailed:
+    if error.errno == errno.EBUSY:
+        return PreconditionFailed(
+            f"The tap {name} on {host} is in use by another process.",
+            hint="an older QEMU may still run; find it with"
+            f" `grep -l 'iff:.*{name}$' /proc/[0-9]*/fdinfo/*`",
+        )
+    if error.errno == errno.EPERM:
+        return PreconditionFailed(
+            f"No right to open the tap {name} on {host}.",
+            hint="run as root, or make the tap with `user` set to the user that runs coloctl",
+        )
+    if error.errno == errno.EINVAL:
+        return PreconditionFailed(
+            f"The tap {name} on {host} was made for several queues, and COLO uses one.",
+            hint="make it again without `multi_queue`",
+        )
+    return PreconditionFailed(f"Cannot open the tap {name} on {host}: {error.strerror}.")

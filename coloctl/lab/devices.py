@@ -1,0 +1,158 @@
+"""The devices of a lab: made where they are missing, configured, listed, cleared away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from coloctl.errors import LabError
+from coloctl.lab import layout, netns
+from coloctl.lab.layout import BRIDGE, TAPS, WIRES, Wire
+from coloctl.lab.link import IFF_UP, check_checksums, explained, index_of, netlink
+
+_MARK = "coloctl lab "
+_LOOPBACK = 1  # the loopback device is the first in every namespace
+_TAP = 2  # IFLA_TUN_TYPE: IFF_TAP of linux/if_tun.h
+
+
+def lab_of(ns: str) -> str | None:
+    """The name of the lab that the namespace belongs to, None when it belongs to somebody else."""
+    alias = netlink(ns, lambda ip: ip.link("get", index=_LOOPBACK)[0].get("ifalias")) or ""
+    return alias.removeprefix(_MARK) if alias.startswith(_MARK) else None
+
+
+def furnish(ns: str, lab: str) -> None:
+    """The calling thread's new namespace is marked, speaks no IPv6 and has its loopback up."""
+    _silence_ipv6(ns)
+    with explained(ns), IPRoute() as ip:
+        ip.link("set", index=_LOOPBACK, ifalias=_MARK + lab, state="up")
+
+
+def _silence_ipv6(ns: str) -> None:
+    # Router and listener messages would reach the guests at times of their own.
+    for which in ("all", "default"):
+        switch = Path(f"/proc/sys/net/ipv6/conf/{which}/disable_ipv6")
+        try:
+            switch.write_text("1")
+        except FileNotFoundError:
+            return  # this kernel has no IPv6 at all
+        except OSError as error:
+            raise LabError(
+                f"IPv6 cannot be switched off in {ns}: {error.strerror}.",
+                hint="/proc/sys must be writable; a container needs to be privileged",
+            ) from None
+
+
+def ensure_wire(lab: str, wire: Wire) -> None:
+    """Both ends of the wire are there, each in its namespace of the lab."""
+    near, far = wire.ends
+    with netns.path(layout.namespace(lab, far.role)).open("rb") as other:
+
+        def lay(ip: Any) -> None:
+            if index_of(ip, near.device) is not None:
+                return
+            # One message makes both ends where they belong: no crash leaves half a wire.
+            ip.link(
+                "add",
+                ifname=near.device,
+                kind="veth",
+                address=near.mac,
+                mtu=layout.MTU,
+                peer={
+                    "ifname": far.device,
+                    "address": far.mac,
+                    "mtu": layout.MTU,
+                    "net_ns_fd": other.fileno(),
+                },
+            )
+
+        netlink(layout.namespace(lab, near.role), lay)
+
+
+def arrange(role: str, ip: Any) -> None:
+    """The devices of that machine are configured, connected and up."""
+    bridge = _ensure_bridge(ip, role) if role in layout.BRIDGE_MACS else 0
+    for wire in WIRES.values():
+        for end in wire.ends:
+            if end.role == role:
+                _arrange_end(ip, end.device, end.address, bridge if end.in_bridge else 0)
+                if wire.strict:
+                    check_checksums(end.device)
+    if role in TAPS:
+        _ensure_tap(ip, TAPS[role], bridge)
+
+
+def _ensure_bridge(ip: Any, role: str) -> int:
+    if index_of(ip, BRIDGE) is None:
+        ip.link(
+            "add",
+            ifname=BRIDGE,
+            kind="bridge",
+            address=layout.BRIDGE_MACS[role],
+            br_stp_state=0,
+            br_forward_delay=0,
+            br_mcast_snooping=0,
+        )
+    index = index_of(ip, BRIDGE)
+    assert index is not None
+    ip.link("set", index=index, state="up")
+    return index
+
+
+def _arrange_end(ip: Any, device: str, address: str | None, bridge: int) -> None:
+    index = index_of(ip, device)
+    if bridge:
+        ip.link("set", index=index, master=bridge)
+    if address:
+        ip.addr("replace", index=index, address=address, prefixlen=layout.PREFIX_LENGTH)
+    ip.link("set", index=index, state="up")
+
+
+def clear(ip: Any) -> None:
+    """No device but the loopback is left in the namespace."""
+    for link in ip.get_links():
+        if link["index"] != _LOOPBACK:
+            # What cannot be deleted is a device of the kernel's own, such as sit0.
+            with contextlib.suppress(NetlinkError):
+                ip.link("del", index=link["index"])
+
+
+def listed(ip: Any) -> list[dict[str, Any]]:
+    """The devices of the namespace as documents, in the order in which the kernel has them."""
+    links = list(ip.get_links())
+    names = {link["index"]: link.get("ifname") for link in links}
+    addresses: dict[int, list[str]] = {}
+    for entry in ip.get_addr():
+        addresses.setdefault(entry["index"], []).append(
+            f"{entry.get('address')}/{entry['prefixlen']}"
+        )
+    return [
+        {
+            "name": link.get("ifname"),
+            "kind": link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "loopback",
+            "mac": link.get("address"),
+            "mtu": link.get("mtu"),
+            "up": bool(link["flags"] & IFF_UP),
+            "bridge": names.get(link.get("master")),
+            "addresses": addresses.get(link["index"], []),
+        }
+        for link in links
+    ]
+
+
+def _ensure_tap(ip: Any, tap: str, bridge: int) -> None:
+    """``tap`` is there, persistent, speaking virtio-net headers, a port of ``bridge``.
+
+    A new tap is down: the launcher raises the one whose QEMU may speak. An existing tap keeps its
+    state, because a guest may be using it.
+    """
+    if index_of(ip, tap) is None:
+        ip.link(
+            "add", ifname=tap, kind="tun", tun_type=_TAP, tun_vnet_hdr=1, tun_owner=os.geteuid()
+        )
+    ip.link("set", index=index_of(ip, tap), master=bridge)

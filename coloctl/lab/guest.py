@@ -1,0 +1,145 @@
+"""The lab's guest: Debian's cloud kernel, an initramfs with redis, and an empty disk for its data.
+
+The suite is fixed, so the guest is the same on every host. It is built once per recipe in the
+cache, as an ordinary user; delete its folder there to have it built again from newer packages.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from coloctl import paths
+from coloctl.errors import ProvisionError
+from coloctl.lab import guestbuild
+from coloctl.lab.guestbuild import DISK, INITRD, KERNEL, Recipe
+from coloctl.lab.lock import exclusive
+from coloctl.lab.progress import Report, silent
+
+#: On the console once redis answers; a start that cannot succeed prints FAILED_PREFIX and a reason,
+#: then powers the guest off.
+READY_LINE = "coloctl-guest: ready"
+FAILED_PREFIX = "coloctl-guest: failed:"
+BOOT_ID_PREFIX = "coloctl-guest: boot-id="
+
+REDIS_PORT = 6379
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """What QEMU needs to boot the guest: `-kernel`, `-initrd`, `-append`, and a disk to copy."""
+
+    kernel: Path
+    initrd: Path
+    append: str
+    disk: Path
+
+    def append_for(
+        self,
+        address: str,
+        *,
+        gateway: str | None = None,
+        syncookies: int | None = None,
+        loopback: bool = True,
+        http_port: int | None = None,
+    ) -> str:
+        """The kernel command line of a guest with ``address`` ("10.77.0.10/24") on its first NIC.
+
+        ``loopback=False`` leaves the TCP secrets undrawn until the first client comes, as in other
+        people's guests; ``syncookies`` is net.ipv4.tcp_syncookies (the guest's own default is 2).
+        """
+        words = [self.append, f"coloctl.ip={address}"]
+        if gateway is not None:
+            words.append(f"coloctl.gw={gateway}")
+        if syncookies is not None:
+            words.append(f"coloctl.syncookies={syncookies}")
+        if not loopback:
+            words.append("coloctl.loopback=0")
+        if http_port is not None:
+            words.append(f"coloctl.http={http_port}")
+        return " ".join(words)
+
+    def copy_disk(self, to: Path) -> Path:
+        """``to`` is a disk of its own with an empty file system; what was there is replaced."""
+        with _replaced(to) as fresh:
+            shutil.copyfile(self.disk, fresh)
+        return to
+
+
+def recipe(*, disk_mib: int = 512) -> Recipe:
+    """The recipe of this version of coloctl."""
+    init = resources.files("coloctl.lab").joinpath("files/init").read_text("utf-8")
+    return Recipe(init=init, disk_mib=disk_mib)
+
+
+def find(*, disk_mib: int = 512) -> GuestImage | None:
+    """The guest if it was built before; nothing is downloaded or built."""
+    made = recipe(disk_mib=disk_mib)
+    image = _image(_home() / made.digest(), made)
+    whole = image.kernel.exists() and image.initrd.exists() and image.disk.exists()
+    return image if whole else None
+
+
+def provide(
+    *, qemu_img: Path | None = None, disk_mib: int = 512, report: Report = silent
+) -> GuestImage:
+    """The guest is in the cache, built now if it was not there.
+
+    ``qemu_img`` makes its disk (the one on PATH by default). Raises `ProvisionError` when a package
+    cannot be had or a tool fails. Several processes may ask at once: one builds, the others wait.
+    """
+    if (built := find(disk_mib=disk_mib)) is not None:
+        return built
+    made = recipe(disk_mib=disk_mib)
+    folder = _home() / made.digest()
+    with exclusive(_home() / "lock", "the lab's guest", report):
+        if find(disk_mib=disk_mib) is None:
+            _build(folder, made, _qemu_img(qemu_img), report)
+    return _image(folder, made)
+
+
+def _build(folder: Path, made: Recipe, qemu_img: Path, report: Report) -> None:
+    for abandoned in (folder, *_home().glob(".*")):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    try:
+        with _replaced(folder) as fresh:
+            fresh.mkdir()
+            guestbuild.build(fresh, made, qemu_img, report)
+    except OSError as error:
+        raise ProvisionError(
+            f"The guest could not be written below {_home()}: {error.strerror}.",
+            hint="make room there, or set COLOCTL_CACHE_DIR to another folder",
+        ) from error
+
+
+def _home() -> Path:
+    return paths.cache_dir().absolute() / "guest"
+
+
+def _image(folder: Path, made: Recipe) -> GuestImage:
+    return GuestImage(folder / KERNEL, folder / INITRD, made.append, folder / DISK)
+
+
+def _qemu_img(chosen: Path | None) -> Path:
+    if chosen is not None:
+        return chosen
+    if (found := shutil.which("qemu-img")) is not None:
+        return Path(found)
+    raise ProvisionError(
+        "There is no qemu-img to make the guest's disk with.",
+        hint="install qemu-utils, or let coloctl fetch a QEMU first: coloctl lab qemu",
+    )
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """What is made at the yielded path becomes ``path`` at once, or is gone after an error."""
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        fresh = Path(scratch) / path.name
+        yield fresh
+        fresh.rename(path)

@@ -1,0 +1,26 @@
+"""System calls that Python 3.11 does not offer, through the C library."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Numbers from linux/sched.h, linux/nsfs.h and linux/mount.h.
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MNT_DETACH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def call(function: str, *arguments: int | bytes | None) -> None:
+    """The C library's ``function`` succeeded; raises `OSError` with its errno otherwise."""
+    if getattr(_libc, function)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

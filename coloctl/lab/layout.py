@@ -1,0 +1,150 @@
+"""The lab on paper: its namespaces, devices, addresses and wires, and how to draw them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coloctl.errors import LabError
+
+#: The lab that is meant when nobody names one; its namespaces carry the plain role names.
+DEFAULT = "lab"
+#: Two hosts that run QEMU, a machine that talks to the guest, and the switch between them.
+ROLES = ("host-a", "host-b", "client", "lan")
+BRIDGE = "br0"
+#: One tap per host, a port of that host's bridge.
+TAPS: Mapping[str, str] = {"host-a": "tap-a", "host-b": "tap-b"}
+REPLICATION_A = "10.66.0.1"
+REPLICATION_B = "10.66.0.2"
+CLIENT = "10.77.0.2"
+GUEST = "10.77.0.10"
+PREFIX_LENGTH = 24
+MTU = 1500
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a wire: a device in the namespace of ``role``, with an address or in a bridge."""
+
+    role: str
+    device: str
+    mac: str
+    address: str | None = None
+    in_bridge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Two ends of a veth pair; on a ``strict`` one every frame carries a checked checksum."""
+
+    name: str
+    a: End
+    b: End
+    strict: bool = False
+
+    @property
+    def ends(self) -> tuple[End, End]:
+        """Both ends, the one drawn further left or further up first."""
+        return self.a, self.b
+
+
+# The replication wire keeps its offloads: only QEMU's own TCP runs there, and it costs less CPU.
+# The guest's LAN is strict on every hop, because one veth that claims to have checked a checksum
+# hides a wrong one from the client.
+WIRES: Mapping[str, Wire] = {
+    wire.name: wire
+    for wire in (
+        Wire(
+            "replication",
+            End("host-a", "replication", "02:00:0a:42:00:01", address=REPLICATION_A),
+            End("host-b", "replication", "02:00:0a:42:00:02", address=REPLICATION_B),
+        ),
+        Wire(
+            "lan-a",
+            End("host-a", "lan-a", "02:00:0a:4d:01:01", in_bridge=True),
+            End("lan", "port-a", "02:00:0a:4d:02:01", in_bridge=True),
+            strict=True,
+        ),
+        Wire(
+            "lan-b",
+            End("host-b", "lan-b", "02:00:0a:4d:01:02", in_bridge=True),
+            End("lan", "port-b", "02:00:0a:4d:02:02", in_bridge=True),
+            strict=True,
+        ),
+        Wire(
+            "client",
+            End("lan", "port-client", "02:00:0a:4d:02:03", in_bridge=True),
+            End("client", "lan0", "02:00:0a:4d:00:02", address=CLIENT),
+            strict=True,
+        ),
+    )
+}
+
+#: Bridges get a fixed address: by default a bridge takes its lowest port's, and taps change that.
+BRIDGE_MACS: Mapping[str, str] = {
+    "host-a": "02:00:0a:4d:03:01",
+    "host-b": "02:00:0a:4d:03:02",
+    "lan": "02:00:0a:4d:03:03",
+}
+
+
+def check_name(lab: str) -> str:
+    """``lab`` can name a lab: part of namespace and file names. Raises `LabError` otherwise."""
+    if not _NAME.fullmatch(lab):
+        raise LabError(
+            f"{lab!r} cannot be the name of a lab.",
+            hint="1 to 32 lower-case letters, digits and dashes, no dash at either end",
+        )
+    return lab
+
+
+def namespace(lab: str, role: str) -> str:
+    """The name of the namespace that plays ``role`` in ``lab``; raises `LabError` for no role."""
+    if role not in ROLES:
+        raise LabError(
+            f"The lab has no machine called {role!r}.", hint=f"it has {', '.join(ROLES)}"
+        )
+    return role if lab == DEFAULT else f"{lab}-{role}"
+
+
+def wire(which: str) -> Wire:
+    """The wire of that name; raises `LabError` when there is none."""
+    if which not in WIRES:
+        raise LabError(f"The lab has no link called {which!r}.", hint=f"it has {', '.join(WIRES)}")
+    return WIRES[which]
+
+
+_STROKE = {"up": "─", "cut": "╳", "unplugged": " "}
+_WIDTH = 63
+
+
+def draw(lab: str, states: Mapping[str, str]) -> str:
+    """A picture of the lab for people; ``states`` maps each link to up, cut, unplugged or mixed.
+
+    A link that is cut is drawn with crosses, an unplugged one with blanks, a mixed one dashed.
+    """
+    stroke = {name: _STROKE.get(states.get(name, "up"), "╌") for name in WIRES}
+    down = "│" if stroke["client"] == "─" else stroke["client"]
+    names = {role: namespace(lab, role) for role in ROLES}
+    wide = stroke["replication"] * 14
+    left, right = stroke["lan-a"] * 6, stroke["lan-b"] * 6
+    lines = (
+        _spread(names["host-a"], names["host-b"]),
+        f"  {REPLICATION_A} {wide} replication {wide} {REPLICATION_B}",
+        _spread(" tap-a", "tap-b"),
+        _spread("   │", "│ "),
+        f"    br0 ─ lan-a {left} port-a ─ br0 ─ port-b {right} lan-b ─ br0",
+        f"{down:>34}  {names['lan']}",
+        f"{'lan0':>35}  {names['client']}, {CLIENT}",
+        "",
+        f"  The guest answers at {GUEST}.",
+    )
+    impaired = [f"  {name} is {state}." for name, state in states.items() if state != "up"]
+    return "\n".join((*lines, *impaired))
+
+
+def _spread(left: str, right: str) -> str:
+    return f"  {left}{right:>{_WIDTH - 2 - len(left)}}"

@@ -1,0 +1,39 @@
+"""One provider at a time: whoever comes second waits and then finds the work done."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from coloctl.errors import ProvisionError
+from coloctl.lab.progress import Progress, Report
+
+
+@contextmanager
+def exclusive(path: Path, what: str, report: Report) -> Iterator[int]:
+    """Nobody else holds ``path`` inside the block; it is free again when all its holders are gone.
+
+    Answers the file descriptor: a child that inherits it holds the lock too, so that work which
+    outlives a killed coloctl is waited for. Raises `ProvisionError` where the file cannot be
+    written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ProvisionError(
+            f"{path.parent} cannot be written: {error.strerror}.",
+            hint="set COLOCTL_CACHE_DIR to a folder of your own",
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(Progress(f"{what}: waiting for another coloctl that is at it"))
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)

@@ -1,0 +1,246 @@
+"""The lab: one machine plays two hosts, a client and the switch between them.
+
+Everything a lab is lives in its four namespaces, so a lab is opened by name and a crashed `up` is
+mended by another or removed by `down`. The loopback device of each namespace carries the lab's
+name as its alias: a namespace without that mark belongs to somebody else and is never touched.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from coloctl.errors import LabError
+from coloctl.lab import devices, layout, netns, tun
+from coloctl.lab.layout import ROLES, WIRES
+from coloctl.lab.link import Link, netlink
+from coloctl.lab.tenants import evict
+
+
+class Lab:
+    """A standing lab; leaving its ``with`` block takes it down."""
+
+    def __init__(self, name: str) -> None:
+        """Only names things: use `up` or `open`."""
+        self.name = layout.check_name(name)
+        self._namespaces = {role: layout.namespace(name, role) for role in ROLES}
+
+    @classmethod
+    def up(cls, name: str = layout.DEFAULT) -> Lab:
+        """The lab stands as drawn, all links healed; mends one that a crash left half built.
+
+        A lab that cannot be finished is removed again, unless it stood before. Raises `LabError`
+        when rights, the kernel or /dev/net/tun do not allow it, or when a namespace of that name
+        belongs to somebody else.
+        """
+        lab = cls(name)
+        tun.ensure_node()
+        with netns.exclusive():
+            before = lab._present()
+            try:
+                lab._build()
+            except BaseException:
+                if not before:
+                    lab._remove()
+                raise
+        return lab
+
+    @classmethod
+    def open(cls, name: str = layout.DEFAULT) -> Lab:
+        """The lab of that name, which stands; raises `LabError` when it does not, or not whole."""
+        lab = cls(name)
+        missing = [ns for ns in lab._namespaces.values() if not netns.exists(ns)]
+        if missing:
+            raise LabError(
+                f"The lab {name} is not up: there is no {', '.join(missing)}.",
+                hint="build it with `coloctl lab up`",
+            )
+        lab._present()
+        return lab
+
+    def down(self) -> list[str]:
+        """Nothing of the lab is left: no process, link, namespace or file; fine when it is gone.
+
+        Whoever still runs in it is ended, a QEMU too: stop the pair first. Returns a sentence for
+        each process that had to be told to go. Raises `LabError` when one would not, or when a
+        namespace of that name belongs to somebody else.
+        """
+        if not any(netns.path(ns).exists() for ns in self._namespaces.values()):
+            return []
+        with netns.exclusive():
+            return self._remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.down()
+
+    @property
+    def host_a(self) -> str:
+        """The namespace of the first host."""
+        return self._namespaces["host-a"]
+
+    @property
+    def host_b(self) -> str:
+        """The namespace of the second host."""
+        return self._namespaces["host-b"]
+
+    @property
+    def client(self) -> str:
+        """The namespace of the machine that talks to the guest."""
+        return self._namespaces["client"]
+
+    @property
+    def lan(self) -> str:
+        """The namespace of the switch."""
+        return self._namespaces["lan"]
+
+    def link(self, which: str) -> Link:
+        """One of the links replication, lan-a, lan-b, client, to cut and to heal."""
+        return Link.of(self.name, layout.wire(which))
+
+    def popen(
+        self, argv: Sequence[str], where: str = "client", **options: Any
+    ) -> subprocess.Popen[Any]:
+        """A `subprocess.Popen` of the command inside that machine; ``options`` are Popen's."""
+        # The child inherits the namespace of the thread that makes it.
+        return netns.inside(
+            layout.namespace(self.name, where), lambda: subprocess.Popen(argv, **options)
+        )
+
+    def run(
+        self,
+        argv: Sequence[str],
+        where: str = "client",
+        *,
+        deadline_s: float = 60.0,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """The command ran inside that machine, its output captured as text.
+
+        Raises `LabError` when it fails (unless ``check`` is off), misses the deadline or does not
+        exist.
+        """
+        try:
+            process = self.popen(
+                argv, where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise LabError(f"Cannot run {argv[0]}: {error.strerror}.") from None
+        with process:
+            try:
+                out, err = process.communicate(timeout=deadline_s)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise LabError(
+                    f"{argv[0]} did not end within {deadline_s:g} s in {where}."
+                ) from None
+            except BaseException:
+                process.kill()
+                raise
+        if check and process.returncode:
+            last = err.strip().splitlines()[-1:] or ["it said nothing"]
+            raise LabError(f"{argv[0]} ended with {process.returncode} in {where}: {last[0]}")
+        return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
+
+    def bad_checksums(self) -> int:
+        """TCP segments with a wrong checksum that reached the client since the lab was built.
+
+        The client's own TCP counts them (InCsumErrors in /proc/net/snmp). That is trustworthy
+        because no device on the way may claim to have checked, and nothing is lost to a full
+        capture buffer.
+        """
+        snmp = netns.inside(self.client, Path("/proc/thread-self/net/snmp").read_text)
+        return tcp_checksum_errors(snmp)
+
+    def processes(self) -> dict[str, dict[int, str]]:
+        """Who runs in each machine: process ids with command names."""
+        return {role: netns.processes(ns) for role, ns in self._namespaces.items()}
+
+    def describe(self) -> dict[str, Any]:
+        """The lab as a document: machines with their devices, links and their states, addresses."""
+        return {
+            "schema": 1,
+            "name": self.name,
+            "machines": {
+                role: {
+                    "namespace": ns,
+                    "path": str(netns.path(ns)),
+                    "devices": netlink(ns, devices.listed),
+                    "processes": len(netns.processes(ns)),
+                }
+                for role, ns in self._namespaces.items()
+            },
+            "links": {
+                name: {
+                    "state": self.link(name).state(),
+                    "ends": [f"{end.role}:{end.device}" for end in wire.ends],
+                }
+                for name, wire in WIRES.items()
+            },
+            "addresses": {
+                "replication": [layout.REPLICATION_A, layout.REPLICATION_B],
+                "client": layout.CLIENT,
+                "guest": layout.GUEST,
+            },
+        }
+
+    def drawing(self) -> str:
+        """A picture of the lab for people, with the links that are cut."""
+        return layout.draw(self.name, {name: self.link(name).state() for name in WIRES})
+
+    def _present(self) -> bool:
+        """Whether any namespace of the lab is there; raises `LabError` for somebody else's."""
+        present = [ns for ns in self._namespaces.values() if netns.exists(ns)]
+        for ns in present:
+            if devices.lab_of(ns) != self.name:
+                raise LabError(
+                    f"A network namespace {ns} is there already and is not part of this lab.",
+                    hint="give the lab another name with --name, or remove that namespace yourself",
+                )
+        return bool(present)
+
+    def _build(self) -> None:
+        for ns in self._namespaces.values():
+            if not netns.exists(ns):
+                netns.create(ns, partial(devices.furnish, ns, self.name))
+        for wire in WIRES.values():
+            devices.ensure_wire(self.name, wire)
+        for role, ns in self._namespaces.items():
+            netlink(ns, partial(devices.arrange, role))
+        for name in WIRES:
+            self.link(name).heal()
+
+    def _remove(self) -> list[str]:
+        deeds: list[str] = []
+        if self._present():
+            standing = [ns for ns in self._namespaces.values() if netns.exists(ns)]
+            deeds = evict(standing)
+            for ns in standing:
+                # The kernel empties a namespace later, and not while a descriptor is held.
+                netlink(ns, devices.clear)
+        for ns in self._namespaces.values():
+            netns.remove(ns)
+        return deeds
+
+
+def labs() -> list[str]:
+    """The names of all labs of which at least one namespace stands, sorted."""
+    owners = (devices.lab_of(ns) for ns in netns.names())
+    return sorted({owner for owner in owners if owner is not None})
+
+
+def tcp_checksum_errors(snmp: str) -> int:
+    """TCP's InCsumErrors from the text of /proc/net/snmp (two lines per protocol)."""
+    heads, values = (line.split() for line in snmp.splitlines() if line.startswith("Tcp:"))
+    return int(values[heads.index("InCsumErrors")])

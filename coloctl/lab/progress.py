@@ -1,0 +1,22 @@
+"""How long work tells what it is doing; the terminal decides how to draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step forward: ``what`` is being done, and how far it is where that can be counted."""
+
+    what: str
+    done_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """Nobody is told."""
