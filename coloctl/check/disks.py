@@ -1,0 +1,101 @@
+"""The disks of a pair: there, alike, free, and whether both sides hold the same already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from coloctl.check.finding import Finding, Severity, guarded
+from coloctl.colo import generation
+from coloctl.errors import DeadlineMissed, PreconditionFailed
+from coloctl.host.base import Host
+from coloctl.machine import image
+from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec, other
+
+MIB = image.MIB
+
+#: Bigger disks are not read to their end here; the start of the pair does it anyway.
+COMPARE_S = 20.0
+COMMAND_S = 10.0
+
+Hosts = Mapping[NodeName, Host]
+
+
+async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Finding]:
+    """Every finding about the pair's disks."""
+    findings = []
+    for disk in spec.disks:
+        findings += await guarded(f"disk {disk.id}", _disk(spec, disk, hosts, qemu_img))
+    if not spec.disks:
+        findings.append(Finding("disks", Severity.INFO, "The guest has no disk."))
+    return findings
+
+
+async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> list[Finding]:
+    name = f"disk {disk.id}"
+    if disk.image["a"] == disk.image["b"] and hosts["a"].name.split(":")[0] in ("local", "netns"):
+        sentence = f"Both nodes would use the same file {disk.image['a']}."
+        return [Finding(name, Severity.ERROR, sentence, "give each node an image of its own")]
+    found = {
+        node: await image.info(
+            disk.image[node], hosts[node].run, image_format=disk.format, qemu_img=qemu_img
+        )
+        for node in NODES
+    }
+    image.require_equal_sizes(found["a"], found["b"])
+    size = f"{found['a'].virtual_size / MIB:.0f} MiB on both nodes"
+    findings = [Finding(name, Severity.OK, f"{disk.format}, {size}.")]
+    findings += [Finding(name, Severity.ERROR, *why) for why in await _unwritable(disk, hosts)]
+    busy = [node for node in NODES if await _in_use(disk, node, hosts, qemu_img)]
+    for node in busy:
+        sentence = f"{disk.image[node]} on node {node} is in use by another program."
+        hint = "a pair that runs already holds it; otherwise `fuser` on that file names the program"
+        findings.append(Finding(name, Severity.WARNING, sentence, hint))
+    if not busy:
+        findings.append(await _seeded(spec, disk, hosts, qemu_img))
+    return findings
+
+
+async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
+    """Sentence and hint for each image that this user may not write."""
+    wrong = []
+    for node in NODES:
+        path = disk.image[node]
+        done = await hosts[node].run(["test", "-w", str(path)], deadline_s=COMMAND_S)
+        if done.code != 0:
+            hint = "give the user that runs coloctl read and write permission"
+            wrong.append((f"{path} on node {node} cannot be written.", hint))
+    return wrong
+
+
+async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, qemu_img: Path) -> bool:
+    """Another QEMU holds the image's lock: without ``-U``, qemu-img respects it."""
+    argv = [str(qemu_img), "info", "-f", disk.format, str(disk.image[node])]
+    done = await hosts[node].run(argv, deadline_s=COMMAND_S)
+    return done.code != 0 and "lock" in done.stderr
+
+
+async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> Finding:
+    name = f"disk {disk.id}"
+    try:
+        equal = await image.same_content(
+            disk.image["a"],
+            disk.image["b"],
+            disk.format,
+            hosts["a"].run,
+            qemu_img=qemu_img,
+            deadline_s=COMPARE_S,
+        )
+    except DeadlineMissed:
+        sentence = f"Comparing the contents takes longer than {COMPARE_S:.0f} s and was left out."
+        return Finding(name, Severity.INFO, sentence)
+    except PreconditionFailed as error:
+        return Finding(name, Severity.WARNING, error.message, error.hint or "")
+    if equal:
+        return Finding(name, Severity.OK, "Both nodes hold the same: the guest boots protected.")
+    newest = generation.newest(await generation.read(spec, hosts))
+    sentence = (
+        f"The contents differ: node {newest}'s are copied to node {other(newest)} before the pair "
+        "is protected."
+    )
+    return Finding(name, Severity.INFO, sentence)

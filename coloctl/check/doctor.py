@@ -1,0 +1,220 @@
+"""Every precondition of a pair, by name: what a start would find out, and what it never tells."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from coloctl import paths
+from coloctl.check.disks import examine_disks
+from coloctl.check.finding import Finding, Severity, guarded, of_check
+from coloctl.check.machine import available_mib, unusable
+from coloctl.check.network import examine_network
+from coloctl.check.probe import Report, probe
+from coloctl.check.verdict import Verdict
+from coloctl.colo.known_bugs import KNOWN_BUGS
+from coloctl.colo.launch import find_qemu
+from coloctl.colo.refuse import REFUSED, refusals
+from coloctl.errors import ColoctlError
+from coloctl.host import LocalHost, open_host
+from coloctl.host.base import Host
+from coloctl.machine import image
+from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
+from coloctl.vm import inspect
+
+COMMAND_S = 10.0
+CONTROL_S = 1.0
+
+#: QEMU's own needs beside the guest's memory, for both processes together; seen: 90 MiB each.
+OVERHEAD_MIB = 256
+
+
+async def examine_pair(spec: PairSpec) -> list[Finding]:
+    """Every finding about the pair that ``spec`` describes; nothing is started or changed."""
+    async with contextlib.AsyncExitStack() as stack:
+        hosts: dict[NodeName, Host] = {}
+        findings: list[Finding] = []
+        for node in NODES:
+            try:
+                host = open_host(spec.nodes[node].host)
+            except ColoctlError as error:
+                findings.append(
+                    Finding(f"node {node}", Severity.ERROR, error.message, error.hint or "")
+                )
+                continue
+            stack.push_async_callback(host.aclose)
+            hosts[node] = host
+        if len(hosts) == len(NODES):
+            findings += await _on_hosts(spec, hosts)
+    return [*findings, *_state(spec), *_said_aloud(spec)]
+
+
+async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding]:
+    try:
+        binary = find_qemu(spec)
+    except ColoctlError as error:
+        return [Finding("binary", Severity.ERROR, error.message, error.hint or "")]
+    always = [
+        *await guarded("binary", _binary(spec, binary, hosts)),
+        *await guarded("versions", _versions(binary, hosts)),
+    ]
+    if await _runs(spec, hosts["a"]):
+        sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
+        hint = f"`coloctl status {spec.name}` shows how it is"
+        return [*always, Finding("running", Severity.INFO, sentence, hint)]
+    return [
+        *always,
+        *await guarded("memory", _memory(spec, hosts)),
+        *await examine_disks(spec, hosts, image.tool(binary)),
+        *await examine_network(spec, hosts),
+    ]
+
+
+async def _runs(spec: PairSpec, host: Host) -> bool:
+    """A supervisor answers at the pair's control socket."""
+    try:
+        connection = await host.monitor(paths.control_socket(spec.name), CONTROL_S)
+    except ColoctlError:
+        return False
+    connection.close()
+    return True
+
+
+async def _binary(spec: PairSpec, binary: Path, hosts: dict[NodeName, Host]) -> list[Finding]:
+    """What a probe finds; a known bug that a start refuses is an error here."""
+    guest = spec.guest
+    report = await probe(binary, guest.accel, guest.machine, hosts["a"])
+    findings = [of_check(check) for check in report.checks if check.name != "known bug"]
+    if any(check.verdict is Verdict.FAIL for check in report.checks):
+        return findings
+    findings += await _bugs(spec, binary, report, hosts["a"])
+    return findings + ([_emulated(spec)] if report.accel == "tcg" else [])
+
+
+def _emulated(spec: PairSpec) -> Finding:
+    """What TCG means for the secondary (docs/qemu.md, "Stale translations")."""
+    name = "stale translations"
+    fault = "Under TCG, QEMU from 10.2 on keeps translated code when a checkpoint replaces memory"
+    if spec.guest.ready_line:
+        return Finding(
+            name,
+            Severity.INFO,
+            f"{fault}; the guest boots before it is protected, which avoids most of it.",
+            "use KVM for guests that matter",
+        )
+    return Finding(
+        name,
+        Severity.WARNING,
+        f"{fault}: the secondary of a guest that boots or loads code under protection crashes.",
+        "set guest.ready_line, so that the guest boots before it is protected; KVM is not affected",
+    )
+
+
+async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> list[Finding]:
+    refused = refusals(spec, await inspect(binary, host), report.accel)
+    suspected = {check.sentence for check in report.checks if check.name == "known bug"}
+    findings = [Finding(bug.name, Severity.ERROR, bug.verdict(), bug.hint) for bug in refused]
+    findings += [
+        Finding(bug.name, Severity.WARNING, bug.verdict(), bug.hint)
+        for bug in KNOWN_BUGS
+        if bug.name not in REFUSED and bug.verdict() in suspected
+    ]
+    return findings
+
+
+async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Finding]:
+    said = {}
+    for node in NODES:
+        done = await hosts[node].run([str(binary), "--version"], deadline_s=COMMAND_S)
+        said[node] = (done.stdout.splitlines() or [""])[0]
+    if said["a"] != said["b"]:
+        sentence = f"Node a runs '{said['a']}' and node b '{said['b']}'."
+        hint = "COLO works only between equal versions: install the same on both"
+        return [Finding("versions", Severity.ERROR, sentence, hint)]
+    return [Finding("versions", Severity.OK, "Both nodes run the same QEMU.")]
+
+
+async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding]:
+    """A secondary holds the guest's memory twice: its own, and the primary's last checkpoint."""
+    guest = spec.guest.memory_mib
+    if all(isinstance(host, LocalHost) for host in hosts.values()):
+        return [_room("both nodes on this machine", await available_mib(hosts["a"]), guest, 3)]
+    return [_room(f"node {node}", await available_mib(hosts[node]), guest, 2) for node in NODES]
+
+
+def _room(where: str, available: int, guest: int, times: int) -> Finding:
+    needed = guest * times + OVERHEAD_MIB
+    sentence = f"{available} MiB are available for {where}, which may need {needed} MiB"
+    if available >= needed:
+        return Finding("memory", Severity.OK, f"{sentence}.")
+    hint = f"a guest of at most {max(0, (available - OVERHEAD_MIB) // times)} MiB has room"
+    sentence += f": {times} times the guest's {guest}, and QEMU itself."
+    return Finding("memory", Severity.WARNING, sentence, hint)
+
+
+def _state(spec: PairSpec) -> Iterator[Finding]:
+    """The pair's folder, and the sockets in it."""
+    folder = paths.pair_dir(spec.name)
+    hint = "set COLOCTL_STATE_DIR to a folder of your own with a short path"
+    if (problem := unusable(folder)) is not None:
+        yield Finding("state", Severity.ERROR, problem, hint)
+        return
+    # The longest name among a node's sockets.
+    longest = folder / "a" / f"compare_out{'' if len(spec.nics) < 2 else '-n9'}.sock"
+    try:
+        paths.check_socket_path(longest)
+    except ColoctlError as error:
+        yield Finding("state", Severity.ERROR, error.message, error.hint or "")
+        return
+    yield Finding("state", Severity.OK, f"Its state is kept in {folder}.")
+
+
+def _said_aloud(spec: PairSpec) -> Iterator[Finding]:
+    """What no look at the machine can tell."""
+    if spec.fencing.method is FencingMethod.KILL:
+        sentence = "A node that is to be left behind is killed, and its death proven."
+        yield Finding("fencing", Severity.OK, sentence)
+    else:
+        yield Finding(
+            "fencing",
+            Severity.WARNING,
+            f"Fencing method {spec.fencing.method} leaves every failover waiting for a person.",
+            'fencing.method = "kill" lets coloctl do it where it runs beside QEMU',
+        )
+    if spec.guest.extra_args:
+        yield Finding(
+            "extra_args",
+            Severity.WARNING,
+            "Devices in guest.extra_args are not known to coloctl: their state must survive COLO.",
+            "try a failover before you rely on them",
+        )
+    if spec.nics:
+        yield from _connections(spec)
+
+
+def _connections(spec: PairSpec) -> Iterator[Finding]:
+    """What clients of the guest should know."""
+    cure = "net.ipv4.tcp_syncookies=2 inside the guest removes this for every connection"
+    if spec.checkpoint.guard_first_connection:
+        yield Finding(
+            "first connection",
+            Severity.INFO,
+            "A checkpoint follows the guest's first TCP connection, whose secrets it then shares;"
+            " a failover within milliseconds of it can still break that connection.",
+            cure,
+        )
+    else:
+        yield Finding(
+            "first connection",
+            Severity.WARNING,
+            "Connections opened before the next checkpoint can break in a failover: the two guests"
+            " draw different TCP secrets at the first connection of their life.",
+            f"checkpoint.guard_first_connection = true; {cure}",
+        )
+    yield Finding(
+        "ipv6",
+        Severity.INFO,
+        "Answers over IPv6 leave at once: they are not held until a checkpoint or a comparison.",
+        "let clients that must lose nothing use IPv4",
+    )

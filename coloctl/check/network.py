@@ -1,0 +1,116 @@
+"""The network of a pair: addresses, ports, taps and bridges, looked at where they belong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from coloctl.check.finding import Finding, Severity, guarded
+from coloctl.colo.launch import ports
+from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.host.base import Endpoint, Host
+from coloctl.machine.netfilter import has_vnet_header
+from coloctl.model.pair import NODES, NicSpec, NodeName, PairSpec, TapSpec, other
+
+LINK_S = 3.0
+COMMAND_S = 10.0
+
+Hosts = Mapping[NodeName, Host]
+
+
+async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Finding]:
+    """Every finding about the pair's links."""
+    findings = []
+    for node in NODES:
+        findings += await guarded("replication link", _link(spec, hosts, node))
+        findings += await guarded("ports", _ports(spec, hosts[node], node))
+    for nic in spec.nics:
+        findings += await guarded(f"nic {nic.id}", _nic(nic, hosts))
+    return findings
+
+
+async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Finding]:
+    """One connection is made to a port that the kernel chooses, and closed again."""
+    address = spec.nodes[node].address
+    here, there = await hosts[node].channel_pair(
+        hosts[other(node)], Endpoint(address, 0), nodelay=True, deadline_s=LINK_S
+    )
+    with here, there:
+        sentence = f"Node {other(node)} reaches node {node} at {address}."
+        return [Finding("replication link", Severity.OK, sentence)]
+
+
+async def _ports(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
+    address = spec.nodes[node].address
+    taken = await host.ports_in_use(address)
+    wanted = ports(spec)
+    busy = [
+        Finding(
+            "ports",
+            Severity.ERROR,
+            f"Port {port} of {address} on node {node}, needed for {purpose}, is in use.",
+            "a running pair holds its ports; otherwise set replication.base_port to a free range",
+        )
+        for port, purpose in wanted.items()
+        if port in taken
+    ]
+    listed = ", ".join(str(port) for port in sorted(wanted))
+    return busy or [Finding("ports", Severity.OK, f"{listed} are free on node {node}.")]
+
+
+async def _nic(nic: NicSpec, hosts: Hosts) -> list[Finding]:
+    name = f"nic {nic.id}"
+    if nic.tap is None:
+        return [Finding(name, Severity.INFO, "It has no tap: its link leads nowhere.")]
+    findings = []
+    for node in NODES:
+        try:
+            await hosts[node].check_tap(nic.tap.ifname[node])
+        except ColoctlError as error:
+            findings.append(Finding(name, Severity.ERROR, _whole(error.message), error.hint or ""))
+            continue
+        sentence = f"Tap {nic.tap.ifname[node]} on node {node} can be opened."
+        findings.append(Finding(name, Severity.OK, sentence))
+        findings += await _bridge(name, nic.tap, hosts[node], node)
+    if any(one.severity is Severity.ERROR for one in findings):
+        return findings
+    header = "carry a virtio-net header" if has_vnet_header(nic) else "are plain Ethernet"
+    sentence = f"Frames {header} on both nodes, and the filters know it; vhost is off."
+    return [*findings, Finding(name, Severity.OK, sentence)]
+
+
+def _whole(message: str) -> str:
+    """The message as a sentence."""
+    sentence = message[:1].upper() + message[1:]
+    return sentence if sentence.endswith(".") else f"{sentence}."
+
+
+async def _bridge(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Finding]:
+    """Whether the tap is a port of the bridge that the pair file names."""
+    if tap.bridge is None:
+        return []
+    try:
+        bridge = await _link_of(host, tap.bridge)
+        port = await _link_of(host, tap.ifname[node])
+    except PreconditionFailed as error:
+        return [Finding(name, Severity.INFO, f"The bridge was not looked at: {error.message}")]
+    if bridge is None:
+        sentence = f"There is no bridge {tap.bridge} on node {node}."
+        hint = f"`ip link add {tap.bridge} type bridge`, or correct tap.bridge"
+        return [Finding(name, Severity.ERROR, sentence, hint)]
+    if port is None or port.get("master") != tap.bridge:
+        sentence = f"Tap {tap.ifname[node]} on node {node} is not a port of {tap.bridge}."
+        hint = f"`ip link set {tap.ifname[node]} master {tap.bridge}`"
+        return [Finding(name, Severity.WARNING, sentence, hint)]
+    return [Finding(name, Severity.OK, f"It is a port of bridge {tap.bridge} on node {node}.")]
+
+
+async def _link_of(host: Host, ifname: str) -> Mapping[str, object] | None:
+    done = await host.run(["ip", "-j", "link", "show", "dev", ifname], deadline_s=COMMAND_S)
+    if done.code != 0:
+        return None
+    try:
+        listed = json.loads(done.stdout)
+    except ValueError:
+        return None
+    return listed[0] if listed else None

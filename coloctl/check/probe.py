@@ -1,0 +1,237 @@
+"""What a QEMU binary, an accelerator and a machine type can do, found by asking; nothing runs.
+
+Each question is a `Check` with a name. What they come to together is in `conclude`; only a trial
+(`coloctl.check.trial`) proves that COLO works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coloctl.check.verdict import Check, FullVerdict, Outcome, Verdict
+from coloctl.colo.known_bugs import Combination, threatening
+from coloctl.errors import ColoctlError, CommandRefused, UsageError
+from coloctl.host.base import Host
+from coloctl.machine import accel as accelerators
+from coloctl.machine import image
+from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.qmp import command as qmp
+from coloctl.qmp.dialect import discover, learn_schema
+from coloctl.qmp.schema import Schema, folder, load_required, required_missing
+from coloctl.qmp.session import Session
+from coloctl.vm import asked
+
+#: Of colo-proxy. Asking QEMU 7.2 for colo-compare takes it down; it is built with the rewriter.
+OBJECTS = ("filter-mirror", "filter-redirector", "filter-rewriter", "iothread")
+DRIVERS = ("quorum", "replication", "nbd", "qcow2")
+
+#: A QEMU that runs for the questions alone answers within milliseconds.
+ANSWER_S = 10.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one binary said."""
+
+    schema: Schema
+    dialect: Dialect
+    missing_objects: tuple[str, ...]
+    machines: tuple[str, ...]  #: names and aliases
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a binary with an accelerator and a machine type."""
+
+    binary: str
+    version: str
+    accel: str  #: what ``auto`` stands for here
+    machine: str
+    checks: tuple[Check, ...]
+    outcome: Outcome
+    sentence: str
+    hint: str = ""
+    full: FullVerdict | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object, version 1."""
+        return {"schema": 1, **asdict(self)}
+
+
+async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
+    """What asking alone can tell; ``accel`` may be ``auto``. Takes a second or two."""
+    try:
+        answers = await _ask(binary, host)
+    except ColoctlError as error:
+        check = Check("binary", Verdict.FAIL, error.message, error.hint or "")
+        return conclude(Report(str(binary), "", accel, machine, (check,), Outcome.FAILS, ""))
+    accel, accelerator = await _accelerator(binary, accel)
+    checks = (
+        Check("binary", Verdict.OK, f"QEMU {answers.dialect.version} answers."),
+        *_colo(answers),
+        _machine(answers, machine),
+        accelerator,
+        _qemu_img(binary),
+        *_known_bugs(Combination(answers.dialect, accel, machine)),
+    )
+    version = answers.dialect.version
+    return conclude(Report(str(binary), version, accel, machine, checks, Outcome.UNKNOWN, ""))
+
+
+def with_trial(report: Report, full: FullVerdict) -> Report:
+    """The report with what a trial has proven, which outweighs any suspicion."""
+    hint = full.hint
+    if full.works and (doubt := _first(report.checks, Verdict.WARN)):
+        hint = doubt.hint
+    return replace(report, outcome=full.outcome, sentence=full.sentence, hint=hint, full=full)
+
+
+def conclude(report: Report) -> Report:
+    """The report with the outcome of its checks: the worst of them."""
+    for verdict, outcome in (
+        (Verdict.FAIL, Outcome.FAILS),
+        (Verdict.UNKNOWN, Outcome.UNKNOWN),
+        (Verdict.WARN, Outcome.SUSPECT),
+    ):
+        if (worst := _first(report.checks, verdict)) is not None:
+            hint = worst.hint
+            if outcome is Outcome.SUSPECT:
+                hint += "; --full tries it out"
+            return replace(report, outcome=outcome, sentence=worst.sentence, hint=hint)
+    return replace(
+        report,
+        outcome=Outcome.WORKS,
+        sentence=f"This QEMU has all that COLO needs, {report.machine} under {report.accel}.",
+        hint="--full proves it with a small real pair",
+    )
+
+
+def _first(checks: Sequence[Check], verdict: Verdict) -> Check | None:
+    return next((check for check in checks if check.verdict is verdict), None)
+
+
+async def _ask(binary: Path, host: Host) -> Answers:
+    async with asked(binary, host) as session:
+        schema = await learn_schema(session, ANSWER_S)
+        listed = await session.execute(qmp.query_machines(), ANSWER_S)
+        return Answers(
+            schema=schema,
+            dialect=await discover(session, ANSWER_S, schema=schema),
+            missing_objects=tuple([name for name in OBJECTS if not await _has(session, name)]),
+            machines=tuple(sorted(_names(listed))),
+        )
+
+
+async def _has(session: Session, typename: str) -> bool:
+    try:
+        await session.execute(qmp.qom_list_properties(typename), ANSWER_S)
+    except CommandRefused:
+        return False
+    return True
+
+
+def _names(machines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for machine in machines:
+        yield str(machine["name"])
+        if "alias" in machine:
+            yield str(machine["alias"])
+
+
+def _colo(answers: Answers) -> tuple[Check, ...]:
+    """What COLO needs of the binary itself."""
+    another = "`coloctl lab qemu` fetches a build that has it"
+    dialect = answers.dialect
+    capability = Check("capability", Verdict.OK, "The migration capability x-colo is there.")
+    if not dialect.x_colo:
+        sentence = "This QEMU was built without COLO: there is no capability x-colo."
+        capability = Check("capability", Verdict.FAIL, sentence, another)
+    drivers = [name for name in DRIVERS if not answers.schema.has(f"blockdev-add.driver={name}")]
+    ways = {
+        ReturnPath.REQUIRED: "with a return path, which x-colo asks for since 11.0",
+        ReturnPath.FORBIDDEN: "without a return path, as before 11.0",
+    }
+    spoken = f"Migrates {ways[dialect.return_path]}; sockets connect again by {dialect.reconnect}."
+    return (
+        capability,
+        _schema(answers.schema),
+        _all_there("objects", OBJECTS, answers.missing_objects, another),
+        _all_there("block drivers", DRIVERS, drivers, another),
+        Check("dialect", Verdict.OK, spoken),
+    )
+
+
+def _schema(schema: Schema) -> Check:
+    try:
+        required = load_required(folder() / "required.toml")
+    except UsageError as error:
+        return Check("schema", Verdict.UNKNOWN, error.message, "run it from a checkout of coloctl")
+    if missing := required_missing(schema, required):
+        more = f" ({len(missing) - 1} more)" if len(missing) > 1 else ""
+        return Check("schema", Verdict.FAIL, missing[0].sentence() + more, "use a newer QEMU")
+    return Check("schema", Verdict.OK, f"All {len(required)} commands, arguments and events exist.")
+
+
+def _all_there(name: str, needed: Sequence[str], missing: Sequence[str], hint: str) -> Check:
+    if missing:
+        sentence = f"This QEMU was built without {', '.join(missing)}."
+        return Check(name, Verdict.FAIL, sentence, hint)
+    return Check(name, Verdict.OK, f"{', '.join(needed)}.")
+
+
+def _machine(answers: Answers, machine: str) -> Check:
+    wanted = machine.split(",", maxsplit=1)[0]
+    if wanted in answers.machines:
+        return Check("machine type", Verdict.OK, f"{wanted} is known.")
+    return Check(
+        "machine type",
+        Verdict.FAIL,
+        f"This QEMU knows no machine type {wanted}.",
+        "`-machine help` of that QEMU lists what it knows; pc works everywhere",
+    )
+
+
+async def _accelerator(binary: Path, wanted: str) -> tuple[str, Check]:
+    """The accelerator that is meant, and what it is worth, measured."""
+    if wanted == "tcg":
+        return wanted, _tcg(await asyncio.to_thread(accelerators.measure, binary, "tcg"))
+    proof = await asyncio.to_thread(accelerators.prove, binary)
+    if proof.real:
+        return "kvm", Check("accelerator", Verdict.OK, proof.sentence)
+    if wanted == "auto":
+        return "tcg", replace(_tcg(proof.tcg), sentence=f"TCG, because: {proof.sentence}")
+    opens = proof.kvm.long_mode
+    return wanted, Check(
+        "accelerator",
+        Verdict.WARN if opens else Verdict.FAIL,
+        proof.sentence,
+        "firmware runs there, operating systems hang: use --accel tcg with QEMU 11.0 or newer"
+        if opens
+        else "use --accel tcg with QEMU 11.0 or newer",
+    )
+
+
+def _tcg(measured: accelerators.Measurement) -> Check:
+    if measured.loop_s is None:
+        return Check("accelerator", Verdict.FAIL, f"TCG does not run guests: {measured.why_not}.")
+    sentence = f"TCG runs guests: {measured.turns} loop turns took {measured.loop_s:.3f} s."
+    return Check("accelerator", Verdict.OK, sentence)
+
+
+def _qemu_img(binary: Path) -> Check:
+    tool = image.tool(binary)
+    if tool.is_absolute() or shutil.which(tool):
+        return Check("qemu-img", Verdict.OK, f"{shutil.which(tool) or tool} is there.")
+    return Check("qemu-img", Verdict.FAIL, "There is no qemu-img.", "apt-get install qemu-utils")
+
+
+def _known_bugs(what: Combination) -> Iterator[Check]:
+    bugs = threatening(what)
+    for bug in bugs:
+        yield Check("known bug", Verdict.WARN, bug.verdict(), bug.hint)
+    if not bugs:
+        yield Check("known bugs", Verdict.OK, "None that this combination would meet.")

@@ -1,0 +1,231 @@
+"""One direction of a trial: a small pair enters COLO, takes checkpoints, loses one side, lives on.
+
+Invariant: when `rehearse` ends, in whatever way, no QEMU of its pair runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from coloctl.check import pair
+from coloctl.check.signs import examine
+from coloctl.check.verdict import Direction, Outcome
+from coloctl.clock import Deadline
+from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.colo.known_bugs import Combination, Signs, explain
+from coloctl.colo.launch import Ground
+from coloctl.colo.protect import Protecting, protect
+from coloctl.errors import (
+    ColoctlError,
+    CommandRefused,
+    FailoverRefused,
+    LaunchError,
+    MigrationFailed,
+)
+from coloctl.ha.failover import fail_over
+from coloctl.model.pair import PairSpec, Role
+from coloctl.vm import VM
+
+T = TypeVar("T")
+
+#: Checkpoints before the failover. QEMU 7.2 and 10.0 deadlock under TCG by chance: in 23 pairs with
+#: a guest that idled after thirteen at most, in 28 with one that booted after three at most.
+CHECKPOINTS = 25
+#: SIGKILL needs milliseconds, a core dump that is being written already takes longer.
+KILL_DEADLINE_S = 10.0
+SIDES = ("primary", "secondary")
+
+#: After this stage there is nothing left to prove.
+LAST_STAGE = "verified"
+
+#: Called when a stage begins.
+StageReport = Callable[[str], None]
+
+
+class _Died(Exception):
+    """A QEMU ended although nobody asked it to."""
+
+
+class _Rehearsal:
+    """The state of one direction while it is played."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        machine: str,
+        killed: Role,
+        *,
+        deadline: Deadline,
+        stage_s: float,
+        report: StageReport,
+    ) -> None:
+        self.ground = ground
+        self.machine = machine
+        self.killed = killed
+        self.deadline = deadline
+        self.stage_s = stage_s
+        self.report = report
+        self.stage = "prepare"
+        self.vms: list[VM] = []
+        self.ledger = CheckpointLedger()
+        self.failover_ms: float | None = None
+        self.limit: asyncio.Timeout
+
+    def enter(self, stage: str) -> None:
+        """The stage begins, and with it its share of the time."""
+        self.stage = stage
+        self.report(stage)
+        now = asyncio.get_running_loop().time()
+        self.limit.reschedule(now + self.deadline.at_most(self.stage_s))
+
+    async def play(self) -> None:
+        """The pair went all the way, or an error says where it stopped."""
+        async with asyncio.timeout(None) as self.limit:
+            self.enter("prepare")
+            base_port = await pair.free_base_port(self.ground.hosts["a"])
+            spec = pair.small_pair(self.ground.folder, self.machine, self.ground.accel, base_port)
+            # Both start orders: a guest that runs already, and one that COLO lets go.
+            paused = self.killed is Role.SECONDARY
+            primary, secondary = await pair.start(
+                spec, self.ground, self.vms, paused=paused, enter=self.enter
+            )
+            await _or_death(self._protect(spec, primary, secondary), self.vms)
+            self.enter("failover")
+            if self.killed is Role.PRIMARY:
+                survivor, lost, role = secondary, primary, Role.SECONDARY
+            else:
+                survivor, lost, role = primary, secondary, Role.PRIMARY
+            await _or_death(self._fail_over(spec, survivor, lost, role), [survivor])
+            self.enter(LAST_STAGE)
+
+    async def _protect(self, spec: PairSpec, primary: VM, secondary: VM) -> None:
+        act = Protecting(
+            spec,
+            primary,
+            secondary,
+            self.ground.binary.dialect,
+            in_sync=True,
+            delay_ms=spec.checkpoint.delay_ms,
+        )
+        await protect(
+            act,
+            deadline=self.deadline,
+            report=lambda step, _done, _total: self.enter(step),
+            fact=lambda _fact, _why: None,
+        )
+        self.enter("checkpoints")
+        with primary.monitor.listen("STOP", "RESUME") as events:
+            while self.ledger.count < CHECKPOINTS:
+                event = await events.next(self.deadline.remaining())
+                note = self.ledger.stop if event.name == "STOP" else self.ledger.resume
+                note(event.at_s)
+
+    async def _fail_over(self, spec: PairSpec, survivor: VM, lost: VM, role: Role) -> None:
+        async def nothing_to_record() -> None:
+            return None
+
+        timeline = await fail_over(spec, survivor, lost, role, before_promotion=nothing_to_record)
+        self.failover_ms = dict(timeline.steps)["running"]
+
+    async def end(self) -> None:
+        """Every QEMU of the pair is dead; raises `FencingFailed` for one without a proof."""
+        ends = (vm.kill(KILL_DEADLINE_S) for vm in self.vms)
+        for result in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    def result(self, outcome: Outcome, sentence: str, **more: str) -> Direction:
+        """The direction as far as it came."""
+        figures = self.ledger.view(pair.DELAY_MS)
+        return Direction(
+            killed=self.killed,
+            outcome=outcome,
+            stage=self.stage,
+            sentence=sentence,
+            checkpoints=figures.count,
+            pause_p50_ms=figures.pause_p50_ms,
+            failover_ms=self.failover_ms,
+            **more,
+        )
+
+
+async def rehearse(
+    ground: Ground,
+    machine: str,
+    killed: Role,
+    *,
+    deadline: Deadline,
+    stage_s: float,
+    report: StageReport,
+) -> Direction:
+    """What became of a pair of which ``killed`` was killed; its QEMUs are gone.
+
+    ``stage_s`` bounds each stage, ``deadline`` all of them; what a hanging pair is then asked to
+    learn why comes on top. Raises `PreconditionFailed` and the like where this machine, not QEMU,
+    was in the way.
+    """
+    it = _Rehearsal(ground, machine, killed, deadline=deadline, stage_s=stage_s, report=report)
+    try:
+        await it.play()
+    except (_Died, TimeoutError, ColoctlError) as error:
+        if isinstance(error, ColoctlError) and not it.vms and not isinstance(error, LaunchError):
+            raise
+        return await _failed(it, error)
+    finally:
+        await it.end()
+    return it.result(Outcome.WORKS, f"The {killed} was killed and the other side lived on.")
+
+
+async def _failed(it: _Rehearsal, error: Exception) -> Direction:
+    """Why it failed, asked of the QEMUs that are still there."""
+    primary = it.vms[0] if it.vms else None
+    secondary = it.vms[1] if len(it.vms) > 1 else None
+    signs = await examine(primary, secondary)
+    binary = it.ground.binary
+    bug = explain(Combination(binary.dialect, it.ground.accel, it.machine), signs)
+    outcome, sentence = _judge(it, error, signs)
+    return it.result(
+        outcome,
+        sentence,
+        last_words=signs.words or (error.tail if isinstance(error, LaunchError) else ""),
+        known_bug=bug.name if bug else "",
+    )
+
+
+def _judge(it: _Rehearsal, error: Exception, signs: Signs) -> tuple[Outcome, str]:
+    """The outcome, and what was seen; a pair that was merely too slow proves nothing."""
+    at = f'at stage "{it.stage}"'
+    for side, aborted in (
+        ("primary", signs.primary_aborted),
+        ("secondary", signs.secondary_aborted),
+    ):
+        if aborted:
+            return Outcome.FAILS, f"The {side} aborted {at}."
+    for side, hangs in zip(SIDES, (signs.primary_hangs, signs.secondary_hangs), strict=True):
+        if hangs:
+            return Outcome.FAILS, f"The {side} hangs {at}: only its rescue monitor answers."
+    if signs.migration_completed and isinstance(error, MigrationFailed):
+        return Outcome.FAILS, "The first migration completed and did not become COLO."
+    if isinstance(error, TimeoutError):
+        return Outcome.UNKNOWN, f"The pair did not get on {at}, and both sides still answer."
+    if isinstance(error, _Died | LaunchError | CommandRefused | FailoverRefused | MigrationFailed):
+        return Outcome.FAILS, getattr(error, "message", str(error))
+    return Outcome.UNKNOWN, getattr(error, "message", str(error))
+
+
+async def _or_death(act: Coroutine[Any, Any, T], vms: Sequence[VM]) -> T:
+    """What ``act`` returns; raises `_Died` as soon as one of ``vms`` ends meanwhile."""
+    acting = asyncio.create_task(act)
+    deaths = {asyncio.create_task(vm.process.wait()): vm for vm in vms}
+    try:
+        await asyncio.wait({acting, *deaths}, return_when=asyncio.FIRST_COMPLETED)
+        for death, vm in deaths.items():
+            if death.done():
+                raise _Died(f"QEMU of node {vm.node} ended: {death.result()}.")
+        return await acting
+    finally:
+        for task in (acting, *deaths):
+            task.cancel()
+        await asyncio.gather(acting, *deaths, return_exceptions=True)

@@ -1,0 +1,126 @@
+"""COLO tried out: a small real pair checkpoints and fails over, both ways, under a deadline.
+
+Invariant: on return, and on every way out, no process and no file of the trial is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from coloctl import memory
+from coloctl.check.rehearsal import rehearse
+from coloctl.check.verdict import Direction, FullVerdict, Outcome
+from coloctl.clock import Deadline
+from coloctl.colo.known_bugs import named
+from coloctl.colo.launch import Ground
+from coloctl.errors import ColoctlError, LaunchError, UnsupportedQEMU
+from coloctl.host import open_host
+from coloctl.host.base import Host
+from coloctl.model.pair import Role
+from coloctl.vm import Binary, inspect
+
+#: Both directions, with everything that may hang.
+DEADLINE_S = 45.0
+#: Of that, what one stage may take. An idle machine needs well under a second for each.
+STAGE_SHARE = 6.0 / 45.0
+
+#: Called when a stage begins: the role that will be killed, the stage.
+TrialReport = Callable[[Role, str], None]
+
+
+def holds_colo(
+    binary: Path,
+    accel: str,
+    machine: str = "pc",
+    *,
+    fresh: bool = False,
+    deadline_s: float = DEADLINE_S,
+) -> FullVerdict:
+    """Whether COLO works with these on this machine: tried out, or remembered since its boot.
+
+    Blocks for about ``deadline_s`` at most, so never in an event loop; a remembered answer takes
+    milliseconds. ``accel`` is ``kvm`` or ``tcg``. Whatever QEMU does is a verdict, never an
+    exception.
+    """
+    key = memory.key(binary, accel, machine)
+    if not fresh and (known := memory.recall(key)) is not None:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            return replace(FullVerdict.from_json(known), remembered=True)
+    verdict = asyncio.run(try_out(binary, accel, machine, deadline_s=deadline_s))
+    if verdict.outcome in (Outcome.WORKS, Outcome.FAILS):
+        memory.remember(key, verdict.to_json())
+    return verdict
+
+
+async def try_out(
+    binary: Path,
+    accel: str,
+    machine: str = "pc",
+    *,
+    deadline_s: float = DEADLINE_S,
+    report: TrialReport = lambda _role, _stage: None,
+) -> FullVerdict:
+    """As `holds_colo`, without the memory. Cancelled, it still leaves nothing behind."""
+    began = time.monotonic()
+    blank = FullVerdict(str(binary), "", accel, machine, Outcome.UNKNOWN, "")
+    host = open_host("local")
+    try:
+        known = await inspect(binary, host)
+        blank = replace(blank, version=known.version)
+        verdict = _sum_up(blank, await _both_ways(blank, host, known, deadline_s, report))
+    except (UnsupportedQEMU, LaunchError) as error:
+        verdict = _from_error(replace(blank, outcome=Outcome.FAILS), error)
+    except ColoctlError as error:
+        verdict = _from_error(blank, error)
+    finally:
+        await host.aclose()
+    return replace(verdict, took_s=round(time.monotonic() - began, 2))
+
+
+async def _both_ways(
+    blank: FullVerdict, host: Host, binary: Binary, deadline_s: float, report: TrialReport
+) -> tuple[Direction, ...]:
+    """The directions that were played; the second only where the first went well."""
+    deadline = Deadline(deadline_s)
+    played: list[Direction] = []
+    for killed in (Role.PRIMARY, Role.SECONDARY):
+        with tempfile.TemporaryDirectory(prefix="coloctl-probe-") as folder:
+            ground = Ground({"a": host, "b": host}, binary, blank.accel, Path(folder))
+            direction = await rehearse(
+                ground,
+                blank.machine,
+                killed,
+                deadline=deadline,
+                stage_s=deadline_s * STAGE_SHARE,
+                report=partial(report, killed),
+            )
+        played.append(direction)
+        if direction.outcome is not Outcome.WORKS:
+            break
+    return tuple(played)
+
+
+def _sum_up(blank: FullVerdict, played: tuple[Direction, ...]) -> FullVerdict:
+    """The verdict of the whole trial: that of its last direction."""
+    last = played[-1]
+    verdict = replace(blank, outcome=last.outcome, directions=played, sentence=last.sentence)
+    if last.outcome is Outcome.WORKS:
+        return replace(
+            verdict, sentence="A small pair took checkpoints and failed over in both directions."
+        )
+    if bug := named(last.known_bug):
+        return replace(verdict, known_bug=bug.name, sentence=bug.verdict(), hint=bug.hint)
+    if last.outcome is Outcome.UNKNOWN:
+        return replace(verdict, hint="this machine may be busy: try again with a longer --deadline")
+    return verdict
+
+
+def _from_error(blank: FullVerdict, error: ColoctlError) -> FullVerdict:
+    return replace(blank, sentence=error.message, hint=error.hint or "")

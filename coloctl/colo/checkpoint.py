@@ -1,0 +1,67 @@
+"""Checkpoints as QEMU's STOP and RESUME events show them: count, period, pause; pure.
+
+Source: docs/qemu.md. STOP and RESUME come in pairs at every checkpoint on both sides, in QEMU 7.2,
+10.0 and 11.1; the RESUME that starts COLO has no STOP of its own here, because counting begins at
+the MIGRATION status ``colo``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from coloctl.model.view import CheckpointView
+
+#: How many checkpoints the quantiles look back on.
+WINDOW = 1000
+
+
+def quantile(values: Iterable[float], share: float) -> float | None:
+    """The value below which ``share`` (0..1) of the values lie, by nearest rank, or None."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class CheckpointLedger:
+    """The checkpoints of one node in one COLO session; times are seconds of QEMU's own clock."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stopped_at: float | None = None
+        self._last_stop: float | None = None
+        self._pauses: deque[float] = deque(maxlen=WINDOW)
+        self._periods: deque[float] = deque(maxlen=WINDOW)
+
+    def stop(self, at_s: float) -> None:
+        """The vCPUs stopped for a checkpoint."""
+        if self._last_stop is not None:
+            self._periods.append(at_s - self._last_stop)
+        self._last_stop = self.stopped_at = at_s
+
+    def resume(self, at_s: float) -> float | None:
+        """The pause in seconds when this ends a checkpoint; None for a RESUME without a STOP."""
+        if self.stopped_at is None:
+            return None
+        pause = at_s - self.stopped_at
+        self.stopped_at = None
+        self.count += 1
+        self._pauses.append(pause)
+        return pause
+
+    def view(self, delay_ms: int) -> CheckpointView:
+        """The figures in milliseconds."""
+
+        def ms(seconds: float | None) -> float | None:
+            return None if seconds is None else round(seconds * 1000, 1)
+
+        return CheckpointView(
+            count=self.count,
+            delay_ms=delay_ms,
+            last_pause_ms=ms(self._pauses[-1] if self._pauses else None),
+            pause_p50_ms=ms(quantile(self._pauses, 0.5)),
+            pause_p99_ms=ms(quantile(self._pauses, 0.99)),
+            last_period_ms=ms(self._periods[-1] if self._periods else None),
+            period_p50_ms=ms(quantile(self._periods, 0.5)),
+        )

@@ -1,0 +1,242 @@
+"""The two ways a QEMU of a pair begins: as a primary with the guest, or as an empty secondary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from coloctl import memory, paths
+from coloctl.colo.refuse import refuse
+from coloctl.errors import ColoctlError, PreconditionFailed, UnsupportedQEMU
+from coloctl.host import open_host
+from coloctl.host.base import Host
+from coloctl.machine import accel as accelerators
+from coloctl.machine import blockdev, cmdline, image
+from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.vm import VM, Binary, Recorder, inspect
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a pair stands on: its hosts, its QEMU, its accelerator."""
+
+    hosts: Mapping[NodeName, Host]
+    binary: Binary
+    accel: str
+    folder: Path  #: the pair's state directory
+
+    @property
+    def qemu_img(self) -> Path:
+        """The ``qemu-img`` that belongs to the binary."""
+        return image.tool(self.binary.path)
+
+    def rundir(self, node: NodeName) -> Path:
+        return self.folder / node
+
+    async def aclose(self) -> None:
+        """What the host objects hold is released."""
+        for host in self.hosts.values():
+            await host.aclose()
+
+
+async def prepare(spec: PairSpec) -> Ground:
+    """Hosts are open, the binary has COLO, and ``auto`` has become an accelerator.
+
+    Raises `UnsupportedQEMU` for a combination that is known to break (`coloctl.colo.refuse`).
+    """
+    hosts: dict[NodeName, Host] = {}
+    try:
+        for node in NODES:
+            hosts[node] = open_host(spec.nodes[node].host)
+        binary = await inspect(find_qemu(spec), hosts["a"])
+        accel = await _accelerator(binary.path, spec.guest.accel)
+        refuse(spec, binary, accel)
+    except BaseException:
+        for host in hosts.values():
+            await host.aclose()
+        raise
+    return Ground(hosts, binary, accel, paths.pair_dir(spec.name))
+
+
+async def _accelerator(binary: Path, wanted: str) -> str:
+    """As asked, or what ``auto`` was measured to mean for this binary since this machine booted."""
+    if wanted != "auto":
+        return wanted
+    key = memory.key(binary, "auto", "accel")
+    if known := (memory.recall(key) or {}).get("accel"):
+        return str(known)
+    accel = await accelerators.choose(binary, wanted)
+    memory.remember(key, {"accel": accel})
+    return accel
+
+
+def find_qemu(spec: PairSpec) -> Path:
+    """The QEMU of the pair file, or the one on PATH; raises `UnsupportedQEMU`."""
+    if spec.guest.qemu is not None:
+        return spec.guest.qemu
+    if found := shutil.which("qemu-system-x86_64"):
+        return Path(found)
+    raise UnsupportedQEMU(
+        "There is no qemu-system-x86_64 on PATH.",
+        hint="install qemu-system-x86, or `coloctl lab qemu` and set guest.qemu",
+    )
+
+
+def ports(spec: PairSpec) -> dict[int, str]:
+    """The ports that a node listens on in one role or the other, and what for."""
+    wanted = {
+        spec.replication.nbd_port(): "the disk export",
+        spec.replication.migration_port(): "the migration stream",
+    }
+    for i, _ in enumerate(spec.nics):
+        wanted[spec.replication.mirror_port(i)] = "mirrored packets"
+        wanted[spec.replication.compare_port(i)] = "packets to compare"
+    return wanted
+
+
+async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
+    """Taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
+    host = ground.hosts[node]
+    for nic in spec.nics:
+        if nic.tap is not None:
+            await host.check_tap(nic.tap.ifname[node])
+    taken = await host.ports_in_use(spec.nodes[node].address)
+    for port, purpose in ports(spec).items():
+        if port in taken:
+            raise PreconditionFailed(
+                f"Port {port} of {spec.nodes[node].address}, needed for {purpose}, is in use.",
+                hint="set replication.base_port to a free range of 100 ports",
+            )
+
+
+async def images_equal(spec: PairSpec, ground: Ground) -> bool:
+    """Every disk has the same content on both nodes; `PreconditionFailed` on unequal size."""
+    for i, _ in enumerate(spec.disks):
+        infos = {node: await _info(spec, ground, node, i) for node in NODES}
+        image.require_equal_sizes(infos["a"], infos["b"])
+    for disk in spec.disks:
+        equal = await image.same_content(
+            disk.image["a"],
+            disk.image["b"],
+            disk.format,
+            ground.hosts["a"].run,
+            qemu_img=ground.qemu_img,
+        )
+        if not equal:
+            return False
+    return True
+
+
+async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> image.ImageInfo:
+    """What a disk's image on ``node`` is; its format is the pair file's, never the image's word."""
+    described = spec.disks[disk]
+    return await image.info(
+        described.image[node],
+        ground.hosts[node].run,
+        image_format=described.format,
+        qemu_img=ground.qemu_img,
+    )
+
+
+def boots_alone(spec: PairSpec, ground: Ground) -> bool:
+    """Whether the guest has to boot before it can be protected.
+
+    Since 10.2 QEMU keeps the code that TCG translated when COLO overwrites the secondary's memory
+    (docs/qemu.md, "Stale translations"). A guest that boots puts new code where other code was, and
+    its secondary crashes; one that has booted does so rarely.
+    """
+    return ground.accel == "tcg" and bool(spec.guest.ready_line)
+
+
+def primary_command(
+    spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool
+) -> cmdline.Launch:
+    """How the guest's QEMU is started on ``node``."""
+    return cmdline.primary(
+        spec,
+        node,
+        ground.binary.dialect,
+        binary=ground.binary.path,
+        accel=ground.accel,
+        rundir=ground.rundir(node),
+        paused=paused,
+    )
+
+
+def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline.Launch:
+    """How an empty QEMU is started on ``node``; its overlays are made before."""
+    rundir = ground.rundir(node)
+    return cmdline.secondary(
+        spec,
+        node,
+        ground.binary.dialect,
+        binary=ground.binary.path,
+        accel=ground.accel,
+        rundir=rundir,
+        overlays=blockdev.overlays(spec, rundir),
+    )
+
+
+async def launch_primary(
+    spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool, record: Recorder | None
+) -> VM:
+    """The guest's QEMU runs on ``node``, its tap is up, its filters are there and switched off."""
+    await check_room(spec, ground, node)
+    launch = primary_command(spec, ground, node, paused=paused)
+    vm = await VM.launch(node, ground.hosts[node], launch, ground.rundir(node), record=record)
+    try:
+        await _set_taps(spec, vm, up=True)
+    except BaseException:
+        await vm.kill(10)
+        raise
+    return vm
+
+
+async def launch_secondary(
+    spec: PairSpec, ground: Ground, node: NodeName, *, record: Recorder | None
+) -> VM:
+    """An empty QEMU waits on ``node``, its overlays fresh and its tap down until it is promoted."""
+    rundir = paths.make_private(ground.rundir(node))
+    host = ground.hosts[node]
+    await check_room(spec, ground, node)
+    for i, overlay in enumerate(blockdev.overlays(spec, rundir)):
+        size = (await _info(spec, ground, node, i)).virtual_size
+        for path in (overlay.active, overlay.hidden):
+            await image.create_overlay(path, size, host.run, qemu_img=ground.qemu_img)
+    launch = secondary_command(spec, ground, node)
+    vm = await VM.launch(node, host, launch, rundir, record=record)
+    try:
+        await _set_taps(spec, vm, up=False)
+    except BaseException:
+        await vm.kill(10)
+        raise
+    return vm
+
+
+async def _set_taps(spec: PairSpec, vm: VM, *, up: bool) -> None:
+    for nic in spec.nics:
+        if nic.tap is not None:
+            await vm.host.tap(nic.tap.ifname[vm.node], up=up)
+
+
+async def sweep(spec: PairSpec, ground: Ground, node: NodeName) -> None:
+    """What ``node`` needed to run is gone and its tap is down; its QEMU was ended before.
+
+    Its logs stay for whoever wants to know why, until the pair's folder goes.
+    """
+    host = ground.hosts[node]
+    for nic in spec.nics:
+        if nic.tap is not None:
+            with contextlib.suppress(ColoctlError):
+                await host.tap(nic.tap.ifname[node], up=False)
+    await asyncio.to_thread(_remove_all_but_logs, ground.rundir(node))
+
+
+def _remove_all_but_logs(folder: Path) -> None:
+    for path in folder.glob("*"):
+        if path.suffix != ".log":
+            path.unlink(missing_ok=True)

@@ -1,0 +1,300 @@
+"""Every QMP sequence of coloctl, as tuples of steps; pure, and what ``--dry-run`` prints.
+
+The order inside each tuple was paid for (docs/qemu.md): capabilities before ``migrate-incoming``,
+the NBD export before COLO starts, out-of-band yank before anything that may drain a dead peer,
+``nbd-server-stop`` before ``x-colo-lost-heartbeat`` on a secondary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coloctl.machine import blockdev, chardev, netfilter
+from coloctl.model.dialect import Dialect
+from coloctl.model.pair import Channel, NodeName, PairSpec
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import Step
+
+Plan = tuple[Step, ...]
+
+#: Name under which both QEMUs know the migration socket that coloctl hands them.
+MIGRATION_FD = "migration"
+
+
+def _steps(why: str, *commands: qmp.Command) -> Plan:
+    return tuple(Step(command, why=why if n == 0 else "") for n, command in enumerate(commands))
+
+
+def resync_job(disk: int) -> str:
+    """Job id of the mirror of one disk."""
+    return f"resync{disk}"
+
+
+def migration_uri(spec: PairSpec, secondary: NodeName) -> str:
+    """What ``migrate`` and ``migrate-incoming`` are given."""
+    if spec.replication.stream is Channel.FD:
+        return f"fd:{MIGRATION_FD}"
+    return f"tcp:{spec.nodes[secondary].address}:{spec.replication.migration_port()}"
+
+
+def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
+    """Both sides agree on what the migration stream carries."""
+    wanted = list(dialect.capabilities())
+    if spec.replication.multifd_channels:
+        wanted.append(("multifd", True))
+    steps = list(
+        _steps("capabilities must be equal on both sides", qmp.migrate_set_capabilities(wanted))
+    )
+    if spec.replication.multifd_channels:
+        steps.append(
+            Step(qmp.migrate_set_parameters(multifd_channels=spec.replication.multifd_channels))
+        )
+    return tuple(steps)
+
+
+def prepare_secondary(spec: PairSpec, node: NodeName, dialect: Dialect) -> Plan:
+    """The secondary exports its disks and waits for the primary's memory."""
+    address = spec.nodes[node].address
+    exports = [
+        qmp.block_export_add(f"exp{i}", f"parent{i}", f"parent{i}", writable=True)
+        for i, _ in enumerate(spec.disks)
+    ]
+    return (
+        *capabilities(spec, dialect),
+        *_steps(
+            "replication needs the export before COLO starts",
+            qmp.nbd_server_start(address, spec.replication.nbd_port()),
+            *exports,
+        ),
+    )
+
+
+def receive(spec: PairSpec, node: NodeName) -> Plan:
+    """The secondary listens for the migration stream."""
+    return _steps(
+        "incoming is deferred so that capabilities come first",
+        qmp.migrate_incoming(migration_uri(spec, node)),
+    )
+
+
+def connect_replicas(spec: PairSpec, secondary: NodeName) -> Plan:
+    """The primary opens the secondary's exports; nothing is written to them yet."""
+    address = spec.nodes[secondary].address
+    return _steps(
+        "the replica joins as an NBD client",
+        *(
+            qmp.blockdev_add(blockdev.nbd_client(i, address, spec.replication.nbd_port()))
+            for i, _ in enumerate(spec.disks)
+        ),
+    )
+
+
+def mirror_disks(spec: PairSpec) -> Plan:
+    """Every disk is copied to its replica while the guest writes."""
+    return _steps(
+        "full copy, following every write of the guest",
+        *(
+            qmp.blockdev_mirror(resync_job(i), f"colo-disk{i}", f"nbd{i}")
+            for i, _ in enumerate(spec.disks)
+        ),
+    )
+
+
+def finish_mirror(disk: int) -> Plan:
+    """The mirror of one disk ends with both sides equal; the guest must be stopped."""
+    return _steps(
+        "a cancel in READY completes the copy without changing the graph",
+        qmp.block_job_cancel(resync_job(disk)),
+    )
+
+
+def drop_mirror(disk: int) -> Plan:
+    """The mirror of one disk ends, its copy incomplete; it may have ended by itself meanwhile."""
+    ended = ("cannot accept command verb 'cancel'", "DeviceNotActive")
+    return (
+        Step(
+            qmp.block_job_cancel(resync_job(disk), force=True),
+            why="the replica is given up",
+            tolerate=ended,
+        ),
+    )
+
+
+def attach_replicas(spec: PairSpec) -> Plan:
+    """From here on every guest write goes to both disks."""
+    return _steps(
+        "the quorum node writes to both children",
+        *(qmp.x_blockdev_change(f"colo-disk{i}", node=f"nbd{i}") for i, _ in enumerate(spec.disks)),
+    )
+
+
+def start_migration(spec: PairSpec, secondary: NodeName, dialect: Dialect, delay_ms: int) -> Plan:
+    """The primary's memory goes over, and COLO begins where an ordinary migration would end."""
+    return (
+        *capabilities(spec, dialect),
+        *_steps(
+            "the first checkpoints come with this period",
+            qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms),
+            qmp.migrate(migration_uri(spec, secondary)),
+        ),
+    )
+
+
+def engage_filters(spec: PairSpec) -> Plan:
+    """Output is compared from here on; the way back from the comparison opens first."""
+    return tuple(
+        Step(
+            qmp.qom_set(f"/objects/{object_id}", "status", "on"),
+            why="COLO runs: mirror, compare, release" if n == i == 0 else "",
+        )
+        for i, _ in enumerate(spec.nics)
+        for n, object_id in enumerate(netfilter.engage_order(i))
+    )
+
+
+def set_checkpoint_delay(delay_ms: int) -> Plan:
+    """The period is ``delay_ms``; in COLO setting it also takes a checkpoint at once."""
+    return _steps("", qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms))
+
+
+def yank_peer(present: Iterable[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> Plan:
+    """Every connection to the peer that exists is cut from outside the main loop.
+
+    ``present`` is the answer of ``query-yank``: one absent instance makes QEMU refuse them all.
+    """
+    there = [instance for instance in present if instance in ours]
+    if not there:
+        return ()
+    return _steps("nothing may wait for a dead peer", qmp.yank(there))
+
+
+def peer_instances_primary(spec: PairSpec) -> list[dict[str, Any]]:
+    """What connects a primary to its secondary, in the words of ``query-yank``."""
+    return [
+        *({"type": "block-node", "node-name": f"nbd{i}"} for i, _ in enumerate(spec.disks)),
+        {"type": "migration"},
+        *(
+            {"type": "chardev", "id": chardev_id}
+            for i, _ in enumerate(spec.nics)
+            for chardev_id in chardev.peer_ids_primary(i)
+        ),
+    ]
+
+
+def peer_instances_secondary(spec: PairSpec) -> list[dict[str, Any]]:
+    """What connects a secondary to its primary, in the words of ``query-yank``."""
+    return [
+        {"type": "migration"},
+        *(
+            {"type": "chardev", "id": chardev_id}
+            for i, _ in enumerate(spec.nics)
+            for chardev_id in chardev.ids_secondary(i)
+        ),
+    ]
+
+
+#: Answers of QEMU which mean that a clean-up step has nothing left to do.
+GONE = ("DeviceNotFound", "not found", "Cannot find", "Failed to find", "does not have child")
+#: ``x-colo-lost-heartbeat`` when COLO was already left, before and after 8.0 (43aef7e632).
+NOT_IN_COLO = ("VM is not in COLO mode", "The feature 'colo' is not enabled")
+
+
+def _drop_replicas(spec: PairSpec) -> Plan:
+    """Guest writes go to the local disk only; first of all, because a drain may hang on it."""
+    return tuple(
+        Step(
+            qmp.x_blockdev_change(f"colo-disk{i}", child="children.1"),
+            why="the lost replica leaves the quorum" if i == 0 else "",
+            tolerate=GONE,
+        )
+        for i, _ in enumerate(spec.disks)
+    )
+
+
+def _leave_colo() -> Plan:
+    """This side runs on alone."""
+    return (
+        Step(
+            qmp.x_colo_lost_heartbeat(),
+            why="the peer is proven dead: run on alone",
+            tolerate=NOT_IN_COLO,
+        ),
+    )
+
+
+def release_primary(spec: PairSpec) -> Plan:
+    """After the yank: the primary runs on alone (docs/qemu.md, primary failover)."""
+    return (*_drop_replicas(spec), *_leave_colo())
+
+
+def clear_primary(spec: PairSpec) -> Plan:
+    """Held packets leave, and nothing of the lost pair stays in the primary's graphs."""
+    return _remove(
+        *(
+            qmp.object_del(object_id)
+            for i, _ in enumerate(spec.nics)
+            for object_id in netfilter.primary_ids_teardown(i)
+        ),
+        *(qmp.blockdev_del(f"nbd{i}") for i, _ in enumerate(spec.disks)),
+        *(
+            qmp.chardev_remove(chardev_id)
+            for i, _ in enumerate(spec.nics)
+            for chardev_id in chardev.ids_primary(i)
+        ),
+    )
+
+
+def release_secondary(spec: PairSpec) -> Plan:
+    """After the yank: the secondary is promoted, and its guest's output reaches its tap.
+
+    ``rew0`` stays: it translates the connections that were open.
+    """
+    return (
+        Step(
+            qmp.nbd_server_stop(), why="before lost-heartbeat", tolerate=("NBD server not running",)
+        ),
+        *_leave_colo(),
+        *_remove(
+            *(
+                qmp.object_del(object_id)
+                for i, _ in enumerate(spec.nics)
+                for object_id in netfilter.secondary_ids_teardown(i)
+            )
+        ),
+    )
+
+
+def clear_secondary(spec: PairSpec) -> Plan:
+    """Nothing that led to the lost primary stays in the survivor's graph."""
+    return _remove(
+        *(
+            qmp.chardev_remove(chardev_id)
+            for i, _ in enumerate(spec.nics)
+            for chardev_id in chardev.ids_secondary(i)
+        )
+    )
+
+
+def _remove(*commands: qmp.Command) -> Plan:
+    return tuple(Step(command, tolerate=GONE) for command in commands)
+
+
+def rebuild_filters(spec: PairSpec, node: NodeName, rundir: Path, *, behind_rewriter: bool) -> Plan:
+    """A survivor gets the chardevs and the (inactive) filters of a primary back."""
+    address = spec.nodes[node].address
+    return (
+        *(
+            Step(qmp.chardev_add(backend.id, backend.backend()))
+            for i, _ in enumerate(spec.nics)
+            for backend in chardev.primary(spec, i, address, rundir)
+        ),
+        *(
+            Step(qmp.object_add(properties))
+            for i, _ in enumerate(spec.nics)
+            for properties in netfilter.primary_filters(
+                spec, i, status=False, behind_rewriter=behind_rewriter
+            )
+        ),
+    )

@@ -1,0 +1,211 @@
+"""A primary and a fresh secondary become a pair in COLO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coloctl import host
+from coloctl.clock import Deadline
+from coloctl.colo import plan, resync
+from coloctl.errors import (
+    CheckpointStalled,
+    DeadlineMissed,
+    MigrationFailed,
+    MonitorError,
+    ReplicationError,
+)
+from coloctl.model.dialect import Dialect
+from coloctl.model.pair import Channel, PairSpec
+from coloctl.model.protection import Fact
+from coloctl.model.qapi import MigrationStatus, RunState
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import run
+from coloctl.qmp.wait import until_migration, until_runstate
+from coloctl.vm import VM
+
+#: Called at each step: its name, and bytes done and to do where that is known.
+StepReport = Callable[[str, int | None, int | None], None]
+#: Called when a fact of the protection table has become true.
+FactReport = Callable[[Fact, str], None]
+
+#: While nothing has shown that the guest ever drew its TCP secrets, checkpoints come at least this
+#: often (docs/qemu.md, "The first TCP connection of a guest's life").
+CAUTIOUS_DELAY_MS = 1000
+
+
+@dataclass(frozen=True)
+class Protecting:
+    """What one act of protection works on."""
+
+    spec: PairSpec
+    primary: VM
+    secondary: VM
+    dialect: Dialect
+    in_sync: bool  #: the images were proven equal and the guest has not run since
+    delay_ms: int  #: checkpoint period, milliseconds
+
+    @property
+    def first_delay_ms(self) -> int:
+        return first_delay_ms(self.spec, self.delay_ms)
+
+
+def first_delay_ms(spec: PairSpec, delay_ms: int) -> int:
+    """The period until the guest's first connection was seen, or for good without a guard."""
+    if spec.checkpoint.guard_first_connection:
+        return min(delay_ms, CAUTIOUS_DELAY_MS)
+    return delay_ms
+
+
+async def protect(
+    act: Protecting, *, deadline: Deadline, report: StepReport, fact: FactReport
+) -> None:
+    """The pair is in COLO and has completed one checkpoint with every filter on.
+
+    The guest keeps running throughout, except for the join of the disks and the switch-over of the
+    migration. Raises `ReplicationError`; the caller then abandons the secondary.
+    """
+    try:
+        await _connect(act, deadline, report)
+        await _bring_disks_in_sync(act, deadline, report, fact)
+        fact(Fact.MIGRATION_BEGAN, "The memory of the guest is going to the secondary.")
+        await _migrate(act, deadline, report)
+        await _engage(act, deadline, report)
+    except DeadlineMissed as error:
+        raise ReplicationError(error.message, stage="protect", hint=error.hint) from error
+    except MonitorError as error:
+        last = act.secondary.last_words(1).strip()
+        raise ReplicationError(
+            f"The pair could not be protected: {error.message}",
+            stage="protect",
+            hint=f"the secondary's last words: {last}" if last else error.hint,
+        ) from error
+    fact(Fact.CHECKPOINT_COMPLETED, "The first checkpoint is complete.")
+
+
+async def _connect(act: Protecting, deadline: Deadline, report: StepReport) -> None:
+    spec, secondary = act.spec, act.secondary
+    report("connect", None, None)
+    await run(
+        plan.prepare_secondary(spec, secondary.node, act.dialect),
+        secondary.monitor,
+        deadline=deadline,
+    )
+    await _ensure_filters(act, deadline)
+    await run(plan.connect_replicas(spec, secondary.node), act.primary.monitor, deadline=deadline)
+
+
+async def _ensure_filters(act: Protecting, deadline: Deadline) -> None:
+    """A primary that went through a failover lost its filters; it gets them back, switched off."""
+    listed = await act.primary.execute(qmp.qom_list("/objects"))
+    present = {str(entry["name"]) for entry in listed}
+    if act.spec.nics and "comp0" not in present:
+        steps = plan.rebuild_filters(
+            act.spec,
+            act.primary.node,
+            act.primary.rundir,
+            behind_rewriter="rew0" in present,
+        )
+        await run(steps, act.primary.monitor, deadline=deadline)
+
+
+async def _bring_disks_in_sync(
+    act: Protecting, deadline: Deadline, report: StepReport, fact: FactReport
+) -> None:
+    if act.in_sync:
+        report("attach", None, None)
+        await run(plan.attach_replicas(act.spec), act.primary.monitor, deadline=deadline)
+        return
+    fact(Fact.RESYNC_BEGAN, "The disks are being copied to the secondary.")
+    report("mirror", 0, None)
+    await resync.mirror_and_join(
+        act.spec,
+        act.primary,
+        deadline=deadline,
+        report=lambda done, total: report("mirror", done, total),
+    )
+
+
+async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> None:
+    report("migrate", None, None)
+    await _open_stream(act, deadline)
+    steps = plan.start_migration(act.spec, act.secondary.node, act.dialect, act.first_delay_ms)
+    await run(steps, act.primary.monitor, deadline=deadline)
+    reached = await until_migration(
+        act.primary.monitor,
+        {
+            MigrationStatus.COLO,
+            MigrationStatus.COMPLETED,
+            MigrationStatus.FAILED,
+            MigrationStatus.CANCELLED,
+        },
+        deadline.remaining(),
+    )
+    if reached is not MigrationStatus.COLO:
+        raise MigrationFailed(
+            f"The migration to node {act.secondary.node} ended as {reached} and not in COLO.",
+            stage="migrating",
+            hint=(
+                "QEMU 10.0.0 to 10.0.6 and early 10.1 cannot enter COLO; "
+                "`coloctl probe --full` shows it"
+                if reached is MigrationStatus.COMPLETED
+                else f"the secondary's last words: {act.secondary.last_words(1).strip() or 'none'}"
+            ),
+        )
+
+
+async def _open_stream(act: Protecting, deadline: Deadline) -> None:
+    """The secondary listens, over sockets of ours where the spec says so."""
+    spec, primary, secondary = act.spec, act.primary, act.secondary
+    if spec.replication.stream is Channel.FD:
+        there, here = await _channel(act, deadline)
+        with there, here:
+            await secondary.give(plan.MIGRATION_FD, there)
+            await primary.give(plan.MIGRATION_FD, here)
+    await run(plan.receive(spec, secondary.node), secondary.monitor, deadline=deadline)
+
+
+async def _channel(act: Protecting, deadline: Deadline) -> tuple[host.Channel, host.Channel]:
+    """The secondary's and the primary's end; without Nagle's delay, which stalls checkpoints."""
+    spec, secondary = act.spec, act.secondary
+    if spec.shares_host():
+        return host.unix_pair()
+    address = spec.nodes[secondary.node].address
+    return await secondary.host.channel_pair(
+        act.primary.host,
+        host.Endpoint(address, spec.replication.migration_port()),
+        nodelay=True,
+        deadline_s=deadline.at_most(10),
+    )
+
+
+async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> None:
+    """Output is compared, and a checkpoint taken after that is complete on both sides.
+
+    Begins when the guest runs in COLO: between the status ``colo`` and that moment, QEMU aborts
+    when it is told the checkpoint delay (``qemu_event_set: Assertion `ev->initialized'``, seen on
+    7.2.22 and 10.0.13).
+    """
+    report("first checkpoint", None, None)
+    await until_runstate(act.primary.monitor, {RunState.RUNNING}, deadline.remaining())
+    await run(plan.engage_filters(act.spec), act.primary.monitor, deadline=deadline)
+    await checkpoint_now(act.primary, act.first_delay_ms, deadline.remaining())
+
+
+async def checkpoint_now(primary: VM, delay_ms: int, deadline_s: float) -> None:
+    """A checkpoint that began after this call is complete, and the period is ``delay_ms``.
+
+    Raises `CheckpointStalled` when none completes in time.
+    """
+    deadline = Deadline(deadline_s)
+    with primary.monitor.listen("STOP", "RESUME") as events:
+        await run(plan.set_checkpoint_delay(delay_ms), primary.monitor, deadline=deadline)
+        try:
+            await events.next(deadline.remaining(), lambda event: event.name == "STOP")
+            await events.next(deadline.remaining(), lambda event: event.name == "RESUME")
+        except DeadlineMissed as error:
+            raise CheckpointStalled(
+                f"No checkpoint completed within {deadline_s:.0f} s.",
+                stage="checkpoint",
+                hint="`coloctl probe --full` tells whether this QEMU can hold COLO at all",
+            ) from error

@@ -1,0 +1,1 @@
+"""Noticing and surviving: fencing with proof, and failover in the paid-for order."""

@@ -1,0 +1,315 @@
+"""One running QEMU: a process on a host, its two monitors, and the spellings of its binary."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from coloctl import memory, paths
+from coloctl.clock import Deadline
+from coloctl.errors import (
+    DeadlineMissed,
+    LaunchError,
+    MonitorError,
+    Unreachable,
+    UnsupportedQEMU,
+)
+from coloctl.host import tail
+from coloctl.host.base import Channel, DeathProof, Host, Identity, Process
+from coloctl.machine.cmdline import Launch
+from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.model.pair import NodeName
+from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.qmp import command as qmp
+from coloctl.qmp.dialect import discover, learn_schema
+from coloctl.qmp.monitor import Monitor
+from coloctl.qmp.schema import Schema
+from coloctl.qmp.session import Session
+
+Recorder = Callable[[str, Mapping[str, Any]], None]
+
+#: A QEMU that has bound its monitors answers within milliseconds; loading its libraries from a
+#: cold disk on a busy machine was seen to take seconds.
+LAUNCH_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Binary:
+    """One QEMU binary and what it was found to speak."""
+
+    path: Path
+    dialect: Dialect
+
+    @property
+    def version(self) -> str:
+        return self.dialect.version
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """What one QEMU says of itself."""
+
+    run_state: RunState
+    migration: MigrationStatus
+    colo_mode: COLOMode
+
+
+def _require_file(path: Path) -> None:
+    try:
+        path.stat()
+    except OSError as error:
+        raise UnsupportedQEMU(
+            f"{path} is not there: {error.strerror}.",
+            hint="install qemu-system-x86, or run `coloctl lab qemu` and name that binary",
+        ) from error
+
+
+async def inspect(path: Path, host: Host) -> Binary:
+    """The binary's dialect, asked once and then remembered.
+
+    Raises `UnsupportedQEMU` when it is not there, does not start, or has no COLO.
+    """
+    _require_file(path)
+    key = memory.key(path, "none", "dialect")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        answer = memory.recall(key) or {}
+        return Binary(path, Dialect(**{**answer, "return_path": ReturnPath(answer["return_path"])}))
+    dialect = await _ask_dialect(path, host)
+    if not dialect.x_colo:
+        raise UnsupportedQEMU(
+            f"{path} ({dialect.version}) was built without COLO.",
+            missing=("x-colo",),
+            hint="`coloctl lab qemu` fetches a build that has it",
+        )
+    memory.remember(key, asdict(dialect))
+    return Binary(path, dialect)
+
+
+async def learn(path: Path, host: Host) -> Schema:
+    """The QMP schema of the binary, asked now, with COLO or without.
+
+    Raises `UnsupportedQEMU` when it is not there or does not answer as QEMU.
+    """
+    _require_file(path)
+    async with asked(path, host) as session:
+        return await learn_schema(session, LAUNCH_DEADLINE_S)
+
+
+async def _ask_dialect(path: Path, host: Host) -> Dialect:
+    async with asked(path, host) as session:
+        return await discover(session)
+
+
+@contextlib.asynccontextmanager
+async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
+    """A QEMU without a machine answers questions; it is gone on every way out."""
+    with tempfile.TemporaryDirectory(prefix="coloctl-ask-") as folder:
+        socket_path, log = Path(folder) / "qmp.sock", Path(folder) / "qemu.log"
+        argv = [
+            str(path), "-machine", "none", "-nodefaults", "-display", "none",
+            "-chardev", "socket,id=qmp0,fd={fd:qmp},server=on,wait=off",
+            "-qmp", "chardev:qmp0",
+        ]  # fmt: skip
+        try:
+            process = await host.launch(argv, stderr=log, listen={"qmp": socket_path})
+        except OSError as error:
+            raise UnsupportedQEMU(f"{path} cannot be executed: {error.strerror}.") from error
+        try:
+            sock = await host.monitor(socket_path, LAUNCH_DEADLINE_S)
+            session = await Session.open(
+                sock,
+                name=path.name,
+                oob=False,
+                deadline_s=LAUNCH_DEADLINE_S,
+                on_event=lambda _: None,
+            )
+            try:
+                yield session
+            finally:
+                await session.aclose()
+        except MonitorError as error:
+            last = tail(log, 3)
+            raise UnsupportedQEMU(
+                f"{path} does not answer as QEMU: {last or error.message}",
+                hint="name a qemu-system-x86_64 that runs on this machine",
+            ) from error
+        finally:
+            await process.kill(LAUNCH_DEADLINE_S)
+
+
+#: How often a console is read while it is waited for, seconds.
+CONSOLE_PERIOD_S = 0.1
+
+
+class VM:
+    """One QEMU of a pair. Made by `launch` or `adopt`; ended by `kill` or `quit`."""
+
+    def __init__(
+        self, node: NodeName, host: Host, process: Process, monitor: Monitor, rundir: Path
+    ) -> None:
+        self.node = node
+        self.host = host
+        self.process = process
+        self.monitor = monitor
+        self.rundir = rundir
+
+    @classmethod
+    async def launch(
+        cls,
+        node: NodeName,
+        host: Host,
+        launch: Launch,
+        rundir: Path,
+        *,
+        record: Recorder | None = None,
+    ) -> VM:
+        """QEMU runs detached and both its monitors answer.
+
+        Raises `LaunchError` with QEMU's own last words; nothing is left running then.
+        """
+        paths.make_private(rundir)
+        log = rundir / "qemu.log"
+        try:
+            process = await host.launch(launch.argv, stderr=log, listen=launch.sockets, node=node)
+        except OSError as error:
+            raise LaunchError(
+                f"QEMU for node {node} cannot be executed: {error.strerror}.",
+                node=node,
+                argv=launch.argv,
+            ) from error
+        try:
+            monitor = await _open_monitor(node, host, process, launch.sockets, record)
+        except BaseException as error:
+            proof = await process.kill(LAUNCH_DEADLINE_S)
+            if isinstance(error, MonitorError):
+                raise _launch_error(node, launch.argv, proof, log) from error
+            raise
+        return cls(node, host, process, monitor, rundir)
+
+    @classmethod
+    async def adopt(
+        cls,
+        node: NodeName,
+        host: Host,
+        identity: Identity,
+        sockets: Mapping[str, Path],
+        rundir: Path,
+        *,
+        record: Recorder | None = None,
+    ) -> VM | None:
+        """The QEMU that another supervisor started, or None when that process is gone."""
+        process = await host.adopt(identity, node=node)
+        if process is None:
+            return None
+        monitor = await _open_monitor(node, host, process, sockets, record)
+        return cls(node, host, process, monitor, rundir)
+
+    async def execute(self, command: qmp.Command, deadline_s: float = 5.0) -> Any:
+        """The answer of the command road."""
+        return await self.monitor.execute(command, deadline_s)
+
+    async def observe(self, deadline_s: float = 1.0) -> Vitals:
+        """What this QEMU says of itself; raises `MonitorError` when it does not, or not wholly."""
+        status = await self.execute(qmp.query_status(), deadline_s)
+        migration = await self.execute(qmp.query_migrate(), deadline_s)
+        colo = await self.execute(qmp.query_colo_status(), deadline_s)
+        try:
+            return Vitals(
+                RunState(status["status"]),
+                MigrationStatus(migration.get("status", "none")),
+                COLOMode(colo["mode"]),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise MonitorError(f"QEMU of node {self.node} gave half an answer: {error}.") from error
+
+    async def give(self, name: str, channel: Channel, deadline_s: float = 5.0) -> None:
+        """QEMU knows the channel as ``fd:name``."""
+        await self.monitor.execute(qmp.getfd(name), deadline_s, fd=channel.fileno())
+
+    async def kill(self, deadline_s: float) -> DeathProof:
+        """The process is gone, proven; raises `FencingFailed` otherwise."""
+        proof = await self.process.kill(deadline_s)
+        await self.monitor.aclose()
+        return proof
+
+    async def quit(self, deadline_s: float) -> DeathProof:
+        """QEMU ended itself when asked, or was killed at the deadline."""
+        with contextlib.suppress(MonitorError):
+            await self.execute(qmp.quit(), deadline_s)
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.process.wait()
+        except TimeoutError:
+            pass
+        return await self.kill(deadline_s)
+
+    async def until_console(self, text: str, deadline_s: float) -> None:
+        """The guest wrote ``text`` to its serial console; there is no event for that.
+
+        Raises `DeadlineMissed`, or `Unreachable` when QEMU ends before.
+        """
+        console = self.rundir / "console.log"
+        deadline = Deadline(deadline_s)
+        while not (console.exists() and text in console.read_text(errors="replace")):
+            if not self.process.alive():
+                raise Unreachable(f"QEMU of node {self.node} ended while its guest booted.")
+            if deadline.expired:
+                raise DeadlineMissed(
+                    f"The guest did not write '{text}' to its console in {deadline_s:.0f} s.",
+                    hint=f"what it wrote is in {console}",
+                )
+            await asyncio.sleep(CONSOLE_PERIOD_S)
+
+    def last_words(self, lines: int = 5) -> str:
+        """The end of what QEMU wrote to its log."""
+        return tail(self.rundir / "qemu.log", lines)
+
+
+async def _open_monitor(
+    node: NodeName,
+    host: Host,
+    process: Process,
+    sockets: Mapping[str, Path],
+    record: Recorder | None,
+) -> Monitor:
+    """Both roads of one QEMU; a process that ends meanwhile is noticed at once."""
+
+    async def connect() -> Monitor:
+        command_sock = await host.monitor(sockets["qmp"], LAUNCH_DEADLINE_S)
+        rescue_sock = await host.monitor(sockets["rescue"], LAUNCH_DEADLINE_S)
+        return await Monitor.open(
+            node, command_sock, rescue_sock, deadline_s=LAUNCH_DEADLINE_S, record=record
+        )
+
+    opening = asyncio.create_task(connect())
+    ending = asyncio.create_task(process.wait())
+    try:
+        await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if opening.done() and not opening.cancelled():
+            return opening.result()
+        raise Unreachable(f"QEMU of node {node} ended before its monitor answered.")
+    finally:
+        for task in (opening, ending):
+            if not task.done():
+                task.cancel()
+        await asyncio.gather(opening, ending, return_exceptions=True)
+
+
+def _launch_error(node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path) -> LaunchError:
+    last = tail(log, 5).strip()
+    return LaunchError(
+        f"QEMU for node {node} would not start: {last.splitlines()[-1] if last else 'no output'}",
+        node=node,
+        argv=argv,
+        exit_code=proof.exit_code,
+        tail=last,
+        hint=f"its whole output is in {log}",
+    )
+
+
+__all__ = ["VM", "Binary", "Vitals", "inspect", "learn"]
