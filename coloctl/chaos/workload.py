@@ -1,0 +1,142 @@
+"""Clients that remember: each appends numbered records over one connection that is never renewed.
+
+Runs as a process of its own (``python -m coloctl.chaos.workload``) inside the network namespace of
+the clients, writes its history to standard output, and ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.connection import Connection
+from redis.exceptions import RedisError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from coloctl.chaos.history import Op, Outcome
+
+#: No reply for so long means that the connection hangs, seconds. Linux gives up a connection only
+#: after minutes; a client of a protected guest should never wait longer than a failover.
+REPLY_DEADLINE_S = 20.0
+#: The guest may still be booting when the clients come, seconds.
+CONNECT_DEADLINE_S = 60.0
+
+
+def key(client: int) -> str:
+    """The list that holds the records of one client."""
+    return f"records:{client}"
+
+
+class Recorder:
+    """Writes history lines of many threads to one stream, whole lines only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "") -> None:
+        line = Op(time.monotonic(), client, outcome, n, note).line()
+        with self._lock:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+
+@retry(
+    retry=retry_if_exception_type(RedisError),
+    stop=stop_after_delay(CONNECT_DEADLINE_S),
+    wait=wait_fixed(0.2),
+    reraise=True,
+)
+def connect(host: str, port: int) -> Any:
+    """One connection to redis, open; raises `RedisError` when there is none in time."""
+    make: Any = Connection  # redis-py leaves its constructor untyped
+    connection = make(
+        host=host, port=port, socket_timeout=REPLY_DEADLINE_S, socket_connect_timeout=5, protocol=2
+    )
+    connection.connect()
+    return connection
+
+
+def ask(connection: Any, *command: Any) -> Any:
+    """The reply to one command; raises `RedisError` when the connection is not what it was."""
+    connection.send_command(*command)
+    return connection.read_response()
+
+
+def append_records(
+    host: str, port: int, client: int, record: Recorder, ending: threading.Event, *, pause_s: float
+) -> None:
+    """Records 0, 1, 2, ... are appended until ``ending``; the first error ends this client."""
+    try:
+        connection = connect(host, port)
+        record(client, Outcome.INFO, -1, f"opened {ask(connection, 'CLIENT', 'ID')}")
+    except (RedisError, OSError) as error:
+        record(client, Outcome.FAIL, -1, f"never connected: {error}")
+        return
+    n = 0
+    try:
+        while not ending.is_set():
+            record(client, Outcome.INVOKE, n)
+            ask(connection, "RPUSH", key(client), n)
+            record(client, Outcome.OK, n)
+            n += 1
+            if pause_s:
+                ending.wait(pause_s)
+        record(client, Outcome.INFO, -1, f"closed {ask(connection, 'CLIENT', 'ID')}")
+    except (RedisError, OSError) as error:
+        record(client, Outcome.INFO, n)
+        record(client, Outcome.FAIL, -1, f"broke at record {n}: {error}")
+    finally:
+        connection.disconnect()
+
+
+def read_back(host: str, port: int, clients: Sequence[int]) -> Mapping[int, list[int]]:
+    """What the server holds now, per client, over a new connection."""
+    connection = connect(host, port)
+    try:
+        return {
+            client: [int(value) for value in ask(connection, "LRANGE", key(client), 0, -1)]
+            for client in clients
+        }
+    finally:
+        connection.disconnect()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Appends until standard input ends; with ``--read-back`` prints what the server holds."""
+    parser = argparse.ArgumentParser(prog="python -m coloctl.chaos.workload")
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, default=6379)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="number of the first client")
+    parser.add_argument("--pause-ms", type=float, default=0.0, help="between two records")
+    parser.add_argument("--read-back", action="store_true")
+    options = parser.parse_args(arguments)
+    numbers = range(options.first, options.first + options.clients)
+    if options.read_back:
+        for client, records in read_back(options.host, options.port, numbers).items():
+            print(client, *records)
+        return
+    ending, record = threading.Event(), Recorder()
+    threads = [
+        threading.Thread(
+            target=append_records,
+            args=(options.host, options.port, n, record, ending),
+            kwargs={"pause_s": options.pause_ms / 1000},
+            daemon=True,
+        )
+        for n in numbers
+    ]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    ending.set()
+    for thread in threads:
+        thread.join(REPLY_DEADLINE_S + CONNECT_DEADLINE_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands that people type: the only importer of click and rich."""

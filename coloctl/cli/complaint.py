@@ -1,0 +1,89 @@
+"""How a verb says what went wrong: one sentence and a hint, for people or as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from coloctl.errors import ColoctlError, UsageError
+
+#: What a shell shows for a process that SIGINT ended.
+INTERRUPTED = 130
+
+
+class Interrupted(ColoctlError):
+    """Ctrl-C; the sentence tells what becomes of what was under way."""
+
+    code = "interrupted"
+    exit_code = INTERRUPTED
+
+
+@contextlib.contextmanager
+def on_interrupt(sentence: str) -> Iterator[None]:
+    """Ctrl-C in the block becomes `Interrupted` with ``sentence``."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(sentence) from None
+
+
+def wants_json(arguments: Sequence[str]) -> bool:
+    """The command line asks for JSON, even where it cannot be understood otherwise."""
+    own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    pairs = itertools.pairwise(own)
+    return any(word in ("-fjson", "--format=json") for word in own) or any(
+        option in ("-f", "--format") and value == "json" for option, value in pairs
+    )
+
+
+def from_any(error: ColoctlError | click.ClickException | click.Abort) -> ColoctlError:
+    """``error`` in our own shape; click complains about command lines in its own."""
+    if isinstance(error, ColoctlError):
+        return error
+    if isinstance(error, click.Abort):
+        return Interrupted("Interrupted; nothing was done.")
+    # click lists choices below each other, and not every sentence of its has an end.
+    sentence = " ".join(error.format_message().split()).rstrip(".")
+    sentence += "" if sentence.endswith("?") else "."
+    if not isinstance(error, click.UsageError):
+        return ColoctlError(sentence)
+    sentence = sentence.replace("No such command", "There is no verb", 1)
+    path = error.ctx.command_path if error.ctx else "coloctl"
+    return UsageError(sentence, hint=f"`{path} --help` shows how it is used")
+
+
+def say(error: ColoctlError, *, as_json: bool) -> int:
+    """``error`` is on standard error; answers its exit code."""
+    if isinstance(error, Interrupted) and sys.stderr.isatty():
+        print(file=sys.stderr)  # behind the terminal's own ^C
+    for line in lines(error, as_json=as_json, colour=coloured()):
+        print(line, file=sys.stderr)
+    return error.exit_code
+
+
+def lines(error: ColoctlError, *, as_json: bool, colour: bool) -> list[str]:
+    """``error`` for people, or as the document of ``-f json``."""
+    if as_json:
+        document = {"code": error.code, "message": error.message, "hint": error.hint}
+        return [json.dumps({"error": document}, ensure_ascii=False)]
+    if isinstance(error, Interrupted):
+        return [error.message]
+    said = [f"{_mark('error:', '1;31', colour)} {error.message}"]
+    if error.hint:
+        said.append(f"{_mark('hint:', '36', colour)} {error.hint}")
+    return said
+
+
+def coloured() -> bool:
+    """Standard error is a terminal, and its owner likes colour."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _mark(word: str, code: str, colour: bool) -> str:
+    return f"\033[{code}m{word}\033[0m" if colour else word

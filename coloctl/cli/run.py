@@ -1,0 +1,58 @@
+"""The verb `run`: a supervisor in the foreground, and what `start` runs in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coloctl import paths
+from coloctl.cli import complaint
+from coloctl.cli.progress import plain_line
+from coloctl.cli.start import alone_option, load, preflight, spec_argument
+from coloctl.control.listener import served
+from coloctl.control.newborn import claim, refuse_living
+from coloctl.control.service import serve
+from coloctl.errors import PairBusy
+
+
+@click.command()
+@spec_argument
+@alone_option
+@click.option("--control-fd", type=int, hidden=True, help="A control socket that listens already.")
+def run(spec_path: Path, alone: bool, control_fd: int | None) -> int:
+    """Start the pair that SPEC describes and supervise it until it ends.
+
+    For systemd and for watching. Ctrl-C (SIGINT) stops the pair: the guest is asked to shut down;
+    a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on.
+    """
+    pair = load(spec_path)
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    if control_fd is not None:
+        os.set_inheritable(control_fd, False)
+        asyncio.run(serve(pair, socket.socket(fileno=control_fd)))
+        return 0
+    if served(paths.control_socket(pair.name)):
+        raise PairBusy(
+            f"A supervisor already serves pair {pair.name}.",
+            hint=f"`coloctl status {pair.name}` shows it",
+        )
+    refuse_living(paths.pair_dir(pair.name))
+    asyncio.run(preflight(pair, protect=not alone))
+    with claim(pair) as listener:
+        interrupted = asyncio.run(serve(pair, listener, begin=not alone, tell=_tell))
+    return complaint.INTERRUPTED if interrupted else 0
+
+
+def _tell(name: str, data: Mapping[str, Any]) -> None:
+    if line := plain_line(name, data):
+        print(line, flush=True)

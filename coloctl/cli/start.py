@@ -1,0 +1,219 @@
+"""The verb `start`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coloctl import paths, spec
+from coloctl.cli import complaint, documents, reach
+from coloctl.cli.options import Duration, WaitingCommand, dry_run_option, format_option
+from coloctl.cli.progress import drawing
+from coloctl.colo import generation, launch
+from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.control.newborn import newborn, refuse_living
+from coloctl.errors import (
+    DeadlineMissed,
+    LaunchError,
+    MonitorError,
+    NoSuchPair,
+    PairBusy,
+    Unreachable,
+)
+from coloctl.model.pair import PairSpec
+from coloctl.model.protection import Protection
+from coloctl.supervisor.dialogue import dialogue
+
+#: From nothing to COLO with equal images takes seconds; a big disk that is copied takes longer.
+WAIT_S = 120.0
+
+spec_argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
+alone_option = click.option(
+    "--no-protect", "alone", is_flag=True, help="Run the guest alone; a later start protects it."
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `start` was asked for."""
+
+    pair: PairSpec
+    protect: bool
+    wait_s: float | None  #: None: only until the supervisor is at work
+    form: str
+
+
+class _AtWork(Exception):
+    """The supervisor has begun: ends a wait from inside an event handler."""
+
+
+@click.command(cls=WaitingCommand)
+@spec_argument
+@alone_option
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="[=T]",
+    default=WAIT_S,
+    help=f"Wait until the pair is in COLO, at most T (default {WAIT_S:.0f} s); "
+    "after T the start goes on without you.",
+)
+@click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")
+@dry_run_option
+@format_option("pretty", "json")
+def start(
+    *, spec_path: Path, alone: bool, wait: float, no_wait: bool, dry_run: bool, form: str
+) -> None:
+    """Start the pair that SPEC describes, and protect it.
+
+    Both QEMUs run detached, and so does the supervisor that watches them. A guest that already runs
+    alone is protected while it goes on. Ctrl-C undoes a start that is not finished.
+    """
+    pair = load(spec_path)
+    if dry_run:
+        documents.show_dialogue(pair.name, "start", _planned(pair, protect=not alone), form)
+        return
+    request = Request(pair, not alone, None if no_wait else wait, form)
+    began = time.monotonic()
+    client = _answering(pair)
+    view = _start_new(request) if client is None else _start_running(client, request)
+    _tell(view, request, time.monotonic() - began)
+
+
+def load(path: Path) -> PairSpec:
+    """The pair that the file describes, every file it names usable; raises `SpecError`."""
+    pair = spec.load(path.absolute())
+    spec.check_files(pair)
+    return pair
+
+
+async def preflight(pair: PairSpec, *, protect: bool) -> None:
+    """Hosts, QEMU, taps and ports are there for the taking; nothing was started.
+
+    Raises what the start itself would raise later.
+    """
+    ground = await launch.prepare(pair)
+    try:
+        await launch.check_room(pair, ground, "a")
+        if protect:
+            await launch.check_room(pair, ground, "b")
+    finally:
+        await ground.aclose()
+
+
+def _planned(pair: PairSpec, *, protect: bool) -> list[dict[str, Any]]:
+    """What a start would say now: asked of the supervisor, where one runs."""
+    client = _answering(pair)
+    if client is None:
+        return asyncio.run(_dialogue(pair, protect=protect))
+    with client:
+        steps: list[dict[str, Any]] = client.execute("query-plan", reach.TIMEOUT_S, verb="start")
+    return steps
+
+
+async def _dialogue(pair: PairSpec, *, protect: bool) -> list[dict[str, Any]]:
+    ground = await launch.prepare(pair)
+    try:
+        return dialogue(
+            pair,
+            ground,
+            "start",
+            Protection.DOWN,
+            primary=generation.newest(await generation.read(pair, ground.hosts)),
+            protect=protect,
+            in_sync=await launch.images_equal(pair, ground),
+        )
+    finally:
+        await ground.aclose()
+
+
+def _answering(pair: PairSpec) -> ControlClient | None:
+    """The supervisor of this very pair file, where one runs.
+
+    Raises `PairBusy` when it was started from another file.
+    """
+    try:
+        client = reach.connect(pair.name)
+    except (NoSuchPair, Unreachable):
+        return None
+    source = client.execute("query-pair", reach.TIMEOUT_S)["spec_path"]
+    if source != str(pair.source):
+        client.close()
+        raise PairBusy(
+            f"A pair called {pair.name} already runs; it was started from {source}.",
+            hint="give one of the two pairs another name",
+        )
+    return client
+
+
+def _start_new(request: Request) -> dict[str, Any] | None:
+    refuse_living(paths.pair_dir(request.pair.name))
+    asyncio.run(preflight(request.pair, protect=request.protect))
+    name = request.pair.name
+    undone = f"Interrupted; the start of {name} was undone and nothing of it is left."
+    with complaint.on_interrupt(undone), newborn(request.pair) as supervisor:
+        try:
+            with supervisor.connect() as client:
+                view = _send(client, request)
+        except DeadlineMissed:
+            supervisor.keep()
+            raise
+        except LaunchError as error:
+            # Its log goes with the pair's folder.
+            error.hint = f"`coloctl start {request.pair.source} --dry-run` prints its command line"
+            raise
+        except MonitorError as error:
+            raise supervisor.obituary() or error from error
+        supervisor.keep()
+    return view
+
+
+def _start_running(client: ControlClient, request: Request) -> dict[str, Any] | None:
+    goes_on = f"Interrupted; the supervisor of {request.pair.name} goes on with the start."
+    with complaint.on_interrupt(goes_on), client:
+        return _send(client, request)
+
+
+def _send(client: ControlClient, request: Request) -> dict[str, Any] | None:
+    """The pair as it is after the start; None when that was not waited for."""
+    name = request.pair.name
+
+    def until_at_work(event: ControlEvent) -> None:
+        if event.name == "STEP":
+            raise _AtWork
+
+    if request.wait_s is None:
+        client.on_event = until_at_work
+        try:
+            view: dict[str, Any] = client.execute(
+                "pair-start", reach.TIMEOUT_S, protect=request.protect
+            )
+        except _AtWork:
+            return None
+        return view
+    with drawing(as_json=request.form == "json") as on_event:
+        client.on_event = on_event
+        try:
+            view = client.execute("pair-start", request.wait_s, protect=request.protect)
+        except DeadlineMissed:
+            raise DeadlineMissed(
+                f"The start of {name} is not finished after {request.wait_s:g} s; it goes on.",
+                hint=f"`coloctl wait {name} --for colo` waits longer, "
+                f"`coloctl stop {name} --force` gives it up",
+            ) from None
+    return view
+
+
+def _tell(view: dict[str, Any] | None, request: Request, took_s: float) -> None:
+    name = request.pair.name
+    if request.form == "json":
+        documents.print_json(view or {"schema": 1, "name": name, "waited": False})
+    elif view is None:
+        print(f"The start of {name} is under way; `coloctl wait {name} --for colo` waits for it.")
+    else:
+        print(documents.after_start(view, took_s))

@@ -1,0 +1,130 @@
+"""The table of verbs: each lives in a module of its own, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from coloctl import __version__
+from coloctl.cli import complaint
+from coloctl.errors import ColoctlError, UsageError
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and its line in the list of verbs."""
+
+    module: str
+    line: str
+    command: str = ""  #: name in the module, where it is not the verb's
+
+
+VERBS: Mapping[str, Mapping[str, Verb]] = {
+    "Pairs": {
+        "start": Verb("start", "Start a pair, or protect one that runs alone."),
+        "run": Verb("run", "Start a pair and supervise it in the foreground."),
+        "stop": Verb("stop", "Shut the guest down and leave nothing behind."),
+        "failover": Verb("failover", "Let one node run on alone; the other is fenced."),
+        "set": Verb("knobs", "Change a setting of a running pair.", "set_value"),
+        "checkpoint": Verb("knobs", "Take one checkpoint now."),
+        "qmp": Verb("knobs", "Send one QMP command to one node."),
+    },
+    "Looking": {
+        "list": Verb("status", "List the pairs of this machine.", "list_pairs"),
+        "status": Verb("status", "Show nodes, roles, protection and checkpoints."),
+        "wait": Verb("wait", "Wait until a pair is in a state."),
+        "query": Verb("wait", "Ask one question; the exit code answers."),
+    },
+    "This machine": {
+        "probe": Verb("probe", "Find out whether COLO works with a QEMU here."),
+        "doctor": Verb("doctor", "Check every precondition of a pair by name."),
+        "schema": Verb("schema", "Dump, check and compare QMP schemas."),
+        "lab": Verb("lab", "Namespaces, guest and QEMU for demo and tests."),
+        "demo": Verb("demo", "Protect a real guest, kill its host, lose nothing."),
+    },
+}
+
+
+class Verbs(click.Group):
+    """The group of all verbs: knows their names, and loads the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in VERBS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for section in VERBS.values():
+            if verb := section.get(cmd_name):
+                return _load(cmd_name, verb)
+        return None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise complaint.Interrupted("Interrupted.") from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in VERBS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, verb.line) for name, verb in section.items()])
+
+
+def _load(name: str, verb: Verb) -> click.Command:
+    module_name = f"coloctl.cli.{verb.module}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise UsageError(
+            f"This installation of coloctl has no verb '{name}'.",
+            hint="`coloctl --help` lists the verbs",
+        ) from None
+    command: Any = getattr(module, verb.command or name)
+    assert isinstance(command, click.Command)
+    return command
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    options_metavar="",
+    subcommand_metavar="VERB ...",
+)
+@click.version_option(__version__, message="coloctl %(version)s")
+def cli() -> None:
+    """Fault tolerance for QEMU virtual machines: pairs of them in COLO.
+
+    A pair runs one guest on two nodes at once. When one node is lost the other carries on, with
+    every connection open and nothing lost that a client was told is done.
+
+    \b
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not protected, 4 no such pair,
+    5 refused by a safety check, 6 timed out, 7 fencing required or failed.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The verb was carried out; answers the exit code. What went wrong is on standard error."""
+    as_json = complaint.wants_json(arguments)
+    try:
+        return _invoke(arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return error.exit_code
+    except (ColoctlError, click.ClickException, click.Abort) as error:
+        return complaint.say(complaint.from_any(error), as_json=as_json)
+    except BrokenPipeError:
+        # The reader of our output has gone; Python would complain once more at its own end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    code = cli.main(args=list(arguments), prog_name="coloctl", standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0

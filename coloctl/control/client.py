@@ -1,0 +1,251 @@
+"""The verbs' end of the control socket: synchronous, standard library only, quick to import."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from coloctl.control import wire
+from coloctl.errors import (
+    ColoctlError,
+    DeadlineMissed,
+    NoSuchPair,
+    OutcomeUnknown,
+    PreconditionFailed,
+    Unreachable,
+)
+
+#: Events kept for `ControlClient.events` while nobody asks for them; the oldest are dropped.
+EVENTS_MAX = 10_000
+_READ_BYTES = 1 << 16
+
+
+class ControlEvent(NamedTuple):
+    """An event of the supervisor."""
+
+    name: str
+    data: dict[str, Any]
+    at_s: float  #: seconds since the epoch, by the supervisor's clock
+
+
+OnEvent = Callable[[ControlEvent], None]
+
+
+class ControlClient:
+    """One connection to a supervisor; close it, or use it with ``with``.
+
+    ``on_event`` is called for events that arrive while `execute` waits; without it they are kept
+    for `events`.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        pair: str,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        self.pair = pair
+        self.version = ""
+        self.events_lost = 0
+        self.on_event = on_event
+        self._connection = connection
+        self._buffer = bytearray()
+        self._events: deque[ControlEvent] = deque()
+        self._requests = 0
+
+    @classmethod
+    def connect(
+        cls,
+        path: Path,
+        timeout_s: float,
+        on_event: OnEvent | None = None,
+    ) -> Self:
+        """Connected to the supervisor at ``path`` and ready to execute.
+
+        Raises `NoSuchPair` where there is no socket, `Unreachable` where nobody serves it,
+        `DeadlineMissed` after ``timeout_s``.
+        """
+        pair = path.parent.name
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            _connect(connection, path, pair)
+            client = cls(connection, pair, on_event)
+            client._negotiate(timeout_s)
+        except BaseException:
+            connection.close()
+            raise
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The connection is closed; an act that was asked for goes on."""
+        self._connection.close()
+
+    def execute(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
+        """What the command returned. In argument names _ stands for a dash; None means absent.
+
+        Raises the supervisor's own `ColoctlError`; `DeadlineMissed` after ``timeout_s``, when the
+        act may still go on; `OutcomeUnknown` when the supervisor went away before it answered.
+        """
+        given = {k.replace("_", "-"): v for k, v in arguments.items() if v is not None}
+        self._requests += 1
+        number = self._requests
+        request: dict[str, Any] = {"execute": name, "id": number}
+        if given:
+            request["arguments"] = given
+        deadline = time.monotonic() + timeout_s
+        self._send(request, name, timeout_s)
+        while True:
+            answer = self._next(deadline)
+            if answer is None:
+                raise DeadlineMissed(
+                    f"The supervisor of {self.pair} did not answer {name} within {timeout_s:g} s.",
+                    hint=f"it may still be at work; coloctl status {self.pair} tells",
+                )
+            if not answer:
+                raise OutcomeUnknown(name, f"the supervisor of {self.pair} closed the connection")
+            if "event" in answer:
+                self._keep(_event(answer))
+            # Without an id: the server could not even read the request.
+            elif answer.get("id", number) == number:
+                if "error" in answer:
+                    raise wire.error_from(answer["error"])
+                return answer.get("return")
+
+    def events(self, timeout_s: float | None = None) -> Iterator[ControlEvent]:
+        """Events as they come, those kept by `execute` first; ends after ``timeout_s`` in all.
+
+        Raises `Unreachable` when the supervisor goes away.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            while self._events:
+                yield self._events.popleft()
+            message = self._next(deadline)
+            if message is None:
+                return
+            if not message:
+                raise Unreachable(
+                    f"The supervisor of {self.pair} closed the connection.",
+                    hint=f"coloctl status {self.pair} tells whether it still runs",
+                )
+            if "event" in message:
+                yield _event(message)
+
+    def _negotiate(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        greeting = self._next(deadline)
+        if greeting is None:
+            raise DeadlineMissed(
+                f"The supervisor of {self.pair} did not greet within {timeout_s:g} s.",
+                hint="it may be frozen or very busy",
+            )
+        if not greeting:
+            raise Unreachable(
+                f"The supervisor of {self.pair} accepts no more clients.", hint="try again"
+            )
+        try:
+            self.version = greeting["QMP"]["version"]["package"]
+        except (KeyError, TypeError):
+            raise Unreachable(
+                f"What answers for {self.pair} is not a supervisor of coloctl."
+            ) from None
+        self.execute("qmp_capabilities", max(0.001, deadline - time.monotonic()))
+
+    def _send(self, request: dict[str, Any], name: str, timeout_s: float) -> None:
+        self._connection.settimeout(timeout_s)
+        try:
+            self._connection.sendall(wire.encode(request))
+        except TimeoutError:
+            raise DeadlineMissed(
+                f"The supervisor of {self.pair} did not read {name} within {timeout_s:g} s."
+            ) from None
+        except OSError as error:
+            raise Unreachable(
+                f"The supervisor of {self.pair} is gone: {error.strerror}.", hint=_gone(self.pair)
+            ) from None
+
+    def _next(self, deadline: float | None) -> dict[str, Any] | None:
+        """The next message; None when the deadline passed, empty at the end of the stream."""
+        while (end := self._buffer.find(b"\n")) < 0:
+            if not self._wait(deadline):
+                return None
+            try:
+                data = self._connection.recv(_READ_BYTES)
+            except TimeoutError:
+                return None
+            except ConnectionError:
+                data = b""
+            if not data:
+                return {}
+            self._buffer += data
+        raw = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            return wire.decode(raw)
+        except wire.WireError as error:
+            raise Unreachable(f"What answers for {self.pair} does not speak QMP: {error}") from None
+
+    def _wait(self, deadline: float | None) -> bool:
+        """False when ``deadline`` has passed; otherwise reads last no longer than until then."""
+        if deadline is None:
+            self._connection.settimeout(None)
+            return True
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        self._connection.settimeout(left)
+        return True
+
+    def _keep(self, event: ControlEvent) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+            return
+        if len(self._events) >= EVENTS_MAX:
+            self._events.popleft()
+            self.events_lost += 1
+        self._events.append(event)
+
+
+def _connect(connection: socket.socket, path: Path, pair: str) -> None:
+    try:
+        connection.connect(os.fspath(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoSuchPair(
+            f"No pair called {pair} runs here.", hint="coloctl list shows those that do"
+        ) from None
+    except ConnectionRefusedError:
+        raise Unreachable(
+            f"The supervisor of {pair} is gone and left its socket behind.", hint=_gone(pair)
+        ) from None
+    except PermissionError:
+        raise PreconditionFailed(
+            f"You may not use {path}.", hint="run as the user who started the pair"
+        ) from None
+    except (TimeoutError, BlockingIOError):
+        raise DeadlineMissed(
+            f"The supervisor of {pair} accepts no connection.", hint="it may be frozen or very busy"
+        ) from None
+    except OSError as error:
+        raise ColoctlError(f"{path} cannot be used: {error.strerror or error}.") from None
+
+
+def _gone(pair: str) -> str:
+    return f"look at its log; coloctl stop {pair} --force clears what it left"
+
+
+def _event(message: dict[str, Any]) -> ControlEvent:
+    stamp = message.get("timestamp") or {}
+    at_s = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+    return ControlEvent(message["event"], message.get("data") or {}, at_s)

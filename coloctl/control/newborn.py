@@ -1,0 +1,195 @@
+"""A supervisor of one's own: its folder is claimed, its socket bound, its process started.
+
+Until `Newborn.keep` is called it belongs to the verb that made it: an error, or Ctrl-C, ends it and
+everything it started, and its folder is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from coloctl import paths
+from coloctl.control.client import ControlClient, OnEvent
+from coloctl.control.listener import folder_locked, listen, served
+from coloctl.errors import ColoctlError, MonitorError, PairBusy
+from coloctl.host import DeathProof, tail
+from coloctl.model.pair import PairSpec
+from coloctl.supervisor import leftovers
+
+LOG = "supervisor.log"
+
+#: From the start of Python to the greeting: loading from a cold disk, and under ``accel = "auto"``
+#: the proof of KVM, take seconds on a busy machine.
+GREETING_DEADLINE_S = 60.0
+#: Killing two QEMUs and sweeping their folders.
+END_DEADLINE_S = 30.0
+
+
+def claim(spec: PairSpec) -> socket.socket:
+    """The pair has a new folder of its own; answers the control socket that listens in it.
+
+    What a dead supervisor left is cleared away. Raises `PairBusy` when a supervisor serves the pair
+    or QEMUs of a dead one may still run.
+    """
+    folder = paths.pair_dir(spec.name)
+    with folder_locked(paths.make_private(paths.state_dir())):
+        if served(paths.control_socket(spec.name)):
+            raise PairBusy(
+                f"A supervisor already serves pair {spec.name}.",
+                hint=f"`coloctl status {spec.name}` shows it",
+            )
+        refuse_living(folder)
+        leftovers.discard(folder)
+        paths.make_private(folder)
+        try:
+            if spec.source is not None:
+                leftovers.remember(folder, spec.source)
+            return listen(paths.control_socket(spec.name))
+        except BaseException:
+            leftovers.discard(folder)
+            raise
+
+
+def refuse_living(folder: Path) -> None:
+    """Nothing lives of the pair in ``folder``; raises `PairBusy` otherwise."""
+    if living := leftovers.living(folder):
+        raise PairBusy(
+            f"The supervisor of pair {folder.name} is gone, but "
+            f"{' and '.join(map(str, living))} still {'runs' if len(living) == 1 else 'run'}.",
+            hint=f"`coloctl stop {folder.name} --force` ends what is left",
+        )
+
+
+async def end_stale(name: str) -> list[DeathProof]:
+    """Nothing is left of a pair whose supervisor is gone; answers how its QEMUs ended.
+
+    Raises `PairBusy` when a supervisor serves it after all, and what `leftovers.end` raises.
+    """
+    folder = paths.pair_dir(name)
+    with folder_locked(paths.state_dir()):
+        if served(paths.control_socket(name)):
+            raise PairBusy(f"A supervisor serves pair {name} again.", hint="try once more")
+        proofs = await leftovers.end(folder)
+        leftovers.discard(folder)
+    return [proof for _, proof in proofs]
+
+
+class Newborn:
+    """A supervisor process that this verb has started."""
+
+    def __init__(self, spec: PairSpec) -> None:
+        """The process runs; its socket accepted connections before it did."""
+        self.name = spec.name
+        self.folder = paths.pair_dir(spec.name)
+        self.kept = False
+        with claim(spec) as listener:
+            try:
+                self._process = _spawn(spec, listener, self.folder / LOG)
+            except BaseException:
+                leftovers.discard(self.folder)
+                raise
+
+    def keep(self) -> None:
+        """The supervisor outlives this verb, whatever becomes of the verb."""
+        self.kept = True
+
+    def connect(self, on_event: OnEvent | None = None) -> ControlClient:
+        """Connected; raises `ColoctlError` with its last words when the supervisor ended."""
+        path = paths.control_socket(self.name)
+        try:
+            return ControlClient.connect(path, GREETING_DEADLINE_S, on_event)
+        except MonitorError as error:
+            raise self.obituary() or error from error
+
+    def obituary(self) -> ColoctlError | None:
+        """Why the supervisor is dead; None when it lives."""
+        try:
+            code = self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return None
+        words = tail(self.folder / LOG, 20).strip()
+        last = words.splitlines()[-1] if words else "it said nothing"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return ColoctlError(
+            f"The supervisor of pair {self.name} {how}: {last}",
+            hint="run `coloctl run` with the same pair file to watch it",
+        )
+
+    def end(self) -> None:
+        """The supervisor has ended, nothing that it started is left, and its folder is gone."""
+        with contextlib.suppress(ColoctlError), self.connect() as client:
+            client.execute("pair-stop", END_DEADLINE_S, force=True)
+        try:
+            self._process.wait(END_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self.folder.exists():
+            asyncio.run(leftovers.end(self.folder))
+            leftovers.discard(self.folder)
+
+
+@contextlib.contextmanager
+def newborn(spec: PairSpec) -> Iterator[Newborn]:
+    """A new supervisor serves the pair; unless it is kept, an exception in the block ends it."""
+    born: Newborn | None = None
+    try:
+        with _interrupts_deferred():
+            born = Newborn(spec)
+        yield born
+    except BaseException:
+        if born is not None and not born.kept:
+            with _interrupts_deferred(raise_after=False):
+                born.end()
+        raise
+
+
+def _argv(spec: PairSpec, control_fd: int) -> list[str]:
+    source = str(spec.source.absolute()) if spec.source else ""
+    # -P: the folder that the verb happens to be called in holds no modules of ours.
+    python = [sys.executable, "-P", "-m", "coloctl.cli.main"]
+    return [*python, "run", source, "--control-fd", str(control_fd)]
+
+
+def _spawn(spec: PairSpec, listener: socket.socket, log: Path) -> subprocess.Popen[bytes]:
+    fd = listener.fileno()
+    environment = {
+        **os.environ,
+        "COLOCTL_STATE_DIR": str(paths.state_dir()),
+        "COLOCTL_CACHE_DIR": str(paths.cache_dir()),
+    }
+    log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            _argv(spec, fd),
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            pass_fds=(fd,),
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log_fd)
+
+
+@contextlib.contextmanager
+def _interrupts_deferred(*, raise_after: bool = True) -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block, or not at all."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and raise_after:
+        raise KeyboardInterrupt

@@ -1,0 +1,279 @@
+"""The supervisor's end of the control socket.
+
+Promises: requests of one client are answered in order, and no client waits for another's. An act
+that a client asked for goes on when the client leaves. Nothing a client does or omits can block
+`ControlServer.emit`, or make the server keep more than its bounds say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from coloctl.control import schema, wire
+from coloctl.control.connection import Connection
+from coloctl.errors import ColoctlError, UsageError
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
+
+log = logging.getLogger(__name__)
+
+CLIENTS_MAX = 64
+#: Seconds that requests under way have to end when the supervisor ends.
+FINISH_S = 2.0
+_READ_BYTES = 1 << 16
+_ACCEPT_PAUSE_S = 0.2
+
+
+class CommandError(Exception):
+    """A request that QMP itself refuses, with QMP's own error class."""
+
+    def __init__(self, error_class: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.error_class = error_class
+
+
+class ControlServer:
+    """Serves the control socket on ``listener``, which its owner bound and unlinks.
+
+    ``handlers`` maps command names of `schema.COMMANDS` to what answers them. The query commands
+    about the server itself are answered here.
+    """
+
+    def __init__(
+        self, listener: socket.socket, handlers: Mapping[str, Handler], *, version: str
+    ) -> None:
+        if strange := set(handlers) - set(schema.COMMANDS):
+            raise ValueError(f"not in the control schema: {', '.join(sorted(strange))}")
+        self._listener = listener
+        self._version = version
+        self._handlers: dict[str, Handler] = {
+            "query-commands": self._query_commands,
+            "query-schema": self._query_schema,
+            "query-version": self._query_version,
+            **handlers,
+        }
+        self._clients: set[Connection] = set()
+        self._acts: set[asyncio.Task[Any]] = set()
+        self._count = 0
+        self._serving = False
+        self._closing = asyncio.Event()
+        self._closed = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Serves until `aclose`; when it returns, every connection is closed."""
+        if self._closing.is_set():
+            return
+        self._serving = True
+        self._listener.setblocking(False)
+        try:
+            async with asyncio.TaskGroup() as group:
+                accepting = group.create_task(self._accept(group))
+                await self._closing.wait()
+                accepting.cancel()
+                await self._finish()
+        finally:
+            self._listener.close()
+            self._closed.set()
+
+    async def aclose(self) -> None:
+        """Nothing new is accepted, running requests had `FINISH_S` to end, every client is gone.
+
+        Not for use inside a handler: its own answer is among what this waits for.
+        """
+        self._closing.set()
+        if self._serving:
+            await self._closed.wait()
+        self._listener.close()
+
+    def emit(self, name: str, data: Mapping[str, Any]) -> None:
+        """Queues an event for every client; never blocks, and never fails for a client's sake.
+
+        An event that does not fit the schema is logged as the mistake it is.
+        """
+        if wrong := schema.check_event(name, data):
+            log.error("An event does not fit the control schema: %s", wrong)
+        try:
+            message = wire.encode(wire.event_document(name, data))
+        except (TypeError, ValueError) as error:
+            log.error("The event %s cannot be said in JSON: %s", name, error)
+            return
+        for client in self._clients:
+            if client.negotiated:
+                client.send(message)
+
+    async def _accept(self, group: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                # Out of file descriptors or memory: clients that leave will free some.
+                log.error("The control socket cannot accept a client: %s", error)
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            if len(self._clients) >= CLIENTS_MAX:
+                log.warning("A control client is turned away: %d are connected.", CLIENTS_MAX)
+                connection.close()
+                continue
+            self._count += 1
+            client = Connection(self._count, *await asyncio.open_unix_connection(sock=connection))
+            self._clients.add(client)
+            group.create_task(self._converse(client, group))
+
+    async def _converse(self, client: Connection, group: asyncio.TaskGroup) -> None:
+        """One connection from greeting to goodbye; acts of ``group`` outlive it."""
+        version = {"version": _version(self._version), "capabilities": []}
+        client.send(wire.encode({"QMP": version}))
+        try:
+            async with asyncio.TaskGroup() as pair:
+                reading = pair.create_task(self._read(client, group))
+                await client.write_out()
+                reading.cancel()
+        finally:
+            self._clients.discard(client)
+
+    async def _read(self, client: Connection, group: asyncio.TaskGroup) -> None:
+        """Answers the client's requests one after the other, until it has no more."""
+        splitter = wire.Splitter()
+        try:
+            while data := await client.reader.read(_READ_BYTES):
+                try:
+                    for raw in splitter.feed(data):
+                        client.send(await self._respond(client, group, raw))
+                except wire.MessageTooLong as error:
+                    client.drop(str(error))
+                    return
+                except wire.WireError as error:
+                    client.send(wire.encode(_error("GenericError", str(error))))
+        except ConnectionError as error:
+            log.debug("Control client %d is gone: %s", client.number, error)
+        finally:
+            client.end()
+
+    async def _respond(self, client: Connection, group: asyncio.TaskGroup, raw: bytes) -> bytes:
+        """The encoded response to one request."""
+        identity: dict[str, Any] = {}
+        try:
+            request = wire.decode(raw)
+            if "id" in request:
+                identity = {"id": request["id"]}
+            answer = await self._perform(client, group, request)
+            return wire.encode({"return": answer, **identity})
+        except (CommandError, wire.WireError) as error:
+            kind = getattr(error, "error_class", "GenericError")
+            return wire.encode({**_error(kind, str(error)), **identity})
+        except ColoctlError as error:
+            return wire.encode({"error": wire.error_document(error), **identity})
+        except Exception as error:
+            log.exception("A control request failed")
+            return wire.encode({"error": wire.error_document(_internal(error)), **identity})
+
+    async def _perform(
+        self, client: Connection, group: asyncio.TaskGroup, request: Mapping[str, Any]
+    ) -> Any:
+        name, arguments = _parsed(request)
+        if name == "qmp_capabilities":
+            return _negotiate(client, arguments)
+        if not client.negotiated:
+            raise CommandError("CommandNotFound", "Send qmp_capabilities before other commands.")
+        if name not in self._handlers:
+            raise CommandError("CommandNotFound", f"The command {name} does not exist.")
+        if wrong := schema.check_arguments(schema.COMMANDS[name], arguments):
+            raise UsageError(wrong, hint="query-schema lists every command and argument")
+        if self._closing.is_set():
+            raise UsageError("The supervisor is ending and takes no more requests.")
+        act = group.create_task(_outcome(self._handlers[name](arguments)))
+        self._acts.add(act)
+        act.add_done_callback(self._acts.discard)
+        try:
+            result, error = await asyncio.shield(act)
+        except asyncio.CancelledError:
+            ending = self._closing.is_set() or _being_cancelled()
+            if ending or not act.cancelled():
+                raise
+            raise ColoctlError(
+                f"{name} was interrupted by another request or the end of a QEMU, and is undone.",
+                hint="query-pair shows the pair as it is now",
+            ) from None
+        if error is not None:
+            raise error
+        return result
+
+    async def _finish(self) -> None:
+        """Requests under way end or are cut off; clients then see the end of the stream."""
+        for client in self._clients:
+            client.reader.feed_eof()
+        if self._acts:
+            _, cut_off = await asyncio.wait(self._acts, timeout=FINISH_S)
+            for act in cut_off:
+                log.warning("A control request was cut off by the end of the supervisor.")
+                act.cancel()
+
+    async def _query_commands(self, arguments: Mapping[str, Any]) -> Any:
+        return [{"name": name} for name in ("qmp_capabilities", *sorted(self._handlers))]
+
+    async def _query_schema(self, arguments: Mapping[str, Any]) -> Any:
+        return schema.document()
+
+    async def _query_version(self, arguments: Mapping[str, Any]) -> Any:
+        return _version(self._version)
+
+
+async def _outcome(answer: Awaitable[Any]) -> tuple[Any, Exception | None]:
+    """What ``answer`` yields or raises, as a value: a failed request must not end the server."""
+    try:
+        return await answer, None
+    except Exception as error:
+        return None, error
+
+
+def _being_cancelled() -> bool:
+    """The current task itself was asked to end, not only what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _parsed(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Command name and arguments of ``request``; raises `CommandError`."""
+    if strange := set(request) - {"execute", "arguments", "id"}:
+        raise CommandError("GenericError", f"A request has no member {min(strange)}.")
+    name, arguments = request.get("execute"), request.get("arguments", {})
+    if not isinstance(name, str):
+        raise CommandError("GenericError", "A request needs execute, the name of a command.")
+    if not isinstance(arguments, dict):
+        raise CommandError("GenericError", "The arguments of a request must be an object.")
+    return name, arguments
+
+
+def _negotiate(client: Connection, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    if client.negotiated:
+        raise CommandError("CommandNotFound", "Capabilities are already negotiated.")
+    if arguments.get("enable"):
+        raise CommandError("GenericError", "This server offers no capabilities to enable.")
+    client.negotiated = True
+    return {}
+
+
+def _internal(error: Exception) -> ColoctlError:
+    return ColoctlError(
+        f"The supervisor made a mistake: {type(error).__name__}: {error}",
+        hint="its log has the details; please report them",
+    )
+
+
+def _version(version: str) -> dict[str, Any]:
+    """coloctl's version in the shape of QEMU's, which clients of QMP take apart."""
+    major, minor, micro = (int(part) for part in re.findall(r"\d+", version + ".0.0")[:3])
+    return {
+        "qemu": {"major": major, "minor": minor, "micro": micro},
+        "package": f"coloctl {version}",
+    }
+
+
+def _error(error_class: str, sentence: str) -> dict[str, Any]:
+    return {"error": {"class": error_class, "desc": sentence}}

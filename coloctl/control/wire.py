@@ -1,0 +1,166 @@
+"""What travels on the control socket; standard library only, because every verb imports it.
+
+The format is QMP's (QEMU, docs/interop/qmp-spec): JSON objects, one per line from the server, and
+from clients one after the other with or without line breaks between them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from coloctl.errors import ColoctlError
+
+#: No request or answer comes near it; a peer that sends more is not speaking this protocol.
+MESSAGE_MAX = 4 << 20
+
+_BACKSLASH, _QUOTE, _BRACE = ord("\\"), ord('"'), ord("{")
+_OPEN, _CLOSE = frozenset(b"{["), frozenset(b"}]")
+_SPACE = frozenset(b" \t\r\n")
+
+
+class WireError(Exception):
+    """Bytes that are no JSON object; the sentence is meant for the peer."""
+
+
+class MessageTooLong(WireError):
+    """More than `MESSAGE_MAX` bytes without an end: the stream is of no further use."""
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """``message`` on a line of its own; raises TypeError or ValueError for what JSON cannot say."""
+    return json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+class Splitter:
+    """Cuts a byte stream into JSON objects, wherever the reads happened to end.
+
+    Clients of QMP need not send line breaks (qmp-shell does not), so an object ends where its
+    braces do. Every byte is looked at once.
+    """
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._depth = 0
+        self._quoted = False
+        self._escaped = False
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Every object that is complete now, as bytes.
+
+        Raises `WireError` for what cannot begin an object (the rest of ``data`` is dropped, and the
+        next call starts afresh) and `MessageTooLong`.
+        """
+        for byte in data:
+            if self._depth == 0:
+                if byte in _SPACE:
+                    continue
+                if byte != _BRACE:
+                    raise WireError("Each request must be a JSON object in braces.")
+            self._pending.append(byte)
+            if self._take(byte):
+                whole = bytes(self._pending)
+                self._pending.clear()
+                yield whole
+            elif len(self._pending) > MESSAGE_MAX:
+                raise MessageTooLong(f"A message may have {MESSAGE_MAX} bytes.")
+
+    def _take(self, byte: int) -> bool:
+        """True when ``byte`` closes the outermost brace."""
+        if self._quoted:
+            if self._escaped:
+                self._escaped = False
+            elif byte == _BACKSLASH:
+                self._escaped = True
+            elif byte == _QUOTE:
+                self._quoted = False
+        elif byte == _QUOTE:
+            self._quoted = True
+        elif byte in _OPEN:
+            self._depth += 1
+        elif byte in _CLOSE:
+            self._depth -= 1
+            return self._depth == 0
+        return False
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """The object that ``raw`` holds; raises `WireError`."""
+    try:
+        message = json.loads(raw, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"This is not valid JSON: {error}.") from None
+    if not isinstance(message, dict):
+        raise WireError("Each request must be a JSON object in braces.")
+    return message
+
+
+def _finite(text: str) -> float:
+    """Other numbers are not JSON: a request's ``id`` could not be said back to its sender."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a number that JSON has")
+    return number
+
+
+def event_document(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """An event as QMP writes it, stamped with the time of day."""
+    seconds, micro = divmod(time.time_ns() // 1000, 1_000_000)
+    return {
+        "event": name,
+        "data": dict(data),
+        "timestamp": {"seconds": seconds, "microseconds": micro},
+    }
+
+
+def error_document(error: ColoctlError) -> dict[str, Any]:
+    """``error`` as the value of a response's "error" member; `error_from` undoes it.
+
+    "data" holds the exit code, the hint and those attributes of the error that JSON can say.
+    """
+    details = {
+        key: value
+        for key, value in vars(error).items()
+        if key not in {"message", "hint"} and _plain(value)
+    }
+    data: dict[str, Any] = {"exit-code": error.exit_code, "hint": error.hint, "details": details}
+    return {"class": error.code, "desc": error.message, "data": data}
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(isinstance(item, str | int | float) for item in value)
+    return value is None or isinstance(value, str | int | float)
+
+
+def error_from(document: Mapping[str, Any]) -> ColoctlError:
+    """The exception that the server raised, so that its exit code and hint survive the socket.
+
+    A class of error that this coloctl does not know becomes a `ColoctlError` with the code and
+    exit code that came along.
+    """
+    code, message = str(document.get("class")), str(document.get("desc"))
+    data = document.get("data") or {}
+    kind = _BY_CODE.get(code) or _unknown_kind(code, int(data.get("exit-code", 1)))
+    error = kind.__new__(kind)
+    # Subclasses compose their message from other arguments; here it is already composed.
+    ColoctlError.__init__(error, message, hint=data.get("hint"))
+    for key, value in (data.get("details") or {}).items():
+        setattr(error, key, tuple(value) if isinstance(value, list) else value)
+    return error
+
+
+def _all_kinds(kind: type[ColoctlError]) -> Iterator[type[ColoctlError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _all_kinds(below)
+
+
+def _unknown_kind(code: str, exit_code: int) -> type[ColoctlError]:
+    return type("ColoctlError", (ColoctlError,), {"code": code, "exit_code": exit_code})
+
+
+_BY_CODE = {kind.code: kind for kind in _all_kinds(ColoctlError)}

@@ -1,0 +1,162 @@
+"""What a pair leaves when its supervisor is gone, told from its folder alone.
+
+Invariant: nothing is signalled but what the folder's journal names by pid and start time, or what
+runs with this very folder on its command line; and a folder is discarded only when all of that is
+proven gone. The command line finds a QEMU whose supervisor was killed before it could write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coloctl import paths, spec
+from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.host import open_host
+from coloctl.host.base import DeathProof, Identity
+from coloctl.host.process import adopt, identity_of, kill_identity
+from coloctl.journal import replay
+from coloctl.machine.cmdline import console_option
+from coloctl.model.event import Record
+from coloctl.model.pair import NODES, PairSpec
+
+JOURNAL = "journal.jsonl"
+#: The pair file as it was when the pair was started, for people and for `close_taps`.
+PAIR_FILE = "pair.toml"
+#: A symbolic link to the pair file itself; relative paths in the copy begin at its folder.
+SOURCE = "source"
+
+#: SIGKILL to the kernel's word that the process is gone, seconds.
+KILL_DEADLINE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A QEMU that a supervisor launched, as its journal has it."""
+
+    node: str
+    role: str
+    identity: Identity
+
+    def __str__(self) -> str:
+        return f"the {self.role} on node {self.node} (process {self.identity.pid})"
+
+
+def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
+    """Every QEMU that was launched, oldest first."""
+    return tuple(
+        Leftover(
+            record.node,
+            str(record.data["launched"]),
+            Identity(int(record.data["pid"]), int(record.data["start-time"])),
+        )
+        for record in records
+        if "launched" in record.data
+    )
+
+
+def living(folder: Path) -> tuple[Leftover, ...]:
+    """The QEMUs of the pair in ``folder`` that still exist, or may: doubt counts as life.
+
+    Raises `PreconditionFailed` when the journal is damaged.
+    """
+    named = tuple(one for one in launched(replay(folder / JOURNAL).records) if _exists(one))
+    known = {one.identity for one in named}
+    return named + tuple(one for one in _running_in(folder) if one.identity not in known)
+
+
+def _running_in(folder: Path) -> Iterator[Leftover]:
+    """Processes whose command line has the console of one of this folder's nodes."""
+    marks = {os.fsencode(console_option(folder / node)): node for node in NODES}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        nodes = [marks[word] for word in words if word in marks]
+        identity = identity_of(int(entry.name)) if nodes else None
+        if identity is not None:
+            yield Leftover(nodes[0], "QEMU", identity)
+
+
+def _exists(leftover: Leftover) -> bool:
+    try:
+        process = adopt(leftover.identity, node=leftover.node)
+    except PreconditionFailed:
+        return True
+    if process is None:
+        return False
+    process.close()
+    return True
+
+
+async def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
+    """Every QEMU of the pair in ``folder`` is proven gone and its taps are down.
+
+    The secondaries end first, so that none takes over. Raises `FencingFailed` without a proof, and
+    `PreconditionFailed` when the journal is damaged.
+    """
+    found = sorted(living(folder), key=lambda one: one.role == "primary")
+    proofs = [
+        (one, await kill_identity(one.identity, node=one.node, deadline_s=KILL_DEADLINE_S))
+        for one in found
+    ]
+    await close_taps(folder)
+    return proofs
+
+
+async def close_taps(folder: Path) -> None:
+    """The taps that the pair in ``folder`` used are down, as far as its pair file can be read."""
+    with contextlib.suppress(ColoctlError):
+        pair = remembered(folder)
+        for node in NODES:
+            await _close_node_taps(pair, [n.tap.ifname[node] for n in pair.nics if n.tap],
+                                   pair.nodes[node].host)  # fmt: skip
+
+
+async def _close_node_taps(pair: PairSpec, taps: list[str], host_name: str) -> None:
+    host = open_host(host_name)
+    try:
+        for tap in taps:
+            # A tap or a namespace that is gone carries nothing.
+            with contextlib.suppress(ColoctlError):
+                await host.tap(tap, up=False)
+    finally:
+        await host.aclose()
+
+
+def remember(folder: Path, source: Path) -> None:
+    """``folder`` holds a copy of the pair file at ``source`` and a link to it."""
+    copy = folder / PAIR_FILE
+    copy.write_bytes(source.read_bytes())
+    copy.chmod(0o600)
+    link = folder / SOURCE
+    link.unlink(missing_ok=True)
+    link.symlink_to(source.absolute())
+
+
+def remembered(folder: Path) -> PairSpec:
+    """The pair as it was when it was started; raises `SpecError` when that cannot be told."""
+    try:
+        source = (folder / SOURCE).readlink()
+        text = (folder / PAIR_FILE).read_text()
+    except (OSError, ValueError) as error:
+        raise PreconditionFailed(f"{folder} holds no copy of its pair file: {error}.") from None
+    return spec.parse(text, source.parent, source)
+
+
+def discard(folder: Path) -> None:
+    """``folder`` is gone. Its name is free at once, before its content is deleted.
+
+    Whoever calls this serves the pair's control socket, or holds the lock of the state folder.
+    """
+    grave = paths.state_dir() / f".{folder.name}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(grave)
+    shutil.rmtree(grave, ignore_errors=True)

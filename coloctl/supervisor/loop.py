@@ -1,0 +1,191 @@
+"""The loop: belief is compared with observation on every tick; events only wake it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import replace
+
+from coloctl.colo import first_connection
+from coloctl.errors import ColoctlError
+from coloctl.host.base import Death
+from coloctl.machine import blockdev
+from coloctl.model.event import Kind
+from coloctl.model.pair import Role, other
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import Presence
+from coloctl.qmp.session import Event
+from coloctl.supervisor import acts
+from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
+
+#: How often belief is compared with observation when nothing happens, seconds.
+OBSERVE_PERIOD_S = 1.0
+#: One observation of one QEMU, seconds: longer than any checkpoint pause seen (docs/qemu.md).
+OBSERVE_DEADLINE_S = 2.0
+
+
+class Supervisor:
+    """Watches one pair. `run` holds the loop; `watch` and `entered` are given to the acts."""
+
+    def __init__(self, state: PairState) -> None:
+        self.state = state
+        self._tasks: asyncio.TaskGroup | None = None
+        self._guard: asyncio.Task[None] | None = None
+
+    async def run(self, until: asyncio.Event) -> None:
+        """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            while not until.is_set():
+                await asyncio.gather(
+                    *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
+                )
+                if self.state.protection is not Protection.COLO:
+                    self._drop_guard()
+                # Automatic failover has its place here: observations -> ha.analysis -> acts.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(OBSERVE_PERIOD_S):
+                        await until.wait()
+            for seat in self.state.seats.values():
+                seat.unwatch()
+            self._drop_guard()
+
+    def watch(self, seat: Seat) -> None:
+        """The QEMU that has just sat down is watched from here on."""
+        assert self._tasks is not None
+        seat.watch(self._tasks, self._on_event, self._on_death)
+
+    def entered(self, primary: VM) -> None:
+        """COLO was entered: the first connection of the guest's life is waited for."""
+        assert self._tasks is not None
+        self._drop_guard()
+        self.state.cautious = self.state.spec.checkpoint.guard_first_connection
+        if self.state.cautious:
+            self._guard = self._tasks.create_task(self._guard_connections(primary))
+
+    def _drop_guard(self) -> None:
+        if self._guard is not None:
+            self._guard.cancel()
+            self._guard = None
+        self.state.cautious = False
+
+    async def _guard_connections(self, primary: VM) -> None:
+        state = self.state
+        try:
+            await first_connection.guard(state.spec, primary, lambda: state.delay_ms)
+        except ColoctlError as error:
+            state.record(Kind.NOTE, data={"first-connection": error.message})
+        else:
+            state.cautious = False
+            state.record(Kind.NOTE, data={"first-connection": "covered by a checkpoint"})
+
+    def _on_event(self, seat: Seat, event: Event) -> None:
+        """Whatever is wrong with one event, those after it are heard."""
+        try:
+            self._hear(seat, event)
+        except ColoctlError as error:
+            log.error("%s of node %s was not dealt with: %s", event.name, seat.name, error.message)
+        except Exception:
+            log.exception("%s of node %s was not understood", event.name, seat.name)
+
+    def _hear(self, seat: Seat, event: Event) -> None:
+        pause = seat.count(event)
+        emit = self.state.emit
+        emit(
+            "NODE_EVENT",
+            {
+                "node": seat.name,
+                "event": event.name,
+                "data": dict(event.data),
+                "timestamp": event.at_s,
+            },
+        )
+        if seat.view.role is not Role.PRIMARY:
+            return
+        if event.name == "QUORUM_REPORT_BAD":
+            self._on_bad_child(seat, event)
+        elif not seat.in_colo:
+            return
+        elif event.name == "STOP":
+            checkpoint = {"node": seat.name, "phase": "begin", "count": seat.ledger.count}
+            emit("CHECKPOINT", checkpoint)
+        elif pause is not None:
+            checkpoint = {"node": seat.name, "phase": "end", "count": seat.ledger.count}
+            emit("CHECKPOINT", {**checkpoint, "pause-ms": round(pause * 1000, 1)})
+
+    def _on_bad_child(self, primary: Seat, event: Event) -> None:
+        """A disk of the quorum failed. One that missed a write of the guest is no replica any more.
+
+        QEMU goes on with the local disk alone, and its checkpoints would make the loss complete.
+        """
+        state, replica = self.state, self.state.seats[other(primary.name)]
+        child, operation = str(event.data["node-name"]), str(event.data["type"])
+        if not blockdev.is_replica(child) or operation == "read":
+            return
+        if not replica.missed_write:
+            replica.miss_write()
+            missed = {"missed": operation, "by": child}
+            state.record(Kind.OBSERVATION, node=replica.name, data=missed)
+        if state.protection is Protection.COLO:
+            self._drop_guard()
+            state.note(
+                Fact.NODE_LOST,
+                f"The disk of node {replica.name} missed a write of the guest; "
+                f"`coloctl failover {state.spec.name}` lets node {primary.name} run on alone.",
+            )
+
+    async def _on_death(self, seat: Seat, death: Death) -> None:
+        """The pair is in the state that follows; tried again while the journal has no room."""
+        if seat.retired:
+            return
+        vm, told = seat.vm, False
+        seat.view = replace(
+            seat.view, presence=Presence.DEAD, run_state=None, migration=None, colo_mode=None
+        )
+        self.state.emit("NODE_DEAD", {"node": seat.name, "how": str(death)})
+        while seat.vm is vm and not seat.retired:
+            try:
+                await self._conclude(seat, death)
+            except ColoctlError as error:
+                if not told:
+                    log.error("The death of node %s waits: %s", seat.name, error.message)
+                told = True
+                await asyncio.sleep(OBSERVE_PERIOD_S)
+            else:
+                return
+
+    async def _conclude(self, seat: Seat, death: Death) -> None:
+        state, role = self.state, seat.view.role
+        words = seat.vm.last_words(1).strip() if seat.vm else ""
+        state.record(Kind.OBSERVATION, node=seat.name, data={"dead": str(death), "log": words})
+        peer = state.seats[other(seat.name)]
+        peer_lives = peer.vm is not None and peer.view.presence is Presence.ALIVE
+        verb = f"coloctl failover {state.spec.name}"
+        if peer_lives and state.protection is Protection.COLO:
+            self._drop_guard()
+            state.note(
+                Fact.NODE_LOST,
+                f"The {role} on node {seat.name} died; `{verb}` lets node {peer.name} run on.",
+            )
+        elif peer_lives and state.protection in (Protection.FAILOVER, Protection.FAILED):
+            # The peer may hold the guest: only an operator decides about it now.
+            force = " --force" if state.protection is Protection.FAILED else ""
+            state.explain(
+                f"The {role} on node {seat.name} died; `{verb}{force}` lets node {peer.name} "
+                "run on if it can."
+            )
+        elif not (peer_lives and role is Role.SECONDARY):
+            # A secondary that dies before COLO is the affair of the act that protects.
+            await state.interrupt()
+            try:
+                await acts.end_all(state)
+            except ColoctlError as error:
+                state.record(Kind.NOTE, data={"not-ended": error.message})
+            reason = f"The {role} on node {seat.name} died ({death})."
+            state.note(Fact.GUEST_GONE, reason)
+            if state.protection is Protection.DOWN:  # an act that it cut short knows only that
+                state.explain(reason)

@@ -1,0 +1,138 @@
+"""One node of a pair as its supervisor holds it: the QEMU, its checkpoints, what was last seen."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.errors import MonitorError
+from coloctl.host.base import Death
+from coloctl.model.pair import NodeName, Role
+from coloctl.model.qapi import MigrationStatus
+from coloctl.model.view import Impairment, NodeView, Presence
+from coloctl.qmp.session import Event
+from coloctl.vm import VM
+
+#: Events of one QEMU that may wait for the supervisor; checkpoints make four a second at most.
+EVENT_BOUND = 1000
+
+OnEvent = Callable[["Seat", Event], None]
+OnDeath = Callable[["Seat", Death], Awaitable[None]]
+
+
+@dataclass
+class Seat:
+    """Owned by the supervisor; nobody else writes here."""
+
+    view: NodeView
+    vm: VM | None = None
+    ledger: CheckpointLedger = field(default_factory=CheckpointLedger)
+    in_colo: bool = False  #: its STOP and RESUME events are those of checkpoints
+    missed_write: bool = False  #: the guest wrote what its replica's disk does not hold
+    retired: bool = False  #: its end is wanted, so its death is no news
+    _watch: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> NodeName:
+        return self.view.name
+
+    def take(self, vm: VM, role: Role, version: str) -> None:
+        """``vm`` sits here from now on."""
+        self.vm = vm
+        self.retired = self.missed_write = False
+        self.ledger, self.in_colo = CheckpointLedger(), False
+        self.view = NodeView(
+            name=self.view.name,
+            host=self.view.host,
+            role=role,
+            presence=Presence.ALIVE,
+            pid=vm.process.identity.pid,
+            qemu_version=version,
+        )
+
+    def vacate(self, presence: Presence) -> None:
+        """No QEMU sits here; why is in ``presence``."""
+        self.vm = None
+        self.retired = True
+        self.view = NodeView(
+            name=self.view.name,
+            host=self.view.host,
+            presence=presence,
+            fencing=self.view.fencing,
+        )
+
+    def watch(self, tasks: asyncio.TaskGroup, on_event: OnEvent, on_death: OnDeath) -> None:
+        """Events and the end of this seat's QEMU are reported from here on."""
+        assert self.vm is not None
+        self._watch = tasks.create_task(self._run(self.vm, on_event, on_death))
+
+    def unwatch(self) -> None:
+        """Nothing of this seat is reported any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    async def _run(self, vm: VM, on_event: OnEvent, on_death: OnDeath) -> None:
+        pump = asyncio.create_task(self._pump(vm, on_event))
+        try:
+            death = await vm.process.wait()
+        finally:
+            pump.cancel()
+        if self.vm is vm:
+            await on_death(self, death)
+
+    async def _pump(self, vm: VM, on_event: OnEvent) -> None:
+        with vm.monitor.listen(bound=EVENT_BOUND) as events:
+            while True:
+                try:
+                    event = await events.next(math.inf)
+                except MonitorError:
+                    return
+                on_event(self, event)
+
+    def count(self, event: Event) -> float | None:
+        """The ledger knows of ``event``; answers the pause when it ended a checkpoint, seconds."""
+        status = MigrationStatus(event.data.get("status", "none"))
+        if event.name == "MIGRATION":
+            self.in_colo = status is MigrationStatus.COLO
+            if self.in_colo:
+                self.ledger = CheckpointLedger()
+        elif not self.in_colo:
+            return None
+        elif event.name == "STOP":
+            self.ledger.stop(event.at_s)
+        elif event.name == "RESUME":
+            return self.ledger.resume(event.at_s)
+        return None
+
+    async def observe(self, deadline_s: float) -> None:
+        """The view holds what QEMU says now; one that does not answer is impaired, not dead."""
+        vm = self.vm
+        if vm is None:
+            return
+        try:
+            vitals = await vm.observe(deadline_s)
+        except MonitorError:
+            if self.vm is vm:
+                self._impaired(Impairment.MONITOR)
+            return
+        if self.vm is vm:
+            self.view = replace(
+                self.view,
+                run_state=vitals.run_state,
+                migration=vitals.migration,
+                colo_mode=vitals.colo_mode,
+            )
+            self._impaired()
+
+    def miss_write(self) -> None:
+        """This replica's disk is not the guest's any more, and never will be by itself."""
+        self.missed_write = True
+        self._impaired()
+
+    def _impaired(self, *by: Impairment) -> None:
+        lasting = (Impairment.REPLICA_DISK,) if self.missed_write else ()
+        self.view = replace(self.view, impairments=(*lasting, *by))

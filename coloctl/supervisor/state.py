@@ -1,0 +1,177 @@
+"""The pair's state in its one writer's hands: every change is decided, recorded, told.
+
+Everything that changes the protection goes through `PairState.note`, which asks
+`protection.advance`, writes the journal durably, and only then tells the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from coloctl.clock import CLOCK, Clock
+from coloctl.colo.launch import Ground
+from coloctl.colo.protect import CAUTIOUS_DELAY_MS
+from coloctl.errors import NotProtected, PairBusy
+from coloctl.journal import Journal
+from coloctl.model.event import Kind, Record
+from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.model.protection import Fact, Protection, advance
+from coloctl.model.view import CheckpointView, NodeView, PairView, Progress
+from coloctl.supervisor.seat import Seat
+from coloctl.vm import VM
+
+Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+class PairState:
+    """What is known and believed of one pair. ``emit`` sends an event to every client."""
+
+    def __init__(
+        self, spec: PairSpec, ground: Ground, journal: Journal, emit: Emit, clock: Clock = CLOCK
+    ) -> None:
+        self.spec = spec
+        self.ground = ground
+        self.emit = emit
+        self.clock = clock
+        self.delay_ms = spec.checkpoint.delay_ms
+        self.cautious = False  #: checkpoints come at least every `CAUTIOUS_DELAY_MS` for now
+        self.generation = 0
+        self.seats: dict[NodeName, Seat] = {
+            node: Seat(NodeView(node, spec.nodes[node].host)) for node in NODES
+        }
+        self._journal = journal
+        self._protection = Protection.DOWN
+        self._reason = "Nothing was started yet."
+        self._since = clock.now()
+        self._exposed_since: float | None = None
+        self._progress: Progress | None = None
+        self._act: asyncio.Task[Any] | None = None
+        self._act_name = ""
+
+    @property
+    def protection(self) -> Protection:
+        return self._protection
+
+    def note(self, fact: Fact, reason: str) -> None:
+        """``fact`` is on disk, has moved the state as the table says, and every client knows."""
+        step = advance(self._protection, fact)
+        self.record(
+            Kind.STATE,
+            before=step.before,
+            fact=step.fact,
+            after=step.after,
+            data={"reason": reason, "listed": step.listed},
+        )
+        if not step.listed:
+            return
+        now = self.clock.now()
+        self._protection, self._reason, self._since = step.after, reason, now
+        if step.after in (Protection.DOWN, Protection.COLO):
+            self._exposed_since = None
+        elif self._exposed_since is None:
+            self._exposed_since = now
+        self.emit(
+            "STATE_CHANGED",
+            {"before": step.before, "fact": fact, "after": step.after, "reason": reason},
+        )
+
+    def explain(self, reason: str) -> None:
+        """The state stays and has another reason than the one it was entered for."""
+        self._reason = reason
+
+    def record(self, kind: Kind, **fields: Any) -> None:
+        """The journal holds it, with the act under way and the generation."""
+        self._journal.append(
+            Record(kind=kind, act=self._act_name, generation=self.generation, **fields)
+        )
+
+    def grow_generation(self) -> None:
+        """The next promotion has a number of its own, durably, before it happens."""
+        self.generation += 1
+        self.record(Kind.INTENT, step="promote")
+
+    @contextlib.asynccontextmanager
+    async def acting(self, name: str) -> AsyncIterator[None]:
+        """One act at a time; raises `PairBusy` while another runs."""
+        if self._act is not None:
+            raise PairBusy(
+                f"Pair {self.spec.name} is busy with '{self._act_name}'.",
+                hint=f"`coloctl status {self.spec.name}` shows how far it is",
+            )
+        self._act, self._act_name = asyncio.current_task(), name
+        outcome = "done"
+        try:
+            self.record(Kind.INTENT)
+            try:
+                yield
+            except BaseException as error:
+                outcome = f"{type(error).__name__}: {error}"
+                raise
+            finally:
+                self.record(Kind.OUTCOME, data={"outcome": outcome})
+        finally:
+            # Also when the journal has no room: the next act may find some.
+            self._act, self._act_name, self._progress = None, "", None
+
+    async def interrupt(self, *, spare: str = "") -> None:
+        """No act is under way; the one that was has cleaned up behind itself.
+
+        An act named ``spare`` was not cut short but has ended by itself, within its own deadlines.
+        """
+        if self._act is not None:
+            if self._act_name != spare:
+                self._act.cancel()
+            await asyncio.wait({self._act})
+
+    def progress(self, step: str, done: int | None = None, total: int | None = None) -> None:
+        """Clients know how far the act is."""
+        if self._progress is None or self._progress.step != step:
+            self.emit("STEP", {"act": self._act_name, "step": step})
+        unit = "bytes" if done is not None else ""
+        self._progress = Progress(self._act_name, step, done, total, unit)
+        if done is not None and total:
+            self.emit(
+                "PROGRESS", {"act": self._act_name, "step": step, "done": done, "total": total}
+            )
+
+    def period_ms(self) -> int:
+        """The checkpoint period that QEMU was given."""
+        return min(self.delay_ms, CAUTIOUS_DELAY_MS) if self.cautious else self.delay_ms
+
+    def seat_of(self, role: Role) -> Seat | None:
+        """The node that holds ``role`` now."""
+        return next((seat for seat in self.seats.values() if seat.view.role is role), None)
+
+    def running(self) -> bool:
+        """A QEMU of the pair may still run."""
+        return any(seat.vm is not None for seat in self.seats.values())
+
+    def vm_of(self, role: Role) -> VM:
+        """The QEMU that holds ``role``; raises `NotProtected` when there is none."""
+        seat = self.seat_of(role)
+        if seat is None or seat.vm is None:
+            raise NotProtected(f"Pair {self.spec.name} has no running {role}.")
+        return seat.vm
+
+    def view(self) -> PairView:
+        """The pair as last observed."""
+        now = self.clock.now()
+        primary = self.seat_of(Role.PRIMARY)
+        exposed = None if self._exposed_since is None else round(now - self._exposed_since, 1)
+        return PairView(
+            name=self.spec.name,
+            protection=self._protection,
+            generation=self.generation,
+            reason=self._reason,
+            since_s=round(now - self._since, 1),
+            exposed_s=exposed,
+            nodes={node: seat.view for node, seat in self.seats.items()},
+            checkpoints=primary.ledger.view(self.period_ms()) if primary else CheckpointView(),
+            progress=self._progress,
+            supervisor_pid=os.getpid(),
+            spec_path=str(self.spec.source or ""),
+        )
