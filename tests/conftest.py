@@ -1,0 +1,90 @@
+"""What every test may count on: the order of kinds, root where one is needed, QEMU, a clean end.
+
+The presence of this file also puts its folder on the path, so that tests import their helpers.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+
+import pytest
+from support.leaks import Run
+
+from coloctl.errors import LabError
+from coloctl.lab import guest, qemu, rootless
+
+#: Cheap ones first, so that a broken rule is known before a guest boots.
+KINDS = ("unit", "qemu", "guest")
+
+#: Debian 12's, Debian 13's and its backports' QEMU.
+MATRIX = ("7.2", "10.0", "11.1")
+
+
+def kind_of(item: pytest.Item) -> str | None:
+    return next((kind for kind in KINDS if item.get_closest_marker(kind)), None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Every test has a kind before `-m` chooses, and the kinds follow each other afterwards."""
+    for item in items:
+        if kind_of(item) is None:
+            item.add_marker("unit")
+    yield
+    items.sort(key=lambda item: KINDS.index(kind_of(item) or "unit"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Guest tests run as root: without it, of a private user namespace in which all starts anew.
+
+    Where the system allows none, they are skipped with its reason.
+    """
+    guests = [item for item in session.items if kind_of(item) == "guest"]
+    if not guests or session.config.option.collectonly or not rootless.needed():
+        return
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    capture.suspend_global_capture(in_=True)  # the new process writes to the terminal again
+    try:
+        rootless.enter()
+    except LabError as refused:
+        for item in guests:
+            item.add_marker(pytest.mark.skip(reason=f"{refused} hint: {refused.hint}"))
+    finally:
+        capture.resume_global_capture()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """The run ends as an error that names every process, namespace, tap and file it leaves."""
+    run = Run()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in run.environment().items():
+            patch.setenv(name, value)
+        patch.setattr(tempfile, "tempdir", None)
+        yield
+        leaks = run.leaks()
+        run.sweep()
+    if leaks:
+        pytest.fail("the tests left something behind: " + "; ".join(leaks) + ".", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def qemu_builds() -> Callable[[str], qemu.Build]:
+    """The QEMU of a name of the matrix, fetched when it is asked for and not there yet."""
+    return functools.cache(qemu.provide)
+
+
+@pytest.fixture(scope="session", params=MATRIX)
+def qemu_build(
+    request: pytest.FixtureRequest, qemu_builds: Callable[[str], qemu.Build]
+) -> qemu.Build:
+    """Each QEMU of the matrix in its turn."""
+    return qemu_builds(request.param)
+
+
+@pytest.fixture(scope="session")
+def guest_image(qemu_builds: Callable[[str], qemu.Build]) -> guest.GuestImage:
+    """The lab's guest, built when it is not there yet."""
+    return guest.find() or guest.provide(qemu_img=qemu_builds(qemu.FALLBACK).img)

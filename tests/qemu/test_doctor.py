@@ -1,0 +1,257 @@
+"""The doctor finds what is wrong with a pair by name, says what helps, and touches nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.pairs import firmware_spec
+
+from coloctl import paths
+from coloctl.check.doctor import examine_pair
+from coloctl.check.finding import Finding, Severity, worst
+from coloctl.lab.qemu import Build
+from coloctl.model.pair import (
+    CheckpointSpec,
+    FencingMethod,
+    FencingSpec,
+    NicSpec,
+    NodeSpec,
+    PairSpec,
+    ReplicationSpec,
+    TapSpec,
+)
+
+pytestmark = pytest.mark.qemu
+
+PAIR = """
+name = "web"
+[guest]
+memory = "64MiB"
+accel = "tcg"
+ready_line = "login:"
+qemu = "{qemu}"
+[[disk]]
+id = "disk0"
+image = {{ a = "a.qcow2", b = "b.qcow2" }}
+[node.a]
+host = "local"
+address = "127.0.0.1"
+[node.b]
+host = "local"
+address = "127.0.0.2"
+[replication]
+base_port = 20700
+"""
+
+
+def create(build: Build, path: Path, size: str = "16M") -> None:
+    subprocess.run([build.img, "create", "-q", "-f", "qcow2", path, size], check=True)
+
+
+@pytest.fixture(scope="module")
+def build(qemu_builds: Callable[[str], Build]) -> Build:
+    return qemu_builds("11.1")
+
+
+@pytest.fixture
+def spec(tmp_path: Path, build: Build) -> PairSpec:
+    """A pair that nothing is wrong with."""
+    plain = firmware_spec(tmp_path, build, "tcg")
+    spec = replace(plain, guest=replace(plain.guest, ready_line="login:"))
+    for disk in spec.disks:
+        for image in disk.image.values():
+            create(build, image)
+    return spec
+
+
+def examine(spec: PairSpec) -> list[Finding]:
+    return asyncio.run(examine_pair(spec))
+
+
+def bad(findings: list[Finding]) -> dict[str, Finding]:
+    """Warnings and errors by name."""
+    return {one.name: one for one in findings if one.severity in (Severity.WARNING, Severity.ERROR)}
+
+
+def only(spec: PairSpec, name: str, severity: Severity) -> Finding:
+    """The one thing that is wrong with the pair."""
+    found = bad(examine(spec))
+    assert list(found) == [name], found
+    assert found[name].severity is severity
+    assert found[name].sentence.endswith(".")
+    assert found[name].hint
+    return found[name]
+
+
+def test_a_sound_pair_has_no_warning(spec: PairSpec) -> None:
+    findings = examine(spec)
+    assert bad(findings) == {}
+    names = {one.name for one in findings}
+    assert names >= {
+        "binary", "capability", "schema", "objects", "block drivers", "dialect", "machine type",
+        "accelerator", "known bugs", "versions", "memory", "disk disk0", "replication link",
+        "ports", "nic hn0", "state", "fencing", "first connection", "ipv6",
+    }  # fmt: skip
+    assert any("boots protected" in one.sentence for one in findings)
+
+
+def test_a_guest_that_boots_under_protection_is_warned_of_where_it_is_emulated(
+    spec: PairSpec,
+) -> None:
+    boots_protected = replace(spec, guest=replace(spec.guest, ready_line=""))
+    found = only(boots_protected, "stale translations", Severity.WARNING)
+    assert "guest.ready_line" in found.hint
+
+
+def test_different_contents_will_be_copied(spec: PairSpec, build: Build) -> None:
+    image = spec.disks[0].image["a"]
+    write = [build.img.with_name("qemu-io"), "-f", "qcow2", "-c", "write -P 7 0 64k", image]
+    subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+    findings = examine(spec)
+    assert bad(findings) == {}
+    copied = [one for one in findings if "copied to node b" in one.sentence]
+    assert [one.severity for one in copied] == [Severity.INFO]
+    survivor = spec.disks[0].image["b"]
+    survivor.with_name(f"{survivor.name}.generation").write_text("1\n")
+    assert any("copied to node a" in one.sentence for one in examine(spec))
+
+
+def test_images(spec: PairSpec, build: Build) -> None:
+    disk = spec.disks[0]
+    create(build, disk.image["b"], "32M")
+    assert "same size" in only(spec, "disk disk0", Severity.ERROR).sentence
+    disk.image["b"].unlink()
+    assert str(disk.image["b"]) in only(spec, "disk disk0", Severity.ERROR).sentence
+    one_file = replace(disk, image={"a": disk.image["a"], "b": disk.image["a"]})
+    same = only(replace(spec, disks=(one_file,)), "disk disk0", Severity.ERROR)
+    assert "same file" in same.sentence
+
+
+@pytest.fixture
+def holding(spec: PairSpec, build: Build) -> Iterator[Path]:
+    """The image of node a is in use while the test runs."""
+    image = spec.disks[0].image["a"]
+    program = build.img.with_name("qemu-io")
+    with subprocess.Popen(
+        [program, "-f", "qcow2", image], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as user:
+        assert user.stdin is not None
+        assert user.stdout is not None
+        user.stdin.write(b"length\n")
+        user.stdin.flush()
+        user.stdout.readline()
+        yield image
+        user.stdin.close()
+
+
+def test_an_image_in_use(spec: PairSpec, holding: Path) -> None:
+    found = only(spec, "disk disk0", Severity.WARNING)
+    assert f"{holding} on node a is in use" in found.sentence
+
+
+def test_a_busy_port(spec: PairSpec) -> None:
+    with socket.socket() as busy:
+        busy.bind((spec.nodes["b"].address, spec.replication.nbd_port()))
+        busy.listen()
+        found = only(spec, "ports", Severity.ERROR)
+    assert f"Port {spec.replication.nbd_port()} of" in found.sentence
+    assert "node b" in found.sentence
+
+
+def test_an_address_that_is_not_here(spec: PairSpec) -> None:
+    nodes = {**spec.nodes, "b": NodeSpec("b", "local", "192.0.2.1")}
+    found = bad(examine(replace(spec, nodes=nodes)))
+    assert "192.0.2.1" in found["replication link"].sentence
+
+
+def test_a_namespace_and_a_tap_that_are_not_there(spec: PairSpec) -> None:
+    nodes = {**spec.nodes, "b": NodeSpec("b", "netns:no-such-namespace", "127.0.0.2")}
+    assert "no-such-namespace" in bad(examine(replace(spec, nodes=nodes)))["node b"].sentence
+    tap = TapSpec({"a": "ct-no-tap-a", "b": "ct-no-tap-b"}, bridge="ct-no-br")
+    nic = NicSpec("hn0", "52:54:00:12:34:56", tap)
+    assert "ct-no-tap" in only(replace(spec, nics=(nic,)), "nic hn0", Severity.ERROR).sentence
+
+
+def test_a_state_folder_with_a_long_path(
+    spec: PairSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / ("x" * 100)))
+    assert "unix socket" in only(spec, "state", Severity.ERROR).sentence
+
+
+def test_a_pair_that_runs_is_not_blamed_for_what_it_holds(spec: PairSpec, holding: Path) -> None:
+    control = paths.control_socket(spec.name)
+    control.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as supervisor:
+        supervisor.bind(str(control))
+        supervisor.listen()
+        findings = examine(spec)
+    shutil.rmtree(control.parent)
+    assert bad(findings) == {}
+    assert "running" in {one.name for one in findings}
+
+
+@pytest.mark.parametrize(("machine", "accel"), [("q35", "tcg"), ("pc", "tcg")])
+def test_what_a_start_refuses_is_an_error(
+    machine: str, accel: str, spec: PairSpec, qemu_builds: Callable[[str], Build]
+) -> None:
+    old = qemu_builds("10.0").binary
+    guest = replace(spec.guest, machine=machine, accel=accel, qemu=old)
+    found = bad(examine(replace(spec, guest=guest)))
+    expected = {"tcg-deadlock"} | ({"q35-abort"} if machine == "q35" else set())
+    assert set(found) == expected
+    assert worst(found.values()) is Severity.ERROR
+    multifd = replace(spec, guest=guest, replication=ReplicationSpec(20700, multifd_channels=2))
+    assert "multifd-corruption" in bad(examine(multifd))
+
+
+def test_choices_that_cost_something_are_warned_of(spec: PairSpec) -> None:
+    manual = replace(spec, fencing=FencingSpec(FencingMethod.MANUAL))
+    assert "person" in only(manual, "fencing", Severity.WARNING).sentence
+    unguarded = replace(spec, checkpoint=CheckpointSpec(guard_first_connection=False))
+    found = only(unguarded, "first connection", Severity.WARNING)
+    assert "tcp_syncookies=2" in found.hint
+    huge = replace(spec, guest=replace(spec.guest, memory_mib=1 << 24))
+    assert "3 times" in only(huge, "memory", Severity.WARNING).sentence
+    more = replace(spec, guest=replace(spec.guest, extra_args=("-device", "virtio-rng-pci")))
+    assert "extra_args" in only(more, "extra_args", Severity.WARNING).sentence
+
+
+def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "coloctl.cli.main", "doctor", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_verb(tmp_path: Path, build: Build) -> None:
+    pair = tmp_path / "web.toml"
+    pair.write_text(PAIR.format(qemu=build.binary))
+    for node in "ab":
+        create(build, tmp_path / f"{node}.qcow2")
+    sound = doctor(str(pair), "-f", "json")
+    assert sound.returncode == 0, sound.stdout
+    told = json.loads(sound.stdout)
+    assert (told["schema"], told["severity"]) == (1, "info")
+    (tmp_path / "b.qcow2").unlink()
+    ill = doctor(str(pair))
+    assert ill.returncode == 1
+    assert "b.qcow2" in ill.stdout.replace("\n", "")
+    assert "hint:" in ill.stdout
+    absent = doctor(str(tmp_path / "absent.toml"))
+    assert absent.returncode == 2
+    assert absent.stderr.startswith("error:")
+
+
+def test_the_verb_without_a_pair_looks_at_the_machine() -> None:
+    done = doctor("-f", "json")
+    assert done.returncode in (0, 3)
+    names = {one["name"] for one in json.loads(done.stdout)["findings"]}
+    assert names >= {"tun", "namespaces", "memory", "state", "cache"}

@@ -1,0 +1,345 @@
+"""Real QEMUs become a pair in COLO, lose a side in every way, and leave nothing of the lost pair.
+
+The guests are firmware alone. What a guest would write to its disk is written through the same
+device by the monitor. QEMU before 11.0 needs KVM for COLO (docs/qemu.md): the firmware runs there
+even where KVM is slow; without /dev/kvm those are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.pairs import (
+    Inventory,
+    Stage,
+    beside_logs,
+    firmware_spec,
+    holds,
+    inventory,
+    make_disks,
+    qemu_io,
+    supervised,
+)
+
+from coloctl.colo import launch
+from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
+from coloctl.lab import qemu
+from coloctl.model.pair import Channel, PairSpec, Role, other
+from coloctl.model.protection import Protection
+from coloctl.model.qapi import COLOMode, RunState
+from coloctl.qmp import command as qmp
+from coloctl.supervisor import acts
+from coloctl.vm import VM
+
+pytestmark = pytest.mark.qemu
+
+ROLES = (Role.PRIMARY, Role.SECONDARY)
+
+#: Announced while a running guest is protected, in this order.
+PROTECTING = ("connect", "mirror", "migrate", "first checkpoint")
+
+WRITTEN = 0x11  #: before the last checkpoint
+LATE = 0x22  #: after it
+BLOCK = 65536
+
+
+def accel_for(build: qemu.Build) -> str:
+    """An accelerator that holds COLO with this build, or the test is skipped."""
+    if build.name == "11.1":
+        return "tcg"
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as error:
+        pytest.skip(f"COLO of QEMU {build.name} needs KVM: /dev/kvm: {error.strerror}")
+    return "kvm"
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture
+def spec(folder: Path, qemu_build: qemu.Build) -> PairSpec:
+    """A pair with equal, empty disks, on each QEMU of the matrix in its turn."""
+    spec = firmware_spec(folder, qemu_build, accel_for(qemu_build))
+    asyncio.run(make_disks(spec, qemu_build.img))
+    return spec
+
+
+@pytest.fixture
+def newest(folder: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
+    """The same on the newest QEMU, for what does not depend on the version."""
+    build = qemu_builds("11.1")
+    spec = firmware_spec(folder, build, "tcg")
+    asyncio.run(make_disks(spec, build.img))
+    return spec
+
+
+async def alone(vm: VM, was: Role) -> None:
+    """The guest runs, and nothing of the lost pair is left in its QEMU."""
+    vitals = await vm.observe()
+    assert (vitals.run_state, vitals.colo_mode) == (RunState.RUNNING, COLOMode.NONE)
+    if was is Role.SECONDARY:
+        nodes = {"colo-disk0", "childs0", "parent0"}
+        wanted = Inventory(nodes=nodes, objects={"rew0"}, quorum=("childs0",))
+    else:
+        wanted = Inventory(nodes={"colo-disk0", "parent0"}, quorum=("parent0",))
+    assert await inventory(vm) == wanted
+
+
+def freeze_in_a_checkpoint(stage: Stage, vm: VM) -> asyncio.Task[None]:
+    """``vm`` is stopped while the next checkpoint goes on."""
+
+    async def wait() -> None:
+        with vm.monitor.listen("STOP") as events:
+            await events.next(30)
+            vm.process.signal(signal.SIGSTOP)
+
+    return asyncio.create_task(wait())
+
+
+async def lose(stage: Stage, lost: VM, fault: str) -> None:
+    """The fault has happened to a pair in COLO."""
+    if fault == "dead":
+        lost.process.signal(signal.SIGKILL)
+        await stage.until(lambda: stage.state.protection is Protection.FAILOVER)
+    elif fault == "frozen in a checkpoint":
+        await freeze_in_a_checkpoint(stage, lost)
+    else:
+        lost.process.signal(signal.SIGSTOP)
+        if lost is stage.secondary:
+            # On the local disk at once; the replica's answer never comes.
+            await qemu_io(stage.primary, f"aio_write -q -P {LATE:#x} {BLOCK} {BLOCK}")
+
+
+@pytest.mark.parametrize("lost", ROLES)
+@pytest.mark.parametrize("fault", ["dead", "frozen", "frozen in a checkpoint"])
+def test_the_survivor_runs_alone_and_can_be_protected_again(
+    spec: PairSpec, fault: str, lost: Role
+) -> None:
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            assert stage.state.protection is Protection.COLO
+            assert "attach" in stage.steps()
+            await qemu_io(stage.primary, f"write -P {WRITTEN:#x} 0 {BLOCK}")
+            await stage.checkpoints()
+            victim = stage.state.vm_of(lost)
+            survivor = stage.vm(other(victim.node))
+            await lose(stage, victim, fault)
+
+            timeline = await acts.failover(stage.state, None)
+
+            assert timeline.survivor == survivor.node
+            assert not victim.process.alive()
+            assert stage.state.protection is Protection.UNPROTECTED
+            await alone(survivor, timeline.role_before)
+            assert await holds(survivor, WRITTEN, 0, BLOCK)
+
+            await stage.start()
+            assert stage.state.protection is Protection.COLO
+            assert "mirror" in stage.steps()
+            await stage.checkpoints()
+            assert await holds(stage.secondary, WRITTEN, 0, BLOCK)
+
+    asyncio.run(check())
+
+
+def test_a_replica_that_missed_a_write_is_never_promoted(spec: PairSpec) -> None:
+    """The disk's way to the secondary breaks, and nothing else: checkpoints would go on."""
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            primary, secondary = stage.primary, stage.secondary
+            nbd = [{"type": "block-node", "node-name": "nbd0"}]
+            await primary.monitor.rescue(qmp.yank(nbd))
+            await qemu_io(primary, f"aio_write -q -P {LATE:#x} {BLOCK} {BLOCK}")
+            await stage.until_protection(Protection.FAILOVER)
+            with pytest.raises(FailoverRefused, match="missed a write"):
+                await acts.failover(stage.state, secondary.node)
+            assert secondary.process.alive() and primary.process.alive()
+            timeline = await acts.failover(stage.state, None)
+            assert timeline.survivor == primary.node
+            await alone(primary, Role.PRIMARY)
+            assert await holds(primary, LATE, BLOCK, BLOCK)
+            await stage.start()
+            assert stage.state.protection is Protection.COLO
+            assert stage.state.seats[secondary.node].view.impairments == ()
+
+    asyncio.run(check())
+
+
+def test_a_replica_that_misses_a_write_while_it_joins_is_given_up(newest: PairSpec) -> None:
+    async def check() -> None:
+        async with supervised(newest) as stage:
+            await stage.start(protected=False)
+            secondary = stage.state.seats[other(stage.primary.node)]
+            stage.at_step("first checkpoint", secondary.miss_write)
+            with pytest.raises(ReplicationError, match="missed a write"):
+                await stage.start()
+            assert stage.state.protection is Protection.UNPROTECTED
+            assert secondary.vm is None
+            await alone(stage.primary, Role.PRIMARY)
+
+    asyncio.run(check())
+
+
+def test_a_survivors_image_is_that_of_the_last_checkpoint(spec: PairSpec, folder: Path) -> None:
+    """What the lost primary wrote since then is taken back, in the file too, whenever it ends."""
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await qemu_io(stage.primary, f"write -P {WRITTEN:#x} 0 {BLOCK}")
+            await stage.until(lambda: not stage.state.cautious)
+            await acts.set_checkpoint_delay(stage.state, 60_000)
+            await qemu_io(stage.primary, f"write -P {LATE:#x} 0 {BLOCK}")
+            survivor = stage.secondary
+            await acts.failover(stage.state, survivor.node)
+            assert await holds(survivor, WRITTEN, 0, BLOCK)
+            await acts.stop(stage.state, force=True)
+            img = stage.state.ground.qemu_img
+            raw = folder / "raw"
+            argv = [img, "convert", "-O", "raw", spec.disks[0].image[survivor.node], raw]
+            done = await stage.state.ground.hosts["a"].run(list(map(str, argv)), deadline_s=30)
+            assert done.code == 0, done.stderr
+            assert set(raw.read_bytes()[:BLOCK]) == {WRITTEN}
+
+    asyncio.run(check())
+
+
+def test_a_pair_begins_again_with_the_disks_of_its_survivor(newest: PairSpec) -> None:
+    """There and back: the other node's disks are old, and are never copied over the new ones."""
+
+    async def check() -> None:
+        for number, (begins, survives) in enumerate((("a", "b"), ("b", "a"), ("a", "a")), start=1):
+            async with supervised(newest) as stage:
+                await stage.start()
+                assert stage.primary.node == begins
+                if number > 1:
+                    assert await holds(stage.primary, number - 1, 0, BLOCK)
+                    assert await holds(stage.secondary, number - 1, 0, BLOCK)
+                await acts.failover(stage.state, survives)  # type: ignore[arg-type]
+                assert stage.state.generation == number
+                await qemu_io(stage.primary, f"write -P {number} 0 {BLOCK}")
+                await qemu_io(stage.primary, "flush")
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("step", PROTECTING)
+def test_a_secondary_that_dies_while_it_is_made_leaves_the_guest_running(
+    spec: PairSpec, step: str
+) -> None:
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            assert stage.state.protection is Protection.UNPROTECTED
+            primary = stage.primary
+            await qemu_io(primary, f"write -P {WRITTEN:#x} 0 {BLOCK}")
+            stage.at_step(step, lambda: stage.secondary.process.signal(signal.SIGKILL))
+            with pytest.raises(ReplicationError):
+                await stage.start()
+            assert stage.state.protection is Protection.UNPROTECTED
+            assert stage.state.seats["b"].vm is None
+            assert not beside_logs(stage.state.ground.rundir("b"))
+            await alone(primary, Role.PRIMARY)
+            assert await holds(primary, WRITTEN, 0, BLOCK)
+
+            await stage.start()
+            assert stage.state.protection is Protection.COLO
+            await stage.checkpoints()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("step", PROTECTING)
+def test_an_interrupted_protection_leaves_the_guest_running(spec: PairSpec, step: str) -> None:
+    """The secondary does not even answer any more."""
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            primary = stage.primary
+            stuck = asyncio.Event()
+
+            def freeze() -> None:
+                stage.secondary.process.signal(signal.SIGSTOP)
+                stuck.set()
+
+            stage.at_step(step, freeze)
+            starting = asyncio.create_task(stage.start())
+            await stuck.wait()
+            await asyncio.sleep(0.5)
+            assert not starting.done()
+            await stage.state.interrupt()
+            assert starting.cancelled()
+            assert stage.state.protection is Protection.UNPROTECTED
+            assert not beside_logs(stage.state.ground.rundir("b"))
+            await alone(primary, Role.PRIMARY)
+
+    asyncio.run(check())
+
+
+def test_a_start_that_is_interrupted_leaves_nothing(newest: PairSpec) -> None:
+    async def check() -> None:
+        for step in ("images", "primary", "secondary", "connect", "migrate", "first checkpoint"):
+            async with supervised(newest) as stage:
+                starting = asyncio.create_task(stage.start())
+                stage.at_step(step, starting.cancel)
+                with pytest.raises(asyncio.CancelledError):
+                    await starting
+                assert stage.state.protection is Protection.DOWN
+                assert all(seat.vm is None for seat in stage.state.seats.values())
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("channel", [Channel.FD, Channel.TCP])
+@pytest.mark.parametrize("multifd_channels", [0, 2])
+def test_every_channel_carries_checkpoints(
+    newest: PairSpec, channel: Channel, multifd_channels: int
+) -> None:
+    replication = replace(newest.replication, channel=channel, multifd_channels=multifd_channels)
+
+    async def check() -> None:
+        async with supervised(replace(newest, replication=replication)) as stage:
+            await stage.start()
+            await stage.checkpoints(3)
+            answer = await stage.primary.execute(qmp.query_migrate_capabilities())
+            (multifd,) = (one["state"] for one in answer if one["capability"] == "multifd")
+            assert multifd is (multifd_channels > 0)
+            survivor = stage.secondary
+            await acts.failover(stage.state, survivor.node)
+            await alone(survivor, Role.SECONDARY)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("broken", ["q35", "multifd", "tcg"])
+def test_what_is_known_to_break_is_refused_before_anything_starts(
+    folder: Path, qemu_build: qemu.Build, broken: str
+) -> None:
+    spec = firmware_spec(folder, qemu_build, "kvm" if broken != "tcg" else "tcg")
+    if broken == "q35":
+        spec = replace(spec, guest=replace(spec.guest, machine="q35"))
+    if broken == "multifd":
+        spec = replace(spec, replication=replace(spec.replication, multifd_channels=2))
+
+    async def check() -> None:
+        if qemu_build.name == "11.1":
+            await (await launch.prepare(spec)).aclose()
+            return
+        with pytest.raises(UnsupportedQEMU) as refused:
+            await launch.prepare(spec)
+        assert refused.value.hint
+
+    asyncio.run(check())

@@ -1,0 +1,133 @@
+"""The lab's guest as a pair, and redis clients that talk to it from the client's machine."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from support.pairs import Stage, firmware_spec
+
+from coloctl.chaos.history import Op, parse
+from coloctl.lab import guest, layout, qemu
+from coloctl.lab.network import Lab
+from coloctl.model.pair import CheckpointSpec, GuestSpec, NicSpec, NodeSpec, PairSpec, TapSpec
+
+WORKLOAD = (sys.executable, "-m", "coloctl.chaos.workload", "--host", layout.GUEST)
+MAC = "52:54:00:12:34:56"
+
+#: From power on to redis, and from the end of the clients to the end of their process, seconds.
+BOOT_PATIENCE_S = 90.0
+END_PATIENCE_S = 40.0
+
+
+def guest_spec(
+    lab: Lab, image: guest.GuestImage, folder: Path, build: qemu.Build, **append: object
+) -> PairSpec:
+    """A pair of the lab's guest on the lab's two hosts, its disks in ``folder``."""
+    spec = firmware_spec(folder, build, "tcg")
+    for disk in spec.disks:
+        for path in disk.image.values():
+            image.copy_disk(path)
+    address = f"{layout.GUEST}/{layout.PREFIX_LENGTH}"
+    return replace(
+        spec,
+        guest=GuestSpec(
+            memory_mib=256,
+            accel="tcg",
+            qemu=build.binary,
+            kernel=image.kernel,
+            initrd=image.initrd,
+            append=image.append_for(address, **append),  # type: ignore[arg-type]
+        ),
+        nics=(NicSpec("hn0", MAC, TapSpec({"a": "tap-a", "b": "tap-b"}, layout.BRIDGE)),),
+        nodes={
+            "a": NodeSpec("a", f"netns:{lab.host_a}", layout.REPLICATION_A),
+            "b": NodeSpec("b", f"netns:{lab.host_b}", layout.REPLICATION_B),
+        },
+        checkpoint=CheckpointSpec(delay_ms=500),
+    )
+
+
+async def booted(stage: Stage) -> None:
+    """The guest serves."""
+    console = stage.state.ground.rundir("a") / "console.log"
+
+    def said() -> str:
+        return console.read_text(errors="replace") if console.exists() else ""
+
+    deadline = time.monotonic() + BOOT_PATIENCE_S
+    while guest.READY_LINE not in said():
+        assert time.monotonic() < deadline, said()[-1500:]
+        await asyncio.sleep(0.05)
+
+
+@dataclass
+class Clients:
+    """Clients that append records, each over one connection; `history` once they have ended."""
+
+    lab: Lab
+    count: int
+    process: subprocess.Popen[str]
+    log: Path
+    history: list[Op] = field(default_factory=list)
+
+    def seen(self) -> list[Op]:
+        """What they have done so far."""
+        text = self.log.read_text()
+        return list(parse(text[: text.rfind("\n") + 1].splitlines()))
+
+    async def until(self, enough: Callable[[Sequence[Op]], bool]) -> None:
+        async with asyncio.timeout(BOOT_PATIENCE_S):
+            while not enough(self.seen()):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def acknowledged(self, more: int) -> None:
+        """Every client has seen that many records more acknowledged."""
+
+        def counts(seen: Sequence[Op]) -> list[int]:
+            acks = [op.client for op in seen if op.outcome == "ok" and op.n >= 0]
+            return [acks.count(client) for client in range(self.count)]
+
+        goals = [count + more for count in counts(self.seen())]
+        await self.until(lambda seen: all(n >= g for n, g in zip(counts(seen), goals, strict=True)))
+
+    async def connected(self) -> None:
+        """Every client has its connection."""
+        await self.until(
+            lambda seen: sum(op.note.startswith("opened") for op in seen) == self.count
+        )
+
+    def end(self) -> list[Op]:
+        """They have noted how their connections ended."""
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.stdin.close()
+        self.process.wait(END_PATIENCE_S)
+        self.history = self.seen()
+        return self.history
+
+    def read_back(self) -> Mapping[int, list[int]]:
+        """What the guest holds of each client, over new connections."""
+        argv = (*WORKLOAD, "--clients", str(self.count), "--read-back")
+        lines = self.lab.run(argv).stdout.splitlines()
+        return {int(line.split()[0]): [int(n) for n in line.split()[1:]] for line in lines}
+
+
+@contextmanager
+def clients(lab: Lab, log: Path, count: int = 4, pause_ms: float = 0) -> Iterator[Clients]:
+    """Clients at work inside the block."""
+    argv = (*WORKLOAD, "--clients", str(count), "--pause-ms", str(pause_ms))
+    with log.open("w") as out:
+        process = lab.popen(argv, stdin=subprocess.PIPE, stdout=out, text=True)
+    try:
+        yield Clients(lab, count, process, log)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -1,0 +1,290 @@
+"""A pair without QEMU: processes, hosts and monitors that write down what was done, in one order.
+
+Lines of the log: ``a: query-status`` (a command), ``a: killed``, ``a: tap-a0 down``, and whatever a
+test adds. Monitors speak real QMP with `fake_qmp`; only the QEMU behind them is made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fake_qmp import FakeQMP
+
+from coloctl.colo.launch import Ground
+from coloctl.errors import FencingFailed, PreconditionFailed
+from coloctl.host.base import Completed, Death, DeathProof, Host, Identity, Process
+from coloctl.journal import Journal
+from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.model.pair import (
+    NODES,
+    DiskSpec,
+    GuestSpec,
+    NicSpec,
+    NodeName,
+    NodeSpec,
+    PairSpec,
+    Role,
+    TapSpec,
+)
+from coloctl.model.protection import Fact, Protection
+from coloctl.qmp.monitor import Monitor
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM, Binary
+
+Log = list[str]
+
+DIALECTS = {
+    "reconnect": Dialect("7.2.22", ReturnPath.FORBIDDEN, "reconnect"),
+    "reconnect-ms": Dialect("11.1.3", ReturnPath.REQUIRED, "reconnect-ms"),
+}
+
+_pids = itertools.count(100_000)
+
+
+def make_spec(*, disks: int = 1, nics: int = 1) -> PairSpec:
+    """A pair on two hosts that do not exist."""
+    return PairSpec(
+        name="web",
+        guest=GuestSpec(memory_mib=512),
+        disks=tuple(
+            DiskSpec(f"disk{i}", {n: Path(f"/srv/{n}{i}.qcow2") for n in NODES})
+            for i in range(disks)
+        ),
+        nics=tuple(
+            NicSpec(
+                f"hn{i}",
+                f"52:54:00:12:34:5{i}",
+                TapSpec({"a": f"tap-a{i}", "b": f"tap-b{i}"}, "br0"),
+            )
+            for i in range(nics)
+        ),
+        nodes={
+            "a": NodeSpec("a", "netns:host-a", "10.66.0.1"),
+            "b": NodeSpec("b", "netns:host-b", "10.66.0.2"),
+        },
+    )
+
+
+class FakeProcess(Process):
+    def __init__(self, node: NodeName, log: Log) -> None:
+        self._node, self._log = node, log
+        self._identity = Identity(next(_pids), 1)
+        self._dead = asyncio.Event()
+        self.immortal = False  #: a kill gives no proof
+        self.is_frozen = False
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return ("qemu-system-x86_64",)
+
+    @property
+    def node(self) -> str:
+        return self._node
+
+    def die(self) -> None:
+        self._dead.set()
+
+    async def wait(self) -> Death:
+        await self._dead.wait()
+        return Death(self._identity.pid, 0.0, None)
+
+    def alive(self) -> bool:
+        return not self._dead.is_set()
+
+    def frozen(self) -> bool:
+        return self.alive() and self.is_frozen
+
+    def signal(self, signum: int) -> bool:
+        return self.alive()
+
+    async def kill(self, deadline_s: float) -> DeathProof:
+        await asyncio.sleep(0)
+        if self.immortal:
+            raise FencingFailed(self._node, f"Node {self._node} does not die.")
+        how = "sigkill" if self.alive() else "already-dead"
+        self.die()
+        self._log.append(f"{self._node}: killed")
+        return DeathProof(self._identity.pid, 1, how, 0.0, None)
+
+    async def terminate(self, deadline_s: float) -> DeathProof:
+        return await self.kill(deadline_s)
+
+    def close(self) -> None:
+        return None
+
+
+class FakeHost(Host):
+    """Its taps can be made to fail; it starts nothing."""
+
+    def __init__(self, node: NodeName, log: Log) -> None:
+        self._node, self._log = node, log
+        self.no_taps = False
+        self.connected = asyncio.Event()  #: the guest's first TCP connection crosses the tap
+        self.unwatchable = False
+
+    @property
+    def name(self) -> str:
+        return f"netns:host-{self._node}"
+
+    async def tap(self, name: str, *, up: bool) -> None:
+        if self.no_taps:
+            raise PreconditionFailed(f"{name} is not there")
+        self._log.append(f"{self._node}: {name} {'up' if up else 'down'}")
+
+    @contextlib.asynccontextmanager
+    async def first_connection(self, tap: str) -> AsyncIterator[Any]:
+        if self.unwatchable:
+            raise PreconditionFailed(f"{tap} cannot be watched")
+        connected = self.connected
+
+        class Watch:
+            async def wait(self) -> None:
+                await connected.wait()
+
+        yield Watch()
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+        return Completed(0, "{}", "")
+
+    async def aclose(self) -> None:
+        return None
+
+
+class LoggedQMP(FakeQMP):
+    """Writes every command into the pair's log before it is answered."""
+
+    def __init__(self, node: NodeName, log: Log, answers: dict[str, Any]) -> None:
+        super().__init__()
+        self._node, self._log = node, log
+        self.answers = answers
+        #: Called with each command's name before it is answered; what it returns replaces the
+        #: answer, unless that is None.
+        self.before: Callable[[str], Any] = lambda name: None
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        name = str(message.get("execute") or message.get("exec-oob"))
+        if name == "qmp_capabilities":
+            return super()._handle(message)
+        self._log.append(f"{self._node}: {name}")
+        usual = self.answers.get(name, {})
+        instead = self.before(name)
+        self.answers[name] = usual if instead is None else instead
+        super()._handle(message)
+        self.answers[name] = usual
+        return None
+
+
+#: What the lonely survivor of a pair answers.
+ALONE: dict[str, Any] = {
+    "query-status": {"status": "running", "running": True},
+    "query-migrate": {},
+    "query-colo-status": {"mode": "none", "last-mode": "none", "reason": "none"},
+    "query-yank": [
+        {"type": "migration"},
+        {"type": "block-node", "node-name": "nbd0"},
+        {"type": "chardev", "id": "mirror0"},
+        {"type": "chardev", "id": "red0"},
+        {"type": "chardev", "id": "compare_out"},
+    ],
+    "query-named-block-nodes": [],
+    "query-jobs": [],
+    "qom-list": [],
+    "migrate-set-parameters": {},
+}
+
+
+class FakeVM(VM):
+    """A VM of which a test holds the strings: ``fakes`` are its two roads."""
+
+    process: FakeProcess
+    host: FakeHost
+    fakes: tuple[LoggedQMP, LoggedQMP]
+
+    def event(self, name: str, **data: Any) -> None:
+        for fake in self.fakes:
+            fake.event(name, data)
+
+    def before(self, deed: Callable[[str], Any]) -> None:
+        """``deed`` is called with each command's name; what it returns is the answer, if any."""
+        for fake in self.fakes:
+            fake.before = deed
+
+    def takes_checkpoints(self) -> list[int]:
+        """A checkpoint is taken whenever its delay is set; answers the delays, growing."""
+        delays: list[int] = []
+
+        def take(arguments: Mapping[str, Any]) -> dict[str, Any]:
+            delays.append(arguments["x-checkpoint-delay"])
+            self.event("STOP")
+            self.event("RESUME")
+            return {}
+
+        self.answer("migrate-set-parameters", take)
+        return delays
+
+    def answer(self, command: str, answer: Any) -> None:
+        """From now on; a `Refusal`, a misbehaviour or a function of the arguments too."""
+        self.fakes[0].answers[command] = answer
+
+
+@contextlib.asynccontextmanager
+async def fake_vm(node: NodeName, log: Log, **answers: Any) -> AsyncIterator[FakeVM]:
+    """One QEMU that is made up; ``answers`` by command, underscores for dashes."""
+    given = ALONE | {name.replace("_", "-"): answer for name, answer in answers.items()}
+    async with LoggedQMP(node, log, given) as one, LoggedQMP(node, log, given) as two:
+        monitor = await Monitor.open(node, one.client, two.client, deadline_s=5)
+        vm = FakeVM(node, FakeHost(node, log), FakeProcess(node, log), monitor, Path("/nowhere"))
+        vm.fakes = (one, two)
+        try:
+            yield vm
+        finally:
+            await monitor.aclose()
+
+
+@contextlib.asynccontextmanager
+async def fake_state(
+    folder: Path, spec: PairSpec | None = None, *, log: Log | None = None
+) -> AsyncIterator[PairState]:
+    """A pair that is down, on a ground that does not exist; events go to the log."""
+    spec, log = spec or make_spec(), log if log is not None else []
+    hosts = {node: FakeHost(node, log) for node in NODES}
+    binary = Binary(Path("/usr/bin/qemu-system-x86_64"), DIALECTS["reconnect-ms"])
+    with Journal(folder / "journal.jsonl") as journal:
+
+        def emit(name: str, data: Any) -> None:
+            log.append(" ".join([name, *map(str, data.values())]))
+
+        yield PairState(spec, Ground(hosts, binary, "tcg", folder), journal, emit)
+
+
+def seat_pair(state: PairState, a: FakeVM, b: FakeVM) -> None:
+    """The pair is in COLO, with its primary on node a."""
+    for vm, role in ((a, Role.PRIMARY), (b, Role.SECONDARY)):
+        state.seats[vm.node].take(vm, role, "11.1.3")
+    state.note(Fact.MIGRATION_BEGAN, "test")
+    state.note(Fact.CHECKPOINT_COMPLETED, "test")
+    assert state.protection is Protection.COLO
+
+
+@contextlib.asynccontextmanager
+async def in_colo(
+    folder: Path, spec: PairSpec | None = None, log: Log | None = None
+) -> AsyncIterator[tuple[PairState, FakeVM, FakeVM]]:
+    """A pair in COLO: its state, its primary on node a, its secondary on node b."""
+    log = [] if log is None else log
+    async with (
+        fake_state(folder, spec, log=log) as state,
+        fake_vm("a", log) as a,
+        fake_vm("b", log) as b,
+    ):
+        seat_pair(state, a, b)
+        yield state, a, b

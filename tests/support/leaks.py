@@ -1,0 +1,124 @@
+"""What a test run leaves behind: processes, network namespaces, taps, files.
+
+Processes carry a mark in their environment and files lie in a folder of the run, so that neither
+a neighbour's QEMU nor a neighbour's files are ever taken for ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MARK = "COLOCTL_TEST_RUN"
+
+#: How long what was told to go gets to be gone.
+GRACE_S = 3.0
+
+NETNS = Path("/run/netns")
+DEVICES = Path("/sys/class/net")
+
+
+@dataclass
+class Run:
+    """A test run from its begin to its end; `leaks` names what would outlive it."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ct-")))
+    netns: Path = NETNS
+    devices: Path = DEVICES
+
+    def __post_init__(self) -> None:
+        self.mark = f"{MARK}={self.folder.name}"
+        self.temporary = self.folder / "tmp"
+        self.state = self.folder / "state"
+        self.temporary.mkdir()
+        self._before = set(self._kept())
+
+    def environment(self) -> dict[str, str]:
+        """What the run and everything it starts must have in the environment."""
+        name, _, value = self.mark.partition("=")
+        return {
+            name: value,
+            "TMPDIR": str(self.temporary),
+            "COLOCTL_STATE_DIR": str(self.state),
+            # pytest's own folders outlive a run on purpose, for whoever looks into a failure.
+            "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT")
+            or str(self.folder.parent),
+        }
+
+    def leaks(self, grace_s: float = GRACE_S) -> list[str]:
+        """A sentence for each thing that is still there after the grace."""
+        end = time.monotonic() + grace_s
+        while (left := self._left()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return left
+
+    def sweep(self) -> None:
+        """No process and no file of the run is left."""
+        for pid in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                handle = os.pidfd_open(pid)
+                try:
+                    if pid in self._processes():
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                        select.select([handle], [], [], GRACE_S)
+                finally:
+                    os.close(handle)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _left(self) -> list[str]:
+        files = (*self.temporary.iterdir(), *(self.state.iterdir() if self.state.is_dir() else ()))
+        return [
+            *(f"process {pid} still runs: {argv}" for pid, argv in self._processes().items()),
+            *(sentence for sentence in self._kept() if sentence not in self._before),
+            *(f"{file} is still there" for file in sorted(files)),
+        ]
+
+    def _processes(self) -> dict[int, str]:
+        """Living processes that were started with the mark, with their command lines."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit() or int(folder.name) == os.getpid():
+                continue
+            with contextlib.suppress(OSError):
+                if os.fsencode(self.mark) in (folder / "environ").read_bytes().split(b"\0"):
+                    argv = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                    found[int(folder.name)] = os.fsdecode(b" ".join(argv)[:200])
+        return found
+
+    def _kept(self) -> Iterator[str]:
+        """Sentences about namespaces and taps, those of other people left out."""
+        names = sorted(_names(self.netns, lambda _: True))
+        if self.netns.exists() and not names:
+            yield f"{self.netns} is still there, though empty"
+        for name in filter(_is_ours, names):
+            yield f"network namespace {name} is still there"
+        for name in sorted(_names(self.devices, lambda device: (device / "tun_flags").exists())):
+            yield f"tap {name} is still there"
+
+
+def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir() if wanted(entry)]
+    except FileNotFoundError:
+        return []
+
+
+def _is_ours(namespace: str) -> bool:
+    """Tests name theirs t<pid of the run>-...
+
+    Another living run's own end looks after its own, and a lab of another name is somebody's who
+    works on this machine meanwhile.
+    """
+    owner = re.match(r"[a-z]-?(\d+)\b", namespace)
+    if owner is None:
+        return False
+    return int(owner[1]) == os.getpid() or not Path(f"/proc/{owner[1]}").exists()

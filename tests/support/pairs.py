@@ -1,0 +1,237 @@
+"""Real pairs for tests: firmware guests, a supervisor's acts, and questions put to both QEMUs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coloctl.colo import launch
+from coloctl.colo.launch import Ground
+from coloctl.host import open_host
+from coloctl.journal import Journal
+from coloctl.lab import qemu
+from coloctl.machine import image
+from coloctl.model.pair import (
+    NODES,
+    CheckpointSpec,
+    DiskSpec,
+    GuestSpec,
+    NicSpec,
+    NodeName,
+    NodeSpec,
+    PairSpec,
+    ReplicationSpec,
+    Role,
+)
+from coloctl.model.protection import Protection
+from coloctl.qmp import command as qmp
+from coloctl.qmp.command import Command
+from coloctl.supervisor import acts
+from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+DISK_BYTES = 16 * image.MIB
+#: Short enough that a test sees several checkpoints, long enough that most of the time is none.
+DELAY_MS = 200
+#: What a test waits for at most, seconds; nothing measures against it.
+PATIENCE_S = 30.0
+
+#: What any QEMU has among its objects and chardevs; newer ones list their monitors twice.
+STANDING = frozenset({"type", "pc.ram", "qmp0", "rescue0", "console0"})
+
+_pairs = itertools.count(1)
+
+
+def firmware_spec(folder: Path, build: qemu.Build, accel: str, **guest: Any) -> PairSpec:
+    """A pair on loopback addresses that no other test run has."""
+    pid, number = os.getpid(), next(_pairs)
+    net = f"127.{pid >> 8 & 127 | 64}.{pid & 255}"
+    return PairSpec(
+        name=f"p{number}",
+        guest=GuestSpec(memory_mib=64, accel=accel, qemu=build.binary, **guest),
+        disks=(DiskSpec("disk0", {node: folder / f"{node}.qcow2" for node in NODES}),),
+        nics=(NicSpec("hn0", "52:54:00:c0:10:01", tap=None),),
+        nodes={
+            node: NodeSpec(node, "local", f"{net}.{2 * number % 200 + i + 1}")
+            for i, node in enumerate(NODES)
+        },
+        replication=ReplicationSpec(base_port=23000),
+        checkpoint=CheckpointSpec(delay_ms=DELAY_MS),
+    )
+
+
+async def make_disks(spec: PairSpec, qemu_img: Path) -> None:
+    """Both nodes have the same empty disks."""
+    host = open_host("local")
+    try:
+        for disk in spec.disks:
+            for path in disk.image.values():
+                await image.create_overlay(path, DISK_BYTES, host.run, qemu_img=qemu_img)
+    finally:
+        await host.aclose()
+
+
+@dataclass
+class Stage:
+    """One supervised pair, and everything that it said."""
+
+    state: PairState
+    supervisor: Supervisor
+    events: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _deeds: dict[str, Callable[[], object]] = field(default_factory=dict)
+
+    async def start(self, *, protected: bool = True) -> None:
+        watch, entered = self.supervisor.watch, self.supervisor.entered
+        await acts.start(self.state, watch, entered, protected=protected)
+
+    def vm(self, node: NodeName) -> VM:
+        vm = self.state.seats[node].vm
+        assert vm is not None
+        return vm
+
+    @property
+    def primary(self) -> VM:
+        return self.state.vm_of(Role.PRIMARY)
+
+    @property
+    def secondary(self) -> VM:
+        return self.state.vm_of(Role.SECONDARY)
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        """Returns once ``true``; the test fails when that takes longer than its patience."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not true():
+                self._news.clear()
+                # Not everything that becomes true is announced.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        await self._news.wait()
+
+    async def checkpoints(self, more: int = 2) -> None:
+        """That many checkpoints more have been taken."""
+        seat = self.state.seats[self.primary.node]
+        goal = seat.ledger.count + more
+        await self.until(lambda: seat.ledger.count >= goal)
+
+    def at_step(self, step: str, deed: Callable[[], object]) -> None:
+        """``deed`` is done the moment an act announces ``step``, once."""
+        self._deeds[step] = deed
+
+    def tell(self, name: str, data: Mapping[str, Any]) -> None:
+        self.events.append((name, data))
+        self._news.set()
+        if name == "STEP" and (deed := self._deeds.pop(data["step"], None)):
+            deed()
+
+    async def until_protection(self, wanted: Protection) -> None:
+        await self.until(lambda: self.state.protection is wanted)
+
+    def steps(self) -> list[str]:
+        """The steps that acts have announced, in order."""
+        return [str(data["step"]) for name, data in self.events if name == "STEP"]
+
+
+def beside_logs(folder: Path) -> list[Path]:
+    """What lies in ``folder`` and is neither a log nor a journal."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".log" and "journal" not in path.name
+    ]
+
+
+@contextlib.contextmanager
+def _swept(folder: Path) -> Iterator[None]:
+    """The folder held nothing but records when the pair was gone, and is gone too."""
+    try:
+        yield
+        assert not beside_logs(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.asynccontextmanager
+async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncIterator[Stage]:
+    """The pair can be acted upon inside the block; behind it nothing of it is left."""
+    ground = ground or await launch.prepare(spec)
+    ground.folder.mkdir(parents=True, exist_ok=True)
+    with _swept(ground.folder), Journal(ground.folder / "journal.jsonl") as journal:
+        state = PairState(spec, ground, journal, lambda name, data: None)
+        supervisor = Supervisor(state)
+        stage = Stage(state, supervisor)
+        state.emit = stage.tell
+        until = asyncio.Event()
+        running = asyncio.create_task(supervisor.run(until))
+        await asyncio.sleep(0)
+        try:
+            yield stage
+        except BaseException:
+            for node in NODES:
+                log = ground.rundir(node) / "qemu.log"
+                print("LOG", node, log.read_text() if log.exists() else "absent")
+            raise
+        finally:
+            await acts.end_all(state)
+            until.set()
+            await running
+            await ground.aclose()
+
+
+@dataclass
+class Inventory:
+    """What coloctl put into one QEMU, by name; ``quorum`` has the children of colo-disk0."""
+
+    nodes: set[str] = field(default_factory=set)
+    objects: set[str] = field(default_factory=set)
+    chardevs: set[str] = field(default_factory=set)
+    exports: set[str] = field(default_factory=set)
+    jobs: set[str] = field(default_factory=set)
+    quorum: tuple[str, ...] = ()
+
+
+async def inventory(vm: VM) -> Inventory:
+    async def named(command: Command, key: str) -> set[str]:
+        names = {str(one[key]) for one in await vm.execute(command)}
+        return {name for name in names if not name.startswith("#")} - STANDING
+
+    return Inventory(
+        nodes=await named(qmp.query_named_block_nodes(), "node-name"),
+        objects=await named(qmp.qom_list("/objects"), "name"),
+        chardevs=await named(qmp.query_chardev(), "label"),
+        exports=await named(qmp.query_block_exports(), "id"),
+        jobs=await named(qmp.query_jobs(), "id"),
+        quorum=tuple(await _children(vm, "colo-disk0")),
+    )
+
+
+async def _children(vm: VM, parent: str) -> list[str]:
+    graph = await vm.execute(Command("x-debug-query-block-graph", {}))
+    (quorum,) = (n["id"] for n in graph["nodes"] if n["name"] == parent)
+    names = {n["id"]: n["name"] for n in graph["nodes"]}
+    return [names[edge["child"]] for edge in graph["edges"] if edge["parent"] == quorum]
+
+
+async def qemu_io(vm: VM, words: str) -> str:
+    """What qemu-io says of a command on the guest's own disk device; it writes to QEMU's log."""
+    log = vm.rundir / "qemu.log"
+    before = log.stat().st_size
+    line = {"command-line": f'qemu-io -d /machine/peripheral/vd0/virtio-backend "{words}"'}
+    refused = await vm.execute(Command("human-monitor-command", line))
+    assert not refused, refused
+    return log.read_bytes()[before:].decode()
+
+
+async def holds(vm: VM, pattern: int, offset: int, length: int) -> bool:
+    """The disk, as the guest of ``vm`` would read it, has that byte in that place."""
+    said = await qemu_io(vm, f"read -P {pattern:#x} {offset} {length}")
+    assert f"read {length}/{length} bytes" in said, said
+    return "Pattern verification failed" not in said

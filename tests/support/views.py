@@ -1,0 +1,70 @@
+"""Documents of `query-pair`, as tests of the verbs need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from coloctl.model.pair import Role
+from coloctl.model.protection import Protection
+from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.model.view import (
+    CheckpointView,
+    Fencing,
+    Impairment,
+    NodeView,
+    PairView,
+    Presence,
+    Progress,
+)
+
+A = NodeView(
+    "a", "netns:host-a", Role.PRIMARY, Presence.ALIVE, 4711, RunState.RUNNING,
+    MigrationStatus.COLO, COLOMode.PRIMARY, qemu_version="11.1.3",
+)  # fmt: skip
+B = NodeView(
+    "b", "netns:host-b", Role.SECONDARY, Presence.ALIVE, 4712, RunState.RUNNING,
+    MigrationStatus.COLO, COLOMode.SECONDARY, qemu_version="11.1.3",
+)  # fmt: skip
+PROTECTED = PairView(
+    name="web",
+    protection=Protection.COLO,
+    generation=2,
+    reason="The first checkpoint is complete.",
+    since_s=192.4,
+    exposed_s=None,
+    nodes={"a": A, "b": B},
+    checkpoints=CheckpointView(187, 1000, 10.9, 11.2, 14.8, 1003.0, 1001.6),
+    supervisor_pid=4710,
+    spec_path="/etc/coloctl/web.toml",
+)
+LOST = replace(
+    PROTECTED,
+    protection=Protection.UNPROTECTED,
+    reason="The guest runs on node b alone since node a was lost.",
+    since_s=10.0,
+    exposed_s=12.0,
+    nodes={
+        "a": NodeView("a", "netns:host-a", presence=Presence.DEAD, fencing=Fencing.FENCED),
+        "b": replace(B, role=Role.PRIMARY, colo_mode=COLOMode.NONE),
+    },
+)
+RESYNC = replace(
+    LOST,
+    protection=Protection.RESYNC,
+    since_s=3.0,
+    exposed_s=90000.0,
+    progress=Progress("start", "mirror", 512, 2048, "bytes"),
+)
+FROZEN = replace(PROTECTED, nodes={"a": replace(A, impairments=(Impairment.MONITOR,)), "b": B})
+
+
+def document(view: PairView = PROTECTED) -> dict[str, Any]:
+    """As it comes over the control socket."""
+    return view.to_json()
+
+
+def looked(view: PairView | None = PROTECTED, **changes: Any) -> dict[str, Any]:
+    """As an item of `reach.survey`."""
+    shown = None if view is None else document(view)
+    return {"name": "web", "supervisor": "running", "view": shown, "error": None, **changes}

@@ -1,0 +1,135 @@
+"""The house keeps its own rules, and every rule is shown a small house that breaks it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import house
+
+pytestmark = pytest.mark.unit
+
+HOUSE = house.read(Path(__file__).parents[1] / house.ROOT)
+
+RETRY = "import tenacity\ntenacity.AsyncRetrying({})\n"
+
+#: Each rule with small trees that break it; paths start below the root package.
+BROKEN: dict[house.Rule, list[dict[str, str]]] = {
+    house.imports_point_down: [
+        {"model/pair.py": "from coloctl.vm import VM", "vm.py": ""},
+        {"model/pair.py": "from .. import vm", "vm.py": ""},
+        {"clock.py": "def lazily():\n    import coloctl.cli.main", "cli/main.py": ""},
+        {"supervisor/loop.py": "from coloctl.control import server", "control/server.py": ""},
+        {"__init__.py": "from coloctl.errors import ColoctlError", "errors.py": ""},
+        {"attic/junk.py": ""},
+    ],
+    house.siblings_do_not_know_each_other: [
+        {"qmp/wait.py": "from coloctl.machine import option", "machine/option.py": ""},
+        {"lab/qemu.py": "import coloctl.host.base as base", "host/base.py": ""},
+    ],
+    house.no_cycles: [
+        {"colo/a.py": "from coloctl.colo import b", "colo/b.py": "from coloctl.colo.a import x"},
+        {"clock.py": "import coloctl.errors", "errors.py": "def f():\n    import coloctl.clock"},
+    ],
+    house.outside_has_keepers: [
+        {"vm.py": "from qemu.qmp import QMPClient"},
+        {"vm.py": "from qemu import qmp"},
+        {"control/client.py": "import click"},
+        {"supervisor/loop.py": "def f():\n    from rich.table import Table"},
+        {"vm.py": "from pyroute2 import IPRoute"},
+    ],
+    house.only_lab_and_host_enter_namespaces: [
+        {"vm.py": "import os\nos.setns(3)"},
+        {"vm.py": "from os import unshare\nunshare(0)"},
+        {"vm.py": "argv = ['nsenter', '--net']"},
+    ],
+    house.model_is_pure: [
+        {"model/view.py": "import logging"},
+        {"model/view.py": "from os import path"},
+        {"model/view.py": "import asyncio.subprocess"},
+        {"model/view.py": "text = open('/proc/self/stat').read()"},
+    ],
+    house.retries_are_few_and_end: [
+        {"vm.py": RETRY.format("stop=tenacity.stop_after_delay(1), reraise=True")},
+        {"qmp/wait.py": RETRY.format("reraise=True")},
+        {"qmp/wait.py": RETRY.format("stop=tenacity.stop_after_delay(1)")},
+        {"qmp/wait.py": RETRY.format("stop=tenacity.stop_after_attempt(9), reraise=True")},
+    ],
+    house.modules_say_what_they_are: [{"vm.py": "import ast"}, {"vm.py": ""}],
+    house.files_fit_in_the_head: [
+        {"vm.py": "\n" * house.FILE_LINES},
+        {"vm.py": "def long():\n" + "    pass\n" * (house.FUNCTION_LINES - 1)},
+        {"vm.py": "class A:\n  async def b(self):\n" + "    pass\n" * house.FUNCTION_LINES},
+    ],
+    house.names_mean_something: [
+        {"colo/utils.py": ""},
+        {"vm.py": "class VMManager: ..."},
+        {"vm.py": "class HostBase: ..."},
+        {"vm.py": "class HostImpl: ..."},
+    ],
+}
+
+#: What a rule must let pass although it looks like what it forbids.
+SOUND: dict[house.Rule, dict[str, str]] = {
+    house.imports_point_down: {
+        "vm.py": "from coloctl.model.pair import PairSpec\nfrom coloctl.errors import ColoctlError",
+        "model/pair.py": "from .qapi import RunState",
+        "model/qapi.py": "",
+        "errors.py": "",
+    },
+    house.siblings_do_not_know_each_other: {
+        "qmp/wait.py": "from coloctl.qmp import session",
+        "qmp/session.py": "import qemu.machine",
+    },
+    house.no_cycles: {"colo/__init__.py": "", "colo/a.py": "from coloctl import colo"},
+    house.outside_has_keepers: {"qmp/session.py": "from qemu.qmp import QMPClient"},
+    house.only_lab_and_host_enter_namespaces: {"host/netns.py": "import os\nos.setns(3)"},
+    house.model_is_pure: {"model/view.py": "import dataclasses", "vm.py": "import os"},
+    house.retries_are_few_and_end: {
+        "qmp/wait.py": RETRY.format("stop=tenacity.stop_after_delay(1), reraise=True")
+    },
+    house.modules_say_what_they_are: {"vm.py": '"""A running QEMU."""'},
+    house.files_fit_in_the_head: {
+        "vm.py": "def fits():\n" + "    pass\n" * (house.FUNCTION_LINES - 2)
+    },
+    house.names_mean_something: {"vm.py": "class Basement: ...", "lab/mutils.py": ""},
+}
+
+
+def small_house(files: dict[str, str]) -> dict[str, house.Module]:
+    return house.parse({f"{house.ROOT}/{path}": text for path, text in files.items()})
+
+
+def name_of(value: object) -> str | None:
+    return getattr(value, "__name__", None)
+
+
+@pytest.mark.parametrize("rule", BROKEN, ids=name_of)
+def test_the_house_keeps_the_rule(rule: house.Rule) -> None:
+    assert HOUSE, "no source was found"
+    assert not list(rule(HOUSE)), rule.__doc__
+
+
+@pytest.mark.parametrize(
+    ("rule", "files"),
+    [(rule, files) for rule, trees in BROKEN.items() for files in trees],
+    ids=name_of,
+)
+def test_the_rule_catches_who_breaks_it(rule: house.Rule, files: dict[str, str]) -> None:
+    assert list(rule(small_house(files)))
+
+
+@pytest.mark.parametrize(("rule", "files"), SOUND.items(), ids=name_of)
+def test_the_rule_lets_the_sound_pass(rule: house.Rule, files: dict[str, str]) -> None:
+    assert not list(rule(small_house(files)))
+
+
+def test_every_rule_has_both_samples() -> None:
+    rules = {
+        function
+        for name, function in vars(house).items()
+        if name[0] != "_"
+        and getattr(function, "__annotations__", {}).get("return") == "Iterator[str]"
+        and set(function.__annotations__) == {"tree", "return"}
+    }
+    assert rules == set(BROKEN) == set(SOUND)

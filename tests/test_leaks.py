@@ -1,0 +1,77 @@
+"""The check at the end of a run finds what was left, spares the neighbours, and tidies up."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.leaks import Run
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    for name in ("run", "netns", "devices"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "netns/was-there").touch()
+    run = Run(tmp_path / "run", tmp_path / "netns", tmp_path / "devices")
+    yield run
+    run.sweep()
+
+
+def test_a_clean_run_has_no_leaks(run: Run) -> None:
+    run.state.mkdir()
+    assert run.leaks(0) == []
+
+
+def test_a_process_is_found_and_ended(run: Run) -> None:
+    environment = {**os.environ, **run.environment()}
+    with subprocess.Popen(["sleep", "60"], env=environment, start_new_session=True) as process:
+        assert run.leaks(0) == [f"process {process.pid} still runs: sleep 60"]
+        run.sweep()
+    assert process.returncode == -9
+    assert not run.folder.exists()
+
+
+def test_a_process_on_its_way_out_gets_its_time(run: Run) -> None:
+    environment = {**os.environ, **run.environment()}
+    with subprocess.Popen(["sleep", "0.2"], env=environment):
+        assert run.leaks(30) == []
+
+
+def test_a_neighbours_process_is_left_alone(run: Run) -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert run.leaks(0) == []
+        run.sweep()
+        assert process.poll() is None
+        process.kill()
+
+
+@pytest.mark.parametrize("file", ["tmp/leftover", "state/pair"])
+def test_a_file_is_found(run: Run, file: str) -> None:
+    run.state.mkdir()
+    (run.folder / file).touch()
+    assert run.leaks(0) == [f"{run.folder / file} is still there"]
+
+
+def test_a_namespace_is_found_unless_somebody_else_made_it(run: Run) -> None:
+    for name in ("host-a", f"t{os.getpid()}-lan", f"t{os.getppid()}-lan", "t999999999-lan"):
+        (run.netns / name).touch()
+    ours = (f"t{os.getpid()}-lan", "t999999999-lan")
+    assert run.leaks(0) == [f"network namespace {name} is still there" for name in sorted(ours)]
+
+
+def test_the_emptied_folder_of_namespaces_is_found(run: Run) -> None:
+    (run.netns / "was-there").unlink()
+    assert run.leaks(0) == [f"{run.netns} is still there, though empty"]
+
+
+def test_a_tap_is_found_and_other_devices_are_not(run: Run) -> None:
+    for name in ("eth0", "tap-a"):
+        (run.devices / name).mkdir()
+    (run.devices / "tap-a/tun_flags").touch()
+    assert run.leaks(0) == ["tap tap-a is still there"]

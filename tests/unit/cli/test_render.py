@@ -1,0 +1,143 @@
+"""Tables as people see them: whole texts, at the width of a plain terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console, RenderableType
+from support.views import FROZEN, LOST, PROTECTED, RESYNC, document, looked
+
+from coloctl.cli import documents, render
+
+pytestmark = pytest.mark.unit
+
+TIMELINE = {
+    "survivor": "b",
+    "lost": "a",
+    "role_before": "secondary",
+    "steps": {
+        "fenced": 4.0,
+        "recorded": 5.0,
+        "yanked": 8.0,
+        "promoted": 12.0,
+        "running": 32.0,
+        "cleared": 32.0,
+        "verified": 40.0,
+    },
+}
+
+
+def drawn(what: RenderableType, width: int = 80) -> str:
+    """The text, without the blanks that fill its lines up."""
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(what)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def test_a_protected_pair() -> None:
+    assert drawn(render.status(document(PROTECTED))) == (
+        "web   ● colo for 00:03:12   generation 2\n"
+        "The first checkpoint is complete.\n"
+        "\n"
+        "NODE  ROLE       STATE    PROTECTION  CHECKPOINTS   PERIOD   PAUSE p50/p99\n"
+        "a     primary    running  colo                187  1002 ms  11.2 / 14.8 ms\n"
+        "b     secondary  running  colo                  -        -               -"
+    )
+
+
+def test_a_guest_that_runs_alone_shows_its_exposure_and_no_old_checkpoints() -> None:
+    assert drawn(render.status(document(LOST))) == (
+        "web   ● unprotected for 00:00:12   generation 2\n"
+        "The guest runs on node b alone since node a was lost.\n"
+        "\n"
+        "NODE  ROLE     STATE    PROTECTION   CHECKPOINTS  PERIOD  PAUSE p50/p99\n"
+        "a     -        dead     fenced                 -       -              -\n"
+        "b     primary  running  unprotected            -       -              -"
+    )
+
+
+def test_an_act_under_way_and_the_clock_of_exposure() -> None:
+    text = drawn(render.status(document(RESYNC)))
+    assert "web   ● resync for 00:00:03   unprotected for 1d 01:00:00   generation 2" in text
+    assert "→ start: copying the disks, 25 %" in text
+
+
+def test_a_node_that_does_not_answer_is_not_called_running() -> None:
+    assert re.search(
+        r"^a +primary +not answering +colo", drawn(render.status(document(FROZEN))), re.M
+    )
+
+
+def test_the_extended_view_has_every_fact_of_a_node() -> None:
+    text = drawn(render.status(document(FROZEN), extended=True))
+    for fact in ("netns:host-a", "4711", "11.1.3", "secondary", "monitor", "/etc/coloctl/web.toml"):
+        assert fact in text
+    assert "last checkpoint   10.9 ms pause, 1003 ms after the one before" in text
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_nothing_is_wider_than_a_plain_terminal(extended: bool) -> None:
+    for view in (PROTECTED, LOST, RESYNC, FROZEN):
+        whole = drawn(render.status(document(view), extended=extended), width=300)
+        assert max(map(len, whole.splitlines())) <= 80
+
+
+def test_all_pairs_below_each_other_with_those_that_cannot_be_seen() -> None:
+    gone = looked(None, name="db", supervisor="gone", error="The supervisor of db is gone.")
+    silent = looked(None, name="mail", supervisor="silent", error="It did not greet.")
+    text = drawn(render.statuses([looked(), gone, silent]))
+    assert "web   ● colo" in text
+    assert "db   ● no supervisor\nThe supervisor of db is gone.\n`coloctl stop db --force`" in text
+    assert "mail   ● supervisor does not answer\nIt did not greet." in text
+    assert "mail --force" not in text
+
+
+def test_the_list_of_pairs() -> None:
+    rows = [
+        documents.summary(looked(LOST)),
+        documents.summary(looked(None, name="db", supervisor="gone", error="It is gone.")),
+    ]
+    assert drawn(render.pairs(rows)) == (
+        "PAIR  PROTECTION   GUEST ON  GENERATION  EXPOSED   REASON\n"
+        "web   unprotected  node b    2           00:00:12  The guest runs on node b alo…\n"
+        "db    gone         -         -           -         It is gone."
+    )
+
+
+def test_a_timeline_is_drawn_on_one_axis() -> None:
+    assert drawn(render.timeline("web", TIMELINE)) == (
+        "web runs on node b, which was the secondary; node a is fenced.\n"
+        "\n"
+        "STEP           AT\n"
+        "fenced     4.0 ms  ██▍                       the other node is dead, proven\n"
+        "recorded   5.0 ms    ▋                       the generation is on disk\n"
+        "yanked     8.0 ms     █▊                     connections to it are cut\n"
+        "promoted  12.0 ms       ██▍                  told to run on alone\n"
+        "running   32.0 ms         ████████████       the guest runs\n"
+        "cleared   32.0 ms                     ▏      the lost pair is cleared away\n"
+        "verified  40.0 ms                     ████▊  asked once more: it runs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "whole", "width", "expected"),
+    [
+        (0, 10, 10, 4, "████"),
+        (5, 10, 10, 4, "  ██"),
+        (0, 0, 10, 4, "▏"),
+        (0, 0, 0, 4, ""),
+        (0, 1, 8, 4, "▌"),
+    ],
+)
+def test_bars(begin: float, end: float, whole: float, width: int, expected: str) -> None:
+    assert render.bar(begin, end, whole, width) == expected
+
+
+def test_no_colour_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(force_terminal=True, width=80, file=io.StringIO())
+    console.print(render.status(document()))
+    assert "\x1b[3" not in console.file.getvalue()  # type: ignore[attr-defined]

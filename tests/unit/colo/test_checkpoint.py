@@ -1,0 +1,107 @@
+"""The ledger counts what STOP and RESUME say, in whatever order they come."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coloctl.colo.checkpoint import WINDOW, CheckpointLedger, quantile
+
+pytestmark = pytest.mark.unit
+
+#: Events with the time since the one before, seconds.
+events = st.lists(
+    st.tuples(st.sampled_from(["stop", "resume"]), st.floats(0, 10, allow_nan=False)), max_size=60
+)
+
+
+def played(history: list[tuple[str, float]]) -> tuple[CheckpointLedger, list[float | None]]:
+    ledger, now, pauses = CheckpointLedger(), 1000.0, []
+    for name, after_s in history:
+        now += after_s
+        if name == "stop":
+            ledger.stop(now)
+        else:
+            pauses.append(ledger.resume(now))
+    return ledger, pauses
+
+
+@given(events)
+def test_a_checkpoint_is_a_stop_with_the_resume_that_follows(
+    history: list[tuple[str, float]],
+) -> None:
+    ledger, pauses = played(history)
+    names = [name for name, _ in history]
+    pairs = sum(one == "stop" and two == "resume" for one, two in pairwise(names))
+    assert ledger.count == pairs == sum(pause is not None for pause in pauses)
+    assert all(pause >= 0 for pause in pauses if pause is not None)
+
+
+@given(events)
+def test_a_pause_is_under_way_until_its_resume(history: list[tuple[str, float]]) -> None:
+    ledger, _ = played(history)
+    assert (ledger.stopped_at is not None) is bool(history and history[-1][0] == "stop")
+
+
+@given(events)
+def test_the_figures_are_those_of_the_checkpoints_seen(history: list[tuple[str, float]]) -> None:
+    ledger, pauses = played(history)
+    view = ledger.view(500)
+    real = [pause for pause in pauses if pause is not None]
+    assert (view.count, view.delay_ms) == (len(real), 500)
+    if not real:
+        assert (view.last_pause_ms, view.pause_p50_ms, view.pause_p99_ms) == (None, None, None)
+        return
+    assert view.last_pause_ms == round(real[-1] * 1000, 1)
+    assert view.pause_p50_ms is not None
+    assert view.pause_p99_ms is not None
+    assert view.pause_p50_ms <= view.pause_p99_ms <= round(max(real) * 1000, 1)
+
+
+@given(events)
+def test_a_period_lies_between_two_stops(history: list[tuple[str, float]]) -> None:
+    ledger, _ = played(history)
+    stops = sum(name == "stop" for name, _ in history)
+    assert (ledger.view(1).last_period_ms is not None) is (stops >= 2)
+
+
+def test_figures_in_milliseconds() -> None:
+    ledger = CheckpointLedger()
+    for n in range(4):
+        ledger.stop(10.0 + n * 0.5)
+        assert ledger.resume(10.01 + n * 0.5) == pytest.approx(0.01)
+    view = ledger.view(500)
+    assert (view.count, view.last_pause_ms, view.last_period_ms) == (4, 10.0, 500.0)
+
+
+def test_a_resume_that_starts_colo_is_no_checkpoint() -> None:
+    ledger = CheckpointLedger()
+    assert ledger.resume(1.0) is None
+    assert ledger.count == 0
+
+
+def test_an_old_checkpoint_leaves_the_quantiles_but_not_the_count() -> None:
+    ledger = CheckpointLedger()
+    ledger.stop(0.0)
+    ledger.resume(9.0)
+    for n in range(WINDOW):
+        ledger.stop(10.0 + n)
+        ledger.resume(10.5 + n)
+    view = ledger.view(500)
+    assert view.count == WINDOW + 1
+    assert view.pause_p99_ms == 500.0
+
+
+@given(st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1), st.floats(0, 1))
+def test_a_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
+    found = quantile(values, share)
+    assert found in values
+    assert quantile(values, 0) == min(values)
+    assert quantile(values, 1) == max(values)
+
+
+def test_nothing_has_no_quantile() -> None:
+    assert quantile([], 0.5) is None

@@ -1,0 +1,207 @@
+"""Every sequence, against files that people can read and against every stored schema.
+
+``COLOCTL_GOLDEN=write pytest tests/unit/colo`` writes the files anew; read the difference before it
+is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.fakes import DIALECTS, make_spec
+
+from coloctl.colo import plan
+from coloctl.colo.plan import Plan
+from coloctl.model.dialect import Dialect
+from coloctl.model.pair import Channel, NodeName, PairSpec, ReplicationSpec
+from coloctl.qmp import schema as qmp_schema
+from coloctl.qmp.sequence import Step
+
+pytestmark = pytest.mark.unit
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "plan"
+RUNDIR = Path("/run/coloctl/web")
+SCHEMAS = [qmp_schema.load(path) for path in sorted(qmp_schema.folder().glob("qemu-*.json"))]
+
+Dialogue = list[tuple[NodeName, Plan]]
+
+#: A primary a with a disk and a NIC, its secondary b.
+SPECS = {
+    "documented": make_spec(),
+    "two-of-each": make_spec(disks=2, nics=2),
+    "tcp": replace(make_spec(), replication=ReplicationSpec(channel=Channel.TCP)),
+    "multifd": replace(make_spec(), replication=ReplicationSpec(multifd_channels=2)),
+}
+
+
+def protect(spec: PairSpec, dialect: Dialect, join: Dialogue) -> Dialogue:
+    return [
+        ("b", plan.prepare_secondary(spec, "b", dialect)),
+        ("a", plan.connect_replicas(spec, "b")),
+        *join,
+        ("b", plan.receive(spec, "b")),
+        ("a", plan.start_migration(spec, "b", dialect, 1000)),
+        ("a", plan.engage_filters(spec)),
+        ("a", plan.set_checkpoint_delay(1000)),
+    ]
+
+
+def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
+    """Everything that coloctl says to a pair, by what it is said for."""
+    primary, secondary = plan.peer_instances_primary(spec), plan.peer_instances_secondary(spec)
+    disks = range(len(spec.disks))
+    mirrored: Dialogue = [
+        ("a", plan.mirror_disks(spec)),
+        *(("a", plan.finish_mirror(i)) for i in disks),
+        ("a", plan.attach_replicas(spec)),
+    ]
+    return {
+        "protect-held": protect(spec, dialect, [("a", plan.attach_replicas(spec))]),
+        "protect-running": protect(spec, dialect, mirrored),
+        "failover-to-primary": [
+            ("a", plan.yank_peer(primary, primary)),
+            ("a", plan.release_primary(spec)),
+            ("a", plan.clear_primary(spec)),
+        ],
+        "failover-to-secondary": [
+            ("b", plan.yank_peer(secondary, secondary)),
+            ("b", plan.release_secondary(spec)),
+            ("b", plan.clear_secondary(spec)),
+        ],
+        "abandon": [
+            ("a", plan.yank_peer(primary, primary)),
+            *(("a", plan.drop_mirror(i)) for i in disks),
+            ("a", plan.release_primary(spec)),
+            ("a", plan.clear_primary(spec)),
+        ],
+        "rebuild-primary": [
+            ("a", plan.rebuild_filters(spec, "a", RUNDIR / "a", behind_rewriter=False))
+        ],
+        "rebuild-promoted": [
+            ("b", plan.rebuild_filters(spec, "b", RUNDIR / "b", behind_rewriter=True))
+        ],
+        "set-checkpoint-delay": [("a", plan.set_checkpoint_delay(500))],
+    }
+
+
+def every_step() -> list[tuple[str, Dialect, Step]]:
+    return [
+        (f"{kind} {name}", dialect, step)
+        for kind, spec in SPECS.items()
+        for dialect in DIALECTS.values()
+        for name, dialogue in sequences(spec, dialect).items()
+        for _, steps in dialogue
+        for step in steps
+    ]
+
+
+def rendered(dialogue: Dialogue) -> str:
+    lines = [
+        json.dumps({"node": node, **step.command.wire()} | ({"why": step.why} if step.why else {}))
+        for node, steps in dialogue
+        for step in steps
+    ]
+    return "\n".join(lines) + "\n"
+
+
+GOLDENS = [
+    (kind, dialect, name)
+    for kind in SPECS
+    for dialect in DIALECTS
+    for name in sequences(SPECS[kind], DIALECTS[dialect])
+    # What does not differ between dialects, and what other channels do not touch, is told once.
+    if (dialect == "reconnect-ms" or name.startswith("protect"))
+    and (kind in ("documented", "two-of-each") or name == "protect-held")
+]
+
+
+@pytest.mark.parametrize(("kind", "dialect", "name"), GOLDENS)
+def test_a_sequence_is_what_its_file_says(kind: str, dialect: str, name: str) -> None:
+    path = GOLDEN / f"{kind}-{name}-{dialect}.txt"
+    text = rendered(sequences(SPECS[kind], DIALECTS[dialect])[name])
+    if os.environ.get("COLOCTL_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert text.splitlines() == path.read_text().splitlines()
+
+
+def test_no_file_is_left_over() -> None:
+    wanted = {f"{kind}-{name}-{dialect}.txt" for kind, dialect, name in GOLDENS}
+    assert {path.name for path in GOLDEN.iterdir()} == wanted
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.qemu)
+def test_every_command_of_every_sequence_fits_every_stored_schema(
+    schema: qmp_schema.Schema,
+) -> None:
+    wrong = {
+        f"{name}: {sentence}"
+        for name, _, step in every_step()
+        for sentence in qmp_schema.check(step.command, schema)
+    }
+    assert not wrong
+
+
+def test_what_does_not_depend_on_the_dialect_is_the_same_in_all() -> None:
+    for spec in SPECS.values():
+        old, new = (sequences(spec, dialect) for dialect in DIALECTS.values())
+        differ = {name for name in old if old[name] != new[name]}
+        assert differ == {"protect-held", "protect-running"}
+
+
+def names(steps: Plan) -> list[str]:
+    return [step.command.execute for step in steps]
+
+
+def test_capabilities_come_before_the_stream_on_both_sides() -> None:
+    for dialect in DIALECTS.values():
+        said = [
+            step for _, steps in sequences(make_spec(), dialect)["protect-held"] for step in steps
+        ]
+        order = [step.command.execute for step in said]
+        assert order.index("migrate-set-capabilities") < order.index("migrate-incoming")
+        assert order.index("migrate-incoming") < order.index("migrate")
+        assert order.index("block-export-add") < order.index("migrate-incoming")
+        set_by = [s.command for s in said if s.command.execute == "migrate-set-capabilities"]
+        assert len(set_by) == 2
+        assert set_by[0] == set_by[1]
+
+
+def test_the_way_out_of_the_comparison_opens_before_the_way_in() -> None:
+    paths = [step.command.arguments["path"] for step in plan.engage_filters(make_spec())]
+    assert paths.index("/objects/redire0") < paths.index("/objects/redire1")
+
+
+def test_a_promotion_keeps_the_rewriter() -> None:
+    said = rendered(sequences(make_spec(), DIALECTS["reconnect"])["failover-to-secondary"])
+    assert "rew0" not in said
+    assert "f1" in said
+
+
+def test_only_instances_that_exist_are_yanked_and_none_is_not_asked_for() -> None:
+    ours = plan.peer_instances_primary(make_spec())
+    assert plan.yank_peer([], ours) == ()
+    assert plan.yank_peer([{"type": "chardev", "id": "compat_monitor0"}], ours) == ()
+    (step,) = plan.yank_peer([{"type": "migration"}, {"type": "chardev", "id": "x"}], ours)
+    assert step.command.oob
+    assert list(map(dict, step.command.arguments["instances"])) == [{"type": "migration"}]
+
+
+def test_what_drains_the_dead_comes_after_the_yank_alone() -> None:
+    """The rescue road is the only one that a dead peer cannot block."""
+    for name in ("failover-to-primary", "failover-to-secondary", "abandon"):
+        (_, first), *rest = sequences(make_spec(), DIALECTS["reconnect"])[name]
+        assert names(first) == ["yank"]
+        assert not [step for _, steps in rest for step in steps if step.command.oob]
+
+
+def test_clean_up_tolerates_what_is_gone() -> None:
+    spec = make_spec()
+    for step in (*plan.clear_primary(spec), *plan.clear_secondary(spec)):
+        assert "not found" in step.tolerate
+    lost = [step for step in plan.release_primary(spec) if "lost" in step.command.execute]
+    assert lost[0].tolerate

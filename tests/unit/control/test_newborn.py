@@ -1,0 +1,154 @@
+"""A supervisor's folder belongs to one at a time; what a dead one left is cleared or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fakes import make_spec
+
+from coloctl import paths
+from coloctl.control import newborn
+from coloctl.control.newborn import claim, end_stale, refuse_living
+from coloctl.errors import ColoctlError, PairBusy
+from coloctl.machine.cmdline import console_option
+from coloctl.model.pair import PairSpec
+
+pytestmark = pytest.mark.unit
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
+    return make_spec()
+
+
+@pytest.fixture
+def folder(spec: PairSpec) -> Path:
+    return paths.pair_dir(spec.name)
+
+
+@contextlib.contextmanager
+def living_qemu(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([*SLEEP, "-chardev", console_option(folder / "a")]) as process:
+        try:
+            # The kernel tells of the exec a moment before it shows the command line.
+            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                time.sleep(0.001)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_claimed_folder_is_private_and_its_socket_listens(spec: PairSpec, folder: Path) -> None:
+    with claim(spec), socket.socket(socket.AF_UNIX) as client:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert paths.control_socket(spec.name).stat().st_mode & 0o777 == 0o600
+        client.connect(str(paths.control_socket(spec.name)))
+
+
+def test_a_served_pair_cannot_be_claimed(spec: PairSpec) -> None:
+    with claim(spec), pytest.raises(PairBusy, match="already serves"):
+        claim(spec)
+    claim(spec).close()
+
+
+def test_of_many_starters_one_wins(spec: PairSpec) -> None:
+    won: list[socket.socket] = []
+    lost: list[PairBusy] = []
+    gate = threading.Barrier(8)
+
+    def start() -> None:
+        gate.wait()
+        try:
+            won.append(claim(spec))
+        except PairBusy as error:
+            lost.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+    won[0].close()
+
+
+def test_what_a_dead_supervisor_left_is_cleared_away(spec: PairSpec, folder: Path) -> None:
+    claim(spec).close()
+    (folder / "a").mkdir()
+    (folder / "a" / "old.log").touch()
+    with claim(spec):
+        assert not (folder / "a").exists()
+
+
+def test_a_qemu_that_still_lives_is_never_cleared_away(spec: PairSpec, folder: Path) -> None:
+    claim(spec).close()
+    with living_qemu(folder) as qemu:
+        with pytest.raises(PairBusy, match=f"process {qemu.pid}") as busy:
+            claim(spec)
+        assert busy.value.hint and "stop web --force" in busy.value.hint
+        with pytest.raises(PairBusy):
+            refuse_living(folder)
+        assert folder.is_dir() and qemu.poll() is None
+
+
+def test_ending_a_stale_pair_ends_its_qemu_and_its_folder(spec: PairSpec, folder: Path) -> None:
+    claim(spec).close()
+    with living_qemu(folder) as qemu:
+        (proof,) = asyncio.run(end_stale(spec.name))
+        assert proof.pid == qemu.pid and qemu.wait(5) == -9
+    assert not folder.exists()
+
+
+def test_a_pair_that_is_served_again_is_not_stale(spec: PairSpec, folder: Path) -> None:
+    with claim(spec), pytest.raises(PairBusy):
+        asyncio.run(end_stale(spec.name))
+    assert folder.is_dir()
+
+
+def test_a_supervisor_that_ends_at_once_is_told_with_its_last_words(
+    spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "import sys; sys.exit('error: no luck')"
+    monkeypatch.setattr(newborn, "_argv", lambda *_: [sys.executable, "-c", script])
+    failure = pytest.raises(ColoctlError, match="exit code 1: error: no luck")
+    with failure, newborn.newborn(spec) as born, born.connect():
+        pass
+    assert not folder.exists()
+
+
+def test_an_error_in_the_block_ends_the_supervisor(
+    spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newborn, "_argv", lambda *_: SLEEP)
+    monkeypatch.setattr(newborn, "GREETING_DEADLINE_S", 0.1)
+    monkeypatch.setattr(newborn, "END_DEADLINE_S", 0.1)
+    with pytest.raises(KeyboardInterrupt), newborn.newborn(spec) as born:
+        process = born._process
+        assert process.poll() is None
+        raise KeyboardInterrupt
+    assert process.poll() == -9
+    assert not folder.exists()
+
+
+def test_a_kept_supervisor_outlives_an_error(
+    spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newborn, "_argv", lambda *_: SLEEP)
+    with pytest.raises(KeyboardInterrupt), newborn.newborn(spec) as born:
+        born.keep()
+        raise KeyboardInterrupt
+    assert born._process.poll() is None and folder.is_dir()
+    born._process.kill()
+    born._process.wait()

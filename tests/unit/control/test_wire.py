@@ -1,0 +1,129 @@
+"""The wire format: objects cut out of any chunks, errors that survive, imports that stay light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coloctl import errors
+from coloctl.control import wire
+
+pytestmark = pytest.mark.unit
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4)
+
+
+@settings(deadline=None)
+@given(objects=OBJECTS, data=st.data())
+def test_objects_survive_any_chunking(
+    objects: list[dict[str, object]], data: st.DataObject
+) -> None:
+    between = data.draw(st.sampled_from(["", "\n", " \r\n\t"]))
+    stream = between.join(json.dumps(item, ensure_ascii=False) for item in objects).encode()
+    splitter, found = wire.Splitter(), []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        chunk, stream = stream[:size], stream[size:]
+        found += [wire.decode(raw) for raw in splitter.feed(chunk)]
+    assert found == objects
+
+
+@settings(deadline=None)
+@given(junk=st.binary(max_size=50))
+def test_junk_is_an_error_or_nothing(junk: bytes) -> None:
+    splitter = wire.Splitter()
+    try:
+        for raw in splitter.feed(junk):
+            wire.decode(raw)
+    except wire.WireError as error:
+        assert str(error)
+
+
+def test_after_junk_the_stream_goes_on() -> None:
+    splitter = wire.Splitter()
+    with pytest.raises(wire.WireError):
+        list(splitter.feed(b"quit\n"))
+    assert list(splitter.feed(b'{"a":1}')) == [b'{"a":1}']
+
+
+def test_deep_nesting_is_an_error() -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_what_cannot_be_said_back_is_not_taken(number: str) -> None:
+    with pytest.raises(wire.WireError):
+        wire.decode(f'{{"id":[{number}]}}'.encode())
+
+
+def every_kind(
+    kind: type[errors.ColoctlError] = errors.ColoctlError,
+) -> list[type[errors.ColoctlError]]:
+    return [kind] + [deeper for below in kind.__subclasses__() for deeper in every_kind(below)]
+
+
+KINDS = [kind for kind in every_kind() if kind.__module__ == "coloctl.errors"]
+
+
+def test_every_code_is_its_own() -> None:
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_is_rebuilt(kind: type[errors.ColoctlError]) -> None:
+    original = kind.__new__(kind)
+    errors.ColoctlError.__init__(original, "Something is wrong.", hint="put it right")
+    document = json.loads(wire.encode(wire.error_document(original)))
+    again = wire.error_from(document)
+    assert type(again) is kind
+    assert (again.message, again.hint, str(again)) == (
+        original.message,
+        original.hint,
+        str(original),
+    )
+    assert again.exit_code == kind.exit_code
+
+
+def test_attributes_that_json_cannot_say_are_left_out() -> None:
+    original = errors.LaunchError(
+        "QEMU would not start.", node="a", argv=["qemu", "-m"], exit_code=1
+    )
+    original.transcript = object()  # type: ignore[attr-defined]
+    again = wire.error_from(json.loads(wire.encode(wire.error_document(original))))
+    assert isinstance(again, errors.LaunchError)
+    assert (again.node, again.argv, again.status) == ("a", ("qemu", "-m"), 1)
+    assert not hasattr(again, "transcript")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"class": "from-the-future", "desc": "No.", "data": {"exit-code": 5, "hint": "wait"}},
+        {"class": "GenericError", "desc": "No."},
+        {},
+    ],
+)
+def test_unknown_errors_are_still_errors(document: dict[str, object]) -> None:
+    error = wire.error_from(document)
+    assert error.code == str(document.get("class"))
+    assert error.exit_code == (5 if "data" in document else 1)
+
+
+def test_the_client_imports_nothing_heavy() -> None:
+    code = "import sys, coloctl.control.client; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "coloctl.control.client" in loaded
+    heavy = {"asyncio", "pydantic", "qemu", "click", "rich", "dataclasses", "logging", "inspect"}
+    assert not loaded & (heavy | {"coloctl.control.server", "coloctl.control.schema"})

@@ -1,0 +1,263 @@
+"""Nothing lets a survivor run on before the fence has its proof, however a failover goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from fake_qmp import HANG, Refusal
+from support.fakes import FakeVM, Log, fake_vm, make_spec
+
+from coloctl.errors import FailoverRefused, FencingFailed
+from coloctl.ha import failover
+from coloctl.ha.failover import Timeline, abandon_secondary, fail_over
+from coloctl.model.pair import Role
+
+pytestmark = pytest.mark.unit
+
+ROLES = [Role.PRIMARY, Role.SECONDARY]
+
+#: What each command must come after, on any survivor, in any failover.
+AFTER = {
+    "b: x-blockdev-change": "b: yank",
+    "b: nbd-server-stop": "b: yank",
+    "b: x-colo-lost-heartbeat": "b: yank",
+    "b: object-del": "b: x-colo-lost-heartbeat",
+    "b: chardev-remove": "b: x-colo-lost-heartbeat",
+    "b: blockdev-del": "b: x-colo-lost-heartbeat",
+}
+
+
+@asynccontextmanager
+async def lost_and_survivor(log: Log) -> AsyncIterator[tuple[FakeVM, FakeVM]]:
+    """Node a will be lost, node b survives."""
+    async with fake_vm("a", log) as lost, fake_vm("b", log) as survivor:
+        yield lost, survivor
+
+
+async def take_over(survivor: FakeVM, lost: FakeVM, role: Role, log: Log) -> Timeline:
+    async def promote() -> None:
+        log.append("generation")
+
+    return await fail_over(make_spec(), survivor, lost, role, before_promotion=promote)
+
+
+def in_order(log: Log) -> bool:
+    """The invariant, and what must precede what in the survivor."""
+    said = [line for line in log if line.startswith("b:")]
+    if said and not (log.index("a: killed") < log.index("generation") < log.index(said[0])):
+        return False
+    return all(
+        AFTER[line] in said[:position] for position, line in enumerate(said) if line in AFTER
+    )
+
+
+def commands(role: Role) -> list[str]:
+    """What the survivor is told when all goes well."""
+    log: Log = []
+
+    async def check() -> None:
+        async with lost_and_survivor(log) as (lost, survivor):
+            await take_over(survivor, lost, role, log)
+
+    asyncio.run(check())
+    return [line for line in log if line.startswith("b:") and "tap" not in line]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_order_of_a_failover(role: Role) -> None:
+    log: Log = []
+
+    async def check() -> None:
+        async with lost_and_survivor(log) as (lost, survivor):
+            timeline = await take_over(survivor, lost, role, log)
+        assert (timeline.survivor, timeline.lost, timeline.role_before) == ("b", "a", role)
+        named = [step for step, _ in timeline.steps]
+        merged = ["merged"] if role is Role.SECONDARY else []
+        assert named == [
+            *("fenced", "recorded", "yanked", "promoted", "running", "cleared"),
+            *merged,
+            "verified",
+        ]
+        assert [at for _, at in timeline.steps] == sorted(at for _, at in timeline.steps)
+
+    asyncio.run(check())
+    assert log[:4] == ["a: tap-a0 down", "a: killed", "generation", "b: query-yank"]
+    assert in_order(log)
+    assert ("b: tap-b0 up" in log) is (role is Role.SECONDARY)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_without_a_proof_the_survivor_hears_nothing(role: Role) -> None:
+    log: Log = []
+
+    async def check() -> None:
+        async with lost_and_survivor(log) as (lost, survivor):
+            lost.process.immortal = True
+            with pytest.raises(FencingFailed):
+                await take_over(survivor, lost, role, log)
+
+    asyncio.run(check())
+    assert log == ["a: tap-a0 down"]
+
+
+def test_a_generation_that_cannot_be_recorded_stops_the_failover() -> None:
+    log: Log = []
+
+    async def fail() -> None:
+        raise OSError("No space left on device")
+
+    async def check() -> None:
+        async with lost_and_survivor(log) as (lost, survivor):
+            with pytest.raises(OSError, match="No space"):
+                await fail_over(make_spec(), survivor, lost, Role.SECONDARY, before_promotion=fail)
+
+    asyncio.run(check())
+    assert not [line for line in log if line.startswith("b:")]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_refused_at_any_step_it_ends_well_or_says_so_and_can_be_done_again(role: Role) -> None:
+    for n, line in enumerate(commands(role)):
+        log: Log = []
+
+        def refuse(name: str, n: int = n, log: Log = log) -> Refusal | None:
+            said = [line for line in log if line.startswith("b:") and "tap" not in line]
+            return Refusal("out of order") if len(said) == n + 1 else None
+
+        async def check(log: Log = log, line: str = line) -> None:
+            async with lost_and_survivor(log) as (lost, survivor):
+                survivor.before(refuse)
+                try:
+                    await take_over(survivor, lost, role, log)
+                except FailoverRefused as refused:
+                    assert "out of order" in refused.message
+                assert in_order(log), line
+                survivor.before(lambda name: None)
+                log.clear()
+                await take_over(survivor, lost, role, log)
+                assert in_order(log), line
+
+        asyncio.run(check())
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_interrupted_at_any_step_it_can_be_done_again(role: Role) -> None:
+    for n, line in enumerate(commands(role)):
+        log: Log = []
+
+        async def check(log: Log = log, line: str = line, n: int = n) -> None:
+            async with lost_and_survivor(log) as (lost, survivor):
+                acting = asyncio.create_task(take_over(survivor, lost, role, log))
+
+                def cut(name: str) -> None:
+                    said = [line for line in log if line.startswith("b:") and "tap" not in line]
+                    if len(said) == n + 1:
+                        acting.cancel()
+
+                survivor.before(cut)
+                with pytest.raises(asyncio.CancelledError):
+                    await acting
+                assert in_order(log), line
+                survivor.before(lambda name: None)
+                log.clear()
+                await take_over(survivor, lost, role, log)
+                assert in_order(log), line
+
+        asyncio.run(check())
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("silent", ["x-colo-lost-heartbeat", "query-status"])
+def test_a_survivor_that_falls_silent_is_no_survivor(
+    monkeypatch: pytest.MonkeyPatch, role: Role, silent: str
+) -> None:
+    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 0.2)
+
+    async def check() -> None:
+        log: Log = []
+        async with lost_and_survivor(log) as (lost, survivor):
+            survivor.answer(silent, HANG)
+            with pytest.raises(FailoverRefused, match="Node b"):
+                await take_over(survivor, lost, role, log)
+
+    asyncio.run(check())
+
+
+def test_a_survivor_that_does_not_run_is_not_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 0.2)
+
+    async def check() -> None:
+        log: Log = []
+        async with lost_and_survivor(log) as (lost, survivor):
+            survivor.answer("query-status", {"status": "colo", "running": False})
+            with pytest.raises(FailoverRefused, match="running"):
+                await take_over(survivor, lost, Role.SECONDARY, log)
+            survivor.answer("query-status", {"status": "running", "running": True})
+            survivor.answer("query-colo-status", {"mode": "secondary"})
+            with pytest.raises(FailoverRefused, match="COLO mode secondary"):
+                await take_over(survivor, lost, Role.SECONDARY, log)
+
+    asyncio.run(check())
+
+
+def test_a_yank_is_asked_for_anew_when_an_instance_went_away() -> None:
+    async def check() -> None:
+        log: Log = []
+        async with lost_and_survivor(log) as (lost, survivor):
+            absent = Refusal("No such instance", "DeviceNotFound")
+            turns = iter([absent, absent])
+            survivor.before(lambda name: next(turns, None) if name == "yank" else None)
+            await take_over(survivor, lost, Role.PRIMARY, log)
+        assert log.count("b: yank") == 3
+        assert log.count("b: query-yank") == 3
+
+    asyncio.run(check())
+
+
+def test_only_what_leads_to_the_peer_is_yanked() -> None:
+    async def check() -> None:
+        log: Log = []
+        async with lost_and_survivor(log) as (lost, survivor):
+            await take_over(survivor, lost, Role.SECONDARY, log)
+            (yank,) = (m for m in survivor.fakes[1].received if m.get("exec-oob") == "yank")
+        assert yank["arguments"]["instances"] == [
+            {"type": "migration"},
+            {"type": "chardev", "id": "red0"},
+        ]
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("was_running", [True, False])
+def test_a_primary_whose_replica_was_given_up_runs_as_before(
+    monkeypatch: pytest.MonkeyPatch, was_running: bool
+) -> None:
+    """Yanked first, then the mirror goes, then the replica; resumed only if it ran."""
+    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+    log: Log = []
+
+    async def check() -> None:
+        async with fake_vm("b", log) as primary:
+            jobs = [{"id": "resync0", "status": "ready", "current-progress": 1}]
+            jobs[0]["total-progress"] = 2
+            primary.answer("query-jobs", lambda _: jobs)
+            status = {"status": "paused", "running": False}
+            primary.answer("query-status", lambda _: status)
+
+            def act(name: str) -> None:
+                if name == "block-job-cancel":
+                    jobs[0]["status"] = "concluded"
+                if name == "cont":
+                    status["status"] = "running"
+
+            primary.before(act)
+            await abandon_secondary(make_spec(), primary, was_running=was_running)
+
+    asyncio.run(check())
+    order = ["yank", "block-job-cancel", "job-dismiss", "x-blockdev-change", "blockdev-del"]
+    places = [log.index(f"b: {name}") for name in order]
+    assert places == sorted(places)
+    assert ("b: cont" in log) is was_running

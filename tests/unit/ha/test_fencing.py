@@ -1,0 +1,98 @@
+"""`fence` returns with a proof or raises; taps help and never decide."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from fake_qmp import HANG
+from support.fakes import Log, fake_vm, make_spec
+
+from coloctl.errors import FailoverRefused, FencingFailed
+from coloctl.ha import failover
+from coloctl.ha.failover import require_answer
+from coloctl.ha.fencing import fence
+from coloctl.model.pair import FencingMethod, FencingSpec
+
+pytestmark = pytest.mark.unit
+
+BY_HAND = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
+
+
+def test_the_taps_go_down_before_the_process_dies() -> None:
+    async def check() -> None:
+        log: Log = []
+        async with fake_vm("a", log) as vm:
+            proof = await fence(make_spec(nics=2), vm)
+            assert proof.pid == vm.process.identity.pid
+            assert not vm.process.alive()
+        assert sorted(log[:2]) == ["a: tap-a0 down", "a: tap-a1 down"]
+        assert log[2] == "a: killed"
+
+    asyncio.run(check())
+
+
+def test_taps_that_cannot_be_closed_do_not_keep_a_node_alive() -> None:
+    async def check() -> None:
+        async with fake_vm("a", []) as vm:
+            vm.host.no_taps = True
+            await fence(make_spec(), vm)
+            assert not vm.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_process_that_does_not_die_is_no_proof() -> None:
+    async def check() -> None:
+        async with fake_vm("a", []) as vm:
+            vm.process.immortal = True
+            with pytest.raises(FencingFailed) as failed:
+                await fence(make_spec(), vm)
+            assert failed.value.node == "a"
+            assert failed.value.exit_code == 7
+
+    asyncio.run(check())
+
+
+def test_what_a_person_must_fence_is_left_as_it_is() -> None:
+    async def check() -> None:
+        log: Log = []
+        async with fake_vm("a", log) as vm:
+            with pytest.raises(FencingFailed, match="manual") as failed:
+                await fence(BY_HAND, vm)
+            assert failed.value.hint
+            assert vm.process.alive()
+        assert log == []
+
+    asyncio.run(check())
+
+
+def test_the_dead_need_nobody() -> None:
+    async def check() -> None:
+        async with fake_vm("a", []) as vm:
+            vm.process.die()
+            assert (await fence(BY_HAND, vm)).how == "already-dead"
+
+    asyncio.run(check())
+
+
+def test_a_survivor_must_answer_before_anything_is_done_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.1)
+
+    async def check() -> None:
+        async with fake_vm("b", []) as vm:
+            await require_answer(vm)
+            vm.answer("query-yank", HANG)
+            with pytest.raises(FailoverRefused, match="no answer"):
+                await require_answer(vm)
+            vm.process.is_frozen = True
+            with pytest.raises(FailoverRefused, match="SIGSTOP"):
+                await require_answer(vm)
+            vm.process.die()
+            with pytest.raises(FailoverRefused, match="gone"):
+                await require_answer(vm)
+
+    asyncio.run(check())

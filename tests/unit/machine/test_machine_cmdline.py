@@ -1,0 +1,195 @@
+"""The command line of each role, against files that people can read.
+
+``COLOCTL_GOLDEN=write pytest tests/unit/machine`` writes them anew; read the difference before it
+is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from machine_pairs import disk, make_pair, nic
+
+from coloctl.errors import PreconditionFailed
+from coloctl.machine import blockdev, cmdline
+from coloctl.machine.cmdline import Launch
+from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.model.pair import NodeName, PairSpec
+
+pytestmark = pytest.mark.unit
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "argv"
+
+DIALECTS = {
+    "reconnect": Dialect("7.2.22", ReturnPath.FORBIDDEN, "reconnect"),
+    "reconnect-ms": Dialect("11.1.3", ReturnPath.REQUIRED, "reconnect-ms"),
+}
+NEW = DIALECTS["reconnect-ms"]
+RUNDIR = Path("/run/coloctl/web")
+BINARY = Path("/usr/bin/qemu-system-x86_64")
+
+
+def primary(pair: PairSpec, *, accel: str = "kvm", paused: bool = False) -> Launch:
+    return cmdline.primary(
+        pair, "a", NEW, binary=BINARY, accel=accel, rundir=RUNDIR / "a", paused=paused
+    )
+
+
+def secondary(pair: PairSpec, dialect: Dialect = NEW, node: NodeName = "b") -> Launch:
+    rundir = RUNDIR / node
+    return cmdline.secondary(
+        pair,
+        node,
+        dialect,
+        binary=BINARY,
+        accel="kvm",
+        rundir=rundir,
+        overlays=blockdev.overlays(pair, rundir),
+    )
+
+
+def check(name: str, launch: Launch) -> None:
+    """``launch`` is what the golden file says, line by line."""
+    path = GOLDEN / f"{name}.txt"
+    text = "\n".join(launch.lines()) + "\n"
+    if os.environ.get("COLOCTL_GOLDEN") == "write":
+        path.write_text(text)
+    assert text.splitlines() == path.read_text().splitlines()
+
+
+def values(launch: Launch, option: str) -> list[str]:
+    return [
+        after for word, after in zip(launch.argv, launch.argv[1:], strict=False) if word == option
+    ]
+
+
+def documents(launch: Launch, option: str) -> list[dict[str, object]]:
+    return [json.loads(value) for value in values(launch, option)]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_the_documented_pair(dialect: str) -> None:
+    pair = make_pair(kernel=Path("/srv/vmlinuz"), initrd=Path("/srv/initrd"), append="quiet a=b")
+    check("primary", primary(pair))
+    check(f"secondary-{dialect}", secondary(pair, DIALECTS[dialect]))
+
+
+def test_two_disks_and_two_nics_on_q35() -> None:
+    pair = make_pair(
+        disks=(disk(model="scsi-hd"), disk(1, format="raw")),
+        nics=(nic(), nic(1, model="e1000")),
+        machine="q35",
+        cpus=2,
+        cpu="host",
+    )
+    check("primary-q35-two-of-each", primary(pair))
+    check("secondary-q35-two-of-each", secondary(pair))
+
+
+def test_firmware_alone_without_taps() -> None:
+    pair = make_pair(nics=(nic(tap=None),), memory_mib=64)
+    check("primary-firmware-only", primary(pair, accel="tcg", paused=True))
+    check("secondary-firmware-only", secondary(pair))
+
+
+def test_a_pair_without_disks_and_nics() -> None:
+    pair = make_pair(disks=(), nics=())
+    for launch in (primary(pair), secondary(pair)):
+        for option in ("-netdev", "-object", "-blockdev", "-device"):
+            assert values(launch, option) == []
+
+
+def test_the_primary_speaks_no_dialect() -> None:
+    """Only clients connect again, and the primary's clients never leave their QEMU."""
+    lines = [
+        cmdline.primary(
+            make_pair(), "a", dialect, binary=BINARY, accel="kvm", rundir=RUNDIR, paused=False
+        )
+        for dialect in DIALECTS.values()
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_both_sides_are_the_same_machine() -> None:
+    pair = make_pair(
+        disks=(disk(), disk(1)),
+        nics=(nic(), nic(1)),
+        kernel=Path("/srv/vmlinuz"),
+        extra_args=("-device", "virtio-balloon-pci"),
+    )
+    one, two = primary(pair), secondary(pair)
+    for option in ("-machine", "-cpu", "-m", "-smp", "-accel", "-device", "-kernel", "-vga"):
+        assert values(one, option) == values(two, option)
+    switched = secondary(pair, node="a")
+    assert values(switched, "-device") == values(two, "-device")
+
+
+def test_the_guest_s_own_devices_come_before_extra_ones() -> None:
+    launch = primary(make_pair(extra_args=("-device", "virtio-balloon-pci")))
+    assert launch.argv[-2:] == ("-device", "virtio-balloon-pci")
+
+
+def test_paused_is_the_only_difference_it_makes() -> None:
+    running, paused = primary(make_pair()), primary(make_pair(), paused=True)
+    assert [word for word in paused.argv if word != "-S"] == list(running.argv)
+    assert "-S" in paused.argv
+
+
+def test_an_unprotected_guest_is_not_silenced() -> None:
+    filters = [o for o in documents(primary(make_pair()), "-object") if "netdev" in o]
+    assert {o["id"]: o["status"] for o in filters} == {
+        "m0": "off",
+        "redire0": "off",
+        "redire1": "off",
+    }
+
+
+def test_monitors_are_two_inherited_listeners() -> None:
+    launch = primary(make_pair())
+    assert launch.sockets == {
+        "qmp": RUNDIR / "a" / "qmp.sock",
+        "rescue": RUNDIR / "a" / "rescue.sock",
+    }
+    for name in launch.sockets:
+        assert sum(f"{{fd:{name}}}" in word for word in launch.argv) == 1
+    assert values(launch, "-qmp") == ["chardev:qmp0", "chardev:rescue0"]
+
+
+def test_every_server_stands_before_its_client() -> None:
+    launch = primary(make_pair(nics=(nic(), nic(1))))
+    seen: set[str] = set()
+    for option in values(launch, "-chardev"):
+        fields = dict(item.split("=", 1) for item in option.split(",") if "=" in item)
+        if not option.startswith("socket") or "path" not in fields:
+            continue
+        if fields.get("server") == "on":
+            seen.add(fields["path"])
+        else:
+            assert fields["path"] in seen
+
+
+def test_filters_follow_the_netdev_that_they_sit_on() -> None:
+    for launch in (primary(make_pair()), secondary(make_pair())):
+        assert launch.argv.index("-netdev") < launch.argv.index("-object")
+
+
+def test_names_with_commas_stay_whole() -> None:
+    launch = primary(replace(make_pair(), name="we,b"))
+    assert values(launch, "-name") == ["guest=we,,b,process=we,,b-a"]
+
+
+def test_a_run_directory_too_deep_for_sockets_is_refused() -> None:
+    with pytest.raises(PreconditionFailed, match="unix socket"):
+        cmdline.primary(
+            make_pair(),
+            "a",
+            NEW,
+            binary=BINARY,
+            accel="tcg",
+            rundir=Path("/" + "x" * 110),
+            paused=False,
+        )

@@ -1,0 +1,64 @@
+"""What option.py writes, QEMU's rules read back unchanged."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coloctl.machine.option import json_option, keyval, pairs
+
+pytestmark = pytest.mark.unit
+
+keys = st.from_regex(r"[a-z][a-z0-9_.-]{0,12}", fullmatch=True)
+values = st.text(max_size=30).filter(lambda text: "\0" not in text)
+documents = st.recursive(
+    st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def read(option: str) -> list[str]:
+    """QEMU's rule: single commas separate, a doubled one stands for itself (from the left)."""
+    items = [""]
+    for piece in re.findall(r",,|,|[^,]+", option):
+        if piece == ",":
+            items.append("")
+        else:
+            items[-1] += "," if piece == ",," else piece
+    return items
+
+
+@given(st.dictionaries(keys, values, min_size=1, max_size=5))
+def test_every_value_survives_the_command_line(given_values: dict[str, str]) -> None:
+    items = [item.partition("=") for item in read(pairs(given_values))]
+    assert {key: value for key, _, value in items} == given_values
+
+
+@given(values.filter(lambda text: text and "=" not in text), st.dictionaries(keys, values))
+def test_the_implied_value_stays_in_front(implied: str, rest: dict[str, str]) -> None:
+    assert read(pairs(rest, implied=implied))[0] == implied
+
+
+@given(st.dictionaries(keys, documents, max_size=5))
+def test_json_reads_back_as_it_was_in_the_same_order(document: dict[str, object]) -> None:
+    text = json_option(document)
+    assert json.loads(text) == document
+    assert list(json.loads(text)) == list(document)
+    assert "\n" not in text
+
+
+def test_the_words_of_the_command_line() -> None:
+    option = keyval("socket", id="m0", server=True, wait=False, port=9003, path=None)
+    assert option == "socket,id=m0,server=on,wait=off,port=9003"
+    assert keyval("file", path="/srv/a,b") == "file,path=/srv/a,,b"
+    assert keyval(romfile="") == "romfile="
+
+
+def test_an_implied_value_that_reads_as_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="key"):
+        keyval("a=b")

@@ -1,0 +1,354 @@
+"""A session ends every call in time, with the right one of its three errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from fake_qmp import CLOSE, GARBAGE, HALF, HALF_AND_CLOSE, HANG, FakeQMP, Refusal, open_session
+
+from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown, Unreachable
+from coloctl.qmp import command as qmp
+from coloctl.qmp.command import Command
+from coloctl.qmp.session import MAX_UNANSWERED, Event, Session
+
+pytestmark = pytest.mark.unit
+
+SHORT_S = 0.05
+
+
+def play(
+    answers: dict[str, Any] | None, body: Callable[[FakeQMP, Session], Awaitable[None]]
+) -> None:
+    """Runs ``body`` with a session on a fake that gives ``answers``."""
+
+    async def whole() -> None:
+        async with FakeQMP(answers) as fake, await open_session(fake) as session:
+            await body(fake, session)
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+
+
+def test_the_answer_is_the_return_value() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        assert await session.execute(qmp.query_status(), 1) == {"status": "running"}
+        assert fake.received[-1]["execute"] == "query-status"
+        assert session.unanswered == 0
+
+    play({"query-status": {"status": "running"}}, body)
+
+
+def test_oob_is_asked_for_and_sent_as_exec_oob() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        await session.execute(qmp.query_yank(), 1)
+        assert fake.received[0]["arguments"] == {"enable": ["oob"]}
+        assert fake.received[-1]["exec-oob"] == "query-yank"
+
+    play(None, body)
+
+
+def test_oob_is_not_asked_for_without_need() -> None:
+    async def body() -> None:
+        async with FakeQMP() as fake, await open_session(fake, oob=False):
+            assert "arguments" not in fake.received[0]
+
+    asyncio.run(body())
+
+
+def test_a_refusal_names_command_class_and_text() -> None:
+    async def body(_: FakeQMP, session: Session) -> None:
+        with pytest.raises(CommandRefused) as caught:
+            await session.execute(qmp.yank([{"type": "migration"}]), 1)
+        assert caught.value.command == "yank"
+        assert caught.value.error_class == "DeviceNotFound"
+        assert caught.value.desc == "no such instance"
+
+    play({"yank": Refusal("no such instance", "DeviceNotFound")}, body)
+
+
+@pytest.mark.parametrize("how", [HANG, HALF])
+def test_no_answer_in_time_is_an_unknown_outcome(how: Any) -> None:
+    async def body(_: FakeQMP, session: Session) -> None:
+        with pytest.raises(OutcomeUnknown):
+            await session.execute(qmp.stop(), SHORT_S)
+        assert session.unanswered == 1
+
+    play({"stop": how}, body)
+
+
+@pytest.mark.parametrize("how", [CLOSE, HALF_AND_CLOSE, GARBAGE])
+def test_a_connection_lost_after_sending_is_an_unknown_outcome(how: Any) -> None:
+    async def body(_: FakeQMP, session: Session) -> None:
+        with pytest.raises(OutcomeUnknown):
+            await session.execute(qmp.stop(), 5)
+        await asyncio.wait_for(session.closed(), 5)
+        with pytest.raises(Unreachable):
+            await session.execute(qmp.cont(), 5)
+
+    play({"stop": how}, body)
+
+
+def test_a_late_answer_goes_to_nobody() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        with pytest.raises(OutcomeUnknown):
+            await session.execute(qmp.stop(), SHORT_S)
+        waiting = asyncio.create_task(session.execute(qmp.query_status(), 5))
+        fake.answer_late()
+        assert await waiting == {"status": "paused"}
+        assert session.unanswered == 0
+
+    play({"stop": HANG, "query-status": {"status": "paused"}}, body)
+
+
+def test_a_late_refusal_goes_to_nobody() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        with pytest.raises(OutcomeUnknown):
+            await session.execute(qmp.stop(), SHORT_S)
+        owed = fake.received[-1]["id"]
+        fake.send({"error": {"class": "GenericError", "desc": "too late"}, "id": owed})
+        assert await session.execute(qmp.query_status(), 5) == {}
+
+    play({"stop": HANG}, body)
+
+
+def test_a_cancelled_call_leaves_the_session_usable() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        waiting = asyncio.create_task(session.execute(qmp.stop(), 5))
+        await fake.got("stop")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        fake.answer_late()
+        assert await session.execute(qmp.query_status(), 5) == {"status": "paused"}
+
+    play({"stop": HANG, "query-status": {"status": "paused"}}, body)
+
+
+def test_nothing_is_sent_without_time_left() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        with pytest.raises(DeadlineMissed):
+            await session.execute(qmp.stop(), 0)
+        await session.execute(qmp.query_status(), 5)
+        assert fake.commands() == ["query-status"]
+
+    play(None, body)
+
+
+def test_a_hanging_qemu_gets_a_bounded_number_of_commands() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        calls = [session.execute(qmp.query_status(), SHORT_S) for _ in range(MAX_UNANSWERED)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(result, OutcomeUnknown) for result in results)
+        with pytest.raises(Unreachable):
+            await session.execute(qmp.stop(), 5)
+        fake.answer_late()
+        fake.answers.clear()
+        while session.unanswered:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await session.execute(qmp.stop(), 5)
+
+    play({"query-status": HANG}, body)
+
+
+def test_a_descriptor_travels_with_its_command() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        reading, writing = os.pipe()
+        try:
+            await session.execute(qmp.getfd("mig"), 5, fd=writing)
+            os.write(fake.fds[0], b"x")
+            assert os.read(reading, 1) == b"x"
+            assert fake.received[-1]["arguments"] == {"fdname": "mig"}
+        finally:
+            os.close(reading)
+            os.close(writing)
+
+    play(None, body)
+
+
+def test_a_second_descriptor_waits_for_the_first_to_be_taken() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        with open(os.devnull) as null:  # noqa: ASYNC230, PTH123
+            with pytest.raises(OutcomeUnknown):
+                await session.execute(qmp.getfd("one"), SHORT_S, fd=null.fileno())
+            with pytest.raises(Unreachable):
+                await session.execute(qmp.getfd("two"), 5, fd=null.fileno())
+            fake.answer_late()
+            fake.answers.clear()
+            await session.execute(qmp.query_status(), 5)
+            await session.execute(qmp.getfd("two"), 5, fd=null.fileno())
+        assert len(fake.fds) == 2
+
+    play({"getfd": HANG}, body)
+
+
+def test_descriptors_sent_at_once_keep_their_order() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        pipes = [os.pipe() for _ in range(8)]
+        try:
+            await asyncio.gather(
+                *(
+                    session.execute(qmp.getfd(f"mig{n}"), 5, fd=writing)
+                    for n, (_, writing) in enumerate(pipes)
+                )
+            )
+            names = [m["arguments"]["fdname"] for m in fake.received if "fdname" in str(m)]
+            for name, fd in zip(names, fake.fds, strict=True):
+                os.write(fd, name.encode())
+            assert [os.read(reading, 9).decode() for reading, _ in pipes] == [
+                f"mig{n}" for n in range(8)
+            ]
+        finally:
+            for fds in pipes:
+                os.close(fds[0])
+                os.close(fds[1])
+
+    play(None, body)
+
+
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b'{"QMP": 1}\r\n', b'{"QM'])
+def test_what_is_no_monitor_is_unreachable(greeting: bytes) -> None:
+    async def body() -> None:
+        async with FakeQMP(greeting=greeting) as fake:
+            with pytest.raises(Unreachable):
+                await open_session(fake, deadline_s=SHORT_S)
+            assert fake.client.fileno() == -1
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("how", [HANG, CLOSE, GARBAGE])
+def test_a_monitor_that_does_not_negotiate_is_unreachable(how: Any) -> None:
+    async def body() -> None:
+        async with FakeQMP({"qmp_capabilities": how}) as fake:
+            with pytest.raises(Unreachable):
+                await open_session(fake, deadline_s=0.2)
+            assert fake.client.fileno() == -1
+
+    asyncio.run(body())
+
+
+def test_a_monitor_without_oob_refuses() -> None:
+    async def body() -> None:
+        async with FakeQMP({"qmp_capabilities": Refusal("not supported")}) as fake:
+            with pytest.raises(CommandRefused):
+                await open_session(fake)
+
+    asyncio.run(body())
+
+
+def test_a_closed_socket_is_unreachable() -> None:
+    async def body() -> None:
+        async with FakeQMP(greeting=b"") as fake:
+            fake.close()
+            with pytest.raises(Unreachable):
+                await open_session(fake)
+
+    asyncio.run(body())
+
+
+def test_closing_does_not_wait_for_a_peer_that_does_not_read() -> None:
+    async def body() -> None:
+        async with FakeQMP(deaf=True) as fake:
+            session = await open_session(fake)
+            huge = Command("qom-set", {"value": "x" * 4_000_000})
+            with pytest.raises(OutcomeUnknown):
+                await session.execute(huge, SHORT_S)
+            with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
+                await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
+            await asyncio.wait_for(session.aclose(), 5)
+            await asyncio.wait_for(session.closed(), 5)
+
+    asyncio.run(body())
+
+
+def test_a_descriptor_never_falls_into_the_middle_of_a_command() -> None:
+    async def body() -> None:
+        async with FakeQMP(deaf=True) as fake, await open_session(fake) as session:
+            huge = Command("qom-set", {"value": "x" * 4_000_000})
+            with pytest.raises(OutcomeUnknown):
+                await session.execute(huge, SHORT_S)
+            assert 0 < fake.drain() < 4_000_000
+            # The kernel would take the descriptor now, with half of the command still here.
+            with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
+                await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
+
+    asyncio.run(body())
+
+
+def test_the_socket_is_closed_even_if_there_was_no_time_to_use_it() -> None:
+    async def body() -> None:
+        async with FakeQMP() as fake:
+            with pytest.raises(Unreachable):
+                await open_session(fake, deadline_s=0)
+            assert fake.client.fileno() == -1
+
+    asyncio.run(body())
+
+
+def test_closing_interrupts_what_is_under_way_and_can_be_repeated() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        waiting = asyncio.create_task(session.execute(qmp.stop(), 5))
+        await fake.got("stop")
+        await asyncio.gather(session.aclose(), session.aclose())
+        with pytest.raises(OutcomeUnknown):
+            await waiting
+        with pytest.raises(Unreachable):
+            await session.execute(qmp.cont(), 5)
+
+    play({"stop": HANG}, body)
+
+
+def test_an_event_carries_qemus_own_time() -> None:
+    events: list[Event] = []
+
+    async def body() -> None:
+        async with FakeQMP() as fake, await open_session(fake, events.append) as session:
+            before = time.monotonic()
+            fake.event("STOP", {"why": 1}, at=1234.5)
+            await session.execute(qmp.query_status(), 5)
+            assert (events[0].name, events[0].data, events[0].at_s) == ("STOP", {"why": 1}, 1234.5)
+            assert before <= events[0].seen_s <= time.monotonic()
+
+    asyncio.run(body())
+
+
+def test_the_recorder_sees_both_directions_and_what_was_given_up() -> None:
+    seen: list[tuple[str, Any]] = []
+
+    async def body() -> None:
+        async with FakeQMP({"stop": HANG}) as fake:
+            record = lambda what, message: seen.append((what, dict(message)))  # noqa: E731
+            async with await open_session(fake, record=record) as session:
+                await session.execute(qmp.query_status(), 5)
+                with pytest.raises(OutcomeUnknown):
+                    await session.execute(qmp.stop(), SHORT_S)
+
+    asyncio.run(body())
+    assert [what for what, _ in seen[-4:]] == ["sent", "received", "sent", "abandoned"]
+    assert seen[-1][1]["execute"] == "stop"
+
+
+def test_a_hundred_thousand_events_leave_nothing_behind() -> None:
+    count = 0
+
+    def on_event(_: Event) -> None:
+        nonlocal count
+        count += 1
+
+    async def body() -> None:
+        async with FakeQMP() as fake, await open_session(fake, on_event) as session:
+            await fake.flood("STOP", 1000)
+            await session.execute(qmp.query_status(), 20)
+            before = sys.getallocatedblocks()
+            await fake.flood("STOP", 99_000)
+            await session.execute(qmp.query_status(), 60)
+            kept = sys.getallocatedblocks() - before
+            assert count == 100_000
+            assert kept < 10_000, f"{kept} blocks of memory kept"
+
+    asyncio.run(body())

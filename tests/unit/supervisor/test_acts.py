@@ -1,0 +1,205 @@
+"""Acts on a pair without QEMU: what is refused, what ends, what is set."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_qmp import HANG
+from support.fakes import Log, fake_state, in_colo, make_spec
+
+from coloctl.colo.protect import CAUTIOUS_DELAY_MS
+from coloctl.errors import (
+    CheckpointStalled,
+    DeadlineMissed,
+    NotProtected,
+    PairBusy,
+    ReplicationError,
+)
+from coloctl.ha import failover
+from coloctl.model.pair import FencingMethod, FencingSpec
+from coloctl.model.protection import Protection
+from coloctl.supervisor import acts
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
+    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+
+
+def nothing(*_: object) -> None:
+    return None
+
+
+def test_one_act_at_a_time(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, _):
+            async with state.acting("checkpoint"):
+                for act in (
+                    acts.failover(state, None),
+                    acts.start(state, nothing, nothing, protected=True),
+                    acts.set_checkpoint_delay(state, 500),
+                    acts.checkpoint(state),
+                ):
+                    with pytest.raises(PairBusy, match="checkpoint") as busy:
+                        await act
+                    assert busy.value.hint
+            assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_a_pair_that_runs_is_not_started_again(tmp_path: Path, protected: bool) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, _):
+            with pytest.raises(PairBusy, match="already runs"):
+                await acts.start(state, nothing, nothing, protected=protected)
+            assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+def test_a_stop_ends_the_act_that_is_under_way_first(tmp_path: Path) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, a, b):
+            a.answer("migrate-set-parameters", HANG)
+            acting = asyncio.create_task(acts.checkpoint(state))
+            await a.fakes[0].got("migrate-set-parameters")
+            assert await acts.stop(state, force=True) == "killed"
+            assert acting.cancelled()
+            assert state.protection is Protection.DOWN
+            assert not a.process.alive()
+            assert not b.process.alive()
+            # So that it never takes over.
+            assert log.index("b: killed") < log.index("a: killed")
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("method", FencingMethod)
+def test_a_guest_is_asked_to_shut_down_after_its_secondary_went(
+    tmp_path: Path, method: FencingMethod
+) -> None:
+    spec = replace(make_spec(), fencing=FencingSpec(method))
+
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, spec, log) as (state, a, _):
+
+            def obey(name: str) -> None:
+                if name == "system_powerdown":
+                    a.process.die()
+
+            a.before(obey)
+            assert await acts.stop(state, force=False) == "guest shut down"
+            order = ["b: killed", "a: x-colo-lost-heartbeat", "a: system_powerdown"]
+            places = [log.index(line) for line in order]
+            assert places == sorted(places)
+            assert state.protection is Protection.DOWN
+
+    asyncio.run(check())
+
+
+def test_a_guest_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            assert await acts.stop(state, force=False, timeout_s=0.1) == "killed"
+            assert not a.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_guest_whose_image_is_not_complete_is_not_ended_unforced(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            a.answer("query-named-block-nodes", [{"node-name": "active0"}])
+            with pytest.raises(DeadlineMissed, match="last writes"):
+                await acts.stop(state, force=False, timeout_s=0.1)
+            assert a.process.alive()
+            assert state.protection is Protection.COLO
+            assert not state.seats["a"].retired
+            assert await acts.stop(state, force=True) == "killed"
+
+    asyncio.run(check())
+
+
+def test_a_pair_that_is_down_can_be_stopped(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with fake_state(tmp_path) as state:
+            await acts.stop(state, force=False)
+            assert state.protection is Protection.DOWN
+
+    asyncio.run(check())
+
+
+def test_the_delay_is_set_live_and_kept_for_later(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            delays = a.takes_checkpoints()
+            await acts.set_checkpoint_delay(state, 5000)
+            assert (delays, state.delay_ms) == ([5000], 5000)
+            await acts.checkpoint(state)
+            assert delays == [5000, 5000]
+
+    asyncio.run(check())
+
+
+def test_a_longer_delay_waits_for_the_first_connection(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            delays = a.takes_checkpoints()
+            state.cautious = True
+            await acts.set_checkpoint_delay(state, 5000)
+            await acts.checkpoint(state)
+            assert delays == [CAUTIOUS_DELAY_MS, CAUTIOUS_DELAY_MS]
+            assert (state.delay_ms, state.period_ms()) == (5000, CAUTIOUS_DELAY_MS)
+            assert state.view().checkpoints.delay_ms == CAUTIOUS_DELAY_MS
+
+    asyncio.run(check())
+
+
+def test_a_delay_that_was_not_taken_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acts, "CHECKPOINT_DEADLINE_S", 0.1)
+
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, _):
+            before = state.delay_ms
+            with pytest.raises(CheckpointStalled):
+                await acts.set_checkpoint_delay(state, 5000)
+            assert state.delay_ms == before
+
+    asyncio.run(check())
+
+
+def test_a_checkpoint_is_not_waited_for_when_the_secondary_dies(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, b):
+            a.answer("migrate-set-parameters", {})
+            acting = asyncio.create_task(acts.checkpoint(state))
+            await a.fakes[0].got("migrate-set-parameters")
+            b.process.die()
+            async with asyncio.timeout(5):
+                with pytest.raises(ReplicationError, match="secondary on node b died"):
+                    await acting
+
+    asyncio.run(check())
+
+
+def test_no_checkpoint_without_a_secondary(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with fake_state(tmp_path) as state:
+            with pytest.raises(NotProtected):
+                await acts.checkpoint(state)
+            await acts.set_checkpoint_delay(state, 700)
+            assert state.delay_ms == 700
+
+    asyncio.run(check())

@@ -1,0 +1,250 @@
+"""The act of a failover on a pair without QEMU: who survives, and what a failure leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_qmp import HANG, Refusal
+from support.fakes import Log, fake_state, fake_vm, in_colo, make_spec
+
+from coloctl.colo import generation
+from coloctl.errors import (
+    ColoctlError,
+    FailoverRefused,
+    FencingFailed,
+    PreconditionFailed,
+)
+from coloctl.ha import failover
+from coloctl.journal import replay
+from coloctl.model.event import open_intents
+from coloctl.model.pair import FencingMethod, FencingSpec, NodeName, Role
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import Fencing, Presence
+from coloctl.supervisor import acts
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
+    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        (),
+        (Fact.GUEST_STARTED,),
+        (Fact.GUEST_STARTED, Fact.RESYNC_BEGAN),
+        (Fact.MIGRATION_BEGAN,),
+    ],
+)
+def test_no_failover_without_a_complete_checkpoint(tmp_path: Path, facts: tuple[Fact]) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with (
+            fake_state(tmp_path) as state,
+            fake_vm("a", log) as a,
+            fake_vm("b", log) as b,
+        ):
+            for vm, role in ((a, Role.PRIMARY), (b, Role.SECONDARY)):
+                state.seats[vm.node].take(vm, role, "")
+            for fact in facts:
+                state.note(fact, "test")
+            before = state.protection
+            for to in (None, "a", "b"):
+                with pytest.raises(FailoverRefused, match="complete checkpoint"):
+                    await acts.failover(state, to)  # type: ignore[arg-type]
+                with pytest.raises(FailoverRefused, match="complete checkpoint"):
+                    await acts.failover(state, to, force=True)  # type: ignore[arg-type]
+            assert state.protection is before
+            assert log == []
+
+    asyncio.run(check())
+
+
+#: What is wrong with whom, who was asked for, and who survives (None: refused).
+SURVIVORS: list[tuple[dict[str, str], NodeName | None, NodeName | None]] = [
+    ({}, None, "b"),
+    ({}, "a", "a"),
+    ({}, "b", "b"),
+    ({"a": "dead"}, None, "b"),
+    ({"b": "dead"}, None, "a"),
+    ({"a": "frozen"}, None, "b"),
+    ({"b": "frozen"}, None, "a"),
+    ({"b": "silent"}, None, "a"),
+    ({"a": "silent"}, None, "b"),
+    ({"b": "dead"}, "b", None),
+    ({"a": "frozen"}, "a", None),
+    ({"a": "dead", "b": "dead"}, None, None),
+    ({"a": "dead", "b": "frozen"}, None, None),
+    ({"a": "frozen", "b": "silent"}, None, None),
+]
+
+
+@pytest.mark.parametrize(("wrong", "to", "survivor"), SURVIVORS)
+def test_the_survivor_is_one_that_answers(
+    tmp_path: Path, wrong: dict[str, str], to: NodeName | None, survivor: NodeName | None
+) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, a, b):
+            for vm in (a, b):
+                match wrong.get(vm.node):
+                    case "dead":
+                        vm.process.die()
+                    case "frozen":
+                        vm.process.is_frozen = True
+                    case "silent":
+                        vm.answer("query-yank", HANG)
+            if survivor is None:
+                with pytest.raises(FailoverRefused) as refused:
+                    await acts.failover(state, to)
+                assert refused.value.hint
+                assert state.protection is Protection.COLO
+                assert not [line for line in log if "killed" in line]
+                return
+            timeline = await acts.failover(state, to)
+            assert timeline.survivor == survivor
+            assert state.protection is Protection.UNPROTECTED
+            lost = state.seats[timeline.lost]  # type: ignore[index]
+            assert lost.vm is None
+            assert (lost.view.presence, lost.view.fencing) == (Presence.DEAD, Fencing.FENCED)
+            assert state.seats[survivor].view.role is Role.PRIMARY
+            assert state.generation == 1
+
+    asyncio.run(check())
+
+
+def test_without_a_proof_the_pair_has_failed_until_an_operator_acts(tmp_path: Path) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, a, _):
+            a.process.immortal = True
+            with pytest.raises(FencingFailed):
+                await acts.failover(state, "b")
+            assert state.protection is Protection.FAILED
+            assert state.seats["a"].view.fencing is Fencing.FAILED
+            assert state.generation == 0
+            assert "b: x-colo-lost-heartbeat" not in log
+
+            with pytest.raises(FailoverRefused, match="failed") as refused:
+                await acts.failover(state, None)
+            assert "--force" in str(refused.value.hint)
+            with pytest.raises(FencingFailed):
+                await acts.failover(state, None, force=True)
+            assert state.protection is Protection.FAILED
+
+            a.process.immortal = False
+            await acts.failover(state, None, force=True)
+            assert state.protection is Protection.UNPROTECTED
+            assert state.generation == 1
+
+    asyncio.run(check())
+
+
+def test_a_survivor_that_does_not_come_to_run_is_a_failure(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, b):
+            b.answer("x-colo-lost-heartbeat", Refusal("not today"))
+            with pytest.raises(FailoverRefused, match="not today"):
+                await acts.failover(state, "b")
+            assert state.protection is Protection.FAILED
+            b.answer("x-colo-lost-heartbeat", {})
+            await acts.failover(state, "b", force=True)
+            assert state.protection is Protection.UNPROTECTED
+
+    asyncio.run(check())
+
+
+def test_a_tap_that_cannot_be_opened_is_a_failure(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, b):
+            b.host.no_taps = True
+            with pytest.raises(ColoctlError, match="tap-b0"):
+                await acts.failover(state, "b")
+            assert state.protection is Protection.FAILED
+
+    asyncio.run(check())
+
+
+def test_the_guest_matters_more_than_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next start may begin with old disks, which is told; not running at all is worse."""
+
+    async def fail(*_: object) -> None:
+        raise PreconditionFailed("No space left on device")
+
+    monkeypatch.setattr(generation, "write", fail)
+
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, _):
+            await acts.failover(state, "b")
+            assert state.protection is Protection.UNPROTECTED
+            records = replay(tmp_path / "journal.jsonl").records
+            (note,) = (r for r in records if "generation-not-kept" in r.data)
+            assert "No space" in note.data["generation-not-kept"]
+            assert "next start" in state.view().reason
+
+    asyncio.run(check())
+
+
+def test_a_fence_that_needs_a_person_changes_nothing(tmp_path: Path) -> None:
+    by_hand = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
+
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, by_hand, log) as (state, a, _):
+            with pytest.raises(FencingFailed, match="person"):
+                await acts.failover(state, "b")
+            assert state.protection is Protection.COLO
+            assert "a: tap-a0 down" not in log
+            a.process.die()
+            await acts.failover(state, "b")
+            assert state.protection is Protection.UNPROTECTED
+
+    asyncio.run(check())
+
+
+def test_an_interrupted_failover_can_be_asked_for_again(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, b):
+            acting = asyncio.create_task(acts.failover(state, "b"))
+
+            def cut(name: str) -> None:
+                if name == "x-colo-lost-heartbeat":
+                    acting.cancel()
+
+            b.before(cut)
+            with pytest.raises(asyncio.CancelledError):
+                await acting
+            assert state.protection is Protection.FAILOVER
+            b.before(lambda name: None)
+            await acts.failover(state, None)
+            assert state.protection is Protection.UNPROTECTED
+            assert state.generation == 2
+
+    asyncio.run(check())
+
+
+def test_the_generation_is_on_disk_before_the_survivor_is_told(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, b):
+            seen: list[int] = []
+
+            def look(name: str) -> None:
+                if name == "x-colo-lost-heartbeat":
+                    records = replay(tmp_path / "journal.jsonl").records
+                    seen.append(max(record.generation or 0 for record in records))
+                    assert [r for r in open_intents(records) if r.step == "promote"]
+
+            b.before(look)
+            await acts.failover(state, "b")
+            assert seen == [1]
+
+    asyncio.run(check())

@@ -1,0 +1,244 @@
+"""What the documents say of tables, modules, keys, verbs and options is what the code has."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from coloctl import errors, spec
+from coloctl.cli.verbs import VERBS, cli
+from coloctl.control import schema
+from coloctl.model.protection import MOVES, Fact, Protection
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def rows(text: str, header: str) -> Iterator[list[str]]:
+    """The cells of the table that begins with the line ``header``, without code marks."""
+    lines = iter(text.split(f"{header}\n", 1)[1].splitlines())
+    assert set(next(lines)) <= set("|- :")
+    for line in lines:
+        if not line.startswith("|"):
+            return
+        yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+
+
+# -- docs/architecture.md
+
+
+def test_the_table_of_moves_is_the_codes() -> None:
+    written = [tuple(cells) for cells in rows(ARCHITECTURE, "| from | fact | to |")]
+    assert len(written) == len(set(written))
+    assert {(before, fact): after for before, fact, after in written} == MOVES
+
+
+def test_the_table_of_states_has_every_state() -> None:
+    header = "| state | meaning | QEMU sees: primary | secondary |"
+    assert [cells[0] for cells in rows(ARCHITECTURE, header)] == list(Protection)
+
+
+def test_every_fact_is_in_some_move() -> None:
+    assert {fact for _, fact in MOVES} == set(Fact)
+
+
+def test_the_tree_has_a_line_for_every_module_and_no_other() -> None:
+    tree = ARCHITECTURE.split("```\ncoloctl/\n", 1)[1].split("```", 1)[0]
+    written = re.findall(r"^  (\S+\.py)", tree, re.MULTILINE)
+    present = {str(file.relative_to(ROOT / "coloctl")) for file in ROOT.glob("coloctl/**/*.py")}
+    assert len(written) == len(set(written))
+    assert set(written) == present, "give every module its line in docs/architecture.md"
+
+
+def test_every_error_class_is_explained() -> None:
+    for name, value in vars(errors).items():
+        is_error = isinstance(value, type) and issubclass(value, errors.ColoctlError)
+        parents = value.__mro__[1:] if is_error else ()
+        if is_error and value not in (errors.ColoctlError, errors.MonitorError):
+            told = {name, *(one.__name__ for one in parents)} - {"ColoctlError", "MonitorError"}
+            assert any(f"`{one}`" in ARCHITECTURE for one in told), name
+
+
+def test_the_commands_and_events_of_the_control_socket_are_named() -> None:
+    for name in (*schema.COMMANDS, *schema.EVENTS):
+        assert f"`{name}`" in ARCHITECTURE, name
+
+
+# -- docs/quickstart.md
+
+
+def keys(node: Mapping[str, Any], whole: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the values of a pair file; an item of a list of tables is ``name[]``."""
+    for name, value in node["properties"].items():
+        target = value.get("items", value)
+        if "$ref" in target:
+            item = whole["$defs"][target["$ref"].rpartition("/")[2]]
+            yield from keys(item, whole, f"{prefix}{name}{'[]' if 'items' in value else ''}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def test_the_reference_has_every_key_of_a_pair_file_and_no_other() -> None:
+    written = [cells[0] for cells in rows(QUICKSTART, "| key | value | default | meaning |")]
+    whole = spec.json_schema()
+    assert len(written) == len(set(written))
+    assert set(written) == set(keys(whole, whole))
+
+
+def defaults(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each key with its default as TOML writes it; ``-`` for none, ``required`` where one must."""
+    for key in keys(whole, whole):
+        here, found, needed = whole, {}, True
+        for part in key.split("."):
+            name = part.removesuffix("[]")
+            found = here["properties"][name]
+            needed = name in here.get("required", ())
+            target = found.get("items", found)
+            if "$ref" in target:
+                here = whole["$defs"][target["$ref"].rpartition("/")[2]]
+        yield key, "required" if needed else _toml(found.get("default"))
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def test_the_reference_has_the_defaults_of_the_code() -> None:
+    table = rows(QUICKSTART, "| key | value | default | meaning |")
+    written = {cells[0]: cells[2] for cells in table}
+    whole = spec.json_schema()
+    assert written == dict(defaults(whole, whole))
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    written = {int(cells[0]) for cells in rows(QUICKSTART, "| exit code | meaning |")}
+    classes = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.ColoctlError)
+    ]
+    assert written == {0, 130, *(one.exit_code for one in classes)}
+
+
+def test_the_pair_file_of_the_quickstart_is_one(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```", QUICKSTART, re.MULTILINE | re.DOTALL)
+    whole = [block for block in blocks if block.startswith(("name =", "# "))]
+    assert whole
+    for block in whole:
+        spec.parse(block, tmp_path)
+
+
+# -- every document
+
+
+def commands(text: str, program: str) -> Iterator[str]:
+    """What is called in code blocks (a line with or without a prompt) and in code spans."""
+    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            called = line.strip().removeprefix("$ ").removeprefix("# ").removeprefix(".venv/bin/")
+            if called.startswith(f"{program} "):
+                yield called
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    for span in re.findall(r"`([^`]+)`", prose):
+        if span.startswith(f"{program} "):
+            yield " ".join(span.split())
+
+
+CALLS = sorted(
+    {(file.name, call) for file in DOCUMENTS for call in commands(file.read_text(), "coloctl")}
+)
+
+
+@cache
+def command_of(verb: str) -> click.Command | None:
+    return cli.get_command(click.Context(cli), verb)
+
+
+def wrong(call: str) -> str | None:
+    """What is wrong with a call of coloctl, or None."""
+    first = re.split(r" (?:\||&&|>) ", call, maxsplit=1)[0]
+    words = shlex.split(first, comments=True)[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    if words[0] in ("--help", "-h", "--version"):
+        return None
+    command: click.Command | None = None
+    for verb in words[0].split("/"):
+        if verb not in {name for section in VERBS.values() for name in section}:
+            return f"there is no verb {verb}"
+        command = command_of(verb)
+    assert command is not None
+    for word in words[1:]:
+        if word.startswith("-"):
+            known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+            if word.split("=")[0] not in {*known, "--help", "-h"}:
+                return f"{command.name} has no option {word}"
+        elif isinstance(command, click.Group) and not any(
+            isinstance(one, click.Argument) for one in command.params
+        ):
+            for name in word.split("/"):
+                if name not in command.commands:
+                    return f"{command.name} has no {name}"
+            command = command.commands[name]
+    return None
+
+
+@pytest.mark.parametrize(("document", "call"), CALLS)
+def test_a_document_calls_only_what_there_is(document: str, call: str) -> None:
+    assert wrong(call) is None
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["coloctl dance web", "coloctl status --dance", "coloctl lab dance", "coloctl lab up --dance"],
+)
+def test_a_call_of_what_there_is_not_would_be_noticed(call: str) -> None:
+    assert wrong(call) is not None
+
+
+def test_the_documents_name_every_verb() -> None:
+    text = (ROOT / "README.md").read_text()
+    for section in VERBS.values():
+        for verb in section:
+            assert re.search(rf"`coloctl [a-z/]*\b{verb}\b", text), verb
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    for file in DOCUMENTS:
+        for call in commands(file.read_text(), "make"):
+            for word in shlex.split(call)[1:]:
+                if not word.startswith("-") and "=" not in word:
+                    assert word in targets, f"{file.name}: {call}"
+
+
+def test_every_file_that_a_document_names_exists() -> None:
+    folders = ("coloctl", "docs", "tests", "qmp_schemas")
+    inside = {name.name for name in (ROOT / "coloctl").iterdir() if name.is_dir()}
+    for file in DOCUMENTS:
+        for name in re.findall(r"`([\w./-]+/[\w./-]*)`", file.read_text()):
+            first = name.split("/")[0]
+            place = ROOT if first in folders else ROOT / "coloctl"
+            if first in folders or (first in inside and name.endswith((".py", f"{first}/"))):
+                assert (place / name).exists(), f"{file.name} names {name}"
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for file in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name} links to {target}"
