@@ -19,7 +19,7 @@ from coloctl.cli.progress import plain_line
 from coloctl.cli.start import alone_option, load, preflight, spec_argument
 from coloctl.control.listener import served
 from coloctl.control.newborn import claim, refuse_living
-from coloctl.control.service import serve
+from coloctl.control.serve import serve
 from coloctl.errors import PairBusy
 
 

@@ -1,26 +1,20 @@
-"""A supervisor as a process: one pair, its loop, and its control socket."""
+"""What a supervisor answers: each command of the control schema, carried out for one pair."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import socket
 from collections.abc import Mapping
 from typing import Any
 
-from coloctl import __version__, paths
-from coloctl.colo import launch
-from coloctl.control.server import ControlServer, Handler
+from coloctl.control.server import Handler
 from coloctl.errors import ColoctlError, NotProtected, UsageError
-from coloctl.journal import Journal
-from coloctl.model.pair import PairSpec, Role
+from coloctl.model.pair import Role
 from coloctl.qmp.command import Command
-from coloctl.supervisor import acts, leftovers
+from coloctl.supervisor import acts
 from coloctl.supervisor.dialogue import dialogue
-from coloctl.supervisor.leftovers import JOURNAL
 from coloctl.supervisor.loop import OBSERVE_DEADLINE_S, Supervisor
-from coloctl.supervisor.state import Emit, PairState
+from coloctl.supervisor.state import PairState
 
 Arguments = Mapping[str, Any]
 
@@ -161,71 +155,3 @@ class Service:
         command = Command(arguments["execute"], arguments.get("arguments", {}), oob=oob)
         road = vm.monitor.rescue if oob else vm.monitor.execute
         return await road(command, QMP_DEADLINE_S)
-
-
-def _silent(_name: str, _data: Mapping[str, Any]) -> None:
-    """Nobody listens."""
-
-
-async def serve(
-    spec: PairSpec, listener: socket.socket, *, begin: bool | None = None, tell: Emit = _silent
-) -> bool:
-    """The pair of ``spec`` was supervised until it was stopped; ``listener`` is its control socket.
-
-    ``begin`` starts the pair at once, protected or not; None waits to be asked. ``tell`` gets every
-    event that clients get. SIGTERM ends the supervisor alone: QEMU runs on, and the pair's folder
-    stays. SIGINT stops the pair, a second one without asking the guest. The folder goes when
-    nothing of the pair runs any more. Answers whether SIGINT was its end; raises what a start of
-    its own raised.
-    """
-    folder = paths.make_private(paths.pair_dir(spec.name))
-    try:
-        ground = await launch.prepare(spec)
-    except BaseException:
-        leftovers.discard(folder)
-        raise
-    try:
-        with Journal(folder / JOURNAL) as journal:
-            servers: list[ControlServer] = []
-
-            def emit(name: str, data: Mapping[str, Any]) -> None:
-                for server in servers:
-                    server.emit(name, data)
-                tell(name, data)
-
-            state = PairState(spec, ground, journal, emit)
-            service = Service(state, Supervisor(state))
-            server = ControlServer(listener, service.handlers(), version=__version__)
-            servers.append(server)
-            await _run(service, server, begin)
-    finally:
-        await ground.aclose()
-    if service.failure is not None:
-        raise service.failure
-    return service.interrupts > 0
-
-
-async def _run(service: Service, server: ControlServer, begin: bool | None) -> None:
-    loop = asyncio.get_running_loop()
-    leave = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, leave.set)
-    loop.add_signal_handler(signal.SIGINT, service.interrupt)
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve())
-        watching = group.create_task(service.supervisor.run(leave))
-        stopped = group.create_task(service.ended.wait())
-        left = group.create_task(leave.wait())
-        if begin is not None:
-            group.create_task(service.begin(protect=begin))
-        await asyncio.wait({serving, stopped, left}, return_when=asyncio.FIRST_COMPLETED)
-        # Between its fence and its promotion a failover has no guest running anywhere.
-        await service.state.interrupt(spare="" if service.ended.is_set() else "failover")
-        if service.ended.is_set() and service.state.running():
-            await service.end()
-        leave.set()
-        service.ended.set()
-        await watching
-        if not service.state.running():
-            # While this socket still answers, nobody else takes the folder for a stale one.
-            leftovers.discard(service.state.ground.folder)
-        await server.aclose()

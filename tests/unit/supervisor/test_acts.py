@@ -168,7 +168,7 @@ def test_a_longer_delay_waits_for_the_first_connection(tmp_path: Path) -> None:
 def test_a_delay_that_was_not_taken_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acts, "CHECKPOINT_DEADLINE_S", 0.1)
+    monkeypatch.setattr(acts.tune, "CHECKPOINT_DEADLINE_S", 0.1)
 
     async def check() -> None:
         async with in_colo(tmp_path) as (state, _, _):

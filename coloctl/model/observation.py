@@ -1,0 +1,134 @@
+"""What was seen of a pair at one moment: the roads of evidence, and the limits that hold then.
+
+A value that can be written down and read back, so that every diagnosis can be made again from its
+observation (`ha.analysis`). Silences are milliseconds during which the supervisor itself was awake:
+one that could not run has no opinion about others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from coloctl.model.pair import NodeName, Role
+from coloctl.model.protection import Protection
+
+
+class Life(StrEnum):
+    """What the kernel of its host says of a QEMU process."""
+
+    ALIVE = "alive"
+    STOPPED = "stopped"  #: it exists and runs nothing: SIGSTOP
+    DEAD = "dead"  #: proven: its pidfd says so
+    UNKNOWN = "unknown"  #: its host does not answer, or no QEMU was started there
+
+
+class Diagnosis(StrEnum):
+    """What is the matter with a pair, one name at a time; the worst that is proven."""
+
+    HEALTHY = "healthy"
+    PRIMARY_DEAD = "primary-dead"
+    SECONDARY_DEAD = "secondary-dead"
+    PRIMARY_FROZEN = "primary-frozen"
+    SECONDARY_FROZEN = "secondary-frozen"
+    MONITOR_HUNG = "monitor-hung"  #: a main loop answers nothing although its process lives
+    LINK_BROKEN = "link-broken"  #: nothing crosses the replication link
+    CHECKPOINT_STALLED = "checkpoint-stalled"  #: the guest is held, or is never checkpointed
+    REPLICA_WRITE_ERROR = "replica-write-error"
+    LOCAL_DISK_ERROR = "local-disk-error"
+    GUEST_SHUTDOWN = "guest-shutdown"
+    GUEST_RESET = "guest-reset"
+    GUEST_PANIC = "guest-panic"
+    HOST_UNREACHABLE = "host-unreachable"  #: no road leads to a node any more
+    UNKNOWN = "unknown"  #: what is seen contradicts itself, or is too little
+
+
+@dataclass(frozen=True)
+class NodeSeen:
+    """One node, by every road that leads to it."""
+
+    role: Role = Role.NONE
+    life: Life = Life.UNKNOWN
+    busy: bool = False  #: its process used CPU time while it was silent: it is not frozen
+    rescue_silent_ms: float = 0.0  #: its monitor thread owes an answer for so long
+    command_silent_ms: float = 0.0  #: its main loop owes an answer for so long
+    notices: tuple[str, ...] = ()  #: names of `NOTICES` that its QEMU has sent in this session
+
+
+#: QEMU's events that decide something, and the words for them in `NodeSeen.notices`.
+NOTICES: tuple[str, ...] = (
+    "colo-exit",  #: COLO_EXIT with reason error
+    "replica-write-error",  #: QUORUM_REPORT_BAD of a replica, write or flush
+    "local-write-error",  #: QUORUM_REPORT_BAD of the local child, or BLOCK_IO_ERROR: write, flush
+    "local-read-error",
+    "guest-shutdown",  #: SHUTDOWN that the guest asked for
+    "guest-reset",  #: RESET that the guest asked for
+    "guest-panic",  #: GUEST_PANICKED
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long each road may be silent now, milliseconds; raised by phase and by what was seen."""
+
+    suspect_ms: float  #: an attested silence: the kernel says that the process is stopped
+    silent_ms: float  #: a silence that nothing attests
+    link_ms: float
+    command_ms: float  #: longer than any checkpoint of this pair
+    stall_ms: float  #: from STOP to RESUME
+    overdue_ms: float  #: after the moment at which a checkpoint was due
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The pair at one beat of the heart."""
+
+    at_s: float  #: monotonic
+    protection: Protection
+    nodes: Mapping[NodeName, NodeSeen]
+    limits: Limits
+    link_silent_ms: float | None = None  #: None: the link is not watched now
+    held_ms: float = 0.0  #: the primary's guest has been stopped for a checkpoint for so long
+    overdue_ms: float = 0.0  #: a checkpoint has been due for so long
+
+    def to_json(self) -> dict[str, Any]:
+        """The observation as `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Observation:
+        """What `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
+        nodes = {
+            name: NodeSeen(
+                **{
+                    **seen,
+                    "role": Role(seen["role"]),
+                    "life": Life(seen["life"]),
+                    "notices": tuple(seen["notices"]),
+                }
+            )
+            for name, seen in document["nodes"].items()
+        }
+        return cls(
+            **{
+                **document,
+                "protection": Protection(document["protection"]),
+                "nodes": nodes,
+                "limits": Limits(**document["limits"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A diagnosis with what it rests on."""
+
+    diagnosis: Diagnosis
+    node: NodeName | None = None  #: the node that it is about
+    evidence: tuple[str, ...] = field(default=())  #: sentences, the weightiest first
+
+    def sentence(self) -> str:
+        """What was found, for an operator."""
+        return " ".join(self.evidence) or f"The pair is {self.diagnosis}."

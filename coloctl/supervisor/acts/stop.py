@@ -1,0 +1,84 @@
+"""The end: the guest is asked, and nothing of the pair is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from coloctl.colo import launch
+from coloctl.errors import ColoctlError
+from coloctl.ha.failover import abandon_secondary, require_merged
+from coloctl.model.pair import NodeName, Role
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import Presence
+from coloctl.qmp import command as qmp
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+#: How long a guest may take to power itself off, seconds, when the verb does not say.
+SHUTDOWN_DEADLINE_S = 60.0
+
+
+async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
+    """The guest was shut down, and no process, socket or file of the pair is left.
+
+    Answers how: ``"guest shut down"`` or ``"killed"``. Without ``force`` the guest is asked over
+    ACPI first. Raises `FencingFailed` for a QEMU that would not die, and `DeadlineMissed` without
+    ``force`` for one whose image lacks the guest's last writes; it runs on then.
+    """
+    await state.interrupt()
+    async with state.acting("stop"):
+        how = "killed"
+        primary = state.seat_of(Role.PRIMARY)
+        if not force and primary is not None and primary.vm is not None:
+            await require_merged(state.spec, primary.vm, timeout_s)
+        for seat in state.seats.values():
+            seat.retired = True
+        if not force and state.protection is not Protection.DOWN:
+            with contextlib.suppress(ColoctlError):
+                how = await _power_down(state, timeout_s)
+        await end_all(state)
+        state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
+    return how
+
+
+async def _power_down(state: PairState, timeout_s: float) -> str:
+    """The guest powered itself off in time, alone: a secondary is let go first."""
+    primary = state.vm_of(Role.PRIMARY)
+    secondary = state.seat_of(Role.SECONDARY)
+    if secondary is not None and secondary.vm is not None:
+        state.progress("let go")
+        await abandon(state, primary, secondary.vm, was_running=True)
+    state.progress("guest")
+    await primary.execute(qmp.system_powerdown())
+    try:
+        async with asyncio.timeout(timeout_s):
+            await primary.process.wait()
+    except TimeoutError:
+        return "killed"
+    return "guest shut down"
+
+
+async def end(state: PairState, node: NodeName, presence: Presence) -> None:
+    """Nothing of ``node`` runs or lies about."""
+    seat = state.seats[node]
+    seat.retired = True
+    if seat.vm is not None:
+        await seat.vm.kill(10)
+    seat.vacate(presence)
+    await launch.sweep(state.spec, state.ground, node)
+
+
+async def end_all(state: PairState) -> None:
+    """Nothing of the pair runs; the secondary goes first, so that it never takes over."""
+    for role in (Role.SECONDARY, Role.PRIMARY, Role.NONE):
+        for seat in list(state.seats.values()):
+            if seat.view.role is role:
+                await end(state, seat.name, Presence.ABSENT)
+
+
+async def abandon(state: PairState, primary: VM, secondary: VM, *, was_running: bool) -> None:
+    """The secondary is gone, the primary as it was; one that died is left to the loop."""
+    await end(state, secondary.node, Presence.ABSENT)
+    if primary.process.alive():
+        await abandon_secondary(state.spec, primary, was_running=was_running)
