@@ -1,0 +1,207 @@
+"""What the supervisor of one pair has counted, timed and last seen, as OpenMetrics families.
+
+Invariant: the folding methods are called by the supervisor's loop alone and take microseconds;
+`registry` may be collected by any other thread meanwhile. What both touch is replaced as a whole
+(views, exposure) or guarded inside prometheus_client (counters, histograms). Every label has a
+closed set of values, so that no series grows with time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
+
+from coloctl import __version__
+from coloctl.clock import CLOCK, Clock
+from coloctl.metrics.sight import Exposure, Seen, Sight
+from coloctl.model.observation import Diagnosis, Life, Observation
+from coloctl.model.pair import NODES, Role
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import PairView
+
+#: Probes of `ha.heartbeat`.
+ROADS = ("rescue", "command", "link")
+#: Everything whose silence has a limit: the roads, and the primary's checkpoints.
+SUSPECTS = (*ROADS, "checkpoint")
+#: A silence is a near miss from this share of its limit on, if it ended before the limit counted.
+NEAR = 0.5
+OTHER = "other"
+CAUSES = (
+    "operator",
+    *(str(one) for one in Diagnosis if one not in (Diagnosis.HEALTHY, Diagnosis.UNKNOWN)),
+    OTHER,
+)
+#: Steps of a failover in their order; ``first-packet`` comes when the guest speaks.
+PHASES = (
+    *("detected", "fenced", "arbitrated", "yanked", "promoted", "running", "first-packet"),
+    *("cleared", "merged", "verified", OTHER),
+)
+
+#: An out-of-band answer takes 0.1 ms on an idle machine; suspicion begins at 120 ms by default.
+BEAT_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+#: Checkpoints of a small idle guest pause it for 10 ms, of a busy one for seconds (docs/qemu.md).
+PAUSE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+FAILOVER_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """Folds events, beats, observations, failovers and views of ``pair`` into `registry`."""
+
+    def __init__(self, pair: str, clock: Clock = CLOCK) -> None:
+        self.pair = pair
+        self.clock = clock
+        self.sight: Sight | None = None  #: what was published last
+        self.exposure = Exposure()
+        self.registry = CollectorRegistry()
+        self._doubted: set[tuple[str, str]] = set()
+        self._make_counters()
+        self._make_histograms()
+        self.registry.register(Seen(pair, clock, lambda: (self.sight, self.exposure)))
+        ProcessCollector(registry=self.registry)
+        build = Info("coloctl_build", "What runs the supervisor.", registry=self.registry)
+        build.info({"version": __version__, "pair": pair})
+
+    def _make_counters(self) -> None:
+        def counter(name: str, says: str, label: str = "", values: Iterable[str] = ()) -> Counter:
+            labels = ("pair", label) if label else ("pair",)
+            made = Counter(name, says, labels, registry=self.registry)
+            for value in values if label else ("",):
+                made.labels(self.pair, *filter(None, [value]))  # a series that begins at zero
+            return made
+
+        self._checkpoints = counter(
+            "coloctl_checkpoints", "Checkpoints completed."
+        ).labels(self.pair)  # fmt: skip
+        self._failovers = counter(
+            "coloctl_failovers", "Failovers that ended with a running guest, by cause.",
+            "cause", CAUSES,
+        )  # fmt: skip
+        self._failed = counter(
+            "coloctl_failovers_failed", "Failovers without a proof of death or a running guest."
+        ).labels(self.pair)
+        self._losses = counter(
+            "coloctl_protection_losses", "How often the pair left COLO."
+        ).labels(self.pair)  # fmt: skip
+        self._deaths = counter(
+            "coloctl_node_deaths", "QEMU processes that ended without being asked.", "node", NODES
+        )
+        self._near_misses = counter(
+            "coloctl_near_misses",
+            "Silences that took half of what makes a suspect, or more, and ended.",
+            "road", SUSPECTS,
+        )  # fmt: skip
+
+    def _make_histograms(self) -> None:
+        def histogram(name: str, says: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(
+                name, says, ("pair", *labels), unit="seconds",
+                buckets=buckets, registry=self.registry,
+            )  # fmt: skip
+
+        self._pauses = histogram(
+            "coloctl_checkpoint_pause_seconds", "How long a checkpoint held the guest.",
+            PAUSE_BUCKETS,
+        ).labels(self.pair)  # fmt: skip
+        beats = histogram(
+            "coloctl_heartbeat_latency_seconds", "From a probe to its answer.",
+            BEAT_BUCKETS, "node", "road",
+        )  # fmt: skip
+        self._beats: Mapping[tuple[str, str], Callable[[float], None]] = {
+            (node, road): beats.labels(self.pair, node, road).observe
+            for node in NODES
+            for road in ROADS
+        }
+        self._failover_s = histogram(
+            "coloctl_failover_seconds",
+            "From the fault, or where that is unknown its detection, to the running survivor.",
+            FAILOVER_BUCKETS,
+        ).labels(self.pair)
+        phases = histogram(
+            "coloctl_failover_phase_seconds", "What each phase of a failover took.",
+            FAILOVER_BUCKETS, "phase",
+        )  # fmt: skip
+        self._phases = {phase: phases.labels(self.pair, phase) for phase in PHASES}
+
+    def event(self, name: str, data: Mapping[str, Any]) -> None:
+        """The event that clients of the control socket get is counted, if it is one that counts."""
+        if name == "CHECKPOINT" and data["phase"] == "end":
+            self._checkpoints.inc()
+            if "pause-ms" in data:
+                self._pauses.observe(data["pause-ms"] / 1000)
+        elif name == "NODE_DEAD":
+            self._deaths.labels(self.pair, data["node"]).inc()
+        elif name == "STATE_CHANGED":
+            if data["before"] == Protection.COLO:
+                self._losses.inc()
+            if data["fact"] == Fact.FAILOVER_FAILED:
+                self._failed.inc()
+
+    def beat(self, node: str, road: str, seconds: float) -> None:
+        """A probe of ``node`` was answered after ``seconds``."""
+        observe = self._beats.get((node, road))
+        if observe is not None:
+            observe(seconds)
+
+    def observation(self, seen: Observation) -> None:
+        """Silences that came near their limits and ended are counted, each once."""
+        doubted = {key for key, share in _shares(seen) if share >= NEAR}
+        if doubted == self._doubted:
+            return
+        if seen.protection is Protection.COLO:
+            known = {key for key, _ in _shares(seen)}
+            for _, road in (self._doubted - doubted) & known:
+                self._near_misses.labels(self.pair, road).inc()
+        self._doubted = doubted
+
+    def failover(self, timeline: Mapping[str, Any]) -> None:
+        """The failover of that timeline document is counted, by cause and by phase."""
+        cause = str(timeline.get("cause", OTHER))
+        self._failovers.labels(self.pair, cause if cause in CAUSES else OTHER).inc()
+        steps: Mapping[str, float] = timeline["steps"]
+        before = 0.0
+        for step, at_ms in sorted(steps.items(), key=lambda item: item[1]):
+            since = steps.get("running", 0.0) if step == "first-packet" else before
+            phase = self._phases.get(step, self._phases[OTHER])
+            phase.observe(max(0.0, at_ms - since) / 1000)
+            if step != "first-packet":
+                before = at_ms
+        if "running" in steps:
+            unnoticed_ms = abs(timeline.get("fault_ms") or 0.0)
+            self._failover_s.observe((unnoticed_ms + steps["running"]) / 1000)
+
+    def view(self, view: PairView) -> None:
+        """``view`` is what a scrape shows from now on."""
+        now = self.clock.now()
+        exposed, before = view.exposed_s is not None, self.exposure
+        if exposed and before.since_s is None:
+            self.exposure = Exposure(before.over_s, now)
+        elif not exposed and before.since_s is not None:
+            self.exposure = Exposure(before.until(now))
+        self.sight = Sight(view, now)
+
+    def age_s(self) -> float | None:
+        """How long ago the pair was published; None before the first time."""
+        sight = self.sight
+        return None if sight is None else max(0.0, self.clock.now() - sight.at_s)
+
+
+def _shares(seen: Observation) -> Iterator[tuple[tuple[str, str], float]]:
+    """Each silence as a share of its limit, by whom it is about and by road."""
+
+    def share(silent_ms: float, limit_ms: float) -> float:
+        return silent_ms / limit_ms if limit_ms > 0 else 0.0
+
+    limits = seen.limits
+    for name, node in seen.nodes.items():
+        if node.role is Role.NONE or node.life not in (Life.ALIVE, Life.STOPPED):
+            continue
+        stopped = node.life is Life.STOPPED
+        rescue_ms = limits.suspect_ms if stopped else limits.silent_ms
+        yield (name, "rescue"), share(node.rescue_silent_ms, rescue_ms)
+        yield (name, "command"), share(node.command_silent_ms, limits.command_ms)
+    if seen.link_silent_ms is not None:
+        yield ("", "link"), share(seen.link_silent_ms, limits.link_ms)
+    held, overdue = share(seen.held_ms, limits.stall_ms), share(seen.overdue_ms, limits.overdue_ms)
+    yield ("", "checkpoint"), max(held, overdue)
