@@ -23,6 +23,14 @@ class Kind(StrEnum):
         return self in _DURABLE
 
 
+#: Keys of ``Record.data`` whose last value outlives the supervisor.
+FIRST_CONNECTION = "first-connection"
+SETTINGS = ("checkpoint-delay", "paused", FIRST_CONNECTION)
+#: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
+COVERED = "covered by a checkpoint"
+#: The fact after which the first connection is waited for anew.
+ENTERED_COLO = "checkpoint-completed"
+
 _DURABLE = frozenset({Kind.INTENT, Kind.OUTCOME, Kind.STATE})
 
 
@@ -115,9 +123,38 @@ def last_generation(records: Iterable[Record]) -> Record | None:
 
 
 def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The record of the latest QEMU launched on each node: its pid and start time."""
+    """The latest QEMU of each node, oldest first: its pid, its start time, its role.
+
+    A QEMU that was promoted has a record of its own for that.
+    """
     last = {record.node: record for record in records if "launched" in record.data}
-    return tuple(last.values())
+    return tuple(sorted(last.values(), key=lambda record: record.seq))
+
+
+def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The last record of each node whose disk missed a write since its QEMU was launched."""
+    missed: dict[str, Record] = {}
+    for record in records:
+        if "launched" in record.data:
+            missed.pop(record.node, None)
+        elif "missed" in record.data:
+            missed[record.node] = record
+    return tuple(missed.values())
+
+
+def _last_settings(records: Iterable[Record]) -> dict[str, Record]:
+    """The last record of each setting that a person or the pair's life has changed."""
+    last: dict[str, Record] = {}
+    for record in records:
+        if record.kind is Kind.STATE and record.fact == ENTERED_COLO:
+            last.pop(FIRST_CONNECTION, None)
+        last |= {name: record for name in SETTINGS if name in record.data}
+    return last
+
+
+def last_settings(records: Iterable[Record]) -> dict[str, Any]:
+    """The value that each of `SETTINGS` was given last; those never given are not there."""
+    return {name: record.data[name] for name, record in _last_settings(records).items()}
 
 
 def worth_keeping(records: Iterable[Record]) -> tuple[Record, ...]:
@@ -134,5 +171,7 @@ def worth_keeping(records: Iterable[Record]) -> tuple[Record, ...]:
         kept[generation.seq] = replace(generation, kind=Kind.NOTE) if over else generation
     if state is not None:
         kept[state.seq] = state
+    kept |= {record.seq: record for record in last_misses(everything)}
+    kept |= {record.seq: record for record in _last_settings(everything).values()}
     kept |= {record.seq: record for record in open_intents(everything)}
     return tuple(kept[seq] for seq in sorted(kept))

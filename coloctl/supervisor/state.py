@@ -58,22 +58,23 @@ class PairState:
 
     def note(self, fact: Fact, reason: str) -> None:
         """``fact`` is on disk, has moved the state as the table says, and every client knows."""
-        step = advance(self._protection, fact)
+        step, now = advance(self._protection, fact), self.clock.now()
+        exposed = self._exposed_since
+        if step.after in (Protection.DOWN, Protection.COLO):
+            exposed = None
+        elif exposed is None:
+            exposed = now
         self.record(
             Kind.STATE,
             before=step.before,
             fact=step.fact,
             after=step.after,
-            data={"reason": reason, "listed": step.listed},
+            data={"reason": reason, "listed": step.listed, "exposed-since": exposed},
         )
         if not step.listed:
             return
-        now = self.clock.now()
         self._protection, self._reason, self._since = step.after, reason, now
-        if step.after in (Protection.DOWN, Protection.COLO):
-            self._exposed_since = None
-        elif self._exposed_since is None:
-            self._exposed_since = now
+        self._exposed_since = exposed
         self.emit(
             "STATE_CHANGED",
             {"before": step.before, "fact": fact, "after": step.after, "reason": reason},
@@ -85,9 +86,37 @@ class PairState:
 
     def record(self, kind: Kind, **fields: Any) -> None:
         """The journal holds it, with the act under way and the generation."""
-        self._journal.append(
-            Record(kind=kind, act=self._act_name, generation=self.generation, **fields)
+        known: dict[str, Any] = {"act": self._act_name, "generation": self.generation}
+        self._journal.append(Record(kind=kind, **{**known, **fields}))
+
+    def record_seat(self, seat: Seat) -> None:
+        """The journal names the QEMU of ``seat`` and its role: what a later supervisor finds."""
+        if seat.vm is None:
+            return
+        identity = seat.vm.process.identity
+        self.record(
+            Kind.OUTCOME,
+            step="launch",
+            node=seat.name,
+            data={
+                "launched": seat.view.role,
+                "pid": identity.pid,
+                "start-time": identity.start_time,
+            },
         )
+
+    def restore(
+        self,
+        protection: Protection,
+        reason: str,
+        *,
+        since_s: float | None = None,
+        exposed_since_s: float | None = None,
+    ) -> None:
+        """The state that the journal of an earlier supervisor ended with; nothing is recorded."""
+        self._protection, self._reason = protection, reason
+        self._since = self.clock.now() if since_s is None else since_s
+        self._exposed_since = exposed_since_s
 
     def grow_generation(self) -> None:
         """The next promotion has a number of its own, durably, before it happens."""
@@ -95,8 +124,8 @@ class PairState:
         self.record(Kind.INTENT, step="promote")
 
     @contextlib.asynccontextmanager
-    async def acting(self, name: str) -> AsyncIterator[None]:
-        """One act at a time; raises `PairBusy` while another runs."""
+    async def acting(self, name: str, **asked: Any) -> AsyncIterator[None]:
+        """One act at a time, journalled with what was ``asked``; raises `PairBusy` otherwise."""
         if self._act is not None:
             raise PairBusy(
                 f"Pair {self.spec.name} is busy with '{self._act_name}'.",
@@ -105,7 +134,7 @@ class PairState:
         self._act, self._act_name = asyncio.current_task(), name
         outcome = "done"
         try:
-            self.record(Kind.INTENT)
+            self.record(Kind.INTENT, data=asked)
             try:
                 yield
             except BaseException as error:

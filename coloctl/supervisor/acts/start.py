@@ -8,7 +8,6 @@ from coloctl.clock import Deadline
 from coloctl.colo import generation, launch
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError, PairBusy, ReplicationError
-from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
@@ -36,7 +35,7 @@ async def start(state: PairState, watch: Watch, entered: Entered, *, protected: 
     Raises `PairBusy` when there is nothing left to start, else what launching or protecting raises;
     a guest that did not run before does not run then, and one that did still does.
     """
-    async with state.acting("start"):
+    async with state.acting("start", protect=protected):
         fresh = state.protection is Protection.DOWN
         if not fresh and (state.protection is not Protection.UNPROTECTED or not protected):
             raise PairBusy(
@@ -84,14 +83,7 @@ async def _start_guest(state: PairState, watch: Watch, *, hold: bool) -> bool:
 def _seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
     seat = state.seats[vm.node]
     seat.take(vm, role, state.ground.binary.version)
-    identity = vm.process.identity
-    # Durable: what a later supervisor, or `stop --force`, has to find is told by this alone.
-    state.record(
-        Kind.OUTCOME,
-        step="launch",
-        node=vm.node,
-        data={"launched": role, "pid": identity.pid, "start-time": identity.start_time},
-    )
+    state.record_seat(seat)
     watch(seat)
 
 

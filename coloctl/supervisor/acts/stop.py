@@ -27,7 +27,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
     ``force`` for one whose image lacks the guest's last writes; it runs on then.
     """
     await state.interrupt()
-    async with state.acting("stop"):
+    async with state.acting("stop", force=force, timeout_s=timeout_s):
         how = "killed"
         primary = state.seat_of(Role.PRIMARY)
         if not force and primary is not None and primary.vm is not None:

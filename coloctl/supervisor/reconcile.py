@@ -1,0 +1,207 @@
+"""What is to become of a pair whose supervisor died: belief against observation; pure.
+
+Invariants, over everything that can be believed and found: no plan leaves two guests running; a
+secondary lives on alone only where the journal says that a checkpoint completed in this generation
+and its disk missed nothing; a guest that runs is never ended unless its end was under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from coloctl.model import event
+from coloctl.model.event import Record
+from coloctl.model.pair import NODES, NodeName, Role, other
+from coloctl.model.protection import Protection
+from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+
+#: States in which the secondary holds a complete checkpoint, or held one when it was lost.
+_PROTECTED = frozenset({Protection.COLO, Protection.FAILOVER})
+_JOINING = frozenset({Protection.RESYNC, Protection.MIGRATING})
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The QEMU of a node as the journal has it: its role now and which process it is."""
+
+    role: Role
+    pid: int
+    start_time: int
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the journal of a dead supervisor says of its pair."""
+
+    protection: Protection = Protection.DOWN
+    reason: str = ""
+    generation: int = 0
+    since_s: float | None = None  #: monotonic; comparable within one boot
+    exposed_since_s: float | None = None
+    acts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: begun and not ended
+    launches: Mapping[NodeName, Launch] = field(default_factory=dict)
+    survivor: NodeName | None = None  #: chosen by the failover under way
+    missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
+    delay_ms: int | None = None  #: None: as the pair file says
+    paused: bool = False
+    covered: bool = False  #: a checkpoint followed the guest's first connection
+
+    @property
+    def primary(self) -> NodeName | None:
+        """The node that was launched as a primary, or promoted, last."""
+        holders = [node for node, one in self.launches.items() if one.role is Role.PRIMARY]
+        return holders[-1] if holders else None
+
+
+def believe(records: Iterable[Record]) -> Belief:
+    """What ``records``, oldest first, amount to."""
+    everything = tuple(records)
+    state, generation = event.last_state(everything), event.last_generation(everything)
+    acts: dict[str, dict[str, Any]] = {}
+    for intent in event.open_intents(everything):
+        acts[intent.act] = {**acts.get(intent.act, {}), **intent.data}
+    settings = event.last_settings(everything)
+    return Belief(
+        protection=Protection(state.after) if state else Protection.DOWN,
+        reason=str(state.data.get("reason", "")) if state else "",
+        generation=(generation.generation or 0) if generation else 0,
+        since_s=state.mono_s if state else None,
+        exposed_since_s=state.data.get("exposed-since") if state else None,
+        acts=acts,
+        launches={
+            _node(record.node): Launch(
+                Role(record.data["launched"]),
+                int(record.data["pid"]),
+                int(record.data["start-time"]),
+            )
+            for record in event.last_launches(everything)
+        },
+        survivor=_survivor(acts.get("failover", {})),
+        missed=frozenset(_node(record.node) for record in event.last_misses(everything)),
+        delay_ms=settings.get("checkpoint-delay"),
+        paused=bool(settings.get("paused", False)),
+        covered=settings.get(event.FIRST_CONNECTION) == event.COVERED,
+    )
+
+
+def _node(name: str) -> NodeName:
+    return next(node for node in NODES if node == name)
+
+
+def _survivor(failover: Mapping[str, Any]) -> NodeName | None:
+    chosen = failover.get("survivor")
+    return _node(chosen) if chosen in NODES else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A QEMU as it was found. ``None`` in the last three: it does not answer."""
+
+    role: Role
+    alive: bool
+    held: bool = False  #: it was started with its guest stopped
+    run_state: RunState | None = None
+    migration: MigrationStatus | None = None
+    colo_mode: COLOMode | None = None
+
+    @property
+    def in_colo(self) -> bool:
+        return self.alive and self.colo_mode in (COLOMode.PRIMARY, COLOMode.SECONDARY)
+
+    @property
+    def never_ran(self) -> bool:
+        """Its guest has not executed one instruction."""
+        return self.held and self.run_state in (RunState.PRELAUNCH, None)
+
+    @property
+    def promoted(self) -> bool:
+        """It runs a guest of its own, although it was launched to receive one."""
+        return self.alive and self.run_state is RunState.RUNNING and not self.in_colo
+
+
+ABSENT = Found(Role.NONE, alive=False)
+
+
+class Move(StrEnum):
+    """What a new supervisor does with what it found."""
+
+    ADOPT_COLO = "adopt-colo"  #: the pair is whole
+    ADOPT_ALONE = "adopt-alone"  #: the guest of ``node`` runs unprotected, as it should
+    FINISH_FAILOVER = "finish-failover"  #: ``node`` lives on, or whichever can; ``lost`` does not
+    ROLL_BACK_PROTECT = "roll-back-protect"  #: the secondary is given up, ``node`` runs on alone
+    HAND_OVER = "hand-over"  #: something is lost; the loop decides about it as it always does
+    END = "end"  #: a stop was under way, or a start whose guest never ran
+    GONE = "gone"  #: no guest of the pair runs any more
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A move, and whom it is about."""
+
+    move: Move
+    node: NodeName | None = None
+    lost: NodeName | None = None  #: to be fenced, dead already or not
+    again: bool = False  #: the start that was cut short is done again
+
+
+def reconcile(belief: Belief, found: Mapping[NodeName, Found]) -> Plan:
+    """The one plan for ``belief`` and what was ``found`` on both nodes; total."""
+    again = "start" in belief.acts
+    if "stop" in belief.acts:
+        return Plan(Move.END)
+    if not any(one.alive for one in found.values()):
+        fresh = belief.protection is Protection.DOWN and again
+        return Plan(Move.END, again=True) if fresh else Plan(Move.GONE)
+    primary = _primary(found)
+    if belief.protection in _PROTECTED or belief.protection is Protection.FAILED:
+        return _with_secondary(belief, found, primary)
+    if primary is None or not found[primary].alive:
+        return Plan(Move.GONE)  # what is left never held a complete checkpoint
+    return _alone(belief, found, primary)
+
+
+def _alone(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) -> Plan:
+    """The primary lives, and no secondary is of any worth yet."""
+    again, secondary = "start" in belief.acts, other(primary)
+    if found[primary].never_ran:
+        return Plan(Move.END, again=again)
+    if again or belief.protection in _JOINING or found[secondary].alive:
+        return Plan(Move.ROLL_BACK_PROTECT, primary, secondary, again=again)
+    return Plan(Move.ADOPT_ALONE, primary)
+
+
+def _primary(found: Mapping[NodeName, Found]) -> NodeName | None:
+    """The living holder of the role, or else a dead one."""
+    holders = [node for node in NODES if found[node].role is Role.PRIMARY]
+    return max(holders, key=lambda node: found[node].alive, default=None)
+
+
+def _with_secondary(
+    belief: Belief, found: Mapping[NodeName, Found], primary: NodeName | None
+) -> Plan:
+    """COLO, FAILOVER or FAILED, and at least one QEMU lives."""
+    if primary is None:
+        return Plan(Move.HAND_OVER)
+    one, two = found[primary], found[other(primary)]
+    if one.alive and two.promoted:
+        # Nothing of coloctl does that; it must not last in any state.
+        ended = Plan(Move.FINISH_FAILOVER, primary, other(primary))
+        failed = belief.protection is Protection.FAILED
+        return Plan(Move.HAND_OVER, lost=other(primary)) if failed else ended
+    if belief.protection is Protection.COLO and one.in_colo and two.in_colo:
+        return Plan(Move.ADOPT_COLO, primary)
+    if belief.protection is Protection.FAILOVER and "failover" in belief.acts:
+        return _finish(belief, found, primary)
+    return Plan(Move.HAND_OVER)
+
+
+def _finish(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) -> Plan:
+    """A failover was under way: whoever is left lives on, or else who was chosen for it."""
+    living = [node for node in NODES if found[node].alive]
+    survivor = living[0] if len(living) == 1 else belief.survivor
+    if survivor is not None and survivor != primary and survivor in belief.missed:
+        return Plan(Move.HAND_OVER)
+    return Plan(Move.FINISH_FAILOVER, survivor, None if survivor is None else other(survivor))
