@@ -235,9 +235,16 @@ class Host(Protocol):
         """While the context is open, the first TCP connection over ``tap`` is watched for."""
         ...
 
-    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
-        """The program has ended by itself. Raises `DeadlineMissed` after killing it, and
-        `PreconditionFailed` where there is no such program."""
+    async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
+        """The program has read ``stdin`` and ended by itself. Raises `DeadlineMissed` after
+        killing it, and `PreconditionFailed` where there is no such program."""
+        ...
+
+    async def write_durably(self, path: Path, content: bytes) -> None:
+        """``path`` holds ``content`` on the disk, whole, under its name.
+
+        Raises `PreconditionFailed`; the file is as it was then. Cancelled, it is one or the other.
+        """
         ...
 
     async def aclose(self) -> None:

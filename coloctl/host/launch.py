@@ -10,8 +10,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def start(
     *,
     stdout: int,
     stderr: int,
+    stdin: int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     node: str = "",
 ) -> LocalProcess:
@@ -45,7 +46,7 @@ def start(
     """
     child = subprocess.Popen(
         list(argv),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         pass_fds=tuple(pass_fds),
@@ -84,16 +85,28 @@ class Captured:
             self.close()
 
 
-def start_captured(argv: Sequence[str]) -> Captured:
-    """As `start`, with the output kept."""
-    with ExitStack() as on_failure:
+def start_captured(argv: Sequence[str], stdin: bytes = b"") -> Captured:
+    """As `start`, with the output kept; the program reads ``stdin`` and then its end."""
+    with ExitStack() as on_failure, _holding(stdin) as given:
         files = []
         for name in ("stdout", "stderr"):
             files.append(os.memfd_create(name))
             on_failure.callback(os.close, files[-1])
-        process = start(argv, stdout=files[0], stderr=files[1])
+        process = start(argv, stdout=files[0], stderr=files[1], stdin=given)
         on_failure.pop_all()
         return Captured(process, *files)
+
+
+@contextmanager
+def _holding(content: bytes) -> Iterator[int]:
+    """A descriptor from which ``content`` can be read; of memory, so that nobody has to feed it."""
+    if not content:
+        yield subprocess.DEVNULL
+        return
+    with os.fdopen(os.memfd_create("stdin"), "wb") as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()
 
 
 def spawn(

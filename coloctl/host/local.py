@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from coloctl.errors import DeadlineMissed, PreconditionFailed
+from coloctl.host import durable
 from coloctl.host.base import (
     Channel,
     Completed,
@@ -162,10 +163,14 @@ class LocalHost:
         with packets:
             yield SynWatch(packets, tap, self.name)
 
-    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+    async def write_durably(self, path: Path, content: bytes) -> None:
+        """See `Host.write_durably`. Namespaces of this machine share its files."""
+        await asyncio.to_thread(durable.replace, path, content)
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """See `Host.run`. Cancelled or late, the program and its children are killed."""
         try:
-            program = await self._inside(lambda: start_captured(argv), undo=Captured.discard)
+            program = await self._inside(lambda: start_captured(argv, stdin), undo=Captured.discard)
         except OSError as error:
             raise PreconditionFailed(
                 f"{argv[0]} could not be started on {self.name}: {error.strerror}",

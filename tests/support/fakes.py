@@ -152,8 +152,11 @@ class FakeHost(Host):
 
         yield Watch()
 
-    async def run(self, argv: Sequence[str], *, deadline_s: float) -> Completed:
+    async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         return Completed(0, "{}", "")
+
+    async def write_durably(self, path: Path, content: bytes) -> None:
+        self._log.append(f"{self._node}: {path.name} = {content.decode().strip()}")
 
     async def aclose(self) -> None:
         return None
