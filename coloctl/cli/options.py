@@ -66,6 +66,26 @@ class WaitingCommand(click.Command):
         return super().parse_args(ctx, filled + args[end:])
 
 
+class ListenAddress(click.ParamType[str]):
+    """Where to listen; kept as it was typed, once it is known to be an address."""
+
+    name = "ADDR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from coloctl.control.http import parse_address
+
+        parse_address(value)
+        return str(value)
+
+
+def free_address(address: str) -> None:
+    """Nobody listens at ``address``, where one was given; raises `PreconditionFailed` otherwise."""
+    if address:
+        from coloctl.control.http import check_free, parse_address
+
+        check_free(parse_address(address))
+
+
 def pair_names() -> list[str]:
     """Every pair that has a folder here, whether its supervisor lives or not."""
     try:
@@ -91,6 +111,13 @@ def format_option(*choices: str) -> Callable[..., Any]:
     )
 
 
+metrics_option = click.option(
+    "--metrics",
+    type=ListenAddress(),
+    metavar="ADDR",
+    callback=lambda _ctx, _param, value: value or "",
+    help="Serve metrics and health over HTTP at HOST:PORT, or at :PORT for this machine alone.",
+)
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for the pair's name again.")
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Print the QMP dialogue per node instead of holding it."

@@ -15,6 +15,7 @@ import click
 
 from coloctl import paths
 from coloctl.cli import complaint
+from coloctl.cli.options import free_address, metrics_option
 from coloctl.cli.progress import plain_line
 from coloctl.cli.start import alone_option, load, preflight, spec_argument
 from coloctl.control.listener import served
@@ -26,8 +27,9 @@ from coloctl.errors import PairBusy
 @click.command()
 @spec_argument
 @alone_option
+@metrics_option
 @click.option("--control-fd", type=int, hidden=True, help="A control socket that listens already.")
-def run(spec_path: Path, alone: bool, control_fd: int | None) -> int:
+def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> int:
     """Start the pair that SPEC describes and supervise it until it ends.
 
     For systemd and for watching. Ctrl-C (SIGINT) stops the pair: the guest is asked to shut down;
@@ -39,7 +41,7 @@ def run(spec_path: Path, alone: bool, control_fd: int | None) -> int:
     )
     if control_fd is not None:
         os.set_inheritable(control_fd, False)
-        asyncio.run(serve(pair, socket.socket(fileno=control_fd)))
+        asyncio.run(serve(pair, socket.socket(fileno=control_fd), metrics=metrics))
         return 0
     if served(paths.control_socket(pair.name)):
         raise PairBusy(
@@ -47,9 +49,11 @@ def run(spec_path: Path, alone: bool, control_fd: int | None) -> int:
             hint=f"`coloctl status {pair.name}` shows it",
         )
     refuse_living(paths.pair_dir(pair.name))
+    free_address(metrics)
     asyncio.run(preflight(pair, protect=not alone))
     with claim(pair) as listener:
-        interrupted = asyncio.run(serve(pair, listener, begin=not alone, tell=_tell))
+        serving = serve(pair, listener, begin=not alone, tell=_tell, metrics=metrics)
+        interrupted = asyncio.run(serving)
     return complaint.INTERRUPTED if interrupted else 0
 
 

@@ -12,7 +12,14 @@ import click
 
 from coloctl import paths, spec
 from coloctl.cli import complaint, documents, reach
-from coloctl.cli.options import Duration, WaitingCommand, dry_run_option, format_option
+from coloctl.cli.options import (
+    Duration,
+    WaitingCommand,
+    dry_run_option,
+    format_option,
+    free_address,
+    metrics_option,
+)
 from coloctl.cli.progress import drawing
 from coloctl.colo import generation, launch
 from coloctl.control.client import ControlClient, ControlEvent
@@ -24,6 +31,7 @@ from coloctl.errors import (
     NoSuchPair,
     PairBusy,
     Unreachable,
+    UsageError,
 )
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
@@ -46,6 +54,7 @@ class Request:
     protect: bool
     wait_s: float | None  #: None: only until the supervisor is at work
     form: str
+    metrics: str = ""  #: the address for a new supervisor's metrics
 
 
 class _AtWork(Exception):
@@ -64,10 +73,18 @@ class _AtWork(Exception):
     "after T the start goes on without you.",
 )
 @click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")
+@metrics_option
 @dry_run_option
 @format_option("pretty", "json")
 def start(
-    *, spec_path: Path, alone: bool, wait: float, no_wait: bool, dry_run: bool, form: str
+    *,
+    spec_path: Path,
+    alone: bool,
+    wait: float,
+    no_wait: bool,
+    metrics: str,
+    dry_run: bool,
+    form: str,
 ) -> None:
     """Start the pair that SPEC describes, and protect it.
 
@@ -78,7 +95,7 @@ def start(
     if dry_run:
         documents.show_dialogue(pair.name, "start", _planned(pair, protect=not alone), form)
         return
-    request = Request(pair, not alone, None if no_wait else wait, form)
+    request = Request(pair, not alone, None if no_wait else wait, form, metrics)
     began = time.monotonic()
     client = _answering(pair)
     view = _start_new(request) if client is None else _start_running(client, request)
@@ -153,10 +170,11 @@ def _answering(pair: PairSpec) -> ControlClient | None:
 
 def _start_new(request: Request) -> dict[str, Any] | None:
     refuse_living(paths.pair_dir(request.pair.name))
+    free_address(request.metrics)
     asyncio.run(preflight(request.pair, protect=request.protect))
     name = request.pair.name
     undone = f"Interrupted; the start of {name} was undone and nothing of it is left."
-    with complaint.on_interrupt(undone), newborn(request.pair) as supervisor:
+    with complaint.on_interrupt(undone), newborn(request.pair, request.metrics) as supervisor:
         try:
             with supervisor.connect() as client:
                 view = _send(client, request)
@@ -174,6 +192,12 @@ def _start_new(request: Request) -> dict[str, Any] | None:
 
 
 def _start_running(client: ControlClient, request: Request) -> dict[str, Any] | None:
+    if request.metrics:
+        client.close()
+        raise UsageError(
+            f"The supervisor of {request.pair.name} runs already; --metrics is for a new one.",
+            hint="leave --metrics away",
+        )
     goes_on = f"Interrupted; the supervisor of {request.pair.name} goes on with the start."
     with complaint.on_interrupt(goes_on), client:
         return _send(client, request)

@@ -8,6 +8,7 @@ bounded. There is neither a password nor encryption, so an address is loopback u
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import re
 import socket
@@ -36,7 +37,7 @@ REQUEST_S = 10.0
 #: Requests under way at once. One more makes the oldest end.
 MOST_REQUESTS = 16
 #: How often requests that take too long are looked for, seconds.
-SWEEP_S = 0.5
+SWEEP_S = 0.25
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})")
 _TEXT = "text/plain; charset=utf-8"
@@ -53,22 +54,34 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """``HOST:PORT``, ``[::1]:PORT``, or ``:PORT`` on loopback; raises `UsageError`."""
+    """``HOST:PORT``, ``[::1]:PORT``, or ``:PORT`` on loopback; raises `UsageError`.
+
+    HOST is an address or localhost: a supervisor never waits for a name server.
+    """
     match = _ADDRESS.fullmatch(text)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise UsageError(
             f"'{text}' is not an address to listen at.",
             hint="write HOST:PORT, [::1]:PORT, or :PORT for this machine alone",
         )
-    return Address(match["v6"] or match["host"] or "127.0.0.1", int(match["port"]))
+    host = match["v6"] or match["host"]
+    if host in ("", "localhost"):
+        host = "127.0.0.1"
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise UsageError(
+            f"'{host}' is not an address to listen at; names are not looked up.",
+            hint="write the address, such as 192.0.2.7:9101",
+        ) from error
+    return Address(host, int(match["port"]))
 
 
 class MetricsServer:
     """Answers at `address` from its making to `close`."""
 
     def __init__(self, metrics: Metrics, wanted: Address) -> None:
-        """Raises `UsageError` for a host that has no address, `PreconditionFailed` where the
-        address cannot be had."""
+        """Raises `PreconditionFailed` where the address cannot be had."""
         self._server = _Server(metrics, _bound(wanted))
         host, port = self._server.server_address[:2]
         self.address = Address(str(host), port)
@@ -92,26 +105,22 @@ def check_free(wanted: Address) -> None:
 
 def _bound(wanted: Address) -> socket.socket:
     """A socket that listens there."""
+    flags = socket.AI_NUMERICHOST
     try:
-        found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"{wanted.host} has no address to listen at.",
-            hint="write an address of this machine, or :PORT for this machine alone",
-        ) from error
-    family, _, _, _, place = found[0]
-    try:
+        ((family, _, _, _, place), *_) = socket.getaddrinfo(
+            wanted.host, wanted.port, type=socket.SOCK_STREAM, flags=flags
+        )
         return socket.create_server(place, family=family, backlog=MOST_REQUESTS)
     except OSError as error:
-        raise PreconditionFailed(*_refusal(wanted, error)) from error
+        raise PreconditionFailed(_refusal(wanted, error)) from error
 
 
-def _refusal(wanted: Address, error: OSError) -> tuple[str]:
+def _refusal(wanted: Address, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (f"Another program already listens at {wanted}, so no metrics can be served there.",)
+        return f"Another program already listens at {wanted}, so no metrics can be served there."
     if error.errno == errno.EADDRNOTAVAIL:
-        return (f"{wanted.host} is no address of this machine, so no metrics can be served there.",)
-    return (f"No metrics can be served at {wanted}: {error.strerror}.",)
+        return f"{wanted.host} is no address of this machine, so no metrics can be served there."
+    return f"No metrics can be served at {wanted}: {error.strerror}."
 
 
 class _Server(ThreadingMixIn, TCPServer):

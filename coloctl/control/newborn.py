@@ -85,14 +85,14 @@ async def end_stale(name: str) -> list[DeathProof]:
 class Newborn:
     """A supervisor process that this verb has started."""
 
-    def __init__(self, spec: PairSpec) -> None:
+    def __init__(self, spec: PairSpec, metrics: str = "") -> None:
         """The process runs; its socket accepted connections before it did."""
         self.name = spec.name
         self.folder = paths.pair_dir(spec.name)
         self.kept = False
         with claim(spec) as listener:
             try:
-                self._process = _spawn(spec, listener, self.folder / LOG)
+                self._process = _spawn(spec, listener, self.folder / LOG, metrics)
             except BaseException:
                 leftovers.discard(self.folder)
                 raise
@@ -138,12 +138,15 @@ class Newborn:
 
 
 @contextlib.contextmanager
-def newborn(spec: PairSpec) -> Iterator[Newborn]:
-    """A new supervisor serves the pair; unless it is kept, an exception in the block ends it."""
+def newborn(spec: PairSpec, metrics: str = "") -> Iterator[Newborn]:
+    """A new supervisor serves the pair; unless it is kept, an exception in the block ends it.
+
+    ``metrics`` is the address at which it serves its metrics, if any.
+    """
     born: Newborn | None = None
     try:
         with _interrupts_deferred():
-            born = Newborn(spec)
+            born = Newborn(spec, metrics)
         yield born
     except BaseException:
         if born is not None and not born.kept:
@@ -152,14 +155,17 @@ def newborn(spec: PairSpec) -> Iterator[Newborn]:
         raise
 
 
-def _argv(spec: PairSpec, control_fd: int) -> list[str]:
+def _argv(spec: PairSpec, control_fd: int, metrics: str) -> list[str]:
     source = str(spec.source.absolute()) if spec.source else ""
     # -P: the folder that the verb happens to be called in holds no modules of ours.
     python = [sys.executable, "-P", "-m", "coloctl.cli.main"]
-    return [*python, "run", source, "--control-fd", str(control_fd)]
+    extra = ["--metrics", metrics] if metrics else []
+    return [*python, "run", source, "--control-fd", str(control_fd), *extra]
 
 
-def _spawn(spec: PairSpec, listener: socket.socket, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(
+    spec: PairSpec, listener: socket.socket, log: Path, metrics: str
+) -> subprocess.Popen[bytes]:
     fd = listener.fileno()
     environment = {
         **os.environ,
@@ -169,7 +175,7 @@ def _spawn(spec: PairSpec, listener: socket.socket, log: Path) -> subprocess.Pop
     log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         return subprocess.Popen(
-            _argv(spec, fd),
+            _argv(spec, fd, metrics),
             stdin=subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,

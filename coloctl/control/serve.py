@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import Mapping
@@ -25,15 +26,20 @@ def _silent(_name: str, _data: Mapping[str, Any]) -> None:
 
 
 async def serve(
-    spec: PairSpec, listener: socket.socket, *, begin: bool | None = None, tell: Emit = _silent
+    spec: PairSpec,
+    listener: socket.socket,
+    *,
+    begin: bool | None = None,
+    tell: Emit = _silent,
+    metrics: str = "",
 ) -> bool:
     """The pair of ``spec`` was supervised until it was stopped; ``listener`` is its control socket.
 
     ``begin`` starts the pair at once, protected or not; None waits to be asked. ``tell`` gets every
-    event that clients get. SIGTERM ends the supervisor alone: QEMU runs on, and the pair's folder
-    stays. SIGINT stops the pair, a second one without asking the guest. The folder goes when
-    nothing of the pair runs any more. Answers whether SIGINT was its end; raises what a start of
-    its own raised.
+    event that clients get. ``metrics`` is an address for `control.http`. SIGTERM ends the
+    supervisor alone: QEMU runs on, and the pair's folder stays. SIGINT stops the pair, a second one
+    without asking the guest. The folder goes when nothing of the pair runs any more. Answers
+    whether SIGINT was its end; raises what a start of its own raised.
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
     try:
@@ -44,17 +50,26 @@ async def serve(
     try:
         with Journal(folder / JOURNAL) as journal:
             servers: list[ControlServer] = []
+            hearers = [tell]
 
             def emit(name: str, data: Mapping[str, Any]) -> None:
                 for server in servers:
                     server.emit(name, data)
-                tell(name, data)
+                for hear in hearers:
+                    hear(name, data)
 
             state = PairState(spec, ground, journal, emit)
             service = Service(state, Supervisor(state))
             server = ControlServer(listener, service.handlers(), version=__version__)
             servers.append(server)
-            await _run(service, server, begin)
+            async with contextlib.AsyncExitStack() as stack:
+                if metrics:
+                    from coloctl.control.export import exporting  # costs 2 MiB
+
+                    export = await stack.enter_async_context(exporting(spec.name, metrics))
+                    hearers.append(export.event)
+                    export.watch(state.view)
+                await _run(service, server, begin)
     finally:
         await ground.aclose()
     if service.failure is not None:
