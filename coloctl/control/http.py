@@ -264,5 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
             encode, content_type = choose_encoder("")
         return Answer(HTTPStatus.OK, content_type, encode(self.server.metrics.registry))
 
+    def version_string(self) -> str:
+        return self.server_version
+
     def log_message(self, format: str, *args: Any) -> None:
         """A scrape is no news."""

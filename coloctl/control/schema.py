@@ -180,6 +180,11 @@ _ALL_EVENTS = (
         ),
     ),
     Event(
+        "FAILED_OVER",
+        "A failover is over: the survivor runs the guest alone.",
+        (Argument("timeline", "object", "what pair-failover returns"),),
+    ),
+    Event(
         "CLIENT_DROPPED",
         "The last message to a client that read too slowly; events after it are lost to it.",
         (Argument("reason", "str", "why, in a sentence"),),

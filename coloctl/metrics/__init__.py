@@ -132,6 +132,8 @@ class Metrics:
                 self._pauses.observe(data["pause-ms"] / 1000)
         elif name == "NODE_DEAD":
             self._deaths.labels(self.pair, data["node"]).inc()
+        elif name == "FAILED_OVER":
+            self.failover(data["timeline"])
         elif name == "STATE_CHANGED":
             if data["before"] == Protection.COLO:
                 self._losses.inc()

@@ -67,6 +67,7 @@ async def failover(state: PairState, to: NodeName | None, *, force: bool = False
             f"The guest runs on node {survivor.name} alone since node {lost.name} was lost. "
             f"{warning}".rstrip(),
         )
+        state.emit("FAILED_OVER", {"timeline": timeline.to_json()})
         return timeline
 
 
