@@ -1,0 +1,252 @@
+"""What is the matter with a pair: one observation in, one named diagnosis with its evidence out.
+
+Invariants, held by the order of `RULES`: every observation has exactly one diagnosis; more silence
+never makes an earlier rule give way to a later one, so it never makes a pair look healthier; and
+where both nodes are silent without a proof of death nobody is named, because nobody may be chosen.
+Nothing here acts, waits or remembers: the same observation has the same diagnosis for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from coloctl.ha.roads import Gone, absence, both, gone, holder, members, owes
+from coloctl.model.observation import Diagnosis, Finding, Life, Observation
+from coloctl.model.pair import NODES, NodeName, Role, other
+
+Rule = Callable[[Observation], Finding | None]
+
+
+def diagnose(observation: Observation) -> Finding:
+    """The first of `RULES` that holds, the worst first; never raises."""
+    return judged(observation)[1]
+
+
+def judged(observation: Observation) -> tuple[int, Finding]:
+    """The number of the rule that held, the smaller the worse, and what it found."""
+    for number, rule in enumerate(RULES):
+        finding = rule(observation)
+        if finding is not None:
+            return number, finding
+    return len(RULES), Finding(Diagnosis.HEALTHY, None, ("Every road answers within its limit.",))
+
+
+# -- the rules, each for one line of docs/detection.md
+
+
+def _same_role_twice(observation: Observation) -> Finding | None:
+    held = [seen.role for seen in observation.nodes.values() if seen.role is not Role.NONE]
+    if len(held) == len(set(held)):
+        return None
+    said = f"Both nodes are held for the {held[0]}: what is believed of this pair is wrong."
+    return Finding(Diagnosis.UNKNOWN, None, (said,))
+
+
+def _guest_shutdown(observation: Observation) -> Finding | None:
+    said = "The guest on node {node} powered itself off."
+    return _noticed(observation, Role.PRIMARY, "guest-shutdown", Diagnosis.GUEST_SHUTDOWN, said)
+
+
+def _primary_dead(observation: Observation) -> Finding | None:
+    return _lost(observation, Role.PRIMARY, Gone.DEAD, Diagnosis.PRIMARY_DEAD)
+
+
+def _secondary_dead(observation: Observation) -> Finding | None:
+    return _lost(observation, Role.SECONDARY, Gone.DEAD, Diagnosis.SECONDARY_DEAD)
+
+
+def _both_silent(observation: Observation) -> Finding | None:
+    """Neither may be chosen: what silenced them both is as likely to be on our side."""
+    silent = [node for node in members(observation) if gone(observation, node)]
+    if len(silent) < len(NODES):
+        return None
+    said = "Both nodes are silent and neither is proven dead: neither may be chosen."
+    return Finding(
+        Diagnosis.UNKNOWN, None, (said, *(absence(observation, node) for node in silent))
+    )
+
+
+def _primary_frozen(observation: Observation) -> Finding | None:
+    return _lost(observation, Role.PRIMARY, Gone.FROZEN, Diagnosis.PRIMARY_FROZEN)
+
+
+def _secondary_frozen(observation: Observation) -> Finding | None:
+    return _lost(observation, Role.SECONDARY, Gone.FROZEN, Diagnosis.SECONDARY_FROZEN)
+
+
+def _host_unreachable(observation: Observation) -> Finding | None:
+    for role in (Role.PRIMARY, Role.SECONDARY):
+        found = _lost(observation, role, Gone.UNREACHABLE, Diagnosis.HOST_UNREACHABLE)
+        if found is not None:
+            return found
+    return None
+
+
+def _too_little_known(observation: Observation) -> Finding | None:
+    for node in members(observation):
+        seen = observation.nodes[node]
+        if seen.life is Life.UNKNOWN and seen.rescue_silent_ms >= observation.limits.suspect_ms:
+            said = f"Nothing is known of node {node}'s process, and {owes(observation, node)}"
+            return Finding(Diagnosis.UNKNOWN, node, (said,))
+    return None
+
+
+def _replica_write_error(observation: Observation) -> Finding | None:
+    primary, secondary = both(observation)
+    if not (primary and secondary):
+        return None
+    if "replica-write-error" not in observation.nodes[primary].notices:
+        return None
+    said = f"A write of the guest on node {primary} did not reach node {secondary}'s disk."
+    return Finding(Diagnosis.REPLICA_WRITE_ERROR, secondary, (said,))
+
+
+def _local_write_error(observation: Observation) -> Finding | None:
+    said = "Node {node}'s own disk failed a write."
+    for role in (Role.PRIMARY, Role.SECONDARY):
+        kind = Diagnosis.LOCAL_DISK_ERROR
+        found = _noticed(observation, role, "local-write-error", kind, said)
+        if found is not None:
+            return found
+    return None
+
+
+def _link_broken(observation: Observation) -> Finding | None:
+    """The primary's own COLO_EXIT counts, the secondary's does not: its primary may be dying."""
+    primary, secondary = both(observation)
+    if not (primary and secondary):
+        return None
+    if any(observation.nodes[node].life is Life.STOPPED for node in (primary, secondary)):
+        return None
+    evidence = []
+    silent_ms, limit_ms = observation.link_silent_ms, observation.limits.link_ms
+    if silent_ms is not None and silent_ms >= limit_ms:
+        evidence.append(
+            f"Nothing has crossed the replication link for {silent_ms:.0f} ms (limit "
+            f"{limit_ms:.0f} ms), while both nodes are there."
+        )
+    if "colo-exit" in observation.nodes[primary].notices:
+        evidence.append(f"Node {primary} has left COLO with an error, while both nodes are there.")
+    if not evidence:
+        return None
+    return Finding(Diagnosis.LINK_BROKEN, None, (*evidence, *_parting(observation, secondary)))
+
+
+def _checkpoint_stalled(observation: Observation) -> Finding | None:
+    primary, secondary = both(observation)
+    if not (primary and secondary):
+        return None
+    limits, evidence = observation.limits, []
+    if observation.held_ms >= limits.stall_ms:
+        evidence.append(
+            f"The guest has been stopped for a checkpoint for {observation.held_ms:.0f} ms (limit "
+            f"{limits.stall_ms:.0f} ms)."
+        )
+    if observation.overdue_ms >= limits.overdue_ms:
+        evidence.append(
+            f"A checkpoint has been due for {observation.overdue_ms:.0f} ms (limit "
+            f"{limits.overdue_ms:.0f} ms)."
+        )
+    if not evidence:
+        return None
+    mute = [
+        node
+        for node in (primary, secondary)
+        if observation.nodes[node].command_silent_ms >= limits.silent_ms
+    ]
+    guilty = primary if mute == [primary] else secondary
+    owing = {0: "Both main loops answer.", 1: f"Node {guilty}'s main loop owes an answer."}
+    evidence.append(owing.get(len(mute), "Both main loops owe an answer."))
+    return Finding(Diagnosis.CHECKPOINT_STALLED, guilty, tuple(evidence))
+
+
+def _monitor_hung(observation: Observation) -> Finding | None:
+    limits = observation.limits
+    for node in members(observation):
+        seen = observation.nodes[node]
+        if seen.rescue_silent_ms >= limits.silent_ms:
+            said = f"Node {node}'s process works, but {owes(observation, node)}"
+            return Finding(Diagnosis.MONITOR_HUNG, node, (said,))
+    for node in members(observation):
+        silent_ms = observation.nodes[node].command_silent_ms
+        if silent_ms >= limits.command_ms:
+            said = (
+                f"Node {node}'s main loop has owed an answer for {silent_ms:.0f} ms (limit "
+                f"{limits.command_ms:.0f} ms), while its monitor thread answers."
+            )
+            return Finding(Diagnosis.MONITOR_HUNG, node, (said,))
+    return None
+
+
+def _guest_panic(observation: Observation) -> Finding | None:
+    said = "The guest on node {node} says that its kernel panicked."
+    return _noticed(observation, Role.PRIMARY, "guest-panic", Diagnosis.GUEST_PANIC, said)
+
+
+def _guest_reset(observation: Observation) -> Finding | None:
+    said = "The guest on node {node} has reset itself."
+    return _noticed(observation, Role.PRIMARY, "guest-reset", Diagnosis.GUEST_RESET, said)
+
+
+def _local_read_error(observation: Observation) -> Finding | None:
+    said = "Node {node}'s own disk failed a read."
+    for role in (Role.PRIMARY, Role.SECONDARY):
+        kind = Diagnosis.LOCAL_DISK_ERROR
+        found = _noticed(observation, role, "local-read-error", kind, said)
+        if found is not None:
+            return found
+    return None
+
+
+#: The worst first. What comes before hides what comes after: a dead primary explains a silent link.
+RULES: tuple[Rule, ...] = (
+    _same_role_twice,
+    _guest_shutdown,  # before the deaths: QEMU ends by itself when its guest powers off
+    _primary_dead,
+    _secondary_dead,
+    _both_silent,
+    _primary_frozen,
+    _secondary_frozen,
+    _host_unreachable,
+    _too_little_known,
+    _replica_write_error,
+    _local_write_error,
+    _link_broken,
+    _checkpoint_stalled,
+    _monitor_hung,  # after what is done something about: it is only reported
+    _guest_panic,
+    _guest_reset,
+    _local_read_error,
+)
+
+
+# -- words
+
+
+def _lost(observation: Observation, role: Role, how: Gone, kind: Diagnosis) -> Finding | None:
+    node = holder(observation, role)
+    if node is None or gone(observation, node) is not how:
+        return None
+    peer = other(node)
+    evidence = [absence(observation, node)]
+    if peer in members(observation):
+        if gone(observation, peer):
+            evidence.append(absence(observation, peer))
+        evidence.extend(_parting(observation, peer))
+    return Finding(kind, node, tuple(evidence))
+
+
+def _parting(observation: Observation, node: NodeName) -> tuple[str, ...]:
+    """What ``node`` says of its peer."""
+    if "colo-exit" not in observation.nodes[node].notices:
+        return ()
+    return (f"Node {node} has left COLO with an error.",)
+
+
+def _noticed(
+    observation: Observation, role: Role, notice: str, kind: Diagnosis, said: str
+) -> Finding | None:
+    node = holder(observation, role)
+    if node is None or notice not in observation.nodes[node].notices:
+        return None
+    return Finding(kind, node, (said.format(node=node),))

@@ -1,0 +1,288 @@
+"""What is done about a diagnosis: one table per phase, and the doubts that stop a failover.
+
+Invariants: a node is given up only when the other answers and holds what clients saw acknowledged;
+a secondary is promoted only from COLO, where it holds a complete checkpoint of this generation, and
+never when its disk missed a write; nothing is decided while an act that decides is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from coloctl.ha.roads import gone, holder
+from coloctl.model.observation import Diagnosis, Finding, Life, Observation
+from coloctl.model.pair import NodeName, Policy, Role, other
+from coloctl.model.protection import Protection
+
+
+class Action(StrEnum):
+    """What the supervisor does now."""
+
+    NONE = "none"
+    REPORT = "report"  #: people are told, the pair is left alone
+    FAIL_OVER = "fail-over"  #: `Decision.lost` is fenced, the other runs the guest alone
+    ABANDON = "abandon"  #: the secondary is given up before it was one; the guest runs on
+    END = "end"  #: the guest is gone, so is the pair
+    WAIT = "wait"  #: something would be done, and may not or cannot be done now
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An action with its reason."""
+
+    action: Action
+    lost: NodeName | None = None  #: the node to give up
+    reason: str = ""  #: sentences for an operator
+
+
+class Course(StrEnum):
+    """What a diagnosis asks for, before anybody asks whether it can be done."""
+
+    NOTHING = "nothing"
+    REPORT = "report"
+    GIVE_UP_IT = "give-up-it"  #: the node that the finding is about
+    GIVE_UP_BY_ROLE = "give-up-by-role"  #: both live: the one that `LINK_VICTIM` names
+    ABANDON = "abandon"
+    END = "end"
+
+
+#: Both live and cannot speak with each other: the other one keeps the guest. The primary does so by
+#: default, because its clients are there; the secondary would serve as well.
+LINK_VICTIM = Role.SECONDARY
+
+_D = Diagnosis
+_C = Course
+
+#: Both nodes hold the guest. `_course` looks closer at the node and at a local disk's error.
+TOGETHER: Mapping[Diagnosis, Course] = {
+    _D.HEALTHY: _C.NOTHING,
+    _D.PRIMARY_DEAD: _C.GIVE_UP_IT,
+    _D.SECONDARY_DEAD: _C.GIVE_UP_IT,
+    _D.PRIMARY_FROZEN: _C.GIVE_UP_IT,
+    _D.SECONDARY_FROZEN: _C.GIVE_UP_IT,
+    _D.HOST_UNREACHABLE: _C.GIVE_UP_IT,  # only a fence can prove what nobody sees
+    _D.LINK_BROKEN: _C.GIVE_UP_BY_ROLE,
+    _D.CHECKPOINT_STALLED: _C.GIVE_UP_IT,
+    _D.REPLICA_WRITE_ERROR: _C.GIVE_UP_IT,
+    _D.LOCAL_DISK_ERROR: _C.GIVE_UP_IT,
+    _D.MONITOR_HUNG: _C.REPORT,
+    _D.GUEST_SHUTDOWN: _C.END,
+    _D.GUEST_RESET: _C.REPORT,
+    _D.GUEST_PANIC: _C.REPORT,  # both guests panic alike; restarting one is a policy of its own
+    _D.UNKNOWN: _C.REPORT,
+}
+
+#: The guest runs on the primary; the secondary is being made. What is about the primary is
+#: reported, see `_course`.
+JOINING: Mapping[Diagnosis, Course] = {
+    **TOGETHER,
+    _D.PRIMARY_DEAD: _C.END,
+    _D.PRIMARY_FROZEN: _C.REPORT,
+    _D.SECONDARY_DEAD: _C.ABANDON,
+    _D.SECONDARY_FROZEN: _C.ABANDON,
+    _D.HOST_UNREACHABLE: _C.ABANDON,
+    _D.LINK_BROKEN: _C.ABANDON,
+    _D.CHECKPOINT_STALLED: _C.ABANDON,
+    _D.REPLICA_WRITE_ERROR: _C.ABANDON,
+    _D.LOCAL_DISK_ERROR: _C.ABANDON,
+}
+
+#: There is no secondary.
+ALONE: Mapping[Diagnosis, Course] = {
+    **dict.fromkeys(Diagnosis, _C.REPORT),
+    _D.HEALTHY: _C.NOTHING,
+    _D.PRIMARY_DEAD: _C.END,
+    _D.GUEST_SHUTDOWN: _C.END,
+}
+
+#: One node is already held for lost. Where both answer again, the primary has the newest guest, and
+#: whether its session with the secondary still holds is not known: it goes on alone.
+PARTING: Mapping[Diagnosis, Course] = {
+    **TOGETHER,
+    **dict.fromkeys(
+        (_D.HEALTHY, _D.MONITOR_HUNG, _D.GUEST_RESET, _D.GUEST_PANIC), _C.GIVE_UP_BY_ROLE
+    ),
+}
+
+COURSES: Mapping[Protection, Mapping[Diagnosis, Course]] = {
+    Protection.DOWN: ALONE,
+    Protection.UNPROTECTED: ALONE,
+    Protection.RESYNC: JOINING,
+    Protection.MIGRATING: JOINING,
+    Protection.COLO: TOGETHER,
+    Protection.FAILOVER: PARTING,
+}
+
+#: These acts decide about the pair themselves.
+SOVEREIGN = frozenset({"failover", "stop"})
+
+
+def decide(
+    finding: Finding,
+    seen: Observation,
+    policy: Policy,
+    *,
+    paused: bool,
+    acting: str = "",
+    pair: str = "PAIR",
+) -> Decision:
+    """What is done about ``finding``, which was made from ``seen``; never raises.
+
+    ``acting`` names the act under way, ``pair`` the pair in the commands that the reason names.
+    """
+    return _held_back(finding, seen, acting, pair) or _on_course(
+        finding, seen, policy, paused=paused, pair=pair
+    )
+
+
+def _held_back(finding: Finding, seen: Observation, acting: str, pair: str) -> Decision | None:
+    said = finding.sentence()
+    if seen.protection is Protection.FAILED:
+        said += " An earlier failover failed, so only an operator goes on:"
+        return Decision(
+            Action.WAIT, None, f"{said} `coloctl failover {pair} --force` tries it again."
+        )
+    if acting in SOVEREIGN:
+        return Decision(Action.WAIT, None, f"{said} '{acting}' is under way.")
+    return None
+
+
+def _on_course(
+    finding: Finding, seen: Observation, policy: Policy, *, paused: bool, pair: str
+) -> Decision:
+    course, said = _course(finding, seen), finding.sentence()
+    if course is Course.NOTHING:
+        return Decision(Action.NONE)
+    if course is Course.REPORT:
+        return Decision(Action.REPORT, None, said)
+    if course is Course.END:
+        return Decision(Action.END, None, f"{said} The pair ends with its guest.")
+    if course is Course.ABANDON:
+        return _abandon(said, seen, paused=paused, pair=pair)
+    lost = finding.node
+    if course is Course.GIVE_UP_BY_ROLE:
+        lost = holder(seen, LINK_VICTIM)
+        if finding.diagnosis is not Diagnosis.LINK_BROKEN:
+            said += " The pair is already held for broken, so one node goes on alone."
+    if lost is None:
+        return Decision(Action.WAIT, None, f"{said} No node is left to choose between.")
+    return _give_up(lost, said, finding, seen, policy, paused=paused, pair=pair)
+
+
+def _course(finding: Finding, seen: Observation) -> Course:
+    course = COURSES[seen.protection][finding.diagnosis]
+    node = finding.node
+    if course not in (Course.GIVE_UP_IT, Course.ABANDON) or node is None:
+        return course
+    wrote = "local-write-error" in seen.nodes[node].notices
+    if finding.diagnosis is Diagnosis.LOCAL_DISK_ERROR and not wrote:
+        # A read: the guest was given the replica's data.
+        parting = seen.protection is Protection.FAILOVER
+        return Course.GIVE_UP_BY_ROLE if parting else Course.REPORT
+    if course is Course.ABANDON and seen.nodes[node].role is Role.PRIMARY:
+        # The secondary holds nothing yet, so the guest stays where it is; a checkpoint that a
+        # primary cannot finish is given up with the secondary.
+        stalled = finding.diagnosis is Diagnosis.CHECKPOINT_STALLED
+        return Course.ABANDON if stalled else Course.REPORT
+    if finding.diagnosis in (Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD):
+        peer = seen.nodes.get(other(node))
+        if peer is not None and peer.life is Life.DEAD:
+            return Course.END
+    return course
+
+
+def _abandon(said: str, seen: Observation, *, paused: bool, pair: str) -> Decision:
+    secondary = holder(seen, Role.SECONDARY)
+    if secondary is None:
+        return Decision(Action.REPORT, None, said)
+    if paused:
+        return Decision(
+            Action.WAIT,
+            None,
+            f"{said} Node {secondary} would be given up, but the pair is paused: "
+            f"`coloctl resume {pair}` lets that happen.",
+        )
+    return Decision(
+        Action.ABANDON,
+        secondary,
+        f"{said} Node {secondary} is given up before it protects anything; the guest runs on.",
+    )
+
+
+def _give_up(
+    lost: NodeName,
+    said: str,
+    finding: Finding,
+    seen: Observation,
+    policy: Policy,
+    *,
+    paused: bool,
+    pair: str,
+) -> Decision:
+    survivor = other(lost)
+    doubt = doubts(seen, survivor)
+    if doubt:
+        return Decision(
+            Action.WAIT,
+            None,
+            f"{said} Node {lost} is not given up: {doubt} This is looked at again; "
+            f"`coloctl explain {pair}` shows what is seen.",
+        )
+    command = f"`coloctl failover {pair} --to {survivor}`"
+    if paused:
+        return Decision(
+            Action.WAIT,
+            None,
+            f"{said} Node {survivor} would run on alone, but the pair is paused: {command} does "
+            f"it now, `coloctl resume {pair}` leaves it to the supervisor.",
+        )
+    if not policy.auto_failover:
+        return Decision(
+            Action.WAIT,
+            None,
+            f"{said} Node {survivor} would run on alone, but policy.auto_failover is false: "
+            f"{command} does it.",
+        )
+    return Decision(Action.FAIL_OVER, lost, f"{said} {_gain(finding, seen, survivor)}")
+
+
+def _gain(finding: Finding, seen: Observation, survivor: NodeName) -> str:
+    """Why nothing that a client saw acknowledged is lost."""
+    if finding.diagnosis is Diagnosis.LOCAL_DISK_ERROR:
+        return (
+            f"Node {survivor}'s disk has every write that the guest was told is done, so node "
+            f"{survivor} runs on alone."
+        )
+    if seen.nodes[survivor].role is Role.SECONDARY:
+        return f"Node {survivor} takes the guest over and runs on alone."
+    return f"Node {survivor} keeps the guest and runs on alone."
+
+
+def doubts(seen: Observation, survivor: NodeName) -> str:
+    """Why ``survivor`` may not run the guest alone, a sentence; empty when it may."""
+    node, limits = seen.nodes.get(survivor), seen.limits
+    if node is None or node.role is Role.NONE:
+        return f"node {survivor} has no part in the pair."
+    how = gone(seen, survivor)
+    if how is not None or node.life is Life.STOPPED:
+        return f"node {survivor} is {how or 'stopped'} itself."
+    unseen = node.life is Life.UNKNOWN and node.rescue_silent_ms >= limits.suspect_ms
+    if unseen or node.rescue_silent_ms >= limits.silent_ms:
+        return f"node {survivor} does not answer on its rescue monitor."
+    return _misses(seen, survivor)
+
+
+def _misses(seen: Observation, survivor: NodeName) -> str:
+    """What ``survivor`` lacks of the guest, a sentence; empty when it lacks nothing."""
+    node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
+    if "local-write-error" in node.notices:
+        return f"node {survivor}'s own disk missed a write of the guest."
+    if node.role is Role.PRIMARY:
+        return ""
+    if peer is not None and "replica-write-error" in peer.notices:
+        return f"node {survivor}'s disk missed a write of the guest."
+    if seen.protection not in (Protection.COLO, Protection.FAILOVER):
+        return f"node {survivor} holds no complete checkpoint of this generation."
+    return ""

@@ -1,0 +1,149 @@
+"""What would make the supervisor act now, how far each road is from it, and who would win.
+
+Every answer is found by changing one thing in the observation and asking `diagnose` and `decide`,
+so that what `explain` says and what the supervisor does cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from coloctl.ha.analysis import diagnose
+from coloctl.ha.decision import Action, decide
+from coloctl.ha.roads import holder, members
+from coloctl.model.observation import Diagnosis, Life, Observation
+from coloctl.model.pair import NodeName, Policy, Role, other
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """One thing that may happen next, and what would follow."""
+
+    happens: str  #: "node a's process ends", for people
+    road: str  #: "process", "rescue", "command", "link", "held", "overdue" or "event"
+    node: NodeName | None  #: the node that it happens to
+    now_ms: float | None  #: how silent the road is; None: it is not measured in time
+    limit_ms: float | None
+    diagnosis: Diagnosis
+    action: Action
+    lost: NodeName | None  #: who would be given up
+    winner: NodeName | None  #: who would run the guest alone
+    reason: str
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The fields by name; action and diagnosis as their words."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Change:
+    happens: str
+    road: str
+    node: NodeName | None
+    then: Observation
+    now_ms: float | None = None
+    limit_ms: float | None = None
+
+
+def triggers(
+    observation: Observation,
+    policy: Policy,
+    paused: bool,
+    *,
+    acting: str = "",
+    pair: str = "PAIR",
+) -> tuple[Trigger, ...]:
+    """What each single thing that may happen next would lead to."""
+    return tuple(
+        _followed(change, policy, paused=paused, acting=acting, pair=pair)
+        for change in _changes(observation)
+    )
+
+
+def _followed(change: _Change, policy: Policy, *, paused: bool, acting: str, pair: str) -> Trigger:
+    finding = diagnose(change.then)
+    decision = decide(finding, change.then, policy, paused=paused, acting=acting, pair=pair)
+    alone = decision.action is Action.FAIL_OVER and decision.lost is not None
+    return Trigger(
+        change.happens,
+        change.road,
+        change.node,
+        change.now_ms,
+        change.limit_ms,
+        finding.diagnosis,
+        decision.action,
+        decision.lost,
+        other(decision.lost) if alone and decision.lost else None,
+        decision.reason,
+    )
+
+
+def _changes(seen: Observation) -> Iterator[_Change]:
+    for node in members(seen):
+        yield from _of_node(seen, node)
+    primary, secondary = holder(seen, Role.PRIMARY), holder(seen, Role.SECONDARY)
+    if not (primary and secondary):
+        return
+    limits = seen.limits
+    if seen.link_silent_ms is not None:
+        then = replace(seen, link_silent_ms=max(seen.link_silent_ms, limits.link_ms))
+        yield _Change(
+            "nothing crosses the replication link",
+            "link",
+            None,
+            then,
+            seen.link_silent_ms,
+            limits.link_ms,
+        )
+    then = replace(seen, held_ms=max(seen.held_ms, limits.stall_ms))
+    yield _Change("a checkpoint does not end", "held", None, then, seen.held_ms, limits.stall_ms)
+    then = replace(seen, overdue_ms=max(seen.overdue_ms, limits.overdue_ms))
+    yield _Change(
+        "a checkpoint does not begin", "overdue", None, then, seen.overdue_ms, limits.overdue_ms
+    )
+    yield _event(seen, primary, "replica-write-error", f"node {secondary}'s disk misses a write")
+    yield _event(seen, primary, "local-write-error", f"node {primary}'s disk misses a write")
+    yield _event(seen, primary, "colo-exit", f"node {primary} leaves COLO with an error")
+
+
+def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
+    now, limits = seen.nodes[node], seen.limits
+    rescue_ms, command_ms = now.rescue_silent_ms, now.command_silent_ms
+
+    def changed(**fields: Any) -> Observation:
+        return replace(seen, nodes={**seen.nodes, node: replace(now, **fields)})
+
+    yield _Change(f"node {node}'s process ends", "process", node, changed(life=Life.DEAD))
+    then = changed(life=Life.STOPPED, rescue_silent_ms=max(rescue_ms, limits.suspect_ms))
+    yield _Change(
+        f"node {node}'s process is stopped", "rescue", node, then, rescue_ms, limits.suspect_ms
+    )
+    then = changed(life=Life.ALIVE, busy=False, rescue_silent_ms=max(rescue_ms, limits.silent_ms))
+    yield _Change(
+        f"node {node} does nothing and answers nothing",
+        "rescue",
+        node,
+        then,
+        rescue_ms,
+        limits.silent_ms,
+    )
+    then = changed(command_silent_ms=max(command_ms, limits.command_ms))
+    yield _Change(
+        f"node {node}'s main loop does not answer",
+        "command",
+        node,
+        then,
+        command_ms,
+        limits.command_ms,
+    )
+    if now.role is Role.PRIMARY:
+        yield _event(seen, node, "guest-shutdown", "the guest powers off")
+
+
+def _event(seen: Observation, node: NodeName, notice: str, happens: str) -> _Change:
+    now = seen.nodes[node]
+    notices = now.notices if notice in now.notices else (*now.notices, notice)
+    then = replace(seen, nodes={**seen.nodes, node: replace(now, notices=notices)})
+    return _Change(happens, "event", node, then)
