@@ -1,0 +1,327 @@
+"""Events, beats, observations and views become numbers that a scraper understands."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from prometheus_client import generate_latest, parser
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics import parser as openmetrics_parser
+from support.views import LOST, PROTECTED, RESYNC
+
+from coloctl.clock import FakeClock
+from coloctl.metrics import CAUSES, NEAR, OTHER, PHASES, ROADS, SUSPECTS, Metrics
+from coloctl.model.observation import Life, Limits, NodeSeen, Observation
+from coloctl.model.pair import NODES, Role
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import Progress
+
+pytestmark = pytest.mark.unit
+
+LIMITS = Limits(
+    suspect_ms=100, silent_ms=400, link_ms=200, command_ms=1000, stall_ms=2000, overdue_ms=800
+)
+CALM = Observation(
+    at_s=0.0,
+    protection=Protection.COLO,
+    nodes={"a": NodeSeen(Role.PRIMARY, Life.ALIVE), "b": NodeSeen(Role.SECONDARY, Life.ALIVE)},
+    limits=LIMITS,
+    link_silent_ms=0.0,
+)
+TIMELINE: dict[str, Any] = {
+    "generation": 3,
+    "cause": "primary-dead",
+    "survivor": "b",
+    "lost": "a",
+    "steps": {
+        "detected": 0.0,
+        "fenced": 2.0,
+        "arbitrated": 5.0,
+        "yanked": 6.0,
+        "promoted": 9.0,
+        "running": 10.0,
+        "first-packet": 14.0,
+        "cleared": 30.0,
+        "verified": 31.0,
+    },
+    "fault_ms": None,
+}
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock(100.0)
+
+
+@pytest.fixture
+def metrics(clock: FakeClock) -> Metrics:
+    return Metrics("web", clock)
+
+
+def number(metrics: Metrics, name: str, **labels: str) -> float | None:
+    labelled = labels if name.startswith("process_") else {"pair": "web", **labels}
+    return metrics.registry.get_sample_value(name, labelled)
+
+
+def changed(before: str, after: str, fact: str = Fact.NODE_LOST) -> dict[str, str]:
+    return {"before": before, "fact": fact, "after": after, "reason": "Because."}
+
+
+def test_checkpoints_are_counted_at_their_end_and_timed(metrics: Metrics) -> None:
+    for pause in (4.0, 30.0):
+        metrics.event("CHECKPOINT", {"node": "a", "phase": "begin", "count": 1})
+        metrics.event("CHECKPOINT", {"node": "a", "phase": "end", "count": 1, "pause-ms": pause})
+    assert number(metrics, "coloctl_checkpoints_total") == 2
+    assert number(metrics, "coloctl_checkpoint_pause_seconds_sum") == pytest.approx(0.034)
+    assert number(metrics, "coloctl_checkpoint_pause_seconds_bucket", le="0.005") == 1
+    assert number(metrics, "coloctl_checkpoint_pause_seconds_bucket", le="0.05") == 2
+
+
+def test_losses_deaths_and_failed_failovers_are_counted(metrics: Metrics) -> None:
+    metrics.event("NODE_DEAD", {"node": "a", "how": "killed by signal 9"})
+    metrics.event("STATE_CHANGED", changed("colo", "failover"))
+    metrics.event("STATE_CHANGED", changed("failover", "failed", Fact.FAILOVER_FAILED))
+    assert number(metrics, "coloctl_node_deaths_total", node="a") == 1
+    assert number(metrics, "coloctl_node_deaths_total", node="b") == 0
+    assert number(metrics, "coloctl_protection_losses_total") == 1
+    assert number(metrics, "coloctl_failovers_failed_total") == 1
+
+
+def test_events_that_nobody_knows_change_nothing(metrics: Metrics) -> None:
+    before = generate_latest(metrics.registry)
+    metrics.event("PROGRESS", {"act": "start", "step": "mirror", "done": 1, "total": 2})
+    metrics.event("DANCE", {})
+    counted = [line for line in before.splitlines() if line.startswith(b"coloctl_")]
+    after = generate_latest(metrics.registry).splitlines()
+    assert [line for line in after if line.startswith(b"coloctl_")] == counted
+
+
+def test_each_beat_is_counted_by_node_and_road(metrics: Metrics) -> None:
+    for node in NODES:
+        for road in ROADS:
+            metrics.beat(node, road, 0.0003)
+    metrics.beat("a", "carrier-pigeon", 5.0)
+    metrics.beat("a", "rescue", 0.03)
+    name = "coloctl_heartbeat_latency_seconds"
+    assert number(metrics, f"{name}_count", node="a", road="rescue") == 2
+    assert number(metrics, f"{name}_bucket", node="a", road="rescue", le="0.0005") == 1
+    assert number(metrics, f"{name}_count", node="b", road="link") == 1
+    assert number(metrics, f"{name}_count", node="a", road="carrier-pigeon") is None
+
+
+def test_the_phases_of_a_failover_last_from_the_one_before(metrics: Metrics) -> None:
+    metrics.event("FAILED_OVER", {"timeline": TIMELINE})
+    assert number(metrics, "coloctl_failovers_total", cause="primary-dead") == 1
+    expected = {"fenced": 2, "arbitrated": 3, "running": 1, "first-packet": 4, "cleared": 20}
+    for phase, ms in expected.items():
+        took = number(metrics, "coloctl_failover_phase_seconds_sum", phase=phase)
+        assert took == pytest.approx(ms / 1000), phase
+    assert number(metrics, "coloctl_failover_phase_seconds_count", phase="merged") == 0
+    assert number(metrics, "coloctl_failover_seconds_sum") == pytest.approx(0.010)
+
+
+def test_what_passed_before_the_detection_belongs_to_the_failover(metrics: Metrics) -> None:
+    metrics.failover({**TIMELINE, "fault_ms": -120.0})
+    assert number(metrics, "coloctl_failover_seconds_sum") == pytest.approx(0.130)
+
+
+def test_causes_and_phases_that_nobody_knows_make_no_new_series(metrics: Metrics) -> None:
+    before = len(generate_latest(metrics.registry).splitlines())
+    for index in range(50):
+        steps = {f"step-{index}": 1.0}
+        metrics.failover({"cause": f"cause-{index}", "steps": steps})
+    assert number(metrics, "coloctl_failovers_total", cause=OTHER) == 50
+    assert number(metrics, "coloctl_failover_phase_seconds_count", phase=OTHER) == 50
+    assert len(generate_latest(metrics.registry).splitlines()) == before
+
+
+# -- near misses
+
+
+def silent(road: str, share: float) -> Observation:
+    """A calm pair, but for one silence of that share of its limit."""
+    a = CALM.nodes["a"]
+    nodes = dict(CALM.nodes)
+    if road == "rescue":
+        nodes["a"] = replace(a, rescue_silent_ms=share * LIMITS.silent_ms)
+    elif road == "command":
+        nodes["a"] = replace(a, command_silent_ms=share * LIMITS.command_ms)
+    elif road == "link":
+        return replace(CALM, link_silent_ms=share * LIMITS.link_ms)
+    else:
+        return replace(CALM, held_ms=share * LIMITS.stall_ms)
+    return replace(CALM, nodes=nodes)
+
+
+@pytest.mark.parametrize("road", SUSPECTS)
+def test_a_silence_that_came_near_its_limit_and_ended_counts_once(
+    metrics: Metrics, road: str
+) -> None:
+    for share in (0.0, NEAR - 0.1, NEAR + 0.1, NEAR + 0.3, NEAR + 0.2, 0.0, 0.1):
+        metrics.observation(silent(road, share))
+    for other in SUSPECTS:
+        assert number(metrics, "coloctl_near_misses_total", road=other) == (other == road)
+
+
+def test_a_stopped_process_is_measured_by_the_shorter_limit(metrics: Metrics) -> None:
+    share = NEAR * LIMITS.suspect_ms
+    for life in (Life.ALIVE, Life.STOPPED):
+        node = NodeSeen(Role.PRIMARY, life, rescue_silent_ms=share)
+        metrics.observation(replace(CALM, nodes={**CALM.nodes, "a": node}))
+        metrics.observation(CALM)
+        expected = 1 if life is Life.STOPPED else 0
+        assert number(metrics, "coloctl_near_misses_total", road="rescue") == expected
+
+
+def test_a_silence_that_ended_in_a_failover_was_no_near_miss(metrics: Metrics) -> None:
+    metrics.observation(silent("rescue", 1.2))
+    gone = {"b": NodeSeen(Role.PRIMARY, Life.ALIVE)}
+    metrics.observation(replace(CALM, protection=Protection.FAILOVER, nodes=gone))
+    metrics.observation(silent("rescue", 1.2))
+    metrics.observation(replace(CALM, nodes=gone))
+    assert number(metrics, "coloctl_near_misses_total", road="rescue") == 0
+
+
+# -- views
+
+
+def states(metrics: Metrics, name: str, **labels: str) -> set[str]:
+    """The states of a state set that are true."""
+    families = {family.name: family for family in metrics.registry.collect()}
+    return {
+        sample.labels[name]
+        for sample in families[name].samples
+        if sample.value == 1 and labels.items() <= sample.labels.items()
+    }
+
+
+def test_the_last_view_is_what_a_scrape_shows(metrics: Metrics, clock: FakeClock) -> None:
+    assert states(metrics, "coloctl_protection") == set()
+    assert metrics.age_s() is None
+    metrics.view(PROTECTED)
+    clock.advance(2.5)
+    assert states(metrics, "coloctl_protection") == {"colo"}
+    assert states(metrics, "coloctl_node_role", node="a") == {"primary"}
+    assert states(metrics, "coloctl_node_role", node="b") == {"secondary"}
+    assert states(metrics, "coloctl_node_fencing", node="a") == {"clear"}
+    assert number(metrics, "coloctl_generation") == 2
+    assert number(metrics, "coloctl_checkpoint_period_seconds") == 1.003
+    assert number(metrics, "coloctl_checkpoint_delay_seconds") == 1.0
+    assert number(metrics, "coloctl_exposure_seconds") == 0
+    assert number(metrics, "coloctl_view_age_seconds") == metrics.age_s() == 2.5
+    metrics.view(LOST)
+    assert states(metrics, "coloctl_protection") == {"unprotected"}
+    assert states(metrics, "coloctl_node_presence", node="a") == {"dead"}
+    assert states(metrics, "coloctl_node_fencing", node="a") == {"fenced"}
+    assert number(metrics, "coloctl_checkpoint_period_seconds") is not None
+
+
+def test_exposure_is_the_view_s_and_grows_between_views(metrics: Metrics, clock: FakeClock) -> None:
+    metrics.view(LOST)
+    clock.advance(3)
+    assert number(metrics, "coloctl_exposure_seconds") == 15.0
+
+
+def test_unprotected_time_only_grows_and_is_that_which_was_watched(
+    metrics: Metrics, clock: FakeClock
+) -> None:
+    seen = []
+    for view, seconds in ((LOST, 3), (RESYNC, 2), (PROTECTED, 10), (LOST, 4), (PROTECTED, 1)):
+        metrics.view(view)
+        clock.advance(seconds)
+        seen.append(number(metrics, "coloctl_unprotected_seconds_total"))
+    assert seen == [3, 5, 5, 9, 9]
+
+
+def test_a_copy_under_way_shows_its_bytes(metrics: Metrics) -> None:
+    metrics.view(RESYNC)
+    assert number(metrics, "coloctl_copied_bytes") == 512
+    assert number(metrics, "coloctl_to_copy_bytes") == 2048
+    metrics.view(replace(RESYNC, progress=Progress("start", "attach")))
+    assert number(metrics, "coloctl_to_copy_bytes") == 0
+
+
+def test_the_supervisor_s_own_cost_is_told(metrics: Metrics) -> None:
+    assert (number(metrics, "process_resident_memory_bytes") or 0) > 2**20
+    assert number(metrics, "process_cpu_seconds_total") is not None
+
+
+# -- what goes over the wire
+
+
+def busy(metrics: Metrics) -> Metrics:
+    metrics.view(LOST)
+    metrics.event("CHECKPOINT", {"node": "a", "phase": "end", "count": 1, "pause-ms": 9.0})
+    metrics.beat("a", "rescue", 0.0003)
+    metrics.failover(TIMELINE)
+    return metrics
+
+
+def families(metrics: Metrics) -> Iterator[Metric]:
+    text = openmetrics.generate_latest(metrics.registry).decode()
+    yield from openmetrics_parser.text_string_to_metric_families(text)
+
+
+def test_openmetrics_and_the_classic_text_can_be_read_back(metrics: Metrics) -> None:
+    written = {family.name: family for family in families(busy(metrics))}
+    classic = generate_latest(metrics.registry).decode()
+    names = {family.name for family in parser.text_string_to_metric_families(classic)}
+    assert names >= {
+        "coloctl_checkpoints",
+        "coloctl_protection",
+        "coloctl_checkpoint_pause_seconds",
+    }
+    assert written["coloctl_protection"].type == "stateset"
+    assert written["coloctl_checkpoint_pause_seconds"].unit == "seconds"
+    assert written["coloctl_unprotected_seconds"].type == "counter"
+
+
+def test_names_follow_the_rules_of_openmetrics(metrics: Metrics) -> None:
+    for family in families(busy(metrics)):
+        assert family.documentation.endswith("."), family.name
+        assert not family.name.endswith(("_total", "_info", "_bucket", "_count", "_sum"))
+        if not family.name.startswith("process_"):
+            assert family.name.startswith("coloctl_")
+            assert all(sample.labels["pair"] == "web" for sample in family.samples)
+            for unit in ("seconds", "bytes"):
+                assert family.name.endswith(f"_{unit}") == (family.unit == unit), family.name
+
+
+def test_series_that_count_begin_at_zero(metrics: Metrics) -> None:
+    """A scraper that sees a counter appear at 1 does not know that it grew."""
+    for cause in CAUSES:
+        assert number(metrics, "coloctl_failovers_total", cause=cause) == 0
+    for road in SUSPECTS:
+        assert number(metrics, "coloctl_near_misses_total", road=road) == 0
+    for phase in PHASES:
+        assert number(metrics, "coloctl_failover_phase_seconds_count", phase=phase) == 0
+
+
+def test_a_scrape_beside_a_busy_supervisor_reads_whole_numbers(metrics: Metrics) -> None:
+    metrics.view(PROTECTED)
+    stop, failures = threading.Event(), []
+
+    def scrape() -> None:
+        try:
+            while not stop.is_set():
+                list(families(metrics))
+        except Exception as error:
+            failures.append(error)
+
+    scraper = threading.Thread(target=scrape)
+    scraper.start()
+    try:
+        for index in range(5000):
+            metrics.beat("a", "rescue", 0.0003)
+            metrics.view(LOST if index % 2 else PROTECTED)
+            metrics.failover(TIMELINE)
+    finally:
+        stop.set()
+        scraper.join()
+    assert not failures
+    assert number(metrics, "coloctl_failovers_total", cause="primary-dead") == 5000
