@@ -19,9 +19,11 @@ from coloctl.cli.options import free_address, metrics_option
 from coloctl.cli.progress import plain_line
 from coloctl.cli.start import alone_option, load, preflight, spec_argument
 from coloctl.control.listener import served
-from coloctl.control.newborn import claim, refuse_living
+from coloctl.control.newborn import claim, inherited, reclaim
 from coloctl.control.serve import serve
-from coloctl.errors import PairBusy
+from coloctl.errors import ColoctlError, PairBusy
+from coloctl.model.pair import PairSpec
+from coloctl.supervisor import leftovers
 
 
 @click.command()
@@ -33,28 +35,41 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
     """Start the pair that SPEC describes and supervise it until it ends.
 
     For systemd and for watching. Ctrl-C (SIGINT) stops the pair: the guest is asked to shut down;
-    a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on.
+    a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on. What an
+    earlier supervisor left running is taken over as it is.
     """
-    pair = load(spec_path)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     if control_fd is not None:
         os.set_inheritable(control_fd, False)
-        asyncio.run(serve(pair, socket.socket(fileno=control_fd), metrics=metrics))
+        listener = socket.socket(fileno=control_fd)
+        asyncio.run(serve(_started(listener, spec_path), listener, metrics=metrics))
         return 0
+    pair = load(spec_path)
     if served(paths.control_socket(pair.name)):
         raise PairBusy(
             f"A supervisor already serves pair {pair.name}.",
             hint=f"`coloctl status {pair.name}` shows it",
         )
-    refuse_living(paths.pair_dir(pair.name))
     free_address(metrics)
+    if (left := inherited(pair)) is not None:
+        with reclaim(left) as listener:
+            interrupted = asyncio.run(serve(left, listener, tell=_tell, metrics=metrics))
+        return complaint.INTERRUPTED if interrupted else 0
     asyncio.run(preflight(pair, protect=not alone))
     with claim(pair) as listener:
         serving = serve(pair, listener, begin=not alone, tell=_tell, metrics=metrics)
         interrupted = asyncio.run(serving)
     return complaint.INTERRUPTED if interrupted else 0
+
+
+def _started(listener: socket.socket, spec_path: Path) -> PairSpec:
+    """The pair as it was when it was started, whatever became of its file since."""
+    try:
+        return leftovers.remembered(Path(listener.getsockname()).parent)
+    except ColoctlError:
+        return load(spec_path)
 
 
 def _tell(name: str, data: Mapping[str, Any]) -> None:

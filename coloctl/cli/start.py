@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ from coloctl.cli.options import (
 from coloctl.cli.progress import drawing
 from coloctl.colo import generation, launch
 from coloctl.control.client import ControlClient, ControlEvent
-from coloctl.control.newborn import newborn, refuse_living
+from coloctl.control.newborn import Newborn, inherited, newborn, refuse_living
 from coloctl.errors import (
     DeadlineMissed,
     LaunchError,
     MonitorError,
     NoSuchPair,
+    OutcomeUnknown,
     PairBusy,
     Unreachable,
     UsageError,
@@ -55,6 +57,7 @@ class Request:
     wait_s: float | None  #: None: only until the supervisor is at work
     form: str
     metrics: str = ""  #: the address for a new supervisor's metrics
+    adopt: bool = False  #: QEMUs without a supervisor are taken over
 
 
 class _AtWork(Exception):
@@ -73,6 +76,9 @@ class _AtWork(Exception):
     "after T the start goes on without you.",
 )
 @click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")
+@click.option(
+    "--adopt", is_flag=True, help="Take over a pair that runs without a supervisor, as it is."
+)
 @metrics_option
 @dry_run_option
 @format_option("pretty", "json")
@@ -82,6 +88,7 @@ def start(
     alone: bool,
     wait: float,
     no_wait: bool,
+    adopt: bool,
     metrics: str,
     dry_run: bool,
     form: str,
@@ -95,7 +102,7 @@ def start(
     if dry_run:
         documents.show_dialogue(pair.name, "start", _planned(pair, protect=not alone), form)
         return
-    request = Request(pair, not alone, None if no_wait else wait, form, metrics)
+    request = Request(pair, not alone, None if no_wait else wait, form, metrics, adopt)
     began = time.monotonic()
     client = _answering(pair)
     view = _start_new(request) if client is None else _start_running(client, request)
@@ -168,19 +175,35 @@ def _answering(pair: PairSpec) -> ControlClient | None:
     return client
 
 
+def _take_over(left: PairSpec, request: Request) -> dict[str, Any]:
+    """The pair as its new supervisor found it."""
+    free_address(request.metrics)
+    supervisor = Newborn(left, request.metrics, adopts=True)
+    with supervisor.connect() as client:
+        view: dict[str, Any] = client.execute("query-pair", reach.TIMEOUT_S)
+    return view
+
+
 def _start_new(request: Request) -> dict[str, Any] | None:
+    if request.adopt and (left := inherited(request.pair)) is not None:
+        return _take_over(left, request)
     refuse_living(paths.pair_dir(request.pair.name))
     free_address(request.metrics)
     asyncio.run(preflight(request.pair, protect=request.protect))
     name = request.pair.name
     undone = f"Interrupted; the start of {name} was undone and nothing of it is left."
     with complaint.on_interrupt(undone), newborn(request.pair, request.metrics) as supervisor:
+        first = 0
         try:
             with supervisor.connect() as client:
+                first = client.execute("query-pair", reach.TIMEOUT_S)["supervisor_pid"]
                 view = _send(client, request)
         except DeadlineMissed:
             supervisor.keep()
             raise
+        except OutcomeUnknown as error:
+            _keep_successor(supervisor, first)
+            raise supervisor.obituary() or error from error
         except LaunchError as error:
             # Its log goes with the pair's folder.
             error.hint = f"`coloctl start {request.pair.source} --dry-run` prints its command line"
@@ -189,6 +212,19 @@ def _start_new(request: Request) -> dict[str, Any] | None:
             raise supervisor.obituary() or error from error
         supervisor.keep()
     return view
+
+
+def _keep_successor(supervisor: Newborn, first: int) -> None:
+    """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
+    name = supervisor.name
+    with contextlib.suppress(MonitorError), supervisor.connect() as client:
+        if client.execute("query-pair", reach.TIMEOUT_S)["supervisor_pid"] == first or not first:
+            return
+        supervisor.keep()
+    if supervisor.kept:
+        raise OutcomeUnknown(
+            "pair-start", f"the supervisor of {name} was killed; the next one finishes the start"
+        )
 
 
 def _start_running(client: ControlClient, request: Request) -> dict[str, Any] | None:

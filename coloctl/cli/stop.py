@@ -22,6 +22,7 @@ from coloctl.cli.options import (
 )
 from coloctl.cli.progress import drawing
 from coloctl.control.client import ControlClient
+from coloctl.control.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, NoSuchPair, Unreachable
 
 #: How long a guest may take to shut down when nothing is said, seconds.
@@ -80,7 +81,8 @@ def _stop_supervised(
 ) -> str:
     """How the guest ended; its supervisor is gone, and so is its folder."""
     pid = client.execute("query-pair", reach.TIMEOUT_S)["supervisor_pid"]
-    supervisor = _hold(pid)
+    watcher = watcher_of(pid)
+    held = [fd for fd in map(_hold, filter(None, (pid, watcher))) if fd is not None]
     goes_on = f"Interrupted; the supervisor of {pair} goes on with stopping it."
     try:
         with complaint.on_interrupt(goes_on):
@@ -89,15 +91,15 @@ def _stop_supervised(
                 how = client.execute(
                     "pair-stop", wait_s + MARGIN_S, force=force or None, timeout_s=wait_s
                 )["how"]
-            ended = supervisor is None or _ended(supervisor, MARGIN_S)
+            ended = all(_ended(fd, MARGIN_S) for fd in held)
         if not ended:
             raise DeadlineMissed(
                 f"The supervisor of {pair} (process {pid}) did not end within {MARGIN_S:g} s.",
                 hint=f"the guest is gone; `kill {pid}` ends the supervisor",
             )
     finally:
-        if supervisor is not None:
-            os.close(supervisor)
+        for fd in held:
+            os.close(fd)
     return str(how)
 
 

@@ -64,8 +64,42 @@ def refuse_living(folder: Path) -> None:
         raise PairBusy(
             f"The supervisor of pair {folder.name} is gone, but "
             f"{' and '.join(map(str, living))} still {'runs' if len(living) == 1 else 'run'}.",
-            hint=f"`coloctl stop {folder.name} --force` ends what is left",
+            hint=f"`coloctl start {_source(folder)} --adopt` takes over what is left, "
+            f"`coloctl stop {folder.name} --force` ends it",
         )
+
+
+def _source(folder: Path) -> str:
+    try:
+        return str((folder / leftovers.SOURCE).readlink())
+    except OSError:
+        return "SPEC"
+
+
+def inherited(spec: PairSpec) -> PairSpec | None:
+    """The pair whose QEMUs live without a supervisor, as it was started; None where none do.
+
+    Raises `PairBusy` when they were started from another pair file than that of ``spec``.
+    """
+    folder = paths.pair_dir(spec.name)
+    if served(paths.control_socket(spec.name)) or not leftovers.living(folder):
+        return None
+    pair = leftovers.remembered(folder)
+    if pair.source != spec.source:
+        raise PairBusy(
+            f"A pair called {spec.name} already runs; it was started from {pair.source}.",
+            hint="give one of the two pairs another name",
+        )
+    return pair
+
+
+def reclaim(spec: PairSpec) -> socket.socket:
+    """The control socket listens again in the folder of a pair whose supervisor is gone.
+
+    Raises `PairBusy` when another supervisor was faster.
+    """
+    with folder_locked(paths.state_dir()):
+        return listen(paths.control_socket(spec.name))
 
 
 async def end_stale(name: str) -> list[DeathProof]:
@@ -83,18 +117,22 @@ async def end_stale(name: str) -> list[DeathProof]:
 
 
 class Newborn:
-    """A supervisor process that this verb has started."""
+    """A supervisor that this verb has started, and the watcher that starts it again."""
 
-    def __init__(self, spec: PairSpec, metrics: str = "") -> None:
-        """The process runs; its socket accepted connections before it did."""
+    def __init__(self, spec: PairSpec, metrics: str = "", *, adopts: bool = False) -> None:
+        """The process runs; its socket accepted connections before it did.
+
+        With ``adopts`` it takes over what an earlier one left, and is kept from the beginning.
+        """
         self.name = spec.name
         self.folder = paths.pair_dir(spec.name)
-        self.kept = False
-        with claim(spec) as listener:
+        self.kept = adopts
+        with reclaim(spec) if adopts else claim(spec) as listener:
             try:
                 self._process = _spawn(spec, listener, self.folder / LOG, metrics)
             except BaseException:
-                leftovers.discard(self.folder)
+                if not adopts:
+                    leftovers.discard(self.folder)
                 raise
 
     def keep(self) -> None:
@@ -118,6 +156,8 @@ class Newborn:
         words = tail(self.folder / LOG, 20).strip()
         last = words.splitlines()[-1] if words else "it said nothing"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if code > 128:
+            how = f"was killed by signal {code - 128}"  # as its watcher tells it
         return ColoctlError(
             f"The supervisor of pair {self.name} {how}: {last}",
             hint="run `coloctl run` with the same pair file to watch it",
@@ -130,7 +170,8 @@ class Newborn:
         try:
             self._process.wait(END_DEADLINE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            # The watcher leads a group of its own, and its supervisor is the only other in it.
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         if self.folder.exists():
             asyncio.run(leftovers.end(self.folder))
@@ -158,9 +199,11 @@ def newborn(spec: PairSpec, metrics: str = "") -> Iterator[Newborn]:
 def _argv(spec: PairSpec, control_fd: int, metrics: str) -> list[str]:
     source = str(spec.source.absolute()) if spec.source else ""
     # -P: the folder that the verb happens to be called in holds no modules of ours.
-    python = [sys.executable, "-P", "-m", "coloctl.cli.main"]
+    python = [sys.executable, "-P", "-m"]
+    watcher = [*python, "coloctl.control.watcher", str(paths.pair_dir(spec.name))]
     extra = ["--metrics", metrics] if metrics else []
-    return [*python, "run", source, "--control-fd", str(control_fd), *extra]
+    supervisor = [*python, "coloctl.cli.main", "run", source, "--control-fd", str(control_fd)]
+    return [*watcher, *supervisor, *extra]
 
 
 def _spawn(

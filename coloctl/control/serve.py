@@ -13,9 +13,12 @@ from coloctl import __version__, paths
 from coloctl.colo import launch
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
+from coloctl.errors import ColoctlError
 from coloctl.journal import Journal
+from coloctl.model.event import Record
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
+from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftovers import JOURNAL
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.state import Emit, PairState
@@ -35,8 +38,9 @@ async def serve(
 ) -> bool:
     """The pair of ``spec`` was supervised until it was stopped; ``listener`` is its control socket.
 
-    ``begin`` starts the pair at once, protected or not; None waits to be asked. ``tell`` gets every
-    event that clients get. ``metrics`` is an address for `control.http`. SIGTERM ends the
+    What an earlier supervisor left in the pair's folder is taken over first. Otherwise ``begin``
+    starts the pair at once, protected or not; None waits to be asked. ``tell`` gets every event
+    that clients get. ``metrics`` is an address for `control.http`. SIGTERM ends the
     supervisor alone: QEMU runs on, and the pair's folder stays. SIGINT stops the pair, a second one
     without asking the guest. The folder goes when nothing of the pair runs any more. Answers
     whether SIGINT was its end; raises what a start of its own raised.
@@ -45,7 +49,8 @@ async def serve(
     try:
         ground = await launch.prepare(spec)
     except BaseException:
-        leftovers.discard(folder)
+        if not leftovers.living(folder):
+            leftovers.discard(folder)
         raise
     try:
         with Journal(folder / JOURNAL) as journal:
@@ -69,7 +74,7 @@ async def serve(
                     export = await stack.enter_async_context(exporting(spec.name, metrics))
                     hearers.append(export.event)
                     export.watch(state.view)
-                await _run(service, server, begin)
+                await _run(service, server, begin, journal.history.records)
     finally:
         await ground.aclose()
     if service.failure is not None:
@@ -77,18 +82,28 @@ async def serve(
     return service.interrupts > 0
 
 
-async def _run(service: Service, server: ControlServer, begin: bool | None) -> None:
+async def _run(
+    service: Service, server: ControlServer, begin: bool | None, history: tuple[Record, ...]
+) -> None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, leave.set)
-    loop.add_signal_handler(signal.SIGINT, service.interrupt)
     async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve())
         watching = group.create_task(service.supervisor.run(leave))
+        await asyncio.sleep(0)  # from here on it can be given seats to watch
+        adoption = _adoption(service, history)
+        if adoption is not None and not await _adopted(adoption, service):
+            leave.set()
+            return
+        # Not before: until the seats are taken, an end by signal is as good as any other.
+        loop.add_signal_handler(signal.SIGTERM, leave.set)
+        loop.add_signal_handler(signal.SIGINT, service.interrupt)
+        if adoption is not None:
+            group.create_task(_finish(adoption, service))
+        elif begin is not None:
+            group.create_task(service.begin(protect=begin))
+        serving = group.create_task(server.serve())
         stopped = group.create_task(service.ended.wait())
         left = group.create_task(leave.wait())
-        if begin is not None:
-            group.create_task(service.begin(protect=begin))
         await asyncio.wait({serving, stopped, left}, return_when=asyncio.FIRST_COMPLETED)
         # Between its fence and its promotion a failover has no guest running anywhere.
         await service.state.interrupt(spare="" if service.ended.is_set() else "failover")
@@ -101,3 +116,32 @@ async def _run(service: Service, server: ControlServer, begin: bool | None) -> N
             # While this socket still answers, nobody else takes the folder for a stale one.
             leftovers.discard(service.state.ground.folder)
         await server.aclose()
+
+
+def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
+    """What an earlier supervisor left, where one did."""
+    state, supervisor = service.state, service.supervisor
+    if not history and not any(leftovers.running_in(state.ground.folder)):
+        return None
+    return Adoption(state, history, supervisor.watch, supervisor.entered)
+
+
+async def _adopted(adoption: Adoption, service: Service) -> bool:
+    """Every seat is taken; or `failure` says why not, and nothing was changed."""
+    adopting = asyncio.create_task(adoption.adopt())
+    try:
+        # A guest that dies meanwhile interrupts the act, and has been dealt with then.
+        await asyncio.wait({adopting})
+    finally:
+        adopting.cancel()
+    error = None if adopting.cancelled() else adopting.exception()
+    if isinstance(error, ColoctlError):
+        service.failure = error
+    elif error is not None:
+        raise error
+    return error is None
+
+
+async def _finish(adoption: Adoption, service: Service) -> None:
+    if await adoption.finish():
+        service.ended.set()

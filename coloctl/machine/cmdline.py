@@ -156,8 +156,12 @@ def _launch(
         # Last, so that their devices take what PCI slots are left and never those of ours.
         *spec.guest.extra_args,
     )
-    sockets = {name: paths.check_socket_path(rundir / f"{name}.sock") for name in MONITORS}
-    return Launch(argv, sockets)
+    return Launch(argv, monitor_sockets(rundir))
+
+
+def monitor_sockets(rundir: Path) -> dict[str, Path]:
+    """Where the monitors of the QEMU of ``rundir`` are reached, by name."""
+    return {name: paths.check_socket_path(rundir / f"{name}.sock") for name in MONITORS}
 
 
 def _identity(spec: PairSpec, node: NodeName) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from coloctl.host.process import adopt, identity_of, kill_identity
 from coloctl.journal import replay
 from coloctl.machine.cmdline import console_option
 from coloctl.model.event import Record
-from coloctl.model.pair import NODES, PairSpec
+from coloctl.model.pair import NODES, PairSpec, Role
 
 JOURNAL = "journal.jsonl"
 #: The pair file as it was when the pair was started, for people and for `close_taps`.
@@ -47,16 +47,13 @@ class Leftover:
 
 
 def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
-    """Every QEMU that was launched, oldest first."""
-    return tuple(
-        Leftover(
-            record.node,
-            str(record.data["launched"]),
-            Identity(int(record.data["pid"]), int(record.data["start-time"])),
-        )
-        for record in records
-        if "launched" in record.data
-    )
+    """Every QEMU that was launched, oldest first, with the role that it had last."""
+    found: dict[Identity, Leftover] = {}
+    for record in records:
+        if "launched" in record.data:
+            who = Identity(int(record.data["pid"]), int(record.data["start-time"]))
+            found[who] = Leftover(record.node, str(record.data["launched"]), who)
+    return tuple(found.values())
 
 
 def living(folder: Path) -> tuple[Leftover, ...]:
@@ -66,11 +63,14 @@ def living(folder: Path) -> tuple[Leftover, ...]:
     """
     named = tuple(one for one in launched(replay(folder / JOURNAL).records) if _exists(one))
     known = {one.identity for one in named}
-    return named + tuple(one for one in _running_in(folder) if one.identity not in known)
+    return named + tuple(one for one in running_in(folder) if one.identity not in known)
 
 
-def _running_in(folder: Path) -> Iterator[Leftover]:
-    """Processes whose command line has the console of one of this folder's nodes."""
+def running_in(folder: Path) -> Iterator[Leftover]:
+    """Processes whose command line has the console of one of this folder's nodes.
+
+    One that was promoted still counts as a secondary here: its command line is that of one.
+    """
     marks = {os.fsencode(console_option(folder / node)): node for node in NODES}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -82,7 +82,8 @@ def _running_in(folder: Path) -> Iterator[Leftover]:
         nodes = [marks[word] for word in words if word in marks]
         identity = identity_of(int(entry.name)) if nodes else None
         if identity is not None:
-            yield Leftover(nodes[0], "QEMU", identity)
+            role = Role.SECONDARY if b"-incoming" in words else Role.PRIMARY
+            yield Leftover(nodes[0], role, identity)
 
 
 def _exists(leftover: Leftover) -> bool:

@@ -1,0 +1,134 @@
+"""Starts a supervisor again that was killed or broke; otherwise does nothing at all.
+
+A process of its own, cheap because it imports the standard library only and waits in one system
+call. It holds the listening control socket, so that clients that come while there is no supervisor
+wait in the socket's queue and are answered by the next. It is needed by nobody: a supervisor whose
+watcher is gone goes on.
+
+``python -m coloctl.control.watcher FOLDER PROGRAM ARGUMENT...`` keeps the program running for the
+pair in FOLDER. The program inherits the descriptors that the watcher inherited.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+#: Waits before the first, second, ... new supervisor, seconds: QEMU is not watched meanwhile.
+BACKOFF_S = (0.0, 0.2, 1.0, 3.0, 10.0)
+#: A supervisor that lived longer than this has nothing to do with the end of the one before it.
+STEADY_S = 60.0
+#: The supervisor's own word that it left on purpose; others stand for errors or signals.
+ORDERLY = 0
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+
+
+def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
+    """The program ended for good; answers with what, as a shell would.
+
+    It is started again when it ended by a signal or an error and left something in ``folder`` that
+    needs a supervisor, at most ``len(BACKOFF_S)`` times in a row.
+    """
+    keeper = _Keeper(argv)
+    tries = 0
+    while True:
+        began = time.monotonic()
+        code = keeper.run()
+        if code == ORDERLY or keeper.asked() or not _needs_one(folder):
+            return code
+        if time.monotonic() - began >= STEADY_S:
+            tries = 0
+        how = f"was killed by signal {code - 128}" if code > 128 else f"ended with code {code}"
+        if tries == len(BACKOFF_S):
+            say(
+                f"The supervisor (process {keeper.last}) {how}, the {tries + 1}th in a row; it is "
+                f"not started again. `coloctl start --adopt` takes the pair over."
+            )
+            return code
+        wait_s = BACKOFF_S[tries]
+        say(f"The supervisor (process {keeper.last}) {how}; the next begins in {wait_s} s.")
+        keeper.pause(BACKOFF_S[tries])
+        if keeper.asked():
+            return code
+        tries += 1
+
+
+class _Keeper:
+    """Runs the program, and hands the signals on that ask it to end."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._told = False
+        self.last = 0  #: pid of the program that was started last
+        self._argv = list(argv)
+        self._running = False
+        for number in _FORWARDED:
+            signal.signal(number, self._forward)
+
+    def asked(self) -> bool:
+        """Somebody asked for the end."""
+        return self._told
+
+    def run(self) -> int:
+        """The program has ended, with this code; 128 and the signal's number for a signal."""
+        # Blocked, so that no signal falls between the start and the note of the new pid.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        try:
+            self.last = os.posix_spawn(self._argv[0], self._argv, os.environ, setsigmask=())
+            self._running = True
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        os.waitid(os.P_PID, self.last, os.WEXITED | os.WNOWAIT)
+        self._running = False  # before it is reaped: its pid is nobody else's until then
+        return _shell_code(os.waitpid(self.last, 0)[1])
+
+    def pause(self, seconds: float) -> None:
+        """Time has passed, or somebody asked for the end."""
+        end = time.monotonic() + seconds
+        while not self._told and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+    def _forward(self, number: int, _frame: object) -> None:
+        self._told = True
+        if self._running:
+            os.kill(self.last, number)
+
+
+def _shell_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def _needs_one(folder: Path) -> bool:
+    """The pair's folder is there: an orderly end removes it, and one that began nothing too."""
+    return (folder / "journal.jsonl").exists()
+
+
+def watcher_of(pid: int) -> int | None:
+    """The process that would start the supervisor ``pid`` again; None where nobody does."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        parent = int(text[text.rindex(")") + 2 :].split()[1])
+        words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return parent if b"coloctl.control.watcher" in words else None
+
+
+def main() -> int:
+    """The program's entry."""
+    folder, *argv = sys.argv[1:]
+
+    def say(sentence: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        print(f"{stamp} WATCHER {sentence}", file=sys.stderr, flush=True)
+
+    return watch(Path(folder), argv, say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

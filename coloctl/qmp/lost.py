@@ -1,0 +1,31 @@
+"""The monitor of a QEMU that does not answer, and never did: every road ends at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coloctl.errors import Unreachable
+from coloctl.qmp.command import Command
+from coloctl.qmp.monitor import Monitor
+
+
+class LostMonitor(Monitor):
+    """A monitor that is gone from the beginning; what is asked of it raises `Unreachable`."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(node)
+        self.why = why
+        self._on_lost()
+
+    async def execute(
+        self, command: Command, deadline_s: float = 5.0, *, fd: int | None = None
+    ) -> Any:
+        """Raises `Unreachable`."""
+        raise Unreachable(f"QEMU of node {self.node} cannot be told {command.execute}: {self.why}.")
+
+    async def rescue(self, command: Command, deadline_s: float = 1.0) -> Any:
+        """Raises `Unreachable`."""
+        return await self.execute(command, deadline_s)
+
+    async def aclose(self) -> None:
+        return None

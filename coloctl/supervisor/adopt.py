@@ -1,0 +1,239 @@
+"""A pair that a dead supervisor left gets a new one: what was half done is finished or undone.
+
+Two phases. `adopt` looks, decides, and takes every seat, before anybody is answered. `finish` does
+the acts that follow, each journalled as the act that it is: killed again in the middle of one, it
+is found by the next supervisor as the first was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from coloctl.clock import Deadline
+from coloctl.colo import launch
+from coloctl.colo import plan as colo_plan
+from coloctl.errors import ColoctlError, MonitorError
+from coloctl.ha.failover import abandon_secondary
+from coloctl.model.event import Kind, Record
+from coloctl.model.pair import NODES, NodeName, Role, other
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import Presence
+from coloctl.qmp.sequence import run
+from coloctl.supervisor import acts
+from coloctl.supervisor.acts import Entered, Watch
+from coloctl.supervisor.reconcile import Belief, Move, Plan, believe, reconcile
+from coloctl.supervisor.sighting import Sighting, look
+from coloctl.supervisor.state import PairState
+
+log = logging.getLogger(__name__)
+
+#: Setting the checkpoint period of a pair in COLO, seconds.
+DELAY_DEADLINE_S = 10.0
+
+Sightings = dict[NodeName, Sighting]
+
+
+class Adoption:
+    """A pair taken over from its dead supervisor."""
+
+    def __init__(
+        self, state: PairState, history: Iterable[Record], watch: Watch, entered: Entered
+    ) -> None:
+        self.state = state
+        self.belief: Belief = believe(history)
+        self.plan = Plan(Move.GONE)
+        self._watch, self._entered = watch, entered
+
+    async def adopt(self) -> None:
+        """Every QEMU that matters has its seat, and the state is what was believed.
+
+        What needs no act of its own is done: a protection that was half-way is undone, a pair
+        without a guest is swept. Raises what `sighting.look` raises; nothing was changed then.
+        """
+        state, belief = self.state, self.belief
+        state.generation = belief.generation
+        state.delay_ms = belief.delay_ms or state.delay_ms
+        sightings = await look(state.ground, belief)
+        self.plan = reconcile(belief, {node: one.found for node, one in sightings.items()})
+        log.info("%s", self._sentence(sightings))
+        state.restore(
+            belief.protection,
+            belief.reason or "Nothing was started yet.",
+            since_s=belief.since_s,
+            exposed_since_s=belief.exposed_since_s,
+        )
+        async with state.acting("adopt", plan=self.plan.move, believed=belief.protection):
+            self._sit_down(sightings)
+            steps = {
+                Move.ADOPT_COLO: self._adopt_colo,
+                Move.ADOPT_ALONE: self._adopt_alone,
+                Move.FINISH_FAILOVER: self._adopt_both,
+                Move.ROLL_BACK_PROTECT: self._roll_back,
+                Move.HAND_OVER: self._hand_over,
+                Move.END: self._before_the_end,
+                Move.GONE: self._gone,
+            }
+            await steps[self.plan.move]()
+        for act in set(belief.acts) - {self._next_act()}:
+            taken = {"outcome": f"cut short; the next supervisor chose {self.plan.move}"}
+            state.record(Kind.OUTCOME, act=act, data=taken)
+
+    async def finish(self) -> bool:
+        """The act that was cut short is done again, as far as it may be; answers whether the pair
+        has ended by it. What goes wrong is said in the log, and the pair is as that act left it.
+        """
+        state, asked = self.state, self.belief.acts.get(self._next_act(), {})
+        try:
+            if self._next_act() == "failover":
+                force = bool(asked.get("force", False))
+                await acts.failover(state, self.plan.node, force=force)
+            elif self._next_act() == "stop":
+                timeout_s = float(asked.get("timeout_s", acts.SHUTDOWN_DEADLINE_S))
+                await acts.stop(state, force=bool(asked.get("force")), timeout_s=timeout_s)
+                return True
+            elif self._next_act() == "start":
+                protect = bool(asked.get("protect", True))
+                if protect or not state.running():
+                    await acts.start(state, self._watch, self._entered, protected=protect)
+        except ColoctlError as error:
+            log.error("'%s' could not be taken up: %s", self._next_act(), error.message)
+            return self._next_act() == "start" and not state.running()
+        return False
+
+    def _next_act(self) -> str:
+        """What `finish` does; empty when nothing is left to do."""
+        if self.plan.move is Move.FINISH_FAILOVER:
+            return "failover"
+        if self.plan.again:
+            return "start"
+        return "stop" if self.plan.move is Move.END and "stop" in self.belief.acts else ""
+
+    def _sentence(self, sightings: Sightings) -> str:
+        """What was believed, found and decided, for the log."""
+        found = ", ".join(
+            f"node {node} {'lives' if one.found.alive else 'is dead'} ({one.found.role})"
+            for node, one in sightings.items()
+            if one.vm is not None
+        )
+        acting = f", in the middle of '{', '.join(self.belief.acts)}'" if self.belief.acts else ""
+        return (
+            f"taking over: the pair was {self.belief.protection}{acting}; "
+            f"{found or 'nothing was launched'}; {self.plan.move}"
+        )
+
+    def _sit_down(self, sightings: Sightings) -> None:
+        """Each node has its QEMU, and no role is held twice; the dead have no seat beside a guest
+        that runs alone.
+        """
+        state, plan_ = self.state, self.plan
+        alone = plan_.move in (Move.ADOPT_ALONE, Move.ROLL_BACK_PROTECT, Move.GONE)
+        held: set[Role] = set()
+        for node, one in sorted(sightings.items(), key=lambda item: not item[1].found.alive):
+            if one.vm is None or (alone and not one.found.alive):
+                continue
+            role = one.found.role
+            if role in held:  # of two primaries the dead one was replaced by the other
+                role = Role.SECONDARY
+            held.add(role)
+            seat = state.seats[node]
+            seat.take(one.vm, role, state.ground.binary.version)
+            seat.in_colo = one.found.in_colo
+            if not one.found.alive:
+                seat.view = replace(seat.view, presence=Presence.DEAD)
+            elif role is Role.SECONDARY and node in self.belief.missed:
+                seat.miss_write()
+
+    def _watch_all(self) -> None:
+        for seat in self.state.seats.values():
+            if seat.vm is not None:
+                self._watch(seat)
+
+    async def _adopt_colo(self) -> None:
+        """The pair is watched as before; its period is what it was asked to be."""
+        state = self.state
+        self._watch_all()
+        primary = state.vm_of(Role.PRIMARY)
+        if not self.belief.covered:
+            self._entered(primary)
+        # Set anew: the supervisor may have died while it was being changed.
+        with contextlib.suppress(MonitorError):
+            period = colo_plan.set_checkpoint_delay(state.period_ms())
+            await run(period, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
+
+    async def _adopt_alone(self) -> None:
+        await self._guest_runs()
+        self._watch_all()
+
+    async def _adopt_both(self) -> None:
+        """The living are watched; the dead are no news for the failover that follows."""
+        for seat in self.state.seats.values():
+            if seat.vm is not None and seat.vm.process.alive():
+                self._watch(seat)
+            else:
+                seat.retired = True
+
+    async def _roll_back(self) -> None:
+        """The secondary is gone, and the guest runs on alone."""
+        state, node = self.state, self.plan.node
+        assert node is not None
+        primary = state.vm_of(Role.PRIMARY)
+        await self._guest_runs()
+        self._watch(state.seats[node])
+        await acts.end(state, other(node), Presence.ABSENT)
+        try:
+            await abandon_secondary(state.spec, primary, was_running=True)
+        except ColoctlError as error:
+            reason = f"A protection was cut short, and the way back failed: {error.message}"
+            state.note(Fact.FAILOVER_FAILED, reason)
+            return
+        reason = "Protection was under way when the supervisor was lost; it was undone."
+        if state.protection is Protection.UNPROTECTED:
+            state.explain(reason)
+        else:
+            state.note(Fact.PROTECTION_ABANDONED, reason)
+
+    async def _guest_runs(self) -> None:
+        """The state knows that a guest runs, and its taps are up."""
+        state = self.state
+        primary = state.vm_of(Role.PRIMARY)
+        if state.protection is Protection.DOWN:
+            state.record_seat(state.seats[primary.node])
+            state.note(Fact.GUEST_STARTED, f"The guest runs on node {primary.node}, alone.")
+            for nic in state.spec.nics:
+                if nic.tap is not None:
+                    await primary.host.tap(nic.tap.ifname[primary.node], up=True)
+
+    async def _hand_over(self) -> None:
+        """The loop sees what is wrong and decides; a second guest does not run meanwhile."""
+        state, lost = self.state, self.plan.lost
+        if lost is not None:
+            await acts.end(state, lost, Presence.DEAD)
+        whole = all(
+            seat.vm is not None and seat.vm.process.alive() and not seat.vm.monitor.gone
+            for seat in state.seats.values()
+        )
+        if whole and state.protection is Protection.COLO:
+            state.note(Fact.NODE_LOST, "COLO ended while no supervisor watched.")
+        self._watch_all()
+
+    async def _before_the_end(self) -> None:
+        """A start is undone to its beginning; a stop is left to `finish`."""
+        state = self.state
+        if "stop" in self.belief.acts:
+            return
+        await acts.end_all(state)
+        if state.protection is not Protection.DOWN:
+            state.note(Fact.OPERATOR_STOPPED, "The guest had not run yet; it is started anew.")
+
+    async def _gone(self) -> None:
+        """Nothing of the pair runs or lies about."""
+        state = self.state
+        await acts.end_all(state)
+        for node in NODES:
+            await launch.sweep(state.spec, state.ground, node)
+        if state.protection is not Protection.DOWN:
+            reason = "The guest ended while no supervisor watched."
+            state.note(Fact.GUEST_GONE, reason)
