@@ -10,10 +10,15 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.leaks import Run
 
 from coloctl.errors import LabError
 from coloctl.lab import guest, qemu, rootless
+
+# How long an example takes says something of this machine, not of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 #: Cheap ones first, so that a broken rule is known before a guest boots.
 KINDS = ("unit", "qemu", "guest")

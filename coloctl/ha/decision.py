@@ -222,15 +222,21 @@ def _give_up(
     pair: str,
 ) -> Decision:
     survivor = other(lost)
-    doubt = doubts(seen, survivor)
-    if doubt:
+    command = f"`coloctl failover {pair} --to {survivor}`"
+    if doubt := unheard(seen, survivor):
         return Decision(
             Action.WAIT,
             None,
-            f"{said} Node {lost} is not given up: {doubt} This is looked at again; "
-            f"`coloctl explain {pair}` shows what is seen.",
+            f"{said} Nothing is done by itself yet: {doubt} `coloctl explain {pair}` shows what "
+            "is seen.",
         )
-    command = f"`coloctl failover {pair} --to {survivor}`"
+    if doubt := misses(seen, survivor):
+        return Decision(
+            Action.WAIT,
+            None,
+            f"{said} Nothing is done by itself: {doubt} `coloctl failover {pair} --to {survivor} "
+            "--force` accepts what that loses.",
+        )
     if paused:
         return Decision(
             Action.WAIT,
@@ -260,8 +266,8 @@ def _gain(finding: Finding, seen: Observation, survivor: NodeName) -> str:
     return f"Node {survivor} keeps the guest and runs on alone."
 
 
-def doubts(seen: Observation, survivor: NodeName) -> str:
-    """Why ``survivor`` may not run the guest alone, a sentence; empty when it may."""
+def unheard(seen: Observation, survivor: NodeName) -> str:
+    """Why ``survivor`` cannot be relied on now, a sentence; empty when it answers."""
     node, limits = seen.nodes.get(survivor), seen.limits
     if node is None or node.role is Role.NONE:
         return f"node {survivor} has no part in the pair."
@@ -271,10 +277,10 @@ def doubts(seen: Observation, survivor: NodeName) -> str:
     unseen = node.life is Life.UNKNOWN and node.rescue_silent_ms >= limits.suspect_ms
     if unseen or node.rescue_silent_ms >= limits.silent_ms:
         return f"node {survivor} does not answer on its rescue monitor."
-    return _misses(seen, survivor)
+    return ""
 
 
-def _misses(seen: Observation, survivor: NodeName) -> str:
+def misses(seen: Observation, survivor: NodeName) -> str:
     """What ``survivor`` lacks of the guest, a sentence; empty when it lacks nothing."""
     node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
     if "local-write-error" in node.notices:

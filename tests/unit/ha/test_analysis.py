@@ -1,0 +1,173 @@
+"""Every observation has one diagnosis; silence never flatters; what was recorded is found again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from support.observations import (
+    LIMITS,
+    PRIMARY,
+    SECONDARY,
+    every_silence,
+    observations,
+    observe,
+    silenced,
+)
+
+from coloctl.ha.analysis import RULES, diagnose, judged
+from coloctl.ha.decision import decide
+from coloctl.ha.roads import near_miss, roads
+from coloctl.model.observation import NOTICES, Diagnosis, Life, NodeSeen, Observation
+from coloctl.model.pair import NodeName, Policy, Role, other
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[3]
+GOLDEN = ROOT / "tests" / "golden" / "analysis"
+
+
+def test_every_combination_of_lives_roles_and_silences_has_one_diagnosis() -> None:
+    found = set()
+    for seen in every_silence():
+        finding = diagnose(seen)
+        found.add(finding.diagnosis)
+        assert finding.evidence
+        assert all(said.endswith(".") for said in finding.evidence)
+        if finding.node is not None:
+            assert seen.nodes[finding.node].role is not Role.NONE
+    assert found >= {
+        Diagnosis.HEALTHY,
+        Diagnosis.PRIMARY_DEAD,
+        Diagnosis.SECONDARY_DEAD,
+        Diagnosis.PRIMARY_FROZEN,
+        Diagnosis.SECONDARY_FROZEN,
+        Diagnosis.HOST_UNREACHABLE,
+        Diagnosis.LINK_BROKEN,
+        Diagnosis.MONITOR_HUNG,
+        Diagnosis.UNKNOWN,
+    }
+
+
+def test_every_combination_of_notices_and_stalls_has_one_diagnosis() -> None:
+    found = set()
+    several = [c for size in range(4) for c in itertools.combinations(NOTICES, size)]
+    for notices, on, held, overdue in itertools.product(
+        several, ("a", "b"), (1999.0, 2000.0), (3999.0, 4000.0)
+    ):
+        a = replace(PRIMARY, notices=notices if on == "a" else ())
+        b = replace(SECONDARY, notices=notices if on == "b" else ())
+        found.add(diagnose(observe(a, b, held_ms=held, overdue_ms=overdue)).diagnosis)
+    assert found == {
+        Diagnosis.HEALTHY,
+        Diagnosis.GUEST_SHUTDOWN,
+        Diagnosis.REPLICA_WRITE_ERROR,
+        Diagnosis.LOCAL_DISK_ERROR,
+        Diagnosis.LINK_BROKEN,
+        Diagnosis.CHECKPOINT_STALLED,
+        Diagnosis.GUEST_PANIC,
+        Diagnosis.GUEST_RESET,
+    }
+
+
+@given(silenced())
+def test_more_silence_never_looks_healthier_and_an_answer_never_worse(
+    pair: tuple[Observation, Observation],
+) -> None:
+    answered, silent = pair
+    assert judged(silent)[0] <= judged(answered)[0]
+
+
+@given(observations())
+def test_what_is_written_down_is_diagnosed_again(seen: Observation) -> None:
+    read = Observation.from_json(json.loads(json.dumps(seen.to_json())))
+    assert read == seen
+    assert diagnose(read) == diagnose(seen)
+
+
+@given(observations())
+def test_the_sides_of_a_pair_are_alike(seen: Observation) -> None:
+    """What is found of node a would be found of node b: no node is favoured by its name."""
+    mirrored = replace(seen, nodes={"a": seen.nodes["b"], "b": seen.nodes["a"]})
+    here, there = judged(seen), judged(mirrored)
+    assert here[0] == there[0]
+    only_one = len([n for n in seen.nodes.values() if n.role is not Role.NONE]) == 1
+    by_role = here[1].diagnosis not in (Diagnosis.UNKNOWN, Diagnosis.MONITOR_HUNG)
+    if here[1].node is not None and (only_one or by_role):
+        assert there[1].node == other(here[1].node)
+
+
+def _beats() -> list[Any]:
+    return [
+        pytest.param(beat, id=f"{file.stem}-{number}")
+        for file in sorted(GOLDEN.glob("*.json"))
+        for number, beat in enumerate(json.loads(file.read_text())["beats"])
+    ]
+
+
+@pytest.mark.parametrize("beat", _beats())
+def test_a_recorded_observation_replays_to_the_recorded_diagnosis(beat: dict[str, Any]) -> None:
+    seen = Observation.from_json(beat["observation"])
+    finding = diagnose(seen)
+    decision = decide(finding, seen, Policy(), paused=False, pair="web")
+    assert {
+        "diagnosis": finding.diagnosis,
+        "node": finding.node,
+        "evidence": list(finding.evidence),
+        "action": decision.action,
+        "lost": decision.lost,
+        "reason": decision.reason,
+    } == {key: value for key, value in beat.items() if key != "observation"}
+
+
+def test_the_recorded_situations_show_every_diagnosis() -> None:
+    assert {beat.values[0]["diagnosis"] for beat in _beats()} == set(Diagnosis)
+
+
+def test_a_node_without_a_part_is_not_diagnosed() -> None:
+    nobody = NodeSeen(Role.NONE, Life.DEAD, rescue_silent_ms=9999.0, notices=NOTICES)
+    assert diagnose(observe(b=nobody)).diagnosis is Diagnosis.HEALTHY
+    assert diagnose(observe(nobody, nobody)).diagnosis is Diagnosis.HEALTHY
+    assert diagnose(replace(observe(), nodes={})).diagnosis is Diagnosis.HEALTHY
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_the_secondarys_farewell_alone_proves_nothing(node: NodeName) -> None:
+    """A primary that is being killed closes its sockets before its pidfd says that it is dead."""
+    told: dict[NodeName, NodeSeen] = {"a": PRIMARY, "b": SECONDARY}
+    told[node] = replace(told[node], notices=("colo-exit",))
+    expected = Diagnosis.LINK_BROKEN if node == "a" else Diagnosis.HEALTHY
+    assert diagnose(observe(told["a"], told["b"])).diagnosis is expected
+
+
+def test_a_road_is_a_near_miss_between_half_of_its_limit_and_the_limit() -> None:
+    for share, near in ((0.0, False), (0.5, False), (0.51, True), (0.99, True), (1.0, False)):
+        seen = observe(link_silent_ms=share * LIMITS.link_ms)
+        assert [road.name for road in near_miss(seen)] == (["link"] if near else [])
+    attested = observe(replace(PRIMARY, life=Life.STOPPED, rescue_silent_ms=100.0))
+    assert [(road.name, road.node) for road in near_miss(attested)] == [("rescue", "a")]
+    assert {road.name for road in roads(attested)} == {
+        "rescue", "command", "link", "held", "overdue",
+    }  # fmt: skip
+
+
+def test_the_document_has_every_diagnosis_and_no_other() -> None:
+    text = (ROOT / "docs" / "detection.md").read_text()
+    header = "| diagnosis | seen how | what coloctl does |\n"
+    lines = text.split(header, 1)[1].splitlines()[1:]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    written = [line.strip("|").split("|")[0].strip().strip("`") for line in table]
+    assert len(written) == len(set(written))
+    assert set(written) == set(Diagnosis)
+
+
+def test_no_rule_hides_another_for_ever() -> None:
+    """Each rule is the first to hold in some observation."""
+    held = {judged(seen)[0] for seen in every_silence()}
+    held |= {judged(Observation.from_json(beat.values[0]["observation"]))[0] for beat in _beats()}
+    assert held == set(range(len(RULES) + 1))

@@ -1,0 +1,164 @@
+"""What is done about a diagnosis: never more than what is proven and what can be survived."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.observations import LIMITS, PRIMARY, SECONDARY, every_silence, observations, observe
+
+from coloctl.ha.analysis import diagnose
+from coloctl.ha.decision import COURSES, SOVEREIGN, Action, Decision, decide
+from coloctl.ha.triggers import triggers
+from coloctl.model.observation import Diagnosis, Life, Observation
+from coloctl.model.pair import Policy, Role, other
+from coloctl.model.protection import Protection
+
+pytestmark = pytest.mark.unit
+
+AUTOMATIC = Policy()
+BY_HAND = Policy(auto_failover=False)
+
+
+def decided(
+    seen: Observation, policy: Policy = AUTOMATIC, *, paused: bool = False, acting: str = ""
+) -> Decision:
+    return decide(diagnose(seen), seen, policy, paused=paused, acting=acting, pair="web")
+
+
+def test_the_tables_are_total() -> None:
+    assert set(COURSES) == set(Protection) - {Protection.FAILED}
+    for table in COURSES.values():
+        assert set(table) == set(Diagnosis)
+
+
+@given(observations(), st.booleans(), st.booleans(), st.sampled_from(["", "start", "stop", "set"]))
+def test_whatever_is_given_up_the_other_answers_and_holds_the_guest(
+    seen: Observation, paused: bool, automatic: bool, acting: str
+) -> None:
+    decision = decided(seen, Policy(auto_failover=automatic), paused=paused, acting=acting)
+    if decision.action is Action.FAIL_OVER:
+        assert automatic
+        assert not paused
+        assert acting not in SOVEREIGN
+    assert_sound(seen, decision)
+
+
+def test_so_it_is_in_every_state_and_combination_of_silences() -> None:
+    for protection, seen in itertools.product(Protection, every_silence()):
+        then = replace(seen, protection=protection)
+        assert_sound(then, decided(then))
+
+
+def assert_sound(seen: Observation, decision: Decision) -> None:
+    """Nobody is given up without another who answers and misses nothing."""
+    assert (decision.lost is not None) == (decision.action in (Action.FAIL_OVER, Action.ABANDON))
+    assert bool(decision.reason) == (decision.action is not Action.NONE)
+    if decision.action is Action.ABANDON:
+        assert decision.lost is not None
+        assert seen.nodes[decision.lost].role is Role.SECONDARY
+        assert seen.protection in (Protection.RESYNC, Protection.MIGRATING)
+    if decision.action is not Action.FAIL_OVER:
+        return
+    assert decision.lost is not None
+    survivor, lost = seen.nodes[other(decision.lost)], seen.nodes[decision.lost]
+    assert seen.protection in (Protection.COLO, Protection.FAILOVER)
+    assert {survivor.role, lost.role} == {Role.PRIMARY, Role.SECONDARY}
+    assert survivor.life not in (Life.DEAD, Life.STOPPED)
+    assert survivor.rescue_silent_ms < LIMITS.silent_ms
+    assert "local-write-error" not in survivor.notices
+    if survivor.role is Role.SECONDARY:
+        assert "replica-write-error" not in lost.notices
+    assert "guest-shutdown" not in (lost if lost.role is Role.PRIMARY else survivor).notices
+
+
+@given(observations())
+def test_who_may_not_act_says_what_would_be_done_and_how(seen: Observation) -> None:
+    would = decided(seen)
+    for held_back in (decided(seen, paused=True), decided(seen, BY_HAND)):
+        if would.action is Action.FAIL_OVER:
+            assert would.lost is not None
+            assert held_back.action is Action.WAIT
+            assert f"`coloctl failover web --to {other(would.lost)}`" in held_back.reason
+        elif would.action is not Action.ABANDON:
+            assert held_back == would
+    if would.action is Action.ABANDON:
+        assert decided(seen, BY_HAND) == would
+        assert "`coloctl resume web`" in decided(seen, paused=True).reason
+
+
+@pytest.mark.parametrize("acting", sorted(SOVEREIGN))
+@given(observations())
+def test_an_act_that_decides_is_not_interfered_with(acting: str, seen: Observation) -> None:
+    assert decided(seen, acting=acting).action is Action.WAIT
+
+
+@given(observations())
+def test_what_failed_is_left_to_an_operator(seen: Observation) -> None:
+    decision = decided(replace(seen, protection=Protection.FAILED))
+    assert decision.action is Action.WAIT
+    assert "--force" in decision.reason
+
+
+def test_a_replica_that_missed_a_write_is_never_promoted() -> None:
+    told = replace(PRIMARY, notices=("replica-write-error",))
+    assert decided(observe(told)).lost == "b"
+    for gone in (
+        replace(told, life=Life.DEAD),
+        replace(told, life=Life.STOPPED, rescue_silent_ms=500.0),
+        replace(told, notices=(*told.notices, "local-write-error")),
+    ):
+        decision = decided(observe(gone))
+        assert decision.action is Action.WAIT
+        assert "missed a write" in decision.reason
+        assert "--force" in decision.reason
+
+
+def test_a_read_error_is_only_reported() -> None:
+    assert decided(observe(replace(PRIMARY, notices=("local-read-error",)))).action is Action.REPORT
+
+
+def test_the_last_of_two_deaths_ends_the_pair() -> None:
+    dead = observe(replace(PRIMARY, life=Life.DEAD), replace(SECONDARY, life=Life.DEAD))
+    for protection in (Protection.COLO, Protection.FAILOVER):
+        assert decided(replace(dead, protection=protection)).action is Action.END
+
+
+@pytest.mark.parametrize("protection", [Protection.RESYNC, Protection.MIGRATING])
+def test_a_secondary_in_the_making_is_given_up_and_the_primary_never(
+    protection: Protection,
+) -> None:
+    frozen = {"life": Life.STOPPED, "rescue_silent_ms": 500.0}
+    secondary = observe(b=replace(SECONDARY, **frozen), protection=protection)
+    primary = observe(replace(PRIMARY, **frozen), protection=protection)
+    dead = observe(replace(PRIMARY, life=Life.DEAD), protection=protection)
+    cut = observe(protection=protection, link_silent_ms=500.0)
+    assert decided(secondary) == Decision(Action.ABANDON, "b", decided(secondary).reason)
+    assert decided(cut).action is Action.ABANDON
+    assert decided(primary).action is Action.REPORT
+    assert decided(dead).action is Action.END
+
+
+@given(observations(), st.booleans())
+def test_a_trigger_says_what_would_really_be_done(seen: Observation, paused: bool) -> None:
+    for trigger in triggers(seen, AUTOMATIC, paused, pair="web"):
+        json.dumps(trigger.to_json())
+        assert (trigger.winner is not None) == (trigger.action is Action.FAIL_OVER)
+        if trigger.winner is not None:
+            assert trigger.lost == other(trigger.winner)
+            assert not paused
+        assert (trigger.now_ms is None) == (trigger.limit_ms is None)
+
+
+def test_the_triggers_of_a_healthy_pair() -> None:
+    told = {(t.road, t.happens): t for t in triggers(observe(), AUTOMATIC, False, pair="web")}
+    assert told["process", "node a's process ends"].winner == "b"
+    assert told["process", "node b's process ends"].winner == "a"
+    link = next(trigger for (road, _), trigger in told.items() if road == "link")
+    assert (link.now_ms, link.limit_ms, link.winner) == (0.0, LIMITS.link_ms, "a")
+    assert triggers(observe(replace(PRIMARY, role=Role.NONE), replace(SECONDARY, role=Role.NONE)),
+                    AUTOMATIC, False) == ()  # fmt: skip
