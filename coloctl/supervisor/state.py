@@ -15,12 +15,15 @@ from typing import Any
 from coloctl.clock import CLOCK, Clock
 from coloctl.colo.launch import Ground
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
-from coloctl.errors import NotProtected, PairBusy
+from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
+from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.view import CheckpointView, NodeView, PairView, Progress
+from coloctl.supervisor.history import FILE, History
+from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
 
@@ -40,9 +43,13 @@ class PairState:
         self.delay_ms = spec.checkpoint.delay_ms
         self.cautious = False  #: checkpoints come at least every `CAUTIOUS_DELAY_MS` for now
         self.generation = 0
+        #: Fences that wait for a person, by node; set when somebody vouches for it.
+        self.confirmations: dict[NodeName, asyncio.Event] = {}
         self.seats: dict[NodeName, Seat] = {
             node: Seat(NodeView(node, spec.nodes[node].host)) for node in NODES
         }
+        self.recorders = {node: FlightRecorder() for node in NODES}
+        self._history = History(ground.folder / FILE)
         self._journal = journal
         self._protection = Protection.DOWN
         self._reason = "Nothing was started yet."
@@ -51,10 +58,25 @@ class PairState:
         self._progress: Progress | None = None
         self._act: asyncio.Task[Any] | None = None
         self._act_name = ""
+        self._given_up: asyncio.Future[str] | None = None
+        self.paused = False  #: nothing is given up without being asked
+        self.observation: Observation | None = None  #: at the last beat of the heart
+        self.finding = Finding(Diagnosis.HEALTHY)  #: what is the matter, by that observation
+        self.waiting = ""  #: what would be done about it and is not, and why
 
     @property
     def protection(self) -> Protection:
         return self._protection
+
+    @property
+    def act(self) -> str:
+        """The act under way, empty when there is none."""
+        return self._act_name
+
+    def pause(self, paused: bool) -> None:
+        """The supervisor gives no node up by itself, or does so again; durably."""
+        self.record(Kind.OUTCOME, act="resume" if not paused else "pause", data={"paused": paused})
+        self.paused = paused
 
     def note(self, fact: Fact, reason: str) -> None:
         """``fact`` is on disk, has moved the state as the table says, and every client knows."""
@@ -88,6 +110,14 @@ class PairState:
         """The journal holds it, with the act under way and the generation."""
         known: dict[str, Any] = {"act": self._act_name, "generation": self.generation}
         self._journal.append(Record(kind=kind, **{**known, **fields}))
+
+    def remember_failover(self, timeline: Mapping[str, Any]) -> None:
+        """The journal and the history have it; a history that cannot be written stops nothing."""
+        self.record(Kind.OUTCOME, step="timeline", data=timeline)
+        try:
+            self._history.append({"act": self._act_name, **timeline})
+        except PreconditionFailed as error:
+            self.record(Kind.NOTE, data={"history-not-kept": error.message})
 
     def record_seat(self, seat: Seat) -> None:
         """The journal names the QEMU of ``seat`` and its role: what a later supervisor finds."""
@@ -132,6 +162,7 @@ class PairState:
                 hint=f"`coloctl status {self.spec.name}` shows how far it is",
             )
         self._act, self._act_name = asyncio.current_task(), name
+        self._given_up = asyncio.get_running_loop().create_future()
         outcome = "done"
         try:
             self.record(Kind.INTENT, data=asked)
@@ -145,6 +176,22 @@ class PairState:
         finally:
             # Also when the journal has no room: the next act may find some.
             self._act, self._act_name, self._progress = None, "", None
+
+    def give_up(self, reason: str) -> None:
+        """The act under way ends with an error of that ``reason``, where it needs a secondary."""
+        if self._given_up is not None and not self._given_up.done():
+            self._given_up.set_result(reason)
+
+    async def given_up(self) -> str:
+        """Returns the reason once the act under way has lost what it needs."""
+        assert self._given_up is not None
+        return await asyncio.shield(self._given_up)
+
+    async def idle(self, patience_s: float) -> bool:
+        """Whether no act is under way any more, after ``patience_s`` at most."""
+        if self._act is not None:
+            await asyncio.wait({self._act}, timeout=patience_s)
+        return self._act is None
 
     async def interrupt(self, *, spare: str = "") -> None:
         """No act is under way; the one that was has cleaned up behind itself.
@@ -203,4 +250,7 @@ class PairState:
             progress=self._progress,
             supervisor_pid=os.getpid(),
             spec_path=str(self.spec.source or ""),
+            paused=self.paused,
+            diagnosis=self.finding.diagnosis,
+            waiting=self.waiting,
         )

@@ -141,11 +141,13 @@ class Stage:
 
 
 def beside_logs(folder: Path) -> list[Path]:
-    """What lies in ``folder`` and is neither a log nor a journal."""
+    """What lies in ``folder`` and is neither a log nor a journal nor the history of failovers."""
     return [
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix != ".log" and "journal" not in path.name
+        if path.is_file()
+        and path.suffix != ".log"
+        and not path.name.startswith(("journal", "history"))
     ]
 
 

@@ -8,6 +8,7 @@ from coloctl.clock import Deadline
 from coloctl.colo import generation, launch
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError, PairBusy, ReplicationError
+from coloctl.ha.arbiter import open_arbiter
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
@@ -65,12 +66,14 @@ async def _start_guest(state: PairState, watch: Watch, *, hold: bool) -> bool:
     state.progress("images")
     equal = await launch.images_equal(spec, ground)
     generations = await generation.read(spec, ground.hosts)
-    state.generation = max(generations.values())
+    claim = await open_arbiter(spec, ground.folder).current()
+    state.generation = max(*generations.values(), claim.generation if claim else 0)
     node = generation.newest(generations)
     alone = launch.boots_alone(spec, ground)
     held = hold and equal and not alone
     state.progress("primary")
-    vm = await launch.launch_primary(spec, ground, node, paused=held, record=None)
+    record = state.recorders[node].record
+    vm = await launch.launch_primary(spec, ground, node, paused=held, record=record)
     _seat(state, watch, vm, Role.PRIMARY)
     if not held:
         state.note(Fact.GUEST_STARTED, f"The guest runs on node {node}, alone.")
@@ -93,7 +96,8 @@ async def _protect(state: PairState, watch: Watch, entered: Entered, *, held: bo
     node = other(primary.node)
     state.progress("secondary")
     try:
-        secondary = await launch.launch_secondary(state.spec, state.ground, node, record=None)
+        record = state.recorders[node].record
+        secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)
     except BaseException:
         await launch.sweep(state.spec, state.ground, node)
         raise
