@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coloctl.ha.roads import gone, holder
+from coloctl.ha.roads import gone, holder, members
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 from coloctl.model.protection import Protection
@@ -158,7 +158,7 @@ def _on_course(
     if course is Course.REPORT:
         return Decision(Action.REPORT, None, said)
     if course is Course.END:
-        return Decision(Action.END, None, f"{said} The pair ends with its guest.")
+        return _end(finding, seen, pair)
     if course is Course.ABANDON:
         return _abandon(said, seen, paused=paused, pair=pair)
     lost = finding.node
@@ -169,6 +169,24 @@ def _on_course(
     if lost is None:
         return Decision(Action.WAIT, None, f"{said} No node is left to choose between.")
     return _give_up(lost, said, finding, seen, policy, paused=paused, pair=pair)
+
+
+def _end(finding: Finding, seen: Observation, pair: str) -> Decision:
+    """The end, unless something lives that it would kill too early."""
+    said = finding.sentence()
+    living = [node for node in members(seen) if seen.nodes[node].life is not Life.DEAD]
+    if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN and finding.node in living:
+        said += " Its QEMU writes back what it holds and ends by itself; the pair ends with it."
+        return Decision(Action.WAIT, None, said)
+    if COURSES[seen.protection] is ALONE and living and finding.node not in living:
+        # Nobody was expected there: it may be the survivor of a change that is not yet known here.
+        return Decision(
+            Action.WAIT,
+            None,
+            f"{said} Node {living[0]} is not known to hold the guest, and lives: "
+            f"`coloctl status {pair}` shows what it does.",
+        )
+    return Decision(Action.END, None, f"{said} The pair ends with its guest.")
 
 
 def _course(finding: Finding, seen: Observation) -> Course:

@@ -14,7 +14,7 @@ from support.observations import LIMITS, PRIMARY, SECONDARY, every_silence, obse
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import COURSES, SOVEREIGN, Action, Decision, decide
 from coloctl.ha.triggers import triggers
-from coloctl.model.observation import Diagnosis, Life, Observation
+from coloctl.model.observation import Diagnosis, Life, NodeSeen, Observation
 from coloctl.model.pair import Policy, Role, other
 from coloctl.model.protection import Protection
 
@@ -126,6 +126,22 @@ def test_the_last_of_two_deaths_ends_the_pair() -> None:
     dead = observe(replace(PRIMARY, life=Life.DEAD), replace(SECONDARY, life=Life.DEAD))
     for protection in (Protection.COLO, Protection.FAILOVER):
         assert decided(replace(dead, protection=protection)).action is Action.END
+
+
+def test_a_qemu_that_powers_off_is_let_end_by_itself() -> None:
+    """It writes its images back meanwhile; killing it would lose that."""
+    off = replace(PRIMARY, notices=("guest-shutdown",))
+    for protection in (Protection.UNPROTECTED, Protection.MIGRATING, Protection.COLO):
+        assert decided(observe(off, protection=protection)).action is Action.WAIT
+        ended = replace(off, life=Life.DEAD)
+        alone = observe(ended, NodeSeen(), protection=protection)
+        assert decided(alone).action is Action.END
+
+
+def test_an_unexpected_live_node_is_not_ended_with_a_dead_one() -> None:
+    """Belief may lag behind by a beat: the other may have become the survivor just now."""
+    stale = observe(replace(PRIMARY, life=Life.DEAD), protection=Protection.UNPROTECTED)
+    assert decided(stale).action is Action.WAIT
 
 
 @pytest.mark.parametrize("protection", [Protection.RESYNC, Protection.MIGRATING])
