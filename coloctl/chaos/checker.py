@@ -47,11 +47,12 @@ def acknowledged(history: Iterable[Op]) -> Mapping[int, list[int]]:
 
 def lost(history: Sequence[Op], survivors: Mapping[int, Sequence[int]]) -> list[str]:
     """Every acknowledged record that the survivor does not hold, as ``client:n``."""
+    held = {client: set(records) for client, records in survivors.items()}
     return [
         f"{client}:{n}"
         for client, acks in sorted(acknowledged(history).items())
         for n in acks
-        if n not in set(survivors.get(client, ()))
+        if n not in held.get(client, ())
     ]
 
 

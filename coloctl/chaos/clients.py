@@ -22,11 +22,11 @@ PAUSE_MS = 2
 class Clients:
     """``count`` clients that append records until `finish`; ended by `kill` at the latest."""
 
-    def __init__(self, lab: Lab, count: int) -> None:
+    def __init__(self, lab: Lab, count: int, pause_ms: float = PAUSE_MS) -> None:
         self.history: list[Op] = []
         self._lab, self._count = lab, count
         self._process = lab.popen(
-            [*_workload(count), "--pause-ms", str(PAUSE_MS)],
+            [*_workload(count), "--pause-ms", str(pause_ms)],
             "client",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -45,6 +45,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "schema": Verb("schema", "Dump, check and compare QMP schemas."),
         "lab": Verb("lab", "Namespaces, guest and QEMU for demo and tests."),
         "demo": Verb("demo", "Protect a real guest, kill its host, lose nothing."),
+        "bench": Verb("bench", "Measure failovers, overhead and false alarms."),
     },
 }
 

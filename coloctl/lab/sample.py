@@ -79,7 +79,7 @@ def write_pair(
         "name": name,
         "disk_a": disks["a"].name,
         "disk_b": disks["b"].name,
-        "mac": _mac(interface),
+        "mac": guest_mac(address),
         "tap_a": layout.TAPS["host-a"],
         "tap_b": layout.TAPS["host-b"],
         "bridge": layout.BRIDGE,
@@ -132,9 +132,10 @@ def guest_table(
     return "\n".join(["[guest]", *(f"{key} = {_toml(value)}" for key, value in values.items())])
 
 
-def _mac(interface: IPv4Interface) -> str:
+def guest_mac(address: str = ADDRESS) -> str:
     """A locally administered unicast MAC that begins like QEMU's and ends with the address."""
-    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *interface.ip.packed))
+    packed = IPv4Interface(address).ip.packed
+    return ":".join(f"{byte:02x}" for byte in (0x52, 0x54, *packed))
 
 
 def _toml(value: str | int) -> str:

@@ -1,0 +1,73 @@
+"""Many measurements in few numbers; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+def quantile(values: Iterable[float], share: float) -> float | None:
+    """The smallest value that at least ``share`` (0..1) of the values do not exceed, or None.
+
+    Nearest rank: every answer is a value that was measured, and p99 of few values is their maximum.
+    """
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def summary(values: Iterable[float | None]) -> dict[str, Any]:
+    """``{"n", "p50", "p99", "max"}`` of the values that are known; of none, all but n are None."""
+    known = [value for value in values if value is not None]
+    rounded = {
+        "p50": quantile(known, 0.5),
+        "p99": quantile(known, 0.99),
+        "max": max(known, default=None),
+    }
+    return {
+        "n": len(known),
+        **{key: None if value is None else round(value, 2) for key, value in rounded.items()},
+    }
+
+
+@dataclass(frozen=True)
+class Bin:
+    """How many values lie from ``low`` (counted) to ``high`` (not counted)."""
+
+    low: float
+    high: float
+    count: int
+
+
+def histogram(values: Sequence[float], most: int = 12) -> list[Bin]:
+    """Equal bins with round borders that hold every value; at most ``most``, none of nothing.
+
+    The first bin begins at or below the least value, the last one holds the greatest.
+    """
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    width = _round_width((high - low) / most)
+    first, last = math.floor(low / width), math.floor(high / width)
+    while last - first + 1 > most:
+        width = _round_width(width * 1.01)
+        first, last = math.floor(low / width), math.floor(high / width)
+    counts = [0] * (last - first + 1)
+    for value in values:
+        counts[math.floor(value / width) - first] += 1
+    return [
+        Bin((first + i) * width, (first + i + 1) * width, count) for i, count in enumerate(counts)
+    ]
+
+
+def _round_width(least: float) -> float:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... that is not below ``least``."""
+    power = 1.0
+    while True:
+        for step in (1, 2, 5):
+            if step * power >= least:
+                return step * power
+        power *= 10

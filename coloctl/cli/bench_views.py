@@ -1,0 +1,172 @@
+"""What benches measured, as tables and small plots; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from coloctl.chaos.figures import histogram
+from coloctl.chaos.soak import Seen
+from coloctl.cli.render import bar, milliseconds, plain_table
+
+Document = Mapping[str, Any]
+
+#: Steps of a failover, in words.
+WORDS: Mapping[str, str] = {
+    "detected": "the supervisor is sure",
+    "fenced": "the lost node is dead, proven",
+    "arbitrated": "the generation is on disk",
+    "recorded": "the generation is on disk",
+    "yanked": "connections to it are cut",
+    "promoted": "the survivor was told to run on alone",
+    "running": "the guest runs",
+    "first-packet": "its first packet left at the tap",
+    "first-frame": "its first frame reached the switch",
+    "cleared": "what was left of the pair is cleared away",
+    "merged": "the survivor's image holds everything",
+    "verified": "asked once more: it runs",
+}
+_STYLE = {"valid": "green", "invalid": "bold red", "void": "yellow"}
+
+
+def run_line(run: Document, runs: int) -> Text:
+    """One run in a line: how it ended, when the guest ran again, what clients felt."""
+    line = Text.assemble(
+        (f"run {run['run']:>{len(str(runs))}}/{runs}  ", "dim"),
+        (f"{run['verdict']:7}", _STYLE[run["verdict"]]),
+    )
+    if run["phases_ms"]:
+        running = run["phases_ms"].get("running")
+        line.append(f"  running after {milliseconds(running):>9}")
+        line.append(f"  outage {milliseconds(run['outage_ms']):>9}")
+    for because in run["because"]:
+        line.append(f"  {because}", "dim")
+    return line
+
+
+def failover(document: Document) -> RenderableType:
+    """Phases, what clients felt, a plot of it, and what was lost."""
+    summary = document["summary"]
+    table = plain_table("SINCE THE FAULT")
+    for name in ("p50", "p99", "MAX"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style="dim", overflow="fold")
+    for step, figures in summary["phases_ms"].items():
+        table.add_row(step, *_quantiles(figures), WORDS.get(step, ""))
+    felt = (
+        ("first reply", "first_reply_ms", "the first client is answered"),
+        ("outage", "outage_ms", "the longest silence of any client"),
+    )
+    for name, key, words in felt:
+        table.add_row(Text(name, "bold"), *_quantiles(summary[key]), words)
+    outages = [run["outage_ms"] for run in document["runs"] if run["outage_ms"] is not None]
+    return Group(table, *_plot("clients' outage", outages), "", *_losses(summary))
+
+
+def _quantiles(figures: Document) -> list[str]:
+    return [milliseconds(figures[key]) for key in ("p50", "p99", "max")]
+
+
+def _plot(title: str, values: Sequence[float]) -> list[RenderableType]:
+    """How often which value was measured; nothing for one value or none."""
+    if len(values) < 2:
+        return []
+    bins = histogram(values)
+    most = max(one.count for one in bins)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", no_wrap=True)
+    for one in bins:
+        drawn = bar(0, one.count, most) if one.count else ""
+        label = f"{one.low:g} to {one.high:g} ms"
+        grid.add_row(Text(label, "dim"), Text(drawn, "cyan"), str(one.count or ""))
+    return ["", Text(title, "dim"), grid]
+
+
+def _losses(summary: Document) -> list[RenderableType]:
+    counts = Text(
+        f"{summary['runs']} runs: {summary['valid']} valid, {summary['invalid']} invalid, "
+        f"{summary['void']} void"
+    )
+    lost = summary["lost"] + summary["broken"] + summary["double_primaries"]
+    losses = Text(
+        f"{summary['acknowledged']} records acknowledged, {summary['lost']} lost; "
+        f"{summary['broken']} connections broken; {summary['double_primaries']} double primaries",
+        "bold red" if lost else "green",
+    )
+    return [counts, losses]
+
+
+def row_line(row: Document) -> str:
+    """One stretch of `bench overhead` in a line."""
+    return f"{_what(row)}: {row['replies_per_s']:.0f} replies/s"
+
+
+def _what(row: Document) -> str:
+    delay = row["delay_ms"]
+    return "unprotected" if delay is None else f"protected, {delay} ms"
+
+
+def overhead(document: Document) -> RenderableType:
+    """One row per stretch, its throughput as a bar, and the supervisor of an idle pair."""
+    columns = ("REPLIES/s", "RATIO", "LATENCY p50/p99", "PAUSE p50/p99", "PAUSED", "SUPERVISOR")
+    table = plain_table("")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    most = max((row["replies_per_s"] for row in document["rows"]), default=0.0)
+    for row in document["rows"]:
+        ratio, supervisor = row["throughput_ratio"], row["supervisor"]
+        table.add_row(
+            _what(row),
+            f"{row['replies_per_s']:.0f}",
+            "-" if ratio is None else f"{ratio:.2f}",
+            _pair_of(row["latency_ms"]),
+            _pair_of(row["checkpoint_pause_ms"]),
+            f"{row['paused_percent']:.1f} %",
+            f"{supervisor['cpu_percent']:.1f} %",
+            Text(bar(0, row["replies_per_s"], most, 12), "cyan"),
+        )
+    idle = document["idle"]
+    cost = idle["supervisor"]
+    return Group(
+        table,
+        "",
+        f"Idle at {idle['delay_ms']} ms the supervisor uses {cost['cpu_percent']:.1f} % of one core"
+        f" and {cost['rss_mib']:.0f} MiB.",
+    )
+
+
+def _pair_of(figures: Document) -> str:
+    if figures["p50"] is None:
+        return "-"
+    return f"{figures['p50']:.1f} / {milliseconds(figures['p99'])}"
+
+
+def soak_line(minutes: float, of: float, seen: Seen) -> str:
+    """How far a soak is."""
+    return (
+        f"{minutes:5.1f} of {of:g} min: {len(seen.pauses_ms)} checkpoints, "
+        f"{len(seen.false_failovers)} false failovers"
+    )
+
+
+def facts(document: Document) -> RenderableType:
+    """What a document holds, one fact per row, without what it was asked for."""
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for key, value in document.items():
+        if key not in ("schema", "at", "setting", "machine"):
+            grid.add_row(Text(key.replace("_", " "), "dim"), _fact(value))
+    return grid
+
+
+def _fact(value: object) -> str:
+    """Figures in one line; nothing at all is said as such."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(_fact, value)) or "none"
+    return str(value)
