@@ -1,0 +1,209 @@
+"""What a bench makes of its runs; how it waits for a failover; whose frames are whose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from coloctl.chaos import bench
+from coloctl.chaos.checker import Validity
+from coloctl.chaos.faults import Cause, Victim
+from coloctl.chaos.history import Op, Outcome
+from coloctl.chaos.lanwatch import Spell, first_frame_s, strays
+from coloctl.chaos.overhead import pauses, rates, ratio
+from coloctl.chaos.soak import Seen
+from coloctl.chaos.takeover import Takeover, awaited
+from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.errors import DeadlineMissed, FailoverRefused
+
+pytestmark = pytest.mark.unit
+
+TIMELINE = {
+    "generation": 2,
+    "cause": "primary-dead",
+    "survivor": "b",
+    "lost": "a",
+    "role_before": "secondary",
+    "began_s": 100.010,
+    "steps": {"detected": 0.0, "fenced": 1.0, "running": 5.0, "promoted": 4.0},
+}
+
+
+def run(number: int, verdict: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "run": number,
+        "verdict": verdict,
+        "because": [],
+        "phases_ms": {"detected": 10.0 * number, "running": 15.0 * number},
+        "outage_ms": 100.0 * number,
+        "first_reply_ms": 50.0 * number,
+        "acknowledged": 1000,
+        **dict.fromkeys(("lost", "broken", "stray_frames"), 0),
+        "double_primary": False,
+        **changes,
+    }
+
+
+class Speaker:
+    """Events of a supervisor, and then silence."""
+
+    pair = "web"
+
+    def __init__(self, *events: tuple[str, dict[str, Any]]) -> None:
+        self._events = [ControlEvent(name, data, 0.0) for name, data in events]
+
+    def events(self, timeout_s: float) -> Iterator[ControlEvent]:
+        while self._events:
+            yield self._events.pop(0)
+
+
+def client(*events: tuple[str, dict[str, Any]]) -> ControlClient:
+    return cast(ControlClient, Speaker(*events))
+
+
+def changed(before: str, after: str) -> tuple[str, dict[str, Any]]:
+    return "STATE_CHANGED", {"before": before, "after": after, "fact": "", "reason": "so"}
+
+
+# -- waiting for a failover
+
+
+def test_a_failover_is_timed_from_the_fault() -> None:
+    takeover = awaited(
+        client(
+            changed("down", "unprotected"),  # news of the start, not of the failover
+            changed("colo", "failover"),
+            changed("failover", "unprotected"),
+            ("FAILED_OVER", {"timeline": TIMELINE}),
+        )
+    )
+    assert takeover.survivor == "b"
+    assert list(takeover.since_ms(100.0)) == ["detected", "fenced", "promoted", "running"]
+    assert takeover.since_ms(100.0)["running"] == pytest.approx(15.0)
+    assert takeover.done_s("fenced") == pytest.approx(100.011)
+
+
+def test_a_failover_that_failed_is_not_one_that_nobody_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("coloctl.chaos.takeover.NOTICE_DEADLINE_S", 0.01)
+    monkeypatch.setattr("coloctl.chaos.takeover.FAILOVER_DEADLINE_S", 0.01)
+    with pytest.raises(FailoverRefused, match="failed: so"):
+        awaited(client(changed("colo", "failover"), changed("failover", "failed")))
+    with pytest.raises(FailoverRefused, match="not done within"):
+        awaited(client(changed("colo", "failover")))
+    with pytest.raises(DeadlineMissed, match="did not notice"):
+        awaited(client(("CHECKPOINT", {"phase": "end"})))
+
+
+# -- one primary
+
+
+class Held:
+    node = "a"
+
+
+@pytest.mark.parametrize(
+    ("lost", "stray", "lingers", "verdict"),
+    [
+        ("a", 0, False, Validity.VALID),
+        ("a", 3, False, Validity.INVALID),
+        ("a", 0, True, Validity.INVALID),
+        ("b", 0, False, Validity.INVALID),
+    ],
+)
+def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
+    lost: str, stray: int, lingers: bool, verdict: Validity
+) -> None:
+    takeover = Takeover.of({**TIMELINE, "lost": lost})
+    said = bench.one_primary(takeover, cast(Victim, Held()), stray, lingers=lingers)
+    assert said.validity is verdict
+
+
+def test_a_frame_of_a_fenced_node_is_a_stray() -> None:
+    before = (Spell("a", 1.0, 2.0, 50), Spell("b", 2.5, 4.0, 30))
+    assert strays(before, "a", since_s=2.2) == 0
+    assert strays((*before, Spell("a", 4.1, 4.2, 2)), "a", since_s=2.2) == 2
+    assert first_frame_s(before, "b", 2.1) == 2.5
+    assert first_frame_s(before, "a", 2.1) is None
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_a_fault_costs_the_node_that_it_hits(cause: Cause) -> None:
+    hits_primary = cause in (Cause.KILL, Cause.FREEZE)
+    assert cause.loser == ("primary" if hits_primary else "secondary")
+
+
+# -- the document
+
+
+def test_void_runs_are_in_no_figure() -> None:
+    void = run(2, "void", phases_ms={}, outage_ms=None, first_reply_ms=None, acknowledged=0)
+    found = bench.summarised([run(1, "valid"), void, run(3, "invalid", lost=4)])
+    assert {key: found[key] for key in ("runs", "valid", "invalid", "void")} == {
+        "runs": 3,
+        "valid": 1,
+        "invalid": 1,
+        "void": 1,
+    }
+    assert found["phases_ms"]["running"] == {"n": 2, "p50": 15.0, "p99": 45.0, "max": 45.0}
+    assert list(found["phases_ms"]) == ["detected", "running"]
+    assert found["outage_ms"]["max"] == 300.0
+    assert (found["lost"], found["acknowledged"]) == (4, 2000)
+    json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["valid", "valid"], 0),
+        (["valid", "void"], 3),
+        (["void", "invalid"], 1),
+        ([], 3),
+    ],
+)
+def test_a_loss_outweighs_a_void_run(verdicts: list[str], code: int) -> None:
+    runs = [run(number, verdict) for number, verdict in enumerate(verdicts, 1)]
+    assert bench.exit_code(runs) == code
+
+
+# -- overhead and soak
+
+
+def test_latency_is_counted_where_the_reply_came_in_time() -> None:
+    history = [
+        Op(0.0, 0, Outcome.INVOKE, 0),
+        Op(0.9, 0, Outcome.OK, 0),  # too early
+        Op(1.0, 0, Outcome.INVOKE, 1),
+        Op(1.5, 1, Outcome.INVOKE, 1),
+        Op(1.2, 0, Outcome.OK, 1),
+        Op(1.9, 1, Outcome.OK, 1),
+        Op(2.0, 1, Outcome.INFO, -1, "closed 7"),
+        Op(2.0, 0, Outcome.INVOKE, 2),  # never answered
+    ]
+    found = rates(history, 1.0, 3.0)
+    assert found["replies_per_s"] == 1.0
+    assert found["latency_ms"] == {"n": 2, "p50": 200.0, "p99": 400.0, "max": 400.0}
+
+
+def test_pauses_are_a_share_of_the_time() -> None:
+    assert pauses([100.0, 300.0], 4.0)["paused_percent"] == 10.0
+    assert pauses([], 4.0)["paused_percent"] == 0.0
+
+
+def test_a_ratio_needs_something_to_compare_with() -> None:
+    assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 200.0}) == 0.25
+    assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 0.0}) is None
+
+
+def test_only_leaving_colo_is_a_false_failover() -> None:
+    seen = Seen()
+    checkpoint = {"phase": "end", "pause-ms": 12.5, "count": 1, "node": "a"}
+    assert not seen.hear(ControlEvent("CHECKPOINT", checkpoint, 0.0))
+    assert not seen.hear(ControlEvent(*changed("migrating", "colo"), 0.0))
+    assert seen.hear(ControlEvent(*changed("colo", "failover"), 0.0))
+    assert seen.false_failovers == ["so"]
+    assert seen.pauses_ms == [12.5]
