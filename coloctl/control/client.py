@@ -31,6 +31,7 @@ class ControlEvent(NamedTuple):
     name: str
     data: dict[str, Any]
     at_s: float  #: seconds since the epoch, by the supervisor's clock
+    seq: int = 0  #: grows by one per event of one supervisor; 0: it belongs to this client alone
 
 
 OnEvent = Callable[[ControlEvent], None]
@@ -248,4 +249,4 @@ def _gone(pair: str) -> str:
 def _event(message: dict[str, Any]) -> ControlEvent:
     stamp = message.get("timestamp") or {}
     at_s = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
-    return ControlEvent(message["event"], message.get("data") or {}, at_s)
+    return ControlEvent(message["event"], message.get("data") or {}, at_s, message.get("seq", 0))

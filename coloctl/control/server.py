@@ -59,6 +59,7 @@ class ControlServer:
         }
         self._clients: set[Connection] = set()
         self._acts: set[asyncio.Task[Any]] = set()
+        self.seq = 0  #: number of the last event that was emitted
         self._count = 0
         self._serving = False
         self._closing = asyncio.Event()
@@ -93,12 +94,14 @@ class ControlServer:
     def emit(self, name: str, data: Mapping[str, Any]) -> None:
         """Queues an event for every client; never blocks, and never fails for a client's sake.
 
+        Each event has a number, also one that nobody hears, so that a gap means a loss.
         An event that does not fit the schema is logged as the mistake it is.
         """
         if wrong := schema.check_event(name, data):
             log.error("An event does not fit the control schema: %s", wrong)
+        self.seq += 1
         try:
-            message = wire.encode(wire.event_document(name, data))
+            message = wire.encode({**wire.event_document(name, data), "seq": self.seq})
         except (TypeError, ValueError) as error:
             log.error("The event %s cannot be said in JSON: %s", name, error)
             return

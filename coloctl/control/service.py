@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from coloctl.control.server import Handler
 from coloctl.errors import ColoctlError, NotProtected, UsageError
 from coloctl.model.pair import Role
 from coloctl.qmp.command import Command
-from coloctl.supervisor import acts
+from coloctl.supervisor import acts, evidence, history
 from coloctl.supervisor.dialogue import dialogue
 from coloctl.supervisor.loop import OBSERVE_DEADLINE_S, Supervisor
 from coloctl.supervisor.state import PairState
@@ -37,6 +37,8 @@ class Service:
         self.ended = asyncio.Event()
         self.failure: ColoctlError | None = None  #: what ended the supervisor against its will
         self.interrupts = 0
+        #: The number of the last event that clients were sent; set by whoever makes the server.
+        self.last_event: Callable[[], int] = lambda: 0
         self._hurry = asyncio.Event()
 
     def interrupt(self) -> None:
@@ -72,9 +74,17 @@ class Service:
         """By the names of `control.schema`."""
         return {
             "query-pair": self._query_pair,
+            "query-dump": self._query_dump,
+            "query-explain": self._query_explain,
+            "query-evidence": self._query_evidence,
+            "query-history": self._query_history,
+            "query-recording": self._query_recording,
             "query-plan": self._query_plan,
             "pair-start": self._start,
             "pair-failover": self._failover,
+            "pair-pause": self._pause,
+            "pair-resume": self._resume,
+            "pair-fence-confirm": self._confirm_fence,
             "pair-stop": self._stop,
             "pair-set": self._set,
             "pair-checkpoint": self._checkpoint,
@@ -83,6 +93,23 @@ class Service:
 
     async def _query_pair(self, arguments: Arguments) -> Any:
         return self.state.view().to_json()
+
+    async def _query_dump(self, arguments: Arguments) -> Any:
+        """Nothing is awaited between the two: no event is in both, and none in neither."""
+        return {"seq": self.last_event(), "records": evidence.records(self.state)}
+
+    async def _query_explain(self, arguments: Arguments) -> Any:
+        return evidence.explanation(self.state)
+
+    async def _query_evidence(self, arguments: Arguments) -> Any:
+        return evidence.evidence(self.state)
+
+    async def _query_history(self, arguments: Arguments) -> Any:
+        past = history.read(self.state.ground.folder / history.FILE)
+        return {"failovers": list(past.failovers), "unreadable": past.unreadable}
+
+    async def _query_recording(self, arguments: Arguments) -> Any:
+        return self.state.recorders[arguments["node"]].lines()
 
     async def _query_plan(self, arguments: Arguments) -> Any:
         state = self.state
@@ -119,6 +146,23 @@ class Service:
         await self._seen()
         return timeline.to_json()
 
+    async def _pause(self, arguments: Arguments) -> Any:
+        return self._set_paused(True)
+
+    async def _resume(self, arguments: Arguments) -> Any:
+        return self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> dict[str, bool]:
+        before = self.state.paused
+        if paused is not before:
+            self.state.pause(paused)
+            self.state.emit("PAUSE_CHANGED", {"paused": paused})
+        return {"paused": paused, "before": before}
+
+    async def _confirm_fence(self, arguments: Arguments) -> Any:
+        acts.confirm_fence(self.state, arguments["node"])
+        return self.state.view().to_json()
+
     async def _stop(self, arguments: Arguments) -> Any:
         how = await acts.stop(
             self.state,
@@ -154,4 +198,4 @@ class Service:
         oob = arguments.get("oob", False)
         command = Command(arguments["execute"], arguments.get("arguments", {}), oob=oob)
         road = vm.monitor.rescue if oob else vm.monitor.execute
-        return await road(command, QMP_DEADLINE_S)
+        return await road(command, arguments.get("timeout-s", QMP_DEADLINE_S))

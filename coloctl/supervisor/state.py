@@ -50,6 +50,7 @@ class PairState:
         }
         self.recorders = {node: FlightRecorder() for node in NODES}
         self._history = History(ground.folder / FILE)
+        self._fence: Mapping[str, Any] | None = None  #: of the failover under way
         self._journal = journal
         self._protection = Protection.DOWN
         self._reason = "Nothing was started yet."
@@ -111,11 +112,20 @@ class PairState:
         known: dict[str, Any] = {"act": self._act_name, "generation": self.generation}
         self._journal.append(Record(kind=kind, **{**known, **fields}))
 
+    def remember_fence(self, node: NodeName, how: Mapping[str, Any]) -> None:
+        """The journal has it; the history gets it with its failover, when there is time to wait."""
+        self._fence = {"node": node, **how}
+        self.record(Kind.OBSERVATION, step="fence", node=node, data=how)
+
     def remember_failover(self, timeline: Mapping[str, Any]) -> None:
-        """The journal and the history have it; a history that cannot be written stops nothing."""
+        """Journal and history have it, also one that failed, which has ``failed`` and why.
+
+        A history that cannot be written stops nothing.
+        """
         self.record(Kind.OUTCOME, step="timeline", data=timeline)
+        fence, self._fence = self._fence, None
         try:
-            self._history.append({"act": self._act_name, **timeline})
+            self._history.append({**timeline, "fence": fence} if fence else timeline)
         except PreconditionFailed as error:
             self.record(Kind.NOTE, data={"history-not-kept": error.message})
 

@@ -1,0 +1,77 @@
+"""What the supervisor holds for true and why, as documents: for `explain`, `events`, `bundle`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from coloctl.ha.decision import decide
+from coloctl.ha.roads import roads
+from coloctl.ha.triggers import triggers
+from coloctl.model.observation import Finding
+from coloctl.supervisor.state import PairState
+
+
+def explanation(state: PairState) -> dict[str, Any]:
+    """The document of `explain -f json`: the state, the roads, and what would follow from what."""
+    view, seen, finding = state.view(), state.observation, state.finding
+    spec, name = state.spec, state.spec.name
+    document: dict[str, Any] = {
+        "name": name,
+        "protection": view.protection,
+        "reason": view.reason,
+        "since_s": view.since_s,
+        "exposed_s": view.exposed_s,
+        "generation": view.generation,
+        "paused": state.paused,
+        "auto_failover": spec.policy.auto_failover,
+        "fencing": spec.fencing.method,
+        "acting": state.act,
+        "diagnosis": None,
+        "decision": None,
+        "roads": [],
+        "triggers": [],
+    }
+    if seen is None:
+        return document
+    paused, acting = state.paused, state.act
+    decision = decide(finding, seen, spec.policy, paused=paused, acting=acting, pair=name)
+    next_ones = triggers(seen, spec.policy, paused, acting=acting, pair=name)
+    return {
+        **document,
+        "diagnosis": found(finding),
+        "decision": asdict(decision),
+        "roads": [asdict(road) for road in roads(seen)],
+        "triggers": [one.to_json() for one in next_ones],
+    }
+
+
+def found(finding: Finding) -> dict[str, Any]:
+    """A diagnosis with its evidence."""
+    return {
+        "name": finding.diagnosis,
+        "node": finding.node,
+        "evidence": list(finding.evidence),
+    }
+
+
+def evidence(state: PairState) -> dict[str, Any]:
+    """The last observation, as it can be replayed, and what was found in it."""
+    seen = state.observation
+    return {
+        "observation": None if seen is None else seen.to_json(),
+        "finding": None if seen is None else found(state.finding),
+    }
+
+
+def records(state: PairState) -> list[Mapping[str, Any]]:
+    """What is, in records: ``{"exists": "pair" | "node" | "checkpoints" | "diagnosis", ...}``."""
+    pair = state.view().to_json()
+    nodes, checkpoints = pair.pop("nodes"), pair.pop("checkpoints")
+    del pair["schema"]
+    dumped: list[Mapping[str, Any]] = [{"exists": "pair", **pair}]
+    dumped += [{"exists": "node", **node} for node in nodes]
+    dumped.append({"exists": "checkpoints", **checkpoints})
+    dumped.append({"exists": "diagnosis", **found(state.finding)})
+    return dumped
