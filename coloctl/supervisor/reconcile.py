@@ -49,12 +49,6 @@ class Belief:
     paused: bool = False
     covered: bool = False  #: a checkpoint followed the guest's first connection
 
-    @property
-    def primary(self) -> NodeName | None:
-        """The node that was launched as a primary, or promoted, last."""
-        holders = [node for node, one in self.launches.items() if one.role is Role.PRIMARY]
-        return holders[-1] if holders else None
-
 
 def believe(records: Iterable[Record]) -> Belief:
     """What ``records``, oldest first, amount to."""

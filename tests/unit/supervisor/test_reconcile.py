@@ -1,0 +1,281 @@
+"""Everything that can be believed of a pair, against everything that can be found of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from coloctl.model import event
+from coloctl.model.event import Kind, Record
+from coloctl.model.pair import NODES, NodeName, Role, other
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.supervisor.reconcile import (
+    ABSENT,
+    Belief,
+    Found,
+    Launch,
+    Move,
+    Plan,
+    believe,
+    reconcile,
+)
+
+pytestmark = pytest.mark.unit
+
+ACTS = ("start", "failover", "stop", "set")
+WITH_CHECKPOINT = (Protection.COLO, Protection.FAILOVER, Protection.FAILED)
+
+
+def found(role: Role, state: RunState | None, mode: COLOMode = COLOMode.NONE) -> Found:
+    migration = MigrationStatus.COLO if mode is not COLOMode.NONE else MigrationStatus.NONE
+    return Found(role, alive=True, run_state=state, migration=migration, colo_mode=mode)
+
+
+DEAD = {role: Found(role, alive=False) for role in Role}
+PRIMARIES = {
+    "never launched": ABSENT,
+    "dead": DEAD[Role.PRIMARY],
+    "held": replace(found(Role.PRIMARY, RunState.PRELAUNCH), held=True),
+    "stopped": found(Role.PRIMARY, RunState.PAUSED),
+    "runs": found(Role.PRIMARY, RunState.RUNNING),
+    "in colo": found(Role.PRIMARY, RunState.RUNNING, COLOMode.PRIMARY),
+    "in a checkpoint": found(Role.PRIMARY, RunState.COLO, COLOMode.PRIMARY),
+    "silent": Found(Role.PRIMARY, alive=True),
+}
+SECONDARIES = {
+    "never launched": ABSENT,
+    "dead": DEAD[Role.SECONDARY],
+    "waits": found(Role.SECONDARY, RunState.INMIGRATE),
+    "in colo": found(Role.SECONDARY, RunState.RUNNING, COLOMode.SECONDARY),
+    "promoted": found(Role.SECONDARY, RunState.RUNNING),
+    "silent": Found(Role.SECONDARY, alive=True),
+    "replaced": DEAD[Role.PRIMARY],
+}
+
+
+def subsets(words: tuple[str, ...]) -> Iterator[dict[str, dict[str, object]]]:
+    for count in range(len(words) + 1):
+        for chosen in itertools.combinations(words, count):
+            yield {word: {} for word in chosen}
+
+
+def everything() -> Iterator[tuple[Belief, dict[NodeName, Found]]]:
+    """Every belief beside every finding, the primary on either node."""
+    missed: tuple[frozenset[NodeName], ...] = (frozenset(), frozenset({"a"}), frozenset({"b"}))
+    chosen: tuple[NodeName | None, ...] = (None, "a", "b")
+    beliefs = [
+        Belief(protection=state, acts=acts, missed=gap, survivor=survivor)
+        for state, acts, gap, survivor in itertools.product(
+            Protection, subsets(ACTS), missed, chosen
+        )
+    ]
+    for one, two in itertools.product(PRIMARIES.values(), SECONDARIES.values()):
+        for belief in beliefs:
+            yield belief, {"a": one, "b": two}
+            yield belief, {"a": two, "b": one}
+
+
+def living(pair: dict[NodeName, Found]) -> set[NodeName]:
+    return {node for node in NODES if pair[node].alive}
+
+
+def may_run_alone(plan: Plan, belief: Belief, pair: dict[NodeName, Found]) -> set[NodeName]:
+    """The nodes that run a guest of their own once the plan is carried out."""
+    alive = living(pair)
+    match plan.move:
+        case Move.END | Move.GONE:
+            return set()
+        case Move.ADOPT_ALONE | Move.ROLL_BACK_PROTECT:
+            assert plan.node is not None
+            return {plan.node}
+        case Move.FINISH_FAILOVER:
+            # Whom the act chooses itself is one of the two, after a proof for the other.
+            return {plan.node} if plan.node is not None else set()
+        case Move.ADOPT_COLO:
+            return {plan.node} if plan.node is not None else set()
+        case Move.HAND_OVER:
+            left = alive - {plan.lost}
+            return {node for node in left if pair[node].role is Role.PRIMARY
+                    or pair[node].promoted}  # fmt: skip
+
+
+def test_no_plan_leaves_two_guests_running() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        assert len(may_run_alone(plan, belief, pair)) <= 1, (belief, pair, plan)
+
+
+def test_a_secondary_lives_on_only_with_a_whole_checkpoint() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        if plan.node is None or pair[plan.node].role is not Role.SECONDARY:
+            continue
+        assert plan.move is Move.FINISH_FAILOVER, (belief, pair, plan)
+        assert belief.protection is Protection.FAILOVER and "failover" in belief.acts
+        assert plan.node not in belief.missed
+
+
+def test_nobody_lives_on_who_is_dead() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        if plan.node is not None and living(pair):
+            assert plan.node in living(pair) or len(living(pair)) == 2, (belief, pair, plan)
+
+
+def test_a_guest_that_runs_is_ended_only_by_a_stop() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        ends = plan.move in (Move.END, Move.GONE)
+        runs = [
+            one
+            for one in pair.values()
+            if one.alive and one.role is Role.PRIMARY and one.run_state is not RunState.PRELAUNCH
+        ]
+        if ends and any(not one.held for one in runs):
+            assert plan.move is Move.END and "stop" in belief.acts, (belief, pair, plan)
+
+
+def test_where_nothing_lives_nothing_is_adopted() -> None:
+    for belief, pair in everything():
+        if not living(pair):
+            assert reconcile(belief, pair).move in (Move.END, Move.GONE)
+
+
+def test_a_stop_that_was_asked_for_is_finished() -> None:
+    for belief, pair in everything():
+        if "stop" in belief.acts:
+            assert reconcile(belief, pair) == Plan(Move.END)
+
+
+def test_colo_is_adopted_only_where_both_are_in_it() -> None:
+    for belief, pair in everything():
+        if reconcile(belief, pair).move is Move.ADOPT_COLO:
+            assert belief.protection is Protection.COLO
+            assert {one.colo_mode for one in pair.values()} == {
+                COLOMode.PRIMARY,
+                COLOMode.SECONDARY,
+            }
+
+
+def test_nothing_but_an_operator_leaves_failed() -> None:
+    for belief, pair in everything():
+        if belief.protection is Protection.FAILED and living(pair) and "stop" not in belief.acts:
+            assert reconcile(belief, pair).move is Move.HAND_OVER
+
+
+@pytest.mark.parametrize(
+    ("state", "acts", "primary", "secondary", "move"),
+    [
+        (Protection.COLO, (), "in colo", "in colo", Move.ADOPT_COLO),
+        (Protection.COLO, ("set",), "in a checkpoint", "in colo", Move.ADOPT_COLO),
+        (Protection.COLO, ("failover",), "in colo", "in colo", Move.ADOPT_COLO),
+        (Protection.COLO, (), "dead", "in colo", Move.HAND_OVER),
+        (Protection.COLO, (), "in colo", "dead", Move.HAND_OVER),
+        (Protection.COLO, (), "silent", "in colo", Move.HAND_OVER),
+        (Protection.COLO, (), "dead", "dead", Move.GONE),
+        (Protection.UNPROTECTED, (), "runs", "never launched", Move.ADOPT_ALONE),
+        (Protection.UNPROTECTED, (), "runs", "replaced", Move.ADOPT_ALONE),
+        (Protection.UNPROTECTED, ("failover",), "runs", "replaced", Move.ADOPT_ALONE),
+        (Protection.UNPROTECTED, ("start",), "runs", "waits", Move.ROLL_BACK_PROTECT),
+        (Protection.UNPROTECTED, (), "dead", "never launched", Move.GONE),
+        (Protection.RESYNC, ("start",), "stopped", "waits", Move.ROLL_BACK_PROTECT),
+        (Protection.MIGRATING, ("start",), "in colo", "in colo", Move.ROLL_BACK_PROTECT),
+        (Protection.MIGRATING, ("start",), "held", "waits", Move.END),
+        (Protection.MIGRATING, ("start",), "dead", "in colo", Move.GONE),
+        (Protection.DOWN, ("start",), "held", "never launched", Move.END),
+        (Protection.DOWN, ("start",), "runs", "never launched", Move.ROLL_BACK_PROTECT),
+        (Protection.DOWN, ("start",), "never launched", "never launched", Move.END),
+        (Protection.DOWN, (), "never launched", "never launched", Move.GONE),
+        (Protection.FAILOVER, ("failover",), "dead", "in colo", Move.FINISH_FAILOVER),
+        (Protection.FAILOVER, ("failover",), "dead", "promoted", Move.FINISH_FAILOVER),
+        (Protection.FAILOVER, ("failover",), "runs", "dead", Move.FINISH_FAILOVER),
+        (Protection.FAILOVER, (), "in colo", "dead", Move.HAND_OVER),
+        (Protection.FAILOVER, ("failover",), "dead", "dead", Move.GONE),
+    ],
+)
+def test_what_is_done(
+    state: Protection, acts: Iterable[str], primary: str, secondary: str, move: Move
+) -> None:
+    belief = Belief(protection=state, acts={act: {} for act in acts})
+    pair: dict[NodeName, Found] = {"a": PRIMARIES[primary], "b": SECONDARIES[secondary]}
+    assert reconcile(belief, pair).move is move
+
+
+def test_of_two_who_live_the_one_that_was_chosen_lives_on() -> None:
+    pair: dict[NodeName, Found] = {"a": PRIMARIES["in colo"], "b": SECONDARIES["in colo"]}
+    for chosen in NODES:
+        belief = Belief(protection=Protection.FAILOVER, acts={"failover": {}}, survivor=chosen)
+        assert reconcile(belief, pair) == Plan(Move.FINISH_FAILOVER, chosen, other(chosen))
+
+
+def journal(*records: Record) -> tuple[Record, ...]:
+    return tuple(
+        replace(record, seq=number, mono_s=float(number))
+        for number, record in enumerate(records, start=1)
+    )
+
+
+def launch(node: str, role: Role, pid: int) -> Record:
+    data = {"launched": role, "pid": pid, "start-time": 7}
+    return Record(Kind.OUTCOME, act="start", step="launch", node=node, data=data)
+
+
+def moved(before: Protection, fact: Fact, after: Protection, **data: object) -> Record:
+    return Record(Kind.STATE, before=before, fact=fact, after=after,
+                  data={"reason": "why", **data})  # fmt: skip
+
+
+LIFE = journal(
+    Record(Kind.INTENT, act="start", generation=0, data={"protect": True}),
+    launch("a", Role.PRIMARY, 10),
+    launch("b", Role.SECONDARY, 11),
+    moved(Protection.MIGRATING, Fact.CHECKPOINT_COMPLETED, Protection.COLO),
+    Record(Kind.OUTCOME, act="start"),
+    Record(Kind.NOTE, data={"first-connection": event.COVERED}),
+    Record(Kind.NOTE, data={"checkpoint-delay": 70}),
+    Record(Kind.OBSERVATION, node="b", data={"missed": "write", "by": "nbd0"}),
+    moved(Protection.COLO, Fact.NODE_LOST, Protection.FAILOVER, **{"exposed-since": 9.0}),
+    Record(Kind.INTENT, act="failover", generation=0, data={"force": True}),
+    Record(Kind.INTENT, act="failover", step="choose", data={"survivor": "b"}),
+    Record(Kind.INTENT, act="failover", step="promote", generation=4),
+    Record(Kind.NOTE, data={"paused": True}),
+)
+
+
+def test_belief_is_what_the_journal_says() -> None:
+    assert believe(LIFE) == Belief(
+        protection=Protection.FAILOVER,
+        reason="why",
+        generation=4,
+        since_s=9.0,
+        exposed_since_s=9.0,
+        acts={"failover": {"force": True, "survivor": "b"}},
+        launches={"a": Launch(Role.PRIMARY, 10, 7), "b": Launch(Role.SECONDARY, 11, 7)},
+        survivor="b",
+        missed=frozenset({"b"}),
+        delay_ms=70,
+        paused=True,
+        covered=True,
+    )
+
+
+def test_what_a_rotated_journal_keeps_gives_the_same_belief() -> None:
+    for length in range(len(LIFE) + 1):
+        kept = event.worth_keeping(LIFE[:length])
+        assert believe(kept) == believe(LIFE[:length])
+
+
+def test_a_promoted_qemu_is_the_primary_and_its_missed_writes_are_forgiven() -> None:
+    later = journal(*LIFE, launch("b", Role.PRIMARY, 11), launch("a", Role.SECONDARY, 12))
+    belief = believe(later)
+    assert belief.launches["b"].role is Role.PRIMARY and belief.launches["a"].pid == 12
+    assert belief.missed == frozenset()
+
+
+def test_a_new_session_waits_for_its_first_connection_anew() -> None:
+    entered = moved(Protection.MIGRATING, Fact.CHECKPOINT_COMPLETED, Protection.COLO)
+    assert believe(LIFE).covered and not believe(journal(*LIFE, entered)).covered
