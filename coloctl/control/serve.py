@@ -67,6 +67,7 @@ async def serve(
             service = Service(state, Supervisor(state))
             server = ControlServer(listener, service.handlers(), version=__version__)
             servers.append(server)
+            service.last_event = lambda: server.seq
             async with contextlib.AsyncExitStack() as stack:
                 if metrics:
                     from coloctl.control.export import exporting  # costs 2 MiB
