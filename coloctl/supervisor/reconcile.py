@@ -43,7 +43,7 @@ class Belief:
     exposed_since_s: float | None = None
     acts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: begun and not ended
     launches: Mapping[NodeName, Launch] = field(default_factory=dict)
-    survivor: NodeName | None = None  #: chosen by the failover under way
+    survivor: NodeName | None = None  #: asked for by the failover under way
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
     delay_ms: int | None = None  #: None: as the pair file says
     paused: bool = False
@@ -86,7 +86,7 @@ def _node(name: str) -> NodeName:
 
 
 def _survivor(failover: Mapping[str, Any]) -> NodeName | None:
-    chosen = failover.get("survivor")
+    chosen = failover.get("to")
     return _node(chosen) if chosen in NODES else None
 
 

@@ -239,8 +239,7 @@ LIFE = journal(
     Record(Kind.NOTE, data={"checkpoint-delay": 70}),
     Record(Kind.OBSERVATION, node="b", data={"missed": "write", "by": "nbd0"}),
     moved(Protection.COLO, Fact.NODE_LOST, Protection.FAILOVER, **{"exposed-since": 9.0}),
-    Record(Kind.INTENT, act="failover", generation=0, data={"force": True}),
-    Record(Kind.INTENT, act="failover", step="choose", data={"survivor": "b"}),
+    Record(Kind.INTENT, act="failover", generation=0, data={"force": True, "to": "b"}),
     Record(Kind.INTENT, act="failover", step="promote", generation=4),
     Record(Kind.NOTE, data={"paused": True}),
 )
@@ -253,7 +252,7 @@ def test_belief_is_what_the_journal_says() -> None:
         generation=4,
         since_s=9.0,
         exposed_since_s=9.0,
-        acts={"failover": {"force": True, "survivor": "b"}},
+        acts={"failover": {"force": True, "to": "b"}},
         launches={"a": Launch(Role.PRIMARY, 10, 7), "b": Launch(Role.SECONDARY, 11, 7)},
         survivor="b",
         missed=frozenset({"b"}),
