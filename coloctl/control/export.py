@@ -14,7 +14,10 @@ from typing import Any
 
 from coloctl.control.http import Address, MetricsServer, parse_address
 from coloctl.errors import ColoctlError
+from coloctl.ha.roads import roads
 from coloctl.metrics import Metrics
+from coloctl.model.observation import Observation
+from coloctl.model.protection import Protection
 from coloctl.model.view import PairView
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,13 @@ class Export:
             log.exception("%s was not counted", name)
         if name == "STATE_CHANGED":
             self._publish()
+
+    def observed(self, seen: Observation) -> None:
+        """Silences that reached half of their limits are remembered until they end."""
+        near = {
+            (road.node or "", road.name) for road in roads(seen) if road.now_ms * 2 > road.limit_ms
+        }
+        self.metrics.doubts(near, protected=seen.protection is Protection.COLO)
 
     def _publish(self) -> None:
         if self._look is None:

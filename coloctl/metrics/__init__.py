@@ -8,7 +8,7 @@ closed set of values, so that no series grows with time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
@@ -16,17 +16,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 from coloctl import __version__
 from coloctl.clock import CLOCK, Clock
 from coloctl.metrics.sight import Exposure, Seen, Sight
-from coloctl.model.observation import Diagnosis, Life, Observation
-from coloctl.model.pair import NODES, Role
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
 ROADS = ("rescue", "command", "link")
-#: Everything whose silence has a limit: the roads, and the primary's checkpoints.
-SUSPECTS = (*ROADS, "checkpoint")
-#: A silence is a near miss from this share of its limit on, if it ended before the limit counted.
-NEAR = 0.5
+#: Everything whose silence has a limit (`ha.roads`): the probes, and the primary's checkpoints.
+SUSPECTS = (*ROADS, "held", "overdue")
 OTHER = "other"
 CAUSES = (
     "operator",
@@ -55,7 +53,7 @@ class Metrics:
         self.sight: Sight | None = None  #: what was published last
         self.exposure = Exposure()
         self.registry = CollectorRegistry()
-        self._doubted: set[tuple[str, str]] = set()
+        self._near: Set[tuple[str, str]] = frozenset()
         self._make_counters()
         self._make_histograms()
         self.registry.register(Seen(pair, clock, lambda: (self.sight, self.exposure)))
@@ -146,16 +144,15 @@ class Metrics:
         if observe is not None:
             observe(seconds)
 
-    def observation(self, seen: Observation) -> None:
-        """Silences that came near their limits and ended are counted, each once."""
-        doubted = {key for key, share in _shares(seen) if share >= NEAR}
-        if doubted == self._doubted:
+    def doubts(self, near: Set[tuple[str, str]], *, protected: bool) -> None:
+        """``near`` has the silences that came near their limits, by node and road; each is counted
+        once, when it has ended and the pair is still protected."""
+        if near == self._near:
             return
-        if seen.protection is Protection.COLO:
-            known = {key for key, _ in _shares(seen)}
-            for _, road in (self._doubted - doubted) & known:
+        if protected:
+            for _, road in self._near - near:
                 self._near_misses.labels(self.pair, road).inc()
-        self._doubted = doubted
+        self._near = frozenset(near)
 
     def failover(self, timeline: Mapping[str, Any]) -> None:
         """The failover of that timeline document is counted, by cause and by phase."""
@@ -187,23 +184,3 @@ class Metrics:
         """How long ago the pair was published; None before the first time."""
         sight = self.sight
         return None if sight is None else max(0.0, self.clock.now() - sight.at_s)
-
-
-def _shares(seen: Observation) -> Iterator[tuple[tuple[str, str], float]]:
-    """Each silence as a share of its limit, by whom it is about and by road."""
-
-    def share(silent_ms: float, limit_ms: float) -> float:
-        return silent_ms / limit_ms if limit_ms > 0 else 0.0
-
-    limits = seen.limits
-    for name, node in seen.nodes.items():
-        if node.role is Role.NONE or node.life not in (Life.ALIVE, Life.STOPPED):
-            continue
-        stopped = node.life is Life.STOPPED
-        rescue_ms = limits.suspect_ms if stopped else limits.silent_ms
-        yield (name, "rescue"), share(node.rescue_silent_ms, rescue_ms)
-        yield (name, "command"), share(node.command_silent_ms, limits.command_ms)
-    if seen.link_silent_ms is not None:
-        yield ("", "link"), share(seen.link_silent_ms, limits.link_ms)
-    held, overdue = share(seen.held_ms, limits.stall_ms), share(seen.overdue_ms, limits.overdue_ms)
-    yield ("", "checkpoint"), max(held, overdue)

@@ -21,7 +21,10 @@ from coloctl.control import http as metrics_http
 from coloctl.control.export import exporting
 from coloctl.control.http import LATE_S, Address, MetricsServer, check_free, parse_address
 from coloctl.errors import PreconditionFailed, UsageError
-from coloctl.metrics import Metrics
+from coloctl.metrics import SUSPECTS, Metrics
+from coloctl.model.observation import Life, Limits, NodeSeen, Observation
+from coloctl.model.pair import Role
+from coloctl.model.protection import Protection
 from coloctl.model.view import PairView
 
 pytestmark = pytest.mark.unit
@@ -303,3 +306,42 @@ def test_what_goes_wrong_in_the_figures_never_reaches_the_supervisor(
     asyncio.run(scenario())
     assert "CHECKPOINT was not counted" in caplog.messages
     assert "the pair was not published" in caplog.messages
+
+
+# -- near misses
+
+LIMITS = Limits(
+    suspect_ms=100, silent_ms=400, link_ms=200, command_ms=1000, stall_ms=2000, overdue_ms=800
+)
+A, B = NodeSeen(Role.PRIMARY, Life.ALIVE), NodeSeen(Role.SECONDARY, Life.ALIVE)
+CALM = Observation(0.0, Protection.COLO, {"a": A, "b": B}, LIMITS, link_silent_ms=0.0)
+
+
+@pytest.mark.parametrize(
+    ("road", "tense"),
+    [
+        ("rescue", replace(CALM, nodes={"a": replace(A, rescue_silent_ms=201), "b": B})),
+        ("rescue", replace(CALM, nodes={"a": A, "b": replace(B, rescue_silent_ms=390)})),
+        ("rescue", replace(CALM, nodes={"a": replace(A, rescue_silent_ms=60, life=Life.STOPPED)})),
+        ("command", replace(CALM, nodes={"a": replace(A, command_silent_ms=501), "b": B})),
+        ("link", replace(CALM, link_silent_ms=101)),
+        ("held", replace(CALM, held_ms=1001)),
+        ("overdue", replace(CALM, overdue_ms=401)),
+    ],
+)
+def test_half_of_a_limit_is_near(metrics: Metrics, road: str, tense: Observation) -> None:
+    exported = export.Export(metrics, ANYWHERE)
+    for seen in (CALM, tense, tense, CALM):
+        exported.observed(seen)
+    labels = {"pair": "web", "road": road}
+    assert metrics.registry.get_sample_value("coloctl_near_misses_total", labels) == 1
+
+
+def test_less_than_half_of_a_limit_is_not_near(metrics: Metrics) -> None:
+    exported = export.Export(metrics, ANYWHERE)
+    nodes = {"a": replace(A, rescue_silent_ms=60, command_silent_ms=300), "b": B}
+    for seen in (replace(CALM, nodes=nodes, link_silent_ms=90, held_ms=900), CALM):
+        exported.observed(seen)
+    for road in SUSPECTS:
+        labels = {"pair": "web", "road": road}
+        assert metrics.registry.get_sample_value("coloctl_near_misses_total", labels) == 0

@@ -15,24 +15,13 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from support.views import LOST, PROTECTED, RESYNC
 
 from coloctl.clock import FakeClock
-from coloctl.metrics import CAUSES, NEAR, OTHER, PHASES, ROADS, SUSPECTS, Metrics
-from coloctl.model.observation import Life, Limits, NodeSeen, Observation
-from coloctl.model.pair import NODES, Role
-from coloctl.model.protection import Fact, Protection
+from coloctl.metrics import CAUSES, OTHER, PHASES, ROADS, SUSPECTS, Metrics
+from coloctl.model.pair import NODES
+from coloctl.model.protection import Fact
 from coloctl.model.view import Progress
 
 pytestmark = pytest.mark.unit
 
-LIMITS = Limits(
-    suspect_ms=100, silent_ms=400, link_ms=200, command_ms=1000, stall_ms=2000, overdue_ms=800
-)
-CALM = Observation(
-    at_s=0.0,
-    protection=Protection.COLO,
-    nodes={"a": NodeSeen(Role.PRIMARY, Life.ALIVE), "b": NodeSeen(Role.SECONDARY, Life.ALIVE)},
-    limits=LIMITS,
-    link_silent_ms=0.0,
-)
 TIMELINE: dict[str, Any] = {
     "generation": 3,
     "cause": "primary-dead",
@@ -143,47 +132,21 @@ def test_causes_and_phases_that_nobody_knows_make_no_new_series(metrics: Metrics
 # -- near misses
 
 
-def silent(road: str, share: float) -> Observation:
-    """A calm pair, but for one silence of that share of its limit."""
-    a = CALM.nodes["a"]
-    nodes = dict(CALM.nodes)
-    if road == "rescue":
-        nodes["a"] = replace(a, rescue_silent_ms=share * LIMITS.silent_ms)
-    elif road == "command":
-        nodes["a"] = replace(a, command_silent_ms=share * LIMITS.command_ms)
-    elif road == "link":
-        return replace(CALM, link_silent_ms=share * LIMITS.link_ms)
-    else:
-        return replace(CALM, held_ms=share * LIMITS.stall_ms)
-    return replace(CALM, nodes=nodes)
-
-
 @pytest.mark.parametrize("road", SUSPECTS)
 def test_a_silence_that_came_near_its_limit_and_ended_counts_once(
     metrics: Metrics, road: str
 ) -> None:
-    for share in (0.0, NEAR - 0.1, NEAR + 0.1, NEAR + 0.3, NEAR + 0.2, 0.0, 0.1):
-        metrics.observation(silent(road, share))
+    near: set[tuple[str, str]]
+    for near in (set(), {("a", road)}, {("a", road)}, set(), set()):
+        metrics.doubts(near, protected=True)
     for other in SUSPECTS:
         assert number(metrics, "coloctl_near_misses_total", road=other) == (other == road)
 
 
-def test_a_stopped_process_is_measured_by_the_shorter_limit(metrics: Metrics) -> None:
-    share = NEAR * LIMITS.suspect_ms
-    for life in (Life.ALIVE, Life.STOPPED):
-        node = NodeSeen(Role.PRIMARY, life, rescue_silent_ms=share)
-        metrics.observation(replace(CALM, nodes={**CALM.nodes, "a": node}))
-        metrics.observation(CALM)
-        expected = 1 if life is Life.STOPPED else 0
-        assert number(metrics, "coloctl_near_misses_total", road="rescue") == expected
-
-
 def test_a_silence_that_ended_in_a_failover_was_no_near_miss(metrics: Metrics) -> None:
-    metrics.observation(silent("rescue", 1.2))
-    gone = {"b": NodeSeen(Role.PRIMARY, Life.ALIVE)}
-    metrics.observation(replace(CALM, protection=Protection.FAILOVER, nodes=gone))
-    metrics.observation(silent("rescue", 1.2))
-    metrics.observation(replace(CALM, nodes=gone))
+    metrics.doubts({("a", "rescue")}, protected=True)
+    metrics.doubts(set(), protected=False)
+    metrics.doubts(set(), protected=True)
     assert number(metrics, "coloctl_near_misses_total", road="rescue") == 0
 
 
