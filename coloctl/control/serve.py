@@ -64,7 +64,8 @@ async def serve(
                     hear(name, data)
 
             state = PairState(spec, ground, journal, emit)
-            service = Service(state, Supervisor(state))
+            supervisor = Supervisor(state)
+            service = Service(state, supervisor)
             server = ControlServer(listener, service.handlers(), version=__version__)
             servers.append(server)
             service.last_event = lambda: server.seq
@@ -75,6 +76,8 @@ async def serve(
                     export = await stack.enter_async_context(exporting(spec.name, metrics))
                     hearers.append(export.event)
                     export.watch(state.view)
+                    supervisor.timed = export.metrics.beat
+                    supervisor.heard = export.observed
                 await _run(service, server, begin, journal.history.records)
     finally:
         await ground.aclose()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 from coloctl.colo import first_connection
@@ -12,6 +13,7 @@ from coloctl.errors import ColoctlError
 from coloctl.host.base import Death
 from coloctl.machine import blockdev
 from coloctl.model.event import Kind
+from coloctl.model.observation import Observation
 from coloctl.model.pair import Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Presence
@@ -36,6 +38,9 @@ class Supervisor:
         self.state = state
         self._tasks: asyncio.TaskGroup | None = None
         self._guard: asyncio.Task[None] | None = None
+        #: For the metrics: each answered probe of the heartbeat, and each observation.
+        self.timed: Callable[[str, str, float], None] = lambda _node, _road, _seconds: None
+        self.heard: Callable[[Observation], None] = lambda _seen: None
 
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
