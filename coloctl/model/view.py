@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
@@ -103,6 +104,9 @@ class PairView:
     progress: Progress | None = None
     supervisor_pid: int | None = None
     spec_path: str = ""
+    paused: bool = False  #: nothing is given up without being asked
+    diagnosis: Diagnosis = Diagnosis.HEALTHY
+    waiting: str = ""  #: what would be done about it and is not, and why; sentences
 
     def primary(self) -> NodeView | None:
         """The node whose output reaches the clients, if there is one."""

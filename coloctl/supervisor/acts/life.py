@@ -1,4 +1,4 @@
-"""Work that needs a secondary ends when that secondary does."""
+"""Work that needs a secondary ends when that secondary does, or is given up."""
 
 from __future__ import annotations
 
@@ -7,23 +7,33 @@ from collections.abc import Coroutine
 from typing import Any
 
 from coloctl.errors import ReplicationError
+from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
 
-async def unless_it_dies(secondary: VM, work: Coroutine[Any, Any, None]) -> None:
-    """``work`` is done; raises `ReplicationError` as soon as the secondary's process ends."""
+async def unless_it_dies(state: PairState, secondary: VM, work: Coroutine[Any, Any, None]) -> None:
+    """``work`` is done; raises `ReplicationError` as soon as the secondary's process ends.
+
+    So it does when the supervisor gives that node up (`PairState.give_up`), with its reason.
+    """
     working = asyncio.ensure_future(work)
     dying = asyncio.ensure_future(secondary.process.wait())
+    losing = asyncio.ensure_future(state.given_up())
+    ends = (working, dying, losing)
     try:
-        await asyncio.wait({working, dying}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        elif dying.done():
             raise ReplicationError(
                 f"The secondary on node {secondary.node} died: {dying.result()}.",
                 stage="protect",
                 hint=f"its last words: {secondary.last_words(1).strip() or 'none'}",
             )
-        await working
+        else:
+            hint = f"`coloctl explain {state.spec.name}` shows what is seen"
+            raise ReplicationError(losing.result(), stage="protect", hint=hint)
     finally:
-        for task in (working, dying):
+        for task in ends:
             task.cancel()
-        await asyncio.gather(working, dying, return_exceptions=True)
+        await asyncio.gather(*ends, return_exceptions=True)

@@ -107,6 +107,7 @@ async def _protect(state: PairState, watch: Watch, entered: Entered, *, held: bo
     )
     try:
         await unless_it_dies(
+            state,
             secondary,
             protect(
                 act,

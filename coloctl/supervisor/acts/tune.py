@@ -27,7 +27,7 @@ async def _checkpoint_now(state: PairState) -> None:
     primary, secondary = state.vm_of(Role.PRIMARY), state.vm_of(Role.SECONDARY)
     # A failover must not wait for a checkpoint that can no longer complete.
     await unless_it_dies(
-        secondary, checkpoint_now(primary, state.period_ms(), CHECKPOINT_DEADLINE_S)
+        state, secondary, checkpoint_now(primary, state.period_ms(), CHECKPOINT_DEADLINE_S)
     )
 
 
