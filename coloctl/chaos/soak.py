@@ -31,7 +31,7 @@ _NEAR_MISS = re.compile(
 #: Fewer requests than elsewhere: a history of hours must fit into memory.
 SOAK_PAUSE_MS = 20.0
 #: How often it is told how far the soak is, seconds.
-TELL_S = 10.0
+TELL_S = 30.0
 
 
 @dataclass(frozen=True)

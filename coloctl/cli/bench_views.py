@@ -11,7 +11,7 @@ from rich.text import Text
 
 from coloctl.chaos.figures import histogram
 from coloctl.chaos.soak import Seen
-from coloctl.cli.render import bar, milliseconds, plain_table
+from coloctl.cli.render import Widest, bar, milliseconds, plain_table
 
 Document = Mapping[str, Any]
 
@@ -102,42 +102,47 @@ def _losses(summary: Document) -> list[RenderableType]:
 
 def row_line(row: Document) -> str:
     """One stretch of `bench overhead` in a line."""
-    return f"{_what(row)}: {row['replies_per_s']:.0f} replies/s"
-
-
-def _what(row: Document) -> str:
     delay = row["delay_ms"]
-    return "unprotected" if delay is None else f"protected, {delay} ms"
+    what = "unprotected" if delay is None else f"protected, {delay} ms"
+    return f"{what}: {row['replies_per_s']:.0f} replies/s"
 
 
 def overhead(document: Document) -> RenderableType:
     """One row per stretch, its throughput as a bar, and the supervisor of an idle pair."""
-    columns = ("REPLIES/s", "RATIO", "LATENCY p50/p99", "PAUSE p50/p99", "PAUSED", "SUPERVISOR")
-    table = plain_table("")
-    for name in columns:
+    rows = document["rows"]
+    idle = document["idle"]
+    cost = idle["supervisor"]
+    return Group(
+        Widest(_stretches(rows, drawn=True), _stretches(rows, drawn=False)),
+        "",
+        f"CPU is the supervisor's share of one core. While an idle pair is protected at "
+        f"{idle['delay_ms']} ms that is {cost['cpu_percent']:.1f} %,"
+        f" with {cost['rss_mib']:.0f} MiB resident.",
+    )
+
+
+def _stretches(rows: Sequence[Document], *, drawn: bool) -> Table:
+    """One row per stretch; ``drawn``: with its throughput as a bar."""
+    table = plain_table("DELAY")
+    for name in ("REPLIES/s", "RATIO", "LATENCY p50/p99", "PAUSE p50/p99", "PAUSED", "CPU"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    most = max((row["replies_per_s"] for row in document["rows"]), default=0.0)
-    for row in document["rows"]:
-        ratio, supervisor = row["throughput_ratio"], row["supervisor"]
-        table.add_row(
-            _what(row),
+    if drawn:
+        table.add_column("", no_wrap=True)
+    most = max((row["replies_per_s"] for row in rows), default=0.0)
+    for row in rows:
+        ratio, delay_ms = row["throughput_ratio"], row["delay_ms"]
+        cells = (
+            "alone" if delay_ms is None else f"{delay_ms} ms",
             f"{row['replies_per_s']:.0f}",
             "-" if ratio is None else f"{ratio:.2f}",
             _pair_of(row["latency_ms"]),
             _pair_of(row["checkpoint_pause_ms"]),
             f"{row['paused_percent']:.1f} %",
-            f"{supervisor['cpu_percent']:.1f} %",
-            Text(bar(0, row["replies_per_s"], most, 12), "cyan"),
+            f"{row['supervisor']['cpu_percent']:.1f} %",
         )
-    idle = document["idle"]
-    cost = idle["supervisor"]
-    return Group(
-        table,
-        "",
-        f"Idle at {idle['delay_ms']} ms the supervisor uses {cost['cpu_percent']:.1f} % of one core"
-        f" and {cost['rss_mib']:.0f} MiB.",
-    )
+        whole = Text(bar(0, row["replies_per_s"], most, 12), "cyan")
+        table.add_row(*cells, *((whole,) if drawn else ()))
+    return table
 
 
 def _pair_of(figures: Document) -> str:
@@ -165,6 +170,8 @@ def facts(document: Document) -> RenderableType:
 
 def _fact(value: object) -> str:
     """Figures in one line; nothing at all is said as such."""
+    if isinstance(value, Mapping) and "check" in value:
+        return f"{value['check']}: {value['because']}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
     if isinstance(value, list):

@@ -75,11 +75,13 @@ def test_overhead_shows_each_stretch() -> None:
     nothing = dict.fromkeys(("p50", "p99", "max"))
     alone = {**row, "delay_ms": None, "checkpoint_pause_ms": {"n": 0, **nothing}}
     idle = {"delay_ms": 1000, "supervisor": {"cpu_percent": 1.25, "rss_mib": 41.0}}
-    text = drawn(bench_views.overhead({"rows": [alone, row], "idle": idle}), width=140)
-    assert "unprotected" in text
-    assert "protected, 200 ms" in text
-    assert "1.5 / 9.5 ms" in text
-    assert "41 MiB" in text
+    for width in (80, 140):
+        text = drawn(bench_views.overhead({"rows": [alone, row], "idle": idle}), width)
+        assert "alone" in text
+        assert "200 ms" in text
+        assert "1.5 / 9.5 ms" in text
+        assert "41 MiB" in text
+        assert ("█" in text) == (width == 140)
 
 
 def test_a_soak_says_what_it_saw() -> None:
