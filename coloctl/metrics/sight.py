@@ -87,7 +87,7 @@ class Seen(Collector):
         if sight is not None:
             view = sight.view
             protection.add_metric([pair], _one_of(Protection, view.protection))
-            diagnosis.add_metric([pair], _one_of(Diagnosis, getattr(view, "diagnosis", "")))
+            diagnosis.add_metric([pair], _one_of(Diagnosis, view.diagnosis))
             for name, node in view.nodes.items():
                 role.add_metric([pair, name], _one_of(Role, node.role))
                 presence.add_metric([pair, name], _one_of(Presence, node.presence))
@@ -135,7 +135,7 @@ GAUGES: tuple[Gauge, ...] = (
         "coloctl_paused",
         "1 while automatic failover is paused.",
         "",
-        lambda v, _: float(getattr(v, "paused", False)),
+        lambda v, _: float(v.paused),
     ),
     Gauge(
         "coloctl_exposure_seconds",

@@ -16,6 +16,7 @@ from support.views import LOST, PROTECTED, RESYNC
 
 from coloctl.clock import FakeClock
 from coloctl.metrics import CAUSES, OTHER, PHASES, ROADS, SUSPECTS, Metrics
+from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact
 from coloctl.model.view import Progress
@@ -182,6 +183,15 @@ def test_the_last_view_is_what_a_scrape_shows(metrics: Metrics, clock: FakeClock
     assert states(metrics, "coloctl_node_presence", node="a") == {"dead"}
     assert states(metrics, "coloctl_node_fencing", node="a") == {"fenced"}
     assert number(metrics, "coloctl_checkpoint_period_seconds") is not None
+
+
+def test_what_is_the_matter_and_a_pause_are_told(metrics: Metrics) -> None:
+    metrics.view(PROTECTED)
+    assert states(metrics, "coloctl_diagnosis") == {"healthy"}
+    assert number(metrics, "coloctl_paused") == 0
+    metrics.view(replace(PROTECTED, paused=True, diagnosis=Diagnosis.LINK_BROKEN))
+    assert states(metrics, "coloctl_diagnosis") == {"link-broken"}
+    assert number(metrics, "coloctl_paused") == 1
 
 
 def test_exposure_is_the_view_s_and_grows_between_views(metrics: Metrics, clock: FakeClock) -> None:
