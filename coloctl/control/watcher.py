@@ -46,8 +46,8 @@ def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
         how = f"was killed by signal {code - 128}" if code > 128 else f"ended with code {code}"
         if tries == len(BACKOFF_S):
             say(
-                f"The supervisor (process {keeper.last}) {how}, the {tries + 1}th in a row; it is "
-                f"not started again. `coloctl start --adopt` takes the pair over."
+                f"The supervisor (process {keeper.last}) {how}, after {tries} in a row; it "
+                f"is not started again. `coloctl start --adopt` takes the pair over."
             )
             return code
         wait_s = BACKOFF_S[tries]

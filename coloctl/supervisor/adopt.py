@@ -56,7 +56,9 @@ class Adoption:
         state, belief = self.state, self.belief
         state.generation = belief.generation
         state.delay_ms = belief.delay_ms or state.delay_ms
-        sightings = await look(state.ground, belief)
+        state.paused = belief.paused
+        records = {node: recorder.record for node, recorder in state.recorders.items()}
+        sightings = await look(state.ground, belief, records)
         self.plan = reconcile(belief, {node: one.found for node, one in sightings.items()})
         log.info("%s", self._sentence(sightings))
         state.restore(

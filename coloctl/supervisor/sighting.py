@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from coloctl.colo.launch import Ground
@@ -20,7 +21,7 @@ from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.reconcile import ABSENT, Belief, Found, Launch
-from coloctl.vm import VM
+from coloctl.vm import VM, Recorder
 
 #: A QEMU answers within milliseconds, within a second in a checkpoint on a busy machine. One that
 #: is silent for so long is taken over without its monitor, and judged by that.
@@ -35,14 +36,18 @@ class Sighting:
     vm: VM | None = None
 
 
-async def look(ground: Ground, belief: Belief) -> dict[NodeName, Sighting]:
-    """What is left of the pair, node by node.
+async def look(
+    ground: Ground, belief: Belief, records: Mapping[NodeName, Recorder]
+) -> dict[NodeName, Sighting]:
+    """What is left of the pair, node by node; ``records`` get what is said to each QEMU.
 
     Raises `PreconditionFailed` where the kernel does not tell whether a process is the one that was
     launched, and `FencingFailed` for a stray that would not die.
     """
     launches = await _with_strays(ground, belief)
-    seen = await asyncio.gather(*(_sight(ground, node, launches.get(node)) for node in NODES))
+    seen = await asyncio.gather(
+        *(_sight(ground, node, launches.get(node), records[node]) for node in NODES)
+    )
     return dict(zip(NODES, seen, strict=True))
 
 
@@ -62,7 +67,9 @@ async def _with_strays(ground: Ground, belief: Belief) -> dict[NodeName, Launch]
     return launches
 
 
-async def _sight(ground: Ground, node: NodeName, launch: Launch | None) -> Sighting:
+async def _sight(
+    ground: Ground, node: NodeName, launch: Launch | None, record: Recorder
+) -> Sighting:
     if launch is None:
         return Sighting()
     identity = Identity(launch.pid, launch.start_time)
@@ -77,7 +84,8 @@ async def _sight(ground: Ground, node: NodeName, launch: Launch | None) -> Sight
     if not process.frozen():
         with contextlib.suppress(MonitorError, TimeoutError):
             async with asyncio.timeout(ANSWER_DEADLINE_S):
-                adopted = await VM.adopt(node, host, identity, monitor_sockets(rundir), rundir)
+                sockets = monitor_sockets(rundir)
+                adopted = await VM.adopt(node, host, identity, sockets, rundir, record=record)
     if adopted is None:
         silent = LostMonitor(node, "it did not answer when it was taken over")
         return Sighting(found, VM(node, host, process, silent, rundir))

@@ -1,0 +1,166 @@
+"""A supervisor that was killed is started again; one that left on purpose is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from coloctl.control import watcher
+
+pytestmark = pytest.mark.unit
+
+PATIENCE_S = 20.0
+
+#: A supervisor in three lines: notes that it began, serves one client after the other, ends when
+#: told to. A client that says a word ends it with the code of that word.
+PROGRAM = """
+import os, signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+with open(sys.argv[1], "a") as began:
+    print(os.getpid(), file=began)
+listener = socket.socket(fileno=int(sys.argv[2]))
+while True:
+    client, _ = listener.accept()
+    client.sendall(str(os.getpid()).encode())
+    if word := client.recv(10):
+        sys.exit(int(word))
+"""
+
+
+class Watched:
+    """A watcher with that program, and its socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "s"
+        self.pids = folder / "pids"
+        (folder / "journal.jsonl").touch()
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(self.socket))
+            listener.listen(16)
+            fd = listener.fileno()
+            argv = [sys.executable, "-c", PROGRAM, str(self.pids), str(fd)]
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "coloctl.control.watcher", str(folder), *argv],
+                pass_fds=(fd,), stderr=subprocess.PIPE, text=True, start_new_session=True,
+            )  # fmt: skip
+
+    def ask(self, word: str = "") -> int:
+        """The pid of whoever answers; ``word`` is its last."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE_S)
+            client.connect(str(self.socket))
+            pid = int(client.recv(100))
+            client.sendall(word.encode())
+            return pid
+
+    def began(self) -> int:
+        return len(self.pids.read_text().split())
+
+    def ended(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    one = Watched(tmp_path)
+    try:
+        yield one
+    finally:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.communicate()
+
+
+def until(true: Callable[[], object]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def test_after_a_kill_the_same_socket_is_answered_by_another(watched: Watched) -> None:
+    first = watched.ask()
+    os.kill(first, signal.SIGKILL)
+    second = watched.ask()  # connects while nobody accepts, and waits
+    assert second != first and watched.process.poll() is None
+
+
+def test_an_error_counts_as_a_death(watched: Watched) -> None:
+    first = watched.ask("1")
+    assert watched.ask() != first
+
+
+def test_an_orderly_end_is_the_end_of_both(watched: Watched) -> None:
+    watched.ask("0")
+    assert watched.ended() == 0 and watched.began() == 1
+
+
+def test_a_pair_that_is_gone_needs_no_supervisor(watched: Watched) -> None:
+    (watched.folder / "journal.jsonl").unlink()
+    watched.ask("3")
+    assert watched.ended() == 3 and watched.began() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_wish_to_end_is_handed_on(watched: Watched, number: signal.Signals) -> None:
+    pid = watched.ask()
+    watched.process.send_signal(number)
+    code = watched.ended()
+    assert watched.began() == 1 and not Path(f"/proc/{pid}").exists()
+    assert code == (0 if number is signal.SIGTERM else 128 + number)
+
+
+def test_without_its_watcher_a_supervisor_goes_on(watched: Watched) -> None:
+    pid = watched.ask()
+    assert watcher.watcher_of(pid) == watched.process.pid
+    watched.process.kill()
+    watched.process.wait()
+    assert watched.ask() == pid
+    until(lambda: watcher.watcher_of(pid) is None)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_it_gives_up_in_the_end_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "BACKOFF_S", (0.0, 0.0))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "journal.jsonl").touch()
+    said: list[str] = []
+    argv = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    assert watcher.watch(tmp_path, argv, said.append) == 137
+    assert len(said) == 3 and "signal 9" in said[0]
+    assert "after 2 in a row; it is not started again" in said[-1]
+
+
+def test_one_that_lived_long_has_all_tries_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "BACKOFF_S", (0.0,))
+    monkeypatch.setattr(watcher, "STEADY_S", 0.0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "journal.jsonl").touch()
+    lives = tmp_path / "lives"
+    script = f"""
+import pathlib
+lives = pathlib.Path({str(lives)!r})
+lives.write_text((lives.read_text() if lives.exists() else "") + "x")
+raise SystemExit(0 if len(lives.read_text()) == 5 else 1)
+"""
+    assert watcher.watch(tmp_path, [sys.executable, "-c", script], lambda _: None) == 0
+
+
+def test_it_costs_little(watched: Watched) -> None:
+    watched.ask()
+    status = Path(f"/proc/{watched.process.pid}/status").read_text()
+    resident_kib = int(status.split("VmRSS:")[1].split()[0])
+    assert resident_kib < 20 << 10  # bare Python has 9 MiB
