@@ -175,6 +175,11 @@ def _said_aloud(spec: PairSpec) -> Iterator[Finding]:
     if spec.fencing.method is FencingMethod.KILL:
         sentence = "A node that is to be left behind is killed, and its death proven."
         yield Finding("fencing", Severity.OK, sentence)
+    elif spec.fencing.method is FencingMethod.COMMAND:
+        agent = spec.fencing.command[0]
+        sentence = f"A node that is to be left behind is switched off by {agent}."
+        hint = f"try it once for each node: {agent} with action=status must say what is so"
+        yield Finding("fencing", Severity.OK, sentence, hint)
     else:
         yield Finding(
             "fencing",

@@ -123,10 +123,10 @@ class _Rehearsal:
                 note(event.at_s)
 
     async def _fail_over(self, spec: PairSpec, survivor: VM, lost: VM, role: Role) -> None:
-        async def nothing_to_record() -> None:
+        async def nobody_else() -> None:
             return None
 
-        timeline = await fail_over(spec, survivor, lost, role, before_promotion=nothing_to_record)
+        timeline = await fail_over(spec, survivor, lost, role, arbitrate=nobody_else)
         self.failover_ms = dict(timeline.steps)["running"]
 
     async def end(self) -> None:

@@ -8,6 +8,7 @@ place beside them that outlives a boot: such a pair always begins on node a.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,9 +22,6 @@ SUFFIX = ".generation"
 
 #: Reading or writing one line on a busy disk, seconds.
 DEADLINE_S = 10.0
-
-#: Complete and on the disk under its name, or not there; $1 is the file, $2 its content.
-_REPLACE = 'printf "%s\\n" "$2" > "$1.new" && sync "$1.new" && mv "$1.new" "$1" && sync "${1%/*}"'
 
 
 def _beside(spec: PairSpec, node: NodeName) -> Path | None:
@@ -74,13 +72,13 @@ async def write(spec: PairSpec, hosts: Hosts, node: NodeName, generation: int) -
                 hint="exchange a and b in the pair file before the next start",
             )
         return
-    argv = ["sh", "-c", _REPLACE, "sh", str(path), str(generation)]
-    done = await hosts[node].run(argv, deadline_s=DEADLINE_S)
-    if done.code != 0:
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            await hosts[node].write_durably(path, b"%d\n" % generation)
+    except TimeoutError:
         raise PreconditionFailed(
-            f"{path} cannot be written: {done.stderr.strip()}",
-            hint="the next start would take this node's disks for old ones",
-        )
+            f"{path} was not written within {DEADLINE_S:g} s.", hint="its disk does not answer"
+        ) from None
 
 
 async def keep(spec: PairSpec, hosts: Hosts, node: NodeName, generation: int) -> str:

@@ -1,11 +1,14 @@
-"""One side lives, the other is proven dead: fence -> yank -> lost-heartbeat -> clean-up -> verify.
+"""One side lives, the other is proven dead: fence, claim and yank, promote, clear, verify.
 
-Invariant: no command that lets a survivor run on is sent before the fence gave its proof.
+Invariant: no command that lets a survivor run on is sent before the fence gave its proof and the
+arbiter its word. What happens when a step fails is in docs/architecture.md.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +23,12 @@ from coloctl.errors import (
     OutcomeUnknown,
     Unreachable,
 )
-from coloctl.ha.fencing import fence
+from coloctl.ha.fencing import Confirm, Fenced, fence
 from coloctl.machine import blockdev
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
 from coloctl.qmp import command as qmp
+from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
 from coloctl.qmp.wait import until_nodes_gone, until_runstate
 from coloctl.vm import VM
@@ -41,24 +45,62 @@ SURVIVOR_DEADLINE_S = 20.0
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each step of a failover was done, in milliseconds since it was asked for or noticed."""
+    """When each step of a failover was done, in milliseconds since ``began_s``.
+
+    ``began_s`` is the monotonic second at which the loss was noticed or the failover asked for,
+    ``at`` its wall clock. ``fault_ms`` is when the fault happened, where that is known: zero or
+    negative.
+    """
 
     survivor: str
     lost: str
     role_before: Role
     steps: tuple[tuple[str, float], ...]
+    began_s: float = 0.0
+    at: str = ""
+    generation: int = 0
+    cause: str = ""
+    fault_ms: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"survivor": "b", "lost": "a", "steps": {"fenced": 4.2, ...}}``."""
+        """The document; its ``steps`` are ``{"detected": 0.0, "fenced": 4.2, ...}``."""
         return {
+            "generation": self.generation,
+            "cause": self.cause,
             "survivor": self.survivor,
             "lost": self.lost,
             "role_before": str(self.role_before),
+            "began_s": self.began_s,
+            "at": self.at,
+            "fault_ms": self.fault_ms,
             "steps": dict(self.steps),
         }
 
 
 Note = Callable[[str, float], None]
+
+
+class Course:
+    """The steps of one failover as they are done; ``note`` hears of each."""
+
+    def __init__(
+        self,
+        clock: Clock = CLOCK,
+        *,
+        began_s: float | None = None,
+        note: Note = lambda _step, _ms: None,
+    ) -> None:
+        self.clock = clock
+        self.began_s = clock.now() if began_s is None else began_s
+        self.steps: list[tuple[str, float]] = []
+        self._note = note
+
+    def done(self, step: str, at_s: float | None = None) -> None:
+        """``step`` is done, now or at that monotonic second."""
+        at_s = self.clock.now() if at_s is None else at_s
+        at_ms = max(0.0, round((at_s - self.began_s) * 1000, 2))
+        self.steps.append((step, at_ms))
+        self._note(step, at_ms)
 
 
 async def fail_over(
@@ -67,58 +109,113 @@ async def fail_over(
     lost: VM,
     role: Role,
     *,
-    before_promotion: Callable[[], Awaitable[None]],
-    note: Note = lambda _step, _ms: None,
-    clock: Clock = CLOCK,
+    arbitrate: Callable[[], Awaitable[None]],
+    confirm: Confirm | None = None,
+    fenced: Callable[[Fenced], None] = lambda _: None,
+    course: Course | None = None,
 ) -> Timeline:
     """``survivor`` runs the guest alone and unprotected; ``lost`` is dead.
 
-    ``before_promotion`` is awaited between the proof and the first command to the survivor; what it
-    raises stops the failover (the generation is recorded there). ``note`` is called at each step.
+    ``arbitrate`` is awaited between the proof and the first command that lets the survivor run on;
+    what it raises stops the failover (the generation is claimed there). ``fenced`` hears the proof.
     Raises `FencingFailed` when ``lost`` is not proven dead, `FailoverRefused` when the survivor
     does not come to run.
     """
-    began = clock.now()
-    steps: list[tuple[str, float]] = []
-
-    def done(step: str) -> None:
-        at_ms = round((clock.now() - began) * 1000, 1)
-        steps.append((step, at_ms))
-        note(step, at_ms)
-
-    await fence(spec, lost)
-    done("fenced")
-    await before_promotion()
-    done("recorded")
-    deadline = Deadline(SURVIVOR_DEADLINE_S, clock)
+    course = course or Course()
+    fenced(await _fence(spec, survivor, lost, confirm, course.clock))
+    course.done("fenced")
+    deadline = Deadline(SURVIVOR_DEADLINE_S, course.clock)
     try:
-        await yank_peer(spec, survivor, role, deadline)
-        done("yanked")
-        if role is Role.SECONDARY:
-            await open_taps(spec, survivor)
-            await run(plan.release_secondary(spec), survivor.monitor, deadline=deadline)
-        else:
-            await run(plan.release_primary(spec), survivor.monitor, deadline=deadline)
-        done("promoted")
-        await until_runstate(survivor.monitor, {RunState.RUNNING}, deadline.remaining())
-        done("running")
+        # Neither lets the survivor run on, and what is cut off was proven dead.
+        await _both(_arbitrated(arbitrate, course), _yanked(spec, survivor, role, deadline, course))
+        # A primary's too: a fence that failed or was cut short may have taken them down.
+        await open_taps(spec, survivor)
+        await _promote(spec, survivor, role, deadline, course)
         await run(
             plan.clear_secondary(spec) if role is Role.SECONDARY else plan.clear_primary(spec),
             survivor.monitor,
             deadline=deadline,
             keep_going=True,
         )
-        done("cleared")
+        course.done("cleared")
         if role is Role.SECONDARY and await until_merged(spec, survivor, deadline.remaining()):
-            done("merged")
+            course.done("merged")
         await _verify(survivor)
-        done("verified")
+        course.done("verified")
     except MonitorError as error:
         raise FailoverRefused(
             f"Node {survivor.node} could not be brought to run on alone: {error.message}",
             hint=f"its last words: {survivor.last_words(1).strip() or 'none'}",
         ) from error
-    return Timeline(survivor.node, lost.node, role, tuple(steps))
+    return Timeline(survivor.node, lost.node, role, tuple(course.steps), course.began_s)
+
+
+async def _fence(
+    spec: PairSpec, survivor: VM, lost: VM, confirm: Confirm | None, clock: Clock
+) -> Fenced:
+    """``lost`` is proven down; given up when the survivor dies before, which may be a long time."""
+    fencing = asyncio.ensure_future(fence(spec, lost, confirm=confirm, clock=clock))
+    dying = asyncio.ensure_future(survivor.process.wait())
+    try:
+        await asyncio.wait({fencing, dying}, return_when=asyncio.FIRST_COMPLETED)
+        if fencing.done():
+            return fencing.result()
+        raise FailoverRefused(
+            f"Node {survivor.node} died before node {lost.node} was known to be down."
+        )
+    finally:
+        for task in (fencing, dying):
+            task.cancel()
+        await asyncio.gather(fencing, dying, return_exceptions=True)
+
+
+async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
+    """Both are done; what the first raised counts more, and neither is left under way."""
+    for outcome in await asyncio.gather(first, second, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
+
+
+async def _arbitrated(arbitrate: Callable[[], Awaitable[None]], course: Course) -> None:
+    await arbitrate()
+    course.done("arbitrated")
+
+
+async def _yanked(
+    spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
+) -> None:
+    await yank_peer(spec, survivor, role, deadline)
+    course.done("yanked")
+
+
+async def _promote(
+    spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
+) -> None:
+    """The guest runs on the survivor, and its output reaches the tap."""
+    release = plan.release_secondary if role is Role.SECONDARY else plan.release_primary
+    steps = release(spec)
+    told = 1 + [step.command.execute for step in steps].index("x-colo-lost-heartbeat")
+    with survivor.monitor.listen("RESUME", bound=1) as resumed:
+        sent_s = time.monotonic()
+        await run(steps[:told], survivor.monitor, deadline=deadline)
+        course.done("promoted")
+        # What is left of the way to the peer is cut while QEMU lets the guest go on.
+        opening = asyncio.ensure_future(run(steps[told:], survivor.monitor, deadline=deadline))
+        try:
+            await until_runstate(survivor.monitor, {RunState.RUNNING}, deadline.remaining())
+            course.done("running", await _heard_since(resumed, sent_s))
+            await opening
+        finally:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+
+
+async def _heard_since(events: EventStream, since_s: float) -> float | None:
+    """When the event waiting there was read; None for one that is older, or none."""
+    with contextlib.suppress(MonitorError):
+        event = await events.next(0)
+        return event.seen_s if event.seen_s >= since_s else None
+    return None
 
 
 async def require_answer(survivor: VM) -> None:

@@ -1,14 +1,21 @@
 """A node is proven down before anything is promoted.
 
-Invariant: `fence` returns only with a proof; everything else is `FencingFailed`.
+Invariant: `fence` returns only with a proof; everything else is `FencingFailed`. What the kernel
+says of a process outweighs what an agent or a person says: a QEMU within reach that lives on is
+killed in any case, and must be proven gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
 
+from coloctl.clock import CLOCK, Clock
 from coloctl.errors import ColoctlError, FencingFailed
+from coloctl.ha.agent import switch_off
 from coloctl.host.base import DeathProof
 from coloctl.model.pair import FencingMethod, PairSpec
 from coloctl.vm import VM
@@ -16,33 +23,110 @@ from coloctl.vm import VM
 #: SIGKILL to pidfd readiness takes about 3 ms (docs/qemu.md); a core dump or a busy disk longer.
 KILL_DEADLINE_S = 10.0
 
+#: A tap goes down within a millisecond; a kernel that is busy with its devices may take longer.
+TAP_DEADLINE_S = 1.0
+
+#: Awaited with a sentence for a person; returns when somebody vouches for the node's being down.
+Confirm = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """How ``node`` was made sure to be down; ``said`` is the agent's, or empty."""
+
+    node: str
+    method: FencingMethod
+    how: str  #: as in `DeathProof.how`, before it ``confirmed-`` or ``agent-`` where one was asked
+    took_ms: float
+    proof: DeathProof
+    said: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal and `coloctl fence history`."""
+        document = {
+            "method": str(self.method),
+            "how": self.how,
+            "ms": self.took_ms,
+            "pid": self.proof.pid,
+        }
+        return document | ({"said": self.said} if self.said else {})
+
 
 async def isolate(spec: PairSpec, vm: VM) -> None:
     """The node's taps are down, so that a zombie cannot reach the LAN; a help, never the proof."""
     taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
-    with contextlib.suppress(ColoctlError):
-        await asyncio.gather(*(vm.host.tap(tap, up=False) for tap in taps))
+    with contextlib.suppress(ColoctlError, TimeoutError):
+        async with asyncio.timeout(TAP_DEADLINE_S):
+            await asyncio.gather(*(vm.host.tap(tap, up=False) for tap in taps))
 
 
-async def fence(spec: PairSpec, vm: VM, *, deadline_s: float = KILL_DEADLINE_S) -> DeathProof:
+async def fence(
+    spec: PairSpec,
+    vm: VM,
+    *,
+    confirm: Confirm | None = None,
+    deadline_s: float = KILL_DEADLINE_S,
+    clock: Clock = CLOCK,
+) -> Fenced:
     """``vm`` can never run another instruction, and its taps are down.
 
-    Raises `FencingFailed` when there is no proof within ``deadline_s``, or when the pair's fencing
-    method leaves the proof to somebody else.
+    ``deadline_s`` is for the kernel's proof; an agent has the pair's ``fencing.timeout_s`` before,
+    a person as long as it takes. Raises `FencingFailed` when there is no proof, or when a person is
+    needed and nobody can be asked.
     """
-    require_means(spec, vm)
+    began = clock.now()
+    method = spec.fencing.method
+    require_means(spec, vm, confirm)
     await isolate(spec, vm)
-    return await vm.kill(deadline_s)
+    by, said = "", ""
+    if vm.process.alive():
+        if method is FencingMethod.COMMAND:
+            by, said = await _by_agent(spec, vm, clock)
+        elif method is FencingMethod.MANUAL and confirm is not None:
+            by = await _by_person(spec, vm, confirm)
+    proof = await vm.process.kill(deadline_s)
+    took_ms = round((clock.now() - began) * 1000, 2)
+    return Fenced(vm.node, method, by + proof.how, took_ms, proof, said)
 
 
-def require_means(spec: PairSpec, vm: VM) -> None:
+def require_means(spec: PairSpec, vm: VM, confirm: Confirm | None) -> None:
     """The pair's fencing method can prove ``vm`` down; asked before anything is done to it.
 
     A process that the kernel says is gone needs no method. Raises `FencingFailed`.
     """
-    if spec.fencing.method is not FencingMethod.KILL and vm.process.alive():
+    if spec.fencing.method is FencingMethod.MANUAL and confirm is None and vm.process.alive():
         raise FencingFailed(
             vm.node,
             f"Node {vm.node} must be fenced by '{spec.fencing.method}', which needs a person.",
             hint='fencing.method = "kill" lets coloctl do it where it runs beside QEMU',
         )
+
+
+async def _by_agent(spec: PairSpec, vm: VM, clock: Clock) -> tuple[str, str]:
+    try:
+        return "agent-", await switch_off(spec.fencing, vm.node, clock)
+    except FencingFailed as failed:
+        if vm.process.alive():
+            raise
+        return "", failed.message  # whatever it said, the kernel says more
+
+
+async def _by_person(spec: PairSpec, vm: VM, confirm: Confirm) -> str:
+    """Somebody vouched for it, or the kernel did meanwhile."""
+    asking = asyncio.ensure_future(
+        confirm(
+            f"Node {vm.node} must be known to be down before the other one may run the guest: "
+            f"switch it off, then say so with `coloctl fence confirm {spec.name} {vm.node}`."
+        )
+    )
+    dying = asyncio.ensure_future(vm.process.wait())
+    try:
+        await asyncio.wait({asking, dying}, return_when=asyncio.FIRST_COMPLETED)
+        if dying.done():
+            return ""
+        await asking
+        return "confirmed-"
+    finally:
+        for task in (asking, dying):
+            task.cancel()
+        await asyncio.gather(asking, dying, return_exceptions=True)

@@ -133,11 +133,15 @@ class DetectionSpec:
 class FencingSpec:
     method: FencingMethod = FencingMethod.KILL
     command: tuple[str, ...] = ()
+    timeout_s: int = 60  #: for the whole conversation with the agent
+    #: What the agent is told of each node, as its metadata name it (``plug``, ``ip``, ...).
+    options: Mapping[NodeName, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ArbiterSpec:
     kind: str = "file"
+    path: Path | None = None  #: None: in the pair's own folder
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,14 @@ from coloctl.errors import SpecError
 from coloctl.model import pair
 from coloctl.spec import checks
 from coloctl.spec.complaints import from_validation
-from coloctl.spec.tables import DiskTable, GuestTable, NicTable, PairFile, json_schema
+from coloctl.spec.tables import (
+    DiskTable,
+    FencingTable,
+    GuestTable,
+    NicTable,
+    PairFile,
+    json_schema,
+)
 
 __all__ = ["check_files", "examine", "file_problems", "json_schema", "load", "parse", "problems"]
 
@@ -139,10 +146,10 @@ def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
         ),
         checkpoint=pair.CheckpointSpec(**_same(file.checkpoint)),
         detection=pair.DetectionSpec(**_same(file.detection)),
-        fencing=pair.FencingSpec(
-            pair.FencingMethod(file.fencing.method), tuple(file.fencing.command)
+        fencing=_fencing(file.fencing, base),
+        arbiter=pair.ArbiterSpec(
+            file.arbiter.kind, _path(file.arbiter.path, base) if file.arbiter.path else None
         ),
-        arbiter=pair.ArbiterSpec(file.arbiter.kind),
         policy=pair.Policy(**_same(file.policy)),
         source=source,
     )
@@ -181,6 +188,17 @@ def _disk(disk: DiskTable, base: Path) -> pair.DiskSpec:
 def _nic(nic: NicTable) -> pair.NicSpec:
     tap = pair.TapSpec(ifname={"a": nic.tap.a, "b": nic.tap.b}, bridge=nic.tap.bridge)
     return pair.NicSpec(id=nic.id, mac=nic.mac, tap=tap, model=nic.model)
+
+
+def _fencing(fencing: FencingTable, base: Path) -> pair.FencingSpec:
+    options: dict[pair.NodeName, Mapping[str, str]] = {
+        "a": fencing.options | fencing.a,
+        "b": fencing.options | fencing.b,
+    }
+    command = tuple(fencing.command)
+    if command:
+        command = (str(_binary(command[0], base)), *command[1:])
+    return pair.FencingSpec(pair.FencingMethod(fencing.method), command, fencing.timeout_s, options)
 
 
 def _path(text: str, base: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -145,6 +146,13 @@ def _fencing(spec: PairSpec) -> Iterator[SpecError]:
             f"This command would never run, because the method is {spec.fencing.method.value}.",
             hint='set method = "command", or remove it',
         )
+    if any(spec.fencing.options.values()) and not needs:
+        yield SpecError(
+            "fencing",
+            "Options for a fence agent are given, and no agent would ever run, because the method "
+            f"is {spec.fencing.method.value}.",
+            hint='set method = "command" and a command, or remove them',
+        )
 
 
 def missing_files(spec: PairSpec) -> Iterator[SpecError]:
@@ -160,6 +168,9 @@ def missing_files(spec: PairSpec) -> Iterator[SpecError]:
             key = f"disk[{index}].image.{node}"
             yield from _usable(key, disk.image[node], os.R_OK | os.W_OK)
         yield from _hard_links(index, disk.image["a"], disk.image["b"])
+    yield from _agent(spec)
+    if spec.arbiter.path is not None:
+        yield from _writable_folder("arbiter.path", spec.arbiter.path.parent)
     longest = paths.pair_dir(spec.name) / "a" / "compare_out-n9.sock"
     if len(os.fsencode(longest)) > paths.UNIX_PATH_MAX:
         yield SpecError(
@@ -168,6 +179,28 @@ def missing_files(spec: PairSpec) -> Iterator[SpecError]:
             f"{paths.UNIX_PATH_MAX} bytes.",
             hint="use a shorter name, or set COLOCTL_STATE_DIR to a shorter path",
         )
+
+
+def _agent(spec: PairSpec) -> Iterator[SpecError]:
+    """A fence agent that cannot be run would be found out when it is needed."""
+    if not spec.fencing.command:
+        return
+    agent = spec.fencing.command[0]
+    if "/" in agent:
+        yield from _usable("fencing.command", Path(agent), os.X_OK)
+    elif shutil.which(agent) is None:
+        yield SpecError(
+            "fencing.command",
+            f"There is no program {agent} on PATH.",
+            hint="install the package that has it (Debian: fence-agents), or give its path",
+        )
+
+
+def _writable_folder(key: str, folder: Path) -> Iterator[SpecError]:
+    if not folder.is_dir():
+        yield SpecError(key, f"There is no folder {folder}.", hint="make it, or name another")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield SpecError(key, f"{folder} cannot be written by you.", hint="change its permissions")
 
 
 def _usable(key: str, path: Path, mode: int) -> Iterator[SpecError]:

@@ -16,6 +16,11 @@ from coloctl.spec.qemuargs import check_extra_args
 _PATH = Annotated[str, AfterValidator(values.path)]
 _IFNAME = Annotated[str, AfterValidator(values.ifname)]
 _ID = Annotated[str, AfterValidator(values.qemu_id)]
+_WORD = {"type": ["string", "integer", "boolean"]}
+_OPTIONS = Annotated[
+    dict[str, Annotated[str, BeforeValidator(values.agent_value), WithJsonSchema(_WORD)]],
+    AfterValidator(values.agent_options),
+]
 _MEMORY = {
     "type": ["string", "integer"],
     "pattern": f"^[0-9]+\\s*({'|'.join(values.UNITS)})$",
@@ -162,13 +167,24 @@ class FencingTable(Table):
     """kill ends its QEMU, command runs a fence agent, manual waits for an operator."""
     command: list[str] = []
     """The fence agent and its arguments, for method command."""
+    timeout_s: int = Field(60, ge=1, le=3600)
+    """How long the agent may take to switch a node off and to confirm that."""
+    options: _OPTIONS = {}
+    """What the agent is told whichever node is lost: its address, user and password."""
+    a: _OPTIONS = {}
+    """What the agent is told when node a is lost; plug and nodename are a unless given."""
+    b: _OPTIONS = {}
+    """What the agent is told when node b is lost; plug and nodename are b unless given."""
 
 
 class ArbiterTable(Table):
     """Who decides which node may be promoted."""
 
     kind: Literal["file"] = "file"
-    """file keeps the decision on this machine."""
+    """file keeps the decision in a file."""
+    path: _PATH | None = None
+    """That file, where every supervisor of the pair can lock it; else it is in the pair's own
+    folder."""
 
 
 class PolicyTable(Table):
@@ -192,7 +208,7 @@ class PairFile(Table):
     replication: ReplicationTable = ReplicationTable.model_validate({})
     checkpoint: CheckpointTable = CheckpointTable.model_validate({})
     detection: DetectionTable = DetectionTable.model_validate({})
-    fencing: FencingTable = FencingTable()
+    fencing: FencingTable = FencingTable.model_validate({})
     arbiter: ArbiterTable = ArbiterTable()
     policy: PolicyTable = PolicyTable()
 

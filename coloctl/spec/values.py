@@ -17,6 +17,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MACHINE = re.compile(r"pc|q35|pc-(i440fx|q35)-[0-9]+(\.[0-9]+)*")
 _CPU = re.compile(r"[A-Za-z0-9._,=+-]+")
 _DEVICE = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_OPTION = re.compile(r"[a-z][a-z0-9_-]*")
 _IFNAME_MAX = 15  # IFNAMSIZ is 16 with the closing NUL (linux/if.h)
 _PAIR_NAME_MAX = 32
 
@@ -162,3 +163,29 @@ def path(text: str) -> str:
     if not text or "\0" in text:
         raise complaint("This must be the path of a file.")
     return text
+
+
+def agent_value(value: object) -> str:
+    """The value as a fence agent reads it from a line of its standard input."""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if not isinstance(value, (str, int)):
+        raise complaint("This must be text, a whole number, true or false.")
+    if "\n" in (text := str(value)) or "\0" in text:
+        raise complaint("A fence agent reads one line per option, so this must be one line.")
+    return text
+
+
+def agent_options(options: dict[str, str]) -> dict[str, str]:
+    """Options of a fence agent by name, without those that are coloctl's to say."""
+    for name in options:
+        if name == "action":
+            raise complaint(
+                '"action" is what coloctl tells the agent: off, then status.', "remove it"
+            )
+        if not _OPTION.fullmatch(name):
+            raise complaint(
+                f'"{name}" cannot be an option of a fence agent.',
+                "its names are those of the agent's metadata, in small letters",
+            )
+    return options

@@ -80,6 +80,12 @@ def test_everything_can_be_said() -> None:
     assert pair.checkpoint.delay_ms == 500
     assert not pair.checkpoint.guard_first_connection
     assert pair.fencing.command == ("fence_ipmilan", "--ip", "10.0.0.9")
+    assert pair.fencing.timeout_s == 20
+    assert pair.fencing.options == {
+        "a": {"lanplus": "1", "plug": "1"},
+        "b": {"lanplus": "0", "plug": "2"},
+    }
+    assert pair.arbiter.path == BASE / "web.claim"
     assert not pair.policy.auto_failover
 
 
@@ -111,8 +117,13 @@ suspect_after_ms = 60
 [fencing]
 method = "command"
 command = ["fence_ipmilan", "--ip", "10.0.0.9"]
+timeout_s = 20
+options = {lanplus = true}
+a = {plug = 1}
+b = {plug = "2", lanplus = false}
 [arbiter]
 kind = "file"
+path = "web.claim"
 [policy]
 auto_failover = false
 auto_reprotect = false
@@ -177,6 +188,11 @@ WRONG: list[tuple[str, str, str, str, str]] = [
         "fence",
     ),
     ("[node.a]", '[fencing]\ncommand = ["x"]\n[node.a]', "fencing.command", "never run", "method"),
+    ("[node.a]", '[fencing.a]\nplug = "1"\n[node.a]', "fencing", "no agent", "command"),
+    ("[node.a]", '[fencing.a]\naction = "on"\n[node.a]', "fencing.a", "coloctl tells", "remove"),
+    ("[node.a]", '[fencing.options]\nIP = "x"\n[node.a]', "fencing.options", "IP", "metadata"),
+    ("[node.a]", "[fencing.b]\nplug = 1.5\n[node.a]", "fencing.b.plug", "whole number", ""),
+    ("[node.a]", '[fencing.b]\nplug = "1\\n2"\n[node.a]', "fencing.b.plug", "one line", ""),
     ("[node.a]", '[arbiter]\nkind = "etcd"\n[node.a]', "arbiter.kind", "not possible", "'file'"),
 ]
 
@@ -367,7 +383,8 @@ def test_every_table_reaches_the_pair() -> None:
     for name in ("checkpoint", "detection", "policy", "replication", "fencing", "arbiter"):
         table = PairFile.model_fields[name].annotation
         assert table is not None
-        assert set(table.model_fields) == set(vars(getattr(model, name))), name
+        # fencing.a and fencing.b are in its options, by node
+        assert set(table.model_fields) - {"a", "b"} == set(vars(getattr(model, name))), name
     assert not get_args(PairFile.model_fields["guest"].annotation)
 
 

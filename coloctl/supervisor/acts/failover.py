@@ -2,65 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 from coloctl.colo import generation
-from coloctl.errors import ColoctlError, FencingFailed
-from coloctl.ha.failover import Timeline, fail_over
-from coloctl.ha.fencing import require_means
+from coloctl.errors import ColoctlError, FailoverRefused, FencingFailed, PreconditionFailed
+from coloctl.ha.arbiter import Arbiter, open_arbiter, require_claimable
+from coloctl.ha.failover import Course, Timeline, fail_over
+from coloctl.ha.fencing import Fenced
+from coloctl.journal import wall_clock
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing, Presence
 from coloctl.supervisor.acts.stop import end
+from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.survivor import choose
 
+#: How long the guest waits for the number beside its image; it is written in a millisecond, and
+#: on a disk that is slow today the guest matters more. Seconds.
+COMPANION_PATIENCE_S = 0.03
 
-async def failover(state: PairState, to: NodeName | None, *, force: bool = False) -> Timeline:
+#: `Timeline.cause` of a failover that a person asked for.
+OPERATOR = "operator"
+
+
+async def failover(
+    state: PairState,
+    to: NodeName | None,
+    *,
+    force: bool = False,
+    cause: str = OPERATOR,
+    fault_at_s: float | None = None,
+    detected_at_s: float | None = None,
+) -> Timeline:
     """``to``, or else the secondary, or the primary if only that answers, runs the guest alone.
 
-    ``force`` tries again after a failover that failed: an operator takes it upon himself.
-    Raises `FailoverRefused` when that would lose what clients saw acknowledged, `FencingFailed`
-    without a proof that the other node is down.
+    ``force`` tries again after a failover that failed: an operator takes it upon himself. ``cause``
+    is his word or a diagnosis; its monotonic moments go into the timeline.
+
+    Raises `FailoverRefused` when that would lose what clients saw acknowledged or another
+    supervisor decided otherwise, `FencingFailed` without a proof that the other node is down,
+    and `PreconditionFailed` when the decision cannot be written: the pair stays in ``failover``,
+    and this may be called again.
     """
-    async with state.acting("failover"):
+    async with state.acting("failover", to=to, force=force, cause=cause):
+        course = _course(state, detected_at_s)
+        arbiter = open_arbiter(state.spec, state.ground.folder)
         survivor, lost = await choose(state, to, force=force)
-        role = survivor.view.role
-        assert survivor.vm is not None and lost.vm is not None
-        require_means(state.spec, lost.vm)
+        require_claimable(await arbiter.current(), survivor.name, state.generation + 1)
         if state.protection is Protection.COLO:
-            state.note(Fact.NODE_LOST, f"A failover to node {survivor.name} was asked for.")
-        lost.retired = True
-        lost.view = replace(lost.view, fencing=Fencing.IN_PROGRESS)
-
-        warning = ""
-
-        async def promote() -> None:
-            nonlocal warning
-            lost.view = replace(lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
-            state.grow_generation()
-            warning = await generation.keep(
-                state.spec, state.ground.hosts, survivor.name, state.generation
-            )
-            if warning:
-                state.record(Kind.NOTE, node=survivor.name, data={"generation-not-kept": warning})
-
-        try:
-            timeline = await fail_over(
-                state.spec, survivor.vm, lost.vm, role,
-                before_promotion=promote, note=_step_note(state), clock=state.clock,
-            )  # fmt: skip
-        except ColoctlError as error:
-            if isinstance(error, FencingFailed):
-                lost.retired = False
-                lost.view = replace(lost.view, fencing=Fencing.FAILED)
-            state.note(Fact.FAILOVER_FAILED, error.message)
-            raise
+            state.note(Fact.NODE_LOST, _reason(survivor.name, lost.name, cause))
+        timeline, warning = await _Failover(state, arbiter, survivor, lost, course).run()
+        began = wall_clock() - timedelta(seconds=state.clock.now() - course.began_s)
+        fault_ms = None if fault_at_s is None else round((fault_at_s - course.began_s) * 1000, 2)
+        timeline = replace(
+            timeline,
+            generation=state.generation,
+            cause=cause,
+            at=began.isoformat(timespec="milliseconds"),
+            fault_ms=fault_ms,
+        )
         await end(state, lost.name, Presence.DEAD)
         survivor.view = replace(survivor.view, role=Role.PRIMARY)
-        state.record(Kind.OUTCOME, step="timeline", data=timeline.to_json())
+        state.record_seat(survivor)
+        state.remember_failover(timeline.to_json())
         cleared = state.protection is Protection.FAILED
         state.note(
             Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS,
@@ -71,5 +81,140 @@ async def failover(state: PairState, to: NodeName | None, *, force: bool = False
         return timeline
 
 
-def _step_note(state: PairState) -> Callable[[str, float], None]:
-    return lambda step, at_ms: state.emit("STEP", {"act": "failover", "step": step, "at-ms": at_ms})
+def _course(state: PairState, detected_at_s: float | None) -> Course:
+    def note(step: str, at_ms: float) -> None:
+        state.emit("STEP", {"act": "failover", "step": step, "at-ms": at_ms})
+
+    course = Course(state.clock, began_s=detected_at_s, note=note)
+    course.done("detected", course.began_s)
+    return course
+
+
+def _reason(survivor: NodeName, lost: NodeName, cause: str) -> str:
+    if cause == OPERATOR:
+        return f"A failover to node {survivor} was asked for."
+    return f"Node {lost} is lost ({cause}); node {survivor} takes over."
+
+
+class _Failover:
+    """One failover, from the fence to a survivor that runs."""
+
+    def __init__(
+        self, state: PairState, arbiter: Arbiter, survivor: Seat, lost: Seat, course: Course
+    ) -> None:
+        self.state, self.arbiter, self.course = state, arbiter, course
+        self.survivor, self.lost = survivor, lost
+        self._undecided = False  #: the decision could not be written, so nothing was promoted
+        self._keeping: asyncio.Task[str] | None = None
+
+    async def run(self) -> tuple[Timeline, str]:
+        """The timeline, and what an operator should know; the state tells of a failure."""
+        state, survivor, lost = self.state, self.survivor, self.lost
+        assert survivor.vm is not None and lost.vm is not None
+        lost.retired = True
+        lost.view = replace(lost.view, fencing=Fencing.IN_PROGRESS)
+        try:
+            timeline = await fail_over(
+                state.spec, survivor.vm, lost.vm, survivor.view.role,
+                arbitrate=self.arbitrate, confirm=self.confirm, fenced=self.fenced,
+                course=self.course,
+            )  # fmt: skip
+            return timeline, await self.kept()
+        except ColoctlError as error:
+            self.failed(error)
+            raise
+        finally:
+            if self._keeping is not None:
+                self._keeping.cancel()
+            if lost.view.fencing in (Fencing.IN_PROGRESS, Fencing.REQUIRED, Fencing.CONFIRMED):
+                lost.retired = False
+                lost.view = replace(lost.view, fencing=Fencing.CLEAR)
+
+    async def confirm(self, sentence: str) -> None:
+        """A person has said that the node is down."""
+        state, node = self.state, self.lost.name
+        said = state.confirmations[node] = asyncio.Event()
+        self.lost.view = replace(self.lost.view, fencing=Fencing.REQUIRED)
+        state.explain(sentence)
+        at_ms = round((state.clock.now() - self.course.began_s) * 1000, 2)
+        state.emit("STEP", {"act": "failover", "step": "confirmation-awaited", "at-ms": at_ms})
+        try:
+            await said.wait()
+        finally:
+            del state.confirmations[node]
+        self.lost.view = replace(self.lost.view, fencing=Fencing.CONFIRMED)
+
+    def fenced(self, proof: Fenced) -> None:
+        """The proof is in the journal; the promotion's intent behind it takes it to the disk."""
+        self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
+        with self._deciding():
+            self._journal_fence(proof.to_json())
+
+    async def arbitrate(self) -> None:
+        """The survivor's generation is claimed, in the journal, and beside its image."""
+        state, node = self.state, self.survivor.name
+        with self._deciding():
+            await self.arbiter.claim(state.spec.name, node, state.generation + 1)
+            state.grow_generation()
+        self._keeping = asyncio.create_task(
+            generation.keep(state.spec, state.ground.hosts, node, state.generation)
+        )
+        await asyncio.wait({self._keeping}, timeout=COMPANION_PATIENCE_S)
+
+    async def kept(self) -> str:
+        """The number beside the image is written, or an operator is told why not."""
+        warning = "" if self._keeping is None else await self._keeping
+        if warning:
+            told = {"generation-not-kept": warning}
+            self.state.record(Kind.NOTE, node=self.survivor.name, data=told)
+        return warning
+
+    def failed(self, error: ColoctlError) -> None:
+        """The state says what became of it."""
+        if isinstance(error, FencingFailed):
+            self.lost.retired = False
+            self.lost.view = replace(self.lost.view, fencing=Fencing.FAILED)
+            self._journal_fence({"method": self.state.spec.fencing.method, "failed": error.message})
+        if self._undecided:
+            self.state.explain(f"Nothing is promoted yet: {error.message}")
+        else:
+            self.state.note(Fact.FAILOVER_FAILED, error.message)
+            self.state.remember_failover(self._failure(error))
+
+    def _failure(self, error: ColoctlError) -> dict[str, object]:
+        """The timeline of a failover that did not succeed, as far as it came."""
+        return {
+            "generation": self.state.generation,
+            "survivor": self.survivor.name,
+            "lost": self.lost.name,
+            "at": wall_clock().isoformat(timespec="milliseconds"),
+            "steps": dict(self.course.steps),
+            "failed": error.message,
+        }
+
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """What cannot be written now may be written later: no reason to give up."""
+        try:
+            yield
+        except PreconditionFailed:
+            self._undecided = True
+            raise
+
+    def _journal_fence(self, data: dict[str, object]) -> None:
+        self.state.remember_fence(self.lost.name, data)
+
+
+def confirm_fence(state: PairState, node: NodeName) -> None:
+    """A person vouches for it that ``node`` is down, on disk; the failover that waits goes on.
+
+    Raises `FailoverRefused` when none waits for that.
+    """
+    waiting = state.confirmations.get(node)
+    if waiting is None:
+        raise FailoverRefused(
+            f"No failover of pair {state.spec.name} waits for a word on node {node}.",
+            hint=f"`coloctl status {state.spec.name}` says what it waits for",
+        )
+    state.record(Kind.OUTCOME, step="confirm", node=node)
+    waiting.set()

@@ -24,8 +24,9 @@ def test_the_taps_go_down_before_the_process_dies() -> None:
     async def check() -> None:
         log: Log = []
         async with fake_vm("a", log) as vm:
-            proof = await fence(make_spec(nics=2), vm)
-            assert proof.pid == vm.process.identity.pid
+            fenced = await fence(make_spec(nics=2), vm)
+            assert (fenced.method, fenced.how) == (FencingMethod.KILL, "sigkill")
+            assert fenced.proof.pid == vm.process.identity.pid
             assert not vm.process.alive()
         assert sorted(log[:2]) == ["a: tap-a0 down", "a: tap-a1 down"]
         assert log[2] == "a: killed"

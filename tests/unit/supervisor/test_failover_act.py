@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_qmp import HANG, Refusal
@@ -18,12 +20,15 @@ from coloctl.errors import (
     PreconditionFailed,
 )
 from coloctl.ha import failover
+from coloctl.ha.arbiter import FILE_NAME, Claim, FileArbiter
+from coloctl.ha.failover import Timeline
 from coloctl.journal import replay
-from coloctl.model.event import open_intents
-from coloctl.model.pair import FencingMethod, FencingSpec, NodeName, Role
+from coloctl.model.event import Record, open_intents
+from coloctl.model.pair import ArbiterSpec, FencingMethod, FencingSpec, NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing, Presence
 from coloctl.supervisor import acts
+from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
 
@@ -32,6 +37,26 @@ pytestmark = pytest.mark.unit
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
     monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+
+
+async def waits_for_a_person(state: PairState) -> asyncio.Task[Timeline]:
+    """A failover to node b that has asked for a confirmation."""
+    asked, tell = asyncio.Event(), state.emit
+
+    def emit(name: str, data: Mapping[str, Any]) -> None:
+        tell(name, data)
+        if data.get("step") == "confirmation-awaited":
+            asked.set()
+
+    state.emit = emit
+    acting = asyncio.create_task(acts.failover(state, "b"))
+    async with asyncio.timeout(5):
+        await asked.wait()
+    return acting
+
+
+def fences(folder: Path) -> list[Record]:
+    return [r for r in replay(folder / "journal.jsonl").records if r.step == "fence"]
 
 
 @pytest.mark.parametrize(
@@ -194,19 +219,164 @@ def test_the_guest_matters_more_than_its_number(
     asyncio.run(check())
 
 
-def test_a_fence_that_needs_a_person_changes_nothing(tmp_path: Path) -> None:
+def test_a_fence_that_needs_a_person_waits_for_his_word(tmp_path: Path) -> None:
     by_hand = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
 
     async def check() -> None:
         log: Log = []
         async with in_colo(tmp_path, by_hand, log) as (state, a, _):
-            with pytest.raises(FencingFailed, match="person"):
+            with pytest.raises(FailoverRefused, match="waits"):
+                acts.confirm_fence(state, "a")
+            acting = await waits_for_a_person(state)
+            assert state.protection is Protection.FAILOVER
+            assert state.seats["a"].view.fencing is Fencing.REQUIRED
+            assert "`coloctl fence confirm web a`" in state.view().reason
+            assert "a: tap-a0 down" in log
+            assert a.process.alive() and "b: yank" not in log
+            with pytest.raises(FailoverRefused, match="node b"):
+                acts.confirm_fence(state, "b")
+            acts.confirm_fence(state, "a")
+            await acting
+            assert not a.process.alive()  # it was within reach
+            assert state.protection is Protection.UNPROTECTED
+            (fence,) = fences(tmp_path)
+            assert (fence.node, fence.data["method"]) == ("a", "manual")
+            assert fence.data["how"] == "confirmed-sigkill"
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("end", ["dies", "interrupted", "survivor dies"])
+def test_a_fence_that_waits_for_a_person_has_other_ends(tmp_path: Path, end: str) -> None:
+    """The kernel's word needs no person, a stop ends it, and for a dead survivor nobody is asked"""
+    by_hand = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
+
+    async def check() -> None:
+        async with in_colo(tmp_path, by_hand) as (state, a, b):
+            acting = await waits_for_a_person(state)
+            if end == "dies":
+                a.process.die()
+                await acting
+                assert state.protection is Protection.UNPROTECTED
+            elif end == "interrupted":
+                await state.interrupt()
+                assert state.protection is Protection.FAILOVER
+                assert state.seats["a"].view.fencing is Fencing.CLEAR
+            else:
+                b.process.die()
+                with pytest.raises(FailoverRefused, match="Node b died"):
+                    await acting
+                assert state.protection is Protection.FAILED
+            assert not state.confirmations
+            if end != "dies":
+                assert a.process.alive()
+                assert state.generation == 0
+
+    asyncio.run(check())
+
+
+def test_every_fence_is_in_the_journal(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            a.process.immortal = True
+            with pytest.raises(FencingFailed):
+                await acts.failover(state, "b")
+            a.process.immortal = False
+            await acts.failover(state, "b", force=True)
+        failed, done = fences(tmp_path)
+        assert (failed.node, failed.data["method"]) == ("a", "kill")
+        assert "does not die" in failed.data["failed"]
+        assert (done.node, done.data["method"], done.data["how"]) == ("a", "kill", "sigkill")
+        assert done.data["ms"] >= 0
+
+    asyncio.run(check())
+
+
+def test_nobody_is_fenced_for_a_promotion_that_another_has_claimed(tmp_path: Path) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, a, _):
+            await FileArbiter(tmp_path / FILE_NAME).claim("web", "a", 1)
+            with pytest.raises(FailoverRefused, match="node a was"):
                 await acts.failover(state, "b")
             assert state.protection is Protection.COLO
+            assert a.process.alive()
             assert "a: tap-a0 down" not in log
-            a.process.die()
-            await acts.failover(state, "b")
-            assert state.protection is Protection.UNPROTECTED
+            await FileArbiter(tmp_path / FILE_NAME).claim("web", "b", 2)
+            with pytest.raises(FailoverRefused, match="generation 2"):
+                await acts.failover(state, "b")
+            assert a.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_claim_that_is_lost_after_the_fence_promotes_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, _, b):
+            arbiter = FileArbiter(tmp_path / FILE_NAME)
+            b.before(lambda name: None)
+            usual = FileArbiter.claim
+
+            async def beaten(self: FileArbiter, *words: object) -> Claim:
+                await usual(arbiter, "web", "a", 1)
+                return await usual(self, *words)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(FileArbiter, "claim", beaten)
+            for force in (False, True):
+                with pytest.raises(FailoverRefused, match="generation 1"):
+                    await acts.failover(state, "b", force=force)
+            assert state.protection is Protection.FAILED
+            assert state.generation == 0
+            assert "b: x-colo-lost-heartbeat" not in log
+            assert "b: tap-b0 up" not in log
+
+    asyncio.run(check())
+
+
+def test_a_claim_that_cannot_be_written_can_be_made_later(tmp_path: Path) -> None:
+    """Nothing was decided, so the pair waits in failover and it is tried again."""
+    folder = tmp_path / "claims"
+    spec = replace(make_spec(), arbiter=ArbiterSpec(path=folder / "web"))
+
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, spec, log) as (state, _, _):
+            with pytest.raises(PreconditionFailed, match="claims"):
+                await acts.failover(state, "b")
+            assert state.protection is Protection.FAILOVER
+            assert "Nothing is promoted" in state.view().reason
+            assert "b: x-colo-lost-heartbeat" not in log
+            folder.mkdir()
+            timeline = await acts.failover(state, "b")
+            assert (state.protection, timeline.generation) == (Protection.UNPROTECTED, 1)
+
+    asyncio.run(check())
+
+
+def test_the_timeline_tells_what_when_and_why(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, _):
+            now = state.clock.now()
+            timeline = await acts.failover(
+                state, None, cause="primary-dead", fault_at_s=now - 0.005, detected_at_s=now
+            )
+            document = timeline.to_json()
+            assert document["cause"] == "primary-dead"
+            assert (document["survivor"], document["lost"]) == ("b", "a")
+            assert (document["generation"], document["role_before"]) == (1, "secondary")
+            assert (document["began_s"], document["fault_ms"]) == (now, -5.0)
+            steps = document["steps"]
+            assert next(iter(steps)) == "detected" and steps["detected"] == 0.0
+            assert steps["fenced"] <= steps["arbitrated"] <= steps["promoted"] <= steps["running"]
+            assert steps["yanked"] <= steps["promoted"]
+            records = replay(tmp_path / "journal.jsonl").records
+            assert [r.data for r in records if r.step == "timeline"] == [document]
+            assert "primary-dead" in next(
+                r.data["reason"] for r in records if r.fact == Fact.NODE_LOST
+            )
 
     asyncio.run(check())
 

@@ -1,0 +1,112 @@
+"""A fence agent: a program that can switch a node off, and can say whether it is off.
+
+The protocol is that of the ClusterLabs fence agents: ``key=value`` lines on standard input, the
+verdict in the exit code. Only ``action=status`` that ends with 2 says "off"; that ``action=off``
+ended with 0 is a promise, not a confirmation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from coloctl.clock import CLOCK, Clock, Deadline
+from coloctl.errors import ColoctlError, DeadlineMissed, FencingFailed
+from coloctl.host import LocalHost
+from coloctl.host.base import Completed
+from coloctl.model.pair import FencingSpec, NodeName
+
+#: Exit codes of ``action=status`` (FenceAgentAPI.md); whatever else means that nobody knows.
+ON, OFF = 0, 2
+
+#: Of the agent's time, what ``off`` leaves for ``status``: a quarter, at most this many seconds.
+STATUS_RESERVE_S = 10.0
+#: A machine may take a moment to be off; asking again is harmless. Seconds.
+STATUS_PERIOD_S = 1.0
+
+_SECRET = re.compile(r"passw|passphrase|secret|token|cookie|community|(^|[-_])key($|[-_])")
+
+#: Of what an agent said, the end, characters.
+_QUOTED = 300
+
+
+async def switch_off(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> str:
+    """The agent has confirmed that ``node`` is off; answers what it said last.
+
+    Takes at most ``fencing.timeout_s``; an agent that is late is killed. Raises `FencingFailed`
+    with what it wrote to stderr, without secrets.
+    """
+    agent = _Agent(fencing, node, Deadline(fencing.timeout_s, clock))
+    async with LocalHost() as agent.host:
+        off = await agent.told("off")
+        while True:
+            status = await agent.told("status")
+            if status.code == OFF:
+                return agent.quote(status) or agent.quote(off)
+            # Whether to go on waiting is decided by what it said to `off`, not by hope.
+            if off.code != 0 or agent.deadline.remaining() <= STATUS_PERIOD_S:
+                raise agent.failed(off, status)
+            await clock.sleep(STATUS_PERIOD_S)
+
+
+class _Agent:
+    """One conversation with one agent about one node."""
+
+    host: LocalHost
+
+    def __init__(self, fencing: FencingSpec, node: NodeName, deadline: Deadline) -> None:
+        self.fencing, self.node, self.deadline = fencing, node, deadline
+        self.name = fencing.command[0].rpartition("/")[2]
+        given = fencing.options.get(node, {})
+        self.options = {"plug": node, "nodename": node, **given}
+        self.secrets = sorted({*_secrets(given), *_in_words(fencing.command)}, key=len)
+
+    async def told(self, action: str) -> Completed:
+        """How the agent ended when told to do ``action``; one that did not end has code -1."""
+        reserve = min(STATUS_RESERVE_S, self.fencing.timeout_s / 4) if action == "off" else 0.0
+        lines = {"action": action, **self.options}
+        try:
+            return await self.host.run(
+                self.fencing.command,
+                deadline_s=max(0.01, self.deadline.remaining() - reserve),
+                stdin="".join(f"{name}={value}\n" for name, value in lines.items()).encode(),
+            )
+        except DeadlineMissed:  # its message has the whole command line
+            return Completed(-1, "", f"it did not end in time at action={action} and was killed")
+        except ColoctlError as error:
+            raise FencingFailed(self.node, self.clean(error.message), hint=error.hint) from None
+
+    def failed(self, off: Completed, status: Completed) -> FencingFailed:
+        """Why there is no confirmation."""
+        words = self.quote(status) if off.code == 0 else self.quote(off)
+        after = f" after action=off ended with {off.code}" if off.code != 0 else ""
+        says = f"says that node {self.node} is still on" if status.code == ON else (
+            f"did not say that node {self.node} is off (action=status ended with {status.code})"
+        )  # fmt: skip
+        return FencingFailed(
+            self.node,
+            f"The fence agent {self.name} {says}{after}: {words or 'it wrote nothing'}",
+            hint=f"call {self.name} by hand with action=status and the options of the pair file",
+        )
+
+    def quote(self, done: Completed) -> str:
+        """The end of what the agent wrote, on one line, without secrets."""
+        return self.clean(" ".join((done.stderr.strip() or done.stdout).split()))[-_QUOTED:]
+
+    def clean(self, text: str) -> str:
+        for secret in reversed(self.secrets):  # the longest first: one may hold another
+            text = text.replace(secret, "***")
+        return text
+
+
+def _secrets(options: Mapping[str, str]) -> Iterator[str]:
+    """The values of options that are named like a secret."""
+    return (value for name, value in options.items() if value and _SECRET.search(name.lower()))
+
+
+def _in_words(words: tuple[str, ...]) -> Iterator[str]:
+    """The same on the command line: ``--password=x``, ``--password x``, ``-p x``."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag == "-p" or (flag.startswith("-") and _SECRET.search(flag.lower())):
+            yield from filter(None, [value if equals else following])

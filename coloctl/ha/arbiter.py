@@ -1,0 +1,184 @@
+"""Who may promote: one node per generation, whoever asks.
+
+Invariant: two claims of the same generation by different nodes never both succeed, and a claim that
+succeeded is remembered after a power failure. Whoever promotes claims first (`Arbiter.claim`), so
+two supervisors that each believe that the other side is lost cannot both let their node run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from coloctl.errors import FailoverRefused, PreconditionFailed
+from coloctl.host import durable
+from coloctl.model.pair import NODES, NodeName, PairSpec
+
+#: A claim takes a millisecond; whoever holds the lock for longer is stopped or its disk hangs.
+CLAIM_DEADLINE_S = 5.0
+#: Part of that for the lock; seconds.
+LOCK_DEADLINE_S = 2.0
+#: flock(2) cannot be told when to give up, so it is asked for this often; seconds.
+LOCK_PERIOD_S = 0.002
+
+#: The claim's file in the pair's folder, where the pair file names no other place.
+FILE_NAME = "claim.json"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``node`` was the one to be promoted in ``generation``; ``at`` is wall clock, for people."""
+
+    pair: str
+    node: NodeName
+    generation: int
+    at: str
+
+
+class Arbiter(Protocol):
+    """One register per pair, of which every claim is exclusive and durable.
+
+    Nothing here supposes that the register is on this machine: a store that compares and swaps
+    (etcd: the generation in a key, a transaction that compares it) can stand behind it as well.
+    """
+
+    async def claim(self, pair: str, node: NodeName, generation: int) -> Claim:
+        """``node`` and no other may be promoted in ``generation``; on disk.
+
+        The same node may claim the same generation again: a supervisor that was restarted finishes
+        its own promotion. Raises `FailoverRefused` when the generation is taken or over, and
+        `PreconditionFailed` when nobody can tell or nothing could be written.
+        """
+        ...
+
+    async def current(self) -> Claim | None:
+        """The highest claim; None where there was none. Raises `PreconditionFailed`."""
+        ...
+
+
+def open_arbiter(spec: PairSpec, folder: Path) -> Arbiter:
+    """The arbiter of the pair file; ``folder`` is the pair's own.
+
+    There, a claim lives exactly as long as the QEMUs that it keeps apart: the folder goes when the
+    pair is stopped, and with /run when the machine boots. What outlives both are the numbers beside
+    the images. ``arbiter.path`` names a file that several supervisors share.
+    """
+    return FileArbiter(spec.arbiter.path or folder / FILE_NAME)
+
+
+class FileArbiter:
+    """The register is a file; implements `Arbiter` for everybody who can lock and write it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def claim(self, pair: str, node: NodeName, generation: int) -> Claim:
+        """See `Arbiter.claim`. Cancelled, the claim may yet be made."""
+        try:
+            async with asyncio.timeout(CLAIM_DEADLINE_S):
+                return await asyncio.to_thread(self._claim, pair, node, generation)
+        except TimeoutError:
+            raise PreconditionFailed(
+                f"{self.path} was not written within {CLAIM_DEADLINE_S:g} s.",
+                hint="its disk does not answer; nothing is promoted before it does",
+            ) from None
+
+    async def current(self) -> Claim | None:
+        """See `Arbiter.current`."""
+        return await asyncio.to_thread(_read, self.path)
+
+    def _claim(self, pair: str, node: NodeName, generation: int) -> Claim:
+        with _locked(self.path):
+            held = _read(self.path)
+            if held is not None:
+                _require_free(self.path, held, pair, node, generation)
+            claim = Claim(pair, node, generation, datetime.now(UTC).isoformat("T", "milliseconds"))
+            # Also what is held already: whoever wrote it may have died before it was on the disk.
+            durable.replace(self.path, json.dumps(asdict(claim)).encode() + b"\n")
+            return claim
+
+
+def require_claimable(held: Claim | None, node: NodeName, generation: int) -> None:
+    """``node`` could claim ``generation`` now; asked before anybody is fenced for it.
+
+    Raises `FailoverRefused`.
+    """
+    if held is None or held.generation < generation:
+        return
+    if (held.node, held.generation) != (node, generation):
+        raise FailoverRefused(
+            f"Node {node} may not be promoted in generation {generation}: node {held.node} was, "
+            f"in generation {held.generation}, at {held.at}.",
+            hint="another supervisor decided for this pair; end the pair on one of the two",
+        )
+
+
+def _require_free(path: Path, held: Claim, pair: str, node: NodeName, generation: int) -> None:
+    if held.pair != pair:
+        raise FailoverRefused(
+            f"{path} holds the claims of pair {held.pair}, not of {pair}.",
+            hint="give every pair an arbiter.path of its own",
+        )
+    require_claimable(held, node, generation)
+
+
+def _read(path: Path) -> Claim | None:
+    try:
+        document = json.loads(path.read_bytes())
+        claim = Claim(**document)
+        if claim.node not in NODES or type(claim.generation) is not int:
+            raise ValueError("no node or no number")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise PreconditionFailed(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError):
+        raise PreconditionFailed(
+            f"{path} does not tell which node was promoted last.",
+            hint="it was damaged from outside; where only one QEMU of the pair lives, remove it",
+        ) from None
+    return claim
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Nobody else reads and writes the register meanwhile; the lock is a file of its own.
+
+    The register itself is replaced by every claim, so a lock on it would guard an old file.
+    """
+    try:
+        fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except OSError as error:
+        raise PreconditionFailed(
+            f"{path} cannot be locked: {error.strerror}.", hint="check the folder"
+        ) from None
+    try:
+        _acquire(fd, path)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _acquire(fd: int, path: Path) -> None:
+    until = time.monotonic() + LOCK_DEADLINE_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise PreconditionFailed(
+                    f"Another process has held the lock of {path} for {LOCK_DEADLINE_S:g} s.",
+                    hint="another supervisor is claiming, or hangs",
+                ) from None
+            time.sleep(LOCK_PERIOD_S)
+        except OSError as error:
+            raise PreconditionFailed(f"{path} cannot be locked: {error.strerror}.") from None
