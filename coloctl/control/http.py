@@ -213,7 +213,8 @@ def protected(metrics: Metrics) -> Answer:
         return _text(HTTPStatus.SERVICE_UNAVAILABLE, str(stale))
     view = sight.view
     if view.protection is Protection.COLO:
-        return _text(HTTPStatus.OK, f"{view.name} is protected.")
+        paused = " Automatic failover is paused." if view.paused else ""
+        return _text(HTTPStatus.OK, f"{view.name} is protected.{paused}")
     reason = " ".join(view.reason.split())
     why = f"{view.name} is not protected ({view.protection}): {reason}"
     return _text(HTTPStatus.SERVICE_UNAVAILABLE, why)

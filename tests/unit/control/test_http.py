@@ -93,6 +93,9 @@ def test_a_version_that_is_none_gets_the_oldest_format(server: MetricsServer) ->
 def test_protected_is_for_load_balancers(server: MetricsServer, metrics: Metrics) -> None:
     answer, said = ask(server, "/protected")
     assert (answer.status, said) == (200, "web is protected.\n")
+    metrics.view(replace(PROTECTED, paused=True))
+    answer, said = ask(server, "/protected")
+    assert (answer.status, said) == (200, "web is protected. Automatic failover is paused.\n")
     metrics.view(replace(LOST, reason="Node a\nwas lost."))
     answer, said = ask(server, "/protected")
     assert answer.status == 503
