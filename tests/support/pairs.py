@@ -14,6 +14,7 @@ from typing import Any
 
 from coloctl.colo import launch
 from coloctl.colo.launch import Ground
+from coloctl.ha.arbiter import FILE_NAME
 from coloctl.host import open_host
 from coloctl.journal import Journal
 from coloctl.lab import qemu
