@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,11 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from coloctl.chaos.story import Cast, play
-from coloctl.check.trial import holds_colo
-from coloctl.cli import documents, provision, render
-from coloctl.cli.downloads import Bars
+from coloctl.cli import documents, pair_views, render
 from coloctl.cli.options import format_option
-from coloctl.errors import UnsupportedQEMU, UsageError
+from coloctl.cli.players import engage, require_clients
 from coloctl.lab import rootless
 
 #: The demo's pair and its lab are called this, unless somebody chooses another name.
@@ -62,14 +59,11 @@ NAME = "demo"
 def demo(**options: Any) -> int:
     """Protect a real guest, talk to it, kill one of its hosts, and show that nothing was lost.
 
-    Builds a lab of network namespaces, boots a small Linux with redis in it, and takes everything
-    away again. It needs about a minute, and no rights of yours but user namespaces.
+    Nobody steps in: the pair fails over by itself. Builds a lab of network namespaces, boots a
+    small Linux with redis in it, and takes everything away again. It needs about a minute, and no
+    rights of yours but user namespaces.
     """
-    if importlib.util.find_spec("redis") is None:
-        raise UsageError(
-            "The demo's clients need redis-py, which is not installed.",
-            hint="pip install 'coloctl[demo]'",
-        )
+    require_clients("the demo")
     as_json = options["form"] == "json"
     console = Console(stderr=as_json, highlight=False)
     cast = _cast(options)
@@ -84,25 +78,9 @@ def demo(**options: Any) -> int:
 
 
 def _cast(options: Mapping[str, Any]) -> Cast:
-    """A QEMU that holds COLO here and the guest are there; fetched with progress if they were not.
-
-    Raises `UnsupportedQEMU` when the QEMU that was asked for does not hold COLO.
-    """
-    with Bars() as bars:
-        if options["qemu"] is None:
-            choice = provision.choose_qemu(bars.report)
-            binary, accel = choice.build.binary, choice.accel
-        else:
-            binary = provision.named_qemu(options["qemu"])
-            accel = provision.usable_accelerators(bars.report)[0][0]
-            trial = holds_colo(binary, accel)
-            if not trial.works:
-                raise UnsupportedQEMU(trial.sentence, hint="`coloctl probe --full` shows more")
-        guest = provision.lab_guest(bars.report)
+    """Who plays is there; raises what `players.engage` raises."""
     return Cast(
-        qemu=binary,
-        accel=accel,
-        guest=guest,
+        **engage(options["qemu"])._asdict(),
         **{key: options[key] for key in ("name", "kill", "keep", "clients", "delay_ms", "channel")},
     )
 
@@ -137,7 +115,7 @@ class Stage:
         """How the pair stands now."""
         if self._live.is_started:
             count = Text(f"{acknowledged} records acknowledged", "green")
-            self._live.update(Group("", render.status(view), count))
+            self._live.update(Group("", pair_views.status(view), count))
 
 
 #: The moments of the story's timeline, in words.
@@ -145,7 +123,7 @@ MOMENTS: Mapping[str, str] = {
     "fault": "SIGKILL in the middle of a checkpoint",
     "detected_ms": "the supervisor knows",
     "fenced_ms": "the dead side is proven dead",
-    "promoted_ms": "the survivor is told to run on alone",
+    "promoted_ms": "the supervisor tells the survivor to run on alone",
     "running_ms": "its guest runs",
     "first_reply_ms": "the first client is answered",
 }
@@ -162,6 +140,7 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     for what, value in (
         ("records acknowledged", f"{acks['acknowledged']}, lost: {acks['lost']}"),
         ("connections", f"{connections['opened']}, broken: {connections['broken']}"),
+        ("failed over", _by_whom(document["failover"])),
         ("longest silence at the fault", render.milliseconds(document["outage_ms"])),
         ("longest while being protected", render.milliseconds(document["protect_gap_ms"])),
         ("checkpoints", f"{document['checkpoints']['count']}, median pause "
@@ -176,6 +155,13 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     ]
     left = [Text(f"  left behind: {one}", "red") for one in document["left_behind"]]
     return Group(moments, "", facts, "", closing, *reasons, *left)
+
+
+def _by_whom(failover: Mapping[str, Any]) -> str:
+    """Nobody stepped in, or somebody did; and what it was taken for."""
+    if failover["by"] == "operator":
+        return "because an operator asked for it"
+    return f"by itself ({failover['cause'] or 'no cause was told'})"
 
 
 def _farewell(cast: Cast, folder: str | None) -> tuple[RenderableType, ...]:

@@ -18,14 +18,14 @@ View = Mapping[str, Any]
 TSV_COLUMNS = (
     "pair", "node", "role", "state", "protection", "checkpoints", "period_ms", "pause_p50_ms",
     "pause_p99_ms", "exposed_s", "host", "pid", "presence", "run_state", "migration", "colo_mode",
-    "fencing", "generation", "qemu_version",
+    "fencing", "generation", "qemu_version", "paused", "diagnosis", "since_s",
 )  # fmt: skip
 
 
 #: What `list` says of each pair, in the order of its tab-separated columns.
 LIST_COLUMNS = (
     "name", "supervisor", "supervisor_pid", "protection", "primary", "generation", "exposed_s",
-    "reason", "spec_path",
+    "reason", "spec_path", "paused", "diagnosis",
 )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def summary(looked: View) -> dict[str, Any]:
         return {
             "name": looked["name"], "supervisor": looked["supervisor"], "supervisor_pid": None,
             "protection": None, "primary": None, "generation": None, "exposed_s": None,
-            "reason": looked["error"], "spec_path": None,
+            "reason": looked["error"], "spec_path": None, "paused": None, "diagnosis": None,
         }  # fmt: skip
     return {
         "name": view["name"],
@@ -98,6 +98,8 @@ def summary(looked: View) -> dict[str, Any]:
         "exposed_s": view["exposed_s"],
         "reason": view["reason"],
         "spec_path": view["spec_path"],
+        "paused": view.get("paused"),
+        "diagnosis": view.get("diagnosis"),
     }
 
 
@@ -122,7 +124,8 @@ def _tsv_row(view: View, node: View) -> list[object]:
         counted.get("count"), counted.get("period_p50_ms"), counted.get("pause_p50_ms"),
         counted.get("pause_p99_ms"), view["exposed_s"], node["host"], node["pid"],
         node["presence"], node["run_state"], node["migration"], node["colo_mode"],
-        node["fencing"], view["generation"], node["qemu_version"],
+        node["fencing"], view["generation"], node["qemu_version"], view.get("paused"),
+        view.get("diagnosis"), view["since_s"],
     ]  # fmt: skip
 
 

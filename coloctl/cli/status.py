@@ -51,9 +51,9 @@ def list_pairs(form: str) -> None:
         columns = documents.LIST_COLUMNS
         print(documents.tsv([columns, *([row[name] for name in columns] for row in rows)]))
     elif rows:
-        from coloctl.cli import render
+        from coloctl.cli import pair_views, render
 
-        render.console().print(render.pairs(rows))
+        render.console().print(pair_views.pairs(rows))
     else:
         print("No pair runs here.")
 
@@ -76,9 +76,9 @@ def _show(looked: list[dict[str, Any]], pair: str | None, form: str, *, extended
     elif form == "tsv":
         print(documents.tsv([documents.TSV_COLUMNS, *_tsv(looked)]))
     elif looked:
-        from coloctl.cli import render
+        from coloctl.cli import pair_views, render
 
-        render.console().print(render.statuses(looked, extended=extended))
+        render.console().print(pair_views.statuses(looked, extended=extended))
     else:
         print("No pair runs here.")
 
@@ -116,11 +116,11 @@ def _watch(pair: str | None, every_s: float, form: str, *, extended: bool) -> No
 def _watch_live(pair: str | None, every_s: float, *, extended: bool) -> None:
     from rich.live import Live
 
-    from coloctl.cli import render
+    from coloctl.cli import pair_views, render
 
     console = render.console()
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            drawn = render.statuses(_look(pair), extended=extended)
-            live.update(render.watched(drawn, every_s), refresh=True)
+            drawn = pair_views.statuses(_look(pair), extended=extended)
+            live.update(pair_views.watched(drawn, every_s), refresh=True)
             time.sleep(every_s)

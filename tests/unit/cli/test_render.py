@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 from support.views import FROZEN, LOST, PROTECTED, RESYNC, document, looked
 
-from coloctl.cli import documents, render
+from coloctl.cli import documents, pair_views, render
 
 pytestmark = pytest.mark.unit
 
@@ -19,7 +19,7 @@ TIMELINE = {
     "role_before": "secondary",
     "steps": {
         "fenced": 4.0,
-        "recorded": 5.0,
+        "arbitrated": 5.0,
         "yanked": 8.0,
         "promoted": 12.0,
         "running": 32.0,
@@ -38,7 +38,7 @@ def drawn(what: RenderableType, width: int = 80) -> str:
 
 
 def test_a_protected_pair() -> None:
-    assert drawn(render.status(document(PROTECTED))) == (
+    assert drawn(pair_views.status(document(PROTECTED))) == (
         "web   ● colo for 00:03:12   generation 2\n"
         "The first checkpoint is complete.\n"
         "\n"
@@ -49,7 +49,7 @@ def test_a_protected_pair() -> None:
 
 
 def test_a_guest_that_runs_alone_shows_its_exposure_and_no_old_checkpoints() -> None:
-    assert drawn(render.status(document(LOST))) == (
+    assert drawn(pair_views.status(document(LOST))) == (
         "web   ● unprotected for 00:00:12   generation 2\n"
         "The guest runs on node b alone since node a was lost.\n"
         "\n"
@@ -60,19 +60,19 @@ def test_a_guest_that_runs_alone_shows_its_exposure_and_no_old_checkpoints() -> 
 
 
 def test_an_act_under_way_and_the_clock_of_exposure() -> None:
-    text = drawn(render.status(document(RESYNC)))
+    text = drawn(pair_views.status(document(RESYNC)))
     assert "web   ● resync for 00:00:03   unprotected for 1d 01:00:00   generation 2" in text
     assert "→ start: copying the disks, 25 %" in text
 
 
 def test_a_node_that_does_not_answer_is_not_called_running() -> None:
     assert re.search(
-        r"^a +primary +not answering +colo", drawn(render.status(document(FROZEN))), re.M
+        r"^a +primary +not answering +colo", drawn(pair_views.status(document(FROZEN))), re.M
     )
 
 
 def test_the_extended_view_has_every_fact_of_a_node() -> None:
-    text = drawn(render.status(document(FROZEN), extended=True))
+    text = drawn(pair_views.status(document(FROZEN), extended=True))
     for fact in ("netns:host-a", "4711", "11.1.3", "secondary", "monitor", "/etc/coloctl/web.toml"):
         assert fact in text
     assert "last checkpoint   10.9 ms pause, 1003 ms after the one before" in text
@@ -81,14 +81,14 @@ def test_the_extended_view_has_every_fact_of_a_node() -> None:
 @pytest.mark.parametrize("extended", [False, True])
 def test_nothing_is_wider_than_a_plain_terminal(extended: bool) -> None:
     for view in (PROTECTED, LOST, RESYNC, FROZEN):
-        whole = drawn(render.status(document(view), extended=extended), width=300)
+        whole = drawn(pair_views.status(document(view), extended=extended), width=300)
         assert max(map(len, whole.splitlines())) <= 80
 
 
 def test_all_pairs_below_each_other_with_those_that_cannot_be_seen() -> None:
     gone = looked(None, name="db", supervisor="gone", error="The supervisor of db is gone.")
     silent = looked(None, name="mail", supervisor="silent", error="It did not greet.")
-    text = drawn(render.statuses([looked(), gone, silent]))
+    text = drawn(pair_views.statuses([looked(), gone, silent]))
     assert "web   ● colo" in text
     assert "db   ● no supervisor\nThe supervisor of db is gone.\n`coloctl stop db --force`" in text
     assert "mail   ● supervisor does not answer\nIt did not greet." in text
@@ -100,7 +100,7 @@ def test_the_list_of_pairs() -> None:
         documents.summary(looked(LOST)),
         documents.summary(looked(None, name="db", supervisor="gone", error="It is gone.")),
     ]
-    assert drawn(render.pairs(rows)) == (
+    assert drawn(pair_views.pairs(rows)) == (
         "PAIR  PROTECTION   GUEST ON  GENERATION  EXPOSED   REASON\n"
         "web   unprotected  node b    2           00:00:12  The guest runs on node b alo…\n"
         "db    gone         -         -           -         It is gone."
@@ -111,15 +111,38 @@ def test_a_timeline_is_drawn_on_one_axis() -> None:
     assert drawn(render.timeline("web", TIMELINE)) == (
         "web runs on node b, which was the secondary; node a is fenced.\n"
         "\n"
-        "STEP           AT\n"
-        "fenced     4.0 ms  ██▍                       the other node is dead, proven\n"
-        "recorded   5.0 ms    ▋                       the generation is on disk\n"
-        "yanked     8.0 ms     █▊                     connections to it are cut\n"
-        "promoted  12.0 ms       ██▍                  told to run on alone\n"
-        "running   32.0 ms         ████████████       the guest runs\n"
-        "cleared   32.0 ms                     ▏      the lost pair is cleared away\n"
-        "verified  40.0 ms                     ████▊  asked once more: it runs"
+        "STEP             AT\n"
+        "fenced       4.0 ms  ██▍                       the other node is dead, proven\n"
+        "arbitrated   5.0 ms    ▋                       the generation is claimed\n"
+        "yanked       8.0 ms     █▊                     connections to it are cut\n"
+        "promoted    12.0 ms       ██▍                  told to run on alone\n"
+        "running     32.0 ms         ████████████       the guest runs\n"
+        "cleared     32.0 ms                     ▏      the lost pair is cleared away\n"
+        "verified    40.0 ms                     ████▊  asked once more: it runs"
     )
+
+
+def test_a_timeline_says_what_it_was_for() -> None:
+    past = {**TIMELINE, "cause": "primary-frozen", "fault_ms": -131.0}
+    said = drawn(render.timeline("web", past)).splitlines()[1]
+    assert said == "cause primary-frozen, noticed 131.0 ms after the fault"
+
+
+def test_a_status_says_what_it_waits_for() -> None:
+    view = {
+        **document(LOST),
+        "paused": True,
+        "diagnosis": "primary-frozen",
+        "waiting": "Node b would run on alone, but the pair is paused.",
+    }
+    view["nodes"] = [{**view["nodes"][0], "fencing": "required"}, view["nodes"][1]]
+    text = drawn(pair_views.status(view))
+    assert text.splitlines()[0].endswith("generation 2   paused")
+    assert "✘ primary-frozen is what is seen; `coloctl explain web` says why." in text
+    assert "Node b would run on alone, but the pair is paused." in text
+    assert "`coloctl fence confirm web a`" in text
+    calm = drawn(pair_views.status({**document(), "paused": True}))
+    assert "`coloctl resume web` switches it on" in calm
 
 
 @pytest.mark.parametrize(
@@ -139,5 +162,5 @@ def test_bars(begin: float, end: float, whole: float, width: int, expected: str)
 def test_no_colour_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     console = Console(force_terminal=True, width=80, file=io.StringIO())
-    console.print(render.status(document()))
+    console.print(pair_views.status(document()))
     assert "\x1b[3" not in console.file.getvalue()  # type: ignore[attr-defined]
