@@ -142,13 +142,12 @@ class Stage:
 
 
 def beside_logs(folder: Path) -> list[Path]:
-    """What lies in ``folder`` and is neither a log nor a journal nor the history of failovers."""
+    """What lies in ``folder`` and is neither a log nor a record of what was decided."""
+    records = ("journal", "history", FILE_NAME)
     return [
         path
         for path in folder.rglob("*")
-        if path.is_file()
-        and path.suffix != ".log"
-        and not path.name.startswith(("journal", "history"))
+        if path.is_file() and path.suffix != ".log" and not path.name.startswith(records)
     ]
 
 
