@@ -54,7 +54,9 @@ class NodeSeen:
     busy: bool = False  #: its process used CPU time while it was silent: it is not frozen
     rescue_silent_ms: float = 0.0  #: its monitor thread owes an answer for so long
     command_silent_ms: float = 0.0  #: its main loop owes an answer for so long
-    notices: tuple[str, ...] = ()  #: names of `NOTICES` that its QEMU has sent in this session
+    #: Names of `NOTICES` that its QEMU has sent since the secondary of now sat down: what it said
+    #: of an earlier one (``colo-exit``, ``replica-write-error``) would give up the new one at once.
+    notices: tuple[str, ...] = ()
 
 
 #: QEMU's events that decide something, and the words for them in `NodeSeen.notices`.

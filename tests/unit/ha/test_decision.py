@@ -153,6 +153,18 @@ def test_a_secondary_in_the_making_is_given_up_and_the_primary_never(
     primary = observe(replace(PRIMARY, **frozen), protection=protection)
     dead = observe(replace(PRIMARY, life=Life.DEAD), protection=protection)
     cut = observe(protection=protection, link_silent_ms=500.0)
+    full = replace(PRIMARY, notices=("local-write-error",))
+    gone = {"life": Life.UNKNOWN, "rescue_silent_ms": 500.0, "command_silent_ms": 500.0}
+    for about_primary in (full, replace(PRIMARY, **gone)):
+        seen = observe(about_primary, protection=protection, link_silent_ms=None)
+        assert decided(seen).action is Action.REPORT
+        about_secondary = replace(about_primary, role=Role.SECONDARY)
+        seen = observe(b=about_secondary, protection=protection, link_silent_ms=None)
+        assert decided(seen).action is Action.ABANDON
+    stalled = observe(
+        replace(PRIMARY, command_silent_ms=2500.0), protection=protection, held_ms=2500.0
+    )
+    assert decided(stalled).lost == "b"
     assert decided(secondary) == Decision(Action.ABANDON, "b", decided(secondary).reason)
     assert decided(cut).action is Action.ABANDON
     assert decided(primary).action is Action.REPORT
