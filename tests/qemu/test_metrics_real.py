@@ -152,6 +152,21 @@ def test_a_pair_is_seen_through_its_life(watched: Watched) -> None:
     assert watched.get("/healthz")[0] == 200
 
 
+def test_the_next_supervisor_answers_at_the_same_address(watched: Watched) -> None:
+    watched.start()
+    killed = watched.view()["supervisor_pid"]
+    os.kill(killed, signal.SIGKILL)
+
+    def protected_again() -> bool:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return (
+                watched.get("/protected")[0] == 200 and watched.view()["supervisor_pid"] != killed
+            )
+        return False
+
+    watched.until(protected_again)
+
+
 def test_an_address_that_is_taken_starts_nothing(watched: Watched) -> None:
     with socket.create_server(tuple(watched.address)):
         refused = watched.start(code=1)
