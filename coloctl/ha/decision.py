@@ -172,12 +172,9 @@ def _on_course(
 
 
 def _end(finding: Finding, seen: Observation, pair: str) -> Decision:
-    """The end, unless something lives that it would kill too early."""
+    """The end, unless somebody lives on whom belief has not caught up with."""
     said = finding.sentence()
     living = [node for node in members(seen) if seen.nodes[node].life is not Life.DEAD]
-    if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN and finding.node in living:
-        said += " Its QEMU writes back what it holds and ends by itself; the pair ends with it."
-        return Decision(Action.WAIT, None, said)
     if COURSES[seen.protection] is ALONE and living and finding.node not in living:
         # Nobody was expected there: it may be the survivor of a change that is not yet known here.
         return Decision(

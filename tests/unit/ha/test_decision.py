@@ -128,14 +128,13 @@ def test_the_last_of_two_deaths_ends_the_pair() -> None:
         assert decided(replace(dead, protection=protection)).action is Action.END
 
 
-def test_a_qemu_that_powers_off_is_let_end_by_itself() -> None:
-    """It writes its images back meanwhile; killing it would lose that."""
+def test_a_guest_that_powers_off_ends_the_pair_before_and_after_its_qemu_ends() -> None:
     off = replace(PRIMARY, notices=("guest-shutdown",))
     for protection in (Protection.UNPROTECTED, Protection.MIGRATING, Protection.COLO):
-        assert decided(observe(off, protection=protection)).action is Action.WAIT
-        ended = replace(off, life=Life.DEAD)
-        alone = observe(ended, NodeSeen(), protection=protection)
-        assert decided(alone).action is Action.END
+        for primary in (off, replace(off, life=Life.DEAD)):
+            assert decided(observe(primary, NodeSeen(), protection=protection)).action is Action.END
+            if protection is not Protection.UNPROTECTED:
+                assert decided(observe(primary, protection=protection)).action is Action.END
 
 
 def test_an_unexpected_live_node_is_not_ended_with_a_dead_one() -> None:
