@@ -33,6 +33,7 @@ class CheckpointLedger:
         self._last_stop: float | None = None
         self._pauses: deque[float] = deque(maxlen=WINDOW)
         self._periods: deque[float] = deque(maxlen=WINDOW)
+        self.longest_pause_s = 0.0  #: of the last `WINDOW` checkpoints
 
     def stop(self, at_s: float) -> None:
         """The vCPUs stopped for a checkpoint."""
@@ -48,6 +49,7 @@ class CheckpointLedger:
         self.stopped_at = None
         self.count += 1
         self._pauses.append(pause)
+        self.longest_pause_s = max(self._pauses)
         return pause
 
     def view(self, delay_ms: int) -> CheckpointView:

@@ -113,6 +113,30 @@ class Channel:
         return f"<Channel {self.description}>"
 
 
+class Beacon(Protocol):
+    """One end of the replication link: sends a numbered datagram at every beat, hears the peer's.
+
+    Holds no task and never waits. What other sessions send, an earlier supervisor's say, is not
+    heard.
+    """
+
+    session: bytes  #: drawn anew for every beacon
+    delay_s: float | None  #: how long the datagram heard last was on its way, by the wall clock
+
+    def meet(self, peer: Beacon) -> None:
+        """Only ``peer`` is heard from now on."""
+        ...
+
+    def beat(self) -> bool:
+        """One datagram was sent if the network took it; answers whether the peer was heard since
+        the last beat."""
+        ...
+
+    def close(self) -> None:
+        """The port is free."""
+        ...
+
+
 class FirstConnection(Protocol):
     """A watch for the first TCP connection over a tap, begun when the context was entered."""
 
@@ -146,6 +170,10 @@ class Process(Protocol):
 
     def frozen(self) -> bool:
         """Whether it exists and is stopped (SIGSTOP)."""
+        ...
+
+    def cpu_s(self) -> float | None:
+        """CPU time that it has used so far, seconds; None when that cannot be told."""
         ...
 
     def signal(self, signum: int) -> bool:
@@ -213,6 +241,10 @@ class Host(Protocol):
         Raises `PreconditionFailed` when ``listen`` cannot be had, `Unreachable` when ``other``
         does not get through within ``deadline_s``.
         """
+        ...
+
+    async def beacon(self, at: Endpoint, peer: Endpoint) -> Beacon:
+        """A beacon at ``at`` on this host, for one at ``peer``; raises `PreconditionFailed`."""
         ...
 
     async def tap(self, name: str, *, up: bool) -> None:

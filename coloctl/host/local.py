@@ -28,6 +28,7 @@ from coloctl.host.base import (
     Host,
     Identity,
 )
+from coloctl.host.beacon import UdpBeacon
 from coloctl.host.channel import connect_pair, listen_at
 from coloctl.host.launch import Captured, discard, spawn, start_captured
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use
@@ -133,6 +134,15 @@ class LocalHost:
             return sock
 
         return await self._inside(make, undo=socket.socket.close)
+
+    async def beacon(self, at: Endpoint, peer: Endpoint) -> UdpBeacon:
+        """See `Host.beacon`."""
+        sock = await self.make_socket(_family(at.address), socket.SOCK_DGRAM)
+        try:
+            return UdpBeacon(sock, at, peer, self.name)
+        except BaseException:
+            sock.close()
+            raise
 
     async def tap(self, name: str, *, up: bool) -> None:
         """See `Host.tap`: two system calls on a socket that is already open."""

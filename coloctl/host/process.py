@@ -26,11 +26,12 @@ HARD_RESERVE_S = 2.0
 
 @dataclass(frozen=True)
 class ProcStat:
-    """The fields of ``/proc/PID/stat`` that matter here: 3 (state), 4 (parent) and 22."""
+    """The fields of ``/proc/PID/stat`` that matter here: 3 (state), 4 (parent), 14+15 and 22."""
 
     state: str
     parent: int
     start_time: int
+    cpu_ticks: int = 0  #: of user and system time, of all threads
 
 
 def read_stat(pid: int) -> ProcStat | None:
@@ -41,7 +42,12 @@ def read_stat(pid: int) -> ProcStat | None:
         return None
     # Field 2 is the command in parentheses and may itself hold spaces and parentheses.
     fields = text[text.rindex(")") + 2 :].split()
-    return ProcStat(state=fields[0], parent=int(fields[1]), start_time=int(fields[19]))
+    return ProcStat(
+        state=fields[0],
+        parent=int(fields[1]),
+        start_time=int(fields[19]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
+    )
 
 
 def tail(path: Path, lines: int = 20) -> str:
@@ -101,6 +107,13 @@ class LocalProcess:
             and stat.start_time == self.identity.start_time
             and stat.state in ("T", "t")
         )
+
+    def cpu_s(self) -> float | None:
+        """CPU time that it has used so far, seconds; None once it is gone."""
+        stat = read_stat(self.identity.pid)
+        if stat is None or stat.start_time != self.identity.start_time:
+            return None
+        return stat.cpu_ticks / os.sysconf("SC_CLK_TCK")
 
     def signal(self, signum: int) -> bool:
         """The signal was sent, or False: the process was gone already.

@@ -105,6 +105,10 @@ class ReplicationSpec:
     def migration_port(self) -> int:
         return self.base_port + 98
 
+    def heartbeat_port(self) -> int:
+        """UDP, on both nodes."""
+        return self.base_port + 97
+
     def mirror_port(self, nic: int) -> int:
         """QEMU's COLO document uses 9003 for ``mirror0``; ten ports further per NIC."""
         return self.base_port + 10 * nic + 3

@@ -103,6 +103,9 @@ class FakeProcess(Process):
     def frozen(self) -> bool:
         return self.alive() and self.is_frozen
 
+    def cpu_s(self) -> float | None:
+        return 0.0
+
     def signal(self, signum: int) -> bool:
         return self.alive()
 

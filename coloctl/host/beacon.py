@@ -1,0 +1,88 @@
+"""A beacon on the replication network: numbered datagrams out, the peer's in, nothing waited for.
+
+Two beacons, one per host of a pair, tell at once when the link between them is cut in one direction
+or both; the connections of QEMU would tell only when they are used. A beacon has no task: whoever
+holds it calls `beat` at every beat of the heart.
+"""
+
+from __future__ import annotations
+
+import errno
+import secrets
+import socket
+import struct
+import time
+
+from coloctl.errors import PreconditionFailed
+from coloctl.host.base import Beacon, Endpoint
+
+#: Session of the sender, number, and the sender's wall clock in nanoseconds.
+_FORMAT = struct.Struct("!8sQQ")
+#: Datagrams read per beat; a peer sends one, so more are old or nobody's.
+_DRAIN_MAX = 32
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("qq")
+
+
+class UdpBeacon:
+    """One end of the link. What other sessions sent, an earlier supervisor's say, is not heard."""
+
+    def __init__(self, sock: socket.socket, at: Endpoint, peer: Endpoint, host: str) -> None:
+        """Bound to ``at``; raises `PreconditionFailed` when that cannot be had on ``host``."""
+        self._sock = sock
+        self._peer = (peer.address, peer.port)
+        self._number = 0
+        self._peer_session = b""
+        self._heard = 0  # the highest number that came from the peer
+        self.session = secrets.token_bytes(8)
+        self.delay_s: float | None = None
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        try:
+            sock.bind((at.address, at.port))
+        except OSError as error:
+            why = (
+                "is in use"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be had: {error.strerror}"
+            )
+            raise PreconditionFailed(
+                f"UDP port {at} on {host}, needed for heartbeats, {why}.",
+                hint="set replication.base_port to a free range of 100 ports",
+            ) from None
+
+    def beat(self) -> bool:
+        """A datagram was sent, or the network said no; answers whether the peer was heard."""
+        before = self._heard
+        for _ in range(_DRAIN_MAX):
+            try:
+                data, ancillary, _, _ = self._sock.recvmsg(_FORMAT.size, 64)
+            except OSError:  # nothing there, or the network says that the peer does not listen
+                break
+            self._hear(data, ancillary)
+        self._number += 1
+        try:
+            self._sock.sendto(_FORMAT.pack(self.session, self._number, time.time_ns()), self._peer)
+        except OSError:
+            pass  # a link that is down says so; the silence is what counts
+        return self._heard > before
+
+    def _hear(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
+        if len(data) != _FORMAT.size:
+            return
+        session, number, sent_ns = _FORMAT.unpack(data)
+        if session != self._peer_session or number <= self._heard:
+            return
+        self._heard = number
+        for level, kind, value in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+                seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
+                self.delay_s = max(0.0, seconds - sent_ns / 1e9 + nanoseconds / 1e9)
+
+    def meet(self, peer: Beacon) -> None:
+        """Only ``peer`` is heard from now on."""
+        self._peer_session = peer.session
+
+    def close(self) -> None:
+        """The port is free."""
+        self._sock.close()
