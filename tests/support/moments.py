@@ -163,6 +163,13 @@ class Mortal:
             time.sleep(0.05)
         raise AssertionError(f"{self.name} does not settle: {self.log()}")
 
+    def until(self, true: Callable[[], object]) -> None:
+        """Returns once ``true``; the test fails when that takes longer than its patience."""
+        give_up = time.monotonic() + PATIENCE_S
+        while not true():
+            assert time.monotonic() < give_up, self.log()
+            time.sleep(0.05)
+
     def log(self) -> str:
         path = paths.pair_dir(self.name) / "supervisor.log"
         return path.read_text() if path.exists() else "no log"
