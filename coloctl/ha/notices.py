@@ -8,6 +8,10 @@ from typing import Any
 from coloctl.machine import blockdev
 
 
+#: QEMU's own resets and shutdowns, those of an operator's commands say, decide nothing.
+_ASKED_BY_GUEST = {"SHUTDOWN": "guest-shutdown", "RESET": "guest-reset"}
+
+
 def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
     """The notice that the event is, or None: it decides nothing."""
     if name == "COLO_EXIT":
@@ -18,11 +22,7 @@ def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
         return "local-read-error" if data.get("operation") == "read" else "local-write-error"
     if name == "GUEST_PANICKED":
         return "guest-panic"
-    if name == "SHUTDOWN":
-        return "guest-shutdown" if data.get("guest") else None
-    if name == "RESET":
-        return "guest-reset" if data.get("guest") else None
-    return None
+    return _ASKED_BY_GUEST.get(name) if data.get("guest") else None
 
 
 def _bad_child(child: str, read: bool) -> str | None:

@@ -7,6 +7,7 @@ holds it calls `beat` at every beat of the heart.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import socket
@@ -41,11 +42,8 @@ class UdpBeacon:
         try:
             sock.bind((at.address, at.port))
         except OSError as error:
-            why = (
-                "is in use"
-                if error.errno == errno.EADDRINUSE
-                else f"cannot be had: {error.strerror}"
-            )
+            taken = error.errno == errno.EADDRINUSE
+            why = "is in use" if taken else f"cannot be had: {error.strerror}"
             raise PreconditionFailed(
                 f"UDP port {at} on {host}, needed for heartbeats, {why}.",
                 hint="set replication.base_port to a free range of 100 ports",
@@ -61,10 +59,10 @@ class UdpBeacon:
                 break
             self._hear(data, ancillary)
         self._number += 1
-        try:
-            self._sock.sendto(_FORMAT.pack(self.session, self._number, time.time_ns()), self._peer)
-        except OSError:
-            pass  # a link that is down says so; the silence is what counts
+        # A link that is down may say so here; its silence is what counts.
+        with contextlib.suppress(OSError):
+            beat = _FORMAT.pack(self.session, self._number, time.time_ns())
+            self._sock.sendto(beat, self._peer)
         return self._heard > before
 
     def _hear(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
