@@ -7,7 +7,6 @@ from typing import Any
 
 from coloctl.machine import blockdev
 
-
 #: QEMU's own resets and shutdowns, those of an operator's commands say, decide nothing.
 _ASKED_BY_GUEST = {"SHUTDOWN": "guest-shutdown", "RESET": "guest-reset"}
 
