@@ -126,8 +126,10 @@ async def fail_over(
     course.done("fenced")
     deadline = Deadline(SURVIVOR_DEADLINE_S, course.clock)
     try:
-        # Neither lets the survivor run on, and what is cut off was proven dead.
-        await _both(_arbitrated(arbitrate, course), _yanked(spec, survivor, role, deadline, course))
+        # The second does not let the survivor run on; it cuts off what was proven dead.
+        await _both(
+            _arbitrated(arbitrate, course), _cut_off(spec, survivor, role, deadline, course)
+        )
         # A primary's too: a fence that failed or was cut short may have taken them down.
         await open_taps(spec, survivor)
         await _promote(spec, survivor, role, deadline, course)
@@ -181,33 +183,43 @@ async def _arbitrated(arbitrate: Callable[[], Awaitable[None]], course: Course) 
     course.done("arbitrated")
 
 
-async def _yanked(
+def _release(spec: PairSpec, role: Role) -> tuple[plan.Plan, plan.Plan, plan.Plan]:
+    """What a survivor is told: before it may run on, to run on, and at once behind that."""
+    steps = plan.release_secondary(spec) if role is Role.SECONDARY else plan.release_primary(spec)
+    told = [step.command.execute for step in steps].index("x-colo-lost-heartbeat")
+    return steps[:told], steps[told : told + 1], steps[told + 1 :]
+
+
+async def _cut_off(
     spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
 ) -> None:
+    """The survivor waits for nothing of its peer, and writes nothing to it."""
     await yank_peer(spec, survivor, role, deadline)
     course.done("yanked")
+    await run(_release(spec, role)[0], survivor.monitor, deadline=deadline)
 
 
 async def _promote(
     spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
 ) -> None:
     """The guest runs on the survivor, and its output reaches the tap."""
-    release = plan.release_secondary if role is Role.SECONDARY else plan.release_primary
-    steps = release(spec)
-    told = 1 + [step.command.execute for step in steps].index("x-colo-lost-heartbeat")
+    _, lost_heartbeat, then = _release(spec, role)
     with survivor.monitor.listen("RESUME", bound=1) as resumed:
         sent_s = time.monotonic()
-        await run(steps[:told], survivor.monitor, deadline=deadline)
-        course.done("promoted")
-        # What is left of the way to the peer is cut while QEMU lets the guest go on.
-        opening = asyncio.ensure_future(run(steps[told:], survivor.monitor, deadline=deadline))
+        telling = asyncio.ensure_future(run(lost_heartbeat, survivor.monitor, deadline=deadline))
+        # On its way before the first is answered: QEMU lets the guest go between the two, and is
+        # then busy for 8 ms; what the guest sends meanwhile would still go to its dead peer.
+        opening = asyncio.ensure_future(run(then, survivor.monitor, deadline=deadline))
         try:
+            await telling
+            course.done("promoted")
             await until_runstate(survivor.monitor, {RunState.RUNNING}, deadline.remaining())
             course.done("running", await _heard_since(resumed, sent_s))
             await opening
         finally:
-            opening.cancel()
-            await asyncio.gather(opening, return_exceptions=True)
+            for task in (telling, opening):
+                task.cancel()
+            await asyncio.gather(telling, opening, return_exceptions=True)
 
 
 async def _heard_since(events: EventStream, since_s: float) -> float | None:

@@ -53,8 +53,12 @@ async def failover(
     async with state.acting("failover", to=to, force=force, cause=cause):
         course = _course(state, detected_at_s)
         arbiter = open_arbiter(state.spec, state.ground.folder)
-        survivor, lost = await choose(state, to, force=force)
-        require_claimable(await arbiter.current(), survivor.name, state.generation + 1)
+        asking = asyncio.create_task(arbiter.current())
+        try:
+            survivor, lost = await choose(state, to, force=force)
+            require_claimable(await asking, survivor.name, state.generation + 1)
+        finally:
+            asking.cancel()
         if state.protection is Protection.COLO:
             state.note(Fact.NODE_LOST, _reason(survivor.name, lost.name, cause))
         timeline, warning = await _Failover(state, arbiter, survivor, lost, course).run()
@@ -153,12 +157,14 @@ class _Failover:
     async def arbitrate(self) -> None:
         """The survivor's generation is claimed, in the journal, and beside its image."""
         state, node = self.state, self.survivor.name
+        number = state.generation + 1
         with self._deciding():
-            await self.arbiter.claim(state.spec.name, node, state.generation + 1)
+            await self.arbiter.claim(state.spec.name, node, number)
+            self._keeping = asyncio.create_task(
+                generation.keep(state.spec, state.ground.hosts, node, number)
+            )
+            await asyncio.sleep(0)  # it is on its way to the disk before the journal is
             state.grow_generation()
-        self._keeping = asyncio.create_task(
-            generation.keep(state.spec, state.ground.hosts, node, state.generation)
-        )
         await asyncio.wait({self._keeping}, timeout=COMPANION_PATIENCE_S)
 
     async def kept(self) -> str:
