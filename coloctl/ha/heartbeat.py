@@ -32,6 +32,9 @@ COMMAND_EVERY = 5
 #: A question that is never answered is given up after so long, and asked again, seconds. Each one
 #: given up stays owed, and a monitor that owes many is not asked any more (`qmp.session`).
 PROBE_DEADLINE_S = 60.0
+#: A silent process was busy if it used CPU time in this window or the one before it; the kernel
+#: counts in steps of 10 ms, and an idle guest under emulation uses one or two per second.
+BUSY_WINDOW_MS = 500.0
 #: A beat counts as at most so many intervals: during the rest of it this process did not run.
 AWAKE_MAX = 1.5
 
@@ -95,7 +98,8 @@ class _Pulse:
         yank, status = qmp.query_yank(), qmp.query_status()
         self.rescue = _Road(lambda: vm.monitor.rescue(yank, PROBE_DEADLINE_S), clock)
         self.command = _Road(lambda: vm.monitor.execute(status, PROBE_DEADLINE_S), clock)
-        self._cpu_s: float | None = None  # when the silence began
+        self._cpu_s: float | None = None  # when `_busy` began to look, and what came before
+        self._looked_ms, self._busy_then = 0.0, False
 
     def beat(self, number: int, awake_ms: float, timed: Timed) -> None:
         """Every road is asked whose turn it is."""
@@ -126,13 +130,17 @@ class _Pulse:
         return Life.STOPPED if self.rescue.silent_ms and process.frozen() else Life.ALIVE
 
     def _busy(self) -> bool:
-        if not self.rescue.silent_ms:
-            self._cpu_s = None
+        silent_ms = self.rescue.silent_ms
+        if not silent_ms:
+            self._looked_ms, self._busy_then = 0.0, False
             return False
         now_s = self.vm.process.cpu_s()
-        if self._cpu_s is None:
-            self._cpu_s = now_s
-        return now_s is not None and self._cpu_s is not None and now_s > self._cpu_s
+        if not self._looked_ms:
+            self._looked_ms, self._cpu_s = silent_ms, now_s
+        used = now_s is not None and self._cpu_s is not None and now_s > self._cpu_s
+        if silent_ms - self._looked_ms >= BUSY_WINDOW_MS:
+            self._looked_ms, self._cpu_s, self._busy_then = silent_ms, now_s, used
+        return used or self._busy_then
 
     def end(self) -> None:
         """Nothing is asked any more."""
