@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from coloctl.errors import Unreachable
@@ -26,6 +27,10 @@ class LostMonitor(Monitor):
     async def rescue(self, command: Command, deadline_s: float = 1.0) -> Any:
         """Raises `Unreachable`."""
         return await self.execute(command, deadline_s)
+
+    def probe(self, command: Command, answered: Callable[[], None]) -> bool:
+        """Raises `Unreachable`."""
+        raise Unreachable(f"QEMU of node {self.node} cannot be asked: {self.why}.")
 
     async def aclose(self) -> None:
         return None

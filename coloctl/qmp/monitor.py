@@ -151,6 +151,11 @@ class Monitor:
             raise ValueError(f"{command.execute} is not out of band: use execute()")
         return await self._rescue.execute(command, deadline_s)
 
+    def probe(self, command: Command, answered: Callable[[], None]) -> bool:
+        """The question is on its way on the road it belongs to; see `Session.probe`."""
+        road = self._rescue if command.oob else self._command
+        return road.probe(command, answered)
+
     def listen(self, *names: str, bound: int = 1000) -> EventStream:
         """A context manager that keeps the events of these names (all, when none is given)."""
         return EventStream(self, frozenset(names), bound)

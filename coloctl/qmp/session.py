@@ -13,130 +13,38 @@ A late answer is recorded, counted off and dropped; it never becomes the answer 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Self
 
 from qemu.qmp import (
     ConnectError,
     ExecInterruptedError,
     ExecuteError,
-    QMPClient,
     QMPError,
     Runstate,
     StateError,
 )
-from qemu.qmp.message import Message
 
 from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown, Unreachable
 from coloctl.qmp import command as qmp
+from coloctl.qmp.client import Client, Event, Record
 from coloctl.qmp.command import Command
+
+__all__ = ["MAX_UNANSWERED", "Event", "Record", "Session"]
 
 #: Commands of one session that QEMU may owe an answer. QEMU itself queues 8 per monitor
 #: (QMP_REQ_QUEUE_LEN_MAX in monitor/monitor-internal.h) and then stops reading; more than a few
 #: times that means it hangs, and what is written to it would only pile up here.
 MAX_UNANSWERED = 64
 
-# What the library would log, this module raises or records.
-logging.getLogger("qemu.qmp").propagate = False
-
-Record = Callable[[str, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One QMP event."""
-
-    name: str
-    data: Mapping[str, Any]
-    at_s: float  #: QEMU's own timestamp: wall clock of its host, microseconds after the point
-    seen_s: float  #: our monotonic clock when it was read
-
-
-def _event(message: Mapping[str, Any]) -> Event:
-    stamp = message.get("timestamp", {})
-    return Event(
-        name=message["event"],
-        data=message.get("data", {}),
-        at_s=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
-        seen_s=time.monotonic(),
-    )
-
-
-class _Client(QMPClient):
-    """The library's client, with its hooks used: what was sent, what was owed, when it was lost."""
-
-    def __init__(
-        self,
-        name: str,
-        on_event: Callable[[Event], None],
-        on_lost: Callable[[], None] | None,
-        record: Record | None,
-    ) -> None:
-        super().__init__(name)
-        self.negotiate = False  # done by Session.open, which chooses whether to ask for oob
-        self.events.event_filter = self._hand_on
-        self.lost = asyncio.Event()
-        self.why_lost = "coloctl closed the connection"
-        self.unanswered: dict[object, str] = {}
-        self._on_event = on_event
-        self._on_lost = on_lost
-        self._record = record
-
-    def _hand_on(self, message: Message) -> bool:
-        """Hands the event on and has the library keep nothing: it would keep all for ever."""
-        self._on_event(_event(message))
-        return False
-
-    # The library's versions of these two hooks pretty-print every message for its debug log.
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        self.unanswered[msg.get("id")] = str(msg.get("execute") or msg.get("exec-oob"))
-        if self._record:
-            self._record("sent", msg)
-        return msg
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        if "event" not in msg:
-            self.unanswered.pop(msg.get("id"), None)
-        if self._record:
-            self._record("received", msg)
-        return msg
-
-    async def _bh_disconnect(self) -> None:
-        self._note_why()
-        self.lost.set()
-        if self._on_lost:
-            self._on_lost()
-        if self._writer is not None and (self._pending or self.unanswered or self.unsent):
-            # A graceful close would wait for the other end to read what is left, perhaps for ever.
-            self._writer.transport.abort()
-        await super()._bh_disconnect()
-
-    def _note_why(self) -> None:
-        for task in (self._reader_task, self._writer_task):
-            error = task.exception() if task and task.done() and not task.cancelled() else None
-            if isinstance(error, EOFError):
-                self.why_lost = "QEMU closed the connection"
-            elif isinstance(error, OSError):
-                self.why_lost = f"the connection broke ({error.strerror or error})"
-            elif error is not None:
-                self.why_lost = "it sent something that is not QMP"
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet."""
-        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
-
 
 class Session:
     """One connection to one monitor. Made by `open`; always ended with `aclose`."""
 
-    def __init__(self, client: _Client, name: str, record: Record | None) -> None:
+    def __init__(self, client: Client, name: str, record: Record | None) -> None:
         self.name = name
         self._client = client
         self._record = record
@@ -162,7 +70,7 @@ class Session:
         for out-of-band execution. Raises `Unreachable` when it does not greet in time or is not a
         QMP monitor, `CommandRefused` when it will not do ``oob``; ``sock`` is closed then.
         """
-        client = _Client(name, on_event, on_lost, record)
+        client = Client(name, on_event, on_lost, record)
         session = cls(client, name, record)
         try:
             async with asyncio.timeout(deadline_s):
@@ -210,6 +118,19 @@ class Session:
             return await self._execute(command, max(0.001, start + deadline_s - time.monotonic()))
         finally:
             self._passing.release()
+
+    def probe(self, command: Command, answered: Callable[[], None]) -> bool:
+        """A command without arguments is on its way; ``answered`` is called when QEMU replies.
+
+        Nobody waits and nothing is recorded: this is for questions that are asked all the time and
+        of which only the moment of the answer matters, yes or no. One of each name is on its way at
+        most: False says that the last has no answer yet. Raises `Unreachable` as `execute`.
+        """
+        self._check_open()
+        try:
+            return self._client.probe(command, answered)
+        except StateError:
+            raise self._unreachable() from None
 
     async def _execute(self, command: Command, deadline_s: float) -> Any:
         name = command.execute

@@ -352,3 +352,51 @@ def test_a_hundred_thousand_events_leave_nothing_behind() -> None:
             assert kept < 10_000, f"{kept} blocks of memory kept"
 
     asyncio.run(body())
+
+
+def test_a_probe_waits_for_nobody_and_is_asked_once_at_a_time() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        answered: list[str] = []
+        assert session.probe(qmp.query_yank(), lambda: answered.append("yank"))
+        assert not session.probe(qmp.query_yank(), lambda: answered.append("twice"))
+        assert session.probe(qmp.query_status(), lambda: answered.append("status"))
+        await fake.got("query-status")
+        assert session.unanswered == 2
+        fake.answer_late()
+        # Whatever is asked in the usual way is answered behind the probes.
+        await session.execute(qmp.query_version(), 1)
+        assert answered == ["yank", "status"]
+        assert session.unanswered == 0
+        assert session.probe(qmp.query_yank(), lambda: None)
+        assert session.unanswered == 1
+
+    play({"query-yank": HANG, "query-status": HANG}, body)
+
+
+def test_a_refused_probe_was_answered_and_no_probe_is_recorded() -> None:
+    async def body() -> None:
+        heard: list[Any] = []
+        answers = {"query-yank": Refusal("not now")}
+        async with (
+            FakeQMP(answers) as fake,
+            await open_session(fake, record=lambda what, message: heard.append(what)) as session,
+        ):
+            heard.clear()
+            assert session.probe(qmp.query_yank(), lambda: heard.append("answer"))
+            await session.execute(qmp.query_version(), 1)
+            assert sorted(heard) == ["answer", "received", "sent"]
+
+    asyncio.run(asyncio.wait_for(body(), 20))
+
+
+def test_a_probe_of_a_lost_monitor_is_unreachable_and_closing_does_not_wait_for_one() -> None:
+    async def body(fake: FakeQMP, session: Session) -> None:
+        assert session.probe(qmp.query_yank(), lambda: None)
+        await fake.got("query-yank")
+        began = time.monotonic()
+        await session.aclose()
+        assert time.monotonic() - began < 5
+        with pytest.raises(Unreachable):
+            session.probe(qmp.query_yank(), lambda: None)
+
+    play({"query-yank": HANG}, body)

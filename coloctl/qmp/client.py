@@ -1,0 +1,138 @@
+"""The QMP library's client, with its hooks used: what was sent, what is owed, when it was lost.
+
+Only `qmp.session` has business here; it puts deadlines and errors of ours around it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from qemu.qmp import QMPClient, Runstate, StateError
+from qemu.qmp.message import Message
+
+from coloctl.qmp.command import Command
+
+# What the library would log, this module raises or records.
+logging.getLogger("qemu.qmp").propagate = False
+
+Record = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One QMP event."""
+
+    name: str
+    data: Mapping[str, Any]
+    at_s: float  #: QEMU's own timestamp: wall clock of its host, microseconds after the point
+    seen_s: float  #: our monotonic clock when it was read
+
+
+def _event(message: Mapping[str, Any]) -> Event:
+    stamp = message.get("timestamp", {})
+    return Event(
+        name=message["event"],
+        data=message.get("data", {}),
+        at_s=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
+        seen_s=time.monotonic(),
+    )
+
+
+class Client(QMPClient):
+    """One connection; `qmp.session.Session` owns it."""
+
+    def __init__(
+        self,
+        name: str,
+        on_event: Callable[[Event], None],
+        on_lost: Callable[[], None] | None,
+        record: Record | None,
+    ) -> None:
+        super().__init__(name)
+        self.negotiate = False  # done by Session.open, which chooses whether to ask for oob
+        self.events.event_filter = self._hand_on
+        self.lost = asyncio.Event()
+        self.why_lost = "coloctl closed the connection"
+        self.unanswered: dict[object, str] = {}
+        self._probes: dict[object, Callable[[], None]] = {}
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._record = record
+
+    def _hand_on(self, message: Message) -> bool:
+        """Hands the event on and has the library keep nothing: it would keep all for ever."""
+        self._on_event(_event(message))
+        return False
+
+    def probe(self, command: Command, answered: Callable[[], None]) -> bool:
+        """The command was written past the library's queue and its task; see `Session.probe`."""
+        key = f"probe-{command.execute}"
+        if key in self._probes:
+            return False
+        if self._writer is None or self.runstate is not Runstate.RUNNING:
+            raise StateError("no connection", self.runstate, Runstate.RUNNING)
+        self._probes[key] = answered
+        self.unanswered[key] = command.execute
+        self._writer.write(_probe_line(command.execute, command.oob, key))
+        return True
+
+    async def _on_message(self, msg: Message) -> None:
+        answered = self._probes.pop(msg.get("id"), None)
+        if answered is None:
+            await super()._on_message(msg)
+        else:
+            answered()
+
+    # The library's versions of these two hooks pretty-print every message for its debug log.
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        self.unanswered[msg.get("id")] = str(msg.get("execute") or msg.get("exec-oob"))
+        if self._record:
+            self._record("sent", msg)
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        if "event" not in msg:
+            self.unanswered.pop(msg.get("id"), None)
+            if msg.get("id") in self._probes:
+                return msg
+        if self._record:
+            self._record("received", msg)
+        return msg
+
+    async def _bh_disconnect(self) -> None:
+        self._note_why()
+        self.lost.set()
+        if self._on_lost:
+            self._on_lost()
+        if self._writer is not None and (self._pending or self.unanswered or self.unsent):
+            # A graceful close would wait for the other end to read what is left, perhaps for ever.
+            self._writer.transport.abort()
+        await super()._bh_disconnect()
+
+    def _note_why(self) -> None:
+        for task in (self._reader_task, self._writer_task):
+            error = task.exception() if task and task.done() and not task.cancelled() else None
+            if isinstance(error, EOFError):
+                self.why_lost = "QEMU closed the connection"
+            elif isinstance(error, OSError):
+                self.why_lost = f"the connection broke ({error.strerror or error})"
+            elif error is not None:
+                self.why_lost = "it sent something that is not QMP"
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return 0 if self._writer is None else self._writer.transport.get_write_buffer_size()
+
+
+@cache
+def _probe_line(name: str, oob: bool, key: str) -> bytes:
+    return json.dumps({"exec-oob" if oob else "execute": name, "id": key}).encode() + b"\r\n"
