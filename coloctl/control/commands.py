@@ -189,6 +189,15 @@ ALL_EVENTS = (
         ),
     ),
     Event(
+        "DIAGNOSIS",
+        "What is the matter with the pair is something else than before.",
+        (
+            Argument("diagnosis", "str", "its name, healthy when nothing is the matter any more"),
+            Argument("node", "str", "the node that it is about, if it is about one", True, _NODE),
+            Argument("evidence", "str", "what it rests on, in sentences"),
+        ),
+    ),
+    Event(
         "STEP",
         "An act has reached one of its steps.",
         (

@@ -1,12 +1,16 @@
-"""The loop: belief is compared with observation on every tick; events only wake it."""
+"""The loop: what both QEMUs say and what their heartbeat shows reaches whoever decides about them.
+
+Belief is compared with observation on every tick; events only wake it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 from coloctl.colo import first_connection
 from coloctl.errors import ColoctlError
@@ -15,12 +19,13 @@ from coloctl.machine import blockdev
 from coloctl.model.event import Kind
 from coloctl.model.observation import Observation
 from coloctl.model.pair import Role, other
-from coloctl.model.protection import Fact, Protection
+from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
-from coloctl.supervisor import acts
+from coloctl.supervisor.remedy import Remedy
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
+from coloctl.supervisor.vigil import Vigil
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -41,28 +46,57 @@ class Supervisor:
         #: For the metrics: each answered probe of the heartbeat, and each observation.
         self.timed: Callable[[str, str, float], None] = lambda _node, _road, _seconds: None
         self.heard: Callable[[Observation], None] = lambda _seen: None
+        self._vigil = Vigil(state, self._on_beat, self._on_answer)
+        self._remedy = Remedy(state, self._vigil.look, self._spawn)
 
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
+            beating = self._tasks.create_task(self._vigil.run())
             while not until.is_set():
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
                 )
-                if self.state.protection is not Protection.COLO:
-                    self._drop_guard()
-                # Automatic failover has its place here: observations -> ha.analysis -> acts.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OBSERVE_PERIOD_S):
                         await until.wait()
             for seat in self.state.seats.values():
                 seat.unwatch()
             self._drop_guard()
+            beating.cancel()
 
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""
         assert self._tasks is not None
+        self._remedy.deaths.pop(seat.name, None)
+        self._vigil.begin()
         seat.watch(self._tasks, self._on_event, self._on_death)
+
+    def pause(self) -> None:
+        """No node is given up by itself any more, also under a later supervisor."""
+        self.state.pause(True)
+
+    def resume(self) -> None:
+        """What waits to be done is done, and what is found from now on."""
+        self.state.pause(False)
+        self._remedy.hurry()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        assert self._tasks is not None
+        return self._tasks.create_task(work)
+
+    def _on_answer(self, node: str, road: str, seconds: float) -> None:
+        self.timed(node, road, seconds)
+
+    def _on_beat(self, seen: Observation) -> None:
+        """Whatever is wrong with one observation, those after it are heard."""
+        if self.state.protection is not Protection.COLO:
+            self._drop_guard()
+        try:
+            self._remedy.hear(seen)
+            self.heard(seen)
+        except Exception:
+            log.exception("An observation was not understood")
 
     def entered(self, primary: VM) -> None:
         """COLO was entered: the first connection of the guest's life is waited for."""
@@ -99,6 +133,7 @@ class Supervisor:
 
     def _hear(self, seat: Seat, event: Event) -> None:
         pause = seat.count(event)
+        self._vigil.hear(seat.name, event)
         emit = self.state.emit
         emit(
             "NODE_EVENT",
@@ -125,72 +160,30 @@ class Supervisor:
     def _on_bad_child(self, primary: Seat, event: Event) -> None:
         """A disk of the quorum failed. One that missed a write of the guest is no replica any more.
 
-        QEMU goes on with the local disk alone, and its checkpoints would make the loss complete.
+        QEMU goes on with the local disk alone, and its checkpoints would make the loss complete:
+        from here on this replica is never promoted.
         """
-        state, replica = self.state, self.state.seats[other(primary.name)]
+        replica = self.state.seats[other(primary.name)]
         child, operation = str(event.data["node-name"]), str(event.data["type"])
-        if not blockdev.is_replica(child) or operation == "read":
+        if not blockdev.is_replica(child) or operation == "read" or replica.missed_write:
             return
-        if not replica.missed_write:
-            replica.miss_write()
-            missed = {"missed": operation, "by": child}
-            state.record(Kind.OBSERVATION, node=replica.name, data=missed)
-        if state.protection is Protection.COLO:
-            self._drop_guard()
-            state.note(
-                Fact.NODE_LOST,
-                f"The disk of node {replica.name} missed a write of the guest; "
-                f"`coloctl failover {state.spec.name}` lets node {primary.name} run on alone.",
-            )
+        replica.miss_write()
+        missed = {"missed": operation, "by": child}
+        self.state.record(Kind.OBSERVATION, node=replica.name, data=missed)
 
     async def _on_death(self, seat: Seat, death: Death) -> None:
-        """The pair is in the state that follows; tried again while the journal has no room."""
+        """It is shown, and what follows from it has begun."""
+        self._remedy.deaths[seat.name] = death
         if seat.retired:
             return
-        vm, told = seat.vm, False
         seat.view = replace(
             seat.view, presence=Presence.DEAD, run_state=None, migration=None, colo_mode=None
         )
         self.state.emit("NODE_DEAD", {"node": seat.name, "how": str(death)})
-        while seat.vm is vm and not seat.retired:
-            try:
-                await self._conclude(seat, death)
-            except ColoctlError as error:
-                if not told:
-                    log.error("The death of node %s waits: %s", seat.name, error.message)
-                told = True
-                await asyncio.sleep(OBSERVE_PERIOD_S)
-            else:
-                return
-
-    async def _conclude(self, seat: Seat, death: Death) -> None:
-        state, role = self.state, seat.view.role
         words = seat.vm.last_words(1).strip() if seat.vm else ""
-        state.record(Kind.OBSERVATION, node=seat.name, data={"dead": str(death), "log": words})
-        peer = state.seats[other(seat.name)]
-        peer_lives = peer.vm is not None and peer.view.presence is Presence.ALIVE
-        verb = f"coloctl failover {state.spec.name}"
-        if peer_lives and state.protection is Protection.COLO:
-            self._drop_guard()
-            state.note(
-                Fact.NODE_LOST,
-                f"The {role} on node {seat.name} died; `{verb}` lets node {peer.name} run on.",
-            )
-        elif peer_lives and state.protection in (Protection.FAILOVER, Protection.FAILED):
-            # The peer may hold the guest: only an operator decides about it now.
-            force = " --force" if state.protection is Protection.FAILED else ""
-            state.explain(
-                f"The {role} on node {seat.name} died; `{verb}{force}` lets node {peer.name} "
-                "run on if it can."
-            )
-        elif not (peer_lives and role is Role.SECONDARY):
-            # A secondary that dies before COLO is the affair of the act that protects.
-            await state.interrupt()
-            try:
-                await acts.end_all(state)
-            except ColoctlError as error:
-                state.record(Kind.NOTE, data={"not-ended": error.message})
-            reason = f"The {role} on node {seat.name} died ({death})."
-            state.note(Fact.GUEST_GONE, reason)
-            if state.protection is Protection.DOWN:  # an act that it cut short knows only that
-                state.explain(reason)
+        try:
+            data = {"dead": str(death), "log": words}
+            self.state.record(Kind.OBSERVATION, node=seat.name, data=data)
+        except ColoctlError as error:
+            log.error("The death of node %s is not in the journal: %s", seat.name, error.message)
+        self._on_beat(self._vigil.look())

@@ -19,6 +19,9 @@ from coloctl.vm import VM
 #: Events of one QEMU that may wait for the supervisor; checkpoints make four a second at most.
 EVENT_BOUND = 1000
 
+#: A dead QEMU's monitor ends at once; what it said before has been read by then. Seconds.
+LAST_EVENTS_S = 0.05
+
 OnEvent = Callable[["Seat", Event], None]
 OnDeath = Callable[["Seat", Death], Awaitable[None]]
 
@@ -79,6 +82,8 @@ class Seat:
         pump = asyncio.create_task(self._pump(vm, on_event))
         try:
             death = await vm.process.wait()
+            # Why it ended may be among its last events, which are all there already.
+            await asyncio.wait({pump}, timeout=LAST_EVENTS_S)
         finally:
             pump.cancel()
         if self.vm is vm:

@@ -17,7 +17,16 @@ from fake_qmp import FakeQMP
 
 from coloctl.colo.launch import Ground
 from coloctl.errors import FencingFailed, PreconditionFailed
-from coloctl.host.base import Completed, Death, DeathProof, Host, Identity, Process
+from coloctl.host.base import (
+    Beacon,
+    Completed,
+    Death,
+    DeathProof,
+    Endpoint,
+    Host,
+    Identity,
+    Process,
+)
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
@@ -28,6 +37,7 @@ from coloctl.model.pair import (
     NodeName,
     NodeSpec,
     PairSpec,
+    Policy,
     Role,
     TapSpec,
 )
@@ -46,8 +56,8 @@ DIALECTS = {
 _pids = itertools.count(100_000)
 
 
-def make_spec(*, disks: int = 1, nics: int = 1) -> PairSpec:
-    """A pair on two hosts that do not exist."""
+def make_spec(*, disks: int = 1, nics: int = 1, by_hand: bool = False) -> PairSpec:
+    """A pair on two hosts that do not exist; ``by_hand``: it fails over only when it is asked."""
     return PairSpec(
         name="web",
         guest=GuestSpec(memory_mib=512),
@@ -67,6 +77,7 @@ def make_spec(*, disks: int = 1, nics: int = 1) -> PairSpec:
             "a": NodeSpec("a", "netns:host-a", "10.66.0.1"),
             "b": NodeSpec("b", "netns:host-b", "10.66.0.2"),
         },
+        policy=Policy(auto_failover=not by_hand),
     )
 
 
@@ -125,6 +136,23 @@ class FakeProcess(Process):
         return None
 
 
+class FakeBeacon(Beacon):
+    """Hears its peer at every beat, as long as its host's link holds."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self.session, self.delay_s = b"", 0.0
+        self._host = host
+
+    def meet(self, peer: Beacon) -> None:
+        return None
+
+    def beat(self) -> bool:
+        return not self._host.cut_off
+
+    def close(self) -> None:
+        return None
+
+
 class FakeHost(Host):
     """Its taps can be made to fail; it starts nothing."""
 
@@ -133,6 +161,7 @@ class FakeHost(Host):
         self.no_taps = False
         self.connected = asyncio.Event()  #: the guest's first TCP connection crosses the tap
         self.unwatchable = False
+        self.cut_off = False  #: nothing reaches it over the replication link
 
     @property
     def name(self) -> str:
@@ -154,6 +183,9 @@ class FakeHost(Host):
                 await connected.wait()
 
         yield Watch()
+
+    async def beacon(self, at: Endpoint, peer: Endpoint) -> Beacon:
+        return FakeBeacon(self)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         return Completed(0, "{}", "")

@@ -28,6 +28,7 @@ from coloctl.model.pair import (
     NodeName,
     NodeSpec,
     PairSpec,
+    Policy,
     ReplicationSpec,
     Role,
 )
@@ -51,8 +52,13 @@ STANDING = frozenset({"type", "pc.ram", "qmp0", "rescue0", "console0"})
 _pairs = itertools.count(1)
 
 
-def firmware_spec(folder: Path, build: qemu.Build, accel: str, **guest: Any) -> PairSpec:
-    """A pair on loopback addresses that no other test run has."""
+def firmware_spec(
+    folder: Path, build: qemu.Build, accel: str, *, automatic: bool = False, **guest: Any
+) -> PairSpec:
+    """A pair on loopback addresses that no other test run has.
+
+    Not ``automatic``: it fails over only when it is asked.
+    """
     pid, number = os.getpid(), next(_pairs)
     net = f"127.{pid >> 8 & 127 | 64}.{pid & 255}"
     return PairSpec(
@@ -66,6 +72,7 @@ def firmware_spec(folder: Path, build: qemu.Build, accel: str, **guest: Any) -> 
         },
         replication=ReplicationSpec(base_port=23000),
         checkpoint=CheckpointSpec(delay_ms=DELAY_MS),
+        policy=Policy(auto_failover=automatic),
     )
 
 

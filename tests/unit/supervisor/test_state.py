@@ -13,7 +13,7 @@ from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
 from coloctl.journal import Journal, replay
 from coloctl.model.event import Kind, Record, last_state, open_intents
-from coloctl.model.pair import Role
+from coloctl.model.pair import PairSpec, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import COLOMode
 from coloctl.model.view import Impairment, Presence
@@ -164,11 +164,13 @@ def test_who_holds_no_role_cannot_be_asked(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def watched(folder: Path) -> AsyncIterator[tuple[PairState, FakeVM, FakeVM, Supervisor]]:
+async def watched(
+    folder: Path, spec: PairSpec | None = None
+) -> AsyncIterator[tuple[PairState, FakeVM, FakeVM, Supervisor]]:
     """A pair in COLO with a supervisor that watches both."""
     log: Log = []
     async with (
-        fake_state(folder, make_spec(nics=0), log=log) as state,
+        fake_state(folder, spec or make_spec(nics=0, by_hand=True), log=log) as state,
         fake_vm("a", log) as a,
         fake_vm("b", log) as b,
     ):
@@ -202,7 +204,7 @@ def test_a_node_that_dies_in_colo_waits_for_a_failover_and_both_end_the_pair(
             one.process.die()
             await becomes(state, Protection.FAILOVER)
             assert state.seats[one.node].view.presence is Presence.DEAD
-            assert f"lets node {two.node} run on" in state.view().reason
+            assert f"failover web --to {two.node}" in state.view().reason
             assert two.process.alive()
             two.process.die()
             await becomes(state, Protection.DOWN)
@@ -228,7 +230,7 @@ def test_a_secondary_that_may_still_be_promoted_outlives_its_primary(
             await asyncio.sleep(0.02)
             assert b.process.alive()
             assert state.protection is before
-            assert "primary on node a died" in state.view().reason
+            assert "Node a's process has ended" in state.view().reason
 
     asyncio.run(check())
 
@@ -249,8 +251,10 @@ def test_a_supervisor_that_cannot_write_still_watches(
                 async with asyncio.timeout(5):
                     while not state.seats["b"].missed_write:  # noqa: ASYNC110
                         await asyncio.sleep(0.005)
-                await asyncio.sleep(0.02)
-                assert state.seats["b"].view.presence is Presence.DEAD
+                async with asyncio.timeout(5):
+                    while state.seats["b"].view.presence is not Presence.DEAD:  # noqa: ASYNC110
+                        await asyncio.sleep(0.005)
+                await asyncio.sleep(0.05)
                 assert state.protection is Protection.COLO
             await becomes(state, Protection.FAILOVER)
             a.event("QUORUM_REPORT_BAD")

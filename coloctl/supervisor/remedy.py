@@ -1,0 +1,297 @@
+"""From an observation to an act: what is found, decided and done about a pair, in one place.
+
+Invariants: one remedy at a time; nothing is done while an act that decides by itself is under way
+(`ha.decision.SOVEREIGN`); before a node is fenced, what was found has been looked at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+
+from coloctl.errors import ColoctlError, PairBusy
+from coloctl.ha.analysis import diagnose
+from coloctl.ha.decision import SOVEREIGN, Action, Decision, decide
+from coloctl.host.base import Death
+from coloctl.model.event import Kind
+from coloctl.model.observation import Diagnosis, Finding, Life, Observation
+from coloctl.model.pair import NodeName, Role, other
+from coloctl.model.protection import Fact, Protection
+from coloctl.supervisor import acts
+from coloctl.supervisor.state import PairState
+
+log = logging.getLogger(__name__)
+
+#: What was refused is tried again so often, seconds.
+RETRY_S = 1.0
+#: An act that has lost its secondary ends within milliseconds; one that undoes a protection may
+#: have to wait for a QEMU that is busy. Seconds.
+ACT_PATIENCE_S = 1.0
+UNDO_PATIENCE_S = 60.0
+#: Both sides of a pair in COLO power off within milliseconds of each other, or not at all where
+#: the primary waits for its secondary in a checkpoint. Seconds.
+POWER_OFF_TOGETHER_S = 0.5
+#: QEMU writes back what its disks' caches hold before it ends, seconds.
+POWER_OFF_S = 10.0
+#: Findings that may be told at once, and how many per second after that.
+TELL_BURST, TELL_RATE = 10.0, 1.0
+
+_DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
+
+
+class Remedy:
+    """What is done about one pair; ``look`` is a fresh observation of it, ``spawn`` makes tasks."""
+
+    def __init__(
+        self,
+        state: PairState,
+        look: Callable[[], Observation],
+        spawn: Callable[..., asyncio.Task[None]],
+    ) -> None:
+        self.state = state
+        self.deaths: dict[NodeName, Death] = {}  #: of the QEMUs that sit there now
+        self._look, self._spawn = look, spawn
+        self._task: asyncio.Task[None] | None = None
+        self._doing = Action.NONE
+        self._not_before = -math.inf
+        self._told: tuple[Diagnosis, NodeName | None] = (Diagnosis.HEALTHY, None)
+        self._tokens, self._counted_at = TELL_BURST, -math.inf
+        self._held: tuple[object, ...] = ()
+        self._logged = ""
+        self._off_since: float | None = None
+
+    def hear(self, seen: Observation) -> None:
+        """The pair's finding is that of ``seen``, and what is to be done about it has begun.
+
+        Not while the last words of a dead QEMU are still being read: its guest may have powered
+        off.
+        """
+        state = self.state
+        if any(
+            seen.nodes[node].life is Life.DEAD for node in seen.nodes if node not in self.deaths
+        ):
+            return
+        state.observation, state.finding = seen, diagnose(seen)
+        try:
+            self._tell()
+            self._decide(seen)
+        except ColoctlError as error:  # the journal has no room: the next beat tries again
+            self._complain(f"What was found is not dealt with yet: {error.message}")
+
+    def hurry(self) -> None:
+        """What was refused is tried again now."""
+        self._not_before = -math.inf
+
+    def _complain(self, sentence: str) -> None:
+        if sentence != self._logged:
+            log.error("%s", sentence)
+        self._logged = sentence
+
+    # -- telling
+
+    def _tell(self) -> None:
+        """A finding that is another one than before is in the journal, and clients know of it."""
+        state, finding = self.state, self.state.finding
+        key = (finding.diagnosis, finding.node)
+        if key == self._told or state.act in SOVEREIGN or not self._may_tell():
+            return
+        evidence = finding.sentence()
+        if finding.diagnosis is not Diagnosis.HEALTHY and state.observation is not None:
+            data = {"finding": finding.diagnosis, "observation": state.observation.to_json()}
+            state.record(Kind.OBSERVATION, node=finding.node or "", data=data)
+        node = {"node": finding.node} if finding.node else {}
+        state.emit("DIAGNOSIS", {"diagnosis": finding.diagnosis, "evidence": evidence, **node})
+        self._told = key
+        self._tokens -= 1
+
+    def _may_tell(self) -> bool:
+        now = self.state.clock.now()
+        self._tokens = min(TELL_BURST, self._tokens + (now - self._counted_at) * TELL_RATE)
+        self._counted_at = now
+        return self._tokens >= 1
+
+    # -- deciding
+
+    def _decide(self, seen: Observation) -> None:
+        state = self.state
+        decision = self._decision(seen)
+        if self._task is not None and not self._task.done():
+            if decision.action is not Action.END or self._doing is Action.END:
+                return
+            self._task.cancel()  # its guest is gone, whatever it was after
+        if decision.action in (Action.NONE, Action.REPORT):
+            state.waiting, self._held = "", ()
+        elif decision.action is Action.WAIT:
+            self._hold(decision)
+        elif state.clock.now() >= self._not_before and not self._powers_off(seen):
+            self._doing = decision.action
+            self._task = self._spawn(self._do(decision, state.finding, seen))
+
+    def _decision(self, seen: Observation) -> Decision:
+        state = self.state
+        return decide(
+            state.finding,
+            seen,
+            state.spec.policy,
+            paused=state.paused,
+            acting=state.act,
+            pair=state.spec.name,
+        )
+
+    def _hold(self, decision: Decision) -> None:
+        """Something would be done, and may not or cannot be done now: the state says so."""
+        state, finding = self.state, self.state.finding
+        if state.act in SOVEREIGN:
+            return
+        held = (finding.diagnosis, finding.node, state.paused, state.protection)
+        if state.protection is Protection.COLO:
+            state.note(Fact.NODE_LOST, decision.reason)
+        elif held != self._held and (
+            state.protection is not Protection.FAILED or finding.diagnosis in _DEATHS
+        ):
+            state.explain(decision.reason)
+        if held != self._held:
+            state.waiting = decision.reason
+        self._held = held
+
+    def _powers_off(self, seen: Observation) -> bool:
+        """The secondary's guest powered off, and the primary's may be about to: no reason to act.
+
+        For a moment; a guest that did so on one side only has left its pair.
+        """
+        finding, now = self.state.finding, self.state.clock.now()
+        if finding.diagnosis is not Diagnosis.SECONDARY_DEAD or finding.node is None:
+            self._off_since = None
+            return False
+        if "guest-shutdown" not in seen.nodes[finding.node].notices:
+            return False
+        if self._off_since is None:
+            self._off_since = now
+        return now - self._off_since < POWER_OFF_TOGETHER_S
+
+    # -- doing
+
+    async def _do(self, decision: Decision, finding: Finding, seen: Observation) -> None:
+        deeds = {
+            Action.FAIL_OVER: self._fail_over,
+            Action.ABANDON: self._abandon,
+            Action.END: self._end,
+        }
+        try:
+            await deeds[decision.action](decision, finding, seen)
+        except PairBusy as busy:  # somebody else acts: what is left to do then is decided then
+            log.info("%s", busy.message)
+        except ColoctlError as error:
+            self._refused(decision, error)
+        except Exception:
+            log.exception("What was to be done about %s went wrong", finding.diagnosis)
+            self._not_before = self.state.clock.now() + RETRY_S
+        else:
+            self._logged = ""
+
+    async def _fail_over(self, decision: Decision, finding: Finding, seen: Observation) -> None:
+        state, lost, found_at_s = self.state, decision.lost, self.state.clock.now()
+        assert lost is not None
+        if state.act:
+            state.give_up(f"{finding.diagnosis}: {decision.reason}")
+            if not await state.idle(ACT_PATIENCE_S):
+                if state.act not in ("checkpoint", "set"):
+                    self._not_before = state.clock.now() + RETRY_S
+                    return
+                await state.interrupt()
+            seen = self._look()
+            again = diagnose(seen)
+            state.observation, state.finding = seen, again
+            if (now := self._decision(seen)).action is not Action.FAIL_OVER or now.lost != lost:
+                return
+        log.warning("%s: %s", finding.diagnosis, decision.reason)
+        await acts.failover(
+            state,
+            other(lost),
+            cause=finding.diagnosis,
+            fault_at_s=self._fault_at(finding, seen),
+            detected_at_s=found_at_s,
+        )
+
+    def _fault_at(self, finding: Finding, seen: Observation) -> float | None:
+        """When it happened, as far as anybody can tell: the last sign of life, or the death."""
+        node = finding.node
+        match finding.diagnosis:
+            case Diagnosis.PRIMARY_DEAD | Diagnosis.SECONDARY_DEAD:
+                death = self.deaths.get(node) if node else None
+                return None if death is None else death.at_s
+            case Diagnosis.LINK_BROKEN:
+                return seen.at_s - (seen.link_silent_ms or 0.0) / 1000
+            case (
+                Diagnosis.PRIMARY_FROZEN | Diagnosis.SECONDARY_FROZEN | Diagnosis.HOST_UNREACHABLE
+            ) if node:
+                return seen.at_s - seen.nodes[node].rescue_silent_ms / 1000
+        return None
+
+    def _refused(self, decision: Decision, error: ColoctlError) -> None:
+        """It is tried again soon, unless the pair has failed; the state says why not yet."""
+        state = self.state
+        self._not_before = state.clock.now() + RETRY_S
+        self._complain(f"{error.message} This was after: {decision.reason}")
+        if state.protection not in (Protection.COLO, Protection.FAILOVER):
+            return
+        why = f"{decision.reason} Not yet: {error.message} It is tried again each second."
+        with contextlib.suppress(ColoctlError):
+            if state.protection is Protection.COLO:
+                state.note(Fact.NODE_LOST, why)
+            else:
+                state.explain(why)
+        state.waiting = why
+
+    async def _abandon(self, decision: Decision, finding: Finding, _: Observation) -> None:
+        """The act that protects has ended, and undone itself, for that finding."""
+        state = self.state
+        log.warning("%s: %s", finding.diagnosis, decision.reason)
+        state.give_up(f"{finding.diagnosis}: {decision.reason}")
+        await state.idle(UNDO_PATIENCE_S)
+        self._not_before = state.clock.now() + RETRY_S
+
+    async def _end(self, decision: Decision, finding: Finding, _: Observation) -> None:
+        """Nothing of the pair runs, and it is down; tried until the journal has taken it."""
+        state, reason = self.state, self._epitaph(finding)
+        await state.interrupt()
+        if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
+            await self._power_off()
+        with contextlib.suppress(ColoctlError):
+            await acts.end_all(state)
+        while True:
+            try:
+                state.note(Fact.GUEST_GONE, reason)
+            except ColoctlError as error:
+                self._complain(f"The end of the pair waits: {error.message}")
+                await asyncio.sleep(RETRY_S)
+            else:
+                break
+        if state.protection is Protection.DOWN:  # an act that it cut short knows only that
+            state.explain(reason)
+        state.waiting = ""
+
+    async def _power_off(self) -> None:
+        """The secondary is gone, so that it never takes over, and the primary's QEMU has ended."""
+        state = self.state
+        secondary, primary = state.seat_of(Role.SECONDARY), state.seat_of(Role.PRIMARY)
+        if primary is not None:
+            primary.retired = True
+        if secondary is not None:
+            await acts.end(state, secondary.name, secondary.view.presence)
+        if primary is not None and primary.vm is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POWER_OFF_S):
+                    await primary.vm.process.wait()
+
+    def _epitaph(self, finding: Finding) -> str:
+        if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
+            return "The guest shut itself down."
+        node = finding.node
+        if node is None or node not in self.deaths:
+            return finding.sentence()
+        role = self.state.seats[node].view.role
+        return f"The {role} on node {node} died ({self.deaths[node]})."
