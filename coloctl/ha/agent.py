@@ -19,7 +19,7 @@ from coloctl.model.pair import FencingSpec, NodeName
 #: Exit codes of ``action=status`` (FenceAgentAPI.md); whatever else means that nobody knows.
 ON, OFF = 0, 2
 
-#: Of the agent's time, what ``off`` leaves for ``status``: a quarter, at most this many seconds.
+#: Of the agent's time, what ``off`` leaves for ``status``: half of it, at most this many seconds.
 STATUS_RESERVE_S = 10.0
 #: A machine may take a moment to be off; asking again is harmless. Seconds.
 STATUS_PERIOD_S = 1.0
@@ -63,7 +63,7 @@ class _Agent:
 
     async def told(self, action: str) -> Completed:
         """How the agent ended when told to do ``action``; one that did not end has code -1."""
-        reserve = min(STATUS_RESERVE_S, self.fencing.timeout_s / 4) if action == "off" else 0.0
+        reserve = min(STATUS_RESERVE_S, self.fencing.timeout_s / 2) if action == "off" else 0.0
         lines = {"action": action, **self.options}
         try:
             return await self.host.run(

@@ -1,0 +1,170 @@
+"""Fence agents as small scripts: only a confirmed "off" is one, and nothing of theirs hangs us."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.fakes import Log, fake_vm, make_spec
+
+from coloctl.errors import FencingFailed
+from coloctl.ha import agent
+from coloctl.ha.fencing import Fenced, fence
+from coloctl.model.pair import FencingMethod, FencingSpec, PairSpec
+
+pytestmark = pytest.mark.unit
+
+#: Reads its options, keeps them beside itself, and does what the test wrote for the action.
+AGENT = """\
+#!/bin/sh
+options=$(cat)
+action=$(printf '%s\\n' "$options" | sed -n 's/^action=//p')
+printf '%s\\n--\\n' "$options" >> "$0.told"
+case "$action" in
+  off) {off} ;;
+  status) {status} ;;
+  *) echo "unknown action $action" >&2; exit 1 ;;
+esac
+"""
+OPTIONS = {"ip": "10.0.0.9", "password": "hunter2", "plug": "7"}
+
+
+def with_agent(folder: Path, off: str, status: str, *words: str, timeout_s: int = 20) -> PairSpec:
+    script = folder / "fence_test"
+    script.write_text(AGENT.format(off=off, status=status))
+    script.chmod(0o700)
+    options = {"a": OPTIONS, "b": {}}
+    command = (str(script), *words)
+    fencing = FencingSpec(FencingMethod.COMMAND, command, timeout_s, options)  # type: ignore[arg-type]
+    return replace(make_spec(), fencing=fencing)
+
+
+def told(folder: Path) -> list[dict[str, str]]:
+    """The options of each call."""
+    calls = (folder / "fence_test.told").read_text().split("--\n")[:-1]
+    return [dict(line.split("=", 1) for line in call.splitlines()) for call in calls]
+
+
+def fenced(spec: PairSpec, log: Log, *, dead: bool = False, immortal: bool = False) -> Fenced:
+    async def act() -> Fenced:
+        async with fake_vm("a", log) as vm:
+            vm.process.immortal = immortal
+            if dead:
+                vm.process.die()
+            return await fence(spec, vm)
+
+    return asyncio.run(act())
+
+
+def refusal(spec: PairSpec, log: Log) -> FencingFailed:
+    with pytest.raises(FencingFailed) as failed:
+        fenced(spec, log)
+    assert failed.value.node == "a"
+    assert failed.value.hint
+    assert "a: killed" not in log
+    return failed.value
+
+
+def test_a_good_agent_is_told_and_its_word_confirmed(tmp_path: Path) -> None:
+    log: Log = []
+    done = fenced(with_agent(tmp_path, "exit 0", "echo it is off; exit 2"), log)
+    assert (done.method, done.how) == (FencingMethod.COMMAND, "agent-sigkill")
+    assert done.said == "it is off"
+    assert [call["action"] for call in told(tmp_path)] == ["off", "status"]
+    assert told(tmp_path)[0] == {"action": "off", "nodename": "a", **OPTIONS}
+    assert log == ["a: tap-a0 down", "a: killed"]  # it lived on within reach
+
+
+def test_a_node_without_options_has_its_name(tmp_path: Path) -> None:
+    spec = with_agent(tmp_path, "exit 0", "exit 2")
+
+    async def act() -> None:
+        async with fake_vm("b", []) as vm:
+            await fence(spec, vm)
+
+    asyncio.run(act())
+    assert told(tmp_path)[0] == {"action": "off", "plug": "b", "nodename": "b"}
+
+
+def test_what_is_off_already_needs_no_success(tmp_path: Path) -> None:
+    spec = with_agent(tmp_path, "echo cannot switch off twice >&2; exit 1", "exit 2")
+    assert fenced(spec, []).how == "agent-sigkill"
+
+
+def test_a_refusing_agent_is_quoted(tmp_path: Path) -> None:
+    log: Log = []
+    said = "echo Unable to log in to 10.0.0.9 >&2; exit 1"
+    error = refusal(with_agent(tmp_path, said, said), log)
+    assert "Unable to log in to 10.0.0.9" in error.message
+    assert "fence_test" in error.message
+    assert log == ["a: tap-a0 down"]
+
+
+def test_a_lying_agent_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "STATUS_PERIOD_S", 20.0)  # no time to ask again
+    spec = with_agent(tmp_path, "exit 0", "echo still humming >&2; exit 0")
+    assert "says that node a is still on: still humming" in refusal(spec, []).message
+
+
+def test_a_node_that_takes_a_while_is_asked_about_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "STATUS_PERIOD_S", 0.01)
+    later = 'test -e "$0.asked" && exit 2; touch "$0.asked"; exit 0'
+    assert fenced(with_agent(tmp_path, "exit 0", later), []).how == "agent-sigkill"
+    assert [call["action"] for call in told(tmp_path)] == ["off", "status", "status"]
+
+
+@pytest.mark.parametrize("hanging", ["off", "status"])
+def test_a_hanging_agent_is_killed_at_its_deadline(tmp_path: Path, hanging: str) -> None:
+    acts = {"off": "exit 0", "status": "exit 1", hanging: "exec sleep 1000"}
+    error = refusal(with_agent(tmp_path, acts["off"], acts["status"], timeout_s=3), [])
+    assert f"did not end in time at action={hanging}" in error.message
+
+
+def test_an_agent_that_hangs_while_it_works_may_still_be_confirmed(tmp_path: Path) -> None:
+    assert fenced(with_agent(tmp_path, "exec sleep 1000", "exit 2", timeout_s=4), []).how
+
+
+def test_an_agent_that_is_not_there_says_so(tmp_path: Path) -> None:
+    spec = with_agent(tmp_path, "exit 0", "exit 2")
+    (tmp_path / "fence_test").unlink()
+    assert "could not be started" in refusal(spec, []).message
+
+
+@pytest.mark.parametrize("words", [(), ("--password=hunter2",), ("-p", "hunter2")])
+def test_secrets_stay_where_they_are(tmp_path: Path, words: tuple[str, ...]) -> None:
+    said = 'echo "login with hunter2 failed, options were $options" >&2; exit 1'
+    error = refusal(with_agent(tmp_path, said, said, *words), [])
+    assert "login with *** failed" in error.message
+    assert "hunter2" not in error.message + str(error.hint)
+
+
+def test_the_kernel_outweighs_an_agent(tmp_path: Path) -> None:
+    """Whatever the agent says, a QEMU within reach must be gone; one that is gone needs no agent"""
+    spec = with_agent(tmp_path, "exit 0", "exit 2")
+    with pytest.raises(FencingFailed, match="does not die"):
+        fenced(spec, [], immortal=True)
+    (tmp_path / "fence_test.told").unlink()
+    assert fenced(spec, [], dead=True).how == "already-dead"
+    assert not (tmp_path / "fence_test.told").exists()
+
+
+def test_an_interrupted_fence_leaves_no_agent(tmp_path: Path) -> None:
+    spec = with_agent(tmp_path, 'echo $$ > "$0.pid"; exec sleep 1000', "exit 2")
+    pid = tmp_path / "fence_test.pid"
+
+    async def act() -> None:
+        async with fake_vm("a", []) as vm:
+            fencing = asyncio.create_task(fence(spec, vm))
+            async with asyncio.timeout(10):
+                while not (pid.exists() and pid.read_text().strip()):  # noqa: ASYNC110 - a file
+                    await asyncio.sleep(0.01)
+            fencing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await fencing
+
+    asyncio.run(act())
+    assert not Path(f"/proc/{pid.read_text().strip()}").exists()
