@@ -5,13 +5,21 @@ from __future__ import annotations
 import click
 
 from coloctl.cli import complaint, documents, reach
-from coloctl.cli.options import confirm, dry_run_option, format_option, pair_argument, yes_option
+from coloctl.cli.options import (
+    Duration,
+    WaitingCommand,
+    confirm,
+    dry_run_option,
+    format_option,
+    pair_argument,
+    yes_option,
+)
 
 #: Fencing, yank, promotion and verification each have their own deadline; together less than this.
 PATIENCE_S = 120.0
 
 
-@click.command()
+@click.command(cls=WaitingCommand)
 @pair_argument
 @click.option(
     "--to",
@@ -24,11 +32,19 @@ PATIENCE_S = 120.0
     is_flag=True,
     help="Try again after a failover that failed; accept a secondary whose disk missed a write.",
 )
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="[=T]",
+    default=PATIENCE_S,
+    help=f"How long to wait for the survivor (default {PATIENCE_S:.0f} s); a failover that takes "
+    "longer goes on.",
+)
 @dry_run_option
 @yes_option
 @format_option("pretty", "json")
 def failover(
-    *, pair: str, to: str | None, force: bool, dry_run: bool, yes: bool, form: str
+    *, pair: str, to: str | None, force: bool, wait: float, dry_run: bool, yes: bool, form: str
 ) -> None:
     """Let one node of PAIR run the guest alone; the other is killed first, and proven dead.
 
@@ -42,7 +58,7 @@ def failover(
             return
         confirm(pair, f"This kills one of the two QEMUs of {pair} for good.", yes=yes)
         with complaint.on_interrupt(f"Interrupted; the failover of {pair} goes on."):
-            timeline = client.execute("pair-failover", PATIENCE_S, to=to, force=force or None)
+            timeline = client.execute("pair-failover", wait, to=to, force=force or None)
     if form == "json":
         documents.print_json({"schema": documents.SCHEMA, "name": pair, **timeline})
         return

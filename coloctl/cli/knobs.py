@@ -83,13 +83,17 @@ def checkpoint(pair: str, dry_run: bool, form: str) -> None:
 @click.argument("command", metavar="CMD")
 @click.argument("arguments", metavar="[K=V]...", nargs=-1)
 @click.option("--oob", is_flag=True, help="Out of band, over the rescue monitor.")
-def qmp(pair: str, node: str, command: str, arguments: tuple[str, ...], oob: bool) -> None:
+@format_option("json", "pretty")
+def qmp(
+    *, pair: str, node: str, command: str, arguments: tuple[str, ...], oob: bool, form: str
+) -> None:
     """Send one QMP command to the QEMU of one NODE, a or b, and print what it returns.
 
     A value is read as JSON where it is JSON, and as text otherwise:
     coloctl qmp web a -- qom-get path=/machine property=type
 
-    Nothing is checked. A command that changes what coloctl set up can cost the pair's protection.
+    What QEMU returns is printed as JSON in either format. Nothing is checked: a command that
+    changes what coloctl set up can cost the pair's protection.
     """
     given = dict(_argument(text) for text in arguments)
     answer = reach.ask(

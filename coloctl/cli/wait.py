@@ -20,7 +20,8 @@ STATES = click.Choice([str(state) for state in Protection])
 @pair_argument
 @click.option("--for", "state", type=STATES, required=True, help="The state to wait for.")
 @click.option("--timeout", type=Duration(), default=120.0, help="How long at most (default 120 s).")
-def wait(pair: str, state: str, timeout: float) -> None:
+@format_option("pretty", "json")
+def wait(pair: str, state: str, timeout: float, form: str) -> None:
     """Wait until PAIR is in a state; the exit code is 6 when it is not in time.
 
     A pair that is stopped and gone meanwhile counts as down.
@@ -30,14 +31,17 @@ def wait(pair: str, state: str, timeout: float) -> None:
         try:
             found = _until(client, state, deadline_s)
         except Unreachable:
-            if state == Protection.DOWN and not paths.pair_dir(pair).exists():
-                return
-            raise
+            if state != Protection.DOWN or paths.pair_dir(pair).exists():
+                raise
+            found = state
     if found != state:
         raise DeadlineMissed(
             f"{pair} is {found} and not {state} after {timeout:g} s.",
             hint=f"`coloctl status {pair}` says why",
         )
+    if form == "json":
+        document = {"name": pair, "asked": state, "protection": found}
+        documents.print_json({"schema": documents.SCHEMA, **document})
 
 
 def _until(client: ControlClient, state: str, deadline_s: float) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coloctl.errors import LabError
+from coloctl.errors import LabError, UsageError
 
 #: The lab that is meant when nobody names one; its namespaces carry the plain role names.
 DEFAULT = "lab"
@@ -92,9 +92,9 @@ BRIDGE_MACS: Mapping[str, str] = {
 
 
 def check_name(lab: str) -> str:
-    """``lab`` can name a lab: part of namespace and file names. Raises `LabError` otherwise."""
+    """``lab`` can name a lab: part of namespace and file names. Raises `UsageError` otherwise."""
     if not _NAME.fullmatch(lab):
-        raise LabError(
+        raise UsageError(
             f"{lab!r} cannot be the name of a lab.",
             hint="1 to 32 lower-case letters, digits and dashes, no dash at either end",
         )

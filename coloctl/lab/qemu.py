@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coloctl.errors import ProvisionError, UnsupportedQEMU
+from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
 from coloctl.lab import apt
 from coloctl.lab.lock import exclusive
 from coloctl.lab.progress import Progress, Report, silent
@@ -69,7 +69,8 @@ def find(name: str) -> Build | None:
 def provide(name: str, *, report: Report = silent) -> Build:
     """The build of that name is here, downloaded and unpacked if need be.
 
-    A stored build that lost a file is made anew. Raises `ProvisionError`.
+    A stored build that lost a file is made anew. Raises `ProvisionError`, and `UsageError` for a
+    name that no build has.
     """
     if build := find(name):
         return build
@@ -112,7 +113,7 @@ def choose(
 
 def _home(name: str) -> Path:
     if name not in SUITES:
-        raise ProvisionError(
+        raise UsageError(
             f"There is no QEMU build named {name!r}.", hint=f"one of: {', '.join(NAMES)}"
         )
     return cache_dir().absolute() / "qemu" / name

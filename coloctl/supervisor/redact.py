@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 REDACTED = "[redacted]"
@@ -87,6 +87,28 @@ def _fencing(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_words(found: Sequence[Any]) -> bool:
     return bool(found) and all(isinstance(one, str) for one in found)
+
+
+def secrets_in(found: Any) -> Iterator[str]:
+    """Every secret that `value` would take out because of its name or place.
+
+    For looking them up in texts that do not name them.
+    """
+    if isinstance(found, str):
+        yield from (match[3].strip("\"'") for match in _ASSIGNED.finditer(found))
+        if "data=" in found and _SECRET_OBJECT.search(found):
+            yield from (match[2].replace(",,", ",") for match in _SECRET_DATA.finditer(found))
+    elif isinstance(found, Mapping):
+        for name, inside in found.items():
+            if isinstance(inside, str) and _named_secret(name, inside):
+                yield inside
+            else:
+                yield from secrets_in(inside)
+    elif isinstance(found, Sequence) and not isinstance(found, bytes):
+        for i, one in enumerate(found):
+            yield from secrets_in(one)
+            if isinstance(one, str) and i and _SECRET_OPTION.fullmatch(str(found[i - 1])):
+                yield one
 
 
 def words(found: Sequence[str]) -> list[str]:

@@ -188,7 +188,7 @@ def test_a_pair_that_cannot_be_is_refused(
 
 @pytest.mark.parametrize("verb", ["up", "down", "show"])
 def test_a_name_that_no_lab_can_have_is_refused(verb: str, capsys: Output) -> None:
-    assert run(["lab", verb, "--name", "Not/So"]) == 1
+    assert run(["lab", verb, "--name", "Not/So"]) == 2
     assert "hint:" in capsys.readouterr().err
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from coloctl.errors import LabError
+from coloctl.errors import LabError, UsageError
 from coloctl.lab import layout
 from coloctl.lab.network import Lab, tcp_checksum_errors
 
@@ -31,7 +31,7 @@ def test_good_lab_names_are_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "../x", "a/b", "a b", "ä", "x" * 33])
 def test_bad_lab_names_are_refused_with_a_hint(name: str) -> None:
-    with pytest.raises(LabError) as refused:
+    with pytest.raises(UsageError) as refused:
         Lab.open(name)
     assert refused.value.hint
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.errors import ProvisionError, UnsupportedQEMU
+from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
 from coloctl.lab import apt, qemu
 from coloctl.lab.progress import Progress, Report, silent
 
@@ -152,7 +152,7 @@ def test_providers_at_the_same_time_make_one_build(debian: Debian) -> None:
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do(home: Path) -> None:
-    with pytest.raises(ProvisionError, match=r"no QEMU build named '9\.9'") as caught:
+    with pytest.raises(UsageError, match=r"no QEMU build named '9\.9'") as caught:
         qemu.provide("9.9")
     assert "11.1" in (caught.value.hint or "")
 

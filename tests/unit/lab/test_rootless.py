@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.errors import LabError
+from coloctl.errors import LabError, UsageError
 from coloctl.lab import rootless, userns
 
 pytestmark = pytest.mark.unit
@@ -73,5 +73,5 @@ def test_where_nothing_is_needed_nothing_happens(
 
 
 def test_a_bad_lab_name_never_becomes_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LabError, match="name of a lab"):
+    with pytest.raises(UsageError, match="name of a lab"):
         rootless.release("../../etc/passwd")

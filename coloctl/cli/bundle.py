@@ -1,0 +1,70 @@
+"""The verb `bundle`: all that a report needs, in one archive."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from coloctl import paths
+from coloctl.cli import documents
+from coloctl.cli.options import format_option, pair_argument
+from coloctl.control.client import ControlClient
+from coloctl.errors import ColoctlError, NoSuchPair, PreconditionFailed
+
+
+@click.command()
+@pair_argument
+@click.option(
+    "-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The archive to write; without it PAIR-bundle-TIME.tar.gz here.",
+)  # fmt: skip
+@format_option("pretty", "json")
+def bundle(pair: str, file: Path | None, form: str) -> None:
+    """Pack what a report on PAIR needs into one .tar.gz that only you can read.
+
+    Logs, command lines, pair file, journal, history, status and explanation, what each QEMU says of
+    its disks, filters and migration, the last messages with it, and versions. Passwords and other
+    secrets are taken out where coloctl knows them; what the guest wrote to its console is in it.
+
+    It works without a supervisor and with QEMUs that hang: MANIFEST.json in it says what is missing
+    and why.
+    """
+    folder = paths.pair_dir(pair)
+    client, why_not = _reached(pair, folder)
+    from coloctl.cli import bundling
+
+    try:
+        parts = bundling.collect(pair, folder, client, why_not)
+    finally:
+        if client is not None:
+            client.close()
+    if file is None:
+        file = Path(f"{pair}-bundle-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz")
+    try:
+        manifest = bundling.pack(parts, file, pair)
+    except OSError as error:
+        raise PreconditionFailed(
+            f"{file} cannot be written: {error.strerror}.", hint="name another file with -o"
+        ) from None
+    if form == "json":
+        documents.print_json({**manifest, "file": str(file.absolute())})
+        return
+    print(f"{file} has {len(manifest['files'])} files, {file.stat().st_size} bytes.")
+    for one in manifest["missing"]:
+        print(f"missing: {one['name']}: {one['why']}")
+
+
+def _reached(pair: str, folder: Path) -> tuple[ControlClient | None, str]:
+    """The supervisor, or why there is none; raises `NoSuchPair` where there is no folder either."""
+    from coloctl.cli.bundling import DEADLINE_S
+
+    try:
+        return ControlClient.connect(paths.control_socket(pair), DEADLINE_S), ""
+    except ColoctlError as error:
+        if isinstance(error, NoSuchPair) and folder.is_dir():
+            return None, "its supervisor is gone"
+        if not folder.is_dir():
+            raise
+        return None, error.message
