@@ -204,7 +204,11 @@ class _Run:
         return {
             "run": self.number,
             "verdict": "void" if worst is Validity.UNKNOWN else str(worst),
-            "because": [v.because for v in verdicts if v.validity is not Validity.VALID],
+            "because": [
+                "; ".join((v.because, *v.counterexample))
+                for v in verdicts
+                if v.validity is not Validity.VALID
+            ],
             "fault_s_after_protection": round(fault_at_s - self._protected_at_s, 3),
             "survivor": takeover.survivor,
             "supervisor_says": takeover.cause,
