@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -117,12 +118,30 @@ def _happened(record: dict[str, Any]) -> str:
 def in_words(record: dict[str, Any]) -> str:
     """An event for people, on one line."""
     name, data = record["event"], record["data"]
-    if line := plain_line(name, data):
-        return line
-    if name == "NODE_EVENT":
-        inside = f" {json.dumps(data['data'], ensure_ascii=False)}" if data["data"] else ""
-        return f"node {data['node']}: {data['event']}{inside}"
-    if name == "CHECKPOINT":
-        pause = f", the guest paused for {data['pause-ms']} ms" if "pause-ms" in data else ""
-        return f"checkpoint {data['count']} of node {data['node']}: {data['phase']}{pause}"
-    return f"{name} {json.dumps(data, ensure_ascii=False)}"
+    words = _WORDS.get(name)
+    line = plain_line(name, data) if words is None else words(data)
+    return line or f"{name} {json.dumps(data, ensure_ascii=False)}"
+
+
+def _node_event(data: dict[str, Any]) -> str:
+    inside = f" {json.dumps(data['data'], ensure_ascii=False)}" if data["data"] else ""
+    return f"node {data['node']}: {data['event']}{inside}"
+
+
+def _checkpoint(data: dict[str, Any]) -> str:
+    pause = f", the guest paused for {data['pause-ms']} ms" if "pause-ms" in data else ""
+    return f"checkpoint {data['count']} of node {data['node']}: {data['phase']}{pause}"
+
+
+def _failed_over(data: dict[str, Any]) -> str:
+    done = data["timeline"]
+    return f"failed over from node {done['lost']} to node {done['survivor']}"
+
+
+_WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "NODE_EVENT": _node_event,
+    "CHECKPOINT": _checkpoint,
+    "FAILED_OVER": _failed_over,
+    "DIAGNOSIS": lambda data: f"seen: {data['diagnosis']}. {data.get('evidence', '')}".rstrip(),
+    "PAUSE_CHANGED": lambda data: "paused" if data["paused"] else "not paused any more",
+}

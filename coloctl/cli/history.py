@@ -26,7 +26,8 @@ Past = Mapping[str, Any]
 def history(pair: str, extended: bool, form: str) -> None:
     """List every failover of PAIR since it was started: generation, cause, survivor, times.
 
-    A failover that did not succeed is listed too, with the reason.
+    Times count from the moment at which the loss was noticed: FAULT is when it happened, where that
+    is known, RUNNING when the survivor's guest ran. A failover that failed is listed too, with why.
     """
     failovers, unreadable = past_of(pair)
     if form == "json":
@@ -73,13 +74,15 @@ def _drawn(failovers: Sequence[Past], *, extended: bool) -> RenderableType:
 
     from coloctl.cli import render
 
-    table = render.plain_table("GENERATION", "WHEN", "CAUSE", "FROM", "TO")
-    for name in ("FAULT", "RUNNING", "DONE"):
+    table = render.plain_table("GEN", "WHEN", "CAUSE", "NODES")
+    for name in ("FAULT", "RUNNING"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("RESULT", overflow="fold")
     for one in failovers:
         table.add_row(*map(str, _row(one)))
     parts: list[RenderableType] = [table]
+    for one in failovers:
+        if "failed" in one:
+            parts.append(Text(f"generation {one['generation']}, {when(one)}: {one['failed']}"))
     for one in failovers if extended else ():
         if one.get("steps"):
             title = f"generation {one['generation']}, {when(one)}"
@@ -91,17 +94,14 @@ def _row(one: Past) -> tuple[object, ...]:
     """Times are counted from the moment at which the loss was noticed."""
     from coloctl.cli.render import milliseconds
 
-    steps = one.get("steps", {})
+    running = milliseconds(one.get("steps", {}).get("running"))
     return (
         one.get("generation", "-"),
         when(one),
         one.get("cause") or "-",
-        f"node {one['lost']}" if "lost" in one else "-",
-        f"node {one['survivor']}" if "survivor" in one else "-",
+        f"{one.get('lost', '?')} -> {one.get('survivor', '?')}",
         milliseconds(one.get("fault_ms")),
-        milliseconds(steps.get("running")),
-        milliseconds(max(steps.values(), default=None)),
-        f"failed: {one['failed']}" if "failed" in one else "runs",
+        "failed" if "failed" in one else running,
     )
 
 

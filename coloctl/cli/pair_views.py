@@ -87,9 +87,9 @@ def news(view: View) -> Iterator[Text]:
     if view.get("diagnosis", "healthy") != "healthy":
         yield Text.assemble(("✘ ", "red"), (view["diagnosis"], "bold red"), " is what is seen; ",
                             f"`coloctl explain {name}` says why.")  # fmt: skip
-    if view.get("waiting"):
+    if view.get("waiting") and view["waiting"] != view["reason"]:
         yield Text(sentence(view["waiting"]), style="yellow")
-    elif view.get("paused"):
+    elif view.get("paused") and not view.get("waiting"):
         yield Text(
             f"Automatic failover is off; `coloctl resume {name}` switches it on.", style="yellow"
         )
