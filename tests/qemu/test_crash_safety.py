@@ -14,6 +14,7 @@ from support.moments import Moment, Mortal, Outcome, mortal, survive
 
 from coloctl import paths
 from coloctl.control.watcher import watcher_of
+from coloctl.errors import ColoctlError
 from coloctl.lab import qemu
 
 pytestmark = pytest.mark.qemu
@@ -62,6 +63,13 @@ def leave_alone(pair: Mortal) -> None:
     end(supervisor)
 
 
+def serves(pair: Mortal, pid: int) -> bool:
+    try:
+        return bool(pair.view()["supervisor_pid"] == pid)
+    except ColoctlError:
+        return False
+
+
 def sound(outcome: Outcome) -> bool:
     return outcome.guests == 1 and outcome.data_intact and outcome.supervised
 
@@ -107,6 +115,12 @@ def test_a_stop_cut_short_is_finished(pair: Mortal) -> None:
 def test_without_a_watcher_a_person_adopts_the_pair(pair: Mortal) -> None:
     before = start(pair)
     leave_alone(pair)
+    by_hand = pair.begin("run", str(pair.file))
+    pair.until(lambda: serves(pair, by_hand.pid))
+    assert pair.view()["protection"] == "colo"
+    by_hand.send_signal(signal.SIGTERM)
+    by_hand.communicate(timeout=60)
+    assert by_hand.returncode == 0
     refused = pair.type("start", str(pair.file))
     assert f"coloctl start {pair.file} --adopt" in refused
     pair.type("start", str(pair.file), "--adopt")
