@@ -148,6 +148,14 @@ class FirstConnection(Protocol):
         ...
 
 
+class FirstPacket(Protocol):
+    """A watch for the first frame that a guest sends, begun when the context was entered."""
+
+    async def wait(self) -> None:
+        """A frame of the guest has crossed the tap; may be cancelled and called again."""
+        ...
+
+
 class Process(Protocol):
     """A process on a host, started or adopted, held so that its pid cannot lie."""
 
@@ -270,6 +278,11 @@ class Host(Protocol):
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """The program has read ``stdin`` and ended by itself. Raises `DeadlineMissed` after
         killing it, and `PreconditionFailed` where there is no such program."""
+        ...
+
+    def first_packet(self, tap: str) -> AbstractAsyncContextManager[FirstPacket]:
+        """While the context is open, the first frame that the guest sends over ``tap`` is watched
+        for. Raises `PreconditionFailed` where packets may not be watched."""
         ...
 
     async def write_durably(self, path: Path, content: bytes) -> None:

@@ -25,6 +25,7 @@ from coloctl.host.base import (
     DeathProof,
     Endpoint,
     FirstConnection,
+    FirstPacket,
     Host,
     Identity,
 )
@@ -32,7 +33,7 @@ from coloctl.host.beacon import UdpBeacon
 from coloctl.host.channel import connect_pair, listen_at
 from coloctl.host.launch import Captured, discard, spawn, start_captured
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use
-from coloctl.host.packet import SynWatch
+from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess, adopt, kill_identity
 from coloctl.host.tap import check, exists, set_up
 
@@ -163,15 +164,23 @@ class LocalHost:
     @asynccontextmanager
     async def first_connection(self, tap: str) -> AsyncIterator[FirstConnection]:
         """See `Host.first_connection`."""
+        with await self._packets() as packets:
+            yield SynWatch(packets, tap, self.name)
+
+    @asynccontextmanager
+    async def first_packet(self, tap: str) -> AsyncIterator[FirstPacket]:
+        """See `Host.first_packet`."""
+        with await self._packets() as packets:
+            yield FrameWatch(packets, tap, self.name)
+
+    async def _packets(self) -> socket.socket:
         try:
-            packets = await self.make_socket(socket.AF_PACKET, socket.SOCK_RAW)
+            return await self.make_socket(socket.AF_PACKET, socket.SOCK_RAW)
         except PermissionError:
             raise PreconditionFailed(
                 f"no right to watch packets on {self.name}",
                 hint="run as root, or with CAP_NET_RAW",
             ) from None
-        with packets:
-            yield SynWatch(packets, tap, self.name)
 
     async def write_durably(self, path: Path, content: bytes) -> None:
         """See `Host.write_durably`. Namespaces of this machine share its files."""

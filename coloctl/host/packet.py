@@ -1,4 +1,4 @@
-"""The first TCP connection over a tap, seen from outside the guest.
+"""The first TCP connection, or the first frame at all, over a tap, seen from outside the guest.
 
 A checkpoint as soon as the guest's first connection appears carries the secrets behind TCP
 timestamps and sequence numbers to the secondary. This watch says when that is: a guest that sends
@@ -44,11 +44,18 @@ SYN_FILTER = (
     (_RET, 0, 0, 0),  # 15 drop
 )
 
+#: Accepts every frame but reverse ARP, which QEMU itself sends for a guest that has moved.
+FRAME_FILTER = ((_LDH, 0, 0, 12), (_JEQ, 1, 0, 0x8035), (_RET, 0, 0, 96), (_RET, 0, 0, 0))
+
+Filter = tuple[tuple[int, int, int, int], ...]
+
 
 class SynWatch:
     """A `FirstConnection` over a packet socket. What it holds is bounded by the socket's buffer."""
 
-    def __init__(self, packets: socket.socket, tap: str, host: str) -> None:
+    def __init__(
+        self, packets: socket.socket, tap: str, host: str, accept: Filter = SYN_FILTER
+    ) -> None:
         """Watches from now on. ``packets`` comes from the tap's namespace, bound to nothing.
 
         Raises `PreconditionFailed` when there is no such device.
@@ -58,7 +65,7 @@ class SynWatch:
         self._host = host
         self._seen = False
         packets.setblocking(False)
-        attach_filter(packets)
+        attach_filter(packets, accept)
         try:
             packets.bind((tap, ETH_P_ALL))
         except OSError as error:
@@ -67,7 +74,7 @@ class SynWatch:
             raise PreconditionFailed(f"cannot watch {tap} on {host}: {error.strerror}") from None
 
     async def wait(self) -> None:
-        """The guest has sent a segment with SYN; raises `Unreachable` when the tap went away."""
+        """The guest has sent what is watched for; raises `Unreachable` when the tap went away."""
         while not self._seen:
             await until_readable(self._packets.fileno())
             try:
@@ -80,9 +87,16 @@ class SynWatch:
                     raise Unreachable(f"the tap {self._tap} on {self._host} went away") from None
 
 
-def attach_filter(packets: socket.socket) -> None:
-    """The socket receives nothing but TCP segments with SYN."""
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in SYN_FILTER)
+class FrameWatch(SynWatch):
+    """A `FirstPacket` over a packet socket."""
+
+    def __init__(self, packets: socket.socket, tap: str, host: str) -> None:
+        super().__init__(packets, tap, host, FRAME_FILTER)
+
+
+def attach_filter(packets: socket.socket, accept: Filter = SYN_FILTER) -> None:
+    """The socket receives nothing but what ``accept`` lets through."""
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in accept)
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HP", len(SYN_FILTER), ctypes.addressof(buffer))
+    program = struct.pack("HP", len(accept), ctypes.addressof(buffer))
     packets.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -160,6 +160,7 @@ class FakeHost(Host):
         self._node, self._log = node, log
         self.no_taps = False
         self.connected = asyncio.Event()  #: the guest's first TCP connection crosses the tap
+        self.sent = asyncio.Event()  #: a frame of the guest crosses the tap
         self.unwatchable = False
         self.cut_off = False  #: nothing reaches it over the replication link
 
@@ -189,6 +190,16 @@ class FakeHost(Host):
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         return Completed(0, "{}", "")
+
+    @contextlib.asynccontextmanager
+    async def first_packet(self, tap: str) -> AsyncIterator[Any]:
+        sent = self.sent
+
+        class Watch:
+            async def wait(self) -> None:
+                await sent.wait()
+
+        yield Watch()
 
     async def write_durably(self, path: Path, content: bytes) -> None:
         self._log.append(f"{self._node}: {path.name} = {content.decode().strip()}")

@@ -22,10 +22,16 @@ from coloctl.supervisor.acts.stop import end
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.survivor import choose
+from coloctl.vm import VM
 
 #: How long the guest waits for the number beside its image; it is written in a millisecond, and
 #: on a disk that is slow today the guest matters more. Seconds.
 COMPANION_PATIENCE_S = 0.03
+
+#: How long the timeline waits for the first frame of a survivor whose guest may have nothing to
+#: say; the guest runs and the pair is unprotected by then. A client that lost a segment sends it
+#: again after 200 ms (docs/qemu.md). Seconds.
+SILENCE_S = 0.4
 
 #: `Timeline.cause` of a failover that a person asked for.
 OPERATOR = "operator"
@@ -61,7 +67,8 @@ async def failover(
             asking.cancel()
         if state.protection is Protection.COLO:
             state.note(Fact.NODE_LOST, _reason(survivor.name, lost.name, cause))
-        timeline, warning = await _Failover(state, arbiter, survivor, lost, course).run()
+        act = _Failover(state, arbiter, survivor, lost, course)
+        timeline, warning = await act.run()
         began = wall_clock() - timedelta(seconds=state.clock.now() - course.began_s)
         fault_ms = None if fault_at_s is None else round((fault_at_s - course.began_s) * 1000, 2)
         timeline = replace(
@@ -74,13 +81,17 @@ async def failover(
         await end(state, lost.name, Presence.DEAD)
         survivor.view = replace(survivor.view, role=Role.PRIMARY)
         state.record_seat(survivor)
-        state.remember_failover(timeline.to_json())
         cleared = state.protection is Protection.FAILED
-        state.note(
-            Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS,
-            f"The guest runs on node {survivor.name} alone since node {lost.name} was lost. "
-            f"{warning}".rstrip(),
-        )
+        try:
+            state.note(
+                Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS,
+                f"The guest runs on node {survivor.name} alone since node {lost.name} was lost. "
+                f"{warning}".rstrip(),
+            )
+            await act.heard()
+        finally:
+            timeline = replace(timeline, steps=tuple(course.steps))
+            state.remember_failover(timeline.to_json())
         state.emit("FAILED_OVER", {"timeline": timeline.to_json()})
         return timeline
 
@@ -110,6 +121,7 @@ class _Failover:
         self.survivor, self.lost = survivor, lost
         self._undecided = False  #: the decision could not be written, so nothing was promoted
         self._keeping: asyncio.Task[str] | None = None
+        self._hearing: asyncio.Task[None] | None = None
 
     async def run(self) -> tuple[Timeline, str]:
         """The timeline, and what an operator should know; the state tells of a failure."""
@@ -127,12 +139,35 @@ class _Failover:
         except ColoctlError as error:
             self.failed(error)
             raise
+        except BaseException:
+            await self._deaf()
+            raise
         finally:
             if self._keeping is not None:
                 self._keeping.cancel()
             if lost.view.fencing in (Fencing.IN_PROGRESS, Fencing.REQUIRED, Fencing.CONFIRMED):
                 lost.retired = False
                 lost.view = replace(lost.view, fencing=Fencing.CLEAR)
+
+    async def heard(self) -> None:
+        """The survivor's guest was heard on the LAN, or is silent; the timeline knows which."""
+        try:
+            if self._hearing is not None:
+                await asyncio.wait({self._hearing}, timeout=SILENCE_S)
+        finally:
+            await self._deaf()
+
+    async def _deaf(self) -> None:
+        if self._hearing is not None:
+            self._hearing.cancel()
+            await asyncio.gather(self._hearing, return_exceptions=True)
+
+    async def _hear(self, vm: VM, tap: str) -> None:
+        """The first frame is a step of the timeline; not being able to look is no failure."""
+        with contextlib.suppress(ColoctlError):
+            async with vm.host.first_packet(tap) as first:
+                await first.wait()
+                self.course.done("first-packet")
 
     async def confirm(self, sentence: str) -> None:
         """A person has said that the node is down."""
@@ -151,6 +186,10 @@ class _Failover:
     def fenced(self, proof: Fenced) -> None:
         """The proof is in the journal; the promotion's intent behind it takes it to the disk."""
         self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
+        vm, taps = self.survivor.vm, [nic.tap for nic in self.state.spec.nics if nic.tap]
+        if taps and vm is not None and self.survivor.view.role is Role.SECONDARY:
+            # A primary was on the LAN all the time; a secondary has not been heard there yet.
+            self._hearing = asyncio.create_task(self._hear(vm, taps[0].ifname[vm.node]))
         with self._deciding():
             self._journal_fence(proof.to_json())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.unit
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
     monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+    # The package exports the act by the name of its module.
+    monkeypatch.setattr(sys.modules["coloctl.supervisor.acts.failover"], "SILENCE_S", 0.05)
 
 
 async def waits_for_a_person(state: PairState) -> asyncio.Task[Timeline]:
@@ -352,6 +355,23 @@ def test_a_claim_that_cannot_be_written_can_be_made_later(tmp_path: Path) -> Non
             folder.mkdir()
             timeline = await acts.failover(state, "b")
             assert (state.protection, timeline.generation) == (Protection.UNPROTECTED, 1)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_the_first_frame_of_the_survivor_is_in_the_timeline(tmp_path: Path, heard: bool) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, b):
+
+            def speak(name: str) -> None:
+                if heard and name == "x-colo-lost-heartbeat":
+                    b.host.sent.set()
+
+            b.before(speak)
+            steps = (await acts.failover(state, "b")).to_json()["steps"]
+            assert ("first-packet" in steps) is heard
+            assert not heard or steps["arbitrated"] <= steps["first-packet"]
 
     asyncio.run(check())
 
