@@ -72,15 +72,6 @@ class Supervisor:
         self._vigil.begin()
         seat.watch(self._tasks, self._on_event, self._on_death)
 
-    def pause(self) -> None:
-        """No node is given up by itself any more, also under a later supervisor."""
-        self.state.pause(True)
-
-    def resume(self) -> None:
-        """What waits to be done is done, and what is found from now on."""
-        self.state.pause(False)
-        self._remedy.hurry()
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
         return self._tasks.create_task(work)

@@ -57,6 +57,7 @@ class Remedy:
         self._task: asyncio.Task[None] | None = None
         self._doing = Action.NONE
         self._not_before = -math.inf
+        self._paused = state.paused
         self._told: tuple[Diagnosis, NodeName | None] = (Diagnosis.HEALTHY, None)
         self._tokens, self._counted_at = TELL_BURST, -math.inf
         self._held: tuple[object, ...] = ()
@@ -80,10 +81,6 @@ class Remedy:
             self._decide(seen)
         except ColoctlError as error:  # the journal has no room: the next beat tries again
             self._complain(f"What was found is not dealt with yet: {error.message}")
-
-    def hurry(self) -> None:
-        """What was refused is tried again now."""
-        self._not_before = -math.inf
 
     def _complain(self, sentence: str) -> None:
         if sentence != self._logged:
@@ -117,6 +114,8 @@ class Remedy:
 
     def _decide(self, seen: Observation) -> None:
         state = self.state
+        if state.paused is not self._paused:
+            self._paused, self._not_before = state.paused, -math.inf
         decision = self._decision(seen)
         if self._task is not None and not self._task.done():
             if decision.action is not Action.END or self._doing is Action.END:

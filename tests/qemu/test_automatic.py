@@ -168,7 +168,7 @@ def test_a_paused_pair_waits_and_goes_on_when_it_is_resumed(newest: PairSpec) ->
     async def check() -> None:
         async with supervised(newest) as stage:
             await stage.start()
-            stage.supervisor.pause()
+            stage.state.pause(True)
             primary, secondary = stage.primary, stage.secondary
             primary.process.signal(DEATH)
             await stage.until_protection(Protection.FAILOVER)
@@ -176,7 +176,7 @@ def test_a_paused_pair_waits_and_goes_on_when_it_is_resumed(newest: PairSpec) ->
             assert view.paused and view.exposed_s is not None
             assert "resume" in view.waiting
             assert secondary.process.alive() and not causes(stage)
-            stage.supervisor.resume()
+            stage.state.pause(False)
             await survived(stage, primary, Diagnosis.PRIMARY_DEAD)
 
     asyncio.run(check())

@@ -268,6 +268,7 @@ def test_an_interrupted_protection_leaves_the_guest_running(spec: PairSpec, step
     async def check() -> None:
         async with supervised(spec) as stage:
             await stage.start(protected=False)
+            stage.state.pause(True)
             primary = stage.primary
             stuck = asyncio.Event()
 
