@@ -127,7 +127,13 @@ def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
     state, supervisor = service.state, service.supervisor
     if not history and not any(leftovers.running_in(state.ground.folder)):
         return None
-    return Adoption(state, history, supervisor.watch, supervisor.entered)
+    return Adoption(
+        state,
+        history,
+        watch=supervisor.watch,
+        entered=supervisor.entered,
+        missed=supervisor.missed,
+    )
 
 
 async def _adopted(adoption: Adoption, service: Service) -> bool:

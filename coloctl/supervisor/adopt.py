@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from coloctl.clock import Deadline
@@ -40,12 +40,19 @@ class Adoption:
     """A pair taken over from its dead supervisor."""
 
     def __init__(
-        self, state: PairState, history: Iterable[Record], watch: Watch, entered: Entered
+        self,
+        state: PairState,
+        history: Iterable[Record],
+        *,
+        watch: Watch,
+        entered: Entered,
+        missed: Callable[..., None],
     ) -> None:
+        """``missed`` is told of events that must have been sent while nobody listened."""
         self.state = state
         self.belief: Belief = believe(history)
         self.plan = Plan(Move.GONE)
-        self._watch, self._entered = watch, entered
+        self._watch, self._entered, self._missed = watch, entered, missed
 
     async def adopt(self) -> None:
         """Every QEMU that matters has its seat, and the state is what was believed.
@@ -217,9 +224,10 @@ class Adoption:
             seat.vm is not None and seat.vm.process.alive() and not seat.vm.monitor.gone
             for seat in state.seats.values()
         )
-        if whole and state.protection is Protection.COLO:
-            state.note(Fact.NODE_LOST, "COLO ended while no supervisor watched.")
         self._watch_all()
+        if whole and state.protection is Protection.COLO:
+            primary = state.seat_of(Role.PRIMARY)
+            self._missed(primary, "COLO_EXIT", mode="primary", reason="error")
 
     async def _before_the_end(self) -> None:
         """A start is undone to its beginning; a stop is left to `finish`."""

@@ -72,6 +72,11 @@ class Supervisor:
         self._vigil.begin()
         seat.watch(self._tasks, self._on_event, self._on_death)
 
+    def missed(self, seat: Seat, name: str, **data: Any) -> None:
+        """An event that the QEMU of ``seat`` sent while nobody listened is heard now."""
+        now = self.state.clock.now()
+        self._on_event(seat, Event(name, data, now, now))
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._tasks is not None
         return self._tasks.create_task(work)
