@@ -116,7 +116,7 @@ COURSES: Mapping[Protection, Mapping[Diagnosis, Course]] = {
 }
 
 #: These acts decide about the pair themselves.
-SOVEREIGN = frozenset({"failover", "stop"})
+SOVEREIGN = frozenset({"failover", "stop", "adopt"})
 
 
 def decide(
@@ -187,7 +187,10 @@ def _end(finding: Finding, seen: Observation, pair: str) -> Decision:
 
 
 def _course(finding: Finding, seen: Observation) -> Course:
-    course = COURSES[seen.protection][finding.diagnosis]
+    courses = COURSES[seen.protection]
+    if courses is ALONE and holder(seen, Role.SECONDARY):
+        courses = JOINING  # it has been launched, and is on its way
+    course = courses[finding.diagnosis]
     node = finding.node
     if course not in (Course.GIVE_UP_IT, Course.ABANDON) or node is None:
         return course

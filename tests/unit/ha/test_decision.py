@@ -61,7 +61,7 @@ def assert_sound(seen: Observation, decision: Decision) -> None:
     if decision.action is Action.ABANDON:
         assert decision.lost is not None
         assert seen.nodes[decision.lost].role is Role.SECONDARY
-        assert seen.protection in (Protection.RESYNC, Protection.MIGRATING)
+        assert seen.protection not in (Protection.COLO, Protection.FAILOVER, Protection.FAILED)
     if decision.action is not Action.FAIL_OVER:
         return
     assert decision.lost is not None
