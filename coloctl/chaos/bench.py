@@ -1,8 +1,9 @@
 """`bench failover`: a fault, what the supervisor did about it and when, and what clients felt.
 
-Each run has a pair of its own, started from empty disks, so that no run inherits anything from the
-one before; the lab is shared. A run is **invalid** when something was lost, **void** when it says
-nothing: the pair did not come as far as the fault, or nobody noticed the fault.
+Each run has a lab and a pair of its own, started from empty disks, so that no run inherits anything
+from the one before: not even the way to the guest that its switch and its client had learnt. A run
+is **invalid** when something was lost, **void** when it says nothing: the pair did not come as far
+as the fault, or nobody noticed the fault.
 """
 
 from __future__ import annotations
@@ -73,19 +74,16 @@ def failover(where: Setting, plan: Plan, ran: Ran = lambda _run: None) -> list[d
     Raises what kept the first run from beginning at all, for that will not change.
     """
     runs: list[dict[str, Any]] = []
-    with setting.lab(where) as lab:
-        for number in range(1, plan.runs + 1):
-            run = _Run(where, plan, lab, number)
-            try:
-                document = run.play()
-            except ColoctlError as error:
-                if not runs and not run.booted:
-                    raise
-                document = run.without_result(error)
-            finally:
-                lab.link("replication").heal()
-            runs.append(document)
-            ran(document)
+    for number in range(1, plan.runs + 1):
+        run = _Run(where, plan, number)
+        try:
+            document = run.play()
+        except ColoctlError as error:
+            if not runs and not run.booted:
+                raise
+            document = run.without_result(error)
+        runs.append(document)
+        ran(document)
     return runs
 
 
@@ -133,8 +131,8 @@ def exit_code(runs: Sequence[Mapping[str, Any]]) -> int:
 class _Run:
     """One pair, one fault."""
 
-    def __init__(self, where: Setting, plan: Plan, lab: Lab, number: int) -> None:
-        self.where, self.plan, self.lab, self.number = where, plan, lab, number
+    def __init__(self, where: Setting, plan: Plan, number: int) -> None:
+        self.where, self.plan, self.number = where, plan, number
         self.booted = False
         self._random = random.Random(f"{plan.seed}/{plan.cause}/{number}")
         self._protected_at_s = 0.0
@@ -143,18 +141,19 @@ class _Run:
     def play(self) -> dict[str, Any]:
         """The run's document; raises what ended it before it could be judged."""
         with contextlib.ExitStack() as stack:
+            lab = stack.enter_context(setting.lab(self.where))
             folder = stack.enter_context(setting.folder(self.where))
-            client = stack.enter_context(setting.pair(self.where, self.lab, folder))
+            client = stack.enter_context(setting.pair(self.where, lab, folder))
             setting.boot(self.where, client)
             self.booted = True
-            clients = Clients(self.lab, self.plan.clients)
+            clients = Clients(lab, self.plan.clients)
             stack.callback(clients.kill)
             until(client, lambda _: clients.acknowledged() >= 10 * self.plan.clients)
             client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
             self._protected_at_s = time.monotonic()
             if not self.plan.early:
                 until(client, self._steady)
-            return self._attacked(client, clients)
+            return self._attacked(lab, client, clients)
 
     def without_result(self, error: ColoctlError) -> dict[str, Any]:
         """Void, unless clients were let down: a failover that was begun and failed is a loss."""
@@ -175,13 +174,13 @@ class _Run:
         enough: bool = view["checkpoints"]["count"] >= self.plan.checkpoints
         return enough
 
-    def _attacked(self, client: ControlClient, clients: Clients) -> dict[str, Any]:
+    def _attacked(self, lab: Lab, client: ControlClient, clients: Clients) -> dict[str, Any]:
         view = client.execute("query-pair", setting.ASK_S)
         require_colo(view)
         mac = sample.guest_mac()
-        with faults.victim(self.plan.cause, view) as victim, LanWatch(self.lab, mac) as lan:
+        with faults.victim(self.plan.cause, view) as victim, LanWatch(lab, mac) as lan:
             self._wait(client)
-            fault_at_s = faults.strike(self.plan.cause, self.lab, victim)
+            fault_at_s = faults.strike(self.plan.cause, lab, victim)
             takeover = awaited(client)
             self._harmed = True
             lingers = faults.lingers(victim, LINGER_S)
