@@ -52,8 +52,10 @@ def bundle(pair: str, file: Path | None, form: str) -> None:
         documents.print_json({**manifest, "file": str(file.absolute())})
         return
     print(f"{file} has {len(manifest['files'])} files, {file.stat().st_size} bytes.")
-    for one in manifest["missing"]:
-        print(f"missing: {one['name']}: {one['why']}")
+    reasons = dict.fromkeys(one["why"] for one in manifest["missing"])
+    for why in reasons:
+        names = ", ".join(one["name"] for one in manifest["missing"] if one["why"] == why)
+        print(f"missing: {names}: {documents.sentence(why)}")
 
 
 def _reached(pair: str, folder: Path) -> tuple[ControlClient | None, str]:

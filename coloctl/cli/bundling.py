@@ -50,6 +50,9 @@ QUESTIONS = (
 #: The objects that a pair is made of; others, such as secrets, are only listed.
 OBJECTS = ("filter-", "colo-compare", "iothread")
 
+#: What not every pair has: one that never failed over, or whose journal is short.
+SOMETIMES = frozenset({"claim.json", "history.jsonl", "journal.jsonl.1"})
+
 #: What the supervisor is asked, by the name of the file that gets the answer.
 PAIR_QUESTIONS = {
     "status.json": "query-pair",
@@ -137,6 +140,7 @@ def _collect_logs(parts: Parts, folder: Path) -> None:
     for name, most in (
         ("supervisor.log", LOG_MAX),
         ("history.jsonl", LOG_MAX),
+        ("claim.json", LOG_MAX),
         ("journal.jsonl", JOURNAL_MAX),
         ("journal.jsonl.1", JOURNAL_MAX),
         *((f"{node}/{log}.log", LOG_MAX) for node in NODES for log in ("qemu", "console")),
@@ -144,7 +148,7 @@ def _collect_logs(parts: Parts, folder: Path) -> None:
         try:
             text, cut = _tail(folder / name, most)
         except FileNotFoundError:
-            if name not in ("journal.jsonl.1", "history.jsonl"):  # not every pair has these
+            if name not in SOMETIMES:
                 parts.lack(name, "it does not exist")
         except OSError as error:
             parts.lack(name, error.strerror or str(error))

@@ -15,7 +15,7 @@ from coloctl.cli import documents, reach
 from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.progress import plain_line
 from coloctl.control.client import ControlClient, ControlEvent
-from coloctl.errors import Unreachable
+from coloctl.errors import ColoctlError, Unreachable
 
 
 @click.command()
@@ -59,8 +59,14 @@ def _follow(client: ControlClient, pair: str, seq: int, form: str) -> None:
             raise
 
 
-def _left_behind(pair: str, reason: str) -> Unreachable:
-    return Unreachable(
+class LeftBehind(ColoctlError):
+    """The supervisor went on without this reader."""
+
+    code = "left-behind"
+
+
+def _left_behind(pair: str, reason: str) -> LeftBehind:
+    return LeftBehind(
         f"The stream of {pair} broke off: {reason}",
         hint=f"`coloctl events {pair} --follow` begins anew with what is; read it faster",
     )
