@@ -1,0 +1,308 @@
+"""What is found is done, in one place and once: every action, and what may hold it up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_qmp import HANG, Refusal
+from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
+
+from coloctl.errors import PairBusy, ReplicationError
+from coloctl.ha import failover
+from coloctl.journal import replay
+from coloctl.model.event import Kind, last_settings, worth_keeping
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import CheckpointSpec, FencingMethod, FencingSpec, PairSpec, Role
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import Fencing
+from coloctl.supervisor import acts, remedy
+from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.state import PairState
+
+pytestmark = pytest.mark.unit
+
+Watched = tuple[PairState, FakeVM, FakeVM, Log]
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
+    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+    monkeypatch.setattr(remedy, "RETRY_S", 0.1)
+
+
+def spec_of(**changes: object) -> PairSpec:
+    unguarded = CheckpointSpec(guard_first_connection=False)
+    return replace(make_spec(), checkpoint=unguarded, **changes)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def watched(folder: Path, spec: PairSpec | None = None) -> AsyncIterator[Watched]:
+    """A pair in COLO with a supervisor that lets nobody ask; its primary is on node a."""
+    log: Log = []
+    async with (
+        fake_state(folder, spec or spec_of(), log=log) as state,
+        fake_vm("a", log) as a,
+        fake_vm("b", log) as b,
+    ):
+        supervisor, until = Supervisor(state), asyncio.Event()
+        running = asyncio.create_task(supervisor.run(until))
+        await asyncio.sleep(0)
+        seat_pair(state, a, b)
+        for seat in state.seats.values():
+            supervisor.watch(seat)
+        await becomes(lambda: state.observation is not None)
+        try:
+            yield state, a, b, log
+        finally:
+            await state.interrupt()
+            until.set()
+            async with asyncio.timeout(10):
+                await running
+
+
+async def becomes(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def lose(vm: FakeVM, how: str) -> None:
+    if how == "dead":
+        vm.process.die()
+        return
+    vm.process.is_frozen = True
+    vm.answer("query-yank", HANG)
+    vm.answer("query-status", HANG)
+
+
+def causes(log: Log) -> list[str]:
+    """Why nodes were given up, as clients heard."""
+    return [line.split()[1] for line in log if line.startswith("DIAGNOSIS")]
+
+
+@pytest.mark.parametrize("lost", [Role.PRIMARY, Role.SECONDARY])
+@pytest.mark.parametrize("how", ["dead", "frozen"])
+def test_who_is_lost_is_fenced_and_the_other_runs_alone(
+    tmp_path: Path, lost: Role, how: str
+) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            victim, survivor = (a, b) if lost is Role.PRIMARY else (b, a)
+            lose(victim, how)
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            assert not victim.process.alive()
+            assert state.vm_of(Role.PRIMARY) is survivor
+            assert causes(log) == [f"{lost}-{how}"]
+            (found,) = (
+                record
+                for record in replay(tmp_path / "journal.jsonl").records
+                if record.kind is Kind.OBSERVATION and "observation" in record.data
+            )
+            assert found.data["finding"] == f"{lost}-{how}"
+            await becomes(lambda: state.view().diagnosis is Diagnosis.HEALTHY)
+            assert state.view().waiting == ""
+
+    asyncio.run(check())
+
+
+def test_of_two_that_cannot_hear_each_other_the_primary_keeps_the_guest(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            b.host.cut_off = state.ground.hosts["b"].cut_off = True  # type: ignore[attr-defined]
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            assert causes(log) == ["link-broken"]
+            assert a.process.alive() and not b.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_missed_write_gives_up_the_replica(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "write"})
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            assert causes(log) == ["replica-write-error"]
+            assert a.process.alive() and not b.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_paused_pair_waits_also_under_the_next_supervisor(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, _):
+            state.pause(True)
+            a.process.die()
+            await becomes(lambda: state.protection is Protection.FAILOVER)
+            view = state.view()
+            assert view.paused and "coloctl resume web" in view.reason == view.waiting
+            assert view.diagnosis is Diagnosis.PRIMARY_DEAD
+            records = replay(tmp_path / "journal.jsonl").records
+            assert last_settings(worth_keeping(records))["paused"] is True
+            await asyncio.sleep(0.1)
+            assert b.process.alive() and state.protection is Protection.FAILOVER
+            state.pause(False)
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            assert state.view().exposed_s is not None
+
+    asyncio.run(check())
+
+
+def test_what_is_refused_is_tried_again_until_it_can_be_done(tmp_path: Path) -> None:
+    """The survivor answers the heartbeat and not the question put to it before a fence."""
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            b.answer("query-yank", Refusal("not now"))
+            a.process.die()
+            await becomes(lambda: "not now" in state.view().waiting)
+            assert state.protection is Protection.FAILOVER
+            assert "a: killed" not in log
+            b.answer("query-yank", [])
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+
+    asyncio.run(check())
+
+
+def test_nobody_is_chosen_while_both_are_silent(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            for vm in (a, b):
+                lose(vm, "frozen")
+            await becomes(lambda: state.finding.diagnosis is Diagnosis.UNKNOWN)
+            await asyncio.sleep(0.1)
+            assert not [line for line in log if line.endswith("killed")]
+            assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+def test_without_a_proof_the_pair_has_failed_and_is_left_alone(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, _, log):
+            a.process.immortal = True
+            lose(a, "frozen")
+            await becomes(lambda: state.protection is Protection.FAILED)
+            assert state.seats["a"].view.fencing is Fencing.FAILED
+            fences = log.count("a: tap-a0 down")
+            await asyncio.sleep(0.3)
+            assert log.count("a: tap-a0 down") == fences
+            assert "b: x-colo-lost-heartbeat" not in log
+            assert "--force" in state.view().waiting
+
+    asyncio.run(check())
+
+
+def test_a_fence_by_hand_waits_for_a_word(tmp_path: Path) -> None:
+    by_hand = spec_of(fencing=FencingSpec(FencingMethod.MANUAL))
+
+    async def check() -> None:
+        async with watched(tmp_path, by_hand) as (state, a, b, _):
+            lose(a, "frozen")
+            await becomes(lambda: state.seats["a"].view.fencing is Fencing.REQUIRED)
+            assert state.protection is Protection.FAILOVER
+            assert b.process.alive()
+            acts.confirm_fence(state, "a")
+            await becomes(lambda: state.protection is not Protection.FAILOVER)
+            assert state.protection is Protection.UNPROTECTED
+
+    asyncio.run(check())
+
+
+def test_an_operator_and_the_supervisor_do_it_once(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, _, log):
+            a.process.die()
+            asked = asyncio.create_task(acts.failover(state, None))
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            with suppress(PairBusy):
+                await asked
+            await asyncio.sleep(0.2)
+            assert state.generation == 1
+            assert len([line for line in log if line.startswith("FAILED_OVER")]) == 1
+
+    asyncio.run(check())
+
+
+def test_a_checkpoint_under_way_ends_with_the_reason(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, _):
+            a.answer("migrate-set-parameters", HANG)
+            asked = asyncio.create_task(acts.checkpoint(state))
+            await a.fakes[0].got("migrate-set-parameters")
+            lose(b, "frozen")
+            with pytest.raises(ReplicationError, match="secondary-frozen"):
+                await asked
+            await becomes(lambda: state.protection is not Protection.COLO)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("first", ["a", "b"])
+def test_a_guest_that_powers_off_ends_its_pair_and_is_no_failover(
+    tmp_path: Path, first: str
+) -> None:
+    """Both sides do, one a moment after the other; QEMU ends by itself."""
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            for vm in (a, b) if first == "a" else (b, a):
+                vm.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+                vm.process.die()
+                await asyncio.sleep(0.1)
+            await becomes(lambda: state.protection is Protection.DOWN)
+            assert state.view().reason == "The guest shut itself down."
+            assert not state.running()
+            assert state.generation == 0
+            assert "a: x-colo-lost-heartbeat" not in log
+
+    asyncio.run(check())
+
+
+def test_a_secondary_that_powers_off_alone_has_left(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, _):
+            b.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            b.process.die()
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            assert a.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_stop_is_not_disturbed_by_what_it_does(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, _, b, log):
+            asked = asyncio.create_task(acts.stop(state, force=False, timeout_s=0.3))
+            await becomes(lambda: state.act == "stop")
+            lose(b, "dead")
+            assert await asked == "killed"
+            assert state.protection is Protection.DOWN
+            assert causes(log) == []
+            assert "FAILED_OVER" not in " ".join(log)
+
+    asyncio.run(check())
+
+
+def test_a_new_session_does_not_begin_with_the_last_one_s_news(tmp_path: Path) -> None:
+    """The primary of the next pair said of its last secondary that it missed a write."""
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, _, log):
+            a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "write"})
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            async with fake_vm("b", log) as fresh:
+                state.seats["b"].take(fresh, Role.SECONDARY, "")
+                state.note(Fact.MIGRATION_BEGAN, "")
+                state.note(Fact.CHECKPOINT_COMPLETED, "")
+                await asyncio.sleep(0.2)
+                assert state.finding.diagnosis is Diagnosis.HEALTHY
+                assert state.protection is Protection.COLO
+                await acts.end(state, "b", state.seats["b"].view.presence)
+
+    asyncio.run(check())
