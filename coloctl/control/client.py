@@ -243,7 +243,7 @@ def _connect(connection: socket.socket, path: Path, pair: str) -> None:
 
 
 def _gone(pair: str) -> str:
-    return f"`coloctl start SPEC --adopt` takes over what it left, `coloctl stop {pair} --force` ends it"
+    return f"`coloctl start SPEC --adopt` takes its pair, `coloctl stop {pair} --force` ends it"
 
 
 def _event(message: dict[str, Any]) -> ControlEvent:

@@ -361,7 +361,8 @@ def main() -> int:
         began = time.monotonic()
         with mortal(folder / str(index), build, index) as pair:
             outcome = survive(pair, moment)
-        wrong = not outcome.data_intact or outcome.guests > 1
+        lost = moment.act != "stop" and not (outcome.supervised and outcome.guests == 1)
+        wrong = lost or not outcome.data_intact or outcome.guests > 1
         bad += wrong
         took = {"s": round(time.monotonic() - began, 1), "wrong": wrong}
         print(index, moment, json.dumps({**vars(outcome), **took}), flush=True)
