@@ -26,7 +26,7 @@ from coloctl.vm import VM
 
 #: How long the guest waits for the number beside its image; it is written in a millisecond, and
 #: on a disk that is slow today the guest matters more. Seconds.
-COMPANION_PATIENCE_S = 0.03
+COMPANION_PATIENCE_S = 0.01
 
 #: How long the timeline waits for the first frame of a survivor whose guest may have nothing to
 #: say; the guest runs and the pair is unprotected by then. A client that lost a segment sends it
