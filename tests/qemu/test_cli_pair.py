@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from coloctl import paths
+from coloctl.control.watcher import watcher_of
 from coloctl.lab import qemu
 
 pytestmark = pytest.mark.qemu
@@ -237,7 +238,7 @@ def test_a_supervisor_that_was_killed_leaves_qemu_to_be_ended_by_force(
 ) -> None:
     operator.start()
     view = operator.view()
-    os.kill(view["supervisor_pid"], signal.SIGKILL)
+    leave_unwatched(view["supervisor_pid"])
     operator.until(lambda: view["supervisor_pid"] not in processes_of(tmp_path))
 
     gone = operator.type("status", NAME, "-f", "json", code=1)
@@ -260,8 +261,9 @@ def test_a_stale_folder_in_which_nothing_lives_is_cleared_silently(
 ) -> None:
     operator.start("--no-protect")
     view = operator.view()
-    for pid in (view["supervisor_pid"], operator.node("primary")["pid"]):
-        os.kill(pid, signal.SIGKILL)
+    guest = operator.node("primary")["pid"]
+    leave_unwatched(view["supervisor_pid"])
+    os.kill(guest, signal.SIGKILL)
     operator.until(lambda: not processes_of(tmp_path))
     operator.start()
     assert operator.view()["protection"] == "colo"
@@ -292,12 +294,21 @@ def test_a_start_whose_supervisor_dies_is_told_and_cleared(
     starting = operator.begin("start", str(operator.file))
     assert starting.stderr is not None
     assert starting.stderr.readline().startswith("start: ")
-    (supervisor,) = children_of(starting.pid)
-    os.kill(supervisor, signal.SIGKILL)
+    (watcher,) = children_of(starting.pid)
+    (supervisor,) = children_of(watcher)
+    leave_unwatched(supervisor)
     _, said = starting.communicate(timeout=PATIENCE_S)
     assert starting.returncode == 1
     assert "error: The supervisor of pair web was killed by signal 9" in said
     assert nothing_left(tmp_path)
+
+
+def leave_unwatched(supervisor: int) -> None:
+    """The supervisor is killed, and before it the watcher that would start another."""
+    watcher = watcher_of(supervisor)
+    assert watcher is not None
+    os.kill(watcher, signal.SIGKILL)
+    os.kill(supervisor, signal.SIGKILL)
 
 
 def children_of(pid: int) -> list[int]:
