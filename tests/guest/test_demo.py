@@ -33,14 +33,18 @@ def test_the_story_ends_well(kill: str) -> None:
     assert document["schema"] == STORY_SCHEMA
     assert document["verdict"] == "valid"
     assert document["killed"] == kill
+    assert document["failover"]["by"] == "supervisor"
+    assert document["failover"]["survivor"] == {"primary": "b", "secondary": "a"}[kill]
     assert document["in_checkpoint"], "the kill missed the checkpoint that it was meant for"
     acks = document["acks"]
     assert acks["sent"] >= acks["acknowledged"] > 0
     assert acks["lost"] == 0
     assert document["connections"] == {"opened": 4, "broken": 0}
-    moments = list(document["timeline"].values())
-    assert moments[0] == 0
-    assert moments[:-1] == sorted(moments[:-1])
+    moments = document["timeline"]
+    assert moments["fault"] == 0
+    order = [moments[name] for name in ("fault", "detected_ms", "fenced_ms", "running_ms")]
+    assert order == sorted(order)
+    assert moments["promoted_ms"] > moments["fenced_ms"]
     assert document["checkpoints"]["count"] >= 4
     assert document["left_behind"] == []
 

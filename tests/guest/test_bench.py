@@ -1,0 +1,74 @@
+"""`coloctl bench failover`, as a user starts it: judged by its document, and by what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coloctl import paths
+from coloctl.chaos.bench import BENCH_SCHEMA
+from coloctl.lab.network import labs
+
+pytestmark = pytest.mark.guest
+
+NAME = f"m{os.getpid()}"
+BENCH = [sys.executable, "-m", "coloctl.cli.main", "bench", "failover", "--name", NAME]
+
+#: One run takes 15 s; a busy machine has been seen to need three times that.
+PATIENCE_S = 240
+
+
+@pytest.mark.parametrize("cause", ["kill", "freeze"])
+def test_a_run_is_timed_and_judged(cause: str, tmp_path: Path) -> None:
+    saved = tmp_path / "bench.json"
+    done = subprocess.run(
+        [*BENCH, "--cause", cause, "--runs", "1", "-f", "json", "-o", str(saved)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    document = json.loads(done.stdout)
+    assert document["schema"] == BENCH_SCHEMA
+    assert document["bench"] == "failover"
+    (run,) = document["runs"]
+    assert run["verdict"] == "valid", run["because"]
+    assert run["survivor"] == "b"
+    assert run["acknowledged"] > 0
+    assert (run["lost"], run["broken"], run["stray_frames"]) == (0, 0, 0)
+    assert not run["double_primary"]
+    phases = run["phases_ms"]
+    assert 0 <= phases["detected"] <= phases["fenced"]
+    for step in ("arbitrated", "promoted", "running", "first-frame"):
+        assert phases[step] > phases["fenced"]
+    assert document["summary"]["valid"] == 1
+    assert document["summary"]["phases_ms"]["running"]["p50"] == pytest.approx(
+        phases["running"], abs=0.1
+    )
+    assert json.loads(saved.read_text())["runs"] == document["runs"]
+    assert nothing_is_left()
+
+
+def test_an_interrupt_takes_everything_away() -> None:
+    with subprocess.Popen(
+        [*BENCH, "--runs", "5"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert "run 1/5" in process.stderr.readline()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert nothing_is_left()
+
+
+def nothing_is_left() -> bool:
+    return NAME not in labs() and not paths.pair_dir(NAME).exists()
