@@ -39,6 +39,16 @@ POWER_OFF_S = 10.0
 #: Findings that may be told at once, and how many per second after that.
 TELL_BURST, TELL_RATE = 10.0, 1.0
 
+#: What may end by itself: while nobody may be chosen because of it, the pair is not broken yet.
+_PASSING = frozenset(
+    {
+        Diagnosis.PRIMARY_FROZEN,
+        Diagnosis.SECONDARY_FROZEN,
+        Diagnosis.HOST_UNREACHABLE,
+        Diagnosis.LINK_BROKEN,
+        Diagnosis.CHECKPOINT_STALLED,
+    }
+)
 _DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
 
 
@@ -146,8 +156,10 @@ class Remedy:
         if state.act in SOVEREIGN:
             return
         held = (finding.diagnosis, finding.node, state.paused, state.protection)
+        doubted = not state.paused and state.spec.policy.auto_failover
         if state.protection is Protection.COLO:
-            state.note(Fact.NODE_LOST, decision.reason)
+            if not doubted or finding.diagnosis not in _PASSING:
+                state.note(Fact.NODE_LOST, decision.reason)
         elif held != self._held and (
             state.protection is not Protection.FAILED or finding.diagnosis in _DEATHS
         ):
