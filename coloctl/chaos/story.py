@@ -104,10 +104,8 @@ class _Stage:
         checkpoints = self._view()["checkpoints"]
         fault = self._kill()
         takeover = self._fail_over(fault)
-        audience.scene(
-            f"The {cast.kill} is dead; the pair failed over by itself and host {takeover.survivor} "
-            "carries on"
-        )
+        carrier = takeover.survivor
+        audience.scene(f"The pair failed over by itself: host {carrier} carries on")
         self._until(STEADY_DEADLINE_S, self._later(fault.at_s + cast.seconds))
         audience.scene("Every acknowledged record is read back from the survivor")
         history = self.clients.finish()

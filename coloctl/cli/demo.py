@@ -123,7 +123,7 @@ MOMENTS: Mapping[str, str] = {
     "fault": "SIGKILL in the middle of a checkpoint",
     "detected_ms": "the supervisor knows",
     "fenced_ms": "the dead side is proven dead",
-    "promoted_ms": "the supervisor tells the survivor to run on alone",
+    "promoted_ms": "the survivor has taken its promotion",
     "running_ms": "its guest runs",
     "first_reply_ms": "the first client is answered",
 }
@@ -132,8 +132,10 @@ MOMENTS: Mapping[str, str] = {
 def _verdict(document: Mapping[str, Any]) -> RenderableType:
     """What happened when, what clients felt, and whether anything was lost."""
     moments = render.plain_table("", "MOMENT")
-    for name, words in MOMENTS.items():
-        at_ms = document["timeline"][name]
+    known = {name: document["timeline"][name] for name in MOMENTS}
+    # QEMU may announce that the guest runs before it answers the command.
+    for name in sorted(known, key=lambda one: (known[one] is None, known[one])):
+        at_ms, words = known[name], MOMENTS[name]
         moments.add_row(Text("-" if at_ms is None else f"{at_ms:6.1f} ms", "bold"), words)
     acks, connections = document["acks"], document["connections"]
     facts = Table.grid(padding=(0, 3, 0, 0))
