@@ -8,35 +8,38 @@ supervisor that was starved, or stopped, never takes its own absence for somebod
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from coloctl.clock import CLOCK, Clock
 from coloctl.colo.checkpoint import CheckpointLedger
-from coloctl.errors import CommandRefused, MonitorError
-from coloctl.ha.limits import Shown, limits
+from coloctl.errors import MonitorError
+from coloctl.ha.limits import Shown, limits_of
 from coloctl.host.base import Beacon, Endpoint, Host
-from coloctl.model.observation import Life, NodeSeen, Observation
+from coloctl.model.observation import Life, Limits, NodeSeen, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.qmp import command as qmp
+from coloctl.qmp.command import Command
+from coloctl.qmp.monitor import Monitor
 from coloctl.vm import VM
 
 #: Called with node, road ("rescue", "command" or "link") and seconds for each probe answered.
 Timed = Callable[[str, str, float], None]
 
-#: The main loop is asked at every so many beats: it serves the guest, and is needed less.
-COMMAND_EVERY = 5
-#: A question that is never answered is given up after so long, and asked again, seconds. Each one
-#: given up stays owed, and a monitor that owes many is not asked any more (`qmp.session`).
-PROBE_DEADLINE_S = 60.0
+#: A monitor thread is asked at every so many beats, the nodes in turn: each answer wakes the
+#: supervisor, and waking is what costs most (docs/detection.md).
+RESCUE_EVERY = 2
+#: The main loop is asked at every so many beats: it serves the guest, and its limits are long.
+COMMAND_EVERY = 10
 #: A silent process was busy if it used CPU time in this window or the one before it; the kernel
 #: counts in steps of 10 ms, and an idle guest under emulation uses one or two per second.
 BUSY_WINDOW_MS = 500.0
 #: A beat counts as at most so many intervals: during the rest of it this process did not run.
 AWAKE_MAX = 1.5
+#: A guest that has reset itself boots and dirties its memory for about so long, milliseconds.
+RESET_MS = 30_000.0
 
 
 def ignore(_node: str, _road: str, _seconds: float) -> None:
@@ -55,38 +58,35 @@ class Context:
 class _Road:
     """One monitor of one QEMU: one question at a time, and how long its answer has been owed."""
 
-    def __init__(self, ask: Callable[[], Awaitable[object]], clock: Clock) -> None:
-        self._ask, self._clock = ask, clock
-        self._question: asyncio.Task[float | None] | None = None
+    def __init__(self, monitor: Monitor, question: Command, clock: Clock) -> None:
+        self._monitor, self._question, self._clock = monitor, question, clock
+        self._asked_s: float | None = None  # of the question that is on its way
+        self._owed = False
+        self._took_s: float | None = None
         self.silent_ms = 0.0
 
     def beat(self, awake_ms: float, *, ask: bool) -> float | None:
         """How long the last question took, seconds, if its answer has come since the last beat."""
-        took = None
-        if self._question is not None and self._question.done():
-            took = self._question.result()
-            self._question = None
-            self.silent_ms = self.silent_ms + awake_ms if took is None else 0.0
-        elif self._question is not None:
+        took_s, self._took_s = self._took_s, None
+        if self._owed:
             self.silent_ms += awake_ms
-        if self._question is None and ask:
-            self._question = asyncio.ensure_future(self._put())
-        return took
+        if self._asked_s is None and (ask or self._owed):
+            self._ask()
+        return took_s
 
-    async def _put(self) -> float | None:
-        began = self._clock.now()
+    def _ask(self) -> None:
+        """The question is on its way, or is owed an answer and asked again at the next beat."""
+        self._owed = True
         try:
-            await self._ask()
-        except CommandRefused:
-            pass  # a refusal is an answer
+            if self._monitor.probe(self._question, self._answered):
+                self._asked_s = self._clock.now()
         except MonitorError:
-            return None
-        return self._clock.now() - began
+            pass  # a monitor that takes no question is as silent as one that answers none
 
-    def end(self) -> None:
-        """Nothing is asked any more."""
-        if self._question is not None:
-            self._question.cancel()
+    def _answered(self) -> None:
+        assert self._asked_s is not None
+        self._took_s = self._clock.now() - self._asked_s
+        self._asked_s, self._owed, self.silent_ms = None, False, 0.0
 
 
 class _Pulse:
@@ -95,25 +95,42 @@ class _Pulse:
     def __init__(self, vm: VM, role: Role, clock: Clock) -> None:
         self.vm, self.role = vm, role
         self.notices: dict[str, None] = {}  # in the order in which they came
-        yank, status = qmp.query_yank(), qmp.query_status()
-        self.rescue = _Road(lambda: vm.monitor.rescue(yank, PROBE_DEADLINE_S), clock)
-        self.command = _Road(lambda: vm.monitor.execute(status, PROBE_DEADLINE_S), clock)
-        self._cpu_s: float | None = None  # when `_busy` began to look, and what came before
-        self._looked_ms, self._busy_then = 0.0, False
+        self.rescue = _Road(vm.monitor, qmp.query_yank(), clock)
+        self.command = _Road(vm.monitor, qmp.query_status(), clock)
+        self._cpu_s: float | None = None
+        self._idle_ms: float | None = None  # since it used CPU time; None: not since it is silent
 
     def beat(self, number: int, awake_ms: float, timed: Timed) -> None:
         """Every road is asked whose turn it is."""
-        turn = number % COMMAND_EVERY == 0
-        for name, road, ask in (("rescue", self.rescue, True), ("command", self.command, turn)):
-            if (took := road.beat(awake_ms, ask=ask)) is not None:
-                timed(self.vm.node, name, took)
+        node, number = self.vm.node, number + NODES.index(self.vm.node)
+        turn = not number % RESCUE_EVERY
+        if (took_s := self.rescue.beat(awake_ms, ask=turn)) is not None:
+            timed(node, "rescue", took_s)
+        turn = not number % COMMAND_EVERY
+        if (took_s := self.command.beat(awake_ms, ask=turn)) is not None:
+            timed(node, "command", took_s)
+        self._watch_cpu(awake_ms)
 
-    def seen(self) -> NodeSeen:
-        """What is known of it now."""
+    def _watch_cpu(self, awake_ms: float) -> None:
+        if not self.rescue.silent_ms:
+            self._cpu_s = self._idle_ms = None
+            return
+        before_s = self._cpu_s
+        try:
+            self._cpu_s = self.vm.process.cpu_s()
+        except ValueError:  # our hold on it was given back
+            self._cpu_s = None
+        if before_s is not None and self._cpu_s is not None and self._cpu_s > before_s:
+            self._idle_ms = 0.0
+        elif self._idle_ms is not None:
+            self._idle_ms += awake_ms
+
+    def seen(self, limits: Limits) -> NodeSeen:
+        """What is known of it now. CPU time that it used long ago excuses nothing."""
         return NodeSeen(
             role=self.role,
             life=self._life(),
-            busy=self._busy(),
+            busy=self._idle_ms is not None and self._idle_ms < limits.silent_ms,
             rescue_silent_ms=self.rescue.silent_ms,
             command_silent_ms=self.command.silent_ms,
             notices=tuple(self.notices),
@@ -128,24 +145,6 @@ class _Pulse:
             return Life.UNKNOWN
         # An answer is proof enough; only silence is worth a look into /proc.
         return Life.STOPPED if self.rescue.silent_ms and process.frozen() else Life.ALIVE
-
-    def _busy(self) -> bool:
-        silent_ms = self.rescue.silent_ms
-        if not silent_ms:
-            self._looked_ms, self._busy_then = 0.0, False
-            return False
-        now_s = self.vm.process.cpu_s()
-        if not self._looked_ms:
-            self._looked_ms, self._cpu_s = silent_ms, now_s
-        used = now_s is not None and self._cpu_s is not None and now_s > self._cpu_s
-        if silent_ms - self._looked_ms >= BUSY_WINDOW_MS:
-            self._looked_ms, self._cpu_s, self._busy_then = silent_ms, now_s, used
-        return used or self._busy_then
-
-    def end(self) -> None:
-        """Nothing is asked any more."""
-        self.rescue.end()
-        self.command.end()
 
 
 class _Link:
@@ -183,7 +182,8 @@ class _Progress:
 
     def beat(self, awake_ms: float, context: Context) -> None:
         ledger = context.ledger
-        mark = None if ledger is None else (id(ledger), ledger.count, ledger.stopped_at)
+        # Another period begins a new wait: the last one was not asked for any more.
+        mark = ledger and (ledger, ledger.count, ledger.stopped_at, context.period_ms)
         self._still_ms = self._still_ms + awake_ms if mark == self._mark else 0.0
         self._mark = mark
         held = ledger is not None and ledger.stopped_at is not None
@@ -201,6 +201,7 @@ class Heartbeat:
         self._link: _Link | None = None
         self._progress = _Progress()
         self._number = 0
+        self._unsettled_ms = 0.0
 
     def attend(self, node: NodeName, vm: VM, role: Role) -> None:
         """``vm`` sits at ``node``, and has ``role`` from now on; earlier notices are history."""
@@ -208,19 +209,20 @@ class Heartbeat:
         if pulse is not None and pulse.vm is vm:
             pulse.role = role
             pulse.notices.clear()
-            return
-        self.leave(node)
-        self._pulses[node] = _Pulse(vm, role, self._clock)
+        else:
+            self._pulses[node] = _Pulse(vm, role, self._clock)
 
     def leave(self, node: NodeName) -> None:
         """Nobody sits at ``node``."""
-        if (pulse := self._pulses.pop(node, None)) is not None:
-            pulse.end()
+        self._pulses.pop(node, None)
 
     def notice(self, node: NodeName, name: str) -> None:
         """The QEMU of ``node`` has said one of `NOTICES`."""
-        if (pulse := self._pulses.get(node)) is not None:
-            pulse.notices[name] = None
+        if (pulse := self._pulses.get(node)) is None:
+            return
+        pulse.notices[name] = None
+        if name == "guest-reset" and pulse.role is Role.PRIMARY:
+            self._unsettled_ms = RESET_MS
 
     @property
     def watches_link(self) -> bool:
@@ -252,12 +254,15 @@ class Heartbeat:
         """Beats until cancelled; every beat is told to ``hear``, which must return at once."""
         interval_s = self._spec.detection.heartbeat_ms / 1000
         last_s = self._clock.now()
+        due_s = last_s + interval_s
         try:
             while True:
-                await asyncio.sleep(interval_s)
+                await self._clock.sleep(due_s - self._clock.now())
                 now_s = self._clock.now()
                 awake_ms = min(now_s - last_s, AWAKE_MAX * interval_s) * 1000
                 last_s = now_s
+                # A beat that was missed is not made up for.
+                due_s = max(due_s + interval_s, now_s + interval_s / 2)
                 hear(self.beat(awake_ms, look()))
         finally:
             for node in NODES:
@@ -272,22 +277,29 @@ class Heartbeat:
         if self._link is not None:
             self._link.beat(awake_ms, self._timed)
         self._progress.beat(awake_ms, context)
+        self._unsettled_ms = max(0.0, self._unsettled_ms - awake_ms)
         return self.observation(context)
 
     def observation(self, context: Context) -> Observation:
         """What is known at this moment; asks nobody."""
+        limits = self._limits(context)
         return Observation(
             at_s=self._clock.now(),
             protection=context.protection,
-            nodes={node: pulse.seen() for node, pulse in self._pulses.items()},
-            limits=limits(self._spec.detection, context.protection, _shown(context.ledger)),
+            nodes={node: pulse.seen(limits) for node, pulse in self._pulses.items()},
+            limits=limits,
             link_silent_ms=None if self._link is None else self._link.silent_ms,
             held_ms=self._progress.held_ms,
             overdue_ms=self._progress.overdue_ms,
         )
 
-
-def _shown(ledger: CheckpointLedger | None) -> Shown:
-    if ledger is None:
-        return Shown()
-    return Shown(ledger.count, ledger.longest_pause_s * 1000)
+    def _limits(self, context: Context) -> Limits:
+        ledger, memory_mib = context.ledger, self._spec.guest.memory_mib
+        shown = Shown() if ledger is None else Shown(ledger.count, ledger.longest_pause_s * 1000)
+        return limits_of(
+            self._spec.detection,
+            context.protection,
+            shown,
+            memory_mib=memory_mib,
+            unsettled=self._unsettled_ms > 0,
+        )

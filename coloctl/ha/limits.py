@@ -1,13 +1,14 @@
-"""How long each road may be silent now: as asked for, by phase, and by what was seen; pure.
+"""How long each road may be silent now: by what was asked, by phase, and by what was seen; pure.
 
 A slow checkpoint must never be taken for a death, so what a checkpoint can delay is measured
-against this pair's own checkpoints. What it cannot delay is not: QEMU's monitor thread and the
-replication link answer in the middle of one (docs/qemu.md).
+against this pair's own checkpoints and its guest's memory. What it cannot delay is not: QEMU's
+monitor thread and the replication link answer in the middle of one (docs/qemu.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from coloctl.model.observation import Limits
 from coloctl.model.pair import DetectionSpec
@@ -24,8 +25,12 @@ PAUSES = 6
 STALL_MIN_MS = 2000.0
 STALL_UNKNOWN_MS = 10_000.0
 SEEN_ENOUGH = 3
-#: While a secondary is built, its memory transfer takes the network and the processors.
-BUILDING_TIMES = 5
+#: A guest that was idle for hours may dirty all its memory before one checkpoint, and a slow
+#: network carries so much of it per second: 1 Gbit/s at nine tenths.
+CARRIED_MIB_PER_S = 107.0
+#: While a secondary is built, its memory transfer takes the network and the processors; a guest
+#: that has reset itself does the same.
+RAISED_TIMES = 5
 _BUILDING = frozenset({Protection.RESYNC, Protection.MIGRATING})
 
 
@@ -37,17 +42,36 @@ class Shown:
     longest_pause_ms: float = 0.0
 
 
-def limits(detection: DetectionSpec, protection: Protection, shown: Shown) -> Limits:
-    """The limits that hold now."""
-    times = BUILDING_TIMES if protection in _BUILDING else 1
-    suspect_ms = float(detection.suspect_after_ms)
-    stall_ms = max(STALL_MIN_MS, PAUSES * shown.longest_pause_ms)
-    if shown.checkpoints < SEEN_ENOUGH:
-        stall_ms = max(stall_ms, STALL_UNKNOWN_MS)
+def limits_of(
+    detection: DetectionSpec,
+    protection: Protection,
+    shown: Shown,
+    *,
+    memory_mib: int = 0,
+    unsettled: bool = False,
+) -> Limits:
+    """The limits that hold now; ``unsettled``: the guest has reset itself a moment ago."""
+    building = protection in _BUILDING
+    raised = RAISED_TIMES if building or unsettled else 1
+    stall_ms = raised * _stall_ms(shown, memory_mib)
+    return _limits(detection.suspect_after_ms, building, stall_ms)
+
+
+def _stall_ms(shown: Shown, memory_mib: int) -> float:
+    """What the slowest checkpoint of this pair may take."""
+    stall_ms = max(
+        STALL_MIN_MS, PAUSES * shown.longest_pause_ms, memory_mib / CARRIED_MIB_PER_S * 1000
+    )
+    return stall_ms if shown.checkpoints >= SEEN_ENOUGH else max(stall_ms, STALL_UNKNOWN_MS)
+
+
+@lru_cache(maxsize=64)  # asked at every beat; the answer changes with a longer pause only
+def _limits(suspect_ms: float, building: bool, stall_ms: float) -> Limits:
+    times = RAISED_TIMES if building else 1
     return Limits(
-        suspect_ms=times * suspect_ms,
+        suspect_ms=times * float(suspect_ms),
         silent_ms=times * max(UNATTESTED_MIN_MS, UNATTESTED_TIMES * suspect_ms),
-        link_ms=times * suspect_ms,
+        link_ms=times * float(suspect_ms),
         command_ms=stall_ms,
         stall_ms=stall_ms,
         overdue_ms=stall_ms,

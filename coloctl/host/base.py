@@ -128,8 +128,10 @@ class Beacon(Protocol):
         ...
 
     def beat(self) -> bool:
-        """One datagram was sent if the network took it; answers whether the peer was heard since
-        the last beat."""
+        """One datagram was sent if the network took it; answers whether both directions carry.
+
+        That is: since the last beat the peer was heard, and it has heard more of us than before.
+        """
         ...
 
     def close(self) -> None:

@@ -17,8 +17,9 @@ import time
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Beacon, Endpoint
 
-#: Session of the sender, number, and the sender's wall clock in nanoseconds.
-_FORMAT = struct.Struct("!8sQQ")
+#: Session of the sender, number, the highest number it has heard from the other end, and its wall
+#: clock in nanoseconds.
+_FORMAT = struct.Struct("!8sQQQ")
 #: Datagrams read per beat; a peer sends one, so more are old or nobody's.
 _DRAIN_MAX = 32
 _SO_TIMESTAMPNS = 35
@@ -35,6 +36,7 @@ class UdpBeacon:
         self._number = 0
         self._peer_session = b""
         self._heard = 0  # the highest number that came from the peer
+        self._confirmed = 0  # the highest number of ours that the peer has heard
         self.session = secrets.token_bytes(8)
         self.delay_s: float | None = None
         sock.setblocking(False)
@@ -50,8 +52,8 @@ class UdpBeacon:
             ) from None
 
     def beat(self) -> bool:
-        """A datagram was sent, or the network said no; answers whether the peer was heard."""
-        before = self._heard
+        """A datagram was sent, or the network said no; answers whether both directions carry."""
+        heard, confirmed = self._heard, self._confirmed
         for _ in range(_DRAIN_MAX):
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(_FORMAT.size, 64)
@@ -61,17 +63,18 @@ class UdpBeacon:
         self._number += 1
         # A link that is down may say so here; its silence is what counts.
         with contextlib.suppress(OSError):
-            beat = _FORMAT.pack(self.session, self._number, time.time_ns())
+            beat = _FORMAT.pack(self.session, self._number, self._heard, time.time_ns())
             self._sock.sendto(beat, self._peer)
-        return self._heard > before
+        return self._heard > heard and self._confirmed > confirmed
 
     def _hear(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         if len(data) != _FORMAT.size:
             return
-        session, number, sent_ns = _FORMAT.unpack(data)
+        session, number, confirmed, sent_ns = _FORMAT.unpack(data)
         if session != self._peer_session or number <= self._heard:
             return
         self._heard = number
+        self._confirmed = max(self._confirmed, confirmed)
         for level, kind, value in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
                 seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
