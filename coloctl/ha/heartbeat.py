@@ -33,9 +33,6 @@ Timed = Callable[[str, str, float], None]
 RESCUE_EVERY = 2
 #: The main loop is asked at every so many beats: it serves the guest, and its limits are long.
 COMMAND_EVERY = 10
-#: A silent process was busy if it used CPU time in this window or the one before it; the kernel
-#: counts in steps of 10 ms, and an idle guest under emulation uses one or two per second.
-BUSY_WINDOW_MS = 500.0
 #: A beat counts as at most so many intervals: during the rest of it this process did not run.
 AWAKE_MAX = 1.5
 #: A guest that has reset itself boots and dirties its memory for about so long, milliseconds.
@@ -278,6 +275,9 @@ class Heartbeat:
             self._link.beat(awake_ms, self._timed)
         self._progress.beat(awake_ms, context)
         self._unsettled_ms = max(0.0, self._unsettled_ms - awake_ms)
+        if not self._unsettled_ms:
+            for pulse in self._pulses.values():
+                pulse.notices.pop("guest-reset", None)  # it is no news any more
         return self.observation(context)
 
     def observation(self, context: Context) -> Observation:

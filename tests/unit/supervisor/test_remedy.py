@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from fake_qmp import HANG, Refusal
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
+from support.observations import observe
 
 from coloctl.errors import PairBusy, ReplicationError
-from coloctl.ha import failover
+from coloctl.ha import failover, heartbeat
 from coloctl.journal import replay
 from coloctl.model.event import Kind, last_settings, worth_keeping
 from coloctl.model.observation import Diagnosis
@@ -25,6 +26,9 @@ from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
+
+#: Nothing is the matter.
+OBSERVED = observe()
 
 Watched = tuple[PairState, FakeVM, FakeVM, Log]
 
@@ -287,6 +291,43 @@ def test_a_stop_is_not_disturbed_by_what_it_does(tmp_path: Path) -> None:
             assert state.protection is Protection.DOWN
             assert causes(log) == []
             assert "FAILED_OVER" not in " ".join(log)
+
+    asyncio.run(check())
+
+
+def test_a_reset_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "RESET_MS", 200.0)
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, _, log):
+            a.event("RESET", guest=True, reason="guest-reset")
+            await becomes(lambda: state.view().diagnosis is Diagnosis.GUEST_RESET)
+            await becomes(lambda: state.view().diagnosis is Diagnosis.HEALTHY)
+            assert causes(log) == ["guest-reset"]
+            assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+def test_findings_that_change_all_the_time_are_told_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is told last is what is true last."""
+    monkeypatch.setattr(remedy, "TELL_RATE", 5.0)
+
+    async def check() -> None:
+        async with fake_state(tmp_path) as state:
+            told: list[str] = []
+            state.emit = lambda name, data: told.append(str(data["diagnosis"]))
+            one = remedy.Remedy(state, lambda: OBSERVED, asyncio.create_task)
+            panicked = {"a": replace(OBSERVED.nodes["a"], notices=("guest-panic",))}
+            for _ in range(200):
+                one.hear(replace(OBSERVED, nodes={**OBSERVED.nodes, **panicked}))
+                one.hear(OBSERVED)
+            assert len(told) < 2 * remedy.TELL_BURST
+            await asyncio.sleep(0.5)
+            one.hear(OBSERVED)
+            assert told[-1] == "healthy"
 
     asyncio.run(check())
 
