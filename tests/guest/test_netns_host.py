@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.host import Endpoint, Host, NetnsHost, Process, open_host, tail
 from coloctl.host.launch import discard
 from coloctl.lab import netns
+from coloctl.lab.link import LinkEnd
 
 pytestmark = [
     pytest.mark.guest,
@@ -269,6 +270,46 @@ def test_channel_over_a_cut_wire_is_unreachable_in_time(pair: Pair) -> None:
             finally:
                 await neighbour(pair.a, "wire", "del", "10.99.0.2")
             await connect(5)
+
+    asyncio.run(story())
+
+
+def test_beacons_notice_a_cut_in_either_direction_and_its_healing(pair: Pair) -> None:
+    at = {"a": Endpoint("10.99.0.1", 9197), "b": Endpoint("10.99.0.2", 9197)}
+
+    async def story() -> None:
+        async with both(pair) as (host_a, host_b):
+            a = await host_a.beacon(at["a"], at["b"])
+            b = await host_b.beacon(at["b"], at["a"])
+            with closing(a), closing(b):
+                a.meet(b)
+                b.meet(a)
+
+                async def beats(times: int) -> list[tuple[bool, bool]]:
+                    """Each way from one beat to the next a datagram has had time to arrive."""
+                    answers = []
+                    for _ in range(times):
+                        await asyncio.sleep(0.02)
+                        answers.append((a.beat(), b.beat()))
+                    return answers
+
+                async def whole() -> None:
+                    async with asyncio.timeout(10):
+                        while (await beats(1))[0] != (True, True):
+                            pass
+
+                await whole()
+                for end in (LinkEnd(pair.a, "wire"), LinkEnd(pair.b, "wire")):
+                    await asyncio.to_thread(end.drop)
+                    await beats(2)  # what was on its way
+                    assert await beats(5) == [(False, False)] * 5
+                    await asyncio.to_thread(end.deliver)
+                    await whole()
+                await set_link(pair.a, "wire", "down")
+                await beats(2)
+                assert await beats(5) == [(False, False)] * 5
+                await set_link(pair.a, "wire", "up")
+                await whole()
 
     asyncio.run(story())
 

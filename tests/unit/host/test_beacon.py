@@ -1,0 +1,118 @@
+"""Beacons on loopback addresses: what is heard, and what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+
+import pytest
+
+from coloctl.errors import PreconditionFailed
+from coloctl.host import Endpoint, open_host
+from coloctl.host.base import Beacon
+from coloctl.host.local import LocalHost
+
+pytestmark = pytest.mark.unit
+
+#: Addresses that no other run has, on a port that no pair of these tests uses otherwise.
+PORT = 23097
+NET = f"127.{os.getpid() >> 8 & 127 | 64}.{os.getpid() & 255}"
+A, B = Endpoint(f"{NET}.251", PORT), Endpoint(f"{NET}.252", PORT)
+
+
+@asynccontextmanager
+async def beacons(host: LocalHost) -> AsyncIterator[tuple[Beacon, Beacon]]:
+    with closing(await host.beacon(A, B)) as a, closing(await host.beacon(B, A)) as b:
+        a.meet(b)
+        b.meet(a)
+        yield a, b
+
+
+def play(story: Callable[[LocalHost], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with open_host("local") as host:
+            await story(host)
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+
+
+def lively(a: Beacon, b: Beacon) -> bool:
+    """Both beat, a few times; whether both found the link whole at the end."""
+    for _ in range(4):
+        answers = a.beat(), b.beat()
+    return all(answers)
+
+
+def test_both_hear_each_other_at_every_beat() -> None:
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            assert not a.beat(), "nobody can have been heard yet"
+            assert lively(a, b)
+            assert a.delay_s is not None
+            assert 0 <= a.delay_s < 20
+
+    play(story)
+
+
+def test_one_whose_datagrams_get_lost_knows_it_although_it_hears() -> None:
+    async def story(host: LocalHost) -> None:
+        nowhere = Endpoint(f"{NET}.250", PORT)
+        with closing(await host.beacon(A, nowhere)) as a, closing(await host.beacon(B, A)) as b:
+            a.meet(b)
+            b.meet(a)
+            for _ in range(4):
+                assert (a.beat(), b.beat()) == (False, False)
+
+    play(story)
+
+
+def test_what_an_earlier_supervisor_sent_is_not_heard() -> None:
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            assert lively(a, b)
+        # The old b sends on, and nobody else does.
+        with closing(await host.beacon(B, A)) as old, closing(await host.beacon(A, B)) as a:
+            a.meet(b)
+            for _ in range(4):
+                old.beat()
+                assert not a.beat()
+
+    play(story)
+
+
+def test_rubbish_is_thrown_away_and_a_flood_ends() -> None:
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flooder:
+                for size in range(200):
+                    flooder.sendto(bytes(size), (A.address, A.port))
+            for _ in range(10):
+                answers = a.beat(), b.beat()
+            assert all(answers)
+
+    play(story)
+
+
+def test_a_peer_that_is_not_there_is_silence_and_no_error() -> None:
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            assert lively(a, b)
+            b.close()
+            a.beat()
+            assert not any(a.beat() for _ in range(5))
+
+    play(story)
+
+
+def test_a_taken_port_is_named() -> None:
+    async def story(host: LocalHost) -> None:
+        in_use = pytest.raises(PreconditionFailed, match=f"UDP port {A} on local.* in use")
+        with closing(await host.beacon(A, B)), in_use:
+            await host.beacon(A, B)
+        with pytest.raises(PreconditionFailed, match="cannot be had"):
+            await host.beacon(Endpoint("198.51.100.7", PORT), B)
+
+    play(story)
