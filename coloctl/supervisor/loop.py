@@ -64,6 +64,7 @@ class Supervisor:
                 seat.unwatch()
             self._drop_guard()
             beating.cancel()
+            self._remedy.end()
 
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""

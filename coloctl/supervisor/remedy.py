@@ -92,6 +92,11 @@ class Remedy:
         except ColoctlError as error:  # the journal has no room: the next beat tries again
             self._complain(f"What was found is not dealt with yet: {error.message}")
 
+    def end(self) -> None:
+        """Nothing is done any more."""
+        if self._task is not None:
+            self._task.cancel()
+
     def _complain(self, sentence: str) -> None:
         if sentence != self._logged:
             log.error("%s", sentence)

@@ -60,6 +60,8 @@ class PairState:
         self._act: asyncio.Task[Any] | None = None
         self._act_name = ""
         self._given_up: asyncio.Future[str] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.paused = False  #: nothing is given up without being asked
         self.observation: Observation | None = None  #: at the last beat of the heart
         self.finding = Finding(Diagnosis.HEALTHY)  #: what is the matter, by that observation
@@ -173,6 +175,7 @@ class PairState:
             )
         self._act, self._act_name = asyncio.current_task(), name
         self._given_up = asyncio.get_running_loop().create_future()
+        self._idle.clear()
         outcome = "done"
         try:
             self.record(Kind.INTENT, data=asked)
@@ -186,6 +189,7 @@ class PairState:
         finally:
             # Also when the journal has no room: the next act may find some.
             self._act, self._act_name, self._progress = None, "", None
+            self._idle.set()
 
     def give_up(self, reason: str) -> None:
         """The act under way ends with an error of that ``reason``, where it needs a secondary."""
@@ -199,8 +203,9 @@ class PairState:
 
     async def idle(self, patience_s: float) -> bool:
         """Whether no act is under way any more, after ``patience_s`` at most."""
-        if self._act is not None:
-            await asyncio.wait({self._act}, timeout=patience_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._idle.wait()
         return self._act is None
 
     async def interrupt(self, *, spare: str = "") -> None:
