@@ -122,7 +122,10 @@ async def _protect(state: PairState, watch: Watch, entered: Entered, *, held: bo
         except ColoctlError as worse:
             state.note(Fact.FAILOVER_FAILED, f"Protection failed, and so did the way back: {worse}")
             raise
-        state.note(Fact.PROTECTION_ABANDONED, f"Protection failed: {_sentence(error)}")
+        reason = f"Protection failed: {_sentence(error)}"
+        state.note(Fact.PROTECTION_ABANDONED, reason)
+        if state.protection is Protection.UNPROTECTED:  # also when it had not come further
+            state.explain(reason)
         raise
     entered(primary)
 
