@@ -49,6 +49,8 @@ _PASSING = frozenset(
         Diagnosis.CHECKPOINT_STALLED,
     }
 )
+#: Acts that end when they have lost their secondary; whoever takes a pair over is not disturbed.
+_YIELDING = frozenset({"checkpoint", "set", "start"})
 _DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
 
 
@@ -212,11 +214,11 @@ class Remedy:
         state, lost, found_at_s = self.state, decision.lost, self.state.clock.now()
         assert lost is not None
         if state.act:
+            if state.act not in _YIELDING:
+                self._not_before = state.clock.now() + RETRY_S
+                return
             state.give_up(f"{finding.diagnosis}: {decision.reason}")
             if not await state.idle(ACT_PATIENCE_S):
-                if state.act not in ("checkpoint", "set"):
-                    self._not_before = state.clock.now() + RETRY_S
-                    return
                 await state.interrupt()
             seen = self._look()
             again = diagnose(seen)
@@ -273,9 +275,9 @@ class Remedy:
     async def _end(self, decision: Decision, finding: Finding, _: Observation) -> None:
         """Nothing of the pair runs, and it is down; tried until the journal has taken it."""
         state, reason = self.state, self._epitaph(finding)
-        await state.interrupt()
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             await self._power_off()
+        await state.interrupt()
         with contextlib.suppress(ColoctlError):
             await acts.end_all(state)
         while True:
@@ -291,12 +293,16 @@ class Remedy:
         state.waiting = ""
 
     async def _power_off(self) -> None:
-        """The secondary is gone, so that it never takes over, and the primary's QEMU has ended."""
+        """The primary's QEMU has ended by itself, or had its time.
+
+        It may wait for its secondary in a checkpoint, so that one goes first. An act that makes a
+        secondary sees to that itself, and comes to its end when the primary has.
+        """
         state = self.state
         secondary, primary = state.seat_of(Role.SECONDARY), state.seat_of(Role.PRIMARY)
         if primary is not None:
             primary.retired = True
-        if secondary is not None:
+        if secondary is not None and not state.act:
             await acts.end(state, secondary.name, secondary.view.presence)
         if primary is not None and primary.vm is not None:
             with contextlib.suppress(TimeoutError):
