@@ -23,6 +23,7 @@ _FORMAT = struct.Struct("!8sQQQ")
 #: Datagrams read per beat; a peer sends one, so more are old or nobody's.
 _DRAIN_MAX = 32
 _SO_TIMESTAMPNS = 35
+_PRIORITY = 6  # the highest that needs no privilege (socket(7))
 _TIMESPEC = struct.Struct("qq")
 
 
@@ -41,6 +42,8 @@ class UdpBeacon:
         self.delay_s: float | None = None
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        # Past the memory and disk traffic of the same network, where a queue of ours has bands.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
         try:
             sock.bind((at.address, at.port))
         except OSError as error:
