@@ -25,6 +25,15 @@ from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
 
+#: Python's levels and those of syslog(3), the gravest first.
+_SYSLOG_LEVELS = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (logging.NOTSET, 7),
+)
+
 
 @click.command()
 @spec_argument
@@ -38,9 +47,7 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
     a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on. What an
     earlier supervisor left running is taken over as it is.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    _log_to_stderr()
     if control_fd is not None:
         os.set_inheritable(control_fd, False)
         listener = socket.socket(fileno=control_fd)
@@ -62,6 +69,32 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
         serving = serve(pair, listener, begin=not alone, tell=_tell, metrics=metrics)
         interrupted = asyncio.run(serving)
     return complaint.INTERRUPTED if interrupted else 0
+
+
+def _log_to_stderr() -> None:
+    """Log records go to stderr, each with its time and level as the reader of stderr knows them.
+
+    The journal of systemd has a time of its own, and takes the level from a prefix (sd-daemon(3)).
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    journal = _is_journal(sys.stderr.fileno())
+    shape = "%(message)s" if journal else "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(_JournalFormatter(shape) if journal else logging.Formatter(shape))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _JournalFormatter(logging.Formatter):
+    """Each line of a record begins with its level in angle brackets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = next(n for least, n in _SYSLOG_LEVELS if record.levelno >= least)
+        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines())
+
+
+def _is_journal(fd: int) -> bool:
+    """``fd`` leads to systemd's journal; the variable alone is inherited by others, too."""
+    there = os.fstat(fd)
+    return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
 
 
 def _started(listener: socket.socket, spec_path: Path) -> PairSpec:

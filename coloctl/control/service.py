@@ -40,6 +40,7 @@ class Service:
         #: The number of the last event that clients were sent; set by whoever makes the server.
         self.last_event: Callable[[], int] = lambda: 0
         self._hurry = asyncio.Event()
+        self._asked: asyncio.Task[Any] | None = None  #: a client's request to stop the pair
 
     def interrupt(self) -> None:
         """The pair is to end; asked again, at once."""
@@ -48,19 +49,30 @@ class Service:
 
     async def end(self) -> None:
         """Nothing of the pair runs any more; where it could not be ended, `failure` says why."""
-        asked = asyncio.create_task(acts.stop(self.state, force=False))
         hurried = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait({asked, hurried}, return_when=asyncio.FIRST_COMPLETED)
         try:
-            if not asked.done():
-                await acts.stop(self.state, force=True)
-            else:
-                await asked
+            while self.state.running():
+                stop = await self._one_stop(hurried)
+                if stop.done() and not stop.cancelled():
+                    await stop
         except ColoctlError as error:
             log.error("The pair could not be ended: %s", error.message)
             self.failure = self.failure or error
         finally:
             hurried.cancel()
+
+    async def _one_stop(self, hurried: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        """One attempt to stop the pair has come to its end, or is to be cut short by the next.
+
+        A client's request cuts ours short; from then on it is waited for in its place.
+        """
+        if hurried.done():
+            stop = asyncio.create_task(acts.stop(self.state, force=True))
+            await asyncio.wait({stop})
+            return stop
+        stop = self._asked or asyncio.create_task(acts.stop(self.state, force=False))
+        await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        return stop
 
     async def begin(self, *, protect: bool) -> None:
         """The pair was started, or the supervisor ends with `failure`."""
@@ -164,11 +176,16 @@ class Service:
         return self.state.view().to_json()
 
     async def _stop(self, arguments: Arguments) -> Any:
-        how = await acts.stop(
-            self.state,
-            force=arguments.get("force", False),
-            timeout_s=arguments.get("timeout-s", acts.SHUTDOWN_DEADLINE_S),
-        )
+        self._asked = mine = asyncio.current_task()
+        try:
+            how = await acts.stop(
+                self.state,
+                force=arguments.get("force", False),
+                timeout_s=arguments.get("timeout-s", acts.SHUTDOWN_DEADLINE_S),
+            )
+        finally:
+            if self._asked is mine:  # a later request may have taken its place
+                self._asked = None
         self.ended.set()
         return {"how": how}
 

@@ -363,6 +363,23 @@ def test_the_foreground_ends_the_pair_on_sigint_and_leaves_it_on_sigterm(
         assert len(processes_of(tmp_path)) == left
 
 
+def test_a_stop_takes_over_from_a_sigint_that_waits_for_the_guest(
+    operator: Operator, tmp_path: Path
+) -> None:
+    running = operator.begin("run", str(operator.file), "--no-protect")
+    assert running.stdout is not None
+    for begun in ("down -> unprotected", "stop: asking the guest"):
+        for line in running.stdout:
+            if line.startswith(begun):
+                break
+        if begun.startswith("down"):
+            running.send_signal(signal.SIGINT)
+    operator.type("stop", NAME, "--force", "--yes")
+    said, _ = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 130, said
+    assert nothing_left(tmp_path)
+
+
 def test_a_terminal_is_asked_for_the_name(operator: Operator) -> None:
     operator.start("--no-protect")
     assert "nothing was done" in at_a_terminal(operator.argv("stop", NAME, "--force"), "wob", 5)
