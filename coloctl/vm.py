@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,8 @@ async def inspect(path: Path, host: Host) -> Binary:
     key = memory.key(path, "none", "dialect")
     with contextlib.suppress(ValueError, KeyError, TypeError):
         answer = memory.recall(key) or {}
+        if set(answer) != {known.name for known in fields(Dialect)}:
+            raise ValueError("an earlier coloctl asked for less, or for more")
         return Binary(path, Dialect(**{**answer, "return_path": ReturnPath(answer["return_path"])}))
     dialect = await _ask_dialect(path, host)
     if not dialect.x_colo:

@@ -23,6 +23,12 @@ Plan = tuple[Step, ...]
 MIGRATION_FD = "migration"
 
 
+#: Bytes per second at which less than one page goes over within a downtime of 1 ms.
+NO_PAGE_PER_MS = 1_000_000
+#: While the guest stands still its memory may take the whole link, bytes per second.
+HELD_BANDWIDTH = 100 * 1024**3
+
+
 def _steps(why: str, *commands: qmp.Command) -> Plan:
     return tuple(Step(command, why=why if n == 0 else "") for n, command in enumerate(commands))
 
@@ -131,14 +137,30 @@ def attach_replicas(spec: PairSpec) -> Plan:
 
 
 def start_migration(spec: PairSpec, secondary: NodeName, dialect: Dialect, delay_ms: int) -> Plan:
-    """The primary's memory goes over, and COLO begins where an ordinary migration would end."""
+    """The primary's memory goes over, and COLO begins where an ordinary migration would end.
+
+    With next to no downtime allowed, it ends when nothing of a running guest is left to send, or
+    once `hold_guest` has made the guest stand still (docs/qemu.md, "Stale pages").
+    """
+    patience = {"downtime_limit": 1}
+    if dialect.switchover_bandwidth:
+        patience["avail_switchover_bandwidth"] = NO_PAGE_PER_MS
     return (
         *capabilities(spec, dialect),
         *_steps(
-            "the first checkpoints come with this period",
-            qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms),
+            "the first checkpoints come with this period; no page may change in the last pass",
+            qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms, **patience),
             qmp.migrate(migration_uri(spec, secondary)),
         ),
+    )
+
+
+def hold_guest() -> Plan:
+    """The guest stands still for the rest of its memory; COLO lets it run again."""
+    return _steps(
+        "pages that change in the last pass would be stale on the secondary",
+        qmp.migrate_set_parameters(max_bandwidth=HELD_BANDWIDTH),
+        qmp.stop(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from coloctl.model.protection import Fact
 from coloctl.model.qapi import MigrationStatus, RunState
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
-from coloctl.qmp.wait import until_migration, until_runstate
+from coloctl.qmp.wait import until_little_memory_left, until_migration, until_runstate
 from coloctl.vm import VM
 
 #: Called at each step: its name, and bytes done and to do where that is known.
@@ -32,6 +33,12 @@ FactReport = Callable[[Fact, str], None]
 #: While nothing has shown that the guest ever drew its TCP secrets, checkpoints come at least this
 #: often (docs/qemu.md, "The first TCP connection of a guest's life").
 CAUTIOUS_DELAY_MS = 1000
+
+
+#: What may be left of the guest's memory when it is held for the rest: a few milliseconds' worth.
+LITTLE_BYTES = 4 * 1024 * 1024
+#: A guest that writes faster than its memory is sent is held after so long, seconds per pass.
+CONVERGE_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
     await _open_stream(act, deadline)
     steps = plan.start_migration(act.spec, act.secondary.node, act.dialect, act.first_delay_ms)
     await run(steps, act.primary.monitor, deadline=deadline)
+    await _hold(act, deadline)
     reached = await until_migration(
         act.primary.monitor,
         {
@@ -152,6 +160,21 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
                 else f"the secondary's last words: {act.secondary.last_words(1).strip() or 'none'}"
             ),
         )
+
+
+async def _hold(act: Protecting, deadline: Deadline) -> None:
+    """A guest that runs stands still from here until COLO begins.
+
+    QEMU would stop it by itself for the last pass, but pages that the guest changes in the passes
+    before may then be stale in the secondary's copy for as long as the primary does not change
+    them again, and a failover makes them the guest's (docs/qemu.md, "Stale pages").
+    """
+    if act.in_sync:
+        return  # it has not run yet
+    monitor = act.primary.monitor
+    with contextlib.suppress(DeadlineMissed):
+        await until_little_memory_left(monitor, LITTLE_BYTES, deadline.at_most(CONVERGE_DEADLINE_S))
+    await run(plan.hold_guest(), monitor, deadline=deadline)
 
 
 async def _open_stream(act: Protecting, deadline: Deadline) -> None:

@@ -335,10 +335,9 @@ async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -
 
 async def _resume(primary: VM, deadline: Deadline) -> None:
     """The guest runs again, after a failed migration has put its own house in order."""
-    try:
-        await until_runstate(
-            primary.monitor, {RunState.RUNNING}, deadline.at_most(RESCUE_DEADLINE_S)
-        )
-    except DeadlineMissed:
+    settled = {RunState.RUNNING, RunState.PAUSED}  # nobody else resumes one that was held
+    with contextlib.suppress(DeadlineMissed):
+        await until_runstate(primary.monitor, settled, deadline.at_most(RESCUE_DEADLINE_S))
+    if (await primary.observe(deadline.remaining())).run_state is not RunState.RUNNING:
         await primary.execute(qmp.cont(), deadline.remaining())
         await until_runstate(primary.monitor, {RunState.RUNNING}, deadline.remaining())

@@ -21,6 +21,7 @@ class Dialect:
     return_path: ReturnPath
     reconnect: str  #: option of a client socket chardev: "reconnect" (s) or "reconnect-ms"
     x_colo: bool = True  #: the capability exists
+    switchover_bandwidth: bool = False  #: the parameter ``avail-switchover-bandwidth`` exists (8.2)
 
     def capabilities(self) -> tuple[tuple[str, bool], ...]:
         """The migration capabilities that both sides of a pair set, in this order."""

@@ -12,6 +12,7 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
 from coloctl.qmp.schema import Schema, distill
 
+_SWITCHOVER_BANDWIDTH = "migrate-set-parameters.avail-switchover-bandwidth"
 _RECONNECT = "chardev-add.backend[type=socket].data.reconnect"
 
 
@@ -53,6 +54,7 @@ async def discover(
         return_path=return_path or ReturnPath.FORBIDDEN,
         reconnect="reconnect-ms" if schema.has(f"{_RECONNECT}-ms") else "reconnect",
         x_colo=return_path is not None,
+        switchover_bandwidth=schema.has(_SWITCHOVER_BANDWIDTH),
     )
 
 

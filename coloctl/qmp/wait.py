@@ -41,6 +41,7 @@ class Job:
 
 
 _JOB_ENDED = frozenset({JobStatus.CONCLUDED, JobStatus.NULL})
+_MIGRATION_BEGINS = frozenset({"none", "setup", "active"})
 _MIGRATION_ENDED = frozenset(
     {MigrationStatus.COMPLETED, MigrationStatus.FAILED, MigrationStatus.CANCELLED}
 )
@@ -105,6 +106,23 @@ async def until_migration(
 
     what = f"migration {_either(statuses)}"
     return await _until(monitor, what, deadline_s, ("MIGRATION",), look)
+
+
+async def until_little_memory_left(monitor: Monitor, little: int, deadline_s: float) -> None:
+    """All memory was sent once, and at most ``little`` bytes are to be sent again just now.
+
+    Returns as well when the migration is over, however it ended. Raises `DeadlineMissed`.
+    """
+
+    async def much(remaining_s: float) -> bool:
+        answer = await monitor.execute(qmp.query_migrate(), remaining_s)
+        if answer.get("status") not in _MIGRATION_BEGINS:
+            return False
+        ram = answer.get("ram", {})
+        # The count is 1 while the first pass runs, and grows with every look for dirty pages.
+        return int(ram.get("dirty-sync-count", 0)) < 2 or int(ram.get("remaining", 0)) > little
+
+    await _poll(monitor, f"at most {little} bytes of memory left", deadline_s, much)
 
 
 async def until_runstate(

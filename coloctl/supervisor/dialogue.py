@@ -128,12 +128,20 @@ def _protect(
         *_open_stream(spec, primary, node),
         *_said(node, plan.receive(spec, node)),
         *_said(primary, plan.start_migration(spec, node, dialect, first_ms)),
+        *_held(primary, in_sync=in_sync),
         _act(primary, "wait until the migration status is colo", ""),
         _act(primary, "wait until the run state is running", "COLO is entered completely"),
         *_said(primary, plan.engage_filters(spec)),
         *_said(primary, plan.set_checkpoint_delay(first_ms)),
         _act(primary, "wait for STOP, then RESUME", "one checkpoint with every filter on"),
     ]
+
+
+def _held(primary: NodeName, *, in_sync: bool) -> Items:
+    if in_sync:
+        return []
+    wait = _act(primary, "wait until little of the guest's memory is left", "")
+    return [wait, *_said(primary, plan.hold_guest())]
 
 
 def _rebuilt(spec: PairSpec, primary: NodeName, protection: Protection) -> Items:

@@ -50,7 +50,9 @@ Log = list[str]
 
 DIALECTS = {
     "reconnect": Dialect("7.2.22", ReturnPath.FORBIDDEN, "reconnect"),
-    "reconnect-ms": Dialect("11.1.3", ReturnPath.REQUIRED, "reconnect-ms"),
+    "reconnect-ms": Dialect(
+        "11.1.3", ReturnPath.REQUIRED, "reconnect-ms", switchover_bandwidth=True
+    ),
 }
 
 _pids = itertools.count(100_000)

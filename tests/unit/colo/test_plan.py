@@ -38,13 +38,14 @@ SPECS = {
 }
 
 
-def protect(spec: PairSpec, dialect: Dialect, join: Dialogue) -> Dialogue:
+def protect(spec: PairSpec, dialect: Dialect, join: Dialogue, hold: Plan = ()) -> Dialogue:
     return [
         ("b", plan.prepare_secondary(spec, "b", dialect)),
         ("a", plan.connect_replicas(spec, "b")),
         *join,
         ("b", plan.receive(spec, "b")),
         ("a", plan.start_migration(spec, "b", dialect, 1000)),
+        ("a", hold),
         ("a", plan.engage_filters(spec)),
         ("a", plan.set_checkpoint_delay(1000)),
     ]
@@ -61,7 +62,7 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
     ]
     return {
         "protect-held": protect(spec, dialect, [("a", plan.attach_replicas(spec))]),
-        "protect-running": protect(spec, dialect, mirrored),
+        "protect-running": protect(spec, dialect, mirrored, plan.hold_guest()),
         "failover-to-primary": [
             ("a", plan.yank_peer(primary, primary)),
             ("a", plan.release_primary(spec)),
@@ -138,9 +139,12 @@ def test_no_file_is_left_over() -> None:
 def test_every_command_of_every_sequence_fits_every_stored_schema(
     schema: qmp_schema.Schema,
 ) -> None:
+    # A QEMU is told of a parameter only where its dialect has it.
+    has = schema.has("migrate-set-parameters.avail-switchover-bandwidth")
     wrong = {
         f"{name}: {sentence}"
-        for name, _, step in every_step()
+        for name, dialect, step in every_step()
+        if has or not dialect.switchover_bandwidth
         for sentence in qmp_schema.check(step.command, schema)
     }
     assert not wrong

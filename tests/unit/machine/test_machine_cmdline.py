@@ -26,7 +26,9 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "argv"
 
 DIALECTS = {
     "reconnect": Dialect("7.2.22", ReturnPath.FORBIDDEN, "reconnect"),
-    "reconnect-ms": Dialect("11.1.3", ReturnPath.REQUIRED, "reconnect-ms"),
+    "reconnect-ms": Dialect(
+        "11.1.3", ReturnPath.REQUIRED, "reconnect-ms", switchover_bandwidth=True
+    ),
 }
 NEW = DIALECTS["reconnect-ms"]
 RUNDIR = Path("/run/coloctl/web")
