@@ -109,8 +109,6 @@ address = "{net}.212"
 base_port = 24200
 [checkpoint]
 delay_ms = 200
-[policy]
-auto_failover = false
 """)
     # An address that nobody else's tests have, below the ports that the kernel gives away.
     pair = Watched(file, Address(f"{net}.213", 9101))
@@ -138,8 +136,7 @@ def test_a_pair_is_seen_through_its_life(watched: Watched) -> None:
     (dead,) = (node["pid"] for node in watched.view()["nodes"] if node["role"] == "primary")
     os.kill(dead, signal.SIGKILL)
     watched.until(lambda: watched.get("/protected")[0] == 503)
-    watched.type("failover", NAME, "--yes")
-    watched.until(lambda: watched.number("coloctl_failovers_total", cause="operator") == 1)
+    watched.until(lambda: watched.number("coloctl_failovers_total", cause="primary-dead") == 1)
     assert "unprotected" in watched.get("/protected")[1]
     assert watched.number("coloctl_node_role", node="b", coloctl_node_role="primary") == 1
     assert watched.number("coloctl_generation") == 1
