@@ -130,7 +130,7 @@ class Adoption:
         acting = f", in the middle of '{', '.join(self.belief.acts)}'" if self.belief.acts else ""
         return (
             f"taking over: the pair was {self.belief.protection}{acting}; "
-            f"{found or 'nothing was launched'}; {self.plan.move}"
+            f"{found or 'nothing was launched'}. {_decision(self.plan)}"
         )
 
     def _sit_down(self, sightings: Sightings) -> None:
@@ -247,3 +247,18 @@ class Adoption:
         if state.protection is not Protection.DOWN:
             reason = "The guest ended while no supervisor watched."
             state.note(Fact.GUEST_GONE, reason)
+
+
+def _decision(plan: Plan) -> str:
+    """What is done with the pair, for people."""
+    node = plan.node or "that is left"
+    sentences = {
+        Move.ADOPT_COLO: "The pair is whole and stays protected.",
+        Move.ADOPT_ALONE: f"The guest runs on unprotected on node {node}.",
+        Move.FINISH_FAILOVER: f"The failover is finished: node {node} lives on.",
+        Move.ROLL_BACK_PROTECT: f"Protection is undone; the guest runs on alone on node {node}.",
+        Move.HAND_OVER: "Something is lost; it is diagnosed and decided as in any pair.",
+        Move.END: "What was launched is ended.",
+        Move.GONE: "No guest of the pair runs any more; what it left is swept.",
+    }
+    return sentences[plan.move] + (" The start is done again." if plan.again else "")

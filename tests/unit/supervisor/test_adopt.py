@@ -24,8 +24,8 @@ from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.view import Impairment, Presence
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import adopt
-from coloctl.supervisor.adopt import Adoption
-from coloctl.supervisor.reconcile import Found, Move
+from coloctl.supervisor.adopt import Adoption, _decision
+from coloctl.supervisor.reconcile import Found, Move, Plan
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.sighting import Sighting
 from coloctl.supervisor.state import PairState
@@ -260,3 +260,13 @@ def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
             assert "a: killed" not in heir.log and heir.state.seats["b"].vm is None
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("move", Move)
+@pytest.mark.parametrize("node", [None, "a"])
+def test_what_is_decided_is_said_in_a_sentence_for_people(
+    move: Move, node: NodeName | None
+) -> None:
+    said = _decision(Plan(move, node))
+    assert said[0].isupper() and said.endswith(".")
+    assert "-" not in said and "None" not in said
