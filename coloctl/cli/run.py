@@ -19,7 +19,7 @@ from coloctl.cli.options import free_address, metrics_option
 from coloctl.cli.progress import plain_line
 from coloctl.cli.start import alone_option, load, preflight, spec_argument
 from coloctl.control.listener import served
-from coloctl.control.newborn import claim, inherited, reclaim
+from coloctl.control.newborn import claim, end_stale, inherited, reclaim, stopped
 from coloctl.control.serve import serve
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.pair import PairSpec
@@ -45,7 +45,7 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
 
     For systemd and for watching. Ctrl-C (SIGINT) stops the pair: the guest is asked to shut down;
     a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on. What an
-    earlier supervisor left running is taken over as it is.
+    earlier supervisor left running is taken over as it is, and a stop that it began is finished.
     """
     _log_to_stderr()
     if control_fd is not None:
@@ -64,6 +64,10 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
         with reclaim(left) as listener:
             interrupted = asyncio.run(serve(left, listener, tell=_tell, metrics=metrics))
         return complaint.INTERRUPTED if interrupted else 0
+    if stopped(pair):
+        asyncio.run(end_stale(pair.name))
+        print(f"Pair {pair.name} was being stopped when its supervisor died; it is stopped now.")
+        return 0
     asyncio.run(preflight(pair, protect=not alone))
     with claim(pair) as listener:
         serving = serve(pair, listener, begin=not alone, tell=_tell, metrics=metrics)

@@ -21,6 +21,8 @@ from coloctl.control.client import ControlClient, OnEvent
 from coloctl.control.listener import folder_locked, listen, served
 from coloctl.errors import ColoctlError, MonitorError, PairBusy
 from coloctl.host import DeathProof, tail
+from coloctl.journal import replay
+from coloctl.model.event import Kind
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
 
@@ -91,6 +93,24 @@ def inherited(spec: PairSpec) -> PairSpec | None:
             hint="give one of the two pairs another name",
         )
     return pair
+
+
+def stopped(spec: PairSpec) -> bool:
+    """A stop of ``spec``'s pair was under way, or done, when its supervisor died; nothing lives.
+
+    A pair that was started from another pair file is none of this one's. Raises
+    `PreconditionFailed` when the journal is damaged.
+    """
+    folder = paths.pair_dir(spec.name)
+    if spec.source is None or _source(folder) != str(spec.source.absolute()):
+        return False
+    if served(paths.control_socket(spec.name)) or leftovers.living(folder):
+        return False
+    history = replay(folder / leftovers.JOURNAL)
+    if any(intent.act == "stop" for intent in history.open_intents):
+        return True
+    ends = [one for one in history.records if one.kind is Kind.OUTCOME and "outcome" in one.data]
+    return bool(ends) and ends[-1].act == "stop" and ends[-1].data["outcome"] == "done"
 
 
 def reclaim(spec: PairSpec) -> socket.socket:

@@ -10,17 +10,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from support.fakes import make_spec
 
 from coloctl import paths
+from coloctl.cli import run as run_module
 from coloctl.control import newborn
-from coloctl.control.newborn import claim, end_stale, refuse_living
+from coloctl.control.newborn import claim, end_stale, refuse_living, stopped
 from coloctl.errors import ColoctlError, PairBusy
+from coloctl.journal import Journal
 from coloctl.machine.cmdline import console_option
+from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
+from coloctl.supervisor.leftovers import JOURNAL
 
 pytestmark = pytest.mark.unit
 
@@ -109,6 +115,54 @@ def test_ending_a_stale_pair_ends_its_qemu_and_its_folder(spec: PairSpec, folder
         (proof,) = asyncio.run(end_stale(spec.name))
         assert proof.pid == qemu.pid and qemu.wait(5) == -9
     assert not folder.exists()
+
+
+def begin(folder: Path, act: str, outcome: str = "") -> None:
+    with Journal(folder / JOURNAL) as journal:
+        journal.append(Record(Kind.INTENT, act=act))
+        if outcome:
+            journal.append(Record(Kind.OUTCOME, act=act, data={"outcome": outcome}))
+
+
+@pytest.fixture
+def from_file(spec: PairSpec, tmp_path: Path) -> PairSpec:
+    """A pair with a pair file, whose supervisor is gone."""
+    (source := tmp_path / "web.toml").touch()
+    spec = replace(spec, source=source)
+    claim(spec).close()
+    return spec
+
+
+@pytest.mark.parametrize("outcome", ["", "done"])
+def test_a_stop_that_its_supervisor_did_not_survive_is_known(
+    from_file: PairSpec, folder: Path, tmp_path: Path, outcome: str
+) -> None:
+    assert not stopped(from_file)
+    begin(folder, "start", "done")
+    assert not stopped(from_file)
+    begin(folder, "stop", outcome)
+    assert stopped(from_file)
+    assert not stopped(replace(from_file, source=tmp_path / "other.toml"))
+    with living_qemu(folder):
+        assert not stopped(from_file)
+    with claim(from_file):  # what `start` does: the pair begins anew
+        assert not stopped(from_file)
+
+
+def test_a_stop_that_failed_is_no_end(from_file: PairSpec, folder: Path) -> None:
+    begin(folder, "stop", "DeadlineMissed: the overlays are not merged")
+    assert not stopped(from_file)
+
+
+def test_run_finishes_a_stop_and_starts_nothing(
+    from_file: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(folder, "stop")
+    monkeypatch.setattr(run_module, "load", lambda _path: from_file)
+    monkeypatch.setattr(run_module, "_log_to_stderr", lambda: None)
+    ran = CliRunner().invoke(run_module.run, [str(from_file.source)], standalone_mode=False)
+    assert (ran.exception, ran.return_value) == (None, 0)
+    assert "it is stopped now" in ran.output and not folder.exists()
 
 
 def test_a_pair_that_is_served_again_is_not_stale(spec: PairSpec, folder: Path) -> None:
