@@ -33,6 +33,8 @@ Timed = Callable[[str, str, float], None]
 RESCUE_EVERY = 2
 #: The main loop is asked at every so many beats: it serves the guest, and its limits are long.
 COMMAND_EVERY = 10
+#: Of a pair where every road answers, one beat in so many is told: every 100 ms by default.
+TELL_EVERY = 5
 #: A beat counts as at most so many intervals: during the rest of it this process did not run.
 AWAKE_MAX = 1.5
 #: A guest that has reset itself boots and dirties its memory for about so long, milliseconds.
@@ -248,10 +250,15 @@ class Heartbeat:
             self._link = None
 
     async def run(self, look: Callable[[], Context], hear: Callable[[Observation], None]) -> None:
-        """Beats until cancelled; every beat is told to ``hear``, which must return at once."""
+        """Beats until cancelled; ``hear``, which must return at once, is told what was seen.
+
+        It is told at every beat, but of a pair where every road answers only now and then: nothing
+        would follow from it, and looking for that is a good part of what a heartbeat costs.
+        """
         interval_s = self._spec.detection.heartbeat_ms / 1000
         last_s = self._clock.now()
         due_s = last_s + interval_s
+        calm = False
         try:
             while True:
                 await self._clock.sleep(due_s - self._clock.now())
@@ -260,14 +267,32 @@ class Heartbeat:
                 last_s = now_s
                 # A beat that was missed is not made up for.
                 due_s = max(due_s + interval_s, now_s + interval_s / 2)
-                hear(self.beat(awake_ms, look()))
+                context = look()
+                self._beat(awake_ms, context)
+                calm, was_calm = self._calm(interval_s), calm
+                if not (calm and was_calm) or self._number % TELL_EVERY == 0:
+                    hear(self.observation(context))
         finally:
             for node in NODES:
                 self.leave(node)
             self.unwatch()
 
+    def _calm(self, interval_s: float) -> bool:
+        """Every road has answered, and QEMU said nothing that decides."""
+        quiet = not any(
+            pulse.notices or pulse.rescue.silent_ms or pulse.command.silent_ms
+            for pulse in self._pulses.values()
+        )
+        link_ms = 0.0 if self._link is None else self._link.silent_ms
+        waits = self._progress.held_ms or self._progress.overdue_ms
+        return quiet and not waits and link_ms < 3 * interval_s * 1000
+
     def beat(self, awake_ms: float, context: Context) -> Observation:
         """One beat, ``awake_ms`` after the last: what came back is seen, and all is asked again."""
+        self._beat(awake_ms, context)
+        return self.observation(context)
+
+    def _beat(self, awake_ms: float, context: Context) -> None:
         self._number += 1
         for pulse in self._pulses.values():
             pulse.beat(self._number, awake_ms, self._timed)
@@ -278,7 +303,6 @@ class Heartbeat:
         if not self._unsettled_ms:
             for pulse in self._pulses.values():
                 pulse.notices.pop("guest-reset", None)  # it is no news any more
-        return self.observation(context)
 
     def observation(self, context: Context) -> Observation:
         """What is known at this moment; asks nobody."""
