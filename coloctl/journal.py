@@ -22,6 +22,7 @@ from coloctl.clock import CLOCK, Clock
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.model import event
 from coloctl.model.event import Kind, Record
+from coloctl.reserve import Reserve
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,7 @@ class Journal:
             self.history = replay(path)
             self._size = self.history.size
             self._file = _opened(path, self._size)
+            self._reserve = Reserve(_beside(path, ".reserve"))
         except BaseException:
             os.close(self._lock)
             raise
@@ -130,6 +132,7 @@ class Journal:
         """The journal is closed and free for another process."""
         if self._file >= 0:
             os.close(self._file)
+            self._reserve.close()
             os.close(self._lock)
             self._file = -1
 
@@ -145,6 +148,8 @@ class Journal:
             mono_s=round(self._clock.now(), 6),
         )
         line = _line(stamped)
+        if record.durable:
+            self._reserve.see_to_room()
         if self._size + len(line) > self._rotate_at:
             self._rotate()
         self._write(line, sync=record.durable)

@@ -19,8 +19,9 @@ from coloctl.errors import (
     Unreachable,
     UnsupportedQEMU,
 )
-from coloctl.host import tail
+from coloctl.host import console, tail
 from coloctl.host.base import Channel, DeathProof, Host, Identity, Process
+from coloctl.host.console import Console
 from coloctl.machine.cmdline import Launch
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import NodeName
@@ -144,10 +145,6 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
             await process.kill(LAUNCH_DEADLINE_S)
 
 
-#: How often a console is read while it is waited for, seconds.
-CONSOLE_PERIOD_S = 0.1
-
-
 class VM:
     """One QEMU of a pair. Made by `launch` or `adopt`; ended by `kill` or `quit`."""
 
@@ -159,6 +156,7 @@ class VM:
         self.process = process
         self.monitor = monitor
         self.rundir = rundir
+        self.console = Console(rundir / "console.log")
 
     @classmethod
     async def launch(
@@ -250,22 +248,36 @@ class VM:
             pass
         return await self.kill(deadline_s)
 
-    async def until_console(self, text: str, deadline_s: float) -> None:
-        """The guest wrote ``text`` to its serial console; there is no event for that.
+    @property
+    def booting(self) -> bool:
+        """The guest has begun to boot here, and `until_booted` has not returned since."""
+        return self.console.boots_from is not None
 
-        Raises `DeadlineMissed`, or `Unreachable` when QEMU ends before.
+    def boots(self, written: int | None = None) -> int:
+        """The guest begins to boot: the first ``written`` bytes of its console, or all that is
+        there, are of an earlier life. Answers how many they are.
         """
-        console = self.rundir / "console.log"
+        mark = self.console.size() if written is None else written
+        self.console.boots_from = mark
+        return mark
+
+    async def until_booted(self, text: str, deadline_s: float) -> None:
+        """The guest has written ``text`` to its serial console since it last began to boot.
+
+        Returns at once where nobody saw it begin here: it came with a migration, booted. Raises
+        `DeadlineMissed`, or `Unreachable` when QEMU ends before.
+        """
         deadline = Deadline(deadline_s)
-        while not (console.exists() and text in console.read_text(errors="replace")):
+        while self.booting and not self.console.says(text):
             if not self.process.alive():
                 raise Unreachable(f"QEMU of node {self.node} ended while its guest booted.")
             if deadline.expired:
                 raise DeadlineMissed(
                     f"The guest did not write '{text}' to its console in {deadline_s:.0f} s.",
-                    hint=f"what it wrote is in {console}",
+                    hint=f"what it wrote is in {self.console.path}",
                 )
-            await asyncio.sleep(CONSOLE_PERIOD_S)
+            await asyncio.sleep(console.PERIOD_S)
+        self.console.boots_from = None
 
     def last_words(self, lines: int = 5) -> str:
         """The end of what QEMU wrote to its log."""

@@ -93,7 +93,7 @@ async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) 
         return Finding(name, Severity.WARNING, error.message, error.hint or "")
     if equal:
         return Finding(name, Severity.OK, "Both nodes hold the same: the guest boots protected.")
-    newest = generation.newest(await generation.read(spec, hosts))
+    newest = generation.source(await generation.read(spec, hosts))
     sentence = (
         f"The contents differ: node {newest}'s are copied to node {other(newest)} before the pair "
         "is protected."

@@ -35,6 +35,11 @@ class CheckpointLedger:
         self._periods: deque[float] = deque(maxlen=WINDOW)
         self.longest_pause_s = 0.0  #: of the last `WINDOW` checkpoints
 
+    @property
+    def last_period_s(self) -> float | None:
+        """From the last STOP but one to the last; None before the second."""
+        return self._periods[-1] if self._periods else None
+
     def stop(self, at_s: float) -> None:
         """The vCPUs stopped for a checkpoint."""
         if self._last_stop is not None:

@@ -14,9 +14,10 @@ from coloctl.colo.refuse import refuse
 from coloctl.errors import ColoctlError, PreconditionFailed, UnsupportedQEMU
 from coloctl.host import open_host
 from coloctl.host.base import Host
+from coloctl.host.console import Console
 from coloctl.machine import accel as accelerators
 from coloctl.machine import blockdev, cmdline, image
-from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.vm import VM, Binary, Recorder, inspect
 
 
@@ -60,6 +61,21 @@ async def prepare(spec: PairSpec) -> Ground:
             await host.aclose()
         raise
     return Ground(hosts, binary, accel, paths.pair_dir(spec.name))
+
+
+async def require_same_binary(ground: Ground) -> None:
+    """The binary on disk is still the version in which the guest runs; raises `UnsupportedQEMU`.
+
+    A package that was renewed meanwhile would make a secondary of another version, and COLO holds
+    between equal versions only (docs/qemu.md).
+    """
+    now = await inspect(ground.binary.path, ground.hosts["a"])
+    if now.version != ground.binary.version:
+        raise UnsupportedQEMU(
+            f"{now.path} is {now.version} now, and the guest runs in {ground.binary.version}: both "
+            "nodes need the same version.",
+            hint="stop and start the pair for the new version, or bring the old one back",
+        )
 
 
 async def _accelerator(binary: Path, wanted: str) -> str:
@@ -113,11 +129,35 @@ async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
             )
 
 
-async def images_equal(spec: PairSpec, ground: Ground) -> bool:
-    """Every disk has the same content on both nodes; `PreconditionFailed` on unequal size."""
+async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[Path]:
+    """``node`` has an image for every disk, as big as the other node's; answers which were made.
+
+    Raises `PreconditionFailed` where one cannot be made, or has another size.
+    """
+    made = []
+    for i, disk in enumerate(spec.disks):
+        path, host = disk.image[node], ground.hosts[node]
+        guest = await _info(spec, ground, other(node), i)
+        there = await host.run(["test", "-e", str(path)], deadline_s=image.HEADER_DEADLINE_S)
+        if there.code != 0:
+            await image.create(
+                path, guest.virtual_size, disk.format, host.run, qemu_img=ground.qemu_img
+            )
+            made.append(path)
+        image.require_equal_sizes(guest, await _info(spec, ground, node, i))
+    return made
+
+
+async def require_same_sizes(spec: PairSpec, ground: Ground) -> None:
+    """Every disk is there on both nodes, as big as the other's; raises `PreconditionFailed`."""
     for i, _ in enumerate(spec.disks):
         infos = {node: await _info(spec, ground, node, i) for node in NODES}
         image.require_equal_sizes(infos["a"], infos["b"])
+
+
+async def images_equal(spec: PairSpec, ground: Ground) -> bool:
+    """Every disk has the same content on both nodes; raises as `require_same_sizes` does."""
+    await require_same_sizes(spec, ground)
     for disk in spec.disks:
         equal = await image.same_content(
             disk.image["a"],
@@ -143,7 +183,7 @@ async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> im
 
 
 def boots_alone(spec: PairSpec, ground: Ground) -> bool:
-    """Whether the guest has to boot before it can be protected.
+    """Whether the guest has to boot before it can be protected, and alone when it boots anew.
 
     Since 10.2 QEMU keeps the code that TCG translated when COLO overwrites the secondary's memory
     (docs/qemu.md, "Stale translations"). A guest that boots puts new code where other code was, and
@@ -187,7 +227,10 @@ async def launch_primary(
     """The guest's QEMU runs on ``node``, its tap is up, its filters are there and switched off."""
     await check_room(spec, ground, node)
     launch = primary_command(spec, ground, node, paused=paused)
-    vm = await VM.launch(node, ground.hosts[node], launch, ground.rundir(node), record=record)
+    rundir = ground.rundir(node)
+    written = Console(rundir / "console.log").size()
+    vm = await VM.launch(node, ground.hosts[node], launch, rundir, record=record)
+    vm.boots(written)
     try:
         await _set_taps(spec, vm, up=True)
     except BaseException:

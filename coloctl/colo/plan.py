@@ -1,5 +1,7 @@
 """Every QMP sequence of coloctl, as tuples of steps; pure, and what ``--dry-run`` prints.
 
+Those that compare disks are in `coloctl.colo.difference_plan`.
+
 The order inside each tuple was paid for (docs/qemu.md): capabilities before ``migrate-incoming``,
 the NBD export before COLO starts, out-of-band yank before anything that may drain a dead peer,
 ``nbd-server-stop`` before ``x-colo-lost-heartbeat`` on a secondary.
@@ -97,12 +99,12 @@ def connect_replicas(spec: PairSpec, secondary: NodeName) -> Plan:
     )
 
 
-def mirror_disks(spec: PairSpec) -> Plan:
-    """Every disk is copied to its replica while the guest writes."""
+def mirror_disks(spec: PairSpec, rate: int = 0) -> Plan:
+    """Every disk is copied to its replica while the guest writes; ``rate`` as in `Policy`."""
     return _steps(
         "full copy, following every write of the guest",
         *(
-            qmp.blockdev_mirror(resync_job(i), f"colo-disk{i}", f"nbd{i}")
+            qmp.blockdev_mirror(resync_job(i), f"colo-disk{i}", f"nbd{i}", speed=rate or None)
             for i, _ in enumerate(spec.disks)
         ),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coloctl import host
 from coloctl.clock import Deadline
-from coloctl.colo import plan, resync
+from coloctl.colo import link, plan, resync
 from coloctl.errors import (
     CheckpointStalled,
     DeadlineMissed,
@@ -16,6 +16,7 @@ from coloctl.errors import (
     MonitorError,
     ReplicationError,
 )
+from coloctl.model.copied import Copied
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import Channel, PairSpec
 from coloctl.model.protection import Fact
@@ -51,6 +52,10 @@ class Protecting:
     dialect: Dialect
     in_sync: bool  #: the images were proven equal and the guest has not run since
     delay_ms: int  #: checkpoint period, milliseconds
+    known: bool = True  #: the replica held this pair's disks once: only what differs is sent
+    #: How fast disks may be copied, asked when the copy begins; as in `Policy.mirror_rate`.
+    mirror_rate: Callable[[], int] = lambda: 0
+    copied: Callable[[Copied], None] = lambda _: None  #: hears what was sent
 
     @property
     def first_delay_ms(self) -> int:
@@ -69,8 +74,9 @@ async def protect(
 ) -> None:
     """The pair is in COLO and has completed one checkpoint with every filter on.
 
-    The guest keeps running throughout, except for the join of the disks and the switch-over of the
-    migration. Raises `ReplicationError`; the caller then abandons the secondary.
+    The primary's QEMU is told nothing until its host has heard the secondary's NBD server
+    (`colo.link`). The guest keeps running throughout, except for the join of the disks and the
+    switch-over of the migration. Raises `ReplicationError`; the caller then abandons the secondary.
     """
     try:
         await _connect(act, deadline, report)
@@ -98,6 +104,7 @@ async def _connect(act: Protecting, deadline: Deadline, report: StepReport) -> N
         secondary.monitor,
         deadline=deadline,
     )
+    await link.require_exports(spec, act.primary.host, secondary.node, deadline)
     await _ensure_filters(act, deadline)
     await run(plan.connect_replicas(spec, secondary.node), act.primary.monitor, deadline=deadline)
 
@@ -124,13 +131,16 @@ async def _bring_disks_in_sync(
         await run(plan.attach_replicas(act.spec), act.primary.monitor, deadline=deadline)
         return
     fact(Fact.RESYNC_BEGAN, "The disks are being copied to the secondary.")
-    report("mirror", 0, None)
-    await resync.mirror_and_join(
+    copied = await resync.join(
         act.spec,
         act.primary,
+        act.secondary,
         deadline=deadline,
-        report=lambda done, total: report("mirror", done, total),
+        report=report,
+        known=act.known,
+        rate=act.mirror_rate,
     )
+    act.copied(copied)
 
 
 async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> None:

@@ -1,12 +1,17 @@
-"""Disks brought in sync while the guest serves: mirror -> ready -> one short pause -> attached."""
+"""Disks brought in sync while the guest serves, in one of two ways; then one short pause.
+
+Where the replica held nearly the same, only what differs is sent (`colo.difference`). Else, and
+where that does not work: mirror -> ready -> pause -> attached.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from coloctl.clock import Deadline
-from coloctl.colo import plan
+from coloctl.colo import difference, plan, retune
 from coloctl.errors import MonitorError, ResyncFailed
+from coloctl.model.copied import Copied, Method
 from coloctl.model.pair import PairSpec
 from coloctl.model.qapi import JobStatus
 from coloctl.qmp import command as qmp
@@ -16,32 +21,89 @@ from coloctl.vm import VM
 
 #: Called with bytes copied and bytes to copy, of all disks together.
 ByteReport = Callable[[int, int], None]
+#: Called at each step: its name, and bytes done and to do where that is known.
+StepReport = Callable[[str, int | None, int | None], None]
 
 #: The last pass of a mirror in READY, seconds; the guest is stopped meanwhile.
 FINISH_DEADLINE_S = 30.0
 
 
-async def mirror_and_join(
-    spec: PairSpec, primary: VM, *, deadline: Deadline, report: ByteReport
-) -> None:
+async def join(
+    spec: PairSpec,
+    primary: VM,
+    secondary: VM,
+    *,
+    deadline: Deadline,
+    report: StepReport,
+    known: bool,
+    rate: Callable[[], int] = lambda: 0,
+) -> Copied:
     """Both sides hold the same disks, and every guest write goes to both; the guest runs again.
 
-    The guest is stopped only from the last pass of the mirror until the replica has joined the
-    quorum, and is resumed whatever happens. Raises `ResyncFailed`.
+    ``known``: the replica held this pair's disk once, so that comparing is worth it. ``rate`` is
+    asked when the copy begins: bytes per second over the link while the guest runs, 0 for no
+    limit. Raises `ResyncFailed`.
     """
-    await run(plan.mirror_disks(spec), primary.monitor, deadline=deadline)
-    await _until_ready(spec, primary, deadline, report)
-    await primary.execute(qmp.stop(), deadline.at_most(10))
+    why = ""
+    if known:
+        report("compare", 0, None)
+        try:
+            return await difference.send(
+                spec,
+                primary,
+                secondary,
+                deadline=deadline,
+                report=lambda done, total: report("compare", done, total),
+                rate=rate(),
+            )
+        except difference.NotComparable as error:
+            why = error.why
+            if not secondary.process.alive():
+                raise ResyncFailed(f"The replica is gone: {why}", stage="resync") from error
+    report("mirror", 0, None)
+    return await mirror_and_join(
+        spec,
+        primary,
+        deadline=deadline,
+        report=lambda done, total: report("mirror", done, total),
+        rate=rate,
+        why=why,
+    )
+
+
+async def mirror_and_join(
+    spec: PairSpec,
+    primary: VM,
+    *,
+    deadline: Deadline,
+    report: ByteReport,
+    rate: Callable[[], int] = lambda: 0,
+    why: str = "",
+) -> Copied:
+    """As `join`, every block having been sent; ``why`` is kept in the answer.
+
+    The guest is stopped only from the last pass of the mirror until the replica has joined the
+    quorum, and is resumed whatever happens. ``rate`` is asked when the copy begins, bytes per
+    second; whoever changes it later tells QEMU. Raises `ResyncFailed`.
+    """
+    full = sum(await difference.disk_sizes(spec, primary))
+    given = rate()
+    await run(plan.mirror_disks(spec, given), primary.monitor, deadline=deadline)
+    if (now := rate()) != given:  # changed before there was a job to be told
+        await run(retune.limit_mirrors(spec, now), primary.monitor, deadline=deadline)
+    sent = await _until_ready(spec, primary, deadline, report)
     try:
+        await primary.execute(qmp.stop(), deadline.at_most(10))
         for disk, _ in enumerate(spec.disks):
             await _finish(primary, disk, deadline)
         await run(plan.attach_replicas(spec), primary.monitor, deadline=deadline)
     finally:
         await primary.execute(qmp.cont(), 10)
+    return Copied(sent, sent, full, Method.FULL, why)
 
 
-async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: ByteReport) -> None:
-    """Every mirror follows the guest's writes."""
+async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: ByteReport) -> int:
+    """Every mirror follows the guest's writes; answers how many bytes that took."""
     done: dict[str, Job] = {}
 
     def seen(job: Job) -> None:
@@ -65,6 +127,7 @@ async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: 
                 stage="resync",
                 hint="the replication link, or the other node's disk",
             ) from error
+    return sum(job.current for job in done.values())
 
 
 async def _finish(primary: VM, disk: int, deadline: Deadline) -> None:
@@ -80,7 +143,8 @@ async def _finish(primary: VM, disk: int, deadline: Deadline) -> None:
 
 
 async def drop_jobs(spec: PairSpec, primary: VM) -> None:
-    """No mirror of this pair is left on ``primary``, whether it ran, failed or never began."""
+    """No mirror or comparison of this pair is left on ``primary``, however far one had come."""
+    await difference.drop(spec, primary)
     listed = {str(job["id"]): str(job["status"]) for job in await primary.execute(qmp.query_jobs())}
     for disk, _ in enumerate(spec.disks):
         job_id = plan.resync_job(disk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -92,6 +93,11 @@ class ControlClient:
     def close(self) -> None:
         """The connection is closed; an act that was asked for goes on."""
         self._connection.close()
+
+    def hang_up(self) -> None:
+        """Whoever waits for an answer in another thread learns at once that none will come."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def execute(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
         """What the command returned. In argument names _ stands for a dash; None means absent.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from coloctl.model.tuning import SETTINGS
+
 Type = Literal["str", "int", "number", "bool", "object", "scalar"]
 
 
@@ -78,14 +80,17 @@ ALL_COMMANDS = (
         (
             Argument("verb", "str", "the verb as on the command line, such as failover"),
             Argument("to", "str", "the node to promote, for failover", True, _NODE),
-            Argument("value", "int", "the new checkpoint delay in milliseconds, for set", True),
+            Argument("settings", "object", "new values by name, for set", True),
         ),
     ),
     Command(
         "pair-start",
         "Starts what does not run yet and brings the pair into COLO; answers when that is done.",
         "the pair as in query-pair",
-        (Argument("protect", "bool", "false leaves the guest without a secondary", True),),
+        (
+            Argument("protect", "bool", "false leaves the guest without a secondary", True),
+            Argument("from", "str", "the node whose disks are taken all the same", True, _NODE),
+        ),
     ),
     Command(
         "pair-failover",
@@ -95,6 +100,21 @@ ALL_COMMANDS = (
             Argument("to", "str", "the node that survives; without it the valid one", True, _NODE),
             Argument("force", "bool", "give up the checks that protect data", True),
         ),
+    ),
+    Command(
+        "pair-protect",
+        "Makes a fresh secondary for a guest that runs alone; answers when the pair is in COLO.",
+        "the pair as in query-pair",
+    ),
+    Command(
+        "pair-unprotect",
+        "Ends the secondary; the guest runs on alone, and nobody protects it again by himself.",
+        "the pair as in query-pair",
+    ),
+    Command(
+        "pair-switchover",
+        "The nodes change their roles, nothing is lost, and the pair is protected again.",
+        "the timeline of the failover behind it, with cause switchover",
     ),
     Command(
         "pair-stop",
@@ -123,11 +143,12 @@ ALL_COMMANDS = (
     ),
     Command(
         "pair-set",
-        "Changes a setting of the running pair.",
-        "{name, before, after}",
+        "Changes settings of the running pair.",
+        "{name, before, after, changed: [{name, before, after}]}, the first one twice",
         (
-            Argument("name", "str", "the setting", choices=("checkpoint-delay",)),
-            Argument("value", "scalar", "the new value; times in milliseconds"),
+            Argument("name", "str", "the setting", choices=tuple(SETTINGS)),
+            Argument("value", "scalar", "the new value; a number, or as it is typed for `set`"),
+            Argument("more", "object", "values of further settings by name, set with it", True),
         ),
     ),
     Command(
@@ -225,6 +246,15 @@ ALL_EVENTS = (
         "PAUSE_CHANGED",
         "Automatic failover was switched off or on.",
         (Argument("paused", "bool", "whether the supervisor only watches"),),
+    ),
+    Event(
+        "PACE_CHANGED",
+        "Adaptive mode has chosen another checkpoint delay.",
+        (
+            Argument("before-ms", "int", "the delay until now"),
+            Argument("after-ms", "int", "the delay from the checkpoint under way on"),
+            Argument("why", "str", "why, in a sentence"),
+        ),
     ),
     Event(
         "CLIENT_DROPPED",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coloctl.control.server import Handler
-from coloctl.errors import ColoctlError, NotProtected, UsageError
+from coloctl.errors import ColoctlError, NotProtected
 from coloctl.model.pair import Role
 from coloctl.qmp.command import Command
 from coloctl.supervisor import acts, evidence, history
@@ -22,10 +22,6 @@ log = logging.getLogger(__name__)
 
 #: A command sent by hand to one QEMU, seconds.
 QMP_DEADLINE_S = 30.0
-
-#: Checkpoint periods that the pair file takes as well, milliseconds; QEMU's own default is
-#: 20,000 (qapi/migration.json).
-DELAY_RANGE_MS = (1, 600_000)
 
 
 class Service:
@@ -94,6 +90,9 @@ class Service:
             "query-plan": self._query_plan,
             "pair-start": self._start,
             "pair-failover": self._failover,
+            "pair-protect": self._protect,
+            "pair-unprotect": self._unprotect,
+            "pair-switchover": self._switchover,
             "pair-pause": self._pause,
             "pair-resume": self._resume,
             "pair-fence-confirm": self._confirm_fence,
@@ -133,7 +132,8 @@ class Service:
             state.protection,
             arguments.get("to"),
             primary=primary.name if primary else "a",
-            delay_ms=arguments.get("value", state.delay_ms),
+            delay_ms=state.delay_ms,
+            tuning=state.tuning.changed(arguments.get("settings", {}), state.spec.name),
         )
 
     async def _start(self, arguments: Arguments) -> Any:
@@ -142,8 +142,23 @@ class Service:
             self.supervisor.watch,
             self.supervisor.entered,
             protected=arguments.get("protect", True),
+            begin_on=arguments.get("from"),
         )
         return await self._seen()
+
+    async def _protect(self, arguments: Arguments) -> Any:
+        self.state.want_protection(True)
+        await acts.reprotect(self.state, self.supervisor.watch, self.supervisor.entered)
+        return await self._seen()
+
+    async def _unprotect(self, arguments: Arguments) -> Any:
+        await acts.unprotect(self.state)
+        return await self._seen()
+
+    async def _switchover(self, arguments: Arguments) -> Any:
+        timeline = await acts.switchover(self.state, self.supervisor.watch, self.supervisor.entered)
+        await self._seen()
+        return timeline.to_json()
 
     async def _seen(self) -> Any:
         """The pair as it is right now, not as the last tick of the loop saw it."""
@@ -190,16 +205,13 @@ class Service:
         return {"how": how}
 
     async def _set(self, arguments: Arguments) -> Any:
-        low, high = DELAY_RANGE_MS
-        value = arguments["value"]
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise UsageError(
-                f"checkpoint-delay must be a whole number of milliseconds from {low} to {high}, "
-                f"not {value!r}."
-            )
-        before = self.state.delay_ms
-        await acts.set_checkpoint_delay(self.state, value)
-        return {"name": arguments["name"], "before": before, "after": value}
+        settings = {arguments["name"]: arguments["value"], **arguments.get("more", {})}
+        before = await acts.set_values(self.state, settings)
+        changed = [
+            {"name": name, "before": before[name], "after": self.state.tuning[name]}
+            for name in settings
+        ]
+        return {**changed[0], "changed": changed}
 
     async def _checkpoint(self, arguments: Arguments) -> Any:
         view = await acts.checkpoint(self.state)

@@ -125,6 +125,12 @@ def _link_broken(observation: Observation) -> Finding | None:
             f"Nothing has crossed the replication link for {silent_ms:.0f} ms (limit "
             f"{limit_ms:.0f} ms), while both nodes are there."
         )
+    if (unacked_ms := observation.unacked_ms or 0.0) >= observation.limits.silent_ms:
+        evidence.append(
+            f"What goes to the other node's {observation.unacked_by} has had no answer for "
+            f"{unacked_ms:.0f} ms (limit {observation.limits.silent_ms:.0f} ms), while the link "
+            "carries all else and both nodes are there."
+        )
     if "colo-exit" in observation.nodes[primary].notices:
         evidence.append(f"Node {primary} has left COLO with an error, while both nodes are there.")
     if not evidence:
@@ -179,12 +185,17 @@ def _monitor_hung(observation: Observation) -> Finding | None:
 
 
 def _guest_panic(observation: Observation) -> Finding | None:
+    """Until the guest has been reset: it is another one then."""
+    if ended_by_reset(observation):
+        return None
     said = "The guest on node {node} says that its kernel panicked."
     return _noticed(observation, Role.PRIMARY, "guest-panic", Diagnosis.GUEST_PANIC, said)
 
 
 def _guest_reset(observation: Observation) -> Finding | None:
-    said = "The guest on node {node} has reset itself."
+    said = "The guest on node {node} was reset and starts anew."
+    if ended_by_reset(observation):
+        said = "The guest on node {node} says that its kernel panicked. It was reset."
     return _noticed(observation, Role.PRIMARY, "guest-reset", Diagnosis.GUEST_RESET, said)
 
 
@@ -221,6 +232,15 @@ RULES: tuple[Rule, ...] = (
 
 
 # -- words
+
+
+def ended_by_reset(observation: Observation) -> bool:
+    """The primary's guest panicked, and was reset after that."""
+    node = holder(observation, Role.PRIMARY)
+    said = observation.nodes[node].notices if node else ()
+    return {"guest-panic", "guest-reset"} <= set(said) and (
+        said.index("guest-panic") < said.index("guest-reset")
+    )
 
 
 def _lost(observation: Observation, role: Role, how: Gone, kind: Diagnosis) -> Finding | None:

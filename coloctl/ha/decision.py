@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from coloctl.ha.analysis import ended_by_reset
 from coloctl.ha.roads import gone, holder, members
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
-from coloctl.model.pair import NodeName, Policy, Role, other
+from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
 from coloctl.model.protection import Protection
 
 
@@ -25,6 +26,7 @@ class Action(StrEnum):
     FAIL_OVER = "fail-over"  #: `Decision.lost` is fenced, the other runs the guest alone
     ABANDON = "abandon"  #: the secondary is given up before it was one; the guest runs on
     END = "end"  #: the guest is gone, so is the pair
+    RESTART = "restart"  #: the guest is reset
     WAIT = "wait"  #: something would be done, and may not or cannot be done now
 
 
@@ -46,6 +48,9 @@ class Course(StrEnum):
     GIVE_UP_BY_ROLE = "give-up-by-role"  #: both live: the one that `LINK_VICTIM` names
     ABANDON = "abandon"
     END = "end"
+    BOOT = "boot"  #: the guest starts anew: alone, where its secondary would not survive that
+    PANIC = "panic"  #: as the policy says
+    RESTART = "restart"
 
 
 #: Both live and cannot speak with each other: the other one keeps the guest. The primary does so by
@@ -69,8 +74,8 @@ TOGETHER: Mapping[Diagnosis, Course] = {
     _D.LOCAL_DISK_ERROR: _C.GIVE_UP_IT,
     _D.MONITOR_HUNG: _C.REPORT,
     _D.GUEST_SHUTDOWN: _C.END,
-    _D.GUEST_RESET: _C.REPORT,
-    _D.GUEST_PANIC: _C.REPORT,  # both guests panic alike; restarting one is a policy of its own
+    _D.GUEST_RESET: _C.BOOT,
+    _D.GUEST_PANIC: _C.PANIC,  # both guests panic alike: a failover would win nothing
     _D.UNKNOWN: _C.REPORT,
 }
 
@@ -95,6 +100,8 @@ ALONE: Mapping[Diagnosis, Course] = {
     _D.HEALTHY: _C.NOTHING,
     _D.PRIMARY_DEAD: _C.END,
     _D.GUEST_SHUTDOWN: _C.END,
+    _D.GUEST_RESET: _C.BOOT,
+    _D.GUEST_PANIC: _C.PANIC,
 }
 
 #: One node is already held for lost. Where both answer again, the primary has the newest guest, and
@@ -153,17 +160,23 @@ def _on_course(
     finding: Finding, seen: Observation, policy: Policy, *, paused: bool, pair: str
 ) -> Decision:
     course, said = _course(finding, seen), finding.sentence()
+    if course in (Course.BOOT, Course.PANIC):
+        course = _of_the_guest(course, seen, policy, paused=paused)
     if course is Course.NOTHING:
         return Decision(Action.NONE)
-    if course is Course.REPORT:
-        return Decision(Action.REPORT, None, said)
+    if course in (Course.REPORT, Course.RESTART):
+        return Decision(Action(course.value), None, said)
     if course is Course.END:
         return _end(finding, seen, pair)
     if course is Course.ABANDON:
         return _abandon(said, seen, paused=paused, pair=pair)
     lost = finding.node
+    if course is Course.BOOT:
+        lost = holder(seen, Role.SECONDARY)
     if course is Course.GIVE_UP_BY_ROLE:
-        lost = holder(seen, LINK_VICTIM)
+        # One whose failover went no further than the proof of its death is seen no more.
+        left = members(seen)
+        lost = other(left[0]) if len(left) == 1 else holder(seen, LINK_VICTIM)
         if finding.diagnosis is not Diagnosis.LINK_BROKEN:
             said += " The pair is already held for broken, so one node goes on alone."
     if lost is None:
@@ -209,6 +222,25 @@ def _course(finding: Finding, seen: Observation) -> Course:
         if peer is not None and peer.life is Life.DEAD:
             return Course.END
     return course
+
+
+def _of_the_guest(course: Course, seen: Observation, policy: Policy, *, paused: bool) -> Course:
+    """What follows where the guest itself is the matter; it is left alone while the pair is paused.
+
+    ``BOOT`` where its secondary is to be given up for that.
+    """
+    if paused:
+        return Course.REPORT
+    panicked = course is Course.PANIC or ended_by_reset(seen)
+    if panicked and policy.on_panic is OnPanic.STOP:
+        return Course.END
+    if course is Course.PANIC:
+        return Course.RESTART if policy.on_panic is OnPanic.RESTART else Course.REPORT
+    if not seen.boots_alone or holder(seen, Role.SECONDARY) is None:
+        return Course.REPORT
+    if seen.protection is not Protection.COLO:
+        return Course.ABANDON
+    return Course.BOOT if policy.auto_failover else Course.REPORT
 
 
 def _abandon(said: str, seen: Observation, *, paused: bool, pair: str) -> Decision:
@@ -279,6 +311,8 @@ def _gain(finding: Finding, seen: Observation, survivor: NodeName) -> str:
             f"Node {survivor}'s disk has every write that the guest was told is done, so node "
             f"{survivor} runs on alone."
         )
+    if finding.diagnosis is Diagnosis.GUEST_RESET and seen.boots_alone:
+        return f"Under TCG no secondary survives that, so node {survivor} boots alone."
     if seen.nodes[survivor].role is Role.SECONDARY:
         return f"Node {survivor} takes the guest over and runs on alone."
     return f"Node {survivor} keeps the guest and runs on alone."

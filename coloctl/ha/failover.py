@@ -73,9 +73,13 @@ class Timeline:
             "began_s": self.began_s,
             "at": self.at,
             "fault_ms": self.fault_ms,
+            "point_of_no_return": POINT_OF_NO_RETURN,
             "steps": dict(self.steps),
         }
 
+
+#: The step of a timeline up to which the lost node could have gone on.
+POINT_OF_NO_RETURN = "fenced"
 
 Note = Callable[[str, float], None]
 

@@ -16,7 +16,9 @@ from coloctl.clock import CLOCK, Clock
 from coloctl.colo.checkpoint import CheckpointLedger
 from coloctl.errors import MonitorError
 from coloctl.ha.limits import Shown, limits_of
+from coloctl.ha.link import Link, Timed, channels
 from coloctl.host.base import Beacon, Endpoint, Host
+from coloctl.host.delivery import Deliveries
 from coloctl.model.observation import Life, Limits, NodeSeen, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
@@ -24,9 +26,6 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
 from coloctl.qmp.monitor import Monitor
 from coloctl.vm import VM
-
-#: Called with node, road ("rescue", "command" or "link") and seconds for each probe answered.
-Timed = Callable[[str, str, float], None]
 
 #: A monitor thread is asked at every so many beats, the nodes in turn: each answer wakes the
 #: supervisor, and waking is what costs most (docs/detection.md).
@@ -52,6 +51,7 @@ class Context:
     protection: Protection
     ledger: CheckpointLedger | None = None  #: of the primary while it is in COLO
     period_ms: float = 0.0  #: between two checkpoints, as QEMU was told
+    boots_alone: bool = False  #: as `Observation.boots_alone`
 
 
 class _Road:
@@ -135,6 +135,14 @@ class _Pulse:
             notices=tuple(self.notices),
         )
 
+    def settle(self) -> None:
+        """A reset is no news any more, nor is the panic that it ended."""
+        if "guest-reset" in self.notices:
+            said = list(self.notices)
+            for name in said[: said.index("guest-reset") + 1]:
+                if name in ("guest-panic", "guest-reset"):
+                    del self.notices[name]
+
     def _life(self) -> Life:
         process = self.vm.process
         try:
@@ -144,31 +152,6 @@ class _Pulse:
             return Life.UNKNOWN
         # An answer is proof enough; only silence is worth a look into /proc.
         return Life.STOPPED if self.rescue.silent_ms and process.frozen() else Life.ALIVE
-
-
-class _Link:
-    """Both beacons of the replication link, and how long each has heard nothing."""
-
-    def __init__(self, beacons: Mapping[NodeName, Beacon]) -> None:
-        self._beacons = beacons
-        self._silent_ms = dict.fromkeys(NODES, 0.0)
-
-    def beat(self, awake_ms: float, timed: Timed) -> None:
-        for node, beacon in self._beacons.items():
-            if beacon.beat():
-                self._silent_ms[node] = 0.0
-                timed(node, "link", beacon.delay_s or 0.0)
-            else:
-                self._silent_ms[node] += awake_ms
-
-    @property
-    def silent_ms(self) -> float:
-        """Of the direction that has been silent for longer."""
-        return max(self._silent_ms.values())
-
-    def close(self) -> None:
-        for beacon in self._beacons.values():
-            beacon.close()
 
 
 class _Progress:
@@ -197,7 +180,7 @@ class Heartbeat:
     def __init__(self, spec: PairSpec, clock: Clock = CLOCK, *, timed: Timed = ignore) -> None:
         self._spec, self._clock, self._timed = spec, clock, timed
         self._pulses: dict[NodeName, _Pulse] = {}
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._progress = _Progress()
         self._number = 0
         self._unsettled_ms = 0.0
@@ -216,9 +199,10 @@ class Heartbeat:
         self._pulses.pop(node, None)
 
     def notice(self, node: NodeName, name: str) -> None:
-        """The QEMU of ``node`` has said one of `NOTICES`."""
+        """The QEMU of ``node`` has said one of `NOTICES`; what it said again comes last."""
         if (pulse := self._pulses.get(node)) is None:
             return
+        pulse.notices.pop(name, None)
         pulse.notices[name] = None
         if name == "guest-reset" and pulse.role is Role.PRIMARY:
             self._unsettled_ms = RESET_MS
@@ -234,14 +218,21 @@ class Heartbeat:
         port = self._spec.replication.heartbeat_port()
         at = {node: Endpoint(self._spec.nodes[node].address, port) for node in NODES}
         async with contextlib.AsyncExitStack() as stack:
-            beacons = {}
+            beacons: dict[NodeName, Beacon] = {}
+            deliveries: dict[NodeName, Deliveries] = {}
+            names = channels(self._spec)
             for node in NODES:
-                beacons[node] = await hosts[node].beacon(at[node], at[other(node)])
+                here, there = at[node], at[other(node)]
+                beacons[node] = await hosts[node].beacon(here, there)
                 stack.callback(beacons[node].close)
+                known = await hosts[node].deliveries(here.address, there.address, names)
+                if known is not None:
+                    deliveries[node] = known
+                    stack.callback(known.close)
             stack.pop_all()
         for node in NODES:
             beacons[node].meet(beacons[other(node)])
-        self._link = _Link(beacons)
+        self._link = Link(beacons, deliveries, names)
 
     def unwatch(self) -> None:
         """The replication link is not watched any more."""
@@ -284,7 +275,8 @@ class Heartbeat:
             for pulse in self._pulses.values()
         )
         link_ms = 0.0 if self._link is None else self._link.silent_ms
-        waits = self._progress.held_ms or self._progress.overdue_ms
+        unacked_ms = None if self._link is None else self._link.unacked[0]
+        waits = self._progress.held_ms or self._progress.overdue_ms or unacked_ms
         return quiet and not waits and link_ms < 3 * interval_s * 1000
 
     def beat(self, awake_ms: float, context: Context) -> Observation:
@@ -302,19 +294,23 @@ class Heartbeat:
         self._unsettled_ms = max(0.0, self._unsettled_ms - awake_ms)
         if not self._unsettled_ms:
             for pulse in self._pulses.values():
-                pulse.notices.pop("guest-reset", None)  # it is no news any more
+                pulse.settle()
 
     def observation(self, context: Context) -> Observation:
         """What is known at this moment; asks nobody."""
-        limits = self._limits(context)
+        limits, link = self._limits(context), self._link
+        unacked_ms, unacked_by = (None, "") if link is None else link.unacked
         return Observation(
             at_s=self._clock.now(),
             protection=context.protection,
             nodes={node: pulse.seen(limits) for node, pulse in self._pulses.items()},
             limits=limits,
-            link_silent_ms=None if self._link is None else self._link.silent_ms,
+            link_silent_ms=None if link is None else link.silent_ms,
+            unacked_ms=unacked_ms,
+            unacked_by=unacked_by,
             held_ms=self._progress.held_ms,
             overdue_ms=self._progress.overdue_ms,
+            boots_alone=context.boots_alone,
         )
 
     def _limits(self, context: Context) -> Limits:

@@ -7,8 +7,9 @@ from typing import Any
 
 from coloctl.machine import blockdev
 
-#: QEMU's own resets and shutdowns, those of an operator's commands say, decide nothing.
-_ASKED_BY_GUEST = {"SHUTDOWN": "guest-shutdown", "RESET": "guest-reset"}
+#: Whoever asked for a reset, the guest begins anew; the resets of a secondary that loads a
+#: checkpoint have no event (docs/qemu.md, "How a guest ends in COLO").
+_OF_THE_GUEST = {"RESET": "guest-reset", "GUEST_PANICKED": "guest-panic"}
 
 
 def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
@@ -19,9 +20,9 @@ def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
         return _bad_child(str(data.get("node-name", "")), data.get("type") == "read")
     if name == "BLOCK_IO_ERROR":
         return "local-read-error" if data.get("operation") == "read" else "local-write-error"
-    if name == "GUEST_PANICKED":
-        return "guest-panic"
-    return _ASKED_BY_GUEST.get(name) if data.get("guest") else None
+    if name == "SHUTDOWN":  # one that a command asked for, or a signal, is no news of the guest
+        return "guest-shutdown" if data.get("guest") else None
+    return _OF_THE_GUEST.get(name)
 
 
 def _bad_child(child: str, read: bool) -> str | None:

@@ -25,7 +25,7 @@ class Gone(StrEnum):
 class Road:
     """One road of evidence, how long it has been silent, and how long it may be."""
 
-    name: str  #: "rescue", "command", "link", "held" or "overdue"
+    name: str  #: "rescue", "command", "link", "data", "held" or "overdue"
     node: NodeName | None  #: None: it belongs to both
     now_ms: float
     limit_ms: float
@@ -77,6 +77,8 @@ def roads(observation: Observation) -> tuple[Road, ...]:
     if observation.link_silent_ms is not None:
         found.append(Road("link", None, observation.link_silent_ms, limits.link_ms))
     if holder(observation, Role.PRIMARY) and holder(observation, Role.SECONDARY):
+        if observation.unacked_ms is not None:
+            found.append(Road("data", None, observation.unacked_ms, limits.silent_ms))
         found.append(Road("held", None, observation.held_ms, limits.stall_ms))
         found.append(Road("overdue", None, observation.overdue_ms, limits.overdue_ms))
     return tuple(found)

@@ -22,7 +22,7 @@ class Trigger:
     """One thing that may happen next, and what would follow."""
 
     happens: str  #: "node a's process ends", for people
-    road: str  #: "process", "rescue", "command", "link", "held", "overdue" or "event"
+    road: str  #: "process", "rescue", "command", "link", "data", "held", "overdue" or "event"
     node: NodeName | None  #: the node that it happens to
     now_ms: float | None  #: how silent the road is; None: it is not measured in time
     limit_ms: float | None
@@ -97,6 +97,14 @@ def _changes(seen: Observation) -> Iterator[_Change]:
             seen.link_silent_ms,
             limits.link_ms,
         )
+    if (unacked_ms := seen.unacked_ms) is not None:
+        then = replace(
+            seen,
+            unacked_ms=max(unacked_ms, limits.silent_ms),
+            unacked_by=seen.unacked_by or "disk",
+        )
+        happens = "disk writes or memory do not get through"
+        yield _Change(happens, "data", None, then, unacked_ms, limits.silent_ms)
     then = replace(seen, held_ms=max(seen.held_ms, limits.stall_ms))
     yield _Change("a checkpoint does not end", "held", None, then, seen.held_ms, limits.stall_ms)
     then = replace(seen, overdue_ms=max(seen.overdue_ms, limits.overdue_ms))
@@ -140,6 +148,8 @@ def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
     )
     if now.role is Role.PRIMARY:
         yield _event(seen, node, "guest-shutdown", "the guest powers off")
+        yield _event(seen, node, "guest-reset", "the guest starts anew")
+        yield _event(seen, node, "guest-panic", "the guest's kernel panics")
 
 
 def _event(seen: Observation, node: NodeName, notice: str, happens: str) -> _Change:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
+
+from coloctl.host.delivery import Deliveries
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Beacon(Protocol):
 
     session: bytes  #: drawn anew for every beacon
     delay_s: float | None  #: how long the datagram heard last was on its way, by the wall clock
+    lost: int  #: datagrams of the peer that were passed over by a later one
 
     def meet(self, peer: Beacon) -> None:
         """Only ``peer`` is heard from now on."""
@@ -206,6 +209,28 @@ class Process(Protocol):
         ...
 
 
+class Conversation(Protocol):
+    """A program that runs on a host, with lines of text going both ways."""
+
+    async def say(self, line: str, deadline_s: float) -> None:
+        """The line is on its way; one that is not read keeps its sender waiting.
+
+        Raises `DeadlineMissed`, and `Unreachable` when the program has ended or does not listen.
+        """
+        ...
+
+    async def hear(self, deadline_s: float) -> str | None:
+        """The next line that it says, or None: it has ended. Raises `DeadlineMissed`.
+
+        May be cancelled: no line is lost.
+        """
+        ...
+
+    def last_words(self) -> str:
+        """What it wrote to stderr so far."""
+        ...
+
+
 class Host(Protocol):
     """Where processes run. Every wait has a deadline; errors are those of `coloctl.errors`."""
 
@@ -253,8 +278,25 @@ class Host(Protocol):
         """
         ...
 
+    async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
+        """TCP to ``listen`` here from ``other`` carries data both ways; nobody listens there.
+
+        Raises as `channel_pair` does; nobody listens there afterwards either.
+        """
+        ...
+
+    async def hear(self, endpoint: Endpoint, length: int, *, deadline_s: float) -> bytes:
+        """The first ``length`` bytes that the TCP server at ``endpoint`` says by itself, fewer when
+        it hangs up before. Raises `Unreachable`."""
+        ...
+
     async def beacon(self, at: Endpoint, peer: Endpoint) -> Beacon:
         """A beacon at ``at`` on this host, for one at ``peer``; raises `PreconditionFailed`."""
+        ...
+
+    async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> Deliveries | None:
+        """The connections between both addresses with one of ``ports``; None: the kernel does not
+        tell."""
         ...
 
     async def tap(self, name: str, *, up: bool) -> None:
@@ -280,6 +322,13 @@ class Host(Protocol):
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """The program has read ``stdin`` and ended by itself. Raises `DeadlineMissed` after
         killing it, and `PreconditionFailed` where there is no such program."""
+        ...
+
+    def converse(self, argv: Sequence[str]) -> AbstractAsyncContextManager[Conversation]:
+        """The program runs while the context is open, and is killed with its children at its end.
+
+        Raises `PreconditionFailed` where there is no such program.
+        """
         ...
 
     def first_packet(self, tap: str) -> AbstractAsyncContextManager[FirstPacket]:

@@ -40,6 +40,7 @@ class UdpBeacon:
         self._confirmed = 0  # the highest number of ours that the peer has heard
         self.session = secrets.token_bytes(8)
         self.delay_s: float | None = None
+        self.lost = 0
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         # Past the memory and disk traffic of the same network, where a queue of ours has bands.
@@ -76,6 +77,8 @@ class UdpBeacon:
         session, number, confirmed, sent_ns = _FORMAT.unpack(data)
         if session != self._peer_session or number <= self._heard:
             return
+        if self._heard:
+            self.lost += number - self._heard - 1
         self._heard = number
         self._confirmed = max(self._confirmed, confirmed)
         for level, kind, value in ancillary:

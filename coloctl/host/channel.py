@@ -1,4 +1,7 @@
-"""Connected stream pairs for migration: opened by us, so that TCP_NODELAY is ours to set."""
+"""Connected streams between hosts, opened by us: pairs for QEMUs, and looks at who listens there.
+
+A pair's TCP_NODELAY is ours to set.
+"""
 
 from __future__ import annotations
 
@@ -81,6 +84,47 @@ async def connect_pair(
             raise Unreachable(f"no connection to {endpoint}: {error.strerror}") from None
         raise
     return Channel(accepted, f"{local} <- {remote}"), Channel(connector, f"{remote} -> {local}")
+
+
+async def carries(one: Channel, two: Channel, deadline_s: float) -> None:
+    """A byte has gone from each end to the other; raises `Unreachable`.
+
+    The ends are in non-blocking mode then.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(deadline_s):
+            for near, far in ((one, two), (two, one)):
+                near.socket.setblocking(False)
+                far.socket.setblocking(False)
+                await loop.sock_sendall(near.socket, b"?")
+                if not await loop.sock_recv(far.socket, 1):
+                    raise Unreachable(f"{far.description} was closed")
+    except TimeoutError:
+        raise Unreachable(f"nothing came over {one.description} within {deadline_s:g} s") from None
+    except OSError as error:
+        raise Unreachable(f"nothing comes over {one.description}: {error.strerror}") from None
+
+
+async def hear(sock: socket.socket, endpoint: Endpoint, length: int, deadline_s: float) -> bytes:
+    """The first ``length`` bytes that the server at ``endpoint`` says by itself, fewer when it
+    closes the connection before; raises `Unreachable`. ``sock`` is closed.
+    """
+    loop = asyncio.get_running_loop()
+    said, connected = b"", False
+    with sock:
+        try:
+            async with asyncio.timeout(deadline_s):
+                await loop.sock_connect(sock, (endpoint.address, endpoint.port))
+                connected = True
+                while len(said) < length and (more := await loop.sock_recv(sock, length)):
+                    said += more
+        except TimeoutError:
+            what = "nothing was heard from" if connected else "no connection to"
+            raise Unreachable(f"{what} {endpoint} within {deadline_s:g} s") from None
+        except OSError as error:
+            raise Unreachable(f"no connection to {endpoint}: {error.strerror}") from None
+    return said
 
 
 async def _accept_from(listener: socket.socket, peer: tuple[str, int]) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -95,6 +96,41 @@ def start_captured(argv: Sequence[str], stdin: bytes = b"") -> Captured:
         process = start(argv, stdout=files[0], stderr=files[1], stdin=given)
         on_failure.pop_all()
         return Captured(process, *files)
+
+
+@dataclass(frozen=True)
+class Talking:
+    """A program whose stdin and stdout are the other end of ``ours``."""
+
+    process: LocalProcess
+    ours: socket.socket
+    stderr: int
+
+    def close(self) -> None:
+        """Our end, its stderr and the hold on the process are released."""
+        self.process.close()
+        self.ours.close()
+        os.close(self.stderr)
+
+    def discard(self) -> None:
+        """The program is gone too."""
+        try:
+            discard(self.process)
+        finally:
+            self.close()
+
+
+def start_talking(argv: Sequence[str]) -> Talking:
+    """As `start`, with a stream to and from the program; it reads an end when ours is closed."""
+    with ExitStack() as on_failure:
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        on_failure.callback(ours.close)
+        stderr = os.memfd_create("stderr")
+        on_failure.callback(os.close, stderr)
+        with its:
+            process = start(argv, stdin=its.fileno(), stdout=its.fileno(), stderr=stderr)
+        on_failure.pop_all()
+        return Talking(process, ours, stderr)
 
 
 @contextmanager

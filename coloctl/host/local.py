@@ -8,20 +8,23 @@ Sockets keep the namespace they were made in, so connecting and waiting stay wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal as signals
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
+from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host import durable
 from coloctl.host.base import (
     Channel,
     Completed,
+    Conversation,
     DeathProof,
     Endpoint,
     FirstConnection,
@@ -30,8 +33,10 @@ from coloctl.host.base import (
     Identity,
 )
 from coloctl.host.beacon import UdpBeacon
-from coloctl.host.channel import connect_pair, listen_at
-from coloctl.host.launch import Captured, discard, spawn, start_captured
+from coloctl.host.channel import carries, connect_pair, hear, listen_at
+from coloctl.host.converse import conversing
+from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
+from coloctl.host.launch import Captured, Talking, discard, spawn, start_captured, start_talking
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess, adopt, kill_identity
@@ -126,11 +131,23 @@ class LocalHost:
                 listener, connector, bound, nodelay=nodelay, deadline_s=deadline_s
             )
 
-    async def make_socket(self, family: int, kind: int) -> socket.socket:
+    async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
+        """See `Host.carries`."""
+        deadline = Deadline(deadline_s)
+        ends = await self.channel_pair(other, listen, nodelay=True, deadline_s=deadline_s)
+        with ends[0], ends[1]:
+            await carries(ends[1], ends[0], deadline.remaining())
+
+    async def hear(self, endpoint: Endpoint, length: int, *, deadline_s: float) -> bytes:
+        """See `Host.hear`."""
+        sock = await self.make_socket(_family(endpoint.address), socket.SOCK_STREAM)
+        return await hear(sock, endpoint, length, deadline_s)
+
+    async def make_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """An unbound, non-blocking socket that belongs to this host's namespace for ever."""
 
         def make() -> socket.socket:
-            sock = socket.socket(family, kind)
+            sock = socket.socket(family, kind, protocol)
             sock.setblocking(False)
             return sock
 
@@ -144,6 +161,16 @@ class LocalHost:
         except BaseException:
             sock.close()
             raise
+
+    async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> TcpDeliveries | None:
+        """See `Host.deliveries`."""
+        with contextlib.suppress(OSError):  # a kernel without it, or a sandbox that forbids it
+            sock = await self.make_socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG)
+            known = TcpDeliveries(sock, at, peer, ports)
+            if known.tells():
+                return known
+            known.close()
+        return None
 
     async def tap(self, name: str, *, up: bool) -> None:
         """See `Host.tap`: two system calls on a socket that is already open."""
@@ -191,10 +218,7 @@ class LocalHost:
         try:
             program = await self._inside(lambda: start_captured(argv, stdin), undo=Captured.discard)
         except OSError as error:
-            raise PreconditionFailed(
-                f"{argv[0]} could not be started on {self.name}: {error.strerror}",
-                hint=f"install the package that has {argv[0]}, or give its path",
-            ) from None
+            raise _not_started(argv, self.name, error) from None
         try:
             async with asyncio.timeout(deadline_s):
                 death = await program.process.wait()
@@ -204,6 +228,22 @@ class LocalHost:
             raise DeadlineMissed(
                 f"`{' '.join(argv)}` did not end within {deadline_s:g} s and was killed"
             ) from None
+        finally:
+            try:
+                await _end_group(program.process)
+            finally:
+                program.close()
+
+    @asynccontextmanager
+    async def converse(self, argv: Sequence[str]) -> AsyncIterator[Conversation]:
+        """See `Host.converse`."""
+        try:
+            program = await self._inside(lambda: start_talking(argv), undo=Talking.discard)
+        except OSError as error:
+            raise _not_started(argv, self.name, error) from None
+        try:
+            async with conversing(program) as conversation:
+                yield conversation
         finally:
             try:
                 await _end_group(program.process)
@@ -226,6 +266,13 @@ class LocalHost:
             if undo is not None:
                 future.add_done_callback(_undoing(undo))
             raise
+
+
+def _not_started(argv: Sequence[str], host: str, error: OSError) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"{argv[0]} could not be started on {host}: {error.strerror}",
+        hint=f"install the package that has {argv[0]}, or give its path",
+    )
 
 
 def _undoing(undo: Callable[[T], object]) -> Callable[[Future[T]], None]:

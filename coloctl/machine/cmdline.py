@@ -77,6 +77,7 @@ def primary(
     return _launch(
         spec,
         node,
+        dialect,
         binary=binary,
         accel=accel,
         rundir=rundir,
@@ -118,6 +119,7 @@ def secondary(
     return _launch(
         spec,
         node,
+        dialect,
         binary=binary,
         accel=accel,
         rundir=rundir,
@@ -131,6 +133,7 @@ def secondary(
 def _launch(
     spec: PairSpec,
     node: NodeName,
+    dialect: Dialect,
     *,
     binary: Path,
     accel: str,
@@ -145,12 +148,13 @@ def _launch(
         *_identity(spec, node),
         *_board(spec.guest, accel),
         *_console(rundir),
+        *(_agent(rundir) if spec.guest.agent else ()),
         *_monitors(),
         *_each("-chardev", (one.option() for one in chardevs)),
         *_each("-netdev", (json_option(netdev(nic, node)) for nic in spec.nics)),
         *_each("-object", map(json_option, filters)),
         *_each("-blockdev", map(json_option, nodes)),
-        *_each("-device", map(json_option, device.devices(spec))),
+        *_each("-device", map(json_option, device.devices(spec, pvpanic=dialect.pvpanic))),
         *_boot(spec.guest),
         *tail,
         # Last, so that their devices take what PCI slots are left and never those of ours.
@@ -193,6 +197,10 @@ def _board(guest: GuestSpec, accel: str) -> tuple[str, ...]:
         "none",
         "-vga",
         "none",
+        # What follows is for coloctl to decide: QEMU would end both sides, or stop them, and a
+        # secondary that is stopped for a panic ends at the next checkpoint (docs/qemu.md).
+        "-action",
+        keyval(panic="none"),
     )
 
 
@@ -208,6 +216,18 @@ def _console(rundir: Path) -> tuple[str, ...]:
 def console_option(rundir: Path) -> str:
     """The word by which the QEMU of ``rundir`` is told from all others."""
     return keyval("file", id="console0", path=str(rundir / "console.log"), append=True)
+
+
+def agent_socket(rundir: Path) -> Path:
+    """Where the guest agent of the QEMU of ``rundir`` is spoken to, while its guest serves."""
+    return paths.check_socket_path(rundir / "agent.sock")
+
+
+def _agent(rundir: Path) -> tuple[str, ...]:
+    """Each side has a socket of its own; nobody connects to a secondary's."""
+    address = str(agent_socket(rundir))
+    option = keyval("socket", id=device.AGENT_CHARDEV, path=address, server=True, wait=False)
+    return ("-chardev", option)
 
 
 def _monitors() -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The guest's devices at fixed PCI addresses, so that every later secondary is the same machine.
 
-Slots: disks from 0x04, one SCSI controller at 0x0f, NICs from 0x10 to 0x1e. The machines' own
-devices are at 0x00 and 0x01 (``pc``) or 0x00 and 0x1f (``q35``); 0x02 and 0x03 are free for
+Slots: disks from 0x04, one SCSI controller at 0x0f, NICs from 0x10 to 0x1c, the guest agent's port
+at 0x1d, the panic device at 0x1e. The machines' own devices are at 0x00 and 0x01 (``pc``) or 0x00
+and 0x1f (``q35``); 0x02 and 0x03 are free for
 ``extra_args``. On ``q35`` the same slots of ``pcie.0`` make integrated endpoints.
 """
 
@@ -18,7 +19,13 @@ Device = Mapping[str, Any]
 FIRST_DISK_SLOT = 0x04
 SCSI_SLOT = 0x0F
 FIRST_NIC_SLOT = 0x10
-LAST_NIC_SLOT = 0x1E
+LAST_NIC_SLOT = 0x1C
+AGENT_SLOT = 0x1D
+PANIC_SLOT = 0x1E
+
+#: The chardev behind the guest agent's port, and the name by which the agent finds the port.
+AGENT_CHARDEV = "agent0"
+AGENT_PORT = "org.qemu.guest_agent.0"
 
 #: Drives that the machine's own IDE or AHCI controller takes.
 PC_IDE_DRIVES = 4
@@ -35,8 +42,8 @@ def pci(guest: GuestSpec, slot: int) -> dict[str, str]:
     return {"bus": "pcie.0" if is_q35(guest) else "pci.0", "addr": f"0x{slot:x}"}
 
 
-def devices(spec: PairSpec) -> tuple[Device, ...]:
-    """Every ``-device`` of the guest, in creation order.
+def devices(spec: PairSpec, *, pvpanic: bool = True) -> tuple[Device, ...]:
+    """Every ``-device`` of the guest, in creation order; ``pvpanic``: this QEMU has that device.
 
     Raises `SpecError` when there are more disks or NICs than places for them.
     """
@@ -46,7 +53,28 @@ def devices(spec: PairSpec) -> tuple[Device, ...]:
         *((controller,) if scsi else ()),
         *(disk_device(spec.guest, disk, i) for i, disk in enumerate(spec.disks)),
         *(nic_device(spec.guest, nic, i) for i, nic in enumerate(spec.nics)),
+        *(_agent_devices(spec.guest) if spec.guest.agent else ()),
+        *((_panic_device(spec.guest),) if pvpanic else ()),
     )
+
+
+def _agent_devices(guest: GuestSpec) -> tuple[Device, Device]:
+    return (
+        {"driver": "virtio-serial-pci", "id": "serial0", **pci(guest, AGENT_SLOT)},
+        {
+            "driver": "virtserialport",
+            "id": "agent",
+            "bus": "serial0.0",
+            "nr": 1,  # 0 is for a console
+            "chardev": AGENT_CHARDEV,
+            "name": AGENT_PORT,
+        },
+    )
+
+
+def _panic_device(guest: GuestSpec) -> Device:
+    """QEMU is told of a panic; what follows is not QEMU's to decide (``-action``)."""
+    return {"driver": "pvpanic-pci", "id": "panic0", **pci(guest, PANIC_SLOT)}
 
 
 def disk_device(guest: GuestSpec, disk: DiskSpec, index: int) -> Device:

@@ -130,7 +130,17 @@ async def create_overlay(path: Path, size: int, run: Run, *, qemu_img: Path = QE
 
     Raises `PreconditionFailed` naming it when it cannot be written.
     """
-    argv = [str(qemu_img), "create", "-q", "-f", "qcow2", str(path), str(size)]
+    await create(path, size, "qcow2", run, qemu_img=qemu_img)
+
+
+async def create(
+    path: Path, size: int, image_format: str, run: Run, *, qemu_img: Path = QEMU_IMG
+) -> None:
+    """``path`` is an empty image of ``size`` bytes, whatever was there before.
+
+    Raises `PreconditionFailed` naming it when it cannot be written.
+    """
+    argv = [str(qemu_img), "create", "-q", "-f", image_format, str(path), str(size)]
     done = await run(argv, deadline_s=HEADER_DEADLINE_S)
     if done.code != 0:
         raise PreconditionFailed(

@@ -81,6 +81,20 @@ def secondary_ids_teardown(nic_index: int) -> tuple[str, ...]:
     return tuple(suffixed(name, nic_index) for name in ("f2", "f1"))
 
 
+def compare_id(nic_index: int) -> str:
+    """Id of the comparison of one NIC."""
+    return suffixed("comp0", nic_index)
+
+
+def comparison_limits(spec: PairSpec) -> Properties:
+    """The properties of a comparison that may be set while it runs."""
+    return {
+        "compare_timeout": spec.checkpoint.compare_timeout_ms,
+        "expired_scan_cycle": spec.checkpoint.expired_scan_cycle_ms,
+        "max_queue_size": spec.checkpoint.max_queue_size,
+    }
+
+
 def rewriter_id(nic_index: int) -> str:
     """Id of the rewriter that a promoted secondary keeps."""
     return suffixed("rew0", nic_index)
@@ -114,9 +128,7 @@ def _compare(spec: PairSpec, nic_index: int) -> dict[str, Any]:
         "secondary_in": name("compare1"),
         "outdev": name("compare_out0"),
         "iothread": name("iothread1"),
-        "compare_timeout": spec.checkpoint.compare_timeout_ms,
-        "expired_scan_cycle": spec.checkpoint.expired_scan_cycle_ms,
-        "max_queue_size": spec.checkpoint.max_queue_size,
+        **comparison_limits(spec),
     }
     if has_vnet_header(spec.nics[nic_index]):
         properties["vnet_hdr_support"] = True

@@ -23,8 +23,9 @@ from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
 ROADS = ("rescue", "command", "link")
-#: Everything whose silence has a limit (`ha.roads`): the probes, and the primary's checkpoints.
-SUSPECTS = (*ROADS, "held", "overdue")
+#: Everything whose silence has a limit (`ha.roads`): the probes, what the kernel says of QEMU's own
+#: connections, and the primary's checkpoints.
+SUSPECTS = (*ROADS, "data", "held", "overdue")
 OTHER = "other"
 CAUSES = (
     "operator",

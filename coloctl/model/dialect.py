@@ -22,6 +22,7 @@ class Dialect:
     reconnect: str  #: option of a client socket chardev: "reconnect" (s) or "reconnect-ms"
     x_colo: bool = True  #: the capability exists
     switchover_bandwidth: bool = False  #: the parameter ``avail-switchover-bandwidth`` exists (8.2)
+    pvpanic: bool = True  #: the device ``pvpanic-pci`` exists (6.0)
 
     def capabilities(self) -> tuple[tuple[str, bool], ...]:
         """The migration capabilities that both sides of a pair set, in this order."""

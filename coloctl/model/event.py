@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from coloctl.model.tuning import SETTINGS
+
 
 class Kind(StrEnum):
     """Why a record was written."""
@@ -25,7 +27,11 @@ class Kind(StrEnum):
 
 #: Keys of ``Record.data`` whose last value outlives the supervisor.
 FIRST_CONNECTION = "first-connection"
-SETTINGS = ("checkpoint-delay", "paused", FIRST_CONNECTION)
+PROTECTION_WANTED = "protection-wanted"
+PACE = "pace"  #: the delay that adaptive mode has chosen, milliseconds
+#: Where each console was when the guest began to boot, by node; empty when it has booted.
+BOOTS = "boots-from"
+LASTING = (*SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS)
 #: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
 COVERED = "covered by a checkpoint"
 #: The fact after which the first connection is waited for anew.
@@ -148,12 +154,12 @@ def _last_settings(records: Iterable[Record]) -> dict[str, Record]:
     for record in records:
         if record.kind is Kind.STATE and record.fact == ENTERED_COLO:
             last.pop(FIRST_CONNECTION, None)
-        last |= {name: record for name in SETTINGS if name in record.data}
+        last |= {name: record for name in LASTING if name in record.data}
     return last
 
 
 def last_settings(records: Iterable[Record]) -> dict[str, Any]:
-    """The value that each of `SETTINGS` was given last; those never given are not there."""
+    """The value that each of `LASTING` was given last; those never given are not there."""
     return {name: record.data[name] for name, record in _last_settings(records).items()}
 
 

@@ -66,7 +66,7 @@ NOTICES: tuple[str, ...] = (
     "local-write-error",  #: QUORUM_REPORT_BAD of the local child, or BLOCK_IO_ERROR: write, flush
     "local-read-error",
     "guest-shutdown",  #: SHUTDOWN that the guest asked for
-    "guest-reset",  #: RESET that the guest asked for
+    "guest-reset",  #: RESET, whoever asked for it
     "guest-panic",  #: GUEST_PANICKED
 )
 
@@ -92,8 +92,13 @@ class Observation:
     nodes: Mapping[NodeName, NodeSeen]
     limits: Limits
     link_silent_ms: float | None = None  #: None: the link is not watched now
+    #: What was sent over one connection of the pair had no answer for so long, although the kernel
+    #: sent it again and the link carries all else; None: nobody can tell.
+    unacked_ms: float | None = None
+    unacked_by: str = ""  #: which: "disk" or "memory"
     held_ms: float = 0.0  #: the primary's guest has been stopped for a checkpoint for so long
     overdue_ms: float = 0.0  #: a checkpoint has been due for so long
+    boots_alone: bool = False  #: a guest that boots in COLO would ruin its secondary
 
     def to_json(self) -> dict[str, Any]:
         """The observation as `from_json` reads it."""

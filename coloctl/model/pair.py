@@ -32,6 +32,13 @@ class Channel(StrEnum):
     TCP = "tcp"  #: QEMU's own tcp:, kept for comparison
 
 
+class CheckpointMode(StrEnum):
+    """Who chooses the time between two checkpoints."""
+
+    FIXED = "fixed"  #: it is ``delay_ms``
+    ADAPTIVE = "adaptive"  #: the pair itself, by what its checkpoints show (`colo.pace`)
+
+
 class FencingMethod(StrEnum):
     KILL = "kill"
     MANUAL = "manual"
@@ -49,6 +56,7 @@ class GuestSpec:
     initrd: Path | None = None
     append: str = ""
     ready_line: str = ""  #: text on the serial console which says that the guest has booted
+    agent: bool = False  #: the guest has a port for its QEMU guest agent
     extra_args: tuple[str, ...] = ()
     qemu: Path | None = None  #: the binary; None means qemu-system-x86_64 on PATH
 
@@ -124,6 +132,11 @@ class CheckpointSpec:
     compare_timeout_ms: int = 300
     expired_scan_cycle_ms: int = 100
     max_queue_size: int = 1024
+    mode: CheckpointMode = CheckpointMode.FIXED
+    min_delay_ms: int = 100  #: this and the next three bound what adaptive mode may choose
+    max_delay_ms: int = 10_000
+    pause_share: float = 0.05  #: of the time, that the guest may stand still for checkpoints
+    held_ms: int = 200  #: how long a checkpoint, or the wait for one, may hold an answer
     guard_first_connection: bool = True  #: checkpoint when a guest's first TCP connection is seen
 
 
@@ -148,10 +161,20 @@ class ArbiterSpec:
     path: Path | None = None  #: None: in the pair's own folder
 
 
+class OnPanic(StrEnum):
+    """What follows when the guest's kernel panics, which it does on both nodes."""
+
+    REPORT = "report"  #: it is told, and the guest left as it is
+    RESTART = "restart"  #: the guest is reset, unless it resets itself
+    STOP = "stop"  #: the pair ends
+
+
 @dataclass(frozen=True)
 class Policy:
     auto_failover: bool = True
     auto_reprotect: bool = True
+    mirror_rate: int = 0  #: of a disk that is copied to a secondary, bytes per second; 0: no limit
+    on_panic: OnPanic = OnPanic.REPORT
 
 
 @dataclass(frozen=True)

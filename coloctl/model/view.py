@@ -11,6 +11,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.model.tuning import Tuning, Value
 
 #: Version of the JSON document that `status -f json` prints; grows with incompatible changes only.
 STATUS_SCHEMA = 1
@@ -90,6 +91,19 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class SettingView:
+    """A setting that can be changed while the pair runs."""
+
+    value: Value
+    pair_file: Value  #: with what it began
+
+
+def settings_view(now: Tuning, at_first: Tuning) -> dict[str, SettingView]:
+    """Every live setting, by name."""
+    return {name: SettingView(value, at_first[name]) for name, value in now.by_name().items()}
+
+
+@dataclass(frozen=True)
 class PairView:
     """The whole pair as last observed."""
 
@@ -107,6 +121,11 @@ class PairView:
     paused: bool = False  #: nothing is given up without being asked
     diagnosis: Diagnosis = Diagnosis.HEALTHY
     waiting: str = ""  #: what would be done about it and is not, and why; sentences
+    protection_wanted: bool = False  #: a guest that runs alone is to be protected again
+    exposure: str = ""  #: why it is not protected yet, and what comes next; sentences
+    copied: str = ""  #: what was copied for the last secondary; a sentence
+    settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
+    pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
 
     def primary(self) -> NodeView | None:
         """The node whose output reaches the clients, if there is one."""

@@ -6,54 +6,10 @@ Every one of them is checked against every stored schema by ``tests/unit/qmp/tes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
-
-def freeze(value: Any) -> Any:
-    """``value`` as JSON would carry it, with mappings read-only and lists as tuples."""
-    if isinstance(value, Mapping):
-        return MappingProxyType({str(key): freeze(item) for key, item in value.items()})
-    if isinstance(value, (list, tuple)):
-        return tuple(freeze(item) for item in value)
-    return value
-
-
-def thaw(value: Any) -> Any:
-    """The plain dicts and lists behind a frozen value."""
-    if isinstance(value, Mapping):
-        return {key: thaw(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [thaw(item) for item in value]
-    return value
-
-
-@dataclass(frozen=True)
-class Command:
-    """One QMP command; equal to any other with the same wire form."""
-
-    execute: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    oob: bool = False  #: out of band: answered by the monitor's thread while the main loop hangs
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "arguments", freeze(self.arguments))
-
-    def __hash__(self) -> int:
-        return hash((self.execute, self.oob, json.dumps(thaw(self.arguments), sort_keys=True)))
-
-    def wire(self) -> dict[str, Any]:
-        """What goes over the socket, without the id that the session adds."""
-        message: dict[str, Any] = {"exec-oob" if self.oob else "execute": self.execute}
-        if self.arguments:
-            message["arguments"] = thaw(self.arguments)
-        return message
-
-    def __str__(self) -> str:
-        return json.dumps(self.wire(), ensure_ascii=False)
+from coloctl.qmp.value import Command as Command  # noqa: PLC0414  # most need both
 
 
 def _command(name: str, /, *, oob: bool = False, **arguments: Any) -> Command:
@@ -208,15 +164,22 @@ def nbd_server_start(address: str, port: int) -> Command:
     return _command("nbd-server-start", addr={"type": "inet", "data": inet})
 
 
+def nbd_server_start_unix(path: str) -> Command:
+    """Serves on a unix socket, whose file QEMU removes when the server stops."""
+    return _command("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
+
+
 def nbd_server_stop() -> Command:
     return _command("nbd-server-stop")
 
 
-def block_export_add(export_id: str, node: str, name: str, *, writable: bool = True) -> Command:
-    """Exports ``node`` as ``name`` on the NBD server that runs already."""
-    return _command(
-        "block-export-add", id=export_id, type="nbd", node_name=node, name=name, writable=writable
-    )
+def block_export_add(
+    export_id: str, node: str, name: str, *, writable: bool = True, bitmaps: Iterable[str] = ()
+) -> Command:
+    """Exports ``node`` as ``name`` on the NBD server that runs already, ``bitmaps`` beside it."""
+    told = {"id": export_id, "type": "nbd", "node-name": node, "name": name, "writable": writable}
+    shown = list(bitmaps)
+    return Command("block-export-add", told | ({"bitmaps": shown} if shown else {}))
 
 
 def block_export_del(export_id: str, *, mode: str | None = None) -> Command:
@@ -225,6 +188,19 @@ def block_export_del(export_id: str, *, mode: str | None = None) -> Command:
 
 def query_block_exports() -> Command:
     return _command("query-block-exports")
+
+
+def block_dirty_bitmap_add(node: str, name: str, *, granularity: int) -> Command:
+    """``name`` gets a bit for each ``granularity`` bytes of ``node`` written from now on."""
+    return _command("block-dirty-bitmap-add", node=node, name=name, granularity=granularity)
+
+
+def block_dirty_bitmap_disable(node: str, name: str) -> Command:
+    return _command("block-dirty-bitmap-disable", node=node, name=name)
+
+
+def block_dirty_bitmap_remove(node: str, name: str) -> Command:
+    return _command("block-dirty-bitmap-remove", node=node, name=name)
 
 
 def query_named_block_nodes() -> Command:
@@ -263,6 +239,11 @@ def blockdev_mirror(
 def block_job_cancel(job_id: str, *, force: bool | None = None) -> Command:
     """Ends a mirror in READY with a complete copy and no pivot; ``force`` throws the copy away."""
     return _command("block-job-cancel", device=job_id, force=force)
+
+
+def block_job_set_speed(job_id: str, speed: int) -> Command:
+    """``speed`` is in bytes per second; 0 is unlimited."""
+    return _command("block-job-set-speed", device=job_id, speed=speed)
 
 
 def job_dismiss(job_id: str) -> Command:

@@ -15,6 +15,9 @@ from coloctl.qmp.schema import Schema, distill
 _SWITCHOVER_BANDWIDTH = "migrate-set-parameters.avail-switchover-bandwidth"
 _RECONNECT = "chardev-add.backend[type=socket].data.reconnect"
 
+#: Through it a Linux or Windows guest tells QEMU that it has panicked.
+PVPANIC = "pvpanic-pci"
+
 
 class Asked(Protocol):
     """What answers: a `Session`, or a `Monitor`."""
@@ -55,7 +58,16 @@ async def discover(
         reconnect="reconnect-ms" if schema.has(f"{_RECONNECT}-ms") else "reconnect",
         x_colo=return_path is not None,
         switchover_bandwidth=schema.has(_SWITCHOVER_BANDWIDTH),
+        pvpanic=await _has_device(asked, PVPANIC, deadline),
     )
+
+
+async def _has_device(asked: Asked, name: str, deadline: Deadline) -> bool:
+    try:
+        await asked.execute(qmp.qom_list_properties(name), deadline.remaining())
+    except CommandRefused:
+        return False
+    return True
 
 
 async def _return_path(asked: Asked, deadline: Deadline) -> ReturnPath | None:

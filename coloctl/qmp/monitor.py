@@ -2,7 +2,8 @@
 
 The rescue road is a second monitor with out-of-band execution, used only for ``query-yank``,
 ``yank`` and liveness: QEMU answers there from its monitor thread while the main loop waits for a
-dead peer. Both monitors emit every event; only those of the command road are reported.
+dead peer. Both monitors emit every event; each is reported once, from the road that tells it first
+(`qmp.unison`), and recorded as the command road told it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, Unreachable
 from coloctl.qmp.command import Command
 from coloctl.qmp.session import Event, Record, Session
+from coloctl.qmp.unison import Unison
 
 
 class EventStream:
@@ -88,6 +91,7 @@ class Monitor:
         self.node = node
         self.streams: set[EventStream] = set()
         self._lost = asyncio.Event()
+        self._unison = Unison(self._on_event, leading="command", following="rescue")
         self._command: Session
         self._rescue: Session
 
@@ -115,7 +119,7 @@ class Monitor:
                 name=f"node {node}",
                 oob=False,
                 deadline_s=deadline.remaining(),
-                on_event=monitor._on_event,
+                on_event=partial(monitor._unison.hear, "command"),
                 record=_on_road("command", record),
                 on_lost=monitor._on_lost,
             )
@@ -128,7 +132,7 @@ class Monitor:
                 name=f"node {node} (rescue)",
                 oob=True,
                 deadline_s=deadline.remaining(),
-                on_event=_ignore,
+                on_event=partial(monitor._unison.hear, "rescue"),
                 record=_on_road("rescue", record, events=False),
                 on_lost=monitor._on_lost,
             )
@@ -190,10 +194,6 @@ class Monitor:
         self._lost.set()
         for stream in self.streams:
             stream.wake()
-
-
-def _ignore(_: Event) -> None:
-    return None
 
 
 def _on_road(road: str, record: Record | None, *, events: bool = True) -> Record | None:

@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.errors import UsageError
-from coloctl.qmp.command import Command, thaw
 from coloctl.qmp.distill import paths_of
+from coloctl.qmp.value import Command, thaw
 
 #: Version of the file's own form.
 FORM = 1

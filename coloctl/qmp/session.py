@@ -32,6 +32,7 @@ from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown, Unrea
 from coloctl.qmp import command as qmp
 from coloctl.qmp.client import Client, Event, Record
 from coloctl.qmp.command import Command
+from coloctl.qmp.value import thaw
 
 __all__ = ["MAX_UNANSWERED", "Event", "Record", "Session"]
 
@@ -135,7 +136,7 @@ class Session:
     async def _execute(self, command: Command, deadline_s: float) -> Any:
         name = command.execute
         self._check_open()
-        arguments = qmp.thaw(command.arguments) if command.arguments else None
+        arguments = thaw(command.arguments) if command.arguments else None
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._client.execute(name, arguments, command.oob)

@@ -21,6 +21,7 @@ from coloctl.model import pair
 from coloctl.spec import checks
 from coloctl.spec.complaints import from_validation
 from coloctl.spec.tables import (
+    CheckpointTable,
     DiskTable,
     FencingTable,
     GuestTable,
@@ -144,13 +145,18 @@ def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
             channel=pair.Channel(file.replication.channel),
             multifd_channels=file.replication.multifd_channels,
         ),
-        checkpoint=pair.CheckpointSpec(**_same(file.checkpoint)),
+        checkpoint=_checkpoint(file.checkpoint),
         detection=pair.DetectionSpec(**_same(file.detection)),
         fencing=_fencing(file.fencing, base),
         arbiter=pair.ArbiterSpec(
             file.arbiter.kind, _path(file.arbiter.path, base) if file.arbiter.path else None
         ),
-        policy=pair.Policy(**_same(file.policy)),
+        policy=pair.Policy(
+            file.policy.auto_failover,
+            file.policy.auto_reprotect,
+            on_panic=pair.OnPanic(file.policy.on_panic),
+            mirror_rate=file.policy.mirror_rate,
+        ),
         source=source,
     )
 
@@ -172,6 +178,7 @@ def _guest(guest: GuestTable, base: Path) -> pair.GuestSpec:
         initrd=_path(guest.initrd, base) if guest.initrd else None,
         append=guest.append or "",
         ready_line=guest.ready_line,
+        agent=guest.agent,
         extra_args=tuple(guest.extra_args),
         qemu=_binary(guest.qemu, base) if guest.qemu else None,
     )
@@ -199,6 +206,10 @@ def _fencing(fencing: FencingTable, base: Path) -> pair.FencingSpec:
     if command:
         command = (str(_binary(command[0], base)), *command[1:])
     return pair.FencingSpec(pair.FencingMethod(fencing.method), command, fencing.timeout_s, options)
+
+
+def _checkpoint(checkpoint: CheckpointTable) -> pair.CheckpointSpec:
+    return pair.CheckpointSpec(**_same(checkpoint) | {"mode": pair.CheckpointMode(checkpoint.mode)})
 
 
 def _path(text: str, base: Path) -> Path:

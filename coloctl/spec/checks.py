@@ -130,6 +130,14 @@ def _timing(spec: PairSpec) -> Iterator[SpecError]:
             f"{detection.heartbeat_ms} ms, so one late heartbeat would look like a loss.",
             hint=f"use {6 * detection.heartbeat_ms} or more",
         )
+    checkpoint = spec.checkpoint
+    if checkpoint.min_delay_ms > checkpoint.max_delay_ms:
+        yield SpecError(
+            "checkpoint.min_delay_ms",
+            f"{checkpoint.min_delay_ms} ms are more than the {checkpoint.max_delay_ms} ms of "
+            "checkpoint.max_delay_ms.",
+            hint="adaptive mode chooses a delay between the two",
+        )
 
 
 def _fencing(spec: PairSpec) -> Iterator[SpecError]:

@@ -1,4 +1,4 @@
-"""pydantic's findings as sentences for the person who wrote the pair file."""
+"""pydantic's findings as sentences for the person who wrote the file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from coloctl.errors import SpecError
@@ -17,6 +17,7 @@ Loc = tuple[int | str, ...]
 _WANTED = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
+    "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list in square brackets",
     "model_type": "a table",
@@ -36,8 +37,10 @@ def dotted(loc: Sequence[int | str]) -> str:
     return key
 
 
-def from_validation(error: ValidationError) -> list[SpecError]:
-    """One `SpecError` per finding, unknown keys first.
+def from_validation(
+    error: ValidationError, root: type[BaseModel] = PairFile, files: str = "pair files"
+) -> list[SpecError]:
+    """One `SpecError` per finding in a file whose tables are ``root``'s, unknown keys first.
 
     A missing key that somebody evidently misspelled is reported once, as the unknown key.
     """
@@ -47,10 +50,10 @@ def from_validation(error: ValidationError) -> list[SpecError]:
     complaints = []
     for found in unknown:
         loc = found["loc"]
-        guess = _likely_key(loc, missing)
+        guess = _likely_key(root, loc, missing)
         if guess:
             missing.discard((*loc[:-1], guess))
-        complaints.append(_unknown_key(loc, guess))
+        complaints.append(_unknown_key(root, loc, guess, files))
     for found in findings:
         if found in unknown or (found["type"] == "missing" and found["loc"] not in missing):
             continue
@@ -58,27 +61,27 @@ def from_validation(error: ValidationError) -> list[SpecError]:
     return complaints
 
 
-def _unknown_key(loc: Loc, guess: str | None) -> SpecError:
+def _unknown_key(root: type[BaseModel], loc: Loc, guess: str | None, files: str) -> SpecError:
     if guess:
         hint = f"did you mean {guess}?"
     else:
-        hint = "the keys here are " + ", ".join(sorted(_keys_at(loc[:-1])))
-    return SpecError(dotted(loc), "There is no such key in pair files.", hint=hint)
+        hint = "the keys here are " + ", ".join(sorted(_keys_at(root, loc[:-1])))
+    return SpecError(dotted(loc), f"There is no such key in {files}.", hint=hint)
 
 
-def _likely_key(loc: Loc, missing: set[Loc]) -> str | None:
+def _likely_key(root: type[BaseModel], loc: Loc, missing: set[Loc]) -> str | None:
     """The key that was probably meant; one that is still missing is preferred."""
     written = str(loc[-1])
     absent = [str(path[-1]) for path in missing if path[:-1] == loc[:-1]]
-    for candidates in (absent, sorted(_keys_at(loc[:-1]))):
+    for candidates in (absent, sorted(_keys_at(root, loc[:-1]))):
         if close := difflib.get_close_matches(written, candidates, n=1):
             return close[0]
     return None
 
 
-def _keys_at(loc: Loc) -> set[str]:
+def _keys_at(root: type[BaseModel], loc: Loc) -> set[str]:
     """The keys of the table at ``loc``."""
-    table: Any = PairFile
+    table: Any = root
     for part in loc:
         if isinstance(part, str):
             annotation = table.model_fields[part].annotation

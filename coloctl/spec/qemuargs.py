@@ -9,6 +9,7 @@ _MONITOR = "coloctl opens the monitors itself and must be the only one to comman
 _PROCESS = "coloctl starts and watches the process itself"
 _DISK = "a disk outside [[disk]] would not be replicated"
 _NIC = "a network card outside [[nic]] would not be compared"
+_END = "coloctl decides what follows when the guest resets, powers off or panics"
 _EXIT = "QEMU would print something and exit"
 
 #: option without its dash -> (why it is refused, the key to use instead)
@@ -23,6 +24,7 @@ REFUSED: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("h", "help", "version"), (_EXIT, None)),
     **dict.fromkeys(("machine", "M"), (_KEY, "guest.machine")),
     **dict.fromkeys(("accel", "enable-kvm", "no-kvm"), (_KEY, "guest.accel")),
+    **dict.fromkeys(("action", "no-reboot", "no-shutdown"), (_END, None)),
     "cpu": (_KEY, "guest.cpu"),
     "smp": (_KEY, "guest.cpus"),
     "m": (_KEY, "guest.memory"),

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from coloctl.model.tuning import RATE_MAX
+from coloctl.model.units import MIB, UNITS
 from coloctl.spec import values
 from coloctl.spec.qemuargs import check_extra_args
 
@@ -23,9 +25,16 @@ _OPTIONS = Annotated[
 ]
 _MEMORY = {
     "type": ["string", "integer"],
-    "pattern": f"^[0-9]+\\s*({'|'.join(values.UNITS)})$",
-    "minimum": values.MIB,
+    "pattern": f"^[0-9]+\\s*({'|'.join(UNITS)})$",
+    "minimum": MIB,
     "examples": ["512MiB", "2 GiB"],
+}
+_RATE = {
+    "type": ["string", "integer"],
+    "pattern": f"^[0-9]+\\s*({'|'.join(UNITS)})$",
+    "minimum": 0,
+    "maximum": RATE_MAX,
+    "examples": ["50MiB"],
 }
 
 
@@ -59,6 +68,8 @@ class GuestTable(Table):
     ready_line: str = ""
     """Text on the serial console which says that the guest has booted; with it a guest under tcg
     boots alone and is protected then."""
+    agent: bool = False
+    """The guest gets a port for qemu-guest-agent, and stop asks that to shut it down."""
     extra_args: Annotated[list[str], AfterValidator(check_extra_args)] = []
     """More QEMU arguments, one item per word; those that coloctl sets itself are refused."""
     qemu: _PATH | None = None
@@ -147,6 +158,17 @@ class CheckpointTable(Table):
     """How often waiting packets are looked through."""
     max_queue_size: int = Field(1024, ge=1, le=1_000_000)
     """Packets that may wait per connection; further ones are dropped."""
+    mode: Literal["fixed", "adaptive"] = "fixed"
+    """fixed: delay_ms holds; adaptive: the pair chooses the delay by what its checkpoints show,
+    beginning with delay_ms."""
+    min_delay_ms: int = Field(100, ge=1, le=600_000)
+    """Shortest delay that adaptive mode chooses."""
+    max_delay_ms: int = Field(10_000, ge=1, le=600_000)
+    """Longest delay that adaptive mode chooses."""
+    pause_share: float = Field(0.05, ge=0.001, le=1)
+    """Share of the time that the guest may stand still for checkpoints, in adaptive mode."""
+    held_ms: int = Field(200, ge=1, le=60_000)
+    """How long a checkpoint, or the wait for one, may hold an answer, in adaptive mode."""
     guard_first_connection: bool = True
     """Take a checkpoint as soon as the first TCP connection after entry into COLO is seen."""
 
@@ -194,6 +216,11 @@ class PolicyTable(Table):
     """Promote the survivor when a node is lost."""
     auto_reprotect: bool = True
     """Build a new secondary after a failover."""
+    mirror_rate: Annotated[int, BeforeValidator(values.rate), WithJsonSchema(_RATE)] = 0
+    """How fast disks are copied to a new secondary, bytes per second with a unit: 50MiB; 0 is
+    unlimited."""
+    on_panic: Literal["report", "restart", "stop"] = "report"
+    """When the guest's kernel panics: tell it, reset the guest, or end the pair."""
 
 
 class PairFile(Table):

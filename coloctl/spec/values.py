@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 from pydantic_core import PydanticCustomError
 
-MIB = 1 << 20
-UNITS = {"B": 1, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30, "TiB": 1 << 40}
-UNITS |= {"K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
+from coloctl.model.tuning import RATE_MAX
+from coloctl.model.units import MIB, UNITS
+
 _SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
@@ -38,6 +38,17 @@ def memory_mib(value: object) -> int:
     if size % MIB:
         raise complaint(f"{size} bytes are not a whole number of MiB.", hint)
     return size // MIB
+
+
+def rate(value: object) -> int:
+    """Bytes per second; whole numbers without quotes are bytes, 0 is no limit."""
+    hint = 'write it like mirror_rate = "50MiB"'
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise complaint("This must be bytes per second, such as 50MiB in quotes.", hint)
+    speed = value if isinstance(value, int) else _size(value.strip(), hint)
+    if not 0 <= speed <= RATE_MAX:
+        raise complaint(f"{speed} bytes per second are no rate that QEMU takes.", hint)
+    return speed
 
 
 def _size(text: str, hint: str) -> int:

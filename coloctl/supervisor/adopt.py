@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from coloctl.clock import Deadline
-from coloctl.colo import launch
+from coloctl.colo import launch, retune
 from coloctl.colo import plan as colo_plan
 from coloctl.errors import ColoctlError, MonitorError
 from coloctl.ha.failover import abandon_secondary
@@ -24,9 +24,11 @@ from coloctl.model.view import Presence
 from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
+from coloctl.supervisor.acts.failover import OPERATOR
 from coloctl.supervisor.reconcile import Belief, Move, Plan, believe, reconcile
 from coloctl.supervisor.sighting import Sighting, look
 from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +64,9 @@ class Adoption:
         """
         state, belief = self.state, self.belief
         state.generation = belief.generation
-        state.delay_ms = belief.delay_ms or state.delay_ms
+        state.tune(state.tuning.restored(belief.settings), belief.pace_ms)
         state.paused = belief.paused
+        state.protection_wanted = belief.protection_wanted
         records = {node: recorder.record for node, recorder in state.recorders.items()}
         sightings = await look(state.ground, belief, records)
         self.plan = reconcile(belief, {node: one.found for node, one in sightings.items()})
@@ -97,16 +100,21 @@ class Adoption:
         state, asked = self.state, self.belief.acts.get(self._next_act(), {})
         try:
             if self._next_act() == "failover":
-                force = bool(asked.get("force", False))
-                await acts.failover(state, self.plan.node, force=force)
+                force, cause = bool(asked.get("force", False)), str(asked.get("cause", OPERATOR))
+                await acts.failover(state, self.plan.node, force=force, cause=cause)
             elif self._next_act() == "stop":
                 timeout_s = float(asked.get("timeout_s", acts.SHUTDOWN_DEADLINE_S))
                 await acts.stop(state, force=bool(asked.get("force")), timeout_s=timeout_s)
                 return True
+            elif self._next_act() == "protect":
+                await acts.reprotect(state, self._watch, self._entered)
             elif self._next_act() == "start":
                 protect = bool(asked.get("protect", True))
                 if protect or not state.running():
-                    await acts.start(state, self._watch, self._entered, protected=protect)
+                    begin_on = None if state.running() else asked.get("from")
+                    await acts.start(
+                        state, self._watch, self._entered, protected=protect, begin_on=begin_on
+                    )
         except ColoctlError as error:
             log.error("'%s' could not be taken up: %s", self._next_act(), error.message)
             return self._next_act() == "start" and not state.running()
@@ -117,7 +125,7 @@ class Adoption:
         if self.plan.move is Move.FINISH_FAILOVER:
             return "failover"
         if self.plan.again:
-            return "start"
+            return "start" if "start" in self.belief.acts else "protect"
         return "stop" if self.plan.move is Move.END and "stop" in self.belief.acts else ""
 
     def _sentence(self, sightings: Sightings) -> str:
@@ -150,6 +158,8 @@ class Adoption:
             seat = state.seats[node]
             seat.take(one.vm, role, state.ground.binary.version)
             seat.in_colo = one.found.in_colo
+            if node in self.belief.boots:
+                one.vm.boots(self.belief.boots[node])
             if not one.found.alive:
                 seat.view = replace(seat.view, presence=Presence.DEAD)
             elif role is Role.SECONDARY and node in self.belief.missed:
@@ -161,7 +171,7 @@ class Adoption:
                 self._watch(seat)
 
     async def _adopt_colo(self) -> None:
-        """The pair is watched as before; its period is what it was asked to be."""
+        """The pair is watched as before; its period and its limits are what was asked for."""
         state = self.state
         self._watch_all()
         primary = state.vm_of(Role.PRIMARY)
@@ -171,9 +181,17 @@ class Adoption:
         with contextlib.suppress(MonitorError):
             period = colo_plan.set_checkpoint_delay(state.period_ms())
             await run(period, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
+        await self._limit(primary)
+
+    async def _limit(self, primary: VM) -> None:
+        """The comparison that a later protection finds has the limits that were asked for."""
+        with contextlib.suppress(MonitorError):
+            limits = retune.limit_comparison(self.state.spec)
+            await run(limits, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
 
     async def _adopt_alone(self) -> None:
         await self._guest_runs()
+        await self._limit(self.state.vm_of(Role.PRIMARY))
         self._watch_all()
 
     async def _adopt_both(self) -> None:

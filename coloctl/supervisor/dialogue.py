@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coloctl.colo import plan
+from coloctl.colo import plan, retune
 from coloctl.colo.launch import Ground, boots_alone, primary_command, secondary_command
 from coloctl.colo.protect import first_delay_ms
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
-from coloctl.machine import blockdev, cmdline
+from coloctl.machine import blockdev
 from coloctl.model.pair import Channel, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
+from coloctl.model.tuning import Tuning
 from coloctl.qmp import command as qmp
-from coloctl.qmp.sequence import Step
-
-Item = dict[str, Any]
-Items = list[Item]
+from coloctl.supervisor import dialogue_disks
+from coloctl.supervisor.dialogue_items import Items, act, command, launch, said, taps
 
 
 def dialogue(
@@ -32,13 +31,15 @@ def dialogue(
     *,
     primary: NodeName = "a",
     delay_ms: int | None = None,
+    tuning: Tuning | None = None,
     protect: bool = True,
     in_sync: bool = True,
 ) -> Items:
     """The steps of ``verb`` for a pair that is in ``protection`` now.
 
     ``primary`` is the node that runs the guest. ``in_sync``: the images of both nodes are known to
-    be equal, which matters for a start from nothing only. Raises what the verb itself would raise
+    be equal, which matters for a start from nothing only. ``tuning`` is what the settings are to
+    be, for ``set``; those of ``spec`` hold now. Raises what the verb itself would raise
     at once, and `UsageError` for a verb that has no dialogue.
     """
     if verb == "start":
@@ -56,10 +57,13 @@ def dialogue(
                 else []
             ),
         ],
+        "protect": lambda: _reprotect(spec, ground, protection, primary, delay),
+        "unprotect": lambda: _unprotect(spec, protection, primary),
+        "switchover": lambda: _switchover(spec, ground, protection, primary, delay),
         "failover": lambda: _failover(spec, protection, primary, to),
         "stop": lambda: _stop(spec, protection, primary),
-        "set": lambda: _set(spec, protection, primary, delay),
-        "checkpoint": lambda: _set(spec, protection, primary, delay, only_in_colo=True),
+        "set": lambda: _set(spec, protection, primary, tuning or Tuning.of(spec)),
+        "checkpoint": lambda: _checkpoint(spec, protection, primary, delay),
     }
     if verb not in verbs:
         raise UsageError(
@@ -78,6 +82,32 @@ def _require_startable(spec: PairSpec, protection: Protection, protect: bool) ->
         )
 
 
+def _reprotect(
+    spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, delay_ms: int
+) -> Items:
+    if protection is not Protection.UNPROTECTED:
+        raise PairBusy(
+            f"Pair {spec.name} is {protection}: no guest runs alone that could be protected.",
+            hint=f"`coloctl status {spec.name}` shows it",
+        )
+    return _protect(spec, ground, primary, delay_ms, protection=protection, in_sync=False)
+
+
+def _unprotect(spec: PairSpec, protection: Protection, primary: NodeName) -> Items:
+    return _failover(spec, protection, primary, primary) if protection is Protection.COLO else []
+
+
+def _switchover(
+    spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, delay_ms: int
+) -> Items:
+    after = Protection.UNPROTECTED
+    return [
+        *_checkpoint(spec, protection, primary, delay_ms),
+        *_failover(spec, protection, primary, other(primary)),
+        *_protect(spec, ground, other(primary), delay_ms, protection=after, in_sync=False),
+    ]
+
+
 def _begin(
     spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, *, held: bool
 ) -> Items:
@@ -87,17 +117,17 @@ def _begin(
 
 def _boot(spec: PairSpec, primary: NodeName) -> Items:
     words = f"wait until the console says '{spec.guest.ready_line}'"
-    return [_act(primary, words, "under TCG a guest has to boot before it can be protected")]
+    return [act(primary, words, "under TCG a guest has to boot before it can be protected")]
 
 
 def _launch_primary(spec: PairSpec, ground: Ground, node: NodeName, held: bool) -> Items:
-    launch = primary_command(spec, ground, node, paused=held)
+    how = primary_command(spec, ground, node, paused=held)
     why = (
         "the guest waits, so that it boots as a protected one"
         if held
         else "the guest runs alone at first"
     )
-    return [_launch(node, launch, why), *_taps(spec, node, up=True)]
+    return [launch(node, how, why), *taps(spec, node, up=True)]
 
 
 def _protect(
@@ -113,35 +143,38 @@ def _protect(
     first_ms = first_delay_ms(spec, delay_ms)
     secondary = secondary_command(spec, ground, node)
     makes = [
-        _act(node, f"qemu-img create {path}", "")
+        act(node, f"qemu-img create {path}", "")
         for overlay in blockdev.overlays(spec, ground.rundir(node))
         for path in (overlay.active, overlay.hidden)
     ]
+    at = f"{spec.nodes[node].address}:{spec.replication.nbd_port()}"
     return [
+        act(primary, f"connect to {at}", "a link that carries nothing would stop the guest"),
         *makes,
-        _launch(node, secondary, "an empty QEMU waits for the guest"),
-        *_taps(spec, node, up=False),
-        *_said(node, plan.prepare_secondary(spec, node, dialect)),
+        launch(node, secondary, "an empty QEMU waits for the guest"),
+        *taps(spec, node, up=False),
+        *said(node, plan.prepare_secondary(spec, node, dialect)),
+        act(primary, f"connect to {at}, and hear the NBD server", ""),
         *_rebuilt(spec, primary, protection),
-        *_said(primary, plan.connect_replicas(spec, node)),
-        *_join_disks(spec, primary, in_sync=in_sync),
+        *said(primary, plan.connect_replicas(spec, node)),
+        *_disks(spec, ground, primary, protection, in_sync=in_sync),
         *_open_stream(spec, primary, node),
-        *_said(node, plan.receive(spec, node)),
-        *_said(primary, plan.start_migration(spec, node, dialect, first_ms)),
+        *said(node, plan.receive(spec, node)),
+        *said(primary, plan.start_migration(spec, node, dialect, first_ms)),
         *_held(primary, in_sync=in_sync),
-        _act(primary, "wait until the migration status is colo", ""),
-        _act(primary, "wait until the run state is running", "COLO is entered completely"),
-        *_said(primary, plan.engage_filters(spec)),
-        *_said(primary, plan.set_checkpoint_delay(first_ms)),
-        _act(primary, "wait for STOP, then RESUME", "one checkpoint with every filter on"),
+        act(primary, "wait until the migration status is colo", ""),
+        act(primary, "wait until the run state is running", "COLO is entered completely"),
+        *said(primary, plan.engage_filters(spec)),
+        *said(primary, plan.set_checkpoint_delay(first_ms)),
+        act(primary, "wait for STOP, then RESUME", "one checkpoint with every filter on"),
     ]
 
 
 def _held(primary: NodeName, *, in_sync: bool) -> Items:
     if in_sync:
         return []
-    wait = _act(primary, "wait until little of the guest's memory is left", "")
-    return [wait, *_said(primary, plan.hold_guest())]
+    wait = act(primary, "wait until little of the guest's memory is left", "")
+    return [wait, *said(primary, plan.hold_guest())]
 
 
 def _rebuilt(spec: PairSpec, primary: NodeName, protection: Protection) -> Items:
@@ -149,36 +182,20 @@ def _rebuilt(spec: PairSpec, primary: NodeName, protection: Protection) -> Items
         return []
     why = "a failover removes the filters; where one was, they are built again"
     return [
-        _command(primary, qmp.qom_list("/objects"), why),
-        _act(primary, "chardev-add and object-add of each filter that is not there", ""),
+        command(primary, qmp.qom_list("/objects"), why),
+        act(primary, "chardev-add and object-add of each filter that is not there", ""),
     ]
 
 
-def _join_disks(spec: PairSpec, primary: NodeName, *, in_sync: bool) -> Items:
+def _disks(
+    spec: PairSpec, ground: Ground, primary: NodeName, protection: Protection, *, in_sync: bool
+) -> Items:
+    """A guest that runs has disks that the other node held before, as far as is known here."""
     if in_sync:
-        return _said(primary, plan.attach_replicas(spec))
-    mirrored = [
-        _act(primary, f"wait until job {plan.resync_job(i)} is ready", "")
-        for i, _ in enumerate(spec.disks)
-    ]
-    finished = [item for i, _ in enumerate(spec.disks) for item in _finish_mirror(primary, i)]
-    return [
-        *_said(primary, plan.mirror_disks(spec)),
-        *mirrored,
-        _command(primary, qmp.stop(), "the last pass needs a guest that does not write"),
-        *finished,
-        *_said(primary, plan.attach_replicas(spec)),
-        _command(primary, qmp.cont(), ""),
-    ]
-
-
-def _finish_mirror(primary: NodeName, disk: int) -> Items:
-    job = plan.resync_job(disk)
-    return [
-        *_said(primary, plan.finish_mirror(disk)),
-        _act(primary, f"wait until job {job} is concluded", ""),
-        _command(primary, qmp.job_dismiss(job), ""),
-    ]
+        return dialogue_disks.joined(spec, primary)
+    if protection is Protection.DOWN:
+        return dialogue_disks.mirrored(spec, primary)
+    return dialogue_disks.compared(spec, ground, primary)
 
 
 def _open_stream(spec: PairSpec, primary: NodeName, secondary: NodeName) -> Items:
@@ -186,8 +203,8 @@ def _open_stream(spec: PairSpec, primary: NodeName, secondary: NodeName) -> Item
         return []
     why = "a socket of ours, because one that delays small packets stalls checkpoints"
     return [
-        _command(secondary, qmp.getfd(plan.MIGRATION_FD), why),
-        _command(primary, qmp.getfd(plan.MIGRATION_FD), ""),
+        command(secondary, qmp.getfd(plan.MIGRATION_FD), why),
+        command(primary, qmp.getfd(plan.MIGRATION_FD), ""),
     ]
 
 
@@ -203,8 +220,8 @@ def _failover(
     survivor = to or other(primary)
     role = Role.PRIMARY if survivor == primary else Role.SECONDARY
     fence = [
-        *_taps(spec, other(survivor), up=False),
-        _act(other(survivor), "SIGKILL, and wait for the kernel's proof", "fencing comes first"),
+        *taps(spec, other(survivor), up=False),
+        act(other(survivor), "SIGKILL, and wait for the kernel's proof", "fencing comes first"),
     ]
     return fence + (
         _run_on_primary(spec, survivor)
@@ -216,27 +233,27 @@ def _failover(
 def _run_on_primary(spec: PairSpec, node: NodeName) -> Items:
     return [
         *_yank(node, plan.peer_instances_primary(spec)),
-        *_said(node, plan.release_primary(spec)),
-        _act(node, "wait until the run state is running", ""),
-        *_said(node, plan.clear_primary(spec)),
+        *said(node, plan.release_primary(spec)),
+        act(node, "wait until the run state is running", ""),
+        *said(node, plan.clear_primary(spec)),
     ]
 
 
 def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
     return [
         *_yank(node, plan.peer_instances_secondary(spec)),
-        *_taps(spec, node, up=True),
-        *_said(node, plan.release_secondary(spec)),
-        _act(node, "wait until the run state is running", ""),
-        *_said(node, plan.clear_secondary(spec)),
+        *taps(spec, node, up=True),
+        *said(node, plan.release_secondary(spec)),
+        act(node, "wait until the run state is running", ""),
+        *said(node, plan.clear_secondary(spec)),
     ]
 
 
 def _yank(node: NodeName, ours: list[dict[str, Any]]) -> Items:
     """As if every connection to the peer still existed; those that do not are left out."""
     return [
-        _command(node, qmp.query_yank(), "asked and yanked over the rescue monitor"),
-        *_said(node, plan.yank_peer(ours, ours)),
+        command(node, qmp.query_yank(), "asked and yanked over the rescue monitor"),
+        *said(node, plan.yank_peer(ours, ours)),
     ]
 
 
@@ -247,59 +264,36 @@ def _stop(spec: PairSpec, protection: Protection, primary: NodeName) -> Items:
     if protection is not Protection.UNPROTECTED:
         lost = other(primary)
         items = [
-            *_taps(spec, lost, up=False),
-            _act(lost, "SIGKILL, and wait for the kernel's proof", "it must not take over"),
+            *taps(spec, lost, up=False),
+            act(lost, "SIGKILL, and wait for the kernel's proof", "it must not take over"),
             *_run_on_primary(spec, primary),
         ]
     return [
         *items,
-        _command(primary, qmp.system_powerdown(), "the guest shuts itself down"),
-        _act(primary, "wait for its end; SIGKILL at the deadline", ""),
-        *_taps(spec, primary, up=False),
+        *([act(primary, "guest-shutdown, to the guest's agent", "")] if spec.guest.agent else []),
+        command(primary, qmp.system_powerdown(), "the guest shuts itself down"),
+        act(primary, "wait for its end; SIGKILL at the deadline", ""),
+        *taps(spec, primary, up=False),
     ]
 
 
-def _set(
-    spec: PairSpec,
-    protection: Protection,
-    primary: NodeName,
-    delay_ms: int,
-    *,
-    only_in_colo: bool = False,
-) -> Items:
-    if protection is Protection.COLO:
-        return [
-            *_said(primary, plan.set_checkpoint_delay(delay_ms)),
-            _act(primary, "wait for STOP, then RESUME", "setting the delay takes a checkpoint"),
-        ]
-    if only_in_colo:
+def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay_ms: int) -> Items:
+    if protection is not Protection.COLO:
         raise NotProtected(f"Pair {spec.name} is {protection}, not in COLO.")
-    return []
-
-
-def _taps(spec: PairSpec, node: NodeName, *, up: bool) -> Items:
     return [
-        _act(node, f"ip link set {nic.tap.ifname[node]} {'up' if up else 'down'}", "")
-        for nic in spec.nics
-        if nic.tap is not None
+        *said(primary, plan.set_checkpoint_delay(delay_ms)),
+        act(primary, "wait for STOP, then RESUME", "setting the delay takes a checkpoint"),
     ]
 
 
-def _said(node: NodeName, steps: plan.Plan) -> Items:
-    return [_step(node, step) for step in steps]
-
-
-def _step(node: NodeName, step: Step) -> Item:
-    return _command(node, step.command, step.why)
-
-
-def _command(node: NodeName, command: qmp.Command, why: str) -> Item:
-    return {"node": node, "command": command.wire(), "why": why}
-
-
-def _launch(node: NodeName, launch: cmdline.Launch, why: str) -> Item:
-    return {"node": node, "launch": launch.lines(), "why": why}
-
-
-def _act(node: NodeName, words: str, why: str) -> Item:
-    return {"node": node, "act": words, "why": why}
+def _set(spec: PairSpec, protection: Protection, primary: NodeName, to: Tuning) -> Items:
+    """What a setting needs no QEMU for, it has from the next launch or protection on."""
+    now, then = Tuning.of(spec), to.applied(spec)
+    items: Items = []
+    if now.period != to.period and protection is Protection.COLO:
+        items += _checkpoint(spec, protection, primary, to.delay_ms)
+    if now.comparison != to.comparison and protection is not Protection.DOWN:
+        items += said(primary, retune.limit_comparison(then))
+    if now.mirror_rate != to.mirror_rate and protection is Protection.RESYNC:
+        items += said(primary, retune.limit_mirrors(then, to.mirror_rate))
+    return items

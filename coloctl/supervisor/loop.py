@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
-from coloctl.colo import first_connection
+from coloctl.colo import first_connection, generation
+from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError
 from coloctl.host.base import Death
 from coloctl.machine import blockdev
@@ -22,6 +23,8 @@ from coloctl.model.pair import Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
+from coloctl.supervisor.keeper import Keeper
+from coloctl.supervisor.pacing import Pacing
 from coloctl.supervisor.remedy import Remedy
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
@@ -48,6 +51,8 @@ class Supervisor:
         self.heard: Callable[[Observation], None] = lambda _seen: None
         self._vigil = Vigil(state, self._on_beat, self._on_answer)
         self._remedy = Remedy(state, self._vigil.look, self._spawn)
+        self._keeper = Keeper(state, self.watch, self.entered, self._spawn)
+        self._pacing = Pacing(state, self._spawn)
 
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
@@ -57,6 +62,7 @@ class Supervisor:
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
                 )
+                self._keeper.tick()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OBSERVE_PERIOD_S):
                         await until.wait()
@@ -65,6 +71,7 @@ class Supervisor:
             self._drop_guard()
             beating.cancel()
             self._remedy.end()
+            self._keeper.end()
 
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""
@@ -96,9 +103,12 @@ class Supervisor:
             log.exception("An observation was not understood")
 
     def entered(self, primary: VM) -> None:
-        """COLO was entered: the first connection of the guest's life is waited for."""
+        """COLO was entered: both nodes' disks hold everything, and the first connection of the
+        guest's life is waited for."""
         assert self._tasks is not None
         self._drop_guard()
+        self._tasks.create_task(self._keep_in_sync(primary))
+        self._pacing.begin()
         self.state.cautious = self.state.spec.checkpoint.guard_first_connection
         if self.state.cautious:
             self._guard = self._tasks.create_task(self._guard_connections(primary))
@@ -108,6 +118,16 @@ class Supervisor:
             self._guard.cancel()
             self._guard = None
         self.state.cautious = False
+
+    async def _keep_in_sync(self, primary: VM) -> None:
+        """Whoever finds the disks of both nodes knows that; where it cannot be written, a note."""
+        state = self.state
+        worth = {primary.node: Worth.IN_SYNC, other(primary.node): Worth.FOLLOWING}
+        for node, what in worth.items():
+            if warning := await generation.keep(
+                state.spec, state.ground.hosts, node, state.generation, what
+            ):
+                state.record(Kind.NOTE, node=node, data={"generation-not-kept": warning})
 
     async def _guard_connections(self, primary: VM) -> None:
         state = self.state
@@ -143,16 +163,20 @@ class Supervisor:
         )
         if seat.view.role is not Role.PRIMARY:
             return
-        if event.name == "QUORUM_REPORT_BAD":
+        if event.name == "RESET":
+            self.state.boots()
+        elif event.name == "QUORUM_REPORT_BAD":
             self._on_bad_child(seat, event)
         elif not seat.in_colo:
             return
         elif event.name == "STOP":
             checkpoint = {"node": seat.name, "phase": "begin", "count": seat.ledger.count}
             emit("CHECKPOINT", checkpoint)
+            self._pacing.stopped(seat)
         elif pause is not None:
             checkpoint = {"node": seat.name, "phase": "end", "count": seat.ledger.count}
             emit("CHECKPOINT", {**checkpoint, "pause-ms": round(pause * 1000, 1)})
+            self._pacing.resumed(seat, pause)
 
     def _on_bad_child(self, primary: Seat, event: Event) -> None:
         """A disk of the quorum failed. One that missed a write of the guest is no replica any more.
@@ -160,6 +184,7 @@ class Supervisor:
         QEMU goes on with the local disk alone, and its checkpoints would make the loss complete:
         from here on this replica is never promoted.
         """
+        primary.reported_s = self.state.clock.now()
         replica = self.state.seats[other(primary.name)]
         child, operation = str(event.data["node-name"]), str(event.data["type"])
         if not blockdev.is_replica(child) or operation == "read" or replica.missed_write:

@@ -17,6 +17,7 @@ from coloctl.model.event import Record
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.model.tuning import SETTINGS
 
 #: States in which the secondary holds a complete checkpoint, or held one when it was lost.
 _PROTECTED = frozenset({Protection.COLO, Protection.FAILOVER})
@@ -45,9 +46,13 @@ class Belief:
     launches: Mapping[NodeName, Launch] = field(default_factory=dict)
     survivor: NodeName | None = None  #: asked for by the failover under way
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
-    delay_ms: int | None = None  #: None: as the pair file says
+    #: What an operator has set and the pair file does not say, by name.
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pace_ms: int | None = None  #: the delay that adaptive mode had chosen
     paused: bool = False
+    protection_wanted: bool = False  #: a guest that runs alone is to be protected again
     covered: bool = False  #: a checkpoint followed the guest's first connection
+    boots: Mapping[NodeName, int] = field(default_factory=dict)  #: as `event.BOOTS`
 
 
 def believe(records: Iterable[Record]) -> Belief:
@@ -75,9 +80,12 @@ def believe(records: Iterable[Record]) -> Belief:
         },
         survivor=_survivor(acts.get("failover", {})),
         missed=frozenset(_node(record.node) for record in event.last_misses(everything)),
-        delay_ms=settings.get("checkpoint-delay"),
+        settings={name: settings[name] for name in SETTINGS if name in settings},
+        pace_ms=settings.get(event.PACE),
         paused=bool(settings.get("paused", False)),
+        protection_wanted=bool(settings.get(event.PROTECTION_WANTED, False)),
         covered=settings.get(event.FIRST_CONNECTION) == event.COVERED,
+        boots={_node(name): int(mark) for name, mark in settings.get(event.BOOTS, {}).items()},
     )
 
 
@@ -138,7 +146,11 @@ class Plan:
     move: Move
     node: NodeName | None = None
     lost: NodeName | None = None  #: to be fenced, dead already or not
-    again: bool = False  #: the start that was cut short is done again
+    again: bool = False  #: the start, or protection, that was cut short is done again
+
+
+#: Acts that bring a secondary.
+_BRINGING = frozenset({"start", "protect"})
 
 
 def reconcile(belief: Belief, found: Mapping[NodeName, Found]) -> Plan:
@@ -159,7 +171,7 @@ def reconcile(belief: Belief, found: Mapping[NodeName, Found]) -> Plan:
 
 def _alone(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) -> Plan:
     """The primary lives, and no secondary is of any worth yet."""
-    again, secondary = "start" in belief.acts, other(primary)
+    again, secondary = not _BRINGING.isdisjoint(belief.acts), other(primary)
     if found[primary].never_ran:
         return Plan(Move.END, again=again)
     if again or belief.protection in _JOINING or found[secondary].alive:

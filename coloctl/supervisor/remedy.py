@@ -15,10 +15,12 @@ from collections.abc import Callable
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import SOVEREIGN, Action, Decision, decide
+from coloctl.ha.fencing import KILL_DEADLINE_S
+from coloctl.ha.roads import holder
 from coloctl.host.base import Death
 from coloctl.model.event import Kind
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
-from coloctl.model.pair import NodeName, Role, other
+from coloctl.model.pair import FencingMethod, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
 from coloctl.supervisor.state import PairState
@@ -33,7 +35,7 @@ ACT_PATIENCE_S = 1.0
 UNDO_PATIENCE_S = 60.0
 #: Both sides of a pair in COLO power off within milliseconds of each other, or not at all where
 #: the primary waits for its secondary in a checkpoint. Seconds.
-POWER_OFF_TOGETHER_S = 0.5
+POWER_OFF_TOGETHER_S = 1.0
 #: QEMU writes back what its disks' caches hold before it ends, seconds.
 POWER_OFF_S = 10.0
 #: Findings that may be told at once, and how many per second after that.
@@ -47,10 +49,15 @@ _PASSING = frozenset(
         Diagnosis.HOST_UNREACHABLE,
         Diagnosis.LINK_BROKEN,
         Diagnosis.CHECKPOINT_STALLED,
+        Diagnosis.GUEST_RESET,
     }
 )
 #: Acts that end when they have lost their secondary; whoever takes a pair over is not disturbed.
-_YIELDING = frozenset({"checkpoint", "set", "start"})
+_YIELDING = frozenset({"checkpoint", "set", "start", "protect", "switchover"})
+#: What becomes of a pair whose secondary is ending, until its primary does.
+_FAREWELLS = frozenset(
+    {Diagnosis.SECONDARY_DEAD, Diagnosis.REPLICA_WRITE_ERROR, Diagnosis.LINK_BROKEN}
+)
 _DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
 
 
@@ -69,6 +76,8 @@ class Remedy:
         self._task: asyncio.Task[None] | None = None
         self._doing = Action.NONE
         self._not_before = -math.inf
+        #: For what a node is given up, and when that happened, until it has been or need not be.
+        self._causes: dict[NodeName, tuple[Diagnosis, float | None]] = {}
         self._paused = state.paused
         self._told: tuple[Diagnosis, NodeName | None] = (Diagnosis.HEALTHY, None)
         self._tokens, self._counted_at = TELL_BURST, -math.inf
@@ -138,6 +147,8 @@ class Remedy:
             if decision.action is not Action.END or self._doing is Action.END:
                 return
             self._task.cancel()  # its guest is gone, whatever it was after
+        elif state.protection is not Protection.FAILOVER:
+            self._causes.clear()
         if decision.action in (Action.NONE, Action.REPORT):
             state.waiting, self._held = "", ()
         elif decision.action is Action.WAIT:
@@ -180,11 +191,11 @@ class Remedy:
 
         For a moment; a guest that did so on one side only has left its pair.
         """
-        finding, now = self.state.finding, self.state.clock.now()
-        if finding.diagnosis is not Diagnosis.SECONDARY_DEAD or finding.node is None:
+        now, secondary = self.state.clock.now(), holder(seen, Role.SECONDARY)
+        if secondary is None or self.state.finding.diagnosis not in _FAREWELLS:
             self._off_since = None
             return False
-        if "guest-shutdown" not in seen.nodes[finding.node].notices:
+        if "guest-shutdown" not in seen.nodes[secondary].notices:
             return False
         if self._off_since is None:
             self._off_since = now
@@ -197,6 +208,7 @@ class Remedy:
             Action.FAIL_OVER: self._fail_over,
             Action.ABANDON: self._abandon,
             Action.END: self._end,
+            Action.RESTART: self._restart,
         }
         try:
             await deeds[decision.action](decision, finding, seen)
@@ -226,13 +238,20 @@ class Remedy:
             if (now := self._decision(seen)).action is not Action.FAIL_OVER or now.lost != lost:
                 return
         log.warning("%s: %s", finding.diagnosis, decision.reason)
+        await self._spare_the_fence(finding, lost)
+        # A pair whose lost node has been fenced looks healthy when the rest is tried again.
+        now_known = finding.diagnosis, self._fault_at(finding, seen)
+        cause, fault_at_s = self._causes.setdefault(lost, now_known)
         await acts.failover(
-            state,
-            other(lost),
-            cause=finding.diagnosis,
-            fault_at_s=self._fault_at(finding, seen),
-            detected_at_s=found_at_s,
+            state, other(lost), cause=cause, fault_at_s=fault_at_s, detected_at_s=found_at_s
         )
+
+    async def _spare_the_fence(self, finding: Finding, lost: NodeName) -> None:
+        """Who is given up for the guest's sake is well: nobody has to switch its host off."""
+        vm, method = self.state.seats[lost].vm, self.state.spec.fencing.method
+        well = finding.diagnosis is Diagnosis.GUEST_RESET and method is not FencingMethod.KILL
+        if well and vm is not None:
+            await vm.process.kill(KILL_DEADLINE_S)
 
     def _fault_at(self, finding: Finding, seen: Observation) -> float | None:
         """When it happened, as far as anybody can tell: the last sign of life, or the death."""
@@ -242,7 +261,8 @@ class Remedy:
                 death = self.deaths.get(node) if node else None
                 return None if death is None else death.at_s
             case Diagnosis.LINK_BROKEN:
-                return seen.at_s - (seen.link_silent_ms or 0.0) / 1000
+                silent_ms = max(seen.link_silent_ms or 0.0, seen.unacked_ms or 0.0)
+                return seen.at_s - silent_ms / 1000
             case (
                 Diagnosis.PRIMARY_FROZEN | Diagnosis.SECONDARY_FROZEN | Diagnosis.HOST_UNREACHABLE
             ) if node:
@@ -271,6 +291,11 @@ class Remedy:
         state.give_up(f"{finding.diagnosis}: {decision.reason}")
         await state.idle(UNDO_PATIENCE_S)
         self._not_before = state.clock.now() + RETRY_S
+
+    async def _restart(self, decision: Decision, finding: Finding, _: Observation) -> None:
+        """The guest was reset; one that resets itself meanwhile has done that already."""
+        log.warning("%s: %s", finding.diagnosis, decision.reason)
+        await acts.reset_guest(self.state, finding.diagnosis)
 
     async def _end(self, decision: Decision, finding: Finding, _: Observation) -> None:
         """Nothing of the pair runs, and it is down; tried until the journal has taken it."""
@@ -312,6 +337,8 @@ class Remedy:
     def _epitaph(self, finding: Finding) -> str:
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             return "The guest shut itself down."
+        if finding.diagnosis in (Diagnosis.GUEST_PANIC, Diagnosis.GUEST_RESET):
+            return "The guest's kernel panicked."  # nothing else about it ends a pair
         node = finding.node
         if node is None or node not in self.deaths:
             return finding.sentence()

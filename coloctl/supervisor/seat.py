@@ -35,6 +35,7 @@ class Seat:
     ledger: CheckpointLedger = field(default_factory=CheckpointLedger)
     in_colo: bool = False  #: its STOP and RESUME events are those of checkpoints
     missed_write: bool = False  #: the guest wrote what its replica's disk does not hold
+    reported_s: float = -math.inf  #: when it last said that a disk of its quorum failed
     retired: bool = False  #: its end is wanted, so its death is no news
     _watch: asyncio.Task[None] | None = None
 
@@ -46,6 +47,7 @@ class Seat:
         """``vm`` sits here from now on."""
         self.vm = vm
         self.retired = self.missed_write = False
+        self.reported_s = -math.inf
         self.ledger, self.in_colo = CheckpointLedger(), False
         self.view = NodeView(
             name=self.view.name,

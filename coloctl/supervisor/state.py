@@ -14,14 +14,16 @@ from typing import Any
 
 from coloctl.clock import CLOCK, Clock
 from coloctl.colo.launch import Ground
+from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
 from coloctl.journal import Journal
-from coloctl.model.event import Kind, Record
+from coloctl.model.event import BOOTS, PROTECTION_WANTED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
-from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
-from coloctl.model.view import CheckpointView, NodeView, PairView, Progress
+from coloctl.model.tuning import Tuning
+from coloctl.model.view import CheckpointView, NodeView, PairView, Progress, settings_view
 from coloctl.supervisor.history import FILE, History
 from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
@@ -36,11 +38,14 @@ class PairState:
     def __init__(
         self, spec: PairSpec, ground: Ground, journal: Journal, emit: Emit, clock: Clock = CLOCK
     ) -> None:
-        self.spec = spec
+        self.pair_file = spec  #: as it was asked for
+        self.spec = spec  #: the same with the settings that were changed since
+        self.tuning = Tuning.of(spec)
+        #: What adaptive mode wants; of no meaning in fixed mode.
+        self.pace = Pace.begin(Budget.of(spec.checkpoint), spec.checkpoint.delay_ms)
         self.ground = ground
         self.emit = emit
         self.clock = clock
-        self.delay_ms = spec.checkpoint.delay_ms
         self.cautious = False  #: checkpoints come at least every `CAUTIOUS_DELAY_MS` for now
         self.generation = 0
         #: Fences that wait for a person, by node; set when somebody vouches for it.
@@ -63,6 +68,9 @@ class PairState:
         self._idle = asyncio.Event()
         self._idle.set()
         self.paused = False  #: nothing is given up without being asked
+        self.protection_wanted = False  #: a guest that runs alone is to be protected again
+        self.exposure = ""  #: why it is not yet, and what comes next; sentences
+        self.copied = ""  #: what was copied for the last secondary; a sentence
         self.observation: Observation | None = None  #: at the last beat of the heart
         self.finding = Finding(Diagnosis.HEALTHY)  #: what is the matter, by that observation
         self.waiting = ""  #: what would be done about it and is not, and why
@@ -80,6 +88,32 @@ class PairState:
         """The supervisor gives no node up by itself, or does so again; durably."""
         self.record(Kind.OUTCOME, act="resume" if not paused else "pause", data={"paused": paused})
         self.paused = paused
+
+    def want_protection(self, wanted: bool) -> None:
+        """A guest that runs alone is to be protected, or is not; durably."""
+        if wanted is not self.protection_wanted:
+            self.record(Kind.OUTCOME, step="want", data={PROTECTION_WANTED: wanted})
+        self.protection_wanted = wanted
+
+    @property
+    def adaptive(self) -> bool:
+        """The pair chooses its checkpoint delay itself."""
+        return self.tuning.mode is CheckpointMode.ADAPTIVE
+
+    @property
+    def delay_ms(self) -> int:
+        """The checkpoint delay that holds now, apart from any caution."""
+        return self.pace.delay_ms if self.adaptive else self.tuning.delay_ms
+
+    def tune(self, tuning: Tuning, pace_ms: int | None = None) -> None:
+        """These settings hold from here on, for everything that is built from `spec`.
+
+        Adaptive mode begins anew where it was off, with ``pace_ms`` or the delay that was set.
+        """
+        if pace_ms is not None or tuning.mode is not self.tuning.mode:
+            began = self.delay_ms if pace_ms is None else pace_ms
+            self.pace = Pace.begin(self.pace.budget, began)
+        self.tuning, self.spec = tuning, tuning.applied(self.pair_file)
 
     def note(self, fact: Fact, reason: str) -> None:
         """``fact`` is on disk, has moved the state as the table says, and every client knows."""
@@ -130,6 +164,16 @@ class PairState:
             self._history.append({**timeline, "fence": fence} if fence else timeline)
         except PreconditionFailed as error:
             self.record(Kind.NOTE, data={"history-not-kept": error.message})
+
+    def boots(self) -> None:
+        """The guest has begun anew: what its consoles say so far is of an earlier life."""
+        sitting = {node: seat.vm for node, seat in self.seats.items() if seat.vm is not None}
+        marks = {node: vm.boots() for node, vm in sitting.items()}
+        self.record(Kind.NOTE, data={BOOTS: marks})
+
+    def booted(self) -> None:
+        """The guest has come to its end of booting; no console is waited for any more."""
+        self.record(Kind.NOTE, data={BOOTS: {}})
 
     def record_seat(self, seat: Seat) -> None:
         """The journal names the QEMU of ``seat`` and its role: what a later supervisor finds."""
@@ -268,4 +312,9 @@ class PairState:
             paused=self.paused,
             diagnosis=self.finding.diagnosis,
             waiting=self.waiting,
+            protection_wanted=self.protection_wanted,
+            exposure=self.exposure,
+            copied=self.copied,
+            settings=settings_view(self.tuning, Tuning.of(self.pair_file)),
+            pace=self.pace.why if self.adaptive else "",
         )

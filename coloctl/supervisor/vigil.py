@@ -7,8 +7,10 @@ import contextlib
 import logging
 from collections.abc import Callable
 
+from coloctl.colo.launch import boots_alone
 from coloctl.errors import ColoctlError
-from coloctl.ha.heartbeat import Context, Heartbeat, Timed
+from coloctl.ha.heartbeat import Context, Heartbeat
+from coloctl.ha.link import Timed
 from coloctl.ha.notices import notice_of
 from coloctl.model.observation import Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
@@ -81,7 +83,8 @@ class Vigil:
         primary = state.seat_of(Role.PRIMARY)
         in_colo = state.protection is Protection.COLO and primary is not None and primary.in_colo
         ledger = primary.ledger if in_colo and primary is not None else None
-        return Context(state.protection, ledger, state.period_ms())
+        alone = boots_alone(state.spec, state.ground)
+        return Context(state.protection, ledger, state.period_ms(), alone)
 
     def _attend(self) -> None:
         """Whoever sits there and is wanted is attended, in the role that he has now."""

@@ -1,4 +1,4 @@
-"""What can be done to a pair: start, protect, fail over, stop, and the small knobs.
+"""What can be done to a pair: start, protect, switch over, fail over, stop, the small knobs.
 
 Each act leaves the pair in a state that the protection table knows, also when it fails or is
 cancelled half-way.
@@ -7,11 +7,16 @@ cancelled half-way.
 from __future__ import annotations
 
 from coloctl.supervisor.acts.failover import confirm_fence, failover
-from coloctl.supervisor.acts.start import Entered, Watch, start
+from coloctl.supervisor.acts.protect import Entered, Watch, reprotect
+from coloctl.supervisor.acts.reset import reset_guest
+from coloctl.supervisor.acts.start import start
 from coloctl.supervisor.acts.stop import SHUTDOWN_DEADLINE_S, end, end_all, stop
-from coloctl.supervisor.acts.tune import checkpoint, set_checkpoint_delay
+from coloctl.supervisor.acts.switchover import switchover
+from coloctl.supervisor.acts.tune import checkpoint, set_values
+from coloctl.supervisor.acts.unprotect import unprotect
 
 __all__ = [
     "SHUTDOWN_DEADLINE_S", "Entered", "Watch", "checkpoint", "confirm_fence", "end", "end_all",
-    "failover", "set_checkpoint_delay", "start", "stop",
+    "failover", "reprotect", "reset_guest", "set_values", "start", "stop", "switchover",
+    "unprotect",
 ]  # fmt: skip

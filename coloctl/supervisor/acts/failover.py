@@ -15,6 +15,7 @@ from coloctl.ha.failover import Course, Timeline, fail_over
 from coloctl.ha.fencing import Fenced
 from coloctl.journal import wall_clock
 from coloctl.model.event import Kind
+from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing, Presence
@@ -33,8 +34,9 @@ COMPANION_PATIENCE_S = 0.01
 #: again after 200 ms (docs/qemu.md). Seconds.
 SILENCE_S = 0.4
 
-#: `Timeline.cause` of a failover that a person asked for.
-OPERATOR = "operator"
+#: `Timeline.cause` of a failover that a person asked for, of one that was planned, and of a
+#: protection that a person took away.
+OPERATOR, SWITCHOVER, UNPROTECTED = "operator", "switchover", "unprotected"
 
 
 async def failover(
@@ -85,8 +87,7 @@ async def failover(
         try:
             state.note(
                 Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS,
-                f"The guest runs on node {survivor.name} alone since node {lost.name} was lost. "
-                f"{warning}".rstrip(),
+                f"{_outcome(survivor.name, lost.name, cause)} {warning}".rstrip(),
             )
             await act.heard()
         finally:
@@ -105,9 +106,29 @@ def _course(state: PairState, detected_at_s: float | None) -> Course:
     return course
 
 
+def _outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
+    if cause == UNPROTECTED:
+        return f"The guest runs on node {survivor} alone, as it was asked for."
+    if cause == SWITCHOVER:
+        return f"The guest has gone over to node {survivor}, as planned."
+    if cause == Diagnosis.GUEST_RESET:
+        return (
+            f"The guest is rebooting on node {survivor}, alone: under TCG node {lost} would not "
+            "have survived that. It can be protected when it has booted."
+        )
+    return f"The guest runs on node {survivor} alone since node {lost} was lost."
+
+
 def _reason(survivor: NodeName, lost: NodeName, cause: str) -> str:
-    if cause == OPERATOR:
-        return f"A failover to node {survivor} was asked for."
+    if cause in (OPERATOR, SWITCHOVER, UNPROTECTED):
+        words = {
+            OPERATOR: f"A failover to node {survivor}",
+            SWITCHOVER: f"A switchover to node {survivor}",
+            UNPROTECTED: f"An end of the protection on node {survivor}",
+        }
+        return f"{words[cause]} was asked for."
+    if cause == Diagnosis.GUEST_RESET:
+        return f"The guest starts anew; node {lost} is given up for that."
     return f"Node {lost} is lost ({cause}); node {survivor} takes over."
 
 

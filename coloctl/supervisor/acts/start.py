@@ -2,148 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from coloctl.clock import Deadline
 from coloctl.colo import generation, launch
-from coloctl.colo.protect import Protecting, protect
-from coloctl.errors import ColoctlError, PairBusy, ReplicationError
+from coloctl.colo.generation import Companions, Worth
+from coloctl.errors import PairBusy
 from coloctl.ha.arbiter import open_arbiter
+from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
-from coloctl.supervisor.acts.life import unless_it_dies
-from coloctl.supervisor.acts.stop import abandon, end_all
-from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.acts.protect import Entered, Watch, bring_secondary, seat, sentence
+from coloctl.supervisor.acts.stop import end_all
 from coloctl.supervisor.state import PairState
-from coloctl.vm import VM
-
-#: From the launch of a secondary to its first complete checkpoint, seconds; the mirror of a big
-#: disk is most of it.
-PROTECT_DEADLINE_S = 3600.0
-#: A guest that boots under emulation, seconds; the lab's takes 3.
-BOOT_DEADLINE_S = 600.0
-
-#: Called with a VM that has just been launched, so that the loop watches it.
-Watch = Callable[[Seat], None]
-#: Called when COLO was entered, with the primary.
-Entered = Callable[[VM], None]
 
 
-async def start(state: PairState, watch: Watch, entered: Entered, *, protected: bool) -> PairView:
+async def start(
+    state: PairState,
+    watch: Watch,
+    entered: Entered,
+    *,
+    protected: bool,
+    begin_on: NodeName | None = None,
+) -> PairView:
     """The guest runs, protected where asked; one that already runs alone is only protected.
 
-    Raises `PairBusy` when there is nothing left to start, else what launching or protecting raises;
-    a guest that did not run before does not run then, and one that did still does.
+    ``begin_on``: with that node's disks, whatever the other's are worth. Raises `PairBusy` when
+    there is nothing left to start, else what launching or protecting raises; a guest that did not
+    run before does not run then, and one that did still does.
     """
-    async with state.acting("start", protect=protected):
+    async with state.acting("start", protect=protected, **{"from": begin_on} if begin_on else {}):
         fresh = state.protection is Protection.DOWN
-        if not fresh and (state.protection is not Protection.UNPROTECTED or not protected):
+        alone = state.protection is Protection.UNPROTECTED
+        if not fresh and (not alone or not protected or begin_on):
             raise PairBusy(
                 f"Pair {state.spec.name} already runs ({state.protection}).",
                 hint=f"`coloctl status {state.spec.name}` shows it",
             )
+        state.want_protection(protected)
         try:
-            held = await _start_guest(state, watch, hold=protected) if fresh else False
+            held = False
+            if fresh:
+                held = await _start_guest(state, watch, hold=protected, begin_on=begin_on)
             if protected:
-                await _protect(state, watch, entered, held=held)
+                await bring_secondary(state, watch, entered, held=held)
         except BaseException as error:
             if fresh:
                 await end_all(state)
                 state.note(Fact.OPERATOR_STOPPED, "The start did not succeed.")
-                state.explain(f"The start did not succeed: {_sentence(error)}")
+                state.explain(f"The start did not succeed: {sentence(error)}")
             raise
     return state.view()
 
 
-async def _start_guest(state: PairState, watch: Watch, *, hold: bool) -> bool:
-    """The primary is there, with the newest disks; answers whether it is held at its beginning.
+async def _start_guest(
+    state: PairState, watch: Watch, *, hold: bool, begin_on: NodeName | None
+) -> bool:
+    """The primary is there, with the guest's disks; answers whether it is held at its beginning.
 
     It is held only where it will be protected, can boot under protection, and both nodes' images
     are the same: its disks need no copy then.
     """
     spec, ground = state.spec, state.ground
     state.progress("images")
-    equal = await launch.images_equal(spec, ground)
-    generations = await generation.read(spec, ground.hosts)
+    companions = await generation.read(spec, ground.hosts)
     claim = await open_arbiter(spec, ground.folder).current()
-    state.generation = max(*generations.values(), claim.generation if claim else 0)
-    node = generation.newest(generations)
+    numbers = [one.generation for one in companions.values()]
+    state.generation = max(*numbers, claim.generation if claim else 0)
+    promoted = (claim.node, claim.generation) if claim else None
+    node = begin_on or generation.source(companions, promoted=promoted)
+    equal = await launch.images_equal(spec, ground)
     alone = launch.boots_alone(spec, ground)
     held = hold and equal and not alone
+    if begin_on:
+        await _overrule(state, begin_on)
+    if not held:
+        await _leave_behind(state, companions, other(node))
     state.progress("primary")
     record = state.recorders[node].record
     vm = await launch.launch_primary(spec, ground, node, paused=held, record=record)
-    _seat(state, watch, vm, Role.PRIMARY)
+    seat(state, watch, vm, Role.PRIMARY)
     if not held:
         state.note(Fact.GUEST_STARTED, f"The guest runs on node {node}, alone.")
-    if hold and alone:
-        state.progress("boot")
-        await vm.until_console(spec.guest.ready_line, BOOT_DEADLINE_S)
     return held
 
 
-def _seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
-    seat = state.seats[vm.node]
-    seat.take(vm, role, state.ground.binary.version)
-    state.record_seat(seat)
-    watch(seat)
+async def _overrule(state: PairState, node: NodeName) -> None:
+    """An operator's word: the disks of ``node`` are the newest from here on."""
+    spec, ground, number = state.spec, state.ground, state.generation + 1
+    await open_arbiter(spec, ground.folder).claim(spec.name, node, number)
+    await generation.write(spec, ground.hosts, node, number)
+    state.grow_generation()
+    state.record(Kind.NOTE, node=node, data={"begun-from": node})
 
 
-async def _protect(state: PairState, watch: Watch, entered: Entered, *, held: bool) -> None:
-    """The pair is in COLO, or the secondary is gone again and the error raised."""
-    primary = state.vm_of(Role.PRIMARY)
-    node = other(primary.node)
-    state.progress("secondary")
-    try:
-        record = state.recorders[node].record
-        secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)
-    except BaseException:
-        await launch.sweep(state.spec, state.ground, node)
-        raise
-    _seat(state, watch, secondary, Role.SECONDARY)
-    act = Protecting(
-        state.spec, primary, secondary, state.ground.binary.dialect, held, state.delay_ms
-    )
-    try:
-        await unless_it_dies(
-            state,
-            secondary,
-            protect(
-                act,
-                deadline=Deadline(PROTECT_DEADLINE_S),
-                report=state.progress,
-                fact=_facts_of_protection(state, node),
-            ),
-        )
-    except BaseException as error:
-        try:
-            await abandon(state, primary, secondary, was_running=not held)
-        except ColoctlError as worse:
-            state.note(Fact.FAILOVER_FAILED, f"Protection failed, and so did the way back: {worse}")
-            raise
-        reason = f"Protection failed: {_sentence(error)}"
-        state.note(Fact.PROTECTION_ABANDONED, reason)
-        if state.protection is Protection.UNPROTECTED:  # also when it had not come further
-            state.explain(reason)
-        raise
-    entered(primary)
-
-
-def _facts_of_protection(state: PairState, secondary: NodeName) -> Callable[[Fact, str], None]:
-    """Notes facts, and refuses the last one to a replica that missed a write while it joined."""
-
-    def note(fact: Fact, reason: str) -> None:
-        if fact is Fact.CHECKPOINT_COMPLETED and state.seats[secondary].missed_write:
-            raise ReplicationError(
-                f"The disk of node {secondary} missed a write of the guest.",
-                stage="protect",
-                hint="the replication link, or that node's disk",
-            )
-        state.note(fact, reason)
-
-    return note
-
-
-def _sentence(error: BaseException) -> str:
-    return error.message if isinstance(error, ColoctlError) else "It was interrupted."
+async def _leave_behind(state: PairState, companions: Companions, node: NodeName) -> None:
+    """Before the guest runs on without them: disks as new as its own are in sync no more."""
+    left = companions[node]
+    whole = left.state in (Worth.IN_SYNC, Worth.FOLLOWING)
+    if whole and left.generation == state.generation:
+        hosts = state.ground.hosts
+        await generation.write(state.spec, hosts, node, left.generation, Worth.DIVERGED)

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 
-from coloctl.colo import launch
+from coloctl.clock import Deadline
+from coloctl.colo import generation, launch
+from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError
 from coloctl.ha.failover import abandon_secondary, require_merged
+from coloctl.machine.cmdline import agent_socket
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Presence
 from coloctl.qmp import command as qmp
+from coloctl.qmp import guestagent
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
 #: How long a guest may take to power itself off, seconds, when the verb does not say.
 SHUTDOWN_DEADLINE_S = 60.0
+#: An agent that runs answers within milliseconds; a guest that is busy may not let it. Seconds.
+AGENT_DEADLINE_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
     """The guest was shut down, and no process, socket or file of the pair is left.
 
-    Answers how: ``"guest shut down"`` or ``"killed"``. Without ``force`` the guest is asked over
-    ACPI first. Raises `FencingFailed` for a QEMU that would not die, and `DeadlineMissed` without
-    ``force`` for one whose image lacks the guest's last writes; it runs on then.
+    Answers how: ``"guest shut down"`` or ``"killed"``. Without ``force`` the guest is asked first:
+    its agent where it has one, then over ACPI. Raises `FencingFailed` for a QEMU that would not
+    die, and `DeadlineMissed` without ``force`` for one whose image lacks the guest's last writes;
+    it runs on then.
     """
     await state.interrupt()
     async with state.acting("stop", force=force, timeout_s=timeout_s):
@@ -34,12 +44,24 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
             await require_merged(state.spec, primary.vm, timeout_s)
         for seat in state.seats.values():
             seat.retired = True
+        await _leave_secondary_behind(state)
         if not force and state.protection is not Protection.DOWN:
             with contextlib.suppress(ColoctlError):
                 how = await _power_down(state, timeout_s)
         await end_all(state)
         state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
     return how
+
+
+async def _leave_secondary_behind(state: PairState) -> None:
+    """What the guest writes from here on is on the primary's disks alone, and those of the
+    secondary say so; where that cannot be written, their word is a secondary's all the same.
+    """
+    secondary = state.seat_of(Role.SECONDARY)
+    if secondary is None or state.protection is not Protection.COLO:
+        return
+    hosts, number = state.ground.hosts, state.generation
+    await generation.keep(state.spec, hosts, secondary.name, number, Worth.DIVERGED)
 
 
 async def _power_down(state: PairState, timeout_s: float) -> str:
@@ -49,14 +71,34 @@ async def _power_down(state: PairState, timeout_s: float) -> str:
     if secondary is not None and secondary.vm is not None:
         state.progress("let go")
         await abandon(state, primary, secondary.vm, was_running=True)
+    deadline = Deadline(timeout_s)
+    if state.spec.guest.agent and await _ask_agent(state, primary, timeout_s / 4):
+        state.progress("guest")
+        if await _ended(primary, timeout_s / 2):
+            return "guest shut down"
     state.progress("guest")
     await primary.execute(qmp.system_powerdown())
+    return "guest shut down" if await _ended(primary, deadline.remaining()) else "killed"
+
+
+async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
+    """Whether the agent in the guest has begun to shut it down; else the power button is left."""
+    state.progress("agent")
     try:
-        async with asyncio.timeout(timeout_s):
-            await primary.process.wait()
-    except TimeoutError:
-        return "killed"
-    return "guest shut down"
+        path = agent_socket(primary.rundir)
+        sock = await primary.host.monitor(path, AGENT_DEADLINE_S)
+        await guestagent.shut_down(sock, min(AGENT_DEADLINE_S, patience_s))
+    except ColoctlError as error:
+        log.warning("%s The guest's power button is pressed instead.", error.message)
+        return False
+    return True
+
+
+async def _ended(vm: VM, patience_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            await vm.process.wait()
+    return not vm.process.alive()
 
 
 async def end(state: PairState, node: NodeName, presence: Presence) -> None:

@@ -1,29 +1,43 @@
-"""The small knobs: one checkpoint now, another period from now on."""
+"""The small knobs: one checkpoint now, other settings from now on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+from coloctl.clock import Deadline
+from coloctl.colo import retune
+from coloctl.colo.plan import Plan
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import NotProtected
 from coloctl.model.event import Kind
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
+from coloctl.model.tuning import SETTINGS, Tuning
 from coloctl.model.view import PairView
+from coloctl.qmp.sequence import run
 from coloctl.supervisor.acts.life import unless_it_dies
 from coloctl.supervisor.state import PairState
 
 #: A checkpoint that was asked for, seconds.
 CHECKPOINT_DEADLINE_S = 30.0
+#: QEMU's own answers to what is set, seconds.
+LIMITS_DEADLINE_S = 10.0
+
+#: What a copy under way takes at once, so that the act which copies need not be over.
+_BESIDE = frozenset({"mirror-rate"})
 
 
 async def checkpoint(state: PairState) -> PairView:
     """One checkpoint that began after the call is complete."""
     async with state.acting("checkpoint"):
         _require_colo(state)
-        await _checkpoint_now(state)
+        await checkpoint_of(state)
     return state.view()
 
 
-async def _checkpoint_now(state: PairState) -> None:
+async def checkpoint_of(state: PairState) -> None:
+    """One checkpoint that began after the call is complete; inside an act."""
     primary, secondary = state.vm_of(Role.PRIMARY), state.vm_of(Role.SECONDARY)
     # A failover must not wait for a checkpoint that can no longer complete.
     await unless_it_dies(
@@ -31,20 +45,55 @@ async def _checkpoint_now(state: PairState) -> None:
     )
 
 
-async def set_checkpoint_delay(state: PairState, delay_ms: int) -> None:
-    """The period is ``delay_ms`` from now on, or from the guest's first connection on.
+async def set_values(state: PairState, settings: Mapping[str, object]) -> Tuning:
+    """``settings``, by name, hold from now on and for the next protection; answers all before.
 
-    Also for the next protection.
+    A longer delay waits for the guest's first connection. Raises `UsageError` for what cannot be
+    set, else what setting it raises; nothing of it is kept then.
     """
+    after = state.tuning.changed(settings, state.spec.name)
+    if _BESIDE.issuperset(settings):
+        return await _set_rate(state, after.mirror_rate)
     async with state.acting("set"):
-        before, state.delay_ms = state.delay_ms, delay_ms
+        before = state.tuning
+        state.tune(state.tuning.changed(settings, state.spec.name))
         try:
-            if state.protection is Protection.COLO:
-                await _checkpoint_now(state)
+            if state.protection is Protection.COLO and state.tuning.period != before.period:
+                await checkpoint_of(state)
+            # Behind what may fail: QEMU takes these at once, whatever its guest does.
+            if state.tuning.comparison != before.comparison:
+                await _tell_primary(state, retune.limit_comparison(state.spec))
         except BaseException:
-            state.delay_ms = before
+            state.tune(before, state.pace.delay_ms)
             raise
-        state.record(Kind.NOTE, data={"checkpoint-delay": delay_ms})
+        _remember(state, settings)
+    return before
+
+
+async def _set_rate(state: PairState, rate: int) -> Tuning:
+    """Copies of disks have that rate, the one under way and those to come."""
+    before = state.tuning
+    state.tune(replace(before, mirror_rate=rate))
+    try:
+        await _tell_primary(state, retune.limit_mirrors(state.spec, rate))
+    except BaseException:
+        state.tune(replace(state.tuning, mirror_rate=before.mirror_rate))
+        raise
+    _remember(state, {"mirror-rate": rate})
+    return before
+
+
+async def _tell_primary(state: PairState, steps: Plan) -> None:
+    """A QEMU that runs the guest has heard it; where none runs, its command line will say it."""
+    seat = state.seat_of(Role.PRIMARY)
+    if seat is not None and seat.vm is not None:
+        await run(steps, seat.vm.monitor, deadline=Deadline(LIMITS_DEADLINE_S))
+
+
+def _remember(state: PairState, settings: Mapping[str, object]) -> None:
+    """The settings outlive the supervisor, durably."""
+    data = {name: state.tuning[name] for name in SETTINGS if name in settings}
+    state.record(Kind.OUTCOME, act="set", data=data)
 
 
 def _require_colo(state: PairState) -> None:

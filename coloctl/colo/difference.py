@@ -1,0 +1,330 @@
+"""A replica that held nearly the same disk is brought in sync by sending only what differs.
+
+What the lost node's disk holds is known to nobody: it may have written after its last checkpoint,
+and a killed QEMU leaves no bitmap to trust. So history is not asked; both disks are read. How:
+
+1. A dirty bitmap on each ``colo-diskN`` of the primary begins to record. Only then is the disk
+   shown to programs on its own host, by an NBD export over a unix socket.
+2. `nbd.digest` beside the replica hashes it chunk by chunk; `nbd.mend` beside the survivor hashes
+   the survivor's, and sends the chunks whose digests differ. Only digests cross the link otherwise.
+3. Turns: a second bitmap begins, the first one ends and is read over NBD, and the chunks that it
+   names are sent. Again, until little is left or the guest writes faster than it is sent.
+4. The guest is stopped. One more turn, and the bitmap that began with it must be empty. The
+   replicas join the quorum, the guest runs on.
+
+Why both disks are equal then. For every chunk, at every moment from the end of step 2: *if no
+bitmap that is still to be sent names it, the replica holds what the survivor holds.* Nobody but us
+writes to the replica. A chunk was read here after the recording began, and the replica holds what
+was read: its digest was equal, or it was sent. QEMU sets a bit when a write *ends*, failed or not.
+A write that ended before the recording began was there to be read. One that ends later, also one
+that was under way while the chunk was read, sets its bit after that reading or in a bitmap that is
+still to be sent. So what the reading missed, a bitmap names. A turn keeps the sentence true: the
+next bitmap records before the old one ends, so a write is in one of them, and a chunk of the old
+one is read after the next one began. ``stop`` returns when the requests of all devices have ended
+and their bits are set. What is read after it is final, which the empty bitmap of the last turn
+proves instead of assuming it.
+
+No job of QEMU's is used. `blockdev-backup` would put a filter above the guest's disk that copies
+to the replica before it lets the guest write: a replica that hangs would hang the guest, and one
+that dies would fail the guest's write. Here the guest's QEMU has no connection to the replica but
+the idle one that joins the quorum at the end; whatever happens to the replica, killing a program
+of ours is enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coloctl.clock import Deadline
+from coloctl.colo import difference_plan, plan
+from coloctl.errors import (
+    CommandRefused,
+    MonitorError,
+    PreconditionFailed,
+    ResyncFailed,
+    Unreachable,
+)
+from coloctl.host.base import Conversation, Host
+from coloctl.model.copied import Copied, Method
+from coloctl.model.pair import PairSpec
+from coloctl.nbd.digest import OVER
+from coloctl.nbd.scan import Grain
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import run
+from coloctl.qmp.wait import until_export_gone
+from coloctl.vm import VM
+
+#: Called with bytes compared and bytes to compare, of all disks together.
+ByteReport = Callable[[int, int], None]
+
+#: What may be left for the pause: some tens of milliseconds on a link of 1 Gbit/s.
+LITTLE_BYTES = 4 * 1024 * 1024
+#: A guest that still writes as fast as it is sent after so many turns is held for the last one.
+TURNS = 10
+#: What the last turn may take, seconds; the guest is stopped meanwhile.
+PAUSE_DEADLINE_S = 30.0
+CLEAN_UP_DEADLINE_S = 10.0
+
+#: A program of `nbd` on a host. -P: the folder that it is started in holds no modules of ours.
+PROGRAM = (sys.executable, "-P", "-m")
+
+
+class NotComparable(Exception):
+    """The disks cannot be brought in sync this way, and no write of it is under way any more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass
+class Effort:
+    """What one attempt works on, and how far it is."""
+
+    spec: PairSpec
+    primary: VM
+    secondary: VM
+    deadline: Deadline
+    report: ByteReport
+    rate: int
+    sizes: tuple[int, ...]
+    mender: Conversation
+    grain: Grain
+    wrote: bool = False  #: something was written to a replica
+    read: int = 0
+    sent: int = 0
+
+    def source(self, export: str) -> dict[str, Any]:
+        """How an export of the primary is reached on its own host."""
+        return {"unix": str(_socket(self.primary)), "export": export}
+
+    def target(self, disk: int) -> dict[str, Any]:
+        """How a replica is reached from both hosts."""
+        address = self.spec.nodes[self.secondary.node].address
+        port = self.spec.replication.nbd_port()
+        return {"address": address, "port": port, "export": f"parent{disk}"}
+
+
+async def send(
+    spec: PairSpec,
+    primary: VM,
+    secondary: VM,
+    *,
+    deadline: Deadline,
+    report: ByteReport,
+    rate: int = 0,
+    grain: Grain = Grain(),  # noqa: B008  # frozen
+) -> Copied:
+    """Both sides hold the same disks, and every guest write goes to both; the guest runs again.
+
+    The guest is stopped for the last turn only. Nothing of it is left in the primary, whatever
+    happens. ``rate``: bytes per second of data sent while the guest runs, 0 for no limit. Raises
+    `NotComparable` where a full copy may take its place, `ResyncFailed` where it may not: a write
+    to the replica may still come to pass.
+    """
+    try:
+        sizes = await disk_sizes(spec, primary)
+        await _tell(primary, difference_plan.begin(spec, _socket(primary), grain.chunk), deadline)
+        async with _program(primary.host, "coloctl.nbd.mend") as mender:
+            effort = Effort(spec, primary, secondary, deadline, report, rate, sizes, mender, grain)
+            await _send(effort)
+    except BaseException:
+        with contextlib.suppress(MonitorError):
+            await drop(spec, primary)
+        raise
+    await drop(spec, primary)
+    return Copied(effort.read, effort.sent, sum(sizes), Method.DIFFERENCE)
+
+
+async def drop(spec: PairSpec, primary: VM) -> None:
+    """Nothing of a comparison is left in ``primary``, whether one ran, failed or never began."""
+    deadline = Deadline(CLEAN_UP_DEADLINE_S)
+    await run(difference_plan.drop(spec), primary.monitor, deadline=deadline)
+
+
+async def disk_sizes(spec: PairSpec, vm: VM) -> tuple[int, ...]:
+    """The sizes of the guest's disks, bytes."""
+    listed = await vm.execute(qmp.query_named_block_nodes())
+    found = {str(node["node-name"]): int(node["image"]["virtual-size"]) for node in listed}
+    return tuple(found[difference_plan.disk_node(i)] for i, _ in enumerate(spec.disks))
+
+
+async def _send(effort: Effort) -> None:
+    done = 0
+    for disk, size in enumerate(effort.sizes):
+        await _compare(effort, disk, done)
+        done += size
+    turn = await _take_turns(effort)
+    await _join(effort, turn)
+
+
+async def _compare(effort: Effort, disk: int, before: int) -> None:
+    """Every chunk of a disk is on the replica as it was at some moment since the recording began.
+
+    ``before``: bytes of the disks that were compared before this one.
+    """
+    key = secrets.token_hex(16)
+    async with _program(effort.secondary.host, "coloctl.nbd.digest") as digester:
+        await _say(digester, effort.deadline, {"at": effort.target(disk), "key": key})
+        task = {
+            "compare": effort.source(difference_plan.whole_export(disk)),
+            "target": effort.target(disk),
+            "key": key,
+            "rate": effort.rate,
+        }
+        await _say(effort.mender, effort.deadline, task)
+        relaying = asyncio.ensure_future(_relay(digester, effort.mender, effort.deadline))
+        try:
+            await _until_done(
+                effort,
+                effort.deadline,
+                lambda at: effort.report(before + at, sum(effort.sizes)),
+            )
+        finally:
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+
+
+async def _relay(digester: Conversation, mender: Conversation, deadline: Deadline) -> None:
+    """The replica's digests have reached the survivor's program, or it knows that none will."""
+    with contextlib.suppress(Unreachable):  # it has ended: who listens to it says why
+        while (line := await digester.hear(deadline.remaining())) is not None:
+            await mender.say(line, deadline.remaining())
+            if line == json.dumps(OVER):
+                return
+        why = digester.last_words().strip().rpartition("\n")[2] or "it said no more"
+        gone = {"failed": f"the program that reads the replica ended: {why}"}
+        await mender.say(json.dumps(gone), deadline.remaining())
+
+
+async def _take_turns(effort: Effort) -> int:
+    """Little is left to send, or no turn leaves less than the one before; answers the last turn."""
+    turn, left = 0, await _recorded(effort, 0)
+    while left > LITTLE_BYTES and turn < TURNS:
+        turn += 1
+        for disk, _ in enumerate(effort.sizes):
+            await _turn(effort, disk, turn, effort.deadline)
+            await _clear(effort, disk, turn)
+        before, left = left, await _recorded(effort, turn)
+        if left > before // 2:
+            break
+    return turn
+
+
+async def _turn(effort: Effort, disk: int, turn: int, deadline: Deadline) -> None:
+    """What was recorded up to now is on the replica; what is written since is being recorded."""
+    pause = deadline is not effort.deadline
+    steps = difference_plan.take_turn(disk, turn, effort.grain.chunk)
+    await _tell(effort.primary, steps, deadline)
+    bitmap = difference_plan.bitmap(disk, turn - 1)
+    task = {
+        "copy": effort.source(bitmap),
+        "bitmap": bitmap,
+        "target": effort.target(disk),
+        # Every millisecond of the pause is the guest's; its next flush reaches both disks.
+        "rate": 0 if pause else effort.rate,
+        "flush": not pause,
+    }
+    await _say(effort.mender, deadline, task)
+    await _until_done(effort, deadline, lambda _at: None)
+
+
+async def _clear(effort: Effort, disk: int, turn: int) -> None:
+    """The bitmap that was sent is gone, so that its name can be used again."""
+    primary, deadline = effort.primary, effort.deadline
+    await _tell(primary, difference_plan.close_export(disk, turn), deadline)
+    name = difference_plan.bitmap(disk, turn - 1)
+    await until_export_gone(primary.monitor, name, deadline.at_most(CLEAN_UP_DEADLINE_S))
+    await _tell(primary, difference_plan.remove_bitmap(disk, turn), deadline)
+
+
+async def _join(effort: Effort, turn: int) -> None:
+    """The disks are equal and the replicas in the quorum; the guest stood still, and runs again."""
+    primary = effort.primary
+    deadline = Deadline(effort.deadline.at_most(PAUSE_DEADLINE_S))
+    try:
+        await primary.execute(qmp.stop(), deadline.remaining())
+        for disk, _ in enumerate(effort.sizes):
+            await _turn(effort, disk, turn + 1, deadline)
+        if await _recorded(effort, turn + 1):
+            raise ResyncFailed("A disk was written to while the guest stood still.", stage="resync")
+        await run(plan.attach_replicas(effort.spec), primary.monitor, deadline=deadline)
+    finally:
+        await primary.execute(qmp.cont(), CLEAN_UP_DEADLINE_S)
+
+
+async def _recorded(effort: Effort, turn: int) -> int:
+    """Bytes that the bitmaps of ``turn`` name, of all disks together."""
+    names = {difference_plan.bitmap(disk, turn) for disk, _ in enumerate(effort.sizes)}
+    listed = await effort.primary.execute(qmp.query_named_block_nodes())
+    return sum(
+        int(bitmap["count"])
+        for node in listed
+        for bitmap in node.get("dirty-bitmaps", ())
+        if bitmap.get("name") in names
+    )
+
+
+async def _until_done(effort: Effort, deadline: Deadline, progress: Callable[[int], None]) -> None:
+    """The survivor's program has done its task; raises as `send`."""
+    read, sent = effort.read, effort.sent
+    while (line := await effort.mender.hear(deadline.remaining())) is not None:
+        said: Mapping[str, Any] = json.loads(line)
+        if "writing" in said:
+            effort.wrote = True
+        elif "failed" in said:
+            raise _failed(str(said["failed"]), sure=bool(said["settled"]) or not effort.wrote)
+        else:
+            effort.read, effort.sent = read + int(said["read"]), sent + int(said["sent"])
+            progress(int(said["at"]))
+            if "done" in said:
+                return
+    why = effort.mender.last_words().strip().rpartition("\n")[2] or "it said nothing"
+    raise _failed(f"the program that reads the survivor ended: {why}", sure=not effort.wrote)
+
+
+def _failed(why: str, *, sure: bool) -> NotComparable | ResyncFailed:
+    """``sure``: no write to the replica is under way any more."""
+    if sure:
+        return NotComparable(why)
+    return ResyncFailed(
+        f"The disks could not be compared: {why}",
+        stage="resync",
+        hint="the replication link, or the other node's disk",
+    )
+
+
+async def _tell(primary: VM, steps: plan.Plan, deadline: Deadline) -> None:
+    """Done; a refusal means that the primary cannot do this."""
+    try:
+        await run(steps, primary.monitor, deadline=deadline)
+    except CommandRefused as error:
+        raise NotComparable(error.message) from error
+
+
+async def _say(to: Conversation, deadline: Deadline, message: Mapping[str, Any]) -> None:
+    with contextlib.suppress(Unreachable):  # it has ended: who listens to it says why
+        await to.say(json.dumps(message), deadline.remaining())
+
+
+@contextlib.asynccontextmanager
+async def _program(host: Host, module: str) -> AsyncIterator[Conversation]:
+    """A program of ours runs on ``host``; it is gone at the end of the context."""
+    async with contextlib.AsyncExitStack() as running:
+        try:
+            conversation = await running.enter_async_context(host.converse([*PROGRAM, module]))
+        except PreconditionFailed as error:
+            raise NotComparable(error.message) from error
+        yield conversation
+
+
+def _socket(primary: VM) -> Path:
+    return primary.rundir / "resync.sock"

@@ -1,0 +1,73 @@
+"""The replication link is tried before a guest that runs may come to depend on it.
+
+QEMU connects to an export from its main loop. Over a link that swallows packets that takes until a
+timeout, and the guest stands still meanwhile (docs/qemu.md, "Pitfalls"). So coloctl connects first,
+from the same host to the same address and port, where nobody waits for it but the act.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from coloctl.clock import Deadline
+from coloctl.errors import PreconditionFailed, ReplicationError, Unreachable
+from coloctl.host import Endpoint
+from coloctl.host.base import Host
+from coloctl.model.pair import NodeName, PairSpec, other
+from coloctl.nbd import wire
+
+#: One answer over the link, seconds. A SYN that was lost is sent again after 1 s, and once more 3 s
+#: after the first at the latest (RFC 6298: 1 s, then doubled; Linux 6.5 and newer stay at 1 s for a
+#: while): room for three of them, and for a slow answer to the last. Nobody but the act waits.
+ANSWER_S = 5.0
+
+#: The NBD port of a QEMU that was killed is in use for up to 10 ms more (docs/qemu.md, "Pitfalls");
+#: a busy machine may take longer. Seconds, and between two tries.
+FREED_S, AGAIN_S = 2.0, 0.05
+
+HINT = "is that link up both ways, and does no filter drop its packets? The guest was not touched"
+
+
+async def require(spec: PairSpec, primary: Host, secondary: Host, node: NodeName) -> None:
+    """The link carries data both ways between the hosts, at the address of ``node`` and the port of
+    its exports, where nobody listens yet. Raises `ReplicationError`, which names them.
+    """
+    at, freed = _exports(spec, node), Deadline(FREED_S)
+    while True:
+        try:
+            return await secondary.carries(primary, at, deadline_s=ANSWER_S)
+        except Unreachable as error:
+            raise _broken(node, error.message) from error
+        except PreconditionFailed:
+            if freed.expired:
+                raise
+        await asyncio.sleep(AGAIN_S)
+
+
+async def require_exports(
+    spec: PairSpec, primary: Host, node: NodeName, deadline: Deadline
+) -> None:
+    """The primary's host hears the NBD server of ``node``; raises as `require` does.
+
+    The server greets whoever comes, so its first word proves both directions; who leaves after that
+    leaves nothing behind there.
+    """
+    at = _exports(spec, node)
+    try:
+        said = await primary.hear(at, wire.GREETING.size, deadline_s=deadline.at_most(ANSWER_S))
+    except Unreachable as error:
+        raise _broken(node, error.message) from error
+    if not said.startswith(wire.MAGIC):
+        raise _broken(node, f"what answers at {at} is no NBD server")
+
+
+def _exports(spec: PairSpec, node: NodeName) -> Endpoint:
+    return Endpoint(spec.nodes[node].address, spec.replication.nbd_port())
+
+
+def _broken(node: NodeName, why: str) -> ReplicationError:
+    return ReplicationError(
+        f"Node {other(node)} does not reach node {node} over the replication link: {why}.",
+        stage="protect",
+        hint=HINT,
+    )

@@ -1,0 +1,38 @@
+"""QMP sequences that change the settings of a running pair, as tuples of steps; pure.
+
+Each may be sent whether or not what it is about exists: a comparison goes with a failover, and a
+copy ends when it is complete.
+"""
+
+from __future__ import annotations
+
+from coloctl.colo.plan import GONE, Plan, resync_job
+from coloctl.machine import netfilter
+from coloctl.model.pair import PairSpec
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import Step
+
+
+def limit_comparison(spec: PairSpec) -> Plan:
+    """The comparison of every NIC has the limits of ``spec``."""
+    return tuple(
+        Step(
+            qmp.qom_set(f"/objects/{netfilter.compare_id(i)}", name, value),
+            why="a comparison takes its limits while it runs" if n == i == 0 else "",
+            tolerate=GONE,
+        )
+        for i, _ in enumerate(spec.nics)
+        for n, (name, value) in enumerate(netfilter.comparison_limits(spec).items())
+    )
+
+
+def limit_mirrors(spec: PairSpec, rate: int) -> Plan:
+    """Every copy of a disk that is under way has that rate, as in `Policy.mirror_rate`."""
+    return tuple(
+        Step(
+            qmp.block_job_set_speed(resync_job(i), rate),
+            why="a copy that runs takes its limit at once" if i == 0 else "",
+            tolerate=("DeviceNotActive", "not found"),
+        )
+        for i, _ in enumerate(spec.disks)
+    )

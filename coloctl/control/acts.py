@@ -1,0 +1,213 @@
+"""What can be asked of a pair: each act's command, its arguments and its patience, in one place.
+
+The verbs of the command line, the Python API and the stories all ask through `Acts`. Standard
+library only, and synchronous: whoever must not block runs it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from coloctl import paths
+from coloctl.control.client import ControlClient
+from coloctl.control.watcher import watcher_of
+from coloctl.errors import DeadlineMissed, Unreachable
+
+#: A supervisor answers queries between two steps of its acts, within milliseconds.
+QUERY_S = 10.0
+#: From nothing to COLO with equal images takes seconds; a big disk that is copied takes longer.
+PROTECT_S = 120.0
+#: Fencing, yank, promotion and verification each have their own deadline; together less than this.
+FAILOVER_S = 120.0
+#: A failover takes a moment; making the new secondary takes as long as protecting a guest.
+SWITCHOVER_S = 120.0
+#: How long a guest may take to shut down when nothing is said.
+SHUTDOWN_S = 60.0
+#: What stopping takes on top of the guest's own time: fencing, killing, sweeping.
+STOP_MARGIN_S = 60.0
+#: A checkpoint has 30 s of its own in the supervisor, a QMP command as much.
+KNOB_S = 60.0
+
+Document = dict[str, Any]
+
+
+class Acts:
+    """Asks the supervisor at the other end of one connection.
+
+    Every act raises the supervisor's own `ColoctlError`, `DeadlineMissed` when it is not done in
+    time (it may go on), `OutcomeUnknown` when the supervisor went away meanwhile.
+    """
+
+    def __init__(self, client: ControlClient) -> None:
+        self.client = client
+
+    @property
+    def pair(self) -> str:
+        """The pair's name."""
+        return self.client.pair
+
+    def _ask(self, command: str, wait_s: float = QUERY_S, /, **arguments: Any) -> Any:
+        return self.client.execute(command, wait_s, **arguments)
+
+    # -- looking
+
+    def view(self) -> Document:
+        """The pair as last seen: the document of `status -f json`."""
+        seen: Document = self._ask("query-pair")
+        return seen
+
+    def explanation(self) -> Document:
+        """Why it is so, and what would happen next: the document of `explain -f json`."""
+        told: Document = self._ask("query-explain")
+        return told
+
+    def dump(self) -> Document:
+        """What is, and the number of the last event that it knows of: seq and records."""
+        told: Document = self._ask("query-dump")
+        return told
+
+    def history(self) -> Document:
+        """Every failover, oldest first, and how many lines of the record are damaged."""
+        past: Document = self._ask("query-history")
+        return past
+
+    def plan(self, verb: str, **asked: Any) -> list[Document]:
+        """What the verb would say to each QEMU now; nothing is said."""
+        steps: list[Document] = self._ask("query-plan", verb=verb, **asked)
+        return steps
+
+    def wait_for(self, state: str, wait_s: float, generation: int = 0) -> str:
+        """The pair is in ``state``, and of that generation or a later one.
+
+        A pair that is stopped and gone meanwhile counts as down. Raises `DeadlineMissed`.
+        """
+        try:
+            found = self._until(state, time.monotonic() + wait_s, generation)
+        except Unreachable:
+            if state != "down" or paths.pair_dir(self.pair).exists():
+                raise
+            found = state
+        if found != state:
+            raise DeadlineMissed(
+                f"{self.pair} is {found} and not {state} after {wait_s:g} s.",
+                hint=f"`coloctl status {self.pair}` says why",
+            )
+        return found
+
+    def _until(self, state: str, deadline_s: float, generation: int) -> str:
+        """``state`` as soon as the pair is in it, else how it stands at the deadline."""
+        view = self.view()
+        found = str(view["protection"])
+        if found == state and view["generation"] >= generation:
+            return found
+        for event in self.client.events(max(0.0, deadline_s - time.monotonic())):
+            if event.name == "STATE_CHANGED":
+                found = str(event.data["after"])
+                if found == state and (not generation or self.view()["generation"] >= generation):
+                    return found
+        return f"{found} of an earlier generation" if found == state else found
+
+    # -- acting
+
+    def start(
+        self, *, protect: bool = True, begin_on: str | None = None, wait_s: float = PROTECT_S
+    ) -> Document:
+        """What did not run runs, protected if that is asked for; with the disks of ``begin_on``."""
+        origin = {"from": begin_on} if begin_on else {}
+        view: Document = self._ask("pair-start", wait_s, protect=protect, **origin)
+        return view
+
+    def protect(self, wait_s: float = PROTECT_S) -> Document:
+        """A guest that ran alone has a fresh secondary; the pair is in COLO."""
+        view: Document = self._ask("pair-protect", wait_s)
+        return view
+
+    def unprotect(self) -> Document:
+        """The guest runs on alone where it runs, and nobody protects it again by himself."""
+        view: Document = self._ask("pair-unprotect", FAILOVER_S)
+        return view
+
+    def failover(
+        self, to: str | None = None, *, force: bool = False, wait_s: float = FAILOVER_S
+    ) -> Document:
+        """One node is proven dead and the other runs the guest; answers the timeline."""
+        timeline: Document = self._ask("pair-failover", wait_s, to=to, force=force or None)
+        return timeline
+
+    def switchover(self, wait_s: float = SWITCHOVER_S) -> Document:
+        """The nodes have changed their roles and the pair is protected; answers the timeline."""
+        timeline: Document = self._ask("pair-switchover", wait_s)
+        return timeline
+
+    def pause(self) -> Document:
+        """Nobody but an operator fails the pair over; answers paused and before."""
+        answer: Document = self._ask("pair-pause")
+        return answer
+
+    def resume(self) -> Document:
+        """The supervisor fails over by itself again; answers paused and before."""
+        answer: Document = self._ask("pair-resume")
+        return answer
+
+    def confirm_fence(self, node: str) -> Document:
+        """A person has vouched that the node is off."""
+        view: Document = self._ask("pair-fence-confirm", node=node)
+        return view
+
+    def set(self, settings: Mapping[str, Any]) -> Document:
+        """All of these settings hold, or none; by name, at least one of them."""
+        (name, value), *more = settings.items()
+        done: Document = self._ask("pair-set", KNOB_S, name=name, value=value,
+                                   more=dict(more) or None)  # fmt: skip
+        return done
+
+    def checkpoint(self) -> Document:
+        """Both nodes hold one checkpoint more; answers count and pause-ms."""
+        done: Document = self._ask("pair-checkpoint", KNOB_S)
+        return done
+
+    def qmp(
+        self, node: str, command: str, arguments: Mapping[str, Any] | None = None, *,
+        oob: bool = False,
+    ) -> Any:  # fmt: skip
+        """What the QEMU of that node returned."""
+        return self._ask(
+            "node-qmp", KNOB_S,
+            node=node, execute=command, arguments=arguments or None, oob=oob or None,
+        )  # fmt: skip
+
+    def stop(self, *, force: bool = False, shutdown_s: float = SHUTDOWN_S) -> str:
+        """How the guest ended; both QEMUs, the supervisor and the pair's folder are gone."""
+        pid = self.view()["supervisor_pid"]
+        held = [fd for fd in map(_hold, filter(None, (pid, watcher_of(pid)))) if fd is not None]
+        try:
+            wait_s = shutdown_s + STOP_MARGIN_S
+            how = self._ask("pair-stop", wait_s, force=force or None, timeout_s=shutdown_s)["how"]
+            if not all(_ended(fd, STOP_MARGIN_S) for fd in held):
+                raise DeadlineMissed(
+                    f"The supervisor of {self.pair} (process {pid}) did not end within "
+                    f"{STOP_MARGIN_S:g} s.",
+                    hint=f"the guest is gone; `kill {pid}` ends the supervisor",
+                )
+        finally:
+            for fd in held:
+                os.close(fd)
+        return str(how)
+
+
+def _hold(pid: int) -> int | None:
+    """A pidfd; None when the process is gone, or belongs to another user."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _ended(pidfd: int, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))

@@ -1,0 +1,132 @@
+"""The replication link: what the beacons at both ends hear, and whether QEMU's own data arrives.
+
+Invariants: a silence grows only by time in which this process itself ran; a connection counts as
+silent only while the link carries everything else. On a link that loses datagrams a connection may
+have to send again for seconds, and whoever took that for a cut would break a pair that works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from coloctl.host.base import Beacon
+from coloctl.host.delivery import Deliveries, Sent
+from coloctl.model.pair import NODES, NodeName, PairSpec
+
+#: Called with node, road ("rescue", "command" or "link") and seconds for each probe answered.
+Timed = Callable[[str, str, float], None]
+
+#: The kernel is asked about each connection at every so many beats, and looked through for new
+#: ones at every so many: that costs a millisecond on a host with room for many.
+LOOK_EVERY = 5
+FIND_EVERY = 100
+#: So often in a row the kernel has sent something again, by its own measure of this link, before
+#: that it is not acknowledged says anything.
+RESENT = 2
+#: A link that lost a datagram is not trusted to carry everything for so long, milliseconds.
+CLEAN_MS = 5000.0
+
+
+def channels(spec: PairSpec) -> dict[int, str]:
+    """What the guest waits for, by port. Packets to compare are not among them: without them every
+    checkpoint comes early, and the pair works."""
+    replication = spec.replication
+    return {replication.nbd_port(): "disk", replication.migration_port(): "memory"}
+
+
+class Silences:
+    """How long each connection of one host has had no answer to what it sent; pure."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, tuple[Sent, float]] = {}
+
+    def see(self, sent: Iterable[Sent], passed_ms: float) -> tuple[float, int]:
+        """The longest silence that the kernel attests, milliseconds, and its port; else zeros.
+
+        ``passed_ms`` is the time since the last look. Whatever comes in ends a silence.
+        """
+        before, self._seen = self._seen, {}
+        worst = (0.0, 0)
+        for one in sent:
+            earlier, silent_ms = before.get(one.which, (None, 0.0))
+            waits = earlier is not None and earlier.unacked > 0 and one.unacked > 0
+            still = waits and earlier is not None and earlier.heard == one.heard
+            silent_ms = silent_ms + passed_ms if still else 0.0
+            self._seen[one.which] = (one, silent_ms)
+            if one.unacked and one.resent >= RESENT:
+                worst = max(worst, (silent_ms, one.port))
+        return worst
+
+
+class Link:
+    """Both ends of the replication link, and how long each has heard nothing.
+
+    ``deliveries`` are of the same nodes; without them only the beacons count.
+    """
+
+    def __init__(
+        self,
+        beacons: Mapping[NodeName, Beacon],
+        deliveries: Mapping[NodeName, Deliveries],
+        names: Mapping[int, str],
+    ) -> None:
+        self._beacons, self._deliveries, self._names = beacons, deliveries, names
+        self._silent_ms = dict.fromkeys(NODES, 0.0)
+        self._silences = {node: Silences() for node in deliveries}
+        self._number = 0
+        self._passed_ms = 0.0  # since the last look at the connections
+        self._lost = 0
+        self._clean_ms = 0.0  # since a datagram was lost
+        self._worst = (0.0, 0)
+
+    def beat(self, awake_ms: float, timed: Timed) -> None:
+        """What came since the last beat has been heard, and the peers are told."""
+        for node, beacon in self._beacons.items():
+            if beacon.beat():
+                self._silent_ms[node] = 0.0
+                timed(node, "link", beacon.delay_s or 0.0)
+            else:
+                self._silent_ms[node] += awake_ms
+        lost = sum(beacon.lost for beacon in self._beacons.values())
+        self._clean_ms = self._clean_ms + awake_ms if lost == self._lost else 0.0
+        self._lost = lost
+        self._passed_ms += awake_ms
+        if self._number % LOOK_EVERY == 0:
+            self._look()
+        self._number += 1
+
+    def _look(self) -> None:
+        find = self._number % FIND_EVERY == 0
+        self._worst = max(
+            (
+                self._silences[node].see(one.find() if find else one.look(), self._passed_ms)
+                for node, one in self._deliveries.items()
+            ),
+            default=(0.0, 0),
+        )
+        self._passed_ms = 0.0
+
+    @property
+    def silent_ms(self) -> float:
+        """Of the direction that has been silent for longer."""
+        return max(self._silent_ms.values())
+
+    @property
+    def unacked(self) -> tuple[float | None, str]:
+        """For how long a connection's data had no answer while all else arrived, and which.
+
+        None where nobody can tell.
+        """
+        if not self._deliveries:
+            return None, ""
+        silent_ms, port = self._worst
+        if self._clean_ms < CLEAN_MS or not silent_ms:
+            return 0.0, ""
+        return silent_ms, self._names.get(port, "")
+
+    def close(self) -> None:
+        """Nothing is watched any more."""
+        for beacon in self._beacons.values():
+            beacon.close()
+        for one in self._deliveries.values():
+            one.close()

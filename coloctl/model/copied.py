@@ -1,0 +1,41 @@
+"""What was copied so that both nodes hold the same disks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Method(StrEnum):
+    """How the disks of a new secondary came to be the guest's."""
+
+    DIFFERENCE = "difference"  #: both were read, and blocks that differ were sent
+    FULL = "full"  #: every block was sent
+
+
+@dataclass(frozen=True)
+class Copied:
+    """Bytes, of all disks together."""
+
+    read: int  #: of data, on the survivor; holes are not read
+    sent: int  #: of data, over the replication link; of a full copy as QEMU counts it, with holes
+    full: int  #: the size of the disks
+    method: Method
+    why: str = ""  #: why the disks were copied in full, where that was not asked for
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.method is Method.DIFFERENCE:
+            return (
+                f"{_size(self.sent)} of {_size(self.full)} differed and were copied; "
+                f"{_size(self.read)} were compared."
+            )
+        because = f": {self.why}" if self.why else ""
+        return f"{_size(self.sent)} of {_size(self.full)} were copied, in full{because}."
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

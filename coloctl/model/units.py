@@ -1,0 +1,24 @@
+"""Sizes with a unit, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+MIB = 1 << 20
+UNITS = {"B": 1, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30, "TiB": 1 << 40}
+UNITS |= {"K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(rf"([0-9]+)\s*({'|'.join(UNITS)})")
+
+
+def bytes_of(text: str) -> int | None:
+    """The bytes that ``50MiB`` says; None for what has no unit, or is no size at all."""
+    match = _SIZE.fullmatch(text.strip())
+    return int(match[1]) * UNITS[match[2]] if match else None
+
+
+def size(count: int) -> str:
+    """``count`` bytes in the largest unit of which they are a whole number."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if count and count % UNITS[unit] == 0:
+            return f"{count // UNITS[unit]} {unit}"
+    return f"{count} bytes"

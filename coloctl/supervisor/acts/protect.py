@@ -1,0 +1,199 @@
+"""Protection of a guest that runs: a fresh secondary on the other node, or none any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from coloctl.clock import Deadline
+from coloctl.colo import generation, launch, link
+from coloctl.colo.generation import Worth
+from coloctl.colo.protect import Protecting, protect
+from coloctl.errors import ColoctlError, PairBusy, ReplicationError
+from coloctl.model.copied import Copied
+from coloctl.model.event import Kind
+from coloctl.model.pair import NodeName, Role, other
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.view import PairView
+from coloctl.supervisor.acts.life import unless_it_dies
+from coloctl.supervisor.acts.stop import abandon
+from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+#: From the launch of a secondary to its first complete checkpoint, seconds; the mirror of a big
+#: disk is most of it.
+PROTECT_DEADLINE_S = 3600.0
+
+#: A guest that boots under emulation, seconds; the lab's takes 3.
+BOOT_DEADLINE_S = 600.0
+
+#: QEMU holds a further QUORUM_REPORT_BAD of the same child back until a second has passed since the
+#: last one, and the new replica bears the name of the old one: without this pause it would be
+#: blamed for a write that its predecessor missed. Seconds.
+REPORTS_END_S = 1.1
+
+#: Called with a VM that has just been launched, so that the loop watches it.
+Watch = Callable[[Seat], None]
+#: Called when COLO was entered, with the primary.
+Entered = Callable[[VM], None]
+
+
+async def reprotect(state: PairState, watch: Watch, entered: Entered) -> PairView:
+    """The guest that runs alone is protected by a fresh secondary.
+
+    Raises `PairBusy` when it is protected already, or no guest runs, else what protecting raises;
+    the guest runs on then.
+    """
+    async with state.acting("protect"):
+        require_alone(state)
+        await bring_secondary(state, watch, entered, held=False)
+    return state.view()
+
+
+def require_alone(state: PairState) -> None:
+    """The guest runs, on one node only; raises `PairBusy`."""
+    name = state.spec.name
+    if state.protection is Protection.DOWN:
+        raise PairBusy(
+            f"No guest of pair {name} runs.", hint="`coloctl start` with its pair file starts it"
+        )
+    if state.protection is not Protection.UNPROTECTED:
+        raise PairBusy(
+            f"Pair {name} already runs ({state.protection}).",
+            hint=f"`coloctl status {name}` shows it",
+        )
+
+
+def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
+    """``vm`` has its seat, is in the journal, and is watched."""
+    taken = state.seats[vm.node]
+    taken.take(vm, role, state.ground.binary.version)
+    state.record_seat(taken)
+    watch(taken)
+
+
+async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, held: bool) -> None:
+    """The pair is in COLO, or the secondary is gone again and the error raised.
+
+    ``held``: the guest has not run yet, and both nodes' disks are equal.
+    """
+    primary = state.vm_of(Role.PRIMARY)
+    node = other(primary.node)
+    await _until_booted(state, primary)
+    await _until_reported(state, state.seats[primary.node])
+    state.progress("link")
+    await link.require(state.spec, primary.host, state.ground.hosts[node], node)
+    state.progress("secondary")
+    known = True
+    try:
+        if not held:
+            await launch.require_same_binary(state.ground)
+            known = await _give_disks(state, node)
+        record = state.recorders[node].record
+        secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)
+    except BaseException:
+        await launch.sweep(state.spec, state.ground, node)
+        raise
+    seat(state, watch, secondary, Role.SECONDARY)
+    act = Protecting(
+        state.spec,
+        primary,
+        secondary,
+        state.ground.binary.dialect,
+        held,
+        state.delay_ms,
+        known=known,
+        mirror_rate=lambda: state.tuning.mirror_rate,
+        copied=lambda what: _remember_copy(state, node, what),
+    )
+    try:
+        await unless_it_dies(
+            state,
+            secondary,
+            protect(
+                act,
+                deadline=Deadline(PROTECT_DEADLINE_S),
+                report=state.progress,
+                fact=_facts_of_protection(state, node),
+            ),
+        )
+    except BaseException as error:
+        await _give_back(state, primary, secondary, error, was_running=not held)
+        raise
+    entered(primary)
+
+
+async def _give_disks(state: PairState, node: NodeName) -> bool:
+    """``node`` has images of the guest's size, and whoever finds them knows what they are; answers
+    whether they have held this guest's disks before, so that comparing is worth it.
+    """
+    spec, ground = state.spec, state.ground
+    made = await launch.ensure_images(spec, ground, node)
+    if made:
+        state.record(Kind.NOTE, node=node, data={"images-made": [str(path) for path in made]})
+    before = (await generation.read(spec, ground.hosts))[node]
+    target = Worth.RESYNC_TARGET
+    await generation.write(spec, ground.hosts, node, state.generation, target)
+    return before.written and not made
+
+
+def _remember_copy(state: PairState, node: NodeName, what: Copied) -> None:
+    """The journal has what was copied, and every status shows it."""
+    state.copied = what.sentence()
+    state.record(Kind.NOTE, node=node, data={"copied": asdict(what)})
+
+
+async def _give_back(
+    state: PairState, primary: VM, secondary: VM, error: BaseException, *, was_running: bool
+) -> None:
+    """The guest runs on alone, or the pair has failed; the state says why."""
+    try:
+        await abandon(state, primary, secondary, was_running=was_running)
+    except ColoctlError as worse:
+        state.note(Fact.FAILOVER_FAILED, f"Protection failed, and so did the way back: {worse}")
+        raise error from worse
+    reason = f"Protection failed: {sentence(error)}"
+    state.note(Fact.PROTECTION_ABANDONED, reason)
+    if state.protection is Protection.UNPROTECTED:  # also when it had not come further
+        state.explain(reason)
+
+
+async def _until_booted(state: PairState, primary: VM) -> None:
+    """A guest that has to boot alone has done so since it last began."""
+    if launch.boots_alone(state.spec, state.ground) and primary.booting:
+        state.progress("boot")
+        await primary.until_booted(state.spec.guest.ready_line, BOOT_DEADLINE_S)
+        state.booted()
+
+
+async def _until_reported(state: PairState, primary: Seat) -> None:
+    """Whatever the primary still had to say of a replica that is gone has been heard."""
+    while (wait_s := primary.reported_s + REPORTS_END_S - state.clock.now()) > 0:
+        await state.clock.sleep(wait_s)
+
+
+def _facts_of_protection(state: PairState, secondary: NodeName) -> Callable[[Fact, str], None]:
+    """Notes facts, and refuses the last one to a replica that missed a write while it joined.
+
+    So it does where the guest began to boot meanwhile and has to do that alone.
+    """
+    primary = state.vm_of(Role.PRIMARY)
+
+    def note(fact: Fact, reason: str) -> None:
+        if primary.booting and launch.boots_alone(state.spec, state.ground):
+            raise ReplicationError("The guest was reset and boots.", stage="protect")
+        if fact is Fact.CHECKPOINT_COMPLETED and state.seats[secondary].missed_write:
+            raise ReplicationError(
+                f"The disk of node {secondary} missed a write of the guest.",
+                stage="protect",
+                hint="the replication link, or that node's disk",
+            )
+        state.note(fact, reason)
+
+    return note
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, for a state's reason."""
+    return error.message if isinstance(error, ColoctlError) else "It was interrupted."

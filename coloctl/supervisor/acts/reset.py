@@ -1,0 +1,31 @@
+"""A guest whose kernel has panicked is reset."""
+
+from __future__ import annotations
+
+import contextlib
+
+from coloctl.errors import DeadlineMissed
+from coloctl.model.event import Kind
+from coloctl.model.pair import Role
+from coloctl.qmp import command as qmp
+from coloctl.supervisor.state import PairState
+
+#: A guest whose kernel resets the machine when it panics does so within milliseconds. Seconds.
+PATIENCE_S = 1.0
+#: QEMU resets a machine between two instructions, or behind a checkpoint. Seconds.
+DEADLINE_S = 30.0
+
+
+async def reset_guest(state: PairState, why: str) -> None:
+    """The guest was reset, by itself or by QEMU; in COLO its secondary follows with a checkpoint.
+
+    Raises `DeadlineMissed` when QEMU does not say that it has done so.
+    """
+    primary = state.vm_of(Role.PRIMARY)
+    with primary.monitor.listen("RESET", bound=1) as resets:
+        with contextlib.suppress(DeadlineMissed):
+            await resets.next(PATIENCE_S)
+            return
+        state.record(Kind.NOTE, node=primary.node, data={"reset": why})
+        await primary.execute(qmp.system_reset())
+        await resets.next(DEADLINE_S)

@@ -1,0 +1,73 @@
+"""A planned change of roles: nothing is lost, and the pair is protected again behind it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from coloctl.colo import launch
+from coloctl.errors import NotProtected, PreconditionFailed
+from coloctl.ha.arbiter import open_arbiter, require_claimable
+from coloctl.ha.failover import Timeline, require_answer
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import NodeName, Role
+from coloctl.model.protection import Protection
+from coloctl.supervisor.acts.failover import SWITCHOVER, failover
+from coloctl.supervisor.acts.protect import Entered, Watch, reprotect
+from coloctl.supervisor.acts.tune import checkpoint_of
+from coloctl.supervisor.state import PairState
+
+#: Clients that the checkpoint held are served again before the old primary ends, so that the two
+#: silences do not add up. Seconds.
+BREATH_S = 0.05
+
+
+async def switchover(state: PairState, watch: Watch, entered: Entered) -> Timeline:
+    """The secondary runs the guest, and the old primary's node follows it.
+
+    Everything that may refuse is asked first, then one more checkpoint is taken. Up to there the
+    guest goes on where it was, whatever fails. The point of no return is the fence of the old
+    primary, right behind that checkpoint: what clients have been told by then is on both nodes.
+
+    Raises `NotProtected` or what `failover` raises where roles did not change, and what protecting
+    raises where they did and the guest runs unprotected.
+    """
+    async with state.acting("switchover"):
+        node = await _require_sound(state)
+        state.progress("checkpoint")
+        await checkpoint_of(state)
+        await asyncio.sleep(BREATH_S)
+    # Nobody acts in between: neither call waits before its act has begun.
+    timeline = await failover(state, node, cause=SWITCHOVER)
+    await reprotect(state, watch, entered)
+    return timeline
+
+
+async def _require_sound(state: PairState) -> NodeName:
+    """The pair is whole, and each node can take the other's part; answers who shall run the guest.
+
+    Raises `NotProtected`, `FailoverRefused` or `PreconditionFailed`, saying what is not so.
+    """
+    name = state.spec.name
+    if state.protection is not Protection.COLO:
+        raise NotProtected(
+            f"Pair {name} is {state.protection}: only a protected pair can change its roles.",
+            hint=f"`coloctl wait {name} --for colo` waits until it is",
+        )
+    if state.finding.diagnosis is not Diagnosis.HEALTHY:
+        raise PreconditionFailed(
+            f"Pair {name} is not healthy: {state.finding.sentence()}",
+            hint=f"`coloctl explain {name}` shows what is seen",
+        )
+    secondary = state.seat_of(Role.SECONDARY)
+    assert secondary is not None and secondary.vm is not None
+    if secondary.missed_write:
+        raise PreconditionFailed(
+            f"The disk of node {secondary.name} missed a write of the guest.",
+            hint=f"`coloctl unprotect {name}`, then `coloctl reprotect {name}`",
+        )
+    await require_answer(secondary.vm)
+    held = await open_arbiter(state.spec, state.ground.folder).current()
+    require_claimable(held, secondary.name, state.generation + 1)
+    await launch.require_same_sizes(state.spec, state.ground)
+    await launch.require_same_binary(state.ground)
+    return secondary.name

@@ -1,0 +1,33 @@
+"""The guest goes on alone because somebody wants it to."""
+
+from __future__ import annotations
+
+from coloctl.errors import PairBusy
+from coloctl.model.pair import Role
+from coloctl.model.protection import Protection
+from coloctl.model.view import PairView
+from coloctl.supervisor.acts.failover import UNPROTECTED, failover
+from coloctl.supervisor.state import PairState
+
+#: A protection that is given up has undone itself within this, seconds.
+UNDO_PATIENCE_S = 60.0
+
+
+async def unprotect(state: PairState) -> PairView:
+    """The guest runs where it ran, alone, and nobody protects it again by himself.
+
+    A secondary that is being made is given up; a guest that runs alone is left as it is. Raises
+    `PairBusy` while another act is under way, else what `failover` raises.
+    """
+    if state.act not in ("", "protect"):
+        raise PairBusy(
+            f"Pair {state.spec.name} is busy with '{state.act}'.",
+            hint=f"`coloctl status {state.spec.name}` shows how far it is",
+        )
+    state.want_protection(False)
+    if state.act:
+        state.give_up("An operator has ended the protection.")
+        await state.idle(UNDO_PATIENCE_S)
+    if state.protection is Protection.COLO:
+        await failover(state, state.vm_of(Role.PRIMARY).node, cause=UNPROTECTED)
+    return state.view()

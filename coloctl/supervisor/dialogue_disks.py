@@ -1,0 +1,63 @@
+"""What is said while the disks of a new secondary are brought in sync; pure."""
+
+from __future__ import annotations
+
+from coloctl.colo import difference_plan, plan
+from coloctl.colo.launch import Ground
+from coloctl.model.pair import NodeName, PairSpec
+from coloctl.nbd.scan import Grain
+from coloctl.qmp import command as qmp
+from coloctl.supervisor.dialogue_items import Items, act, command, said
+
+
+def joined(spec: PairSpec, primary: NodeName) -> Items:
+    """The disks are equal already."""
+    return said(primary, plan.attach_replicas(spec))
+
+
+def compared(spec: PairSpec, ground: Ground, primary: NodeName) -> Items:
+    """Only what differs is sent; one turn is shown, and there are as many as the guest needs."""
+    socket, chunk = ground.rundir(primary) / "resync.sock", Grain().chunk
+    turns = [
+        item
+        for disk, _ in enumerate(spec.disks)
+        for item in (
+            *said(primary, difference_plan.take_turn(disk, 1, chunk)),
+            act(primary, "send the chunks that the bitmap names", ""),
+        )
+    ]
+    return [
+        *said(primary, difference_plan.begin(spec, socket, chunk)),
+        act(primary, "hash every disk on both nodes, send the chunks that differ", ""),
+        command(primary, qmp.stop(), "the last turn needs a guest that does not write"),
+        *turns,
+        *said(primary, plan.attach_replicas(spec)),
+        command(primary, qmp.cont(), ""),
+        *said(primary, difference_plan.drop(spec)),
+    ]
+
+
+def mirrored(spec: PairSpec, primary: NodeName) -> Items:
+    """Every block is sent."""
+    ready = [
+        act(primary, f"wait until job {plan.resync_job(i)} is ready", "")
+        for i, _ in enumerate(spec.disks)
+    ]
+    finished = [item for i, _ in enumerate(spec.disks) for item in _finished(primary, i)]
+    return [
+        *said(primary, plan.mirror_disks(spec, spec.policy.mirror_rate)),
+        *ready,
+        command(primary, qmp.stop(), "the last pass needs a guest that does not write"),
+        *finished,
+        *said(primary, plan.attach_replicas(spec)),
+        command(primary, qmp.cont(), ""),
+    ]
+
+
+def _finished(primary: NodeName, disk: int) -> Items:
+    job = plan.resync_job(disk)
+    return [
+        *said(primary, plan.finish_mirror(disk)),
+        act(primary, f"wait until job {job} is concluded", ""),
+        command(primary, qmp.job_dismiss(job), ""),
+    ]

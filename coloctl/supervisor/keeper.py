@@ -1,0 +1,98 @@
+"""A guest that runs alone and should not is protected again without being asked.
+
+Invariants: nothing is tried while an act is under way, the pair is paused, or something is the
+matter with the guest's node; after each try that fails the next one waits longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from coloctl.colo.backoff import wait_s
+from coloctl.errors import ColoctlError, PairBusy
+from coloctl.model.observation import Diagnosis
+from coloctl.model.protection import Protection
+from coloctl.supervisor import acts
+from coloctl.supervisor.acts import Entered, Watch
+from coloctl.supervisor.state import PairState
+
+log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Keeps one pair protected; `tick` is called about once a second."""
+
+    def __init__(
+        self,
+        state: PairState,
+        watch: Watch,
+        entered: Entered,
+        spawn: Callable[..., asyncio.Task[None]],
+    ) -> None:
+        self.state = state
+        self._watch, self._entered, self._spawn = watch, entered, spawn
+        self._failed = 0  #: tries in a row
+        self._not_before_s = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def tick(self) -> None:
+        """A try has begun, if it is time for one; the state says what is waited for."""
+        state = self.state
+        if state.protection is Protection.COLO:
+            self._failed, self._not_before_s = 0, 0.0
+        if not self.wanted():
+            state.exposure = ""
+            return
+        if self._task is not None and not self._task.done():
+            return
+        if obstacle := self._obstacle():
+            state.exposure = obstacle
+        elif state.clock.now() >= self._not_before_s and not state.act:
+            self._task = self._spawn(self._protect())
+
+    def end(self) -> None:
+        """Nothing is tried any more."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def wanted(self) -> bool:
+        """The guest runs alone, and somebody wants it protected."""
+        state = self.state
+        return state.protection is Protection.UNPROTECTED and state.protection_wanted
+
+    def _obstacle(self) -> str:
+        """Why nothing is tried now, whatever the other node may be like; a sentence."""
+        state, name = self.state, self.state.spec.name
+        if not state.spec.policy.auto_reprotect:
+            return (
+                f"policy.auto_reprotect is false: `coloctl reprotect {name}` makes a new secondary."
+            )
+        if state.paused:
+            return f"The pair is paused: `coloctl reprotect {name}` protects it all the same."
+        if state.finding.diagnosis is not Diagnosis.HEALTHY:
+            return f"It is protected again when this is over: {state.finding.sentence()}"
+        return ""
+
+    async def _protect(self) -> None:
+        state = self.state
+        state.exposure = "A new secondary is being made."
+        try:
+            await acts.reprotect(state, self._watch, self._entered)
+        except PairBusy as busy:  # somebody else acts: what is left to do then is seen then
+            log.info("%s", busy.message)
+        except ColoctlError as error:
+            self._failed += 1
+            pause_s = wait_s(self._failed)
+            self._not_before_s = state.clock.now() + pause_s
+            state.exposure = (
+                f"Attempt {self._failed} to protect it failed: {error.message.rstrip('.')}. "
+                f"The next one comes in {pause_s:g} s."
+            )
+            log.warning("%s", state.exposure)
+        except Exception:
+            log.exception("What was to protect the pair again went wrong")
+            self._not_before_s = state.clock.now() + wait_s(self._failed + 1)
+        else:
+            state.exposure = ""

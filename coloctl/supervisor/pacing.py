@@ -1,0 +1,100 @@
+"""Adaptive mode at work: what each checkpoint shows goes in, a new delay now and then comes out.
+
+A wanted delay is set while the next checkpoint is under way: QEMU takes one at once whenever its
+delay is set, and that one is then the one under way (docs/qemu.md). Nobody waits for any of this,
+and nothing is set while an act is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+
+from coloctl.clock import Deadline
+from coloctl.colo import plan
+from coloctl.errors import ColoctlError
+from coloctl.model import event
+from coloctl.model.event import Kind
+from coloctl.model.protection import Protection
+from coloctl.qmp.sequence import run
+from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
+
+#: QEMU's answer to a new delay, seconds: it may come behind a whole checkpoint.
+SET_DEADLINE_S = 10.0
+#: Decisions that go into the journal at once, and how many per second after that.
+NOTE_BURST, NOTE_RATE = 10.0, 0.1
+
+
+class Pacing:
+    """Keeps the delay of one pair; ``spawn`` makes tasks."""
+
+    def __init__(self, state: PairState, spawn: Callable[..., asyncio.Task[None]]) -> None:
+        self.state = state
+        self._spawn = spawn
+        self._setting: asyncio.Task[None] | None = None
+        self._asked = True  #: the checkpoint under way was asked for, or began unwatched
+        self._tokens, self._counted_at = NOTE_BURST, -math.inf
+
+    def begin(self) -> None:
+        """Another session of COLO begins."""
+        self.state.pace = self.state.pace.anew()
+        self._asked = True
+
+    def stopped(self, primary: Seat) -> None:
+        """A checkpoint has begun: what the last one called for is set now."""
+        state, pace = self.state, self.state.pace
+        self._asked = bool(state.act) or self._is_setting()
+        if not self._paces() or self._asked or primary.vm is None:
+            return
+        if pace.wanted_ms != pace.delay_ms:
+            self._setting = self._spawn(self._set(primary.vm))
+
+    def resumed(self, primary: Seat, pause_s: float) -> None:
+        """A checkpoint is complete: it says something, unless somebody asked for it."""
+        period_s = primary.ledger.last_period_s
+        if self._paces() and not self._asked and not self._is_setting() and period_s is not None:
+            wait_ms = self.state.tuning.compare_timeout_ms
+            self.state.pace = self.state.pace.after(pause_s * 1000, period_s * 1000, wait_ms)
+
+    def _paces(self) -> bool:
+        state = self.state
+        return state.adaptive and not state.cautious and state.protection is Protection.COLO
+
+    def _is_setting(self) -> bool:
+        return self._setting is not None and not self._setting.done()
+
+    async def _set(self, primary: VM) -> None:
+        """QEMU has the wanted delay; where it does not take it, the next checkpoint tries again."""
+        state, pace = self.state, self.state.pace
+        steps = plan.set_checkpoint_delay(pace.wanted_ms)
+        try:
+            await run(steps, primary.monitor, deadline=Deadline(SET_DEADLINE_S))
+        except ColoctlError as error:
+            log.warning("The checkpoint delay stays %d ms: %s", pace.delay_ms, error.message)
+            return
+        if not self._paces() or state.pace is not pace:
+            return  # an operator has set something else meanwhile
+        state.pace = pace.set()
+        self._tell(pace.delay_ms)
+
+    def _tell(self, before_ms: int) -> None:
+        """Clients know, and the journal where it is not too often."""
+        state, pace = self.state, self.state.pace
+        told = {"before-ms": before_ms, "after-ms": pace.delay_ms, "why": pace.why}
+        state.emit("PACE_CHANGED", told)
+        now = state.clock.now()
+        self._tokens = min(NOTE_BURST, self._tokens + (now - self._counted_at) * NOTE_RATE)
+        self._counted_at = now
+        if self._tokens < 1:
+            return
+        self._tokens -= 1
+        try:
+            state.record(Kind.NOTE, data={event.PACE: pace.delay_ms, "why": pace.why})
+        except ColoctlError as error:
+            log.warning("The new delay is not in the journal: %s", error.message)
