@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from coloctl.errors import LabError
 from coloctl.lab import layout, netns
-from coloctl.lab.layout import BRIDGE, TAPS, WIRES, Wire
+from coloctl.lab.layout import BRIDGE, SECOND_TAPS, TAPS, WIRES, Wire
 from coloctl.lab.link import IFF_UP, check_checksums, explained, index_of, netlink
 
 _MARK = "coloctl lab "
@@ -83,8 +83,11 @@ def arrange(role: str, ip: Any) -> None:
                 _arrange_end(ip, end.device, end.address, bridge if end.in_bridge else 0)
                 if wire.strict:
                     check_checksums(end.device)
-    if role in TAPS:
-        _ensure_tap(ip, TAPS[role], bridge)
+                if end.address == layout.CLIENT:
+                    _arrange_end(ip, end.device, layout.SECOND_CLIENT, 0)
+    for taps in (TAPS, SECOND_TAPS):
+        if role in taps:
+            _ensure_tap(ip, taps[role], bridge)
 
 
 def _ensure_bridge(ip: Any, role: str) -> int:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -28,6 +28,17 @@ FAILED_PREFIX = "coloctl-guest: failed:"
 BOOT_ID_PREFIX = "coloctl-guest: boot-id="
 
 REDIS_PORT = 6379
+#: On the second disk, where the guest has one.
+SECOND_REDIS_PORT = 6380
+#: Where services=True opened them: an echo for TCP and UDP, a web server, blocks on the disk.
+ECHO_PORT = 7007
+WEB_PORT = 7080
+BLOCKS_PORT = 7009
+
+#: The cloud kernel of the usual guest has no drivers for what no cloud has. The other one has its
+#: file system in modules, of which ext4 names all but the last.
+FULL_KERNEL = "linux-image-amd64"
+FULL_KERNEL_MODULES = ("ext4", "crc32c_generic")
 
 
 @dataclass(frozen=True)
@@ -47,11 +58,17 @@ class GuestImage:
         syncookies: int | None = None,
         loopback: bool = True,
         http_port: int | None = None,
+        second_address: str | None = None,
+        disks: tuple[str, ...] = (),
+        services: bool = False,
     ) -> str:
         """The kernel command line of a guest with ``address`` ("10.77.0.10/24") on its first NIC.
 
         ``loopback=False`` leaves the TCP secrets undrawn until the first client comes, as in other
         people's guests; ``syncookies`` is net.ipv4.tcp_syncookies (the guest's own default is 2).
+        ``second_address`` is that of a second NIC. ``disks`` are the guest's names of one or two
+        disks (by default /dev/vda); a second one has a redis of its own. With ``services`` the
+        guest serves on ECHO_PORT, WEB_PORT and BLOCKS_PORT besides.
         """
         words = [self.append, f"coloctl.ip={address}"]
         if gateway is not None:
@@ -62,6 +79,11 @@ class GuestImage:
             words.append("coloctl.loopback=0")
         if http_port is not None:
             words.append(f"coloctl.http={http_port}")
+        if second_address is not None:
+            words.append(f"coloctl.ip2={second_address}")
+        words += [f"coloctl.disk{'2' if n else ''}={disk}" for n, disk in enumerate(disks)]
+        if services:
+            words.append("coloctl.services=1")
         return " ".join(words)
 
     def copy_disk(self, to: Path) -> Path:
@@ -71,34 +93,46 @@ class GuestImage:
         return to
 
 
-def recipe(*, disk_mib: int = 512) -> Recipe:
-    """The recipe of this version of coloctl."""
-    init = resources.files("coloctl.lab").joinpath("files/init").read_text("utf-8")
-    return Recipe(init=init, disk_mib=disk_mib)
+def recipe(*, disk_mib: int = 512, drivers: tuple[str, ...] = ()) -> Recipe:
+    """The recipe of this version of coloctl; ``drivers`` of real hardware need a larger kernel."""
+    files = resources.files("coloctl.lab").joinpath("files")
+    init, shutdown, services = (
+        files.joinpath(name).read_text("utf-8") for name in ("init", "shutdown", "services")
+    )
+    made = Recipe(init=init, shutdown=shutdown, services=services, disk_mib=disk_mib)
+    if not drivers:
+        return made
+    modules = (*made.modules, *FULL_KERNEL_MODULES, *drivers)
+    return replace(made, kernel_package=FULL_KERNEL, modules=modules)
 
 
-def find(*, disk_mib: int = 512) -> GuestImage | None:
+def find(*, disk_mib: int = 512, drivers: tuple[str, ...] = ()) -> GuestImage | None:
     """The guest if it was built before; nothing is downloaded or built."""
-    made = recipe(disk_mib=disk_mib)
+    made = recipe(disk_mib=disk_mib, drivers=drivers)
     image = _image(_home() / made.digest(), made)
     whole = image.kernel.exists() and image.initrd.exists() and image.disk.exists()
     return image if whole else None
 
 
 def provide(
-    *, qemu_img: Path | None = None, disk_mib: int = 512, report: Report = silent
+    *,
+    qemu_img: Path | None = None,
+    disk_mib: int = 512,
+    drivers: tuple[str, ...] = (),
+    report: Report = silent,
 ) -> GuestImage:
     """The guest is in the cache, built now if it was not there.
 
-    ``qemu_img`` makes its disk (the one on PATH by default). Raises `ProvisionError` when a package
-    cannot be had or a tool fails. Several processes may ask at once: one builds, the others wait.
+    ``drivers`` are further modules of Debian's kernel (e1000). ``qemu_img`` makes its disk (the one
+    on PATH by default). Raises `ProvisionError` when a package cannot be had or a tool fails.
+    Several processes may ask at once: one builds, the others wait.
     """
-    if (built := find(disk_mib=disk_mib)) is not None:
+    if (built := find(disk_mib=disk_mib, drivers=drivers)) is not None:
         return built
-    made = recipe(disk_mib=disk_mib)
+    made = recipe(disk_mib=disk_mib, drivers=drivers)
     folder = _home() / made.digest()
     with exclusive(_home() / "lock", "the lab's guest", report):
-        if find(disk_mib=disk_mib) is None:
+        if find(disk_mib=disk_mib, drivers=drivers) is None:
             _build(folder, made, _qemu_img(qemu_img), report)
     return _image(folder, made)
 

@@ -28,6 +28,7 @@ DISK = "data.qcow2"
 _TOOL_DEADLINE_S = 120.0
 
 _LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
+_FOLDERS = ("data", "data2", "dev", "proc", "run", "sys", "tmp", "www")
 _LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 
 
@@ -43,19 +44,27 @@ class Recipe:
         "busybox-static",
         "redis-server",
         "redis-tools",
+        "qemu-guest-agent",
+        "perl-base",
         "libatomic1",
         "libc6",
         "libcap2",
+        "libcrypt1",
         "libgcc-s1",
         "libgcrypt20",
+        "libglib2.0-0",
         "libgpg-error0",
         "libjemalloc2",
         "liblz4-1",
         "liblzf1",
         "liblzma5",
+        "libnuma1",
+        "libpcre2-8-0",
         "libssl3",
         "libstdc++6",
         "libsystemd0",
+        "libudev1",
+        "liburing2",
         "libzstd1",
     )
     #: mke2fs comes from the same suite, so that the file system does not depend on the host.
@@ -66,7 +75,12 @@ class Recipe:
         "libext2fs2",
         "libuuid1",
     )
-    programs: tuple[str, ...] = ("usr/bin/redis-server", "usr/bin/redis-cli")
+    programs: tuple[str, ...] = (
+        "usr/bin/redis-server",
+        "usr/bin/redis-cli",
+        "usr/sbin/qemu-ga",
+        "usr/bin/perl",
+    )
     modules: tuple[str, ...] = (
         "virtio_pci",
         "virtio_blk",
@@ -75,6 +89,8 @@ class Recipe:
         "sd_mod",
         "button",  # the ACPI power button, and
         "evdev",  # the event device that tells of it
+        "pvpanic_pci",  # QEMU is told of a panic
+        "virtio_console",  # the guest agent's port
     )
     append: str = " ".join(
         (
@@ -91,6 +107,8 @@ class Recipe:
         )
     )
     init: str = ""
+    shutdown: str = ""  #: what the guest agent calls
+    services: str = ""  #: what the guest serves beside redis, where it is told to
     disk_mib: int = 512
 
     def digest(self) -> str:
@@ -139,10 +157,12 @@ def _entries(root: Path, modules: Path, recipe: Recipe) -> list[Entry]:
     """The guest's whole root file system; ``modules`` is the folder named after the kernel."""
     wanted = initramfs.module_closure(modules, recipe.modules)
     return [
-        *(initramfs.folder(name) for name in ("data", "dev", "proc", "run", "sys", "tmp", "www")),
+        *(initramfs.folder(name) for name in _FOLDERS),
         # The kernel opens it for PID 1 before anything is mounted.
         initramfs.character_device("dev/console", 5, 1),
         initramfs.file("init", recipe.init.encode(), 0o755),
+        initramfs.file("sbin/shutdown", recipe.shutdown.encode(), 0o755),
+        initramfs.file("lib/services", recipe.services.encode(), 0o644),
         *_busybox(root),
         *_programs(root, recipe.programs),
         *initramfs.module_entries(modules.name, wanted),

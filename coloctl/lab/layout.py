@@ -15,10 +15,14 @@ ROLES = ("host-a", "host-b", "client", "lan")
 BRIDGE = "br0"
 #: One tap per host, a port of that host's bridge.
 TAPS: Mapping[str, str] = {"host-a": "tap-a", "host-b": "tap-b"}
+#: One more per host, for a guest with two cards: on the same LAN, and in another network on it.
+SECOND_TAPS: Mapping[str, str] = {"host-a": "tap-a2", "host-b": "tap-b2"}
 REPLICATION_A = "10.66.0.1"
 REPLICATION_B = "10.66.0.2"
 CLIENT = "10.77.0.2"
 GUEST = "10.77.0.10"
+SECOND_CLIENT = "10.78.0.2"
+SECOND_GUEST = "10.78.0.10"
 PREFIX_LENGTH = 24
 MTU = 1500
 

@@ -1,11 +1,11 @@
-"""Netlink work in the lab's namespaces, and links that can be cut and healed."""
+"""Netlink work in the lab's namespaces, and links that can be cut, impaired and healed."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,14 +13,17 @@ from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import TC_H_ROOT
+from pyroute2.protocols import ETH_P_ALL
 
 from coloctl.errors import LabError
-from coloctl.lab import netns
+from coloctl.lab import netns, portcut, pump
+from coloctl.lab.impairment import Impairment
 from coloctl.lab.layout import End, Wire, namespace
 
 T = TypeVar("T")
 
 IFF_UP = 0x1  # linux/if.h
+_EGRESS = 0xFFFFFFF3  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS), linux/pkt_sched.h
 
 #: What a device may leave to the other side or to later: with all of it off, every frame is cut to
 #: size and its checksum computed before it leaves, and looked at where it arrives.
@@ -81,12 +84,59 @@ class LinkEnd:
         """
         self._with_index(lambda ip, index: ip.tc("replace", "blackhole", index))
 
+    def impair(self, impairment: Impairment) -> bool:
+        """The kernel does it to frames sent here; False when it has no netem, or netem cannot."""
+        arguments = impairment.netem()
+        if arguments is None:
+            return False
+
+        def discipline(ip: Any, index: int) -> bool:
+            try:
+                ip.tc("replace", "netem", index, **arguments)
+            except NetlinkError as error:
+                if error.code in (errno.ENOENT, errno.EOPNOTSUPP):
+                    return False
+                raise
+            return True
+
+        return self._with_index(discipline)
+
+    def detour(self) -> None:
+        """Frames sent here go into the tap of a pump that waits for them."""
+
+        def redirect(ip: Any, index: int) -> None:
+            tap = index_of(ip, pump.tap_of(self.device))
+            if tap is None:
+                raise LabError(f"The pump of {self.device} in {self.namespace} has ended.")
+            ip.tc("add", "clsact", index)
+            ip.tc(
+                "add-filter",
+                "u32",
+                index,
+                parent=_EGRESS,
+                prio=1,
+                protocol=ETH_P_ALL,
+                target=0,  # pyroute2 wants one; the action decides
+                keys=["0x0/0x0+0"],
+                action={
+                    "kind": "mirred",
+                    "direction": "egress",
+                    "action": "redirect",
+                    "ifindex": tap,
+                },
+            )
+
+        self._with_index(redirect)
+
     def deliver(self) -> None:
-        """Frames sent here arrive at the other end."""
+        """Frames sent here arrive at the other end, at once and all of them."""
 
         def clear(ip: Any, index: int) -> None:
-            if self._discipline(ip, index) != "noqueue":
+            kinds = self._disciplines(ip, index)
+            if kinds["root"] != "noqueue":
                 ip.tc("del", index=index, parent=TC_H_ROOT)
+            if "clsact" in kinds:
+                ip.tc("del", "clsact", index)
 
         self._with_index(clear)
 
@@ -96,19 +146,26 @@ class LinkEnd:
         self._with_index(lambda ip, index: ip.link("set", index=index, state=state))
 
     def state(self) -> str:
-        """Up, cut or unplugged."""
+        """Up, cut, unplugged or impaired."""
 
         def look(ip: Any, index: int) -> str:
             if not ip.link("get", index=index)[0]["flags"] & IFF_UP:
                 return "unplugged"
-            return "cut" if self._discipline(ip, index) == "blackhole" else "up"
+            kinds = self._disciplines(ip, index)
+            if kinds["root"] == "blackhole":
+                return "cut"
+            return "impaired" if "clsact" in kinds or kinds["root"] == "netem" else "up"
 
         return self._with_index(look)
 
     @staticmethod
-    def _discipline(ip: Any, index: int) -> str:
-        roots = [q for q in ip.get_qdiscs(index=index) if q["parent"] == TC_H_ROOT]
-        return str(roots[0].get_attr("TCA_KIND")) if roots else "noqueue"
+    def _disciplines(ip: Any, index: int) -> dict[str, str]:
+        """The kind of the root discipline as ``root``, noqueue where there is none, and others."""
+        kinds = {"root": "noqueue"}
+        for discipline in ip.get_qdiscs(index=index):
+            kind = str(discipline.get_attr("TCA_KIND"))
+            kinds["root" if discipline["parent"] == TC_H_ROOT else kind] = kind
+        return kinds
 
     def _with_index(self, work: Callable[[Any, int], T]) -> T:
         def run(ip: Any) -> T:
@@ -139,23 +196,77 @@ class Link:
 
         return cls(wire.name, (held(wire.a), held(wire.b)))
 
-    def cut(self, *, carrier: bool = False) -> None:
+    def cut(self, *, carrier: bool = False, sender: str | None = None) -> None:
         """Nothing passes any more, in silence; with ``carrier`` the plug is pulled as well.
 
         Silence is how a network mostly fails: no reset comes, no carrier is lost. Without the
-        plug the addresses lose their routes too, so senders get an error at once.
+        plug the addresses lose their routes too, so senders get an error at once. With a
+        ``sender``, a namespace, only what that one sends vanishes; its plug takes both ways.
         """
-        for end in self.ends:
+        for end in self._senders(sender):
             end.plug(up=False) if carrier else end.drop()
 
-    def heal(self) -> None:
-        """Everything passes again, whichever way the link was cut."""
+    def impair(self, impairment: Impairment, *, sender: str | None = None) -> None:
+        """Each frame fares as the impairment says, or only those that ``sender`` sends.
+
+        netem does it where the kernel has it. Elsewhere a pump does, a process that ends with this
+        one; then nothing passes until the link is healed. How it was impaired before is over.
+        Raises `LabError` when neither can; the link is healed then.
+        """
+        self.clear()
+        ends = self._senders(sender)
+        try:
+            if all(end.impair(impairment) for end in ends):
+                return
+            pump.start(self.name, [(end.namespace, end.device) for end in ends], impairment)
+            for end in ends:
+                end.detour()
+        except BaseException:
+            self.clear()
+            raise
+
+    def cut_ports(self, service: str, *, tcp: Iterable[int] = (), udp: Iterable[int] = ()) -> None:
+        """What comes from or goes to one of the ports vanishes at both ends, established or not.
+
+        ``service`` names the cut. Only what an end itself receives is looked at, so this serves
+        links whose ends have addresses.
+        """
+        for end in self.ends:
+            portcut.close(end.namespace, end.device, service, tcp=tcp, udp=udp)
+
+    def pass_ports(self, service: str | None = None) -> None:
+        """Ports are no longer cut: those of that service, or all."""
+        for end in self.ends:
+            portcut.open_again(end.namespace, end.device, service)
+
+    def clear(self) -> None:
+        """Frames pass as ever and no pump is left; ports that are cut stay so."""
         for end in self.ends:
             end.deliver()
             end.plug(up=True)
+        self.end_pumps()
+
+    def end_pumps(self) -> None:
+        """No process holds frames of this link."""
+        for end in self.ends:
+            pump.end(self.name, end.namespace)
+
+    def heal(self) -> None:
+        """Everything passes again, whatever was done to the link, and whoever did it."""
+        self.clear()
+        self.pass_ports()
+
+    def _senders(self, sender: str | None) -> tuple[LinkEnd, ...]:
+        chosen = tuple(end for end in self.ends if sender in (None, end.namespace))
+        if not chosen:
+            raise LabError(
+                f"The link {self.name} has no end in {sender}.",
+                hint=f"it has {' and '.join(end.namespace for end in self.ends)}",
+            )
+        return chosen
 
     def state(self) -> str:
-        """Up, cut, unplugged, or mixed when the ends differ."""
+        """Up, cut, unplugged, impaired, or mixed when the ends differ."""
         first, second = (end.state() for end in self.ends)
         return first if first == second else "mixed"
 

@@ -7,11 +7,11 @@ name as its alias: a namespace without that mark belongs to somebody else and is
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from coloctl.errors import LabError
@@ -77,12 +77,7 @@ class Lab:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.down()
 
     @property
@@ -106,7 +101,7 @@ class Lab:
         return self._namespaces["lan"]
 
     def link(self, which: str) -> Link:
-        """One of the links replication, lan-a, lan-b, client, to cut and to heal."""
+        """One of the links replication, lan-a, lan-b, client, to cut, to impair and to heal."""
         return Link.of(self.name, layout.wire(which))
 
     def popen(
@@ -152,6 +147,17 @@ class Lab:
             last = err.strip().splitlines()[-1:] or ["it said nothing"]
             raise LabError(f"{argv[0]} ended with {process.returncode} in {where}: {last[0]}")
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
+
+    def connect(
+        self, port: int, address: str = layout.GUEST, *, timeout_s: float = 10.0
+    ) -> socket.socket:
+        """A TCP connection from the client's machine, to the guest unless it is told otherwise.
+
+        Reads and writes on it miss their deadline after ``timeout_s`` as well. Raises `OSError`.
+        """
+        return netns.inside(
+            self.client, lambda: socket.create_connection((address, port), timeout_s)
+        )
 
     def bad_checksums(self) -> int:
         """TCP segments with a wrong checksum that reached the client since the lab was built.
@@ -225,6 +231,8 @@ class Lab:
         deeds: list[str] = []
         if self._present():
             standing = [ns for ns in self._namespaces.values() if netns.exists(ns)]
+            for name in WIRES:
+                self.link(name).end_pumps()
             deeds = evict(standing)
             for ns in standing:
                 # The kernel empties a namespace later, and not while a descriptor is held.
@@ -236,8 +244,18 @@ class Lab:
 
 def labs() -> list[str]:
     """The names of all labs of which at least one namespace stands, sorted."""
-    owners = (devices.lab_of(ns) for ns in netns.names())
+    owners = (_owner(ns) for ns in netns.names())
     return sorted({owner for owner in owners if owner is not None})
+
+
+def _owner(namespace: str) -> str | None:
+    """The lab that it belongs to; None where somebody has just removed it, too."""
+    try:
+        return devices.lab_of(namespace)
+    except LabError:
+        if netns.exists(namespace):
+            raise
+        return None
 
 
 def tcp_checksum_errors(snmp: str) -> int:
