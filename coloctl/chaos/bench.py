@@ -23,9 +23,10 @@ from coloctl.chaos.clients import PAUSE_MS, Clients
 from coloctl.chaos.faults import Cause, Victim
 from coloctl.chaos.figures import summary
 from coloctl.chaos.history import Outcome
-from coloctl.chaos.lanwatch import LanWatch, first_frame_s, strays
+from coloctl.chaos.lanwatch import BACKLOG_S, LanWatch, first_frame_s, strays
 from coloctl.chaos.setting import Setting
 from coloctl.chaos.takeover import Takeover, awaited
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
 from coloctl.lab import sample
@@ -39,9 +40,6 @@ STEADY_DEADLINE_S = 120.0
 EARLY_S = 1.0
 #: How long a node that was fenced may take to be gone, once it is awake, seconds.
 LINGER_S = 2.0
-#: What was on its way when the fence fell may still arrive, seconds: a frame that the dead node
-#: sent waits in this kernel's backlog at most.
-BACKLOG_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class _Run:
             clients = Clients(lab, self.plan.clients)
             stack.callback(clients.kill)
             until(client, lambda _: clients.acknowledged() >= 10 * self.plan.clients)
-            client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
+            Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
             self._protected_at_s = time.monotonic()
             if not self.plan.early:
                 until(client, self._steady)
@@ -175,7 +173,7 @@ class _Run:
         return enough
 
     def _attacked(self, lab: Lab, client: ControlClient, clients: Clients) -> dict[str, Any]:
-        view = client.execute("query-pair", setting.ASK_S)
+        view = Acts(client).view()
         require_colo(view)
         mac = sample.guest_mac()
         with faults.victim(self.plan.cause, view) as victim, LanWatch(lab, mac) as lan:
@@ -260,7 +258,7 @@ def until(
 ) -> None:
     """``enough`` said yes to a view of the pair; raises `DeadlineMissed` otherwise."""
     give_up = time.monotonic() + deadline_s
-    while not enough(client.execute("query-pair", setting.ASK_S)):
+    while not enough(Acts(client).view()):
         if time.monotonic() > give_up:
             raise DeadlineMissed(f"The bench did not go on within {deadline_s:.0f} s.")
         for _ in client.events(0.1):

@@ -1,79 +1,53 @@
-"""The clients of a story: the workload as a process in the lab, its history read as it comes."""
+"""The clients of a story: the workload of numbered records as a process in the lab."""
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import sys
-import threading
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from coloctl.chaos.history import Op, Outcome, parse
-from coloctl.errors import DeadlineMissed
+from coloctl.chaos.program import Program
 from coloctl.lab import layout
-from coloctl.lab.network import Lab
 
-#: From the end of the load to the last reply; a client gives up a reply long before (workload.py).
-CLIENTS_END_S = 90.0
+if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
+    from coloctl.lab.network import Lab
+
 #: Between two records of one client, milliseconds: a load, but not a flood.
 PAUSE_MS = 2
 
 
-class Clients:
-    """``count`` clients that append records until `finish`; ended by `kill` at the latest."""
+class Clients(Program):
+    """``count`` clients, numbered from ``first``, that append records until `finish`; ended by
+    `kill` at the latest.
+    """
 
-    def __init__(self, lab: Lab, count: int, pause_ms: float = PAUSE_MS) -> None:
-        self.history: list[Op] = []
-        self._lab, self._count = lab, count
-        self._process = lab.popen(
-            [*_workload(count), "--pause-ms", str(pause_ms)],
-            "client",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+    def __init__(
+        self,
+        lab: Lab,
+        count: int,
+        pause_ms: float = PAUSE_MS,
+        *,
+        first: int = 0,
+        burst_s: float = 0.0,
+        idle_s: float = 0.0,
+        arrive_s: float = 0.0,
+    ) -> None:
+        """With ``idle_s`` they append for ``burst_s`` and are silent for so long, in turns."""
+        super().__init__(
+            lab,
+            [
+                *(sys.executable, "-m", "coloctl.chaos.workload"),
+                *("--host", layout.GUEST, "--clients", str(count), "--first", str(first)),
+            ],
+            [
+                *("--pause-ms", str(pause_ms)),
+                *("--burst-s", str(burst_s), "--idle-s", str(idle_s)),
+                *("--arrive-s", str(arrive_s)),
+            ],
+            decode=records,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for op in parse(self._process.stdout):
-            self.history.append(op)
-
-    def acknowledged(self) -> int:
-        """Records that clients saw acknowledged so far."""
-        return sum(op.outcome is Outcome.OK for op in list(self.history))
-
-    def finish(self) -> list[Op]:
-        """Every client has ended by itself; answers the whole history."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(CLIENTS_END_S)
-        except subprocess.TimeoutExpired as error:
-            raise DeadlineMissed(
-                f"The clients did not end within {CLIENTS_END_S:.0f} s: a reply never came."
-            ) from error
-        self._reader.join(5)
-        return self.history
-
-    def read_back(self) -> Mapping[int, list[int]]:
-        """What the guest holds now, per client, asked over a new connection."""
-        done = self._lab.run([*_workload(self._count), "--read-back"], "client")
-        rows = (line.split() for line in done.stdout.splitlines())
-        return {int(row[0]): [int(n) for n in row[1:]] for row in rows}
-
-    def kill(self) -> None:
-        """The process is gone."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
 
 
-def _workload(count: int) -> list[str]:
-    return [
-        *(sys.executable, "-m", "coloctl.chaos.workload"),
-        *("--host", layout.GUEST, "--clients", str(count)),
-    ]
+def records(lines: str) -> dict[int, list[int]]:
+    """What the guest holds, per client, from the lines that the workload prints of it."""
+    rows = (line.split() for line in lines.splitlines())
+    return {int(row[0]): [int(n) for n in row[1:]] for row in rows}

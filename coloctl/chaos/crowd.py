@@ -26,6 +26,7 @@ from coloctl.chaos.bench import BENCH_SCHEMA
 from coloctl.chaos.cost import Meter, spent
 from coloctl.chaos.figures import summary
 from coloctl.chaos.soak import Seen
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.control.newborn import newborn
 from coloctl.host import open_host
@@ -80,11 +81,11 @@ def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict
             began_s = time.monotonic()
             clients.append(_protected(what, number, folder, stack))
             told(f"pair {number} is in COLO after {time.monotonic() - began_s:.1f} s")
-        pids = [client.execute("query-pair", setting.ASK_S)["supervisor_pid"] for client in clients]
+        pids = [Acts(client).view()["supervisor_pid"] for client in clients]
         meters = [Meter.read(pid) for pid in pids]
         seen = _all_watched(clients, what.seconds)
         costs = [spent(meter) for meter in meters]
-        views = [client.execute("query-pair", setting.ASK_S) for client in clients]
+        views = [Acts(client).view() for client in clients]
     pauses = [pause for one in seen for pause in one.pauses_ms]
     return {
         "schema": BENCH_SCHEMA,
@@ -112,7 +113,7 @@ def _protected(what: Crowd, number: int, folder: Path, stack: ExitStack) -> Cont
     born = stack.enter_context(newborn(pair))
     stack.callback(born.end)
     client = stack.enter_context(born.connect())
-    client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
+    Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
     return client
 
 

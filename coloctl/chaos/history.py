@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Outcome(StrEnum):
@@ -22,7 +23,8 @@ class Op:
     """One line of a history: ``client`` sent record ``n`` (invoke), or learnt what became of it.
 
     ``at_s`` is CLOCK_MONOTONIC of the machine, so that lines of different processes compare.
-    ``n`` is -1 for what concerns the connection itself; ``note`` then says what.
+    ``n`` is -1 for what concerns the connection itself; ``note`` then says what. ``f``, ``key`` and
+    ``value`` say what was done to what, where one kind of work does several things.
     """
 
     at_s: float
@@ -30,9 +32,13 @@ class Op:
     outcome: Outcome
     n: int
     note: str = ""
+    f: str = ""
+    key: str = ""
+    value: Any = None
 
     def line(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        said = {name: value for name, value in asdict(self).items() if value not in ("", None)}
+        return json.dumps(said, separators=(",", ":"))
 
 
 def parse(lines: Iterable[str]) -> Iterator[Op]:

@@ -10,13 +10,11 @@ import contextlib
 import ctypes
 import socket
 import struct
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
+from coloctl.chaos.background import Background
 from coloctl.lab import netns
 from coloctl.lab.network import Lab
 
@@ -25,6 +23,9 @@ SO_ATTACH_FILTER = 26
 SO_TIMESTAMPNS = 35
 #: The switch's port towards each node.
 PORTS = {"port-a": "a", "port-b": "b"}
+#: What was on its way when the fence fell may still arrive, seconds: a frame that the dead node
+#: sent waits in this kernel's backlog at most.
+BACKLOG_S = 0.005
 _ENDS_WITHIN_S = 0.2
 
 
@@ -51,33 +52,22 @@ def first_frame_s(spells: Sequence[Spell], node: str, since_s: float) -> float |
     return next((s.first_s for s in spells if s.node == node and s.first_s >= since_s), None)
 
 
-class LanWatch:
+class LanWatch(Background):
     """Watches from its making until the end of its ``with`` block; `spells` is what was seen."""
 
     def __init__(self, lab: Lab, mac: str) -> None:
         """Raises `LabError` when the lab's switch is not there."""
+        super().__init__("lan-watch")
         self.spells: list[Spell] = []
         self._mac = bytes.fromhex(mac.replace(":", ""))
         self._packets = netns.inside(lab.lan, lambda: _packets(self._mac))
-        self._ended = False
-        self._thread = threading.Thread(target=self._watch, name="lan-watch", daemon=True)
-        self._thread.start()
+        self.begin()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended = True
-        self._thread.join()
+    def close(self) -> None:
         self._packets.close()
 
-    def _watch(self) -> None:
-        while not self._ended:
+    def work(self) -> None:
+        while not self.ended:
             with contextlib.suppress(TimeoutError, OSError):
                 frame, extra, _, address = self._packets.recvmsg(64, 64)
                 node = PORTS.get(address[0])
@@ -97,11 +87,20 @@ class LanWatch:
 
 def _packets(mac: bytes) -> socket.socket:
     """A socket of the calling thread's namespace for frames from that address, on any device."""
-    # Not bound: a socket of all devices keeps the order in which their frames came.
-    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-    try:
+
+    def prepare(packets: socket.socket) -> None:
+        # Not bound: a socket of all devices keeps the order in which their frames came.
         packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         _only_from(packets, mac)
+
+    return packet_socket(prepare)
+
+
+def packet_socket(prepare: Callable[[socket.socket], None]) -> socket.socket:
+    """A prepared socket for every frame of the calling thread's namespace; a read ends soon."""
+    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    try:
+        prepare(packets)
         packets.settimeout(_ENDS_WITHIN_S)
     except BaseException:
         packets.close()

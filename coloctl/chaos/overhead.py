@@ -21,6 +21,7 @@ from coloctl.chaos.cost import Meter, spent
 from coloctl.chaos.figures import summary
 from coloctl.chaos.history import Op, Outcome
 from coloctl.chaos.setting import Setting
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 
 #: The delay at which the supervisor of an idle pair is measured: a pair file's default.
@@ -81,7 +82,7 @@ class _Bench:
     def document(self) -> dict[str, Any]:
         until(self.client, lambda _: self.clients.acknowledged() >= 10 * self.load.clients)
         self._measure("unprotected", None)
-        self.client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
+        Acts(self.client).start(wait_s=setting.PROTECT_DEADLINE_S)
         self.clients.read_back()  # a new connection: longer delays wait for one (docs/qemu.md)
         for delay_ms in self.load.delays_ms:
             self._set_delay(delay_ms)
@@ -104,14 +105,14 @@ class _Bench:
         }
 
     def _set_delay(self, delay_ms: int) -> None:
-        self.client.execute("pair-set", setting.ASK_S, name="checkpoint-delay", value=delay_ms)
+        Acts(self.client).set({"checkpoint-delay": delay_ms})
         until(self.client, lambda view: view["checkpoints"]["delay_ms"] == delay_ms)
         time.sleep(SETTLE_S)
 
     def _measure(self, what: str, delay_ms: int | None) -> None:
         stretch = watch(self.client, self.load.seconds)
         if delay_ms is not None:
-            require_colo(self.client.execute("query-pair", setting.ASK_S))
+            require_colo(Acts(self.client).view())
         row = {
             "protection": what,
             "delay_ms": delay_ms,
@@ -129,7 +130,7 @@ def watch(client: ControlClient, seconds: float) -> Watched:
     """So many seconds went by; the pauses are those of checkpoints that ended in them."""
     for _ in client.events(0.05):
         pass  # what ended before
-    meter = Meter.read(client.execute("query-pair", setting.ASK_S)["supervisor_pid"])
+    meter = Meter.read(Acts(client).view()["supervisor_pid"])
     begin_s = time.monotonic()
     ended = [
         float(event.data["pause-ms"])

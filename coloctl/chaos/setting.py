@@ -6,26 +6,30 @@ Each part is a context: whatever ends the block takes the part away again, unles
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coloctl import paths, spec
+from coloctl.chaos.remains import Trail, namespaces
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.newborn import newborn
+from coloctl.control.newborn import Newborn, newborn
 from coloctl.errors import DeadlineMissed, LabError, PairBusy
 from coloctl.lab import guest as guests
-from coloctl.lab import layout, sample
+from coloctl.lab import sample
 from coloctl.lab.network import Lab
 
 BOOT_DEADLINE_S = 120.0
 PROTECT_DEADLINE_S = 300.0
-#: One answer of a supervisor about itself.
-ASK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Setting:
     memory: str = sample.MEMORY
     detection: Mapping[str, int] = field(default_factory=dict)
     keep: bool = False
+    append_options: Mapping[str, Any] = field(default_factory=dict)  #: of `GuestImage.append_for`
+    circular: bool = False  #: a pair that was attacked protects itself again
 
     def to_json(self) -> dict[str, Any]:
         """The part of a document that says what was measured."""
@@ -55,16 +61,47 @@ class Setting:
 
 @contextlib.contextmanager
 def lab(setting: Setting) -> Iterator[Lab]:
-    """A lab of that name stands; raises `PairBusy` when somebody uses one."""
-    _refuse_tenants(setting.name)
-    standing = Lab.up(setting.name)
-    try:
-        yield standing
-    except BaseException:
-        standing.down()
-        raise
-    if not setting.keep:
-        standing.down()
+    """A lab of that name stands; raises `PairBusy` when somebody uses one, or is setting it up."""
+    with _claimed(f"lab {setting.name}"):
+        _refuse_tenants(setting.name)
+        standing = Lab.up(setting.name)
+        try:
+            yield standing
+        except BaseException:
+            standing.down()
+            raise
+        if not setting.keep:
+            standing.down()
+
+
+@contextlib.contextmanager
+def free_name(name: str) -> Iterator[str]:
+    """``name``, or with the first number from 2 on that nobody plays under at the same time."""
+    for number in itertools.count(1):
+        chosen = name if number == 1 else f"{name}{number}"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_claimed(f"name {chosen}"))
+            except PairBusy:
+                continue
+            if not paths.control_socket(chosen).exists():
+                yield chosen
+                return
+
+
+@contextlib.contextmanager
+def _claimed(what: str) -> Iterator[None]:
+    """One process has it at a time: a socket's name that goes with its process and is no file."""
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0coloctl {what}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PairBusy(
+                f"The {what} is in use by another run.", hint="give another --name"
+            ) from None
+        yield
 
 
 def _refuse_tenants(name: str) -> None:
@@ -97,7 +134,33 @@ def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iter
 
     ``metrics`` is the address at which it serves them, if any.
     """
-    pair_file = sample.write_pair(
+    described = spec.load(pair_file(setting, standing, home))
+    with ending(setting, newborn(described, metrics)) as born, born.connect() as client:
+        yield client
+
+
+@contextlib.contextmanager
+def ending(setting: Setting, supervisor: AbstractContextManager[Newborn]) -> Iterator[Newborn]:
+    """The supervisor ends with the block, unless the setting is to be kept."""
+    with supervisor as born:
+        yield born
+        if setting.keep:
+            born.keep()
+        else:
+            born.end()
+
+
+def pair_file(setting: Setting, standing: Lab, home: Path) -> Path:
+    """The pair of that setting is described in ``home``, with a disk per node."""
+    written = sample_pair(setting, standing, home)
+    with written.open("a", encoding="utf-8") as text:
+        text.write(tables(setting))
+    return written
+
+
+def sample_pair(setting: Setting, standing: Lab, home: Path) -> Path:
+    """The same, as the lab describes its pairs."""
+    return sample.write_pair(
         home / f"{setting.name}.toml",
         name=setting.name,
         lab=standing,
@@ -107,28 +170,21 @@ def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iter
         memory=setting.memory,
         checkpoint_delay_ms=setting.delay_ms,
         channel=setting.channel,
+        append_options=setting.append_options,
     )
-    with pair_file.open("a", encoding="utf-8") as text:
-        text.write(tables(setting))
-    with newborn(spec.load(pair_file), metrics) as born:
-        with born.connect() as client:
-            yield client
-        if setting.keep:
-            born.keep()
-        else:
-            born.end()
 
 
 def tables(setting: Setting) -> str:
-    """The tables that the sample has not: a pair that was attacked waits for its judge."""
+    """The tables that the sample has not: a pair that was attacked waits for its judge, or not."""
     lines = [f"{key} = {value}" for key, value in setting.detection.items()]
     detection = ["", "[detection]", *lines] if lines else []
-    return "\n".join([*detection, "", "[policy]", "auto_reprotect = false", ""])
+    again = "true" if setting.circular else "false"
+    return "\n".join([*detection, "", "[policy]", f"auto_reprotect = {again}", ""])
 
 
 def boot(setting: Setting, client: ControlClient) -> None:
     """The guest's own line says that it serves; nothing has been connected to it yet."""
-    client.execute("pair-start", BOOT_DEADLINE_S, protect=False)
+    Acts(client).start(protect=False, wait_s=BOOT_DEADLINE_S)
     console = paths.pair_dir(setting.name) / "a" / "console.log"
     give_up = time.monotonic() + BOOT_DEADLINE_S
     while time.monotonic() < give_up:
@@ -143,9 +199,5 @@ def boot(setting: Setting, client: ControlClient) -> None:
 
 def left_behind(setting: Setting) -> list[str]:
     """What should be gone and is not."""
-    left = [str(path) for path in (paths.pair_dir(setting.name),) if path.exists()]
-    return left + [
-        f"namespace {name}"
-        for name in (layout.namespace(setting.name, role) for role in layout.ROLES)
-        if (Path("/run/netns") / name).exists()
-    ]
+    left = [str(path) for path in Trail(setting.name).folders if path.exists()]
+    return left + [f"namespace {name}" for name in namespaces(setting.name)]

@@ -23,6 +23,7 @@ from coloctl.chaos.cost import Meter, spent
 from coloctl.chaos.figures import summary
 from coloctl.chaos.history import Op
 from coloctl.chaos.setting import Setting
+from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient, ControlEvent
 
 _NEAR_MISS = re.compile(
@@ -79,12 +80,12 @@ def soak(
         clients = Clients(lab, weather.clients, SOAK_PAUSE_MS)
         stack.callback(clients.kill)
         until(client, lambda _: clients.acknowledged() >= 10 * weather.clients)
-        client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
-        meter = Meter.read(client.execute("query-pair", setting.ASK_S)["supervisor_pid"])
+        Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
+        meter = Meter.read(Acts(client).view()["supervisor_pid"])
         before, began_s = near_misses(address), time.monotonic()
         with burners(weather.burners):
             seen = _weather(client, began_s + 60 * weather.minutes, tell)
-            cost, view = spent(meter), client.execute("query-pair", setting.ASK_S)
+            cost, view = spent(meter), Acts(client).view()
             doubts = near_misses(address) - before
         history = clients.finish()
         middle_s = began_s + (time.monotonic() - began_s) / 2
@@ -108,7 +109,7 @@ def free_address() -> str:
 
 def near_misses(address: str) -> Counter[str]:
     """How often each road of evidence came near its limit so far, from the supervisor's metrics."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=setting.ASK_S) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=QUERY_S) as answer:
         text = answer.read().decode()
     found = _NEAR_MISS.findall(text)
     return Counter({road: int(float(count)) for road, count in found if float(count)})
@@ -129,8 +130,8 @@ def _weather(client: ControlClient, until_s: float, tell: Tell) -> Seen:
 def _protected_again(client: ControlClient) -> None:
     """The pair is in COLO, as it was before its failover."""
     until(client, lambda view: view["protection"] in ("colo", "unprotected"))
-    if client.execute("query-pair", setting.ASK_S)["protection"] != "colo":
-        client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
+    if Acts(client).view()["protection"] != "colo":
+        Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
 
 
 def _document(

@@ -19,6 +19,7 @@ from coloctl.chaos.clients import Clients
 from coloctl.chaos.history import Op, Outcome
 from coloctl.chaos.setting import Setting
 from coloctl.chaos.takeover import Takeover, awaited
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
 
@@ -97,7 +98,7 @@ class _Stage:
         self._until(STEADY_DEADLINE_S, lambda _: self.clients.acknowledged() >= 10 * cast.clients)
         audience.scene("The guest is protected while it serves")
         began = time.monotonic()
-        self.client.execute("pair-start", setting.PROTECT_DEADLINE_S, protect=True)
+        Acts(self.client).start(wait_s=setting.PROTECT_DEADLINE_S)
         protected = time.monotonic()
         audience.scene("Protected: every checkpoint makes host b the guest's second home")
         self._until(STEADY_DEADLINE_S, self._steady(protected + cast.seconds))
@@ -120,7 +121,7 @@ class _Stage:
         return document
 
     def _view(self) -> dict[str, Any]:
-        view: dict[str, Any] = self.client.execute("query-pair", setting.ASK_S)
+        view: dict[str, Any] = Acts(self.client).view()
         self.audience.view(view, self.clients.acknowledged())
         return view
 

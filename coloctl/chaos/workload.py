@@ -11,37 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from redis.connection import Connection
 from redis.exceptions import RedisError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from coloctl.chaos.history import Op, Outcome
-
-#: No reply for so long means that the connection hangs, seconds. Linux gives up a connection only
-#: after minutes; a client of a protected guest should never wait longer than a failover.
-REPLY_DEADLINE_S = 20.0
-#: The guest may still be booting when the clients come, seconds.
-CONNECT_DEADLINE_S = 60.0
+from coloctl.chaos.history import Outcome
+from coloctl.chaos.recorder import CONNECT_DEADLINE_S, REPLY_DEADLINE_S, Recorder
 
 
 def key(client: int) -> str:
     """The list that holds the records of one client."""
     return f"records:{client}"
-
-
-class Recorder:
-    """Writes history lines of many threads to one stream, whole lines only."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "") -> None:
-        line = Op(time.monotonic(), client, outcome, n, note).line()
-        with self._lock:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
 
 
 @retry(
@@ -66,8 +49,30 @@ def ask(connection: Any, *command: Any) -> Any:
     return connection.read_response()
 
 
+@dataclass(frozen=True)
+class Rhythm:
+    """When records are appended: with a pause after each, in bursts where there is an idle time.
+
+    All clients of one machine burst together: their clock is the same. Each connection is opened
+    ``apart_s`` after the one before.
+    """
+
+    pause_s: float = 0.0
+    burst_s: float = 0.0
+    idle_s: float = 0.0
+    apart_s: float = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """How long to wait before the next record, at that moment of the monotonic clock."""
+        if not self.idle_s:
+            return self.pause_s
+        into_s = now % (self.burst_s + self.idle_s)
+        silent_s = self.burst_s + self.idle_s - into_s
+        return self.pause_s if into_s < self.burst_s else silent_s
+
+
 def append_records(
-    host: str, port: int, client: int, record: Recorder, ending: threading.Event, *, pause_s: float
+    host: str, port: int, client: int, record: Recorder, ending: threading.Event, *, rhythm: Rhythm
 ) -> None:
     """Records 0, 1, 2, ... are appended until ``ending``; the first error ends this client."""
     try:
@@ -83,8 +88,8 @@ def append_records(
             ask(connection, "RPUSH", key(client), n)
             record(client, Outcome.OK, n)
             n += 1
-            if pause_s:
-                ending.wait(pause_s)
+            if wait_s := rhythm.wait_s(time.monotonic()):
+                ending.wait(wait_s)
         record(client, Outcome.INFO, -1, f"closed {ask(connection, 'CLIENT', 'ID')}")
     except (RedisError, OSError) as error:
         record(client, Outcome.INFO, n)
@@ -113,6 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--first", type=int, default=0, help="number of the first client")
     parser.add_argument("--pause-ms", type=float, default=0.0, help="between two records")
+    parser.add_argument("--burst-s", type=float, default=0.0, help="append for so long, then")
+    parser.add_argument("--idle-s", type=float, default=0.0, help="be silent for so long")
+    parser.add_argument("--arrive-s", type=float, default=0.0, help="all have come after so long")
     parser.add_argument("--read-back", action="store_true")
     options = parser.parse_args(arguments)
     numbers = range(options.first, options.first + options.clients)
@@ -121,17 +129,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(client, *records)
         return
     ending, record = threading.Event(), Recorder()
+    rhythm = Rhythm(
+        options.pause_ms / 1000, options.burst_s, options.idle_s, options.arrive_s / len(numbers)
+    )
     threads = [
         threading.Thread(
             target=append_records,
             args=(options.host, options.port, n, record, ending),
-            kwargs={"pause_s": options.pause_ms / 1000},
+            kwargs={"rhythm": rhythm},
             daemon=True,
         )
         for n in numbers
     ]
     for thread in threads:
         thread.start()
+        time.sleep(rhythm.apart_s)
     sys.stdin.read()
     ending.set()
     for thread in threads:

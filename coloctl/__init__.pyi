@@ -1,0 +1,3 @@
+from coloctl.api.pair import pair as pair
+
+__version__: str

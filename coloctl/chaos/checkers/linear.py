@@ -1,0 +1,146 @@
+"""Whether one register could have behaved as its clients saw it; pure, exact, bounded.
+
+A history of a register is linearizable when every operation can be given one moment between its
+invocation and its answer so that, in the order of these moments, each answer is what a register
+would have said. The search takes one operation after the other as the next (Wing and Gong), and
+remembers which sets of operations, with which value, led nowhere (Lowe).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+#: An operation that nobody saw end may take effect at any later time, or never.
+NEVER: Final = math.inf
+
+
+class Kind(Enum):
+    """What an operation does to the register, and what it tells of it."""
+
+    READ = "read"  #: of ``value``
+    WRITE = "write"  #: of ``value``
+    CAS = "cas"  #: from ``old`` to ``value``: it was ``old``
+    CAS_FAILED = "failed cas"  #: it was not ``old``
+
+
+@dataclass(frozen=True)
+class Act:
+    """One operation on one register, between two moments."""
+
+    client: int
+    kind: Kind
+    called_s: float
+    answered_s: float
+    value: Hashable = None
+    old: Hashable = None
+
+    @property
+    def open(self) -> bool:
+        """Nobody knows whether it happened."""
+        return self.answered_s == NEVER
+
+    def after(self, value: Hashable) -> tuple[bool, Hashable]:
+        """Whether it fits a register that holds ``value``, and what that holds then."""
+        match self.kind:
+            case Kind.READ:
+                return self.value == value, value
+            case Kind.WRITE:
+                return True, self.value
+            case Kind.CAS:
+                return self.old == value, self.value
+            case Kind.CAS_FAILED:
+                return self.old != value, value
+
+    def sentence(self) -> str:
+        """For people; who did what."""
+        what = f"{self.kind.value} of {self.value!r}"
+        if self.kind is Kind.CAS:
+            what = f"cas from {self.old!r} to {self.value!r}"
+        elif self.kind is Kind.CAS_FAILED:
+            what = f"cas that found something else than {self.old!r}"
+        return f"client {self.client}: {what}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """``linearizable`` is None when the search was given up after so many states.
+
+    ``placed`` is how many answered operations the longest order holds, ``value`` what the register
+    held then, and ``stuck`` those that could have come next and do not fit.
+    """
+
+    linearizable: bool | None
+    states: int
+    placed: int = 0
+    value: Hashable = None
+    stuck: tuple[Act, ...] = ()
+
+
+#: What was placed, and the value: all answered acts before the first number, those of the first
+#: set of bits counted from there, and the open acts of the second set of bits.
+_State = tuple[int, int, int, Hashable]
+
+
+def search(acts: Sequence[Act], initial: Hashable = None, states_max: int = 200_000) -> Found:
+    """Whether an order exists; exact unless more than ``states_max`` states were seen."""
+    by_call = sorted(acts, key=lambda act: act.called_s)
+    answered = [act for act in by_call if not act.open]
+    opened = [act for act in by_call if act.open and act.kind in (Kind.WRITE, Kind.CAS)]
+    start: _State = (0, 0, 0, initial)
+    seen, stack, best = {start}, [start], (0, start)
+    while stack:
+        state = stack.pop()
+        placed = state[0] + state[1].bit_count()
+        if placed == len(answered):
+            return Found(True, len(seen), placed, state[3])
+        best = max(best, (placed, state), key=lambda one: one[0])
+        for after in _next(state, answered, opened):
+            if after not in seen:
+                seen.add(after)
+                stack.append(after)
+        if len(seen) > states_max:
+            return Found(None, len(seen), best[0])
+    stuck = tuple(answered[i] for i in _candidates(best[1], answered)[0])
+    return Found(False, len(seen), best[0], best[1][3], stuck)
+
+
+def _candidates(state: _State, answered: Sequence[Act]) -> tuple[list[int], float]:
+    """The answered acts that may come next, and the moment by which the first of them must."""
+    base, bits, _, _ = state
+    soonest, found = NEVER, []
+    for i in range(base, len(answered)):
+        if answered[i].called_s > soonest:
+            break
+        if not bits >> (i - base) & 1:
+            found.append(i)
+            soonest = min(soonest, answered[i].answered_s)
+    return found, soonest
+
+
+def _next(state: _State, answered: Sequence[Act], opened: Sequence[Act]) -> Iterator[_State]:
+    """Every state that one more operation leads to; those of open operations first, so that the
+    search, which takes the last one, tries them last.
+    """
+    base, bits, open_bits, value = state
+    found, soonest = _candidates(state, answered)
+    for i, act in enumerate(opened):
+        if act.called_s > soonest:
+            break
+        fits, after = act.after(value)
+        if fits and not open_bits >> i & 1:
+            yield base, bits, open_bits | 1 << i, after
+    for i in reversed(found):
+        fits, after = answered[i].after(value)
+        if fits:
+            yield (*_shifted(base, bits | 1 << (i - base)), open_bits, after)
+
+
+def _shifted(base: int, bits: int) -> tuple[int, int]:
+    """The same with every placed act at the front counted in ``base``."""
+    while bits & 1:
+        base, bits = base + 1, bits >> 1
+    return base, bits

@@ -1,0 +1,30 @@
+"""Everything that may go wrong with a pair, by name; each fault knows how it is healed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coloctl.chaos.nemesis import (
+    clock,
+    disks,
+    guest,
+    links,
+    machine,
+    monitors,
+    operator,
+    processes,
+)
+from coloctl.chaos.nemesis.fault import FaultKind
+
+FAULTS: Mapping[str, FaultKind] = {
+    **processes.FAULTS,
+    **links.FAULTS,
+    **disks.FAULTS,
+    **monitors.FAULTS,
+    **machine.FAULTS,
+    **clock.FAULTS,
+    **guest.FAULTS,
+    **operator.FAULTS,
+}
+
+__all__ = ["FAULTS", "FaultKind"]

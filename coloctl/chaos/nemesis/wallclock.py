@@ -1,0 +1,98 @@
+"""A wall clock that jumps, of one Python process; the kernel's and the monotonic one do not.
+
+A program's own beginning (``sitecustomize``) runs this file by its path, before anything else asked
+for the time; standard library only. How far the clock is off is read anew at each look at it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+#: Names the file that holds how far the clock is off.
+VARIABLE = "COLOCTL_CHAOS_CLOCK"
+#: Seconds, as one double.
+OFFSET = struct.Struct("=d")
+#: What is on the command line of a supervisor, and of nothing that it starts.
+SUPERVISOR = ("coloctl.cli.main", "run")
+
+
+def write(file: Path, seconds: float) -> None:
+    """The clock is off by that much from now on, in every process that looks into the file."""
+    with file.open("r+b" if file.exists() else "w+b") as opened:
+        opened.write(OFFSET.pack(seconds))
+
+
+def shift(offset: Callable[[], float]) -> None:
+    """Python's ways to ask for the time of the day answer that much more; no other clock moves."""
+    real, real_ns, real_get = time.time, time.time_ns, time.clock_gettime
+    local, utc, text = time.localtime, time.gmtime, time.strftime
+
+    def now() -> float:
+        return real() + offset()
+
+    def now_ns() -> int:
+        return real_ns() + int(offset() * 1e9)
+
+    def get(clock: int) -> float:
+        return real_get(clock) + (offset() if clock == time.CLOCK_REALTIME else 0)
+
+    def strftime(format: str, t: Any = None) -> str:
+        return text(format, local(now()) if t is None else t)
+
+    names: dict[str, Any] = {
+        "time": now,
+        "time_ns": now_ns,
+        "clock_gettime": get,
+        "strftime": strftime,
+        "localtime": lambda seconds=None: local(now() if seconds is None else seconds),
+        "gmtime": lambda seconds=None: utc(now() if seconds is None else seconds),
+    }
+    for name, function in names.items():
+        setattr(time, name, function)
+    datetime.datetime = _shifted(datetime.datetime, now)  # type: ignore[misc]
+
+
+def _shifted(real: Any, now: Callable[[], float]) -> Any:
+    """A `datetime` whose moments are real ones, made by that clock."""
+
+    class Kind(type):
+        def __instancecheck__(cls, value: object) -> bool:
+            return isinstance(value, real)
+
+    class Shifted(real, metaclass=Kind):  # type: ignore[misc]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return real.fromtimestamp(now(), tz)
+
+        @classmethod
+        def today(cls) -> Any:
+            return real.fromtimestamp(now())
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return real.fromtimestamp(now(), datetime.UTC).replace(tzinfo=None)
+
+    Shifted.__name__ = Shifted.__qualname__ = "datetime"
+    return Shifted
+
+
+def begin() -> None:
+    """A supervisor's clock is the one of the file; other programs keep theirs."""
+    file = os.environ.get(VARIABLE)
+    if not file or not all(word in sys.orig_argv for word in SUPERVISOR):
+        return
+    with Path(file).open("rb") as opened:
+        seen = mmap.mmap(opened.fileno(), OFFSET.size, prot=mmap.PROT_READ)
+    shift(lambda: float(OFFSET.unpack_from(seen)[0]))
+
+
+if __name__ == "__main__":
+    begin()

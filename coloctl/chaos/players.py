@@ -1,0 +1,136 @@
+"""What plays in a lab: a QEMU that holds COLO here, and the lab's guest; fetched if need be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from coloctl import memory
+from coloctl.check.trial import holds_colo
+from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
+from coloctl.lab import guest as guests
+from coloctl.lab import qemu as qemus
+from coloctl.lab.guest import GuestImage
+from coloctl.lab.progress import Progress, Report, silent
+from coloctl.lab.qemu import Build
+from coloctl.machine import accel as accelerators
+
+
+class Players(NamedTuple):
+    """A binary, an accelerator under which it holds COLO, and a guest."""
+
+    qemu: Path
+    accel: str
+    guest: GuestImage
+
+
+def engage(qemu: str | None = None, report: Report = silent) -> Players:
+    """Binary, accelerator and guest are there; what is not was fetched or built.
+
+    Raises `UnsupportedQEMU` when the QEMU that was asked for does not hold COLO.
+    """
+    binary, accel = choose(qemu, report)
+    return Players(binary, accel, lab_guest(report))
+
+
+def choose(qemu: str | None, report: Report = silent) -> tuple[Path, str]:
+    """A QEMU by name or path, or else the one that is best here, and its accelerator."""
+    if qemu is None:
+        choice = choose_qemu(report)
+        return choice.build.binary, choice.accel
+    binary = named_qemu(qemu)
+    accel = usable_accelerators(report)[0][0]
+    trial = holds_colo(binary, accel)
+    if not trial.works:
+        raise UnsupportedQEMU(trial.sentence, hint="`coloctl probe --full` shows more")
+    return binary, accel
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A QEMU with an accelerator that holds COLO on this machine."""
+
+    build: Build
+    accel: str
+    why: str
+    passed_over: tuple[str, ...] = field(default=())  #: a sentence for each that was tried before
+    accelerators: str = ""  #: the sentence that says what KVM is worth here
+
+
+def choose_qemu(report: Report = silent) -> Choice:
+    """The system's QEMU where it holds COLO, tried out, or else the newest build.
+
+    What was found is remembered until the machine boots again. Raises `UnsupportedQEMU` when
+    nothing holds COLO, `ProvisionError` when the build cannot be fetched.
+    """
+    verdict: dict[str, str] = {}
+    passed_over: list[str] = []
+
+    def works(build: Build, accel: str) -> bool:
+        trial = holds_colo(build.binary, accel)
+        verdict["why"] = trial.sentence
+        if not trial.works:
+            passed_over.append(f"{called(build)} under {accel}: {trial.sentence}")
+        return trial.works
+
+    accels, sentence = usable_accelerators(report)
+    build, accel = qemus.choose(works, accels, report=report)
+    return Choice(build, accel, verdict["why"], tuple(passed_over), sentence)
+
+
+def usable_accelerators(report: Report = silent) -> tuple[Sequence[str], str]:
+    """The accelerators worth trying here, the better first, and the sentence that says why."""
+    build = qemus.find("system") or qemus.provide(qemus.FALLBACK, report=report)
+    key = memory.key(build.binary, "auto", "loop")
+    known = memory.recall(key)
+    if known is None:
+        report(Progress("measuring what KVM and TCG are worth here"))
+        verdict = accelerators.prove(build.binary)
+        known = {"real": verdict.real, "sentence": verdict.sentence}
+        memory.remember(key, known)
+    return (("kvm", "tcg") if known.get("real") else ("tcg",)), str(known.get("sentence", ""))
+
+
+def named_qemu(name: str) -> Path:
+    """The binary that is meant by a build's name, a path, or a program's name on PATH.
+
+    Nothing is downloaded. Raises `ProvisionError` for a build that is not here, `UsageError` for a
+    file or a program that is not.
+    """
+    if name in qemus.NAMES:
+        if (build := qemus.find(name)) is not None:
+            return build.binary
+        if name == "system":
+            raise ProvisionError(
+                "There is no qemu-system-x86_64 with its qemu-img on PATH.",
+                hint="install qemu-system-x86, or name another QEMU with --qemu",
+            )
+        raise ProvisionError(f"QEMU {name} is not here.", hint=f"coloctl lab qemu {name}")
+    if found := shutil.which(name) or shutil.which(Path.cwd() / name):
+        return Path(found).absolute()
+    what = "cannot be executed" if Path(name).exists() else "is not there"
+    raise UsageError(
+        f"The QEMU {name} {what}.", hint=f"give a path, or one of: {', '.join(qemus.NAMES)}"
+    )
+
+
+def lab_guest(report: Report = silent) -> GuestImage:
+    """The lab's guest, built if it was not there; its disk is made by any qemu-img at hand.
+
+    Raises `ProvisionError`.
+    """
+    if (built := guests.find()) is not None:
+        return built
+    if (at_hand := shutil.which("qemu-img")) is not None:
+        return guests.provide(qemu_img=Path(at_hand), report=report)
+    stored = (qemus.find(name) for name in reversed(tuple(qemus.SUITES)))
+    build = next(filter(None, stored), None) or qemus.provide(qemus.FALLBACK, report=report)
+    return guests.provide(qemu_img=build.img, report=report)
+
+
+def called(build: Build) -> str:
+    """A build for people."""
+    return f"QEMU {build.version} ({build.name})"

@@ -1,0 +1,99 @@
+"""What a run left on the machine: processes, namespaces, taps, files, listening ports.
+
+It only looks. Everything is known by the name of the pair and its lab, by the folders that are its
+own, or by a mark in the environment, so that a neighbour's run is never taken for this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coloctl import paths
+from coloctl.errors import LabError
+from coloctl.host.listen import ports_in_use
+from coloctl.lab import layout, netns
+
+PROC, DEVICES = Path("/proc"), Path("/sys/class/net")
+#: How long what was told to go gets to be gone, seconds.
+GRACE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Trail:
+    """By what the remains of one run are known.
+
+    ``name`` is the pair's and its lab's. ``mark`` is ``NAME=VALUE``, of the environment of all that
+    it started. ``taps`` are its own in the namespace of whoever looks, as are ``addresses``, the
+    pair's, on which nobody should listen any more.
+    """
+
+    name: str
+    home: Path | None = None
+    mark: str = ""
+    taps: Sequence[str] = ()
+    addresses: Sequence[str] = ()
+
+    @property
+    def folders(self) -> list[Path]:
+        """Those that belong to it alone."""
+        own = [self.home] if self.home else []
+        return [paths.pair_dir(self.name), *own]
+
+
+def remains(trail: Trail, grace_s: float = GRACE_S) -> list[str]:
+    """A sentence for each thing that is still there after the grace."""
+    end = time.monotonic() + grace_s
+    while (left := list(_left(trail))) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
+
+
+def _left(trail: Trail) -> Iterator[str]:
+    living = processes(trail.folders, trail.mark)
+    yield from (f"process {pid} still runs: {argv}" for pid, argv in sorted(living.items()))
+    for name in namespaces(trail.name):
+        yield f"network namespace {name} is still there"
+        yield from (f"port {port} still listens in {name}" for port in _ports(name))
+    for tap in trail.taps:
+        if (DEVICES / tap).exists():
+            yield f"tap {tap} is still there"
+    for address in trail.addresses:
+        yield from (f"port {port} of {address} still listens" for port in ports_in_use(address))
+    yield from (f"{folder} is still there" for folder in trail.folders if folder.exists())
+
+
+def processes(folders: Sequence[Path] = (), mark: str = "") -> dict[int, str]:
+    """Living processes, but this one, that name such a folder or carry the mark; what they are."""
+    named = re.compile("|".join(f"{re.escape(str(one))}(?![\\w.-])" for one in folders) or "(?!)")
+    found = {}
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            argv = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            words = os.fsdecode(b" ".join(argv))
+            if named.search(words) or (mark and _marked(entry, mark)):
+                found[int(entry.name)] = words[:200]
+    return found
+
+
+def _marked(process: Path, mark: str) -> bool:
+    return os.fsencode(mark) in (process / "environ").read_bytes().split(b"\0")
+
+
+def namespaces(lab: str) -> list[str]:
+    """Those of the lab's namespaces that have a file still, even an empty one."""
+    named = (layout.namespace(lab, role) for role in layout.ROLES)
+    return [name for name in named if netns.path(name).exists()]
+
+
+def _ports(namespace: str) -> list[int]:
+    with contextlib.suppress(LabError):
+        return sorted(netns.inside(namespace, lambda: ports_in_use("0.0.0.0")))
+    return []

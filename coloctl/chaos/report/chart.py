@@ -1,0 +1,180 @@
+"""The picture of a stretch of a run: all lanes above one another, on one axis of time; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coloctl.chaos import account
+from coloctl.chaos.evidence import Evidence
+from coloctl.chaos.report import lanes, operations, strips
+from coloctl.chaos.report.lanes import Lane
+from coloctl.chaos.report.markup import Markup, tag
+from coloctl.chaos.report.operations import Seen
+from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window
+from coloctl.chaos.report.strips import KINDS, Mark, Strip
+
+GAP = 10.0
+AXIS = 26.0
+#: Half of a word below the axis may stand out to the right.
+MARGIN = 24.0
+#: Dots of one workload in the picture of a whole run, and in that of one fault.
+DOTS_MAX, DOTS_NEAR_MAX = 6000, 1500
+#: Faults that get a picture of their own.
+NEAR_MAX = 6
+#: Such a picture shows at most so much after the fault.
+NEAR_MAX_S = 12.0
+
+
+@dataclass(frozen=True)
+class Album:
+    """The pictures of one run; ``seen`` is what clients saw, ``felt`` what each fault brought."""
+
+    evidence: Evidence
+    seen: Sequence[Seen]
+    felt: Sequence[account.Felt]
+    marks: Sequence[Mark]
+    protection: Sequence[Strip]
+    nodes: Mapping[str, Sequence[Strip]]
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Album:
+        """Everything that takes long has been computed once."""
+        last_s = max([evidence.ended_s, *(one.at_s for one in evidence.events[-1:])])
+        return cls(
+            evidence,
+            operations.seen(evidence),
+            account.felt(evidence),
+            strips.marks(evidence),
+            strips.protection(evidence, last_s),
+            strips.nodes(evidence, last_s),
+        )
+
+    def whole(self) -> Markup | None:
+        """The whole run, from just before the steady state; None when nothing happened in it."""
+        evidence = self.evidence
+        moments = [
+            *(one.at_s for one in evidence.events),
+            *(op.at_s for work in evidence.works.values() for op in work.history),
+        ]
+        if not moments:
+            return None
+        first, last = min(moments), max(*moments, evidence.ended_s)
+        lead = max(2.0, (last - evidence.steady_s) * 0.08)
+        began = max(first, evidence.steady_s - lead) if evidence.struck else first
+        window = Window(began, max(last, began + 0.1), evidence.steady_s)
+        return self._draw(window, DOTS_MAX, "The whole run", None)
+
+    def near(self, number: int) -> Markup:
+        """One fault seen closely; times are told since it was struck."""
+        fault = self.evidence.struck[number]
+        span = min(max(self._end_s(number) - fault.at_s, 0.25), NEAR_MAX_S) * 1.25
+        window = Window(fault.at_s - 0.15 * span, fault.at_s + span, fault.at_s)
+        return self._draw(window, DOTS_NEAR_MAX, f"Around {fault.fault.name}", fault.at_s)
+
+    def _end_s(self, number: int) -> float:
+        """When what a fault brought about is over: the pair is protected, clients are served."""
+        evidence, fault = self.evidence, self.evidence.struck[number]
+        after = account.next_fault_s(evidence, fault)
+        found = [fault.at_s + (self.felt[number].outage.longest_ms or 0.0) / 1000]
+        for takeover in strips.takeovers(evidence):
+            if fault.at_s <= takeover.done_s("verified") <= after:
+                found.append(takeover.done_s("verified"))
+        gap = account.protection_gap(evidence, fault)
+        if gap is not None and gap.again_s is not None:
+            found.append(gap.again_s)
+        return min(max(found), after)
+
+    def _draw(self, window: Window, most: int, title: str, timed: float | None) -> Markup:
+        stack = _lanes(self, window, most, timed)
+        height = sum(lane.height + _gap(lane) for lane in stack)
+        drawn: list[Markup] = []
+        top = 0.0
+        for lane in stack:
+            drawn.append(_placed(lane, top))
+            top += lane.height + _gap(lane)
+        return tag(
+            "svg",
+            tag("title", title),
+            tag("desc", ". ".join(lane.about for lane in stack)),
+            _axis(window, height),
+            lanes.fault_bands(window, self.evidence.struck, height),
+            *drawn,
+            tag("line", class_="cross", x1=0, x2=0, y1=0, y2=height),
+            tag("text", class_="cross", y=height + 16),
+            class_="chart",
+            viewBox=f"0 0 {WIDTH + MARGIN:g} {height + AXIS:g}",
+            role="img",
+            data_from=f"{window.from_s - window.zero_s:.4f}",
+            data_span=f"{window.to_s - window.from_s:.4f}",
+            data_left=f"{LEFT:g}",
+            data_width=f"{WIDTH:g}",
+        )
+
+
+def _gap(lane: Lane) -> float:
+    """The rows of marks stand together."""
+    return GAP if lane.height > lanes.ROW or lane.name == KINDS["protected"] else 0.0
+
+
+def _placed(lane: Lane, top: float) -> Markup:
+    names = [tag("text", lane.name, x=0.0, y=15.0, class_="lane-name")]
+    names += [
+        tag("text", line, x=0.0, y=31.0 + 14 * n, class_="lane-more")
+        for n, line in enumerate(lane.more.splitlines())
+    ]
+    return tag("g", names, lane.body, transform=f"translate(0 {top:g})", class_="lane")
+
+
+def _axis(window: Window, height: float) -> Markup:
+    return tag(
+        "g",
+        [
+            tag(
+                "g",
+                tag("line", x1=window.x(at_s), x2=window.x(at_s), y1=0.0, y2=height, class_="grid"),
+                tag("text", name, x=window.x(at_s), y=height + 16, text_anchor="middle"),
+            )
+            for at_s, name in window.ticks()
+        ],
+        class_="axis",
+    )
+
+
+def _lanes(album: Album, window: Window, most: int, timed: float | None) -> list[Lane]:
+    evidence = album.evidence
+    stack = lanes.mark_rows(window, album.marks, timed=timed)
+    scale = _scale(album.seen, window)
+    stack += [lanes.latency(window, work, scale, most) for work in album.seen]
+    stack.append(lanes.pauses(window, account.pauses(evidence.events)))
+    stack.append(lanes.strip_row(window, "protection", album.protection))
+    for node, what in album.nodes.items():
+        hurt, heard = _hurt(window, evidence, node, what), lanes.heard(window, evidence, node)
+        stack.append(lanes.strip_row(window, f"node {node}", what, hurt, heard))
+    return stack
+
+
+def _hurt(window: Window, evidence: Evidence, node: str, what: Sequence[Strip]) -> Markup:
+    """On a node's band: how long a fault lay on it, at most to the node's death."""
+    bands = []
+    for one in evidence.struck:
+        if node not in one.nodes or one.healed_s is None:
+            continue
+        deaths = (strip.from_s for strip in what if strip.what == "dead")
+        end_s = min([one.healed_s, *(at_s for at_s in deaths if at_s > one.at_s)])
+        if window.meets(one.at_s, end_s):
+            x = window.x(one.at_s)
+            title = tag("title", f"{one.fault.kind} of node {node}")
+            width = max(window.x(end_s) - x, 1.0)
+            bands.append(tag("rect", title, x=x, y=1.0, width=width, height=lanes.ROW - 2))
+    return tag("g", *bands, class_="hurt")
+
+
+def _scale(seen: Sequence[Seen], window: Window) -> Latency:
+    """One scale for all workloads, so that they compare."""
+    took = [
+        one.ms for work in seen for one in work.operations if window.meets(one.began_s, one.op.at_s)
+    ]
+    low = max(min(took, default=0.1), 0.05)
+    high = max(max(took, default=100.0), 10 * low)
+    return Latency(low / 1.5, high * 1.8, lanes.LATENCY_HEIGHT, lanes.LATENCY_TOP)

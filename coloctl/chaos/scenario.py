@@ -1,0 +1,112 @@
+"""A scenario as values: what must hold first, who works, what breaks when, what must hold then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class When(StrEnum):
+    """The next moment at which a fault may fall, once its time has come."""
+
+    STEADY = "steady"  #: the pair is in COLO and has taken a few checkpoints since
+    CHECKPOINT = "checkpoint"  #: the primary has just stopped for a checkpoint
+    VMSTATE_LOAD = "vmstate-load"  #: the secondary has stopped to receive and load its state
+    RESYNC = "resync"  #: the disks of a new secondary are being brought in sync
+    MIGRATING = "migrating"  #: the memory of a new secondary is being sent
+    FAILOVER = "failover"  #: a survivor is being promoted
+    FAILED = "failed"  #: that came to nothing, and only an operator goes on
+
+
+#: A number, or two between which the seed chooses.
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """When a fault falls: ``at_s`` after the steady state, or after the fault named ``after`` was
+    struck; then at the next moment of ``when``; ``times`` times in all, ``every_s`` apart.
+    """
+
+    at_s: Span = (0.0, 0.0)
+    when: When | None = None
+    after: str = ""
+    every_s: Span = (0.0, 0.0)
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One fault among those that a random one may be; its place in the file is its number."""
+
+    kind: str
+    target: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    duration_s: Span | None = None
+    when: When | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FaultSpec:
+    """A fault as it was written. A random one is drawn anew from ``choices`` each time."""
+
+    name: str
+    trigger: Trigger
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """Clients of one kind. ``name`` tells their histories apart."""
+
+    name: str
+    kind: str
+    clients: int
+    params: Mapping[str, Any] = field(default_factory=dict)
+    numbered_from: int = 0  #: no two workloads of a scenario have clients of the same number
+    begins: str = "booted"  #: or "protected": it comes when the pair is in COLO for the first time
+
+
+@dataclass(frozen=True)
+class SteadyState:
+    """What must hold before anything breaks; otherwise the run is void, which is unknown."""
+
+    protection: str = "colo"
+    checkpoints_min: int = 3
+    acknowledged_min: int = 20
+    within_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One story with its seed, as its file tells it."""
+
+    name: str
+    title: str
+    why: str
+    seed: int
+    steady_state: SteadyState
+    workloads: tuple[WorkloadSpec, ...]
+    faults: tuple[FaultSpec, ...]
+    expect: Mapping[str, Mapping[str, Any]]
+    pair: Mapping[str, Any] = field(default_factory=dict)  #: tables laid over the lab's pair file
+    guest: Mapping[str, Any] = field(default_factory=dict)  #: what the lab's guest is told to be
+    promises: tuple[int, ...] = ()  #: those of README that it attacks
+    settle_s: float = 3.0  #: of load after the last fault was healed
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One fault of one run: everything that chance decides has been decided."""
+
+    name: str  #: its fault's, with a number where that falls several times
+    kind: str
+    target: str
+    at_s: float
+    when: When | None = None
+    after: str = ""
+    duration_s: float | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)

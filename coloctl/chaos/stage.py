@@ -1,0 +1,120 @@
+"""Where a scenario plays: a lab of its own, a pair file that is the lab's and the scenario's, a
+guest that serves, and clients that come when they should. Whatever ends the block takes it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from coloctl import spec
+from coloctl.chaos import setting
+from coloctl.chaos.ear import Ear
+from coloctl.chaos.lanwatch import LanWatch
+from coloctl.chaos.nemesis import FAULTS
+from coloctl.chaos.nemesis.fault import Ground, Staging
+from coloctl.chaos.scenario import Planned, Scenario, WorkloadSpec
+from coloctl.chaos.setting import Setting
+from coloctl.chaos.workloads import WORKLOADS, Running
+from coloctl.control.acts import Acts
+from coloctl.control.client import ControlClient
+from coloctl.control.newborn import newborn
+from coloctl.lab import sample
+from coloctl.lab.network import Lab
+
+
+@dataclass
+class Stage:
+    """One pair with everything around it; `works` are the clients that have come."""
+
+    where: Setting
+    scenario: Scenario
+    lab: Lab
+    home: Path
+    pair_file: Path
+    client: ControlClient
+    ear: Ear
+    lan: LanWatch
+    works: dict[str, tuple[WorkloadSpec, Running]]
+
+    @property
+    def ground(self) -> Ground:
+        return Ground(self.where.name, self.lab, self.home, self.ear.view)
+
+    def come(self, begins: str) -> None:
+        """The clients that begin then are at work."""
+        for work in self.scenario.workloads:
+            if work.begins == begins:
+                self.works[work.name] = (work, WORKLOADS[work.kind].start(self.lab, work))
+
+    def boot(self) -> None:
+        """The guest serves, unprotected."""
+        setting.boot(self.where, self.client)
+
+    def protect(self) -> None:
+        """The pair is in COLO."""
+        Acts(self.client).start(wait_s=setting.PROTECT_DEADLINE_S)
+
+    def kill_clients(self) -> None:
+        for _, work in self.works.values():
+            work.kill()
+
+
+@contextlib.contextmanager
+def stage(where: Setting, scenario: Scenario, plan: tuple[Planned, ...]) -> Iterator[Stage]:
+    """Everything stands and nothing has begun; behind the block it is gone, unless it is kept."""
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(setting.lab(where))
+        home = stack.enter_context(setting.folder(where))
+        staging = Staging(where.name, home, lab, where.qemu)
+        kinds = (FAULTS[fault.kind].prepare for fault in plan)
+        for prepare in dict.fromkeys(one for one in kinds if one is not None):
+            stack.enter_context(prepare(staging))
+        pair_file = write_pair(where, staging, scenario)
+        supervisor = newborn(spec.load(pair_file))
+        with _with(staging.environment):
+            born = stack.enter_context(setting.ending(where, supervisor))
+        client = stack.enter_context(born.connect())
+        ear = stack.enter_context(Ear(where.name))
+        lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
+        played = Stage(where, scenario, lab, home, pair_file, client, ear, lan, {})
+        stack.callback(played.kill_clients)
+        yield played
+
+
+@contextlib.contextmanager
+def _with(environment: Mapping[str, str]) -> Iterator[None]:
+    """Whatever is started in the block has that in its environment."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def write_pair(where: Setting, staging: Staging, scenario: Scenario) -> Path:
+    """The lab's pair file with the scenario's tables laid over it."""
+    options = {**scenario.guest, "services": True}
+    cast = replace(where, qemu=staging.qemu, append_options=options)
+    path = setting.sample_pair(cast, staging.lab, staging.home)
+    if scenario.pair:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        path.write_text(tomli_w.dumps(overlaid(document, scenario.pair)), encoding="utf-8")
+    return path
+
+
+def overlaid(document: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with each key of ``tables`` in the place of its own."""
+    return {**document, **{name: {**document.get(name, {}), **t} for name, t in tables.items()}}

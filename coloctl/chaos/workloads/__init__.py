@@ -1,0 +1,233 @@
+"""The kinds of work that clients of a guest do, by name.
+
+Each kind is a program of its own (``python -m coloctl.chaos.workloads.NAME``) that runs in the
+client's namespace, writes its history to standard output (history.py), and ends when its standard
+input does. With ``--read-back`` it prints one JSON value instead: what the guest holds now, asked
+over new connections. Its shape, and what the operations mean, by kind:
+
+=============== ========================================== ====================================
+kind            operations                                 kept
+=============== ========================================== ====================================
+redis-appends   ``n``: a record                            ``{client: [n, ...]}``
+redis-registers ``f``: write, read or cas, of ``key``;     ``{key: value}``
+                ``value``: written, read, or ``[old,
+                new]``; a cas that did not match is fail
+redis-transfers ``f``: transfer, ``value``: ``{"from",     ``{"balances": {account: int},
+                "to", "amount"}``; ``f``: read,            "done": {client: n}}``: ``done`` is
+                ``value``: ``{account: balance}``          written by the transfer itself
+tcp-stream      ``n``: a chunk, ok when its echo is right; null
+                a wrong byte is fail, ``n`` -1, "wrong
+                byte at POSITION"
+http            ``n``: a GET, ``value``: ``[status,        null
+                boot id]``
+udp-sequence    ``n``: a datagram, ok when echoed, info    null
+                when not; ``f``: duplicate for a second
+                echo
+disk-writer     ``n``: a block written with fsync,         ``{client: {n: checksum}}``, read
+                ``value``: its checksum                    with the guest's caches dropped
+=============== ========================================== ====================================
+
+Every client notes ``opened ID`` once and ``closed ID`` at its end (``n`` -1, info); whatever else
+happens to its connection is a fail with ``n`` -1. Clients of UDP open nothing. ID is redis's own
+number of the connection, elsewhere the client's port. A block that the guest's disk refuses is info
+with the disk's words, and its client goes on. A datagram is given up only when its client ends.
+
+The program of redis-appends is another (workload.py): it prints lines instead of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from coloctl.chaos.clients import PAUSE_MS, Clients
+from coloctl.chaos.history import Op
+from coloctl.chaos.program import Program
+from coloctl.chaos.scenario import WorkloadSpec
+from coloctl.lab import layout
+
+if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
+    from coloctl.lab.network import Lab
+
+
+class Params(BaseModel):
+    """The keys that a kind of work takes besides its clients; each has a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Running(Protocol):
+    """Clients at work."""
+
+    history: list[Op]
+
+    def acknowledged(self) -> int:
+        """Operations that clients saw acknowledged so far."""
+        ...
+
+    def finish(self) -> list[Op]:
+        """Every client has ended by itself; raises `DeadlineMissed` when one waits for ever."""
+        ...
+
+    def read_back(self) -> Any:
+        """What the guest holds now; raises `LabError` when it does not answer."""
+        ...
+
+    def kill(self) -> None:
+        """Their process is gone."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorkloadKind:
+    """One kind of work."""
+
+    doc: str
+    start: Callable[[Lab, WorkloadSpec], Running]
+    params: type[Params] = Params
+    #: The checks that understand its history.
+    checks: Sequence[str] = ()
+
+
+class AppendsParams(Params):
+    """Records are appended with a pause after each; with ``idle_s``, in bursts of ``burst_s``.
+    The connections are opened one by one, over ``arrive_s`` in all.
+    """
+
+    pause_ms: float = Field(PAUSE_MS, ge=0)
+    burst_s: float = Field(0.0, ge=0)
+    idle_s: float = Field(0.0, ge=0)
+    arrive_s: float = Field(0.0, ge=0)
+
+
+class PacedParams(Params):
+    """Each client does one thing after the other, with a pause between."""
+
+    pause_ms: float = Field(50.0, ge=1)
+
+
+class TransfersParams(PacedParams):
+    """Accounts that hold so much each at first; every so many operations of a client are a read."""
+
+    accounts: int = Field(8, ge=2)
+    balance: int = Field(100, ge=0)
+    read_every: int = Field(5, ge=0)
+
+
+class RegistersParams(PacedParams):
+    """Registers that all clients share. The rate bounds what a judge has to search."""
+
+    pause_ms: float = Field(150.0, ge=1)
+    keys: int = Field(3, ge=1)
+
+
+class StreamParams(PacedParams):
+    """So many chunks are on their way at a time; together they fit into what a socket holds."""
+
+    chunk_bytes: int = Field(1024, ge=1, le=4096)
+    window: int = Field(2, ge=1, le=4)
+
+
+class BlocksParams(PacedParams):
+    """Blocks of that size, written one after the other."""
+
+    pause_ms: float = Field(100.0, ge=1)
+    block_bytes: int = Field(1024, ge=16, le=65536)
+
+
+def _appends(lab: Lab, spec: WorkloadSpec) -> Running:
+    params = AppendsParams(**spec.params)
+    return Clients(
+        lab,
+        spec.clients,
+        params.pause_ms,
+        first=spec.numbered_from,
+        burst_s=params.burst_s,
+        idle_s=params.idle_s,
+        arrive_s=params.arrive_s,
+    )
+
+
+def _by_client(kept: Mapping[str, Any]) -> dict[int, Any]:
+    """JSON has text for keys only; clients are numbers."""
+    return {int(client): value for client, value in kept.items()}
+
+
+def _bank(said: str) -> dict[str, Any]:
+    kept = json.loads(said)
+    return {"balances": kept["balances"], "done": _by_client(kept["done"])}
+
+
+def _checksums(said: str) -> dict[int, dict[int, int]]:
+    kept = _by_client(json.loads(said))
+    return {client: _by_client(blocks) for client, blocks in kept.items()}
+
+
+def _program(
+    module: str, decode: Callable[[str], Any] = json.loads
+) -> Callable[[Lab, WorkloadSpec], Running]:
+    """Starts the program of that name."""
+
+    def start(lab: Lab, spec: WorkloadSpec) -> Running:
+        who = [
+            *(sys.executable, "-m", f"{__name__}.{module}", "--host", layout.GUEST),
+            *("--clients", str(spec.clients), "--first", str(spec.numbered_from)),
+            *("--params", json.dumps(dict(spec.params))),
+        ]
+        return Program(lab, who, decode=decode)
+
+    return start
+
+
+_CONNECTED = ("connections_survive", "outage_within")
+
+#: All but redis-appends, redis-transfers and redis-registers need a guest with ``services``.
+WORKLOADS: Mapping[str, WorkloadKind] = {
+    "redis-appends": WorkloadKind(
+        "numbered records are appended to lists of redis, on the disk when acknowledged",
+        _appends,
+        AppendsParams,
+        ("no_lost_acks", *_CONNECTED),
+    ),
+    "redis-transfers": WorkloadKind(
+        "money moves between accounts of redis in transactions; now and then all are read",
+        _program("redis_transfers", _bank),
+        TransfersParams,
+        ("bank_sum", *_CONNECTED),
+    ),
+    "redis-registers": WorkloadKind(
+        "a few registers of redis are written, read, and compared and set",
+        _program("redis_registers"),
+        RegistersParams,
+        ("linearizable", *_CONNECTED),
+    ),
+    "tcp-stream": WorkloadKind(
+        "a stream both ways, every byte checked",
+        _program("tcp_stream"),
+        StreamParams,
+        ("stream_intact", *_CONNECTED),
+    ),
+    "http": WorkloadKind(
+        "a web server is asked over connections that are kept alive",
+        _program("http"),
+        PacedParams,
+        _CONNECTED,
+    ),
+    "udp-sequence": WorkloadKind(
+        "numbered datagrams are echoed",
+        _program("udp_sequence"),
+        PacedParams,
+        ("outage_within",),
+    ),
+    "disk-writer": WorkloadKind(
+        "the guest writes checksummed blocks to its disk, each synced before it is acknowledged",
+        _program("disk_writer", _checksums),
+        BlocksParams,
+        ("no_lost_acks", *_CONNECTED),
+    ),
+}

@@ -1,0 +1,49 @@
+"""Clients that ask a web server over and over, each over one connection that is kept alive."""
+
+from __future__ import annotations
+
+from coloctl.chaos.history import Outcome
+from coloctl.chaos.workloads import PacedParams
+from coloctl.chaos.workloads.client import Broken, Client, Line, Work, main
+from coloctl.lab.guest import WEB_PORT
+
+REQUEST = "GET /boot-id HTTP/1.1\r\nHost: {host}\r\n\r\n"
+
+
+def get(line: Line, host: str) -> tuple[int, str]:
+    """Status and body of one GET; raises `Broken` for what is no answer."""
+    line.send(REQUEST.format(host=host).encode())
+    head = line.receive_until(b"\r\n\r\n").decode("latin-1")
+    status, length = answered(head)
+    return status, line.receive(length).decode("latin-1").strip()
+
+
+def answered(head: str) -> tuple[int, int]:
+    """Status and length of the body, from the head of an answer; raises `Broken` for none."""
+    first, *fields = head.splitlines() or [""]
+    named = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (field.partition(":") for field in fields)
+    }
+    try:
+        version, status, *_ = first.split()
+        if version != "HTTP/1.1" or named.get("connection", "").lower() == "close":
+            raise Broken(f"not kept alive: {first}")
+        return int(status), int(named["content-length"])
+    except (ValueError, KeyError) as error:
+        raise Broken(f"no answer of a web server: {first[:60]!r}") from error
+
+
+def work(client: Client[PacedParams]) -> None:
+    with Line(client.host, WEB_PORT) as line:
+        client.opened(line.identity())
+        while client.paused(client.params.pause_ms):
+            with client.under_way():
+                status, boot_id = get(line, client.host)
+            client.note(Outcome.OK if status == 200 else Outcome.FAIL, value=[status, boot_id])
+            client.n += 1
+        client.closed(line.identity())
+
+
+if __name__ == "__main__":
+    main(Work(PacedParams, work))

@@ -1,0 +1,82 @@
+"""Clients that write, read, and compare and set a few registers of redis that they share.
+
+Every value is written once only, by one client, so that a read tells which write it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from coloctl.chaos.history import Outcome
+from coloctl.chaos.workloads import RegistersParams
+from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.store import Store, store
+
+#: 1 when KEYS[1] held the first argument and now holds the second. An absent register is "".
+CAS = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+return 1
+"""
+#: How many values a client may write.
+VALUES = 1_000_000
+
+
+def registers(params: RegistersParams) -> list[str]:
+    """The names of the registers."""
+    return [f"r{n}" for n in range(params.keys)]
+
+
+def key(first: int, name: str) -> str:
+    """Where redis keeps it: workloads of one guest are told apart by their first clients."""
+    return f"register:{first}:{name}"
+
+
+def number(value: bytes | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def operate(
+    client: Client[RegistersParams], server: Store, f: str, name: str, seen: int | None
+) -> int | None:
+    """One operation, ``seen`` being what this client saw there last; answers what it sees now."""
+    at, mine = key(client.first, name), client.number * VALUES + client.n
+    if f == "read":
+        with client.under_way(f, name):
+            seen = number(server.ask("GET", at))
+        client.note(Outcome.OK, f=f, key=name, value=seen)
+        return seen
+    if f == "write":
+        with client.under_way(f, name, mine):
+            server.ask("SET", at, mine)
+        client.note(Outcome.OK, f=f, key=name, value=mine)
+        return mine
+    with client.under_way(f, name, [seen, mine]):
+        done = server.ask("EVAL", CAS, 1, at, "" if seen is None else seen, mine)
+    client.note(Outcome.OK if done else Outcome.FAIL, f=f, key=name, value=[seen, mine])
+    return mine if done else seen
+
+
+def work(client: Client[RegistersParams]) -> None:
+    names = registers(client.params)
+    seen: dict[str, int | None] = dict.fromkeys(names)
+    with store(client.host) as server:
+        client.opened(server.identity())
+        while client.paused(client.params.pause_ms):
+            name = client.chance.choice(names)
+            f = client.chance.choice(("read", "read", "write", "cas"))
+            seen[name] = operate(client, server, f, name, seen[name])
+            client.n += 1
+        client.closed(server.identity())
+
+
+def read_back(host: str, params: RegistersParams, numbers: Sequence[int]) -> Any:
+    names = registers(params)
+    with store(host) as server:
+        held = server.at_once(*(("GET", key(numbers[0], name)) for name in names))
+    return {name: number(value) for name, value in zip(names, held, strict=True)}
+
+
+if __name__ == "__main__":
+    main(Work(RegistersParams, work, read_back))

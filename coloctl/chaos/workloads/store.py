@@ -1,0 +1,53 @@
+"""A client's connection to redis: one, never renewed, and transactions over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from coloctl.chaos.workload import ask, connect
+from coloctl.chaos.workloads.client import Broken, Told
+from coloctl.lab.guest import REDIS_PORT
+
+
+class Store:
+    """An open connection to redis; whatever is wrong with it is a `Broken`."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def ask(self, *command: Any) -> Any:
+        """The reply to one command."""
+        return ask(self._connection, *command)
+
+    def at_once(self, *commands: Sequence[Any]) -> list[Any]:
+        """The replies to commands that happen all at once, or none of them."""
+        # In one piece: both guests of a pair are likelier to answer it in the same way.
+        whole = (("MULTI",), *commands, ("EXEC",))
+        self._connection.send_packed_command(self._connection.pack_commands(whole))
+        for _ in range(1 + len(commands)):
+            self._connection.read_response()
+        replies: list[Any] = self._connection.read_response()
+        return replies
+
+    def identity(self) -> int:
+        """The number that redis itself gave to this connection."""
+        return int(self.ask("CLIENT", "ID"))
+
+
+@contextmanager
+def store(host: str) -> Iterator[Store]:
+    """A connection to the guest's redis, open inside the block."""
+    try:
+        connection = connect(host, REDIS_PORT)
+    except (RedisError, OSError) as error:
+        raise Told(f"never connected: {error}") from error
+    try:
+        yield Store(connection)
+    except (RedisError, OSError) as error:
+        raise Broken(str(error)) from error
+    finally:
+        connection.disconnect()

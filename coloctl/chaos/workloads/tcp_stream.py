@@ -1,0 +1,61 @@
+"""Clients with a long-lived stream both ways: every byte that comes back is checked.
+
+A few chunks are under way at any time. What they hold follows from the client's number and the
+position in its stream alone, so that a byte that is lost, doubled or of another client shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+
+from coloctl.chaos.history import Outcome
+from coloctl.chaos.workloads import StreamParams
+from coloctl.chaos.workloads.client import Broken, Client, Line, Told, Work, main
+from coloctl.lab.guest import ECHO_PORT
+
+
+def chunk(client: int, n: int, size: int) -> bytes:
+    """The bytes of chunk ``n`` of that client's stream."""
+    return hashlib.shake_128(f"{client}:{n}".encode()).digest(size)
+
+
+def wrong_byte(sent: bytes, came: bytes) -> int | None:
+    """The first place where two chunks of one length differ."""
+    return next(
+        (at for at, (one, two) in enumerate(zip(sent, came, strict=True)) if one != two), None
+    )
+
+
+def work(client: Client[StreamParams]) -> None:
+    under_way: deque[int] = deque()
+    with Line(client.host, ECHO_PORT) as line:
+        client.opened(line.identity())
+        try:
+            while client.paused(client.params.pause_ms):
+                while len(under_way) < client.params.window:
+                    client.note(Outcome.INVOKE)
+                    under_way.append(client.n)
+                    client.n += 1
+                    line.send(chunk(client.number, under_way[-1], client.params.chunk_bytes))
+                check(client, line, under_way)
+            while under_way:
+                check(client, line, under_way)
+        except Broken:
+            for n in under_way:
+                client.note(Outcome.INFO, n)
+            raise
+        client.closed(line.identity())
+
+
+def check(client: Client[StreamParams], line: Line, under_way: deque[int]) -> None:
+    """The oldest chunk came back as it was sent; raises `Broken` otherwise."""
+    n, size = under_way[0], client.params.chunk_bytes
+    came = line.receive(size)
+    if (at := wrong_byte(chunk(client.number, n, size), came)) is not None:
+        raise Told(f"wrong byte at {n * size + at}")
+    client.note(Outcome.OK, under_way.popleft())
+
+
+if __name__ == "__main__":
+    main(Work(StreamParams, work))

@@ -1,0 +1,74 @@
+"""Clients that send numbered datagrams at their own pace and note which come back."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+
+from coloctl.chaos.history import Outcome
+from coloctl.chaos.workloads import PacedParams
+from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.lab.guest import ECHO_PORT
+
+#: How long the last datagrams may take after the end of the load, seconds: longer than a failover.
+STRAGGLERS_S = 3.0
+#: Client and number, padded so that a datagram of another length is none of ours.
+_DATAGRAM = struct.Struct("!II56x")
+
+
+def datagram(client: int, n: int) -> bytes:
+    return _DATAGRAM.pack(client, n)
+
+
+def numbered(client: int, data: bytes) -> int | None:
+    """The number of this client's datagram, or None for what never was one."""
+    if len(data) != _DATAGRAM.size or data[8:].strip(b"\0"):
+        return None
+    who, n = _DATAGRAM.unpack(data)
+    return int(n) if who == client else None
+
+
+def hear(client: Client[PacedParams], near: socket.socket, done: threading.Event) -> set[int]:
+    """Every echo until ``done`` was noted; answers their numbers."""
+    echoed: set[int] = set()
+    while not done.is_set():
+        try:
+            data = near.recv(2048)
+        except OSError:  # nothing came for a while, or the guest's port is closed now
+            continue
+        n = numbered(client.number, data)
+        if n is None or n >= client.n:
+            client.note(Outcome.FAIL, -1, "a datagram that was never sent")
+        elif n in echoed:
+            client.note(Outcome.OK, n, f="duplicate")
+        else:
+            echoed.add(n)
+            client.note(Outcome.OK, n)
+    return echoed
+
+
+def work(client: Client[PacedParams]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
+        near.settimeout(0.2)
+        near.connect((client.host, ECHO_PORT))
+        done, echoed = threading.Event(), set[int]()
+        ear = threading.Thread(target=lambda: echoed.update(hear(client, near, done)), daemon=True)
+        ear.start()
+        while client.paused(client.params.pause_ms):
+            client.note(Outcome.INVOKE)
+            client.n += 1
+            try:
+                near.send(datagram(client.number, client.n - 1))
+            except OSError as error:  # lost on the first metre: a datagram may be
+                client.note(Outcome.INFO, client.n - 1, str(error))
+        time.sleep(STRAGGLERS_S)
+        done.set()
+        ear.join()
+    for n in sorted(set(range(client.n)) - echoed):
+        client.note(Outcome.INFO, n)
+
+
+if __name__ == "__main__":
+    main(Work(PacedParams, work))
