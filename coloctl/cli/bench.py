@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 
-from coloctl import spec
 from coloctl.chaos import bench as benches
+from coloctl.chaos.bursts import Bursts
+from coloctl.chaos.bursts import bursts as measure_bursts
+from coloctl.chaos.circles import Blow, Round
+from coloctl.chaos.circles import circles as go_round
 from coloctl.chaos.crowd import Crowd, crowd
 from coloctl.chaos.faults import Cause
 from coloctl.chaos.overhead import Load
 from coloctl.chaos.overhead import overhead as measure_overhead
-from coloctl.chaos.setting import Setting
+from coloctl.chaos.players import choose
 from coloctl.chaos.soak import Seen, Weather
 from coloctl.chaos.soak import soak as sit_out
-from coloctl.cli import bench_views, documents, render
+from coloctl.cli import bench_views
+from coloctl.cli.bench_options import (
+    clients_option,
+    delay_option,
+    delays,
+    file_option,
+    name_option,
+    qemu_option,
+    save,
+    setting_of,
+    show,
+    spec_argument,
+)
 from coloctl.cli.downloads import Bars
 from coloctl.cli.options import format_option
-from coloctl.cli.players import choose, engage, require_clients
-from coloctl.errors import UsageError
-from coloctl.lab import rootless
-
-#: A bench's pair and its lab are called this, unless somebody chooses another name.
-NAME = "bench"
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_spec_argument = click.argument(
-    "spec_path",
-    metavar="[SPEC]",
-    required=False,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
-_qemu_option = click.option(
-    "--qemu", metavar="PATH_OR_NAME", help="This QEMU instead of one that is found."
-)
-_name_option = click.option(
-    "--name", default=NAME, show_default=True, help="What the bench's pair and lab are called."
-)
-_clients_option = click.option(
-    "--clients", type=click.IntRange(1, 64), default=4, show_default=True, help="How many append."
-)
-_file_option = click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    metavar="FILE",
-    help="Write the JSON document there as well.",
-)
-
-
-def _delay_option(default_ms: int) -> Callable[[F], F]:
-    return click.option(
-        "--delay-ms",
-        type=click.IntRange(50, 60_000),
-        metavar="MS",
-        help=f"Checkpoint period (default {default_ms}, or what SPEC says).",
-    )
 
 
 @click.group()
@@ -75,7 +49,7 @@ def bench() -> None:
 
 
 @bench.command()
-@_spec_argument
+@spec_argument
 @click.option(
     "--cause",
     type=click.Choice([str(cause) for cause in Cause]),
@@ -86,11 +60,11 @@ def bench() -> None:
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="How many.")
 @click.option("--early", is_flag=True, help="The fault comes in the first second of COLO.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
-@_delay_option(500)
-@_clients_option
-@_qemu_option
-@_name_option
-@_file_option
+@delay_option(500)
+@clients_option
+@qemu_option
+@name_option
+@file_option
 @format_option("pretty", "json")
 def failover(**options: Any) -> int:
     """Break a pair, again and again: when it was noticed, when the guest ran, what was lost.
@@ -98,7 +72,7 @@ def failover(**options: Any) -> int:
     Every run has a pair of its own and takes about 15 s. Exits with 1 when a run lost something,
     with 3 when a run says nothing, such as a fault that nobody noticed.
     """
-    where = _setting(options, delay_ms=500)
+    where = setting_of(options, delay_ms=500)
     plan = benches.Plan(
         Cause(options["cause"]),
         **{key: options[key] for key in ("runs", "early", "seed", "clients")},
@@ -109,16 +83,16 @@ def failover(**options: Any) -> int:
     def ran(run: Mapping[str, Any]) -> None:
         runs.append(run)
         console.print(bench_views.run_line(run, plan.runs))
-        _save(options["output"], benches.document(where, plan, runs))
+        save(options["output"], benches.document(where, plan, runs))
 
     benches.failover(where, plan, ran)
     document = benches.document(where, plan, runs)
-    _show(document, options["form"], bench_views.failover(document))
+    show(document, options["form"], bench_views.failover(document))
     return benches.exit_code(runs)
 
 
 @bench.command()
-@_spec_argument
+@spec_argument
 @click.option(
     "--delays",
     default="200,500,1000,5000",
@@ -129,26 +103,63 @@ def failover(**options: Any) -> int:
 @click.option(
     "--seconds", type=click.FloatRange(1), default=20.0, show_default=True, help="Of each."
 )
-@_clients_option
-@_qemu_option
-@_name_option
-@_file_option
+@clients_option
+@qemu_option
+@name_option
+@file_option
 @format_option("pretty", "json")
 def overhead(**options: Any) -> int:
     """Serve the same clients without protection and with it, and count the difference."""
-    load = Load(_delays(options["delays"]), options["seconds"], options["clients"])
-    where = _setting({**options, "delay_ms": load.delays_ms[0]}, delay_ms=500)
+    load = Load(delays(options["delays"]), options["seconds"], options["clients"])
+    where = setting_of({**options, "delay_ms": load.delays_ms[0]}, delay_ms=500)
     console = Console(stderr=True, highlight=False)
     document = measure_overhead(
         where, load, lambda row: console.print(bench_views.row_line(row), style="dim")
     )
-    _save(options["output"], document)
-    _show(document, options["form"], bench_views.overhead(document))
+    save(options["output"], document)
+    show(document, options["form"], bench_views.overhead(document))
     return 0
 
 
 @bench.command()
-@_spec_argument
+@spec_argument
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=40.0, show_default=True, help="Of each way."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=1, show_default=True, help="How often both."
+)
+@click.option(
+    "--burst-s", type=click.FloatRange(0.1), default=3.0, show_default=True, help="Clients append."
+)
+@click.option(
+    "--idle-s", type=click.FloatRange(0), default=7.0, show_default=True, help="They are silent."
+)
+@click.option(
+    "--pause-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="After a reply."
+)
+@delay_option(1000)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def pace(**options: Any) -> int:
+    """Serve clients that come in bursts, at a fixed checkpoint delay and at an adaptive one."""
+    where = setting_of(options, delay_ms=1000)
+    keys = ("seconds", "rounds", "clients", "pause_ms", "burst_s", "idle_s")
+    load = Bursts(**{key: options[key] for key in keys})
+    console = Console(stderr=True, highlight=False)
+    document = measure_bursts(
+        where, load, lambda row: console.print(bench_views.pace_line(row), style="dim")
+    )
+    save(options["output"], document)
+    show(document, options["form"], bench_views.pace(document))
+    return 0
+
+
+@bench.command()
+@spec_argument
 @click.option(
     "--minutes", type=click.FloatRange(0.1), default=20.0, show_default=True, help="How long."
 )
@@ -159,18 +170,18 @@ def overhead(**options: Any) -> int:
     show_default="one per processor",
     help="Processes that only use a processor.",
 )
-@_delay_option(200)
-@_clients_option
-@_qemu_option
-@_name_option
-@_file_option
+@delay_option(200)
+@clients_option
+@qemu_option
+@name_option
+@file_option
 @format_option("pretty", "json")
 def soak(**options: Any) -> int:
     """Do nothing but load a protected pair: every failover is a false one.
 
     Exits with 1 when there was one, or when a client lost something.
     """
-    where = _setting(options, delay_ms=200)
+    where = setting_of(options, delay_ms=200)
     weather = Weather(options["minutes"], options["burners"], options["clients"])
     console = Console(stderr=True, highlight=False)
 
@@ -178,8 +189,50 @@ def soak(**options: Any) -> int:
         console.print(bench_views.soak_line(minutes, weather.minutes, seen), style="dim")
 
     document = sit_out(where, weather, tell)
-    _save(options["output"], document)
-    _show(document, options["form"], bench_views.facts(document))
+    save(options["output"], document)
+    show(document, options["form"], bench_views.facts(document))
+    return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
+
+
+@bench.command()
+@spec_argument
+@click.option("--circles", "number", type=click.IntRange(1), default=10, show_default=True)
+@click.option(
+    "--blow",
+    type=click.Choice(["alternate", *map(str, Blow)]),
+    default="alternate",
+    show_default=True,
+    help="Which QEMU is killed, the primary's and the secondary's in turn unless one is chosen; "
+    "or a switchover instead.",
+)
+@click.option("--memory", metavar="SIZE", help="The guest's memory, such as 512MiB.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
+@delay_option(500)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def circles(**options: Any) -> int:
+    """Break one pair again and again, each time when it has protected itself again.
+
+    Clients connect in every phase and stay to the end. Exits with 1 when something was lost, a
+    connection broke, or a QEMU holds more after one circle than after another.
+    """
+    where = replace(setting_of(options, delay_ms=500), circular=True)
+    if options["memory"]:
+        where = replace(where, memory=options["memory"])
+    turns = (Blow.PRIMARY, Blow.SECONDARY)
+    if options["blow"] != "alternate":
+        turns = (Blow(options["blow"]),) * 2
+    blows = tuple(turns[n % 2] for n in range(options["number"]))
+    what = Round(blows, options["clients"], options["seed"])
+    console = Console(stderr=True, highlight=False)
+    document = go_round(
+        where, what, lambda turn: console.print(bench_views.circle_line(turn, len(blows)))
+    )
+    save(options["output"], document)
+    show(document, options["form"], bench_views.circles(document))
     return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
 
 
@@ -192,9 +245,9 @@ def soak(**options: Any) -> int:
     "--accel", type=click.Choice(["tcg", "kvm", "qtest"]), help="Instead of the one that is best."
 )
 @click.option("--delay-ms", type=click.IntRange(50, 60_000), default=1000, show_default=True)
-@_qemu_option
-@_name_option
-@_file_option
+@qemu_option
+@name_option
+@file_option
 @format_option("pretty", "json")
 def supervisors(**options: Any) -> int:
     """Supervise many small pairs at once: what each supervisor costs, and false alarms.
@@ -203,7 +256,7 @@ def supervisors(**options: Any) -> int:
     over.
     """
     with Bars() as bars:
-        binary, accel = choose(options["qemu"], bars)
+        binary, accel = choose(options["qemu"], bars.report)
     what = Crowd(
         binary,
         options["accel"] or accel,
@@ -211,67 +264,6 @@ def supervisors(**options: Any) -> int:
     )
     console = Console(stderr=True, highlight=False)
     document = crowd(what, lambda line: console.print(line, style="dim"))
-    _save(options["output"], document)
-    _show(document, options["form"], bench_views.facts(document))
+    save(options["output"], document)
+    show(document, options["form"], bench_views.facts(document))
     return 1 if document["false_failovers"] else 0
-
-
-def _setting(options: Mapping[str, Any], *, delay_ms: int) -> Setting:
-    """Where the bench plays; root of a lab from here on. What was asked for beats the SPEC."""
-    require_clients("the bench")
-    lent: dict[str, Any] = {}
-    qemu, accel = options["qemu"], "auto"
-    if options["spec_path"] is not None:
-        pair = spec.load(options["spec_path"].absolute())
-        qemu = qemu or (str(pair.guest.qemu) if pair.guest.qemu else None)
-        accel, delay_ms = pair.guest.accel, pair.checkpoint.delay_ms
-        lent = {
-            "channel": str(pair.replication.channel),
-            "memory": f"{pair.guest.memory_mib}MiB",
-            "detection": {
-                "heartbeat_ms": pair.detection.heartbeat_ms,
-                "suspect_after_ms": pair.detection.suspect_after_ms,
-            },
-        }
-    players = engage(qemu)
-    rootless.enter(lab=options["name"])
-    return Setting(
-        qemu=players.qemu,
-        accel=players.accel if accel == "auto" else accel,
-        guest=players.guest,
-        name=options["name"],
-        delay_ms=options["delay_ms"] or delay_ms,
-        **lent,
-    )
-
-
-def _delays(text: str) -> tuple[int, ...]:
-    try:
-        delays = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        delays = ()
-    if not delays or not all(50 <= delay <= 60_000 for delay in delays):
-        raise UsageError(
-            f"'{text}' is not a list of checkpoint periods.",
-            hint="write milliseconds from 50 to 60000 with commas between, such as 200,1000",
-        )
-    return delays
-
-
-def _save(path: Path | None, document: Mapping[str, Any]) -> None:
-    """The document so far is in the file, whole."""
-    if path is None:
-        return
-    draft = path.with_name(f".{path.name}.new")
-    try:
-        draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
-
-
-def _show(document: Mapping[str, Any], form: str, drawn: RenderableType) -> None:
-    if form == "json":
-        documents.print_json(document)
-    else:
-        render.console().print(Group("", drawn))

@@ -48,6 +48,39 @@ def run_line(run: Document, runs: int) -> Text:
     return line
 
 
+def circle_line(turn: Document, circles: int) -> Text:
+    """One circle in a line: who died, when the guest ran, how long it ran alone."""
+    return Text.assemble(
+        (f"circle {turn['circle']:>{len(str(circles))}}/{circles}  ", "dim"),
+        f"{turn['blow']:10}  runs on node {turn['survivor']} ",
+        f"after {milliseconds(turn['running_ms']):>9}",
+        f"  protected again after {turn['exposed_s']:.1f} s",
+    )
+
+
+def circles(document: Document) -> RenderableType:
+    """What each circle took, what clients felt of it, and the judgement."""
+    table = plain_table("")
+    for name in ("p50", "p99", "MAX"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style="dim", overflow="fold")
+    for key, words in (
+        ("running_ms", "from the blow to a guest that runs"),
+        ("outage_ms", "the longest silence of any client at a blow"),
+        ("join_gap_ms", "the longest silence while a new secondary joins"),
+        ("exposed_s", "from a guest that runs to a pair in COLO"),
+    ):
+        unit = "s" if key.endswith("_s") else "ms"
+        cells = [f"{document[key][name]:.1f} {unit}" for name in ("p50", "p99", "max")]
+        table.add_row(key.rsplit("_", 1)[0].replace("_", " "), *cells, words)
+    judged = [
+        Text.assemble((one["verdict"], _STYLE.get(one["verdict"], "yellow")), "  ",
+                      one["check"], ": ", one["because"])
+        for one in document["checks"]
+    ]  # fmt: skip
+    return Group(table, Text(), *judged)
+
+
 def failover(document: Document) -> RenderableType:
     """Phases, what clients felt, a plot of it, and what was lost."""
     summary = document["summary"]
@@ -149,6 +182,33 @@ def _pair_of(figures: Document) -> str:
     if figures["p50"] is None:
         return "-"
     return f"{figures['p50']:.1f} / {milliseconds(figures['p99'])}"
+
+
+def pace_line(row: Document) -> str:
+    """One stretch of `bench pace` in a line."""
+    p99 = milliseconds(row["latency_ms"]["p99"])
+    return f"{row['mode']}: {row['checkpoints']} checkpoints, latency p99 {p99}"
+
+
+def pace(document: Document) -> RenderableType:
+    """One row per stretch, side by side; how often adaptive mode changed its mind."""
+    table = plain_table("DELAY")
+    for name in ("CHECKPOINTS", "LATENCY p50/p99", "MAX", "REPLIES/s", "PAUSE p50/p99", "PAUSED",
+                 "CHANGES"):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in document["rows"]:
+        delay = row["delay_p50_ms"]
+        table.add_row(
+            row["mode"] + ("" if delay is None else f" (p50 {milliseconds(delay, digits=0)})"),
+            str(row["checkpoints"]),
+            _pair_of(row["latency_ms"]),
+            milliseconds(row["latency_ms"]["max"]),
+            f"{row['replies_per_s']:.0f}",
+            _pair_of(row["checkpoint_pause_ms"]),
+            f"{row['paused_percent']:.1f} %",
+            str(len(row["changes"])),
+        )
+    return table
 
 
 def soak_line(minutes: float, of: float, seen: Seen) -> str:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from coloctl.model.tuning import words
+
 #: Version of every JSON document that a verb prints; grows with incompatible changes only.
 SCHEMA = 1
 
@@ -46,6 +48,15 @@ def clock(seconds: float) -> str:
 def sentence(text: str) -> str:
     """``text`` with the stop at its end that a sentence has."""
     return text if text.endswith((".", "!", "?")) or not text else f"{text}."
+
+
+def changed_settings(settings: View) -> list[str]:
+    """``compare-timeout is 500 ms (pair file: 300 ms)`` for each that is not the pair file's."""
+    return [
+        f"{name} is {words(name, one['value'])} (pair file: {words(name, one['pair_file'])})"
+        for name, one in settings.items()
+        if one["value"] != one["pair_file"]
+    ]
 
 
 def node_state(node: View) -> str:

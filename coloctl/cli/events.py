@@ -14,6 +14,7 @@ from coloctl import paths
 from coloctl.cli import documents, reach
 from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.progress import plain_line
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import ColoctlError, Unreachable
 
@@ -32,7 +33,7 @@ def events(pair: str, follow: bool, form: str) -> None:
     """
     with reach.connect(pair) as client:
         try:
-            dump = client.execute("query-dump", reach.TIMEOUT_S)
+            dump = Acts(client).dump()
             for record in dump["records"]:
                 _say(record, form)
             _say({"exists": None, "end-of-dump": True, "seq": dump["seq"]}, form)
@@ -149,5 +150,8 @@ _WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "CHECKPOINT": _checkpoint,
     "FAILED_OVER": _failed_over,
     "DIAGNOSIS": lambda data: f"seen: {data['diagnosis']}. {data.get('evidence', '')}".rstrip(),
+    "PACE_CHANGED": lambda data: (
+        f"a checkpoint after {data['after-ms']} ms, not {data['before-ms']}: {data['why']}"
+    ),
     "PAUSE_CHANGED": lambda data: "paused" if data["paused"] else "not paused any more",
 }

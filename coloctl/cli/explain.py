@@ -21,6 +21,7 @@ ROADS: Mapping[str, str] = {
     "rescue": "its monitor thread owes an answer",
     "command": "its main loop owes an answer",
     "link": "nothing crossed the replication link",
+    "data": "disk writes or memory had no answer",
     "held": "the guest is stopped for a checkpoint",
     "overdue": "a checkpoint has been due",
 }
@@ -36,7 +37,8 @@ def explain(pair: str, form: str) -> None:
     is each thing that may happen now, what it would be called, what would be done, and which node
     would run the guest. The supervisor's own rules give these answers.
     """
-    document = reach.ask(pair, "query-explain")
+    with reach.acts(pair) as acts:
+        document = acts.explanation()
     if form == "json":
         documents.print_json({"schema": documents.SCHEMA, **document})
         return
@@ -73,6 +75,10 @@ def sentences(document: Document) -> Iterator[str]:
         yield "Nothing was observed yet."
     if (decision := document["decision"]) and decision["reason"]:
         yield f"Now: {decision['action']}. {sentence(decision['reason'])}"
+    if pace := document.get("pace"):
+        yield f"Checkpoints come after {document['delay_ms']} ms: {pace}"
+    if changed := documents.changed_settings(document.get("settings", {})):
+        yield f"Set while it runs: {', '.join(changed)}."
     yield _who_acts(document)
 
 

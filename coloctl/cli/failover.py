@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import click
 
-from coloctl.cli import complaint, documents, reach
+from coloctl.cli.acting import Act, tell_timeline
 from coloctl.cli.options import (
     Duration,
     WaitingCommand,
-    confirm,
     dry_run_option,
     format_option,
     pair_argument,
     yes_option,
 )
-
-#: Fencing, yank, promotion and verification each have their own deadline; together less than this.
-PATIENCE_S = 120.0
+from coloctl.control.acts import FAILOVER_S
 
 
 @click.command(cls=WaitingCommand)
@@ -36,8 +33,8 @@ PATIENCE_S = 120.0
     "--wait",
     type=Duration(),
     metavar="[=T]",
-    default=PATIENCE_S,
-    help=f"How long to wait for the survivor (default {PATIENCE_S:.0f} s); a failover that takes "
+    default=FAILOVER_S,
+    help=f"How long to wait for the survivor (default {FAILOVER_S:.0f} s); a failover that takes "
     "longer goes on.",
 )
 @dry_run_option
@@ -49,19 +46,13 @@ def failover(
     """Let one node of PAIR run the guest alone; the other is killed first, and proven dead.
 
     Nothing that clients were told is done is lost, and their connections stay open. The pair is
-    unprotected afterwards; `coloctl start` with its pair file protects it again.
+    unprotected until a new secondary follows: by itself where its policy lets it, else with
+    `coloctl reprotect`.
     """
-    with reach.connect(pair) as client:
-        if dry_run:
-            steps = client.execute("query-plan", reach.TIMEOUT_S, verb="failover", to=to)
-            documents.show_dialogue(pair, "failover", steps, form)
-            return
-        confirm(pair, f"This kills one of the two QEMUs of {pair} for good.", yes=yes)
-        with complaint.on_interrupt(f"Interrupted; the failover of {pair} goes on."):
-            timeline = client.execute("pair-failover", wait, to=to, force=force or None)
-    if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "name": pair, **timeline})
-        return
-    from coloctl.cli import render
-
-    render.console().print(render.timeline(pair, timeline))
+    timeline = Act(
+        pair, "failover", form, dry_run, asked={"to": to}, yes=yes,
+        question=f"This kills one of the two QEMUs of {pair} for good.",
+        interrupted=f"Interrupted; the failover of {pair} goes on.",
+    ).carry_out(lambda acts: acts.failover(to, force=force, wait_s=wait))  # fmt: skip
+    if timeline is not None:
+        tell_timeline(pair, timeline, form)

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from coloctl.cli import documents, history, reach
-from coloctl.cli.options import confirm as ask_again
+from coloctl.cli import documents, history
+from coloctl.cli.acting import Act
 from coloctl.cli.options import format_option, pair_argument, yes_option
 
 
@@ -28,10 +28,11 @@ def confirm(pair: str, node: str, yes: bool, form: str) -> None:
     Look first: power, cables, console. If the node still runs, two of the guest run from here on,
     and both write.
     """
-    question = f"You vouch that node {node} of {pair} is off and stays off."
-    with reach.connect(pair) as client:
-        ask_again(pair, question, yes=yes)
-        view = client.execute("pair-fence-confirm", reach.TIMEOUT_S, node=node)
+    view = Act(
+        pair, "fence", form, yes=yes,
+        question=f"You vouch that node {node} of {pair} is off and stays off.",
+    ).carry_out(lambda acts: acts.confirm_fence(node))  # fmt: skip
+    assert view is not None
     if form == "json":
         documents.print_json(view)
     else:

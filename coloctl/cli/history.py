@@ -56,7 +56,8 @@ def past_of(pair: str) -> tuple[Sequence[Past], int]:
     Asks the supervisor, and reads the pair's folder where that is gone. Raises `NoSuchPair`.
     """
     try:
-        answer = reach.ask(pair, "query-history")
+        with reach.acts(pair) as acts:
+            answer = acts.history()
         return answer["failovers"], answer["unreadable"]
     except (NoSuchPair, Unreachable):
         folder = paths.pair_dir(pair)

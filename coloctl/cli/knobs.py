@@ -3,58 +3,64 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import click
 
 from coloctl.cli import documents, reach
+from coloctl.cli.acting import Act
 from coloctl.cli.options import dry_run_option, format_option, pair_argument
+from coloctl.control.acts import Acts
 from coloctl.errors import UsageError
-
-#: A checkpoint has 30 s of its own in the supervisor, a QMP command as much.
-PATIENCE_S = 60.0
-
-#: The settings that can be changed, and what their value is.
-SETTINGS = {"checkpoint-delay": "milliseconds"}
+from coloctl.model import tuning
 
 
 @click.command("set")
 @pair_argument
-@click.argument("setting", metavar="NAME=VALUE")
+@click.argument("settings", metavar="NAME=VALUE...", nargs=-1, required=True)
 @dry_run_option
 @format_option("pretty", "json")
-def set_value(pair: str, setting: str, dry_run: bool, form: str) -> None:
-    """Change a setting of PAIR while it runs.
+def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -> None:
+    """Change settings of PAIR while it runs, all of them or none.
 
-    checkpoint-delay=MS is the longest time between two checkpoints. It holds until the pair is
-    stopped; the pair file is left as it is.
+    \b
+    checkpoint-delay    ms       the longest time between two checkpoints
+    checkpoint-mode     fixed, adaptive: who chooses that time
+    compare-timeout     ms       how long an answer waits for its twin
+    expired-scan-cycle  ms       how often waiting answers are looked through
+    max-queue-size      packets  that may wait per connection
+    mirror-rate         50MiB    per second, of disks being copied; 0: unlimited
+
+    They hold until the pair is stopped, also after a failover; the pair file is left as it is.
     """
-    name, value = _setting(setting)
-    with reach.connect(pair) as client:
-        if dry_run:
-            steps = client.execute("query-plan", reach.TIMEOUT_S, verb="set", value=value)
-            documents.show_dialogue(pair, "set", steps, form)
-            return
-        done = client.execute("pair-set", PATIENCE_S, name=name, value=value)
+    given = _settings(settings)
+    act = Act(pair, "set", form, dry_run, asked={"settings": given})
+    done = act.carry_out(lambda acts: acts.set(given))
+    if done is None:
+        return
     if form == "json":
         documents.print_json({"schema": documents.SCHEMA, "pair": pair, **done})
-    else:
-        print(f"{name} of {pair} is {done['after']} ms, it was {done['before']} ms.")
+        return
+    for one in done["changed"]:
+        name = one["name"]
+        now, before = (tuning.words(name, one[key]) for key in ("after", "before"))
+        print(f"{name} of {pair} is {now}, it was {before}.")
 
 
-def _setting(text: str) -> tuple[str, int]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in SETTINGS:
-        raise UsageError(
-            f"'{text}' is no setting that can be changed.",
-            hint="write checkpoint-delay=500 for half a second",
-        )
-    try:
-        return name, int(value.removesuffix("ms"))
-    except ValueError:
-        raise UsageError(
-            f"'{value}' is not a number of {SETTINGS[name]}.", hint=f"write {name}=500"
-        ) from None
+def _settings(texts: Iterable[str]) -> dict[str, tuning.Value]:
+    """What was typed, by name; raises `UsageError` for the first that cannot be."""
+    given: dict[str, tuning.Value] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(
+                f"'{text}' sets nothing.", hint="write checkpoint-delay=500 for half a second"
+            )
+        if name in given:
+            raise UsageError(f"{name} is given twice.", hint="leave one of them out")
+        given[name] = tuning.read(name, value)
+    return given
 
 
 @click.command()
@@ -63,12 +69,9 @@ def _setting(text: str) -> tuple[str, int]:
 @format_option("pretty", "json")
 def checkpoint(pair: str, dry_run: bool, form: str) -> None:
     """Take one checkpoint of PAIR now; returns when both nodes hold it."""
-    with reach.connect(pair) as client:
-        if dry_run:
-            steps = client.execute("query-plan", reach.TIMEOUT_S, verb="checkpoint")
-            documents.show_dialogue(pair, "checkpoint", steps, form)
-            return
-        done = client.execute("pair-checkpoint", PATIENCE_S)
+    done = Act(pair, "checkpoint", form, dry_run).carry_out(Acts.checkpoint)
+    if done is None:
+        return
     if form == "json":
         document = {"name": pair, "count": done["count"], "pause_ms": done["pause-ms"]}
         documents.print_json({"schema": documents.SCHEMA, **document})
@@ -96,11 +99,8 @@ def qmp(
     changes what coloctl set up can cost the pair's protection.
     """
     given = dict(_argument(text) for text in arguments)
-    answer = reach.ask(
-        pair, "node-qmp", PATIENCE_S,
-        node=node, execute=command, arguments=given or None, oob=oob or None,
-    )  # fmt: skip
-    documents.print_json(answer)
+    with reach.acts(pair) as acts:
+        documents.print_json(acts.qmp(node, command, given, oob=oob))
 
 
 def _argument(text: str) -> tuple[str, Any]:

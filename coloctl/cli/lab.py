@@ -140,7 +140,7 @@ def cut(link: str, name: str, carrier: bool, form: str) -> None:
 @_lab_option
 @format_option("pretty", "json")
 def heal(link: str, name: str, form: str) -> None:
-    """Let everything pass a link again, whichever way it was cut.
+    """Let everything pass a link again, whatever was done to it.
 
     LINK is replication, lan-a, lan-b or client.
     """

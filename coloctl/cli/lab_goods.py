@@ -14,7 +14,7 @@ from coloctl.errors import UsageError
 from coloctl.lab import layout
 
 if TYPE_CHECKING:
-    from coloctl.cli.provision import Choice
+    from coloctl.chaos.players import Choice
     from coloctl.lab.guest import GuestImage
 
 _quiet_option = click.option(
@@ -36,8 +36,8 @@ def guest(
 
     With --pair a complete pair file is written, two disks beside it, ready for `coloctl start`.
     """
+    from coloctl.chaos.players import choose_qemu, lab_guest
     from coloctl.cli.downloads import Bars
-    from coloctl.cli.provision import choose_qemu, lab_guest
 
     layout.check_name(lab_name)
     if file is None and pair_name is not None:
@@ -69,6 +69,7 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
     NAMES are system, 7.2 (Debian 12), 10.0 (Debian 13) and 11.1 (Debian 13's backports). Without
     one, the system's QEMU is tried out, and a newer one is fetched where it does not hold COLO.
     """
+    from coloctl.chaos.players import choose_qemu
     from coloctl.cli import provision
     from coloctl.cli.downloads import Bars
     from coloctl.lab import qemu as qemus
@@ -81,7 +82,7 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
             document: dict[str, Any] = {"schema": 1, "builds": found}
             lines = [f"{build.name:8}{build.version:10}{build.binary}" for build in builds]
         else:
-            choice = provision.choose_qemu(bars.report)
+            choice = choose_qemu(bars.report)
             document = {"schema": 1, "chosen": provision.choice_document(choice)}
             lines = provision.choice_lines(choice)
     if form == "json":

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.cli.documents import View, clock, node_state, sentence
+from coloctl.cli.documents import View, changed_settings, clock, node_state, sentence
 from coloctl.cli.render import Widest, milliseconds, plain_table
 
 #: What a state means to somebody who looks over from the other end of the room.
@@ -89,10 +89,14 @@ def news(view: View) -> Iterator[Text]:
                             f"`coloctl explain {name}` says why.")  # fmt: skip
     if view.get("waiting") and view["waiting"] != view["reason"]:
         yield Text(sentence(view["waiting"]), style="yellow")
+    if view.get("exposure"):
+        yield Text(sentence(view["exposure"]), style="yellow")
     elif view.get("paused") and not view.get("waiting"):
         yield Text(
             f"Automatic failover is off; `coloctl resume {name}` switches it on.", style="yellow"
         )
+    if changed := changed_settings(view.get("settings", {})):
+        yield Text(f"Set while it runs: {', '.join(changed)}.", style="dim")
     for node in view["nodes"]:
         if node["fencing"] == "required":
             yield Text(
@@ -187,9 +191,12 @@ def _pair_facts(view: View) -> Table:
     table = plain_table("", "")
     table.show_header = False
     table.add_row(Text("checkpoint delay", "dim"), f"{counted['delay_ms']} ms")
+    if view.get("pace"):
+        table.add_row(Text("adaptive mode", "dim"), view["pace"])
     table.add_row(Text("last checkpoint", "dim"), _last(counted))
     table.add_row(Text("paused", "dim"), "yes" if view.get("paused") else "no")
     table.add_row(Text("diagnosis", "dim"), view.get("diagnosis") or "-")
+    table.add_row(Text("last resync", "dim"), view.get("copied") or "-")
     table.add_row(Text("pair file", "dim"), view["spec_path"] or "-")
     table.add_row(Text("supervisor", "dim"), f"process {view['supervisor_pid']}")
     return table

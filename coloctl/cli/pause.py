@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from coloctl.cli import documents, reach
@@ -17,7 +20,8 @@ def pause(pair: str, form: str) -> None:
     The pair stays paused until `coloctl resume`, also when its supervisor is started anew. Every
     status shows it.
     """
-    _switch(pair, "pair-pause", form)
+    with reach.acts(pair) as acts:
+        _tell(pair, acts.pause(), form)
 
 
 @click.command()
@@ -28,11 +32,11 @@ def resume(pair: str, form: str) -> None:
 
     What it has been waiting with, it does now.
     """
-    _switch(pair, "pair-resume", form)
+    with reach.acts(pair) as acts:
+        _tell(pair, acts.resume(), form)
 
 
-def _switch(pair: str, command: str, form: str) -> None:
-    answer = reach.ask(pair, command)
+def _tell(pair: str, answer: Mapping[str, Any], form: str) -> None:
     if form == "json":
         documents.print_json({"schema": documents.SCHEMA, "name": pair, **answer})
         return

@@ -1,24 +1,13 @@
-"""What plays in a lab: a QEMU that holds COLO here, and the lab's guest; fetched if need be."""
+"""What plays in a lab, with progress shown where something is fetched, and what clients need."""
 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
-from typing import NamedTuple
 
-from coloctl.check.trial import holds_colo
-from coloctl.cli import provision
+from coloctl.chaos import players
+from coloctl.chaos.players import Players
 from coloctl.cli.downloads import Bars
-from coloctl.errors import UnsupportedQEMU, UsageError
-from coloctl.lab.guest import GuestImage
-
-
-class Players(NamedTuple):
-    """A binary, an accelerator under which it holds COLO, and a guest."""
-
-    qemu: Path
-    accel: str
-    guest: GuestImage
+from coloctl.errors import UsageError
 
 
 def require_clients(who: str) -> None:
@@ -31,23 +20,6 @@ def require_clients(who: str) -> None:
 
 
 def engage(qemu: str | None) -> Players:
-    """Binary, accelerator and guest are there; progress is shown where something is fetched.
-
-    Raises `UnsupportedQEMU` when the QEMU that was asked for does not hold COLO.
-    """
+    """Binary, accelerator and guest are there; raises what `players.engage` raises."""
     with Bars() as bars:
-        binary, accel = choose(qemu, bars)
-        return Players(binary, accel, provision.lab_guest(bars.report))
-
-
-def choose(qemu: str | None, bars: Bars) -> tuple[Path, str]:
-    """A QEMU by name or path, or else the one that is best here, and its accelerator."""
-    if qemu is None:
-        choice = provision.choose_qemu(bars.report)
-        return choice.build.binary, choice.accel
-    binary = provision.named_qemu(qemu)
-    accel = provision.usable_accelerators(bars.report)[0][0]
-    trial = holds_colo(binary, accel)
-    if not trial.works:
-        raise UnsupportedQEMU(trial.sentence, hint="`coloctl probe --full` shows more")
-    return binary, accel
+        return players.engage(qemu, bars.report)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from coloctl.chaos.players import named_qemu
 from coloctl.check.probe import Report, with_trial
 from coloctl.check.probe import probe as ask
 from coloctl.check.trial import DEADLINE_S, try_out
@@ -23,7 +24,6 @@ from coloctl.check.verdict import Direction, FullVerdict, Outcome, Verdict
 from coloctl.cli import documents, render
 from coloctl.cli.downloads import Bars
 from coloctl.cli.options import Duration, format_option
-from coloctl.cli.provision import named_qemu
 from coloctl.host import open_host
 from coloctl.lab import qemu as qemus
 from coloctl.model.pair import Role

@@ -1,104 +1,11 @@
-"""The QEMU and the guest of the lab, as verbs ask for them."""
+"""The QEMU and the guest of the lab, as verbs tell of them."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from coloctl import memory
-from coloctl.check.trial import holds_colo
-from coloctl.errors import ProvisionError, UsageError
-from coloctl.lab import guest as guests
-from coloctl.lab import qemu as qemus
-from coloctl.lab.guest import GuestImage
-from coloctl.lab.progress import Progress, Report, silent
+from coloctl.chaos.players import Choice, called
 from coloctl.lab.qemu import Build
-from coloctl.machine import accel as accelerators
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A QEMU with an accelerator that holds COLO on this machine."""
-
-    build: Build
-    accel: str
-    why: str
-    passed_over: tuple[str, ...] = field(default=())  #: a sentence for each that was tried before
-    accelerators: str = ""  #: the sentence that says what KVM is worth here
-
-
-def choose_qemu(report: Report = silent) -> Choice:
-    """The system's QEMU where it holds COLO, tried out, or else the newest build.
-
-    What was found is remembered until the machine boots again. Raises `UnsupportedQEMU` when
-    nothing holds COLO, `ProvisionError` when the build cannot be fetched.
-    """
-    verdict: dict[str, str] = {}
-    passed_over: list[str] = []
-
-    def works(build: Build, accel: str) -> bool:
-        trial = holds_colo(build.binary, accel)
-        verdict["why"] = trial.sentence
-        if not trial.works:
-            passed_over.append(f"{_called(build)} under {accel}: {trial.sentence}")
-        return trial.works
-
-    accels, sentence = usable_accelerators(report)
-    build, accel = qemus.choose(works, accels, report=report)
-    return Choice(build, accel, verdict["why"], tuple(passed_over), sentence)
-
-
-def usable_accelerators(report: Report = silent) -> tuple[Sequence[str], str]:
-    """The accelerators worth trying here, the better first, and the sentence that says why."""
-    build = qemus.find("system") or qemus.provide(qemus.FALLBACK, report=report)
-    key = memory.key(build.binary, "auto", "loop")
-    known = memory.recall(key)
-    if known is None:
-        report(Progress("measuring what KVM and TCG are worth here"))
-        verdict = accelerators.prove(build.binary)
-        known = {"real": verdict.real, "sentence": verdict.sentence}
-        memory.remember(key, known)
-    return (("kvm", "tcg") if known.get("real") else ("tcg",)), str(known.get("sentence", ""))
-
-
-def named_qemu(name: str) -> Path:
-    """The binary that is meant by a build's name, a path, or a program's name on PATH.
-
-    Nothing is downloaded. Raises `ProvisionError` for a build that is not here, `UsageError` for a
-    file or a program that is not.
-    """
-    if name in qemus.NAMES:
-        if (build := qemus.find(name)) is not None:
-            return build.binary
-        if name == "system":
-            raise ProvisionError(
-                "There is no qemu-system-x86_64 with its qemu-img on PATH.",
-                hint="install qemu-system-x86, or name another QEMU with --qemu",
-            )
-        raise ProvisionError(f"QEMU {name} is not here.", hint=f"coloctl lab qemu {name}")
-    if found := shutil.which(name) or shutil.which(Path.cwd() / name):
-        return Path(found).absolute()
-    what = "cannot be executed" if Path(name).exists() else "is not there"
-    raise UsageError(
-        f"The QEMU {name} {what}.", hint=f"give a path, or one of: {', '.join(qemus.NAMES)}"
-    )
-
-
-def lab_guest(report: Report = silent) -> GuestImage:
-    """The lab's guest, built if it was not there; its disk is made by any qemu-img at hand.
-
-    Raises `ProvisionError`.
-    """
-    if (built := guests.find()) is not None:
-        return built
-    if (at_hand := shutil.which("qemu-img")) is not None:
-        return guests.provide(qemu_img=Path(at_hand), report=report)
-    stored = (qemus.find(name) for name in reversed(tuple(qemus.SUITES)))
-    build = next(filter(None, stored), None) or qemus.provide(qemus.FALLBACK, report=report)
-    return guests.provide(qemu_img=build.img, report=report)
 
 
 def build_document(build: Build) -> dict[str, Any]:
@@ -126,7 +33,7 @@ def choice_document(choice: Choice) -> dict[str, Any]:
 def choice_lines(choice: Choice) -> list[str]:
     """A choice for people: what was chosen, why, and what was not."""
     return [
-        f"{_called(choice.build)} holds COLO here under {choice.accel}.",
+        f"{called(choice.build)} holds COLO here under {choice.accel}.",
         f"  {choice.build.binary}",
         f"  {choice.build.img}",
         "",
@@ -134,7 +41,3 @@ def choice_lines(choice: Choice) -> list[str]:
         f"  {choice.accelerators}",
         *(f"  Passed over: {sentence}" for sentence in choice.passed_over),
     ]
-
-
-def _called(build: Build) -> str:
-    return f"QEMU {build.version} ({build.name})"

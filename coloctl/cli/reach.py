@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from coloctl import paths
 from coloctl.cli.options import pair_names
+from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient, OnEvent
 from coloctl.errors import ColoctlError, DeadlineMissed
 
-#: A supervisor answers queries between two steps of its acts, within milliseconds.
-TIMEOUT_S = 10.0
-#: The same where many are asked and one that hangs must not hold up the others.
+#: Where many are asked, one that hangs must not hold up the others.
 SURVEY_TIMEOUT_S = 2.0
+
+
+@contextlib.contextmanager
+def acts(pair: str) -> Iterator[Acts]:
+    """A connection to the pair's supervisor over which it can be asked anything; as `connect`."""
+    with connect(pair) as client:
+        yield Acts(client)
 
 
 def connect(pair: str, on_event: OnEvent | None = None) -> ControlClient:
     """Connected to the pair's supervisor; raises `NoSuchPair` or `Unreachable`."""
-    return ControlClient.connect(paths.control_socket(pair), TIMEOUT_S, on_event)
-
-
-def ask(pair: str, command: str, timeout_s: float = TIMEOUT_S, **arguments: Any) -> Any:
-    """What the pair's supervisor answered to one command."""
-    with connect(pair) as client:
-        return client.execute(command, timeout_s, **arguments)
+    return ControlClient.connect(paths.control_socket(pair), QUERY_S, on_event)
 
 
 def survey() -> list[dict[str, Any]]:

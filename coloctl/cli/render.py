@@ -115,13 +115,14 @@ def timeline_steps(document: Mapping[str, Any]) -> RenderableType:
     table.add_column("AT", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
-    before = 0.0
+    before, last = 0.0, document.get("point_of_no_return", "")
     for step, at in steps:
+        beyond = "; the point of no return" if step == last else ""
         table.add_row(
             step,
             f"{at:.1f} ms",
             Text(bar(before, at, whole), style="green" if step == "running" else "cyan"),
-            FAILOVER_WORDS.get(step, ""),
+            FAILOVER_WORDS.get(step, "") + beyond,
         )
         before = at
     return Padding(table, (0, 0, 0, 0))

@@ -16,13 +16,16 @@ from coloctl.cli import complaint, documents, reach
 from coloctl.cli.options import (
     Duration,
     WaitingCommand,
+    confirm,
     dry_run_option,
     format_option,
     free_address,
     metrics_option,
+    yes_option,
 )
 from coloctl.cli.progress import drawing
 from coloctl.colo import generation, launch
+from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.newborn import Newborn, inherited, newborn, refuse_living
 from coloctl.errors import (
@@ -35,12 +38,9 @@ from coloctl.errors import (
     Unreachable,
     UsageError,
 )
-from coloctl.model.pair import PairSpec
+from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.protection import Protection
 from coloctl.supervisor.dialogue import dialogue
-
-#: From nothing to COLO with equal images takes seconds; a big disk that is copied takes longer.
-WAIT_S = 120.0
 
 spec_argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
 alone_option = click.option(
@@ -58,6 +58,11 @@ class Request:
     form: str
     metrics: str = ""  #: the address for a new supervisor's metrics
     adopt: bool = False  #: QEMUs without a supervisor are taken over
+    begin_on: NodeName | None = None  #: with that node's disks, whatever the other's are worth
+
+    def send(self, client: ControlClient, wait_s: float) -> Document:
+        """The pair as it is after the start."""
+        return Acts(client).start(protect=self.protect, begin_on=self.begin_on, wait_s=wait_s)
 
 
 class _AtWork(Exception):
@@ -71,14 +76,22 @@ class _AtWork(Exception):
     "--wait",
     type=Duration(),
     metavar="[=T]",
-    default=WAIT_S,
-    help=f"Wait until the pair is in COLO, at most T (default {WAIT_S:.0f} s); "
+    default=PROTECT_S,
+    help=f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); "
     "after T the start goes on without you.",
 )
 @click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")
 @click.option(
     "--adopt", is_flag=True, help="Take over a pair that runs without a supervisor, as it is."
 )
+@click.option(
+    "--from",
+    "begin_on",
+    type=click.Choice(NODES),
+    help="Start with this node's disks, even where the other node's are newer; what only those "
+    "hold is lost.",
+)
+@yes_option
 @metrics_option
 @dry_run_option
 @format_option("pretty", "json")
@@ -89,6 +102,8 @@ def start(
     wait: float,
     no_wait: bool,
     adopt: bool,
+    begin_on: NodeName | None,
+    yes: bool,
     metrics: str,
     dry_run: bool,
     form: str,
@@ -100,9 +115,13 @@ def start(
     """
     pair = load(spec_path)
     if dry_run:
-        documents.show_dialogue(pair.name, "start", _planned(pair, protect=not alone), form)
+        planned = _planned(pair, protect=not alone, begin_on=begin_on)
+        documents.show_dialogue(pair.name, "start", planned, form)
         return
-    request = Request(pair, not alone, None if no_wait else wait, form, metrics, adopt)
+    if begin_on:
+        lost = f"Whatever only node {other(begin_on)}'s disks hold of {pair.name} is given up."
+        confirm(pair.name, lost, yes=yes)
+    request = Request(pair, not alone, None if no_wait else wait, form, metrics, adopt, begin_on)
     began = time.monotonic()
     client = _answering(pair)
     view = _start_new(request) if client is None else _start_running(client, request)
@@ -130,17 +149,18 @@ async def preflight(pair: PairSpec, *, protect: bool) -> None:
         await ground.aclose()
 
 
-def _planned(pair: PairSpec, *, protect: bool) -> list[dict[str, Any]]:
+def _planned(pair: PairSpec, *, protect: bool, begin_on: NodeName | None) -> list[dict[str, Any]]:
     """What a start would say now: asked of the supervisor, where one runs."""
     client = _answering(pair)
     if client is None:
-        return asyncio.run(_dialogue(pair, protect=protect))
+        return asyncio.run(_dialogue(pair, protect=protect, begin_on=begin_on))
     with client:
-        steps: list[dict[str, Any]] = client.execute("query-plan", reach.TIMEOUT_S, verb="start")
-    return steps
+        return Acts(client).plan("start")
 
 
-async def _dialogue(pair: PairSpec, *, protect: bool) -> list[dict[str, Any]]:
+async def _dialogue(
+    pair: PairSpec, *, protect: bool, begin_on: NodeName | None
+) -> list[dict[str, Any]]:
     ground = await launch.prepare(pair)
     try:
         return dialogue(
@@ -148,7 +168,7 @@ async def _dialogue(pair: PairSpec, *, protect: bool) -> list[dict[str, Any]]:
             ground,
             "start",
             Protection.DOWN,
-            primary=generation.newest(await generation.read(pair, ground.hosts)),
+            primary=begin_on or generation.source(await generation.read(pair, ground.hosts)),
             protect=protect,
             in_sync=await launch.images_equal(pair, ground),
         )
@@ -165,7 +185,7 @@ def _answering(pair: PairSpec) -> ControlClient | None:
         client = reach.connect(pair.name)
     except (NoSuchPair, Unreachable):
         return None
-    source = client.execute("query-pair", reach.TIMEOUT_S)["spec_path"]
+    source = Acts(client).view()["spec_path"]
     if source != str(pair.source):
         client.close()
         raise PairBusy(
@@ -180,8 +200,7 @@ def _take_over(left: PairSpec, request: Request) -> dict[str, Any]:
     free_address(request.metrics)
     supervisor = Newborn(left, request.metrics, adopts=True)
     with supervisor.connect() as client:
-        view: dict[str, Any] = client.execute("query-pair", reach.TIMEOUT_S)
-    return view
+        return Acts(client).view()
 
 
 def _start_new(request: Request) -> dict[str, Any] | None:
@@ -196,7 +215,7 @@ def _start_new(request: Request) -> dict[str, Any] | None:
         first = 0
         try:
             with supervisor.connect() as client:
-                first = client.execute("query-pair", reach.TIMEOUT_S)["supervisor_pid"]
+                first = Acts(client).view()["supervisor_pid"]
                 view = _send(client, request)
         except DeadlineMissed:
             supervisor.keep()
@@ -218,7 +237,7 @@ def _keep_successor(supervisor: Newborn, first: int) -> None:
     """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
     name = supervisor.name
     with contextlib.suppress(MonitorError), supervisor.connect() as client:
-        if client.execute("query-pair", reach.TIMEOUT_S)["supervisor_pid"] == first or not first:
+        if Acts(client).view()["supervisor_pid"] == first or not first:
             return
         supervisor.keep()
     if supervisor.kept:
@@ -250,23 +269,19 @@ def _send(client: ControlClient, request: Request) -> dict[str, Any] | None:
     if request.wait_s is None:
         client.on_event = until_at_work
         try:
-            view: dict[str, Any] = client.execute(
-                "pair-start", reach.TIMEOUT_S, protect=request.protect
-            )
+            return request.send(client, QUERY_S)
         except _AtWork:
             return None
-        return view
     with drawing(as_json=request.form == "json") as on_event:
         client.on_event = on_event
         try:
-            view = client.execute("pair-start", request.wait_s, protect=request.protect)
+            return request.send(client, request.wait_s)
         except DeadlineMissed:
             raise DeadlineMissed(
                 f"The start of {name} is not finished after {request.wait_s:g} s; it goes on.",
                 hint=f"`coloctl wait {name} --for colo` waits longer, "
                 f"`coloctl stop {name} --force` gives it up",
             ) from None
-    return view
 
 
 def _tell(view: dict[str, Any] | None, request: Request, took_s: float) -> None:

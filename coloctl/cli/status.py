@@ -61,7 +61,8 @@ def list_pairs(form: str) -> None:
 def _look(pair: str | None) -> list[dict[str, Any]]:
     if pair is None:
         return reach.survey()
-    view = reach.ask(pair, "query-pair")
+    with reach.acts(pair) as acts:
+        view = acts.view()
     return [{"name": pair, "supervisor": "running", "view": view, "error": None}]
 
 

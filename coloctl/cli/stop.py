@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
 from typing import Any
 
 import click
 
 from coloctl import paths
-from coloctl.cli import complaint, documents, reach
+from coloctl.cli import documents, reach
+from coloctl.cli.acting import Act
 from coloctl.cli.options import (
     Duration,
     WaitingCommand,
@@ -20,15 +19,8 @@ from coloctl.cli.options import (
     pair_argument,
     yes_option,
 )
-from coloctl.cli.progress import drawing
-from coloctl.control.client import ControlClient
-from coloctl.control.watcher import watcher_of
-from coloctl.errors import DeadlineMissed, NoSuchPair, Unreachable
-
-#: How long a guest may take to shut down when nothing is said, seconds.
-SHUTDOWN_S = 60.0
-#: What stopping takes on top of the guest's own time: fencing, killing, sweeping, seconds.
-MARGIN_S = 60.0
+from coloctl.control.acts import SHUTDOWN_S, Acts
+from coloctl.errors import NoSuchPair, Unreachable
 
 
 @click.command(cls=WaitingCommand)
@@ -62,59 +54,19 @@ def stop(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool, form:
         _stop_leftovers(pair, force=force, dry_run=dry_run, yes=yes, form=form)
         return
     with client:
-        if dry_run:
-            steps = client.execute("query-plan", reach.TIMEOUT_S, verb="stop")
-            documents.show_dialogue(pair, "stop", steps, form)
-            return
-        confirm(pair, _question(pair, force), yes=yes)
-        _tell(pair, _stop_supervised(client, pair, force, wait, form), form)
+        how = Act(
+            pair, "stop", form, dry_run, yes=yes, drawn=True,
+            question=_question(pair, force),
+            interrupted=f"Interrupted; the supervisor of {pair} goes on with stopping it.",
+        ).over(Acts(client), lambda acts: acts.stop(force=force, shutdown_s=wait))  # fmt: skip
+    if how is not None:
+        _tell(pair, how, form)
 
 
 def _question(pair: str, force: bool) -> str:
     if force:
         return f"This ends the guest of {pair} at once, as if its power were cut."
     return f"This shuts the guest of {pair} down."
-
-
-def _stop_supervised(
-    client: ControlClient, pair: str, force: bool, wait_s: float, form: str
-) -> str:
-    """How the guest ended; its supervisor is gone, and so is its folder."""
-    pid = client.execute("query-pair", reach.TIMEOUT_S)["supervisor_pid"]
-    watcher = watcher_of(pid)
-    held = [fd for fd in map(_hold, filter(None, (pid, watcher))) if fd is not None]
-    goes_on = f"Interrupted; the supervisor of {pair} goes on with stopping it."
-    try:
-        with complaint.on_interrupt(goes_on):
-            with drawing(as_json=form == "json") as on_event:
-                client.on_event = on_event
-                how = client.execute(
-                    "pair-stop", wait_s + MARGIN_S, force=force or None, timeout_s=wait_s
-                )["how"]
-            ended = all(_ended(fd, MARGIN_S) for fd in held)
-        if not ended:
-            raise DeadlineMissed(
-                f"The supervisor of {pair} (process {pid}) did not end within {MARGIN_S:g} s.",
-                hint=f"the guest is gone; `kill {pid}` ends the supervisor",
-            )
-    finally:
-        for fd in held:
-            os.close(fd)
-    return str(how)
-
-
-def _hold(pid: int) -> int | None:
-    """A pidfd; None when the process is gone, or belongs to another user."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
-
-
-def _ended(pidfd: int, timeout_s: float) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
 
 
 def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: str) -> None:

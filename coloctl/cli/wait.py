@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
-from coloctl import paths
 from coloctl.cli import documents, reach
 from coloctl.cli.options import Duration, format_option, pair_argument
-from coloctl.control.client import ControlClient
-from coloctl.errors import DeadlineMissed, Unreachable
 from coloctl.model.protection import Protection
 
 STATES = click.Choice([str(state) for state in Protection])
@@ -26,35 +21,11 @@ def wait(pair: str, state: str, timeout: float, form: str) -> None:
 
     A pair that is stopped and gone meanwhile counts as down.
     """
-    deadline_s = time.monotonic() + timeout
-    with reach.connect(pair) as client:
-        try:
-            found = _until(client, state, deadline_s)
-        except Unreachable:
-            if state != Protection.DOWN or paths.pair_dir(pair).exists():
-                raise
-            found = state
-    if found != state:
-        raise DeadlineMissed(
-            f"{pair} is {found} and not {state} after {timeout:g} s.",
-            hint=f"`coloctl status {pair}` says why",
-        )
+    with reach.acts(pair) as acts:
+        found = acts.wait_for(state, timeout)
     if form == "json":
         document = {"name": pair, "asked": state, "protection": found}
         documents.print_json({"schema": documents.SCHEMA, **document})
-
-
-def _until(client: ControlClient, state: str, deadline_s: float) -> str:
-    """``state`` as soon as the pair is in it, else the state it is in at the deadline."""
-    found = str(client.execute("query-pair", reach.TIMEOUT_S)["protection"])
-    if found == state:
-        return found
-    for event in client.events(max(0.0, deadline_s - time.monotonic())):
-        if event.name == "STATE_CHANGED":
-            found = event.data["after"]
-            if found == state:
-                break
-    return found
 
 
 @click.group()
@@ -75,7 +46,8 @@ def is_state(pair: str, state: str, quiet: bool, form: str) -> int:
 
     STATE is down, unprotected, resync, migrating, colo, failover or failed.
     """
-    found = reach.ask(pair, "query-pair")["protection"]
+    with reach.acts(pair) as acts:
+        found = acts.view()["protection"]
     yes = found == state
     if quiet:
         pass

@@ -1,0 +1,116 @@
+"""What every bench is asked with: its options, the setting they make, where its document goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Group, RenderableType
+
+from coloctl import spec
+from coloctl.chaos.setting import Setting
+from coloctl.cli import documents, render
+from coloctl.cli.players import engage, require_clients
+from coloctl.errors import UsageError
+from coloctl.lab import rootless
+
+#: A bench's pair and its lab are called this, unless somebody chooses another name.
+NAME = "bench"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+spec_argument = click.argument(
+    "spec_path",
+    metavar="[SPEC]",
+    required=False,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+qemu_option = click.option(
+    "--qemu", metavar="PATH_OR_NAME", help="This QEMU instead of one that is found."
+)
+name_option = click.option(
+    "--name", default=NAME, show_default=True, help="What the bench's pair and lab are called."
+)
+clients_option = click.option(
+    "--clients", type=click.IntRange(1, 64), default=4, show_default=True, help="How many append."
+)
+file_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Write the JSON document there as well.",
+)
+
+
+def delay_option(default_ms: int) -> Callable[[F], F]:
+    return click.option(
+        "--delay-ms",
+        type=click.IntRange(50, 60_000),
+        metavar="MS",
+        help=f"Checkpoint period (default {default_ms}, or what SPEC says).",
+    )
+
+
+def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Setting:
+    """Where the bench plays; root of a lab from here on. What was asked for beats the SPEC."""
+    require_clients("the bench")
+    lent: dict[str, Any] = {}
+    qemu, accel = options["qemu"], "auto"
+    if options["spec_path"] is not None:
+        pair = spec.load(options["spec_path"].absolute())
+        qemu = qemu or (str(pair.guest.qemu) if pair.guest.qemu else None)
+        accel, delay_ms = pair.guest.accel, pair.checkpoint.delay_ms
+        lent = {
+            "channel": str(pair.replication.channel),
+            "memory": f"{pair.guest.memory_mib}MiB",
+            "detection": {
+                "heartbeat_ms": pair.detection.heartbeat_ms,
+                "suspect_after_ms": pair.detection.suspect_after_ms,
+            },
+        }
+    players = engage(qemu)
+    rootless.enter(lab=options["name"])
+    return Setting(
+        qemu=players.qemu,
+        accel=players.accel if accel == "auto" else accel,
+        guest=players.guest,
+        name=options["name"],
+        delay_ms=options["delay_ms"] or delay_ms,
+        **lent,
+    )
+
+
+def delays(text: str) -> tuple[int, ...]:
+    try:
+        delays = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        delays = ()
+    if not delays or not all(50 <= delay <= 60_000 for delay in delays):
+        raise UsageError(
+            f"'{text}' is not a list of checkpoint periods.",
+            hint="write milliseconds from 50 to 60000 with commas between, such as 200,1000",
+        )
+    return delays
+
+
+def save(path: Path | None, document: Mapping[str, Any]) -> None:
+    """The document so far is in the file, whole."""
+    if path is None:
+        return
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def show(document: Mapping[str, Any], form: str, drawn: RenderableType) -> None:
+    if form == "json":
+        documents.print_json(document)
+    else:
+        render.console().print(Group("", drawn))
