@@ -6,15 +6,23 @@ The presence of this file also puts its folder on the path, so that tests import
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support.leaks import Run
+from xdist.scheduler import LoadFileScheduling
 
 from coloctl.errors import LabError
 from coloctl.lab import guest, qemu, rootless
+
+# A shell that starts something behind itself lets it ignore Ctrl-C, and so would what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says something of this machine, not of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +30,9 @@ settings.load_profile("patient")
 
 #: Cheap ones first, so that a broken rule is known before a guest boots.
 KINDS = ("unit", "qemu", "guest")
+
+#: Why the guest tests are left out, for the workers.
+REFUSED = "COLOCTL_TEST_NOT_ROOT"
 
 #: Debian 12's, Debian 13's and its backports' QEMU.
 MATRIX = ("7.2", "10.0", "11.1")
@@ -32,13 +43,32 @@ def kind_of(item: pytest.Item) -> str | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
     """Every test has a kind before `-m` chooses, and the kinds follow each other afterwards."""
     for item in items:
         if kind_of(item) is None:
             item.add_marker("unit")
     yield
-    items.sort(key=lambda item: KINDS.index(kind_of(item) or "unit"))
+    last_first = hasattr(config, "workerinput")
+    items.sort(key=lambda item: KINDS.index(kind_of(item) or "unit"), reverse=last_first)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """With ``--dist loadfile`` the longest files come first, and the many short ones fill up."""
+    if config.option.dist != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Several workers are what the one that starts them is: root, if guests may be wanted."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        words = config.option.markexpr
+        if not config.option.collectonly and (not words or "guest" in words):
+            become_root(config)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -49,13 +79,22 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     guests = [item for item in session.items if kind_of(item) == "guest"]
     if not guests or session.config.option.collectonly or not rootless.needed():
         return
-    capture = session.config.pluginmanager.getplugin("capturemanager")
+    if not hasattr(session.config, "workerinput"):
+        become_root(session.config)
+    for item in guests:
+        item.add_marker(pytest.mark.skip(reason=os.environ.get(REFUSED, "this needs root")))
+
+
+def become_root(config: pytest.Config) -> None:
+    """All of it starts anew as root of a user namespace; or the environment says why it cannot."""
+    if not rootless.needed():
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
     capture.suspend_global_capture(in_=True)  # the new process writes to the terminal again
     try:
         rootless.enter()
     except LabError as refused:
-        for item in guests:
-            item.add_marker(pytest.mark.skip(reason=f"{refused} hint: {refused.hint}"))
+        os.environ[REFUSED] = f"{refused} hint: {refused.hint}"
     finally:
         capture.resume_global_capture()
 

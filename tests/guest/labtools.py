@@ -57,12 +57,14 @@ def stand_in(lab: Lab, where: str) -> None:
     link.netlink(layout.namespace(lab.name, where), give)
 
 
-def tcp_pair(listen: tuple[str, str], connect: str) -> tuple[socket.socket, socket.socket]:
-    """A TCP connection from one namespace to an address in another."""
+def tcp_pair(
+    listen: tuple[str, str], connect: str, at: int = 0
+) -> tuple[socket.socket, socket.socket]:
+    """A TCP connection from one namespace to an address in another; ``at`` is its port, or any."""
     ns, address = listen
 
     def bind() -> socket.socket:
-        return socket.create_server((address, 0))
+        return socket.create_server((address, at))
 
     with netns.inside(ns, bind) as server:
         server.settimeout(5)

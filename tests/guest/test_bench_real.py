@@ -1,4 +1,4 @@
-"""`coloctl bench failover`, as a user starts it: judged by its document, and by what it leaves."""
+"""`coloctl bench`, as a user starts it: judged by its document, and by what it leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from coloctl.lab.network import labs
 pytestmark = pytest.mark.guest
 
 NAME = f"m{os.getpid()}"
-BENCH = [sys.executable, "-m", "coloctl.cli.main", "bench", "failover", "--name", NAME]
+COLOCTL = [sys.executable, "-m", "coloctl.cli.main"]
+BENCH = [*COLOCTL, "bench", "failover", "--name", NAME]
 
 #: One run takes 15 s; a busy machine has been seen to need three times that.
 PATIENCE_S = 240
@@ -67,6 +68,25 @@ def test_an_interrupt_takes_everything_away() -> None:
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
+    assert nothing_is_left()
+
+
+def test_both_ways_to_pace_are_measured_on_the_same_clients() -> None:
+    pace = [*COLOCTL, "bench", "pace", "--name", NAME, "-f", "json"]
+    done = subprocess.run(
+        [*pace, "--seconds", "6", "--burst-s", "1", "--idle-s", "1", "--delay-ms", "500"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    fixed, adaptive = json.loads(done.stdout)["rows"]
+    assert (fixed["mode"], adaptive["mode"]) == ("fixed", "adaptive")
+    for row in (fixed, adaptive):
+        assert row["checkpoints"] > 0 and row["latency_ms"]["n"] > 0
+    assert {one["delay_ms"] for one in fixed["trace"]} == {500}
+    assert fixed["changes"] == []
     assert nothing_is_left()
 
 

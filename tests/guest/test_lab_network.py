@@ -15,7 +15,7 @@ from labtools import NAME, NEEDS_ROOT, checksum, ping, stand_in, tcp_pair, trans
 
 from coloctl.errors import LabError
 from coloctl.lab import devices, layout, link, netns, tun
-from coloctl.lab.network import Lab
+from coloctl.lab.network import Lab, labs
 
 pytestmark = pytest.mark.guest
 
@@ -233,3 +233,10 @@ def test_commands_run_inside_and_their_failures_are_sentences(lab: Lab) -> None:
         lab.run(["sleep", "10"], deadline_s=0.1)
     with pytest.raises(LabError, match="host-c"):
         lab.run(["true"], where="host-c")
+
+
+def test_a_lab_that_goes_while_labs_are_listed_is_not_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(netns, "names", lambda: [f"t{os.getpid()}-gone-lan"])
+    assert labs() == []

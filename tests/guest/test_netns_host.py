@@ -20,7 +20,9 @@ import pytest
 from pyroute2 import IPRoute
 
 from coloctl.errors import PreconditionFailed, Unreachable
+from coloctl.ha.link import RESENT, Silences
 from coloctl.host import Endpoint, Host, NetnsHost, Process, open_host, tail
+from coloctl.host.delivery import Sent
 from coloctl.host.launch import discard
 from coloctl.lab import netns
 from coloctl.lab.link import LinkEnd
@@ -187,6 +189,8 @@ def test_programs_run_inside_and_the_caller_stays_outside(pair: Pair, tmp_path: 
             assert host.name == f"netns:{pair.a}"
             done = await host.run(["readlink", "/proc/self/ns/net"], deadline_s=10)
             assert done.stdout.strip() == f"net:[{inside}]"
+            async with host.converse(["readlink", "/proc/self/ns/net"]) as program:
+                assert await program.hear(10) == f"net:[{inside}]"
             process = await host.launch(["sleep", "300"], stderr=tmp_path / "log")
             try:
                 assert Path(f"/proc/{process.identity.pid}/ns/net").stat().st_ino == inside
@@ -270,6 +274,45 @@ def test_channel_over_a_cut_wire_is_unreachable_in_time(pair: Pair) -> None:
             finally:
                 await neighbour(pair.a, "wire", "del", "10.99.0.2")
             await connect(5)
+
+    asyncio.run(story())
+
+
+def test_the_kernel_tells_a_cut_connection_from_a_peer_that_does_not_read(pair: Pair) -> None:
+    listen, at = Endpoint("10.99.0.2", 9199), "10.99.0.1"
+
+    async def story() -> None:
+        async with both(pair) as (host_a, host_b):
+            there, here = await host_b.channel_pair(host_a, listen, nodelay=True, deadline_s=5)
+            known = await host_a.deliveries(at, listen.address, {listen.port})
+            assert known is not None
+            end = LinkEnd(pair.b, "wire")
+            with there, here, closing(known):
+
+                def sent() -> Sent:
+                    (one,) = known.find()
+                    return one
+
+                here.socket.sendall(b"well")
+                await until(lambda: not sent().unacked)
+                silences = Silences()
+                await asyncio.to_thread(end.drop)
+                try:
+                    here.socket.sendall(b"lost")
+                    await until(lambda: silences.see(known.look(), 5.0)[0] > 0)
+                    assert sent().resent >= RESENT
+                finally:
+                    await asyncio.to_thread(end.deliver)
+                await until(lambda: not sent().unacked)
+                assert silences.see(known.look(), 5.0) == (0.0, 0)
+                here.socket.setblocking(False)
+                with pytest.raises(BlockingIOError):  # until the peer has no room for more
+                    while True:
+                        here.socket.send(bytes(65536))
+                        await asyncio.sleep(0.001)
+                for _ in range(150):  # longer than it took to see the cut
+                    assert silences.see(known.look(), 5.0) == (0.0, 0)
+                    await asyncio.sleep(0.005)
 
     asyncio.run(story())
 

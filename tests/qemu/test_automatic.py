@@ -10,7 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.pairs import Stage, firmware_spec, holds, make_disks, qemu_io, supervised
+from support.pairs import (
+    Stage,
+    firmware_spec,
+    guest_writes,
+    holds,
+    make_disks,
+    qemu_io,
+    supervised,
+)
 
 from coloctl.errors import ReplicationError
 from coloctl.journal import replay
@@ -77,7 +85,8 @@ def test_each_side_may_die_or_freeze_one_after_the_other(spec: PairSpec) -> None
     async def check() -> None:
         async with supervised(spec) as stage:
             await stage.start()
-            await qemu_io(stage.primary, f"write -P 0x11 0 {BLOCK}")
+            await stage.checkpoints(1)
+            await guest_writes(stage.primary, 0x11, 0, BLOCK)
             for generation, (role, fault, wanted) in enumerate(
                 (
                     (Role.PRIMARY, DEATH, Diagnosis.PRIMARY_DEAD),

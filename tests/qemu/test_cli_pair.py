@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.smallpair import write_small_pair
 
 from coloctl import paths
 from coloctl.control.watcher import watcher_of
@@ -100,31 +101,7 @@ def operator(
     """A pair file without a network; behind the test nothing of the pair is left."""
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
     monkeypatch.setenv("NO_COLOR", "1")
-    for node in "ab":
-        image = str(tmp_path / f"{node}.qcow2")
-        subprocess.run([build.img, "create", "-q", "-f", "qcow2", image, "16M"], check=True)
-    pid = os.getpid()
-    net = f"127.{pid >> 8 & 127 | 64}.{pid & 255}"
-    file = tmp_path / f"{NAME}.toml"
-    file.write_text(f"""\
-name = "{NAME}"
-[guest]
-memory = "64MiB"
-accel = "tcg"
-qemu = "{build.binary}"
-[[disk]]
-id = "disk0"
-image = {{ a = "a.qcow2", b = "b.qcow2" }}
-[node.a]
-address = "{net}.201"
-[node.b]
-address = "{net}.202"
-[replication]
-base_port = 24000
-[checkpoint]
-delay_ms = 200
-""")
-    operator = Operator(file)
+    operator = Operator(write_small_pair(tmp_path / f"{NAME}.toml", build))
     try:
         yield operator
     finally:

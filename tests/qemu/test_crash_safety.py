@@ -76,19 +76,23 @@ def sound(outcome: Outcome) -> bool:
 
 def test_the_next_supervisor_knows_what_the_killed_one_knew(pair: Mortal) -> None:
     before = start(pair)
-    pair.type("set", pair.name, "checkpoint-delay=150")
+    pair.type("set", pair.name, "checkpoint-delay=150", "compare-timeout=450")
+    pair.type("set", pair.name, "mirror-rate=1MiB")
+    settings = pair.view()["settings"]
+    assert settings["mirror-rate"] == {"value": 1 << 20, "pair_file": 0}
     pair.ask("pair-pause")
     end(before["supervisor_pid"])
     after = pair.settled()
     assert after is not None and after["supervisor_pid"] != before["supervisor_pid"]
     assert [n["pid"] for n in after["nodes"]] == [n["pid"] for n in before["nodes"]]
     assert (after["protection"], after["checkpoints"]["delay_ms"]) == ("colo", 150)
+    assert after["settings"] == settings
     assert after["reason"] == before["reason"] and after["paused"]
     assert pair.marked() and pair.guests() == 1
     pair.type("checkpoint", pair.name)  # it can be acted upon
 
 
-@pytest.mark.parametrize("step", ["connect", "mirror", "first checkpoint"])
+@pytest.mark.parametrize("step", ["connect", "compare", "first checkpoint"])
 def test_a_protection_cut_short_is_undone_and_done_again(pair: Mortal, step: str) -> None:
     outcome = survive(pair, Moment("protect", step))
     assert sound(outcome) and outcome.protection == "colo", outcome

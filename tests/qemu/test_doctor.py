@@ -243,7 +243,7 @@ def test_the_verb(tmp_path: Path, build: Build) -> None:
     (tmp_path / "b.qcow2").unlink()
     ill = doctor(str(pair))
     assert ill.returncode == 1
-    assert "b.qcow2" in ill.stdout.replace("\n", "")
+    assert "b.qcow2" in "".join(ill.stdout.split())
     assert "hint:" in ill.stdout
     absent = doctor(str(tmp_path / "absent.toml"))
     assert absent.returncode == 2

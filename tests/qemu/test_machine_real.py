@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Iterable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.smallpair import own_net
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import open_host
@@ -20,6 +22,7 @@ from coloctl.machine import accel, blockdev, chardev, cmdline, device, image, ne
 from coloctl.machine.cmdline import Launch
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import (
+    NODES,
     DiskSpec,
     GuestSpec,
     NicSpec,
@@ -36,6 +39,8 @@ pytestmark = pytest.mark.qemu
 
 KILL_DEADLINE_S = 10.0
 
+_numbers = itertools.count(1)
+
 #: Disk and NIC models whose places and options differ.
 HARDWARE = [
     ("pc", "virtio-blk-pci", "virtio-net-pci"),
@@ -45,13 +50,10 @@ HARDWARE = [
 ]
 
 
-@pytest.fixture(scope="module", params=qemu.NAMES)
-def build(request: pytest.FixtureRequest) -> qemu.Build:
-    """Every build that is on this machine; nothing is downloaded for this."""
-    found = qemu.find(request.param)
-    if found is None:
-        pytest.skip(f"no QEMU {request.param} here")
-    return found
+@pytest.fixture
+def build(qemu_build: qemu.Build) -> qemu.Build:
+    """Each QEMU of the matrix in its turn."""
+    return qemu_build
 
 
 @pytest.fixture
@@ -76,14 +78,16 @@ def firmware_pair(
         for i in range(count)
     )
     nics = tuple(NicSpec(f"hn{i}", f"52:54:00:12:34:5{i}", None, nic_model) for i in range(count))
+    # Not 127.0.0.1: trials of a QEMU choose their ports there by chance (`check.pair`).
+    here = f"{own_net()}.{next(_numbers)}"
     return PairSpec(
         name="real",
         guest=GuestSpec(memory_mib=32, machine=machine),
         disks=disks,
         nics=nics,
-        nodes={"a": NodeSpec("a", "local", "127.0.0.1"), "b": NodeSpec("b", "local", "127.0.0.1")},
+        nodes={node: NodeSpec(node, "local", here) for node in NODES},
         # Away from the demo's ports and from those that the kernel hands out.
-        replication=ReplicationSpec(base_port=23000),
+        replication=ReplicationSpec(base_port=22600),
     )
 
 
@@ -232,7 +236,7 @@ def test_a_survivor_becomes_a_primary_over_qmp(build: qemu.Build, rundir: Path) 
             for name in chardev.ids_secondary(0):
                 await vm.execute(qmp.chardev_remove(name))
             for _ in range(2):
-                for one in chardev.primary(pair, 0, "127.0.0.1", rundir):
+                for one in chardev.primary(pair, 0, pair.nodes["a"].address, rundir):
                     await vm.execute(qmp.chardev_add(one.id, one.backend()))
                 for properties in netfilter.primary_filters(
                     pair, 0, status=False, behind_rewriter=True
@@ -260,7 +264,7 @@ def test_a_secondary_may_find_its_primary_again(build: qemu.Build, rundir: Path)
         await make_images(pair, build, rundir)
         launch, dialect = await describe(pair, "a", build, rundir)
         async with running(launch, "a", rundir) as vm:
-            for one in chardev.secondary(pair, 0, "127.0.0.1", dialect):
+            for one in chardev.secondary(pair, 0, pair.nodes["a"].address, dialect):
                 await vm.execute(qmp.chardev_add(one.id, one.backend()))
             assert set(chardev.ids_secondary(0)) <= (await names(vm))["chardevs"]
 
@@ -270,7 +274,7 @@ def test_a_secondary_may_find_its_primary_again(build: qemu.Build, rundir: Path)
 def test_a_replica_joins_the_quorum(build: qemu.Build, rundir: Path) -> None:
     pair = firmware_pair(rundir, count=1)
     folders: dict[NodeName, Path] = {"a": rundir / "a", "b": rundir / "b"}
-    port = pair.replication.nbd_port()
+    port, here = pair.replication.nbd_port(), pair.nodes["b"].address
 
     async def check() -> None:
         for folder in folders.values():
@@ -279,9 +283,9 @@ def test_a_replica_joins_the_quorum(build: qemu.Build, rundir: Path) -> None:
         one, _ = await describe(pair, "a", build, folders["a"])
         two, _ = await describe(pair, "b", build, folders["b"])
         async with running(one, "a", folders["a"]) as primary, running(two, "b", folders["b"]) as b:
-            await b.execute(qmp.nbd_server_start("127.0.0.1", port))
+            await b.execute(qmp.nbd_server_start(here, port))
             await b.execute(qmp.block_export_add("exp0", "parent0", "parent0", writable=True))
-            await primary.execute(qmp.blockdev_add(blockdev.nbd_client(0, "127.0.0.1", port)))
+            await primary.execute(qmp.blockdev_add(blockdev.nbd_client(0, here, port)))
             await primary.execute(qmp.x_blockdev_change("colo-disk0", node="nbd0"))
             assert "nbd0" in (await names(primary))["nodes"]
             await primary.execute(qmp.x_blockdev_change("colo-disk0", child="children.1"))
@@ -321,7 +325,7 @@ def test_a_tap_is_opened_with_the_header_that_its_nic_speaks(
         launch, _ = await describe(pair, "a", build, rundir)
         inside = (
             "unshare",
-            "--map-root-user",
+            *(() if os.geteuid() == 0 else ("--map-root-user",)),  # a chroot refuses that to root
             "--net",
             sys.executable,
             "-c",

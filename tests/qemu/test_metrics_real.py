@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.openmetrics import parser
+from support.smallpair import own_net, write_small_pair
 
 from coloctl import paths
 from coloctl.control.http import Address
@@ -86,32 +87,9 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
     build = qemu.provide("11.1")
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
     monkeypatch.setenv("NO_COLOR", "1")
-    for node in "ab":
-        image = str(tmp_path / f"{node}.qcow2")
-        subprocess.run([build.img, "create", "-q", "-f", "qcow2", image, "16M"], check=True)
-    pid = os.getpid()
-    net = f"127.{pid >> 8 & 127 | 64}.{pid & 255}"
-    file = tmp_path / f"{NAME}.toml"
-    file.write_text(f"""\
-name = "{NAME}"
-[guest]
-memory = "64MiB"
-accel = "tcg"
-qemu = "{build.binary}"
-[[disk]]
-id = "disk0"
-image = {{ a = "a.qcow2", b = "b.qcow2" }}
-[node.a]
-address = "{net}.211"
-[node.b]
-address = "{net}.212"
-[replication]
-base_port = 24200
-[checkpoint]
-delay_ms = 200
-""")
+    file = write_small_pair(tmp_path / f"{NAME}.toml", build)
     # An address that nobody else's tests have, below the ports that the kernel gives away.
-    pair = Watched(file, Address(f"{net}.213", 9101))
+    pair = Watched(file, Address(f"{own_net()}.213", 9101))
     try:
         yield pair
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -26,10 +27,10 @@ from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.command import Command
 from coloctl.qmp.monitor import Monitor
 from coloctl.qmp.sequence import Step, run
+from coloctl.qmp.session import Event, Session
 
 pytestmark = pytest.mark.qemu
 
-NAMES = ("7.2", "10.0", "11.1")
 NONE = ("-machine", "none")
 FIRMWARE = ("-machine", "pc", "-accel", "tcg", "-m", "64")
 
@@ -40,13 +41,10 @@ DIALECTS = {
 }
 
 
-@pytest.fixture(params=NAMES)
-def build(request: pytest.FixtureRequest) -> qemu.Build:
-    """A binary of the matrix; skipped when it was not fetched yet."""
-    found = qemu.find(request.param)
-    if found is None:
-        pytest.skip(f"QEMU {request.param} is not here: coloctl lab qemu {request.param}")
-    return found
+@pytest.fixture
+def build(qemu_build: qemu.Build) -> qemu.Build:
+    """Each QEMU of the matrix in its turn."""
+    return qemu_build
 
 
 @contextmanager
@@ -157,6 +155,33 @@ def test_events_come_once_with_qemus_time(build: qemu.Build, tmp_path: Path) -> 
                 await stream.next(20)
 
     play(build, tmp_path, FIRMWARE, body)
+
+
+def test_both_monitors_tell_the_same_events_in_one_order(build: qemu.Build, tmp_path: Path) -> None:
+    """`qmp.unison` rests on that: an event has one timestamp, whoever is told of it."""
+
+    async def body(ours: dict[str, socket.socket]) -> None:
+        heard: dict[str, list[Event]] = {"qmp": [], "rescue": []}
+        async with contextlib.AsyncExitStack() as stack:
+            command, rescue = [
+                await stack.enter_async_context(
+                    await Session.open(
+                        ours[name], name=name, oob=name == "rescue", deadline_s=20,
+                        on_event=heard[name].append,
+                    )
+                )
+                for name in heard
+            ]  # fmt: skip
+            for _ in range(5):
+                for do in (qmp.cont(), qmp.system_reset(), qmp.stop()):
+                    await command.execute(do, 20)
+            await rescue.execute(qmp.query_yank(), 20)
+        one, two = ([(e.name, e.at_s, e.data) for e in told] for told in heard.values())
+        assert one == two
+        assert len(one) >= 10
+
+    with launched(build, tmp_path, *FIRMWARE) as (_, ours):
+        asyncio.run(asyncio.wait_for(body(ours), 60))
 
 
 def test_a_descriptor_reaches_qemu(build: qemu.Build, tmp_path: Path) -> None:

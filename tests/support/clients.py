@@ -18,8 +18,17 @@ from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import CheckpointSpec, GuestSpec, NicSpec, NodeSpec, PairSpec, TapSpec
 
-WORKLOAD = (sys.executable, "-m", "coloctl.chaos.workload", "--host", layout.GUEST)
+WORKLOAD = (sys.executable, "-m", "coloctl.chaos.workload")
 MAC = "52:54:00:12:34:56"
+#: One redis command over a connection of its own: address, port, patience, the command.
+ASK = """
+import socket, sys
+_, address, port, patience, *words = sys.argv
+with socket.create_connection((address, int(port)), float(patience)) as s:
+    s.settimeout(float(patience))
+    s.sendall(" ".join(words).encode() + b"\\r\\n")
+    print(s.recv(4096).decode())
+"""
 
 #: From power on to redis, and from the end of the clients to the end of their process, seconds.
 BOOT_PATIENCE_S = 90.0
@@ -54,6 +63,18 @@ def guest_spec(
     )
 
 
+async def ask(lab: Lab, *words: str, server: str = layout.GUEST, patience_s: float = 10) -> str:
+    """What the guest's redis answers a client; empty when it does not."""
+    address, _, port = server.partition(":")
+    argv = [sys.executable, "-c", ASK, address, port or "6379", str(patience_s), *words]
+    return (await asyncio.to_thread(lab.run, argv, check=False)).stdout.strip()
+
+
+async def tell(lab: Lab, word: str) -> None:
+    """The guest has been told to end: "reboot", "reset", "poweroff" or "panic"."""
+    await ask(lab, "PUBLISH", "life", word, patience_s=2)
+
+
 async def booted(stage: Stage) -> None:
     """The guest serves."""
     console = stage.state.ground.rundir("a") / "console.log"
@@ -75,6 +96,7 @@ class Clients:
     count: int
     process: subprocess.Popen[str]
     log: Path
+    server: tuple[str, ...] = ("--host", layout.GUEST)
     history: list[Op] = field(default_factory=list)
 
     def seen(self) -> list[Op]:
@@ -113,19 +135,23 @@ class Clients:
 
     def read_back(self) -> Mapping[int, list[int]]:
         """What the guest holds of each client, over new connections."""
-        argv = (*WORKLOAD, "--clients", str(self.count), "--read-back")
+        argv = (*WORKLOAD, *self.server, "--clients", str(self.count), "--read-back")
         lines = self.lab.run(argv).stdout.splitlines()
         return {int(line.split()[0]): [int(n) for n in line.split()[1:]] for line in lines}
 
 
 @contextmanager
-def clients(lab: Lab, log: Path, count: int = 4, pause_ms: float = 0) -> Iterator[Clients]:
-    """Clients at work inside the block."""
-    argv = (*WORKLOAD, "--clients", str(count), "--pause-ms", str(pause_ms))
+def clients(
+    lab: Lab, log: Path, count: int = 4, pause_ms: float = 0, server: str = layout.GUEST
+) -> Iterator[Clients]:
+    """Clients at work inside the block; ``server`` is the guest's address, with or without port."""
+    host, _, port = server.partition(":")
+    where = ("--host", host, *(("--port", port) if port else ()))
+    argv = (*WORKLOAD, *where, "--clients", str(count), "--pause-ms", str(pause_ms))
     with log.open("w") as out:
         process = lab.popen(argv, stdin=subprocess.PIPE, stdout=out, text=True)
     try:
-        yield Clients(lab, count, process, log)
+        yield Clients(lab, count, process, log, where)
     finally:
         process.kill()
         process.wait()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fake_qmp import FakeQMP
 
 from coloctl.colo.launch import Ground
-from coloctl.errors import FencingFailed, PreconditionFailed
+from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.base import (
     Beacon,
     Completed,
@@ -27,6 +27,7 @@ from coloctl.host.base import (
     Identity,
     Process,
 )
+from coloctl.host.delivery import Deliveries, Sent
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
@@ -79,7 +80,7 @@ def make_spec(*, disks: int = 1, nics: int = 1, by_hand: bool = False) -> PairSp
             "a": NodeSpec("a", "netns:host-a", "10.66.0.1"),
             "b": NodeSpec("b", "netns:host-b", "10.66.0.2"),
         },
-        policy=Policy(auto_failover=not by_hand),
+        policy=Policy(auto_failover=not by_hand, auto_reprotect=False),
     )
 
 
@@ -145,11 +146,31 @@ class FakeBeacon(Beacon):
         self.session, self.delay_s = b"", 0.0
         self._host = host
 
+    @property
+    def lost(self) -> int:  # type: ignore[override]
+        return self._host.lost
+
     def meet(self, peer: Beacon) -> None:
         return None
 
     def beat(self) -> bool:
         return not self._host.cut_off
+
+    def close(self) -> None:
+        return None
+
+
+class FakeDeliveries(Deliveries):
+    """Its host's connections, as a test has them."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    def find(self) -> Sequence[Sent]:
+        return self._host.sent_data
+
+    def look(self) -> Sequence[Sent]:
+        return self._host.sent_data
 
     def close(self) -> None:
         return None
@@ -164,6 +185,8 @@ class FakeHost(Host):
         self.connected = asyncio.Event()  #: the guest's first TCP connection crosses the tap
         self.sent = asyncio.Event()  #: a frame of the guest crosses the tap
         self.unwatchable = False
+        self.lost = 0  #: datagrams that it did not hear
+        self.sent_data: tuple[Sent, ...] = ()  #: what its kernel knows of the pair's connections
         self.cut_off = False  #: nothing reaches it over the replication link
 
     @property
@@ -189,6 +212,17 @@ class FakeHost(Host):
 
     async def beacon(self, at: Endpoint, peer: Endpoint) -> Beacon:
         return FakeBeacon(self)
+
+    async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
+        if self.cut_off:
+            raise Unreachable(f"no connection to {listen}")
+
+    async def hear(self, endpoint: Endpoint, length: int, *, deadline_s: float) -> bytes:
+        await self.carries(self, endpoint, deadline_s=deadline_s)
+        return b"NBDMAGICIHAVEOPT"
+
+    async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> Deliveries | None:
+        return FakeDeliveries(self)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         return Completed(0, "{}", "")

@@ -12,10 +12,10 @@ ROOT = "coloctl"
 
 #: The lowest first; a module imports from its own layer and from those below it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "clock", "paths", "memory"}),
+    frozenset({"errors", "clock", "paths", "memory", "reserve"}),
     frozenset({"model"}),
     frozenset({"spec", "journal", "metrics"}),
-    frozenset({"qmp", "machine", "host", "lab"}),
+    frozenset({"qmp", "machine", "host", "lab", "nbd"}),
     frozenset({"vm"}),
     frozenset({"colo"}),
     frozenset({"ha"}),
@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"supervisor"}),
     frozenset({"control"}),
     frozenset({"chaos"}),
+    frozenset({"api", "pytest_plugin"}),
     frozenset({"cli", "__main__"}),
 )
 

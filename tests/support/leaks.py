@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from coloctl.chaos.remains import processes
+
 MARK = "COLOCTL_TEST_RUN"
 
 #: How long what was told to go gets to be gone.
@@ -84,15 +86,7 @@ class Run:
 
     def _processes(self) -> dict[int, str]:
         """Living processes that were started with the mark, with their command lines."""
-        found = {}
-        for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit() or int(folder.name) == os.getpid():
-                continue
-            with contextlib.suppress(OSError):
-                if os.fsencode(self.mark) in (folder / "environ").read_bytes().split(b"\0"):
-                    argv = (folder / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-                    found[int(folder.name)] = os.fsdecode(b" ".join(argv)[:200])
-        return found
+        return processes(mark=self.mark)
 
     def _kept(self) -> Iterator[str]:
         """Sentences about namespaces and taps, those of other people left out."""

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.smallpair import qemu_io, write_small_pair
+
 from coloctl import paths
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import ColoctlError
@@ -53,7 +55,7 @@ class Moment:
 #: Steps as the acts announce them.
 STEPS = {
     "start": ("images", "primary", "secondary", "connect", "attach", "migrate", "first checkpoint"),
-    "protect": ("secondary", "connect", "mirror", "migrate", "first checkpoint"),
+    "protect": ("secondary", "connect", "compare", "migrate", "first checkpoint"),
     "failover": ("fenced", "arbitrated", "yanked", "promoted", "running", "cleared"),
     "stop": ("let go", "guest"),
 }
@@ -120,12 +122,10 @@ class Mortal:
 
     def io(self, node: str, words: str) -> str:
         """What qemu-io says of a command on the guest's own disk device."""
-        log = paths.pair_dir(self.name) / node / "qemu.log"
-        before = log.stat().st_size
-        line = f'qemu-io -d /machine/peripheral/vd0/virtio-backend "{words}"'
-        self.ask("node-qmp", node=node, execute="human-monitor-command",
-                 arguments={"command-line": line})  # fmt: skip
-        return log.read_bytes()[before:].decode()
+        return qemu_io(self.qmp, self.name, node, words)
+
+    def qmp(self, node: str, command: str, **arguments: Any) -> Any:
+        return self.ask("node-qmp", node=node, execute=command, arguments=arguments)
 
     def primary(self) -> str:
         return str(next(n["name"] for n in self.view()["nodes"] if n["role"] == "primary"))
@@ -190,33 +190,8 @@ class Mortal:
 
 
 def write_pair(folder: Path, build: qemu.Build, number: int = 0) -> Mortal:
-    """A pair file in ``folder`` with two equal disks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for node in "ab":
-        image = str(folder / f"{node}.qcow2")
-        subprocess.run([build.img, "create", "-q", "-f", "qcow2", image, "16M"], check=True)
-    pid = os.getpid()
-    net = f"127.{pid >> 8 & 127 | 64}.{pid & 255}"
-    file = folder / f"m{number}.toml"
-    file.write_text(f"""\
-name = "{file.stem}"
-[guest]
-memory = "64MiB"
-accel = "tcg"
-qemu = "{build.binary}"
-[[disk]]
-id = "disk0"
-image = {{ a = "a.qcow2", b = "b.qcow2" }}
-[node.a]
-address = "{net}.{number % 100 + 1}"
-[node.b]
-address = "{net}.{number % 100 + 101}"
-[replication]
-base_port = 25000
-[checkpoint]
-delay_ms = 200
-""")
-    return Mortal(file)
+    """A pair file in ``folder``."""
+    return Mortal(write_small_pair(folder / f"m{number}.toml", build, number=number))
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def observe(
     b: NodeSeen = SECONDARY,
     protection: Protection = Protection.COLO,
     link_silent_ms: float | None = 0.0,
-    **roads: float,
+    **roads: float | None,
 ) -> Observation:
     """A pair in COLO on which everything answers, except for what is given."""
     nodes: dict[NodeName, NodeSeen] = {"a": a, "b": b}
@@ -79,6 +79,7 @@ def _silences(*limits: float) -> st.SearchStrategy[float]:
 _RESCUE = _silences(LIMITS.suspect_ms, LIMITS.silent_ms)
 _COMMAND = _silences(LIMITS.silent_ms, LIMITS.command_ms)
 _LINK = _silences(LIMITS.link_ms)
+_UNACKED = _silences(LIMITS.silent_ms)
 _HELD = _silences(LIMITS.stall_ms)
 _OVERDUE = _silences(LIMITS.overdue_ms)
 
@@ -104,6 +105,7 @@ def observations(draw: st.DrawFn) -> Observation:
         b,
         draw(st.sampled_from(Protection)),
         draw(st.none() | _LINK),
+        unacked_ms=draw(st.none() | _UNACKED),
         held_ms=draw(_HELD),
         overdue_ms=draw(_OVERDUE),
     )
@@ -131,4 +133,6 @@ def silenced(draw: st.DrawFn) -> tuple[Observation, Observation]:
     }
     if less.link_silent_ms is not None:
         changed["link_silent_ms"] = more(less.link_silent_ms, _LINK)
+    if less.unacked_ms is not None:
+        changed["unacked_ms"] = more(less.unacked_ms, _UNACKED)
     return less, replace(less, nodes=nodes, **changed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from support.smallpair import own_net
 
 from coloctl.colo import launch
 from coloctl.colo.launch import Ground
@@ -53,14 +54,20 @@ _pairs = itertools.count(1)
 
 
 def firmware_spec(
-    folder: Path, build: qemu.Build, accel: str, *, automatic: bool = False, **guest: Any
+    folder: Path,
+    build: qemu.Build,
+    accel: str,
+    *,
+    automatic: bool = False,
+    circular: bool = False,
+    **guest: Any,
 ) -> PairSpec:
     """A pair on loopback addresses that no other test run has.
 
-    Not ``automatic``: it fails over only when it is asked.
+    Not ``automatic``: it fails over only when it is asked. ``circular``: protects itself again.
     """
-    pid, number = os.getpid(), next(_pairs)
-    net = f"127.{pid >> 8 & 127 | 64}.{pid & 255}"
+    number = next(_pairs)
+    net = own_net()
     return PairSpec(
         name=f"p{number}",
         guest=GuestSpec(memory_mib=64, accel=accel, qemu=build.binary, **guest),
@@ -72,7 +79,7 @@ def firmware_spec(
         },
         replication=ReplicationSpec(base_port=23000),
         checkpoint=CheckpointSpec(delay_ms=DELAY_MS),
-        policy=Policy(auto_failover=automatic),
+        policy=Policy(auto_failover=automatic, auto_reprotect=circular),
     )
 
 
@@ -82,6 +89,10 @@ async def make_disks(spec: PairSpec, qemu_img: Path) -> None:
     try:
         for disk in spec.disks:
             for path in disk.image.values():
+                if disk.format == "raw":
+                    with path.open("wb") as raw:
+                        raw.truncate(DISK_BYTES)
+                    continue
                 await image.create_overlay(path, DISK_BYTES, host.run, qemu_img=qemu_img)
     finally:
         await host.aclose()
@@ -187,11 +198,12 @@ async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncItera
             for node in NODES:
                 log = ground.rundir(node) / "qemu.log"
                 print("LOG", node, log.read_text() if log.exists() else "absent")
+            print("JOURNAL", (ground.folder / "journal.jsonl").read_text())
             raise
         finally:
-            await acts.end_all(state)
-            until.set()
+            until.set()  # nobody acts any more, not even to protect the guest again
             await running
+            await acts.end_all(state)
             await ground.aclose()
 
 
@@ -229,18 +241,38 @@ async def _children(vm: VM, parent: str) -> list[str]:
     return [names[edge["child"]] for edge in graph["edges"] if edge["parent"] == quorum]
 
 
-async def qemu_io(vm: VM, words: str) -> str:
+async def qemu_io(vm: VM, words: str, device: str = "vd0/virtio-backend") -> str:
     """What qemu-io says of a command on the guest's own disk device; it writes to QEMU's log."""
     log = vm.rundir / "qemu.log"
     before = log.stat().st_size
-    line = {"command-line": f'qemu-io -d /machine/peripheral/vd0/virtio-backend "{words}"'}
+    line = {"command-line": f'qemu-io -d /machine/peripheral/{device} "{words}"'}
     refused = await vm.execute(Command("human-monitor-command", line))
     assert not refused, refused
     return log.read_bytes()[before:].decode()
 
 
-async def holds(vm: VM, pattern: int, offset: int, length: int) -> bool:
+async def guest_writes(
+    vm: VM, pattern: int, offset: int, length: int, device: str = "vd0/virtio-backend"
+) -> None:
+    """The guest of ``vm`` could have written that and been told so.
+
+    Like a guest's, the write never holds QEMU's main loop: before 11.0 a primary that waits for its
+    replica there may wait for ever in a checkpoint (docs/qemu.md, "Why the yank comes first").
+    """
+    log = vm.rundir / "qemu.log"
+    before, done = log.stat().st_size, f"wrote {length}/{length} bytes"
+    said = await qemu_io(vm, f"aio_write -P {pattern:#x} {offset} {length}", device)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (done in said or "aio_write failed" in said):  # QEMU says other things there too
+            await asyncio.sleep(0.005)
+            said = log.read_bytes()[before:].decode()
+    assert done in said, said
+
+
+async def holds(
+    vm: VM, pattern: int, offset: int, length: int, device: str = "vd0/virtio-backend"
+) -> bool:
     """The disk, as the guest of ``vm`` would read it, has that byte in that place."""
-    said = await qemu_io(vm, f"read -P {pattern:#x} {offset} {length}")
+    said = await qemu_io(vm, f"read -P {pattern:#x} {offset} {length}", device)
     assert f"read {length}/{length} bytes" in said, said
     return "Pattern verification failed" not in said

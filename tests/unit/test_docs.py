@@ -13,6 +13,8 @@ import click
 import pytest
 
 from coloctl import errors, spec
+from coloctl.chaos.checkers import CHECKS
+from coloctl.chaos.workloads import WORKLOADS
 from coloctl.cli.verbs import VERBS, cli
 from coloctl.control import schema
 from coloctl.model.protection import MOVES, Fact, Protection
@@ -218,6 +220,17 @@ def test_the_documents_name_every_verb() -> None:
             assert re.search(rf"`coloctl [a-z/]*\b{verb}\b", text), verb
 
 
+def test_the_kinds_of_work_are_those_of_the_code() -> None:
+    header = "| kind | keys and their defaults | a client acknowledges |"
+    text = (ROOT / "docs/workloads.md").read_text()
+    written = {kind: keys for kind, keys, _ in rows(text, header)}
+    fields = {name: kind.params.model_fields for name, kind in WORKLOADS.items()}
+    assert written == {
+        name: ", ".join(f"`{key} = {field.default:g}`" for key, field in keys.items()).strip("`")
+        for name, keys in fields.items()
+    }
+
+
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     for file in DOCUMENTS:
@@ -242,3 +255,12 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for file in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):
             assert (file.parent / target).exists(), f"{file.name} links to {target}"
+
+
+# -- docs/chaos.md
+
+
+def test_every_check_is_explained() -> None:
+    text = (ROOT / "docs/chaos.md").read_text()
+    explained = [cells[0] for cells in rows(text, "| check | what it proves | from |")]
+    assert explained == list(CHECKS)

@@ -233,7 +233,7 @@ def test_rotation_bounds_the_size_and_keeps_what_matters(path: Path) -> None:
     old = replay(path.with_name("journal.jsonl.1"))
     assert old.records[-1].seq == next(r.seq for r in found.records if r.data) - 1
     assert sorted(p.name for p in path.parent.iterdir()) == [
-        "journal.jsonl", "journal.jsonl.1", "journal.jsonl.lock",
+        "journal.jsonl", "journal.jsonl.1", "journal.jsonl.lock", "journal.jsonl.reserve",
     ]  # fmt: skip
     with Journal(path) as log:
         assert log.append(Record(Kind.NOTE)).seq == last.seq + 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coloctl import spec
 from coloctl.errors import SpecError
-from coloctl.model.pair import Channel, FencingMethod
+from coloctl.model.pair import Channel, CheckpointMode, FencingMethod
 from coloctl.spec import values
 from coloctl.spec.tables import PairFile
 
@@ -78,6 +78,10 @@ def test_everything_can_be_said() -> None:
     assert pair.replication.channel is Channel.TCP
     assert pair.replication.multifd_channels == 4
     assert pair.checkpoint.delay_ms == 500
+    assert pair.checkpoint.mode is CheckpointMode.ADAPTIVE
+    assert (pair.checkpoint.min_delay_ms, pair.checkpoint.max_delay_ms) == (200, 5000)
+    assert (pair.checkpoint.pause_share, pair.checkpoint.held_ms) == (0.1, 150)
+    assert pair.policy.mirror_rate == 50 << 20
     assert not pair.checkpoint.guard_first_connection
     assert pair.fencing.command == ("fence_ipmilan", "--ip", "10.0.0.9")
     assert pair.fencing.timeout_s == 20
@@ -107,6 +111,11 @@ channel = "tcp"
 multifd_channels = 4
 [checkpoint]
 delay_ms = 500
+mode = "adaptive"
+min_delay_ms = 200
+max_delay_ms = 5000
+pause_share = 0.1
+held_ms = 150
 compare_timeout_ms = 200
 expired_scan_cycle_ms = 50
 max_queue_size = 2048
@@ -127,9 +136,31 @@ path = "web.claim"
 [policy]
 auto_failover = false
 auto_reprotect = false
+mirror_rate = "50 MiB"
 """
 
+#: Tables that no pair file may have, and what is said of them as in `WRONG`.
+WRONG_TABLES: list[tuple[str, str, str, str]] = [
+    ('[policy]\nmirror_rate = "50MB"', "policy.mirror_rate", "not a unit", "KiB, MiB"),
+    ('[policy]\nmirror_rate = "50"', "policy.mirror_rate", "without a unit", '"50MiB"'),
+    ("[policy]\nmirror_rate = -1", "policy.mirror_rate", "no rate that QEMU takes", '"50MiB"'),
+    ("[policy]\nmirror_rate = true", "policy.mirror_rate", "bytes per second", '"50MiB"'),
+    ('[checkpoint]\nmode = "fast"', "checkpoint.mode", "not possible", "adaptive"),
+    ('[checkpoint]\npause_share = "5%"', "checkpoint.pause_share", "must be a number", ""),
+    ("[checkpoint]\npause_share = 0", "checkpoint.pause_share", "too small", ""),
+    (
+        "[checkpoint]\nmin_delay_ms = 500\nmax_delay_ms = 400",
+        "checkpoint.min_delay_ms",
+        "more than the 400 ms of checkpoint.max_delay_ms",
+        "between the two",
+    ),
+]
+
 WRONG: list[tuple[str, str, str, str, str]] = [
+    *(
+        ("[node.a]", f"{table}\n[node.a]", key, words, hint)
+        for table, key, words, hint in WRONG_TABLES
+    ),
     # old text, new text, key, words of the sentence, words of the hint
     ('memory = "512MiB"', 'memroy = "512MiB"', "guest.memroy", "no such key", "mean memory?"),
     ('memory = "512MiB"', "", "guest.memory", "missing", "512MiB"),
@@ -215,6 +246,8 @@ def test_complaint_names_the_key(old: str, new: str, key: str, words: str, hint:
         (["--qmp", "stdio"], "-qmp cannot"),
         (["-monitor", "stdio"], "-monitor cannot"),
         (["-device", "virtio-rng-pci", "-incoming", "defer"], "-incoming cannot"),
+        (["-no-shutdown"], "-no-shutdown cannot"),
+        (["-action", "panic=pause"], "-action cannot"),
         (["-daemonize"], "watches the process"),
         (["-drive", "file=x"], "not be replicated"),
         (["-netdev", "user,id=x"], "not be compared"),

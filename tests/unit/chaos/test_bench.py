@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from coloctl.chaos import bench
+from coloctl.chaos import bench, bursts
 from coloctl.chaos.checker import Validity
 from coloctl.chaos.faults import Cause, Victim
 from coloctl.chaos.history import Op, Outcome
@@ -16,6 +16,7 @@ from coloctl.chaos.lanwatch import Spell, first_frame_s, strays
 from coloctl.chaos.overhead import pauses, rates, ratio
 from coloctl.chaos.soak import Seen
 from coloctl.chaos.takeover import Takeover, awaited
+from coloctl.chaos.workload import Rhythm
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
 
@@ -197,6 +198,37 @@ def test_pauses_are_a_share_of_the_time() -> None:
 def test_a_ratio_needs_something_to_compare_with() -> None:
     assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 200.0}) == 0.25
     assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 0.0}) is None
+
+
+def test_clients_of_one_clock_burst_together() -> None:
+    rhythm = Rhythm(0.002, burst_s=3.0, idle_s=7.0)
+    assert rhythm.wait_s(1002.9) == 0.002
+    assert rhythm.wait_s(1003.5) == pytest.approx(6.5)
+    assert Rhythm(0.002).wait_s(1003.5) == 0.002
+
+
+def qemu_said(event: str, at_s: float, node: str = "a") -> ControlEvent:
+    data = {"node": node, "event": event, "data": {}, "timestamp": at_s}
+    return ControlEvent("NODE_EVENT", data, at_s)
+
+
+def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
+    seen = bursts.Seen(1000)
+    changed = {"before-ms": 1000, "after-ms": 2000, "why": "so"}
+    for event in (
+        qemu_said("RESUME", 0.5),  # of a checkpoint that began before
+        qemu_said("STOP", 1.0),
+        qemu_said("STOP", 1.001, "b"),
+        qemu_said("RESUME", 1.01),
+        qemu_said("STOP", 2.0),
+        ControlEvent("PACE_CHANGED", changed, 2.0),
+        qemu_said("RESUME", 2.02),
+    ):
+        seen.hear(event, "a")
+    assert seen.changes == [changed]
+    assert seen.checkpoints == [
+        {"delay_ms": 2000, "pause_ms": 20.0, "period_ms": 1000.0},
+    ]
 
 
 def test_only_leaving_colo_is_a_false_failover() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from coloctl import spec
+from coloctl.chaos import players
 from coloctl.check.verdict import FullVerdict, Outcome
-from coloctl.cli import downloads, provision
+from coloctl.cli import downloads
 from coloctl.cli.verbs import run
 from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
 from coloctl.lab import guest as guests
@@ -56,7 +57,7 @@ class Machine:
         self.measured = 0
         monkeypatch.setattr(qemus, "find", self.builds.get)
         monkeypatch.setattr(qemus, "provide", self.provide)
-        monkeypatch.setattr(provision, "holds_colo", self.holds_colo)
+        monkeypatch.setattr(players, "holds_colo", self.holds_colo)
         monkeypatch.setattr(accelerators, "prove", self.prove)
 
     def provide(self, name: str, *, report: Report) -> Build:
@@ -111,14 +112,14 @@ def test_kvm_is_tried_first_where_it_is_real(machine: Machine, capsys: Output) -
 
 
 def test_the_accelerators_are_measured_once(machine: Machine) -> None:
-    assert provision.choose_qemu() == provision.choose_qemu()
+    assert players.choose_qemu() == players.choose_qemu()
     assert machine.measured == 1
 
 
 def test_nothing_that_holds_colo_is_an_error_with_a_hint(machine: Machine, capsys: Output) -> None:
     machine.good = set()
     with pytest.raises(UnsupportedQEMU):
-        provision.choose_qemu()
+        players.choose_qemu()
     assert run(["lab", "qemu", "-f", "json"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -211,11 +212,11 @@ def test_help_names_every_verb(capsys: Output) -> None:
 
 def test_a_binary_is_a_build_a_path_or_a_program(machine: Machine, tmp_path: Path) -> None:
     binary = machine.builds["11.1"].binary
-    assert provision.named_qemu("11.1") == binary
-    assert provision.named_qemu(str(binary.relative_to(tmp_path))) == binary
+    assert players.named_qemu("11.1") == binary
+    assert players.named_qemu(str(binary.relative_to(tmp_path))) == binary
     for name, error in (("7.2", ProvisionError), ("no-such-program", UsageError)):
         with pytest.raises(error) as refused:
-            provision.named_qemu(name)
+            players.named_qemu(name)
         assert refused.value.hint
 
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from support.views import FROZEN, LOST, document, looked
 
 from coloctl.cli import complaint, documents, options, status, verbs, wait
 from coloctl.cli.verbs import VERBS, run
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlEvent
 from coloctl.errors import (
     ColoctlError,
@@ -41,10 +43,10 @@ def error(monkeypatch: pytest.MonkeyPatch) -> ColoctlError:
     """What `coloctl status` runs into."""
     failure = FencingFailed("a", "Node a does not die.", hint="power it off")
 
-    def fail(_pair: str, _command: str) -> Any:
+    def fail(_pair: str) -> Any:
         raise failure
 
-    monkeypatch.setattr(status.reach, "ask", fail)
+    monkeypatch.setattr(status.reach, "acts", fail)
     return failure
 
 
@@ -102,6 +104,10 @@ def test_colour_only_marks_the_words_in_front() -> None:
         ["wait", "web", "--for", "heaven"],
         ["set", "web", "checkpoint-delay"],
         ["set", "web", "checkpoint-delay=soon"],
+        ["set", "web", "speed=1"],
+        ["set", "web", "mirror-rate=50MB"],
+        ["set", "web", "checkpoint-mode=fast"],
+        ["set", "web", "compare-timeout=5", "compare-timeout=6"],
         ["qmp", "web", "a", "--", "query-status", "novalue"],
         ["qmp", "web", "c", "--", "query-status"],
         ["status", "-w", "0"],
@@ -152,10 +158,10 @@ def test_a_folder_without_a_supervisor_is_listed_as_gone(
 def test_interrupting_gives_one_clean_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(_pair: str, _command: str) -> Any:
+    def interrupt(_pair: str) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(status.reach, "ask", interrupt)
+    monkeypatch.setattr(status.reach, "acts", interrupt)
     assert run(["status", "web"]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
 
@@ -187,7 +193,8 @@ def test_one_pair_as_json_is_its_view_and_all_of_them_a_list(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(status.reach, "survey", lambda: [looked()])
-    monkeypatch.setattr(status.reach, "ask", lambda _pair, _command: document())
+    supervisor = contextlib.nullcontext(SimpleNamespace(view=document))
+    monkeypatch.setattr(status.reach, "acts", lambda _pair: supervisor)
     run(["status", "web", "-f", "json"])
     one = json.loads(capsys.readouterr().out)
     run(["status", "-f", "json"])
@@ -270,11 +277,13 @@ def test_wait_without_a_value_eats_no_argument(
 class FakeClient:
     """Is in the states of ``story``, one after the other."""
 
+    pair = "web"
+
     def __init__(self, *story: str) -> None:
         self.story = list(story)
 
-    def execute(self, name: str, timeout_s: float) -> dict[str, str]:
-        return {"protection": self.story[0]}
+    def execute(self, name: str, timeout_s: float) -> dict[str, Any]:
+        return {"protection": self.story[0], "generation": 1}
 
     def events(self, timeout_s: float) -> Any:
         for before, after in zip(self.story, self.story[1:], strict=False):
@@ -292,12 +301,12 @@ class FakeClient:
 )
 def test_waiting_ends_in_the_state_or_tells_which_it_is(story: list[str], found: str) -> None:
     client: Any = FakeClient(*story)
-    assert wait._until(client, "colo", 1e12) == found
+    assert Acts(client)._until("colo", 1e12, 0) == found
 
 
 def test_a_state_that_does_not_come_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wait, "_until", lambda *_: "resync")
-    monkeypatch.setattr(wait.reach, "connect", lambda _pair: contextlib.nullcontext())
+    client: Any = FakeClient("down", "resync")
+    monkeypatch.setattr(wait.reach, "connect", lambda _pair: contextlib.nullcontext(client))
     with pytest.raises(DeadlineMissed, match="resync and not colo") as caught:
         verbs.cli.main(["wait", "web", "--for", "colo"], standalone_mode=False)
     assert caught.value.exit_code == 6

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,7 +134,8 @@ def test_the_history_lists_what_succeeded_and_what_did_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = {"failovers": [PAST, FAILED], "unreadable": 1}
-    monkeypatch.setattr(history.reach, "ask", lambda _pair, _command: answer)
+    supervisor = contextlib.nullcontext(SimpleNamespace(history=lambda: answer))
+    monkeypatch.setattr(history.reach, "acts", lambda _pair: supervisor)
     assert run(["history", "web", "-e"]) == 0
     out = capsys.readouterr().out
     assert "primary-frozen  a -> b  -131.0 ms   9.5 ms" in out
@@ -178,6 +181,12 @@ def test_an_explanation_says_who_would_act() -> None:
         ({"acting": "start"}, "'start' is under way"),
     ):
         assert words in list(explain.sentences({**said, **change}))[-1]
+    limit = {"value": 500, "pair_file": 300}
+    tuned = {"delay_ms": 4000, "pace": "So it is.", "settings": {"compare-timeout": limit}}
+    assert list(explain.sentences({**said, **tuned}))[2:4] == [
+        "Checkpoints come after 4000 ms: So it is.",
+        "Set while it runs: compare-timeout is 500 ms (pair file: 300 ms).",
+    ]
 
 
 def test_a_bundle_of_what_a_folder_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

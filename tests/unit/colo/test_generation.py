@@ -1,4 +1,4 @@
-"""The node that was promoted last begins the next time."""
+"""What stands beside the images decides whose disks the guest begins with."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.fakes import DIALECTS, make_spec
 
 from coloctl.colo import generation
+from coloctl.colo.generation import Companion, Worth
 from coloctl.colo.launch import Ground
 from coloctl.errors import PreconditionFailed
 from coloctl.host import open_host
-from coloctl.model.pair import NODES, DiskSpec, PairSpec
+from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec, other
 from coloctl.vm import Binary
 
 pytestmark = pytest.mark.unit
@@ -40,8 +43,8 @@ def on_ground(folder: Path, deed: Callable[[Ground], Awaitable[None]]) -> None:
 def test_a_pair_that_never_failed_over_begins_on_node_a(tmp_path: Path) -> None:
     async def check(ground: Ground) -> None:
         found = await generation.read(spec_in(tmp_path), ground.hosts)
-        assert found == {"a": 0, "b": 0}
-        assert generation.newest(found) == "a"
+        assert found == {node: Companion("web", node) for node in NODES}
+        assert generation.source(found) == "a"
 
     on_ground(tmp_path, check)
 
@@ -51,8 +54,9 @@ def test_the_last_to_be_promoted_has_the_newest_disks(tmp_path: Path) -> None:
         spec = spec_in(tmp_path)
         for number, node in enumerate(("b", "a", "b"), start=1):
             await generation.write(spec, ground.hosts, node, number)  # type: ignore[arg-type]
-            assert generation.newest(await generation.read(spec, ground.hosts)) == node
-        assert await generation.read(spec, ground.hosts) == {"a": 2, "b": 3}
+            assert generation.source(await generation.read(spec, ground.hosts)) == node
+        found = await generation.read(spec, ground.hosts)
+        assert {node: one.generation for node, one in found.items()} == {"a": 2, "b": 3}
         assert {path.name for path in tmp_path.iterdir()} == {
             "a.qcow2.generation",
             "b.qcow2.generation",
@@ -61,11 +65,45 @@ def test_the_last_to_be_promoted_has_the_newest_disks(tmp_path: Path) -> None:
     on_ground(tmp_path, check)
 
 
-def test_what_holds_no_number_is_a_person_s_to_mend(tmp_path: Path) -> None:
+@pytest.mark.parametrize("state", Worth)
+def test_what_was_written_is_read_back(tmp_path: Path, state: Worth) -> None:
     async def check(ground: Ground) -> None:
-        (tmp_path / "b.qcow2.generation").write_text("newest\n")
+        spec = spec_in(tmp_path)
+        await generation.write(spec, ground.hosts, "b", 7, state)
+        found = await generation.read(spec, ground.hosts)
+        assert found["b"] == Companion("web", "b", 7, state, written=True)
+
+    on_ground(tmp_path, check)
+
+
+def test_a_lone_number_is_a_generation(tmp_path: Path) -> None:
+    """As it was written before there were states, or by a person."""
+
+    async def check(ground: Ground) -> None:
+        (tmp_path / "b.qcow2.generation").write_text("4\n")
+        found = await generation.read(spec_in(tmp_path), ground.hosts)
+        assert found["b"] == Companion("web", "b", 4, written=True)
+
+    on_ground(tmp_path, check)
+
+
+@pytest.mark.parametrize("text", ["newest\n", "true", "[]", '{"pair": "web", "generation": 1}'])
+def test_what_does_not_tell_is_a_person_s_to_mend(tmp_path: Path, text: str) -> None:
+    async def check(ground: Ground) -> None:
+        (tmp_path / "b.qcow2.generation").write_text(text)
         with pytest.raises(PreconditionFailed, match=r"b\.qcow2\.generation") as failed:
             await generation.read(spec_in(tmp_path), ground.hosts)
+        assert failed.value.hint
+
+    on_ground(tmp_path, check)
+
+
+def test_another_pair_s_disks_are_refused(tmp_path: Path) -> None:
+    async def check(ground: Ground) -> None:
+        spec = spec_in(tmp_path)
+        await generation.write(replace(spec, name="shop"), ground.hosts, "a", 2)
+        with pytest.raises(PreconditionFailed, match="belong to the pair shop") as failed:
+            await generation.read(spec, ground.hosts)
         assert failed.value.hint
 
     on_ground(tmp_path, check)
@@ -86,9 +124,56 @@ def test_devices_and_pairs_without_disks_keep_none(tmp_path: Path) -> None:
         for disks in ((), (device,)):
             spec = replace(make_spec(), disks=disks)
             await generation.write(spec, ground.hosts, "a", 1)
-            assert await generation.read(spec, ground.hosts) == {"a": 0, "b": 0}
+            await generation.write(spec, ground.hosts, "b", 1, Worth.RESYNC_TARGET)
+            found = await generation.read(spec, ground.hosts)
+            assert found == {node: Companion("web", node) for node in NODES}
         with pytest.raises(PreconditionFailed, match="begins on node a"):
             await generation.write(spec, ground.hosts, "b", 1)
         await generation.write(replace(spec, disks=()), ground.hosts, "b", 1)
 
     on_ground(tmp_path, check)
+
+
+_worths = st.builds(
+    lambda a, b: {
+        node: Companion("web", node, number, state)
+        for node, (number, state) in zip(NODES, (a, b), strict=True)
+    },
+    *[st.tuples(st.integers(0, 3), st.sampled_from(Worth))] * 2,
+)
+
+
+@given(_worths, st.none() | st.tuples(st.sampled_from(NODES), st.integers(0, 4)))
+def test_nothing_newer_is_ever_passed_over(
+    found: dict[NodeName, Companion], promoted: tuple[NodeName, int] | None
+) -> None:
+    """Whoever is chosen is whole, and nobody is known to have gone further."""
+    try:
+        node = generation.source(found, promoted=promoted)
+    except PreconditionFailed as refused:
+        assert refused.hint and all(one.sentence() in refused.message for one in found.values())
+        return
+    reached = {
+        one: max(found[one].generation, promoted[1] if promoted and promoted[0] == one else 0)
+        for one in NODES
+    }
+    assert found[node].state in (Worth.IN_SYNC, Worth.FOLLOWING)
+    assert reached[node] >= reached[other(node)]
+
+
+def test_a_primary_s_disks_come_before_its_secondary_s() -> None:
+    """Whoever ended first, the guest may have written once more after its secondary was gone."""
+    found = {
+        "a": Companion("web", "a", 1, Worth.FOLLOWING),
+        "b": Companion("web", "b", 1),
+    }
+    assert generation.source(found) == "b"  # type: ignore[arg-type]
+
+
+def test_half_a_copy_is_no_guest_s_disk() -> None:
+    found = {
+        "a": Companion("web", "a", 1),
+        "b": Companion("web", "b", 2, Worth.RESYNC_TARGET),
+    }
+    with pytest.raises(PreconditionFailed, match="since generation 1 would be lost"):
+        generation.source(found)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.fakes import DIALECTS, make_spec
 
-from coloctl.colo import plan
+from coloctl.colo import difference_plan, plan, retune
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import Channel, NodeName, PairSpec, ReplicationSpec
@@ -60,7 +60,23 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
         *(("a", plan.finish_mirror(i)) for i in disks),
         ("a", plan.attach_replicas(spec)),
     ]
+    compared: Dialogue = [
+        ("a", difference_plan.begin(spec, RUNDIR / "a" / "resync.sock", 65536)),
+        *(
+            ("a", steps)
+            for i in disks
+            for steps in (
+                difference_plan.take_turn(i, 1, 65536),
+                difference_plan.close_export(i, 1),
+                difference_plan.remove_bitmap(i, 1),
+            )
+        ),
+        *(("a", difference_plan.take_turn(i, 2, 65536)) for i in disks),
+        ("a", plan.attach_replicas(spec)),
+        ("a", difference_plan.drop(spec)),
+    ]
     return {
+        "compare": compared,
         "protect-held": protect(spec, dialect, [("a", plan.attach_replicas(spec))]),
         "protect-running": protect(spec, dialect, mirrored, plan.hold_guest()),
         "failover-to-primary": [
@@ -75,6 +91,7 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
         ],
         "abandon": [
             ("a", plan.yank_peer(primary, primary)),
+            ("a", difference_plan.drop(spec)),
             *(("a", plan.drop_mirror(i)) for i in disks),
             ("a", plan.release_primary(spec)),
             ("a", plan.clear_primary(spec)),
@@ -86,6 +103,10 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
             ("b", plan.rebuild_filters(spec, "b", RUNDIR / "b", behind_rewriter=True))
         ],
         "set-checkpoint-delay": [("a", plan.set_checkpoint_delay(500))],
+        "set-limits": [
+            ("a", retune.limit_comparison(spec)),
+            ("a", retune.limit_mirrors(spec, 1 << 20)),
+        ],
     }
 
 
@@ -155,6 +176,22 @@ def test_what_does_not_depend_on_the_dialect_is_the_same_in_all() -> None:
         old, new = (sequences(spec, dialect) for dialect in DIALECTS.values())
         differ = {name for name in old if old[name] != new[name]}
         assert differ == {"protect-held", "protect-running"}
+
+
+def test_a_mirror_is_held_back_only_where_that_was_asked_for() -> None:
+    (free,), (slow,) = plan.mirror_disks(make_spec()), plan.mirror_disks(make_spec(), 1000)
+    assert "speed" not in free.command.arguments
+    assert slow.command.arguments["speed"] == 1000
+
+
+def test_a_bitmap_begins_before_the_disk_can_be_read_and_before_the_last_one_ends() -> None:
+    begin = names(difference_plan.begin(make_spec(), RUNDIR / "s", 65536))
+    assert begin.index("block-dirty-bitmap-add") < begin.index("block-export-add")
+    for turn in (1, 2):
+        first, second, _ = (step.command for step in difference_plan.take_turn(0, turn, 65536))
+        assert first.execute == "block-dirty-bitmap-add"
+        assert second.execute == "block-dirty-bitmap-disable"
+        assert first.arguments["name"] != second.arguments["name"]
 
 
 def names(steps: Plan) -> list[str]:

@@ -328,6 +328,7 @@ CALM = Observation(0.0, Protection.COLO, {"a": A, "b": B}, LIMITS, link_silent_m
         ("rescue", replace(CALM, nodes={"a": replace(A, rescue_silent_ms=60, life=Life.STOPPED)})),
         ("command", replace(CALM, nodes={"a": replace(A, command_silent_ms=501), "b": B})),
         ("link", replace(CALM, link_silent_ms=101)),
+        ("data", replace(CALM, unacked_ms=201)),
         ("held", replace(CALM, held_ms=1001)),
         ("overdue", replace(CALM, overdue_ms=401)),
     ],

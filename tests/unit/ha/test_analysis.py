@@ -145,6 +145,23 @@ def test_the_secondarys_farewell_alone_proves_nothing(node: NodeName) -> None:
     assert diagnose(observe(told["a"], told["b"])).diagnosis is expected
 
 
+def test_data_without_an_answer_is_a_broken_link_while_both_nodes_are_there() -> None:
+    cut = replace(observe(unacked_ms=LIMITS.silent_ms), unacked_by="disk")
+    found = diagnose(cut)
+    assert (found.diagnosis, found.node) == (Diagnosis.LINK_BROKEN, None)
+    assert found.sentence() == (
+        "What goes to the other node's disk has had no answer for 400 ms (limit 400 ms), while the "
+        "link carries all else and both nodes are there."
+    )
+    assert diagnose(observe(unacked_ms=LIMITS.silent_ms - 1)).diagnosis is Diagnosis.HEALTHY
+    # The checkpoint that waits for it is named only where it is all that is seen.
+    assert diagnose(replace(cut, held_ms=5000.0)).diagnosis is Diagnosis.LINK_BROKEN
+    dead = replace(SECONDARY, life=Life.DEAD)
+    assert diagnose(replace(cut, nodes={**cut.nodes, "b": dead})).diagnosis is (
+        Diagnosis.SECONDARY_DEAD
+    )
+
+
 def test_a_road_is_a_near_miss_between_half_of_its_limit_and_the_limit() -> None:
     for share, near in ((0.0, False), (0.5, False), (0.51, True), (0.99, True), (1.0, False)):
         seen = observe(link_silent_ms=share * LIMITS.link_ms)

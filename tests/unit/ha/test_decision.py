@@ -15,7 +15,7 @@ from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import COURSES, SOVEREIGN, Action, Decision, decide
 from coloctl.ha.triggers import triggers
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Observation
-from coloctl.model.pair import Policy, Role, other
+from coloctl.model.pair import OnPanic, Policy, Role, other
 from coloctl.model.protection import Protection
 
 pytestmark = pytest.mark.unit
@@ -67,7 +67,11 @@ def assert_sound(seen: Observation, decision: Decision) -> None:
     assert decision.lost is not None
     survivor, lost = seen.nodes[other(decision.lost)], seen.nodes[decision.lost]
     assert seen.protection in (Protection.COLO, Protection.FAILOVER)
-    assert {survivor.role, lost.role} == {Role.PRIMARY, Role.SECONDARY}
+    if lost.role is Role.NONE:  # it was fenced, and the decision could not be written
+        assert seen.protection is Protection.FAILOVER
+        assert survivor.role is not Role.NONE
+    else:
+        assert {survivor.role, lost.role} == {Role.PRIMARY, Role.SECONDARY}
     assert survivor.life not in (Life.DEAD, Life.STOPPED)
     assert survivor.rescue_silent_ms < LIMITS.silent_ms
     assert "local-write-error" not in survivor.notices
@@ -116,6 +120,20 @@ def test_a_replica_that_missed_a_write_is_never_promoted() -> None:
         assert decision.action is Action.WAIT
         assert "missed a write" in decision.reason
         assert "--force" in decision.reason
+
+
+@pytest.mark.parametrize("survivor", [PRIMARY, SECONDARY])
+def test_a_failover_that_could_not_be_written_goes_on_though_nobody_looks_at_the_dead_node(
+    survivor: NodeSeen,
+) -> None:
+    left = observe(NodeSeen(), survivor, protection=Protection.FAILOVER)
+    alone = replace(left, nodes={"b": survivor})
+    for seen in (left, alone):
+        decision = decided(seen)
+        assert (decision.action, decision.lost) == (Action.FAIL_OVER, "a")
+        assert decided(seen, paused=True).action is Action.WAIT
+    silent = replace(survivor, rescue_silent_ms=5000.0)
+    assert decided(replace(left, nodes={"b": silent})).action is Action.WAIT
 
 
 def test_a_read_error_is_only_reported() -> None:
@@ -187,5 +205,63 @@ def test_the_triggers_of_a_healthy_pair() -> None:
     assert told["process", "node b's process ends"].winner == "a"
     link = next(trigger for (road, _), trigger in told.items() if road == "link")
     assert (link.now_ms, link.limit_ms, link.winner) == (0.0, LIMITS.link_ms, "a")
+    assert "data" not in {road for road, _ in told}
+    (data,) = (t for t in triggers(observe(unacked_ms=0.0), AUTOMATIC, False) if t.road == "data")
+    assert (data.limit_ms, data.diagnosis, data.winner) == (
+        LIMITS.silent_ms,
+        Diagnosis.LINK_BROKEN,
+        "a",
+    )
     assert triggers(observe(replace(PRIMARY, role=Role.NONE), replace(SECONDARY, role=Role.NONE)),
                     AUTOMATIC, False) == ()  # fmt: skip
+
+
+def said(*notices: str, protection: Protection = Protection.COLO, tcg: bool = False) -> Observation:
+    """The primary's guest is the matter; ``tcg``: one that boots has to do that alone."""
+    seen = observe(replace(PRIMARY, notices=notices), protection=protection)
+    return replace(seen, boots_alone=tcg)
+
+
+PANICS = [("guest-panic",), ("guest-panic", "guest-reset")]
+
+
+@pytest.mark.parametrize("protection", [Protection.COLO, Protection.MIGRATING, Protection.RESYNC])
+@pytest.mark.parametrize("notices", PANICS)
+def test_a_panic_that_stops_the_pair_is_no_failover_even_when_the_guest_resets_itself(
+    protection: Protection, notices: tuple[str, ...]
+) -> None:
+    for tcg in (False, True):
+        seen = said(*notices, protection=protection, tcg=tcg)
+        assert decided(seen, Policy(on_panic=OnPanic.STOP)).action is Action.END
+
+
+@pytest.mark.parametrize("protection", [Protection.COLO, Protection.UNPROTECTED])
+def test_a_guest_that_has_panicked_is_reset_once_and_only_where_that_was_asked_for(
+    protection: Protection,
+) -> None:
+    restart = Policy(on_panic=OnPanic.RESTART)
+    panicked = said("guest-panic", protection=protection)
+    assert decided(panicked).action is Action.REPORT
+    assert decided(panicked, restart).action is Action.RESTART
+    assert decided(panicked, restart, paused=True).action is Action.REPORT
+    again = said("guest-panic", "guest-reset", protection=protection)
+    assert decided(again, restart).action is Action.REPORT
+
+
+def test_a_panic_of_the_secondary_alone_decides_nothing() -> None:
+    seen = observe(b=replace(SECONDARY, notices=("guest-panic", "guest-reset")))
+    assert decided(seen, Policy(on_panic=OnPanic.STOP)).action is Action.NONE
+
+
+def test_a_guest_that_boots_does_so_alone_where_its_secondary_would_not_survive() -> None:
+    assert decided(said("guest-reset")).action is Action.REPORT
+    decision = decided(said("guest-reset", tcg=True))
+    assert (decision.action, decision.lost) == (Action.FAIL_OVER, "b")
+    joining = decided(said("guest-reset", protection=Protection.MIGRATING, tcg=True))
+    assert (joining.action, joining.lost) == (Action.ABANDON, "b")
+
+
+def test_a_reset_gives_nobody_up_where_nobody_may_be() -> None:
+    seen = said("guest-reset", tcg=True)
+    assert decided(seen, paused=True).action is Action.REPORT
+    assert decided(seen, BY_HAND).action is Action.REPORT

@@ -16,6 +16,8 @@ from support.fakes import FakeHost, FakeVM, fake_vm, make_spec
 from coloctl.clock import FakeClock
 from coloctl.colo.checkpoint import CheckpointLedger
 from coloctl.ha.heartbeat import AWAKE_MAX, COMMAND_EVERY, Context, Heartbeat
+from coloctl.ha.link import CLEAN_MS, LOOK_EVERY
+from coloctl.host.delivery import Sent
 from coloctl.model.observation import Life, Observation
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
@@ -200,7 +202,7 @@ def test_notices_last_until_the_node_is_attended_anew() -> None:
     async def story(heart: Heart) -> None:
         for name in ("colo-exit", "guest-panic", "colo-exit"):
             heart.heart.notice("a", name)
-        assert (await heart.beat()).nodes["a"].notices == ("colo-exit", "guest-panic")
+        assert (await heart.beat()).nodes["a"].notices == ("guest-panic", "colo-exit")
         heart.heart.attend("a", heart.a, Role.PRIMARY)
         assert (await heart.beat()).nodes["a"].notices == ()
 
@@ -219,6 +221,21 @@ def test_a_guest_that_reset_itself_is_given_time() -> None:
         for _ in range(4):
             seen = heart.heart.beat(10_000, COLO)
         assert seen.limits == before
+
+    play(story)
+
+
+def test_a_panic_is_no_news_any_more_when_the_reset_after_it_is_none() -> None:
+    async def story(heart: Heart) -> None:
+        for name in ("guest-panic", "guest-reset"):
+            heart.heart.notice("a", name)
+        assert (await heart.beat()).nodes["a"].notices == ("guest-panic", "guest-reset")
+        for again in ((), ("guest-panic",)):
+            for name in ("guest-reset", *again):
+                heart.heart.notice("a", name)
+            for _ in range(4):
+                seen = heart.heart.beat(10_000, COLO)
+            assert seen.nodes["a"].notices == again
 
     play(story)
 
@@ -260,6 +277,24 @@ def test_a_cut_link_is_silent_in_its_worse_direction() -> None:
         assert (await heart.beat()).link_silent_ms == 0
         heart.heart.unwatch()
         assert (await heart.beat()).link_silent_ms is None
+
+    play(story)
+
+
+def test_a_connection_that_is_cut_alone_is_told_and_the_pair_is_not_calm() -> None:
+    async def story(heart: Heart) -> None:
+        hosts = {"a": FakeHost("a", []), "b": FakeHost("b", [])}
+        assert (await heart.beat()).unacked_ms is None
+        await heart.heart.watch(hosts)  # type: ignore[arg-type]
+        for _ in range(round(CLEAN_MS / BEAT_MS) + 1):
+            seen = heart.heart.beat(BEAT_MS, COLO)
+        assert (seen.unacked_ms, seen.unacked_by) == (0.0, "")
+        port = make_spec().replication.nbd_port()
+        hosts["a"].sent_data = (Sent(b"one", port, unacked=1, resent=2, heard=7),)
+        for _ in range(2 * LOOK_EVERY + 1):
+            seen = heart.heart.beat(BEAT_MS, COLO)
+        assert (seen.unacked_ms, seen.unacked_by) == (LOOK_EVERY * BEAT_MS, "disk")
+        assert seen.link_silent_ms == 0
 
     play(story)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
 import pytest
+from support.smallpair import own_net
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import Endpoint, open_host
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 #: Addresses that no other run has, on a port that no pair of these tests uses otherwise.
 PORT = 23097
-NET = f"127.{os.getpid() >> 8 & 127 | 64}.{os.getpid() & 255}"
+NET = own_net()
 A, B = Endpoint(f"{NET}.251", PORT), Endpoint(f"{NET}.252", PORT)
 
 
@@ -92,6 +92,25 @@ def test_rubbish_is_thrown_away_and_a_flood_ends() -> None:
             for _ in range(10):
                 answers = a.beat(), b.beat()
             assert all(answers)
+
+    play(story)
+
+
+def test_datagrams_that_get_lost_are_counted_by_whom_they_were_for() -> None:
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            assert lively(a, b)
+            a.beat()
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flooder:
+                for _ in range(5000):  # more than the socket has room for
+                    flooder.sendto(b"", (A.address, A.port))
+            for _ in range(3):
+                b.beat()
+            assert (a.lost, b.lost) == (0, 0), "nobody can know yet"
+            for _ in range(30):  # it reads some of them at each beat
+                a.beat()
+            assert lively(a, b)
+            assert (a.lost, b.lost) == (3, 0)
 
     play(story)
 

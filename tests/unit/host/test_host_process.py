@@ -304,6 +304,25 @@ def test_cancelled_waiter_leaves_the_others_waiting(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_a_death_that_nobody_was_told_of_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor that is readable, and whose waiter is never woken."""
+
+    async def never(_fd: int) -> None:
+        await asyncio.Event().wait()
+
+    async def story() -> None:
+        async with LocalHost() as host:
+            process = await host.launch(SLEEP, stderr=tmp_path / "log", node="b")
+            with ended(process), monkeypatch.context() as patch:
+                patch.setattr(process_module, "until_readable", never)
+                proof = await process.kill(30)
+                assert proof.how == "sigkill" and not process.alive()
+
+    asyncio.run(story())
+
+
 def test_released_process_lives_on(tmp_path: Path) -> None:
     async def story() -> None:
         async with LocalHost() as host:

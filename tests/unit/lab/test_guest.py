@@ -120,10 +120,15 @@ def test_the_command_line_says_what_differs_from_the_default() -> None:
     image = guest.GuestImage(Path("k"), Path("i"), "quiet", Path("d"))
     assert image.append_for("10.77.0.10/24") == "quiet coloctl.ip=10.77.0.10/24"
     assert image.append_for(
-        "10.77.0.10/24", gateway="10.77.0.1", syncookies=1, loopback=False, http_port=80
+        "10.77.0.10/24",
+        gateway="10.77.0.1",
+        syncookies=1,
+        loopback=False,
+        http_port=80,
+        services=True,
     ) == (
         "quiet coloctl.ip=10.77.0.10/24 coloctl.gw=10.77.0.1 coloctl.syncookies=1"
-        " coloctl.loopback=0 coloctl.http=80"
+        " coloctl.loopback=0 coloctl.http=80 coloctl.services=1"
     )
 
 

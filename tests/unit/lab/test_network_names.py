@@ -49,7 +49,7 @@ def test_device_names_fit_the_kernel_and_are_unique_in_their_namespace() -> None
     ends = [end for wire in layout.WIRES.values() for end in wire.ends]
     places = [(end.role, end.device) for end in ends]
     places += [(role, layout.BRIDGE) for role in layout.BRIDGE_MACS]
-    places += list(layout.TAPS.items())
+    places += [*layout.TAPS.items(), *layout.SECOND_TAPS.items()]
     assert len(set(places)) == len(places)
     assert all(len(device) < 16 for _, device in places)
 

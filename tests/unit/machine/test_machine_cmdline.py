@@ -99,10 +99,23 @@ def test_firmware_alone_without_taps() -> None:
 
 
 def test_a_pair_without_disks_and_nics() -> None:
+    """Nothing but the device that tells of a panic, which some QEMUs have not got."""
     pair = make_pair(disks=(), nics=())
     for launch in (primary(pair), secondary(pair)):
-        for option in ("-netdev", "-object", "-blockdev", "-device"):
+        for option in ("-netdev", "-object", "-blockdev"):
             assert values(launch, option) == []
+        assert [device["driver"] for device in documents(launch, "-device")] == ["pvpanic-pci"]
+    assert values(secondary(pair, replace(NEW, pvpanic=False)), "-device") == []
+
+
+def test_a_port_for_the_guest_agent() -> None:
+    """The same device on both sides, behind a socket of each side's own."""
+    pair = make_pair(agent=True)
+    check("primary-agent", primary(pair))
+    both = primary(pair), secondary(pair)
+    assert len({str(documents(launch, "-device")) for launch in both}) == 1
+    (a, b) = ([v for v in values(launch, "-chardev") if "id=agent0" in v] for launch in both)
+    assert a != b
 
 
 def test_the_primary_speaks_no_dialect() -> None:

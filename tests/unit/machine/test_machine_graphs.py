@@ -199,7 +199,7 @@ def test_a_disk_keeps_its_slot_when_a_nic_is_added() -> None:
     [
         (tuple(disk(i) for i in range(12)), (), "disk[11]"),
         (tuple(disk(i, model="ide-hd") for i in range(5)), (), "disk[4].model"),
-        ((), tuple(nic(i) for i in range(16)), "nic[15]"),
+        ((), tuple(nic(i) for i in range(14)), "nic[13]"),
     ],
 )
 def test_too_many_is_refused_by_name(disks: Any, nics: Any, key: str) -> None:

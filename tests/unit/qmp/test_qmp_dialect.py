@@ -40,9 +40,11 @@ class Capabilities:
         return {}
 
 
-def discover(rule: str, *paths: str) -> tuple[Dialect, Capabilities]:
+def discover(rule: str, *paths: str, **more: Any) -> tuple[Dialect, Capabilities]:
     capabilities = Capabilities(x_colo=rule)
     answers = {
+        "qom-list-properties": [],
+        **more,
         "query-migrate-capabilities": capabilities.listed,
         "migrate-set-capabilities": capabilities.set,
     }
@@ -68,6 +70,13 @@ def test_return_path_is_found_by_asking(rule: str, return_path: ReturnPath, x_co
     found, capabilities = discover(rule, RECONNECT)
     assert (found.return_path, found.x_colo) == (return_path, x_colo)
     assert not any(capabilities.now.values())
+
+
+def test_a_qemu_without_a_panic_device_gets_none() -> None:
+    no_such_type = Refusal("Class 'pvpanic-pci' not found")
+    answers = {"qom-list-properties": no_such_type}
+    assert discover("alone", RECONNECT)[0].pvpanic
+    assert not discover("alone", RECONNECT, **answers)[0].pvpanic
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,20 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
         (("colo-disk0",), {"child": "children.1"}),
     ],
     qmp.nbd_server_start: [(("10.66.0.2", 9099), {})],
-    qmp.block_export_add: [(("exp0", "parent0", "parent0"), {})],
+    qmp.nbd_server_start_unix: [(("/run/coloctl/web/a/resync.sock",), {})],
+    qmp.block_export_add: [
+        (("exp0", "parent0", "parent0"), {}),
+        (("resync0", "colo-disk0", "resync0"), {"writable": False, "bitmaps": ["resync0.a"]}),
+    ],
+    qmp.block_dirty_bitmap_add: [(("colo-disk0", "resync0.a"), {"granularity": 65536})],
+    qmp.block_dirty_bitmap_disable: [(("colo-disk0", "resync0.a"), {})],
+    qmp.block_dirty_bitmap_remove: [(("colo-disk0", "resync0.a"), {})],
     qmp.block_export_del: [(("exp0",), {"mode": "hard"})],
     qmp.blockdev_mirror: [
         (("resync", "colo-disk0", "nbd0"), {"speed": 1, "copy_mode": "write-blocking"})
     ],
     qmp.block_job_cancel: [(("resync",), {"force": True})],
+    qmp.block_job_set_speed: [(("resync", 1), {})],
     qmp.job_dismiss: [(("resync",), {})],
     qmp.object_add: [
         ((COMPARE,), {}),
@@ -142,9 +150,7 @@ def constructors() -> list[Callable[..., Command]]:
     return [
         function
         for name, function in inspect.getmembers(qmp, inspect.isfunction)
-        if function.__module__ == qmp.__name__
-        and not name.startswith("_")
-        and name not in ("freeze", "thaw")
+        if function.__module__ == qmp.__name__ and not name.startswith("_")
     ]
 
 

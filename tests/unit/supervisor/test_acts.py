@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fake_qmp import HANG
-from support.fakes import Log, fake_state, in_colo, make_spec
+from fake_qmp import HANG, Refusal
+from support.fakes import FakeVM, Log, fake_state, in_colo, make_spec
 
+from coloctl.colo import plan
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import (
     CheckpointStalled,
+    CommandRefused,
     DeadlineMissed,
     NotProtected,
     PairBusy,
     ReplicationError,
+    UsageError,
 )
 from coloctl.ha import failover
+from coloctl.journal import replay
+from coloctl.model.event import last_settings, worth_keeping
 from coloctl.model.pair import FencingMethod, FencingSpec
 from coloctl.model.protection import Protection
+from coloctl.model.tuning import SETTINGS, Tuning
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.unit
@@ -43,7 +50,7 @@ def test_one_act_at_a_time(tmp_path: Path) -> None:
                 for act in (
                     acts.failover(state, None),
                     acts.start(state, nothing, nothing, protected=True),
-                    acts.set_checkpoint_delay(state, 500),
+                    acts.set_values(state, {"checkpoint-delay": 500}),
                     acts.checkpoint(state),
                 ):
                     with pytest.raises(PairBusy, match="checkpoint") as busy:
@@ -143,7 +150,7 @@ def test_the_delay_is_set_live_and_kept_for_later(tmp_path: Path) -> None:
     async def check() -> None:
         async with in_colo(tmp_path) as (state, a, _):
             delays = a.takes_checkpoints()
-            await acts.set_checkpoint_delay(state, 5000)
+            await acts.set_values(state, {"checkpoint-delay": 5000})
             assert (delays, state.delay_ms) == ([5000], 5000)
             await acts.checkpoint(state)
             assert delays == [5000, 5000]
@@ -156,7 +163,7 @@ def test_a_longer_delay_waits_for_the_first_connection(tmp_path: Path) -> None:
         async with in_colo(tmp_path) as (state, a, _):
             delays = a.takes_checkpoints()
             state.cautious = True
-            await acts.set_checkpoint_delay(state, 5000)
+            await acts.set_values(state, {"checkpoint-delay": 5000})
             await acts.checkpoint(state)
             assert delays == [CAUTIOUS_DELAY_MS, CAUTIOUS_DELAY_MS]
             assert (state.delay_ms, state.period_ms()) == (5000, CAUTIOUS_DELAY_MS)
@@ -174,7 +181,7 @@ def test_a_delay_that_was_not_taken_is_not_kept(
         async with in_colo(tmp_path) as (state, _, _):
             before = state.delay_ms
             with pytest.raises(CheckpointStalled):
-                await acts.set_checkpoint_delay(state, 5000)
+                await acts.set_values(state, {"checkpoint-delay": 5000})
             assert state.delay_ms == before
 
     asyncio.run(check())
@@ -199,7 +206,138 @@ def test_no_checkpoint_without_a_secondary(tmp_path: Path) -> None:
         async with fake_state(tmp_path) as state:
             with pytest.raises(NotProtected):
                 await acts.checkpoint(state)
-            await acts.set_checkpoint_delay(state, 700)
+            await acts.set_values(state, {"checkpoint-delay": 700})
             assert state.delay_ms == 700
+
+    asyncio.run(check())
+
+
+def told(a: FakeVM, command: str) -> list[dict[str, Any]]:
+    """The arguments of every such command from now on, growing."""
+    heard: list[dict[str, Any]] = []
+
+    def answer(arguments: dict[str, Any]) -> dict[str, Any]:
+        heard.append(arguments)
+        return {}
+
+    a.answer(command, answer)
+    return heard
+
+
+LIMITS = {"compare-timeout": 500, "expired-scan-cycle": "50", "max-queue-size": 4096}
+
+
+def test_the_comparison_of_every_nic_is_told_its_limits(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path, make_spec(nics=2)) as (state, a, _):
+            heard = told(a, "qom-set")
+            before = await acts.set_values(state, LIMITS)
+            assert before.compare_timeout_ms == 300
+            assert {(one["path"], one["property"], one["value"]) for one in heard} == {
+                (f"/objects/{compare}", name, value)
+                for compare in ("comp0", "comp0-n1")
+                for name, value in (
+                    ("compare_timeout", 500),
+                    ("expired_scan_cycle", 50),
+                    ("max_queue_size", 4096),
+                )
+            }
+            assert state.view().settings["compare-timeout"].value == 500
+            assert state.view().settings["compare-timeout"].pair_file == 300
+
+    asyncio.run(check())
+
+
+def test_without_a_comparison_the_limits_are_kept_for_the_next_one(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            a.answer("qom-set", Refusal("Device '/objects/comp0' not found", "DeviceNotFound"))
+            await acts.set_values(state, LIMITS)
+            steps = plan.rebuild_filters(state.spec, "a", tmp_path, behind_rewriter=False)
+            (compare,) = (
+                step.command.arguments
+                for step in steps
+                if step.command.arguments.get("qom-type") == "colo-compare"
+            )
+            assert (compare["compare_timeout"], compare["max_queue_size"]) == (500, 4096)
+
+    asyncio.run(check())
+
+
+def test_a_copy_takes_its_rate_in_the_middle_of_the_act_that_copies(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path, make_spec(disks=2)) as (state, a, _):
+            heard = told(a, "block-job-set-speed")
+            async with state.acting("start"):
+                await acts.set_values(state, {"mirror-rate": "50MiB"})
+                assert open_acts(tmp_path) == {"start"}
+            assert heard == [{"device": f"resync{i}", "speed": 50 << 20} for i in range(2)]
+            assert state.tuning.mirror_rate == state.spec.policy.mirror_rate == 50 << 20
+
+    asyncio.run(check())
+
+
+def open_acts(folder: Path) -> set[str]:
+    return {intent.act for intent in replay(folder / "journal.jsonl").open_intents}
+
+
+def test_a_rate_that_was_not_taken_is_not_kept(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            a.answer("block-job-set-speed", Refusal("no"))
+            with pytest.raises(CommandRefused):
+                await acts.set_values(state, {"mirror-rate": 1})
+            assert state.tuning.mirror_rate == 0
+            a.answer(
+                "block-job-set-speed", Refusal("Block job 'resync0' not found", "DeviceNotActive")
+            )
+            await acts.set_values(state, {"mirror-rate": 1})
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"compare-timeout": 0}, {"max-queue-size": 5, "speed": 1}, {"mirror-rate": "x"}]
+)
+def test_of_settings_one_of_which_is_wrong_none_is_set(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, _, _):
+            log.clear()
+            with pytest.raises(UsageError):
+                await acts.set_values(state, settings)
+            assert log == [] and state.tuning == Tuning.of(state.pair_file)
+
+    asyncio.run(check())
+
+
+def test_adaptive_mode_begins_with_the_delay_that_was_set(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, a, _):
+            delays = a.takes_checkpoints()
+            await acts.set_values(state, {"checkpoint-delay": 3000})
+            await acts.set_values(state, {"checkpoint-mode": "adaptive"})
+            assert (state.adaptive, state.delay_ms) == (True, 3000)
+            state.tune(state.tuning, pace_ms=8000)
+            assert state.period_ms() == 8000
+            await acts.set_values(state, {"checkpoint-mode": "fixed"})
+            assert delays == [3000, 3000, 3000]
+
+    asyncio.run(check())
+
+
+def test_what_was_set_is_on_disk_before_it_is_answered(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with in_colo(tmp_path) as (state, _, _):
+            await acts.set_values(state, {**LIMITS, "mirror-rate": "1GiB"})
+            kept = worth_keeping(replay(tmp_path / "journal.jsonl").records)
+            assert (
+                Tuning.of(state.pair_file).restored(
+                    {name: value for name, value in last_settings(kept).items() if name in SETTINGS}
+                )
+                == state.tuning
+            )
 
     asyncio.run(check())

@@ -122,7 +122,8 @@ def began(act: str, **asked: Any) -> Past:
 def test_a_whole_pair_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def past(state: PairState) -> None:
         state.generation = 3
-        state.record(Kind.NOTE, data={"checkpoint-delay": 70})
+        settings = {"checkpoint-delay": 70, "compare-timeout": 500, "mirror-rate": 1 << 20}
+        state.record(Kind.OUTCOME, act="set", data=settings)
         state.record(Kind.NOTE, data={"first-connection": event.COVERED})
         state.record(Kind.INTENT, act="set")
         state.pause(True)
@@ -133,10 +134,26 @@ def test_a_whole_pair_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             assert heir.plan is Move.ADOPT_COLO and heir.watched == ["a", "b"]
             assert state.protection is Protection.COLO and state.view().reason == "test"
             assert (state.generation, state.delay_ms, state.paused) == (3, 70, True)
+            assert state.spec.checkpoint.compare_timeout_ms == 500
+            assert state.spec.policy.mirror_rate == 1 << 20
             assert all(seat.in_colo for seat in state.seats.values())
             assert heir.entered == []  # its first connection was covered
-            assert "a: migrate-set-parameters" in heir.log  # a change cut short is made again
+            for said in ("migrate-set-parameters", "qom-set"):
+                assert f"a: {said}" in heir.log  # a change cut short is made again
             assert not any(": killed" in line for line in heir.log)
+
+    asyncio.run(check())
+
+
+def test_the_pace_of_a_pair_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def past(state: PairState) -> None:
+        state.record(Kind.OUTCOME, act="set", data={"checkpoint-mode": "adaptive"})
+        state.record(Kind.NOTE, data={event.PACE: 4000, "why": "so"})
+        state.record(Kind.NOTE, data={"first-connection": event.COVERED})
+
+    async def check() -> None:
+        async with inherited(tmp_path, past, whole, monkeypatch) as heir:
+            assert (heir.state.adaptive, heir.state.period_ms()) == (True, 4000)
 
     asyncio.run(check())
 
@@ -169,7 +186,7 @@ def test_a_failover_is_finished_on_whoever_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def past(state: PairState) -> None:
-        state.record(Kind.INTENT, act="failover", data={"to": None, "force": False})
+        state.record(Kind.INTENT, act="failover", data={"to": None, "cause": "link-broken"})
         state.note(Fact.NODE_LOST, "test")
 
     def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
@@ -182,6 +199,8 @@ def test_a_failover_is_finished_on_whoever_lives(
             assert heir.log.index("a: tap-a0 down") < heir.log.index("b: x-colo-lost-heartbeat")
             assert heir.state.seats["b"].view.role is Role.PRIMARY
             again = replay(tmp_path / "journal.jsonl").records
+            (timeline,) = (record.data for record in again if record.step == "timeline")
+            assert timeline["cause"] == "link-broken"
             launches = {one.node: one.data["launched"] for one in event.last_launches(again)}
             assert launches["b"] == Role.PRIMARY  # so the next one knows, too
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fakes import DIALECTS, Log, fake_state, fake_vm, make_spec, seat_pair
+from support.fakes import DIALECTS, Log, fake_state, fake_vm, in_colo, make_spec, seat_pair
 
 from coloctl.colo import plan
 from coloctl.colo.launch import Ground
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
-from coloctl.model.pair import NodeName, PairSpec, ReplicationSpec, Role
+from coloctl.model.pair import CheckpointMode, NodeName, PairSpec, ReplicationSpec, Role
 from coloctl.model.protection import Protection
+from coloctl.model.tuning import Tuning
 from coloctl.supervisor import acts
 from coloctl.supervisor.dialogue import dialogue
 from coloctl.vm import Binary
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.unit
 P = Protection
 SPEC = make_spec(disks=2, nics=2)
 GROUND = Ground({}, Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"]), "kvm", Path("/run/x"))
+
+EVERYTHING = Tuning(200, CheckpointMode.FIXED, 400, 50, 2048, 1 << 20)
 
 
 def said(steps: list[dict[str, Any]], node: str) -> list[str]:
@@ -42,7 +45,7 @@ def everything() -> list[list[dict[str, Any]]]:
         dialogue(SPEC, GROUND, "start", P.UNPROTECTED, primary="b"),
         *(dialogue(SPEC, GROUND, "failover", P.COLO, to) for to in ("a", "b", None)),  # type: ignore[arg-type]
         *(dialogue(SPEC, GROUND, "stop", state) for state in (P.COLO, P.UNPROTECTED, P.DOWN)),
-        dialogue(SPEC, GROUND, "set", P.COLO, delay_ms=200),
+        *(dialogue(SPEC, GROUND, "set", state, tuning=EVERYTHING) for state in P),
         dialogue(SPEC, GROUND, "checkpoint", P.COLO),
     ]
 
@@ -79,7 +82,7 @@ def test_a_start_from_unequal_images_mirrors_them_while_the_guest_runs() -> None
 def test_a_guest_that_runs_alone_is_only_protected() -> None:
     steps = dialogue(SPEC, GROUND, "start", P.UNPROTECTED, primary="b")
     assert [step["node"] for step in steps if "launch" in step] == ["a"]
-    assert "migrate" in said(steps, "b") and "blockdev-mirror" in said(steps, "b")
+    assert "migrate" in said(steps, "b") and "block-dirty-bitmap-add" in said(steps, "b")
 
 
 def test_a_guest_that_must_boot_alone_is_not_held() -> None:
@@ -152,6 +155,36 @@ def test_a_dialogue_that_would_not_begin(
 ) -> None:
     with pytest.raises(error):
         dialogue(SPEC, GROUND, verb, state)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (P.COLO, ["migrate-set-parameters", *["qom-set"] * 6]),
+        (P.UNPROTECTED, ["qom-set"] * 6),
+        (P.RESYNC, [*["qom-set"] * 6, *["block-job-set-speed"] * 2]),
+        (P.DOWN, []),
+    ],
+)
+def test_what_is_set_is_said_where_there_is_somebody_to_hear_it(state: P, words: list[str]) -> None:
+    assert said(dialogue(SPEC, GROUND, "set", state, tuning=EVERYTHING), "a") == words
+    assert dialogue(SPEC, GROUND, "set", state, tuning=Tuning.of(SPEC)) == []
+
+
+def test_a_set_says_what_it_announced(tmp_path: Path) -> None:
+    spec = make_spec(nics=2)
+    planned = dialogue(spec, GROUND, "set", P.COLO, tuning=EVERYTHING)
+    log: Log = []
+
+    async def hold() -> None:
+        async with in_colo(tmp_path, spec, log) as (state, a, _):
+            a.takes_checkpoints()
+            log.clear()
+            await acts.set_values(state, EVERYTHING.by_name())
+
+    asyncio.run(hold())
+    spoken = [line.removeprefix("a: ") for line in log if line.startswith("a: ")]
+    assert spoken == said(planned, "a")
 
 
 @pytest.mark.parametrize("guard", [True, False])

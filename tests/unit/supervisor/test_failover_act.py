@@ -37,7 +37,7 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
+    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 1.0)
     # The package exports the act by the name of its module.
     monkeypatch.setattr(sys.modules["coloctl.supervisor.acts.failover"], "SILENCE_S", 0.05)
 

@@ -18,11 +18,22 @@ from coloctl.ha import failover, heartbeat
 from coloctl.journal import replay
 from coloctl.model.event import Kind, last_settings, worth_keeping
 from coloctl.model.observation import Diagnosis
-from coloctl.model.pair import CheckpointSpec, FencingMethod, FencingSpec, PairSpec, Role
+from coloctl.model.pair import (
+    ArbiterSpec,
+    CheckpointSpec,
+    FencingMethod,
+    FencingSpec,
+    OnPanic,
+    PairSpec,
+    Policy,
+    Role,
+)
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing
 from coloctl.supervisor import acts, remedy
+from coloctl.supervisor.acts import reset
 from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
@@ -174,6 +185,27 @@ def test_what_is_refused_is_tried_again_until_it_can_be_done(tmp_path: Path) -> 
     asyncio.run(check())
 
 
+def test_a_failover_that_is_tried_again_keeps_its_cause(tmp_path: Path) -> None:
+    """The node is fenced by then, and who is left looks healthy."""
+    claims = tmp_path / "claims"
+    spec = spec_of(arbiter=ArbiterSpec(path=claims / "web"))
+
+    async def check() -> None:
+        async with watched(tmp_path, spec) as (state, a, _, log):
+            lose(a, "frozen")
+            await becomes(lambda: "a: killed" in log and "claims" in state.view().waiting)
+            await becomes(lambda: state.finding.diagnosis is Diagnosis.HEALTHY)
+            claims.mkdir()
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            await becomes(lambda: not state.act)
+            records = replay(tmp_path / "journal.jsonl").records
+            (timeline,) = (record.data for record in records if record.step == "timeline")
+            assert timeline["cause"] == Diagnosis.PRIMARY_FROZEN
+            assert timeline["fault_ms"] < 0
+
+    asyncio.run(check())
+
+
 def test_nobody_is_chosen_while_both_are_silent(tmp_path: Path) -> None:
     async def check() -> None:
         async with watched(tmp_path) as (state, a, b, log):
@@ -270,6 +302,29 @@ def test_a_guest_that_powers_off_ends_its_pair_and_is_no_failover(
     asyncio.run(check())
 
 
+def test_the_last_write_of_a_guest_that_powers_off_is_no_reason_for_a_failover(
+    tmp_path: Path,
+) -> None:
+    """The secondary is gone a moment earlier, and with it its disk and its connections."""
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            b.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "flush"})
+            a.event("COLO_EXIT", mode="primary", reason="error")
+            await asyncio.sleep(0.2)
+            assert state.protection is Protection.COLO
+            a.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            for vm in (a, b):
+                vm.process.die()
+            await becomes(lambda: state.protection is Protection.DOWN)
+            assert state.view().reason == "The guest shut itself down."
+            assert state.generation == 0
+            assert "a: x-colo-lost-heartbeat" not in log
+
+    asyncio.run(check())
+
+
 def test_a_secondary_that_powers_off_alone_has_left(tmp_path: Path) -> None:
     async def check() -> None:
         async with watched(tmp_path) as (state, a, b, _):
@@ -305,6 +360,73 @@ def test_a_reset_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await becomes(lambda: state.view().diagnosis is Diagnosis.HEALTHY)
             assert causes(log) == ["guest-reset"]
             assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("itself", [True, False])
+def test_a_guest_that_has_panicked_is_reset_unless_it_does_that_itself(
+    tmp_path: Path, itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reset, "PATIENCE_S", 0.2)
+    restart = spec_of(policy=Policy(on_panic=OnPanic.RESTART))
+
+    async def check() -> None:
+        async with watched(tmp_path, restart) as (state, a, _, log):
+
+            def resets(_: object) -> dict[str, object]:
+                a.event("RESET", guest=False, reason="host-qmp-system-reset")
+                return {}
+
+            a.answer("system_reset", resets)
+            a.event("GUEST_PANICKED", action="run")
+            if itself:
+                await asyncio.sleep(0.05)
+                a.event("RESET", guest=True, reason="guest-reset")
+            await becomes(lambda: state.view().diagnosis is Diagnosis.GUEST_RESET)
+            await asyncio.sleep(0.4)
+            assert log.count("a: system_reset") == (0 if itself else 1)
+            assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+def test_a_panic_ends_the_pair_where_the_policy_says_so(tmp_path: Path) -> None:
+    stop = spec_of(policy=Policy(on_panic=OnPanic.STOP))
+
+    async def check() -> None:
+        async with watched(tmp_path, stop) as (state, a, _, log):
+            a.event("GUEST_PANICKED", action="run")
+            a.event("RESET", guest=True, reason="guest-reset")
+            await becomes(lambda: state.protection is Protection.DOWN)
+            assert state.view().reason == "The guest's kernel panicked."
+            assert not state.running()
+            assert state.generation == 0
+            assert "FAILED_OVER" not in " ".join(log)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("method", FencingMethod)
+def test_a_guest_that_boots_under_tcg_does_so_alone_and_nobody_is_asked_to_switch_a_host_off(
+    tmp_path: Path, method: FencingMethod
+) -> None:
+    """Both consoles count from the reset on, also for a later supervisor."""
+    spec = spec_of(fencing=FencingSpec(method, ("/nowhere/agent",)))
+    spec = replace(spec, guest=replace(spec.guest, ready_line="ready"))
+
+    async def check() -> None:
+        async with watched(tmp_path, spec) as (state, a, b, log):
+            state.ground = replace(state.ground, accel="tcg")
+            assert not a.booting
+            a.event("RESET", guest=True, reason="guest-reset")
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+            assert a.process.alive() and not b.process.alive()
+            assert state.vm_of(Role.PRIMARY) is a
+            assert "reboot" in state.view().reason
+            assert a.booting
+            assert set(causes(log)) <= {"guest-reset", "secondary-dead"}
+            assert believe(replay(tmp_path / "journal.jsonl").records).boots == {"a": 0, "b": 0}
 
     asyncio.run(check())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -340,7 +341,7 @@ def test_the_first_connection_ends_the_caution(tmp_path: Path) -> None:
     async def check() -> None:
         async with watched(tmp_path) as (state, a, _, supervisor):
             delays = a.takes_checkpoints()
-            state.delay_ms = 5000
+            state.tune(replace(state.tuning, delay_ms=5000))
             supervisor.entered(a)
             assert state.cautious
             async with asyncio.timeout(5):

@@ -1,0 +1,50 @@
+"""A supervisor that tells of a failover before it: the survivor is announced, then promoted.
+
+The folder on the PYTHONPATH of a supervisor's process makes one of it; every other process that
+finds this module stays as it is. Fence, proof and claim are as they should be.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if "--control-fd" in sys.orig_argv and "coloctl.control.watcher" not in sys.orig_argv:
+    import importlib
+    from collections.abc import Mapping
+    from typing import Any
+
+    from coloctl.ha.failover import Timeline
+    from coloctl.model.protection import Fact, Protection
+    from coloctl.supervisor.state import PairState
+
+    act = importlib.import_module("coloctl.supervisor.acts.failover")  # its package hides it
+
+    _arbitrate, _note = act._Failover.arbitrate, PairState.note
+
+    async def _announced(self: Any) -> None:
+        """Claimed; every client is told that the guest runs, and nothing is promoted yet."""
+        await _arbitrate(self)
+        state, survivor, lost = self.state, self.survivor, self.lost
+        state.note(Fact.SURVIVOR_RUNS, f"The guest runs on node {survivor.name} alone.")
+        early = Timeline(
+            survivor.name, lost.name, survivor.view.role, tuple(self.course.steps),
+            self.course.began_s, generation=state.generation, cause="hasty",
+        )  # fmt: skip
+        tell = state.emit
+        tell("FAILED_OVER", {"timeline": early.to_json()})
+
+        def tell_no_second(name: str, data: Mapping[str, Any]) -> None:
+            if name == "FAILED_OVER":
+                state.emit = tell
+            else:
+                tell(name, data)
+
+        state.emit = tell_no_second
+
+    def _once(self: PairState, fact: Fact, reason: str) -> None:
+        """What was announced already is not announced again."""
+        if (self.protection, fact) != (Protection.UNPROTECTED, Fact.SURVIVOR_RUNS):
+            _note(self, fact, reason)
+
+    act._Failover.arbitrate = _announced
+    PairState.note = _once

@@ -1,0 +1,37 @@
+"""A supervisor that promotes without a fence: nobody kills the other node or proves it dead.
+
+The folder on the PYTHONPATH of a supervisor's process makes one of it; every other process that
+finds this module stays as it is. What was believed to be lost is ended with the pair at last.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if "--control-fd" in sys.orig_argv and "coloctl.control.watcher" not in sys.orig_argv:
+    import importlib
+    from dataclasses import replace
+    from typing import Any
+
+    import coloctl.ha.failover as promotion
+    from coloctl.model.pair import NodeName, Role
+    from coloctl.model.view import Fencing, Presence
+    from coloctl.supervisor.state import PairState
+
+    act = importlib.import_module("coloctl.supervisor.acts.failover")  # its package hides it
+
+    async def _no_fence(*_: Any) -> None:
+        """The other node is taken for dead."""
+
+    def _no_proof(self: Any, _: object) -> None:
+        self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
+
+    async def _forgotten(state: PairState, node: NodeName, presence: Presence) -> None:
+        """Its QEMU is left as it is: frozen, cut off, or at work."""
+        seat = state.seats[node]
+        seat.retired = True
+        seat.view = replace(seat.view, role=Role.NONE, presence=presence)
+
+    promotion._fence = _no_fence
+    act._Failover.fenced = _no_proof
+    act.end = _forgotten

@@ -1,0 +1,58 @@
+"""What a guest does to itself, told from the client's machine as a scenario does."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from coloctl import paths
+from coloctl.chaos import setting as settings
+from coloctl.chaos.nemesis import FAULTS
+from coloctl.chaos.nemesis.fault import Ground
+from coloctl.chaos.scenario import Planned
+from coloctl.lab import guest, qemu
+
+pytestmark = pytest.mark.guest
+
+PATIENCE_S = 60.0
+
+
+def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> None:
+    build = qemu.provide("11.1")
+    setting = settings.Setting(build.binary, "tcg", guest_image, f"t{os.getpid()}-end")
+    with (
+        settings.lab(setting) as lab,
+        settings.folder(setting) as home,
+        settings.pair(setting, lab, home) as client,
+    ):
+        ground = Ground(setting.name, lab, home, lambda: client.execute("query-pair", 10))
+
+        def strike(kind: str) -> str:
+            fault = Planned(kind, kind, "guest", 0)
+            return FAULTS[kind].strike(ground, fault, client.execute).missed
+
+        def event(name: str) -> None:
+            for one in client.events(PATIENCE_S):
+                if one.name == "NODE_EVENT" and one.data["event"] == name:
+                    return
+            raise AssertionError(name)
+
+        settings.boot(setting, client)
+        for times, kind in enumerate(("guest-reboot", "guest-reset"), 2):
+            assert strike(kind) == ""
+            event("RESET")
+            boots_again(paths.pair_dir(setting.name) / "a" / "console.log", times)
+        assert strike("guest-panic") == ""
+        event("GUEST_PANICKED")
+        assert "silent" in strike("guest-reset")
+
+
+def boots_again(console: Path, times: int) -> None:
+    """The guest has been ready so often."""
+    give_up = time.monotonic() + PATIENCE_S
+    while console.read_text(errors="replace").count(guest.READY_LINE) < times:
+        assert time.monotonic() < give_up
+        time.sleep(0.05)

@@ -1,0 +1,90 @@
+"""A few scenarios played for real, and supervisors that are broken on purpose caught by them.
+
+The whole library is played by `make chaos`. What is judged by a length of time is left out here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coloctl.chaos import batch, runner
+from coloctl.chaos.checker import Validity
+from coloctl.chaos.outcome import Outcome
+from coloctl.chaos.runner import Run
+from coloctl.chaos.scenario import Scenario
+from coloctl.chaos.scenario_file import load
+from coloctl.chaos.setting import Setting
+from coloctl.lab import guest, qemu
+
+pytestmark = pytest.mark.guest
+
+ROOT = Path(__file__).parents[2]
+TIMED = ("outage_within", "reprotected_within")
+SMOKE = ("primary-killed-mid-checkpoint", "zombie-primary-returns", "supervisor-killed-in-failover")
+
+
+@pytest.fixture
+def where(guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]) -> Setting:
+    build = qemu_builds("11.1")
+    return Setting(build.binary, "tcg", guest_image, f"t{os.getpid()}-story")
+
+
+def story(name: str) -> Scenario:
+    whole = load(ROOT / "scenarios" / f"{name}.toml")
+    return replace(whole, expect={k: v for k, v in whole.expect.items() if k not in TIMED})
+
+
+def untimed(folder: Path, name: str) -> Path:
+    """The scenario's file without what is judged by a length of time."""
+    lines = (ROOT / "scenarios" / f"{name}.toml").read_text().splitlines()
+    path = folder / f"{name}.toml"
+    path.write_text("\n".join(line for line in lines if not line.startswith(TIMED)) + "\n")
+    return path
+
+
+def silent(_name: str, _seed: int, _sentence: str) -> None:
+    """Nobody listens."""
+
+
+def test_a_few_scenarios_side_by_side(where: Setting, tmp_path: Path) -> None:
+    files = [untimed(tmp_path, name) for name in SMOKE]
+    todo = batch.tasks(files, where, root=tmp_path / "artifacts", capture=True)
+    outcomes = list(batch.play_all(todo, 2, silent))
+    assert {one.scenario.name: one.because() for one in outcomes} == dict.fromkeys(SMOKE, "")
+    for one in outcomes:
+        assert one.artifacts is not None
+        assert not (one.artifacts / "missing.json").exists()
+        assert "valid" in (one.artifacts / "report.html").read_text()
+        assert (one.artifacts / "lan.pcap").stat().st_size > 10_000
+        assert one.to_json()["workloads"][0]["acknowledged"] > 100
+
+
+def guilty(outcome: Outcome) -> set[str]:
+    return {one.check for one in outcome.verdicts if one.validity is Validity.INVALID}
+
+
+@pytest.mark.parametrize(
+    ("broken", "name", "caught_by"),
+    [
+        ("unfenced", "zombie-primary-returns", {"one_primary", "journal_consistent"}),
+        ("hasty", "primary-killed-mid-checkpoint", {"journal_consistent"}),
+    ],
+)
+def test_a_broken_supervisor_is_caught(
+    where: Setting,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    name: str,
+    caught_by: set[str],
+) -> None:
+    """One promotes without a fence, the other announces a survivor before it is promoted."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "broken" / broken))
+    scenario = replace(story(name), pair={"policy": {"auto_reprotect": False}})
+    outcome = runner.play(Run.of(scenario, scenario.seed, where))
+    assert outcome.validity is Validity.INVALID, outcome.because()
+    assert guilty(outcome) >= caught_by

@@ -1,0 +1,104 @@
+"""Runs of scenarios for tests: a real one that was recorded, and small made ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from coloctl.chaos import checker
+from coloctl.chaos.checker import Validity, Verdict
+from coloctl.chaos.evidence import Evidence, Said, Struck, Work
+from coloctl.chaos.history import Op
+from coloctl.chaos.history import Outcome as Answer
+from coloctl.chaos.lanwatch import Spell
+from coloctl.chaos.outcome import QEMU, Outcome
+from coloctl.chaos.scenario import Planned, Scenario, SteadyState, WorkloadSpec
+from coloctl.chaos.takeover import Takeover
+from coloctl.model.event import Record
+
+RECORDED = Path(__file__).parents[1] / "golden" / "runs" / "kill_then_freeze.json"
+
+WORKLOADS = (
+    WorkloadSpec("appends", "redis-appends", 2),
+    WorkloadSpec("slow", "redis-appends", 2, numbered_from=4),
+)
+SCENARIO = Scenario(
+    name="kill-then-freeze",
+    title="The primary is killed, then the new secondary freezes",
+    why="A pair that was just protected again must stand the next fault as well.",
+    seed=7,
+    steady_state=SteadyState(),
+    workloads=WORKLOADS,
+    faults=(),
+    expect={"no_lost_acks": {}, "connections_survive": {}},
+    promises=(1,),
+)
+
+
+@cache
+def recorded() -> Evidence:
+    """The primary killed at 3 s, the new secondary frozen at 10 s; TCG, steady at 1000 s."""
+    told = json.loads(RECORDED.read_text())
+    return Evidence(
+        steady_s=told["steady_s"],
+        ended_s=told["ended_s"],
+        struck=[_struck(one, told["steady_s"]) for one in told["struck"]],
+        works={spec.name: _work(spec, told["works"][spec.name]) for spec in WORKLOADS},
+        events=[Said(**one) for one in told["events"]],
+        takeovers=[Takeover.of(one) for one in told["takeovers"]],
+        spells=[Spell(**one) for one in told["spells"]],
+        journal=[Record.from_json(one) for one in told["journal"]],
+        remains=[],
+        view=told["view"],
+    )
+
+
+def _struck(told: dict[str, Any], steady_s: float) -> Struck:
+    at_s = told["at_s"]
+    planned = Planned(told["name"], told["kind"], told["target"], at_s - steady_s)
+    return Struck(planned, at_s, tuple(told["nodes"]), told["role"], told.get("healed_s"))
+
+
+def _work(spec: WorkloadSpec, told: dict[str, Any]) -> Work:
+    history = [
+        Op(at_s, client, Answer(outcome), n, *note)
+        for at_s, client, outcome, n, *note in told["history"]
+    ]
+    return Work(spec, history, {int(client): kept for client, kept in told["kept"].items()})
+
+
+def judged(evidence: Evidence) -> list[Verdict]:
+    """What the two oldest judges say of the recorded run."""
+    history = [op for work in evidence.works.values() for op in work.history]
+    kept = {c: records for work in evidence.works.values() for c, records in work.kept.items()}
+    first_s = evidence.first_fault_s or evidence.steady_s
+    return [
+        checker.no_lost_acks(history, kept, first_s),
+        checker.connections_survive(history, sum(spec.clients for spec in WORKLOADS)),
+    ]
+
+
+def outcome(
+    evidence: Evidence | None = None,
+    verdicts: Sequence[Verdict] | None = None,
+    reason: str = "",
+) -> Outcome:
+    """The recorded run as the runner would hand it out, or another one."""
+    evidence = recorded() if evidence is None else evidence
+    verdicts = judged(evidence) if verdicts is None else verdicts
+    return Outcome(
+        scenario=SCENARIO,
+        seed=7,
+        validity=Validity.UNKNOWN if reason else checker.worst(verdicts),
+        verdicts=verdicts,
+        evidence=evidence,
+        replay="coloctl chaos run scenarios/kill-then-freeze.toml --seed 7",
+        reason=reason,
+        started_at="2026-11-24T15:30:45+00:00",
+        duration_s=31.2,
+        qemu=QEMU("/usr/bin/qemu-system-x86_64", "11.1.3", "tcg"),
+        pair_file='name = "web"\n',
+    )

@@ -1,0 +1,325 @@
+"""Every judge can say all three words: a promise kept, a promise broken, too little to tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from support import evidences as runs
+from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connected, early, evidence
+
+from coloctl.chaos.checker import Validity, Verdict
+from coloctl.chaos.checkers import CHECKS
+from coloctl.chaos.evidence import Audit, Evidence
+from coloctl.chaos.history import Op
+from coloctl.chaos.lanwatch import Spell
+
+pytestmark = pytest.mark.unit
+
+
+@dataclass
+class Case:
+    """One check and three runs. ``tells`` stands in the counterexample of the broken one."""
+
+    good: Evidence
+    broken: Evidence
+    tells: str
+    thin: Evidence
+    params: dict[str, Any]
+
+    def __init__(
+        self, good: Evidence, broken: Evidence, tells: str, thin: Evidence, **params: Any
+    ) -> None:
+        self.good, self.broken, self.tells, self.thin = good, broken, tells, thin
+        self.params = params
+
+
+APPENDS = runs.steadily()
+WRITES = [line for n in range(12) for line in answered(6.0 + n, n, f="write", key="x", value=n)]
+STALE = [*WRITES, *answered(18.0, 12, f="read", key="x", said=3)]
+MOVE = {"from": "a", "to": "b", "amount": 1}
+MOVES = [line for n in range(12) for line in answered(6.0 + n, n, f="transfer", value=MOVE)]
+READS = answered(5.5, 50, 1, f="read", said={"a": 50, "b": 50})
+BANK = [*READS, *MOVES]
+ECHOES = connected(runs.steadily())
+SILENT = [op for op in ECHOES if not (op.n >= 0 and op.at_s > 10.5)]
+
+
+def ended(a: int, b: int, done: int = 11) -> dict[str, Any]:
+    return {"balances": {"a": a, "b": b}, "done": {"0": done}}
+
+
+CASES = {
+    "no_lost_acks": Case(
+        at_work("redis-appends", APPENDS, {"0": list(range(12))}),
+        at_work("redis-appends", APPENDS, {0: [n for n in range(12) if n != 7]}),
+        "0:7",
+        at_work("redis-appends", early(APPENDS), {0: list(range(4))}),
+    ),
+    "linearizable": Case(
+        at_work("redis-registers", WRITES, {"x": 11}),
+        at_work("redis-registers", STALE, {"x": 11}),
+        "x: client 0: read of 3, between 12.990 s and 13.000 s",
+        at_work("redis-registers", early(WRITES), {"x": 3}),
+    ),
+    "bank_sum": Case(
+        at_work("redis-transfers", BANK, ended(38, 62)),
+        at_work("redis-transfers", BANK, ended(38, 63)),
+        "the guest holds a=38, b=63: 101 instead of 100",
+        at_work("redis-transfers", early(BANK), ended(46, 54, 3)),
+    ),
+    "stream_intact": Case(
+        at_work("tcp-stream", ECHOES),
+        at_work("tcp-stream", [*ECHOES, Op(18.0, 0, FAIL, -1, "wrong byte at 4096")]),
+        "client 0: wrong byte at 4096",
+        at_work("tcp-stream", SILENT),
+    ),
+    "checksums_right": Case(
+        evidence(bad_checksums=0),
+        evidence(bad_checksums=3),
+        "",
+        evidence(bad_checksums=None),
+    ),
+    "connections_survive": Case(
+        at_work("redis-appends", ECHOES),
+        at_work("redis-appends", connected(runs.steadily(), end="reset by peer")),
+        "client 0: reset by peer",
+        at_work("redis-appends", SILENT),
+    ),
+    "outage_within": Case(
+        at_work("redis-appends", ECHOES),
+        at_work("redis-appends", SILENT),
+        "silent from 5.000 s for 10000 ms and never served again",
+        at_work("redis-appends", [op for op in ECHOES if op.at_s > 10.5]),
+        ms=1500,
+    ),
+    "reprotected_within": Case(
+        evidence(),
+        evidence(events=runs.events()[:7], journal=runs.journal()[:10], ended_s=80.0),
+        "lost at 5.100 s, unprotected for 69.9 s and to the end",
+        evidence(events=(), journal=(), takeovers=()),
+        s=30.0,
+    ),
+    "protected_at_end": Case(
+        evidence(),
+        evidence(view={"protection": "unprotected", "reason": "The disk is full."}),
+        "The disk is full.",
+        evidence(view={}),
+    ),
+    "failovers": Case(
+        evidence(),
+        evidence(takeovers=(), events=(), journal=runs.journal(without="timeline")),
+        "",
+        evidence(takeovers=(), events=(), journal=()),
+        min=1,
+        max=1,
+    ),
+    "never_failed": Case(
+        evidence(),
+        evidence(events=(*runs.events(), runs.changed(15.0, "failover", "failed", "no proof"))),
+        "no proof",
+        evidence(events=(), journal=()),
+    ),
+    "one_primary": Case(
+        evidence(),
+        evidence(spells=(*runs.SPELLS, Spell("a", 20.1, 20.2, 3), Spell("b", 20.3, 20.4, 1))),
+        "15.100 s to 15.200 s: 3 frames of node a, while node b was the primary since 5.110 s",
+        evidence(spells=()),
+    ),
+    "journal_consistent": Case(
+        evidence(),
+        evidence(journal=runs.journal(without="fence")),
+        "generation 1 was promoted without a fence",
+        evidence(journal=()),
+    ),
+    "disks_identical": Case(
+        evidence(),
+        evidence(differences={"disk0": [65536]}),
+        "disk0: differs at byte 65536",
+        evidence(differences=None),
+    ),
+    "disk_agrees_with_memory": Case(
+        evidence(),
+        evidence(audits=(Audit(19.0, "boot-1", {0: [1]}, {0: [1, 2]}),)),
+        "client 0: record 2 is in memory only",
+        evidence(audits=()),
+    ),
+    "one_boot": Case(
+        evidence(),
+        evidence(audits=(Audit(6.0, "boot-1"), Audit(19.0, "boot-2"))),
+        "14.000 s: boot id boot-2",
+        evidence(audits=(Audit(19.0, "boot-1"),)),
+    ),
+    "no_leaks": Case(
+        evidence(),
+        evidence(remains=("process 7 still runs: qemu",)),
+        "process 7 still runs",
+        evidence(remains=None),
+    ),
+}
+
+
+def judged(check: str, run: Evidence, **params: Any) -> Verdict:
+    kind = CHECKS[check]
+    return kind.judge(run, kind.params(**params))
+
+
+def test_every_check_has_its_case() -> None:
+    assert set(CASES) == set(CHECKS)
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_a_promise_that_was_kept_is_valid(check: str) -> None:
+    case = CASES[check]
+    verdict = judged(check, case.good, **case.params)
+    assert (verdict.check, verdict.validity) == (check, Validity.VALID), verdict
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_a_promise_that_was_broken_is_invalid_and_shown(check: str) -> None:
+    case = CASES[check]
+    verdict = judged(check, case.broken, **case.params)
+    assert (verdict.check, verdict.validity) == (check, Validity.INVALID), verdict
+    assert any(case.tells in line for line in verdict.counterexample) or not case.tells, verdict
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_too_little_evidence_is_unknown(check: str) -> None:
+    case = CASES[check]
+    verdict = judged(check, case.thin, **case.params)
+    assert (verdict.check, verdict.validity) == (check, Validity.UNKNOWN), verdict
+    assert verdict.because
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_nothing_at_all_is_never_valid(check: str) -> None:
+    nothing = Evidence(0.0, 0.0, (), {})
+    assert judged(check, nothing, **CASES[check].params).validity is not Validity.VALID
+
+
+@pytest.mark.parametrize("check", CASES)
+def test_no_promise_holds_without_its_own_evidence(check: str) -> None:
+    """Workloads of another kind, which nobody asked for, say nothing."""
+    bare = replace(evidence(), works={})
+    if check in ("no_lost_acks", "linearizable", "bank_sum", "stream_intact"):
+        assert judged(check, bare).validity is Validity.UNKNOWN
+
+
+def test_each_check_says_in_a_line_what_it_proves() -> None:
+    for kind in CHECKS.values():
+        assert kind.doc.endswith(".")
+        assert "\n" not in kind.doc
+
+
+def test_acknowledgements_are_counted_on_each_side_of_each_fault() -> None:
+    run = at_work("redis-appends", APPENDS, {0: list(range(12))})
+    late = replace(runs.STRUCK, at_s=16.5, healed_s=18.0)
+    both = replace(run, struck=(runs.STRUCK, late))
+    assert judged("no_lost_acks", both).validity is Validity.UNKNOWN  # none after it was healed
+    healed = replace(both, struck=(runs.STRUCK, replace(late, healed_s=16.9)))
+    assert judged("no_lost_acks", healed).validity is Validity.VALID
+    assert judged("no_lost_acks", healed, during_min=1).validity is Validity.UNKNOWN
+    assert judged("no_lost_acks", healed, before_min=5).validity is Validity.UNKNOWN
+    assert judged("no_lost_acks", healed, after_min=2).validity is Validity.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("work", "tells"),
+    [
+        (at_work("redis-appends", APPENDS, {0: [0, *range(12)]}), "record 0 appears 2 times"),
+        (at_work("redis-appends", APPENDS, {0: [1, 0, *range(2, 12)]}), "record 1 stands before"),
+        (at_work("redis-appends", APPENDS, {0: range(13)}), "record 12 is there and was never"),
+        (at_work("redis-transfers", BANK, ended(38, 62, 9)), "transfer 10 was acknowledged"),
+        (at_work("redis-transfers", BANK, ended(38, 62, 12)), "the last one sent was 11"),
+    ],
+)
+def test_records_are_there_once_and_in_order(work: Evidence, tells: str) -> None:
+    verdict = judged("no_lost_acks", work)
+    assert verdict.validity is Validity.INVALID
+    assert any(tells in line for line in verdict.counterexample), verdict
+
+
+def test_a_block_that_is_gone_or_changed_is_a_lost_acknowledgement() -> None:
+    history = [line for n in range(12) for line in answered(6.0 + n, n, value=f"sum{n}")]
+    whole = {str(n): f"sum{n}" for n in range(12)}
+    assert judged("no_lost_acks", at_work("disk-writer", history, {"0": whole})).validity is (
+        Validity.VALID
+    )
+    for kept in ({**whole, "4": "sum9"}, {n: one for n, one in whole.items() if n != "4"}):
+        verdict = judged("no_lost_acks", at_work("disk-writer", history, {"0": kept}))
+        assert verdict.validity is Validity.INVALID
+        assert "block 4" in verdict.counterexample[0]
+
+
+def test_who_could_not_be_asked_leaves_it_unknown() -> None:
+    for kind, history in (("redis-appends", APPENDS), ("redis-registers", WRITES)):
+        check = "no_lost_acks" if kind == "redis-appends" else "linearizable"
+        assert judged(check, at_work(kind, history, None)).validity is Validity.UNKNOWN
+    assert judged("bank_sum", at_work("redis-transfers", BANK)).validity is Validity.UNKNOWN
+
+
+def test_an_operation_nobody_saw_end_may_have_happened() -> None:
+    lost = Op(13.5, 1, INVOKE, 0, f="write", key="x", value=99)
+    for value in (11, 99):
+        read = answered(18.0, 12, f="read", key="x", said=value)
+        run = at_work("redis-registers", [*WRITES, lost, *read], {"x": value})
+        assert judged("linearizable", run).validity is Validity.VALID
+    known = [*WRITES, lost, Op(13.6, 1, FAIL, 0, f="write", key="x", value=99)]
+    run = at_work("redis-registers", [*known, *read], {"x": 99})
+    assert judged("linearizable", run).validity is Validity.INVALID
+
+
+def test_a_search_that_takes_too_long_is_unknown() -> None:
+    many = [
+        line
+        for n in range(12)
+        for line in (
+            Op(6.0, n, INVOKE, 0, f="write", key="x", value=n),
+            Op(18.0, n, OK, 0, f="write", key="x", value=n),
+        )
+    ]
+    run = at_work("redis-registers", many, {"x": "never written"})
+    verdict = judged("linearizable", run, states_max=1000)
+    assert verdict.validity is Validity.UNKNOWN
+    assert "given up" in verdict.because
+
+
+def test_pages_come_with_200_from_one_boot() -> None:
+    def pages(*told: list[Any]) -> Evidence:
+        said = [[200, "boot-1"]] * 10
+        history = [
+            line
+            for n, value in enumerate([*said, *told])
+            for line in answered(6.0 + n, n, said=value)
+        ]
+        return at_work("http", connected(history))
+
+    assert judged("stream_intact", pages()).validity is Validity.VALID
+    for told, tells in (([503, "boot-1"], "got 503"), ([200, "boot-2"], "boot id boot-2")):
+        verdict = judged("stream_intact", pages(told))
+        assert verdict.validity is Validity.INVALID
+        assert any(tells in line for line in verdict.counterexample)
+
+
+def test_datagrams_may_be_lost_and_doubled_but_not_changed() -> None:
+    lost = answered(10.5, 20, outcome=INFO)
+    twice = Op(17.5, 0, OK, 3, f="duplicate")
+    run = at_work("udp-sequence", [*APPENDS, *lost, twice])
+    assert judged("stream_intact", run).validity is Validity.VALID
+    assert judged("stream_intact", run, loss_max=0.05).validity is Validity.INVALID
+    changed = at_work("udp-sequence", [*APPENDS, *answered(17.5, 20, outcome=FAIL)])
+    assert judged("stream_intact", changed).validity is Validity.INVALID
+
+
+def test_a_gap_in_a_stream_is_shown() -> None:
+    holed = connected([op for op in runs.steadily() if op.n != 5])
+    verdict = judged("stream_intact", at_work("tcp-stream", holed))
+    assert verdict.counterexample == ("client 0: chunk 6 was echoed right after 4",)
+
+
+def test_clients_of_udp_need_no_connection() -> None:
+    run = at_work("udp-sequence", APPENDS)
+    assert judged("connections_survive", run).validity is Validity.UNKNOWN
+    beside = replace(run, works={**run.works, **at_work("redis-appends", ECHOES).works})
+    assert judged("connections_survive", beside).validity is Validity.VALID

@@ -1,0 +1,307 @@
+"""Faults as values: what is written to a QEMU, whom they hit, and how often they may be healed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from coloctl.chaos.nemesis import (
+    FAULTS,
+    clock,
+    disks,
+    machine,
+    monitor_proxy,
+    monitors,
+    wallclock,
+)
+from coloctl.chaos.nemesis.fault import Blow, Ground, Staging
+from coloctl.chaos.scenario import Planned
+from coloctl.errors import CommandRefused, NotProtected
+from coloctl.lab.network import Lab
+
+NODES = [
+    {"name": "a", "role": "primary", "pid": 1},
+    {"name": "b", "role": "secondary", "pid": 0},
+]
+
+
+def ground(home: Path = Path("/"), nodes: list[dict[str, Any]] = NODES) -> Ground:
+    return Ground("p", cast("Lab", None), home, lambda: {"nodes": nodes})
+
+
+def strike(kind: str, target: str, ask: Any = None, on: Ground | None = None, **given: Any) -> Blow:
+    params = FAULTS[kind].params(**given).model_dump()
+    return FAULTS[kind].strike(on or ground(), Planned(kind, kind, target, 0, params=params), ask)
+
+
+def test_every_fault_has_a_sentence_a_target_and_parameters_with_defaults() -> None:
+    for kind, fault in FAULTS.items():
+        assert fault.doc.endswith("."), kind
+        assert fault.targets, kind
+        fault.params()
+
+
+class Graph:
+    """A QEMU's block graph: enough of it to put a filter in and to take it out."""
+
+    def __init__(self) -> None:
+        self.below = {"parent0": "#block1", "hidden0": "#block2"}
+        self.backing = {"hidden0": "parent0"}
+        self.extra: set[str] = set()
+        self.objects: set[str] = set()
+        self.reopened: list[dict[str, Any]] = []
+        self.refuse = ""
+
+    def __call__(self, name: str, timeout_s: float, /, **given: Any) -> Any:
+        assert (name, given["node"]) == ("node-qmp", "a")
+        if given["execute"] == self.refuse:
+            raise CommandRefused(self.refuse, "no")
+        method = getattr(self, given["execute"].replace("-", "_"))
+        return method(**{k.replace("-", "_"): v for k, v in given["arguments"].items()})
+
+    def query_named_block_nodes(self) -> list[dict[str, str]]:
+        names = {*self.below, *self.below.values(), *self.extra}
+        return [{"node-name": name, "drv": "qcow2"} for name in names]
+
+    def x_debug_query_block_graph(self) -> dict[str, Any]:
+        names = [n["node-name"] for n in self.query_named_block_nodes()]
+        edges = [("file", p, c) for p, c in self.below.items()]
+        edges += [("backing", p, c) for p, c in self.backing.items()]
+        return {
+            "nodes": [{"id": i, "name": name} for i, name in enumerate(names)],
+            "edges": [
+                {"name": kind, "parent": names.index(p), "child": names.index(c)}
+                for kind, p, c in edges
+            ],
+        }
+
+    def blockdev_add(self, node_name: str, **_: Any) -> None:
+        self.extra.add(node_name)
+
+    def blockdev_del(self, node_name: str) -> None:
+        assert node_name not in self.below.values()
+        self.extra.remove(node_name)
+
+    def object_add(self, id: str, **_: Any) -> None:
+        self.objects.add(id)
+
+    def object_del(self, id: str) -> None:
+        self.objects.remove(id)
+
+    def qom_list(self, path: str) -> list[dict[str, str]]:
+        return [{"name": name} for name in self.objects]
+
+    def blockdev_reopen(self, options: list[dict[str, Any]]) -> None:
+        (one,) = options
+        self.reopened.append(one)
+        if one["node-name"] in self.below:
+            self.below[one["node-name"]] = one["file"]
+
+
+@pytest.mark.parametrize("kind", ["disk-error", "disk-slow"])
+def test_a_filter_goes_in_with_all_that_its_node_had_and_comes_out_again(kind: str) -> None:
+    graph = Graph()
+    blow = strike(kind, "primary", graph, layer="hidden")
+    assert (blow.nodes, blow.role, blow.missed) == (("a",), "primary", "")
+    added = graph.below["hidden0"]
+    assert graph.extra == {added, added.removesuffix("-door")}
+    assert graph.reopened == [
+        {"driver": "qcow2", "node-name": "hidden0", "file": added, "backing": "parent0"}
+    ]
+    again = strike(kind, "primary", graph, layer="hidden")
+    assert "hurt already" in again.missed
+    for _ in range(2):
+        blow.heal()
+        assert graph.below["hidden0"] == "#block2"
+        assert not graph.extra | graph.objects
+
+
+def test_a_filter_is_healed_where_its_format_node_is_gone_or_its_qemu_another() -> None:
+    graph, nodes = Graph(), [dict(node) for node in NODES]
+    on = ground(nodes=nodes)
+    blow = strike("disk-slow", "a", graph, on, layer="hidden")
+    del graph.below["hidden0"], graph.backing["hidden0"]
+    blow.heal()
+    assert not graph.extra | graph.objects
+    blow = strike("disk-error", "a", graph, on)
+    nodes[0]["pid"] = 7
+    graph.refuse = "query-named-block-nodes"
+    blow.heal()
+
+
+def test_a_filter_that_is_refused_leaves_nothing() -> None:
+    graph = Graph()
+    graph.refuse = "blockdev-reopen"
+    with pytest.raises(CommandRefused):
+        strike("disk-slow", "primary", graph)
+    assert not graph.extra | graph.objects
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "given", "why"),
+    [
+        ("disk-error", "secondary", {}, "no secondary"),
+        ("disk-error", "primary", {"disk": "disk1"}, "no parent1"),
+        ("monitor-hang", "secondary", {}, "no secondary"),
+        ("cpu-starvation", "b", {}, "no b"),
+        ("clock-jump", "supervisor", {}, "not prepared"),
+        ("filesystem-full", "state", {}, "no filesystem of its own"),
+    ],
+)
+def test_a_fault_without_a_victim_says_so(
+    kind: str, target: str, given: dict[str, Any], why: str
+) -> None:
+    assert why in strike(kind, target, Graph(), **given).missed
+
+
+def test_only_monitors_of_a_pair_are_served_by_proxies() -> None:
+    words = ["-chardev", "socket,id=qmp0,fd=5,server=on,wait=off", "-qmp", "chardev:qmp0"]
+    rescue = ["-chardev", "socket,id=rescue0,fd=6,server=on,wait=off"]
+    console = ["-chardev", "file,id=console0,path=/x"]
+    assert monitor_proxy.monitors([*words, *rescue, *console]) == {"qmp": 5, "rescue": 6}
+    assert monitor_proxy.monitors(["-machine", "none", *words]) == {}
+    assert monitor_proxy.monitors(["--version"]) == {}
+
+
+def test_a_proxy_carries_bytes_and_descriptors_and_the_end() -> None:
+    client, outer = socket.socketpair()
+    inner, server = socket.socketpair()
+    carrying = threading.Thread(target=monitor_proxy.carry, args=(outer, inner))
+    carrying.start()
+    reading, writing = os.pipe()
+    with client, outer, inner, server, os.fdopen(reading, "rb") as end:
+        socket.send_fds(client, [b" "], [writing])
+        os.close(writing)
+        client.sendall(b"getfd")
+        data, fds, _, _ = socket.recv_fds(server, 64, 4)
+        while len(data) < len(b" getfd"):
+            data += server.recv(64)
+        assert data == b" getfd"
+        os.write(fds[0], b"through")
+        os.close(fds[0])
+        client.shutdown(socket.SHUT_WR)
+        assert server.recv(1) == b""
+        carrying.join(5)
+        assert end.read() == b"through"  # nobody kept a copy of the other end
+
+
+def staging(folder: Path, qemu: Path) -> Staging:
+    return Staging("p", folder, cast("Lab", None), qemu)
+
+
+def test_a_wrapped_qemu_passes_questions_through_and_has_its_tools_beside(tmp_path: Path) -> None:
+    real = tmp_path / "real dir" / "qemu-system-x86_64"
+    real.parent.mkdir()
+    for program in (real, real.with_name("qemu-img")):
+        program.write_text(f'#!/bin/sh\necho {program.name} "$@"\n')
+        program.chmod(0o755)
+    stage = staging(tmp_path, real)
+    with monitors.prepare(stage):
+        assert stage.qemu != real
+        asked = [[stage.qemu, "--version"], [stage.qemu.with_name("qemu-img"), "info", "x y"]]
+        said = [subprocess.run(a, capture_output=True, text=True).stdout for a in asked]  # noqa: PLW1510
+    assert said == ["qemu-system-x86_64 --version\n", "qemu-img info x y\n"]
+    assert stage.qemu == real
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["real dir"]
+
+
+LOOK = """
+import datetime, logging, time
+print(time.time(), time.time_ns() / 1e9, datetime.datetime.now(datetime.timezone.utc).timestamp(),
+      logging.makeLogRecord({}).created, time.mktime(time.localtime()), time.monotonic())
+assert isinstance(datetime.datetime.fromisoformat("2026-01-01"), datetime.datetime)
+from datetime import datetime as kind
+assert isinstance(kind.now() - kind(2026, 1, 1), __import__("datetime").timedelta)
+"""
+
+
+@pytest.mark.parametrize("supervisor", [True, False])
+def test_only_the_wall_clock_of_a_supervisor_jumps(tmp_path: Path, supervisor: bool) -> None:
+    words = list(wallclock.SUPERVISOR) if supervisor else ["other"]
+    stage = staging(tmp_path, tmp_path)
+    jump = 86400.0
+    with clock.prepare(stage):
+        blow = strike("clock-jump", "supervisor", None, ground(tmp_path), seconds=jump)
+        argv = [sys.executable, "-P", "-c", LOOK, *words]
+        before, steady = time.time(), time.monotonic()
+        environment = {**os.environ, **stage.environment}
+        said = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True).stdout
+        *walls, monotonic = map(float, said.split())
+        off = jump if supervisor else 0
+        assert all(abs(wall - before - off) < jump / 2 for wall in walls)
+        assert steady <= monotonic <= time.monotonic()
+        blow.heal()
+        blow.heal()
+    blow.heal()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_operator_waits_in_a_thread_and_his_refusal_is_kept() -> None:
+    let = threading.Event()
+
+    def ask(name: str, timeout_s: float, /, **given: Any) -> None:
+        assert (name, given) == ("pair-failover", {"to": "b"})
+        let.wait(5)
+        raise NotProtected("no")
+
+    blow = strike("operator", "pair", ask, verb="failover", arguments={"to": "b"})
+    assert (blow.note, blow.outcome()) == ("failover", "")
+    let.set()
+    blow.heal()
+    blow.heal()
+    assert blow.outcome() == "not-protected: no"
+
+
+@contextmanager
+def healed(blow: Blow) -> Iterator[Blow]:
+    with ExitStack() as stack:
+        stack.callback(blow.heal)
+        yield blow
+        blow.heal()
+
+
+def test_memory_is_held_within_what_there_is_and_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "spare_mib", lambda: 8)
+    with healed(strike("memory-pressure", "machine", mib=4096)) as blow:
+        assert blow.note == "8 MiB"
+    monkeypatch.setattr(machine, "spare_mib", lambda: 0)
+    assert strike("memory-pressure", "machine").missed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a process less nice again")
+def test_a_starved_process_is_nice_until_it_is_healed_and_may_have_ended_meanwhile() -> None:
+    with subprocess.Popen(["sleep", "60"]) as victim:
+        before = os.getpriority(os.PRIO_PROCESS, victim.pid)
+        on = ground(nodes=[{"name": "a", "role": "primary", "pid": victim.pid}])
+        blow = strike("cpu-starvation", "primary", None, on, burners=1, nice=7)
+        assert os.getpriority(os.PRIO_PROCESS, victim.pid) == 7
+        blow.heal()
+        blow.heal()
+        assert os.getpriority(os.PRIO_PROCESS, victim.pid) == before
+        with healed(strike("cpu-starvation", "primary", None, on, burners=0, nice=7)):
+            victim.kill()
+
+
+def test_requests_by_kind_are_those_of_blkdebug() -> None:
+    made = disks.error_filter("x", {"errno": "ENOSPC", "on": "all"}).node("file")
+    kinds = {rule["iotype"] for rule in made["inject-error"]}
+    assert kinds == {"read", "write", "write-zeroes", "discard"}
+    assert {rule["errno"] for rule in made["inject-error"]} == {28}
+    slow = disks.slow_filter("x", {"bytes_per_s": 0, "iops": 3})
+    assert slow.helper is not None and slow.helper["limits"] == {"iops-total": 3}
+    assert replace(disks.Place("p", "raw", "f", ""), backing="b").reopened_on("g")["options"] == [
+        {"driver": "raw", "node-name": "p", "file": "g", "backing": "b"}
+    ]

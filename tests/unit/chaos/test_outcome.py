@@ -1,0 +1,104 @@
+"""The document of a run: stable keys, times since the steady state, what clients felt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support import runs
+
+from coloctl.chaos import account, checker
+from coloctl.chaos.checker import Validity, Verdict
+from coloctl.chaos.evidence import Evidence, Work
+from coloctl.chaos.history import Op
+from coloctl.chaos.history import Outcome as Answer
+from coloctl.chaos.scenario import WorkloadSpec
+
+
+def test_a_recorded_run_is_told() -> None:
+    told = json.loads(json.dumps(runs.outcome().to_json()))
+    assert (told["schema"], told["verdict"], told["reason"]) == (1, "valid", "")
+    assert [one["check"] for one in told["checks"]] == ["no_lost_acks", "connections_survive"]
+    kill, freeze = told["faults"]
+    assert (kill["kind"], kill["nodes"], kill["healed_s"]) == ("kill", ["a"], None)
+    assert 2 < kill["struck_s"] < 5 < kill["protected_again_s"] < freeze["struck_s"]
+    assert kill["struck_s"] < kill["protection_lost_s"] < kill["protected_again_s"]
+    assert 0 < kill["outage_ms"] < kill["join_ms"], "the join is not taken for the outage"
+    first = told["takeovers"][0]
+    assert (first["survivor"], first["lost"]) == ("b", "a")
+    assert next(iter(first["steps_ms"])) == "detected"
+    assert [one["clients"] for one in told["workloads"]] == [2, 2]
+    assert all(one["broken"] == 0 < one["acknowledged"] for one in told["workloads"])
+    assert told["checkpoint_pause_ms"]["n"] > 10
+
+
+KEYS = """
+    schema verdict reason scenario seed replay started_at duration_s load_ended_s coloctl qemu
+    checks faults takeovers workloads checkpoint_pause_ms remains artifacts
+"""
+KEYS_OF_A_FAULT = """
+    name kind target params when nodes role struck_s healed_s missed note outage_ms first_reply_ms
+    join_ms protection_lost_s protected_again_s
+"""
+
+
+def test_the_keys_of_the_document_are_these() -> None:
+    told = runs.outcome().to_json()
+    assert sorted(told) == sorted(KEYS.split())
+    assert sorted(told["faults"][0]) == sorted(KEYS_OF_A_FAULT.split())
+
+
+def test_a_run_that_never_began_is_told_too() -> None:
+    void = runs.outcome(Evidence(5.0, 5.0, (), {}), (), "The pair never came into COLO.")
+    told = void.to_json()
+    assert told["verdict"] == "unknown"
+    assert told["reason"] == "The pair never came into COLO."
+    assert told["faults"] == told["workloads"] == told["checks"] == []
+
+
+def test_the_reason_names_the_guilty_checks_only() -> None:
+    verdicts = [
+        Verdict("one", Validity.VALID, "fine"),
+        Verdict("two", Validity.INVALID, "6 records are missing"),
+        Verdict("three", Validity.UNKNOWN, "nobody knows"),
+    ]
+    assert runs.outcome(verdicts=verdicts).because() == "two: 6 records are missing"
+
+
+def test_what_comes_after_the_next_fault_is_not_the_first_ones_doing() -> None:
+    evidence = runs.recorded()
+    first, second = evidence.struck
+    late = replace(second, at_s=first.at_s + 0.001)
+    gap = account.protection_gap(replace(evidence, struck=[first, late]), first)
+    assert gap is None
+
+
+times = st.lists(st.floats(0, 30), max_size=40)
+
+
+@given(st.lists(times, min_size=1, max_size=3), st.floats(0, 30), st.floats(0, 30))
+def test_silences_are_those_of_the_slow_and_simple_definition(
+    clients: list[list[float]], from_s: float, length_s: float
+) -> None:
+    to_s = from_s + length_s
+    history = [
+        Op(at_s, number, Answer.OK, n)
+        for number, replies in enumerate(clients)
+        for n, at_s in enumerate(sorted(replies))
+    ]
+    work = Work(WorkloadSpec("w", "redis-appends", len(clients)), history)
+    longest = []
+    for replies in map(sorted, clients):
+        gaps = [(b - a, b) for a, b in pairwise(replies) if b > from_s and a < to_s]
+        longest += [max(gaps)] if gaps else []
+    expected = (
+        checker.Outage(
+            round(max(longest)[0] * 1000, 1), round((min(e for _, e in longest) - from_s) * 1000, 1)
+        )
+        if longest
+        else checker.Outage(None, None)
+    )
+    assert account.Replies({"w": work}).silence(from_s, to_s) == expected

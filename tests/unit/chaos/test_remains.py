@@ -1,0 +1,86 @@
+"""What a run left is found, by its folders or its mark; what is a neighbour's is not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coloctl import paths
+from coloctl.chaos import remains as sight
+from coloctl.chaos.remains import Trail, remains
+from coloctl.lab import netns
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
+    for name in ("netns", "devices", "state"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(netns, "RUN", tmp_path / "netns")
+    monkeypatch.setattr(sight, "DEVICES", tmp_path / "devices")
+
+
+def until(true: Callable[[], bool]) -> bool:
+    """A program that has just begun may not show its arguments yet."""
+    give_up = time.monotonic() + 10
+    while not (found := true()) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return found
+
+
+def test_a_run_that_tidied_up_leaves_nothing(tmp_path: Path) -> None:
+    assert remains(Trail("web", tmp_path / "home", "RUN=1", ("tap-x",)), grace_s=0) == []
+
+
+def test_its_folders_namespaces_and_taps_are_named(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for folder in (paths.pair_dir("web"), paths.pair_dir("web2"), home):
+        folder.mkdir()
+    for name in ("web-lan", "web2-lan"):
+        (tmp_path / "netns" / name).touch()
+    for tap in ("tap-x", "tap-y"):
+        (tmp_path / "devices" / tap).mkdir()
+    assert remains(Trail("web", home, taps=("tap-x",)), grace_s=0) == [
+        "network namespace web-lan is still there",
+        "tap tap-x is still there",
+        f"{paths.pair_dir('web')} is still there",
+        f"{home} is still there",
+    ]
+
+
+def test_a_process_is_known_by_its_folder_or_its_mark(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", "import time; time.sleep(60)"]
+    folder = paths.pair_dir("web")
+    marked = {**os.environ, "RUN": "7"}
+    with (
+        subprocess.Popen([*argv, f"path={folder}/a/qmp.sock,server=on"]) as ours,
+        subprocess.Popen([*argv, f"{folder}2/a/qmp.sock"]) as neighbour,
+        subprocess.Popen(argv, env=marked) as child,
+    ):
+        try:
+            trail = Trail("web", mark="RUN=7")
+            both = {ours.pid, child.pid}
+            assert until(lambda: set(sight.processes(trail.folders, trail.mark)) == both)
+            found = remains(trail, grace_s=0)
+            assert any(f"process {ours.pid} still runs: " in one for one in found)
+            assert not any(f"process {neighbour.pid} " in one for one in found)
+        finally:
+            for process in (ours, neighbour, child):
+                process.kill()
+    assert remains(trail, grace_s=10) == []
+
+
+def test_a_port_that_still_listens_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        trail = Trail("web", addresses=("127.0.0.1",))
+        assert f"port {port} of 127.0.0.1 still listens" in remains(trail, grace_s=0)

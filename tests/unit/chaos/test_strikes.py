@@ -1,0 +1,161 @@
+"""Faults fall in their moments, are healed in time, and at the end in any case."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from coloctl.chaos import strikes as module
+from coloctl.chaos.evidence import Said
+from coloctl.chaos.nemesis.fault import Blow, FaultKind, Ground
+from coloctl.chaos.scenario import Planned, When
+from coloctl.chaos.strikes import Strikes
+from coloctl.errors import DeadlineMissed, LabError
+
+
+class Deaf:
+    """An ear that hears what a test lets it hear, in that order."""
+
+    def __init__(self) -> None:
+        self.heard: list[Said] = []
+        self.coming: deque[Callable[[], Said | None]] = deque()
+
+    def next(self, timeout_s: float) -> Said | None:
+        if not self.coming:
+            time.sleep(min(timeout_s, 0.002))
+            return None
+        if (said := self.coming.popleft()()) is not None:
+            self.heard.append(said)
+        return said
+
+    def view(self) -> dict[str, Any]:
+        return {"nodes": []}
+
+    def ask(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
+        raise NotImplementedError
+
+
+class Recorded:
+    """Faults that only write down that they were dealt and healed."""
+
+    def __init__(self) -> None:
+        self.deeds: list[str] = []
+        self.fails_to_heal: set[str] = set()
+
+    def strike(self, _ground: Ground, fault: Planned, _ask: Any) -> Blow:
+        self.deeds.append(fault.name)
+
+        def heal() -> None:
+            self.deeds.append(f"-{fault.name}")
+            if fault.name in self.fails_to_heal:
+                raise LabError("The link is gone.")
+
+        return Blow(time.monotonic(), heal, ("a",), "primary")
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    recorded = Recorded()
+    kind = FaultKind("It is written down.", recorded.strike, ("primary",), lasting=True)
+    monkeypatch.setattr(module, "FAULTS", {"note": kind})
+    return recorded
+
+
+@pytest.fixture
+def ear() -> Deaf:
+    return Deaf()
+
+
+@pytest.fixture
+def strikes(ear: Deaf, faults: Recorded) -> Iterator[Strikes]:
+    ground = Ground("p", cast(Any, None), Path(), dict)
+    with Strikes(ground, ear, lambda _sentence: None) as made:  # type: ignore[arg-type]
+        yield made
+
+
+def planned(name: str, **more: Any) -> Planned:
+    return Planned(name, "note", "primary", more.pop("at_s", 0.0), **more)
+
+
+def begin() -> Said:
+    return Said(time.monotonic(), "CHECKPOINT", {"phase": "begin", "node": "a", "count": 1})
+
+
+def end() -> Said:
+    return Said(time.monotonic(), "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
+
+
+def colo() -> Said:
+    return Said(time.monotonic(), "STATE_CHANGED", {"before": "migrating", "after": "colo"})
+
+
+STEADY = (begin, end, begin, end)
+
+
+def test_each_waits_for_its_moment_and_for_the_one_before(
+    strikes: Strikes, ear: Deaf, faults: Recorded
+) -> None:
+    between = lambda: faults.deeds.append("|")  # noqa: E731
+    ear.coming.extend([colo, *STEADY, begin, end, between, *STEADY, begin])
+    plan = (planned("two", when=When.CHECKPOINT, after="one"), planned("one", when=When.CHECKPOINT))
+    strikes.interpret(plan, time.monotonic())
+    assert faults.deeds == ["one", "|", "two"]
+
+
+def test_what_lasts_for_a_time_is_healed_then_and_the_rest_at_the_end(
+    strikes: Strikes, faults: Recorded
+) -> None:
+    strikes.interpret((planned("short", duration_s=0.01), planned("long")), time.monotonic())
+    assert sorted(faults.deeds) == ["-short", "long", "short"]
+    strikes.heal_all()
+    strikes.heal_all()
+    assert faults.deeds[3:] == ["-long"]
+    assert all(one.healed_s is not None for one in strikes.struck())
+
+
+def test_everything_is_healed_when_the_run_is_broken_off(ear: Deaf, faults: Recorded) -> None:
+    faults.fails_to_heal = {"one"}
+    ground = Ground("p", cast(Any, None), Path(), dict)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Strikes(ground, ear, lambda _sentence: None) as strikes,  # type: ignore[arg-type]
+    ):
+        strikes.interpret((planned("one"), planned("two")), time.monotonic())
+        raise KeyboardInterrupt
+    assert faults.deeds == ["one", "two", "-two", "-one"]
+
+
+def test_a_moment_that_never_comes(
+    strikes: Strikes, faults: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOMENT_S", 0.02)
+    with pytest.raises(DeadlineMissed, match="late never fell: no resync came"):
+        strikes.interpret((planned("late", when=When.RESYNC),), time.monotonic())
+    assert not faults.deeds
+
+
+def test_a_blow_behind_its_moment_is_told(strikes: Strikes, ear: Deaf, faults: Recorded) -> None:
+    """The end of the checkpoint was stamped before the blow, and heard after it."""
+
+    def ended_already() -> Said:
+        (blow,) = (one.at_s for one in strikes.struck())
+        return Said(blow, "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
+
+    ear.coming.extend([colo, *STEADY, begin])
+    strikes.interpret((planned("one", when=When.CHECKPOINT),), time.monotonic())
+    ear.coming.append(ended_already)
+    strikes.hear_all()
+    (one,) = strikes.struck()
+    assert one.missed.endswith("after the checkpoint was over")
+
+
+def test_nothing_falls_before_its_time(strikes: Strikes, ear: Deaf, faults: Recorded) -> None:
+    steady_s = time.monotonic()
+    strikes.interpret((planned("one", at_s=0.03),), steady_s)
+    (one,) = strikes.struck()
+    assert one.at_s >= steady_s + 0.03

@@ -1,0 +1,380 @@
+"""Clients note what happened to them, and nothing else: each is shown a server that misbehaves."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from coloctl.chaos.history import Op, Outcome
+from coloctl.chaos.program import Program
+from coloctl.chaos.recorder import Recorder
+from coloctl.chaos.scenario import WorkloadSpec
+from coloctl.chaos.workloads import (
+    WORKLOADS,
+    AppendsParams,
+    BlocksParams,
+    PacedParams,
+    Params,
+    StreamParams,
+    TransfersParams,
+    disk_writer,
+    http,
+    redis_transfers,
+    tcp_stream,
+    udp_sequence,
+)
+from coloctl.chaos.workloads import blocks as blocks_of
+from coloctl.chaos.workloads.client import Broken, Client, work_and_tell
+from coloctl.errors import LabError
+from coloctl.lab.network import Lab
+
+pytestmark = pytest.mark.unit
+
+Server = Callable[[socket.socket], None]
+
+
+class Notes(Recorder):
+    """Keeps a history instead of printing it."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+
+    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "", **said: Any) -> None:
+        self.ops.append(Op(time.monotonic(), client, outcome, n, note, **said))
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[int]:
+    """The port of a server that deals with one connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                server(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(5)
+
+
+def lives(
+    work: Callable[[Client[Any]], None], params: Params, enough: Callable[[list[Op]], bool]
+) -> list[Op]:
+    """The history of one client that is told to end when it has done enough."""
+    notes, ending = Notes(), threading.Event()
+    client = Client(3, 3, "127.0.0.1", cast(Any, params), notes, ending)
+    thread = threading.Thread(target=work_and_tell, args=(work, client), daemon=True)
+    thread.start()
+    give_up = time.monotonic() + 10
+    while thread.is_alive() and not enough(notes.ops) and time.monotonic() < give_up:
+        time.sleep(0.002)
+    ending.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    return notes.ops
+
+
+def acknowledged(ops: list[Op]) -> list[int]:
+    return [op.n for op in ops if op.outcome is Outcome.OK]
+
+
+def three(ops: list[Op]) -> bool:
+    return len(acknowledged(ops)) >= 3
+
+
+def connection_notes(ops: list[Op]) -> list[tuple[Outcome, str]]:
+    return [(op.outcome, op.note) for op in ops if op.n < 0]
+
+
+def echo(connection: socket.socket) -> None:
+    while data := connection.recv(65536):
+        connection.sendall(data)
+
+
+# -- a stream both ways
+
+STREAM = StreamParams(pause_ms=1, chunk_bytes=100, window=2)
+
+
+def test_a_stream_that_is_echoed_is_acknowledged_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(echo) as port:
+        monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
+        ops = lives(tcp_stream.work, STREAM, three)
+    sent = [op.n for op in ops if op.outcome is Outcome.INVOKE]
+    assert acknowledged(ops) == sent == list(range(len(sent)))
+    (_, opened), (_, closed) = connection_notes(ops)
+    assert opened.removeprefix("opened ") == closed.removeprefix("closed ")
+
+
+def test_one_wrong_byte_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forge(connection: socket.socket) -> None:
+        came = 0
+        while data := bytearray(connection.recv(65536)):
+            if came <= 234 < came + len(data):
+                data[234 - came] ^= 1
+            came += len(data)
+            connection.sendall(data)
+
+    with serving(forge) as port:
+        monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
+        ops = lives(tcp_stream.work, STREAM, lambda ops: len(ops) > 1000)
+    assert acknowledged(ops) == [0, 1]
+    assert (Outcome.FAIL, "wrong byte at 234") in connection_notes(ops)
+    assert [op.n for op in ops if op.outcome is Outcome.INFO and op.n >= 0] == [2, 3]
+
+
+def test_a_connection_that_ends_leaves_what_was_under_way_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang_up(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    with serving(hang_up) as port:
+        monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
+        ops = lives(tcp_stream.work, STREAM, lambda ops: len(ops) > 1000)
+    assert acknowledged(ops) == []
+    assert {op.n for op in ops if op.outcome is Outcome.INFO and op.n >= 0} <= {0, 1}
+    assert connection_notes(ops)[-1][0] is Outcome.FAIL
+    assert not any(op.note.startswith("closed") for op in ops)
+
+
+def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
+    (op,) = lives(tcp_stream.work, STREAM, lambda ops: len(ops) > 1000)
+    assert (op.outcome, op.n) == (Outcome.FAIL, -1)
+    assert op.note.startswith("never connected: ")
+
+
+@given(st.integers(0, 99), st.integers(0, 10**6), st.integers(1, 300), st.data())
+def test_any_changed_byte_of_a_chunk_shows(
+    client: int, n: int, size: int, data: st.DataObject
+) -> None:
+    sent = tcp_stream.chunk(client, n, size)
+    assert len(sent) == size
+    assert tcp_stream.wrong_byte(sent, sent) is None
+    at = data.draw(st.integers(0, size - 1))
+    came = bytearray(sent)
+    came[at] ^= data.draw(st.integers(1, 255))
+    assert tcp_stream.wrong_byte(sent, bytes(came)) == at
+
+
+# -- a web server
+
+
+def answering(head: bytes, body: bytes) -> Server:
+    def serve(connection: socket.socket) -> None:
+        while connection.recv(4096):
+            connection.sendall(head + body)
+
+    return serve
+
+
+def test_answers_are_kept_with_status_and_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+    with serving(answering(head, b"uid\n")) as port:
+        monkeypatch.setattr(http, "WEB_PORT", port)
+        ops = lives(http.work, PacedParams(pause_ms=1), three)
+    assert {json.dumps(op.value) for op in ops if op.outcome is Outcome.OK} == {'[200, "uid"]'}
+    assert connection_notes(ops)[-1][1].startswith("closed ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_what_is_no_answer_over_a_kept_connection_breaks_it(head: str) -> None:
+    with pytest.raises(Broken):
+        http.answered(head)
+
+
+# -- datagrams
+
+
+def test_datagrams_are_noted_as_echoed_doubled_or_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(udp_sequence, "STRAGGLERS_S", 0.2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(5)
+        monkeypatch.setattr(udp_sequence, "ECHO_PORT", server.getsockname()[1])
+
+        def serve() -> None:
+            for n in range(4):
+                data, whom = server.recvfrom(2048)
+                for _ in range((1, 0, 2, 1)[n]):
+                    server.sendto(data, whom)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        ops = lives(
+            udp_sequence.work, PacedParams(pause_ms=20), lambda ops: len(acknowledged(ops)) >= 4
+        )
+        thread.join(5)
+    assert [op.n for op in ops if op.f == "duplicate"] == [2]
+    assert [op.n for op in ops if op.outcome is Outcome.OK and not op.f][:2] == [0, 2]
+    assert 1 in [op.n for op in ops if op.outcome is Outcome.INFO]
+    assert not connection_notes(ops)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=70))
+def test_only_ones_own_datagrams_have_a_number(client: int, n: int, noise: bytes) -> None:
+    assert udp_sequence.numbered(client, udp_sequence.datagram(client, n)) == n
+    assert udp_sequence.numbered(client ^ 1, udp_sequence.datagram(client, n)) is None
+    assert udp_sequence.numbered(client, noise) is None or len(noise) == 64
+
+
+# -- blocks on the disk
+
+
+def test_a_block_that_the_disk_refused_is_unknown_and_the_client_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def serve(connection: socket.socket) -> None:
+        stream = connection.makefile("rwb")
+        for n, line in enumerate(stream):
+            stream.read(int(line.split()[3]))
+            stream.write(b"error no space\n" if n == 1 else b"ok\n")
+            stream.flush()
+
+    with serving(serve) as port:
+        monkeypatch.setattr(blocks_of, "BLOCKS_PORT", port)
+        ops = lives(disk_writer.work, BlocksParams(pause_ms=1, block_bytes=64), three)
+    assert acknowledged(ops)[:3] == [0, 2, 3]
+    assert [(op.n, op.note) for op in ops if op.outcome is Outcome.INFO and op.n >= 0] == [
+        (1, "no space")
+    ]
+    assert ops[2].value == zlib.crc32(disk_writer.block(3, 0, 64))
+
+
+@given(st.sets(st.integers(0, 9)), st.integers(16, 64))
+def test_blocks_are_told_from_holes(present: set[int], size: int) -> None:
+    held = bytearray(size * (max(present, default=-1) + 1))
+    for n in present:
+        held[n * size : (n + 1) * size] = disk_writer.block(1, n, size)
+    wanted = {n: zlib.crc32(disk_writer.block(1, n, size)) for n in present}
+    assert disk_writer.checksums(bytes(held), size) == wanted
+
+
+def test_half_a_block_has_another_checksum() -> None:
+    half = disk_writer.block(1, 0, 64)[:32]
+    assert disk_writer.checksums(half, 64)[0] != zlib.crc32(disk_writer.block(1, 0, 64))
+
+
+# -- transfers
+
+
+@given(st.integers(2, 9), st.data())
+def test_a_transfer_keeps_the_sum(accounts: int, data: st.DataObject) -> None:
+    names = redis_transfers.accounts(TransfersParams(accounts=accounts))
+    source, target = data.draw(st.permutations(names))[:2]
+    move = {"from": source, "to": target, "amount": data.draw(st.integers(1, 20))}
+    down, up, done = redis_transfers.transfer(5, 6, 7, move)
+    assert (down[0], up[0], down[2]) == ("DECRBY", "INCRBY", up[2])
+    assert down[1] != up[1]
+    assert done == ("SET", "bank:5:done:6", 7)
+
+
+# -- the table
+
+
+def test_every_kind_has_a_program_and_defaults() -> None:
+    for name, kind in WORKLOADS.items():
+        assert kind.doc
+        assert kind.params()
+        assert kind.checks
+        with pytest.raises(ValidationError):
+            kind.params(**{f"no_key_of_{name}": 1})
+
+
+def test_parameters_are_whole_numbers_where_they_count() -> None:
+    assert AppendsParams(**cast(Any, {"pause_ms": 5})).pause_ms == 5
+    with pytest.raises(ValidationError):
+        StreamParams(**cast(Any, {"window": 1.5}))
+    with pytest.raises(ValidationError):
+        StreamParams(chunk_bytes=1 << 20)
+
+
+class Bench:
+    """Stands in for a lab: programs are started right here."""
+
+    def __init__(self) -> None:
+        self.argv: list[str] = []
+
+    def popen(self, argv: list[str], where: str, **options: Any) -> Any:
+        self.argv = argv
+        return subprocess.Popen(argv, **options)
+
+    def run(self, argv: list[str], where: str) -> Any:
+        return subprocess.run(argv, capture_output=True, text=True, check=True)
+
+
+PROGRAM = """
+import sys
+if "--read-back" in sys.argv:
+    print(sys.argv[1])
+    sys.exit()
+print('{"at_s":1,"client":0,"outcome":"invoke","n":0}')
+print('{"at_s":2,"client":0,"outcome":"ok","n":0}', flush=True)
+sys.stdin.read()
+print('{"at_s":3,"client":0,"outcome":"info","n":-1,"note":"closed 1"}')
+sys.stdout.write('{"at_s":4,"cl')
+"""
+
+
+def program(says: str) -> Program:
+    return Program(cast(Lab, Bench()), [sys.executable, "-c", PROGRAM, says])
+
+
+def test_a_history_is_read_as_it_comes_and_a_piece_of_a_line_is_none() -> None:
+    running = program('{"a": 1}')
+    try:
+        give_up = time.monotonic() + 10
+        while not running.acknowledged() and time.monotonic() < give_up:
+            time.sleep(0.01)
+        assert running.acknowledged() == 1
+        assert [op.at_s for op in running.finish()] == [1, 2, 3]
+        assert running.read_back() == {"a": 1}
+    finally:
+        running.kill()
+
+
+def test_an_answer_that_is_none_is_refused_and_a_kill_is_final() -> None:
+    running = program("nothing")
+    running.kill()
+    running.kill()
+    with pytest.raises(LabError, match="nothing"):
+        running.read_back()
+
+
+def test_a_kind_starts_its_program_with_its_clients_and_parameters() -> None:
+    bench = Bench()
+    spec = WorkloadSpec("w", "tcp-stream", 2, {"window": 1}, numbered_from=4)
+    running = WORKLOADS["tcp-stream"].start(cast(Lab, bench), spec)
+    running.kill()
+    assert bench.argv[2:4] == ["coloctl.chaos.workloads.tcp_stream", "--host"]
+    assert bench.argv[5:] == ["--clients", "2", "--first", "4", "--params", '{"window": 1}']

@@ -1,0 +1,131 @@
+"""The replication link: a connection counts as silent by what the kernel says alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fakes import FakeBeacon, FakeDeliveries, FakeHost, make_spec
+
+from coloctl.ha.heartbeat import ignore
+from coloctl.ha.link import CLEAN_MS, LOOK_EVERY, RESENT, Link, Silences, channels
+from coloctl.host.delivery import Sent
+from coloctl.model.pair import NODES
+
+pytestmark = pytest.mark.unit
+
+BEAT_MS = 20.0
+LOOK_MS = LOOK_EVERY * BEAT_MS
+SPEC = make_spec()
+DISK = SPEC.replication.nbd_port()
+CUT = Sent(b"disk", DISK, unacked=3, resent=RESENT, heard=70)
+
+
+def last(*looks: Sent) -> float:
+    """What a look every 100 ms says in the end."""
+    silences = Silences()
+    return [silences.see([one], LOOK_MS)[0] for one in looks][-1]
+
+
+def test_what_is_sent_again_and_not_acknowledged_is_silent_since_it_was_first_seen() -> None:
+    assert last(CUT) == 0
+    assert last(replace(CUT, resent=0), replace(CUT, resent=1), CUT, CUT) == 3 * LOOK_MS
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pytest.param(replace(CUT, unacked=0, resent=0), id="all of it is acknowledged"),
+        pytest.param(replace(CUT, heard=71), id="something came in"),
+        pytest.param(replace(CUT, resent=RESENT - 1), id="hardly sent again"),
+        # A peer that reads nothing acknowledges all the same, then has no room: the kernel asks
+        # whether it has some again, which is no retransmission.
+        pytest.param(replace(CUT, unacked=0, resent=0, heard=75), id="the peer does not read"),
+        pytest.param(replace(CUT, which=b"another"), id="it is another connection"),
+    ],
+)
+def test_whatever_else_may_be_so_is_no_silence(one: Sent) -> None:
+    assert last(CUT, CUT, CUT, one) == 0
+
+
+SENT = st.builds(
+    Sent,
+    which=st.sampled_from([b"disk", b"memory"]),
+    port=st.just(DISK),
+    unacked=st.integers(0, 2),
+    resent=st.integers(0, 3),
+    heard=st.integers(0, 2),
+)
+
+
+@given(st.lists(st.lists(SENT, max_size=2, unique_by=lambda one: one.which), max_size=12))
+def test_a_silence_is_no_longer_than_the_time_since_something_was_heard(
+    looks: list[list[Sent]],
+) -> None:
+    silences = Silences()
+    for number, sent in enumerate(looks):
+        said, _ = silences.see(sent, LOOK_MS)
+        assert said <= number * LOOK_MS
+        assert not said or any(one.resent >= RESENT and one.unacked for one in sent)
+        for one in sent:
+            earlier = [e for e in looks[number - 1] if e.which == one.which] if number else []
+            if len(sent) == 1 and (not earlier or earlier[0].heard != one.heard):
+                assert said == 0
+
+
+class Wire:
+    """A link whose connections and datagrams are as the test says."""
+
+    def __init__(self) -> None:
+        self.hosts = {node: FakeHost(node, []) for node in NODES}
+        beacons = {node: FakeBeacon(host) for node, host in self.hosts.items()}
+        deliveries = {node: FakeDeliveries(host) for node, host in self.hosts.items()}
+        self.link = Link(beacons, deliveries, channels(SPEC))
+
+    def after(self, passed_ms: float) -> tuple[float | None, str]:
+        for _ in range(round(passed_ms / BEAT_MS)):
+            self.link.beat(BEAT_MS, ignore)
+        return self.link.unacked
+
+
+def test_a_cut_connection_is_told_by_its_name_while_the_link_carries_all_else() -> None:
+    for node in NODES:
+        wire = Wire()
+        assert wire.after(CLEAN_MS) == (0.0, "")
+        wire.hosts[node].sent_data = (CUT,)
+        silent_ms, name = wire.after(1200)
+        assert name == "disk"
+        assert silent_ms is not None
+        assert 1000 <= silent_ms <= 1200
+        wire.hosts[node].sent_data = (replace(CUT, unacked=0, resent=0, heard=71),)
+        assert wire.after(LOOK_MS) == (0.0, "")
+
+
+def test_on_a_link_that_loses_datagrams_a_connection_proves_nothing() -> None:
+    wire = Wire()
+    wire.after(CLEAN_MS)
+    wire.hosts["a"].sent_data = (CUT,)
+    assert wire.after(1000)[0]
+    wire.hosts["b"].lost += 1
+    assert wire.after(CLEAN_MS - BEAT_MS) == (0.0, "")
+    assert wire.after(2 * BEAT_MS)[0]
+
+
+def test_a_new_watch_trusts_its_link_only_after_a_while() -> None:
+    wire = Wire()
+    wire.hosts["a"].sent_data = (CUT,)
+    assert wire.after(CLEAN_MS - BEAT_MS) == (0.0, "")
+
+
+def test_without_the_kernels_word_there_is_only_the_beacons() -> None:
+    beacons = {node: FakeBeacon(FakeHost(node, [])) for node in NODES}
+    link = Link(beacons, {}, channels(SPEC))
+    link.beat(BEAT_MS, ignore)
+    assert (link.unacked, link.silent_ms) == ((None, ""), 0.0)
+
+
+def test_packets_to_compare_are_not_watched() -> None:
+    replication = SPEC.replication
+    assert set(channels(SPEC)) == {replication.nbd_port(), replication.migration_port()}
