@@ -2,11 +2,12 @@
 
 DEMO_ARGS ?=
 TEST_ARGS ?=
+CHAOS_ARGS ?= --jobs 2
 BIN := .venv/bin
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint clean
+.PHONY: help demo test chaos check lint clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -15,10 +16,13 @@ demo: ## protect a real guest, kill its host, lose nothing (DEMO_ARGS='--kill se
 	@.ci/setup demo && exec $(BIN)/coloctl demo $(DEMO_ARGS)
 
 test: ## the whole test-suite: unit, QEMU sequences, real guests (TEST_ARGS='-k name')
-	@.ci/setup test && exec $(BIN)/pytest $(TEST_ARGS)
+	@.ci/setup test && exec $(BIN)/pytest -n 2 --dist loadfile $(TEST_ARGS)
+
+chaos: ## every scenario against real pairs (CHAOS_ARGS='--repeat 3 --jobs 2 --artifacts out')
+	@.ci/setup demo && exec $(BIN)/coloctl chaos run $(CHAOS_ARGS)
 
 check: lint ## what must hold before every commit, in under a minute: lint, architecture, unit tests
-	@exec $(BIN)/pytest -q $(TEST_ARGS) -m unit
+	@COLOCTL_HISTORIES=100 exec $(BIN)/pytest -q -n auto --maxprocesses 4 $(TEST_ARGS) -m unit
 
 lint: ## ruff (rules and format) and mypy --strict
 	@.ci/setup venv
