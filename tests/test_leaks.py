@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +16,12 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
-    for name in ("run", "netns", "devices"):
+    for name in ("netns", "devices"):
         (tmp_path / name).mkdir()
     (tmp_path / "netns/was-there").touch()
-    run = Run(tmp_path / "run", tmp_path / "netns", tmp_path / "devices")
+    # Processes are told apart by the folder's name, and another worker may be in this file as well.
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=tmp_path))
+    run = Run(folder, tmp_path / "netns", tmp_path / "devices")
     yield run
     run.sweep()
 
