@@ -38,6 +38,9 @@ Recorder = Callable[[str, Mapping[str, Any]], None]
 #: cold disk on a busy machine was seen to take seconds.
 LAUNCH_DEADLINE_S = 30.0
 
+#: A QEMU that closed its monitors because it ends is gone this much later at most, or hangs.
+ENDING_S = 0.5
+
 
 @dataclass(frozen=True)
 class Binary:
@@ -170,7 +173,8 @@ class VM:
     ) -> VM:
         """QEMU runs detached and both its monitors answer.
 
-        Raises `LaunchError` with QEMU's own last words; nothing is left running then.
+        Raises `LaunchError`: with QEMU's own last words if it ended, with what is wrong with its
+        monitors if not; nothing is left running then.
         """
         paths.make_private(rundir)
         log = rundir / "qemu.log"
@@ -184,10 +188,13 @@ class VM:
             ) from error
         try:
             monitor = await _open_monitor(node, host, process, launch.sockets, record)
-        except BaseException as error:
+        except MonitorError as error:
+            ended = await _ends(process)
             proof = await process.kill(LAUNCH_DEADLINE_S)
-            if isinstance(error, MonitorError):
-                raise _launch_error(node, launch.argv, proof, log) from error
+            why = None if ended else error.message
+            raise _launch_error(node, launch.argv, proof, log, why) from error
+        except BaseException:
+            await process.kill(LAUNCH_DEADLINE_S)
             raise
         return cls(node, host, process, monitor, rundir)
 
@@ -314,10 +321,22 @@ async def _open_monitor(
         await asyncio.gather(opening, ending, return_exceptions=True)
 
 
-def _launch_error(node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path) -> LaunchError:
+async def _ends(process: Process) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(ENDING_S):
+            await process.wait()
+            return True
+    return False
+
+
+def _launch_error(
+    node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path, why: str | None
+) -> LaunchError:
+    """``why`` is what ails a QEMU that ran; one that ended has said it itself, last in its log."""
     last = tail(log, 5).strip()
     return LaunchError(
-        f"QEMU for node {node} would not start: {last.splitlines()[-1] if last else 'no output'}",
+        f"QEMU for node {node} would not start:"
+        f" {why or (last.splitlines()[-1] if last else 'no output')}",
         node=node,
         argv=argv,
         exit_code=proof.exit_code,

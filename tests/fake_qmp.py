@@ -37,6 +37,11 @@ HALF_AND_CLOSE = Misbehaviour.HALF_AND_CLOSE
 CLOSE = Misbehaviour.CLOSE
 GARBAGE = Misbehaviour.GARBAGE
 
+GREETING = (
+    b'{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": "fake"},'
+    b' "capabilities": ["oob"]}}\r\n'
+)
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -51,7 +56,7 @@ class FakeQMP:
         self,
         answers: Mapping[str, Any] | None = None,
         *,
-        greeting: bytes | None = None,
+        greeting: bytes = GREETING,
         deaf: bool = False,
     ) -> None:
         self.answers = dict(answers or {})
@@ -67,10 +72,7 @@ class FakeQMP:
     async def __aenter__(self) -> Self:
         self._server.setblocking(False)
         asyncio.get_running_loop().add_reader(self._server, self._readable)
-        if self._greeting is None:
-            version = {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": "fake"}
-            self.send({"QMP": {"version": version, "capabilities": ["oob"]}})
-        elif self._greeting:
+        if self._greeting:
             self._write(self._greeting)
         return self
 

@@ -307,3 +307,25 @@ def test_a_second_client_of_one_monitor_is_told_why(build: qemu.Build, tmp_path:
             assert caught.value.hint
 
     play(build, tmp_path, NONE, body)
+
+
+def test_a_monitor_opens_whatever_the_guest_does_meanwhile(
+    build: qemu.Build, tmp_path: Path
+) -> None:
+    """Resets come by the thousand: about one connection in thirty begins with such an event."""
+    reset = b"\xb0\x06\xba\xf9\x0c\xee"  # mov al, 6; mov dx, 0xcf9; out dx, al
+    firmware = tmp_path / "reset.bin"
+    firmware.write_bytes((bytes(0xFFF0) + reset).ljust(0x10000, b"\0"))
+
+    async def body(monitor: Monitor, _: subprocess.Popen[bytes]) -> None:
+        await monitor.execute(qmp.cont())
+        await monitor.aclose()
+        for _n in range(300):
+            ours = socket.socket(socket.AF_UNIX)
+            ours.connect(str(tmp_path / "qmp"))
+            async with await Session.open(
+                ours, name="a", oob=True, deadline_s=20, on_event=lambda _: None
+            ) as session:
+                assert session.greeting
+
+    play(build, tmp_path, ("-machine", "q35", "-accel", "tcg", "-bios", str(firmware)), body)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fakes import fake_vm
 
-from coloctl.errors import DeadlineMissed, MonitorError, Unreachable
+from coloctl.errors import DeadlineMissed, LaunchError, MonitorError, Unreachable
+from coloctl.host import open_host
 from coloctl.host.console import Console
+from coloctl.machine.cmdline import Launch
+from coloctl.vm import VM
 
 pytestmark = pytest.mark.unit
 
@@ -28,6 +32,38 @@ def test_half_an_answer_is_a_monitor_error(answers: dict[str, Any]) -> None:
         async with fake_vm("a", [], **answers) as vm:
             with pytest.raises(MonitorError, match="node a"):
                 await vm.observe()
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ("sys.exit(1)", "the last words"),
+        ("server.accept()[0].sendall(b'SSH-2.0\\n'); time.sleep(99)", "does not speak QMP"),
+    ],
+    ids=["ended", "no-monitor"],
+)
+def test_the_reason_is_that_of_the_qemu_that_ended_or_of_the_monitor_that_did_not_answer(
+    tmp_path: Path, then: str, why: str
+) -> None:
+    program = (
+        "import socket, sys, time; server = socket.socket(fileno=int(sys.argv[1]));"
+        f" print('the last words', file=sys.stderr, flush=True); {then}"
+    )
+    launch = Launch(
+        (sys.executable, "-c", program, "{fd:qmp}"),
+        {name: tmp_path / name for name in ("qmp", "rescue")},
+    )
+
+    async def check() -> None:
+        host = open_host("local")
+        try:
+            with pytest.raises(LaunchError, match=why) as caught:
+                await VM.launch("a", host, launch, tmp_path)
+            assert caught.value.tail == "the last words"
+        finally:
+            await host.aclose()
 
     asyncio.run(check())
 

@@ -10,7 +10,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from fake_qmp import CLOSE, GARBAGE, HALF, HALF_AND_CLOSE, HANG, FakeQMP, Refusal, open_session
+from fake_qmp import (
+    CLOSE,
+    GARBAGE,
+    GREETING,
+    HALF,
+    HALF_AND_CLOSE,
+    HANG,
+    FakeQMP,
+    Refusal,
+    open_session,
+)
 
 from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown, Unreachable
 from coloctl.qmp import command as qmp
@@ -217,6 +227,38 @@ def test_what_is_no_monitor_is_unreachable(greeting: bytes) -> None:
             with pytest.raises(Unreachable):
                 await open_session(fake, deadline_s=SHORT_S)
             assert fake.client.fileno() == -1
+
+    asyncio.run(body())
+
+
+def test_events_may_come_before_the_greeting() -> None:
+    """As from a QEMU that sends one while another of its threads takes the connection."""
+    heard: list[Event] = []
+    seen: list[str] = []
+
+    async def body() -> None:
+        early = b'{"event": "RESET", "data": {"guest": true, "reason": "guest-reset"}}\r\n' * 2
+        async with FakeQMP(greeting=early + GREETING) as fake:
+            session = await open_session(
+                fake, on_event=heard.append, record=lambda _, message: seen.extend(message)
+            )
+            async with session:
+                assert session.greeting["QMP"]["capabilities"] == ["oob"]
+                assert heard == []
+                assert seen.count("event") == 2
+                fake.event("STOP")
+                await session.execute(qmp.query_status(), 1)
+                assert [event.name for event in heard] == ["STOP"]
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("early", [b'{"event": "RESET"}\r\n', b'{"return": {}}\r\n' + GREETING])
+def test_nothing_but_events_may_come_before_the_greeting(early: bytes) -> None:
+    async def body() -> None:
+        async with FakeQMP(greeting=early) as fake:
+            with pytest.raises(Unreachable):
+                await open_session(fake, deadline_s=SHORT_S)
 
     asyncio.run(body())
 
