@@ -159,7 +159,7 @@ def test_an_interrupted_fence_leaves_no_agent(tmp_path: Path) -> None:
     async def act() -> None:
         async with fake_vm("a", []) as vm:
             fencing = asyncio.create_task(fence(spec, vm))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (pid.exists() and pid.read_text().strip()):  # noqa: ASYNC110 - a file
                     await asyncio.sleep(0.01)
             fencing.cancel()

@@ -241,11 +241,8 @@ def test_only_what_leads_to_the_peer_is_yanked() -> None:
 
 
 @pytest.mark.parametrize("was_running", [True, False])
-def test_a_primary_whose_replica_was_given_up_runs_as_before(
-    monkeypatch: pytest.MonkeyPatch, was_running: bool
-) -> None:
+def test_a_primary_whose_replica_was_given_up_runs_as_before(was_running: bool) -> None:
     """Yanked first, then the mirror goes, then the replica; resumed only if it ran."""
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
     log: Log = []
 
     async def check() -> None:

@@ -81,11 +81,10 @@ def test_the_dead_need_nobody() -> None:
 def test_a_survivor_must_answer_before_anything_is_done_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.1)
-
     async def check() -> None:
         async with fake_vm("b", []) as vm:
             await require_answer(vm)
+            monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.1)
             vm.answer("query-yank", HANG)
             with pytest.raises(FailoverRefused, match="no answer"):
                 await require_answer(vm)

@@ -68,7 +68,7 @@ def test_launched_program_owns_a_socket_that_listened_before_it(tmp_path: Path) 
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600
                 with await host.monitor(path, 5) as sock:
                     loop = asyncio.get_running_loop()
-                    assert await asyncio.wait_for(loop.sock_recv(sock, 16), 10) == b"hello"
+                    assert await asyncio.wait_for(loop.sock_recv(sock, 16), 60) == b"hello"
                 with pytest.raises(PreconditionFailed, match="already listens"):
                     await host.launch(["true"], stderr=tmp_path / "log", listen={"qmp": path})
                 assert path.exists()

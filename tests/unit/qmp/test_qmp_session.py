@@ -96,7 +96,7 @@ def test_a_connection_lost_after_sending_is_an_unknown_outcome(how: Any) -> None
     async def body(_: FakeQMP, session: Session) -> None:
         with pytest.raises(OutcomeUnknown):
             await session.execute(qmp.stop(), 5)
-        await asyncio.wait_for(session.closed(), 5)
+        await asyncio.wait_for(session.closed(), 60)
         with pytest.raises(Unreachable):
             await session.execute(qmp.cont(), 5)
 
@@ -302,8 +302,8 @@ def test_closing_does_not_wait_for_a_peer_that_does_not_read() -> None:
                 await session.execute(huge, SHORT_S)
             with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
                 await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
-            await asyncio.wait_for(session.aclose(), 5)
-            await asyncio.wait_for(session.closed(), 5)
+            await asyncio.wait_for(session.aclose(), 60)
+            await asyncio.wait_for(session.closed(), 60)
 
     asyncio.run(body())
 

@@ -22,7 +22,6 @@ from coloctl.errors import (
     ReplicationError,
     UsageError,
 )
-from coloctl.ha import failover
 from coloctl.journal import replay
 from coloctl.model.event import last_settings, worth_keeping
 from coloctl.model.pair import FencingMethod, FencingSpec
@@ -31,12 +30,6 @@ from coloctl.model.tuning import SETTINGS, Tuning
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
 
 
 def nothing(*_: object) -> None:
@@ -194,7 +187,7 @@ def test_a_checkpoint_is_not_waited_for_when_the_secondary_dies(tmp_path: Path) 
             acting = asyncio.create_task(acts.checkpoint(state))
             await a.fakes[0].got("migrate-set-parameters")
             b.process.die()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 with pytest.raises(ReplicationError, match="secondary on node b died"):
                     await acting
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from support.fakes import FakeVM, Log, fake_state, fake_vm, seat_pair
 
-from coloctl.ha import failover
 from coloctl.host.base import Identity
 from coloctl.host.gone import GoneProcess
 from coloctl.journal import replay
@@ -32,12 +31,6 @@ from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
 
 
 @dataclass

@@ -10,18 +10,11 @@ import pytest
 from support.fakes import Log, in_colo, make_spec
 
 from coloctl.errors import ColoctlError, FencingFailed, PairBusy
-from coloctl.ha import failover
 from coloctl.model.pair import FencingMethod, FencingSpec, NodeName
 from coloctl.model.protection import Protection
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
 
 
 @pytest.mark.parametrize("first", ["a", "b"])

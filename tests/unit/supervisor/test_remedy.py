@@ -14,7 +14,7 @@ from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 from support.observations import observe
 
 from coloctl.errors import PairBusy, ReplicationError
-from coloctl.ha import failover, heartbeat
+from coloctl.ha import heartbeat
 from coloctl.journal import replay
 from coloctl.model.event import Kind, last_settings, worth_keeping
 from coloctl.model.observation import Diagnosis
@@ -46,8 +46,6 @@ Watched = tuple[PairState, FakeVM, FakeVM, Log]
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 1.0)
-    monkeypatch.setattr(failover, "RESCUE_DEADLINE_S", 0.2)
     monkeypatch.setattr(remedy, "RETRY_S", 0.1)
 
 
@@ -77,12 +75,12 @@ async def watched(folder: Path, spec: PairSpec | None = None) -> AsyncIterator[W
         finally:
             await state.interrupt()
             until.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await running
 
 
 async def becomes(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
