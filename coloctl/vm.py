@@ -189,10 +189,11 @@ class VM:
         try:
             monitor = await _open_monitor(node, host, process, launch.sockets, record)
         except MonitorError as error:
-            ended = await _ends(process)
-            proof = await process.kill(LAUNCH_DEADLINE_S)
-            why = None if ended else error.message
-            raise _launch_error(node, launch.argv, proof, log, why) from error
+            try:
+                await ended(process, ENDING_S)
+            finally:
+                proof = await process.kill(LAUNCH_DEADLINE_S)
+            raise _launch_error(node, launch.argv, proof, log, error) from error
         except BaseException:
             await process.kill(LAUNCH_DEADLINE_S)
             raise
@@ -248,11 +249,7 @@ class VM:
         """QEMU ended itself when asked, or was killed at the deadline."""
         with contextlib.suppress(MonitorError):
             await self.execute(qmp.quit(), deadline_s)
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self.process.wait()
-        except TimeoutError:
-            pass
+        await ended(self.process, deadline_s)
         return await self.kill(deadline_s)
 
     @property
@@ -321,22 +318,23 @@ async def _open_monitor(
         await asyncio.gather(opening, ending, return_exceptions=True)
 
 
-async def _ends(process: Process) -> bool:
+async def ended(process: Process, within_s: float) -> bool:
+    """Whether the process is gone; it had that much time for it."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(ENDING_S):
+        async with asyncio.timeout(within_s):
             await process.wait()
-            return True
-    return False
+    return not process.alive()
 
 
 def _launch_error(
-    node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path, why: str | None
+    node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path, error: MonitorError
 ) -> LaunchError:
-    """``why`` is what ails a QEMU that ran; one that ended has said it itself, last in its log."""
+    """One that ended by itself has said why, last in its log; of one that ran, ``error`` does."""
     last = tail(log, 5).strip()
+    words = last.splitlines()[-1] if last else "no output"
+    why = words if proof.how == "already-dead" else error.message
     return LaunchError(
-        f"QEMU for node {node} would not start:"
-        f" {why or (last.splitlines()[-1] if last else 'no output')}",
+        f"QEMU for node {node} would not start: {why}",
         node=node,
         argv=argv,
         exit_code=proof.exit_code,
@@ -345,4 +343,4 @@ def _launch_error(
     )
 
 
-__all__ = ["VM", "Binary", "Vitals", "inspect", "learn"]
+__all__ = ["VM", "Binary", "Vitals", "ended", "inspect", "learn"]

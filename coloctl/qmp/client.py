@@ -16,6 +16,7 @@ from typing import Any
 
 from qemu.qmp import QMPClient, Runstate, StateError
 from qemu.qmp.message import Message
+from qemu.qmp.models import Greeting
 
 from coloctl.qmp.command import Command
 
@@ -90,18 +91,16 @@ class Client(QMPClient):
         else:
             answered()
 
-    async def _do_recv(self) -> Message:
-        """The next message; events ahead of the greeting are recorded and told to nobody.
+    async def _get_greeting(self) -> Greeting:
+        """The greeting; events ahead of it are recorded and told to nobody.
 
         QEMU takes a connection in one thread and sends events in others, to every monitor that is
         not negotiating; one that has just been taken is not yet (monitor/qmp.c, docs/qemu.md).
         Events that are lost while it negotiates may follow, so those ahead tell no whole story.
         """
-        message = await super()._do_recv()
-        while self._greeting is None and "event" in message:
-            self._cb_inbound(message)
-            message = await super()._do_recv()
-        return message
+        while "event" in (message := await self._recv()):
+            continue
+        return Greeting(message)
 
     # The library's versions of these two hooks pretty-print every message for its debug log.
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.fakes import fake_vm
 
+from coloctl import vm
 from coloctl.errors import DeadlineMissed, LaunchError, MonitorError, Unreachable
 from coloctl.host import open_host
 from coloctl.host.console import Console
@@ -36,32 +37,64 @@ def test_half_an_answer_is_a_monitor_error(answers: dict[str, Any]) -> None:
     asyncio.run(check())
 
 
+#: What answers there does not speak QMP, and runs on when it is left.
+NO_MONITOR = (
+    "them = server.accept()[0]; them.sendall(b'SSH-2.0\\n'); them.recv(1);"
+    " open(sys.argv[2], 'w').write(str(os.getpid())); time.sleep(99)"
+)
+
+
+def no_qemu(folder: Path, then: str) -> Launch:
+    """A program that is none, says something, and does ``then`` with its monitor's ``server``."""
+    program = (
+        "import os, socket, sys, time; server = socket.socket(fileno=int(sys.argv[1]));"
+        f" print('the last words', file=sys.stderr, flush=True); {then}"
+    )
+    return Launch(
+        (sys.executable, "-c", program, "{fd:qmp}", str(folder / "left")),
+        {name: folder / name for name in ("qmp", "rescue")},
+    )
+
+
 @pytest.mark.parametrize(
     ("then", "why"),
-    [
-        ("sys.exit(1)", "the last words"),
-        ("server.accept()[0].sendall(b'SSH-2.0\\n'); time.sleep(99)", "does not speak QMP"),
-    ],
+    [("sys.exit(1)", "the last words"), (NO_MONITOR, "does not speak QMP")],
     ids=["ended", "no-monitor"],
 )
 def test_the_reason_is_that_of_the_qemu_that_ended_or_of_the_monitor_that_did_not_answer(
     tmp_path: Path, then: str, why: str
 ) -> None:
-    program = (
-        "import socket, sys, time; server = socket.socket(fileno=int(sys.argv[1]));"
-        f" print('the last words', file=sys.stderr, flush=True); {then}"
-    )
-    launch = Launch(
-        (sys.executable, "-c", program, "{fd:qmp}"),
-        {name: tmp_path / name for name in ("qmp", "rescue")},
-    )
-
     async def check() -> None:
         host = open_host("local")
         try:
             with pytest.raises(LaunchError, match=why) as caught:
-                await VM.launch("a", host, launch, tmp_path)
+                await VM.launch("a", host, no_qemu(tmp_path, then), tmp_path)
             assert caught.value.tail == "the last words"
+        finally:
+            await host.aclose()
+
+    asyncio.run(check())
+
+
+def test_a_launch_that_is_given_up_while_its_qemu_may_end_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm, "ENDING_S", 60.0)
+    left = tmp_path / "left"
+
+    async def check() -> None:
+        host = open_host("local")
+        try:
+            launching = asyncio.create_task(
+                VM.launch("a", host, no_qemu(tmp_path, NO_MONITOR), tmp_path)
+            )
+            while not (left.exists() and left.read_text()):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.05)
+            launching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await launching
+            assert not Path(f"/proc/{left.read_text()}").exists()
         finally:
             await host.aclose()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 
@@ -18,7 +17,7 @@ from coloctl.model.view import Presence
 from coloctl.qmp import command as qmp
 from coloctl.qmp import guestagent
 from coloctl.supervisor.state import PairState
-from coloctl.vm import VM
+from coloctl.vm import VM, ended
 
 #: How long a guest may take to power itself off, seconds, when the verb does not say.
 SHUTDOWN_DEADLINE_S = 60.0
@@ -74,11 +73,11 @@ async def _power_down(state: PairState, timeout_s: float) -> str:
     deadline = Deadline(timeout_s)
     if state.spec.guest.agent and await _ask_agent(state, primary, timeout_s / 4):
         state.progress("guest")
-        if await _ended(primary, timeout_s / 2):
+        if await ended(primary.process, timeout_s / 2):
             return "guest shut down"
     state.progress("guest")
     await primary.execute(qmp.system_powerdown())
-    return "guest shut down" if await _ended(primary, deadline.remaining()) else "killed"
+    return "guest shut down" if await ended(primary.process, deadline.remaining()) else "killed"
 
 
 async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
@@ -92,13 +91,6 @@ async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
         log.warning("%s The guest's power button is pressed instead.", error.message)
         return False
     return True
-
-
-async def _ended(vm: VM, patience_s: float) -> bool:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(patience_s):
-            await vm.process.wait()
-    return not vm.process.alive()
 
 
 async def end(state: PairState, node: NodeName, presence: Presence) -> None:
