@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.becoming import becomes
 from support.fakes import fake_vm
 
 from coloctl import vm
@@ -88,8 +89,7 @@ def test_a_launch_that_is_given_up_while_its_qemu_may_end_leaves_nothing(
             launching = asyncio.create_task(
                 VM.launch("a", host, no_qemu(tmp_path, NO_MONITOR), tmp_path)
             )
-            while not (left.exists() and left.read_text()):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+            await becomes(lambda: left.exists() and left.read_text())
             await asyncio.sleep(0.05)
             launching.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_qmp import HANG, Refusal
+from support.becoming import becomes
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 from support.observations import observe
 
@@ -77,12 +78,6 @@ async def watched(folder: Path, spec: PairSpec | None = None) -> AsyncIterator[W
             until.set()
             async with asyncio.timeout(60):
                 await running
-
-
-async def becomes(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not true():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 def lose(vm: FakeVM, how: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.becoming import becomes
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
@@ -189,12 +190,6 @@ async def watched(
                 await running
 
 
-async def becomes(state: PairState, wanted: Protection) -> None:
-    async with asyncio.timeout(60):
-        while state.protection is not wanted:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize("first", ["a", "b"])
 def test_a_node_that_dies_in_colo_waits_for_a_failover_and_both_end_the_pair(
     tmp_path: Path, first: str
@@ -203,12 +198,12 @@ def test_a_node_that_dies_in_colo_waits_for_a_failover_and_both_end_the_pair(
         async with watched(tmp_path) as (state, a, b, _):
             one, two = (a, b) if first == "a" else (b, a)
             one.process.die()
-            await becomes(state, Protection.FAILOVER)
+            await becomes(lambda: state.protection is Protection.FAILOVER)
             assert state.seats[one.node].view.presence is Presence.DEAD
             assert f"failover web --to {two.node}" in state.view().reason
             assert two.process.alive()
             two.process.die()
-            await becomes(state, Protection.DOWN)
+            await becomes(lambda: state.protection is Protection.DOWN)
             assert not state.running()
 
     asyncio.run(check())
@@ -225,9 +220,7 @@ def test_a_secondary_that_may_still_be_promoted_outlives_its_primary(
                 state.note(Fact.FAILOVER_FAILED, "No proof of death in time.")
             before = state.protection
             a.process.die()
-            async with asyncio.timeout(60):
-                while state.seats["a"].view.presence is not Presence.DEAD:  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
+            await becomes(lambda: state.seats["a"].view.presence is Presence.DEAD)
             await asyncio.sleep(0.02)
             assert b.process.alive()
             assert state.protection is before
@@ -249,24 +242,18 @@ def test_a_supervisor_that_cannot_write_still_watches(
                 a.event("NO_SUCH_EVENT")
                 b.process.die()
                 a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "write"})
-                async with asyncio.timeout(60):
-                    while not state.seats["b"].missed_write:  # noqa: ASYNC110
-                        await asyncio.sleep(0.005)
-                async with asyncio.timeout(60):
-                    while state.seats["b"].view.presence is not Presence.DEAD:  # noqa: ASYNC110
-                        await asyncio.sleep(0.005)
+                await becomes(lambda: state.seats["b"].missed_write)
+                await becomes(lambda: state.seats["b"].view.presence is Presence.DEAD)
                 await asyncio.sleep(0.05)
                 assert state.protection is Protection.COLO
-            await becomes(state, Protection.FAILOVER)
+            await becomes(lambda: state.protection is Protection.FAILOVER)
             a.event("QUORUM_REPORT_BAD")
             a.event("MIGRATION", status="colo")
             a.event("STOP")
             a.event("RESUME")
-            async with asyncio.timeout(60):
-                while not state.view().checkpoints.count:  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
+            await becomes(lambda: state.view().checkpoints.count)
             a.process.die()
-            await becomes(state, Protection.DOWN)
+            await becomes(lambda: state.protection is Protection.DOWN)
 
     asyncio.run(check())
 
@@ -290,7 +277,7 @@ def test_the_last_guest_s_death_ends_the_pair(tmp_path: Path) -> None:
             b.process.die()
             state.seats["b"].vacate(Presence.DEAD)
             a.process.die()
-            await becomes(state, Protection.DOWN)
+            await becomes(lambda: state.protection is Protection.DOWN)
             assert "died" in state.view().reason
 
     asyncio.run(check())
@@ -306,9 +293,7 @@ def test_checkpoints_are_counted_from_the_primary_s_events(tmp_path: Path) -> No
             for vm in (a, b, a):
                 vm.event("STOP")
                 vm.event("RESUME")
-            async with asyncio.timeout(60):
-                while state.view().checkpoints.count < 2:  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
+            await becomes(lambda: state.view().checkpoints.count >= 2)
             assert state.view().checkpoints.count == 2
 
     asyncio.run(check())
@@ -324,12 +309,12 @@ def test_one_that_does_not_answer_is_impaired_and_not_dead(
             b.answer("query-colo-status", {"mode": "secondary"})
             for fake in a.fakes:
                 fake.close()
-            async with asyncio.timeout(60):
-                while not (  # noqa: ASYNC110
+            await becomes(
+                lambda: (
                     state.seats["a"].view.impairments
                     and state.seats["b"].view.colo_mode is COLOMode.SECONDARY
-                ):
-                    await asyncio.sleep(0.005)
+                )
+            )
             assert state.seats["a"].view.impairments == (Impairment.MONITOR,)
             assert state.seats["a"].view.presence is Presence.ALIVE
             assert state.protection is Protection.COLO
@@ -344,9 +329,7 @@ def test_the_first_connection_ends_the_caution(tmp_path: Path) -> None:
             state.tune(replace(state.tuning, delay_ms=5000))
             supervisor.entered(a)
             assert state.cautious
-            async with asyncio.timeout(60):
-                while state.cautious:  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
+            await becomes(lambda: not state.cautious)
             assert delays == [5000]
 
     asyncio.run(check())
