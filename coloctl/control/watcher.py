@@ -1,9 +1,10 @@
 """Starts a supervisor again that was killed or broke; otherwise does nothing at all.
 
-A process of its own, cheap because it imports the standard library only and waits in one system
-call. It holds the listening control socket, so that clients that come while there is no supervisor
+A process of its own, cheap because it imports the standard library only and sleeps nearly always.
+It holds the listening control socket, so that clients that come while there is no supervisor
 wait in the socket's queue and are answered by the next. It is needed by nobody: a supervisor whose
-watcher is gone goes on.
+watcher is gone goes on. Now and then it bounds the logs of the pair, also while its supervisor is
+frozen or cannot be started.
 
 ``python -m coloctl.control.watcher FOLDER PROGRAM ARGUMENT...`` keeps the program running for the
 pair in FOLDER. The program inherits the descriptors that the watcher inherited.
@@ -11,17 +12,28 @@ pair in FOLDER. The program inherits the descriptors that the watcher inherited.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from coloctl import bounded
+
 #: Waits before the first, second, ... new supervisor, seconds: QEMU is not watched meanwhile.
 BACKOFF_S = (0.0, 0.2, 1.0, 3.0, 10.0)
 #: A supervisor that lived longer than this has nothing to do with the end of the one before it.
 STEADY_S = 60.0
+#: Waits after the first, second, ... start in a row that the system refused (no memory, no process,
+#: a program that is being replaced); the last one is repeated without an end, seconds.
+REFUSED_S = (0.2, 1.0, 3.0, 10.0)
+#: Exit code of a program that could not be started, as a shell has it.
+NOT_STARTED = 127
+#: How often the logs are bounded when the supervisor, which does that too, may not; seconds.
+BOUND_PERIOD_S = 10.0
 #: The supervisor's own word that it left on purpose; others stand for errors or signals.
 ORDERLY = 0
 
@@ -32,13 +44,24 @@ def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
     """The program ended for good; answers with what, as a shell would.
 
     It is started again when it ended by a signal or an error and left something in ``folder`` that
-    needs a supervisor, at most ``len(BACKOFF_S)`` times in a row.
+    needs a supervisor, at most ``len(BACKOFF_S)`` times in a row. A start that the system refuses
+    is no end of the program: it is tried again for as long as it takes.
     """
-    keeper = _Keeper(argv)
-    tries = 0
+    keeper = _Keeper(argv, folder)
+    tries = refused = 0
     while True:
         began = time.monotonic()
-        code = keeper.run()
+        if refusal := keeper.start():
+            if keeper.asked() or not _needs_one(folder):
+                say(f"The supervisor cannot be started: {refusal}.")
+                return NOT_STARTED
+            wait_s = REFUSED_S[min(refused, len(REFUSED_S) - 1)]
+            refused += 1
+            say(f"The supervisor cannot be started: {refusal}; the next try comes in {wait_s} s.")
+            keeper.pause(wait_s)
+            continue
+        refused = 0
+        code = keeper.wait()
         if code == ORDERLY or keeper.asked() or not _needs_one(folder):
             return code
         if time.monotonic() - began >= STEADY_S:
@@ -61,10 +84,11 @@ def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
 class _Keeper:
     """Runs the program, and hands the signals on that ask it to end."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], folder: Path) -> None:
         self._told = False
         self.last = 0  #: pid of the program that was started last
         self._argv = list(argv)
+        self._logs = bounded.pair_logs(folder)
         self._running = False
         for number in _FORWARDED:
             signal.signal(number, self._forward)
@@ -73,21 +97,37 @@ class _Keeper:
         """Somebody asked for the end."""
         return self._told
 
-    def run(self) -> int:
-        """The program has ended, with this code; 128 and the signal's number for a signal."""
+    def start(self) -> str:
+        """Start the program; answer why the system refused that, empty where it runs."""
         # Blocked, so that no signal falls between the start and the note of the new pid.
         signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         try:
             self.last = os.posix_spawn(self._argv[0], self._argv, os.environ, setsigmask=())
             self._running = True
+        except OSError as error:
+            return f"{self._argv[0]}: {error.strerror}"
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        return ""
+
+    def wait(self) -> int:
+        """The program has ended, with this code; 128 and the signal's number for a signal."""
+        with contextlib.suppress(OSError):  # no descriptor is left: it is waited for all the same
+            fd = os.pidfd_open(self.last)
+            try:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                while not poll.poll(BOUND_PERIOD_S * 1000):
+                    bounded.bound_all(self._logs)
+            finally:
+                os.close(fd)
         os.waitid(os.P_PID, self.last, os.WEXITED | os.WNOWAIT)
         self._running = False  # before it is reaped: its pid is nobody else's until then
         return _shell_code(os.waitpid(self.last, 0)[1])
 
     def pause(self, seconds: float) -> None:
         """Time has passed, or somebody asked for the end."""
+        bounded.bound_all(self._logs)
         end = time.monotonic() + seconds
         while not self._told and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
@@ -125,7 +165,8 @@ def main() -> int:
 
     def say(sentence: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        print(f"{stamp} WATCHER {sentence}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a full disk silences it, and no more
+            print(f"{stamp} WATCHER {sentence}", file=sys.stderr, flush=True)
 
     return watch(Path(folder), argv, say)
 

@@ -1,32 +1,91 @@
-"""What a guest writes to its serial console, from the moment on at which it last began to boot.
+"""Read what a guest writes to its serial console, from the moment at which it last began to boot.
 
-QEMU has no event for it, so the file is read while somebody waits.
+QEMU has no event for it, so `coloctl.vm` reads the file while it waits. The file is bounded
+(`coloctl.bounded`): its beginning may be gone, and what is kept stays at its offset.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 #: How often a console is read while it is waited for, seconds.
 PERIOD_S = 0.1
+#: How much is read at once, bytes.
+CHUNK = 1 << 20
 
 
 class Console:
-    """One console file, which may not be there yet and only grows."""
+    """One console file, which may not be there yet; what is written to it is appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        #: Where the present boot begins in the file; None: nobody saw one begin that has not ended.
-        self.boots_from: int | None = None
+        self._boots_from: int | None = None
+        self._text, self._searched, self._found = "", 0, False
+
+    @property
+    def boots_from(self) -> int | None:
+        """Where the present boot begins in the file; None: no boot was seen that has not ended."""
+        return self._boots_from
+
+    @boots_from.setter
+    def boots_from(self, offset: int | None) -> None:
+        self._boots_from = offset
+        self._text, self._searched, self._found = "", 0, False
 
     def size(self) -> int:
-        """How many bytes were written so far."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        """Return the offset at which the next byte is written, 0 for a file that is not there."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def read(self, offset: int, most: int = CHUNK) -> tuple[int, bytes]:
+        """Read up to ``most`` bytes from ``offset`` on, and say where they begin.
+
+        That is later than ``offset`` where what was there is not kept any more, and 0 where the
+        file had to be emptied. Nothing, at the end of the file, where nothing more was written.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return 0, b""
+        try:
+            size = os.fstat(fd).st_size
+            if offset >= size:
+                return (size, b"") if offset == size else (0, os.pread(fd, most, 0))
+            begin = _data_from(fd, offset, size)
+            return begin, os.pread(fd, most, begin)
+        finally:
+            os.close(fd)
 
     def says(self, text: str) -> bool:
-        """The guest has written ``text`` since it began to boot."""
-        if self.boots_from is None or not self.path.exists():
+        """Whether the guest has written ``text`` since it began to boot.
+
+        Every byte is looked at once; once seen, a text counts as said until the next boot, also
+        when the place where it stood is not kept any more.
+        """
+        if self._boots_from is None:
             return False
-        with self.path.open("rb") as written:
-            written.seek(self.boots_from)
-            return text in written.read().decode(errors="replace")
+        if text != self._text:
+            self._text, self._searched, self._found = text, self._boots_from, False
+        wanted = text.encode()
+        while not self._found:
+            from_here = max(self._boots_from, self._searched - len(wanted) + 1)
+            if self.size() < self._searched:  # it was emptied: all of it is new
+                from_here = self._boots_from = self._searched = 0
+            begin, data = self.read(from_here)
+            self._found = wanted in data
+            if begin + len(data) <= self._searched:
+                break
+            self._searched = begin + len(data)
+        return self._found
+
+
+def _data_from(fd: int, offset: int, size: int) -> int:
+    """Return where the first byte at or behind ``offset`` is that no hole has swallowed."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:  # the hole reaches the end, or the filesystem cannot tell
+        return size if error.errno == errno.ENXIO else offset

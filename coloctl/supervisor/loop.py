@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from coloctl import bounded
 from coloctl.colo import first_connection, generation
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError
@@ -58,6 +59,7 @@ class Supervisor:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             beating = self._tasks.create_task(self._vigil.run())
+            tidying = self._tasks.create_task(self._bound_logs())
             while not until.is_set():
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
@@ -70,8 +72,16 @@ class Supervisor:
                 seat.unwatch()
             self._drop_guard()
             beating.cancel()
+            tidying.cancel()
             self._remedy.end()
             self._keeper.end()
+
+    async def _bound_logs(self) -> None:
+        """Keep what QEMU, the guest's console and the log take within their bounds."""
+        logs = bounded.pair_logs(self.state.ground.folder)
+        while True:
+            await asyncio.to_thread(bounded.bound_all, logs)
+            await asyncio.sleep(bounded.PERIOD_S)
 
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""

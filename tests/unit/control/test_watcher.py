@@ -159,6 +159,67 @@ raise SystemExit(0 if len(lives.read_text()) == 5 else 1)
     assert watcher.watch(tmp_path, [sys.executable, "-c", script], lambda _: None) == 0
 
 
+def test_a_start_that_the_system_refuses_is_tried_until_it_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter is being replaced: once it is back, so is the supervisor."""
+    monkeypatch.setattr(watcher, "BACKOFF_S", (0.0,))
+    monkeypatch.setattr(watcher, "REFUSED_S", (0.0, 0.01))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "journal.jsonl").touch()
+    python, said = tmp_path / "python", list[str]()
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        if len(said) == 8:  # more often in a row than an end by a signal would be forgiven
+            python.symlink_to(sys.executable)
+
+    assert watcher.watch(tmp_path, [str(python), "-c", "raise SystemExit(0)"], say) == 0
+    assert len(said) == 8 and "No such file or directory; the next try" in said[0]
+
+
+def test_a_first_start_that_is_refused_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    said: list[str] = []
+    assert watcher.watch(tmp_path, ["/nonexistent/python"], said.append) == watcher.NOT_STARTED
+    assert said == ["The supervisor cannot be started: /nonexistent/python: No such file or "
+                    "directory."]  # fmt: skip
+
+
+def test_a_watcher_whose_log_takes_nothing_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").touch()
+    lives = tmp_path / "lives"
+    script = f"""
+open({str(lives)!r}, "a").write("x")
+raise SystemExit(len(open({str(lives)!r}).read()) < 3)
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "coloctl.control.watcher", str(tmp_path),
+             sys.executable, "-c", script],
+            stderr=full, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0 and lives.read_text() == "xxx"
+
+
+def test_logs_are_bounded_while_a_supervisor_is_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "BOUND_PERIOD_S", 0.01)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "a").mkdir()
+    console = tmp_path / "a" / "console.log"
+    console.write_bytes(b"x" * (5 << 20))
+    script = f"""
+import os, time
+while os.stat({str(console)!r}).st_blocks * 512 > {4 << 20}:
+    time.sleep(0.01)
+"""
+    assert watcher.watch(tmp_path, [sys.executable, "-c", script], lambda _: None) == 0
+
+
 def test_it_costs_little(watched: Watched) -> None:
     watched.ask()
     status = Path(f"/proc/{watched.process.pid}/status").read_text()

@@ -1,0 +1,69 @@
+"""Filesystems that a test may fill or take away, and a guest that floods its console."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from coloctl.lab import qemu
+from coloctl.lab.kernel import MNT_DETACH, call
+
+#: A boot sector that writes the alphabet to COM1 for ever, as fast as it may.
+FLOOD = bytes.fromhex("ba f803 b0 61 ee fe c0 3c 7b 72 f9 eb f5").ljust(510, b"\0") + b"\x55\xaa"
+
+
+@contextlib.contextmanager
+def small_filesystem(folder: Path, mib: int) -> Iterator[Path]:
+    """A tmpfs of ``mib`` MiB lies at ``folder`` inside the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    call("mount", b"coloctl", os.fsencode(folder), b"tmpfs", 0, f"size={mib}m,mode=0700".encode())
+    try:
+        yield folder
+    finally:
+        call("umount2", os.fsencode(folder), MNT_DETACH)
+
+
+@contextlib.contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """The filesystem of ``folder`` has no free block inside the block."""
+    ballast = folder / "ballast"
+    try:
+        with ballast.open("wb") as file:
+            for step in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while True:
+                        size = os.fstat(file.fileno()).st_size
+                        os.posix_fallocate(file.fileno(), size, step)
+        yield
+    finally:
+        ballast.unlink(missing_ok=True)
+
+
+def taken(path: Path) -> int:
+    """How many bytes ``path`` takes on its filesystem."""
+    return path.stat().st_blocks * 512
+
+
+def is_full(folder: Path) -> bool:
+    """A block cannot be had where ``folder`` lies."""
+    probe = folder / "probe"
+    try:
+        probe.write_bytes(b"x" * 4096)
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
+
+
+def flooding_image(path: Path, build: qemu.Build) -> None:
+    """``path`` is a qcow2 image whose guest is `FLOOD`."""
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(FLOOD.ljust(16 << 20, b"\0"))
+    words = [build.img, "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)]
+    subprocess.run(words, check=True)
+    raw.unlink()
