@@ -79,3 +79,11 @@ class Deadline:
     def at_most(self, seconds: float) -> float:
         """Seconds for one step: what it may take, or what is left if that is less."""
         return min(seconds, self.remaining())
+
+    def within(self, seconds: float) -> Deadline:
+        """Make the deadline of a part that must not take longer than ``seconds``, nor than this."""
+        return Deadline(self.at_most(seconds), self._clock)
+
+    def renew(self) -> None:
+        """Begin anew: something moved, so the whole time is there again."""
+        self.at = self._clock.now() + self.seconds

@@ -9,6 +9,7 @@
      ├─ NoSuchPair                        no pair of that name has a supervisor here
      ├─ PairBusy                          the pair already runs, or another act is under way
      ├─ NotProtected                      the pair is not in the state that was asked for
+     │   └─ RunsAlone                     the guest was started and serves, but is not protected
      ├─ NotConfirmed                      a person was asked again and did not say yes
      ├─ LaunchError                       QEMU would not start
      ├─ MonitorError
@@ -16,6 +17,7 @@
      │   ├─ CommandRefused                QEMU answered with an error: the command did not happen
      │   ├─ OutcomeUnknown                sent, never answered: it may or may not have happened
      │   └─ DeadlineMissed                what was waited for did not come in time
+     │       └─ StillAtWork               the verb's own wait ended; the supervisor goes on
      ├─ UnsupportedQEMU(missing)          this binary lacks, or fails at, what COLO needs
      ├─ ReplicationError(stage)
      │   ├─ ResyncFailed
@@ -95,6 +97,12 @@ class NotProtected(ColoctlError):
     exit_code = 3
 
 
+class RunsAlone(NotProtected):
+    """The guest was started and serves its clients, but could not be protected."""
+
+    code = "runs-alone"
+
+
 class NotConfirmed(ColoctlError):
     """A person was asked whether it is meant, and did not confirm it; nothing was done."""
 
@@ -167,6 +175,15 @@ class DeadlineMissed(MonitorError):
 
     code = "timeout"
     exit_code = 6
+
+
+class StillAtWork(DeadlineMissed):
+    """The client's own wait for an answer ended; the act that it asked for may go on.
+
+    Never sent by a supervisor: an act that failed at a deadline of its own is `DeadlineMissed`.
+    """
+
+    code = "still-at-work"
 
 
 class UnsupportedQEMU(ColoctlError):

@@ -17,7 +17,7 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.control.acts import PROTECT_S, Acts, Document
-from coloctl.errors import DeadlineMissed
+from coloctl.errors import StillAtWork
 
 
 @click.command(cls=WaitingCommand)
@@ -44,8 +44,8 @@ def protect(*, pair: str, wait: float, dry_run: bool, form: str) -> None:
     def do(acts: Acts) -> Document:
         try:
             return acts.protect(wait)
-        except DeadlineMissed:
-            raise DeadlineMissed(
+        except StillAtWork:
+            raise StillAtWork(
                 f"{pair} is not protected after {wait:g} s; it goes on.",
                 hint=f"`coloctl wait {pair} --for colo` waits longer, "
                 f"`coloctl unprotect {pair}` gives it up",

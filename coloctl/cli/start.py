@@ -29,12 +29,13 @@ from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.newborn import Newborn, inherited, newborn, refuse_living
 from coloctl.errors import (
-    DeadlineMissed,
     LaunchError,
     MonitorError,
     NoSuchPair,
     OutcomeUnknown,
     PairBusy,
+    RunsAlone,
+    StillAtWork,
     Unreachable,
     UsageError,
 )
@@ -217,7 +218,7 @@ def _start_new(request: Request) -> dict[str, Any] | None:
             with supervisor.connect() as client:
                 first = Acts(client).view()["supervisor_pid"]
                 view = _send(client, request)
-        except DeadlineMissed:
+        except (StillAtWork, RunsAlone):
             supervisor.keep()
             raise
         except OutcomeUnknown as error:
@@ -276,8 +277,8 @@ def _send(client: ControlClient, request: Request) -> dict[str, Any] | None:
         client.on_event = on_event
         try:
             return request.send(client, request.wait_s)
-        except DeadlineMissed:
-            raise DeadlineMissed(
+        except StillAtWork:
+            raise StillAtWork(
                 f"The start of {name} is not finished after {request.wait_s:g} s; it goes on.",
                 hint=f"`coloctl wait {name} --for colo` waits longer, "
                 f"`coloctl stop {name} --force` gives it up",

@@ -284,6 +284,8 @@ async def _until_done(effort: Effort, deadline: Deadline, progress: Callable[[in
             raise _failed(str(said["failed"]), sure=bool(said["settled"]) or not effort.wrote)
         else:
             effort.read, effort.sent = read + int(said["read"]), sent + int(said["sent"])
+            if deadline is effort.deadline:  # not in the pause, which has a fixed end
+                deadline.renew()
             progress(int(said["at"]))
             if "done" in said:
                 return

@@ -40,6 +40,13 @@ CAUTIOUS_DELAY_MS = 1000
 LITTLE_BYTES = 4 * 1024 * 1024
 #: A guest that writes faster than its memory is sent is held after so long, seconds per pass.
 CONVERGE_DEADLINE_S = 120.0
+#: How long a guest may stand still until COLO lets it run, or a first checkpoint may take, seconds.
+#: Idle machines need 14 to 311 ms (docs/qemu.md), two saturated cores up to a second; after this
+#: something is wedged, and the guest matters more than its protection.
+HELD_DEADLINE_S = 15.0
+#: The least rate at which what is left of the memory is expected to go over, bytes per second:
+#: half of a Gbit/s link.
+LEAST_RATE = 60e6
 
 
 @dataclass(frozen=True)
@@ -148,17 +155,17 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
     await _open_stream(act, deadline)
     steps = plan.start_migration(act.spec, act.secondary.node, act.dialect, act.first_delay_ms)
     await run(steps, act.primary.monitor, deadline=deadline)
-    await _hold(act, deadline)
-    reached = await until_migration(
-        act.primary.monitor,
-        {
-            MigrationStatus.COLO,
-            MigrationStatus.COMPLETED,
-            MigrationStatus.FAILED,
-            MigrationStatus.CANCELLED,
-        },
-        deadline.remaining(),
-    )
+    held_s = await _hold(act, deadline)
+    ends = {
+        MigrationStatus.COLO,
+        MigrationStatus.COMPLETED,
+        MigrationStatus.FAILED,
+        MigrationStatus.CANCELLED,
+    }
+    try:
+        reached = await until_migration(act.primary.monitor, ends, deadline.at_most(held_s))
+    except DeadlineMissed as error:
+        raise _held_too_long(act, held_s) from error
     if reached is not MigrationStatus.COLO:
         raise MigrationFailed(
             f"The migration to node {act.secondary.node} ended as {reached} and not in COLO.",
@@ -172,19 +179,32 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
         )
 
 
-async def _hold(act: Protecting, deadline: Deadline) -> None:
-    """A guest that runs stands still from here until COLO begins.
+def _held_too_long(act: Protecting, held_s: float) -> MigrationFailed:
+    """Build the error of a migration that did not end while the guest stood still for it."""
+    last = act.secondary.last_words(1).strip() or "none"
+    return MigrationFailed(
+        f"The guest stood still for {held_s:.0f} s and COLO did not begin; it was let go on.",
+        stage="migrating",
+        hint=f"the last words of node {act.secondary.node}'s QEMU: {last}",
+    )
+
+
+async def _hold(act: Protecting, deadline: Deadline) -> float:
+    """Stop a guest that runs until COLO begins; answer how long that may take, in seconds.
 
     QEMU would stop it by itself for the last pass, but pages that the guest changes in the passes
     before may then be stale in the secondary's copy for as long as the primary does not change
     them again, and a failover makes them the guest's (docs/qemu.md, "Stale pages").
     """
     if act.in_sync:
-        return  # it has not run yet
+        return deadline.remaining()  # it has not run yet: no client waits for it
     monitor = act.primary.monitor
     with contextlib.suppress(DeadlineMissed):
         await until_little_memory_left(monitor, LITTLE_BYTES, deadline.at_most(CONVERGE_DEADLINE_S))
-    await run(plan.hold_guest(), monitor, deadline=deadline)
+    await run(plan.hold_guest(), monitor, deadline=deadline.within(HELD_DEADLINE_S))
+    answer = await monitor.execute(qmp.query_migrate(), deadline.at_most(HELD_DEADLINE_S))
+    left = int((answer.get("ram") or {}).get("remaining", 0))
+    return HELD_DEADLINE_S + left / LEAST_RATE
 
 
 async def _open_stream(act: Protecting, deadline: Deadline) -> None:
@@ -220,6 +240,7 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
     7.2.22 and 10.0.13).
     """
     report("first checkpoint", None, None)
+    deadline = deadline.within(HELD_DEADLINE_S)
     await until_runstate(act.primary.monitor, {RunState.RUNNING}, deadline.remaining())
     await run(plan.engage_filters(act.spec), act.primary.monitor, deadline=deadline)
     await checkpoint_now(act.primary, act.first_delay_ms, deadline.remaining())

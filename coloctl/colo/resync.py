@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from coloctl.clock import Deadline
 from coloctl.colo import difference, plan, retune
-from coloctl.errors import MonitorError, ResyncFailed
+from coloctl.errors import DeadlineMissed, MonitorError, ResyncFailed
 from coloctl.model.copied import Copied, Method
 from coloctl.model.pair import PairSpec
 from coloctl.model.qapi import JobStatus
@@ -103,24 +103,21 @@ async def mirror_and_join(
 
 
 async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: ByteReport) -> int:
-    """Every mirror follows the guest's writes; answers how many bytes that took."""
+    """Wait until every mirror follows the guest's writes; answer how many bytes that took.
+
+    A copy has no fixed end: ``deadline`` is renewed whenever one of them has come further.
+    """
     done: dict[str, Job] = {}
 
     def seen(job: Job) -> None:
+        if (before := done.get(job.id)) is None or job.current > before.current:
+            deadline.renew()
         done[job.id] = job
         report(sum(one.current for one in done.values()), sum(one.total for one in done.values()))
 
     for disk, described in enumerate(spec.disks):
         try:
-            seen(
-                await until_job(
-                    primary.monitor,
-                    plan.resync_job(disk),
-                    {JobStatus.READY},
-                    deadline.remaining(),
-                    progress=seen,
-                )
-            )
+            seen(await _ready(primary, plan.resync_job(disk), deadline, seen))
         except MonitorError as error:
             raise ResyncFailed(
                 f"Disk {described.id} could not be mirrored: {error.message}",
@@ -128,6 +125,22 @@ async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: 
                 hint="the replication link, or the other node's disk",
             ) from error
     return sum(job.current for job in done.values())
+
+
+async def _ready(primary: VM, job_id: str, deadline: Deadline, seen: Callable[[Job], None]) -> Job:
+    """Wait for one mirror as long as ``seen`` renews ``deadline``; raises `DeadlineMissed`."""
+    while True:
+        try:
+            return await until_job(
+                primary.monitor,
+                job_id,
+                {JobStatus.READY},
+                deadline.remaining(),
+                progress=seen,
+            )
+        except DeadlineMissed:
+            if deadline.expired:
+                raise
 
 
 async def _finish(primary: VM, disk: int, deadline: Deadline) -> None:

@@ -38,7 +38,7 @@ Document = dict[str, Any]
 class Acts:
     """Asks the supervisor at the other end of one connection.
 
-    Every act raises the supervisor's own `ColoctlError`, `DeadlineMissed` when it is not done in
+    Every act raises the supervisor's own `ColoctlError`, `StillAtWork` when it is not done in
     time (it may go on), `OutcomeUnknown` when the supervisor went away meanwhile.
     """
 

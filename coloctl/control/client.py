@@ -18,6 +18,7 @@ from coloctl.errors import (
     NoSuchPair,
     OutcomeUnknown,
     PreconditionFailed,
+    StillAtWork,
     Unreachable,
 )
 
@@ -102,7 +103,7 @@ class ControlClient:
     def execute(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
         """What the command returned. In argument names _ stands for a dash; None means absent.
 
-        Raises the supervisor's own `ColoctlError`; `DeadlineMissed` after ``timeout_s``, when the
+        Raises the supervisor's own `ColoctlError`; `StillAtWork` after ``timeout_s``, when the
         act may still go on; `OutcomeUnknown` when the supervisor went away before it answered.
         """
         given = {k.replace("_", "-"): v for k, v in arguments.items() if v is not None}
@@ -116,7 +117,7 @@ class ControlClient:
         while True:
             answer = self._next(deadline)
             if answer is None:
-                raise DeadlineMissed(
+                raise StillAtWork(
                     f"The supervisor of {self.pair} did not answer {name} within {timeout_s:g} s.",
                     hint=f"it may still be at work; coloctl status {self.pair} tells",
                 )

@@ -110,7 +110,9 @@ async def _run(
         left = group.create_task(leave.wait())
         await asyncio.wait({serving, stopped, left}, return_when=asyncio.FIRST_COMPLETED)
         # Between its fence and its promotion a failover has no guest running anywhere.
-        await service.state.interrupt(spare="" if service.ended.is_set() else "failover")
+        await service.state.interrupt(
+            "Its supervisor ends.", spare="" if service.ended.is_set() else "failover"
+        )
         if service.ended.is_set() and service.state.running():
             await service.end()
         leave.set()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coloctl.control.server import Handler
-from coloctl.errors import ColoctlError, NotProtected
+from coloctl.errors import ColoctlError, NotProtected, RunsAlone
 from coloctl.model.pair import Role
 from coloctl.qmp.command import Command
 from coloctl.supervisor import acts, evidence, history
@@ -71,16 +71,32 @@ class Service:
         return stop
 
     async def begin(self, *, protect: bool) -> None:
-        """The pair was started, or the supervisor ends with `failure`."""
+        """Start the pair; a start that leaves no guest running ends the supervisor with `failure`.
+
+        A guest that serves but could not be protected is kept: the keeper tries again.
+        """
         try:
             await self._start({"protect": protect})
+        except RunsAlone as error:
+            log.error("%s", error.message)
         except ColoctlError as error:
             self.failure = error
             self.ended.set()
 
     def handlers(self) -> dict[str, Handler]:
         """By the names of `control.schema`."""
+        acting = {
+            "pair-start": self._start,
+            "pair-failover": self._failover,
+            "pair-protect": self._protect,
+            "pair-unprotect": self._unprotect,
+            "pair-switchover": self._switchover,
+            "pair-stop": self._stop,
+            "pair-set": self._set,
+            "pair-checkpoint": self._checkpoint,
+        }
         return {
+            **{name: self._saying_why(name, act) for name, act in acting.items()},
             "query-pair": self._query_pair,
             "query-dump": self._query_dump,
             "query-explain": self._query_explain,
@@ -88,19 +104,28 @@ class Service:
             "query-history": self._query_history,
             "query-recording": self._query_recording,
             "query-plan": self._query_plan,
-            "pair-start": self._start,
-            "pair-failover": self._failover,
-            "pair-protect": self._protect,
-            "pair-unprotect": self._unprotect,
-            "pair-switchover": self._switchover,
             "pair-pause": self._pause,
             "pair-resume": self._resume,
             "pair-fence-confirm": self._confirm_fence,
-            "pair-stop": self._stop,
-            "pair-set": self._set,
-            "pair-checkpoint": self._checkpoint,
             "node-qmp": self._qmp,
         }
+
+    def _saying_why(self, command: str, act: Handler) -> Handler:
+        """Wrap ``act`` so that its client learns in a sentence what cut it short."""
+
+        async def carried_out(arguments: Arguments) -> Any:
+            try:
+                return await act(arguments)
+            except asyncio.CancelledError:
+                name = self.state.spec.name
+                if not (why := self.state.cut_short):
+                    raise
+                raise ColoctlError(
+                    f"The {command.removeprefix('pair-')} of {name} was cut short: {why}",
+                    hint=f"`coloctl status {name}` shows the pair as it is now",
+                ) from None
+
+        return carried_out
 
     async def _query_pair(self, arguments: Arguments) -> Any:
         return self.state.view().to_json()

@@ -186,6 +186,10 @@ def block_export_del(export_id: str, *, mode: str | None = None) -> Command:
     return _command("block-export-del", id=export_id, mode=mode)
 
 
+def query_block() -> Command:
+    return _command("query-block")
+
+
 def query_block_exports() -> Command:
     return _command("query-block-exports")
 

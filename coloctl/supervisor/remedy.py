@@ -231,7 +231,7 @@ class Remedy:
                 return
             state.give_up(f"{finding.diagnosis}: {decision.reason}")
             if not await state.idle(ACT_PATIENCE_S):
-                await state.interrupt()
+                await state.interrupt(decision.reason)
             seen = self._look()
             again = diagnose(seen)
             state.observation, state.finding = seen, again
@@ -302,7 +302,7 @@ class Remedy:
         state, reason = self.state, self._epitaph(finding)
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             await self._power_off()
-        await state.interrupt()
+        await state.interrupt(reason)
         with contextlib.suppress(ColoctlError):
             await acts.end_all(state)
         while True:

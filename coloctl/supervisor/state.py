@@ -64,6 +64,7 @@ class PairState:
         self._progress: Progress | None = None
         self._act: asyncio.Task[Any] | None = None
         self._act_name = ""
+        self.cut_short = ""  #: what interrupted the last act, a sentence; empty: nothing did
         self._given_up: asyncio.Future[str] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -218,6 +219,7 @@ class PairState:
                 hint=f"`coloctl status {self.spec.name}` shows how far it is",
             )
         self._act, self._act_name = asyncio.current_task(), name
+        self.cut_short = ""
         self._given_up = asyncio.get_running_loop().create_future()
         self._idle.clear()
         outcome = "done"
@@ -252,13 +254,15 @@ class PairState:
                 await self._idle.wait()
         return self._act is None
 
-    async def interrupt(self, *, spare: str = "") -> None:
-        """No act is under way; the one that was has cleaned up behind itself.
+    async def interrupt(self, why: str, *, spare: str = "") -> None:
+        """Cancel the act under way and wait until it has cleaned up after itself.
 
-        An act named ``spare`` was not cut short but has ended by itself, within its own deadlines.
+        ``why`` is a sentence for the client that asked for that act. An act named ``spare`` is not
+        cut short: it ends by itself, within its own deadlines.
         """
         if self._act is not None:
             if self._act_name != spare:
+                self.cut_short = why
                 self._act.cancel()
             await asyncio.wait({self._act})
 

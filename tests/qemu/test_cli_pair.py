@@ -8,9 +8,11 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -263,6 +265,24 @@ def test_interrupting_a_start_undoes_it(operator: Operator, tmp_path: Path, step
     last = said.splitlines()[-1]
     assert last == "Interrupted; the start of web was undone and nothing of it is left."
     assert nothing_left(tmp_path)
+
+
+def test_a_start_that_cannot_protect_says_so_and_keeps_its_guest(
+    operator: Operator, build: qemu.Build, tmp_path: Path
+) -> None:
+    io = build.binary.with_name("qemu-io")
+    subprocess.run([io, "-c", "write -P 7 0 64k", tmp_path / "a.qcow2"], check=True)
+    described = tomllib.loads(operator.file.read_text())
+    where = (described["node"]["b"]["address"], described["replication"]["base_port"] + 99)
+    with socket.socket() as squatter:
+        squatter.bind(where)  # not listening: a look at the ports in use does not see it
+        refused = operator.start(code=3)
+    said = refused.stderr
+    assert "error: The guest of web runs on node a, but it is not protected: " in said
+    assert where[0] in said and "in use" in said
+    assert "\nhint: `coloctl reprotect web` tries again; " in said
+    assert operator.view()["protection"] == "unprotected"
+    assert operator.node("primary")["presence"] == "alive"
 
 
 def test_a_start_whose_supervisor_dies_is_told_and_cleared(

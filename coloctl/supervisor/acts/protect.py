@@ -6,14 +6,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from coloctl.clock import Deadline
-from coloctl.colo import generation, launch, link
+from coloctl.colo import coverage, generation, launch, link
 from coloctl.colo.generation import Worth
 from coloctl.colo.protect import Protecting, protect
-from coloctl.errors import ColoctlError, PairBusy, ReplicationError
+from coloctl.errors import ColoctlError, MonitorError, PairBusy, ReplicationError
 from coloctl.model.copied import Copied
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.qapi import RunState
 from coloctl.model.view import PairView
 from coloctl.supervisor.acts.life import unless_it_dies
 from coloctl.supervisor.acts.stop import abandon
@@ -21,9 +22,9 @@ from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
-#: From the launch of a secondary to its first complete checkpoint, seconds; the mirror of a big
-#: disk is most of it.
-PROTECT_DEADLINE_S = 3600.0
+#: How long protecting may take without progress, seconds. Copying a disk renews it with every byte
+#: that goes over, so a big disk has no fixed end; what a guest stands still for has its own limits.
+PROTECT_DEADLINE_S = 600.0
 
 #: A guest that boots under emulation, seconds; the lab's takes 3.
 BOOT_DEADLINE_S = 600.0
@@ -32,6 +33,10 @@ BOOT_DEADLINE_S = 600.0
 #: last one, and the new replica bears the name of the old one: without this pause it would be
 #: blamed for a write that its predecessor missed. Seconds.
 REPORTS_END_S = 1.1
+
+#: Run states of a guest that was started with ``-S`` and has not entered COLO: QEMU 7.2 to 11.1
+#: go from the first to the others when a migration ends, fails or is given up.
+_NEVER_RAN = frozenset({RunState.PRELAUNCH, RunState.FINISH_MIGRATE, RunState.POSTMIGRATE})
 
 #: Called with a VM that has just been launched, so that the loop watches it.
 Watch = Callable[[Seat], None]
@@ -80,6 +85,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     """
     primary = state.vm_of(Role.PRIMARY)
     node = other(primary.node)
+    await coverage.require_covered(state.spec, primary)
     await _until_booted(state, primary)
     await _until_reported(state, state.seats[primary.node])
     state.progress("link")
@@ -119,7 +125,8 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
             ),
         )
     except BaseException as error:
-        await _give_back(state, primary, secondary, error, was_running=not held)
+        ran = not held or await has_run(primary)
+        await _give_back(state, primary, secondary, error, was_running=ran)
         raise
     entered(primary)
 
@@ -136,6 +143,18 @@ async def _give_disks(state: PairState, node: NodeName) -> bool:
     target = Worth.RESYNC_TARGET
     await generation.write(spec, ground.hosts, node, state.generation, target)
     return before.written and not made
+
+
+async def has_run(primary: VM) -> bool:
+    """Tell whether a guest that was started held has executed an instruction since.
+
+    In COLO it has. A QEMU that does not answer counts as one whose guest has: it may have served.
+    """
+    try:
+        state = (await primary.observe()).run_state
+    except MonitorError:
+        return True
+    return state not in _NEVER_RAN
 
 
 def _remember_copy(state: PairState, node: NodeName, what: Copied) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from coloctl.colo import generation, launch
 from coloctl.colo.generation import Companions, Worth
-from coloctl.errors import PairBusy
+from coloctl.errors import ColoctlError, PairBusy, RunsAlone
 from coloctl.ha.arbiter import open_arbiter
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
-from coloctl.supervisor.acts.protect import Entered, Watch, bring_secondary, seat, sentence
+from coloctl.supervisor.acts.protect import (
+    Entered,
+    Watch,
+    bring_secondary,
+    has_run,
+    seat,
+    sentence,
+)
 from coloctl.supervisor.acts.stop import end_all
 from coloctl.supervisor.state import PairState
 
@@ -23,11 +30,12 @@ async def start(
     protected: bool,
     begin_on: NodeName | None = None,
 ) -> PairView:
-    """The guest runs, protected where asked; one that already runs alone is only protected.
+    """Start the guest and protect it where asked; protect only where it already runs alone.
 
-    ``begin_on``: with that node's disks, whatever the other's are worth. Raises `PairBusy` when
-    there is nothing left to start, else what launching or protecting raises; a guest that did not
-    run before does not run then, and one that did still does.
+    ``begin_on``: begin with that node's disks, even where the other node's are newer. Raises
+    `PairBusy` when there is nothing left to start, `RunsAlone` when the guest serves but could not
+    be protected, else what launching or protecting raises. A guest that has run is never ended
+    here: it may have answered clients. One that was still held before its first instruction is.
     """
     async with state.acting("start", protect=protected, **{"from": begin_on} if begin_on else {}):
         fresh = state.protection is Protection.DOWN
@@ -38,19 +46,57 @@ async def start(
                 hint=f"`coloctl status {state.spec.name}` shows it",
             )
         state.want_protection(protected)
+        held = False
         try:
-            held = False
             if fresh:
                 held = await _start_guest(state, watch, hold=protected, begin_on=begin_on)
             if protected:
                 await bring_secondary(state, watch, entered, held=held)
         except BaseException as error:
             if fresh:
-                await end_all(state)
-                state.note(Fact.OPERATOR_STOPPED, "The start did not succeed.")
-                state.explain(f"The start did not succeed: {sentence(error)}")
+                await _undo_or_serve(state, error, held=held)
             raise
     return state.view()
+
+
+async def _undo_or_serve(state: PairState, error: BaseException, *, held: bool) -> None:
+    """Undo a start that failed with ``error``, unless the guest has run meanwhile.
+
+    Raises `RunsAlone` when it serves alone now. After an interruption it is left as it is: what
+    interrupted the start decides about it.
+    """
+    if await _has_run(state, held=held):
+        if not isinstance(error, ColoctlError):
+            return
+        if state.protection is Protection.UNPROTECTED:
+            raise _runs_alone(state, error) from error
+        if state.protection is Protection.FAILED:
+            return
+    await end_all(state)
+    state.note(Fact.OPERATOR_STOPPED, "The start did not succeed.")
+    state.explain(f"The start did not succeed: {sentence(error)}")
+
+
+async def _has_run(state: PairState, *, held: bool) -> bool:
+    """Tell whether the guest has executed an instruction, as far as its QEMU lives."""
+    seat = state.seat_of(Role.PRIMARY)
+    if seat is None or seat.vm is None or not seat.vm.process.alive():
+        return False
+    return not held or await has_run(seat.vm)
+
+
+def _runs_alone(state: PairState, error: ColoctlError) -> RunsAlone:
+    """Build the error of a start whose guest serves unprotected."""
+    name, node = state.spec.name, state.vm_of(Role.PRIMARY).node
+    again = (
+        "the next attempt comes by itself"
+        if state.spec.policy.auto_reprotect
+        else f"`coloctl reprotect {name}` tries again"
+    )
+    return RunsAlone(
+        f"The guest of {name} runs on node {node}, but it is not protected: {error.message}",
+        hint=f"{again}; `coloctl explain {name}` says how it stands",
+    )
 
 
 async def _start_guest(

@@ -35,7 +35,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
     die, and `DeadlineMissed` without ``force`` for one whose image lacks the guest's last writes;
     it runs on then.
     """
-    await state.interrupt()
+    await state.interrupt("The pair is being stopped.")
     async with state.acting("stop", force=force, timeout_s=timeout_s):
         how = "killed"
         primary = state.seat_of(Role.PRIMARY)

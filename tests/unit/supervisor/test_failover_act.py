@@ -259,7 +259,7 @@ def test_a_fence_that_waits_for_a_person_has_other_ends(tmp_path: Path, end: str
                 await acting
                 assert state.protection is Protection.UNPROTECTED
             elif end == "interrupted":
-                await state.interrupt()
+                await state.interrupt("A test wants it.")
                 assert state.protection is Protection.FAILOVER
                 assert state.seats["a"].view.fencing is Fencing.CLEAR
             else:

@@ -74,7 +74,7 @@ async def watched(folder: Path, spec: PairSpec | None = None) -> AsyncIterator[W
         try:
             yield state, a, b, log
         finally:
-            await state.interrupt()
+            await state.interrupt("A test wants it.")
             until.set()
             async with asyncio.timeout(60):
                 await running

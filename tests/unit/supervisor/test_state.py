@@ -110,10 +110,10 @@ def test_an_interrupted_act_has_cleaned_up_when_interrupt_returns(tmp_path: Path
             with pytest.raises(PairBusy, match="start"):
                 async with state.acting("stop"):
                     pass
-            await state.interrupt()
+            await state.interrupt("A test wants it.")
             assert cleaned
             assert acting.cancelled()
-            await state.interrupt()  # nothing is under way: nothing happens
+            await state.interrupt("A test wants it.")  # nothing is under way: nothing happens
 
     asyncio.run(check())
 
@@ -129,7 +129,7 @@ def test_a_spared_act_ends_by_itself(tmp_path: Path) -> None:
 
             acting = asyncio.create_task(act())
             await asyncio.sleep(0)
-            await state.interrupt(spare="failover")
+            await state.interrupt("A test wants it.", spare="failover")
             assert acting.result() == "done"
 
     asyncio.run(check())
