@@ -85,7 +85,8 @@ def _parse(path: Path, number: int, line: bytes, seq_before: int) -> Record:
     except (ValueError, RecursionError) as error:
         raise PreconditionFailed(
             f"The journal {path} is damaged in line {number}: {error}.",
-            hint="keep a copy for a report and move the file away; the pair is then seen anew",
+            hint="move the file away and keep it for a report; `coloctl start SPEC --adopt` then "
+            "takes over what runs, as it is found",
         ) from None
     return record
 

@@ -16,18 +16,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from coloctl.host.delivery import Deliveries
-
-
-@dataclass(frozen=True)
-class Identity:
-    """One process for ever: the pid may be reused, the pid with its start time may not.
-
-    ``start_time`` is field 22 of ``/proc/PID/stat``: clock ticks since this machine booted. Both
-    hold for the boot and the pid namespace in which they were read.
-    """
-
-    pid: int
-    start_time: int
+from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
 
 
 @dataclass(frozen=True)

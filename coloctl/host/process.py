@@ -14,13 +14,14 @@ import signal as signals
 import time
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.base import Death, DeathProof, Identity
+from coloctl.host.identity import boot_id, pid_namespace, traits
 from coloctl.host.ready import until_readable
+from coloctl.procfs import read_stat
 
 #: Of a soft end's deadline, what is kept back for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0
@@ -32,31 +33,6 @@ LOOK_AGAIN_S = 0.05
 
 #: How clock_gettime(2) is asked for the CPU clock of another process (linux/posix-timers.h).
 _CPUCLOCK_SCHED = 2
-
-
-@dataclass(frozen=True)
-class ProcStat:
-    """The fields of ``/proc/PID/stat`` that matter here: 3 (state), 4 (parent) and 22."""
-
-    state: str
-    parent: int
-    start_time: int
-
-
-def read_stat(pid: int) -> ProcStat | None:
-    """What the kernel says of ``pid``, or None: it shows no such process to this user."""
-    try:
-        # Asked at every beat of the heart: a file object would cost three times as much.
-        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(file, 4096).decode(errors="replace")
-        finally:
-            os.close(file)
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
-    # Field 2 is the command in parentheses and may itself hold spaces and parentheses.
-    fields = text[text.rindex(")") + 2 :].split()
-    return ProcStat(state=fields[0], parent=int(fields[1]), start_time=int(fields[19]))
 
 
 def tail(path: Path, lines: int = 20) -> str:
@@ -72,9 +48,9 @@ def tail(path: Path, lines: int = 20) -> str:
 
 
 def identity_of(pid: int) -> Identity | None:
-    """What tells the process that has ``pid`` now from all others; None where there is none."""
+    """Read what tells the process that has ``pid`` now from all others; None: there is none."""
     stat = read_stat(pid)
-    return None if stat is None else Identity(pid, stat.start_time)
+    return None if stat is None else Identity(pid, stat.start_time, **traits(pid))
 
 
 def _readable(fd: int, timeout_s: float = 0.0) -> bool:
@@ -237,12 +213,20 @@ def _exit_code(pidfd: int, *, reap: bool) -> int | None:
 
 
 def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
-    """The process of ``identity``, or None: it has ended (a zombie has), or its pid was reused.
+    """Hold the process of ``identity``; None: it has ended (a zombie has), or its pid was reused.
 
-    None is a proof of death, so whatever leaves a doubt raises `PreconditionFailed`.
+    None is a proof of death: no process of an earlier boot lives. What leaves a doubt raises
+    `PreconditionFailed`: a number of another pid namespace, or a process whose user or program is
+    not the one that was recorded.
     """
-    if identity.pid <= 0:
+    if identity.pid <= 0 or (identity.boot and identity.boot != boot_id()):
         return None
+    if identity.namespace and identity.namespace != pid_namespace():
+        raise PreconditionFailed(
+            f"process {identity.pid} was recorded in another pid namespace ({identity.namespace})",
+            hint="run coloctl in the container that started the pair; where that is gone, so is"
+            " the process: remove the pair's state folder",
+        )
     try:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -259,7 +243,13 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
     if found != identity or _readable(pidfd):
         os.close(pidfd)
         return None
-    argv = _command_line(identity.pid)
+    if strange := identity.differs(found):
+        os.close(pidfd)
+        raise PreconditionFailed(
+            f"process {identity.pid} has the number of the QEMU of node {node}, but {strange}",
+            hint=f"look at it with `ps -fp {identity.pid}`; it is neither adopted nor ended",
+        )
+    argv = command_line(identity.pid)
     return LocalProcess(identity, pidfd, argv, node=node, launched=False)
 
 
@@ -270,7 +260,8 @@ def _hidden(pid: int) -> PreconditionFailed:
     )
 
 
-def _command_line(pid: int) -> list[str]:
+def command_line(pid: int) -> list[str]:
+    """Read what ``pid`` says that it was started with: a description, never a proof."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

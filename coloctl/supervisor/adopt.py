@@ -7,17 +7,20 @@ is found by the next supervisor as the first was.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from coloctl.clock import Deadline
-from coloctl.colo import launch, retune
+from coloctl.colo import generation, launch, retune
 from coloctl.colo import plan as colo_plan
+from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError, MonitorError
+from coloctl.ha.arbiter import open_arbiter
 from coloctl.ha.failover import abandon_secondary
-from coloctl.model.event import Kind, Record
+from coloctl.model.event import PROTECTION_WANTED, Kind, Record
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Presence
@@ -25,9 +28,10 @@ from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
 from coloctl.supervisor.acts.failover import OPERATOR
-from coloctl.supervisor.reconcile import Belief, Move, Plan, believe, reconcile
-from coloctl.supervisor.sighting import Sighting, look
+from coloctl.supervisor.reconcile import Belief, Launch, Move, Plan, believe, reconcile
+from coloctl.supervisor.sighting import Sighting, look, with_strays
 from coloctl.supervisor.state import PairState
+from coloctl.supervisor.surmise import surmise
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -57,18 +61,25 @@ class Adoption:
         self._watch, self._entered, self._missed = watch, entered, missed
 
     async def adopt(self) -> None:
-        """Every QEMU that matters has its seat, and the state is what was believed.
+        """Give every QEMU that matters its seat, and the pair the state that was believed.
 
         What needs no act of its own is done: a protection that was half-way is undone, a pair
-        without a guest is swept. Raises what `sighting.look` raises; nothing was changed then.
+        without a guest is swept. Raises what `sighting.look` and `surmise` raise; nothing was
+        changed then.
         """
-        state, belief = self.state, self.belief
+        state = self.state
+        records = {node: recorder.record for node, recorder in state.recorders.items()}
+        launches = await asyncio.to_thread(with_strays, state.ground.folder, self.belief.launches)
+        sightings = await look(state.ground, launches, records)
+        lost = bool(launches) and self._knows_nothing()
+        if lost:
+            self.belief = await self._surmise(launches, sightings)
+        belief = self.belief
+        sightings = {node: _as(belief, node, one) for node, one in sightings.items()}
         state.generation = belief.generation
         state.tune(state.tuning.restored(belief.settings), belief.pace_ms)
         state.paused = belief.paused
         state.protection_wanted = belief.protection_wanted
-        records = {node: recorder.record for node, recorder in state.recorders.items()}
-        sightings = await look(state.ground, belief, records)
         self.plan = reconcile(belief, {node: one.found for node, one in sightings.items()})
         log.info("%s", self._sentence(sightings))
         state.restore(
@@ -79,6 +90,8 @@ class Adoption:
         )
         async with state.acting("adopt", plan=self.plan.move, believed=belief.protection):
             self._sit_down(sightings)
+            if lost:
+                self._write_down()
             steps = {
                 Move.ADOPT_COLO: self._adopt_colo,
                 Move.ADOPT_ALONE: self._adopt_alone,
@@ -92,6 +105,31 @@ class Adoption:
         for act in set(belief.acts) - {self._next_act()}:
             taken = {"outcome": f"cut short; the next supervisor chose {self.plan.move}"}
             state.record(Kind.OUTCOME, act=act, data=taken)
+
+    def _knows_nothing(self) -> bool:
+        """Whether the journal names no QEMU, nor an act that launches or ends one."""
+        return not self.belief.launches and {"start", "stop"}.isdisjoint(self.belief.acts)
+
+    async def _surmise(self, launches: Mapping[NodeName, Launch], seen: Sightings) -> Belief:
+        """Believe what the QEMUs, the images and the last claim show; raises as `surmise`."""
+        state = self.state
+        claim = await open_arbiter(state.spec, state.ground.folder).current()
+        companions: Companions | None = None
+        with contextlib.suppress(ColoctlError):  # what cannot be read is unknown
+            companions = await generation.read(state.spec, state.ground.hosts)
+        found = {node: one.found for node, one in seen.items()}
+        return surmise(state.spec.name, launches, found, companions, claim)
+
+    def _write_down(self) -> None:
+        """Record what was concluded: the next supervisor reads it in the journal."""
+        state, belief = self.state, self.belief
+        for seat in state.seats.values():
+            state.record_seat(seat)
+        data = {"reason": belief.reason, "listed": False, "surmised": True}
+        before, after = Protection.DOWN, belief.protection
+        state.record(Kind.STATE, before=before, fact="", after=after, data=data)
+        wanted = {PROTECTION_WANTED: belief.protection_wanted}
+        state.record(Kind.OUTCOME, step="want", data=wanted)
 
     async def finish(self) -> bool:
         """The act that was cut short is done again, as far as it may be; answers whether the pair
@@ -151,7 +189,7 @@ class Adoption:
         for node, one in sorted(sightings.items(), key=lambda item: not item[1].found.alive):
             if one.vm is None or (alone and not one.found.alive):
                 continue
-            role = one.found.role
+            role = Role.PRIMARY if alone and node == plan_.node else one.found.role
             if role in held:  # of two primaries the dead one was replaced by the other
                 role = Role.SECONDARY
             held.add(role)
@@ -190,7 +228,11 @@ class Adoption:
             await run(limits, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
 
     async def _adopt_alone(self) -> None:
+        state = self.state
         await self._guest_runs()
+        if state.protection is not Protection.UNPROTECTED:
+            state.record_seat(state.seats[state.vm_of(Role.PRIMARY).node])
+            state.note(Fact.PROTECTION_ABANDONED, "Only this QEMU of the pair lives, and serves.")
         await self._limit(self.state.vm_of(Role.PRIMARY))
         self._watch_all()
 
@@ -265,6 +307,13 @@ class Adoption:
         if state.protection is not Protection.DOWN:
             reason = "The guest ended while no supervisor watched."
             state.note(Fact.GUEST_GONE, reason)
+
+
+def _as(belief: Belief, node: NodeName, one: Sighting) -> Sighting:
+    """Give what was found the role that is believed of it."""
+    if node not in belief.launches or one.found.role is belief.launches[node].role:
+        return one
+    return replace(one, found=replace(one.found, role=belief.launches[node].role))
 
 
 def _decision(plan: Plan) -> str:

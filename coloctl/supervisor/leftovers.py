@@ -1,8 +1,10 @@
-"""What a pair leaves when its supervisor is gone, told from its folder alone.
+"""Tell what a pair left when its supervisor is gone, and end it when that was asked for.
 
-Invariant: nothing is signalled but what the folder's journal names by pid and start time, or what
-runs with this very folder on its command line; and a folder is discarded only when all of that is
-proven gone. The command line finds a QEMU whose supervisor was killed before it could write.
+Called by the verbs and by a new supervisor. Invariant: nothing is signalled but what the folder's
+journal names (pid, start time, boot, user, program) or what holds the listening socket of one of
+this folder's monitors; a folder is discarded only when all of that is proven gone. The socket finds
+a QEMU whose supervisor was killed before it could write. A command line proves nothing: any local
+user can run a process with any words on it.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from coloctl import paths, spec
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
-from coloctl.host.process import adopt, identity_of, kill_identity
+from coloctl.host.holders import holders
+from coloctl.host.process import adopt, command_line, kill_identity
 from coloctl.journal import replay
-from coloctl.machine.cmdline import console_option
+from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model.event import Record
-from coloctl.model.pair import NODES, PairSpec, Role
+from coloctl.model.pair import NODES, NodeName, PairSpec, Role
 
 JOURNAL = "journal.jsonl"
 #: The pair file as it was when the pair was started, for people and for `close_taps`.
@@ -47,48 +50,44 @@ class Leftover:
 
 
 def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
-    """Every QEMU that was launched, oldest first, with the role that it had last."""
+    """List every QEMU that was launched, oldest first, with the role that it had last."""
     found: dict[Identity, Leftover] = {}
     for record in records:
         if "launched" in record.data:
-            who = Identity(int(record.data["pid"]), int(record.data["start-time"]))
+            who = Identity.from_json(record.data)
             found[who] = Leftover(record.node, str(record.data["launched"]), who)
     return tuple(found.values())
 
 
 def living(folder: Path) -> tuple[Leftover, ...]:
-    """The QEMUs of the pair in ``folder`` that still exist, or may: doubt counts as life.
+    """List the QEMUs of the pair in ``folder`` that still exist, or may: doubt counts as life.
 
     Raises `PreconditionFailed` when the journal is damaged.
     """
-    named = tuple(one for one in launched(replay(folder / JOURNAL).records) if _exists(one))
+    past = launched(replay(folder / JOURNAL).records)
+    named = tuple(one for one in past if exists(one.identity, one.node))
     known = {one.identity for one in named}
     return named + tuple(one for one in running_in(folder) if one.identity not in known)
 
 
 def running_in(folder: Path) -> Iterator[Leftover]:
-    """Processes whose command line has the console of one of this folder's nodes.
+    """Find the processes that hold a monitor's socket of one of this folder's nodes.
 
     One that was promoted still counts as a secondary here: its command line is that of one.
     """
-    marks = {os.fsencode(console_option(folder / node)): node for node in NODES}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        nodes = [marks[word] for word in words if word in marks]
-        identity = identity_of(int(entry.name)) if nodes else None
-        if identity is not None:
-            role = Role.SECONDARY if b"-incoming" in words else Role.PRIMARY
-            yield Leftover(nodes[0], role, identity)
+    sockets = {path: node for node in NODES for path in monitor_sockets(folder / node).values()}
+    found: dict[Identity, NodeName] = {}
+    for path, holding in holders(sockets).items():
+        found |= dict.fromkeys(holding, sockets[path])
+    for identity, node in sorted(found.items(), key=lambda item: (item[1], item[0].pid)):
+        role = Role.SECONDARY if "-incoming" in command_line(identity.pid) else Role.PRIMARY
+        yield Leftover(node, role, identity)
 
 
-def _exists(leftover: Leftover) -> bool:
+def exists(identity: Identity, node: str) -> bool:
+    """Say whether that process still exists, or may: doubt counts as life."""
     try:
-        process = adopt(leftover.identity, node=leftover.node)
+        process = adopt(identity, node=node)
     except PreconditionFailed:
         return True
     if process is None:

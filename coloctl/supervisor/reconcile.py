@@ -1,8 +1,9 @@
-"""What is to become of a pair whose supervisor died: belief against observation; pure.
+"""Decide what becomes of a pair whose supervisor died: belief against observation; pure.
 
+Called by `supervisor.adopt`; `supervisor.surmise` makes the belief where the journal has none.
 Invariants, over everything that can be believed and found: no plan leaves two guests running; a
-secondary lives on alone only where the journal says that a checkpoint completed in this generation
-and its disk missed nothing; a guest that runs is never ended unless its end was under way.
+secondary is promoted only where the journal says that a checkpoint completed in this generation and
+its disk missed nothing; a guest that runs is never ended unless its end was under way.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from coloctl.host.base import Identity
 from coloctl.model import event
 from coloctl.model.event import Record
 from coloctl.model.pair import NODES, NodeName, Role, other
@@ -29,8 +31,7 @@ class Launch:
     """The QEMU of a node as the journal has it: its role now and which process it is."""
 
     role: Role
-    pid: int
-    start_time: int
+    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def believe(records: Iterable[Record]) -> Belief:
         acts=acts,
         launches={
             _node(record.node): Launch(
-                Role(record.data["launched"]),
-                int(record.data["pid"]),
-                int(record.data["start-time"]),
+                Role(record.data["launched"]), Identity.from_json(record.data)
             )
             for record in event.last_launches(everything)
         },
@@ -115,8 +114,8 @@ class Found:
 
     @property
     def never_ran(self) -> bool:
-        """Its guest has not executed one instruction."""
-        return self.held and self.run_state in (RunState.PRELAUNCH, None)
+        """It has said itself that its guest has not executed one instruction."""
+        return self.held and self.run_state is RunState.PRELAUNCH
 
     @property
     def promoted(self) -> bool:
@@ -165,14 +164,25 @@ def reconcile(belief: Belief, found: Mapping[NodeName, Found]) -> Plan:
     if belief.protection in _PROTECTED or belief.protection is Protection.FAILED:
         return _with_secondary(belief, found, primary)
     if primary is None or not found[primary].alive:
-        return Plan(Move.GONE)  # what is left never held a complete checkpoint
+        return _without_primary(found)
     return _alone(belief, found, primary)
+
+
+def _without_primary(found: Mapping[NodeName, Found]) -> Plan:
+    """End a secondary that never held a complete checkpoint; keep one that runs a guest of its own.
+
+    The journal does not know of such a promotion. It serves clients all the same.
+    """
+    promoted = [node for node in NODES if found[node].promoted]
+    return Plan(Move.ADOPT_ALONE, promoted[0]) if len(promoted) == 1 else Plan(Move.GONE)
 
 
 def _alone(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) -> Plan:
     """The primary lives, and no secondary is of any worth yet."""
     again, secondary = not _BRINGING.isdisjoint(belief.acts), other(primary)
     if found[primary].never_ran:
+        if found[secondary].promoted:
+            return Plan(Move.ROLL_BACK_PROTECT, secondary, primary)
         return Plan(Move.END, again=again)
     if again or belief.protection in _JOINING or found[secondary].alive:
         return Plan(Move.ROLL_BACK_PROTECT, primary, secondary, again=again)

@@ -1,7 +1,7 @@
-"""The QEMUs that a dead supervisor left, found by process, socket and journal, and asked.
+"""Find the QEMUs that a dead supervisor left, by journal and by socket, and ask them what they are.
 
-Invariant: a QEMU that the journal does not name and that only waits to receive a guest is ended
-here; whatever may run a guest is answered to the caller, alive or dead, and decided about there.
+Called by `supervisor.adopt`. Invariant: nothing is ended here. Whatever is found is answered to the
+caller, alive or dead, and decided about there.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from coloctl.colo.launch import Ground
 from coloctl.errors import MonitorError
-from coloctl.host.base import Identity
 from coloctl.host.gone import GoneProcess
-from coloctl.host.process import kill_identity
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import leftovers
-from coloctl.supervisor.reconcile import ABSENT, Belief, Found, Launch
+from coloctl.supervisor.reconcile import ABSENT, Found, Launch
 from coloctl.vm import VM, Recorder
 
 #: A QEMU answers within milliseconds, within a second in a checkpoint on a busy machine. One that
@@ -37,33 +36,30 @@ class Sighting:
 
 
 async def look(
-    ground: Ground, belief: Belief, records: Mapping[NodeName, Recorder]
+    ground: Ground, launches: Mapping[NodeName, Launch], records: Mapping[NodeName, Recorder]
 ) -> dict[NodeName, Sighting]:
-    """What is left of the pair, node by node; ``records`` get what is said to each QEMU.
+    """Find what is left of ``launches``, node by node; ``records`` get what is said to each QEMU.
 
     Raises `PreconditionFailed` where the kernel does not tell whether a process is the one that was
-    launched, and `FencingFailed` for a stray that would not die.
+    launched.
     """
-    launches = await _with_strays(ground, belief)
     seen = await asyncio.gather(
         *(_sight(ground, node, launches.get(node), records[node]) for node in NODES)
     )
     return dict(zip(NODES, seen, strict=True))
 
 
-async def _with_strays(ground: Ground, belief: Belief) -> dict[NodeName, Launch]:
-    """The launches of the journal, and a primary that was launched and not yet written down."""
-    launches = dict(belief.launches)
-    known = {Identity(one.pid, one.start_time) for one in launches.values()}
-    for stray in tuple(leftovers.running_in(ground.folder)):
+def with_strays(folder: Path, known: Mapping[NodeName, Launch]) -> dict[NodeName, Launch]:
+    """Add to ``known`` the QEMUs that were launched for ``folder`` and not yet written down.
+
+    One that the journal names and that lives is never replaced. Blocks for some milliseconds.
+    """
+    launches = dict(known)
+    for stray in tuple(leftovers.running_in(folder)):
         node = next(name for name in NODES if name == stray.node)
-        if stray.identity in known:
+        if node in launches and leftovers.exists(launches[node].identity, node):
             continue
-        if stray.role == Role.PRIMARY:
-            identity = stray.identity
-            launches[node] = Launch(Role.PRIMARY, identity.pid, identity.start_time)
-        else:
-            await kill_identity(stray.identity, node=node, deadline_s=leftovers.KILL_DEADLINE_S)
+        launches[node] = Launch(Role(stray.role), stray.identity)
     return launches
 
 
@@ -72,7 +68,7 @@ async def _sight(
 ) -> Sighting:
     if launch is None:
         return Sighting()
-    identity = Identity(launch.pid, launch.start_time)
+    identity = launch.identity
     host, rundir = ground.hosts[node], ground.rundir(node)
     process = await host.adopt(identity, node=node)
     if process is None:

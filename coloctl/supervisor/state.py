@@ -17,6 +17,7 @@ from coloctl.colo.launch import Ground
 from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
+from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.model.event import BOOTS, PROTECTION_WANTED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
@@ -177,20 +178,16 @@ class PairState:
         self.record(Kind.NOTE, data={BOOTS: {}})
 
     def record_seat(self, seat: Seat) -> None:
-        """The journal names the QEMU of ``seat`` and its role: what a later supervisor finds."""
+        """Record the QEMU of ``seat``, what the kernel says of it, and its role: by that a later
+        supervisor finds it."""
         if seat.vm is None:
             return
-        identity = seat.vm.process.identity
-        self.record(
-            Kind.OUTCOME,
-            step="launch",
-            node=seat.name,
-            data={
-                "launched": seat.view.role,
-                "pid": identity.pid,
-                "start-time": identity.start_time,
-            },
-        )
+        held = seat.vm.process.identity
+        # Asked now: when it was launched it may have been a wrapper that was about to become QEMU.
+        now = identity_of(held.pid)
+        who = now if now == held and now is not None else held
+        data = {"launched": seat.view.role, **who.to_json()}
+        self.record(Kind.OUTCOME, step="launch", node=seat.name, data=data)
 
     def restore(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any
 
 import pytest
 from support.moments import Moment, Mortal, Outcome, mortal, survive
+from support.orphans import end, leave_alone
 
 from coloctl import paths
-from coloctl.control.watcher import watcher_of
 from coloctl.errors import ColoctlError
 from coloctl.lab import qemu
 
@@ -41,26 +39,6 @@ def start(pair: Mortal) -> dict[str, Any]:
     view = pair.view()
     assert view["protection"] == "colo"
     return view
-
-
-def end(pid: int | None, number: signal.Signals = signal.SIGKILL) -> None:
-    """The process is gone."""
-    assert pid is not None
-    fd = os.pidfd_open(pid)
-    try:
-        os.kill(pid, number)
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        assert poll.poll(20_000)
-    finally:
-        os.close(fd)
-
-
-def leave_alone(pair: Mortal) -> None:
-    """Neither a supervisor nor its watcher is left."""
-    supervisor = pair.view()["supervisor_pid"]
-    end(watcher_of(supervisor))
-    end(supervisor)
 
 
 def serves(pair: Mortal, pid: int) -> bool:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from support.fakes import make_spec
+from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import paths
 from coloctl.cli import run as run_module
@@ -23,14 +20,11 @@ from coloctl.control import newborn
 from coloctl.control.newborn import claim, end_stale, refuse_living, stopped
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.journal import Journal
-from coloctl.machine.cmdline import console_option
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor.leftovers import JOURNAL
 
 pytestmark = pytest.mark.unit
-
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 @pytest.fixture
@@ -42,18 +36,6 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
 @pytest.fixture
 def folder(spec: PairSpec) -> Path:
     return paths.pair_dir(spec.name)
-
-
-@contextlib.contextmanager
-def living_qemu(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([*SLEEP, "-chardev", console_option(folder / "a")]) as process:
-        try:
-            # The kernel tells of the exec a moment before it shows the command line.
-            while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
-                time.sleep(0.001)
-            yield process
-        finally:
-            process.kill()
 
 
 def test_a_claimed_folder_is_private_and_its_socket_listens(spec: PairSpec, folder: Path) -> None:
@@ -101,19 +83,27 @@ def test_what_a_dead_supervisor_left_is_cleared_away(spec: PairSpec, folder: Pat
 def test_a_qemu_that_still_lives_is_never_cleared_away(spec: PairSpec, folder: Path) -> None:
     claim(spec).close()
     with living_qemu(folder) as qemu:
-        with pytest.raises(PairBusy, match=f"process {qemu.pid}") as busy:
+        with pytest.raises(PairBusy, match=f"process {qemu.identity.pid}") as busy:
             claim(spec)
         assert busy.value.hint and "stop web --force" in busy.value.hint
         with pytest.raises(PairBusy):
             refuse_living(folder)
-        assert folder.is_dir() and qemu.poll() is None
+        assert folder.is_dir() and qemu.alive()
+
+
+def test_a_process_that_only_says_that_it_is_a_qemu_is_nobody(spec: PairSpec, folder: Path) -> None:
+    claim(spec).close()
+    with forged_qemu(folder) as stranger:
+        refuse_living(folder)
+        assert asyncio.run(end_stale(spec.name)) == []
+        assert stranger.poll() is None
 
 
 def test_ending_a_stale_pair_ends_its_qemu_and_its_folder(spec: PairSpec, folder: Path) -> None:
     claim(spec).close()
     with living_qemu(folder) as qemu:
         (proof,) = asyncio.run(end_stale(spec.name))
-        assert proof.pid == qemu.pid and qemu.wait(5) == -9
+        assert proof.pid == qemu.identity.pid and not qemu.alive()
     assert not folder.exists()
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.livings import SLEEP, forged_qemu, living_qemu
 
-from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.errors import ColoctlError, FencingFailed, PreconditionFailed
 from coloctl.host.base import Identity
 from coloctl.host.process import identity_of
 from coloctl.journal import SIZE_MAX, Journal
-from coloctl.machine.cmdline import console_option
 from coloctl.model.event import Kind, Record
+from coloctl.model.pair import Role
 from coloctl.supervisor import leftovers
+from coloctl.supervisor.reconcile import Launch
+from coloctl.supervisor.sighting import with_strays
 
 pytestmark = pytest.mark.unit
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+NOBODY = 65534
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
 PAIR = """
 name = "web"
 [guest]
@@ -61,7 +67,7 @@ def identity(process: subprocess.Popen[bytes]) -> Identity:
 def journal_of(folder: Path, *launched: tuple[str, str, Identity]) -> None:
     with Journal(folder / leftovers.JOURNAL) as journal:
         for node, role, who in launched:
-            data = {"launched": role, "pid": who.pid, "start-time": who.start_time}
+            data = {"launched": role, **who.to_json()}
             journal.append(Record(Kind.OUTCOME, act="start", step="launch", node=node, data=data))
 
 
@@ -99,22 +105,67 @@ def test_the_secondary_ends_first(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert [one.role for one, _ in ended] == ["secondary", "primary"]
 
 
-def test_a_qemu_that_no_journal_names_is_known_by_its_command_line(folder: Path) -> None:
-    option = console_option(folder / "b")
-    other = console_option(folder.parent / "webmail" / "b")
+def test_a_qemu_that_no_journal_names_is_known_by_the_sockets_that_it_holds(folder: Path) -> None:
     with (
-        subprocess.Popen([*SLEEP, "-chardev", option]) as ours,
-        subprocess.Popen([*SLEEP, "-chardev", other]) as stranger,
+        living_qemu(folder, "b", "-incoming", "defer") as ours,
+        living_qemu(folder.parent / "webmail", "b") as stranger,
     ):
-        # The kernel tells of the exec a moment before it shows the command line.
-        while not Path(f"/proc/{ours.pid}/cmdline").read_bytes():
-            time.sleep(0.001)
         (found,) = leftovers.living(folder)
-        assert (found.node, found.identity.pid) == ("b", ours.pid)
+        assert (found.node, found.role, found.identity) == ("b", "secondary", ours.identity)
         asyncio.run(leftovers.end(folder))
-        assert ours.wait(5) == -9
-        assert stranger.poll() is None
-        stranger.kill()
+        assert not ours.alive()
+        assert stranger.alive()
+
+
+def test_what_a_wrapper_started_is_told_as_the_wrapper(folder: Path) -> None:
+    shell = ["sh", "-c", '"$@" & wait', "sh"]
+    with living_qemu(folder, "a", wrapper=shell) as wrapper:
+        assert [one.identity for one in leftovers.living(folder)] == [wrapper.identity]
+
+
+def test_removed_socket_files_hide_no_qemu(folder: Path) -> None:
+    with living_qemu(folder, "a") as ours:
+        shutil.rmtree(folder / "a")
+        assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
+
+
+@pytest.mark.parametrize("uid", [None, pytest.param(NOBODY, marks=AS_ROOT)])
+def test_words_on_a_command_line_make_no_qemu(folder: Path, uid: int | None) -> None:
+    """Any local user can run a process with the words by which QEMUs were once told apart."""
+    with forged_qemu(folder, "a", uid=uid) as stranger, living_qemu(folder, "b") as ours:
+        assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
+        launches = with_strays(folder, {})
+        assert {node: one.identity for node, one in launches.items()} == {"b": ours.identity}
+        asyncio.run(leftovers.end(folder))
+        assert stranger.poll() is None and not ours.alive()
+
+
+def test_a_stray_never_takes_the_place_of_what_the_journal_names(
+    folder: Path, qemu: subprocess.Popen[bytes]
+) -> None:
+    known = Launch(Role.PRIMARY, identity(qemu))
+    with living_qemu(folder, "a"):
+        assert with_strays(folder, {"a": known}) == {"a": known}
+        qemu.kill()
+        qemu.wait()
+        assert with_strays(folder, {"a": known})["a"].identity != known.identity
+
+
+@pytest.mark.parametrize("changed", [{"boot": "another"}, {"uid": 54321}, {"exe": "/bin/other"}])
+def test_a_recorded_process_is_the_same_in_every_way_or_is_not_touched(
+    folder: Path, qemu: subprocess.Popen[bytes], changed: dict[str, Any]
+) -> None:
+    """Of another boot: proven gone. Of another user or program: a doubt, so neither ended nor
+    taken for gone."""
+    journal_of(folder, ("a", "primary", replace(identity(qemu), **changed)))
+    if "boot" in changed:
+        assert leftovers.living(folder) == ()
+        assert asyncio.run(leftovers.end(folder)) == []
+    else:
+        assert len(leftovers.living(folder)) == 1
+        with pytest.raises(FencingFailed, match="but it"):
+            asyncio.run(leftovers.end(folder))
+    assert qemu.poll() is None
 
 
 def test_launches_survive_the_rotation_of_the_journal(

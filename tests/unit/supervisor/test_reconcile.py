@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from coloctl.host.base import Identity
 from coloctl.model import event
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NODES, NodeName, Role, other
@@ -114,6 +115,10 @@ def test_a_secondary_lives_on_only_with_a_whole_checkpoint() -> None:
         plan = reconcile(belief, pair)
         if plan.node is None or pair[plan.node].role is not Role.SECONDARY:
             continue
+        if plan.move in (Move.ADOPT_ALONE, Move.ROLL_BACK_PROTECT):  # it serves already
+            peer = pair[other(plan.node)]
+            assert pair[plan.node].promoted and (not peer.alive or peer.never_ran)
+            continue
         assert plan.move is Move.FINISH_FAILOVER, (belief, pair, plan)
         assert belief.protection is Protection.FAILOVER and "failover" in belief.acts
         assert plan.node not in belief.missed
@@ -135,7 +140,8 @@ def test_a_guest_that_runs_is_ended_only_by_a_stop() -> None:
             for one in pair.values()
             if one.alive and one.role is Role.PRIMARY and one.run_state is not RunState.PRELAUNCH
         ]
-        if ends and any(not one.held for one in runs):
+        runs += [one for one in pair.values() if one.promoted]
+        if ends and runs:
             assert plan.move is Move.END and "stop" in belief.acts, (belief, pair, plan)
 
 
@@ -256,7 +262,10 @@ def test_belief_is_what_the_journal_says() -> None:
         since_s=12.0,
         exposed_since_s=9.0,
         acts={"failover": {"force": True, "to": "b"}},
-        launches={"a": Launch(Role.PRIMARY, 10, 7), "b": Launch(Role.SECONDARY, 11, 7)},
+        launches={
+            "a": Launch(Role.PRIMARY, Identity(10, 7)),
+            "b": Launch(Role.SECONDARY, Identity(11, 7)),
+        },
         survivor="b",
         missed=frozenset({"b"}),
         settings={
@@ -279,7 +288,7 @@ def test_what_a_rotated_journal_keeps_gives_the_same_belief() -> None:
 def test_a_promoted_qemu_is_the_primary_and_its_missed_writes_are_forgiven() -> None:
     later = journal(*LIFE, launch("b", Role.PRIMARY, 11), launch("a", Role.SECONDARY, 12))
     belief = believe(later)
-    assert belief.launches["b"].role is Role.PRIMARY and belief.launches["a"].pid == 12
+    assert belief.launches["b"].role is Role.PRIMARY and belief.launches["a"].identity.pid == 12
     assert belief.missed == frozenset()
 
 

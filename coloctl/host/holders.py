@@ -1,0 +1,48 @@
+"""Find the processes that hold a listening socket: the one proof of a QEMU that no record names.
+
+A monitor's socket is made by coloctl in a folder that only its user can enter, and inherited by the
+QEMU that is started for it. So whatever holds it is that QEMU, or a process that it or its wrapper
+started. Called for QEMUs whose supervisor died before it wrote them down, and where a record is
+lost. (SO_PEERCRED names the process that called listen(2), which was coloctl, not QEMU.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from coloctl import procfs
+from coloctl.host.base import Identity
+from coloctl.host.identity import ours
+from coloctl.host.process import identity_of
+
+
+def holders(sockets: Collection[Path]) -> dict[Path, tuple[Identity, ...]]:
+    """Find who holds each of ``sockets``: processes of this user alone, the one held first.
+
+    Of processes in one session only its leader is told, where it lives: coloctl starts each QEMU as
+    the leader of a session, and what that started in turn ends with it. The path may be gone from
+    its folder; the kernel remembers it.
+    """
+    inodes = procfs.listeners(sockets)
+    return {path: _leaders(inode) for path, inode in inodes.items()}
+
+
+def _leaders(inode: int) -> tuple[Identity, ...]:
+    found: dict[int, Identity] = {}
+    for pid in sorted(procfs.holding({procfs.socket_name(inode)})):
+        stat = procfs.read_stat(pid)
+        if stat is None or not ours(pid):
+            continue
+        leader = stat.session if _leads(stat.session) else pid
+        if (identity := identity_of(leader)) is not None:
+            found.setdefault(leader, identity)
+    return tuple(found.values())
+
+
+def _leads(pid: int) -> bool:
+    """Whether ``pid`` still leads a session of this user, and it is not the one we live in."""
+    stat = procfs.read_stat(pid)
+    mine = os.getsid(0)
+    return pid not in (0, mine) and stat is not None and stat.state not in "ZX" and ours(pid)

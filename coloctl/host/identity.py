@@ -1,0 +1,125 @@
+"""Read from the kernel what a process is: its user, its program, its boot and its pid namespace.
+
+Called where a process is recorded and where a recorded one is looked for again. Invariant: nothing
+here comes from the process itself. Its command line and its name are what it says of itself, and
+any local user can say the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: What the kernel adds to the path of a program whose file was replaced or removed.
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Name one process for ever: the pid may be reused, the pid with its start time may not.
+
+    ``start_time`` is field 22 of ``/proc/PID/stat``: clock ticks since this machine booted. Both
+    hold for the boot and the pid namespace in which they were read; where these are known they are
+    told too, beside the user and the program. Those four do not take part in a comparison: what was
+    not recorded says nothing. -1 and "" stand for unknown.
+    """
+
+    pid: int
+    start_time: int
+    uid: int = field(default=-1, compare=False, repr=False)  #: real, effective and saved alike
+    exe: str = field(default="", compare=False, repr=False)  #: path of the running program
+    boot: str = field(default="", compare=False, repr=False)  #: kernel.random.boot_id
+    namespace: str = field(
+        default="", compare=False, repr=False
+    )  #: of pids, as the kernel names it
+
+    def to_json(self) -> dict[str, Any]:
+        """Write what is known, as `from_json` reads it."""
+        known = {
+            "uid": self.uid,
+            "exe": self.exe,
+            "boot": self.boot,
+            "pid-namespace": self.namespace,
+        }
+        told = {name: value for name, value in known.items() if value not in ("", -1)}
+        return {"pid": self.pid, "start-time": self.start_time, **told}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read a record; raises KeyError or ValueError where pid or start time is missing."""
+        return cls(
+            int(document["pid"]),
+            int(document["start-time"]),
+            int(document.get("uid", -1)),
+            str(document.get("exe", "")),
+            str(document.get("boot", "")),
+            str(document.get("pid-namespace", "")),
+        )
+
+    def differs(self, found: Identity | None) -> str:
+        """Say what of ``found``, the process of that number now, is not as recorded; or ""."""
+        if found is None:
+            return "it cannot be looked at"
+        if -1 not in (self.uid, found.uid) and self.uid != found.uid:
+            return f"it belongs to user id {found.uid}, not {self.uid}"
+        if self.exe and found.exe and self.exe != found.exe:
+            return f"it runs {found.exe}, not {self.exe}"
+        return ""
+
+
+@cache
+def boot_id() -> str:
+    """Read what names this boot of the machine; empty where the kernel does not tell."""
+    with contextlib.suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return ""
+
+
+@cache
+def pid_namespace() -> str:
+    """Read the namespace in which this process counts pids; empty where it cannot be told."""
+    with contextlib.suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
+
+
+def owner(pid: int) -> int | None:
+    """Read the one user that ``pid`` runs as; None where it is gone, or has several.
+
+    A set-uid program that another user started has that user's real id beside its own.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+            if line.startswith("Uid:"):
+                ids = {int(word) for word in line.split()[1:4]}
+                return ids.pop() if len(ids) == 1 else None
+    return None
+
+
+def ours(pid: int) -> bool:
+    """Say whether ``pid`` runs as this user and no other."""
+    return owner(pid) == os.geteuid()
+
+
+def executable(pid: int) -> str:
+    """Read the path of the program that ``pid`` runs; empty where it is hidden or gone."""
+    with contextlib.suppress(OSError):
+        return str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(_DELETED)
+    return ""
+
+
+def traits(pid: int) -> dict[str, Any]:
+    """Read what `Identity` has beside pid and start time."""
+    user = owner(pid)
+    return {
+        "uid": -1 if user is None else user,
+        "exe": executable(pid),
+        "boot": boot_id(),
+        "namespace": pid_namespace(),
+    }

@@ -1,0 +1,55 @@
+"""Processes that live like a QEMU of a pair, and others that only say that they are one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from coloctl.host.launch import discard, spawn
+from coloctl.host.process import LocalProcess
+from coloctl.machine.cmdline import console_option, monitor_sockets
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@contextlib.contextmanager
+def living_qemu(
+    folder: Path, node: str = "a", *words: str, wrapper: Sequence[str] = ()
+) -> Iterator[LocalProcess]:
+    """A process that holds the monitor sockets of that node, as coloctl starts one."""
+    rundir = folder / node
+    rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sockets = monitor_sockets(rundir)
+    argv = [*wrapper, *SLEEP, "-chardev", console_option(rundir), *words]
+    process = spawn(argv, stderr=rundir / "qemu.log", listen=sockets, node=node)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ValueError):  # it was ended, and its hold given back
+            discard(process, sockets.values())
+
+
+@contextlib.contextmanager
+def forged_qemu(
+    folder: Path, node: str = "a", *words: str, uid: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of that user with every word of a QEMU of that node, and none of its sockets."""
+    # Another user may not be able to run the Python that we are.
+    argv = ["/bin/sh", "-c", "read line", "sh", "-chardev", console_option(folder / node), *words]
+    with subprocess.Popen(argv, user=uid, stdin=subprocess.PIPE) as process:
+        try:
+            # The kernel tells of the exec a moment before it shows the command line.
+            while os.fsencode(console_option(folder / node)) not in _words(process.pid):
+                time.sleep(0.001)
+            yield process
+        finally:
+            process.kill()
+
+
+def _words(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
