@@ -1,4 +1,4 @@
-"""Where coloctl keeps what: state that a reboot may forget, caches that may be fetched again."""
+"""Where coloctl keeps what: state that a reboot may forget, what no reboot may, and caches."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ def cache_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/cache/coloctl")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coloctl"
+
+
+def registry_dir() -> Path:
+    """The folder with what is known of each disk of this machine; a reboot may not sweep it."""
+    if chosen := os.environ.get("COLOCTL_REGISTRY_DIR"):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/coloctl/disks")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "coloctl" / "disks"
 
 
 def make_private(folder: Path) -> Path:

@@ -1,142 +1,136 @@
-"""What each node's disks are worth: pair, node, generation and state, durably beside its image.
+"""Decide whose disks the guest begins with: what each node's disks are worth, durably.
 
 A pair that was stopped begins again with the disks that hold everything that clients were told; the
-images themselves do not tell. So ``IMAGE.generation`` beside the node's first image does. Block
-devices have no place beside them that outlives a boot: such a pair always begins on node a.
+images themselves do not tell. So a word about them is kept beside the node's first image and in the
+machine's registry (`coloctl.colo.registry`). Start, protect, stop, failover and the doctor call
+this.
 
 Invariant: disks that lack something that clients saw acknowledged are in sync only with a lower
-generation than disks which have it, or as those of a secondary with the same.
+generation than disks which have it, or as those of a secondary with the same. Disks of which it is
+not known what they hold are neither chosen nor passed over, unless an operator says so.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from enum import StrEnum
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
+from coloctl.colo import registry
+from coloctl.colo.companion import WHOLE, Companion, Companions, Overlays, Word, Worth
+from coloctl.colo.registry import SUFFIX
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 
+__all__ = [
+    "SUFFIX",
+    "Companion",
+    "Companions",
+    "Overlays",
+    "Worth",
+    "keep",
+    "read",
+    "source",
+    "unstable",
+    "write",
+]
+
 Hosts = Mapping[NodeName, Host]
 
-SUFFIX = ".generation"
-
-#: Reading or writing one line on a busy disk, seconds.
-DEADLINE_S = 10.0
-
-
-class Worth(StrEnum):
-    """What a node's disks hold of their generation."""
-
-    IN_SYNC = "in-sync"  #: everything: the guest ran on them
-    FOLLOWING = "following"  #: everything, as long as their node was the secondary
-    DIVERGED = "diverged"  #: the guest went on without them
-    RESYNC_TARGET = "resync-target"  #: half of a copy
-
-
-@dataclass(frozen=True)
-class Companion:
-    """What stands beside the first image of a node."""
-
-    pair: str
-    node: NodeName
-    generation: int = 0
-    state: Worth = Worth.IN_SYNC
-    written: bool = False  #: it was found there; else nobody ever wrote one
-
-    def sentence(self) -> str:
-        """For people: what these disks are."""
-        words = {
-            Worth.IN_SYNC: "whole",
-            Worth.FOLLOWING: "those of a secondary",
-            Worth.DIVERGED: "left behind by their guest, which ran on without them",
-            Worth.RESYNC_TARGET: "half of a copy",
-        }
-        return f"Node {self.node}'s disks, generation {self.generation}, are {words[self.state]}."
-
-
-Companions = Mapping[NodeName, Companion]
-
-_WHOLE = frozenset({Worth.IN_SYNC, Worth.FOLLOWING})
-
-
-def _beside(spec: PairSpec, node: NodeName) -> Path | None:
-    if not spec.disks or spec.disks[0].image[node].is_relative_to("/dev"):
-        return None
-    image = spec.disks[0].image[node]
-    return image.with_name(image.name + SUFFIX)
+Promoted = tuple[NodeName, int]
 
 
 async def read(spec: PairSpec, hosts: Hosts) -> Companions:
-    """What each node's disks are worth; generation 0 and in sync where nobody ever said so.
+    """Read what each node's disks are worth; generation 0 and in sync where they are new.
 
-    Raises `PreconditionFailed` for a file that does not tell, or is another pair's.
+    What cannot be read, or was written about other disks, is a doubt in the answer. Raises
+    `PreconditionFailed` for disks that are another pair's, and for two devices of one name.
     """
-    return {node: await _read(spec, hosts, node) for node in NODES}
+    if not spec.disks:
+        return {node: Companion(spec.name, node) for node in NODES}
+    looked = {node: await registry.look(spec, hosts[node], node) for node in NODES}
+    images = {node: looked[node][1] for node in NODES}
+    for disk in spec.disks:
+        a, b = (images[node].get(disk.id) for node in NODES)
+        if a and b and a.device and b.device and (a.key, a.machine) == (b.key, b.machine):
+            raise PreconditionFailed(
+                f"Both nodes' devices of disk {disk.id} are known to this system as {a.key}.",
+                hint="one is a copy of the other, or they are one: give each a serial of its own",
+            )
+    return {node: looked[node][0] for node in NODES}
 
 
-async def _read(spec: PairSpec, hosts: Hosts, node: NodeName) -> Companion:
-    path = _beside(spec, node)
-    if path is None:
-        return Companion(spec.name, node)
-    argv = ["sh", "-c", 'if test -e "$1"; then cat "$1"; fi', "sh", str(path)]
-    done = await hosts[node].run(argv, deadline_s=DEADLINE_S)
-    if not done.stdout.strip():
-        return Companion(spec.name, node)
-    companion = _parse(spec, node, path, done.stdout)
-    if companion.pair != spec.name:
-        raise PreconditionFailed(
-            f"{path} says that node {node}'s disks belong to the pair {companion.pair}.",
-            hint="correct the image in the pair file, or remove that file if they are this pair's",
-        )
-    return companion
+async def unstable(spec: PairSpec, hosts: Hosts) -> list[str]:
+    """Name the devices without a name that outlives this boot, each in a sentence.
+
+    What is known of them is lost with the boot. Raises `PreconditionFailed` for disks that cannot
+    be looked at.
+    """
+    found = []
+    for node in NODES:
+        for disk, identity in (await registry.identities(spec, hosts[node], node)).items():
+            if not identity.stable:
+                found.append(
+                    f"Disk {disk} of node {node}, {identity.key.removeprefix('path:')}, has no "
+                    "name that outlives this boot (no WWN, serial or uuid): after the next one its "
+                    "generation is not known, and a start needs --from."
+                )
+    return found
 
 
-def _parse(spec: PairSpec, node: NodeName, path: Path, text: str) -> Companion:
-    """A lone number is what was written there before there were states."""
-    try:
-        found: Any = json.loads(text)
-        if isinstance(found, int) and not isinstance(found, bool):
-            return Companion(spec.name, node, found, written=True)
-        state = Worth(found["state"])
-        return Companion(str(found["pair"]), node, int(found["generation"]), state, written=True)
-    except (ValueError, TypeError, KeyError):
-        raise PreconditionFailed(
-            f"{path} does not tell what node {node}'s disks are worth.",
-            hint="write 0 into it, or a number above the other node's if these disks are newer",
-        ) from None
-
-
-def source(companions: Companions, *, promoted: tuple[NodeName, int] | None = None) -> NodeName:
+def source(companions: Companions, *, promoted: Promoted | None = None) -> NodeName:
     """The node whose disks are the guest's: the newest, before those of its secondary; else node a.
 
     ``promoted`` is the arbiter's word: who was promoted last, and in which generation. Raises
-    `PreconditionFailed` where a start would lose something, and says what.
+    `PreconditionFailed` where a start would lose something, or might, and says what.
     """
+    if all(companions[node].replaced for node in NODES):  # new disks for a pair of an old name
+        companions = {node: _as_new(companions[node]) for node in NODES}
     known = {node: promoted[1] if promoted and promoted[0] == node else 0 for node in NODES}
     number = {node: max(known[node], companions[node].generation) for node in NODES}
-    sound = [node for node in NODES if companions[node].state in _WHOLE]
+    sound = [n for n in NODES if companions[n].state in WHOLE and not companions[n].doubt]
     if not sound:
         both = " ".join(companions[node].sentence() for node in NODES)
-        raise PreconditionFailed(f"No node's disks hold the whole guest. {both}", hint=_HINT)
-    own = {node: companions[node].state is Worth.IN_SYNC for node in NODES}
+        raise PreconditionFailed(f"No node's disks hold the whole guest. {both}", hint=HINT)
+    own = {node: companions[node].state is not Worth.FOLLOWING for node in NODES}
     best = max(sound, key=lambda node: (number[node], own[node]))
-    rival = other(best)
-    if number[rival] > number[best]:
+    rival = companions[other(best)]
+    since = f"what the guest wrote since generation {number[best]}"
+    if rival.doubt and not _has_all_of(rival, number[best], own=own[best], claimed=known):
         raise PreconditionFailed(
-            f"{companions[rival].sentence()} {companions[best].sentence()} What the guest wrote "
-            f"since generation {number[best]} would be lost.",
-            hint=_HINT,
+            f"{rival.sentence()} {companions[best].sentence()} If node {rival.node}'s disks are "
+            f"the newer ones, {since} would be lost.",
+            hint=HINT,
+        )
+    if not rival.doubt and number[other(best)] > number[best]:
+        raise PreconditionFailed(
+            f"{rival.sentence()} {companions[best].sentence()} W{since[1:]} would be lost.",
+            hint=HINT,
         )
     return best
 
 
-_HINT = "`coloctl start SPEC --from NODE` starts with that node's disks all the same"
+HINT = (
+    "`coloctl start SPEC --from NODE` starts with that node's disks all the same; the other's are "
+    "overwritten when it is protected"
+)
+
+
+def _as_new(companion: Companion) -> Companion:
+    return replace(companion, doubt="", generation=0, state=Worth.IN_SYNC, written=False)
+
+
+def _has_all_of(
+    rival: Companion, number: int, *, own: bool, claimed: Mapping[NodeName, int]
+) -> bool:
+    """Whether disks of generation ``number`` hold whatever those in doubt can hold.
+
+    Within one generation only the disks that the guest itself ran on hold all of it.
+    """
+    if rival.bound is None:
+        return False
+    most = max(rival.bound, claimed[rival.node])
+    return most < number or (most == number and own)
 
 
 async def write(
@@ -145,28 +139,17 @@ async def write(
     node: NodeName,
     generation: int,
     state: Worth = Worth.IN_SYNC,
+    *,
+    overlays: Overlays | None = None,
 ) -> None:
-    """What ``node``'s disks are worth is beside them, durably; raises `PreconditionFailed`.
+    """Write durably what ``node``'s disks are worth; raises `PreconditionFailed`.
 
-    So it does for a block device whose pair would begin on the other node all the same.
+    ``overlays`` belong to `Worth.OVERLAY_PENDING`: per disk id the paths of the overlays that its
+    image lacks, the one that the guest writes to first.
     """
-    path = _beside(spec, node)
-    if path is None:
-        if spec.disks and node != "a" and state is Worth.IN_SYNC and generation:
-            raise PreconditionFailed(
-                f"{spec.disks[0].image[node]} is a device, and such a pair begins on node a.",
-                hint="exchange a and b in the pair file before the next start",
-            )
-        return
-    said = asdict(Companion(spec.name, node, generation, state))
-    del said["written"]
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            await hosts[node].write_durably(path, json.dumps(said).encode() + b"\n")
-    except TimeoutError:
-        raise PreconditionFailed(
-            f"{path} was not written within {DEADLINE_S:g} s.", hint="its disk does not answer"
-        ) from None
+    if spec.disks:
+        word = Word(spec.name, node, generation, state, overlays=overlays or {})
+        await registry.put(spec, hosts[node], word)
 
 
 async def keep(
@@ -175,10 +158,12 @@ async def keep(
     node: NodeName,
     generation: int,
     state: Worth = Worth.IN_SYNC,
+    *,
+    overlays: Overlays | None = None,
 ) -> str:
     """As `write`, but the guest matters more: what went wrong is answered, for an operator."""
     try:
-        await write(spec, hosts, node, generation, state)
+        await write(spec, hosts, node, generation, state, overlays=overlays)
     except ColoctlError as error:
         return f"The next start would not begin with its disks: {error.message}"
     return ""

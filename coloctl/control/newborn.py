@@ -234,6 +234,7 @@ def _spawn(
         **os.environ,
         "COLOCTL_STATE_DIR": str(paths.state_dir()),
         "COLOCTL_CACHE_DIR": str(paths.cache_dir()),
+        "COLOCTL_REGISTRY_DIR": str(paths.registry_dir()),
     }
     log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

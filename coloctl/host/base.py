@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from coloctl.host.delivery import Deliveries
+from coloctl.host.files import Files
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
 
 
@@ -220,7 +221,7 @@ class Conversation(Protocol):
         ...
 
 
-class Host(Protocol):
+class Host(Files, Protocol):
     """Where processes run. Every wait has a deadline; errors are those of `coloctl.errors`."""
 
     @property
@@ -323,13 +324,6 @@ class Host(Protocol):
     def first_packet(self, tap: str) -> AbstractAsyncContextManager[FirstPacket]:
         """While the context is open, the first frame that the guest sends over ``tap`` is watched
         for. Raises `PreconditionFailed` where packets may not be watched."""
-        ...
-
-    async def write_durably(self, path: Path, content: bytes) -> None:
-        """``path`` holds ``content`` on the disk, whole, under its name.
-
-        Raises `PreconditionFailed`; the file is as it was then. Cancelled, it is one or the other.
-        """
         ...
 
     async def aclose(self) -> None:

@@ -1,37 +1,92 @@
-"""Files that are complete and on the disk under their name, or not there at all."""
+"""Replace files so that they are complete and on the disk under their name, and read them whole.
+
+What is written here outlives a power failure: companions of images, the registry, claims and
+histories.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from pathlib import Path
 
 from coloctl.errors import PreconditionFailed
 
 
-def replace(path: Path, content: bytes) -> None:
-    """``path`` holds ``content``, and so it does after a power failure; other readers see the old
-    file or the new one, never half of one.
+def replace(path: Path, content: bytes, *, make_folder: bool = False) -> None:
+    """Replace ``path`` by a file that holds ``content``, on disk before this returns.
 
-    Two writers at once must be kept apart by whoever calls. Blocks for the disk. Raises
+    Other readers see the old file or the new one, never half of one; so they do after a power
+    failure. ``make_folder`` makes its folder where it is missing. Blocks for the disk. Raises
     `PreconditionFailed`; the old file is as it was then.
     """
-    fresh = path.with_name(path.name + ".new")
+    # A name of its own: two writers never fill the same file, and none that lies there is followed.
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        if make_folder:
+            _make(path.parent)
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             _fill(fd, content)
+            fresh.replace(path)
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
         finally:
             os.close(fd)
-        fresh.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise PreconditionFailed(
             f"{path} cannot be written: {error.strerror}.",
             hint="free some space, or check the folder and its permissions",
         ) from None
+
+
+def read(path: Path, limit: int) -> bytes | None:
+    """Read the whole file at ``path``; None where there is none.
+
+    Raises `PreconditionFailed` for all else: no right, a disk that fails, more than ``limit``
+    bytes, and what is no file, which is not opened. Blocks for the disk.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise PreconditionFailed(f"{path} cannot be read: it is no file.")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            content = _read_all(fd, limit + 1)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise PreconditionFailed(f"{path} cannot be read: its link leads nowhere.") from None
+        return None
+    except OSError as error:
+        raise PreconditionFailed(
+            f"{path} cannot be read: {error.strerror}.", hint="check the file and its permissions"
+        ) from None
+    if len(content) > limit:
+        raise PreconditionFailed(f"{path} cannot be read: it is larger than {limit} bytes.")
+    return content
+
+
+def _read_all(fd: int, most: int) -> bytes:
+    content = b""
+    while len(content) < most and (piece := os.read(fd, most - len(content))):
+        content += piece
+    return content
+
+
+def _make(folder: Path) -> None:
+    """Make ``folder`` and those above it; their names are on disk."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    _sync_folder(folder.parent)
 
 
 def _fill(fd: int, content: bytes) -> None:

@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import durable
+from coloctl.host import disk, durable
 from coloctl.host.base import (
     Channel,
     Completed,
@@ -41,6 +41,7 @@ from coloctl.host.listen import connect_unix, parse_address, ports_in_use
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess, adopt, kill_identity
 from coloctl.host.tap import check, exists, set_up
+from coloctl.model.disk import DiskIdentity
 
 T = TypeVar("T")
 
@@ -209,9 +210,17 @@ class LocalHost:
                 hint="run as root, or with CAP_NET_RAW",
             ) from None
 
-    async def write_durably(self, path: Path, content: bytes) -> None:
-        """See `Host.write_durably`. Namespaces of this machine share its files."""
-        await asyncio.to_thread(durable.replace, path, content)
+    async def identify(self, path: Path) -> DiskIdentity:
+        """See `Host.identify`. Namespaces of this machine share its disks."""
+        return await asyncio.to_thread(disk.identify, path)
+
+    async def read_file(self, path: Path, limit: int) -> bytes | None:
+        """See `Host.read_file`. Namespaces of this machine share its files."""
+        return await asyncio.to_thread(durable.read, path, limit)
+
+    async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
+        """See `Host.write_durably`."""
+        await asyncio.to_thread(durable.replace, path, content, make_folder=make_folder)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """See `Host.run`. Cancelled or late, the program and its children are killed."""

@@ -87,9 +87,13 @@ class GuestImage:
         return " ".join(words)
 
     def copy_disk(self, to: Path) -> Path:
-        """``to`` is a disk of its own with an empty file system; what was there is replaced."""
+        """Make ``to`` a disk with an empty file system; what was there is replaced.
+
+        So goes what was written about the disk that lay there (`coloctl.colo.registry`).
+        """
         with _replaced(to) as fresh:
             shutil.copyfile(self.disk, fresh)
+        to.with_name(f"{to.name}.generation").unlink(missing_ok=True)
         return to
 
 

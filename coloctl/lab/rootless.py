@@ -157,6 +157,7 @@ def _environment() -> dict[str, str]:
         MARK: "1",
         "COLOCTL_STATE_DIR": str(paths.state_dir().absolute()),
         "COLOCTL_CACHE_DIR": str(paths.cache_dir().absolute()),
+        "COLOCTL_REGISTRY_DIR": str(paths.registry_dir().absolute()),
     }
 
 

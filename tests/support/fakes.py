@@ -30,6 +30,7 @@ from coloctl.host.base import (
 from coloctl.host.delivery import Deliveries, Sent
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.model.disk import DiskIdentity
 from coloctl.model.pair import (
     NODES,
     DiskSpec,
@@ -188,6 +189,7 @@ class FakeHost(Host):
         self.lost = 0  #: datagrams that it did not hear
         self.sent_data: tuple[Sent, ...] = ()  #: what its kernel knows of the pair's connections
         self.cut_off = False  #: nothing reaches it over the replication link
+        self.files: dict[Path, bytes] = {}  #: what was written durably there
 
     @property
     def name(self) -> str:
@@ -237,7 +239,14 @@ class FakeHost(Host):
 
         yield Watch()
 
-    async def write_durably(self, path: Path, content: bytes) -> None:
+    async def identify(self, path: Path) -> DiskIdentity:
+        return DiskIdentity(f"file:{path}")
+
+    async def read_file(self, path: Path, limit: int) -> bytes | None:
+        return self.files.get(path)
+
+    async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
+        self.files[path] = content
         self._log.append(f"{self._node}: {path.name} = {content.decode().strip()}")
 
     async def aclose(self) -> None:

@@ -51,6 +51,7 @@ class Run:
             name: value,
             "TMPDIR": str(self.temporary),
             "COLOCTL_STATE_DIR": str(self.state),
+            "COLOCTL_REGISTRY_DIR": str(self.folder / "registry"),
             # pytest's own folders outlive a run on purpose, for whoever looks into a failure.
             "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT")
             or str(self.folder.parent),

@@ -202,7 +202,7 @@ def test_the_guest_matters_more_than_its_number(
 ) -> None:
     """Its next start may begin with old disks, which is told; not running at all is worse."""
 
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise PreconditionFailed("No space left on device")
 
     monkeypatch.setattr(generation, "write", fail)

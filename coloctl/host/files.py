@@ -1,0 +1,37 @@
+"""What a host offers about the files and disks that lie on it: the part of `Host` that is durable.
+
+The registry of disks, companions of images and claims go through it, wherever the host is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from coloctl.model.disk import DiskIdentity
+
+
+class Files(Protocol):
+    """Files and disks of one host."""
+
+    async def identify(self, path: Path) -> DiskIdentity:
+        """Find out what the disk at ``path`` is known by, there or not.
+
+        Raises `PreconditionFailed` where it cannot be looked at, or is no disk.
+        """
+        ...
+
+    async def read_file(self, path: Path, limit: int) -> bytes | None:
+        """Read the whole file at ``path``, None where there is none.
+
+        Raises `PreconditionFailed` where it cannot be read, or has more than ``limit`` bytes.
+        """
+        ...
+
+    async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
+        """Replace ``path`` by a file that holds ``content``, on the disk under its name.
+
+        ``make_folder`` makes its folder where it is missing. Raises `PreconditionFailed`; the file
+        is as it was then. Cancelled, it is one or the other.
+        """
+        ...

@@ -1,0 +1,81 @@
+"""Name a disk so that it is known again: an image file or a block device, whatever its path is now.
+
+`coloctl.host.disk` finds these names on a machine; `coloctl.colo.companion` writes them beside what
+is known of a disk, and compares them before it believes what was written. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Sameness(StrEnum):
+    """What a disk that is there now is to the one that was written about."""
+
+    SAME = "same"
+    MOVED = "moved"  #: it lies elsewhere now: another path or another machine
+    REPLACED = "replaced"  #: another file or device lies where the known one was
+    GONE = "gone"  #: nothing lies there
+
+
+@dataclass(frozen=True)
+class DiskIdentity:
+    """What a disk is known by.
+
+    ``key`` names the place: ``file:/srv/a.qcow2``, ``dm:LVM-...``, ``wwid:naa.5000...``. ``mark``
+    tells the file or device there from a later one in the same place, "" where the system does not
+    say. ``machine`` is the machine's id (machine-id(5)).
+    """
+
+    key: str
+    mark: str = ""
+    machine: str = ""
+    device: bool = False  #: a block device; nothing can lie beside it
+    stable: bool = True  #: the name holds over a reboot; else only ``mark`` ties it to this boot
+    present: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """The identity as a document, without what is usual."""
+        usual = DiskIdentity("")
+        return {
+            name: value for name, value in asdict(self).items() if value != getattr(usual, name)
+        }
+
+    @classmethod
+    def from_json(cls, document: object) -> DiskIdentity:
+        """Read what `to_json` wrote; raises ValueError with a sentence otherwise."""
+        if not isinstance(document, dict):
+            raise ValueError("a disk's identity must be a JSON object")
+        for name, value in document.items():
+            if name not in _TYPES or type(value) is not _TYPES[name]:
+                raise ValueError(f"a disk's identity cannot have {name} = {str(value)[:40]!r}")
+        if not document.get("key"):
+            raise ValueError("a disk's identity needs a key")
+        return cls(**document)
+
+
+_TYPES: Mapping[str, type] = {
+    **dict.fromkeys(("key", "mark", "machine"), str),
+    **dict.fromkeys(("device", "stable", "present"), bool),
+}
+
+
+def compare(now: DiskIdentity, known: DiskIdentity) -> Sameness:
+    """Say what the disk that is there ``now`` is to the one that was ``known``.
+
+    A file keeps its mark when it is renamed. A copy has another mark: in the same place of the same
+    machine it has replaced the known file; elsewhere it was carried there.
+    """
+    if not now.present:
+        return Sameness.GONE
+    told = bool(now.mark and known.mark)
+    if now.key != known.key:
+        renamed = told and now.mark == known.mark and now.machine == known.machine
+        return Sameness.SAME if renamed and not now.device else Sameness.MOVED
+    if not told or now.mark == known.mark:
+        return Sameness.SAME if now.stable or told else Sameness.REPLACED
+    elsewhere = now.machine and known.machine and now.machine != known.machine
+    return Sameness.MOVED if elsewhere and not now.device else Sameness.REPLACED
