@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,19 @@ def key(binary: Path, accel: str, machine: str) -> str:
 
     What is no trial of COLO says so in place of the machine: ``loop``, ``accel``, ``dialect``.
     """
-    parts = [str(TRIAL), accel, machine, _boot_id()]
-    parts += (_stamp(path) for path in (binary, *_wrapped(binary)))
+    return digest([str(TRIAL), accel, machine, _boot_id(), *identity(binary)])
+
+
+def identity(binary: Path) -> tuple[str, ...]:
+    """Name what makes this binary another one when it changes: path, size and mtime of each part.
+
+    A wrapper script counts with every file that it names.
+    """
+    return tuple(_stamp(path) for path in (binary, *_wrapped(binary)))
+
+
+def digest(parts: Iterable[str]) -> str:
+    """Name a file of the cache for exactly these words."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -209,9 +209,11 @@ class Pair:
         """One node is dead, proven, and the other runs the guest; answers the timeline."""
         return await self._act(lambda acts: acts.failover(to, force=force, wait_s=timeout))
 
-    async def switchover(self, *, timeout: float = patience.SWITCHOVER_S) -> Document:
-        """The nodes have changed their roles and the pair is protected; answers the timeline."""
-        return await self._act(lambda acts: acts.switchover(timeout))
+    async def switchover(
+        self, *, force: bool = False, timeout: float = patience.SWITCHOVER_S
+    ) -> Document:
+        """Exchange the roles and protect again; ``force``: also where TCG may run stale code."""
+        return await self._act(lambda acts: acts.switchover(force=force, wait_s=timeout))
 
     async def pause(self) -> None:
         """Nobody but an operator fails the pair over."""

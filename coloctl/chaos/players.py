@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,14 +11,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from coloctl import memory
+from coloctl.check import freshcode
 from coloctl.check.trial import holds_colo
+from coloctl.colo.known_bugs import Combination
 from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
+from coloctl.host import open_host
 from coloctl.lab import guest as guests
 from coloctl.lab import qemu as qemus
 from coloctl.lab.guest import GuestImage
 from coloctl.lab.progress import Progress, Report, silent
 from coloctl.lab.qemu import Build
 from coloctl.machine import accel as accelerators
+from coloctl.vm import inspect
 
 
 class Players(NamedTuple):
@@ -46,6 +52,7 @@ def choose(qemu: str | None, report: Report = silent) -> tuple[Path, str]:
     trial = holds_colo(binary, accel)
     if not trial.works:
         raise UnsupportedQEMU(trial.sentence, hint="`coloctl probe --full` shows more")
+    fresh_code(binary, accel, report)
     return binary, accel
 
 
@@ -58,6 +65,7 @@ class Choice:
     why: str
     passed_over: tuple[str, ...] = field(default=())  #: a sentence for each that was tried before
     accelerators: str = ""  #: the sentence that says what KVM is worth here
+    fresh_code: str = ""  #: the sentence on the plugin that TCG needs; empty under KVM
 
 
 def choose_qemu(report: Report = silent) -> Choice:
@@ -78,7 +86,40 @@ def choose_qemu(report: Report = silent) -> Choice:
 
     accels, sentence = usable_accelerators(report)
     build, accel = qemus.choose(works, accels, report=report)
-    return Choice(build, accel, verdict["why"], tuple(passed_over), sentence)
+    fresh = fresh_code(build.binary, accel, report)
+    return Choice(build, accel, verdict["why"], tuple(passed_over), sentence, fresh)
+
+
+def fresh_code(binary: Path, accel: str, report: Report = silent) -> str:
+    """Build the fresh-code plugin where ``accel`` needs it, and say in a sentence how that went.
+
+    A pair runs without it too, and says then what that means.
+    """
+    if accel != "tcg":
+        return ""
+    try:
+        return f"The fresh-code plugin is in force: {freshcode.provide(binary, report=report)}."
+    except ProvisionError as error:
+        return f"The fresh-code plugin is not in force: {error.message}"
+
+
+def fresh_code_of(build: Build, report: Report = silent) -> None:
+    """Build the plugin for ``build`` where its pairs would run under TCG on this machine."""
+    accels, _ = usable_accelerators(report)
+    # What does not answer as QEMU says so to whoever starts a pair in it.
+    with contextlib.suppress(UnsupportedQEMU):
+        if accels[0] == "tcg" and asyncio.run(_holds_colo_under_tcg(build.binary)):
+            fresh_code(build.binary, "tcg", report)
+
+
+async def _holds_colo_under_tcg(binary: Path) -> bool:
+    """Whether no known bug refuses TCG before stale code could matter; nothing is tried out."""
+    host = open_host("local")
+    try:
+        dialect = (await inspect(binary, host)).dialect
+    finally:
+        await host.aclose()
+    return not Combination(dialect, "tcg").before_11
 
 
 def usable_accelerators(report: Report = silent) -> tuple[Sequence[str], str]:

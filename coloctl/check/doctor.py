@@ -88,27 +88,7 @@ async def _binary(spec: PairSpec, binary: Path, hosts: dict[NodeName, Host]) -> 
     findings = [of_check(check) for check in report.checks if check.name != "known bug"]
     if any(check.verdict is Verdict.FAIL for check in report.checks):
         return findings
-    findings += await _bugs(spec, binary, report, hosts["a"])
-    return findings + ([_emulated(spec)] if report.accel == "tcg" else [])
-
-
-def _emulated(spec: PairSpec) -> Finding:
-    """What TCG means for the secondary (docs/qemu.md, "Stale translations")."""
-    name = "stale translations"
-    fault = "Under TCG, QEMU from 10.2 on keeps translated code when a checkpoint replaces memory"
-    if spec.guest.ready_line:
-        return Finding(
-            name,
-            Severity.INFO,
-            f"{fault}; the guest boots before it is protected, which avoids most of it.",
-            "use KVM for guests that matter",
-        )
-    return Finding(
-        name,
-        Severity.WARNING,
-        f"{fault}: the secondary of a guest that boots or loads code under protection crashes.",
-        "set guest.ready_line, so that the guest boots before it is protected; KVM is not affected",
-    )
+    return findings + await _bugs(spec, binary, report, hosts["a"])
 
 
 async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> list[Finding]:

@@ -18,7 +18,7 @@ from coloctl.colo.known_bugs import Combination, threatening
 from coloctl.errors import ColoctlError, CommandRefused, UsageError
 from coloctl.host.base import Host
 from coloctl.machine import accel as accelerators
-from coloctl.machine import image
+from coloctl.machine import freshcode, image
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
@@ -76,6 +76,7 @@ async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
         *_colo(answers),
         _machine(answers, machine),
         accelerator,
+        *_fresh_code(binary, accel, answers.dialect),
         _qemu_img(binary),
         *_known_bugs(Combination(answers.dialect, accel, machine)),
     )
@@ -220,6 +221,21 @@ def _tcg(measured: accelerators.Measurement) -> Check:
         return Check("accelerator", Verdict.FAIL, f"TCG does not run guests: {measured.why_not}.")
     sentence = f"TCG runs guests: {measured.turns} loop turns took {measured.loop_s:.3f} s."
     return Check("accelerator", Verdict.OK, sentence)
+
+
+def _fresh_code(binary: Path, accel: str, dialect: Dialect) -> Iterator[Check]:
+    """Whether a secondary under TCG runs what its memory holds; older QEMUs deadlock before that.
+
+    A pair is not kept from starting without the plugin, so its absence raises a doubt only.
+    """
+    if accel != "tcg" or dialect.return_path is ReturnPath.FORBIDDEN:
+        return
+    if (why := freshcode.distrust(freshcode.place(binary))) == "":
+        sentence = "The fresh-code plugin is in force: a secondary runs what its memory holds."
+        yield Check("fresh code", Verdict.OK, sentence)
+        return
+    sentence = f"The fresh-code plugin is not in force, so that {freshcode.WITHOUT}: {why}"
+    yield Check("fresh code", Verdict.WARN, sentence, freshcode.hint(binary))
 
 
 def _qemu_img(binary: Path) -> Check:

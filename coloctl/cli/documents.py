@@ -83,10 +83,11 @@ def after_start(view: View, took_s: float) -> str:
     primary = primary_of(view)
     if is_protected(view):
         other = next(n["name"] for n in view["nodes"] if n["name"] != primary)
-        return (
+        done = (
             f"{view['name']} is protected: the guest runs on node {primary}, "
             f"node {other} follows ({took_s:.1f} s)."
         )
+        return "\n".join(filter(None, (done, view.get("stale_code"))))
     return f"{view['name']} runs on node {primary}, without protection ({took_s:.1f} s)."
 
 

@@ -177,6 +177,7 @@ def execute(name: str, machine: str, command: tuple[str, ...]) -> int:
 
 lab.add_command(lab_goods.guest)
 lab.add_command(lab_goods.qemu)
+lab.add_command(lab_goods.plugin)
 
 
 def _open(name: str) -> Lab:

@@ -69,7 +69,7 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
     NAMES are system, 7.2 (Debian 12), 10.0 (Debian 13) and 11.1 (Debian 13's backports). Without
     one, the system's QEMU is tried out, and a newer one is fetched where it does not hold COLO.
     """
-    from coloctl.chaos.players import choose_qemu
+    from coloctl.chaos.players import choose_qemu, fresh_code_of
     from coloctl.cli import provision
     from coloctl.cli.downloads import Bars
     from coloctl.lab import qemu as qemus
@@ -78,6 +78,8 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
     with Bars() as bars:
         if wanted:
             builds = [qemus.provide(name, report=bars.report) for name in wanted]
+            for build in builds:
+                fresh_code_of(build, bars.report)
             found = [provision.build_document(build) for build in builds]
             document: dict[str, Any] = {"schema": 1, "builds": found}
             lines = [f"{build.name:8}{build.version:10}{build.binary}" for build in builds]
@@ -89,6 +91,35 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
         click.echo(json.dumps(document))
     elif not quiet:
         click.echo("\n".join(lines))
+
+
+@click.command()
+@click.option(
+    "--qemu",
+    default="system",
+    show_default=True,
+    metavar="QEMU",
+    help="A path, a program on PATH, or a build that is here.",
+)
+@_quiet_option
+@format_option("pretty", "json")
+def plugin(qemu: str, quiet: bool, form: str) -> None:
+    """Have the fresh-code plugin, without which TCG may run stale code in a secondary.
+
+    It is built for one QEMU, tried in it, and loaded by every pair that runs in that QEMU under
+    TCG. `coloctl lab qemu` and the demo do this by themselves.
+    """
+    from coloctl.chaos.players import named_qemu
+    from coloctl.check import freshcode
+    from coloctl.cli.downloads import Bars
+
+    binary = named_qemu(qemu)
+    with Bars() as bars:
+        file = freshcode.provide(binary, report=bars.report)
+    if form == "json":
+        click.echo(json.dumps({"schema": 1, "binary": str(binary), "plugin": str(file)}))
+    elif not quiet:
+        click.echo(f"{file}\nis loaded by every pair in {binary} under TCG.")
 
 
 def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:

@@ -35,6 +35,7 @@ _FACTS: Mapping[str, str] = {
     "colo_mode": "COLO mode",
     "fencing": "fencing",
     "impairments": "impaired",
+    "fresh_code": "fresh code",
 }
 
 
@@ -95,6 +96,8 @@ def news(view: View) -> Iterator[Text]:
         yield Text(
             f"Automatic failover is off; `coloctl resume {name}` switches it on.", style="yellow"
         )
+    if view.get("stale_code"):
+        yield Text(view["stale_code"], style="yellow")
     if changed := changed_settings(view.get("settings", {})):
         yield Text(f"Set while it runs: {', '.join(changed)}.", style="dim")
     for node in view["nodes"]:
@@ -176,13 +179,15 @@ def _node_facts(nodes: Sequence[View]) -> Table:
     for node in nodes:
         table.add_column(f"NODE {node['name']}", overflow="fold")
     for key, label in _FACTS.items():
-        table.add_row(Text(label, "dim"), *(_fact(node[key]) for node in nodes))
+        table.add_row(Text(label, "dim"), *(_fact(node.get(key)) for node in nodes))
     return table
 
 
 def _fact(value: object) -> Text:
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
     return _NOTHING if value in (None, "") else Text(str(value))
 
 

@@ -27,6 +27,7 @@ def choice_document(choice: Choice) -> dict[str, Any]:
         "why": choice.why,
         "passed-over": list(choice.passed_over),
         "accelerators": choice.accelerators,
+        "fresh-code": choice.fresh_code,
     }
 
 
@@ -39,5 +40,6 @@ def choice_lines(choice: Choice) -> list[str]:
         "",
         f"  {choice.why}",
         f"  {choice.accelerators}",
+        *([f"  {choice.fresh_code}"] if choice.fresh_code else []),
         *(f"  Passed over: {sentence}" for sentence in choice.passed_over),
     ]

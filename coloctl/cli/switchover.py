@@ -19,6 +19,12 @@ from coloctl.control.acts import SWITCHOVER_S
 @click.command(cls=WaitingCommand)
 @pair_argument
 @click.option(
+    "--force",
+    is_flag=True,
+    help="Switch over also under TCG without the fresh-code plugin, where the secondary may run "
+    "stale code.",
+)
+@click.option(
     "--wait",
     type=Duration(),
     metavar="[=T]",
@@ -29,7 +35,7 @@ from coloctl.control.acts import SWITCHOVER_S
 @dry_run_option
 @yes_option
 @format_option("pretty", "json")
-def switchover(*, pair: str, wait: float, dry_run: bool, yes: bool, form: str) -> None:
+def switchover(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool, form: str) -> None:
     """Exchange the roles of the two nodes of PAIR, for instance to work on a host.
 
     Nothing is lost, connections stay open, and the pair is protected again when this returns. Up to
@@ -39,7 +45,7 @@ def switchover(*, pair: str, wait: float, dry_run: bool, yes: bool, form: str) -
         pair, "switchover", form, dry_run, yes=yes, drawn=True,
         question=f"This ends the primary of {pair}; its secondary takes over.",
         interrupted=f"Interrupted; the switchover of {pair} goes on.",
-    ).carry_out(lambda acts: acts.switchover(wait))  # fmt: skip
+    ).carry_out(lambda acts: acts.switchover(force=force, wait_s=wait))  # fmt: skip
     if timeline is None:
         return
     tell_timeline(pair, timeline, form)

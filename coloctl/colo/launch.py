@@ -16,7 +16,7 @@ from coloctl.host import open_host
 from coloctl.host.base import Host
 from coloctl.host.console import Console
 from coloctl.machine import accel as accelerators
-from coloctl.machine import blockdev, cmdline, image
+from coloctl.machine import blockdev, cmdline, freshcode, image
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.vm import VM, Binary, Recorder, inspect
 
@@ -204,6 +204,7 @@ def primary_command(
         accel=ground.accel,
         rundir=ground.rundir(node),
         paused=paused,
+        plugin=plugin(ground),
     )
 
 
@@ -218,7 +219,16 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline
         accel=ground.accel,
         rundir=rundir,
         overlays=blockdev.overlays(spec, rundir),
+        plugin=plugin(ground),
     )
+
+
+def plugin(ground: Ground) -> Path | None:
+    """Find the fresh-code plugin that a QEMU of the pair loads; None under KVM, or without one.
+
+    Both nodes' QEMUs load it: whoever is promoted was a secondary.
+    """
+    return freshcode.find(ground.binary.path) if ground.accel == "tcg" else None
 
 
 async def launch_primary(

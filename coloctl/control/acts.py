@@ -138,9 +138,9 @@ class Acts:
         timeline: Document = self._ask("pair-failover", wait_s, to=to, force=force or None)
         return timeline
 
-    def switchover(self, wait_s: float = SWITCHOVER_S) -> Document:
-        """The nodes have changed their roles and the pair is protected; answers the timeline."""
-        timeline: Document = self._ask("pair-switchover", wait_s)
+    def switchover(self, *, force: bool = False, wait_s: float = SWITCHOVER_S) -> Document:
+        """Change the roles of the nodes and protect the pair again; answers the timeline."""
+        timeline: Document = self._ask("pair-switchover", wait_s, force=force or None)
         return timeline
 
     def pause(self) -> Document:

@@ -115,6 +115,7 @@ ALL_COMMANDS = (
         "pair-switchover",
         "The nodes change their roles, nothing is lost, and the pair is protected again.",
         "the timeline of the failover behind it, with cause switchover",
+        (Argument("force", "bool", "also where TCG may run stale code", True),),
     ),
     Command(
         "pair-stop",

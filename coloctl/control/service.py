@@ -181,7 +181,12 @@ class Service:
         return await self._seen()
 
     async def _switchover(self, arguments: Arguments) -> Any:
-        timeline = await acts.switchover(self.state, self.supervisor.watch, self.supervisor.entered)
+        timeline = await acts.switchover(
+            self.state,
+            self.supervisor.watch,
+            self.supervisor.entered,
+            force=arguments.get("force", False),
+        )
         await self._seen()
         return timeline.to_json()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import paths
-from coloctl.machine import blockdev, chardev, device, netfilter
+from coloctl.machine import blockdev, chardev, device, freshcode, netfilter
 from coloctl.machine.option import json_option, keyval
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec, other
@@ -54,10 +54,12 @@ def primary(
     accel: str,
     rundir: Path,
     paused: bool,
+    plugin: Path | None = None,
 ) -> Launch:
     """A QEMU that serves its guest alone and can become the primary of a pair later.
 
-    Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO.
+    Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO. ``plugin``
+    is the fresh-code plugin, where it is to be loaded.
     """
     address = spec.nodes[node].address
     chardevs = [
@@ -85,6 +87,7 @@ def primary(
         filters=filters,
         nodes=nodes,
         tail=tail,
+        plugin=plugin,
     )
 
 
@@ -97,6 +100,7 @@ def secondary(
     accel: str,
     rundir: Path,
     overlays: Sequence[blockdev.Overlay],
+    plugin: Path | None = None,
 ) -> Launch:
     """A QEMU that waits to be told from where its guest comes.
 
@@ -127,6 +131,7 @@ def secondary(
         filters=filters,
         nodes=nodes,
         tail=tail,
+        plugin=plugin,
     )
 
 
@@ -142,11 +147,13 @@ def _launch(
     filters: Iterable[Mapping[str, Any]],
     nodes: Iterable[Mapping[str, Any]],
     tail: tuple[str, ...],
+    plugin: Path | None,
 ) -> Launch:
     argv = (
         str(binary),
         *_identity(spec, node),
         *_board(spec.guest, accel),
+        *freshcode.arguments(plugin),
         *_console(rundir),
         *(_agent(rundir) if spec.guest.agent else ()),
         *_monitors(),

@@ -60,6 +60,7 @@ class NodeView:
     fencing: Fencing = Fencing.CLEAR
     impairments: tuple[Impairment, ...] = ()
     qemu_version: str = ""
+    fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class PairView:
     copied: str = ""  #: what was copied for the last secondary; a sentence
     settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
+    stale_code: str = ""  #: that the secondary may run stale code, and what helps; sentences
 
     def primary(self) -> NodeView | None:
         """The node whose output reaches the clients, if there is one."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from coloctl.colo.checkpoint import CheckpointLedger
 from coloctl.errors import MonitorError
 from coloctl.host.base import Death
+from coloctl.machine import freshcode
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.qapi import MigrationStatus
 from coloctl.model.view import Impairment, NodeView, Presence
@@ -56,6 +57,7 @@ class Seat:
             presence=Presence.ALIVE,
             pid=vm.process.identity.pid,
             qemu_version=version,
+            fresh_code=freshcode.in_force(vm.process.argv),
         )
 
     def vacate(self, presence: Presence) -> None:

@@ -19,6 +19,7 @@ from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
+from coloctl.machine import freshcode
 from coloctl.model.event import BOOTS, PROTECTION_WANTED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
@@ -293,6 +294,13 @@ class PairState:
             raise NotProtected(f"Pair {self.spec.name} has no running {role}.")
         return seat.vm
 
+    def _stale_code(self) -> str:
+        """Say that the secondary may run code that its memory does not hold, where that is so."""
+        secondary = self.seat_of(Role.SECONDARY)
+        if secondary is None or secondary.view.fresh_code is not False:
+            return ""
+        return freshcode.warning(self.ground.binary.path)
+
     def view(self) -> PairView:
         """The pair as last observed."""
         now = self.clock.now()
@@ -318,4 +326,5 @@ class PairState:
             copied=self.copied,
             settings=settings_view(self.tuning, Tuning.of(self.pair_file)),
             pace=self.pace.why if self.adaptive else "",
+            stale_code=self._stale_code(),
         )

@@ -16,6 +16,7 @@ import pytest
 from support.pairs import firmware_spec
 
 from coloctl import paths
+from coloctl.check import freshcode
 from coloctl.check.doctor import examine_pair
 from coloctl.check.finding import Finding, Severity, worst
 from coloctl.lab.qemu import Build
@@ -59,7 +60,9 @@ def create(build: Build, path: Path, size: str = "16M") -> None:
 
 @pytest.fixture(scope="module")
 def build(qemu_builds: Callable[[str], Build]) -> Build:
-    return qemu_builds("11.1")
+    build = qemu_builds("11.1")
+    freshcode.provide(build.binary)
+    return build
 
 
 @pytest.fixture
@@ -101,15 +104,15 @@ def test_a_sound_pair_has_no_warning(spec: PairSpec) -> None:
         "accelerator", "known bugs", "versions", "memory", "disk disk0", "replication link",
         "ports", "nic hn0", "state", "fencing", "first connection", "ipv6",
     }  # fmt: skip
-    assert any("boots protected" in one.sentence for one in findings)
+    assert any("plugin is in force" in one.sentence for one in findings)
 
 
-def test_a_guest_that_boots_under_protection_is_warned_of_where_it_is_emulated(
-    spec: PairSpec,
+def test_an_emulated_pair_without_the_fresh_code_plugin_is_warned_of(
+    spec: PairSpec, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boots_protected = replace(spec, guest=replace(spec.guest, ready_line=""))
-    found = only(boots_protected, "stale translations", Severity.WARNING)
-    assert "guest.ready_line" in found.hint
+    monkeypatch.setenv("COLOCTL_CACHE_DIR", str(tmp_path / "empty"))
+    found = only(spec, "fresh code", Severity.WARNING)
+    assert f"coloctl lab plugin --qemu {build.binary}" in found.hint
 
 
 def test_different_contents_will_be_copied(spec: PairSpec, build: Build) -> None:
@@ -239,7 +242,7 @@ def test_the_verb(tmp_path: Path, build: Build) -> None:
     sound = doctor(str(pair), "-f", "json")
     assert sound.returncode == 0, sound.stdout
     told = json.loads(sound.stdout)
-    assert (told["schema"], told["severity"]) == (1, "info")
+    assert (told["schema"], told["severity"]) == (1, "ok")
     (tmp_path / "b.qcow2").unlink()
     ill = doctor(str(pair))
     assert ill.returncode == 1

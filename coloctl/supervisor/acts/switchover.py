@@ -8,6 +8,7 @@ from coloctl.colo import launch
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.arbiter import open_arbiter, require_claimable
 from coloctl.ha.failover import Timeline, require_answer
+from coloctl.machine import freshcode
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
@@ -21,18 +22,23 @@ from coloctl.supervisor.state import PairState
 BREATH_S = 0.05
 
 
-async def switchover(state: PairState, watch: Watch, entered: Entered) -> Timeline:
+async def switchover(
+    state: PairState, watch: Watch, entered: Entered, *, force: bool = False
+) -> Timeline:
     """The secondary runs the guest, and the old primary's node follows it.
 
     Everything that may refuse is asked first, then one more checkpoint is taken. Up to there the
     guest goes on where it was, whatever fails. The point of no return is the fence of the old
     primary, right behind that checkpoint: what clients have been told by then is on both nodes.
+    ``force`` accepts a secondary under TCG without the fresh-code plugin.
 
     Raises `NotProtected` or what `failover` raises where roles did not change, and what protecting
     raises where they did and the guest runs unprotected.
     """
     async with state.acting("switchover"):
         node = await _require_sound(state)
+        if not force:
+            _require_fresh_code(state)
         state.progress("checkpoint")
         await checkpoint_of(state)
         await asyncio.sleep(BREATH_S)
@@ -71,3 +77,15 @@ async def _require_sound(state: PairState) -> NodeName:
     await launch.require_same_sizes(state.spec, state.ground)
     await launch.require_same_binary(state.ground)
     return secondary.name
+
+
+def _require_fresh_code(state: PairState) -> None:
+    """Raise `PreconditionFailed` where the secondary may be another guest than the primary's."""
+    secondary = state.seat_of(Role.SECONDARY)
+    if secondary is not None and secondary.view.fresh_code is False:
+        name = state.spec.name
+        raise PreconditionFailed(
+            f"Pair {name} runs under TCG without the fresh-code plugin: {freshcode.WITHOUT}.",
+            hint=f"{freshcode.hint(state.ground.binary.path)}, which `coloctl unprotect {name}` "
+            f"and `coloctl reprotect {name}` make; --force switches over all the same",
+        )

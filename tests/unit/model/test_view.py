@@ -88,6 +88,7 @@ DOCUMENT = {
             "fencing": "clear",
             "impairments": ["replica-disk"],
             "qemu_version": "11.1.3",
+            "fresh_code": None,
         },
         {
             "name": "b",
@@ -101,6 +102,7 @@ DOCUMENT = {
             "fencing": "clear",
             "impairments": [],
             "qemu_version": "",
+            "fresh_code": None,
         },
     ],
     "checkpoints": {
