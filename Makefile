@@ -3,16 +3,17 @@
 DEMO_ARGS ?=
 TEST_ARGS ?=
 CHAOS_ARGS ?= --jobs 2
+CAMPAIGN_ARGS ?= --rounds 20
 BIN := .venv/bin
 SHELL := /bin/bash
 # Compiled once, not by every command and every worker.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check lint clean
+.PHONY: help demo test chaos campaign-postgres check lint clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
 
 demo: ## protect a real guest, kill its host, lose nothing (DEMO_ARGS='--kill secondary -f json')
 	@.ci/setup demo && exec $(BIN)/coloctl demo $(DEMO_ARGS)
@@ -22,6 +23,9 @@ test: ## the whole test-suite: unit, QEMU sequences, real guests (TEST_ARGS='-k 
 
 chaos: ## every scenario against real pairs (CHAOS_ARGS='--repeat 3 --jobs 2 --artifacts out')
 	@.ci/setup demo && exec $(BIN)/coloctl chaos run $(CHAOS_ARGS)
+
+campaign-postgres: ## an hour: a Debian with PostgreSQL, moved and killed (CAMPAIGN_ARGS='--rounds 2')
+	@.ci/setup campaign && exec $(BIN)/python tests/campaign/campaign.py $(CAMPAIGN_ARGS)
 
 check: lint ## what must hold before every commit, in under a minute: lint, architecture, unit tests
 	@COLOCTL_HISTORIES=100 exec $(BIN)/pytest -q -n 4 $(TEST_ARGS) -m unit

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import compiler
@@ -73,6 +73,9 @@ def try_out(binary: Path, plugin: Path) -> None:
                     # Also what stands behind a wrapper that did not become QEMU.
                     with contextlib.suppress(ProcessLookupError):
                         os.killpg(qemu.pid, signal.SIGKILL)
+                    # What was not read by a QEMU that has ended is no fault of this side.
+                    with contextlib.suppress(BrokenPipeError):
+                        cast(IO[str], qemu.stdin).close()
         except OSError as error:
             raise ProvisionError(f"{binary} cannot be executed: {error.strerror}.") from error
         if not told:

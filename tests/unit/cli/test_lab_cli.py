@@ -10,6 +10,7 @@ import pytest
 
 from coloctl import spec
 from coloctl.chaos import players
+from coloctl.check import freshcode
 from coloctl.check.verdict import FullVerdict, Outcome
 from coloctl.cli import downloads
 from coloctl.cli.verbs import run
@@ -59,6 +60,7 @@ class Machine:
         monkeypatch.setattr(qemus, "provide", self.provide)
         monkeypatch.setattr(players, "holds_colo", self.holds_colo)
         monkeypatch.setattr(accelerators, "prove", self.prove)
+        monkeypatch.setattr(freshcode, "provide", lambda binary, report: binary.with_name("x.so"))
 
     def provide(self, name: str, *, report: Report) -> Build:
         report(Progress(f"providing {name}"))
@@ -99,6 +101,7 @@ def test_the_systems_qemu_is_passed_over_with_a_reason(machine: Machine, capsys:
     assert "QEMU 11.1.3 (11.1) holds COLO here under tcg." in said
     assert "QEMU 7.2.22 (system) under tcg: It hangs." in said
     assert "KVM was measured." in said
+    assert "The fresh-code plugin is in force" in said
 
 
 def test_kvm_is_tried_first_where_it_is_real(machine: Machine, capsys: Output) -> None:
