@@ -28,6 +28,24 @@ async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Fi
         findings += await guarded(f"disk {disk.id}", _disk(spec, disk, hosts, qemu_img))
     if not spec.disks:
         findings.append(Finding("disks", Severity.INFO, "The guest has no disk."))
+    findings += await guarded("generation", _generation(spec, hosts))
+    return findings
+
+
+async def _generation(spec: PairSpec, hosts: Hosts) -> list[Finding]:
+    """Whose disks a start would take; raises `PreconditionFailed` where it would be refused."""
+    name = "generation"
+    hint = "give the device a serial, or use LVM; `coloctl start SPEC --from NODE` after a boot"
+    findings = [
+        Finding(name, Severity.WARNING, sentence, hint)
+        for sentence in await generation.unstable(spec, hosts)
+    ]
+    known = await generation.read(spec, hosts)
+    newest = generation.source(known)
+    if any(one.written for one in known.values()):
+        said = " ".join(one.sentence() for one in known.values() if one.written or one.doubt)
+        sentence = f"{said} A start begins on node {newest}."
+        findings.append(Finding(name, Severity.OK, sentence))
     return findings
 
 
@@ -93,7 +111,10 @@ async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) 
         return Finding(name, Severity.WARNING, error.message, error.hint or "")
     if equal:
         return Finding(name, Severity.OK, "Both nodes hold the same: the guest boots protected.")
-    newest = generation.source(await generation.read(spec, hosts))
+    try:
+        newest = generation.source(await generation.read(spec, hosts))
+    except PreconditionFailed:  # told as a finding of its own
+        return Finding(name, Severity.INFO, "The contents of both nodes differ.")
     sentence = (
         f"The contents differ: node {newest}'s are copied to node {other(newest)} before the pair "
         "is protected."

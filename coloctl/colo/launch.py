@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl import memory, paths
@@ -29,6 +29,7 @@ class Ground:
     binary: Binary
     accel: str
     folder: Path  #: the pair's state directory
+    devices: frozenset[Path] = frozenset()  #: images that are block devices, whatever their path
 
     @property
     def qemu_img(self) -> Path:
@@ -56,11 +57,26 @@ async def prepare(spec: PairSpec) -> Ground:
         binary = await inspect(find_qemu(spec), hosts["a"])
         accel = await _accelerator(binary.path, spec.guest.accel)
         refuse(spec, binary, accel)
+        devices = await _devices(spec, hosts)
     except BaseException:
         for host in hosts.values():
             await host.aclose()
         raise
-    return Ground(hosts, binary, accel, paths.pair_dir(spec.name))
+    return Ground(hosts, binary, accel, paths.pair_dir(spec.name), devices)
+
+
+async def _devices(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> frozenset[Path]:
+    """Find the images that are block devices, also behind a symbolic link.
+
+    One that cannot be looked at counts as what its path says; QEMU says what is wrong with it.
+    """
+    found = set()
+    for node in NODES:
+        for disk in spec.disks:
+            with contextlib.suppress(PreconditionFailed):
+                if (await hosts[node].identify(disk.image[node])).device:
+                    found.add(disk.image[node])
+    return frozenset(found)
 
 
 async def require_same_binary(ground: Ground) -> None:
@@ -197,7 +213,7 @@ def primary_command(
 ) -> cmdline.Launch:
     """How the guest's QEMU is started on ``node``."""
     return cmdline.primary(
-        spec,
+        _on_ground(spec, ground),
         node,
         ground.binary.dialect,
         binary=ground.binary.path,
@@ -208,11 +224,17 @@ def primary_command(
     )
 
 
+def _on_ground(spec: PairSpec, ground: Ground) -> PairSpec:
+    """The pair with what was found out about its images."""
+    disks = tuple(replace(disk, devices=ground.devices) for disk in spec.disks)
+    return replace(spec, disks=disks)
+
+
 def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline.Launch:
     """How an empty QEMU is started on ``node``; its overlays are made before."""
     rundir = ground.rundir(node)
     return cmdline.secondary(
-        spec,
+        _on_ground(spec, ground),
         node,
         ground.binary.dialect,
         binary=ground.binary.path,

@@ -96,7 +96,11 @@ def is_replica(node_name: str) -> bool:
 
 
 def _image(disk: DiskSpec, index: int, image: Path) -> Node:
-    return {"driver": disk.format, "node-name": f"parent{index}", "file": _protocol(image)}
+    device = image in disk.devices or (
+        image.is_relative_to("/dev") and not image.is_relative_to("/dev/shm")
+    )
+    file = _protocol(image, device=device)
+    return {"driver": disk.format, "node-name": f"parent{index}", "file": file}
 
 
 def _quorum(index: int, child: str) -> Node:
@@ -116,10 +120,9 @@ def _unflushed(overlay: Path) -> Node:
     Emptying both at each checkpoint flushes them several times while the guest stands still: 3 ms
     of it on an ordinary disk (docs/qemu.md, "Overlays").
     """
-    return {**_protocol(overlay), "cache": {"no-flush": True}}
+    return {**_protocol(overlay, device=False), "cache": {"no-flush": True}}
 
 
-def _protocol(path: Path) -> Node:
+def _protocol(path: Path, *, device: bool) -> Node:
     """QEMU's ``file`` driver refuses block devices, ``host_device`` refuses files."""
-    driver = "host_device" if path.is_relative_to("/dev") else "file"
-    return {"driver": driver, "filename": str(path)}
+    return {"driver": "host_device" if device else "file", "filename": str(path)}

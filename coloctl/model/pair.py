@@ -67,6 +67,7 @@ class DiskSpec:
     image: Mapping[NodeName, Path]
     format: str = "qcow2"
     model: str = "virtio-blk-pci"
+    devices: frozenset[Path] = frozenset()  #: images that were found to be block devices
 
 
 @dataclass(frozen=True)

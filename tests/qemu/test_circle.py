@@ -246,7 +246,7 @@ def test_disks_know_what_they_are_worth(tmp_path: Path, build: qemu.Build) -> No
             while await worths(stage) != following:  # written behind the act  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await acts.failover(stage.state, "b")
-        assert await worths(stage) == {"a": (0, Worth.IN_SYNC), "b": (1, Worth.IN_SYNC)}
+        assert await worths(stage) == {"a": (0, Worth.DIVERGED), "b": (1, Worth.IN_SYNC)}
 
     play(spec, build, story)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from coloctl.colo import generation
+from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, FailoverRefused, FencingFailed, PreconditionFailed
 from coloctl.ha.arbiter import Arbiter, open_arbiter, require_claimable
 from coloctl.ha.failover import Course, Timeline, fail_over
@@ -28,6 +29,9 @@ from coloctl.vm import VM
 #: How long the guest waits for the number beside its image; it is written in a millisecond, and
 #: on a disk that is slow today the guest matters more. Seconds.
 COMPANION_PATIENCE_S = 0.01
+
+#: For the word about the lost node's disks, which may hang with it; seconds.
+LEFT_BEHIND_S = 2.0
 
 #: How long the timeline waits for the first frame of a survivor whose guest may have nothing to
 #: say; the guest runs and the pair is unprotected by then. A client that lost a segment sends it
@@ -94,7 +98,20 @@ async def failover(
             timeline = replace(timeline, steps=tuple(course.steps))
             state.remember_failover(timeline.to_json())
         state.emit("FAILED_OVER", {"timeline": timeline.to_json()})
+        await _leave_behind(state, lost.name)
         return timeline
+
+
+async def _leave_behind(state: PairState, lost: NodeName) -> None:
+    """Say of the lost node's disks that the guest went on without them.
+
+    The survivor's higher generation says the same, until its own word is lost.
+    """
+    before = state.generation - 1
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LEFT_BEHIND_S):
+            hosts = state.ground.hosts
+            await generation.keep(state.spec, hosts, lost, before, Worth.DIVERGED)
 
 
 def _course(state: PairState, detected_at_s: float | None) -> Course:

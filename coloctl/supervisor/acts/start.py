@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coloctl.colo import generation, launch
+from coloctl.colo.companion import WHOLE
 from coloctl.colo.generation import Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
 from coloctl.ha.arbiter import open_arbiter
@@ -111,7 +112,7 @@ async def _start_guest(
     state.progress("images")
     companions = await generation.read(spec, ground.hosts)
     claim = await open_arbiter(spec, ground.folder).current()
-    numbers = [one.generation for one in companions.values()]
+    numbers = [max(one.generation, one.bound or 0) for one in companions.values()]
     state.generation = max(*numbers, claim.generation if claim else 0)
     promoted = (claim.node, claim.generation) if claim else None
     node = begin_on or generation.source(companions, promoted=promoted)
@@ -120,6 +121,8 @@ async def _start_guest(
     held = hold and equal and not alone
     if begin_on:
         await _overrule(state, begin_on)
+    elif companions[node].state is not Worth.OVERLAY_PENDING:
+        await _keep(state, node, Worth.IN_SYNC)
     if not held:
         await _leave_behind(state, companions, other(node))
     state.progress("primary")
@@ -132,7 +135,7 @@ async def _start_guest(
 
 
 async def _overrule(state: PairState, node: NodeName) -> None:
-    """An operator's word: the disks of ``node`` are the newest from here on."""
+    """Make the disks of ``node`` the newest from here on, by an operator's word."""
     spec, ground, number = state.spec, state.ground, state.generation + 1
     await open_arbiter(spec, ground.folder).claim(spec.name, node, number)
     await generation.write(spec, ground.hosts, node, number)
@@ -141,9 +144,18 @@ async def _overrule(state: PairState, node: NodeName) -> None:
 
 
 async def _leave_behind(state: PairState, companions: Companions, node: NodeName) -> None:
-    """Before the guest runs on without them: disks as new as its own are in sync no more."""
-    left = companions[node]
-    whole = left.state in (Worth.IN_SYNC, Worth.FOLLOWING)
-    if whole and left.generation == state.generation:
-        hosts = state.ground.hosts
-        await generation.write(state.spec, hosts, node, left.generation, Worth.DIVERGED)
+    """Before the guest runs on without them, say of disks that may be as new as its own that they
+    are in sync no more. Those in doubt may have a word that comes back when it can be read again.
+    """
+    left, number = companions[node], state.generation
+    if left.doubt:
+        await _keep(state, node, Worth.DIVERGED)
+    elif left.state in WHOLE and left.generation == number:
+        await generation.write(state.spec, state.ground.hosts, node, number, Worth.DIVERGED)
+
+
+async def _keep(state: PairState, node: NodeName, worth: Worth) -> None:
+    """Write what ``node``'s disks are worth where that is possible; else there is a note."""
+    hosts = state.ground.hosts
+    if warning := await generation.keep(state.spec, hosts, node, state.generation, worth):
+        state.record(Kind.NOTE, node=node, data={"generation-not-kept": warning})

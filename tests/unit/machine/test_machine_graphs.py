@@ -159,6 +159,11 @@ def test_devices_and_files_have_their_own_drivers() -> None:
     assert image["file"] == {"driver": "host_device", "filename": "/dev/vg/a"}
     image, _ = blockdev.primary_nodes(disk(), 0, Path("/srv/a,b=c.qcow2"))
     assert image["file"] == {"driver": "file", "filename": "/srv/a,b=c.qcow2"}
+    link = Path("/srv/link-to-a-device")
+    image, _ = blockdev.primary_nodes(disk(devices=frozenset({link})), 0, link)
+    assert image["file"] == {"driver": "host_device", "filename": str(link)}
+    image, _ = blockdev.primary_nodes(disk(), 0, Path("/dev/shm/a.qcow2"))
+    assert image["file"] == {"driver": "file", "filename": "/dev/shm/a.qcow2"}
 
 
 def test_the_nbd_client_never_waits_for_a_dead_peer() -> None:

@@ -1,0 +1,194 @@
+"""Goal: what is known of disks survives the loss of one of its two places, and never goes back.
+
+Method: real files in a folder; one place is harmed, or both are, between a word and the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.fakes import make_spec
+
+from coloctl import paths
+from coloctl.colo import generation, registry
+from coloctl.colo.generation import Companion, Worth
+from coloctl.errors import PreconditionFailed
+from coloctl.host import open_host
+from coloctl.host.base import Host
+from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
+
+pytestmark = pytest.mark.unit
+
+Hosts = dict[NodeName, Host]
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
+    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "registry"))
+    images = {node: tmp_path / f"{node}.qcow2" for node in NODES}
+    for image in images.values():
+        image.touch()
+    return replace(make_spec(), disks=(DiskSpec("disk0", images),))
+
+
+def on_hosts(deed: Callable[[Hosts], Awaitable[None]]) -> None:
+    async def run() -> None:
+        host = open_host("local")
+        try:
+            await deed({"a": host, "b": host})
+        finally:
+            await host.aclose()
+
+    asyncio.run(run())
+
+
+async def of_b(spec: PairSpec, hosts: Hosts) -> Companion:
+    return (await generation.read(spec, hosts))["b"]
+
+
+def beside(spec: PairSpec) -> Path:
+    return registry.beside(spec.disks[0].image["b"])
+
+
+def test_one_place_is_enough(spec: PairSpec, caplog: pytest.LogCaptureFixture) -> None:
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "b", 1)
+        beside(spec).unlink()
+        (beside(spec) / "in the way").mkdir(parents=True)
+        await generation.write(spec, hosts, "b", 2)
+        assert "kept in one place only" in caplog.text
+        assert (await of_b(spec, hosts)).generation == 2
+        (beside(spec) / "in the way").rmdir()
+        beside(spec).rmdir()
+        assert (await of_b(spec, hosts)).generation == 2
+        for entry in paths.registry_dir().iterdir():
+            entry.unlink()
+        paths.registry_dir().rmdir()
+        paths.registry_dir().write_text("in the way")
+        await generation.write(spec, hosts, "b", 3)
+        found = await of_b(spec, hosts)
+        assert (found.generation, found.doubt) == (3, "")
+
+    on_hosts(check)
+
+
+def test_where_neither_can_be_written_it_is_told(spec: PairSpec) -> None:
+    async def check(hosts: Hosts) -> None:
+        paths.registry_dir().write_text("in the way")
+        (beside(spec) / "in the way").mkdir(parents=True)
+        with pytest.raises(PreconditionFailed, match="cannot be written"):
+            await generation.write(spec, hosts, "b", 1)
+        assert "cannot be written" in await generation.keep(spec, hosts, "b", 1)
+
+    on_hosts(check)
+
+
+@pytest.mark.parametrize("late", [Worth.IN_SYNC, Worth.FOLLOWING])
+def test_a_word_that_comes_late_changes_nothing(spec: PairSpec, late: Worth) -> None:
+    """As that of a pair which entered COLO while its secondary was promoted already."""
+
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "b", 4)
+        await generation.write(spec, hosts, "b", 3, late)
+        found = await of_b(spec, hosts)
+        assert (found.generation, found.state) == (4, Worth.IN_SYNC)
+
+    on_hosts(check)
+
+
+@pytest.mark.parametrize("state", [Worth.DIVERGED, Worth.RESYNC_TARGET])
+def test_disks_that_are_left_never_get_an_older_generation(spec: PairSpec, state: Worth) -> None:
+    """A supervisor whose journal was lost counts from 0 again."""
+
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "b", 4)
+        await generation.write(spec, hosts, "b", 0, state)
+        found = await of_b(spec, hosts)
+        assert (found.generation, found.state) == (4, state)
+
+    on_hosts(check)
+
+
+def test_words_written_at_once_follow_each_other(spec: PairSpec) -> None:
+    async def check(hosts: Hosts) -> None:
+        await asyncio.gather(
+            *(generation.write(spec, hosts, "b", number) for number in (5, 2, 9, 7, 1))
+        )
+        found = await of_b(spec, hosts)
+        assert found.generation == 9
+        (entry,) = paths.registry_dir().iterdir()
+        assert entry.read_bytes().replace(b" ", b"").count(b'"generation":9') == 1
+
+    on_hosts(check)
+
+
+def test_an_image_restored_from_a_backup_with_its_companion_is_in_doubt(
+    spec: PairSpec, tmp_path: Path
+) -> None:
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "b", 3)
+        old = beside(spec).read_bytes()
+        await generation.write(spec, hosts, "b", 4)
+        beside(spec).write_bytes(old)
+        found = await of_b(spec, hosts)
+        assert "restored from a backup" in found.doubt and found.bound == 4
+        with pytest.raises(PreconditionFailed, match="would be lost"):
+            generation.source(await generation.read(spec, hosts))
+
+    on_hosts(check)
+
+
+def test_new_images_in_the_old_place_are_a_new_pair(spec: PairSpec) -> None:
+    """Both were removed with their companions and made anew, as a job does at every run."""
+
+    async def check(hosts: Hosts) -> None:
+        for node in NODES:
+            await generation.write(spec, hosts, node, 3 + (node == "b"))
+            image = spec.disks[0].image[node]
+            registry.beside(image).unlink()
+            image.rename(image.with_suffix(".old"))
+            image.touch()
+        found = await generation.read(spec, hosts)
+        assert all(one.replaced for one in found.values())
+        assert generation.source(found) == "a"
+        await generation.write(spec, hosts, "a", 0)
+        assert (await generation.read(spec, hosts))["a"] == Companion(
+            spec.name, "a", written=True, serial=2
+        )
+
+    on_hosts(check)
+
+
+def test_only_the_newer_disk_was_replaced(spec: PairSpec) -> None:
+    """A dead disk and its companion are gone, an empty image was made in its place."""
+
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "a", 3)
+        await generation.write(spec, hosts, "b", 4)
+        image = spec.disks[0].image["b"]
+        beside(spec).unlink()
+        image.rename(image.with_suffix(".dead"))
+        image.touch()
+        with pytest.raises(PreconditionFailed, match="since generation 3 would be lost"):
+            generation.source(await generation.read(spec, hosts))
+        await generation.write(spec, hosts, "a", 4)
+        assert generation.source(await generation.read(spec, hosts)) == "a"
+
+    on_hosts(check)
+
+
+def test_the_name_of_the_registry_s_folder_is_one_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLOCTL_REGISTRY_DIR", raising=False)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert paths.registry_dir() == Path("/var/lib/coloctl/disks")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert paths.registry_dir() == tmp_path / "coloctl" / "disks"
+    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "own"))
+    assert paths.registry_dir() == tmp_path / "own"
