@@ -19,7 +19,7 @@ from coloctl.errors import (
     Unreachable,
     UnsupportedQEMU,
 )
-from coloctl.host import console, tail
+from coloctl.host import as_sentence, console, tail
 from coloctl.host.base import Channel, DeathProof, Host, Identity, Process
 from coloctl.host.console import Console
 from coloctl.machine.cmdline import Launch
@@ -331,7 +331,7 @@ def _launch_error(
 ) -> LaunchError:
     """One that ended by itself has said why, last in its log; of one that ran, ``error`` does."""
     last = tail(log, 5).strip()
-    words = last.splitlines()[-1] if last else "no output"
+    words = as_sentence(last.splitlines()[-1]) if last else "no output."
     why = words if proof.how == "already-dead" else error.message
     return LaunchError(
         f"QEMU for node {node} would not start: {why}",

@@ -110,7 +110,7 @@ async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) 
     except PreconditionFailed as error:
         return Finding(name, Severity.WARNING, error.message, error.hint or "")
     if equal:
-        return Finding(name, Severity.OK, "Both nodes hold the same: the guest boots protected.")
+        return Finding(name, Severity.OK, "Both nodes hold the same: no copy is needed.")
     try:
         newest = generation.source(await generation.read(spec, hosts))
     except PreconditionFailed:  # told as a finding of its own

@@ -7,20 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coloctl import paths
+from coloctl.check.command import Rehearsed, examine_command_lines, rehearsable
 from coloctl.check.disks import examine_disks
 from coloctl.check.finding import Finding, Severity, guarded, of_check
 from coloctl.check.machine import available_mib, unusable
 from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
+from coloctl.check.room import examine_room
 from coloctl.check.verdict import Verdict
+from coloctl.colo import launch
 from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.launch import find_qemu
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
 from coloctl.host import LocalHost, open_host
 from coloctl.host.base import Host
-from coloctl.machine import image
+from coloctl.machine import freshcode, image
 from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
+from coloctl.spec import file_problems
 from coloctl.vm import inspect
 
 COMMAND_S = 10.0
@@ -31,7 +35,10 @@ OVERHEAD_MIB = 256
 
 
 async def examine_pair(spec: PairSpec) -> list[Finding]:
-    """Every finding about the pair that ``spec`` describes; nothing is started or changed."""
+    """Find everything about the pair that ``spec`` describes that a start would meet, or ought to.
+
+    Nothing is changed: QEMUs that are started to be asked execute no instruction of the guest.
+    """
     async with contextlib.AsyncExitStack() as stack:
         hosts: dict[NodeName, Host] = {}
         findings: list[Finding] = []
@@ -47,7 +54,15 @@ async def examine_pair(spec: PairSpec) -> list[Finding]:
             hosts[node] = host
         if len(hosts) == len(NODES):
             findings += await _on_hosts(spec, hosts)
-    return [*findings, *_state(spec), *_said_aloud(spec)]
+    return [*_files(spec), *findings, *_state(spec), *_said_aloud(spec)]
+
+
+def _files(spec: PairSpec) -> Iterator[Finding]:
+    """Every file that the pair file names and that a start could not use, by its key."""
+    for problem in file_problems(spec):
+        # The length of socket paths is looked at with the state, an image with its disk.
+        if problem.key != "name" and not problem.key.startswith("disk["):
+            yield Finding(problem.key, Severity.ERROR, problem.sentence, problem.hint or "")
 
 
 async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding]:
@@ -63,12 +78,30 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding
         sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
         hint = f"`coloctl status {spec.name}` shows how it is"
         return [*always, Finding("running", Severity.INFO, sentence, hint)]
-    return [
+    found = [
         *always,
         *await guarded("memory", _memory(spec, hosts)),
         *await examine_disks(spec, hosts, image.tool(binary)),
+        *await guarded("room", examine_room(spec, hosts, image.tool(binary))),
         *await examine_network(spec, hosts),
     ]
+    known = [*found, *_files(spec), *_state(spec)]
+    return [*found, *await guarded("command line", _command_lines(spec, binary, hosts, known))]
+
+
+async def _command_lines(
+    spec: PairSpec, binary: Path, hosts: dict[NodeName, Host], known: list[Finding]
+) -> list[Finding]:
+    """What both QEMUs say of the pair's command lines, as far as they can be started."""
+    reduced = rehearsable(spec, known)
+    if reduced is None:
+        sentence = "No command line was tried: first the errors above have to go."
+        return [Finding("command line", Severity.INFO, sentence)]
+    pair, blank = reduced
+    accel = await launch.accelerator(binary, spec.guest.accel)
+    found = await inspect(binary, hosts["a"])
+    plugin = freshcode.find(binary) if accel == "tcg" else None
+    return await examine_command_lines(Rehearsed(pair, hosts, found, accel, plugin, blank))
 
 
 async def _runs(spec: PairSpec, host: Host) -> bool:

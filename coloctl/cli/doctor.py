@@ -35,7 +35,8 @@ MARKS = {
 def doctor(*, spec_path: Path | None, form: str) -> int:
     """Check every precondition of the pair that SPEC describes; without SPEC, of this machine.
 
-    Nothing is started and nothing is changed.
+    Nothing is changed. Each node's QEMU is started once as the pair would start it, with its
+    guest held and its images only read, is asked what it holds, and ends.
 
     \b
     Exit codes: 0 all is well, 3 there are warnings, 1 there are errors.

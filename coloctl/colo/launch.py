@@ -55,7 +55,7 @@ async def prepare(spec: PairSpec) -> Ground:
         for node in NODES:
             hosts[node] = open_host(spec.nodes[node].host)
         binary = await inspect(find_qemu(spec), hosts["a"])
-        accel = await _accelerator(binary.path, spec.guest.accel)
+        accel = await accelerator(binary.path, spec.guest.accel)
         refuse(spec, binary, accel)
         devices = await _devices(spec, hosts)
     except BaseException:
@@ -94,8 +94,8 @@ async def require_same_binary(ground: Ground) -> None:
         )
 
 
-async def _accelerator(binary: Path, wanted: str) -> str:
-    """As asked, or what ``auto`` was measured to mean for this binary since this machine booted."""
+async def accelerator(binary: Path, wanted: str) -> str:
+    """Answer ``wanted``, or what ``auto`` was measured to mean since this machine booted."""
     if wanted != "auto":
         return wanted
     key = memory.key(binary, "auto", "accel")

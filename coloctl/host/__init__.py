@@ -17,7 +17,7 @@ from coloctl.host.base import (
 from coloctl.host.channel import unix_pair
 from coloctl.host.local import LocalHost
 from coloctl.host.netns import NetnsHost
-from coloctl.host.process import identity_of, tail
+from coloctl.host.process import as_sentence, identity_of, tail
 
 __all__ = [
     "Channel",
@@ -31,6 +31,7 @@ __all__ = [
     "LocalHost",
     "NetnsHost",
     "Process",
+    "as_sentence",
     "identity_of",
     "open_host",
     "tail",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import select
 import signal as signals
 import time
@@ -33,6 +34,12 @@ LOOK_AGAIN_S = 0.05
 
 #: How clock_gettime(2) is asked for the CPU clock of another process (linux/posix-timers.h).
 _CPUCLOCK_SCHED = 2
+
+
+def as_sentence(line: str) -> str:
+    """Make a sentence of a line of QEMU's log: without its time and program name, with a stop."""
+    words = re.sub(r"^(\d{4}-\S+Z )?(\S*qemu\S*: )?", "", line).strip()
+    return words if words.endswith(".") else f"{words}."
 
 
 def tail(path: Path, lines: int = 20) -> str:

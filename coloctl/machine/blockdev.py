@@ -70,6 +70,38 @@ def secondary_nodes(
     return (_image(disk, index, image), replication, _quorum(index, f"childs{index}"))
 
 
+def scratch_primary_nodes(
+    disk: DiskSpec, index: int, image: Path, scratch: Path
+) -> tuple[Node, ...]:
+    """Build the graph of `primary_nodes` over an image that is only read.
+
+    ``scratch`` is an empty qcow2 of the disk's size; what the guest would write goes there.
+    """
+    top = f"parent{index}"
+    return (*_under_scratch(disk, index, image, scratch), _quorum(index, top))
+
+
+def _under_scratch(disk: DiskSpec, index: int, image: Path, scratch: Path) -> tuple[Node, ...]:
+    base = f"base{index}"
+    return (
+        {**_image(disk, index, image), "node-name": base, "read-only": True},
+        {
+            "driver": "qcow2",
+            "node-name": f"parent{index}",
+            "file": _protocol(scratch),
+            "backing": base,
+        },
+    )
+
+
+def scratch_secondary_nodes(
+    disk: DiskSpec, index: int, image: Path, scratch: Path, over: Overlay
+) -> tuple[Node, ...]:
+    """Build the graph of `secondary_nodes` over an image that is only read; see above."""
+    _, *rest = secondary_nodes(disk, index, image, over.active, over.hidden)
+    return (*_under_scratch(disk, index, image, scratch), *rest)
+
+
 def overlay_ids(index: int) -> tuple[str, str]:
     """The nodes of a replica that a promotion merges into its image, and which are gone then."""
     return (f"active{index}", f"hidden{index}")

@@ -55,11 +55,13 @@ def primary(
     rundir: Path,
     paused: bool,
     plugin: Path | None = None,
+    scratch: Sequence[Path] = (),
 ) -> Launch:
-    """A QEMU that serves its guest alone and can become the primary of a pair later.
+    """Build the command line of a QEMU that serves alone and can become a primary later.
 
     Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO. ``plugin``
-    is the fresh-code plugin, where it is to be loaded.
+    is the fresh-code plugin, where it is to be loaded. ``scratch``, an empty qcow2 per disk, takes
+    what would be written to the images: those are only read then.
     """
     address = spec.nodes[node].address
     chardevs = [
@@ -73,7 +75,11 @@ def primary(
     nodes = [
         one
         for i, disk in enumerate(spec.disks)
-        for one in blockdev.primary_nodes(disk, i, disk.image[node])
+        for one in (
+            blockdev.scratch_primary_nodes(disk, i, disk.image[node], scratch[i])
+            if scratch
+            else blockdev.primary_nodes(disk, i, disk.image[node])
+        )
     ]
     tail = ("-S",) if paused else ()
     return _launch(
@@ -101,11 +107,12 @@ def secondary(
     rundir: Path,
     overlays: Sequence[blockdev.Overlay],
     plugin: Path | None = None,
+    scratch: Sequence[Path] = (),
 ) -> Launch:
-    """A QEMU that waits to be told from where its guest comes.
+    """Build the command line of a QEMU that waits to be told from where its guest comes.
 
     ``overlays`` has one item per disk, empty and of the disk's size. Incoming is deferred because
-    capabilities must be set before the stream is accepted.
+    capabilities must be set before the stream is accepted. ``scratch`` as for `primary`.
     """
     peer = spec.nodes[other(node)].address
     chardevs = [
@@ -115,8 +122,12 @@ def secondary(
     nodes = [
         one
         for i, (disk, over) in enumerate(zip(spec.disks, overlays, strict=True))
-        for one in blockdev.secondary_nodes(
-            disk, i, disk.image[node], active=over.active, hidden=over.hidden
+        for one in (
+            blockdev.scratch_secondary_nodes(disk, i, disk.image[node], scratch[i], over)
+            if scratch
+            else blockdev.secondary_nodes(
+                disk, i, disk.image[node], active=over.active, hidden=over.hidden
+            )
         )
     ]
     tail = ("-incoming", "defer")

@@ -80,11 +80,47 @@ async def info(
             hint=_hint(done.stderr),
         )
     found = _parse(path, done.stdout)
+    if image_format == "raw":
+        await _require_raw(path, run)
     if found.corrupt:
         raise PreconditionFailed(
             f"{path} is marked as corrupt.", hint=f"`qemu-img check -r all {path}` may repair it"
         )
     return found
+
+
+#: How files of other formats begin (QEMU's block/qcow2.h, block/vmdk.c, block/vhdx.h, block/qed.h,
+#: block/vdi.c). A raw disk may begin with anything else, also with a LUKS header.
+_BEGINNINGS = {
+    b"QFI\xfb": "qcow2",
+    b"KDMV": "vmdk",
+    b"vhdxfile": "vhdx",
+    b"QED\0": "qed",
+    b"<<< ": "vdi",
+}
+
+
+async def _require_raw(path: Path, run: Run) -> None:
+    """Raise `PreconditionFailed` for a file of another format that is to be used as raw.
+
+    Its guest would get the format's own tables as its disk, and overwrite them.
+    """
+    done = await run(
+        ["od", "-A", "n", "-v", "-t", "x1", "-N", "8", str(path)], deadline_s=HEADER_DEADLINE_S
+    )
+    try:
+        head = bytes.fromhex("".join(done.stdout.split()))
+    except ValueError:
+        return
+    for beginning, name in _BEGINNINGS.items():
+        if head.startswith(beginning):
+            usable = name == "qcow2"
+            raise PreconditionFailed(
+                f"{path} is a {name} image, and the pair file says raw.",
+                hint='write format = "qcow2" in its [[disk]]'
+                if usable
+                else f"`qemu-img convert -f {name} -O qcow2 {path} NEW` makes one that can be used",
+            )
 
 
 def _parse(path: Path, document: str) -> ImageInfo:

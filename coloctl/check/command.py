@@ -1,0 +1,173 @@
+"""Start a pair's own command lines once, ask the QEMUs what they hold, and end them.
+
+Called by `coloctl.check.doctor`. What QEMU refuses, a start would meet: a device model or a CPU
+model that it does not know, an image that is not what the pair file says, a device that cannot be
+replicated. No list of words can know that.
+
+Invariant: the guest executes no instruction (``-S``, ``-incoming defer``), the images are only
+read, and every process, socket and file is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coloctl.check.finding import Finding, Severity
+from coloctl.colo.coverage import require_covered
+from coloctl.colo.refuse import REFUSED
+from coloctl.errors import ColoctlError, LaunchError
+from coloctl.host.base import Host
+from coloctl.machine import blockdev, cmdline, image
+from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.vm import LAUNCH_DEADLINE_S, VM, Binary
+
+NAME = "command line"
+
+Hosts = Mapping[NodeName, Host]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What is started: the pair, in the QEMU and under the accelerator that a start would use."""
+
+    spec: PairSpec
+    hosts: Hosts
+    binary: Binary
+    accel: str
+    plugin: Path | None = None  #: the fresh-code plugin, where a start would load it
+    blank: frozenset[str] = frozenset()  #: ids of disks that cannot be used: an empty one stands in
+
+
+#: Findings after which no command line is worth a try: it would fail for the same reason.
+_IN_THE_WAY = frozenset({"binary", "versions", "state", "ports", "replication link", *REFUSED})
+
+
+def rehearsable(
+    spec: PairSpec, findings: Sequence[Finding]
+) -> tuple[PairSpec, frozenset[str]] | None:
+    """Reduce the pair to what can be started although ``findings`` were made; pure.
+
+    Answers the pair without the files and taps that cannot be used, and the ids of the disks that
+    an empty one must stand in for; None where nothing can be started.
+    """
+    bad = {one.name for one in findings if one.severity in (Severity.WARNING, Severity.ERROR)} - {
+        "memory",
+        "room",
+    }
+    errors = {one.name for one in findings if one.severity is Severity.ERROR}
+    if errors & _IN_THE_WAY:
+        return None
+    guest = replace(
+        spec.guest,
+        kernel=None if "guest.kernel" in errors else spec.guest.kernel,
+        initrd=None if {"guest.kernel", "guest.initrd"} & errors else spec.guest.initrd,
+        append="" if "guest.kernel" in errors else spec.guest.append,
+    )
+    nics = tuple(replace(nic, tap=None) if f"nic {nic.id}" in errors else nic for nic in spec.nics)
+    blank = {
+        disk.id
+        for i, disk in enumerate(spec.disks)
+        if f"disk {disk.id}" in bad or any(name.startswith(f"disk[{i}].") for name in bad)
+    }
+    return replace(spec, guest=guest, nics=nics), frozenset(blank)
+
+
+async def examine_command_lines(what: Rehearsed) -> list[Finding]:
+    """Find what each node's QEMU says of the pair's own command line, in either role.
+
+    A node whose primary does not start is not tried as a secondary: it would say the same.
+    """
+    findings = []
+    for node in NODES:
+        for role in (Role.PRIMARY, Role.SECONDARY):
+            wrong = await _try(what, node, role)
+            if wrong is not None:
+                findings.append(wrong)
+                break
+    if not findings:
+        sentence = "Both nodes start their QEMU as primary and as secondary, all of it replicable."
+        return [Finding(NAME, Severity.OK, sentence)]
+    return _without_echo(findings)
+
+
+def _without_echo(findings: list[Finding]) -> list[Finding]:
+    """Drop the second node's finding where it differs from the first's in the node alone."""
+    first, *more = findings
+    return [first, *(one for one in more if _of_node_a(one) != first.sentence)]
+
+
+def _of_node_a(finding: Finding) -> str:
+    """Word a finding about node b as if node a had made it."""
+    return finding.sentence.replace("node b", "node a")
+
+
+async def _try(what: Rehearsed, node: NodeName, role: Role) -> Finding | None:
+    """Start one QEMU, ask it and end it; answer what is wrong, or None."""
+    with tempfile.TemporaryDirectory(prefix="coloctl-doctor-") as made:
+        folder = Path(made)
+        try:
+            launch = await _command(what, node, role, folder)
+            vm = await VM.launch(node, what.hosts[node], launch, folder)
+        except LaunchError as error:
+            hint = f"`coloctl start {what.spec.source or 'SPEC'} --dry-run` prints the command line"
+            return Finding(NAME, Severity.ERROR, error.message, hint)
+        except ColoctlError as error:
+            return Finding(NAME, Severity.ERROR, error.message, error.hint or "")
+        try:
+            if role is Role.PRIMARY:
+                await require_covered(what.spec, vm)
+        except ColoctlError as error:
+            return Finding("replicable", Severity.ERROR, error.message, error.hint or "")
+        finally:
+            with contextlib.suppress(ColoctlError):
+                await vm.kill(LAUNCH_DEADLINE_S)
+    return None
+
+
+async def _command(what: Rehearsed, node: NodeName, role: Role, folder: Path) -> cmdline.Launch:
+    """Build the command line of a start, its images below empty overlays in ``folder``."""
+    spec, binary, run = what.spec, what.binary, what.hosts[node].run
+    tool = image.tool(binary.path)
+    over = blockdev.overlays(spec, folder)
+    scratch = [folder / f"scratch{i}.qcow2" for i, _ in enumerate(spec.disks)]
+    for i, disk in enumerate(spec.disks):
+        if disk.id in what.blank:
+            empty = folder / f"blank{i}.qcow2"
+            await image.create_overlay(empty, image.MIB, run, qemu_img=tool)
+            disk = replace(disk, image=dict.fromkeys(NODES, empty), format="qcow2")  # noqa: PLW2901
+            spec = replace(spec, disks=(*spec.disks[:i], disk, *spec.disks[i + 1 :]))
+        size = await image.virtual_size(
+            disk.image[node], run, image_format=disk.format, qemu_img=tool
+        )
+        files = [scratch[i], over[i].active, over[i].hidden]
+        await asyncio.gather(
+            *(image.create_overlay(path, size, run, qemu_img=tool) for path in files)
+        )
+    if role is Role.PRIMARY:
+        return cmdline.primary(
+            spec,
+            node,
+            binary.dialect,
+            binary=binary.path,
+            accel=what.accel,
+            rundir=folder,
+            paused=True,
+            plugin=what.plugin,
+            scratch=scratch,
+        )
+    return cmdline.secondary(
+        spec,
+        node,
+        binary.dialect,
+        binary=binary.path,
+        accel=what.accel,
+        rundir=folder,
+        overlays=over,
+        plugin=what.plugin,
+        scratch=scratch,
+    )

@@ -1,0 +1,80 @@
+"""Room on the filesystems that a pair writes to: its images, and the folder of its state.
+
+Called by `coloctl.check.doctor`; only looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from coloctl import paths
+from coloctl.check.finding import Finding, Severity
+from coloctl.errors import PreconditionFailed
+from coloctl.host.base import Host
+from coloctl.machine import image
+from coloctl.model.pair import NODES, NodeName, PairSpec
+
+MIB = image.MIB
+COMMAND_S = 10.0
+
+#: Logs, consoles, sockets and the journal of a pair are bounded well below this, bytes.
+STATE_BYTES = 64 * MIB
+
+Hosts = Mapping[NodeName, Host]
+
+
+async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Finding]:
+    """Find images that could outgrow their filesystem, and a state folder with little room."""
+    findings = []
+    for node in NODES:
+        findings += await _images(spec, node, hosts[node], qemu_img)
+    free = await _free(hosts["a"], paths.state_dir())
+    if free < STATE_BYTES:
+        sentence = f"{paths.state_dir()} has {free // MIB} MiB of room left for the pair's state."
+        hint = "make room: without it nothing can be recorded, and decisions may have to wait"
+        findings.append(Finding("room", Severity.WARNING, sentence, hint))
+    return findings or [Finding("room", Severity.OK, "Images and state have room to grow.")]
+
+
+async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) -> list[Finding]:
+    """Compare what a node's images may still grow by with the room beside them."""
+    missing: dict[Path, int] = {}
+    for disk in spec.disks:
+        path = disk.image[node]
+        try:
+            info = await image.info(path, host.run, image_format=disk.format, qemu_img=qemu_img)
+        except PreconditionFailed:
+            continue  # the look at the disk says what is wrong with it
+        grows = max(0, info.virtual_size - info.actual_size)
+        missing[path.parent] = missing.get(path.parent, 0) + grows
+    findings = []
+    for folder, grows in missing.items():
+        if folder.is_relative_to("/dev"):
+            continue
+        free = await _free(host, folder)
+        if free < grows:
+            sentence = (
+                f"The images of node {node} in {folder} may grow by {grows // MIB} MiB, and "
+                f"{free // MIB} MiB are free there."
+            )
+            hint = "a guest whose image cannot grow stands still until there is room"
+            findings.append(Finding("room", Severity.WARNING, sentence, hint))
+    return findings
+
+
+async def _free(host: Host, folder: Path) -> int:
+    """Ask the host how many bytes an ordinary program may still write in ``folder``."""
+    argv = [
+        "sh",
+        "-c",
+        'd=$1; until test -e "$d"; do d=${d%/*}; d=${d:-/}; done; df -Pk "$d"',
+        "sh",
+    ]
+    done = await host.run([*argv, str(folder)], deadline_s=COMMAND_S)
+    words = done.stdout.splitlines()[-1].split() if done.stdout else []
+    if done.code != 0 or len(words) < 4 or not words[3].isdecimal():
+        raise PreconditionFailed(
+            f"How much room {folder} has cannot be told: {done.stderr.strip() or done.stdout!r}."
+        )
+    return int(words[3]) * 1024
