@@ -88,7 +88,7 @@ def _under_scratch(disk: DiskSpec, index: int, image: Path, scratch: Path) -> tu
         {
             "driver": "qcow2",
             "node-name": f"parent{index}",
-            "file": _protocol(scratch),
+            "file": _protocol(scratch, device=False),
             "backing": base,
         },
     )
