@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from coloctl import memory, paths
+from coloctl.asked import LAUNCH_DEADLINE_S, asked
 from coloctl.clock import Deadline
 from coloctl.errors import (
     DeadlineMissed,
@@ -30,13 +30,8 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
 from coloctl.qmp.monitor import Monitor
 from coloctl.qmp.schema import Schema
-from coloctl.qmp.session import Session
 
 Recorder = Callable[[str, Mapping[str, Any]], None]
-
-#: A QEMU that has bound its monitors answers within milliseconds; loading its libraries from a
-#: cold disk on a busy machine was seen to take seconds.
-LAUNCH_DEADLINE_S = 30.0
 
 #: A QEMU that closed its monitors because it ends is gone this much later at most, or hangs.
 ENDING_S = 0.5
@@ -111,43 +106,6 @@ async def _ask_dialect(path: Path, host: Host) -> Dialect:
         return await discover(session)
 
 
-@contextlib.asynccontextmanager
-async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
-    """A QEMU without a machine answers questions; it is gone on every way out."""
-    with tempfile.TemporaryDirectory(prefix="coloctl-ask-") as folder:
-        socket_path, log = Path(folder) / "qmp.sock", Path(folder) / "qemu.log"
-        argv = [
-            str(path), "-machine", "none", "-nodefaults", "-display", "none",
-            "-chardev", "socket,id=qmp0,fd={fd:qmp},server=on,wait=off",
-            "-qmp", "chardev:qmp0",
-        ]  # fmt: skip
-        try:
-            process = await host.launch(argv, stderr=log, listen={"qmp": socket_path})
-        except OSError as error:
-            raise UnsupportedQEMU(f"{path} cannot be executed: {error.strerror}.") from error
-        try:
-            sock = await host.monitor(socket_path, LAUNCH_DEADLINE_S)
-            session = await Session.open(
-                sock,
-                name=path.name,
-                oob=False,
-                deadline_s=LAUNCH_DEADLINE_S,
-                on_event=lambda _: None,
-            )
-            try:
-                yield session
-            finally:
-                await session.aclose()
-        except MonitorError as error:
-            last = tail(log, 3)
-            raise UnsupportedQEMU(
-                f"{path} does not answer as QEMU: {last or error.message}",
-                hint="name a qemu-system-x86_64 that runs on this machine",
-            ) from error
-        finally:
-            await process.kill(LAUNCH_DEADLINE_S)
-
-
 class VM:
     """One QEMU of a pair. Made by `launch` or `adopt`; ended by `kill` or `quit`."""
 
@@ -187,7 +145,9 @@ class VM:
                 argv=launch.argv,
             ) from error
         try:
-            monitor = await _open_monitor(node, host, process, launch.sockets, record)
+            monitor = await _open_monitor(
+                node, host, process, launch.sockets, record, disks=launch.disks
+            )
         except MonitorError as error:
             try:
                 await ended(process, ENDING_S)
@@ -208,10 +168,11 @@ class VM:
         sockets: Mapping[str, Path],
         rundir: Path,
         *,
+        leader: Identity | None = None,
         record: Recorder | None = None,
     ) -> VM | None:
         """The QEMU that another supervisor started, or None when that process is gone."""
-        process = await host.adopt(identity, node=node)
+        process = await host.adopt(identity, node=node, leader=leader, sockets=sockets.values())
         if process is None:
             return None
         monitor = await _open_monitor(node, host, process, sockets, record)
@@ -294,12 +255,24 @@ async def _open_monitor(
     process: Process,
     sockets: Mapping[str, Path],
     record: Recorder | None,
+    *,
+    disks: Sequence[Path] = (),
 ) -> Monitor:
-    """Both roads of one QEMU; a process that ends meanwhile is noticed at once."""
+    """Both roads of one QEMU; a process that ends meanwhile is noticed at once.
+
+    The process that greets, or that has ``disks`` open, is the one that ``process`` stands for
+    from then on: where ``process`` is a wrapper, QEMU is another one.
+    """
 
     async def connect() -> Monitor:
         command_sock = await host.monitor(sockets["qmp"], LAUNCH_DEADLINE_S)
-        rescue_sock = await host.monitor(sockets["rescue"], LAUNCH_DEADLINE_S)
+        try:
+            rescue_sock = await host.monitor(sockets["rescue"], LAUNCH_DEADLINE_S)
+            speaker = await host.speaker(command_sock, LAUNCH_DEADLINE_S)
+            await process.answers(speaker, disks)
+        except BaseException:
+            command_sock.close()
+            raise
         return await Monitor.open(
             node, command_sock, rescue_sock, deadline_s=LAUNCH_DEADLINE_S, record=record
         )

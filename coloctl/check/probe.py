@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from coloctl.asked import asked
 from coloctl.check.verdict import Check, FullVerdict, Outcome, Verdict
 from coloctl.colo.known_bugs import Combination, threatening
 from coloctl.errors import ColoctlError, CommandRefused, UsageError
@@ -24,7 +25,6 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
 from coloctl.qmp.schema import Schema, folder, load_required, required_missing
 from coloctl.qmp.session import Session
-from coloctl.vm import asked
 
 #: Of colo-proxy. Asking QEMU 7.2 for colo-compare takes it down; it is built with the rewriter.
 OBJECTS = ("filter-mirror", "filter-redirector", "filter-rewriter", "iothread")

@@ -52,7 +52,8 @@ from coloctl.errors import (
     ResyncFailed,
     Unreachable,
 )
-from coloctl.host.base import Conversation, Host
+from coloctl.host.base import Host
+from coloctl.host.watching import Conversation
 from coloctl.model.copied import Copied, Method
 from coloctl.model.pair import PairSpec
 from coloctl.nbd.digest import OVER

@@ -17,8 +17,9 @@ from coloctl.colo.checkpoint import CheckpointLedger
 from coloctl.errors import MonitorError
 from coloctl.ha.limits import Shown, limits_of
 from coloctl.ha.link import Link, Timed, channels
-from coloctl.host.base import Beacon, Endpoint, Host
+from coloctl.host.base import Endpoint, Host
 from coloctl.host.delivery import Deliveries
+from coloctl.host.watching import Beacon
 from coloctl.model.observation import Life, Limits, NodeSeen, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection

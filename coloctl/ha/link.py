@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from coloctl.host.base import Beacon
 from coloctl.host.delivery import Deliveries, Sent
+from coloctl.host.watching import Beacon
 from coloctl.model.pair import NODES, NodeName, PairSpec
 
 #: Called with node, road ("rescue", "command" or "link") and seconds for each probe answered.

@@ -9,7 +9,6 @@ from coloctl.host.base import (
     Death,
     DeathProof,
     Endpoint,
-    FirstConnection,
     Host,
     Identity,
     Process,
@@ -18,6 +17,7 @@ from coloctl.host.channel import unix_pair
 from coloctl.host.local import LocalHost
 from coloctl.host.netns import NetnsHost
 from coloctl.host.process import as_sentence, identity_of, tail
+from coloctl.host.watching import FirstConnection
 
 __all__ = [
     "Channel",

@@ -18,6 +18,7 @@ from typing import Protocol, Self
 from coloctl.host.delivery import Deliveries
 from coloctl.host.files import Files
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
+from coloctl.host.watching import Beacon, Conversation, FirstConnection, FirstPacket
 
 
 @dataclass(frozen=True)
@@ -105,52 +106,6 @@ class Channel:
         return f"<Channel {self.description}>"
 
 
-class Beacon(Protocol):
-    """One end of the replication link: sends a numbered datagram at every beat, hears the peer's.
-
-    Holds no task and never waits. What other sessions send, an earlier supervisor's say, is not
-    heard.
-    """
-
-    session: bytes  #: drawn anew for every beacon
-    delay_s: float | None  #: how long the datagram heard last was on its way, by the wall clock
-    lost: int  #: datagrams of the peer that were passed over by a later one
-
-    def meet(self, peer: Beacon) -> None:
-        """Only ``peer`` is heard from now on."""
-        ...
-
-    def beat(self) -> bool:
-        """One datagram was sent if the network took it; answers whether both directions carry.
-
-        That is: since the last beat the peer was heard, and it has heard more of us than before.
-        """
-        ...
-
-    def close(self) -> None:
-        """The port is free."""
-        ...
-
-
-class FirstConnection(Protocol):
-    """A watch for the first TCP connection over a tap, begun when the context was entered."""
-
-    async def wait(self) -> None:
-        """The guest has sent a TCP segment with SYN since the watch began: it connects or accepts.
-
-        May be cancelled and called again: nothing is missed in between.
-        """
-        ...
-
-
-class FirstPacket(Protocol):
-    """A watch for the first frame that a guest sends, begun when the context was entered."""
-
-    async def wait(self) -> None:
-        """A frame of the guest has crossed the tap; may be cancelled and called again."""
-        ...
-
-
 class Process(Protocol):
     """A process on a host, started or adopted, held so that its pid cannot lie."""
 
@@ -162,6 +117,18 @@ class Process(Protocol):
 
     @property
     def node(self) -> str: ...
+
+    @property
+    def leader(self) -> Identity:
+        """The process that was launched; another one where a wrapper started this one."""
+        return self.identity
+
+    async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
+        """Hold the process that is the QEMU from now on: ``speaker``, or who has ``files`` open.
+
+        Raises `Unreachable` when ``speaker`` does not belong to what was launched.
+        """
+        return
 
     async def wait(self) -> Death:
         """The process is gone."""
@@ -184,7 +151,7 @@ class Process(Protocol):
         ...
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        """The process was killed and the kernel says that it is gone.
+        """Kill the process, and all that belongs to it; the kernel says that they are gone.
 
         Raises `FencingFailed` when no proof came within ``deadline_s``.
         """
@@ -196,28 +163,6 @@ class Process(Protocol):
 
     def close(self) -> None:
         """Our hold on the process is released; the process itself is left alone."""
-        ...
-
-
-class Conversation(Protocol):
-    """A program that runs on a host, with lines of text going both ways."""
-
-    async def say(self, line: str, deadline_s: float) -> None:
-        """The line is on its way; one that is not read keeps its sender waiting.
-
-        Raises `DeadlineMissed`, and `Unreachable` when the program has ended or does not listen.
-        """
-        ...
-
-    async def hear(self, deadline_s: float) -> str | None:
-        """The next line that it says, or None: it has ended. Raises `DeadlineMissed`.
-
-        May be cancelled: no line is lost.
-        """
-        ...
-
-    def last_words(self) -> str:
-        """What it wrote to stderr so far."""
         ...
 
 
@@ -243,15 +188,39 @@ class Host(Files, Protocol):
         """
         ...
 
-    async def adopt(self, identity: Identity, *, node: str = "") -> Process | None:
-        """The very process of ``identity``, or None: it is gone, whoever has its pid now.
+    async def adopt(
+        self,
+        identity: Identity,
+        *,
+        node: str = "",
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> Process | None:
+        """Hold the very process of ``identity`` and what belongs to it; None: all of it is gone.
 
-        None is a proof; what leaves a doubt raises `PreconditionFailed`.
+        ``leader`` is the process that was launched, where that is another one, and ``sockets`` are
+        the paths that it was given to listen at. None is a proof; what leaves a doubt raises
+        `PreconditionFailed`.
         """
         ...
 
-    async def kill(self, identity: Identity, *, node: str, deadline_s: float) -> DeathProof:
-        """The process of ``identity`` is gone, killed if need be; raises `FencingFailed`."""
+    async def kill(
+        self,
+        identity: Identity,
+        *,
+        node: str,
+        deadline_s: float,
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> DeathProof:
+        """Kill the process of ``identity`` and what belongs to it; raises `FencingFailed`."""
+        ...
+
+    async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
+        """Tell which process greets at a stream that `monitor` has just connected.
+
+        The kernel says so, and nothing is read. Raises `Unreachable`.
+        """
         ...
 
     async def monitor(self, path: Path, deadline_s: float) -> socket.socket:

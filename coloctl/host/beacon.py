@@ -15,7 +15,8 @@ import struct
 import time
 
 from coloctl.errors import PreconditionFailed
-from coloctl.host.base import Beacon, Endpoint
+from coloctl.host.base import Endpoint
+from coloctl.host.watching import Beacon
 
 #: Session of the sender, number, the highest number it has heard from the other end, and its wall
 #: clock in nanoseconds.

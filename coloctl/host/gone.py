@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
+
 from coloctl.clock import CLOCK
 from coloctl.host.base import Death, DeathProof, Identity
 
@@ -17,6 +20,14 @@ class GoneProcess:
         self.argv: tuple[str, ...] = ()
         self.node = node
         self._at_s = CLOCK.now()
+
+    @property
+    def leader(self) -> Identity:
+        return self.identity
+
+    async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
+        """Do nothing: a process that is gone does not answer."""
+        return
 
     async def wait(self) -> Death:
         """The process is gone."""

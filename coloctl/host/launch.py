@@ -19,6 +19,7 @@ from pathlib import Path
 from coloctl.errors import LaunchError, PreconditionFailed
 from coloctl.host.listen import listening
 from coloctl.host.process import LocalProcess, identity_of
+from coloctl.host.program import Program
 
 #: How long `discard` waits for the kernel; SIGKILL needs milliseconds.
 DISCARD_S = 2.0
@@ -147,12 +148,13 @@ def _holding(content: bytes) -> Iterator[int]:
 
 def spawn(
     argv: Sequence[str], *, stderr: Path, listen: Mapping[str, Path], node: str = ""
-) -> LocalProcess:
+) -> Program:
     """`Host.launch`, for the namespaces of the calling thread."""
     with ExitStack() as parent_copies, ExitStack() as on_failure:
-        numbers = {}
+        numbers, inodes = {}, {}
         for name, path in listen.items():
             numbers[name] = parent_copies.enter_context(listening(path)).fileno()
+            inodes[path] = os.fstat(numbers[name]).st_ino
             on_failure.callback(path.unlink, missing_ok=True)
         log = _appending(stderr)
         parent_copies.callback(os.close, log)
@@ -169,7 +171,7 @@ def spawn(
                 hint="check that the program exists and may be executed",
             ) from None
         on_failure.pop_all()
-        return process
+        return Program(process, inodes)
 
 
 def _appending(path: Path) -> int:
@@ -190,12 +192,17 @@ def with_numbers(argv: Sequence[str], numbers: Mapping[str, int]) -> list[str]:
     return [re.sub(r"\{fd:([^{}]+)\}", number, argument) for argument in argv]
 
 
-def discard(process: LocalProcess, listen: Iterable[Path] = ()) -> None:
+def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> None:
     """A process that nobody will get to hold is gone, with its group and its socket files.
 
-    It must come from `start`, which made it the leader of a group. Blocks until the kernel has
-    taken it away, at most `DISCARD_S`.
+    It must come from `start`, which made it the leader of a group, or from `spawn`. Blocks until
+    the kernel has taken it away, at most `DISCARD_S`.
     """
+    if isinstance(process, Program):
+        process.discard(DISCARD_S)
+        for path in listen:
+            path.unlink(missing_ok=True)
+        return
     try:
         if process.alive():
             with suppress(ProcessLookupError):

@@ -13,6 +13,10 @@ from pathlib import Path
 
 from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed, Unreachable
+from coloctl.host.base import Identity
+from coloctl.host.process import identity_of
+from coloctl.host.ready import until_readable
+from coloctl.procfs import LISTENS
 
 #: The kernel's limit on a unix socket's path, with its terminating zero (unix(7)).
 PATH_LIMIT = 108
@@ -20,8 +24,8 @@ PATH_LIMIT = 108
 #: Connections the kernel keeps until QEMU takes them: a monitor has one client, plus late ones.
 BACKLOG = 4
 
-#: `__SO_ACCEPTCON` in the flags column of /proc/net/unix: the socket listens.
-_LISTENS = 0x10000
+#: `struct ucred` of unix(7): pid, uid, gid.
+_UCRED = struct.Struct("3i")
 
 #: `TCP_LISTEN` in the state column of /proc/net/tcp.
 _TCP_LISTEN = "0A"
@@ -81,7 +85,7 @@ def _has_listener(text: str) -> bool:
     rows = Path("/proc/thread-self/net/unix").read_text(errors="replace").splitlines()[1:]
     for row in rows:
         fields = row.split(maxsplit=7)
-        if len(fields) == 8 and fields[7] == text and int(fields[3], 16) & _LISTENS:
+        if len(fields) == 8 and fields[7] == text and int(fields[3], 16) & LISTENS:
             return True
     return False
 
@@ -96,6 +100,7 @@ async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # for `speaker`
         while (code := sock.connect_ex(text)) == errno.EAGAIN and not deadline.expired:  # noqa: ASYNC110
             # The listener's queue is full, and no descriptor says when that changes.
             await asyncio.sleep(0.01)
@@ -107,6 +112,29 @@ async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def speaker(monitor: socket.socket, deadline_s: float) -> Identity:
+    """Tell which process wrote the first bytes that wait at ``monitor``; nothing is read.
+
+    The kernel notes the sender with every message. SO_PEERCRED would name the process that called
+    listen(): coloctl itself. Raises `Unreachable` when no byte comes within ``deadline_s``, or when
+    the sender cannot be told.
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            await until_readable(monitor.fileno())
+        _, notes, _, _ = monitor.recvmsg(1, socket.CMSG_SPACE(_UCRED.size), socket.MSG_PEEK)
+        monitor.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+    except TimeoutError:
+        raise Unreachable(f"A monitor said nothing for {deadline_s:g} s.") from None
+    except OSError as error:
+        raise Unreachable(f"A monitor hung up: {error.strerror}.") from None
+    pids = [_UCRED.unpack(data)[0] for _, kind, data in notes if kind == socket.SCM_CREDENTIALS]
+    found = identity_of(pids[0]) if pids and pids[0] else None
+    if found is None:
+        raise Unreachable("A monitor hung up, or a process that cannot be seen answers there.")
+    return found
 
 
 def ports_in_use(address: str) -> set[int]:

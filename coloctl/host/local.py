@@ -24,11 +24,8 @@ from coloctl.host import disk, durable
 from coloctl.host.base import (
     Channel,
     Completed,
-    Conversation,
     DeathProof,
     Endpoint,
-    FirstConnection,
-    FirstPacket,
     Host,
     Identity,
 )
@@ -37,10 +34,12 @@ from coloctl.host.channel import carries, connect_pair, hear, listen_at
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
 from coloctl.host.launch import Captured, Talking, discard, spawn, start_captured, start_talking
-from coloctl.host.listen import connect_unix, parse_address, ports_in_use
+from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speaker
 from coloctl.host.packet import FrameWatch, SynWatch
-from coloctl.host.process import LocalProcess, adopt, kill_identity
+from coloctl.host.process import LocalProcess
+from coloctl.host.program import Program, adopt_program, kill_program
 from coloctl.host.tap import check, exists, set_up
+from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
 
 T = TypeVar("T")
@@ -97,7 +96,7 @@ class LocalHost:
         stderr: Path,
         listen: Mapping[str, Path] | None = None,
         node: str = "",
-    ) -> LocalProcess:
+    ) -> Program:
         """See `Host.launch`. Cancelled half-way, nothing of it runs on."""
         sockets = dict(listen or {})
         return await self._inside(
@@ -105,13 +104,34 @@ class LocalHost:
             undo=lambda process: discard(process, sockets.values()),
         )
 
-    async def adopt(self, identity: Identity, *, node: str = "") -> LocalProcess | None:
+    async def adopt(
+        self,
+        identity: Identity,
+        *,
+        node: str = "",
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> Program | None:
         """See `Host.adopt`."""
-        return adopt(identity, node=node)
+        return await adopt_program(identity, node=node, leader=leader, sockets=sockets)
 
-    async def kill(self, identity: Identity, *, node: str, deadline_s: float) -> DeathProof:
+    async def kill(
+        self,
+        identity: Identity,
+        *,
+        node: str,
+        deadline_s: float,
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> DeathProof:
         """See `Host.kill`."""
-        return await kill_identity(identity, node=node, deadline_s=deadline_s)
+        return await kill_program(
+            identity, node=node, deadline_s=deadline_s, leader=leader, sockets=sockets
+        )
+
+    async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
+        """See `Host.speaker`."""
+        return await speaker(monitor, deadline_s)
 
     async def monitor(self, path: Path, deadline_s: float) -> socket.socket:
         """See `Host.monitor`. Paths are not part of a network namespace."""

@@ -274,17 +274,3 @@ def command_line(pid: int) -> list[str]:
     except OSError:
         return []
     return [part.decode(errors="replace") for part in raw.split(b"\0")[:-1]]
-
-
-async def kill_identity(identity: Identity, *, node: str, deadline_s: float) -> DeathProof:
-    """The process of ``identity`` is gone; raises `FencingFailed` as `LocalProcess.kill`."""
-    try:
-        process = adopt(identity, node=node)
-    except PreconditionFailed as error:
-        raise FencingFailed(node, error.message, hint=error.hint) from None
-    if process is None:
-        return DeathProof(identity.pid, identity.start_time, "identity-gone", CLOCK.now(), None)
-    try:
-        return await process.kill(deadline_s)
-    finally:
-        process.close()

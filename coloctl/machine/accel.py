@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from coloctl import procfs
 from coloctl.machine import loop
 
 #: Hardware takes 0.01 s; a host busy with other work has been seen to double and treble that.
@@ -130,7 +131,16 @@ def measure(
             try:
                 return _time(qemu, accel, errors, start_deadline_s, loop_deadline_s)
             finally:
-                qemu.kill()
+                _end(qemu)
+
+
+def _end(qemu: subprocess.Popen[bytes]) -> None:
+    """Kill the QEMU, also where ``qemu`` is a wrapper and QEMU another process: not reaped yet,
+    it still has its session, and whatever writes to our pipe belongs to it.
+    """
+    assert qemu.stdout is not None
+    qemu.kill()
+    procfs.end(qemu.pid, [f"pipe:[{os.fstat(qemu.stdout.fileno()).st_ino}]"])
 
 
 def arguments(binary: Path, accel: str, image: Path) -> list[str]:

@@ -28,11 +28,12 @@ class Launch:
     """What a host needs to start one QEMU.
 
     ``sockets`` are to be bound and listening before QEMU starts; ``{fd:NAME}`` in ``argv`` stands
-    for the number of the inherited descriptor.
+    for the number of the inherited descriptor. ``disks`` are the images that this QEMU opens.
     """
 
     argv: tuple[str, ...]
     sockets: Mapping[str, Path]
+    disks: tuple[Path, ...] = ()
 
     def lines(self) -> list[str]:
         """The command line for people and for a shell: one option with its value per line."""
@@ -178,7 +179,8 @@ def _launch(
         # Last, so that their devices take what PCI slots are left and never those of ours.
         *spec.guest.extra_args,
     )
-    return Launch(argv, monitor_sockets(rundir))
+    images = tuple(disk.image[node] for disk in spec.disks)
+    return Launch(argv, monitor_sockets(rundir), images)
 
 
 def monitor_sockets(rundir: Path) -> dict[str, Path]:

@@ -21,7 +21,8 @@ from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
 from coloctl.host.holders import holders
-from coloctl.host.process import adopt, command_line, kill_identity
+from coloctl.host.process import adopt, command_line
+from coloctl.host.program import kill_program
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model.event import Record
@@ -44,6 +45,7 @@ class Leftover:
     node: str
     role: str
     identity: Identity
+    leader: Identity | None = None  #: the process that was launched, where that is another one
 
     def __str__(self) -> str:
         return f"the {self.role} on node {self.node} (process {self.identity.pid})"
@@ -55,7 +57,8 @@ def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
     for record in records:
         if "launched" in record.data:
             who = Identity.from_json(record.data)
-            found[who] = Leftover(record.node, str(record.data["launched"]), who)
+            first = Identity.from_json(record.data["leader"]) if "leader" in record.data else None
+            found[who] = Leftover(record.node, str(record.data["launched"]), who, first)
     return tuple(found.values())
 
 
@@ -65,8 +68,8 @@ def living(folder: Path) -> tuple[Leftover, ...]:
     Raises `PreconditionFailed` when the journal is damaged.
     """
     past = launched(replay(folder / JOURNAL).records)
-    named = tuple(one for one in past if exists(one.identity, one.node))
-    known = {one.identity for one in named}
+    named = tuple(one for one in past if _lives(one))
+    known = {identity for one in named for identity in (one.identity, one.leader)}
     return named + tuple(one for one in running_in(folder) if one.identity not in known)
 
 
@@ -82,6 +85,13 @@ def running_in(folder: Path) -> Iterator[Leftover]:
     for identity, node in sorted(found.items(), key=lambda item: (item[1], item[0].pid)):
         role = Role.SECONDARY if "-incoming" in command_line(identity.pid) else Role.PRIMARY
         yield Leftover(node, role, identity)
+
+
+def _lives(leftover: Leftover) -> bool:
+    """Whether the QEMU or the wrapper that started it still exists, or may."""
+    return exists(leftover.identity, leftover.node) or (
+        leftover.leader is not None and exists(leftover.leader, leftover.node)
+    )
 
 
 def exists(identity: Identity, node: str) -> bool:
@@ -103,12 +113,19 @@ async def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
     `PreconditionFailed` when the journal is damaged.
     """
     found = sorted(living(folder), key=lambda one: one.role == "primary")
-    proofs = [
-        (one, await kill_identity(one.identity, node=one.node, deadline_s=KILL_DEADLINE_S))
-        for one in found
-    ]
+    proofs = [(one, await _kill(folder, one)) for one in found]
     await close_taps(folder)
     return proofs
+
+
+async def _kill(folder: Path, one: Leftover) -> DeathProof:
+    return await kill_program(
+        one.identity,
+        node=one.node,
+        deadline_s=KILL_DEADLINE_S,
+        leader=one.leader,
+        sockets=monitor_sockets(folder / one.node).values(),
+    )
 
 
 async def close_taps(folder: Path) -> None:

@@ -32,6 +32,7 @@ class Launch:
 
     role: Role
     identity: Identity
+    leader: Identity | None = None  #: the process that was launched, where that is another one
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def believe(records: Iterable[Record]) -> Belief:
         acts=acts,
         launches={
             _node(record.node): Launch(
-                Role(record.data["launched"]), Identity.from_json(record.data)
+                Role(record.data["launched"]),
+                Identity.from_json(record.data),
+                Identity.from_json(record.data["leader"]) if "leader" in record.data else None,
             )
             for record in event.last_launches(everything)
         },

@@ -70,18 +70,20 @@ async def _sight(
         return Sighting()
     identity = launch.identity
     host, rundir = ground.hosts[node], ground.rundir(node)
-    process = await host.adopt(identity, node=node)
-    if process is None:
+    sockets = monitor_sockets(rundir)
+    process = await host.adopt(identity, node=node, leader=launch.leader, sockets=sockets.values())
+    if process is None or not process.alive():  # of the latter a wrapper may be left
         gone = LostMonitor(node, "it is gone")
-        vm = VM(node, host, GoneProcess(identity, node=node), gone, rundir)
+        vm = VM(node, host, process or GoneProcess(identity, node=node), gone, rundir)
         return Sighting(Found(launch.role, alive=False), vm)
     found = Found(launch.role, alive=True, held="-S" in process.argv)
     adopted: VM | None = None
     if not process.frozen():
         with contextlib.suppress(MonitorError, TimeoutError):
             async with asyncio.timeout(ANSWER_DEADLINE_S):
-                sockets = monitor_sockets(rundir)
-                adopted = await VM.adopt(node, host, identity, sockets, rundir, record=record)
+                adopted = await VM.adopt(
+                    node, host, identity, sockets, rundir, leader=launch.leader, record=record
+                )
     if adopted is None:
         silent = LostMonitor(node, "it did not answer when it was taken over")
         return Sighting(found, VM(node, host, process, silent, rundir))

@@ -183,11 +183,13 @@ class PairState:
         supervisor finds it."""
         if seat.vm is None:
             return
-        held = seat.vm.process.identity
+        held, leader = seat.vm.process.identity, seat.vm.process.leader
         # Asked now: when it was launched it may have been a wrapper that was about to become QEMU.
         now = identity_of(held.pid)
         who = now if now == held and now is not None else held
         data = {"launched": seat.view.role, **who.to_json()}
+        if leader != held:
+            data["leader"] = leader.to_json()
         self.record(Kind.OUTCOME, step="launch", node=seat.name, data=data)
 
     def restore(

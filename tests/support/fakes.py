@@ -18,7 +18,6 @@ from fake_qmp import FakeQMP
 from coloctl.colo.launch import Ground
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.base import (
-    Beacon,
     Completed,
     Death,
     DeathProof,
@@ -28,6 +27,7 @@ from coloctl.host.base import (
     Process,
 )
 from coloctl.host.delivery import Deliveries, Sent
+from coloctl.host.watching import Beacon
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.disk import DiskIdentity

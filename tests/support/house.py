@@ -16,7 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"spec", "journal", "metrics"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),
-    frozenset({"vm"}),
+    frozenset({"asked", "vm"}),
     frozenset({"colo"}),
     frozenset({"ha"}),
     frozenset({"check"}),

@@ -12,8 +12,8 @@ from support.smallpair import own_net
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import Endpoint, open_host
-from coloctl.host.base import Beacon
 from coloctl.host.local import LocalHost
+from coloctl.host.watching import Beacon
 
 pytestmark = pytest.mark.unit
 

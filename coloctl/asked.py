@@ -1,0 +1,58 @@
+"""Start a QEMU without a machine, ask it, and end it with all that it started.
+
+Called by `vm` for the spellings of a binary and by `check.probe`. Invariant: no process of it is
+left, also where the binary is a wrapper that starts QEMU as another process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from coloctl.errors import MonitorError, UnsupportedQEMU
+from coloctl.host import tail
+from coloctl.host.base import Host
+from coloctl.qmp.session import Session
+
+#: A QEMU that has bound its monitors answers within milliseconds; loading its libraries from a
+#: cold disk on a busy machine was seen to take seconds.
+LAUNCH_DEADLINE_S = 30.0
+
+
+@contextlib.asynccontextmanager
+async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
+    """A QEMU without a machine answers questions; it is gone on every way out."""
+    with tempfile.TemporaryDirectory(prefix="coloctl-ask-") as folder:
+        socket_path, log = Path(folder) / "qmp.sock", Path(folder) / "qemu.log"
+        argv = [
+            str(path), "-machine", "none", "-nodefaults", "-display", "none",
+            "-chardev", "socket,id=qmp0,fd={fd:qmp},server=on,wait=off",
+            "-qmp", "chardev:qmp0",
+        ]  # fmt: skip
+        try:
+            process = await host.launch(argv, stderr=log, listen={"qmp": socket_path})
+        except OSError as error:
+            raise UnsupportedQEMU(f"{path} cannot be executed: {error.strerror}.") from error
+        try:
+            sock = await host.monitor(socket_path, LAUNCH_DEADLINE_S)
+            session = await Session.open(
+                sock,
+                name=path.name,
+                oob=False,
+                deadline_s=LAUNCH_DEADLINE_S,
+                on_event=lambda _: None,
+            )
+            try:
+                yield session
+            finally:
+                await session.aclose()
+        except MonitorError as error:
+            last = tail(log, 3)
+            raise UnsupportedQEMU(
+                f"{path} does not answer as QEMU: {last or error.message}",
+                hint="name a qemu-system-x86_64 that runs on this machine",
+            ) from error
+        finally:
+            await process.kill(LAUNCH_DEADLINE_S)

@@ -1,0 +1,294 @@
+"""A launched program with every process that belongs to it, ended together and with a proof.
+
+`LocalHost.launch` and `LocalHost.adopt` make them, for the QEMUs of a pair and for those that are
+only asked questions. A site may start QEMU through a script: then the process that was launched is
+a shell, and QEMU its child, or the child of one that has ended.
+
+Invariant: `kill` gives its proof only when no process of the program is left. A process that cannot
+be proven to belong to it is never signalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from coloctl import procfs
+from coloctl.clock import Deadline
+from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
+from coloctl.host.base import Death, DeathProof, Identity
+from coloctl.host.gone import GoneProcess
+from coloctl.host.kin import Kin, holder
+from coloctl.host.process import LocalProcess, adopt, identity_of
+
+T = TypeVar("T")
+
+#: From one look at /proc to the next, where the first one left a doubt.
+_SECOND_LOOK_S = 0.02
+
+#: Looks at /proc; apart from the event loop, and from whatever keeps its own threads busy.
+_LOOKS = ThreadPoolExecutor(2, thread_name_prefix="procfs")
+
+
+class Program:
+    """Implements `Process` for a program of any number of processes.
+
+    One of them counts as the process: the one that was launched, until `answers` names the QEMU.
+    """
+
+    def __init__(
+        self,
+        leader: LocalProcess | GoneProcess,
+        sockets: Mapping[Path, int],
+        main: LocalProcess | GoneProcess | None = None,
+    ) -> None:
+        """``leader`` was launched and leads a session; ``sockets`` maps paths to inodes.
+
+        ``main`` is the QEMU, where that is known already.
+        """
+        self._leader = leader
+        self._main = leader if main is None else main
+        self._settled = main is not None
+        self._alone = False  #: one process, and no other when it was last looked at
+        self._kin = Kin(leader.identity, sockets, leader.node)
+        self._note_life()
+
+    def __repr__(self) -> str:
+        return f"<Program {self.identity.pid} {self.node or self.argv[:1]}>"
+
+    @property
+    def identity(self) -> Identity:
+        return self._main.identity
+
+    @property
+    def leader(self) -> Identity:
+        """The process that was launched; another one than `identity` behind a wrapper."""
+        return self._leader.identity
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return self._main.argv
+
+    @property
+    def node(self) -> str:
+        return self._leader.node
+
+    async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
+        """Hold the process that is the QEMU from now on: ``speaker`` answered at its monitor.
+
+        Where another one of the program has ``files`` open (the guest's disks), that one is the
+        QEMU, and ``speaker`` only carries its words. Raises `Unreachable` when ``speaker`` does not
+        belong to the program.
+        """
+        kin = await _looked(self._kin.look)
+        try:
+            known = {one.identity for one in kin}
+            if speaker not in known:
+                raise Unreachable(
+                    f"Process {speaker.pid} answers at the monitor of {self.node or self.argv[0]}, "
+                    "and coloctl did not start it."
+                )
+            if not self._settled:
+                chosen = await _looked(holder, files, known, speaker)
+                self._hold(next(one for one in kin if one.identity == chosen))
+            self._alone = known == {self.identity} == {self.leader}
+            self._settled = True
+            self._note_life()
+        finally:
+            self._close(kin)
+
+    async def wait(self) -> Death:
+        """Return when the process is gone; until `answers`, when none is left that could be it."""
+        while True:
+            waited = self._main
+            death = await waited.wait()
+            if waited is self._main and not await self._inherited():
+                return death
+
+    def alive(self) -> bool:
+        """Say whether the process exists; until `answers`, whether one does that could be it."""
+        return self._main.alive() or (not self._settled and self._kin.listens())
+
+    def frozen(self) -> bool:
+        return self._main.frozen()
+
+    def cpu_s(self) -> float | None:
+        return self._main.cpu_s()
+
+    def signal(self, signum: int) -> bool:
+        return self._main.signal(signum)
+
+    async def kill(self, deadline_s: float) -> DeathProof:
+        """Kill every process of the program; the proof is that of the one that counts.
+
+        Raises `FencingFailed` when one of them is not gone within ``deadline_s``, or when a process
+        that this user may not see still holds its sockets.
+        """
+        deadline = Deadline(deadline_s)
+        self._note_life()
+        if self._leader is not self._main:
+            _signal(self._leader)  # first: it may start another QEMU for one that ends
+        proof = await self._main.kill(deadline_s)
+        await self._end_kin(deadline)
+        return proof
+
+    async def terminate(self, deadline_s: float) -> DeathProof:
+        """Ask the process to end, then end all others; proof and errors as `kill`."""
+        deadline = Deadline(deadline_s)
+        self._note_life()
+        proof = await self._main.terminate(deadline_s)
+        await self._end_kin(deadline)
+        return proof
+
+    async def lives(self) -> bool:
+        """Say whether any process of the program is left."""
+        kin = await _looked(self._kin.look)
+        self._close(kin)
+        return bool(kin)
+
+    def discard(self, within_s: float) -> None:
+        """Kill every process of the program; blocks until they are gone, ``within_s`` at most."""
+        deadline = Deadline(within_s)
+        self._note_life()
+        try:
+            while (kin := self._kin.look()) and not deadline.expired:
+                first = [one for one in kin if one.identity not in self._kin.unsure] or kin
+                for one in first:
+                    _signal(one)
+                for one in first:
+                    one.wait_blocking(deadline.remaining())
+                self._close(kin)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release the hold on the processes; they are left alone."""
+        for one in {id(one): one for one in (self._leader, self._main)}.values():
+            one.close()
+
+    def _note_life(self) -> None:
+        for one in (self._leader, self._main):
+            if one.alive():
+                self._kin.note_life(one.identity)
+
+    async def _inherited(self) -> bool:
+        """The process has ended; hold another one that has its sockets, as long as none answered.
+
+        A wrapper may end before its QEMU has come up: it daemonizes.
+        """
+        if self._settled or not self._kin.listens():
+            return False
+        kin = await _looked(self._kin.look)
+        try:
+            heirs = [one for one in kin if one.alive()]
+            if heirs:
+                self._hold(heirs[0])
+            return bool(heirs)
+        finally:
+            self._close(kin)
+
+    def _hold(self, one: LocalProcess) -> None:
+        if one.identity != self._main.identity:
+            self._main = self._leader if one.identity == self.leader else one
+        # A wrapper that became QEMU by exec is another program by now.
+        self._main.identity = identity_of(one.identity.pid) or one.identity
+
+    def _close(self, kin: Collection[LocalProcess]) -> None:
+        for one in kin:
+            if one is not self._main:
+                one.close()
+
+    async def _end_kin(self, deadline: Deadline) -> None:
+        """No process of the program is left; raises `FencingFailed` as `kill`."""
+        if self._alone and not self._kin.listens():
+            return
+        suspects: set[Identity] = set()
+        while kin := await _looked(self._kin.look):
+            unsure = self._kin.unsure - suspects
+            try:
+                await _end([one for one in kin if one.identity not in unsure], deadline)
+                if unsure:
+                    await asyncio.sleep(_SECOND_LOOK_S)
+            finally:
+                self._close(kin)
+            suspects |= unsure
+        if self._leader is not self._main:
+            await self._leader.kill(deadline.remaining())  # it is gone, and is reaped here
+        while not await _looked(self._kin.silent):
+            if deadline.expired:
+                raise FencingFailed(
+                    self.node,
+                    "A process that this user may not see still serves the monitor of the QEMU "
+                    f"that was process {self.identity.pid}.",
+                    hint="run coloctl as root, or find it with "
+                    f"`ss -xlp | grep {next(iter(self._kin.sockets))}`",
+                )
+            await asyncio.sleep(_SECOND_LOOK_S)
+
+
+async def adopt_program(
+    identity: Identity,
+    *,
+    node: str = "",
+    leader: Identity | None = None,
+    sockets: Collection[Path] = (),
+) -> Program | None:
+    """Hold the program whose QEMU is ``identity``, or None: no process of it is left.
+
+    ``leader`` is the process that was launched, where that is another one; ``sockets`` are the
+    paths of the sockets that were handed over. None is a proof; what leaves a doubt raises
+    `PreconditionFailed`.
+    """
+    held = adopt(identity, node=node)
+    main: LocalProcess | GoneProcess = held or GoneProcess(identity, node=node)
+    first = main
+    if leader is not None and leader != identity:
+        first = adopt(leader, node=node) or GoneProcess(leader, node=node)
+    inodes = await _looked(procfs.listeners, tuple(sockets))
+    program = Program(first, inodes, main)
+    if held is None and not first.alive() and not await program.lives():
+        return None
+    return program
+
+
+async def kill_program(
+    identity: Identity,
+    *,
+    node: str,
+    deadline_s: float,
+    leader: Identity | None = None,
+    sockets: Collection[Path] = (),
+) -> DeathProof:
+    """Kill every process of the program whose QEMU is ``identity``; raises `FencingFailed`."""
+    try:
+        program = await adopt_program(identity, node=node, leader=leader, sockets=sockets)
+    except PreconditionFailed as error:
+        raise FencingFailed(node, error.message, hint=error.hint) from None
+    if program is None:
+        return await GoneProcess(identity, node=node).kill(deadline_s)
+    try:
+        return await program.kill(deadline_s)
+    finally:
+        program.close()
+
+
+async def _end(kin: Collection[LocalProcess], deadline: Deadline) -> None:
+    for one in kin:
+        _signal(one)
+    for one in kin:
+        await one.kill(deadline.remaining())
+
+
+def _signal(one: LocalProcess | GoneProcess) -> None:
+    with suppress(PreconditionFailed):  # another user's process: `kill` says so
+        one.signal(signals.SIGKILL)
+
+
+async def _looked(look: Callable[..., T], *arguments: object) -> T:
+    """What ``look`` returns, apart from the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(_LOOKS, look, *arguments)
