@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from coloctl.clock import CLOCK, Clock
+from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.errors import ColoctlError, FencingFailed
 from coloctl.ha.agent import switch_off
 from coloctl.host.base import DeathProof
@@ -25,6 +25,10 @@ KILL_DEADLINE_S = 10.0
 
 #: A tap goes down within a millisecond; a kernel that is busy with its devices may take longer.
 TAP_DEADLINE_S = 1.0
+
+#: The kernel closes what a dead process had open before it says that it is dead; what was under way
+#: on its disks may take a little longer. Seconds from one look to the next.
+RELEASE_PERIOD_S = 0.01
 
 #: Awaited with a sentence for a person; returns when somebody vouches for the node's being down.
 Confirm = Callable[[str], Awaitable[None]]
@@ -84,9 +88,30 @@ async def fence(
             by, said = await _by_agent(spec, vm, clock)
         elif method is FencingMethod.MANUAL and confirm is not None:
             by = await _by_person(spec, vm, confirm)
+    deadline = Deadline(deadline_s, clock)
     proof = await vm.process.kill(deadline_s)
+    await require_released(spec, vm, deadline)
     took_ms = round((clock.now() - began) * 1000, 2)
     return Fenced(vm.node, method, by + proof.how, took_ms, proof, said)
+
+
+async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
+    """Wait until no process can write to the node's images or has its taps open.
+
+    What the lost QEMU had open is closed when it is dead. What is open then is in the hands of a
+    process that coloctl does not know: raises `FencingFailed` at the deadline, which names it.
+    """
+    images = [disk.image[vm.node] for disk in spec.disks]
+    taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
+    while held := await vm.host.held(images=images, taps=taps):
+        if deadline.expired:
+            raise FencingFailed(
+                vm.node,
+                f"QEMU of node {vm.node} is dead, but {'; '.join(held)}.",
+                hint="end that process; the failover goes on by itself then, or with"
+                f" `coloctl failover {spec.name} --force`",
+            )
+        await asyncio.sleep(RELEASE_PERIOD_S)
 
 
 def require_means(spec: PairSpec, vm: VM, confirm: Confirm | None) -> None:

@@ -216,6 +216,13 @@ class Host(Files, Protocol):
         """Kill the process of ``identity`` and what belongs to it; raises `FencingFailed`."""
         ...
 
+    async def held(self, *, images: Collection[Path], taps: Collection[str]) -> tuple[str, ...]:
+        """Say who may still write to ``images`` or has ``taps`` open: a sentence for each.
+
+        What cannot be asked is left out.
+        """
+        return ()
+
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
         """Tell which process greets at a stream that `monitor` has just connected.
 

@@ -85,7 +85,7 @@ class Program:
         QEMU, and ``speaker`` only carries its words. Raises `Unreachable` when ``speaker`` does not
         belong to the program.
         """
-        kin = await _looked(self._kin.look)
+        kin = await looked(self._kin.look)
         try:
             known = {one.identity for one in kin}
             if speaker not in known:
@@ -94,7 +94,7 @@ class Program:
                     "and coloctl did not start it."
                 )
             if not self._settled:
-                chosen = await _looked(holder, files, known, speaker)
+                chosen = await looked(holder, files, known, speaker)
                 self._hold(next(one for one in kin if one.identity == chosen))
             self._alone = known == {self.identity} == {self.leader}
             self._settled = True
@@ -147,7 +147,7 @@ class Program:
 
     async def lives(self) -> bool:
         """Say whether any process of the program is left."""
-        kin = await _looked(self._kin.look)
+        kin = await looked(self._kin.look)
         self._close(kin)
         return bool(kin)
 
@@ -183,7 +183,7 @@ class Program:
         """
         if self._settled or not self._kin.listens():
             return False
-        kin = await _looked(self._kin.look)
+        kin = await looked(self._kin.look)
         try:
             heirs = [one for one in kin if one.alive()]
             if heirs:
@@ -208,7 +208,7 @@ class Program:
         if self._alone and not self._kin.listens():
             return
         suspects: set[Identity] = set()
-        while kin := await _looked(self._kin.look):
+        while kin := await looked(self._kin.look):
             unsure = self._kin.unsure - suspects
             try:
                 await _end([one for one in kin if one.identity not in unsure], deadline)
@@ -219,7 +219,7 @@ class Program:
             suspects |= unsure
         if self._leader is not self._main:
             await self._leader.kill(deadline.remaining())  # it is gone, and is reaped here
-        while not await _looked(self._kin.silent):
+        while not await looked(self._kin.silent):
             if deadline.expired:
                 raise FencingFailed(
                     self.node,
@@ -249,7 +249,7 @@ async def adopt_program(
     first = main
     if leader is not None and leader != identity:
         first = adopt(leader, node=node) or GoneProcess(leader, node=node)
-    inodes = await _looked(procfs.listeners, tuple(sockets))
+    inodes = await looked(procfs.listeners, tuple(sockets))
     program = Program(first, inodes, main)
     if held is None and not first.alive() and not await program.lives():
         return None
@@ -289,6 +289,6 @@ def _signal(one: LocalProcess | GoneProcess) -> None:
         one.signal(signals.SIGKILL)
 
 
-async def _looked(look: Callable[..., T], *arguments: object) -> T:
-    """What ``look`` returns, apart from the event loop."""
+async def looked(look: Callable[..., T], *arguments: object) -> T:
+    """Return what ``look`` returns, asked of the kernel apart from the event loop."""
     return await asyncio.get_running_loop().run_in_executor(_LOOKS, look, *arguments)
