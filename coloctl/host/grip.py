@@ -7,6 +7,7 @@ touching them: no lock is taken, no tap is opened.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -17,6 +18,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from coloctl import procfs
+from coloctl.host.program import looked
 from coloctl.host.tap import TUN_NODE
 
 #: RAW_LOCK_PERM_BASE + BLK_PERM_WRITE (1 << 1): whoever may write to the image locks this byte.
@@ -24,10 +26,31 @@ WRITER_BYTE = 101
 #: `struct flock` on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
 
+#: A lock on an image is told within a millisecond; a server of files may hang. Seconds.
+LOCK_S = 1.0
+
 # Numbers from linux/rtnetlink.h, linux/if_link.h and linux/netlink.h.
 RTM_GETLINK, NLM_F_REQUEST, NLMSG_ERROR = 18, 1, 2
 IFLA_IFNAME, IFLA_CARRIER = 3, 33
 _HEADER, _LINK, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
+
+
+async def held(
+    images: Collection[Path], taps: Collection[str], links_socket: socket.socket
+) -> tuple[str, ...]:
+    """Answer `Host.held`; ``links_socket`` is one of `links`, and no one else uses it."""
+    told = []
+    for tap in taps:
+        with contextlib.suppress(OSError):
+            if attached(links_socket, tap):
+                told.append(f"the tap {tap} is open in {await looked(users_of_tap, tap)}")
+    for image in images:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(LOCK_S):
+                if await looked(written, image):
+                    users = await looked(users_of_file, image)
+                    told.append(f"the image {image} may be written to by {users}")
+    return tuple(told)
 
 
 def written(image: Path) -> bool:

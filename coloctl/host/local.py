@@ -37,7 +37,7 @@ from coloctl.host.launch import Captured, Talking, discard, spawn, start_capture
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speaker
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess
-from coloctl.host.program import Program, adopt_program, kill_program, looked
+from coloctl.host.program import Program, adopt_program, kill_program
 from coloctl.host.tap import check, exists, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
@@ -46,9 +46,6 @@ T = TypeVar("T")
 
 #: How long a killed helper program may take to leave before it is left to the kernel.
 REAP_S = 2.0
-
-#: A lock on an image is told within a millisecond; a server of files may hang. Seconds.
-LOCK_S = 1.0
 
 #: Of what a helper program prints, this much is kept (per stream).
 OUTPUT_LIMIT = 16 * 1024 * 1024
@@ -136,18 +133,7 @@ class LocalHost:
 
     async def held(self, *, images: Collection[Path], taps: Collection[str]) -> tuple[str, ...]:
         """See `Host.held`: some 50 microseconds for each; a disk that hangs is not waited for."""
-        told = []
-        for tap in taps:
-            with contextlib.suppress(OSError):
-                if await self._wait(self._fence.submit(grip.attached, self._links, tap)):
-                    told.append(f"the tap {tap} is open in {await looked(grip.users_of_tap, tap)}")
-        for image in images:
-            with contextlib.suppress(OSError, TimeoutError):
-                async with asyncio.timeout(LOCK_S):
-                    if await looked(grip.written, image):
-                        users = await looked(grip.users_of_file, image)
-                        told.append(f"the image {image} may be written to by {users}")
-        return tuple(told)
+        return await grip.held(images, taps, self._links)
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
         """See `Host.speaker`."""

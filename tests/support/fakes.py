@@ -189,7 +189,14 @@ class FakeHost(Host):
         self.lost = 0  #: datagrams that it did not hear
         self.sent_data: tuple[Sent, ...] = ()  #: what its kernel knows of the pair's connections
         self.cut_off = False  #: nothing reaches it over the replication link
+        self.holding: list[str] = []  #: what processes that nobody knows hold of a dead QEMU
+        self.letting_go = False  #: one of it less each time that it is asked about
         self.files: dict[Path, bytes] = {}  #: what was written durably there
+
+    async def held(self, *, images: Collection[Path], taps: Collection[str]) -> tuple[str, ...]:
+        if self.letting_go and self.holding:
+            self.holding.pop()
+        return tuple(self.holding)
 
     @property
     def name(self) -> str:

@@ -96,3 +96,18 @@ def test_a_survivor_must_answer_before_anything_is_done_for_it(
                 await require_answer(vm)
 
     asyncio.run(check())
+
+
+def test_what_still_writes_to_the_images_of_the_dead_stops_the_fence() -> None:
+    async def check() -> None:
+        async with fake_vm("a", []) as vm:
+            vm.host.holding = ["the image /srv/a0.qcow2 may be written to by process 4711 (tar)"]
+            with pytest.raises(FencingFailed, match=r"a is dead, but the image .* 4711") as failed:
+                await fence(make_spec(), vm, deadline_s=0.05)
+            assert failed.value.hint and not vm.process.alive()
+            vm.host.holding = ["the tap tap-a0 is open in process 4711 (x)"] * 3
+            vm.host.letting_go = True
+            assert (await fence(make_spec(), vm)).how == "already-dead"
+            assert vm.host.holding == []
+
+    asyncio.run(check())
