@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coloctl.asked import LAUNCH_DEADLINE_S
 from coloctl.check.finding import Finding, Severity
 from coloctl.colo.coverage import require_covered
 from coloctl.colo.refuse import REFUSED
@@ -24,7 +25,7 @@ from coloctl.errors import ColoctlError, LaunchError
 from coloctl.host.base import Host
 from coloctl.machine import blockdev, cmdline, image
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role
-from coloctl.vm import LAUNCH_DEADLINE_S, VM, Binary
+from coloctl.vm import VM, Binary
 
 NAME = "command line"
 
