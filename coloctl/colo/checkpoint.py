@@ -34,6 +34,7 @@ class CheckpointLedger:
         self._pauses: deque[float] = deque(maxlen=WINDOW)
         self._periods: deque[float] = deque(maxlen=WINDOW)
         self.longest_pause_s = 0.0  #: of the last `WINDOW` checkpoints
+        self.held_s = 0.0  #: all pauses of this session together
 
     @property
     def last_period_s(self) -> float | None:
@@ -53,6 +54,7 @@ class CheckpointLedger:
         pause = at_s - self.stopped_at
         self.stopped_at = None
         self.count += 1
+        self.held_s += pause
         self._pauses.append(pause)
         self.longest_pause_s = max(self._pauses)
         return pause

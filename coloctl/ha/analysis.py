@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from coloctl.ha.divergence import proofs
 from coloctl.ha.roads import Gone, absence, both, gone, holder, members, owes
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
@@ -99,6 +100,14 @@ def _replica_write_error(observation: Observation) -> Finding | None:
         return None
     said = f"A write of the guest on node {primary} did not reach node {secondary}'s disk."
     return Finding(Diagnosis.REPLICA_WRITE_ERROR, secondary, (said,))
+
+
+def _secondary_diverged(observation: Observation) -> Finding | None:
+    primary, secondary = both(observation)
+    if not (primary and secondary):
+        return None
+    evidence = proofs(observation.contrast, primary, secondary)
+    return Finding(Diagnosis.SECONDARY_DIVERGED, secondary, evidence) if evidence else None
 
 
 def _local_write_error(observation: Observation) -> Finding | None:
@@ -222,6 +231,7 @@ RULES: tuple[Rule, ...] = (
     _too_little_known,
     _replica_write_error,
     _local_write_error,
+    _secondary_diverged,  # before what gives the secondary up for less, and never says why
     _link_broken,
     _checkpoint_stalled,
     _monitor_hung,  # after what is done something about: it is only reported

@@ -2,7 +2,8 @@
 
 Invariants: a node is given up only when the other answers and holds what clients saw acknowledged;
 a secondary is promoted only from COLO, where it holds a complete checkpoint of this generation, and
-never when its disk missed a write; nothing is decided while an act that decides is under way.
+never when its disk missed a write or its guest has diverged; nothing is decided while an act that
+decides is under way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coloctl.ha.analysis import ended_by_reset
-from coloctl.ha.roads import gone, holder, members
+from coloctl.ha.doubts import misses, unheard
+from coloctl.ha.roads import holder, members
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
 from coloctl.model.protection import Protection
@@ -67,6 +69,7 @@ TOGETHER: Mapping[Diagnosis, Course] = {
     _D.SECONDARY_DEAD: _C.GIVE_UP_IT,
     _D.PRIMARY_FROZEN: _C.GIVE_UP_IT,
     _D.SECONDARY_FROZEN: _C.GIVE_UP_IT,
+    _D.SECONDARY_DIVERGED: _C.GIVE_UP_IT,
     _D.HOST_UNREACHABLE: _C.GIVE_UP_IT,  # only a fence can prove what nobody sees
     _D.LINK_BROKEN: _C.GIVE_UP_BY_ROLE,
     _D.CHECKPOINT_STALLED: _C.GIVE_UP_IT,
@@ -87,6 +90,7 @@ JOINING: Mapping[Diagnosis, Course] = {
     _D.PRIMARY_FROZEN: _C.REPORT,
     _D.SECONDARY_DEAD: _C.ABANDON,
     _D.SECONDARY_FROZEN: _C.ABANDON,
+    _D.SECONDARY_DIVERGED: _C.ABANDON,
     _D.HOST_UNREACHABLE: _C.ABANDON,
     _D.LINK_BROKEN: _C.ABANDON,
     _D.CHECKPOINT_STALLED: _C.ABANDON,
@@ -316,31 +320,3 @@ def _gain(finding: Finding, seen: Observation, survivor: NodeName) -> str:
     if seen.nodes[survivor].role is Role.SECONDARY:
         return f"Node {survivor} takes the guest over and runs on alone."
     return f"Node {survivor} keeps the guest and runs on alone."
-
-
-def unheard(seen: Observation, survivor: NodeName) -> str:
-    """Why ``survivor`` cannot be relied on now, a sentence; empty when it answers."""
-    node, limits = seen.nodes.get(survivor), seen.limits
-    if node is None or node.role is Role.NONE:
-        return f"node {survivor} has no part in the pair."
-    how = gone(seen, survivor)
-    if how is not None or node.life is Life.STOPPED:
-        return f"node {survivor} is {how or 'stopped'} itself."
-    unseen = node.life is Life.UNKNOWN and node.rescue_silent_ms >= limits.suspect_ms
-    if unseen or node.rescue_silent_ms >= limits.silent_ms:
-        return f"node {survivor} does not answer on its rescue monitor."
-    return ""
-
-
-def misses(seen: Observation, survivor: NodeName) -> str:
-    """What ``survivor`` lacks of the guest, a sentence; empty when it lacks nothing."""
-    node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
-    if "local-write-error" in node.notices:
-        return f"node {survivor}'s own disk missed a write of the guest."
-    if node.role is Role.PRIMARY:
-        return ""
-    if peer is not None and "replica-write-error" in peer.notices:
-        return f"node {survivor}'s disk missed a write of the guest."
-    if seen.protection not in (Protection.COLO, Protection.FAILOVER):
-        return f"node {survivor} holds no complete checkpoint of this generation."
-    return ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coloctl.clock import CLOCK, Clock
 from coloctl.colo.checkpoint import CheckpointLedger
@@ -20,7 +20,7 @@ from coloctl.ha.link import Link, Timed, channels
 from coloctl.host.base import Endpoint, Host
 from coloctl.host.delivery import Deliveries
 from coloctl.host.watching import Beacon
-from coloctl.model.observation import Life, Limits, NodeSeen, Observation
+from coloctl.model.observation import Contrast, Life, Limits, NodeSeen, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.qmp import command as qmp
@@ -53,6 +53,7 @@ class Context:
     ledger: CheckpointLedger | None = None  #: of the primary while it is in COLO
     period_ms: float = 0.0  #: between two checkpoints, as QEMU was told
     boots_alone: bool = False  #: as `Observation.boots_alone`
+    contrast: Contrast = field(default_factory=Contrast)  #: as `Observation.contrast`
 
 
 class _Road:
@@ -312,6 +313,7 @@ class Heartbeat:
             held_ms=self._progress.held_ms,
             overdue_ms=self._progress.overdue_ms,
             boots_alone=context.boots_alone,
+            contrast=context.contrast,
         )
 
     def _limits(self, context: Context) -> Limits:

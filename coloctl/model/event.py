@@ -34,6 +34,8 @@ BOOTS = "boots-from"
 LASTING = (*SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS)
 #: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
 COVERED = "covered by a checkpoint"
+#: What stands under ``missed`` where it is not a write but the whole guest.
+DIVERGENCE = "divergence"
 #: The fact after which the first connection is waited for anew.
 ENTERED_COLO = "checkpoint-completed"
 
@@ -138,7 +140,9 @@ def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The last record of each node whose disk missed a write since its QEMU was launched."""
+    """The last record of each node whose disk missed a write since its QEMU was launched, or whose
+    guest has diverged.
+    """
     missed: dict[str, Record] = {}
     for record in records:
         if "launched" in record.data:

@@ -33,6 +33,7 @@ class Diagnosis(StrEnum):
     SECONDARY_DEAD = "secondary-dead"
     PRIMARY_FROZEN = "primary-frozen"
     SECONDARY_FROZEN = "secondary-frozen"
+    SECONDARY_DIVERGED = "secondary-diverged"  #: its guest is not the primary's guest any more
     MONITOR_HUNG = "monitor-hung"  #: a main loop answers nothing although its process lives
     LINK_BROKEN = "link-broken"  #: nothing crosses the replication link
     CHECKPOINT_STALLED = "checkpoint-stalled"  #: the guest is held, or is never checkpointed
@@ -84,6 +85,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """What the secondary's guest did in this COLO session and the primary's guest did not do.
+
+    `ha.divergence` fills it and says what follows from it. The defaults are those of a sound pair.
+    """
+
+    events: tuple[str, ...] = ()  #: events of the guest that only the secondary's QEMU sent
+    lines: tuple[str, ...] = ()  #: console lines about damage that only the secondary wrote
+    others: int = 0  #: console lines of any kind that it wrote while the primary wrote none
+    spinning: int = 0  #: windows in a row in which only its processor never rested
+    halted: int = 0  #: windows in a row in which only its processor did nothing
+    deaf: bool = False  #: a processor of it alone had its interrupts off at every look
+    unmatched: int = 0  #: checkpoints in a row that came because an answer had no twin
+
+
+@dataclass(frozen=True)
 class Observation:
     """The pair at one beat of the heart."""
 
@@ -99,6 +116,7 @@ class Observation:
     held_ms: float = 0.0  #: the primary's guest has been stopped for a checkpoint for so long
     overdue_ms: float = 0.0  #: a checkpoint has been due for so long
     boots_alone: bool = False  #: a guest that boots in COLO would ruin its secondary
+    contrast: Contrast = field(default_factory=Contrast)  #: between both guests
 
     def to_json(self) -> dict[str, Any]:
         """The observation as `from_json` reads it."""
@@ -107,6 +125,8 @@ class Observation:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Observation:
         """What `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
+        told = dict(document.get("contrast", {}))
+        told |= {key: tuple(told[key]) for key in ("events", "lines") if key in told}
         nodes = {
             name: NodeSeen(
                 **{
@@ -124,6 +144,7 @@ class Observation:
                 "protection": Protection(document["protection"]),
                 "nodes": nodes,
                 "limits": Limits(**document["limits"]),
+                "contrast": Contrast(**told),
             }
         )
 

@@ -41,6 +41,7 @@ class Impairment(StrEnum):
 
     LOCAL_DISK = "local-disk"
     REPLICA_DISK = "replica-disk"
+    GUEST = "guest"  #: it has diverged from the primary's
     MONITOR = "monitor"
     UPLINK = "uplink"
 

@@ -52,6 +52,15 @@ def query_status() -> Command:
     return _command("query-status")
 
 
+def query_cpus_fast() -> Command:
+    return _command("query-cpus-fast")
+
+
+def info_registers() -> Command:
+    """The registers of every processor, as text for people: QMP has no other word for them."""
+    return _command("human-monitor-command", command_line="info registers -a")
+
+
 def stop() -> Command:
     return _command("stop")
 

@@ -19,8 +19,10 @@ from coloctl.colo import plan as colo_plan
 from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError, MonitorError
 from coloctl.ha.arbiter import open_arbiter
+from coloctl.ha.divergence import EARLIER
 from coloctl.ha.failover import abandon_secondary
 from coloctl.model.event import PROTECTION_WANTED, Kind, Record
+from coloctl.model.observation import Contrast
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Presence
@@ -202,6 +204,9 @@ class Adoption:
                 seat.view = replace(seat.view, presence=Presence.DEAD)
             elif role is Role.SECONDARY and node in self.belief.missed:
                 seat.miss_write()
+            elif role is Role.SECONDARY and node in self.belief.diverged:
+                seat.diverge()
+                state.contrast = Contrast(events=(EARLIER,))
 
     def _watch_all(self) -> None:
         for seat in self.state.seats.values():

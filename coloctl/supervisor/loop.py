@@ -24,6 +24,7 @@ from coloctl.model.pair import Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
+from coloctl.supervisor.contrast import Contrasting
 from coloctl.supervisor.keeper import Keeper
 from coloctl.supervisor.pacing import Pacing
 from coloctl.supervisor.remedy import Remedy
@@ -54,11 +55,14 @@ class Supervisor:
         self._remedy = Remedy(state, self._vigil.look, self._spawn)
         self._keeper = Keeper(state, self.watch, self.entered, self._spawn)
         self._pacing = Pacing(state, self._spawn)
+        self._contrast = Contrasting(state, self._spawn)
+        state.settle = self._contrast.settle
 
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             beating = self._tasks.create_task(self._vigil.run())
+            comparing = self._tasks.create_task(self._compare_guests())
             tidying = self._tasks.create_task(self._bound_logs())
             while not until.is_set():
                 await asyncio.gather(
@@ -73,6 +77,8 @@ class Supervisor:
             self._drop_guard()
             beating.cancel()
             tidying.cancel()
+            comparing.cancel()
+            self._contrast.end()
             self._remedy.end()
             self._keeper.end()
 
@@ -82,6 +88,17 @@ class Supervisor:
         while True:
             await asyncio.to_thread(bounded.bound_all, logs)
             await asyncio.sleep(bounded.PERIOD_S)
+
+    async def _compare_guests(self) -> None:
+        """Compare both guests about once a second; whatever is wrong with one look, others come."""
+        while True:
+            try:
+                await self._contrast.tick()
+            except ColoctlError as error:
+                log.error("The guests could not be compared: %s", error.message)
+            except Exception:
+                log.exception("The guests could not be compared")
+            await asyncio.sleep(OBSERVE_PERIOD_S)
 
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""
@@ -161,6 +178,7 @@ class Supervisor:
     def _hear(self, seat: Seat, event: Event) -> None:
         pause = seat.count(event)
         self._vigil.hear(seat.name, event)
+        self._contrast.hear(seat, event)
         emit = self.state.emit
         emit(
             "NODE_EVENT",

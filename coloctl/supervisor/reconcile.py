@@ -48,6 +48,7 @@ class Belief:
     launches: Mapping[NodeName, Launch] = field(default_factory=dict)
     survivor: NodeName | None = None  #: asked for by the failover under way
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
+    diverged: frozenset[NodeName] = frozenset()  #: their guests are not the guest any more
     #: What an operator has set and the pair file does not say, by name.
     settings: Mapping[str, Any] = field(default_factory=dict)
     pace_ms: int | None = None  #: the delay that adaptive mode had chosen
@@ -81,13 +82,23 @@ def believe(records: Iterable[Record]) -> Belief:
             for record in event.last_launches(everything)
         },
         survivor=_survivor(acts.get("failover", {})),
-        missed=frozenset(_node(record.node) for record in event.last_misses(everything)),
+        missed=_missed(everything, diverged=False),
+        diverged=_missed(everything, diverged=True),
         settings={name: settings[name] for name in SETTINGS if name in settings},
         pace_ms=settings.get(event.PACE),
         paused=bool(settings.get("paused", False)),
         protection_wanted=bool(settings.get(event.PROTECTION_WANTED, False)),
         covered=settings.get(event.FIRST_CONNECTION) == event.COVERED,
         boots={_node(name): int(mark) for name, mark in settings.get(event.BOOTS, {}).items()},
+    )
+
+
+def _missed(records: Iterable[Record], *, diverged: bool) -> frozenset[NodeName]:
+    """Nodes that may not survive: whose disk missed a write, or whose guest diverged."""
+    return frozenset(
+        _node(record.node)
+        for record in event.last_misses(records)
+        if (record.data["missed"] == event.DIVERGENCE) is diverged
     )
 
 
@@ -221,6 +232,10 @@ def _finish(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) 
     """A failover was under way: whoever is left lives on, or else who was chosen for it."""
     living = [node for node in NODES if found[node].alive]
     survivor = living[0] if len(living) == 1 else belief.survivor
-    if survivor is not None and survivor != primary and survivor in belief.missed:
+    if (
+        survivor is not None
+        and survivor != primary
+        and survivor in (belief.missed | belief.diverged)
+    ):
         return Plan(Move.HAND_OVER)
     return Plan(Move.FINISH_FAILOVER, survivor, None if survivor is None else other(survivor))

@@ -249,7 +249,8 @@ class Remedy:
     async def _spare_the_fence(self, finding: Finding, lost: NodeName) -> None:
         """Who is given up for the guest's sake is well: nobody has to switch its host off."""
         vm, method = self.state.seats[lost].vm, self.state.spec.fencing.method
-        well = finding.diagnosis is Diagnosis.GUEST_RESET and method is not FencingMethod.KILL
+        spared = finding.diagnosis in (Diagnosis.GUEST_RESET, Diagnosis.SECONDARY_DIVERGED)
+        well = spared and method is not FencingMethod.KILL
         if well and vm is not None:
             await vm.process.kill(KILL_DEADLINE_S)
 

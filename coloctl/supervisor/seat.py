@@ -36,6 +36,7 @@ class Seat:
     ledger: CheckpointLedger = field(default_factory=CheckpointLedger)
     in_colo: bool = False  #: its STOP and RESUME events are those of checkpoints
     missed_write: bool = False  #: the guest wrote what its replica's disk does not hold
+    diverged: bool = False  #: its guest is not the guest any more
     reported_s: float = -math.inf  #: when it last said that a disk of its quorum failed
     retired: bool = False  #: its end is wanted, so its death is no news
     _watch: asyncio.Task[None] | None = None
@@ -47,7 +48,7 @@ class Seat:
     def take(self, vm: VM, role: Role, version: str) -> None:
         """``vm`` sits here from now on."""
         self.vm = vm
-        self.retired = self.missed_write = False
+        self.retired = self.missed_write = self.diverged = False
         self.reported_s = -math.inf
         self.ledger, self.in_colo = CheckpointLedger(), False
         self.view = NodeView(
@@ -142,6 +143,12 @@ class Seat:
         self.missed_write = True
         self._impaired()
 
+    def diverge(self) -> None:
+        """Mark this secondary's guest as another one than the primary's, for its whole life."""
+        self.diverged = True
+        self._impaired()
+
     def _impaired(self, *by: Impairment) -> None:
-        lasting = (Impairment.REPLICA_DISK,) if self.missed_write else ()
-        self.view = replace(self.view, impairments=(*lasting, *by))
+        lasting = {Impairment.REPLICA_DISK: self.missed_write, Impairment.GUEST: self.diverged}
+        kept = (one for one, holds in lasting.items() if holds)
+        self.view = replace(self.view, impairments=(*kept, *by))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock
@@ -21,7 +21,7 @@ from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
 from coloctl.model.event import BOOTS, PROTECTION_WANTED, Kind, Record
-from coloctl.model.observation import Diagnosis, Finding, Observation
+from coloctl.model.observation import Contrast, Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.tuning import Tuning
@@ -32,6 +32,10 @@ from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
 
 Emit = Callable[[str, Mapping[str, Any]], None]
+
+
+async def _settled() -> None:
+    """Return at once: nothing compares the guests of this pair."""
 
 
 class PairState:
@@ -76,6 +80,8 @@ class PairState:
         self.copied = ""  #: what was copied for the last secondary; a sentence
         self.observation: Observation | None = None  #: at the last beat of the heart
         self.finding = Finding(Diagnosis.HEALTHY)  #: what is the matter, by that observation
+        self.contrast = Contrast()  #: between the guests of both nodes, in this COLO session
+        self.settle: Callable[[], Awaitable[None]] = _settled  #: returns when that is decided
         self.waiting = ""  #: what would be done about it and is not, and why
 
     @property

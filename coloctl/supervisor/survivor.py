@@ -13,9 +13,9 @@ from coloctl.supervisor.state import PairState
 async def choose(state: PairState, to: NodeName | None, *, force: bool) -> tuple[Seat, Seat]:
     """Survivor and lost: ``to``, else the secondary, else the primary, and it has just answered.
 
-    Both have a QEMU, be it a dead one. With ``force`` a secondary whose disk missed a write may
-    survive: an operator takes that loss upon himself. Raises `FailoverRefused` when there is no
-    valid survivor.
+    Both have a QEMU, be it a dead one. With ``force`` a secondary whose disk missed a write, or
+    whose guest has diverged, may survive: an operator accepts that loss. Raises `FailoverRefused`
+    when there is no valid survivor.
     """
     _require_two_sides(state, force=force)
     if to is not None:
@@ -63,6 +63,10 @@ async def _require_answer(state: PairState, seat: Seat, *, force: bool) -> None:
         if seat.missed_write and seat.view.role is Role.SECONDARY and not force:
             raise FailoverRefused(
                 f"Node {seat.name} cannot survive: its disk missed a write of the guest."
+            )
+        if seat.diverged and seat.view.role is Role.SECONDARY and not force:
+            raise FailoverRefused(
+                f"Node {seat.name} cannot survive: its guest is not the guest any more."
             )
         await require_answer(seat.vm)
     except FailoverRefused as refused:

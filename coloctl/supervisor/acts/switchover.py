@@ -36,6 +36,9 @@ async def switchover(
     raises where they did and the guest runs unprotected.
     """
     async with state.acting("switchover"):
+        # What is undecided about the secondary's guest is decided first: it will be the only one.
+        state.progress("compare guests")
+        await state.settle()
         node = await _require_sound(state)
         if not force:
             _require_fresh_code(state)
@@ -70,6 +73,12 @@ async def _require_sound(state: PairState) -> NodeName:
         raise PreconditionFailed(
             f"The disk of node {secondary.name} missed a write of the guest.",
             hint=f"`coloctl unprotect {name}`, then `coloctl reprotect {name}`",
+        )
+    if secondary.diverged:
+        raise PreconditionFailed(
+            f"The guest of node {secondary.name} is not the guest any more.",
+            hint=f"`coloctl explain {name}` says what it did; `coloctl unprotect {name}`, then "
+            f"`coloctl reprotect {name}`, makes a fresh secondary",
         )
     await require_answer(secondary.vm)
     held = await open_arbiter(state.spec, state.ground.folder).current()

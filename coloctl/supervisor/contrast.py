@@ -1,0 +1,313 @@
+"""Compare what both guests of a pair in COLO do, and keep `PairState.contrast`.
+
+Called by `supervisor.loop`: at every event of either QEMU, and once a second. What is looked at:
+QEMU's events of the guests, both consoles, the scheduler's account of the threads that are the
+guests' processors, and checkpoints that came early. `ha.divergence` says what follows from it.
+
+Invariants: nothing of an earlier secondary counts against the present one; once a divergence is
+proven it stays so for the life of that secondary, also when a checkpoint has healed its guest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Callable
+
+from coloctl.errors import ColoctlError, MonitorError
+from coloctl.ha.divergence import (
+    DEEDS,
+    WINDOW_S,
+    Deeds,
+    Load,
+    Moment,
+    Words,
+    Worked,
+    next_unmatched,
+    proofs,
+    suspected,
+)
+from coloctl.host import threads
+from coloctl.model import event as records
+from coloctl.model.event import Kind
+from coloctl.model.observation import Contrast
+from coloctl.model.pair import Role
+from coloctl.qmp import command as qmp
+from coloctl.qmp.session import Event
+from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
+
+#: What is read of one console in one second, bytes; a guest that writes more is not followed.
+CONSOLE_BYTES = 256 * 1024
+#: What is read of the primary's console from before the session, bytes.
+BEFORE_BYTES = 1 << 20
+#: How often the registers are looked at when the processors differ, how far apart in seconds, and
+#: how long QEMU may take to tell them: it may be in a checkpoint.
+LOOKS, LOOK_PERIOD_S, LOOK_DEADLINE_S = 5, 0.05, 2.0
+#: What an undecided sign may take until it is one or is none, seconds.
+SETTLE_S = 5.0
+
+#: The interrupt flag of EFLAGS, in what ``info registers`` prints of each processor.
+_FLAGS = re.compile(r"\b(?:EFL|RFL)=([0-9a-f]+)")
+_INTERRUPTS = 0x200
+
+
+class _Follower:
+    """Reads whole lines of one console as they come."""
+
+    def __init__(self, vm: VM, offset: int) -> None:
+        self._vm, self._offset, self._rest = vm, offset, b""
+
+    def read(self) -> tuple[list[bytes], bool]:
+        """Return the lines since the last call, and whether some were passed over."""
+        begin, data = self._vm.console.read(self._offset, CONSOLE_BYTES)
+        skipped = begin > self._offset
+        self._offset = begin + len(data)
+        if len(data) == CONSOLE_BYTES and (size := self._vm.console.size()) > self._offset:
+            self._offset, skipped = size, True
+        *lines, rest = ((b"" if skipped else self._rest) + data).splitlines(keepends=True) or [b""]
+        if rest.endswith((b"\n", b"\r")):
+            lines, rest = [*lines, rest], b""
+        self._rest = b"" if skipped or len(rest) > CONSOLE_BYTES else rest
+        return lines, skipped
+
+
+class _Session:
+    """One secondary beside one primary, from their entry into COLO on."""
+
+    def __init__(self, primary: Seat, secondary: Seat) -> None:
+        assert primary.vm is not None and secondary.vm is not None
+        self.primary, self.secondary = primary, secondary
+        self.vms = primary.vm, secondary.vm
+        self.deeds, self.load = Deeds(), Load()
+        self.unmatched, self.deaf = 0, False
+        self.processors: tuple[list[int], list[int]] | None = None
+        self._words = Words()  # touched by `read` alone, which runs in a thread
+        self._read_before = False
+        self._consoles = tuple(_Follower(vm, vm.console.size()) for vm in self.vms)
+        self._damage: tuple[str, ...] = ()
+        self._others, self._unmet = 0, False
+
+    def moment(self, at_s: float) -> Moment:
+        return Moment(at_s, self.primary.ledger.count)
+
+    def read(self, moment: Moment) -> None:
+        """Read both consoles and compare what is new; for a thread, one call at a time."""
+        words = self._words
+        if not self._read_before:
+            self._read_before = True
+            size = self.vms[0].console.size()
+            before = _Follower(self.vms[0], max(0, size - BEFORE_BYTES))
+            for _ in range(BEFORE_BYTES // CONSOLE_BYTES):
+                words.before(before.read()[0])
+        (said, skipped), (told, _) = (one.read() for one in self._consoles)
+        words.primary(said, moment.at_s)
+        if skipped:
+            words.missed(moment.at_s)
+        words.secondary(told, moment)
+        words.judge(moment)
+        self._damage, self._others = tuple(words.damage), words.others
+        self._unmet = words.undecided
+
+    def undecided(self) -> bool:
+        """Whether something was seen that a moment will make a proof or nothing."""
+        return self.deeds.undecided or self._unmet or max(self.load.spinning, self.load.halted) > 0
+
+    def contrast(self) -> Contrast:
+        return Contrast(
+            events=tuple(self.deeds.alone),
+            lines=self._damage,
+            others=self._others,
+            spinning=self.load.spinning,
+            halted=self.load.halted,
+            deaf=self.deaf,
+            unmatched=self.unmatched,
+        )
+
+    def feed_load(self, at_s: float) -> bool:
+        """Look at the processors; answers whether those of the secondary behave otherwise."""
+        if self.processors is None:
+            return False
+        worked = []
+        for vm, tids, seat in zip(
+            self.vms, self.processors, (self.primary, self.secondary), strict=True
+        ):
+            found = threads.worked(vm.process.identity.pid, tids)
+            if found is None:
+                return False
+            worked.append(Worked(at_s, seat.ledger.held_s, found))
+        if self.load.feed(*worked) and not suspected(self.contrast()):
+            self.deaf = False
+        return suspected(self.contrast())
+
+
+class Contrasting:
+    """Keeps the contrast of one pair; ``spawn`` makes tasks."""
+
+    def __init__(self, state: PairState, spawn: Callable[..., asyncio.Task[None]]) -> None:
+        self.state = state
+        self._spawn = spawn
+        self._session: _Session | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._reading, self._read_s = False, -math.inf
+
+    def hear(self, seat: Seat, event: Event) -> None:
+        """Note what an event of QEMU says about its guest; the ledger has counted it already."""
+        session = self._session
+        if session is None or seat.vm not in session.vms:
+            return
+        now_s = self.state.clock.now()
+        of_primary = seat is session.primary
+        if (deed := DEEDS.get(event.name)) is not None:
+            ordered = event.name == "RESET" and not event.data.get("guest", True)
+            if of_primary:
+                session.deeds.primary(deed, now_s)
+            else:
+                session.deeds.secondary(deed, session.moment(now_s), ordered=ordered)
+        elif event.name == "STOP" and of_primary:
+            self._count(session)
+        elif event.name == "STOP":  # the secondary stops first, and both have run up to here
+            self._weigh(session)
+            if now_s - self._read_s >= WINDOW_S:
+                self._read_s = now_s
+                self._spawn(self._read(session))
+
+    async def tick(self) -> None:
+        """Compare what both guests did since the last call; about once a second."""
+        session = self._attend()
+        if session is None:
+            return
+        if session.processors is None:
+            await self._find_processors(session)
+        await self._read(session)
+        if not any(seat.ledger.stopped_at for seat in (session.primary, session.secondary)):
+            self._weigh(session)
+
+    async def _read(self, session: _Session) -> None:
+        """Compare the consoles, unless that is under way."""
+        if self._reading:
+            return
+        self._reading = True
+        try:
+            await asyncio.to_thread(session.read, session.moment(self.state.clock.now()))
+        finally:
+            self._reading = False
+        self._conclude(session)
+
+    async def settle(self) -> None:
+        """Return when nothing that was seen is undecided any more, or after `SETTLE_S`."""
+        clock = self.state.clock
+        until_s = clock.now() + SETTLE_S
+        while clock.now() < until_s:
+            await self.tick()
+            if self._session is None or not self._session.undecided():
+                return
+            await clock.sleep(LOOK_PERIOD_S * LOOKS)
+
+    def end(self) -> None:
+        """Look at nothing any more."""
+        if self._looking is not None:
+            self._looking.cancel()
+
+    # -- sessions
+
+    def _attend(self) -> _Session | None:
+        """The session of those who sit in the seats now, a new one where they are others."""
+        state = self.state
+        primary, secondary = state.seat_of(Role.PRIMARY), state.seat_of(Role.SECONDARY)
+        there = [seat for seat in (primary, secondary) if seat is not None and _in_colo(seat)]
+        session = self._session
+        if primary is None or secondary is None or len(there) < 2:
+            if secondary is None or secondary.vm is None:
+                self._session, state.contrast = None, Contrast()
+            return None
+        if session is None or session.vms != (primary.vm, secondary.vm):
+            if not secondary.diverged:
+                state.contrast = Contrast()
+            self._session = session = _Session(primary, secondary)
+        return session
+
+    async def _find_processors(self, session: _Session) -> None:
+        """Ask both QEMUs which of their threads are processors; asked again where they fail."""
+        try:
+            found = [await vm.execute(qmp.query_cpus_fast()) for vm in session.vms]
+            one, two = ([int(cpu["thread-id"]) for cpu in cpus] for cpus in found)
+        except (MonitorError, KeyError, TypeError, ValueError):
+            return
+        session.processors = one, two
+
+    # -- what is seen
+
+    def _count(self, session: _Session) -> None:
+        """A checkpoint has begun: was it forced because an answer had no twin?"""
+        period_s = session.primary.ledger.last_period_s
+        if period_s is None or self.state.act:  # an act takes checkpoints of its own
+            return
+        session.unmatched = next_unmatched(
+            session.unmatched,
+            period_ms=period_s * 1000,
+            delay_ms=self.state.period_ms(),
+            timeout_ms=self.state.tuning.compare_timeout_ms,
+        )
+
+    def _weigh(self, session: _Session) -> None:
+        """Look at the processors, and closer where those of the secondary behave otherwise."""
+        now_s = self.state.clock.now()
+        session.deeds.judge(session.moment(now_s))
+        idle = self._looking is None or self._looking.done()
+        if session.feed_load(now_s) and not session.deaf and idle:
+            self._looking = self._spawn(self._look_closer(session))
+        self._conclude(session)
+
+    async def _look_closer(self, session: _Session) -> None:
+        """Find processors of the secondary alone that have their interrupts off at every look."""
+        deaf: list[set[int]] = []
+        try:
+            for _ in range(LOOKS):
+                for number, vm in enumerate(session.vms):
+                    flags = await _interrupts(vm)
+                    off = {cpu for cpu, on in enumerate(flags) if not on}
+                    if len(deaf) <= number:
+                        deaf.append(off)
+                    deaf[number] &= off
+                if not deaf[1] - deaf[0]:
+                    return
+                await self.state.clock.sleep(LOOK_PERIOD_S)
+        except ColoctlError as error:
+            log.info("The registers could not be looked at: %s", error.message)
+            return
+        if suspected(session.contrast()):
+            session.deaf = True
+            self._conclude(session)
+
+    def _conclude(self, session: _Session) -> None:
+        """The state has the contrast; a proof is final, and in the journal."""
+        state, secondary = self.state, session.secondary
+        if (
+            session is not self._session
+            or secondary.diverged
+            or secondary.vm is not session.vms[1]
+            or secondary.retired
+        ):
+            return
+        state.contrast = session.contrast()
+        names = session.primary.name, secondary.name
+        if evidence := proofs(state.contrast, *names):
+            secondary.diverge()
+            data = {"missed": records.DIVERGENCE, "evidence": list(evidence)}
+            state.record(Kind.OBSERVATION, node=secondary.name, data=data)
+
+
+def _in_colo(seat: Seat) -> bool:
+    return seat.vm is not None and seat.in_colo and not seat.retired
+
+
+async def _interrupts(vm: VM) -> list[bool]:
+    """Whether each processor of the guest takes interrupts now; raises `MonitorError`."""
+    text = await vm.execute(qmp.info_registers(), LOOK_DEADLINE_S)
+    return [bool(int(flags, 16) & _INTERRUPTS) for flags in _FLAGS.findall(str(text))]
