@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coloctl.ha.analysis import ended_by_reset
-from coloctl.ha.doubts import misses, unheard
+from coloctl.ha.doubts import diverged, misses, unheard
 from coloctl.ha.roads import holder, members
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
@@ -288,8 +288,8 @@ def _give_up(
         return Decision(
             Action.WAIT,
             None,
-            f"{said} Nothing is done by itself: {doubt} `coloctl failover {pair} --to {survivor} "
-            "--force` accepts what that loses.",
+            f"{said} Nothing is done by itself: {doubt} {_whole(lost, seen, pair)}"
+            f"`coloctl failover {pair} --to {survivor} --force` accepts what that loses.",
         )
     if paused:
         return Decision(
@@ -306,6 +306,16 @@ def _give_up(
             f"{command} does it.",
         )
     return Decision(Action.FAIL_OVER, lost, f"{said} {_gain(finding, seen, survivor)}")
+
+
+def _whole(lost: NodeName, seen: Observation, pair: str) -> str:
+    """Name the way that loses nothing, where only a diverged secondary is left."""
+    if not diverged(seen, other(lost)):
+        return ""
+    return (
+        f"Node {lost}'s disk has every write that clients were told of: `coloctl stop {pair} "
+        "--force`, then `coloctl start` with the pair file, boots the guest from there. "
+    )
 
 
 def _gain(finding: Finding, seen: Observation, survivor: NodeName) -> str:

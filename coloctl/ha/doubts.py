@@ -26,6 +26,12 @@ def unheard(seen: Observation, survivor: NodeName) -> str:
     return ""
 
 
+def diverged(seen: Observation, node: NodeName) -> bool:
+    """Return whether ``node`` is a secondary whose guest is not the guest any more."""
+    secondary = seen.nodes[node].role is Role.SECONDARY
+    return secondary and bool(proofs(seen.contrast, other(node), node))
+
+
 def misses(seen: Observation, survivor: NodeName) -> str:
     """What ``survivor`` lacks of the guest, a sentence; empty when it lacks nothing."""
     node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
@@ -35,7 +41,7 @@ def misses(seen: Observation, survivor: NodeName) -> str:
         return ""
     if peer is not None and "replica-write-error" in peer.notices:
         return f"node {survivor}'s disk missed a write of the guest."
-    if proofs(seen.contrast, other(survivor), survivor):
+    if diverged(seen, survivor):
         return f"node {survivor}'s guest is not the guest any more."
     if seen.protection not in (Protection.COLO, Protection.FAILOVER):
         return f"node {survivor} holds no complete checkpoint of this generation."

@@ -164,6 +164,8 @@ class Contrasting:
         now_s = self.state.clock.now()
         of_primary = seat is session.primary
         if (deed := DEEDS.get(event.name)) is not None:
+            if event.data.get("action") == "ignore":  # memory of the host that no guest used
+                return
             ordered = event.name == "RESET" and not event.data.get("guest", True)
             if of_primary:
                 session.deeds.primary(deed, now_s)

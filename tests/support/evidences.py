@@ -82,6 +82,17 @@ def failed_over(at_s: float, **timeline: Any) -> Said:
     return Said(at_s, "FAILED_OVER", {"timeline": {**TIMELINE, **timeline}})
 
 
+RUINED = Struck(Planned("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
+
+
+def diverged(at_s: float, *, checkpoints: int) -> tuple[Said, ...]:
+    """A secondary was said to have diverged, so many checkpoints after the fault."""
+    told = {"diagnosis": "secondary-diverged", "node": "b", "evidence": "It spins."}
+    ends = [FAULT_S + (at_s - FAULT_S) * (n + 1) / (checkpoints + 1) for n in range(checkpoints)]
+    taken = [Said(end, "CHECKPOINT", {"node": "a", "phase": "end"}) for end in ends]
+    return (*taken, Said(at_s, "DIAGNOSIS", told))
+
+
 def events(*, promoted_s: float = 10.12) -> tuple[Said, ...]:
     """A failover to b, and the protection after it, as they were seen on a real pair."""
     told = [

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from coloctl.chaos.checkers import (
     bank,
+    divergence,
     journal,
     primaries,
     protection,
@@ -27,6 +28,7 @@ CHECKS: Mapping[str, Check] = {
     **streams.CHECKS,
     **times.CHECKS,
     **protection.CHECKS,
+    **divergence.CHECKS,
     **primaries.CHECKS,
     **journal.CHECKS,
     **remnants.CHECKS,

@@ -13,6 +13,7 @@ from coloctl.chaos.nemesis import (
     monitors,
     operator,
     processes,
+    ruin,
 )
 from coloctl.chaos.nemesis.fault import FaultKind
 
@@ -25,6 +26,7 @@ FAULTS: Mapping[str, FaultKind] = {
     **clock.FAULTS,
     **guest.FAULTS,
     **operator.FAULTS,
+    **ruin.FAULTS,
 }
 
 __all__ = ["FAULTS", "FaultKind"]

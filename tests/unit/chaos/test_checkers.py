@@ -115,6 +115,18 @@ CASES = {
         min=1,
         max=1,
     ),
+    "ruin_noticed": Case(
+        evidence(struck=(runs.RUINED,), events=runs.diverged(10.9, checkpoints=3)),
+        evidence(struck=(runs.RUINED,), events=runs.diverged(12.9, checkpoints=7)),
+        "5.000 s: ruin was noticed after 7 checkpoints and 2.90 s",
+        evidence(events=runs.diverged(10.9, checkpoints=3)),
+    ),
+    "none_accused": Case(
+        evidence(struck=(runs.RUINED,), events=runs.diverged(10.9, checkpoints=3)),
+        evidence(events=runs.diverged(9.0, checkpoints=0)),
+        "4.000 s: It spins.",
+        evidence(events=()),
+    ),
     "never_failed": Case(
         evidence(),
         evidence(events=(*runs.events(), runs.changed(15.0, "failover", "failed", "no proof"))),

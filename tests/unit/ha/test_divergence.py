@@ -1,0 +1,310 @@
+"""What accuses a secondary, and what a sound one may do without being accused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.observations import PRIMARY, SECONDARY, observe
+
+from coloctl.ha.analysis import diagnose
+from coloctl.ha.decision import Action, decide
+from coloctl.ha.divergence import (
+    EXCUSED_S,
+    GRACE_LONGEST_S,
+    GRACE_S,
+    ORDERED_S,
+    PROOF_LINES,
+    PROOF_UNMATCHED,
+    PROOF_WINDOWS,
+    SUSPECT_WINDOWS,
+    Deeds,
+    Load,
+    Moment,
+    Words,
+    Worked,
+    next_unmatched,
+    proofs,
+    shape,
+)
+from coloctl.model.observation import Contrast, Diagnosis, Life, Observation
+from coloctl.model.pair import Policy
+from coloctl.model.protection import Protection
+
+pytestmark = pytest.mark.unit
+
+LATER = Moment(1000.0, 1000)
+SEGFAULT = b"[  33.120007] postgres[612]: segfault at 7f0000001000 ip 000055d0c01 error 4\n"
+
+
+def found(contrast: Contrast) -> tuple[str, ...]:
+    return proofs(contrast, "a", "b")
+
+
+# events
+
+
+def deeds(*story: tuple[str, float]) -> Deeds:
+    """What was heard: ``P``, ``S`` or ``ordered``, and when; a checkpoint each second."""
+    told = Deeds()
+    for who, at_s in story:
+        if who == "P":
+            told.primary("reset", at_s)
+        else:
+            told.secondary("reset", Moment(at_s, int(at_s)), ordered=who == "ordered")
+    told.judge(LATER)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("story", "accused"),
+    [
+        ([("S", 10.0)], True),
+        ([("S", 10.0), ("S", 10.05)], True),
+        ([("P", 10.0), ("S", 10.1)], False),  # the secondary is behind
+        ([("S", 10.0), ("P", 10.15)], False),  # the secondary is ahead
+        ([("P", 10.0), ("S", 10.0 + EXCUSED_S)], True),
+        ([("ordered", 10.0), ("S", 10.05)], False),  # its monitor asked, and the firmware follows
+        ([("ordered", 10.0), ("S", 10.0 + ORDERED_S)], True),
+        ([("P", 10.0), ("P", 10.05)], False),
+    ],
+)
+def test_what_only_the_secondary_does_is_held_against_it(
+    story: Sequence[tuple[str, float]], accused: bool
+) -> None:
+    assert bool(deeds(*story).alone) is accused
+
+
+def test_the_primary_has_its_time_to_do_the_same() -> None:
+    """As long as its checkpoints may have taken the secondary back to before it."""
+    told = Deeds()
+    told.secondary("panic", Moment(10.0, 5))
+    for early in (Moment(10.0 + GRACE_S, 6), Moment(10.5, 9), Moment(12.9, 5)):
+        told.judge(early)
+        assert told.undecided and not told.alone
+    told.judge(Moment(10.0 + GRACE_LONGEST_S, 5))
+    assert not told.undecided and list(told.alone) == ["panic"]
+    assert found(Contrast(events=tuple(told.alone))) == (
+        "Node b's guest says that its kernel panicked, and node a's does not.",
+    )
+
+
+# consoles
+
+
+def words(
+    primary: Sequence[bytes], secondary: Sequence[bytes], late: Sequence[bytes] = ()
+) -> Words:
+    """Both write; ``late`` is what the primary writes within its grace."""
+    told = Words()
+    told.primary(primary, 10.0)
+    told.secondary(secondary, Moment(10.0, 5))
+    told.judge(Moment(10.5, 5))
+    told.primary(late, 10.6)
+    told.judge(Moment(10.7, 6))
+    told.judge(Moment(14.0, 20))
+    return told
+
+
+def test_damage_that_only_the_secondary_tells_of_is_held_against_it() -> None:
+    told = words([b"ready\n"], [b"ready\n", SEGFAULT])
+    assert list(told.damage) == [
+        "postgres[612]: segfault at 7f0000001000 ip 000055d0c01 error 4",
+    ]
+    assert found(Contrast(lines=tuple(told.damage)))
+
+
+@pytest.mark.parametrize(
+    ("primary", "secondary", "late"),
+    [
+        ([SEGFAULT], [SEGFAULT.replace(b"33.12", b"33.17").replace(b"612", b"613")], []),
+        ([], [SEGFAULT], [SEGFAULT]),  # ahead
+        ([SEGFAULT], [b"[ 33.1] postgres[612]: segf" + SEGFAULT], []),  # a checkpoint in the line
+        ([], [b"[ 9.1] watchdog: BUG: soft lockup - CPU#0 stuck for 23s! [redis:71]\n"], []),
+        ([], [b"rcu: INFO: rcu_preempt detected stalls on CPUs/tasks\n"], []),
+        ([], [b"clocksource: timekeeping watchdog on CPU0: Marking clocksource 'tsc'\n"], []),
+        ([], [b"\x1b[32m  OK  \x1b[0m started\r\n", b"\n", b"   \r\n"], []),
+    ],
+)
+def test_what_a_sound_secondary_writes_is_not(
+    primary: list[bytes], secondary: list[bytes], late: list[bytes]
+) -> None:
+    assert not words(primary, secondary, late).damage
+
+
+def test_other_lines_count_while_the_primary_is_silent_and_with_answers_that_differ() -> None:
+    lines = [b"FATAL: database is gone\n", b"retrying\n", b"giving up\n"]
+    told = words([], lines)
+    assert told.others == PROOF_LINES and not told.damage
+    assert not found(Contrast(others=told.others))
+    assert found(Contrast(others=told.others, unmatched=3))
+    assert words([b"tick\n"], lines, [b"tock\n"]).others == 0
+
+
+def test_a_primary_that_writes_more_than_is_read_excuses_everything() -> None:
+    told = Words()
+    told.secondary([SEGFAULT], Moment(10.0, 5))
+    told.missed(10.2)
+    told.judge(Moment(20.0, 50))
+    assert not told.damage and not told.others
+
+
+@given(st.lists(st.binary(max_size=60)), st.lists(st.binary(max_size=60)))
+def test_the_same_console_never_accuses(before: list[bytes], now: list[bytes]) -> None:
+    told = Words()
+    told.before(before)
+    told.primary(now, 1.0)
+    told.secondary([*before, *now], Moment(1.0, 1))
+    told.judge(LATER)
+    assert not told.damage and not told.others
+
+
+def test_stamps_and_numbers_do_not_make_a_line_another_one() -> None:
+    one = b"[    1.000001] eth0: link up, 1000 Mbps, id 52:54:00:ab:cd:01\n"
+    two = b"[   17.5][    T1] eth0: link up, 100 Mbps, id 52:54:00:ab:cd:02\r\n"
+    assert shape(one) == shape(two)
+    assert shape(b"link up") != shape(b"link down")
+
+
+# processors
+
+
+def feed(*shares: tuple[float, float, float, float]) -> Load:
+    """Windows of half a second: run and waited, of the primary and of the secondary."""
+    load, at = Load(), 0.0
+    ran = [0.0, 0.0, 0.0, 0.0]
+    for window in [(0.0, 0.0, 0.0, 0.0), *shares]:
+        ran = [total + 0.5 * share for total, share in zip(ran, window, strict=True)]
+        load.feed(
+            Worked(at, 0.0, ((ran[0], ran[1]),)),
+            Worked(at, 0.0, ((ran[2], ran[3]),)),
+        )
+        at += 0.5
+    return load
+
+
+def test_a_secondary_that_never_rests_is_seen_also_on_a_starved_machine() -> None:
+    assert feed(*[(0.03, 0.01, 0.97, 0.01)] * 4).spinning == 4
+    assert (
+        feed(*[(0.06, 0.13, 0.29, 0.67)] * 4).spinning == 4
+    )  # measured with six helpers beside it
+    assert feed(*[(0.10, 0.01, 0.0, 0.0)] * 4).halted == 4
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        (0.22, 0.17, 0.27, 0.16),
+        (0.95, 0.02, 0.97, 0.02),  # both work
+        (0.12, 0.10, 0.20, 0.75),  # only the secondary's host is busy
+        (0.30, 0.10, 0.95, 0.04),  # its host is three times as slow
+        (0.02, 0.30, 0.02, 0.95),
+        (0.00, 0.00, 0.00, 0.00),  # both sleep
+        (0.005, 0.0, 0.0, 0.0),
+        (0.30, 0.60, 0.05, 0.90),
+    ],
+)
+def test_what_both_do_or_a_slow_host_does_is_no_sign(
+    sound: tuple[float, float, float, float],
+) -> None:
+    load = feed(*[sound] * 20)
+    assert (load.spinning, load.halted) == (0, 0)
+
+
+def test_one_window_of_rest_ends_the_count() -> None:
+    spin, rest = (0.03, 0.01, 0.97, 0.01), (0.2, 0.1, 0.2, 0.1)
+    assert feed(spin, spin, spin, rest).spinning == 0
+    assert feed(spin, spin, rest, spin).spinning == 1
+
+
+def test_the_time_in_which_checkpoints_hold_the_guest_does_not_count() -> None:
+    load = Load()
+    load.feed(Worked(0.0, 0.0, ((0.0, 0.0),)), Worked(0.0, 0.0, ((0.0, 0.0),)))
+    load.feed(Worked(1.0, 0.5, ((0.02, 0.0),)), Worked(1.0, 0.5, ((0.49, 0.0),)))
+    assert load.spinning == 1
+
+
+def test_too_short_a_window_waits_for_the_next() -> None:
+    load = Load()
+    zero = Worked(0.0, 0.0, ((0.0, 0.0),))
+    load.feed(zero, zero)
+    for at_s in (0.1, 0.2):
+        assert not load.feed(Worked(at_s, 0.0, ((0.0, 0.0),)), Worked(at_s, 0.0, ((at_s, 0.0),)))
+    assert load.feed(Worked(0.3, 0.0, ((0.0, 0.0),)), Worked(0.3, 0.0, ((0.3, 0.0),)))
+    assert load.spinning == 1
+
+
+# together
+
+
+@pytest.mark.parametrize(
+    "contrast",
+    [
+        Contrast(unmatched=10_000),  # a bulk stream, or a slow secondary
+        Contrast(spinning=1, deaf=True, unmatched=100),
+        Contrast(spinning=PROOF_WINDOWS - 1, unmatched=100),
+        Contrast(spinning=100, unmatched=PROOF_UNMATCHED - 1),
+        Contrast(halted=100),
+        Contrast(others=1000),
+    ],
+)
+def test_a_sign_that_a_sound_secondary_may_show_is_no_proof(contrast: Contrast) -> None:
+    assert diagnose(replace(observe(), contrast=contrast)).diagnosis is Diagnosis.HEALTHY
+
+
+PROVEN = (
+    Contrast(events=("reset",)),
+    Contrast(lines=("BUG: unable to handle page fault",)),
+    Contrast(spinning=SUSPECT_WINDOWS, deaf=True),
+    Contrast(halted=SUSPECT_WINDOWS, deaf=True),
+    Contrast(spinning=PROOF_WINDOWS, unmatched=PROOF_UNMATCHED),
+)
+
+
+def decided(seen: Observation) -> tuple[Diagnosis, Action, str | None]:
+    finding = diagnose(seen)
+    decision = decide(finding, seen, Policy(), paused=False, pair="web")
+    return finding.diagnosis, decision.action, decision.lost
+
+
+@pytest.mark.parametrize("contrast", PROVEN)
+def test_a_diverged_secondary_is_given_up_and_never_promoted_by_itself(
+    contrast: Contrast,
+) -> None:
+    diverged = replace(observe(), contrast=contrast)
+    assert decided(diverged) == (Diagnosis.SECONDARY_DIVERGED, Action.FAIL_OVER, "b")
+    lost: tuple[Callable[[], Observation], ...] = (
+        lambda: observe(replace(PRIMARY, life=Life.DEAD)),
+        lambda: observe(replace(PRIMARY, life=Life.STOPPED, rescue_silent_ms=500.0)),
+        lambda: observe(replace(PRIMARY, notices=("local-write-error",))),
+        lambda: observe(replace(PRIMARY, life=Life.DEAD), SECONDARY, Protection.FAILOVER),
+    )
+    for of in lost:
+        _, action, node = decided(replace(of(), contrast=contrast))
+        assert (action, node) == (Action.WAIT, None)
+    dead = replace(observe(replace(PRIMARY, life=Life.DEAD)), contrast=contrast)
+    reason = decide(diagnose(dead), dead, Policy(), paused=False, pair="web").reason
+    assert "`coloctl stop web --force`" in reason and "node a" in reason.lower()
+
+
+def test_a_dead_secondary_needs_no_other_reason() -> None:
+    dead = observe(b=replace(SECONDARY, life=Life.DEAD))
+    assert decided(replace(dead, contrast=PROVEN[0]))[0] is Diagnosis.SECONDARY_DEAD
+
+
+@pytest.mark.parametrize(
+    ("period_ms", "counted"),
+    [(400.0, True), (300.0, True), (110.0, False), (1000.0, False), (900.0, False)],
+)
+def test_a_checkpoint_counts_where_an_answer_waited_for_its_twin(
+    period_ms: float, counted: bool
+) -> None:
+    after = next_unmatched(7, period_ms=period_ms, delay_ms=1000, timeout_ms=300)
+    assert after == (8 if counted else 0)
+
+
+def test_a_delay_as_short_as_the_timeout_tells_nothing() -> None:
+    assert next_unmatched(7, period_ms=300, delay_ms=300, timeout_ms=300) == 0

@@ -1,0 +1,198 @@
+"""Both guests of a pair in COLO are compared, and what is proven is final; QEMU is made up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.becoming import becomes
+from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
+
+from coloctl.errors import FailoverRefused, NotProtected, PreconditionFailed
+from coloctl.ha import divergence
+from coloctl.journal import replay
+from coloctl.model.event import worth_keeping
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import CheckpointSpec, NodeName, PairSpec, Policy
+from coloctl.model.protection import Protection
+from coloctl.model.view import Impairment
+from coloctl.supervisor import acts, contrast, loop, remedy
+from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.reconcile import believe
+from coloctl.supervisor.state import PairState
+from coloctl.supervisor.survivor import choose
+
+pytestmark = pytest.mark.unit
+
+Watched = tuple[PairState, FakeVM, FakeVM]
+OOPS = b"[   33.120007] BUG: unable to handle page fault for address: 0000000000000008\n"
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remedy, "RETRY_S", 0.1)
+    monkeypatch.setattr(loop, "OBSERVE_PERIOD_S", 0.05)
+    monkeypatch.setattr(divergence, "GRACE_LONGEST_S", 0.3)
+    monkeypatch.setattr(divergence, "GRACE_S", 0.1)
+
+
+def spec_of(*, automatic: bool = True) -> PairSpec:
+    unguarded = CheckpointSpec(guard_first_connection=False)
+    policy = Policy(auto_failover=automatic, auto_reprotect=False)
+    return replace(make_spec(), checkpoint=unguarded, policy=policy)
+
+
+@asynccontextmanager
+async def watched(folder: Path, *, automatic: bool = True) -> AsyncIterator[Watched]:
+    """A pair in COLO whose guests have consoles and one processor each; its primary is a."""
+    log: Log = []
+    async with (
+        fake_state(folder, spec_of(automatic=automatic), log=log) as state,
+        fake_vm("a", log) as a,
+        fake_vm("b", log) as b,
+    ):
+        for vm in (a, b):
+            vm.console.path = folder / f"console-{vm.node}.log"
+            vm.answer("query-cpus-fast", [{"cpu-index": 0, "thread-id": 1}])
+        supervisor, until = Supervisor(state), asyncio.Event()
+        running = asyncio.create_task(supervisor.run(until))
+        await asyncio.sleep(0)
+        seat_pair(state, a, b)
+        for seat in state.seats.values():
+            seat.in_colo = True
+            supervisor.watch(seat)
+        await becomes(lambda: state.observation is not None)
+        await asyncio.sleep(0.2)  # their consoles are being read
+        try:
+            yield state, a, b
+        finally:
+            await state.interrupt()
+            until.set()
+            async with asyncio.timeout(60):
+                await running
+
+
+def write(vm: FakeVM, text: bytes) -> None:
+    with vm.console.path.open("ab") as console:
+        console.write(text)
+
+
+async def given_up(state: PairState, a: FakeVM, b: FakeVM) -> None:
+    await becomes(lambda: state.protection is Protection.UNPROTECTED)
+    assert a.process.alive() and not b.process.alive()
+
+
+def test_a_secondary_that_resets_itself_alone_is_given_up(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b):
+            b.event("RESET", guest=True, reason="guest-reset")
+            await given_up(state, a, b)
+            (found,) = (
+                record.data
+                for record in replay(tmp_path / "journal.jsonl").records
+                if "missed" in record.data
+            )
+            assert found["missed"] == "divergence" and "node a's was not" in found["evidence"][0]
+
+    asyncio.run(check())
+
+
+def test_damage_on_its_console_alone_gives_it_up(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b):
+            for vm in (a, b):
+                write(vm, b"[   30.1] eth0: link up\n")
+            write(b, OOPS)
+            await given_up(state, a, b)
+
+    asyncio.run(check())
+
+
+def test_a_processor_that_spins_without_interrupts_gives_it_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b):
+            began = state.clock.now()
+
+            def worked(pid: int, _: object) -> tuple[tuple[float, float], ...]:
+                share = 0.97 if pid == b.process.identity.pid else 0.03
+                return (((state.clock.now() - began) * share, 0.0),)
+
+            for vm, flags in ((a, "00000246"), (b, "00000046")):
+                vm.answer("human-monitor-command", f"CPU#0\r\nEIP=0 EFL={flags} [---Z-P-]\r\n")
+            monkeypatch.setattr(contrast.threads, "worked", worked)
+            await given_up(state, a, b)
+
+    asyncio.run(check())
+
+
+def test_what_both_guests_do_accuses_nobody(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b):
+            b.event("RESET", guest=True, reason="guest-reset")
+            write(b, OOPS)
+            await asyncio.sleep(0.05)
+            a.event("RESET", guest=True, reason="guest-reset")
+            write(a, OOPS)
+            await asyncio.sleep(1.0)
+            assert not state.seats["b"].diverged
+            assert state.finding.diagnosis is Diagnosis.GUEST_RESET
+            assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+def test_where_nothing_is_done_by_itself_nobody_moves_onto_a_ruin(
+    tmp_path: Path, node: NodeName
+) -> None:
+    """Neither a switchover, nor a failover unless it is forced, nor the primary's death."""
+
+    async def check() -> None:
+        async with watched(tmp_path, automatic=False) as (state, a, b):
+            b.event("GUEST_PANICKED", action="run")
+            await becomes(lambda: state.finding.diagnosis is Diagnosis.SECONDARY_DIVERGED)
+            assert Impairment.GUEST in state.seats["b"].view.impairments
+            with pytest.raises((PreconditionFailed, NotProtected)):
+                await acts.switchover(state, lambda _seat: None, lambda _vm: None)
+            with pytest.raises(FailoverRefused, match="not the guest any more"):
+                await acts.failover(state, "b")
+            survivor, _ = await choose(state, "b", force=True)
+            assert survivor.name == "b"
+            if node == "a":
+                a.process.die()
+                await becomes(lambda: state.protection is Protection.FAILOVER)
+                await becomes(lambda: "boots the guest from there" in state.view().reason)
+                assert b.process.alive()
+
+    asyncio.run(check())
+
+
+def test_a_switchover_waits_for_what_is_undecided(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path, automatic=False) as (state, _, b):
+            b.event("RESET", guest=True, reason="guest-reset")
+            await asyncio.sleep(0.02)
+            assert state.finding.diagnosis is Diagnosis.HEALTHY
+            assert state.protection is Protection.COLO
+            with pytest.raises((PreconditionFailed, NotProtected)):
+                await acts.switchover(state, lambda _seat: None, lambda _vm: None)
+
+    asyncio.run(check())
+
+
+def test_the_next_supervisor_knows_who_diverged(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path, automatic=False) as (state, _, b):
+            b.event("RESET", guest=True, reason="guest-reset")
+            await becomes(lambda: state.seats["b"].diverged)
+
+    asyncio.run(check())
+    records = replay(tmp_path / "journal.jsonl").records
+    for kept in (records, worth_keeping(records)):
+        assert believe(kept).diverged == {"b"} and not believe(kept).missed
