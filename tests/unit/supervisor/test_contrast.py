@@ -70,7 +70,7 @@ async def watched(folder: Path, *, automatic: bool = True) -> AsyncIterator[Watc
         try:
             yield state, a, b
         finally:
-            await state.interrupt()
+            await state.interrupt("The test is over.")
             until.set()
             async with asyncio.timeout(60):
                 await running
