@@ -138,6 +138,12 @@ GAUGES: tuple[Gauge, ...] = (
         lambda v, _: float(v.paused),
     ),
     Gauge(
+        "coloctl_stale_code",
+        "1 while the secondary may run stale code: TCG without the fresh-code plugin.",
+        "",
+        lambda v, _: float(bool(v.stale_code)),
+    ),
+    Gauge(
         "coloctl_exposure_seconds",
         "How long the guest has been running without protection; 0 when it is protected.",
         "seconds",
