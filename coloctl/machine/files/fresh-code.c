@@ -5,9 +5,9 @@
  * behind TCG's back, and since 10.2 QEMU keeps the translations that were made before. A page that
  * holds other code now would run as the old one (docs/qemu.md, "Stale translations").
  *
- * This plugin notes the host page of every translated block with a checksum of the page. When the
- * virtual machine starts again, as it does behind every checkpoint, it has QEMU drop what was
- * translated from a page whose checksum is another one now.
+ * This plugin notes for every page of the host from which code was translated which part of it that
+ * was, with a checksum. When the virtual machine starts again, as it does behind every checkpoint,
+ * it has QEMU drop what was translated from a page whose checksum is another one now.
  *
  * It is compiled without any header and linked with nothing: QEMU itself has every function that
  * is declared here. A QEMU that lacks one refuses to load the plugin, by name.
@@ -22,6 +22,7 @@ extern void free(void *memory);
 extern void abort(void);
 extern int strcmp(const char *one, const char *two);
 extern int dprintf(int fd, const char *format, ...);
+extern int clock_gettime(int clock, void *seconds_and_nanoseconds);
 extern int pthread_mutex_lock(void *mutex);
 extern int pthread_mutex_unlock(void *mutex);
 
@@ -51,6 +52,7 @@ extern _Bool migration_in_colo_state(void);
 
 #define EXPORT __attribute__((visibility("default")))
 #define PAGE 4096UL /* of an x86 guest */
+#define LINE 32UL   /* checksums begin and end at multiples of it */
 #define NO_RAM (~0UL)
 
 EXPORT int qemu_plugin_version = 7;
@@ -58,7 +60,8 @@ EXPORT int qemu_plugin_version = 7;
 /* What was translated: a hash table with open addressing, never more than half full. */
 struct note {
     u8 *from; /* a page; with `crossing` the instruction that crosses the end of one */
-    u64 sum;  /* of the page as it was when it was last translated from */
+    u64 sum;  /* of the page from `low` to `high`, as it was when last translated from */
+    unsigned short low, high;
     u8 crossing;
     u8 live; /* something may be translated from it now */
 };
@@ -70,9 +73,10 @@ static int logging;
 static u64 mutex[16];
 
 /* A change of one word always changes the sum: each step is a bijection of the lane it falls in. */
-static u64 checksum(const u8 *page)
+static u64 checksum(const struct note *note)
 {
-    const u64 *word = (const u64 *)page, *end = (const u64 *)(page + PAGE);
+    const u64 *word = (const u64 *)(note->from + note->low);
+    const u64 *end = (const u64 *)(note->from + note->high);
     const u64 odd = 0x9e3779b97f4a7c15UL;
     u64 a = 1, b = 2, c = 3, d = 4;
 
@@ -116,7 +120,7 @@ static void grow(void)
     room = size;
 }
 
-static void remember(u8 *from, int crossing)
+static struct note *remember(u8 *from)
 {
     struct note *note;
 
@@ -125,33 +129,53 @@ static void remember(u8 *from, int crossing)
     note = find(notes, room, from);
     used += !note->from;
     note->from = from;
-    note->crossing = crossing;
-    note->live = 1;
-    if (!crossing)
-        note->sum = checksum(from);
+    return note;
 }
 
-/* Called by a vCPU that has just translated a block, with the guest's page as it translated it. */
+/* Code was translated from the bytes `low` to `high` of a page, besides what is known of it. */
+static void remember_part(u8 *page, u64 low, u64 high)
+{
+    struct note *note = remember(page);
+
+    low &= ~(LINE - 1);
+    high = (high + LINE - 1) & ~(LINE - 1);
+    if (!note->live || low < note->low)
+        note->low = low;
+    if (!note->live || high > note->high)
+        note->high = high;
+    note->live = 1;
+    note->sum = checksum(note);
+}
+
+/* Called by a vCPU that has just translated a block, with the guest's pages as it translated them.
+ * A block lies in one page, or in two. */
 static void translated(struct qemu_plugin_tb *tb, void *data)
 {
     u64 count = qemu_plugin_tb_n_insns(tb);
-    struct qemu_plugin_insn *end;
-    u8 *first, *last;
+    struct qemu_plugin_insn *insn;
+    u64 first, last, end, page, next;
 
     if (!count)
         return;
-    end = qemu_plugin_tb_get_insn(tb, count - 1);
-    first = qemu_plugin_insn_haddr(qemu_plugin_tb_get_insn(tb, 0));
-    last = qemu_plugin_insn_haddr(end);
+    first = (u64)qemu_plugin_insn_haddr(qemu_plugin_tb_get_insn(tb, 0));
+    insn = qemu_plugin_tb_get_insn(tb, count - 1);
+    last = (u64)qemu_plugin_insn_haddr(insn);
+    /* Code that does not lie in RAM is translated anew each time by QEMU itself. */
+    if (!first || !last)
+        return;
+    page = first & ~(PAGE - 1);
+    next = last & ~(PAGE - 1);
+    end = (last & (PAGE - 1)) + qemu_plugin_insn_size(insn);
     pthread_mutex_lock(mutex);
-    /* Code that lies in no RAM is translated anew each time by QEMU itself. */
-    if (first)
-        remember((u8 *)((u64)first & ~(PAGE - 1)), 0);
-    if (last && ((u64)first ^ (u64)last) >= PAGE)
-        remember((u8 *)((u64)last & ~(PAGE - 1)), 0);
-    /* Where the rest of a last instruction lies is not told: such a block is always dropped. */
-    if (last && ((u64)last & (PAGE - 1)) + qemu_plugin_insn_size(end) > PAGE)
-        remember(last, 1);
+    remember_part((u8 *)page, first - page, page == next && end < PAGE ? end : PAGE);
+    if (page != next)
+        remember_part((u8 *)next, 0, end < PAGE ? end : PAGE);
+    if (end > PAGE) {
+        /* Where the rest of the instruction lies is not told: such a block is always dropped. */
+        struct note *note = remember((u8 *)last);
+
+        note->crossing = note->live = 1;
+    }
     pthread_mutex_unlock(mutex);
 }
 
@@ -168,12 +192,14 @@ static void flushed(void *data)
 /* Called before the vCPUs run again, and when they have stopped; none translates meanwhile. */
 static void state_changed(void *data, _Bool running, int state)
 {
-    u64 i, ram, pages = 0, stale = 0, crossing = 0;
+    u64 i, ram, pages = 0, bytes = 0, stale = 0, crossing = 0;
+    long began[2], ended[2];
     struct note *note;
 
     /* A primary in COLO runs what it ran before: nothing else writes its memory. */
     if (!running || migration_in_colo_state())
         return;
+    clock_gettime(1, began);
     for (i = 0; i < room; i++) {
         note = &notes[i];
         if (!note->live)
@@ -185,14 +211,21 @@ static void state_changed(void *data, _Bool running, int state)
             tb_invalidate_phys_range(0, ram, ram | (PAGE - 1));
             note->live = 0;
             crossing++;
-        } else if (pages++, checksum(note->from) != note->sum) {
+        } else {
+            pages++;
+            bytes += note->high - note->low;
+            if (checksum(note) == note->sum)
+                continue;
             tb_invalidate_phys_range(0, ram, ram | (PAGE - 1));
             note->live = 0;
             stale++;
         }
     }
+    clock_gettime(1, ended);
     if (logging)
-        dprintf(2, "fresh-code: pages=%lu stale=%lu crossing=%lu\n", pages, stale, crossing);
+        dprintf(2, "fresh-code: pages=%lu bytes=%lu stale=%lu crossing=%lu us=%ld\n", pages, bytes,
+                stale, crossing,
+                (ended[0] - began[0]) * 1000000 + (ended[1] - began[1]) / 1000);
 }
 
 EXPORT int qemu_plugin_install(u64 id, const struct info *info, int argc, char **argv)
