@@ -134,8 +134,13 @@ def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check_pair(file: Path, name: str, force: bool) -> None:
-    """A pair file of that name may be written there; raises `UsageError` or `SpecError`."""
+    """Check that a pair file of that name may be written there, with its disks.
+
+    Raises `UsageError`, `SpecError`, or `PreconditionFailed` for a disk that a QEMU uses: --force
+    does not overrule a guest that runs.
+    """
     from coloctl import spec
+    from coloctl.host import locks
     from coloctl.lab.sample import disks_beside
 
     if wrong := [
@@ -150,12 +155,17 @@ def _check_pair(file: Path, name: str, force: bool) -> None:
                 f"{one} is there already.",
                 hint="name another file, or replace the pair file and its disks with --force",
             )
+    for disk in disks_beside(file).values():
+        locks.require_free(disk)
 
 
 def _write_pair(file: Path, name: str, lab_name: str, image: GuestImage, choice: Choice) -> str:
+    from coloctl.host import locks
     from coloctl.lab.network import Lab
-    from coloctl.lab.sample import write_pair
+    from coloctl.lab.sample import disks_beside, write_pair
 
+    for disk in disks_beside(file).values():  # again: fetching a QEMU may have taken minutes
+        locks.require_free(disk)
     written = write_pair(
         file,
         name=name,

@@ -24,7 +24,7 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.cli.progress import drawing
-from coloctl.colo import generation, launch
+from coloctl.colo import generation, inuse, launch
 from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.newborn import Newborn, inherited, newborn, refuse_living
@@ -137,12 +137,13 @@ def load(path: Path) -> PairSpec:
 
 
 async def preflight(pair: PairSpec, *, protect: bool) -> None:
-    """Hosts, QEMU, taps and ports are there for the taking; nothing was started.
+    """Check that hosts, QEMU, disks, taps and ports are there for the taking; nothing was started.
 
     Raises what the start itself would raise later.
     """
     ground = await launch.prepare(pair)
     try:
+        await inuse.require_idle(pair, ground.hosts)
         await launch.check_room(pair, ground, "a")
         if protect:
             await launch.check_room(pair, ground, "b")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl import memory, paths
+from coloctl.colo import inuse
 from coloctl.colo.refuse import refuse
-from coloctl.errors import ColoctlError, PreconditionFailed, UnsupportedQEMU
+from coloctl.errors import PreconditionFailed, UnsupportedQEMU
 from coloctl.host import open_host
 from coloctl.host.base import Host
 from coloctl.host.console import Console
@@ -156,6 +157,7 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
         guest = await _info(spec, ground, other(node), i)
         there = await host.run(["test", "-e", str(path)], deadline_s=image.HEADER_DEADLINE_S)
         if there.code != 0:
+            await inuse.require_free(host, path)  # it may have come, or be a link that leads astray
             await image.create(
                 path, guest.virtual_size, disk.format, host.run, qemu_img=ground.qemu_img
             )
@@ -258,6 +260,7 @@ async def launch_primary(
 ) -> VM:
     """The guest's QEMU runs on ``node``, its tap is up, its filters are there and switched off."""
     await check_room(spec, ground, node)
+    await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
     launch = primary_command(spec, ground, node, paused=paused)
     rundir = ground.rundir(node)
     written = Console(rundir / "console.log").size()
@@ -278,7 +281,9 @@ async def launch_secondary(
     rundir = paths.make_private(ground.rundir(node))
     host = ground.hosts[node]
     await check_room(spec, ground, node)
+    await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
     for i, overlay in enumerate(blockdev.overlays(spec, rundir)):
+        await inuse.require_free(host, overlay.active, overlay.hidden)
         size = (await _info(spec, ground, node, i)).virtual_size
         for path in (overlay.active, overlay.hidden):
             await image.create_overlay(path, size, host.run, qemu_img=ground.qemu_img)
@@ -299,15 +304,13 @@ async def _set_taps(spec: PairSpec, vm: VM, *, up: bool) -> None:
 
 
 async def sweep(spec: PairSpec, ground: Ground, node: NodeName) -> None:
-    """What ``node`` needed to run is gone and its tap is down; its QEMU was ended before.
+    """Remove what ``node`` needed to run and set its taps down; its QEMU was ended before.
+
+    A tap that a process holds is another guest's by now, and is left as it is.
 
     Its logs stay for whoever wants to know why, until the pair's folder goes.
     """
-    host = ground.hosts[node]
-    for nic in spec.nics:
-        if nic.tap is not None:
-            with contextlib.suppress(ColoctlError):
-                await host.tap(nic.tap.ifname[node], up=False)
+    await inuse.lower_taps(spec, ground.hosts[node], node)
     await asyncio.to_thread(_remove_all_but_logs, ground.rundir(node))
 
 

@@ -273,6 +273,18 @@ class Host(Files, Protocol):
         """Whether this host has a tap of that name."""
         ...
 
+    async def tap_held(self, name: str) -> bool:
+        """Whether another process has the tap open; where that cannot be told, it is."""
+        ...
+
+    async def tap_is_up(self, name: str) -> bool | None:
+        """The tap's administrative state; None where there is no such device."""
+        ...
+
+    async def image_user(self, image: Path) -> str | None:
+        """The program that uses a disk image, by QEMU's locks; None: none. As `locks.user_of`."""
+        ...
+
     async def check_tap(self, name: str) -> None:
         """A QEMU started now could open the tap; raises `PreconditionFailed` saying why not."""
         ...

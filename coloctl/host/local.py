@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import disk, durable, grip
+from coloctl.host import disk, durable, grip, locks
 from coloctl.host.base import (
     Channel,
     Completed,
@@ -38,7 +38,7 @@ from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speak
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess
 from coloctl.host.program import Program, adopt_program, kill_program
-from coloctl.host.tap import check, exists, set_up
+from coloctl.host.tap import check, exists, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
 
@@ -66,7 +66,8 @@ class LocalHost:
         try:
             if enter is not None:
                 self._inner.submit(enter).result()
-            self._control = self._inner.submit(_control_socket).result()
+            udp = socket.AF_INET, socket.SOCK_DGRAM
+            self._control = self._inner.submit(socket.socket, *udp).result()
             self._links = self._inner.submit(grip.links).result()
         except BaseException:
             self._inner.shutdown()
@@ -207,6 +208,18 @@ class LocalHost:
         """See `Host.tap_exists`."""
         return await self._inside(lambda: exists(self._control, name))
 
+    async def tap_held(self, name: str) -> bool:
+        """See `Host.tap_held`."""
+        return await self._inside(lambda: held(self._control, name))
+
+    async def tap_is_up(self, name: str) -> bool | None:
+        """See `Host.tap_is_up`."""
+        return is_up(self._control, name)
+
+    async def image_user(self, image: Path) -> str | None:
+        """See `Host.image_user`. Namespaces of this machine share its files."""
+        return await asyncio.to_thread(locks.user_of, image)
+
     async def check_tap(self, name: str) -> None:
         """See `Host.check_tap`."""
         await self._inside(lambda: check(self._control, name, self.name))
@@ -326,13 +339,8 @@ async def _end_group(program: LocalProcess) -> None:
         await program.kill(REAP_S)
 
 
-def _control_socket() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-
-
 def _family(address: str) -> int:
-    version = parse_address(address).version
-    return socket.AF_INET if version == 4 else socket.AF_INET6
+    return socket.AF_INET if parse_address(address).version == 4 else socket.AF_INET6
 
 
 def _text(memfd: int) -> str:

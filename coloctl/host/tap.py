@@ -63,6 +63,15 @@ def _refused(error: OSError, name: str, host: str) -> PreconditionFailed:
     return PreconditionFailed(f"Cannot change {name} on {host}: {error.strerror}.")
 
 
+def is_up(control: socket.socket, name: str) -> bool | None:
+    """Tell the device's administrative state; None where there is no such device."""
+    try:
+        answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh22x", _name(name), 0))
+    except OSError:
+        return None
+    return bool(struct.unpack_from("H", answer, IFNAMSIZ)[0] & IFF_UP)
+
+
 def missing(name: str, host: str) -> PreconditionFailed:
     """The error for a tap that is not there."""
     return PreconditionFailed(
@@ -98,6 +107,23 @@ def _text(field: bytes | bytearray) -> str:
     return bytes(field).split(b"\0", 1)[0].decode(errors="replace")
 
 
+def held(control: socket.socket, name: str) -> bool:
+    """Tell whether another process has the tap open; the calling thread must be in its namespace.
+
+    The tap is held for an instant. Where there is no such tap, no process has it; where it may not
+    be opened, doubt counts as held.
+    """
+    if not exists(control, name):
+        return False
+    try:
+        _attach(name)
+    except OSError as error:
+        return error.errno in (errno.EBUSY, errno.EPERM)
+    except PreconditionFailed:  # the device node may not be opened
+        return True
+    return False
+
+
 def check(control: socket.socket, name: str, host: str) -> None:
     """A QEMU could open the tap now; the calling thread must be in the tap's namespace.
 
@@ -110,14 +136,18 @@ def check(control: socket.socket, name: str, host: str) -> None:
         raise PreconditionFailed(
             f"{name} on {host} is not a tap.", hint="`tap` in [[nic]] must name a tap device"
         )
-    node = _open_node()
     try:
-        # Existing taps are attached to, which is all that is wanted; closing detaches again.
-        fcntl.ioctl(
-            node, TUNSETIFF, struct.pack("16sH22x", _name(name), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
-        )
+        _attach(name)
     except OSError as error:
         raise _not_attachable(error, name, host) from None
+
+
+def _attach(name: str) -> None:
+    """Open the tap that exists, as a QEMU would, and let it go again."""
+    node = _open_node()
+    try:
+        flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
+        fcntl.ioctl(node, TUNSETIFF, struct.pack("16sH22x", _name(name), flags))
     finally:
         os.close(node)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coloctl import paths, spec
+from coloctl.colo import inuse
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
@@ -129,23 +130,18 @@ async def _kill(folder: Path, one: Leftover) -> DeathProof:
 
 
 async def close_taps(folder: Path) -> None:
-    """The taps that the pair in ``folder`` used are down, as far as its pair file can be read."""
+    """Set the taps of the pair in ``folder`` down, as far as its pair file can be read.
+
+    One that a process holds is a living guest's, under another state folder, and stays up.
+    """
     with contextlib.suppress(ColoctlError):
         pair = remembered(folder)
         for node in NODES:
-            await _close_node_taps(pair, [n.tap.ifname[node] for n in pair.nics if n.tap],
-                                   pair.nodes[node].host)  # fmt: skip
-
-
-async def _close_node_taps(pair: PairSpec, taps: list[str], host_name: str) -> None:
-    host = open_host(host_name)
-    try:
-        for tap in taps:
-            # A tap or a namespace that is gone carries nothing.
-            with contextlib.suppress(ColoctlError):
-                await host.tap(tap, up=False)
-    finally:
-        await host.aclose()
+            host = open_host(pair.nodes[node].host)
+            try:
+                await inuse.lower_taps(pair, host, node)
+            finally:
+                await host.aclose()
 
 
 def remember(folder: Path, source: Path) -> None:

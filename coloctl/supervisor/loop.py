@@ -30,6 +30,7 @@ from coloctl.supervisor.pacing import Pacing
 from coloctl.supervisor.remedy import Remedy
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
+from coloctl.supervisor.taps import TapWatch
 from coloctl.supervisor.vigil import Vigil
 from coloctl.vm import VM
 
@@ -57,6 +58,7 @@ class Supervisor:
         self._pacing = Pacing(state, self._spawn)
         self._contrast = Contrasting(state, self._spawn)
         state.settle = self._contrast.settle
+        self._taps = TapWatch(state)
 
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
@@ -64,6 +66,7 @@ class Supervisor:
             beating = self._tasks.create_task(self._vigil.run())
             comparing = self._tasks.create_task(self._compare_guests())
             tidying = self._tasks.create_task(self._bound_logs())
+            tending = self._tasks.create_task(self._tend())
             while not until.is_set():
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
@@ -79,8 +82,20 @@ class Supervisor:
             tidying.cancel()
             comparing.cancel()
             self._contrast.end()
+            tending.cancel()
             self._remedy.end()
             self._keeper.end()
+
+    async def _tend(self) -> None:
+        """Keep the guest on its LAN, whatever else happens to its taps."""
+        while True:
+            await asyncio.sleep(OBSERVE_PERIOD_S)
+            try:
+                await self._taps.look()
+            except ColoctlError as error:
+                log.error("The taps could not be looked at: %s", error.message)
+            except Exception:
+                log.exception("The taps could not be looked at")
 
     async def _bound_logs(self) -> None:
         """Keep what QEMU, the guest's console and the log take within their bounds."""

@@ -183,6 +183,8 @@ class FakeHost(Host):
     def __init__(self, node: NodeName, log: Log) -> None:
         self._node, self._log = node, log
         self.no_taps = False
+        self.taps: dict[str, bool | None] = {}  #: up, down, or not there; up where nothing is said
+        self.held: set[str] = set()  #: taps that another process has open
         self.connected = asyncio.Event()  #: the guest's first TCP connection crosses the tap
         self.sent = asyncio.Event()  #: a frame of the guest crosses the tap
         self.unwatchable = False
@@ -206,6 +208,16 @@ class FakeHost(Host):
         if self.no_taps:
             raise PreconditionFailed(f"{name} is not there")
         self._log.append(f"{self._node}: {name} {'up' if up else 'down'}")
+        self.taps[name] = up
+
+    async def tap_is_up(self, name: str) -> bool | None:
+        return self.taps.get(name, True)
+
+    async def tap_held(self, name: str) -> bool:
+        return name in self.held
+
+    async def image_user(self, image: Path) -> str | None:
+        return None
 
     @contextlib.asynccontextmanager
     async def first_connection(self, tap: str) -> AsyncIterator[Any]:

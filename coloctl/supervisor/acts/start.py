@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coloctl.colo import generation, launch
+from coloctl.colo import generation, inuse, launch
 from coloctl.colo.companion import WHOLE
 from coloctl.colo.generation import Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
@@ -109,6 +109,7 @@ async def _start_guest(
     are the same: its disks need no copy then.
     """
     spec, ground = state.spec, state.ground
+    await inuse.require_idle(spec, ground.hosts)  # before anything is believed, claimed or written
     state.progress("images")
     companions = await generation.read(spec, ground.hosts)
     claim = await open_arbiter(spec, ground.folder).current()

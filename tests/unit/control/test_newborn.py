@@ -22,6 +22,7 @@ from coloctl.errors import ColoctlError, PairBusy
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
+from coloctl.supervisor import leftovers
 from coloctl.supervisor.leftovers import JOURNAL
 
 pytestmark = pytest.mark.unit
@@ -103,7 +104,7 @@ def test_ending_a_stale_pair_ends_its_qemu_and_its_folder(spec: PairSpec, folder
     claim(spec).close()
     with living_qemu(folder) as qemu:
         (proof,) = asyncio.run(end_stale(spec.name))
-        assert proof.pid == qemu.identity.pid and not qemu.alive()
+        assert proof.pid == qemu.identity.pid and not leftovers.exists(qemu.identity, "a")
     assert not folder.exists()
 
 
