@@ -37,7 +37,8 @@ COMMAND_EVERY = 10
 TELL_EVERY = 5
 #: A beat counts as at most so many intervals: during the rest of it this process did not run.
 AWAKE_MAX = 1.5
-#: A guest that has reset itself boots and dirties its memory for about so long, milliseconds.
+#: A guest that has reset itself boots and dirties its memory for so long at most, milliseconds,
+#: where no sign of the end of its boot is seen (`supervisor.settling`).
 RESET_MS = 30_000.0
 
 
@@ -208,6 +209,10 @@ class Heartbeat:
         pulse.notices[name] = None
         if name == "guest-reset" and pulse.role is Role.PRIMARY:
             self._unsettled_ms = RESET_MS
+
+    def settled(self) -> None:
+        """Take note that the guest that was reset has booted; the next beat knows it."""
+        self._unsettled_ms = 0.0
 
     @property
     def watches_link(self) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 from coloctl.clock import Deadline
@@ -26,18 +27,37 @@ _LONGEST_LINE = 1 << 16
 _BROKEN = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
 
 
+async def answers(sock: socket.socket, deadline_s: float) -> None:
+    """Return once the agent in the guest has answered; ``sock`` is closed on every way out.
+
+    Raises `DeadlineMissed` when no agent answers in time, `Unreachable` when the port closes.
+    """
+    async with _conversation(sock, deadline_s):
+        pass
+
+
 async def shut_down(sock: socket.socket, deadline_s: float) -> None:
-    """The agent in the guest has begun to shut it down; ``sock`` is closed on every way out.
+    """Ask the agent in the guest to shut it down; ``sock`` is closed on every way out.
 
     Raises `DeadlineMissed` when no agent answers in time, `CommandRefused` when it cannot do it,
     and `Unreachable` when the port closes before it was asked.
     """
+    async with _conversation(sock, deadline_s) as (reader, writer):
+        await _send(writer, "guest-shutdown", mode="powerdown")
+        await _refusal(reader)
+
+
+@contextlib.asynccontextmanager
+async def _conversation(
+    sock: socket.socket, deadline_s: float
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Begin to talk to the agent; raises as `answers` does."""
     deadline = Deadline(deadline_s)
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LONGEST_LINE)
     try:
         async with asyncio.timeout(deadline.remaining()):
             await _synchronise(reader, writer)
-            await _send(writer, "guest-shutdown", mode="powerdown")
+        yield reader, writer
     except TimeoutError:
         raise DeadlineMissed(
             f"No agent in the guest answered within {deadline_s:g} s.",
@@ -45,8 +65,6 @@ async def shut_down(sock: socket.socket, deadline_s: float) -> None:
         ) from None
     except _BROKEN as error:
         raise Unreachable(f"The guest agent's port does not carry: {error}.") from error
-    else:
-        await _refusal(reader)
     finally:
         writer.close()
         with contextlib.suppress(*_BROKEN):

@@ -29,6 +29,7 @@ from coloctl.supervisor.keeper import Keeper
 from coloctl.supervisor.pacing import Pacing
 from coloctl.supervisor.remedy import Remedy
 from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.settling import Settling
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.taps import TapWatch
 from coloctl.supervisor.vigil import Vigil
@@ -56,6 +57,7 @@ class Supervisor:
         self._remedy = Remedy(state, self._vigil.look, self._spawn)
         self._keeper = Keeper(state, self.watch, self.entered, self._spawn)
         self._pacing = Pacing(state, self._spawn)
+        self._settling = Settling(state, self._spawn, self._vigil.settled)
         self._contrast = Contrasting(state, self._spawn)
         state.settle = self._contrast.settle
         self._taps = TapWatch(state)
@@ -83,6 +85,7 @@ class Supervisor:
             comparing.cancel()
             self._contrast.end()
             tending.cancel()
+            self._settling.end()
             self._remedy.end()
             self._keeper.end()
 
@@ -208,6 +211,7 @@ class Supervisor:
             return
         if event.name == "RESET":
             self.state.boots()
+            self._settling.begin(seat)
         elif event.name == "QUORUM_REPORT_BAD":
             self._on_bad_child(seat, event)
         elif not seat.in_colo:

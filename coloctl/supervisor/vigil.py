@@ -60,6 +60,10 @@ class Vigil:
                 log.error("The heart stopped and is started again", exc_info=beating.exception())
                 await asyncio.sleep(1)
 
+    def settled(self) -> None:
+        """Take note that a guest that was reset has booted."""
+        self._heart.settled()
+
     def look(self) -> Observation:
         """What is known at this moment, without waiting for the next beat."""
         return self._heart.observation(self._context())

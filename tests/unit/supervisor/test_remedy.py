@@ -24,6 +24,7 @@ from coloctl.model.pair import (
     CheckpointSpec,
     FencingMethod,
     FencingSpec,
+    GuestSpec,
     OnPanic,
     PairSpec,
     Policy,
@@ -353,6 +354,26 @@ def test_a_reset_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyP
             await becomes(lambda: state.view().diagnosis is Diagnosis.HEALTHY)
             assert causes(log) == ["guest-reset"]
             assert state.protection is Protection.COLO
+
+    asyncio.run(check())
+
+
+def test_a_reset_is_over_when_the_guest_has_booted(tmp_path: Path) -> None:
+    ready = spec_of(guest=GuestSpec(64, ready_line="ready: now"))
+
+    async def check() -> None:
+        async with watched(tmp_path, ready) as (state, a, _, log):
+            console = a.console.path
+            console.parent.mkdir(parents=True, exist_ok=True)
+            console.write_text("ready: now\n")  # of the life before the reset
+            a.event("RESET", guest=True, reason="guest-reset")
+            await becomes(lambda: state.view().diagnosis is Diagnosis.GUEST_RESET)
+            await asyncio.sleep(0.3)
+            assert state.view().diagnosis is Diagnosis.GUEST_RESET
+            with console.open("a") as written:
+                written.write("booting\nready: now\n")
+            await becomes(lambda: state.view().diagnosis is Diagnosis.HEALTHY)
+            assert causes(log) == ["guest-reset"]
 
     asyncio.run(check())
 
