@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 #: About 40,000 records; a state folder in /run lives in memory.
 SIZE_MAX = 8 << 20
 
+#: How files of the journal are opened; a symbolic link in their place is somebody else's.
+_OWN = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
 
 def wall_clock() -> datetime:
     """The time of day in UTC."""
@@ -210,7 +213,7 @@ def _beside(path: Path, suffix: str) -> Path:
 def _locked(path: Path) -> int:
     """A lock of its own file, because rotation replaces the journal's; kept until closed."""
     try:
-        fd = os.open(_beside(path, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(_beside(path, ".lock"), _OWN | os.O_RDWR, 0o600)
     except OSError as error:
         raise PreconditionFailed(
             f"The journal {path} cannot be opened: {error.strerror}.",
@@ -230,7 +233,7 @@ def _locked(path: Path) -> int:
 def _opened(path: Path, size: int) -> int:
     """The file for appending, cut to ``size`` bytes; its folder entry is on disk."""
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND, 0o600)
         os.ftruncate(fd, size)
         os.fsync(fd)
         _sync_folder(path.parent)
@@ -244,7 +247,7 @@ def _opened(path: Path, size: int) -> int:
 
 def _create(path: Path, data: bytes) -> int:
     """A new file open for appending that holds ``data``, on disk."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND | os.O_TRUNC, 0o600)
     try:
         _write_all(fd, data)
         os.fsync(fd)

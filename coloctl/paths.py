@@ -1,8 +1,15 @@
-"""Where coloctl keeps what: state that a reboot may forget, what no reboot may, and caches."""
+"""Say where coloctl keeps what: state that a reboot may forget, what no reboot may, and caches.
+
+Called by everything that reads or writes there. Invariant: a folder that is there and that another
+user made, can write, or can put another one in the place of is never answered, but refused: what it
+holds names processes that are killed, files that are written and programs that are run.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
+from functools import cache
 from pathlib import Path
 
 from coloctl.errors import PreconditionFailed
@@ -11,9 +18,24 @@ from coloctl.errors import PreconditionFailed
 UNIX_PATH_MAX = 107
 
 
+#: The variables that name another place, for hints.
+_STATE, _CACHE, _REGISTRY = "COLOCTL_STATE_DIR", "COLOCTL_CACHE_DIR", "COLOCTL_REGISTRY_DIR"
+
+
 def state_dir() -> Path:
-    """The folder with one folder per pair: sockets, journal, stderr of both QEMUs."""
-    if chosen := os.environ.get("COLOCTL_STATE_DIR"):
+    """Name the folder with one folder per pair: sockets, journal, stderr of both QEMUs.
+
+    Raises `PreconditionFailed` for one that others can change, or a folder above it.
+    """
+    folder = _state_dir()
+    require_own(folder)
+    for above in _resolved(folder).parents:
+        _require_trusted(above, folder)
+    return folder
+
+
+def _state_dir() -> Path:
+    if chosen := os.environ.get(_STATE):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
         return Path("/run/coloctl")
@@ -23,8 +45,8 @@ def state_dir() -> Path:
 
 
 def pair_dir(pair: str) -> Path:
-    """The folder of one pair, made by its supervisor with mode 0700."""
-    return state_dir() / pair
+    """Name the folder of one pair, made by its supervisor with mode 0700; raises as `state_dir`."""
+    return require_own(state_dir() / pair, links=False)
 
 
 def control_socket(pair: str) -> Path:
@@ -33,8 +55,15 @@ def control_socket(pair: str) -> Path:
 
 
 def cache_dir() -> Path:
-    """The folder for downloads and what is built from them; safe to delete."""
-    if chosen := os.environ.get("COLOCTL_CACHE_DIR"):
+    """Name the folder for downloads and what is built from them; safe to delete.
+
+    Raises `PreconditionFailed` for one that others can change: programs in it are run.
+    """
+    return require_own(_cache_dir(), variable=_CACHE)
+
+
+def _cache_dir() -> Path:
+    if chosen := os.environ.get(_CACHE):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
         return Path("/var/cache/coloctl")
@@ -42,8 +71,15 @@ def cache_dir() -> Path:
 
 
 def registry_dir() -> Path:
-    """The folder with what is known of each disk of this machine; a reboot may not sweep it."""
-    if chosen := os.environ.get("COLOCTL_REGISTRY_DIR"):
+    """Name the folder with what is known of each disk of this machine; no reboot may sweep it.
+
+    Raises `PreconditionFailed` for one that others can change: it says which disks are newest.
+    """
+    return require_own(_registry_dir(), variable=_REGISTRY)
+
+
+def _registry_dir() -> Path:
+    if chosen := os.environ.get(_REGISTRY):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/coloctl/disks")
@@ -52,15 +88,101 @@ def registry_dir() -> Path:
 
 
 def make_private(folder: Path) -> Path:
-    """``folder`` exists with mode 0700 and is ours; raises `PreconditionFailed` otherwise."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    owner = folder.stat().st_uid
-    if owner != os.geteuid():
+    """Make ``folder`` with mode 0700 where it is missing; raises as `require_own`."""
+    require_own(folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
         raise PreconditionFailed(
-            f"{folder} belongs to user id {owner}, not to you.",
-            hint="set COLOCTL_STATE_DIR to a folder of your own",
+            f"{folder} cannot be made: {error.strerror}.",
+            hint=f"check what is in its way, or set {_STATE} to a folder of your own",
+        ) from None
+    return require_own(folder)
+
+
+def require_own(folder: Path, *, variable: str = _STATE, links: bool = True) -> Path:
+    """Refuse a ``folder`` that another user made or can write; one that is not there is fine.
+
+    A symbolic link is followed where root or this user made it; without ``links`` none is. Raises
+    `PreconditionFailed` naming the owner or the mode; ``variable`` names another place.
+    """
+    elsewhere = f"set {variable} to a folder of your own"
+    try:
+        status = folder.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            if not links or status.st_uid not in _trusted():
+                whose = f"a symbolic link of user id {status.st_uid}"
+                raise PreconditionFailed(
+                    f"{folder} is {whose}, and not a folder.",
+                    hint=f"remove it after a look at where it leads, or {elsewhere}",
+                )
+            status = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return folder
+    except OSError as error:
+        raise PreconditionFailed(
+            f"{folder} cannot be looked at: {error.strerror}.", hint=elsewhere
+        ) from None
+    if not stat.S_ISDIR(status.st_mode):
+        return folder  # it holds nothing that could be trusted; whoever makes a folder will say so
+    if status.st_uid != os.geteuid():
+        raise PreconditionFailed(
+            f"{folder} belongs to user id {status.st_uid}, not to you.",
+            hint=f"{elsewhere}, or run coloctl as that user",
+        )
+    if _written_by_others(status):
+        raise PreconditionFailed(
+            f"{folder} can be written by others (mode {stat.S_IMODE(status.st_mode):04o}).",
+            hint=f"look at what is in it, then `chmod go-w {folder}`; or {elsewhere}",
         )
     return folder
+
+
+def _written_by_others(status: os.stat_result) -> bool:
+    """Whether others may write; a user's private group, which has his number, is nobody else."""
+    group = status.st_mode & stat.S_IWGRP and status.st_gid != status.st_uid
+    return bool(group or status.st_mode & stat.S_IWOTH)
+
+
+def _require_trusted(above: Path, folder: Path) -> None:
+    """Refuse a folder ``above`` of ``folder`` in which others can put another one in its place."""
+    try:
+        status = above.stat()
+    except OSError:  # what is not there cannot be changed, and what is hidden is not used
+        return
+    sticky = status.st_mode & stat.S_ISVTX
+    if status.st_uid in _trusted() and (sticky or not status.st_mode & stat.S_IWOTH):
+        return
+    raise PreconditionFailed(
+        f"{folder} can be replaced by others: {above} above it belongs to user id "
+        f"{status.st_uid} and has mode {stat.S_IMODE(status.st_mode):04o}.",
+        hint=f"set {_STATE} to a folder below those of root and your own alone",
+    )
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError):  # a loop of links leads nowhere
+        return folder
+
+
+def _trusted() -> frozenset[int]:
+    """The users that can do anything here anyway: root and this one.
+
+    Seen from a private user namespace, root is the user that stands for all who are not in it.
+    """
+    return frozenset({0, os.geteuid(), *_outsiders()})
+
+
+@cache
+def _outsiders() -> tuple[int, ...]:
+    try:
+        if Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]:
+            return ()
+        return (int(Path("/proc/sys/kernel/overflowuid").read_text()),)
+    except (OSError, ValueError):
+        return ()
 
 
 def check_socket_path(path: Path) -> Path:

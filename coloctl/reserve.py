@@ -28,7 +28,7 @@ class Reserve:
         self.path = path
         self._fd, self._size = -1, 0
         with contextlib.suppress(OSError):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             self._size = os.fstat(self._fd).st_size
         self.see_to_room()
 

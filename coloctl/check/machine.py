@@ -121,7 +121,10 @@ async def _memory(host: Host) -> list[Finding]:
 
 def state_dir() -> Finding:
     """Whether pairs can keep their state here."""
-    folder = paths.state_dir()
+    try:
+        folder = paths.state_dir()
+    except PreconditionFailed as error:
+        return Finding("state", Severity.ERROR, error.message, error.hint or "")
     if (problem := unusable(folder)) is not None:
         return Finding(
             "state", Severity.ERROR, problem, "set COLOCTL_STATE_DIR to a folder of yours"
@@ -130,7 +133,10 @@ def state_dir() -> Finding:
 
 
 def _cache() -> Finding:
-    folder = paths.cache_dir()
+    try:
+        folder = paths.cache_dir()
+    except PreconditionFailed as error:
+        return Finding("cache", Severity.ERROR, error.message, error.hint or "")
     if (problem := unusable(folder)) is not None:
         hint = "set COLOCTL_CACHE_DIR to a folder of yours"
         return Finding("cache", Severity.WARNING, problem, hint)

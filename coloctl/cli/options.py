@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from coloctl import paths
-from coloctl.errors import NoSuchPair, NotConfirmed, UsageError
+from coloctl.errors import NoSuchPair, NotConfirmed, PreconditionFailed, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
@@ -34,7 +34,11 @@ class PairName(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in pair_names() if name.startswith(incomplete)]
+        try:
+            names = pair_names()
+        except (OSError, PreconditionFailed):  # whoever completes a word reads no errors
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class Duration(click.ParamType[float]):

@@ -236,7 +236,9 @@ def _spawn(
         "COLOCTL_CACHE_DIR": str(paths.cache_dir()),
         "COLOCTL_REGISTRY_DIR": str(paths.registry_dir()),
     }
-    log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_fd = os.open(
+        log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     try:
         return subprocess.Popen(
             _argv(spec, fd, metrics),

@@ -156,7 +156,8 @@ def _locked(path: Path) -> Iterator[None]:
     The register itself is replaced by every claim, so a lock on it would guard an old file.
     """
     try:
-        fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
     except OSError as error:
         raise PreconditionFailed(
             f"{path} cannot be locked: {error.strerror}.", hint="check the folder"
