@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from coloctl import paths
 from coloctl.check.finding import Finding, Severity, guarded
-from coloctl.colo.launch import ports
+from coloctl.colo import guard
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Endpoint, Host
 from coloctl.machine.netfilter import has_vnet_header
 from coloctl.model.pair import NODES, NicSpec, NodeName, PairSpec, TapSpec, other
+from coloctl.model.wires import Wires
 
 LINK_S = 3.0
 COMMAND_S = 10.0
@@ -24,13 +26,17 @@ async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Finding]:
     for node in NODES:
         findings += await guarded("replication link", _link(spec, hosts, node))
         findings += await guarded("ports", _ports(spec, hosts[node], node))
+        findings += await guarded("strangers", _strangers(spec, hosts[node], node))
     for nic in spec.nics:
         findings += await guarded(f"nic {nic.id}", _nic(nic, hosts))
     return findings
 
 
 async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Finding]:
-    """One connection is made to a port that the kernel chooses, and closed again."""
+    """Make one connection to a port that the kernel chooses, and close it again."""
+    if spec.shares_host():
+        sentence = "Both nodes share one host: their QEMUs meet at unix sockets of the pair's own."
+        return [Finding("replication link", Severity.OK, sentence)] if node == "a" else []
     address = spec.nodes[node].address
     here, there = await hosts[node].channel_pair(
         hosts[other(node)], Endpoint(address, 0), nodelay=True, deadline_s=LINK_S
@@ -43,7 +49,9 @@ async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Finding]:
 async def _ports(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
     address = spec.nodes[node].address
     taken = await host.ports_in_use(address)
-    wanted = ports(spec)
+    wanted = Wires(spec, paths.pair_dir(spec.name)).ports()
+    if not wanted:
+        return [Finding("ports", Severity.OK, "None is needed.")] if node == "a" else []
     busy = [
         Finding(
             "ports",
@@ -56,6 +64,22 @@ async def _ports(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
     ]
     listed = ", ".join(str(port) for port in sorted(wanted))
     return busy or [Finding("ports", Severity.OK, f"{listed} are free on node {node}.")]
+
+
+async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
+    """Try the packet rules that keep other users from the pair's ports, and remove them again."""
+    wires = Wires(spec, paths.pair_dir(spec.name))
+    if not wires.ports():
+        return []
+    scratch = guard.guarded(wires, node, f"coloctl-doctor-{spec.name}")
+    try:
+        await host.guard(scratch)
+        await host.unguard(scratch.name)
+    except PreconditionFailed as error:
+        sentence = f"Other users may reach the ports of node {node}: {error.message}."
+        return [Finding("strangers", Severity.WARNING, sentence, error.hint or "")]
+    sentence = f"Packet rules can keep everybody but the peer from the ports of node {node}."
+    return [Finding("strangers", Severity.OK, sentence)]
 
 
 async def _nic(nic: NicSpec, hosts: Hosts) -> list[Finding]:

@@ -56,6 +56,7 @@ from coloctl.host.base import Host
 from coloctl.host.watching import Conversation
 from coloctl.model.copied import Copied, Method
 from coloctl.model.pair import PairSpec
+from coloctl.model.wires import SocketFile, Wires
 from coloctl.nbd.digest import OVER
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp
@@ -109,9 +110,11 @@ class Effort:
 
     def target(self, disk: int) -> dict[str, Any]:
         """How a replica is reached from both hosts."""
-        address = self.spec.nodes[self.secondary.node].address
-        port = self.spec.replication.nbd_port()
-        return {"address": address, "port": port, "export": f"parent{disk}"}
+        at = Wires(self.spec, self.secondary.rundir.parent).exports(self.secondary.node)
+        export = {"export": f"parent{disk}"}
+        if isinstance(at, SocketFile):
+            return {"unix": str(at.path), **export}
+        return {"address": at.address, "port": at.port, **export}
 
 
 async def send(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from coloctl.colo.plan import GONE, Plan
 from coloctl.model.pair import PairSpec
+from coloctl.model.wires import SocketFile
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import Step
 
@@ -43,7 +44,7 @@ def begin(spec: PairSpec, socket: Path, granularity: int) -> Plan:
             )
             for i in disks
         ),
-        Step(qmp.nbd_server_start_unix(str(socket)), why="the disks are read on their own host"),
+        Step(qmp.nbd_server_start(SocketFile(socket)), why="the disks are read on their own host"),
         *(
             Step(
                 qmp.block_export_add(whole_export(i), disk_node(i), whole_export(i), writable=False)

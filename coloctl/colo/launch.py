@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl import memory, paths
-from coloctl.colo import inuse
+from coloctl.colo import guard, inuse
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, UnsupportedQEMU
 from coloctl.host import open_host
@@ -19,6 +19,7 @@ from coloctl.host.console import Console
 from coloctl.machine import accel as accelerators
 from coloctl.machine import blockdev, cmdline, freshcode, image
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
+from coloctl.model.wires import Wires
 from coloctl.vm import VM, Binary, Recorder, inspect
 
 
@@ -39,6 +40,10 @@ class Ground:
 
     def rundir(self, node: NodeName) -> Path:
         return self.folder / node
+
+    def wires(self, spec: PairSpec) -> Wires:
+        """Where the two QEMUs meet."""
+        return Wires(spec, self.folder)
 
     async def aclose(self) -> None:
         """What the host objects hold is released."""
@@ -119,18 +124,6 @@ def find_qemu(spec: PairSpec) -> Path:
     )
 
 
-def ports(spec: PairSpec) -> dict[int, str]:
-    """The ports that a node listens on in one role or the other, and what for."""
-    wanted = {
-        spec.replication.nbd_port(): "the disk export",
-        spec.replication.migration_port(): "the migration stream",
-    }
-    for i, _ in enumerate(spec.nics):
-        wanted[spec.replication.mirror_port(i)] = "mirrored packets"
-        wanted[spec.replication.compare_port(i)] = "packets to compare"
-    return wanted
-
-
 async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
     """Taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
     host = ground.hosts[node]
@@ -138,7 +131,7 @@ async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
         if nic.tap is not None:
             await host.check_tap(nic.tap.ifname[node])
     taken = await host.ports_in_use(spec.nodes[node].address)
-    for port, purpose in ports(spec).items():
+    for port, purpose in ground.wires(spec).ports().items():
         if port in taken:
             raise PreconditionFailed(
                 f"Port {port} of {spec.nodes[node].address}, needed for {purpose}, is in use.",
@@ -261,6 +254,7 @@ async def launch_primary(
     """The guest's QEMU runs on ``node``, its tap is up, its filters are there and switched off."""
     await check_room(spec, ground, node)
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
+    await guard.raise_guard(ground.wires(spec), ground.hosts)
     launch = primary_command(spec, ground, node, paused=paused)
     rundir = ground.rundir(node)
     written = Console(rundir / "console.log").size()
@@ -282,6 +276,7 @@ async def launch_secondary(
     host = ground.hosts[node]
     await check_room(spec, ground, node)
     await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
+    await guard.raise_guard(ground.wires(spec), ground.hosts)
     for i, overlay in enumerate(blockdev.overlays(spec, rundir)):
         await inuse.require_free(host, overlay.active, overlay.hidden)
         size = (await _info(spec, ground, node, i)).virtual_size

@@ -11,9 +11,9 @@ import asyncio
 
 from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed, ReplicationError, Unreachable
-from coloctl.host import Endpoint
 from coloctl.host.base import Host
-from coloctl.model.pair import NodeName, PairSpec, other
+from coloctl.model.pair import NodeName, other
+from coloctl.model.wires import SocketFile, Wires
 from coloctl.nbd import wire
 
 #: One answer over the link, seconds. A SYN that was lost is sent again after 1 s, and once more 3 s
@@ -28,11 +28,13 @@ FREED_S, AGAIN_S = 2.0, 0.05
 HINT = "is that link up both ways, and does no filter drop its packets? The guest was not touched"
 
 
-async def require(spec: PairSpec, primary: Host, secondary: Host, node: NodeName) -> None:
-    """The link carries data both ways between the hosts, at the address of ``node`` and the port of
-    its exports, where nobody listens yet. Raises `ReplicationError`, which names them.
+async def require(wires: Wires, primary: Host, secondary: Host, node: NodeName) -> None:
+    """Try data both ways between the hosts, at the address of ``node`` and the port of its exports,
+    where no QEMU listens yet; one host reaches itself. Raises `ReplicationError`, which names them.
     """
-    at, freed = _exports(spec, node), Deadline(FREED_S)
+    at, freed = wires.exports(node), Deadline(FREED_S)
+    if isinstance(at, SocketFile):
+        return None
     while True:
         try:
             return await secondary.carries(primary, at, deadline_s=ANSWER_S)
@@ -44,25 +46,19 @@ async def require(spec: PairSpec, primary: Host, secondary: Host, node: NodeName
         await asyncio.sleep(AGAIN_S)
 
 
-async def require_exports(
-    spec: PairSpec, primary: Host, node: NodeName, deadline: Deadline
-) -> None:
-    """The primary's host hears the NBD server of ``node``; raises as `require` does.
+async def require_exports(wires: Wires, primary: Host, node: NodeName, deadline: Deadline) -> None:
+    """Hear the NBD server of ``node`` from the primary's host; raises as `require` does.
 
     The server greets whoever comes, so its first word proves both directions; who leaves after that
     leaves nothing behind there.
     """
-    at = _exports(spec, node)
+    at = wires.exports(node)
     try:
         said = await primary.hear(at, wire.GREETING.size, deadline_s=deadline.at_most(ANSWER_S))
     except Unreachable as error:
         raise _broken(node, error.message) from error
     if not said.startswith(wire.MAGIC):
         raise _broken(node, f"what answers at {at} is no NBD server")
-
-
-def _exports(spec: PairSpec, node: NodeName) -> Endpoint:
-    return Endpoint(spec.nodes[node].address, spec.replication.nbd_port())
 
 
 def _broken(node: NodeName, why: str) -> ReplicationError:

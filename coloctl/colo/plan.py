@@ -15,15 +15,12 @@ from typing import Any
 
 from coloctl.machine import blockdev, chardev, netfilter
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import Channel, NodeName, PairSpec
+from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.wires import Wires
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import Step
 
 Plan = tuple[Step, ...]
-
-#: Name under which both QEMUs know the migration socket that coloctl hands them.
-MIGRATION_FD = "migration"
-
 
 #: Bytes per second at which less than one page goes over within a downtime of 1 ms.
 NO_PAGE_PER_MS = 1_000_000
@@ -38,13 +35,6 @@ def _steps(why: str, *commands: qmp.Command) -> Plan:
 def resync_job(disk: int) -> str:
     """Job id of the mirror of one disk."""
     return f"resync{disk}"
-
-
-def migration_uri(spec: PairSpec, secondary: NodeName) -> str:
-    """What ``migrate`` and ``migrate-incoming`` are given."""
-    if spec.replication.stream is Channel.FD:
-        return f"fd:{MIGRATION_FD}"
-    return f"tcp:{spec.nodes[secondary].address}:{spec.replication.migration_port()}"
 
 
 def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
@@ -62,9 +52,9 @@ def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
     return tuple(steps)
 
 
-def prepare_secondary(spec: PairSpec, node: NodeName, dialect: Dialect) -> Plan:
-    """The secondary exports its disks and waits for the primary's memory."""
-    address = spec.nodes[node].address
+def prepare_secondary(wires: Wires, node: NodeName, dialect: Dialect) -> Plan:
+    """Let the secondary export its disks and wait for the primary's memory."""
+    spec = wires.spec
     exports = [
         qmp.block_export_add(f"exp{i}", f"parent{i}", f"parent{i}", writable=True)
         for i, _ in enumerate(spec.disks)
@@ -73,29 +63,26 @@ def prepare_secondary(spec: PairSpec, node: NodeName, dialect: Dialect) -> Plan:
         *capabilities(spec, dialect),
         *_steps(
             "replication needs the export before COLO starts",
-            qmp.nbd_server_start(address, spec.replication.nbd_port()),
+            qmp.nbd_server_start(wires.exports(node)),
             *exports,
         ),
     )
 
 
-def receive(spec: PairSpec, node: NodeName) -> Plan:
-    """The secondary listens for the migration stream."""
+def receive(wires: Wires, node: NodeName) -> Plan:
+    """Let the secondary listen for the migration stream."""
     return _steps(
         "incoming is deferred so that capabilities come first",
-        qmp.migrate_incoming(migration_uri(spec, node)),
+        qmp.migrate_incoming(wires.migration_uri(node)),
     )
 
 
-def connect_replicas(spec: PairSpec, secondary: NodeName) -> Plan:
-    """The primary opens the secondary's exports; nothing is written to them yet."""
-    address = spec.nodes[secondary].address
+def connect_replicas(wires: Wires, secondary: NodeName) -> Plan:
+    """Let the primary open the secondary's exports; nothing is written to them yet."""
+    at = wires.exports(secondary)
     return _steps(
         "the replica joins as an NBD client",
-        *(
-            qmp.blockdev_add(blockdev.nbd_client(i, address, spec.replication.nbd_port()))
-            for i, _ in enumerate(spec.disks)
-        ),
+        *(qmp.blockdev_add(blockdev.nbd_client(i, at)) for i, _ in enumerate(wires.spec.disks)),
     )
 
 
@@ -138,8 +125,8 @@ def attach_replicas(spec: PairSpec) -> Plan:
     )
 
 
-def start_migration(spec: PairSpec, secondary: NodeName, dialect: Dialect, delay_ms: int) -> Plan:
-    """The primary's memory goes over, and COLO begins where an ordinary migration would end.
+def start_migration(wires: Wires, secondary: NodeName, dialect: Dialect, delay_ms: int) -> Plan:
+    """Send the primary's memory over;  COLO begins where an ordinary migration would end.
 
     With next to no downtime allowed, it ends when nothing of a running guest is left to send, or
     once `hold_guest` has made the guest stand still (docs/qemu.md, "Stale pages").
@@ -148,11 +135,11 @@ def start_migration(spec: PairSpec, secondary: NodeName, dialect: Dialect, delay
     if dialect.switchover_bandwidth:
         patience["avail_switchover_bandwidth"] = NO_PAGE_PER_MS
     return (
-        *capabilities(spec, dialect),
+        *capabilities(wires.spec, dialect),
         *_steps(
             "the first checkpoints come with this period; no page may change in the last pass",
             qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms, **patience),
-            qmp.migrate(migration_uri(spec, secondary)),
+            qmp.migrate(wires.migration_uri(secondary)),
         ),
     )
 
@@ -307,12 +294,11 @@ def _remove(*commands: qmp.Command) -> Plan:
 
 def rebuild_filters(spec: PairSpec, node: NodeName, rundir: Path, *, behind_rewriter: bool) -> Plan:
     """A survivor gets the chardevs and the (inactive) filters of a primary back."""
-    address = spec.nodes[node].address
     return (
         *(
             Step(qmp.chardev_add(backend.id, backend.backend()))
             for i, _ in enumerate(spec.nics)
-            for backend in chardev.primary(spec, i, address, rundir)
+            for backend in chardev.primary(spec, i, node, rundir)
         ),
         *(
             Step(qmp.object_add(properties))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from coloctl import host
 from coloctl.clock import Deadline
-from coloctl.colo import link, plan, resync
+from coloctl.colo import link, peers, plan, resync
 from coloctl.errors import (
     CheckpointStalled,
     DeadlineMissed,
@@ -21,6 +21,7 @@ from coloctl.model.dialect import Dialect
 from coloctl.model.pair import Channel, PairSpec
 from coloctl.model.protection import Fact
 from coloctl.model.qapi import MigrationStatus, RunState
+from coloctl.model.wires import MIGRATION_FD, SocketFile, Wires
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
 from coloctl.qmp.wait import until_little_memory_left, until_migration, until_runstate
@@ -63,6 +64,12 @@ class Protecting:
     #: How fast disks may be copied, asked when the copy begins; as in `Policy.mirror_rate`.
     mirror_rate: Callable[[], int] = lambda: 0
     copied: Callable[[Copied], None] = lambda _: None  #: hears what was sent
+    turned_away: peers.TurnedAway = lambda _: None  #: hears of strangers that were cut off
+
+    @property
+    def wires(self) -> Wires:
+        """Where the two QEMUs meet."""
+        return Wires(self.spec, self.secondary.rundir.parent)
 
     @property
     def first_delay_ms(self) -> int:
@@ -104,16 +111,23 @@ async def protect(
 
 
 async def _connect(act: Protecting, deadline: Deadline, report: StepReport) -> None:
-    spec, secondary = act.spec, act.secondary
+    secondary = act.secondary
     report("connect", None, None)
     await run(
-        plan.prepare_secondary(spec, secondary.node, act.dialect),
+        plan.prepare_secondary(act.wires, secondary.node, act.dialect),
         secondary.monitor,
         deadline=deadline,
     )
-    await link.require_exports(spec, act.primary.host, secondary.node, deadline)
+    await link.require_exports(act.wires, act.primary.host, secondary.node, deadline)
     await _ensure_filters(act, deadline)
-    await run(plan.connect_replicas(spec, secondary.node), act.primary.monitor, deadline=deadline)
+    await run(
+        plan.connect_replicas(act.wires, secondary.node), act.primary.monitor, deadline=deadline
+    )
+    await _require_peers(act, deadline)
+
+
+async def _require_peers(act: Protecting, deadline: Deadline) -> None:
+    await peers.require(act.wires, act.primary, act.secondary, deadline, act.turned_away)
 
 
 async def _ensure_filters(act: Protecting, deadline: Deadline) -> None:
@@ -153,7 +167,7 @@ async def _bring_disks_in_sync(
 async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> None:
     report("migrate", None, None)
     await _open_stream(act, deadline)
-    steps = plan.start_migration(act.spec, act.secondary.node, act.dialect, act.first_delay_ms)
+    steps = plan.start_migration(act.wires, act.secondary.node, act.dialect, act.first_delay_ms)
     await run(steps, act.primary.monitor, deadline=deadline)
     held_s = await _hold(act, deadline)
     ends = {
@@ -213,20 +227,20 @@ async def _open_stream(act: Protecting, deadline: Deadline) -> None:
     if spec.replication.stream is Channel.FD:
         there, here = await _channel(act, deadline)
         with there, here:
-            await secondary.give(plan.MIGRATION_FD, there)
-            await primary.give(plan.MIGRATION_FD, here)
-    await run(plan.receive(spec, secondary.node), secondary.monitor, deadline=deadline)
+            await secondary.give(MIGRATION_FD, there)
+            await primary.give(MIGRATION_FD, here)
+    await run(plan.receive(act.wires, secondary.node), secondary.monitor, deadline=deadline)
 
 
 async def _channel(act: Protecting, deadline: Deadline) -> tuple[host.Channel, host.Channel]:
     """The secondary's and the primary's end; without Nagle's delay, which stalls checkpoints."""
-    spec, secondary = act.spec, act.secondary
-    if spec.shares_host():
+    secondary = act.secondary
+    at = act.wires.stream(secondary.node)
+    if isinstance(at, SocketFile):
         return host.unix_pair()
-    address = spec.nodes[secondary.node].address
     return await secondary.host.channel_pair(
         act.primary.host,
-        host.Endpoint(address, spec.replication.migration_port()),
+        at,
         nodelay=True,
         deadline_s=deadline.at_most(10),
     )
@@ -244,6 +258,7 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
     await until_runstate(act.primary.monitor, {RunState.RUNNING}, deadline.remaining())
     await run(plan.engage_filters(act.spec), act.primary.monitor, deadline=deadline)
     await checkpoint_now(act.primary, act.first_delay_ms, deadline.remaining())
+    await _require_peers(act, deadline)
 
 
 async def checkpoint_now(primary: VM, delay_ms: int, deadline_s: float) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.colo import plan, resync
 from coloctl.errors import (
-    CommandRefused,
     DeadlineMissed,
     FailoverRefused,
     MonitorError,
     OutcomeUnknown,
     Unreachable,
 )
+from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
 from coloctl.ha.fencing import Confirm, Fenced, fence
 from coloctl.machine import blockdev
 from coloctl.model.pair import PairSpec, Role
@@ -32,12 +32,6 @@ from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
 from coloctl.qmp.wait import until_nodes_gone, until_runstate
 from coloctl.vm import VM
-
-#: How often a yank is built anew when an instance went away between asking and yanking.
-YANK_TRIES = 5
-
-#: Out-of-band answers took 11 ms at worst on two busy cores (docs/qemu.md).
-RESCUE_DEADLINE_S = 2.0
 
 #: The survivor may have to finish loading a checkpoint first (QEMU's RELAUNCH path).
 SURVIVOR_DEADLINE_S = 20.0
@@ -197,8 +191,8 @@ def _release(spec: PairSpec, role: Role) -> tuple[plan.Plan, plan.Plan, plan.Pla
 async def _cut_off(
     spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
 ) -> None:
-    """The survivor waits for nothing of its peer, and writes nothing to it."""
-    await yank_peer(spec, survivor, role, deadline)
+    """Let the survivor wait for nothing of its peer, and write nothing to it."""
+    await free(spec, survivor, role, deadline)
     course.done("yanked")
     await run(_release(spec, role)[0], survivor.monitor, deadline=deadline)
 
@@ -259,26 +253,6 @@ async def open_taps(spec: PairSpec, vm: VM) -> None:
             await vm.host.tap(nic.tap.ifname[vm.node], up=True)
 
 
-async def yank_peer(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> None:
-    """Nothing of the survivor waits for its dead peer any more."""
-    ours = (
-        plan.peer_instances_secondary(spec)
-        if role is Role.SECONDARY
-        else plan.peer_instances_primary(spec)
-    )
-    for attempt in range(YANK_TRIES):
-        present = await survivor.monitor.rescue(
-            qmp.query_yank(), deadline.at_most(RESCUE_DEADLINE_S)
-        )
-        try:
-            await run(plan.yank_peer(present, ours), survivor.monitor, deadline=deadline)
-        except CommandRefused:
-            if attempt == YANK_TRIES - 1:
-                raise
-        else:
-            return
-
-
 async def until_merged(spec: PairSpec, survivor: VM, deadline_s: float) -> bool:
     """The image of a promoted secondary holds everything; False when that takes longer.
 
@@ -325,7 +299,7 @@ async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -
     """
     deadline = Deadline(SURVIVOR_DEADLINE_S)
     try:
-        await yank_peer(spec, primary, Role.PRIMARY, deadline)
+        await free(spec, primary, Role.PRIMARY, deadline)
         await resync.drop_jobs(spec, primary)
         await run(plan.release_primary(spec), primary.monitor, deadline=deadline, keep_going=True)
         await run(plan.clear_primary(spec), primary.monitor, deadline=deadline, keep_going=True)

@@ -18,6 +18,7 @@ from coloctl.errors import MonitorError
 from coloctl.ha.limits import Shown, limits_of
 from coloctl.ha.link import Link, Timed, channels
 from coloctl.host.base import Endpoint, Host
+from coloctl.host.beacon import new_key, unix_beacons
 from coloctl.host.delivery import Deliveries
 from coloctl.host.watching import Beacon
 from coloctl.model.observation import Contrast, Life, Limits, NodeSeen, Observation
@@ -222,6 +223,13 @@ class Heartbeat:
     async def watch(self, hosts: Mapping[NodeName, Host]) -> None:
         """The replication link is watched from now on; raises `PreconditionFailed`."""
         self.unwatch()
+        if self._spec.shares_host():  # there is no link: what one host sends itself arrives
+            one, two = unix_beacons()
+            one.meet(two)
+            two.meet(one)
+            self._link = Link({"a": one, "b": two}, {}, {})
+            return
+        key = new_key()
         port = self._spec.replication.heartbeat_port()
         at = {node: Endpoint(self._spec.nodes[node].address, port) for node in NODES}
         async with contextlib.AsyncExitStack() as stack:
@@ -230,7 +238,7 @@ class Heartbeat:
             names = channels(self._spec)
             for node in NODES:
                 here, there = at[node], at[other(node)]
-                beacons[node] = await hosts[node].beacon(here, there)
+                beacons[node] = await hosts[node].beacon(here, there, key)
                 stack.callback(beacons[node].close)
                 known = await hosts[node].deliveries(here.address, there.address, names)
                 if known is not None:

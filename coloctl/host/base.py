@@ -17,8 +17,11 @@ from typing import Protocol, Self
 
 from coloctl.host.delivery import Deliveries
 from coloctl.host.files import Files
+from coloctl.host.guard import Guarded
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
 from coloctl.host.watching import Beacon, Conversation, FirstConnection, FirstPacket
+from coloctl.model.wires import Address
+from coloctl.model.wires import Endpoint as Endpoint  # noqa: PLC0414  # callers need both
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,11 @@ class Completed:
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """An IP address and a TCP port; port 0 lets the kernel choose."""
+class Caller:
+    """One connection that a process has accepted."""
 
-    address: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{host}:{self.port}"
+    peer: str  #: who connected, in words
+    friend: bool  #: it is the process that was asked about
 
 
 class Channel:
@@ -251,13 +250,46 @@ class Host(Files, Protocol):
         """
         ...
 
-    async def hear(self, endpoint: Endpoint, length: int, *, deadline_s: float) -> bytes:
-        """The first ``length`` bytes that the TCP server at ``endpoint`` says by itself, fewer when
+    async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
+        """Read the first ``length`` bytes that the server at ``at`` says by itself, fewer when
         it hangs up before. Raises `Unreachable`."""
         ...
 
-    async def beacon(self, at: Endpoint, peer: Endpoint) -> Beacon:
-        """A beacon at ``at`` on this host, for one at ``peer``; raises `PreconditionFailed`."""
+    async def callers(
+        self, server: Process, at: Address, friend: Process
+    ) -> Sequence[Caller] | None:
+        """List who is connected to ``server`` at ``at``; None where that cannot be told.
+
+        ``friend`` is the process whose connections are expected, on whichever host.
+        """
+        ...
+
+    async def hang_up(
+        self, server: Process, at: Address, friend: Process | None = None
+    ) -> int | None:
+        """Cut what is connected to ``server`` at ``at``, but for ``friend``; how many were cut.
+
+        None where that cannot be done.
+        """
+        ...
+
+    async def widen(self, server: Process, at: Address, size: int) -> None:
+        """Let ``size`` bytes wait on their way from ``server`` to who is connected at ``at``."""
+        ...
+
+    async def guard(self, guarded: Guarded) -> None:
+        """Let only the peer and this user reach those ports; raises `PreconditionFailed`."""
+        ...
+
+    async def unguard(self, name: str) -> None:
+        """Remove the packet rules of that name, if any; raises `PreconditionFailed`."""
+        ...
+
+    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:
+        """Make a beacon at ``at`` on this host, for one at ``peer`` that has the same ``key``.
+
+        Raises `PreconditionFailed`.
+        """
         ...
 
     async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> Deliveries | None:

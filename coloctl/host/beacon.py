@@ -1,14 +1,18 @@
-"""A beacon on the replication network: numbered datagrams out, the peer's in, nothing waited for.
+"""A beacon between two hosts: numbered datagrams out, the peer's in, nothing waited for.
 
 Two beacons, one per host of a pair, tell at once when the link between them is cut in one direction
 or both; the connections of QEMU would tell only when they are used. A beacon has no task: whoever
-holds it calls `beat` at every beat of the heart.
+holds it calls `beat` at every beat of the heart. Invariant: what anybody else sends changes nothing
+and costs nothing. The kernel passes datagrams of the peer's address and port only, and each bears a
+code that takes the key of this watch to make. On one host the two ends are a pair of unix sockets.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import hmac
 import secrets
 import socket
 import struct
@@ -19,22 +23,60 @@ from coloctl.host.base import Endpoint
 from coloctl.host.watching import Beacon
 
 #: Session of the sender, number, the highest number it has heard from the other end, and its wall
-#: clock in nanoseconds.
+#: clock in nanoseconds; its code follows.
 _FORMAT = struct.Struct("!8sQQQ")
-#: Datagrams read per beat; a peer sends one, so more are old or nobody's.
+_CODE_BYTES = 16
+_LENGTH = _FORMAT.size + _CODE_BYTES
+#: Datagrams read per beat; a peer sends one, so more are old.
 _DRAIN_MAX = 32
 _SO_TIMESTAMPNS = 35
 _PRIORITY = 6  # the highest that needs no privilege (socket(7))
 _TIMESPEC = struct.Struct("qq")
 
 
-class UdpBeacon:
+def new_key() -> bytes:
+    """Draw the key that both ends of one watch share."""
+    return secrets.token_bytes(32)
+
+
+def unix_beacons() -> tuple[DatagramBeacon, DatagramBeacon]:
+    """Make both ends of a beacon on one host, where no port is needed and none else can speak."""
+    one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    key = new_key()
+    return DatagramBeacon(one, key), DatagramBeacon(two, key)
+
+
+def udp_beacon(
+    sock: socket.socket, at: Endpoint, peer: Endpoint, key: bytes, host: str
+) -> DatagramBeacon:
+    """Make one end at ``at``; raises `PreconditionFailed` when that cannot be had on ``host``."""
+    # Past the memory and disk traffic of the same network, where a queue of ours has bands.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
+    try:
+        sock.bind((at.address, at.port))
+        # From here on the kernel drops what comes from anywhere else.
+        sock.connect((peer.address, peer.port))
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is in use" if taken else f"cannot be had: {error.strerror}"
+        raise PreconditionFailed(
+            f"UDP port {at} on {host}, needed for heartbeats, {why}.",
+            hint="set replication.base_port to a free range of 100 ports",
+        ) from None
+    sock.setblocking(False)
+    with contextlib.suppress(OSError):
+        while True:  # what came in between; no more can come of it than the buffer holds
+            sock.recv(1)
+    return DatagramBeacon(sock, key)
+
+
+class DatagramBeacon:
     """One end of the link. What other sessions sent, an earlier supervisor's say, is not heard."""
 
-    def __init__(self, sock: socket.socket, at: Endpoint, peer: Endpoint, host: str) -> None:
-        """Bound to ``at``; raises `PreconditionFailed` when that cannot be had on ``host``."""
+    def __init__(self, sock: socket.socket, key: bytes) -> None:
+        """``sock`` is connected to the other end, which has the same ``key``."""
         self._sock = sock
-        self._peer = (peer.address, peer.port)
+        self._key = key
         self._number = 0
         self._peer_session = b""
         self._heard = 0  # the highest number that came from the peer
@@ -44,38 +86,30 @@ class UdpBeacon:
         self.lost = 0
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        # Past the memory and disk traffic of the same network, where a queue of ours has bands.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
-        try:
-            sock.bind((at.address, at.port))
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            why = "is in use" if taken else f"cannot be had: {error.strerror}"
-            raise PreconditionFailed(
-                f"UDP port {at} on {host}, needed for heartbeats, {why}.",
-                hint="set replication.base_port to a free range of 100 ports",
-            ) from None
 
     def beat(self) -> bool:
-        """A datagram was sent, or the network said no; answers whether both directions carry."""
+        """Hear what came, send one datagram; returns whether both directions carry."""
         heard, confirmed = self._heard, self._confirmed
         for _ in range(_DRAIN_MAX):
             try:
-                data, ancillary, _, _ = self._sock.recvmsg(_FORMAT.size, 64)
-            except OSError:  # nothing there, or the network says that the peer does not listen
+                data, ancillary, _, _ = self._sock.recvmsg(_LENGTH + 1, 64)
+            except BlockingIOError:
                 break
+            except OSError:  # the network says that the peer does not listen, or did not
+                continue
             self._hear(data, ancillary)
         self._number += 1
         # A link that is down may say so here; its silence is what counts.
         with contextlib.suppress(OSError):
             beat = _FORMAT.pack(self.session, self._number, self._heard, time.time_ns())
-            self._sock.sendto(beat, self._peer)
+            self._sock.send(beat + self._code(beat))
         return self._heard > heard and self._confirmed > confirmed
 
     def _hear(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
-        if len(data) != _FORMAT.size:
+        beat, code = data[: _FORMAT.size], data[_FORMAT.size :]
+        if len(data) != _LENGTH or not hmac.compare_digest(code, self._code(beat)):
             return
-        session, number, confirmed, sent_ns = _FORMAT.unpack(data)
+        session, number, confirmed, sent_ns = _FORMAT.unpack(beat)
         if session != self._peer_session or number <= self._heard:
             return
         if self._heard:
@@ -87,8 +121,11 @@ class UdpBeacon:
                 seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
                 self.delay_s = max(0.0, seconds - sent_ns / 1e9 + nanoseconds / 1e9)
 
+    def _code(self, beat: bytes) -> bytes:
+        return hashlib.blake2b(beat, key=self._key, digest_size=_CODE_BYTES).digest()
+
     def meet(self, peer: Beacon) -> None:
-        """Only ``peer`` is heard from now on."""
+        """Hear only ``peer`` from now on."""
         self._peer_session = peer.session
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import socket
 
 from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.host.base import Channel, Endpoint
+from coloctl.model.wires import Address, SocketFile
 
 
 def unix_pair() -> tuple[Channel, Channel]:
@@ -106,24 +107,25 @@ async def carries(one: Channel, two: Channel, deadline_s: float) -> None:
         raise Unreachable(f"nothing comes over {one.description}: {error.strerror}") from None
 
 
-async def hear(sock: socket.socket, endpoint: Endpoint, length: int, deadline_s: float) -> bytes:
-    """The first ``length`` bytes that the server at ``endpoint`` says by itself, fewer when it
+async def hear(sock: socket.socket, at: Address, length: int, deadline_s: float) -> bytes:
+    """Read the first ``length`` bytes that the server at ``at`` says by itself, fewer when it
     closes the connection before; raises `Unreachable`. ``sock`` is closed.
     """
+    where = str(at.path) if isinstance(at, SocketFile) else (at.address, at.port)
     loop = asyncio.get_running_loop()
     said, connected = b"", False
     with sock:
         try:
             async with asyncio.timeout(deadline_s):
-                await loop.sock_connect(sock, (endpoint.address, endpoint.port))
+                await loop.sock_connect(sock, where)
                 connected = True
                 while len(said) < length and (more := await loop.sock_recv(sock, length)):
                     said += more
         except TimeoutError:
             what = "nothing was heard from" if connected else "no connection to"
-            raise Unreachable(f"{what} {endpoint} within {deadline_s:g} s") from None
+            raise Unreachable(f"{what} {at} within {deadline_s:g} s") from None
         except OSError as error:
-            raise Unreachable(f"no connection to {endpoint}: {error.strerror}") from None
+            raise Unreachable(f"no connection to {at}: {error.strerror}") from None
     return said
 
 

@@ -29,10 +29,11 @@ from coloctl.host.base import (
     Host,
     Identity,
 )
-from coloctl.host.beacon import UdpBeacon
+from coloctl.host.beacon import DatagramBeacon, udp_beacon
 from coloctl.host.channel import carries, connect_pair, hear, listen_at
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
+from coloctl.host.doorkeeper import Doorkeeper
 from coloctl.host.launch import Captured, Talking, discard, spawn, start_captured, start_talking
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speaker
 from coloctl.host.packet import FrameWatch, SynWatch
@@ -41,6 +42,7 @@ from coloctl.host.program import Program, adopt_program, kill_program
 from coloctl.host.tap import check, exists, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.wires import Address
 
 T = TypeVar("T")
 
@@ -51,7 +53,7 @@ REAP_S = 2.0
 OUTPUT_LIMIT = 16 * 1024 * 1024
 
 
-class LocalHost:
+class LocalHost(Doorkeeper):
     """The machine and namespace that this process runs in; implements `Host`."""
 
     def __init__(self, name: str = "local", enter: Callable[[], None] | None = None) -> None:
@@ -166,10 +168,11 @@ class LocalHost:
         with ends[0], ends[1]:
             await carries(ends[1], ends[0], deadline.remaining())
 
-    async def hear(self, endpoint: Endpoint, length: int, *, deadline_s: float) -> bytes:
+    async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
         """See `Host.hear`."""
-        sock = await self.make_socket(_family(endpoint.address), socket.SOCK_STREAM)
-        return await hear(sock, endpoint, length, deadline_s)
+        family = _family(at.address) if isinstance(at, Endpoint) else socket.AF_UNIX
+        sock = await self.make_socket(family, socket.SOCK_STREAM)
+        return await hear(sock, at, length, deadline_s)
 
     async def make_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """An unbound, non-blocking socket that belongs to this host's namespace for ever."""
@@ -181,11 +184,11 @@ class LocalHost:
 
         return await self._inside(make, undo=socket.socket.close)
 
-    async def beacon(self, at: Endpoint, peer: Endpoint) -> UdpBeacon:
+    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> DatagramBeacon:
         """See `Host.beacon`."""
         sock = await self.make_socket(_family(at.address), socket.SOCK_DGRAM)
         try:
-            return UdpBeacon(sock, at, peer, self.name)
+            return udp_beacon(sock, at, peer, key, self.name)
         except BaseException:
             sock.close()
             raise

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.model.pair import DiskSpec, PairSpec
+from coloctl.model.wires import Address
 
 Node = Mapping[str, Any]
 
@@ -107,7 +108,7 @@ def overlay_ids(index: int) -> tuple[str, str]:
     return (f"active{index}", f"hidden{index}")
 
 
-def nbd_client(index: int, address: str, port: int, detect_zeroes: str = "on") -> Node:
+def nbd_client(index: int, at: Address, detect_zeroes: str = "on") -> Node:
     """The primary's way to the secondary's disk.
 
     ``detect_zeroes`` keeps a full copy from writing the holes of the image. ``reconnect-delay``
@@ -116,7 +117,7 @@ def nbd_client(index: int, address: str, port: int, detect_zeroes: str = "on") -
     return {
         "driver": "nbd",
         "node-name": f"nbd{index}",
-        "server": {"type": "inet", "host": address, "port": str(port)},
+        "server": at.flat(),
         "export": f"parent{index}",
         "detect-zeroes": detect_zeroes,
     }

@@ -2,7 +2,8 @@
 
 Names and directions are those of QEMU's COLO document. The two loops inside the primary
 (``compare0`` to ``compare0-0``, ``compare_out0`` to ``compare_out``) are unix sockets in its run
-directory, so that they need no port; the two links between the hosts are TCP.
+directory, so that they need no port. Where the two links between the QEMUs lead is said by
+`coloctl.model.wires`.
 """
 
 from __future__ import annotations
@@ -14,41 +15,33 @@ from typing import Any
 from coloctl import paths
 from coloctl.machine.option import Scalar, pairs
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import PairSpec
-
-
-@dataclass(frozen=True)
-class Unix:
-    """A socket file; raises `PreconditionFailed` when its path is too long for one."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        paths.check_socket_path(self.path)
-
-
-@dataclass(frozen=True)
-class Inet:
-    host: str
-    port: int
+from coloctl.model.pair import NodeName, PairSpec, other
+from coloctl.model.wires import Address, SocketFile, Wires
 
 
 @dataclass(frozen=True)
 class SocketChardev:
-    """One end of a stream; a server never waits for its client, a client connects at once."""
+    """One end of a stream; a server never waits for its client, a client connects at once.
+
+    Raises `PreconditionFailed` for a socket file whose path is too long for one.
+    """
 
     id: str
-    address: Unix | Inet
+    address: Address
     server: bool
     reconnect: tuple[str, int] | None = None  #: the dialect's option and value, for clients
+
+    def __post_init__(self) -> None:
+        if isinstance(self.address, SocketFile):
+            paths.check_socket_path(self.address.path)
 
     def option(self) -> str:
         """The value of ``-chardev``."""
         values: dict[str, Scalar] = {"id": self.id}
-        if isinstance(self.address, Unix):
+        if isinstance(self.address, SocketFile):
             values["path"] = str(self.address.path)
         else:
-            values |= {"host": self.address.host, "port": self.address.port, "nodelay": True}
+            values |= {"host": self.address.address, "port": self.address.port, "nodelay": True}
         if self.server:
             values |= {"server": True, "wait": False}
         if self.reconnect:
@@ -57,13 +50,9 @@ class SocketChardev:
 
     def backend(self) -> dict[str, Any]:
         """The ``backend`` of ``chardev-add``, whose ``server`` is true unless it is said."""
-        data: dict[str, Any]
-        if isinstance(self.address, Unix):
-            addr = {"type": "unix", "data": {"path": str(self.address.path)}}
-            data = {"addr": addr, "server": self.server}
-        else:
-            inet = {"host": self.address.host, "port": str(self.address.port)}
-            data = {"addr": {"type": "inet", "data": inet}, "server": self.server, "nodelay": True}
+        data: dict[str, Any] = {"addr": self.address.wrapped(), "server": self.server}
+        if not isinstance(self.address, SocketFile):
+            data["nodelay"] = True
         if self.server:
             data["wait"] = False
         if self.reconnect:
@@ -76,36 +65,38 @@ def suffixed(document_id: str, nic: int) -> str:
     return document_id if nic == 0 else f"{document_id}-n{nic}"
 
 
-def primary(spec: PairSpec, nic: int, address: str, rundir: Path) -> tuple[SocketChardev, ...]:
-    """What the filters of a primary speak through; every server stands before its client.
+def primary(spec: PairSpec, nic: int, node: NodeName, rundir: Path) -> tuple[SocketChardev, ...]:
+    """Describe what the filters of a primary speak through; every server precedes its client.
 
-    ``address`` is where this node receives replication traffic.
+    ``rundir`` is the folder of ``node`` in the pair's state folder.
     """
 
     def loop(server: str, client: str) -> tuple[SocketChardev, SocketChardev]:
-        meeting = Unix(rundir / f"{suffixed(server, nic)}.sock")
+        meeting = SocketFile(rundir / f"{suffixed(server, nic)}.sock")
         return (
             SocketChardev(suffixed(server, nic), meeting, server=True),
             SocketChardev(suffixed(client, nic), meeting, server=False),
         )
 
-    mirror = Inet(address, spec.replication.mirror_port(nic))
-    compare = Inet(address, spec.replication.compare_port(nic))
+    wires = Wires(spec, rundir.parent)
     return (
-        SocketChardev(suffixed("mirror0", nic), mirror, server=True),
-        SocketChardev(suffixed("compare1", nic), compare, server=True),
+        SocketChardev(suffixed("mirror0", nic), wires.mirror(node, nic), server=True),
+        SocketChardev(suffixed("compare1", nic), wires.compare(node, nic), server=True),
         *loop("compare0", "compare0-0"),
         *loop("compare_out", "compare_out0"),
     )
 
 
 def secondary(
-    spec: PairSpec, nic: int, primary_address: str, dialect: Dialect
+    spec: PairSpec, nic: int, node: NodeName, rundir: Path, dialect: Dialect
 ) -> tuple[SocketChardev, ...]:
-    """What the filters of a secondary speak through; both ends connect again when cut."""
+    """Describe what the filters of a secondary speak through; both ends connect again when cut.
+
+    ``rundir`` is the folder of ``node`` in the pair's state folder.
+    """
     again = dialect.reconnect_option()
-    mirror = Inet(primary_address, spec.replication.mirror_port(nic))
-    compare = Inet(primary_address, spec.replication.compare_port(nic))
+    wires, peer = Wires(spec, rundir.parent), other(node)
+    mirror, compare = wires.mirror(peer, nic), wires.compare(peer, nic)
     return (
         SocketChardev(suffixed("red0", nic), mirror, server=False, reconnect=again),
         SocketChardev(suffixed("red1", nic), compare, server=False, reconnect=again),

@@ -17,7 +17,7 @@ from coloctl import paths
 from coloctl.machine import blockdev, chardev, device, freshcode, netfilter
 from coloctl.machine.option import json_option, keyval
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec, other
+from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec
 
 #: Names of the two monitors, in `Launch.sockets` and inside ``{fd:NAME}``.
 MONITORS = ("qmp", "rescue")
@@ -64,9 +64,8 @@ def primary(
     is the fresh-code plugin, where it is to be loaded. ``scratch``, an empty qcow2 per disk, takes
     what would be written to the images: those are only read then.
     """
-    address = spec.nodes[node].address
     chardevs = [
-        one for i, _ in enumerate(spec.nics) for one in chardev.primary(spec, i, address, rundir)
+        one for i, _ in enumerate(spec.nics) for one in chardev.primary(spec, i, node, rundir)
     ]
     filters = [
         one
@@ -115,9 +114,10 @@ def secondary(
     ``overlays`` has one item per disk, empty and of the disk's size. Incoming is deferred because
     capabilities must be set before the stream is accepted. ``scratch`` as for `primary`.
     """
-    peer = spec.nodes[other(node)].address
     chardevs = [
-        one for i, _ in enumerate(spec.nics) for one in chardev.secondary(spec, i, peer, dialect)
+        one
+        for i, _ in enumerate(spec.nics)
+        for one in chardev.secondary(spec, i, node, rundir, dialect)
     ]
     filters = [one for i, _ in enumerate(spec.nics) for one in netfilter.secondary_filters(spec, i)]
     nodes = [

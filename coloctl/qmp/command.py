@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from coloctl.model.wires import Address
 from coloctl.qmp.value import Command as Command  # noqa: PLC0414  # most need both
 
 
@@ -168,14 +169,9 @@ def x_blockdev_change(parent: str, *, node: str | None = None, child: str | None
     return _command("x-blockdev-change", parent=parent, node=node, child=child)
 
 
-def nbd_server_start(address: str, port: int) -> Command:
-    inet = {"host": address, "port": str(port)}
-    return _command("nbd-server-start", addr={"type": "inet", "data": inet})
-
-
-def nbd_server_start_unix(path: str) -> Command:
-    """Serves on a unix socket, whose file QEMU removes when the server stops."""
-    return _command("nbd-server-start", addr={"type": "unix", "data": {"path": path}})
+def nbd_server_start(at: Address) -> Command:
+    """Serve exports at ``at``; QEMU removes the file of a unix socket when the server stops."""
+    return _command("nbd-server-start", addr=at.wrapped())
 
 
 def nbd_server_stop() -> Command:

@@ -17,6 +17,7 @@ from coloctl.machine import blockdev
 from coloctl.model.pair import Channel, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.tuning import Tuning
+from coloctl.model.wires import MIGRATION_FD, SocketFile
 from coloctl.qmp import command as qmp
 from coloctl.supervisor import dialogue_disks
 from coloctl.supervisor.dialogue_items import Items, act, command, launch, said, taps
@@ -147,20 +148,22 @@ def _protect(
         for overlay in blockdev.overlays(spec, ground.rundir(node))
         for path in (overlay.active, overlay.hidden)
     ]
-    at = f"{spec.nodes[node].address}:{spec.replication.nbd_port()}"
+    wires = ground.wires(spec)
+    at = wires.exports(node)
+    tried = act(primary, f"connect to {at}", "a link that carries nothing would stop the guest")
     return [
-        act(primary, f"connect to {at}", "a link that carries nothing would stop the guest"),
+        *([] if isinstance(at, SocketFile) else [tried]),
         *makes,
         launch(node, secondary, "an empty QEMU waits for the guest"),
         *taps(spec, node, up=False),
-        *said(node, plan.prepare_secondary(spec, node, dialect)),
+        *said(node, plan.prepare_secondary(wires, node, dialect)),
         act(primary, f"connect to {at}, and hear the NBD server", ""),
         *_rebuilt(spec, primary, protection),
-        *said(primary, plan.connect_replicas(spec, node)),
+        *said(primary, plan.connect_replicas(wires, node)),
         *_disks(spec, ground, primary, protection, in_sync=in_sync),
         *_open_stream(spec, primary, node),
-        *said(node, plan.receive(spec, node)),
-        *said(primary, plan.start_migration(spec, node, dialect, first_ms)),
+        *said(node, plan.receive(wires, node)),
+        *said(primary, plan.start_migration(wires, node, dialect, first_ms)),
         *_held(primary, in_sync=in_sync),
         act(primary, "wait until the migration status is colo", ""),
         act(primary, "wait until the run state is running", "COLO is entered completely"),
@@ -203,8 +206,8 @@ def _open_stream(spec: PairSpec, primary: NodeName, secondary: NodeName) -> Item
         return []
     why = "a socket of ours, because one that delays small packets stalls checkpoints"
     return [
-        command(secondary, qmp.getfd(plan.MIGRATION_FD), why),
-        command(primary, qmp.getfd(plan.MIGRATION_FD), ""),
+        command(secondary, qmp.getfd(MIGRATION_FD), why),
+        command(primary, qmp.getfd(MIGRATION_FD), ""),
     ]
 
 

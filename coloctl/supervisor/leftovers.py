@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coloctl import paths, spec
-from coloctl.colo import inuse
+from coloctl.colo import guard, inuse
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
@@ -130,9 +130,10 @@ async def _kill(folder: Path, one: Leftover) -> DeathProof:
 
 
 async def close_taps(folder: Path) -> None:
-    """Set the taps of the pair in ``folder`` down, as far as its pair file can be read.
+    """Set the taps of the pair in ``folder`` down, and lift its packet rules.
 
-    One that a process holds is a living guest's, under another state folder, and stays up.
+    As far as its pair file can be read. A tap that a process holds is a living guest's, under
+    another state folder, and stays up.
     """
     with contextlib.suppress(ColoctlError):
         pair = remembered(folder)
@@ -140,6 +141,7 @@ async def close_taps(folder: Path) -> None:
             host = open_host(pair.nodes[node].host)
             try:
                 await inuse.lower_taps(pair, host, node)
+                await guard.lift_at(pair, host)
             finally:
                 await host.aclose()
 

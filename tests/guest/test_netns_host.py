@@ -319,11 +319,12 @@ def test_the_kernel_tells_a_cut_connection_from_a_peer_that_does_not_read(pair: 
 
 def test_beacons_notice_a_cut_in_either_direction_and_its_healing(pair: Pair) -> None:
     at = {"a": Endpoint("10.99.0.1", 9197), "b": Endpoint("10.99.0.2", 9197)}
+    key = bytes(32)
 
     async def story() -> None:
         async with both(pair) as (host_a, host_b):
-            a = await host_a.beacon(at["a"], at["b"])
-            b = await host_b.beacon(at["b"], at["a"])
+            a = await host_a.beacon(at["a"], at["b"], key)
+            b = await host_b.beacon(at["b"], at["a"], key)
             with closing(a), closing(b):
                 a.meet(b)
                 b.meet(a)

@@ -108,9 +108,11 @@ async def second(spec: PairSpec, ground: Ground, primary: VM) -> VM:
     secondary = await launch.launch_secondary(spec, ground, "b", record=None)
     try:
         deadline = Deadline(PATIENCE_S)
-        steps = plan.prepare_secondary(spec, "b", ground.binary.dialect)
+        steps = plan.prepare_secondary(ground.wires(spec), "b", ground.binary.dialect)
         await run(steps, secondary.monitor, deadline=deadline)
-        await run(plan.connect_replicas(spec, "b"), primary.monitor, deadline=deadline)
+        await run(
+            plan.connect_replicas(ground.wires(spec), "b"), primary.monitor, deadline=deadline
+        )
     except BaseException:
         await secondary.kill(10)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import socket
@@ -20,6 +21,8 @@ from coloctl import paths
 from coloctl.check import freshcode
 from coloctl.check.doctor import examine_pair
 from coloctl.check.finding import Finding, Severity, worst
+from coloctl.lab import layout, netns
+from coloctl.lab.network import Lab
 from coloctl.lab.qemu import Build
 from coloctl.model.pair import (
     CheckpointSpec,
@@ -33,6 +36,7 @@ from coloctl.model.pair import (
 )
 
 pytestmark = pytest.mark.qemu
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 
 PAIR = """
 name = "web"
@@ -163,8 +167,30 @@ def test_an_image_in_use(spec: PairSpec, holding: Path) -> None:
     assert f"{holding} on node a is in use" in found.sentence
 
 
-def test_a_busy_port(spec: PairSpec) -> None:
-    with socket.socket() as busy:
+@pytest.fixture
+def apart(spec: PairSpec) -> Iterator[tuple[PairSpec, Lab]]:
+    """The same pair on two hosts."""
+    with Lab.up(f"t{os.getpid()}-doctor") as lab:
+        nodes = {
+            "a": NodeSpec("a", f"netns:{lab.host_a}", layout.REPLICATION_A),
+            "b": NodeSpec("b", f"netns:{lab.host_b}", layout.REPLICATION_B),
+        }
+        yield replace(spec, nodes=nodes), lab
+
+
+@needs_root
+def test_a_pair_on_two_hosts_has_ports_that_strangers_can_be_kept_from(
+    apart: tuple[PairSpec, Lab],
+) -> None:
+    findings = examine(apart[0])
+    assert bad(findings) == {}
+    assert [one.severity for one in findings if one.name == "strangers"] == [Severity.OK] * 2
+
+
+@needs_root
+def test_a_busy_port(apart: tuple[PairSpec, Lab]) -> None:
+    spec, lab = apart
+    with netns.inside(lab.host_b, socket.socket) as busy:
         busy.bind((spec.nodes["b"].address, spec.replication.nbd_port()))
         busy.listen()
         found = only(spec, "ports", Severity.ERROR)
@@ -172,8 +198,10 @@ def test_a_busy_port(spec: PairSpec) -> None:
     assert "node b" in found.sentence
 
 
-def test_an_address_that_is_not_here(spec: PairSpec) -> None:
-    nodes = {**spec.nodes, "b": NodeSpec("b", "local", "192.0.2.1")}
+@needs_root
+def test_an_address_that_is_not_here(apart: tuple[PairSpec, Lab]) -> None:
+    spec, lab = apart
+    nodes = {**spec.nodes, "b": NodeSpec("b", f"netns:{lab.host_b}", "192.0.2.1")}
     found = bad(examine(replace(spec, nodes=nodes)))
     assert "192.0.2.1" in found["replication link"].sentence
 

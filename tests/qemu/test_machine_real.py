@@ -32,6 +32,7 @@ from coloctl.model.pair import (
     ReplicationSpec,
     TapSpec,
 )
+from coloctl.model.wires import Wires
 from coloctl.qmp import command as qmp
 from coloctl.vm import VM, inspect
 
@@ -58,8 +59,11 @@ def build(qemu_build: qemu.Build) -> qemu.Build:
 
 @pytest.fixture
 def rundir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short, because unix sockets lie in it."""
-    return tmp_path_factory.mktemp("m")
+    """Node a's in a pair's folder; short, because unix sockets lie in it."""
+    folder = tmp_path_factory.mktemp("m")
+    for node in NODES:
+        (folder / node).mkdir()
+    return folder / "a"
 
 
 def firmware_pair(
@@ -236,7 +240,7 @@ def test_a_survivor_becomes_a_primary_over_qmp(build: qemu.Build, rundir: Path) 
             for name in chardev.ids_secondary(0):
                 await vm.execute(qmp.chardev_remove(name))
             for _ in range(2):
-                for one in chardev.primary(pair, 0, pair.nodes["a"].address, rundir):
+                for one in chardev.primary(pair, 0, "b", rundir):
                     await vm.execute(qmp.chardev_add(one.id, one.backend()))
                 for properties in netfilter.primary_filters(
                     pair, 0, status=False, behind_rewriter=True
@@ -264,7 +268,7 @@ def test_a_secondary_may_find_its_primary_again(build: qemu.Build, rundir: Path)
         await make_images(pair, build, rundir)
         launch, dialect = await describe(pair, "a", build, rundir)
         async with running(launch, "a", rundir) as vm:
-            for one in chardev.secondary(pair, 0, pair.nodes["a"].address, dialect):
+            for one in chardev.secondary(pair, 0, "a", rundir, dialect):
                 await vm.execute(qmp.chardev_add(one.id, one.backend()))
             assert set(chardev.ids_secondary(0)) <= (await names(vm))["chardevs"]
 
@@ -274,7 +278,7 @@ def test_a_secondary_may_find_its_primary_again(build: qemu.Build, rundir: Path)
 def test_a_replica_joins_the_quorum(build: qemu.Build, rundir: Path) -> None:
     pair = firmware_pair(rundir, count=1)
     folders: dict[NodeName, Path] = {"a": rundir / "a", "b": rundir / "b"}
-    port, here = pair.replication.nbd_port(), pair.nodes["b"].address
+    at = Wires(pair, rundir).exports("b")
 
     async def check() -> None:
         for folder in folders.values():
@@ -283,9 +287,9 @@ def test_a_replica_joins_the_quorum(build: qemu.Build, rundir: Path) -> None:
         one, _ = await describe(pair, "a", build, folders["a"])
         two, _ = await describe(pair, "b", build, folders["b"])
         async with running(one, "a", folders["a"]) as primary, running(two, "b", folders["b"]) as b:
-            await b.execute(qmp.nbd_server_start(here, port))
+            await b.execute(qmp.nbd_server_start(at))
             await b.execute(qmp.block_export_add("exp0", "parent0", "parent0", writable=True))
-            await primary.execute(qmp.blockdev_add(blockdev.nbd_client(0, here, port)))
+            await primary.execute(qmp.blockdev_add(blockdev.nbd_client(0, at)))
             await primary.execute(qmp.x_blockdev_change("colo-disk0", node="nbd0"))
             assert "nbd0" in (await names(primary))["nodes"]
             await primary.execute(qmp.x_blockdev_change("colo-disk0", child="children.1"))

@@ -21,6 +21,7 @@ from coloctl.errors import CommandRefused, OutcomeUnknown, Unreachable
 from coloctl.lab import qemu
 from coloctl.model.dialect import ReturnPath
 from coloctl.model.qapi import RunState
+from coloctl.model.wires import Endpoint
 from coloctl.qmp import command as qmp
 from coloctl.qmp import dialect, wait
 from coloctl.qmp import schema as qmp_schema
@@ -242,7 +243,7 @@ async def serve_disk(monitor: Monitor, port: int) -> None:
     disk = {"driver": "null-co", "node-name": "parent0", "size": 1 << 20, "read-zeroes": True}
     steps = [
         Step(qmp.blockdev_add(disk)),
-        Step(qmp.nbd_server_start("127.0.0.1", port)),
+        Step(qmp.nbd_server_start(Endpoint("127.0.0.1", port))),
         Step(qmp.block_export_add("exp0", "parent0", "parent0")),
     ]
     await run(steps, monitor, deadline=Deadline(20))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fake_qmp import FakeQMP
 from coloctl.colo.launch import Ground
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.base import (
+    Caller,
     Completed,
     Death,
     DeathProof,
@@ -44,6 +46,7 @@ from coloctl.model.pair import (
     TapSpec,
 )
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.wires import Address
 from coloctl.qmp.monitor import Monitor
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM, Binary
@@ -83,6 +86,11 @@ def make_spec(*, disks: int = 1, nics: int = 1, by_hand: bool = False) -> PairSp
         },
         policy=Policy(auto_failover=not by_hand, auto_reprotect=False),
     )
+
+
+def on_one_host(spec: PairSpec) -> PairSpec:
+    """Both nodes of the pair are on this machine."""
+    return replace(spec, nodes={n: replace(node, host="local") for n, node in spec.nodes.items()})
 
 
 class FakeProcess(Process):
@@ -190,6 +198,7 @@ class FakeHost(Host):
         self.unwatchable = False
         self.lost = 0  #: datagrams that it did not hear
         self.sent_data: tuple[Sent, ...] = ()  #: what its kernel knows of the pair's connections
+        self.strangers: tuple[Caller, ...] = ()  #: who else is connected to its QEMU
         self.cut_off = False  #: nothing reaches it over the replication link
         self.holding: list[str] = []  #: what processes that nobody knows hold of a dead QEMU
         self.letting_go = False  #: one of it less each time that it is asked about
@@ -231,15 +240,26 @@ class FakeHost(Host):
 
         yield Watch()
 
-    async def beacon(self, at: Endpoint, peer: Endpoint) -> Beacon:
+    async def callers(self, server: Process, at: Address, friend: Process) -> Sequence[Caller]:
+        return (Caller("the peer", friend=True), *self.strangers)
+
+    async def hang_up(self, server: Process, at: Address, friend: Process | None = None) -> int:
+        self.strangers = ()
+        return 0
+
+    async def widen(self, server: Process, at: Address, size: int) -> None:
+        return None
+
+    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:
         return FakeBeacon(self)
 
     async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
         if self.cut_off:
             raise Unreachable(f"no connection to {listen}")
 
-    async def hear(self, endpoint: Endpoint, length: int, *, deadline_s: float) -> bytes:
-        await self.carries(self, endpoint, deadline_s=deadline_s)
+    async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
+        assert isinstance(at, Endpoint)
+        await self.carries(self, at, deadline_s=deadline_s)
         return b"NBDMAGICIHAVEOPT"
 
     async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> Deliveries | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -21,6 +22,8 @@ from coloctl.supervisor.acts.stop import abandon
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
 
 #: How long protecting may take without progress, seconds. Copying a disk renews it with every byte
 #: that goes over, so a big disk has no fixed end; what a guest stands still for has its own limits.
@@ -89,7 +92,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     await _until_booted(state, primary)
     await _until_reported(state, state.seats[primary.node])
     state.progress("link")
-    await link.require(state.spec, primary.host, state.ground.hosts[node], node)
+    await link.require(state.ground.wires(state.spec), primary.host, state.ground.hosts[node], node)
     state.progress("secondary")
     known = True
     try:
@@ -112,6 +115,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
         known=known,
         mirror_rate=lambda: state.tuning.mirror_rate,
         copied=lambda what: _remember_copy(state, node, what),
+        turned_away=lambda why: _remember_stranger(state, node, why),
     )
     try:
         await unless_it_dies(
@@ -161,6 +165,12 @@ def _remember_copy(state: PairState, node: NodeName, what: Copied) -> None:
     """The journal has what was copied, and every status shows it."""
     state.copied = what.sentence()
     state.record(Kind.NOTE, node=node, data={"copied": asdict(what)})
+
+
+def _remember_stranger(state: PairState, node: NodeName, why: str) -> None:
+    """Write into the journal, and into the log, that somebody else was found on a wire."""
+    log.warning(why)
+    state.record(Kind.NOTE, node=node, data={"stranger": why})
 
 
 async def _give_back(

@@ -6,7 +6,7 @@ import contextlib
 import logging
 
 from coloctl.clock import Deadline
-from coloctl.colo import generation, launch
+from coloctl.colo import generation, guard, launch
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError
 from coloctl.ha.failover import abandon_secondary, require_merged
@@ -101,6 +101,8 @@ async def end(state: PairState, node: NodeName, presence: Presence) -> None:
         await seat.vm.kill(10)
     seat.vacate(presence)
     await launch.sweep(state.spec, state.ground, node)
+    if all(one.vm is None for one in state.seats.values()):
+        await guard.lift(state.spec, state.ground.hosts)
 
 
 async def end_all(state: PairState) -> None:

@@ -14,11 +14,13 @@ from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import PreconditionFailed, ReplicationError
 from coloctl.model.pair import Role
 from coloctl.model.protection import Fact
+from coloctl.model.wires import Wires
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.unit
 
 SPEC = make_spec()
+WIRES = Wires(SPEC, Path("/run/coloctl/web"))
 NAMED = r"Node a does not reach node b.*10\.66\.0\.2:9099"
 
 
@@ -75,11 +77,11 @@ def test_a_port_that_a_dead_qemu_still_holds_is_waited_for(monkeypatch: pytest.M
 
     monkeypatch.setattr(FakeHost, "carries", carries)
     hosts = FakeHost("a", []), FakeHost("b", [])
-    asyncio.run(link.require(SPEC, *hosts, "b"))
+    asyncio.run(link.require(WIRES, *hosts, "b"))
     assert len(asked) == 3
     monkeypatch.setattr(link, "FREED_S", 0)
     with pytest.raises(PreconditionFailed, match="in use"):
-        asyncio.run(link.require(SPEC, *hosts, "b"))
+        asyncio.run(link.require(WIRES, *hosts, "b"))
 
 
 def test_what_answers_must_be_an_nbd_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,4 +90,4 @@ def test_what_answers_must_be_an_nbd_server(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(FakeHost, "hear", hear)
     with pytest.raises(ReplicationError, match=r"10\.66\.0\.2:9099 is no NBD server"):
-        asyncio.run(link.require_exports(SPEC, FakeHost("a", []), "b", Deadline(10)))
+        asyncio.run(link.require_exports(WIRES, FakeHost("a", []), "b", Deadline(10)))

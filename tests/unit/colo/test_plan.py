@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.fakes import DIALECTS, make_spec
+from support.fakes import DIALECTS, make_spec, on_one_host
 
 from coloctl.colo import difference_plan, plan, retune
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import Channel, NodeName, PairSpec, ReplicationSpec
+from coloctl.model.wires import Wires
 from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.sequence import Step
 
@@ -35,16 +36,21 @@ SPECS = {
     "two-of-each": make_spec(disks=2, nics=2),
     "tcp": replace(make_spec(), replication=ReplicationSpec(channel=Channel.TCP)),
     "multifd": replace(make_spec(), replication=ReplicationSpec(multifd_channels=2)),
+    "one-host": on_one_host(make_spec(nics=2)),
+    "one-host-multifd": on_one_host(
+        replace(make_spec(), replication=ReplicationSpec(multifd_channels=2))
+    ),
 }
 
 
 def protect(spec: PairSpec, dialect: Dialect, join: Dialogue, hold: Plan = ()) -> Dialogue:
+    wires = Wires(spec, RUNDIR)
     return [
-        ("b", plan.prepare_secondary(spec, "b", dialect)),
-        ("a", plan.connect_replicas(spec, "b")),
+        ("b", plan.prepare_secondary(wires, "b", dialect)),
+        ("a", plan.connect_replicas(wires, "b")),
         *join,
-        ("b", plan.receive(spec, "b")),
-        ("a", plan.start_migration(spec, "b", dialect, 1000)),
+        ("b", plan.receive(wires, "b")),
+        ("a", plan.start_migration(wires, "b", dialect, 1000)),
         ("a", hold),
         ("a", plan.engage_filters(spec)),
         ("a", plan.set_checkpoint_delay(1000)),

@@ -12,9 +12,10 @@ from machine_pairs import disk, make_pair, nic
 
 from coloctl.errors import SpecError
 from coloctl.machine import blockdev, chardev, device, netfilter
-from coloctl.machine.chardev import Inet, SocketChardev, Unix
+from coloctl.machine.chardev import SocketChardev
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import GuestSpec, NicSpec
+from coloctl.model.wires import Endpoint, SocketFile
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +30,7 @@ def primary_filters(pair: Any, index: int = 0, **how: Any) -> dict[str, dict[str
 
 
 def test_a_chardev_says_the_same_to_both() -> None:
-    server = SocketChardev("mirror0", Inet("10.66.0.1", 9003), server=True)
+    server = SocketChardev("mirror0", Endpoint("10.66.0.1", 9003), server=True)
     assert server.option() == (
         "socket,id=mirror0,host=10.66.0.1,port=9003,nodelay=on,server=on,wait=off"
     )
@@ -46,14 +47,14 @@ def test_a_chardev_says_the_same_to_both() -> None:
 
 def test_a_client_says_that_it_is_no_server() -> None:
     """QMP takes a socket for a server unless told, the command line for a client."""
-    client = SocketChardev("compare0-0", Unix(Path("/run/x.sock")), server=False)
+    client = SocketChardev("compare0-0", SocketFile(Path("/run/x.sock")), server=False)
     assert client.option() == "socket,id=compare0-0,path=/run/x.sock"
     assert client.backend()["data"]["server"] is False
 
 
 @pytest.mark.parametrize(("dialect", "value"), [(OLD, 1), (NEW, 1000)])
 def test_the_secondary_connects_again_in_the_dialect(dialect: Dialect, value: int) -> None:
-    for one in chardev.secondary(make_pair(), 0, "10.66.0.1", dialect):
+    for one in chardev.secondary(make_pair(), 0, "b", RUNDIR, dialect):
         assert one.option().endswith(f",{dialect.reconnect}={value}")
         assert one.backend()["data"][dialect.reconnect] == value
 
@@ -61,10 +62,10 @@ def test_the_secondary_connects_again_in_the_dialect(dialect: Dialect, value: in
 def test_what_goes_away_is_what_was_made() -> None:
     pair = make_pair(nics=(nic(), nic(1)))
     for i in (0, 1):
-        made = [one.id for one in chardev.primary(pair, i, "10.66.0.1", RUNDIR)]
+        made = [one.id for one in chardev.primary(pair, i, "a", RUNDIR)]
         assert sorted(chardev.ids_primary(i)) == sorted(made)
         assert set(chardev.peer_ids_primary(i)) < set(made)
-        followers = [one.id for one in chardev.secondary(pair, i, "10.66.0.1", NEW)]
+        followers = [one.id for one in chardev.secondary(pair, i, "b", RUNDIR, NEW)]
         assert sorted(chardev.ids_secondary(i)) == sorted(followers)
         assert sorted(netfilter.primary_ids_teardown(i)) == sorted(primary_filters(pair, i))
         kept = {one["id"] for one in netfilter.secondary_filters(pair, i)} - set(
@@ -81,10 +82,10 @@ def test_nics_share_no_id_and_no_port() -> None:
     addresses: list[object] = []
     for i, _ in enumerate(pair.nics):
         ids += primary_filters(pair, i)
-        chardevs = chardev.primary(pair, i, "10.66.0.1", RUNDIR)
+        chardevs = chardev.primary(pair, i, "a", RUNDIR)
         ids += [one.id for one in chardevs]
         addresses += [one.address for one in chardevs if one.server]
-    ports = [one.port for one in addresses if isinstance(one, Inet)]
+    ports = [one.port for one in addresses if isinstance(one, Endpoint)]
     ports += [pair.replication.nbd_port(), pair.replication.migration_port()]
     assert len(set(ids)) == len(ids)
     assert len(set(addresses)) == len(addresses)
@@ -94,8 +95,8 @@ def test_nics_share_no_id_and_no_port() -> None:
 def test_filters_speak_through_chardevs_that_exist() -> None:
     pair = make_pair(nics=(nic(), nic(1)))
     for i in (0, 1):
-        there = {one.id for one in chardev.primary(pair, i, "10.66.0.1", RUNDIR)}
-        there |= {one.id for one in chardev.secondary(pair, i, "10.66.0.1", NEW)}
+        there = {one.id for one in chardev.primary(pair, i, "a", RUNDIR)}
+        there |= {one.id for one in chardev.secondary(pair, i, "b", RUNDIR, NEW)}
         for one in (
             *netfilter.primary_filters(pair, i, status=True),
             *netfilter.secondary_filters(pair, i),
@@ -167,7 +168,7 @@ def test_devices_and_files_have_their_own_drivers() -> None:
 
 
 def test_the_nbd_client_never_waits_for_a_dead_peer() -> None:
-    node = blockdev.nbd_client(2, "10.66.0.2", 9099)
+    node = blockdev.nbd_client(2, Endpoint("10.66.0.2", 9099))
     assert (node["node-name"], node["export"]) == ("nbd2", "parent2")
     assert "reconnect-delay" not in node
 

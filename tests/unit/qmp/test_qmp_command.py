@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from coloctl.model.wires import Endpoint
 from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
 
@@ -77,5 +78,5 @@ def test_parameters_are_spelled_with_dashes() -> None:
 
 
 def test_the_port_of_an_nbd_server_is_text() -> None:
-    data = qmp.nbd_server_start("10.66.0.2", 9099).arguments["addr"]["data"]
+    data = qmp.nbd_server_start(Endpoint("10.66.0.2", 9099)).arguments["addr"]["data"]
     assert data == {"host": "10.66.0.2", "port": "9099"}

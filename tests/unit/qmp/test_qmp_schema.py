@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from coloctl.errors import UsageError
+from coloctl.model.wires import Endpoint, SocketFile
 from coloctl.qmp import command as qmp
 from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.command import Command
@@ -114,8 +115,10 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
         (("colo-disk0",), {"node": "nbd0"}),
         (("colo-disk0",), {"child": "children.1"}),
     ],
-    qmp.nbd_server_start: [(("10.66.0.2", 9099), {})],
-    qmp.nbd_server_start_unix: [(("/run/coloctl/web/a/resync.sock",), {})],
+    qmp.nbd_server_start: [
+        ((Endpoint("10.66.0.2", 9099),), {}),
+        ((SocketFile(Path("/run/coloctl/web/a/resync.sock")),), {}),
+    ],
     qmp.block_export_add: [
         (("exp0", "parent0", "parent0"), {}),
         (("resync0", "colo-disk0", "resync0"), {"writable": False, "bitmaps": ["resync0.a"]}),

@@ -1,0 +1,63 @@
+"""The ports of a pair on two hosts are its own: packet rules keep everybody else out.
+
+Raised before a QEMU is launched that may listen, lifted when nothing of the pair runs. A pair on
+one host listens at no port and has none. Where the kernel has no packet rules the pair runs all the
+same: `coloctl.colo.peers` turns strangers away, but only when the pair is protected, and `doctor`
+says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from coloctl.errors import PreconditionFailed
+from coloctl.host.base import Host
+from coloctl.host.guard import Guarded
+from coloctl.model.pair import NODES, NodeName, PairSpec, other
+from coloctl.model.wires import Wires
+
+log = logging.getLogger(__name__)
+
+
+def guarded(wires: Wires, node: NodeName, name: str | None = None) -> Guarded:
+    """What is guarded on the host of ``node``, under ``name`` or the pair's own."""
+    spec = wires.spec
+    return Guarded(
+        name=name or _name(spec),
+        at=spec.nodes[node].address,
+        peer=spec.nodes[other(node)].address,
+        tcp=tuple(wires.ports()),
+        udp=(spec.replication.heartbeat_port(),),
+    )
+
+
+async def raise_guard(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
+    """Let only the two hosts and this user reach the pair's ports on both hosts."""
+    if not wires.ports():
+        return
+    for node in NODES:
+        try:
+            await hosts[node].guard(guarded(wires, node))
+        except PreconditionFailed as error:
+            log.warning("Other users may reach node %s's ports: %s", node, error.message)
+
+
+async def lift(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> None:
+    """Remove the pair's packet rules from both hosts."""
+    for node in NODES:
+        await lift_at(spec, hosts[node])
+
+
+async def lift_at(spec: PairSpec, host: Host) -> None:
+    """Remove the pair's packet rules from one of its hosts."""
+    if spec.shares_host():
+        return
+    try:
+        await host.unguard(_name(spec))
+    except PreconditionFailed as error:
+        log.debug("The packet rules of %s were not removed: %s", host.name, error.message)
+
+
+def _name(spec: PairSpec) -> str:
+    return f"coloctl-{spec.name}"

@@ -1,0 +1,104 @@
+"""Each wire of a pair must end in the other QEMU of that pair before the pair counts as protected.
+
+A chardev server takes one client, whoever it is: a stranger that came first would hold the slot,
+the comparison would hear nothing, and the pair would say that it is protected. `colo.protect` asks
+`require` once the wires are connected, and again before it says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from coloctl.clock import Deadline
+from coloctl.errors import ReplicationError
+from coloctl.model.wires import Address, SocketFile, Wires
+from coloctl.qmp import command as qmp
+from coloctl.vm import VM
+
+#: A secondary whose connection was refused tries again after 1 s; room for several tries. Seconds.
+CONNECTED_S = 10.0
+#: Between two looks, seconds: nobody but the act waits.
+AGAIN_S = 0.05
+
+#: What may wait in a unix socket on its way to the secondary's filters, bytes. QEMU writes to it
+#: from its main loop and waits there while it is full, and a unix socket has room for 200 kB by
+#: default, which is less than a hundred full frames.
+MIRROR_BYTES = 4 << 20
+
+#: Called with a sentence about each connection that was cut.
+TurnedAway = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One wire: the QEMU that listens, the one that has to be connected, and where."""
+
+    name: str
+    server: VM
+    client: VM
+    at: Address
+    chardev: str = ""  #: the server's id of it, where it is one
+
+
+def wires_of(wires: Wires, primary: VM, secondary: VM) -> Iterator[Wire]:
+    """List the wires between two QEMUs of a pair."""
+    yield Wire("the disks", secondary, primary, wires.exports(secondary.node))
+    for i, nic in enumerate(wires.spec.nics):
+        suffix = "" if i == 0 else f"-n{i}"
+        mirror, compare = wires.mirror(primary.node, i), wires.compare(primary.node, i)
+        yield Wire(f"what {nic.id} receives", primary, secondary, mirror, f"mirror0{suffix}")
+        yield Wire(f"what {nic.id} sends", primary, secondary, compare, f"compare1{suffix}")
+
+
+async def require(
+    wires: Wires, primary: VM, secondary: VM, deadline: Deadline, turned_away: TurnedAway
+) -> None:
+    """Wait until every wire ends in the right QEMU and nobody else is connected.
+
+    A stranger is cut off and reported. Raises `ReplicationError`, which names the wire and who
+    holds it.
+    """
+    within = Deadline(deadline.at_most(CONNECTED_S))
+    for wire in wires_of(wires, primary, secondary):
+        # What is looked at is in the kernel, and nothing tells when it changes.
+        while (why := await _wrong(wire, turned_away)) and not within.expired:  # noqa: ASYNC110
+            await asyncio.sleep(AGAIN_S)
+        if why:
+            raise ReplicationError(
+                f"The wire for {wire.name} at {wire.at} does not lead to node "
+                f"{wire.client.node}'s QEMU: {why}.",
+                stage="protect",
+                hint=f"see who is connected there, with `{_look(wire.at)}` on that host",
+            )
+        if isinstance(wire.at, SocketFile) and wire.chardev.startswith("mirror0"):
+            await wire.server.host.widen(wire.server.process, wire.at, MIRROR_BYTES)
+
+
+async def _wrong(wire: Wire, turned_away: TurnedAway) -> str:
+    """Say what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
+    host, server, client = wire.server.host, wire.server.process, wire.client.process
+    callers = await host.callers(server, wire.at, client)
+    if callers is None:
+        return "" if await _connected(wire) else "nothing is connected to it"
+    strangers = [one.peer for one in callers if not one.friend]
+    if strangers:
+        await host.hang_up(server, wire.at, client)
+        who = ", ".join(strangers)
+        turned_away(f"A stranger at {wire.at} ({wire.name}) was cut off: {who}.")
+        return f"{who} was connected to it"
+    return "" if callers else "nothing is connected to it"
+
+
+async def _connected(wire: Wire) -> bool:
+    """Whether QEMU itself says so; of an NBD server it cannot be asked."""
+    if not wire.chardev:
+        return True
+    listed = await wire.server.execute(qmp.query_chardev())
+    names = {str(one["label"]): str(one["filename"]) for one in listed}
+    return not names.get(wire.chardev, "disconnected:").startswith("disconnected:")
+
+
+def _look(at: Address) -> str:
+    return f"ss -xp src {at}" if isinstance(at, SocketFile) else f"ss -tnp sport = {at.port}"

@@ -1,0 +1,54 @@
+"""A survivor is freed of its dead peer, and of whoever else keeps it waiting, from outside QEMU.
+
+Called at a failover, once the peer is proven dead, and when a protection is abandoned. Invariant:
+nothing here needs the survivor's main loop, which may be what hangs.
+"""
+
+from __future__ import annotations
+
+from coloctl.clock import Deadline
+from coloctl.colo import plan
+from coloctl.errors import CommandRefused
+from coloctl.model.pair import PairSpec, Role
+from coloctl.model.wires import Wires
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import run
+from coloctl.vm import VM
+
+#: How often a yank is built anew when an instance went away between asking and yanking.
+YANK_TRIES = 5
+
+#: Out-of-band answers took 11 ms at worst on two busy cores (docs/qemu.md).
+RESCUE_DEADLINE_S = 2.0
+
+
+async def free(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> None:
+    """Cut every connection between the survivor and its dead peer, and every client of its disks.
+
+    Half a write that an NBD client holds open keeps QEMU from draining the disk: the guest would
+    stand still, and ``nbd-server-stop`` would never answer. A yank does not reach NBD clients.
+    """
+    if role is Role.SECONDARY:
+        exports = Wires(spec, survivor.rundir.parent).exports(survivor.node)
+        await survivor.host.hang_up(survivor.process, exports)
+    await yank_peer(spec, survivor, role, deadline)
+
+
+async def yank_peer(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> None:
+    """Cut what QEMU itself can cut of the connections to the dead peer, out of band."""
+    ours = (
+        plan.peer_instances_secondary(spec)
+        if role is Role.SECONDARY
+        else plan.peer_instances_primary(spec)
+    )
+    for attempt in range(YANK_TRIES):
+        present = await survivor.monitor.rescue(
+            qmp.query_yank(), deadline.at_most(RESCUE_DEADLINE_S)
+        )
+        try:
+            await run(plan.yank_peer(present, ours), survivor.monitor, deadline=deadline)
+        except CommandRefused:
+            if attempt == YANK_TRIES - 1:
+                raise
+        else:
+            return

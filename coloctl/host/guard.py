@@ -1,0 +1,156 @@
+"""Packet rules around the ports of one pair on one host: its peer may use them, nobody else.
+
+Installed before a QEMU listens, lifted when nothing of the pair runs. Invariants: a packet to one
+of the ports passes only from the peer's address or our own, and what is sent to them from this host
+only from a socket of this user; a pair has one table of its own, which goes as a whole, and no
+other rule is touched. Acts in the namespace of the calling thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# Numbers from linux/netfilter/nf_tables.h, linux/netfilter.h and linux/in.h.
+_META_SKUID = 10
+_META_L4PROTO = 16
+_NETWORK_HEADER = 1
+_TRANSPORT_HEADER = 2
+_EQUAL, _UNEQUAL = 0, 1
+_NF_DROP = 0
+_NF_ACCEPT = 1
+_FAMILIES = {4: 2, 6: 10}
+#: Where source and destination address begin in the header, and how long they are.
+_ADDRESSES = {4: (12, 16, 4), 6: (8, 24, 16)}
+_RECEIVED, _SENT = "received", "sent"
+
+Expressions = list[Any]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What is guarded on one host: the ports of ``at``, for the host at ``peer``."""
+
+    name: str  #: of the table
+    at: str
+    peer: str
+    tcp: Collection[int]
+    udp: Collection[int]
+
+
+def install(guarded: Guarded) -> None:
+    """Let nobody but the peer and this user reach the ports; an older table of that name is gone.
+
+    Raises `OSError` where the kernel has no nftables, or gives no right to them.
+    """
+    from pyroute2.netlink.exceptions import NetlinkError  # takes 0.1 s
+    from pyroute2.nftables.main import NFTables
+
+    family = ipaddress.ip_address(guarded.at).version
+    remove(guarded.name)
+    try:
+        with NFTables(nfgen_family=_FAMILIES[family]) as nft:
+            table = guarded.name
+            nft.table("add", name=table)
+            for chain, hook in ((_RECEIVED, "input"), (_SENT, "output")):
+                nft.chain("add", table=table, name=chain, hook=hook, type="filter",
+                          policy=_NF_ACCEPT, priority=0)  # fmt: skip
+            for chain, expressions in _rules(guarded, family):
+                nft.rule("add", table=table, chain=chain, expressions=expressions)
+    except NetlinkError as error:
+        with contextlib.suppress(OSError):
+            remove(guarded.name)
+        raise OSError(error.code, os.strerror(error.code)) from None
+
+
+def remove(name: str) -> None:
+    """Lift the rules of that name; fine where there are none. Raises `OSError` as `install`."""
+    from pyroute2.netlink.exceptions import NetlinkError
+    from pyroute2.nftables.main import NFTables
+
+    for family in _FAMILIES.values():
+        try:
+            with NFTables(nfgen_family=family) as nft:
+                tables = {
+                    str(one.get_attr("NFTA_TABLE_NAME"))
+                    for one in nft.get_tables()
+                    if one["nfgen_family"] == family
+                }
+                if name in tables:
+                    nft.table("del", name=name)
+        except NetlinkError as error:
+            raise OSError(error.code, os.strerror(error.code)) from None
+
+
+def _rules(guarded: Guarded, family: int) -> Iterator[tuple[str, list[Expressions]]]:
+    """Each rule with its chain; all of them drop."""
+    source, destination, length = _ADDRESSES[family]
+
+    def network(offset: int, address: str, how: int) -> Expressions:
+        return [_loaded(_NETWORK_HEADER, offset, length), _compared(_packed(address), how)]
+
+    both = [(socket.IPPROTO_TCP, port) for port in sorted(guarded.tcp)]
+    both += [(socket.IPPROTO_UDP, port) for port in sorted(guarded.udp)]
+    mine = struct.pack("=I", os.geteuid())
+    for protocol, port in both:
+        to_port = [
+            [_meta(_META_L4PROTO), _compared(bytes([protocol]), _EQUAL)],
+            [_loaded(_TRANSPORT_HEADER, 2, 2), _compared(struct.pack("!H", port), _EQUAL)],
+        ]
+        yield (
+            _RECEIVED,
+            [
+                network(destination, guarded.at, _EQUAL),
+                *to_port,
+                network(source, guarded.peer, _UNEQUAL),
+                # What this host sends to itself has passed the other chain.
+                network(source, guarded.at, _UNEQUAL),
+                _dropped(),
+            ],
+        )
+        for address in (guarded.at, guarded.peer):
+            yield (
+                _SENT,
+                [
+                    network(destination, address, _EQUAL),
+                    *to_port,
+                    [_meta(_META_SKUID), _compared(mine, _UNEQUAL)],
+                    _dropped(),
+                ],
+            )
+
+
+def _packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+def _meta(key: int) -> dict[str, Any]:
+    return _expression("meta", {"key": key, "dreg": 1})
+
+
+def _loaded(base: int, offset: int, length: int) -> dict[str, Any]:
+    return _expression("payload", {"dreg": 1, "base": base, "offset": offset, "len": length})
+
+
+def _compared(value: bytes, how: int) -> dict[str, Any]:
+    data = {"attrs": [("NFTA_DATA_VALUE", value)]}
+    return _expression("cmp", {"sreg": 1, "op": how, "data": data})
+
+
+def _dropped() -> Any:
+    from pyroute2.nftables.expressions import verdict
+
+    return verdict(_NF_DROP)
+
+
+def _expression(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from pyroute2.nftables.expressions import genex
+
+    made: dict[str, Any] = genex(name, arguments)
+    return made

@@ -1,0 +1,167 @@
+"""Who is connected to a QEMU: its sockets are looked at, cut or widened from outside.
+
+Used before a pair counts as protected (is it really the peer that holds each slot?) and at a
+promotion (an NBD client that holds half a write open keeps ``nbd-server-stop`` waiting for ever,
+and no out-of-band command of QEMU reaches it). Invariant: who a peer is, the kernel says, by the
+process that connected (``SO_PEERCRED``) or by a socket with the same two ends in the other process.
+
+pidfd_getfd(2) (Linux 5.6) needs the right to trace the process: root has it, and its own user,
+where the kernel lets a user trace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from coloctl.host.base import Caller
+from coloctl.model.wires import Address, Endpoint
+
+_PIDFD_GETFD = 438  # the same on every architecture (asm-generic/unistd.h)
+_SO_SNDBUFFORCE = 32
+_UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7))
+
+
+def callers(server: int, at: Address, friend: int) -> tuple[Caller, ...] | None:
+    """List the connections that process ``server`` accepted at ``at`` and that still stand.
+
+    One of process ``friend`` is marked as such. None: this user may not look.
+    """
+    try:
+        with _accepted(server, at) as accepted:
+            if not accepted:
+                return ()
+            if not isinstance(at, Endpoint):
+                return tuple(_unix_caller(one, friend) for one in accepted)
+            with _sockets(friend) as theirs:
+                ends = {end for one in theirs if (end := _ends(one)) is not None}
+            return tuple(_tcp_caller(one, ends) for one in accepted)
+    except PermissionError:
+        return None
+
+
+def hang_up(server: int, at: Address, friend: int | None = None) -> int | None:
+    """Cut every connection that process ``server`` accepted at ``at``, but those of ``friend``.
+
+    Both directions end at once, also of a request that came only in part. Returns how many were
+    cut; None: this user may not do that.
+    """
+    try:
+        with _accepted(server, at) as accepted:
+            known = callers(server, at, friend) if friend is not None else None
+            friends = {caller.peer for caller in known or () if caller.friend}
+            cut = [one for one in accepted if _peer(one) not in friends]
+            for one in cut:
+                with contextlib.suppress(OSError):  # it ended by itself
+                    one.shutdown(socket.SHUT_RDWR)
+            return len(cut)
+    except PermissionError:
+        return None
+
+
+def widen(server: int, at: Address, size: int) -> None:
+    """Let ``size`` bytes wait in what process ``server`` sends over its connections at ``at``.
+
+    As far as this user may: without the right to more, up to ``net.core.wmem_max``.
+    """
+    with contextlib.suppress(PermissionError), _accepted(server, at) as accepted:
+        for one in accepted:
+            try:
+                one.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
+            except PermissionError:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
+@contextlib.contextmanager
+def _sockets(pid: int) -> Iterator[list[socket.socket]]:
+    """Hold copies of the sockets of a process; none of one that is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with contextlib.ExitStack() as held:
+        found: list[socket.socket] = []
+        try:
+            pidfd = os.pidfd_open(pid)
+            held.callback(os.close, pidfd)
+            numbers = [entry.name for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        except (ProcessLookupError, FileNotFoundError):
+            numbers = []
+        for number in numbers:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if not str(Path(f"/proc/{pid}/fd/{number}").readlink()).startswith("socket:"):
+                    continue
+            copy = libc.syscall(_PIDFD_GETFD, pidfd, int(number), 0)
+            if copy < 0:
+                if ctypes.get_errno() in (1, 13):
+                    raise PermissionError(f"the sockets of process {pid} may not be looked at")
+                continue  # closed in between
+            try:
+                found.append(held.enter_context(socket.socket(fileno=copy)))
+            except OSError:  # no socket any more
+                os.close(copy)
+        yield found
+
+
+@contextlib.contextmanager
+def _accepted(server: int, at: Address) -> Iterator[list[socket.socket]]:
+    """Hold copies of the connections that stand between ``at`` and whoever connected there."""
+    with _sockets(server) as sockets:
+        yield [one for one in sockets if _is_at(one, at) and _stands(one)]
+
+
+def _is_at(sock: socket.socket, at: Address) -> bool:
+    if isinstance(at, Endpoint):
+        ends = _ends(sock)
+        return ends is not None and ends[0] == (at.address, at.port)
+    return sock.family == socket.AF_UNIX and sock.getsockname() == str(at.path)
+
+
+def _stands(sock: socket.socket) -> bool:
+    """Whether it is connected and its other end has not closed it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return not listens and not poll.poll(0)
+
+
+Ends = tuple[tuple[str, int], tuple[str, int]]
+
+
+def _ends(sock: socket.socket) -> Ends | None:
+    """Our and the other end's address and port; None of what is no TCP connection."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        return None
+    try:
+        here, there = sock.getsockname(), sock.getpeername()
+    except OSError:
+        return None
+    return (here[0], here[1]), (there[0], there[1])
+
+
+def _tcp_caller(sock: socket.socket, theirs: set[Ends]) -> Caller:
+    ends = _ends(sock)
+    return Caller(_peer(sock), friend=ends is not None and (ends[1], ends[0]) in theirs)
+
+
+def _unix_caller(sock: socket.socket, friend: int) -> Caller:
+    pid, _, _ = _credentials(sock)
+    return Caller(_peer(sock), friend=pid == friend)
+
+
+def _peer(sock: socket.socket) -> str:
+    """Name the other end for people: its process, or its address and port."""
+    if sock.family == socket.AF_UNIX:
+        pid, uid, _ = _credentials(sock)
+        return f"process {pid} of user id {uid}"
+    ends = _ends(sock)
+    return "a connection that ended" if ends is None else str(Endpoint(*ends[1]))
+
+
+def _credentials(sock: socket.socket) -> tuple[int, int, int]:
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    pid, uid, gid = _UCRED.unpack(data)
+    return pid, uid, gid

@@ -1,0 +1,121 @@
+"""Where the two QEMUs of a pair meet: one address per wire, decided here and nowhere else.
+
+Two QEMUs on one host meet at unix sockets in the pair's private folder (mode 0700), which no other
+user of the machine can reach. QEMUs on two hosts meet at TCP ports of the replication addresses.
+Every layer that opens, names or tries a wire asks `Wires` for its address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coloctl.model.pair import Channel, NodeName, PairSpec
+
+#: Name under which both QEMUs know the migration socket that coloctl hands them.
+MIGRATION_FD = "migration"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An IP address and a TCP or UDP port; port 0 lets the kernel choose."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+    def flat(self) -> dict[str, Any]:
+        """As QAPI's ``SocketAddress``."""
+        return {"type": "inet", "host": self.address, "port": str(self.port)}
+
+    def wrapped(self) -> dict[str, Any]:
+        """As QAPI's ``SocketAddressLegacy``."""
+        return {"type": "inet", "data": {"host": self.address, "port": str(self.port)}}
+
+    def uri(self) -> str:
+        """As ``migrate`` takes it."""
+        return f"tcp:{self}"
+
+
+@dataclass(frozen=True)
+class SocketFile:
+    """A unix socket, reached by its path."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def flat(self) -> dict[str, Any]:
+        """As QAPI's ``SocketAddress``."""
+        return {"type": "unix", "path": str(self.path)}
+
+    def wrapped(self) -> dict[str, Any]:
+        """As QAPI's ``SocketAddressLegacy``."""
+        return {"type": "unix", "data": {"path": str(self.path)}}
+
+    def uri(self) -> str:
+        """As ``migrate`` takes it."""
+        return f"unix:{self.path}"
+
+
+Address = Endpoint | SocketFile
+
+
+@dataclass(frozen=True)
+class Wires:
+    """The addresses of one pair; ``folder`` is its state folder, with one folder per node."""
+
+    spec: PairSpec
+    folder: Path
+
+    def exports(self, node: NodeName) -> Address:
+        """Where ``node`` serves its disks over NBD while it is the secondary."""
+        return self._at(node, "nbd", self.spec.replication.nbd_port())
+
+    def mirror(self, node: NodeName, nic: int) -> Address:
+        """Where ``node`` hands out a copy of what its guest receives, while it is the primary."""
+        return self._at(node, _nth("mirror0", nic), self.spec.replication.mirror_port(nic))
+
+    def compare(self, node: NodeName, nic: int) -> Address:
+        """Where ``node`` takes in what the secondary's guest sends, while it is the primary."""
+        return self._at(node, _nth("compare1", nic), self.spec.replication.compare_port(nic))
+
+    def stream(self, node: NodeName) -> Address:
+        """Where ``node`` takes in the memory of the guest, where a connection has to be opened."""
+        return self._at(node, "stream", self.spec.replication.migration_port())
+
+    def migration_uri(self, secondary: NodeName) -> str:
+        """What ``migrate`` and ``migrate-incoming`` are given."""
+        if self.spec.replication.stream is Channel.FD:
+            return f"fd:{MIGRATION_FD}"
+        return self.stream(secondary).uri()
+
+    def ports(self) -> Mapping[int, str]:
+        """The TCP ports that a node listens on in one role or the other, and what for."""
+        if self.spec.shares_host():
+            return {}
+        replication = self.spec.replication
+        wanted = {
+            replication.nbd_port(): "the disk export",
+            replication.migration_port(): "the migration stream",
+        }
+        for i, _ in enumerate(self.spec.nics):
+            wanted[replication.mirror_port(i)] = "mirrored packets"
+            wanted[replication.compare_port(i)] = "packets to compare"
+        return wanted
+
+    def _at(self, node: NodeName, name: str, port: int) -> Address:
+        if self.spec.shares_host():
+            return SocketFile(self.folder / node / f"{name}.sock")
+        return Endpoint(self.spec.nodes[node].address, port)
+
+
+def _nth(name: str, nic: int) -> str:
+    """The name of a wire of one NIC, spelled as the id of its chardev is."""
+    return name if nic == 0 else f"{name}-n{nic}"

@@ -1,0 +1,265 @@
+"""Another local user tries everything that a pair has to offer, and gets nothing and stops nothing.
+
+The user is nobody, on one machine with the pair: on its hosts, beside them, and outside of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.pairs import Stage, firmware_spec, guest_writes, holds, make_disks, supervised
+from support.stranger import FLOOD, NBD, TAKE, stranger
+
+from coloctl.colo import guard, peers
+from coloctl.errors import ReplicationError
+from coloctl.lab import layout, qemu
+from coloctl.lab.network import Lab
+from coloctl.model.pair import NODES, NodeName, NodeSpec, PairSpec, Role
+from coloctl.model.protection import Protection
+from coloctl.model.wires import SocketFile, Wires
+from coloctl.supervisor import acts
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(os.geteuid() != 0, reason="other users and namespaces need root"),
+]
+
+BLOCK = 65536
+WRITTEN = 0x11
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab.up(f"t{os.getpid()}-stranger") as lab:
+        yield lab
+
+
+def on_two_hosts(lab: Lab, spec: PairSpec) -> PairSpec:
+    nodes: dict[NodeName, NodeSpec] = {
+        "a": NodeSpec("a", f"netns:{lab.host_a}", layout.REPLICATION_A),
+        "b": NodeSpec("b", f"netns:{lab.host_b}", layout.REPLICATION_B),
+    }
+    return replace(spec, nodes=nodes)
+
+
+@pytest.fixture
+def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
+    build = qemu_builds("11.1")
+    spec = firmware_spec(tmp_path, build, "tcg", automatic=True)
+    asyncio.run(make_disks(spec, build.img))
+    return spec
+
+
+def doors(spec: PairSpec) -> list[list[Any]]:
+    """Every TCP address of the pair, whether somebody listens there or not."""
+    ports = Wires(spec, Path("/")).ports()
+    return [[spec.nodes[node].address, port] for node in NODES for port in ports]
+
+
+def exports(spec: PairSpec) -> list[list[Any]]:
+    return [[spec.nodes[node].address, spec.replication.nbd_port()] for node in NODES]
+
+
+def beacons(spec: PairSpec) -> list[list[Any]]:
+    return [[spec.nodes[node].address, spec.replication.heartbeat_port()] for node in NODES]
+
+
+async def attacked(program: str, given: list[Any], **words: Any) -> list[dict[str, Any]]:
+    """What the stranger said that it got, once it was through."""
+
+    def attack() -> list[dict[str, Any]]:
+        with stranger(program, given, **words) as said:
+            return said
+
+    return await asyncio.to_thread(attack)
+
+
+async def carries_on(stage: Stage) -> None:
+    """The pair is protected, has never failed over, and takes checkpoints."""
+    assert stage.state.protection is Protection.COLO
+    assert stage.state.generation == 1
+    assert "FAILED_OVER" not in [name for name, _ in stage.events]
+    await stage.checkpoints()
+
+
+def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None:
+    """NBD, migration, mirror, compare and beacon, before the secondary comes and in COLO."""
+    spec = on_two_hosts(lab, spec)
+    places = (lab.host_a, lab.host_b, lab.client, None)
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            with ExitStack() as staying:
+                for place in places:  # those who come first, and stay
+                    said = staying.enter_context(stranger(TAKE, doors(spec), namespace=place))
+                    assert [one for one in said if one["got"]] == []
+                await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+            await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
+            await stage.checkpoints()
+            for place in places:
+                said = await attacked(TAKE, doors(spec), namespace=place)
+                assert [one for one in said if one["got"]] == []
+                said = await attacked(NBD, exports(spec), namespace=place, write=True)
+                assert [one for one in said if one["got"]] == []
+            await carries_on(stage)
+            for place in (lab.host_a, lab.host_b):
+                for rate in (4000, 50_000):
+                    await attacked(FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate)
+                    await carries_on(stage)
+            assert await holds(stage.primary, WRITTEN, 0, BLOCK)
+
+    asyncio.run(check())
+
+
+@pytest.fixture
+def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state folder in a place that everybody may enter."""
+    folder = Path(tempfile.mkdtemp(prefix="coloctl-t-", dir="/tmp"))
+    folder.chmod(0o755)
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(folder))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_pair_on_one_host_has_no_port_and_no_socket_for_strangers(
+    reachable: Path, spec: PairSpec
+) -> None:
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
+            folder = stage.state.ground.folder
+            for node in NODES:
+                host = stage.state.ground.hosts[node]
+                assert not await host.ports_in_use(spec.nodes[node].address) & set(
+                    range(spec.replication.base_port, spec.replication.base_port + 100)
+                )
+            files = [str(path) for path in folder.rglob("*.sock")]
+            wire = Wires(spec, folder).exports("b")
+            assert isinstance(wire, SocketFile)
+            assert str(wire.path) in files
+            assert len(files) >= 8  # monitors, loops, mirror, compare and export
+            said = await attacked(TAKE, files)
+            assert {one["why"] for one in said} == {"[Errno 13] Permission denied"}
+            said = await attacked(NBD, [str(wire.path)], write=True)
+            assert [one for one in said if one["got"]] == []
+            await attacked(FLOOD, beacons(spec), seconds=2.0, rate=0)
+            await carries_on(stage)
+
+    asyncio.run(check())
+
+
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes no packet rules."""
+
+    async def none(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(guard, "raise_guard", none)
+
+
+def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
+    lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = on_two_hosts(lab, spec)
+    unguarded(monkeypatch)
+    wires = Wires(spec, Path("/"))
+    slots = [[at.address, at.port] for at in (wires.mirror("a", 0), wires.compare("a", 0))]  # type: ignore[union-attr]
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            with stranger(TAKE, slots, namespace=lab.host_a) as said:
+                assert all(one["got"] for one in said)
+                await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+            await carries_on(stage)
+            journal = (stage.state.ground.folder / "journal.jsonl").read_text()
+            assert journal.count('"stranger"') == len(slots)
+
+    asyncio.run(check())
+
+
+#: Comes again whenever it is turned away, on behalf of many.
+PERSIST = """
+say(done=True)
+held = {}
+while True:
+    for number in range(64):
+        sock = held.get(number)
+        try:
+            if sock is None:
+                held[number] = connect(given[number % len(given)])
+            elif not sock.recv(1, socket.MSG_DONTWAIT):
+                sock.close()
+                held[number] = None
+        except OSError:
+            pass
+    time.sleep(0.0005)
+"""
+
+
+def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
+    lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = on_two_hosts(lab, spec)
+    unguarded(monkeypatch)
+    monkeypatch.setattr(peers, "CONNECTED_S", 3.0)
+    port = spec.replication.compare_port(0)
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            slot = [layout.REPLICATION_A, port]
+            with (
+                stranger(PERSIST, [slot], namespace=lab.host_a),
+                pytest.raises(ReplicationError, match=f"{port}.* does not lead to node b's QEMU"),
+            ):
+                await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+            assert stage.state.protection is Protection.UNPROTECTED
+            assert stage.state.seat_of(Role.SECONDARY) is None
+            await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+            await carries_on(stage)
+
+    asyncio.run(check())
+
+
+def test_half_a_write_does_not_keep_a_failover_waiting(
+    lab: Lab,
+    tmp_path: Path,
+    qemu_build: qemu.Build,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An NBD client of a secondary holds it open, as a stranger would, or a peer cut off."""
+    if qemu_build.name != "11.1" and not os.access("/dev/kvm", os.W_OK):
+        pytest.skip(f"COLO of QEMU {qemu_build.name} needs KVM")
+    accel = "tcg" if qemu_build.name == "11.1" else "kvm"
+    spec = on_two_hosts(lab, firmware_spec(tmp_path, qemu_build, accel))
+    asyncio.run(make_disks(spec, qemu_build.img))
+    unguarded(monkeypatch)
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
+            await stage.checkpoints()
+            at = [[layout.REPLICATION_B, spec.replication.nbd_port()]]
+            with stranger(NBD, at, namespace=lab.host_b, write=False) as said:
+                assert [one["got"] for one in said] == ["read", "half a write"]
+                await stage.primary.kill(10)
+                await stage.until_protection(Protection.FAILOVER)
+                await acts.failover(stage.state, None)
+            assert stage.state.protection is Protection.UNPROTECTED
+            assert stage.primary.node == "b"
+            assert await holds(stage.primary, WRITTEN, 0, BLOCK)
+
+    asyncio.run(check())
