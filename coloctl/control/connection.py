@@ -26,6 +26,7 @@ class Connection:
         self.number = number
         self.reader = reader
         self.negotiated = False
+        self.asking = False  #: a request of it is under way
         self._writer = writer
         self._outbox: deque[bytes] = deque()
         self._wake = asyncio.Event()
@@ -48,6 +49,11 @@ class Connection:
         log.warning("Control client %d is dropped: %s", self.number, reason)
         self._outbox.append(wire.encode(wire.event_document("CLIENT_DROPPED", {"reason": reason})))
         self.end()
+
+    @property
+    def leaving(self) -> bool:
+        """It was dropped or ended, and only reads what was queued for it."""
+        return self._ending
 
     def end(self) -> None:
         """No more messages are accepted; those queued have `FLUSH_S` to go out."""

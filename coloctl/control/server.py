@@ -2,7 +2,8 @@
 
 Promises: requests of one client are answered in order, and no client waits for another's. An act
 that a client asked for goes on when the client leaves. Nothing a client does or omits can block
-`ControlServer.emit`, or make the server keep more than its bounds say.
+`ControlServer.emit`, or make the server keep more than its bounds say. Nobody is turned away: where
+there are too many clients, the one that is least at work makes room, so that a verb always gets in.
 """
 
 from __future__ import annotations
@@ -119,14 +120,22 @@ class ControlServer:
                 log.error("The control socket cannot accept a client: %s", error)
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
-            if len(self._clients) >= CLIENTS_MAX:
-                log.warning("A control client is turned away: %d are connected.", CLIENTS_MAX)
-                connection.close()
-                continue
+            self._make_room()
             self._count += 1
             client = Connection(self._count, *await asyncio.open_unix_connection(sock=connection))
             self._clients.add(client)
             group.create_task(self._converse(client, group))
+
+    def _make_room(self) -> None:
+        """Drop the client that is least at work when there is no room for one more.
+
+        First one that never greeted, then one that waits for nothing but events, then one whose
+        request is under way (an act goes on without it); of equal ones the oldest.
+        """
+        staying = [client for client in self._clients if not client.leaving]
+        if len(staying) >= CLIENTS_MAX:
+            least = min(staying, key=lambda one: (one.negotiated, one.asking, one.number))
+            least.drop(f"There are {CLIENTS_MAX} clients, and another one came.")
 
     async def _converse(self, client: Connection, group: asyncio.TaskGroup) -> None:
         """One connection from greeting to goodbye; acts of ``group`` outlive it."""
@@ -147,7 +156,9 @@ class ControlServer:
             while data := await client.reader.read(_READ_BYTES):
                 try:
                     for raw in splitter.feed(data):
+                        client.asking = True
                         client.send(await self._respond(client, group, raw))
+                        client.asking = False
                 except wire.MessageTooLong as error:
                     client.drop(str(error))
                     return

@@ -12,16 +12,19 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from coloctl.errors import FailoverRefused, PreconditionFailed
 from coloctl.host import durable
 from coloctl.model.pair import NODES, NodeName, PairSpec
+
+T = TypeVar("T")
 
 #: A claim takes a millisecond; whoever holds the lock for longer is stopped or its disk hangs.
 CLAIM_DEADLINE_S = 5.0
@@ -29,6 +32,9 @@ CLAIM_DEADLINE_S = 5.0
 LOCK_DEADLINE_S = 2.0
 #: flock(2) cannot be told when to give up, so it is asked for this often; seconds.
 LOCK_PERIOD_S = 0.002
+
+#: A claim has some hundred bytes.
+REGISTER_BYTES = 64 * 1024
 
 #: The claim's file in the pair's folder, where the pair file names no other place.
 FILE_NAME = "claim.json"
@@ -80,12 +86,13 @@ class FileArbiter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._looking: asyncio.Future[Claim | None] | None = None
 
     async def claim(self, pair: str, node: NodeName, generation: int) -> Claim:
         """See `Arbiter.claim`. Cancelled, the claim may yet be made."""
         try:
             async with asyncio.timeout(CLAIM_DEADLINE_S):
-                return await asyncio.to_thread(self._claim, pair, node, generation)
+                return await aside(lambda: self._claim(pair, node, generation))
         except TimeoutError:
             raise PreconditionFailed(
                 f"{self.path} was not written within {CLAIM_DEADLINE_S:g} s.",
@@ -93,8 +100,16 @@ class FileArbiter:
             ) from None
 
     async def current(self) -> Claim | None:
-        """See `Arbiter.current`."""
-        return await asyncio.to_thread(_read, self.path)
+        """See `Arbiter.current`. One look at a time: a disk that hangs keeps one thread, not many."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(aside(lambda: _read(self.path)))
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._looking), CLAIM_DEADLINE_S)
+        except TimeoutError:
+            raise PreconditionFailed(
+                f"{self.path} could not be read within {CLAIM_DEADLINE_S:g} s.",
+                hint="its disk does not answer; nothing is promoted before it does",
+            ) from None
 
     def _claim(self, pair: str, node: NodeName, generation: int) -> Claim:
         with _locked(self.path):
@@ -132,16 +147,14 @@ def _require_free(path: Path, held: Claim, pair: str, node: NodeName, generation
 
 
 def _read(path: Path) -> Claim | None:
+    content = durable.read(path, REGISTER_BYTES)
+    if content is None:
+        return None
     try:
-        document = json.loads(path.read_bytes())
-        claim = Claim(**document)
+        claim = Claim(**json.loads(content))
         if claim.node not in NODES or type(claim.generation) is not int:
             raise ValueError("no node or no number")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise PreconditionFailed(f"{path} cannot be read: {error.strerror}.") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise PreconditionFailed(
             f"{path} does not tell which node was promoted last.",
             hint="it was damaged from outside; where only one QEMU of the pair lives, remove it",
@@ -149,20 +162,58 @@ def _read(path: Path) -> Claim | None:
     return claim
 
 
+async def aside(job: Callable[[], T]) -> T:
+    """Do ``job`` in a thread of its own, which nobody waits for when this is cancelled.
+
+    The threads of `asyncio.to_thread` are few, and a process that ends waits for each of them: a
+    disk that hangs would keep both from everything else.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if told.done():
+            return
+        if error is not None:
+            told.set_exception(error)
+        else:
+            told.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = job()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=work, name="register", daemon=True).start()
+    return await told
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Nobody else reads and writes the register meanwhile; the lock is a file of its own.
 
-    The register itself is replaced by every claim, so a lock on it would guard an old file.
+    The register itself is replaced by every claim, so a lock on it would guard an old file. Who can
+    open the lock can hold it, so it is for this user alone.
     """
+    lock = path.with_name(path.name + ".lock")
+    how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
+        fd = os.open(lock, how, 0o600)
     except OSError as error:
         raise PreconditionFailed(
-            f"{path} cannot be locked: {error.strerror}.", hint="check the folder"
+            f"{lock} cannot be locked: {error.strerror}.", hint="check the folder"
         ) from None
     try:
+        if (owner := os.fstat(fd).st_uid) != os.geteuid():
+            raise PreconditionFailed(
+                f"{lock} belongs to user id {owner}, who could keep every claim from being made.",
+                hint="remove it, and keep the register in a folder that only you may write to",
+            )
+        os.fchmod(fd, 0o600)  # an older coloctl made it for everybody
         _acquire(fd, path)
         yield
     finally:

@@ -1,6 +1,6 @@
 """Another local user tries everything that a pair has to offer, and gets nothing and stops nothing.
 
-The user is nobody, on one machine with the pair: on its hosts, beside them, and outside of them.
+The user is nobody, on the hosts of the pair and beside them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ async def carries_on(stage: Stage) -> None:
 def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None:
     """NBD, migration, mirror, compare and beacon, before the secondary comes and in COLO."""
     spec = on_two_hosts(lab, spec)
-    places = (lab.host_a, lab.host_b, lab.client, None)
+    places = (lab.host_a, lab.host_b, lab.client)
 
     async def check() -> None:
         async with supervised(spec) as stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -460,14 +461,63 @@ def test_deadline_of_the_client(path: Path) -> None:
     talk(path, {"pair-start": slow}, lambda control: asyncio.to_thread(ask))
 
 
-def test_too_many_clients(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CLIENTS_MAX", 1)
+def idle(path: Path, count: int) -> list[socket.socket]:
+    """Clients that connect, read what comes, and never say anything."""
+    made = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(count)]
+    for one in made:
+        one.settimeout(5)
+        one.connect(str(path))
+        assert b"QMP" in one.recv(4096)
+    return made
+
+
+def test_idle_clients_lock_nobody_out(path: Path) -> None:
+    """As many as there is room for, twice over, and a verb still gets in and is answered."""
 
     def ask() -> None:
-        with ControlClient.connect(path, 5), pytest.raises(Unreachable, match="no more clients"):
-            ControlClient.connect(path, 5)
+        with contextlib.ExitStack() as stack:
+            crowd = [stack.enter_context(one) for one in idle(path, 2 * server.CLIENTS_MAX)]
+            with ControlClient.connect(path, 5) as client:
+                assert client.execute("query-version", 5)["package"] == "coloctl 1.2.3"
+                assert b"CLIENT_DROPPED" in crowd[0].recv(4096)
+                assert crowd[0].recv(4096) == b""
+                for one in idle(path, server.CLIENTS_MAX):  # who greeted stays
+                    stack.enter_context(one)
+                assert client.execute("query-version", 5)["package"] == "coloctl 1.2.3"
 
     talk(path, {}, lambda control: asyncio.to_thread(ask))
+
+
+def test_who_asks_for_something_stays_longer_than_who_listens(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CLIENTS_MAX", 2)
+    asked, may_end = asyncio.Event(), asyncio.Event()
+
+    async def act(arguments: Mapping[str, Any]) -> Any:
+        asked.set()
+        await may_end.wait()
+        return {"done": True}
+
+    def listen_only() -> str:
+        with ControlClient.connect(path, 5) as older, ControlClient.connect(path, 5) as newer:
+            assert newer.execute("query-version", 5)
+            with pytest.raises(Unreachable):
+                older.execute("query-version", 5)
+        return "the older listener made room"
+
+    def stop() -> Any:
+        with ControlClient.connect(path, 5) as client:
+            return client.execute("pair-stop", 10)
+
+    async def story(control: ControlServer) -> None:
+        stopping = asyncio.ensure_future(asyncio.to_thread(stop))
+        await asked.wait()
+        await asyncio.to_thread(listen_only)
+        may_end.set()
+        assert await stopping == {"done": True}
+
+    talk(path, {"pair-stop": act}, story)
 
 
 def test_no_socket_no_pair(path: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from coloctl.errors import ColoctlError, FailoverRefused, PreconditionFailed
 from coloctl.ha import arbiter
 from coloctl.ha.arbiter import Claim, FileArbiter, require_claimable
+from coloctl.host import durable
 from coloctl.model.pair import NodeName
 
 pytestmark = pytest.mark.unit
@@ -101,7 +103,6 @@ def test_half_a_new_register_beside_it_means_nothing(tmp_path: Path) -> None:
     (tmp_path / "c.new").write_bytes(b'{"pair"')
     assert current(tmp_path / "c") == held
     assert claim(tmp_path / "c", "a", 2).node == "a"
-    assert not (tmp_path / "c.new").exists()
 
 
 @pytest.mark.parametrize("failing", ["write", "fsync", "close after rename"])
@@ -141,6 +142,66 @@ def test_a_lock_that_is_never_released_does_not_hang_a_failover(
         with pytest.raises(PreconditionFailed, match="lock"):
             claim(tmp_path / "c", "b", 1)
     assert claim(tmp_path / "c", "b", 1).generation == 1
+
+
+def test_the_lock_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """Who can open it can hold it, and every claim would fail; one made for all is mended."""
+    lock = tmp_path / "c.lock"
+    claim(tmp_path / "c", "b", 1)
+    assert lock.stat().st_mode & 0o777 == 0o600
+    lock.chmod(0o755)
+    claim(tmp_path / "c", "b", 2)
+    assert lock.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's file takes root to make")
+def test_a_lock_of_another_user_is_named_and_not_trusted(tmp_path: Path) -> None:
+    lock = tmp_path / "c.lock"
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    with pytest.raises(PreconditionFailed, match=r"c\.lock belongs to user id 65534") as refused:
+        claim(tmp_path / "c", "b", 1)
+    assert refused.value.hint
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "c.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PreconditionFailed, match=r"c\.lock cannot be locked"):
+        claim(tmp_path / "c", "b", 1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_register_that_hangs_is_given_up_and_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file on a server that is gone: reading never ends, and no second thread waits too."""
+    monkeypatch.setattr(arbiter, "CLAIM_DEADLINE_S", 0.05)
+    began, may_end = [], threading.Event()
+
+    def hang(path: Path, limit: int) -> bytes | None:
+        began.append(path)
+        may_end.wait(20)
+        return None
+
+    monkeypatch.setattr(durable, "read", hang)
+    register = FileArbiter(tmp_path / "c")
+
+    async def ask() -> None:
+        for _ in range(3):
+            with pytest.raises(PreconditionFailed, match="could not be read within"):
+                await register.current()
+        assert len(began) == 1
+        may_end.set()
+        monkeypatch.setattr(arbiter, "CLAIM_DEADLINE_S", 5.0)
+        assert await register.current() is None
+
+    asyncio.run(ask())
+
+
+def test_a_pipe_in_place_of_the_register_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c")
+    with pytest.raises(PreconditionFailed, match="no file"):
+        current(tmp_path / "c")
 
 
 def _race(path: Path, node: NodeName, rounds: int, to_parent: Connection) -> None:
