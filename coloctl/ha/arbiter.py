@@ -100,7 +100,7 @@ class FileArbiter:
             ) from None
 
     async def current(self) -> Claim | None:
-        """See `Arbiter.current`. One look at a time: a disk that hangs keeps one thread, not many."""
+        """See `Arbiter.current`. One look at a time: a disk that hangs keeps one thread."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(aside(lambda: _read(self.path)))
         try:
