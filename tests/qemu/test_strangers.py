@@ -25,7 +25,7 @@ from coloctl.lab import layout, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, NodeName, NodeSpec, PairSpec, Role
 from coloctl.model.protection import Protection
-from coloctl.model.wires import SocketFile, Wires
+from coloctl.model.wires import Endpoint, SocketFile, Wires
 from coloctl.supervisor import acts
 
 pytestmark = [
@@ -86,9 +86,13 @@ async def attacked(program: str, given: list[Any], **words: Any) -> list[dict[st
 async def carries_on(stage: Stage) -> None:
     """The pair is protected, has never failed over, and takes checkpoints."""
     assert stage.state.protection is Protection.COLO
-    assert stage.state.generation == 1
+    assert stage.state.generation == 0
     assert "FAILED_OVER" not in [name for name, _ in stage.events]
     await stage.checkpoints()
+
+
+async def reprotect(stage: Stage) -> None:
+    await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
 
 
 def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None:
@@ -103,7 +107,7 @@ def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None
                 for place in places:  # those who come first, and stay
                     said = staying.enter_context(stranger(TAKE, doors(spec), namespace=place))
                     assert [one for one in said if one["got"]] == []
-                await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+                await reprotect(stage)
             await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
             await stage.checkpoints()
             for place in places:
@@ -181,7 +185,7 @@ def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
             await stage.start(protected=False)
             with stranger(TAKE, slots, namespace=lab.host_a) as said:
                 assert all(one["got"] for one in said)
-                await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+                await reprotect(stage)
             await carries_on(stage)
             journal = (stage.state.ground.folder / "journal.jsonl").read_text()
             assert journal.count('"stranger"') == len(slots)
@@ -189,45 +193,57 @@ def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
     asyncio.run(check())
 
 
-#: Comes again whenever it is turned away, on behalf of many.
+#: Comes again whenever it is turned away, with many connections at a time.
 PERSIST = """
+import select
 say(done=True)
-held = {}
+poll, held = select.poll(), {}
+
+def come():
+    sock = socket.socket()
+    sock.setblocking(False)
+    sock.connect_ex(tuple(given[0]))
+    held[sock.fileno()] = sock
+    poll.register(sock, select.POLLRDHUP)
+
+for _ in range(64):
+    come()
 while True:
-    for number in range(64):
-        sock = held.get(number)
-        try:
-            if sock is None:
-                held[number] = connect(given[number % len(given)])
-            elif not sock.recv(1, socket.MSG_DONTWAIT):
-                sock.close()
-                held[number] = None
-        except OSError:
-            pass
-    time.sleep(0.0005)
+    for number, _ in poll.poll(20):
+        poll.unregister(number)
+        held.pop(number).close()
+        come()
 """
 
 
 def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
     lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whoever is faster: the secondary has the slot, or the guest is known to run alone."""
     spec = on_two_hosts(lab, spec)
     unguarded(monkeypatch)
     monkeypatch.setattr(peers, "CONNECTED_S", 3.0)
-    port = spec.replication.compare_port(0)
+    wires = Wires(spec, Path("/"))
+    slot = wires.compare("a", 0)
+    assert isinstance(slot, Endpoint)
 
     async def check() -> None:
         async with supervised(spec) as stage:
             await stage.start(protected=False)
-            slot = [layout.REPLICATION_A, port]
-            with (
-                stranger(PERSIST, [slot], namespace=lab.host_a),
-                pytest.raises(ReplicationError, match=f"{port}.* does not lead to node b's QEMU"),
-            ):
-                await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
-            assert stage.state.protection is Protection.UNPROTECTED
-            assert stage.state.seat_of(Role.SECONDARY) is None
-            await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+            with stranger(PERSIST, [[slot.address, slot.port]], namespace=lab.host_a):
+                try:
+                    await reprotect(stage)
+                except ReplicationError as error:
+                    assert f"{slot} does not lead to node b's QEMU" in error.message
+                    assert stage.state.protection is Protection.UNPROTECTED
+                    assert stage.state.seat_of(Role.SECONDARY) is None
+                else:
+                    host = stage.state.ground.hosts["a"]
+                    primary, secondary = stage.primary.process, stage.secondary.process
+                    callers = await host.callers(primary, slot, secondary)
+                    assert [one.friend for one in callers or ()] == [True]
+            if stage.state.protection is Protection.UNPROTECTED:
+                await reprotect(stage)
             await carries_on(stage)
 
     asyncio.run(check())
