@@ -75,9 +75,13 @@ class Parts:
         self.missing.append({"name": name, "why": self._unnamed(why)})
 
     def text(self, name: str, text: str) -> None:
-        """Line by line, because a secret ends with its line."""
-        clean = "\n".join(redact.text(line) for line in text.split("\n"))
-        self.files[name] = self._unnamed(clean).encode()
+        """Line by line, because most secrets end with their line."""
+        self.files[name] = self._unnamed(redact.lines(text)).encode()
+
+    def learn(self, document: object) -> None:
+        """Look for the secrets of ``document`` in everything that is added from here on."""
+        found = {one for one in redact.secrets_in(document) if len(one) >= SECRET_MIN}
+        self.secrets = sorted({*self.secrets, *found}, key=len, reverse=True)
 
     def document(self, name: str, document: object) -> None:
         said = json.dumps(redact.value(document), indent=2, ensure_ascii=False, default=str)
@@ -107,7 +111,6 @@ def collect(pair: str, folder: Path, client: ControlClient | None, why_not: str)
     parts = Parts()
     _collect_pair_file(parts, folder)
     parts.attempt("versions.json", lambda: _versions(folder))
-    _collect_logs(parts, folder)
     view: Mapping[str, Any] | None = None
     for name, question in PAIR_QUESTIONS.items():
         if client is None:
@@ -118,8 +121,10 @@ def collect(pair: str, folder: Path, client: ControlClient | None, why_not: str)
         if parts.silent:
             client, why_not = None, parts.silent
     pids = _pids(parts, folder, view)
-    for node in NODES:
+    for node in NODES:  # before the logs, which do not say which of their words are secret
         _collect_process(parts, node, pids.get(node))
+    _collect_logs(parts, folder)
+    for node in NODES:
         _collect_node(parts, node, client, why_not)
     return parts
 
@@ -129,8 +134,7 @@ def _collect_pair_file(parts: Parts, folder: Path) -> None:
 
     def read() -> object:
         document = tomllib.loads((folder / leftovers.PAIR_FILE).read_text())
-        found = {one for one in redact.secrets_in(document) if len(one) >= SECRET_MIN}
-        parts.secrets = sorted(found, key=len, reverse=True)
+        parts.learn(document)
         return document
 
     parts.attempt("pair.json", read)
@@ -210,7 +214,13 @@ def _collect_process(parts: Parts, node: str, pid: int | None) -> None:
     if pid is None:
         parts.lack(f"{node}/process.json", f"node {node} has no QEMU")
         return
-    parts.attempt(f"{node}/process.json", lambda: _process(Path(f"/proc/{pid}")))
+
+    def read() -> object:
+        found = _process(Path(f"/proc/{pid}"))
+        parts.learn(found["argv"])
+        return found
+
+    parts.attempt(f"{node}/process.json", read)
 
 
 def _process(entry: Path) -> dict[str, Any]:
