@@ -73,12 +73,13 @@ async def require(
                 hint=f"see who is connected there, with `{_look(wire.at)}` on that host",
             )
         if isinstance(wire.at, SocketFile) and wire.chardev.startswith("mirror0"):
-            await wire.server.host.widen(wire.server.process, wire.at, MIRROR_BYTES)
+            await wire.server.host.widen(wire.server.process.identity, wire.at, MIRROR_BYTES)
 
 
 async def _wrong(wire: Wire, turned_away: TurnedAway) -> str:
     """Say what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
-    host, server, client = wire.server.host, wire.server.process, wire.client.process
+    host, server = wire.server.host, wire.server.process.identity
+    client = wire.client.process.identity
     callers = await host.callers(server, wire.at, client)
     if callers is None:
         return "" if await _connected(wire) else "nothing is connected to it"

@@ -30,7 +30,7 @@ async def free(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> 
     """
     if role is Role.SECONDARY:
         exports = Wires(spec, survivor.rundir.parent).exports(survivor.node)
-        await survivor.host.hang_up(survivor.process, exports)
+        await survivor.host.hang_up(survivor.process.identity, exports)
     await yank_peer(spec, survivor, role, deadline)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from coloctl.host.delivery import Deliveries
+from coloctl.host.doors import Doors
 from coloctl.host.files import Files
-from coloctl.host.guard import Guarded
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
 from coloctl.host.watching import Beacon, Conversation, FirstConnection, FirstPacket
 from coloctl.model.wires import Address
@@ -70,14 +70,6 @@ class Completed:
     code: int
     stdout: str
     stderr: str
-
-
-@dataclass(frozen=True)
-class Caller:
-    """One connection that a process has accepted."""
-
-    peer: str  #: who connected, in words
-    friend: bool  #: it is the process that was asked about
 
 
 class Channel:
@@ -165,7 +157,7 @@ class Process(Protocol):
         ...
 
 
-class Host(Files, Protocol):
+class Host(Files, Doors, Protocol):
     """Where processes run. Every wait has a deadline; errors are those of `coloctl.errors`."""
 
     @property
@@ -253,36 +245,6 @@ class Host(Files, Protocol):
     async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
         """Read the first ``length`` bytes that the server at ``at`` says by itself, fewer when
         it hangs up before. Raises `Unreachable`."""
-        ...
-
-    async def callers(
-        self, server: Process, at: Address, friend: Process
-    ) -> Sequence[Caller] | None:
-        """List who is connected to ``server`` at ``at``; None where that cannot be told.
-
-        ``friend`` is the process whose connections are expected, on whichever host.
-        """
-        ...
-
-    async def hang_up(
-        self, server: Process, at: Address, friend: Process | None = None
-    ) -> int | None:
-        """Cut what is connected to ``server`` at ``at``, but for ``friend``; how many were cut.
-
-        None where that cannot be done.
-        """
-        ...
-
-    async def widen(self, server: Process, at: Address, size: int) -> None:
-        """Let ``size`` bytes wait on their way from ``server`` to who is connected at ``at``."""
-        ...
-
-    async def guard(self, guarded: Guarded) -> None:
-        """Let only the peer and this user reach those ports; raises `PreconditionFailed`."""
-        ...
-
-    async def unguard(self, name: str) -> None:
-        """Remove the packet rules of that name, if any; raises `PreconditionFailed`."""
         ...
 
     async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:

@@ -6,14 +6,17 @@ rules (`coloctl.host.guard`).
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import guard, peers
-from coloctl.host.base import Caller, Process
+from coloctl.host.channel import hear
+from coloctl.host.doors import Caller
 from coloctl.host.guard import Guarded
-from coloctl.model.wires import Address
+from coloctl.host.identity import Identity
+from coloctl.model.wires import Address, Endpoint
 
 
 class Doorkeeper:
@@ -21,23 +24,29 @@ class Doorkeeper:
 
     name: str
     _inside: Callable[..., Coroutine[Any, Any, Any]]
+    make_socket: Callable[..., Coroutine[Any, Any, socket.socket]]
+
+    async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
+        """See `Host.hear`."""
+        sock = await self.make_socket(_family(at), socket.SOCK_STREAM)
+        return await hear(sock, at, length, deadline_s)
 
     async def callers(
-        self, server: Process, at: Address, friend: Process
+        self, server: Identity, at: Address, friend: Identity
     ) -> tuple[Caller, ...] | None:
         """See `Host.callers`."""
-        return peers.callers(server.identity.pid, at, friend.identity.pid)
+        return peers.callers(server.pid, at, friend.pid)
 
     async def hang_up(
-        self, server: Process, at: Address, friend: Process | None = None
+        self, server: Identity, at: Address, friend: Identity | None = None
     ) -> int | None:
         """See `Host.hang_up`."""
-        kept = None if friend is None else friend.identity.pid
-        return peers.hang_up(server.identity.pid, at, kept)
+        kept = None if friend is None else friend.pid
+        return peers.hang_up(server.pid, at, kept)
 
-    async def widen(self, server: Process, at: Address, size: int) -> None:
+    async def widen(self, server: Identity, at: Address, size: int) -> None:
         """See `Host.widen`."""
-        peers.widen(server.identity.pid, at, size)
+        peers.widen(server.pid, at, size)
 
     async def guard(self, guarded: Guarded) -> None:
         """See `Host.guard`."""
@@ -55,3 +64,9 @@ class Doorkeeper:
                 f"the kernel takes no packet rules on {self.name}: {error.strerror}",
                 hint="`modprobe nf_tables`, and run coloctl as root",
             ) from None
+
+
+def _family(at: Address) -> int:
+    if not isinstance(at, Endpoint):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in at.address else socket.AF_INET

@@ -30,7 +30,7 @@ from coloctl.host.base import (
     Identity,
 )
 from coloctl.host.beacon import DatagramBeacon, udp_beacon
-from coloctl.host.channel import carries, connect_pair, hear, listen_at
+from coloctl.host.channel import carries, connect_pair, listen_at
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
 from coloctl.host.doorkeeper import Doorkeeper
@@ -42,7 +42,6 @@ from coloctl.host.program import Program, adopt_program, kill_program
 from coloctl.host.tap import check, exists, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
-from coloctl.model.wires import Address
 
 T = TypeVar("T")
 
@@ -167,12 +166,6 @@ class LocalHost(Doorkeeper):
         ends = await self.channel_pair(other, listen, nodelay=True, deadline_s=deadline_s)
         with ends[0], ends[1]:
             await carries(ends[1], ends[0], deadline.remaining())
-
-    async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
-        """See `Host.hear`."""
-        family = _family(at.address) if isinstance(at, Endpoint) else socket.AF_UNIX
-        sock = await self.make_socket(family, socket.SOCK_STREAM)
-        return await hear(sock, at, length, deadline_s)
 
     async def make_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """An unbound, non-blocking socket that belongs to this host's namespace for ever."""

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from coloctl.host.base import Caller
+from coloctl.host.doors import Caller
 from coloctl.model.wires import Address, Endpoint
 
 _PIDFD_GETFD = 438  # the same on every architecture (asm-generic/unistd.h)

@@ -239,7 +239,8 @@ def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
                     assert stage.state.seat_of(Role.SECONDARY) is None
                 else:
                     host = stage.state.ground.hosts["a"]
-                    primary, secondary = stage.primary.process, stage.secondary.process
+                    primary = stage.primary.process.identity
+                    secondary = stage.secondary.process.identity
                     callers = await host.callers(primary, slot, secondary)
                     assert [one.friend for one in callers or ()] == [True]
             if stage.state.protection is Protection.UNPROTECTED:

@@ -19,7 +19,6 @@ from fake_qmp import FakeQMP
 from coloctl.colo.launch import Ground
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.base import (
-    Caller,
     Completed,
     Death,
     DeathProof,
@@ -29,6 +28,7 @@ from coloctl.host.base import (
     Process,
 )
 from coloctl.host.delivery import Deliveries, Sent
+from coloctl.host.doors import Caller
 from coloctl.host.watching import Beacon
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
@@ -240,14 +240,14 @@ class FakeHost(Host):
 
         yield Watch()
 
-    async def callers(self, server: Process, at: Address, friend: Process) -> Sequence[Caller]:
+    async def callers(self, server: Identity, at: Address, friend: Identity) -> Sequence[Caller]:
         return (Caller("the peer", friend=True), *self.strangers)
 
-    async def hang_up(self, server: Process, at: Address, friend: Process | None = None) -> int:
+    async def hang_up(self, server: Identity, at: Address, friend: Identity | None = None) -> int:
         self.strangers = ()
         return 0
 
-    async def widen(self, server: Process, at: Address, size: int) -> None:
+    async def widen(self, server: Identity, at: Address, size: int) -> None:
         return None
 
     async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:
