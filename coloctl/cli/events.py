@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from coloctl import paths
-from coloctl.cli import documents, reach
+from coloctl.cli import documents, reach, streams
 from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.progress import plain_line
 from coloctl.control.acts import Acts
@@ -85,7 +84,7 @@ def _say(record: dict[str, Any], form: str) -> None:
     else:
         line = _happened(record) if "event" in record else _exists(record)
     print(line)
-    sys.stdout.flush()
+    streams.require()
 
 
 def _exists(record: dict[str, Any]) -> str:

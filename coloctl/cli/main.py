@@ -1,4 +1,7 @@
-"""The program: as little as possible happens before Ctrl-C is understood."""
+"""The program: as little as possible happens before Ctrl-C is understood.
+
+Its streams are made safe first, so that no verb has to think of a full disk behind a redirection.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ import sys
 
 
 def main() -> None:
-    """Runs the verb on the command line and exits with its code."""
+    """Run the verb on the command line and exit with its code."""
     try:
-        from coloctl.cli.verbs import run
+        from coloctl.cli import streams
 
-        sys.exit(run(sys.argv[1:]))
+        streams.install()
+        try:
+            from coloctl.cli.verbs import run
+
+            sys.exit(run(sys.argv[1:]))
+        finally:
+            streams.settle()
     except KeyboardInterrupt:
         sys.exit(130)
 

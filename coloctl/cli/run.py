@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 import click
 
 from coloctl import paths
-from coloctl.cli import complaint
+from coloctl.cli import complaint, streams
 from coloctl.cli.options import free_address, metrics_option
 from coloctl.cli.progress import plain_line
 from coloctl.cli.start import alone_option, load, preflight, spec_argument
@@ -47,6 +48,8 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
     a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on. What an
     earlier supervisor left running is taken over as it is, and a stop that it began is finished.
     """
+    streams.detach()  # a supervisor never waits for whoever reads what it says
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # nor is it stopped for saying it
     _log_to_stderr()
     if control_fd is not None:
         os.set_inheritable(control_fd, False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from coloctl.cli import documents, reach
+from coloctl.cli import documents, reach, streams
 from coloctl.cli.options import PairName, format_option
 from coloctl.errors import UsageError
 
@@ -110,7 +110,7 @@ def _watch(pair: str | None, every_s: float, form: str, *, extended: bool) -> No
             print(documents.tsv(_tsv(looked)))
         else:
             _show(looked, pair, form, extended=extended)
-        sys.stdout.flush()
+        streams.require()
         time.sleep(every_s)
 
 
@@ -124,4 +124,5 @@ def _watch_live(pair: str | None, every_s: float, *, extended: bool) -> None:
         while True:
             drawn = pair_views.statuses(_look(pair), extended=extended)
             live.update(pair_views.watched(drawn, every_s), refresh=True)
+            streams.require()
             time.sleep(every_s)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
-import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from coloctl import __version__
-from coloctl.cli import complaint
-from coloctl.errors import ColoctlError, UsageError
+from coloctl.cli import complaint, streams
+from coloctl.errors import ColoctlError, PreconditionFailed, UsageError
 
 
 class Verb(NamedTuple):
@@ -60,6 +60,12 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "bench": Verb("bench", "Measure failovers, overhead and false alarms."),
     },
 }
+
+
+#: What these do, or answer by their exit code, stands whatever becomes of their output.
+KEEP_THEIR_CODE = frozenset(
+    {*VERBS["Pairs"], "status", "wait", "query", "bundle", "probe", "doctor"}
+)
 
 
 class Verbs(click.Group):
@@ -122,8 +128,17 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The verb was carried out; answers the exit code. What went wrong is on standard error."""
+    """Carry the verb out and answer its exit code. What went wrong is on standard error."""
     as_json = complaint.wants_json(arguments)
+    code = _carried_out(arguments, as_json=as_json)
+    if (error := streams.lost()) is None:
+        return code
+    if error.errno != errno.EPIPE:
+        complaint.say(streams.complaint_about(error), as_json=as_json)
+    return code if code or (arguments and arguments[0] in KEEP_THEIR_CODE) else 1
+
+
+def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:
     try:
         return _invoke(arguments)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -132,12 +147,26 @@ def run(arguments: Sequence[str]) -> int:
     except (ColoctlError, click.ClickException, click.Abort) as error:
         return complaint.say(complaint.from_any(error), as_json=as_json)
     except BrokenPipeError:
-        # The reader of our output has gone; Python would complain once more at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # the reader of our output has gone
+    except OSError as error:
+        return complaint.say(_about(error), as_json=as_json)
+
+
+def _about(error: OSError) -> ColoctlError:
+    """What the system refused, as a sentence that names the file."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return PreconditionFailed(
+            "The folder in which this was typed is gone.",
+            hint="change to one that exists, such as /, and give paths from there",
+        )
+    what = f"{error.filename} cannot be used" if error.filename else "The system refuses something"
+    return PreconditionFailed(
+        f"{what}: {error.strerror or error}.", hint="check the disk, the path and its permissions"
+    )
 
 
 def _invoke(arguments: Sequence[str]) -> int:
     code = cli.main(args=list(arguments), prog_name="coloctl", standalone_mode=False)
-    sys.stdout.flush()
     return code if isinstance(code, int) else 0

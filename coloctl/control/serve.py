@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftovers import JOURNAL
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.state import Emit, PairState
+
+log = logging.getLogger(__name__)
 
 
 def _silent(_name: str, _data: Mapping[str, Any]) -> None:
@@ -61,7 +64,10 @@ async def serve(
                 for server in servers:
                     server.emit(name, data)
                 for hear in hearers:
-                    hear(name, data)
+                    try:
+                        hear(name, data)
+                    except Exception:  # whoever listens in: what is decided does not depend on it
+                        log.exception("%s was not told", name)
 
             state = PairState(spec, ground, journal, emit)
             supervisor = Supervisor(state)
