@@ -27,6 +27,9 @@ WAITING_MAX: Final = 1000
 #: How long the end of the program waits for the rest to be written, seconds.
 SETTLE_S: Final = 1.0
 
+#: A terminal that is said to be smaller is one of unknown size, columns or lines.
+NARROWEST: Final = 10
+
 #: What drawings consist of, for encodings that have no such characters.
 _PLAIN: Final = {
     **dict.fromkeys("█▉▊▋▌▍▎▏▐▇▆▅▄▃▂▁", "#"),
@@ -132,6 +135,9 @@ def install() -> None:
     A closed descriptor would be taken by the first socket, which would then get what is printed.
     """
     codecs.register_error(_ERRORS, _spelled)
+    for name in ("COLUMNS", "LINES"):
+        if (size := os.environ.get(name, "")).isdigit() and int(size) < NARROWEST:
+            del os.environ[name]  # nothing at all would be shown
     missing = [fd for fd in (0, 1, 2) if _opened(fd)]
     if sys.stdin is None or 0 in missing:
         sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115

@@ -157,7 +157,7 @@ def _about(error: OSError) -> ColoctlError:
     try:
         Path.cwd()
     except FileNotFoundError:
-        return PreconditionFailed(
+        return UsageError(
             "The folder in which this was typed is gone.",
             hint="change to one that exists, such as /, and give paths from there",
         )

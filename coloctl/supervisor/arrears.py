@@ -1,0 +1,83 @@
+"""Records that the journal could not take yet, kept in order until it can.
+
+`PairState` appends through this. Invariant: a record is never written before one that was appended
+earlier, so that a durable record on the disk says that all before it are there too. What a later
+supervisor must know before an act may go on is appended with ``strict`` and refused instead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+from coloctl.errors import PreconditionFailed
+from coloctl.journal import Journal
+from coloctl.model.event import Kind, Record
+
+log = logging.getLogger(__name__)
+
+#: Records kept while nothing can be written: those of some ten failovers, about 1 KiB each. The
+#: oldest give way, because the latest state is what a later supervisor decides by.
+KEPT_MAX = 500
+
+
+class Arrears:
+    """The journal of one pair, and what it owes."""
+
+    def __init__(self, journal: Journal, kept_max: int = KEPT_MAX) -> None:
+        self.problem = ""  #: why the journal cannot be written; empty when it can
+        self.dropped = 0  #: records that gave way
+        self._journal, self._kept_max = journal, kept_max
+        self._owed: deque[Record] = deque()
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def append(self, record: Record, *, strict: bool) -> None:
+        """Write ``record`` behind all that is owed; or keep it until there is room.
+
+        Raises `PreconditionFailed` where it is ``strict`` and cannot be written.
+        """
+        try:
+            self._settle()
+            self._journal.append(record)
+        except PreconditionFailed as error:
+            self._tell(error.message)
+            if strict:
+                raise
+            self._keep(record)
+
+    def settle(self) -> None:
+        """Write what is owed, as far as there is room."""
+        try:
+            self._settle()
+        except PreconditionFailed as error:
+            self._tell(error.message)
+
+    def sentence(self) -> str:
+        """Say what is not written down, for people; empty when everything is."""
+        if not self.problem:
+            return ""
+        return (
+            f"{self.problem.rstrip('.')}: nothing new is begun, failover and stop work, and what "
+            "happens is written down when there is room."
+        )
+
+    def _settle(self) -> None:
+        while self._owed:
+            self._journal.append(self._owed[0])
+            self._owed.popleft()
+        self.problem = ""
+
+    def _keep(self, record: Record) -> None:
+        self._owed.append(self._journal.stamped(record))
+        while len(self._owed) > self._kept_max:
+            self._owed.popleft()
+            self.dropped += 1
+
+    def _tell(self, problem: str) -> None:
+        """Log another problem than before; a note of it is owed, which shows when it is over."""
+        if problem != self.problem:
+            log.error("%s", problem)
+            self.problem = problem
+            self._keep(Record(Kind.NOTE, data={"not-written": problem}))
