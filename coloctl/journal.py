@@ -8,6 +8,7 @@ within twice the size limit, and what a restarted supervisor decides by is alway
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -98,7 +99,8 @@ class Journal:
     """The journal at ``path``, open for appending by this process alone.
 
     ``history`` is what was in it. Raises `PairBusy` when another process has it open, and what
-    `replay` raises.
+    `replay` raises. One that holds something is opened also where it cannot be written: then
+    `append` raises until it can.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Journal:
         try:
             self.history = replay(path)
             self._size = self.history.size
-            self._file = _opened(path, self._size)
+            self._file, self._torn = self._first_opened(), False
             self._reserve = Reserve(_beside(path, ".reserve"))
         except BaseException:
             os.close(self._lock)
@@ -124,7 +126,8 @@ class Journal:
         self._seq = self.history.records[-1].seq if self.history.records else 0
         self._vital = list(event.worth_keeping(self.history.records))
         if self.history.torn:
-            self.append(Record(Kind.NOTE, data={"dropped": self.history.torn}))
+            with contextlib.suppress(PreconditionFailed):  # a note for people
+                self.append(Record(Kind.NOTE, data={"dropped": self.history.torn}))
 
     def __enter__(self) -> Self:
         return self
@@ -134,23 +137,20 @@ class Journal:
 
     def close(self) -> None:
         """The journal is closed and free for another process."""
-        if self._file >= 0:
-            os.close(self._file)
+        if self._lock >= 0:
+            if self._file >= 0:
+                os.close(self._file)
             self._reserve.close()
             os.close(self._lock)
-            self._file = -1
+            self._file = self._lock = -1
 
     def append(self, record: Record) -> Record:
         """``record`` with its number and times, written; on disk if it is durable.
 
-        Raises `PreconditionFailed` when it cannot be written; the journal then holds nothing of it.
+        A record that was `stamped` before keeps its times. Raises `PreconditionFailed` when it
+        cannot be written; the journal then holds nothing of it.
         """
-        stamped = replace(
-            record,
-            seq=self._seq + 1,
-            at=self._wall().isoformat(timespec="microseconds"),
-            mono_s=round(self._clock.now(), 6),
-        )
+        stamped = replace(record if record.at else self.stamped(record), seq=self._seq + 1)
         line = _line(stamped)
         if record.durable:
             self._reserve.see_to_room()
@@ -162,18 +162,41 @@ class Journal:
             self._vital = list(event.worth_keeping([*self._vital, stamped]))
         return stamped
 
+    def stamped(self, record: Record) -> Record:
+        """``record`` with the time that it is now."""
+        at, mono_s = self._wall().isoformat(timespec="microseconds"), self._clock.now()
+        return replace(record, at=at, mono_s=round(mono_s, 6))
+
     def _write(self, line: bytes, *, sync: bool) -> None:
+        if self._file < 0:
+            self._file = _opened(self.path, self._size)
         try:
+            if self._torn:
+                os.ftruncate(self._file, self._size)
+            self._torn = True
             _write_all(self._file, line)
             if sync:
                 os.fsync(self._file)
+            self._torn = False
         except OSError as error:
-            os.ftruncate(self._file, self._size)
+            with contextlib.suppress(OSError):  # then it is done before the next line
+                os.ftruncate(self._file, self._size)
+                self._torn = False
             raise PreconditionFailed(
                 f"The journal {self.path} cannot be written: {error.strerror}.",
                 hint="free some space, or check the disk",
             ) from None
         self._size += len(line)
+
+    def _first_opened(self) -> int:
+        """The file for appending; -1 where it holds something and cannot be written now."""
+        try:
+            return _opened(self.path, self._size)
+        except PreconditionFailed as error:
+            if not self.history.records:
+                raise
+            log.error("%s", error.message)
+            return -1
 
     def _rotate(self) -> None:
         """The file starts anew with what is vital; the old one has the suffix ``.1``.
@@ -215,10 +238,13 @@ def _locked(path: Path) -> int:
     try:
         fd = os.open(_beside(path, ".lock"), _OWN | os.O_RDWR, 0o600)
     except OSError as error:
-        raise PreconditionFailed(
-            f"The journal {path} cannot be opened: {error.strerror}.",
-            hint="check the folder and its permissions",
-        ) from None
+        try:  # a lock needs no right to write
+            fd = os.open(_beside(path, ".lock"), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise PreconditionFailed(
+                f"The journal {path} cannot be opened: {error.strerror}.",
+                hint="check the folder and its permissions",
+            ) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -88,6 +88,8 @@ def news(view: View) -> Iterator[Text]:
     if view.get("diagnosis", "healthy") != "healthy":
         yield Text.assemble(("✘ ", "red"), (view["diagnosis"], "bold red"), " is what is seen; ",
                             f"`coloctl explain {name}` says why.")  # fmt: skip
+    if view.get("unwritten"):
+        yield Text(sentence(view["unwritten"]), style="red")
     if view.get("waiting") and view["waiting"] != view["reason"]:
         yield Text(sentence(view["waiting"]), style="yellow")
     if view.get("exposure"):

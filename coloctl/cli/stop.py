@@ -99,4 +99,6 @@ def _tell(pair: str, how: str, form: str) -> None:
     if form == "json":
         documents.print_json({"schema": documents.SCHEMA, "name": pair, "how": how})
     else:
-        print(f"{pair} is stopped ({how}).")
+        folder = paths.pair_dir(pair)
+        stays = f" Its folder {folder} cannot be removed." if folder.exists() else ""
+        print(f"{pair} is stopped ({how}).{stays}")

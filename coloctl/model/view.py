@@ -125,6 +125,7 @@ class PairView:
     waiting: str = ""  #: what would be done about it and is not, and why; sentences
     protection_wanted: bool = False  #: a guest that runs alone is to be protected again
     exposure: str = ""  #: why it is not protected yet, and what comes next; sentences
+    unwritten: str = ""  #: why what happens is not in the journal; a sentence, empty when it is
     copied: str = ""  #: what was copied for the last secondary; a sentence
     settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode

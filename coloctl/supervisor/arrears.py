@@ -2,7 +2,7 @@
 
 `PairState` appends through this. Invariant: a record is never written before one that was appended
 earlier, so that a durable record on the disk says that all before it are there too. What a later
-supervisor must know before an act may go on is appended with ``strict`` and refused instead.
+supervisor must know before an act may go on is refused instead (`must_last`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,20 @@ log = logging.getLogger(__name__)
 #: oldest give way, because the latest state is what a later supervisor decides by.
 KEPT_MAX = 500
 
+#: Acts that save or end the guest: a journal that cannot be written holds up none of them.
+RESCUES = frozenset({"failover", "stop", "adopt"})
+
+
+def must_last(record: Record) -> bool:
+    """Whether nothing may follow before ``record`` is on the disk.
+
+    So it is with all that an act decides, unless that act saves or ends the guest. What was seen,
+    and a state that follows from it, is true whether it is written down or not.
+    """
+    if record.kind in (Kind.OBSERVATION, Kind.NOTE):
+        return False
+    return record.act not in RESCUES if record.act else record.kind is not Kind.STATE
+
 
 class Arrears:
     """The journal of one pair, and what it owes."""
@@ -33,17 +47,17 @@ class Arrears:
     def __len__(self) -> int:
         return len(self._owed)
 
-    def append(self, record: Record, *, strict: bool) -> None:
+    def append(self, record: Record) -> None:
         """Write ``record`` behind all that is owed; or keep it until there is room.
 
-        Raises `PreconditionFailed` where it is ``strict`` and cannot be written.
+        Raises `PreconditionFailed` where it `must_last` and cannot be written.
         """
         try:
             self._settle()
             self._journal.append(record)
         except PreconditionFailed as error:
             self._tell(error.message)
-            if strict:
+            if must_last(record):
                 raise
             self._keep(record)
 

@@ -10,6 +10,7 @@ user can run a process with any words on it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,8 @@ from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model.event import Record
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+
+log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
 #: The pair file as it was when the pair was started, for people and for `close_taps`.
@@ -167,11 +170,17 @@ def remembered(folder: Path) -> PairSpec:
 
 
 def discard(folder: Path) -> None:
-    """``folder`` is gone. Its name is free at once, before its content is deleted.
+    """Remove ``folder``. Its name is free at once, before its content is deleted.
 
+    On a filesystem that is read-only it stays, and the next start finds nothing living in it.
     Whoever calls this serves the pair's control socket, or holds the lock of the state folder.
     """
     grave = paths.state_dir() / f".{folder.name}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
+    try:
         folder.rename(grave)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", folder, error.strerror)
+        grave = folder
     shutil.rmtree(grave, ignore_errors=True)

@@ -73,6 +73,7 @@ class Supervisor:
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
                 )
+                self.state.arrears.settle()
                 self._keeper.tick()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OBSERVE_PERIOD_S):

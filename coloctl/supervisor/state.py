@@ -26,6 +26,7 @@ from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.tuning import Tuning
 from coloctl.model.view import CheckpointView, NodeView, PairView, Progress, settings_view
+from coloctl.supervisor.arrears import Arrears
 from coloctl.supervisor.history import FILE, History
 from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
@@ -62,7 +63,7 @@ class PairState:
         self.recorders = {node: FlightRecorder() for node in NODES}
         self._history = History(ground.folder / FILE)
         self._fence: Mapping[str, Any] | None = None  #: of the failover under way
-        self._journal = journal
+        self.arrears = Arrears(journal)  #: the journal, and what it could not take yet
         self._protection = Protection.DOWN
         self._reason = "Nothing was started yet."
         self._since = clock.now()
@@ -125,7 +126,7 @@ class PairState:
         self.tuning, self.spec = tuning, tuning.applied(self.pair_file)
 
     def note(self, fact: Fact, reason: str) -> None:
-        """``fact`` is on disk, has moved the state as the table says, and every client knows."""
+        """Record ``fact``, move the state as the table says, and tell every client."""
         step, now = advance(self._protection, fact), self.clock.now()
         exposed = self._exposed_since
         if step.after in (Protection.DOWN, Protection.COLO):
@@ -153,9 +154,12 @@ class PairState:
         self._reason = reason
 
     def record(self, kind: Kind, **fields: Any) -> None:
-        """The journal holds it, with the act under way and the generation."""
+        """Write it to the journal, with the act under way and the generation.
+
+        Where that fails the record is kept, or `PreconditionFailed` is raised: see `Arrears`.
+        """
         known: dict[str, Any] = {"act": self._act_name, "generation": self.generation}
-        self._journal.append(Record(kind=kind, **{**known, **fields}))
+        self.arrears.append(Record(kind=kind, **{**known, **fields}))
 
     def remember_fence(self, node: NodeName, how: Mapping[str, Any]) -> None:
         """The journal has it; the history gets it with its failover, when there is time to wait."""
@@ -332,6 +336,7 @@ class PairState:
             protection_wanted=self.protection_wanted,
             exposure=self.exposure,
             copied=self.copied,
+            unwritten=self.arrears.sentence(),
             settings=settings_view(self.tuning, Tuning.of(self.pair_file)),
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),

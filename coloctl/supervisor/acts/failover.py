@@ -21,6 +21,7 @@ from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing, Presence
 from coloctl.supervisor.acts.stop import end
+from coloctl.supervisor.acts.written import claim_by_disks, require_place
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.survivor import choose
@@ -69,11 +70,13 @@ async def failover(
         try:
             survivor, lost = await choose(state, to, force=force)
             require_claimable(await asking, survivor.name, state.generation + 1)
+            if not force:
+                await require_place(state, survivor)
         finally:
             asking.cancel()
         if state.protection is Protection.COLO:
             state.note(Fact.NODE_LOST, _reason(survivor.name, lost.name, cause))
-        act = _Failover(state, arbiter, survivor, lost, course)
+        act = _Failover(state, arbiter, survivor, lost, course, force=force)
         timeline, warning = await act.run()
         began = wall_clock() - timedelta(seconds=state.clock.now() - course.began_s)
         fault_ms = None if fault_at_s is None else round((fault_at_s - course.began_s) * 1000, 2)
@@ -153,9 +156,16 @@ class _Failover:
     """One failover, from the fence to a survivor that runs."""
 
     def __init__(
-        self, state: PairState, arbiter: Arbiter, survivor: Seat, lost: Seat, course: Course
+        self,
+        state: PairState,
+        arbiter: Arbiter,
+        survivor: Seat,
+        lost: Seat,
+        course: Course,
+        *,
+        force: bool,
     ) -> None:
-        self.state, self.arbiter, self.course = state, arbiter, course
+        self.state, self.arbiter, self.course, self.force = state, arbiter, course, force
         self.survivor, self.lost = survivor, lost
         self._undecided = False  #: the decision could not be written, so nothing was promoted
         self._keeping: asyncio.Task[str] | None = None
@@ -236,13 +246,25 @@ class _Failover:
         state, node = self.state, self.survivor.name
         number = state.generation + 1
         with self._deciding():
-            await self.arbiter.claim(state.spec.name, node, number)
+            try:
+                await self.arbiter.claim(state.spec.name, node, number)
+            except PreconditionFailed as error:
+                keeping = self._keep_number(number)
+                await claim_by_disks(state, self.survivor, keeping, error, force=self.force)
+            self._keep_number(number)
+            await asyncio.sleep(0)  # it is on its way to the disk before the journal is
+            state.grow_generation()
+        assert self._keeping is not None
+        await asyncio.wait({self._keeping}, timeout=COMPANION_PATIENCE_S)
+
+    def _keep_number(self, number: int) -> asyncio.Task[str]:
+        """Begin to write the number beside the survivor's image, unless that was begun."""
+        if self._keeping is None:
+            state, node = self.state, self.survivor.name
             self._keeping = asyncio.create_task(
                 generation.keep(state.spec, state.ground.hosts, node, number)
             )
-            await asyncio.sleep(0)  # it is on its way to the disk before the journal is
-            state.grow_generation()
-        await asyncio.wait({self._keeping}, timeout=COMPANION_PATIENCE_S)
+        return self._keeping
 
     async def kept(self) -> str:
         """The number beside the image is written, or an operator is told why not."""

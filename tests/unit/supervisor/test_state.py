@@ -243,10 +243,11 @@ def test_a_supervisor_that_cannot_write_still_watches(
                 b.process.die()
                 a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "write"})
                 await becomes(lambda: state.seats["b"].missed_write)
-                await becomes(lambda: state.seats["b"].view.presence is Presence.DEAD)
-                await asyncio.sleep(0.05)
-                assert state.protection is Protection.COLO
-            await becomes(lambda: state.protection is Protection.FAILOVER)
+                await becomes(lambda: state.protection is Protection.FAILOVER)
+                assert "cannot be written" in state.view().unwritten  # and status says that too
+            await becomes(lambda: not state.view().unwritten)
+            facts = [one.fact for one in replay(tmp_path / "journal.jsonl").records if one.fact]
+            assert Fact.NODE_LOST in facts  # written down when there was room again
             a.event("QUORUM_REPORT_BAD")
             a.event("MIGRATION", status="colo")
             a.event("STOP")
