@@ -192,7 +192,7 @@ class FakeHost(Host):
         self._node, self._log = node, log
         self.no_taps = False
         self.taps: dict[str, bool | None] = {}  #: up, down, or not there; up where nothing is said
-        self.held: set[str] = set()  #: taps that another process has open
+        self.open_taps: set[str] = set()  #: taps that another process has open
         self.connected = asyncio.Event()  #: the guest's first TCP connection crosses the tap
         self.sent = asyncio.Event()  #: a frame of the guest crosses the tap
         self.unwatchable = False
@@ -223,7 +223,7 @@ class FakeHost(Host):
         return self.taps.get(name, True)
 
     async def tap_held(self, name: str) -> bool:
-        return name in self.held
+        return name in self.open_taps
 
     async def image_user(self, image: Path) -> str | None:
         return None

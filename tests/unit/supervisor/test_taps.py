@@ -91,7 +91,7 @@ def test_a_sweep_leaves_the_tap_of_another_guest_up(tmp_path: Path) -> None:
     async def check() -> None:
         log: Log = []
         async with fake_state(tmp_path, log=log) as state:
-            state.ground.hosts["b"].held.add("tap-b0")  # type: ignore[attr-defined]
+            state.ground.hosts["b"].open_taps.add("tap-b0")  # type: ignore[attr-defined]
             for node in ("a", "b"):
                 await launch.sweep(state.spec, state.ground, node)
         assert log == ["a: tap-a0 down"]
