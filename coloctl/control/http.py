@@ -1,8 +1,10 @@
 """Metrics and health of one supervisor over HTTP: `/metrics`, `/healthz`, `/protected`.
 
 Invariant: a client, however slow or however many, never makes the supervisor's loop wait: requests
-are answered by threads that only read what `Metrics` published. Their number and their time are
-bounded. There is neither a password nor encryption, so an address is loopback unless one is named.
+are answered by threads that only read what `Metrics` published. Their number, their time and how
+many begin in a second are bounded: threads of one process take turns, and a crowd of them would
+take the loop's. There is neither a password nor encryption, so an address is loopback unless one is
+named.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ LATE_S = 5.0
 REQUEST_S = 10.0
 #: Requests under way at once. One more makes the oldest end.
 MOST_REQUESTS = 16
+#: So many may come at once, and so many each second for ever. A request takes some milliseconds of
+#: the one turn that all threads share, a heartbeat comes every 20 ms.
+BURST, PER_SECOND = 32, 32
 #: How often requests that take too long are looked for, seconds.
 SWEEP_S = 0.25
 
@@ -123,6 +128,19 @@ def _refusal(wanted: Address, error: OSError) -> str:
     return f"No metrics can be served at {wanted}: {error.strerror}."
 
 
+class Allowance:
+    """How many may begin: a few at once, then so many in a second. Pure; used by one thread."""
+
+    def __init__(self, burst: int, per_second: float) -> None:
+        self._burst, self._every_s = burst, 1 / per_second
+        self._free_at_s = 0.0  # when all of the burst is free again
+
+    def wait_s(self, now_s: float) -> float:
+        """Take one; returns how long to wait before it may begin."""
+        self._free_at_s = max(self._free_at_s, now_s) + self._every_s
+        return max(0.0, self._free_at_s - now_s - self._burst * self._every_s)
+
+
 class _Server(ThreadingMixIn, TCPServer):
     """A thread per request; requests that take too long, or are too many, are cut off."""
 
@@ -132,10 +150,16 @@ class _Server(ThreadingMixIn, TCPServer):
         self.metrics = metrics
         self._lock = threading.Lock()
         self._began: dict[socket.socket, float] = {}  # in the order of their beginning
+        self._allowed = Allowance(BURST, PER_SECOND)
         super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.server_address = listener.getsockname()
+
+    def get_request(self) -> Any:
+        """Accept a client no faster than is allowed; the kernel keeps the others waiting."""
+        time.sleep(self._allowed.wait_s(time.monotonic()))
+        return super().get_request()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

@@ -7,6 +7,8 @@ import contextlib
 import http.client
 import logging
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,7 +21,14 @@ from coloctl.clock import FakeClock
 from coloctl.control import export
 from coloctl.control import http as metrics_http
 from coloctl.control.export import exporting
-from coloctl.control.http import LATE_S, Address, MetricsServer, check_free, parse_address
+from coloctl.control.http import (
+    LATE_S,
+    Address,
+    Allowance,
+    MetricsServer,
+    check_free,
+    parse_address,
+)
 from coloctl.errors import PreconditionFailed, UsageError
 from coloctl.metrics import SUSPECTS, Metrics
 from coloctl.model.observation import Life, Limits, NodeSeen, Observation
@@ -179,6 +188,39 @@ def test_one_request_too_many_ends_the_oldest(server: MetricsServer) -> None:
         assert ended(slow[0])
         slow[-1].sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert slow[-1].recv(1024).startswith(b"HTTP/1.0 200 OK\r\n")
+
+
+def test_a_burst_is_allowed_and_then_so_many_a_second() -> None:
+    allowed = Allowance(burst=3, per_second=10)
+    assert [allowed.wait_s(100.0) for _ in range(3)] == [0.0, 0.0, 0.0]
+    assert [round(allowed.wait_s(100.0), 6) for _ in range(2)] == [0.1, 0.2]
+    assert allowed.wait_s(200.0) == 0.0  # what was not used is not saved up beyond the burst
+    assert [allowed.wait_s(200.0) for _ in range(2)] == [0.0, 0.0]
+    assert round(allowed.wait_s(200.0), 6) == 0.1
+
+
+def test_a_flood_of_clients_is_taken_no_faster_than_is_allowed(server: MetricsServer) -> None:
+    """Whatever comes more waits in the kernel, and takes no turn of the supervisor's."""
+    answered, end = 0, threading.Event()
+
+    def flood() -> None:
+        nonlocal answered
+        while not end.is_set():
+            with contextlib.suppress(OSError):
+                ask(server, "/metrics")
+                answered += 1
+
+    began_s = time.monotonic()
+    floods = [threading.Thread(target=flood) for _ in range(8)]
+    for one in floods:
+        one.start()
+    time.sleep(2.0)
+    end.set()
+    for one in floods:
+        one.join(PATIENCE_S)
+    most = metrics_http.BURST + metrics_http.PER_SECOND * (time.monotonic() - began_s)
+    assert 0 < answered <= most + 1
+    assert ask(server, "/healthz")[0].status == 200
 
 
 def test_closing_ends_everything(metrics: Metrics) -> None:
