@@ -152,7 +152,12 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
         if there.code != 0:
             await inuse.require_free(host, path)  # it may have come, or be a link that leads astray
             await image.create(
-                path, guest.virtual_size, disk.format, host.run, qemu_img=ground.qemu_img
+                path,
+                guest.virtual_size,
+                disk.format,
+                host.run,
+                qemu_img=ground.qemu_img,
+                like=disk.image[other(node)],
             )
             made.append(path)
         image.require_equal_sizes(guest, await _info(spec, ground, node, i))

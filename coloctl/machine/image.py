@@ -161,6 +161,16 @@ def require_equal_sizes(a: ImageInfo, b: ImageInfo) -> None:
     )
 
 
+#: The words behind it are the image to be like, the new one, and the command that makes it.
+_CREATE = """
+umask 077; like=$1 path=$2; shift 2
+"$@" || exit
+[ -f "$like" ] && [ -f "$path" ] && [ ! "$like" -ef "$path" ] || exit 0
+chmod --reference="$like" -- "$path" || exit
+[ "$(id -u)" != 0 ] || chown --reference="$like" -- "$path"
+"""
+
+
 async def create_overlay(path: Path, size: int, run: Run, *, qemu_img: Path = QEMU_IMG) -> None:
     """``path`` is an empty qcow2 of ``size`` bytes, whatever was there before.
 
@@ -170,13 +180,22 @@ async def create_overlay(path: Path, size: int, run: Run, *, qemu_img: Path = QE
 
 
 async def create(
-    path: Path, size: int, image_format: str, run: Run, *, qemu_img: Path = QEMU_IMG
+    path: Path,
+    size: int,
+    image_format: str,
+    run: Run,
+    *,
+    qemu_img: Path = QEMU_IMG,
+    like: Path | None = None,
 ) -> None:
-    """``path`` is an empty image of ``size`` bytes, whatever was there before.
+    """Make an empty image of ``size`` bytes at ``path``, whatever was there before.
 
-    Raises `PreconditionFailed` naming it when it cannot be written.
+    Nobody but this user may read it, from its first moment on; with ``like`` it gets the mode and
+    the owner of that image, where both are files that the host of ``run`` has. Raises
+    `PreconditionFailed` naming it when it cannot be written.
     """
-    argv = [str(qemu_img), "create", "-q", "-f", image_format, str(path), str(size)]
+    made = [str(qemu_img), "create", "-q", "-f", image_format, str(path), str(size)]
+    argv = ["sh", "-c", _CREATE, "sh", str(like or ""), str(path), *made]
     done = await run(argv, deadline_s=HEADER_DEADLINE_S)
     if done.code != 0:
         raise PreconditionFailed(

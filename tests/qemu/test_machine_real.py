@@ -395,3 +395,38 @@ def test_images_are_asked_and_made_by_the_build_s_own_tool(
             await host.aclose()
 
     asyncio.run(check())
+
+
+def test_an_image_that_is_made_is_for_its_owner_alone_or_like_the_other(
+    build: qemu.Build, tmp_path: Path
+) -> None:
+    """Whatever the umask is; a returning node's image held the guest's disk for all to read."""
+    guest, alone, returned = tmp_path / "guest", tmp_path / "alone", tmp_path / "returned"
+    guest.touch()
+    guest.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(guest, 65534, 65534)
+
+    async def make() -> None:
+        host = open_host("local")
+        try:
+            for form in ("qcow2", "raw"):
+                for path, like in ((alone, None), (returned, guest)):
+                    path.unlink(missing_ok=True)
+                    await image.create(
+                        path, image.MIB, form, host.run, qemu_img=build.img, like=like
+                    )
+                    assert path.stat().st_size > 0
+                assert (alone.stat().st_mode & 0o777, alone.stat().st_uid) == (0o600, os.geteuid())
+                like_it, it = returned.stat(), guest.stat()
+                assert (like_it.st_mode, like_it.st_uid) == (it.st_mode, it.st_uid)
+            with pytest.raises(PreconditionFailed, match="cannot be made"):
+                await image.create(tmp_path / "no" / "a", 1, "raw", host.run, qemu_img=build.img)
+        finally:
+            await host.aclose()
+
+    before = os.umask(0o022)
+    try:
+        asyncio.run(make())
+    finally:
+        os.umask(before)
