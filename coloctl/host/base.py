@@ -170,11 +170,13 @@ class Host(Files, Doors, Protocol):
         stderr: Path,
         listen: Mapping[str, Path] | None = None,
         node: str = "",
+        numbered: Collection[int] | None = None,
     ) -> Process:
-        """The program runs detached in its own session, its output appended to ``stderr``.
+        """Start the program detached in its own session, its output appended to ``stderr``.
 
         For every item of ``listen`` a unix socket (mode 0600) listens before the program starts,
-        and ``{fd:NAME}`` in ``argv`` is replaced by the number of its descriptor.
+        and ``{fd:NAME}`` in the words of ``argv`` at ``numbered``, or in all of them, is replaced
+        by the number of its descriptor.
         Raises `LaunchError`, or `PreconditionFailed` for a socket or file that cannot be made.
         """
         ...

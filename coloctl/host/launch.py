@@ -11,7 +11,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,12 @@ def _holding(content: bytes) -> Iterator[int]:
 
 
 def spawn(
-    argv: Sequence[str], *, stderr: Path, listen: Mapping[str, Path], node: str = ""
+    argv: Sequence[str],
+    *,
+    stderr: Path,
+    listen: Mapping[str, Path],
+    node: str = "",
+    numbered: Collection[int] | None = None,
 ) -> Program:
     """`Host.launch`, for the namespaces of the calling thread."""
     with ExitStack() as parent_copies, ExitStack() as on_failure:
@@ -158,7 +163,7 @@ def spawn(
             on_failure.callback(path.unlink, missing_ok=True)
         log = _appending(stderr)
         parent_copies.callback(os.close, log)
-        command = with_numbers(argv, numbers)
+        command = with_numbers(argv, numbers, numbered)
         try:
             process = start(
                 command, stdout=log, stderr=log, pass_fds=tuple(numbers.values()), node=node
@@ -183,15 +188,23 @@ def _appending(path: Path) -> int:
         raise PreconditionFailed(f"cannot write {path}: {error.strerror}") from None
 
 
-def with_numbers(argv: Sequence[str], numbers: Mapping[str, int]) -> list[str]:
-    """``argv`` with each ``{fd:NAME}`` replaced; raises `ValueError` for an unknown name."""
+def with_numbers(
+    argv: Sequence[str], numbers: Mapping[str, int], at: Collection[int] | None = None
+) -> list[str]:
+    """Replace each ``{fd:NAME}`` in the words at ``at``, or in all of them.
+
+    Raises `ValueError` for an unknown name.
+    """
 
     def number(match: re.Match[str]) -> str:
         if match[1] not in numbers:
             raise ValueError(f"{match[0]} names no listening socket; known: {sorted(numbers)}")
         return str(numbers[match[1]])
 
-    return [re.sub(r"\{fd:([^{}]+)\}", number, argument) for argument in argv]
+    return [
+        re.sub(r"\{fd:([^{}]+)\}", number, word) if at is None or i in at else word
+        for i, word in enumerate(argv)
+    ]
 
 
 def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> None:

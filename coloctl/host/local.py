@@ -100,11 +100,12 @@ class LocalHost(Doorkeeper):
         stderr: Path,
         listen: Mapping[str, Path] | None = None,
         node: str = "",
+        numbered: Collection[int] | None = None,
     ) -> Program:
         """See `Host.launch`. Cancelled half-way, nothing of it runs on."""
         sockets = dict(listen or {})
         return await self._inside(
-            lambda: spawn(argv, stderr=stderr, listen=sockets, node=node),
+            lambda: spawn(argv, stderr=stderr, listen=sockets, node=node, numbered=numbered),
             undo=lambda process: discard(process, sockets.values()),
         )
 

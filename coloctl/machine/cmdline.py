@@ -28,12 +28,14 @@ class Launch:
     """What a host needs to start one QEMU.
 
     ``sockets`` are to be bound and listening before QEMU starts; ``{fd:NAME}`` in ``argv`` stands
-    for the number of the inherited descriptor. ``disks`` are the images that this QEMU opens.
+    for the number of the inherited descriptor, in the words at ``numbered`` and in no other: what
+    a pair file has in such a form stays as it is. ``disks`` are the images that this QEMU opens.
     """
 
     argv: tuple[str, ...]
     sockets: Mapping[str, Path]
     disks: tuple[Path, ...] = ()
+    numbered: frozenset[int] = frozenset()
 
     def lines(self) -> list[str]:
         """The command line for people and for a shell: one option with its value per line."""
@@ -161,14 +163,18 @@ def _launch(
     tail: tuple[str, ...],
     plugin: Path | None,
 ) -> Launch:
-    argv = (
+    before = (
         str(binary),
         *_identity(spec, node),
         *_board(spec.guest, accel),
         *freshcode.arguments(plugin),
         *_console(rundir),
         *(_agent(rundir) if spec.guest.agent else ()),
-        *_monitors(),
+    )
+    monitors = _monitors()
+    argv = (
+        *before,
+        *monitors,
         *_each("-chardev", (one.option() for one in chardevs)),
         *_each("-netdev", (json_option(netdev(nic, node)) for nic in spec.nics)),
         *_each("-object", map(json_option, filters)),
@@ -180,7 +186,8 @@ def _launch(
         *spec.guest.extra_args,
     )
     images = tuple(disk.image[node] for disk in spec.disks)
-    return Launch(argv, monitor_sockets(rundir), images)
+    numbered = frozenset(len(before) + i for i, word in enumerate(monitors) if "{fd:" in word)
+    return Launch(argv, monitor_sockets(rundir), images, numbered)
 
 
 def monitor_sockets(rundir: Path) -> dict[str, Path]:

@@ -54,6 +54,7 @@ def no_qemu(folder: Path, then: str) -> Launch:
     return Launch(
         (sys.executable, "-c", program, "{fd:qmp}", str(folder / "left")),
         {name: folder / name for name in ("qmp", "rescue")},
+        numbered=frozenset({3}),
     )
 
 

@@ -418,6 +418,7 @@ def test_argv_gets_the_numbers_of_its_sockets() -> None:
         "socket,id=b,fd=11",
         "5",
     ]
+    assert with_numbers(argv, {"a": 5, "b": 11}, {1}) == ["-chardev", "socket,id=a,fd=5", *argv[2:]]
     assert with_numbers(['{"driver":"qcow2"}'], {}) == ['{"driver":"qcow2"}']
     with pytest.raises(ValueError, match="names no listening socket"):
         with_numbers(["{fd:c}"], {"a": 5})

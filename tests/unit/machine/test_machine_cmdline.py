@@ -171,7 +171,25 @@ def test_monitors_are_two_inherited_listeners() -> None:
     }
     for name in launch.sockets:
         assert sum(f"{{fd:{name}}}" in word for word in launch.argv) == 1
+    assert {launch.argv[i] for i in launch.numbered} == {
+        word for word in launch.argv if "{fd:" in word
+    }
     assert values(launch, "-qmp") == ["chardev:qmp0", "chardev:rescue0"]
+
+
+def test_what_a_pair_file_has_in_that_form_stays_as_it_is() -> None:
+    strange = make_pair(
+        machine="pc,x={fd:qmp}", append="quiet {fd:qmp}", extra_args=("-foo", "{fd:rescue}")
+    )
+    strange = replace(strange, guest=replace(strange.guest, kernel=Path("/boot/{fd:qmp}")))
+    launch = primary(strange)
+    theirs = [
+        i for i, word in enumerate(launch.argv) if "{fd:" in word and i not in launch.numbered
+    ]
+    assert [launch.argv[i] for i in theirs] == [
+        "pc,x={fd:qmp}", "/boot/{fd:qmp}", "quiet {fd:qmp}", "{fd:rescue}",
+    ]  # fmt: skip
+    assert len(launch.numbered) == 2
 
 
 def test_every_server_stands_before_its_client() -> None:
