@@ -1,4 +1,4 @@
-"""The append-only journal of one pair: JSON lines that survive the supervisor.
+"""The append-only journal of one pair: JSON lines with checksums that survive the supervisor.
 
 Promises: a durable record is on disk, file and folder entry, before `Journal.append` returns. One
 writer at a time. A line that a crash cut short is the last one, was never acknowledged, and is
@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from coloctl.clock import CLOCK, Clock
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.model import event
 from coloctl.model.event import Kind, Record
 from coloctl.reserve import Reserve
+from coloctl.sealed import seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -75,24 +75,51 @@ def replay(path: Path) -> Replay:
         raise PreconditionFailed(f"The journal {path} cannot be read: {error.strerror}.") from None
     whole, newline, rest = raw.rpartition(b"\n")
     torn = f"The last line of {path} was cut short after {len(rest)} bytes." if rest else ""
+    lines = whole.split(b"\n") if newline else []
     records: list[Record] = []
-    for number, line in enumerate(whole.split(b"\n") if newline else [], start=1):
-        records.append(_parse(path, number, line, records[-1].seq if records else 0))
+    sealed = False
+    for number, line in enumerate(lines, start=1):
+        with _damage(path, number):
+            record, sealed = _parse(line, records[-1].seq if records else 0, sealed)
+            records.append(record)
+    with _damage(path, len(lines) + 1):
+        _require_torn(rest)
     return Replay(tuple(records), torn, len(whole) + len(newline))
 
 
-def _parse(path: Path, number: int, line: bytes, seq_before: int) -> Record:
+@contextlib.contextmanager
+def _damage(path: Path, number: int) -> Iterator[None]:
     try:
-        record = Record.from_json(json.loads(line))
-        if record.seq <= seq_before:
-            raise ValueError(f"record {record.seq} cannot follow record {seq_before}")
-    except (ValueError, RecursionError) as error:
+        yield
+    except ValueError as error:
         raise PreconditionFailed(
             f"The journal {path} is damaged in line {number}: {error}.",
             hint="move the file away and keep it for a report; `coloctl start SPEC --adopt` then "
             "takes over what runs, as it is found",
         ) from None
-    return record
+
+
+def _parse(line: bytes, seq_before: int, sealed: bool) -> tuple[Record, bool]:
+    """The record, and whether its line has a checksum: those without, of an earlier coloctl, stand
+    before all others. Raises ValueError.
+    """
+    found = unseal(line)
+    if sealed and not found.sealed:
+        raise ValueError("it has no checksum")
+    record = Record.from_json(found.document)
+    if record.seq <= seq_before:
+        raise ValueError(f"record {record.seq} cannot follow record {seq_before}")
+    return record, found.sealed
+
+
+def _require_torn(rest: bytes) -> None:
+    """A line that was cut short has no byte behind its end: where one is, it was the newline."""
+    try:
+        whole = unseal(rest[:-1]).sealed
+    except ValueError:
+        return
+    if whole:
+        raise ValueError("its end was overwritten")
 
 
 class Journal:
@@ -151,7 +178,7 @@ class Journal:
         cannot be written; the journal then holds nothing of it.
         """
         stamped = replace(record if record.at else self.stamped(record), seq=self._seq + 1)
-        line = _line(stamped)
+        line = seal(stamped.to_json())
         if record.durable:
             self._reserve.see_to_room()
         if self._size + len(line) > self._rotate_at:
@@ -205,7 +232,7 @@ class Journal:
         old file stays in use and grows by a quarter before the next try.
         """
         fresh, old = _beside(self.path, ".new"), _beside(self.path, ".1")
-        data = b"".join(_line(record) for record in self._vital)
+        data = b"".join(seal(record.to_json()) for record in self._vital)
         file = -1
         try:
             file = _create(fresh, data)
@@ -222,11 +249,6 @@ class Journal:
         self._file, self._size = file, len(data)
         self._rotate_at = max(self._size_max, 2 * len(data))
         _sync_folder(self.path.parent)
-
-
-def _line(record: Record) -> bytes:
-    document: Mapping[str, Any] = record.to_json()
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import paths
+from coloctl.sealed import seal, unseal
 
 #: Grows when the trial itself changes what it asks for.
 TRIAL = 1
@@ -46,19 +46,18 @@ def digest(parts: Iterable[str]) -> str:
 def recall(of: str) -> Mapping[str, Any] | None:
     """The verdict remembered under that key, or None."""
     with contextlib.suppress(OSError, ValueError):
-        answer = json.loads(_file(of).read_text())
-        if isinstance(answer, dict):
-            return answer
+        found = unseal(_file(of).read_bytes())
+        return found.document if found.sealed else None  # else it is measured anew
     return None
 
 
 def remember(of: str, verdict: Mapping[str, Any]) -> None:
     """The verdict is found again under that key; a cache that cannot be written is no error."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         file = _file(of)
         file.parent.mkdir(parents=True, exist_ok=True)
         written = file.with_suffix(f".{os.getpid()}")
-        written.write_text(json.dumps(verdict))
+        written.write_bytes(seal(verdict))
         written.replace(file)
 
 

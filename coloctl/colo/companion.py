@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from coloctl import sealed
 from coloctl.errors import PreconditionFailed
 from coloctl.model.disk import DiskIdentity, Sameness, compare
 from coloctl.model.pair import NODES, NodeName
@@ -24,7 +25,7 @@ from coloctl.model.pair import NODES, NodeName
 #: A word has some hundred bytes; overlays and many disks add a few hundred each.
 BYTES_MAX = 64 * 1024
 #: Far beyond any number of failovers, and exact in every reader of JSON.
-GENERATION_MAX = 2**53
+GENERATION_MAX = sealed.NUMBER_MAX
 
 
 class Worth(StrEnum):
@@ -98,16 +99,7 @@ def parse(content: bytes, pair: str, node: NodeName) -> Word:
     """
     if not content.strip():
         raise ValueError("it is empty")
-    try:
-        found: Any = json.loads(content)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON: {error.msg}") from None
-    except ValueError:  # int(): more digits than Python converts
-        raise ValueError("it holds a number that is too big") from None
+    found = sealed.parse(content)
     if type(found) is int:
         return Word(pair, node, _number(found, "generation"))
     if not isinstance(found, dict):

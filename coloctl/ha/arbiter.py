@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -23,6 +22,7 @@ from typing import Protocol, TypeVar
 from coloctl.errors import FailoverRefused, PreconditionFailed
 from coloctl.host import durable
 from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.sealed import NUMBER_MAX, seal, unseal
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class FileArbiter:
                 _require_free(self.path, held, pair, node, generation)
             claim = Claim(pair, node, generation, datetime.now(UTC).isoformat("T", "milliseconds"))
             # Also what is held already: whoever wrote it may have died before it was on the disk.
-            durable.replace(self.path, json.dumps(asdict(claim)).encode() + b"\n")
+            durable.replace(self.path, seal(asdict(claim)))
             return claim
 
 
@@ -151,15 +151,25 @@ def _read(path: Path) -> Claim | None:
     if content is None:
         return None
     try:
-        claim = Claim(**json.loads(content))
-        if claim.node not in NODES or type(claim.generation) is not int:
-            raise ValueError("no node or no number")
-    except (ValueError, TypeError, RecursionError):
+        return _parse(content)
+    except ValueError as error:
         raise PreconditionFailed(
-            f"{path} does not tell which node was promoted last.",
+            f"{path} does not tell which node was promoted last: {error}.",
             hint="it was damaged from outside; where only one QEMU of the pair lives, remove it",
         ) from None
-    return claim
+
+
+def _parse(content: bytes) -> Claim:
+    """Read a claim, with a checksum or as an earlier coloctl wrote it; raises ValueError."""
+    found = unseal(content.strip()).document
+    if set(found) != {field.name for field in fields(Claim)}:
+        raise ValueError("its keys are not those of a claim")
+    number = found["generation"]
+    if found["node"] not in NODES or type(number) is not int or not 0 <= number <= NUMBER_MAX:
+        raise ValueError("it has no node or no number")
+    if not isinstance(found["pair"], str) or not isinstance(found["at"], str):
+        raise ValueError("it names no pair or no time")
+    return Claim(**found)
 
 
 async def aside(job: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from coloctl.model.pair import Role
 from coloctl.model.tuning import SETTINGS
 
 
@@ -77,11 +78,28 @@ class Record:
             if name not in _TYPES:
                 raise ValueError(f"a record has no field {name}")
             if isinstance(value, bool) or not isinstance(value, _TYPES[name]):
-                raise ValueError(f"the field {name} cannot be {value!r}")
+                raise ValueError(f"the field {name} cannot be {repr(value)[:40]}")
+            if isinstance(value, int | float) and not 0 <= value <= _NUMBER_MAX:
+                raise ValueError(f"the field {name} is no number between 0 and 2^53")
         if "kind" not in document or "seq" not in document:
             raise ValueError("a record needs the fields kind and seq")
+        _require_process(document.get("data", {}))
         return cls(**{**document, "kind": Kind(document["kind"])})
 
+
+def _require_process(data: Mapping[str, Any]) -> None:
+    """A launch names a process: a role, a pid and a start time. Raises ValueError."""
+    if "launched" not in data:
+        return
+    numbers = [data.get(name) for name in ("pid", "start-time")]
+    if data["launched"] not in list(Role) or not all(
+        type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers
+    ):
+        raise ValueError("a launch must name a role, a pid and a start time")
+
+
+#: What JSON's readers hold exactly; no number here comes near.
+_NUMBER_MAX = 2**53
 
 _EMPTY: tuple[object, ...] = ("", None, {})
 _TYPES: Mapping[str, type | tuple[type, ...]] = {

@@ -1,5 +1,7 @@
 """Every failover of a pair, one JSON line each, kept apart from the journal, which rotates.
 
+Each line has a checksum (`coloctl.sealed`); those of an earlier coloctl have none and stand first.
+
 Promises: a line is on disk before `History.append` returns; the file has a bound, beyond which the
 oldest lines go; a line that was cut short is dropped, and one that cannot be read is counted and
 passed over: nobody decides by this file, people read it.
@@ -7,18 +9,23 @@ passed over: nobody decides by this file, people read it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coloctl.errors import PreconditionFailed
 from coloctl.host import durable
+from coloctl.sealed import NUMBER_MAX, seal, unseal
 
 FILE = "history.jsonl"
 #: Failovers kept: one a day for more than a year; about 500 bytes each.
 ENTRIES_MAX = 500
+#: Far beyond what so many entries take.
+BYTES_MAX = 16 << 20
+
+#: Keys of a failover whose values are numbers, and those whose values are text.
+NUMBERS = frozenset({"generation", "began_s", "fault_ms"})
+TEXTS = frozenset({"survivor", "lost", "at", "cause", "role_before", "failed"})
 
 
 @dataclass(frozen=True)
@@ -31,23 +38,31 @@ class Past:
 
 def read(path: Path) -> Past:
     """What is at ``path``; no file is an empty history. Raises `PreconditionFailed`."""
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        return Past()
-    except OSError as error:
-        raise PreconditionFailed(f"The history {path} cannot be read: {error.strerror}.") from None
+    raw = durable.read(path, BYTES_MAX) or b""
     found = [_parsed(line) for line in raw.split(b"\n")[:-1]]
     whole = tuple(one for one in found if one is not None)
     return Past(whole, len(found) - len(whole))
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:
+    """What the line holds, or None for damage: also a value of a kind that no reader expects."""
     try:
-        document = json.loads(line)
-    except (ValueError, RecursionError):
+        document = unseal(line).document
+    except ValueError:
         return None
-    return document if isinstance(document, dict) else None
+    return document if all(_fits(name, value) for name, value in document.items()) else None
+
+
+def _fits(name: str, value: object) -> bool:
+    if name == "steps":
+        return isinstance(value, dict) and all(map(_is_number, value.values()))
+    if name in NUMBERS:
+        return value is None or _is_number(value)
+    return isinstance(value, str | bool | None) or name not in TEXTS
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and -NUMBER_MAX < value < NUMBER_MAX  # type: ignore[operator]
 
 
 class History:
@@ -60,9 +75,5 @@ class History:
     def append(self, failover: Mapping[str, Any]) -> None:
         """``failover`` is on disk, behind those before it; raises `PreconditionFailed`."""
         kept = read(self.path).failovers[1 - self._entries_max :]
-        durable.replace(self.path, b"".join(map(_line, (*kept, failover))))
+        durable.replace(self.path, b"".join(map(seal, (*kept, failover))))
         self.path.chmod(0o600)
-
-
-def _line(failover: Mapping[str, Any]) -> bytes:
-    return json.dumps(failover, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

@@ -12,7 +12,7 @@ ROOT = "coloctl"
 
 #: The lowest first; a module imports from its own layer and from those below it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "clock", "paths", "memory", "reserve", "bounded", "procfs"}),
+    frozenset({"errors", "clock", "paths", "memory", "reserve", "sealed", "bounded", "procfs"}),
     frozenset({"model"}),
     frozenset({"spec", "journal", "metrics"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),

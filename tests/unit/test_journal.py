@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -165,6 +166,86 @@ def test_damage_is_explained(line: str, words: str, path: Path) -> None:
     assert caught.value.hint
 
 
+#: What a pair's life writes: acts, processes, generations, states.
+LIFE = (
+    Record(Kind.INTENT, act="start", generation=0, data={"protect": True}),
+    Record(Kind.NOTE, node="a", data={"launched": "primary", "pid": 4711, "start-time": 99}),
+    Record(Kind.STATE, act="start", generation=0, before="down", fact="guest-started", after="x"),
+    Record(Kind.OUTCOME, act="failover", step="promote", node="b", generation=7),
+)
+
+
+def test_no_flipped_bit_is_another_act_pid_or_generation(path: Path) -> None:
+    """Every single bit of a journal: the line is named, or nothing of its meaning has changed."""
+    written = write(path, *LIFE)
+    raw = path.read_bytes()
+    kept = 0
+    for bit in range(8 * len(raw)):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            found = list(replay(path).records)
+        except PreconditionFailed as error:
+            assert "damaged in line " in error.message
+            assert str(path) in error.message
+        else:
+            kept += 1
+            assert found == written
+    assert kept < len(raw) // 100
+
+
+@FILES
+@given(st.lists(RECORDS, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_bytes_that_are_overwritten_are_damage(records: list[Record], random: Random) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.jsonl"
+        written = write(path, *records)
+        raw = bytearray(path.read_bytes())
+        begin = random.randrange(len(raw))
+        length = random.randint(1, 20)
+        raw[begin : begin + length] = random.randbytes(len(raw[begin : begin + length]))
+        path.write_bytes(raw)
+        try:
+            found = list(replay(path).records)
+        except PreconditionFailed:
+            return
+        assert found == written[: len(found)]
+        assert len(found) >= len(written) - 1
+
+
+def test_a_journal_that_an_earlier_coloctl_wrote_is_read_and_goes_on(path: Path) -> None:
+    path.write_text('{"seq":1,"kind":"note","generation":3}\n{"seq":2,"kind":"note"}\n')
+    with Journal(path) as log:
+        log.append(Record(Kind.NOTE))
+    assert [record.seq for record in replay(path).records] == [1, 2, 3]
+    with path.open("a") as file:
+        file.write('{"seq":4,"kind":"note"}\n')
+    with pytest.raises(PreconditionFailed, match="line 4: it has no checksum"):
+        replay(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"seq":2,"kind":"note","generation":' + "9" * 5000 + "}",
+        '{"seq":2,"kind":"note","generation":' + "9" * 50 + "}",
+        '{"seq":2,"kind":"note","generation":-1}',
+        '{"seq":2,"kind":"note","mono_s":1e999}',
+        '{"seq":2,"kind":"note","mono_s":NaN}',
+        '{"seq":2,"kind":"note","data":' + '{"a":' * 50_000,
+        '{"seq":2,"kind":"note","data":{"launched":"primary","pid":"x","start-time":1}}',
+        '{"seq":2,"kind":"note","data":{"launched":[],"pid":1,"start-time":1}}',
+        '{"seq":2,"kind":"note","data":{"launched":"primary"}}',
+    ],
+)
+def test_an_old_line_that_no_coloctl_wrote_is_damage(line: str, path: Path) -> None:
+    path.write_text(f'{{"seq":1,"kind":"note"}}\n{line}\n')
+    with pytest.raises(PreconditionFailed, match="damaged in line 2") as caught:
+        replay(path)
+    assert len(caught.value.message) < 400
+
+
 def test_a_second_writer_is_refused(path: Path) -> None:
     with Journal(path) as log:
         with pytest.raises(PairBusy):
@@ -246,7 +327,7 @@ def test_a_rotation_without_room_goes_on_in_the_old_file(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(journal, "_create", no_room)
-    with Journal(path, size_max=1000) as log:
+    with Journal(path, size_max=1300) as log:
         written = [log.append(Record(Kind.NOTE, data={"n": n})) for n in range(30)]
     assert list(replay(path).records) == written
     assert 1 <= caplog.text.count("not rotated") < 20

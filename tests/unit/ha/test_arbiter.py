@@ -86,6 +86,13 @@ def test_pairs_do_not_share_a_register(tmp_path: Path) -> None:
         b'{"pair": "web", "node": "b", "generation": "1", "at": ""}',
         b'{"pair": "web", "node": "b", "generation": 1}',
         b"\xff\xfe",
+        b'{"pair": "web", "node": "b", "generation": ' + b"9" * 5000 + b', "at": ""}',
+        b'{"pair": "web", "node": "b", "generation": ' + b"9" * 50 + b', "at": ""}',
+        b'{"pair": "web", "node": "b", "generation": -1, "at": ""}',
+        b'{"pair": "web", "node": {}, "generation": 1, "at": ""}',
+        b'{"pair": 1, "node": "b", "generation": 1, "at": ""}',
+        b'{"a":' * 700,
+        b"\0" * 300,
     ],
 )
 def test_a_torn_register_is_never_taken_for_an_empty_one(tmp_path: Path, content: bytes) -> None:
@@ -98,9 +105,35 @@ def test_a_torn_register_is_never_taken_for_an_empty_one(tmp_path: Path, content
     assert path.read_bytes() == content
 
 
+def test_no_flipped_bit_is_another_claim(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    held = claim(path, "b", 3)
+    raw = path.read_bytes()
+    for bit in range(8 * len(raw)):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert arbiter._read(path) == held
+        except PreconditionFailed as failed:
+            assert str(path) in failed.message
+
+
+def test_a_claim_that_an_earlier_coloctl_wrote_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    path.write_text('{"pair": "web", "node": "b", "generation": 3, "at": "then"}\n')
+    assert current(path) == Claim("web", "b", 3, "then")
+
+
+def test_what_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c")
+    with pytest.raises(PreconditionFailed, match="no file"):
+        current(tmp_path / "c")
+
+
 def test_half_a_new_register_beside_it_means_nothing(tmp_path: Path) -> None:
     held = claim(tmp_path / "c", "b", 1)
-    (tmp_path / "c.new").write_bytes(b'{"pair"')
+    (tmp_path / ".c.1234.new").write_bytes(b'{"pair"')
     assert current(tmp_path / "c") == held
     assert claim(tmp_path / "c", "a", 2).node == "a"
 

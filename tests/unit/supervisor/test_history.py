@@ -44,6 +44,40 @@ def test_a_torn_line_is_dropped_and_a_damaged_one_is_counted(tmp_path: Path) -> 
     assert history.read(path).unreadable == 0
 
 
+def test_a_failover_with_a_flipped_bit_is_counted_and_never_another(tmp_path: Path) -> None:
+    path = tmp_path / history.FILE
+    failover = {"generation": 3, "survivor": "b", "steps": {"fenced": 1.5}, "fault_ms": None}
+    History(path).append(failover)
+    raw = path.read_bytes()
+    for bit in range(8 * len(raw)):
+        damaged = bytearray(raw)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        past = history.read(path)
+        assert past.failovers in ((), (failover,))
+        assert len(past.failovers) + past.unreadable <= 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"generation": ' + b"9" * 5000 + b"}",
+        b'{"generation": "many"}',
+        b'{"generation": ' + b"9" * 40 + b"}",
+        b'{"steps": [1]}',
+        b'{"steps": {"fenced": "now"}}',
+        b'{"steps": {"fenced": NaN}}',
+        b'{"survivor": {}}',
+        b'{"at": 5}',
+        b'{"a":' * 50_000,
+    ],
+)
+def test_a_failover_that_nobody_can_show_is_counted(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / history.FILE
+    path.write_bytes(line + b"\n")
+    assert history.read(path) == Past((), 1)
+
+
 def test_a_history_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(PreconditionFailed, match="cannot be written"):
         History(tmp_path / "none" / history.FILE).append({})

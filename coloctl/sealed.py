@@ -1,0 +1,77 @@
+"""Write JSON objects as lines with a checksum, so that damage is never read as another meaning.
+
+The journal, the history, the claim and what is remembered of binaries are such lines. Lines without
+a checksum, as an earlier coloctl wrote them, are read too; the caller decides where they may stand.
+
+Invariant: a line with any single bit flipped is read as what was written, or raises ValueError. All
+that bytes can do wrong (depth, numbers of thousands of digits, no text) is a ValueError in words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: Stands before the checksum, at the end of a line; the object has no other key of that name.
+_MARK = b',"sum":"'
+_DIGITS = 16
+#: What is left of it when its key was damaged.
+_ALMOST = re.compile(rb',".{1,8}":"[0-9a-f]{16}"\}$')
+_TAIL = len(_MARK) + _DIGITS + len(b'"}')
+
+#: What JSON's readers in other languages still hold exactly, and far beyond any count.
+NUMBER_MAX = 2**53
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line that was read."""
+
+    document: dict[str, Any]
+    sealed: bool  #: its checksum was there, and right
+
+
+def seal(document: Mapping[str, Any]) -> bytes:
+    """Write ``document``, which is not empty, as one line with a checksum and a newline."""
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return text[:-1] + _MARK + _digest(text) + b'"}\n'
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest()[:_DIGITS].encode()
+
+
+def unseal(line: bytes) -> Line:
+    """Read one line, with or without its newline; raises ValueError with the end of a sentence."""
+    line = line.removesuffix(b"\n")
+    tail = line[-_TAIL:]
+    sealed = tail.startswith(_MARK) and tail.endswith(b'"}')
+    if sealed:
+        text = line[:-_TAIL] + b"}"
+        if tail[len(_MARK) : -2] != _digest(text):
+            raise ValueError("its checksum is wrong")
+        line = text
+    document = parse(line)
+    if not isinstance(document, dict):
+        raise ValueError("it is no JSON object")
+    if not sealed and ("sum" in document or _ALMOST.search(line)):
+        raise ValueError("its checksum is damaged")
+    return Line(document, sealed)
+
+
+def parse(content: bytes | str) -> Any:
+    """Read any JSON; raises ValueError with the end of a sentence, whatever the bytes are."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is no text") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON ({error.msg} at character {error.pos + 1})") from None
+    except ValueError:  # int(): more digits than Python converts
+        raise ValueError("it holds a number that is too big") from None
