@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coloctl.reading import read_json
+
 #: Stands before the checksum, at the end of a line; the object has no other key of that name.
 _MARK = b',"sum":"'
 _DIGITS = 16
@@ -55,23 +57,9 @@ def unseal(line: bytes) -> Line:
         if tail[len(_MARK) : -2] != _digest(text):
             raise ValueError("its checksum is wrong")
         line = text
-    document = parse(line)
+    document = read_json(line)
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
     if not sealed and ("sum" in document or _ALMOST.search(line)):
         raise ValueError("its checksum is damaged")
     return Line(document, sealed)
-
-
-def parse(content: bytes | str) -> Any:
-    """Read any JSON; raises ValueError with the end of a sentence, whatever the bytes are."""
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except UnicodeDecodeError:
-        raise ValueError("it is no text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"it is no JSON ({error.msg} at character {error.pos + 1})") from None
-    except ValueError:  # int(): more digits than Python converts
-        raise ValueError("it holds a number that is too big") from None

@@ -27,6 +27,7 @@ from coloctl.chaos.scenario import (
 from coloctl.chaos.scenario_tables import ChoiceTable, FaultTable, ScenarioFile
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.errors import ScenarioError, SpecError
+from coloctl.reading import read_toml
 from coloctl.spec.complaints import from_validation
 
 #: Tables of a pair file that a scenario may lay over that of the lab.
@@ -75,7 +76,7 @@ def examine(path: Path) -> tuple[Scenario | None, list[ScenarioError]]:
         raw = path.read_bytes()
         if len(raw) > _BYTES_MAX:
             raise ScenarioError(str(path), "This is no scenario: it is larger than 1 MiB.")
-        written = ScenarioFile.model_validate(tomllib.loads(raw.decode()))
+        written = ScenarioFile.model_validate(read_toml(raw.decode()))
     except OSError as error:
         return None, [ScenarioError(str(path), f"The file cannot be read: {error.strerror}.")]
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from coloctl.errors import (
     Unreachable,
 )
 from coloctl.model.pair import NODES
+from coloctl.reading import read_toml
 from coloctl.supervisor import leftovers, redact
 
 #: Of a log its end, of a journal as much as it may grow to.
@@ -133,7 +133,7 @@ def _collect_pair_file(parts: Parts, folder: Path) -> None:
     """The pair file without what is secret, which is looked for in everything else from here on."""
 
     def read() -> object:
-        document = tomllib.loads((folder / leftovers.PAIR_FILE).read_text())
+        document = read_toml((folder / leftovers.PAIR_FILE).read_text())
         parts.learn(document)
         return document
 
@@ -183,7 +183,7 @@ def _versions(folder: Path) -> dict[str, Any]:
                            strict=True)),
         "distribution": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
     }  # fmt: skip
-    guest = tomllib.loads((folder / leftovers.PAIR_FILE).read_text()).get("guest", {})
+    guest = read_toml((folder / leftovers.PAIR_FILE).read_text()).get("guest", {})
     binary = str(guest.get("qemu") or "qemu-system-x86_64")
     try:
         done = subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from coloctl.cli.options import dry_run_option, format_option, pair_argument
 from coloctl.control.acts import Acts
 from coloctl.errors import UsageError
 from coloctl.model import tuning
+from coloctl.reading import read_json
 
 
 @click.command("set")
@@ -108,6 +108,6 @@ def _argument(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise UsageError(f"'{text}' is not an argument of a QMP command.", hint="write name=value")
     try:
-        return name, json.loads(value)
+        return name, read_json(value)
     except ValueError:
         return name, value

@@ -17,15 +17,16 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from coloctl import sealed
 from coloctl.errors import PreconditionFailed
 from coloctl.model.disk import DiskIdentity, Sameness, compare
 from coloctl.model.pair import NODES, NodeName
+from coloctl.reading import read_json
+from coloctl.sealed import NUMBER_MAX
 
 #: A word has some hundred bytes; overlays and many disks add a few hundred each.
 BYTES_MAX = 64 * 1024
 #: Far beyond any number of failovers, and exact in every reader of JSON.
-GENERATION_MAX = sealed.NUMBER_MAX
+GENERATION_MAX = NUMBER_MAX
 
 
 class Worth(StrEnum):
@@ -99,7 +100,7 @@ def parse(content: bytes, pair: str, node: NodeName) -> Word:
     """
     if not content.strip():
         raise ValueError("it is empty")
-    found = sealed.parse(content)
+    found = read_json(content)
     if type(found) is int:
         return Word(pair, node, _number(found, "generation"))
     if not isinstance(found, dict):

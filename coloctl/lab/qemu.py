@@ -23,6 +23,7 @@ from coloctl.lab import apt
 from coloctl.lab.lock import exclusive
 from coloctl.lab.progress import Progress, Report, silent
 from coloctl.paths import cache_dir
+from coloctl.reading import read_json
 
 NAMES = ("system", "7.2", "10.0", "11.1")
 
@@ -147,7 +148,7 @@ def _find_system() -> Build | None:
 def _find_stored(name: str) -> Build | None:
     home = _home(name)
     try:
-        record: dict[str, Any] = json.loads((home / "build.json").read_text())
+        record: dict[str, Any] = read_json((home / "build.json").read_text())
     except (OSError, ValueError):
         return None
     # Everything is compared by size, since running the program costs far more than looking.

@@ -23,6 +23,7 @@ from coloctl import paths
 from coloctl.errors import LabError
 from coloctl.lab import userns
 from coloctl.lab.layout import DEFAULT, check_name
+from coloctl.reading import read_json
 
 #: Set inside such a world, so that nobody enters a second one from there.
 MARK = "COLOCTL_ROOTLESS"
@@ -131,7 +132,7 @@ def _records(first: str = DEFAULT) -> list[Path]:
 def _read(record: Path) -> Holder | None:
     """What the record says; a missing or broken one says nothing."""
     try:
-        document = json.loads(record.read_text())
+        document = read_json(record.read_text())
         return Holder(int(document["pid"]), int(document["start_time"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 import re
 import sysconfig
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 from coloctl.errors import UsageError
 from coloctl.qmp.distill import paths_of
 from coloctl.qmp.value import Command, thaw
+from coloctl.reading import read_json, read_toml
 
 #: Version of the file's own form.
 FORM = 1
@@ -120,7 +120,7 @@ def text(schema: Schema) -> str:
 def load(path: Path) -> Schema:
     """The schema stored at ``path``; raises `UsageError` when that is none."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path.read_text(encoding="utf-8"))
         if document["form"] == FORM:
             return Schema(str(document["qemu"]), dict(document["paths"]))
     except OSError as error:
@@ -246,14 +246,14 @@ class Requirement:
 def load_required(path: Path) -> tuple[Requirement, ...]:
     """The requirements of ``required.toml``; raises `UsageError` when it is not such a file."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = read_toml(path.read_text(encoding="utf-8"))
         return tuple(
             Requirement(tuple(str(one) for one in entry["any"]), str(entry["why"]))
             for entry in document["need"]
         )
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a list of requirements: {error}.") from error
 
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from coloctl.errors import SpecError
 from coloctl.model import pair
+from coloctl.reading import read_toml
 from coloctl.spec import checks
 from coloctl.spec.complaints import from_validation
 from coloctl.spec.tables import (
@@ -98,7 +99,7 @@ def _read(path: Path) -> str:
 
 def _document(text: str, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return read_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax(name, text, str(error)) from None
 

@@ -12,7 +12,9 @@ ROOT = "coloctl"
 
 #: The lowest first; a module imports from its own layer and from those below it.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "clock", "paths", "memory", "reserve", "sealed", "bounded", "procfs"}),
+    frozenset(
+        {"errors", "clock", "paths", "memory", "reading", "reserve", "sealed", "bounded", "procfs"}
+    ),
     frozenset({"model"}),
     frozenset({"spec", "journal", "metrics"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),
