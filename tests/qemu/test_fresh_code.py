@@ -1,9 +1,10 @@
 """The fresh-code plugin in real QEMUs: built, refused, and what it keeps a secondary from.
 
-The guest is a boot sector. It writes a number into an instruction that returns it, from a clock
-that differs between the nodes, and runs the instruction until it is time for another number. Each
-checkpoint puts the primary's number under the secondary's translation of its own: a guest that gets
-another number than its memory holds has run stale code, and says `S` on its serial console.
+The guest is a boot sector. It writes a distance into a jump, from a clock that differs between the
+nodes, and takes the jump until it is time for another distance; where the jump leads tells how far
+it went. Each checkpoint puts the primary's distance under the secondary's translation of its own: a
+guest that jumps another distance than its memory holds has run stale code, and says `S` on its
+serial console.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ pytestmark = pytest.mark.qemu
 CHECKPOINTS = 12
 PATIENCE_S = 60.0
 
-#: In a page, and across the end of one: the instruction is `mov $imm, %al`, two bytes.
-PLACES = {"in a page": 0x9000, "across two pages": 0x8FFF}
+#: In a page, and across the end of one. No other code is in the second page there, so that only
+#: the jump itself can tell that it is stale.
+PLACES = {"in a page": 0x9200, "across two pages": 0x8FFF}
 
 _numbers = itertools.count(60)
 
@@ -41,14 +43,18 @@ def boot_sector(place: int) -> bytes:
     code = bytes.fromhex(
         "fa 31c0 8ed8 8ed0 bc0070"  # cli; all segments 0; mov $0x7000, %sp
         f"bf {place.to_bytes(2, 'little').hex()}"  # mov $place, %di
-        "c605b0 c64502cb"  # movb $0xb0, (%di): mov imm, %al; movb $0xcb, 2(%di): lret
-        "893e257c"  # mov %di, 0x7c25: the target of the call below
-        "0f31 66c1e808 884501"  # rewrite: rdtsc; shr $8, %eax; mov %al, 1(%di)
+        "c605eb"  # movb $0xeb, (%di): a short jump backwards
+        "8d5dfa b0f8 b91000"  # lea -6(%di), %bx; mov $-8, %al; mov $16, %cx
+        "c607b0 884701 c64702cb"  # fill: a target of the jump: mov $distance, %al; lret
+        "2c04 83eb04 e2ef"  # sub $4, %al; sub $4, %bx; loop fill
+        "893e437c"  # mov %di, 0x7c43: the target of the call below
+        "0f31 66c1e808 240f c0e002 f6d8 04f8"  # rewrite: rdtsc; another distance
+        "884501"  # mov %al, 1(%di)
         "b9409c"  # mov $40000, %cx
         "9a00000000"  # again: lcall $0, $place
         "384501 7505"  # cmp %al, 1(%di); jne stale
-        "49 75f3 ebe5"  # dec %cx; jnz again; jmp rewrite
-        "baf803 b053 ee ebdd"  # stale: mov $0x3f8, %dx; mov $'S', %al; out; jmp rewrite
+        "49 75f3 ebdc"  # dec %cx; jnz again; jmp rewrite
+        "baf803 b053 ee ebd4"  # stale: mov $0x3f8, %dx; mov $'S', %al; out; jmp rewrite
     )
     return code.ljust(510, b"\0") + b"\x55\xaa"
 
