@@ -41,6 +41,7 @@ def provide(binary: Path, *, report: Report = silent) -> Path:
         if (found := freshcode.find(binary)) is not None:
             return found
         report(Progress("the fresh-code plugin: building it"))
+        file.parent.chmod(0o755)  # whatever the umask was
         with tempfile.TemporaryDirectory(prefix="building-", dir=file.parent) as folder:
             source, built = Path(folder) / "fresh-code.c", Path(folder) / file.name
             source.write_text(freshcode.source(), encoding="utf-8")

@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--name", default="campaign", help="of the lab and of the pair")
     parser.add_argument("--without-plugin", action="store_true")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     binary, accel = choose("11.1", _say)
     if accel != "tcg":
         _say("KVM runs code here: the campaign asks for TCG all the same")
@@ -154,6 +155,8 @@ class Round:
             except subprocess.TimeoutExpired:
                 clients.kill()
                 out, _ = clients.communicate()
+        if clients.returncode:
+            raise RuntimeError("The clients did not come to their end: the guest serves no more.")
         self._count(json.loads(out.splitlines()[-1]), marks)
 
     def _phase(self, marks: list[float]) -> None:
@@ -163,6 +166,8 @@ class Round:
     def _count(self, seen: dict[str, Any], marks: Sequence[float]) -> None:
         done = self._client("audit")
         out, _ = done.communicate(timeout=180)
+        if done.returncode:
+            raise RuntimeError("The database did not answer the audit.")
         audit = json.loads(out)
         there = {tuple(row) for row in audit["ledger"]}
         acknowledged = [
