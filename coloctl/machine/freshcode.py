@@ -35,7 +35,8 @@ def source() -> str:
 def place(binary: Path) -> Path:
     """Name the file in which the plugin for ``binary`` lies, or will lie.
 
-    Another source and another QEMU, also behind the same wrapper, have another name.
+    Another source and another QEMU, also behind the same wrapper, have another name. Raises
+    `PreconditionFailed` for a cache folder that others can write.
     """
     name = memory.digest(["fresh-code", source(), *memory.identity(binary)])
     return paths.cache_dir() / "plugin" / f"fresh-code-{name}.so"
@@ -51,16 +52,16 @@ def find(binary: Path) -> Path | None:
 
 
 def distrust(file: Path) -> str:
-    """Say why ``file`` is not loaded, in a sentence; empty when nothing speaks against it."""
-    cache = paths.cache_dir()
+    """Say why ``file`` is not loaded, in a sentence; empty when nothing speaks against it.
+
+    The cache folder around it was looked at by `paths.cache_dir`.
+    """
     for path, is_kind, kind in (
-        (cache, stat.S_ISDIR, "folder"),
         (file.parent, stat.S_ISDIR, "folder"),
         (file, stat.S_ISREG, "file"),
     ):
         try:
-            # The cache folder itself may be a link that its owner made.
-            status = path.stat() if path == cache else path.lstat()
+            status = path.lstat()
         except OSError as error:
             return f"{path} is not there: {error.strerror}."
         if not is_kind(status.st_mode):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coloctl.errors import PreconditionFailed
 from coloctl.machine import freshcode
 
 pytestmark = pytest.mark.unit
@@ -44,11 +45,14 @@ def test_one_that_others_can_write_is_not_loaded(binary: Path, mode: int) -> Non
     assert f"mode {mode:04o}" in freshcode.distrust(file)
 
 
-@pytest.mark.parametrize("which", ["plugin", ""])
-def test_one_in_a_folder_that_others_can_write_is_not_loaded(binary: Path, which: str) -> None:
-    built(binary)
-    (Path(os.environ["COLOCTL_CACHE_DIR"]) / which).chmod(0o777)
+def test_one_in_a_folder_that_others_can_write_is_not_loaded(binary: Path) -> None:
+    file = built(binary)
+    file.parent.chmod(0o777)
     assert freshcode.find(binary) is None
+    assert "can be written by others" in freshcode.distrust(file)
+    file.parent.parent.chmod(0o777)
+    with pytest.raises(PreconditionFailed, match="can be written by others"):
+        freshcode.find(binary)
 
 
 def test_one_of_another_user_is_not_loaded(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
