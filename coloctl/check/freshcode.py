@@ -90,7 +90,7 @@ def _firmware(binary: Path, plugin: Path, errors: IO[str]) -> subprocess.Popen[s
             str(binary),
             *("-no-user-config", "-nodefaults", "-display", "none", "-vga", "none"),
             *("-machine", "pc", "-accel", "tcg", "-m", "16M", "-net", "none"),
-            *freshcode.arguments(plugin, log=True),
+            *freshcode.arguments(plugin, always=True, log=True),
             *("-qmp", "stdio"),
         ],
         stdin=subprocess.PIPE,

@@ -86,11 +86,15 @@ def warning(binary: Path) -> str:
     )
 
 
-def arguments(plugin: Path | None, *, log: bool = False) -> tuple[str, ...]:
-    """Return the words that load ``plugin``; with ``log`` it writes a line at every start."""
+def arguments(plugin: Path | None, **words: bool) -> tuple[str, ...]:
+    """Return the words that load ``plugin``.
+
+    ``words`` are for trials: with ``log`` it writes a line to standard error each time it has
+    looked for stale code, with ``always`` it looks at every start, also where COLO is not at work.
+    """
     if plugin is None:
         return ()
-    return (OPTION, keyval(file=str(plugin), log=True if log else None))
+    return (OPTION, keyval(file=str(plugin), **words))
 
 
 def in_force(argv: Sequence[str]) -> bool | None:

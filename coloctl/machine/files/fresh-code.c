@@ -48,7 +48,7 @@ extern void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *insn);
 extern void *qemu_add_vm_change_state_handler(void (*callback)(void *, _Bool, int), void *data);
 extern u64 qemu_ram_addr_from_host(void *host);
 extern void tb_invalidate_phys_range(void *cpu, u64 first, u64 last);
-extern _Bool migration_in_colo_state(void);
+extern _Bool migration_incoming_in_colo_state(void);
 
 #define EXPORT __attribute__((visibility("default")))
 #define PAGE 4096UL /* of an x86 guest */
@@ -67,7 +67,8 @@ struct note {
 };
 static struct note *notes;
 static u64 room, used;
-static int logging;
+static int overwritten; /* the guest's memory may be another one when it runs again */
+static int always, logging;
 
 /* Of glibc: all zero is an unlocked mutex. Held by vCPUs that translate at the same time. */
 static u64 mutex[16];
@@ -189,16 +190,25 @@ static void flushed(void *data)
     used = 0;
 }
 
-/* Called before the vCPUs run again, and when they have stopped; none translates meanwhile. */
+/*
+ * Called when the vCPUs have stopped, and before they run again; none translates meanwhile.
+ *
+ * A secondary stops before each checkpoint is loaded, and nothing else writes a guest's memory
+ * behind TCG's back: whoever did not stop as a secondary runs what it ran before.
+ */
 static void state_changed(void *data, _Bool running, int state)
 {
     u64 i, ram, pages = 0, bytes = 0, stale = 0, crossing = 0;
     long began[2], ended[2];
     struct note *note;
 
-    /* A primary in COLO runs what it ran before: nothing else writes its memory. */
-    if (!running || migration_in_colo_state())
+    if (!running) {
+        overwritten |= always || migration_incoming_in_colo_state();
         return;
+    }
+    if (!overwritten)
+        return;
+    overwritten = 0;
     clock_gettime(1, began);
     for (i = 0; i < room; i++) {
         note = &notes[i];
@@ -232,7 +242,10 @@ EXPORT int qemu_plugin_install(u64 id, const struct info *info, int argc, char *
 {
     if (!info->system_emulation || strcmp(info->target_name, "x86_64"))
         return 1;
-    logging = argc && !strcmp(argv[0], "log=on");
+    for (; argc; argc--, argv++) {
+        always |= !strcmp(*argv, "always=on");
+        logging |= !strcmp(*argv, "log=on");
+    }
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated, 0);
     qemu_plugin_register_flush_cb(id, flushed, 0);
     qemu_add_vm_change_state_handler(state_changed, 0);
