@@ -85,6 +85,12 @@ def failed_over(at_s: float, **timeline: Any) -> Said:
 RUINED = Struck(Planned("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
 
 
+def stranger(note: str) -> Struck:
+    """Another user was on a host, and what came of it."""
+    planned = Planned("stranger", "stranger", "a", 5.0)
+    return Struck(planned, FAULT_S, note=note, healed_s=20.0)
+
+
 def diverged(at_s: float, *, checkpoints: int) -> tuple[Said, ...]:
     """A secondary was said to have diverged, so many checkpoints after the fault."""
     told = {"diagnosis": "secondary-diverged", "node": "b", "evidence": "It spins."}

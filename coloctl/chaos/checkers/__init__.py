@@ -16,6 +16,7 @@ from coloctl.chaos.checkers import (
     records,
     registers,
     remnants,
+    strangers,
     streams,
     times,
 )
@@ -29,6 +30,7 @@ CHECKS: Mapping[str, Check] = {
     **times.CHECKS,
     **protection.CHECKS,
     **divergence.CHECKS,
+    **strangers.CHECKS,
     **primaries.CHECKS,
     **journal.CHECKS,
     **remnants.CHECKS,

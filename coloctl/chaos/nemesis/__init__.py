@@ -14,6 +14,7 @@ from coloctl.chaos.nemesis import (
     operator,
     processes,
     ruin,
+    stranger,
 )
 from coloctl.chaos.nemesis.fault import FaultKind
 
@@ -27,6 +28,7 @@ FAULTS: Mapping[str, FaultKind] = {
     **guest.FAULTS,
     **operator.FAULTS,
     **ruin.FAULTS,
+    **stranger.FAULTS,
 }
 
 __all__ = ["FAULTS", "FaultKind"]

@@ -127,6 +127,12 @@ CASES = {
         "4.000 s: It spins.",
         evidence(events=()),
     ),
+    "stranger_got_nothing": Case(
+        evidence(struck=(runs.stranger("on host-a: it got nothing in 90 tries"),)),
+        evidence(struck=(runs.stranger("on host-a: it got 2 x half a write"),)),
+        "5.000 s: on host-a: it got 2 x half a write",
+        evidence(),
+    ),
     "never_failed": Case(
         evidence(),
         evidence(events=(*runs.events(), runs.changed(15.0, "failover", "failed", "no proof"))),
