@@ -7,6 +7,8 @@ import errno
 import fcntl
 import os
 import socket
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,11 @@ from coloctl import paths
 from coloctl.errors import PairBusy, PreconditionFailed
 
 _BACKLOG = 16
+#: A lock that is held for longer is held by what hangs, seconds; and between two tries.
+LOCKED_S, _AGAIN_S = 20.0, 0.01
+#: The file that is locked in place of a folder that others may read.
+LOCK_NAME = ".lock"
+_OTHERS = stat.S_IRGRP | stat.S_IROTH
 
 
 def listen(path: Path) -> socket.socket:
@@ -46,13 +53,35 @@ def listen(path: Path) -> socket.socket:
 
 @contextlib.contextmanager
 def folder_locked(folder: Path) -> Iterator[None]:
-    """Other starters wait meanwhile; it takes no longer than a bind."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Keep other starters waiting; it takes no longer than a bind.
+
+    Who can open what is locked can hold the lock for ever. So a folder that others may read is not
+    locked itself: a file in it is, which is this user's alone. Raises `PreconditionFailed` after
+    `LOCKED_S`.
+    """
+    what, how = folder, os.O_RDONLY | os.O_DIRECTORY
+    if folder.stat().st_mode & _OTHERS:
+        what, how = folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    fd = os.open(what, how | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd, what)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int, what: Path) -> None:
+    until_s = time.monotonic() + LOCKED_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until_s:
+                raise PreconditionFailed(
+                    f"Another process has held the lock of {what} for {LOCKED_S:g} s.",
+                    hint=f"`fuser -v {what}` names it; another start, or one that hangs",
+                ) from None
+            time.sleep(_AGAIN_S)
 
 
 def served(path: Path) -> bool:

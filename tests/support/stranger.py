@@ -18,7 +18,7 @@ from coloctl.lab import netns
 NOBODY = 65534
 
 _HEAD = """
-import encodings.idna, json, os, socket, struct, sys, time
+import encodings.idna, fcntl, json, os, socket, struct, sys, time
 
 # The interpreter may lie where nobody can read: it is loaded before.
 os.setgroups([])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from coloctl.control import connection, schema, server
+from coloctl.control import connection, listener, schema, server
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer, Handler
@@ -459,6 +460,27 @@ def test_deadline_of_the_client(path: Path) -> None:
             assert client.execute("query-version", 5)["package"] == "coloctl 1.2.3"
 
     talk(path, {"pair-start": slow}, lambda control: asyncio.to_thread(ask))
+
+
+def test_who_can_only_read_the_folder_keeps_nobody_from_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any user can lock a folder that it may open, and every start would wait for ever."""
+    monkeypatch.setattr(listener, "LOCKED_S", 0.05)
+    path.parent.chmod(0o755)
+    fd = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        listen(path).close()
+        lock = path.parent / listener.LOCK_NAME
+        assert lock.stat().st_mode & 0o777 == 0o600
+        with lock.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(PreconditionFailed, match="has held the lock") as refused:
+                listen(path)
+        assert refused.value.hint and str(lock) in refused.value.hint
+    finally:
+        os.close(fd)
 
 
 def idle(path: Path, count: int) -> list[socket.socket]:
