@@ -24,7 +24,7 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.cli.progress import drawing
-from coloctl.colo import generation, inuse, launch
+from coloctl.colo import alike, generation, inuse, launch
 from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.newborn import Newborn, inherited, newborn, refuse_living
@@ -165,14 +165,15 @@ async def _dialogue(
 ) -> list[dict[str, Any]]:
     ground = await launch.prepare(pair)
     try:
+        companions = await generation.read(pair, ground.hosts)
         return dialogue(
             pair,
             ground,
             "start",
             Protection.DOWN,
-            primary=begin_on or generation.source(await generation.read(pair, ground.hosts)),
+            primary=begin_on or generation.source(companions),
             protect=protect,
-            in_sync=await launch.images_equal(pair, ground),
+            in_sync=protect and await alike.disks_alike(pair, ground, companions),
         )
     finally:
         await ground.aclose()

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.pairs import (
@@ -27,9 +28,10 @@ from support.pairs import (
 )
 
 from coloctl import paths
-from coloctl.colo import generation, registry
+from coloctl.colo import alike, generation, registry
 from coloctl.errors import PreconditionFailed
 from coloctl.lab import qemu
+from coloctl.machine import image
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
 from coloctl.model.protection import Protection
 from coloctl.supervisor import acts
@@ -222,5 +224,57 @@ def test_a_device_whose_registry_is_lost_is_new_and_one_that_is_damaged_is_not(
             with pytest.raises(PreconditionFailed, match="It is not known what node b's disks"):
                 await begins(stage)
             assert await begins(stage, begin_on="b") == "b"
+
+    asyncio.run(story())
+
+
+def test_a_guest_alone_waits_for_no_comparison(
+    tmp_path: Path, build: qemu.Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without protection no disk is read before the guest runs, and the other's is not needed."""
+    spec = firmware_spec(tmp_path, build, "tcg")
+    compared: list[Path] = []
+    really = image.same_content
+
+    async def count(a: Path, *rest: Any, **more: Any) -> bool:
+        compared.append(a)
+        return await really(a, *rest, **more)
+
+    monkeypatch.setattr(image, "same_content", count)
+
+    async def story() -> None:
+        await make_disks(spec, build.img)
+        spec.disks[0].image["b"].unlink()
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            assert not compared
+            await guest_writes(stage.primary, LAST, 0, PLACE)
+            await (
+                stage.start()
+            )  # the other node's disk is made and filled
+            assert stage.state.protection is Protection.COLO
+            assert not compared
+            await acts.failover(stage.state, "b")
+            assert await holds(stage.primary, LAST, 0, PLACE)
+
+    asyncio.run(story())
+
+
+def test_new_disks_that_are_large_or_slow_do_not_hold_the_guest(
+    tmp_path: Path, build: qemu.Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs at once, and what differs follows while it serves: nothing of it is missed."""
+    spec = firmware_spec(tmp_path, build, "tcg")
+    monkeypatch.setattr(alike, "PATIENCE_S", 0.0)
+
+    async def story() -> None:
+        await make_disks(spec, build.img)
+        async with supervised(spec) as stage:
+            await stage.start()
+            assert "compare" in stage.steps() or "mirror" in stage.steps()
+            await guest_writes(stage.primary, LAST, 0, PLACE)
+            await stage.checkpoints(2)
+            await acts.failover(stage.state, "b")
+            assert await holds(stage.primary, LAST, 0, PLACE)
 
     asyncio.run(story())

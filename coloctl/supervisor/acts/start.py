@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coloctl.colo import generation, inuse, launch
+from coloctl.colo import alike, generation, inuse, launch
 from coloctl.colo.companion import WHOLE
 from coloctl.colo.generation import Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
@@ -103,10 +103,11 @@ def _runs_alone(state: PairState, error: ColoctlError) -> RunsAlone:
 async def _start_guest(
     state: PairState, watch: Watch, *, hold: bool, begin_on: NodeName | None
 ) -> bool:
-    """The primary is there, with the guest's disks; answers whether it is held at its beginning.
+    """Start the primary with the guest's disks; answers whether it is held at its beginning.
 
     It is held only where it will be protected, can boot under protection, and both nodes' images
-    are the same: its disks need no copy then.
+    are soon known to be the same: its disks need no copy then. Otherwise it runs at once, and no
+    disk is read before.
     """
     spec, ground = state.spec, state.ground
     await inuse.require_idle(spec, ground.hosts)  # before anything is believed, claimed or written
@@ -117,9 +118,13 @@ async def _start_guest(
     state.generation = max(*numbers, claim.generation if claim else 0)
     promoted = (claim.node, claim.generation) if claim else None
     node = begin_on or generation.source(companions, promoted=promoted)
-    equal = await launch.images_equal(spec, ground)
-    alone = launch.boots_alone(spec, ground)
-    held = hold and equal and not alone
+    held = False
+    if not hold:
+        await launch.require_images(spec, ground, node)
+    elif launch.boots_alone(spec, ground):
+        await launch.require_same_sizes(spec, ground)
+    else:
+        held = await alike.disks_alike(spec, ground, companions)
     if begin_on:
         await _overrule(state, begin_on)
     elif companions[node].state is not Worth.OVERLAY_PENDING:
