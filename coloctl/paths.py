@@ -19,7 +19,7 @@ UNIX_PATH_MAX = 107
 
 
 #: The variables that name another place, for hints.
-_STATE, _CACHE, _REGISTRY = "COLOCTL_STATE_DIR", "COLOCTL_CACHE_DIR", "COLOCTL_REGISTRY_DIR"
+_STATE, _CACHE, REGISTRY = "COLOCTL_STATE_DIR", "COLOCTL_CACHE_DIR", "COLOCTL_REGISTRY_DIR"
 
 
 def state_dir() -> Path:
@@ -75,11 +75,11 @@ def registry_dir() -> Path:
 
     Raises `PreconditionFailed` for one that others can change: it says which disks are newest.
     """
-    return require_own(_registry_dir(), variable=_REGISTRY)
+    return require_own(_registry_dir(), variable=REGISTRY)
 
 
 def _registry_dir() -> Path:
-    if chosen := os.environ.get(_REGISTRY):
+    if chosen := os.environ.get(REGISTRY):
         return Path(chosen).absolute()
     if os.geteuid() == 0:
         return Path("/var/lib/coloctl/disks")

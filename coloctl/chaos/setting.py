@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import shutil
 import socket
 import tempfile
@@ -117,15 +118,33 @@ def _refuse_tenants(name: str) -> None:
 
 @contextlib.contextmanager
 def folder(setting: Setting) -> Iterator[Path]:
-    """An empty folder for the pair file and its disks."""
+    """Make an empty folder for the pair file and its disks.
+
+    What is written about disks that go with it goes too: they have a registry of their own there.
+    """
     made = Path(tempfile.mkdtemp(prefix=f"coloctl-{setting.name}-"))
     try:
-        yield made
+        with contextlib.nullcontext() if setting.keep else _registry(made / "registry"):
+            yield made
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
     if not setting.keep:
         shutil.rmtree(made)
+
+
+@contextlib.contextmanager
+def _registry(chosen: Path) -> Iterator[None]:
+    """Whatever is started in the block keeps what it knows of disks in ``chosen``."""
+    before = os.environ.get(paths.REGISTRY)
+    os.environ[paths.REGISTRY] = str(chosen)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[paths.REGISTRY]
+        else:
+            os.environ[paths.REGISTRY] = before
 
 
 @contextlib.contextmanager

@@ -82,7 +82,10 @@ async def _places(
     def parse(content: bytes) -> Word:
         return companion.parse(content, spec.name, node)
 
-    far = await _place(host, entry(identity), parse)
+    try:
+        far = await _place(host, entry(identity), parse)
+    except PreconditionFailed as error:  # a folder that others can change
+        far = Place("", trouble=error.message)
     if identity.device:
         return None, far
     return await _place(host, beside(first.image[node]), parse), far
@@ -118,7 +121,10 @@ async def put(spec: PairSpec, host: Host, word: Word) -> None:
         wrong = await _store(host, Path(near.path), after) if near is not None else None
         if near is not None and wrong is None:
             after = replace(after, beside=after.serial)
-        also_wrong = await _store(host, Path(far.path), after)
+        if far.path:
+            also_wrong = await _store(host, Path(far.path), after)
+        else:
+            also_wrong = PreconditionFailed(far.trouble)
         if also_wrong and (wrong or near is None):
             raise wrong or also_wrong
         for error in (wrong, also_wrong):

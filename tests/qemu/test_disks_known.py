@@ -27,7 +27,6 @@ from support.pairs import (
     supervised,
 )
 
-from coloctl import paths
 from coloctl.colo import alike, generation, registry
 from coloctl.errors import PreconditionFailed
 from coloctl.lab import qemu
@@ -129,7 +128,7 @@ def test_where_nothing_is_known_any_more_nothing_is_started(
         companion(spec, "a").write_text(
             f'{{"pair": "{spec.name}", "node": "a", "generation": 0, "state": "in-sync"}}'
         )
-        shutil.rmtree(paths.registry_dir())
+        shutil.rmtree(tmp_path / "registry")
         harm(spec)
         async with supervised(spec) as stage:
             with pytest.raises(PreconditionFailed, match="would be lost") as refused:
@@ -217,7 +216,7 @@ def test_a_device_whose_registry_is_lost_is_new_and_one_that_is_damaged_is_not(
 
     async def story() -> None:
         await lives_until_b_is_newer(spec)
-        for entry in paths.registry_dir().iterdir():
+        for entry in (tmp_path / "registry").iterdir():
             if b'"node": "b"' in entry.read_bytes():
                 entry.write_bytes(b"")
         async with supervised(spec) as stage:
@@ -249,9 +248,7 @@ def test_a_guest_alone_waits_for_no_comparison(
             await stage.start(protected=False)
             assert not compared
             await guest_writes(stage.primary, LAST, 0, PLACE)
-            await (
-                stage.start()
-            )  # the other node's disk is made and filled
+            await stage.start()  # the other node's disk is made and filled
             assert stage.state.protection is Protection.COLO
             assert not compared
             await acts.failover(stage.state, "b")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 from support.pairs import Stage, firmware_spec, make_disks, qemu_io, supervised
 
-from coloctl import paths
 from coloctl.colo import generation
 from coloctl.journal import Journal, replay
 from coloctl.lab import qemu
@@ -106,7 +106,7 @@ def test_a_copy_that_runs_takes_another_rate(pair: PairSpec) -> None:
             # As if node b had never held these disks: only a full copy is a job of QEMU's.
             replica = pair.disks[0].image["b"]
             replica.with_name(replica.name + generation.SUFFIX).unlink()
-            shutil.rmtree(paths.registry_dir())
+            shutil.rmtree(os.environ["COLOCTL_REGISTRY_DIR"])
             protecting = asyncio.create_task(stage.start())
             await stage.until(lambda: "mirror" in stage.steps() or protecting.done())
             async with asyncio.timeout(20):

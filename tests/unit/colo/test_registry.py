@@ -50,6 +50,11 @@ async def of_b(spec: PairSpec, hosts: Hosts) -> Companion:
     return (await generation.read(spec, hosts))["b"]
 
 
+def folder_of(spec: PairSpec) -> Path:
+    """Never asked of the product: what a test breaks there is its own."""
+    return spec.disks[0].image["a"].parent / "registry"
+
+
 def beside(spec: PairSpec) -> Path:
     return registry.beside(spec.disks[0].image["b"])
 
@@ -65,10 +70,10 @@ def test_one_place_is_enough(spec: PairSpec, caplog: pytest.LogCaptureFixture) -
         (beside(spec) / "in the way").rmdir()
         beside(spec).rmdir()
         assert (await of_b(spec, hosts)).generation == 2
-        for entry in paths.registry_dir().iterdir():
+        for entry in folder_of(spec).iterdir():
             entry.unlink()
-        paths.registry_dir().rmdir()
-        paths.registry_dir().write_text("in the way")
+        folder_of(spec).rmdir()
+        folder_of(spec).write_text("in the way")
         await generation.write(spec, hosts, "b", 3)
         found = await of_b(spec, hosts)
         assert (found.generation, found.doubt) == (3, "")
@@ -76,9 +81,21 @@ def test_one_place_is_enough(spec: PairSpec, caplog: pytest.LogCaptureFixture) -
     on_hosts(check)
 
 
+def test_a_registry_that_others_can_change_is_not_believed(spec: PairSpec) -> None:
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "b", 1)
+        folder_of(spec).chmod(0o777)
+        await generation.write(spec, hosts, "b", 2)
+        assert (await of_b(spec, hosts)).generation == 2
+        beside(spec).unlink()
+        assert "not known" in (await of_b(spec, hosts)).doubt
+
+    on_hosts(check)
+
+
 def test_where_neither_can_be_written_it_is_told(spec: PairSpec) -> None:
     async def check(hosts: Hosts) -> None:
-        paths.registry_dir().write_text("in the way")
+        folder_of(spec).write_text("in the way")
         (beside(spec) / "in the way").mkdir(parents=True)
         with pytest.raises(PreconditionFailed, match="cannot be written"):
             await generation.write(spec, hosts, "b", 1)
@@ -120,7 +137,7 @@ def test_words_written_at_once_follow_each_other(spec: PairSpec) -> None:
         )
         found = await of_b(spec, hosts)
         assert found.generation == 9
-        (entry,) = paths.registry_dir().iterdir()
+        (entry,) = folder_of(spec).iterdir()
         assert entry.read_bytes().replace(b" ", b"").count(b'"generation":9') == 1
 
     on_hosts(check)
