@@ -75,6 +75,8 @@ def sentences(document: Document) -> Iterator[str]:
         yield "Nothing was observed yet."
     if (decision := document["decision"]) and decision["reason"]:
         yield f"Now: {decision['action']}. {sentence(decision['reason'])}"
+    if stale := document.get("stale_code"):
+        yield stale
     if pace := document.get("pace"):
         yield f"Checkpoints come after {document['delay_ms']} ms: {pace}"
     if changed := documents.changed_settings(document.get("settings", {})):

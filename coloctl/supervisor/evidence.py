@@ -31,6 +31,7 @@ def explanation(state: PairState) -> dict[str, Any]:
         "settings": view.to_json()["settings"],
         "delay_ms": state.delay_ms,
         "pace": view.pace,
+        "stale_code": view.stale_code,
         "diagnosis": None,
         "decision": None,
         "roads": [],

@@ -136,6 +136,7 @@ def test_without_the_plugin_the_pair_says_so_and_is_moved_by_force_only(
     assert seen["a"] == 0 and seen["b"] > 0
     assert "for demos" in view()["stale_code"]
     assert "for demos" in coloctl("status", "fresh").stdout.replace("\n", " ")
+    assert "for demos" in coloctl("explain", "fresh").stdout.replace("\n", " ")
     refused = coloctl("switchover", "fresh", "--yes")
     assert refused.returncode == 1 and "without the fresh-code plugin" in refused.stderr
     assert view()["protection"] == "colo"
