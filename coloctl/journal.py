@@ -9,7 +9,6 @@ within twice the size limit, and what a restarted supervisor decides by is alway
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from coloctl import journalfile, paths
 from coloctl.clock import CLOCK, Clock
-from coloctl.errors import PairBusy, PreconditionFailed
+from coloctl.errors import PreconditionFailed
 from coloctl.model import event
 from coloctl.model.event import Kind, Record
 from coloctl.reserve import Reserve
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 
 #: About 40,000 records; a state folder in /run lives in memory.
 SIZE_MAX = 8 << 20
-
-#: How files of the journal are opened; a symbolic link in their place is somebody else's.
-_OWN = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def wall_clock() -> datetime:
@@ -141,12 +138,12 @@ class Journal:
         self.path = path
         self._clock, self._wall = clock, wall
         self._size_max = self._rotate_at = size_max
-        self._lock = _locked(path)
+        self._lock = journalfile.locked(path)
         try:
             self.history = replay(path)
             self._size = self.history.size
             self._file, self._torn = self._first_opened(), False
-            self._reserve = Reserve(_beside(path, ".reserve"))
+            self._reserve = Reserve(journalfile.beside(path, ".reserve"))
         except BaseException:
             os.close(self._lock)
             raise
@@ -179,6 +176,8 @@ class Journal:
         """
         stamped = replace(record if record.at else self.stamped(record), seq=self._seq + 1)
         line = seal(stamped.to_json())
+        if not self._in_place():
+            self._put_back()
         if record.durable:
             self._reserve.see_to_room()
         if self._size + len(line) > self._rotate_at:
@@ -194,14 +193,54 @@ class Journal:
         at, mono_s = self._wall().isoformat(timespec="microseconds"), self._clock.now()
         return replace(record, at=at, mono_s=round(mono_s, 6))
 
+    def see_to_place(self) -> bool:
+        """Make file, lock and folder anew where they were removed; say whether that was needed.
+
+        What a restarted supervisor decides by is in the new file. Raises `PreconditionFailed` when
+        it cannot be made, and `PairBusy` when another supervisor has made one meanwhile.
+        """
+        if self._in_place():
+            return False
+        self._put_back()
+        return True
+
+    def _in_place(self) -> bool:
+        """Whether the file under our name is the one that we write, or could not open yet."""
+        return self._file < 0 or journalfile.same(self.path, self._file)
+
+    def _put_back(self) -> None:
+        paths.make_private(self.path.parent)
+        kept = journalfile.same(journalfile.beside(self.path, ".lock"), self._lock)
+        fresh = self._lock if kept else journalfile.locked(self.path)
+        data = b"".join(seal(record.to_json()) for record in self._vital)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # whatever somebody put there is kept
+                self.path.replace(journalfile.beside(self.path, ".other"))
+            file = journalfile.create(self.path, data)
+            journalfile.sync_folder(self.path.parent)
+        except OSError as error:
+            if fresh != self._lock:
+                os.close(fresh)
+            raise PreconditionFailed(
+                f"The journal {self.path} was removed and cannot be made anew: {error.strerror}.",
+                hint="check the folder and its permissions",
+            ) from None
+        if fresh != self._lock:
+            os.close(self._lock)
+        os.close(self._file)
+        self._reserve.close()
+        self._lock, self._file, self._size = fresh, file, len(data)
+        self._reserve = Reserve(journalfile.beside(self.path, ".reserve"))
+        log.warning("The journal %s was removed; it is made anew", self.path)
+
     def _write(self, line: bytes, *, sync: bool) -> None:
         if self._file < 0:
-            self._file = _opened(self.path, self._size)
+            self._file = journalfile.opened(self.path, self._size)
         try:
             if self._torn:
                 os.ftruncate(self._file, self._size)
             self._torn = True
-            _write_all(self._file, line)
+            journalfile.write_all(self._file, line)
             if sync:
                 os.fsync(self._file)
             self._torn = False
@@ -218,7 +257,7 @@ class Journal:
     def _first_opened(self) -> int:
         """The file for appending; -1 where it holds something and cannot be written now."""
         try:
-            return _opened(self.path, self._size)
+            return journalfile.opened(self.path, self._size)
         except PreconditionFailed as error:
             if not self.history.records:
                 raise
@@ -231,11 +270,11 @@ class Journal:
         At every moment there is a whole journal at ``path``. Where there is no room for two, the
         old file stays in use and grows by a quarter before the next try.
         """
-        fresh, old = _beside(self.path, ".new"), _beside(self.path, ".1")
+        fresh, old = journalfile.beside(self.path, ".new"), journalfile.beside(self.path, ".1")
         data = b"".join(seal(record.to_json()) for record in self._vital)
         file = -1
         try:
-            file = _create(fresh, data)
+            file = journalfile.create(fresh, data)
             old.unlink(missing_ok=True)
             os.link(self.path, old)
             fresh.replace(self.path)
@@ -248,71 +287,4 @@ class Journal:
         os.close(self._file)
         self._file, self._size = file, len(data)
         self._rotate_at = max(self._size_max, 2 * len(data))
-        _sync_folder(self.path.parent)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _locked(path: Path) -> int:
-    """A lock of its own file, because rotation replaces the journal's; kept until closed."""
-    try:
-        fd = os.open(_beside(path, ".lock"), _OWN | os.O_RDWR, 0o600)
-    except OSError as error:
-        try:  # a lock needs no right to write
-            fd = os.open(_beside(path, ".lock"), os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            raise PreconditionFailed(
-                f"The journal {path} cannot be opened: {error.strerror}.",
-                hint="check the folder and its permissions",
-            ) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise PairBusy(
-            f"Another supervisor has the journal {path} open.",
-            hint=f"coloctl status {path.parent.name} asks it",
-        ) from None
-    return fd
-
-
-def _opened(path: Path, size: int) -> int:
-    """The file for appending, cut to ``size`` bytes; its folder entry is on disk."""
-    try:
-        fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND, 0o600)
-        os.ftruncate(fd, size)
-        os.fsync(fd)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise PreconditionFailed(
-            f"The journal {path} cannot be opened: {error.strerror}.",
-            hint="check the folder and its permissions",
-        ) from None
-    return fd
-
-
-def _create(path: Path, data: bytes) -> int:
-    """A new file open for appending that holds ``data``, on disk."""
-    fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND | os.O_TRUNC, 0o600)
-    try:
-        _write_all(fd, data)
-        os.fsync(fd)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        journalfile.sync_folder(self.path.parent)

@@ -91,6 +91,15 @@ def listeners(paths: Collection[Path]) -> dict[Path, int]:
     return found
 
 
+def listening_below(folder: Path) -> set[Path]:
+    """List the paths below ``folder`` at which unix sockets were bound that still listen.
+
+    The file may be gone, and the word of the kernel is that of whoever bound the socket: any user
+    may have, in a mount namespace of his own. Whose it is, `holding` tells.
+    """
+    return {Path(text) for _, text in _listening() if text.startswith(f"{folder.absolute()}/")}
+
+
 def listed(inodes: Collection[int]) -> bool:
     """Say whether a socket with one of ``inodes`` still listens in any namespace."""
     wanted = frozenset(inodes)

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from coloctl import paths
+from coloctl import paths, procfs
 from coloctl.cli.options import pair_names
 from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient, OnEvent
-from coloctl.errors import ColoctlError, DeadlineMissed
+from coloctl.errors import ColoctlError, DeadlineMissed, NoSuchPair, Unreachable
 
 #: Where many are asked, one that hangs must not hold up the others.
 SURVEY_TIMEOUT_S = 2.0
@@ -24,17 +24,45 @@ def acts(pair: str) -> Iterator[Acts]:
 
 
 def connect(pair: str, on_event: OnEvent | None = None) -> ControlClient:
-    """Connected to the pair's supervisor; raises `NoSuchPair` or `Unreachable`."""
-    return ControlClient.connect(paths.control_socket(pair), QUERY_S, on_event)
+    """Connect to the pair's supervisor; raises `NoSuchPair` or `Unreachable`.
+
+    Where QEMUs of the pair live without one, the error names them and what can be typed.
+    """
+    try:
+        return ControlClient.connect(paths.control_socket(pair), QUERY_S, on_event)
+    except (NoSuchPair, Unreachable) as error:
+        raise _orphaned(pair) or error from error
+
+
+def _orphaned(pair: str) -> Unreachable | None:
+    """Say what lives of a pair without a supervisor; None where nothing does."""
+    from coloctl.supervisor import leftovers  # costs 0.1 s, and is seldom needed
+
+    folder = paths.pair_dir(pair)
+    living = leftovers.living(folder)
+    if not living:
+        return None
+    return Unreachable(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
 
 def survey() -> list[dict[str, Any]]:
-    """Every pair that has a folder here: its view, or why there is none.
+    """List every pair that has a folder here, or lives without: its view, or why there is none.
 
     ``{"name", "supervisor": "running" | "silent" | "gone", "view": the document of query-pair or
-    None, "error": the sentence or None}``
+    None, "error": the sentence or None, "hint": what can be typed then, or None}``
     """
-    return [_look(name) for name in pair_names()]
+    return [_look(name) for name in sorted({*pair_names(), *_without_folder()})]
+
+
+def _without_folder() -> list[str]:
+    """Name the pairs whose folder was removed while their QEMUs run."""
+    home = paths.state_dir()
+    if not any(path.name == "qmp.sock" and not path.parent.exists()
+               for path in procfs.listening_below(home)):  # fmt: skip
+        return []
+    from coloctl.supervisor import leftovers
+
+    return leftovers.without_folder()
 
 
 def _look(name: str) -> dict[str, Any]:
@@ -42,6 +70,18 @@ def _look(name: str) -> dict[str, Any]:
         with ControlClient.connect(paths.control_socket(name), SURVEY_TIMEOUT_S) as client:
             view = client.execute("query-pair", SURVEY_TIMEOUT_S)
     except ColoctlError as error:
-        supervisor = "silent" if isinstance(error, DeadlineMissed) else "gone"
-        return {"name": name, "supervisor": supervisor, "view": None, "error": error.message}
-    return {"name": name, "supervisor": "running", "view": view, "error": None}
+        return {"name": name, "view": None, **_why(name, error)}
+    return {"name": name, "supervisor": "running", "view": view, "error": None, "hint": None}
+
+
+def _why(name: str, error: ColoctlError) -> dict[str, Any]:
+    """Say why there is no view of a pair, and what can be typed."""
+    if isinstance(error, DeadlineMissed):
+        return {"supervisor": "silent", "error": error.message, "hint": error.hint}
+    hint: str | None = f"`coloctl stop {name} --force` clears what it left"
+    try:
+        if orphaned := _orphaned(name):
+            error, hint = orphaned, orphaned.hint
+    except ColoctlError as worse:  # its journal is damaged
+        error, hint = worse, worse.hint
+    return {"supervisor": "gone", "error": error.message, "hint": hint}

@@ -84,11 +84,14 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
         documents.show_dialogue(pair, "stop", steps, form)
         return
     if not force:
-        what = " and ".join(map(str, living)) if living else "nothing of it"
+        if living:
+            raise Unreachable(
+                f"{leftovers.told(folder, living)} So it cannot be asked to shut down.",
+                hint=leftovers.advice(folder, living),
+            )
         raise Unreachable(
-            f"The supervisor of {pair} is gone, so its guest cannot be asked to shut down; "
-            f"{what} still {'runs' if len(living) < 2 else 'run'}.",
-            hint=f"`coloctl stop {pair} --force` ends what is left and clears its folder",
+            f"The supervisor of {pair} is gone; nothing of it still runs.",
+            hint=f"`coloctl stop {pair} --force` clears its folder",
         )
     confirm(pair, _question(pair, force=bool(living)), yes=yes or not living)
     ended = asyncio.run(end_stale(pair))

@@ -19,7 +19,7 @@ from pathlib import Path
 from coloctl import paths
 from coloctl.control.client import ControlClient, OnEvent
 from coloctl.control.listener import folder_locked, listen, served
-from coloctl.errors import ColoctlError, MonitorError, PairBusy
+from coloctl.errors import ColoctlError, MonitorError, PairBusy, PreconditionFailed
 from coloctl.host import DeathProof, tail
 from coloctl.journal import replay
 from coloctl.model.event import Kind
@@ -63,30 +63,27 @@ def claim(spec: PairSpec) -> socket.socket:
 def refuse_living(folder: Path) -> None:
     """Nothing lives of the pair in ``folder``; raises `PairBusy` otherwise."""
     if living := leftovers.living(folder):
-        raise PairBusy(
-            f"The supervisor of pair {folder.name} is gone, but "
-            f"{' and '.join(map(str, living))} still {'runs' if len(living) == 1 else 'run'}.",
-            hint=f"`coloctl start {_source(folder)} --adopt` takes over what is left, "
-            f"`coloctl stop {folder.name} --force` ends it",
-        )
-
-
-def _source(folder: Path) -> str:
-    try:
-        return str((folder / leftovers.SOURCE).readlink())
-    except OSError:
-        return "SPEC"
+        raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
 
 def inherited(spec: PairSpec) -> PairSpec | None:
-    """The pair whose QEMUs live without a supervisor, as it was started; None where none do.
+    """Read the pair whose QEMUs live without a supervisor, as it was started; None: none do.
 
-    Raises `PairBusy` when they were started from another pair file than that of ``spec``.
+    Where its folder holds no copy of its pair file any more, ``spec`` is taken for it. Raises
+    `PairBusy` when they were started from another pair file than that of ``spec``, or when they
+    cannot be reached.
     """
     folder = paths.pair_dir(spec.name)
-    if served(paths.control_socket(spec.name)) or not leftovers.living(folder):
+    if served(paths.control_socket(spec.name)) or not (living := leftovers.living(folder)):
         return None
-    pair = leftovers.remembered(folder)
+    if not leftovers.reachable(folder, living):
+        raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
+    try:
+        pair = leftovers.remembered(folder)
+    except PreconditionFailed:
+        if spec.source is not None:
+            leftovers.remember(folder, spec.source)
+        return spec
     if pair.source != spec.source:
         raise PairBusy(
             f"A pair called {spec.name} already runs; it was started from {pair.source}.",
@@ -102,7 +99,7 @@ def stopped(spec: PairSpec) -> bool:
     `PreconditionFailed` when the journal is damaged.
     """
     folder = paths.pair_dir(spec.name)
-    if spec.source is None or _source(folder) != str(spec.source.absolute()):
+    if spec.source is None or leftovers.source_of(folder) != str(spec.source.absolute()):
         return False
     if served(paths.control_socket(spec.name)) or leftovers.living(folder):
         return False
@@ -128,7 +125,7 @@ async def end_stale(name: str) -> list[DeathProof]:
     Raises `PairBusy` when a supervisor serves it after all, and what `leftovers.end` raises.
     """
     folder = paths.pair_dir(name)
-    with folder_locked(paths.state_dir()):
+    with folder_locked(paths.make_private(paths.state_dir())):
         if served(paths.control_socket(name)):
             raise PairBusy(f"A supervisor serves pair {name} again.", hint="try once more")
         proofs = await leftovers.end(folder)

@@ -12,11 +12,12 @@ from typing import Any
 
 from coloctl import __version__, paths
 from coloctl.colo import launch
+from coloctl.control.home import Home
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
 from coloctl.errors import ColoctlError
 from coloctl.journal import Journal
-from coloctl.model.event import Record
+from coloctl.model.event import SOURCE, Kind, Record, last_settings
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
@@ -84,7 +85,9 @@ async def serve(
                     export.watch(state.view)
                     supervisor.timed = export.metrics.beat
                     supervisor.heard = export.observed
-                await _run(service, server, begin, journal.history.records)
+                _remember_source(state, journal.history.records)
+                home = Home(state, journal, server)
+                await _run(service, server, home, begin, journal.history.records)
     finally:
         await ground.aclose()
     if service.failure is not None:
@@ -92,8 +95,19 @@ async def serve(
     return service.interrupts > 0
 
 
+def _remember_source(state: PairState, history: tuple[Record, ...]) -> None:
+    """Record where the pair file lies: without its supervisor, advice names it."""
+    source = str(state.pair_file.source or "")
+    if source and last_settings(history).get(SOURCE) != source:
+        state.record(Kind.NOTE, data={SOURCE: source})
+
+
 async def _run(
-    service: Service, server: ControlServer, begin: bool | None, history: tuple[Record, ...]
+    service: Service,
+    server: ControlServer,
+    home: Home,
+    begin: bool | None,
+    history: tuple[Record, ...],
 ) -> None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
@@ -112,9 +126,11 @@ async def _run(
         elif begin is not None:
             group.create_task(service.begin(protect=begin))
         serving = group.create_task(server.serve())
+        keeping = group.create_task(home.keep())
         stopped = group.create_task(service.ended.wait())
         left = group.create_task(leave.wait())
         await asyncio.wait({serving, stopped, left}, return_when=asyncio.FIRST_COMPLETED)
+        keeping.cancel()
         # Between its fence and its promotion a failover has no guest running anywhere.
         await service.state.interrupt(
             "Its supervisor ends.", spare="" if service.ended.is_set() else "failover"
@@ -133,7 +149,8 @@ async def _run(
 def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
     """What an earlier supervisor left, where one did."""
     state, supervisor = service.state, service.supervisor
-    if not history and not any(leftovers.running_in(state.ground.folder)):
+    told = [one for one in history if one.kind is not Kind.NOTE]
+    if not told and not any(leftovers.running_in(state.ground.folder)):
         return None
     return Adoption(
         state,

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 CLIENTS_MAX = 64
 #: Seconds that requests under way have to end when the supervisor ends.
 FINISH_S = 2.0
+#: Sockets that are served at once: the one that was handed over, and those made since.
+_LISTENERS_MAX = 3
 _READ_BYTES = 1 << 16
 _ACCEPT_PAUSE_S = 0.2
 
@@ -63,6 +65,8 @@ class ControlServer:
         self.seq = 0  #: number of the last event that was emitted
         self._count = 0
         self._serving = False
+        self._accepting: dict[socket.socket, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
         self._closing = asyncio.Event()
         self._closed = asyncio.Event()
 
@@ -71,16 +75,30 @@ class ControlServer:
         if self._closing.is_set():
             return
         self._serving = True
-        self._listener.setblocking(False)
         try:
-            async with asyncio.TaskGroup() as group:
-                accepting = group.create_task(self._accept(group))
+            async with asyncio.TaskGroup() as self._group:
+                self.listen_too(self._listener)
                 await self._closing.wait()
-                accepting.cancel()
+                for accepting in self._accepting.values():
+                    accepting.cancel()
                 await self._finish()
         finally:
-            self._listener.close()
+            for listener in (self._listener, *self._accepting):
+                listener.close()
             self._closed.set()
+
+    def listen_too(self, listener: socket.socket) -> None:
+        """Serve clients of ``listener`` as well; it is closed with the others. Only while serving.
+
+        Of those that were added the last two stay: the path of an older one was removed.
+        """
+        assert self._group is not None
+        listener.setblocking(False)
+        self._accepting[listener] = self._group.create_task(self._accept(self._group, listener))
+        while len(self._accepting) > _LISTENERS_MAX:
+            older = next(one for one in self._accepting if one is not self._listener)
+            self._accepting.pop(older).cancel()
+            older.close()
 
     async def aclose(self) -> None:
         """Nothing new is accepted, running requests had `FINISH_S` to end, every client is gone.
@@ -110,11 +128,11 @@ class ControlServer:
             if client.negotiated:
                 client.send(message)
 
-    async def _accept(self, group: asyncio.TaskGroup) -> None:
+    async def _accept(self, group: asyncio.TaskGroup, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, _ = await loop.sock_accept(listener)
             except OSError as error:
                 # Out of file descriptors or memory: clients that leave will free some.
                 log.error("The control socket cannot accept a client: %s", error)

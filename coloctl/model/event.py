@@ -32,7 +32,9 @@ PROTECTION_WANTED = "protection-wanted"
 PACE = "pace"  #: the delay that adaptive mode has chosen, milliseconds
 #: Where each console was when the guest began to boot, by node; empty when it has booted.
 BOOTS = "boots-from"
-LASTING = (*SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS)
+#: Where the pair file lies that the pair was started from.
+SOURCE = "pair-file"
+LASTING = (*SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS, SOURCE)
 #: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
 COVERED = "covered by a checkpoint"
 #: What stands under ``missed`` where it is not a write but the whole guest.

@@ -13,11 +13,11 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coloctl import paths, spec
+from coloctl import paths, procfs, spec
 from coloctl.colo import guard, inuse
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
@@ -27,6 +27,7 @@ from coloctl.host.process import adopt, command_line
 from coloctl.host.program import kill_program
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
+from coloctl.model import event
 from coloctl.model.event import Record
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role
 
@@ -75,6 +76,54 @@ def living(folder: Path) -> tuple[Leftover, ...]:
     named = tuple(one for one in past if _lives(one))
     known = {identity for one in named for identity in (one.identity, one.leader)}
     return named + tuple(one for one in running_in(folder) if one.identity not in known)
+
+
+def without_folder() -> list[str]:
+    """Name the pairs of this state folder whose own folder was removed while their QEMUs run."""
+    home = paths.state_dir()
+    bound = {path.relative_to(home).parts for path in procfs.listening_below(home)}
+    names = {parts[0] for parts in bound if len(parts) == 3 and parts[1] in NODES}
+    return sorted(name for name in names if not (home / name).exists() and living(home / name))
+
+
+def told(folder: Path, found: Sequence[Leftover]) -> str:
+    """Say what of the pair in ``folder`` lives without a supervisor."""
+    names = " and ".join(map(str, found))
+    runs = f"{names} still {'runs' if len(found) == 1 else 'run'}"
+    serves = any(one.role == Role.PRIMARY for one in found)
+    guest = ": its guest may be serving clients, and nothing watches it" if serves else ""
+    return f"The supervisor of pair {folder.name} is gone, but {runs}{guest}."
+
+
+def advice(folder: Path, found: Sequence[Leftover]) -> str:
+    """Name what can be typed about ``found``, QEMUs of the pair in ``folder``."""
+    end = f"`coloctl stop {folder.name} --force` ends it"
+    if reachable(folder, found):
+        return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}"
+    return (
+        "its monitors' sockets were removed, so it cannot be taken over: shut the guest down "
+        f"from inside; {end}"
+    )
+
+
+def reachable(folder: Path, found: Iterable[Leftover]) -> bool:
+    """Say whether the monitors of all of ``found`` still have their place in ``folder``."""
+    return all(
+        path.exists() for one in found for path in monitor_sockets(folder / one.node).values()
+    )
+
+
+def source_of(folder: Path) -> str:
+    """Name the pair file that the pair in ``folder`` was started from; "SPEC" where none is known.
+
+    The link beside the journal tells, or else the journal.
+    """
+    with contextlib.suppress(OSError):
+        return str((folder / SOURCE).readlink())
+    with contextlib.suppress(ColoctlError):
+        settings = event.last_settings(replay(folder / JOURNAL).records)
+        return str(settings.get(event.SOURCE, "SPEC"))
+    return "SPEC"
 
 
 def running_in(folder: Path) -> Iterator[Leftover]:

@@ -13,7 +13,18 @@ ROOT = "coloctl"
 #: The lowest first; a module imports from its own layer and from those below it.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "clock", "paths", "memory", "reading", "reserve", "sealed", "bounded", "procfs"}
+        {
+            "errors",
+            "clock",
+            "paths",
+            "memory",
+            "reading",
+            "reserve",
+            "sealed",
+            "bounded",
+            "procfs",
+            "journalfile",
+        }
     ),
     frozenset({"model"}),
     frozenset({"spec", "journal", "metrics"}),

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import stat
 import tempfile
 from dataclasses import replace
@@ -377,3 +378,42 @@ def test_an_intent_that_is_over_stays_over() -> None:
     kept = event.worth_keeping(life)
     assert event.open_intents(kept) == ()
     assert [record.generation for record in kept] == [2]
+
+
+def test_a_journal_that_was_removed_is_made_anew_with_what_decides(tmp_path: Path) -> None:
+    folder = tmp_path / "mail"
+    folder.mkdir()
+    path = folder / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append(Record(Kind.NOTE, data={"number": 1}))
+        journal.append(Record(Kind.STATE, before="down", fact="x", after="colo", generation=3))
+        journal.append(Record(Kind.INTENT, act="failover"))
+        assert not journal.see_to_place()
+        shutil.rmtree(folder)
+        journal.append(Record(Kind.OUTCOME, act="failover", data={"outcome": "done"}))
+        kept = replay(path)
+        assert kept.last_state is not None and kept.last_state.after == "colo"
+        assert (kept.generation, kept.open_intents) == (3, ())
+        assert folder.stat().st_mode & 0o777 == 0o700
+        with pytest.raises(PairBusy):
+            Journal(path)
+        path.unlink()
+        assert journal.see_to_place() and not journal.see_to_place()
+        with pytest.raises(PairBusy):
+            Journal(path)
+
+
+def test_a_journal_that_another_supervisor_has_made_anew_is_not_taken_from_it(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "mail"
+    folder.mkdir()
+    with Journal(folder / "journal.jsonl") as journal:
+        shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+        with Journal(folder / "journal.jsonl") as successor:
+            successor.append(Record(Kind.INTENT, act="start"))
+            with pytest.raises(PairBusy):
+                journal.append(Record(Kind.INTENT, act="failover"))
+            (intent,) = replay(folder / "journal.jsonl").open_intents
+            assert intent.act == "start"
