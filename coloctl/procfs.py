@@ -14,9 +14,11 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 PROC = Path("/proc")
+_BOOT_ID = PROC / "sys" / "kernel" / "random" / "boot_id"
 
 #: `__SO_ACCEPTCON` in the flags column of /proc/net/unix: the socket listens.
 LISTENS = 0x10000
@@ -50,6 +52,32 @@ def read_stat(pid: int) -> ProcStat | None:
     # Field 2 is the command in parentheses and may itself hold spaces and parentheses.
     fields = text[text.rindex(")") + 2 :].split()
     return ProcStat(fields[0], int(fields[1]), int(fields[19]), int(fields[3]))
+
+
+@cache
+def boot_id() -> str:
+    """Read what names this boot of the machine; empty where the kernel does not tell."""
+    with contextlib.suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return ""
+
+
+def owner(pid: int) -> int | None:
+    """Read the one user that ``pid`` runs as; None where it is gone, or has several.
+
+    A set-uid program that another user started has that user's real id beside its own.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
+            if line.startswith("Uid:"):
+                ids = {int(word) for word in line.split()[1:4]}
+                return ids.pop() if len(ids) == 1 else None
+    return None
+
+
+def ours(pid: int) -> bool:
+    """Say whether ``pid`` runs as this user and no other."""
+    return owner(pid) == os.geteuid()
 
 
 def living() -> dict[int, ProcStat]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coloctl import paths
+from coloctl import paths, procfs
 from coloctl.errors import LabError
 from coloctl.host.listen import ports_in_use
 from coloctl.lab import layout, netns
@@ -69,13 +69,18 @@ def _left(trail: Trail) -> Iterator[str]:
 
 
 def processes(folders: Sequence[Path] = (), mark: str = "") -> dict[int, str]:
-    """Living processes, but this one, that name such a folder or carry the mark; what they are."""
+    """List this user's living processes, but this one, that name such a folder or carry the mark.
+
+    Another user's process may name any folder; it is nothing that this run left.
+    """
     named = re.compile("|".join(f"{re.escape(str(one))}(?![\\w.-])" for one in folders) or "(?!)")
     found = {}
     for entry in PROC.iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
+            if not procfs.ours(int(entry.name)):
+                continue
             argv = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
             words = os.fsdecode(b" ".join(argv))
             if named.search(words) or (mark and _marked(entry, mark)):

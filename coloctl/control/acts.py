@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from coloctl import paths
+from coloctl import paths, procfs
 from coloctl.control.client import ControlClient
 from coloctl.control.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, Unreachable
@@ -200,11 +200,15 @@ class Acts:
 
 
 def _hold(pid: int) -> int | None:
-    """A pidfd; None when the process is gone, or belongs to another user."""
+    """Open a pidfd; None when the process is gone, or runs as another user."""
     try:
-        return os.pidfd_open(pid)
+        held = os.pidfd_open(pid)
     except OSError:
         return None
+    if procfs.ours(pid):
+        return held
+    os.close(held)
+    return None
 
 
 def _ended(pidfd: int, timeout_s: float) -> bool:

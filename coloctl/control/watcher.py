@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from coloctl import bounded
+from coloctl import bounded, procfs
 
 #: Waits before the first, second, ... new supervisor, seconds: QEMU is not watched meanwhile.
 BACKOFF_S = (0.0, 0.2, 1.0, 3.0, 10.0)
@@ -149,14 +149,18 @@ def _needs_one(folder: Path) -> bool:
 
 
 def watcher_of(pid: int) -> int | None:
-    """The process that would start the supervisor ``pid`` again; None where nobody does."""
+    """Find the process that would start the supervisor ``pid`` again; None where none does.
+
+    It is the supervisor's parent, runs as this user, and says of itself that it is a watcher.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
         parent = int(text[text.rindex(")") + 2 :].split()[1])
         words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
-    return parent if b"coloctl.control.watcher" in words else None
+    watches = b"coloctl.control.watcher" in words and procfs.ours(parent)
+    return parent if watches else None
 
 
 def main() -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from coloctl import procfs
 from coloctl.host.base import Identity
-from coloctl.host.identity import ours
 from coloctl.host.process import identity_of
 
 
@@ -33,7 +32,7 @@ def _leaders(inode: int) -> tuple[Identity, ...]:
     found: dict[int, Identity] = {}
     for pid in sorted(procfs.holding({procfs.socket_name(inode)})):
         stat = procfs.read_stat(pid)
-        if stat is None or not ours(pid):
+        if stat is None or not procfs.ours(pid):
             continue
         leader = stat.session if _leads(stat.session) else pid
         if (identity := identity_of(leader)) is not None:
@@ -45,4 +44,4 @@ def _leads(pid: int) -> bool:
     """Whether ``pid`` still leads a session of this user, and it is not the one we live in."""
     stat = procfs.read_stat(pid)
     mine = os.getsid(0)
-    return pid not in (0, mine) and stat is not None and stat.state not in "ZX" and ours(pid)
+    return pid not in (0, mine) and stat is not None and stat.state not in "ZX" and procfs.ours(pid)

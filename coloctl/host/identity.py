@@ -8,14 +8,14 @@ any local user can say the same.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+from coloctl.procfs import boot_id, owner
+
 #: What the kernel adds to the path of a program whose file was replaced or removed.
 _DELETED = " (deleted)"
 
@@ -74,37 +74,11 @@ class Identity:
 
 
 @cache
-def boot_id() -> str:
-    """Read what names this boot of the machine; empty where the kernel does not tell."""
-    with contextlib.suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""
-
-
-@cache
 def pid_namespace() -> str:
     """Read the namespace in which this process counts pids; empty where it cannot be told."""
     with contextlib.suppress(OSError):
         return str(Path("/proc/self/ns/pid").readlink())
     return ""
-
-
-def owner(pid: int) -> int | None:
-    """Read the one user that ``pid`` runs as; None where it is gone, or has several.
-
-    A set-uid program that another user started has that user's real id beside its own.
-    """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
-            if line.startswith("Uid:"):
-                ids = {int(word) for word in line.split()[1:4]}
-                return ids.pop() if len(ids) == 1 else None
-    return None
-
-
-def ours(pid: int) -> bool:
-    """Say whether ``pid`` runs as this user and no other."""
-    return owner(pid) == os.geteuid()
 
 
 def executable(pid: int) -> str:

@@ -20,9 +20,9 @@ from pathlib import Path
 from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.base import Death, DeathProof, Identity
-from coloctl.host.identity import boot_id, pid_namespace, traits
+from coloctl.host.identity import pid_namespace, traits
 from coloctl.host.ready import until_readable
-from coloctl.procfs import read_stat
+from coloctl.procfs import boot_id, read_stat
 
 #: Of a soft end's deadline, what is kept back for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0

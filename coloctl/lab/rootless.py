@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from coloctl import paths
+from coloctl import paths, procfs
 from coloctl.errors import LabError
 from coloctl.lab import userns
 from coloctl.lab.layout import DEFAULT, check_name
@@ -38,6 +38,7 @@ class Holder:
 
     pid: int
     start_time: int  #: clock ticks after boot, field 22 of /proc/PID/stat
+    boot: str = ""  #: in which it was started; empty: an earlier coloctl did not note it
 
 
 def inside() -> bool:
@@ -133,7 +134,8 @@ def _read(record: Path) -> Holder | None:
     """What the record says; a missing or broken one says nothing."""
     try:
         document = read_json(record.read_text())
-        return Holder(int(document["pid"]), int(document["start_time"]))
+        boot = str(document.get("boot", ""))
+        return Holder(int(document["pid"]), int(document["start_time"]), boot)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -195,7 +197,7 @@ def _spawn() -> Holder:
     if start_time is None:
         raise LabError("The process that should keep the lab alive ended at once.")
     process.returncode = 0  # it stays behind on purpose: nobody waits for it
-    return Holder(process.pid, start_time)
+    return Holder(process.pid, start_time, procfs.boot_id())
 
 
 def _start_time(pid: int) -> int | None:
@@ -209,6 +211,9 @@ def _start_time(pid: int) -> int | None:
 
 
 def _is_alive(holder: Holder) -> bool:
+    """Whether it is still the process that was started, of this user and in this boot."""
+    if holder.boot and holder.boot != procfs.boot_id():
+        return False
     return _start_time(holder.pid) == holder.start_time
 
 

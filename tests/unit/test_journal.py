@@ -327,7 +327,7 @@ def test_a_rotation_without_room_goes_on_in_the_old_file(
     def no_room(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(journal, "_create", no_room)
+    monkeypatch.setattr(journal.journalfile, "create", no_room)
     with Journal(path, size_max=1300) as log:
         written = [log.append(Record(Kind.NOTE, data={"n": n})) for n in range(30)]
     assert list(replay(path).records) == written

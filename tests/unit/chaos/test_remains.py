@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.livings import forged_qemu
 
 from coloctl import paths
 from coloctl.chaos import remains as sight
@@ -84,3 +85,13 @@ def test_a_port_that_still_listens_is_named() -> None:
         port = server.getsockname()[1]
         trail = Trail("web", addresses=("127.0.0.1",))
         assert f"port {port} of 127.0.0.1 still listens" in remains(trail, grace_s=0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
+def test_a_strangers_process_that_names_the_folder_is_nothing_that_was_left(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    with forged_qemu(home, uid=65534) as stranger, forged_qemu(home) as ours:
+        assert list(sight.processes([home])) == [ours.pid]
+        assert stranger.poll() is None
