@@ -17,9 +17,10 @@ from pathlib import Path
 from coloctl import paths
 from coloctl.control.listener import listen, served
 from coloctl.control.server import ControlServer
-from coloctl.errors import ColoctlError
+from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.journal import Journal
 from coloctl.machine.cmdline import monitor_sockets
+from coloctl.model import event
 from coloctl.model.event import Kind
 from coloctl.model.pair import NODES
 from coloctl.supervisor import leftovers
@@ -44,6 +45,15 @@ class Home:
         # The next supervisor inherits the first socket, whose path may have been removed before.
         self._served = _stamp(self._socket) if served(self._socket) else None
         self._said = ""
+        self._remember_source()
+
+    def _remember_source(self) -> None:
+        """Record where the pair file lies: where no supervisor answers, advice names it."""
+        source = str(self._state.pair_file.source or "")
+        known = event.last_settings(self._journal.history.records).get(event.SOURCE)
+        if source and known != source:
+            with contextlib.suppress(PreconditionFailed):  # a supervisor without it does as well
+                self._state.record(Kind.NOTE, data={event.SOURCE: source})
 
     async def keep(self) -> None:
         """Look at the folder until cancelled, and make anew what is missing."""

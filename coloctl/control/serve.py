@@ -17,7 +17,7 @@ from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
 from coloctl.errors import ColoctlError
 from coloctl.journal import Journal
-from coloctl.model.event import SOURCE, Kind, Record, last_settings
+from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
@@ -85,7 +85,6 @@ async def serve(
                     export.watch(state.view)
                     supervisor.timed = export.metrics.beat
                     supervisor.heard = export.observed
-                _remember_source(state, journal.history.records)
                 home = Home(state, journal, server)
                 await _run(service, server, home, begin, journal.history.records)
     finally:
@@ -93,13 +92,6 @@ async def serve(
     if service.failure is not None:
         raise service.failure
     return service.interrupts > 0
-
-
-def _remember_source(state: PairState, history: tuple[Record, ...]) -> None:
-    """Record where the pair file lies: without its supervisor, advice names it."""
-    source = str(state.pair_file.source or "")
-    if source and last_settings(history).get(SOURCE) != source:
-        state.record(Kind.NOTE, data={SOURCE: source})
 
 
 async def _run(
