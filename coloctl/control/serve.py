@@ -40,14 +40,14 @@ async def serve(
     tell: Emit = _silent,
     metrics: str = "",
 ) -> bool:
-    """The pair of ``spec`` was supervised until it was stopped; ``listener`` is its control socket.
+    """Supervise the pair of ``spec`` until it is stopped; ``listener`` is its control socket.
 
     What an earlier supervisor left in the pair's folder is taken over first. Otherwise ``begin``
     starts the pair at once, protected or not; None waits to be asked. ``tell`` gets every event
-    that clients get. ``metrics`` is an address for `control.http`. SIGTERM ends the
-    supervisor alone: QEMU runs on, and the pair's folder stays. SIGINT stops the pair, a second one
-    without asking the guest. The folder goes when nothing of the pair runs any more. Answers
-    whether SIGINT was its end; raises what a start of its own raised.
+    that clients get. ``metrics`` is an address for `control.http`. SIGTERM ends the supervisor
+    alone: QEMU runs on, and the folder stays until nothing of the pair runs. SIGINT stops the pair,
+    a second one without asking the guest. Answers whether SIGINT was its end; raises what a start
+    of its own raised.
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
     try:
@@ -85,8 +85,7 @@ async def serve(
                     export.watch(state.view)
                     supervisor.timed = export.metrics.beat
                     supervisor.heard = export.observed
-                home = Home(state, journal, server)
-                await _run(service, server, home, begin, journal.history.records)
+                await _run(service, server, Home(state, journal, server), begin, journal)
     finally:
         await ground.aclose()
     if service.failure is not None:
@@ -99,14 +98,14 @@ async def _run(
     server: ControlServer,
     home: Home,
     begin: bool | None,
-    history: tuple[Record, ...],
+    journal: Journal,
 ) -> None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(service.supervisor.run(leave))
         await asyncio.sleep(0)  # from here on it can be given seats to watch
-        adoption = _adoption(service, history)
+        adoption = _adoption(service, journal.history.records)
         if adoption is not None and not await _adopted(adoption, service):
             leave.set()
             return
