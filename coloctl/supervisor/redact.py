@@ -268,7 +268,9 @@ class _Pen:
         if isinstance(secret, str):
             sure = known is None or _names_secret(known) or known in ("data", "string")
             if secret and (sure or len(secret) >= _UNKNOWN_MIN):
-                self.taken.append(secret)
+                # What stands behind a name of its own inside it may be found without that name.
+                parts = [one for one in re.split(r"[=:]", secret) if len(one) >= _UNKNOWN_MIN]
+                self.taken += [secret, *parts] if len(parts) > 1 else [secret]
         elif isinstance(secret, Mapping):
             for one in secret.values():
                 self._hide(one)
