@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,11 @@ from coloctl.vm import inspect
 
 COMMAND_S = 10.0
 CONTROL_S = 1.0
+
+#: The data of a secret object, a password of a URL or of iSCSI's.
+_SPOKEN_SECRET = re.compile(
+    r"^secret,.*\bdata=|^\{(?=.*\"secret\").*\"data\"|://[^/@\s]*:[^@\s]+@|\bpassword=(?!on|off)"
+)
 
 #: QEMU's own needs beside the guest's memory, for both processes together; seen: 90 MiB each.
 OVERHEAD_MIB = 256
@@ -206,6 +212,14 @@ def _said_aloud(spec: PairSpec) -> Iterator[Finding]:
             Severity.WARNING,
             "Devices in guest.extra_args are not known to coloctl: their state must survive COLO.",
             "try a failover before you rely on them",
+        )
+    if any(_SPOKEN_SECRET.search(word) for word in spec.guest.extra_args):
+        yield Finding(
+            "secrets",
+            Severity.WARNING,
+            "guest.extra_args holds a secret in the open: every user of this machine can read it "
+            "on QEMU's command line.",
+            "give QEMU a file that only you can read: `-object secret,id=...,file=PATH`",
         )
     if spec.nics:
         yield from _connections(spec)

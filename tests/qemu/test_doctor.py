@@ -121,6 +121,22 @@ def test_an_emulated_pair_without_the_fresh_code_plugin_is_warned_of(
     assert f"coloctl lab plugin --qemu {build.binary}" in found.hint
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-object", "secret,id=s0,data=hunter2"), True),
+        (("-object", '{"qom-type":"secret","id":"s0","data":"hunter2"}'), True),
+        (("-object", "secret,id=s0,file=/dev/null"), False),
+    ],
+)
+def test_a_secret_on_the_command_line_is_warned_of(
+    spec: PairSpec, words: tuple[str, ...], told: bool
+) -> None:
+    found = bad(examine(replace(spec, guest=replace(spec.guest, extra_args=words))))
+    assert ("secrets" in found) is told
+    assert not told or "file=" in found["secrets"].hint
+
+
 def test_different_contents_will_be_copied(spec: PairSpec, build: Build) -> None:
     image = spec.disks[0].image["a"]
     write = [build.img.with_name("qemu-io"), "-f", "qcow2", "-c", "write -P 7 0 64k", image]
