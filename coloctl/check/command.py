@@ -110,7 +110,8 @@ def _of_node_a(finding: Finding) -> str:
 async def _try(what: Rehearsed, node: NodeName, role: Role) -> Finding | None:
     """Start one QEMU, ask it and end it; answer what is wrong, or None."""
     with tempfile.TemporaryDirectory(prefix="coloctl-doctor-") as made:
-        folder = Path(made)
+        folder = Path(made) / node  # as in the pair's own folder: a wire on one host leads there
+        folder.mkdir(mode=0o700)
         try:
             launch = await _command(what, node, role, folder)
             vm = await VM.launch(node, what.hosts[node], launch, folder)
