@@ -119,6 +119,20 @@ def listeners(paths: Collection[Path]) -> dict[Path, int]:
     return found
 
 
+def listening_at(paths: Collection[Path]) -> dict[Path, set[int]]:
+    """Find the inodes of all unix sockets that were bound at each of ``paths`` and listen.
+
+    There may be several: the path is a word, and another user can have the same one in a mount
+    namespace of his own. Which is ours, `holding` tells.
+    """
+    wanted = {str(path.absolute()): path for path in paths}
+    found: dict[Path, set[int]] = {}
+    for inode, text in _listening():
+        if text in wanted:
+            found.setdefault(wanted[text], set()).add(inode)
+    return found
+
+
 def listening_below(folder: Path) -> set[Path]:
     """List the paths below ``folder`` at which unix sockets were bound that still listen.
 

@@ -24,13 +24,13 @@ def holders(sockets: Collection[Path]) -> dict[Path, tuple[Identity, ...]]:
     the leader of a session, and what that started in turn ends with it. The path may be gone from
     its folder; the kernel remembers it.
     """
-    inodes = procfs.listeners(sockets)
-    return {path: _leaders(inode) for path, inode in inodes.items()}
+    inodes = procfs.listening_at(sockets)
+    return {path: found for path, some in inodes.items() if (found := _leaders(some))}
 
 
-def _leaders(inode: int) -> tuple[Identity, ...]:
+def _leaders(inodes: Collection[int]) -> tuple[Identity, ...]:
     found: dict[int, Identity] = {}
-    for pid in sorted(procfs.holding({procfs.socket_name(inode)})):
+    for pid in sorted(procfs.holding({procfs.socket_name(inode) for inode in inodes})):
         stat = procfs.read_stat(pid)
         if stat is None or not procfs.ours(pid):
             continue

@@ -32,7 +32,8 @@ class Identity:
 
     pid: int
     start_time: int
-    uid: int = field(default=-1, compare=False, repr=False)  #: real, effective and saved alike
+    #: Real, effective and saved alike, as the world around a private user namespace counts.
+    uid: int = field(default=-1, compare=False, repr=False)
     exe: str = field(default="", compare=False, repr=False)  #: path of the running program
     boot: str = field(default="", compare=False, repr=False)  #: kernel.random.boot_id
     namespace: str = field(
@@ -88,11 +89,24 @@ def executable(pid: int) -> str:
     return ""
 
 
+def _outside(uid: int) -> int:
+    """Say which user ``uid`` is for the world around this user namespace.
+
+    A pair of a rootless lab is recorded by root of its namespace, and looked at by its user too.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/uid_map").read_text().splitlines():
+            first, outer, count = map(int, line.split())
+            if first <= uid < first + count:
+                return outer + uid - first
+    return uid
+
+
 def traits(pid: int) -> dict[str, Any]:
     """Read what `Identity` has beside pid and start time."""
     user = owner(pid)
     return {
-        "uid": -1 if user is None else user,
+        "uid": -1 if user is None else _outside(user),
         "exe": executable(pid),
         "boot": boot_id(),
         "namespace": pid_namespace(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -210,3 +211,31 @@ def test_a_discarded_folder_leaves_nothing(folder: Path) -> None:
     leftovers.discard(folder)
     assert list(folder.parent.iterdir()) == []
     leftovers.discard(folder)
+
+
+@AS_ROOT
+def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> None:
+    """The name of a socket is a word too: in a mount namespace of his own, any user can have it."""
+    with living_qemu(folder, "b") as ours:
+        path = folder / "b" / "qmp.sock"
+        with _shadow(path) as stranger:
+            assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
+            asyncio.run(leftovers.end(folder))
+            assert stranger.poll() is None and not ours.alive()
+
+
+@contextlib.contextmanager
+def _shadow(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another user's process listens at a socket that was bound at ``path`` in its own mounts."""
+    program = (
+        f"mount -t tmpfs none {path.parent} && exec perl -MIO::Socket::UNIX -MPOSIX -e "
+        f'\'$s = IO::Socket::UNIX->new(Local => "{path}", Listen => 1) or die; '
+        f'setuid({NOBODY}); $| = 1; print "ready\\n"; sleep 60\''
+    )
+    argv = ["unshare", "--mount", "--propagation=private", "sh", "-c", program]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
