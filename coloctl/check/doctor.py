@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from coloctl import paths
@@ -21,6 +21,7 @@ from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.launch import find_qemu
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
+from coloctl.ha import agent
 from coloctl.host import LocalHost, open_host
 from coloctl.host.base import Host
 from coloctl.machine import freshcode, image
@@ -60,7 +61,8 @@ async def examine_pair(spec: PairSpec) -> list[Finding]:
             hosts[node] = host
         if len(hosts) == len(NODES):
             findings += await _on_hosts(spec, hosts)
-    return [*_files(spec), *findings, *_state(spec), *_said_aloud(spec)]
+    fencing = [one async for one in _fencing(spec)]
+    return [*_files(spec), *findings, *_state(spec), *fencing, *_said_aloud(spec)]
 
 
 def _files(spec: PairSpec) -> Iterator[Finding]:
@@ -189,17 +191,27 @@ def _state(spec: PairSpec) -> Iterator[Finding]:
     yield Finding("state", Severity.OK, f"Its state is kept in {folder}.")
 
 
+async def _fencing(spec: PairSpec) -> AsyncIterator[Finding]:
+    """Ask the fence agent for the status of each node: it must work before it is needed."""
+    if spec.fencing.method is not FencingMethod.COMMAND:
+        return
+    for node in NODES:
+        heard = await agent.ask(spec.fencing, node)
+        severity = Severity.OK if heard.on else Severity.WARNING if heard.works else Severity.ERROR
+        hint = ""
+        if not heard.works:
+            hint = "call it by hand with action=status and the options of the pair file"
+        elif not heard.on:
+            hint = f"is fencing.{node} the machine that node {node} runs on?"
+        yield Finding("fencing", severity, heard.said, hint)
+
+
 def _said_aloud(spec: PairSpec) -> Iterator[Finding]:
     """What no look at the machine can tell."""
     if spec.fencing.method is FencingMethod.KILL:
         sentence = "A node that is to be left behind is killed, and its death proven."
         yield Finding("fencing", Severity.OK, sentence)
-    elif spec.fencing.method is FencingMethod.COMMAND:
-        agent = spec.fencing.command[0]
-        sentence = f"A node that is to be left behind is switched off by {agent}."
-        hint = f"try it once for each node: {agent} with action=status must say what is so"
-        yield Finding("fencing", Severity.OK, sentence, hint)
-    else:
+    elif spec.fencing.method is FencingMethod.MANUAL:
         yield Finding(
             "fencing",
             Severity.WARNING,

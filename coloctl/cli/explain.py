@@ -82,12 +82,18 @@ def sentences(document: Document) -> Iterator[str]:
     if changed := documents.changed_settings(document.get("settings", {})):
         yield f"Set while it runs: {', '.join(changed)}."
     yield _who_acts(document)
+    for said in document.get("agents", {}).values():
+        yield sentence(said)
 
 
 def _who_acts(document: Document) -> str:
     name = document["name"]
     if document["acting"]:
         return f"The act '{document['acting']}' is under way."
+    if document["protection"] == "down":
+        return f"No QEMU of {name} runs: `coloctl start` starts it."
+    if document["protection"] == "failed":
+        return f"It is not protected; `coloctl stop {name} --force` ends what is left of it."
     if document["paused"]:
         return f"The pair is paused: only `coloctl failover {name}` fails it over."
     if not document["auto_failover"]:

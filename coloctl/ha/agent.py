@@ -1,14 +1,21 @@
-"""A fence agent: a program that can switch a node off, and can say whether it is off.
+"""Tell a fence agent to switch a node off, and ask it whether the node is off.
 
-The protocol is that of the ClusterLabs fence agents: ``key=value`` lines on standard input, the
-verdict in the exit code. Only ``action=status`` that ends with 2 says "off"; that ``action=off``
-ended with 0 is a promise, not a confirmation.
+Called by `ha.fencing` for a lost node, and by the supervisor and `doctor` long before that. The
+protocol is that of the ClusterLabs fence agents: ``key=value`` lines on standard input, the verdict
+in the exit code of ``action=status``: 0 is on, 2 is off. That ``action=off`` ended with 0 is a
+promise, not a confirmation.
+
+Invariant: 2 alone confirms nothing. A shell that cannot read its script, a Python without its file
+and most programs that do not understand their options end with 2 as well. So the agent must also
+say in words that the node is off, on standard output, or say nothing at all and be known to work:
+it has said "on" of the same node before.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.errors import ColoctlError, DeadlineMissed, FencingFailed
@@ -24,16 +31,76 @@ STATUS_RESERVE_S = 10.0
 #: A machine may take a moment to be off; asking again is harmless. Seconds.
 STATUS_PERIOD_S = 1.0
 
+#: A line of ``status`` that says off, as "Status: OFF", "off", "node1 is off" do.
+_SAYS_OFF = re.compile(r"\boff\W*$", re.IGNORECASE)
+#: What stands in a line that explains options, or complains.
+_SAYS_ELSE = re.compile(
+    r"\b(on|usage|actions?|options?|valid|invalid|error|fail(ed|ure)?|unknown|cannot|must|not)\b",
+    re.IGNORECASE,
+)
+
 _SECRET = re.compile(r"passw|passphrase|secret|token|cookie|community|(^|[-_])key($|[-_])")
+
+#: Why the documented exit code for "off" was not believed.
+_NOT_ENOUGH = ", which programs that do not understand their options also do"
 
 #: Of what an agent said, the end, characters.
 _QUOTED = 300
 
 
-async def switch_off(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> str:
+@dataclass(frozen=True)
+class Heard:
+    """What an agent answered when it was asked about a node that nobody wanted off."""
+
+    works: bool  #: it said "on" or "off" in a way that counts
+    on: bool = False
+    said: str = ""  #: a sentence for an operator
+
+
+async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> Heard:
+    """Ask the agent for the status of ``node``; nothing is switched. Never raises `ColoctlError`.
+
+    Takes at most ``fencing.timeout_s``; an agent that is late is killed.
+    """
+    agent = _Agent(fencing, node, Deadline(fencing.timeout_s, clock))
+    async with LocalHost() as agent.host:
+        try:
+            status = await agent.told("status")
+        except FencingFailed as failed:
+            return Heard(False, said=f"{failed.message.rstrip('.')}.")
+    words = f": {said.rstrip('.')}." if (said := agent.quote(status)) else "."
+    if status.code == ON:
+        return Heard(True, True, f"The fence agent {agent.name} says that node {node} is on{words}")
+    if confirms_off(status):
+        said = f"The fence agent {agent.name} says that node {node} is off{words}"
+        return Heard(True, False, said)
+    return Heard(
+        False,
+        said=f"The fence agent {agent.name} says neither that node {node} is on nor that it is off "
+        f"(action=status ended with {status.code}){words}",
+    )
+
+
+def confirms_off(status: Completed, *, known: bool = False) -> bool:
+    """Say whether that answer to ``action=status`` means off.
+
+    ``known``: the agent has said "on" of this node before.
+    """
+    if status.code != OFF:
+        return False
+    lines = status.stdout.splitlines()
+    if any(_SAYS_OFF.search(line) and not _SAYS_ELSE.search(line) for line in lines):
+        return True
+    return known and not status.stdout.strip() and not status.stderr.strip()
+
+
+async def switch_off(
+    fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK, *, known: bool = False
+) -> str:
     """The agent has confirmed that ``node`` is off; answers what it said last.
 
-    Takes at most ``fencing.timeout_s``; an agent that is late is killed. Raises `FencingFailed`
+    ``known``: the agent has said "on" of this node before, so that its silence may confirm. Takes
+    at most ``fencing.timeout_s``; an agent that is late is killed. Raises `FencingFailed`
     with what it wrote to stderr, without secrets.
     """
     agent = _Agent(fencing, node, Deadline(fencing.timeout_s, clock))
@@ -41,8 +108,9 @@ async def switch_off(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK)
         off = await agent.told("off")
         while True:
             status = await agent.told("status")
-            if status.code == OFF:
+            if confirms_off(status, known=known):
                 return agent.quote(status) or agent.quote(off)
+            known = known or status.code == ON
             # Whether to go on waiting is decided by what it said to `off`, not by hope.
             if off.code != 0 or agent.deadline.remaining() <= STATUS_PERIOD_S:
                 raise agent.failed(off, status)
@@ -81,7 +149,8 @@ class _Agent:
         words = self.quote(status) if off.code == 0 else self.quote(off)
         after = f" after action=off ended with {off.code}" if off.code != 0 else ""
         says = f"says that node {self.node} is still on" if status.code == ON else (
-            f"did not say that node {self.node} is off (action=status ended with {status.code})"
+            f"did not say that node {self.node} is off (action=status ended with {status.code}"
+            f"{_NOT_ENOUGH if status.code == OFF else ''})"
         )  # fmt: skip
         return FencingFailed(
             self.node,

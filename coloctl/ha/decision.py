@@ -15,6 +15,7 @@ from enum import StrEnum
 from coloctl.ha.analysis import ended_by_reset
 from coloctl.ha.doubts import diverged, misses, unheard
 from coloctl.ha.roads import holder, members
+from coloctl.ha.unfenced import goes_on
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
 from coloctl.model.protection import Protection
@@ -151,6 +152,13 @@ def decide(
 def _held_back(finding: Finding, seen: Observation, acting: str, pair: str) -> Decision | None:
     said = finding.sentence()
     if seen.protection is Protection.FAILED:
+        if acting in SOVEREIGN:
+            return Decision(Action.WAIT, None, f"{said} '{acting}' is under way.")
+        if seen.unfenced is not None:
+            may, why = goes_on(seen.unfenced, seen, pair)
+            if may:
+                return Decision(Action.FAIL_OVER, seen.unfenced, why)
+            return Decision(Action.WAIT, None, f"{said} {why}")
         said += " An earlier failover failed, so only an operator goes on:"
         return Decision(
             Action.WAIT, None, f"{said} `coloctl failover {pair} --force` tries it again."

@@ -23,7 +23,7 @@ from coloctl.errors import (
     Unreachable,
 )
 from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
-from coloctl.ha.fencing import Confirm, Fenced, fence
+from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
 from coloctl.machine import blockdev
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
@@ -108,7 +108,7 @@ async def fail_over(
     role: Role,
     *,
     arbitrate: Callable[[], Awaitable[None]],
-    confirm: Confirm | None = None,
+    means: Means = NO_MEANS,
     fenced: Callable[[Fenced], None] = lambda _: None,
     course: Course | None = None,
 ) -> Timeline:
@@ -120,7 +120,7 @@ async def fail_over(
     does not come to run.
     """
     course = course or Course()
-    fenced(await _fence(spec, survivor, lost, confirm, course.clock))
+    fenced(await _fence(spec, survivor, lost, means, course.clock))
     course.done("fenced")
     deadline = Deadline(SURVIVOR_DEADLINE_S, course.clock)
     try:
@@ -150,11 +150,9 @@ async def fail_over(
     return Timeline(survivor.node, lost.node, role, tuple(course.steps), course.began_s)
 
 
-async def _fence(
-    spec: PairSpec, survivor: VM, lost: VM, confirm: Confirm | None, clock: Clock
-) -> Fenced:
+async def _fence(spec: PairSpec, survivor: VM, lost: VM, means: Means, clock: Clock) -> Fenced:
     """``lost`` is proven down; given up when the survivor dies before, which may be a long time."""
-    fencing = asyncio.ensure_future(fence(spec, lost, confirm=confirm, clock=clock))
+    fencing = asyncio.ensure_future(fence(spec, lost, means, clock=clock))
     dying = asyncio.ensure_future(survivor.process.wait())
     try:
         await asyncio.wait({fencing, dying}, return_when=asyncio.FIRST_COMPLETED)

@@ -30,8 +30,23 @@ TAP_DEADLINE_S = 1.0
 #: on its disks may take a little longer. Seconds from one look to the next.
 RELEASE_PERIOD_S = 0.01
 
-#: Awaited with a sentence for a person; returns when somebody vouches for the node's being down.
+#: Awaited with a sentence for a person; returns when a person vouches for the node's being down.
 Confirm = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Means:
+    """What may help to prove a node down, besides the pair's fencing method."""
+
+    confirm: Confirm | None = None  #: asks a person; None: no one can be asked
+    #: Returns when a person vouches for the node without having been asked.
+    word: Callable[[], Awaitable[None]] | None = None
+    vouched: bool = False  #: a person has vouched already
+    forced: bool = False  #: an operator forces it: the kernel's proof is tried before the agent
+    agent_known: bool = False  #: the agent has said "on" of this node before
+
+
+NO_MEANS = Means()
 
 
 @dataclass(frozen=True)
@@ -67,29 +82,33 @@ async def isolate(spec: PairSpec, vm: VM) -> None:
 async def fence(
     spec: PairSpec,
     vm: VM,
+    means: Means = NO_MEANS,
     *,
-    confirm: Confirm | None = None,
     deadline_s: float = KILL_DEADLINE_S,
     clock: Clock = CLOCK,
 ) -> Fenced:
-    """``vm`` can never run another instruction, and its taps are down.
+    """Take ``vm`` off the LAN and make sure that it can never run another instruction.
 
     ``deadline_s`` is for the kernel's proof; an agent has the pair's ``fencing.timeout_s`` before,
     a person as long as it takes. Raises `FencingFailed` when there is no proof, or when a person is
-    needed and nobody can be asked.
+    needed and no one can be asked.
     """
     began = clock.now()
     method = spec.fencing.method
-    require_means(spec, vm, confirm)
+    require_means(spec, vm, means)
     await isolate(spec, vm)
-    by, said = "", ""
-    if vm.process.alive():
+    by, said, proof = "", "", None
+    if means.vouched:
+        by = "confirmed-" if vm.process.alive() else ""
+    elif means.forced:
+        proof = await _killed(vm, deadline_s)
+    if proof is None and not means.vouched and vm.process.alive():
         if method is FencingMethod.COMMAND:
-            by, said = await _by_agent(spec, vm, clock)
-        elif method is FencingMethod.MANUAL and confirm is not None:
-            by = await _by_person(spec, vm, confirm)
+            by, said = await _by_agent(spec, vm, means, clock)
+        elif method is FencingMethod.MANUAL and means.confirm is not None:
+            by = await _by_person(spec, vm, means.confirm)
     deadline = Deadline(deadline_s, clock)
-    proof = await vm.process.kill(deadline_s)
+    proof = proof or await vm.process.kill(deadline_s)
     await require_released(spec, vm, deadline)
     took_ms = round((clock.now() - began) * 1000, 2)
     return Fenced(vm.node, method, by + proof.how, took_ms, proof, said)
@@ -114,12 +133,20 @@ async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
         await asyncio.sleep(RELEASE_PERIOD_S)
 
 
-def require_means(spec: PairSpec, vm: VM, confirm: Confirm | None) -> None:
-    """The pair's fencing method can prove ``vm`` down; asked before anything is done to it.
+async def _killed(vm: VM, deadline_s: float) -> DeathProof | None:
+    """The kernel's proof, where it can be had; asked for before any agent."""
+    with contextlib.suppress(FencingFailed):
+        return await vm.process.kill(deadline_s)
+    return None
+
+
+def require_means(spec: PairSpec, vm: VM, means: Means) -> None:
+    """Require that the pair's fencing method can prove ``vm`` down, before anything is done to it.
 
     A process that the kernel says is gone needs no method. Raises `FencingFailed`.
     """
-    if spec.fencing.method is FencingMethod.MANUAL and confirm is None and vm.process.alive():
+    unasked = means.confirm is None and not (means.vouched or means.forced)
+    if spec.fencing.method is FencingMethod.MANUAL and unasked and vm.process.alive():
         raise FencingFailed(
             vm.node,
             f"Node {vm.node} must be fenced by '{spec.fencing.method}', which needs a person.",
@@ -127,13 +154,26 @@ def require_means(spec: PairSpec, vm: VM, confirm: Confirm | None) -> None:
         )
 
 
-async def _by_agent(spec: PairSpec, vm: VM, clock: Clock) -> tuple[str, str]:
+async def _by_agent(spec: PairSpec, vm: VM, means: Means, clock: Clock) -> tuple[str, str]:
+    """The agent confirmed it; or a person or the kernel did meanwhile, and is not kept waiting."""
+    agent = asyncio.ensure_future(switch_off(spec.fencing, vm.node, clock, known=means.agent_known))
+    dying = asyncio.ensure_future(vm.process.wait())
+    word = asyncio.ensure_future(means.word()) if means.word is not None else None
+    tasks: list[asyncio.Future[Any]] = [agent, dying, *([word] if word is not None else [])]
     try:
-        return "agent-", await switch_off(spec.fencing, vm.node, clock)
-    except FencingFailed as failed:
-        if vm.process.alive():
-            raise
-        return "", failed.message  # whatever it said, the kernel says more
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if agent.done() and agent.exception() is None:
+            return "agent-", agent.result()
+        if word is not None and word.done():
+            return "confirmed-", ""
+        if dying.done() or not vm.process.alive():
+            failed = agent.exception() if agent.done() else None
+            return "", failed.message if isinstance(failed, ColoctlError) else ""
+        return "agent-", agent.result()  # raises what the agent failed with
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _by_person(spec: PairSpec, vm: VM, confirm: Confirm) -> str:

@@ -56,6 +56,8 @@ class Context:
     period_ms: float = 0.0  #: between two checkpoints, as QEMU was told
     boots_alone: bool = False  #: as `Observation.boots_alone`
     contrast: Contrast = field(default_factory=Contrast)  #: as `Observation.contrast`
+    unfenced: NodeName | None = None  #: as `Observation.unfenced`
+    vouched: bool = False  #: as `Observation.vouched`
 
 
 class _Road:
@@ -326,6 +328,8 @@ class Heartbeat:
             held_ms=self._progress.held_ms,
             overdue_ms=self._progress.overdue_ms,
             boots_alone=context.boots_alone,
+            unfenced=context.unfenced,
+            vouched=context.vouched,
             contrast=context.contrast,
         )
 

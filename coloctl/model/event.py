@@ -37,6 +37,8 @@ SOURCE = "pair-file"
 LASTING = (*SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS, SOURCE)
 #: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
 COVERED = "covered by a checkpoint"
+#: In the data of a state: the node for whose death a failed fence has no proof.
+UNFENCED = "unfenced"
 #: What stands under ``missed`` where it is not a write but the whole guest.
 DIVERGENCE = "divergence"
 #: The fact after which the first connection is waited for anew.

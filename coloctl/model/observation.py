@@ -116,6 +116,8 @@ class Observation:
     held_ms: float = 0.0  #: the primary's guest has been stopped for a checkpoint for so long
     overdue_ms: float = 0.0  #: a checkpoint has been due for so long
     boots_alone: bool = False  #: a guest that boots in COLO would ruin its secondary
+    unfenced: NodeName | None = None  #: the pair has failed because this one is not proven down
+    vouched: bool = False  #: a person has said since that it is down
     contrast: Contrast = field(default_factory=Contrast)  #: between both guests
 
     def to_json(self) -> dict[str, Any]:

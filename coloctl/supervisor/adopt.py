@@ -90,6 +90,7 @@ class Adoption:
             since_s=belief.since_s,
             exposed_since_s=belief.exposed_since_s,
         )
+        state.unfenced = belief.unfenced
         async with state.acting("adopt", plan=self.plan.move, believed=belief.protection):
             self._sit_down(sightings)
             if lost:

@@ -9,7 +9,9 @@ from typing import Any
 from coloctl.ha.decision import decide
 from coloctl.ha.roads import roads
 from coloctl.ha.triggers import triggers
-from coloctl.model.observation import Finding
+from coloctl.model.observation import Diagnosis, Finding
+from coloctl.model.protection import Protection
+from coloctl.model.view import Fencing
 from coloctl.supervisor.state import PairState
 
 
@@ -32,23 +34,48 @@ def explanation(state: PairState) -> dict[str, Any]:
         "delay_ms": state.delay_ms,
         "pace": view.pace,
         "stale_code": view.stale_code,
+        "agents": {node: heard.said for node, heard in state.agents.items()},
         "diagnosis": None,
         "decision": None,
         "roads": [],
         "triggers": [],
     }
     if seen is None:
-        return document
+        return {**document, "diagnosis": _unsound(state)}
     paused, acting = state.paused, state.act
     decision = decide(finding, seen, spec.policy, paused=paused, acting=acting, pair=name)
     next_ones = triggers(seen, spec.policy, paused, acting=acting, pair=name)
     return {
         **document,
-        "diagnosis": found(finding),
+        "diagnosis": _unsound(state) or found(finding),
         "decision": asdict(decision),
         "roads": [asdict(road) for road in roads(seen)],
         "triggers": [one.to_json() for one in next_ones],
     }
+
+
+def _unsound(state: PairState) -> dict[str, Any] | None:
+    """Say what is the matter with a pair whose roads all answer, and which is not well.
+
+    None where there is no such matter: then the diagnosis says it.
+    """
+    if state.finding.diagnosis is not Diagnosis.HEALTHY:
+        return None
+    name, node, said, reason = "", None, "", state.view().reason
+    asked = [one.name for one in state.seats.values() if one.view.fencing is Fencing.REQUIRED]
+    if state.protection is Protection.DOWN:
+        name, said = "down", "No QEMU of the pair runs a guest."
+    elif state.unfenced is not None:
+        name, node = "unfenced", state.unfenced
+        said = f"Node {node} answers or is silent, and is not proven down."
+    elif asked:
+        name, node = "unfenced", asked[0]
+        said = f"A failover waits until a person says that node {node} is down."
+    elif state.protection is Protection.FAILED:
+        name, said = "failed", f"An earlier failover failed: {reason}"
+    elif state.protection is Protection.FAILOVER:
+        name, said = "failover", f"One node is lost: {reason}"
+    return {"name": name, "node": node, "evidence": [said]} if name else None
 
 
 def found(finding: Finding) -> dict[str, Any]:

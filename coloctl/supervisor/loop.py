@@ -24,6 +24,7 @@ from coloctl.model.pair import Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
+from coloctl.supervisor import acts
 from coloctl.supervisor.contrast import Contrasting
 from coloctl.supervisor.keeper import Keeper
 from coloctl.supervisor.pacing import Pacing
@@ -69,6 +70,7 @@ class Supervisor:
             comparing = self._tasks.create_task(self._compare_guests())
             tidying = self._tasks.create_task(self._bound_logs())
             tending = self._tasks.create_task(self._tend())
+            asking = self._tasks.create_task(acts.keep_asking(self.state))
             while not until.is_set():
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
@@ -83,6 +85,7 @@ class Supervisor:
             self._drop_guard()
             beating.cancel()
             tidying.cancel()
+            asking.cancel()
             comparing.cancel()
             self._contrast.end()
             tending.cancel()

@@ -47,6 +47,7 @@ class Belief:
     acts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: begun and not ended
     launches: Mapping[NodeName, Launch] = field(default_factory=dict)
     survivor: NodeName | None = None  #: asked for by the failover under way
+    unfenced: NodeName | None = None  #: as `Observation.unfenced`
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
     diverged: frozenset[NodeName] = frozenset()  #: their guests are not the guest any more
     #: What an operator has set and the pair file does not say, by name.
@@ -81,6 +82,7 @@ def believe(records: Iterable[Record]) -> Belief:
             )
             for record in event.last_launches(everything)
         },
+        unfenced=_unfenced(state),
         survivor=_survivor(acts.get("failover", {})),
         missed=_missed(everything, diverged=False),
         diverged=_missed(everything, diverged=True),
@@ -104,6 +106,11 @@ def _missed(records: Iterable[Record], *, diverged: bool) -> frozenset[NodeName]
 
 def _node(name: str) -> NodeName:
     return next(node for node in NODES if node == name)
+
+
+def _unfenced(state: Record | None) -> NodeName | None:
+    name = state.data.get(event.UNFENCED) if state else None
+    return _node(name) if name in NODES else None
 
 
 def _survivor(failover: Mapping[str, Any]) -> NodeName | None:

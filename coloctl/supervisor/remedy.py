@@ -243,8 +243,9 @@ class Remedy:
         now_known = finding.diagnosis, self._fault_at(finding, seen)
         cause, fault_at_s = self._causes.setdefault(lost, now_known)
         await acts.failover(
-            state, other(lost), cause=cause, fault_at_s=fault_at_s, detected_at_s=found_at_s
-        )
+            state, other(lost), force=state.protection is Protection.FAILED, cause=cause,
+            fault_at_s=fault_at_s, detected_at_s=found_at_s, vouched=state.vouched,
+        )  # fmt: skip
 
     async def _spare_the_fence(self, finding: Finding, lost: NodeName) -> None:
         """Who is given up for the guest's sake is well: nobody has to switch its host off."""

@@ -17,10 +17,11 @@ from coloctl.colo.launch import Ground
 from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
+from coloctl.ha.agent import Heard
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
-from coloctl.model.event import BOOTS, PROTECTION_WANTED, Kind, Record
+from coloctl.model.event import BOOTS, PROTECTION_WANTED, UNFENCED, Kind, Record
 from coloctl.model.observation import Contrast, Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
@@ -55,8 +56,11 @@ class PairState:
         self.clock = clock
         self.cautious = False  #: checkpoints come at least every `CAUTIOUS_DELAY_MS` for now
         self.generation = 0
-        #: Fences that wait for a person, by node; set when somebody vouches for it.
+        #: Fences under way, by node; set when a person vouches for it.
         self.confirmations: dict[NodeName, asyncio.Event] = {}
+        self.unfenced: NodeName | None = None  #: the pair failed because it is not proven down
+        self.vouched = False  #: a person has said since that it is down
+        self.agents: dict[NodeName, Heard] = {}  #: what the fence agent said of each node
         self.seats: dict[NodeName, Seat] = {
             node: Seat(NodeView(node, spec.nodes[node].host)) for node in NODES
         }
@@ -138,7 +142,12 @@ class PairState:
             before=step.before,
             fact=step.fact,
             after=step.after,
-            data={"reason": reason, "listed": step.listed, "exposed-since": exposed},
+            data={
+                "reason": reason,
+                "listed": step.listed,
+                "exposed-since": exposed,
+                **({UNFENCED: self.unfenced} if self.unfenced else {}),
+            },
         )
         if not step.listed:
             return

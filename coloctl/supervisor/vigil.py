@@ -88,7 +88,10 @@ class Vigil:
         in_colo = state.protection is Protection.COLO and primary is not None and primary.in_colo
         ledger = primary.ledger if in_colo and primary is not None else None
         alone = boots_alone(state.spec, state.ground)
-        return Context(state.protection, ledger, state.period_ms(), alone, state.contrast)
+        return Context(
+            state.protection, ledger, state.period_ms(), alone, state.contrast,
+            unfenced=state.unfenced, vouched=state.vouched,
+        )  # fmt: skip
 
     def _attend(self) -> None:
         """Whoever sits there and is wanted is attended, in the role that he has now."""

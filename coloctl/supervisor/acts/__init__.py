@@ -6,7 +6,8 @@ cancelled half-way.
 
 from __future__ import annotations
 
-from coloctl.supervisor.acts.failover import confirm_fence, failover
+from coloctl.supervisor.acts.failover import failover
+from coloctl.supervisor.acts.fencing import confirm_fence, keep_asking
 from coloctl.supervisor.acts.protect import Entered, Watch, reprotect
 from coloctl.supervisor.acts.reset import reset_guest
 from coloctl.supervisor.acts.start import start
@@ -17,6 +18,6 @@ from coloctl.supervisor.acts.unprotect import unprotect
 
 __all__ = [
     "SHUTDOWN_DEADLINE_S", "Entered", "Watch", "checkpoint", "confirm_fence", "end", "end_all",
-    "failover", "reprotect", "reset_guest", "set_values", "start", "stop", "switchover",
-    "unprotect",
+    "failover", "keep_asking", "reprotect", "reset_guest", "set_values", "start", "stop",
+    "switchover", "unprotect",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from coloctl.colo import generation
 from coloctl.colo.generation import Worth
-from coloctl.errors import ColoctlError, FailoverRefused, FencingFailed, PreconditionFailed
+from coloctl.errors import ColoctlError, FencingFailed, PreconditionFailed
 from coloctl.ha.arbiter import Arbiter, open_arbiter, require_claimable
 from coloctl.ha.failover import Course, Timeline, fail_over
 from coloctl.ha.fencing import Fenced
@@ -20,6 +20,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing, Presence
+from coloctl.supervisor.acts import fencing
 from coloctl.supervisor.acts.stop import end
 from coloctl.supervisor.acts.written import claim_by_disks, require_place
 from coloctl.supervisor.seat import Seat
@@ -52,11 +53,13 @@ async def failover(
     cause: str = OPERATOR,
     fault_at_s: float | None = None,
     detected_at_s: float | None = None,
+    vouched: bool = False,
 ) -> Timeline:
     """``to``, or else the secondary, or the primary if only that answers, runs the guest alone.
 
     ``force`` tries again after a failover that failed: an operator takes it upon himself. ``cause``
-    is his word or a diagnosis; its monotonic moments go into the timeline.
+    is his word or a diagnosis; its monotonic moments go into the timeline. ``vouched``: a person
+    has said that the other node is down.
 
     Raises `FailoverRefused` when that would lose what clients saw acknowledged or another
     supervisor decided otherwise, `FencingFailed` without a proof that the other node is down,
@@ -64,20 +67,20 @@ async def failover(
     and this may be called again.
     """
     async with state.acting("failover", to=to, force=force, cause=cause):
-        course = _course(state, detected_at_s)
+        course, by_hand = _course(state, detected_at_s), force and cause == OPERATOR
         arbiter = open_arbiter(state.spec, state.ground.folder)
         asking = asyncio.create_task(arbiter.current())
         try:
             survivor, lost = await choose(state, to, force=force)
             require_claimable(await asking, survivor.name, state.generation + 1)
-            if not force:
+            if not by_hand:
                 await require_place(state, survivor)
         finally:
             asking.cancel()
         if state.protection is Protection.COLO:
             state.note(Fact.NODE_LOST, _reason(survivor.name, lost.name, cause))
-        act = _Failover(state, arbiter, survivor, lost, course, force=force)
-        timeline, warning = await act.run()
+        act = _Failover(state, arbiter, survivor, lost, course, force=by_hand)
+        timeline, warning = await act.run(vouched=vouched)
         began = wall_clock() - timedelta(seconds=state.clock.now() - course.began_s)
         fault_ms = None if fault_at_s is None else round((fault_at_s - course.began_s) * 1000, 2)
         timeline = replace(
@@ -171,16 +174,17 @@ class _Failover:
         self._keeping: asyncio.Task[str] | None = None
         self._hearing: asyncio.Task[None] | None = None
 
-    async def run(self) -> tuple[Timeline, str]:
+    async def run(self, *, vouched: bool) -> tuple[Timeline, str]:
         """The timeline, and what an operator should know; the state tells of a failure."""
         state, survivor, lost = self.state, self.survivor, self.lost
         assert survivor.vm is not None and lost.vm is not None
+        means = fencing.means(state, lost.name, self.confirm, forced=self.force, vouched=vouched)
         lost.retired = True
         lost.view = replace(lost.view, fencing=Fencing.IN_PROGRESS)
         try:
             timeline = await fail_over(
                 state.spec, survivor.vm, lost.vm, survivor.view.role,
-                arbitrate=self.arbitrate, confirm=self.confirm, fenced=self.fenced,
+                arbitrate=self.arbitrate, means=means, fenced=self.fenced,
                 course=self.course,
             )  # fmt: skip
             return timeline, await self.kept()
@@ -191,6 +195,7 @@ class _Failover:
             await self._deaf()
             raise
         finally:
+            fencing.over(state, lost.name)
             if self._keeping is not None:
                 self._keeping.cancel()
             if lost.view.fencing in (Fencing.IN_PROGRESS, Fencing.REQUIRED, Fencing.CONFIRMED):
@@ -220,19 +225,16 @@ class _Failover:
     async def confirm(self, sentence: str) -> None:
         """A person has said that the node is down."""
         state, node = self.state, self.lost.name
-        said = state.confirmations[node] = asyncio.Event()
         self.lost.view = replace(self.lost.view, fencing=Fencing.REQUIRED)
         state.explain(sentence)
         at_ms = round((state.clock.now() - self.course.began_s) * 1000, 2)
         state.emit("STEP", {"act": "failover", "step": "confirmation-awaited", "at-ms": at_ms})
-        try:
-            await said.wait()
-        finally:
-            del state.confirmations[node]
+        await state.confirmations[node].wait()
         self.lost.view = replace(self.lost.view, fencing=Fencing.CONFIRMED)
 
     def fenced(self, proof: Fenced) -> None:
         """The proof is in the journal; the promotion's intent behind it takes it to the disk."""
+        self.state.unfenced = None
         self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
         vm, taps = self.survivor.vm, [nic.tap for nic in self.state.spec.nics if nic.tap]
         if taps and vm is not None and self.survivor.view.role is Role.SECONDARY:
@@ -280,9 +282,12 @@ class _Failover:
             self.lost.retired = False
             self.lost.view = replace(self.lost.view, fencing=Fencing.FAILED)
             self._journal_fence({"method": self.state.spec.fencing.method, "failed": error.message})
+        before = self.state.view()
+        again = before.protection is Protection.FAILED and before.reason == error.message
+        self.state.unfenced = self.lost.name if isinstance(error, FencingFailed) else None
         if self._undecided:
             self.state.explain(f"Nothing is promoted yet: {error.message}")
-        else:
+        elif not again:  # what fails by itself every few seconds is told once
             self.state.note(Fact.FAILOVER_FAILED, error.message)
             self.state.remember_failover(self._failure(error))
 
@@ -308,18 +313,3 @@ class _Failover:
 
     def _journal_fence(self, data: dict[str, object]) -> None:
         self.state.remember_fence(self.lost.name, data)
-
-
-def confirm_fence(state: PairState, node: NodeName) -> None:
-    """A person vouches for it that ``node`` is down, on disk; the failover that waits goes on.
-
-    Raises `FailoverRefused` when none waits for that.
-    """
-    waiting = state.confirmations.get(node)
-    if waiting is None:
-        raise FailoverRefused(
-            f"No failover of pair {state.spec.name} waits for a word on node {node}.",
-            hint=f"`coloctl status {state.spec.name}` says what it waits for",
-        )
-    state.record(Kind.OUTCOME, step="confirm", node=node)
-    waiting.set()

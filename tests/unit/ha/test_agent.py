@@ -11,7 +11,8 @@ from support.fakes import Log, fake_vm, make_spec
 
 from coloctl.errors import FencingFailed
 from coloctl.ha import agent
-from coloctl.ha.fencing import Fenced, fence
+from coloctl.ha.fencing import Fenced, Means, fence
+from coloctl.host.base import Completed
 from coloctl.model.pair import FencingMethod, FencingSpec, PairSpec
 
 pytestmark = pytest.mark.unit
@@ -28,6 +29,8 @@ case "$action" in
   *) echo "unknown action $action" >&2; exit 1 ;;
 esac
 """
+#: As the agents of the package fence-agents do.
+SAYS_OFF = "echo Status: OFF; exit 2"
 OPTIONS = {"ip": "10.0.0.9", "password": "hunter2", "plug": "7"}
 
 
@@ -78,7 +81,7 @@ def test_a_good_agent_is_told_and_its_word_confirmed(tmp_path: Path) -> None:
 
 
 def test_a_node_without_options_has_its_name(tmp_path: Path) -> None:
-    spec = with_agent(tmp_path, "exit 0", "exit 2")
+    spec = with_agent(tmp_path, "exit 0", SAYS_OFF)
 
     async def act() -> None:
         async with fake_vm("b", []) as vm:
@@ -89,7 +92,7 @@ def test_a_node_without_options_has_its_name(tmp_path: Path) -> None:
 
 
 def test_what_is_off_already_needs_no_success(tmp_path: Path) -> None:
-    spec = with_agent(tmp_path, "echo cannot switch off twice >&2; exit 1", "exit 2")
+    spec = with_agent(tmp_path, "echo cannot switch off twice >&2; exit 1", SAYS_OFF)
     assert fenced(spec, []).how == "agent-sigkill"
 
 
@@ -125,11 +128,11 @@ def test_a_hanging_agent_is_killed_at_its_deadline(tmp_path: Path, hanging: str)
 
 
 def test_an_agent_that_hangs_while_it_works_may_still_be_confirmed(tmp_path: Path) -> None:
-    assert fenced(with_agent(tmp_path, "exec sleep 1000", "exit 2", timeout_s=4), []).how
+    assert fenced(with_agent(tmp_path, "exec sleep 1000", SAYS_OFF, timeout_s=4), []).how
 
 
 def test_an_agent_that_is_not_there_says_so(tmp_path: Path) -> None:
-    spec = with_agent(tmp_path, "exit 0", "exit 2")
+    spec = with_agent(tmp_path, "exit 0", SAYS_OFF)
     (tmp_path / "fence_test").unlink()
     assert "could not be started" in refusal(spec, []).message
 
@@ -144,7 +147,7 @@ def test_secrets_stay_where_they_are(tmp_path: Path, words: tuple[str, ...]) -> 
 
 def test_the_kernel_outweighs_an_agent(tmp_path: Path) -> None:
     """Whatever the agent says, a QEMU within reach must be gone; one that is gone needs no agent"""
-    spec = with_agent(tmp_path, "exit 0", "exit 2")
+    spec = with_agent(tmp_path, "exit 0", SAYS_OFF)
     with pytest.raises(FencingFailed, match="does not die"):
         fenced(spec, [], immortal=True)
     (tmp_path / "fence_test.told").unlink()
@@ -153,7 +156,7 @@ def test_the_kernel_outweighs_an_agent(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_fence_leaves_no_agent(tmp_path: Path) -> None:
-    spec = with_agent(tmp_path, 'echo $$ > "$0.pid"; exec sleep 1000', "exit 2")
+    spec = with_agent(tmp_path, 'echo $$ > "$0.pid"; exec sleep 1000', SAYS_OFF)
     pid = tmp_path / "fence_test.pid"
 
     async def act() -> None:
@@ -168,3 +171,85 @@ def test_an_interrupted_fence_leaves_no_agent(tmp_path: Path) -> None:
 
     asyncio.run(act())
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
+
+
+@pytest.mark.parametrize(
+    "always",
+    [
+        "echo 'usage: fence_test [-o ACTION]' >&2; exit 2",
+        "echo 'Action: status, reboot, on or off'; exit 2",
+        "echo 'unknown option --plug, valid actions: on, off'; exit 2",
+        "echo 'cannot tell whether it is off'; exit 2",
+        "exit 2",
+    ],
+)
+def test_an_agent_that_never_worked_confirms_nothing(tmp_path: Path, always: str) -> None:
+    """Most programs that do not understand what they are told end with 2, as "off" does."""
+    log: Log = []
+    error = refusal(with_agent(tmp_path, always, always), log)
+    assert "did not say that node a is off" in error.message
+    assert "do not understand their options" in error.message
+    heard = asyncio.run(agent.ask(with_agent(tmp_path, always, always).fencing, "a"))
+    assert not heard.works and "neither" in heard.said
+
+
+def test_silence_confirms_only_what_an_agent_said_before(tmp_path: Path) -> None:
+    spec = with_agent(tmp_path, "exit 0", "exit 2")
+    assert "did not say" in refusal(spec, []).message
+
+    async def known() -> Fenced:
+        async with fake_vm("a", []) as vm:
+            return await fence(spec, vm, Means(agent_known=True))
+
+    assert asyncio.run(known()).how == "agent-sigkill"
+    broken = with_agent(tmp_path, "exit 0", "echo 'Syntax error: \")\" unexpected' >&2; exit 2")
+    assert not agent.confirms_off(Completed(2, "", "Syntax error"), known=True)
+    assert "did not say" in refusal(broken, []).message
+
+
+@pytest.mark.parametrize("code, out, works, on", [
+    (0, "Status: ON", True, True), (0, "", True, True), (2, "Status: OFF", True, False),
+    (2, "", False, False), (1, "Status: OFF", False, False), (3, "", False, False),
+])  # fmt: skip
+def test_an_agent_is_asked_before_it_is_needed(
+    tmp_path: Path, code: int, out: str, works: bool, on: bool
+) -> None:
+    spec = with_agent(tmp_path, "exit 1", f"echo '{out}'; exit {code}")
+    heard = asyncio.run(agent.ask(spec.fencing, "a"))
+    assert (heard.works, heard.on) == (works, on)
+    assert [call["action"] for call in told(tmp_path)] == ["status"]
+    missing = replace(spec.fencing, command=("/nowhere/fence_none",))
+    assert "could not be started" in asyncio.run(agent.ask(missing, "a")).said
+
+
+@pytest.mark.parametrize("proof", ["kernel", "person"])
+def test_a_proof_that_comes_while_the_agent_is_busy_counts_at_once(
+    tmp_path: Path, proof: str
+) -> None:
+    spec = with_agent(tmp_path, "exec sleep 1000", "exit 1", timeout_s=60)
+
+    async def act() -> str:
+        said = asyncio.Event()
+        async with fake_vm("a", []) as vm:
+            fencing = asyncio.create_task(fence(spec, vm, Means(word=said.wait)))  # type: ignore[arg-type]
+            async with asyncio.timeout(30):
+                while not (tmp_path / "fence_test.told").exists():  # noqa: ASYNC110 - a file
+                    await asyncio.sleep(0.01)
+                if proof == "kernel":
+                    vm.process.die()
+                else:
+                    said.set()
+                return (await fencing).how
+
+    assert asyncio.run(act()) == ("already-dead" if proof == "kernel" else "confirmed-sigkill")
+
+
+def test_force_tries_the_kernel_before_a_broken_agent(tmp_path: Path) -> None:
+    spec = with_agent(tmp_path, "exit 1", "exit 1")
+
+    async def act() -> Fenced:
+        async with fake_vm("a", []) as vm:
+            return await fence(spec, vm, Means(forced=True))
+
+    assert asyncio.run(act()).how == "sigkill"
+    assert not (tmp_path / "fence_test.told").exists()
