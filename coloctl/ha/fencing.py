@@ -122,7 +122,7 @@ async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
     """
     images = [disk.image[vm.node] for disk in spec.disks]
     taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
-    while held := await vm.host.held(images=images, taps=taps):
+    while held := await vm.host.still_held(images=images, taps=taps):
         if deadline.expired:
             raise FencingFailed(
                 vm.node,

@@ -209,7 +209,9 @@ class Host(Files, Doors, Protocol):
         """Kill the process of ``identity`` and what belongs to it; raises `FencingFailed`."""
         ...
 
-    async def held(self, *, images: Collection[Path], taps: Collection[str]) -> tuple[str, ...]:
+    async def still_held(
+        self, *, images: Collection[Path], taps: Collection[str]
+    ) -> tuple[str, ...]:
         """Say who may still write to ``images`` or has ``taps`` open: a sentence for each.
 
         What cannot be asked is left out.

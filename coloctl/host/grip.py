@@ -1,6 +1,6 @@
 """Tell what a lost QEMU could still reach: an image that is written to, a tap that is attached.
 
-Called by `LocalHost.held` for the fence. QEMU locks a byte of an image for each permission that it
+Called by `LocalHost.still_held` for the fence. QEMU locks a byte of an image for each permission that it
 has there (block/file-posix.c), and the kernel says whether a tap has a user. Both are asked without
 touching them: no lock is taken, no tap is opened.
 """
@@ -38,7 +38,7 @@ _HEADER, _LINK, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), 
 async def held(
     images: Collection[Path], taps: Collection[str], links_socket: socket.socket
 ) -> tuple[str, ...]:
-    """Answer `Host.held`; ``links_socket`` is one of `links`, and no one else uses it."""
+    """Answer `Host.still_held`; ``links_socket`` is one of `links`, and no one else uses it."""
     told = []
     for tap in taps:
         with contextlib.suppress(OSError):

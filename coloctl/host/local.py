@@ -134,8 +134,10 @@ class LocalHost(Doorkeeper):
             identity, node=node, deadline_s=deadline_s, leader=leader, sockets=sockets
         )
 
-    async def held(self, *, images: Collection[Path], taps: Collection[str]) -> tuple[str, ...]:
-        """See `Host.held`: some 50 microseconds for each; a disk that hangs is not waited for."""
+    async def still_held(
+        self, *, images: Collection[Path], taps: Collection[str]
+    ) -> tuple[str, ...]:
+        """See `Host.still_held`: some 50 microseconds for each; a disk that hangs is not waited for."""
         return await grip.held(images, taps, self._links)
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:

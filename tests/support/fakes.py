@@ -204,7 +204,9 @@ class FakeHost(Host):
         self.letting_go = False  #: one of it less each time that it is asked about
         self.files: dict[Path, bytes] = {}  #: what was written durably there
 
-    async def held(self, *, images: Collection[Path], taps: Collection[str]) -> tuple[str, ...]:
+    async def still_held(
+        self, *, images: Collection[Path], taps: Collection[str]
+    ) -> tuple[str, ...]:
         if self.letting_go and self.holding:
             self.holding.pop()
         return tuple(self.holding)

@@ -46,7 +46,7 @@ def locked(image: Path, byte: int) -> Iterator[None]:
 def held(images: list[Path], taps: list[str]) -> tuple[str, ...]:
     async def ask() -> tuple[str, ...]:
         async with LocalHost() as host:
-            return await host.held(images=images, taps=taps)
+            return await host.still_held(images=images, taps=taps)
 
     return asyncio.run(ask())
 
