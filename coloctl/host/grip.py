@@ -1,8 +1,8 @@
 """Tell what a lost QEMU could still reach: an image that is written to, a tap that is attached.
 
-Called by `LocalHost.still_held` for the fence. QEMU locks a byte of an image for each permission that it
-has there (block/file-posix.c), and the kernel says whether a tap has a user. Both are asked without
-touching them: no lock is taken, no tap is opened.
+Called by `LocalHost.still_held` for the fence. QEMU locks a byte of an image for each permission
+that it has there (block/file-posix.c), and the kernel says whether a tap has a user. Both are asked
+without touching them: no lock is taken, no tap is opened.
 """
 
 from __future__ import annotations

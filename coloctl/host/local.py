@@ -137,7 +137,7 @@ class LocalHost(Doorkeeper):
     async def still_held(
         self, *, images: Collection[Path], taps: Collection[str]
     ) -> tuple[str, ...]:
-        """See `Host.still_held`: some 50 microseconds for each; a disk that hangs is not waited for."""
+        """See `Host.still_held`: some 50 microseconds each; no disk that hangs is waited for."""
         return await grip.held(images, taps, self._links)
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:

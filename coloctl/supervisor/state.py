@@ -137,18 +137,10 @@ class PairState:
             exposed = None
         elif exposed is None:
             exposed = now
-        self.record(
-            Kind.STATE,
-            before=step.before,
-            fact=step.fact,
-            after=step.after,
-            data={
-                "reason": reason,
-                "listed": step.listed,
-                "exposed-since": exposed,
-                **({UNFENCED: self.unfenced} if self.unfenced else {}),
-            },
-        )
+        data: dict[str, Any] = {"reason": reason, "listed": step.listed, "exposed-since": exposed}
+        if self.unfenced:
+            data[UNFENCED] = self.unfenced
+        self.record(Kind.STATE, before=step.before, fact=step.fact, after=step.after, data=data)
         if not step.listed:
             return
         self._protection, self._reason, self._since = step.after, reason, now
