@@ -62,9 +62,8 @@ async def failover(
     has said that the other node is down.
 
     Raises `FailoverRefused` when that would lose what clients saw acknowledged or another
-    supervisor decided otherwise, `FencingFailed` without a proof that the other node is down,
-    and `PreconditionFailed` when the decision cannot be written: the pair stays in ``failover``,
-    and this may be called again.
+    supervisor decided otherwise, `FencingFailed` without a proof that the other node is down, and
+    `PreconditionFailed` when the decision cannot be written: the pair stays in ``failover`` then.
     """
     async with state.acting("failover", to=to, force=force, cause=cause):
         course, by_hand = _course(state, detected_at_s), force and cause == OPERATOR
