@@ -57,9 +57,8 @@ async def failover(
 ) -> Timeline:
     """``to``, or else the secondary, or the primary if only that answers, runs the guest alone.
 
-    ``force`` tries again after a failover that failed: an operator takes it upon himself. ``cause``
-    is his word or a diagnosis; its monotonic moments go into the timeline. ``vouched``: a person
-    has said that the other node is down.
+    ``force`` tries again after a failover that failed. ``cause`` is an operator's word or a
+    diagnosis. ``vouched``: a person has said that the other node is down.
 
     Raises `FailoverRefused` when that would lose what clients saw acknowledged or another
     supervisor decided otherwise, `FencingFailed` without a proof that the other node is down, and
