@@ -278,13 +278,25 @@ def release_secondary(spec: PairSpec) -> Plan:
 
 
 def clear_secondary(spec: PairSpec) -> Plan:
-    """Nothing that led to the lost primary stays in the survivor's graph."""
-    return _remove(
-        *(
-            qmp.chardev_remove(chardev_id)
-            for i, _ in enumerate(spec.nics)
-            for chardev_id in chardev.ids_secondary(i)
-        )
+    """Remove what led to the lost primary, and tell the LAN for a minute where the guest is now.
+
+    QEMU announces a promoted guest once by itself. A bridge port that only listens at that moment
+    (STP) drops that, and nothing repeats it.
+    """
+    announce = Step(
+        qmp.announce_self(initial=50, max_=10_000, rounds=14, step=700),
+        why="14 announcements over the next 64 s: a port may drop the first",
+        tolerate=("",),  # the guest is reached without it, only later
+    )
+    return (
+        *_remove(
+            *(
+                qmp.chardev_remove(chardev_id)
+                for i, _ in enumerate(spec.nics)
+                for chardev_id in chardev.ids_secondary(i)
+            )
+        ),
+        *((announce,) if spec.nics else ()),
     )
 
 

@@ -62,6 +62,10 @@ def info_registers() -> Command:
     return _command("human-monitor-command", command_line="info registers -a")
 
 
+def announce_self(*, initial: int, max_: int, rounds: int, step: int) -> Command:
+    return _command("announce-self", initial=initial, max_=max_, rounds=rounds, step=step)
+
+
 def stop() -> Command:
     return _command("stop")
 

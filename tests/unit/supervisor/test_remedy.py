@@ -16,6 +16,7 @@ from support.observations import observe
 
 from coloctl.errors import PairBusy, ReplicationError
 from coloctl.ha import heartbeat
+from coloctl.host.console import Console
 from coloctl.journal import replay
 from coloctl.model.event import Kind, last_settings, worth_keeping
 from coloctl.model.observation import Diagnosis
@@ -363,9 +364,9 @@ def test_a_reset_is_over_when_the_guest_has_booted(tmp_path: Path) -> None:
 
     async def check() -> None:
         async with watched(tmp_path, ready) as (state, a, _, log):
-            console = a.console.path
-            console.parent.mkdir(parents=True, exist_ok=True)
+            console = tmp_path / "console.log"
             console.write_text("ready: now\n")  # of the life before the reset
+            a.console = Console(console)
             a.event("RESET", guest=True, reason="guest-reset")
             await becomes(lambda: state.view().diagnosis is Diagnosis.GUEST_RESET)
             await asyncio.sleep(0.3)
