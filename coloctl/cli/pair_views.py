@@ -228,7 +228,9 @@ def _unseen(looked: View) -> RenderableType:
     """A pair whose supervisor did not answer, and what can be done."""
     name, gone = looked["name"], looked["supervisor"] == "gone"
     word = "no supervisor" if gone else "supervisor does not answer"
-    hint = looked.get("hint") or "it may be frozen"
+    hint = looked.get("hint") or (
+        "it may be frozen" if not gone else f"`coloctl stop {name} --force` clears what it left"
+    )
     line = Text.assemble((name, "bold"), "   ", ("● ", "red"), (word, "red"))
     return Group(line, Text(looked["error"], style="dim"), Text(hint, style="dim"))
 
