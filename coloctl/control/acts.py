@@ -185,7 +185,8 @@ class Acts:
         pid = self.view()["supervisor_pid"]
         held = [fd for fd in map(_hold, filter(None, (pid, watcher_of(pid)))) if fd is not None]
         try:
-            wait_s = shutdown_s + STOP_MARGIN_S
+            # As long again for a failover that is under way: it is not cut short.
+            wait_s = 2 * shutdown_s + STOP_MARGIN_S
             how = self._ask("pair-stop", wait_s, force=force or None, timeout_s=shutdown_s)["how"]
             if not all(_ended(fd, STOP_MARGIN_S) for fd in held):
                 raise DeadlineMissed(

@@ -49,7 +49,7 @@ class Keeper:
             return
         if obstacle := self._obstacle():
             state.exposure = obstacle
-        elif state.clock.now() >= self._not_before_s and not state.act:
+        elif state.clock.now() >= self._not_before_s and not (state.act or state.ending):
             self._task = self._spawn(self._protect())
 
     def end(self) -> None:

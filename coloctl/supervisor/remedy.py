@@ -164,7 +164,7 @@ class Remedy:
             seen,
             state.spec.policy,
             paused=state.paused,
-            acting=state.act,
+            acting="stop" if state.ending and not state.act else state.act,
             pair=state.spec.name,
         )
 

@@ -75,6 +75,7 @@ class PairState:
         self._progress: Progress | None = None
         self._act: asyncio.Task[Any] | None = None
         self._act_name = ""
+        self.ending = False  #: a stop waits for the act under way: nothing new begins by itself
         self.cut_short = ""  #: what interrupted the last act, a sentence; empty: nothing did
         self._given_up: asyncio.Future[str] | None = None
         self._idle = asyncio.Event()

@@ -8,7 +8,7 @@ import logging
 from coloctl.clock import Deadline
 from coloctl.colo import generation, guard, launch
 from coloctl.colo.generation import Worth
-from coloctl.errors import ColoctlError
+from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.failover import abandon_secondary, require_merged
 from coloctl.machine.cmdline import agent_socket
 from coloctl.model.pair import NodeName, Role
@@ -21,6 +21,8 @@ from coloctl.vm import VM, ended
 
 #: How long a guest may take to power itself off, seconds, when the verb does not say.
 SHUTDOWN_DEADLINE_S = 60.0
+#: A stop waits for these: one side is dead already, and the other may not run the guest yet.
+LEFT_TO_THEIR_END = frozenset({"failover", "adopt"})
 #: An agent that runs answers within milliseconds; a guest that is busy may not let it. Seconds.
 AGENT_DEADLINE_S = 5.0
 
@@ -35,7 +37,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
     die, and `DeadlineMissed` without ``force`` for one whose image lacks the guest's last writes;
     it runs on then.
     """
-    await state.interrupt("The pair is being stopped.")
+    await make_way(state, None if force else timeout_s)
     async with state.acting("stop", force=force, timeout_s=timeout_s):
         how = "killed"
         primary = state.seat_of(Role.PRIMARY)
@@ -50,6 +52,29 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
         await end_all(state)
         state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
     return how
+
+
+async def make_way(state: PairState, patience_s: float | None) -> None:
+    """Wait until no act is under way and none begins by itself, so that the caller's is next.
+
+    A failover is left to its end, for ``patience_s`` at most; every other act is cut short, and
+    with None a failover too. Raises `PairBusy` for one that takes longer; it was not touched.
+    """
+    state.ending = True
+    deadline = Deadline(patience_s or 0.0)
+    try:
+        while state.act:
+            if patience_s is None or state.act not in LEFT_TO_THEIR_END:
+                await state.interrupt("The pair is being stopped.")
+            elif not await state.idle(deadline.remaining()) and state.act:
+                raise PairBusy(
+                    f"Pair {state.spec.name} is still in a failover after {patience_s:g} s, and a"
+                    " failover is not cut short.",
+                    hint=f"`coloctl status {state.spec.name}` says what it waits for; `coloctl stop"
+                    f" {state.spec.name} --force` ends the pair all the same",
+                )
+    finally:
+        state.ending = False
 
 
 async def _leave_secondary_behind(state: PairState) -> None:

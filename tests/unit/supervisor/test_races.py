@@ -79,3 +79,50 @@ def test_a_primary_that_was_fenced_in_vain_gets_its_network_back(tmp_path: Path)
             assert state.protection is Protection.UNPROTECTED
 
     asyncio.run(check())
+
+
+def test_a_stop_waits_for_a_failover_and_does_not_touch_it(tmp_path: Path) -> None:
+    """However often it is asked for: one fence, one claim, and then the end of the pair."""
+
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, _, b):
+            promoting, go_on = asyncio.Event(), asyncio.Event()
+            b.before(lambda name: promoting.set() if name == "x-colo-lost-heartbeat" else None)
+            failing_over = asyncio.create_task(acts.failover(state, "b"))
+            await promoting.wait()
+            stops = [asyncio.create_task(acts.stop(state, force=False)) for _ in range(3)]
+            await asyncio.sleep(0)
+            go_on.set()
+            timeline = await failing_over
+            assert timeline.survivor == "b"
+            b.process.die()  # as it does when its guest has powered off
+            done = await asyncio.gather(*stops, return_exceptions=True)
+            assert "guest shut down" in done or "killed" in done
+            assert [line for line in log if line == "a: tap-a0 down"][:2] == ["a: tap-a0 down"] * 2
+            assert log.count("b: x-colo-lost-heartbeat") == 1
+            assert state.generation == 1 and state.protection is Protection.DOWN
+
+    asyncio.run(check())
+
+
+def test_a_stop_is_refused_where_a_failover_waits_for_a_person(tmp_path: Path) -> None:
+    by_hand = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
+
+    async def check() -> None:
+        log: Log = []
+        async with in_colo(tmp_path, by_hand, log=log) as (state, a, _):
+            failing_over = asyncio.create_task(acts.failover(state, "b"))
+            while "a" not in state.confirmations:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            for _ in range(3):
+                with pytest.raises(PairBusy, match="still in a failover") as busy:
+                    await acts.stop(state, force=False, timeout_s=0.05)
+                assert "--force" in str(busy.value.hint)
+            assert not failing_over.done() and not state.ending
+            assert log.count("a: tap-a0 down") == 1 and a.process.alive()
+            assert await acts.stop(state, force=True) == "killed"
+            assert failing_over.cancelled() or failing_over.exception()
+            assert state.protection is Protection.DOWN
+
+    asyncio.run(check())

@@ -486,3 +486,17 @@ def test_a_new_session_does_not_begin_with_the_last_one_s_news(tmp_path: Path) -
                 await acts.end(state, "b", state.seats["b"].view.presence)
 
     asyncio.run(check())
+
+
+def test_nothing_begins_by_itself_while_a_stop_waits(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, _, log):
+            state.ending = True
+            lose(a, "dead")
+            await becomes(lambda: state.finding.diagnosis is Diagnosis.PRIMARY_DEAD)
+            await asyncio.sleep(0.2)
+            assert state.generation == 0 and "a: tap-a0 down" not in log
+            state.ending = False
+            await becomes(lambda: state.protection is Protection.UNPROTECTED)
+
+    asyncio.run(check())
