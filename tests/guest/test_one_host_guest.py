@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -96,13 +97,13 @@ def test_a_stream_of_packets_holds_nobody_up_and_clients_lose_nothing(
                     assert sending.poll() is None
                     assert stage.state.protection is Protection.COLO
                     await at_work.acknowledged(20)
-                    primary = stage.primary
-                    primary.process.signal(signal.SIGKILL)
+                    fault_at_s = time.monotonic()
+                    stage.primary.process.signal(signal.SIGKILL)
                     await acts.failover(stage.state, None)
                     await at_work.acknowledged(20)
                 history = at_work.end()
                 verdicts = [
-                    checker.no_lost_acks(history, at_work.read_back(), 0.0),
+                    checker.no_lost_acks(history, at_work.read_back(), fault_at_s),
                     checker.connections_survive(history, at_work.count),
                 ]
             assert checker.worst(verdicts) is Validity.VALID, verdicts
