@@ -22,7 +22,10 @@ def exclusive(path: Path, what: str, report: Report) -> Iterator[int]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Who can open it can hold it, so it is for this user alone; older ones were not.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(handle).st_uid == os.geteuid():
+            os.fchmod(handle, 0o600)
     except OSError as error:
         raise ProvisionError(
             f"{path.parent} cannot be written: {error.strerror}.",
