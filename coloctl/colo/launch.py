@@ -140,17 +140,18 @@ async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
 
 
 async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[Path]:
-    """``node`` has an image for every disk, as big as the other node's; answers which were made.
+    """Give ``node`` an image for every disk, as big as the other node's; answers which were made.
 
-    Raises `PreconditionFailed` where one cannot be made, or has another size.
+    Raises `PreconditionFailed` where one cannot be made, has another size, or is in use: whatever
+    is written about such an image would be wrong for the guest that uses it.
     """
     made = []
+    await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
     for i, disk in enumerate(spec.disks):
         path, host = disk.image[node], ground.hosts[node]
         guest = await _info(spec, ground, other(node), i)
         there = await host.run(["test", "-e", str(path)], deadline_s=image.HEADER_DEADLINE_S)
         if there.code != 0:
-            await inuse.require_free(host, path)  # it may have come, or be a link that leads astray
             await image.create(
                 path,
                 guest.virtual_size,
