@@ -186,7 +186,11 @@ class ControlClient:
 
     def _next(self, deadline: float | None) -> dict[str, Any] | None:
         """The next message; None when the deadline passed, empty at the end of the stream."""
-        while (end := self._buffer.find(b"\n")) < 0:
+        looked = 0
+        while (end := self._buffer.find(b"\n", looked)) < 0:
+            looked = len(self._buffer)
+            if looked > wire.ANSWER_MAX:
+                raise Unreachable(f"What answers for {self.pair} does not come to an end.")
             if not self._wait(deadline):
                 return None
             try:

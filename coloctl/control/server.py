@@ -177,6 +177,7 @@ class ControlServer:
                         client.asking = True
                         client.send(await self._respond(client, group, raw))
                         client.asking = False
+                        await asyncio.sleep(0)  # many at once are not everybody's concern
                 except wire.MessageTooLong as error:
                     client.drop(str(error))
                     return

@@ -211,9 +211,9 @@ class Session:
         async with self._ending:
             if self._client.runstate is Runstate.IDLE:
                 return
-            # Raised again here is what ended the connection; `execute` has told it to whom it
-            # concerned.
-            with suppress(EOFError, OSError, ValueError, QMPError):
+            # Raised again here is what ended the connection, whatever a peer made of its messages;
+            # `execute` has told it to whom it concerned, and who ends a QEMU must not stop at it.
+            with suppress(Exception):
                 await self._client.disconnect()
 
     async def __aenter__(self) -> Self:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fullness import flooding_image, small_filesystem, taken
+from support.fullness import FLOOD, bootable, small_filesystem, taken
 from support.moments import Mortal, mortal
 
 from coloctl import bounded, paths
@@ -38,7 +38,7 @@ def pair(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_guest_that_floods_its_console_fills_nothing(pair: Mortal, build: qemu.Build) -> None:
     for node in "ab":
-        flooding_image(pair.file.parent / f"{node}.qcow2", build)
+        bootable(pair.file.parent / f"{node}.qcow2", build, FLOOD)
     said = pair.type("start", str(pair.file))
     assert pair.view()["protection"] == "colo", said
     consoles = [paths.pair_dir(pair.name) / node / "console.log" for node in "ab"]

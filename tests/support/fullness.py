@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,17 @@ from coloctl.lab.kernel import MNT_DETACH, call
 
 #: A boot sector that writes the alphabet to COM1 for ever, as fast as it may.
 FLOOD = bytes.fromhex("ba f803 b0 61 ee fe c0 3c 7b 72 f9 eb f5").ljust(510, b"\0") + b"\x55\xaa"
+
+#: A boot sector that writes 32 KiB to every 64 KiB of its disk from 1 MiB to 15 MiB, over and over,
+#: through the firmware. It says 'w' for each write that was done and 'E' for one that failed.
+WRITER = (
+    bytes.fromhex(
+        "31c0 8ed8 8ec0 8ed0 bc0070 8816447c be457c 8a16447c b80043 cd13 b045 7202 b077 baf803 ee"
+        "6681064d7c80000000 66813e4d7c00780000 72d6 66c7064d7c00080000 ebcb 80 1000 4000 0080 0000"
+        "0008000000000000"
+    ).ljust(510, b"\0")
+    + b"\x55\xaa"
+)
 
 
 @contextlib.contextmanager
@@ -60,10 +72,10 @@ def is_full(folder: Path) -> bool:
     return False
 
 
-def flooding_image(path: Path, build: qemu.Build) -> None:
-    """``path`` is a qcow2 image whose guest is `FLOOD`."""
-    raw = path.with_suffix(".raw")
-    raw.write_bytes(FLOOD.ljust(16 << 20, b"\0"))
-    words = [build.img, "convert", "-f", "raw", "-O", "qcow2", str(raw), str(path)]
-    subprocess.run(words, check=True)
-    raw.unlink()
+def bootable(path: Path, build: qemu.Build, sector: bytes) -> None:
+    """``path`` is a qcow2 image of 16 MiB that boots ``sector``."""
+    with tempfile.NamedTemporaryFile() as raw:
+        raw.write(sector.ljust(4096, b"\0"))
+        raw.truncate(16 << 20)
+        words = [build.img, "convert", "-f", "raw", "-O", "qcow2", raw.name, str(path)]
+        subprocess.run(words, check=True)

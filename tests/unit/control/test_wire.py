@@ -127,3 +127,23 @@ def test_the_client_imports_nothing_heavy() -> None:
     assert "coloctl.control.client" in loaded
     heavy = {"asyncio", "pydantic", "qemu", "click", "rich", "dataclasses", "logging", "inspect"}
     assert not loaded & (heavy | {"coloctl.control.server", "coloctl.control.schema"})
+
+
+def test_an_object_may_come_byte_by_byte_or_all_at_once() -> None:
+    objects = [b'{"a\\\\": "}{\\"", "b": [{}, "\\u005c"]}', b"{}", b'{"execute": "x[{"}']
+    stream = b" \n".join(objects)
+    whole = list(wire.Splitter().feed(stream))
+    splitter, parts = wire.Splitter(), []
+    for byte in stream:
+        parts += splitter.feed(bytes([byte]))
+    assert whole == parts == objects
+
+
+def test_many_objects_that_come_at_once_are_all_found() -> None:
+    assert sum(1 for _ in wire.Splitter().feed(b"{} " * 40_000)) == 40_000
+
+
+def test_a_request_that_is_too_long_is_refused_whether_it_ends_or_not() -> None:
+    for end in (b"", b'"}'):
+        with pytest.raises(wire.MessageTooLong):
+            list(wire.Splitter().feed(b'{"a": "' + b"x" * wire.MESSAGE_MAX + end))
