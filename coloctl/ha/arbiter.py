@@ -11,20 +11,18 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from coloctl.errors import FailoverRefused, PreconditionFailed
 from coloctl.host import durable
+from coloctl.host.aside import aside
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.sealed import NUMBER_MAX, seal, unseal
-
-T = TypeVar("T")
 
 #: A claim takes a millisecond; whoever holds the lock for longer is stopped or its disk hangs.
 CLAIM_DEADLINE_S = 5.0
@@ -170,36 +168,6 @@ def _parse(content: bytes) -> Claim:
     if not isinstance(found["pair"], str) or not isinstance(found["at"], str):
         raise ValueError("it names no pair or no time")
     return Claim(**found)
-
-
-async def aside(job: Callable[[], T]) -> T:
-    """Do ``job`` in a thread of its own, which nobody waits for when this is cancelled.
-
-    The threads of `asyncio.to_thread` are few, and a process that ends waits for each of them: a
-    disk that hangs would keep both from everything else.
-    """
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if told.done():
-            return
-        if error is not None:
-            told.set_exception(error)
-        else:
-            told.set_result(result)  # type: ignore[arg-type]
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = job()
-        except BaseException as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, result, failure)
-
-    threading.Thread(target=work, name="register", daemon=True).start()
-    return await told
 
 
 @contextlib.contextmanager

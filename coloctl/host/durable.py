@@ -9,17 +9,25 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from coloctl.errors import PreconditionFailed
 
 
-def replace(path: Path, content: bytes, *, make_folder: bool = False) -> None:
+def replace(
+    path: Path,
+    content: bytes,
+    *,
+    make_folder: bool = False,
+    wanted: Callable[[], bool] = lambda: True,
+) -> None:
     """Replace ``path`` by a file that holds ``content``, on disk before this returns.
 
     Other readers see the old file or the new one, never half of one; so they do after a power
-    failure. ``make_folder`` makes its folder where it is missing. Blocks for the disk. Raises
-    `PreconditionFailed`; the old file is as it was then.
+    failure. ``make_folder`` makes its folder where it is missing; ``wanted`` is asked last whether
+    the file shall still be replaced. Blocks for the disk. Raises `PreconditionFailed`; the old file
+    is as it was then.
     """
     # A name of its own: two writers never fill the same file, and none that lies there is followed.
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
@@ -29,6 +37,8 @@ def replace(path: Path, content: bytes, *, make_folder: bool = False) -> None:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             _fill(fd, content)
+            if not wanted():
+                raise PreconditionFailed(f"{path} was not written: its disk answered too late.")
             fresh.replace(path)
         except BaseException:
             fresh.unlink(missing_ok=True)

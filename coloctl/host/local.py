@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import disk, durable, grip, locks
+from coloctl.host import aside, disk, durable, grip, locks
 from coloctl.host.base import (
     Channel,
     Completed,
@@ -250,15 +250,15 @@ class LocalHost(Doorkeeper):
 
     async def identify(self, path: Path) -> DiskIdentity:
         """See `Host.identify`. Namespaces of this machine share its disks."""
-        return await asyncio.to_thread(disk.identify, path)
+        return await aside.aside(lambda: disk.identify(path))
 
     async def read_file(self, path: Path, limit: int) -> bytes | None:
         """See `Host.read_file`. Namespaces of this machine share its files."""
-        return await asyncio.to_thread(durable.read, path, limit)
+        return await aside.aside(lambda: durable.read(path, limit))
 
     async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
         """See `Host.write_durably`."""
-        await asyncio.to_thread(durable.replace, path, content, make_folder=make_folder)
+        await aside.replace(path, content, make_folder=make_folder)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """See `Host.run`. Cancelled or late, the program and its children are killed."""

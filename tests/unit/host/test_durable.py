@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import threading
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coloctl.errors import PreconditionFailed
-from coloctl.host import durable
+from coloctl.host import aside, durable
 
 pytestmark = pytest.mark.unit
 
@@ -68,3 +70,44 @@ def test_where_nothing_can_be_written_the_old_file_stays(tmp_path: Path) -> None
     with pytest.raises(PreconditionFailed, match="cannot be written"):
         durable.replace(tmp_path / "absent" / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "read", fail)
+    with pytest.raises(PreconditionFailed, match="cannot be read: Input/output error"):
+        durable.read(tmp_path / "file", 10)
+
+
+def test_a_write_that_was_given_up_never_comes_later(tmp_path: Path) -> None:
+    """The disk hangs in fsync, the write is given up, another one is done, the disk comes back."""
+    path = tmp_path / "file"
+    hanging, back = threading.Event(), threading.Event()
+    really = os.fsync
+
+    def fsync(fd: int) -> None:
+        if threading.current_thread().name == "aside" and not hanging.is_set():
+            hanging.set()
+            back.wait(30)
+        really(fd)
+
+    async def play() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await aside.replace(path, b"older", make_folder=False)
+        assert hanging.is_set()
+        await aside.replace(path, b"newer", make_folder=False)
+        back.set()
+        for thread in threading.enumerate():
+            if thread.name == "aside":
+                await asyncio.to_thread(thread.join)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        asyncio.run(play())
+    assert path.read_bytes() == b"newer"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,60 @@
+"""Do what a disk may hold up in a thread of its own, so that nothing else waits for that disk.
+
+`host.local` and `ha.arbiter` use it. The threads of `asyncio.to_thread` are few, and a process that
+ends waits for each of them: a disk that hangs would keep both from everything else.
+
+Invariant: a write that was given up does not replace its file later, over what was written since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from coloctl.host import durable
+
+T = TypeVar("T")
+
+
+async def aside(job: Callable[[], T]) -> T:
+    """Do ``job`` in a thread of its own, which nothing waits for when this is cancelled."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if told.done():
+            return
+        if error is not None:
+            told.set_exception(error)
+        else:
+            told.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = job()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=work, name="aside", daemon=True).start()
+    return await told
+
+
+async def replace(path: Path, content: bytes, *, make_folder: bool) -> None:
+    """Replace a file as `durable.replace` does; given up, it never comes later."""
+    given_up = threading.Event()
+    try:
+        await aside(
+            lambda: durable.replace(
+                path, content, make_folder=make_folder, wanted=lambda: not given_up.is_set()
+            )
+        )
+    except asyncio.CancelledError:
+        given_up.set()
+        raise

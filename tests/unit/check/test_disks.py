@@ -1,0 +1,85 @@
+"""Goal: the doctor knows whose disks a start would take, and what a start would refuse.
+
+Method: real files in a folder, with words beside them that are sound, damaged, or of other disks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.fakes import FakeHost, make_spec
+
+from coloctl.check import disks
+from coloctl.check.finding import Finding, Severity, guarded
+from coloctl.colo import generation, registry
+from coloctl.host import open_host
+from coloctl.host.base import Host
+from coloctl.model.disk import DiskIdentity
+from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
+    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "registry"))
+    images = {node: tmp_path / f"{node}.qcow2" for node in NODES}
+    for image in images.values():
+        image.touch()
+    return replace(make_spec(), disks=(DiskSpec("disk0", images),))
+
+
+def examine(spec: PairSpec, *words: tuple[NodeName, int], damage: bool = False) -> list[Finding]:
+    async def run() -> list[Finding]:
+        host = open_host("local")
+        hosts: dict[NodeName, Host] = {"a": host, "b": host}
+        try:
+            for node, number in words:
+                await generation.write(spec, hosts, node, number)
+            if damage:
+                registry.beside(spec.disks[0].image["b"]).write_text("{")
+            return await guarded("generation", disks._generation(spec, hosts))
+        finally:
+            await host.aclose()
+
+    return asyncio.run(run())
+
+
+def test_of_new_disks_there_is_nothing_to_tell(spec: PairSpec) -> None:
+    assert examine(spec) == []
+
+
+def test_the_node_that_a_start_begins_on_is_named(spec: PairSpec) -> None:
+    (found,) = examine(spec, ("a", 1), ("b", 2))
+    assert found.severity is Severity.OK
+    assert "generation 2" in found.sentence and "begins on node b" in found.sentence
+
+
+def test_what_a_start_would_refuse_is_an_error_with_the_same_words(spec: PairSpec) -> None:
+    (found,) = examine(spec, damage=True)
+    assert found.severity is Severity.ERROR
+    assert "would be lost" in found.sentence and "--from" in found.hint
+
+
+def test_a_device_without_a_lasting_name_is_told() -> None:
+    class Nameless(FakeHost):
+        async def identify(self, path: Path) -> DiskIdentity:
+            return DiskIdentity(f"path:{path}", "boot 1", device=True, stable=False)
+
+    hosts = {node: Nameless(node, []) for node in NODES}
+    found = asyncio.run(guarded("generation", disks._generation(make_spec(), hosts)))
+    assert [one.severity for one in found] == [Severity.WARNING] * 2
+    assert all("no name that outlives this boot" in one.sentence for one in found)
+
+
+def test_two_devices_of_one_name_are_refused() -> None:
+    class Copied(FakeHost):
+        async def identify(self, path: Path) -> DiskIdentity:
+            return DiskIdentity("partuuid:7", machine="m", device=True)
+
+    hosts = {node: Copied(node, []) for node in NODES}
+    (found,) = asyncio.run(guarded("generation", disks._generation(make_spec(), hosts)))
+    assert found.severity is Severity.ERROR and "partuuid:7" in found.sentence
