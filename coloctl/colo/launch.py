@@ -150,8 +150,7 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
     for i, disk in enumerate(spec.disks):
         path, host = disk.image[node], ground.hosts[node]
         guest = await _info(spec, ground, other(node), i)
-        there = await host.run(["test", "-e", str(path)], deadline_s=image.HEADER_DEADLINE_S)
-        if there.code != 0:
+        if not (await host.identify(path)).present:
             await image.create(
                 path,
                 guest.virtual_size,
