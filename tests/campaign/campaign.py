@@ -143,6 +143,7 @@ class Round:
                 raise RuntimeError("The clients did not begin to work.")
             marks = [time.monotonic()]
             self._phase(marks)
+            self.told["pause_p50_ms"] = self._view()["checkpoints"]["pause_p50_ms"]
             force = [] if self.plugin else ["--force"]
             self._coloctl("switchover", self.name, "--yes", f"--wait={PROTECT_S}", *force)
             self._phase(marks)
@@ -197,11 +198,13 @@ class Round:
                         found.append(f"{node}: {line.strip()[:160]}")
         return found[:12]
 
+    def _view(self) -> dict[str, Any]:
+        view: dict[str, Any] = json.loads(self._coloctl("status", self.name, "-f", "json"))
+        return view
+
     def _primary(self) -> dict[str, Any]:
-        out = self._coloctl("status", self.name, "-f", "json")
-        view: dict[str, Any] = json.loads(out)
-        view = view["pairs"][0] if "pairs" in view else view
-        return next(node for node in view["nodes"] if node["role"] == "primary")
+        nodes: list[dict[str, Any]] = self._view()["nodes"]
+        return next(node for node in nodes if node["role"] == "primary")
 
     def _client(self, *words: str) -> subprocess.Popen[str]:
         verb, *rest = words
