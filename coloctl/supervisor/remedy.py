@@ -16,13 +16,13 @@ from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import SOVEREIGN, Action, Decision, decide
 from coloctl.ha.fencing import KILL_DEADLINE_S
-from coloctl.ha.roads import holder
 from coloctl.host.base import Death
 from coloctl.model.event import Kind
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import FencingMethod, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
+from coloctl.supervisor.endings import Endings
 from coloctl.supervisor.state import PairState
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,6 @@ RETRY_S = 1.0
 #: have to wait for a QEMU that is busy. Seconds.
 ACT_PATIENCE_S = 1.0
 UNDO_PATIENCE_S = 60.0
-#: Both sides of a pair in COLO power off within milliseconds of each other, or not at all where
-#: the primary waits for its secondary in a checkpoint. Seconds.
-POWER_OFF_TOGETHER_S = 1.0
 #: QEMU writes back what its disks' caches hold before it ends, seconds.
 POWER_OFF_S = 10.0
 #: Findings that may be told at once, and how many per second after that.
@@ -54,10 +51,6 @@ _PASSING = frozenset(
 )
 #: Acts that end when they have lost their secondary; whoever takes a pair over is not disturbed.
 _YIELDING = frozenset({"checkpoint", "set", "start", "protect", "switchover"})
-#: What becomes of a pair whose secondary is ending, until its primary does.
-_FAREWELLS = frozenset(
-    {Diagnosis.SECONDARY_DEAD, Diagnosis.REPLICA_WRITE_ERROR, Diagnosis.LINK_BROKEN}
-)
 _DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
 
 
@@ -83,7 +76,7 @@ class Remedy:
         self._tokens, self._counted_at = TELL_BURST, -math.inf
         self._held: tuple[object, ...] = ()
         self._logged = ""
-        self._off_since: float | None = None
+        self._endings = Endings(state.clock)
 
     def hear(self, seen: Observation) -> None:
         """The pair's finding is that of ``seen``, and what is to be done about it has begun.
@@ -153,7 +146,7 @@ class Remedy:
             state.waiting, self._held = "", ()
         elif decision.action is Action.WAIT:
             self._hold(decision)
-        elif state.clock.now() >= self._not_before and not self._powers_off(seen):
+        elif state.clock.now() >= self._not_before and not self._endings.near(seen, state.finding):
             self._doing = decision.action
             self._task = self._spawn(self._do(decision, state.finding, seen))
 
@@ -185,21 +178,6 @@ class Remedy:
         if held != self._held:
             state.waiting = decision.reason
         self._held = held
-
-    def _powers_off(self, seen: Observation) -> bool:
-        """The secondary's guest powered off, and the primary's may be about to: no reason to act.
-
-        For a moment; a guest that did so on one side only has left its pair.
-        """
-        now, secondary = self.state.clock.now(), holder(seen, Role.SECONDARY)
-        if secondary is None or self.state.finding.diagnosis not in _FAREWELLS:
-            self._off_since = None
-            return False
-        if "guest-shutdown" not in seen.nodes[secondary].notices:
-            return False
-        if self._off_since is None:
-            self._off_since = now
-        return now - self._off_since < POWER_OFF_TOGETHER_S
 
     # -- doing
 
