@@ -31,7 +31,7 @@ from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
 from coloctl.supervisor.acts.failover import OPERATOR
 from coloctl.supervisor.reconcile import Belief, Launch, Move, Plan, believe, reconcile
-from coloctl.supervisor.sighting import Sighting, look, with_strays
+from coloctl.supervisor.sighting import Sighting, lives, look, with_strays
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.surmise import surmise
 from coloctl.vm import VM
@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 DELAY_DEADLINE_S = 10.0
 
 Sightings = dict[NodeName, Sighting]
+
+#: Acts in which a QEMU may have been launched and not yet written down.
+_LAUNCHING = frozenset({"start", "protect", "switchover"})
 
 
 class Adoption:
@@ -73,7 +76,7 @@ class Adoption:
         records = {node: recorder.record for node, recorder in state.recorders.items()}
         launches = await asyncio.to_thread(with_strays, state.ground.folder, self.belief.launches)
         sightings = await look(state.ground, launches, records)
-        lost = bool(launches) and self._knows_nothing()
+        lost = self._knows_none_of(launches)
         if lost:
             self.belief = await self._surmise(launches, sightings)
         belief = self.belief
@@ -109,9 +112,18 @@ class Adoption:
             taken = {"outcome": f"cut short; the next supervisor chose {self.plan.move}"}
             state.record(Kind.OUTCOME, act=act, data=taken)
 
-    def _knows_nothing(self) -> bool:
-        """Whether the journal names no QEMU, nor an act that launches or ends one."""
-        return not self.belief.launches and {"start", "stop"}.isdisjoint(self.belief.acts)
+    def _knows_none_of(self, launches: Mapping[NodeName, Launch]) -> bool:
+        """Whether QEMUs live, and the journal names none of them, nor an act that launched one.
+
+        It was moved away, or it is one of an earlier life of the pair that was put back.
+        """
+        named = self.belief.launches
+        strays = [node for node, one in launches.items() if one is not named.get(node)]
+        return (
+            bool(strays)
+            and not any(lives(one, node) for node, one in named.items())
+            and _LAUNCHING.isdisjoint(self.belief.acts)
+        )
 
     async def _surmise(self, launches: Mapping[NodeName, Launch], seen: Sightings) -> Belief:
         """Believe what the QEMUs, the images and the last claim show; raises as `surmise`."""

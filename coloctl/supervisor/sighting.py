@@ -57,10 +57,16 @@ def with_strays(folder: Path, known: Mapping[NodeName, Launch]) -> dict[NodeName
     launches = dict(known)
     for stray in tuple(leftovers.running_in(folder)):
         node = next(name for name in NODES if name == stray.node)
-        if node in launches and leftovers.exists(launches[node].identity, node):
+        if node in known and lives(known[node], node):
             continue
         launches[node] = Launch(Role(stray.role), stray.identity)
     return launches
+
+
+def lives(launch: Launch, node: NodeName) -> bool:
+    """Say whether the QEMU of ``launch`` exists, or the wrapper that it was started through."""
+    both = (launch.identity, launch.leader)
+    return any(one is not None and leftovers.exists(one, node) for one in both)
 
 
 async def _sight(

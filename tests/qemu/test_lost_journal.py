@@ -92,6 +92,23 @@ def test_a_survivor_whose_journal_was_moved_away_serves_on(pair: Mortal) -> None
     assert again is not None and pair.qemus() == (survivor,) and pair.marked()
 
 
+def test_a_journal_of_an_earlier_life_decides_nothing(pair: Mortal, tmp_path: Path) -> None:
+    """It was put back from a copy: it names processes that are gone, and says what was then."""
+    protected(pair)
+    journal = paths.pair_dir(pair.name) / "journal.jsonl"
+    kept = tmp_path / "kept"
+    pair.type("failover", pair.name, "--yes")
+    kept.write_bytes(journal.read_bytes())
+    pair.type("stop", pair.name, "--force", "--yes")
+    before = protected(pair)
+    leave_alone(pair)
+    journal.write_bytes(kept.read_bytes())
+    pair.type("start", str(pair.file), "--adopt")
+    after = pair.settled()
+    assert after is not None and after["protection"] == "colo"
+    assert pair.qemus() == before and pair.marked()
+
+
 def test_a_damaged_journal_ends_nothing_and_its_hint_leads_on(pair: Mortal) -> None:
     before = protected(pair)
     leave_alone(pair)
