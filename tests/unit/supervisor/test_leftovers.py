@@ -239,3 +239,15 @@ def _shadow(path: Path) -> Iterator[subprocess.Popen[bytes]]:
             yield process
         finally:
             process.kill()
+
+
+def test_a_wrapper_whose_qemu_has_died_is_no_new_qemu(
+    folder: Path, qemu: subprocess.Popen[bytes]
+) -> None:
+    """It holds the sockets still; the journal knows it as the leader of what is dead."""
+    dead = identity(qemu)
+    with living_qemu(folder, "a") as wrapper:
+        qemu.kill()
+        qemu.wait()
+        known = Launch(Role.PRIMARY, dead, wrapper.identity)
+        assert with_strays(folder, {"a": known}) == {"a": known}
