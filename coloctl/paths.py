@@ -125,7 +125,7 @@ def require_own(folder: Path, *, variable: str = _STATE, links: bool = True) -> 
         ) from None
     if not stat.S_ISDIR(status.st_mode):
         return folder  # it holds nothing that could be trusted; whoever makes a folder will say so
-    if status.st_uid != os.geteuid():
+    if status.st_uid not in _owners():
         raise PreconditionFailed(
             f"{folder} belongs to user id {status.st_uid}, not to you.",
             hint=f"{elsewhere}, or run coloctl as that user",
@@ -172,7 +172,16 @@ def _trusted() -> frozenset[int]:
 
     Seen from a private user namespace, root is the user that stands for all who are not in it.
     """
-    return frozenset({0, os.geteuid(), *_outsiders()})
+    return frozenset({0, *_owners(), *_outsiders()})
+
+
+def _owners() -> frozenset[int]:
+    """This user, and for root the one who became root by sudo: he may name any program to be run.
+
+    CI restores its cache as its own user and runs coloctl by sudo.
+    """
+    before = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return frozenset({os.geteuid(), *([int(before)] if before.isdecimal() else [])})
 
 
 @cache

@@ -65,6 +65,21 @@ def test_another_users_folder_is_refused(place: tuple[Path, Callable[[], Path]])
     assert refused.value.hint is not None and "COLOCTL_" in refused.value.hint
 
 
+@AS_ROOT
+def test_root_by_sudo_may_use_the_folders_of_the_user_that_it_was(
+    place: tuple[Path, Callable[[], Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in docs/ci.md: the cache is restored by the job's user, and coloctl runs by sudo."""
+    folder, find = place
+    folder.mkdir(mode=0o755)
+    os.chown(folder, NOBODY, NOBODY)
+    monkeypatch.setenv("SUDO_UID", str(NOBODY))
+    assert find() == folder
+    monkeypatch.setenv("SUDO_UID", "1000")
+    with pytest.raises(PreconditionFailed, match="belongs to"):
+        find()
+
+
 @pytest.mark.parametrize(
     ("mode", "group"), [(0o777, -1), (0o702, -1), pytest.param(0o770, NOBODY, marks=AS_ROOT)]
 )
