@@ -80,3 +80,12 @@ def test_a_tap_is_found_and_other_devices_are_not(run: Run) -> None:
         (run.devices / name).mkdir()
     (run.devices / "tap-a/tun_flags").touch()
     assert run.leaks(0) == ["tap tap-a is still there"]
+
+
+def test_the_taps_of_others_are_theirs(run: Run) -> None:
+    """A virtual machine manager or another run makes taps while tests run, and takes them away."""
+    ours = (f"t{os.getpid()}-tap", "t999999999-tap")
+    for name in ("tap0", "vnet3", "tun0", "tap-web", f"t{os.getppid()}-tap", *ours):
+        (run.devices / name).mkdir()
+        (run.devices / name / "tun_flags").touch()
+    assert run.leaks(0) == [f"tap {name} is still there" for name in sorted(ours)]

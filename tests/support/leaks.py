@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coloctl.chaos.remains import processes
+from coloctl.lab import layout
 
 MARK = "COLOCTL_TEST_RUN"
 
@@ -27,6 +28,10 @@ GRACE_S = 3.0
 
 NETNS = Path("/run/netns")
 DEVICES = Path("/sys/class/net")
+
+#: Of a lab, should they ever be outside its namespaces. All others, of a virtual machine manager or
+#: a VPN of this machine, are nothing of ours: they come and go while tests run.
+LAB_TAPS = frozenset({*layout.TAPS.values(), *layout.SECOND_TAPS.values()})
 
 
 @dataclass
@@ -97,7 +102,8 @@ class Run:
         for name in filter(_is_ours, names):
             yield f"network namespace {name} is still there"
         for name in sorted(_names(self.devices, lambda device: (device / "tun_flags").exists())):
-            yield f"tap {name} is still there"
+            if name in LAB_TAPS or _is_ours(name):
+                yield f"tap {name} is still there"
 
 
 def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
@@ -107,13 +113,13 @@ def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
         return []
 
 
-def _is_ours(namespace: str) -> bool:
-    """Tests name theirs t<pid of the run>-...
+def _is_ours(name: str) -> bool:
+    """Say whether a namespace or a tap of that name is of this run, or of one that has ended.
 
-    Another living run's own end looks after its own, and a lab of another name is somebody's who
-    works on this machine meanwhile.
+    Tests name theirs t<pid of the run>-... Another living run's own end looks after its own, and
+    what has another name belongs to whoever works on this machine meanwhile.
     """
-    owner = re.match(r"[a-z]-?(\d+)\b", namespace)
+    owner = re.match(r"[a-z]-?(\d+)\b", name)
     if owner is None:
         return False
     return int(owner[1]) == os.getpid() or not Path(f"/proc/{owner[1]}").exists()

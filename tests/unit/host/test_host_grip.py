@@ -20,7 +20,7 @@ from coloctl.host.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF
 
 pytestmark = pytest.mark.unit
 
-TAP = f"fg{os.getpid()}"
+TAP = f"t{os.getpid()}-grip"
 
 
 @pytest.fixture
