@@ -107,6 +107,7 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
             {},
         )
     ],
+    qmp.announce_self: [((), {"initial": 50, "max_": 1000, "rounds": 5, "step": 100})],
     qmp.getfd: [(("mig",), {})],
     qmp.closefd: [(("mig",), {})],
     qmp.blockdev_add: [((NBD,), {}), ((QUORUM,), {}), ((REPLICATION,), {})],

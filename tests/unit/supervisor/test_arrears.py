@@ -198,7 +198,7 @@ def test_half_a_line_that_could_not_be_taken_back_is_no_damage(
                 os.write(fd, data[:7])
                 raise OSError(5, "Input/output error")
 
-            broken.setattr("coloctl.journal._write_all", half)
+            broken.setattr("coloctl.journalfile.write_all", half)
             broken.setattr("os.ftruncate", no_room_for_truncation)
             journal.append(note(2))
         journal.append(note(3))
