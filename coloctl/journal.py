@@ -138,6 +138,7 @@ class Journal:
         self.path = path
         self._clock, self._wall = clock, wall
         self._size_max = self._rotate_at = size_max
+        self._left = False
         self._lock = journalfile.locked(path)
         try:
             self.history = replay(path)
@@ -204,9 +205,13 @@ class Journal:
         self._put_back()
         return True
 
+    def leave(self) -> None:
+        """Make nothing anew from here on: the folder is about to be removed for good."""
+        self._left = True
+
     def _in_place(self) -> bool:
         """Whether the file under our name is the one that we write, or could not open yet."""
-        return self._file < 0 or journalfile.same(self.path, self._file)
+        return self._left or self._file < 0 or journalfile.same(self.path, self._file)
 
     def _put_back(self) -> None:
         paths.make_private(self.path.parent)

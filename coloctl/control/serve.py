@@ -132,6 +132,7 @@ async def _run(
         service.ended.set()
         await watching
         if not service.state.running():
+            journal.leave()
             # While this socket still answers, nobody else takes the folder for a stale one.
             leftovers.discard(service.state.ground.folder)
         await server.aclose()

@@ -403,6 +403,16 @@ def test_a_journal_that_was_removed_is_made_anew_with_what_decides(tmp_path: Pat
             Journal(path)
 
 
+def test_a_journal_whose_folder_is_to_go_is_not_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "mail"
+    folder.mkdir()
+    with Journal(folder / "journal.jsonl") as journal:
+        journal.leave()
+        shutil.rmtree(folder)
+        journal.append(Record(Kind.OUTCOME, act="stop", data={"outcome": "done"}))
+        assert not journal.see_to_place() and not folder.exists()
+
+
 def test_a_journal_that_another_supervisor_has_made_anew_is_not_taken_from_it(
     tmp_path: Path,
 ) -> None:
