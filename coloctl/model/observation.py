@@ -96,7 +96,8 @@ class Contrast:
     others: int = 0  #: console lines of any kind that it wrote while the primary wrote none
     spinning: int = 0  #: windows in a row in which only its processor never rested
     halted: int = 0  #: windows in a row in which only its processor did nothing
-    deaf: bool = False  #: a processor of it alone had its interrupts off at every look
+    deaf: bool = False  #: a processor of it alone stood in one place without interrupts
+    disks: tuple[str, ...] = ()  #: what a verification found to differ, sentences
     unmatched: int = 0  #: checkpoints in a row that came because an answer had no twin
 
 
@@ -128,7 +129,7 @@ class Observation:
     def from_json(cls, document: Mapping[str, Any]) -> Observation:
         """What `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
         told = dict(document.get("contrast", {}))
-        told |= {key: tuple(told[key]) for key in ("events", "lines") if key in told}
+        told |= {key: tuple(told[key]) for key in ("events", "lines", "disks") if key in told}
         nodes = {
             name: NodeSeen(
                 **{

@@ -12,6 +12,7 @@ from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.tuning import Tuning, Value
+from coloctl.model.verified import Verified
 
 #: Version of the JSON document that `status -f json` prints; grows with incompatible changes only.
 STATUS_SCHEMA = 1
@@ -127,6 +128,7 @@ class PairView:
     exposure: str = ""  #: why it is not protected yet, and what comes next; sentences
     unwritten: str = ""  #: why what happens is not in the journal; a sentence, empty when it is
     copied: str = ""  #: what was copied for the last secondary; a sentence
+    verified: Verified | None = None  #: what the last comparison of both nodes' disks found
     settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
     stale_code: str = ""  #: that the secondary may run stale code, and what helps; sentences

@@ -19,10 +19,8 @@ from coloctl.colo import plan as colo_plan
 from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError, MonitorError
 from coloctl.ha.arbiter import open_arbiter
-from coloctl.ha.divergence import EARLIER
 from coloctl.ha.failover import abandon_secondary
 from coloctl.model.event import PROTECTION_WANTED, Kind, Record
-from coloctl.model.observation import Contrast
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Presence
@@ -84,6 +82,7 @@ class Adoption:
         state.generation = belief.generation
         state.tune(state.tuning.restored(belief.settings), belief.pace_ms)
         state.paused = belief.paused
+        state.beside.verified = belief.verified
         state.protection_wanted = belief.protection_wanted
         self.plan = reconcile(belief, {node: one.found for node, one in sightings.items()})
         log.info("%s", self._sentence(sightings))
@@ -211,6 +210,7 @@ class Adoption:
             seat = state.seats[node]
             seat.take(one.vm, role, state.ground.binary.version)
             seat.in_colo = one.found.in_colo
+            state.beside.may_show(one.vm, role)
             if node in self.belief.boots:
                 one.vm.boots(self.belief.boots[node])
             if not one.found.alive:
@@ -219,7 +219,7 @@ class Adoption:
                 seat.miss_write()
             elif role is Role.SECONDARY and node in self.belief.diverged:
                 seat.diverge()
-                state.contrast = Contrast(events=(EARLIER,))
+                state.beside.found_before(one.vm)
 
     def _watch_all(self) -> None:
         for seat in self.state.seats.values():

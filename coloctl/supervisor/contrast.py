@@ -1,4 +1,4 @@
-"""Compare what both guests of a pair in COLO do, and keep `PairState.contrast`.
+"""Compare what both guests of a pair in COLO do, and keep `Beside.contrast`.
 
 Called by `supervisor.loop`: at every event of either QEMU, and once a second. What is looked at:
 QEMU's events of the guests, both consoles, the scheduler's account of the threads that are the
@@ -15,25 +15,18 @@ import logging
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from coloctl.errors import ColoctlError, MonitorError
-from coloctl.ha.divergence import (
-    DEEDS,
-    WINDOW_S,
-    Deeds,
-    Load,
-    Moment,
-    Words,
-    Worked,
-    next_unmatched,
-    proofs,
-    suspected,
-)
+from coloctl.ha.deeds import DEEDS, Deeds, Moment, Words
+from coloctl.ha.divergence import next_unmatched, proofs
+from coloctl.ha.processors import SUSPECT_UNMATCHED, WINDOW_S, Load, Processor, Worked, deaf
 from coloctl.host import threads
 from coloctl.model import event as records
 from coloctl.model.event import Kind
 from coloctl.model.observation import Contrast
 from coloctl.model.pair import Role
+from coloctl.model.view import Presence
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
 from coloctl.supervisor.seat import Seat
@@ -48,13 +41,13 @@ CONSOLE_BYTES = 256 * 1024
 BEFORE_BYTES = 1 << 20
 #: How often the registers are looked at when the processors differ, how far apart in seconds, and
 #: how long QEMU may take to tell them: it may be in a checkpoint.
-LOOKS, LOOK_PERIOD_S, LOOK_DEADLINE_S = 5, 0.05, 2.0
+LOOKS, LOOK_PERIOD_S, LOOK_DEADLINE_S = 10, 0.04, 2.0
 #: What an undecided sign may take until it is one or is none, seconds.
 SETTLE_S = 5.0
 
-#: The interrupt flag of EFLAGS, in what ``info registers`` prints of each processor.
-_FLAGS = re.compile(r"\b(?:EFL|RFL)=([0-9a-f]+)")
-_INTERRUPTS = 0x200
+#: What ``info registers`` prints of each processor: where it is, its flags, whether it is halted.
+_REGISTERS = re.compile(r"\b[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+) .*?\bHLT=([01])")
+_INTERRUPTS, _PAGE = 0x200, 12
 
 
 class _Follower:
@@ -129,21 +122,23 @@ class _Session:
             unmatched=self.unmatched,
         )
 
-    def feed_load(self, at_s: float) -> bool:
-        """Look at the processors; answers whether those of the secondary behave otherwise."""
+    def feed_load(self, at_s: float) -> None:
+        """Look at what the processors of both guests have done."""
         if self.processors is None:
-            return False
+            return
         worked = []
         for vm, tids, seat in zip(
             self.vms, self.processors, (self.primary, self.secondary), strict=True
         ):
             found = threads.worked(vm.process.identity.pid, tids)
             if found is None:
-                return False
+                return
             worked.append(Worked(at_s, seat.ledger.held_s, found))
-        if self.load.feed(*worked) and not suspected(self.contrast()):
-            self.deaf = False
-        return suspected(self.contrast())
+        self.load.feed(*worked)
+
+    def suspected(self) -> bool:
+        """Whether the registers are worth a look."""
+        return self.load.uneven or self.unmatched >= SUSPECT_UNMATCHED
 
 
 class Contrasting:
@@ -226,11 +221,12 @@ class Contrasting:
         session = self._session
         if primary is None or secondary is None or len(there) < 2:
             if secondary is None or secondary.vm is None:
-                self._session, state.contrast = None, Contrast()
+                self._session, state.beside.contrast = None, Contrast()
             return None
         if session is None or session.vms != (primary.vm, secondary.vm):
             if not secondary.diverged:
-                state.contrast = Contrast()
+                state.beside.contrast, state.beside.compared = Contrast(), secondary.vm
+            state.beside.unlike = ()
             self._session = session = _Session(primary, secondary)
         return session
 
@@ -261,29 +257,28 @@ class Contrasting:
         """Look at the processors, and closer where those of the secondary behave otherwise."""
         now_s = self.state.clock.now()
         session.deeds.judge(session.moment(now_s))
+        session.feed_load(now_s)
         idle = self._looking is None or self._looking.done()
-        if session.feed_load(now_s) and not session.deaf and idle:
+        if session.suspected() and not session.deaf and idle:
             self._looking = self._spawn(self._look_closer(session))
         self._conclude(session)
 
     async def _look_closer(self, session: _Session) -> None:
-        """Find processors of the secondary alone that have their interrupts off at every look."""
-        deaf: list[set[int]] = []
+        """Find processors of the secondary alone that have stopped to be a guest's."""
+        if session.processors is None:
+            return
+        looks: tuple[list[list[Processor]], ...] = ([], [])
         try:
             for _ in range(LOOKS):
-                for number, vm in enumerate(session.vms):
-                    flags = await _interrupts(vm)
-                    off = {cpu for cpu, on in enumerate(flags) if not on}
-                    if len(deaf) <= number:
-                        deaf.append(off)
-                    deaf[number] &= off
-                if not deaf[1] - deaf[0]:
+                for vm, tids, seen in zip(session.vms, session.processors, looks, strict=True):
+                    seen.append(await _processors(vm, tids))
+                if not _off(looks[1][-1]):
                     return
                 await self.state.clock.sleep(LOOK_PERIOD_S)
         except ColoctlError as error:
             log.info("The registers could not be looked at: %s", error.message)
             return
-        if suspected(session.contrast()):
+        if deaf(looks[1]) - deaf(looks[0]):
             session.deaf = True
             self._conclude(session)
 
@@ -297,19 +292,30 @@ class Contrasting:
             or secondary.retired
         ):
             return
-        state.contrast = session.contrast()
+        state.beside.contrast = replace(session.contrast(), disks=state.beside.unlike)
         names = session.primary.name, secondary.name
-        if evidence := proofs(state.contrast, *names):
+        if evidence := proofs(state.beside.contrast, *names):
             secondary.diverge()
+            state.beside.diverged(state.clock.now())
             data = {"missed": records.DIVERGENCE, "evidence": list(evidence)}
             state.record(Kind.OBSERVATION, node=secondary.name, data=data)
 
 
 def _in_colo(seat: Seat) -> bool:
-    return seat.vm is not None and seat.in_colo and not seat.retired
+    alive = seat.view.presence is not Presence.DEAD
+    return seat.vm is not None and seat.in_colo and alive and not seat.retired
 
 
-async def _interrupts(vm: VM) -> list[bool]:
-    """Whether each processor of the guest takes interrupts now; raises `MonitorError`."""
-    text = await vm.execute(qmp.info_registers(), LOOK_DEADLINE_S)
-    return [bool(int(flags, 16) & _INTERRUPTS) for flags in _FLAGS.findall(str(text))]
+def _off(seen: list[Processor]) -> bool:
+    """Whether a processor takes no interrupts at this look."""
+    return any(not one.interrupts for one in seen)
+
+
+async def _processors(vm: VM, tids: list[int]) -> list[Processor]:
+    """What each processor of the guest is at; raises `MonitorError`."""
+    text = str(await vm.execute(qmp.info_registers(), LOOK_DEADLINE_S))
+    ran = threads.worked(vm.process.identity.pid, tids) or ()
+    return [
+        Processor(bool(int(flags, 16) & _INTERRUPTS), halt == "1", int(at, 16) >> _PAGE, ran_s)
+        for (at, flags, halt), (ran_s, _) in zip(_REGISTERS.findall(text), ran, strict=False)
+    ]

@@ -16,6 +16,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.protection import Protection
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
+from coloctl.supervisor.beside import LATELY_S
 from coloctl.supervisor.state import PairState
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Keeper:
             return
         if self._task is not None and not self._task.done():
             return
-        if obstacle := self._obstacle():
+        if obstacle := self._obstacle() or self._diverges():
             state.exposure = obstacle
         elif state.clock.now() >= self._not_before_s and not (state.act or state.ending):
             self._task = self._spawn(self._protect())
@@ -74,6 +75,20 @@ class Keeper:
         if state.finding.diagnosis is not Diagnosis.HEALTHY:
             return f"It is protected again when this is over: {state.finding.sentence()}"
         return ""
+
+    def _diverges(self) -> str:
+        """Why the next secondary waits, where the last ones have diverged one after the other."""
+        beside, now_s = self.state.beside, self.state.clock.now()
+        times = beside.lately(now_s)
+        if times < 2:  # the first one is made anew at once
+            return ""
+        left_s = beside.diverged_s[-1] + wait_s(times) - now_s
+        if left_s <= 0:
+            return ""
+        return (
+            f"{times} secondaries have diverged in {LATELY_S / 60:g} minutes; the next one comes "
+            f"in {left_s:.0f} s."
+        )
 
     async def _protect(self) -> None:
         state = self.state

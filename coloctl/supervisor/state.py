@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock
@@ -22,22 +22,19 @@ from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
 from coloctl.model.event import BOOTS, PROTECTION_WANTED, UNFENCED, Kind, Record
-from coloctl.model.observation import Contrast, Diagnosis, Finding, Observation
+from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.tuning import Tuning
 from coloctl.model.view import CheckpointView, NodeView, PairView, Progress, settings_view
 from coloctl.supervisor.arrears import Arrears
+from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
 from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
 
 Emit = Callable[[str, Mapping[str, Any]], None]
-
-
-async def _settled() -> None:
-    """Return at once: nothing compares the guests of this pair."""
 
 
 class PairState:
@@ -86,8 +83,7 @@ class PairState:
         self.copied = ""  #: what was copied for the last secondary; a sentence
         self.observation: Observation | None = None  #: at the last beat of the heart
         self.finding = Finding(Diagnosis.HEALTHY)  #: what is the matter, by that observation
-        self.contrast = Contrast()  #: between the guests of both nodes, in this COLO session
-        self.settle: Callable[[], Awaitable[None]] = _settled  #: returns when that is decided
+        self.beside = Beside()
         self.waiting = ""  #: what would be done about it and is not, and why
 
     @property
@@ -234,6 +230,7 @@ class PairState:
         self.cut_short = ""
         self._given_up = asyncio.get_running_loop().create_future()
         self._idle.clear()
+        self.beside.make_way(name)
         outcome = "done"
         try:
             self.record(Kind.INTENT, data=asked)
@@ -339,6 +336,7 @@ class PairState:
             exposure=self.exposure,
             copied=self.copied,
             unwritten=self.arrears.sentence(),
+            verified=self.beside.verified,
             settings=settings_view(self.tuning, Tuning.of(self.pair_file)),
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),

@@ -88,8 +88,10 @@ class Vigil:
         in_colo = state.protection is Protection.COLO and primary is not None and primary.in_colo
         ledger = primary.ledger if in_colo and primary is not None else None
         alone = boots_alone(state.spec, state.ground)
+        secondary = state.seat_of(Role.SECONDARY)
+        contrast = state.beside.of(secondary.vm if secondary else None)
         return Context(
-            state.protection, ledger, state.period_ms(), alone, state.contrast,
+            state.protection, ledger, state.period_ms(), alone, contrast,
             unfenced=state.unfenced, vouched=state.vouched,
         )  # fmt: skip
 

@@ -25,7 +25,12 @@ pytestmark = pytest.mark.guest
 
 ROOT = Path(__file__).parents[2]
 TIMED = ("outage_within", "reprotected_within")
-SMOKE = ("primary-killed-mid-checkpoint", "zombie-primary-returns", "supervisor-killed-in-failover")
+SMOKE = (
+    "primary-killed-mid-checkpoint",
+    "secondary-ruined",
+    "supervisor-killed-in-failover",
+    "zombie-primary-returns",
+)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ async def switchover(
     async with state.acting("switchover"):
         # What is undecided about the secondary's guest is decided first: it will be the only one.
         state.progress("compare guests")
-        await state.settle()
+        await state.beside.settle()
         node = await _require_sound(state)
         if not force:
             _require_fresh_code(state)

@@ -12,24 +12,24 @@ from support.observations import PRIMARY, SECONDARY, observe
 
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import Action, decide
-from coloctl.ha.divergence import (
+from coloctl.ha.deeds import (
     EXCUSED_S,
     GRACE_LONGEST_S,
     GRACE_S,
     ORDERED_S,
+    Deeds,
+    Moment,
+    Words,
+    shape,
+)
+from coloctl.ha.divergence import (
     PROOF_LINES,
     PROOF_UNMATCHED,
     PROOF_WINDOWS,
-    SUSPECT_WINDOWS,
-    Deeds,
-    Load,
-    Moment,
-    Words,
-    Worked,
     next_unmatched,
     proofs,
-    shape,
 )
+from coloctl.ha.processors import Load, Processor, Worked, deaf
 from coloctl.model.observation import Contrast, Diagnosis, Life, Observation
 from coloctl.model.pair import Policy
 from coloctl.model.protection import Protection
@@ -237,6 +237,38 @@ def test_too_short_a_window_waits_for_the_next() -> None:
     assert load.spinning == 1
 
 
+# registers
+
+
+def looks(*seen: tuple[bool, bool, int, float]) -> list[list[Processor]]:
+    """One processor at several looks: interrupts, halted, page, how long it ran so far."""
+    return [[Processor(*one)] for one in seen]
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ([(False, False, 7, 0.01 * n) for n in range(10)], {0}),  # it spins
+        ([(False, True, 7, 1.0)] * 10, {0}),  # halted for ever
+        ([(True, True, 7, 1.0)] * 10, set()),  # idle
+        ([(False, False, 7, 1.0)] * 10, set()),  # starved in a critical section
+        ([(False, False, n % 3, 0.01 * n) for n in range(10)], set()),  # it works
+        ([(n == 9, False, 7, 0.01 * n) for n in range(10)], set()),
+        ([(False, n > 0, 7, 1.0) for n in range(10)], set()),
+    ],
+)
+def test_a_processor_is_deaf_that_stays_in_one_place_and_hears_nothing(
+    seen: list[tuple[bool, bool, int, float]], expected: set[int]
+) -> None:
+    assert deaf(looks(*seen)) == expected
+
+
+def test_each_processor_is_judged_for_itself() -> None:
+    two = [[Processor(True, True, 1, 1.0), Processor(False, True, 2, 1.0)]] * 10
+    assert deaf(two) == {1}
+    assert deaf([]) == set() and deaf([[]]) == set()
+
+
 # together
 
 
@@ -244,7 +276,6 @@ def test_too_short_a_window_waits_for_the_next() -> None:
     "contrast",
     [
         Contrast(unmatched=10_000),  # a bulk stream, or a slow secondary
-        Contrast(spinning=1, deaf=True, unmatched=100),
         Contrast(spinning=PROOF_WINDOWS - 1, unmatched=100),
         Contrast(spinning=100, unmatched=PROOF_UNMATCHED - 1),
         Contrast(halted=100),
@@ -258,8 +289,8 @@ def test_a_sign_that_a_sound_secondary_may_show_is_no_proof(contrast: Contrast) 
 PROVEN = (
     Contrast(events=("reset",)),
     Contrast(lines=("BUG: unable to handle page fault",)),
-    Contrast(spinning=SUSPECT_WINDOWS, deaf=True),
-    Contrast(halted=SUSPECT_WINDOWS, deaf=True),
+    Contrast(deaf=True),
+    Contrast(halted=PROOF_WINDOWS, unmatched=PROOF_UNMATCHED),
     Contrast(spinning=PROOF_WINDOWS, unmatched=PROOF_UNMATCHED),
 )
 

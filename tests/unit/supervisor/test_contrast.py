@@ -13,7 +13,7 @@ from support.becoming import becomes
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import FailoverRefused, NotProtected, PreconditionFailed
-from coloctl.ha import divergence
+from coloctl.ha import deeds
 from coloctl.journal import replay
 from coloctl.model.event import worth_keeping
 from coloctl.model.observation import Diagnosis
@@ -36,8 +36,8 @@ OOPS = b"[   33.120007] BUG: unable to handle page fault for address: 0000000000
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remedy, "RETRY_S", 0.1)
     monkeypatch.setattr(loop, "OBSERVE_PERIOD_S", 0.05)
-    monkeypatch.setattr(divergence, "GRACE_LONGEST_S", 0.3)
-    monkeypatch.setattr(divergence, "GRACE_S", 0.1)
+    monkeypatch.setattr(deeds, "GRACE_LONGEST_S", 0.3)
+    monkeypatch.setattr(deeds, "GRACE_S", 0.1)
 
 
 def spec_of(*, automatic: bool = True) -> PairSpec:
@@ -124,7 +124,8 @@ def test_a_processor_that_spins_without_interrupts_gives_it_up(
                 return (((state.clock.now() - began) * share, 0.0),)
 
             for vm, flags in ((a, "00000246"), (b, "00000046")):
-                vm.answer("human-monitor-command", f"CPU#0\r\nEIP=0 EFL={flags} [---Z-P-]\r\n")
+                told = f"RIP=ffffffff8120dfeb RFL={flags} [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0"
+                vm.answer("human-monitor-command", f"CPU#0\r\n{told}\r\n")
             monkeypatch.setattr(contrast.threads, "worked", worked)
             await given_up(state, a, b)
 

@@ -122,3 +122,24 @@ def test_the_policy_leaves_it_to_a_person(tmp_path: Path, monkeypatch: pytest.Mo
 def test_waits_grow_and_have_an_end() -> None:
     waits = [wait_s(failed) for failed in range(20)]
     assert waits == sorted(waits) and waits[0] == 0 and waits[-1] == WAITS_S[-1]
+
+
+def test_secondaries_that_diverge_one_after_the_other_wait_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(state: PairState, keeper: Keeper, tried: list[str]) -> None:
+        clock = state.clock
+        assert isinstance(clock, FakeClock)
+        state.beside.diverged(clock.now())
+        await tick(keeper)
+        assert len(tried) == 1  # the first one is made anew at once
+        state.beside.diverged(clock.now())
+        state.beside.diverged(clock.now())
+        clock.advance(wait_s(1))
+        await tick(keeper)
+        assert len(tried) == 1 and "3 secondaries have diverged" in state.exposure
+        clock.advance(wait_s(3))
+        await tick(keeper)
+        assert len(tried) == 2
+
+    kept(tmp_path, monkeypatch, story)

@@ -1,0 +1,199 @@
+"""Tell what only the secondary's guest did and said: QEMU's events, and console lines; pure.
+
+`supervisor.contrast` feeds it, `ha.divergence` says what it proves. What the primary does as well
+within a grace is no sign: a sound secondary runs ahead of it or behind it, and a checkpoint may
+take it back to before what it did.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+#: The primary has so long to do the same, seconds; and it has taken so many checkpoints meanwhile,
+#: or had so much longer. Both guests of a sound pair come within 150 ms of each other
+#: (docs/qemu.md, "How a guest ends in COLO"), and a checkpoint may lie between.
+GRACE_S, GRACE_CHECKPOINTS, GRACE_LONGEST_S = 1.0, 2, 3.0
+#: What the primary did before counts for so long, seconds: the secondary may be behind it.
+EXCUSED_S = 5.0
+#: What follows a reset that the monitor asked for, seconds: the firmware resets once more.
+ORDERED_S = 2.0
+
+#: Lines and shapes that are remembered of one console.
+MEMORY = 20_000
+#: Longer lines are cut, bytes.
+LONGEST = 400
+
+#: What a kernel or its init says when memory or code is damaged. A group matches the same text for
+#: the same kind of damage.
+DAMAGE = re.compile(
+    rb"(BUG: |kernel BUG at|Oops|general protection|invalid opcode|unable to handle"
+    rb"|Kernel panic|double fault|stack segment|segfault at|traps: |Bad page (?:state|map)"
+    rb"|list_(?:add|del) corruption|is not a head|EXT4-fs error|corruption"
+    rb"|Internal error|BTRFS (?:critical|error)|I/O error|Machine check|Hardware Error"
+    rb"|Attempted to kill|double free|stack smashing|core dumped|terminated by signal"
+    rb"|Segmentation fault|Illegal instruction|Bus error|scheduling while atomic"
+    rb"|unexpected exception|Fatal trap|^panic: |Freezing execution|invalid pointer)"
+)
+#: What a guest says because it was late, and not because it is damaged.
+LATENESS = re.compile(
+    rb"lockup|rcu|blocked for more than|clocksource|hrtimer: interrupt took"
+    rb"|transmit queue|RT throttling|watchdog|timekeeping|perf: interrupt took|timed out",
+    re.IGNORECASE,
+)
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+_STAMP = re.compile(rb"^\s*(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[CT]\d+\])?\s*")
+_NUMBER = re.compile(rb"\b(?:0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*\b")
+
+#: QEMU's events of a guest, by the name under which they count: of one kind, any excuses another.
+DEEDS: Mapping[str, str] = {
+    "RESET": "reset",
+    "GUEST_PANICKED": "panic",
+    "GUEST_CRASHLOADED": "panic",
+    "WATCHDOG": "watchdog",
+    "MEMORY_FAILURE": "memory",
+}
+
+
+# -- time
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When something happened, by the clock and by the primary's checkpoints."""
+
+    at_s: float
+    checkpoints: int
+
+    def ripe(self, now: Moment) -> bool:
+        """Whether the primary has had its time to do the same."""
+        passed_s = now.at_s - self.at_s
+        taken = now.checkpoints - self.checkpoints
+        return passed_s >= GRACE_LONGEST_S or (passed_s >= GRACE_S and taken >= GRACE_CHECKPOINTS)
+
+
+# -- events
+
+
+class Deeds:
+    """Which of QEMU's events of a guest only the secondary sent."""
+
+    def __init__(self) -> None:
+        self.alone: dict[str, None] = {}
+        self._pending: list[tuple[str, Moment]] = []
+        self._primary_s = self._ordered_s = float("-inf")
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the primary may still do what the secondary did."""
+        return bool(self._pending)
+
+    def primary(self, deed: str, at_s: float) -> None:
+        """Note that the primary's guest did this: what the secondary does about now is the same.
+
+        A reset follows a panic, and a checkpoint may swallow one of the two.
+        """
+        self._primary_s = at_s
+        self._pending.clear()
+
+    def secondary(self, deed: str, moment: Moment, *, ordered: bool = False) -> None:
+        """Note that the secondary's guest did this; ``ordered``: its monitor asked for it."""
+        if ordered:
+            self._ordered_s = moment.at_s
+        elif moment.at_s - self._ordered_s >= ORDERED_S and not self._excused(moment):
+            self._pending.append((deed, moment))
+
+    def _excused(self, moment: Moment) -> bool:
+        return moment.at_s - self._primary_s < EXCUSED_S
+
+    def judge(self, now: Moment) -> None:
+        """Hold against the secondary what the primary has had its time for."""
+        ripe = [deed for deed, moment in self._pending if moment.ripe(now)]
+        self._pending = [one for one in self._pending if not one[1].ripe(now)]
+        self.alone.update(dict.fromkeys(ripe))
+
+
+# -- consoles
+
+
+def shape(line: bytes) -> bytes:
+    """Reduce a line to what both guests of a sound pair write alike: no stamps, no numbers."""
+    bare = _STAMP.sub(b"", _ESCAPES.sub(b"", line[:LONGEST]))
+    return b" ".join(_NUMBER.sub(b"#", bare).split())
+
+
+@dataclass
+class _Unmet:
+    """A line of the secondary that the primary has not written yet."""
+
+    shape: bytes
+    line: bytes
+    moment: Moment
+
+
+class Words:
+    """Which lines only the secondary wrote to its console."""
+
+    def __init__(self) -> None:
+        self.damage: dict[str, None] = {}  #: those about damage
+        self.others = 0  #: of any kind, while the primary wrote none
+        self._known: dict[bytes, None] = {}  # shapes of the primary
+        self._marks: set[bytes] = set()  # kinds of damage of which the primary wrote
+        self._unmet: deque[_Unmet] = deque(maxlen=1000)
+        self._primary_s = float("-inf")
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the primary may still write a line about damage that the secondary wrote."""
+        return any(DAMAGE.search(one.line) for one in self._unmet)
+
+    def before(self, lines: Iterable[bytes]) -> None:
+        """Note what the primary wrote before this session."""
+        for line in lines:
+            self._know(shape(line))
+
+    def primary(self, lines: Sequence[bytes], at_s: float) -> None:
+        """Note what the primary wrote."""
+        for line in lines:
+            self._know(shape(line))
+            self._marks |= {found.lower() for found in DAMAGE.findall(line)}
+        if lines:
+            self._primary_s = at_s
+
+    def missed(self, at_s: float) -> None:
+        """Note that some of what the primary wrote was not read: it may have been anything."""
+        self._primary_s = at_s
+        self._unmet.clear()
+
+    def secondary(self, lines: Iterable[bytes], moment: Moment) -> None:
+        """Note what the secondary wrote."""
+        for line in lines:
+            like = shape(line)
+            if like and like not in self._known and not LATENESS.search(line):
+                self._unmet.append(_Unmet(like, line[:LONGEST], moment))
+
+    def judge(self, now: Moment) -> None:
+        """Hold against the secondary what the primary has had its time for."""
+        self._unmet = deque(
+            (one for one in self._unmet if one.shape not in self._known), maxlen=self._unmet.maxlen
+        )
+        while self._unmet and self._unmet[0].moment.ripe(now):
+            one = self._unmet.popleft()
+            marks = {found.lower() for found in DAMAGE.findall(one.line)}
+            if marks and not marks & self._marks:
+                self._hold(one.line)
+            elif one.moment.at_s - self._primary_s >= EXCUSED_S:
+                self.others += 1
+
+    def _hold(self, line: bytes) -> None:
+        text = _STAMP.sub(b"", _ESCAPES.sub(b"", line)).strip().decode(errors="replace")
+        if len(self.damage) < 3:  # the first ones tell most
+            self.damage[text[:120]] = None
+
+    def _know(self, like: bytes) -> None:
+        self._known.pop(like, None)
+        self._known[like] = None
+        if len(self._known) > MEMORY:
+            del self._known[next(iter(self._known))]

@@ -1,0 +1,102 @@
+"""What a comparison of both nodes' disks found, to and from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How a verification ended."""
+
+    EQUAL = "equal"
+    DIFFERENT = "different"  #: some chunks hold other bytes on the secondary
+    BROKEN_OFF = "broken-off"  #: something else had to be done, or a node was lost
+
+
+@dataclass(frozen=True)
+class DiskVerified:
+    """One disk. Ranges are bytes, of whole chunks of 64 KiB."""
+
+    disk: str  #: its id in the pair file
+    size: int
+    read: int = 0  #: bytes of data that were hashed on the primary; holes are not read
+    differs: tuple[tuple[int, int], ...] = ()
+    #: Ranges that were written at every look, so that nothing can be said of them.
+    unsettled: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """One verification of a pair."""
+
+    at: str  #: when it ended: wall clock, ISO 8601 in UTC
+    outcome: Outcome
+    took_s: float
+    ended_s: float  #: monotonic; comparable within one boot of the machine
+    primary: str
+    secondary: str
+    disks: tuple[DiskVerified, ...] = ()
+    reason: str = ""  #: why it was broken off, a sentence
+    #: Why the guest's memory was not compared, a sentence.
+    memory: str = ""
+
+    @property
+    def different(self) -> int:
+        """Bytes of chunks that differ, of all disks together."""
+        return sum(end - begin for disk in self.disks for begin, end in disk.differs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `verify -f json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Verified:
+        """What `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
+        disks = tuple(
+            DiskVerified(
+                **{
+                    **disk,
+                    "differs": _ranges(disk["differs"]),
+                    "unsettled": _ranges(disk["unsettled"]),
+                }
+            )
+            for disk in document["disks"]
+        )
+        return cls(**{**document, "outcome": Outcome(document["outcome"]), "disks": disks})
+
+    def sentence(self) -> str:
+        """What was found, for an operator."""
+        if self.outcome is Outcome.BROKEN_OFF:
+            return f"It was broken off: {self.reason}"
+        if self.outcome is Outcome.EQUAL:
+            size = sum(disk.size for disk in self.disks)
+            return f"Both nodes hold the same {len(self.disks)} disks, {size} bytes."
+        wrong = [_differs(disk, self.secondary, self.primary) for disk in self.disks]
+        return " ".join(filter(None, wrong))
+
+
+def last_verified(told: Mapping[str, Any] | None) -> str:
+    """The last verification in one line, for `coloctl status`; empty where there was none."""
+    if told is None:
+        return ""
+    found = Verified.from_json(told)
+    return f"{found.outcome}, {found.at}. {found.sentence()}"
+
+
+def _ranges(told: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((int(begin), int(end)) for begin, end in told)
+
+
+def _differs(disk: DiskVerified, secondary: str, primary: str) -> str:
+    if not disk.differs:
+        return ""
+    length = sum(end - begin for begin, end in disk.differs)
+    first = disk.differs[0][0]
+    more = f" and {len(disk.differs) - 1} more places" if len(disk.differs) > 1 else ""
+    return (
+        f"Disk {disk.disk} of node {secondary} is not that of node {primary} in {length} bytes, "
+        f"at {first}{more}."
+    )

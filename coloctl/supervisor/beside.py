@@ -1,0 +1,70 @@
+"""What goes on beside the acts of a pair: its guests compared, its disks verified.
+
+Held by `PairState`; written by `supervisor.contrast` and `supervisor.verifying`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from coloctl.ha.divergence import EARLIER
+from coloctl.model.observation import Contrast
+from coloctl.model.pair import Role
+from coloctl.model.verified import Verified
+from coloctl.vm import VM
+
+#: Acts that a verification of the disks goes on beside; any other breaks it off.
+_BESIDE = frozenset({"checkpoint", "set"})
+#: Secondaries that diverged so long ago say nothing of the next one, seconds.
+LATELY_S = 600.0
+
+
+async def _at_once() -> None:
+    """Return: there is nothing to wait for."""
+
+
+@dataclass
+class Beside:
+    """The defaults are those of a pair that nothing watches yet."""
+
+    contrast: Contrast = field(default_factory=Contrast)  #: between the guests of both nodes
+    compared: VM | None = None  #: the secondary that `contrast` is about
+    unlike: tuple[str, ...] = ()  #: why the secondary's disks are given up, sentences
+    diverged_s: list[float] = field(default_factory=list)  #: when a secondary was found to have
+    #: Returns when nothing that was seen of the guests is undecided.
+    settle: Callable[[], Awaitable[None]] = _at_once
+    verified: Verified | None = None  #: what the last verification found
+    verification: asyncio.Task[None] | None = None
+    left: VM | None = None  #: a primary that may still show its disks to programs
+    #: Clears away what a verification that was broken off has left.
+    tidy: Callable[[], Awaitable[None]] = _at_once
+
+    def found_before(self, secondary: VM) -> None:
+        """Hold against ``secondary`` what an earlier supervisor found."""
+        self.contrast, self.compared = Contrast(events=(EARLIER,)), secondary
+
+    def may_show(self, vm: VM, role: Role) -> None:
+        """Expect of an adopted primary that a verification was under way."""
+        if role is Role.PRIMARY:
+            self.left = vm
+
+    def of(self, secondary: VM | None) -> Contrast:
+        """What is known of that secondary; what an earlier one did says nothing about it."""
+        known = secondary is not None and secondary is self.compared
+        return self.contrast if known else Contrast()
+
+    def diverged(self, now_s: float) -> None:
+        """Note that a secondary has diverged; of old ones nothing is known any more."""
+        self.diverged_s = [at_s for at_s in self.diverged_s if now_s - at_s < LATELY_S]
+        self.diverged_s.append(now_s)
+
+    def lately(self, now_s: float) -> int:
+        """How many secondaries have diverged lately: the next one may do so too."""
+        return sum(now_s - at_s < LATELY_S for at_s in self.diverged_s)
+
+    def make_way(self, act: str) -> None:
+        """Break off what ``act`` cannot go on beside; nothing is waited for."""
+        if self.verification is not None and act not in _BESIDE:
+            self.verification.cancel()
