@@ -10,6 +10,7 @@ from rich.text import Text
 
 from coloctl.cli.documents import View, changed_settings, clock, node_state, sentence
 from coloctl.cli.render import Widest, milliseconds, plain_table
+from coloctl.model.verified import last_verified
 
 #: What a state means to somebody who looks over from the other end of the room.
 STATE_STYLE: Mapping[str, str] = {
@@ -92,6 +93,8 @@ def news(view: View) -> Iterator[Text]:
         yield Text(sentence(view["unwritten"]), style="red")
     if view.get("waiting") and view["waiting"] != view["reason"]:
         yield Text(sentence(view["waiting"]), style="yellow")
+    if (view.get("verified") or {}).get("outcome") == "different":
+        yield Text.assemble(("✘ ", "red"), last_verified(view["verified"]))
     if view.get("exposure"):
         yield Text(sentence(view["exposure"]), style="yellow")
     elif view.get("paused") and not view.get("waiting"):
@@ -204,6 +207,8 @@ def _pair_facts(view: View) -> Table:
     table.add_row(Text("paused", "dim"), "yes" if view.get("paused") else "no")
     table.add_row(Text("diagnosis", "dim"), view.get("diagnosis") or "-")
     table.add_row(Text("last resync", "dim"), view.get("copied") or "-")
+    if verified := last_verified(view.get("verified")):
+        table.add_row(Text("last verified", "dim"), verified)
     table.add_row(Text("pair file", "dim"), view["spec_path"] or "-")
     table.add_row(Text("supervisor", "dim"), f"process {view['supervisor_pid']}")
     return table

@@ -21,6 +21,7 @@ WORDS = {
     "connect": "connecting the nodes",
     "attach": "joining the disks",
     "compare": "copying what differs on the disks",
+    "compare guests": "making sure that the secondary's guest is the guest",
     "mirror": "copying the disks",
     "migrate": "sending the guest's memory",
     "first checkpoint": "taking the first checkpoint",

@@ -37,27 +37,29 @@ import asyncio
 import contextlib
 import json
 import secrets
-import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from coloctl.clock import Deadline
 from coloctl.colo import difference_plan, plan
+from coloctl.colo.programs import (
+    NotComparable,
+    program,
+    relay,
+    say,
+    socket_of,
+    source,
+    target,
+)
 from coloctl.errors import (
     CommandRefused,
     MonitorError,
-    PreconditionFailed,
     ResyncFailed,
-    Unreachable,
 )
-from coloctl.host.base import Host
 from coloctl.host.watching import Conversation
 from coloctl.model.copied import Copied, Method
 from coloctl.model.pair import PairSpec
-from coloctl.model.wires import SocketFile, Wires
-from coloctl.nbd.digest import OVER
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
@@ -74,17 +76,6 @@ TURNS = 10
 #: What the last turn may take, seconds; the guest is stopped meanwhile.
 PAUSE_DEADLINE_S = 30.0
 CLEAN_UP_DEADLINE_S = 10.0
-
-#: A program of `nbd` on a host. -P: the folder that it is started in holds no modules of ours.
-PROGRAM = (sys.executable, "-P", "-m")
-
-
-class NotComparable(Exception):
-    """The disks cannot be brought in sync this way, and no write of it is under way any more."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
 
 
 @dataclass
@@ -106,15 +97,11 @@ class Effort:
 
     def source(self, export: str) -> dict[str, Any]:
         """How an export of the primary is reached on its own host."""
-        return {"unix": str(_socket(self.primary)), "export": export}
+        return source(self.primary, export)
 
     def target(self, disk: int) -> dict[str, Any]:
         """How a replica is reached from both hosts."""
-        at = Wires(self.spec, self.secondary.rundir.parent).exports(self.secondary.node)
-        export = {"export": f"parent{disk}"}
-        if isinstance(at, SocketFile):
-            return {"unix": str(at.path), **export}
-        return {"address": at.address, "port": at.port, **export}
+        return target(self.spec, self.secondary, disk)
 
 
 async def send(
@@ -136,8 +123,8 @@ async def send(
     """
     try:
         sizes = await disk_sizes(spec, primary)
-        await _tell(primary, difference_plan.begin(spec, _socket(primary), grain.chunk), deadline)
-        async with _program(primary.host, "coloctl.nbd.mend") as mender:
+        await _tell(primary, difference_plan.begin(spec, socket_of(primary), grain.chunk), deadline)
+        async with program(primary.host, "coloctl.nbd.mend") as mender:
             effort = Effort(spec, primary, secondary, deadline, report, rate, sizes, mender, grain)
             await _send(effort)
     except BaseException:
@@ -176,16 +163,16 @@ async def _compare(effort: Effort, disk: int, before: int) -> None:
     ``before``: bytes of the disks that were compared before this one.
     """
     key = secrets.token_hex(16)
-    async with _program(effort.secondary.host, "coloctl.nbd.digest") as digester:
-        await _say(digester, effort.deadline, {"at": effort.target(disk), "key": key})
+    async with program(effort.secondary.host, "coloctl.nbd.digest") as digester:
+        await say(digester, effort.deadline, {"at": effort.target(disk), "key": key})
         task = {
             "compare": effort.source(difference_plan.whole_export(disk)),
             "target": effort.target(disk),
             "key": key,
             "rate": effort.rate,
         }
-        await _say(effort.mender, effort.deadline, task)
-        relaying = asyncio.ensure_future(_relay(digester, effort.mender, effort.deadline))
+        await say(effort.mender, effort.deadline, task)
+        relaying = asyncio.ensure_future(relay(digester, effort.mender, effort.deadline))
         try:
             await _until_done(
                 effort,
@@ -195,18 +182,6 @@ async def _compare(effort: Effort, disk: int, before: int) -> None:
         finally:
             relaying.cancel()
             await asyncio.gather(relaying, return_exceptions=True)
-
-
-async def _relay(digester: Conversation, mender: Conversation, deadline: Deadline) -> None:
-    """The replica's digests have reached the survivor's program, or it knows that none will."""
-    with contextlib.suppress(Unreachable):  # it has ended: who listens to it says why
-        while (line := await digester.hear(deadline.remaining())) is not None:
-            await mender.say(line, deadline.remaining())
-            if line == json.dumps(OVER):
-                return
-        why = digester.last_words().strip().rpartition("\n")[2] or "it said no more"
-        gone = {"failed": f"the program that reads the replica ended: {why}"}
-        await mender.say(json.dumps(gone), deadline.remaining())
 
 
 async def _take_turns(effort: Effort) -> int:
@@ -237,7 +212,7 @@ async def _turn(effort: Effort, disk: int, turn: int, deadline: Deadline) -> Non
         "rate": 0 if pause else effort.rate,
         "flush": not pause,
     }
-    await _say(effort.mender, deadline, task)
+    await say(effort.mender, deadline, task)
     await _until_done(effort, deadline, lambda _at: None)
 
 
@@ -314,23 +289,3 @@ async def _tell(primary: VM, steps: plan.Plan, deadline: Deadline) -> None:
         await run(steps, primary.monitor, deadline=deadline)
     except CommandRefused as error:
         raise NotComparable(error.message) from error
-
-
-async def _say(to: Conversation, deadline: Deadline, message: Mapping[str, Any]) -> None:
-    with contextlib.suppress(Unreachable):  # it has ended: who listens to it says why
-        await to.say(json.dumps(message), deadline.remaining())
-
-
-@contextlib.asynccontextmanager
-async def _program(host: Host, module: str) -> AsyncIterator[Conversation]:
-    """A program of ours runs on ``host``; it is gone at the end of the context."""
-    async with contextlib.AsyncExitStack() as running:
-        try:
-            conversation = await running.enter_async_context(host.converse([*PROGRAM, module]))
-        except PreconditionFailed as error:
-            raise NotComparable(error.message) from error
-        yield conversation
-
-
-def _socket(primary: VM) -> Path:
-    return primary.rundir / "resync.sock"

@@ -35,21 +35,27 @@ def whole_export(disk: int) -> str:
 
 def begin(spec: PairSpec, socket: Path, granularity: int) -> Plan:
     """Each disk's writes are recorded, and then its content can be read at ``socket``."""
-    disks = range(len(spec.disks))
     return (
         *(
             Step(
                 qmp.block_dirty_bitmap_add(disk_node(i), bitmap(i, 0), granularity=granularity),
                 why="records from before the first block is read" if i == 0 else "",
             )
-            for i in disks
+            for i, _ in enumerate(spec.disks)
         ),
+        *show(spec, socket),
+    )
+
+
+def show(spec: PairSpec, socket: Path) -> Plan:
+    """Each disk's content can be read at ``socket``; what is written meanwhile is not recorded."""
+    return (
         Step(qmp.nbd_server_start(SocketFile(socket)), why="the disks are read on their own host"),
         *(
             Step(
                 qmp.block_export_add(whole_export(i), disk_node(i), whole_export(i), writable=False)
             )
-            for i in disks
+            for i, _ in enumerate(spec.disks)
         ),
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from coloctl.clock import Deadline
 from coloctl.colo import difference, plan, retune
+from coloctl.colo.programs import NotComparable
 from coloctl.errors import DeadlineMissed, MonitorError, ResyncFailed
 from coloctl.model.copied import Copied, Method
 from coloctl.model.pair import PairSpec
@@ -56,7 +57,7 @@ async def join(
                 report=lambda done, total: report("compare", done, total),
                 rate=rate(),
             )
-        except difference.NotComparable as error:
+        except NotComparable as error:
             why = error.why
             if not secondary.process.alive():
                 raise ResyncFailed(f"The replica is gone: {why}", stage="resync") from error

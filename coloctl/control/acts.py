@@ -32,6 +32,9 @@ STOP_MARGIN_S = 60.0
 #: A checkpoint has 30 s of its own in the supervisor, a QMP command as much.
 KNOB_S = 60.0
 
+#: Disks are read from end to end; what takes longer goes on by itself.
+VERIFY_S = 86_400.0
+
 Document = dict[str, Any]
 
 
@@ -169,6 +172,11 @@ class Acts:
         """Both nodes hold one checkpoint more; answers count and pause-ms."""
         done: Document = self._ask("pair-checkpoint", KNOB_S)
         return done
+
+    def verify(self, wait_s: float = VERIFY_S) -> Document:
+        """The disks of both nodes were compared; answers what was found."""
+        found: Document = self._ask("pair-verify", wait_s)
+        return found
 
     def qmp(
         self, node: str, command: str, arguments: Mapping[str, Any] | None = None, *,

@@ -158,6 +158,12 @@ ALL_COMMANDS = (
         "{count, pause-ms}",
     ),
     Command(
+        "pair-verify",
+        "Compares the disks of both nodes while the guest runs; answers when that is over.",
+        "{at, outcome, took_s, ended_s, primary, secondary, disks: [{disk, size, read, differs, "
+        "unsettled}], reason, memory}; outcome is equal, different or broken-off",
+    ),
+    Command(
         "node-qmp",
         "Sends one QMP command to the QEMU of a node.",
         "what QEMU returned",
@@ -242,6 +248,14 @@ ALL_EVENTS = (
         "FAILED_OVER",
         "A failover is over: the survivor runs the guest alone.",
         (Argument("timeline", "object", "what pair-failover returns"),),
+    ),
+    Event(
+        "VERIFIED",
+        "A comparison of both nodes' disks is over.",
+        (
+            Argument("outcome", "str", "equal, different or broken-off"),
+            Argument("report", "object", "what pair-verify returns"),
+        ),
     ),
     Event(
         "PAUSE_CHANGED",

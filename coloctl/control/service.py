@@ -107,6 +107,7 @@ class Service:
             "pair-pause": self._pause,
             "pair-resume": self._resume,
             "pair-fence-confirm": self._confirm_fence,
+            "pair-verify": self._verify,
             "node-qmp": self._qmp,
         }
 
@@ -246,6 +247,9 @@ class Service:
     async def _checkpoint(self, arguments: Arguments) -> Any:
         view = await acts.checkpoint(self.state)
         return {"count": view.checkpoints.count, "pause-ms": view.checkpoints.last_pause_ms}
+
+    async def _verify(self, arguments: Arguments) -> Any:
+        return (await self.supervisor.verifying.verify()).to_json()
 
     async def _qmp(self, arguments: Arguments) -> Any:
         vm = self.state.seats[arguments["node"]].vm

@@ -19,6 +19,7 @@ from coloctl.metrics.sight import Exposure, Seen, Sight
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.verified import Outcome
 from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
@@ -86,6 +87,11 @@ class Metrics:
         self._deaths = counter(
             "coloctl_node_deaths", "QEMU processes that ended without being asked.", "node", NODES
         )
+        self._verifications = counter(
+            "coloctl_verifications",
+            "Comparisons of both nodes' disks that are over, by outcome.",
+            "outcome", [str(outcome) for outcome in Outcome],
+        )  # fmt: skip
         self._near_misses = counter(
             "coloctl_near_misses",
             "Silences that took half of what makes a suspect, or more, and ended.",
@@ -131,6 +137,8 @@ class Metrics:
                 self._pauses.observe(data["pause-ms"] / 1000)
         elif name == "NODE_DEAD":
             self._deaths.labels(self.pair, data["node"]).inc()
+        elif name == "VERIFIED":
+            self._verifications.labels(self.pair, data["outcome"]).inc()
         elif name == "FAILED_OVER":
             self.failover(data["timeline"])
         elif name == "STATE_CHANGED":

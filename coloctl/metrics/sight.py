@@ -174,6 +174,12 @@ GAUGES: tuple[Gauge, ...] = (
         lambda v, _: _copied(v, "total"),
     ),
     Gauge(
+        "coloctl_different_bytes",
+        "Bytes in which the nodes' disks differed at the last comparison; 0 without one.",
+        "bytes",
+        lambda v, _: float(v.verified.different) if v.verified else 0.0,
+    ),
+    Gauge(
         "coloctl_view_age_seconds",
         "How long ago the supervisor last looked at the pair.",
         "seconds",

@@ -34,7 +34,11 @@ PACE = "pace"  #: the delay that adaptive mode has chosen, milliseconds
 BOOTS = "boots-from"
 #: Where the pair file lies that the pair was started from.
 SOURCE = "pair-file"
-LASTING = (*SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS, SOURCE)
+#: What the last verification found.
+VERIFIED = "verified"
+LASTING = (
+    *SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS, SOURCE, VERIFIED,
+)  # fmt: skip
 #: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
 COVERED = "covered by a checkpoint"
 #: In the data of a state: the node for whose death a failed fence has no proof.

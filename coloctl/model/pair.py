@@ -178,6 +178,20 @@ class Policy:
     on_panic: OnPanic = OnPanic.REPORT
 
 
+class OnDifference(StrEnum):
+    """What follows when the secondary's disk is found to hold other bytes than the primary's."""
+
+    REPORT = "report"  #: it is told; which of the two is right, a person finds out
+    RESYNC = "resync"  #: the primary's is right: a fresh secondary is made from it
+
+
+@dataclass(frozen=True)
+class VerifySpec:
+    every_s: float = 0.0  #: how often the disks are compared by themselves; 0: never
+    rate: int = 0  #: bytes per second that are read on each node; 0: no limit
+    on_difference: OnDifference = OnDifference.REPORT
+
+
 @dataclass(frozen=True)
 class PairSpec:
     """One pair, as asked for."""
@@ -193,6 +207,7 @@ class PairSpec:
     fencing: FencingSpec = field(default_factory=FencingSpec)
     arbiter: ArbiterSpec = field(default_factory=ArbiterSpec)
     policy: Policy = field(default_factory=Policy)
+    verify: VerifySpec = field(default_factory=VerifySpec)
     source: Path | None = None  #: the file it was read from
 
     def shares_host(self) -> bool:

@@ -1,20 +1,22 @@
 """The program that runs beside a replica: it tells the digests of an export, a line per batch.
 
 Its first line on stdin says which: ``{"at": {"address": ..., "port": ..., "export": ...}, "key":
-HEX}``. It answers with ``{"begin": 0, "end": 8388608, "digests": HEX}`` or ``{..., "zeros": true}``
-in order and without a gap, then ``{"over": true}``, or ``{"failed": SENTENCE}`` anywhere.
+HEX}``. With ``"ranges": [[BEGIN, END], ...]``, whole chunks, only those are read; with ``"gentle":
+true`` in smaller portions, beside a guest that works. It answers with ``{"begin": 0, "end":
+8388608, "digests": HEX}`` or ``{..., "zeros": true}`` in order, without a gap where no ranges were
+asked for, then ``{"over": true}``, or ``{"failed": SENTENCE}`` anywhere.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coloctl.nbd import wire
 from coloctl.nbd.client import Client, connect
-from coloctl.nbd.scan import Grain, allocation, digest, pieces
+from coloctl.nbd.scan import GENTLE, Grain, Range, allocation, digest, pieces
 
 #: Digests in one line: 8 MiB of disk, 4 KiB of text.
 BATCH = 128
@@ -25,11 +27,14 @@ Message = dict[str, Any]
 OVER: Message = {"over": True}
 
 
-def lines(client: Client, key: bytes, grain: Grain) -> Iterator[Message]:
-    """What the program says of an export. Raises `NBDFailed`."""
+def lines(
+    client: Client, key: bytes, grain: Grain, ranges: Iterable[Range] | None = None
+) -> Iterator[Message]:
+    """What the program says of an export, or of some ``ranges`` of it. Raises `NBDFailed`."""
     begin, end, batch = 0, 0, bytearray()
-    for piece in pieces(client, allocation(client, grain), grain):
-        if batch and (piece.data is None or len(batch) >= BATCH * len(digest(b"", key))):
+    for piece in pieces(client, ranges or allocation(client, grain), grain):
+        gap = piece.data is None or piece.begin != end
+        if batch and (gap or len(batch) >= BATCH * len(digest(b"", key))):
             yield {"begin": begin, "end": end, "digests": batch.hex()}
             batch = bytearray()
         if piece.data is None:
@@ -51,7 +56,9 @@ def main() -> int:
     try:
         client = connect(told["at"], [wire.BASE_ALLOCATION])
         try:
-            for line in lines(client, bytes.fromhex(told["key"]), Grain()):
+            some = [Range(begin, end, zeros=False) for begin, end in told.get("ranges", ())]
+            grain = GENTLE if told.get("gentle") else Grain()
+            for line in lines(client, bytes.fromhex(told["key"]), grain, some or None):
                 print(json.dumps(line), flush=True)
         finally:
             client.close()

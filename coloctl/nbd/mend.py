@@ -19,7 +19,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from coloctl.nbd import wire
 from coloctl.nbd.client import Client, Request, connect
@@ -117,10 +117,16 @@ class Outbox:
             self.client.wait(self._under_way.popleft())
 
 
+class Taker(Protocol):
+    """What is done about a chunk that differs."""
+
+    def put(self, begin: int, end: int, data: memoryview | None) -> None: ...
+
+
 class Comparison:
     """One disk compared with the digests of its replica, as they come."""
 
-    def __init__(self, source: Client, outbox: Outbox, key: bytes, grain: Grain) -> None:
+    def __init__(self, source: Client, outbox: Taker, key: bytes, grain: Grain) -> None:
         self._source, self._outbox, self._key, self._grain = source, outbox, key, grain
         self._pieces: Iterator[Piece] = pieces(source, allocation(source, grain), grain)
         self._piece = Piece(0, 0, None)

@@ -38,6 +38,12 @@ class Grain:
         return offset // self.chunk * self.chunk
 
 
+#: Beside a guest in COLO: a checkpoint waits until QEMU has handed over every answer that is under
+#: way. One of 64 KiB fits into the buffers of a socket, so that a reader that is starved or
+#: stopped holds nothing.
+GENTLE = Grain(piece=64 * 1024, ahead=0)
+
+
 @dataclass(frozen=True)
 class Range:
     """Whole chunks of a disk (the last may be short) that are all zeros, or may hold data."""

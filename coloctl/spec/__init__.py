@@ -158,6 +158,9 @@ def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
             on_panic=pair.OnPanic(file.policy.on_panic),
             mirror_rate=file.policy.mirror_rate,
         ),
+        verify=pair.VerifySpec(
+            file.verify.every, file.verify.rate, pair.OnDifference(file.verify.on_difference)
+        ),
         source=source,
     )
 

@@ -29,6 +29,9 @@ _MEMORY = {
     "minimum": MIB,
     "examples": ["512MiB", "2 GiB"],
 }
+_PERIOD = {
+    "anyOf": [{"type": "string", "pattern": "^[0-9]{1,9} *[smhdw]$"}, {"const": 0}],
+}
 _RATE = {
     "type": ["string", "integer"],
     "pattern": f"^[0-9]+\\s*({'|'.join(UNITS)})$",
@@ -223,6 +226,18 @@ class PolicyTable(Table):
     """When the guest's kernel panics: tell it, reset the guest, or end the pair."""
 
 
+class VerifyTable(Table):
+    """When the disks of both nodes are compared, and what follows."""
+
+    every: Annotated[float, BeforeValidator(values.period), WithJsonSchema(_PERIOD)] = 0.0
+    """How often they are compared while the pair is in COLO: 12h, 1d, 1w; 0 is never."""
+    rate: Annotated[int, BeforeValidator(values.rate), WithJsonSchema(_RATE)] = 0
+    """How fast they are read for that on each node, bytes per second with a unit: 50MiB; 0 is
+    unlimited."""
+    on_difference: Literal["report", "resync"] = "report"
+    """When they differ: tell it, or make a fresh secondary from the primary's disks."""
+
+
 class PairFile(Table):
     """A pair file of coloctl: one guest that runs on two nodes at once."""
 
@@ -238,6 +253,7 @@ class PairFile(Table):
     fencing: FencingTable = FencingTable.model_validate({})
     arbiter: ArbiterTable = ArbiterTable()
     policy: PolicyTable = PolicyTable()
+    verify: VerifyTable = VerifyTable()
 
 
 def json_schema() -> dict[str, Any]:

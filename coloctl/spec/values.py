@@ -22,6 +22,12 @@ _IFNAME_MAX = 15  # IFNAMSIZ is 16 with the closing NUL (linux/if.h)
 _PAIR_NAME_MAX = 32
 
 
+_PERIOD = re.compile(r"([0-9]{1,9})\s*([smhdw])")
+_PERIOD_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+#: Disks are read from end to end each time.
+PERIOD_MIN_S, PERIOD_MAX_S = 60, 366 * 86_400
+
+
 def complaint(sentence: str, hint: str | None = None) -> PydanticCustomError:
     """A validation error that carries ``sentence`` and ``hint`` to `coloctl.spec` unchanged."""
     return PydanticCustomError("pair_file", "{sentence}", {"sentence": sentence, "hint": hint})
@@ -49,6 +55,20 @@ def rate(value: object) -> int:
     if not 0 <= speed <= RATE_MAX:
         raise complaint(f"{speed} bytes per second are no rate that QEMU takes.", hint)
     return speed
+
+
+def period(value: object) -> float:
+    """Seconds between two times; 0 is never."""
+    hint = 'write it like every = "1d"; the units are s, m, h, d, w'
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    match = _PERIOD.fullmatch(value.strip()) if isinstance(value, str) else None
+    if not match:
+        raise complaint("This must be a length of time in quotes, such as 12h or 1d.", hint)
+    seconds = int(match[1]) * _PERIOD_S[match[2]]
+    if not PERIOD_MIN_S <= seconds <= PERIOD_MAX_S:
+        raise complaint(f'"{value}" is not between a minute and a year.', hint)
+    return float(seconds)
 
 
 def _size(text: str, hint: str) -> int:

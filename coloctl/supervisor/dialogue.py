@@ -64,6 +64,7 @@ def dialogue(
         "failover": lambda: _failover(spec, protection, primary, to),
         "stop": lambda: _stop(spec, protection, primary),
         "set": lambda: _set(spec, protection, primary, tuning or Tuning.of(spec)),
+        "verify": lambda: _verify(spec, ground, protection, primary, delay),
         "checkpoint": lambda: _checkpoint(spec, protection, primary, delay),
     }
     if verb not in verbs:
@@ -107,6 +108,13 @@ def _switchover(
         *_failover(spec, protection, primary, other(primary)),
         *_protect(spec, ground, other(primary), delay_ms, protection=after, in_sync=False),
     ]
+
+
+def _verify(
+    spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, delay_ms: int
+) -> Items:
+    taken = _checkpoint(spec, protection, primary, delay_ms)
+    return dialogue_disks.verified(spec, ground, primary, taken)
 
 
 def _begin(

@@ -37,6 +37,18 @@ def compared(spec: PairSpec, ground: Ground, primary: NodeName) -> Items:
     ]
 
 
+def verified(spec: PairSpec, ground: Ground, primary: NodeName, checkpoint: Items) -> Items:
+    """Both copies are read while the guest runs; ``checkpoint`` is what one checkpoint is told."""
+    return [
+        *said(primary, difference_plan.drop(spec)),
+        *said(primary, difference_plan.show(spec, ground.rundir(primary) / "resync.sock")),
+        act(primary, "hash every disk on both nodes, and compare", "nothing is written"),
+        *checkpoint,
+        act(primary, "read again what differed, behind each of four checkpoints", ""),
+        *said(primary, difference_plan.drop(spec)),
+    ]
+
+
 def mirrored(spec: PairSpec, primary: NodeName) -> Items:
     """Every block is sent."""
     ready = [

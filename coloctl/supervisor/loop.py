@@ -33,6 +33,7 @@ from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.settling import Settling
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.taps import TapWatch
+from coloctl.supervisor.verifying import Verifying
 from coloctl.supervisor.vigil import Vigil
 from coloctl.vm import VM
 
@@ -60,8 +61,10 @@ class Supervisor:
         self._pacing = Pacing(state, self._spawn)
         self._settling = Settling(state, self._spawn, self._vigil.settled)
         self._contrast = Contrasting(state, self._spawn)
-        state.settle = self._contrast.settle
         self._taps = TapWatch(state)
+        state.beside.settle = self._contrast.settle
+        self.verifying = Verifying(state, self._spawn)
+        state.beside.tidy = self.verifying.tidy
 
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
@@ -77,6 +80,7 @@ class Supervisor:
                 )
                 self.state.arrears.settle()
                 self._keeper.tick()
+                self.verifying.tick()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OBSERVE_PERIOD_S):
                         await until.wait()
@@ -90,6 +94,7 @@ class Supervisor:
             self._contrast.end()
             tending.cancel()
             self._settling.end()
+            self.verifying.end()
             self._remedy.end()
             self._keeper.end()
 

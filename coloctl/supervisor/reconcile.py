@@ -20,6 +20,7 @@ from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.tuning import SETTINGS
+from coloctl.model.verified import Verified
 
 #: States in which the secondary holds a complete checkpoint, or held one when it was lost.
 _PROTECTED = frozenset({Protection.COLO, Protection.FAILOVER})
@@ -55,6 +56,7 @@ class Belief:
     pace_ms: int | None = None  #: the delay that adaptive mode had chosen
     paused: bool = False
     protection_wanted: bool = False  #: a guest that runs alone is to be protected again
+    verified: Verified | None = None  #: what the last verification of the disks found
     covered: bool = False  #: a checkpoint followed the guest's first connection
     boots: Mapping[NodeName, int] = field(default_factory=dict)  #: as `event.BOOTS`
 
@@ -90,9 +92,18 @@ def believe(records: Iterable[Record]) -> Belief:
         pace_ms=settings.get(event.PACE),
         paused=bool(settings.get("paused", False)),
         protection_wanted=bool(settings.get(event.PROTECTION_WANTED, False)),
+        verified=_verified(settings.get(event.VERIFIED)),
         covered=settings.get(event.FIRST_CONNECTION) == event.COVERED,
         boots={_node(name): int(mark) for name, mark in settings.get(event.BOOTS, {}).items()},
     )
+
+
+def _verified(told: Any) -> Verified | None:
+    """What was found, or None: nothing was, or an earlier coloctl told it in other words."""
+    try:
+        return None if told is None else Verified.from_json(told)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _missed(records: Iterable[Record], *, diverged: bool) -> frozenset[NodeName]:

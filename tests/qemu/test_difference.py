@@ -24,7 +24,7 @@ from support.pairs import DISK_BYTES, firmware_spec, inventory, make_disks, qemu
 
 from coloctl import paths
 from coloctl.clock import Deadline
-from coloctl.colo import difference, difference_plan, launch, plan, resync
+from coloctl.colo import difference, difference_plan, launch, plan, programs, resync
 from coloctl.colo.launch import Ground
 from coloctl.errors import ColoctlError, ResyncFailed
 from coloctl.ha.failover import abandon_secondary
@@ -373,11 +373,11 @@ async def refuse_the_export(pair: Duo, patch: pytest.MonkeyPatch) -> None:
 
 
 async def no_python(pair: Duo, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(difference, "PROGRAM", ("/no/python", "-m"))
+    patch.setattr(programs, "PROGRAM", ("/no/python", "-m"))
 
 
 async def broken_python(pair: Duo, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(difference, "PROGRAM", (sys.executable, "-I", "-S", "-m"))
+    patch.setattr(programs, "PROGRAM", (sys.executable, "-I", "-S", "-m"))
 
 
 async def no_replica_to_read(pair: Duo, patch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,11 @@ WRONG_TABLES: list[tuple[str, str, str, str]] = [
     ('[policy]\nmirror_rate = "50"', "policy.mirror_rate", "without a unit", '"50MiB"'),
     ("[policy]\nmirror_rate = -1", "policy.mirror_rate", "no rate that QEMU takes", '"50MiB"'),
     ("[policy]\nmirror_rate = true", "policy.mirror_rate", "bytes per second", '"50MiB"'),
+    ('[verify]\nevery = "1 day"', "verify.every", "length of time", '"1d"'),
+    ("[verify]\nevery = 86400", "verify.every", "length of time", '"1d"'),
+    ("[verify]\nevery = false", "verify.every", "length of time", '"1d"'),
+    ('[verify]\nevery = "5s"', "verify.every", "between a minute and a year", '"1d"'),
+    ('[verify]\nevery = "999999999w"', "verify.every", "between a minute and a year", '"1d"'),
     ('[checkpoint]\nmode = "fast"', "checkpoint.mode", "not possible", "adaptive"),
     ('[checkpoint]\npause_share = "5%"', "checkpoint.pause_share", "must be a number", ""),
     ("[checkpoint]\npause_share = 0", "checkpoint.pause_share", "too small", ""),
@@ -468,3 +473,11 @@ def test_any_value_anywhere_is_accepted_or_named(data: st.DataObject) -> None:
     _, problems = spec.examine(document, BASE)
     for problem in problems:
         assert problem.sentence and not problem.sentence.startswith("Value error")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [('"1d"', 86400.0), ('"12 h"', 43200.0), ('"90s"', 90.0), ('"1w"', 604800.0), ("0", 0.0)],
+)
+def test_how_often_disks_are_compared(written: str, seconds: float) -> None:
+    assert spec.parse(f"{WEB}\n[verify]\nevery = {written}\n", BASE).verify.every_s == seconds

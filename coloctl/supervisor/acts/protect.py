@@ -91,6 +91,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     await coverage.require_covered(state.spec, primary)
     await _until_booted(state, primary)
     await _until_reported(state, state.seats[primary.node])
+    await state.beside.tidy()
     state.progress("link")
     await link.require(state.ground.wires(state.spec), primary.host, state.ground.hosts[node], node)
     state.progress("secondary")

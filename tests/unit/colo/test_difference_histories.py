@@ -21,6 +21,7 @@ from support.resync_model import GRAIN, Lost, ModelVM, World
 
 from coloctl.clock import Deadline
 from coloctl.colo import difference, difference_plan, plan
+from coloctl.colo.programs import NotComparable
 from coloctl.errors import ColoctlError, ResyncFailed
 from coloctl.model.copied import Copied
 from coloctl.nbd import mend, scan
@@ -102,7 +103,7 @@ async def disturbed(world: World, how: str, at: int) -> None:
     (outcome,) = await asyncio.gather(trying, return_exceptions=True)
     world.fault = lambda: None
     assert world.clean
-    if isinstance(outcome, difference.NotComparable):
+    if isinstance(outcome, NotComparable):
         assert not world.unwritten(), "a full copy may follow, and this would be written behind it"
     elif isinstance(outcome, BaseException):
         assert isinstance(outcome, (asyncio.CancelledError, ResyncFailed)), repr(outcome)

@@ -1,0 +1,77 @@
+"""The verb `verify`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from coloctl.cli import documents
+from coloctl.cli.acting import Act
+from coloctl.cli.options import (
+    Duration,
+    WaitingCommand,
+    dry_run_option,
+    format_option,
+    pair_argument,
+)
+from coloctl.control.acts import VERIFY_S
+from coloctl.model.verified import Outcome, Verified
+
+#: The exit codes that are no error of the supervisor's.
+_CODES: Mapping[str, int] = {Outcome.EQUAL: 0, Outcome.DIFFERENT: 1, Outcome.BROKEN_OFF: 6}
+
+
+@click.command(cls=WaitingCommand)
+@pair_argument
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="[=T]",
+    default=VERIFY_S,
+    help="How long to wait for the result (default a day); what takes longer goes on.",
+)
+@dry_run_option
+@format_option("pretty", "json")
+def verify(*, pair: str, wait: float, dry_run: bool, form: str) -> int:
+    """Compare the disks of both nodes of PAIR while its guest runs.
+
+    Nothing is written, and the guest is held for no longer than a checkpoint. What differs is
+    named by disk and offset; `verify.on_difference` in the pair file says what follows. Any other
+    act of the pair, and the loss of a node, breaks the comparison off.
+
+    Exit codes: 0 both nodes hold the same, 1 they do not, 3 there is no second copy now, 6 it was
+    broken off or takes longer.
+    """
+    act = Act(
+        pair, "verify", form, dry_run, drawn=True,
+        interrupted=f"Interrupted; the verification of {pair} goes on.",
+    )  # fmt: skip
+    document = act.carry_out(lambda acts: acts.verify(wait))
+    if document is None:
+        return 0
+    found = Verified.from_json(document)
+    if form == "json":
+        documents.print_json({"schema": documents.SCHEMA, "name": pair, **document})
+    else:
+        _tell(pair, found)
+    return _CODES[found.outcome]
+
+
+def _tell(pair: str, found: Verified) -> None:
+    print(f"{pair}: {found.sentence()}")
+    for disk in found.disks:
+        for begin, end in disk.differs:
+            print(f"  {disk.disk}: {end - begin} bytes at {begin} differ")
+        for begin, end in disk.unsettled:
+            print(f"  {disk.disk}: {end - begin} bytes at {begin} were written all the time")
+    if found.disks:
+        read = sum(disk.read for disk in found.disks)
+        print(f"  {read} bytes of data were read on each node in {found.took_s:g} s.")
+    print(f"  {found.memory}")
+    if found.outcome is Outcome.DIFFERENT:
+        print(
+            f"  The guest reads node {found.primary}'s disk. Where that is the right one, "
+            f"`coloctl unprotect {pair}` and `coloctl reprotect {pair}` put node "
+            f"{found.secondary}'s right."
+        )

@@ -1,0 +1,81 @@
+"""Run the programs of `coloctl.nbd` beside the disks of a pair, and tell them where the disks are.
+
+`colo.difference` brings a replica in sync with them, `colo.verify` compares disks in COLO.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from coloctl.clock import Deadline
+from coloctl.errors import PreconditionFailed, Unreachable
+from coloctl.host.base import Host
+from coloctl.host.watching import Conversation
+from coloctl.model.pair import PairSpec
+from coloctl.model.wires import SocketFile, Wires
+from coloctl.nbd.digest import OVER
+from coloctl.vm import VM
+
+#: A program of `nbd` on a host. -P: the folder that it is started in holds no modules of ours.
+PROGRAM = (sys.executable, "-P", "-m")
+
+
+class NotComparable(Exception):
+    """The disks cannot be compared this way, and no write of it is under way any more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def socket_of(primary: VM) -> Path:
+    """Return where a primary's QEMU shows its disks to programs on its own host."""
+    return primary.rundir / "resync.sock"
+
+
+def source(primary: VM, export: str) -> dict[str, Any]:
+    """Return how an export of the primary is reached on its own host."""
+    return {"unix": str(socket_of(primary)), "export": export}
+
+
+def target(spec: PairSpec, secondary: VM, disk: int) -> dict[str, Any]:
+    """Return how a replica is reached from both hosts."""
+    at = Wires(spec, secondary.rundir.parent).exports(secondary.node)
+    export = {"export": f"parent{disk}"}
+    if isinstance(at, SocketFile):
+        return {"unix": str(at.path), **export}
+    return {"address": at.address, "port": at.port, **export}
+
+
+async def relay(digester: Conversation, listener: Conversation, deadline: Deadline) -> None:
+    """Pass the replica's digests on to the program beside the primary, or that none will come."""
+    with contextlib.suppress(Unreachable):  # it has ended: who listens to it says why
+        while (line := await digester.hear(deadline.remaining())) is not None:
+            await listener.say(line, deadline.remaining())
+            if line == json.dumps(OVER):
+                return
+        why = digester.last_words().strip().rpartition("\n")[2] or "it said no more"
+        gone = {"failed": f"the program that reads the replica ended: {why}"}
+        await listener.say(json.dumps(gone), deadline.remaining())
+
+
+async def say(to: Conversation, deadline: Deadline, message: Mapping[str, Any]) -> None:
+    """Tell a program one thing; one that has ended says why to its listener."""
+    with contextlib.suppress(Unreachable):
+        await to.say(json.dumps(message), deadline.remaining())
+
+
+@contextlib.asynccontextmanager
+async def program(host: Host, module: str) -> AsyncIterator[Conversation]:
+    """Run a program of ours on ``host`` while the context is open; raises `NotComparable`."""
+    async with contextlib.AsyncExitStack() as running:
+        try:
+            conversation = await running.enter_async_context(host.converse([*PROGRAM, module]))
+        except PreconditionFailed as error:
+            raise NotComparable(error.message) from error
+        yield conversation

@@ -1,0 +1,91 @@
+"""The disks of a pair compared while a real guest's clients write: sound, and damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.clients import clients, guest_spec
+from support.pairs import Stage, supervised
+
+from coloctl.lab import guest, qemu
+from coloctl.lab.network import Lab
+from coloctl.model.pair import PairSpec
+from coloctl.model.protection import Protection
+from coloctl.model.verified import Outcome
+
+pytestmark = pytest.mark.guest
+
+CHUNK = 65536
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab.up(f"t{os.getpid()}-verify") as lab:
+        yield lab
+
+
+@pytest.fixture
+def spec(
+    lab: Lab,
+    guest_image: guest.GuestImage,
+    tmp_path: Path,
+    qemu_builds: Callable[[str], qemu.Build],
+) -> PairSpec:
+    build = qemu_builds("11.1")
+    described = guest_spec(lab, guest_image, tmp_path, build)
+    disk = described.disks[0]
+    raw = {node: path.with_suffix(".raw") for node, path in disk.image.items()}
+    for node, path in disk.image.items():
+        argv = [str(build.img), "convert", "-O", "raw", str(path), str(raw[node])]
+        os.spawnv(os.P_WAIT, argv[0], argv)
+    return replace(
+        described,
+        disks=(replace(disk, image=raw, format="raw"),),
+        guest=replace(described.guest, ready_line=guest.READY_LINE),
+    )
+
+
+async def flipped(stage: Stage) -> int:
+    """A byte of data on the secondary's image is another one; answers in which chunk."""
+    path = stage.state.spec.disks[0].image[stage.secondary.node]
+    with path.open("r+b") as image:
+        place = os.lseek(image.fileno(), 0, os.SEEK_DATA) + 2000  # in the superblock's block group
+        image.seek(place)
+        (byte,) = image.read(1)
+        image.seek(place)
+        image.write(bytes([byte ^ 0x40]))
+    return place // CHUNK * CHUNK
+
+
+def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
+    spec: PairSpec, lab: Lab, tmp_path: Path
+) -> None:
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await stage.checkpoints(2)
+            with clients(lab, tmp_path / "history.jsonl", 4) as load:
+                await load.acknowledged(5)
+                for _ in range(3):
+                    found = await stage.supervisor.verifying.verify()
+                    assert found.outcome is Outcome.EQUAL, found
+                    assert found.disks[0].read >= 1 << 20
+                await load.acknowledged(5)
+                assert stage.state.protection is Protection.COLO
+                at = await flipped(stage)
+                found = await stage.supervisor.verifying.verify()
+                assert found.outcome is Outcome.DIFFERENT, found
+                assert any(begin <= at < end for begin, end in found.disks[0].differs)
+                assert found.different <= 4 * CHUNK
+                await load.acknowledged(5)
+                assert stage.state.protection is Protection.COLO
+                assert not [n for n, d in stage.events if n == "DIAGNOSIS"]
+                print("longest pause", stage.state.seats[stage.primary.node].ledger.longest_pause_s)
+                load.end()
+
+    asyncio.run(check())

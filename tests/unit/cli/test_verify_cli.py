@@ -1,0 +1,104 @@
+"""verify: what it prints for each outcome, and what its exit code says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from coloctl.cli import verify
+from coloctl.cli.verbs import run
+from coloctl.errors import NotProtected
+from coloctl.model.verified import DiskVerified, Outcome, Verified
+
+pytestmark = pytest.mark.unit
+
+DISK = DiskVerified("disk0", 1 << 20, 4096)
+DAMAGED = DiskVerified("disk0", 1 << 20, 4096, ((65536, 131072),), ((0, 65536),))
+
+
+def report(outcome: Outcome, *disks: DiskVerified, reason: str = "") -> Verified:
+    return Verified(
+        "2026-11-28T20:00:00+00:00", outcome, 1.5, 100.0, "a", "b", disks, reason, "Not memory."
+    )
+
+
+class FakeActs:
+    """A supervisor that found this."""
+
+    def __init__(self, found: Verified | Exception) -> None:
+        self._found = found
+        self.client = type("Client", (), {"on_event": None})()
+
+    def verify(self, _wait_s: float) -> dict[str, Any]:
+        if isinstance(self._found, Exception):
+            raise self._found
+        return self._found.to_json()
+
+    def plan(self, verb: str, **_asked: Any) -> list[dict[str, Any]]:
+        return [{"node": "a", "why": verb, "act": "hash every disk"}]
+
+
+@pytest.fixture
+def verified(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the verb against what a supervisor found; answers exit code and both outputs."""
+
+    def ask(found: Verified | Exception, *options: str) -> tuple[int, str, str]:
+        @contextlib.contextmanager
+        def acts(_pair: str) -> Iterator[FakeActs]:
+            yield FakeActs(found)
+
+        monkeypatch.setattr("coloctl.cli.reach.acts", acts)
+        code = run(["verify", "web", *options])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "says"),
+    [
+        (report(Outcome.EQUAL, DISK), 0, "Both nodes hold the same"),
+        (report(Outcome.DIFFERENT, DAMAGED), 1, "disk0: 65536 bytes at 65536 differ"),
+        (report(Outcome.DIFFERENT, DAMAGED), 1, "65536 bytes at 0 were written all the time"),
+        (report(Outcome.DIFFERENT, DAMAGED), 1, "`coloctl reprotect web`"),
+        (report(Outcome.BROKEN_OFF, reason="'stop' was begun."), 6, "'stop' was begun."),
+    ],
+)
+def test_each_outcome_has_its_words_and_its_exit_code(
+    verified: Callable[..., tuple[int, str, str]], found: Verified, code: int, says: str
+) -> None:
+    got, out, _ = verified(found)
+    assert got == code and says in out and "Not memory." in out
+
+
+def test_the_document_is_the_whole_report(
+    verified: Callable[..., tuple[int, str, str]],
+) -> None:
+    found = report(Outcome.DIFFERENT, DAMAGED)
+    code, out, _ = verified(found, "-f", "json")
+    document = json.loads(out)
+    assert code == 1 and document.pop("schema") and document.pop("name") == "web"
+    assert Verified.from_json(document) == found
+
+
+def test_a_pair_without_a_second_copy_is_refused(
+    verified: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, out, err = verified(NotProtected("Pair web is unprotected.", hint="wait"))
+    assert code == 3 and not out and "unprotected" in err and "hint: wait" in err
+
+
+def test_a_dry_run_asks_nothing(verified: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = verified(NotProtected("must not be asked"), "--dry-run")
+    assert code == 0 and "hash every disk" in out
+
+
+def test_every_outcome_has_an_exit_code() -> None:
+    assert set(verify._CODES) == set(Outcome)
