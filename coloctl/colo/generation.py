@@ -84,7 +84,7 @@ def source(companions: Companions, *, promoted: Promoted | None = None) -> NodeN
     ``promoted`` is the arbiter's word: who was promoted last, and in which generation. Raises
     `PreconditionFailed` where a start would lose something, or might, and says what.
     """
-    if all(companions[node].replaced for node in NODES):  # new disks for a pair of an old name
+    if _are_new(companions):
         companions = {node: _as_new(companions[node]) for node in NODES}
     known = {node: promoted[1] if promoted and promoted[0] == node else 0 for node in NODES}
     number = {node: max(known[node], companions[node].generation) for node in NODES}
@@ -93,10 +93,11 @@ def source(companions: Companions, *, promoted: Promoted | None = None) -> NodeN
         both = " ".join(companions[node].sentence() for node in NODES)
         raise PreconditionFailed(f"No node's disks hold the whole guest. {both}", hint=HINT)
     own = {node: companions[node].state is not Worth.FOLLOWING for node in NODES}
-    best = max(sound, key=lambda node: (number[node], own[node]))
+    best = max(sound, key=lambda node: (number[node], own[node], companions[node].written))
     rival = companions[other(best)]
     since = f"what the guest wrote since generation {number[best]}"
-    if rival.doubt and not _has_all_of(rival, number[best], own=own[best], claimed=known):
+    sure = own[best] and companions[best].written
+    if rival.doubt and not _has_all_of(rival, number[best], sure=sure, claimed=known):
         raise PreconditionFailed(
             f"{rival.sentence()} {companions[best].sentence()} If node {rival.node}'s disks are "
             f"the newer ones, {since} would be lost.",
@@ -116,21 +117,34 @@ HINT = (
 )
 
 
+def _are_new(companions: Companions) -> bool:
+    """Whether these are new disks for a pair of an old name, as a job makes them at every run.
+
+    Those that lay there are gone on both nodes; or on one, where no failover had ever happened and
+    nothing is known of the other's.
+    """
+    gone = [one for one in companions.values() if one.replaced]
+    rest = [one for one in companions.values() if not one.replaced]
+    unknown = not any(one.written or one.doubt for one in rest)
+    return bool(gone) and unknown and (not rest or all(one.bound == 0 for one in gone))
+
+
 def _as_new(companion: Companion) -> Companion:
     return replace(companion, doubt="", generation=0, state=Worth.IN_SYNC, written=False)
 
 
 def _has_all_of(
-    rival: Companion, number: int, *, own: bool, claimed: Mapping[NodeName, int]
+    rival: Companion, number: int, *, sure: bool, claimed: Mapping[NodeName, int]
 ) -> bool:
     """Whether disks of generation ``number`` hold whatever those in doubt can hold.
 
-    Within one generation only the disks that the guest itself ran on hold all of it.
+    Within one generation only disks of which it is written that the guest itself ran on them hold
+    all of it (``sure``); new ones hold nothing at all.
     """
     if rival.bound is None:
         return False
     most = max(rival.bound, claimed[rival.node])
-    return most < number or (most == number and own)
+    return most < number or (most == number and sure)
 
 
 async def write(

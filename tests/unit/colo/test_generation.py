@@ -201,12 +201,21 @@ _doubts = st.builds(
 )
 
 
-@given(st.tuples(st.integers(0, 3), st.sampled_from(Worth)), _doubts)
-def test_disks_in_doubt_are_neither_chosen_nor_passed_over(
-    a: tuple[int, Worth], b: Companion
-) -> None:
+@given(
+    st.just(Companion("web", "a"))
+    | st.builds(
+        Companion,
+        st.just("web"),
+        st.just("a"),
+        st.integers(0, 3),
+        st.sampled_from(Worth),
+        written=st.just(True),
+    ),
+    _doubts,
+)
+def test_disks_in_doubt_are_neither_chosen_nor_passed_over(a: Companion, b: Companion) -> None:
     """They are passed over only by disks that hold all that those in doubt can hold."""
-    found: dict[NodeName, Companion] = {"a": Companion("web", "a", *a), "b": b}
+    found: dict[NodeName, Companion] = {"a": a, "b": b}
     try:
         node = generation.source(found)
     except PreconditionFailed as refused:
@@ -214,8 +223,10 @@ def test_disks_in_doubt_are_neither_chosen_nor_passed_over(
         assert "--from" in (refused.hint or "")
         return
     assert node == "a"
-    assert b.bound is not None and b.bound <= a[0]
-    assert b.bound < a[0] or a[1] is not Worth.FOLLOWING
+    assert b.bound is not None and b.bound <= a.generation
+    if not (b.replaced and b.bound == 0):
+        assert a.written, "new disks hold nothing"
+        assert b.bound < a.generation or a.state is not Worth.FOLLOWING
 
 
 def test_new_disks_for_both_nodes_are_a_new_pair() -> None:
@@ -227,3 +238,14 @@ def test_new_disks_for_both_nodes_are_a_new_pair() -> None:
     assert generation.source(found) == "a"  # type: ignore[arg-type]
     with pytest.raises(PreconditionFailed, match="Others lay there"):
         generation.source({**found, "a": Companion("web", "a", 3)})  # type: ignore[dict-item]
+
+
+def test_new_disks_are_never_preferred_to_those_that_were_known() -> None:
+    """A prepared image took the place of node a's; its companion was forgotten, b's is empty."""
+    known = Companion("web", "a", doubt="It was written for other disks.", bound=0)
+    new = Companion("web", "b")
+    with pytest.raises(PreconditionFailed, match="written for other disks"):
+        generation.source({"a": known, "b": new})
+    assert generation.source({"a": replace(known, replaced=True), "b": new}) == "a"
+    with pytest.raises(PreconditionFailed):
+        generation.source({"a": replace(known, replaced=True, bound=1), "b": new})
