@@ -29,6 +29,7 @@ __all__ = [
     "Overlays",
     "Worth",
     "keep",
+    "reached",
     "read",
     "source",
     "unstable",
@@ -76,6 +77,11 @@ async def unstable(spec: PairSpec, hosts: Hosts) -> list[str]:
                     "generation is not known, and a start needs --from."
                 )
     return found
+
+
+def reached(companion: Companion) -> int:
+    """The highest generation that is known of these disks, be it of those that lay there before."""
+    return max(companion.generation, companion.bound or 0)
 
 
 def source(companions: Companions, *, promoted: Promoted | None = None) -> NodeName:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coloctl.colo.generation import Companions, Worth
+from coloctl.colo.generation import Companions, Worth, reached
 from coloctl.errors import PreconditionFailed
 from coloctl.ha.arbiter import Claim
 from coloctl.model.pair import NODES, NodeName, Role, other
@@ -40,7 +40,7 @@ def surmise(
         raise _refused(name, living, f"{_processes(living, silent)} does not answer its monitor")
     number = max(
         claim.generation if claim else 0,
-        *(companions[node].generation if companions else 0 for node in NODES),
+        *(reached(companions[node]) if companions else 0 for node in NODES),
     )
     owners = [node for node in living if _has_guest(found[node])]
     if len(owners) > 1:

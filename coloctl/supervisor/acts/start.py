@@ -114,7 +114,7 @@ async def _start_guest(
     state.progress("images")
     companions = await generation.read(spec, ground.hosts)
     claim = await open_arbiter(spec, ground.folder).current()
-    numbers = [max(one.generation, one.bound or 0) for one in companions.values()]
+    numbers = [generation.reached(one) for one in companions.values()]
     state.generation = max(*numbers, claim.generation if claim else 0)
     promoted = (claim.node, claim.generation) if claim else None
     node = begin_on or generation.source(companions, promoted=promoted)
