@@ -284,7 +284,7 @@ def test_an_interrupted_protection_leaves_the_guest_running(spec: PairSpec, step
             await stuck.wait()
             await asyncio.sleep(0.5)
             assert not starting.done()
-            await stage.state.interrupt()
+            await stage.state.interrupt("A test wants it.")
             assert starting.cancelled()
             assert stage.state.protection is Protection.UNPROTECTED
             assert not beside_logs(stage.state.ground.rundir("b"))
