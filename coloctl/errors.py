@@ -245,6 +245,13 @@ class FencingFailed(ColoctlError):
         self.node = node
 
 
+class GuestCutOff(ColoctlError):
+    """The pair was stopped, and its guest had not powered itself off in time."""
+
+    code = "cut-off"
+    exit_code = 8
+
+
 class ScenarioError(ColoctlError):
     """A scenario file is wrong at ``path``."""
 

@@ -27,13 +27,16 @@ WORDS = {
     "first checkpoint": "taking the first checkpoint",
     "checkpoint": "taking one more checkpoint",
     "let go": "letting the secondary go",
+    "agent": "asking the guest's agent to shut the guest down",
     "guest": "asking the guest to shut down",
+    "power off": "waiting for the guest to power itself off",
 }
 
 
-def in_words(step: str) -> str:
-    """The step for people."""
-    return WORDS.get(step, step)
+def in_words(step: str, limit_s: float | None = None) -> str:
+    """Describe the step for people, and how long it may take yet where that is told."""
+    limit = "" if limit_s is None else f", for {limit_s:.0f} s at most"
+    return WORDS.get(step, step) + limit
 
 
 class PlainProgress:
@@ -55,7 +58,7 @@ def plain_line(name: str, data: Mapping[str, Any]) -> str | None:
     """An event of the supervisor as a line; None for those that say nothing to people."""
     if name == "STEP":
         at = f" ({data['at-ms']:.1f} ms)" if "at-ms" in data else ""
-        return f"{data['act']}: {in_words(data['step'])}{at}"
+        return f"{data['act']}: {in_words(data['step'], data.get('limit-s'))}{at}"
     if name == "STATE_CHANGED":
         return f"{data['before']} -> {data['after']}: {data['reason']}"
     if name == "NODE_DEAD":
@@ -99,9 +102,13 @@ class LiveProgress:
         """The drawing follows the event."""
         data = event.data
         if event.name == "STEP" and "at-ms" not in data:
+            words = in_words(data["step"], data.get("limit-s"))
+            if self._task is not None and data["step"] == self._step:
+                self._progress.update(self._task, description=words)
+                return
             self._finish("[green]✔[/]")
             self._step, self._began = data["step"], time.monotonic()
-            self._task = self._progress.add_task(in_words(self._step), total=None)
+            self._task = self._progress.add_task(words, total=None)
         elif event.name == "PROGRESS" and self._task is not None:
             self._progress.update(self._task, completed=data["done"], total=data["total"])
         elif event.name == "NODE_DEAD":

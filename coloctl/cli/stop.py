@@ -20,7 +20,10 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.control.acts import SHUTDOWN_S, Acts
-from coloctl.errors import NoSuchPair, Unreachable
+from coloctl.errors import GuestCutOff, NoSuchPair, Unreachable
+
+#: How the answer of a stop begins whose guest did not power itself off.
+CUT_OFF = "cut off"
 
 
 @click.command(cls=WaitingCommand)
@@ -37,8 +40,11 @@ from coloctl.errors import NoSuchPair, Unreachable
 @dry_run_option
 @yes_option
 @format_option("pretty", "json")
-def stop(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool, form: str) -> None:
+def stop(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool, form: str) -> int:
     """Shut the guest of PAIR down and leave nothing behind.
+
+    The guest stays protected while it shuts down. One that has not powered itself off when the time
+    of --wait is over is cut off, as if its power had failed: the exit code is 8 then.
 
     With --force the guest loses what it had not written to its disk. Where the supervisor is gone,
     --force ends what it left running and clears the pair's folder.
@@ -47,20 +53,30 @@ def stop(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool, form:
         client = reach.connect(pair)
     except Unreachable:
         _stop_leftovers(pair, force=force, dry_run=dry_run, yes=yes, form=form)
-        return
+        return 0
     except NoSuchPair:
         if not paths.pair_dir(pair).is_dir():
             raise
         _stop_leftovers(pair, force=force, dry_run=dry_run, yes=yes, form=form)
-        return
+        return 0
     with client:
         how = Act(
             pair, "stop", form, dry_run, yes=yes, drawn=True,
             question=_question(pair, force),
             interrupted=f"Interrupted; the supervisor of {pair} goes on with stopping it.",
         ).over(Acts(client), lambda acts: acts.stop(force=force, shutdown_s=wait))  # fmt: skip
-    if how is not None:
-        _tell(pair, how, form)
+    if how is None:
+        return 0
+    _tell(pair, how, form)
+    if not how.startswith(CUT_OFF):
+        return 0
+    if form == "json":
+        return GuestCutOff.exit_code
+    raise GuestCutOff(
+        f"The guest of {pair} did not power itself off within {wait:g} s and was cut off.",
+        hint="it may ignore its power button (install acpid or systemd-logind in it, or use "
+        "guest.agent), or need more time: --wait",
+    )
 
 
 def _question(pair: str, force: bool) -> str:

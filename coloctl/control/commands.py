@@ -232,6 +232,7 @@ ALL_EVENTS = (
             Argument("act", "str", "the act, such as failover"),
             Argument("step", "str", "the step, such as fenced"),
             Argument("at-ms", "number", "milliseconds since the act began, where measured", True),
+            Argument("limit-s", "number", "how much longer the step may take, seconds", True),
         ),
     ),
     Event(

@@ -271,21 +271,26 @@ def _yank(node: NodeName, ours: list[dict[str, Any]]) -> Items:
 def _stop(spec: PairSpec, protection: Protection, primary: NodeName) -> Items:
     if protection is Protection.DOWN:
         return []
-    items: Items = []
-    if protection is not Protection.UNPROTECTED:
-        lost = other(primary)
-        items = [
-            *taps(spec, lost, up=False),
-            act(lost, "SIGKILL, and wait for the kernel's proof", "it must not take over"),
-            *_run_on_primary(spec, primary),
-        ]
-    return [
-        *items,
+    asked: Items = [
         *([act(primary, "guest-shutdown, to the guest's agent", "")] if spec.guest.agent else []),
         command(primary, qmp.system_powerdown(), "the guest shuts itself down"),
-        act(primary, "wait for its end; SIGKILL at the deadline", ""),
+    ]
+    lost, cut_off = other(primary), "wait for its end; SIGKILL at the deadline"
+    if protection is Protection.UNPROTECTED:
+        return [*asked, act(primary, cut_off, ""), *taps(spec, primary, up=False)]
+    end = [
+        act(lost, "SIGKILL, and wait for the kernel's proof", "it protected the guest until now"),
+        *taps(spec, lost, up=False),
         *taps(spec, primary, up=False),
     ]
+    if protection is Protection.COLO:
+        return [*asked, act(primary, cut_off, ""), *end]
+    given_up = [
+        *taps(spec, lost, up=False),
+        act(lost, "SIGKILL, and wait for the kernel's proof", "it holds nothing yet"),
+        *_run_on_primary(spec, primary),
+    ]
+    return [*given_up, *asked, act(primary, cut_off, ""), *taps(spec, primary, up=False)]
 
 
 def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay_ms: int) -> Items:

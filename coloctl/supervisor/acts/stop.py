@@ -3,55 +3,57 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 from coloctl.clock import Deadline
 from coloctl.colo import generation, guard, launch
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.failover import abandon_secondary, require_merged
-from coloctl.machine.cmdline import agent_socket
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Presence
-from coloctl.qmp import command as qmp
-from coloctl.qmp import guestagent
+from coloctl.supervisor.acts.powerdown import Ending, power_down, taken_over
 from coloctl.supervisor.state import PairState
-from coloctl.vm import VM, ended
+from coloctl.vm import VM
 
 #: How long a guest may take to power itself off, seconds, when the verb does not say.
 SHUTDOWN_DEADLINE_S = 60.0
 #: A stop waits for these: one side is dead already, and the other may not run the guest yet.
 LEFT_TO_THEIR_END = frozenset({"failover", "adopt"})
-#: An agent that runs answers within milliseconds; a guest that is busy may not let it. Seconds.
-AGENT_DEADLINE_S = 5.0
-
-log = logging.getLogger(__name__)
+#: For the failover from a primary that is lost while its guest shuts down, seconds.
+TAKE_OVER_S = 30.0
 
 
 async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
-    """The guest was shut down, and no process, socket or file of the pair is left.
+    """Shut the guest down, and leave no process, socket or file of the pair.
 
-    Answers how: ``"guest shut down"`` or ``"killed"``. Without ``force`` the guest is asked first:
-    its agent where it has one, then over ACPI. Raises `FencingFailed` for a QEMU that would not
-    die, and `DeadlineMissed` without ``force`` for one whose image lacks the guest's last writes;
-    it runs on then.
+    Answers how: an `Ending`, or ``"killed"``. Without ``force`` the guest is asked first: its agent
+    where it has one, then over ACPI. It stays protected meanwhile: a primary that is lost is failed
+    over by the supervisor, and the survivor's guest is asked again. Raises `FencingFailed` for a
+    QEMU that would not die, and `DeadlineMissed` without ``force`` for one whose image lacks the
+    guest's last writes; it runs on then.
     """
-    await make_way(state, None if force else timeout_s)
-    async with state.acting("stop", force=force, timeout_s=timeout_s):
-        how = "killed"
-        primary = state.seat_of(Role.PRIMARY)
-        if not force and primary is not None and primary.vm is not None:
-            await require_merged(state.spec, primary.vm, timeout_s)
-        for seat in state.seats.values():
-            seat.retired = True
-        await _leave_secondary_behind(state)
-        if not force and state.protection is not Protection.DOWN:
-            with contextlib.suppress(ColoctlError):
-                how = await _power_down(state, timeout_s)
-        await end_all(state)
-        state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
-    return how
+    while True:
+        await make_way(state, None if force else timeout_s)
+        async with state.acting("stop", force=force, timeout_s=timeout_s):
+            how = "killed"
+            primary = state.seat_of(Role.PRIMARY)
+            if not force and primary is not None and primary.vm is not None:
+                await require_merged(state.spec, primary.vm, timeout_s)
+            if not force and state.protection is not Protection.DOWN:
+                with contextlib.suppress(ColoctlError):
+                    how = str(await _power_down(state, timeout_s))
+            if how != Ending.LOST or primary is None:
+                for seat in state.seats.values():
+                    seat.retired = True
+                secondary = state.seat_of(Role.SECONDARY)
+                if secondary is not None and secondary.vm is not None:
+                    state.progress("let go")
+                await _leave_secondary_behind(state)
+                await end_all(state)
+                state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
+                return how
+        force = not await taken_over(state, primary.name, TAKE_OVER_S)
 
 
 async def make_way(state: PairState, patience_s: float | None) -> None:
@@ -88,34 +90,19 @@ async def _leave_secondary_behind(state: PairState) -> None:
     await generation.keep(state.spec, hosts, secondary.name, number, Worth.DIVERGED)
 
 
-async def _power_down(state: PairState, timeout_s: float) -> str:
-    """The guest powered itself off in time, alone: a secondary is let go first."""
-    primary = state.vm_of(Role.PRIMARY)
-    secondary = state.seat_of(Role.SECONDARY)
-    if secondary is not None and secondary.vm is not None:
-        state.progress("let go")
-        await abandon(state, primary, secondary.vm, was_running=True)
-    deadline = Deadline(timeout_s)
-    if state.spec.guest.agent and await _ask_agent(state, primary, timeout_s / 4):
-        state.progress("guest")
-        if await ended(primary.process, timeout_s / 2):
-            return "guest shut down"
-    state.progress("guest")
-    await primary.execute(qmp.system_powerdown())
-    return "guest shut down" if await ended(primary.process, deadline.remaining()) else "killed"
+async def _power_down(state: PairState, timeout_s: float) -> Ending:
+    """Wait until the guest has powered itself off; its secondary stays as long as it may help."""
 
+    async def let_go() -> None:
+        primary, secondary = state.vm_of(Role.PRIMARY), state.seat_of(Role.SECONDARY)
+        if secondary is not None and secondary.vm is not None:
+            state.progress("let go")
+            await _leave_secondary_behind(state)
+            await abandon(state, primary, secondary.vm, was_running=True)
 
-async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
-    """Whether the agent in the guest has begun to shut it down; else the power button is left."""
-    state.progress("agent")
-    try:
-        path = agent_socket(primary.rundir)
-        sock = await primary.host.monitor(path, AGENT_DEADLINE_S)
-        await guestagent.shut_down(sock, min(AGENT_DEADLINE_S, patience_s))
-    except ColoctlError as error:
-        log.warning("%s The guest's power button is pressed instead.", error.message)
-        return False
-    return True
+    if state.protection is not Protection.COLO:
+        await let_go()  # one that holds nothing yet
+    return await power_down(state, Deadline(timeout_s), let_go)
 
 
 async def end(state: PairState, node: NodeName, presence: Presence) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from coloctl.model.pair import FencingMethod, FencingSpec
 from coloctl.model.protection import Protection
 from coloctl.model.tuning import SETTINGS, Tuning
 from coloctl.supervisor import acts
+from coloctl.supervisor.acts import powerdown
 
 pytestmark = pytest.mark.unit
 
@@ -83,35 +85,69 @@ def test_a_stop_ends_the_act_that_is_under_way_first(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
+def powers_off(vm: FakeVM) -> Callable[[str], None]:
+    """The guest obeys its power button, and QEMU ends."""
+
+    def obey(name: str) -> None:
+        if name == "system_powerdown":
+            vm.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            asyncio.get_running_loop().call_later(0.02, vm.process.die)
+
+    return obey
+
+
 @pytest.mark.parametrize("method", FencingMethod)
-def test_a_guest_is_asked_to_shut_down_after_its_secondary_went(
+def test_a_guest_shuts_down_protected_and_its_secondary_goes_last(
     tmp_path: Path, method: FencingMethod
 ) -> None:
     spec = replace(make_spec(), fencing=FencingSpec(method))
 
     async def check() -> None:
         log: Log = []
-        async with in_colo(tmp_path, spec, log) as (state, a, _):
-
-            def obey(name: str) -> None:
-                if name == "system_powerdown":
-                    a.process.die()
-
-            a.before(obey)
+        async with in_colo(tmp_path, spec, log) as (state, a, b):
+            a.before(powers_off(a))
             assert await acts.stop(state, force=False) == "guest shut down"
-            order = ["b: killed", "a: x-colo-lost-heartbeat", "a: system_powerdown"]
-            places = [log.index(line) for line in order]
-            assert places == sorted(places)
+            assert "a: x-colo-lost-heartbeat" not in log  # it never had to go on alone
+            assert log.index("a: system_powerdown") < log.index("b: killed")
             assert state.protection is Protection.DOWN
+            assert not a.process.alive() and not b.process.alive()
 
     asyncio.run(check())
 
 
-def test_a_guest_that_does_not_listen_is_killed(tmp_path: Path) -> None:
+def test_a_guest_that_does_not_listen_is_cut_off_and_that_is_said(tmp_path: Path) -> None:
     async def check() -> None:
-        async with in_colo(tmp_path) as (state, a, _):
-            assert await acts.stop(state, force=False, timeout_s=0.1) == "killed"
+        log: Log = []
+        async with in_colo(tmp_path, log=log) as (state, a, _):
+            how = await acts.stop(state, force=False, timeout_s=0.3)
+            assert how.startswith("cut off")
             assert not a.process.alive()
+            assert "STEP stop power off 0.3" in log
+
+    asyncio.run(check())
+
+
+def test_a_primary_that_waits_for_its_secondary_in_a_checkpoint_is_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(powerdown, "TOGETHER_S", 0.05)
+
+    async def check() -> None:
+        following: list[asyncio.Future[None]] = []
+        async with in_colo(tmp_path) as (state, a, b):
+
+            def obey(name: str) -> None:
+                if name == "system_powerdown":
+                    a.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+                    following.append(asyncio.ensure_future(follow()))
+
+            async def follow() -> None:
+                await b.process.wait()
+                a.process.die()
+
+            a.before(obey)
+            assert await acts.stop(state, force=False) == "guest shut down"
+            assert state.protection is Protection.DOWN
 
     asyncio.run(check())
 

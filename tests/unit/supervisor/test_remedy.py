@@ -35,6 +35,7 @@ from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing
 from coloctl.supervisor import acts, remedy
 from coloctl.supervisor.acts import reset
+from coloctl.supervisor.acts.powerdown import Ending
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
@@ -337,7 +338,7 @@ def test_a_stop_is_not_disturbed_by_what_it_does(tmp_path: Path) -> None:
             asked = asyncio.create_task(acts.stop(state, force=False, timeout_s=0.3))
             await becomes(lambda: state.act == "stop")
             lose(b, "dead")
-            assert await asked == "killed"
+            assert await asked == Ending.CUT_OFF
             assert state.protection is Protection.DOWN
             assert causes(log) == []
             assert "FAILED_OVER" not in " ".join(log)
@@ -498,5 +499,45 @@ def test_nothing_begins_by_itself_while_a_stop_waits(tmp_path: Path) -> None:
             assert state.generation == 0 and "a: tap-a0 down" not in log
             state.ending = False
             await becomes(lambda: state.protection is Protection.UNPROTECTED)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("how", ["dead", "frozen"])
+def test_a_primary_that_is_lost_while_its_guest_shuts_down_is_failed_over(
+    tmp_path: Path, how: str
+) -> None:
+    """The survivor's guest is asked again: what clients saw acknowledged does not hang on luck."""
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+
+            def obey(name: str) -> None:
+                if name == "system_powerdown":
+                    b.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+                    asyncio.get_running_loop().call_later(0.02, b.process.die)
+
+            b.before(obey)
+            stopping = asyncio.create_task(acts.stop(state, force=False, timeout_s=30))
+            await a.fakes[0].got("system_powerdown")
+            lose(a, how)
+            assert await stopping == "guest shut down"
+            assert state.generation == 1 and "b: system_powerdown" in log
+            assert state.protection is Protection.DOWN
+
+    asyncio.run(check())
+
+
+def test_a_secondary_that_is_lost_while_the_guest_shuts_down_is_let_go(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b, log):
+            stopping = asyncio.create_task(acts.stop(state, force=False, timeout_s=30))
+            await a.fakes[0].got("system_powerdown")
+            lose(b, "frozen")
+            await becomes(lambda: "a: x-colo-lost-heartbeat" in log)
+            assert a.process.alive() and state.generation == 0
+            a.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+            a.process.die()
+            assert await stopping == "guest shut down"
 
     asyncio.run(check())

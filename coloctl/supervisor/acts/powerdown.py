@@ -1,0 +1,171 @@
+"""Ask the guest to shut down while it stays protected, and wait until it is off.
+
+Called by `acts.stop`. The secondary's guest never hears of the power button (docs/qemu.md), so it
+takes no part, and is there as long as the primary's guest works: the secondary goes last.
+
+Invariant: the pair is never left without a secondary that it could still need. A secondary that is
+lost meanwhile is let go; a primary that is lost is left to the supervisor, which fails over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+
+from coloctl.clock import Deadline
+from coloctl.errors import ColoctlError
+from coloctl.ha.decision import Action, Decision, decide
+from coloctl.machine.cmdline import agent_socket
+from coloctl.model.pair import NodeName, Role
+from coloctl.model.protection import Protection
+from coloctl.qmp import command as qmp
+from coloctl.qmp import guestagent
+from coloctl.qmp.monitor import EventStream
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM, ended
+
+log = logging.getLogger(__name__)
+
+#: An agent that runs answers within milliseconds; a guest that is busy may not let it. Seconds.
+AGENT_DEADLINE_S = 5.0
+#: From one look at the pair to the next, seconds.
+LOOK_S = 0.1
+#: A primary whose guest is off may wait for its secondary in a checkpoint; seconds.
+TOGETHER_S = 1.0
+#: QEMU writes back what its disks' caches hold before it ends, seconds.
+WRITE_BACK_S = 10.0
+#: What a QEMU said last is read within milliseconds of its end, seconds.
+LAST_WORDS_S = 0.05
+#: People are told so often how much longer the guest may take, seconds.
+TELL_S = 10.0
+
+
+class Ending(StrEnum):
+    """How the wait for the guest ended."""
+
+    OFF = "guest shut down"
+    CUT_OFF = "cut off: the guest did not power off in time"
+    LOST = "lost"  #: the primary, while its secondary holds the guest
+
+
+#: Lets the secondary go, so that the guest runs on alone: as it was told to shut down.
+LetGo = Callable[[], Awaitable[None]]
+
+
+async def power_down(state: PairState, deadline: Deadline, let_go: LetGo) -> Ending:
+    """Ask the guest of the primary to power itself off, and wait for it until ``deadline``.
+
+    Its agent is asked first where the pair has one, then the power button is pressed. Raises
+    `MonitorError` where it cannot be pressed.
+    """
+    primary = state.vm_of(Role.PRIMARY)
+    with primary.monitor.listen("SHUTDOWN", bound=4) as told:
+        off = _Off(state, primary, told, let_go)
+        if state.spec.guest.agent and await _ask_agent(state, primary, deadline.remaining() / 4):
+            half = Deadline(deadline.remaining() / 2)
+            if (ending := await off.wait(half)) is not Ending.CUT_OFF:
+                return ending
+        state.progress("guest")
+        await primary.execute(qmp.system_powerdown())
+        return await off.wait(deadline)
+
+
+class _Off:
+    """The wait for one guest."""
+
+    def __init__(self, state: PairState, primary: VM, told: EventStream, let_go: LetGo) -> None:
+        self.state, self.primary, self.told, self.let_go = state, primary, told, let_go
+
+    async def wait(self, deadline: Deadline) -> Ending:
+        tell = Deadline(0.0)
+        while not deadline.expired:
+            if tell.expired:
+                tell = Deadline(TELL_S)
+                step = {"act": self.state.act, "step": "power off"}
+                self.state.emit("STEP", {**step, "limit-s": round(deadline.remaining(), 1)})
+            if await self._powered_off(min(LOOK_S, deadline.remaining())):
+                self.state.seats[self.primary.node].retired = True
+                await self._gone()
+                return Ending.OFF
+            if not self.primary.process.alive():
+                return Ending.LOST if self._held_twice() else Ending.OFF
+            decision = self._decision()
+            if decision.action is Action.FAIL_OVER and decision.lost == self.primary.node:
+                return Ending.LOST
+            if decision.action is Action.FAIL_OVER:
+                log.warning("%s It is let go while the guest shuts down.", decision.reason)
+                with contextlib.suppress(ColoctlError):
+                    await self.let_go()
+        return Ending.CUT_OFF
+
+    async def _powered_off(self, within_s: float) -> bool:
+        """Whether the guest has powered itself off; waits until that, or the end of its QEMU."""
+        heard = asyncio.ensure_future(
+            self.told.next(3600.0, lambda event: bool(event.data.get("guest")))
+        )
+        dying = asyncio.ensure_future(self.primary.process.wait())
+        try:
+            await asyncio.wait({heard, dying}, timeout=within_s, return_when="FIRST_COMPLETED")
+            if dying.done() and not heard.done():
+                await asyncio.wait({heard}, timeout=LAST_WORDS_S)
+            return heard.done() and heard.exception() is None
+        finally:
+            for task in (heard, dying):
+                task.cancel()
+            await asyncio.gather(heard, dying, return_exceptions=True)
+
+    async def _gone(self) -> None:
+        """The primary's QEMU has ended, or had its time; a secondary that it waits for goes."""
+        if not await ended(self.primary.process, TOGETHER_S):
+            secondary = self.state.seat_of(Role.SECONDARY)
+            if secondary is not None and secondary.vm is not None:
+                secondary.retired = True
+                await secondary.vm.process.kill(WRITE_BACK_S)
+            await ended(self.primary.process, WRITE_BACK_S)
+
+    def _held_twice(self) -> bool:
+        """Whether the secondary holds the guest as well."""
+        secondary = self.state.seat_of(Role.SECONDARY)
+        living = secondary is not None and secondary.vm is not None
+        in_colo = self.state.protection is Protection.COLO
+        return living and in_colo and secondary is not None and _lives(secondary.vm)
+
+    def _decision(self) -> Decision:
+        """What would be done about the pair now, if no one were stopping it."""
+        state = self.state
+        if state.observation is None or not self._held_twice():
+            return Decision(Action.NONE)
+        return decide(
+            state.finding, state.observation, state.spec.policy, paused=False, pair=state.spec.name
+        )
+
+
+def _lives(vm: VM | None) -> bool:
+    return vm is not None and vm.process.alive()
+
+
+async def taken_over(state: PairState, lost: NodeName, patience_s: float) -> bool:
+    """Wait until the supervisor has failed over from ``lost``; says whether it has."""
+    deadline = Deadline(patience_s)
+    while not deadline.expired:
+        primary = state.seat_of(Role.PRIMARY)
+        if state.protection is not Protection.COLO and not state.act:
+            return primary is not None and primary.name != lost
+        await asyncio.sleep(LOOK_S)
+    return False
+
+
+async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
+    """Whether the agent in the guest has begun to shut it down; else the power button is left."""
+    state.progress("agent")
+    try:
+        path = agent_socket(primary.rundir)
+        sock = await primary.host.monitor(path, AGENT_DEADLINE_S)
+        await guestagent.shut_down(sock, min(AGENT_DEADLINE_S, patience_s))
+    except ColoctlError as error:
+        log.warning("%s The guest's power button is pressed instead.", error.message)
+        return False
+    return True
