@@ -29,6 +29,7 @@ __all__ = [
     "Overlays",
     "Worth",
     "keep",
+    "leap",
     "reached",
     "read",
     "source",
@@ -82,6 +83,19 @@ async def unstable(spec: PairSpec, hosts: Hosts) -> list[str]:
 def reached(companion: Companion) -> int:
     """The highest generation that is known of these disks, be it of those that lay there before."""
     return max(companion.generation, companion.bound or 0)
+
+
+#: Further than any pair fails over between two looks at a file.
+LEAP = 1000
+
+
+def leap(companions: Companions) -> int:
+    """How much further than by one the generation grows by an operator's word.
+
+    Where a word cannot be read at all, its number is not known. It may come back, with its disk or
+    its permissions, and must not be the highest then.
+    """
+    return LEAP if any(one.doubt and one.bound is None for one in companions.values()) else 0
 
 
 def source(companions: Companions, *, promoted: Promoted | None = None) -> NodeName:

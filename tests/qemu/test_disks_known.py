@@ -138,7 +138,32 @@ def test_where_nothing_is_known_any_more_nothing_is_started(
             assert stage.state.protection is Protection.DOWN
             assert await begins(stage, begin_on="b") == "b"
             if harm is emptied:
-                assert b'"generation": 1' in companion(spec).read_bytes()
+                assert b'"generation": 1001' in companion(spec).read_bytes()
+
+    asyncio.run(story())
+
+
+def test_a_word_that_comes_back_does_not_overrule_an_operator(
+    tmp_path: Path, build: qemu.Build
+) -> None:
+    """Node b's companion could not be read, a person said a, and then it can be read again."""
+    spec = firmware_spec(tmp_path, build, "tcg")
+
+    async def story() -> None:
+        await make_disks(spec, build.img)
+        await lives_until_b_is_newer(spec)
+        before = companion(spec).read_bytes()
+        shutil.rmtree(tmp_path / "registry")
+        a_folder(spec)
+        async with supervised(spec) as stage:
+            watch, entered = stage.supervisor.watch, stage.supervisor.entered
+            await acts.start(stage.state, watch, entered, protected=False, begin_on="a")
+            await guest_writes(stage.primary, LAST, 0, PLACE)
+            await acts.stop(stage.state, force=True)
+        companion(spec).rmdir()
+        companion(spec).write_bytes(before)
+        async with supervised(spec) as stage:
+            assert await begins(stage) == "a"
 
     asyncio.run(story())
 

@@ -126,6 +126,7 @@ async def _start_guest(
     else:
         held = await alike.disks_alike(spec, ground, companions)
     if begin_on:
+        state.generation += generation.leap(companions)
         await _overrule(state, begin_on)
     elif companions[node].state is not Worth.OVERLAY_PENDING:
         await _keep(state, node, Worth.IN_SYNC)
