@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from coloctl.colo.refuse import REFUSED
 from coloctl.errors import ColoctlError, LaunchError
 from coloctl.host.base import Host
 from coloctl.machine import blockdev, cmdline, image
-from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.vm import VM, Binary
 
 NAME = "command line"
@@ -85,15 +85,35 @@ async def examine_command_lines(what: Rehearsed) -> list[Finding]:
     """
     findings = []
     for node in NODES:
-        for role in (Role.PRIMARY, Role.SECONDARY):
-            wrong = await _try(what, node, role)
-            if wrong is not None:
-                findings.append(wrong)
-                break
+        findings += await _try_both(what, node)
     if not findings:
         sentence = "Both nodes start their QEMU as primary and as secondary, all of it replicable."
         return [Finding(NAME, Severity.OK, sentence)]
     return _without_echo(findings)
+
+
+async def _try_both(what: Rehearsed, primary: NodeName) -> list[Finding]:
+    """Start the primary on that node and beside it the secondary on the other, as a pair stands.
+
+    So a socket that both of them would open on one machine is found as well.
+    """
+    findings = []
+    async with contextlib.AsyncExitStack() as running:
+        for node, role in ((primary, Role.PRIMARY), (other(primary), Role.SECONDARY)):
+            try:
+                await running.enter_async_context(_started(what, node, role))
+            except _Wrong as wrong:
+                findings.append(wrong.finding)
+                break
+    return findings
+
+
+class _Wrong(Exception):
+    """One QEMU was not started, or holds what cannot be replicated."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.sentence)
+        self.finding = finding
 
 
 def _without_echo(findings: list[Finding]) -> list[Finding]:
@@ -107,8 +127,9 @@ def _of_node_a(finding: Finding) -> str:
     return finding.sentence.replace("node b", "node a")
 
 
-async def _try(what: Rehearsed, node: NodeName, role: Role) -> Finding | None:
-    """Start one QEMU, ask it and end it; answer what is wrong, or None."""
+@contextlib.asynccontextmanager
+async def _started(what: Rehearsed, node: NodeName, role: Role) -> AsyncIterator[None]:
+    """Start one QEMU, ask it, and end it behind the block; raises `_Wrong`."""
     with tempfile.TemporaryDirectory(prefix="coloctl-doctor-") as made:
         folder = Path(made) / node  # as in the pair's own folder: a wire on one host leads there
         folder.mkdir(mode=0o700)
@@ -116,19 +137,31 @@ async def _try(what: Rehearsed, node: NodeName, role: Role) -> Finding | None:
             launch = await _command(what, node, role, folder)
             vm = await VM.launch(node, what.hosts[node], launch, folder)
         except LaunchError as error:
-            hint = f"`coloctl start {what.spec.source or 'SPEC'} --dry-run` prints the command line"
-            return Finding(NAME, Severity.ERROR, error.message, hint)
+            raise _Wrong(Finding(NAME, Severity.ERROR, error.message, _hint(what))) from error
         except ColoctlError as error:
-            return Finding(NAME, Severity.ERROR, error.message, error.hint or "")
+            raise _wrong(NAME, error) from error
         try:
             if role is Role.PRIMARY:
-                await require_covered(what.spec, vm)
-        except ColoctlError as error:
-            return Finding("replicable", Severity.ERROR, error.message, error.hint or "")
+                try:
+                    await require_covered(what.spec, vm)
+                except ColoctlError as error:
+                    raise _wrong("replicable", error) from error
+            yield
         finally:
             with contextlib.suppress(ColoctlError):
                 await vm.kill(LAUNCH_DEADLINE_S)
-    return None
+
+
+def _wrong(name: str, error: ColoctlError) -> _Wrong:
+    return _Wrong(Finding(name, Severity.ERROR, error.message, error.hint or ""))
+
+
+def _hint(what: Rehearsed) -> str:
+    """The next thing to try with a QEMU that did not start."""
+    dialogue = f"`coloctl start {what.spec.source or 'SPEC'} --dry-run` prints the command line"
+    if not what.spec.guest.extra_args:
+        return dialogue
+    return f"{dialogue}; an address in guest.extra_args is opened by the QEMUs of both nodes"
 
 
 async def _command(what: Rehearsed, node: NodeName, role: Role, folder: Path) -> cmdline.Launch:

@@ -45,8 +45,9 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
     """Start the pair that SPEC describes and supervise it until it ends.
 
     For systemd and for watching. Ctrl-C (SIGINT) stops the pair: the guest is asked to shut down;
-    a second Ctrl-C ends it at once. SIGTERM ends the supervisor alone; QEMU runs on. What an
-    earlier supervisor left running is taken over as it is, and a stop that it began is finished.
+    a second Ctrl-C ends it at once. SIGTERM and SIGHUP end the supervisor alone; QEMU runs on.
+    What an earlier supervisor left running is taken over as it is, and a stop that it began is
+    finished.
     """
     streams.detach()  # a supervisor never waits for whoever reads what it says
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # nor is it stopped for saying it

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +132,7 @@ def cli() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry the verb out and answer its exit code. What went wrong is on standard error."""
+    _clean_up_on_hangup(arguments)
     as_json = complaint.wants_json(arguments)
     code = _carried_out(arguments, as_json=as_json)
     if (error := streams.lost()) is None:
@@ -137,6 +140,21 @@ def run(arguments: Sequence[str]) -> int:
     if error.errno != errno.EPIPE:
         complaint.say(streams.complaint_about(error), as_json=as_json)
     return code if code or (arguments and arguments[0] in KEEP_THEIR_CODE) else 1
+
+
+#: A start that has begun goes on when its terminal closes, and a supervisor hears SIGHUP itself.
+_OUTLIVE_THEIR_TERMINAL = frozenset({"start", "run"})
+
+
+def _clean_up_on_hangup(arguments: Sequence[str]) -> None:
+    """Let a terminal that closes end the verb as Ctrl-C does: no program it started stays behind.
+
+    nohup(1) is honoured: a signal that is ignored stays ignored.
+    """
+    outlives = bool(arguments) and arguments[0] in _OUTLIVE_THEIR_TERMINAL
+    if not outlives and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        with contextlib.suppress(ValueError):  # not in the main thread: nothing to arrange
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:

@@ -110,7 +110,10 @@ async def _run(
             leave.set()
             return
         # Not before: until the seats are taken, an end by signal is as good as any other.
-        loop.add_signal_handler(signal.SIGTERM, leave.set)
+        # A terminal that closes ends what runs in it; the guest is none of its business.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) wants it ignored
+                loop.add_signal_handler(number, leave.set)
         loop.add_signal_handler(signal.SIGINT, service.interrupt)
         if adoption is not None:
             group.create_task(_finish(adoption, service))

@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
             raw = file.read(_BYTES_MAX + 1)
         if len(raw) > _BYTES_MAX:
             raise SpecError("", f"{path} is too large for a pair file.", hint="name a TOML file")
-        return raw.decode()
+        return raw.decode("utf-8-sig")  # editors on Windows begin a file with an invisible mark
     except FileNotFoundError:
         raise SpecError("", f"There is no pair file {path}.", hint="check the path") from None
     except IsADirectoryError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from coloctl import paths
 from coloctl.errors import SpecError
 from coloctl.model.pair import NODES, FencingMethod, PairSpec
+from coloctl.spec.qemuargs import listening_sockets
 
 #: Ports base_port + 10 * nic + {3, 4} must stay below base_port + 98 (migration).
 _NICS_MAX = 10
@@ -28,6 +29,18 @@ def contradictions(spec: PairSpec) -> Iterator[SpecError]:
     yield from _nodes(spec)
     yield from _timing(spec)
     yield from _fencing(spec)
+    yield from _shared_sockets(spec)
+
+
+def _shared_sockets(spec: PairSpec) -> Iterator[SpecError]:
+    """Find socket files that the QEMUs of both nodes would open: today both are on this machine."""
+    for path in listening_sockets(spec.guest.extra_args):
+        yield SpecError(
+            "guest.extra_args",
+            f"The QEMUs of both nodes would listen at {path}; the second takes it from the first.",
+            hint="leave it out: the guest's console is in the pair's folder, and `coloctl qmp` "
+            "talks to each QEMU",
+        )
 
 
 def _guest(spec: PairSpec) -> Iterator[SpecError]:

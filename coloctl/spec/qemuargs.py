@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from coloctl.spec.values import complaint
 
 _KEY = "coloctl sets it from a key of its own"
@@ -33,6 +36,29 @@ REFUSED: dict[str, tuple[str, str | None]] = {
     "initrd": (_KEY, "guest.initrd"),
     "append": (_KEY, "guest.append"),
 }
+
+
+#: How options name a socket file that QEMU listens at: ``-vnc unix:P``, ``-serial unix:P,server``,
+#: ``-gdb unix:P,server=on``, ``-chardev socket,path=P,server=on``, ``-spice unix=on,addr=P``.
+_LISTENING = (
+    re.compile(r"^unix:(?P<path>[^,]+)"),
+    re.compile(r"^socket,(?=.*\bserver\b)(?!.*\bserver=off\b).*\bpath=(?P<path>[^,]+)"),
+    re.compile(r"^(?=.*\bunix=on\b).*\baddr=(?P<path>[^,]+)"),
+)
+
+
+def listening_sockets(args: Iterable[str]) -> list[str]:
+    """Name the socket files that a QEMU with these arguments would listen at.
+
+    Two QEMUs of one machine cannot share one: the second takes it from the first in silence.
+    """
+    found = []
+    for word in args:
+        for pattern in _LISTENING:
+            if match := pattern.match(word):
+                found.append(match["path"])
+                break
+    return found
 
 
 def check_extra_args(args: list[str]) -> list[str]:

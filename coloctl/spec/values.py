@@ -182,6 +182,11 @@ def address(text: str) -> str:
         parsed = ip_address(text)
     except ValueError:
         raise complaint(f'"{text}" is not an IP address.', "write it like 10.66.0.1") from None
+    if parsed.version == 6 and (parsed.scope_id or parsed.is_link_local):
+        raise complaint(
+            f"{text} is a link-local address, and QEMU cannot listen at one.",
+            "give the link addresses of its own, like fd00::1 and fd00::2",
+        )
     if parsed.is_unspecified or parsed.is_multicast:
         raise complaint(
             f"{text} is not the address of one host.", "name the address of the replication link"

@@ -294,6 +294,15 @@ def test_what_qemu_refuses_is_found_by_starting_it(spec: PairSpec, build: Build)
     assert "scratch.raw" in found.sentence and found.severity is Severity.ERROR
 
 
+def test_an_address_that_both_qemus_would_open_is_found(spec: PairSpec) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    extra = ("-gdb", f"tcp:127.0.0.1:{port}")
+    found = bad(examine(replace(spec, guest=replace(spec.guest, extra_args=extra))))
+    assert "guest.extra_args" in found["command line"].hint, found
+
+
 def test_several_missing_things_are_all_found(spec: PairSpec, build: Build) -> None:
     gone = spec.disks[0].image["a"].with_name("gone")
     nic = NicSpec("hn0", "52:54:00:12:34:56", tap=None, model="virtio")

@@ -16,6 +16,7 @@ from coloctl import spec
 from coloctl.errors import SpecError
 from coloctl.model.pair import Channel, CheckpointMode, FencingMethod
 from coloctl.spec import values
+from coloctl.spec.qemuargs import listening_sockets
 from coloctl.spec.tables import PairFile
 
 pytestmark = pytest.mark.unit
@@ -481,3 +482,40 @@ def test_any_value_anywhere_is_accepted_or_named(data: st.DataObject) -> None:
 )
 def test_how_often_disks_are_compared(written: str, seconds: float) -> None:
     assert spec.parse(f"{WEB}\n[verify]\nevery = {written}\n", BASE).verify.every_s == seconds
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    plain, marked = tmp_path / "plain.toml", tmp_path / "marked.toml"
+    plain.write_text(WEB)
+    marked.write_bytes(b"\xef\xbb\xbf" + WEB.encode())
+    assert spec.load(marked).name == spec.load(plain).name
+
+
+@pytest.mark.parametrize("address", ["fe80::1", "fe80::1%eth0"])
+def test_an_address_that_nothing_can_listen_at_is_refused(tmp_path: Path, address: str) -> None:
+    text = WEB.replace('address = "10.66.0.1"', f'address = "{address}"')
+    assert text != WEB
+    (problem, *_) = spec.problems(text, tmp_path)
+    assert problem.key == "node.a.address" and "link-local" in problem.sentence
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["-vnc", "unix:/run/v"],
+        ["-serial", "unix:/run/v,server=on,wait=off"],
+        ["-chardev", "socket,id=x,path=/run/v,server=on,wait=off"],
+        ["-spice", "unix=on,addr=/run/v,disable-ticketing=on"],
+    ],
+)
+def test_a_socket_that_both_qemus_would_open_is_refused(tmp_path: Path, extra: list[str]) -> None:
+    words = ", ".join(f'"{word}"' for word in extra)
+    text = WEB.replace("[guest]", f"[guest]\nextra_args = [{words}]")
+    assert text != WEB
+    (problem, *_) = spec.problems(text, tmp_path)
+    assert problem.key == "guest.extra_args" and "/run/v" in problem.sentence
+
+
+def test_a_socket_that_qemu_only_connects_to_may_stay() -> None:
+    args = ["-chardev", "socket,id=x,path=/run/v,server=off", "-chardev", "pty,id=y"]
+    assert listening_sockets(args) == []

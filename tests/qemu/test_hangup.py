@@ -1,0 +1,63 @@
+"""A terminal that closes: no program that a verb has started stays behind, and guests run on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.smallpair import write_small_pair
+
+from coloctl.lab import qemu
+
+pytestmark = pytest.mark.qemu
+
+PATIENCE_S = 60.0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    """Whether the process still runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_verb_ends_the_qemu_img_that_it_waits_for(
+    qemu_builds: Callable[[str], qemu.Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`doctor` waits for a qemu-img whose image never answers, and its terminal closes."""
+    build = qemu_builds("11.1")
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "qemu-system-x86_64").symlink_to(build.binary)
+    started = tmp_path / "started"
+    slow = tools / "qemu-img"
+    slow.write_text(f"#!/bin/sh\necho $$ > {started}.new\nmv {started}.new {started}\nsleep 600\n")
+    slow.chmod(0o700)
+    file = write_small_pair(tmp_path / "web.toml", build, binary=tools / "qemu-system-x86_64")
+    argv = [sys.executable, "-P", "-m", "coloctl.cli.main", "doctor", str(file)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as doctor:
+        try:
+            give_up = time.monotonic() + PATIENCE_S
+            while not started.exists():
+                assert time.monotonic() < give_up and doctor.poll() is None
+                time.sleep(0.05)
+            waiting = int(started.read_text())
+            sleeping = children_of(waiting)
+            doctor.send_signal(signal.SIGHUP)
+            _, said = doctor.communicate(timeout=PATIENCE_S)
+        finally:
+            doctor.kill()
+    assert doctor.returncode == 130, said
+    assert b"Traceback" not in said
+    assert not [pid for pid in (waiting, *sleeping) if runs(pid)]
