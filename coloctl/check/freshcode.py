@@ -40,23 +40,35 @@ def provide(binary: Path, *, report: Report = silent) -> Path:
     with exclusive(file.parent / "lock", "the fresh-code plugin", report):
         if (found := freshcode.find(binary)) is not None:
             return found
-        report(Progress("the fresh-code plugin: building it"))
-        file.parent.chmod(0o755)  # whatever the umask was
-        with tempfile.TemporaryDirectory(prefix="building-", dir=file.parent) as folder:
-            source, built = Path(folder) / "fresh-code.c", Path(folder) / file.name
-            source.write_text(freshcode.source(), encoding="utf-8")
-            compiler.shared_object(source, built, report=report)
-            built.chmod(0o644)
-            report(Progress("the fresh-code plugin: trying it in QEMU"))
-            try_out(binary, built)
-            file.unlink(missing_ok=True)
-            built.rename(file)
+        try:
+            _build(binary, file, report)
+        except OSError as error:
+            raise ProvisionError(
+                f"The fresh-code plugin cannot be kept in {file.parent}: {error.strerror}.",
+                hint="make room there, or set COLOCTL_CACHE_DIR to a folder of your own",
+            ) from error
     if why := freshcode.distrust(file):
         raise ProvisionError(
             f"The fresh-code plugin is built and not trusted: {why}",
             hint="chmod go-w that folder, or set COLOCTL_CACHE_DIR to one of yours",
         )
     return file
+
+
+def _build(binary: Path, file: Path, report: Report) -> None:
+    """Compile the plugin, try it in ``binary``, and give it its name."""
+    report(Progress("the fresh-code plugin: building it"))
+    file.parent.chmod(0o755)  # whatever the umask was
+    with tempfile.TemporaryDirectory(prefix="building-", dir=file.parent) as folder:
+        source, built = Path(folder) / "fresh-code.c", Path(folder) / file.name
+        source.write_text(freshcode.source(), encoding="utf-8")
+        compiler.shared_object(source, built, report=report)
+        built.chmod(0o644)
+        report(Progress("the fresh-code plugin: trying it in QEMU"))
+        try_out(binary, built)
+        with built.open("rb+") as written:
+            os.fsync(written.fileno())  # half a plugin would keep every later pair from starting
+        built.replace(file)
 
 
 def try_out(binary: Path, plugin: Path) -> None:

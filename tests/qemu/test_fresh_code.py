@@ -9,8 +9,10 @@ serial console.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -168,6 +170,20 @@ def test_a_qemu_that_lacks_a_symbol_refuses_the_plugin_by_name(
         building.provide(build.binary)
     assert freshcode.find(build.binary) is None
     assert [file.name for file in (tmp_path / "cache/plugin").iterdir()] == ["lock"]
+
+
+def test_a_cache_without_room_is_told_in_a_sentence(
+    tmp_path: Path, build: qemu.Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLOCTL_CACHE_DIR", str(tmp_path / "cache"))
+
+    def full(source: Path, target: Path, **_: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(compiler, "shared_object", full)
+    with pytest.raises(ProvisionError, match="No space left"):
+        building.provide(build.binary)
+    assert freshcode.find(build.binary) is None
 
 
 def test_an_older_qemu_says_which_version_it_has(
