@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coloctl import paths, spec
+from coloctl import interrupts, paths, spec
 from coloctl.chaos.remains import Trail, namespaces
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
@@ -65,11 +65,15 @@ def lab(setting: Setting) -> Iterator[Lab]:
     """A lab of that name stands; raises `PairBusy` when somebody uses one, or is setting it up."""
     with _claimed(f"lab {setting.name}"):
         _refuse_tenants(setting.name)
-        standing = Lab.up(setting.name)
+        standing: Lab | None = None
         try:
+            with interrupts.deferred():
+                standing = Lab.up(setting.name)
             yield standing
         except BaseException:
-            standing.down()
+            if standing is not None:
+                with interrupts.deferred(raise_after=False):
+                    standing.down()
             raise
         if not setting.keep:
             standing.down()

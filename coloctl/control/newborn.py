@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from coloctl import paths
+from coloctl import interrupts, paths
 from coloctl.control.client import ControlClient, OnEvent
 from coloctl.control.listener import folder_locked, listen, served
 from coloctl.errors import ColoctlError, MonitorError, PairBusy, PreconditionFailed
@@ -203,12 +203,12 @@ def newborn(spec: PairSpec, metrics: str = "") -> Iterator[Newborn]:
     """
     born: Newborn | None = None
     try:
-        with _interrupts_deferred():
+        with interrupts.deferred():
             born = Newborn(spec, metrics)
         yield born
     except BaseException:
         if born is not None and not born.kept:
-            with _interrupts_deferred(raise_after=False):
+            with interrupts.deferred(raise_after=False):
                 born.end()
         raise
 
@@ -249,16 +249,3 @@ def _spawn(
         )
     finally:
         os.close(log_fd)
-
-
-@contextlib.contextmanager
-def _interrupts_deferred(*, raise_after: bool = True) -> Iterator[None]:
-    """Ctrl-C takes effect at the end of the block, or not at all."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came and raise_after:
-        raise KeyboardInterrupt

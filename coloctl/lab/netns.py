@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from coloctl import interrupts
 from coloctl.errors import LabError
 from coloctl.lab.kernel import (
     CLONE_NEWNET,
@@ -238,12 +239,11 @@ def _on_a_thread(work: Callable[[], T]) -> T:
             failure.append(error)
 
     thread = threading.Thread(target=run, name="netns")
-    thread.start()
-    try:
+    # Ctrl-C must not leave a step running behind the clean-up: `start` waits, too, until the thread
+    # has begun, and one that was interrupted there went on and named its namespace afterwards.
+    with interrupts.deferred():
+        thread.start()
         thread.join()
-    except BaseException:
-        thread.join()  # Ctrl-C must not leave a step running behind the clean-up
-        raise
     if failure:
         raise failure[0]
     return outcome[0]

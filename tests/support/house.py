@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sealed",
             "bounded",
             "procfs",
+            "interrupts",
             "journalfile",
         }
     ),
