@@ -16,7 +16,7 @@ from coloctl import spec
 from coloctl.check.doctor import examine_pair
 from coloctl.check.finding import Finding, Severity, document, worst
 from coloctl.check.machine import examine_machine
-from coloctl.cli import documents, render
+from coloctl.cli import documents, render, world
 from coloctl.cli.options import format_option
 from coloctl.host import open_host
 
@@ -44,7 +44,9 @@ def doctor(*, spec_path: Path | None, form: str) -> int:
     if spec_path is None:
         findings = asyncio.run(_machine())
     else:
-        findings = asyncio.run(examine_pair(spec.load(spec_path)))
+        pair = spec.load(spec_path)
+        world.enter(pair)
+        findings = asyncio.run(examine_pair(pair))
     if form == "json":
         documents.print_json(document(findings))
     else:

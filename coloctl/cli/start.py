@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from coloctl import paths, spec
-from coloctl.cli import complaint, documents, reach
+from coloctl.cli import complaint, documents, reach, world
 from coloctl.cli.options import (
     Duration,
     WaitingCommand,
@@ -130,8 +130,12 @@ def start(
 
 
 def load(path: Path) -> PairSpec:
-    """The pair that the file describes, every file it names usable; raises `SpecError`."""
+    """Load the pair that the file describes and check its files; raises `SpecError`.
+
+    A user without root goes on in the world of the lab that holds the pair's hosts.
+    """
     pair = spec.load(path.absolute())
+    world.enter(pair)
     spec.check_files(pair)
     return pair
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import click
 
 from coloctl import paths
-from coloctl.cli import documents, reach
+from coloctl.cli import documents, reach, world
 from coloctl.cli.acting import Act
 from coloctl.cli.options import (
     Duration,
@@ -20,7 +21,7 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.control.acts import SHUTDOWN_S, Acts
-from coloctl.errors import GuestCutOff, NoSuchPair, Unreachable
+from coloctl.errors import ColoctlError, GuestCutOff, NoSuchPair, Unreachable
 
 #: How the answer of a stop begins whose guest did not power itself off.
 CUT_OFF = "cut off"
@@ -109,6 +110,8 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
             f"The supervisor of {pair} is gone; nothing of it still runs.",
             hint=f"`coloctl stop {pair} --force` clears its folder",
         )
+    with contextlib.suppress(ColoctlError):  # a folder that does not say which pair it was of
+        world.enter(leftovers.remembered(folder))
     confirm(pair, _question(pair, force=bool(living)), yes=yes or not living)
     ended = asyncio.run(end_stale(pair))
     _tell(pair, "killed" if ended else "nothing was left running", form)

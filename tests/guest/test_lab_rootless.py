@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -12,12 +13,13 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.smallpair import write_small_pair
 
-from coloctl.lab import rootless
+from coloctl.lab import qemu, rootless
 
 pytestmark = pytest.mark.guest
 
@@ -155,7 +157,7 @@ class User:
     def coloctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The command with these arguments, done."""
         with self._start("-m", "coloctl.cli.main", *arguments) as process:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=120)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -277,6 +279,36 @@ def test_the_verbs_of_the_lab_find_its_world_again(user: User) -> None:
     assert list(user.state.iterdir()) == []
     gone = user.coloctl("lab", "show", *named)
     assert gone.returncode == 1 and "coloctl lab up" in gone.stderr
+
+
+def test_a_pair_starts_in_the_world_of_its_lab(
+    user: User, qemu_builds: Callable[[str], qemu.Build]
+) -> None:
+    """What the quickstart types next, as an ordinary user, after `lab up`."""
+    needs_tun()
+    file = write_small_pair(user.home / "rootless.toml", qemu_builds("11.1"))
+    text = file.read_text()
+    for node, address in (("a", "10.66.0.1"), ("b", "10.66.0.2")):
+        host = f'host = "netns:{LAB}-host-{node}"\naddress = "{address}"'
+        text = re.sub(rf'(\[node\.{node}\]\n)address = "[^"]*"', rf"\1{host}", text)
+    file.write_text(text)
+    if os.geteuid() == 0:
+        for made in user.home.glob("*"):
+            os.chown(made, NOBODY, NOBODY)
+    assert user.coloctl("lab", "up", "--name", LAB).returncode == 0
+    looked = user.coloctl("doctor", str(file), "-f", "json")
+    findings = json.loads(looked.stdout)["findings"]
+    assert not [one for one in findings if one["severity"] == "error"], findings
+    try:
+        started = user.coloctl("start", str(file))
+        assert started.returncode == 0, started.stderr
+        assert "is protected: the guest runs on node a" in started.stdout
+        view = json.loads(user.coloctl("status", "rootless", "-f", "json").stdout)
+        assert view["protection"] == "colo"
+    finally:
+        stopped = user.coloctl("stop", "rootless", "--force", "--yes")
+    assert stopped.returncode == 0, stopped.stderr
+    assert user.coloctl("lab", "down", "--name", LAB).returncode == 0
 
 
 def test_a_world_whose_holder_died_is_replaced(user: User) -> None:

@@ -1,0 +1,27 @@
+"""Run a verb again in the user namespace of the lab that holds a pair's hosts.
+
+Called by the verbs that open a pair's hosts themselves: `start`, `run`, `doctor`, and
+`stop --force` without a supervisor. For a user without root `coloctl lab up` made that namespace
+(`lab.rootless`), and the lab's network namespaces can be seen in it alone. All other verbs ask the
+supervisor, which lives there.
+"""
+
+from __future__ import annotations
+
+from coloctl.lab import layout, rootless
+from coloctl.model.pair import PairSpec
+
+
+def enter(pair: PairSpec) -> None:
+    """Replace this process by the same command in the lab's world; return where that is not needed.
+
+    Not needed: as root, in such a world already, and for a pair whose hosts are in no lab of this
+    user. Call it before any thread starts. Raises `LabError` when the world cannot be entered.
+    """
+    if not rootless.needed():
+        return
+    hosts = {node.host.removeprefix("netns:") for node in pair.nodes.values()}
+    for lab in rootless.held():
+        if hosts & {layout.namespace(lab, role) for role in layout.ROLES}:
+            rootless.join(lab)
+            return
