@@ -200,11 +200,7 @@ class Pair:
         return seen(await self._act(Acts.unprotect))
 
     async def failover(
-        self,
-        to: str | None = None,
-        *,
-        force: bool = False,
-        timeout: float = patience.FAILOVER_S,
+        self, to: str | None = None, *, force: bool = False, timeout: float = patience.FAILOVER_S
     ) -> Document:
         """One node is dead, proven, and the other runs the guest; answers the timeline."""
         return await self._act(lambda acts: acts.failover(to, force=force, wait_s=timeout))
@@ -233,6 +229,10 @@ class Pair:
     async def checkpoint(self) -> int:
         """Both nodes hold one checkpoint more; answers the number of it."""
         return int((await self._act(Acts.checkpoint))["count"])
+
+    async def verify(self) -> Document:
+        """Compare both nodes' disks while the guest runs; the document of `verify -f json`."""
+        return await self._act(Acts.verify)
 
     async def qmp(self, node: str, command: str, /, **arguments: Any) -> Any:
         """What the QEMU of a node returned; ``node`` is a, b, primary or secondary.
