@@ -111,6 +111,9 @@ def _changes(seen: Observation) -> Iterator[_Change]:
     yield _Change(
         "a checkpoint does not begin", "overdue", None, then, seen.overdue_ms, limits.overdue_ms
     )
+    then = replace(seen, contrast=replace(seen.contrast, deaf=True))
+    happens = f"node {secondary}'s guest does what node {primary}'s does not"
+    yield _Change(happens, "event", secondary, then)
     yield _event(seen, primary, "replica-write-error", f"node {secondary}'s disk misses a write")
     yield _event(seen, primary, "local-write-error", f"node {primary}'s disk misses a write")
     yield _event(seen, primary, "colo-exit", f"node {primary} leaves COLO with an error")
