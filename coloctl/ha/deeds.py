@@ -18,8 +18,6 @@ from dataclasses import dataclass
 GRACE_S, GRACE_CHECKPOINTS, GRACE_LONGEST_S = 1.0, 2, 3.0
 #: What the primary did before counts for so long, seconds: the secondary may be behind it.
 EXCUSED_S = 5.0
-#: What follows a reset that the monitor asked for, seconds: the firmware resets once more.
-ORDERED_S = 2.0
 
 #: Lines and shapes that are remembered of one console.
 MEMORY = 20_000
@@ -83,7 +81,7 @@ class Deeds:
     def __init__(self) -> None:
         self.alone: dict[str, None] = {}
         self._pending: list[tuple[str, Moment]] = []
-        self._primary_s = self._ordered_s = float("-inf")
+        self._primary_s = float("-inf")
 
     @property
     def undecided(self) -> bool:
@@ -98,15 +96,10 @@ class Deeds:
         self._primary_s = at_s
         self._pending.clear()
 
-    def secondary(self, deed: str, moment: Moment, *, ordered: bool = False) -> None:
-        """Note that the secondary's guest did this; ``ordered``: its monitor asked for it."""
-        if ordered:
-            self._ordered_s = moment.at_s
-        elif moment.at_s - self._ordered_s >= ORDERED_S and not self._excused(moment):
+    def secondary(self, deed: str, moment: Moment) -> None:
+        """Note that the secondary's guest did this, by itself or because its monitor was told."""
+        if moment.at_s - self._primary_s >= EXCUSED_S:
             self._pending.append((deed, moment))
-
-    def _excused(self, moment: Moment) -> bool:
-        return moment.at_s - self._primary_s < EXCUSED_S
 
     def judge(self, now: Moment) -> None:
         """Hold against the secondary what the primary has had its time for."""

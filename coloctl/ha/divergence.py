@@ -28,7 +28,7 @@ EARLY, WAITED = 0.85, 0.9
 #: The event of a supervisor that found the divergence and then died.
 EARLIER = "earlier"
 _SAID: Mapping[str, str] = {
-    "reset": "Node {s}'s guest was reset by itself, and node {p}'s was not.",
+    "reset": "Node {s}'s guest was reset, and node {p}'s was not.",
     "panic": "Node {s}'s guest says that its kernel panicked, and node {p}'s does not.",
     "watchdog": "Node {s}'s watchdog expired, and node {p}'s did not.",
     "memory": "Node {s}'s host says that memory of the guest failed, and node {p}'s does not.",

@@ -41,7 +41,7 @@ CONSOLE_BYTES = 256 * 1024
 BEFORE_BYTES = 1 << 20
 #: How often the registers are looked at when the processors differ, how far apart in seconds, and
 #: how long QEMU may take to tell them: it may be in a checkpoint.
-LOOKS, LOOK_PERIOD_S, LOOK_DEADLINE_S = 10, 0.04, 2.0
+LOOKS, LOOK_PERIOD_S, LOOK_DEADLINE_S = 8, 0.03, 2.0
 #: What an undecided sign may take until it is one or is none, seconds.
 SETTLE_S = 5.0
 
@@ -161,11 +161,10 @@ class Contrasting:
         if (deed := DEEDS.get(event.name)) is not None:
             if event.data.get("action") == "ignore":  # memory of the host that no guest used
                 return
-            ordered = event.name == "RESET" and not event.data.get("guest", True)
             if of_primary:
                 session.deeds.primary(deed, now_s)
             else:
-                session.deeds.secondary(deed, session.moment(now_s), ordered=ordered)
+                session.deeds.secondary(deed, session.moment(now_s))
         elif event.name == "STOP" and of_primary:
             self._count(session)
         elif event.name == "STOP":  # the secondary stops first, and both have run up to here
@@ -182,6 +181,16 @@ class Contrasting:
         if session.processors is None:
             await self._find_processors(session)
         await self._read(session)
+        self.sample()
+
+    def sample(self) -> None:
+        """Look at the processors; oftener than `tick`, so that a short spin is not averaged away.
+
+        Not while a checkpoint holds a guest: how long is known at its end only.
+        """
+        session = self._session
+        if session is None or session is not self._attend():
+            return
         if not any(seat.ledger.stopped_at for seat in (session.primary, session.secondary)):
             self._weigh(session)
 

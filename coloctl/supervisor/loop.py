@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 #: How often belief is compared with observation when nothing happens, seconds.
 OBSERVE_PERIOD_S = 1.0
+#: How often the processors of both guests are looked at between two such comparisons.
+SAMPLES = 4
 #: One observation of one QEMU, seconds: longer than any checkpoint pause seen (docs/qemu.md).
 OBSERVE_DEADLINE_S = 2.0
 
@@ -117,15 +119,22 @@ class Supervisor:
             await asyncio.sleep(bounded.PERIOD_S)
 
     async def _compare_guests(self) -> None:
-        """Compare both guests about once a second; whatever is wrong with one look, others come."""
+        """Compare both guests about once a second, and their processors oftener.
+
+        Whatever is wrong with one look, others come.
+        """
         while True:
             try:
                 await self._contrast.tick()
+                for _ in range(SAMPLES):
+                    await asyncio.sleep(OBSERVE_PERIOD_S / SAMPLES)
+                    self._contrast.sample()
             except ColoctlError as error:
                 log.error("The guests could not be compared: %s", error.message)
+                await asyncio.sleep(OBSERVE_PERIOD_S)
             except Exception:
                 log.exception("The guests could not be compared")
-            await asyncio.sleep(OBSERVE_PERIOD_S)
+                await asyncio.sleep(OBSERVE_PERIOD_S)
 
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""

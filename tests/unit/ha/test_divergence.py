@@ -16,7 +16,6 @@ from coloctl.ha.deeds import (
     EXCUSED_S,
     GRACE_LONGEST_S,
     GRACE_S,
-    ORDERED_S,
     Deeds,
     Moment,
     Words,
@@ -48,13 +47,13 @@ def found(contrast: Contrast) -> tuple[str, ...]:
 
 
 def deeds(*story: tuple[str, float]) -> Deeds:
-    """What was heard: ``P``, ``S`` or ``ordered``, and when; a checkpoint each second."""
+    """What was heard: ``P`` or ``S``, and when; a checkpoint each second."""
     told = Deeds()
     for who, at_s in story:
         if who == "P":
             told.primary("reset", at_s)
         else:
-            told.secondary("reset", Moment(at_s, int(at_s)), ordered=who == "ordered")
+            told.secondary("reset", Moment(at_s, int(at_s)))
     told.judge(LATER)
     return told
 
@@ -67,8 +66,6 @@ def deeds(*story: tuple[str, float]) -> Deeds:
         ([("P", 10.0), ("S", 10.1)], False),  # the secondary is behind
         ([("S", 10.0), ("P", 10.15)], False),  # the secondary is ahead
         ([("P", 10.0), ("S", 10.0 + EXCUSED_S)], True),
-        ([("ordered", 10.0), ("S", 10.05)], False),  # its monitor asked, and the firmware follows
-        ([("ordered", 10.0), ("S", 10.0 + ORDERED_S)], True),
         ([("P", 10.0), ("P", 10.05)], False),
     ],
 )
