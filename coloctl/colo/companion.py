@@ -322,8 +322,11 @@ def _from_beside(
     if alike in OTHERS:
         why = f"{beside.path} was written for other disks than those of node {node} now"
         return _doubt(known, _highest(ours, theirs), why)
-    if theirs is None or theirs.serial <= ours.serial or likeness(theirs, now) in OTHERS:
+    if theirs is None or theirs.serial <= ours.serial:
         return _take(known, ours)
+    if likeness(theirs, now) in OTHERS:
+        why = f"The word in {registered.path} is a later one, about another disk that lay there"
+        return _doubt(known, _highest(ours, theirs), f"{why} (node {node}, {beside.path})")
     if ours.serial >= theirs.beside:
         return _take(known, theirs)  # it could not be written beside the image
     return _doubt(

@@ -18,6 +18,7 @@ from coloctl.host.base import Host
 from coloctl.host.console import Console
 from coloctl.machine import accel as accelerators
 from coloctl.machine import blockdev, cmdline, freshcode, image
+from coloctl.model.disk import DiskIdentity
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.wires import Wires
 from coloctl.vm import VM, Binary, Recorder, inspect
@@ -150,7 +151,9 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
     for i, disk in enumerate(spec.disks):
         path, host = disk.image[node], ground.hosts[node]
         guest = await _info(spec, ground, other(node), i)
-        if not (await host.identify(path)).present:
+        there = await host.identify(path)
+        if not there.present:
+            _require_file(there, path, node)
             await image.create(
                 path,
                 guest.virtual_size,
@@ -162,6 +165,16 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
             made.append(path)
         image.require_equal_sizes(guest, await _info(spec, ground, node, i))
     return made
+
+
+def _require_file(there: DiskIdentity, path: Path, node: NodeName) -> None:
+    """Raise `PreconditionFailed` for a missing device: a file made below /dev lies in memory."""
+    where = Path(there.key.partition(":")[2])
+    if where.is_relative_to("/dev") and not where.is_relative_to("/dev/shm"):
+        raise PreconditionFailed(
+            f"The device {path} of node {node} is not there.",
+            hint="activate it (`lvchange -ay`, `losetup`), or correct the path in the pair file",
+        )
 
 
 async def require_same_sizes(spec: PairSpec, ground: Ground) -> int:

@@ -9,6 +9,7 @@ nothing runs and the error names what would be lost.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from support.pairs import (
 )
 
 from coloctl.colo import alike, generation, registry
-from coloctl.errors import PreconditionFailed
+from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.lab import qemu
 from coloctl.machine import image
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
@@ -300,3 +301,25 @@ def test_new_disks_that_are_large_or_slow_do_not_hold_the_guest(
             assert await holds(stage.primary, LAST, 0, PLACE)
 
     asyncio.run(story())
+
+
+def test_a_device_that_is_missing_is_not_made_as_a_file_in_memory(
+    tmp_path: Path, build: qemu.Build, loops: Callable[[NodeName], Path]
+) -> None:
+    absent = Path(f"/dev/coloctl-{os.getpid()}")
+    spec = on_devices(
+        firmware_spec(tmp_path, build, "tcg"), tmp_path, {"a": loops("a"), "b": absent}
+    )
+
+    async def story() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            with pytest.raises(ColoctlError, match=f"device {absent} of node b is not there"):
+                await stage.start()
+            assert stage.state.protection is Protection.UNPROTECTED
+
+    try:
+        asyncio.run(story())
+        assert not absent.exists()
+    finally:
+        absent.unlink(missing_ok=True)
