@@ -13,7 +13,7 @@ from coloctl.control.client import ControlEvent, OnEvent
 
 #: The steps of `coloctl start`, in words.
 WORDS = {
-    "images": "comparing the disk images of both nodes",
+    "images": "looking at the disks of both nodes",
     "primary": "starting the guest's QEMU",
     "boot": "letting the guest boot",
     "link": "trying the replication link",
