@@ -8,11 +8,9 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -273,14 +271,14 @@ def test_a_start_that_cannot_protect_says_so_and_keeps_its_guest(
 ) -> None:
     io = build.binary.with_name("qemu-io")
     subprocess.run([io, "-c", "write -P 7 0 64k", tmp_path / "a.qcow2"], check=True)
-    described = tomllib.loads(operator.file.read_text())
-    where = (described["node"]["b"]["address"], described["replication"]["base_port"] + 99)
-    with socket.socket() as squatter:
-        squatter.bind(where)  # not listening: a look at the ports in use does not see it
-        refused = operator.start(code=3)
-    said = refused.stderr
+    (tmp_path / "scratch.raw").write_bytes(bytes(1 << 20))
+    node = f"driver=raw,node-name=s0,file.driver=file,file.filename={tmp_path}/scratch.raw"
+    extra = json.dumps(["-blockdev", node, "-device", "virtio-blk-pci,drive=s0"])
+    text = operator.file.read_text()
+    operator.file.write_text(text.replace("[[disk]]", f"extra_args = {extra}\n[[disk]]", 1))
+    said = operator.start(code=3).stderr
     assert "error: The guest of web runs on node a, but it is not protected: " in said
-    assert where[0] in said and "in use" in said
+    assert "scratch.raw" in said
     assert "\nhint: `coloctl reprotect web` tries again; " in said
     assert operator.view()["protection"] == "unprotected"
     assert operator.node("primary")["presence"] == "alive"

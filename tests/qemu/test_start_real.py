@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,13 +52,18 @@ def unequal(spec: PairSpec, build: qemu.Build) -> None:
 
 
 @contextlib.contextmanager
-def taken(spec: PairSpec) -> Iterator[Callable[[], None]]:
-    """A function that takes the port which the secondary's disks are exported at."""
-    with socket.socket() as squatter:
+def taken(spec: PairSpec, build: qemu.Build) -> Iterator[Callable[[], None]]:
+    """A function that opens node b's image, whose lock no secondary gets then."""
+    with contextlib.ExitStack() as stack:
 
         def take() -> None:
-            squatter.bind((spec.nodes["b"].address, spec.replication.nbd_port()))
-            squatter.listen()
+            argv = [build.binary.with_name("qemu-io"), spec.disks[0].image["b"]]
+            holder = stack.enter_context(
+                subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            stack.callback(holder.kill)
+            assert holder.stdout is not None
+            assert holder.stdout.read(7) == b"qemu-io"  # it asks for a command: the image is open
 
         yield take
 
@@ -75,11 +79,11 @@ def test_a_start_that_cannot_protect_leaves_the_guest_and_protects_it_later(
 
     async def story(stage: Stage) -> None:
         await asyncio.to_thread(unequal, spec, build)
-        with taken(spec) as take:
+        with taken(spec, build) as take:
             stage.at_step("primary", take)
             with pytest.raises(RunsAlone, match="runs on node a, but it is not protected") as alone:
                 await stage.start()
-            assert str(spec.replication.nbd_port()) in alone.value.message
+            assert str(spec.disks[0].image["b"]) in alone.value.message
             assert alone.value.exit_code == 3
             assert stage.state.protection is Protection.UNPROTECTED
             assert await serves(stage)
@@ -119,7 +123,7 @@ def test_a_guest_that_never_ran_is_undone(build: qemu.Build, tmp_path: Path) -> 
     spec = firmware_spec(tmp_path, build, "tcg")
 
     async def story(stage: Stage) -> None:
-        with taken(spec) as take:
+        with taken(spec, build) as take:
             stage.at_step("primary", take)
             with pytest.raises((ReplicationError, PreconditionFailed, LaunchError)) as failed:
                 await stage.start()
