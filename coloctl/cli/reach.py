@@ -17,19 +17,22 @@ SURVEY_TIMEOUT_S = 2.0
 
 
 @contextlib.contextmanager
-def acts(pair: str) -> Iterator[Acts]:
+def acts(pair: str, patience_s: float = QUERY_S) -> Iterator[Acts]:
     """A connection to the pair's supervisor over which it can be asked anything; as `connect`."""
-    with connect(pair) as client:
+    given = {} if patience_s >= QUERY_S else {"patience_s": patience_s}
+    with connect(pair, **given) as client:
         yield Acts(client)
 
 
-def connect(pair: str, on_event: OnEvent | None = None) -> ControlClient:
+def connect(
+    pair: str, on_event: OnEvent | None = None, *, patience_s: float = QUERY_S
+) -> ControlClient:
     """Connect to the pair's supervisor; raises `NoSuchPair` or `Unreachable`.
 
     Where QEMUs of the pair live without one, the error names them and what can be typed.
     """
     try:
-        return ControlClient.connect(paths.control_socket(pair), QUERY_S, on_event)
+        return ControlClient.connect(paths.control_socket(pair), patience_s, on_event)
     except (NoSuchPair, Unreachable) as error:
         raise _orphaned(pair) or error from error
 

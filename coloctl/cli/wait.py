@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from coloctl.cli import documents, reach
 from coloctl.cli.options import Duration, format_option, pair_argument
+from coloctl.control.acts import QUERY_S
 from coloctl.model.protection import Protection
 
 STATES = click.Choice([str(state) for state in Protection])
@@ -21,8 +24,10 @@ def wait(pair: str, state: str, timeout: float, form: str) -> None:
 
     A pair that is stopped and gone meanwhile counts as down.
     """
-    with reach.acts(pair) as acts:
-        found = acts.wait_for(state, timeout)
+    give_up = time.monotonic() + timeout
+    # However little time is left, it is asked once.
+    with reach.acts(pair, min(QUERY_S, max(timeout, 0.1))) as acts:
+        found = acts.wait_for(state, max(give_up - time.monotonic(), 0.1))
     if form == "json":
         document = {"name": pair, "asked": state, "protection": found}
         documents.print_json({"schema": documents.SCHEMA, **document})

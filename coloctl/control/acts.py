@@ -103,14 +103,17 @@ class Acts:
 
     def _until(self, state: str, deadline_s: float, generation: int) -> str:
         """``state`` as soon as the pair is in it, else how it stands at the deadline."""
-        view = self.view()
+        view = self._ask("query-pair", _left(deadline_s))
         found = str(view["protection"])
         if found == state and view["generation"] >= generation:
             return found
         for event in self.client.events(max(0.0, deadline_s - time.monotonic())):
             if event.name == "STATE_CHANGED":
                 found = str(event.data["after"])
-                if found == state and (not generation or self.view()["generation"] >= generation):
+                if found != state:
+                    continue
+                view = self._ask("query-pair", _left(deadline_s)) if generation else {}
+                if not generation or view["generation"] >= generation:
                     return found
         return f"{found} of an earlier generation" if found == state else found
 
@@ -206,6 +209,11 @@ class Acts:
             for fd in held:
                 os.close(fd)
         return str(how)
+
+
+def _left(deadline_s: float) -> float:
+    """What one question may take until then: at most `QUERY_S`, and never nothing at all."""
+    return min(QUERY_S, max(deadline_s - time.monotonic(), 0.1))
 
 
 def _hold(pid: int) -> int | None:

@@ -57,6 +57,7 @@ class ControlClient:
         self.events_lost = 0
         self.on_event = on_event
         self._connection = connection
+        self._path = Path(pair)
         self._buffer = bytearray()
         self._events: deque[ControlEvent] = deque()
         self._requests = 0
@@ -79,6 +80,7 @@ class ControlClient:
             connection.settimeout(timeout_s)
             _connect(connection, path, pair)
             client = cls(connection, pair, on_event)
+            client._path = path
             client._negotiate(timeout_s)
         except BaseException:
             connection.close()
@@ -155,10 +157,7 @@ class ControlClient:
         deadline = time.monotonic() + timeout_s
         greeting = self._next(deadline)
         if greeting is None:
-            raise DeadlineMissed(
-                f"The supervisor of {self.pair} did not greet within {timeout_s:g} s.",
-                hint="it may be frozen or very busy",
-            )
+            raise _silent(self._path, self.pair, f"did not greet within {timeout_s:g} s.")
         if not greeting:
             raise Unreachable(
                 f"The supervisor of {self.pair} accepts no more clients.", hint="try again"
@@ -246,11 +245,15 @@ def _connect(connection: socket.socket, path: Path, pair: str) -> None:
             f"You may not use {path}.", hint="run as the user who started the pair"
         ) from None
     except (TimeoutError, BlockingIOError):
-        raise DeadlineMissed(
-            f"The supervisor of {pair} accepts no connection.", hint="it may be frozen or very busy"
-        ) from None
+        raise _silent(path, pair, "accepts no connection.") from None
     except OSError as error:
         raise ColoctlError(f"{path} cannot be used: {error.strerror or error}.") from None
+
+
+def _silent(path: Path, pair: str, sentence: str) -> DeadlineMissed:
+    from coloctl.control.stuck import silent  # seldom needed, and not cheap
+
+    return silent(path, pair, sentence)
 
 
 def _gone(pair: str) -> str:

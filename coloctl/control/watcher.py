@@ -3,8 +3,9 @@
 A process of its own, cheap because it imports the standard library only and sleeps nearly always.
 It holds the listening control socket, so that clients that come while there is no supervisor
 wait in the socket's queue and are answered by the next. It is needed by nobody: a supervisor whose
-watcher is gone goes on. Now and then it bounds the logs of the pair, also while its supervisor is
-frozen or cannot be started.
+watcher is gone goes on. One that stands still (`control.pulse`) is killed first and then replaced,
+so that there are never two. Now and then it bounds the logs of the pair, also while its supervisor
+is frozen or cannot be started.
 
 ``python -m coloctl.control.watcher FOLDER PROGRAM ARGUMENT...`` keeps the program running for the
 pair in FOLDER. The program inherits the descriptors that the watcher inherited.
@@ -22,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from coloctl import bounded, procfs
+from coloctl.control.pulse import Pulse
 
 #: Waits before the first, second, ... new supervisor, seconds: QEMU is not watched meanwhile.
 BACKOFF_S = (0.0, 0.2, 1.0, 3.0, 10.0)
@@ -34,6 +36,8 @@ REFUSED_S = (0.2, 1.0, 3.0, 10.0)
 NOT_STARTED = 127
 #: How often the logs are bounded when the supervisor, which does that too, may not; seconds.
 BOUND_PERIOD_S = 10.0
+#: How often the supervisor is looked at, seconds.
+LOOK_PERIOD_S = 1.0
 #: The supervisor's own word that it left on purpose; others stand for errors or signals.
 ORDERLY = 0
 
@@ -47,7 +51,7 @@ def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
     needs a supervisor, at most ``len(BACKOFF_S)`` times in a row. A start that the system refuses
     is no end of the program: it is tried again for as long as it takes.
     """
-    keeper = _Keeper(argv, folder)
+    keeper = _Keeper(argv, folder, say)
     tries = refused = 0
     while True:
         began = time.monotonic()
@@ -84,11 +88,13 @@ def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
 class _Keeper:
     """Runs the program, and hands the signals on that ask it to end."""
 
-    def __init__(self, argv: Sequence[str], folder: Path) -> None:
+    def __init__(self, argv: Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
         self._told = False
         self.last = 0  #: pid of the program that was started last
         self._argv = list(argv)
         self._logs = bounded.pair_logs(folder)
+        self._socket = folder / "control.sock"
+        self._say = say
         self._running = False
         for number in _FORWARDED:
             signal.signal(number, self._forward)
@@ -115,15 +121,31 @@ class _Keeper:
         with contextlib.suppress(OSError):  # no descriptor is left: it is waited for all the same
             fd = os.pidfd_open(self.last)
             try:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                while not poll.poll(BOUND_PERIOD_S * 1000):
-                    bounded.bound_all(self._logs)
+                self._wait_for(fd)
             finally:
                 os.close(fd)
         os.waitid(os.P_PID, self.last, os.WEXITED | os.WNOWAIT)
         self._running = False  # before it is reaped: its pid is nobody else's until then
         return _shell_code(os.waitpid(self.last, 0)[1])
+
+    def _wait_for(self, pidfd: int) -> None:
+        """Return when the program has ended; one that stands still is killed for that."""
+        poll, pulse = select.poll(), Pulse(self.last, self._socket)
+        poll.register(pidfd, select.POLLIN)
+        bounded_s = looked_s = time.monotonic()
+        try:
+            while not poll.poll(LOOK_PERIOD_S * 1000):
+                now_s = time.monotonic()
+                awake_s, looked_s = min(now_s - looked_s, 2 * LOOK_PERIOD_S), now_s
+                if now_s - bounded_s >= BOUND_PERIOD_S:
+                    bounded.bound_all(self._logs)
+                    bounded_s = now_s
+                if (why := pulse.look(awake_s)) and not self._told:
+                    self._say(f"The supervisor (process {self.last}) {why}; it is killed.")
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    poll.poll()
+        finally:
+            pulse.close()
 
     def pause(self, seconds: float) -> None:
         """Time has passed, or somebody asked for the end."""
