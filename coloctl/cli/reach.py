@@ -19,8 +19,7 @@ SURVEY_TIMEOUT_S = 2.0
 @contextlib.contextmanager
 def acts(pair: str, patience_s: float = QUERY_S) -> Iterator[Acts]:
     """A connection to the pair's supervisor over which it can be asked anything; as `connect`."""
-    given = {} if patience_s >= QUERY_S else {"patience_s": patience_s}
-    with connect(pair, **given) as client:
+    with connect(pair) if patience_s >= QUERY_S else connect(pair, patience_s=patience_s) as client:
         yield Acts(client)
 
 
