@@ -87,6 +87,11 @@ def _registry_dir() -> Path:
     return Path(home) / "coloctl" / "disks"
 
 
+def overlay_dir() -> Path:
+    """The folder for the overlays of block devices, which have nothing beside them; as lasting."""
+    return registry_dir().with_name("overlays")
+
+
 def make_private(folder: Path) -> Path:
     """Make ``folder`` with mode 0700 where it is missing; raises as `require_own`."""
     require_own(folder)

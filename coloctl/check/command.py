@@ -168,7 +168,7 @@ async def _command(what: Rehearsed, node: NodeName, role: Role, folder: Path) ->
     """Build the command line of a start, its images below empty overlays in ``folder``."""
     spec, binary, run = what.spec, what.binary, what.hosts[node].run
     tool = image.tool(binary.path)
-    over = blockdev.overlays(spec, folder)
+    over = blockdev.scratch_overlays(spec, folder)
     scratch = [folder / f"scratch{i}.qcow2" for i, _ in enumerate(spec.disks)]
     for i, disk in enumerate(spec.disks):
         if disk.id in what.blank:

@@ -26,6 +26,8 @@ WORDS = {
     "migrate": "sending the guest's memory",
     "first checkpoint": "taking the first checkpoint",
     "checkpoint": "taking one more checkpoint",
+    "merge": "waiting until the image has the guest's last writes",
+    "overlays": "writing the guest's last writes into the image",
     "let go": "letting the secondary go",
     "agent": "asking the guest's agent to shut the guest down",
     "guest": "asking the guest to shut down",

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl import memory, paths
-from coloctl.colo import guard, inuse
+from coloctl.colo import guard, inuse, overlays
 from coloctl.colo.refuse import refuse
-from coloctl.errors import PreconditionFailed, UnsupportedQEMU
+from coloctl.errors import ColoctlError, PreconditionFailed, UnsupportedQEMU
 from coloctl.host import open_host
 from coloctl.host.base import Host
 from coloctl.host.console import Console
@@ -241,15 +241,15 @@ def _on_ground(spec: PairSpec, ground: Ground) -> PairSpec:
 
 def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline.Launch:
     """How an empty QEMU is started on ``node``; its overlays are made before."""
-    rundir = ground.rundir(node)
     return cmdline.secondary(
         _on_ground(spec, ground),
         node,
         ground.binary.dialect,
         binary=ground.binary.path,
         accel=ground.accel,
-        rundir=rundir,
-        overlays=blockdev.overlays(spec, rundir),
+        rundir=ground.rundir(node),
+        overlays=blockdev.overlays(spec, node),
+        witness=blockdev.witness(spec, node) if spec.disks else None,
         plugin=plugin(ground),
     )
 
@@ -285,17 +285,21 @@ async def launch_primary(
 async def launch_secondary(
     spec: PairSpec, ground: Ground, node: NodeName, *, record: Recorder | None
 ) -> VM:
-    """An empty QEMU waits on ``node``, its overlays fresh and its tap down until it is promoted."""
+    """Start an empty QEMU on ``node``, its overlays fresh and its tap down until it is promoted.
+
+    Raises `PreconditionFailed` where the overlays of that node are pending, and what a launch
+    raises.
+    """
     rundir = paths.make_private(ground.rundir(node))
     host = ground.hosts[node]
     await check_room(spec, ground, node)
     await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(ground.wires(spec), ground.hosts)
-    for i, overlay in enumerate(blockdev.overlays(spec, rundir)):
-        await inuse.require_free(host, overlay.active, overlay.hidden)
-        size = (await _info(spec, ground, node, i)).virtual_size
-        for path in (overlay.active, overlay.hidden):
-            await image.create_overlay(path, size, host.run, qemu_img=ground.qemu_img)
+    for over in blockdev.overlays(spec, node):
+        await inuse.require_free(host, over.active, over.hidden)
+    infos = [await _info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
+    sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, infos, strict=True)}
+    await overlays.make(spec, host, node, sizes, qemu_img=ground.qemu_img)
     launch = secondary_command(spec, ground, node)
     vm = await VM.launch(node, host, launch, rundir, record=record)
     try:
@@ -312,15 +316,23 @@ async def _set_taps(spec: PairSpec, vm: VM, *, up: bool) -> None:
             await vm.host.tap(nic.tap.ifname[vm.node], up=up)
 
 
-async def sweep(spec: PairSpec, ground: Ground, node: NodeName) -> None:
+async def sweep(
+    spec: PairSpec, ground: Ground, node: NodeName, *, keep_overlays: bool = False
+) -> None:
     """Remove what ``node`` needed to run and set its taps down; its QEMU was ended before.
 
     A tap that a process holds is another guest's by now, and is left as it is.
 
-    Its logs stay for whoever wants to know why, until the pair's folder goes.
+    Its logs stay until the pair's folder goes, and its overlays as long as they are pending, or
+    ``keep_overlays`` says that they may be.
     """
     await inuse.lower_taps(spec, ground.hosts[node], node)
     await asyncio.to_thread(_remove_all_but_logs, ground.rundir(node))
+    if not keep_overlays:
+        # The disk may be dead with its node; files that are left are made anew or removed later.
+        with contextlib.suppress(ColoctlError, TimeoutError):
+            async with asyncio.timeout(overlays.REMOVE_DEADLINE_S):
+                await overlays.remove(spec, ground.hosts[node], node)
 
 
 def _remove_all_but_logs(folder: Path) -> None:

@@ -153,6 +153,13 @@ def hold_guest() -> Plan:
     )
 
 
+def mark_witness(spec: PairSpec) -> Plan:
+    """How the secondary's QEMU ends can be told from its witness; a disk is active in COLO only."""
+    if not spec.disks:
+        return ()
+    return _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS))
+
+
 def engage_filters(spec: PairSpec) -> Plan:
     """Output is compared from here on; the way back from the comparison opens first."""
     return tuple(
@@ -275,6 +282,12 @@ def release_secondary(spec: PairSpec) -> Plan:
             )
         ),
     )
+
+
+def stay_when_off(*, stay: bool) -> Plan:
+    """A QEMU whose guest powers itself off stays until its overlays are merged, or ends at once."""
+    why = "one that ended now would leave the merge to the next start" if stay else ""
+    return _steps(why, qmp.set_action(shutdown="pause" if stay else "poweroff"))
 
 
 def clear_secondary(spec: PairSpec) -> Plan:

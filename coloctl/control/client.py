@@ -61,6 +61,8 @@ class ControlClient:
         self._buffer = bytearray()
         self._events: deque[ControlEvent] = deque()
         self._requests = 0
+        #: Names of events that give what is being executed its whole time once more.
+        self.renewed_by: frozenset[str] = frozenset()
 
     @classmethod
     def connect(
@@ -126,7 +128,10 @@ class ControlClient:
             if not answer:
                 raise OutcomeUnknown(name, f"the supervisor of {self.pair} closed the connection")
             if "event" in answer:
-                self._keep(_event(answer))
+                event = _event(answer)
+                if event.name in self.renewed_by:
+                    deadline = time.monotonic() + timeout_s
+                self._keep(event)
             # Without an id: the server could not even read the request.
             elif answer.get("id", number) == number:
                 if "error" in answer:

@@ -19,18 +19,15 @@ from coloctl.errors import (
     DeadlineMissed,
     FailoverRefused,
     MonitorError,
-    OutcomeUnknown,
-    Unreachable,
 )
 from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
 from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
-from coloctl.machine import blockdev
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
-from coloctl.qmp.wait import until_nodes_gone, until_runstate
+from coloctl.qmp.wait import until_runstate
 from coloctl.vm import VM
 
 #: The survivor may have to finish loading a checkpoint first (QEMU's RELAUNCH path).
@@ -112,8 +109,9 @@ async def fail_over(
     fenced: Callable[[Fenced], None] = lambda _: None,
     course: Course | None = None,
 ) -> Timeline:
-    """``survivor`` runs the guest alone and unprotected; ``lost`` is dead.
+    """Prove ``lost`` dead and let ``survivor`` run the guest alone and unprotected.
 
+    QEMU still merges the overlays of a promoted secondary then (`coloctl.ha.merge`).
     ``arbitrate`` is awaited between the proof and the first command that lets the survivor run on;
     what it raises stops the failover (the generation is claimed there). ``fenced`` hears the proof.
     Raises `FencingFailed` when ``lost`` is not proven dead, `FailoverRefused` when the survivor
@@ -138,8 +136,6 @@ async def fail_over(
             keep_going=True,
         )
         course.done("cleared")
-        if role is Role.SECONDARY and await until_merged(spec, survivor, deadline.remaining()):
-            course.done("merged")
         await _verify(survivor)
         course.done("verified")
     except MonitorError as error:
@@ -249,34 +245,6 @@ async def open_taps(spec: PairSpec, vm: VM) -> None:
     for nic in spec.nics:
         if nic.tap is not None:
             await vm.host.tap(nic.tap.ifname[vm.node], up=True)
-
-
-async def until_merged(spec: PairSpec, survivor: VM, deadline_s: float) -> bool:
-    """The image of a promoted secondary holds everything; False when that takes longer.
-
-    It runs meanwhile, but ended too early it would leave its last writes in an overlay.
-    """
-    overlays = [node for i, _ in enumerate(spec.disks) for node in blockdev.overlay_ids(i)]
-    try:
-        await until_nodes_gone(survivor.monitor, overlays, deadline_s)
-    except DeadlineMissed:
-        return False
-    return True
-
-
-async def require_merged(spec: PairSpec, vm: VM, deadline_s: float) -> None:
-    """``vm`` may be ended without loss: its image holds everything, or it does not answer at all.
-
-    Raises `DeadlineMissed` when its image still lacks writes that its clients saw acknowledged.
-    """
-    with contextlib.suppress(Unreachable, OutcomeUnknown):
-        await vm.execute(qmp.query_status())
-        if not await until_merged(spec, vm, deadline_s):
-            raise DeadlineMissed(
-                f"The image of node {vm.node} does not hold the last writes of the guest yet.",
-                hint="its overlays are being merged: try again later; with --force those writes "
-                "are lost",
-            )
 
 
 async def _verify(survivor: VM) -> None:

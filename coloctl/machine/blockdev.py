@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coloctl.model.pair import DiskSpec, PairSpec
+from coloctl import paths
+from coloctl.model.pair import DiskSpec, NodeName, PairSpec
 from coloctl.model.wires import Address
 
 Node = Mapping[str, Any]
@@ -25,18 +26,56 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Overlay:
-    """The two empty qcow2 files of one secondary disk: new for every new secondary."""
+    """The two qcow2 files of one secondary disk: empty for every new secondary.
+
+    A promoted secondary writes to ``active`` until QEMU has merged both into the image; until then
+    the disk is the image with both, ``active`` on top.
+    """
 
     active: Path  #: what the secondary's guest wrote since the last checkpoint
     hidden: Path  #: what the primary overwrote below it meanwhile
 
 
-def overlays(spec: PairSpec, folder: Path) -> tuple[Overlay, ...]:
-    """Where the overlays of each disk lie, in the order of the pair's disks."""
-    return tuple(
-        Overlay(active=folder / f"active{i}.qcow2", hidden=folder / f"hidden{i}.qcow2")
-        for i, _ in enumerate(spec.disks)
+def overlays(spec: PairSpec, node: NodeName) -> tuple[Overlay, ...]:
+    """Name the overlays of each disk of ``node``, in the order of the pair's disks.
+
+    They outlive a boot of the machine: beside the image, or in ``replication.overlay_dir``.
+    """
+    return tuple(_named(_stem(spec, node, disk)) for disk in spec.disks)
+
+
+def scratch_overlays(spec: PairSpec, folder: Path) -> tuple[Overlay, ...]:
+    """Name overlays of a secondary that is only tried, in ``folder``."""
+    return tuple(_named(folder / disk.id) for disk in spec.disks)
+
+
+def _named(stem: Path) -> Overlay:
+    return Overlay(
+        active=stem.with_name(f"{stem.name}.active.qcow2"),
+        hidden=stem.with_name(f"{stem.name}.hidden.qcow2"),
     )
+
+
+#: The node of `witness`, and its size in bytes: one cluster.
+WITNESS, WITNESS_BYTES = "witness", 64 * 1024
+
+
+def witness(spec: PairSpec, node: NodeName) -> Path:
+    """Name the file that tells how the QEMU of a secondary ended.
+
+    QEMU marks a qcow2 file with lazy reference counts as dirty when it writes to it, and as clean
+    when it closes it. This one is closed at no other time than at an orderly end.
+    """
+    stem = _stem(spec, node, spec.disks[0])
+    return stem.with_name(f"{stem.name}.witness.qcow2")
+
+
+def _stem(spec: PairSpec, node: NodeName, disk: DiskSpec) -> Path:
+    """The path that the names of a disk's overlays begin with; beside a device lies nothing."""
+    image, folder = disk.image[node], spec.replication.overlay_dir
+    if folder is None and (not image.is_relative_to("/dev") or image.is_relative_to("/dev/shm")):
+        return image
+    return (folder or paths.overlay_dir()) / f"{spec.name}-{node}-{disk.id}"
 
 
 def primary_nodes(disk: DiskSpec, index: int, image: Path) -> tuple[Node, ...]:
@@ -147,8 +186,13 @@ def _quorum(index: int, child: str) -> Node:
     }
 
 
+def witness_node(path: Path) -> Node:
+    """The block node of `witness`; nothing but its first write ever uses it."""
+    return {"driver": "qcow2", "node-name": WITNESS, "file": _unflushed(path)}
+
+
 def _unflushed(overlay: Path) -> Node:
-    """An overlay needs to outlive its QEMU, not its host, whose loss ends the secondary anyway.
+    """An overlay of a secondary needs to outlive its QEMU, not its host: that loss ends it anyway.
 
     Emptying both at each checkpoint flushes them several times while the guest stands still: 3 ms
     of it on an ordinary disk (docs/qemu.md, "Overlays").

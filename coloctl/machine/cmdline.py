@@ -110,11 +110,13 @@ def secondary(
     overlays: Sequence[blockdev.Overlay],
     plugin: Path | None = None,
     scratch: Sequence[Path] = (),
+    witness: Path | None = None,
 ) -> Launch:
     """Build the command line of a QEMU that waits to be told from where its guest comes.
 
-    ``overlays`` has one item per disk, empty and of the disk's size. Incoming is deferred because
-    capabilities must be set before the stream is accepted. ``scratch`` as for `primary`.
+    ``overlays`` has one item per disk, empty and of the disk's size; ``witness`` as in
+    `blockdev.witness`. Incoming is deferred because capabilities must be set before the stream is
+    accepted. ``scratch`` as for `primary`.
     """
     chardevs = [
         one
@@ -133,6 +135,8 @@ def secondary(
             )
         )
     ]
+    if witness is not None:
+        nodes.append(blockdev.witness_node(witness))
     tail = ("-incoming", "defer")
     return _launch(
         spec,

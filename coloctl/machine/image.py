@@ -231,6 +231,11 @@ def _size(image: ImageInfo) -> str:
     return f"{image.virtual_size} bytes" if rest else f"{mib} MiB"
 
 
+def reason(stderr: str) -> tuple[str, str | None]:
+    """Say why ``qemu-img`` failed, and what to do about it where that is known."""
+    return _reason(stderr), _hint(stderr)
+
+
 def _reason(stderr: str) -> str:
     """The end of qemu-img's last line, which repeats the file's name once or twice before it."""
     lines = stderr.strip().splitlines()

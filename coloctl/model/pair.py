@@ -98,6 +98,8 @@ class ReplicationSpec:
     base_port: int = 9000
     channel: Channel = Channel.FD
     multifd_channels: int = 0  #: 0: the plain stream
+    #: Where a secondary's overlays lie on both nodes; None: beside each image.
+    overlay_dir: Path | None = None
 
     @property
     def stream(self) -> Channel:

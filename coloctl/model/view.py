@@ -47,6 +47,14 @@ class Impairment(StrEnum):
     UPLINK = "uplink"
 
 
+class Merge(StrEnum):
+    """How far the image of a promoted secondary has taken what its overlays hold."""
+
+    NONE = "none"  #: it has everything
+    UNDER_WAY = "under-way"
+    REFUSED = "refused"  #: the image failed; the guest runs on image and overlays together
+
+
 @dataclass(frozen=True)
 class NodeView:
     """One node as last observed; ``None`` means not asked or not answered."""
@@ -61,6 +69,7 @@ class NodeView:
     colo_mode: COLOMode | None = None
     fencing: Fencing = Fencing.CLEAR
     impairments: tuple[Impairment, ...] = ()
+    merge: Merge = Merge.NONE
     qemu_version: str = ""
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
 

@@ -82,6 +82,11 @@ def system_powerdown() -> Command:
     return _command("system_powerdown")
 
 
+def set_action(*, shutdown: str) -> Command:
+    """What QEMU does when its guest powers itself off: ``poweroff`` ends it, ``pause`` does not."""
+    return _command("set-action", shutdown=shutdown)
+
+
 def system_reset() -> Command:
     return _command("system_reset")
 
@@ -269,6 +274,12 @@ def query_jobs() -> Command:
 
 def query_block_jobs() -> Command:
     return _command("query-block-jobs")
+
+
+def mark_written(node: str) -> Command:
+    """Writes to the beginning of a block node that no guest uses; QEMU has no QMP for it."""
+    line = f'qemu-io {node} "write -q -P 1 0 64k"'
+    return _command("human-monitor-command", command_line=line)
 
 
 # -- objects and character devices

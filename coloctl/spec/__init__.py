@@ -145,6 +145,9 @@ def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
             base_port=file.replication.base_port,
             channel=pair.Channel(file.replication.channel),
             multifd_channels=file.replication.multifd_channels,
+            overlay_dir=_path(file.replication.overlay_dir, base)
+            if file.replication.overlay_dir
+            else None,
         ),
         checkpoint=_checkpoint(file.checkpoint),
         detection=pair.DetectionSpec(**_same(file.detection)),

@@ -190,6 +190,8 @@ def missing_files(spec: PairSpec) -> Iterator[SpecError]:
             yield from _usable(key, disk.image[node], os.R_OK | os.W_OK)
         yield from _hard_links(index, disk.image["a"], disk.image["b"])
     yield from _agent(spec)
+    if spec.replication.overlay_dir is not None:
+        yield from _writable_folder("replication.overlay_dir", spec.replication.overlay_dir)
     if spec.arbiter.path is not None:
         yield from _writable_folder("arbiter.path", spec.arbiter.path.parent)
     longest = paths.pair_dir(spec.name) / "a" / "compare_out-n9.sock"

@@ -148,6 +148,9 @@ class ReplicationTable(Table):
     """How checkpoints travel: fd over sockets without Nagle's delay, tcp over QEMU's own."""
     multifd_channels: int = Field(0, ge=0, le=16)
     """Further channels for guest memory (QEMU 11.0 and newer); 0 uses the plain stream."""
+    overlay_dir: _PATH | None = None
+    """Folder, on both nodes, for what a secondary writes between two checkpoints; without it that
+    lies beside each image."""
 
 
 class CheckpointTable(Table):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from coloctl.clock import Deadline
-from coloctl.colo import generation, launch, retune
+from coloctl.colo import generation, retune
 from coloctl.colo import plan as colo_plan
 from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError, MonitorError
@@ -27,7 +27,7 @@ from coloctl.model.view import Presence
 from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
-from coloctl.supervisor.acts.failover import OPERATOR
+from coloctl.supervisor.acts.cause import OPERATOR
 from coloctl.supervisor.reconcile import Belief, Launch, Move, Plan, believe, reconcile
 from coloctl.supervisor.sighting import Sighting, lives, look, with_strays
 from coloctl.supervisor.state import PairState
@@ -107,6 +107,7 @@ class Adoption:
                 Move.GONE: self._gone,
             }
             await steps[self.plan.move]()
+            await acts.merge.resume(state)
         for act in set(belief.acts) - {self._next_act()}:
             taken = {"outcome": f"cut short; the next supervisor chose {self.plan.move}"}
             state.record(Kind.OUTCOME, act=act, data=taken)
@@ -321,10 +322,9 @@ class Adoption:
         state = self.state
         await acts.end_all(state)
         for node in NODES:
-            await launch.sweep(state.spec, state.ground, node)
+            await acts.merge.sweep(state, node)
         if state.protection is not Protection.DOWN:
-            reason = "The guest ended while no supervisor watched."
-            state.note(Fact.GUEST_GONE, reason)
+            state.note(Fact.GUEST_GONE, "The guest ended while no supervisor watched.")
 
 
 def _as(belief: Belief, node: NodeName, one: Sighting) -> Sighting:

@@ -153,7 +153,7 @@ def _protect(
     secondary = secondary_command(spec, ground, node)
     makes = [
         act(node, f"qemu-img create {path}", "")
-        for overlay in blockdev.overlays(spec, ground.rundir(node))
+        for overlay in blockdev.overlays(spec, node)
         for path in (overlay.active, overlay.hidden)
     ]
     wires = ground.wires(spec)
@@ -257,6 +257,11 @@ def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
         *said(node, plan.release_secondary(spec)),
         act(node, "wait until the run state is running", ""),
         *said(node, plan.clear_secondary(spec)),
+        *said(node, plan.stay_when_off(stay=True)),
+        act(
+            node, "wait until the overlays are not in the block graph any more", "QEMU merges them"
+        ),
+        *said(node, plan.stay_when_off(stay=False)),
     ]
 
 

@@ -13,9 +13,11 @@ from collections.abc import Callable
 from coloctl.colo.backoff import wait_s
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
+from coloctl.model.view import Merge
 from coloctl.supervisor import acts
-from coloctl.supervisor.acts import Entered, Watch
+from coloctl.supervisor.acts import Entered, Watch, merge
 from coloctl.supervisor.beside import LATELY_S
 from coloctl.supervisor.state import PairState
 
@@ -66,6 +68,11 @@ class Keeper:
     def _obstacle(self) -> str:
         """Why nothing is tried now, whatever the other node may be like; a sentence."""
         state, name = self.state, self.state.spec.name
+        primary = state.seat_of(Role.PRIMARY)
+        if primary is not None and primary.merge is Merge.REFUSED:
+            return merge.refusal(state, primary)
+        if primary is not None and primary.merge is Merge.UNDER_WAY:
+            return f"{merge.waiting(primary)} It is protected again after that."
         if not state.spec.policy.auto_reprotect:
             return (
                 f"policy.auto_reprotect is false: `coloctl reprotect {name}` makes a new secondary."

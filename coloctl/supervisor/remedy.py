@@ -298,7 +298,7 @@ class Remedy:
         state.waiting = ""
 
     async def _power_off(self) -> None:
-        """The primary's QEMU has ended by itself, or had its time.
+        """Wait until the primary's QEMU has ended by itself, or had its time behind its merge.
 
         It may wait for its secondary in a checkpoint, so that one goes first. An act that makes a
         secondary sees to that itself, and comes to its end when the primary has.
@@ -310,9 +310,11 @@ class Remedy:
         if secondary is not None and not state.act:
             await acts.end(state, secondary.name, secondary.view.presence)
         if primary is not None and primary.vm is not None:
+            vm = primary.vm
+            await acts.merge.wait(state, primary)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POWER_OFF_S):
-                    await primary.vm.process.wait()
+                    await vm.process.wait()
 
     def _epitaph(self, finding: Finding) -> str:
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:

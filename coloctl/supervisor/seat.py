@@ -13,7 +13,7 @@ from coloctl.host.base import Death
 from coloctl.machine import freshcode
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.qapi import MigrationStatus
-from coloctl.model.view import Impairment, NodeView, Presence
+from coloctl.model.view import Impairment, Merge, NodeView, Presence
 from coloctl.qmp.session import Event
 from coloctl.vm import VM
 
@@ -39,14 +39,37 @@ class Seat:
     diverged: bool = False  #: its guest is not the guest any more
     reported_s: float = -math.inf  #: when it last said that a disk of its quorum failed
     retired: bool = False  #: its end is wanted, so its death is no news
+    merged_bytes: tuple[int, int] = (0, 0)  #: of a merge that is under way, and of how many
     _watch: asyncio.Task[None] | None = None
+    _merging: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> NodeName:
         return self.view.name
 
+    @property
+    def merge(self) -> Merge:
+        """How far its image has taken what its overlays hold."""
+        return self.view.merge
+
+    @merge.setter
+    def merge(self, merge: Merge) -> None:
+        self.view = replace(self.view, merge=merge)
+
+    @property
+    def following(self) -> bool:
+        """Whether a task follows its merge."""
+        return self._merging is not None and not self._merging.done()
+
+    def follow(self, merging: asyncio.Task[None] | None) -> None:
+        """Let ``merging`` follow the merge in the place of the task that did so, or none."""
+        if self._merging is not None:
+            self._merging.cancel()
+        self._merging, self.merged_bytes = merging, (0, 0)
+
     def take(self, vm: VM, role: Role, version: str) -> None:
         """``vm`` sits here from now on."""
+        self.follow(None)
         self.vm = vm
         self.retired = self.missed_write = self.diverged = False
         self.reported_s = -math.inf
@@ -63,6 +86,7 @@ class Seat:
 
     def vacate(self, presence: Presence) -> None:
         """No QEMU sits here; why is in ``presence``."""
+        self.follow(None)
         self.vm = None
         self.retired = True
         self.view = NodeView(
@@ -78,7 +102,8 @@ class Seat:
         self._watch = tasks.create_task(self._run(self.vm, on_event, on_death))
 
     def unwatch(self) -> None:
-        """Nothing of this seat is reported any more."""
+        """Report nothing of this seat any more."""
+        self.follow(None)
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None

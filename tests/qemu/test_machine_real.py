@@ -100,7 +100,7 @@ async def make_images(pair: PairSpec, build: qemu.Build, rundir: Path) -> None:
     try:
         made = [path for disk in pair.disks for path in disk.image.values()]
         made += [
-            path for over in blockdev.overlays(pair, rundir) for path in (over.active, over.hidden)
+            path for over in blockdev.overlays(pair, "b") for path in (over.active, over.hidden)
         ]
         for path in made:
             await image.create_overlay(path, image.MIB, host.run, qemu_img=build.img)
@@ -129,7 +129,7 @@ async def describe(
             binary=build.binary,
             accel="tcg",
             rundir=rundir,
-            overlays=blockdev.overlays(pair, rundir),
+            overlays=blockdev.overlays(pair, node),
         )
     return launch, dialect
 

@@ -24,7 +24,7 @@ from coloctl.errors import LabError
 from coloctl.lab.kernel import MNT_DETACH, call
 
 MIB = 1 << 20
-#: The filesystem of the pair's state in a run that may fill it: overlays and logs of minutes.
+#: The filesystem of the pair's state in a run that may fill it: journal and logs of minutes.
 ROOM = 256 * MIB
 #: What memory pressure leaves to everybody else, whatever it was told.
 SPARE_MIB = 1024
@@ -180,7 +180,7 @@ def _until_held(holder: subprocess.Popen[bytes], give_up: float) -> None:
 
 @contextlib.contextmanager
 def small_state(staging: Staging) -> Iterator[None]:
-    """The pair's state, and its secondary's overlays, lie on a small filesystem of this run."""
+    """Put the pair's state on a small filesystem of this run."""
     # A short path: sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
     before = os.environ.get(STATE)
@@ -263,7 +263,7 @@ FAULTS: Mapping[str, FaultKind] = {
         lasting=True,
     ),
     "filesystem-full": FaultKind(
-        "There is no room where state, journal and overlays lie, until it is healed.",
+        "There is no room where state and journal lie, until it is healed.",
         fill,
         ("state",),
         FilesystemFull,

@@ -6,6 +6,7 @@ cancelled half-way.
 
 from __future__ import annotations
 
+from coloctl.supervisor.acts import merge
 from coloctl.supervisor.acts.failover import failover
 from coloctl.supervisor.acts.fencing import confirm_fence, keep_asking
 from coloctl.supervisor.acts.protect import Entered, Watch, reprotect
@@ -18,6 +19,6 @@ from coloctl.supervisor.acts.unprotect import unprotect
 
 __all__ = [
     "SHUTDOWN_DEADLINE_S", "Entered", "Watch", "checkpoint", "confirm_fence", "end", "end_all",
-    "failover", "keep_asking", "reprotect", "reset_guest", "set_values", "start", "stop",
+    "failover", "keep_asking", "merge", "reprotect", "reset_guest", "set_values", "start", "stop",
     "switchover", "unprotect",
 ]  # fmt: skip

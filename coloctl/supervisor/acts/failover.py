@@ -8,8 +8,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
-from coloctl.colo import bridgeport, generation
+from coloctl.colo import bridgeport, generation, overlays
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, FencingFailed, PreconditionFailed
 from coloctl.ha.arbiter import Arbiter, open_arbiter, require_claimable
@@ -17,11 +18,11 @@ from coloctl.ha.failover import Course, Timeline, fail_over
 from coloctl.ha.fencing import Fenced
 from coloctl.journal import wall_clock
 from coloctl.model.event import Kind
-from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
-from coloctl.model.view import Fencing, Presence
-from coloctl.supervisor.acts import fencing
+from coloctl.model.view import Fencing, Merge, Presence
+from coloctl.supervisor.acts import fencing, merge
+from coloctl.supervisor.acts.cause import OPERATOR, outcome, reason
 from coloctl.supervisor.acts.stop import end
 from coloctl.supervisor.acts.written import claim_by_disks, require_place
 from coloctl.supervisor.seat import Seat
@@ -34,6 +35,10 @@ log = logging.getLogger(__name__)
 #: How long the guest waits for the number beside its image; it is written in a millisecond, and
 #: on a disk that is slow today the guest matters more. Seconds.
 COMPANION_PATIENCE_S = 0.01
+#: How long the promotion of a secondary waits until it is on disk that its image lacks its
+#: overlays: without that word the next start would not know of them. Where the guest would be
+#: silent for longer, it runs, and the word is written as soon as the disk takes it. Seconds.
+PENDING_PATIENCE_S = 2.0
 
 #: For the word about the lost node's disks, which may hang with it; seconds.
 LEFT_BEHIND_S = 2.0
@@ -42,10 +47,6 @@ LEFT_BEHIND_S = 2.0
 #: say; the guest runs and the pair is unprotected by then. A client that lost a segment sends it
 #: again after 200 ms (docs/qemu.md). Seconds.
 SILENCE_S = 0.4
-
-#: `Timeline.cause` of a failover that a person asked for, of one that was planned, and of a
-#: protection that a person took away.
-OPERATOR, SWITCHOVER, UNPROTECTED = "operator", "switchover", "unprotected"
 
 
 async def failover(
@@ -79,7 +80,7 @@ async def failover(
         finally:
             asking.cancel()
         if state.protection is Protection.COLO:
-            state.note(Fact.NODE_LOST, _reason(survivor.name, lost.name, cause))
+            state.note(Fact.NODE_LOST, reason(survivor.name, lost.name, cause))
         act = _Failover(state, arbiter, survivor, lost, course, force=by_hand)
         timeline, warning = await act.run(vouched=vouched)
         began = wall_clock() - timedelta(seconds=state.clock.now() - course.began_s)
@@ -96,10 +97,9 @@ async def failover(
         state.record_seat(survivor)
         cleared = state.protection is Protection.FAILED
         try:
-            state.note(
-                Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS,
-                f"{_outcome(survivor.name, lost.name, cause)} {warning}".rstrip(),
-            )
+            fact = Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS
+            state.note(fact, f"{outcome(survivor.name, lost.name, cause)} {warning}".rstrip())
+            merge.explain(state, survivor)
             await act.heard()
         finally:
             timeline = replace(timeline, steps=tuple(course.steps))
@@ -130,32 +130,6 @@ def _course(state: PairState, detected_at_s: float | None) -> Course:
     return course
 
 
-def _outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
-    if cause == UNPROTECTED:
-        return f"The guest runs on node {survivor} alone, as it was asked for."
-    if cause == SWITCHOVER:
-        return f"The guest has gone over to node {survivor}, as planned."
-    if cause == Diagnosis.GUEST_RESET:
-        return (
-            f"The guest is rebooting on node {survivor}, alone: under TCG node {lost} would not "
-            "have survived that. It can be protected when it has booted."
-        )
-    return f"The guest runs on node {survivor} alone since node {lost} was lost."
-
-
-def _reason(survivor: NodeName, lost: NodeName, cause: str) -> str:
-    if cause in (OPERATOR, SWITCHOVER, UNPROTECTED):
-        words = {
-            OPERATOR: f"A failover to node {survivor}",
-            SWITCHOVER: f"A switchover to node {survivor}",
-            UNPROTECTED: f"An end of the protection on node {survivor}",
-        }
-        return f"{words[cause]} was asked for."
-    if cause == Diagnosis.GUEST_RESET:
-        return f"The guest starts anew; node {lost} is given up for that."
-    return f"Node {lost} is lost ({cause}); node {survivor} takes over."
-
-
 class _Failover:
     """One failover, from the fence to a survivor that runs."""
 
@@ -172,6 +146,13 @@ class _Failover:
         self.state, self.arbiter, self.course, self.force = state, arbiter, course, force
         self.survivor, self.lost = survivor, lost
         self._undecided = False  #: the decision could not be written, so nothing was promoted
+        #: What the survivor's images lack until QEMU has merged it.
+        self.lacking = (
+            overlays.names(state.spec, survivor.name)
+            if survivor.view.role is Role.SECONDARY or survivor.merge is not Merge.NONE
+            else {}
+        )
+        self._merged = asyncio.Event()
         self._keeping: asyncio.Task[str] | None = None
         self._hearing: asyncio.Task[None] | None = None
 
@@ -188,6 +169,8 @@ class _Failover:
                 arbitrate=self.arbitrate, means=means, fenced=self.fenced,
                 course=self.course,
             )  # fmt: skip
+            if self.lacking:
+                merge.begin(state, survivor, self.merged)
             return timeline, await self.kept()
         except ColoctlError as error:
             self.failed(error)
@@ -204,12 +187,25 @@ class _Failover:
                 lost.view = replace(lost.view, fencing=Fencing.CLEAR)
 
     async def heard(self) -> None:
-        """The survivor's guest was heard on the LAN, or is silent; the timeline knows which."""
+        """Wait a moment for the first frame of the guest and the end of the merge.
+
+        The timeline knows of both then, or of neither; nothing else depends on it.
+        """
+        merged = asyncio.create_task(self._merged.wait())
+        awaited: set[asyncio.Task[Any]] = {merged} if self.lacking else set()
+        if self._hearing is not None:
+            awaited.add(self._hearing)
         try:
-            if self._hearing is not None:
-                await asyncio.wait({self._hearing}, timeout=SILENCE_S)
+            if awaited:
+                await asyncio.wait(awaited, timeout=SILENCE_S)
         finally:
+            merged.cancel()
             await self._deaf()
+
+    def merged(self) -> None:
+        """Note that the survivor's image holds everything."""
+        self.course.done("merged")
+        self._merged.set()
 
     async def _deaf(self) -> None:
         if self._hearing is not None:
@@ -269,15 +265,22 @@ class _Failover:
             await asyncio.sleep(0)  # it is on its way to the disk before the journal is
             state.grow_generation()
         assert self._keeping is not None
-        await asyncio.wait({self._keeping}, timeout=COMPANION_PATIENCE_S)
+        if self.lacking:
+            self.survivor.merge = Merge.UNDER_WAY
+        patience_s = PENDING_PATIENCE_S if self.lacking else COMPANION_PATIENCE_S
+        await asyncio.wait({self._keeping}, timeout=patience_s)
 
     def _keep_number(self, number: int) -> asyncio.Task[str]:
         """Begin to write the number beside the survivor's image, unless that was begun."""
         if self._keeping is None:
             state, node = self.state, self.survivor.name
             self._keeping = asyncio.create_task(
-                generation.keep(state.spec, state.ground.hosts, node, number)
-            )
+                generation.keep(
+                    state.spec, state.ground.hosts, node, number,
+                    Worth.OVERLAY_PENDING if self.lacking else Worth.IN_SYNC,
+                    overlays=self.lacking,
+                )
+            )  # fmt: skip
         return self._keeping
 
     async def kept(self) -> str:

@@ -16,7 +16,8 @@ from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import RunState
-from coloctl.model.view import PairView
+from coloctl.model.view import Merge, PairView
+from coloctl.supervisor.acts import merge
 from coloctl.supervisor.acts.life import unless_it_dies
 from coloctl.supervisor.acts.stop import abandon
 from coloctl.supervisor.seat import Seat
@@ -89,6 +90,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     primary = state.vm_of(Role.PRIMARY)
     node = other(primary.node)
     await coverage.require_covered(state.spec, primary)
+    await _until_merged(state, state.seats[primary.node])
     await _until_booted(state, primary)
     await _until_reported(state, state.seats[primary.node])
     await state.beside.tidy()
@@ -187,6 +189,17 @@ async def _give_back(
     state.note(Fact.PROTECTION_ABANDONED, reason)
     if state.protection is Protection.UNPROTECTED:  # also when it had not come further
         state.explain(reason)
+
+
+async def _until_merged(state: PairState, primary: Seat) -> None:
+    """Wait until the guest's image holds everything; raises `ReplicationError` where it never will.
+
+    A QEMU whose merge failed takes no part in another replication ("Block replication is running or
+    done"): what was copied to the other node until then would be in vain.
+    """
+    await merge.wait(state, primary)
+    if primary.merge is Merge.REFUSED:
+        raise ReplicationError(merge.refusal(state, primary), stage="protect")
 
 
 async def _until_booted(state: PairState, primary: VM) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coloctl.colo import alike, generation, inuse, launch
+from coloctl.colo import alike, generation, inuse, launch, overlays
 from coloctl.colo.companion import WHOLE
-from coloctl.colo.generation import Companions, Worth
+from coloctl.colo.generation import Companion, Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
 from coloctl.ha.arbiter import open_arbiter
 from coloctl.model.event import Kind
@@ -118,17 +118,19 @@ async def _start_guest(
     state.generation = max(*numbers, claim.generation if claim else 0)
     promoted = (claim.node, claim.generation) if claim else None
     node = begin_on or generation.source(companions, promoted=promoted)
+    companions = {**companions, node: await _settle(state, companions[node], promoted)}
+    superseded = companions[other(node)].state is Worth.OVERLAY_PENDING
     held = False
     if not hold:
         await launch.require_images(spec, ground, node)
-    elif launch.boots_alone(spec, ground):
+    elif superseded or launch.boots_alone(spec, ground):
         await launch.require_same_sizes(spec, ground)
     else:
         held = await alike.disks_alike(spec, ground, companions)
     if begin_on:
         state.generation += generation.leap(companions)
         await _overrule(state, begin_on)
-    elif companions[node].state is not Worth.OVERLAY_PENDING:
+    else:
         await _keep(state, node, Worth.IN_SYNC)
     if not held:
         await _leave_behind(state, companions, other(node))
@@ -139,6 +141,20 @@ async def _start_guest(
     if not held:
         state.note(Fact.GUEST_STARTED, f"The guest runs on node {node}, alone.")
     return held
+
+
+async def _settle(
+    state: PairState, known: Companion, promoted: tuple[NodeName, int] | None
+) -> Companion:
+    """Make the disks that the guest begins with whole; raises `PreconditionFailed`."""
+    claimed = promoted[1] if promoted and promoted[0] == known.node else 0
+    return await overlays.settle(
+        state.spec,
+        state.ground.hosts,
+        overlays.as_claimed(state.spec, known, claimed),
+        qemu_img=state.ground.qemu_img,
+        report=state.progress,
+    )
 
 
 async def _overrule(state: PairState, node: NodeName) -> None:

@@ -8,11 +8,13 @@ from coloctl.clock import Deadline
 from coloctl.colo import generation, guard, launch
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, PairBusy
-from coloctl.ha.failover import abandon_secondary, require_merged
+from coloctl.ha.failover import abandon_secondary
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
-from coloctl.model.view import Presence
+from coloctl.model.view import Merge, Presence
+from coloctl.supervisor.acts import merge
 from coloctl.supervisor.acts.powerdown import Ending, power_down, taken_over
+from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
@@ -29,17 +31,18 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
 
     Answers how: an `Ending`, or ``"killed"``. Without ``force`` the guest is asked first: its agent
     where it has one, then over ACPI. It stays protected meanwhile: a primary that is lost is failed
-    over by the supervisor, and the survivor's guest is asked again. Raises `FencingFailed` for a
-    QEMU that would not die, and `DeadlineMissed` without ``force`` for one whose image lacks the
-    guest's last writes; it runs on then.
+    over by the supervisor, and the survivor's guest is asked again. A merge of overlays is waited
+    for before, however long it takes; with ``force`` it is left to the next start, and the answer
+    says so. Raises `FencingFailed` for a QEMU that would not die.
     """
     while True:
         await make_way(state, None if force else timeout_s)
         async with state.acting("stop", force=force, timeout_s=timeout_s):
             how = "killed"
             primary = state.seat_of(Role.PRIMARY)
-            if not force and primary is not None and primary.vm is not None:
-                await require_merged(state.spec, primary.vm, timeout_s)
+            server = serving(state)
+            if not force and server is not None:
+                await merge.wait(state, server)
             if not force and state.protection is not Protection.DOWN:
                 with contextlib.suppress(ColoctlError):
                     how = str(await _power_down(state, timeout_s))
@@ -50,6 +53,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
                 if secondary is not None and secondary.vm is not None:
                     state.progress("let go")
                 await _leave_secondary_behind(state)
+                how += _left_to_the_next_start(serving(state))
                 await end_all(state)
                 state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
                 return how
@@ -79,6 +83,21 @@ async def make_way(state: PairState, patience_s: float | None) -> None:
         state.ending = False
 
 
+def serving(state: PairState) -> Seat | None:
+    """The node whose QEMU the guest's clients reach, or will reach once a failover is finished.
+
+    Between the claim of a generation and the end of its failover the dead node still has the role.
+    """
+    promoted = (seat for seat in state.seats.values() if seat.merge is not Merge.NONE)
+    return next(promoted, None) or state.seat_of(Role.PRIMARY)
+
+
+def _left_to_the_next_start(server: Seat | None) -> str:
+    if server is None or server.merge is Merge.NONE:
+        return ""
+    return f"; the next start writes node {server.name}'s overlays into its image"
+
+
 async def _leave_secondary_behind(state: PairState) -> None:
     """What the guest writes from here on is on the primary's disks alone, and those of the
     secondary say so; where that cannot be written, their word is a secondary's all the same.
@@ -106,13 +125,14 @@ async def _power_down(state: PairState, timeout_s: float) -> Ending:
 
 
 async def end(state: PairState, node: NodeName, presence: Presence) -> None:
-    """Nothing of ``node`` runs or lies about."""
+    """End what runs on ``node`` and remove what it needed, but overlays that are pending."""
     seat = state.seats[node]
     seat.retired = True
+    pending = await merge.may_be_pending(state, node)
     if seat.vm is not None:
         await seat.vm.kill(10)
     seat.vacate(presence)
-    await launch.sweep(state.spec, state.ground, node)
+    await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)
     if all(one.vm is None for one in state.seats.values()):
         await guard.lift(state.spec, state.ground.hosts)
 

@@ -12,7 +12,8 @@ from coloctl.machine import freshcode
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
-from coloctl.supervisor.acts.failover import SWITCHOVER, failover
+from coloctl.supervisor.acts.cause import SWITCHOVER
+from coloctl.supervisor.acts.failover import failover
 from coloctl.supervisor.acts.protect import Entered, Watch, reprotect
 from coloctl.supervisor.acts.tune import checkpoint_of
 from coloctl.supervisor.state import PairState

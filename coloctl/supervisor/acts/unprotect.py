@@ -6,7 +6,8 @@ from coloctl.errors import PairBusy
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
 from coloctl.model.view import PairView
-from coloctl.supervisor.acts.failover import UNPROTECTED, failover
+from coloctl.supervisor.acts.cause import UNPROTECTED
+from coloctl.supervisor.acts.failover import failover
 from coloctl.supervisor.state import PairState
 
 #: A protection that is given up has undone itself within this, seconds.

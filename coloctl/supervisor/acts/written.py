@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from coloctl.colo import generation
+from coloctl.colo import generation, overlays
 from coloctl.colo.generation import Worth
 from coloctl.errors import PreconditionFailed
 from coloctl.ha.arbiter import FILE_NAME
 from coloctl.host import durable
 from coloctl.model.event import Kind
 from coloctl.model.pair import Role
+from coloctl.model.view import Merge
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 
@@ -40,8 +41,13 @@ async def require_place(state: PairState, survivor: Seat) -> None:
             raise
         worth = Worth.FOLLOWING if survivor.view.role is Role.SECONDARY else Worth.IN_SYNC
         spec, hosts = state.spec, state.ground.hosts
+        lacking: generation.Overlays = {}
+        if survivor.merge is not Merge.NONE:
+            worth, lacking = Worth.OVERLAY_PENDING, overlays.names(spec, survivor.name)
         # What stands there already is written once more.
-        if await generation.keep(spec, hosts, survivor.name, state.generation, worth):
+        if await generation.keep(
+            spec, hosts, survivor.name, state.generation, worth, overlays=lacking
+        ):
             raise
 
 

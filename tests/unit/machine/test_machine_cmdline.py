@@ -50,7 +50,8 @@ def secondary(pair: PairSpec, dialect: Dialect = NEW, node: NodeName = "b") -> L
         binary=BINARY,
         accel="kvm",
         rundir=rundir,
-        overlays=blockdev.overlays(pair, rundir),
+        overlays=blockdev.overlays(pair, node),
+        witness=blockdev.witness(pair, node) if pair.disks else None,
     )
 
 

@@ -145,7 +145,7 @@ def test_comparison_has_the_pair_s_own_patience() -> None:
 
 def test_the_replica_s_way_down_to_the_image() -> None:
     pair = make_pair()
-    over = blockdev.overlays(pair, RUNDIR)[0]
+    over = blockdev.overlays(pair, "b")[0]
     image, replication, quorum = blockdev.secondary_nodes(
         pair.disks[0], 0, pair.disks[0].image["b"], over.active, over.hidden
     )

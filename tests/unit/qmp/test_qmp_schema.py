@@ -133,6 +133,8 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
     ],
     qmp.block_job_cancel: [(("resync",), {"force": True})],
     qmp.block_job_set_speed: [(("resync", 1), {})],
+    qmp.mark_written: [(("witness",), {})],
+    qmp.set_action: [((), {"shutdown": "pause"})],
     qmp.job_dismiss: [(("resync",), {})],
     qmp.object_add: [
         ((COMPARE,), {}),

@@ -17,7 +17,6 @@ from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import (
     CheckpointStalled,
     CommandRefused,
-    DeadlineMissed,
     NotProtected,
     PairBusy,
     ReplicationError,
@@ -28,6 +27,7 @@ from coloctl.model.event import last_settings, worth_keeping
 from coloctl.model.pair import FencingMethod, FencingSpec
 from coloctl.model.protection import Protection
 from coloctl.model.tuning import SETTINGS, Tuning
+from coloctl.model.view import Merge
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import powerdown
 
@@ -152,16 +152,27 @@ def test_a_primary_that_waits_for_its_secondary_in_a_checkpoint_is_freed(
     asyncio.run(check())
 
 
-def test_a_guest_whose_image_is_not_complete_is_not_ended_unforced(tmp_path: Path) -> None:
+#: What QEMU says of its block graph while it merges, and what it has read and written.
+MERGING = [{"node-name": "active0", "drv": "qcow2"}, {"node-name": "#block1", "drv": "mirror_top"}]
+
+
+def test_a_stop_waits_for_the_merge_of_the_node_that_serves(tmp_path: Path) -> None:
+    """Also before the failover has given it the role: the dead node still has that."""
+
     async def check() -> None:
-        async with in_colo(tmp_path) as (state, a, _):
-            a.answer("query-named-block-nodes", [{"node-name": "active0"}])
-            with pytest.raises(DeadlineMissed, match="last writes"):
-                await acts.stop(state, force=False, timeout_s=0.1)
-            assert a.process.alive()
-            assert state.protection is Protection.COLO
-            assert not state.seats["a"].retired
-            assert await acts.stop(state, force=True) == "killed"
+        async with in_colo(tmp_path) as (state, a, b):
+            b.answer("query-named-block-nodes", MERGING)
+            a.process.die()
+            await acts.failover(state, "b")
+            assert state.seats["b"].merge is Merge.UNDER_WAY
+            stopping = asyncio.create_task(acts.stop(state, force=False, timeout_s=0.1))
+            await asyncio.sleep(0.3)  # three times what it gives the guest
+            assert b.process.alive() and not stopping.done()
+            b.answer("query-named-block-nodes", [])
+            assert (await stopping).startswith("cut off")
+            assert state.seats["b"].merge is Merge.NONE
+
+    asyncio.run(check())
 
     asyncio.run(check())
 

@@ -1,0 +1,214 @@
+"""The overlays of a node's disks: made for a new secondary, kept while pending, settled at a start.
+
+`coloctl.colo.launch` makes and removes them with a secondary; a start settles those of the node
+whose disks it takes. What is pending is written in the companion (`coloctl.colo.generation`) before
+a secondary is promoted, and taken back when QEMU has merged them.
+
+Invariant: overlays that a companion calls pending are never removed or made anew, nor those of a
+node of which it is not known; a guest never runs on an image that lacks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from coloctl import paths
+from coloctl.colo import generation, registry
+from coloctl.colo.generation import Companion, Overlays, Worth
+from coloctl.errors import PreconditionFailed
+from coloctl.host.base import Host
+from coloctl.machine import blockdev, overlay
+from coloctl.machine.image import HEADER_DEADLINE_S
+from coloctl.model.pair import NodeName, PairSpec
+
+#: Removing a few files from a busy disk, seconds.
+REMOVE_DEADLINE_S = 2.0
+
+
+def names(spec: PairSpec, node: NodeName) -> Overlays:
+    """Say for a companion what the images of ``node`` lack, per disk id.
+
+    The paths are those of the active and the hidden overlay, and of the witness.
+    """
+    if not spec.disks:
+        return {}
+    witness = str(blockdev.witness(spec, node))
+    found = zip(spec.disks, blockdev.overlays(spec, node), strict=True)
+    return {disk.id: (str(over.active), str(over.hidden), witness) for disk, over in found}
+
+
+def _files(spec: PairSpec, node: NodeName) -> list[str]:
+    return sorted({path for found in names(spec, node).values() for path in found})
+
+
+def as_claimed(spec: PairSpec, known: Companion, claimed: int) -> Companion:
+    """Call the overlays of a secondary pending where a claim says that it may have been promoted.
+
+    ``claimed`` is the generation of that claim, 0 for none. A failover that was cut short between
+    the claim and the word beside the image leaves no other trace.
+    """
+    if known.state is not Worth.FOLLOWING or claimed <= known.generation or known.doubt:
+        return known
+    return replace(
+        known,
+        state=Worth.OVERLAY_PENDING,
+        generation=claimed,
+        overlays=names(spec, known.node),
+    )
+
+
+async def make(
+    spec: PairSpec, host: Host, node: NodeName, sizes: Mapping[str, int], *, qemu_img: Path
+) -> None:
+    """Make fresh overlays for a new secondary on ``node``; ``sizes`` in bytes, by disk id.
+
+    Disks in doubt were judged by `generation.source` before. Raises `PreconditionFailed` where
+    overlays are pending, or cannot be made.
+    """
+    if not spec.disks:
+        return
+    known = await _known(spec, host, node)
+    if known.state is Worth.OVERLAY_PENDING:
+        raise PreconditionFailed(
+            f"No secondary is made on node {node}: {known.sentence()}",
+            hint=f"`coloctl start SPEC --from {node}` starts with these disks, whole",
+        )
+    for folder in {Path(path).parent for path in _files(spec, node)}:
+        if folder == paths.overlay_dir():
+            paths.make_private(folder)
+    for disk, over in zip(spec.disks, blockdev.overlays(spec, node), strict=True):
+        for path in (over.active, over.hidden):
+            await overlay.make(path, sizes[disk.id], host.run, qemu_img=qemu_img)
+    witness = blockdev.witness(spec, node)
+    await overlay.make(witness, blockdev.WITNESS_BYTES, host.run, qemu_img=qemu_img)
+
+
+async def remove(spec: PairSpec, host: Host, node: NodeName) -> bool:
+    """Remove the overlays of ``node``, whose QEMU is gone; answers False where they are kept.
+
+    So are those that a process holds: the pair may run from another state folder.
+    """
+    if not spec.disks:
+        return True
+    for path in _files(spec, node):
+        if await host.image_user(Path(path)):
+            return False
+    known = await _known(spec, host, node)
+    if known.state is Worth.OVERLAY_PENDING or known.doubt:
+        return False
+    await _remove(host, _files(spec, node))
+    return True
+
+
+async def _remove(host: Host, files: list[str]) -> None:
+    await host.run(["rm", "-f", "--", *files], deadline_s=REMOVE_DEADLINE_S)
+
+
+async def _known(spec: PairSpec, host: Host, node: NodeName) -> Companion:
+    return (await registry.look(spec, host, node))[0]
+
+
+async def settle(
+    spec: PairSpec,
+    hosts: generation.Hosts,
+    known: Companion,
+    *,
+    qemu_img: Path,
+    report: Callable[[str], None] = lambda _: None,
+) -> Companion:
+    """Make the images of a node whole: commit the overlays that they lack, before a guest runs.
+
+    Answers what the disks are worth then: in sync, of the same generation. May be cut short at any
+    point and called again. Raises `PreconditionFailed` where that cannot be done now; nothing is
+    lost then, and the next start tries it again.
+    """
+    if known.state is not Worth.OVERLAY_PENDING:
+        return known
+    node, host = known.node, hosts[known.node]
+    await _require_all(spec, host, known)
+    pending = await _unmerged(spec, host, known, qemu_img)
+    if pending != known.overlays:  # before anything of the others is touched
+        await _write(spec, hosts, replace(known, overlays=pending))
+    # From here on the overlays' own marks say nothing: opening them changes these.
+    await _remove(host, sorted({found[2] for found in known.overlays.values()}))
+    formats = {disk.id: (disk.image[node], disk.format) for disk in spec.disks}
+    for disk, (active, hidden, _) in pending.items():
+        report("overlays")
+        image, image_format = formats[disk]
+        try:
+            await overlay.commit(
+                image, image_format, Path(active), Path(hidden), host.run, qemu_img=qemu_img
+            )
+        except PreconditionFailed as error:
+            raise _unsettled(known, error) from error
+    settled = replace(known, state=Worth.IN_SYNC, overlays={})
+    await _write(spec, hosts, settled)
+    await _remove(host, sorted({path for found in known.overlays.values() for path in found}))
+    return settled
+
+
+async def _write(spec: PairSpec, hosts: generation.Hosts, known: Companion) -> None:
+    await generation.write(
+        spec, hosts, known.node, known.generation, known.state, overlays=known.overlays
+    )
+
+
+def _unsettled(known: Companion, error: PreconditionFailed) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"The image of node {known.node} lacks the guest's last writes: {error.message}",
+        hint=f"nothing is lost; {error.hint or 'put its disk right'}, and start the pair again",
+    )
+
+
+async def _require_all(spec: PairSpec, host: Host, known: Companion) -> None:
+    """Every overlay is there and belongs to a disk of the pair; raises `PreconditionFailed`."""
+    disks = {disk.id for disk in spec.disks}
+    for disk, found in known.overlays.items():
+        if disk not in disks or len(found) != 3:
+            raise PreconditionFailed(
+                f"Node {known.node} has overlays of a disk {disk}, which is not in the pair file.",
+                hint="write the pair file as it was when the pair ran last",
+            )
+        for path in found[:2]:
+            there = await host.run(["test", "-f", path], deadline_s=HEADER_DEADLINE_S)
+            if there.code != 0:
+                raise PreconditionFailed(
+                    f"The image of node {known.node} lacks the guest's last writes, and {path}, "
+                    "which has them, is not there.",
+                    hint="bring the file back; `coloctl start SPEC --from NODE` does without it, "
+                    "and those writes are lost",
+                )
+
+
+async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path) -> Overlays:
+    """Leave out the disks whose image QEMU had put in the place of its overlays.
+
+    It closes the active overlay when it does so, and the guest writes to the image from then on: to
+    commit it would bring back what was overwritten since. It closes it at an orderly end as well,
+    but then it closes the witness too. An overlay without data is never marked, so it shows
+    nothing; nor does the hidden one, which QEMU marks as clean when the merge begins.
+    """
+    witnesses = {Path(found[2]) for found in known.overlays.values()}
+    if not await _killed(host, witnesses, qemu_img):
+        return known.overlays
+    left = {}
+    for disk, found in known.overlays.items():
+        active = Path(found[0])
+        marked = await overlay.dirty(active, host.run, qemu_img=qemu_img)
+        if marked or not await overlay.has_data(active, host.run, qemu_img=qemu_img):
+            left[disk] = found
+    return left
+
+
+async def _killed(host: Host, witnesses: set[Path], qemu_img: Path) -> bool:
+    """Whether the QEMU that had the witness open ended without closing its files.
+
+    A witness that is not there has been read already (`settle`).
+    """
+    for path in witnesses:
+        there = await host.run(["test", "-f", str(path)], deadline_s=HEADER_DEADLINE_S)
+        if there.code != 0 or not await overlay.dirty(path, host.run, qemu_img=qemu_img):
+            return False
+    return bool(witnesses)

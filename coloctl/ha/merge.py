@@ -1,0 +1,73 @@
+"""Look at what QEMU makes of the overlays of a promoted secondary, and steer how it may end.
+
+On promotion QEMU commits the active and the hidden overlay of each disk into its image by a job of
+its own, which no query lists and no event announces; it shows in the block graph alone. The
+supervisor (`supervisor.acts.merge`) calls this.
+
+Invariant: a merge is over only where no overlay is in the graph any more; from then on, and not
+before, the guest writes to the image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coloctl.clock import Deadline
+from coloctl.colo import plan
+from coloctl.machine import blockdev
+from coloctl.model.pair import PairSpec
+from coloctl.model.view import Merge
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import run
+from coloctl.vm import VM
+
+Node = dict[str, Any]
+
+#: Telling a QEMU that is busy with its merge what to do at its end, seconds.
+STAY_S = 10.0
+
+#: The filter that QEMU puts above an overlay for as long as its commit runs.
+_COMMITTING = "mirror_top"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at a merge; sizes in bytes."""
+
+    merge: Merge
+    held: int = 0  #: what the overlays take on disk
+    left: int = 0  #: what is still to be read from them
+
+
+async def look(spec: PairSpec, vm: VM, deadline_s: float) -> Look:
+    """Ask ``vm``, a promoted secondary, how far its merge is; raises `MonitorError`."""
+    listed = await vm.execute(qmp.query_named_block_nodes(), deadline_s)
+    wanted = {name for i, _ in enumerate(spec.disks) for name in blockdev.overlay_ids(i)}
+    overlays = [node for node in listed if node.get("node-name") in wanted]
+    if not overlays:
+        return Look(Merge.NONE)
+    held = sum(int(node.get("image", {}).get("actual-size", 0)) for node in overlays)
+    committing = [node for node in listed if node.get("drv") == _COMMITTING]
+    left = sum(
+        int(bitmap.get("count", 0))
+        for node in (*overlays, *committing)
+        for bitmap in node.get("dirty-bitmaps", ())
+        if "name" not in bitmap  # the job's own
+    )
+    return Look(_state(spec, overlays, committing), held, left)
+
+
+def _state(spec: PairSpec, overlays: list[Node], committing: list[Node]) -> Merge:
+    """One commit runs per disk that still has overlays; one that failed is not there any more."""
+    names = {node["node-name"] for node in overlays}
+    disks = [i for i, _ in enumerate(spec.disks) if names & set(blockdev.overlay_ids(i))]
+    return Merge.UNDER_WAY if len(committing) >= len(disks) else Merge.REFUSED
+
+
+async def stay_when_off(vm: VM, *, stay: bool) -> None:
+    """Let the QEMU stay, or go, when its guest powers itself off; raises `MonitorError`.
+
+    One that goes in the middle of a merge would leave it to the next start.
+    """
+    await run(plan.stay_when_off(stay=stay), vm.monitor, deadline=Deadline(STAY_S))

@@ -1,0 +1,38 @@
+"""Say for what a failover happened and what it came to, in sentences for an operator; pure."""
+
+from __future__ import annotations
+
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import NodeName
+
+#: `Timeline.cause` of a failover that a person asked for, of one that was planned, and of a
+#: protection that a person took away.
+OPERATOR, SWITCHOVER, UNPROTECTED = "operator", "switchover", "unprotected"
+
+
+def outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
+    """Say what a failover came to, as the reason of the state that it ended in."""
+    if cause == UNPROTECTED:
+        return f"The guest runs on node {survivor} alone, as it was asked for."
+    if cause == SWITCHOVER:
+        return f"The guest has gone over to node {survivor}, as planned."
+    if cause == Diagnosis.GUEST_RESET:
+        return (
+            f"The guest is rebooting on node {survivor}, alone: under TCG node {lost} would not "
+            "have survived that. It can be protected when it has booted."
+        )
+    return f"The guest runs on node {survivor} alone since node {lost} was lost."
+
+
+def reason(survivor: NodeName, lost: NodeName, cause: str) -> str:
+    """Say why a failover has begun."""
+    if cause in (OPERATOR, SWITCHOVER, UNPROTECTED):
+        words = {
+            OPERATOR: f"A failover to node {survivor}",
+            SWITCHOVER: f"A switchover to node {survivor}",
+            UNPROTECTED: f"An end of the protection on node {survivor}",
+        }
+        return f"{words[cause]} was asked for."
+    if cause == Diagnosis.GUEST_RESET:
+        return f"The guest starts anew; node {lost} is given up for that."
+    return f"Node {lost} is lost ({cause}); node {survivor} takes over."

@@ -1,0 +1,189 @@
+"""Follow the merge of a promoted secondary's overlays to its end, beside everything else.
+
+The failover begins it, adoption takes it up again, `stop` waits for it, protection begins after it.
+
+Invariant: the companion calls the overlays pending from before the promotion until QEMU has put the
+image in their place; only then are they removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from coloctl.colo import generation, launch, overlays, registry
+from coloctl.colo.generation import Worth
+from coloctl.errors import ColoctlError, MonitorError
+from coloctl.ha import merge
+from coloctl.ha.arbiter import open_arbiter
+from coloctl.model.event import Kind
+from coloctl.model.pair import NodeName
+from coloctl.model.protection import Protection
+from coloctl.model.qapi import RunState
+from coloctl.model.units import size
+from coloctl.model.view import Merge
+from coloctl.qmp import command as qmp
+from coloctl.supervisor.seat import Seat
+from coloctl.supervisor.state import PairState
+from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
+
+#: How often QEMU is asked; what a guest writes between the end of a merge and the word about it
+#: would have to be found out by the overlays' own marks. Seconds.
+POLL_S = 0.02
+#: One answer of a QEMU whose disk is slow, seconds.
+ASK_S = 30.0
+#: Reading what is written about a disk that may be dead with its node, seconds.
+LOOK_S = 2.0
+#: How often a word that could not be written is written again, and how often progress is told.
+RETRY_S, TELL_S = 1.0, 0.5
+
+
+def begin(state: PairState, seat: Seat, heard: Callable[[], None] = lambda: None) -> None:
+    """Follow the merge on ``seat`` until it is over; ``heard`` is called when it is."""
+    if seat.vm is not None:
+        seat.merge = Merge.UNDER_WAY
+        seat.follow(asyncio.create_task(_follow(state, seat, seat.vm, heard)))
+
+
+async def resume(state: PairState) -> None:
+    """Follow the merge of a seat that was taken over, where its companion calls it pending.
+
+    Not in the middle of a failover: that is finished first, and follows it.
+    """
+    if state.protection in (Protection.FAILOVER, Protection.FAILED):
+        return
+    for seat in state.seats.values():
+        if seat.vm is None or not seat.vm.process.alive() or not state.spec.disks:
+            continue
+        host = state.ground.hosts[seat.name]
+        known, _ = await registry.look(state.spec, host, seat.name)
+        if known.state is Worth.OVERLAY_PENDING and not seat.in_colo:
+            begin(state, seat)
+
+
+async def sweep(state: PairState, node: NodeName) -> None:
+    """Remove what ``node`` needed to run, but overlays that may be pending."""
+    pending = await may_be_pending(state, node)
+    await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)
+
+
+async def may_be_pending(state: PairState, node: NodeName) -> bool:
+    """Whether overlays of ``node`` may hold what its image lacks, whatever is written beside it."""
+    if not state.spec.disks:
+        return False
+    if state.seats[node].merge is not Merge.NONE:
+        return True
+    try:
+        async with asyncio.timeout(LOOK_S):
+            claim = await open_arbiter(state.spec, state.ground.folder).current()
+            known, _ = await registry.look(state.spec, state.ground.hosts[node], node)
+    except (ColoctlError, TimeoutError):
+        return True
+    claimed = claim.generation if claim and claim.node == node else 0
+    return overlays.as_claimed(state.spec, known, claimed).state is Worth.OVERLAY_PENDING
+
+
+async def wait(state: PairState, seat: Seat) -> None:
+    """Return when the image of ``seat`` holds everything, has refused it, or its QEMU is gone.
+
+    Has no deadline: a slow disk takes its time. The act under way tells how far it is.
+    """
+    if seat.merge is Merge.UNDER_WAY and not seat.following:
+        begin(state, seat)
+    while seat.merge is Merge.UNDER_WAY and seat.vm is not None and seat.vm.process.alive():
+        if state.act:
+            state.progress("merge", *seat.merged_bytes)
+        await asyncio.sleep(TELL_S)
+
+
+async def _follow(state: PairState, seat: Seat, vm: VM, heard: Callable[[], None]) -> None:
+    try:
+        found = await _watch(state, seat, vm)
+        if found is Merge.NONE:
+            heard()
+            await _over(state, seat, vm)
+        else:
+            _refused(state, seat)
+            await _let_go(vm)
+    except MonitorError as error:
+        log.warning("Node %s's overlays stay pending: %s", seat.name, error.message)
+    except ColoctlError as error:
+        log.error("The merge of node %s is not followed: %s", seat.name, error.message)
+
+
+async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
+    """Whether the merge came to its end or was refused; raises `MonitorError` for a dead QEMU."""
+    with contextlib.suppress(MonitorError):
+        await merge.stay_when_off(vm, stay=True)
+    while True:
+        with contextlib.suppress(MonitorError):
+            seen = await merge.look(state.spec, vm, ASK_S)
+            if seen.merge is not Merge.UNDER_WAY:
+                return seen.merge
+            seat.merged_bytes = max(0, seen.held - seen.left), seen.held
+        if not vm.process.alive() or vm.monitor.gone:
+            raise MonitorError(f"the QEMU of node {seat.name} ended before they were merged.")
+        await asyncio.sleep(POLL_S)
+
+
+async def _over(state: PairState, seat: Seat, vm: VM) -> None:
+    """The image is whole: its companion says so, then the overlays go."""
+    spec, hosts, number = state.spec, state.ground.hosts, state.generation
+    told = ""
+    while warning := await generation.keep(spec, hosts, seat.name, number):
+        if warning != told:
+            log.error("%s", warning)
+        told = warning
+        await asyncio.sleep(RETRY_S)
+    seat.merge = Merge.NONE
+    with contextlib.suppress(ColoctlError):
+        await overlays.remove(spec, hosts[seat.name], seat.name)
+    with contextlib.suppress(ColoctlError):
+        state.record(Kind.OUTCOME, act="failover", step="merged", node=seat.name)
+    await _let_go(vm)
+
+
+async def _let_go(vm: VM) -> None:
+    """The QEMU ends with its guest again, now where that has powered itself off meanwhile."""
+    with contextlib.suppress(MonitorError):
+        await merge.stay_when_off(vm, stay=False)
+        if (await vm.observe(ASK_S)).run_state is RunState.SHUTDOWN:
+            await vm.execute(qmp.quit())
+
+
+def _refused(state: PairState, seat: Seat) -> None:
+    """The guest serves on, from the image and its overlays together, which QEMU keeps as one."""
+    seat.merge = Merge.REFUSED
+    why = refusal(state, seat)
+    log.error("%s", why)
+    explain(state, seat)
+    with contextlib.suppress(ColoctlError):
+        state.record(Kind.NOTE, node=seat.name, data={"merge-refused": why})
+
+
+def explain(state: PairState, seat: Seat) -> None:
+    """Make a merge that was refused the reason of the pair's state; nothing else is."""
+    if seat.merge is Merge.REFUSED:
+        state.explain(refusal(state, seat))
+
+
+def refusal(state: PairState, seat: Seat) -> str:
+    """Say what a merge that was refused means, and what ends it."""
+    name = state.spec.name
+    return (
+        f"The guest runs on node {seat.name} alone, and that node's image did not take its last "
+        "writes: they are kept in its overlays, and nothing is lost. QEMU cannot protect it again "
+        f"like this: put the image's disk right, then `coloctl stop {name}` and `coloctl start "
+        f"{state.spec.source or 'SPEC'}` write them into the image and protect it."
+    )
+
+
+def waiting(seat: Seat) -> str:
+    """Say that a merge is under way, and how far it is."""
+    done, total = seat.merged_bytes
+    far = f" ({size(done)} of {size(total)} so far)" if total else ""
+    return f"Node {seat.name}'s image takes what only its overlays hold{far}."

@@ -1,0 +1,214 @@
+"""A promoted secondary whose overlays are not in its image yet: whatever ends it, nothing is lost.
+
+The image takes 1 MiB per second, so the merge lasts for seconds. What the guest writes meanwhile is
+acknowledged when QEMU says so; the image of the node has to hold all of it at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.merging import acknowledge, fast, fill, lose_primary, missing, refuse_writes
+from support.pairs import PATIENCE_S, Stage, firmware_spec, make_disks, supervised
+
+from coloctl.colo import overlays, registry
+from coloctl.colo.generation import Companion, Worth
+from coloctl.errors import ReplicationError
+from coloctl.lab import qemu
+from coloctl.machine import blockdev
+from coloctl.machine.image import MIB
+from coloctl.model.pair import CheckpointSpec, PairSpec
+from coloctl.model.protection import Protection
+from coloctl.model.view import Merge
+from coloctl.qmp.wait import until_nodes_gone
+from coloctl.supervisor import acts
+
+pytestmark = pytest.mark.qemu
+
+SLOW = MIB
+
+
+@pytest.fixture(scope="module")
+def build(qemu_builds: Callable[[str], qemu.Build]) -> qemu.Build:
+    return qemu_builds("11.1")
+
+
+def pair(folder: Path, build: qemu.Build, image_format: str = "raw") -> PairSpec:
+    """Checkpoints are rare: what the test writes into the overlays stays there."""
+    spec = firmware_spec(folder, build, "tcg")
+    images = {
+        node: path.with_suffix(f".{image_format}") for node, path in spec.disks[0].image.items()
+    }
+    return replace(
+        spec,
+        disks=(replace(spec.disks[0], format=image_format, image=images),),
+        checkpoint=CheckpointSpec(delay_ms=3000, guard_first_connection=False),
+    )
+
+
+async def known(stage: Stage) -> Companion:
+    return (await registry.look(stage.state.spec, stage.state.ground.hosts["b"], "b"))[0]
+
+
+async def promote(stage: Stage, bytes_per_s: int = SLOW) -> None:
+    """Node b serves, and its merge is under way."""
+    await lose_primary(stage, bytes_per_s)
+    await acts.failover(stage.state, "b")
+    assert stage.state.protection is Protection.UNPROTECTED
+    assert stage.state.seats["b"].merge is Merge.UNDER_WAY
+
+
+async def serves_again(spec: PairSpec, build: qemu.Build, acknowledged: int) -> None:
+    """The next start, with another state folder, has everything in the image before it runs."""
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        assert stage.primary.node == "b"
+        assert (await known(stage)).state is Worth.IN_SYNC
+        assert missing(build, spec, spec.disks[0].image["b"], acknowledged) == []
+    left = [path for path in spec.disks[0].image["b"].parent.iterdir() if "b." in path.name]
+    assert {path.name.removeprefix(spec.disks[0].image["b"].name) for path in left} == {
+        "",
+        ".generation",
+    }
+
+
+Story = Callable[[Stage], object]
+
+
+def play(spec: PairSpec, build: qemu.Build, story: Story) -> None:
+    async def run() -> None:
+        await make_disks(spec, build.img)
+        async with supervised(spec) as stage:
+            await stage.start()
+            await story(stage)  # type: ignore[misc]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 2.0])
+def test_a_survivor_that_ends_in_its_merge_loses_nothing(
+    tmp_path: Path, build: qemu.Build, image_format: str, how: signal.Signals, after_s: float
+) -> None:
+    spec, written = pair(tmp_path, build, image_format), 0
+
+    async def story(stage: Stage) -> None:
+        nonlocal written
+        await promote(stage)
+        survivor = stage.primary
+        for number in range(4):
+            await acknowledge(survivor, spec, number)
+            written += 1
+        await asyncio.sleep(after_s)
+        survivor.process.signal(how)
+        await stage.until_protection(Protection.DOWN)
+        assert (await known(stage)).state is Worth.OVERLAY_PENDING
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, written))
+
+
+def test_a_stop_waits_for_the_merge_of_the_survivor(tmp_path: Path, build: qemu.Build) -> None:
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        await promote(stage)
+        await acknowledge(stage.primary, spec, 0)
+        how = await acts.stop(stage.state, force=False, timeout_s=0.5)
+        assert how.startswith("cut off")  # firmware knows no power button
+        done = [data["done"] for name, data in stage.events if name == "PROGRESS"]
+        assert "merge" in stage.steps() and done == sorted(done) and done[-1] > 0
+        assert (await known(stage)).state is Worth.IN_SYNC
+        assert missing(build, spec, spec.disks[0].image["b"], 1) == []
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, 1))
+
+
+def test_a_forced_stop_leaves_the_merge_to_the_next_start(
+    tmp_path: Path, build: qemu.Build
+) -> None:
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        await promote(stage)
+        await acknowledge(stage.primary, spec, 0)
+        how = await acts.stop(stage.state, force=True)
+        assert how == "killed; the next start writes node b's overlays into its image"
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, 1))
+
+
+def test_what_was_merged_is_not_merged_again(tmp_path: Path, build: qemu.Build) -> None:
+    """The survivor and its supervisor die before anybody wrote that the merge is over."""
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        await promote(stage)
+        survivor, seat = stage.primary, stage.state.seats["b"]
+        seat.follow(None)  # nobody looks any more
+        await fast(survivor)
+        await until_nodes_gone(survivor.monitor, blockdev.overlay_ids(0), PATIENCE_S)
+        for number in range(4):
+            await acknowledge(survivor, spec, number)
+        survivor.process.signal(signal.SIGKILL)
+        await stage.until_protection(Protection.DOWN)
+        assert (await known(stage)).state is Worth.OVERLAY_PENDING
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, 4))
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_merge_that_the_image_refuses_leaves_the_guest_serving(
+    tmp_path: Path, build: qemu.Build, number: int
+) -> None:
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        survivor = stage.secondary
+        await stage.checkpoints(1)
+        await fill(survivor)
+        stage.primary.process.signal(signal.SIGKILL)
+        await refuse_writes(survivor, spec, number)
+        await acts.failover(stage.state, "b")
+        await stage.until(lambda: stage.state.seats["b"].merge is Merge.REFUSED)
+        assert stage.state.protection is Protection.UNPROTECTED
+        assert "coloctl stop" in stage.state.view().reason
+        before = stage.state.ground.rundir("a")
+        with pytest.raises(ReplicationError, match="nothing is lost"):
+            await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
+        assert not (before / "qmp.sock").exists()  # no secondary was made in vain
+        how = await acts.stop(stage.state, force=False, timeout_s=0.5)
+        assert how.endswith("; the next start writes node b's overlays into its image")
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, 0))
+
+
+def test_a_commit_that_is_cut_short_is_done_again(tmp_path: Path, build: qemu.Build) -> None:
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        await promote(stage)
+        await acknowledge(stage.primary, spec, 0)
+        await acts.stop(stage.state, force=True)
+        hosts, img = stage.state.ground.hosts, stage.state.ground.qemu_img
+        for n in range(5):
+            settling = asyncio.create_task(
+                overlays.settle(spec, hosts, await known(stage), qemu_img=img)
+            )
+            await asyncio.sleep(0.01 * n)
+            settling.cancel()
+            await asyncio.gather(settling, return_exceptions=True)
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, 1))

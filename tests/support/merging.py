@@ -1,0 +1,149 @@
+"""Merges that take long or fail: filters below a secondary's image, and overlays that are full."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from support.pairs import Stage, guest_writes, qemu_io
+
+from coloctl.lab import qemu
+from coloctl.machine.image import MIB
+from coloctl.model.pair import PairSpec
+from coloctl.qmp.command import Command
+from coloctl.vm import VM
+
+#: Places that hold a byte of their own each, in the overlays of a secondary only.
+PLACES = 8
+#: Half of the distance between two of them is written, so that some clusters stay the image's.
+STRIDE = 2 * MIB
+
+
+async def ask(vm: VM, execute: str, **arguments: Any) -> Any:
+    """What QEMU answers; _ in argument names stands for a dash."""
+    given = {name.replace("_", "-"): value for name, value in arguments.items()}
+    return await vm.execute(Command(execute, given))
+
+
+async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any]) -> None:
+    """The filter is between the image's format node and its file."""
+    graph = await ask(vm, "x-debug-query-block-graph")
+    names = {one["id"]: one["name"] for one in graph["nodes"]}
+    (file,) = (
+        names[edge["child"]]
+        for edge in graph["edges"]
+        if names[edge["parent"]] == "parent0" and edge["name"] == "file"
+    )
+    await ask(vm, "blockdev-add", driver="raw", node_name="door", file=file)
+    image_format = spec.disks[0].format
+    options = {"driver": image_format, "node-name": "parent0", "file": "door"}
+    await ask(vm, "blockdev-reopen", options=[options])
+    below = {key: file if value is None else value for key, value in node.items()}
+    await ask(vm, "blockdev-add", **below)
+    # A format node that has to write first could not be reopened onto a filter that fails.
+    await ask(
+        vm,
+        "blockdev-reopen",
+        options=[{"driver": "raw", "node-name": "door", "file": node["node_name"]}],
+    )
+
+
+async def slow(vm: VM, spec: PairSpec, bytes_per_s: int) -> None:
+    """The image takes that many bytes per second from now on."""
+    limits = {"bps-write": bytes_per_s}
+    await ask(vm, "object-add", qom_type="throttle-group", id="slow", limits=limits)
+    node = {"driver": "throttle", "node_name": "slowed", "throttle_group": "slow", "file": None}
+    await _put_below(vm, spec, node)
+
+
+async def fast(vm: VM) -> None:
+    """The image is as fast as before `slow`."""
+    await ask(vm, "qom-set", path="/objects/slow", property="limits", value={"bps-write": 0})
+
+
+async def refuse_writes(vm: VM, spec: PairSpec, errno: int) -> None:
+    """The image fails every write from now on."""
+    rules = [
+        {"event": "none", "iotype": kind, "errno": errno, "once": False}
+        for kind in ("write", "write-zeroes", "discard")
+    ]
+    node = {"driver": "blkdebug", "node_name": "failing", "image": None, "inject_error": rules}
+    await _put_below(vm, spec, node)
+
+
+async def fill(vm: VM) -> None:
+    """The guest of a secondary has written to `PLACES` places since its last checkpoint."""
+    for place in range(PLACES):
+        said = await qemu_io(vm, f"write -P {place + 1} {place * STRIDE} {STRIDE // 2}")
+        assert f"wrote {STRIDE // 2}/{STRIDE // 2}" in said
+
+
+async def lose_primary(stage: Stage, bytes_per_s: int) -> VM:
+    """The primary is dead, its secondary has full overlays and a slow image; answers that one."""
+    survivor = stage.secondary
+    await slow(survivor, stage.state.spec, bytes_per_s)
+    await stage.checkpoints(1)  # the next one would empty them
+    await fill(survivor)
+    stage.primary.process.signal(signal.SIGKILL)
+    return survivor
+
+
+def _places(spec: PairSpec, number: int) -> list[int]:
+    """Where a record lies: over what an overlay holds, and in a raw image beside it.
+
+    A qcow2 image that is busy with its own metadata lets nobody read what an overlay lacks, so a
+    guest's write beside it is not acknowledged before the merge is nearly over.
+    """
+    halves = (0, MIB) if spec.disks[0].format == "raw" else (0,)
+    return [(number % PLACES) * STRIDE + half + number * 4096 for half in halves]
+
+
+async def acknowledge(vm: VM, spec: PairSpec, number: int) -> None:
+    """The promoted guest has written a record and was told so."""
+    for at in _places(spec, number):
+        await guest_writes(vm, 0x40 + number, at, 4096)
+
+
+def missing(build: qemu.Build, spec: PairSpec, image: Path, acknowledged: int) -> list[str]:
+    """What the image of a pair that is down does not hold, of all that was acknowledged."""
+    lost = []
+    for number in range(acknowledged):
+        for at in _places(spec, number):
+            if not _holds(build, spec, image, (0x40 + number, at)):
+                lost.append(f"record {number} at {at}")
+    for place in range(PLACES):  # behind the last record of each
+        at = place * STRIDE + STRIDE // 4
+        if not _holds(build, spec, image, (place + 1, at)):
+            lost.append(f"place {place} at {at}")
+    return lost
+
+
+def _holds(build: qemu.Build, spec: PairSpec, image: Path, what: tuple[int, int]) -> bool:
+    """4096 bytes are all that byte, from that offset on."""
+    (byte, offset), length = what, 4096
+    words = f"read -P {byte} {offset} {length}"
+    argv = [
+        build.img.with_name("qemu-io"),
+        "-f",
+        spec.disks[0].format,
+        "-r",
+        "-U",
+        "-c",
+        words,
+        image,
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert f"read {length}/{length}" in done.stdout, done.stdout + done.stderr
+    return "verification failed" not in done.stdout
+
+
+def info(build: qemu.Build, path: Path) -> dict[str, Any]:
+    """What qemu-img says of an image that may be in use."""
+    argv = [build.img, "info", "-U", "--output=json", path]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
