@@ -8,13 +8,14 @@ says so.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.host.guard import Guarded
-from coloctl.model.pair import NODES, NodeName, PairSpec, other
+from coloctl.model.pair import NODES, NodeName, other
 from coloctl.model.wires import Wires
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def guarded(wires: Wires, node: NodeName, name: str | None = None) -> Guarded:
     """What is guarded on the host of ``node``, under ``name`` or the pair's own."""
     spec = wires.spec
     return Guarded(
-        name=name or _name(spec),
+        name=name or table_name(wires),
         at=spec.nodes[node].address,
         peer=spec.nodes[other(node)].address,
         tcp=tuple(wires.ports()),
@@ -43,21 +44,27 @@ async def raise_guard(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
             log.warning("Other users may reach node %s's ports: %s", node, error.message)
 
 
-async def lift(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> None:
+async def lift(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
     """Remove the pair's packet rules from both hosts."""
     for node in NODES:
-        await lift_at(spec, hosts[node])
+        await lift_at(wires, hosts[node])
 
 
-async def lift_at(spec: PairSpec, host: Host) -> None:
+async def lift_at(wires: Wires, host: Host) -> None:
     """Remove the pair's packet rules from one of its hosts."""
-    if spec.shares_host():
+    if not wires.ports():
         return
     try:
-        await host.unguard(_name(spec))
+        await host.unguard(table_name(wires))
     except PreconditionFailed as error:
         log.debug("The packet rules of %s were not removed: %s", host.name, error.message)
 
 
-def _name(spec: PairSpec) -> str:
-    return f"coloctl-{spec.name}"
+def table_name(wires: Wires) -> str:
+    """Name the table of packet rules: another pair of that name, elsewhere, has one of its own.
+
+    So what is refused or ended under one state folder lifts no rule of a guest that lives under
+    another.
+    """
+    folder = hashlib.blake2s(bytes(wires.folder), digest_size=4).hexdigest()
+    return f"coloctl-{wires.spec.name}-{folder}"

@@ -30,6 +30,7 @@ from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
 from coloctl.model.event import Record
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.model.wires import Wires
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +194,7 @@ async def close_taps(folder: Path) -> None:
             host = open_host(pair.nodes[node].host)
             try:
                 await inuse.lower_taps(pair, host, node)
-                await guard.lift_at(pair, host)
+                await guard.lift_at(Wires(pair, folder), host)
             finally:
                 await host.aclose()
 

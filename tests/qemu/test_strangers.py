@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2.nftables.main import NFTables
 from support.pairs import Stage, firmware_spec, guest_writes, holds, make_disks, supervised
 from support.stranger import FLOOD, NBD, TAKE, stranger
 
 from coloctl.colo import guard, peers
 from coloctl.errors import ReplicationError
-from coloctl.lab import layout, qemu
+from coloctl.lab import layout, netns, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, NodeName, NodeSpec, PairSpec, Role
 from coloctl.model.protection import Protection
@@ -121,8 +122,37 @@ def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None
                     await attacked(FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate)
                     await carries_on(stage)
             assert await holds(stage.primary, WRITTEN, 0, BLOCK)
+            assert all(map(rules, (lab.host_a, lab.host_b)))
 
     asyncio.run(check())
+    assert not any(map(rules, (lab.host_a, lab.host_b)))
+
+
+def test_what_ends_elsewhere_lifts_no_rule_of_a_pair_that_lives(lab: Lab, spec: PairSpec) -> None:
+    """A pair of the same name under another state folder, refused or ended there."""
+    spec = on_two_hosts(lab, spec)
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start(protected=False)
+            there = rules(lab.host_a)
+            assert there
+            elsewhere = Wires(spec, Path("/run/elsewhere") / spec.name)
+            await guard.lift(elsewhere, stage.state.ground.hosts)
+            assert rules(lab.host_a) == there
+
+    asyncio.run(check())
+
+
+def rules(namespace: str) -> set[str]:
+    """The tables of packet rules that a host has for pairs."""
+
+    def look() -> set[str]:
+        with NFTables(nfgen_family=2) as nft:
+            names = {str(table.get_attr("NFTA_TABLE_NAME")) for table in nft.get_tables()}
+        return {name for name in names if name.startswith("coloctl-")}
+
+    return netns.inside(namespace, look)
 
 
 @pytest.fixture

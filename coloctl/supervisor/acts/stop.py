@@ -134,7 +134,7 @@ async def end(state: PairState, node: NodeName, presence: Presence) -> None:
     seat.vacate(presence)
     await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)
     if all(one.vm is None for one in state.seats.values()):
-        await guard.lift(state.spec, state.ground.hosts)
+        await guard.lift(state.ground.wires(state.spec), state.ground.hosts)
 
 
 async def end_all(state: PairState) -> None:
