@@ -111,12 +111,16 @@ def listeners(paths: Collection[Path]) -> dict[Path, int]:
     Looks in every network namespace that a process of this machine is in: a namespace lists only
     the sockets that were made in it.
     """
-    wanted = {str(path.absolute()): path for path in paths}
-    found: dict[Path, int] = {}
-    for inode, text in _listening():
-        if text in wanted:
-            found[wanted[text]] = inode
-    return found
+    return {path: _of_ours(inodes) for path, inodes in listening_at(paths).items()}
+
+
+def _of_ours(inodes: Collection[int]) -> int:
+    """Choose the socket that a process of this user holds, where several have the same path."""
+    if len(inodes) > 1:
+        for inode in sorted(inodes):
+            if any(ours(pid) for pid in holding({socket_name(inode)})):
+                return inode
+    return min(inodes)
 
 
 def listening_at(paths: Collection[Path]) -> dict[Path, set[int]]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.livings import SLEEP, forged_qemu, living_qemu
 
+from coloctl import procfs
 from coloctl.errors import ColoctlError, FencingFailed, PreconditionFailed
 from coloctl.host.base import Identity
 from coloctl.host.process import identity_of
@@ -219,6 +220,8 @@ def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> No
     with living_qemu(folder, "b") as ours:
         path = folder / "b" / "qmp.sock"
         with _shadow(path) as stranger:
+            inode = procfs.listeners([path])[path]
+            assert procfs.holding({procfs.socket_name(inode)}) == {ours.identity.pid}
             assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
             asyncio.run(leftovers.end(folder))
             assert stranger.poll() is None and not ours.alive()
