@@ -205,7 +205,11 @@ def _pair_facts(view: View) -> Table:
         table.add_row(Text("adaptive mode", "dim"), view["pace"])
     table.add_row(Text("last checkpoint", "dim"), _last(counted))
     table.add_row(Text("paused", "dim"), "yes" if view.get("paused") else "no")
-    table.add_row(Text("diagnosis", "dim"), view.get("diagnosis") or "-")
+    # Every road may answer where a failover has failed, and where nothing runs at all.
+    unsound = view["protection"] in ("down", "failed", "failover")
+    well = (view.get("diagnosis") or "healthy") == "healthy"
+    seen = "-" if unsound and well else view.get("diagnosis") or "-"
+    table.add_row(Text("diagnosis", "dim"), seen)
     table.add_row(Text("last resync", "dim"), view.get("copied") or "-")
     if verified := last_verified(view.get("verified")):
         table.add_row(Text("last verified", "dim"), verified)

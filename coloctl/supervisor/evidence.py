@@ -104,5 +104,5 @@ def records(state: PairState) -> list[Mapping[str, Any]]:
     dumped: list[Mapping[str, Any]] = [{"exists": "pair", **pair}]
     dumped += [{"exists": "node", **node} for node in nodes]
     dumped.append({"exists": "checkpoints", **checkpoints})
-    dumped.append({"exists": "diagnosis", **found(state.finding)})
+    dumped.append({"exists": "diagnosis", **(_unsound(state) or found(state.finding))})
     return dumped

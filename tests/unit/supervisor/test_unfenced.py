@@ -20,7 +20,7 @@ from coloctl.model.pair import FencingMethod, FencingSpec
 from coloctl.model.protection import Protection
 from coloctl.model.view import Fencing
 from coloctl.supervisor import acts
-from coloctl.supervisor.evidence import explanation
+from coloctl.supervisor.evidence import explanation, records
 from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
 
@@ -99,6 +99,7 @@ def test_what_waits_for_a_proof_is_never_called_healthy(tmp_path: Path) -> None:
             document = explanation(state)
             said = " ".join(sentences(document))
             assert "healthy" not in said and "It fails over by itself" not in said
+            assert records(state)[-1]["name"] == "unfenced"  # what `events` begins with
 
     asyncio.run(check())
 
