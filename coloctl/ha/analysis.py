@@ -117,7 +117,14 @@ def _local_write_error(observation: Observation) -> Finding | None:
         found = _noticed(observation, role, "local-write-error", kind, said)
         if found is not None:
             return found
-    return None
+    # Its guest is stopped for a write, and QEMU aborts at a checkpoint of a guest that is.
+    return _noticed(observation, Role.SECONDARY, "guest-held", Diagnosis.LOCAL_DISK_ERROR, said)
+
+
+def _guest_held(observation: Observation) -> Finding | None:
+    """After the errors of single disks: this write failed everywhere, and was not acknowledged."""
+    said = "QEMU has stopped the guest on node {node}: a write of it found no room, and waits."
+    return _noticed(observation, Role.PRIMARY, "guest-held", Diagnosis.GUEST_HELD, said)
 
 
 def _link_broken(observation: Observation) -> Finding | None:
@@ -231,6 +238,7 @@ RULES: tuple[Rule, ...] = (
     _too_little_known,
     _replica_write_error,
     _local_write_error,
+    _guest_held,
     _secondary_diverged,  # before what gives the secondary up for less, and never says why
     _link_broken,
     _checkpoint_stalled,

@@ -76,6 +76,7 @@ TOGETHER: Mapping[Diagnosis, Course] = {
     _D.CHECKPOINT_STALLED: _C.GIVE_UP_IT,
     _D.REPLICA_WRITE_ERROR: _C.GIVE_UP_IT,
     _D.LOCAL_DISK_ERROR: _C.GIVE_UP_IT,
+    _D.GUEST_HELD: _C.GIVE_UP_BY_ROLE,  # before the next checkpoint, at which QEMU would abort
     _D.MONITOR_HUNG: _C.REPORT,
     _D.GUEST_SHUTDOWN: _C.END,
     _D.GUEST_RESET: _C.BOOT,
@@ -97,6 +98,7 @@ JOINING: Mapping[Diagnosis, Course] = {
     _D.CHECKPOINT_STALLED: _C.ABANDON,
     _D.REPLICA_WRITE_ERROR: _C.ABANDON,
     _D.LOCAL_DISK_ERROR: _C.ABANDON,
+    _D.GUEST_HELD: _C.ABANDON,
 }
 
 #: There is no secondary.
@@ -189,7 +191,7 @@ def _on_course(
         # One whose failover went no further than the proof of its death is seen no more.
         left = members(seen)
         lost = other(left[0]) if len(left) == 1 else holder(seen, LINK_VICTIM)
-        if finding.diagnosis is not Diagnosis.LINK_BROKEN:
+        if finding.diagnosis not in (Diagnosis.LINK_BROKEN, Diagnosis.GUEST_HELD):
             said += " The pair is already held for broken, so one node goes on alone."
     if lost is None:
         return Decision(Action.WAIT, None, f"{said} No node is left to choose between.")
@@ -219,7 +221,7 @@ def _course(finding: Finding, seen: Observation) -> Course:
     node = finding.node
     if course not in (Course.GIVE_UP_IT, Course.ABANDON) or node is None:
         return course
-    wrote = "local-write-error" in seen.nodes[node].notices
+    wrote = not {"local-write-error", "guest-held"}.isdisjoint(seen.nodes[node].notices)
     if finding.diagnosis is Diagnosis.LOCAL_DISK_ERROR and not wrote:
         # A read: the guest was given the replica's data.
         parting = seen.protection is Protection.FAILOVER
@@ -227,8 +229,8 @@ def _course(finding: Finding, seen: Observation) -> Course:
     if course is Course.ABANDON and seen.nodes[node].role is Role.PRIMARY:
         # The secondary holds nothing yet, so the guest stays where it is; a checkpoint that a
         # primary cannot finish is given up with the secondary.
-        stalled = finding.diagnosis is Diagnosis.CHECKPOINT_STALLED
-        return Course.ABANDON if stalled else Course.REPORT
+        ends_it = finding.diagnosis in (Diagnosis.CHECKPOINT_STALLED, Diagnosis.GUEST_HELD)
+        return Course.ABANDON if ends_it else Course.REPORT
     if finding.diagnosis in (Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD):
         peer = seen.nodes.get(other(node))
         if peer is not None and peer.life is Life.DEAD:

@@ -98,6 +98,10 @@ class Course:
         self._note(step, at_ms)
 
 
+#: A survivor serves its guest, or holds it until there is room for a write (`supervisor.held`).
+_SERVES = frozenset({RunState.RUNNING, RunState.IO_ERROR})
+
+
 async def fail_over(
     spec: PairSpec,
     survivor: VM,
@@ -205,7 +209,7 @@ async def _promote(
         try:
             await telling
             course.done("promoted")
-            await until_runstate(survivor.monitor, {RunState.RUNNING}, deadline.remaining())
+            await until_runstate(survivor.monitor, _SERVES, deadline.remaining())
             course.done("running", await _heard_since(resumed, sent_s))
             await opening
         finally:
@@ -249,7 +253,7 @@ async def open_taps(spec: PairSpec, vm: VM) -> None:
 
 async def _verify(survivor: VM) -> None:
     vitals = await survivor.observe(SURVIVOR_DEADLINE_S)
-    if vitals.run_state is not RunState.RUNNING or vitals.colo_mode is not COLOMode.NONE:
+    if vitals.run_state not in _SERVES or vitals.colo_mode is not COLOMode.NONE:
         raise FailoverRefused(
             f"Node {survivor.node} says {vitals.run_state} and COLO mode {vitals.colo_mode} "
             "after its promotion.",
@@ -279,9 +283,9 @@ async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -
 
 async def _resume(primary: VM, deadline: Deadline) -> None:
     """The guest runs again, after a failed migration has put its own house in order."""
-    settled = {RunState.RUNNING, RunState.PAUSED}  # nobody else resumes one that was held
+    settled = {RunState.PAUSED, *_SERVES}  # nobody else resumes one that was held
     with contextlib.suppress(DeadlineMissed):
         await until_runstate(primary.monitor, settled, deadline.at_most(RESCUE_DEADLINE_S))
-    if (await primary.observe(deadline.remaining())).run_state is not RunState.RUNNING:
+    if (await primary.observe(deadline.remaining())).run_state not in _SERVES:
         await primary.execute(qmp.cont(), deadline.remaining())
         await until_runstate(primary.monitor, {RunState.RUNNING}, deadline.remaining())

@@ -213,6 +213,10 @@ class Heartbeat:
         if name == "guest-reset" and pulse.role is Role.PRIMARY:
             self._unsettled_ms = RESET_MS
 
+    def forget(self, node: NodeName, name: str) -> None:
+        """Take note that what one of `NOTICES` said of ``node``, which is attended, is over."""
+        self._pulses[node].notices.pop(name, None)
+
     def settled(self) -> None:
         """Take note that the guest that was reset has booted; the next beat knows it."""
         self._unsettled_ms = 0.0

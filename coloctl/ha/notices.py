@@ -18,6 +18,8 @@ def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
         return "colo-exit" if data.get("reason") == "error" else None
     if name == "QUORUM_REPORT_BAD":
         return _bad_child(str(data.get("node-name", "")), data.get("type") == "read")
+    if name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+        return "guest-held"
     if name == "BLOCK_IO_ERROR":
         return "local-read-error" if data.get("operation") == "read" else "local-write-error"
     if name == "SHUTDOWN":  # one that a command asked for, or a signal, is no news of the guest

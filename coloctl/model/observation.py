@@ -39,6 +39,7 @@ class Diagnosis(StrEnum):
     CHECKPOINT_STALLED = "checkpoint-stalled"  #: the guest is held, or is never checkpointed
     REPLICA_WRITE_ERROR = "replica-write-error"
     LOCAL_DISK_ERROR = "local-disk-error"
+    GUEST_HELD = "guest-held"  #: QEMU stopped it: a write found no room, and waits
     GUEST_SHUTDOWN = "guest-shutdown"
     GUEST_RESET = "guest-reset"
     GUEST_PANIC = "guest-panic"
@@ -65,6 +66,7 @@ NOTICES: tuple[str, ...] = (
     "colo-exit",  #: COLO_EXIT with reason error
     "replica-write-error",  #: QUORUM_REPORT_BAD of a replica, write or flush
     "local-write-error",  #: QUORUM_REPORT_BAD of the local child, or BLOCK_IO_ERROR: write, flush
+    "guest-held",  #: BLOCK_IO_ERROR that stopped the guest; the request waits for `cont`
     "local-read-error",
     "guest-shutdown",  #: SHUTDOWN that the guest asked for
     "guest-reset",  #: RESET, whoever asked for it

@@ -26,6 +26,7 @@ from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
 from coloctl.supervisor import acts
 from coloctl.supervisor.contrast import Contrasting
+from coloctl.supervisor.held import Held
 from coloctl.supervisor.keeper import Keeper
 from coloctl.supervisor.pacing import Pacing
 from coloctl.supervisor.remedy import Remedy
@@ -61,6 +62,7 @@ class Supervisor:
         self._remedy = Remedy(state, self._vigil.look, self._spawn)
         self._keeper = Keeper(state, self.watch, self.entered, self._spawn)
         self._pacing = Pacing(state, self._spawn)
+        self._held = Held(state, self._vigil, self._spawn)
         self._settling = Settling(state, self._spawn, self._vigil.settled)
         self._contrast = Contrasting(state, self._spawn)
         self._taps = TapWatch(state)
@@ -81,6 +83,7 @@ class Supervisor:
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
                 )
                 self.state.arrears.settle()
+                self._held.tick()
                 self._keeper.tick()
                 self.verifying.tick()
                 with contextlib.suppress(TimeoutError):
@@ -99,6 +102,7 @@ class Supervisor:
             self.verifying.end()
             self._remedy.end()
             self._keeper.end()
+            self._held.end()
 
     async def _tend(self) -> None:
         """Keep the guest on its LAN, whatever else happens to its taps."""
@@ -227,6 +231,7 @@ class Supervisor:
         )
         if seat.view.role is not Role.PRIMARY:
             return
+        self._held.hear(seat, event)
         if event.name == "RESET":
             self.state.boots()
             self._settling.begin(seat)

@@ -152,7 +152,8 @@ class Found:
     @property
     def promoted(self) -> bool:
         """It runs a guest of its own, although it was launched to receive one."""
-        return self.alive and self.run_state is RunState.RUNNING and not self.in_colo
+        runs = self.run_state in (RunState.RUNNING, RunState.IO_ERROR)
+        return self.alive and runs and not self.in_colo
 
 
 ABSENT = Found(Role.NONE, alive=False)

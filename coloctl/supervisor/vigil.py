@@ -75,6 +75,16 @@ class Vigil:
             self._attend()
             self._heart.notice(node, notice)
 
+    def note(self, node: NodeName, notice: str) -> None:
+        """``notice`` holds of ``node``, although no event said so, or none was heard."""
+        self._attend()
+        self._heart.notice(node, notice)
+
+    def forget(self, node: NodeName, notice: str) -> None:
+        """``notice`` holds of ``node`` no more."""
+        if node in self._sitting:
+            self._heart.forget(node, notice)
+
     def _hear(self, seen: Observation) -> None:
         self._heard(seen)
         if not self._sitting:

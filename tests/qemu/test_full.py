@@ -6,12 +6,23 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from support.fullness import FLOOD, bootable, small_filesystem, taken
-from support.moments import Mortal, mortal
+from support.fullness import (
+    FLOOD,
+    WRITER,
+    bootable,
+    ext4_filesystem,
+    filled,
+    small_filesystem,
+    taken,
+)
+from support.moments import Mortal, mortal, write_pair
 
 from coloctl import bounded, paths
 from coloctl.errors import ColoctlError
@@ -86,3 +97,196 @@ def serves(pair: Mortal) -> str:
         return str(pair.view()["protection"])
     except ColoctlError:
         return ""
+
+
+@pytest.fixture
+def roomy(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mortal]:
+    """A pair whose images lie together on a filesystem of 48 MiB, and its state elsewhere."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
+    with small_filesystem(tmp_path / "img", 48), mortal(tmp_path, build) as pair:
+        move_images(pair, dict.fromkeys("ab", tmp_path / "img"))
+        yield pair
+
+
+def move_images(pair: Mortal, folders: dict[str, Path]) -> None:
+    """The images of ``pair`` lie in these folders, by node."""
+    text = pair.file.read_text()
+    for node, folder in folders.items():
+        text = text.replace(f'{node} = "{node}.qcow2"', f'{node} = "{folder}/{node}.qcow2"')
+        (pair.file.parent / f"{node}.qcow2").rename(folder / f"{node}.qcow2")
+    pair.file.write_text(text)
+
+
+def images(pair: Mortal) -> dict[str, Path]:
+    return {node: pair.file.parent / "img" / f"{node}.qcow2" for node in "ab"}
+
+
+def run_state(pair: Mortal) -> str:
+    """That of the primary, as status has it."""
+    return str(next(n["run_state"] for n in pair.view()["nodes"] if n["role"] == "primary"))
+
+
+def writes(pair: Mortal) -> tuple[int, int]:
+    """How many writes the guest was told are done, and how many failed, on either console."""
+    said = b""
+    for node in "ab":
+        console = paths.pair_dir(pair.name) / node / "console.log"
+        said += console.read_bytes() if console.exists() else b""
+    return said.count(b"w"), said.count(b"E")
+
+
+def test_a_guest_without_room_stands_still_and_goes_on_by_itself(
+    roomy: Mortal, build: qemu.Build
+) -> None:
+    image = images(roomy)["a"]
+    bootable(image, build, WRITER)
+    with filled(image.parent):
+        roomy.type("start", str(roomy.file), "--no-protect")
+        roomy.until(lambda: run_state(roomy) == "io-error")
+        roomy.until(lambda: roomy.view()["diagnosis"] == "guest-held")
+        said = roomy.type("status", roomy.name)
+        assert "io-error" in said and "no room for a write" in " ".join(said.split())
+        assert "guest-held" in roomy.type("explain", roomy.name)
+        held = writes(roomy)
+        time.sleep(1.5)
+        assert writes(roomy) == held and run_state(roomy) == "io-error"
+    roomy.until(lambda: run_state(roomy) == "running" and writes(roomy)[0] > held[0])
+    roomy.until(lambda: roomy.view()["diagnosis"] == "healthy")
+    assert writes(roomy)[1] == 0  # the guest has seen no error
+    assert "until there was room" in roomy.view()["reason"]
+    roomy.type("protect", roomy.name)
+    assert roomy.view()["protection"] == "colo"
+
+
+def test_a_protected_guest_without_room_on_both_sides_is_kept(
+    roomy: Mortal, build: qemu.Build
+) -> None:
+    """QEMU would abort at the next checkpoint of a guest that is stopped for a write."""
+    for image in images(roomy).values():
+        bootable(image, build, WRITER)
+    image, full, over = images(roomy)["a"], threading.Event(), threading.Event()
+
+    def fill() -> None:
+        while taken(image) < 2 << 20:  # the guest has begun to write, in COLO
+            time.sleep(0.002)
+        with filled(image.parent):
+            full.set()
+            over.wait(60)
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    try:
+        roomy.type("start", str(roomy.file))
+        assert full.wait(60)
+        roomy.until(lambda: roomy.view()["protection"] == "unprotected")
+        roomy.until(lambda: run_state(roomy) == "io-error")
+        assert roomy.view()["diagnosis"] == "guest-held"
+        before = writes(roomy)[0]
+    finally:
+        over.set()
+        filling.join()
+    roomy.until(lambda: run_state(roomy) == "running" and writes(roomy)[0] > before + 300)
+    assert writes(roomy)[1] == 0 and len(roomy.qemus()) == 1
+    roomy.until(lambda: roomy.view()["diagnosis"] == "healthy")
+
+
+PLACES = ("state", "a", "b", "both", "tmp")
+SITUATIONS = ("idle", "failover", "protection")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_full_filesystem_costs_no_data_and_status_tells_the_truth(
+    build: qemu.Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    situation: str,
+    place: str,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    folder = {"state": "s", "a": "img-a", "b": "img-b", "both": "img", "tmp": "t"}[place]
+    with ExitStack() as stack:
+        for name in ("s", "img-a", "img-b", "img", "t"):
+            stack.enter_context(small_filesystem(tmp_path / name, 32))
+        monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+        pair = stack.enter_context(mortal(tmp_path, build))
+        together = place == "both"
+        move_images(pair, {n: tmp_path / ("img" if together else f"img-{n}") for n in "ab"})
+        pair.type("start", str(pair.file), *(["--no-protect"] if situation == "protection" else []))
+        pair.mark()
+        if situation != "protection":
+            pair.type("checkpoint", pair.name)
+        with filled(tmp_path / folder):
+            play(pair, situation)
+            true_status(pair)
+            assert pair.marked()
+            said = pair.type("stop", pair.name, "--force", "--yes")
+            assert "is stopped" in said, said
+            assert not paths.pair_dir(pair.name).exists()
+        pair.type("start", str(pair.file), "--no-protect")
+        assert pair.marked() and pair.guests() == 1
+
+
+def play(pair: Mortal, situation: str) -> None:
+    """What happens while there is no room."""
+    if situation == "failover":
+        os.kill(pair.qemus()[0], signal.SIGKILL)
+        pair.until(lambda: serves(pair) == "unprotected")
+    elif situation == "protection":
+        pair.type("protect", pair.name)
+    else:
+        time.sleep(1)
+
+
+def true_status(pair: Mortal) -> None:
+    """What status says of processes and of the guest is so."""
+    view = pair.view()
+    for node in view["nodes"]:
+        alive = node["pid"] is not None and Path(f"/proc/{node['pid']}").exists()
+        assert (node["presence"] == "alive") == alive, node
+    assert pair.guests() == 1, view
+    if view["protection"] == "colo":
+        assert len(pair.qemus()) == 2
+    elif view["protection"] == "unprotected":
+        assert len(pair.qemus()) == 1
+
+
+def test_a_state_folder_that_becomes_read_only_keeps_nobody_from_deciding(
+    build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ext4 does at an error of its disk: everything open for writing fails from then on."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    with ext4_filesystem(tmp_path / "s", 32) as make_read_only:
+        monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
+        with write_and_end(tmp_path, build) as pair:
+            pair.type("start", str(pair.file))
+            pair.mark()
+            pair.type("checkpoint", pair.name)
+            make_read_only()
+            before = pair.view()
+            os.kill(before["supervisor_pid"], signal.SIGKILL)  # the next one can only read
+            pair.until(lambda: serves(pair) and pair.view()["supervisor_pid"] != (
+                before["supervisor_pid"]))  # fmt: skip
+            assert pair.view()["protection"] == "colo"
+            os.kill(pair.qemus()[0], signal.SIGKILL)
+            pair.until(lambda: serves(pair) == "unprotected")
+            true_status(pair)
+            assert pair.marked() and pair.view()["unwritten"]
+            assert "nothing new is begun" in " ".join(pair.type("status", pair.name).split())
+            said = pair.type("stop", pair.name, "--force", "--yes")
+            assert "is stopped" in said and "cannot be removed" in said, said
+
+
+@contextmanager
+def write_and_end(folder: Path, build: qemu.Build) -> Iterator[Mortal]:
+    """A pair whose folder may not be removed at its end; its QEMUs are."""
+    pair = write_pair(folder, build)
+    try:
+        yield pair
+    except BaseException:
+        print(pair.log())
+        raise
+    finally:
+        pair.type("stop", pair.name, "--force", "--yes")

@@ -7,7 +7,7 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from coloctl.lab import qemu
@@ -37,6 +37,24 @@ def small_filesystem(folder: Path, mib: int) -> Iterator[Path]:
         yield folder
     finally:
         call("umount2", os.fsencode(folder), MNT_DETACH)
+
+
+@contextlib.contextmanager
+def ext4_filesystem(folder: Path, mib: int) -> Iterator[Callable[[], None]]:
+    """An ext4 of ``mib`` MiB lies at ``folder``; what is given makes it read-only while in use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder.with_suffix(".ext4")
+    with image.open("wb") as file:
+        file.truncate(mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+    try:
+        folder.chmod(0o700)
+        remount = ["mount", "-o", "remount,abort", str(folder)]
+        yield lambda: subprocess.run(remount, check=True) and None
+    finally:
+        call("umount2", os.fsencode(folder), MNT_DETACH)
+        image.unlink()
 
 
 @contextlib.contextmanager

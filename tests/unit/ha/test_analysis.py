@@ -68,6 +68,7 @@ def test_every_combination_of_notices_and_stalls_has_one_diagnosis() -> None:
         Diagnosis.GUEST_SHUTDOWN,
         Diagnosis.REPLICA_WRITE_ERROR,
         Diagnosis.LOCAL_DISK_ERROR,
+        Diagnosis.GUEST_HELD,
         Diagnosis.LINK_BROKEN,
         Diagnosis.CHECKPOINT_STALLED,
         Diagnosis.GUEST_PANIC,
