@@ -145,13 +145,16 @@ class Held:
             log.warning("The guest on node %s stays stopped: %s", primary.name, error.message)
 
     async def _room(self, primary: Seat, vm: VM) -> bool:
-        """Whether every filesystem that the guest's QEMU writes disks to has some room."""
+        """Whether every filesystem that the guest's QEMU writes disks to has some room.
+
+        True also where that cannot be told: a try that finds none costs nothing.
+        """
         folders = [disk.image[primary.name] for disk in self.state.spec.disks]
         argv = ["stat", "-f", "-L", "-c", "%a %S", str(vm.rundir)]
         argv += [str(path) for path in folders if not path.is_relative_to("/dev")]
         done = await vm.host.run(argv, deadline_s=DEADLINE_S)
         rooms = [line.split() for line in done.stdout.splitlines()]
-        return bool(rooms) and all(int(free) * int(size) >= ROOM for free, size in rooms)
+        return done.code != 0 or all(int(free) * int(size) >= ROOM for free, size in rooms)
 
 
 def _where(name: str, data: Any) -> tuple[str, int, int]:
