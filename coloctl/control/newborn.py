@@ -36,10 +36,10 @@ END_DEADLINE_S = 30.0
 
 
 def claim(spec: PairSpec) -> socket.socket:
-    """The pair has a new folder of its own; answers the control socket that listens in it.
+    """Make a new folder for the pair, and answer the control socket that listens in it.
 
     What a dead supervisor left is cleared away. Raises `PairBusy` when a supervisor serves the pair
-    or QEMUs of a dead one may still run.
+    or QEMUs of a dead one may still run, and `PreconditionFailed` where there is no room.
     """
     folder = paths.pair_dir(spec.name)
     with folder_locked(paths.make_private(paths.state_dir())):
@@ -55,6 +55,12 @@ def claim(spec: PairSpec) -> socket.socket:
             if spec.source is not None:
                 leftovers.remember(folder, spec.source)
             return listen(paths.control_socket(spec.name))
+        except OSError as error:
+            leftovers.discard(folder)
+            raise PreconditionFailed(
+                f"{folder} cannot be filled: {error.strerror}.",
+                hint="free some space there, or set COLOCTL_STATE_DIR to another folder",
+            ) from None
         except BaseException:
             leftovers.discard(folder)
             raise

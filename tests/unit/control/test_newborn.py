@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import sys
 import threading
@@ -18,7 +20,7 @@ from coloctl import paths
 from coloctl.cli import run as run_module
 from coloctl.control import newborn
 from coloctl.control.newborn import claim, end_stale, refuse_living, stopped
-from coloctl.errors import ColoctlError, PairBusy
+from coloctl.errors import ColoctlError, PairBusy, PreconditionFailed
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
@@ -79,6 +81,18 @@ def test_what_a_dead_supervisor_left_is_cleared_away(spec: PairSpec, folder: Pat
     (folder / "a" / "old.log").touch()
     with claim(spec):
         assert not (folder / "a").exists()
+
+
+def test_a_state_folder_without_room_is_named(
+    spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("coloctl.control.newborn.listen", full)
+    with pytest.raises(PreconditionFailed, match=f"{folder} .*No space left on device"):
+        claim(spec)
+    assert not folder.exists()
 
 
 def test_a_qemu_that_still_lives_is_never_cleared_away(spec: PairSpec, folder: Path) -> None:
