@@ -71,7 +71,7 @@ async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Finding
     wires = Wires(spec, paths.pair_dir(spec.name))
     if not wires.ports():
         return []
-    scratch = guard.guarded(wires, node, f"coloctl-doctor-{spec.name}")
+    scratch = guard.guarded(wires, node, f"coloctl:doctor:{spec.name}")
     try:
         await host.guard(scratch)
         await host.unguard(scratch.name)

@@ -8,6 +8,7 @@ says so.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -37,11 +38,14 @@ async def raise_guard(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
     """Let only the two hosts and this user reach the pair's ports on both hosts."""
     if not wires.ports():
         return
-    for node in NODES:
-        try:
-            await hosts[node].guard(guarded(wires, node))
-        except PreconditionFailed as error:
-            log.warning("Other users may reach node %s's ports: %s", node, error.message)
+    await asyncio.gather(*(_raise_at(wires, node, hosts[node]) for node in NODES))
+
+
+async def _raise_at(wires: Wires, node: NodeName, host: Host) -> None:
+    try:
+        await host.guard(guarded(wires, node))
+    except PreconditionFailed as error:
+        log.warning("Other users may reach node %s's ports: %s", node, error.message)
 
 
 async def lift(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:

@@ -9,6 +9,7 @@ other rule is touched. Acts in the namespace of the calling thread.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import os
 import socket
@@ -37,31 +38,40 @@ Expressions = list[Any]
 class Guarded:
     """What is guarded on one host: the ports of ``at``, for the host at ``peer``."""
 
-    name: str  #: of the table
+    name: str  #: how the name of the table begins
     at: str
     peer: str
     tcp: Collection[int]
     udp: Collection[int]
 
 
-def install(guarded: Guarded) -> None:
-    """Let nobody but the peer and this user reach the ports; an older table of that name is gone.
+def table_of(guarded: Guarded) -> str:
+    """Name the table: what it says is part of its name, so that one that is there can stay."""
+    said = repr((guarded.at, guarded.peer, sorted(guarded.tcp), sorted(guarded.udp), os.geteuid()))
+    return f"{guarded.name}-{hashlib.blake2s(said.encode(), digest_size=4).hexdigest()}"
 
-    Raises `OSError` where the kernel has no nftables, or gives no right to them.
+
+def install(guarded: Guarded) -> None:
+    """Let nobody but the peer and this user reach the ports; other tables of that name are gone.
+
+    What is there already and whole stays as it is. Raises `OSError` where the kernel has no
+    nftables, or gives no right to them.
     """
     from pyroute2.netlink.exceptions import NetlinkError  # takes 0.1 s
     from pyroute2.nftables.main import NFTables
 
     family = ipaddress.ip_address(guarded.at).version
-    remove(guarded.name)
+    table, rules = table_of(guarded), list(_rules(guarded, family))
     try:
         with NFTables(nfgen_family=_FAMILIES[family]) as nft:
-            table = guarded.name
+            if _ours(nft, family, guarded.name) == {table} and _count(nft, table) == len(rules):
+                return
+            remove(guarded.name)
             nft.table("add", name=table)
             for chain, hook in ((_RECEIVED, "input"), (_SENT, "output")):
                 nft.chain("add", table=table, name=chain, hook=hook, type="filter",
                           policy=_NF_ACCEPT, priority=0)  # fmt: skip
-            for chain, expressions in _rules(guarded, family):
+            for chain, expressions in rules:
                 nft.rule("add", table=table, chain=chain, expressions=expressions)
     except NetlinkError as error:
         with contextlib.suppress(OSError):
@@ -70,22 +80,31 @@ def install(guarded: Guarded) -> None:
 
 
 def remove(name: str) -> None:
-    """Lift the rules of that name; fine where there are none. Raises `OSError` as `install`."""
+    """Lift the rules whose name begins so; fine where there are none. Raises `OSError`."""
     from pyroute2.netlink.exceptions import NetlinkError
     from pyroute2.nftables.main import NFTables
 
     for family in _FAMILIES.values():
         try:
             with NFTables(nfgen_family=family) as nft:
-                tables = {
-                    str(one.get_attr("NFTA_TABLE_NAME"))
-                    for one in nft.get_tables()
-                    if one["nfgen_family"] == family
-                }
-                if name in tables:
-                    nft.table("del", name=name)
+                for table in _ours(nft, family, name):
+                    nft.table("del", name=table)
         except NetlinkError as error:
             raise OSError(error.code, os.strerror(error.code)) from None
+
+
+def _ours(nft: Any, family: int, name: str) -> set[str]:
+    """The tables whose name begins so."""
+    tables = (
+        str(one.get_attr("NFTA_TABLE_NAME"))
+        for one in nft.get_tables()
+        if one["nfgen_family"] in (family, _FAMILIES.get(family))
+    )
+    return {table for table in tables if table == name or table.startswith(f"{name}-")}
+
+
+def _count(nft: Any, table: str) -> int:
+    return sum(str(one.get_attr("NFTA_RULE_TABLE")) == table for one in nft.get_rules())
 
 
 def _rules(guarded: Guarded, family: int) -> Iterator[tuple[str, list[Expressions]]]:
