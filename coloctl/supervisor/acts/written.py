@@ -8,6 +8,7 @@ number beside the survivor's image.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from coloctl.colo import generation, overlays
@@ -56,7 +57,8 @@ def _probe(path: Path) -> None:
     try:
         durable.replace(probe, PROBE)
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 async def claim_by_disks(
