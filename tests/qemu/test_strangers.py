@@ -223,6 +223,28 @@ def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
     asyncio.run(check())
 
 
+def test_a_flood_of_datagrams_changes_nothing_where_no_rule_keeps_it_out(
+    lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4,000 a second once made a pair fail over every second; the kernel drops them unread now."""
+    spec = on_two_hosts(lab, spec)
+    unguarded(monkeypatch)
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            for place in (lab.host_a, lab.host_b):
+                for rate in (4000, 50_000):
+                    (told,) = await attacked(
+                        FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate
+                    )
+                    assert told["sent"] > 3000, told
+                    print(f"{place}: {told['sent'] / 3:.0f} datagrams a second were sent")
+                    await carries_on(stage)
+
+    asyncio.run(check())
+
+
 #: Comes again whenever it is turned away, with many connections at a time.
 PERSIST = """
 import select
