@@ -57,7 +57,7 @@ PAIR = PairView(
             COLOMode.PRIMARY,
             Fencing.CLEAR,
             (Impairment.REPLICA_DISK,),
-            "11.1.3",
+            qemu_version="11.1.3",
         ),
     },
     checkpoints=CheckpointView(7, 500, 11.2, 12.0, 16.1, 503.4, 502.0),
