@@ -71,7 +71,7 @@ async def unstable(spec: PairSpec, hosts: Hosts) -> list[str]:
     found = []
     for node in NODES:
         for disk, identity in (await registry.identities(spec, hosts[node], node)).items():
-            if not identity.stable:
+            if identity.present and not identity.stable:
                 found.append(
                     f"Disk {disk} of node {node}, {identity.key.removeprefix('path:')}, has no "
                     "name that outlives this boot (no WWN, serial or uuid): after the next one its "

@@ -58,7 +58,7 @@ def identify(path: Path, kernel: Kernel = KERNEL) -> DiskIdentity:
         real = path.resolve(strict=True)
         status = real.stat()
     except FileNotFoundError:
-        return DiskIdentity(f"file:{path.resolve()}", machine=machine, present=False)
+        return _absent(path.resolve(), machine)
     except (OSError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else "its symbolic links form a circle"
         raise PreconditionFailed(
@@ -71,6 +71,13 @@ def identify(path: Path, kernel: Kernel = KERNEL) -> DiskIdentity:
             f"{path} is neither a file nor a block device.", hint="correct it in the pair file"
         )
     return DiskIdentity(f"file:{real}", _mark(real, status, kernel), machine)
+
+
+def _absent(path: Path, machine: str) -> DiskIdentity:
+    """Name what is not there by its place; below /dev it is a device that has gone."""
+    device = path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")
+    kind = "path" if device else "file"
+    return DiskIdentity(f"{kind}:{path}", "", machine, device, stable=not device, present=False)
 
 
 def _mark(path: Path, status: os.stat_result, kernel: Kernel) -> str:

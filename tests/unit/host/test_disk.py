@@ -48,6 +48,14 @@ def test_an_inode_that_is_used_again_is_another_file(tmp_path: Path) -> None:
     assert compare(identify(image), known) is Sameness.REPLACED
 
 
+def test_a_device_that_has_gone_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/coloctl-none")
+    for path in (Path("/dev/coloctl-none"), tmp_path / "link"):
+        found = identify(path)
+        assert (found.device, found.present, found.stable) == (True, False, False)
+    assert not identify(Path("/dev/shm/coloctl-none")).device
+
+
 def test_a_file_behind_a_link_is_the_file(tmp_path: Path) -> None:
     (tmp_path / "real").touch()
     (tmp_path / "link").symlink_to("real")
