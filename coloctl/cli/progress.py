@@ -31,13 +31,12 @@ WORDS = {
     "let go": "letting the secondary go",
     "agent": "asking the guest's agent to shut the guest down",
     "guest": "asking the guest to shut down",
-    "power off": "waiting for the guest to power itself off",
 }
 
 
 def in_words(step: str, limit_s: float | None = None) -> str:
     """Describe the step for people, and how long it may take yet where that is told."""
-    limit = "" if limit_s is None else f", for {limit_s:.0f} s at most"
+    limit = "" if limit_s is None else f" and waiting for that, {limit_s:.0f} s at most"
     return WORDS.get(step, step) + limit
 
 

@@ -57,7 +57,7 @@ STEPS = {
     "start": ("images", "primary", "secondary", "connect", "attach", "migrate", "first checkpoint"),
     "protect": ("secondary", "connect", "compare", "migrate", "first checkpoint"),
     "failover": ("fenced", "arbitrated", "yanked", "promoted", "running", "cleared"),
-    "stop": ("guest", "power off", "let go"),
+    "stop": ("guest", "let go"),
 }
 
 

@@ -68,7 +68,6 @@ async def power_down(state: PairState, deadline: Deadline, let_go: LetGo) -> End
             half = Deadline(deadline.remaining() / 2)
             if (ending := await off.wait(half)) is not Ending.CUT_OFF:
                 return ending
-        state.progress("guest")
         await primary.execute(qmp.system_powerdown())
         return await off.wait(deadline)
 
@@ -84,7 +83,7 @@ class _Off:
         while not deadline.expired:
             if tell.expired:
                 tell = Deadline(TELL_S)
-                step = {"act": self.state.act, "step": "power off"}
+                step = {"act": self.state.act, "step": "guest"}
                 self.state.emit("STEP", {**step, "limit-s": round(deadline.remaining(), 1)})
             if await self._powered_off(min(LOOK_S, deadline.remaining())):
                 self.state.seats[self.primary.node].retired = True

@@ -50,7 +50,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
                 for seat in state.seats.values():
                     seat.retired = True
                 secondary = state.seat_of(Role.SECONDARY)
-                if secondary is not None and secondary.vm is not None:
+                if how != Ending.OFF and secondary is not None and secondary.vm is not None:
                     state.progress("let go")
                 await _leave_secondary_behind(state)
                 how += _left_to_the_next_start(serving(state))

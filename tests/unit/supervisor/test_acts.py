@@ -122,7 +122,7 @@ def test_a_guest_that_does_not_listen_is_cut_off_and_that_is_said(tmp_path: Path
             how = await acts.stop(state, force=False, timeout_s=0.3)
             assert how.startswith("cut off")
             assert not a.process.alive()
-            assert "STEP stop power off 0.3" in log
+            assert "STEP stop guest 0.3" in log
 
     asyncio.run(check())
 
