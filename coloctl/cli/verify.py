@@ -16,6 +16,7 @@ from coloctl.cli.options import (
     pair_argument,
 )
 from coloctl.control.acts import VERIFY_S
+from coloctl.model.units import size
 from coloctl.model.verified import Outcome, Verified
 
 #: The exit codes that are no error of the supervisor's.
@@ -62,12 +63,12 @@ def _tell(pair: str, found: Verified) -> None:
     print(f"{pair}: {found.sentence()}")
     for disk in found.disks:
         for begin, end in disk.differs:
-            print(f"  {disk.disk}: {end - begin} bytes at {begin} differ")
+            print(f"  {disk.disk}: {size(end - begin)} at byte {begin} differ")
         for begin, end in disk.unsettled:
-            print(f"  {disk.disk}: {end - begin} bytes at {begin} were written all the time")
+            print(f"  {disk.disk}: {size(end - begin)} at byte {begin} were written all the time")
     if found.disks:
         read = sum(disk.read for disk in found.disks)
-        print(f"  {read} bytes of data were read on each node in {found.took_s:g} s.")
+        print(f"  {size(read)} of data were read on each node in {found.took_s:g} s.")
     print(f"  {found.memory}")
     if found.outcome is Outcome.DIFFERENT:
         print(

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from coloctl.model.units import size
+
 
 class Outcome(StrEnum):
     """How a verification ended."""
@@ -72,8 +74,7 @@ class Verified:
         if self.outcome is Outcome.BROKEN_OFF:
             return f"It was broken off: {self.reason}"
         if self.outcome is Outcome.EQUAL:
-            size = sum(disk.size for disk in self.disks)
-            return f"Both nodes hold the same {len(self.disks)} disks, {size} bytes."
+            return " ".join(_alike(disk) for disk in self.disks)
         wrong = [_differs(disk, self.secondary, self.primary) for disk in self.disks]
         return " ".join(filter(None, wrong))
 
@@ -90,6 +91,12 @@ def _ranges(told: Any) -> tuple[tuple[int, int], ...]:
     return tuple((int(begin), int(end)) for begin, end in told)
 
 
+def _alike(disk: DiskVerified) -> str:
+    moving = sum(end - begin for begin, end in disk.unsettled)
+    but = f", but for {size(moving)} that were written at every look" if moving else ""
+    return f"Disk {disk.disk} ({size(disk.size)}) is the same on both nodes{but}."
+
+
 def _differs(disk: DiskVerified, secondary: str, primary: str) -> str:
     if not disk.differs:
         return ""
@@ -97,6 +104,6 @@ def _differs(disk: DiskVerified, secondary: str, primary: str) -> str:
     first = disk.differs[0][0]
     more = f" and {len(disk.differs) - 1} more places" if len(disk.differs) > 1 else ""
     return (
-        f"Disk {disk.disk} of node {secondary} is not that of node {primary} in {length} bytes, "
-        f"at {first}{more}."
+        f"Disk {disk.disk} of node {secondary} is not that of node {primary} in {size(length)}, "
+        f"at byte {first}{more}."
     )

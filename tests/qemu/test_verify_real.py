@@ -82,7 +82,7 @@ def test_a_replica_damaged_behind_qemus_back_is_named(spec: PairSpec) -> None:
             found = await stage.supervisor.verifying.verify()
             assert found.outcome is Outcome.DIFFERENT
             assert found.disks[0].differs == ((5 * CHUNK, 7 * CHUNK),)
-            assert f"at {5 * CHUNK}" in found.sentence()
+            assert f"at byte {5 * CHUNK}" in found.sentence()
             assert stage.state.view().to_json()["verified"]["outcome"] == "different"
             assert stage.state.protection is Protection.COLO
             await idle_primary(stage)

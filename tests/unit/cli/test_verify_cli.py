@@ -64,9 +64,9 @@ def verified(
 @pytest.mark.parametrize(
     ("found", "code", "says"),
     [
-        (report(Outcome.EQUAL, DISK), 0, "Both nodes hold the same"),
-        (report(Outcome.DIFFERENT, DAMAGED), 1, "disk0: 65536 bytes at 65536 differ"),
-        (report(Outcome.DIFFERENT, DAMAGED), 1, "65536 bytes at 0 were written all the time"),
+        (report(Outcome.EQUAL, DISK), 0, "Disk disk0 (1 MiB) is the same on both nodes."),
+        (report(Outcome.DIFFERENT, DAMAGED), 1, "disk0: 64 KiB at byte 65536 differ"),
+        (report(Outcome.DIFFERENT, DAMAGED), 1, "64 KiB at byte 0 were written all the time"),
         (report(Outcome.DIFFERENT, DAMAGED), 1, "`coloctl reprotect web`"),
         (report(Outcome.BROKEN_OFF, reason="'stop' was begun."), 6, "'stop' was begun."),
     ],

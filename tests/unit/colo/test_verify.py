@@ -103,9 +103,17 @@ def test_a_report_is_written_and_read_back() -> None:
 
 def test_a_report_names_disk_node_and_place() -> None:
     assert REPORT.sentence() == (
-        "Disk disk0 of node b is not that of node a in 131072 bytes, at 65536 and 1 more places."
+        "Disk disk0 of node b is not that of node a in 128 KiB, at byte 65536 and 1 more places."
     )
     assert REPORT.different == 131072
+    busy = Verified(
+        "", Outcome.EQUAL, 1.0, 1.0, "a", "b",
+        (DiskVerified("disk0", 1 << 20, 4096, (), ((0, 65536),)),),
+    )  # fmt: skip
+    assert busy.sentence() == (
+        "Disk disk0 (1 MiB) is the same on both nodes, but for 64 KiB that were written at every "
+        "look."
+    )
     assert last_verified(None) == ""
     assert last_verified(REPORT.to_json()).startswith("different, 2026-11-28")
 

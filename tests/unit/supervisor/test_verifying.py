@@ -98,7 +98,7 @@ def test_only_a_policy_that_trusts_the_primary_gives_the_secondary_up(
         finds(monkeypatch, DIFFERENT)
         async with watched(tmp_path, on_difference=OnDifference.RESYNC) as (state, _, it, _log):
             await it.verify()
-            assert "at 65536" in state.beside.unlike[0]
+            assert "at byte 65536" in state.beside.unlike[0]
 
     asyncio.run(check())
 
