@@ -28,6 +28,16 @@ def _accusations(evidence: Evidence) -> list[tuple[float, str]]:
     ]
 
 
+def _noticed(evidence: Evidence) -> list[float]:
+    """When a ruined secondary was given up: diverged, or dead of its ruin."""
+    kinds = (Diagnosis.SECONDARY_DIVERGED, Diagnosis.SECONDARY_DEAD)
+    return [
+        said.at_s
+        for said in evidence.events
+        if said.name == "DIAGNOSIS" and said.data.get("diagnosis") in kinds
+    ]
+
+
 def _ruined(evidence: Evidence) -> list[Struck]:
     return [one for one in evidence.struck if one.fault.kind == RUIN and not one.missed]
 
@@ -40,7 +50,7 @@ def _taken(evidence: Evidence, begin_s: float, end_s: float) -> int:
 
 
 def ruin_noticed(evidence: Evidence, params: Noticed) -> Verdict:
-    """Each secondary that was ruined was diagnosed within that many checkpoints."""
+    """Each secondary that was ruined was given up within that many checkpoints."""
     ruined = _ruined(evidence)
     if not ruined or not evidence.events:
         return unknown(NOTICED, "no secondary was ruined, or no event was heard")
@@ -48,7 +58,7 @@ def ruin_noticed(evidence: Evidence, params: Noticed) -> Verdict:
     for one in ruined:
         ends = (later.at_s for later in ruined if later.at_s > one.at_s)
         until_s = min(ends, default=float("inf"))
-        found = [at_s for at_s, _ in _accusations(evidence) if one.at_s <= at_s < until_s]
+        found = [at_s for at_s in _noticed(evidence) if one.at_s <= at_s < until_s]
         if not found:
             late.append(f"{when(evidence, one.at_s)}: {one.fault.name} was never noticed")
             continue

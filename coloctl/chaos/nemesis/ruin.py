@@ -1,7 +1,8 @@
-"""Ruin the guest of a secondary: what its processor does at an interrupt is replaced.
+"""Ruin the guest of a secondary: a machine check, or other code where its processor goes.
 
-The code is overwritten through QEMU's own gdbstub, so that a translation of it is dropped, and then
-in QEMU's memory behind its back, so that no checkpoint puts it right: memory that has gone bad.
+A machine check is what memory that has gone bad looks like to a guest; QEMU's human monitor injects
+it. Code is overwritten through QEMU's gdbstub and behind its back; whether a guest runs into it
+before the next checkpoint puts it right depends on what it does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ CODES: Mapping[str, bytes] = {
     "halt": b"\xfa\xf4\xeb\xfd",
     "crash": b"\x0f\x0b",
 }
+#: A machine check of the first processor that cannot be corrected: valid, enabled, context corrupt.
+MACHINE_CHECK = "mce 0 0 0xbe00000000000000 0x5 0 0"
 #: Vectors of x86: the page fault, the first devices, and what Linux uses for timers and processors.
 VECTORS = (14, *range(0x20, 0x40), 0xEC, 0xFB, 0xFC, 0xFD)
 #: Bytes of an entry of the interrupt table of 64-bit x86.
@@ -37,9 +40,9 @@ AGAIN_S, PATIENCE_S = 0.3, 10.0
 
 
 class Ruin(Params):
-    """``how``: spin, halt or crash."""
+    """``how``: machine-check, or spin, halt or crash for other code."""
 
-    how: str = "spin"
+    how: str = "machine-check"
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,12 @@ def ruin(ground: Ground, fault: Planned, ask: Ask) -> Blow:
     if not found:
         return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
     name, role, pid = str(found[0]["name"]), str(found[0]["role"]), int(found[0]["pid"])
+    victim = Victim(name, pid, paths.pair_dir(ground.name) / name / "gdb.sock", ask)
+    if fault.params["how"] == "machine-check":
+        return _check(victim, role)
     code = CODES.get(str(fault.params["how"]))
     if code is None:
-        return Blow(time.monotonic(), missed=f"how is one of {', '.join(CODES)}")
-    victim = Victim(name, pid, paths.pair_dir(ground.name) / name / "gdb.sock", ask)
+        return Blow(time.monotonic(), missed=f"how is machine-check, {', '.join(CODES)}")
     try:
         victim.monitor(f"gdbserver unix:{victim.socket},server=on,wait=off")
         places = victim.handlers()
@@ -178,15 +183,30 @@ def ruin(ground: Ground, fault: Planned, ask: Ask) -> Blow:
     return Blow(at_s, _again(victim, places, code), (name,), role)
 
 
+def _check(victim: Victim, role: str) -> Blow:
+    """Inject machine checks until that is healed."""
+    at_s = time.monotonic()
+    try:
+        victim.monitor(MACHINE_CHECK)
+    except ColoctlError as error:
+        return Blow(at_s, missed=f"its monitor refused: {error}")
+    return Blow(at_s, _repeated(lambda: victim.monitor(MACHINE_CHECK)), (victim.node,), role)
+
+
 def _again(victim: Victim, places: list[Place], code: bytes) -> Callable[[], None]:
-    """Begin to repeat the damage in memory; what is returned ends that."""
-    healed = threading.Event()
+    """Repeat the damage in memory; what is returned ends that."""
     filled = code * (ENTRY // len(code))
+    return _repeated(lambda: victim.corrupt(places, filled))
+
+
+def _repeated(deed: Callable[[], object]) -> Callable[[], None]:
+    """Do it again and again, until that QEMU is gone or what is returned is called."""
+    healed = threading.Event()
 
     def repeat() -> None:
-        with contextlib.suppress(OSError):  # that QEMU is gone
+        with contextlib.suppress(OSError, ColoctlError):
             while not healed.wait(AGAIN_S):
-                victim.corrupt(places, filled)
+                deed()
 
     worker = threading.Thread(target=repeat, name="ruin", daemon=True)
     worker.start()
@@ -200,7 +220,7 @@ def _again(victim: Victim, places: list[Place], code: bytes) -> Callable[[], Non
 
 FAULTS: Mapping[str, FaultKind] = {
     "ruin": FaultKind(
-        "Code that the guest of the secondary runs is overwritten, until it is healed.",
+        "The guest of the secondary is ruined in its memory, until it is healed.",
         ruin,
         ("secondary",),
         Ruin,

@@ -1,0 +1,57 @@
+"""A secondary that alone does what a sound guest would not is given up, on real pairs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.pairs import firmware_spec, make_disks, supervised
+
+from coloctl.chaos.nemesis.ruin import MACHINE_CHECK
+from coloctl.lab import qemu
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import PairSpec
+from coloctl.model.protection import Protection
+from coloctl.qmp.command import Command
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.fixture
+def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
+    build = qemu_builds("11.1")
+    described = firmware_spec(tmp_path, build, "tcg", automatic=True, circular=True)
+    asyncio.run(make_disks(described, build.img))
+    return described
+
+
+def test_a_secondary_ruined_by_a_machine_check_is_made_anew(spec: PairSpec) -> None:
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await stage.checkpoints(2)
+            primary, secondary = stage.primary, stage.secondary
+            command = Command("human-monitor-command", {"command-line": MACHINE_CHECK})
+            await secondary.execute(command)
+            await stage.until(lambda: not secondary.process.alive())
+            found = [data["diagnosis"] for name, data in stage.events if name == "DIAGNOSIS"]
+            assert Diagnosis.SECONDARY_DIVERGED in found
+            await stage.until_protection(Protection.COLO)
+            assert stage.primary is primary and stage.secondary is not secondary
+            await stage.checkpoints(2)
+
+    asyncio.run(check())
+
+
+def test_a_sound_pair_of_idle_guests_is_left_alone(spec: PairSpec) -> None:
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            secondary = stage.secondary
+            await stage.checkpoints(25)
+            assert stage.secondary is secondary
+            assert not [name for name, _ in stage.events if name == "DIAGNOSIS"]
+
+    asyncio.run(check())
