@@ -334,9 +334,10 @@ def test_a_tap_is_opened_with_the_header_that_its_nic_speaks(
             sys.executable,
             "-c",
             prelude,
-            *launch.argv,
         )
-        async with running(replace(launch, argv=inside), "a", rundir) as vm:
+        numbered = frozenset(len(inside) + i for i in launch.numbered)
+        wrapped = replace(launch, argv=(*inside, *launch.argv), numbered=numbered)
+        async with running(wrapped, "a", rundir) as vm:
             found = await vm.execute(
                 qmp.Command("human-monitor-command", {"command-line": "info network"})
             )
