@@ -111,7 +111,8 @@ def test_a_survivor_that_ends_in_its_merge_loses_nothing(
         await asyncio.sleep(after_s)
         survivor.process.signal(how)
         await stage.until_protection(Protection.DOWN)
-        assert (await known(stage)).state is Worth.OVERLAY_PENDING
+        # On a busy machine the merge may be over first; told to end, QEMU finishes what it copies.
+        assert (await known(stage)).state in (Worth.OVERLAY_PENDING, Worth.IN_SYNC)
 
     play(spec, build, story)
     asyncio.run(serves_again(spec, build, written))
