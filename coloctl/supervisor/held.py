@@ -21,6 +21,7 @@ from coloctl.model.event import Kind
 from coloctl.model.pair import Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import RunState
+from coloctl.model.view import Merge
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
 from coloctl.supervisor.seat import Seat
@@ -105,9 +106,10 @@ class Held:
         self._vigil.note(primary.name, "guest-held")
         if state.protection is not Protection.UNPROTECTED or state.act:
             return
-        state.explain(
+        self._explain(
+            primary,
             f"The guest on node {primary.name} is stopped: QEMU found no room for a write. Nothing "
-            "is lost, the write waits, and the guest runs on by itself when there is room."
+            "is lost, the write waits, and the guest runs on by itself when there is room.",
         )
         if now >= self._not_before_s and (self._task is None or self._task.done()):
             self._task = self._spawn(self._let_go(primary, primary.vm))
@@ -122,13 +124,19 @@ class Held:
             for name in ("guest-held", "local-write-error"):
                 self._vigil.forget(primary.name, name)
             if self.state.protection is Protection.UNPROTECTED:
-                self.state.explain(
+                self._explain(
+                    primary,
                     f"The guest runs on node {primary.name}, alone. It was stopped for "
-                    f"{now - self._since_s:.0f} s, until there was room for what it wrote."
+                    f"{now - self._since_s:.0f} s, until there was room for what it wrote.",
                 )
             self._since_s = None
         if now > self._not_before_s + OVER_S:
             self._tries = 0
+
+    def _explain(self, primary: Seat, reason: str) -> None:
+        """Give the state that reason, unless it says what an image lacks, which matters more."""
+        if primary.merge is Merge.NONE:
+            self.state.explain(reason)
 
     async def _let_go(self, primary: Seat, vm: VM) -> None:
         """The guest tries its write again, if there is room where its disks lie."""
