@@ -10,7 +10,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos campaign-postgres check lint clean
+.PHONY: help demo test chaos campaign-postgres campaign-merges check lint clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -26,6 +26,9 @@ chaos: ## every scenario against real pairs (CHAOS_ARGS='--repeat 3 --jobs 2 --a
 
 campaign-postgres: ## an hour: a Debian with PostgreSQL, moved and killed (CAMPAIGN_ARGS='--rounds 2')
 	@.ci/setup campaign && exec $(BIN)/python tests/campaign/campaign.py $(CAMPAIGN_ARGS)
+
+campaign-merges: ## half an hour: promoted secondaries ended in the middle of slow merges
+	@.ci/setup demo && PYTHONPATH=tests exec $(BIN)/python tests/campaign/merges.py
 
 check: lint ## what must hold before every commit, in under a minute: lint, architecture, unit tests
 	@COLOCTL_HISTORIES=100 exec $(BIN)/pytest -q -n 4 $(TEST_ARGS) -m unit
