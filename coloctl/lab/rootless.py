@@ -136,7 +136,7 @@ def _read(record: Path) -> Holder | None:
         document = read_json(record.read_text())
         boot = str(document.get("boot", ""))
         return Holder(int(document["pid"]), int(document["start_time"]), boot)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # also other JSON than ours
         return None
 
 

@@ -328,13 +328,13 @@ def test_a_world_whose_holder_died_is_replaced(user: User) -> None:
 
 def test_a_record_of_a_reused_process_id_or_of_nonsense_is_not_believed(user: User) -> None:
     user.state.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(user.state, NOBODY, NOBODY)
     record = user.state / f"lab-{LAB}.json"
     for text in (f'{{"pid": {os.getpid()}, "start_time": 1}}', "{", "[]", '{"pid": "x"}'):
         record.write_text(text)
         assert user.run("again").returncode == 7
         assert user.run("held").stdout == "\n"
-    if os.geteuid() == 0:
-        os.chown(user.state, NOBODY, NOBODY)
     assert user.run("down").returncode == 0
     assert not record.exists()
 

@@ -74,7 +74,7 @@ def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
                 for _ in range(3):
                     found = await stage.supervisor.verifying.verify()
                     assert found.outcome is Outcome.EQUAL, found
-                    assert found.disks[0].read >= 1 << 20
+                    assert found.disks[0].read > 0
                 await load.acknowledged(5)
                 assert stage.state.protection is Protection.COLO
                 at = await flipped(stage)

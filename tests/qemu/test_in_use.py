@@ -23,6 +23,7 @@ from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.host import locks, open_host
 from coloctl.lab import qemu
 from coloctl.lab.sample import disks_beside
+from coloctl.machine import blockdev
 
 pytestmark = pytest.mark.qemu
 
@@ -111,10 +112,10 @@ def test_no_secondary_is_made_on_images_or_overlays_that_a_qemu_uses(
             await launch.sweep(spec, ground, "b")
             await ground.aclose()
 
-    rundir = tmp_path / "s" / spec.name / "b"
-    rundir.mkdir(mode=0o700, parents=True)
+    (tmp_path / "s" / spec.name / "b").mkdir(mode=0o700, parents=True)
     asyncio.run(refused(spec.disks[0].image["b"]))
-    asyncio.run(refused(made(build, rundir / "active0.qcow2", "qcow2")))
+    (overlay,) = blockdev.overlays(spec, "b")
+    asyncio.run(refused(made(build, overlay.active, "qcow2")))
 
 
 def test_a_start_is_refused_where_a_qemu_has_a_disk_of_either_node(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ async def alone(vm: VM, was: Role) -> None:
     vitals = await vm.observe()
     assert (vitals.run_state, vitals.colo_mode) == (RunState.RUNNING, COLOMode.NONE)
     if was is Role.SECONDARY:
-        nodes = {"colo-disk0", "childs0", "parent0"}
+        # The witness stays: how this QEMU ends can be told by it (docs/architecture.md, "A merge").
+        nodes = {"colo-disk0", "childs0", "parent0", "witness"}
         wanted = Inventory(nodes=nodes, objects={"rew0"}, quorum=("childs0",))
     else:
         wanted = Inventory(nodes={"colo-disk0", "parent0"}, quorum=("parent0",))
