@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import logging
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,6 +134,10 @@ def cli() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Carry the verb out and answer its exit code. What went wrong is on standard error."""
     _clean_up_on_hangup(arguments)
+    if not (
+        arguments and arguments[0] == "run"
+    ):  # what a library forgot is for a log, not a person
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     as_json = complaint.wants_json(arguments)
     code = _carried_out(arguments, as_json=as_json)
     if (error := streams.lost()) is None:
@@ -154,7 +159,7 @@ def _clean_up_on_hangup(arguments: Sequence[str]) -> None:
     outlives = bool(arguments) and arguments[0] in _OUTLIVE_THEIR_TERMINAL
     if not outlives and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         with contextlib.suppress(ValueError):  # not in the main thread: nothing to arrange
-            signal.signal(signal.SIGHUP, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:

@@ -80,7 +80,8 @@ class Session:
         except BaseException as error:
             await session.aclose()
             sock.close()
-            if isinstance(error, (TimeoutError, OutcomeUnknown, ConnectError)):
+            # The library asserts that a session which was just established still stands.
+            if isinstance(error, (TimeoutError, OutcomeUnknown, ConnectError, AssertionError)):
                 raise session._unusable(error, deadline_s) from error
             raise
         return session

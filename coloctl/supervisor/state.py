@@ -275,10 +275,13 @@ class PairState:
                 self._act.cancel()
             await asyncio.wait({self._act})
 
-    def progress(self, step: str, done: int | None = None, total: int | None = None) -> None:
-        """Clients know how far the act is."""
-        if self._progress is None or self._progress.step != step:
-            self.emit("STEP", {"act": self._act_name, "step": step})
+    def progress(
+        self, step: str, done: int | None = None, total: int | None = None, limit_s: float = 0.0
+    ) -> None:
+        """Tell clients how far the act is, and how long the step may still take, where limited."""
+        if limit_s or self._progress is None or self._progress.step != step:
+            limit = {"limit-s": round(limit_s, 1)} if limit_s else {}
+            self.emit("STEP", {"act": self._act_name, "step": step, **limit})
         unit = "bytes" if done is not None else ""
         self._progress = Progress(self._act_name, step, done, total, unit)
         if done is not None and total:

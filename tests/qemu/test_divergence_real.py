@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 from support.pairs import firmware_spec, make_disks, supervised
 
 from coloctl.chaos.nemesis.ruin import MACHINE_CHECK
+from coloctl.errors import MonitorError
 from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
 from coloctl.qmp.command import Command
+from coloctl.vm import VM
 
 pytestmark = pytest.mark.qemu
 
@@ -27,15 +30,24 @@ def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
     return described
 
 
+async def ruin(secondary: VM) -> None:
+    """Inject machine checks until it is given up: a checkpoint may take a single one back."""
+    command = Command("human-monitor-command", {"command-line": MACHINE_CHECK})
+    with contextlib.suppress(MonitorError):
+        while secondary.process.alive():
+            await secondary.execute(command)
+            await asyncio.sleep(0.2)
+
+
 def test_a_secondary_ruined_by_a_machine_check_is_made_anew(spec: PairSpec) -> None:
     async def check() -> None:
         async with supervised(spec) as stage:
             await stage.start()
             await stage.checkpoints(2)
             primary, secondary = stage.primary, stage.secondary
-            command = Command("human-monitor-command", {"command-line": MACHINE_CHECK})
-            await secondary.execute(command)
+            ruining = asyncio.create_task(ruin(secondary))
             await stage.until(lambda: not secondary.process.alive())
+            await ruining
             found = [data["diagnosis"] for name, data in stage.events if name == "DIAGNOSIS"]
             assert Diagnosis.SECONDARY_DIVERGED in found
             await stage.until_protection(Protection.COLO)

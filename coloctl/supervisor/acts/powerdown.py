@@ -83,8 +83,7 @@ class _Off:
         while not deadline.expired:
             if tell.expired:
                 tell = Deadline(TELL_S)
-                step = {"act": self.state.act, "step": "guest"}
-                self.state.emit("STEP", {**step, "limit-s": round(deadline.remaining(), 1)})
+                self.state.progress("guest", limit_s=deadline.remaining())
             if await self._powered_off(min(LOOK_S, deadline.remaining())):
                 self.state.seats[self.primary.node].retired = True
                 await self._gone()
