@@ -188,7 +188,7 @@ def test_programs_that_stand_still_hold_no_checkpoint(spec: PairSpec) -> None:
             await stage.checkpoints()
             await guest_writes(stage.primary, 0x11, 0, 8 << 20)
             verifying = asyncio.create_task(stage.supervisor.verifying.verify())
-            await stage.until(lambda: len(programs()) >= 2)
+            await stage.until(lambda: bool(programs()))  # one of the two is soon done
             await asyncio.sleep(0.5)
             stopped = programs()
             for pid in stopped:
