@@ -32,6 +32,7 @@ class Beside:
     contrast: Contrast = field(default_factory=Contrast)  #: between the guests of both nodes
     compared: VM | None = None  #: the secondary that `contrast` is about
     unlike: tuple[str, ...] = ()  #: why the secondary's disks are given up, sentences
+    unlike_of: VM | None = None  #: the secondary that this was found of
     diverged_s: list[float] = field(default_factory=list)  #: when a secondary was found to have
     #: Returns when nothing that was seen of the guests is undecided.
     settle: Callable[[], Awaitable[None]] = _at_once

@@ -235,7 +235,8 @@ class Contrasting:
         if session is None or session.vms != (primary.vm, secondary.vm):
             if not secondary.diverged:
                 state.beside.contrast, state.beside.compared = Contrast(), secondary.vm
-            state.beside.unlike = ()
+            if state.beside.unlike_of is not secondary.vm:  # it may have been compared already
+                state.beside.unlike = ()
             self._session = session = _Session(primary, secondary)
         return session
 

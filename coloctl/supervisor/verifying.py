@@ -190,3 +190,5 @@ class Verifying:
             log.error("%s", report.sentence())
             if state.spec.verify.on_difference is OnDifference.RESYNC:
                 state.beside.unlike = (report.sentence(),)
+                seat = state.seat_of(Role.SECONDARY)
+                state.beside.unlike_of = seat.vm if seat is not None else None
