@@ -131,12 +131,18 @@ class Mortal:
         return str(next(n["name"] for n in self.view()["nodes"] if n["role"] == "primary"))
 
     def mark(self) -> None:
-        """Write as the guest could, who never does during a checkpoint: right behind one."""
+        """Write behind the guest's back, and let a checkpoint follow: only then both sides have it.
+
+        A checkpoint comes before as well: a guest never writes during one, and qemu-io must not.
+        """
         byte, offset, length = MARK
-        if self.view()["protection"] == "colo":
+        protected = self.view()["protection"] == "colo"
+        if protected:
             self.type("checkpoint", self.name)
         said = self.io(self.primary(), f"write -P {byte:#x} {offset} {length}")
         assert f"wrote {length}/{length} bytes" in said, said
+        if protected:
+            self.type("checkpoint", self.name)
 
     def marked(self) -> bool:
         byte, offset, length = MARK
