@@ -157,9 +157,24 @@ def _clean_up_on_hangup(arguments: Sequence[str]) -> None:
     nohup(1) is honoured: a signal that is ignored stays ignored.
     """
     outlives = bool(arguments) and arguments[0] in _OUTLIVE_THEIR_TERMINAL
-    if not outlives and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        with contextlib.suppress(ValueError):  # not in the main thread: nothing to arrange
-            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
+    if outlives or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    with contextlib.suppress(ValueError):  # not in the main thread: nothing to arrange
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A script's background job: Ctrl-C is still not for it, and asyncio hears the hangup.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    """Raise SIGINT in this process, also where it is blocked.
+
+    Not KeyboardInterrupt itself: raised inside a callback of asyncio it would cut that short, and
+    the end of a child that it was about would never be heard.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.raise_signal(signal.SIGINT)
 
 
 def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:

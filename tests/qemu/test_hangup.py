@@ -31,8 +31,16 @@ def runs(pid: int) -> bool:
         return False
 
 
+#: A script starts what is in its background with SIGINT ignored (POSIX, "Asynchronous Lists").
+BACKGROUND = ["env", "--ignore-signal=INT"]
+
+
+@pytest.mark.parametrize("before", [[], BACKGROUND], ids=["foreground", "background"])
 def test_a_verb_ends_the_qemu_img_that_it_waits_for(
-    qemu_builds: Callable[[str], qemu.Build], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qemu_builds: Callable[[str], qemu.Build],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: list[str],
 ) -> None:
     """`doctor` waits for a qemu-img whose image never answers, and its terminal closes."""
     build = qemu_builds("11.1")
@@ -45,7 +53,7 @@ def test_a_verb_ends_the_qemu_img_that_it_waits_for(
     slow.write_text(f"#!/bin/sh\necho $$ > {started}.new\nmv {started}.new {started}\nsleep 600\n")
     slow.chmod(0o700)
     file = write_small_pair(tmp_path / "web.toml", build, binary=tools / "qemu-system-x86_64")
-    argv = [sys.executable, "-P", "-m", "coloctl.cli.main", "doctor", str(file)]
+    argv = [*before, sys.executable, "-P", "-m", "coloctl.cli.main", "doctor", str(file)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as doctor:
         try:
             give_up = time.monotonic() + PATIENCE_S
@@ -54,6 +62,10 @@ def test_a_verb_ends_the_qemu_img_that_it_waits_for(
                 time.sleep(0.05)
             waiting = int(started.read_text())
             sleeping = children_of(waiting)
+            if before:  # Ctrl-C is not for it
+                doctor.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+                assert doctor.poll() is None
             doctor.send_signal(signal.SIGHUP)
             _, said = doctor.communicate(timeout=PATIENCE_S)
         finally:
