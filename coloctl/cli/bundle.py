@@ -33,6 +33,9 @@ def bundle(pair: str, file: Path | None, form: str) -> None:
     """
     folder = paths.pair_dir(pair)
     client, why_not = _reached(pair, folder)
+    if file is None:
+        file = Path(f"{pair}-bundle-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz")
+    _require_folder(file)
     from coloctl.cli import bundling
 
     try:
@@ -40,8 +43,6 @@ def bundle(pair: str, file: Path | None, form: str) -> None:
     finally:
         if client is not None:
             client.close()
-    if file is None:
-        file = Path(f"{pair}-bundle-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar.gz")
     try:
         manifest = bundling.pack(parts, file, pair)
     except OSError as error:
@@ -56,6 +57,22 @@ def bundle(pair: str, file: Path | None, form: str) -> None:
     for why in reasons:
         names = ", ".join(one["name"] for one in manifest["missing"] if one["why"] == why)
         print(f"missing: {names}: {documents.sentence(why)}")
+
+
+def _require_folder(file: Path) -> None:
+    """Raise `PreconditionFailed` where ``file`` has no folder to lie in; nothing was read yet."""
+    try:
+        where = file.absolute().parent  # raises where the folder of this process was removed
+        there = where.is_dir()
+    except OSError:
+        where, there = file.parent, False
+    if there:
+        return
+    if file.parent == Path():
+        said, hint = "The folder in which this was typed is gone.", "change to one that exists"
+    else:
+        said, hint = f"There is no folder {where} for {file.name}.", f"`mkdir -p {where}` makes it"
+    raise PreconditionFailed(said, hint=f"{hint}, or name another file with -o")
 
 
 def _reached(pair: str, folder: Path) -> tuple[ControlClient | None, str]:

@@ -174,8 +174,11 @@ def test_a_verb_keeps_its_code_and_says_what_is_wrong(
             assert seen["err"], said
         if takes_nothing and heard and ordinary["out"]:
             assert "Standard output cannot be written" in seen["err"], said
-        written = "folder gone" not in name or not seen["code"]  # a bundle has no place there
-        if written and not lost and "terminal" not in name and ordinary["out"].strip():
+        if "folder gone" in name and words == ["bundle", "web"]:  # it has no place there
+            refusal = [line for line in seen["err"].splitlines() if line.startswith("error: ")]
+            assert refusal == ["error: The folder in which this was typed is gone."], said
+            assert (seen["code"], seen["out"], ordinary["code"]) == (1, "", 0), said
+        elif not lost and "terminal" not in name and ordinary["out"].strip():
             assert seen["out"].strip(), said
 
 
