@@ -10,6 +10,7 @@ import click
 from coloctl.cli import documents, reach
 from coloctl.cli.documents import clock, sentence
 from coloctl.cli.options import format_option, pair_argument
+from coloctl.model.strangers import told
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -77,6 +78,8 @@ def sentences(document: Document) -> Iterator[str]:
         yield f"Now: {decision['action']}. {sentence(decision['reason'])}"
     if stale := document.get("stale_code"):
         yield stale
+    if strangers := told(document.get("turned_away")):
+        yield strangers
     if pace := document.get("pace"):
         yield f"Checkpoints come after {document['delay_ms']} ms: {pace}"
     if changed := documents.changed_settings(document.get("settings", {})):

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from coloctl.cli.documents import View, changed_settings, clock, node_state, sentence
 from coloctl.cli.render import Widest, milliseconds, plain_table
+from coloctl.model.strangers import told
 from coloctl.model.verified import last_verified
 
 #: What a state means to somebody who looks over from the other end of the room.
@@ -103,6 +104,8 @@ def news(view: View) -> Iterator[Text]:
         )
     if view.get("stale_code"):
         yield Text(view["stale_code"], style="yellow")
+    if strangers := told(view.get("turned_away")):
+        yield Text(strangers, style="yellow")
     if changed := changed_settings(view.get("settings", {})):
         yield Text(f"Set while it runs: {', '.join(changed)}.", style="dim")
     for node in view["nodes"]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from coloctl.clock import Deadline
 from coloctl.errors import ReplicationError
+from coloctl.model.strangers import Stranger
 from coloctl.model.wires import Address, SocketFile, Wires
 from coloctl.qmp import command as qmp
 from coloctl.vm import VM
@@ -27,8 +28,8 @@ AGAIN_S = 0.05
 #: default, which is less than a hundred full frames.
 MIRROR_BYTES = 4 << 20
 
-#: Called with a sentence about each connection that was cut.
-TurnedAway = Callable[[str], None]
+#: Called with each wire from which connections were cut off.
+TurnedAway = Callable[[Stranger], None]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ async def _wrong(wire: Wire, turned_away: TurnedAway) -> str:
     if strangers:
         await host.hang_up(server, wire.at, client)
         who = ", ".join(strangers)
-        turned_away(f"A stranger at {wire.at} ({wire.name}) was cut off: {who}.")
+        turned_away(Stranger(wire.name, str(wire.at), who))
         return f"{who} was connected to it"
     return "" if callers else "nothing is connected to it"
 

@@ -11,6 +11,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.model.strangers import TurnedAway
 from coloctl.model.tuning import Tuning, Value
 from coloctl.model.verified import Verified
 
@@ -138,6 +139,7 @@ class PairView:
     unwritten: str = ""  #: why what happens is not in the journal; a sentence, empty when it is
     copied: str = ""  #: what was copied for the last secondary; a sentence
     verified: Verified | None = None  #: what the last comparison of both nodes' disks found
+    turned_away: TurnedAway | None = None  #: strangers on the pair's wires that were cut off
     settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
     stale_code: str = ""  #: that the secondary may run stale code, and what helps; sentences

@@ -6,12 +6,14 @@ Held by `PairState`; written by `supervisor.contrast` and `supervisor.verifying`
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from coloctl.ha.divergence import EARLIER
 from coloctl.model.observation import Contrast
 from coloctl.model.pair import Role
+from coloctl.model.strangers import Stranger, TurnedAway
 from coloctl.model.verified import Verified
 from coloctl.vm import VM
 
@@ -41,6 +43,26 @@ class Beside:
     left: VM | None = None  #: a primary that may still show its disks to programs
     #: Clears away what a verification that was broken off has left.
     tidy: Callable[[], Awaitable[None]] = _at_once
+
+    #: How many strangers were cut off from each wire, the first one's moment, the last one.
+    strangers: Counter[str] = field(default_factory=Counter)
+    first_stranger_s: float = 0.0
+    last_stranger: Stranger | None = None
+
+    def turn_away(self, who: Stranger, now_s: float) -> None:
+        """Count a stranger that was cut off."""
+        if not self.strangers:
+            self.first_stranger_s = now_s
+        self.strangers[who.wire] += 1
+        self.last_stranger = who
+
+    def turned_away(self, now_s: float) -> TurnedAway | None:
+        """All strangers that were cut off, for people; None where there was none."""
+        if self.last_stranger is None:
+            return None
+        since_s = round(now_s - self.first_stranger_s, 1)
+        last = self.last_stranger.sentence()
+        return TurnedAway(self.strangers.total(), dict(self.strangers), since_s, last)
 
     def found_before(self, secondary: VM) -> None:
         """Hold against ``secondary`` what an earlier supervisor found."""

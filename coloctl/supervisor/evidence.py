@@ -34,6 +34,7 @@ def explanation(state: PairState) -> dict[str, Any]:
         "delay_ms": state.delay_ms,
         "pace": view.pace,
         "stale_code": view.stale_code,
+        "turned_away": view.to_json()["turned_away"],
         "agents": {node: heard.said for node, heard in state.agents.items()},
         "diagnosis": None,
         "decision": None,

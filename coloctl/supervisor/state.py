@@ -340,6 +340,7 @@ class PairState:
             copied=self.copied,
             unwritten=self.arrears.sentence(),
             verified=self.beside.verified,
+            turned_away=self.beside.turned_away(now),
             settings=settings_view(self.tuning, Tuning.of(self.pair_file)),
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),

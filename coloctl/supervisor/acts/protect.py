@@ -16,6 +16,7 @@ from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import RunState
+from coloctl.model.strangers import Stranger
 from coloctl.model.view import Merge, PairView
 from coloctl.supervisor.acts import merge
 from coloctl.supervisor.acts.life import unless_it_dies
@@ -118,7 +119,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
         known=known,
         mirror_rate=lambda: state.tuning.mirror_rate,
         copied=lambda what: _remember_copy(state, node, what),
-        turned_away=lambda why: _remember_stranger(state, node, why),
+        turned_away=lambda who: _remember_stranger(state, node, who),
     )
     try:
         await unless_it_dies(
@@ -170,10 +171,11 @@ def _remember_copy(state: PairState, node: NodeName, what: Copied) -> None:
     state.record(Kind.NOTE, node=node, data={"copied": asdict(what)})
 
 
-def _remember_stranger(state: PairState, node: NodeName, why: str) -> None:
-    """Write into the journal, and into the log, that somebody else was found on a wire."""
-    log.warning(why)
-    state.record(Kind.NOTE, node=node, data={"stranger": why})
+def _remember_stranger(state: PairState, node: NodeName, who: Stranger) -> None:
+    """Count a stranger that was cut off from a wire, and write it into journal and log."""
+    log.warning(who.sentence())
+    state.beside.turn_away(who, state.clock.now())
+    state.record(Kind.NOTE, node=node, data={"stranger": who.sentence()})
 
 
 async def _give_back(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
 from support.views import FROZEN, LOST, PROTECTED, RESYNC, document, looked
 
 from coloctl.cli import documents, pair_views, render
+from coloctl.model.strangers import Stranger
+from coloctl.supervisor.beside import Beside
 
 pytestmark = pytest.mark.unit
 
@@ -76,6 +79,19 @@ def test_the_extended_view_has_every_fact_of_a_node() -> None:
     for fact in ("netns:host-a", "4711", "11.1.3", "secondary", "monitor", "/etc/coloctl/web.toml"):
         assert fact in text
     assert "last checkpoint   10.9 ms pause, 1003 ms after the one before" in text
+
+
+def test_a_stranger_that_was_cut_off_is_told_of_until_the_supervisor_ends() -> None:
+    seen = Beside()
+    assert "stranger" not in drawn(pair_views.status(document()))
+    for at_s, wire in ((10.0, "the disks"), (400.0, "what hn0 sends"), (500.0, "the disks")):
+        seen.turn_away(Stranger(wire, "/run/x.sock", "process 7 of user id 65534"), at_s)
+    text = drawn(pair_views.status(document(replace(PROTECTED, turned_away=seen.turned_away(610)))))
+    line = " ".join(text.split())
+    assert (
+        "3 strangers were cut off from the pair's wires (the disks: 2, what hn0 sends: 1), first "
+        "10 min ago. A stranger at /run/x.sock (the disks) was cut off: process 7 of user id 65534."
+    ) in line
 
 
 @pytest.mark.parametrize("extended", [False, True])

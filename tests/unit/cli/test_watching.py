@@ -181,6 +181,11 @@ def test_an_explanation_says_who_would_act() -> None:
         ({"acting": "start"}, "'start' is under way"),
     ):
         assert words in list(explain.sentences({**said, **change}))[-1]
+    away = {"count": 1, "wires": {"the disks": 1}, "since_s": 20.0, "last": "It was uid 7."}
+    assert list(explain.sentences({**said, "turned_away": away}))[2] == (
+        "1 stranger was cut off from the pair's wires (the disks: 1), first 1 min ago. "
+        "It was uid 7."
+    )
     limit = {"value": 500, "pair_file": 300}
     tuned = {"delay_ms": 4000, "pace": "So it is.", "settings": {"compare-timeout": limit}}
     assert list(explain.sentences({**said, **tuned}))[2:4] == [
