@@ -15,6 +15,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coloctl.asked import LAUNCH_DEADLINE_S
@@ -183,26 +184,18 @@ async def _command(what: Rehearsed, node: NodeName, role: Role, folder: Path) ->
         await asyncio.gather(
             *(image.create_overlay(path, size, run, qemu_img=tool) for path in files)
         )
-    if role is Role.PRIMARY:
-        return cmdline.primary(
-            spec,
-            node,
-            binary.dialect,
-            binary=binary.path,
-            accel=what.accel,
-            rundir=folder,
-            paused=True,
-            plugin=what.plugin,
-            scratch=scratch,
-        )
-    return cmdline.secondary(
+    build = (
+        partial(cmdline.primary, paused=True)
+        if role is Role.PRIMARY
+        else partial(cmdline.secondary, overlays=over)
+    )
+    return build(
         spec,
         node,
         binary.dialect,
         binary=binary.path,
         accel=what.accel,
         rundir=folder,
-        overlays=over,
         plugin=what.plugin,
         scratch=scratch,
     )

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from coloctl import paths
+from coloctl import flocks, paths
 from coloctl.errors import PairBusy, PreconditionFailed
 
 _BACKLOG = 16
 #: A lock that is held for longer is held by what hangs, seconds; and between two tries.
-LOCKED_S, _AGAIN_S = 20.0, 0.01
+LOCKED_S = 20.0
 #: The file that is locked in place of a folder that others may read.
 LOCK_NAME = ".lock"
 _OTHERS = stat.S_IRGRP | stat.S_IROTH
@@ -71,17 +69,11 @@ def folder_locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(fd: int, what: Path) -> None:
-    until_s = time.monotonic() + LOCKED_S
-    while True:
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until_s:
-                raise PreconditionFailed(
-                    f"Another process has held the lock of {what} for {LOCKED_S:g} s.",
-                    hint=f"`fuser -v {what}` names it; another start, or one that hangs",
-                ) from None
-            time.sleep(_AGAIN_S)
+    if not flocks.acquire(fd, LOCKED_S):
+        raise PreconditionFailed(
+            f"Another process has held the lock of {what} for {LOCKED_S:g} s.",
+            hint=f"`fuser -v {what}` names it; another start, or one that hangs",
+        )
 
 
 def served(path: Path) -> bool:

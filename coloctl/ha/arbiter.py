@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from coloctl import flocks
 from coloctl.errors import FailoverRefused, PreconditionFailed
 from coloctl.host import durable
 from coloctl.host.aside import aside
@@ -199,16 +198,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _acquire(fd: int, path: Path) -> None:
-    until = time.monotonic() + LOCK_DEADLINE_S
-    while True:
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise PreconditionFailed(
-                    f"Another process has held the lock of {path} for {LOCK_DEADLINE_S:g} s.",
-                    hint="another supervisor is claiming, or hangs",
-                ) from None
-            time.sleep(LOCK_PERIOD_S)
-        except OSError as error:
-            raise PreconditionFailed(f"{path} cannot be locked: {error.strerror}.") from None
+    try:
+        locked = flocks.acquire(fd, LOCK_DEADLINE_S, LOCK_PERIOD_S)
+    except OSError as error:
+        raise PreconditionFailed(f"{path} cannot be locked: {error.strerror}.") from None
+    if not locked:
+        raise PreconditionFailed(
+            f"Another process has held the lock of {path} for {LOCK_DEADLINE_S:g} s.",
+            hint="another supervisor is claiming, or hangs",
+        )

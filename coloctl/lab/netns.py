@@ -12,12 +12,11 @@ import errno
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from coloctl import interrupts
+from coloctl import flocks, interrupts
 from coloctl.errors import LabError
 from coloctl.lab.kernel import (
     CLONE_NEWNET,
@@ -168,17 +167,11 @@ def _locked() -> int:
 
 
 def _flock(lock: int) -> None:
-    end = time.monotonic() + LOCK_S
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise LabError(
-                    f"Somebody has been changing {RUN} for more than {LOCK_S:g} s.",
-                    hint=f"`fuser -v {RUN}` tells who",
-                ) from None
-            time.sleep(0.02)
+    if not flocks.acquire(lock, LOCK_S):
+        raise LabError(
+            f"Somebody has been changing {RUN} for more than {LOCK_S:g} s.",
+            hint=f"`fuser -v {RUN}` tells who",
+        )
 
 
 def _share() -> None:

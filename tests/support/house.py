@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "bounded",
             "procfs",
             "interrupts",
+            "flocks",
             "journalfile",
         }
     ),

@@ -1,0 +1,31 @@
+"""Wait for flock(2) on an open file, but not for ever.
+
+Called wherever coloctl waits for another process's lock: of the state folder, of the register of
+claims, of the lab's namespaces. Standard library only. The lock goes with the last copy of the
+descriptor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+
+#: Between two tries, seconds: the locks are held for milliseconds.
+AGAIN_S = 0.01
+
+
+def acquire(fd: int, within_s: float, again_s: float = AGAIN_S) -> bool:
+    """Lock the file that is open as ``fd`` for this process alone; False: others had it too long.
+
+    Raises `OSError` where the file cannot be locked at all.
+    """
+    give_up = time.monotonic() + within_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(again_s)
+        else:
+            return True
