@@ -12,7 +12,9 @@ import pytest
 from support.pairs import (
     Inventory,
     Stage,
+    between_checkpoints,
     firmware_spec,
+    guest_writes,
     holds,
     inventory,
     make_disks,
@@ -67,17 +69,11 @@ def switchover(stage: Stage) -> object:
 
 
 async def mark(stage: Stage, number: int) -> None:
-    """The guest has written, and a checkpoint has followed.
-
-    Not during one: a guest stands still then, and qemu-io does not.
-    """
-    protected = stage.state.protection is Protection.COLO
-    if protected:
-        await stage.checkpoints(1)
-    said = await qemu_io(stage.primary, f"write -P {number + 1} {number * PLACE} {PLACE}")
-    assert f"wrote {PLACE}/{PLACE}" in said
-    await qemu_io(stage.primary, "flush")
-    if protected:
+    """The guest has written, and a checkpoint has followed."""
+    async with between_checkpoints(stage.primary):
+        await guest_writes(stage.primary, number + 1, number * PLACE, PLACE)
+        await qemu_io(stage.primary, "flush")
+    if stage.state.protection is Protection.COLO:
         await stage.checkpoints(1)
 
 

@@ -35,7 +35,6 @@ def pair(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def start(pair: Mortal) -> dict[str, Any]:
     pair.type("start", str(pair.file))
     pair.mark()
-    pair.type("checkpoint", pair.name)
     view = pair.view()
     assert view["protection"] == "colo"
     return view

@@ -76,9 +76,7 @@ def test_a_supervisor_promotes_whoever_reads_what_it_says(pair: Mortal, reader: 
         os.close(ours)
     try:
         pair.until(lambda: serves(pair) == "colo")
-        pair.type("checkpoint", pair.name)  # qemu-io must not write during one (docs/qemu.md)
         pair.mark()
-        pair.type("checkpoint", pair.name)
         primary, secondary = pair.qemus()
         os.kill(primary, signal.SIGKILL)
         pair.until(lambda: serves(pair) == "unprotected")
@@ -185,12 +183,11 @@ def test_a_full_filesystem_costs_no_data_and_status_tells_the_truth(
         move_images(pair, {n: tmp_path / ("img" if together else f"img-{n}") for n in "ab"})
         pair.type("start", str(pair.file), *(["--no-protect"] if situation == "protection" else []))
         pair.mark()
-        if situation != "protection":
-            pair.type("checkpoint", pair.name)
         with filled(tmp_path / folder):
             play(pair, situation)
             true_status(pair)
-            assert pair.marked()
+            if place != "state":  # there lies QEMU's log, which tells what is on a disk
+                assert pair.marked()
             said = pair.type("stop", pair.name, "--force", "--yes")
             assert "is stopped" in said, said
             assert not paths.pair_dir(pair.name).exists()
@@ -232,7 +229,6 @@ def test_a_state_folder_that_becomes_read_only_keeps_nobody_from_deciding(
         with write_and_end(tmp_path, build) as pair:
             pair.type("start", str(pair.file))
             pair.mark()
-            pair.type("checkpoint", pair.name)
             make_read_only()
             before = pair.view()
             os.kill(before["supervisor_pid"], signal.SIGKILL)  # the next one can only read

@@ -36,7 +36,6 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mortal]:
 def protected(pair: Mortal) -> tuple[int, ...]:
     pair.type("start", str(pair.file))
     pair.mark()
-    pair.type("checkpoint", pair.name)
     assert pair.view()["protection"] == "colo"
     return pair.qemus()
 

@@ -41,7 +41,6 @@ def pair(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def protected(pair: Mortal) -> tuple[int, ...]:
     pair.type("start", str(pair.file))
     pair.mark()
-    pair.type("checkpoint", pair.name)
     assert pair.view()["protection"] == "colo"
     return pair.qemus()
 

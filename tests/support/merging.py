@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from support.pairs import Stage, guest_writes, qemu_io
+from support.pairs import Stage, between_checkpoints, guest_writes, qemu_io
 
 from coloctl.lab import qemu
 from coloctl.machine.image import MIB
@@ -86,9 +86,9 @@ async def lose_primary(stage: Stage, bytes_per_s: int) -> VM:
     """The primary is dead, its secondary has full overlays and a slow image; answers that one."""
     survivor = stage.secondary
     await slow(survivor, stage.state.spec, bytes_per_s)
-    await stage.checkpoints(1)  # the next one would empty them
-    await fill(survivor)
-    stage.primary.process.signal(signal.SIGKILL)
+    async with between_checkpoints(stage.primary):  # the next one empties them
+        await fill(survivor)
+        stage.primary.process.signal(signal.SIGKILL)
     return survivor
 
 

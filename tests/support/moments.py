@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,16 +133,27 @@ class Mortal:
     def mark(self) -> None:
         """Write behind the guest's back, and let a checkpoint follow: only then both sides have it.
 
-        A checkpoint comes before as well: a guest never writes during one, and qemu-io must not.
+        None is under way meanwhile: a guest never writes during one, and qemu-io must not.
         """
         byte, offset, length = MARK
         protected = self.view()["protection"] == "colo"
-        if protected:
-            self.type("checkpoint", self.name)
-        said = self.io(self.primary(), f"write -P {byte:#x} {offset} {length}")
+        with self._between_checkpoints() if protected else nullcontext():
+            said = self.io(self.primary(), f"write -P {byte:#x} {offset} {length}")
         assert f"wrote {length}/{length} bytes" in said, said
         if protected:
             self.type("checkpoint", self.name)
+
+    @contextmanager
+    def _between_checkpoints(self) -> Iterator[None]:
+        """Run the block when one has just been taken and the next is a minute away."""
+        node, before = self.primary(), self.view()["checkpoints"]["count"]
+        delay_ms = self.qmp(node, "query-migrate-parameters")["x-checkpoint-delay"]
+        self.qmp(node, "migrate-set-parameters", **{"x-checkpoint-delay": 60_000})
+        self.until(lambda: self.view()["checkpoints"]["count"] > before)
+        time.sleep(0.05)  # one may have been due by the old period
+        self.until(lambda: self.qmp(node, "query-status")["status"] == "running")
+        yield
+        self.qmp(node, "migrate-set-parameters", **{"x-checkpoint-delay": delay_ms})
 
     def marked(self) -> bool:
         byte, offset, length = MARK
@@ -249,8 +260,6 @@ def _bring_about(pair: Mortal, act: str) -> None:
         return
     pair.type("start", str(pair.file), *(("--no-protect",) if act == "protect" else ()))
     pair.mark()
-    if act != "protect":
-        pair.type("checkpoint", pair.name)
 
 
 def _verb(pair: Mortal, act: str) -> tuple[str, ...]:

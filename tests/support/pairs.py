@@ -15,6 +15,8 @@ from support.smallpair import own_net
 
 from coloctl.colo import launch
 from coloctl.colo.launch import Ground
+from coloctl.colo.protect import checkpoint_now
+from coloctl.errors import DeadlineMissed, MonitorError
 from coloctl.ha.arbiter import FILE_NAME
 from coloctl.host import open_host
 from coloctl.journal import Journal
@@ -34,8 +36,10 @@ from coloctl.model.pair import (
     Role,
 )
 from coloctl.model.protection import Protection
+from coloctl.model.qapi import RunState
 from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
+from coloctl.qmp.wait import until_runstate
 from coloctl.supervisor import acts
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.state import PairState
@@ -44,6 +48,8 @@ from coloctl.vm import VM
 DISK_BYTES = 16 * image.MIB
 #: Short enough that a test sees several checkpoints, long enough that most of the time is none.
 DELAY_MS = 200
+#: A checkpoint period that no test waits for.
+LONG_MS = 60_000
 #: What a test waits for at most, seconds; nothing measures against it.
 PATIENCE_S = 30.0
 
@@ -251,14 +257,43 @@ async def qemu_io(vm: VM, words: str, device: str = "vd0/virtio-backend") -> str
     return log.read_bytes()[before:].decode()
 
 
+@contextlib.asynccontextmanager
+async def between_checkpoints(vm: VM) -> AsyncIterator[None]:
+    """Run the block where a guest may write: no checkpoint of a primary ``vm`` is under way.
+
+    A guest stands still in a checkpoint and qemu-io does not, which may abort the secondary
+    (docs/qemu.md, "A write of the monitor's in COLO"). One checkpoint comes before the block and
+    one follows, unless the period is so long that a test has to ask for them.
+    """
+    mode = (await vm.execute(Command("query-colo-status", {})))["mode"]
+    delay_ms = (await vm.execute(qmp.query_migrate_parameters()))["x-checkpoint-delay"]
+    if mode != "primary" or delay_ms >= LONG_MS:
+        yield
+        return
+    with vm.monitor.listen("STOP") as stops:
+        await checkpoint_now(vm, LONG_MS, PATIENCE_S)
+        with contextlib.suppress(DeadlineMissed):
+            while True:  # one may have been due by the old period
+                await stops.next(0.05)
+    await until_runstate(vm.monitor, {RunState.RUNNING}, PATIENCE_S)
+    yield
+    with contextlib.suppress(MonitorError):  # the block may have ended it
+        await vm.execute(qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms))
+
+
 async def guest_writes(
     vm: VM, pattern: int, offset: int, length: int, device: str = "vd0/virtio-backend"
 ) -> None:
-    """The guest of ``vm`` could have written that and been told so.
+    """Write to the disk of ``vm`` as its guest could: between checkpoints, and until it is done.
 
     Like a guest's, the write never holds QEMU's main loop: before 11.0 a primary that waits for its
     replica there may wait for ever in a checkpoint (docs/qemu.md, "Why the yank comes first").
     """
+    async with between_checkpoints(vm):
+        await _write(vm, pattern, offset, length, device)
+
+
+async def _write(vm: VM, pattern: int, offset: int, length: int, device: str) -> None:
     log = vm.rundir / "qemu.log"
     before, done = log.stat().st_size, f"wrote {length}/{length} bytes"
     said = await qemu_io(vm, f"aio_write -P {pattern:#x} {offset} {length}", device)

@@ -69,4 +69,6 @@ def qemu_io(qmp: Callable[..., Any], pair: str, node: str, words: str) -> str:
     before = log.stat().st_size
     line = f'qemu-io -d /machine/peripheral/vd0/virtio-backend "{words}"'
     qmp(node, "human-monitor-command", **{"command-line": line})
-    return log.read_bytes()[before:].decode(errors="replace")
+    said = log.read_bytes()[before:].decode(errors="replace")
+    assert said, f"{log} took nothing of what qemu-io said: is there room?"
+    return said
