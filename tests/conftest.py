@@ -6,10 +6,12 @@ The presence of this file also puts its folder on the path, so that tests import
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,8 @@ settings.load_profile("patient")
 #: Cheap ones first, so that a broken rule is known before a guest boots.
 KINDS = ("unit", "qemu", "guest")
 
+HERE = Path(__file__).parent
+
 #: Why the guest tests are left out, for the workers.
 REFUSED = "COLOCTL_TEST_NOT_ROOT"
 
@@ -42,6 +46,23 @@ def kind_of(item: pytest.Item) -> str | None:
     return next((kind for kind in KINDS if item.get_closest_marker(kind)), None)
 
 
+def kind_of_folder(path: Path) -> str:
+    """Name the kind of the tests below ``tests/unit``, ``tests/qemu`` or ``tests/guest``."""
+    part = path.relative_to(HERE).parts[0] if path.is_relative_to(HERE) else ""
+    return part if part in KINDS else "unit"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the folders of the other kinds unread where ``-m`` is the name of one kind.
+
+    Every worker imports all that it collects, which takes it longer than most of its tests.
+    """
+    wanted = config.option.markexpr
+    if wanted not in KINDS or collection_path.parent != HERE or not collection_path.is_dir():
+        return None
+    return True if collection_path.name in {*KINDS} - {wanted} else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
@@ -49,7 +70,7 @@ def pytest_collection_modifyitems(
     """Every test has a kind before `-m` chooses, and the kinds follow each other afterwards."""
     for item in items:
         if kind_of(item) is None:
-            item.add_marker("unit")
+            item.add_marker(kind_of_folder(item.path))
     yield
     last_first = hasattr(config, "workerinput")
     items.sort(key=lambda item: KINDS.index(kind_of(item) or "unit"), reverse=last_first)
@@ -76,6 +97,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     Where the system allows none, they are skipped with its reason.
     """
+    gc.freeze()  # what was collected lives to the end: no garbage collection looks at it again
     guests = [item for item in session.items if kind_of(item) == "guest"]
     if not guests or session.config.option.collectonly or not rootless.needed():
         return

@@ -193,7 +193,10 @@ def test_an_agent_that_never_worked_confirms_nothing(tmp_path: Path, always: str
     assert not heard.works and "neither" in heard.said
 
 
-def test_silence_confirms_only_what_an_agent_said_before(tmp_path: Path) -> None:
+def test_silence_confirms_only_what_an_agent_said_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "STATUS_PERIOD_S", 20.0)  # no time to ask again
     spec = with_agent(tmp_path, "exit 0", "exit 2")
     assert "did not say" in refusal(spec, []).message
 
