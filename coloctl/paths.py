@@ -93,10 +93,16 @@ def overlay_dir() -> Path:
 
 
 def make_private(folder: Path) -> Path:
-    """Make ``folder`` with mode 0700 where it is missing; raises as `require_own`."""
+    """Make ``folder`` with mode 0700 where it is missing, and so each missing folder above it.
+
+    Raises as `require_own`, and `PreconditionFailed` for what cannot be made.
+    """
     require_own(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for above in reversed(folder.parents):
+            if not above.exists():
+                above.mkdir(mode=0o700, exist_ok=True)  # parents=True would let others read it
+        folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise PreconditionFailed(
             f"{folder} cannot be made: {error.strerror}.",

@@ -114,6 +114,15 @@ def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
         paths.make_private(tmp_path / "here")
 
 
+def test_each_folder_that_is_made_is_private(tmp_path: Path) -> None:
+    """A state folder that others may read gets a lock file of its own, which outlives the pair."""
+    tmp_path.chmod(0o755)
+    paths.make_private(tmp_path / "state" / "web" / "a")
+    for folder in ("state", "state/web", "state/web/a"):
+        assert (tmp_path / folder).stat().st_mode & 0o777 == 0o700, folder
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.parametrize(
     ("owner", "mode"), [(0, 0o777), pytest.param(NOBODY, 0o755, marks=AS_ROOT)]
 )

@@ -48,6 +48,13 @@ def test_a_claimed_folder_is_private_and_its_socket_listens(spec: PairSpec, fold
         client.connect(str(paths.control_socket(spec.name)))
 
 
+def test_a_start_leaves_nothing_beside_the_folder_of_its_pair(spec: PairSpec, folder: Path) -> None:
+    """Also where `coloctl run`, which makes the pair's own folder, was the first in this place."""
+    paths.make_private(folder)
+    claim(spec).close()
+    assert list(folder.parent.iterdir()) == [folder]
+
+
 def test_a_served_pair_cannot_be_claimed(spec: PairSpec) -> None:
     with claim(spec), pytest.raises(PairBusy, match="already serves"):
         claim(spec)
