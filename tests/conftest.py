@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.leaks import Run
+from support.leaks import Begun, Run, begun
 from xdist.scheduler import LoadFileScheduling
 
 from coloctl.errors import LabError
@@ -121,10 +121,23 @@ def become_root(config: pytest.Config) -> None:
         capture.resume_global_capture()
 
 
+#: When each test of this worker began, for the check at its end.
+BEGUN = pytest.StashKey[list[Begun]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which test runs: the check at the end runs within another one."""
+    item.config.stash.setdefault(BEGUN, []).append(begun(item.nodeid))
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_left_behind() -> Iterator[None]:
-    """The run ends as an error that names every process, namespace, tap and file it leaves."""
-    run = Run()
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The run ends as an error that names every process, namespace, tap and file it leaves.
+
+    It is an error of this worker's last test; each sentence names the test that left the thing.
+    """
+    run = Run(tests=request.config.stash.setdefault(BEGUN, []))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in run.environment().items():
             patch.setenv(name, value)

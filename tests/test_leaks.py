@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.leaks import Run
+from support.leaks import Run, begun
 
 pytestmark = pytest.mark.unit
 
@@ -61,6 +62,25 @@ def test_a_file_is_found(run: Run, file: str) -> None:
     run.state.mkdir()
     (run.folder / file).touch()
     assert run.leaks(0) == [f"{run.folder / file} is still there"]
+
+
+def test_what_is_left_is_blamed_on_the_test_that_made_it(run: Run) -> None:
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")  # no finer is what the kernel tells
+    environment = {**os.environ, **run.environment()}
+    file = run.temporary / "leftover"
+    run.tests.append(begun("test_guilty"))
+    time.sleep(tick_s)
+    file.touch()
+    with subprocess.Popen(["sleep", "60"], env=environment) as process:
+        time.sleep(2 * tick_s)
+        run.tests.append(begun("test_innocent"))
+        left = [
+            f"process {process.pid} still runs: sleep 60 (began in test_guilty)",
+            f"{file} is still there (last changed in test_guilty)",
+        ]
+        while run.leaks(0) != left:  # a program that has just begun may not show its environment
+            assert process.poll() is None
+        run.sweep()
 
 
 def test_a_namespace_is_found_unless_somebody_else_made_it(run: Run) -> None:

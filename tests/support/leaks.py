@@ -6,6 +6,7 @@ a neighbour's QEMU nor a neighbour's files are ever taken for ours.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import re
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from coloctl.chaos.remains import processes
 from coloctl.lab import layout
@@ -34,13 +36,30 @@ DEVICES = Path("/sys/class/net")
 LAB_TAPS = frozenset({*layout.TAPS.values(), *layout.SECOND_TAPS.values()})
 
 
+class Begun(NamedTuple):
+    """A test and when it began, in seconds since the machine booted."""
+
+    at_s: float
+    name: str
+
+
+def begun(name: str) -> Begun:
+    """Note that the test of that name begins now."""
+    return Begun(time.clock_gettime(time.CLOCK_BOOTTIME), name)
+
+
 @dataclass
 class Run:
-    """A test run from its begin to its end; `leaks` names what would outlive it."""
+    """A test run from its begin to its end; `leaks` names what would outlive it.
+
+    A process or a file is blamed on the one of ``tests`` in which it came to be: the check itself
+    runs at the end, after a test that may have nothing to do with it.
+    """
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="ct-")))
     netns: Path = NETNS
     devices: Path = DEVICES
+    tests: list[Begun] = field(default_factory=list)  #: in the order in which they ran
 
     def __post_init__(self) -> None:
         self.mark = f"{MARK}={self.folder.name}"
@@ -85,10 +104,23 @@ class Run:
     def _left(self) -> list[str]:
         files = (*self.temporary.iterdir(), *(self.state.iterdir() if self.state.is_dir() else ()))
         return [
-            *(f"process {pid} still runs: {argv}" for pid, argv in self._processes().items()),
+            *(
+                f"process {pid} still runs: {argv}{self._blame(_started_s(pid), 'began')}"
+                for pid, argv in self._processes().items()
+            ),
             *(sentence for sentence in self._kept() if sentence not in self._before),
-            *(f"{file} is still there" for file in sorted(files)),
+            *(
+                f"{file} is still there{self._blame(_changed_s(file), 'last changed')}"
+                for file in sorted(files)
+            ),
         ]
+
+    def _blame(self, moment_s: float | None, what: str) -> str:
+        """Name the test that ran at ``moment_s``, in seconds since the machine booted."""
+        if moment_s is None:
+            return ""
+        place = bisect.bisect_right(self.tests, moment_s, key=lambda test: test.at_s)
+        return f" ({what} in {self.tests[place - 1].name})" if place else ""
 
     def _processes(self) -> dict[int, str]:
         """Living processes that were started with the mark, with their command lines."""
@@ -104,6 +136,24 @@ class Run:
         for name in sorted(_names(self.devices, lambda device: (device / "tun_flags").exists())):
             if name in LAB_TAPS or _is_ours(name):
                 yield f"tap {name} is still there"
+
+
+def _started_s(pid: int) -> float | None:
+    """Answer when the process began, in seconds since the machine booted; None: it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The kernel rounds down to a tick: half of one more puts it behind the test's own beginning.
+    return (int(fields[19]) + 0.5) / os.sysconf("SC_CLK_TCK")
+
+
+def _changed_s(file: Path) -> float | None:
+    """Answer when the file, or what is in the folder, last changed, as `_started_s` does."""
+    with contextlib.suppress(FileNotFoundError):
+        age_s = time.time() - file.lstat().st_ctime
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - age_s
+    return None
 
 
 def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
