@@ -208,14 +208,26 @@ class Session:
         await self._client.lost.wait()
 
     async def aclose(self) -> None:
-        """The connection is gone and nothing of it runs on; never waits for the other end."""
+        """Close the connection, and end all that runs for it; never waits for the other end.
+
+        Cancelled, it does so all the same before it raises: the library forgets the error that
+        ended the connection where its own wait is cut short, and asyncio tells of it at the end.
+        """
         async with self._ending:
             if self._client.runstate is Runstate.IDLE:
                 return
-            # Raised again here is what ended the connection, whatever a peer made of its messages;
-            # `execute` has told it to whom it concerned, and who ends a QEMU must not stop at it.
-            with suppress(Exception):
-                await self._client.disconnect()
+            leaving = asyncio.create_task(self._leave())
+            try:
+                await asyncio.shield(leaving)
+            except asyncio.CancelledError:
+                await asyncio.wait({leaving})
+                raise
+
+    async def _leave(self) -> None:
+        # Raised again here is what ended the connection, whatever a peer made of its messages;
+        # `execute` has told it to whom it concerned, and who ends a QEMU must not stop at it.
+        with suppress(Exception):
+            await self._client.disconnect()
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -150,3 +151,29 @@ def test_a_flood_leaves_everybody_else_a_turn() -> None:
             assert turns > 5_000
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_an_end_that_is_cut_short_ends_all_the_same_and_forgets_no_error(turns: int) -> None:
+    """The verb is told to end while it closes the monitor of a QEMU that it has just killed."""
+    forgotten: list[str] = []
+
+    async def check() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, what: forgotten.append(what["message"]))
+        lost = asyncio.Event()
+        async with met([], on_lost=lost.set) as (session, _, writer):
+            writer.close()
+            await lost.wait()
+            ending = asyncio.create_task(session.aclose())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            ending.cancel()
+            await asyncio.wait({ending})
+        del session, ending
+        gc.collect()
+        await asyncio.sleep(0)
+
+    asyncio.run(check())
+    gc.collect()
+    assert forgotten == []
