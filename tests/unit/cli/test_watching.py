@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -222,6 +224,10 @@ def test_a_bundle_of_what_a_folder_holds(tmp_path: Path, monkeypatch: pytest.Mon
     assert manifest["schema"] == documents.SCHEMA
 
 
+def refused(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_a_bundle_needs_a_pair_and_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,5 +235,9 @@ def test_a_bundle_needs_a_pair_and_a_place(
     assert run(["bundle", "web"]) == 4
     (tmp_path / "web").mkdir()
     assert run(["bundle", "web", "-o", str(tmp_path / "none/b.tar.gz")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"There is no folder {tmp_path}/none for b.tar.gz." in said and "mkdir -p" in said
+    monkeypatch.setattr(bundling, "pack", refused)
+    assert run(["bundle", "web", "-o", str(tmp_path / "b.tar.gz")]) == 1
+    assert "b.tar.gz cannot be written: No space left on device." in capsys.readouterr().err
     assert [one.name for one in tmp_path.iterdir()] == ["web"]
