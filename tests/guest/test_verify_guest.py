@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -50,6 +51,19 @@ def spec(
     )
 
 
+def data(image: Path) -> int:
+    """How many bytes of a raw image are no holes; the guest's ext4 only ever makes it more."""
+    size, found = image.stat().st_size, 0
+    with image.open("rb") as file:
+        end = 0
+        with contextlib.suppress(OSError):  # ENXIO: no data behind the last hole
+            while end < size:
+                begin = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+                found += end - begin
+    return found
+
+
 async def flipped(stage: Stage) -> int:
     """A byte of data on the secondary's image is another one; answers in which chunk."""
     path = stage.state.spec.disks[0].image[stage.secondary.node]
@@ -72,9 +86,10 @@ def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
             with clients(lab, tmp_path / "history.jsonl", 4) as load:
                 await load.acknowledged(5)
                 for _ in range(3):
+                    least = data(stage.state.spec.disks[0].image[stage.primary.node])
                     found = await stage.supervisor.verifying.verify()
                     assert found.outcome is Outcome.EQUAL, found
-                    assert found.disks[0].read > 0
+                    assert found.disks[0].read >= least > 0
                 await load.acknowledged(5)
                 assert stage.state.protection is Protection.COLO
                 at = await flipped(stage)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.merging import slow
 from support.pairs import Stage, firmware_spec, guest_writes, inventory, make_disks, supervised
 
 from coloctl.lab import qemu
@@ -127,9 +128,7 @@ def test_a_node_that_is_lost_meanwhile_breaks_it_off_and_is_survived(
 
     async def check() -> None:
         async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints()
-            await guest_writes(stage.primary, 0x11, 0, 8 << 20)
+            await has_much(stage)
             await stage.checkpoints()
             verifying = asyncio.create_task(stage.supervisor.verifying.verify())
             await asyncio.sleep(1.0)
@@ -152,9 +151,7 @@ def test_an_act_does_not_wait_for_it(spec: PairSpec) -> None:
 
     async def check() -> None:
         async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints()
-            await guest_writes(stage.primary, 0x11, 0, 8 << 20)
+            await has_much(stage)
             verifying = asyncio.create_task(stage.supervisor.verifying.verify())
             await asyncio.sleep(0.5)
             await acts.checkpoint(stage.state)
@@ -164,6 +161,13 @@ def test_an_act_does_not_wait_for_it(spec: PairSpec) -> None:
             await idle_primary(stage)
 
     asyncio.run(check())
+
+
+async def has_much(stage: Stage) -> None:
+    """Start the pair; its guest has written so much that a comparison at a low rate takes long."""
+    await stage.start()
+    await stage.checkpoints()
+    await guest_writes(stage.primary, 0x11, 0, 8 << 20)
 
 
 def programs() -> list[int]:
@@ -184,13 +188,14 @@ def test_programs_that_stand_still_hold_no_checkpoint(spec: PairSpec) -> None:
 
     async def check() -> None:
         async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints()
-            await guest_writes(stage.primary, 0x11, 0, 8 << 20)
+            await has_much(stage)
+            # The program beside the secondary has no rate of its own and would soon be done.
+            await slow(stage.secondary, spec, 256 * 1024, "read")
             verifying = asyncio.create_task(stage.supervisor.verifying.verify())
-            await stage.until(lambda: bool(programs()))  # one of the two is soon done
+            await stage.until(lambda: len(programs()) == 2)
             await asyncio.sleep(0.5)
             stopped = programs()
+            assert len(stopped) == 2
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
             await stage.checkpoints(5)

@@ -52,9 +52,9 @@ async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any]) -> None:
     )
 
 
-async def slow(vm: VM, spec: PairSpec, bytes_per_s: int) -> None:
-    """The image takes that many bytes per second from now on."""
-    limits = {"bps-write": bytes_per_s}
+async def slow(vm: VM, spec: PairSpec, bytes_per_s: int, what: str = "write") -> None:
+    """Let the image take, or ``what="read"`` give, that many bytes per second from now on."""
+    limits = {f"bps-{what}": bytes_per_s}
     await ask(vm, "object-add", qom_type="throttle-group", id="slow", limits=limits)
     node = {"driver": "throttle", "node_name": "slowed", "throttle_group": "slow", "file": None}
     await _put_below(vm, spec, node)
