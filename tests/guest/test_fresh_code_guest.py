@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
-from support.clients import ask, booted, guest_spec, tell
+from support.clients import ask, booted, tell
 from support.pairs import Stage, supervised
 
 from coloctl.check import freshcode
-from coloctl.lab import guest, qemu
+from coloctl.lab import guest
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, PairSpec
 from coloctl.model.protection import Protection
@@ -42,15 +41,10 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def spec(
-    lab: Lab,
-    guest_image: guest.GuestImage,
-    tmp_path: Path,
-    qemu_builds: Callable[[str], qemu.Build],
-) -> PairSpec:
-    build = qemu_builds("11.1")
-    freshcode.provide(build.binary)
-    return guest_spec(lab, guest_image, tmp_path, build)
+def spec(described: PairSpec) -> PairSpec:
+    assert described.guest.qemu is not None
+    freshcode.provide(described.guest.qemu)
+    return described
 
 
 def damage(stage: Stage) -> list[str]:

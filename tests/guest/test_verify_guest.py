@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.clients import clients, guest_spec
+from support.clients import clients
 from support.pairs import Stage, supervised
 
 from coloctl.lab import guest, qemu
@@ -31,14 +31,8 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def spec(
-    lab: Lab,
-    guest_image: guest.GuestImage,
-    tmp_path: Path,
-    qemu_builds: Callable[[str], qemu.Build],
-) -> PairSpec:
+def spec(described: PairSpec, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
     build = qemu_builds("11.1")
-    described = guest_spec(lab, guest_image, tmp_path, build)
     disk = described.disks[0]
     raw = {node: path.with_suffix(".raw") for node, path in disk.image.items()}
     for node, path in disk.image.items():
