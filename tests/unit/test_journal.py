@@ -31,7 +31,8 @@ pytestmark = pytest.mark.unit
 #: Files on a machine that others use too: no deadline per example.
 FILES = settings(deadline=None, max_examples=60)
 WORDS = st.text(max_size=12)
-JSON = st.dictionaries(WORDS, st.none() | st.integers() | WORDS | st.lists(WORDS, max_size=2))
+SOME = st.none() | st.integers() | WORDS | st.lists(WORDS, max_size=2)
+JSON = st.dictionaries(WORDS, SOME, max_size=3)
 RECORDS = st.builds(
     Record,
     kind=st.sampled_from(Kind),

@@ -105,5 +105,5 @@ def test_a_scenario_with_a_hostile_value_is_wrong_in_a_sentence(value: str, tmp_
 
 def test_a_key_of_many_parts_is_too_deep() -> None:
     with pytest.raises(ValueError, match="too deeply"):
-        read_toml("[" + "a." * 20_000 + "a]\n")
+        read_toml("[" + "a." * 5_000 + "a]\n")
     assert read_toml("a = [[1]]\n") == {"a": [[1]]}

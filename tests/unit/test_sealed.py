@@ -13,10 +13,13 @@ pytestmark = pytest.mark.unit
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=6,
 )
-DOCUMENTS = st.dictionaries(st.text(max_size=6).filter("sum".__ne__), VALUES, min_size=1)
+KEYS = st.text(max_size=6).filter("sum".__ne__)
+DOCUMENTS = st.dictionaries(KEYS, VALUES, min_size=1, max_size=3)
 
 
 @given(DOCUMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -24,18 +25,17 @@ OBJECTS = st.lists(st.dictionaries(st.text(), JSON, max_size=3), max_size=4)
 
 
 @settings(deadline=None)
-@given(objects=OBJECTS, data=st.data())
+@given(OBJECTS, st.sampled_from(["", "\n", " \r\n\t"]), st.lists(st.integers(1, 400), max_size=20))
 def test_objects_survive_any_chunking(
-    objects: list[dict[str, object]], data: st.DataObject
+    objects: list[dict[str, object]], between: str, cuts: list[int]
 ) -> None:
-    between = data.draw(st.sampled_from(["", "\n", " \r\n\t"]))
+    """Cut at any places, and at all of them."""
     stream = between.join(json.dumps(item, ensure_ascii=False) for item in objects).encode()
-    splitter, found = wire.Splitter(), []
-    while stream:
-        size = data.draw(st.integers(1, len(stream)))
-        chunk, stream = stream[:size], stream[size:]
-        found += [wire.decode(raw) for raw in splitter.feed(chunk)]
-    assert found == objects
+    for places in (sorted({0, *cuts}), range(len(stream))):
+        splitter, found = wire.Splitter(), []
+        for begin, end in itertools.pairwise([*places, max(len(stream), *places, 0)]):
+            found += [wire.decode(raw) for raw in splitter.feed(stream[begin:end])]
+        assert found == objects
 
 
 @settings(deadline=None)
