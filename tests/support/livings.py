@@ -14,7 +14,7 @@ from coloctl.host.launch import discard, spawn
 from coloctl.host.process import LocalProcess
 from coloctl.machine.cmdline import console_option, monitor_sockets
 
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
 
 @contextlib.contextmanager

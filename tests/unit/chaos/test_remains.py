@@ -59,7 +59,7 @@ def test_its_folders_namespaces_and_taps_are_named(tmp_path: Path) -> None:
 
 
 def test_a_process_is_known_by_its_folder_or_its_mark(tmp_path: Path) -> None:
-    argv = [sys.executable, "-c", "import time; time.sleep(60)"]
+    argv = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     folder = paths.pair_dir("web")
     marked = {**os.environ, "RUN": "7"}
     with (

@@ -347,7 +347,7 @@ sys.stdout.write('{"at_s":4,"cl')
 
 
 def program(says: str) -> Program:
-    return Program(cast(Lab, Bench()), [sys.executable, "-c", PROGRAM, says])
+    return Program(cast(Lab, Bench()), [sys.executable, "-S", "-c", PROGRAM, says])
 
 
 def test_a_history_is_read_as_it_comes_and_a_piece_of_a_line_is_none() -> None:

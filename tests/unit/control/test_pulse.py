@@ -121,7 +121,7 @@ def test_a_verb_names_the_process_and_what_to_type(tmp_path: Path, stopped: bool
         fd = listener.fileno()
         busy = PROGRAM.replace("client, _ = listener.accept()", "signal.pause()")
         process = subprocess.Popen(
-            [sys.executable, "-c", busy, str(tmp_path / "pids"), str(fd)], pass_fds=(fd,)
+            [sys.executable, "-S", "-c", busy, str(tmp_path / "pids"), str(fd)], pass_fds=(fd,)
         )
     try:
         while not (tmp_path / "pids").exists():

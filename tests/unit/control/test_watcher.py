@@ -47,7 +47,7 @@ class Watched:
             listener.bind(str(self.socket))
             listener.listen(16)
             fd = listener.fileno()
-            argv = [sys.executable, "-c", PROGRAM, str(self.pids), str(fd)]
+            argv = [sys.executable, "-S", "-c", PROGRAM, str(self.pids), str(fd)]
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "coloctl.control.watcher", str(folder), *argv],
                 pass_fds=(fd,), stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -136,7 +136,7 @@ def test_it_gives_up_in_the_end_and_says_so(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     (tmp_path / "journal.jsonl").touch()
     said: list[str] = []
-    argv = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    argv = [sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)"]
     assert watcher.watch(tmp_path, argv, said.append) == 137
     assert len(said) == 3 and "signal 9" in said[0]
     assert "after 2 in a row; it is not started again" in said[-1]
@@ -156,7 +156,7 @@ lives = pathlib.Path({str(lives)!r})
 lives.write_text((lives.read_text() if lives.exists() else "") + "x")
 raise SystemExit(0 if len(lives.read_text()) == 5 else 1)
 """
-    assert watcher.watch(tmp_path, [sys.executable, "-c", script], lambda _: None) == 0
+    assert watcher.watch(tmp_path, [sys.executable, "-S", "-c", script], lambda _: None) == 0
 
 
 def test_a_start_that_the_system_refuses_is_tried_until_it_succeeds(
@@ -198,7 +198,7 @@ raise SystemExit(len(open({str(lives)!r}).read()) < 3)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "coloctl.control.watcher", str(tmp_path),
-             sys.executable, "-c", script],
+             sys.executable, "-S", "-c", script],
             stderr=full, timeout=PATIENCE_S, check=False,
         )  # fmt: skip
     assert done.returncode == 0 and lives.read_text() == "xxx"
@@ -217,7 +217,7 @@ import os, time
 while os.stat({str(console)!r}).st_blocks * 512 > {4 << 20}:
     time.sleep(0.01)
 """
-    assert watcher.watch(tmp_path, [sys.executable, "-c", script], lambda _: None) == 0
+    assert watcher.watch(tmp_path, [sys.executable, "-S", "-c", script], lambda _: None) == 0
 
 
 def test_it_costs_little(watched: Watched) -> None:

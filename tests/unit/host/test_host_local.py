@@ -60,7 +60,7 @@ def test_launched_program_owns_a_socket_that_listened_before_it(tmp_path: Path) 
         async with LocalHost() as host:
             path = tmp_path / "qmp.sock"
             process = await host.launch(
-                [sys.executable, "-c", GREETER, "{fd:qmp}"],
+                [sys.executable, "-S", "-c", GREETER, "{fd:qmp}"],
                 stderr=tmp_path / "log",
                 listen={"qmp": path},
             )
@@ -263,7 +263,7 @@ def test_nothing_is_leaked(tmp_path: Path) -> None:
     async def round_trip() -> None:
         async with LocalHost() as host:
             process = await host.launch(
-                [sys.executable, "-c", GREETER, "{fd:qmp}"],
+                [sys.executable, "-S", "-c", GREETER, "{fd:qmp}"],
                 stderr=tmp_path / "log",
                 listen={"qmp": tmp_path / "qmp.sock"},
             )

@@ -61,7 +61,7 @@ def launcher(tmp_path: Path, then: str) -> subprocess.Popen[str]:
         {then}
     """
     return subprocess.Popen(
-        [sys.executable, "-c", dedent(code)],
+        [sys.executable, "-S", "-c", dedent(code)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

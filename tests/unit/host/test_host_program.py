@@ -66,7 +66,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 def wrapper(home: Path, kind: str) -> list[str]:
     script = home / f"{kind}.sh"
-    script.write_text(f"#!/bin/sh\nQEMU='{sys.executable} {home}/qemu.py'\n{WRAPPERS[kind][0]}\n")
+    script.write_text(
+        f"#!/bin/sh\nQEMU='{sys.executable} -S {home}/qemu.py'\n{WRAPPERS[kind][0]}\n"
+    )
     script.chmod(0o755)
     return [str(script), "{fd:qmp}"]
 
@@ -178,7 +180,7 @@ def test_who_has_the_disks_open_is_the_qemu_though_another_speaks(home: Path) ->
         disk = home / "disk.img"
         disk.touch()
         (home / "carrier.sh").write_text(
-            f"#!/bin/sh\n{sys.executable} {home}/qemu.py $1 &\nexec 4>>{disk}\nwait\n"
+            f"#!/bin/sh\n{sys.executable} -S {home}/qemu.py $1 &\nexec 4>>{disk}\nwait\n"
         )
         (home / "carrier.sh").chmod(0o755)
         async with LocalHost() as host:
@@ -213,7 +215,7 @@ def test_a_stranger_who_answers_is_not_taken_for_the_qemu(home: Path) -> None:
 async def launched_stranger(home: Path) -> AsyncIterator[Path]:
     async with LocalHost() as host:
         path = home / "stranger.sock"
-        argv = [sys.executable, str(home / "qemu.py"), "{fd:qmp}"]
+        argv = [sys.executable, "-S", str(home / "qemu.py"), "{fd:qmp}"]
         stranger = await host.launch(argv, stderr=home / "log", listen={"qmp": path})
         try:
             yield path

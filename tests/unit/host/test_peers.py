@@ -41,7 +41,7 @@ sys.stdin.read()
 
 @contextmanager
 def serving(where: str, clients: int) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-c", SERVER, where, str(clients)]
+    argv = [sys.executable, "-S", "-c", SERVER, where, str(clients)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         try:
             yield child
@@ -69,7 +69,7 @@ sys.stdin.read()
 def connected(at: Address) -> Iterator[int]:
     """The pid of a process that is connected there."""
     where = ["unix", str(at)] if isinstance(at, SocketFile) else ["inet", at.address, str(at.port)]
-    argv = [sys.executable, "-c", CLIENT, *where]
+    argv = [sys.executable, "-S", "-c", CLIENT, *where]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         try:
             assert heard(child) == "connected"
