@@ -24,7 +24,7 @@ test: ## the whole test-suite: unit, QEMU sequences, real guests (TEST_ARGS='-k 
 chaos: ## every scenario against real pairs (CHAOS_ARGS='--repeat 3 --jobs 2 --artifacts out')
 	@.ci/setup demo && exec $(BIN)/coloctl chaos run $(CHAOS_ARGS)
 
-campaign-postgres: ## an hour: a Debian with PostgreSQL, moved and killed (CAMPAIGN_ARGS='--rounds 2')
+campaign-postgres: ## 45 minutes, root: a Debian with PostgreSQL, moved and killed (CAMPAIGN_ARGS='--help')
 	@.ci/setup campaign && exec $(BIN)/python tests/campaign/campaign.py $(CAMPAIGN_ARGS)
 
 campaign-merges: ## half an hour: promoted secondaries ended in the middle of slow merges

@@ -1,8 +1,9 @@
 """Transfer money between accounts of a PostgreSQL until told to stop; the clients of the campaign.
 
 Started by `campaign.py` in the client's namespace of a lab: ``python bank.py run HOST CLIENTS``
-works until its standard input closes, then prints one JSON object. ``python bank.py audit HOST``
-prints what the database holds. Every transfer has a number of its own, so that one that was
+works until its standard input closes, then prints one JSON object; ``first`` in it is what the
+first connection of the guest's life took, and its first question, seconds. ``python bank.py audit
+HOST`` prints what the database holds. Every transfer has a number of its own, so that one that was
 acknowledged is found again or is missing.
 """
 
@@ -87,7 +88,11 @@ class Client:
 
 def run(host: str, clients: int) -> dict[str, Any]:
     """Work until standard input ends, and tell what every client saw."""
+    began = time.monotonic()
     with connect(host) as connection:
+        connected = time.monotonic()
+        connection.execute(b"SELECT 1")
+        answered = time.monotonic()
         connection.execute(_SETUP.encode())
     stop = threading.Event()
     working = [Client(number, host, stop) for number in range(clients)]
@@ -103,6 +108,7 @@ def run(host: str, clients: int) -> dict[str, Any]:
         "acknowledged": {client.number: client.acknowledged for client in working},
         "unknown": {client.number: client.unknown for client in working},
         "errors": [error for client in working for error in client.errors],
+        "first": [round(connected - began, 3), round(answered - connected, 3)],
         "connections": [client.connections for client in working],
     }
 

@@ -1,257 +1,217 @@
-"""Protect a cold Debian with PostgreSQL again and again, move it, kill its primary, and audit it.
+"""Goal: a guest that is moved and killed while PostgreSQL works in it loses nothing, ever.
 
-Called by ``make campaign-postgres``. Each round boots the guest of `debian.py` from a fresh disk
-on a fresh pair under TCG, protects it before its first load, lets clients transfer money,
-switches over, waits until it is protected again, kills the primary's QEMU, and audits. A round is
-sound when no guest said a word of damage, no acknowledged transfer is missing and the sum is right.
+Method: each round boots a Debian (`debian.py`) from fresh disks on a fresh pair under TCG, protects
+it before its first load, lets clients transfer money (`bank.py`), switches over, waits until it is
+protected again, kills the primary's QEMU, and audits (`postgres.py` plays a round).
 
-``--without-plugin`` runs the same without the fresh-code plugin. One line of JSON per round goes to
-standard output.
+Called by ``make campaign-postgres``. Prints what it does, the figures of each round, and a table at
+the end, or with ``-f json`` one object per round on standard output. Exit code 0 if every round was
+sound (with ``--both`` those with the plugin), 1 if one was not, 130 after an interruption; nothing
+of a round is left in any case.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
-import re
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from statistics import median
 from typing import Any
 
-import bank
 import debian
+import postgres
 
-from coloctl import paths
-from coloctl.chaos.players import choose
+from coloctl.chaos import players, setting
+from coloctl.errors import ColoctlError, UsageError
 from coloctl.lab import layout
-from coloctl.lab.network import Lab
-from coloctl.lab.sample import guest_mac
-from coloctl.machine import image
+from coloctl.lab.guest import GuestImage
+from coloctl.lab.progress import Progress
+from coloctl.machine import freshcode, image
 
-CLIENTS = 8
-PHASE_S = 20.0
-START_S, PROTECT_S = 900, 600
-COLOCTL = [str(Path(sys.executable).with_name("coloctl"))]
-
-#: What a guest says on its console whose memory was damaged.
-DAMAGE = re.compile(
-    r"segfault|general protection|invalid opcode|trap divide|Oops|kernel BUG|BUG:|Kernel panic"
-    r"|soft lockup|PANIC:|terminated by signal|crash of another server process"
-    r"|not properly shut down|database system was interrupted|is not a head|Corrupt"
-)
-
-PAIR = """\
-name = "{name}"
-[guest]
-memory = "768MiB"
-cpus = 2
-accel = "tcg"
-qemu = "{qemu}"
-kernel = "{kernel}"
-initrd = "{initrd}"
-append = "{append}"
-ready_line = "{ready_line}"
-[[disk]]
-id = "disk0"
-image = {{ a = "{folder}/a.qcow2", b = "{folder}/b.qcow2" }}
-[[nic]]
-id = "hn0"
-mac = "{mac}"
-tap = {{ a = "{tap_a}", b = "{tap_b}", bridge = "{bridge}" }}
-[node.a]
-host = "netns:{host_a}"
-address = "{address_a}"
-[node.b]
-host = "netns:{host_b}"
-address = "{address_b}"
-[replication]
-channel = "fd"
-"""
-APPEND = (
-    "root=/dev/vda rw console=ttyS0,115200 ipv6.disable=1 nowatchdog tsc=reliable no_timer_check "
-    "mitigations=off random.trust_cpu=on cryptomgr.notests systemd.show_status=false"
-)
+#: What a round takes on two cores, minutes; measured, docs/qemu.md.
+MINUTES = 2
+WITH, WITHOUT = "with the plugin", "without"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--name", default="campaign", help="of the lab and of the pair")
-    parser.add_argument("--without-plugin", action="store_true")
+    """Play the rounds that the command line asks for and return the exit code."""
+    asked = _parse()
+    # A shell ignores Ctrl-C for what it starts in the background; the other two rely on it here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _as_interrupt)
+    told: list[dict[str, Any]] = []
+    try:
+        with setting.free_name(asked.name) as name:
+            _campaign(asked, name, told)
+    except ColoctlError as error:
+        _say(f"Error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("Interrupted: the round under way was ended and does not count.")
+        return 130
+    finally:
+        if told:
+            _say(table(told))
+    # Without the plugin a guest may be damaged: beside others such a round is there to compare.
+    judged = [one for one in told if one["plugin"]] or told
+    return 0 if all(one["sound"] for one in judged) else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="campaign-postgres",
+        usage="make campaign-postgres CAMPAIGN_ARGS='[--rounds N] [...]'",
+        description="Protect a cold Debian with PostgreSQL, move it, kill its primary, and audit: "
+        f"again and again. A round takes about {MINUTES} minutes; the guest is built once, into "
+        "the cache, which needs root, wget, mke2fs and a Debian mirror.",
+    )
+    parser.add_argument(
+        "--rounds", type=_positive, default=20, metavar="N", help="of each kind (default: 20)"
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--without-plugin",
+        action="store_true",
+        help="play without the fresh-code plugin (docs/qemu.md, Stale translations)",
+    )
+    kinds.add_argument("--both", action="store_true", help="play with and without it in turn")
+    parser.add_argument(
+        "--name", default="campaign", help="of the lab and of the pair (default: campaign)"
+    )
+    parser.add_argument(
+        "-f", "--format", choices=("text", "json"), default="text", help="json: an object per round"
+    )
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
-    binary, accel = choose("11.1", _say)
+    try:
+        layout.check_name(asked.name)
+    except ColoctlError as error:
+        parser.error(f"--name: {error.message}")
+    return asked
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of rounds: 1 at least")
+    return int(word)
+
+
+def _campaign(asked: argparse.Namespace, name: str, told: list[dict[str, Any]]) -> None:
+    """Append what each round told to ``told``."""
+    binary, accel = players.choose("11.1", _report)
     if accel != "tcg":
-        _say("KVM runs code here: the campaign asks for TCG all the same")
-    guest = debian.provide(image.tool(binary), _say)
-    sound = 0
-    for number in range(1, asked.rounds + 1):
-        with tempfile.TemporaryDirectory(prefix="coloctl-campaign-") as folder:
-            told = Round(asked, binary, guest, Path(folder)).play()
-        print(json.dumps({"round": number, "plugin": not asked.without_plugin, **told}), flush=True)
-        sound += told["sound"]
-    _say(f"{sound} of {asked.rounds} rounds are sound")
-    return 0 if sound == asked.rounds else 1
-
-
-class Round:
-    """One life of the guest, from its first boot to the audit."""
-
-    def __init__(self, asked: argparse.Namespace, binary: Path, guest: Path, folder: Path) -> None:
-        self.name, self.binary, self.guest, self.folder = asked.name, binary, guest, folder
-        self.plugin = not asked.without_plugin
-        self.told: dict[str, Any] = {"sound": False}
-        self.env = dict(os.environ)
-        if not self.plugin:  # an empty cache has none, and the pair file names the QEMU
-            self.env["COLOCTL_CACHE_DIR"] = str(folder / "cache")
-
-    def play(self) -> dict[str, Any]:
-        """Run the round; whatever ended it early is told, and nothing is left running."""
-        lab = Lab.up(self.name)
-        try:
-            self._play(lab)
-        except (subprocess.SubprocessError, RuntimeError, OSError) as error:
-            self.told["ended"] = str(error)
-        finally:
-            self.told["damage"] = self._damage()
-            self._coloctl("stop", self.name, "--force", "--yes", check=False)
-            lab.down()
-        self.told["sound"] = not (
-            {"ended", "missing"} & {key for key, value in self.told.items() if value}
-            or self.told["damage"]
-            or self.told.get("sum") != bank.ACCOUNTS * bank.OPENING
+        _say("KVM runs guests here; the campaign uses TCG all the same.")
+    if not asked.without_plugin and freshcode.find(binary) is None:
+        raise UsageError(
+            "The fresh-code plugin is not in force, so there is nothing to try.",
+            hint=f"{freshcode.hint(binary)}; `--without-plugin` plays without it",
         )
-        return self.told
+    folder = debian.provide(image.tool(binary), _report)
+    guest = GuestImage(
+        folder / debian.KERNEL, folder / debian.INITRD, postgres.APPEND, folder / debian.DISK
+    )
+    plays = setting.Setting(qemu=binary, accel="tcg", guest=guest, name=name)
+    kinds = (True, False) if asked.both else (not asked.without_plugin,)
+    total = asked.rounds * len(kinds)
+    _say(f"{total} rounds of about {MINUTES} minutes; Ctrl-C ends them and cleans up.")
+    for number in range(1, total + 1):
+        plugin = kinds[(number - 1) % len(kinds)]
+        _say(f"round {number} of {total}, {WITH if plugin else WITHOUT + ' the plugin'}")
+        one = {"round": number, "plugin": plugin, **postgres.Round(plays, plugin, _steps()).play()}
+        told.append(one)
+        if asked.format == "json":
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps(one), flush=True)
+        else:
+            _say(f"  {sentence(one)}")
 
-    def _play(self, lab: Lab) -> None:
-        for node in ("a", "b"):
-            shutil.copyfile(self.guest / debian.DISK, self.folder / f"{node}.qcow2")
-        began = time.monotonic()
-        self._coloctl("start", str(self._pair_file(lab)), f"--wait={START_S}")
-        self.told["start_s"] = round(time.monotonic() - began, 1)
-        clients = self._client("run", str(CLIENTS))
-        try:
-            assert clients.stdout is not None
-            if clients.stdout.readline().strip() != "working":
-                raise RuntimeError("The clients did not begin to work.")
-            marks = [time.monotonic()]
-            self._phase(marks)
-            self.told["pause_p50_ms"] = self._view()["checkpoints"]["pause_p50_ms"]
-            force = [] if self.plugin else ["--force"]
-            self._coloctl("switchover", self.name, "--yes", f"--wait={PROTECT_S}", *force)
-            self._phase(marks)
-            self._coloctl("wait", self.name, "--for", "colo", "--timeout", str(PROTECT_S))
-            os.kill(self._primary()["pid"], signal.SIGKILL)
-            self._phase(marks)
-        finally:
-            try:
-                out, _ = clients.communicate(timeout=180)
-            except subprocess.TimeoutExpired:
-                clients.kill()
-                out, _ = clients.communicate()
-        if clients.returncode:
-            raise RuntimeError("The clients did not come to their end: the guest serves no more.")
-        self._count(json.loads(out.splitlines()[-1]), marks)
 
-    def _phase(self, marks: list[float]) -> None:
-        time.sleep(PHASE_S)
-        marks.append(time.monotonic())
-
-    def _count(self, seen: dict[str, Any], marks: Sequence[float]) -> None:
-        done = self._client("audit")
-        out, _ = done.communicate(timeout=180)
-        if done.returncode:
-            raise RuntimeError("The database did not answer the audit.")
-        audit = json.loads(out)
-        there = {tuple(row) for row in audit["ledger"]}
-        acknowledged = [
-            (int(client), number, began, ended)
-            for client, transfers in seen["acknowledged"].items()
-            for number, began, ended in transfers
+def sentence(one: dict[str, Any]) -> str:
+    """Tell a round in a line."""
+    words = ["sound" if one["sound"] else "NOT SOUND"]
+    if "acknowledged" in one:
+        words += [
+            f"{one['acknowledged']} acknowledged, {one['missing']} missing",
+            f"sum {'right' if one['sum_right'] else 'WRONG'}",
+            f"{one['per_s_protected']:g}/s protected",
+            f"first connection {sum(one['first_s']):.2f} s",
+            f"slowest transfer {one['slowest_s']:g} s",
+            f"{one['cut']} connections cut",
         ]
-        protected = [one for one in acknowledged if marks[0] <= one[3] < marks[1]]
-        self.told |= {
-            "acknowledged": len(acknowledged),
-            "missing": sum((client, n) not in there for client, n, _, _ in acknowledged),
-            "sum": audit["sum"],
-            "per_s_protected": round(len(protected) / (marks[1] - marks[0]), 1),
-            "slowest_s": round(max((e - b for _, _, b, e in acknowledged), default=0), 2),
-            "cut": len(seen["errors"]),
-            "errors": seen["errors"][:3],
-        }
-
-    def _damage(self) -> list[str]:
-        """Every line of both consoles that only a damaged guest writes."""
-        found = []
-        for node in ("a", "b"):
-            console = paths.pair_dir(self.name) / node / "console.log"
-            if console.exists():
-                for line in console.read_text(errors="replace").splitlines():
-                    if DAMAGE.search(line):
-                        found.append(f"{node}: {line.strip()[:160]}")
-        return found[:12]
-
-    def _view(self) -> dict[str, Any]:
-        view: dict[str, Any] = json.loads(self._coloctl("status", self.name, "-f", "json"))
-        return view
-
-    def _primary(self) -> dict[str, Any]:
-        nodes: list[dict[str, Any]] = self._view()["nodes"]
-        return next(node for node in nodes if node["role"] == "primary")
-
-    def _client(self, *words: str) -> subprocess.Popen[str]:
-        verb, *rest = words
-        script = Path(__file__).with_name("bank.py")
-        return Lab.open(self.name).popen(
-            [sys.executable, str(script), verb, layout.GUEST, *rest],
-            "client",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def _coloctl(self, *words: str, check: bool = True) -> str:
-        done = subprocess.run(
-            [*COLOCTL, *words], env=self.env, capture_output=True, text=True, check=False
-        )
-        if check and done.returncode:
-            last = (done.stdout + done.stderr).strip().splitlines()[-2:]
-            raise RuntimeError(f"coloctl {words[0]}: {' / '.join(last)}")
-        return done.stdout
-
-    def _pair_file(self, lab: Lab) -> Path:
-        file = self.folder / f"{self.name}.toml"
-        file.write_text(
-            PAIR.format(
-                name=self.name,
-                qemu=self.binary,
-                kernel=self.guest / debian.KERNEL,
-                initrd=self.guest / debian.INITRD,
-                append=APPEND,
-                ready_line=debian.READY_LINE,
-                folder=self.folder,
-                mac=guest_mac(),
-                tap_a=layout.TAPS["host-a"],
-                tap_b=layout.TAPS["host-b"],
-                bridge=layout.BRIDGE,
-                host_a=lab.host_a,
-                host_b=lab.host_b,
-                address_a=layout.REPLICATION_A,
-                address_b=layout.REPLICATION_B,
-            )
-        )
-        return file
+    if one["damage"]:
+        words.append(f"damaged ({one['damage'][0]})")
+    if one["given_up"]:
+        words.append(f"secondaries given up as diverged: {one['given_up']}")
+    if "ended" in one:
+        words.append(f"ended early: {one['ended']}")
+    if "kept" in one:
+        words.append(f"logs kept in {one['kept']}")
+    return ", ".join(words)
 
 
-def _say(what: object) -> None:
-    print(what, file=sys.stderr, flush=True)
+def table(told: Sequence[dict[str, Any]]) -> str:
+    """Lay what all rounds told side by side, a column for each kind that was played."""
+    kinds = [kind for kind in (True, False) if any(one["plugin"] is kind for one in told)]
+    columns = [_column([one for one in told if one["plugin"] is kind]) for kind in kinds]
+    rows = [("", [WITH if kind else WITHOUT for kind in kinds])]
+    rows += [(label, [column[label] for column in columns]) for label in columns[0]]
+    wide = max(len(label) for label, _ in rows)
+    return "\n".join(
+        ["", *(f"{label:<{wide}}  {''.join(f'{v:>20}' for v in values)}" for label, values in rows)]
+    )
+
+
+def _column(told: Sequence[dict[str, Any]]) -> dict[str, str]:
+    whole = [one for one in told if "acknowledged" in one]
+    rates = [one["per_s_protected"] for one in whole]
+    pauses = [one["pause_p50_ms"] for one in whole]
+    firsts = [sum(one["first_s"]) for one in whole]
+
+    def total(key: str) -> int:
+        return sum(one[key] for one in whole)
+
+    return {
+        "rounds": str(len(told)),
+        "sound": str(sum(one["sound"] for one in told)),
+        "ended early": str(len(told) - len(whole)),
+        "with a damaged guest": str(sum(bool(one["damage"]) for one in told)),
+        "secondaries given up as diverged": str(sum(one["given_up"] for one in told)),
+        "transfers acknowledged / missing": f"{total('acknowledged')} / {total('missing')}",
+        "sum of all accounts wrong": str(sum(not one["sum_right"] for one in whole)),
+        "clients' connections cut": str(total("cut")),
+        "transfers/s protected, median (range)": (
+            f"{median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})" if rates else "-"
+        ),
+        "first connection and answer, median (most)": (
+            f"{median(firsts):.2f} ({max(firsts):.2f}) s" if firsts else "-"
+        ),
+        "pause of a checkpoint, p50, median": f"{median(pauses):.0f} ms" if pauses else "-",
+    }
+
+
+def _steps() -> postgres.Tell:
+    began = time.monotonic()
+    return lambda what: _say(f"  {time.monotonic() - began:4.0f} s  {what}")
+
+
+def _as_interrupt(*_: object) -> None:
+    """Do what Ctrl-C does now, also where that is put off."""
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(signal.SIGINT, None)
+
+
+def _report(progress: Progress) -> None:
+    _say(progress.what)
+
+
+def _say(what: str) -> None:
+    with contextlib.suppress(OSError):
+        print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

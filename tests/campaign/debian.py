@@ -1,7 +1,8 @@
 """Build the campaign's guest: Debian with systemd and PostgreSQL, as an installation makes it.
 
-Called by `campaign.py`, and by hand: ``python tests/campaign/debian.py FOLDER``. Needs root, wget
-and mke2fs. The folder holds vmlinuz, initrd.img and root.qcow2 afterwards, or does not change.
+Called by `campaign.py`, and by hand: ``python tests/campaign/debian.py QEMU_IMG``. Needs root,
+wget and mke2fs. Its folder in the cache holds vmlinuz, initrd.img and root.qcow2 afterwards, or is
+not there; of a build that was interrupted neither processes nor mounts are left.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ PACKAGES = (
     "linux-image-cloud-amd64",
     "postgresql",
 )
+#: What builds it, with the Debian package that has it.
+TOOLS = {"wget": "wget", "mke2fs": "e2fsprogs", "chroot": "coreutils", "unshare": "util-linux"}
+#: debootstrap mounts things below its target and unmounts them where it ends by itself. In
+#: namespaces of its own its processes and mounts end with it, also where it is killed.
+APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 KERNEL, INITRD, DISK = "vmlinuz", "initrd.img", "root.qcow2"
 DISK_MIB = 3072
 READY_LINE = "campaign: postgresql serves"
@@ -78,13 +84,7 @@ def provide(qemu_img: Path, report: Report = silent) -> Path:
     home = folder()
     with exclusive(home.with_suffix(".lock"), "the campaign's guest", report):
         if not (home / DISK).exists():
-            for tool in ("wget", "mke2fs", "chroot"):
-                if shutil.which(tool) is None:
-                    raise ProvisionError(
-                        f"The campaign's guest cannot be built: {tool} is missing."
-                    )
-            if os.geteuid():
-                raise ProvisionError("Only root can build the campaign's guest: it uses chroot.")
+            _require_tools()
             staging = home.with_suffix(".new")
             shutil.rmtree(staging, ignore_errors=True)
             try:
@@ -96,15 +96,29 @@ def provide(qemu_img: Path, report: Report = silent) -> Path:
     return home
 
 
+def _require_tools() -> None:
+    if os.geteuid():
+        raise ProvisionError(
+            "Only root can build the campaign's guest, because debootstrap uses chroot.",
+            hint="sudo make campaign-postgres",
+        )
+    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        raise ProvisionError(
+            f"The campaign's guest cannot be built without {' and '.join(missing)}.",
+            hint=f"apt-get install {' '.join(missing)}",
+        )
+
+
 def _build(staging: Path, qemu_img: Path, report: Report) -> None:
     debs = apt.fetch_only(SUITE, ["debootstrap"], report=report)
     tools, root = staging / "tools", staging / "root"
     apt.unpack(debs, tools, report=report)
-    report(Progress("debootstrap: Debian with systemd and PostgreSQL"))
+    report(Progress("debootstrap builds a Debian with systemd and PostgreSQL: some minutes"))
     script = tools / "usr/share/debootstrap"
     _run(
         [
-            "sh", str(tools / "usr/sbin/debootstrap"),
+            *APART, "sh", str(tools / "usr/sbin/debootstrap"),
             "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root),
             apt.mirrors()[0],
         ],
