@@ -23,6 +23,7 @@ from coloctl.model.protection import Fact
 from coloctl.model.qapi import MigrationStatus, RunState
 from coloctl.model.wires import MIGRATION_FD, SocketFile, Wires
 from coloctl.qmp import command as qmp
+from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
 from coloctl.qmp.wait import until_little_memory_left, until_migration, until_runstate
 from coloctl.vm import VM
@@ -35,7 +36,9 @@ FactReport = Callable[[Fact, str], None]
 #: While nothing has shown that the guest ever drew its TCP secrets, checkpoints come at least this
 #: often (docs/qemu.md, "The first TCP connection of a guest's life").
 CAUTIOUS_DELAY_MS = 1000
-
+#: After so long a checkpoint that was asked for has begun or was forgotten, seconds: a checkpoint
+#: takes tens of milliseconds, and to ask once more costs one of them.
+ASK_AGAIN_S = 0.25
 
 #: What may be left of the guest's memory when it is held for the rest: a few milliseconds' worth.
 LITTLE_BYTES = 4 * 1024 * 1024
@@ -265,15 +268,17 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
 
 
 async def checkpoint_now(primary: VM, delay_ms: int, deadline_s: float) -> None:
-    """A checkpoint that began after this call is complete, and the period is ``delay_ms``.
+    """Take a checkpoint that begins after this call, and make the period ``delay_ms``.
 
-    Raises `CheckpointStalled` when none completes in time.
+    QEMU forgets a request that comes while a checkpoint is under way, so the request is repeated
+    until one begins: without that the next would come a whole period later. Raises
+    `CheckpointStalled` when none completes in time.
     """
     deadline = Deadline(deadline_s)
     with primary.monitor.listen("STOP", "RESUME") as events:
-        await run(plan.set_checkpoint_delay(delay_ms), primary.monitor, deadline=deadline)
         try:
-            await events.next(deadline.remaining(), lambda event: event.name == "STOP")
+            while not await _asked_for(primary, delay_ms, events, deadline):
+                pass
             await events.next(deadline.remaining(), lambda event: event.name == "RESUME")
         except DeadlineMissed as error:
             raise CheckpointStalled(
@@ -281,3 +286,18 @@ async def checkpoint_now(primary: VM, delay_ms: int, deadline_s: float) -> None:
                 stage="checkpoint",
                 hint="`coloctl probe --full` tells whether this QEMU can hold COLO at all",
             ) from error
+
+
+async def _asked_for(primary: VM, delay_ms: int, events: EventStream, deadline: Deadline) -> bool:
+    """Ask once for a checkpoint; answer whether one has begun since.
+
+    Answers at the end of one that had begun before, and after `ASK_AGAIN_S`.
+    """
+    await run(plan.set_checkpoint_delay(delay_ms), primary.monitor, deadline=deadline)
+    left_s = deadline.remaining()
+    try:
+        return (await events.next(min(left_s, ASK_AGAIN_S))).name == "STOP"
+    except DeadlineMissed:
+        if left_s <= ASK_AGAIN_S:
+            raise
+        return False

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from support.pairs import (
+    LONG_MS,
+    PATIENCE_S,
     Inventory,
     Stage,
     beside_logs,
@@ -29,6 +31,7 @@ from support.pairs import (
 )
 
 from coloctl.colo import launch
+from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
 from coloctl.lab import qemu
 from coloctl.model.pair import Channel, PairSpec, Role, other
@@ -192,6 +195,21 @@ def test_a_replica_that_misses_a_write_while_it_joins_is_given_up(newest: PairSp
             assert stage.state.protection is Protection.UNPROTECTED
             assert secondary.vm is None
             await alone(stage.primary, Role.PRIMARY)
+
+    asyncio.run(check())
+
+
+def test_a_checkpoint_asked_for_in_the_middle_of_another_is_not_forgotten(spec: PairSpec) -> None:
+    """QEMU forgets such a request, and the next checkpoint by itself is a minute away."""
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            for later_ms in range(15):  # spread over what a checkpoint takes
+                one = asyncio.create_task(checkpoint_now(stage.primary, LONG_MS, PATIENCE_S))
+                await asyncio.sleep(later_ms / 1000)
+                await checkpoint_now(stage.primary, LONG_MS, PATIENCE_S)
+                await one
 
     asyncio.run(check())
 

@@ -146,14 +146,27 @@ class Mortal:
     @contextmanager
     def _between_checkpoints(self) -> Iterator[None]:
         """Run the block when one has just been taken and the next is a minute away."""
-        node, before = self.primary(), self.view()["checkpoints"]["count"]
+        node, before = self.primary(), self._checkpoints()
         delay_ms = self.qmp(node, "query-migrate-parameters")["x-checkpoint-delay"]
-        self.qmp(node, "migrate-set-parameters", **{"x-checkpoint-delay": 60_000})
-        self.until(lambda: self.view()["checkpoints"]["count"] > before)
-        time.sleep(0.05)  # one may have been due by the old period
-        self.until(lambda: self.qmp(node, "query-status")["status"] == "running")
+
+        def begun() -> bool:  # asked again: QEMU forgets what comes during a checkpoint
+            self.qmp(node, "migrate-set-parameters", **{"x-checkpoint-delay": 60_000})
+            time.sleep(0.2)
+            return self._checkpoints() > before
+
+        def quiet() -> bool:  # one may have been due by the old period, or asked for twice
+            seen = self._checkpoints()
+            time.sleep(0.1)
+            status = self.qmp(node, "query-status")["status"]
+            return status == "running" and self._checkpoints() == seen
+
+        self.until(begun)
+        self.until(quiet)
         yield
         self.qmp(node, "migrate-set-parameters", **{"x-checkpoint-delay": delay_ms})
+
+    def _checkpoints(self) -> int:
+        return int(self.view()["checkpoints"]["count"])
 
     def marked(self) -> bool:
         byte, offset, length = MARK
