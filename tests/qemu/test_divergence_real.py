@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.pairs import firmware_spec, make_disks, supervised
 
-from coloctl.chaos.nemesis.ruin import MACHINE_CHECK
+from coloctl.chaos.nemesis.ruin import INJECT
 from coloctl.errors import MonitorError
 from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis
@@ -32,7 +33,7 @@ def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
 
 async def ruin(secondary: VM) -> None:
     """Inject machine checks until it is given up: a checkpoint may take a single one back."""
-    command = Command("human-monitor-command", {"command-line": MACHINE_CHECK})
+    command = Command("human-monitor-command", {"command-line": INJECT})
     with contextlib.suppress(MonitorError):
         while secondary.process.alive():
             await secondary.execute(command)
@@ -53,6 +54,30 @@ def test_a_secondary_ruined_by_a_machine_check_is_made_anew(spec: PairSpec) -> N
             await stage.until_protection(Protection.COLO)
             assert stage.primary is primary and stage.secondary is not secondary
             await stage.checkpoints(2)
+
+    asyncio.run(check())
+
+
+def test_a_ruin_that_is_known_is_not_promoted_when_the_primary_dies(spec: PairSpec) -> None:
+    """Failovers are paused until it is known and the primary dead: then both happen at once."""
+
+    async def check() -> None:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await stage.checkpoints(2)
+            primary, secondary = stage.primary, stage.secondary
+            stage.state.pause(True)
+            ruining = asyncio.create_task(ruin(secondary))
+            await stage.until(lambda: stage.state.seats[secondary.node].diverged)
+            ruining.cancel()
+            primary.process.signal(signal.SIGKILL)
+            await stage.until(lambda: not primary.process.alive())
+            stage.state.pause(False)
+            await stage.until(lambda: "boots the guest from there" in stage.state.view().reason)
+            assert stage.state.protection is Protection.FAILOVER
+            assert stage.secondary is secondary and secondary.process.alive()
+            told = await secondary.execute(Command("query-colo-status"))
+            assert told["mode"] == "secondary"
 
     asyncio.run(check())
 
