@@ -16,6 +16,10 @@ from dataclasses import dataclass
 #: or had so much longer. Both guests of a sound pair come within 150 ms of each other
 #: (docs/qemu.md, "How a guest ends in COLO"), and a checkpoint may lie between.
 GRACE_S, GRACE_CHECKPOINTS, GRACE_LONGEST_S = 1.0, 2, 3.0
+#: The clock says little where checkpoints come often or the host is busy. So many checkpoints, each
+#: of which made both guests the same again, are enough with so long in which nothing kept the
+#: primary's processors from running, seconds: three times what lies between two sound guests.
+FREE_S = 0.5
 #: What the primary did before counts for so long, seconds: the secondary may be behind it.
 EXCUSED_S = 5.0
 
@@ -23,6 +27,8 @@ EXCUSED_S = 5.0
 MEMORY = 20_000
 #: Longer lines are cut, bytes.
 LONGEST = 400
+#: Lines of the secondary of one sort that wait for the primary; what comes beyond that is dropped.
+UNMET = 1000
 
 #: What a kernel or its init says when memory or code is damaged. A group matches the same text for
 #: the same kind of damage.
@@ -64,12 +70,21 @@ class Moment:
 
     at_s: float
     checkpoints: int
+    #: How long the primary's processors were not kept from running, by a checkpoint or a busy host,
+    #: seconds from any beginning; None where that is not known.
+    free_s: float | None = None
 
     def ripe(self, now: Moment) -> bool:
-        """Whether the primary has had its time to do the same."""
+        """Return whether the primary has had its time to do the same."""
         passed_s = now.at_s - self.at_s
         taken = now.checkpoints - self.checkpoints
-        return passed_s >= GRACE_LONGEST_S or (passed_s >= GRACE_S and taken >= GRACE_CHECKPOINTS)
+        known = self.free_s is not None and now.free_s is not None
+        free_s = (now.free_s or 0.0) - (self.free_s or 0.0) if known else 0.0
+        return (
+            passed_s >= GRACE_LONGEST_S
+            or (passed_s >= GRACE_S and taken >= GRACE_CHECKPOINTS)
+            or (taken >= GRACE_CHECKPOINTS and free_s >= FREE_S)
+        )
 
 
 # -- events
@@ -87,6 +102,10 @@ class Deeds:
     def undecided(self) -> bool:
         """Whether the primary may still do what the secondary did."""
         return bool(self._pending)
+
+    def eventful(self, at_s: float) -> bool:
+        """Return whether either guest was reset or the like lately: it may be in its firmware."""
+        return self.undecided or at_s - self._primary_s < EXCUSED_S
 
     def primary(self, deed: str, at_s: float) -> None:
         """Note that the primary's guest did this: what the secondary does about now is the same.
@@ -117,6 +136,11 @@ def shape(line: bytes) -> bytes:
     return b" ".join(_NUMBER.sub(b"#", bare).split())
 
 
+def _marks(line: bytes) -> frozenset[bytes]:
+    """Return the kinds of damage of which a line tells."""
+    return frozenset(found.lower() for found in DAMAGE.findall(line))
+
+
 @dataclass
 class _Unmet:
     """A line of the secondary that the primary has not written yet."""
@@ -124,6 +148,7 @@ class _Unmet:
     shape: bytes
     line: bytes
     moment: Moment
+    marks: frozenset[bytes]  #: kinds of damage of which it tells
 
 
 class Words:
@@ -134,13 +159,15 @@ class Words:
         self.others = 0  #: of any kind, while the primary wrote none
         self._known: dict[bytes, None] = {}  # shapes of the primary
         self._marks: set[bytes] = set()  # kinds of damage of which the primary wrote
-        self._unmet: deque[_Unmet] = deque(maxlen=1000)
+        # About damage, and others: a guest in ruins writes so much that the first lines, which tell
+        # most, would be pushed out of one queue before the primary has had its time.
+        self._unmet: tuple[deque[_Unmet], deque[_Unmet]] = (deque(), deque())
         self._primary_s = float("-inf")
 
     @property
     def undecided(self) -> bool:
         """Whether the primary may still write a line about damage that the secondary wrote."""
-        return any(DAMAGE.search(one.line) for one in self._unmet)
+        return bool(self._unmet[0])
 
     def before(self, lines: Iterable[bytes]) -> None:
         """Note what the primary wrote before this session."""
@@ -151,34 +178,41 @@ class Words:
         """Note what the primary wrote."""
         for line in lines:
             self._know(shape(line))
-            self._marks |= {found.lower() for found in DAMAGE.findall(line)}
+            self._marks |= _marks(line)
         if lines:
             self._primary_s = at_s
 
     def missed(self, at_s: float) -> None:
         """Note that some of what the primary wrote was not read: it may have been anything."""
         self._primary_s = at_s
-        self._unmet.clear()
+        for unmet in self._unmet:
+            unmet.clear()
 
     def secondary(self, lines: Iterable[bytes], moment: Moment) -> None:
         """Note what the secondary wrote."""
         for line in lines:
             like = shape(line)
             if like and like not in self._known and not LATENESS.search(line):
-                self._unmet.append(_Unmet(like, line[:LONGEST], moment))
+                one = _Unmet(like, line[:LONGEST], moment, _marks(line[:LONGEST]))
+                unmet = self._unmet[0 if one.marks else 1]
+                if len(unmet) < UNMET:
+                    unmet.append(one)
 
     def judge(self, now: Moment) -> None:
         """Hold against the secondary what the primary has had its time for."""
-        self._unmet = deque(
-            (one for one in self._unmet if one.shape not in self._known), maxlen=self._unmet.maxlen
-        )
-        while self._unmet and self._unmet[0].moment.ripe(now):
-            one = self._unmet.popleft()
-            marks = {found.lower() for found in DAMAGE.findall(one.line)}
-            if marks and not marks & self._marks:
+        for one in self._ripe(0, now):
+            if not one.marks & self._marks:
                 self._hold(one.line)
-            elif one.moment.at_s - self._primary_s >= EXCUSED_S:
-                self.others += 1
+        silent = (one.moment.at_s - self._primary_s >= EXCUSED_S for one in self._ripe(1, now))
+        self.others += sum(silent)
+
+    def _ripe(self, of: int, now: Moment) -> list[_Unmet]:
+        """Take the lines of that queue that the primary has had its time for and did not write."""
+        waiting = [one for one in self._unmet[of] if one.shape not in self._known]
+        ripe = [one for one in waiting if one.moment.ripe(now)]
+        self._unmet[of].clear()
+        self._unmet[of].extend(one for one in waiting if not one.moment.ripe(now))
+        return ripe
 
     def _hold(self, line: bytes) -> None:
         text = _STAMP.sub(b"", _ESCAPES.sub(b"", line)).strip().decode(errors="replace")

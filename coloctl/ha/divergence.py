@@ -21,9 +21,12 @@ PROOF_WINDOWS, PROOF_UNMATCHED = 4, 4
 #: So many lines while the primary is silent, with as many such checkpoints, are a proof.
 PROOF_LINES, LINES_UNMATCHED = 3, 3
 
-#: A checkpoint that came this much earlier than was due was forced, and one that came when this
-#: much of the comparison's timeout had passed was forced because an answer waited for its twin.
-EARLY, WAITED = 0.85, 0.9
+#: A checkpoint whose period was less than this share of the delay was forced; from `DUE` on it was
+#: due, and in between that is not certain: a busy machine moves each by hundredths of a second.
+EARLY, DUE = 0.85, 0.95
+#: It was forced because an answer waited for its twin where this share of the comparison's timeout
+#: had passed.
+WAITED = 0.9
 
 #: The event of a supervisor that found the divergence and then died.
 EARLIER = "earlier"
@@ -80,6 +83,7 @@ def next_unmatched(so_far: int, *, period_ms: float, delay_ms: float, timeout_ms
 
     Where the delay is no longer than the comparison's timeout the two cannot be told apart.
     """
+    if EARLY * delay_ms < period_ms < DUE * delay_ms:
+        return so_far
     waited = period_ms >= WAITED * timeout_ms
-    early = period_ms <= EARLY * delay_ms
-    return so_far + 1 if waited and early else 0
+    return so_far + 1 if waited and period_ms <= EARLY * delay_ms else 0

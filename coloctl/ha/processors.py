@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 #: A look at the processors is worth something after so much time in which both guests ran, seconds.
 WINDOW_S = 0.25
@@ -19,10 +18,14 @@ NEVER_RESTS, RESTS, TIMES = 0.9, 0.5, 4.0
 #: A guest that does nothing uses less than a tenth of what the primary's does, which works.
 NOTHING, SOMETHING = 0.1, 0.01
 #: A window in which the secondary is busy for this share, and the primary for this share of that,
-#: is a reason to look at the registers; so are this many such checkpoints.
-BUSY, LESS, SUSPECT_UNMATCHED = 0.8, 0.75, 2
-#: A processor has run between so many looks before its place says anything.
-RAN_LOOKS = 3
+#: is a reason to look at the registers; so is this many checkpoints whose answer had no twin.
+BUSY, LESS, SUSPECT_UNMATCHED = 0.8, 0.75, 1
+#: A processor is stuck after so many looks in a row, between which it ran so long in all, seconds.
+#: A look before which it ran for less than `RAN_S` says nothing: its thread was starved.
+STUCK_LOOKS, STUCK_RAN_S, RAN_S = 3, 0.02, 0.001
+#: It is proven after so many looks between two checkpoints, or where so many stretches between two
+#: checkpoints in a row ended so: a checkpoint gives it the state of the primary's again.
+PROOF_LOOKS, PROOF_STRETCHES = 8, 3
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,77 @@ class Processor:
     ran_s: float  #: how long its thread has run so far
 
 
-def deaf(looks: Sequence[Sequence[Processor]]) -> set[int]:
-    """Return the processors that stood in one place with interrupts off at every look.
+@dataclass
+class _Row:
+    """What was seen of one processor since the last checkpoint, and before it."""
 
-    One whose thread hardly ran between the looks was starved, unless it is halted: with its
-    interrupts off it never runs again.
+    stretch: int  #: the checkpoint since which `seen`, `looks` and what follows count
+    seen: int = 0
+    looks: int = 0  #: looks in a row, the last one included, in one place without interrupts
+    page: int = 0
+    halted: bool = False
+    first_s: float = 0.0  #: how long it had run at the first of `looks`
+    last_s: float = 0.0
+    ended: int = 0  #: stretches in a row before this one that it ended stuck
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it takes no interrupt: halted so, or it ran in one place for long enough."""
+        ran = self.halted or self.last_s - self.first_s >= STUCK_RAN_S
+        return self.looks >= STUCK_LOOKS and ran
+
+    def begin(self, stretch: int) -> None:
+        """Begin with the stretch after a checkpoint."""
+        if self.seen >= STUCK_LOOKS:  # fewer say nothing of how it ended
+            self.ended = self.ended + 1 if self.stuck else 0
+        self.stretch, self.seen, self.looks = stretch, 0, 0
+
+    def feed(self, now: Processor) -> None:
+        """Count a look."""
+        if self.looks and not now.halted and now.ran_s - self.last_s < RAN_S:
+            return
+        self.seen += 1
+        self.last_s = now.ran_s
+        if now.interrupts:
+            self.looks = 0
+        elif self.looks and (now.page, now.halted) == (self.page, self.halted):
+            self.looks += 1
+        else:
+            self.looks, self.page, self.halted = 1, now.page, now.halted
+            self.first_s = now.ran_s
+
+
+class Stuck:
+    """Which processors of one guest stay in one place with their interrupts off, look by look.
+
+    A processor with its interrupts off leaves its place by itself only. One whose thread hardly ran
+    between two looks was starved, unless it is halted: with its interrupts off it never runs again.
     """
-    found = set[int]()
-    for number in range(min(map(len, looks), default=0)):
-        seen = [look[number] for look in looks]
-        one_place = len({one.page for one in seen}) == 1
-        ran = sum(new.ran_s > old.ran_s for old, new in pairwise(seen)) >= RAN_LOOKS
-        off = not any(one.interrupts for one in seen)
-        if off and one_place and (ran or all(one.halted for one in seen)):
-            found.add(number)
-    return found
+
+    def __init__(self) -> None:
+        self._rows: dict[int, _Row] = {}
+
+    def feed(self, stretch: int, look: Sequence[Processor]) -> None:
+        """Count a look at every processor; ``stretch`` numbers the checkpoint before it."""
+        for number, now in enumerate(look):
+            row = self._rows.setdefault(number, _Row(stretch))
+            if row.stretch != stretch:
+                row.begin(stretch)
+            row.feed(now)
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether a processor was in one place without interrupts twice in a row."""
+        return any(row.looks > 1 for row in self._rows.values())
+
+    def seen_so(self, stretch: int) -> set[int]:
+        """Return the processors that take no interrupt now, be it for a moment."""
+        return {n for n, row in self._rows.items() if row.looks and row.stretch == stretch}
+
+    def proven(self) -> set[int]:
+        """Return those of which it is certain."""
+        return {
+            number
+            for number, row in self._rows.items()
+            if row.stuck and (row.looks >= PROOF_LOOKS or row.ended + 1 >= PROOF_STRETCHES)
+        }

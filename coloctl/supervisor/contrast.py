@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from coloctl.errors import ColoctlError, MonitorError
+from coloctl.clock import Clock
+from coloctl.errors import MonitorError
 from coloctl.ha.deeds import DEEDS, Deeds, Moment, Words
 from coloctl.ha.divergence import next_unmatched, proofs
-from coloctl.ha.processors import SUSPECT_UNMATCHED, WINDOW_S, Load, Processor, Worked, deaf
+from coloctl.ha.processors import SUSPECT_UNMATCHED, Load, Worked
 from coloctl.host import threads
 from coloctl.model import event as records
 from coloctl.model.event import Kind
@@ -29,6 +29,7 @@ from coloctl.model.pair import Role
 from coloctl.model.view import Presence
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
+from coloctl.supervisor import looking
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
@@ -39,15 +40,10 @@ log = logging.getLogger(__name__)
 CONSOLE_BYTES = 256 * 1024
 #: What is read of the primary's console from before the session, bytes.
 BEFORE_BYTES = 1 << 20
-#: How often the registers are looked at when the processors differ, how far apart in seconds, and
-#: how long QEMU may take to tell them: it may be in a checkpoint.
-LOOKS, LOOK_PERIOD_S, LOOK_DEADLINE_S = 8, 0.03, 2.0
-#: What an undecided sign may take until it is one or is none, seconds.
-SETTLE_S = 5.0
-
-#: What ``info registers`` prints of each processor: where it is, its flags, whether it is halted.
-_REGISTERS = re.compile(r"\b[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+) .*?\bHLT=([01])")
-_INTERRUPTS, _PAGE = 0x200, 12
+#: How often the consoles are read at most, by checkpoints, seconds.
+READ_S = 0.1
+#: What an undecided sign may take until it is one or is none, and how often it is asked, seconds.
+SETTLE_S, SETTLE_PERIOD_S = 5.0, 0.25
 
 
 class _Follower:
@@ -73,10 +69,11 @@ class _Follower:
 class _Session:
     """One secondary beside one primary, from their entry into COLO on."""
 
-    def __init__(self, primary: Seat, secondary: Seat) -> None:
+    def __init__(self, primary: Seat, secondary: Seat, clock: Clock) -> None:
         assert primary.vm is not None and secondary.vm is not None
         self.primary, self.secondary = primary, secondary
         self.vms = primary.vm, secondary.vm
+        self.looking = looking.Looking(primary, secondary, clock)
         self.deeds, self.load = Deeds(), Load()
         self.unmatched, self.deaf = 0, False
         self.processors: tuple[list[int], list[int]] | None = None
@@ -87,7 +84,13 @@ class _Session:
         self._others, self._unmet = 0, False
 
     def moment(self, at_s: float) -> Moment:
-        return Moment(at_s, self.primary.ledger.count)
+        """Return that moment by the clock, by the checkpoints and by the primary's processors."""
+        ledger, free_s = self.primary.ledger, None
+        if self.processors is not None:
+            worked = threads.worked(self.vms[0].process.identity.pid, self.processors[0])
+            if worked:
+                free_s = at_s - ledger.held_s - max(waited for _, waited in worked)
+        return Moment(at_s, ledger.count, free_s)
 
     def read(self, moment: Moment) -> None:
         """Read both consoles and compare what is new; for a thread, one call at a time."""
@@ -136,10 +139,6 @@ class _Session:
             worked.append(Worked(at_s, seat.ledger.held_s, found))
         self.load.feed(*worked)
 
-    def suspected(self) -> bool:
-        """Whether the registers are worth a look."""
-        return self.load.uneven or self.unmatched >= SUSPECT_UNMATCHED
-
 
 class Contrasting:
     """Keeps the contrast of one pair; ``spawn`` makes tasks."""
@@ -167,11 +166,15 @@ class Contrasting:
                 session.deeds.secondary(deed, session.moment(now_s))
         elif event.name == "STOP" and of_primary:
             self._count(session)
+            self._conclude(session)
         elif event.name == "STOP":  # the secondary stops first, and both have run up to here
             self._weigh(session)
-            if now_s - self._read_s >= WINDOW_S:
+            if now_s - self._read_s >= READ_S:
                 self._read_s = now_s
                 self._spawn(self._read(session))
+        elif event.name == "RESUME" and of_primary:
+            session.deeds.judge(session.moment(now_s))
+            self._conclude(session)
 
     async def tick(self) -> None:
         """Compare what both guests did since the last call; about once a second."""
@@ -182,6 +185,7 @@ class Contrasting:
             await self._find_processors(session)
         await self._read(session)
         self.sample()
+        self._look(session, looking.BRIEFLY)
 
     def sample(self) -> None:
         """Look at the processors; oftener than `tick`, so that a short spin is not averaged away.
@@ -213,7 +217,7 @@ class Contrasting:
             await self.tick()
             if self._session is None or not self._session.undecided():
                 return
-            await clock.sleep(LOOK_PERIOD_S * LOOKS)
+            await clock.sleep(SETTLE_PERIOD_S)
 
     def end(self) -> None:
         """Look at nothing any more."""
@@ -237,7 +241,7 @@ class Contrasting:
                 state.beside.contrast, state.beside.compared = Contrast(), secondary.vm
             if state.beside.unlike_of is not secondary.vm:  # it may have been compared already
                 state.beside.unlike = ()
-            self._session = session = _Session(primary, secondary)
+            self._session = session = _Session(primary, secondary, state.clock)
         return session
 
     async def _find_processors(self, session: _Session) -> None:
@@ -268,27 +272,24 @@ class Contrasting:
         now_s = self.state.clock.now()
         session.deeds.judge(session.moment(now_s))
         session.feed_load(now_s)
-        idle = self._looking is None or self._looking.done()
-        if session.suspected() and not session.deaf and idle:
-            self._looking = self._spawn(self._look_closer(session))
+        if session.unmatched >= SUSPECT_UNMATCHED:
+            self._look(session, looking.CLOSELY)
+        elif session.load.uneven:
+            self._look(session, looking.BRIEFLY)
         self._conclude(session)
 
-    async def _look_closer(self, session: _Session) -> None:
+    def _look(self, session: _Session, patience: int) -> None:
+        """Look at the registers, unless that is under way or says nothing now."""
+        idle = self._looking is None or self._looking.done()
+        eventful = session.deeds.eventful(self.state.clock.now())
+        if idle and not eventful and not session.deaf and session.processors is not None:
+            self._looking = self._spawn(self._look_at(session, session.processors, patience))
+
+    async def _look_at(
+        self, session: _Session, processors: tuple[list[int], list[int]], patience: int
+    ) -> None:
         """Find processors of the secondary alone that have stopped to be a guest's."""
-        if session.processors is None:
-            return
-        looks: tuple[list[list[Processor]], ...] = ([], [])
-        try:
-            for _ in range(LOOKS):
-                for vm, tids, seen in zip(session.vms, session.processors, looks, strict=True):
-                    seen.append(await _processors(vm, tids))
-                if not _off(looks[1][-1]):
-                    return
-                await self.state.clock.sleep(LOOK_PERIOD_S)
-        except ColoctlError as error:
-            log.info("The registers could not be looked at: %s", error.message)
-            return
-        if deaf(looks[1]) - deaf(looks[0]):
+        if await session.looking.deaf(processors, patience):
             session.deaf = True
             self._conclude(session)
 
@@ -314,18 +315,3 @@ class Contrasting:
 def _in_colo(seat: Seat) -> bool:
     alive = seat.view.presence is not Presence.DEAD
     return seat.vm is not None and seat.in_colo and alive and not seat.retired
-
-
-def _off(seen: list[Processor]) -> bool:
-    """Whether a processor takes no interrupts at this look."""
-    return any(not one.interrupts for one in seen)
-
-
-async def _processors(vm: VM, tids: list[int]) -> list[Processor]:
-    """What each processor of the guest is at; raises `MonitorError`."""
-    text = str(await vm.execute(qmp.info_registers(), LOOK_DEADLINE_S))
-    ran = threads.worked(vm.process.identity.pid, tids) or ()
-    return [
-        Processor(bool(int(flags, 16) & _INTERRUPTS), halt == "1", int(at, 16) >> _PAGE, ran_s)
-        for (at, flags, halt), (ran_s, _) in zip(_REGISTERS.findall(text), ran, strict=False)
-    ]

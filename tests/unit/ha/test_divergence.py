@@ -14,8 +14,11 @@ from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import Action, decide
 from coloctl.ha.deeds import (
     EXCUSED_S,
+    FREE_S,
+    GRACE_CHECKPOINTS,
     GRACE_LONGEST_S,
     GRACE_S,
+    UNMET,
     Deeds,
     Moment,
     Words,
@@ -28,7 +31,7 @@ from coloctl.ha.divergence import (
     next_unmatched,
     proofs,
 )
-from coloctl.ha.processors import Load, Processor, Worked, deaf
+from coloctl.ha.processors import PROOF_LOOKS, Load, Processor, Stuck, Worked
 from coloctl.model.observation import Contrast, Diagnosis, Life, Observation
 from coloctl.model.pair import Policy
 from coloctl.model.protection import Protection
@@ -89,6 +92,18 @@ def test_the_primary_has_its_time_to_do_the_same() -> None:
     )
 
 
+def test_where_nothing_keeps_the_primary_from_running_it_has_less_time() -> None:
+    """Each makes both guests the same again; what the primary could not run does not count."""
+    then = Moment(10.0, 5, 7.0)
+    for early in (
+        Moment(10.9, 5 + GRACE_CHECKPOINTS - 1, 7.9),
+        Moment(10.9, 5 + GRACE_CHECKPOINTS, 7.0 + FREE_S / 2),  # its host is busy
+        Moment(10.9, 5 + GRACE_CHECKPOINTS, None),
+    ):
+        assert not then.ripe(early)
+    assert then.ripe(Moment(10.4, 5 + GRACE_CHECKPOINTS, 7.0 + FREE_S + 0.001))
+
+
 # consoles
 
 
@@ -112,6 +127,13 @@ def test_damage_that_only_the_secondary_tells_of_is_held_against_it() -> None:
         "postgres[612]: segfault at 7f0000001000 ip 000055d0c01 error 4",
     ]
     assert found(Contrast(lines=tuple(told.damage)))
+
+
+def test_a_flood_behind_the_first_line_about_damage_does_not_hide_it() -> None:
+    flood = [b"R10: %s\n" % bytes([97 + n % 26] * (1 + n % 97)) for n in range(5 * UNMET)]
+    (told,) = words([], [SEGFAULT, *flood]).damage
+    assert told.startswith("postgres[612]: segfault")
+    assert words([SEGFAULT], [SEGFAULT, *flood]).damage == {}
 
 
 @pytest.mark.parametrize(
@@ -237,33 +259,59 @@ def test_too_short_a_window_waits_for_the_next() -> None:
 # registers
 
 
-def looks(*seen: tuple[bool, bool, int, float]) -> list[list[Processor]]:
-    """One processor at several looks: interrupts, halted, page, how long it ran so far."""
-    return [[Processor(*one)] for one in seen]
+Look = tuple[bool, bool, int, float]
+SPINS: list[Look] = [(False, False, 7, 0.01 * n) for n in range(PROOF_LOOKS)]
+WELL: list[Look] = [(True, False, 7, 0.01 * n) for n in range(PROOF_LOOKS)]
+
+
+def stuck(*stretches: Sequence[Look]) -> set[int]:
+    """What is proven of one processor at several looks in stretches between checkpoints.
+
+    A look: interrupts, halted, page, how long it ran so far.
+    """
+    seen = Stuck()
+    for number, stretch in enumerate(stretches):
+        for look in stretch:
+            seen.feed(number, [Processor(*look)])
+    return seen.proven()
 
 
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        ([(False, False, 7, 0.01 * n) for n in range(10)], {0}),  # it spins
+        (SPINS, {0}),
         ([(False, True, 7, 1.0)] * 10, {0}),  # halted for ever
         ([(True, True, 7, 1.0)] * 10, set()),  # idle
         ([(False, False, 7, 1.0)] * 10, set()),  # starved in a critical section
+        ([(False, False, 7, 1.0 + 0.0005 * n) for n in range(10)], set()),  # the same
         ([(False, False, n % 3, 0.01 * n) for n in range(10)], set()),  # it works
         ([(n == 9, False, 7, 0.01 * n) for n in range(10)], set()),
-        ([(False, n > 0, 7, 1.0) for n in range(10)], set()),
+        ([(False, n == 5, 7, 0.01 * n) for n in range(10)], set()),
     ],
 )
-def test_a_processor_is_deaf_that_stays_in_one_place_and_hears_nothing(
-    seen: list[tuple[bool, bool, int, float]], expected: set[int]
+def test_a_processor_is_stuck_that_stays_in_one_place_and_hears_nothing(
+    seen: list[Look], expected: set[int]
 ) -> None:
-    assert deaf(looks(*seen)) == expected
+    assert stuck(seen) == expected
+
+
+def test_where_checkpoints_come_often_three_stretches_that_end_so_are_a_proof() -> None:
+    """A checkpoint makes its processors those of the primary, until the next interrupt."""
+    short = [*WELL[:2], *SPINS[2:5]]
+    assert stuck(short, short) == set()
+    assert stuck(short, short, short) == {0}
+    assert stuck(short, WELL[:1], short, short) == {0}  # too few looks say nothing
+    assert stuck(short, short, WELL, short) == set()
+    assert stuck(short, short, SPINS[:2]) == set()
 
 
 def test_each_processor_is_judged_for_itself() -> None:
-    two = [[Processor(True, True, 1, 1.0), Processor(False, True, 2, 1.0)]] * 10
-    assert deaf(two) == {1}
-    assert deaf([]) == set() and deaf([[]]) == set()
+    seen = Stuck()
+    for _ in range(PROOF_LOOKS):
+        seen.feed(1, [Processor(True, True, 1, 1.0), Processor(False, True, 2, 1.0)])
+    assert seen.proven() == {1} and seen.seen_so(1) == {1} and seen.seen_so(2) == set()
+    seen.feed(1, [])
+    assert Stuck().proven() == set()
 
 
 # together
@@ -324,14 +372,13 @@ def test_a_dead_secondary_needs_no_other_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("period_ms", "counted"),
-    [(400.0, True), (300.0, True), (110.0, False), (1000.0, False), (900.0, False)],
+    ("period_ms", "expected"),
+    [(400.0, 8), (300.0, 8), (110.0, 0), (1000.0, 0), (950.0, 0), (900.0, 7)],
 )
 def test_a_checkpoint_counts_where_an_answer_waited_for_its_twin(
-    period_ms: float, counted: bool
+    period_ms: float, expected: int
 ) -> None:
-    after = next_unmatched(7, period_ms=period_ms, delay_ms=1000, timeout_ms=300)
-    assert after == (8 if counted else 0)
+    assert next_unmatched(7, period_ms=period_ms, delay_ms=1000, timeout_ms=300) == expected
 
 
 def test_a_delay_as_short_as_the_timeout_tells_nothing() -> None:

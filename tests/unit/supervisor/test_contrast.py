@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import FailoverRefused, NotProtected, PreconditionFailed
 from coloctl.ha import deeds
+from coloctl.ha.processors import PROOF_LOOKS
 from coloctl.journal import replay
 from coloctl.model.event import worth_keeping
 from coloctl.model.observation import Diagnosis
@@ -112,22 +114,76 @@ def test_damage_on_its_console_alone_gives_it_up(tmp_path: Path) -> None:
     asyncio.run(check())
 
 
-def test_a_processor_that_spins_without_interrupts_gives_it_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def registers(flags: str) -> str:
+    told = f"RIP=ffffffff8120dfeb RFL={flags} [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0"
+    return f"CPU#0\r\n{told}\r\n"
+
+
+WELL, DEAF = registers("00000246"), registers("00000046")
+
+
+@pytest.fixture
+def _busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processors of both run all the time, so that nothing but their registers differs."""
+    began = time.monotonic()
+    monkeypatch.setattr(
+        contrast.threads, "worked", lambda _pid, _tids: ((time.monotonic() - began, 0.0),)
+    )
+
+
+@pytest.mark.usefixtures("_busy")
+def test_a_processor_that_takes_no_interrupt_gives_it_up_also_where_no_client_waits(
+    tmp_path: Path,
 ) -> None:
     async def check() -> None:
         async with watched(tmp_path) as (state, a, b):
-            began = state.clock.now()
-
-            def worked(pid: int, _: object) -> tuple[tuple[float, float], ...]:
-                share = 0.97 if pid == b.process.identity.pid else 0.03
-                return (((state.clock.now() - began) * share, 0.0),)
-
-            for vm, flags in ((a, "00000246"), (b, "00000046")):
-                told = f"RIP=ffffffff8120dfeb RFL={flags} [---Z-P-] CPL=0 II=0 A20=1 SMM=0 HLT=0"
-                vm.answer("human-monitor-command", f"CPU#0\r\n{told}\r\n")
-            monkeypatch.setattr(contrast.threads, "worked", worked)
+            a.answer("human-monitor-command", WELL)
+            b.answer("human-monitor-command", DEAF)
             await given_up(state, a, b)
+
+    asyncio.run(check())
+
+
+@pytest.mark.usefixtures("_busy")
+def test_it_does_so_also_where_a_checkpoint_comes_before_it_has_been_watched_for_long(
+    tmp_path: Path,
+) -> None:
+    """After each checkpoint it takes interrupts at one look; the next checkpoint is near."""
+
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b):
+            looks = 0
+
+            def look(_: object) -> str:
+                nonlocal looks
+                looks += 1
+                if looks == PROOF_LOOKS - 2:
+                    looks = 0
+                    for event in ("STOP", "RESUME"):
+                        b.event(event)
+                return DEAF if looks else WELL
+
+            a.answer("human-monitor-command", WELL)
+            b.answer("human-monitor-command", look)
+            await given_up(state, a, b)
+
+    asyncio.run(check())
+
+
+@pytest.mark.usefixtures("_busy")
+def test_where_neither_takes_interrupts_nobody_is_accused(tmp_path: Path) -> None:
+    async def check() -> None:
+        async with watched(tmp_path) as (state, a, b):
+            looks = []
+
+            def look(_: object) -> str:
+                looks.append(1)
+                return DEAF
+
+            a.answer("human-monitor-command", DEAF)
+            b.answer("human-monitor-command", look)
+            await becomes(lambda: len(looks) > 3 * PROOF_LOOKS)
+            assert not state.seats["b"].diverged and state.protection is Protection.COLO
 
     asyncio.run(check())
 

@@ -1,0 +1,83 @@
+"""Look at the registers of both guests of a pair, for processors that take no interrupt any more.
+
+Called by `supervisor.contrast`, briefly once a second and closely where something is suspected;
+`ha.processors` says what a look is worth. Invariant: no look counts during which a checkpoint
+stopped the secondary, because QEMU may tell of the state before it or of the one after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from coloctl.clock import Clock
+from coloctl.errors import ColoctlError
+from coloctl.ha.processors import Processor, Stuck
+from coloctl.host import threads
+from coloctl.qmp import command as qmp
+from coloctl.supervisor.seat import Seat
+from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
+
+#: How many looks at most, how far apart in seconds, and how long QEMU may take to tell: it may be
+#: in a checkpoint.
+LOOKS, PERIOD_S, DEADLINE_S = 40, 0.02, 2.0
+#: So many looks in a row at which every processor takes interrupts end a brief look, or a close
+#: one: after a checkpoint a processor is well until its next interrupt.
+BRIEFLY, CLOSELY = 1, 6
+
+#: What ``info registers`` prints of each processor: where it is, its flags, whether it is halted.
+_REGISTERS = re.compile(r"\b[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+) .*?\bHLT=([01])")
+_INTERRUPTS, _PAGE = 0x200, 12
+
+
+class Looking:
+    """What was seen of the processors of one primary and one secondary."""
+
+    def __init__(self, primary: Seat, secondary: Seat, clock: Clock) -> None:
+        assert primary.vm is not None and secondary.vm is not None
+        self._seats, self._vms = (primary, secondary), (primary.vm, secondary.vm)
+        self._clock = clock
+        self._seen = Stuck(), Stuck()
+
+    async def deaf(self, processors: tuple[list[int], list[int]], patience: int) -> bool:
+        """Return whether a processor of the secondary alone is proven to take no interrupt.
+
+        ``processors`` are the threads of both QEMUs. After ``patience`` looks in a row at which
+        each takes interrupts nothing is looked at any more.
+        """
+        ours, theirs = self._seen
+        well = 0
+        try:
+            for _ in range(LOOKS):
+                stretch = self._stretch()
+                look = await _look(self._vms[1], processors[1])
+                if stretch is not None and stretch == self._stretch():
+                    theirs.feed(stretch, look)
+                    if theirs.suspicious:
+                        ours.feed(stretch, await _look(self._vms[0], processors[0]))
+                    if theirs.proven() - ours.seen_so(stretch):
+                        return True
+                    well = well + 1 if all(one.interrupts for one in look) else 0
+                if well >= patience:
+                    break
+                await self._clock.sleep(PERIOD_S)
+        except ColoctlError as error:
+            log.info("The registers could not be looked at: %s", error.message)
+        return False
+
+    def _stretch(self) -> int | None:
+        """Return after which checkpoint the secondary runs; None while one holds it."""
+        ledger = self._seats[1].ledger
+        return None if ledger.stopped_at else ledger.count
+
+
+async def _look(vm: VM, tids: list[int]) -> list[Processor]:
+    """Return what each processor of the guest is at; raises `MonitorError`."""
+    text = str(await vm.execute(qmp.info_registers(), DEADLINE_S))
+    ran = threads.worked(vm.process.identity.pid, tids) or ()
+    return [
+        Processor(bool(int(flags, 16) & _INTERRUPTS), halt == "1", int(at, 16) >> _PAGE, ran_s)
+        for (at, flags, halt), (ran_s, _) in zip(_REGISTERS.findall(text), ran, strict=False)
+    ]
