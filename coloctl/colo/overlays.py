@@ -145,7 +145,8 @@ async def settle(
             raise _unsettled(known, error) from error
     settled = replace(known, state=Worth.IN_SYNC, overlays={})
     await _write(spec, hosts, settled)
-    await _remove(host, sorted({path for found in known.overlays.values() for path in found}))
+    named = {path for found in known.overlays.values() for path in found}
+    await _remove(host, sorted(named.union(_files(spec, node))))
     return settled
 
 
@@ -186,9 +187,13 @@ async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path
     """Leave out the disks whose image QEMU had put in the place of its overlays.
 
     It closes the active overlay when it does so, and the guest writes to the image from then on: to
-    commit it would bring back what was overwritten since. It closes it at an orderly end as well,
-    but then it closes the witness too. An overlay without data is never marked, so it shows
-    nothing; nor does the hidden one, which QEMU marks as clean when the merge begins.
+    commit the overlays would bring back what was overwritten since. Closing writes a bitmap into it
+    (`blockdev.CLOSED`), which is therefore the sign, whatever the overlay holds: one without data
+    is never dirty. At an orderly end QEMU closes it as well, but then the witness too. The hidden
+    overlay tells nothing, QEMU marks it as clean when the merge begins.
+
+    An overlay without that bitmap, of an earlier coloctl or closed on a full disk, was closed if it
+    holds data and is not dirty.
     """
     witnesses = {Path(found[2]) for found in known.overlays.values()}
     if not await _killed(host, witnesses, qemu_img):
@@ -196,8 +201,11 @@ async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path
     left = {}
     for disk, found in known.overlays.items():
         active = Path(found[0])
-        marked = await overlay.dirty(active, host.run, qemu_img=qemu_img)
-        if marked or not await overlay.has_data(active, host.run, qemu_img=qemu_img):
+        seen = await overlay.marks(active, host.run, qemu_img=qemu_img)
+        closed = blockdev.CLOSED in seen.bitmaps or (
+            not seen.dirty and await overlay.has_data(active, host.run, qemu_img=qemu_img)
+        )
+        if not closed:
             left[disk] = found
     return left
 
@@ -209,6 +217,8 @@ async def _killed(host: Host, witnesses: set[Path], qemu_img: Path) -> bool:
     """
     for path in witnesses:
         there = await host.run(["test", "-f", str(path)], deadline_s=HEADER_DEADLINE_S)
-        if there.code != 0 or not await overlay.dirty(path, host.run, qemu_img=qemu_img):
+        if there.code != 0:
+            return False
+        if not (await overlay.marks(path, host.run, qemu_img=qemu_img)).dirty:
             return False
     return bool(witnesses)

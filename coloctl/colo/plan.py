@@ -153,11 +153,25 @@ def hold_guest() -> Plan:
     )
 
 
-def mark_witness(spec: PairSpec) -> Plan:
-    """How the secondary's QEMU ends can be told from its witness; a disk is active in COLO only."""
+def mark_overlays(spec: PairSpec) -> Plan:
+    """Let the secondary's files tell later whether QEMU merged an overlay, and how it ended.
+
+    A disk is active in COLO only, so this comes no earlier.
+    """
     if not spec.disks:
         return ()
-    return _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS))
+    return _steps(
+        "written into an overlay when it is closed: when its image has everything",
+        *(
+            qmp.block_dirty_bitmap_add(
+                blockdev.overlay_ids(i)[0],
+                blockdev.CLOSED,
+                granularity=blockdev.CLOSED_GRANULARITY,
+                persistent=True,
+            )
+            for i, _ in enumerate(spec.disks)
+        ),
+    ) + _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS))
 
 
 def engage_filters(spec: PairSpec) -> Plan:

@@ -261,7 +261,7 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
     deadline = deadline.within(HELD_DEADLINE_S)
     await until_runstate(act.primary.monitor, {RunState.RUNNING}, deadline.remaining())
     with contextlib.suppress(MonitorError):
-        await run(plan.mark_witness(act.spec), act.secondary.monitor, deadline=deadline)
+        await run(plan.mark_overlays(act.spec), act.secondary.monitor, deadline=deadline)
     await run(plan.engage_filters(act.spec), act.primary.monitor, deadline=deadline)
     await checkpoint_now(act.primary, act.first_delay_ms, deadline.remaining())
     await _require_peers(act, deadline)

@@ -36,6 +36,8 @@ class Look:
     """One look at a merge; sizes in bytes."""
 
     merge: Merge
+    disks: frozenset[str] = frozenset()  #: ids of those whose overlays are in the graph yet
+    committing: int = 0  #: how many of these QEMU is still merging
     held: int = 0  #: what the overlays take on disk
     left: int = 0  #: what is still to be read from them
 
@@ -55,14 +57,13 @@ async def look(spec: PairSpec, vm: VM, deadline_s: float) -> Look:
         for bitmap in node.get("dirty-bitmaps", ())
         if "name" not in bitmap  # the job's own
     )
-    return Look(_state(spec, overlays, committing), held, left)
-
-
-def _state(spec: PairSpec, overlays: list[Node], committing: list[Node]) -> Merge:
-    """One commit runs per disk that still has overlays; one that failed is not there any more."""
     names = {node["node-name"] for node in overlays}
-    disks = [i for i, _ in enumerate(spec.disks) if names & set(blockdev.overlay_ids(i))]
-    return Merge.UNDER_WAY if len(committing) >= len(disks) else Merge.REFUSED
+    disks = frozenset(
+        disk.id for i, disk in enumerate(spec.disks) if names & set(blockdev.overlay_ids(i))
+    )
+    # One commit runs per disk that still has overlays; one that failed is not there any more.
+    state = Merge.UNDER_WAY if len(committing) >= len(disks) else Merge.REFUSED
+    return Look(state, disks, len(committing), held, left)
 
 
 async def stay_when_off(vm: VM, *, stay: bool) -> None:

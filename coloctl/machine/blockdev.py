@@ -56,6 +56,10 @@ def _named(stem: Path) -> Overlay:
     )
 
 
+#: A bitmap of each active overlay that QEMU writes into its file when it closes that. It is there
+#: for its name; coarse, as nothing reads its bits. Bytes.
+CLOSED, CLOSED_GRANULARITY = "closed", 1 << 24
+
 #: The node of `witness`, and its size in bytes: one cluster.
 WITNESS, WITNESS_BYTES = "witness", 64 * 1024
 

@@ -11,6 +11,7 @@ short at any point and may be done again.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +34,32 @@ async def make(path: Path, size: int, run: Run, *, qemu_img: Path = QEMU_IMG) ->
     _require(await run(argv, deadline_s=HEADER_DEADLINE_S), f"{path} cannot be made")
 
 
-async def dirty(path: Path, run: Run, *, qemu_img: Path = QEMU_IMG) -> bool:
-    """Answer whether a QEMU wrote to the overlay and never closed it; it is only read.
+@dataclass(frozen=True)
+class Marks:
+    """What QEMU wrote into the header of an overlay."""
+
+    dirty: bool  #: it holds data, and QEMU never closed it
+    bitmaps: frozenset[str]  #: those that QEMU wrote when it closed it, by name
+
+
+async def marks(path: Path, run: Run, *, qemu_img: Path = QEMU_IMG) -> Marks:
+    """Read the marks of the overlay, and nothing else of it.
 
     Raises `PreconditionFailed` when it is missing, damaged or in use.
     """
     argv = [str(qemu_img), "info", "-f", "qcow2", "--output=json", str(path)]
     done = await run(argv, deadline_s=HEADER_DEADLINE_S)
     _require(done, f"{path} cannot be read")
-    return bool(_json(path, done.stdout).get("dirty-flag", False))
+    told = _json(path, done.stdout)
+    bitmaps = told.get("format-specific", {}).get("data", {}).get("bitmaps", ())
+    names = frozenset(str(bitmap["name"]) for bitmap in bitmaps)
+    return Marks(bool(told.get("dirty-flag", False)), names)
 
 
 async def has_data(path: Path, run: Run, *, qemu_img: Path = QEMU_IMG) -> bool:
     """Answer whether a cluster of the overlay holds data, other than zeros without a place.
 
-    Raises `PreconditionFailed` as `dirty` does.
+    Raises `PreconditionFailed` as `marks` does.
     """
     argv = [str(qemu_img), "map", "-f", "qcow2", "--output=json", str(path)]
     done = await run(argv, deadline_s=COMMIT_DEADLINE_S)

@@ -208,9 +208,20 @@ def query_block_exports() -> Command:
     return _command("query-block-exports")
 
 
-def block_dirty_bitmap_add(node: str, name: str, *, granularity: int) -> Command:
-    """``name`` gets a bit for each ``granularity`` bytes of ``node`` written from now on."""
-    return _command("block-dirty-bitmap-add", node=node, name=name, granularity=granularity)
+def block_dirty_bitmap_add(
+    node: str, name: str, *, granularity: int, persistent: bool | None = None
+) -> Command:
+    """``name`` gets a bit for each ``granularity`` bytes of ``node`` written from now on.
+
+    QEMU writes a ``persistent`` one into its qcow2 file when it closes that, and not before.
+    """
+    return _command(
+        "block-dirty-bitmap-add",
+        node=node,
+        name=name,
+        granularity=granularity,
+        persistent=persistent,
+    )
 
 
 def block_dirty_bitmap_disable(node: str, name: str) -> Command:

@@ -29,18 +29,19 @@ async def ask(vm: VM, execute: str, **arguments: Any) -> Any:
     return await vm.execute(Command(execute, given))
 
 
-async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any]) -> None:
+async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any], disk: int = 0) -> None:
     """The filter is between the image's format node and its file."""
+    door = f"door{disk}"
     graph = await ask(vm, "x-debug-query-block-graph")
     names = {one["id"]: one["name"] for one in graph["nodes"]}
     (file,) = (
         names[edge["child"]]
         for edge in graph["edges"]
-        if names[edge["parent"]] == "parent0" and edge["name"] == "file"
+        if names[edge["parent"]] == f"parent{disk}" and edge["name"] == "file"
     )
-    await ask(vm, "blockdev-add", driver="raw", node_name="door", file=file)
-    image_format = spec.disks[0].format
-    options = {"driver": image_format, "node-name": "parent0", "file": "door"}
+    await ask(vm, "blockdev-add", driver="raw", node_name=door, file=file)
+    image_format = spec.disks[disk].format
+    options = {"driver": image_format, "node-name": f"parent{disk}", "file": door}
     await ask(vm, "blockdev-reopen", options=[options])
     below = {key: file if value is None else value for key, value in node.items()}
     await ask(vm, "blockdev-add", **below)
@@ -48,7 +49,7 @@ async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any]) -> None:
     await ask(
         vm,
         "blockdev-reopen",
-        options=[{"driver": "raw", "node-name": "door", "file": node["node_name"]}],
+        options=[{"driver": "raw", "node-name": door, "file": node["node_name"]}],
     )
 
 
@@ -65,14 +66,14 @@ async def fast(vm: VM) -> None:
     await ask(vm, "qom-set", path="/objects/slow", property="limits", value={"bps-write": 0})
 
 
-async def refuse_writes(vm: VM, spec: PairSpec, errno: int) -> None:
+async def refuse_writes(vm: VM, spec: PairSpec, errno: int, disk: int = 0) -> None:
     """The image fails every write from now on."""
     rules = [
         {"event": "none", "iotype": kind, "errno": errno, "once": False}
         for kind in ("write", "write-zeroes", "discard")
     ]
     node = {"driver": "blkdebug", "node_name": "failing", "image": None, "inject_error": rules}
-    await _put_below(vm, spec, node)
+    await _put_below(vm, spec, node, disk)
 
 
 async def fill(vm: VM) -> None:

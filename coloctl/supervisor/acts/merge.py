@@ -102,13 +102,9 @@ async def wait(state: PairState, seat: Seat) -> None:
 
 async def _follow(state: PairState, seat: Seat, vm: VM, heard: Callable[[], None]) -> None:
     try:
-        found = await _watch(state, seat, vm)
-        if found is Merge.NONE:
+        if await _watch(state, seat, vm) is Merge.NONE:
             heard()
             await _over(state, seat, vm)
-        else:
-            _refused(state, seat)
-            await _let_go(vm)
     except MonitorError as error:
         log.warning("Node %s's overlays stay pending: %s", seat.name, error.message)
     except ColoctlError as error:
@@ -116,18 +112,51 @@ async def _follow(state: PairState, seat: Seat, vm: VM, heard: Callable[[], None
 
 
 async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
-    """Whether the merge came to its end or was refused; raises `MonitorError` for a dead QEMU."""
+    """Answer, when QEMU merges nothing any more, whether all is merged or an image refused.
+
+    Raises `MonitorError` for a dead QEMU.
+    """
+    lacking = frozenset(disk.id for disk in state.spec.disks)
     with contextlib.suppress(MonitorError):
         await merge.stay_when_off(vm, stay=True)
     while True:
         with contextlib.suppress(MonitorError):
             seen = await merge.look(state.spec, vm, ASK_S)
-            if seen.merge is not Merge.UNDER_WAY:
+            if seen.merge is Merge.NONE:
+                return seen.merge
+            lacking = await _strike(state, seat, lacking, seen.disks)
+            if seen.merge is Merge.REFUSED and seat.merge is not Merge.REFUSED:
+                _refused(state, seat)
+                await _let_go(vm)
+            if not seen.committing:
                 return seen.merge
             seat.merged_bytes = max(0, seen.held - seen.left), seen.held
         if not vm.process.alive() or vm.monitor.gone:
             raise MonitorError(f"the QEMU of node {seat.name} ended before they were merged.")
         await asyncio.sleep(POLL_S)
+
+
+async def _strike(
+    state: PairState, seat: Seat, before: frozenset[str], lacking: frozenset[str]
+) -> frozenset[str]:
+    """Strike the overlays of disks that are whole from the companion, while others take longer.
+
+    The guest writes to a whole image alone: its overlays must not be committed over that later.
+    Answers which disks the companion says to lack something now.
+    """
+    if lacking == before:
+        return before
+    spec, hosts = state.spec, state.ground.hosts
+    named = overlays.names(spec, seat.name)
+    left = {disk: named[disk] for disk in named if disk in lacking}
+    warning = await generation.keep(
+        spec, hosts, seat.name, state.generation, Worth.OVERLAY_PENDING, overlays=left
+    )
+    if warning:  # tried again at the next look; until then QEMU's own marks tell it
+        log.warning("%s", warning)
+        await asyncio.sleep(RETRY_S)
+        return before
+    return lacking
 
 
 async def _over(state: PairState, seat: Seat, vm: VM) -> None:

@@ -124,7 +124,10 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
         (("exp0", "parent0", "parent0"), {}),
         (("resync0", "colo-disk0", "resync0"), {"writable": False, "bitmaps": ["resync0.a"]}),
     ],
-    qmp.block_dirty_bitmap_add: [(("colo-disk0", "resync0.a"), {"granularity": 65536})],
+    qmp.block_dirty_bitmap_add: [
+        (("colo-disk0", "resync0.a"), {"granularity": 65536}),
+        (("active0", "closed"), {"granularity": 65536, "persistent": True}),
+    ],
     qmp.block_dirty_bitmap_disable: [(("colo-disk0", "resync0.a"), {})],
     qmp.block_dirty_bitmap_remove: [(("colo-disk0", "resync0.a"), {})],
     qmp.block_export_del: [(("exp0",), {"mode": "hard"})],
