@@ -32,6 +32,7 @@ __all__ = [
     "leap",
     "reached",
     "read",
+    "rest",
     "source",
     "unstable",
     "write",
@@ -40,6 +41,9 @@ __all__ = [
 Hosts = Mapping[NodeName, Host]
 
 Promoted = tuple[NodeName, int]
+
+#: What a guest wrote last goes to the disk while its pair is stopped; seconds.
+FLUSH_DEADLINE_S = 5.0
 
 
 async def read(spec: PairSpec, hosts: Hosts) -> Companions:
@@ -184,6 +188,28 @@ async def write(
     if spec.disks:
         word = Word(spec.name, node, generation, state, overlays=overlays or {})
         await registry.put(spec, hosts[node], word)
+
+
+async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
+    """Note durably how the images of ``node`` lie, whose guest has ended.
+
+    The next start tells by that whether another program has written to them (`coloctl.colo.rest`).
+    Does nothing for disks that are not whole by themselves. Raises `ColoctlError`.
+    """
+    if not spec.disks:
+        return
+    known, images = await registry.look(spec, hosts[node], node)
+    if known.doubt or known.state is not Worth.IN_SYNC:
+        return
+    files = [disk.image[node] for disk in spec.disks if not images[disk.id].device]
+    if not files:
+        return
+    # Without this a power failure might take back the time of a write that is noted.
+    flush = ["sync", "--", *map(str, files)]
+    done = await hosts[node].run(flush, deadline_s=FLUSH_DEADLINE_S)
+    if done.code == 0:
+        word = Word(spec.name, node, known.generation)
+        await registry.put(spec, hosts[node], word, at_rest=True)
 
 
 async def keep(

@@ -22,7 +22,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from coloctl import paths
-from coloctl.colo import companion
+from coloctl.colo import companion, rest
 from coloctl.colo.companion import Companion, Place, Word
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
@@ -70,7 +70,8 @@ async def look(spec: PairSpec, host: Host, node: NodeName) -> tuple[Companion, I
     except PreconditionFailed as error:
         return Companion(spec.name, node, doubt=error.message), {}
     near, far = await _places(spec, host, node, now)
-    return companion.weigh(spec.name, node, now, near, far), now
+    known = companion.weigh(spec.name, node, now, near, far)
+    return rest.checked(known, now, [place.word for place in (near, far) if place]), now
 
 
 async def _places(
@@ -104,9 +105,16 @@ async def _place(host: Host, path: Path, parse: Callable[[bytes], Word]) -> Plac
         return Place(str(path), trouble=f"{path} is damaged: {error}.")
 
 
-async def put(spec: PairSpec, host: Host, word: Word) -> None:
+async def put(
+    spec: PairSpec,
+    host: Host,
+    word: Word,
+    *,
+    at_rest: bool = False,
+) -> None:
     """Write ``word`` durably in both places; its serial, its images and the rest are set here.
 
+    ``at_rest``: nothing writes to the images any more, and the word says how they lie.
     Raises `PreconditionFailed` when it is in neither; where one place cannot be written the other
     is enough, and the log says so. A word about a generation that is over changes nothing.
     """
@@ -118,6 +126,8 @@ async def put(spec: PairSpec, host: Host, word: Word) -> None:
         after = _following(word, known, now)
         if after is None:
             return
+        if not at_rest:
+            after = replace(after, images=rest.forgotten(now))
         wrong = await _store(host, Path(near.path), after) if near is not None else None
         if near is not None and wrong is None:
             after = replace(after, beside=after.serial)

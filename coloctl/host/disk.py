@@ -70,7 +70,8 @@ def identify(path: Path, kernel: Kernel = KERNEL) -> DiskIdentity:
         raise PreconditionFailed(
             f"{path} is neither a file nor a block device.", hint="correct it in the pair file"
         )
-    return DiskIdentity(f"file:{real}", _mark(real, status, kernel), machine)
+    rest = f"{status.st_size} {status.st_mtime_ns}"
+    return DiskIdentity(f"file:{real}", _mark(real, status, kernel), machine, rest=rest)
 
 
 def _absent(path: Path, machine: str) -> DiskIdentity:

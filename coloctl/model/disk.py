@@ -27,7 +27,8 @@ class DiskIdentity:
 
     ``key`` names the place: ``file:/srv/a.qcow2``, ``dm:LVM-...``, ``wwid:naa.5000...``. ``mark``
     tells the file or device there from a later one in the same place, "" where the system does not
-    say. ``machine`` is the machine's id (machine-id(5)).
+    say. ``machine`` is the machine's id (machine-id(5)). ``rest`` is a file's size in bytes and the
+    time of its last write, nanoseconds since 1970, "" where that tells nothing.
     """
 
     key: str
@@ -36,6 +37,7 @@ class DiskIdentity:
     device: bool = False  #: a block device; nothing can lie beside it
     stable: bool = True  #: the name holds over a reboot; else only ``mark`` ties it to this boot
     present: bool = True
+    rest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The identity as a document, without what is usual."""
@@ -58,7 +60,7 @@ class DiskIdentity:
 
 
 _TYPES: Mapping[str, type] = {
-    **dict.fromkeys(("key", "mark", "machine"), str),
+    **dict.fromkeys(("key", "mark", "machine", "rest"), str),
     **dict.fromkeys(("device", "stable", "present"), bool),
 }
 
@@ -79,3 +81,25 @@ def compare(now: DiskIdentity, known: DiskIdentity) -> Sameness:
         return Sameness.SAME if now.stable or told else Sameness.REPLACED
     elsewhere = now.machine and known.machine and now.machine != known.machine
     return Sameness.MOVED if elsewhere and not now.device else Sameness.REPLACED
+
+
+#: Filesystems without fractions of a second keep times to two seconds at worst (FAT), nanoseconds.
+_COARSE = 2 * 10**9
+
+
+def written_since(now: DiskIdentity, known: DiskIdentity) -> bool:
+    """Whether the very file that was ``known`` at rest has been written to, resized or overwritten.
+
+    False where that cannot be told.
+    """
+    if compare(now, known) is not Sameness.SAME or not (now.mark and now.rest and known.rest):
+        return False
+    try:
+        size, at_ns = map(int, now.rest.split())
+        was_size, was_at_ns = map(int, known.rest.split())
+    except ValueError:
+        return False
+    if size != was_size:
+        return True
+    coarse = at_ns % 10**9 == 0 or was_at_ns % 10**9 == 0
+    return abs(at_ns - was_at_ns) >= (_COARSE if coarse else 1)

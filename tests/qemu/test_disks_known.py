@@ -144,6 +144,32 @@ def test_where_nothing_is_known_any_more_nothing_is_started(
     asyncio.run(story())
 
 
+def test_an_image_that_was_overwritten_in_place_is_not_taken_for_the_newest(
+    tmp_path: Path, build: qemu.Build
+) -> None:
+    """A backup was copied over node b's image while the pair was down: inode and companion stay."""
+    spec = firmware_spec(tmp_path, build, "tcg")
+    image = spec.disks[0].image["b"]
+
+    async def story() -> None:
+        await make_disks(spec, build.img)
+        backup = shutil.copy(image, tmp_path / "backup")
+        await lives_until_b_is_newer(spec)
+        saved = shutil.copy(image, tmp_path / "saved")
+        shutil.copyfile(backup, image)
+        async with supervised(spec) as stage:
+            with pytest.raises(PreconditionFailed, match="was written to after") as refused:
+                await begins(stage, protected=True)
+            assert str(image) in refused.value.message
+            shutil.copyfile(saved, image)
+            assert await begins(stage, begin_on="b") == "b"
+            await acts.stop(stage.state, force=True)
+        async with supervised(spec) as stage:
+            assert await begins(stage) == "b"
+
+    asyncio.run(story())
+
+
 def test_a_word_that_comes_back_does_not_overrule_an_operator(
     tmp_path: Path, build: qemu.Build
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 from coloctl.clock import Deadline
@@ -22,6 +23,8 @@ from coloctl.vm import VM
 SHUTDOWN_DEADLINE_S = 60.0
 #: A stop waits for these: one side is dead already, and the other may not run the guest yet.
 LEFT_TO_THEIR_END = frozenset({"failover", "adopt"})
+#: For the note of how the guest's images lie, which a stop does without where a disk is slow.
+REST_S = 10.0
 #: For the failover from a primary that is lost while its guest shuts down, seconds.
 TAKE_OVER_S = 30.0
 
@@ -139,10 +142,15 @@ async def end(state: PairState, node: NodeName, presence: Presence) -> None:
 
 async def end_all(state: PairState) -> None:
     """Nothing of the pair runs; the secondary goes first, so that it never takes over."""
+    server = serving(state)
     for role in (Role.SECONDARY, Role.PRIMARY, Role.NONE):
         for seat in list(state.seats.values()):
             if seat.view.role is role:
                 await end(state, seat.name, Presence.ABSENT)
+    if server is not None:
+        with contextlib.suppress(ColoctlError, TimeoutError):
+            async with asyncio.timeout(REST_S):
+                await generation.rest(state.spec, state.ground.hosts, server.name)
 
 
 async def abandon(state: PairState, primary: VM, secondary: VM, *, was_running: bool) -> None:
