@@ -277,17 +277,25 @@ def _from_registry(
     alike = likeness(word, now)
     if old is not None:
         return _from_old(known, registered, word, old, alike)
-    if alike is Sameness.SAME:
+    if alike is Sameness.SAME and not _went_on(beside, word):
         return _take(known, word)
     if beside.trouble:
         return replace(known, doubt=_unreadable(node, beside))
     was = f"generation {word.generation}"
+    if alike is Sameness.SAME:
+        return _doubt(known, None, f"{beside.path}, which was written for node {node}, is gone")
     if alike is Sameness.GONE:
         return _doubt(known, word.generation, f"Node {node}'s disks, {was}, are not there")
     why = f"Node {node}'s disks are not those of which {was} was written ({registered.path})"
     # A name that holds for one boot only cannot tell that the disk is another one.
     surely = alike is Sameness.REPLACED and all(disk.stable for disk in now.values())
     return _doubt(known, word.generation, why, replaced=surely)
+
+
+def _went_on(beside: Place, word: Word) -> bool:
+    """Whether a later word than a secondary's may have been beside the image only, now lost."""
+    lost = beside.word is None and word.beside == word.serial
+    return word.state is Worth.FOLLOWING and lost
 
 
 def _from_old(

@@ -12,7 +12,7 @@ not known what they hold are neither chosen nor passed over, unless an operator 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from coloctl.colo import registry
@@ -179,15 +179,16 @@ async def write(
     state: Worth = Worth.IN_SYNC,
     *,
     overlays: Overlays | None = None,
+    durable: Callable[[], None] = lambda: None,
 ) -> None:
     """Write durably what ``node``'s disks are worth; raises `PreconditionFailed`.
 
     ``overlays`` belong to `Worth.OVERLAY_PENDING`: per disk id the paths of the overlays that its
-    image lacks, the one that the guest writes to first.
+    image lacks, the one that the guest writes to first. ``durable`` is called as in `registry.put`.
     """
     if spec.disks:
         word = Word(spec.name, node, generation, state, overlays=overlays or {})
-        await registry.put(spec, hosts[node], word)
+        await registry.put(spec, hosts[node], word, durable)
 
 
 async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
@@ -220,10 +221,11 @@ async def keep(
     state: Worth = Worth.IN_SYNC,
     *,
     overlays: Overlays | None = None,
+    durable: Callable[[], None] = lambda: None,
 ) -> str:
     """As `write`, but the guest matters more: what went wrong is answered, for an operator."""
     try:
-        await write(spec, hosts, node, generation, state, overlays=overlays)
+        await write(spec, hosts, node, generation, state, overlays=overlays, durable=durable)
     except ColoctlError as error:
         return f"The next start would not begin with its disks: {error.message}"
     return ""

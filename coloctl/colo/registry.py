@@ -109,11 +109,13 @@ async def put(
     spec: PairSpec,
     host: Host,
     word: Word,
+    durable: Callable[[], None] = lambda: None,
     *,
     at_rest: bool = False,
 ) -> None:
     """Write ``word`` durably in both places; its serial, its images and the rest are set here.
 
+    Calls ``durable`` as soon as the word is in the first of both, where the next start finds it.
     ``at_rest``: nothing writes to the images any more, and the word says how they lie.
     Raises `PreconditionFailed` when it is in neither; where one place cannot be written the other
     is enough, and the log says so. A word about a generation that is over changes nothing.
@@ -131,6 +133,7 @@ async def put(
         wrong = await _store(host, Path(near.path), after) if near is not None else None
         if near is not None and wrong is None:
             after = replace(after, beside=after.serial)
+            durable()
         if far.path:
             also_wrong = await _store(host, Path(far.path), after)
         else:

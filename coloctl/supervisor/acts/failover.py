@@ -154,6 +154,7 @@ class _Failover:
         )
         self._merged = asyncio.Event()
         self._keeping: asyncio.Task[str] | None = None
+        self._durable = asyncio.Event()  #: the number is where the next start finds it, or never
         self._hearing: asyncio.Task[None] | None = None
 
     async def run(self, *, vouched: bool) -> tuple[Timeline, str]:
@@ -268,7 +269,9 @@ class _Failover:
         if self.lacking:
             self.survivor.merge = Merge.UNDER_WAY
         patience_s = PENDING_PATIENCE_S if self.lacking else COMPANION_PATIENCE_S
-        await asyncio.wait({self._keeping}, timeout=patience_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._durable.wait()
 
     def _keep_number(self, number: int) -> asyncio.Task[str]:
         """Begin to write the number beside the survivor's image, unless that was begun."""
@@ -278,9 +281,10 @@ class _Failover:
                 generation.keep(
                     state.spec, state.ground.hosts, node, number,
                     Worth.OVERLAY_PENDING if self.lacking else Worth.IN_SYNC,
-                    overlays=self.lacking,
+                    overlays=self.lacking, durable=self._durable.set,
                 )
             )  # fmt: skip
+            self._keeping.add_done_callback(lambda _: self._durable.set())
         return self._keeping
 
     async def kept(self) -> str:

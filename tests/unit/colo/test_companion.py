@@ -153,6 +153,8 @@ AHEAD = replace(WORD, serial=10, generation=5, beside=9)
 BROKEN = "damaged"
 #: Another file that lay in the same place, as below a filesystem that was not mounted.
 ELSE = {"disk0": replace(HERE, mark="inode 5 born 5")}
+#: A secondary's, in the registry; a promotion waits for the word beside the image alone.
+FOLLOWS = replace(WORD, state=Worth.FOLLOWING, beside=WORD.serial)
 RULES: dict[str, tuple[Any, Any, DiskIdentity, Any]] = {
     # name: (beside, registered, the image now, what is known)
     "neither is there": (None, None, HERE, NOTHING),
@@ -166,6 +168,20 @@ RULES: dict[str, tuple[Any, Any, DiskIdentity, Any]] = {
     "both are damaged": (BROKEN, BROKEN, HERE, "any"),
     "the registry could not be written": (WORD, OLDER, HERE, KNOWN),
     "the companion could not be written": (WORD, AHEAD, HERE, (5, Worth.IN_SYNC)),
+    "the companion may have said more than a secondary's": (BROKEN, FOLLOWS, HERE, "any"),
+    "the companion may have said more, and is gone": (None, FOLLOWS, HERE, "any"),
+    "the companion says more than a secondary's": (
+        replace(WORD, generation=5, serial=10),
+        FOLLOWS,
+        HERE,
+        (5, Worth.IN_SYNC),
+    ),
+    "a secondary's companion could not be written": (
+        BROKEN,
+        replace(FOLLOWS, beside=0),
+        HERE,
+        (4, Worth.FOLLOWING),
+    ),
     "companion and disk were restored": (OLDER, WORD, HERE, 4),
     "an earlier coloctl's word": (OLD, None, HERE, KNOWN),
     "an earlier coloctl promoted since": (replace(OLD, generation=5), WORD, HERE, (5, OLD.state)),

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fakes import make_spec
@@ -209,3 +210,64 @@ def test_the_name_of_the_registry_s_folder_is_one_s_own(
     assert paths.registry_dir() == tmp_path / "coloctl" / "disks"
     monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "own"))
     assert paths.registry_dir() == tmp_path / "own"
+
+
+@pytest.mark.parametrize("harm", [None, "empty", "gone", "unreadable"])
+def test_a_promotion_that_ends_with_the_first_place_is_known_or_in_doubt(
+    spec: PairSpec, harm: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Node b is promoted as soon as that is durable beside its image, and its machine dies then."""
+    pending = {"disk0": ("/o/active", "/o/hidden", "/o/witness")}
+
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "a", 3)
+        await generation.write(spec, hosts, "b", 3, Worth.FOLLOWING)
+        store, promoted = registry._store, asyncio.Event()
+
+        async def dies(host: Host, path: Path, word: Any) -> PreconditionFailed | None:
+            if path.suffix == ".json":
+                assert promoted.is_set(), "the registry comes second"
+                await asyncio.Event().wait()
+            return await store(host, path, word)
+
+        monkeypatch.setattr(registry, "_store", dies)
+        writing = asyncio.create_task(
+            generation.write(
+                spec, hosts, "b", 4, Worth.OVERLAY_PENDING, overlays=pending, durable=promoted.set
+            )
+        )
+        await promoted.wait()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        monkeypatch.undo()
+        monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(folder_of(spec)))
+        if harm == "empty":
+            beside(spec).write_bytes(b"")
+        elif harm is not None:
+            beside(spec).unlink()
+            if harm == "unreadable":
+                beside(spec).mkdir()
+        found = await generation.read(spec, hosts)
+        if harm is None:
+            assert (found["b"].state, found["b"].overlays) == (Worth.OVERLAY_PENDING, pending)
+            assert generation.source(found) == "b"
+            return
+        assert found["b"].doubt and found["b"].bound is None
+        with pytest.raises(PreconditionFailed, match="would be lost"):
+            generation.source(found)
+
+    on_hosts(check)
+
+
+def test_without_a_place_beside_the_image_the_registry_is_waited_for(spec: PairSpec) -> None:
+    told: list[Companion] = []
+
+    async def check(hosts: Hosts) -> None:
+        (beside(spec) / "in the way").mkdir(parents=True)
+        writing = asyncio.Event()
+        await generation.write(spec, hosts, "b", 4, durable=writing.set)
+        assert not writing.is_set()  # the end of the call tells it
+        told.append(await of_b(spec, hosts))
+
+    on_hosts(check)
+    assert told[0].generation == 4
