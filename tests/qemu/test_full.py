@@ -15,14 +15,16 @@ from pathlib import Path
 import pytest
 from support.fullness import (
     FLOOD,
+    TOLD_WRITER,
     WRITER,
+    Ext4,
     bootable,
     ext4_filesystem,
     filled,
     small_filesystem,
     taken,
 )
-from support.moments import Mortal, mortal, write_pair
+from support.moments import Mortal, View, mortal, write_pair
 
 from coloctl import bounded, paths
 from coloctl.errors import ColoctlError
@@ -208,10 +210,7 @@ def play(pair: Mortal, situation: str) -> None:
 
 def true_status(pair: Mortal) -> None:
     """What status says of processes and of the guest is so."""
-    view = pair.view()
-    for node in view["nodes"]:
-        alive = node["pid"] is not None and Path(f"/proc/{node['pid']}").exists()
-        assert (node["presence"] == "alive") == alive, node
+    view = true_processes(pair)
     assert pair.guests() == 1, view
     if view["protection"] == "colo":
         assert len(pair.qemus()) == 2
@@ -219,17 +218,26 @@ def true_status(pair: Mortal) -> None:
         assert len(pair.qemus()) == 1
 
 
+def true_processes(pair: Mortal) -> View:
+    """What status says of processes is so; answers all that it says."""
+    view = pair.view()
+    for node in view["nodes"]:
+        alive = node["pid"] is not None and Path(f"/proc/{node['pid']}").exists()
+        assert (node["presence"] == "alive") == alive, node
+    return view
+
+
 def test_a_state_folder_that_becomes_read_only_keeps_nobody_from_deciding(
     build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As ext4 does at an error of its disk: everything open for writing fails from then on."""
     monkeypatch.setenv("NO_COLOR", "1")
-    with ext4_filesystem(tmp_path / "s", 32) as make_read_only:
+    with ext4_filesystem(tmp_path / "s", 32) as state:
         monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
         with write_and_end(tmp_path, build) as pair:
             pair.type("start", str(pair.file))
             pair.mark()
-            make_read_only()
+            state.abort()
             before = pair.view()
             os.kill(before["supervisor_pid"], signal.SIGKILL)  # the next one can only read
             pair.until(lambda: serves(pair) and pair.view()["supervisor_pid"] != (
@@ -259,3 +267,96 @@ def write_and_end(folder: Path, build: qemu.Build) -> Iterator[Mortal]:
         raise
     finally:
         pair.type("stop", pair.name, "--force", "--yes")
+
+
+@pytest.mark.parametrize("place", ["a", "b", "both", "both-unwatched"])
+def test_a_guest_in_colo_that_finds_no_room_loses_nothing(
+    build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Its write fails on one node, which is given up; or on both, and was never acknowledged.
+
+    A guest that stands still in COLO makes QEMU abort at its next checkpoint. Who watches is faster
+    mostly; a supervisor that is frozen meanwhile is not.
+    """
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
+    both = place.startswith("both")
+    folders = {node: tmp_path / ("img" if both else f"img-{node}") for node in "ab"}
+    with ExitStack() as stack:
+        for folder in sorted(set(folders.values())):
+            stack.enter_context(small_filesystem(folder, 80 if both else 48))
+        pair = stack.enter_context(mortal(tmp_path, build))
+        move_images(pair, folders)
+        for node, folder in folders.items():
+            bootable(folder / f"{node}.qcow2", build, TOLD_WRITER)
+        pair.type("start", str(pair.file))
+        mark = (0x5B, 1 << 19, 1 << 16)  # where the guest does not write
+        pair.mark(mark)
+        with filled(folders["b" if place == "b" else "a"]):
+            tell(pair)
+            if place == "both-unwatched":
+                freeze_until_one_ends(pair)
+            pair.until(lambda: serves(pair) == "unprotected")
+            if both:
+                pair.until(lambda: run_state(pair) == "io-error")
+            true_processes(pair)
+            assert both or pair.primary() == ("a" if place == "b" else "b")
+        done = writes(pair)[0]
+        pair.until(lambda: run_state(pair) == "running" and writes(pair)[0] > done)
+        pair.until(lambda: pair.view()["diagnosis"] == "healthy")
+        assert writes(pair)[1] == 0  # the guest has seen no error
+        pair.type("protect", pair.name)
+        assert pair.view()["protection"] == "colo" and pair.guests() == 1
+        assert pair.marked(mark)
+
+
+def freeze_until_one_ends(pair: Mortal) -> None:
+    """No supervisor sees what happens until a QEMU has ended, or the watcher starts another."""
+    view = pair.view()
+    os.kill(view["supervisor_pid"], signal.SIGSTOP)
+    processes = [Path(f"/proc/{node['pid']}") for node in view["nodes"]]
+    give_up = time.monotonic() + 4
+    while all(one.exists() for one in processes) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    os.kill(view["supervisor_pid"], signal.SIGCONT)
+
+
+def tell(pair: Mortal) -> None:
+    """Press a key of the primary's guest: from then on it writes."""
+    keys = [{"type": "qcode", "data": "spc"}]
+    pair.qmp(pair.primary(), "send-key", keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("place", "situation"),
+    [("a", "failover"), ("b", "failover"), ("b", "protection"), ("both", "idle")],
+)
+def test_a_read_only_image_costs_no_data_and_status_tells_the_truth(
+    build: qemu.Build,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    situation: str,
+) -> None:
+    """As ext4 does at an error of its disk: everything open for writing fails from then on."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
+    with ExitStack() as stack:
+        disks: dict[str, Ext4] = {}
+        for name in {"a": ["img-a", "img-b"], "b": ["img-a", "img-b"], "both": ["img"]}[place]:
+            disks[name] = stack.enter_context(ext4_filesystem(tmp_path / name, 48))
+        pair = stack.enter_context(mortal(tmp_path, build))
+        move_images(pair, {n: tmp_path / ("img" if place == "both" else f"img-{n}") for n in "ab"})
+        pair.type("start", str(pair.file), *(["--no-protect"] if situation == "protection" else []))
+        pair.mark()
+        broken = disks["img" if place == "both" else f"img-{place}"]
+        broken.abort()
+        play(pair, situation)
+        true_status(pair)
+        assert pair.marked()
+        said = pair.type("stop", pair.name, "--force", "--yes")
+        assert "is stopped" in said, said
+        assert not paths.pair_dir(pair.name).exists()
+        broken.mend()
+        said = pair.type("start", str(pair.file), "--no-protect")
+        assert pair.marked() and pair.guests() == 1, said

@@ -7,7 +7,8 @@ import errno
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from coloctl.lab import qemu
@@ -28,6 +29,18 @@ WRITER = (
 )
 
 
+#: The same, but it waits for a key first, and then for a second more.
+TOLD_WRITER = (
+    bytes.fromhex(
+        "31c0 8ed8 8ec0 8ed0 bc0070 8816557c fb b400 cd16 a16c04 83c014 39066c04 72fa"
+        "be567c 8a16557c b80043 cd13 b045 7202 b077"
+        "baf803 ee 6681065e7c80000000 66813e5e7c00780000 72d6 66c7065e7c00080000 ebcb"
+        "80 1000 4000 0080 0000 0008000000000000"
+    ).ljust(510, b"\0")
+    + b"\x55\xaa"
+)
+
+
 @contextlib.contextmanager
 def small_filesystem(folder: Path, mib: int) -> Iterator[Path]:
     """A tmpfs of ``mib`` MiB lies at ``folder`` inside the block."""
@@ -39,22 +52,44 @@ def small_filesystem(folder: Path, mib: int) -> Iterator[Path]:
         call("umount2", os.fsencode(folder), MNT_DETACH)
 
 
+@dataclass(frozen=True)
+class Ext4:
+    """An ext4 in a file, mounted at ``folder``."""
+
+    folder: Path
+    file: Path
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", str(self.file), str(self.folder)], check=True)
+
+    def abort(self) -> None:
+        """Make it read-only while it is in use, as an error of its disk does."""
+        subprocess.run(["sync", "-f", str(self.folder)], check=True)
+        subprocess.run(["mount", "-o", "remount,abort", str(self.folder)], check=True)
+
+    def mend(self) -> None:
+        """Check and mount it anew, as an operator does; nothing may use it."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+        done = subprocess.run(["e2fsck", "-fy", str(self.file)], capture_output=True, check=False)
+        assert done.returncode < 4, done.stdout
+        self.mount()
+
+
 @contextlib.contextmanager
-def ext4_filesystem(folder: Path, mib: int) -> Iterator[Callable[[], None]]:
-    """An ext4 of ``mib`` MiB lies at ``folder``; what is given makes it read-only while in use."""
+def ext4_filesystem(folder: Path, mib: int) -> Iterator[Ext4]:
+    """An ext4 of ``mib`` MiB lies at ``folder`` inside the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    image = folder.with_suffix(".ext4")
-    with image.open("wb") as file:
+    made = Ext4(folder, folder.with_suffix(".ext4"))
+    with made.file.open("wb") as file:
         file.truncate(mib << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(made.file)], check=True)
+    made.mount()
     try:
         folder.chmod(0o700)
-        remount = ["mount", "-o", "remount,abort", str(folder)]
-        yield lambda: subprocess.run(remount, check=True) and None
+        yield made
     finally:
         call("umount2", os.fsencode(folder), MNT_DETACH)
-        image.unlink()
+        made.file.unlink()
 
 
 @contextlib.contextmanager

@@ -130,12 +130,12 @@ class Mortal:
     def primary(self) -> str:
         return str(next(n["name"] for n in self.view()["nodes"] if n["role"] == "primary"))
 
-    def mark(self) -> None:
+    def mark(self, what: tuple[int, int, int] = MARK) -> None:
         """Write behind the guest's back, and let a checkpoint follow: only then both sides have it.
 
         None is under way meanwhile: a guest never writes during one, and qemu-io must not.
         """
-        byte, offset, length = MARK
+        byte, offset, length = what
         protected = self.view()["protection"] == "colo"
         with self._between_checkpoints() if protected else nullcontext():
             said = self.io(self.primary(), f"write -P {byte:#x} {offset} {length}")
@@ -168,8 +168,8 @@ class Mortal:
     def _checkpoints(self) -> int:
         return int(self.view()["checkpoints"]["count"])
 
-    def marked(self) -> bool:
-        byte, offset, length = MARK
+    def marked(self, what: tuple[int, int, int] = MARK) -> bool:
+        byte, offset, length = what
         said = self.io(self.primary(), f"read -P {byte:#x} {offset} {length}")
         return f"read {length}/{length} bytes" in said and "failed" not in said
 
