@@ -214,7 +214,7 @@ def test_a_flood_of_clients_is_taken_no_faster_than_is_allowed(server: MetricsSe
     floods = [threading.Thread(target=flood) for _ in range(8)]
     for one in floods:
         one.start()
-    time.sleep(2.0)
+    time.sleep(1.0)
     end.set()
     for one in floods:
         one.join(PATIENCE_S)

@@ -95,7 +95,7 @@ def test_one_that_is_stopped_is_noticed_sooner(tmp_path: Path) -> None:
 
 def test_a_frozen_supervisor_is_killed_and_replaced(tmp_path: Path) -> None:
     """Never two: the first is dead before the second begins, so it can never thaw."""
-    watched = Watched(tmp_path)
+    watched = Watched(tmp_path, stopped_s=1.0)
     try:
         first = watched.ask()
         os.kill(first, signal.SIGSTOP)

@@ -35,10 +35,19 @@ while True:
 """
 
 
+IMPATIENT = """
+import sys
+from coloctl.control import pulse, watcher
+pulse.STOPPED_S = {}
+sys.exit(watcher.main())
+"""
+
+
 class Watched:
     """A watcher with that program, and its socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stopped_s: float | None = None) -> None:
+        """``stopped_s``: for how long it bears a supervisor that is stopped."""
         self.folder = folder
         self.socket = folder / "s"
         self.pids = folder / "pids"
@@ -48,8 +57,11 @@ class Watched:
             listener.listen(16)
             fd = listener.fileno()
             argv = [sys.executable, "-S", "-c", PROGRAM, str(self.pids), str(fd)]
+            started = ["-m", "coloctl.control.watcher"]
+            if stopped_s is not None:
+                started = ["-c", IMPATIENT.format(stopped_s)]
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "coloctl.control.watcher", str(folder), *argv],
+                [sys.executable, "-P", *started, str(folder), *argv],
                 pass_fds=(fd,), stderr=subprocess.PIPE, text=True, start_new_session=True,
             )  # fmt: skip
 
