@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -269,7 +270,11 @@ def write_and_end(folder: Path, build: qemu.Build) -> Iterator[Mortal]:
         pair.type("stop", pair.name, "--force", "--yes")
 
 
-@pytest.mark.parametrize("place", ["a", "b", "both", "both-unwatched"])
+#: Set, the tests below play every case; docs/operating.md has what they saw then.
+EVERY = "COLOCTL_EVERY_FILESYSTEM" in os.environ
+
+
+@pytest.mark.parametrize("place", ["both", "both-unwatched", *(["a", "b"] if EVERY else [])])
 def test_a_guest_in_colo_that_finds_no_room_loses_nothing(
     build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -314,11 +319,12 @@ def freeze_until_one_ends(pair: Mortal) -> None:
     """No supervisor sees what happens until a QEMU has ended, or the watcher starts another."""
     view = pair.view()
     os.kill(view["supervisor_pid"], signal.SIGSTOP)
-    processes = [Path(f"/proc/{node['pid']}") for node in view["nodes"]]
+    programs = [Path(f"/proc/{node['pid']}/exe") for node in view["nodes"]]  # a zombie has none
     give_up = time.monotonic() + 4
-    while all(one.exists() for one in processes) and time.monotonic() < give_up:
+    while all(one.exists() for one in programs) and time.monotonic() < give_up:
         time.sleep(0.02)
-    os.kill(view["supervisor_pid"], signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(view["supervisor_pid"], signal.SIGCONT)
 
 
 def tell(pair: Mortal) -> None:
@@ -329,7 +335,9 @@ def tell(pair: Mortal) -> None:
 
 @pytest.mark.parametrize(
     ("place", "situation"),
-    [("a", "failover"), ("b", "failover"), ("b", "protection"), ("both", "idle")],
+    list(product(("a", "b", "both"), SITUATIONS))
+    if EVERY
+    else [("b", "failover"), ("b", "protection")],
 )
 def test_a_read_only_image_costs_no_data_and_status_tells_the_truth(
     build: qemu.Build,
