@@ -19,6 +19,9 @@ from coloctl.model.disk import DiskIdentity
 #: Filesystems that give a file another inode number whenever they are mounted.
 UNSTEADY = ("fuse", "vfat", "msdos", "exfat", "ntfs", "cifs", "smb")
 
+#: Filesystems of several machines: each may keep a time of its own until another one asks.
+SHARED = ("nfs", "ceph", "9p", "virtiofs", "lustre", "ocfs2", "gfs2", "afs", "gpfs")
+
 #: udev's names for a device that last, best first (udev(7), its database in /run/udev/data).
 UDEV_NAMES = ("DM_UUID", "MD_UUID", "ID_WWN_WITH_EXTENSION", "ID_WWN")
 
@@ -70,8 +73,9 @@ def identify(path: Path, kernel: Kernel = KERNEL) -> DiskIdentity:
         raise PreconditionFailed(
             f"{path} is neither a file nor a block device.", hint="correct it in the pair file"
         )
-    rest = f"{status.st_size} {status.st_mtime_ns}"
-    return DiskIdentity(f"file:{real}", _mark(real, status, kernel), machine, rest=rest)
+    kind = _filesystem(status.st_dev, kernel)
+    rest = "" if kind.startswith(SHARED) else f"{status.st_size} {status.st_mtime_ns}"
+    return DiskIdentity(f"file:{real}", _mark(real, status, kind), machine, rest=rest)
 
 
 def _absent(path: Path, machine: str) -> DiskIdentity:
@@ -81,9 +85,9 @@ def _absent(path: Path, machine: str) -> DiskIdentity:
     return DiskIdentity(f"{kind}:{path}", "", machine, device, stable=not device, present=False)
 
 
-def _mark(path: Path, status: os.stat_result, kernel: Kernel) -> str:
-    """The file's inode and the moment it was made: a number may be used again, both never."""
-    if _filesystem(status.st_dev, kernel).startswith(UNSTEADY):
+def _mark(path: Path, status: os.stat_result, filesystem: str) -> str:
+    """Name the file's inode and the moment it was made: a number may be used again, both never."""
+    if filesystem.startswith(UNSTEADY):
         return ""
     born = birth_ns(path)
     return f"inode {status.st_ino}" + (f" born {born}" if born else "")
@@ -184,7 +188,8 @@ def _loop(node: Path, backing: Path, kernel: Kernel, depth: int) -> tuple[str, s
             return "", ""
         below = _device(backing, backing, status.st_rdev, kernel, depth=depth - 1)
         return (f"loop:{below.key} at {offset}", below.mark) if below.stable else ("", "")
-    return f"loop:{backing} at {offset}", _mark(backing, status, kernel)
+    mark = _mark(backing, status, _filesystem(status.st_dev, kernel))
+    return f"loop:{backing} at {offset}", mark
 
 
 def _udev(number: int, kernel: Kernel) -> dict[str, str]:

@@ -179,3 +179,7 @@ def test_a_filesystem_with_other_inodes_after_each_mount_tells_by_path(tmp_path:
     assert identify(image, Kernel(mounts=mounts)).mark == ""
     mounts.write_text(f"22 1 {where} / / rw shared:1 - ext4 /dev/x rw\n")
     assert str(image.stat().st_ino) in identify(image, Kernel(mounts=mounts)).mark
+    assert identify(image, Kernel(mounts=mounts)).rest == f"0 {image.stat().st_mtime_ns}"
+    mounts.write_text(f"22 1 {where} / / rw shared:1 - nfs4 there:/x rw\n")
+    found = identify(image, Kernel(mounts=mounts))
+    assert found.mark and not found.rest, "another machine may know a later write"
