@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import random
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -107,6 +110,8 @@ async def promote(stage: Stage, records: Records, *, followed: bool) -> None:
 
 
 async def killed(stage: Stage) -> None:
+    """At any moment of the merge, which takes two seconds."""
+    await asyncio.sleep(random.uniform(0, 2))
     stage.primary.process.signal(signal.SIGKILL)
 
 
@@ -172,12 +177,29 @@ def several(spec: PairSpec, folder: Path, devices: dict[str, Path]) -> PairSpec:
     return replace(spec, disks=disks, replication=replication)
 
 
+def in_a_folder(spec: PairSpec, folder: Path, devices: dict[str, Path]) -> PairSpec:
+    """A raw file with its overlays in a folder that the pair file names."""
+    (folder / "overlays").mkdir()
+    disk = DiskSpec("disk0", {node: folder / f"{node}.disk" for node in NODES}, format="raw")
+    replication = ReplicationSpec(base_port=23000, overlay_dir=folder / "overlays")
+    return replace(spec, disks=(disk,), replication=replication)
+
+
 Ending = Callable[[Stage], Awaitable[None]]
+#: Played where `COLOCTL_EVERY_MERGE` is set.
+EVERY = list(
+    product(
+        (on_device, in_a_folder, several),
+        (killed, terminated, stopped, powered_off, unattended),
+    )
+)
 
 
 @pytest.mark.parametrize(
     ("shape", "ending"),
-    [
+    EVERY
+    if "COLOCTL_EVERY_MERGE" in os.environ
+    else [
         (on_device, killed),
         (on_device, stopped),
         (several, terminated),
