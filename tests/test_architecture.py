@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,12 @@ from support import house
 pytestmark = pytest.mark.unit
 
 
-@functools.cache
-def our_house() -> dict[str, house.Module]:
-    """Parse the product's sources once, and only in the worker that asks: it takes a second."""
+@pytest.fixture(scope="module")
+def ours() -> dict[str, house.Module]:
+    """Parse the product's sources, only in the worker that asks, and not for longer than it asks.
+
+    It takes a second, and millions of objects, which every garbage collection would look at.
+    """
     return house.read(Path(__file__).parents[1] / house.ROOT)
 
 
@@ -111,9 +113,9 @@ def name_of(value: object) -> str | None:
 
 
 @pytest.mark.parametrize("rule", BROKEN, ids=name_of)
-def test_the_house_keeps_the_rule(rule: house.Rule) -> None:
-    assert our_house(), "no source was found"
-    assert not list(rule(our_house())), rule.__doc__
+def test_the_house_keeps_the_rule(rule: house.Rule, ours: dict[str, house.Module]) -> None:
+    assert ours, "no source was found"
+    assert not list(rule(ours)), rule.__doc__
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ class Module:
     tree: ast.Module
     is_package: bool = False
 
+    @functools.cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree, found once for all rules."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def part(self) -> str:
         """The first name below the root, which decides the layer; the root itself is ''."""
@@ -114,7 +120,7 @@ def part_of(name: str) -> str:
 def imports(module: Module) -> Iterator[str]:
     """Dotted names that the module imports anywhere in its text, lazily or for types as well."""
     package = module.name if module.is_package else module.name.rpartition(".")[0]
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -185,7 +191,7 @@ def only_lab_and_host_enter_namespaces(tree: Tree) -> Iterator[str]:
     for module in tree.values():
         if module.part in {"lab", "host"}:
             continue
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             named = (
                 (isinstance(node, ast.Attribute) and node.attr in words)
                 or (isinstance(node, ast.Name) and node.id in words)
@@ -203,7 +209,7 @@ def model_is_pure(tree: Tree) -> Iterator[str]:
         for name in imports(module):
             if name.partition(".")[0] in ACTS:
                 yield f"{module.name} imports {name}, so it is not pure"
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"open", "print"}:
                 yield f"{module.name}:{node.lineno} calls {ast.unparse(node.func)}, not pure"
 
@@ -215,7 +221,7 @@ def retries_are_few_and_end(tree: Tree) -> Iterator[str]:
             continue
         if module.name not in RETRIES:
             yield f"{module.name} imports tenacity: only {_listed(RETRIES)} may"
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.Call) and _called(node) in {
                 "retry",
                 "Retrying",
@@ -241,7 +247,7 @@ def files_fit_in_the_head(tree: Tree) -> Iterator[str]:
         lines = module.source.count("\n")
         if lines >= FILE_LINES:
             yield f"{module.name} has {lines} lines, {FILE_LINES} or more"
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length >= FUNCTION_LINES:
@@ -253,7 +259,7 @@ def names_mean_something(tree: Tree) -> Iterator[str]:
     for module in tree.values():
         if module.name.rpartition(".")[2].strip("_") in {"util", "utils"}:
             yield f"{module.name}: a module is named after what it knows"
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef) and node.name.endswith(FORBIDDEN_ENDINGS):
                 yield f"{module.name}.{node.name}: a class is named after what it is"
 
