@@ -162,6 +162,11 @@ class Stuck:
         """Whether a processor was in one place without interrupts twice in a row."""
         return any(row.looks > 1 for row in self._rows.values())
 
+    @property
+    def suspected(self) -> bool:
+        """Whether a stretch ended so, or may end so."""
+        return any(row.ended or row.looks for row in self._rows.values())
+
     def seen_so(self, stretch: int) -> set[int]:
         """Return the processors that take no interrupt now, be it for a moment."""
         return {n for n, row in self._rows.items() if row.looks and row.stretch == stretch}

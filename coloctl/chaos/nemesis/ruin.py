@@ -137,18 +137,26 @@ def _deed(victim: Victim, how: str, share: float) -> Callable[[], None] | None:
     """Return what ruins that guest whenever it is called; None where nothing can."""
     if how == MACHINE_CHECK:
         return lambda: (victim.monitor(INJECT), None)[1]
+    chance = random.Random(how)
     if how == MEMORY:
         base = victim.physical(0)
+        pages = range(0, victim.memory(), PAGE)
+        bad = [at for at in pages if chance.random() < share]
         if base is None:
             return None
-        pages = range(0, victim.memory(), PAGE)
-        chance = random.Random(how)
-        bad = {base + at: chance.randbytes(LOST) for at in pages if chance.random() < share}
-        return lambda: _overwrite(victim, bad)
-    code = CODES[how]
+        return lambda: _overwrite(victim, {base + at: chance.randbytes(LOST) for at in bad})
     handlers = victim.handlers()
-    filled = code * (ENTRY // len(code))
-    return (lambda: _overwrite(victim, dict.fromkeys(handlers, filled))) if handlers else None
+    if not handlers:
+        return None
+
+    def replace() -> None:
+        # What follows the code is never reached, and other bytes each time: a translation of code
+        # beside it, made after the first time, would otherwise hide from the fresh-code plugin
+        # that the page has changed.
+        code = CODES[how] + chance.randbytes(ENTRY - len(CODES[how]))
+        _overwrite(victim, dict.fromkeys(handlers, code))
+
+    return replace
 
 
 def _overwrite(victim: Victim, places: Mapping[int, bytes]) -> None:
