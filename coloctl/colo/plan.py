@@ -161,6 +161,8 @@ def mark_overlays(spec: PairSpec) -> Plan:
     if not spec.disks:
         return ()
     return _steps(
+        "a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS)
+    ) + _steps(
         "written into an overlay when it is closed: when its image has everything",
         *(
             qmp.block_dirty_bitmap_add(
@@ -171,7 +173,7 @@ def mark_overlays(spec: PairSpec) -> Plan:
             )
             for i, _ in enumerate(spec.disks)
         ),
-    ) + _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS))
+    )
 
 
 def engage_filters(spec: PairSpec) -> Plan:

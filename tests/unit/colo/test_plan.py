@@ -253,3 +253,12 @@ def test_clean_up_tolerates_what_is_gone() -> None:
         assert announces or "not found" in step.tolerate
     lost = [step for step in plan.release_primary(spec) if "lost" in step.command.execute]
     assert lost[0].tolerate
+
+
+def test_the_witness_is_marked_before_any_overlay_gets_its_sign() -> None:
+    """Without a mark on it a killed QEMU would be taken for one that ended in order."""
+    first, *rest = plan.mark_overlays(make_spec(disks=2))
+    assert "witness" in first.command.arguments["command-line"]
+    assert [step.command.arguments["node"] for step in rest] == ["active0", "active1"]
+    assert all(step.command.arguments["persistent"] for step in rest)
+    assert plan.mark_overlays(make_spec(disks=0)) == ()
