@@ -59,6 +59,41 @@ def as_claimed(spec: PairSpec, known: Companion, claimed: int) -> Companion:
     )
 
 
+async def as_overruled(
+    spec: PairSpec, host: Host, known: Companion, claimed: int, *, qemu_img: Path
+) -> Companion:
+    """Call overlays pending that lie beside disks in doubt, which an operator begins with.
+
+    A claim, of generation ``claimed``, says that their node was promoted. Raises
+    `PreconditionFailed` where overlays hold something and there is no claim: it may be what clients
+    saw acknowledged, or what a secondary did that was never promoted.
+    """
+    if not known.doubt or not spec.disks:
+        return known
+    there = {}
+    for disk, found in names(spec, known.node).items():
+        if not all([await _is_file(host, path) for path in found[:2]]):
+            continue
+        if any([await overlay.has_data(Path(p), host.run, qemu_img=qemu_img) for p in found[:2]]):
+            there[disk] = found
+    if not there:
+        return known
+    if claimed:
+        pending = Worth.OVERLAY_PENDING
+        return replace(known, doubt="", state=pending, generation=claimed, overlays=there)
+    files = ", ".join(path for found in there.values() for path in found[:2])
+    raise PreconditionFailed(
+        f"{known.sentence()} Nor is it known whether {files} hold what clients of the guest saw "
+        "acknowledged and the image lacks.",
+        hint=f"move these files to another folder if node {known.node} was never promoted; else "
+        "bring back its IMAGE.generation or the machine's registry, and start without --from",
+    )
+
+
+async def _is_file(host: Host, path: str) -> bool:
+    return (await host.run(["test", "-f", path], deadline_s=HEADER_DEADLINE_S)).code == 0
+
+
 async def make(
     spec: PairSpec, host: Host, node: NodeName, sizes: Mapping[str, int], *, qemu_img: Path
 ) -> None:
@@ -173,8 +208,7 @@ async def _require_all(spec: PairSpec, host: Host, known: Companion) -> None:
                 hint="write the pair file as it was when the pair ran last",
             )
         for path in found[:2]:
-            there = await host.run(["test", "-f", path], deadline_s=HEADER_DEADLINE_S)
-            if there.code != 0:
+            if not await _is_file(host, path):
                 raise PreconditionFailed(
                     f"The image of node {known.node} lacks the guest's last writes, and {path}, "
                     "which has them, is not there.",
@@ -216,8 +250,7 @@ async def _killed(host: Host, witnesses: set[Path], qemu_img: Path) -> bool:
     A witness that is not there has been read already (`settle`).
     """
     for path in witnesses:
-        there = await host.run(["test", "-f", str(path)], deadline_s=HEADER_DEADLINE_S)
-        if there.code != 0:
+        if not await _is_file(host, str(path)):
             return False
         if not (await overlay.marks(path, host.run, qemu_img=qemu_img)).dirty:
             return False

@@ -19,7 +19,8 @@ from support.pairs import PATIENCE_S, Stage, firmware_spec, make_disks, supervis
 
 from coloctl.colo import overlays, registry
 from coloctl.colo.generation import Companion, Worth
-from coloctl.errors import ReplicationError
+from coloctl.errors import PreconditionFailed, ReplicationError
+from coloctl.ha.arbiter import FILE_NAME
 from coloctl.lab import qemu
 from coloctl.machine import blockdev
 from coloctl.machine.image import MIB
@@ -218,6 +219,38 @@ def test_a_merge_that_the_image_refuses_leaves_the_guest_serving(
 
     play(spec, build, story)
     asyncio.run(serves_again(spec, build, 0))
+
+
+@pytest.mark.parametrize("claim", ["kept", "lost"])
+def test_an_operator_s_word_does_not_pass_over_overlays(
+    tmp_path: Path, build: qemu.Build, claim: str
+) -> None:
+    """Both words about the survivor's disks were damaged in its merge, and a person names them."""
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        await promote(stage)
+        await acknowledge(stage.primary, spec, 0)
+        await acts.stop(stage.state, force=True)
+        image, hosts = spec.disks[0].image["b"], stage.state.ground.hosts
+        places = [registry.beside(image), registry.entry(await hosts["b"].identify(image))]
+        words = [place.read_bytes() for place in places]
+        for place in places:
+            place.write_bytes(b"")
+        watch, entered = stage.supervisor.watch, stage.supervisor.entered
+        starting = acts.start(stage.state, watch, entered, protected=False, begin_on="b")
+        if claim == "kept":
+            await starting
+            return
+        (stage.state.ground.folder / FILE_NAME).unlink()
+        with pytest.raises(PreconditionFailed, match="Nor is it known whether") as refused:
+            await starting
+        assert str(blockdev.overlays(spec, "b")[0].active) in refused.value.message
+        for place, word in zip(places, words, strict=True):
+            place.write_bytes(word)
+
+    play(spec, build, story)
+    asyncio.run(serves_again(spec, build, 1))
 
 
 def test_a_commit_that_is_cut_short_is_done_again(tmp_path: Path, build: qemu.Build) -> None:

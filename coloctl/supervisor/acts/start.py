@@ -147,12 +147,16 @@ async def _settle(
     state: PairState, known: Companion, promoted: tuple[NodeName, int] | None
 ) -> Companion:
     """Make the disks that the guest begins with whole; raises `PreconditionFailed`."""
+    spec, ground = state.spec, state.ground
     claimed = promoted[1] if promoted and promoted[0] == known.node else 0
+    known = await overlays.as_overruled(
+        spec, ground.hosts[known.node], known, claimed, qemu_img=ground.qemu_img
+    )
     return await overlays.settle(
-        state.spec,
-        state.ground.hosts,
-        overlays.as_claimed(state.spec, known, claimed),
-        qemu_img=state.ground.qemu_img,
+        spec,
+        ground.hosts,
+        overlays.as_claimed(spec, known, claimed),
+        qemu_img=ground.qemu_img,
         report=state.progress,
     )
 
