@@ -160,19 +160,16 @@ def mark_overlays(spec: PairSpec) -> Plan:
     """
     if not spec.disks:
         return ()
-    return _steps(
-        "a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS)
-    ) + _steps(
-        "written into an overlay when it is closed: when its image has everything",
-        *(
-            qmp.block_dirty_bitmap_add(
-                blockdev.overlay_ids(i)[0],
-                blockdev.CLOSED,
-                granularity=blockdev.CLOSED_GRANULARITY,
-                persistent=True,
-            )
-            for i, _ in enumerate(spec.disks)
-        ),
+    name, coarse = blockdev.CLOSED, blockdev.CLOSED_GRANULARITY
+    active = [blockdev.overlay_ids(i)[0] for i, _ in enumerate(spec.disks)]
+    return _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS)) + (
+        _steps(
+            "written into an overlay when it is closed: when its image has everything",
+            *(
+                qmp.block_dirty_bitmap_add(node, name, granularity=coarse, persistent=True)
+                for node in active
+            ),
+        )
     )
 
 
