@@ -230,9 +230,9 @@ class Pair:
         """Both nodes hold one checkpoint more; answers the number of it."""
         return int((await self._act(Acts.checkpoint))["count"])
 
-    async def verify(self) -> Document:
-        """Compare both nodes' disks while the guest runs; the document of `verify -f json`."""
-        return await self._act(Acts.verify)
+    async def verify(self, *, memory: bool | None = None) -> Document:
+        """Compare both nodes, ``memory`` or disks alone; the document of `verify -f json`."""
+        return await self._act(lambda acts: acts.verify(memory=memory))
 
     async def qmp(self, node: str, command: str, /, **arguments: Any) -> Any:
         """What the QEMU of a node returned; ``node`` is a, b, primary or secondary.

@@ -149,7 +149,7 @@ _WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "CHECKPOINT": _checkpoint,
     "FAILED_OVER": _failed_over,
     "DIAGNOSIS": lambda data: f"seen: {data['diagnosis']}. {data.get('evidence', '')}".rstrip(),
-    "VERIFIED": lambda data: f"disks: {data['outcome']}",
+    "VERIFIED": lambda data: f"both copies: {data['outcome']}",
     "PACE_CHANGED": lambda data: (
         f"a checkpoint after {data['after-ms']} ms, not {data['before-ms']}: {data['why']}"
     ),

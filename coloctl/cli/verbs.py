@@ -41,7 +41,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "fence": Verb("fence", "Vouch that a lost node is off."),
         "set": Verb("knobs", "Change settings of a running pair.", "set_values"),
         "checkpoint": Verb("knobs", "Take one checkpoint now."),
-        "verify": Verb("verify", "Compare both nodes' disks while the guest runs."),
+        "verify": Verb("verify", "Compare both nodes' disks and memory while the guest runs."),
         "qmp": Verb("knobs", "Send one QMP command to one node."),
     },
     "Looking": {

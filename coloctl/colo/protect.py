@@ -267,6 +267,14 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
     await _require_peers(act, deadline)
 
 
+async def next_checkpoint(primary: VM, deadline_s: float) -> None:
+    """A checkpoint that began after this call is complete; raises `DeadlineMissed`."""
+    deadline = Deadline(deadline_s)
+    with primary.monitor.listen("STOP", "RESUME") as events:
+        await events.next(deadline.remaining(), lambda event: event.name == "STOP")
+        await events.next(deadline.remaining(), lambda event: event.name == "RESUME")
+
+
 async def checkpoint_now(primary: VM, delay_ms: int, deadline_s: float) -> None:
     """Take a checkpoint that begins after this call, and make the period ``delay_ms``.
 

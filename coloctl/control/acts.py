@@ -176,9 +176,9 @@ class Acts:
         done: Document = self._ask("pair-checkpoint", KNOB_S)
         return done
 
-    def verify(self, wait_s: float = VERIFY_S) -> Document:
-        """The disks of both nodes were compared; answers what was found."""
-        found: Document = self._ask("pair-verify", wait_s)
+    def verify(self, wait_s: float = VERIFY_S, *, memory: bool | None = None) -> Document:
+        """Compare disks and memory of both nodes; answers what was found."""
+        found: Document = self._ask("pair-verify", wait_s, memory=memory)
         return found
 
     def qmp(

@@ -81,6 +81,7 @@ ALL_COMMANDS = (
             Argument("verb", "str", "the verb as on the command line, such as failover"),
             Argument("to", "str", "the node to promote, for failover", True, _NODE),
             Argument("settings", "object", "new values by name, for set", True),
+            Argument("memory", "bool", "for verify: whether memory is compared", True),
         ),
     ),
     Command(
@@ -159,9 +160,16 @@ ALL_COMMANDS = (
     ),
     Command(
         "pair-verify",
-        "Compares the disks of both nodes while the guest runs; answers when that is over.",
+        "Compares disks and memory of both nodes while the guest runs; answers when that is over.",
         "{at, outcome, took_s, ended_s, primary, secondary, disks: [{disk, size, read, differs, "
-        "unsettled}], reason, memory}; outcome is equal, different or broken-off",
+        "unsettled}], reason, memory, pages: {block, pages, same, moving, different, places, "
+        "left_out} or null}; outcome is equal, different or broken-off, and memory says why pages "
+        "is null",
+        (
+            Argument(
+                "memory", "bool", "whether memory is compared; as the pair file unless given", True
+            ),
+        ),
     ),
     Command(
         "node-qmp",

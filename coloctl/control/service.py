@@ -160,6 +160,7 @@ class Service:
             primary=primary.name if primary else "a",
             delay_ms=state.delay_ms,
             tuning=state.tuning.changed(arguments.get("settings", {}), state.spec.name),
+            memory=arguments.get("memory"),
         )
 
     async def _start(self, arguments: Arguments) -> Any:
@@ -249,7 +250,8 @@ class Service:
         return {"count": view.checkpoints.count, "pause-ms": view.checkpoints.last_pause_ms}
 
     async def _verify(self, arguments: Arguments) -> Any:
-        return (await self.supervisor.verifying.verify()).to_json()
+        memory = arguments.get("memory")
+        return (await self.supervisor.verifying.verify(memory=memory)).to_json()
 
     async def _qmp(self, arguments: Arguments) -> Any:
         vm = self.state.seats[arguments["node"]].vm

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from coloctl.host.scratch import Scratch
 from coloctl.model.disk import DiskIdentity
 
 
@@ -33,5 +34,12 @@ class Files(Protocol):
 
         ``make_folder`` makes its folder where it is missing. Raises `PreconditionFailed`; the file
         is as it was then. Cancelled, it is one or the other.
+        """
+        ...
+
+    def scratch(self) -> Scratch:
+        """Make memory that a QEMU on this host writes into; raises `PreconditionFailed`.
+
+        The caller closes it.
         """
         ...

@@ -39,6 +39,7 @@ from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speak
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess
 from coloctl.host.program import Program, adopt_program, kill_program
+from coloctl.host.scratch import Scratch
 from coloctl.host.tap import check, exists, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
@@ -251,6 +252,8 @@ class LocalHost(Doorkeeper):
     async def identify(self, path: Path) -> DiskIdentity:
         """See `Host.identify`. Namespaces of this machine share its disks."""
         return await aside.aside(lambda: disk.identify(path))
+
+    scratch = staticmethod(Scratch)  # namespaces of this machine share its memory
 
     async def read_file(self, path: Path, limit: int) -> bytes | None:
         """See `Host.read_file`. Namespaces of this machine share its files."""

@@ -89,7 +89,7 @@ class Metrics:
         )
         self._verifications = counter(
             "coloctl_verifications",
-            "Comparisons of both nodes' disks that are over, by outcome.",
+            "Comparisons of both nodes' copies that are over, by outcome.",
             "outcome", [str(outcome) for outcome in Outcome],
         )  # fmt: skip
         self._near_misses = counter(

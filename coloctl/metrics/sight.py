@@ -180,6 +180,12 @@ GAUGES: tuple[Gauge, ...] = (
         lambda v, _: float(v.verified.different) if v.verified else 0.0,
     ),
     Gauge(
+        "coloctl_different_pages",
+        "Pages of memory that differed at the last comparison; 0 without one.",
+        "pages",
+        lambda v, _: float(v.verified.pages.different) if v.verified and v.verified.pages else 0.0,
+    ),
+    Gauge(
         "coloctl_view_age_seconds",
         "How long ago the supervisor last looked at the pair.",
         "seconds",

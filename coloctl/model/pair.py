@@ -189,9 +189,10 @@ class OnDifference(StrEnum):
 
 @dataclass(frozen=True)
 class VerifySpec:
-    every_s: float = 0.0  #: how often the disks are compared by themselves; 0: never
+    every_s: float = 0.0  #: how often both copies are compared by themselves; 0: never
     rate: int = 0  #: bytes per second that are read on each node; 0: no limit
     on_difference: OnDifference = OnDifference.REPORT
+    memory: bool = False  #: compare the guest's memory too
 
 
 @dataclass(frozen=True)

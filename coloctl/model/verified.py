@@ -1,4 +1,4 @@
-"""What a comparison of both nodes' disks found, to and from JSON."""
+"""What a comparison of both nodes' disks and memory found, to and from JSON."""
 
 from __future__ import annotations
 
@@ -31,6 +31,25 @@ class DiskVerified:
 
 
 @dataclass(frozen=True)
+class MemoryVerified:
+    """The guest's main memory, in pages of 4 KiB; `colo.pages` says what that proves."""
+
+    block: str  #: QEMU's name of it
+    pages: int  #: that were looked at
+    same: int  #: still on both sides, and equal
+    moving: int  #: written between two looks, so that nothing can be said of them
+    different: int  #: still on both sides, and not equal
+    #: The first ranges that differ: guest-physical addresses.
+    places: tuple[tuple[int, int], ...] = ()
+    left_out: int = 0  #: bytes of the guest's memory that were not looked at
+
+    @property
+    def still(self) -> int:
+        """Pages of which something can be said."""
+        return self.same + self.different
+
+
+@dataclass(frozen=True)
 class Verified:
     """One verification of a pair."""
 
@@ -42,12 +61,19 @@ class Verified:
     secondary: str
     disks: tuple[DiskVerified, ...] = ()
     reason: str = ""  #: why it was broken off, a sentence
-    #: Why the guest's memory was not compared, a sentence.
+    #: Why the guest's memory was not compared, a sentence; empty where it was.
     memory: str = ""
+    pages: MemoryVerified | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything does."""
+        memory = self.pages is not None and self.pages.different > 0
+        return memory or any(disk.differs for disk in self.disks)
 
     @property
     def different(self) -> int:
-        """Bytes of chunks that differ, of all disks together."""
+        """Bytes of chunks that differ, of all disks together; memory is counted in pages."""
         return sum(end - begin for disk in self.disks for begin, end in disk.differs)
 
     def to_json(self) -> dict[str, Any]:
@@ -67,15 +93,22 @@ class Verified:
             )
             for disk in document["disks"]
         )
-        return cls(**{**document, "outcome": Outcome(document["outcome"]), "disks": disks})
+        pages = document.get("pages")  # an earlier coloctl knew nothing of them
+        if pages is not None:
+            pages = MemoryVerified(**{**pages, "places": _ranges(pages["places"])})
+        outcome = Outcome(document["outcome"])
+        return cls(**{**document, "outcome": outcome, "disks": disks, "pages": pages})
 
     def sentence(self) -> str:
         """What was found, for an operator."""
         if self.outcome is Outcome.BROKEN_OFF:
             return f"It was broken off: {self.reason}"
         if self.outcome is Outcome.EQUAL:
-            return " ".join(_alike(disk) for disk in self.disks)
+            alike = [_alike(disk) for disk in self.disks]
+            return " ".join([*alike, *([_still(self.pages)] if self.pages else [])])
         wrong = [_differs(disk, self.secondary, self.primary) for disk in self.disks]
+        if self.pages is not None and self.pages.different:
+            wrong.append(_other(self.pages, self.secondary, self.primary))
         return " ".join(filter(None, wrong))
 
 
@@ -106,4 +139,20 @@ def _differs(disk: DiskVerified, secondary: str, primary: str) -> str:
     return (
         f"Disk {disk.disk} of node {secondary} is not that of node {primary} in {size(length)}, "
         f"at byte {first}{more}."
+    )
+
+
+def _other(memory: MemoryVerified, secondary: str, primary: str) -> str:
+    count = f"{memory.different} pages" if memory.different > 1 else "one page"
+    more = f", and {len(memory.places) - 1} more places" if len(memory.places) > 1 else ""
+    return (
+        f"The memory of node {secondary} is not that of node {primary} in {count}, at "
+        f"guest-physical address {memory.places[0][0]:#x} ({memory.block}){more}."
+    )
+
+
+def _still(memory: MemoryVerified) -> str:
+    return (
+        f"Of {memory.pages} pages of memory {memory.still} were still, and these are the same on "
+        "both nodes."
     )

@@ -41,6 +41,9 @@ __all__ = ["MAX_UNANSWERED", "Event", "Record", "Session"]
 #: times that means it hangs, and what is written to it would only pile up here.
 MAX_UNANSWERED = 64
 
+#: Commands that take the descriptor which came before them.
+TAKERS = frozenset({"getfd", "add-fd"})
+
 
 class Session:
     """One connection to one monitor. Made by `open`; always ended with `aclose`."""
@@ -186,12 +189,12 @@ class Session:
     def _pass(self, fd: int) -> None:
         """``fd`` lies in the socket just before the command that will be written next.
 
-        QEMU keeps the last descriptor that came until a ``getfd`` takes it, so only one may be on
-        its way; and the blank that carries it must not fall into the middle of another command.
+        QEMU keeps the last descriptor that came until a command of `TAKERS` takes it, so only one
+        may be on its way; and the blank that carries it must not fall into another command.
         """
         self._check_open()
-        if "getfd" in self._client.unanswered.values():
-            raise Unreachable(f"{self.name} has not answered an earlier getfd yet.")
+        if earlier := TAKERS.intersection(self._client.unanswered.values()):
+            raise Unreachable(f"{self.name} has not answered an earlier {min(earlier)} yet.")
         if self._client.unsent:
             raise Unreachable(f"The monitor of {self.name} does not read what is sent to it.")
         try:

@@ -162,7 +162,10 @@ def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
             mirror_rate=file.policy.mirror_rate,
         ),
         verify=pair.VerifySpec(
-            file.verify.every, file.verify.rate, pair.OnDifference(file.verify.on_difference)
+            file.verify.every,
+            file.verify.rate,
+            pair.OnDifference(file.verify.on_difference),
+            file.verify.memory,
         ),
         source=source,
     )

@@ -230,7 +230,7 @@ class PolicyTable(Table):
 
 
 class VerifyTable(Table):
-    """When the disks of both nodes are compared, and what follows."""
+    """When the disks and the memory of both nodes are compared, and what follows."""
 
     every: Annotated[float, BeforeValidator(values.period), WithJsonSchema(_PERIOD)] = 0.0
     """How often they are compared while the pair is in COLO: 12h, 1d, 1w; 0 is never."""
@@ -238,7 +238,9 @@ class VerifyTable(Table):
     """How fast they are read for that on each node, bytes per second with a unit: 50MiB; 0 is
     unlimited."""
     on_difference: Literal["report", "resync"] = "report"
-    """When they differ: tell it, or make a fresh secondary from the primary's disks."""
+    """When disks differ: tell it, or make a fresh secondary from the primary's disks."""
+    memory: bool = False
+    """Whether the guest's memory is compared besides the disks; what differs there is told."""
 
 
 class PairFile(Table):

@@ -1,4 +1,4 @@
-"""What goes on beside the acts of a pair: its guests compared, its disks verified.
+"""What goes on beside the acts of a pair: its guests compared, its copies verified.
 
 Held by `PairState`; written by `supervisor.contrast` and `supervisor.verifying`.
 """
@@ -17,7 +17,7 @@ from coloctl.model.strangers import Stranger, TurnedAway
 from coloctl.model.verified import Verified
 from coloctl.vm import VM
 
-#: Acts that a verification of the disks goes on beside; any other breaks it off.
+#: Acts that a verification goes on beside; any other breaks it off.
 _BESIDE = frozenset({"checkpoint", "set"})
 #: Secondaries that diverged so long ago say nothing of the next one, seconds.
 LATELY_S = 600.0
@@ -41,6 +41,8 @@ class Beside:
     verified: Verified | None = None  #: what the last verification found
     verification: asyncio.Task[None] | None = None
     left: VM | None = None  #: a primary that may still show its disks to programs
+    asking: bool = False  #: a verification has asked for the checkpoint that comes next
+    lent: tuple[VM, ...] = ()  #: QEMUs that may still have what their memory was written into
     #: Clears away what a verification that was broken off has left.
     tidy: Callable[[], Awaitable[None]] = _at_once
 

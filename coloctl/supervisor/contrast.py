@@ -258,7 +258,8 @@ class Contrasting:
     def _count(self, session: _Session) -> None:
         """A checkpoint has begun: was it forced because an answer had no twin?"""
         period_s = session.primary.ledger.last_period_s
-        if period_s is None or self.state.act:  # an act takes checkpoints of its own
+        asked = self.state.act or self.state.beside.asking  # it was no answer that forced it
+        if period_s is None or asked:
             return
         session.unmatched = next_unmatched(
             session.unmatched,

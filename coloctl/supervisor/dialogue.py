@@ -35,12 +35,14 @@ def dialogue(
     tuning: Tuning | None = None,
     protect: bool = True,
     in_sync: bool = True,
+    memory: bool | None = None,
 ) -> Items:
     """The steps of ``verb`` for a pair that is in ``protection`` now.
 
     ``primary`` is the node that runs the guest. ``in_sync``: the images of both nodes are known to
     be equal, which matters for a start from nothing only. ``tuning`` is what the settings are to
-    be, for ``set``; those of ``spec`` hold now. Raises what the verb itself would raise
+    be, for ``set``; those of ``spec`` hold now. ``memory``: whether ``verify`` compares it, None
+    leaves that to ``spec``. Raises what the verb itself would raise
     at once, and `UsageError` for a verb that has no dialogue.
     """
     if verb == "start":
@@ -64,7 +66,7 @@ def dialogue(
         "failover": lambda: _failover(spec, protection, primary, to),
         "stop": lambda: _stop(spec, protection, primary),
         "set": lambda: _set(spec, protection, primary, tuning or Tuning.of(spec)),
-        "verify": lambda: _verify(spec, ground, protection, primary, delay),
+        "verify": lambda: _verify(spec, ground, protection, primary, delay, memory=memory),
         "checkpoint": lambda: _checkpoint(spec, protection, primary, delay),
     }
     if verb not in verbs:
@@ -111,10 +113,20 @@ def _switchover(
 
 
 def _verify(
-    spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, delay_ms: int
+    spec: PairSpec,
+    ground: Ground,
+    protection: Protection,
+    primary: NodeName,
+    delay_ms: int,
+    *,
+    memory: bool | None,
 ) -> Items:
     taken = _checkpoint(spec, protection, primary, delay_ms)
-    return dialogue_disks.verified(spec, ground, primary, taken)
+    pages = spec.verify.memory if memory is None else memory
+    return [
+        *dialogue_disks.verified(spec, ground, primary, taken),
+        *(dialogue_disks.compared_pages(primary, taken) if pages else []),
+    ]
 
 
 def _begin(

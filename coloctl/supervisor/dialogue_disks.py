@@ -1,12 +1,13 @@
-"""What is said while the disks of a new secondary are brought in sync; pure."""
+"""What is said while disks are brought in sync, and both copies compared; pure."""
 
 from __future__ import annotations
 
-from coloctl.colo import difference_plan, plan
+from coloctl.colo import difference_plan, pages, plan
 from coloctl.colo.launch import Ground
-from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.pair import NodeName, PairSpec, other
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp
+from coloctl.qmp import ram
 from coloctl.supervisor.dialogue_items import Items, act, command, said
 
 
@@ -46,6 +47,28 @@ def verified(spec: PairSpec, ground: Ground, primary: NodeName, checkpoint: Item
         *checkpoint,
         act(primary, "read again what differed, behind each of four checkpoints", ""),
         *said(primary, difference_plan.drop(spec)),
+    ]
+
+
+def compared_pages(primary: NodeName, checkpoint: Items) -> Items:
+    """The memory of both is read by the chunk; ``checkpoint`` is what one checkpoint is told."""
+    nodes = (primary, other(primary))
+    return [
+        *(
+            command(node, one, why)
+            for node in nodes
+            for one, why in (
+                (ram.query_memory_size_summary(), ""),
+                (ram.info_mtree(), "which addresses are memory and no device"),
+                (ram.remove_fd(pages.FDSET), ""),
+                (ram.add_fd(pages.FDSET), "memory without a name, for a chunk at a time"),
+            )
+        ),
+        *(act(node, "pmemsave of every MiB, hash each page", "") for node in nodes),
+        *checkpoint,
+        *(act(node, "the same again, compare pages that did not change", "") for node in nodes),
+        act(primary, f"look again at pages that differ, behind {pages.LOOKS} checkpoints", ""),
+        *(command(node, ram.remove_fd(pages.FDSET), "") for node in nodes),
     ]
 
 

@@ -49,7 +49,7 @@ class Pacing:
     def stopped(self, primary: Seat) -> None:
         """A checkpoint has begun: what the last one called for is set now."""
         state, pace = self.state, self.state.pace
-        self._asked = bool(state.act) or self._is_setting()
+        self._asked = bool(state.act) or state.beside.asking or self._is_setting()
         if not self._paces() or self._asked or primary.vm is None:
             return
         if pace.wanted_ms != pace.delay_ms:

@@ -25,8 +25,10 @@ MESSAGE_MAX = 8 << 10
 #: Commands without an answer that are remembered; a monitor takes no more (`qmp.session`).
 OPEN_MAX = 128
 
-#: What is asked again and again while nothing happens.
-CHATTER = frozenset({"query-yank", "query-status", "query-migrate", "query-colo-status"})
+#: What is asked again and again while nothing happens; ``pmemsave`` by a comparison of memory.
+CHATTER = frozenset(
+    {"query-yank", "query-status", "query-migrate", "query-colo-status", "pmemsave"}
+)
 
 Wall = Callable[[], float]
 

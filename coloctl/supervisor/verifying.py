@@ -1,4 +1,4 @@
-"""Compare both nodes' disks while the pair is in COLO: when an operator asks, and now and then.
+"""Compare both nodes' disks and memory in COLO: when an operator asks, and now and then.
 
 Called by `supervisor.loop` (`tick`, about once a second) and by `control.service` (`verify`).
 Invariants: one verification at a time; it is no act, so that nothing waits for it, and any act but
@@ -11,19 +11,20 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
-from coloctl.colo import difference
+from coloctl.colo import difference, pages
 from coloctl.colo.programs import NotComparable
-from coloctl.colo.protect import checkpoint_now
+from coloctl.colo.protect import checkpoint_now, next_checkpoint
 from coloctl.colo.verify import Comparing, verify
-from coloctl.errors import ColoctlError, NotProtected
+from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
 from coloctl.journal import wall_clock
 from coloctl.model import event
 from coloctl.model.event import Kind
 from coloctl.model.pair import OnDifference, Role
 from coloctl.model.protection import Protection
-from coloctl.model.verified import DiskVerified, Outcome, Verified
+from coloctl.model.verified import DiskVerified, MemoryVerified, Outcome, Verified
 from coloctl.supervisor.acts.tune import CHECKPOINT_DEADLINE_S
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
@@ -32,14 +33,24 @@ log = logging.getLogger(__name__)
 
 #: One that was broken off is tried again so much later, or after `[verify] every` if that is less.
 AGAIN_S = 600.0
+#: How long a comparison of memory waits for a checkpoint before it asks for one, seconds.
+PATIENCE_S = 2.0
 #: How often its progress is told, seconds.
 TELL_S = 1.0
 
-#: Why memory is not compared: docs/qemu.md, "What can be compared".
-MEMORY = (
-    "The guest's memory was not compared: QEMU lets the secondary run on as soon as it has loaded "
-    "a checkpoint, and has no way to read both sides at the moment at which they are equal."
-)
+#: What is said of memory that was not compared.
+LEFT_OUT = "The guest's memory was left out."
+NOT_REACHED = "The guest's memory was not compared."
+
+
+@dataclass
+class _Found:
+    """What one verification has found so far; ``why`` it is broken off, empty where it is not."""
+
+    disks: tuple[DiskVerified, ...] = ()
+    pages: MemoryVerified | None = None
+    memory: str = NOT_REACHED
+    why: str = "The supervisor ended."
 
 
 class Verifying:
@@ -52,19 +63,21 @@ class Verifying:
         self._protected_s: float | None = None  # since when the first verification is waited for
         self._told_s = 0.0
 
-    async def verify(self) -> Verified:
+    async def verify(self, *, memory: bool | None = None) -> Verified:
         """Return what a comparison finds, of the one under way where there is one.
 
+        ``memory``: whether the guest's memory is compared; None leaves that to the pair file.
         Raises `NotProtected` outside COLO. A caller that leaves does not end it.
         """
-        self._begin()
+        self._begin(self.state.spec.verify.memory if memory is None else memory)
         assert self._found is not None
         return await asyncio.shield(self._found)
 
     def tick(self) -> None:
         """Begin a verification when one is due."""
         state, every_s = self.state, self.state.spec.verify.every_s
-        if state.beside.left is not None and not state.act and not self._under_way():
+        leavings = state.beside.left is not None or state.beside.lent
+        if leavings and not state.act and not self._under_way():
             self._spawn(self._tidy())
         if state.protection is not Protection.COLO or state.act:
             return
@@ -80,12 +93,16 @@ class Verifying:
             since_s = last.ended_s - (max(0.0, every_s - AGAIN_S) if again else 0.0)
         if now_s - since_s >= every_s:
             with contextlib.suppress(ColoctlError):
-                self._begin()
+                self._begin(state.spec.verify.memory)
 
     async def tidy(self) -> None:
-        """Leave nothing of a comparison in the primary; raises `MonitorError`."""
+        """Leave nothing of a comparison in either QEMU; raises `MonitorError`."""
         beside = self.state.beside
         left, beside.left = beside.left, None
+        lent, beside.lent = beside.lent, ()
+        for vm in lent:
+            if any(seat.vm is vm for seat in self.state.seats.values()):
+                await pages.forget(vm)
         primary = self.state.seat_of(Role.PRIMARY)
         if left is not None and primary is not None and primary.vm is left:
             await difference.drop(self.state.spec, left)
@@ -105,77 +122,94 @@ class Verifying:
     def _under_way(self) -> bool:
         return self._found is not None and not self._found.done()
 
-    def _begin(self) -> None:
+    def _begin(self, memory: bool) -> None:
         state = self.state
         if self._under_way():
             return
         if state.protection is not Protection.COLO:
             raise NotProtected(
                 f"Pair {state.spec.name} is {state.protection}: there is no second copy of its "
-                "disks to compare.",
+                "guest to compare.",
                 hint=f"`coloctl wait {state.spec.name} --for colo` waits until there is",
             )
         self._found = asyncio.get_running_loop().create_future()
-        state.beside.verification = self._spawn(self._run(self._found))
+        state.beside.verification = self._spawn(self._run(self._found, memory))
 
-    async def _run(self, found: asyncio.Future[Verified]) -> None:
+    async def _run(self, told: asyncio.Future[Verified], memory: bool) -> None:
         state = self.state
         began_s = state.clock.now()
         primary, secondary = state.vm_of(Role.PRIMARY), state.vm_of(Role.SECONDARY)
-        disks: tuple[DiskVerified, ...] = ()
-        why = "The supervisor ended."
+        found = _Found() if memory else _Found(memory=LEFT_OUT)
         try:
-            disks, why = await self._compare(primary, secondary)
+            await self._compare(primary, secondary, found, memory)
         except asyncio.CancelledError:
-            why = f"'{state.act}' was begun." if state.act else why
+            found.why = f"'{state.act}' was begun." if state.act else found.why
         except ColoctlError as error:
-            why = error.message
+            found.why = error.message
         except Exception as error:
             log.exception("A verification went wrong")
-            why = f"It went wrong: {error}."
+            found.why = f"It went wrong: {error}."
         finally:
             ended_s = state.clock.now()
-            outcome = Outcome.BROKEN_OFF if why else Outcome.EQUAL
-            if not why and any(disk.differs for disk in disks):
-                outcome = Outcome.DIFFERENT
             report = Verified(
                 at=wall_clock().isoformat(timespec="seconds"),
-                outcome=outcome,
+                outcome=Outcome.BROKEN_OFF if found.why else Outcome.EQUAL,
                 took_s=round(ended_s - began_s, 1),
                 ended_s=ended_s,
                 primary=primary.node,
                 secondary=secondary.node,
-                disks=disks,
-                reason=why,
-                memory=MEMORY,
+                disks=found.disks,
+                reason=found.why,
+                memory=found.memory,
+                pages=found.pages,
             )
+            if report.differs:  # also where the rest was broken off
+                report = replace(report, outcome=Outcome.DIFFERENT)
             self._conclude(report)
-            if not found.done():
-                found.set_result(report)
+            if not told.done():
+                told.set_result(report)
 
-    async def _compare(self, primary: VM, secondary: VM) -> tuple[tuple[DiskVerified, ...], str]:
-        """What was found, and why nothing was; one of them is empty."""
-        state = self.state
+    async def _compare(self, primary: VM, secondary: VM, found: _Found, memory: bool) -> None:
+        """Fill ``found``; it is whole where ``why`` is empty. Raises `ColoctlError`."""
+        state, rate = self.state, self.state.spec.verify.rate
 
         async def checkpoint() -> None:
-            await checkpoint_now(primary, state.period_ms(), CHECKPOINT_DEADLINE_S)
+            state.beside.asking = True
+            try:
+                await checkpoint_now(primary, state.period_ms(), CHECKPOINT_DEADLINE_S)
+            finally:
+                state.beside.asking = False
+
+        async def passed() -> None:
+            try:
+                await next_checkpoint(primary, PATIENCE_S)
+            except DeadlineMissed:
+                await checkpoint()
 
         state.beside.left = primary
-        work = Comparing(
-            state.spec, primary, secondary, checkpoint, self._tell, rate=state.spec.verify.rate
-        )
+        work = Comparing(state.spec, primary, secondary, checkpoint, self._tell, rate=rate)
         try:
-            disks = await verify(work)
+            found.disks = await verify(work)
         except NotComparable as error:
-            return (), f"{error.why.rstrip('.')}."
+            found.why = f"{error.why.rstrip('.')}."
+            return
         state.beside.left = None
-        return disks, ""
+        if memory:
+            state.beside.lent = (primary, secondary)
+            tell = partial(self._tell, step="memory")
+            reading = pages.Reading(primary, secondary, passed, tell, rate=rate)
+            try:
+                found.pages = await pages.compare(reading)
+                found.memory, state.beside.lent = "", ()
+            except NotComparable as error:  # what was found of the disks is true all the same
+                found.memory = f"The guest's memory was not compared: {error.why.rstrip('.')}."
+        found.why = ""
 
-    def _tell(self, done: int, total: int) -> None:
+    def _tell(self, done: int, total: int, step: str = "compare") -> None:
         now_s = self.state.clock.now()
         if now_s - self._told_s >= TELL_S:
             self._told_s = now_s
-            told = {"act": "verify", "step": "compare", "done": done, "total": total}
+            told = {"act": "verify", "step": step, "done": done, "total": total}
             self.state.emit("PROGRESS", told)
 
     def _conclude(self, report: Verified) -> None:
@@ -188,7 +222,9 @@ class Verifying:
         state.emit("VERIFIED", {"outcome": report.outcome, "report": asdict(report)})
         if report.outcome is Outcome.DIFFERENT:
             log.error("%s", report.sentence())
-            if state.spec.verify.on_difference is OnDifference.RESYNC:
+            # Other memory is evidence and no proof (`colo.pages`): nothing follows from it.
+            disks = any(disk.differs for disk in report.disks)
+            if disks and state.spec.verify.on_difference is OnDifference.RESYNC:
                 state.beside.unlike = (report.sentence(),)
                 seat = state.seat_of(Role.SECONDARY)
                 state.beside.unlike_of = seat.vm if seat is not None else None

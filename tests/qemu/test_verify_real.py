@@ -33,7 +33,9 @@ def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
     build = qemu_builds("11.1")
     described = firmware_spec(tmp_path, build, "tcg", automatic=True)
     described = replace(
-        described, disks=tuple(replace(disk, format="raw") for disk in described.disks)
+        described,
+        disks=tuple(replace(disk, format="raw") for disk in described.disks),
+        verify=VerifySpec(memory=False),
     )
     asyncio.run(make_disks(described, build.img))
     return described
@@ -96,7 +98,7 @@ def test_where_the_primary_is_trusted_a_damaged_replica_is_given_up_and_made_ane
 ) -> None:
     spec = replace(
         spec,
-        verify=VerifySpec(on_difference=OnDifference.RESYNC),
+        verify=VerifySpec(memory=False, on_difference=OnDifference.RESYNC),
         policy=replace(spec.policy, auto_reprotect=True),
     )
 
@@ -124,7 +126,7 @@ def test_where_the_primary_is_trusted_a_damaged_replica_is_given_up_and_made_ane
 def test_a_node_that_is_lost_meanwhile_breaks_it_off_and_is_survived(
     spec: PairSpec, lost: Role
 ) -> None:
-    spec = replace(spec, verify=VerifySpec(rate=64 * 1024))
+    spec = replace(spec, verify=VerifySpec(memory=False, rate=64 * 1024))
 
     async def check() -> None:
         async with supervised(spec) as stage:
@@ -147,7 +149,7 @@ def test_a_node_that_is_lost_meanwhile_breaks_it_off_and_is_survived(
 
 
 def test_an_act_does_not_wait_for_it(spec: PairSpec) -> None:
-    spec = replace(spec, verify=VerifySpec(rate=64 * 1024))
+    spec = replace(spec, verify=VerifySpec(memory=False, rate=64 * 1024))
 
     async def check() -> None:
         async with supervised(spec) as stage:
@@ -184,7 +186,7 @@ def programs() -> list[int]:
 
 
 def test_programs_that_stand_still_hold_no_checkpoint(spec: PairSpec) -> None:
-    spec = replace(spec, verify=VerifySpec(rate=256 * 1024))
+    spec = replace(spec, verify=VerifySpec(memory=False, rate=256 * 1024))
 
     async def check() -> None:
         async with supervised(spec) as stage:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from coloctl.cli import verify
 from coloctl.cli.verbs import run
 from coloctl.errors import NotProtected
-from coloctl.model.verified import DiskVerified, Outcome, Verified
+from coloctl.model.verified import DiskVerified, MemoryVerified, Outcome, Verified
 
 pytestmark = pytest.mark.unit
 
@@ -20,20 +20,34 @@ DISK = DiskVerified("disk0", 1 << 20, 4096)
 DAMAGED = DiskVerified("disk0", 1 << 20, 4096, ((65536, 131072),), ((0, 65536),))
 
 
-def report(outcome: Outcome, *disks: DiskVerified, reason: str = "") -> Verified:
+STILL = MemoryVerified("pc.ram", 1000, 900, 100, 0, left_out=393216)
+PLACES = ((0x2345000, 0x2346000), (0x5000, 0x7000))
+DAMAGED_PAGES = MemoryVerified("pc.ram", 1000, 897, 100, 3, PLACES)
+
+
+def report(
+    outcome: Outcome,
+    *disks: DiskVerified,
+    reason: str = "",
+    pages: MemoryVerified | None = None,
+) -> Verified:
     return Verified(
-        "2026-11-28T20:00:00+00:00", outcome, 1.5, 100.0, "a", "b", disks, reason, "Not memory."
-    )
+        "2026-11-28T20:00:00+00:00", outcome, 1.5, 100.0, "a", "b", disks, reason,
+        "" if pages else "Not memory.", pages,
+    )  # fmt: skip
 
 
 class FakeActs:
     """A supervisor that found this."""
 
+    asked: ClassVar[list[bool | None]] = []  #: whether memory was
+
     def __init__(self, found: Verified | Exception) -> None:
         self._found = found
         self.client = type("Client", (), {"on_event": None})()
 
-    def verify(self, _wait_s: float) -> dict[str, Any]:
+    def verify(self, _wait_s: float, *, memory: bool | None = None) -> dict[str, Any]:
+        self.asked.append(memory)
         if isinstance(self._found, Exception):
             raise self._found
         return self._found.to_json()
@@ -76,6 +90,41 @@ def test_each_outcome_has_its_words_and_its_exit_code(
 ) -> None:
     got, out, _ = verified(found)
     assert got == code and says in out and "Not memory." in out
+
+
+@pytest.mark.parametrize(
+    ("pages", "code", "says"),
+    [
+        (STILL, 0, "Of 1000 pages of memory 900 were still, and these are the same"),
+        (STILL, 0, "900 were still, 0 of them different; 100 moved and were not compared."),
+        (STILL, 0, "384 KiB of the guest's memory were not looked at."),
+        (DAMAGED_PAGES, 1, "is not that of node a in 3 pages, at guest-physical address 0x2345000"),
+        (DAMAGED_PAGES, 1, "pc.ram: 8 KiB at guest-physical address 0x5000 differ"),
+        (DAMAGED_PAGES, 1, "`coloctl reprotect web`"),
+    ],
+)
+def test_what_was_found_of_memory_is_told(
+    verified: Callable[..., tuple[int, str, str]], pages: MemoryVerified, code: int, says: str
+) -> None:
+    outcome = Outcome.DIFFERENT if pages.different else Outcome.EQUAL
+    found = report(outcome, DISK, pages=pages)
+    got, out, _ = verified(found)
+    assert got == code and says in out
+    assert Verified.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_memory_can_be_left_out(verified: Callable[..., tuple[int, str, str]]) -> None:
+    FakeActs.asked.clear()
+    for options in ((), ("--no-memory",), ("--memory",)):
+        verified(report(Outcome.EQUAL, DISK), *options)
+    assert FakeActs.asked == [None, False, True]
+
+
+def test_what_an_earlier_coloctl_wrote_is_read() -> None:
+    found = report(Outcome.EQUAL, DISK)
+    document = found.to_json()
+    del document["pages"]
+    assert Verified.from_json(document) == found
 
 
 def test_the_document_is_the_whole_report(

@@ -13,6 +13,7 @@ import pytest
 from coloctl.errors import UsageError
 from coloctl.model.wires import Endpoint, SocketFile
 from coloctl.qmp import command as qmp
+from coloctl.qmp import ram
 from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.command import Command
 from coloctl.qmp.schema import Requirement, Schema
@@ -87,7 +88,7 @@ LISTENING = {
     },
 }
 
-#: What each constructor of command.py is called with here.
+#: What each constructor of command.py and ram.py is called with here.
 EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     qmp.qmp_capabilities: [((), {}), ((), {"oob": True})],
     qmp.migrate_set_capabilities: [(([("events", True), ("x-colo", True)],), {})],
@@ -152,14 +153,18 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
     qmp.chardev_add: [(("mirror0", LISTENING), {})],
     qmp.chardev_remove: [(("red0",), {})],
     qmp.trace_event_set_state: [(("colo_send_message",), {"enable": True})],
+    ram.pmemsave: [((0x100000, 1 << 20, "/proc/self/fd/7"), {})],
+    ram.add_fd: [((7301,), {})],
+    ram.remove_fd: [((7301,), {})],
 }
 
 
 def constructors() -> list[Callable[..., Command]]:
     return [
         function
-        for name, function in inspect.getmembers(qmp, inspect.isfunction)
-        if function.__module__ == qmp.__name__ and not name.startswith("_")
+        for module in (qmp, ram)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
     ]
 
 

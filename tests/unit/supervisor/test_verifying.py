@@ -1,4 +1,4 @@
-"""When disks are compared, what breaks that off, and who hears of it; the comparison is made up."""
+"""When copies are compared, what breaks that off, who hears of it; the comparison is made up."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import pytest
 from support.becoming import becomes
 from support.fakes import FakeVM, Log, in_colo, make_spec
 
+from coloctl.colo import pages
 from coloctl.colo.programs import NotComparable
 from coloctl.colo.verify import Comparing
-from coloctl.errors import NotProtected
+from coloctl.errors import NotProtected, Unreachable
 from coloctl.journal import replay
 from coloctl.model.event import worth_keeping
 from coloctl.model.pair import OnDifference, VerifySpec
 from coloctl.model.protection import Fact
-from coloctl.model.verified import DiskVerified, Outcome
+from coloctl.model.verified import DiskVerified, MemoryVerified, Outcome
 from coloctl.supervisor import verifying
 from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
@@ -30,6 +31,9 @@ pytestmark = pytest.mark.unit
 
 EQUAL = (DiskVerified("disk0", 1 << 20, 4096),)
 DIFFERENT = (DiskVerified("disk0", 1 << 20, 4096, ((65536, 131072),)),)
+
+STILL = MemoryVerified("pc.ram", 1000, 900, 100, 0)
+DAMAGED = MemoryVerified("pc.ram", 1000, 899, 100, 1, ((0x2345000, 0x2346000),))
 
 Compare = Callable[[Comparing], Awaitable[tuple[DiskVerified, ...]]]
 Watched = tuple[PairState, FakeVM, Verifying, Log]
@@ -47,9 +51,18 @@ async def watched(folder: Path, **verify: Any) -> AsyncIterator[Watched]:
         yield state, a, Verifying(state, spawn), log
 
 
-def finds(monkeypatch: pytest.MonkeyPatch, what: tuple[DiskVerified, ...] | Exception) -> list[int]:
+def finds(
+    monkeypatch: pytest.MonkeyPatch,
+    what: tuple[DiskVerified, ...] | Exception,
+    memory: MemoryVerified | Exception = STILL,
+) -> list[int]:
     """Each comparison finds that; answers how many there were."""
     times: list[int] = []
+
+    async def read(_work: pages.Reading) -> MemoryVerified:
+        if isinstance(memory, Exception):
+            raise memory
+        return memory
 
     async def compare(_work: Comparing) -> tuple[DiskVerified, ...]:
         times.append(1)
@@ -58,12 +71,12 @@ def finds(monkeypatch: pytest.MonkeyPatch, what: tuple[DiskVerified, ...] | Exce
         return what
 
     monkeypatch.setattr(verifying, "verify", compare)
+    monkeypatch.setattr(pages, "compare", read)
     return times
 
 
-async def never(_work: Comparing) -> tuple[DiskVerified, ...]:
+async def never(_work: Any) -> Any:
     await asyncio.sleep(3600)
-    return ()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +102,93 @@ def test_what_is_found_is_in_the_state_the_journal_and_told(
         assert believe(kept).verified == believe(worth_keeping(kept)).verified
         verified = believe(kept).verified
         assert verified is not None and verified.disks == disks
+
+
+def test_memory_that_differs_is_told_and_nothing_follows_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        finds(monkeypatch, EQUAL, DAMAGED)
+        async with watched(tmp_path, memory=True, on_difference=OnDifference.RESYNC) as (
+            state,
+            _,
+            it,
+            log,
+        ):
+            found = await it.verify()
+            assert (found.outcome, found.pages, found.memory) == (Outcome.DIFFERENT, DAMAGED, "")
+            assert "one page" in found.sentence() and "0x2345000" in found.sentence()
+            assert not state.beside.unlike
+            assert any(line.startswith("VERIFIED different") for line in log)
+            assert not state.beside.lent
+
+    asyncio.run(check())
+    records = replay(tmp_path / "journal.jsonl").records
+    verified = believe(worth_keeping(records)).verified
+    assert verified is not None and verified.pages == DAMAGED
+
+
+def test_what_is_known_of_the_disks_does_not_depend_on_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        finds(monkeypatch, EQUAL, NotComparable("QEMU shows no memory"))
+        async with watched(tmp_path, memory=True) as (_, _a, it, _log):
+            found = await it.verify()
+            assert (found.outcome, found.disks, found.pages) == (Outcome.EQUAL, EQUAL, None)
+            assert found.memory == "The guest's memory was not compared: QEMU shows no memory."
+        finds(monkeypatch, DIFFERENT, Unreachable("The monitor of node b is gone."))
+        async with watched(tmp_path, memory=True) as (_, _a, it, _log):
+            found = await it.verify()
+            assert (found.outcome, found.disks, found.pages) == (Outcome.DIFFERENT, DIFFERENT, None)
+            assert (
+                found.reason == "The monitor of node b is gone." and "not compared" in found.memory
+            )
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("asked", "file", "read"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_memory_is_left_out_where_that_is_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: bool | None,
+    file: bool,
+    read: bool,
+) -> None:
+    async def check() -> None:
+        finds(monkeypatch, EQUAL, DAMAGED)
+        async with watched(tmp_path, memory=file) as (_, _a, it, _log):
+            found = await it.verify(memory=asked)
+            assert (found.pages is not None) is read
+            assert found.outcome is (Outcome.DIFFERENT if read else Outcome.EQUAL)
+            assert ("left out" in found.memory) is not read
+
+    asyncio.run(check())
+
+
+def test_what_memory_was_written_into_is_taken_back_after_the_act_that_broke_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        finds(monkeypatch, EQUAL)
+        monkeypatch.setattr(pages, "compare", never)
+        async with watched(tmp_path, memory=True) as (state, a, it, log):
+            asked = asyncio.create_task(it.verify())
+            await becomes(lambda: a in state.beside.lent)
+            async with state.acting("stop"):
+                found = await asked
+                assert found.outcome is Outcome.BROKEN_OFF and found.disks == EQUAL
+                assert not any("remove-fd" in line for line in log)
+            await it.tidy()
+            for node in "ab":
+                assert any(f"{node}: remove-fd" in line for line in log), log
+            assert not state.beside.lent
+
+    asyncio.run(check())
 
 
 def test_only_a_policy_that_trusts_the_primary_gives_the_secondary_up(
