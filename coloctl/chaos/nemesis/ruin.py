@@ -46,6 +46,8 @@ ENTRY, ENTRIES = 16, 256
 PAGE, LOST = 4096, 64
 #: How often it is done again, seconds; and how long QEMU may take for an answer.
 AGAIN_S, PATIENCE_S = 0.1, 10.0
+#: A secondary that loads a checkpoint is reset before: for a moment it has no interrupt table.
+RETRIES = 5
 
 
 class Ruin(Params):
@@ -146,6 +148,11 @@ def _deed(victim: Victim, how: str, share: float) -> Callable[[], None] | None:
             return None
         return lambda: _overwrite(victim, {base + at: chance.randbytes(LOST) for at in bad})
     handlers = victim.handlers()
+    for _ in range(RETRIES):
+        if handlers:
+            break
+        time.sleep(AGAIN_S)
+        handlers = victim.handlers()
     if not handlers:
         return None
 

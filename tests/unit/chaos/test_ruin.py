@@ -112,6 +112,21 @@ def test_machine_checks_come_until_it_is_healed() -> None:
     assert set(machine.asked) == {INJECT}
 
 
+def test_a_secondary_that_loads_a_checkpoint_is_asked_again() -> None:
+    machine = Machine("IDT=     0000000000000000 000003ff")
+    asked = machine.ask
+
+    def later(name: str, timeout_s: float, /, **arguments: Any) -> object:
+        answer = asked(name, timeout_s, **arguments)
+        machine.registers = REGISTERS
+        return answer
+
+    machine.ask = later  # type: ignore[method-assign]
+    blow = machine.ruin(how="spin")
+    blow.heal()
+    assert not blow.missed
+
+
 @pytest.mark.parametrize(
     ("registers", "how", "said"),
     [
