@@ -113,14 +113,8 @@ SURVIVORS: list[tuple[dict[str, str], NodeName | None, NodeName | None]] = [
 
 @pytest.mark.parametrize(("wrong", "to", "survivor"), SURVIVORS)
 def test_the_survivor_is_one_that_answers(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    wrong: dict[str, str],
-    to: NodeName | None,
-    survivor: NodeName | None,
+    tmp_path: Path, wrong: dict[str, str], to: NodeName | None, survivor: NodeName | None
 ) -> None:
-    monkeypatch.setattr("coloctl.ha.failover.RESCUE_DEADLINE_S", 0.5)
-
     async def check() -> None:
         log: Log = []
         async with in_colo(tmp_path, log=log) as (state, a, b):
