@@ -113,7 +113,8 @@ def test_a_stop_is_refused_where_a_failover_waits_for_a_person(tmp_path: Path) -
         log: Log = []
         async with in_colo(tmp_path, by_hand, log=log) as (state, a, _):
             failing_over = asyncio.create_task(acts.failover(state, "b"))
-            while "a" not in state.confirmations:  # noqa: ASYNC110
+            while "a" not in state.confirmations:
+                assert not failing_over.done(), failing_over.exception()
                 await asyncio.sleep(0.001)
             for _ in range(3):
                 with pytest.raises(PairBusy, match="still in a failover") as busy:
