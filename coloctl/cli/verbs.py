@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import logging
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,10 +133,6 @@ def cli() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Carry the verb out and answer its exit code. What went wrong is on standard error."""
     _clean_up_on_hangup(arguments)
-    if not (
-        arguments and arguments[0] == "run"
-    ):  # what a library forgot is for a log, not a person
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL + 1)
     as_json = complaint.wants_json(arguments)
     code = _carried_out(arguments, as_json=as_json)
     if (error := streams.lost()) is None:
