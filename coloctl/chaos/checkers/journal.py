@@ -85,6 +85,8 @@ def _promotions(journal: Sequence[Record]) -> Iterator[str]:
     """Promotions without a proof, or with that of another process than the node's."""
     for one in lives.promotions(journal):
         line, fence = one.intent.seq, one.fence
+        if fence is None and one.intent.act == "start" and _down_at(journal, line):
+            continue  # an operator has named the disks to begin with: there was nobody to fence
         if fence is None:
             yield f"line {line}: generation {one.intent.generation} was promoted without a fence"
         elif not str(fence.data["how"]).endswith(PROOFS):
@@ -101,6 +103,12 @@ def _promotions(journal: Sequence[Record]) -> Iterator[str]:
                     f"line {fence.seq}: process {fence.data['pid']} is dead, node {fence.node} "
                     f"was process {launched[-1]}"
                 )
+
+
+def _down_at(journal: Sequence[Record], line: int) -> bool:
+    """Whether the last state before that line says that nothing of the pair runs."""
+    states = [one.after for one in journal if one.kind is Kind.STATE and one.seq < line]
+    return bool(states) and states[-1] == Protection.DOWN
 
 
 def _survivors(journal: Sequence[Record]) -> Iterator[str]:

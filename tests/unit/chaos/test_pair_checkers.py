@@ -141,6 +141,15 @@ def test_nothing_else_proves_a_death() -> None:
     caught("journal_consistent", other, "process 8 is dead, node a was process 7")
 
 
+def test_a_start_claims_without_a_fence_only_where_nothing_runs() -> None:
+    down = runs.state(17.0, "colo", "operator-stopped", "down")
+    claimed = Record(Kind.INTENT, act="start", step="promote", generation=1002, mono_s=18.0)
+    begun = evidence(journal=runs.numbered([*runs.journal(), down, claimed]))
+    assert judged("journal_consistent", begun).validity is VALID
+    beside = evidence(journal=runs.numbered([*runs.journal(), claimed]))
+    caught("journal_consistent", beside, "generation 1002 was promoted without a fence")
+
+
 def test_a_proof_is_good_for_one_promotion() -> None:
     again = Record(Kind.INTENT, step="promote", generation=2, mono_s=18.0)
     run = evidence(journal=runs.numbered([*runs.journal(), again]))
