@@ -20,9 +20,9 @@ from coloctl.chaos.stage import Stage
 from coloctl.chaos.takeover import Takeover
 from coloctl.errors import ColoctlError
 from coloctl.journal import replay
-from coloctl.lab import sample
 from coloctl.machine import image
 from coloctl.model.event import Record
+from coloctl.spec import load
 
 #: Comparing two images of half a gigabyte that are mostly holes.
 COMPARE_S = 60.0
@@ -102,9 +102,9 @@ def differences(played: Stage) -> dict[str, tuple[int, ...]] | None:
     """Where the nodes' disks differ while the guest is idle; None when that cannot be told."""
     try:
         played.ear.ask("pair-checkpoint", CHECKPOINT_S)
-        disks = sample.disks_beside(played.pair_file)
+        disk = load(played.pair_file).disks[0].image
         tool = image.tool(played.where.qemu)
-        argv = [str(tool), "compare", "-U", str(disks["a"]), str(disks["b"])]
+        argv = [str(tool), "compare", "-U", str(disk["a"]), str(disk["b"])]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=COMPARE_S, check=False)
     except (ColoctlError, OSError, subprocess.TimeoutExpired):
         return None

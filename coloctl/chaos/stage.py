@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -109,10 +110,21 @@ def write_pair(where: Setting, staging: Staging, scenario: Scenario) -> Path:
     options = {**scenario.guest, "services": True}
     cast = replace(where, qemu=staging.qemu, append_options=options)
     path = setting.sample_pair(cast, staging.lab, staging.home)
-    if scenario.pair:
+    if scenario.pair or staging.images:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-        path.write_text(tomli_w.dumps(overlaid(document, scenario.pair)), encoding="utf-8")
+        document = overlaid(document, scenario.pair)
+        for disk in document["disk"]:
+            disk["image"] |= _moved(disk["image"], path.parent, staging.images)
+        path.write_text(tomli_w.dumps(document), encoding="utf-8")
     return path
+
+
+def _moved(images: Mapping[str, str], home: Path, to: Mapping[str, Path]) -> dict[str, str]:
+    """Move the images of a disk to the folders of their nodes; answers where they lie now."""
+    return {
+        node: str(shutil.move(home / images[node], folder / Path(images[node]).name))
+        for node, folder in to.items()
+    }
 
 
 def overlaid(document: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:

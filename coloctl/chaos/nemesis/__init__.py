@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from coloctl.chaos.nemesis import (
     clock,
+    companion,
     disks,
     guest,
     links,
@@ -13,7 +14,10 @@ from coloctl.chaos.nemesis import (
     monitors,
     operator,
     processes,
+    reader,
+    room,
     ruin,
+    sitescript,
     stranger,
 )
 from coloctl.chaos.nemesis.fault import FaultKind
@@ -24,11 +28,15 @@ FAULTS: Mapping[str, FaultKind] = {
     **disks.FAULTS,
     **monitors.FAULTS,
     **machine.FAULTS,
+    **room.FAULTS,
     **clock.FAULTS,
+    **reader.FAULTS,
     **guest.FAULTS,
     **operator.FAULTS,
     **ruin.FAULTS,
     **stranger.FAULTS,
+    **companion.FAULTS,
+    **sitescript.FAULTS,
 }
 
 __all__ = ["FAULTS", "FaultKind"]

@@ -68,6 +68,7 @@ class Staging:
     lab: Lab
     qemu: Path  #: the binary that the pair file names
     environment: dict[str, str] = field(default_factory=dict)  #: the supervisor's, added to ours
+    images: dict[str, Path] = field(default_factory=dict)  #: per node, a folder for its images
 
 
 #: Sets the stage for a fault that needs it, and clears it away when the run is over.

@@ -1,7 +1,8 @@
-"""What a guest does to itself: it starts anew, in order or at once, or it panics."""
+"""What a guest does to itself: it starts anew or powers off, it panics, it floods its console."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -42,8 +43,68 @@ def _told(word: str) -> Strike:
     return strike
 
 
+#: Has redis write lines to the guest's console, for as long as its standard input is open; says how
+#: many bytes those were. Half of a line is read again by the next connection.
+_FLOOD = """
+import select, socket, sys
+address, line, many = sys.argv[1], "x" * 1000, 8
+script = "for i = 1, %d do redis.log(redis.LOG_WARNING, ARGV[1]) end return 1" % many
+words = ["EVAL", script, "0", line]
+asked = "*%d\\r\\n" % len(words) + "".join("$%d\\r\\n%s\\r\\n" % (len(w), w) for w in words)
+written = 0
+with socket.create_connection((address, 6379), 10) as s:
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        try:
+            s.sendall(asked.encode())
+            while not s.recv(64).endswith(b"\\r\\n"):
+                pass
+        except OSError:
+            break
+        written += many * len(line)
+print(written)
+"""
+
+
+def flood(ground: Ground, _fault: Planned, _ask: Ask) -> Blow:
+    """Have the guest write to its console as fast as it may, until it is healed."""
+    child = ground.lab.popen(
+        [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST],
+        "client",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert child.stdout is not None
+    if child.stdout.readline().strip() != "ready":
+        child.kill()
+        child.communicate()
+        return Blow(time.monotonic(), missed="the guest did not answer")
+    written: list[str] = []
+
+    def heal() -> None:
+        if written:
+            return
+        try:
+            out, _ = child.communicate("", 10 * PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            out, _ = child.communicate()
+        written.append(f"{int(out.strip() or 0) // 1000} kB")
+
+    return Blow(time.monotonic(), heal, outcome=lambda: "".join(written))
+
+
 FAULTS: Mapping[str, FaultKind] = {
     "guest-reboot": FaultKind("The guest reboots in order.", _told("reboot"), ("guest",)),
     "guest-reset": FaultKind("The guest is reset at once.", _told("reset"), ("guest",)),
+    "guest-poweroff": FaultKind("The guest powers itself off.", _told("poweroff"), ("guest",)),
+    "console-flood": FaultKind(
+        "The guest writes to its console as fast as it may, until it is healed.",
+        flood,
+        ("guest",),
+        lasting=True,
+    ),
     "guest-panic": FaultKind("The guest's kernel panics.", _told("panic"), ("guest",)),
 }

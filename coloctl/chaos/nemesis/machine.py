@@ -1,15 +1,12 @@
-"""The machine itself runs short: of processors, of memory, of room for the pair's state."""
+"""Make the machine run short of processors or of memory."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,21 +14,16 @@ from pathlib import Path
 from pydantic import Field
 
 from coloctl.chaos.burners import burners
-from coloctl.chaos.nemesis.fault import NODES, Ask, Blow, FaultKind, Ground, Params, Staging
+from coloctl.chaos.nemesis.fault import NODES, Ask, Blow, FaultKind, Ground, Params
 from coloctl.chaos.nemesis.processes import victims
 from coloctl.chaos.scenario import Planned
 from coloctl.errors import LabError
-from coloctl.lab.kernel import MNT_DETACH, call
 
 MIB = 1 << 20
-#: The filesystem of the pair's state in a run that may fill it: journal and logs of minutes.
-ROOM = 256 * MIB
 #: What memory pressure leaves to everybody else, whatever it was told.
 SPARE_MIB = 1024
 #: How long a machine that swaps may take to give the memory.
 HOLD_S = 60.0
-BALLAST = "ballast"
-STATE = "COLOCTL_STATE_DIR"
 
 #: Holds memory and touches every page of it again and again; ends with whoever started it.
 _HOLD = """
@@ -61,12 +53,6 @@ class MemoryPressure(Params):
     """How much is held; less where the machine has not so much to spare."""
 
     mib: int = Field(1024, ge=1)
-
-
-class FilesystemFull(Params):
-    """How much room is left."""
-
-    leave_kib: int = Field(0, ge=0)
 
 
 def starve(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
@@ -178,75 +164,6 @@ def _until_held(holder: subprocess.Popen[bytes], give_up: float) -> None:
         time.sleep(0.02)
 
 
-@contextlib.contextmanager
-def small_state(staging: Staging) -> Iterator[None]:
-    """Put the pair's state on a small filesystem of this run."""
-    # A short path: sockets lie below it.
-    folder = Path(tempfile.mkdtemp(prefix="cs-"))
-    before = os.environ.get(STATE)
-    try:
-        try:
-            options = f"size={ROOM},mode=0700".encode()
-            call("mount", b"coloctl", os.fsencode(folder), b"tmpfs", 0, options)
-        except OSError as error:
-            raise LabError(
-                f"A small filesystem cannot be mounted: {error.strerror}.", hint="run as root"
-            ) from None
-        try:
-            os.environ[STATE] = staging.environment[STATE] = str(folder)
-            yield
-        finally:
-            if before is None:
-                os.environ.pop(STATE, None)
-            else:
-                os.environ[STATE] = before
-            call("umount2", os.fsencode(folder), MNT_DETACH)
-    finally:
-        folder.rmdir()
-
-
-#: A disk that is written to all the time is caught in the end.
-TAKES_MAX = 50
-
-
-def fill(_ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """The filesystem of the pair's state has no room, for nobody."""
-    folder = Path(os.environ.get(STATE, ""))
-    if not folder.is_absolute() or not os.path.ismount(folder):
-        return Blow(time.monotonic(), missed="the pair's state has no filesystem of its own")
-    ballast = folder / BALLAST
-    at_s = time.monotonic()
-
-    def heal() -> None:
-        ballast.unlink(missing_ok=True)
-
-    try:
-        with ballast.open("wb") as file:
-            taken = _take(file.fileno(), folder, fault.params["leave_kib"] * 1024)
-    except BaseException:
-        heal()
-        raise
-    return Blow(at_s, heal, note=f"{taken // MIB} MiB of ballast")
-
-
-def _take(fd: int, folder: Path, leave: int) -> int:
-    """The file takes all room but ``leave`` bytes; answers its size.
-
-    An overlay may grow between the look and the grip: then it is looked at again.
-    """
-    for _ in range(TAKES_MAX):
-        room = max(0, shutil.disk_usage(folder).free - leave)
-        try:
-            if room:
-                os.posix_fallocate(fd, 0, room)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-        else:
-            return room
-    return 0
-
-
 FAULTS: Mapping[str, FaultKind] = {
     "cpu-starvation": FaultKind(
         "Other processes want the processors, and the victim comes last, until it is healed.",
@@ -261,13 +178,5 @@ FAULTS: Mapping[str, FaultKind] = {
         ("machine",),
         MemoryPressure,
         lasting=True,
-    ),
-    "filesystem-full": FaultKind(
-        "There is no room where state and journal lie, until it is healed.",
-        fill,
-        ("state",),
-        FilesystemFull,
-        lasting=True,
-        prepare=small_state,
     ),
 }

@@ -157,6 +157,9 @@ def test_a_filter_that_is_refused_leaves_nothing() -> None:
         ("cpu-starvation", "b", {}, "no b"),
         ("clock-jump", "supervisor", {}, "not prepared"),
         ("filesystem-full", "state", {}, "no filesystem of its own"),
+        ("images-full", "both", {}, "no filesystem of their own"),
+        ("reader-gone", "supervisor", {}, "no pipe of this run"),
+        ("script-killed", "secondary", {}, "no secondary"),
     ],
 )
 def test_a_fault_without_a_victim_says_so(

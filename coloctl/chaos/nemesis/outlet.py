@@ -1,0 +1,87 @@
+"""The output of one Python process goes through a pipe whose reader can be taken away.
+
+A program's own beginning (``sitecustomize``) runs this file by its path; standard library only. The
+reader is a thread that copies to where the output went before. A file says what it does: it reads,
+it sleeps while the pipe fills up, or it is gone and the pipe is broken.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+#: Names the file that holds the word for the reader.
+VARIABLE = "COLOCTL_CHAOS_OUTLET"
+READS, ASLEEP, GONE = "reads", "asleep", "gone"
+#: What is on the command line of a supervisor, and of nothing that it starts.
+SUPERVISOR = ("coloctl.cli.main", "run")
+LOOK_S = 0.05
+#: The least that Linux makes of a pipe.
+PIPE_BYTES = 4096
+
+
+def divert(file: Path) -> None:
+    """Let descriptors 1 and 2 be a pipe; a thread reads it as ``file`` says."""
+    before = os.dup(1)
+    reads, writes = os.pipe()
+    fcntl.fcntl(reads, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    os.set_blocking(reads, False)
+    for fd in (1, 2):
+        os.dup2(writes, fd, inheritable=True)
+    os.close(writes)
+    threading.Thread(target=copy, args=(reads, before, file), daemon=True).start()
+
+
+def copy(reads: int, to: int, file: Path) -> None:
+    """Copy the pipe to ``to`` until it ends or ``file`` says that the reader is gone.
+
+    Asleep, it leaves the pipe full, so that whatever writes to it has to wait or to give up.
+    """
+    while (word := _word(file)) != GONE:
+        if word == ASLEEP:
+            fill(reads)
+        else:
+            try:
+                while data := os.read(reads, 65536):
+                    os.write(to, data)
+            except BlockingIOError:
+                pass
+            else:
+                break
+        time.sleep(LOOK_S)
+    os.close(reads)
+
+
+def fill(pipe: int) -> None:
+    """Leave no room in the pipe; ``pipe`` is its read end."""
+    # Another description of it: that of the output itself goes on to block.
+    writes = os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        while os.write(writes, b"\n"):
+            pass
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(writes)
+
+
+def _word(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return READS
+
+
+def begin() -> None:
+    """Divert the output of a supervisor; other programs keep theirs."""
+    file = os.environ.get(VARIABLE)
+    if file and all(word in sys.orig_argv for word in SUPERVISOR):
+        divert(Path(file))
+
+
+if __name__ == "__main__":
+    begin()

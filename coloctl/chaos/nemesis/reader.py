@@ -1,0 +1,79 @@
+"""Take away the reader of a supervisor's output, or let it fall asleep.
+
+A supervisor under systemd, or in a terminal, writes into a pipe or a socket. Here its output goes
+through a pipe whose reader is a thread of the supervisor's own process (`outlet`), which does what
+the file of this run says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from coloctl.chaos.nemesis import outlet
+from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params, Staging
+from coloctl.chaos.scenario import Planned
+
+#: Beside the pair file; what is in it belongs to this run.
+FOLDER = "outlet"
+
+
+class ReaderGone(Params):
+    """``gone``: the pipe is broken for good. ``asleep``: nothing is read until it is healed."""
+
+    how: Literal["gone", "asleep"] = "gone"
+
+
+def _file(home: Path) -> Path:
+    return home / FOLDER / "word"
+
+
+@contextlib.contextmanager
+def prepare(staging: Staging) -> Iterator[None]:
+    """Let the output of the run's supervisors go through a pipe, which is read until then."""
+    folder = staging.home / FOLDER
+    folder.mkdir()
+    try:
+        _file(staging.home).write_text(outlet.READS)
+        begin = f"import runpy\nrunpy.run_path({outlet.__file__!r}, run_name='__main__')\n"
+        (folder / "sitecustomize.py").write_text(begin)
+        others = staging.environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
+        roads = [str(folder), *([others] if others else [])]
+        staging.environment["PYTHONPATH"] = os.pathsep.join(roads)
+        staging.environment[outlet.VARIABLE] = str(_file(staging.home))
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
+    """Close the read end of the supervisor's output, or stop reading from it."""
+    file = _file(ground.home)
+    if not file.exists():
+        return Blow(time.monotonic(), missed="the supervisor's output is no pipe of this run")
+    chosen = ReaderGone.model_validate(dict(fault.params))
+
+    def heal() -> None:
+        if file.exists():
+            file.write_text(outlet.READS)
+
+    at_s = time.monotonic()
+    file.write_text(chosen.how)
+    return Blow(at_s, heal, note=chosen.how)
+
+
+FAULTS: Mapping[str, FaultKind] = {
+    "reader-gone": FaultKind(
+        "What reads the supervisor's output has gone, or is asleep until it is healed.",
+        strike,
+        ("supervisor",),
+        ReaderGone,
+        lasting=True,
+        prepare=prepare,
+    ),
+}

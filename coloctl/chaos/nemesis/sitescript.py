@@ -1,0 +1,72 @@
+"""Kill the program that stands in front of a QEMU: a site's script that starts it without `exec`.
+
+The pair's QEMU is such a script here. Whoever fences a node has to end the QEMU behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from coloctl.chaos.nemesis.fault import NODES, Ask, Blow, FaultKind, Ground, Staging
+from coloctl.chaos.nemesis.processes import victims
+from coloctl.chaos.nemesis.wrapping import wrapped
+from coloctl.chaos.scenario import Planned
+
+#: In a session of its own, as a script does that logs or limits what it starts.
+SCRIPT = 'setsid --wait {program} "$@"; exit $?'
+
+
+@contextlib.contextmanager
+def prepare(staging: Staging) -> Iterator[None]:
+    """Let the pair's QEMU be a script that waits for the QEMU that it has started."""
+    with wrapped(staging, "site", SCRIPT, 'exec {program} "$@"'):
+        yield
+
+
+def kill(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
+    """Kill every process between the supervisor and the QEMU of the target, and not the QEMU."""
+    view = ground.view()
+    found = victims(fault.target, view)
+    if not found:
+        return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
+    node = found[0]
+    script = str(ground.home / "wrapped-site")
+    handles = [os.pidfd_open(pid) for pid in _in_front(node["pid"]) if _names(pid, script)]
+    at_s = time.monotonic()
+    for handle in handles:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+    missed = "" if handles else f"nothing stands in front of the QEMU of node {node['name']}"
+    return Blow(at_s, nodes=(node["name"],), role=node["role"], missed=missed)
+
+
+def _in_front(pid: int) -> Iterator[int]:
+    """The ancestors of a process, nearest first."""
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return
+        yield pid
+
+
+def _names(pid: int, script: str) -> bool:
+    with contextlib.suppress(OSError):
+        return os.fsencode(script) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+FAULTS: Mapping[str, FaultKind] = {
+    "script-killed": FaultKind(
+        "The script that has started a QEMU is killed; the QEMU lives.",
+        kill,
+        NODES,
+        prepare=prepare,
+    ),
+}
