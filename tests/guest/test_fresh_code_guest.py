@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from support.clients import ask, booted, tell
+from support.clients import ask, booted, first_as_later, tell
 from support.pairs import Stage, supervised
 
 from coloctl.check import freshcode
@@ -77,6 +77,7 @@ def test_a_guest_that_boots_in_colo_has_a_sound_secondary(spec: PairSpec, lab: L
             await booted(stage)
             await several_checkpoints(stage, CHECKPOINTS)
             assert stage.state.protection is Protection.COLO
+            await first_as_later(stage, lab)
             await takes_over(stage, lab)
             assert damage(stage) == []
 
