@@ -29,7 +29,7 @@ from coloctl.chaos import players, setting
 from coloctl.errors import ColoctlError, UsageError
 from coloctl.lab import layout
 from coloctl.lab.guest import GuestImage
-from coloctl.lab.progress import Progress
+from coloctl.lab.progress import Progress, Report
 from coloctl.machine import freshcode, image
 
 #: What a round takes on two cores, minutes; measured, docs/qemu.md.
@@ -102,7 +102,8 @@ def _positive(word: str) -> int:
 
 def _campaign(asked: argparse.Namespace, name: str, told: list[dict[str, Any]]) -> None:
     """Append what each round told to ``told``."""
-    binary, accel = players.choose("11.1", _report)
+    report = _reporter()
+    binary, accel = players.choose("11.1", report)
     if accel != "tcg":
         _say("KVM runs guests here; the campaign uses TCG all the same.")
     if not asked.without_plugin and freshcode.find(binary) is None:
@@ -110,7 +111,7 @@ def _campaign(asked: argparse.Namespace, name: str, told: list[dict[str, Any]]) 
             "The fresh-code plugin is not in force, so there is nothing to try.",
             hint=f"{freshcode.hint(binary)}; `--without-plugin` plays without it",
         )
-    folder = debian.provide(image.tool(binary), _report)
+    folder = debian.provide(image.tool(binary), report)
     guest = GuestImage(
         folder / debian.KERNEL, folder / debian.INITRD, postgres.APPEND, folder / debian.DISK
     )
@@ -205,8 +206,16 @@ def _as_interrupt(*_: object) -> None:
         handler(signal.SIGINT, None)
 
 
-def _report(progress: Progress) -> None:
-    _say(progress.what)
+def _reporter() -> Report:
+    """Return what says each step of a set-up once, however often its progress is told."""
+    said: list[str] = []
+
+    def report(progress: Progress) -> None:
+        if said[-1:] != [progress.what]:
+            said.append(progress.what)
+            _say(progress.what)
+
+    return report
 
 
 def _say(what: str) -> None:

@@ -158,4 +158,4 @@ def _run(command: Sequence[str], **env: str) -> None:
 
 
 if __name__ == "__main__":
-    print(provide(Path(shutil.which("qemu-img") or sys.argv[1]), lambda p: print(p, flush=True)))
+    print(provide(Path(shutil.which("qemu-img") or sys.argv[1]), lambda p: print(p.what)))
