@@ -39,7 +39,7 @@ PATIENCE_S = 2.0
 TELL_S = 1.0
 
 #: What is said of memory that was not compared.
-LEFT_OUT = "The guest's memory was left out."
+LEFT_OUT = "The guest's memory was left out; `coloctl verify --memory` compares it."
 NOT_REACHED = "The guest's memory was not compared."
 
 

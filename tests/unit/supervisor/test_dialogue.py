@@ -47,7 +47,17 @@ def everything() -> list[list[dict[str, Any]]]:
         *(dialogue(SPEC, GROUND, "stop", state) for state in (P.COLO, P.UNPROTECTED, P.DOWN)),
         *(dialogue(SPEC, GROUND, "set", state, tuning=EVERYTHING) for state in P),
         dialogue(SPEC, GROUND, "checkpoint", P.COLO),
+        *(dialogue(SPEC, GROUND, "verify", P.COLO, memory=memory) for memory in (True, False)),
     ]
+
+
+def test_memory_is_read_on_both_nodes_where_that_is_asked_for() -> None:
+    asked = dialogue(SPEC, GROUND, "verify", P.COLO, primary="b", memory=True)
+    for node in "ab":
+        assert {"query-memory-size-summary", "add-fd", "remove-fd"} <= set(said(asked, node))
+    assert dialogue(SPEC, GROUND, "verify", P.COLO) == dialogue(
+        SPEC, GROUND, "verify", P.COLO, memory=False
+    )
 
 
 def test_every_step_names_a_node_and_is_exactly_one_thing() -> None:
