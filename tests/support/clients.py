@@ -48,7 +48,7 @@ print(json.dumps([1e3 * (b - a) for a, b in zip(marks, marks[1:])]))
 #: Requests on a connection whose waits are compared.
 REQUESTS = 20
 #: An answer may wait for a checkpoint, that for its turn on a busy machine, and a packet of the
-#: handshake may have done so before. 9 s were reported once, at a period of 1 s or less.
+#: handshake may have done so before. Waits of 9 s were reported once.
 FACTOR = 6
 
 #: From power on to redis, and from the end of the clients to the end of their process, seconds.
