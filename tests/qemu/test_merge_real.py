@@ -134,7 +134,8 @@ def test_a_stop_waits_for_the_merge_of_the_survivor(tmp_path: Path, build: qemu.
         how = await acts.stop(stage.state, force=False, timeout_s=0.5)
         assert how.startswith("cut off")  # firmware knows no power button
         done = [data["done"] for name, data in stage.events if name == "PROGRESS"]
-        assert "merge" in stage.steps() and done == sorted(done) and done[-1] > 0
+        # What the guest writes meanwhile has to be merged as well, so it may go back a little.
+        assert "merge" in stage.steps() and done[-1] >= done[0] > 0
         await has_all(stage, build, 1)
 
     play(spec, build, story)

@@ -119,7 +119,7 @@ async def poll(log: Log, vm: VM) -> None:
 
 async def play(spec: PairSpec, lab: Lab | None, deed: str, seconds: float) -> None:
     ground = await launch.prepare(spec)
-    ground.folder.mkdir(parents=True, exist_ok=True)
+    paths.make_private(ground.folder)
     async with paired(spec, ground) as vms:
         log = Log()
         tasks = [asyncio.create_task(one) for vm in vms for one in (log.listen(vm), poll(log, vm))]

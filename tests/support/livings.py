@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from coloctl import paths
 from coloctl.host.launch import discard, spawn
 from coloctl.host.process import LocalProcess
 from coloctl.machine.cmdline import console_option, monitor_sockets
@@ -23,7 +24,7 @@ def living_qemu(
 ) -> Iterator[LocalProcess]:
     """A process that holds the monitor sockets of that node, as coloctl starts one."""
     rundir = folder / node
-    rundir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    paths.make_private(rundir)
     sockets = monitor_sockets(rundir)
     argv = [*wrapper, *SLEEP, "-chardev", console_option(rundir), *words]
     process = spawn(argv, stderr=rundir / "qemu.log", listen=sockets, node=node)

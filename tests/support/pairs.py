@@ -13,6 +13,7 @@ from typing import Any
 
 from support.smallpair import own_net
 
+from coloctl import paths
 from coloctl.colo import launch
 from coloctl.colo.launch import Ground
 from coloctl.colo.protect import checkpoint_now
@@ -189,7 +190,7 @@ def _swept(folder: Path) -> Iterator[None]:
 async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncIterator[Stage]:
     """The pair can be acted upon inside the block; behind it nothing of it is left."""
     ground = ground or await launch.prepare(spec)
-    ground.folder.mkdir(parents=True, exist_ok=True)
+    paths.make_private(ground.folder)
     with _swept(ground.folder), Journal(ground.folder / "journal.jsonl") as journal:
         state = PairState(spec, ground, journal, lambda name, data: None)
         supervisor = Supervisor(state)

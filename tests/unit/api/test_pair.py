@@ -67,7 +67,7 @@ class Supervisor:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Pair]:
         folder = paths.pair_dir(NAME)
-        folder.mkdir(mode=0o700, parents=True)
+        paths.make_private(folder)
         names = ("query-pair", "query-history", "pair-start", "pair-protect", "pair-set",
                  "pair-failover", "pair-checkpoint", "node-qmp", "pair-pause")  # fmt: skip
         handlers = {name: self.handler(name) for name in names}
