@@ -40,7 +40,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "fence": Verb("fence", "Vouch that a lost node is off."),
         "set": Verb("knobs", "Change settings of a running pair.", "set_values"),
         "checkpoint": Verb("knobs", "Take one checkpoint now."),
-        "verify": Verb("verify", "Compare both nodes' disks and memory while the guest runs."),
+        "verify": Verb("verify", "Compare both nodes' disks, and memory, while the guest runs."),
         "qmp": Verb("knobs", "Send one QMP command to one node."),
     },
     "Looking": {
@@ -126,7 +126,8 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok, 1 failed, 2 usage, 3 not protected, 4 no such pair,
-    5 refused by a safety check, 6 timed out, 7 fencing required or failed.
+    5 refused by a safety check, 6 timed out, 7 fencing required or failed,
+    8 stop cut the guest off.
     """
 
 

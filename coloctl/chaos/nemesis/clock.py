@@ -7,18 +7,14 @@ one of Debian 12 breaks `time.sleep`, later ones need a newer C library than the
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coloctl.chaos.nemesis import wallclock
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params, Staging
+from coloctl.chaos.nemesis.inside import FOLDER, inside
 from coloctl.chaos.scenario import Planned
-
-#: Beside the pair file; what is in it belongs to this run.
-FOLDER = "clock"
 
 
 class ClockJump(Params):
@@ -28,25 +24,16 @@ class ClockJump(Params):
 
 
 def _file(home: Path) -> Path:
-    return home / FOLDER / "offset"
+    return home / FOLDER / "clock-offset"
 
 
 @contextlib.contextmanager
 def prepare(staging: Staging) -> Iterator[None]:
     """The supervisor's wall clock is one that can jump; it is right until then."""
-    folder = staging.home / FOLDER
-    folder.mkdir()
-    try:
-        wallclock.write(_file(staging.home), 0.0)
-        begin = f"import runpy\nrunpy.run_path({wallclock.__file__!r}, run_name='__main__')\n"
-        (folder / "sitecustomize.py").write_text(begin)
-        others = staging.environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
-        roads = [str(folder), *([others] if others else [])]
-        staging.environment["PYTHONPATH"] = os.pathsep.join(roads)
-        staging.environment[wallclock.VARIABLE] = str(_file(staging.home))
+    file = _file(staging.home)
+    with inside(staging, wallclock.__file__, wallclock.VARIABLE, file):
+        wallclock.write(file, 0.0)
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clock_jump(ground: Ground, fault: Planned, _ask: Ask) -> Blow:

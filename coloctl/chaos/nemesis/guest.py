@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 
+from coloctl.chaos.nemesis.child import Child
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Strike
 from coloctl.chaos.scenario import Planned
 from coloctl.lab import layout
@@ -68,32 +68,15 @@ print(written)
 
 def flood(ground: Ground, _fault: Planned, _ask: Ask) -> Blow:
     """Have the guest write to its console as fast as it may, until it is healed."""
-    child = ground.lab.popen(
-        [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST],
-        "client",
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    if child.stdout.readline().strip() != "ready":
-        child.kill()
-        child.communicate()
+    argv = [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST]
+    child = Child.begin(ground.lab, "client", argv)
+    if child is None:
         return Blow(time.monotonic(), missed="the guest did not answer")
-    written: list[str] = []
 
-    def heal() -> None:
-        if written:
-            return
-        try:
-            out, _ = child.communicate("", 10 * PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out, _ = child.communicate()
-        written.append(f"{int(out.strip() or 0) // 1000} kB")
+    def outcome() -> str:
+        return "" if child.said is None else f"{int(child.said.strip() or 0) // 1000} kB"
 
-    return Blow(time.monotonic(), heal, outcome=lambda: "".join(written))
+    return Blow(time.monotonic(), lambda: child.end(10 * PATIENCE_S), outcome=outcome)
 
 
 FAULTS: Mapping[str, FaultKind] = {

@@ -8,8 +8,6 @@ the file of this run says.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +15,8 @@ from typing import Literal
 
 from coloctl.chaos.nemesis import outlet
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params, Staging
+from coloctl.chaos.nemesis.inside import FOLDER, inside
 from coloctl.chaos.scenario import Planned
-
-#: Beside the pair file; what is in it belongs to this run.
-FOLDER = "outlet"
 
 
 class ReaderGone(Params):
@@ -30,25 +26,16 @@ class ReaderGone(Params):
 
 
 def _file(home: Path) -> Path:
-    return home / FOLDER / "word"
+    return home / FOLDER / "reader"
 
 
 @contextlib.contextmanager
 def prepare(staging: Staging) -> Iterator[None]:
     """Let the output of the run's supervisors go through a pipe, which is read until then."""
-    folder = staging.home / FOLDER
-    folder.mkdir()
-    try:
-        _file(staging.home).write_text(outlet.READS)
-        begin = f"import runpy\nrunpy.run_path({outlet.__file__!r}, run_name='__main__')\n"
-        (folder / "sitecustomize.py").write_text(begin)
-        others = staging.environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH")
-        roads = [str(folder), *([others] if others else [])]
-        staging.environment["PYTHONPATH"] = os.pathsep.join(roads)
-        staging.environment[outlet.VARIABLE] = str(_file(staging.home))
+    file = _file(staging.home)
+    with inside(staging, outlet.__file__, outlet.VARIABLE, file):
+        file.write_text(outlet.READS)
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:

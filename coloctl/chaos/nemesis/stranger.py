@@ -7,7 +7,6 @@ there, and told when it leaves; `stranger_got_nothing` judges that.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from coloctl import spec
 from coloctl.chaos.checkers.strangers import NOTHING, STRANGER
+from coloctl.chaos.nemesis.child import Child
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params
 from coloctl.chaos.scenario import Planned
 from coloctl.model.pair import NODES
@@ -93,35 +93,22 @@ def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
     beacons = [[address, pair.replication.heartbeat_port()] for address in at]
     told = json.dumps([addresses, exports, beacons, params.datagrams, NOBODY])
     role = "host-a" if fault.target == "a" else "host-b"
-    child = ground.lab.popen(
-        [sys.executable, "-I", "-c", PROGRAM, told],
-        role,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    if child.stdout.readline().strip() != "ready":
-        child.kill()
-        child.communicate()
+    child = Child.begin(ground.lab, role, [sys.executable, "-I", "-c", PROGRAM, told])
+    if child is None:
         return Blow(time.monotonic(), missed="there is no other user here")
-    said: list[str] = []
 
-    def heal() -> None:
-        if not said:
-            said.append(_what_it_got(child))
+    return Blow(
+        time.monotonic(),
+        lambda: child.end(PATIENCE_S),
+        note=f"on {role}",
+        outcome=lambda: "" if child.said is None else _what_it_got(child.said),
+    )
 
-    return Blow(time.monotonic(), heal, note=f"on {role}", outcome=lambda: "".join(said))
 
-
-def _what_it_got(child: subprocess.Popen[str]) -> str:
+def _what_it_got(said: str) -> str:
     try:
-        out, _ = child.communicate("", PATIENCE_S)
-        told = json.loads(out)
-    except (subprocess.TimeoutExpired, ValueError):
-        child.kill()
-        child.communicate()
+        told = json.loads(said)
+    except ValueError:
         return "it never told what it got"
     if not told["got"]:
         return f"{NOTHING} in {told['tried']} tries"
