@@ -222,7 +222,8 @@ def test_a_survivors_image_is_that_of_the_last_checkpoint(spec: PairSpec, folder
             await stage.start()
             await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
             await stage.until(lambda: not stage.state.cautious)
-            await acts.set_values(stage.state, {"checkpoint-delay": 60_000})
+            await acts.set_values(stage.state, {"checkpoint-delay": LONG_MS})
+            await checkpoint_now(stage.primary, LONG_MS, PATIENCE_S)  # that asks for one as well
             await guest_writes(stage.primary, LATE, 0, BLOCK)
             survivor = stage.secondary
             await acts.failover(stage.state, survivor.node)

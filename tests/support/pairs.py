@@ -268,18 +268,20 @@ async def between_checkpoints(vm: VM) -> AsyncIterator[None]:
     """
     mode = (await vm.execute(Command("query-colo-status", {})))["mode"]
     delay_ms = (await vm.execute(qmp.query_migrate_parameters()))["x-checkpoint-delay"]
-    if mode != "primary" or delay_ms >= LONG_MS:
+    if mode != "primary":
         yield
         return
     with vm.monitor.listen("STOP") as stops:
-        await checkpoint_now(vm, LONG_MS, PATIENCE_S)
+        if delay_ms < LONG_MS:
+            await checkpoint_now(vm, LONG_MS, PATIENCE_S)
         with contextlib.suppress(DeadlineMissed):
-            while True:  # one may have been due by the old period
+            while True:  # one may have been due by the old period, or was asked for
                 await stops.next(0.05)
     await until_runstate(vm.monitor, {RunState.RUNNING}, PATIENCE_S)
     yield
-    with contextlib.suppress(MonitorError):  # the block may have ended it
-        await vm.execute(qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms))
+    if delay_ms < LONG_MS:
+        with contextlib.suppress(MonitorError):  # the block may have ended it
+            await vm.execute(qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms))
 
 
 async def guest_writes(
