@@ -175,14 +175,15 @@ def watcher_of(pid: int) -> int | None:
 
     It is the supervisor's parent, runs as this user, and says of itself that it is a watcher.
     """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        parent = int(text[text.rindex(")") + 2 :].split()[1])
-        words = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
+    stat = procfs.read_stat(pid)
+    if stat is None:
         return None
-    watches = b"coloctl.control.watcher" in words and procfs.ours(parent)
-    return parent if watches else None
+    try:
+        words = Path(f"/proc/{stat.parent}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    watches = b"coloctl.control.watcher" in words and procfs.ours(stat.parent)
+    return stat.parent if watches else None
 
 
 def main() -> int:

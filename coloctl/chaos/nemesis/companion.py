@@ -29,25 +29,22 @@ class CompanionHarmed(Params):
 def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
     """Remove the word about the target's disks, or overwrite it."""
     pair = spec.load(ground.home / f"{ground.name}.toml")
-    chosen = CompanionHarmed.model_validate(dict(fault.params))
-    found = [path for path in _places(pair, fault.target, chosen.where) if path.is_file()]
+    where, how = fault.params["where"], fault.params["how"]
+    found = [path for path in _places(pair, fault.target, where) if path.is_file()]
     at_s = time.monotonic()
     for path in found:
-        _harm(path, chosen.how)
+        _harm(path, how)
     missed = "" if found else f"nothing is written about the disks of node {fault.target}"
     names = ", ".join(path.name for path in found)
-    return Blow(at_s, nodes=(fault.target,), note=f"{chosen.how}: {names}", missed=missed)
+    return Blow(at_s, nodes=(fault.target,), note=f"{how}: {names}", missed=missed)
 
 
 def _places(pair: PairSpec, node: str, where: str) -> Iterator[Path]:
     if where != "registry":
-        yield from (registry.beside(image) for name, image in _images(pair) if name == node)
+        images = pair.disks[0].image.items()
+        yield from (registry.beside(image) for name, image in images if name == node)
     if where != "beside":
         yield from (path for path in paths.registry_dir().glob("*.json") if _is_about(path, node))
-
-
-def _images(pair: PairSpec) -> Iterator[tuple[str, Path]]:
-    yield from pair.disks[0].image.items()
 
 
 def _is_about(path: Path, node: str) -> bool:

@@ -10,12 +10,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
+from coloctl import procfs
 from coloctl.chaos.nemesis.fault import NODES, Ask, Blow, FaultKind, Ground, Staging
 from coloctl.chaos.nemesis.processes import victims
 from coloctl.chaos.nemesis.wrapping import wrapped
 from coloctl.chaos.scenario import Planned
+from coloctl.host.process import command_line
 
 #: In a session of its own, as a script does that logs or limits what it starts.
 SCRIPT = 'setsid --wait {program} "$@"; exit $?'
@@ -36,7 +37,7 @@ def kill(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
         return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
     node = found[0]
     script = str(ground.home / "wrapped-site")
-    handles = [os.pidfd_open(pid) for pid in _in_front(node["pid"]) if _names(pid, script)]
+    handles = [os.pidfd_open(pid) for pid in _in_front(node["pid"]) if _runs(pid, script)]
     at_s = time.monotonic()
     for handle in handles:
         with contextlib.suppress(ProcessLookupError):
@@ -48,18 +49,13 @@ def kill(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
 
 def _in_front(pid: int) -> Iterator[int]:
     """The ancestors of a process, nearest first."""
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return
+    while (stat := procfs.read_stat(pid)) is not None and stat.parent > 0:
+        pid = stat.parent
         yield pid
 
 
-def _names(pid: int, script: str) -> bool:
-    with contextlib.suppress(OSError):
-        return os.fsencode(script) in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
+def _runs(pid: int, script: str) -> bool:
+    return any(script in word for word in command_line(pid))
 
 
 FAULTS: Mapping[str, FaultKind] = {
