@@ -22,6 +22,9 @@ from coloctl.model.verified import Outcome
 pytestmark = pytest.mark.guest
 
 CHUNK = 65536
+#: Appended to both images, after the end of the guest's filesystem: data that no guest writes, so
+#: damage there stays. (The kernel rewrites even its superblock, and mends what was flipped there.)
+AT_REST = b"at rest " * (CHUNK // 8)
 
 
 @pytest.fixture
@@ -38,6 +41,8 @@ def spec(described: PairSpec, qemu_builds: Callable[[str], qemu.Build]) -> PairS
     for node, path in disk.image.items():
         argv = [str(build.img), "convert", "-O", "raw", str(path), str(raw[node])]
         os.spawnv(os.P_WAIT, argv[0], argv)
+        with raw[node].open("ab") as image:
+            image.write(AT_REST)
     return replace(
         described,
         disks=(replace(disk, image=raw, format="raw"),),
@@ -59,10 +64,10 @@ def data(image: Path) -> int:
 
 
 async def flipped(stage: Stage) -> int:
-    """A byte of data on the secondary's image is another one; answers in which chunk."""
+    """Flip one bit of `AT_REST` in the secondary's image, and return where its chunk begins."""
     path = stage.state.spec.disks[0].image[stage.secondary.node]
     with path.open("r+b") as image:
-        place = os.lseek(image.fileno(), 0, os.SEEK_DATA) + 2000  # in the superblock's block group
+        place = image.seek(0, os.SEEK_END) - len(AT_REST) + 2000
         image.seek(place)
         (byte,) = image.read(1)
         image.seek(place)
