@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import support.pairs
-from support.merging import ask, slow
+from support.merging import power_off, slow
 from support.pairs import Stage, firmware_spec, guest_writes, holds, make_disks, qemu_io, supervised
 
 from coloctl.errors import ColoctlError
@@ -61,7 +61,7 @@ async def end(stage: Stage, how: str, after_s: float) -> None:
     """The survivor has ended in that way, and nothing of the pair runs."""
     await asyncio.sleep(after_s)
     if how == "power-off":
-        await ask(stage.vm("b"), "human-monitor-command", command_line="o/h 0x604 0x2000")
+        await power_off(stage.vm("b"))
     elif how.startswith("stop"):
         await acts.stop(stage.state, force=how == "stop --force", timeout_s=1.0)
     else:

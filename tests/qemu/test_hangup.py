@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +25,15 @@ def children_of(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the children of a process, and theirs; none of one that is gone."""
+    try:
+        children = children_of(pid)
+    except OSError:
+        return []
+    return [*children, *(further for child in children for further in descendants(child))]
+
+
 def runs(pid: int) -> bool:
     """Whether the process still runs; one that only waits to be reaped does not."""
     try:
@@ -31,11 +42,13 @@ def runs(pid: int) -> bool:
         return False
 
 
+#: Under nohup the suite has SIGHUP ignored, and so would `doctor`, as it should.
+FROM_A_TERMINAL = ["env", "--default-signal=HUP"]
 #: A script starts what is in its background with SIGINT ignored (POSIX, "Asynchronous Lists").
-BACKGROUND = ["env", "--ignore-signal=INT"]
+BACKGROUND = [*FROM_A_TERMINAL, "--ignore-signal=INT"]
 
 
-@pytest.mark.parametrize("before", [[], BACKGROUND], ids=["foreground", "background"])
+@pytest.mark.parametrize("before", [FROM_A_TERMINAL, BACKGROUND], ids=["foreground", "background"])
 def test_a_verb_ends_the_qemu_img_that_it_waits_for(
     qemu_builds: Callable[[str], qemu.Build],
     tmp_path: Path,
@@ -62,14 +75,18 @@ def test_a_verb_ends_the_qemu_img_that_it_waits_for(
                 time.sleep(0.05)
             waiting = int(started.read_text())
             sleeping = children_of(waiting)
-            if before:  # Ctrl-C is not for it
+            if before is BACKGROUND:  # Ctrl-C is not for it
                 doctor.send_signal(signal.SIGINT)
                 time.sleep(0.5)
                 assert doctor.poll() is None
             doctor.send_signal(signal.SIGHUP)
             _, said = doctor.communicate(timeout=PATIENCE_S)
         finally:
+            family = descendants(doctor.pid)
             doctor.kill()
+            for pid in family:  # of a `doctor` that did not end them
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     assert doctor.returncode == 130, said
     assert b"Traceback" not in said
     assert not [pid for pid in (waiting, *sleeping) if runs(pid)]

@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from support.merging import ask, refuse_writes, slow
+from support.merging import ask, power_off, refuse_writes, slow
 from support.pairs import (
     DISK_BYTES,
     PATIENCE_S,
@@ -134,7 +134,7 @@ async def stopped(stage: Stage) -> None:
 
 
 async def powered_off(stage: Stage) -> None:
-    await ask(stage.primary, "human-monitor-command", command_line="o/h 0x604 0x2000")
+    await power_off(stage.primary)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.merging import acknowledge, ask, fast, fill, lose_primary, missing, refuse_writes
+from support.merging import (
+    acknowledge,
+    fast,
+    fill,
+    lose_primary,
+    missing,
+    power_off,
+    refuse_writes,
+)
 from support.pairs import PATIENCE_S, Stage, firmware_spec, make_disks, supervised
 
 from coloctl.colo import overlays, registry
@@ -150,8 +158,7 @@ def test_a_guest_that_powers_itself_off_in_its_merge_ends_behind_it(
     async def story(stage: Stage) -> None:
         await promote(stage)
         await acknowledge(stage.primary, spec, 0)
-        # As a guest does it: SLP_EN in PM1a_CNT, where SeaBIOS has put it.
-        await ask(stage.primary, "human-monitor-command", command_line="o/h 0x604 0x2000")
+        await power_off(stage.primary)
         await stage.until_protection(Protection.DOWN)
         assert stage.state.view().reason == "The guest shut itself down."
         await has_all(stage, build, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 from support.pairs import Stage, between_checkpoints, guest_writes, qemu_io
 
+from coloctl.errors import OutcomeUnknown
 from coloctl.lab import qemu
 from coloctl.machine.image import MIB
 from coloctl.model.pair import PairSpec
@@ -27,6 +29,15 @@ async def ask(vm: VM, execute: str, **arguments: Any) -> Any:
     """What QEMU answers; _ in argument names stands for a dash."""
     given = {name.replace("_", "-"): value for name, value in arguments.items()}
     return await vm.execute(Command(execute, given))
+
+
+async def power_off(vm: VM) -> None:
+    """Let the guest power itself off: SLP_EN in PM1a_CNT, where SeaBIOS has put it.
+
+    QEMU may be gone before its answer has left.
+    """
+    with contextlib.suppress(OutcomeUnknown):
+        await ask(vm, "human-monitor-command", command_line="o/h 0x604 0x2000")
 
 
 async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any], disk: int = 0) -> None:

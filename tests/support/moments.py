@@ -131,14 +131,16 @@ class Mortal:
         return str(next(n["name"] for n in self.view()["nodes"] if n["role"] == "primary"))
 
     def mark(self, what: tuple[int, int, int] = MARK) -> None:
-        """Write behind the guest's back, and let a checkpoint follow: only then both sides have it.
+        """Write as the guest could, flushed, and let a checkpoint follow: then both sides have it.
 
-        None is under way meanwhile: a guest never writes during one, and qemu-io must not.
+        No checkpoint is under way meanwhile: a guest never writes during one, and qemu-io must not.
+        Flushed (`-f`), because a guest acknowledges nothing else: until the firmware has found the
+        disk, QEMU keeps the image's metadata of a plain write in memory, and SIGKILL loses it.
         """
         byte, offset, length = what
         protected = self.view()["protection"] == "colo"
         with self._between_checkpoints() if protected else nullcontext():
-            said = self.io(self.primary(), f"write -P {byte:#x} {offset} {length}")
+            said = self.io(self.primary(), f"write -f -P {byte:#x} {offset} {length}")
         assert f"wrote {length}/{length} bytes" in said, said
         if protected:
             self.type("checkpoint", self.name)

@@ -287,7 +287,9 @@ async def between_checkpoints(vm: VM) -> AsyncIterator[None]:
 async def guest_writes(
     vm: VM, pattern: int, offset: int, length: int, device: str = "vd0/virtio-backend"
 ) -> None:
-    """Write to the disk of ``vm`` as its guest could: between checkpoints, and until it is done.
+    """Write to the disk of ``vm`` as its guest could: flushed, and between checkpoints.
+
+    Returns when QEMU has acknowledged the write.
 
     Like a guest's, the write never holds QEMU's main loop: before 11.0 a primary that waits for its
     replica there may wait for ever in a checkpoint (docs/qemu.md, "Why the yank comes first").
@@ -299,7 +301,7 @@ async def guest_writes(
 async def _write(vm: VM, pattern: int, offset: int, length: int, device: str) -> None:
     log = vm.rundir / "qemu.log"
     before, done = log.stat().st_size, f"wrote {length}/{length} bytes"
-    said = await qemu_io(vm, f"aio_write -P {pattern:#x} {offset} {length}", device)
+    said = await qemu_io(vm, f"aio_write -f -P {pattern:#x} {offset} {length}", device)
     async with asyncio.timeout(PATIENCE_S):
         while not (done in said or "aio_write failed" in said):  # QEMU says other things there too
             await asyncio.sleep(0.005)
