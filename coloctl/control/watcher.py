@@ -192,8 +192,10 @@ def main() -> int:
 
     def say(sentence: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with contextlib.suppress(OSError, ValueError):  # a full disk silences it, and no more
-            print(f"{stamp} WATCHER {sentence}", file=sys.stderr, flush=True)
+        # A full disk silences it, and no more. Unbuffered: what sys.stderr keeps and cannot write
+        # at the end makes Python 3.12 and later exit with 120 in place of the supervisor's code.
+        with contextlib.suppress(OSError):
+            os.write(2, f"{stamp} WATCHER {sentence}\n".encode(errors="replace"))
 
     return watch(Path(folder), argv, say)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +28,10 @@ from coloctl.lab.network import Lab
 from coloctl.model.protection import Protection
 from coloctl.supervisor import acts
 
-pytestmark = pytest.mark.guest
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.skipif(shutil.which("ip") is None, reason="needs iproute2"),
+]
 
 #: Accepts reverse ARP alone: load the EtherType, compare, keep or drop (linux/filter.h).
 RARP = ((0x28, 0, 0, 12), (0x15, 0, 1, 0x8035), (0x06, 0, 0, 96), (0x06, 0, 0, 0))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ TAP = f"t{os.getpid()}-grip"
 
 @pytest.fixture
 def tap() -> Iterator[str]:
+    if shutil.which("ip") is None:
+        pytest.skip("needs iproute2")
     made = subprocess.run(
         ["ip", "tuntap", "add", TAP, "mode", "tap", "vnet_hdr"], check=False, capture_output=True
     )
