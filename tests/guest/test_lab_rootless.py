@@ -123,7 +123,7 @@ class User:
         if not self.python:
             pytest.skip("an ordinary user here can run no Python 3.11 or later")
         first = self.run("again")
-        if "cannot make a user namespace" in first.stderr:
+        if "Cannot make a user namespace" in first.stderr:
             pytest.skip("this system allows no unprivileged user namespaces")
         assert first.returncode == 7, first.stderr
 
