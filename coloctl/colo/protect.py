@@ -259,12 +259,29 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
     """
     report("first checkpoint", None, None)
     deadline = deadline.within(HELD_DEADLINE_S)
-    await until_runstate(act.primary.monitor, {RunState.RUNNING}, deadline.remaining())
+    await _let_run(act, deadline)
     with contextlib.suppress(MonitorError):
         await run(plan.mark_overlays(act.spec), act.secondary.monitor, deadline=deadline)
     await run(plan.engage_filters(act.spec), act.primary.monitor, deadline=deadline)
     await checkpoint_now(act.primary, act.first_delay_ms, deadline.remaining())
     await _require_peers(act, deadline)
+
+
+async def _let_run(act: Protecting, deadline: Deadline) -> None:
+    """Return when the primary's guest runs in COLO; end a hold that came too late.
+
+    QEMU enters COLO by itself when nothing of an idle guest is left to send. The `stop` of `_hold`
+    then stops a guest that COLO has let run already, and it would stand still until the end of the
+    next checkpoint: for a whole period. So a checkpoint is asked for at once. `cont` would do too,
+    but one that meets a checkpoint lets the guest change what is being saved.
+
+    Before COLO lets the guest run its state is `finish-migrate`, never `paused`.
+    """
+    monitor = act.primary.monitor
+    states = {RunState.RUNNING, RunState.PAUSED}
+    if await until_runstate(monitor, states, deadline.remaining()) is RunState.PAUSED:
+        await run(plan.set_checkpoint_delay(act.first_delay_ms), monitor, deadline=deadline)
+        await until_runstate(monitor, {RunState.RUNNING}, deadline.remaining())
 
 
 async def next_checkpoint(primary: VM, deadline_s: float) -> None:

@@ -30,14 +30,16 @@ from support.pairs import (
     supervised,
 )
 
-from coloctl.colo import launch
+from coloctl.colo import launch, protect
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
 from coloctl.lab import qemu
 from coloctl.model.pair import Channel, PairSpec, Role, other
 from coloctl.model.protection import Protection
-from coloctl.model.qapi import COLOMode, RunState
+from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.qmp import command as qmp
+from coloctl.qmp.monitor import Monitor
+from coloctl.qmp.wait import until_migration, until_runstate
 from coloctl.supervisor import acts
 from coloctl.vm import VM
 
@@ -195,6 +197,28 @@ def test_a_replica_that_misses_a_write_while_it_joins_is_given_up(newest: PairSp
             assert stage.state.protection is Protection.UNPROTECTED
             assert secondary.vm is None
             await alone(stage.primary, Role.PRIMARY)
+
+    asyncio.run(check())
+
+
+def test_a_hold_that_comes_after_colo_began_does_not_stop_the_guest_for_a_period(
+    spec: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU enters COLO by itself for an idle guest, and the stop for its last pass comes late."""
+
+    async def until_colo_runs(monitor: Monitor, little: int, deadline_s: float) -> None:
+        await until_migration(monitor, {MigrationStatus.COLO}, deadline_s)
+        await until_runstate(monitor, {RunState.RUNNING}, deadline_s)
+
+    monkeypatch.setattr(protect, "until_little_memory_left", until_colo_runs)
+    rare = replace(spec.checkpoint, delay_ms=LONG_MS, guard_first_connection=False)
+
+    async def check() -> None:
+        async with supervised(replace(spec, checkpoint=rare)) as stage:
+            await stage.start(protected=False)
+            await stage.start()
+            assert stage.state.protection is Protection.COLO
+            assert (await stage.primary.observe()).run_state is RunState.RUNNING
 
     asyncio.run(check())
 
