@@ -1,9 +1,10 @@
 """Find processes by what the kernel says of them: their session, and the files that they hold.
 
-Called by `coloctl.host` for the processes of a pair, and by `coloctl.machine.accel` for a QEMU that
-is measured. Invariant: nothing here believes a word that a process wrote itself (its command line,
-its name, its environment). Everything blocks for a few milliseconds: about 15 microseconds for
-each process of the machine, 35 where descriptors are read.
+Called by `coloctl.host` for the processes of a pair, by `coloctl.machine.accel` for a QEMU that is
+measured, and by faults of `coloctl.chaos` for the processes that they hit. Invariant: nothing here
+believes a word that a process wrote itself (its command line, its name, its environment).
+Everything blocks for a few milliseconds: about 15 microseconds for each process of the machine, 35
+where descriptors are read.
 """
 
 from __future__ import annotations
@@ -78,6 +79,13 @@ def owner(pid: int) -> int | None:
 def ours(pid: int) -> bool:
     """Say whether ``pid`` runs as this user and no other."""
     return owner(pid) == os.geteuid()
+
+
+def children(pid: int) -> list[int]:
+    """Read which processes ``pid`` has started and not reaped yet; none where it is gone."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def living() -> dict[int, ProcStat]:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.smallpair import write_small_pair
 
-from coloctl import paths
+from coloctl import paths, procfs
 from coloctl.control.watcher import watcher_of
 from coloctl.lab import qemu
 
@@ -290,8 +290,8 @@ def test_a_start_whose_supervisor_dies_is_told_and_cleared(
     starting = operator.begin("start", str(operator.file))
     assert starting.stderr is not None
     assert starting.stderr.readline().startswith("start: ")
-    (watcher,) = children_of(starting.pid)
-    (supervisor,) = children_of(watcher)
+    (watcher,) = procfs.children(starting.pid)
+    (supervisor,) = procfs.children(watcher)
     leave_unwatched(supervisor)
     _, said = starting.communicate(timeout=PATIENCE_S)
     assert starting.returncode == 1
@@ -305,10 +305,6 @@ def leave_unwatched(supervisor: int) -> None:
     assert watcher is not None
     os.kill(watcher, signal.SIGKILL)
     os.kill(supervisor, signal.SIGKILL)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize(

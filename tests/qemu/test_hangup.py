@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.smallpair import write_small_pair
 
+from coloctl import procfs
 from coloctl.lab import qemu
 
 pytestmark = pytest.mark.qemu
@@ -21,16 +22,9 @@ pytestmark = pytest.mark.qemu
 PATIENCE_S = 60.0
 
 
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def descendants(pid: int) -> list[int]:
     """Return the children of a process, and theirs; none of one that is gone."""
-    try:
-        children = children_of(pid)
-    except OSError:
-        return []
+    children = procfs.children(pid)
     return [*children, *(further for child in children for further in descendants(child))]
 
 
@@ -74,7 +68,8 @@ def test_a_verb_ends_the_qemu_img_that_it_waits_for(
                 assert time.monotonic() < give_up and doctor.poll() is None
                 time.sleep(0.05)
             waiting = int(started.read_text())
-            sleeping = children_of(waiting)
+            assert runs(waiting)
+            sleeping = procfs.children(waiting)
             if before is BACKGROUND:  # Ctrl-C is not for it
                 doctor.send_signal(signal.SIGINT)
                 time.sleep(0.5)
@@ -82,7 +77,7 @@ def test_a_verb_ends_the_qemu_img_that_it_waits_for(
             doctor.send_signal(signal.SIGHUP)
             _, said = doctor.communicate(timeout=PATIENCE_S)
         finally:
-            family = descendants(doctor.pid)
+            family = descendants(doctor.pid) if doctor.poll() is None else []
             doctor.kill()
             for pid in family:  # of a `doctor` that did not end them
                 with contextlib.suppress(ProcessLookupError):

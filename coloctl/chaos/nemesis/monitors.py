@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from coloctl import procfs
 from coloctl.chaos.nemesis import monitor_proxy
 from coloctl.chaos.nemesis.fault import NODES, Ask, Blow, FaultKind, Ground, Params, Staging
 from coloctl.chaos.nemesis.processes import victims
@@ -43,7 +44,7 @@ def prepare(staging: Staging) -> Iterator[None]:
 def proxies(pid: int, which: str) -> list[int]:
     """The pids of those that serve the monitors of that QEMU; empty where there are none."""
     found = []
-    for child in _children(pid):
+    for child in procfs.children(pid):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{child}/cmdline").read_bytes().decode(errors="replace").split("\0")
             if monitor_proxy.SERVE in words:
@@ -51,12 +52,6 @@ def proxies(pid: int, which: str) -> list[int]:
                 if name in WHICH[which]:
                     found.append(child)
     return found
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 def monitor_hang(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
