@@ -30,7 +30,7 @@ NUMBER_MAX = 2**53
 
 
 @dataclass(frozen=True)
-class Line:
+class SealedLine:
     """One line that was read."""
 
     document: dict[str, Any]
@@ -47,7 +47,7 @@ def _digest(text: bytes) -> bytes:
     return hashlib.sha256(text).hexdigest()[:_DIGITS].encode()
 
 
-def unseal(line: bytes) -> Line:
+def unseal(line: bytes) -> SealedLine:
     """Read one line, with or without its newline; raises ValueError with the end of a sentence."""
     line = line.removesuffix(b"\n")
     tail = line[-_TAIL:]
@@ -62,4 +62,4 @@ def unseal(line: bytes) -> Line:
         raise ValueError("it is no JSON object")
     if not sealed and ("sum" in document or _ALMOST.search(line)):
         raise ValueError("its checksum is damaged")
-    return Line(document, sealed)
+    return SealedLine(document, sealed)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from coloctl import memory, paths
+from coloctl import paths, probe_cache
 from coloctl.asked import LAUNCH_DEADLINE_S, asked
 from coloctl.clock import Deadline
 from coloctl.errors import (
@@ -74,9 +74,9 @@ async def inspect(path: Path, host: Host) -> Binary:
     Raises `UnsupportedQEMU` when it is not there, does not start, or has no COLO.
     """
     _require_file(path)
-    key = memory.key(path, "none", "dialect")
+    key = probe_cache.key(path, "none", "dialect")
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        answer = memory.recall(key) or {}
+        answer = probe_cache.recall(key) or {}
         if set(answer) != {known.name for known in fields(Dialect)}:
             raise ValueError("an earlier coloctl asked for less, or for more")
         return Binary(path, Dialect(**{**answer, "return_path": ReturnPath(answer["return_path"])}))
@@ -87,7 +87,7 @@ async def inspect(path: Path, host: Host) -> Binary:
             missing=("x-colo",),
             hint="`coloctl lab qemu` fetches a build that has it",
         )
-    memory.remember(key, asdict(dialect))
+    probe_cache.remember(key, asdict(dialect))
     return Binary(path, dialect)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from coloctl import paths, spec
+from coloctl import pairfile, paths
 from coloctl.chaos.nemesis import FAULTS, FaultKind
 from coloctl.chaos.nemesis.fault import Blow, Ground
 from coloctl.chaos.scenario import Planned
@@ -131,7 +131,7 @@ def _ground(name: str) -> Ground:
         with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
             return Acts(client).view()
 
-    pair = spec.load(Path(view()["spec_path"]))
+    pair = pairfile.load(Path(view()["spec_path"]))
     assert pair.source is not None
     return Ground(name, lab_of(pair), pair.source.parent, view)
 

@@ -15,15 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from coloctl import paths, spec
+from coloctl import pairfile, paths
 from coloctl.api import faults
 from coloctl.api.faults import Fault
-from coloctl.api.thread import Line, awaited
+from coloctl.api.thread import ThreadConnection, awaited
 from coloctl.api.view import seen
 from coloctl.control import acts as patience
 from coloctl.control.acts import QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
-from coloctl.control.newborn import Newborn
+from coloctl.control.daemon.newborn import Newborn
 from coloctl.errors import NotProtected, Unreachable, UsageError
 from coloctl.model.pair import NODES, PairSpec
 from coloctl.model.protection import Protection
@@ -90,7 +90,7 @@ class Pair:
         if self._own is None:
             self._connect().close()
             return
-        spec.check_files(self._own)
+        pairfile.check_files(self._own)
         self._born = Newborn(self._own)
         atexit.register(self._end)  # for whoever never leaves the block
         self._born.connect().close()
@@ -306,7 +306,7 @@ class Pair:
         return await self._act(do)
 
     async def _act(self, do: Callable[[Acts], T]) -> T:
-        line = Line()
+        line = ThreadConnection()
 
         def work() -> T:
             with line.hold(self._connect()) as client:
@@ -337,7 +337,7 @@ class Front:
         Nothing else is started before it is asked for, and everything is ended with the block,
         unless ``keep``. Raises `SpecError`.
         """
-        own = spec.load(Path(file).absolute())
+        own = pairfile.load(Path(file).absolute())
         return Pair(own.name, own, keep=keep)
 
     def attach(self, name: str) -> Pair:

@@ -38,7 +38,7 @@ async def awaited(
     return future.result()
 
 
-class Line:
+class ThreadConnection:
     """One connection to a supervisor, which another thread may cut at any moment."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos import setting
 from coloctl.chaos.bench import BENCH_SCHEMA
 from coloctl.chaos.cost import Meter, spent
@@ -28,7 +28,7 @@ from coloctl.chaos.figures import summary
 from coloctl.chaos.soak import Seen
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.newborn import newborn
+from coloctl.control.daemon.newborn import newborn
 from coloctl.host import open_host
 from coloctl.machine import image
 
@@ -109,7 +109,7 @@ def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict
 
 def _protected(what: Crowd, number: int, folder: Path, stack: ExitStack) -> ControlClient:
     """One more pair is in COLO; it goes with ``stack``."""
-    pair = spec.load(asyncio.run(_written(what, number, folder)))
+    pair = pairfile.load(asyncio.run(_written(what, number, folder)))
     born = stack.enter_context(newborn(pair))
     stack.callback(born.end)
     client = stack.enter_context(born.connect())

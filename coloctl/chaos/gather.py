@@ -22,7 +22,7 @@ from coloctl.errors import ColoctlError
 from coloctl.journal import replay
 from coloctl.machine import image
 from coloctl.model.event import Record
-from coloctl.spec import load
+from coloctl.pairfile import load
 
 #: Comparing two images of half a gigabyte that are mostly holes.
 COMPARE_S = 60.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from coloctl import memory
+from coloctl import probe_cache
 from coloctl.check import freshcode
 from coloctl.check.trial import holds_colo
 from coloctl.colo.known_bugs import Combination
@@ -57,7 +57,7 @@ def choose(qemu: str | None, report: Report = silent) -> tuple[Path, str]:
 
 
 @dataclass(frozen=True)
-class Choice:
+class WorkingQemu:
     """A QEMU with an accelerator that holds COLO on this machine."""
 
     build: Build
@@ -68,7 +68,7 @@ class Choice:
     fresh_code: str = ""  #: the sentence on the plugin that TCG needs; empty under KVM
 
 
-def choose_qemu(report: Report = silent) -> Choice:
+def choose_qemu(report: Report = silent) -> WorkingQemu:
     """The system's QEMU where it holds COLO, tried out, or else the newest build.
 
     What was found is remembered until the machine boots again. Raises `UnsupportedQEMU` when
@@ -87,7 +87,7 @@ def choose_qemu(report: Report = silent) -> Choice:
     accels, sentence = usable_accelerators(report)
     build, accel = qemus.choose(works, accels, report=report)
     fresh = fresh_code(build.binary, accel, report)
-    return Choice(build, accel, verdict["why"], tuple(passed_over), sentence, fresh)
+    return WorkingQemu(build, accel, verdict["why"], tuple(passed_over), sentence, fresh)
 
 
 def fresh_code(binary: Path, accel: str, report: Report = silent) -> str:
@@ -125,13 +125,13 @@ async def _holds_colo_under_tcg(binary: Path) -> bool:
 def usable_accelerators(report: Report = silent) -> tuple[Sequence[str], str]:
     """The accelerators worth trying here, the better first, and the sentence that says why."""
     build = qemus.find("system") or qemus.provide(qemus.FALLBACK, report=report)
-    key = memory.key(build.binary, "auto", "loop")
-    known = memory.recall(key)
+    key = probe_cache.key(build.binary, "auto", "loop")
+    known = probe_cache.recall(key)
     if known is None:
         report(Progress("measuring what KVM and TCG are worth here"))
         verdict = accelerators.prove(build.binary)
         known = {"real": verdict.real, "sentence": verdict.sentence}
-        memory.remember(key, known)
+        probe_cache.remember(key, known)
     return (("kvm", "tcg") if known.get("real") else ("tcg",)), str(known.get("sentence", ""))
 
 

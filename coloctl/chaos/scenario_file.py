@@ -27,8 +27,8 @@ from coloctl.chaos.scenario import (
 from coloctl.chaos.scenario_tables import ChoiceTable, FaultTable, ScenarioFile
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.errors import ScenarioError, SpecError
+from coloctl.pairfile.complaints import from_validation
 from coloctl.reading import read_toml
-from coloctl.spec.complaints import from_validation
 
 #: Tables of a pair file that a scenario may lay over that of the lab.
 PAIR_TABLES = ("guest", "replication", "checkpoint", "detection", "fencing", "policy")

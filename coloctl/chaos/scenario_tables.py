@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from coloctl.chaos.scenario import Span, When
-from coloctl.spec.values import complaint
+from coloctl.pairfile.values import complaint
 
 
 def _span(value: object) -> Span:

@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coloctl import interrupts, paths, spec
+from coloctl import interrupts, pairfile, paths
 from coloctl.chaos.remains import Trail, namespaces
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.newborn import Newborn, newborn
+from coloctl.control.daemon.newborn import Newborn, newborn
 from coloctl.errors import DeadlineMissed, LabError, PairBusy
 from coloctl.lab import guest as guests
 from coloctl.lab import sample
@@ -157,7 +157,7 @@ def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iter
 
     ``metrics`` is the address at which it serves them, if any.
     """
-    described = spec.load(pair_file(setting, standing, home))
+    described = pairfile.load(pair_file(setting, standing, home))
     with ending(setting, newborn(described, metrics)) as born, born.connect() as client:
         yield client
 

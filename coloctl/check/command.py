@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from coloctl.asked import LAUNCH_DEADLINE_S
-from coloctl.check.finding import Finding, Severity
+from coloctl.check.finding import Precondition, Severity
 from coloctl.colo.coverage import require_covered
 from coloctl.colo.refuse import REFUSED
 from coloctl.errors import ColoctlError, LaunchError
@@ -50,7 +50,7 @@ _IN_THE_WAY = frozenset({"binary", "versions", "state", "ports", "replication li
 
 
 def rehearsable(
-    spec: PairSpec, findings: Sequence[Finding]
+    spec: PairSpec, findings: Sequence[Precondition]
 ) -> tuple[PairSpec, frozenset[str]] | None:
     """Reduce the pair to what can be started although ``findings`` were made; pure.
 
@@ -79,7 +79,7 @@ def rehearsable(
     return replace(spec, guest=guest, nics=nics), frozenset(blank)
 
 
-async def examine_command_lines(what: Rehearsed) -> list[Finding]:
+async def examine_command_lines(what: Rehearsed) -> list[Precondition]:
     """Find what each node's QEMU says of the pair's own command line, in either role.
 
     A node whose primary does not start is not tried as a secondary: it would say the same.
@@ -89,11 +89,11 @@ async def examine_command_lines(what: Rehearsed) -> list[Finding]:
         findings += await _try_both(what, node)
     if not findings:
         sentence = "Both nodes start their QEMU as primary and as secondary, all of it replicable."
-        return [Finding(NAME, Severity.OK, sentence)]
+        return [Precondition(NAME, Severity.OK, sentence)]
     return _without_echo(findings)
 
 
-async def _try_both(what: Rehearsed, primary: NodeName) -> list[Finding]:
+async def _try_both(what: Rehearsed, primary: NodeName) -> list[Precondition]:
     """Start the primary on that node and beside it the secondary on the other, as a pair stands.
 
     So a socket that both of them would open on one machine is found as well.
@@ -112,18 +112,18 @@ async def _try_both(what: Rehearsed, primary: NodeName) -> list[Finding]:
 class _Wrong(Exception):
     """One QEMU was not started, or holds what cannot be replicated."""
 
-    def __init__(self, finding: Finding) -> None:
+    def __init__(self, finding: Precondition) -> None:
         super().__init__(finding.sentence)
         self.finding = finding
 
 
-def _without_echo(findings: list[Finding]) -> list[Finding]:
+def _without_echo(findings: list[Precondition]) -> list[Precondition]:
     """Drop the second node's finding where it differs from the first's in the node alone."""
     first, *more = findings
     return [first, *(one for one in more if _of_node_a(one) != first.sentence)]
 
 
-def _of_node_a(finding: Finding) -> str:
+def _of_node_a(finding: Precondition) -> str:
     """Word a finding about node b as if node a had made it."""
     return finding.sentence.replace("node b", "node a")
 
@@ -138,7 +138,7 @@ async def _started(what: Rehearsed, node: NodeName, role: Role) -> AsyncIterator
             launch = await _command(what, node, role, folder)
             vm = await VM.launch(node, what.hosts[node], launch, folder)
         except LaunchError as error:
-            raise _Wrong(Finding(NAME, Severity.ERROR, error.message, _hint(what))) from error
+            raise _Wrong(Precondition(NAME, Severity.ERROR, error.message, _hint(what))) from error
         except ColoctlError as error:
             raise _wrong(NAME, error) from error
         try:
@@ -154,7 +154,7 @@ async def _started(what: Rehearsed, node: NodeName, role: Role) -> AsyncIterator
 
 
 def _wrong(name: str, error: ColoctlError) -> _Wrong:
-    return _Wrong(Finding(name, Severity.ERROR, error.message, error.hint or ""))
+    return _Wrong(Precondition(name, Severity.ERROR, error.message, error.hint or ""))
 
 
 def _hint(what: Rehearsed) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from coloctl.check.finding import Finding, Severity, guarded
+from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.colo import generation
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Host
@@ -21,23 +21,23 @@ COMMAND_S = 10.0
 Hosts = Mapping[NodeName, Host]
 
 
-async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Finding]:
+async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
     """Every finding about the pair's disks."""
     findings = []
     for disk in spec.disks:
         findings += await guarded(f"disk {disk.id}", _disk(spec, disk, hosts, qemu_img))
     if not spec.disks:
-        findings.append(Finding("disks", Severity.INFO, "The guest has no disk."))
+        findings.append(Precondition("disks", Severity.INFO, "The guest has no disk."))
     findings += await guarded("generation", _generation(spec, hosts))
     return findings
 
 
-async def _generation(spec: PairSpec, hosts: Hosts) -> list[Finding]:
+async def _generation(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
     """Whose disks a start would take; raises `PreconditionFailed` where it would be refused."""
     name = "generation"
     hint = "give the device a serial, or use LVM; `coloctl start SPEC --from NODE` after a boot"
     findings = [
-        Finding(name, Severity.WARNING, sentence, hint)
+        Precondition(name, Severity.WARNING, sentence, hint)
         for sentence in await generation.unstable(spec, hosts)
     ]
     known = await generation.read(spec, hosts)
@@ -45,15 +45,15 @@ async def _generation(spec: PairSpec, hosts: Hosts) -> list[Finding]:
     if any(one.written for one in known.values()):
         said = " ".join(one.sentence() for one in known.values() if one.written or one.doubt)
         sentence = f"{said} A start begins on node {newest}."
-        findings.append(Finding(name, Severity.OK, sentence))
+        findings.append(Precondition(name, Severity.OK, sentence))
     return findings
 
 
-async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> list[Finding]:
+async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
     name = f"disk {disk.id}"
     if disk.image["a"] == disk.image["b"] and hosts["a"].name.split(":")[0] in ("local", "netns"):
         sentence = f"Both nodes would use the same file {disk.image['a']}."
-        return [Finding(name, Severity.ERROR, sentence, "give each node an image of its own")]
+        return [Precondition(name, Severity.ERROR, sentence, "give each node an image of its own")]
     found = {
         node: await image.info(
             disk.image[node], hosts[node].run, image_format=disk.format, qemu_img=qemu_img
@@ -62,13 +62,13 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) ->
     }
     image.require_equal_sizes(found["a"], found["b"])
     size = f"{found['a'].virtual_size / MIB:.0f} MiB on both nodes"
-    findings = [Finding(name, Severity.OK, f"{disk.format}, {size}.")]
-    findings += [Finding(name, Severity.ERROR, *why) for why in await _unwritable(disk, hosts)]
+    findings = [Precondition(name, Severity.OK, f"{disk.format}, {size}.")]
+    findings += [Precondition(name, Severity.ERROR, *why) for why in await _unwritable(disk, hosts)]
     busy = [node for node in NODES if await _in_use(disk, node, hosts, qemu_img)]
     for node in busy:
         sentence = f"{disk.image[node]} on node {node} is in use by another program."
         hint = "a pair that runs already holds it; otherwise `fuser` on that file names the program"
-        findings.append(Finding(name, Severity.WARNING, sentence, hint))
+        findings.append(Precondition(name, Severity.WARNING, sentence, hint))
     if not busy:
         findings.append(await _seeded(spec, disk, hosts, qemu_img))
     return findings
@@ -93,7 +93,7 @@ async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, qemu_img: Path) 
     return done.code != 0 and "lock" in done.stderr
 
 
-async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> Finding:
+async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> Precondition:
     name = f"disk {disk.id}"
     try:
         equal = await image.same_content(
@@ -106,17 +106,17 @@ async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) 
         )
     except DeadlineMissed:
         sentence = f"Comparing the contents takes longer than {COMPARE_S:.0f} s and was left out."
-        return Finding(name, Severity.INFO, sentence)
+        return Precondition(name, Severity.INFO, sentence)
     except PreconditionFailed as error:
-        return Finding(name, Severity.WARNING, error.message, error.hint or "")
+        return Precondition(name, Severity.WARNING, error.message, error.hint or "")
     if equal:
-        return Finding(name, Severity.OK, "Both nodes hold the same: no copy is needed.")
+        return Precondition(name, Severity.OK, "Both nodes hold the same: no copy is needed.")
     try:
         newest = generation.source(await generation.read(spec, hosts))
     except PreconditionFailed:  # told as a finding of its own
-        return Finding(name, Severity.INFO, "The contents of both nodes differ.")
+        return Precondition(name, Severity.INFO, "The contents of both nodes differ.")
     sentence = (
         f"The contents differ: node {newest}'s are copied to node {other(newest)} before the pair "
         "is protected."
     )
-    return Finding(name, Severity.INFO, sentence)
+    return Precondition(name, Severity.INFO, sentence)

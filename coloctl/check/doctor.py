@@ -10,12 +10,12 @@ from pathlib import Path
 from coloctl import paths
 from coloctl.check.command import Rehearsed, examine_command_lines, rehearsable
 from coloctl.check.disks import examine_disks
-from coloctl.check.finding import Finding, Severity, guarded, of_check
+from coloctl.check.finding import Precondition, Severity, guarded, of_check
 from coloctl.check.machine import available_mib, unusable
 from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
-from coloctl.check.verdict import Verdict
+from coloctl.check.verdict import CheckResult
 from coloctl.colo import launch
 from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.launch import find_qemu
@@ -26,7 +26,7 @@ from coloctl.host import LocalHost, open_host
 from coloctl.host.base import Host
 from coloctl.machine import freshcode, image
 from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
-from coloctl.spec import file_problems
+from coloctl.pairfile import file_problems
 from coloctl.vm import inspect
 
 COMMAND_S = 10.0
@@ -41,20 +41,20 @@ _SPOKEN_SECRET = re.compile(
 OVERHEAD_MIB = 256
 
 
-async def examine_pair(spec: PairSpec) -> list[Finding]:
+async def examine_pair(spec: PairSpec) -> list[Precondition]:
     """Find everything about the pair that ``spec`` describes that a start would meet, or ought to.
 
     Nothing is changed: QEMUs that are started to be asked execute no instruction of the guest.
     """
     async with contextlib.AsyncExitStack() as stack:
         hosts: dict[NodeName, Host] = {}
-        findings: list[Finding] = []
+        findings: list[Precondition] = []
         for node in NODES:
             try:
                 host = open_host(spec.nodes[node].host)
             except ColoctlError as error:
                 findings.append(
-                    Finding(f"node {node}", Severity.ERROR, error.message, error.hint or "")
+                    Precondition(f"node {node}", Severity.ERROR, error.message, error.hint or "")
                 )
                 continue
             stack.push_async_callback(host.aclose)
@@ -65,19 +65,19 @@ async def examine_pair(spec: PairSpec) -> list[Finding]:
     return [*_files(spec), *findings, *_state(spec), *fencing, *_said_aloud(spec)]
 
 
-def _files(spec: PairSpec) -> Iterator[Finding]:
+def _files(spec: PairSpec) -> Iterator[Precondition]:
     """Every file that the pair file names and that a start could not use, by its key."""
     for problem in file_problems(spec):
         # The length of socket paths is looked at with the state, an image with its disk.
         if problem.key != "name" and not problem.key.startswith("disk["):
-            yield Finding(problem.key, Severity.ERROR, problem.sentence, problem.hint or "")
+            yield Precondition(problem.key, Severity.ERROR, problem.sentence, problem.hint or "")
 
 
-async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding]:
+async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     try:
         binary = find_qemu(spec)
     except ColoctlError as error:
-        return [Finding("binary", Severity.ERROR, error.message, error.hint or "")]
+        return [Precondition("binary", Severity.ERROR, error.message, error.hint or "")]
     always = [
         *await guarded("binary", _binary(spec, binary, hosts)),
         *await guarded("versions", _versions(binary, hosts)),
@@ -85,7 +85,7 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding
     if await _runs(spec, hosts["a"]):
         sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
         hint = f"`coloctl status {spec.name}` shows how it is"
-        return [*always, Finding("running", Severity.INFO, sentence, hint)]
+        return [*always, Precondition("running", Severity.INFO, sentence, hint)]
     found = [
         *always,
         *await guarded("memory", _memory(spec, hosts)),
@@ -98,13 +98,13 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding
 
 
 async def _command_lines(
-    spec: PairSpec, binary: Path, hosts: dict[NodeName, Host], known: list[Finding]
-) -> list[Finding]:
+    spec: PairSpec, binary: Path, hosts: dict[NodeName, Host], known: list[Precondition]
+) -> list[Precondition]:
     """What both QEMUs say of the pair's command lines, as far as they can be started."""
     reduced = rehearsable(spec, known)
     if reduced is None:
         sentence = "No command line was tried: first the errors above have to go."
-        return [Finding("command line", Severity.INFO, sentence)]
+        return [Precondition("command line", Severity.INFO, sentence)]
     pair, blank = reduced
     accel = await launch.accelerator(binary, spec.guest.accel)
     found = await inspect(binary, hosts["a"])
@@ -122,29 +122,29 @@ async def _runs(spec: PairSpec, host: Host) -> bool:
     return True
 
 
-async def _binary(spec: PairSpec, binary: Path, hosts: dict[NodeName, Host]) -> list[Finding]:
+async def _binary(spec: PairSpec, binary: Path, hosts: dict[NodeName, Host]) -> list[Precondition]:
     """What a probe finds; a known bug that a start refuses is an error here."""
     guest = spec.guest
     report = await probe(binary, guest.accel, guest.machine, hosts["a"])
     findings = [of_check(check) for check in report.checks if check.name != "known bug"]
-    if any(check.verdict is Verdict.FAIL for check in report.checks):
+    if any(check.verdict is CheckResult.FAIL for check in report.checks):
         return findings
     return findings + await _bugs(spec, binary, report, hosts["a"])
 
 
-async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> list[Finding]:
+async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> list[Precondition]:
     refused = refusals(spec, await inspect(binary, host), report.accel)
     suspected = {check.sentence for check in report.checks if check.name == "known bug"}
-    findings = [Finding(bug.name, Severity.ERROR, bug.verdict(), bug.hint) for bug in refused]
+    findings = [Precondition(bug.name, Severity.ERROR, bug.verdict(), bug.hint) for bug in refused]
     findings += [
-        Finding(bug.name, Severity.WARNING, bug.verdict(), bug.hint)
+        Precondition(bug.name, Severity.WARNING, bug.verdict(), bug.hint)
         for bug in KNOWN_BUGS
         if bug.name not in REFUSED and bug.verdict() in suspected
     ]
     return findings
 
 
-async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Finding]:
+async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Precondition]:
     said = {}
     for node in NODES:
         done = await hosts[node].run([str(binary), "--version"], deadline_s=COMMAND_S)
@@ -152,11 +152,11 @@ async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Finding]:
     if said["a"] != said["b"]:
         sentence = f"Node a runs '{said['a']}' and node b '{said['b']}'."
         hint = "COLO works only between equal versions: install the same on both"
-        return [Finding("versions", Severity.ERROR, sentence, hint)]
-    return [Finding("versions", Severity.OK, "Both nodes run the same QEMU.")]
+        return [Precondition("versions", Severity.ERROR, sentence, hint)]
+    return [Precondition("versions", Severity.OK, "Both nodes run the same QEMU.")]
 
 
-async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding]:
+async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     """A secondary holds the guest's memory twice: its own, and the primary's last checkpoint."""
     guest = spec.guest.memory_mib
     if all(isinstance(host, LocalHost) for host in hosts.values()):
@@ -164,34 +164,34 @@ async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Finding]:
     return [_room(f"node {node}", await available_mib(hosts[node]), guest, 2) for node in NODES]
 
 
-def _room(where: str, available: int, guest: int, times: int) -> Finding:
+def _room(where: str, available: int, guest: int, times: int) -> Precondition:
     needed = guest * times + OVERHEAD_MIB
     sentence = f"{available} MiB are available for {where}, which may need {needed} MiB"
     if available >= needed:
-        return Finding("memory", Severity.OK, f"{sentence}.")
+        return Precondition("memory", Severity.OK, f"{sentence}.")
     hint = f"a guest of at most {max(0, (available - OVERHEAD_MIB) // times)} MiB has room"
     sentence += f": {times} times the guest's {guest}, and QEMU itself."
-    return Finding("memory", Severity.WARNING, sentence, hint)
+    return Precondition("memory", Severity.WARNING, sentence, hint)
 
 
-def _state(spec: PairSpec) -> Iterator[Finding]:
+def _state(spec: PairSpec) -> Iterator[Precondition]:
     """The pair's folder, and the sockets in it."""
     folder = paths.pair_dir(spec.name)
     hint = "set COLOCTL_STATE_DIR to a folder of your own with a short path"
     if (problem := unusable(folder)) is not None:
-        yield Finding("state", Severity.ERROR, problem, hint)
+        yield Precondition("state", Severity.ERROR, problem, hint)
         return
     # The longest name among a node's sockets.
     longest = folder / "a" / f"compare_out{'' if len(spec.nics) < 2 else '-n9'}.sock"
     try:
         paths.check_socket_path(longest)
     except ColoctlError as error:
-        yield Finding("state", Severity.ERROR, error.message, error.hint or "")
+        yield Precondition("state", Severity.ERROR, error.message, error.hint or "")
         return
-    yield Finding("state", Severity.OK, f"Its state is kept in {folder}.")
+    yield Precondition("state", Severity.OK, f"Its state is kept in {folder}.")
 
 
-async def _fencing(spec: PairSpec) -> AsyncIterator[Finding]:
+async def _fencing(spec: PairSpec) -> AsyncIterator[Precondition]:
     """Ask the fence agent for the status of each node: it must work before it is needed."""
     if spec.fencing.method is not FencingMethod.COMMAND:
         return
@@ -203,30 +203,30 @@ async def _fencing(spec: PairSpec) -> AsyncIterator[Finding]:
             hint = "call it by hand with action=status and the options of the pair file"
         elif not heard.on:
             hint = f"is fencing.{node} the machine that node {node} runs on?"
-        yield Finding("fencing", severity, heard.said, hint)
+        yield Precondition("fencing", severity, heard.said, hint)
 
 
-def _said_aloud(spec: PairSpec) -> Iterator[Finding]:
+def _said_aloud(spec: PairSpec) -> Iterator[Precondition]:
     """What no look at the machine can tell."""
     if spec.fencing.method is FencingMethod.KILL:
         sentence = "A node that is to be left behind is killed, and its death proven."
-        yield Finding("fencing", Severity.OK, sentence)
+        yield Precondition("fencing", Severity.OK, sentence)
     elif spec.fencing.method is FencingMethod.MANUAL:
-        yield Finding(
+        yield Precondition(
             "fencing",
             Severity.WARNING,
             f"Fencing method {spec.fencing.method} leaves every failover waiting for a person.",
             'fencing.method = "kill" lets coloctl do it where it runs beside QEMU',
         )
     if spec.guest.extra_args:
-        yield Finding(
+        yield Precondition(
             "extra_args",
             Severity.WARNING,
             "Devices in guest.extra_args are not known to coloctl: their state must survive COLO.",
             "try a failover before you rely on them",
         )
     if any(_SPOKEN_SECRET.search(word) for word in spec.guest.extra_args):
-        yield Finding(
+        yield Precondition(
             "secrets",
             Severity.WARNING,
             "guest.extra_args holds a secret in the open: every user of this machine can read it "
@@ -237,11 +237,11 @@ def _said_aloud(spec: PairSpec) -> Iterator[Finding]:
         yield from _connections(spec)
 
 
-def _connections(spec: PairSpec) -> Iterator[Finding]:
+def _connections(spec: PairSpec) -> Iterator[Precondition]:
     """What clients of the guest should know."""
     cure = "net.ipv4.tcp_syncookies=2 inside the guest removes this for every connection"
     if spec.checkpoint.guard_first_connection:
-        yield Finding(
+        yield Precondition(
             "first connection",
             Severity.INFO,
             "A checkpoint follows the guest's first TCP connection, whose secrets it then shares;"
@@ -249,14 +249,14 @@ def _connections(spec: PairSpec) -> Iterator[Finding]:
             cure,
         )
     else:
-        yield Finding(
+        yield Precondition(
             "first connection",
             Severity.WARNING,
             "Connections opened before the next checkpoint can break in a failover: the two guests"
             " draw different TCP secrets at the first connection of their life.",
             f"checkpoint.guard_first_connection = true; {cure}",
         )
-    yield Finding(
+    yield Precondition(
         "ipv6",
         Severity.INFO,
         "Answers over IPv6 leave at once: they are not held until a checkpoint or a comparison.",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from coloctl.check.verdict import Check, Verdict
+from coloctl.check.verdict import CheckResult, StaticCheck
 from coloctl.errors import ColoctlError
 
 
@@ -21,7 +21,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Precondition:
     """One precondition that was looked at."""
 
     name: str
@@ -31,33 +31,33 @@ class Finding:
 
 
 _OF_CHECK = {
-    Verdict.OK: Severity.OK,
-    Verdict.WARN: Severity.WARNING,
-    Verdict.UNKNOWN: Severity.WARNING,
-    Verdict.FAIL: Severity.ERROR,
+    CheckResult.OK: Severity.OK,
+    CheckResult.WARN: Severity.WARNING,
+    CheckResult.UNKNOWN: Severity.WARNING,
+    CheckResult.FAIL: Severity.ERROR,
 }
 
 
-def of_check(check: Check) -> Finding:
+def of_check(check: StaticCheck) -> Precondition:
     """What a probe of the binary found, for a pair that needs it."""
-    return Finding(check.name, _OF_CHECK[check.verdict], check.sentence, check.hint)
+    return Precondition(check.name, _OF_CHECK[check.verdict], check.sentence, check.hint)
 
 
-async def guarded(name: str, look: Awaitable[Iterable[Finding]]) -> list[Finding]:
+async def guarded(name: str, look: Awaitable[Iterable[Precondition]]) -> list[Precondition]:
     """What ``look`` found; an error it met is a finding too."""
     try:
         return list(await look)
     except ColoctlError as error:
-        return [Finding(name, Severity.ERROR, error.message, error.hint or "")]
+        return [Precondition(name, Severity.ERROR, error.message, error.hint or "")]
 
 
-def worst(findings: Iterable[Finding]) -> Severity:
+def worst(findings: Iterable[Precondition]) -> Severity:
     """The highest severity among ``findings``."""
     order = list(Severity)
     return max((one.severity for one in findings), key=order.index, default=Severity.OK)
 
 
-def document(findings: Iterable[Finding]) -> dict[str, Any]:
+def document(findings: Iterable[Precondition]) -> dict[str, Any]:
     """The findings as a JSON object, version 1."""
     listed = list(findings)
     return {

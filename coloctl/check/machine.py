@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from coloctl import paths
-from coloctl.check.finding import Finding, Severity, guarded, of_check
+from coloctl.check.finding import Precondition, Severity, guarded, of_check
 from coloctl.check.probe import probe
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
@@ -31,7 +31,7 @@ USER_NAMESPACES: Mapping[str, Callable[[str], bool]] = {
 }
 
 
-async def examine_machine(host: Host, qemu: Path | None) -> list[Finding]:
+async def examine_machine(host: Host, qemu: Path | None) -> list[Precondition]:
     """Every finding about this machine; ``qemu`` is the one on PATH, None when there is none."""
     return [
         *await guarded("qemu", _qemu(host, qemu)),
@@ -43,48 +43,50 @@ async def examine_machine(host: Host, qemu: Path | None) -> list[Finding]:
     ]
 
 
-async def _qemu(host: Host, qemu: Path | None) -> list[Finding]:
+async def _qemu(host: Host, qemu: Path | None) -> list[Precondition]:
     """The machine's own QEMU, with the accelerator that ``auto`` would choose."""
     if qemu is None:
         sentence = "There is no qemu-system-x86_64 on PATH."
         hint = "apt-get install qemu-system-x86 qemu-utils, or `coloctl lab qemu`"
-        return [Finding("qemu", Severity.WARNING, sentence, hint)]
+        return [Precondition("qemu", Severity.WARNING, sentence, hint)]
     report = await probe(qemu, "auto", "pc", host)
     # What is missing here can be fetched: nothing of it is an error before a pair asks for it.
     return [_softened(of_check(check)) for check in report.checks]
 
 
-def _softened(finding: Finding) -> Finding:
+def _softened(finding: Precondition) -> Precondition:
     if finding.severity is not Severity.ERROR:
         return finding
-    return Finding(finding.name, Severity.WARNING, finding.sentence, finding.hint)
+    return Precondition(finding.name, Severity.WARNING, finding.sentence, finding.hint)
 
 
-def tun(node: Path = Path(TUN_NODE)) -> Finding:
+def tun(node: Path = Path(TUN_NODE)) -> Precondition:
     """Whether QEMU could open taps."""
     try:
         os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         hint = f"`modprobe tun`, and read and write access to {node}; a container must be given it"
-        return Finding("tun", Severity.WARNING, f"{node} does not open: {error.strerror}.", hint)
-    return Finding("tun", Severity.OK, f"{node} opens.")
+        return Precondition(
+            "tun", Severity.WARNING, f"{node} does not open: {error.strerror}.", hint
+        )
+    return Precondition("tun", Severity.OK, f"{node} opens.")
 
 
-def namespaces(sysctl: Path = Path("/proc/sys"), status: Path = SELF_STATUS) -> Finding:
+def namespaces(sysctl: Path = Path("/proc/sys"), status: Path = SELF_STATUS) -> Precondition:
     """Whether the lab could be built: with the capabilities of root, or in a user namespace."""
     if _capabilities(status) & LAB_CAPABILITIES == LAB_CAPABILITIES:
-        return Finding("namespaces", Severity.OK, "Network namespaces can be made as root.")
+        return Precondition("namespaces", Severity.OK, "Network namespaces can be made as root.")
     for knob, wanted in USER_NAMESPACES.items():
         value = _read(sysctl / knob)
         if value is not None and not wanted(value):
-            return Finding(
+            return Precondition(
                 "namespaces",
                 Severity.WARNING,
                 f"User namespaces are not allowed: {knob.replace('/', '.')} is {value}.",
                 "the lab and the demo need them, or root",
             )
     sentence = "Network namespaces can be made in a user namespace, without root."
-    return Finding("namespaces", Severity.OK, sentence)
+    return Precondition("namespaces", Severity.OK, sentence)
 
 
 def _capabilities(status: Path) -> int:
@@ -111,40 +113,42 @@ async def available_mib(host: Host) -> int:
     raise PreconditionFailed(f"{host.name} does not say how much memory is available.")
 
 
-async def _memory(host: Host) -> list[Finding]:
+async def _memory(host: Host) -> list[Precondition]:
     sentence = (
         f"{await available_mib(host)} MiB are available; "
         "a pair on one machine may need three times its guest's memory."
     )
-    return [Finding("memory", Severity.INFO, sentence)]
+    return [Precondition("memory", Severity.INFO, sentence)]
 
 
-def state_dir() -> Finding:
+def state_dir() -> Precondition:
     """Whether pairs can keep their state here."""
     try:
         folder = paths.state_dir()
     except PreconditionFailed as error:
-        return Finding("state", Severity.ERROR, error.message, error.hint or "")
+        return Precondition("state", Severity.ERROR, error.message, error.hint or "")
     if (problem := unusable(folder)) is not None:
-        return Finding(
+        return Precondition(
             "state", Severity.ERROR, problem, "set COLOCTL_STATE_DIR to a folder of yours"
         )
-    return Finding("state", Severity.OK, f"Pairs keep their state in {folder}.")
+    return Precondition("state", Severity.OK, f"Pairs keep their state in {folder}.")
 
 
-def _cache() -> Finding:
+def _cache() -> Precondition:
     try:
         folder = paths.cache_dir()
     except PreconditionFailed as error:
-        return Finding("cache", Severity.ERROR, error.message, error.hint or "")
+        return Precondition("cache", Severity.ERROR, error.message, error.hint or "")
     if (problem := unusable(folder)) is not None:
         hint = "set COLOCTL_CACHE_DIR to a folder of yours"
-        return Finding("cache", Severity.WARNING, problem, hint)
+        return Precondition("cache", Severity.WARNING, problem, hint)
     free = shutil.disk_usage(_existing(folder)).free
     if free < CACHE_BYTES:
         sentence = f"{folder} has {free // MIB} MiB left; builds of QEMU need {CACHE_BYTES // MIB}."
-        return Finding("cache", Severity.WARNING, sentence, "make room, or set COLOCTL_CACHE_DIR")
-    return Finding("cache", Severity.OK, f"Downloads and verdicts go to {folder}.")
+        return Precondition(
+            "cache", Severity.WARNING, sentence, "make room, or set COLOCTL_CACHE_DIR"
+        )
+    return Precondition("cache", Severity.OK, f"Downloads and verdicts go to {folder}.")
 
 
 def unusable(folder: Path) -> str | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from coloctl import paths
-from coloctl.check.finding import Finding, Severity, guarded
+from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.colo import bridgeport, guard
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Endpoint, Host
@@ -20,7 +20,7 @@ COMMAND_S = 10.0
 Hosts = Mapping[NodeName, Host]
 
 
-async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Finding]:
+async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
     """Every finding about the pair's links."""
     findings = []
     for node in NODES:
@@ -32,28 +32,28 @@ async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Finding]:
     return findings
 
 
-async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Finding]:
+async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Precondition]:
     """Make one connection to a port that the kernel chooses, and close it again."""
     if spec.shares_host():
         sentence = "Both nodes share one host: their QEMUs meet at unix sockets of the pair's own."
-        return [Finding("replication link", Severity.OK, sentence)] if node == "a" else []
+        return [Precondition("replication link", Severity.OK, sentence)] if node == "a" else []
     address = spec.nodes[node].address
     here, there = await hosts[node].channel_pair(
         hosts[other(node)], Endpoint(address, 0), nodelay=True, deadline_s=LINK_S
     )
     with here, there:
         sentence = f"Node {other(node)} reaches node {node} at {address}."
-        return [Finding("replication link", Severity.OK, sentence)]
+        return [Precondition("replication link", Severity.OK, sentence)]
 
 
-async def _ports(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
+async def _ports(spec: PairSpec, host: Host, node: NodeName) -> list[Precondition]:
     address = spec.nodes[node].address
     taken = await host.ports_in_use(address)
     wanted = Wires(spec, paths.pair_dir(spec.name)).ports()
     if not wanted:
-        return [Finding("ports", Severity.OK, "None is needed.")] if node == "a" else []
+        return [Precondition("ports", Severity.OK, "None is needed.")] if node == "a" else []
     busy = [
-        Finding(
+        Precondition(
             "ports",
             Severity.ERROR,
             f"Port {port} of {address} on node {node}, needed for {purpose}, is in use.",
@@ -63,10 +63,10 @@ async def _ports(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
         if port in taken
     ]
     listed = ", ".join(str(port) for port in sorted(wanted))
-    return busy or [Finding("ports", Severity.OK, f"{listed} are free on node {node}.")]
+    return busy or [Precondition("ports", Severity.OK, f"{listed} are free on node {node}.")]
 
 
-async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Finding]:
+async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Precondition]:
     """Try the packet rules that keep other users from the pair's ports, and remove them again."""
     wires = Wires(spec, paths.pair_dir(spec.name))
     if not wires.ports():
@@ -77,31 +77,33 @@ async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Finding
         await host.unguard(scratch.name)
     except PreconditionFailed as error:
         sentence = f"Other users may reach the ports of node {node}: {error.message}."
-        return [Finding("strangers", Severity.WARNING, sentence, error.hint or "")]
+        return [Precondition("strangers", Severity.WARNING, sentence, error.hint or "")]
     sentence = f"Packet rules can keep everybody but the peer from the ports of node {node}."
-    return [Finding("strangers", Severity.OK, sentence)]
+    return [Precondition("strangers", Severity.OK, sentence)]
 
 
-async def _nic(nic: NicSpec, hosts: Hosts) -> list[Finding]:
+async def _nic(nic: NicSpec, hosts: Hosts) -> list[Precondition]:
     name = f"nic {nic.id}"
     if nic.tap is None:
-        return [Finding(name, Severity.INFO, "It has no tap: its link leads nowhere.")]
+        return [Precondition(name, Severity.INFO, "It has no tap: its link leads nowhere.")]
     findings = []
     for node in NODES:
         findings += await _spanning_tree(name, nic.tap, hosts[node], node)
         try:
             await hosts[node].check_tap(nic.tap.ifname[node])
         except ColoctlError as error:
-            findings.append(Finding(name, Severity.ERROR, _whole(error.message), error.hint or ""))
+            findings.append(
+                Precondition(name, Severity.ERROR, _whole(error.message), error.hint or "")
+            )
             continue
         sentence = f"Tap {nic.tap.ifname[node]} on node {node} can be opened."
-        findings.append(Finding(name, Severity.OK, sentence))
+        findings.append(Precondition(name, Severity.OK, sentence))
         findings += await _bridge(name, nic.tap, hosts[node], node)
     if any(one.severity is Severity.ERROR for one in findings):
         return findings
     header = "carry a virtio-net header" if has_vnet_header(nic) else "are plain Ethernet"
     sentence = f"Frames {header} on both nodes, and the filters know it; vhost is off."
-    return [*findings, Finding(name, Severity.OK, sentence)]
+    return [*findings, Precondition(name, Severity.OK, sentence)]
 
 
 def _whole(message: str) -> str:
@@ -110,7 +112,7 @@ def _whole(message: str) -> str:
     return sentence if sentence.endswith(".") else f"{sentence}."
 
 
-async def _spanning_tree(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Finding]:
+async def _spanning_tree(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Precondition]:
     """Warn of a bridge on which a survivor's frames would be dropped for a while."""
     bridge = (await bridgeport.link(host, tap.ifname[node])).get("master") or tap.bridge
     silent_s = bridgeport.silent_s(await bridgeport.link(host, str(bridge))) if bridge else 0.0
@@ -123,10 +125,10 @@ async def _spanning_tree(name: str, tap: TapSpec, host: Host, node: NodeName) ->
     hint = (
         f"`ip link set {bridge} type bridge stp_state 0`, where the bridge cannot be part of a loop"
     )
-    return [Finding(name, Severity.WARNING, sentence, hint)]
+    return [Precondition(name, Severity.WARNING, sentence, hint)]
 
 
-async def _bridge(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Finding]:
+async def _bridge(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Precondition]:
     """Whether the tap is a port of the bridge that the pair file names."""
     if tap.bridge is None:
         return []
@@ -134,16 +136,16 @@ async def _bridge(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[F
         bridge = await _link_of(host, tap.bridge)
         port = await _link_of(host, tap.ifname[node])
     except PreconditionFailed as error:
-        return [Finding(name, Severity.INFO, f"The bridge was not looked at: {error.message}")]
+        return [Precondition(name, Severity.INFO, f"The bridge was not looked at: {error.message}")]
     if bridge is None:
         sentence = f"There is no bridge {tap.bridge} on node {node}."
         hint = f"`ip link add {tap.bridge} type bridge`, or correct tap.bridge"
-        return [Finding(name, Severity.ERROR, sentence, hint)]
+        return [Precondition(name, Severity.ERROR, sentence, hint)]
     if port is None or port.get("master") != tap.bridge:
         sentence = f"Tap {tap.ifname[node]} on node {node} is not a port of {tap.bridge}."
         hint = f"`ip link set {tap.ifname[node]} master {tap.bridge}`"
-        return [Finding(name, Severity.WARNING, sentence, hint)]
-    return [Finding(name, Severity.OK, f"It is a port of bridge {tap.bridge} on node {node}.")]
+        return [Precondition(name, Severity.WARNING, sentence, hint)]
+    return [Precondition(name, Severity.OK, f"It is a port of bridge {tap.bridge} on node {node}.")]
 
 
 async def _link_of(host: Host, ifname: str) -> Mapping[str, object] | None:

@@ -1,7 +1,7 @@
 """What a QEMU binary, an accelerator and a machine type can do, found by asking; nothing runs.
 
-Each question is a `Check` with a name. What they come to together is in `conclude`; only a trial
-(`coloctl.check.trial`) proves that COLO works.
+Each question is a `StaticCheck` with a name. What they come to together is in `conclude`; only a
+trial (`coloctl.check.trial`) proves that COLO works.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.asked import asked
-from coloctl.check.verdict import Check, FullVerdict, Outcome, Verdict
+from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict, StaticCheck
 from coloctl.colo.known_bugs import Combination, threatening
 from coloctl.errors import ColoctlError, CommandRefused, UsageError
 from coloctl.host.base import Host
@@ -52,8 +52,8 @@ class Report:
     version: str
     accel: str  #: what ``auto`` stands for here
     machine: str
-    checks: tuple[Check, ...]
-    outcome: Outcome
+    checks: tuple[StaticCheck, ...]
+    outcome: ColoSupport
     sentence: str
     hint: str = ""
     full: FullVerdict | None = None
@@ -68,11 +68,11 @@ async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
     try:
         answers = await _ask(binary, host)
     except ColoctlError as error:
-        check = Check("binary", Verdict.FAIL, error.message, error.hint or "")
-        return conclude(Report(str(binary), "", accel, machine, (check,), Outcome.FAILS, ""))
+        check = StaticCheck("binary", CheckResult.FAIL, error.message, error.hint or "")
+        return conclude(Report(str(binary), "", accel, machine, (check,), ColoSupport.FAILS, ""))
     accel, accelerator = await _accelerator(binary, accel)
     checks = (
-        Check("binary", Verdict.OK, f"QEMU {answers.dialect.version} answers."),
+        StaticCheck("binary", CheckResult.OK, f"QEMU {answers.dialect.version} answers."),
         *_colo(answers),
         _machine(answers, machine),
         accelerator,
@@ -81,13 +81,13 @@ async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
         *_known_bugs(Combination(answers.dialect, accel, machine)),
     )
     version = answers.dialect.version
-    return conclude(Report(str(binary), version, accel, machine, checks, Outcome.UNKNOWN, ""))
+    return conclude(Report(str(binary), version, accel, machine, checks, ColoSupport.UNKNOWN, ""))
 
 
 def with_trial(report: Report, full: FullVerdict) -> Report:
     """The report with what a trial has proven, which outweighs any suspicion."""
     hint = full.hint
-    if full.works and (doubt := _first(report.checks, Verdict.WARN)):
+    if full.works and (doubt := _first(report.checks, CheckResult.WARN)):
         hint = doubt.hint
     return replace(report, outcome=full.outcome, sentence=full.sentence, hint=hint, full=full)
 
@@ -95,24 +95,24 @@ def with_trial(report: Report, full: FullVerdict) -> Report:
 def conclude(report: Report) -> Report:
     """The report with the outcome of its checks: the worst of them."""
     for verdict, outcome in (
-        (Verdict.FAIL, Outcome.FAILS),
-        (Verdict.UNKNOWN, Outcome.UNKNOWN),
-        (Verdict.WARN, Outcome.SUSPECT),
+        (CheckResult.FAIL, ColoSupport.FAILS),
+        (CheckResult.UNKNOWN, ColoSupport.UNKNOWN),
+        (CheckResult.WARN, ColoSupport.SUSPECT),
     ):
         if (worst := _first(report.checks, verdict)) is not None:
             hint = worst.hint
-            if outcome is Outcome.SUSPECT:
+            if outcome is ColoSupport.SUSPECT:
                 hint += "; --full tries it out"
             return replace(report, outcome=outcome, sentence=worst.sentence, hint=hint)
     return replace(
         report,
-        outcome=Outcome.WORKS,
+        outcome=ColoSupport.WORKS,
         sentence=f"This QEMU has all that COLO needs, {report.machine} under {report.accel}.",
         hint="--full proves it with a small real pair",
     )
 
 
-def _first(checks: Sequence[Check], verdict: Verdict) -> Check | None:
+def _first(checks: Sequence[StaticCheck], verdict: CheckResult) -> StaticCheck | None:
     return next((check for check in checks if check.verdict is verdict), None)
 
 
@@ -143,14 +143,16 @@ def _names(machines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield str(machine["alias"])
 
 
-def _colo(answers: Answers) -> tuple[Check, ...]:
+def _colo(answers: Answers) -> tuple[StaticCheck, ...]:
     """What COLO needs of the binary itself."""
     another = "`coloctl lab qemu` fetches a build that has it"
     dialect = answers.dialect
-    capability = Check("capability", Verdict.OK, "The migration capability x-colo is there.")
+    capability = StaticCheck(
+        "capability", CheckResult.OK, "The migration capability x-colo is there."
+    )
     if not dialect.x_colo:
         sentence = "This QEMU was built without COLO: there is no capability x-colo."
-        capability = Check("capability", Verdict.FAIL, sentence, another)
+        capability = StaticCheck("capability", CheckResult.FAIL, sentence, another)
     drivers = [name for name in DRIVERS if not answers.schema.has(f"blockdev-add.driver={name}")]
     ways = {
         ReturnPath.REQUIRED: "with a return path, which x-colo asks for since 11.0",
@@ -162,53 +164,59 @@ def _colo(answers: Answers) -> tuple[Check, ...]:
         _schema(answers.schema),
         _all_there("objects", OBJECTS, answers.missing_objects, another),
         _all_there("block drivers", DRIVERS, drivers, another),
-        Check("dialect", Verdict.OK, spoken),
+        StaticCheck("dialect", CheckResult.OK, spoken),
     )
 
 
-def _schema(schema: Schema) -> Check:
+def _schema(schema: Schema) -> StaticCheck:
     try:
         required = load_required(folder() / "required.toml")
     except UsageError as error:
-        return Check("schema", Verdict.UNKNOWN, error.message, "run it from a checkout of coloctl")
+        return StaticCheck(
+            "schema", CheckResult.UNKNOWN, error.message, "run it from a checkout of coloctl"
+        )
     if missing := required_missing(schema, required):
         more = f" ({len(missing) - 1} more)" if len(missing) > 1 else ""
-        return Check("schema", Verdict.FAIL, missing[0].sentence() + more, "use a newer QEMU")
-    return Check("schema", Verdict.OK, f"All {len(required)} commands, arguments and events exist.")
+        return StaticCheck(
+            "schema", CheckResult.FAIL, missing[0].sentence() + more, "use a newer QEMU"
+        )
+    return StaticCheck(
+        "schema", CheckResult.OK, f"All {len(required)} commands, arguments and events exist."
+    )
 
 
-def _all_there(name: str, needed: Sequence[str], missing: Sequence[str], hint: str) -> Check:
+def _all_there(name: str, needed: Sequence[str], missing: Sequence[str], hint: str) -> StaticCheck:
     if missing:
         sentence = f"This QEMU was built without {', '.join(missing)}."
-        return Check(name, Verdict.FAIL, sentence, hint)
-    return Check(name, Verdict.OK, f"{', '.join(needed)}.")
+        return StaticCheck(name, CheckResult.FAIL, sentence, hint)
+    return StaticCheck(name, CheckResult.OK, f"{', '.join(needed)}.")
 
 
-def _machine(answers: Answers, machine: str) -> Check:
+def _machine(answers: Answers, machine: str) -> StaticCheck:
     wanted = machine.split(",", maxsplit=1)[0]
     if wanted in answers.machines:
-        return Check("machine type", Verdict.OK, f"{wanted} is known.")
-    return Check(
+        return StaticCheck("machine type", CheckResult.OK, f"{wanted} is known.")
+    return StaticCheck(
         "machine type",
-        Verdict.FAIL,
+        CheckResult.FAIL,
         f"This QEMU knows no machine type {wanted}.",
         "`-machine help` of that QEMU lists what it knows; pc works everywhere",
     )
 
 
-async def _accelerator(binary: Path, wanted: str) -> tuple[str, Check]:
+async def _accelerator(binary: Path, wanted: str) -> tuple[str, StaticCheck]:
     """The accelerator that is meant, and what it is worth, measured."""
     if wanted == "tcg":
         return wanted, _tcg(await asyncio.to_thread(accelerators.measure, binary, "tcg"))
     proof = await asyncio.to_thread(accelerators.prove, binary)
     if proof.real:
-        return "kvm", Check("accelerator", Verdict.OK, proof.sentence)
+        return "kvm", StaticCheck("accelerator", CheckResult.OK, proof.sentence)
     if wanted == "auto":
         return "tcg", replace(_tcg(proof.tcg), sentence=f"TCG, because: {proof.sentence}")
     opens = proof.kvm.long_mode
-    return wanted, Check(
+    return wanted, StaticCheck(
         "accelerator",
-        Verdict.WARN if opens else Verdict.FAIL,
+        CheckResult.WARN if opens else CheckResult.FAIL,
         proof.sentence,
         "firmware runs there, operating systems hang: use --accel tcg with QEMU 11.0 or newer"
         if opens
@@ -216,14 +224,16 @@ async def _accelerator(binary: Path, wanted: str) -> tuple[str, Check]:
     )
 
 
-def _tcg(measured: accelerators.Measurement) -> Check:
+def _tcg(measured: accelerators.Measurement) -> StaticCheck:
     if measured.loop_s is None:
-        return Check("accelerator", Verdict.FAIL, f"TCG does not run guests: {measured.why_not}.")
+        return StaticCheck(
+            "accelerator", CheckResult.FAIL, f"TCG does not run guests: {measured.why_not}."
+        )
     sentence = f"TCG runs guests: {measured.turns} loop turns took {measured.loop_s:.3f} s."
-    return Check("accelerator", Verdict.OK, sentence)
+    return StaticCheck("accelerator", CheckResult.OK, sentence)
 
 
-def _fresh_code(binary: Path, accel: str, dialect: Dialect) -> Iterator[Check]:
+def _fresh_code(binary: Path, accel: str, dialect: Dialect) -> Iterator[StaticCheck]:
     """Whether a secondary under TCG runs what its memory holds; older QEMUs deadlock before that.
 
     A pair is not kept from starting without the plugin, so its absence raises a doubt only.
@@ -232,22 +242,24 @@ def _fresh_code(binary: Path, accel: str, dialect: Dialect) -> Iterator[Check]:
         return
     if (why := freshcode.distrust(freshcode.place(binary))) == "":
         sentence = "The fresh-code plugin is in force: a secondary runs what its memory holds."
-        yield Check("fresh code", Verdict.OK, sentence)
+        yield StaticCheck("fresh code", CheckResult.OK, sentence)
         return
     sentence = f"The fresh-code plugin is not in force, so that {freshcode.WITHOUT}: {why}"
-    yield Check("fresh code", Verdict.WARN, sentence, freshcode.hint(binary))
+    yield StaticCheck("fresh code", CheckResult.WARN, sentence, freshcode.hint(binary))
 
 
-def _qemu_img(binary: Path) -> Check:
+def _qemu_img(binary: Path) -> StaticCheck:
     tool = image.tool(binary)
     if tool.is_absolute() or shutil.which(tool):
-        return Check("qemu-img", Verdict.OK, f"{shutil.which(tool) or tool} is there.")
-    return Check("qemu-img", Verdict.FAIL, "There is no qemu-img.", "apt-get install qemu-utils")
+        return StaticCheck("qemu-img", CheckResult.OK, f"{shutil.which(tool) or tool} is there.")
+    return StaticCheck(
+        "qemu-img", CheckResult.FAIL, "There is no qemu-img.", "apt-get install qemu-utils"
+    )
 
 
-def _known_bugs(what: Combination) -> Iterator[Check]:
+def _known_bugs(what: Combination) -> Iterator[StaticCheck]:
     bugs = threatening(what)
     for bug in bugs:
-        yield Check("known bug", Verdict.WARN, bug.verdict(), bug.hint)
+        yield StaticCheck("known bug", CheckResult.WARN, bug.verdict(), bug.hint)
     if not bugs:
-        yield Check("known bugs", Verdict.OK, "None that this combination would meet.")
+        yield StaticCheck("known bugs", CheckResult.OK, "None that this combination would meet.")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from coloctl.check import pair
 from coloctl.check.signs import examine
-from coloctl.check.verdict import Direction, Outcome
+from coloctl.check.verdict import ColoSupport, Direction
 from coloctl.clock import Deadline
 from coloctl.colo.checkpoint import CheckpointLedger
 from coloctl.colo.known_bugs import Combination, Signs, explain
@@ -136,7 +136,7 @@ class _Rehearsal:
             if isinstance(result, BaseException):
                 raise result
 
-    def result(self, outcome: Outcome, sentence: str, **more: str) -> Direction:
+    def result(self, outcome: ColoSupport, sentence: str, **more: str) -> Direction:
         """The direction as far as it came."""
         figures = self.ledger.view(pair.DELAY_MS)
         return Direction(
@@ -175,7 +175,7 @@ async def rehearse(
         return await _failed(it, error)
     finally:
         await it.end()
-    return it.result(Outcome.WORKS, f"The {killed} was killed and the other side lived on.")
+    return it.result(ColoSupport.WORKS, f"The {killed} was killed and the other side lived on.")
 
 
 async def _failed(it: _Rehearsal, error: Exception) -> Direction:
@@ -194,7 +194,7 @@ async def _failed(it: _Rehearsal, error: Exception) -> Direction:
     )
 
 
-def _judge(it: _Rehearsal, error: Exception, signs: Signs) -> tuple[Outcome, str]:
+def _judge(it: _Rehearsal, error: Exception, signs: Signs) -> tuple[ColoSupport, str]:
     """The outcome, and what was seen; a pair that was merely too slow proves nothing."""
     at = f'at stage "{it.stage}"'
     for side, aborted in (
@@ -202,17 +202,17 @@ def _judge(it: _Rehearsal, error: Exception, signs: Signs) -> tuple[Outcome, str
         ("secondary", signs.secondary_aborted),
     ):
         if aborted:
-            return Outcome.FAILS, f"The {side} aborted {at}."
+            return ColoSupport.FAILS, f"The {side} aborted {at}."
     for side, hangs in zip(SIDES, (signs.primary_hangs, signs.secondary_hangs), strict=True):
         if hangs:
-            return Outcome.FAILS, f"The {side} hangs {at}: only its rescue monitor answers."
+            return ColoSupport.FAILS, f"The {side} hangs {at}: only its rescue monitor answers."
     if signs.migration_completed and isinstance(error, MigrationFailed):
-        return Outcome.FAILS, "The first migration completed and did not become COLO."
+        return ColoSupport.FAILS, "The first migration completed and did not become COLO."
     if isinstance(error, TimeoutError):
-        return Outcome.UNKNOWN, f"The pair did not get on {at}, and both sides still answer."
+        return ColoSupport.UNKNOWN, f"The pair did not get on {at}, and both sides still answer."
     if isinstance(error, _Died | LaunchError | CommandRefused | FailoverRefused | MigrationFailed):
-        return Outcome.FAILS, getattr(error, "message", str(error))
-    return Outcome.UNKNOWN, getattr(error, "message", str(error))
+        return ColoSupport.FAILS, getattr(error, "message", str(error))
+    return ColoSupport.UNKNOWN, getattr(error, "message", str(error))
 
 
 async def _or_death(act: Coroutine[Any, Any, T], vms: Sequence[VM]) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coloctl import paths
-from coloctl.check.finding import Finding, Severity
+from coloctl.check.finding import Precondition, Severity
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image
@@ -24,7 +24,7 @@ STATE_BYTES = 64 * MIB
 Hosts = Mapping[NodeName, Host]
 
 
-async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Finding]:
+async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
     """Find images that could outgrow their filesystem, and a state folder with little room."""
     findings = []
     for node in NODES:
@@ -33,11 +33,11 @@ async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Fin
     if free < STATE_BYTES:
         sentence = f"{paths.state_dir()} has {free // MIB} MiB of room left for the pair's state."
         hint = "make room: without it nothing can be recorded, and decisions may have to wait"
-        findings.append(Finding("room", Severity.WARNING, sentence, hint))
-    return findings or [Finding("room", Severity.OK, "Images and state have room to grow.")]
+        findings.append(Precondition("room", Severity.WARNING, sentence, hint))
+    return findings or [Precondition("room", Severity.OK, "Images and state have room to grow.")]
 
 
-async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) -> list[Finding]:
+async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) -> list[Precondition]:
     """Compare what a node's images may still grow by with the room beside them."""
     missing: dict[Path, int] = {}
     for disk in spec.disks:
@@ -59,7 +59,7 @@ async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) ->
                 f"{free // MIB} MiB are free there."
             )
             hint = "a guest whose image cannot grow stands still until there is room"
-            findings.append(Finding("room", Severity.WARNING, sentence, hint))
+            findings.append(Precondition("room", Severity.WARNING, sentence, hint))
     return findings
 
 

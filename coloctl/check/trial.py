@@ -14,9 +14,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from coloctl import memory
+from coloctl import probe_cache
 from coloctl.check.rehearsal import rehearse
-from coloctl.check.verdict import Direction, FullVerdict, Outcome
+from coloctl.check.verdict import ColoSupport, Direction, FullVerdict
 from coloctl.clock import Deadline
 from coloctl.colo.known_bugs import named
 from coloctl.colo.launch import Ground
@@ -49,13 +49,13 @@ def holds_colo(
     milliseconds. ``accel`` is ``kvm`` or ``tcg``. Whatever QEMU does is a verdict, never an
     exception.
     """
-    key = memory.key(binary, accel, machine)
-    if not fresh and (known := memory.recall(key)) is not None:
+    key = probe_cache.key(binary, accel, machine)
+    if not fresh and (known := probe_cache.recall(key)) is not None:
         with contextlib.suppress(KeyError, TypeError, ValueError):
             return replace(FullVerdict.from_json(known), remembered=True)
     verdict = asyncio.run(try_out(binary, accel, machine, deadline_s=deadline_s))
-    if verdict.outcome in (Outcome.WORKS, Outcome.FAILS):
-        memory.remember(key, verdict.to_json())
+    if verdict.outcome in (ColoSupport.WORKS, ColoSupport.FAILS):
+        probe_cache.remember(key, verdict.to_json())
     return verdict
 
 
@@ -69,14 +69,14 @@ async def try_out(
 ) -> FullVerdict:
     """As `holds_colo`, without the memory. Cancelled, it still leaves nothing behind."""
     began = time.monotonic()
-    blank = FullVerdict(str(binary), "", accel, machine, Outcome.UNKNOWN, "")
+    blank = FullVerdict(str(binary), "", accel, machine, ColoSupport.UNKNOWN, "")
     host = open_host("local")
     try:
         known = await inspect(binary, host)
         blank = replace(blank, version=known.version)
         verdict = _sum_up(blank, await _both_ways(blank, host, known, deadline_s, report))
     except (UnsupportedQEMU, LaunchError) as error:
-        verdict = _from_error(replace(blank, outcome=Outcome.FAILS), error)
+        verdict = _from_error(replace(blank, outcome=ColoSupport.FAILS), error)
     except ColoctlError as error:
         verdict = _from_error(blank, error)
     finally:
@@ -102,7 +102,7 @@ async def _both_ways(
                 report=partial(report, killed),
             )
         played.append(direction)
-        if direction.outcome is not Outcome.WORKS:
+        if direction.outcome is not ColoSupport.WORKS:
             break
     return tuple(played)
 
@@ -111,13 +111,13 @@ def _sum_up(blank: FullVerdict, played: tuple[Direction, ...]) -> FullVerdict:
     """The verdict of the whole trial: that of its last direction."""
     last = played[-1]
     verdict = replace(blank, outcome=last.outcome, directions=played, sentence=last.sentence)
-    if last.outcome is Outcome.WORKS:
+    if last.outcome is ColoSupport.WORKS:
         return replace(
             verdict, sentence="A small pair took checkpoints and failed over in both directions."
         )
     if bug := named(last.known_bug):
         return replace(verdict, known_bug=bug.name, sentence=bug.verdict(), hint=bug.hint)
-    if last.outcome is Outcome.UNKNOWN:
+    if last.outcome is ColoSupport.UNKNOWN:
         return replace(verdict, hint="this machine may be busy: try again with a longer --deadline")
     return verdict
 

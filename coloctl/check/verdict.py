@@ -10,7 +10,7 @@ from typing import Any
 from coloctl.model.pair import Role
 
 
-class Outcome(StrEnum):
+class ColoSupport(StrEnum):
     """What is known of a binary, an accelerator and a machine type together."""
 
     WORKS = "works"
@@ -19,7 +19,7 @@ class Outcome(StrEnum):
     UNKNOWN = "unknown"  #: it could not be found out
 
 
-class Verdict(StrEnum):
+class CheckResult(StrEnum):
     """What one static check found."""
 
     OK = "ok"
@@ -29,11 +29,11 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Check:
+class StaticCheck:
     """One thing that was looked at."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckResult
     sentence: str
     hint: str = ""
 
@@ -43,7 +43,7 @@ class Direction:
     """One pair, from its launch to the failover after the death of ``killed``."""
 
     killed: Role
-    outcome: Outcome
+    outcome: ColoSupport
     stage: str  #: the last that was entered; "verified" when all went well
     sentence: str
     checkpoints: int = 0
@@ -61,7 +61,7 @@ class FullVerdict:
     version: str
     accel: str
     machine: str
-    outcome: Outcome
+    outcome: ColoSupport
     sentence: str
     hint: str = ""
     known_bug: str = ""
@@ -71,7 +71,7 @@ class FullVerdict:
 
     @property
     def works(self) -> bool:
-        return self.outcome is Outcome.WORKS
+        return self.outcome is ColoSupport.WORKS
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object."""
@@ -85,9 +85,11 @@ class FullVerdict:
                 **{
                     **one,
                     "killed": Role(one["killed"]),
-                    "outcome": Outcome(one["outcome"]),
+                    "outcome": ColoSupport(one["outcome"]),
                 }
             )
             for one in answer["directions"]
         )
-        return cls(**{**answer, "outcome": Outcome(answer["outcome"]), "directions": directions})
+        return cls(
+            **{**answer, "outcome": ColoSupport(answer["outcome"]), "directions": directions}
+        )

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from coloctl.cli import complaint, documents, reach
+from coloctl.cli import complaint, reach
 from coloctl.cli.options import confirm
-from coloctl.cli.progress import drawing
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views.progress import drawing
 from coloctl.control.acts import Acts
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Act:
+class VerbCall:
     """A verb about a pair, as it was typed."""
 
     pair: str
@@ -63,6 +64,6 @@ def tell_timeline(pair: str, timeline: Mapping[str, Any], form: str) -> None:
     if form == "json":
         documents.print_json({"schema": documents.SCHEMA, "name": pair, **timeline})
         return
-    from coloctl.cli import render
+    from coloctl.cli.views import render
 
     render.console().print(render.timeline(pair, timeline))

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 from rich.console import Group, RenderableType
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos.setting import Setting
-from coloctl.cli import documents, render
 from coloctl.cli.players import engage, require_clients
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views import render
 from coloctl.errors import UsageError
 from coloctl.lab import rootless
 
@@ -61,7 +62,7 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Setting:
     lent: dict[str, Any] = {}
     qemu, accel = options["qemu"], "auto"
     if options["spec_path"] is not None:
-        pair = spec.load(options["spec_path"].absolute())
+        pair = pairfile.load(options["spec_path"].absolute())
         qemu = qemu or (str(pair.guest.qemu) if pair.guest.qemu else None)
         accel, delay_ms = pair.guest.accel, pair.checkpoint.delay_ms
         lent = {

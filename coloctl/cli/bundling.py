@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import __version__
-from coloctl.cli import documents
+from coloctl.cli.views import plain as documents
 from coloctl.control.client import ControlClient
 from coloctl.errors import (
     ColoctlError,

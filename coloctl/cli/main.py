@@ -15,9 +15,9 @@ def main() -> None:
 
         streams.install()
         try:
-            from coloctl.cli.verbs import run
+            from coloctl.cli.verbs import run_verb
 
-            sys.exit(run(sys.argv[1:]))
+            sys.exit(run_verb(sys.argv[1:]))
         finally:
             streams.settle()
     except KeyboardInterrupt:

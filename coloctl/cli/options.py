@@ -76,7 +76,7 @@ class ListenAddress(click.ParamType[str]):
     name = "ADDR"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from coloctl.control.http import parse_address
+        from coloctl.control.daemon.http import parse_address
 
         parse_address(value)
         return str(value)
@@ -85,7 +85,7 @@ class ListenAddress(click.ParamType[str]):
 def free_address(address: str) -> None:
     """Nobody listens at ``address``, where one was given; raises `PreconditionFailed` otherwise."""
     if address:
-        from coloctl.control.http import check_free, parse_address
+        from coloctl.control.daemon.http import check_free, parse_address
 
         check_free(parse_address(address))
 

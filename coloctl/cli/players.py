@@ -6,7 +6,7 @@ import importlib.util
 
 from coloctl.chaos import players
 from coloctl.chaos.players import Players
-from coloctl.cli.downloads import Bars
+from coloctl.cli.views.downloads import Bars
 from coloctl.errors import UsageError
 
 

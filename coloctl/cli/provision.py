@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coloctl.chaos.players import Choice, called
+from coloctl.chaos.players import WorkingQemu, called
 from coloctl.lab.qemu import Build
 
 
@@ -19,7 +19,7 @@ def build_document(build: Build) -> dict[str, Any]:
     }
 
 
-def choice_document(choice: Choice) -> dict[str, Any]:
+def choice_document(choice: WorkingQemu) -> dict[str, Any]:
     """A choice for JSON."""
     return {
         **build_document(choice.build),
@@ -31,7 +31,7 @@ def choice_document(choice: Choice) -> dict[str, Any]:
     }
 
 
-def choice_lines(choice: Choice) -> list[str]:
+def choice_lines(choice: WorkingQemu) -> list[str]:
     """A choice for people: what was chosen, why, and what was not."""
     return [
         f"{called(choice.build)} holds COLO here under {choice.accel}.",

@@ -1,6 +1,6 @@
 """Make the three standard streams safe to use, whatever the program was started with.
 
-`coloctl.cli.main` calls `install` before anything else, `coloctl.cli.run` calls `detach`.
+`cli.main` calls `install` before anything else, `cli.verbs.run_verb` calls `detach`.
 Invariants: writing to standard output or error never raises; what was lost is known (`lost`); and
 after `detach` it never waits either, because a thread writes from a bounded queue. Without that a
 full disk, an ASCII terminal, a reader that has gone or a journal that blocks would end a verb

@@ -150,7 +150,7 @@ def _paths(value: object) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Place:
+class CompanionRead:
     """What was found in one of the two places: a word, nothing, or trouble."""
 
     path: str
@@ -194,8 +194,8 @@ def weigh(
     pair: str,
     node: NodeName,
     now: Mapping[str, DiskIdentity],
-    beside: Place | None,
-    registered: Place,
+    beside: CompanionRead | None,
+    registered: CompanionRead,
 ) -> Companion:
     """Say what is known of the disks that are there ``now`` (by disk id) from both places.
 
@@ -205,7 +205,7 @@ def weigh(
     """
     if registered.word and registered.word.pair != pair:
         if likeness(registered.word, now) in OTHERS:
-            registered = Place(registered.path)  # another pair's disk lay there once
+            registered = CompanionRead(registered.path)  # another pair's disk lay there once
         else:
             _require_own(registered, pair, node)
     if beside and beside.word:
@@ -237,7 +237,7 @@ def likeness(word: Word, now: Mapping[str, DiskIdentity]) -> Sameness:
     return next((one for one in order if one in found), Sameness.SAME)
 
 
-def _require_own(place: Place, pair: str, node: NodeName) -> None:
+def _require_own(place: CompanionRead, pair: str, node: NodeName) -> None:
     assert place.word is not None
     if place.word.pair != pair:
         raise PreconditionFailed(
@@ -260,15 +260,15 @@ def _doubt(known: Companion, bound: int | None, why: str, *, replaced: bool = Fa
     return replace(known, doubt=f"{why}.", bound=bound, replaced=replaced)
 
 
-def _unreadable(node: NodeName, place: Place) -> str:
+def _unreadable(node: NodeName, place: CompanionRead) -> str:
     return f"It is not known what node {node}'s disks hold: {place.trouble}"
 
 
 def _from_registry(
     known: Companion,
     now: Mapping[str, DiskIdentity],
-    beside: Place,
-    registered: Place,
+    beside: CompanionRead,
+    registered: CompanionRead,
     old: Word | None,
 ) -> Companion:
     """The registry speaks; beside the image is nothing, trouble, or a word of the old form."""
@@ -292,14 +292,14 @@ def _from_registry(
     return _doubt(known, word.generation, why, replaced=surely)
 
 
-def _went_on(beside: Place, word: Word) -> bool:
+def _went_on(beside: CompanionRead, word: Word) -> bool:
     """Whether a later word than a secondary's may have been beside the image only, now lost."""
     lost = beside.word is None and word.beside == word.serial
     return word.state is Worth.FOLLOWING and lost
 
 
 def _from_old(
-    known: Companion, registered: Place, word: Word, old: Word, alike: Sameness
+    known: Companion, registered: CompanionRead, word: Word, old: Word, alike: Sameness
 ) -> Companion:
     """Beside the image is a word without identity, so its generation decides."""
     if alike in OTHERS or old.generation > word.generation:
@@ -317,8 +317,8 @@ def _from_old(
 def _from_beside(
     known: Companion,
     now: Mapping[str, DiskIdentity],
-    beside: Place,
-    registered: Place,
+    beside: CompanionRead,
+    registered: CompanionRead,
     ours: Word,
 ) -> Companion:
     """A word lies beside the image; the registry may know better."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coloctl import memory, paths
+from coloctl import paths, probe_cache
 from coloctl.colo import guard, inuse, overlays
 from coloctl.colo.refuse import refuse
 from coloctl.errors import ColoctlError, PreconditionFailed, UnsupportedQEMU
@@ -105,11 +105,11 @@ async def accelerator(binary: Path, wanted: str) -> str:
     """Answer ``wanted``, or what ``auto`` was measured to mean since this machine booted."""
     if wanted != "auto":
         return wanted
-    key = memory.key(binary, "auto", "accel")
-    if known := (memory.recall(key) or {}).get("accel"):
+    key = probe_cache.key(binary, "auto", "accel")
+    if known := (probe_cache.recall(key) or {}).get("accel"):
         return str(known)
     accel = await accelerators.choose(binary, wanted)
-    memory.remember(key, {"accel": accel})
+    probe_cache.remember(key, {"accel": accel})
     return accel
 
 

@@ -98,7 +98,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Window:
+class MemoryWindow:
     """The memory of one QEMU, a chunk at a time, as digests."""
 
     vm: VM
@@ -167,7 +167,7 @@ async def _ram_of(vm: VM) -> Ram:
 
 
 @contextlib.asynccontextmanager
-async def _both(work: Reading) -> AsyncIterator[tuple[Window, Window]]:
+async def _both(work: Reading) -> AsyncIterator[tuple[MemoryWindow, MemoryWindow]]:
     """Give a scratch to each QEMU; it is empty afterwards, and taken back where all went well."""
     key = secrets.token_bytes(16)
     with contextlib.ExitStack() as scratches:
@@ -177,14 +177,17 @@ async def _both(work: Reading) -> AsyncIterator[tuple[Window, Window]]:
             scratch = vm.host.scratch()
             scratches.callback(scratch.close)
             told = await vm.monitor.execute(qmp.add_fd(FDSET), TELL_DEADLINE_S, fd=scratch.fileno())
-            sides.append(Window(vm, scratch, f"/proc/self/fd/{int(told['fd'])}", key))
+            sides.append(MemoryWindow(vm, scratch, f"/proc/self/fd/{int(told['fd'])}", key))
         yield sides[0], sides[1]
         for side in sides:
             await forget(side.vm)
 
 
 async def _window(
-    work: Reading, sides: tuple[Window, Window], chunks: tuple[RamRange, ...], tally: Tally
+    work: Reading,
+    sides: tuple[MemoryWindow, MemoryWindow],
+    chunks: tuple[RamRange, ...],
+    tally: Tally,
 ) -> None:
     """Look at each page before a checkpoint and behind it."""
     before = [await _look(work, sides, chunk) for chunk in chunks]
@@ -213,7 +216,7 @@ def _sort(
             tally.suspects[begin + at // DIGEST * PAGE] = (mine, theirs)
 
 
-async def _settle(work: Reading, sides: tuple[Window, Window], tally: Tally) -> None:
+async def _settle(work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally: Tally) -> None:
     """Acquit every suspect that looks otherwise once."""
     for look in range(LOOKS):
         if not tally.suspects:
@@ -232,7 +235,7 @@ async def _settle(work: Reading, sides: tuple[Window, Window], tally: Tally) -> 
             await _acquit(work, sides, tally)
 
 
-async def _race(secondary: VM, side: Window, tally: Tally, look: int) -> None:
+async def _race(secondary: VM, side: MemoryWindow, tally: Tally, look: int) -> None:
     """Read suspects on the secondary while it loads a checkpoint; the first is another each time.
 
     A page that shows the primary's content was loaded rightly, whatever the guest makes of it.
@@ -261,7 +264,7 @@ async def _race(secondary: VM, side: Window, tally: Tally, look: int) -> None:
             await asyncio.gather(loaded, return_exceptions=True)
 
 
-async def _acquit(work: Reading, sides: tuple[Window, Window], tally: Tally) -> None:
+async def _acquit(work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally: Tally) -> None:
     """Look at every suspect once; one that shows other contents than before is none any more."""
     for some in _together(tally.suspects, tally.chunks):
         mine, theirs = await _look(work, sides, some)
@@ -271,7 +274,7 @@ async def _acquit(work: Reading, sides: tuple[Window, Window], tally: Tally) -> 
 
 
 async def _look(
-    work: Reading, sides: tuple[Window, Window], chunk: RamRange
+    work: Reading, sides: tuple[MemoryWindow, MemoryWindow], chunk: RamRange
 ) -> tuple[bytes, bytes]:
     """The digests of a chunk on both sides at nearly the same time; then both have their rest."""
     loop = asyncio.get_running_loop()

@@ -33,7 +33,7 @@ TurnedAway = Callable[[Stranger], None]
 
 
 @dataclass(frozen=True)
-class Wire:
+class ExpectedConnection:
     """One wire: the QEMU that listens, the one that has to be connected, and where."""
 
     name: str
@@ -43,14 +43,18 @@ class Wire:
     chardev: str = ""  #: the server's id of it, where it is one
 
 
-def wires_of(wires: Wires, primary: VM, secondary: VM) -> Iterator[Wire]:
+def wires_of(wires: Wires, primary: VM, secondary: VM) -> Iterator[ExpectedConnection]:
     """List the wires between two QEMUs of a pair."""
-    yield Wire("the disks", secondary, primary, wires.exports(secondary.node))
+    yield ExpectedConnection("the disks", secondary, primary, wires.exports(secondary.node))
     for i, nic in enumerate(wires.spec.nics):
         suffix = "" if i == 0 else f"-n{i}"
         mirror, compare = wires.mirror(primary.node, i), wires.compare(primary.node, i)
-        yield Wire(f"what {nic.id} receives", primary, secondary, mirror, f"mirror0{suffix}")
-        yield Wire(f"what {nic.id} sends", primary, secondary, compare, f"compare1{suffix}")
+        yield ExpectedConnection(
+            f"what {nic.id} receives", primary, secondary, mirror, f"mirror0{suffix}"
+        )
+        yield ExpectedConnection(
+            f"what {nic.id} sends", primary, secondary, compare, f"compare1{suffix}"
+        )
 
 
 async def require(
@@ -77,7 +81,7 @@ async def require(
             await wire.server.host.widen(wire.server.process.identity, wire.at, MIRROR_BYTES)
 
 
-async def _wrong(wire: Wire, turned_away: TurnedAway) -> str:
+async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
     """Say what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
     host, server = wire.server.host, wire.server.process.identity
     client = wire.client.process.identity
@@ -93,7 +97,7 @@ async def _wrong(wire: Wire, turned_away: TurnedAway) -> str:
     return "" if callers else "nothing is connected to it"
 
 
-async def _connected(wire: Wire) -> bool:
+async def _connected(wire: ExpectedConnection) -> bool:
     """Whether QEMU itself says so; of an NBD server it cannot be asked."""
     if not wire.chardev:
         return True

@@ -18,7 +18,7 @@ from coloctl.errors import (
 )
 from coloctl.model.copied import Copied
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import Channel, PairSpec
+from coloctl.model.pair import MigrationTransport, PairSpec
 from coloctl.model.protection import Fact
 from coloctl.model.qapi import MigrationStatus, RunState
 from coloctl.model.wires import MIGRATION_FD, SocketFile, Wires
@@ -228,7 +228,7 @@ async def _hold(act: Protecting, deadline: Deadline) -> float:
 async def _open_stream(act: Protecting, deadline: Deadline) -> None:
     """The secondary listens, over sockets of ours where the spec says so."""
     spec, primary, secondary = act.spec, act.primary, act.secondary
-    if spec.replication.stream is Channel.FD:
+    if spec.replication.stream is MigrationTransport.FD:
         there, here = await _channel(act, deadline)
         with there, here:
             await secondary.give(MIGRATION_FD, there)

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 from coloctl import paths
 from coloctl.colo import companion, rest
-from coloctl.colo.companion import Companion, Place, Word
+from coloctl.colo.companion import Companion, CompanionRead, Word
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.disk import DiskIdentity
@@ -76,7 +76,7 @@ async def look(spec: PairSpec, host: Host, node: NodeName) -> tuple[Companion, I
 
 async def _places(
     spec: PairSpec, host: Host, node: NodeName, now: Images
-) -> tuple[Place | None, Place]:
+) -> tuple[CompanionRead | None, CompanionRead]:
     first = spec.disks[0]
     identity = now[first.id]
 
@@ -86,23 +86,23 @@ async def _places(
     try:
         far = await _place(host, entry(identity), parse)
     except PreconditionFailed as error:  # a folder that others can change
-        far = Place("", trouble=error.message)
+        far = CompanionRead("", trouble=error.message)
     if identity.device:
         return None, far
     return await _place(host, beside(first.image[node]), parse), far
 
 
-async def _place(host: Host, path: Path, parse: Callable[[bytes], Word]) -> Place:
+async def _place(host: Host, path: Path, parse: Callable[[bytes], Word]) -> CompanionRead:
     try:
         content = await _in_time(host.read_file(path, companion.BYTES_MAX), path)
     except PreconditionFailed as error:
-        return Place(str(path), trouble=error.message)
+        return CompanionRead(str(path), trouble=error.message)
     if content is None:
-        return Place(str(path))
+        return CompanionRead(str(path))
     try:
-        return Place(str(path), parse(content))
+        return CompanionRead(str(path), parse(content))
     except ValueError as error:
-        return Place(str(path), trouble=f"{path} is damaged: {error}.")
+        return CompanionRead(str(path), trouble=f"{path} is damaged: {error}.")
 
 
 async def put(

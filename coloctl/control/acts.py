@@ -14,7 +14,7 @@ from typing import Any
 
 from coloctl import paths, procfs
 from coloctl.control.client import ControlClient
-from coloctl.control.watcher import watcher_of
+from coloctl.control.daemon.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, Unreachable
 
 #: A supervisor answers queries between two steps of its acts, within milliseconds.

@@ -49,7 +49,7 @@ _QUOTED = 300
 
 
 @dataclass(frozen=True)
-class Heard:
+class AgentAnswer:
     """What an agent answered when it was asked about a node that nobody wanted off."""
 
     works: bool  #: it said "on" or "off" in a way that counts
@@ -57,7 +57,7 @@ class Heard:
     said: str = ""  #: a sentence for an operator
 
 
-async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> Heard:
+async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> AgentAnswer:
     """Ask the agent for the status of ``node``; nothing is switched. Never raises `ColoctlError`.
 
     Takes at most ``fencing.timeout_s``; an agent that is late is killed.
@@ -67,14 +67,16 @@ async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> Hea
         try:
             status = await agent.told("status")
         except FencingFailed as failed:
-            return Heard(False, said=f"{failed.message.rstrip('.')}.")
+            return AgentAnswer(False, said=f"{failed.message.rstrip('.')}.")
     words = f": {said.rstrip('.')}." if (said := agent.quote(status)) else "."
     if status.code == ON:
-        return Heard(True, True, f"The fence agent {agent.name} says that node {node} is on{words}")
+        return AgentAnswer(
+            True, True, f"The fence agent {agent.name} says that node {node} is on{words}"
+        )
     if confirms_off(status):
         said = f"The fence agent {agent.name} says that node {node} is off{words}"
-        return Heard(True, False, said)
-    return Heard(
+        return AgentAnswer(True, False, said)
+    return AgentAnswer(
         False,
         said=f"The fence agent {agent.name} says neither that node {node} is on nor that it is off "
         f"(action=status ended with {status.code}){words}",

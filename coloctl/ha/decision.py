@@ -42,7 +42,7 @@ class Decision:
     reason: str = ""  #: sentences for an operator
 
 
-class Course(StrEnum):
+class Response(StrEnum):
     """What a diagnosis asks for, before anybody asks whether it can be done."""
 
     NOTHING = "nothing"
@@ -61,10 +61,10 @@ class Course(StrEnum):
 LINK_VICTIM = Role.SECONDARY
 
 _D = Diagnosis
-_C = Course
+_C = Response
 
 #: Both nodes hold the guest. `_course` looks closer at the node and at a local disk's error.
-TOGETHER: Mapping[Diagnosis, Course] = {
+TOGETHER: Mapping[Diagnosis, Response] = {
     _D.HEALTHY: _C.NOTHING,
     _D.PRIMARY_DEAD: _C.GIVE_UP_IT,
     _D.SECONDARY_DEAD: _C.GIVE_UP_IT,
@@ -86,7 +86,7 @@ TOGETHER: Mapping[Diagnosis, Course] = {
 
 #: The guest runs on the primary; the secondary is being made. What is about the primary is
 #: reported, see `_course`.
-JOINING: Mapping[Diagnosis, Course] = {
+JOINING: Mapping[Diagnosis, Response] = {
     **TOGETHER,
     _D.PRIMARY_DEAD: _C.END,
     _D.PRIMARY_FROZEN: _C.REPORT,
@@ -102,7 +102,7 @@ JOINING: Mapping[Diagnosis, Course] = {
 }
 
 #: There is no secondary.
-ALONE: Mapping[Diagnosis, Course] = {
+ALONE: Mapping[Diagnosis, Response] = {
     **dict.fromkeys(Diagnosis, _C.REPORT),
     _D.HEALTHY: _C.NOTHING,
     _D.PRIMARY_DEAD: _C.END,
@@ -113,14 +113,14 @@ ALONE: Mapping[Diagnosis, Course] = {
 
 #: One node is already held for lost. Where both answer again, the primary has the newest guest, and
 #: whether its session with the secondary still holds is not known: it goes on alone.
-PARTING: Mapping[Diagnosis, Course] = {
+PARTING: Mapping[Diagnosis, Response] = {
     **TOGETHER,
     **dict.fromkeys(
         (_D.HEALTHY, _D.MONITOR_HUNG, _D.GUEST_RESET, _D.GUEST_PANIC), _C.GIVE_UP_BY_ROLE
     ),
 }
 
-COURSES: Mapping[Protection, Mapping[Diagnosis, Course]] = {
+COURSES: Mapping[Protection, Mapping[Diagnosis, Response]] = {
     Protection.DOWN: ALONE,
     Protection.UNPROTECTED: ALONE,
     Protection.RESYNC: JOINING,
@@ -174,20 +174,20 @@ def _on_course(
     finding: Finding, seen: Observation, policy: Policy, *, paused: bool, pair: str
 ) -> Decision:
     course, said = _course(finding, seen), finding.sentence()
-    if course in (Course.BOOT, Course.PANIC):
+    if course in (Response.BOOT, Response.PANIC):
         course = _of_the_guest(course, seen, policy, paused=paused)
-    if course is Course.NOTHING:
+    if course is Response.NOTHING:
         return Decision(Action.NONE)
-    if course in (Course.REPORT, Course.RESTART):
+    if course in (Response.REPORT, Response.RESTART):
         return Decision(Action(course.value), None, said)
-    if course is Course.END:
+    if course is Response.END:
         return _end(finding, seen, pair)
-    if course is Course.ABANDON:
+    if course is Response.ABANDON:
         return _abandon(said, seen, paused=paused, pair=pair)
     lost = finding.node
-    if course is Course.BOOT:
+    if course is Response.BOOT:
         lost = holder(seen, Role.SECONDARY)
-    if course is Course.GIVE_UP_BY_ROLE:
+    if course is Response.GIVE_UP_BY_ROLE:
         # One whose failover went no further than the proof of its death is seen no more.
         left = members(seen)
         lost = other(left[0]) if len(left) == 1 else holder(seen, LINK_VICTIM)
@@ -213,48 +213,48 @@ def _end(finding: Finding, seen: Observation, pair: str) -> Decision:
     return Decision(Action.END, None, f"{said} The pair ends with its guest.")
 
 
-def _course(finding: Finding, seen: Observation) -> Course:
+def _course(finding: Finding, seen: Observation) -> Response:
     courses = COURSES[seen.protection]
     if courses is ALONE and holder(seen, Role.SECONDARY):
         courses = JOINING  # it has been launched, and is on its way
     course = courses[finding.diagnosis]
     node = finding.node
-    if course not in (Course.GIVE_UP_IT, Course.ABANDON) or node is None:
+    if course not in (Response.GIVE_UP_IT, Response.ABANDON) or node is None:
         return course
     wrote = not {"local-write-error", "guest-held"}.isdisjoint(seen.nodes[node].notices)
     if finding.diagnosis is Diagnosis.LOCAL_DISK_ERROR and not wrote:
         # A read: the guest was given the replica's data.
         parting = seen.protection is Protection.FAILOVER
-        return Course.GIVE_UP_BY_ROLE if parting else Course.REPORT
-    if course is Course.ABANDON and seen.nodes[node].role is Role.PRIMARY:
+        return Response.GIVE_UP_BY_ROLE if parting else Response.REPORT
+    if course is Response.ABANDON and seen.nodes[node].role is Role.PRIMARY:
         # The secondary holds nothing yet, so the guest stays where it is; a checkpoint that a
         # primary cannot finish is given up with the secondary.
         ends_it = finding.diagnosis in (Diagnosis.CHECKPOINT_STALLED, Diagnosis.GUEST_HELD)
-        return Course.ABANDON if ends_it else Course.REPORT
+        return Response.ABANDON if ends_it else Response.REPORT
     if finding.diagnosis in (Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD):
         peer = seen.nodes.get(other(node))
         if peer is not None and peer.life is Life.DEAD:
-            return Course.END
+            return Response.END
     return course
 
 
-def _of_the_guest(course: Course, seen: Observation, policy: Policy, *, paused: bool) -> Course:
+def _of_the_guest(course: Response, seen: Observation, policy: Policy, *, paused: bool) -> Response:
     """What follows where the guest itself is the matter; it is left alone while the pair is paused.
 
     ``BOOT`` where its secondary is to be given up for that.
     """
     if paused:
-        return Course.REPORT
-    panicked = course is Course.PANIC or ended_by_reset(seen)
+        return Response.REPORT
+    panicked = course is Response.PANIC or ended_by_reset(seen)
     if panicked and policy.on_panic is OnPanic.STOP:
-        return Course.END
-    if course is Course.PANIC:
-        return Course.RESTART if policy.on_panic is OnPanic.RESTART else Course.REPORT
+        return Response.END
+    if course is Response.PANIC:
+        return Response.RESTART if policy.on_panic is OnPanic.RESTART else Response.REPORT
     if not seen.boots_alone or holder(seen, Role.SECONDARY) is None:
-        return Course.REPORT
+        return Response.REPORT
     if seen.protection is not Protection.COLO:
-        return Course.ABANDON
-    return Course.BOOT if policy.auto_failover else Course.REPORT
+        return Response.ABANDON
+    return Response.BOOT if policy.auto_failover else Response.REPORT
 
 
 def _abandon(said: str, seen: Observation, *, paused: bool, pair: str) -> Decision:

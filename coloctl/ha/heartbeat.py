@@ -16,7 +16,7 @@ from coloctl.clock import CLOCK, Clock
 from coloctl.colo.checkpoint import CheckpointLedger
 from coloctl.errors import MonitorError
 from coloctl.ha.limits import Shown, limits_of
-from coloctl.ha.link import Link, Timed, channels
+from coloctl.ha.link import LinkWatch, Timed, channels
 from coloctl.host.base import Endpoint, Host
 from coloctl.host.beacon import new_key, unix_beacons
 from coloctl.host.delivery import Deliveries
@@ -186,7 +186,7 @@ class Heartbeat:
     def __init__(self, spec: PairSpec, clock: Clock = CLOCK, *, timed: Timed = ignore) -> None:
         self._spec, self._clock, self._timed = spec, clock, timed
         self._pulses: dict[NodeName, _Pulse] = {}
-        self._link: Link | None = None
+        self._link: LinkWatch | None = None
         self._progress = _Progress()
         self._number = 0
         self._unsettled_ms = 0.0
@@ -233,7 +233,7 @@ class Heartbeat:
             one, two = unix_beacons()
             one.meet(two)
             two.meet(one)
-            self._link = Link({"a": one, "b": two}, {}, {})
+            self._link = LinkWatch({"a": one, "b": two}, {}, {})
             return
         key = new_key()
         port = self._spec.replication.heartbeat_port()
@@ -253,7 +253,7 @@ class Heartbeat:
             stack.pop_all()
         for node in NODES:
             beacons[node].meet(beacons[other(node)])
-        self._link = Link(beacons, deliveries, names)
+        self._link = LinkWatch(beacons, deliveries, names)
 
     def unwatch(self) -> None:
         """The replication link is not watched any more."""

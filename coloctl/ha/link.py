@@ -58,7 +58,7 @@ class Silences:
         return worst
 
 
-class Link:
+class LinkWatch:
     """Both ends of the replication link, and how long each has heard nothing.
 
     ``deliveries`` are of the same nodes; without them only the beacons count.

@@ -56,7 +56,7 @@ def _share(before: Worked, after: Worked) -> _Share:
 
 
 @dataclass
-class Load:
+class ProcessorLoad:
     """How many windows in a row only the secondary's processors never rest, or do nothing."""
 
     spinning: int = 0

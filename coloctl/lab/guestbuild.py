@@ -14,7 +14,7 @@ from pathlib import Path
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import apt, initramfs
-from coloctl.lab.initramfs import Entry
+from coloctl.lab.initramfs import ArchiveEntry
 from coloctl.lab.progress import Progress, Report
 
 #: Raise it when this file changes what comes out of an unchanged recipe.
@@ -153,7 +153,7 @@ def _kernel_image(recipe: Recipe, debs: Sequence[Path]) -> str:
     return found[0]
 
 
-def _entries(root: Path, modules: Path, recipe: Recipe) -> list[Entry]:
+def _entries(root: Path, modules: Path, recipe: Recipe) -> list[ArchiveEntry]:
     """The guest's whole root file system; ``modules`` is the folder named after the kernel."""
     wanted = initramfs.module_closure(modules, recipe.modules)
     return [
@@ -177,7 +177,7 @@ def _find(root: Path, name: str) -> Path:
     raise ProvisionError(f"The guest's packages hold no {name}.")
 
 
-def _busybox(root: Path) -> list[Entry]:
+def _busybox(root: Path) -> list[ArchiveEntry]:
     """busybox (static) and a link for every command it knows."""
     binary = _find(root, "bin/busybox")
     commands = _run([str(binary), "--list"]).split()
@@ -187,7 +187,7 @@ def _busybox(root: Path) -> list[Entry]:
     ]
 
 
-def _programs(root: Path, programs: Sequence[str]) -> list[Entry]:
+def _programs(root: Path, programs: Sequence[str]) -> list[ArchiveEntry]:
     """The programs, their loader, and every library that the loader itself says it would load."""
     entries = [initramfs.file("lib64/ld-linux-x86-64.so.2", (root / _LOADER).read_bytes(), 0o755)]
     libraries: dict[str, Path] = {}

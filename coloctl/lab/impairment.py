@@ -1,6 +1,6 @@
 """What is wrong with a wire that still carries, and what that means for one frame; pure.
 
-The words are netem's. Where the two differ, `Lane` says what the lab's own pump does.
+The words are netem's. Where the two differ, `WireDirection` says what the lab's own pump does.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Impairment:
         return {"limit": 10_000, **{key: value for key, value in mapping.items() if value}}
 
 
-class Lane:
+class WireDirection:
     """One direction of an impaired wire: the fate of each frame, in the order of their coming.
 
     Invariant: frames that wait leave in the order in which they came, so only those that skip the

@@ -22,7 +22,7 @@ _TRAILER = "TRAILER!!!"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArchiveEntry:
     """One file, folder, symbolic link or device node, owned by root inside the guest."""
 
     path: str
@@ -31,23 +31,23 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def folder(path: str, permissions: int = 0o755) -> Entry:
-    return Entry(path, stat.S_IFDIR | permissions)
+def folder(path: str, permissions: int = 0o755) -> ArchiveEntry:
+    return ArchiveEntry(path, stat.S_IFDIR | permissions)
 
 
-def file(path: str, data: bytes, permissions: int = 0o644) -> Entry:
-    return Entry(path, stat.S_IFREG | permissions, data)
+def file(path: str, data: bytes, permissions: int = 0o644) -> ArchiveEntry:
+    return ArchiveEntry(path, stat.S_IFREG | permissions, data)
 
 
-def link(path: str, target: str) -> Entry:
-    return Entry(path, stat.S_IFLNK | 0o777, target.encode())
+def link(path: str, target: str) -> ArchiveEntry:
+    return ArchiveEntry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
-def character_device(path: str, major: int, minor: int, permissions: int = 0o600) -> Entry:
-    return Entry(path, stat.S_IFCHR | permissions, device=(major, minor))
+def character_device(path: str, major: int, minor: int, permissions: int = 0o600) -> ArchiveEntry:
+    return ArchiveEntry(path, stat.S_IFCHR | permissions, device=(major, minor))
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
+def archive(entries: Iterable[ArchiveEntry]) -> bytes:
     """The entries as one `newc` archive; folders that nobody named come before what lies in them.
 
     Raises `ValueError` when one path is given twice.
@@ -55,12 +55,12 @@ def archive(entries: Iterable[Entry]) -> bytes:
     out = bytearray()
     for number, entry in enumerate(_with_parents(entries), start=1):
         _append(out, number, entry)
-    _append(out, 0, Entry(_TRAILER, 0))
+    _append(out, 0, ArchiveEntry(_TRAILER, 0))
     return bytes(out)
 
 
-def _with_parents(entries: Iterable[Entry]) -> list[Entry]:
-    named: dict[str, Entry] = {}
+def _with_parents(entries: Iterable[ArchiveEntry]) -> list[ArchiveEntry]:
+    named: dict[str, ArchiveEntry] = {}
     for entry in entries:
         path = entry.path.strip("/")
         if path in named:
@@ -73,7 +73,7 @@ def _with_parents(entries: Iterable[Entry]) -> list[Entry]:
     return [named[path] for path in sorted(named)]
 
 
-def _append(out: bytearray, number: int, entry: Entry) -> None:
+def _append(out: bytearray, number: int, entry: ArchiveEntry) -> None:
     name = entry.path.strip("/").encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     major, minor = entry.device
@@ -135,7 +135,7 @@ def module_closure(release: Path, wanted: Iterable[str]) -> dict[str, Path]:
         raise ProvisionError(f"The modules of kernel {release.name} need each other.") from error
 
 
-def module_entries(release: str, modules: Mapping[str, Path]) -> list[Entry]:
+def module_entries(release: str, modules: Mapping[str, Path]) -> list[ArchiveEntry]:
     """The modules with the `modules.dep` that modprobe reads: per line a file and all it needs."""
     base = f"lib/modules/{release}"
     contents = {name: path.read_bytes() for name, path in modules.items()}

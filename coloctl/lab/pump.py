@@ -28,7 +28,7 @@ from typing import Any
 
 from coloctl.errors import LabError
 from coloctl.lab import netns
-from coloctl.lab.impairment import Impairment, Lane
+from coloctl.lab.impairment import Impairment, WireDirection
 from coloctl.lab.kernel import CLONE_NEWNET, PR_SET_NAME, call
 
 # Numbers from linux/if_tun.h, linux/sockios.h, linux/if.h and linux/if_packet.h.
@@ -112,7 +112,7 @@ def end(wire: str, namespace: str) -> None:
 class _End:
     """One end of the wire, with the frames that wait to leave it."""
 
-    def __init__(self, device: str, lane: Lane, *, whole: bool) -> None:
+    def __init__(self, device: str, lane: WireDirection, *, whole: bool) -> None:
         """In the namespace that the process is in now."""
         self.tap = _open_tap(tap_of(device), whole=whole)
         self._out = _open_out(device)
@@ -187,7 +187,7 @@ def _open_ends(order: dict[str, Any], impairment: Impairment) -> list[_End]:
         entry = os.open(netns.path(namespace), os.O_RDONLY | os.O_CLOEXEC)
         call("setns", entry, CLONE_NEWNET)
         os.close(entry)
-        lane = Lane(impairment, str(number), since_s)
+        lane = WireDirection(impairment, str(number), since_s)
         ends.append(_End(device, lane, whole=impairment.whole))
     return ends
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from coloctl import procfs
-from coloctl.machine import loop
+from coloctl.machine import probe_guest
 
 #: Hardware takes 0.01 s; a host busy with other work has been seen to double and treble that.
 REAL_KVM_S = 0.5
@@ -42,11 +42,11 @@ class Measurement:
     long_mode: bool  #: the guest reached 64-bit mode
     loop_s: float | None  #: seconds from the first instruction in 64-bit mode to the last turn
     why_not: str = ""
-    turns: int = loop.TURNS
+    turns: int = probe_guest.TURNS
 
 
 @dataclass(frozen=True)
-class Verdict:
+class KvmTrial:
     """Whether KVM runs code on this machine, and the sentence that says so."""
 
     kvm: Measurement
@@ -70,7 +70,7 @@ async def choose(binary: Path, wanted: str) -> str:
     return (await asyncio.to_thread(prove, binary)).accel
 
 
-def prove(binary: Path) -> Verdict:
+def prove(binary: Path) -> KvmTrial:
     """KVM and TCG were measured one after the other, which blocks for a second or two.
 
     When KVM finishes but TCG seems to be faster, something else had the CPU: both are measured
@@ -85,19 +85,19 @@ def prove(binary: Path) -> Verdict:
     return judge(_shorter(kvm, again), _shorter(tcg, measure(binary, "tcg")))
 
 
-def judge(kvm: Measurement, tcg: Measurement) -> Verdict:
+def judge(kvm: Measurement, tcg: Measurement) -> KvmTrial:
     """The verdict on two measurements; pure."""
     if not kvm.long_mode:
-        return Verdict(kvm, tcg, False, f"KVM does not run guests here: {kvm.why_not}.")
+        return KvmTrial(kvm, tcg, False, f"KVM does not run guests here: {kvm.why_not}.")
     beside = "" if tcg.loop_s is None else f", {tcg.loop_s:.3f} s under TCG"
     if kvm.loop_s is None:
         sentence = f"KVM opens here but does not run at hardware speed: {kvm.why_not}{beside}."
-        return Verdict(kvm, tcg, False, sentence)
+        return KvmTrial(kvm, tcg, False, sentence)
     times = f"{kvm.turns} loop turns took {kvm.loop_s:.3f} s under KVM{beside}"
     if kvm.loop_s >= REAL_KVM_S or (tcg.loop_s is not None and kvm.loop_s >= tcg.loop_s):
         sentence = f"KVM opens here but does not run at hardware speed: {times}."
-        return Verdict(kvm, tcg, False, sentence)
-    return Verdict(kvm, tcg, True, f"KVM runs guests at hardware speed: {times}.")
+        return KvmTrial(kvm, tcg, False, sentence)
+    return KvmTrial(kvm, tcg, True, f"KVM runs guests at hardware speed: {times}.")
 
 
 def measure(
@@ -115,7 +115,7 @@ def measure(
         return Measurement(accel, long_mode=False, loop_s=None, why_not=why_not)
     with tempfile.TemporaryDirectory(prefix="coloctl-loop-") as folder, _errors(folder) as errors:
         image = Path(folder) / "loop.rom"
-        image.write_bytes(loop.rom())
+        image.write_bytes(probe_guest.rom())
         try:
             qemu = subprocess.Popen(
                 arguments(binary, accel, image),
@@ -151,8 +151,8 @@ def arguments(binary: Path, accel: str, image: Path) -> list[str]:
         *("-machine", "pc", "-accel", accel, "-cpu", "qemu64", "-m", "16M"),
         *("-bios", str(image)),
         *("-chardev", "stdio,id=console0,signal=off"),
-        *("-device", f"isa-debugcon,iobase={loop.CONSOLE_PORT:#x},chardev=console0"),
-        *("-device", f"isa-debug-exit,iobase={loop.EXIT_PORT:#x},iosize=4"),
+        *("-device", f"isa-debugcon,iobase={probe_guest.CONSOLE_PORT:#x},chardev=console0"),
+        *("-device", f"isa-debug-exit,iobase={probe_guest.EXIT_PORT:#x},iosize=4"),
         # A guest that faults ends its QEMU instead of starting over for ever.
         "-no-reboot",
     ]
@@ -184,14 +184,14 @@ def _time(
     loop_deadline_s: float,
 ) -> Measurement:
     entered = _read_byte(qemu, start_deadline_s)
-    if entered != loop.ENTERED:
+    if entered != probe_guest.ENTERED:
         late = f"no 64-bit mode within {start_deadline_s:g} s"
         why_not = late if entered is None else _last_words(qemu, errors)
         return Measurement(accel, long_mode=False, loop_s=None, why_not=why_not)
     began = time.monotonic()
     finished = _read_byte(qemu, loop_deadline_s)
-    if finished != loop.FINISHED:
-        late = f"{loop.TURNS} loop turns need more than {loop_deadline_s:g} s"
+    if finished != probe_guest.FINISHED:
+        late = f"{probe_guest.TURNS} loop turns need more than {loop_deadline_s:g} s"
         why_not = late if finished is None else _last_words(qemu, errors)
         return Measurement(accel, long_mode=True, loop_s=None, why_not=why_not)
     return Measurement(accel, long_mode=True, loop_s=time.monotonic() - began)

@@ -17,7 +17,7 @@ from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
-from coloctl import memory, paths
+from coloctl import paths, probe_cache
 from coloctl.machine.option import keyval
 
 #: Found again in the command line of a QEMU that runs.
@@ -38,7 +38,7 @@ def place(binary: Path) -> Path:
     Another source and another QEMU, also behind the same wrapper, have another name. Raises
     `PreconditionFailed` for a cache folder that others can write.
     """
-    name = memory.digest(["fresh-code", source(), *memory.identity(binary)])
+    name = probe_cache.digest(["fresh-code", source(), *probe_cache.identity(binary)])
     return paths.cache_dir() / "plugin" / f"fresh-code-{name}.so"
 
 

@@ -19,7 +19,7 @@ from coloctl.errors import PreconditionFailed
 MIB = 1 << 20
 
 
-class Completed(Protocol):
+class CommandEnd(Protocol):
     """How a command ended."""
 
     @property
@@ -30,10 +30,10 @@ class Completed(Protocol):
     def stderr(self) -> str: ...
 
 
-class Run(Protocol):
+class RunCommand(Protocol):
     """How a host executes a command to its end."""
 
-    async def __call__(self, argv: Sequence[str], *, deadline_s: float) -> Completed: ...
+    async def __call__(self, argv: Sequence[str], *, deadline_s: float) -> CommandEnd: ...
 
 
 #: The one on the host's PATH; see `tool`.
@@ -64,7 +64,7 @@ def tool(binary: Path) -> Path:
 
 
 async def info(
-    path: Path, run: Run, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
+    path: Path, run: RunCommand, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
 ) -> ImageInfo:
     """What the image is.
 
@@ -100,7 +100,7 @@ _BEGINNINGS = {
 }
 
 
-async def _require_raw(path: Path, run: Run) -> None:
+async def _require_raw(path: Path, run: RunCommand) -> None:
     """Raise `PreconditionFailed` for a file of another format that is to be used as raw.
 
     Its guest would get the format's own tables as its disk, and overwrite them.
@@ -142,7 +142,7 @@ def _parse(path: Path, document: str) -> ImageInfo:
 
 
 async def virtual_size(
-    path: Path, run: Run, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
+    path: Path, run: RunCommand, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
 ) -> int:
     """The size that a guest sees, in bytes; raises as `info` does."""
     return (await info(path, run, image_format=image_format, qemu_img=qemu_img)).virtual_size
@@ -171,7 +171,9 @@ chmod --reference="$like" -- "$path" || exit
 """
 
 
-async def create_overlay(path: Path, size: int, run: Run, *, qemu_img: Path = QEMU_IMG) -> None:
+async def create_overlay(
+    path: Path, size: int, run: RunCommand, *, qemu_img: Path = QEMU_IMG
+) -> None:
     """``path`` is an empty qcow2 of ``size`` bytes, whatever was there before.
 
     Raises `PreconditionFailed` naming it when it cannot be written.
@@ -183,7 +185,7 @@ async def create(
     path: Path,
     size: int,
     image_format: str,
-    run: Run,
+    run: RunCommand,
     *,
     qemu_img: Path = QEMU_IMG,
     like: Path | None = None,
@@ -207,7 +209,7 @@ async def same_content(
     a: Path,
     b: Path,
     image_format: str,
-    run: Run,
+    run: RunCommand,
     *,
     qemu_img: Path = QEMU_IMG,
     deadline_s: float = CONTENT_DEADLINE_S,

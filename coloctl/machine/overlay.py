@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.errors import PreconditionFailed
-from coloctl.machine.image import HEADER_DEADLINE_S, QEMU_IMG, Completed, Run, reason
+from coloctl.machine.image import HEADER_DEADLINE_S, QEMU_IMG, CommandEnd, RunCommand, reason
 
 #: Committing ends when the disk has taken everything, however slow it is; seconds, a week.
 COMMIT_DEADLINE_S = 7 * 86_400.0
 
 
-async def make(path: Path, size: int, run: Run, *, qemu_img: Path = QEMU_IMG) -> None:
+async def make(path: Path, size: int, run: RunCommand, *, qemu_img: Path = QEMU_IMG) -> None:
     """Make ``path`` an empty overlay of ``size`` bytes that its owner alone can read.
 
     With lazy reference counts QEMU marks it as dirty from its first data cluster until it is
@@ -42,7 +42,7 @@ class Marks:
     bitmaps: frozenset[str]  #: those that QEMU wrote when it closed it, by name
 
 
-async def marks(path: Path, run: Run, *, qemu_img: Path = QEMU_IMG) -> Marks:
+async def marks(path: Path, run: RunCommand, *, qemu_img: Path = QEMU_IMG) -> Marks:
     """Read the marks of the overlay, and nothing else of it.
 
     Raises `PreconditionFailed` when it is missing, damaged or in use.
@@ -56,7 +56,7 @@ async def marks(path: Path, run: Run, *, qemu_img: Path = QEMU_IMG) -> Marks:
     return Marks(bool(told.get("dirty-flag", False)), names)
 
 
-async def has_data(path: Path, run: Run, *, qemu_img: Path = QEMU_IMG) -> bool:
+async def has_data(path: Path, run: RunCommand, *, qemu_img: Path = QEMU_IMG) -> bool:
     """Answer whether a cluster of the overlay holds data, other than zeros without a place.
 
     Raises `PreconditionFailed` as `marks` does.
@@ -72,7 +72,7 @@ async def commit(
     image_format: str,
     active: Path,
     hidden: Path,
-    run: Run,
+    run: RunCommand,
     *,
     qemu_img: Path = QEMU_IMG,
 ) -> None:
@@ -97,7 +97,7 @@ def _json(path: Path, document: str) -> Any:
         raise PreconditionFailed(f"qemu-img says nothing usable about {path}.") from None
 
 
-def _require(done: Completed, what: str) -> None:
+def _require(done: CommandEnd, what: str) -> None:
     if done.code != 0:
         why, hint = reason(done.stderr)
         raise PreconditionFailed(f"{what}: {why}.", hint=hint)

@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 
 from coloctl import __version__
 from coloctl.clock import CLOCK, Clock
-from coloctl.metrics.sight import Exposure, Seen, Sight
+from coloctl.metrics.sight import Exposure, Sight, ViewCollector
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact, Protection
-from coloctl.model.verified import Outcome
+from coloctl.model.verified import VerifyOutcome
 from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
@@ -58,7 +58,7 @@ class Metrics:
         self._near: Set[tuple[str, str]] = frozenset()
         self._make_counters()
         self._make_histograms()
-        self.registry.register(Seen(pair, clock, lambda: (self.sight, self.exposure)))
+        self.registry.register(ViewCollector(pair, clock, lambda: (self.sight, self.exposure)))
         ProcessCollector(registry=self.registry)
         build = Info("coloctl_build", "What runs the supervisor.", registry=self.registry)
         build.info({"version": __version__, "pair": pair})
@@ -90,7 +90,7 @@ class Metrics:
         self._verifications = counter(
             "coloctl_verifications",
             "Comparisons of both nodes' copies that are over, by outcome.",
-            "outcome", [str(outcome) for outcome in Outcome],
+            "outcome", [str(outcome) for outcome in VerifyOutcome],
         )  # fmt: skip
         self._near_misses = counter(
             "coloctl_near_misses",

@@ -18,7 +18,7 @@ from coloctl.clock import Clock
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
-from coloctl.model.view import Fencing, Impairment, PairView, Presence
+from coloctl.model.view import Degradation, Fencing, PairView, Presence
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Exposure:
         return self.over_s + (0.0 if self.since_s is None else now - self.since_s)
 
 
-class Seen(Collector):
+class ViewCollector(Collector):
     """What the last published view says, read by the thread that scrapes."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Seen(Collector):
                 role.add_metric([pair, name], _one_of(Role, node.role))
                 presence.add_metric([pair, name], _one_of(Presence, node.presence))
                 fencing.add_metric([pair, name], _one_of(Fencing, node.fencing))
-                impaired.add_metric([pair, name], _one_of(Impairment, *node.impairments))
+                impaired.add_metric([pair, name], _one_of(Degradation, *node.impairments))
         yield from (protection, diagnosis, role, presence, fencing, impaired)
 
     def _numbers(self, sight: Sight | None) -> Iterator[Metric]:

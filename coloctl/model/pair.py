@@ -25,7 +25,7 @@ class Role(StrEnum):
     NONE = "none"  #: no QEMU of this pair there
 
 
-class Channel(StrEnum):
+class MigrationTransport(StrEnum):
     """How the migration stream travels."""
 
     FD = "fd"  #: sockets opened by coloctl with TCP_NODELAY; unix where both share a host
@@ -96,19 +96,19 @@ class NodeSpec:
 @dataclass(frozen=True)
 class ReplicationSpec:
     base_port: int = 9000
-    channel: Channel = Channel.FD
+    channel: MigrationTransport = MigrationTransport.FD
     multifd_channels: int = 0  #: 0: the plain stream
     #: Where a secondary's overlays lie on both nodes; None: beside each image.
     overlay_dir: Path | None = None
 
     @property
-    def stream(self) -> Channel:
+    def stream(self) -> MigrationTransport:
         """How the stream travels: with multifd QEMU insists on opening every connection itself.
 
         ``fd:`` is refused then: "Migration requires multi-channel URIs (e.g. tcp)" (11.1.3). The
         multifd connections have TCP_NODELAY; the main one, with COLO's small messages, has not.
         """
-        return Channel.TCP if self.multifd_channels else self.channel
+        return MigrationTransport.TCP if self.multifd_channels else self.channel
 
     def nbd_port(self) -> int:
         return self.base_port + 99

@@ -1,7 +1,7 @@
 """How protected the pair is: the states, the facts that move it, and the one table of moves.
 
 Invariant: nothing but `advance` yields a new `Protection`, and `advance` is total. A fact that the
-table does not list for a state leaves the state alone and says so in ``Step.listed``.
+table does not list for a state leaves the state alone and says so in ``Transition.listed``.
 
 *Paused* (automatic failover off), *impaired* and *fencing* are axes of their own in `model.view`;
 they never become states here.
@@ -76,7 +76,7 @@ MOVES: Mapping[tuple[Protection, Fact], Protection] = {
 
 
 @dataclass(frozen=True)
-class Step:
+class Transition:
     """One application of the table."""
 
     before: Protection
@@ -91,12 +91,12 @@ class Step:
         return f"{self.before} -> {self.after} because {self.fact}."
 
 
-def advance(state: Protection, fact: Fact) -> Step:
+def advance(state: Protection, fact: Fact) -> Transition:
     """The step that ``fact`` makes from ``state``; never raises."""
     after = MOVES.get((state, fact))
     if after is None:
-        return Step(state, fact, state, listed=False)
-    return Step(state, fact, after, listed=True)
+        return Transition(state, fact, state, listed=False)
+    return Transition(state, fact, after, listed=True)
 
 
 #: States in which both QEMUs of the pair are wanted.

@@ -10,7 +10,7 @@ from typing import Any
 from coloctl.model.units import size
 
 
-class Outcome(StrEnum):
+class VerifyOutcome(StrEnum):
     """How a verification ended."""
 
     EQUAL = "equal"
@@ -54,7 +54,7 @@ class Verified:
     """One verification of a pair."""
 
     at: str  #: when it ended: wall clock, ISO 8601 in UTC
-    outcome: Outcome
+    outcome: VerifyOutcome
     took_s: float
     ended_s: float  #: monotonic; comparable within one boot of the machine
     primary: str
@@ -96,14 +96,14 @@ class Verified:
         pages = document.get("pages")  # an earlier coloctl knew nothing of them
         if pages is not None:
             pages = MemoryVerified(**{**pages, "places": _ranges(pages["places"])})
-        outcome = Outcome(document["outcome"])
+        outcome = VerifyOutcome(document["outcome"])
         return cls(**{**document, "outcome": outcome, "disks": disks, "pages": pages})
 
     def sentence(self) -> str:
         """What was found, for an operator."""
-        if self.outcome is Outcome.BROKEN_OFF:
+        if self.outcome is VerifyOutcome.BROKEN_OFF:
             return f"It was broken off: {self.reason}"
-        if self.outcome is Outcome.EQUAL:
+        if self.outcome is VerifyOutcome.EQUAL:
             alike = [_alike(disk) for disk in self.disks]
             return " ".join([*alike, *([_still(self.pages)] if self.pages else [])])
         wrong = [_differs(disk, self.secondary, self.primary) for disk in self.disks]

@@ -38,7 +38,7 @@ class Fencing(StrEnum):
     FAILED = "failed"
 
 
-class Impairment(StrEnum):
+class Degradation(StrEnum):
     """What is wrong with a node although it serves."""
 
     LOCAL_DISK = "local-disk"
@@ -69,7 +69,7 @@ class NodeView:
     migration: MigrationStatus | None = None
     colo_mode: COLOMode | None = None
     fencing: Fencing = Fencing.CLEAR
-    impairments: tuple[Impairment, ...] = ()
+    impairments: tuple[Degradation, ...] = ()
     merge: Merge = Merge.NONE
     qemu_version: str = ""
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
@@ -93,7 +93,7 @@ class CheckpointView:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ActProgress:
     """How far the act under way is; bytes where ``unit`` says so."""
 
     act: str
@@ -128,7 +128,7 @@ class PairView:
     exposed_s: float | None  #: seconds without protection while a guest runs; None when protected
     nodes: Mapping[NodeName, NodeView]
     checkpoints: CheckpointView = field(default_factory=CheckpointView)
-    progress: Progress | None = None
+    progress: ActProgress | None = None
     supervisor_pid: int | None = None
     spec_path: str = ""
     paused: bool = False  #: nothing is given up without being asked

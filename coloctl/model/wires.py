@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coloctl.model.pair import Channel, NodeName, PairSpec
+from coloctl.model.pair import MigrationTransport, NodeName, PairSpec
 
 #: Name under which both QEMUs know the migration socket that coloctl hands them.
 MIGRATION_FD = "migration"
@@ -92,7 +92,7 @@ class Wires:
 
     def migration_uri(self, secondary: NodeName) -> str:
         """What ``migrate`` and ``migrate-incoming`` are given."""
-        if self.spec.replication.stream is Channel.FD:
+        if self.spec.replication.stream is MigrationTransport.FD:
             return f"fd:{MIGRATION_FD}"
         return self.stream(secondary).uri()
 

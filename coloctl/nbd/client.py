@@ -1,7 +1,7 @@
 """A client of one NBD export: blocking, several requests under way, answers in any order.
 
 It never retries: an error ends it. What was asked for and not answered is counted, so that whoever
-gives up knows whether a write may still come to pass (`Client.unanswered`).
+gives up knows whether a write may still come to pass (`NbdClient.unanswered`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from coloctl.nbd import wire
-from coloctl.nbd.wire import Answer, Ask, Can, Extent, NBDFailed, Option, Reply
+from coloctl.nbd.wire import Can, ChunkType, Extent, NBDFailed, Option, Reply, RequestType
 
 #: A server that says nothing for so long is given up, seconds. The supervisor's heartbeat is
 #: faster; this is for a worker that has lost its supervisor as well.
@@ -28,10 +28,10 @@ class Transport(Protocol):
 
 
 @dataclass
-class Request:
+class NbdRequest:
     """One request under way, and what has come of it so far."""
 
-    kind: Ask
+    kind: RequestType
     cookie: int
     offset: int
     length: int
@@ -42,7 +42,7 @@ class Request:
     done: bool = False
 
 
-class Client:
+class NbdClient:
     """An export in its transmission phase; made by `connect` or over any transport."""
 
     def __init__(self, transport: Transport, export: str, contexts: Iterable[str] = ()) -> None:
@@ -55,7 +55,7 @@ class Client:
         self.size = 0
         self.offers = Can(0)
         self._contexts: dict[str, int] = {}
-        self._asked: dict[int, Request] = {}
+        self._asked: dict[int, NbdRequest] = {}
         self._cookie = 0
         self._shake_hands(tuple(contexts))
 
@@ -64,37 +64,37 @@ class Client:
         """Requests of which nobody knows whether they were, or will be, carried out."""
         return len(self._asked)
 
-    def read(self, offset: int, length: int) -> Request:
+    def read(self, offset: int, length: int) -> NbdRequest:
         """Asked for; `wait` has the data in ``.data``."""
-        asked = self._ask(Ask.READ, offset, length)
+        asked = self._ask(RequestType.READ, offset, length)
         asked.data = bytearray(length)
         return asked
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> Request:
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> NbdRequest:
         """Sent; done when `wait` returns."""
-        return self._ask(Ask.WRITE, offset, len(data), data)
+        return self._ask(RequestType.WRITE, offset, len(data), data)
 
-    def zero(self, offset: int, length: int) -> Request:
+    def zero(self, offset: int, length: int) -> NbdRequest:
         """Sent; the range reads as zeros when `wait` returns."""
-        return self._ask(Ask.WRITE_ZEROES, offset, length)
+        return self._ask(RequestType.WRITE_ZEROES, offset, length)
 
     def flush(self) -> None:
         """Every write that was answered is on the disk behind the export."""
         if Can.FLUSH in self.offers:
-            self.wait(self._ask(Ask.FLUSH, 0, 0))
+            self.wait(self._ask(RequestType.FLUSH, 0, 0))
 
     def knows(self, context: str) -> bool:
         return context in self._contexts
 
     def status(self, context: str, offset: int, length: int) -> list[Extent]:
         """The extents from ``offset`` on, as far as the server tells at once; one at least."""
-        found = self.wait(self._ask(Ask.BLOCK_STATUS, offset, length))
+        found = self.wait(self._ask(RequestType.BLOCK_STATUS, offset, length))
         extents = found.extents.get(self._contexts[context])
         if not extents:
             raise NBDFailed(f"{self.export}: no block status at {offset}")
         return extents
 
-    def wait(self, asked: Request) -> Request:
+    def wait(self, asked: NbdRequest) -> NbdRequest:
         """``asked`` was answered without an error."""
         while not asked.done:
             self._take_reply()
@@ -111,7 +111,7 @@ class Client:
     def close(self) -> None:
         """The server was told that we leave, where it still listens; the connection is gone."""
         try:
-            self._transport.sendall(wire.request(Ask.DISCONNECT, 0))
+            self._transport.sendall(wire.request(RequestType.DISCONNECT, 0))
         except OSError:
             pass  # it left first
         finally:
@@ -119,9 +119,9 @@ class Client:
 
     # -- requests and replies
 
-    def _ask(self, kind: Ask, offset: int, length: int, data: Any = b"") -> Request:
+    def _ask(self, kind: RequestType, offset: int, length: int, data: Any = b"") -> NbdRequest:
         self._cookie += 1
-        asked = Request(kind, self._cookie, offset, length)
+        asked = NbdRequest(kind, self._cookie, offset, length)
         self._asked[asked.cookie] = asked
         self._send(wire.request(kind, asked.cookie, offset, length))
         if len(data):
@@ -135,7 +135,7 @@ class Client:
             asked = self._of(cookie)
             if error:
                 asked.error = f"error {error}"
-            elif asked.kind is Ask.READ:
+            elif asked.kind is RequestType.READ:
                 self._fill(memoryview(asked.data))
             self._finish(asked)
         elif magic == wire.CHUNK_MAGIC:
@@ -148,35 +148,35 @@ class Client:
         if length > wire.LONGEST:
             raise NBDFailed(f"{self.export}: an answer of {length} bytes")
         asked = self._of(cookie)
-        if kind == Answer.DATA:
+        if kind == ChunkType.DATA:
             offset = wire.U64.unpack(self._receive(8))[0]
             self._fill(self._part(asked, offset, length - 8))
         else:
             payload = self._receive(length)
             if kind & wire.CHUNK_ERROR_BIT:
                 asked.error = wire.error_of(payload)
-            elif kind == Answer.HOLE:
+            elif kind == ChunkType.HOLE:
                 self._part(asked, *wire.HOLE.unpack(payload))  # its zeros are there already
-            elif kind == Answer.BLOCK_STATUS:
+            elif kind == ChunkType.BLOCK_STATUS:
                 told = wire.extents(payload, asked.offset, asked.offset + asked.length)
                 asked.extents[wire.U32.unpack_from(payload)[0]] = told
-            elif kind != Answer.NONE:
+            elif kind != ChunkType.NONE:
                 raise NBDFailed(f"{self.export}: an answer of type {kind}")
         if flags & wire.CHUNK_DONE:
             self._finish(asked)
 
-    def _part(self, asked: Request, offset: int, length: int) -> memoryview:
+    def _part(self, asked: NbdRequest, offset: int, length: int) -> memoryview:
         begin = offset - asked.offset
-        if asked.kind is not Ask.READ or begin < 0 or begin + length > asked.length:
+        if asked.kind is not RequestType.READ or begin < 0 or begin + length > asked.length:
             raise NBDFailed(f"{self.export}: data that nobody asked for")
         return memoryview(asked.data)[begin : begin + length]
 
-    def _of(self, cookie: int) -> Request:
+    def _of(self, cookie: int) -> NbdRequest:
         if cookie not in self._asked:
             raise NBDFailed(f"{self.export}: an answer that nobody asked for")
         return self._asked[cookie]
 
-    def _finish(self, asked: Request) -> None:
+    def _finish(self, asked: NbdRequest) -> None:
         asked.done = True
         del self._asked[asked.cookie]
 
@@ -249,7 +249,7 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> Client:
+def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> NbdClient:
     """The export ``at["export"]`` at ``at["unix"]``, or at ``at["address"]`` and ``at["port"]``.
 
     Raises `NBDFailed`.
@@ -260,7 +260,7 @@ def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> Client:
     except OSError as error:
         raise NBDFailed(f"{export}: no connection: {_reason(error)}") from error
     try:
-        return Client(sock, export, contexts)
+        return NbdClient(sock, export, contexts)
     except BaseException:
         sock.close()
         raise

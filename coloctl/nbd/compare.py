@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from coloctl.nbd import wire
-from coloctl.nbd.client import Client, connect
-from coloctl.nbd.mend import PROGRESS_S, Comparison, Pace
+from coloctl.nbd.client import NbdClient, connect
+from coloctl.nbd.mend import PROGRESS_S, Comparison, SendLimit
 from coloctl.nbd.scan import GENTLE, Grain
 
 Message = dict[str, Any]
@@ -43,10 +43,10 @@ class Differences:
 
 
 def compare(
-    source: Client, key: bytes, digests: Iterable[Message], grain: Grain, rate: int = 0
+    source: NbdClient, key: bytes, digests: Iterable[Message], grain: Grain, rate: int = 0
 ) -> Iterator[Message]:
     """Yield what the program says. Raises `NBDFailed`."""
-    found, pace = Differences(grain), Pace(rate)
+    found, pace = Differences(grain), SendLimit(rate)
     comparison = Comparison(source, found, key, grain)
     told_s, read = time.monotonic(), 0
     for line in digests:

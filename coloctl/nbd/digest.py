@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from coloctl.nbd import wire
-from coloctl.nbd.client import Client, connect
+from coloctl.nbd.client import NbdClient, connect
 from coloctl.nbd.scan import GENTLE, Grain, Range, allocation, digest, pieces
 
 #: Digests in one line: 8 MiB of disk, 4 KiB of text.
@@ -28,7 +28,7 @@ OVER: Message = {"over": True}
 
 
 def lines(
-    client: Client, key: bytes, grain: Grain, ranges: Iterable[Range] | None = None
+    client: NbdClient, key: bytes, grain: Grain, ranges: Iterable[Range] | None = None
 ) -> Iterator[Message]:
     """What the program says of an export, or of some ``ranges`` of it. Raises `NBDFailed`."""
     begin, end, batch = 0, 0, bytearray()

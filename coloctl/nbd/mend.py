@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from coloctl.nbd import wire
-from coloctl.nbd.client import Client, Request, connect
+from coloctl.nbd.client import NbdClient, NbdRequest, connect
 from coloctl.nbd.scan import (
     DIGEST,
     Grain,
@@ -36,7 +36,7 @@ from coloctl.nbd.scan import (
 )
 
 Message = Mapping[str, Any]
-Connect = Callable[[Message, Iterable[str]], Client]
+Connect = Callable[[Message, Iterable[str]], NbdClient]
 
 #: Bytes that may be on their way to the replica, so that the link never idles for an answer.
 WINDOW = 8 * 1024 * 1024
@@ -46,7 +46,7 @@ ZEROS = 64
 PROGRESS_S = 0.25
 
 
-class Pace:
+class SendLimit:
     """Keeps what is sent below ``rate`` bytes per second on average; 0: without a limit."""
 
     def __init__(
@@ -68,14 +68,14 @@ class Pace:
 class Outbox:
     """Writes on their way to one replica: neighbours joined, a bounded number under way."""
 
-    def __init__(self, client: Client, grain: Grain, before: Callable[[], None]) -> None:
+    def __init__(self, client: NbdClient, grain: Grain, before: Callable[[], None]) -> None:
         """``before`` is called before anything is written."""
         self.client, self._grain, self._before = client, grain, before
         self.sent = 0  #: bytes of data that went over the link; zeros travel as a word
-        self.pace = Pace(0)
+        self.pace = SendLimit(0)
         self._begin = self._end = 0  #: the run of neighbours that is not sent yet
         self._joined: bytearray | None = None  #: its data; None: it is zeros
-        self._under_way: deque[Request] = deque()
+        self._under_way: deque[NbdRequest] = deque()
 
     def put(self, begin: int, end: int, data: memoryview | None) -> None:
         """The replica will hold ``data`` there, or zeros."""
@@ -111,7 +111,7 @@ class Outbox:
             self.pace.sent(length)
         self._begin = self._end
 
-    def _track(self, request: Request) -> None:
+    def _track(self, request: NbdRequest) -> None:
         self._under_way.append(request)
         while len(self._under_way) > max(1, WINDOW // self._grain.piece):
             self.client.wait(self._under_way.popleft())
@@ -126,7 +126,7 @@ class Taker(Protocol):
 class Comparison:
     """One disk compared with the digests of its replica, as they come."""
 
-    def __init__(self, source: Client, outbox: Taker, key: bytes, grain: Grain) -> None:
+    def __init__(self, source: NbdClient, outbox: Taker, key: bytes, grain: Grain) -> None:
         self._source, self._outbox, self._key, self._grain = source, outbox, key, grain
         self._pieces: Iterator[Piece] = pieces(source, allocation(source, grain), grain)
         self._piece = Piece(0, 0, None)
@@ -243,7 +243,7 @@ class Mender:
             source.close()
         self._done(source.size, read, outbox)
 
-    def _open(self, source: Client, message: Message) -> Outbox:
+    def _open(self, source: NbdClient, message: Message) -> Outbox:
         """The replica's outbox for one task; one that was open stays so."""
         at = message["target"]
         outbox = self._replicas.get(at["export"])
@@ -253,7 +253,7 @@ class Mender:
         if outbox.client.size != source.size:
             sizes = f"{source.size} and {outbox.client.size} bytes"
             raise wire.NBDFailed(f"{at['export']} is of another size on the replica: {sizes}")
-        outbox.sent, outbox.pace = 0, Pace(int(message["rate"]))
+        outbox.sent, outbox.pace = 0, SendLimit(int(message["rate"]))
         return outbox
 
     def _before_writing(self) -> None:

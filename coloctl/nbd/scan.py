@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from coloctl.nbd import wire
-from coloctl.nbd.client import Client, Request
+from coloctl.nbd.client import NbdClient, NbdRequest
 
 #: Bytes of a digest. With the key of each run unknown to the guest, two different chunks are taken
 #: for equal once in 2^128.
@@ -66,7 +66,7 @@ class Piece:
         return None if self.data is None else self.data[begin - self.begin : end - self.begin]
 
 
-def allocation(client: Client, grain: Grain) -> Iterator[Range]:
+def allocation(client: NbdClient, grain: Grain) -> Iterator[Range]:
     """The whole disk in order; zeros only where the server says so of every byte of a chunk."""
     if not client.knows(wire.BASE_ALLOCATION):
         if client.size:
@@ -84,7 +84,7 @@ def allocation(client: Client, grain: Grain) -> Iterator[Range]:
             reached = end
 
 
-def dirty(client: Client, bitmap: str, grain: Grain) -> Iterator[Range]:
+def dirty(client: NbdClient, bitmap: str, grain: Grain) -> Iterator[Range]:
     """The chunks in which that exported bitmap has a bit set, in order."""
     reached = 0
     for extent in _extents(client, wire.dirty_bitmap(bitmap)):
@@ -95,7 +95,7 @@ def dirty(client: Client, bitmap: str, grain: Grain) -> Iterator[Range]:
                 yield Range(begin, reached, False)
 
 
-def _extents(client: Client, context: str) -> Iterator[wire.Extent]:
+def _extents(client: NbdClient, context: str) -> Iterator[wire.Extent]:
     offset = 0
     while offset < client.size:
         for extent in client.status(context, offset, min(SPAN, client.size - offset)):
@@ -103,9 +103,9 @@ def _extents(client: Client, context: str) -> Iterator[wire.Extent]:
             offset = extent.end
 
 
-def pieces(client: Client, ranges: Iterable[Range], grain: Grain) -> Iterator[Piece]:
+def pieces(client: NbdClient, ranges: Iterable[Range], grain: Grain) -> Iterator[Piece]:
     """What the disk holds in ``ranges``, in order; some pieces are read ahead."""
-    waiting: deque[Piece | Request] = deque()
+    waiting: deque[Piece | NbdRequest] = deque()
     reads = 0
     for one in ranges:
         for begin in [one.begin] if one.zeros else range(one.begin, one.end, grain.piece):
@@ -115,13 +115,13 @@ def pieces(client: Client, ranges: Iterable[Range], grain: Grain) -> Iterator[Pi
                 waiting.append(client.read(begin, min(grain.piece, one.end - begin)))
                 reads += 1
             while waiting and (isinstance(waiting[0], Piece) or reads > grain.ahead):
-                reads -= isinstance(waiting[0], Request)
+                reads -= isinstance(waiting[0], NbdRequest)
                 yield _taken(client, waiting.popleft())
     while waiting:
         yield _taken(client, waiting.popleft())
 
 
-def _taken(client: Client, waiting: Piece | Request) -> Piece:
+def _taken(client: NbdClient, waiting: Piece | NbdRequest) -> Piece:
     if isinstance(waiting, Piece):
         return waiting
     data = client.wait(waiting).data

@@ -61,7 +61,7 @@ class Reply(IntEnum):
     META_CONTEXT = 4
 
 
-class Ask(IntEnum):
+class RequestType(IntEnum):
     """Types of requests."""
 
     READ = 0
@@ -72,7 +72,7 @@ class Ask(IntEnum):
     BLOCK_STATUS = 7
 
 
-class Answer(IntEnum):
+class ChunkType(IntEnum):
     """Types of the chunks of a structured reply."""
 
     NONE = 0
@@ -122,7 +122,7 @@ def text(value: str) -> bytes:
     return U32.pack(len(raw)) + raw
 
 
-def request(kind: Ask, cookie: int, offset: int = 0, length: int = 0) -> bytes:
+def request(kind: RequestType, cookie: int, offset: int = 0, length: int = 0) -> bytes:
     """A request's header; a write's data follows it."""
     return REQUEST.pack(REQUEST_MAGIC, 0, kind, cookie, offset, length)
 

@@ -23,7 +23,7 @@ from coloctl.qmp.command import Command
 # What the library would log, this module raises or records.
 logging.getLogger("qemu.qmp").propagate = False
 
-Record = Callable[[str, Mapping[str, Any]], None]
+RecordMessage = Callable[[str, Mapping[str, Any]], None]
 
 #: The longest message that is taken from a QEMU, bytes: one is parsed in one go, 20 ms for this
 #: length, and nothing else happens meanwhile. The whole schema of QEMU 11.1 has 0.3 MB.
@@ -52,7 +52,7 @@ def _event(message: Mapping[str, Any]) -> Event:
     )
 
 
-class Client(QMPClient):
+class HookedClient(QMPClient):
     """One connection; `qmp.session.Session` owns it."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Client(QMPClient):
         name: str,
         on_event: Callable[[Event], None],
         on_lost: Callable[[], None] | None,
-        record: Record | None,
+        record: RecordMessage | None,
     ) -> None:
         super().__init__(name, readbuflen=MESSAGE_MAX)
         self.negotiate = False  # done by Session.open, which chooses whether to ask for oob

@@ -18,7 +18,7 @@ from typing import Any, Self
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, Unreachable
 from coloctl.qmp.command import Command
-from coloctl.qmp.session import Event, Record, Session
+from coloctl.qmp.session import Event, RecordMessage, Session
 from coloctl.qmp.unison import Unison
 
 
@@ -103,7 +103,7 @@ class Monitor:
         rescue_sock: socket.socket,
         *,
         deadline_s: float,
-        record: Record | None = None,
+        record: RecordMessage | None = None,
     ) -> Monitor:
         """Both monitors of ``node`` greeted us; the sockets are ours now.
 
@@ -196,7 +196,9 @@ class Monitor:
             stream.wake()
 
 
-def _on_road(road: str, record: Record | None, *, events: bool = True) -> Record | None:
+def _on_road(
+    road: str, record: RecordMessage | None, *, events: bool = True
+) -> RecordMessage | None:
     """``record`` with the road before the word; one of the two roads leaves the events out."""
     if record is None:
         return None

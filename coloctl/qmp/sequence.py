@@ -38,7 +38,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Entry:
+class StepResult:
     """What became of one step."""
 
     step: Step
@@ -77,7 +77,7 @@ class Entry:
 class Transcript:
     """What became of the steps that were tried, in order."""
 
-    entries: tuple[Entry, ...] = field(default=())
+    entries: tuple[StepResult, ...] = field(default=())
 
     @property
     def error(self) -> MonitorError | None:
@@ -117,7 +117,7 @@ async def run(
     ``error.transcript``; with ``keep_going`` it tries them all and the transcript tells. ``fds``
     has the descriptor for each ``getfd`` by its name.
     """
-    entries: list[Entry] = []
+    entries: list[StepResult] = []
     for step in steps:
         entry = await _run_one(step, monitor, deadline, fds or {})
         entries.append(entry)
@@ -129,7 +129,7 @@ async def run(
 
 async def _run_one(
     step: Step, monitor: Monitor, deadline: Deadline, fds: Mapping[str, int]
-) -> Entry:
+) -> StepResult:
     command = step.command
     allowed_s = deadline.remaining()
     if step.deadline_s is not None:
@@ -144,4 +144,4 @@ async def _run_one(
             answer = await monitor.execute(command, allowed_s, fd=fd)
     except MonitorError as error:
         failed = error
-    return Entry(step, answer, failed, began_s, time.monotonic() - began_s)
+    return StepResult(step, answer, failed, began_s, time.monotonic() - began_s)

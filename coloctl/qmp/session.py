@@ -30,11 +30,11 @@ from qemu.qmp import (
 
 from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown, Unreachable
 from coloctl.qmp import command as qmp
-from coloctl.qmp.client import Client, Event, Record
+from coloctl.qmp.client import Event, HookedClient, RecordMessage
 from coloctl.qmp.command import Command
 from coloctl.qmp.value import thaw
 
-__all__ = ["MAX_UNANSWERED", "Event", "Record", "Session"]
+__all__ = ["MAX_UNANSWERED", "Event", "RecordMessage", "Session"]
 
 #: Commands of one session that QEMU may owe an answer. QEMU itself queues 8 per monitor
 #: (QMP_REQ_QUEUE_LEN_MAX in monitor/monitor-internal.h) and then stops reading; more than a few
@@ -48,7 +48,7 @@ TAKERS = frozenset({"getfd", "add-fd"})
 class Session:
     """One connection to one monitor. Made by `open`; always ended with `aclose`."""
 
-    def __init__(self, client: Client, name: str, record: Record | None) -> None:
+    def __init__(self, client: HookedClient, name: str, record: RecordMessage | None) -> None:
         self.name = name
         self._client = client
         self._record = record
@@ -64,7 +64,7 @@ class Session:
         oob: bool,
         deadline_s: float,
         on_event: Callable[[Event], None],
-        record: Record | None = None,
+        record: RecordMessage | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> Session:
         """The monitor behind ``sock`` has greeted us and takes commands; ``sock`` is ours now.
@@ -74,7 +74,7 @@ class Session:
         for out-of-band execution. Raises `Unreachable` when it does not greet in time or is not a
         QMP monitor, `CommandRefused` when it will not do ``oob``; ``sock`` is closed then.
         """
-        client = Client(name, on_event, on_lost, record)
+        client = HookedClient(name, on_event, on_lost, record)
         session = cls(client, name, record)
         try:
             async with asyncio.timeout(deadline_s):

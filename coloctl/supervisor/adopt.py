@@ -28,7 +28,7 @@ from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
 from coloctl.supervisor.acts.cause import OPERATOR
-from coloctl.supervisor.reconcile import Belief, Launch, Move, Plan, believe, reconcile
+from coloctl.supervisor.reconcile import Belief, KnownQemu, Move, MovePlan, believe, reconcile
 from coloctl.supervisor.sighting import Sighting, lives, look, with_strays
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.surmise import surmise
@@ -60,7 +60,7 @@ class Adoption:
         """``missed`` is told of events that must have been sent while nobody listened."""
         self.state = state
         self.belief: Belief = believe(history)
-        self.plan = Plan(Move.GONE)
+        self.plan = MovePlan(Move.GONE)
         self._watch, self._entered, self._missed = watch, entered, missed
 
     async def adopt(self) -> None:
@@ -112,7 +112,7 @@ class Adoption:
             taken = {"outcome": f"cut short; the next supervisor chose {self.plan.move}"}
             state.record(Kind.OUTCOME, act=act, data=taken)
 
-    def _knows_none_of(self, launches: Mapping[NodeName, Launch]) -> bool:
+    def _knows_none_of(self, launches: Mapping[NodeName, KnownQemu]) -> bool:
         """Whether QEMUs live, and the journal names none of them, nor an act that launched one.
 
         It was moved away, or it is one of an earlier life of the pair that was put back.
@@ -125,7 +125,7 @@ class Adoption:
             and _LAUNCHING.isdisjoint(self.belief.acts)
         )
 
-    async def _surmise(self, launches: Mapping[NodeName, Launch], seen: Sightings) -> Belief:
+    async def _surmise(self, launches: Mapping[NodeName, KnownQemu], seen: Sightings) -> Belief:
         """Believe what the QEMUs, the images and the last claim show; raises as `surmise`."""
         state = self.state
         claim = await open_arbiter(state.spec, state.ground.folder).current()
@@ -334,7 +334,7 @@ def _as(belief: Belief, node: NodeName, one: Sighting) -> Sighting:
     return replace(one, found=replace(one.found, role=belief.launches[node].role))
 
 
-def _decision(plan: Plan) -> str:
+def _decision(plan: MovePlan) -> str:
     """What is done with the pair, for people."""
     node = plan.node or "that is left"
     sentences = {

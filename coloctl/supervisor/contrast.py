@@ -20,7 +20,7 @@ from coloctl.clock import Clock
 from coloctl.errors import MonitorError
 from coloctl.ha.deeds import DEEDS, Deeds, Moment, Words
 from coloctl.ha.divergence import next_unmatched, proofs
-from coloctl.ha.processors import SUSPECT_UNMATCHED, Load, Worked
+from coloctl.ha.processors import SUSPECT_UNMATCHED, ProcessorLoad, Worked
 from coloctl.host import threads
 from coloctl.model import event as records
 from coloctl.model.event import Kind
@@ -74,7 +74,7 @@ class _Session:
         self.primary, self.secondary = primary, secondary
         self.vms = primary.vm, secondary.vm
         self.looking = looking.Looking(primary, secondary, clock)
-        self.deeds, self.load = Deeds(), Load()
+        self.deeds, self.load = Deeds(), ProcessorLoad()
         self.unmatched, self.deaf = 0, False
         self.processors: tuple[list[int], list[int]] | None = None
         self._words = Words()  # touched by `read` alone, which runs in a thread

@@ -14,7 +14,7 @@ from coloctl.colo.launch import Ground, boots_alone, primary_command, secondary_
 from coloctl.colo.protect import first_delay_ms
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
 from coloctl.machine import blockdev
-from coloctl.model.pair import Channel, NodeName, PairSpec, Role, other
+from coloctl.model.pair import MigrationTransport, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.tuning import Tuning
 from coloctl.model.wires import MIGRATION_FD, SocketFile
@@ -222,7 +222,7 @@ def _disks(
 
 
 def _open_stream(spec: PairSpec, primary: NodeName, secondary: NodeName) -> Items:
-    if spec.replication.stream is not Channel.FD:
+    if spec.replication.stream is not MigrationTransport.FD:
         return []
     why = "a socket of ours, because one that delays small packets stalls checkpoints"
     return [

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coloctl import paths, procfs, spec
+from coloctl import pairfile, paths, procfs
 from coloctl.colo import guard, inuse
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
@@ -216,7 +216,7 @@ def remembered(folder: Path) -> PairSpec:
         text = (folder / PAIR_FILE).read_text()
     except (OSError, ValueError) as error:
         raise PreconditionFailed(f"{folder} holds no copy of its pair file: {error}.") from None
-    return spec.parse(text, source.parent, source)
+    return pairfile.parse(text, source.parent, source)
 
 
 def discard(folder: Path) -> None:

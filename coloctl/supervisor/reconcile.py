@@ -28,7 +28,7 @@ _JOINING = frozenset({Protection.RESYNC, Protection.MIGRATING})
 
 
 @dataclass(frozen=True)
-class Launch:
+class KnownQemu:
     """The QEMU of a node as the journal has it: its role now and which process it is."""
 
     role: Role
@@ -46,7 +46,7 @@ class Belief:
     since_s: float | None = None  #: monotonic; comparable within one boot
     exposed_since_s: float | None = None
     acts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: begun and not ended
-    launches: Mapping[NodeName, Launch] = field(default_factory=dict)
+    launches: Mapping[NodeName, KnownQemu] = field(default_factory=dict)
     survivor: NodeName | None = None  #: asked for by the failover under way
     unfenced: NodeName | None = None  #: as `Observation.unfenced`
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
@@ -77,7 +77,7 @@ def believe(records: Iterable[Record]) -> Belief:
         exposed_since_s=state.data.get("exposed-since") if state else None,
         acts=acts,
         launches={
-            _node(record.node): Launch(
+            _node(record.node): KnownQemu(
                 Role(record.data["launched"]),
                 Identity.from_json(record.data),
                 Identity.from_json(record.data["leader"]) if "leader" in record.data else None,
@@ -130,7 +130,7 @@ def _survivor(failover: Mapping[str, Any]) -> NodeName | None:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundQemu:
     """A QEMU as it was found. ``None`` in the last three: it does not answer."""
 
     role: Role
@@ -156,7 +156,7 @@ class Found:
         return self.alive and runs and not self.in_colo
 
 
-ABSENT = Found(Role.NONE, alive=False)
+ABSENT = FoundQemu(Role.NONE, alive=False)
 
 
 class Move(StrEnum):
@@ -172,7 +172,7 @@ class Move(StrEnum):
 
 
 @dataclass(frozen=True)
-class Plan:
+class MovePlan:
     """A move, and whom it is about."""
 
     move: Move
@@ -185,14 +185,14 @@ class Plan:
 _BRINGING = frozenset({"start", "protect"})
 
 
-def reconcile(belief: Belief, found: Mapping[NodeName, Found]) -> Plan:
+def reconcile(belief: Belief, found: Mapping[NodeName, FoundQemu]) -> MovePlan:
     """The one plan for ``belief`` and what was ``found`` on both nodes; total."""
     again = "start" in belief.acts
     if "stop" in belief.acts:
-        return Plan(Move.END)
+        return MovePlan(Move.END)
     if not any(one.alive for one in found.values()):
         fresh = belief.protection is Protection.DOWN and again
-        return Plan(Move.END, again=True) if fresh else Plan(Move.GONE)
+        return MovePlan(Move.END, again=True) if fresh else MovePlan(Move.GONE)
     primary = _primary(found)
     if belief.protection in _PROTECTED or belief.protection is Protection.FAILED:
         return _with_secondary(belief, found, primary)
@@ -201,53 +201,53 @@ def reconcile(belief: Belief, found: Mapping[NodeName, Found]) -> Plan:
     return _alone(belief, found, primary)
 
 
-def _without_primary(found: Mapping[NodeName, Found]) -> Plan:
+def _without_primary(found: Mapping[NodeName, FoundQemu]) -> MovePlan:
     """End a secondary that never held a complete checkpoint; keep one that runs a guest of its own.
 
     The journal does not know of such a promotion. It serves clients all the same.
     """
     promoted = [node for node in NODES if found[node].promoted]
-    return Plan(Move.ADOPT_ALONE, promoted[0]) if len(promoted) == 1 else Plan(Move.GONE)
+    return MovePlan(Move.ADOPT_ALONE, promoted[0]) if len(promoted) == 1 else MovePlan(Move.GONE)
 
 
-def _alone(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) -> Plan:
+def _alone(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName) -> MovePlan:
     """The primary lives, and no secondary is of any worth yet."""
     again, secondary = not _BRINGING.isdisjoint(belief.acts), other(primary)
     if found[primary].never_ran:
         if found[secondary].promoted:
-            return Plan(Move.ROLL_BACK_PROTECT, secondary, primary)
-        return Plan(Move.END, again=again)
+            return MovePlan(Move.ROLL_BACK_PROTECT, secondary, primary)
+        return MovePlan(Move.END, again=again)
     if again or belief.protection in _JOINING or found[secondary].alive:
-        return Plan(Move.ROLL_BACK_PROTECT, primary, secondary, again=again)
-    return Plan(Move.ADOPT_ALONE, primary)
+        return MovePlan(Move.ROLL_BACK_PROTECT, primary, secondary, again=again)
+    return MovePlan(Move.ADOPT_ALONE, primary)
 
 
-def _primary(found: Mapping[NodeName, Found]) -> NodeName | None:
+def _primary(found: Mapping[NodeName, FoundQemu]) -> NodeName | None:
     """The living holder of the role, or else a dead one."""
     holders = [node for node in NODES if found[node].role is Role.PRIMARY]
     return max(holders, key=lambda node: found[node].alive, default=None)
 
 
 def _with_secondary(
-    belief: Belief, found: Mapping[NodeName, Found], primary: NodeName | None
-) -> Plan:
+    belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName | None
+) -> MovePlan:
     """COLO, FAILOVER or FAILED, and at least one QEMU lives."""
     if primary is None:
-        return Plan(Move.HAND_OVER)
+        return MovePlan(Move.HAND_OVER)
     one, two = found[primary], found[other(primary)]
     if one.alive and two.promoted:
         # Nothing of coloctl does that; it must not last in any state.
-        ended = Plan(Move.FINISH_FAILOVER, primary, other(primary))
+        ended = MovePlan(Move.FINISH_FAILOVER, primary, other(primary))
         failed = belief.protection is Protection.FAILED
-        return Plan(Move.HAND_OVER, lost=other(primary)) if failed else ended
+        return MovePlan(Move.HAND_OVER, lost=other(primary)) if failed else ended
     if belief.protection is Protection.COLO and one.in_colo and two.in_colo:
-        return Plan(Move.ADOPT_COLO, primary)
+        return MovePlan(Move.ADOPT_COLO, primary)
     if belief.protection is Protection.FAILOVER and "failover" in belief.acts:
         return _finish(belief, found, primary)
-    return Plan(Move.HAND_OVER)
+    return MovePlan(Move.HAND_OVER)
 
 
-def _finish(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) -> Plan:
+def _finish(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName) -> MovePlan:
     """A failover was under way: whoever is left lives on, or else who was chosen for it."""
     living = [node for node in NODES if found[node].alive]
     survivor = living[0] if len(living) == 1 else belief.survivor
@@ -256,5 +256,5 @@ def _finish(belief: Belief, found: Mapping[NodeName, Found], primary: NodeName) 
         and survivor != primary
         and survivor in (belief.missed | belief.diverged)
     ):
-        return Plan(Move.HAND_OVER)
-    return Plan(Move.FINISH_FAILOVER, survivor, None if survivor is None else other(survivor))
+        return MovePlan(Move.HAND_OVER)
+    return MovePlan(Move.FINISH_FAILOVER, survivor, None if survivor is None else other(survivor))

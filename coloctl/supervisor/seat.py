@@ -13,7 +13,7 @@ from coloctl.host.base import Death
 from coloctl.machine import freshcode
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.qapi import MigrationStatus
-from coloctl.model.view import Impairment, Merge, NodeView, Presence
+from coloctl.model.view import Degradation, Merge, NodeView, Presence
 from coloctl.qmp.session import Event
 from coloctl.vm import VM
 
@@ -152,7 +152,7 @@ class Seat:
             vitals = await vm.observe(deadline_s)
         except MonitorError:
             if self.vm is vm:
-                self._impaired(Impairment.MONITOR)
+                self._impaired(Degradation.MONITOR)
             return
         if self.vm is vm:
             self.view = replace(
@@ -173,7 +173,7 @@ class Seat:
         self.diverged = True
         self._impaired()
 
-    def _impaired(self, *by: Impairment) -> None:
-        lasting = {Impairment.REPLICA_DISK: self.missed_write, Impairment.GUEST: self.diverged}
+    def _impaired(self, *by: Degradation) -> None:
+        lasting = {Degradation.REPLICA_DISK: self.missed_write, Degradation.GUEST: self.diverged}
         kept = (one for one, holds in lasting.items() if holds)
         self.view = replace(self.view, impairments=(*kept, *by))

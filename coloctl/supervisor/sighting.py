@@ -19,7 +19,7 @@ from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import leftovers
-from coloctl.supervisor.reconcile import ABSENT, Found, Launch
+from coloctl.supervisor.reconcile import ABSENT, FoundQemu, KnownQemu
 from coloctl.vm import VM, Recorder
 
 #: A QEMU answers within milliseconds, within a second in a checkpoint on a busy machine. One that
@@ -31,12 +31,12 @@ ANSWER_DEADLINE_S = 10.0
 class Sighting:
     """One node as it was found; ``vm`` is there for dead QEMUs too, where one was launched."""
 
-    found: Found = ABSENT
+    found: FoundQemu = ABSENT
     vm: VM | None = None
 
 
 async def look(
-    ground: Ground, launches: Mapping[NodeName, Launch], records: Mapping[NodeName, Recorder]
+    ground: Ground, launches: Mapping[NodeName, KnownQemu], records: Mapping[NodeName, Recorder]
 ) -> dict[NodeName, Sighting]:
     """Find what is left of ``launches``, node by node; ``records`` get what is said to each QEMU.
 
@@ -49,7 +49,7 @@ async def look(
     return dict(zip(NODES, seen, strict=True))
 
 
-def with_strays(folder: Path, known: Mapping[NodeName, Launch]) -> dict[NodeName, Launch]:
+def with_strays(folder: Path, known: Mapping[NodeName, KnownQemu]) -> dict[NodeName, KnownQemu]:
     """Add to ``known`` the QEMUs that were launched for ``folder`` and not yet written down.
 
     One that the journal names and that lives is never replaced. Blocks for some milliseconds.
@@ -59,18 +59,18 @@ def with_strays(folder: Path, known: Mapping[NodeName, Launch]) -> dict[NodeName
         node = next(name for name in NODES if name == stray.node)
         if node in known and lives(known[node], node):
             continue
-        launches[node] = Launch(Role(stray.role), stray.identity)
+        launches[node] = KnownQemu(Role(stray.role), stray.identity)
     return launches
 
 
-def lives(launch: Launch, node: NodeName) -> bool:
+def lives(launch: KnownQemu, node: NodeName) -> bool:
     """Say whether the QEMU of ``launch`` exists, or the wrapper that it was started through."""
     both = (launch.identity, launch.leader)
     return any(one is not None and leftovers.exists(one, node) for one in both)
 
 
 async def _sight(
-    ground: Ground, node: NodeName, launch: Launch | None, record: Recorder
+    ground: Ground, node: NodeName, launch: KnownQemu | None, record: Recorder
 ) -> Sighting:
     if launch is None:
         return Sighting()
@@ -81,8 +81,8 @@ async def _sight(
     if process is None or not process.alive():  # of the latter a wrapper may be left
         gone = LostMonitor(node, "it is gone")
         vm = VM(node, host, process or GoneProcess(identity, node=node), gone, rundir)
-        return Sighting(Found(launch.role, alive=False), vm)
-    found = Found(launch.role, alive=True, held="-S" in process.argv)
+        return Sighting(FoundQemu(launch.role, alive=False), vm)
+    found = FoundQemu(launch.role, alive=True, held="-S" in process.argv)
     adopted: VM | None = None
     if not process.frozen():
         with contextlib.suppress(MonitorError, TimeoutError):

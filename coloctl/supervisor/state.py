@@ -17,7 +17,7 @@ from coloctl.colo.launch import Ground
 from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
-from coloctl.ha.agent import Heard
+from coloctl.ha.agent import AgentAnswer
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
@@ -26,7 +26,7 @@ from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.tuning import Tuning
-from coloctl.model.view import CheckpointView, NodeView, PairView, Progress, settings_view
+from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, settings_view
 from coloctl.supervisor.arrears import Arrears
 from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
@@ -57,7 +57,7 @@ class PairState:
         self.confirmations: dict[NodeName, asyncio.Event] = {}
         self.unfenced: NodeName | None = None  #: the pair failed because it is not proven down
         self.vouched = False  #: a person has said since that it is down
-        self.agents: dict[NodeName, Heard] = {}  #: what the fence agent said of each node
+        self.agents: dict[NodeName, AgentAnswer] = {}  #: what the fence agent said of each node
         self.seats: dict[NodeName, Seat] = {
             node: Seat(NodeView(node, spec.nodes[node].host)) for node in NODES
         }
@@ -69,7 +69,7 @@ class PairState:
         self._reason = "Nothing was started yet."
         self._since = clock.now()
         self._exposed_since: float | None = None
-        self._progress: Progress | None = None
+        self._progress: ActProgress | None = None
         self._act: asyncio.Task[Any] | None = None
         self._act_name = ""
         self.ending = False  #: a stop waits for the act under way: nothing new begins by itself
@@ -283,7 +283,7 @@ class PairState:
             limit = {"limit-s": round(limit_s, 1)} if limit_s else {}
             self.emit("STEP", {"act": self._act_name, "step": step, **limit})
         unit = "bytes" if done is not None else ""
-        self._progress = Progress(self._act_name, step, done, total, unit)
+        self._progress = ActProgress(self._act_name, step, done, total, unit)
         if done is not None and total:
             self.emit(
                 "PROGRESS", {"act": self._act_name, "step": step, "done": done, "total": total}

@@ -15,7 +15,7 @@ from coloctl.ha.arbiter import Claim
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, RunState
-from coloctl.supervisor.reconcile import Belief, Found, Launch
+from coloctl.supervisor.reconcile import Belief, FoundQemu, KnownQemu
 
 #: Run states of a QEMU whose guest has not begun there.
 _WITHOUT_GUEST = frozenset({RunState.PRELAUNCH, RunState.INMIGRATE})
@@ -25,8 +25,8 @@ REASON = "The journal was lost; the pair was taken over as it was found."
 
 def surmise(
     name: str,
-    launches: Mapping[NodeName, Launch],
-    found: Mapping[NodeName, Found],
+    launches: Mapping[NodeName, KnownQemu],
+    found: Mapping[NodeName, FoundQemu],
     companions: Companions | None,
     claim: Claim | None,
 ) -> Belief:
@@ -53,14 +53,14 @@ def surmise(
         reason=REASON,
         generation=number,
         launches={
-            node: Launch(Role.PRIMARY if node == owner else Role.SECONDARY, one.identity)
+            node: KnownQemu(Role.PRIMARY if node == owner else Role.SECONDARY, one.identity)
             for node, one in living.items()
         },
         protection_wanted=True,
     )
 
 
-def _has_guest(one: Found) -> bool:
+def _has_guest(one: FoundQemu) -> bool:
     """Whether it runs the pair's guest, not a copy that waits for its promotion."""
     if one.colo_mode is COLOMode.SECONDARY:
         return False
@@ -68,7 +68,7 @@ def _has_guest(one: Found) -> bool:
 
 
 def _protection(
-    owner: NodeName, found: Mapping[NodeName, Found], companions: Companions | None, number: int
+    owner: NodeName, found: Mapping[NodeName, FoundQemu], companions: Companions | None, number: int
 ) -> Protection:
     peer = other(owner)
     if not found[peer].alive and found[owner].colo_mode is COLOMode.NONE:
@@ -87,7 +87,10 @@ _IN_COLO = (Worth.IN_SYNC, Worth.FOLLOWING)
 
 
 def _without_owner(
-    name: str, living: Mapping[NodeName, Launch], found: Mapping[NodeName, Found], number: int
+    name: str,
+    living: Mapping[NodeName, KnownQemu],
+    found: Mapping[NodeName, FoundQemu],
+    number: int,
 ) -> Belief:
     """No guest runs. A secondary in COLO may be all that is left of one."""
     if waiting := [node for node in living if found[node].colo_mode is COLOMode.SECONDARY]:
@@ -96,11 +99,11 @@ def _without_owner(
     return Belief(generation=number, launches=living)
 
 
-def _processes(launches: Mapping[NodeName, Launch], nodes: list[NodeName]) -> str:
+def _processes(launches: Mapping[NodeName, KnownQemu], nodes: list[NodeName]) -> str:
     return " and ".join(f"process {launches[n].identity.pid} on node {n}" for n in nodes)
 
 
-def _refused(name: str, living: Mapping[NodeName, Launch], why: str) -> PreconditionFailed:
+def _refused(name: str, living: Mapping[NodeName, KnownQemu], why: str) -> PreconditionFailed:
     return PreconditionFailed(
         f"The journal of pair {name} knows of nothing, and {why}: what runs is left as it is.",
         hint="bring the journal back to its place and start with --adopt; "

@@ -24,7 +24,7 @@ from coloctl.model import event
 from coloctl.model.event import Kind
 from coloctl.model.pair import OnDifference, Role
 from coloctl.model.protection import Protection
-from coloctl.model.verified import DiskVerified, MemoryVerified, Outcome, Verified
+from coloctl.model.verified import DiskVerified, MemoryVerified, Verified, VerifyOutcome
 from coloctl.supervisor.acts.tune import CHECKPOINT_DEADLINE_S
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
@@ -89,7 +89,7 @@ class Verifying:
         last = state.beside.verified
         since_s = self._protected_s
         if last is not None and last.ended_s <= now_s:
-            again = last.outcome is Outcome.BROKEN_OFF
+            again = last.outcome is VerifyOutcome.BROKEN_OFF
             since_s = last.ended_s - (max(0.0, every_s - AGAIN_S) if again else 0.0)
         if now_s - since_s >= every_s:
             with contextlib.suppress(ColoctlError):
@@ -153,7 +153,7 @@ class Verifying:
             ended_s = state.clock.now()
             report = Verified(
                 at=wall_clock().isoformat(timespec="seconds"),
-                outcome=Outcome.BROKEN_OFF if found.why else Outcome.EQUAL,
+                outcome=VerifyOutcome.BROKEN_OFF if found.why else VerifyOutcome.EQUAL,
                 took_s=round(ended_s - began_s, 1),
                 ended_s=ended_s,
                 primary=primary.node,
@@ -164,7 +164,7 @@ class Verifying:
                 pages=found.pages,
             )
             if report.differs:  # also where the rest was broken off
-                report = replace(report, outcome=Outcome.DIFFERENT)
+                report = replace(report, outcome=VerifyOutcome.DIFFERENT)
             self._conclude(report)
             if not told.done():
                 told.set_result(report)
@@ -220,7 +220,7 @@ class Verifying:
             data = {event.VERIFIED: report.to_json()}
             state.record(Kind.OBSERVATION, step="verify", node=report.secondary, data=data)
         state.emit("VERIFIED", {"outcome": report.outcome, "report": asdict(report)})
-        if report.outcome is Outcome.DIFFERENT:
+        if report.outcome is VerifyOutcome.DIFFERENT:
             log.error("%s", report.sentence())
             # Other memory is evidence and no proof (`colo.pages`): nothing follows from it.
             disks = any(disk.differs for disk in report.disks)

@@ -32,7 +32,7 @@ from coloctl.errors import ReplicationError
 from coloctl.lab import link, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.observation import Diagnosis
-from coloctl.model.pair import Channel, NicSpec, NodeSpec, PairSpec, Role, TapSpec
+from coloctl.model.pair import MigrationTransport, NicSpec, NodeSpec, PairSpec, Role, TapSpec
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, RunState
 from coloctl.supervisor import acts
@@ -216,9 +216,9 @@ def _sockets(pid: int) -> Iterator[socket.socket]:
         os.close(pidfd)
 
 
-@pytest.mark.parametrize("channel", Channel)
+@pytest.mark.parametrize("channel", MigrationTransport)
 def test_the_stream_of_coloctl_s_own_sockets_does_not_delay(
-    spec: PairSpec, channel: Channel
+    spec: PairSpec, channel: MigrationTransport
 ) -> None:
     """Which is what makes them worth opening: QEMU's own have Nagle's delay."""
     spec = replace(spec, replication=replace(spec.replication, channel=channel))
@@ -227,7 +227,7 @@ def test_the_stream_of_coloctl_s_own_sockets_does_not_delay(
         async with supervised(spec) as stage:
             await stage.start()
             await stage.checkpoints(1)
-            wanted = channel is Channel.FD
+            wanted = channel is MigrationTransport.FD
             assert stream_options(stage, spec) == {"a": wanted, "b": wanted}
 
     asyncio.run(check())

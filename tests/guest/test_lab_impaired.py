@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from labtools import NAME, NEEDS_ROOT, leftovers, ping, stand_in, tcp_pair, transferred
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos.nemesis import FAULTS
 from coloctl.chaos.nemesis.fault import Blow, Ground
 from coloctl.chaos.scenario import Planned
@@ -245,7 +245,7 @@ def test_each_kind_of_impairment_strikes_and_heals(lab: Lab, ground: Ground, kin
 
 
 def test_a_cut_of_a_service_hits_its_connections_and_no_others(lab: Lab, ground: Ground) -> None:
-    ports = spec.load(ground.home / "wires.toml").replication
+    ports = pairfile.load(ground.home / "wires.toml").replication
 
     def connected(port: int) -> tuple[socket.socket, socket.socket]:
         return tcp_pair((lab.host_b, layout.REPLICATION_B), lab.host_a, port)

@@ -23,7 +23,7 @@ from coloctl.colo import inuse
 from coloctl.host import NetnsHost
 from coloctl.lab import layout, netns, qemu
 from coloctl.lab.network import Lab
-from coloctl.spec import load
+from coloctl.pairfile import load
 
 pytestmark = [
     pytest.mark.guest,

@@ -17,7 +17,7 @@ from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
-from coloctl.model.verified import Outcome
+from coloctl.model.verified import VerifyOutcome
 
 pytestmark = pytest.mark.guest
 
@@ -87,7 +87,7 @@ def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
                 for number in range(3):
                     least = data(stage.state.spec.disks[0].image[stage.primary.node])
                     found = await stage.supervisor.verifying.verify(memory=number == 0)
-                    assert found.outcome is Outcome.EQUAL, found
+                    assert found.outcome is VerifyOutcome.EQUAL, found
                     assert found.disks[0].read >= least > 0
                     if (memory := found.pages) is not None:  # a kernel at work is mostly still
                         assert memory.same > memory.pages // 2 and memory.moving
@@ -96,7 +96,7 @@ def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
                 assert stage.state.protection is Protection.COLO
                 at = await flipped(stage)
                 found = await stage.supervisor.verifying.verify(memory=False)
-                assert found.outcome is Outcome.DIFFERENT, found
+                assert found.outcome is VerifyOutcome.DIFFERENT, found
                 assert any(begin <= at < end for begin, end in found.disks[0].differs)
                 assert found.different <= 4 * CHUNK
                 await load.acknowledged(5)

@@ -19,7 +19,7 @@ import pytest
 from support.smallpair import write_small_pair
 
 from coloctl import paths, procfs
-from coloctl.control.watcher import watcher_of
+from coloctl.control.daemon.watcher import watcher_of
 from coloctl.lab import qemu
 
 pytestmark = pytest.mark.qemu
@@ -249,7 +249,7 @@ def test_a_stale_folder_in_which_nothing_lives_is_cleared_silently(
 
 @pytest.mark.parametrize("step", ["images", "primary", "secondary", "connect", "migrate"])
 def test_interrupting_a_start_undoes_it(operator: Operator, tmp_path: Path, step: str) -> None:
-    from coloctl.cli.progress import in_words
+    from coloctl.cli.views.progress import in_words
 
     starting = operator.begin("start", str(operator.file))
     assert starting.stderr is not None

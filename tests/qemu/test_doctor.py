@@ -20,7 +20,7 @@ from support.pairs import firmware_spec
 from coloctl import paths
 from coloctl.check import freshcode
 from coloctl.check.doctor import examine_pair
-from coloctl.check.finding import Finding, Severity, worst
+from coloctl.check.finding import Precondition, Severity, worst
 from coloctl.lab import layout, netns
 from coloctl.lab.network import Lab
 from coloctl.lab.qemu import Build
@@ -81,16 +81,16 @@ def spec(tmp_path: Path, build: Build) -> PairSpec:
     return spec
 
 
-def examine(spec: PairSpec) -> list[Finding]:
+def examine(spec: PairSpec) -> list[Precondition]:
     return asyncio.run(examine_pair(spec))
 
 
-def bad(findings: list[Finding]) -> dict[str, Finding]:
+def bad(findings: list[Precondition]) -> dict[str, Precondition]:
     """Warnings and errors by name."""
     return {one.name: one for one in findings if one.severity in (Severity.WARNING, Severity.ERROR)}
 
 
-def only(spec: PairSpec, name: str, severity: Severity) -> Finding:
+def only(spec: PairSpec, name: str, severity: Severity) -> Precondition:
     """The one thing that is wrong with the pair."""
     found = bad(examine(spec))
     assert list(found) == [name], found

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from support.moments import Mortal, mortal
 from support.pairs import firmware_spec, make_disks
 
-from coloctl.cli.lab_goods import guest
+from coloctl.cli.verbs.lab_goods import guest
 from coloctl.colo import inuse, launch
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.host import locks, open_host

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import parser
 from support.smallpair import own_net, write_small_pair
 
 from coloctl import paths
-from coloctl.control.http import Address
+from coloctl.control.daemon.http import Address
 from coloctl.lab import qemu
 
 pytestmark = pytest.mark.qemu

@@ -21,7 +21,7 @@ import pytest
 from coloctl.check.probe import Report, probe
 from coloctl.check.rehearsal import CHECKPOINTS
 from coloctl.check.trial import holds_colo, try_out
-from coloctl.check.verdict import FullVerdict, Outcome, Verdict
+from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict
 from coloctl.host import open_host
 from coloctl.lab.qemu import Build
 from coloctl.machine.accel import kvm_closed
@@ -87,11 +87,11 @@ def test_the_matrix(
     verdict = trial_of(qemu_builds(name), accel, machine)
     bugs = BROKEN.get((accel, machine), set()) if name != "11.1" else set()
     if bugs:
-        assert verdict.outcome is Outcome.FAILS, verdict
+        assert verdict.outcome is ColoSupport.FAILS, verdict
         assert verdict.known_bug in bugs
         assert verdict.hint
     else:
-        assert verdict.outcome is Outcome.WORKS, verdict
+        assert verdict.outcome is ColoSupport.WORKS, verdict
         assert [one.killed for one in verdict.directions] == [Role.PRIMARY, Role.SECONDARY]
         for one in verdict.directions:
             assert one.checkpoints >= CHECKPOINTS >= 5
@@ -113,15 +113,15 @@ def test_an_abort_is_told_by_the_assertion_itself(qemu_builds: Builds) -> None:
 @pytest.mark.parametrize("machine", ["pc", "q35"])
 def test_asking_alone_suspects_what_a_trial_would_show(machine: str, qemu_build: Build) -> None:
     report = report_of(qemu_build.binary, machine=machine)
-    expected = Outcome.WORKS if qemu_build.name == "11.1" else Outcome.SUSPECT
+    expected = ColoSupport.WORKS if qemu_build.name == "11.1" else ColoSupport.SUSPECT
     assert report.outcome is expected, report
-    assert not [one for one in report.checks if one.verdict is Verdict.FAIL]
+    assert not [one for one in report.checks if one.verdict is CheckResult.FAIL]
     assert report.version.startswith(qemu_build.version)
 
 
 def test_a_machine_type_that_does_not_exist_fails(qemu_build: Build) -> None:
     report = report_of(qemu_build.binary, machine="pc-q36")
-    assert report.outcome is Outcome.FAILS
+    assert report.outcome is ColoSupport.FAILS
     assert "pc-q36" in report.sentence
 
 
@@ -134,13 +134,13 @@ def test_auto_is_what_the_proof_says(qemu_builds: Builds) -> None:
 
 @pytest.mark.parametrize("binary", ["/bin/true", "/bin/sleep", "/nonexistent/qemu", "/etc/passwd"])
 def test_what_is_no_qemu_is_a_verdict_and_no_exception(binary: str) -> None:
-    assert report_of(Path(binary)).outcome is Outcome.FAILS
-    assert holds_colo(Path(binary), "tcg", fresh=True).outcome is Outcome.FAILS
+    assert report_of(Path(binary)).outcome is ColoSupport.FAILS
+    assert holds_colo(Path(binary), "tcg", fresh=True).outcome is ColoSupport.FAILS
 
 
 def test_a_deadline_that_is_too_short_proves_nothing(qemu_builds: Builds, temporary: Path) -> None:
     verdict = asyncio.run(try_out(qemu_builds("11.1").binary, "tcg", deadline_s=1.5))
-    assert verdict.outcome is Outcome.UNKNOWN, verdict
+    assert verdict.outcome is ColoSupport.UNKNOWN, verdict
     assert "--deadline" in verdict.hint
     assert list(temporary.iterdir()) == []
     assert list(processes_of(temporary)) == []

@@ -34,7 +34,7 @@ from coloctl.colo import launch, protect
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
 from coloctl.lab import qemu
-from coloctl.model.pair import Channel, PairSpec, Role, other
+from coloctl.model.pair import MigrationTransport, PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.qmp import command as qmp
@@ -355,10 +355,10 @@ def test_a_start_that_is_interrupted_leaves_nothing_but_a_guest_that_ran(newest:
     asyncio.run(check())
 
 
-@pytest.mark.parametrize("channel", [Channel.FD, Channel.TCP])
+@pytest.mark.parametrize("channel", [MigrationTransport.FD, MigrationTransport.TCP])
 @pytest.mark.parametrize("multifd_channels", [0, 2])
 def test_every_channel_carries_checkpoints(
-    newest: PairSpec, channel: Channel, multifd_channels: int
+    newest: PairSpec, channel: MigrationTransport, multifd_channels: int
 ) -> None:
     replication = replace(newest.replication, channel=channel, multifd_channels=multifd_channels)
 

@@ -17,7 +17,7 @@ from coloctl.lab import qemu
 from coloctl.model.pair import OnDifference, PairSpec, VerifySpec
 from coloctl.model.protection import Protection
 from coloctl.model.ram import PAGE
-from coloctl.model.verified import Outcome
+from coloctl.model.verified import VerifyOutcome
 from coloctl.qmp.command import Command
 from coloctl.vm import VM
 
@@ -78,7 +78,7 @@ def test_a_sound_pair_is_the_same_and_a_flipped_bit_is_told_at_its_page(
             await stage.checkpoints()
             await guest_writes(stage.primary, 0x11, 0, 1 << 20)
             found = await stage.supervisor.verifying.verify()
-            assert found.outcome is Outcome.EQUAL and found.pages is not None, found
+            assert found.outcome is VerifyOutcome.EQUAL and found.pages is not None, found
             memory = found.pages
             assert memory.pages * PAGE + memory.left_out == MIB << 20
             assert memory.same > memory.pages // 2 and not memory.different
@@ -86,7 +86,7 @@ def test_a_sound_pair_is_the_same_and_a_flipped_bit_is_told_at_its_page(
             await flip(stage.secondary, DAMAGE)
             await stage.checkpoints()
             found = await stage.supervisor.verifying.verify()
-            assert found.outcome is Outcome.DIFFERENT and found.pages is not None, found
+            assert found.outcome is VerifyOutcome.DIFFERENT and found.pages is not None, found
             at = DAMAGE // PAGE * PAGE
             assert found.pages.places == ((at, at + PAGE),)
             assert f"{at:#x} (pc.ram)" in found.sentence()
@@ -97,7 +97,7 @@ def test_a_sound_pair_is_the_same_and_a_flipped_bit_is_told_at_its_page(
             assert await descriptors(stage.primary) == await descriptors(stage.secondary) == []
 
             found = await stage.supervisor.verifying.verify(memory=False)
-            assert found.outcome is Outcome.EQUAL and found.pages is None
+            assert found.outcome is VerifyOutcome.EQUAL and found.pages is None
 
     asyncio.run(check())
 
@@ -117,7 +117,9 @@ def test_a_primary_that_is_lost_meanwhile_is_survived_and_nothing_stays_in_the_s
             assert not verifying.done() and await descriptors(stage.secondary)
             stage.primary.process.signal(9)
             found = await verifying
-            assert found.outcome is Outcome.BROKEN_OFF and found.reason and found.pages is None
+            assert (
+                found.outcome is VerifyOutcome.BROKEN_OFF and found.reason and found.pages is None
+            )
             await stage.until_protection(Protection.UNPROTECTED)
             await stage.until(lambda: not stage.state.beside.lent)
             assert not await descriptors(stage.primary)

@@ -18,7 +18,7 @@ from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import OnDifference, PairSpec, Role, VerifySpec
 from coloctl.model.protection import Protection
-from coloctl.model.verified import Outcome
+from coloctl.model.verified import VerifyOutcome
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.qemu
@@ -66,7 +66,7 @@ def test_a_sound_pair_is_equal(spec: PairSpec) -> None:
             for number in range(3):
                 await guest_writes(stage.primary, 0x11 + number, number * CHUNK, CHUNK)
                 found = await stage.supervisor.verifying.verify()
-                assert found.outcome is Outcome.EQUAL, found
+                assert found.outcome is VerifyOutcome.EQUAL, found
                 assert found.disks[0].size == 16 << 20 and found.disks[0].read >= CHUNK
                 assert stage.state.protection is Protection.COLO
             await idle_primary(stage)
@@ -83,7 +83,7 @@ def test_a_replica_damaged_behind_qemus_back_is_named(spec: PairSpec) -> None:
             await stage.checkpoints()
             await damage(stage)
             found = await stage.supervisor.verifying.verify()
-            assert found.outcome is Outcome.DIFFERENT
+            assert found.outcome is VerifyOutcome.DIFFERENT
             assert found.disks[0].differs == ((5 * CHUNK, 7 * CHUNK),)
             assert f"at byte {5 * CHUNK}" in found.sentence()
             assert stage.state.view().to_json()["verified"]["outcome"] == "different"
@@ -117,7 +117,7 @@ def test_where_the_primary_is_trusted_a_damaged_replica_is_given_up_and_made_ane
             await stage.until_protection(Protection.COLO)
             await stage.checkpoints()
             again = await stage.supervisor.verifying.verify()
-            assert again.outcome is Outcome.EQUAL
+            assert again.outcome is VerifyOutcome.EQUAL
 
     asyncio.run(check())
 
@@ -137,7 +137,7 @@ def test_a_node_that_is_lost_meanwhile_breaks_it_off_and_is_survived(
             assert not verifying.done()
             stage.state.vm_of(lost).process.signal(9)
             found = await verifying
-            assert found.outcome is Outcome.BROKEN_OFF and found.reason
+            assert found.outcome is VerifyOutcome.BROKEN_OFF and found.reason
             await stage.until_protection(Protection.UNPROTECTED)
             survivor = stage.primary
             await idle_primary(stage)
@@ -159,7 +159,7 @@ def test_an_act_does_not_wait_for_it(spec: PairSpec) -> None:
             await acts.checkpoint(stage.state)
             assert not verifying.done()
             await acts.unprotect(stage.state)
-            assert (await verifying).outcome is Outcome.BROKEN_OFF
+            assert (await verifying).outcome is VerifyOutcome.BROKEN_OFF
             await idle_primary(stage)
 
     asyncio.run(check())
@@ -203,7 +203,7 @@ def test_programs_that_stand_still_hold_no_checkpoint(spec: PairSpec) -> None:
             await stage.checkpoints(5)
             assert not verifying.done() and stage.state.protection is Protection.COLO
             await acts.unprotect(stage.state)
-            assert (await verifying).outcome is Outcome.BROKEN_OFF
+            assert (await verifying).outcome is VerifyOutcome.BROKEN_OFF
             await stage.until(lambda: not programs())
 
     asyncio.run(check())

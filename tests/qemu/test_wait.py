@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from support.moments import Mortal, write_pair
 
-from coloctl import paths, spec
-from coloctl.control.newborn import Newborn, newborn
-from coloctl.control.watcher import watcher_of
+from coloctl import pairfile, paths
+from coloctl.control.daemon.newborn import Newborn, newborn
+from coloctl.control.daemon.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, NoSuchPair, Unreachable
 from coloctl.lab import qemu
 
@@ -38,7 +38,7 @@ def pair(
 @pytest.fixture
 def born(pair: Mortal) -> Iterator[Newborn]:
     """The pair's supervisor; no guest runs."""
-    with newborn(spec.load(pair.file)) as one:
+    with newborn(pairfile.load(pair.file)) as one:
         try:
             yield one
         finally:

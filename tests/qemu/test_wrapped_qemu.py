@@ -16,7 +16,7 @@ from support.smallpair import write_small_pair
 
 from coloctl import paths, procfs
 from coloctl.chaos.remains import processes
-from coloctl.control.watcher import watcher_of
+from coloctl.control.daemon.watcher import watcher_of
 from coloctl.lab import qemu
 
 pytestmark = pytest.mark.qemu

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 from support.smallpair import qemu_io, write_small_pair
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos.nemesis import FAULTS
 from coloctl.chaos.nemesis.fault import Ask, Blow, Ground, Staging
 from coloctl.chaos.scenario import Planned
-from coloctl.control.newborn import newborn
+from coloctl.control.daemon.newborn import newborn
 from coloctl.lab import qemu
 from coloctl.lab.network import Lab
 
@@ -80,7 +80,7 @@ def playing(stage: Staging, *, protect: bool = True) -> Iterator[Scene]:
             stack.callback(_put_back, name, before)
         file = stage.home / f"{stage.name}.toml"
         write_small_pair(file, qemu.provide("11.1"), stage.qemu)
-        born = stack.enter_context(newborn(spec.load(file)))
+        born = stack.enter_context(newborn(pairfile.load(file)))
 
         def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
             with born.connect() as client:

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "errors",
             "clock",
             "paths",
-            "memory",
+            "probe_cache",
             "reading",
             "reserve",
             "sealed",
@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"model"}),
-    frozenset({"spec", "journal", "metrics"}),
+    frozenset({"pairfile", "journal", "metrics"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),
     frozenset({"asked", "vm"}),
     frozenset({"colo"}),

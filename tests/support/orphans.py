@@ -8,7 +8,7 @@ import signal
 
 from support.moments import Mortal
 
-from coloctl.control.watcher import watcher_of
+from coloctl.control.daemon.watcher import watcher_of
 
 
 def end(pid: int | None, number: signal.Signals = signal.SIGKILL) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from support.nbd_server import Connection, Export, Extents, whole
 
 from coloctl.errors import CommandRefused, Unreachable
-from coloctl.nbd.client import Client
+from coloctl.nbd.client import NbdClient
 from coloctl.nbd.digest import lines
 from coloctl.nbd.mend import Mender
 from coloctl.nbd.scan import Grain
@@ -284,7 +284,7 @@ class Digester:
             {"parent0": self._world.replica_export()}, self._world.chance, self._world.step
         )
         self._world.targets.append(connection)
-        client = Client(connection, told["at"]["export"], ["base:allocation"])
+        client = NbdClient(connection, told["at"]["export"], ["base:allocation"])
         self._lines = lines(client, bytes.fromhex(told["key"]), GRAIN)
 
     async def hear(self, deadline_s: float) -> str | None:
@@ -310,14 +310,14 @@ class Talk:
         self._over = False
         self._mender = Mender(lambda m: self._said.append(json.dumps(m)), self._connect, GRAIN)
 
-    def _connect(self, at: Any, contexts: Iterable[str]) -> Client:
+    def _connect(self, at: Any, contexts: Iterable[str]) -> NbdClient:
         world = self._world
         if "unix" in at:
             connection = Connection(world.exports, world.chance, world.step)
         else:
             connection = Connection({"parent0": world.replica_export()}, world.chance, world.step)
             world.targets.append(connection)
-        return Client(connection, at["export"], contexts)
+        return NbdClient(connection, at["export"], contexts)
 
     async def say(self, line: str, deadline_s: float) -> None:
         await asyncio.sleep(0)

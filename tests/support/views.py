@@ -9,13 +9,13 @@ from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.view import (
+    ActProgress,
     CheckpointView,
+    Degradation,
     Fencing,
-    Impairment,
     NodeView,
     PairView,
     Presence,
-    Progress,
 )
 
 A = NodeView(
@@ -54,9 +54,9 @@ RESYNC = replace(
     protection=Protection.RESYNC,
     since_s=3.0,
     exposed_s=90000.0,
-    progress=Progress("start", "mirror", 512, 2048, "bytes"),
+    progress=ActProgress("start", "mirror", 512, 2048, "bytes"),
 )
-FROZEN = replace(PROTECTED, nodes={"a": replace(A, impairments=(Impairment.MONITOR,)), "b": B})
+FROZEN = replace(PROTECTED, nodes={"a": replace(A, impairments=(Degradation.MONITOR,)), "b": B})
 
 
 def document(view: PairView = PROTECTED) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 
-from coloctl import errors, spec
+from coloctl import errors, pairfile
 from coloctl.chaos.checkers import CHECKS
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.cli.verbs import VERBS, cli
@@ -94,7 +94,7 @@ def keys(node: Mapping[str, Any], whole: Mapping[str, Any], prefix: str = "") ->
 
 def test_the_reference_has_every_key_of_a_pair_file_and_no_other() -> None:
     written = [cells[0] for cells in rows(QUICKSTART, "| key | value | default | meaning |")]
-    whole = spec.json_schema()
+    whole = pairfile.json_schema()
     assert len(written) == len(set(written))
     assert set(written) == set(keys(whole, whole))
 
@@ -124,7 +124,7 @@ def _toml(value: object) -> str:
 def test_the_reference_has_the_defaults_of_the_code() -> None:
     table = rows(QUICKSTART, "| key | value | default | meaning |")
     written = {cells[0]: cells[2] for cells in table}
-    whole = spec.json_schema()
+    whole = pairfile.json_schema()
     assert written == dict(defaults(whole, whole))
 
 
@@ -143,7 +143,7 @@ def test_the_pair_file_of_the_quickstart_is_one(tmp_path: Path) -> None:
     whole = [block for block in blocks if block.startswith(("name =", "# "))]
     assert whole
     for block in whole:
-        spec.parse(block, tmp_path)
+        pairfile.parse(block, tmp_path)
 
 
 # -- every document

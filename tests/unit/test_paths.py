@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 from support.fakes import make_spec
 
-from coloctl import memory, paths
+from coloctl import paths, probe_cache
 from coloctl.check import machine
 from coloctl.check.finding import Severity
-from coloctl.cli.status import list_pairs, status
-from coloctl.control.newborn import claim
+from coloctl.cli.verbs.status import list_pairs, status
+from coloctl.control.daemon.newborn import claim
 from coloctl.errors import PreconditionFailed
 from coloctl.journal import Journal
 
@@ -178,11 +178,11 @@ def test_a_verdict_that_another_user_left_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLOCTL_CACHE_DIR", str(tmp_path / "c"))
-    memory.remember("key", {"accel": "kvm"})
-    assert memory.recall("key") == {"accel": "kvm"}
+    probe_cache.remember("key", {"accel": "kvm"})
+    assert probe_cache.recall("key") == {"accel": "kvm"}
     os.chown(tmp_path / "c", NOBODY, NOBODY)
     with pytest.raises(PreconditionFailed, match="belongs to"):
-        memory.recall("key")
+        probe_cache.recall("key")
 
 
 def test_no_link_is_followed_in_the_place_of_a_journal(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos import scenario_file
 from coloctl.errors import ColoctlError, SpecError
 from coloctl.reading import read_toml
@@ -89,7 +89,7 @@ def test_a_pair_file_with_a_hostile_value_is_wrong_in_a_sentence(
     for text in with_hostile(PAIR, value):
         file.write_text(text)
         try:
-            spec.load(file)
+            pairfile.load(file)
         except SpecError as error:
             assert len(str(error)) < MESSAGE_MAX
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from coloctl import paths, spec
+from coloctl import pairfile, paths
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params
 from coloctl.chaos.scenario import Planned
 from coloctl.colo import registry
@@ -28,7 +28,7 @@ class CompanionHarmed(Params):
 
 def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
     """Remove the word about the target's disks, or overwrite it."""
-    pair = spec.load(ground.home / f"{ground.name}.toml")
+    pair = pairfile.load(ground.home / f"{ground.name}.toml")
     where, how = fault.params["where"], fault.params["how"]
     found = [path for path in _places(pair, fault.target, where) if path.is_file()]
     at_s = time.monotonic()

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params, Strike
 from coloctl.chaos.scenario import Planned
 from coloctl.errors import LabError
@@ -174,7 +174,7 @@ def cut_one_way(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
 def cut_service(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
     """Packets of one service vanish at both hosts, in connections that stand already too."""
     params = CutService.model_validate(dict(fault.params))
-    pair = spec.load(ground.home / f"{ground.name}.toml")
+    pair = pairfile.load(ground.home / f"{ground.name}.toml")
     link = ground.lab.link("replication")
     at_s = time.monotonic()
     link.cut_ports(params.service, **ports(params.service, pair))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos.checkers.strangers import NOTHING, STRANGER
 from coloctl.chaos.nemesis.child import Child
 from coloctl.chaos.nemesis.fault import Ask, Blow, FaultKind, Ground, Params
@@ -85,7 +85,7 @@ class Stranger(Params):
 def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
     """The stranger is on the host of the target, and tries the ports of both nodes."""
     params = Stranger.model_validate(dict(fault.params))
-    pair = spec.load(ground.home / f"{ground.name}.toml")
+    pair = pairfile.load(ground.home / f"{ground.name}.toml")
     ports = tuple(Wires(pair, Path("/")).ports())
     at = [pair.nodes[node].address for node in NODES]
     addresses = [[address, port] for address in at for port in ports]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-if "--control-fd" in sys.orig_argv and "coloctl.control.watcher" not in sys.orig_argv:
+if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in sys.orig_argv:
     import importlib
     from dataclasses import replace
     from typing import Any

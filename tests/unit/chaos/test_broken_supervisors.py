@@ -32,7 +32,7 @@ UNFENCED, HASTY, WHOLE = "True True True False False", "False False False True T
     [
         ("unfenced", "--control-fd", UNFENCED),
         ("hasty", "--control-fd", HASTY),
-        ("hasty", "coloctl.control.watcher --control-fd", WHOLE.strip()),
+        ("hasty", "coloctl.control.daemon.watcher --control-fd", WHOLE.strip()),
     ],
 )
 def test_only_a_supervisor_is_broken(kind: str, argument: str, expected: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.fakes import FakeHost, make_spec
 
 from coloctl.check import disks
-from coloctl.check.finding import Finding, Severity, guarded
+from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.colo import generation, registry
 from coloctl.host import open_host
 from coloctl.host.base import Host
@@ -32,8 +32,10 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
     return replace(make_spec(), disks=(DiskSpec("disk0", images),))
 
 
-def examine(spec: PairSpec, *words: tuple[NodeName, int], damage: bool = False) -> list[Finding]:
-    async def run() -> list[Finding]:
+def examine(
+    spec: PairSpec, *words: tuple[NodeName, int], damage: bool = False
+) -> list[Precondition]:
+    async def run() -> list[Precondition]:
         host = open_host("local")
         hosts: dict[NodeName, Host] = {"a": host, "b": host}
         try:

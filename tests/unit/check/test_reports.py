@@ -11,58 +11,58 @@ from pathlib import Path
 import pytest
 
 from coloctl.check import machine
-from coloctl.check.finding import Finding, Severity, document, guarded, of_check, worst
+from coloctl.check.finding import Precondition, Severity, document, guarded, of_check, worst
 from coloctl.check.probe import Report, conclude, with_trial
-from coloctl.check.verdict import Check, FullVerdict, Outcome, Verdict
+from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict, StaticCheck
 from coloctl.errors import PreconditionFailed
 
 pytestmark = pytest.mark.unit
 
 
-def report(*verdicts: Verdict) -> Report:
-    checks = tuple(Check(str(one), one, f"It is {one}.", f"mend {one}") for one in verdicts)
-    return Report("/opt/qemu", "11.1.3", "tcg", "pc", checks, Outcome.UNKNOWN, "")
+def report(*verdicts: CheckResult) -> Report:
+    checks = tuple(StaticCheck(str(one), one, f"It is {one}.", f"mend {one}") for one in verdicts)
+    return Report("/opt/qemu", "11.1.3", "tcg", "pc", checks, ColoSupport.UNKNOWN, "")
 
 
-def full(outcome: Outcome, hint: str = "") -> FullVerdict:
+def full(outcome: ColoSupport, hint: str = "") -> FullVerdict:
     return FullVerdict("/opt/qemu", "11.1.3", "tcg", "pc", outcome, "Tried.", hint)
 
 
 @pytest.mark.parametrize(
     ("verdicts", "outcome"),
     [
-        ((Verdict.OK, Verdict.OK), Outcome.WORKS),
-        ((Verdict.OK, Verdict.WARN), Outcome.SUSPECT),
-        ((Verdict.WARN, Verdict.UNKNOWN), Outcome.UNKNOWN),
-        ((Verdict.WARN, Verdict.UNKNOWN, Verdict.FAIL), Outcome.FAILS),
+        ((CheckResult.OK, CheckResult.OK), ColoSupport.WORKS),
+        ((CheckResult.OK, CheckResult.WARN), ColoSupport.SUSPECT),
+        ((CheckResult.WARN, CheckResult.UNKNOWN), ColoSupport.UNKNOWN),
+        ((CheckResult.WARN, CheckResult.UNKNOWN, CheckResult.FAIL), ColoSupport.FAILS),
     ],
 )
-def test_the_worst_check_decides(verdicts: tuple[Verdict, ...], outcome: Outcome) -> None:
+def test_the_worst_check_decides(verdicts: tuple[CheckResult, ...], outcome: ColoSupport) -> None:
     assert conclude(report(*verdicts)).outcome is outcome
 
 
 def test_the_worst_check_speaks_for_all() -> None:
-    said = conclude(report(Verdict.OK, Verdict.WARN, Verdict.FAIL))
+    said = conclude(report(CheckResult.OK, CheckResult.WARN, CheckResult.FAIL))
     assert (said.sentence, said.hint) == ("It is fail.", "mend fail")
 
 
 def test_a_suspicion_names_the_way_to_be_sure() -> None:
-    assert "--full" in conclude(report(Verdict.WARN)).hint
+    assert "--full" in conclude(report(CheckResult.WARN)).hint
 
 
-@pytest.mark.parametrize("outcome", [Outcome.WORKS, Outcome.FAILS, Outcome.UNKNOWN])
-def test_a_trial_outweighs_a_suspicion(outcome: Outcome) -> None:
-    tried = with_trial(conclude(report(Verdict.WARN)), full(outcome))
+@pytest.mark.parametrize("outcome", [ColoSupport.WORKS, ColoSupport.FAILS, ColoSupport.UNKNOWN])
+def test_a_trial_outweighs_a_suspicion(outcome: ColoSupport) -> None:
+    tried = with_trial(conclude(report(CheckResult.WARN)), full(outcome))
     assert (tried.outcome, tried.sentence) == (outcome, "Tried.")
 
 
 def test_a_doubt_is_still_said_after_a_trial_that_went_well() -> None:
-    assert with_trial(report(Verdict.WARN), full(Outcome.WORKS)).hint == "mend warn"
-    assert with_trial(report(Verdict.WARN), full(Outcome.FAILS, "newer")).hint == "newer"
+    assert with_trial(report(CheckResult.WARN), full(ColoSupport.WORKS)).hint == "mend warn"
+    assert with_trial(report(CheckResult.WARN), full(ColoSupport.FAILS, "newer")).hint == "newer"
 
 
 def test_a_report_is_a_document() -> None:
-    told = with_trial(conclude(report(Verdict.OK)), full(Outcome.WORKS)).to_json()
+    told = with_trial(conclude(report(CheckResult.OK)), full(ColoSupport.WORKS)).to_json()
     assert told["schema"] == 1
     assert told["outcome"] == "works"
     assert told["checks"][0] == {
@@ -71,8 +71,8 @@ def test_a_report_is_a_document() -> None:
     assert told["full"]["directions"] == ()
 
 
-def finding(severity: Severity) -> Finding:
-    return Finding("thing", severity, "It is so.")
+def finding(severity: Severity) -> Precondition:
+    return Precondition("thing", severity, "It is so.")
 
 
 def test_the_worst_finding_decides() -> None:
@@ -84,17 +84,17 @@ def test_the_worst_finding_decides() -> None:
 
 
 def test_a_failed_check_is_an_error_to_a_pair() -> None:
-    check = Check("objects", Verdict.FAIL, "Missing.", "newer")
-    assert of_check(check) == Finding("objects", Severity.ERROR, "Missing.", "newer")
-    assert of_check(replace(check, verdict=Verdict.UNKNOWN)).severity is Severity.WARNING
+    check = StaticCheck("objects", CheckResult.FAIL, "Missing.", "newer")
+    assert of_check(check) == Precondition("objects", Severity.ERROR, "Missing.", "newer")
+    assert of_check(replace(check, verdict=CheckResult.UNKNOWN)).severity is Severity.WARNING
 
 
 def test_what_a_look_runs_into_is_a_finding() -> None:
-    async def look() -> Iterable[Finding]:
+    async def look() -> Iterable[Precondition]:
         raise PreconditionFailed("There is no tap.", hint="make one")
 
     found = asyncio.run(guarded("nic hn0", look()))
-    assert found == [Finding("nic hn0", Severity.ERROR, "There is no tap.", "make one")]
+    assert found == [Precondition("nic hn0", Severity.ERROR, "There is no tap.", "make one")]
 
 
 def test_a_folder_that_does_not_exist_yet_can_be_used(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 
 from coloctl.chaos import bench
 from coloctl.chaos.soak import Seen
-from coloctl.cli import bench_views
+from coloctl.cli.views import bench as bench_views
 
 pytestmark = pytest.mark.unit
 

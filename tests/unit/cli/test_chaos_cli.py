@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from support import runs
 
-from coloctl.cli import chaos_views, render
-from coloctl.cli.verbs import run
+from coloctl.cli.verbs import run_verb
+from coloctl.cli.views import chaos as chaos_views
+from coloctl.cli.views import render
 
 ROOT = Path(__file__).parents[3]
 WRONG = 'title = "x"\nwhy = "y"\n[[workload]]\nkind = "redis-append"\n[expect]\nno_lost_ack = {}\n'
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    code = run(["chaos", *words])
+    code = run_verb(["chaos", *words])
     out, err = capsys.readouterr()
     return code, out, err
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.chaos import players
 from coloctl.check import freshcode
-from coloctl.check.verdict import FullVerdict, Outcome
-from coloctl.cli import downloads
-from coloctl.cli.verbs import run
+from coloctl.check.verdict import ColoSupport, FullVerdict
+from coloctl.cli.verbs import run_verb
+from coloctl.cli.views import downloads
 from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
 from coloctl.lab import guest as guests
 from coloctl.lab import layout, rootless
@@ -70,13 +70,15 @@ class Machine:
 
     def holds_colo(self, binary: Path, accel: str) -> FullVerdict:
         works = (binary.parent.name, accel) in self.good
-        outcome, words = (Outcome.WORKS, "It works.") if works else (Outcome.FAILS, "It hangs.")
+        outcome, words = (
+            (ColoSupport.WORKS, "It works.") if works else (ColoSupport.FAILS, "It hangs.")
+        )
         return FullVerdict(str(binary), "", accel, "pc", outcome, words)
 
-    def prove(self, _: Path) -> accelerators.Verdict:
+    def prove(self, _: Path) -> accelerators.KvmTrial:
         self.measured += 1
         none = accelerators.Measurement("kvm", long_mode=self.kvm, loop_s=None)
-        return accelerators.Verdict(none, none, self.kvm, "KVM was measured.")
+        return accelerators.KvmTrial(none, none, self.kvm, "KVM was measured.")
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GuestImage:
 
 
 def test_the_systems_qemu_is_passed_over_with_a_reason(machine: Machine, capsys: Output) -> None:
-    assert run(["lab", "qemu"]) == 0
+    assert run_verb(["lab", "qemu"]) == 0
     said = capsys.readouterr().out
     assert "QEMU 11.1.3 (11.1) holds COLO here under tcg." in said
     assert "QEMU 7.2.22 (system) under tcg: It hangs." in said
@@ -106,7 +108,7 @@ def test_the_systems_qemu_is_passed_over_with_a_reason(machine: Machine, capsys:
 
 def test_kvm_is_tried_first_where_it_is_real(machine: Machine, capsys: Output) -> None:
     machine.kvm, machine.good = True, {("system", "kvm"), ("11.1", "tcg")}
-    assert run(["lab", "qemu", "-f", "json"]) == 0
+    assert run_verb(["lab", "qemu", "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1
     chosen = document["chosen"]
@@ -123,7 +125,7 @@ def test_nothing_that_holds_colo_is_an_error_with_a_hint(machine: Machine, capsy
     machine.good = set()
     with pytest.raises(UnsupportedQEMU):
         players.choose_qemu()
-    assert run(["lab", "qemu", "-f", "json"]) == 1
+    assert run_verb(["lab", "qemu", "-f", "json"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["error"]["hint"]
@@ -131,31 +133,31 @@ def test_nothing_that_holds_colo_is_an_error_with_a_hint(machine: Machine, capsy
 
 def test_builds_are_named_or_the_matrix(machine: Machine, capsys: Output) -> None:
     machine.builds |= dict.fromkeys(("7.2", "10.0"), machine.builds["11.1"])
-    assert run(["lab", "qemu", "10.0", "--matrix", "-f", "json"]) == 0
+    assert run_verb(["lab", "qemu", "10.0", "--matrix", "-f", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["builds"]) == 3
-    assert run(["lab", "qemu", "11.1", "--quiet"]) == 0
+    assert run_verb(["lab", "qemu", "11.1", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
-    assert run(["lab", "qemu", "nonsense"]) == 1
+    assert run_verb(["lab", "qemu", "nonsense"]) == 1
     assert "hint:" in capsys.readouterr().err
 
 
 def test_the_guest_is_shown_as_a_table_of_a_pair_file(image: GuestImage, capsys: Output) -> None:
-    assert run(["lab", "guest"]) == 0
+    assert run_verb(["lab", "guest"]) == 0
     said = capsys.readouterr().out
     assert all(str(part) in said for part in (image.kernel, image.initrd, image.disk))
     assert "[guest]" in said
-    assert run(["lab", "guest", "-f", "json"]) == 0
+    assert run_verb(["lab", "guest", "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1 and "pair" not in document
 
 
 @pytest.mark.usefixtures("image", "machine")
 def test_a_pair_file_is_ready_to_start(tmp_path: Path, capsys: Output) -> None:
-    assert run(["lab", "guest", "--pair", "sub/web.toml", "--lab", "other"]) == 0
+    assert run_verb(["lab", "guest", "--pair", "sub/web.toml", "--lab", "other"]) == 0
     said = capsys.readouterr().out
     assert "coloctl start sub/web.toml" in said and "coloctl lab up --lab other" in said
-    pair = spec.load(tmp_path / "sub" / "web.toml")
-    spec.check_files(pair)
+    pair = pairfile.load(tmp_path / "sub" / "web.toml")
+    pairfile.check_files(pair)
     assert (pair.name, pair.guest.accel) == ("web", "tcg")
     assert pair.nodes["b"].host == "netns:other-host-b"
 
@@ -164,11 +166,11 @@ def test_a_pair_file_is_ready_to_start(tmp_path: Path, capsys: Output) -> None:
 def test_a_pair_file_that_is_there_is_kept(tmp_path: Path, capsys: Output) -> None:
     disk = tmp_path / "web-b.qcow2"
     disk.write_text("precious")
-    assert run(["lab", "guest", "--pair", "web.toml"]) == 2
+    assert run_verb(["lab", "guest", "--pair", "web.toml"]) == 2
     assert "--force" in capsys.readouterr().err
     assert disk.read_text() == "precious" and not (tmp_path / "web.toml").exists()
-    assert run(["lab", "guest", "--pair", "web.toml", "--name", "db", "--force"]) == 0
-    assert spec.load(tmp_path / "web.toml").name == "db"
+    assert run_verb(["lab", "guest", "--pair", "web.toml", "--name", "db", "--force"]) == 0
+    assert pairfile.load(tmp_path / "web.toml").name == "db"
 
 
 @pytest.mark.usefixtures("image", "machine")
@@ -184,7 +186,7 @@ def test_a_pair_file_that_is_there_is_kept(tmp_path: Path, capsys: Output) -> No
 def test_a_pair_that_cannot_be_is_refused(
     arguments: list[str], tmp_path: Path, capsys: Output
 ) -> None:
-    assert run(["lab", "guest", *arguments]) == 2
+    assert run_verb(["lab", "guest", *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "hint:" in captured.err
     assert not list(tmp_path.glob("*.toml"))
@@ -192,7 +194,7 @@ def test_a_pair_that_cannot_be_is_refused(
 
 @pytest.mark.parametrize("verb", ["up", "down", "show"])
 def test_a_name_that_no_lab_can_have_is_refused(verb: str, capsys: Output) -> None:
-    assert run(["lab", verb, "--name", "Not/So"]) == 2
+    assert run_verb(["lab", verb, "--name", "Not/So"]) == 2
     assert "hint:" in capsys.readouterr().err
 
 
@@ -202,12 +204,12 @@ def test_a_name_that_no_lab_can_have_is_refused(verb: str, capsys: Output) -> No
 def test_a_link_or_machine_that_no_lab_has_is_a_usage_error(
     arguments: list[str], capsys: Output
 ) -> None:
-    assert run(["lab", *arguments]) == 2
+    assert run_verb(["lab", *arguments]) == 2
     assert "error:" in capsys.readouterr().err
 
 
 def test_help_names_every_verb(capsys: Output) -> None:
-    assert run(["lab", "--help"]) == 0
+    assert run_verb(["lab", "--help"]) == 0
     said = capsys.readouterr().out
     for verb in ("up", "down", "list", "show", "cut", "heal", "exec", "guest", "qemu"):
         assert f"\n  {verb} " in said
@@ -246,7 +248,7 @@ def test_longer_work_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_the_next_steps_name_the_lab_unless_it_is_the_default() -> None:
-    from coloctl.cli.lab_goods import typed
+    from coloctl.cli.verbs.lab_goods import typed
 
     assert typed("up", layout.DEFAULT) == "coloctl lab up"
     assert typed("exec client -- sh", "x") == "coloctl lab exec --lab x client -- sh"

@@ -14,8 +14,9 @@ import click
 import pytest
 from support.views import FROZEN, LOST, document, looked
 
-from coloctl.cli import complaint, documents, options, status, verbs, wait
-from coloctl.cli.verbs import VERBS, run
+from coloctl.cli import complaint, options, verbs
+from coloctl.cli.verbs import VERBS, run_verb, status, wait
+from coloctl.cli.views import plain as documents
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlEvent
 from coloctl.errors import (
@@ -53,12 +54,12 @@ def error(monkeypatch: pytest.MonkeyPatch) -> ColoctlError:
 def test_an_error_is_one_sentence_and_a_hint_on_standard_error(
     error: ColoctlError, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["status", "web"]) == 7
+    assert run_verb(["status", "web"]) == 7
     assert capsys.readouterr() == ("", "error: Node a does not die.\nhint: power it off\n")
 
 
 def test_an_error_as_json(error: ColoctlError, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["status", "web", "-f", "json"]) == 7
+    assert run_verb(["status", "web", "-f", "json"]) == 7
     out, err = capsys.readouterr()
     assert out == ""
     assert json.loads(err) == {
@@ -118,7 +119,7 @@ def test_colour_only_marks_the_words_in_front() -> None:
 def test_usage_errors(
     arguments: list[str], state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(arguments) == 2
+    assert run_verb(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     lines = err.splitlines()
@@ -132,14 +133,14 @@ def test_no_such_pair(
     verb: str, name: str, state_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["is-state", "colo"] if verb == "query" else []
-    assert run([verb, name, *more]) == 4
+    assert run_verb([verb, name, *more]) == 4
     assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_nothing_runs_here(state_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["list"]) == run(["status"]) == 0
+    assert run_verb(["list"]) == run_verb(["status"]) == 0
     assert capsys.readouterr().out == "No pair runs here.\n" * 2
-    assert run(["list", "-f", "json"]) == 0
+    assert run_verb(["list", "-f", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"schema": 1, "pairs": []}
 
 
@@ -149,7 +150,7 @@ def test_a_folder_without_a_supervisor_is_listed_as_gone(
     (state_dir / "web").mkdir()
     (state_dir / ".web.1").mkdir()
     (state_dir / "lab-demo.json").touch()
-    assert run(["list", "-f", "tsv"]) == 0
+    assert run_verb(["list", "-f", "tsv"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split("\t") == list(documents.LIST_COLUMNS)
     assert [row.split("\t")[:2] for row in rows] == [["web", "gone"]]
@@ -162,7 +163,7 @@ def test_interrupting_gives_one_clean_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(status.reach, "acts", interrupt)
-    assert run(["status", "web"]) == 130
+    assert run_verb(["status", "web"]) == 130
     assert capsys.readouterr() == ("", "Interrupted.\n")
 
 
@@ -186,7 +187,7 @@ def test_status_says_by_its_exit_code_whether_all_is_protected(
 ) -> None:
     monkeypatch.setattr(status.reach, "survey", lambda: views)
     for form in ("pretty", "json", "tsv"):
-        assert run(["status", "-f", form]) == code
+        assert run_verb(["status", "-f", form]) == code
 
 
 def test_one_pair_as_json_is_its_view_and_all_of_them_a_list(
@@ -195,9 +196,9 @@ def test_one_pair_as_json_is_its_view_and_all_of_them_a_list(
     monkeypatch.setattr(status.reach, "survey", lambda: [looked()])
     supervisor = contextlib.nullcontext(SimpleNamespace(view=document))
     monkeypatch.setattr(status.reach, "acts", lambda _pair: supervisor)
-    run(["status", "web", "-f", "json"])
+    run_verb(["status", "web", "-f", "json"])
     one = json.loads(capsys.readouterr().out)
-    run(["status", "-f", "json"])
+    run_verb(["status", "-f", "json"])
     many = json.loads(capsys.readouterr().out)
     assert one["schema"] == many["schema"] == 1
     assert one["name"] == "web" and [node["name"] for node in one["nodes"]] == ["a", "b"]
@@ -313,12 +314,12 @@ def test_a_state_that_does_not_come_is_a_timeout(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_verb_of_pairs_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["--help"]) == 0
+    assert run_verb(["--help"]) == 0
     listed = capsys.readouterr().out
     for name in NAMES:
         assert f"\n  {name} " in listed
     for name in (*VERBS["Pairs"], *VERBS["Looking"]):
-        assert run([name, "--help"]) == 0
+        assert run_verb([name, "--help"]) == 0
         assert "Usage: coloctl" in capsys.readouterr().out
 
 
@@ -338,7 +339,7 @@ def test_a_verb_that_is_not_installed_is_a_usage_error(monkeypatch: pytest.Monke
 )
 def test_reading_verbs_import_little(verb: list[str], heavy: tuple[str, ...]) -> None:
     script = (
-        "import sys; from coloctl.cli.verbs import run; run(sys.argv[1:]); "
+        "import sys; from coloctl.cli.verbs import run_verb; run_verb(sys.argv[1:]); "
         f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console, RenderableType
 from support.views import FROZEN, LOST, PROTECTED, RESYNC, document, looked
 
-from coloctl.cli import documents, pair_views, render
+from coloctl.cli.views import pair as pair_views
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views import render
 from coloctl.model.strangers import Stranger
 from coloctl.supervisor.beside import Beside
 

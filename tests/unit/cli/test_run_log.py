@@ -9,7 +9,7 @@ from pathlib import Path
 
 _LOGS = """
 import logging
-from coloctl.cli import run
+from coloctl.cli.verbs import run
 run._log_to_stderr()
 logging.getLogger("pair").warning("the link is slow\\nand lossy")
 logging.getLogger("pair").info("taking over")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.cli.verbs import run
+from coloctl.cli.verbs import run_verb
 from coloctl.qmp import schema as schemas
 from coloctl.qmp.schema import Schema
 
@@ -29,21 +29,21 @@ def poor(tmp_path: Path) -> Path:
 
 
 def test_the_stored_schemas_have_all_that_is_needed(capsys: Output) -> None:
-    assert run(["schema", "check"]) == 0
+    assert run_verb(["schema", "check"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1].rpartition(".")[0] for line in lines] == ["7.2", "10.0", "11.1"]
     assert all("has all" in line for line in lines)
 
 
 def test_what_is_missing_is_said_with_its_reason(poor: Path, capsys: Output) -> None:
-    assert run(["schema", "check", "11.1", str(poor)]) == 1
+    assert run_verb(["schema", "check", "11.1", str(poor)]) == 1
     said = capsys.readouterr().out
     assert "QEMU 1.2.3 lacks 1 of" in said
     assert NEED in said and "Ends a first migration" in said
 
 
 def test_the_verdict_is_a_document_too(poor: Path, capsys: Output) -> None:
-    assert run(["schema", "check", "-f", "json", "7.2", str(poor)]) == 1
+    assert run_verb(["schema", "check", "-f", "json", "7.2", str(poor)]) == 1
     document = json.loads(capsys.readouterr().out)
     assert (document["schema"], document["complete"]) == (1, False)
     whole, lacking = document["checked"]
@@ -55,7 +55,7 @@ def test_the_verdict_is_a_document_too(poor: Path, capsys: Output) -> None:
 def test_alternatives_are_joined_by_or(tmp_path: Path, capsys: Output) -> None:
     empty = tmp_path / "empty.json"
     empty.write_text(schemas.text(Schema("0", {})))
-    assert run(["schema", "check", str(empty)]) == 1
+    assert run_verb(["schema", "check", str(empty)]) == 1
     needs = schemas.load_required(schemas.folder() / "required.toml")
     said = capsys.readouterr().out
     assert f"lacks {len(needs)} of {len(needs)}" in said
@@ -64,16 +64,16 @@ def test_alternatives_are_joined_by_or(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_differences_are_gone_come_or_different(poor: Path, capsys: Output) -> None:
-    assert run(["schema", "diff", "11.1", str(poor)]) == 0
+    assert run_verb(["schema", "diff", "11.1", str(poor)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("--- QEMU 11.1") and lines[1] == "+++ QEMU 1.2.3"
     assert [line.partition(":")[0] for line in lines[2:]] == [f"- {NEED}"]
-    assert run(["schema", "diff", "11.1", "11.1"]) == 0
+    assert run_verb(["schema", "diff", "11.1", "11.1"]) == 0
     assert capsys.readouterr().out.splitlines()[2:] == ["Nothing differs."]
 
 
 def test_differences_are_a_document_too(capsys: Output) -> None:
-    assert run(["schema", "diff", "7.2", "11.1", "-f", "json"]) == 0
+    assert run_verb(["schema", "diff", "7.2", "11.1", "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == 1
     changes = {change["path"]: change for change in document["changes"]}
@@ -85,10 +85,10 @@ def test_differences_are_a_document_too(capsys: Output) -> None:
 
 
 def test_the_control_sockets_schema_is_the_stored_one(tmp_path: Path, capsys: Output) -> None:
-    assert run(["schema", "dump", "--control"]) == 0
+    assert run_verb(["schema", "dump", "--control"]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed) == json.loads((schemas.folder() / "coloctl.json").read_text())
-    assert run(["schema", "dump", "--control", "--output", str(tmp_path / "c.json")]) == 0
+    assert run_verb(["schema", "dump", "--control", "--output", str(tmp_path / "c.json")]) == 0
     assert (tmp_path / "c.json").read_text() == printed
     assert [file.name for file in tmp_path.iterdir()] == ["c.json"]
 
@@ -119,7 +119,7 @@ def test_what_is_no_schema_is_one_sentence(
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "program").write_text("#!/bin/sh\necho I am no QEMU >&2\n")
     (tmp_path / "program").chmod(0o755)
-    assert run(["schema", *arguments]) == code
+    assert run_verb(["schema", *arguments]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("error:") == 1 and "Traceback" not in captured.err

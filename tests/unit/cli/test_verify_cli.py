@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from coloctl.cli import verify
-from coloctl.cli.verbs import run
+from coloctl.cli.verbs import run_verb, verify
 from coloctl.errors import NotProtected
-from coloctl.model.verified import DiskVerified, MemoryVerified, Outcome, Verified
+from coloctl.model.verified import DiskVerified, MemoryVerified, Verified, VerifyOutcome
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +25,7 @@ DAMAGED_PAGES = MemoryVerified("pc.ram", 1000, 897, 100, 3, PLACES)
 
 
 def report(
-    outcome: Outcome,
+    outcome: VerifyOutcome,
     *disks: DiskVerified,
     reason: str = "",
     pages: MemoryVerified | None = None,
@@ -68,7 +67,7 @@ def verified(
             yield FakeActs(found)
 
         monkeypatch.setattr("coloctl.cli.reach.acts", acts)
-        code = run(["verify", "web", *options])
+        code = run_verb(["verify", "web", *options])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -78,11 +77,11 @@ def verified(
 @pytest.mark.parametrize(
     ("found", "code", "says"),
     [
-        (report(Outcome.EQUAL, DISK), 0, "Disk disk0 (1 MiB) is the same on both nodes."),
-        (report(Outcome.DIFFERENT, DAMAGED), 1, "disk0: 64 KiB at byte 65536 differ"),
-        (report(Outcome.DIFFERENT, DAMAGED), 1, "64 KiB at byte 0 were written all the time"),
-        (report(Outcome.DIFFERENT, DAMAGED), 1, "`coloctl reprotect web`"),
-        (report(Outcome.BROKEN_OFF, reason="'stop' was begun."), 6, "'stop' was begun."),
+        (report(VerifyOutcome.EQUAL, DISK), 0, "Disk disk0 (1 MiB) is the same on both nodes."),
+        (report(VerifyOutcome.DIFFERENT, DAMAGED), 1, "disk0: 64 KiB at byte 65536 differ"),
+        (report(VerifyOutcome.DIFFERENT, DAMAGED), 1, "64 KiB at byte 0 were written all the time"),
+        (report(VerifyOutcome.DIFFERENT, DAMAGED), 1, "`coloctl reprotect web`"),
+        (report(VerifyOutcome.BROKEN_OFF, reason="'stop' was begun."), 6, "'stop' was begun."),
     ],
 )
 def test_each_outcome_has_its_words_and_its_exit_code(
@@ -106,7 +105,7 @@ def test_each_outcome_has_its_words_and_its_exit_code(
 def test_what_was_found_of_memory_is_told(
     verified: Callable[..., tuple[int, str, str]], pages: MemoryVerified, code: int, says: str
 ) -> None:
-    outcome = Outcome.DIFFERENT if pages.different else Outcome.EQUAL
+    outcome = VerifyOutcome.DIFFERENT if pages.different else VerifyOutcome.EQUAL
     found = report(outcome, DISK, pages=pages)
     got, out, _ = verified(found)
     assert got == code and says in out
@@ -116,12 +115,12 @@ def test_what_was_found_of_memory_is_told(
 def test_memory_can_be_left_out(verified: Callable[..., tuple[int, str, str]]) -> None:
     FakeActs.asked.clear()
     for options in ((), ("--no-memory",), ("--memory",)):
-        verified(report(Outcome.EQUAL, DISK), *options)
+        verified(report(VerifyOutcome.EQUAL, DISK), *options)
     assert FakeActs.asked == [None, False, True]
 
 
 def test_what_an_earlier_coloctl_wrote_is_read() -> None:
-    found = report(Outcome.EQUAL, DISK)
+    found = report(VerifyOutcome.EQUAL, DISK)
     document = found.to_json()
     del document["pages"]
     assert Verified.from_json(document) == found
@@ -130,7 +129,7 @@ def test_what_an_earlier_coloctl_wrote_is_read() -> None:
 def test_the_document_is_the_whole_report(
     verified: Callable[..., tuple[int, str, str]],
 ) -> None:
-    found = report(Outcome.DIFFERENT, DAMAGED)
+    found = report(VerifyOutcome.DIFFERENT, DAMAGED)
     code, out, _ = verified(found, "-f", "json")
     document = json.loads(out)
     assert code == 1 and document.pop("schema") and document.pop("name") == "web"
@@ -150,4 +149,4 @@ def test_a_dry_run_asks_nothing(verified: Callable[..., tuple[int, str, str]]) -
 
 
 def test_every_outcome_has_an_exit_code() -> None:
-    assert set(verify._CODES) == set(Outcome)
+    assert set(verify._CODES) == set(VerifyOutcome)

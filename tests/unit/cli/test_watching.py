@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from coloctl.cli import bundling, documents, events, explain, fence, history
-from coloctl.cli.verbs import run
+from coloctl.cli import bundling
+from coloctl.cli.verbs import events, explain, fence, history, run_verb
+from coloctl.cli.views import plain as documents
 from coloctl.control.client import ControlEvent
 from coloctl.errors import NoSuchPair, Unreachable
 
@@ -79,7 +80,7 @@ def follow(
 
     def followed(*seen: ControlEvent) -> tuple[int, list[dict[str, Any]], str]:
         monkeypatch.setattr(events.reach, "connect", lambda _pair: Supervisor(*seen))
-        code = run(["events", "web", "--follow", "-f", "json"])
+        code = run_verb(["events", "web", "--follow", "-f", "json"])
         out, err = capsys.readouterr()
         return code, [json.loads(line) for line in out.splitlines()], err
 
@@ -138,7 +139,7 @@ def test_the_history_lists_what_succeeded_and_what_did_not(
     answer = {"failovers": [PAST, FAILED], "unreadable": 1}
     supervisor = contextlib.nullcontext(SimpleNamespace(history=lambda: answer))
     monkeypatch.setattr(history.reach, "acts", lambda _pair: supervisor)
-    assert run(["history", "web", "-e"]) == 0
+    assert run_verb(["history", "web", "-e"]) == 0
     out = capsys.readouterr().out
     assert "primary-frozen  a -> b  -131.0 ms   9.5 ms" in out
     assert "generation 4, -: Node b does not die." in out
@@ -146,7 +147,7 @@ def test_the_history_lists_what_succeeded_and_what_did_not(
     assert "1 damaged lines were passed over." in out
     assert max(map(len, out.splitlines())) <= 80
 
-    assert run(["fence", "history", "web", "-f", "json"]) == 0
+    assert run_verb(["fence", "history", "web", "-f", "json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["fences"]
     assert (first["node"], first["fenced"], first["result"]) == ("a", True, "reaped")
     assert (second["node"], second["fenced"]) == ("b", False)
@@ -232,12 +233,12 @@ def test_a_bundle_needs_a_pair_and_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path))
-    assert run(["bundle", "web"]) == 4
+    assert run_verb(["bundle", "web"]) == 4
     (tmp_path / "web").mkdir()
-    assert run(["bundle", "web", "-o", str(tmp_path / "none/b.tar.gz")]) == 1
+    assert run_verb(["bundle", "web", "-o", str(tmp_path / "none/b.tar.gz")]) == 1
     said = capsys.readouterr().err
     assert f"There is no folder {tmp_path}/none for b.tar.gz." in said and "mkdir -p" in said
     monkeypatch.setattr(bundling, "pack", refused)
-    assert run(["bundle", "web", "-o", str(tmp_path / "b.tar.gz")]) == 1
+    assert run_verb(["bundle", "web", "-o", str(tmp_path / "b.tar.gz")]) == 1
     assert "b.tar.gz cannot be written: No space left on device." in capsys.readouterr().err
     assert [one.name for one in tmp_path.iterdir()] == ["web"]

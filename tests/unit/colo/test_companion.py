@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from coloctl.colo.companion import (
     GENERATION_MAX,
     Companion,
-    Place,
+    CompanionRead,
     Word,
     Worth,
     parse,
@@ -204,10 +204,10 @@ RULES: dict[str, tuple[Any, Any, DiskIdentity, Any]] = {
 }
 
 
-def place(word: Any) -> Place:
+def place(word: Any) -> CompanionRead:
     if word == BROKEN:
-        return Place("/x", trouble="/x is damaged: it is empty.")
-    return Place("/x", word)
+        return CompanionRead("/x", trouble="/x is damaged: it is empty.")
+    return CompanionRead("/x", word)
 
 
 @pytest.mark.parametrize(("beside", "registered", "now", "known"), RULES.values(), ids=RULES)

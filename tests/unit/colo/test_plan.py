@@ -17,7 +17,7 @@ from support.fakes import DIALECTS, make_spec, on_one_host
 from coloctl.colo import difference_plan, plan, retune
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import Channel, NodeName, PairSpec, ReplicationSpec
+from coloctl.model.pair import MigrationTransport, NodeName, PairSpec, ReplicationSpec
 from coloctl.model.wires import Wires
 from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.sequence import Step
@@ -34,7 +34,7 @@ Dialogue = list[tuple[NodeName, Plan]]
 SPECS = {
     "documented": make_spec(),
     "two-of-each": make_spec(disks=2, nics=2),
-    "tcp": replace(make_spec(), replication=ReplicationSpec(channel=Channel.TCP)),
+    "tcp": replace(make_spec(), replication=ReplicationSpec(channel=MigrationTransport.TCP)),
     "multifd": replace(make_spec(), replication=ReplicationSpec(multifd_channels=2)),
     "one-host": on_one_host(make_spec(nics=2)),
     "one-host-multifd": on_one_host(

@@ -10,7 +10,7 @@ import pytest
 
 from coloctl.colo import verify
 from coloctl.colo.programs import NotComparable
-from coloctl.model.verified import DiskVerified, Outcome, Verified, last_verified
+from coloctl.model.verified import DiskVerified, Verified, VerifyOutcome, last_verified
 from coloctl.nbd.scan import GENTLE
 
 pytestmark = pytest.mark.unit
@@ -89,7 +89,7 @@ def test_a_suspect_that_is_written_at_every_look_is_unsettled(
 
 
 REPORT = Verified(
-    "2026-11-28T20:00:00+00:00", Outcome.DIFFERENT, 1.5, 100.0, "a", "b",
+    "2026-11-28T20:00:00+00:00", VerifyOutcome.DIFFERENT, 1.5, 100.0, "a", "b",
     (DiskVerified("disk0", 1 << 20, 4096, ((65536, 131072), (262144, 327680)), ((0, 65536),)),),
     memory="It was not.",
 )  # fmt: skip
@@ -107,7 +107,7 @@ def test_a_report_names_disk_node_and_place() -> None:
     )
     assert REPORT.different == 131072
     busy = Verified(
-        "", Outcome.EQUAL, 1.0, 1.0, "a", "b",
+        "", VerifyOutcome.EQUAL, 1.0, 1.0, "a", "b",
         (DiskVerified("disk0", 1 << 20, 4096, (), ((0, 65536),)),),
     )  # fmt: skip
     assert busy.sentence() == (

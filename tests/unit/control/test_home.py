@@ -15,7 +15,7 @@ from support.fakes import fake_state
 
 from coloctl import paths
 from coloctl.control.client import ControlClient
-from coloctl.control.home import Home
+from coloctl.control.daemon.home import Home
 from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer
 from coloctl.journal import replay

@@ -18,10 +18,10 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from support.views import LOST, PROTECTED
 
 from coloctl.clock import FakeClock
-from coloctl.control import export
-from coloctl.control import http as metrics_http
-from coloctl.control.export import exporting
-from coloctl.control.http import (
+from coloctl.control.daemon import export
+from coloctl.control.daemon import http as metrics_http
+from coloctl.control.daemon.export import exporting
+from coloctl.control.daemon.http import (
     LATE_S,
     Address,
     Allowance,

@@ -17,9 +17,9 @@ from support.fakes import make_spec
 from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import paths
-from coloctl.cli import run as run_module
-from coloctl.control import newborn
-from coloctl.control.newborn import claim, end_stale, refuse_living, stopped
+from coloctl.cli.verbs import run as run_module
+from coloctl.control.daemon import newborn
+from coloctl.control.daemon.newborn import claim, end_stale, refuse_living, stopped
 from coloctl.errors import ColoctlError, PairBusy, PreconditionFailed
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
@@ -96,7 +96,7 @@ def test_a_state_folder_without_room_is_named(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("coloctl.control.newborn.listen", full)
+    monkeypatch.setattr("coloctl.control.daemon.newborn.listen", full)
     with pytest.raises(PreconditionFailed, match=f"{folder} .*No space left on device"):
         claim(spec)
     assert not folder.exists()

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from test_watcher import PROGRAM, Watched
 
-from coloctl.control import pulse
 from coloctl.control.client import ControlClient
-from coloctl.control.pulse import SILENT_S, STOPPED_S, Pulse
+from coloctl.control.daemon import pulse
+from coloctl.control.daemon.pulse import SILENT_S, STOPPED_S, Pulse
 from coloctl.errors import DeadlineMissed
 
 pytestmark = pytest.mark.unit

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.control import watcher
+from coloctl.control.daemon import watcher
 
 pytestmark = pytest.mark.unit
 
@@ -39,7 +39,7 @@ while True:
 
 IMPATIENT = """
 import sys
-from coloctl.control import pulse, watcher
+from coloctl.control.daemon import pulse, watcher
 pulse.STOPPED_S = {}
 sys.exit(watcher.main())
 """
@@ -59,7 +59,7 @@ class Watched:
             listener.listen(16)
             fd = listener.fileno()
             argv = [sys.executable, "-S", "-c", PROGRAM, str(self.pids), str(fd)]
-            started = ["-m", "coloctl.control.watcher"]
+            started = ["-m", "coloctl.control.daemon.watcher"]
             if stopped_s is not None:
                 started = ["-c", IMPATIENT.format(stopped_s)]
             self.process = subprocess.Popen(
@@ -143,6 +143,30 @@ def test_without_its_watcher_a_supervisor_goes_on(watched: Watched) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize(
+    "module, watches",
+    [
+        ("coloctl.control.daemon.watcher", True),
+        ("coloctl.control.watcher", True),  # started before an update moved the module
+        ("coloctl.control.daemon.serve", False),
+    ],
+)
+def test_a_watcher_is_recognized_by_the_names_of_its_module(module: str, watches: bool) -> None:
+    script = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import sys; sys.stdin.read()'])\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, module], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert watcher.watcher_of(child) == (parent.pid if watches else None)
+        parent.communicate()  # the end of its input ends the child, and so the parent
+
+
 def test_it_gives_up_in_the_end_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +235,7 @@ raise SystemExit(len(open({str(lives)!r}).read()) < 3)
 """
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "coloctl.control.watcher", str(tmp_path),
+            [sys.executable, "-P", "-m", "coloctl.control.daemon.watcher", str(tmp_path),
              sys.executable, "-S", "-c", script],
             stderr=full, timeout=PATIENCE_S, check=False,
         )  # fmt: skip

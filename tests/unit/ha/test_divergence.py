@@ -31,7 +31,7 @@ from coloctl.ha.divergence import (
     next_unmatched,
     proofs,
 )
-from coloctl.ha.processors import PROOF_LOOKS, Load, Processor, Stuck, Worked
+from coloctl.ha.processors import PROOF_LOOKS, Processor, ProcessorLoad, Stuck, Worked
 from coloctl.model.observation import Contrast, Diagnosis, Life, Observation
 from coloctl.model.pair import Policy
 from coloctl.model.protection import Protection
@@ -191,9 +191,9 @@ def test_stamps_and_numbers_do_not_make_a_line_another_one() -> None:
 # processors
 
 
-def feed(*shares: tuple[float, float, float, float]) -> Load:
+def feed(*shares: tuple[float, float, float, float]) -> ProcessorLoad:
     """Windows of half a second: run and waited, of the primary and of the secondary."""
-    load, at = Load(), 0.0
+    load, at = ProcessorLoad(), 0.0
     ran = [0.0, 0.0, 0.0, 0.0]
     for window in [(0.0, 0.0, 0.0, 0.0), *shares]:
         ran = [total + 0.5 * share for total, share in zip(ran, window, strict=True)]
@@ -240,14 +240,14 @@ def test_one_window_of_rest_ends_the_count() -> None:
 
 
 def test_the_time_in_which_checkpoints_hold_the_guest_does_not_count() -> None:
-    load = Load()
+    load = ProcessorLoad()
     load.feed(Worked(0.0, 0.0, ((0.0, 0.0),)), Worked(0.0, 0.0, ((0.0, 0.0),)))
     load.feed(Worked(1.0, 0.5, ((0.02, 0.0),)), Worked(1.0, 0.5, ((0.49, 0.0),)))
     assert load.spinning == 1
 
 
 def test_too_short_a_window_waits_for_the_next() -> None:
-    load = Load()
+    load = ProcessorLoad()
     zero = Worked(0.0, 0.0, ((0.0, 0.0),))
     load.feed(zero, zero)
     for at_s in (0.1, 0.2):

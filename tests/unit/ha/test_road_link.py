@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.fakes import FakeBeacon, FakeDeliveries, FakeHost, make_spec
 
 from coloctl.ha.heartbeat import ignore
-from coloctl.ha.link import CLEAN_MS, LOOK_EVERY, RESENT, Link, Silences, channels
+from coloctl.ha.link import CLEAN_MS, LOOK_EVERY, RESENT, LinkWatch, Silences, channels
 from coloctl.host.delivery import Sent
 from coloctl.model.pair import NODES
 
@@ -82,7 +82,7 @@ class Wire:
         self.hosts = {node: FakeHost(node, []) for node in NODES}
         beacons = {node: FakeBeacon(host) for node, host in self.hosts.items()}
         deliveries = {node: FakeDeliveries(host) for node, host in self.hosts.items()}
-        self.link = Link(beacons, deliveries, channels(SPEC))
+        self.link = LinkWatch(beacons, deliveries, channels(SPEC))
 
     def after(self, passed_ms: float) -> tuple[float | None, str]:
         for _ in range(round(passed_ms / BEAT_MS)):
@@ -121,7 +121,7 @@ def test_a_new_watch_trusts_its_link_only_after_a_while() -> None:
 
 def test_without_the_kernels_word_there_is_only_the_beacons() -> None:
     beacons = {node: FakeBeacon(FakeHost(node, [])) for node in NODES}
-    link = Link(beacons, {}, channels(SPEC))
+    link = LinkWatch(beacons, {}, channels(SPEC))
     link.beat(BEAT_MS, ignore)
     assert (link.unacked, link.silent_ms) == ((None, ""), 0.0)
 

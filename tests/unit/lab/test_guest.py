@@ -11,7 +11,7 @@ import pytest
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import guest, guestbuild, initramfs
-from coloctl.lab.initramfs import Entry
+from coloctl.lab.initramfs import ArchiveEntry
 from coloctl.lab.progress import Report
 
 pytestmark = pytest.mark.unit
@@ -83,7 +83,7 @@ def kernel(folder: Path, **modules: str) -> Path:
     return release
 
 
-def modules_dep(entries: list[Entry]) -> dict[str, list[str]]:
+def modules_dep(entries: list[ArchiveEntry]) -> dict[str, list[str]]:
     text = next(each.data for each in entries if each.path.endswith("modules.dep")).decode()
     lines = (line.partition(":") for line in text.splitlines())
     return {name: needs.split() for name, _, needs in lines}

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coloctl.errors import LabError
-from coloctl.lab.impairment import BACKLOG_BYTES, Impairment, Lane
+from coloctl.lab.impairment import BACKLOG_BYTES, Impairment, WireDirection
 
 pytestmark = pytest.mark.unit
 
 
-def lane(impairment: Impairment, name: str = "0") -> Lane:
-    return Lane(impairment, name, 0.0)
+def lane(impairment: Impairment, name: str = "0") -> WireDirection:
+    return WireDirection(impairment, name, 0.0)
 
 
 def fates(impairment: Impairment, frames: int, name: str = "0") -> list[float | None]:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.errors import LabError
 from coloctl.lab import sample
 from coloctl.lab.guest import GuestImage
 from coloctl.lab.network import Lab
-from coloctl.model.pair import Channel
+from coloctl.model.pair import MigrationTransport
 
 pytestmark = pytest.mark.unit
 
@@ -39,8 +39,8 @@ def write(path: Path, image: GuestImage, lab: str = "lab", **options: object) ->
 
 def test_the_pair_file_can_be_started_as_it_is(tmp_path: Path, image: GuestImage) -> None:
     written = write(tmp_path / "new" / "web.toml", image)
-    pair = spec.load(written)
-    spec.check_files(pair)
+    pair = pairfile.load(written)
+    pairfile.check_files(pair)
     assert (pair.name, pair.guest.accel, pair.guest.memory_mib) == ("web", "tcg", 256)
     assert pair.guest.append.split() == ["quiet", "coloctl.ip=10.77.0.10/24"]
     assert [pair.nodes[node].host for node in ("a", "b")] == ["netns:host-a", "netns:host-b"]
@@ -60,8 +60,8 @@ def test_every_choice_arrives_in_the_pair(tmp_path: Path, image: GuestImage) -> 
         **options | guest,
         append_options={"syncookies": 2, "loopback": False},
     )
-    pair = spec.load(written)
-    assert pair.replication.channel is Channel.TCP
+    pair = pairfile.load(written)
+    assert pair.replication.channel is MigrationTransport.TCP
     assert (pair.replication.base_port, pair.checkpoint.delay_ms) == (9100, 250)
     assert (pair.guest.accel, pair.guest.memory_mib) == ("kvm", 512)
     assert pair.nodes["a"].host == "netns:other-host-a"
@@ -70,8 +70,8 @@ def test_every_choice_arrives_in_the_pair(tmp_path: Path, image: GuestImage) -> 
 
 
 def test_guests_of_one_lab_differ_in_mac_and_disks(tmp_path: Path, image: GuestImage) -> None:
-    first = spec.load(write(tmp_path / "one.toml", image, name="one"))
-    second = spec.load(write(tmp_path / "two.toml", image, name="two", address="10.77.0.11/24"))
+    first = pairfile.load(write(tmp_path / "one.toml", image, name="one"))
+    second = pairfile.load(write(tmp_path / "two.toml", image, name="two", address="10.77.0.11/24"))
     assert first.nics[0].mac != second.nics[0].mac
     assert set(first.disks[0].image.values()).isdisjoint(second.disks[0].image.values())
 
@@ -80,7 +80,7 @@ def test_what_was_there_is_replaced(tmp_path: Path, image: GuestImage) -> None:
     written = write(tmp_path / "web.toml", image)
     written.write_text("old")
     (tmp_path / "web-a.qcow2").write_text("old")
-    spec.check_files(spec.load(write(written, image)))
+    pairfile.check_files(pairfile.load(write(written, image)))
     assert (tmp_path / "web-a.qcow2").read_text() == "disk"
 
 
@@ -96,7 +96,7 @@ def test_any_path_survives_the_file(word: str) -> None:
         [node.b]
         address = "127.0.0.2"
     """
-    guest = spec.parse(text, Path("/")).guest
+    guest = pairfile.parse(text, Path("/")).guest
     assert guest.kernel == image.kernel
     assert guest.qemu == Path("/q") / f"q{word}"
     assert guest.append == f'a="{word}"'

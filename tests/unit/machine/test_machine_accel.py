@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.machine import accel, loop
+from coloctl.machine import accel, probe_guest
 from coloctl.machine.accel import Measurement, judge
 
 pytestmark = pytest.mark.unit
@@ -76,8 +76,8 @@ def test_a_program_that_is_no_qemu_is_told_and_ended(tmp_path: Path, body: str) 
 
 
 def test_the_image_is_a_rom_with_a_reset_vector() -> None:
-    rom = loop.rom(1234)
-    assert len(rom) == loop.ROM_SIZE
-    opcode, offset, segment = struct.unpack_from("<BHH", rom, loop.RESET_VECTOR)
+    rom = probe_guest.rom(1234)
+    assert len(rom) == probe_guest.ROM_SIZE
+    opcode, offset, segment = struct.unpack_from("<BHH", rom, probe_guest.RESET_VECTOR)
     assert (opcode, offset, segment) == (0xEA, 0, 0xF000)
     assert rom.count(b"\xb9" + struct.pack("<I", 1234)) == 1

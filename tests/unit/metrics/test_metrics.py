@@ -19,7 +19,7 @@ from coloctl.metrics import CAUSES, OTHER, PHASES, ROADS, SUSPECTS, Metrics
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact
-from coloctl.model.view import Progress
+from coloctl.model.view import ActProgress
 
 pytestmark = pytest.mark.unit
 
@@ -215,7 +215,7 @@ def test_a_copy_under_way_shows_its_bytes(metrics: Metrics) -> None:
     metrics.view(RESYNC)
     assert number(metrics, "coloctl_copied_bytes") == 512
     assert number(metrics, "coloctl_to_copy_bytes") == 2048
-    metrics.view(replace(RESYNC, progress=Progress("start", "attach")))
+    metrics.view(replace(RESYNC, progress=ActProgress("start", "attach")))
     assert number(metrics, "coloctl_to_copy_bytes") == 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.views import PROTECTED
 
-from coloctl.control.http import ROUTES
+from coloctl.control.daemon.http import ROUTES
 from coloctl.metrics import Metrics
 
 pytestmark = pytest.mark.unit

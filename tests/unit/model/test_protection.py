@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from coloctl.model.protection import MOVES, WITH_SECONDARY, Fact, Protection, Step, advance
+from coloctl.model.protection import MOVES, WITH_SECONDARY, Fact, Protection, Transition, advance
 
 pytestmark = pytest.mark.unit
 
@@ -85,7 +85,7 @@ def test_a_secondary_is_wanted_where_one_may_be() -> None:
 @given(st.lists(st.sampled_from(list(Fact))))
 def test_a_history_can_be_replayed(facts: list[Fact]) -> None:
     state = Protection.DOWN
-    steps: list[Step] = []
+    steps: list[Transition] = []
     for fact in facts:
         steps.append(advance(state, fact))
         state = steps[-1].after

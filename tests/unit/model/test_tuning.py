@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 from support.fakes import make_spec
 
-from coloctl import spec
+from coloctl import pairfile
 from coloctl.errors import UsageError
 from coloctl.model import tuning, units
 from coloctl.model.pair import CheckpointMode
@@ -64,7 +64,7 @@ def test_a_setting_that_there_is_not() -> None:
 
 
 def test_limits_are_those_of_the_pair_file() -> None:
-    schema = spec.json_schema()["$defs"]["CheckpointTable"]["properties"]
+    schema = pairfile.json_schema()["$defs"]["CheckpointTable"]["properties"]
     for name, one in SETTINGS.items():
         if one.field in schema and "maximum" in schema[one.field]:
             most = schema[one.field]["maximum"]

@@ -12,7 +12,7 @@ from coloctl.model import qapi
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
     NODES,
-    Channel,
+    MigrationTransport,
     NodeSpec,
     PairSpec,
     ReplicationSpec,
@@ -23,13 +23,13 @@ from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, QapiEnum, RunState
 from coloctl.model.view import (
     STATUS_SCHEMA,
+    ActProgress,
     CheckpointView,
+    Degradation,
     Fencing,
-    Impairment,
     NodeView,
     PairView,
     Presence,
-    Progress,
 )
 from coloctl.qmp import schema as qmp_schema
 
@@ -56,12 +56,12 @@ PAIR = PairView(
             MigrationStatus.COLO,
             COLOMode.PRIMARY,
             Fencing.CLEAR,
-            (Impairment.REPLICA_DISK,),
+            (Degradation.REPLICA_DISK,),
             qemu_version="11.1.3",
         ),
     },
     checkpoints=CheckpointView(7, 500, 11.2, 12.0, 16.1, 503.4, 502.0),
-    progress=Progress("start", "mirror", 1, 2, "bytes"),
+    progress=ActProgress("start", "mirror", 1, 2, "bytes"),
     supervisor_pid=10,
     spec_path="/srv/web.toml",
 )
@@ -176,9 +176,12 @@ def test_ports_are_those_of_the_document_and_never_meet() -> None:
 
 
 def test_several_connections_are_opened_by_qemu_itself() -> None:
-    assert ReplicationSpec(channel=Channel.FD).stream is Channel.FD
-    assert ReplicationSpec(channel=Channel.TCP).stream is Channel.TCP
-    assert ReplicationSpec(channel=Channel.FD, multifd_channels=2).stream is Channel.TCP
+    assert ReplicationSpec(channel=MigrationTransport.FD).stream is MigrationTransport.FD
+    assert ReplicationSpec(channel=MigrationTransport.TCP).stream is MigrationTransport.TCP
+    assert (
+        ReplicationSpec(channel=MigrationTransport.FD, multifd_channels=2).stream
+        is MigrationTransport.TCP
+    )
 
 
 def test_a_pair_has_two_sides() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.nbd_server import Connection, Export, whole
 
-from coloctl.nbd.client import Client
+from coloctl.nbd.client import NbdClient
 from coloctl.nbd.scan import Grain, allocation, dirty, pieces
 from coloctl.nbd.wire import NBDFailed
 
@@ -39,8 +39,8 @@ def served(disk: bytearray, marks: Iterable[int] = ()) -> Export:
     )
 
 
-def client_of(export: Export, seed: int = 0, contexts: Iterable[str] = CONTEXTS) -> Client:
-    return Client(Connection({"d": export}, random.Random(seed)), "d", contexts)
+def client_of(export: Export, seed: int = 0, contexts: Iterable[str] = CONTEXTS) -> NbdClient:
+    return NbdClient(Connection({"d": export}, random.Random(seed)), "d", contexts)
 
 
 DISKS = st.lists(st.sampled_from((b"\0" * 8, b"\1" * 8, b"\0\0\0\2")), min_size=1).map(b"".join)
@@ -85,7 +85,7 @@ def test_writes_and_zeros_arrive_whatever_the_order_of_answers(seed: int) -> Non
 
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(NBDFailed, match="no such export"):
-        Client(Connection({}, random.Random(0)), "d")
+        NbdClient(Connection({}, random.Random(0)), "d")
     with pytest.raises(NBDFailed, match="has no qemu:dirty-bitmap:y"):
         client_of(served(bytearray(8)), contexts=["qemu:dirty-bitmap:y"])
 
@@ -103,7 +103,7 @@ def test_a_read_that_fails_says_where_and_leaves_nothing_under_way() -> None:
 
 def test_a_server_that_goes_leaves_what_it_did_not_answer_counted() -> None:
     connection = Connection({"d": served(bytearray(64))}, random.Random(0))
-    client = Client(connection, "d")
+    client = NbdClient(connection, "d")
     client.write(0, b"x")
     connection.dead = True
     with pytest.raises(NBDFailed, match="closed the connection"):
@@ -159,7 +159,7 @@ OPEN = (
 )
 def test_what_does_not_speak_nbd_is_a_sentence(said: bytes) -> None:
     with pytest.raises(NBDFailed, match=r"^d: "):
-        Client(Told(said), "d")
+        NbdClient(Told(said), "d")
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,11 @@ def test_what_does_not_speak_nbd_is_a_sentence(said: bytes) -> None:
     ],
 )
 def test_nonsense_instead_of_data_is_a_sentence(said: bytes) -> None:
-    client = Client(Told(OPEN + said), "d")
+    client = NbdClient(Told(OPEN + said), "d")
     with pytest.raises(NBDFailed, match=r"^d: "):
         client.wait(client.read(0, 8))
 
 
 def test_a_simple_reply_is_understood_as_well() -> None:
-    client = Client(Told(OPEN + struct.pack(">IIQ", 0x67446698, 0, 1) + b"12345678"), "d")
+    client = NbdClient(Told(OPEN + struct.pack(">IIQ", 0x67446698, 0, 1) + b"12345678"), "d")
     assert client.wait(client.read(0, 8)).data == b"12345678"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.nbd_server import Connection, Export, whole
 
 from coloctl.nbd import digest
-from coloctl.nbd.client import Client
+from coloctl.nbd.client import NbdClient
 from coloctl.nbd.compare import RANGES_MAX, Differences, compare
 from coloctl.nbd.scan import DIGEST, Grain, Range
 from coloctl.nbd.wire import NBDFailed
@@ -23,14 +23,14 @@ GRAIN = Grain(chunk=16, piece=64, ahead=1)
 KEY = bytes(16)
 
 
-def client(content: bytes, contexts: Iterable[str] = ("base:allocation",)) -> Client:
+def client(content: bytes, contexts: Iterable[str] = ("base:allocation",)) -> NbdClient:
     holes = {
         "base:allocation": lambda: whole(
             len(content), 16, lambda at: 0 if any(content[at:][:16]) else 2
         )
     }
     export = Export(len(content), lambda at, n: content[at : at + n], None, holes)
-    return Client(Connection({"d": export}, random.Random(1)), "d", contexts)
+    return NbdClient(Connection({"d": export}, random.Random(1)), "d", contexts)
 
 
 def found(mine: bytes, theirs: bytes) -> dict[str, Any]:

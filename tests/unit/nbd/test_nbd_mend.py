@@ -17,8 +17,8 @@ import pytest
 from support.nbd_server import Connection, Export, whole
 
 from coloctl.nbd import digest, mend
-from coloctl.nbd.client import Client, connect
-from coloctl.nbd.mend import Mender, Outbox, Pace
+from coloctl.nbd.client import NbdClient, connect
+from coloctl.nbd.mend import Mender, Outbox, SendLimit
 from coloctl.nbd.scan import Grain
 from coloctl.nbd.wire import NBDFailed
 
@@ -51,8 +51,8 @@ class Node:
         self.writes.append((at, len(data)))
         self.disk[at : at + len(data)] = data
 
-    def client(self, contexts: Iterable[str] = ()) -> Client:
-        return Client(Connection({"d": self.export}, random.Random(1)), "d", contexts)
+    def client(self, contexts: Iterable[str] = ()) -> NbdClient:
+        return NbdClient(Connection({"d": self.export}, random.Random(1)), "d", contexts)
 
 
 def compared(mine: Node, theirs: Node, **task: Any) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def compared(mine: Node, theirs: Node, **task: Any) -> list[dict[str, Any]]:
     said: list[Any] = []
     nodes = {"mine": mine, "theirs": theirs}
 
-    def open_(at: Any, contexts: Iterable[str]) -> Client:
+    def open_(at: Any, contexts: Iterable[str]) -> NbdClient:
         return nodes[at["export"]].client(contexts)
 
     mender = Mender(said.append, open_, GRAIN)
@@ -134,7 +134,7 @@ def test_no_more_is_sent_than_the_rate_allows_and_idle_time_is_not_saved() -> No
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    pace = Pace(1000, lambda: now[0], sleep)
+    pace = SendLimit(1000, lambda: now[0], sleep)
     for _ in range(5):
         pace.sent(500)
     assert now[0] == pytest.approx(102.5)

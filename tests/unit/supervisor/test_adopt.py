@@ -20,11 +20,11 @@ from coloctl.model.event import Kind, open_intents
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
-from coloctl.model.view import Impairment, Presence
+from coloctl.model.view import Degradation, Presence
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import adopt
 from coloctl.supervisor.adopt import Adoption, _decision
-from coloctl.supervisor.reconcile import Found, Move, Plan
+from coloctl.supervisor.reconcile import FoundQemu, Move, MovePlan
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.sighting import Sighting
 from coloctl.supervisor.state import PairState
@@ -46,19 +46,19 @@ class Heir:
     ended: bool = False
 
 
-def colo(role: Role) -> Found:
+def colo(role: Role) -> FoundQemu:
     mode = COLOMode.PRIMARY if role is Role.PRIMARY else COLOMode.SECONDARY
-    return Found(role, True, False, RunState.RUNNING, MigrationStatus.COLO, mode)
+    return FoundQemu(role, True, False, RunState.RUNNING, MigrationStatus.COLO, mode)
 
 
-def running(role: Role = Role.PRIMARY) -> Found:
-    return Found(role, True, False, RunState.RUNNING, MigrationStatus.NONE, COLOMode.NONE)
+def running(role: Role = Role.PRIMARY) -> FoundQemu:
+    return FoundQemu(role, True, False, RunState.RUNNING, MigrationStatus.NONE, COLOMode.NONE)
 
 
 def gone(vm: FakeVM, role: Role) -> Sighting:
     process = GoneProcess(Identity(1, 1), node=vm.node)
     ghost = VM(vm.node, vm.host, process, LostMonitor(vm.node, "it is gone"), vm.rundir)
-    return Sighting(Found(role, alive=False), ghost)
+    return Sighting(FoundQemu(role, alive=False), ghost)
 
 
 Past = Callable[[PairState], None]
@@ -170,7 +170,7 @@ def test_a_replica_that_missed_a_write_stays_one(
     async def check() -> None:
         async with inherited(tmp_path, past, whole, monkeypatch) as heir:
             seat = heir.state.seats["b"]
-            assert seat.missed_write and Impairment.REPLICA_DISK in seat.view.impairments
+            assert seat.missed_write and Degradation.REPLICA_DISK in seat.view.impairments
 
     asyncio.run(check())
 
@@ -261,7 +261,7 @@ def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
         state.note(Fact.RESYNC_BEGAN, "test")
 
     def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
-        waits = Found(Role.SECONDARY, True, False, RunState.INMIGRATE)
+        waits = FoundQemu(Role.SECONDARY, True, False, RunState.INMIGRATE)
         return {"a": Sighting(running(), a), "b": Sighting(waits, b)}
 
     async def check() -> None:
@@ -279,6 +279,6 @@ def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_decided_is_said_in_a_sentence_for_people(
     move: Move, node: NodeName | None
 ) -> None:
-    said = _decision(Plan(move, node))
+    said = _decision(MovePlan(move, node))
     assert said[0].isupper() and said.endswith(".")
     assert "-" not in said and "None" not in said

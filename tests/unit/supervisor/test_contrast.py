@@ -21,7 +21,7 @@ from coloctl.model.event import worth_keeping
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import CheckpointSpec, NodeName, PairSpec, Policy
 from coloctl.model.protection import Protection
-from coloctl.model.view import Impairment
+from coloctl.model.view import Degradation
 from coloctl.supervisor import acts, contrast, loop, remedy
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.reconcile import believe
@@ -214,7 +214,7 @@ def test_where_nothing_is_done_by_itself_nobody_moves_onto_a_ruin(
         async with watched(tmp_path, automatic=False) as (state, a, b):
             b.event("GUEST_PANICKED", action="run")
             await becomes(lambda: state.finding.diagnosis is Diagnosis.SECONDARY_DIVERGED)
-            assert Impairment.GUEST in state.seats["b"].view.impairments
+            assert Degradation.GUEST in state.seats["b"].view.impairments
             with pytest.raises((PreconditionFailed, NotProtected)):
                 await acts.switchover(state, lambda _seat: None, lambda _vm: None)
             with pytest.raises(FailoverRefused, match="not the guest any more"):

@@ -15,7 +15,14 @@ from support.fakes import DIALECTS, Log, fake_state, fake_vm, in_colo, make_spec
 from coloctl.colo import plan
 from coloctl.colo.launch import Ground
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
-from coloctl.model.pair import Channel, CheckpointMode, NodeName, PairSpec, ReplicationSpec, Role
+from coloctl.model.pair import (
+    CheckpointMode,
+    MigrationTransport,
+    NodeName,
+    PairSpec,
+    ReplicationSpec,
+    Role,
+)
 from coloctl.model.protection import Protection
 from coloctl.model.tuning import Tuning
 from coloctl.supervisor import acts
@@ -103,7 +110,7 @@ def test_a_guest_that_must_boot_alone_is_not_held() -> None:
 
 
 def test_the_channel_of_the_pair_is_the_one_that_is_shown() -> None:
-    tcp = replace(SPEC, replication=ReplicationSpec(channel=Channel.TCP))
+    tcp = replace(SPEC, replication=ReplicationSpec(channel=MigrationTransport.TCP))
     assert "getfd" in said(dialogue(SPEC, GROUND, "start", P.DOWN), "a")
     assert "getfd" not in said(dialogue(tcp, GROUND, "start", P.DOWN), "a")
 

@@ -23,7 +23,7 @@ from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import Role
 from coloctl.supervisor import leftovers
-from coloctl.supervisor.reconcile import Launch
+from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.sighting import with_strays
 
 pytestmark = pytest.mark.unit
@@ -145,7 +145,7 @@ def test_words_on_a_command_line_make_no_qemu(folder: Path, uid: int | None) -> 
 def test_a_stray_never_takes_the_place_of_what_the_journal_names(
     folder: Path, qemu: subprocess.Popen[bytes]
 ) -> None:
-    known = Launch(Role.PRIMARY, identity(qemu))
+    known = KnownQemu(Role.PRIMARY, identity(qemu))
     with living_qemu(folder, "a"):
         assert with_strays(folder, {"a": known}) == {"a": known}
         qemu.kill()
@@ -252,5 +252,5 @@ def test_a_wrapper_whose_qemu_has_died_is_no_new_qemu(
     with living_qemu(folder, "a") as wrapper:
         qemu.kill()
         qemu.wait()
-        known = Launch(Role.PRIMARY, dead, wrapper.identity)
+        known = KnownQemu(Role.PRIMARY, dead, wrapper.identity)
         assert with_strays(folder, {"a": known}) == {"a": known}

@@ -17,10 +17,10 @@ from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.supervisor.reconcile import (
     ABSENT,
     Belief,
-    Found,
-    Launch,
+    FoundQemu,
+    KnownQemu,
     Move,
-    Plan,
+    MovePlan,
     believe,
     reconcile,
 )
@@ -31,12 +31,12 @@ ACTS = ("start", "failover", "stop", "set")
 WITH_CHECKPOINT = (Protection.COLO, Protection.FAILOVER, Protection.FAILED)
 
 
-def found(role: Role, state: RunState | None, mode: COLOMode = COLOMode.NONE) -> Found:
+def found(role: Role, state: RunState | None, mode: COLOMode = COLOMode.NONE) -> FoundQemu:
     migration = MigrationStatus.COLO if mode is not COLOMode.NONE else MigrationStatus.NONE
-    return Found(role, alive=True, run_state=state, migration=migration, colo_mode=mode)
+    return FoundQemu(role, alive=True, run_state=state, migration=migration, colo_mode=mode)
 
 
-DEAD = {role: Found(role, alive=False) for role in Role}
+DEAD = {role: FoundQemu(role, alive=False) for role in Role}
 PRIMARIES = {
     "never launched": ABSENT,
     "dead": DEAD[Role.PRIMARY],
@@ -45,7 +45,7 @@ PRIMARIES = {
     "runs": found(Role.PRIMARY, RunState.RUNNING),
     "in colo": found(Role.PRIMARY, RunState.RUNNING, COLOMode.PRIMARY),
     "in a checkpoint": found(Role.PRIMARY, RunState.COLO, COLOMode.PRIMARY),
-    "silent": Found(Role.PRIMARY, alive=True),
+    "silent": FoundQemu(Role.PRIMARY, alive=True),
 }
 SECONDARIES = {
     "never launched": ABSENT,
@@ -53,7 +53,7 @@ SECONDARIES = {
     "waits": found(Role.SECONDARY, RunState.INMIGRATE),
     "in colo": found(Role.SECONDARY, RunState.RUNNING, COLOMode.SECONDARY),
     "promoted": found(Role.SECONDARY, RunState.RUNNING),
-    "silent": Found(Role.SECONDARY, alive=True),
+    "silent": FoundQemu(Role.SECONDARY, alive=True),
     "replaced": DEAD[Role.PRIMARY],
 }
 
@@ -64,7 +64,7 @@ def subsets(words: tuple[str, ...]) -> Iterator[dict[str, dict[str, object]]]:
             yield {word: {} for word in chosen}
 
 
-def everything() -> Iterator[tuple[Belief, dict[NodeName, Found]]]:
+def everything() -> Iterator[tuple[Belief, dict[NodeName, FoundQemu]]]:
     """Every belief beside every finding, the primary on either node."""
     missed: tuple[frozenset[NodeName], ...] = (frozenset(), frozenset({"a"}), frozenset({"b"}))
     chosen: tuple[NodeName | None, ...] = (None, "a", "b")
@@ -80,11 +80,11 @@ def everything() -> Iterator[tuple[Belief, dict[NodeName, Found]]]:
             yield belief, {"a": two, "b": one}
 
 
-def living(pair: dict[NodeName, Found]) -> set[NodeName]:
+def living(pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
     return {node for node in NODES if pair[node].alive}
 
 
-def may_run_alone(plan: Plan, belief: Belief, pair: dict[NodeName, Found]) -> set[NodeName]:
+def may_run_alone(plan: MovePlan, belief: Belief, pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
     """The nodes that run a guest of their own once the plan is carried out."""
     alive = living(pair)
     match plan.move:
@@ -154,7 +154,7 @@ def test_where_nothing_lives_nothing_is_adopted() -> None:
 def test_a_stop_that_was_asked_for_is_finished() -> None:
     for belief, pair in everything():
         if "stop" in belief.acts:
-            assert reconcile(belief, pair) == Plan(Move.END)
+            assert reconcile(belief, pair) == MovePlan(Move.END)
 
 
 def test_colo_is_adopted_only_where_both_are_in_it() -> None:
@@ -207,15 +207,15 @@ def test_what_is_done(
     state: Protection, acts: Iterable[str], primary: str, secondary: str, move: Move
 ) -> None:
     belief = Belief(protection=state, acts={act: {} for act in acts})
-    pair: dict[NodeName, Found] = {"a": PRIMARIES[primary], "b": SECONDARIES[secondary]}
+    pair: dict[NodeName, FoundQemu] = {"a": PRIMARIES[primary], "b": SECONDARIES[secondary]}
     assert reconcile(belief, pair).move is move
 
 
 def test_of_two_who_live_the_one_that_was_chosen_lives_on() -> None:
-    pair: dict[NodeName, Found] = {"a": PRIMARIES["in colo"], "b": SECONDARIES["in colo"]}
+    pair: dict[NodeName, FoundQemu] = {"a": PRIMARIES["in colo"], "b": SECONDARIES["in colo"]}
     for chosen in NODES:
         belief = Belief(protection=Protection.FAILOVER, acts={"failover": {}}, survivor=chosen)
-        assert reconcile(belief, pair) == Plan(Move.FINISH_FAILOVER, chosen, other(chosen))
+        assert reconcile(belief, pair) == MovePlan(Move.FINISH_FAILOVER, chosen, other(chosen))
 
 
 def journal(*records: Record) -> tuple[Record, ...]:
@@ -263,8 +263,8 @@ def test_belief_is_what_the_journal_says() -> None:
         exposed_since_s=9.0,
         acts={"failover": {"force": True, "to": "b"}},
         launches={
-            "a": Launch(Role.PRIMARY, Identity(10, 7)),
-            "b": Launch(Role.SECONDARY, Identity(11, 7)),
+            "a": KnownQemu(Role.PRIMARY, Identity(10, 7)),
+            "b": KnownQemu(Role.SECONDARY, Identity(11, 7)),
         },
         survivor="b",
         missed=frozenset({"b"}),

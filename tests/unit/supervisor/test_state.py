@@ -18,7 +18,7 @@ from coloctl.model.event import Kind, Record, last_state, open_intents
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import COLOMode
-from coloctl.model.view import Impairment, Presence
+from coloctl.model.view import Degradation, Presence
 from coloctl.supervisor import loop
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.state import PairState
@@ -316,7 +316,7 @@ def test_one_that_does_not_answer_is_impaired_and_not_dead(
                     and state.seats["b"].view.colo_mode is COLOMode.SECONDARY
                 )
             )
-            assert state.seats["a"].view.impairments == (Impairment.MONITOR,)
+            assert state.seats["a"].view.impairments == (Degradation.MONITOR,)
             assert state.seats["a"].view.presence is Presence.ALIVE
             assert state.protection is Protection.COLO
 

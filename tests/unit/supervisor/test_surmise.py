@@ -14,7 +14,7 @@ from coloctl.host.base import Identity
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
-from coloctl.supervisor.reconcile import ABSENT, Belief, Found, Launch, Move, reconcile
+from coloctl.supervisor.reconcile import ABSENT, Belief, FoundQemu, KnownQemu, Move, reconcile
 from coloctl.supervisor.surmise import surmise
 
 pytestmark = pytest.mark.unit
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.unit
 
 def found(
     state: RunState | None, mode: COLOMode | None = COLOMode.NONE, held: bool = False
-) -> Found:
+) -> FoundQemu:
     migration = MigrationStatus.COLO if mode is not COLOMode.NONE else MigrationStatus.NONE
-    return Found(Role.PRIMARY, True, held, state, migration, mode)
+    return FoundQemu(Role.PRIMARY, True, held, state, migration, mode)
 
 
-KINDS: Mapping[str, Found] = {
+KINDS: Mapping[str, FoundQemu] = {
     "absent": ABSENT,
     "held": found(RunState.PRELAUNCH, held=True),
     "waits": found(RunState.INMIGRATE),
@@ -55,18 +55,18 @@ WHOLE = images(Worth.IN_SYNC, Worth.FOLLOWING)
 def judge(
     a: str, b: str, companions: Mapping[NodeName, Companion] | None = WHOLE, claim: int = 0
 ) -> tuple[Belief, Move]:
-    seen: dict[NodeName, Found] = {"a": KINDS[a], "b": KINDS[b]}
+    seen: dict[NodeName, FoundQemu] = {"a": KINDS[a], "b": KINDS[b]}
     roles = {"a": Role.PRIMARY, "b": Role.SECONDARY}
     launches = {
-        node: Launch(roles[node], Identity(100 + i, 1))
+        node: KnownQemu(roles[node], Identity(100 + i, 1))
         for i, node in enumerate(NODES)
         if seen[node].alive
     }
     claimed = Claim("web", "a", claim, "") if claim else None
     belief = surmise("web", launches, seen, companions, claimed)
     as_believed = {
-        node: Found(belief.launches[node].role, one.alive, one.held, one.run_state, one.migration,
-                    one.colo_mode) if node in belief.launches else one
+        node: FoundQemu(belief.launches[node].role, one.alive, one.held, one.run_state,
+                        one.migration, one.colo_mode) if node in belief.launches else one
         for node, one in seen.items()
     }  # fmt: skip
     return belief, reconcile(belief, as_believed).move

@@ -12,7 +12,7 @@ import pytest
 from support.fakes import FakeVM, Log
 from test_remedy import becomes, lose, spec_of, watched
 
-from coloctl.cli.explain import sentences
+from coloctl.cli.verbs.explain import sentences
 from coloctl.errors import FailoverRefused, FencingFailed
 from coloctl.ha.fencing import fence
 from coloctl.journal import replay

@@ -21,7 +21,7 @@ from coloctl.journal import replay
 from coloctl.model.event import worth_keeping
 from coloctl.model.pair import OnDifference, VerifySpec
 from coloctl.model.protection import Fact
-from coloctl.model.verified import DiskVerified, MemoryVerified, Outcome
+from coloctl.model.verified import DiskVerified, MemoryVerified, VerifyOutcome
 from coloctl.supervisor import verifying
 from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
@@ -80,13 +80,13 @@ async def never(_work: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("disks", "outcome"), [(EQUAL, Outcome.EQUAL), (DIFFERENT, Outcome.DIFFERENT)]
+    ("disks", "outcome"), [(EQUAL, VerifyOutcome.EQUAL), (DIFFERENT, VerifyOutcome.DIFFERENT)]
 )
 def test_what_is_found_is_in_the_state_the_journal_and_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     disks: tuple[DiskVerified, ...],
-    outcome: Outcome,
+    outcome: VerifyOutcome,
 ) -> None:
     async def check() -> None:
         finds(monkeypatch, disks)
@@ -116,7 +116,11 @@ def test_memory_that_differs_is_told_and_nothing_follows_from_it(
             log,
         ):
             found = await it.verify()
-            assert (found.outcome, found.pages, found.memory) == (Outcome.DIFFERENT, DAMAGED, "")
+            assert (found.outcome, found.pages, found.memory) == (
+                VerifyOutcome.DIFFERENT,
+                DAMAGED,
+                "",
+            )
             assert "one page" in found.sentence() and "0x2345000" in found.sentence()
             assert not state.beside.unlike
             assert any(line.startswith("VERIFIED different") for line in log)
@@ -135,12 +139,16 @@ def test_what_is_known_of_the_disks_does_not_depend_on_the_memory(
         finds(monkeypatch, EQUAL, NotComparable("QEMU shows no memory"))
         async with watched(tmp_path, memory=True) as (_, _a, it, _log):
             found = await it.verify()
-            assert (found.outcome, found.disks, found.pages) == (Outcome.EQUAL, EQUAL, None)
+            assert (found.outcome, found.disks, found.pages) == (VerifyOutcome.EQUAL, EQUAL, None)
             assert found.memory == "The guest's memory was not compared: QEMU shows no memory."
         finds(monkeypatch, DIFFERENT, Unreachable("The monitor of node b is gone."))
         async with watched(tmp_path, memory=True) as (_, _a, it, _log):
             found = await it.verify()
-            assert (found.outcome, found.disks, found.pages) == (Outcome.DIFFERENT, DIFFERENT, None)
+            assert (found.outcome, found.disks, found.pages) == (
+                VerifyOutcome.DIFFERENT,
+                DIFFERENT,
+                None,
+            )
             assert (
                 found.reason == "The monitor of node b is gone." and "not compared" in found.memory
             )
@@ -164,7 +172,7 @@ def test_memory_is_left_out_where_that_is_asked_for(
         async with watched(tmp_path, memory=file) as (_, _a, it, _log):
             found = await it.verify(memory=asked)
             assert (found.pages is not None) is read
-            assert found.outcome is (Outcome.DIFFERENT if read else Outcome.EQUAL)
+            assert found.outcome is (VerifyOutcome.DIFFERENT if read else VerifyOutcome.EQUAL)
             assert ("left out" in found.memory) is not read
 
     asyncio.run(check())
@@ -181,7 +189,7 @@ def test_what_memory_was_written_into_is_taken_back_after_the_act_that_broke_it_
             await becomes(lambda: a in state.beside.lent)
             async with state.acting("stop"):
                 found = await asked
-                assert found.outcome is Outcome.BROKEN_OFF and found.disks == EQUAL
+                assert found.outcome is VerifyOutcome.BROKEN_OFF and found.disks == EQUAL
                 assert not any("remove-fd" in line for line in log)
             await it.tidy()
             for node in "ab":
@@ -230,7 +238,7 @@ def test_most_acts_break_it_off_and_wait_for_nothing(
                 assert asked.done() is ends
             if ends:
                 found = await asked
-                assert found.outcome is Outcome.BROKEN_OFF and f"'{act}'" in found.reason
+                assert found.outcome is VerifyOutcome.BROKEN_OFF and f"'{act}'" in found.reason
                 assert not any("nbd-server-stop" in line for line in log)
                 await it.tidy()  # what it showed of the disks is taken back afterwards
                 assert any("a: nbd-server-stop" in line for line in log)
@@ -278,7 +286,7 @@ def test_it_comes_by_itself_when_it_is_due(tmp_path: Path, monkeypatch: pytest.M
             state.paused = True
             await turns(0.4)
             assert state.beside.verified is not None
-            assert state.beside.verified.outcome is Outcome.EQUAL
+            assert state.beside.verified.outcome is VerifyOutcome.EQUAL
 
     asyncio.run(check())
 

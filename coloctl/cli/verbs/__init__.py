@@ -1,0 +1,207 @@
+"""The table of verbs: each lives in a module of its own, imported when it is called."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from coloctl import __version__
+from coloctl.cli import complaint, streams
+from coloctl.errors import ColoctlError, PreconditionFailed, UsageError
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and its line in the list of verbs."""
+
+    module: str
+    line: str
+    command: str = ""  #: name in the module, where it is not the verb's
+
+
+VERBS: Mapping[str, Mapping[str, Verb]] = {
+    "Pairs": {
+        "start": Verb("start", "Start a pair, or protect one that runs alone."),
+        "run": Verb("run", "Start a pair and supervise it in the foreground."),
+        "stop": Verb("stop", "Shut the guest down and leave nothing behind."),
+        "failover": Verb("failover", "Let one node run on alone; the other is fenced."),
+        "switchover": Verb("switchover", "Exchange the nodes' roles; nothing is lost."),
+        "reprotect": Verb("protect", "Make a new secondary for a lonely guest.", "protect"),
+        "protect": Verb("protect", "The same: protection on."),
+        "unprotect": Verb("protect", "Protection off; the guest runs on alone.", "unprotect"),
+        "pause": Verb("pause", "Leave failovers to people."),
+        "resume": Verb("pause", "Fail over automatically again.", "resume"),
+        "fence": Verb("fence", "Vouch that a lost node is off."),
+        "set": Verb("knobs", "Change settings of a running pair.", "set_values"),
+        "checkpoint": Verb("knobs", "Take one checkpoint now."),
+        "verify": Verb("verify", "Compare both nodes' disks, and memory, while the guest runs."),
+        "qmp": Verb("knobs", "Send one QMP command to one node."),
+    },
+    "Looking": {
+        "list": Verb("status", "List the pairs of this machine.", "list_pairs"),
+        "status": Verb("status", "Show nodes, roles, protection and checkpoints."),
+        "events": Verb("events", "Tell what is, then what happens, in one order."),
+        "history": Verb("history", "List every failover with its times."),
+        "explain": Verb("explain", "Say why it is so, and what would happen next."),
+        "bundle": Verb("bundle", "Pack all that a report needs into one archive."),
+        "wait": Verb("wait", "Wait until a pair is in a state."),
+        "query": Verb("wait", "Ask one question; the exit code answers."),
+    },
+    "This machine": {
+        "probe": Verb("probe", "Find out whether COLO works with a QEMU here."),
+        "doctor": Verb("doctor", "Check every precondition of a pair by name."),
+        "schema": Verb("schema", "Dump, check and compare QMP schemas."),
+        "lab": Verb("lab", "Namespaces, guest and QEMU for demo and tests."),
+        "demo": Verb("demo", "Protect a real guest, kill its host, lose nothing."),
+        "chaos": Verb("chaos", "Break pairs on purpose, and judge what clients saw."),
+        "bench": Verb("bench", "Measure failovers, overhead and false alarms."),
+    },
+}
+
+
+#: What these do, or answer by their exit code, stands whatever becomes of their output.
+KEEP_THEIR_CODE = frozenset(
+    {*VERBS["Pairs"], "status", "wait", "query", "bundle", "probe", "doctor"}
+)
+
+
+class Verbs(click.Group):
+    """The group of all verbs: knows their names, and loads the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in VERBS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for section in VERBS.values():
+            if verb := section.get(cmd_name):
+                return _load(cmd_name, verb)
+        return None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise complaint.Interrupted("Interrupted.") from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in VERBS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, verb.line) for name, verb in section.items()])
+
+
+def _load(name: str, verb: Verb) -> click.Command:
+    module_name = f"coloctl.cli.verbs.{verb.module}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise UsageError(
+            f"This installation of coloctl has no verb '{name}'.",
+            hint="`coloctl --help` lists the verbs",
+        ) from None
+    command: Any = getattr(module, verb.command or name)
+    assert isinstance(command, click.Command)
+    return command
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    options_metavar="",
+    subcommand_metavar="VERB ...",
+)
+@click.version_option(__version__, message="coloctl %(version)s")
+def cli() -> None:
+    """Fault tolerance for QEMU virtual machines: pairs of them in COLO.
+
+    A pair runs one guest on two nodes at once. When one node is lost the other carries on, with
+    every connection open and nothing lost that a client was told is done.
+
+    \b
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 not protected, 4 no such pair,
+    5 refused by a safety check, 6 timed out, 7 fencing required or failed,
+    8 stop cut the guest off.
+    """
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Carry the verb out and answer its exit code. What went wrong is on standard error."""
+    _clean_up_on_hangup(arguments)
+    as_json = complaint.wants_json(arguments)
+    code = _carried_out(arguments, as_json=as_json)
+    if (error := streams.lost()) is None:
+        return code
+    if error.errno != errno.EPIPE:
+        complaint.say(streams.complaint_about(error), as_json=as_json)
+    return code if code or (arguments and arguments[0] in KEEP_THEIR_CODE) else 1
+
+
+#: A start that has begun goes on when its terminal closes, and a supervisor hears SIGHUP itself.
+_OUTLIVE_THEIR_TERMINAL = frozenset({"start", "run"})
+
+
+def _clean_up_on_hangup(arguments: Sequence[str]) -> None:
+    """Let a terminal that closes end the verb as Ctrl-C does: no program it started stays behind.
+
+    nohup(1) is honoured: a signal that is ignored stays ignored.
+    """
+    outlives = bool(arguments) and arguments[0] in _OUTLIVE_THEIR_TERMINAL
+    if outlives or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    with contextlib.suppress(ValueError):  # not in the main thread: nothing to arrange
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A script's background job: Ctrl-C is still not for it, and asyncio hears the hangup.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, _interrupt)
+
+
+def _interrupt(*_: object) -> None:
+    """Raise SIGINT in this process, also where it is blocked.
+
+    Not KeyboardInterrupt itself: raised inside a callback of asyncio it would cut that short, and
+    the end of a child that it was about would never be heard.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.raise_signal(signal.SIGINT)
+
+
+def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:
+    try:
+        return _invoke(arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        return error.exit_code
+    except (ColoctlError, click.ClickException, click.Abort) as error:
+        return complaint.say(complaint.from_any(error), as_json=as_json)
+    except BrokenPipeError:
+        return 1  # the reader of our output has gone
+    except OSError as error:
+        return complaint.say(_about(error), as_json=as_json)
+
+
+def _about(error: OSError) -> ColoctlError:
+    """What the system refused, as a sentence that names the file."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return UsageError(
+            "The folder in which this was typed is gone.",
+            hint="change to one that exists, such as /, and give paths from there",
+        )
+    what = f"{error.filename} cannot be used" if error.filename else "The system refuses something"
+    return PreconditionFailed(
+        f"{what}: {error.strerror or error}.", hint="check the disk, the path and its permissions"
+    )
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    code = cli.main(args=list(arguments), prog_name="coloctl", standalone_mode=False)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,269 @@
+"""`coloctl bench`: how long a failover takes, what protection costs, whether it ever cries wolf."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import click
+from rich.console import Console
+
+from coloctl.chaos import bench as benches
+from coloctl.chaos.bursts import Bursts
+from coloctl.chaos.bursts import bursts as measure_bursts
+from coloctl.chaos.circles import Blow, Round
+from coloctl.chaos.circles import circles as go_round
+from coloctl.chaos.crowd import Crowd, crowd
+from coloctl.chaos.faults import Cause
+from coloctl.chaos.overhead import Load
+from coloctl.chaos.overhead import overhead as measure_overhead
+from coloctl.chaos.players import choose
+from coloctl.chaos.soak import Seen, Weather
+from coloctl.chaos.soak import soak as sit_out
+from coloctl.cli.bench_options import (
+    clients_option,
+    delay_option,
+    delays,
+    file_option,
+    name_option,
+    qemu_option,
+    save,
+    setting_of,
+    show,
+    spec_argument,
+)
+from coloctl.cli.options import format_option
+from coloctl.cli.views import bench as bench_views
+from coloctl.cli.views.downloads import Bars
+
+
+@click.group()
+def bench() -> None:
+    """Measure failovers, what protection costs, and false alarms.
+
+    Everything is measured on a lab's guest with real clients. A SPEC lends its QEMU, accelerator,
+    memory, checkpoint period, channel and detection; its own guest and disks are not touched.
+    """
+
+
+@bench.command()
+@spec_argument
+@click.option(
+    "--cause",
+    type=click.Choice([str(cause) for cause in Cause]),
+    default=str(Cause.KILL),
+    show_default=True,
+    help="kill and freeze hit a QEMU, link the wire between the hosts.",
+)
+@click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@click.option("--early", is_flag=True, help="The fault comes in the first second of COLO.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
+@delay_option(500)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def failover(**options: Any) -> int:
+    """Break a pair, again and again: when it was noticed, when the guest ran, what was lost.
+
+    Every run has a pair of its own and takes about 15 s. Exits with 1 when a run lost something,
+    with 3 when a run says nothing, such as a fault that nobody noticed.
+    """
+    where = setting_of(options, delay_ms=500)
+    plan = benches.Plan(
+        Cause(options["cause"]),
+        **{key: options[key] for key in ("runs", "early", "seed", "clients")},
+    )
+    runs: list[Mapping[str, Any]] = []
+    console = Console(stderr=True, highlight=False)
+
+    def ran(run: Mapping[str, Any]) -> None:
+        runs.append(run)
+        console.print(bench_views.run_line(run, plan.runs))
+        save(options["output"], benches.document(where, plan, runs))
+
+    benches.failover(where, plan, ran)
+    document = benches.document(where, plan, runs)
+    show(document, options["form"], bench_views.failover(document))
+    return benches.exit_code(runs)
+
+
+@bench.command()
+@spec_argument
+@click.option(
+    "--delays",
+    default="200,500,1000,5000",
+    show_default=True,
+    metavar="MS,MS,...",
+    help="Checkpoint periods, one after the other.",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=20.0, show_default=True, help="Of each."
+)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def overhead(**options: Any) -> int:
+    """Serve the same clients without protection and with it, and count the difference."""
+    load = Load(delays(options["delays"]), options["seconds"], options["clients"])
+    where = setting_of({**options, "delay_ms": load.delays_ms[0]}, delay_ms=500)
+    console = Console(stderr=True, highlight=False)
+    document = measure_overhead(
+        where, load, lambda row: console.print(bench_views.row_line(row), style="dim")
+    )
+    save(options["output"], document)
+    show(document, options["form"], bench_views.overhead(document))
+    return 0
+
+
+@bench.command()
+@spec_argument
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=40.0, show_default=True, help="Of each way."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=1, show_default=True, help="How often both."
+)
+@click.option(
+    "--burst-s", type=click.FloatRange(0.1), default=3.0, show_default=True, help="Clients append."
+)
+@click.option(
+    "--idle-s", type=click.FloatRange(0), default=7.0, show_default=True, help="They are silent."
+)
+@click.option(
+    "--pause-ms", type=click.FloatRange(0), default=2.0, show_default=True, help="After a reply."
+)
+@delay_option(1000)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def pace(**options: Any) -> int:
+    """Serve clients that come in bursts, at a fixed checkpoint delay and at an adaptive one."""
+    where = setting_of(options, delay_ms=1000)
+    keys = ("seconds", "rounds", "clients", "pause_ms", "burst_s", "idle_s")
+    load = Bursts(**{key: options[key] for key in keys})
+    console = Console(stderr=True, highlight=False)
+    document = measure_bursts(
+        where, load, lambda row: console.print(bench_views.pace_line(row), style="dim")
+    )
+    save(options["output"], document)
+    show(document, options["form"], bench_views.pace(document))
+    return 0
+
+
+@bench.command()
+@spec_argument
+@click.option(
+    "--minutes", type=click.FloatRange(0.1), default=20.0, show_default=True, help="How long."
+)
+@click.option(
+    "--burners",
+    type=click.IntRange(0, 256),
+    default=os.cpu_count() or 1,
+    show_default="one per processor",
+    help="Processes that only use a processor.",
+)
+@delay_option(200)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def soak(**options: Any) -> int:
+    """Do nothing but load a protected pair: every failover is a false one.
+
+    Exits with 1 when there was one, or when a client lost something.
+    """
+    where = setting_of(options, delay_ms=200)
+    weather = Weather(options["minutes"], options["burners"], options["clients"])
+    console = Console(stderr=True, highlight=False)
+
+    def tell(minutes: float, seen: Seen) -> None:
+        console.print(bench_views.soak_line(minutes, weather.minutes, seen), style="dim")
+
+    document = sit_out(where, weather, tell)
+    save(options["output"], document)
+    show(document, options["form"], bench_views.facts(document))
+    return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
+
+
+@bench.command()
+@spec_argument
+@click.option("--circles", "number", type=click.IntRange(1), default=10, show_default=True)
+@click.option(
+    "--blow",
+    type=click.Choice(["alternate", *map(str, Blow)]),
+    default="alternate",
+    show_default=True,
+    help="Which QEMU is killed, the primary's and the secondary's in turn unless one is chosen; "
+    "or a switchover instead.",
+)
+@click.option("--memory", metavar="SIZE", help="The guest's memory, such as 512MiB.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
+@delay_option(500)
+@clients_option
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def circles(**options: Any) -> int:
+    """Break one pair again and again, each time when it has protected itself again.
+
+    Clients connect in every phase and stay to the end. Exits with 1 when something was lost, a
+    connection broke, or a QEMU holds more after one circle than after another.
+    """
+    where = replace(setting_of(options, delay_ms=500), circular=True)
+    if options["memory"]:
+        where = replace(where, memory=options["memory"])
+    turns = (Blow.PRIMARY, Blow.SECONDARY)
+    if options["blow"] != "alternate":
+        turns = (Blow(options["blow"]),) * 2
+    blows = tuple(turns[n % 2] for n in range(options["number"]))
+    what = Round(blows, options["clients"], options["seed"])
+    console = Console(stderr=True, highlight=False)
+    document = go_round(
+        where, what, lambda turn: console.print(bench_views.circle_line(turn, len(blows)))
+    )
+    save(options["output"], document)
+    show(document, options["form"], bench_views.circles(document))
+    return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
+
+
+@bench.command()
+@click.option("--pairs", type=click.IntRange(1, 100), default=10, show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="How long."
+)
+@click.option(
+    "--accel", type=click.Choice(["tcg", "kvm", "qtest"]), help="Instead of the one that is best."
+)
+@click.option("--delay-ms", type=click.IntRange(50, 60_000), default=1000, show_default=True)
+@qemu_option
+@name_option
+@file_option
+@format_option("pretty", "json")
+def supervisors(**options: Any) -> int:
+    """Supervise many small pairs at once: what each supervisor costs, and false alarms.
+
+    The guests are firmware with nothing to boot; no lab is needed. Exits with 1 when a pair failed
+    over.
+    """
+    with Bars() as bars:
+        binary, accel = choose(options["qemu"], bars.report)
+    what = Crowd(
+        binary,
+        options["accel"] or accel,
+        **{key: options[key] for key in ("name", "pairs", "seconds", "delay_ms")},
+    )
+    console = Console(stderr=True, highlight=False)
+    document = crowd(what, lambda line: console.print(line, style="dim"))
+    save(options["output"], document)
+    show(document, options["form"], bench_views.facts(document))
+    return 1 if document["false_failovers"] else 0

@@ -1,0 +1,258 @@
+"""`coloctl chaos`: scenarios listed, checked and played against real pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from coloctl.chaos.outcome import Outcome
+from coloctl.cli.bench_options import qemu_option
+from coloctl.cli.options import format_option
+from coloctl.cli.views import chaos as chaos_views
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views import render
+from coloctl.errors import ScenarioError, UsageError
+
+#: What the pair and the lab of a scenario are called, with a number when somebody plays already.
+NAME = "chaos"
+FOLDER = Path("scenarios")
+
+files_argument = click.argument(
+    "files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path)
+)
+
+
+@click.group()
+def chaos() -> None:
+    """Break a protected pair on purpose, and judge what its clients saw.
+
+    A scenario says who works, what goes wrong and when, and what must hold all the same. FILE is
+    one, or a folder of them; without any, the folder scenarios/ is meant.
+    """
+
+
+@chaos.command("list")
+@files_argument
+@click.option("--kinds", is_flag=True, help="Instead: the faults, workloads and checks there are.")
+@format_option("pretty", "json")
+def list_scenarios(files: tuple[Path, ...], kinds: bool, form: str) -> int:
+    """List scenarios with what each is about."""
+    from coloctl.chaos.scenario_file import load
+
+    if kinds:
+        document = chaos_views.kinds_document()
+        return _show(document, form, chaos_views.kinds(document))
+    found = [load(path) for path in scenario_files(files)]
+    document = {"schema": 1, "scenarios": [chaos_views.scenario_document(one) for one in found]}
+    return _show(document, form, chaos_views.scenarios(document))
+
+
+@chaos.command(short_help="Tell what is wrong with scenario files.")
+@files_argument
+@click.option("--schema", is_flag=True, help="Instead: print the JSON Schema of scenario files.")
+@format_option("pretty", "json")
+def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
+    """Tell everything that is wrong with scenario files; nothing is played.
+
+    \b
+    Exit codes: 0 nothing, 2 something.
+    """
+    from coloctl.chaos import scenario_file
+
+    if schema:
+        documents.print_json(scenario_file.json_schema())
+        return 0
+    wrong: list[ScenarioError] = []
+    paths = scenario_files(files)
+    for path in paths:
+        wrong += scenario_file.examine(path)[1]
+    document = {
+        "schema": 1,
+        "files": len(paths),
+        "problems": [{"at": one.path, "message": one.message, "hint": one.hint} for one in wrong],
+    }
+    _show(document, form, chaos_views.problems(document))
+    return 2 if wrong else 0
+
+
+@chaos.command()
+@files_argument
+@click.option("--seed", type=click.IntRange(0), help="Instead of that in the file.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Each N times, with the seed and those after it.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Runs side by side, each in a lab of its own.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    metavar="M",
+    help="No run begins later than that.",
+)
+@click.option("--keep", is_flag=True, help="Leave lab and pair running, to be looked at.")
+@click.option("--shrink", is_flag=True, help="Make what is invalid as small as it stays invalid.")
+@click.option(
+    "--capture", is_flag=True, help="Keep the packets on the guest's LAN (needs --artifacts)."
+)
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="JUnit XML for CI.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE.html", help="A page about the run."
+)
+@click.option(
+    "--artifacts",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Logs, histories, journal and report of each run, in a folder of its own.",
+)
+@qemu_option
+@click.option("--name", help=f"What its pair and lab are called: {NAME}, or the next that is free.")
+@format_option("pretty", "json")
+def run(**options: Any) -> int:
+    """Play scenarios against real pairs, and judge them.
+
+    \b
+    Exit codes: 0 every run valid, 1 one was invalid, 3 one proves nothing.
+    """
+    from coloctl.chaos import batch, setting
+    from coloctl.chaos.checker import Validity
+    from coloctl.chaos.scenario_file import load
+
+    paths = scenario_files(options["files"])
+    _refuse(options, paths)
+    for path in paths:
+        load(path)
+    aside = Console(stderr=True, highlight=False)
+    outcomes: list[Outcome] = []
+    with contextlib.ExitStack() as stack:
+        name = options["name"] or stack.enter_context(setting.free_name(NAME))
+        where = setting_of(options | {"name": name})
+        batch.interruptible()
+        scratch = stack.enter_context(batch.scratch())
+        todo = batch.tasks(
+            paths,
+            where,
+            seed=options["seed"],
+            repeat=options["repeat"],
+            root=(options["artifacts"] or scratch).absolute(),
+            smaller=options["shrink"],
+            capture=options["capture"],
+        )
+        until_s = time.monotonic() + 60 * options["minutes"] if options["minutes"] else math.inf
+        for one in batch.play_all(todo, options["jobs"], tell, until_s):
+            outcomes.append(one)
+            aside.print(chaos_views.run_line(one.to_json(), len(todo)))
+            _hand_out(options, outcomes)
+    document = {"schema": 1, "runs": [_said(one, options["artifacts"]) for one in outcomes]}
+    _show(document, options["form"], chaos_views.runs(document))
+    counted = Counter(one.validity for one in outcomes)
+    return 1 if counted[Validity.INVALID] else 3 if counted[Validity.UNKNOWN] else 0
+
+
+def _said(outcome: Outcome, artifacts: Path | None) -> dict[str, Any]:
+    """The document of one run; a folder that is gone is not told of."""
+    return outcome.to_json() | ({} if artifacts else {"artifacts": None})
+
+
+def _hand_out(options: dict[str, Any], outcomes: list[Outcome]) -> None:
+    """The JUnit file and the page hold what has been played so far."""
+    from coloctl.chaos import junit
+
+    if options["junit"]:
+        _write(options["junit"], junit.document(outcomes))
+    if options["report"]:
+        page = outcomes[0].artifacts
+        assert page is not None
+        _write(options["report"], (page / "report.html").read_text(encoding="utf-8"))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _refuse(options: dict[str, Any], paths: Sequence[Path]) -> None:
+    """Options that do not fit together."""
+    runs = len(paths) * options["repeat"]
+    if options["report"] and runs > 1:
+        raise UsageError(
+            f"--report is a page about one run, and these are {runs}.",
+            hint="--artifacts FOLDER has a page for each",
+        )
+    if options["keep"] and runs > 1:
+        raise UsageError(f"--keep keeps one pair, and these are {runs} runs.")
+    if options["capture"] and not options["artifacts"]:
+        raise UsageError("--capture needs a place for the packets.", hint="add --artifacts FOLDER")
+
+
+def scenario_files(given: Sequence[Path]) -> list[Path]:
+    """The files that are meant; raises `UsageError` when there are none."""
+    if not given and not FOLDER.is_dir():
+        raise UsageError(
+            f"There is no folder {FOLDER} here.", hint="name a scenario, or a folder of them"
+        )
+    found: list[Path] = []
+    for path in given or (FOLDER,):
+        found += sorted(path.glob("*.toml")) if path.is_dir() else [path]
+    if not found:
+        where = " or ".join(map(str, given or (FOLDER,)))
+        raise UsageError(f"There is no scenario in {where}.", hint="name a file that ends in .toml")
+    return found
+
+
+def setting_of(options: dict[str, Any]) -> Any:
+    """Where scenarios play; root of a lab from here on."""
+    from coloctl.chaos.setting import Setting
+    from coloctl.cli.players import engage, require_clients
+    from coloctl.lab import rootless
+
+    require_clients("a scenario")
+    players = engage(options["qemu"])
+    rootless.enter(lab=options["name"])
+    return Setting(
+        qemu=players.qemu,
+        accel=players.accel,
+        guest=players.guest,
+        name=options["name"],
+        keep=options["keep"],
+    )
+
+
+def tell(name: str, seed: int, sentence: str) -> None:
+    """How far a run is."""
+    dim, plain = ("\033[2m", "\033[0m") if _coloured() else ("", "")
+    print(f"{dim}{name} {seed}: {sentence}{plain}", file=sys.stderr, flush=True)
+
+
+def _coloured() -> bool:
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _show(document: dict[str, Any], form: str, drawn: Any) -> int:
+    if form == "json":
+        documents.print_json(document)
+    else:
+        render.console().print(drawn)
+    return 0

@@ -1,0 +1,180 @@
+"""`coloctl demo`: the whole story on one machine, drawn while it happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from coloctl.chaos.story import Cast, play
+from coloctl.cli.options import format_option
+from coloctl.cli.players import engage, require_clients
+from coloctl.cli.views import pair as pair_views
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views import render
+from coloctl.lab import rootless
+
+#: The demo's pair and its lab are called this, unless somebody chooses another name.
+NAME = "demo"
+
+
+@click.command()
+@click.option(
+    "--kill",
+    type=click.Choice(["primary", "secondary"]),
+    default="primary",
+    show_default=True,
+    help="Whose QEMU is killed in the middle of a checkpoint.",
+)
+@click.option(
+    "--name", default=NAME, show_default=True, help="What the demo's pair and its lab are called."
+)
+@click.option("--keep", is_flag=True, help="Leave the survivor and the lab for you to explore.")
+@click.option(
+    "--clients", type=click.IntRange(1, 64), default=4, show_default=True, help="How many append."
+)
+@click.option(
+    "--delay",
+    "delay_ms",
+    type=click.IntRange(50, 60_000),
+    default=500,
+    show_default=True,
+    metavar="MS",
+    help="Checkpoint period.",
+)
+@click.option(
+    "--channel",
+    type=click.Choice(["fd", "tcp"]),
+    default="fd",
+    show_default=True,
+    help="How the migration stream travels.",
+)
+@click.option("--qemu", metavar="PATH_OR_NAME", help="This QEMU instead of one that is found.")
+@format_option("pretty", "json")
+def demo(**options: Any) -> int:
+    """Protect a real guest, talk to it, kill one of its hosts, and show that nothing was lost.
+
+    Nobody steps in: the pair fails over by itself. Builds a lab of network namespaces, boots a
+    small Linux with redis in it, and takes everything away again. It needs about a minute, and no
+    rights of yours but user namespaces.
+    """
+    require_clients("the demo")
+    as_json = options["form"] == "json"
+    console = Console(stderr=as_json, highlight=False)
+    cast = _cast(options)
+    rootless.enter(lab=cast.name)
+    with DemoScreen(console) as stage:
+        document = play(cast, stage)
+    if as_json:
+        documents.print_json(document)
+    else:
+        console.print(Group("", _verdict(document), *_farewell(cast, document["kept"])))
+    return 0 if document["verdict"] == "valid" and not document["left_behind"] else 1
+
+
+def _cast(options: Mapping[str, Any]) -> Cast:
+    """Who plays is there; raises what `players.engage` raises."""
+    return Cast(
+        **engage(options["qemu"])._asdict(),
+        **{key: options[key] for key in ("name", "kill", "keep", "clients", "delay_ms", "channel")},
+    )
+
+
+class DemoScreen:
+    """Draws the story: the pair's live status on a terminal, a line per scene elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def scene(self, title: str) -> None:
+        """The next scene begins."""
+        line = Text.assemble((f"{time.monotonic() - self._began:6.1f} s  ", "dim"), title)
+        self._console.print(line)
+
+    def view(self, view: Mapping[str, Any], acknowledged: int) -> None:
+        """How the pair stands now."""
+        if self._live.is_started:
+            count = Text(f"{acknowledged} records acknowledged", "green")
+            self._live.update(Group("", pair_views.status(view), count))
+
+
+#: The moments of the story's timeline, in words.
+MOMENTS: Mapping[str, str] = {
+    "fault": "SIGKILL in the middle of a checkpoint",
+    "detected_ms": "the supervisor knows",
+    "fenced_ms": "the dead side is proven dead",
+    "promoted_ms": "the survivor has taken its promotion",
+    "running_ms": "its guest runs",
+    "first_reply_ms": "the first client is answered",
+}
+
+
+def _verdict(document: Mapping[str, Any]) -> RenderableType:
+    """What happened when, what clients felt, and whether anything was lost."""
+    moments = render.plain_table("", "MOMENT")
+    known = {name: document["timeline"][name] for name in MOMENTS}
+    # QEMU may announce that the guest runs before it answers the command.
+    for name in sorted(known, key=lambda one: (known[one] is None, known[one])):
+        at_ms, words = known[name], MOMENTS[name]
+        moments.add_row(Text("-" if at_ms is None else f"{at_ms:6.1f} ms", "bold"), words)
+    acks, connections = document["acks"], document["connections"]
+    facts = Table.grid(padding=(0, 3, 0, 0))
+    for what, value in (
+        ("records acknowledged", f"{acks['acknowledged']}, lost: {acks['lost']}"),
+        ("connections", f"{connections['opened']}, broken: {connections['broken']}"),
+        ("failed over", _by_whom(document["failover"])),
+        ("longest silence at the fault", render.milliseconds(document["outage_ms"])),
+        ("longest while being protected", render.milliseconds(document["protect_gap_ms"])),
+        ("checkpoints", f"{document['checkpoints']['count']}, median pause "
+         f"{render.milliseconds(document['checkpoints']['pause_ms_p50'])}"),
+    ):  # fmt: skip
+        facts.add_row(Text(what, "dim"), value)
+    good = document["verdict"] == "valid"
+    closing = Text(f"verdict: {document['verdict']}", "bold green" if good else "bold red")
+    reasons = [
+        Text(f"  {one['check']}: {one['because']}", "dim" if one["verdict"] == "valid" else "red")
+        for one in document["checks"]
+    ]
+    left = [Text(f"  left behind: {one}", "red") for one in document["left_behind"]]
+    return Group(moments, "", facts, "", closing, *reasons, *left)
+
+
+def _by_whom(failover: Mapping[str, Any]) -> str:
+    """Nobody stepped in, or somebody did; and what it was taken for."""
+    if failover["by"] == "operator":
+        return "because an operator asked for it"
+    return f"by itself ({failover['cause'] or 'no cause was told'})"
+
+
+def _farewell(cast: Cast, folder: str | None) -> tuple[RenderableType, ...]:
+    """How to go on with a pair that was kept, its pair file and disks in ``folder``."""
+    if folder is None:
+        return ()
+    survivor = "b" if cast.kill == "primary" else "a"
+    rows = Table.grid(padding=(0, 2))
+    for command, meaning in (
+        (f"coloctl status {cast.name}", "how the pair stands"),
+        (f"coloctl qmp {cast.name} {survivor} -- query-status", "ask QEMU itself"),
+        (f"coloctl start {folder}/{cast.name}.toml", "protect it again"),
+        (f"coloctl stop {cast.name}", "shut the guest down"),
+        (f"coloctl lab down --name {cast.name}", "take the lab away"),
+        (f"rm -r {folder}", "and the disks"),
+    ):
+        rows.add_row(Text(f"  {command}", "bold"), meaning)
+    return ("", f"The pair '{cast.name}' is still here:", rows)

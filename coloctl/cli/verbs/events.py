@@ -1,0 +1,158 @@
+"""The verb `events`: what is, a mark, and then what happens, in one order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import click
+
+from coloctl import paths
+from coloctl.cli import reach, streams
+from coloctl.cli.options import format_option, pair_argument
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views.progress import plain_line
+from coloctl.control.acts import Acts
+from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.errors import ColoctlError, Unreachable
+
+
+@click.command()
+@pair_argument
+@click.option("--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@format_option("pretty", "json")
+def events(pair: str, follow: bool, form: str) -> None:
+    """Tell what PAIR is now, and with --follow everything that happens to it from then on.
+
+    First come records of what is: the pair, each node, the checkpoints, the diagnosis. A mark ends
+    them. The events of both QEMUs and of the supervisor follow in the order in which the supervisor
+    said them, each with its number, none left out and none told twice. A reader that is too slow is
+    told so and left behind; it asks again then.
+    """
+    with reach.connect(pair) as client:
+        try:
+            dump = Acts(client).dump()
+            for record in dump["records"]:
+                _say(record, form)
+            _say({"exists": None, "end-of-dump": True, "seq": dump["seq"]}, form)
+            if follow:
+                _follow(client, pair, dump["seq"], form)
+        except KeyboardInterrupt:
+            return  # how it is meant to end
+
+
+def _follow(client: ControlClient, pair: str, seq: int, form: str) -> None:
+    """Every event after number ``seq``; returns when the pair was stopped and is gone."""
+    try:
+        for event in client.events():
+            if event.name == "CLIENT_DROPPED":
+                raise _left_behind(pair, event.data["reason"])
+            if event.seq <= seq:
+                continue  # the dump knows of it
+            if event.seq > seq + 1:
+                raise _left_behind(pair, f"{event.seq - seq - 1} events are missing.")
+            seq = event.seq
+            _say(_record(event), form)
+    except Unreachable:
+        if paths.pair_dir(pair).exists():
+            raise
+
+
+class LeftBehind(ColoctlError):
+    """The supervisor went on without this reader."""
+
+    code = "left-behind"
+
+
+def _left_behind(pair: str, reason: str) -> LeftBehind:
+    return LeftBehind(
+        f"The stream of {pair} broke off: {reason}",
+        hint=f"`coloctl events {pair} --follow` begins anew with what is; read it faster",
+    )
+
+
+def _record(event: ControlEvent) -> dict[str, Any]:
+    return {"event": event.name, "seq": event.seq, "at_s": event.at_s, "data": event.data}
+
+
+def _say(record: dict[str, Any], form: str) -> None:
+    """``record`` is written, and seen by whoever reads a pipe."""
+    if form == "json":
+        shown = {name: value for name, value in record.items() if name != "exists" or value}
+        line = json.dumps({"schema": documents.SCHEMA, **shown}, ensure_ascii=False)
+    else:
+        line = _happened(record) if "event" in record else _exists(record)
+    print(line)
+    streams.require()
+
+
+def _exists(record: dict[str, Any]) -> str:
+    what = record["exists"]
+    if what is None:
+        return f"--- all of this was so at event {record['seq']}; what follows came after it ---"
+    return f"{_subject(what, record):13}{_state(what, record)}"
+
+
+def _subject(what: str, record: dict[str, Any]) -> str:
+    return f"node {record['name']}" if what == "node" else str(what)
+
+
+def _state(what: str, record: dict[str, Any]) -> str:
+    if what == "pair":
+        paused = ", paused" if record.get("paused") else ""
+        state = f"{record['protection']}, generation {record['generation']}{paused}"
+        return f"{state}: {record['reason']}"
+    if what == "node":
+        pid = f", process {record['pid']}" if record["pid"] else ""
+        fence = "" if record["fencing"] == "clear" else f", fencing {record['fencing']}"
+        return f"{record['role']}, {documents.node_state(record)}{pid}{fence}"
+    if what == "checkpoints":
+        last = record["last_pause_ms"]
+        pause = "" if last is None else f", the last paused the guest for {last:.1f} ms"
+        return f"{record['count']}, one every {record['delay_ms']} ms at least{pause}"
+    if what == "diagnosis":
+        return " ".join([f"{record['name']}.", *record["evidence"]])
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _happened(record: dict[str, Any]) -> str:
+    at = datetime.fromtimestamp(record["at_s"]).astimezone()
+    return f"{at:%H:%M:%S.%f}"[:-3] + f"  {record['seq']:>6}  {in_words(record)}"
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """An event for people, on one line."""
+    name, data = record["event"], record["data"]
+    words = _WORDS.get(name)
+    line = plain_line(name, data) if words is None else words(data)
+    return line or f"{name} {json.dumps(data, ensure_ascii=False)}"
+
+
+def _node_event(data: dict[str, Any]) -> str:
+    inside = f" {json.dumps(data['data'], ensure_ascii=False)}" if data["data"] else ""
+    return f"node {data['node']}: {data['event']}{inside}"
+
+
+def _checkpoint(data: dict[str, Any]) -> str:
+    pause = f", the guest paused for {data['pause-ms']} ms" if "pause-ms" in data else ""
+    return f"checkpoint {data['count']} of node {data['node']}: {data['phase']}{pause}"
+
+
+def _failed_over(data: dict[str, Any]) -> str:
+    done = data["timeline"]
+    return f"failed over from node {done['lost']} to node {done['survivor']}"
+
+
+_WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "NODE_EVENT": _node_event,
+    "CHECKPOINT": _checkpoint,
+    "FAILED_OVER": _failed_over,
+    "DIAGNOSIS": lambda data: f"seen: {data['diagnosis']}. {data.get('evidence', '')}".rstrip(),
+    "VERIFIED": lambda data: f"both copies: {data['outcome']}",
+    "PACE_CHANGED": lambda data: (
+        f"a checkpoint after {data['after-ms']} ms, not {data['before-ms']}: {data['why']}"
+    ),
+    "PAUSE_CHANGED": lambda data: "paused" if data["paused"] else "not paused any more",
+}

@@ -1,0 +1,84 @@
+"""The verb `fence`: a person vouches that a node is off, and what was fenced so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from coloctl.cli.acting import VerbCall
+from coloctl.cli.options import format_option, pair_argument, yes_option
+from coloctl.cli.verbs import history
+from coloctl.cli.views import plain as documents
+
+
+@click.group()
+def fence() -> None:
+    """Vouch that a lost node is off, or see what was fenced."""
+
+
+@fence.command()
+@pair_argument
+@click.argument("node", metavar="NODE", type=click.Choice(["a", "b"]))
+@yes_option
+@format_option("pretty", "json")
+def confirm(pair: str, node: str, yes: bool, form: str) -> None:
+    """Vouch that NODE of PAIR is off, so that a failover that waits for it goes on.
+
+    Look first: power, cables, console. If the node still runs, two of the guest run from here on,
+    and both write.
+    """
+    view = VerbCall(
+        pair, "fence", form, yes=yes,
+        question=f"You vouch that node {node} of {pair} is off and stays off.",
+    ).carry_out(lambda acts: acts.confirm_fence(node))  # fmt: skip
+    assert view is not None
+    if form == "json":
+        documents.print_json(view)
+    else:
+        print(
+            f"Node {node} of {pair} counts as fenced; `coloctl status {pair}` shows what follows."
+        )
+
+
+@fence.command("history")
+@pair_argument
+@format_option("pretty", "json")
+def fence_history(pair: str, form: str) -> None:
+    """List what was fenced in the failovers of PAIR: how, and what proved it."""
+    fences = _fences(history.past_of(pair)[0])
+    if form == "json":
+        documents.print_json({"schema": documents.SCHEMA, "name": pair, "fences": fences})
+    elif not fences:
+        print(f"Nothing of {pair} was fenced since it was started.")
+    else:
+        from coloctl.cli.views import render
+
+        table = render.plain_table("WHEN", "GENERATION", "NODE", "METHOD", "TOOK")
+        table.add_column("RESULT", overflow="fold")
+        for one in fences:
+            table.add_row(
+                history.when(one), str(one["generation"]), f"node {one['node']}", one["method"],
+                render.milliseconds(one["ms"]), one["result"],
+            )  # fmt: skip
+        render.console().print(table)
+
+
+def _fences(failovers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for one in failovers:
+        if how := one.get("fence"):
+            result = how["failed"] if "failed" in how else how.get("how", "-")
+            found.append(
+                {
+                    "at": one.get("at"),
+                    "generation": one.get("generation"),
+                    "node": how.get("node"),
+                    "method": how.get("method"),
+                    "ms": how.get("ms"),
+                    "result": " ".join(filter(None, (result, how.get("said")))),
+                    "fenced": "failed" not in how,
+                }
+            )
+    return found

@@ -1,0 +1,114 @@
+"""The verbs `set`, `checkpoint` and `qmp`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from coloctl.cli import reach
+from coloctl.cli.acting import VerbCall
+from coloctl.cli.options import dry_run_option, format_option, pair_argument
+from coloctl.cli.views import plain as documents
+from coloctl.control.acts import Acts
+from coloctl.errors import UsageError
+from coloctl.model import tuning
+from coloctl.reading import read_json
+
+
+@click.command("set")
+@pair_argument
+@click.argument("settings", metavar="NAME=VALUE...", nargs=-1, required=True)
+@dry_run_option
+@format_option("pretty", "json")
+def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -> None:
+    """Change settings of PAIR while it runs, all of them or none.
+
+    \b
+    checkpoint-delay    ms       the longest time between two checkpoints
+    checkpoint-mode     fixed, adaptive: who chooses that time
+    compare-timeout     ms       how long an answer waits for its twin
+    expired-scan-cycle  ms       how often waiting answers are looked through
+    max-queue-size      packets  that may wait per connection
+    mirror-rate         50MiB    per second, of disks being copied; 0: unlimited
+
+    They hold until the pair is stopped, also after a failover; the pair file is left as it is.
+    """
+    given = _settings(settings)
+    act = VerbCall(pair, "set", form, dry_run, asked={"settings": given})
+    done = act.carry_out(lambda acts: acts.set(given))
+    if done is None:
+        return
+    if form == "json":
+        documents.print_json({"schema": documents.SCHEMA, "pair": pair, **done})
+        return
+    for one in done["changed"]:
+        name = one["name"]
+        now, before = (tuning.words(name, one[key]) for key in ("after", "before"))
+        print(f"{name} of {pair} is {now}, it was {before}.")
+
+
+def _settings(texts: Iterable[str]) -> dict[str, tuning.Value]:
+    """What was typed, by name; raises `UsageError` for the first that cannot be."""
+    given: dict[str, tuning.Value] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(
+                f"'{text}' sets nothing.", hint="write checkpoint-delay=500 for half a second"
+            )
+        if name in given:
+            raise UsageError(f"{name} is given twice.", hint="leave one of them out")
+        given[name] = tuning.read(name, value)
+    return given
+
+
+@click.command()
+@pair_argument
+@dry_run_option
+@format_option("pretty", "json")
+def checkpoint(pair: str, dry_run: bool, form: str) -> None:
+    """Take one checkpoint of PAIR now; returns when both nodes hold it."""
+    done = VerbCall(pair, "checkpoint", form, dry_run).carry_out(Acts.checkpoint)
+    if done is None:
+        return
+    if form == "json":
+        document = {"name": pair, "count": done["count"], "pause_ms": done["pause-ms"]}
+        documents.print_json({"schema": documents.SCHEMA, **document})
+    else:
+        print(f"Checkpoint {done['count']} is complete; the guest paused for "
+              f"{done['pause-ms']:g} ms.")  # fmt: skip
+
+
+@click.command(options_metavar="[OPTIONS]")
+@pair_argument
+@click.argument("node", metavar="NODE", type=click.Choice(["a", "b"]))
+@click.argument("command", metavar="CMD")
+@click.argument("arguments", metavar="[K=V]...", nargs=-1)
+@click.option("--oob", is_flag=True, help="Out of band, over the rescue monitor.")
+@format_option("json", "pretty")
+def qmp(
+    *, pair: str, node: str, command: str, arguments: tuple[str, ...], oob: bool, form: str
+) -> None:
+    """Send one QMP command to the QEMU of one NODE, a or b, and print what it returns.
+
+    A value is read as JSON where it is JSON, and as text otherwise:
+    coloctl qmp web a -- qom-get path=/machine property=type
+
+    What QEMU returns is printed as JSON in either format. Nothing is checked: a command that
+    changes what coloctl set up can cost the pair's protection.
+    """
+    given = dict(_argument(text) for text in arguments)
+    with reach.acts(pair) as acts:
+        documents.print_json(acts.qmp(node, command, given, oob=oob))
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"'{text}' is not an argument of a QMP command.", hint="write name=value")
+    try:
+        return name, read_json(value)
+    except ValueError:
+        return name, value

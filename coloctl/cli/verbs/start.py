@@ -1,0 +1,304 @@
+"""The verb `start`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from coloctl import pairfile, paths
+from coloctl.cli import complaint, reach, world
+from coloctl.cli.options import (
+    Duration,
+    WaitingCommand,
+    confirm,
+    dry_run_option,
+    format_option,
+    free_address,
+    metrics_option,
+    yes_option,
+)
+from coloctl.cli.views import plain as documents
+from coloctl.cli.views.progress import drawing
+from coloctl.colo import alike, generation, inuse, launch
+from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
+from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.control.daemon.newborn import Newborn, inherited, newborn, refuse_living
+from coloctl.errors import (
+    LaunchError,
+    MonitorError,
+    NoSuchPair,
+    OutcomeUnknown,
+    PairBusy,
+    RunsAlone,
+    StillAtWork,
+    Unreachable,
+    UsageError,
+)
+from coloctl.model.pair import NODES, NodeName, PairSpec, other
+from coloctl.model.protection import Protection
+from coloctl.supervisor.dialogue import dialogue
+
+spec_argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
+alone_option = click.option(
+    "--no-protect", "alone", is_flag=True, help="Run the guest alone; a later start protects it."
+)
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """What `start` was asked for."""
+
+    pair: PairSpec
+    protect: bool
+    wait_s: float | None  #: None: only until the supervisor is at work
+    form: str
+    metrics: str = ""  #: the address for a new supervisor's metrics
+    adopt: bool = False  #: QEMUs without a supervisor are taken over
+    begin_on: NodeName | None = None  #: with that node's disks, whatever the other's are worth
+
+    def send(self, client: ControlClient, wait_s: float) -> Document:
+        """The pair as it is after the start."""
+        return Acts(client).start(protect=self.protect, begin_on=self.begin_on, wait_s=wait_s)
+
+
+class _AtWork(Exception):
+    """The supervisor has begun: ends a wait from inside an event handler."""
+
+
+@click.command(cls=WaitingCommand)
+@spec_argument
+@alone_option
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="[=T]",
+    default=PROTECT_S,
+    help=f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); "
+    "after T the start goes on without you.",
+)
+@click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")
+@click.option(
+    "--adopt", is_flag=True, help="Take over a pair that runs without a supervisor, as it is."
+)
+@click.option(
+    "--from",
+    "begin_on",
+    type=click.Choice(NODES),
+    help="Start with this node's disks, even where the other node's are newer; what only those "
+    "hold is lost.",
+)
+@yes_option
+@metrics_option
+@dry_run_option
+@format_option("pretty", "json")
+def start(
+    *,
+    spec_path: Path,
+    alone: bool,
+    wait: float,
+    no_wait: bool,
+    adopt: bool,
+    begin_on: NodeName | None,
+    yes: bool,
+    metrics: str,
+    dry_run: bool,
+    form: str,
+) -> None:
+    """Start the pair that SPEC describes, and protect it.
+
+    Both QEMUs run detached, and so does the supervisor that watches them. A guest that already runs
+    alone is protected while it goes on. Ctrl-C undoes a start that is not finished.
+    """
+    pair = load(spec_path)
+    if dry_run:
+        planned = _planned(pair, protect=not alone, begin_on=begin_on)
+        documents.show_dialogue(pair.name, "start", planned, form)
+        return
+    if begin_on:
+        lost = f"Whatever only node {other(begin_on)}'s disks hold of {pair.name} is given up."
+        confirm(pair.name, lost, yes=yes)
+    request = StartRequest(
+        pair, not alone, None if no_wait else wait, form, metrics, adopt, begin_on
+    )
+    began = time.monotonic()
+    client = _answering(pair)
+    view = _start_new(request) if client is None else _start_running(client, request)
+    _tell(view, request, time.monotonic() - began)
+
+
+def load(path: Path) -> PairSpec:
+    """Load the pair that the file describes and check its files; raises `SpecError`.
+
+    A user without root goes on in the world of the lab that holds the pair's hosts.
+    """
+    pair = pairfile.load(path.absolute())
+    world.enter(pair)
+    pairfile.check_files(pair)
+    return pair
+
+
+async def preflight(pair: PairSpec, *, protect: bool) -> None:
+    """Check that hosts, QEMU, disks, taps and ports are there for the taking; nothing was started.
+
+    Raises what the start itself would raise later.
+    """
+    ground = await launch.prepare(pair)
+    try:
+        await inuse.require_idle(pair, ground.hosts)
+        await launch.check_room(pair, ground, "a")
+        if protect:
+            await launch.check_room(pair, ground, "b")
+    finally:
+        await ground.aclose()
+
+
+def _planned(pair: PairSpec, *, protect: bool, begin_on: NodeName | None) -> list[dict[str, Any]]:
+    """What a start would say now: asked of the supervisor, where one runs."""
+    client = _answering(pair)
+    if client is None:
+        return asyncio.run(_dialogue(pair, protect=protect, begin_on=begin_on))
+    with client:
+        return Acts(client).plan("start")
+
+
+async def _dialogue(
+    pair: PairSpec, *, protect: bool, begin_on: NodeName | None
+) -> list[dict[str, Any]]:
+    ground = await launch.prepare(pair)
+    try:
+        companions = await generation.read(pair, ground.hosts)
+        return dialogue(
+            pair,
+            ground,
+            "start",
+            Protection.DOWN,
+            primary=begin_on or generation.source(companions),
+            protect=protect,
+            in_sync=protect and await alike.disks_alike(pair, ground, companions),
+        )
+    finally:
+        await ground.aclose()
+
+
+def _answering(pair: PairSpec) -> ControlClient | None:
+    """The supervisor of this very pair file, where one runs.
+
+    Raises `PairBusy` when it was started from another file.
+    """
+    try:
+        client = reach.connect(pair.name)
+    except (NoSuchPair, Unreachable):
+        return None
+    source = Acts(client).view()["spec_path"]
+    if source != str(pair.source):
+        client.close()
+        raise PairBusy(
+            f"A pair called {pair.name} already runs; it was started from {source}.",
+            hint="give one of the two pairs another name",
+        )
+    return client
+
+
+def _take_over(left: PairSpec, request: StartRequest) -> dict[str, Any]:
+    """The pair as its new supervisor found it."""
+    free_address(request.metrics)
+    supervisor = Newborn(left, request.metrics, adopts=True)
+    with supervisor.connect() as client:
+        return Acts(client).view()
+
+
+def _start_new(request: StartRequest) -> dict[str, Any] | None:
+    if request.adopt and (left := inherited(request.pair)) is not None:
+        return _take_over(left, request)
+    refuse_living(paths.pair_dir(request.pair.name))
+    free_address(request.metrics)
+    asyncio.run(preflight(request.pair, protect=request.protect))
+    name = request.pair.name
+    undone = f"Interrupted; the start of {name} was undone and nothing of it is left."
+    with complaint.on_interrupt(undone), newborn(request.pair, request.metrics) as supervisor:
+        first = 0
+        try:
+            with supervisor.connect() as client:
+                first = Acts(client).view()["supervisor_pid"]
+                view = _send(client, request)
+        except (StillAtWork, RunsAlone):
+            supervisor.keep()
+            raise
+        except OutcomeUnknown as error:
+            _keep_successor(supervisor, first)
+            raise supervisor.obituary() or error from error
+        except LaunchError as error:
+            # Its log goes with the pair's folder.
+            error.hint = f"`coloctl start {request.pair.source} --dry-run` prints its command line"
+            raise
+        except MonitorError as error:
+            raise supervisor.obituary() or error from error
+        supervisor.keep()
+    return view
+
+
+def _keep_successor(supervisor: Newborn, first: int) -> None:
+    """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
+    name = supervisor.name
+    with contextlib.suppress(MonitorError), supervisor.connect() as client:
+        if Acts(client).view()["supervisor_pid"] == first or not first:
+            return
+        supervisor.keep()
+    if supervisor.kept:
+        raise OutcomeUnknown(
+            "pair-start", f"the supervisor of {name} was killed; the next one finishes the start"
+        )
+
+
+def _start_running(client: ControlClient, request: StartRequest) -> dict[str, Any] | None:
+    if request.metrics:
+        client.close()
+        raise UsageError(
+            f"The supervisor of {request.pair.name} runs already; --metrics is for a new one.",
+            hint="leave --metrics away",
+        )
+    goes_on = f"Interrupted; the supervisor of {request.pair.name} goes on with the start."
+    with complaint.on_interrupt(goes_on), client:
+        return _send(client, request)
+
+
+def _send(client: ControlClient, request: StartRequest) -> dict[str, Any] | None:
+    """The pair as it is after the start; None when that was not waited for."""
+    name = request.pair.name
+
+    def until_at_work(event: ControlEvent) -> None:
+        if event.name == "STEP":
+            raise _AtWork
+
+    if request.wait_s is None:
+        client.on_event = until_at_work
+        try:
+            return request.send(client, QUERY_S)
+        except _AtWork:
+            return None
+    with drawing(as_json=request.form == "json") as on_event:
+        client.on_event = on_event
+        try:
+            return request.send(client, request.wait_s)
+        except StillAtWork:
+            raise StillAtWork(
+                f"The start of {name} is not finished after {request.wait_s:g} s; it goes on.",
+                hint=f"`coloctl wait {name} --for colo` waits longer, "
+                f"`coloctl stop {name} --force` gives it up",
+            ) from None
+
+
+def _tell(view: dict[str, Any] | None, request: StartRequest, took_s: float) -> None:
+    name = request.pair.name
+    if request.form == "json":
+        documents.print_json(view or {"schema": 1, "name": name, "waited": False})
+    elif view is None:
+        print(f"The start of {name} is under way; `coloctl wait {name} --for colo` waits for it.")
+    else:
+        print(documents.after_start(view, took_s))

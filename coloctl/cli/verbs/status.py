@@ -1,0 +1,132 @@
+"""The verbs `status` and `list`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from coloctl.cli import reach, streams
+from coloctl.cli.options import PairName, format_option
+from coloctl.cli.views import plain as documents
+from coloctl.errors import UsageError
+
+#: Nobody reads faster, and a supervisor observes its QEMUs once a second.
+WATCH_MIN_S = 0.1
+
+
+@click.command()
+@click.argument("pair", type=PairName(), required=False)
+@click.option("-e", "--extended", is_flag=True, help="Show all that is known of each node.")
+@click.option("-w", "--watch", type=float, metavar="SEC", help="Show it again every SEC seconds.")
+@format_option("pretty", "json", "tsv")
+def status(pair: str | None, extended: bool, watch: float | None, form: str) -> int:
+    """Show nodes, roles, protection and checkpoints of PAIR, or of every pair here.
+
+    The exit code is 3 when a pair that is shown is not protected; under -w, which Ctrl-C ends, it
+    is 0.
+    """
+    if watch is None:
+        looked = _look(pair)
+        _show(looked, pair, form, extended=extended)
+        return 0 if all(_protected(one) for one in looked) else 3
+    if watch < WATCH_MIN_S:
+        raise UsageError(f"-w {watch:g} is too often.", hint=f"use {WATCH_MIN_S} or more")
+    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+        _watch(pair, watch, form, extended=extended)
+    return 0
+
+
+@click.command("list")
+@format_option("pretty", "json", "tsv")
+def list_pairs(form: str) -> None:
+    """List the pairs of this machine, also those whose supervisor is gone."""
+    rows = [documents.summary(one) for one in reach.survey()]
+    if form == "json":
+        documents.print_json({"schema": documents.SCHEMA, "pairs": rows})
+    elif form == "tsv":
+        columns = documents.LIST_COLUMNS
+        print(documents.tsv([columns, *([row[name] for name in columns] for row in rows)]))
+    elif rows:
+        from coloctl.cli.views import pair as pair_views
+        from coloctl.cli.views import render
+
+        render.console().print(pair_views.pairs(rows))
+    else:
+        print("No pair runs here.")
+
+
+def _look(pair: str | None) -> list[dict[str, Any]]:
+    if pair is None:
+        return reach.survey()
+    with reach.acts(pair) as acts:
+        view = acts.view()
+    return [{"name": pair, "supervisor": "running", "view": view, "error": None}]
+
+
+def _protected(looked: dict[str, Any]) -> bool:
+    view = looked["view"]
+    return view is not None and documents.is_protected(view)
+
+
+def _show(looked: list[dict[str, Any]], pair: str | None, form: str, *, extended: bool) -> None:
+    if form == "json":
+        documents.print_json(_document(looked, pair))
+    elif form == "tsv":
+        print(documents.tsv([documents.TSV_COLUMNS, *_tsv(looked)]))
+    elif looked:
+        from coloctl.cli.views import pair as pair_views
+        from coloctl.cli.views import render
+
+        render.console().print(pair_views.statuses(looked, extended=extended))
+    else:
+        print("No pair runs here.")
+
+
+def _document(looked: list[dict[str, Any]], pair: str | None) -> Any:
+    """One pair is its view alone; all of them come in a list."""
+    if pair is not None:
+        return looked[0]["view"]
+    return {"schema": documents.SCHEMA, "pairs": looked}
+
+
+def _tsv(looked: list[dict[str, Any]]) -> list[list[object]]:
+    return [row for one in looked if one["view"] for row in documents.tsv_rows(one["view"])]
+
+
+def _watch(pair: str | None, every_s: float, form: str, *, extended: bool) -> None:
+    """Until Ctrl-C: a table that renews itself, JSON lines, or more rows under one header."""
+    if form == "pretty" and sys.stdout.isatty():
+        _watch_live(pair, every_s, extended=extended)
+        return
+    if form == "tsv":
+        print(documents.tsv([documents.TSV_COLUMNS]))
+    while True:
+        looked = _look(pair)
+        if form == "json":
+            print(json.dumps(_document(looked, pair), ensure_ascii=False))
+        elif form == "tsv":
+            print(documents.tsv(_tsv(looked)))
+        else:
+            _show(looked, pair, form, extended=extended)
+        streams.require()
+        time.sleep(every_s)
+
+
+def _watch_live(pair: str | None, every_s: float, *, extended: bool) -> None:
+    from rich.live import Live
+
+    from coloctl.cli.views import pair as pair_views
+    from coloctl.cli.views import render
+
+    console = render.console()
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while True:
+            drawn = pair_views.statuses(_look(pair), extended=extended)
+            live.update(pair_views.watched(drawn, every_s), refresh=True)
+            streams.require()
+            time.sleep(every_s)

@@ -1,0 +1,1 @@
+"""Draw what the verbs print: tables, plain text, JSON, progress; nothing here asks a supervisor."""

@@ -1,0 +1,239 @@
+"""What benches measured, as tables and small plots; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from coloctl.chaos.figures import histogram
+from coloctl.chaos.soak import Seen
+from coloctl.cli.views.render import Widest, bar, milliseconds, plain_table
+
+Document = Mapping[str, Any]
+
+#: Steps of a failover, in words.
+WORDS: Mapping[str, str] = {
+    "detected": "the supervisor is sure",
+    "fenced": "the lost node is dead, proven",
+    "arbitrated": "the generation is on disk",
+    "recorded": "the generation is on disk",
+    "yanked": "connections to it are cut",
+    "promoted": "the survivor was told to run on alone",
+    "running": "the guest runs",
+    "first-packet": "its first packet left at the tap",
+    "first-frame": "its first frame reached the switch",
+    "cleared": "what was left of the pair is cleared away",
+    "merged": "the survivor's image holds everything",
+    "verified": "asked once more: it runs",
+}
+_STYLE = {"valid": "green", "invalid": "bold red", "void": "yellow"}
+
+
+def run_line(run: Document, runs: int) -> Text:
+    """One run in a line: how it ended, when the guest ran again, what clients felt."""
+    line = Text.assemble(
+        (f"run {run['run']:>{len(str(runs))}}/{runs}  ", "dim"),
+        (f"{run['verdict']:7}", _STYLE[run["verdict"]]),
+    )
+    if run["phases_ms"]:
+        running = run["phases_ms"].get("running")
+        line.append(f"  running after {milliseconds(running):>9}")
+        line.append(f"  outage {milliseconds(run['outage_ms']):>9}")
+    for because in run["because"]:
+        line.append(f"  {because}", "dim")
+    return line
+
+
+def circle_line(turn: Document, circles: int) -> Text:
+    """One circle in a line: who died, when the guest ran, how long it ran alone."""
+    return Text.assemble(
+        (f"circle {turn['circle']:>{len(str(circles))}}/{circles}  ", "dim"),
+        f"{turn['blow']:10}  runs on node {turn['survivor']} ",
+        f"after {milliseconds(turn['running_ms']):>9}",
+        f"  protected again after {turn['exposed_s']:.1f} s",
+    )
+
+
+def circles(document: Document) -> RenderableType:
+    """What each circle took, what clients felt of it, and the judgement."""
+    table = plain_table("")
+    for name in ("p50", "p99", "MAX"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style="dim", overflow="fold")
+    for key, words in (
+        ("running_ms", "from the blow to a guest that runs"),
+        ("outage_ms", "the longest silence of any client at a blow"),
+        ("join_gap_ms", "the longest silence while a new secondary joins"),
+        ("exposed_s", "from a guest that runs to a pair in COLO"),
+    ):
+        unit = "s" if key.endswith("_s") else "ms"
+        cells = [f"{document[key][name]:.1f} {unit}" for name in ("p50", "p99", "max")]
+        table.add_row(key.rsplit("_", 1)[0].replace("_", " "), *cells, words)
+    judged = [
+        Text.assemble((one["verdict"], _STYLE.get(one["verdict"], "yellow")), "  ",
+                      one["check"], ": ", one["because"])
+        for one in document["checks"]
+    ]  # fmt: skip
+    return Group(table, Text(), *judged)
+
+
+def failover(document: Document) -> RenderableType:
+    """Phases, what clients felt, a plot of it, and what was lost."""
+    summary = document["summary"]
+    table = plain_table("SINCE THE FAULT")
+    for name in ("p50", "p99", "MAX"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", style="dim", overflow="fold")
+    for step, figures in summary["phases_ms"].items():
+        table.add_row(step, *_quantiles(figures), WORDS.get(step, ""))
+    felt = (
+        ("first reply", "first_reply_ms", "the first client is answered"),
+        ("outage", "outage_ms", "the longest silence of any client"),
+    )
+    for name, key, words in felt:
+        table.add_row(Text(name, "bold"), *_quantiles(summary[key]), words)
+    outages = [run["outage_ms"] for run in document["runs"] if run["outage_ms"] is not None]
+    return Group(table, *_plot("clients' outage", outages), "", *_losses(summary))
+
+
+def _quantiles(figures: Document) -> list[str]:
+    return [milliseconds(figures[key]) for key in ("p50", "p99", "max")]
+
+
+def _plot(title: str, values: Sequence[float]) -> list[RenderableType]:
+    """How often which value was measured; nothing for one value or none."""
+    if len(values) < 2:
+        return []
+    bins = histogram(values)
+    most = max(one.count for one in bins)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", no_wrap=True)
+    for one in bins:
+        drawn = bar(0, one.count, most) if one.count else ""
+        label = f"{one.low:g} to {one.high:g} ms"
+        grid.add_row(Text(label, "dim"), Text(drawn, "cyan"), str(one.count or ""))
+    return ["", Text(title, "dim"), grid]
+
+
+def _losses(summary: Document) -> list[RenderableType]:
+    counts = Text(
+        f"{summary['runs']} runs: {summary['valid']} valid, {summary['invalid']} invalid, "
+        f"{summary['void']} void"
+    )
+    lost = summary["lost"] + summary["broken"] + summary["double_primaries"]
+    losses = Text(
+        f"{summary['acknowledged']} records acknowledged, {summary['lost']} lost; "
+        f"{summary['broken']} connections broken; {summary['double_primaries']} double primaries",
+        "bold red" if lost else "green",
+    )
+    return [counts, losses]
+
+
+def row_line(row: Document) -> str:
+    """One stretch of `bench overhead` in a line."""
+    delay = row["delay_ms"]
+    what = "unprotected" if delay is None else f"protected, {delay} ms"
+    return f"{what}: {row['replies_per_s']:.0f} replies/s"
+
+
+def overhead(document: Document) -> RenderableType:
+    """One row per stretch, its throughput as a bar, and the supervisor of an idle pair."""
+    rows = document["rows"]
+    idle = document["idle"]
+    cost = idle["supervisor"]
+    return Group(
+        Widest(_stretches(rows, drawn=True), _stretches(rows, drawn=False)),
+        "",
+        f"CPU is the supervisor's share of one core. While an idle pair is protected at "
+        f"{idle['delay_ms']} ms that is {cost['cpu_percent']:.1f} %,"
+        f" with {cost['rss_mib']:.0f} MiB resident.",
+    )
+
+
+def _stretches(rows: Sequence[Document], *, drawn: bool) -> Table:
+    """One row per stretch; ``drawn``: with its throughput as a bar."""
+    table = plain_table("DELAY")
+    for name in ("REPLIES/s", "RATIO", "LATENCY p50/p99", "PAUSE p50/p99", "PAUSED", "CPU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if drawn:
+        table.add_column("", no_wrap=True)
+    most = max((row["replies_per_s"] for row in rows), default=0.0)
+    for row in rows:
+        ratio, delay_ms = row["throughput_ratio"], row["delay_ms"]
+        cells = (
+            "alone" if delay_ms is None else f"{delay_ms} ms",
+            f"{row['replies_per_s']:.0f}",
+            "-" if ratio is None else f"{ratio:.2f}",
+            _pair_of(row["latency_ms"]),
+            _pair_of(row["checkpoint_pause_ms"]),
+            f"{row['paused_percent']:.1f} %",
+            f"{row['supervisor']['cpu_percent']:.1f} %",
+        )
+        whole = Text(bar(0, row["replies_per_s"], most, 12), "cyan")
+        table.add_row(*cells, *((whole,) if drawn else ()))
+    return table
+
+
+def _pair_of(figures: Document) -> str:
+    if figures["p50"] is None:
+        return "-"
+    return f"{figures['p50']:.1f} / {milliseconds(figures['p99'])}"
+
+
+def pace_line(row: Document) -> str:
+    """One stretch of `bench pace` in a line."""
+    p99 = milliseconds(row["latency_ms"]["p99"])
+    return f"{row['mode']}: {row['checkpoints']} checkpoints, latency p99 {p99}"
+
+
+def pace(document: Document) -> RenderableType:
+    """One row per stretch, side by side; how often adaptive mode changed its mind."""
+    table = plain_table("DELAY")
+    for name in ("CHECKPOINTS", "LATENCY p50/p99", "MAX", "REPLIES/s", "PAUSE p50/p99", "PAUSED",
+                 "CHANGES"):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in document["rows"]:
+        delay = row["delay_p50_ms"]
+        table.add_row(
+            row["mode"] + ("" if delay is None else f" (p50 {milliseconds(delay, digits=0)})"),
+            str(row["checkpoints"]),
+            _pair_of(row["latency_ms"]),
+            milliseconds(row["latency_ms"]["max"]),
+            f"{row['replies_per_s']:.0f}",
+            _pair_of(row["checkpoint_pause_ms"]),
+            f"{row['paused_percent']:.1f} %",
+            str(len(row["changes"])),
+        )
+    return table
+
+
+def soak_line(minutes: float, of: float, seen: Seen) -> str:
+    """How far a soak is."""
+    return (
+        f"{minutes:5.1f} of {of:g} min: {len(seen.pauses_ms)} checkpoints, "
+        f"{len(seen.false_failovers)} false failovers"
+    )
+
+
+def facts(document: Document) -> RenderableType:
+    """What a document holds, one fact per row, without what it was asked for."""
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for key, value in document.items():
+        if key not in ("schema", "at", "setting", "machine"):
+            grid.add_row(Text(key.replace("_", " "), "dim"), _fact(value))
+    return grid
+
+
+def _fact(value: object) -> str:
+    """Figures in one line; nothing at all is said as such."""
+    if isinstance(value, Mapping) and "check" in value:
+        return f"{value['check']}: {value['because']}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {one}" for key, one in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(_fact, value)) or "none"
+    return str(value)

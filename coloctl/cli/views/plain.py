@@ -1,0 +1,174 @@
+"""Views of a pair as plain text, JSON and tab-separated values; light to import.
+
+Tables are in `coloctl.cli.views.render`, which needs rich.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from coloctl.model.tuning import words
+
+#: Version of every JSON document that a verb prints; grows with incompatible changes only.
+SCHEMA = 1
+
+View = Mapping[str, Any]
+
+#: One row per node; a column is never taken away or moved, new ones come at the end.
+TSV_COLUMNS = (
+    "pair", "node", "role", "state", "protection", "checkpoints", "period_ms", "pause_p50_ms",
+    "pause_p99_ms", "exposed_s", "host", "pid", "presence", "run_state", "migration", "colo_mode",
+    "fencing", "generation", "qemu_version", "paused", "diagnosis", "since_s",
+)  # fmt: skip
+
+
+#: What `list` says of each pair, in the order of its tab-separated columns.
+LIST_COLUMNS = (
+    "name", "supervisor", "supervisor_pid", "protection", "primary", "generation", "exposed_s",
+    "reason", "spec_path", "paused", "diagnosis",
+)  # fmt: skip
+
+
+def print_json(document: object) -> None:
+    """One document on standard output."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def clock(seconds: float) -> str:
+    """``00:03:12``; days in front where there are some."""
+    days, rest = divmod(int(seconds), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    text = f"{hours:02}:{minutes:02}:{left:02}"
+    return f"{days}d {text}" if days else text
+
+
+def sentence(text: str) -> str:
+    """``text`` with the stop at its end that a sentence has."""
+    return text if text.endswith((".", "!", "?")) or not text else f"{text}."
+
+
+def changed_settings(settings: View) -> list[str]:
+    """``compare-timeout is 500 ms (pair file: 300 ms)`` for each that is not the pair file's."""
+    return [
+        f"{name} is {words(name, one['value'])} (pair file: {words(name, one['pair_file'])})"
+        for name, one in settings.items()
+        if one["value"] != one["pair_file"]
+    ]
+
+
+def node_state(node: View) -> str:
+    """What a node does, in one word: QEMU's run state, or why there is none."""
+    if node["presence"] != "alive":
+        return str(node["presence"])
+    if "monitor" in node["impairments"]:
+        return "not answering"
+    return str(node["run_state"] or "starting")
+
+
+def primary_of(view: View) -> str | None:
+    """The node whose guest the clients talk to."""
+    return next((n["name"] for n in view["nodes"] if n["role"] == "primary"), None)
+
+
+def is_protected(view: View) -> bool:
+    """The pair is in COLO."""
+    return bool(view["protection"] == "colo")
+
+
+def after_start(view: View, took_s: float) -> str:
+    """What a start has brought about, in a sentence."""
+    primary = primary_of(view)
+    if is_protected(view):
+        other = next(n["name"] for n in view["nodes"] if n["name"] != primary)
+        done = (
+            f"{view['name']} is protected: the guest runs on node {primary}, "
+            f"node {other} follows ({took_s:.1f} s)."
+        )
+        return "\n".join(filter(None, (done, view.get("stale_code"))))
+    return f"{view['name']} runs on node {primary}, without protection ({took_s:.1f} s)."
+
+
+def summary(looked: View) -> dict[str, Any]:
+    """One pair for `list`: ``looked`` is an item of `reach.survey`."""
+    view = looked["view"]
+    if view is None:
+        return {
+            "name": looked["name"], "supervisor": looked["supervisor"], "supervisor_pid": None,
+            "protection": None, "primary": None, "generation": None, "exposed_s": None,
+            "reason": looked["error"], "spec_path": None, "paused": None, "diagnosis": None,
+        }  # fmt: skip
+    return {
+        "name": view["name"],
+        "supervisor": "running",
+        "supervisor_pid": view["supervisor_pid"],
+        "protection": view["protection"],
+        "primary": primary_of(view),
+        "generation": view["generation"],
+        "exposed_s": view["exposed_s"],
+        "reason": view["reason"],
+        "spec_path": view["spec_path"],
+        "paused": view.get("paused"),
+        "diagnosis": view.get("diagnosis"),
+    }
+
+
+def tsv(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as tab-separated lines; None is empty, and no value can break a line."""
+    return "\n".join("\t".join(map(_cell, row)) for row in rows)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else " ".join(str(value).split())
+
+
+def tsv_rows(view: View) -> list[list[object]]:
+    """The nodes of a pair in the order of `TSV_COLUMNS`."""
+    return [_tsv_row(view, node) for node in view["nodes"]]
+
+
+def _tsv_row(view: View, node: View) -> list[object]:
+    counted = view["checkpoints"] if node["role"] == "primary" else {}
+    return [
+        view["name"], node["name"], node["role"], node_state(node), view["protection"],
+        counted.get("count"), counted.get("period_p50_ms"), counted.get("pause_p50_ms"),
+        counted.get("pause_p99_ms"), view["exposed_s"], node["host"], node["pid"],
+        node["presence"], node["run_state"], node["migration"], node["colo_mode"],
+        node["fencing"], view["generation"], node["qemu_version"], view.get("paused"),
+        view.get("diagnosis"), view["since_s"],
+    ]  # fmt: skip
+
+
+def dialogue_lines(steps: Iterable[View]) -> list[str]:
+    """A dialogue as people read it: who is spoken to, why, and the very words."""
+    lines: list[str] = []
+    speaking_to = ""
+    for step in steps:
+        if step["node"] != speaking_to:
+            speaking_to = step["node"]
+            lines += ["", f"# node {speaking_to}"] if lines else [f"# node {speaking_to}"]
+        if step["why"]:
+            lines.append(f"#   {step['why']}")
+        lines += _said(step)
+    return lines
+
+
+def _said(step: View) -> list[str]:
+    if "launch" in step:
+        first, *rest = step["launch"]
+        return " \\\n".join([first, *(f"    {option}" for option in rest)]).split("\n")
+    if "command" in step:
+        return [json.dumps(step["command"], ensure_ascii=False)]
+    return [f"[{step['act']}]"]
+
+
+def show_dialogue(pair: str, verb: str, steps: Sequence[View], form: str) -> None:
+    """What ``verb`` would say is on standard output; nothing was said to QEMU."""
+    if form == "json":
+        print_json({"schema": SCHEMA, "pair": pair, "verb": verb, "dry_run": True, "steps": steps})
+    elif steps:
+        print("\n".join(dialogue_lines(steps)))
+    else:
+        print("# nothing would be said to QEMU")

@@ -1,0 +1,1 @@
+"""The life of a supervisor process: started, watched, restarted, and its folder kept."""

@@ -1,0 +1,257 @@
+"""A supervisor of one's own: its folder is claimed, its socket bound, its process started.
+
+Until `Newborn.keep` is called it belongs to the verb that made it: an error, or Ctrl-C, ends it and
+everything it started, and its folder is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from coloctl import interrupts, paths
+from coloctl.control.client import ControlClient, OnEvent
+from coloctl.control.listener import folder_locked, listen, served
+from coloctl.errors import ColoctlError, MonitorError, PairBusy, PreconditionFailed
+from coloctl.host import DeathProof, tail
+from coloctl.journal import replay
+from coloctl.model.event import Kind
+from coloctl.model.pair import PairSpec
+from coloctl.supervisor import leftovers
+
+LOG = "supervisor.log"
+
+#: From the start of Python to the greeting: loading from a cold disk, and under ``accel = "auto"``
+#: the proof of KVM, take seconds on a busy machine.
+GREETING_DEADLINE_S = 60.0
+#: Killing two QEMUs and sweeping their folders.
+END_DEADLINE_S = 30.0
+
+
+def claim(spec: PairSpec) -> socket.socket:
+    """Make a new folder for the pair, and answer the control socket that listens in it.
+
+    What a dead supervisor left is cleared away. Raises `PairBusy` when a supervisor serves the pair
+    or QEMUs of a dead one may still run, and `PreconditionFailed` where there is no room.
+    """
+    folder = paths.pair_dir(spec.name)
+    with folder_locked(paths.make_private(paths.state_dir())):
+        if served(paths.control_socket(spec.name)):
+            raise PairBusy(
+                f"A supervisor already serves pair {spec.name}.",
+                hint=f"`coloctl status {spec.name}` shows it",
+            )
+        refuse_living(folder)
+        leftovers.discard(folder)
+        paths.make_private(folder)
+        try:
+            if spec.source is not None:
+                leftovers.remember(folder, spec.source)
+            return listen(paths.control_socket(spec.name))
+        except OSError as error:
+            leftovers.discard(folder)
+            raise PreconditionFailed(
+                f"{folder} cannot be filled: {error.strerror}.",
+                hint="free some space there, or set COLOCTL_STATE_DIR to another folder",
+            ) from None
+        except BaseException:
+            leftovers.discard(folder)
+            raise
+
+
+def refuse_living(folder: Path) -> None:
+    """Nothing lives of the pair in ``folder``; raises `PairBusy` otherwise."""
+    if living := leftovers.living(folder):
+        raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
+
+
+def inherited(spec: PairSpec) -> PairSpec | None:
+    """Read the pair whose QEMUs live without a supervisor, as it was started; None: none do.
+
+    Where its folder holds no copy of its pair file any more, ``spec`` is taken for it. Raises
+    `PairBusy` when they were started from another pair file than that of ``spec``, or when they
+    cannot be reached.
+    """
+    folder = paths.pair_dir(spec.name)
+    if served(paths.control_socket(spec.name)) or not (living := leftovers.living(folder)):
+        return None
+    if not leftovers.reachable(folder, living):
+        raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
+    try:
+        pair = leftovers.remembered(folder)
+    except PreconditionFailed:
+        if spec.source is not None:
+            leftovers.remember(folder, spec.source)
+        return spec
+    if pair.source != spec.source:
+        raise PairBusy(
+            f"A pair called {spec.name} already runs; it was started from {pair.source}.",
+            hint="give one of the two pairs another name",
+        )
+    return pair
+
+
+def stopped(spec: PairSpec) -> bool:
+    """A stop of ``spec``'s pair was under way, or done, when its supervisor died; nothing lives.
+
+    A pair that was started from another pair file is none of this one's. Raises
+    `PreconditionFailed` when the journal is damaged.
+    """
+    folder = paths.pair_dir(spec.name)
+    if spec.source is None or leftovers.source_of(folder) != str(spec.source.absolute()):
+        return False
+    if served(paths.control_socket(spec.name)) or leftovers.living(folder):
+        return False
+    history = replay(folder / leftovers.JOURNAL)
+    if any(intent.act == "stop" for intent in history.open_intents):
+        return True
+    ends = [one for one in history.records if one.kind is Kind.OUTCOME and "outcome" in one.data]
+    return bool(ends) and ends[-1].act == "stop" and ends[-1].data["outcome"] == "done"
+
+
+def reclaim(spec: PairSpec) -> socket.socket:
+    """The control socket listens again in the folder of a pair whose supervisor is gone.
+
+    Raises `PairBusy` when another supervisor was faster.
+    """
+    with folder_locked(paths.state_dir()):
+        return listen(paths.control_socket(spec.name))
+
+
+async def end_stale(name: str) -> list[DeathProof]:
+    """Nothing is left of a pair whose supervisor is gone; answers how its QEMUs ended.
+
+    Raises `PairBusy` when a supervisor serves it after all, and what `leftovers.end` raises.
+    """
+    folder = paths.pair_dir(name)
+    with folder_locked(paths.make_private(paths.state_dir())):
+        if served(paths.control_socket(name)):
+            raise PairBusy(f"A supervisor serves pair {name} again.", hint="try once more")
+        proofs = await leftovers.end(folder)
+        leftovers.discard(folder)
+    return [proof for _, proof in proofs]
+
+
+class Newborn:
+    """A supervisor that this verb has started, and the watcher that starts it again."""
+
+    def __init__(self, spec: PairSpec, metrics: str = "", *, adopts: bool = False) -> None:
+        """The process runs; its socket accepted connections before it did.
+
+        With ``adopts`` it takes over what an earlier one left, and is kept from the beginning.
+        """
+        self.name = spec.name
+        self.folder = paths.pair_dir(spec.name)
+        self.kept = adopts
+        with reclaim(spec) if adopts else claim(spec) as listener:
+            try:
+                self._process = _spawn(spec, listener, self.folder / LOG, metrics)
+            except BaseException:
+                if not adopts:
+                    leftovers.discard(self.folder)
+                raise
+
+    def keep(self) -> None:
+        """The supervisor outlives this verb, whatever becomes of the verb."""
+        self.kept = True
+
+    def connect(self, on_event: OnEvent | None = None) -> ControlClient:
+        """Connected; raises `ColoctlError` with its last words when the supervisor ended."""
+        path = paths.control_socket(self.name)
+        try:
+            return ControlClient.connect(path, GREETING_DEADLINE_S, on_event)
+        except MonitorError as error:
+            raise self.obituary() or error from error
+
+    def obituary(self) -> ColoctlError | None:
+        """Why the supervisor is dead; None when it lives."""
+        try:
+            code = self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            return None
+        words = tail(self.folder / LOG, 20).strip()
+        last = words.splitlines()[-1] if words else "it said nothing"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if code > 128:
+            how = f"was killed by signal {code - 128}"  # as its watcher tells it
+        return ColoctlError(
+            f"The supervisor of pair {self.name} {how}: {last}",
+            hint="run `coloctl run` with the same pair file to watch it",
+        )
+
+    def end(self) -> None:
+        """The supervisor has ended, nothing that it started is left, and its folder is gone."""
+        with contextlib.suppress(ColoctlError), self.connect() as client:
+            client.execute("pair-stop", END_DEADLINE_S, force=True)
+        try:
+            self._process.wait(END_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            # The watcher leads a group of its own, and its supervisor is the only other in it.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if self.folder.exists():
+            asyncio.run(leftovers.end(self.folder))
+            leftovers.discard(self.folder)
+
+
+@contextlib.contextmanager
+def newborn(spec: PairSpec, metrics: str = "") -> Iterator[Newborn]:
+    """A new supervisor serves the pair; unless it is kept, an exception in the block ends it.
+
+    ``metrics`` is the address at which it serves its metrics, if any.
+    """
+    born: Newborn | None = None
+    try:
+        with interrupts.deferred():
+            born = Newborn(spec, metrics)
+        yield born
+    except BaseException:
+        if born is not None and not born.kept:
+            with interrupts.deferred(raise_after=False):
+                born.end()
+        raise
+
+
+def _argv(spec: PairSpec, control_fd: int, metrics: str) -> list[str]:
+    source = str(spec.source.absolute()) if spec.source else ""
+    # -P: the folder that the verb happens to be called in holds no modules of ours.
+    python = [sys.executable, "-P", "-m"]
+    watcher = [*python, "coloctl.control.daemon.watcher", str(paths.pair_dir(spec.name))]
+    extra = ["--metrics", metrics] if metrics else []
+    supervisor = [*python, "coloctl.cli.main", "run", source, "--control-fd", str(control_fd)]
+    return [*watcher, *supervisor, *extra]
+
+
+def _spawn(
+    spec: PairSpec, listener: socket.socket, log: Path, metrics: str
+) -> subprocess.Popen[bytes]:
+    fd = listener.fileno()
+    environment = {
+        **os.environ,
+        "COLOCTL_STATE_DIR": str(paths.state_dir()),
+        "COLOCTL_CACHE_DIR": str(paths.cache_dir()),
+        "COLOCTL_REGISTRY_DIR": str(paths.registry_dir()),
+    }
+    log_fd = os.open(
+        log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        return subprocess.Popen(
+            _argv(spec, fd, metrics),
+            stdin=subprocess.DEVNULL,
+            stdout=log_fd,
+            stderr=log_fd,
+            pass_fds=(fd,),
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+    finally:
+        os.close(log_fd)
