@@ -23,7 +23,7 @@ from coloctl.api.view import seen
 from coloctl.control import acts as patience
 from coloctl.control.acts import QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
-from coloctl.control.daemon.newborn import Newborn
+from coloctl.control.daemon.spawn import SpawnedSupervisor
 from coloctl.errors import NotProtected, Unreachable, UsageError
 from coloctl.model.pair import NODES, PairSpec
 from coloctl.model.protection import Protection
@@ -47,7 +47,7 @@ class Pair:
         self.name = name
         self._own = own
         self._keep = keep
-        self._born: Newborn | None = None
+        self._born: SpawnedSupervisor | None = None
         self._closed = False
         self._dealt: list[faults.Dealt] = []
         self._threads = ThreadPoolExecutor(THREADS, f"coloctl-{name}")
@@ -91,7 +91,7 @@ class Pair:
             self._connect().close()
             return
         pairfile.check_files(self._own)
-        self._born = Newborn(self._own)
+        self._born = SpawnedSupervisor(self._own)
         atexit.register(self._end)  # for whoever never leaves the block
         self._born.connect().close()
 

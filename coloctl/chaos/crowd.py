@@ -28,7 +28,7 @@ from coloctl.chaos.figures import summary
 from coloctl.chaos.soak import Seen
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.daemon.newborn import newborn
+from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.host import open_host
 from coloctl.machine import image
 
@@ -110,7 +110,7 @@ def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict
 def _protected(what: Crowd, number: int, folder: Path, stack: ExitStack) -> ControlClient:
     """One more pair is in COLO; it goes with ``stack``."""
     pair = pairfile.load(asyncio.run(_written(what, number, folder)))
-    born = stack.enter_context(newborn(pair))
+    born = stack.enter_context(spawned_supervisor(pair))
     stack.callback(born.end)
     client = stack.enter_context(born.connect())
     Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)

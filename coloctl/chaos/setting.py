@@ -23,7 +23,7 @@ from coloctl import interrupts, pairfile, paths
 from coloctl.chaos.remains import Trail, namespaces
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.daemon.newborn import Newborn, newborn
+from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
 from coloctl.errors import DeadlineMissed, LabError, PairBusy
 from coloctl.lab import guest as guests
 from coloctl.lab import sample
@@ -158,12 +158,14 @@ def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iter
     ``metrics`` is the address at which it serves them, if any.
     """
     described = pairfile.load(pair_file(setting, standing, home))
-    with ending(setting, newborn(described, metrics)) as born, born.connect() as client:
+    with ending(setting, spawned_supervisor(described, metrics)) as born, born.connect() as client:
         yield client
 
 
 @contextlib.contextmanager
-def ending(setting: Setting, supervisor: AbstractContextManager[Newborn]) -> Iterator[Newborn]:
+def ending(
+    setting: Setting, supervisor: AbstractContextManager[SpawnedSupervisor]
+) -> Iterator[SpawnedSupervisor]:
     """The supervisor ends with the block, unless the setting is to be kept."""
     with supervisor as born:
         yield born

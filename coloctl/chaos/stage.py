@@ -26,7 +26,7 @@ from coloctl.chaos.setting import Setting
 from coloctl.chaos.workloads import WORKLOADS, Running
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.daemon.newborn import newborn
+from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
 
@@ -79,7 +79,7 @@ def stage(where: Setting, scenario: Scenario, plan: tuple[Planned, ...]) -> Iter
         for prepare in dict.fromkeys(one for one in kinds if one is not None):
             stack.enter_context(prepare(staging))
         pair_file = write_pair(where, staging, scenario)
-        supervisor = newborn(pairfile.load(pair_file))
+        supervisor = spawned_supervisor(pairfile.load(pair_file))
         with _with(staging.environment):
             born = stack.enter_context(setting.ending(where, supervisor))
         client = stack.enter_context(born.connect())

@@ -34,7 +34,7 @@ Hosts = Mapping[NodeName, Host]
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class StartedAs:
     """What is started: the pair, in the QEMU and under the accelerator that a start would use."""
 
     spec: PairSpec
@@ -79,7 +79,7 @@ def rehearsable(
     return replace(spec, guest=guest, nics=nics), frozenset(blank)
 
 
-async def examine_command_lines(what: Rehearsed) -> list[Precondition]:
+async def examine_command_lines(what: StartedAs) -> list[Precondition]:
     """Find what each node's QEMU says of the pair's own command line, in either role.
 
     A node whose primary does not start is not tried as a secondary: it would say the same.
@@ -93,7 +93,7 @@ async def examine_command_lines(what: Rehearsed) -> list[Precondition]:
     return _without_echo(findings)
 
 
-async def _try_both(what: Rehearsed, primary: NodeName) -> list[Precondition]:
+async def _try_both(what: StartedAs, primary: NodeName) -> list[Precondition]:
     """Start the primary on that node and beside it the secondary on the other, as a pair stands.
 
     So a socket that both of them would open on one machine is found as well.
@@ -129,7 +129,7 @@ def _of_node_a(finding: Precondition) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _started(what: Rehearsed, node: NodeName, role: Role) -> AsyncIterator[None]:
+async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator[None]:
     """Start one QEMU, ask it, and end it behind the block; raises `_Wrong`."""
     with tempfile.TemporaryDirectory(prefix="coloctl-doctor-") as made:
         folder = Path(made) / node  # as in the pair's own folder: a wire on one host leads there
@@ -157,7 +157,7 @@ def _wrong(name: str, error: ColoctlError) -> _Wrong:
     return _Wrong(Precondition(name, Severity.ERROR, error.message, error.hint or ""))
 
 
-def _hint(what: Rehearsed) -> str:
+def _hint(what: StartedAs) -> str:
     """The next thing to try with a QEMU that did not start."""
     dialogue = f"`coloctl start {what.spec.source or 'SPEC'} --dry-run` prints the command line"
     if not what.spec.guest.extra_args:
@@ -165,7 +165,7 @@ def _hint(what: Rehearsed) -> str:
     return f"{dialogue}; an address in guest.extra_args is opened by the QEMUs of both nodes"
 
 
-async def _command(what: Rehearsed, node: NodeName, role: Role, folder: Path) -> cmdline.Launch:
+async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) -> cmdline.Launch:
     """Build the command line of a start, its images below empty overlays in ``folder``."""
     spec, binary, run = what.spec, what.binary, what.hosts[node].run
     tool = image.tool(binary.path)

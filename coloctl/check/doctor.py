@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from coloctl import paths
-from coloctl.check.command import Rehearsed, examine_command_lines, rehearsable
+from coloctl.check.command import StartedAs, examine_command_lines, rehearsable
 from coloctl.check.disks import examine_disks
 from coloctl.check.finding import Precondition, Severity, guarded, of_check
 from coloctl.check.machine import available_mib, unusable
@@ -109,7 +109,7 @@ async def _command_lines(
     accel = await launch.accelerator(binary, spec.guest.accel)
     found = await inspect(binary, hosts["a"])
     plugin = freshcode.find(binary) if accel == "tcg" else None
-    return await examine_command_lines(Rehearsed(pair, hosts, found, accel, plugin, blank))
+    return await examine_command_lines(StartedAs(pair, hosts, found, accel, plugin, blank))
 
 
 async def _runs(spec: PairSpec, host: Host) -> bool:

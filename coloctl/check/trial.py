@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from coloctl import probe_cache
-from coloctl.check.rehearsal import rehearse
+from coloctl.check.trial_run import rehearse
 from coloctl.check.verdict import ColoSupport, Direction, FullVerdict
 from coloctl.clock import Deadline
 from coloctl.colo.known_bugs import named

@@ -24,7 +24,7 @@ def quantile(values: Iterable[float], share: float) -> float | None:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-class CheckpointLedger:
+class CheckpointStats:
     """The checkpoints of one node in one COLO session; times are seconds of QEMU's own clock."""
 
     def __init__(self) -> None:

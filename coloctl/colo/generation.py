@@ -194,8 +194,9 @@ async def write(
 async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
     """Note durably how the images of ``node`` lie, whose guest has ended.
 
-    The next start tells by that whether another program has written to them (`coloctl.colo.rest`).
-    Does nothing for disks that are not whole by themselves. Raises `ColoctlError`.
+    By that the next start knows whether another program has written to them
+    (`colo.last_write`). Does nothing for disks that are not whole by themselves.
+    Raises `ColoctlError`.
     """
     if not spec.disks:
         return

@@ -22,7 +22,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from coloctl import paths
-from coloctl.colo import companion, rest
+from coloctl.colo import companion, last_write
 from coloctl.colo.companion import Companion, CompanionRead, Word
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
@@ -71,7 +71,7 @@ async def look(spec: PairSpec, host: Host, node: NodeName) -> tuple[Companion, I
         return Companion(spec.name, node, doubt=error.message), {}
     near, far = await _places(spec, host, node, now)
     known = companion.weigh(spec.name, node, now, near, far)
-    return rest.checked(known, now, [place.word for place in (near, far) if place]), now
+    return last_write.checked(known, now, [place.word for place in (near, far) if place]), now
 
 
 async def _places(
@@ -129,7 +129,7 @@ async def put(
         if after is None:
             return
         if not at_rest:
-            after = replace(after, images=rest.forgotten(now))
+            after = replace(after, images=last_write.forgotten(now))
         wrong = await _store(host, Path(near.path), after) if near is not None else None
         if near is not None and wrong is None:
             after = replace(after, beside=after.serial)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coloctl.ha.divergence import proofs
-from coloctl.ha.roads import Gone, absence, both, gone, holder, members, owes
+from coloctl.ha.monitoring_path import Gone, absence, both, gone, holder, members, owes
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
 

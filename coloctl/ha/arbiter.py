@@ -19,7 +19,7 @@ from typing import Protocol
 from coloctl import flocks
 from coloctl.errors import FailoverRefused, PreconditionFailed
 from coloctl.host import durable
-from coloctl.host.aside import aside
+from coloctl.host.blocking import aside
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.sealed import NUMBER_MAX, seal, unseal
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coloctl.ha.analysis import ended_by_reset
-from coloctl.ha.doubts import diverged, misses, unheard
-from coloctl.ha.roads import holder, members
+from coloctl.ha.eligibility import diverged, misses, unheard
+from coloctl.ha.monitoring_path import holder, members
 from coloctl.ha.unfenced import goes_on
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
@@ -48,7 +48,7 @@ class Response(StrEnum):
     NOTHING = "nothing"
     REPORT = "report"
     GIVE_UP_IT = "give-up-it"  #: the node that the finding is about
-    GIVE_UP_BY_ROLE = "give-up-by-role"  #: both live: the one that `LINK_VICTIM` names
+    GIVE_UP_BY_ROLE = "give-up-by-role"  #: both live: the one that `LINK_LOSER` names
     ABANDON = "abandon"
     END = "end"
     BOOT = "boot"  #: the guest starts anew: alone, where its secondary would not survive that
@@ -58,7 +58,7 @@ class Response(StrEnum):
 
 #: Both live and cannot speak with each other: the other one keeps the guest. The primary does so by
 #: default, because its clients are there; the secondary would serve as well.
-LINK_VICTIM = Role.SECONDARY
+LINK_LOSER = Role.SECONDARY
 
 _D = Diagnosis
 _C = Response
@@ -113,7 +113,7 @@ ALONE: Mapping[Diagnosis, Response] = {
 
 #: One node is already held for lost. Where both answer again, the primary has the newest guest, and
 #: whether its session with the secondary still holds is not known: it goes on alone.
-PARTING: Mapping[Diagnosis, Response] = {
+FAILING_OVER: Mapping[Diagnosis, Response] = {
     **TOGETHER,
     **dict.fromkeys(
         (_D.HEALTHY, _D.MONITOR_HUNG, _D.GUEST_RESET, _D.GUEST_PANIC), _C.GIVE_UP_BY_ROLE
@@ -126,11 +126,11 @@ COURSES: Mapping[Protection, Mapping[Diagnosis, Response]] = {
     Protection.RESYNC: JOINING,
     Protection.MIGRATING: JOINING,
     Protection.COLO: TOGETHER,
-    Protection.FAILOVER: PARTING,
+    Protection.FAILOVER: FAILING_OVER,
 }
 
 #: These acts decide about the pair themselves.
-SOVEREIGN = frozenset({"failover", "stop", "adopt"})
+DECIDING_ACTS = frozenset({"failover", "stop", "adopt"})
 
 
 def decide(
@@ -154,7 +154,7 @@ def decide(
 def _held_back(finding: Finding, seen: Observation, acting: str, pair: str) -> Decision | None:
     said = finding.sentence()
     if seen.protection is Protection.FAILED:
-        if acting in SOVEREIGN:
+        if acting in DECIDING_ACTS:
             return Decision(Action.WAIT, None, f"{said} '{acting}' is under way.")
         if seen.unfenced is not None:
             may, why = goes_on(seen.unfenced, seen, pair)
@@ -165,7 +165,7 @@ def _held_back(finding: Finding, seen: Observation, acting: str, pair: str) -> D
         return Decision(
             Action.WAIT, None, f"{said} `coloctl failover {pair} --force` tries it again."
         )
-    if acting in SOVEREIGN:
+    if acting in DECIDING_ACTS:
         return Decision(Action.WAIT, None, f"{said} '{acting}' is under way.")
     return None
 
@@ -190,7 +190,7 @@ def _on_course(
     if course is Response.GIVE_UP_BY_ROLE:
         # One whose failover went no further than the proof of its death is seen no more.
         left = members(seen)
-        lost = other(left[0]) if len(left) == 1 else holder(seen, LINK_VICTIM)
+        lost = other(left[0]) if len(left) == 1 else holder(seen, LINK_LOSER)
         if finding.diagnosis not in (Diagnosis.LINK_BROKEN, Diagnosis.GUEST_HELD):
             said += " The pair is already held for broken, so one node goes on alone."
     if lost is None:

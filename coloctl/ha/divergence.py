@@ -1,7 +1,9 @@
 """Whether a secondary's guest is still the guest, told from what both guests do; pure.
 
-`ha.deeds` and `ha.processors` tell what only the secondary does; `ha.analysis` and `ha.doubts` ask
-`proofs` what that proves. Invariant: what a sound secondary may do never accuses it. It runs ahead
+`ha.unmatched` and `ha.processors` tell what only the secondary does; `ha.analysis` and
+`ha.eligibility` ask `proofs` what that proves.
+
+Invariant: what a sound secondary may do never counts against it. It runs ahead
 of the primary or behind it, at other moments, with other timestamps; it repeats after each
 checkpoint what it had done before; on a starved machine it is late. So only what the primary does
 not do within a grace counts, and signs that a slow secondary shares with a ruined one count

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from coloctl.clock import CLOCK, Clock
-from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.errors import MonitorError
 from coloctl.ha.limits import Shown, limits_of
 from coloctl.ha.link import LinkWatch, Timed, channels
@@ -52,7 +52,7 @@ class Context:
     """What only the supervisor knows."""
 
     protection: Protection
-    ledger: CheckpointLedger | None = None  #: of the primary while it is in COLO
+    stats: CheckpointStats | None = None  #: of the primary while it is in COLO
     period_ms: float = 0.0  #: between two checkpoints, as QEMU was told
     boots_alone: bool = False  #: as `Observation.boots_alone`
     contrast: Contrast = field(default_factory=Contrast)  #: as `Observation.contrast`
@@ -60,7 +60,7 @@ class Context:
     vouched: bool = False  #: as `Observation.vouched`
 
 
-class _Road:
+class _Probe:
     """One monitor of one QEMU: one question at a time, and how long its answer has been owed."""
 
     def __init__(self, monitor: Monitor, question: Command, clock: Clock) -> None:
@@ -94,14 +94,14 @@ class _Road:
         self._asked_s, self._owed, self.silent_ms = None, False, 0.0
 
 
-class _Pulse:
+class _NodeProbes:
     """One QEMU, by every road that leads to it."""
 
     def __init__(self, vm: VM, role: Role, clock: Clock) -> None:
         self.vm, self.role = vm, role
         self.notices: dict[str, None] = {}  # in the order in which they came
-        self.rescue = _Road(vm.monitor, qmp.query_yank(), clock)
-        self.command = _Road(vm.monitor, qmp.query_status(), clock)
+        self.rescue = _Probe(vm.monitor, qmp.query_yank(), clock)
+        self.command = _Probe(vm.monitor, qmp.query_status(), clock)
         self._cpu_s: float | None = None
         self._idle_ms: float | None = None  # since it used CPU time; None: not since it is silent
 
@@ -161,7 +161,7 @@ class _Pulse:
 
 
 class _Progress:
-    """Whether checkpoints come and end, told from the primary's ledger."""
+    """Whether checkpoints come and end, told from the primary's stats."""
 
     def __init__(self) -> None:
         self._mark: object = None
@@ -169,14 +169,14 @@ class _Progress:
         self.held_ms = self.overdue_ms = 0.0
 
     def beat(self, awake_ms: float, context: Context) -> None:
-        ledger = context.ledger
+        stats = context.stats
         # Another period begins a new wait: the last one was not asked for any more.
-        mark = ledger and (ledger, ledger.count, ledger.stopped_at, context.period_ms)
+        mark = stats and (stats, stats.count, stats.stopped_at, context.period_ms)
         self._still_ms = self._still_ms + awake_ms if mark == self._mark else 0.0
         self._mark = mark
-        held = ledger is not None and ledger.stopped_at is not None
+        held = stats is not None and stats.stopped_at is not None
         self.held_ms = self._still_ms if held else 0.0
-        due = ledger is not None and not held
+        due = stats is not None and not held
         self.overdue_ms = max(0.0, self._still_ms - context.period_ms) if due else 0.0
 
 
@@ -185,7 +185,7 @@ class Heartbeat:
 
     def __init__(self, spec: PairSpec, clock: Clock = CLOCK, *, timed: Timed = ignore) -> None:
         self._spec, self._clock, self._timed = spec, clock, timed
-        self._pulses: dict[NodeName, _Pulse] = {}
+        self._pulses: dict[NodeName, _NodeProbes] = {}
         self._link: LinkWatch | None = None
         self._progress = _Progress()
         self._number = 0
@@ -198,7 +198,7 @@ class Heartbeat:
             pulse.role = role
             pulse.notices.clear()
         else:
-            self._pulses[node] = _Pulse(vm, role, self._clock)
+            self._pulses[node] = _NodeProbes(vm, role, self._clock)
 
     def leave(self, node: NodeName) -> None:
         """Nobody sits at ``node``."""
@@ -338,8 +338,8 @@ class Heartbeat:
         )
 
     def _limits(self, context: Context) -> Limits:
-        ledger, memory_mib = context.ledger, self._spec.guest.memory_mib
-        shown = Shown() if ledger is None else Shown(ledger.count, ledger.longest_pause_s * 1000)
+        stats, memory_mib = context.stats, self._spec.guest.memory_mib
+        shown = Shown() if stats is None else Shown(stats.count, stats.longest_pause_s * 1000)
         return limits_of(
             self._spec.detection,
             context.protection,

@@ -12,7 +12,7 @@ from typing import Any
 
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import Action, decide
-from coloctl.ha.roads import holder, members
+from coloctl.ha.monitoring_path import holder, members
 from coloctl.model.observation import Diagnosis, Life, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coloctl.ha.doubts import misses, unheard
+from coloctl.ha.eligibility import misses, unheard
 from coloctl.model.observation import Life, Observation
 from coloctl.model.pair import NodeName, other
 from coloctl.model.protection import Protection

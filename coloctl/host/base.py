@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from coloctl.host.access import Access
 from coloctl.host.delivery import Deliveries
-from coloctl.host.doors import Doors
 from coloctl.host.files import Files
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
 from coloctl.host.watching import Beacon, Conversation, FirstConnection, FirstPacket
@@ -157,7 +157,7 @@ class Process(Protocol):
         ...
 
 
-class Host(Files, Doors, Protocol):
+class Host(Files, Access, Protocol):
     """Where processes run. Every wait has a deadline; errors are those of `coloctl.errors`."""
 
     @property

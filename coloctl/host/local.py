@@ -20,7 +20,7 @@ from typing import Self, TypeVar
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import aside, disk, durable, grip, locks
+from coloctl.host import blocking, disk, durable, locks, resource_use
 from coloctl.host.base import (
     Channel,
     Completed,
@@ -33,9 +33,9 @@ from coloctl.host.beacon import DatagramBeacon, udp_beacon
 from coloctl.host.channel import carries, connect_pair, listen_at
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
-from coloctl.host.doorkeeper import Doorkeeper
 from coloctl.host.launch import Captured, Talking, discard, spawn, start_captured, start_talking
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speaker
+from coloctl.host.local_access import LocalAccess
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess
 from coloctl.host.program import Program, adopt_program, kill_program
@@ -53,7 +53,7 @@ REAP_S = 2.0
 OUTPUT_LIMIT = 16 * 1024 * 1024
 
 
-class LocalHost(Doorkeeper):
+class LocalHost(LocalAccess):
     """The machine and namespace that this process runs in; implements `Host`."""
 
     def __init__(self, name: str = "local", enter: Callable[[], None] | None = None) -> None:
@@ -70,7 +70,7 @@ class LocalHost(Doorkeeper):
                 self._inner.submit(enter).result()
             udp = socket.AF_INET, socket.SOCK_DGRAM
             self._control = self._inner.submit(socket.socket, *udp).result()
-            self._links = self._inner.submit(grip.links).result()
+            self._links = self._inner.submit(resource_use.links).result()
         except BaseException:
             self._inner.shutdown()
             raise
@@ -139,7 +139,7 @@ class LocalHost(Doorkeeper):
         self, *, images: Collection[Path], taps: Collection[str]
     ) -> tuple[str, ...]:
         """See `Host.still_held`: some 50 microseconds each; no disk that hangs is waited for."""
-        return await grip.held(images, taps, self._links)
+        return await resource_use.held(images, taps, self._links)
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
         """See `Host.speaker`."""
@@ -251,17 +251,17 @@ class LocalHost(Doorkeeper):
 
     async def identify(self, path: Path) -> DiskIdentity:
         """See `Host.identify`. Namespaces of this machine share its disks."""
-        return await aside.aside(lambda: disk.identify(path))
+        return await blocking.aside(lambda: disk.identify(path))
 
     scratch = staticmethod(Scratch)  # namespaces of this machine share its memory
 
     async def read_file(self, path: Path, limit: int) -> bytes | None:
         """See `Host.read_file`. Namespaces of this machine share its files."""
-        return await aside.aside(lambda: durable.read(path, limit))
+        return await blocking.aside(lambda: durable.read(path, limit))
 
     async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
         """See `Host.write_durably`."""
-        await aside.replace(path, content, make_folder=make_folder)
+        await blocking.replace(path, content, make_folder=make_folder)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """See `Host.run`. Cancelled or late, the program and its children are killed."""

@@ -19,7 +19,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from coloctl.host.doors import Caller
+from coloctl.host.access import Caller
 from coloctl.model.wires import Address, Endpoint
 
 _PIDFD_GETFD = 438  # the same on every architecture (asm-generic/unistd.h)

@@ -23,8 +23,8 @@ from coloctl.clock import Deadline
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.base import Death, DeathProof, Identity
 from coloctl.host.gone import GoneProcess
-from coloctl.host.kin import Kin, holder
 from coloctl.host.process import LocalProcess, adopt, identity_of
+from coloctl.host.process_tree import ProcessTree, holder
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Program:
         self._main = leader if main is None else main
         self._settled = main is not None
         self._alone = False  #: one process, and no other when it was last looked at
-        self._kin = Kin(leader.identity, sockets, leader.node)
+        self._kin = ProcessTree(leader.identity, sockets, leader.node)
         self._note_life()
 
     def __repr__(self) -> str:

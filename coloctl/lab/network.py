@@ -18,7 +18,7 @@ from coloctl.errors import LabError
 from coloctl.lab import devices, layout, netns, tun
 from coloctl.lab.layout import ROLES, WIRES
 from coloctl.lab.link import Link, netlink
-from coloctl.lab.tenants import evict
+from coloctl.lab.processes import evict
 
 
 class Lab:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 
 from coloctl import __version__
 from coloctl.clock import CLOCK, Clock
-from coloctl.metrics.sight import Exposure, Sight, ViewCollector
+from coloctl.metrics.snapshot import Exposure, Sight, ViewCollector
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact, Protection
@@ -24,8 +24,8 @@ from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
 ROADS = ("rescue", "command", "link")
-#: Everything whose silence has a limit (`ha.roads`): the probes, what the kernel says of QEMU's own
-#: connections, and the primary's checkpoints.
+#: Everything whose silence has a limit (`ha.monitoring_path`): the probes, what the kernel says
+#: of QEMU's own connections, and the primary's checkpoints.
 SUSPECTS = (*ROADS, "data", "held", "overdue")
 OTHER = "other"
 CAUSES = (

@@ -3,7 +3,7 @@
 The rescue road is a second monitor with out-of-band execution, used only for ``query-yank``,
 ``yank`` and liveness: QEMU answers there from its monitor thread while the main loop waits for a
 dead peer. Both monitors emit every event; each is reported once, from the road that tells it first
-(`qmp.unison`), and recorded as the command road told it.
+(`qmp.event_merge`), and recorded as the command road told it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Self
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, Unreachable
 from coloctl.qmp.command import Command
+from coloctl.qmp.event_merge import EventMerger
 from coloctl.qmp.session import Event, RecordMessage, Session
-from coloctl.qmp.unison import Unison
 
 
 class EventStream:
@@ -91,7 +91,7 @@ class Monitor:
         self.node = node
         self.streams: set[EventStream] = set()
         self._lost = asyncio.Event()
-        self._unison = Unison(self._on_event, leading="command", following="rescue")
+        self._unison = EventMerger(self._on_event, leading="command", following="rescue")
         self._command: Session
         self._rescue: Session
 

@@ -28,10 +28,10 @@ from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
 from coloctl.supervisor.acts.cause import OPERATOR
+from coloctl.supervisor.discovery import DiscoveredNode, lives, look, with_strays
+from coloctl.supervisor.lost_journal import infer_belief
 from coloctl.supervisor.reconcile import Belief, KnownQemu, Move, MovePlan, believe, reconcile
-from coloctl.supervisor.sighting import Sighting, lives, look, with_strays
 from coloctl.supervisor.state import PairState
-from coloctl.supervisor.surmise import surmise
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 #: Setting the checkpoint period of a pair in COLO, seconds.
 DELAY_DEADLINE_S = 10.0
 
-Sightings = dict[NodeName, Sighting]
+Sightings = dict[NodeName, DiscoveredNode]
 
 #: Acts in which a QEMU may have been launched and not yet written down.
 _LAUNCHING = frozenset({"start", "protect", "switchover"})
@@ -67,7 +67,7 @@ class Adoption:
         """Give every QEMU that matters its seat, and the pair the state that was believed.
 
         What needs no act of its own is done: a protection that was half-way is undone, a pair
-        without a guest is swept. Raises what `sighting.look` and `surmise` raise; nothing was
+        without a guest is swept. Raises what `sighting.look` and `infer_belief` raise; nothing was
         changed then.
         """
         state = self.state
@@ -126,14 +126,14 @@ class Adoption:
         )
 
     async def _surmise(self, launches: Mapping[NodeName, KnownQemu], seen: Sightings) -> Belief:
-        """Believe what the QEMUs, the images and the last claim show; raises as `surmise`."""
+        """Believe what the QEMUs, the images and the last claim show; raises as `infer_belief`."""
         state = self.state
         claim = await open_arbiter(state.spec, state.ground.folder).current()
         companions: Companions | None = None
         with contextlib.suppress(ColoctlError):  # what cannot be read is unknown
             companions = await generation.read(state.spec, state.ground.hosts)
         found = {node: one.found for node, one in seen.items()}
-        return surmise(state.spec.name, launches, found, companions, claim)
+        return infer_belief(state.spec.name, launches, found, companions, claim)
 
     def _write_down(self) -> None:
         """Record what was concluded: the next supervisor reads it in the journal."""
@@ -327,7 +327,7 @@ class Adoption:
             state.note(Fact.GUEST_GONE, "The guest ended while no supervisor watched.")
 
 
-def _as(belief: Belief, node: NodeName, one: Sighting) -> Sighting:
+def _as(belief: Belief, node: NodeName, one: DiscoveredNode) -> DiscoveredNode:
     """Give what was found the role that is believed of it."""
     if node not in belief.launches or one.found.role is belief.launches[node].role:
         return one

@@ -18,9 +18,9 @@ from dataclasses import replace
 
 from coloctl.clock import Clock
 from coloctl.errors import MonitorError
-from coloctl.ha.deeds import DEEDS, Deeds, Moment, Words
 from coloctl.ha.divergence import next_unmatched, proofs
 from coloctl.ha.processors import SUSPECT_UNMATCHED, ProcessorLoad, Worked
+from coloctl.ha.unmatched import GUEST_EVENTS, Moment, UnmatchedEvents, Words
 from coloctl.host import threads
 from coloctl.model import event as records
 from coloctl.model.event import Kind
@@ -29,7 +29,7 @@ from coloctl.model.pair import Role
 from coloctl.model.view import Presence
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
-from coloctl.supervisor import looking
+from coloctl.supervisor import cpu_sampling
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
@@ -73,8 +73,8 @@ class _Session:
         assert primary.vm is not None and secondary.vm is not None
         self.primary, self.secondary = primary, secondary
         self.vms = primary.vm, secondary.vm
-        self.looking = looking.Looking(primary, secondary, clock)
-        self.deeds, self.load = Deeds(), ProcessorLoad()
+        self.looking = cpu_sampling.CpuSampling(primary, secondary, clock)
+        self.deeds, self.load = UnmatchedEvents(), ProcessorLoad()
         self.unmatched, self.deaf = 0, False
         self.processors: tuple[list[int], list[int]] | None = None
         self._words = Words()  # touched by `read` alone, which runs in a thread
@@ -85,12 +85,12 @@ class _Session:
 
     def moment(self, at_s: float) -> Moment:
         """Return that moment by the clock, by the checkpoints and by the primary's processors."""
-        ledger, free_s = self.primary.ledger, None
+        stats, free_s = self.primary.stats, None
         if self.processors is not None:
             worked = threads.worked(self.vms[0].process.identity.pid, self.processors[0])
             if worked:
-                free_s = at_s - ledger.held_s - max(waited for _, waited in worked)
-        return Moment(at_s, ledger.count, free_s)
+                free_s = at_s - stats.held_s - max(waited for _, waited in worked)
+        return Moment(at_s, stats.count, free_s)
 
     def read(self, moment: Moment) -> None:
         """Read both consoles and compare what is new; for a thread, one call at a time."""
@@ -136,7 +136,7 @@ class _Session:
             found = threads.worked(vm.process.identity.pid, tids)
             if found is None:
                 return
-            worked.append(Worked(at_s, seat.ledger.held_s, found))
+            worked.append(Worked(at_s, seat.stats.held_s, found))
         self.load.feed(*worked)
 
 
@@ -151,13 +151,13 @@ class Contrasting:
         self._reading, self._read_s = False, -math.inf
 
     def hear(self, seat: Seat, event: Event) -> None:
-        """Note what an event of QEMU says about its guest; the ledger has counted it already."""
+        """Note what an event of QEMU says about its guest; the stats has counted it already."""
         session = self._session
         if session is None or seat.vm not in session.vms:
             return
         now_s = self.state.clock.now()
         of_primary = seat is session.primary
-        if (deed := DEEDS.get(event.name)) is not None:
+        if (deed := GUEST_EVENTS.get(event.name)) is not None:
             if event.data.get("action") == "ignore":  # memory of the host that no guest used
                 return
             if of_primary:
@@ -185,7 +185,7 @@ class Contrasting:
             await self._find_processors(session)
         await self._read(session)
         self.sample()
-        self._look(session, looking.BRIEFLY)
+        self._look(session, cpu_sampling.BRIEFLY)
 
     def sample(self) -> None:
         """Look at the processors; oftener than `tick`, so that a short spin is not averaged away.
@@ -195,7 +195,7 @@ class Contrasting:
         session = self._session
         if session is None or session is not self._attend():
             return
-        if not any(seat.ledger.stopped_at for seat in (session.primary, session.secondary)):
+        if not any(seat.stats.stopped_at for seat in (session.primary, session.secondary)):
             self._weigh(session)
 
     async def _read(self, session: _Session) -> None:
@@ -257,7 +257,7 @@ class Contrasting:
 
     def _count(self, session: _Session) -> None:
         """A checkpoint has begun: was it forced because an answer had no twin?"""
-        period_s = session.primary.ledger.last_period_s
+        period_s = session.primary.stats.last_period_s
         asked = self.state.act or self.state.beside.asking  # it was no answer that forced it
         if period_s is None or asked:
             return
@@ -274,9 +274,9 @@ class Contrasting:
         session.deeds.judge(session.moment(now_s))
         session.feed_load(now_s)
         if session.unmatched >= SUSPECT_UNMATCHED:
-            self._look(session, looking.CLOSELY)
+            self._look(session, cpu_sampling.CLOSELY)
         elif session.load.uneven:
-            self._look(session, looking.BRIEFLY)
+            self._look(session, cpu_sampling.BRIEFLY)
         self._conclude(session)
 
     def _look(self, session: _Session, patience: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from coloctl.ha.decision import decide
-from coloctl.ha.roads import roads
+from coloctl.ha.monitoring_path import roads
 from coloctl.ha.triggers import triggers
 from coloctl.model.observation import Diagnosis, Finding
 from coloctl.model.protection import Protection

@@ -24,9 +24,9 @@ from coloctl.model.qapi import RunState
 from coloctl.model.view import Merge
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
+from coloctl.supervisor.heartbeat_driver import HeartbeatDriver
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
-from coloctl.supervisor.vigil import Vigil
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ class Held:
     def __init__(
         self,
         state: PairState,
-        vigil: Vigil,
+        vigil: HeartbeatDriver,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.state = state
-        self._vigil, self._spawn = vigil, spawn
+        self._driver, self._spawn = vigil, spawn
         self._vm: VM | None = None  #: whose writes and stops these are
         self._bad: set[_Write] = set()  #: writes that a child failed and perhaps another has
         self._lasting: set[str] = set()  #: children that missed something before these
@@ -83,10 +83,10 @@ class Held:
         left = {one[0] for one in self._bad} | self._lasting
         for child in children - left:
             if not blockdev.is_replica(child):
-                self._vigil.forget(primary.name, "local-write-error")
+                self._driver.forget(primary.name, "local-write-error")
                 continue
             replica = self.state.seats[other(primary.name)]
-            self._vigil.forget(primary.name, "replica-write-error")
+            self._driver.forget(primary.name, "replica-write-error")
             replica.missed_write = False
             note = {"missed-nothing": "a write that no disk has was never acknowledged"}
             self.state.record(Kind.NOTE, node=replica.name, data=note)
@@ -103,7 +103,7 @@ class Held:
             return
         if self._since_s is None:
             self._since_s = now
-        self._vigil.note(primary.name, "guest-held")
+        self._driver.note(primary.name, "guest-held")
         if state.protection is not Protection.UNPROTECTED or state.act:
             return
         self._explain(
@@ -122,7 +122,7 @@ class Held:
     def _over(self, primary: Seat, now: float) -> None:
         if self._since_s is not None and primary.view.run_state is RunState.RUNNING:
             for name in ("guest-held", "local-write-error"):
-                self._vigil.forget(primary.name, name)
+                self._driver.forget(primary.name, name)
             if self.state.protection is Protection.UNPROTECTED:
                 self._explain(
                     primary,

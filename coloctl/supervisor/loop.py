@@ -25,17 +25,17 @@ from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
 from coloctl.supervisor import acts
+from coloctl.supervisor.auto_reprotect import AutoReprotect
 from coloctl.supervisor.contrast import Contrasting
+from coloctl.supervisor.heartbeat_driver import HeartbeatDriver
 from coloctl.supervisor.held import Held
-from coloctl.supervisor.keeper import Keeper
 from coloctl.supervisor.pacing import Pacing
-from coloctl.supervisor.remedy import Remedy
+from coloctl.supervisor.reactor import Reactor
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.settling import Settling
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.taps import TapWatch
 from coloctl.supervisor.verifying import Verifying
-from coloctl.supervisor.vigil import Vigil
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class Supervisor:
         #: For the metrics: each answered probe of the heartbeat, and each observation.
         self.timed: Callable[[str, str, float], None] = lambda _node, _road, _seconds: None
         self.heard: Callable[[Observation], None] = lambda _seen: None
-        self._vigil = Vigil(state, self._on_beat, self._on_answer)
-        self._remedy = Remedy(state, self._vigil.look, self._spawn)
-        self._keeper = Keeper(state, self.watch, self.entered, self._spawn)
+        self._driver = HeartbeatDriver(state, self._on_beat, self._on_answer)
+        self._reactor = Reactor(state, self._driver.look, self._spawn)
+        self._auto_reprotect = AutoReprotect(state, self.watch, self.entered, self._spawn)
         self._pacing = Pacing(state, self._spawn)
-        self._held = Held(state, self._vigil, self._spawn)
-        self._settling = Settling(state, self._spawn, self._vigil.settled)
+        self._held = Held(state, self._driver, self._spawn)
+        self._settling = Settling(state, self._spawn, self._driver.settled)
         self._contrast = Contrasting(state, self._spawn)
         self._taps = TapWatch(state)
         state.beside.settle = self._contrast.settle
@@ -73,7 +73,7 @@ class Supervisor:
     async def run(self, until: asyncio.Event) -> None:
         """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
-            beating = self._tasks.create_task(self._vigil.run())
+            beating = self._tasks.create_task(self._driver.run())
             comparing = self._tasks.create_task(self._compare_guests())
             tidying = self._tasks.create_task(self._bound_logs())
             tending = self._tasks.create_task(self._tend())
@@ -82,9 +82,9 @@ class Supervisor:
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
                 )
-                self.state.arrears.settle()
+                self.state.pending_records.settle()
                 self._held.tick()
-                self._keeper.tick()
+                self._auto_reprotect.tick()
                 self.verifying.tick()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(OBSERVE_PERIOD_S):
@@ -100,8 +100,8 @@ class Supervisor:
             tending.cancel()
             self._settling.end()
             self.verifying.end()
-            self._remedy.end()
-            self._keeper.end()
+            self._reactor.end()
+            self._auto_reprotect.end()
             self._held.end()
 
     async def _tend(self) -> None:
@@ -143,8 +143,8 @@ class Supervisor:
     def watch(self, seat: Seat) -> None:
         """The QEMU that has just sat down is watched from here on."""
         assert self._tasks is not None
-        self._remedy.deaths.pop(seat.name, None)
-        self._vigil.begin()
+        self._reactor.deaths.pop(seat.name, None)
+        self._driver.begin()
         seat.watch(self._tasks, self._on_event, self._on_death)
 
     def missed(self, seat: Seat, name: str, **data: Any) -> None:
@@ -164,7 +164,7 @@ class Supervisor:
         if self.state.protection is not Protection.COLO:
             self._drop_guard()
         try:
-            self._remedy.hear(seen)
+            self._reactor.hear(seen)
             self.heard(seen)
         except Exception:
             log.exception("An observation was not understood")
@@ -217,7 +217,7 @@ class Supervisor:
 
     def _hear(self, seat: Seat, event: Event) -> None:
         pause = seat.count(event)
-        self._vigil.hear(seat.name, event)
+        self._driver.hear(seat.name, event)
         self._contrast.hear(seat, event)
         emit = self.state.emit
         emit(
@@ -240,11 +240,11 @@ class Supervisor:
         elif not seat.in_colo:
             return
         elif event.name == "STOP":
-            checkpoint = {"node": seat.name, "phase": "begin", "count": seat.ledger.count}
+            checkpoint = {"node": seat.name, "phase": "begin", "count": seat.stats.count}
             emit("CHECKPOINT", checkpoint)
             self._pacing.stopped(seat)
         elif pause is not None:
-            checkpoint = {"node": seat.name, "phase": "end", "count": seat.ledger.count}
+            checkpoint = {"node": seat.name, "phase": "end", "count": seat.stats.count}
             emit("CHECKPOINT", {**checkpoint, "pause-ms": round(pause * 1000, 1)})
             self._pacing.resumed(seat, pause)
 
@@ -265,7 +265,7 @@ class Supervisor:
 
     async def _on_death(self, seat: Seat, death: Death) -> None:
         """It is shown, and what follows from it has begun."""
-        self._remedy.deaths[seat.name] = death
+        self._reactor.deaths[seat.name] = death
         if seat.retired:
             return
         seat.view = replace(
@@ -278,4 +278,4 @@ class Supervisor:
             self.state.record(Kind.OBSERVATION, node=seat.name, data=data)
         except ColoctlError as error:
             log.error("The death of node %s is not in the journal: %s", seat.name, error.message)
-        self._on_beat(self._vigil.look())
+        self._on_beat(self._driver.look())

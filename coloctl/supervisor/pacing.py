@@ -57,7 +57,7 @@ class Pacing:
 
     def resumed(self, primary: Seat, pause_s: float) -> None:
         """A checkpoint is complete: it says something, unless somebody asked for it."""
-        period_s = primary.ledger.last_period_s
+        period_s = primary.stats.last_period_s
         if self._paces() and not self._asked and not self._is_setting() and period_s is not None:
             wait_ms = self.state.tuning.compare_timeout_ms
             self.state.pace = self.state.pace.after(pause_s * 1000, period_s * 1000, wait_ms)

@@ -1,6 +1,6 @@
 """Decide what becomes of a pair whose supervisor died: belief against observation; pure.
 
-Called by `supervisor.adopt`; `supervisor.surmise` makes the belief where the journal has none.
+Called by `supervisor.adopt`; `supervisor.lost_journal` makes the belief where the journal has none.
 Invariants, over everything that can be believed and found: no plan leaves two guests running; a
 secondary is promoted only where the journal says that a checkpoint completed in this generation and
 its disk missed nothing; a guest that runs is never ended unless its end was under way.

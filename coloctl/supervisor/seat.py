@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.errors import MonitorError
 from coloctl.host.base import Death
 from coloctl.machine import freshcode
@@ -33,7 +33,7 @@ class Seat:
 
     view: NodeView
     vm: VM | None = None
-    ledger: CheckpointLedger = field(default_factory=CheckpointLedger)
+    stats: CheckpointStats = field(default_factory=CheckpointStats)
     in_colo: bool = False  #: its STOP and RESUME events are those of checkpoints
     missed_write: bool = False  #: the guest wrote what its replica's disk does not hold
     diverged: bool = False  #: its guest is not the guest any more
@@ -73,7 +73,7 @@ class Seat:
         self.vm = vm
         self.retired = self.missed_write = self.diverged = False
         self.reported_s = -math.inf
-        self.ledger, self.in_colo = CheckpointLedger(), False
+        self.stats, self.in_colo = CheckpointStats(), False
         self.view = NodeView(
             name=self.view.name,
             host=self.view.host,
@@ -129,18 +129,18 @@ class Seat:
                 on_event(self, event)
 
     def count(self, event: Event) -> float | None:
-        """The ledger knows of ``event``; answers the pause when it ended a checkpoint, seconds."""
+        """The stats knows of ``event``; answers the pause when it ended a checkpoint, seconds."""
         status = MigrationStatus(event.data.get("status", "none"))
         if event.name == "MIGRATION":
             self.in_colo = status is MigrationStatus.COLO
             if self.in_colo:
-                self.ledger = CheckpointLedger()
+                self.stats = CheckpointStats()
         elif not self.in_colo:
             return None
         elif event.name == "STOP":
-            self.ledger.stop(event.at_s)
+            self.stats.stop(event.at_s)
         elif event.name == "RESUME":
-            return self.ledger.resume(event.at_s)
+            return self.stats.resume(event.at_s)
         return None
 
     async def observe(self, deadline_s: float) -> None:

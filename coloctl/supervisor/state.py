@@ -27,9 +27,9 @@ from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.tuning import Tuning
 from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, settings_view
-from coloctl.supervisor.arrears import Arrears
 from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
+from coloctl.supervisor.pending_records import PendingRecords
 from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
@@ -64,7 +64,9 @@ class PairState:
         self.recorders = {node: FlightRecorder() for node in NODES}
         self._history = History(ground.folder / FILE)
         self._fence: Mapping[str, Any] | None = None  #: of the failover under way
-        self.arrears = Arrears(journal)  #: the journal, and what it could not take yet
+        self.pending_records = PendingRecords(
+            journal
+        )  #: the journal, and what it could not take yet
         self._protection = Protection.DOWN
         self._reason = "Nothing was started yet."
         self._since = clock.now()
@@ -154,10 +156,10 @@ class PairState:
     def record(self, kind: Kind, **fields: Any) -> None:
         """Write it to the journal, with the act under way and the generation.
 
-        Where that fails the record is kept, or `PreconditionFailed` is raised: see `Arrears`.
+        If that fails, keep the record, or raise `PreconditionFailed`: see `PendingRecords`.
         """
         known: dict[str, Any] = {"act": self._act_name, "generation": self.generation}
-        self.arrears.append(Record(kind=kind, **{**known, **fields}))
+        self.pending_records.append(Record(kind=kind, **{**known, **fields}))
 
     def remember_fence(self, node: NodeName, how: Mapping[str, Any]) -> None:
         """The journal has it; the history gets it with its failover, when there is time to wait."""
@@ -328,7 +330,7 @@ class PairState:
             since_s=round(now - self._since, 1),
             exposed_s=exposed,
             nodes={node: seat.view for node, seat in self.seats.items()},
-            checkpoints=primary.ledger.view(self.period_ms()) if primary else CheckpointView(),
+            checkpoints=primary.stats.view(self.period_ms()) if primary else CheckpointView(),
             progress=self._progress,
             supervisor_pid=os.getpid(),
             spec_path=str(self.spec.source or ""),
@@ -338,7 +340,7 @@ class PairState:
             protection_wanted=self.protection_wanted,
             exposure=self.exposure,
             copied=self.copied,
-            unwritten=self.arrears.sentence(),
+            unwritten=self.pending_records.sentence(),
             verified=self.beside.verified,
             turned_away=self.beside.turned_away(now),
             settings=settings_view(self.tuning, Tuning.of(self.pair_file)),

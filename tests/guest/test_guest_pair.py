@@ -116,10 +116,10 @@ async def late_connections(stage: Stage, lab: Lab, folder: Path, count: int) -> 
     with clients(lab, folder / "history", count, pause_ms=2000) as at_work:
         await at_work.connected()
         await at_work.acknowledged(1)
-        before = stage.state.seats["a"].ledger.count
+        before = stage.state.seats["a"].stats.count
         stage.primary.process.signal(signal.SIGKILL)
         await stage.until(lambda: stage.state.protection is Protection.FAILOVER)
-        between = stage.state.seats["a"].ledger.count - before
+        between = stage.state.seats["a"].stats.count - before
         await acts.failover(stage.state, None)
         await at_work.acknowledged(1)
         history = at_work.end()

@@ -102,7 +102,7 @@ def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
                 await load.acknowledged(5)
                 assert stage.state.protection is Protection.COLO
                 assert not [n for n, d in stage.events if n == "DIAGNOSIS"]
-                print("longest pause", stage.state.seats[stage.primary.node].ledger.longest_pause_s)
+                print("longest pause", stage.state.seats[stage.primary.node].stats.longest_pause_s)
                 load.end()
 
     asyncio.run(check())

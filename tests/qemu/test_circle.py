@@ -151,7 +151,7 @@ def test_protection_is_switched_off_and_on(tmp_path: Path, build: qemu.Build) ->
         primary = stage.primary.process.identity
         await acts.unprotect(stage.state)
         assert stage.state.protection is Protection.UNPROTECTED
-        stage.supervisor._keeper.tick()
+        stage.supervisor._auto_reprotect.tick()
         assert not stage.state.act and not stage.state.exposure
         await reprotect(stage)  # type: ignore[misc]
         with pytest.raises(PairBusy):

@@ -11,7 +11,7 @@ import pytest
 from support.pairs import Stage, firmware_spec, make_disks, qemu_io, supervised
 
 from coloctl.chaos.burners import burners
-from coloctl.ha.roads import Road, roads
+from coloctl.ha.monitoring_path import MonitoringPath, roads
 from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis, Life, Observation
 from coloctl.model.pair import NODES, PairSpec, Role
@@ -30,7 +30,7 @@ def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
     return spec
 
 
-def over(seen: Observation) -> list[Road]:
+def over(seen: Observation) -> list[MonitoringPath]:
     """The roads that have reached their limit."""
     return [road for road in roads(seen) if road.now_ms >= road.limit_ms]
 
@@ -65,7 +65,7 @@ def test_silence_comes_from_a_stopped_node_and_not_from_checkpoints_on_busy_proc
 ) -> None:
     async def check() -> None:
         async with supervised(spec) as stage:
-            reached: list[Road] = []
+            reached: list[MonitoringPath] = []
             answered: set[tuple[str, str]] = set()
             supervisor = stage.supervisor
             supervisor.heard = lambda seen: reached.extend(over(seen))

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from coloctl.check.probe import Report, probe
-from coloctl.check.rehearsal import CHECKPOINTS
 from coloctl.check.trial import holds_colo, try_out
+from coloctl.check.trial_run import CHECKPOINTS
 from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict
 from coloctl.host import open_host
 from coloctl.lab.qemu import Build

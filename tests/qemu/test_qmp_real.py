@@ -159,7 +159,7 @@ def test_events_come_once_with_qemus_time(build: qemu.Build, tmp_path: Path) -> 
 
 
 def test_both_monitors_tell_the_same_events_in_one_order(build: qemu.Build, tmp_path: Path) -> None:
-    """`qmp.unison` rests on that: an event has one timestamp, whoever is told of it."""
+    """`qmp.event_merge` rests on that: an event has one timestamp, whoever is told of it."""
 
     async def body(ours: dict[str, socket.socket]) -> None:
         heard: dict[str, list[Event]] = {"qmp": [], "rescue": []}

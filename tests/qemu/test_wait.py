@@ -18,7 +18,7 @@ import pytest
 from support.moments import Mortal, write_pair
 
 from coloctl import pairfile, paths
-from coloctl.control.daemon.newborn import Newborn, newborn
+from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
 from coloctl.control.daemon.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, NoSuchPair, Unreachable
 from coloctl.lab import qemu
@@ -36,9 +36,9 @@ def pair(
 
 
 @pytest.fixture
-def born(pair: Mortal) -> Iterator[Newborn]:
+def born(pair: Mortal) -> Iterator[SpawnedSupervisor]:
     """The pair's supervisor; no guest runs."""
-    with newborn(pairfile.load(pair.file)) as one:
+    with spawned_supervisor(pairfile.load(pair.file)) as one:
         try:
             yield one
         finally:
@@ -62,7 +62,7 @@ def waited(pair: Mortal, timeout_s: float) -> tuple[int, str, float]:
 
 
 def test_a_wait_ends_in_its_own_time_while_the_supervisor_is_frozen(
-    pair: Mortal, born: Newborn
+    pair: Mortal, born: SpawnedSupervisor
 ) -> None:
     assert waited(pair, 0.5)[0] == DeadlineMissed.exit_code  # it answers: the pair is down
     frozen = processes_of(pair)
@@ -81,7 +81,9 @@ def test_a_wait_ends_in_its_own_time_while_the_supervisor_is_frozen(
     assert short[2] < 0.75 * long[2], (short, long)
 
 
-def test_a_wait_for_a_supervisor_that_is_gone_ends_at_once(pair: Mortal, born: Newborn) -> None:
+def test_a_wait_for_a_supervisor_that_is_gone_ends_at_once(
+    pair: Mortal, born: SpawnedSupervisor
+) -> None:
     for pid in processes_of(pair):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

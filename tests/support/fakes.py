@@ -18,6 +18,7 @@ from fake_qmp import FakeQMP
 
 from coloctl.colo.launch import Ground
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
+from coloctl.host.access import Caller
 from coloctl.host.base import (
     Completed,
     Death,
@@ -28,7 +29,6 @@ from coloctl.host.base import (
     Process,
 )
 from coloctl.host.delivery import Deliveries, Sent
-from coloctl.host.doors import Caller
 from coloctl.host.watching import Beacon
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath

@@ -16,7 +16,7 @@ from coloctl import pairfile
 from coloctl.chaos.nemesis import FAULTS
 from coloctl.chaos.nemesis.fault import Ask, Blow, Ground, Staging
 from coloctl.chaos.scenario import Planned
-from coloctl.control.daemon.newborn import newborn
+from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import qemu
 from coloctl.lab.network import Lab
 
@@ -80,7 +80,7 @@ def playing(stage: Staging, *, protect: bool = True) -> Iterator[Scene]:
             stack.callback(_put_back, name, before)
         file = stage.home / f"{stage.name}.toml"
         write_small_pair(file, qemu.provide("11.1"), stage.qemu)
-        born = stack.enter_context(newborn(pairfile.load(file)))
+        born = stack.enter_context(spawned_supervisor(pairfile.load(file)))
 
         def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
             with born.connect() as client:

@@ -145,8 +145,8 @@ class Stage:
     async def checkpoints(self, more: int = 2) -> None:
         """That many checkpoints more have been taken."""
         seat = self.state.seats[self.primary.node]
-        goal = seat.ledger.count + more
-        await self.until(lambda: seat.ledger.count >= goal)
+        goal = seat.stats.count + more
+        await self.until(lambda: seat.stats.count >= goal)
 
     def at_step(self, step: str, deed: Callable[[], object]) -> None:
         """``deed`` is done the moment an act announces ``step``, once."""

@@ -18,7 +18,7 @@ from coloctl import paths, probe_cache
 from coloctl.check import machine
 from coloctl.check.finding import Severity
 from coloctl.cli.verbs.status import list_pairs, status
-from coloctl.control.daemon.newborn import claim
+from coloctl.control.daemon.spawn import claim
 from coloctl.errors import PreconditionFailed
 from coloctl.journal import Journal
 

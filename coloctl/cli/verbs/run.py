@@ -19,8 +19,8 @@ from coloctl.cli import complaint, streams
 from coloctl.cli.options import free_address, metrics_option
 from coloctl.cli.verbs.start import alone_option, load, preflight, spec_argument
 from coloctl.cli.views.progress import plain_line
-from coloctl.control.daemon.newborn import claim, end_stale, inherited, reclaim, stopped
 from coloctl.control.daemon.serve import serve
+from coloctl.control.daemon.spawn import claim, end_stale, inherited, reclaim, stopped
 from coloctl.control.listener import served
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.pair import PairSpec

@@ -25,10 +25,15 @@ from coloctl.cli.options import (
 )
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views.progress import drawing
-from coloctl.colo import alike, generation, inuse, launch
+from coloctl.colo import equal_disks, generation, inuse, launch
 from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
 from coloctl.control.client import ControlClient, ControlEvent
-from coloctl.control.daemon.newborn import Newborn, inherited, newborn, refuse_living
+from coloctl.control.daemon.spawn import (
+    SpawnedSupervisor,
+    inherited,
+    refuse_living,
+    spawned_supervisor,
+)
 from coloctl.errors import (
     LaunchError,
     MonitorError,
@@ -180,7 +185,7 @@ async def _dialogue(
             Protection.DOWN,
             primary=begin_on or generation.source(companions),
             protect=protect,
-            in_sync=protect and await alike.disks_alike(pair, ground, companions),
+            in_sync=protect and await equal_disks.disks_alike(pair, ground, companions),
         )
     finally:
         await ground.aclose()
@@ -208,7 +213,7 @@ def _answering(pair: PairSpec) -> ControlClient | None:
 def _take_over(left: PairSpec, request: StartRequest) -> dict[str, Any]:
     """The pair as its new supervisor found it."""
     free_address(request.metrics)
-    supervisor = Newborn(left, request.metrics, adopts=True)
+    supervisor = SpawnedSupervisor(left, request.metrics, adopts=True)
     with supervisor.connect() as client:
         return Acts(client).view()
 
@@ -221,7 +226,10 @@ def _start_new(request: StartRequest) -> dict[str, Any] | None:
     asyncio.run(preflight(request.pair, protect=request.protect))
     name = request.pair.name
     undone = f"Interrupted; the start of {name} was undone and nothing of it is left."
-    with complaint.on_interrupt(undone), newborn(request.pair, request.metrics) as supervisor:
+    with (
+        complaint.on_interrupt(undone),
+        spawned_supervisor(request.pair, request.metrics) as supervisor,
+    ):
         first = 0
         try:
             with supervisor.connect() as client:
@@ -232,18 +240,18 @@ def _start_new(request: StartRequest) -> dict[str, Any] | None:
             raise
         except OutcomeUnknown as error:
             _keep_successor(supervisor, first)
-            raise supervisor.obituary() or error from error
+            raise supervisor.exit_error() or error from error
         except LaunchError as error:
             # Its log goes with the pair's folder.
             error.hint = f"`coloctl start {request.pair.source} --dry-run` prints its command line"
             raise
         except MonitorError as error:
-            raise supervisor.obituary() or error from error
+            raise supervisor.exit_error() or error from error
         supervisor.keep()
     return view
 
 
-def _keep_successor(supervisor: Newborn, first: int) -> None:
+def _keep_successor(supervisor: SpawnedSupervisor, first: int) -> None:
     """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
     name = supervisor.name
     with contextlib.suppress(MonitorError), supervisor.connect() as client:

@@ -89,7 +89,7 @@ def _question(pair: str, force: bool) -> str:
 
 def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: str) -> None:
     """The supervisor is gone: what it left is ended and cleared, when that was asked for."""
-    from coloctl.control.daemon.newborn import end_stale
+    from coloctl.control.daemon.spawn import end_stale
     from coloctl.supervisor import leftovers
 
     folder = paths.pair_dir(pair)

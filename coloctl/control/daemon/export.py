@@ -14,7 +14,7 @@ from typing import Any
 
 from coloctl.control.daemon.http import Address, MetricsServer, parse_address
 from coloctl.errors import ColoctlError
-from coloctl.ha.roads import roads
+from coloctl.ha.monitoring_path import roads
 from coloctl.metrics import Metrics
 from coloctl.model.observation import Observation
 from coloctl.model.protection import Protection

@@ -23,8 +23,8 @@ from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing, Merge, Presence
 from coloctl.supervisor.acts import fencing, merge
 from coloctl.supervisor.acts.cause import OPERATOR, outcome, reason
+from coloctl.supervisor.acts.durable import claim_by_disks, require_place
 from coloctl.supervisor.acts.stop import end
-from coloctl.supervisor.acts.written import claim_by_disks, require_place
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.supervisor.survivor import choose

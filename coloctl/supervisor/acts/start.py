@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coloctl.colo import alike, generation, inuse, launch, overlays
+from coloctl.colo import equal_disks, generation, inuse, launch, overlays
 from coloctl.colo.companion import WHOLE
 from coloctl.colo.generation import Companion, Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
@@ -126,7 +126,7 @@ async def _start_guest(
     elif superseded or launch.boots_alone(spec, ground):
         await launch.require_same_sizes(spec, ground)
     else:
-        held = await alike.disks_alike(spec, ground, companions)
+        held = await equal_disks.disks_alike(spec, ground, companions)
     if begin_on:
         state.generation += generation.leap(companions)
         await _overrule(state, begin_on)

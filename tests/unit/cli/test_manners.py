@@ -318,7 +318,7 @@ def test_every_verb_of_pairs_shows_its_help(capsys: pytest.CaptureFixture[str]) 
     listed = capsys.readouterr().out
     for name in NAMES:
         assert f"\n  {name} " in listed
-    for name in (*VERBS["Pairs"], *VERBS["Looking"]):
+    for name in (*VERBS["Pairs"], *VERBS["CpuSampling"]):
         assert run_verb([name, "--help"]) == 0
         assert "Usage: coloctl" in capsys.readouterr().out
 

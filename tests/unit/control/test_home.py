@@ -38,7 +38,7 @@ async def served(folder: Path, source: Path) -> AsyncIterator[tuple[Home, PairSt
         serving = asyncio.create_task(server.serve())
         await asyncio.sleep(0)
         try:
-            yield Home(state, state.arrears._journal, server), state
+            yield Home(state, state.pending_records._journal, server), state
         finally:
             await server.aclose()
             await serving

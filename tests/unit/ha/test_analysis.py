@@ -22,7 +22,7 @@ from support.observations import (
 
 from coloctl.ha.analysis import RULES, diagnose, judged
 from coloctl.ha.decision import decide
-from coloctl.ha.roads import near_miss, roads
+from coloctl.ha.monitoring_path import near_miss, roads
 from coloctl.model.observation import NOTICES, Diagnosis, Life, NodeSeen, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 

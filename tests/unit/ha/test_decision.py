@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.observations import LIMITS, PRIMARY, SECONDARY, every_silence, observations, observe
 
 from coloctl.ha.analysis import diagnose
-from coloctl.ha.decision import COURSES, SOVEREIGN, Action, Decision, decide
+from coloctl.ha.decision import COURSES, DECIDING_ACTS, Action, Decision, decide
 from coloctl.ha.triggers import triggers
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Observation
 from coloctl.model.pair import OnPanic, Policy, Role, other
@@ -44,7 +44,7 @@ def test_whatever_is_given_up_the_other_answers_and_holds_the_guest(
     if decision.action is Action.FAIL_OVER:
         assert automatic
         assert not paused
-        assert acting not in SOVEREIGN
+        assert acting not in DECIDING_ACTS
     assert_sound(seen, decision)
 
 
@@ -95,7 +95,7 @@ def test_who_may_not_act_says_what_would_be_done_and_how(seen: Observation) -> N
         assert "`coloctl resume web`" in decided(seen, paused=True).reason
 
 
-@pytest.mark.parametrize("acting", sorted(SOVEREIGN))
+@pytest.mark.parametrize("acting", sorted(DECIDING_ACTS))
 @given(observations())
 def test_an_act_that_decides_is_not_interfered_with(acting: str, seen: Observation) -> None:
     assert decided(seen, acting=acting).action is Action.WAIT

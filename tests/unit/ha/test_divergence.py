@@ -12,18 +12,6 @@ from support.observations import PRIMARY, SECONDARY, observe
 
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import Action, decide
-from coloctl.ha.deeds import (
-    EXCUSED_S,
-    FREE_S,
-    GRACE_CHECKPOINTS,
-    GRACE_LONGEST_S,
-    GRACE_S,
-    UNMET,
-    Deeds,
-    Moment,
-    Words,
-    shape,
-)
 from coloctl.ha.divergence import (
     PROOF_LINES,
     PROOF_UNMATCHED,
@@ -32,6 +20,18 @@ from coloctl.ha.divergence import (
     proofs,
 )
 from coloctl.ha.processors import PROOF_LOOKS, Processor, ProcessorLoad, Stuck, Worked
+from coloctl.ha.unmatched import (
+    EXCUSED_S,
+    FREE_S,
+    GRACE_CHECKPOINTS,
+    GRACE_LONGEST_S,
+    GRACE_S,
+    UNMET,
+    Moment,
+    UnmatchedEvents,
+    Words,
+    shape,
+)
 from coloctl.model.observation import Contrast, Diagnosis, Life, Observation
 from coloctl.model.pair import Policy
 from coloctl.model.protection import Protection
@@ -49,9 +49,9 @@ def found(contrast: Contrast) -> tuple[str, ...]:
 # events
 
 
-def deeds(*story: tuple[str, float]) -> Deeds:
+def deeds(*story: tuple[str, float]) -> UnmatchedEvents:
     """What was heard: ``P`` or ``S``, and when; a checkpoint each second."""
-    told = Deeds()
+    told = UnmatchedEvents()
     for who, at_s in story:
         if who == "P":
             told.primary("reset", at_s)
@@ -80,7 +80,7 @@ def test_what_only_the_secondary_does_is_held_against_it(
 
 def test_the_primary_has_its_time_to_do_the_same() -> None:
     """As long as its checkpoints may have taken the secondary back to before it."""
-    told = Deeds()
+    told = UnmatchedEvents()
     told.secondary("panic", Moment(10.0, 5))
     for early in (Moment(10.0 + GRACE_S, 6), Moment(10.5, 9), Moment(12.9, 5)):
         told.judge(early)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.fakes import FakeHost, FakeVM, fake_vm, make_spec
 
 from coloctl.clock import FakeClock
-from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.ha.heartbeat import AWAKE_MAX, COMMAND_EVERY, Context, Heartbeat
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY
 from coloctl.host.delivery import Sent
@@ -242,20 +242,20 @@ def test_a_panic_is_no_news_any_more_when_the_reset_after_it_is_none() -> None:
 
 def test_a_checkpoint_holds_the_guest_from_stop_to_resume_and_is_overdue_after_its_period() -> None:
     async def story(heart: Heart) -> None:
-        ledger = CheckpointLedger()
+        stats = CheckpointStats()
 
         def context(period_ms: float = 100.0) -> Context:
-            return Context(Protection.COLO, ledger, period_ms)
+            return Context(Protection.COLO, stats, period_ms)
 
         await heart.beat(1, context())
         seen = await heart.beat(5, context())
         assert (seen.held_ms, seen.overdue_ms) == (0, 0)
         assert (await heart.beat(3, context())).overdue_ms == 3 * BEAT_MS
-        ledger.stop(1.0)
+        stats.stop(1.0)
         await heart.beat(1, context())
         seen = await heart.beat(4, context())
         assert (seen.held_ms, seen.overdue_ms) == (4 * BEAT_MS, 0)
-        ledger.resume(1.08)
+        stats.resume(1.08)
         seen = await heart.beat(1, context())
         assert (seen.held_ms, seen.overdue_ms) == (0, 0)
         # A period that is made shorter was not due in the time before.

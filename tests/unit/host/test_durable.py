@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coloctl.errors import PreconditionFailed
-from coloctl.host import aside, durable
+from coloctl.host import blocking, durable
 
 pytestmark = pytest.mark.unit
 
@@ -98,9 +98,9 @@ def test_a_write_that_was_given_up_never_comes_later(tmp_path: Path) -> None:
     async def play() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
-                await aside.replace(path, b"older", make_folder=False)
+                await blocking.replace(path, b"older", make_folder=False)
         assert hanging.is_set()
-        await aside.replace(path, b"newer", make_folder=False)
+        await blocking.replace(path, b"newer", make_folder=False)
         back.set()
         for thread in threading.enumerate():
             if thread.name == "aside":

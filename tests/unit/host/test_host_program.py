@@ -22,7 +22,7 @@ from coloctl import procfs
 from coloctl.chaos.remains import processes
 from coloctl.errors import FencingFailed, Unreachable
 from coloctl.host import Identity, LocalHost, identity_of
-from coloctl.host.kin import Kin
+from coloctl.host.process_tree import ProcessTree
 from coloctl.host.program import Program, adopt_program
 from coloctl.machine import accel
 
@@ -230,7 +230,7 @@ def test_a_session_number_of_the_past_proves_nothing(home: Path) -> None:
         async with launched(home, "child") as (_, program, _):
             leader = program.leader
             before = Identity(leader.pid, leader.start_time - 1000)  # ten seconds earlier
-            assert not Kin(before, {}, "a").look()
+            assert not ProcessTree(before, {}, "a").look()
             assert await adopt_program(before, node="a") is None
             assert len(processes([home])) == 2
 

@@ -15,7 +15,7 @@ import pytest
 from coloctl.host import peers
 from coloctl.model.wires import Address, Endpoint, SocketFile
 
-#: Looking into another process takes the right to trace it.
+#: CpuSampling into another process takes the right to trace it.
 pytestmark = [
     pytest.mark.unit,
     pytest.mark.skipif(os.geteuid() != 0, reason="other processes' sockets are root's to look at"),

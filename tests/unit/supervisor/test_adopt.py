@@ -24,9 +24,9 @@ from coloctl.model.view import Degradation, Presence
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import adopt
 from coloctl.supervisor.adopt import Adoption, _decision
+from coloctl.supervisor.discovery import DiscoveredNode
 from coloctl.supervisor.reconcile import FoundQemu, Move, MovePlan
 from coloctl.supervisor.seat import Seat
-from coloctl.supervisor.sighting import Sighting
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
@@ -55,14 +55,14 @@ def running(role: Role = Role.PRIMARY) -> FoundQemu:
     return FoundQemu(role, True, False, RunState.RUNNING, MigrationStatus.NONE, COLOMode.NONE)
 
 
-def gone(vm: FakeVM, role: Role) -> Sighting:
+def gone(vm: FakeVM, role: Role) -> DiscoveredNode:
     process = GoneProcess(Identity(1, 1), node=vm.node)
     ghost = VM(vm.node, vm.host, process, LostMonitor(vm.node, "it is gone"), vm.rundir)
-    return Sighting(FoundQemu(role, alive=False), ghost)
+    return DiscoveredNode(FoundQemu(role, alive=False), ghost)
 
 
 Past = Callable[[PairState], None]
-Finding = Callable[[FakeVM, FakeVM], dict[NodeName, Sighting]]
+Finding = Callable[[FakeVM, FakeVM], dict[NodeName, DiscoveredNode]]
 
 
 @contextlib.asynccontextmanager
@@ -80,7 +80,7 @@ async def inherited(
         del log[:]
         history = replay(folder / "journal.jsonl").records
 
-        async def look(*_: Any) -> Mapping[NodeName, Sighting]:
+        async def look(*_: Any) -> Mapping[NodeName, DiscoveredNode]:
             return finding(a, b)
 
         monkeypatch.setattr(adopt, "look", look)
@@ -104,8 +104,11 @@ async def inherited(
         assert not open_intents(replay(folder / "journal.jsonl").records)
 
 
-def whole(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
-    return {"a": Sighting(colo(Role.PRIMARY), a), "b": Sighting(colo(Role.SECONDARY), b)}
+def whole(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
+    return {
+        "a": DiscoveredNode(colo(Role.PRIMARY), a),
+        "b": DiscoveredNode(colo(Role.SECONDARY), b),
+    }
 
 
 def began(act: str, **asked: Any) -> Past:
@@ -182,8 +185,8 @@ def test_a_failover_is_finished_on_whoever_lives(
         state.record(Kind.INTENT, act="failover", data={"to": None, "cause": "link-broken"})
         state.note(Fact.NODE_LOST, "test")
 
-    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
-        return {"a": gone(a, Role.PRIMARY), "b": Sighting(colo(Role.SECONDARY), b)}
+    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
+        return {"a": gone(a, Role.PRIMARY), "b": DiscoveredNode(colo(Role.SECONDARY), b)}
 
     async def check() -> None:
         async with inherited(tmp_path, past, finding, monkeypatch) as heir:
@@ -203,8 +206,8 @@ def test_a_failover_is_finished_on_whoever_lives(
 def test_a_node_that_died_unwatched_is_left_to_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
-        return {"a": gone(a, Role.PRIMARY), "b": Sighting(colo(Role.SECONDARY), b)}
+    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
+        return {"a": gone(a, Role.PRIMARY), "b": DiscoveredNode(colo(Role.SECONDARY), b)}
 
     async def check() -> None:
         async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
@@ -219,8 +222,8 @@ def test_a_node_that_died_unwatched_is_left_to_the_loop(
 def test_a_pair_that_left_colo_unwatched_is_told_to_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
-        return {**whole(a, b), "a": Sighting(running(), a)}
+    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
+        return {**whole(a, b), "a": DiscoveredNode(running(), a)}
 
     async def check() -> None:
         async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
@@ -242,7 +245,7 @@ def test_a_stop_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_pair_of_which_nothing_lives_is_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
+    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
         return {"a": gone(a, Role.PRIMARY), "b": gone(b, Role.SECONDARY)}
 
     async def check() -> None:
@@ -260,9 +263,9 @@ def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
         state.note(Fact.SURVIVOR_RUNS, "test")
         state.note(Fact.RESYNC_BEGAN, "test")
 
-    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, Sighting]:
+    def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
         waits = FoundQemu(Role.SECONDARY, True, False, RunState.INMIGRATE)
-        return {"a": Sighting(running(), a), "b": Sighting(waits, b)}
+        return {"a": DiscoveredNode(running(), a), "b": DiscoveredNode(waits, b)}
 
     async def check() -> None:
         async with inherited(tmp_path, past, finding, monkeypatch) as heir:

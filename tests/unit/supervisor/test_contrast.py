@@ -14,7 +14,7 @@ from support.becoming import becomes
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import FailoverRefused, NotProtected, PreconditionFailed
-from coloctl.ha import deeds
+from coloctl.ha import unmatched
 from coloctl.ha.processors import PROOF_LOOKS
 from coloctl.journal import replay
 from coloctl.model.event import worth_keeping
@@ -22,7 +22,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import CheckpointSpec, NodeName, PairSpec, Policy
 from coloctl.model.protection import Protection
 from coloctl.model.view import Degradation
-from coloctl.supervisor import acts, contrast, loop, remedy
+from coloctl.supervisor import acts, contrast, loop, reactor
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
@@ -36,10 +36,10 @@ OOPS = b"[   33.120007] BUG: unable to handle page fault for address: 0000000000
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remedy, "RETRY_S", 0.1)
+    monkeypatch.setattr(reactor, "RETRY_S", 0.1)
     monkeypatch.setattr(loop, "OBSERVE_PERIOD_S", 0.05)
-    monkeypatch.setattr(deeds, "GRACE_LONGEST_S", 0.3)
-    monkeypatch.setattr(deeds, "GRACE_S", 0.1)
+    monkeypatch.setattr(unmatched, "GRACE_LONGEST_S", 0.3)
+    monkeypatch.setattr(unmatched, "GRACE_S", 0.1)
 
 
 def spec_of(*, automatic: bool = True) -> PairSpec:

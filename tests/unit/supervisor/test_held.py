@@ -21,7 +21,7 @@ from coloctl.supervisor.state import PairState
 pytestmark = pytest.mark.unit
 
 
-class Vigil:
+class HeartbeatDriver:
     """What holds of each node."""
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class Vigil:
         self.said.discard((node, notice))
 
 
-def held(state: PairState) -> tuple[Held, Vigil]:
-    vigil = Vigil()
+def held(state: PairState) -> tuple[Held, HeartbeatDriver]:
+    vigil = HeartbeatDriver()
     return Held(state, vigil, asyncio.ensure_future), vigil  # type: ignore[arg-type]
 
 

@@ -23,8 +23,8 @@ from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import Role
 from coloctl.supervisor import leftovers
+from coloctl.supervisor.discovery import with_strays
 from coloctl.supervisor.reconcile import KnownQemu
-from coloctl.supervisor.sighting import with_strays
 
 pytestmark = pytest.mark.unit
 

@@ -53,11 +53,11 @@ class Watched:
 
     async def checkpoint(self, after_ms: float = 1000.0, pause_ms: float = 10.0) -> None:
         self.now += after_ms / 1000
-        self.seat.ledger.stop(self.now)
+        self.seat.stats.stop(self.now)
         self.pacing.stopped(self.seat)
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=0.2)
-        pause_s = self.seat.ledger.resume(self.now + pause_ms / 1000)
+        pause_s = self.seat.stats.resume(self.now + pause_ms / 1000)
         assert pause_s is not None
         self.pacing.resumed(self.seat, pause_s)
 
@@ -151,7 +151,7 @@ def test_a_failover_does_not_wait_for_it(tmp_path: Path) -> None:
             await pair.quiet(3)
             a.answer("migrate-set-parameters", HANG)
             pair.now += 1
-            pair.seat.ledger.stop(pair.now)
+            pair.seat.stats.stop(pair.now)
             pair.pacing.stopped(pair.seat)
             async with asyncio.timeout(60):
                 await acts.failover(pair.state, "b")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.fakes import FakeVM, Log
-from test_remedy import becomes, lose, spec_of, watched
+from test_reactor import becomes, lose, spec_of, watched
 
 from coloctl.cli.verbs.explain import sentences
 from coloctl.errors import FailoverRefused, FencingFailed

@@ -22,7 +22,7 @@ class Gone(StrEnum):
 
 
 @dataclass(frozen=True)
-class Road:
+class MonitoringPath:
     """One road of evidence, how long it has been silent, and how long it may be."""
 
     name: str  #: "rescue", "command", "link", "data", "held" or "overdue"
@@ -63,7 +63,7 @@ def gone(observation: Observation, node: NodeName) -> Gone | None:
     return Gone.UNREACHABLE if every_road else None
 
 
-def roads(observation: Observation) -> tuple[Road, ...]:
+def roads(observation: Observation) -> tuple[MonitoringPath, ...]:
     """Every road that is watched now."""
     limits = observation.limits
     found = []
@@ -72,19 +72,19 @@ def roads(observation: Observation) -> tuple[Road, ...]:
         if seen is not None and seen.role is not Role.NONE:
             attested = seen.life is Life.STOPPED
             rescue_ms = limits.suspect_ms if attested else limits.silent_ms
-            found.append(Road("rescue", node, seen.rescue_silent_ms, rescue_ms))
-            found.append(Road("command", node, seen.command_silent_ms, limits.command_ms))
+            found.append(MonitoringPath("rescue", node, seen.rescue_silent_ms, rescue_ms))
+            found.append(MonitoringPath("command", node, seen.command_silent_ms, limits.command_ms))
     if observation.link_silent_ms is not None:
-        found.append(Road("link", None, observation.link_silent_ms, limits.link_ms))
+        found.append(MonitoringPath("link", None, observation.link_silent_ms, limits.link_ms))
     if holder(observation, Role.PRIMARY) and holder(observation, Role.SECONDARY):
         if observation.unacked_ms is not None:
-            found.append(Road("data", None, observation.unacked_ms, limits.silent_ms))
-        found.append(Road("held", None, observation.held_ms, limits.stall_ms))
-        found.append(Road("overdue", None, observation.overdue_ms, limits.overdue_ms))
+            found.append(MonitoringPath("data", None, observation.unacked_ms, limits.silent_ms))
+        found.append(MonitoringPath("held", None, observation.held_ms, limits.stall_ms))
+        found.append(MonitoringPath("overdue", None, observation.overdue_ms, limits.overdue_ms))
     return tuple(found)
 
 
-def near_miss(observation: Observation) -> tuple[Road, ...]:
+def near_miss(observation: Observation) -> tuple[MonitoringPath, ...]:
     """The roads that have used up more than half of their limit and have not reached it."""
     return tuple(road for road in roads(observation) if road.near())
 

@@ -28,7 +28,7 @@ ANSWER_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Sighting:
+class DiscoveredNode:
     """One node as it was found; ``vm`` is there for dead QEMUs too, where one was launched."""
 
     found: FoundQemu = ABSENT
@@ -37,7 +37,7 @@ class Sighting:
 
 async def look(
     ground: Ground, launches: Mapping[NodeName, KnownQemu], records: Mapping[NodeName, Recorder]
-) -> dict[NodeName, Sighting]:
+) -> dict[NodeName, DiscoveredNode]:
     """Find what is left of ``launches``, node by node; ``records`` get what is said to each QEMU.
 
     Raises `PreconditionFailed` where the kernel does not tell whether a process is the one that was
@@ -71,9 +71,9 @@ def lives(launch: KnownQemu, node: NodeName) -> bool:
 
 async def _sight(
     ground: Ground, node: NodeName, launch: KnownQemu | None, record: Recorder
-) -> Sighting:
+) -> DiscoveredNode:
     if launch is None:
-        return Sighting()
+        return DiscoveredNode()
     identity = launch.identity
     host, rundir = ground.hosts[node], ground.rundir(node)
     sockets = monitor_sockets(rundir)
@@ -81,7 +81,7 @@ async def _sight(
     if process is None or not process.alive():  # of the latter a wrapper may be left
         gone = LostMonitor(node, "it is gone")
         vm = VM(node, host, process or GoneProcess(identity, node=node), gone, rundir)
-        return Sighting(FoundQemu(launch.role, alive=False), vm)
+        return DiscoveredNode(FoundQemu(launch.role, alive=False), vm)
     found = FoundQemu(launch.role, alive=True, held="-S" in process.argv)
     adopted: VM | None = None
     if not process.frozen():
@@ -92,7 +92,7 @@ async def _sight(
                 )
     if adopted is None:
         silent = LostMonitor(node, "it did not answer when it was taken over")
-        return Sighting(found, VM(node, host, process, silent, rundir))
+        return DiscoveredNode(found, VM(node, host, process, silent, rundir))
     process.close()
     with contextlib.suppress(MonitorError):
         vitals = await adopted.observe(ANSWER_DEADLINE_S)
@@ -102,4 +102,4 @@ async def _sight(
             migration=vitals.migration,
             colo_mode=vitals.colo_mode,
         )
-    return Sighting(found, adopted)
+    return DiscoveredNode(found, adopted)

@@ -1,7 +1,7 @@
 """From an observation to an act: what is found, decided and done about a pair, in one place.
 
 Invariants: one remedy at a time; nothing is done while an act that decides by itself is under way
-(`ha.decision.SOVEREIGN`); before a node is fenced, what was found has been looked at again.
+(`ha.decision.DECIDING_ACTS`); before a node is fenced, what was found has been looked at again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.analysis import diagnose
-from coloctl.ha.decision import SOVEREIGN, Action, Decision, decide
+from coloctl.ha.decision import DECIDING_ACTS, Action, Decision, decide
 from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.host.base import Death
 from coloctl.model.event import Kind
@@ -22,7 +22,7 @@ from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import FencingMethod, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
-from coloctl.supervisor.endings import Endings
+from coloctl.supervisor.exit_grace import ExitGrace
 from coloctl.supervisor.state import PairState
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ POWER_OFF_S = 10.0
 TELL_BURST, TELL_RATE = 10.0, 1.0
 
 #: What may end by itself: while nobody may be chosen because of it, the pair is not broken yet.
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {
         Diagnosis.PRIMARY_FROZEN,
         Diagnosis.SECONDARY_FROZEN,
@@ -50,11 +50,11 @@ _PASSING = frozenset(
     }
 )
 #: Acts that end when they have lost their secondary; whoever takes a pair over is not disturbed.
-_YIELDING = frozenset({"checkpoint", "set", "start", "protect", "switchover"})
+_ABANDONED_ACTS = frozenset({"checkpoint", "set", "start", "protect", "switchover"})
 _DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
 
 
-class Remedy:
+class Reactor:
     """What is done about one pair; ``look`` is a fresh observation of it, ``spawn`` makes tasks."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Remedy:
         self._tokens, self._counted_at = TELL_BURST, -math.inf
         self._held: tuple[object, ...] = ()
         self._logged = ""
-        self._endings = Endings(state.clock)
+        self._exit_grace = ExitGrace(state.clock)
 
     def hear(self, seen: Observation) -> None:
         """The pair's finding is that of ``seen``, and what is to be done about it has begun.
@@ -112,7 +112,7 @@ class Remedy:
         """A finding that is another one than before is in the journal, and clients know of it."""
         state, finding = self.state, self.state.finding
         key = (finding.diagnosis, finding.node)
-        if key == self._told or state.act in SOVEREIGN or not self._may_tell():
+        if key == self._told or state.act in DECIDING_ACTS or not self._may_tell():
             return
         evidence = finding.sentence()
         if finding.diagnosis is not Diagnosis.HEALTHY and state.observation is not None:
@@ -146,7 +146,9 @@ class Remedy:
             state.waiting, self._held = "", ()
         elif decision.action is Action.WAIT:
             self._hold(decision)
-        elif state.clock.now() >= self._not_before and not self._endings.near(seen, state.finding):
+        elif state.clock.now() >= self._not_before and not self._exit_grace.near(
+            seen, state.finding
+        ):
             self._doing = decision.action
             self._task = self._spawn(self._do(decision, state.finding, seen))
 
@@ -164,12 +166,12 @@ class Remedy:
     def _hold(self, decision: Decision) -> None:
         """Something would be done, and may not or cannot be done now: the state says so."""
         state, finding = self.state, self.state.finding
-        if state.act in SOVEREIGN:
+        if state.act in DECIDING_ACTS:
             return
         held = (finding.diagnosis, finding.node, state.paused, state.protection)
         doubted = not state.paused and state.spec.policy.auto_failover
         if state.protection is Protection.COLO:
-            if not doubted or finding.diagnosis not in _PASSING:
+            if not doubted or finding.diagnosis not in _TRANSIENT:
                 state.note(Fact.NODE_LOST, decision.reason)
         elif held != self._held and (
             state.protection is not Protection.FAILED or finding.diagnosis in _DEATHS
@@ -204,7 +206,7 @@ class Remedy:
         state, lost, found_at_s = self.state, decision.lost, self.state.clock.now()
         assert lost is not None
         if state.act:
-            if state.act not in _YIELDING:
+            if state.act not in _ABANDONED_ACTS:
                 self._not_before = state.clock.now() + RETRY_S
                 return
             state.give_up(f"{finding.diagnosis}: {decision.reason}")
@@ -216,7 +218,7 @@ class Remedy:
             if (now := self._decision(seen)).action is not Action.FAIL_OVER or now.lost != lost:
                 return
         log.warning("%s: %s", finding.diagnosis, decision.reason)
-        await self._spare_the_fence(finding, lost)
+        await self._kill_healthy_node(finding, lost)
         # A pair whose lost node has been fenced looks healthy when the rest is tried again.
         now_known = finding.diagnosis, self._fault_at(finding, seen)
         cause, fault_at_s = self._causes.setdefault(lost, now_known)
@@ -225,7 +227,7 @@ class Remedy:
             fault_at_s=fault_at_s, detected_at_s=found_at_s, vouched=state.vouched,
         )  # fmt: skip
 
-    async def _spare_the_fence(self, finding: Finding, lost: NodeName) -> None:
+    async def _kill_healthy_node(self, finding: Finding, lost: NodeName) -> None:
         """Who is given up for the guest's sake is well: nobody has to switch its host off."""
         vm, method = self.state.seats[lost].vm, self.state.spec.fencing.method
         spared = finding.diagnosis in (Diagnosis.GUEST_RESET, Diagnosis.SECONDARY_DIVERGED)
@@ -279,7 +281,7 @@ class Remedy:
 
     async def _end(self, decision: Decision, finding: Finding, _: Observation) -> None:
         """Nothing of the pair runs, and it is down; tried until the journal has taken it."""
-        state, reason = self.state, self._epitaph(finding)
+        state, reason = self.state, self._end_reason(finding)
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             await self._power_off()
         await state.interrupt(reason)
@@ -316,7 +318,7 @@ class Remedy:
                 async with asyncio.timeout(POWER_OFF_S):
                     await vm.process.wait()
 
-    def _epitaph(self, finding: Finding) -> str:
+    def _end_reason(self, finding: Finding) -> str:
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             return "The guest shut itself down."
         if finding.diagnosis in (Diagnosis.GUEST_PANIC, Diagnosis.GUEST_RESET):

@@ -13,7 +13,7 @@ from coloctl.check import pair
 from coloctl.check.signs import examine
 from coloctl.check.verdict import ColoSupport, Direction
 from coloctl.clock import Deadline
-from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.colo.known_bugs import Combination, Signs, explain
 from coloctl.colo.launch import Ground
 from coloctl.colo.protect import Protecting, protect
@@ -48,7 +48,7 @@ class _Died(Exception):
     """A QEMU ended although nobody asked it to."""
 
 
-class _Rehearsal:
+class _TrialRun:
     """The state of one direction while it is played."""
 
     def __init__(
@@ -69,7 +69,7 @@ class _Rehearsal:
         self.report = report
         self.stage = "prepare"
         self.vms: list[VM] = []
-        self.ledger = CheckpointLedger()
+        self.stats = CheckpointStats()
         self.failover_ms: float | None = None
         self.limit: asyncio.Timeout
 
@@ -117,9 +117,9 @@ class _Rehearsal:
         )
         self.enter("checkpoints")
         with primary.monitor.listen("STOP", "RESUME") as events:
-            while self.ledger.count < CHECKPOINTS:
+            while self.stats.count < CHECKPOINTS:
                 event = await events.next(self.deadline.remaining())
-                note = self.ledger.stop if event.name == "STOP" else self.ledger.resume
+                note = self.stats.stop if event.name == "STOP" else self.stats.resume
                 note(event.at_s)
 
     async def _fail_over(self, spec: PairSpec, survivor: VM, lost: VM, role: Role) -> None:
@@ -138,7 +138,7 @@ class _Rehearsal:
 
     def result(self, outcome: ColoSupport, sentence: str, **more: str) -> Direction:
         """The direction as far as it came."""
-        figures = self.ledger.view(pair.DELAY_MS)
+        figures = self.stats.view(pair.DELAY_MS)
         return Direction(
             killed=self.killed,
             outcome=outcome,
@@ -166,7 +166,7 @@ async def rehearse(
     learn why comes on top. Raises `PreconditionFailed` and the like where this machine, not QEMU,
     was in the way.
     """
-    it = _Rehearsal(ground, machine, killed, deadline=deadline, stage_s=stage_s, report=report)
+    it = _TrialRun(ground, machine, killed, deadline=deadline, stage_s=stage_s, report=report)
     try:
         await it.play()
     except (_Died, TimeoutError, ColoctlError) as error:
@@ -178,7 +178,7 @@ async def rehearse(
     return it.result(ColoSupport.WORKS, f"The {killed} was killed and the other side lived on.")
 
 
-async def _failed(it: _Rehearsal, error: Exception) -> Direction:
+async def _failed(it: _TrialRun, error: Exception) -> Direction:
     """Why it failed, asked of the QEMUs that are still there."""
     primary = it.vms[0] if it.vms else None
     secondary = it.vms[1] if len(it.vms) > 1 else None
@@ -194,7 +194,7 @@ async def _failed(it: _Rehearsal, error: Exception) -> Direction:
     )
 
 
-def _judge(it: _Rehearsal, error: Exception, signs: Signs) -> tuple[ColoSupport, str]:
+def _judge(it: _TrialRun, error: Exception, signs: Signs) -> tuple[ColoSupport, str]:
     """The outcome, and what was seen; a pair that was merely too slow proves nothing."""
     at = f'at stage "{it.stage}"'
     for side, aborted in (

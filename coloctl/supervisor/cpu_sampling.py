@@ -32,7 +32,7 @@ _REGISTERS = re.compile(r"\b[ER]IP=([0-9a-f]+) [ER]FL=([0-9a-f]+) .*?\bHLT=([01]
 _INTERRUPTS, _PAGE = 0x200, 12
 
 
-class Looking:
+class CpuSampling:
     """What was seen of the processors of one primary and one secondary."""
 
     def __init__(self, primary: Seat, secondary: Seat, clock: Clock) -> None:
@@ -69,8 +69,8 @@ class Looking:
 
     def _stretch(self) -> int | None:
         """Return after which checkpoint the secondary runs; None while one holds it."""
-        ledger = self._seats[1].ledger
-        return None if ledger.stopped_at else ledger.count
+        stats = self._seats[1].stats
+        return None if stats.stopped_at else stats.count
 
 
 async def _look(vm: VM, tids: list[int]) -> list[Processor]:

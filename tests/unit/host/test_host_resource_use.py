@@ -16,7 +16,7 @@ import pytest
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import LocalHost
-from coloctl.host.grip import WRITER_BYTE, written
+from coloctl.host.resource_use import WRITER_BYTE, written
 from coloctl.host.tap import IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, TUNSETIFF
 
 pytestmark = pytest.mark.unit

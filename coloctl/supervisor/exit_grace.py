@@ -1,13 +1,13 @@
 """Hold a remedy back for a moment where a QEMU may be about to end, to name the right cause.
 
-Called by `supervisor.remedy` before it acts. Invariant: nothing is held back for longer than the
+Called by `supervisor.reactor` before it acts. Invariant: nothing is held back for longer than the
 limits below, and nothing that is proven already is held back at all.
 """
 
 from __future__ import annotations
 
 from coloctl.clock import Clock
-from coloctl.ha.roads import holder
+from coloctl.ha.monitoring_path import holder
 from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import Role
 
@@ -27,7 +27,7 @@ _FAREWELLS = frozenset(
 _HEARSAY = frozenset({Diagnosis.REPLICA_WRITE_ERROR, Diagnosis.LINK_BROKEN})
 
 
-class Endings:
+class ExitGrace:
     """Since when an end seems to be near; ``clock`` is that of the pair."""
 
     def __init__(self, clock: Clock) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import guard, peers
+from coloctl.host.access import Caller
 from coloctl.host.channel import hear
-from coloctl.host.doors import Caller
 from coloctl.host.guard import Guarded
 from coloctl.host.identity import Identity
 from coloctl.model.wires import Address, Endpoint
 
 
-class Doorkeeper:
+class LocalAccess:
     """Implements that part of `Host`; packet rules are made in the host's own namespace."""
 
     name: str

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from coloctl.ha.divergence import proofs
-from coloctl.ha.roads import gone
+from coloctl.ha.monitoring_path import gone
 from coloctl.model.observation import Life, Observation
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Protection

@@ -9,10 +9,10 @@ from fake_qmp import FakeQMP, open_monitor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.colo.checkpoint import CheckpointLedger
+from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.qmp import command as qmp
 from coloctl.qmp.client import Event
-from coloctl.qmp.unison import Unison
+from coloctl.qmp.event_merge import EventMerger
 
 pytestmark = pytest.mark.unit
 
@@ -22,12 +22,12 @@ def events(number: int) -> list[Event]:
     return [Event(("STOP", "RESUME")[n % 2], {}, 1000.0 + n, 0.0) for n in range(number)]
 
 
-def listen(bound: int = 1000) -> tuple[Unison, list[Event]]:
+def listen(bound: int = 1000) -> tuple[EventMerger, list[Event]]:
     told: list[Event] = []
-    return Unison(told.append, leading="command", following="rescue", bound=bound), told
+    return EventMerger(told.append, leading="command", following="rescue", bound=bound), told
 
 
-def in_step(bound: int = 1000) -> tuple[Unison, list[Event]]:
+def in_step(bound: int = 1000) -> tuple[EventMerger, list[Event]]:
     """Both roads have told one event by now."""
     unison, told = listen(bound)
     for road in ("command", "rescue"):
@@ -122,7 +122,7 @@ def test_a_checkpoint_ends_on_the_rescue_road_while_commands_hang(ends: bool) ->
     """And one that really does not end goes on being none that has ended."""
 
     async def check() -> None:
-        ledger = CheckpointLedger()
+        stats = CheckpointStats()
         async with (
             FakeQMP() as command,
             FakeQMP() as rescue,
@@ -134,13 +134,13 @@ def test_a_checkpoint_ends_on_the_rescue_road_while_commands_hang(ends: bool) ->
                 assert (await stream.next(5)).name == "RESUME"
                 await monitor.rescue(qmp.query_yank(), 5)
                 command.event("STOP", at=1000.0)
-                ledger.stop((await stream.next(5)).at_s)
+                stats.stop((await stream.next(5)).at_s)
                 rescue.event("STOP", at=1000.0)
                 if ends:
                     rescue.event("RESUME", at=1000.5)
-                    assert ledger.resume((await stream.next(5)).at_s) == 0.5
+                    assert stats.resume((await stream.next(5)).at_s) == 0.5
                 command.event("STOP", at=2000.0)
                 assert (await stream.next(5)).at_s == 2000.0
-        assert (ledger.stopped_at is None) is ends
+        assert (stats.stopped_at is None) is ends
 
     asyncio.run(check())

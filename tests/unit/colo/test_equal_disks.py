@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import DIALECTS, FakeHost, make_spec
 
-from coloctl.colo import alike
-from coloctl.colo.alike import SMALL_BYTES, disks_alike, worth_comparing
+from coloctl.colo import equal_disks
 from coloctl.colo.companion import Companion, Worth
+from coloctl.colo.equal_disks import SMALL_BYTES, disks_alike, worth_comparing
 from coloctl.colo.launch import Ground
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Completed
@@ -81,10 +81,10 @@ def test_only_a_comparison_to_the_end_says_that_they_are_alike() -> None:
 def test_a_guest_waits_a_few_seconds_at_most_whatever_its_disks_hold() -> None:
     host = Answers(late=True, size=1 << 40)
     assert not ask(host, NEW, disks=2)
-    assert sum(host.compared) <= alike.PATIENCE_S
+    assert sum(host.compared) <= equal_disks.PATIENCE_S
     host = Answers(size=1 << 40)
     assert ask(host, NEW, disks=3)
-    assert len(host.compared) == 3 and sum(host.compared) <= alike.PATIENCE_S
+    assert len(host.compared) == 3 and sum(host.compared) <= equal_disks.PATIENCE_S
 
 
 def test_what_is_known_to_differ_is_compared_only_where_that_is_quick() -> None:

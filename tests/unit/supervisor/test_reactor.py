@@ -33,7 +33,7 @@ from coloctl.model.pair import (
 )
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Fencing
-from coloctl.supervisor import acts, remedy
+from coloctl.supervisor import acts, reactor
 from coloctl.supervisor.acts import reset
 from coloctl.supervisor.acts.powerdown import Ending
 from coloctl.supervisor.loop import Supervisor
@@ -50,7 +50,7 @@ Watched = tuple[PairState, FakeVM, FakeVM, Log]
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remedy, "RETRY_S", 0.1)
+    monkeypatch.setattr(reactor, "RETRY_S", 0.1)
 
 
 def spec_of(**changes: object) -> PairSpec:
@@ -451,18 +451,18 @@ def test_findings_that_change_all_the_time_are_told_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is told last is what is true last."""
-    monkeypatch.setattr(remedy, "TELL_RATE", 5.0)
+    monkeypatch.setattr(reactor, "TELL_RATE", 5.0)
 
     async def check() -> None:
         async with fake_state(tmp_path) as state:
             told: list[str] = []
             state.emit = lambda name, data: told.append(str(data["diagnosis"]))
-            one = remedy.Remedy(state, lambda: OBSERVED, asyncio.create_task)
+            one = reactor.Reactor(state, lambda: OBSERVED, asyncio.create_task)
             panicked = {"a": replace(OBSERVED.nodes["a"], notices=("guest-panic",))}
             for _ in range(200):
                 one.hear(replace(OBSERVED, nodes={**OBSERVED.nodes, **panicked}))
                 one.hear(OBSERVED)
-            assert len(told) < 2 * remedy.TELL_BURST
+            assert len(told) < 2 * reactor.TELL_BURST
             await asyncio.sleep(0.5)
             one.hear(OBSERVED)
             assert told[-1] == "healthy"

@@ -18,8 +18,8 @@ from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import paths
 from coloctl.cli.verbs import run as run_module
-from coloctl.control.daemon import newborn
-from coloctl.control.daemon.newborn import claim, end_stale, refuse_living, stopped
+from coloctl.control.daemon import spawn
+from coloctl.control.daemon.spawn import claim, end_stale, refuse_living, stopped
 from coloctl.errors import ColoctlError, PairBusy, PreconditionFailed
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
@@ -96,7 +96,7 @@ def test_a_state_folder_without_room_is_named(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("coloctl.control.daemon.newborn.listen", full)
+    monkeypatch.setattr("coloctl.control.daemon.spawn.listen", full)
     with pytest.raises(PreconditionFailed, match=f"{folder} .*No space left on device"):
         claim(spec)
     assert not folder.exists()
@@ -187,9 +187,9 @@ def test_a_supervisor_that_ends_at_once_is_told_with_its_last_words(
     spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = "import sys; sys.exit('error: no luck')"
-    monkeypatch.setattr(newborn, "_argv", lambda *_: [sys.executable, "-c", script])
+    monkeypatch.setattr(spawn, "_argv", lambda *_: [sys.executable, "-c", script])
     failure = pytest.raises(ColoctlError, match="exit code 1: error: no luck")
-    with failure, newborn.newborn(spec) as born, born.connect():
+    with failure, spawn.spawned_supervisor(spec) as born, born.connect():
         pass
     assert not folder.exists()
 
@@ -197,10 +197,10 @@ def test_a_supervisor_that_ends_at_once_is_told_with_its_last_words(
 def test_an_error_in_the_block_ends_the_supervisor(
     spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newborn, "_argv", lambda *_: SLEEP)
-    monkeypatch.setattr(newborn, "GREETING_DEADLINE_S", 0.1)
-    monkeypatch.setattr(newborn, "END_DEADLINE_S", 0.1)
-    with pytest.raises(KeyboardInterrupt), newborn.newborn(spec) as born:
+    monkeypatch.setattr(spawn, "_argv", lambda *_: SLEEP)
+    monkeypatch.setattr(spawn, "GREETING_DEADLINE_S", 0.1)
+    monkeypatch.setattr(spawn, "END_DEADLINE_S", 0.1)
+    with pytest.raises(KeyboardInterrupt), spawn.spawned_supervisor(spec) as born:
         process = born._process
         assert process.poll() is None
         raise KeyboardInterrupt
@@ -211,8 +211,8 @@ def test_an_error_in_the_block_ends_the_supervisor(
 def test_a_kept_supervisor_outlives_an_error(
     spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(newborn, "_argv", lambda *_: SLEEP)
-    with pytest.raises(KeyboardInterrupt), newborn.newborn(spec) as born:
+    monkeypatch.setattr(spawn, "_argv", lambda *_: SLEEP)
+    with pytest.raises(KeyboardInterrupt), spawn.spawned_supervisor(spec) as born:
         born.keep()
         raise KeyboardInterrupt
     assert born._process.poll() is None and folder.is_dir()

@@ -19,7 +19,7 @@ from coloctl.qmp.client import Event
 BEHIND_MAX = 1000
 
 
-class Unison:
+class EventMerger:
     """Both roads of one QEMU; ``tell`` gets the events.
 
     The roads were opened one after the other, so the first events may have come on one of them

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from support.observations import LIMITS, PRIMARY, SECONDARY, observe
-from test_remedy import becomes, causes, lose, watched
+from test_reactor import becomes, causes, lose, watched
 
 from coloctl.clock import FakeClock
 from coloctl.ha.analysis import diagnose
 from coloctl.model.observation import Diagnosis
 from coloctl.model.protection import Protection
-from coloctl.supervisor.endings import DYING_S, Endings
+from coloctl.supervisor.exit_grace import DYING_S, ExitGrace
 
 pytestmark = pytest.mark.unit
 
@@ -25,7 +25,7 @@ MISSED = replace(PRIMARY, notices=("replica-write-error",))
 @pytest.mark.parametrize("primary", [LEFT, MISSED], ids=["left", "missed"])
 def test_what_one_side_says_of_the_other_is_believed_a_moment_later(primary: object) -> None:
     clock = FakeClock()
-    seen, endings = observe(primary), Endings(clock)  # type: ignore[arg-type]
+    seen, endings = observe(primary), ExitGrace(clock)  # type: ignore[arg-type]
     assert endings.near(seen, diagnose(seen))
     clock.advance(DYING_S / 2)
     assert endings.near(seen, diagnose(seen))
@@ -36,12 +36,12 @@ def test_what_one_side_says_of_the_other_is_believed_a_moment_later(primary: obj
 def test_a_link_that_is_silent_for_its_time_needs_no_second_look() -> None:
     seen = replace(observe(LEFT), link_silent_ms=LIMITS.link_ms)
     assert diagnose(seen).diagnosis is Diagnosis.LINK_BROKEN
-    assert not Endings(FakeClock()).near(seen, diagnose(seen))
+    assert not ExitGrace(FakeClock()).near(seen, diagnose(seen))
 
 
 def test_every_moment_has_its_own_beginning() -> None:
     clock = FakeClock()
-    endings, seen, well = Endings(clock), observe(LEFT), observe(PRIMARY, SECONDARY)
+    endings, seen, well = ExitGrace(clock), observe(LEFT), observe(PRIMARY, SECONDARY)
     endings.near(seen, diagnose(seen))
     clock.advance(2 * DYING_S)
     assert not endings.near(well, diagnose(well))

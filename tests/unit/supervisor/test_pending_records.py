@@ -18,7 +18,7 @@ from coloctl.journal import Journal, replay
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
-from coloctl.supervisor.arrears import Arrears
+from coloctl.supervisor.pending_records import PendingRecords
 
 pytestmark = pytest.mark.unit
 
@@ -60,19 +60,19 @@ def test_what_could_not_be_written_comes_before_what_can(
 ) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
-        arrears = Arrears(journal, kept_max=4)
-        arrears.append(deed(0))
+        pending_records = PendingRecords(journal, kept_max=4)
+        pending_records.append(deed(0))
         with monkeypatch.context() as full:
             full.setattr(Journal, "append", no_room)
             for number in range(1, 8):
-                arrears.append(note(number))
+                pending_records.append(note(number))
             with pytest.raises(PreconditionFailed, match="no room"):
-                arrears.append(deed(8))
-            arrears.settle()
-            assert "There is no room: nothing new is begun" in arrears.sentence()
+                pending_records.append(deed(8))
+            pending_records.settle()
+            assert "There is no room: nothing new is begun" in pending_records.sentence()
         before = journal.stamped(note(0)).mono_s
-        arrears.append(deed(9))
-        assert not arrears.sentence() and arrears.dropped == 4
+        pending_records.append(deed(9))
+        assert not pending_records.sentence() and pending_records.dropped == 4
     assert numbers(path) == [0, 4, 5, 6, 7, 9]
     late = next(r for r in replay(path).records if r.data.get("number") == 7)
     assert late.mono_s < before  # when it happened, not when it was written
@@ -82,13 +82,13 @@ def test_the_end_of_a_problem_is_seen_where_nothing_is_owed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Journal(tmp_path / "journal.jsonl") as journal:
-        arrears = Arrears(journal)
+        pending_records = PendingRecords(journal)
         with monkeypatch.context() as full, pytest.raises(PreconditionFailed):
             full.setattr(Journal, "append", no_room)
-            arrears.append(deed(1))
-        assert arrears.sentence()
-        arrears.settle()
-        assert not arrears.sentence()
+            pending_records.append(deed(1))
+        assert pending_records.sentence()
+        pending_records.settle()
+        assert not pending_records.sentence()
 
 
 def test_a_guest_is_saved_where_only_its_disks_can_be_written(
@@ -108,7 +108,7 @@ def test_a_guest_is_saved_where_only_its_disks_can_be_written(
                 async with state.acting("protect"):
                     pass
             full.over()
-            state.arrears.settle()
+            state.pending_records.settle()
         facts = [one.fact for one in replay(tmp_path / "journal.jsonl").records if one.fact]
         assert facts[-2:] == [Fact.NODE_LOST, Fact.SURVIVOR_RUNS]
 

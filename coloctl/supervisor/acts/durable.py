@@ -32,7 +32,7 @@ async def require_place(state: PairState, survivor: Seat) -> None:
     Asks nothing while the journal works. Raises `PreconditionFailed` where there is none: a healthy
     pair then stays as it is.
     """
-    if not state.arrears.sentence():
+    if not state.pending_records.sentence():
         return
     path = state.spec.arbiter.path or state.ground.folder / FILE_NAME
     try:

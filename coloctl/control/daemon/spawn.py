@@ -1,7 +1,7 @@
 """A supervisor of one's own: its folder is claimed, its socket bound, its process started.
 
-Until `Newborn.keep` is called it belongs to the verb that made it: an error, or Ctrl-C, ends it and
-everything it started, and its folder is gone.
+Until `SpawnedSupervisor.keep` is called it belongs to the verb that made it: an error, or
+Ctrl-C, ends it and all that it started, and removes its folder.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ async def end_stale(name: str) -> list[DeathProof]:
     return [proof for _, proof in proofs]
 
 
-class Newborn:
+class SpawnedSupervisor:
     """A supervisor that this verb has started, and the watcher that starts it again."""
 
     def __init__(self, spec: PairSpec, metrics: str = "", *, adopts: bool = False) -> None:
@@ -168,9 +168,9 @@ class Newborn:
         try:
             return ControlClient.connect(path, GREETING_DEADLINE_S, on_event)
         except MonitorError as error:
-            raise self.obituary() or error from error
+            raise self.exit_error() or error from error
 
-    def obituary(self) -> ColoctlError | None:
+    def exit_error(self) -> ColoctlError | None:
         """Why the supervisor is dead; None when it lives."""
         try:
             code = self._process.wait(2)
@@ -202,15 +202,15 @@ class Newborn:
 
 
 @contextlib.contextmanager
-def newborn(spec: PairSpec, metrics: str = "") -> Iterator[Newborn]:
+def spawned_supervisor(spec: PairSpec, metrics: str = "") -> Iterator[SpawnedSupervisor]:
     """A new supervisor serves the pair; unless it is kept, an exception in the block ends it.
 
     ``metrics`` is the address at which it serves its metrics, if any.
     """
-    born: Newborn | None = None
+    born: SpawnedSupervisor | None = None
     try:
         with interrupts.deferred():
-            born = Newborn(spec, metrics)
+            born = SpawnedSupervisor(spec, metrics)
         yield born
     except BaseException:
         if born is not None and not born.kept:

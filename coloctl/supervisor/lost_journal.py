@@ -23,7 +23,7 @@ _WITHOUT_GUEST = frozenset({RunState.PRELAUNCH, RunState.INMIGRATE})
 REASON = "The journal was lost; the pair was taken over as it was found."
 
 
-def surmise(
+def infer_belief(
     name: str,
     launches: Mapping[NodeName, KnownQemu],
     found: Mapping[NodeName, FoundQemu],

@@ -52,7 +52,7 @@ _STAMP = re.compile(rb"^\s*(?:<\d+>)?\[\s*\d+\.\d+\](?:\[\s*[CT]\d+\])?\s*")
 _NUMBER = re.compile(rb"\b(?:0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*\b")
 
 #: QEMU's events of a guest, by the name under which they count: of one kind, any excuses another.
-DEEDS: Mapping[str, str] = {
+GUEST_EVENTS: Mapping[str, str] = {
     "RESET": "reset",
     "GUEST_PANICKED": "panic",
     "GUEST_CRASHLOADED": "panic",
@@ -90,7 +90,7 @@ class Moment:
 # -- events
 
 
-class Deeds:
+class UnmatchedEvents:
     """Which of QEMU's events of a guest only the secondary sent."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from coloctl.supervisor.state import PairState
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class AutoReprotect:
     """Keeps one pair protected; `tick` is called about once a second."""
 
     def __init__(

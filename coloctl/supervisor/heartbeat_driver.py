@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 LINK_RETRY_S = 5.0
 
 
-class Vigil:
+class HeartbeatDriver:
     """Holds the heartbeat of one pair; ``heard`` is told every observation."""
 
     def __init__(
@@ -96,12 +96,12 @@ class Vigil:
         state = self._state
         primary = state.seat_of(Role.PRIMARY)
         in_colo = state.protection is Protection.COLO and primary is not None and primary.in_colo
-        ledger = primary.ledger if in_colo and primary is not None else None
+        stats = primary.stats if in_colo and primary is not None else None
         alone = boots_alone(state.spec, state.ground)
         secondary = state.seat_of(Role.SECONDARY)
         contrast = state.beside.of(secondary.vm if secondary else None)
         return Context(
-            state.protection, ledger, state.period_ms(), alone, contrast,
+            state.protection, stats, state.period_ms(), alone, contrast,
             unfenced=state.unfenced, vouched=state.vouched,
         )  # fmt: skip
 

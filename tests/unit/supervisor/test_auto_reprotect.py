@@ -18,12 +18,12 @@ from coloctl.model.observation import Diagnosis, Finding
 from coloctl.model.pair import Policy
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
-from coloctl.supervisor.keeper import Keeper
+from coloctl.supervisor.auto_reprotect import AutoReprotect
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
 
-Story = Callable[[PairState, Keeper, list[str]], Awaitable[None]]
+Story = Callable[[PairState, AutoReprotect, list[str]], Awaitable[None]]
 
 
 def nothing(*_: object) -> None:
@@ -49,7 +49,7 @@ def kept(
             state.clock = FakeClock()
             state.note(Fact.GUEST_STARTED, "")
             state.want_protection(True)
-            keeper = Keeper(state, nothing, nothing, asyncio.create_task)
+            keeper = AutoReprotect(state, nothing, nothing, asyncio.create_task)
             await story(state, keeper, tried)
             keeper.end()
 
@@ -57,7 +57,7 @@ def kept(
     asyncio.run(run())
 
 
-async def tick(keeper: Keeper) -> None:
+async def tick(keeper: AutoReprotect) -> None:
     keeper.tick()
     for _ in range(5):
         await asyncio.sleep(0)
@@ -66,7 +66,7 @@ async def tick(keeper: Keeper) -> None:
 def test_each_attempt_waits_longer_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def story(state: PairState, keeper: Keeper, tried: list[str]) -> None:
+    async def story(state: PairState, keeper: AutoReprotect, tried: list[str]) -> None:
         clock = state.clock
         assert isinstance(clock, FakeClock)
         for number in (1, 2):
@@ -90,7 +90,7 @@ def test_each_attempt_waits_longer_and_says_so(
 def test_nothing_is_tried_while_it_must_not_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def story(state: PairState, keeper: Keeper, tried: list[str]) -> None:
+    async def story(state: PairState, keeper: AutoReprotect, tried: list[str]) -> None:
         state.paused = True
         await tick(keeper)
         assert "paused" in state.exposure and "coloctl reprotect web" in state.exposure
@@ -112,7 +112,7 @@ def test_nothing_is_tried_while_it_must_not_be(
 
 
 def test_the_policy_leaves_it_to_a_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def story(state: PairState, keeper: Keeper, tried: list[str]) -> None:
+    async def story(state: PairState, keeper: AutoReprotect, tried: list[str]) -> None:
         await tick(keeper)
         assert not tried and "policy.auto_reprotect is false" in state.exposure
 
@@ -127,7 +127,7 @@ def test_waits_grow_and_have_an_end() -> None:
 def test_secondaries_that_diverge_one_after_the_other_wait_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def story(state: PairState, keeper: Keeper, tried: list[str]) -> None:
+    async def story(state: PairState, keeper: AutoReprotect, tried: list[str]) -> None:
         clock = state.clock
         assert isinstance(clock, FakeClock)
         state.beside.diverged(clock.now())

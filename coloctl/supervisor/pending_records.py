@@ -35,7 +35,7 @@ def must_last(record: Record) -> bool:
     return record.act not in RESCUES if record.act else record.kind is not Kind.STATE
 
 
-class Arrears:
+class PendingRecords:
     """The journal of one pair, and what it owes."""
 
     def __init__(self, journal: Journal, kept_max: int = KEPT_MAX) -> None:

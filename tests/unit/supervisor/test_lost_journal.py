@@ -14,8 +14,8 @@ from coloctl.host.base import Identity
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.supervisor.lost_journal import infer_belief
 from coloctl.supervisor.reconcile import ABSENT, Belief, FoundQemu, KnownQemu, Move, reconcile
-from coloctl.supervisor.surmise import surmise
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +63,7 @@ def judge(
         if seen[node].alive
     }
     claimed = Claim("web", "a", claim, "") if claim else None
-    belief = surmise("web", launches, seen, companions, claimed)
+    belief = infer_belief("web", launches, seen, companions, claimed)
     as_believed = {
         node: FoundQemu(belief.launches[node].role, one.alive, one.held, one.run_state,
                         one.migration, one.colo_mode) if node in belief.launches else one

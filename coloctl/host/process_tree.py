@@ -24,7 +24,7 @@ from coloctl.host.process import LocalProcess, adopt
 _OWN_TICKS = 10
 
 
-class Kin:
+class ProcessTree:
     """The living processes of one program, looked for anew each time."""
 
     def __init__(self, leader: Identity, sockets: Mapping[Path, int], node: str) -> None:
@@ -91,7 +91,7 @@ class Kin:
 
 
 def holder(files: Collection[Path], kin: Collection[Identity], otherwise: Identity) -> Identity:
-    """Tell which of ``kin`` has ``files`` open, where exactly one has; blocks as `Kin.look`."""
+    """Return the one of ``kin`` that has ``files`` open; block as `ProcessTree.look`."""
     if len(kin) == 1:
         return otherwise
     pids = procfs.holding_file(files)

@@ -22,7 +22,7 @@ class Caller:
     friend: bool  #: it is the process that was asked about
 
 
-class Doors(Protocol):
+class Access(Protocol):
     """The connections and ports of one host."""
 
     async def callers(
