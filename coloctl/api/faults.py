@@ -129,7 +129,7 @@ def _asker(name: str) -> Callable[..., Any]:
 def _ground(name: str) -> Ground:
     def view() -> dict[str, Any]:
         with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
-            return Acts(client).view()
+            return Acts(client).status_document()
 
     pair = pairfile.load(Path(view()["spec_path"]))
     assert pair.source is not None

@@ -115,7 +115,7 @@ class Pair:
 
     async def status(self) -> PairView:
         """The pair as last seen: protection, generation, nodes, checkpoints."""
-        return seen(await self._act(Acts.view))
+        return seen(await self._act(Acts.status_document))
 
     async def explain(self) -> Document:
         """Why it is so and what would happen next: the document of `coloctl explain -f json`."""
@@ -158,7 +158,7 @@ class Pair:
 
         def wait(acts: Acts) -> Document:
             acts.wait_for(wanted, timeout, generation)
-            return acts.view()
+            return acts.status_document()
 
         return seen(await self._act(wait))
 
@@ -185,7 +185,7 @@ class Pair:
         """The pair is in COLO; a guest that does not run is started first."""
 
         def protect(acts: Acts) -> Document:
-            if acts.view()["protection"] == Protection.DOWN:
+            if acts.status_document()["protection"] == Protection.DOWN:
                 return acts.start(wait_s=timeout)
             return acts.protect(timeout)
 
@@ -322,7 +322,7 @@ def _named(acts: Acts, node: str) -> str:
     """The node's name, where its role was given."""
     if node in NODES:
         return node
-    for one in acts.view()["nodes"]:
+    for one in acts.status_document()["nodes"]:
         if one["role"] == node:
             return str(one["name"])
     raise NotProtected(f"{acts.pair} has no {node} now.", hint=f"`coloctl status {acts.pair}`")

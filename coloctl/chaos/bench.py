@@ -173,7 +173,7 @@ class _Run:
         return enough
 
     def _attacked(self, lab: Lab, client: ControlClient, clients: Clients) -> dict[str, Any]:
-        view = Acts(client).view()
+        view = Acts(client).status_document()
         require_colo(view)
         mac = sample.guest_mac()
         with faults.victim(self.plan.cause, view) as victim, LanWatch(lab, mac) as lan:
@@ -258,7 +258,7 @@ def until(
 ) -> None:
     """``enough`` said yes to a view of the pair; raises `DeadlineMissed` otherwise."""
     give_up = time.monotonic() + deadline_s
-    while not enough(Acts(client).view()):
+    while not enough(Acts(client).status_document()):
         if time.monotonic() > give_up:
             raise DeadlineMissed(f"The bench did not go on within {deadline_s:.0f} s.")
         for _ in client.events(0.1):

@@ -117,7 +117,7 @@ def _stretch(client: ControlClient, clients: Clients, mode: str, seconds: float)
     for _ in client.events(0.05):
         pass  # what happened before
     Acts(client).set({"checkpoint-mode": mode})
-    view = Acts(client).view()
+    view = Acts(client).status_document()
     primary = next(node["name"] for node in view["nodes"] if node["role"] == "primary")
     seen = Seen(view["checkpoints"]["delay_ms"])
     for event in client.events(SETTLE_S):
@@ -126,7 +126,7 @@ def _stretch(client: ControlClient, clients: Clients, mode: str, seconds: float)
     for event in client.events(seconds):
         seen.hear(event, primary)
     end_s = time.monotonic()
-    require_colo(Acts(client).view())
+    require_colo(Acts(client).status_document())
     counted = seen.checkpoints[settled:]
     return {
         "mode": mode,

@@ -137,7 +137,7 @@ class _Play:
     def turn(self, blow: Blow) -> _Moments:
         """The pair was struck, and is in COLO again."""
         self._guest()
-        began = Acts(self.client).view()["checkpoints"]["count"]
+        began = Acts(self.client).status_document()["checkpoints"]["count"]
         until(self.client, lambda view: view["checkpoints"]["count"] >= began + 2)
         for _ in self.client.events(self._dice.random() * 0.5):
             pass
@@ -162,7 +162,7 @@ class _Play:
             self.crowd.come(1, GUEST_PAUSE_MS)
 
     def _kill(self, blow: Blow) -> None:
-        view = Acts(self.client).view()
+        view = Acts(self.client).status_document()
         (victim,) = (node for node in view["nodes"] if node["role"] == str(blow))
         os.kill(victim["pid"], signal.SIGKILL)
 
@@ -182,7 +182,7 @@ class _Play:
             "jobs": ("query-jobs", None),
         }
         counts: dict[str, dict[str, int]] = {}
-        for node in Acts(self.client).view()["nodes"]:
+        for node in Acts(self.client).status_document()["nodes"]:
             counts[node["role"]] = {
                 what: len(Acts(self.client).qmp(node["name"], ask, given))
                 for what, (ask, given) in questions.items()

@@ -81,11 +81,11 @@ def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict
             began_s = time.monotonic()
             clients.append(_protected(what, number, folder, stack))
             told(f"pair {number} is in COLO after {time.monotonic() - began_s:.1f} s")
-        pids = [Acts(client).view()["supervisor_pid"] for client in clients]
+        pids = [Acts(client).status_document()["supervisor_pid"] for client in clients]
         meters = [Meter.read(pid) for pid in pids]
         seen = _all_watched(clients, what.seconds)
         costs = [spent(meter) for meter in meters]
-        views = [Acts(client).view() for client in clients]
+        views = [Acts(client).status_document() for client in clients]
     pauses = [pause for one in seen for pause in one.pauses_ms]
     return {
         "schema": BENCH_SCHEMA,

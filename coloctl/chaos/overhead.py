@@ -112,7 +112,7 @@ class _Bench:
     def _measure(self, what: str, delay_ms: int | None) -> None:
         stretch = watch(self.client, self.load.seconds)
         if delay_ms is not None:
-            require_colo(Acts(self.client).view())
+            require_colo(Acts(self.client).status_document())
         row = {
             "protection": what,
             "delay_ms": delay_ms,
@@ -130,7 +130,7 @@ def watch(client: ControlClient, seconds: float) -> Watched:
     """So many seconds went by; the pauses are those of checkpoints that ended in them."""
     for _ in client.events(0.05):
         pass  # what ended before
-    meter = Meter.read(Acts(client).view()["supervisor_pid"])
+    meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
     begin_s = time.monotonic()
     ended = [
         float(event.data["pause-ms"])

@@ -81,11 +81,11 @@ def soak(
         stack.callback(clients.kill)
         until(client, lambda _: clients.acknowledged() >= 10 * weather.clients)
         Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
-        meter = Meter.read(Acts(client).view()["supervisor_pid"])
+        meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
         before, began_s = near_misses(address), time.monotonic()
         with burners(weather.burners):
             seen = _weather(client, began_s + 60 * weather.minutes, tell)
-            cost, view = spent(meter), Acts(client).view()
+            cost, view = spent(meter), Acts(client).status_document()
             doubts = near_misses(address) - before
         history = clients.finish()
         middle_s = began_s + (time.monotonic() - began_s) / 2
@@ -130,7 +130,7 @@ def _weather(client: ControlClient, until_s: float, tell: Tell) -> Seen:
 def _protected_again(client: ControlClient) -> None:
     """The pair is in COLO, as it was before its failover."""
     until(client, lambda view: view["protection"] in ("colo", "unprotected"))
-    if Acts(client).view()["protection"] != "colo":
+    if Acts(client).status_document()["protection"] != "colo":
         Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
 
 

@@ -121,7 +121,7 @@ class _Stage:
         return document
 
     def _view(self) -> dict[str, Any]:
-        view: dict[str, Any] = Acts(self.client).view()
+        view: dict[str, Any] = Acts(self.client).status_document()
         self.audience.view(view, self.clients.acknowledged())
         return view
 

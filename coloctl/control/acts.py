@@ -58,7 +58,7 @@ class Acts:
 
     # -- looking
 
-    def view(self) -> Document:
+    def status_document(self) -> Document:
         """The pair as last seen: the document of `status -f json`."""
         seen: Document = self._ask("query-pair")
         return seen
@@ -193,7 +193,7 @@ class Acts:
 
     def stop(self, *, force: bool = False, shutdown_s: float = SHUTDOWN_S) -> str:
         """How the guest ended; both QEMUs, the supervisor and the pair's folder are gone."""
-        pid = self.view()["supervisor_pid"]
+        pid = self.status_document()["supervisor_pid"]
         held = [fd for fd in map(_hold, filter(None, (pid, watcher_of(pid)))) if fd is not None]
         try:
             # As long again for a failover that is under way: it is not cut short.

@@ -83,7 +83,7 @@ def played(
             Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
             more(works, 20)
             audits = [audit(lab)]
-            nodes = Acts(client).view()["nodes"]
+            nodes = Acts(client).status_document()["nodes"]
             (pid,) = (node["pid"] for node in nodes if node["role"] == "primary")
             fault_at_s = time.monotonic()
             os.kill(pid, signal.SIGKILL)

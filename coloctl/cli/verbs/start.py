@@ -200,7 +200,7 @@ def _answering(pair: PairSpec) -> ControlClient | None:
         client = reach.connect(pair.name)
     except (NoSuchPair, Unreachable):
         return None
-    source = Acts(client).view()["spec_path"]
+    source = Acts(client).status_document()["spec_path"]
     if source != str(pair.source):
         client.close()
         raise PairBusy(
@@ -215,7 +215,7 @@ def _take_over(left: PairSpec, request: StartRequest) -> dict[str, Any]:
     free_address(request.metrics)
     supervisor = SpawnedSupervisor(left, request.metrics, adopts=True)
     with supervisor.connect() as client:
-        return Acts(client).view()
+        return Acts(client).status_document()
 
 
 def _start_new(request: StartRequest) -> dict[str, Any] | None:
@@ -233,7 +233,7 @@ def _start_new(request: StartRequest) -> dict[str, Any] | None:
         first = 0
         try:
             with supervisor.connect() as client:
-                first = Acts(client).view()["supervisor_pid"]
+                first = Acts(client).status_document()["supervisor_pid"]
                 view = _send(client, request)
         except (StillAtWork, RunsAlone):
             supervisor.keep()
@@ -255,7 +255,7 @@ def _keep_successor(supervisor: SpawnedSupervisor, first: int) -> None:
     """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
     name = supervisor.name
     with contextlib.suppress(MonitorError), supervisor.connect() as client:
-        if Acts(client).view()["supervisor_pid"] == first or not first:
+        if Acts(client).status_document()["supervisor_pid"] == first or not first:
             return
         supervisor.keep()
     if supervisor.kept:

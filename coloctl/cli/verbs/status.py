@@ -64,7 +64,7 @@ def _look(pair: str | None) -> list[dict[str, Any]]:
     if pair is None:
         return reach.survey()
     with reach.acts(pair) as acts:
-        view = acts.view()
+        view = acts.status_document()
     return [{"name": pair, "supervisor": "running", "view": view, "error": None}]
 
 

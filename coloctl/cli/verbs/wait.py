@@ -53,7 +53,7 @@ def is_state(pair: str, state: str, quiet: bool, form: str) -> int:
     STATE is down, unprotected, resync, migrating, colo, failover or failed.
     """
     with reach.acts(pair) as acts:
-        found = acts.view()["protection"]
+        found = acts.status_document()["protection"]
     yes = found == state
     if quiet:
         pass
