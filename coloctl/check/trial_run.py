@@ -26,6 +26,7 @@ from coloctl.errors import (
 )
 from coloctl.ha.failover import fail_over
 from coloctl.model.pair import PairSpec, Role
+from coloctl.model.timeline import FailoverStep
 from coloctl.vm import VM
 
 T = TypeVar("T")
@@ -127,7 +128,7 @@ class _TrialRun:
             return None
 
         timeline = await fail_over(spec, survivor, lost, role, arbitrate=nobody_else)
-        self.failover_ms = dict(timeline.steps)["running"]
+        self.failover_ms = timeline.steps[FailoverStep.RUNNING]
 
     async def end(self) -> None:
         """Every QEMU of the pair is dead; raises `FencingFailed` for one without a proof."""

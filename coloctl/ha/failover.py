@@ -10,8 +10,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
 
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.colo import plan, resync
@@ -24,6 +22,7 @@ from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
 from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
+from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
@@ -34,45 +33,7 @@ from coloctl.vm import VM
 SURVIVOR_DEADLINE_S = 20.0
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """When each step of a failover was done, in milliseconds since ``began_s``.
-
-    ``began_s`` is the monotonic second at which the loss was noticed or the failover asked for,
-    ``at`` its wall clock. ``fault_ms`` is when the fault happened, where that is known: zero or
-    negative.
-    """
-
-    survivor: str
-    lost: str
-    role_before: Role
-    steps: tuple[tuple[str, float], ...]
-    began_s: float = 0.0
-    at: str = ""
-    generation: int = 0
-    cause: str = ""
-    fault_ms: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The document; its ``steps`` are ``{"detected": 0.0, "fenced": 4.2, ...}``."""
-        return {
-            "generation": self.generation,
-            "cause": self.cause,
-            "survivor": self.survivor,
-            "lost": self.lost,
-            "role_before": str(self.role_before),
-            "began_s": self.began_s,
-            "at": self.at,
-            "fault_ms": self.fault_ms,
-            "point_of_no_return": POINT_OF_NO_RETURN,
-            "steps": dict(self.steps),
-        }
-
-
-#: The step of a timeline up to which the lost node could have gone on.
-POINT_OF_NO_RETURN = "fenced"
-
-Note = Callable[[str, float], None]
+Note = Callable[[FailoverStep, float], None]
 
 
 class Course:
@@ -87,14 +48,14 @@ class Course:
     ) -> None:
         self.clock = clock
         self.began_s = clock.now() if began_s is None else began_s
-        self.steps: list[tuple[str, float]] = []
+        self.steps: dict[str, float] = {}
         self._note = note
 
-    def done(self, step: str, at_s: float | None = None) -> None:
+    def done(self, step: FailoverStep, at_s: float | None = None) -> None:
         """``step`` is done, now or at that monotonic second."""
         at_s = self.clock.now() if at_s is None else at_s
         at_ms = max(0.0, round((at_s - self.began_s) * 1000, 2))
-        self.steps.append((step, at_ms))
+        self.steps[step] = at_ms
         self._note(step, at_ms)
 
 
@@ -123,7 +84,7 @@ async def fail_over(
     """
     course = course or Course()
     fenced(await _fence(spec, survivor, lost, means, course.clock))
-    course.done("fenced")
+    course.done(FailoverStep.FENCED)
     deadline = Deadline(SURVIVOR_DEADLINE_S, course.clock)
     try:
         # The second does not let the survivor run on; it cuts off what was proven dead.
@@ -139,15 +100,15 @@ async def fail_over(
             deadline=deadline,
             keep_going=True,
         )
-        course.done("cleared")
+        course.done(FailoverStep.CLEARED)
         await _verify(survivor)
-        course.done("verified")
+        course.done(FailoverStep.VERIFIED)
     except MonitorError as error:
         raise FailoverRefused(
             f"Node {survivor.node} could not be brought to run on alone: {error.message}",
             hint=f"its last words: {survivor.last_words(1).strip() or 'none'}",
         ) from error
-    return Timeline(survivor.node, lost.node, role, tuple(course.steps), course.began_s)
+    return Timeline(survivor.node, lost.node, role, dict(course.steps), course.began_s)
 
 
 async def _fence(spec: PairSpec, survivor: VM, lost: VM, means: Means, clock: Clock) -> Fenced:
@@ -176,7 +137,7 @@ async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
 
 async def _arbitrated(arbitrate: Callable[[], Awaitable[None]], course: Course) -> None:
     await arbitrate()
-    course.done("arbitrated")
+    course.done(FailoverStep.ARBITRATED)
 
 
 def _release(spec: PairSpec, role: Role) -> tuple[plan.Plan, plan.Plan, plan.Plan]:
@@ -191,7 +152,7 @@ async def _cut_off(
 ) -> None:
     """Let the survivor wait for nothing of its peer, and write nothing to it."""
     await free(spec, survivor, role, deadline)
-    course.done("yanked")
+    course.done(FailoverStep.YANKED)
     await run(_release(spec, role)[0], survivor.monitor, deadline=deadline)
 
 
@@ -208,9 +169,9 @@ async def _promote(
         opening = asyncio.ensure_future(run(then, survivor.monitor, deadline=deadline))
         try:
             await telling
-            course.done("promoted")
+            course.done(FailoverStep.PROMOTED)
             await until_runstate(survivor.monitor, _SERVES, deadline.remaining())
-            course.done("running", await _heard_since(resumed, sent_s))
+            course.done(FailoverStep.RUNNING, await _heard_since(resumed, sent_s))
             await opening
         finally:
             for task in (telling, opening):

@@ -19,6 +19,7 @@ from coloctl.metrics.snapshot import Exposure, Sight, ViewCollector
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep
 from coloctl.model.verified import VerifyOutcome
 from coloctl.model.view import PairView
 
@@ -34,10 +35,7 @@ CAUSES = (
     OTHER,
 )
 #: Steps of a failover in their order; ``first-packet`` comes when the guest speaks.
-PHASES = (
-    *("detected", "fenced", "arbitrated", "yanked", "promoted", "running", "first-packet"),
-    *("cleared", "merged", "verified", OTHER),
-)
+PHASES = (*TIMELINE_STEPS, OTHER)
 
 #: Out-of-band answers took 11 ms at worst on two busy cores (docs/qemu.md); 120 ms make a suspect.
 BEAT_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
@@ -170,14 +168,15 @@ class Metrics:
         steps: Mapping[str, float] = timeline["steps"]
         before = 0.0
         for step, at_ms in sorted(steps.items(), key=lambda item: item[1]):
-            since = steps.get("running", 0.0) if step == "first-packet" else before
+            spoke = step == FailoverStep.FIRST_PACKET  # beside the others, not one after another
+            since = steps.get(FailoverStep.RUNNING, 0.0) if spoke else before
             phase = self._phases.get(step, self._phases[OTHER])
             phase.observe(max(0.0, at_ms - since) / 1000)
-            if step != "first-packet":
+            if not spoke:
                 before = at_ms
-        if "running" in steps:
+        if FailoverStep.RUNNING in steps:
             unnoticed_ms = abs(timeline.get("fault_ms") or 0.0)
-            self._failover_s.observe((unnoticed_ms + steps["running"]) / 1000)
+            self._failover_s.observe((unnoticed_ms + steps[FailoverStep.RUNNING]) / 1000)
 
     def view(self, view: PairView) -> None:
         """``view`` is what a scrape shows from now on."""

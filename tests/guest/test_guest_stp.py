@@ -73,7 +73,7 @@ def test_a_port_under_stp_delays_the_clients_and_is_not_called_reached(
                 frames.bind(("lan0", ETH_P_ALL))
                 frames.settimeout(0)
                 timeline = await acts.failover(stage.state, "b")
-                assert "first-packet" not in dict(timeline.steps)
+                assert "first-packet" not in timeline.steps
                 assert stage.state.protection is Protection.UNPROTECTED
                 async with asyncio.timeout(60):
                     await asyncio.get_running_loop().sock_recv(frames, 96)

@@ -18,6 +18,7 @@ from coloctl.chaos.workloads import WORKLOADS
 from coloctl.cli.verbs import VERBS, cli
 from coloctl.control import schema
 from coloctl.model.protection import MOVES, Fact, Protection
+from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep
 
 pytestmark = pytest.mark.unit
 
@@ -264,3 +265,16 @@ def test_every_check_is_explained() -> None:
     text = (ROOT / "docs/chaos.md").read_text()
     explained = [cells[0] for cells in rows(text, "| check | what it proves | from |")]
     assert explained == list(CHECKS)
+
+
+def test_the_steps_of_a_failover_are_those_of_the_documents() -> None:
+    """The life of a pair explains each, the bench says who measures it."""
+    life = ARCHITECTURE.split("\n### Failover\n", 1)[1].split("\n### ", 1)[0]
+    numbered = re.findall(r"^\d+\. `([a-z-]+)`:", life, re.MULTILINE)
+    beside = {FailoverStep.DETECTED, FailoverStep.FIRST_PACKET, FailoverStep.MERGED}
+    assert numbered == [step for step in TIMELINE_STEPS if step not in beside]
+    assert all(f"`{step}`" in life for step in beside)
+    bench = (ROOT / "docs/bench.md").read_text()
+    measured = {cells[0] for cells in rows(bench, "| phase | meaning | who says so |")}
+    late = {FailoverStep.CLEARED, FailoverStep.MERGED, FailoverStep.VERIFIED}  # after what it times
+    assert set(TIMELINE_STEPS) - late <= measured

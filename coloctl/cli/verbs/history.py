@@ -95,8 +95,9 @@ def _drawn(failovers: Sequence[Past], *, extended: bool) -> RenderableType:
 def _row(one: Past) -> tuple[object, ...]:
     """Times are counted from the moment at which the loss was noticed."""
     from coloctl.cli.views.render import milliseconds
+    from coloctl.model.timeline import FailoverStep
 
-    running = milliseconds(one.get("steps", {}).get("running"))
+    running = milliseconds(one.get("steps", {}).get(FailoverStep.RUNNING))
     return (
         one.get("generation", "-"),
         when(one),

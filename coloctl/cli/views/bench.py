@@ -12,23 +12,14 @@ from rich.text import Text
 from coloctl.chaos.figures import histogram
 from coloctl.chaos.soak import Seen
 from coloctl.cli.views.render import Widest, bar, milliseconds, plain_table
+from coloctl.model.timeline import FailoverStep
 
 Document = Mapping[str, Any]
 
-#: Steps of a failover, in words.
-WORDS: Mapping[str, str] = {
-    "detected": "the supervisor is sure",
-    "fenced": "the lost node is dead, proven",
-    "arbitrated": "the generation is on disk",
-    "recorded": "the generation is on disk",
-    "yanked": "connections to it are cut",
-    "promoted": "the survivor was told to run on alone",
-    "running": "the guest runs",
-    "first-packet": "its first packet left at the tap",
+#: What each phase means: the supervisor's steps, and what the bench itself saw at the switch.
+MEANINGS: Mapping[str, str] = {
+    **{step: step.meaning for step in FailoverStep},
     "first-frame": "its first frame reached the switch",
-    "cleared": "what was left of the pair is cleared away",
-    "merged": "the survivor's image holds everything",
-    "verified": "asked once more: it runs",
 }
 _STYLE = {"valid": "green", "invalid": "bold red", "void": "yellow"}
 
@@ -40,7 +31,7 @@ def run_line(run: Document, runs: int) -> Text:
         (f"{run['verdict']:7}", _STYLE[run["verdict"]]),
     )
     if run["phases_ms"]:
-        running = run["phases_ms"].get("running")
+        running = run["phases_ms"].get(FailoverStep.RUNNING)
         line.append(f"  running after {milliseconds(running):>9}")
         line.append(f"  outage {milliseconds(run['outage_ms']):>9}")
     for because in run["because"]:
@@ -89,7 +80,7 @@ def failover(document: Document) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
     for step, figures in summary["phases_ms"].items():
-        table.add_row(step, *_quantiles(figures), WORDS.get(step, ""))
+        table.add_row(step, *_quantiles(figures), MEANINGS.get(step, ""))
     felt = (
         ("first reply", "first_reply_ms", "the first client is answered"),
         ("outage", "outage_ms", "the longest silence of any client"),

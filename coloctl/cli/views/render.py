@@ -14,20 +14,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-#: Steps of a failover, in words.
-FAILOVER_WORDS: Mapping[str, str] = {
-    "detected": "it was noticed, or asked for",
-    "confirmation-awaited": "a person is asked whether the node is off",
-    "fenced": "the other node is dead, proven",
-    "arbitrated": "the generation is claimed",
-    "yanked": "connections to it are cut",
-    "promoted": "told to run on alone",
-    "running": "the guest runs",
-    "first-packet": "its first frame is on the LAN",
-    "cleared": "the lost pair is cleared away",
-    "merged": "what only the secondary held is in its image",
-    "verified": "asked once more: it runs",
-}
+from coloctl.model.timeline import FailoverStep
+
 #: Width of the longest bar of a timeline, characters.
 BAR_WIDTH = 24
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -121,11 +109,17 @@ def timeline_steps(document: Mapping[str, Any]) -> RenderableType:
         table.add_row(
             step,
             f"{at:.1f} ms",
-            Text(bar(before, at, whole), style="green" if step == "running" else "cyan"),
-            FAILOVER_WORDS.get(step, "") + beyond,
+            Text(bar(before, at, whole), style="green" if step == FailoverStep.RUNNING else "cyan"),
+            step_meaning(step) + beyond,
         )
         before = at
     return Padding(table, (0, 0, 0, 0))
+
+
+def step_meaning(step: str) -> str:
+    """Return what a step of a failover means; empty for one that this version does not know."""
+    known = FailoverStep.__members__.values()
+    return FailoverStep(step).meaning if step in known else ""
 
 
 def bar(begin: float, end: float, whole: float, width: int = BAR_WIDTH) -> str:

@@ -14,12 +14,13 @@ from coloctl.colo import bridgeport, generation, overlays
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, FencingFailed, PreconditionFailed
 from coloctl.ha.arbiter import Arbiter, open_arbiter, require_claimable
-from coloctl.ha.failover import Course, Timeline, fail_over
+from coloctl.ha.failover import Course, fail_over
 from coloctl.ha.fencing import Fenced
 from coloctl.journal import wall_clock
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import Fencing, Merge, Presence
 from coloctl.supervisor.acts import fencing, merge
 from coloctl.supervisor.acts.cause import OPERATOR, outcome, reason
@@ -102,7 +103,7 @@ async def failover(
             merge.explain(state, survivor)
             await act.heard()
         finally:
-            timeline = replace(timeline, steps=tuple(course.steps))
+            timeline = replace(timeline, steps=dict(course.steps))
             state.remember_failover(timeline.to_json())
         state.emit("FAILED_OVER", {"timeline": timeline.to_json()})
         await _leave_behind(state, lost.name)
@@ -122,11 +123,11 @@ async def _leave_behind(state: PairState, lost: NodeName) -> None:
 
 
 def _course(state: PairState, detected_at_s: float | None) -> Course:
-    def note(step: str, at_ms: float) -> None:
-        state.emit("STEP", {"act": "failover", "step": step, "at-ms": at_ms})
+    def note(step: FailoverStep, at_ms: float) -> None:
+        state.emit("STEP", {"act": "failover", "step": str(step), "at-ms": at_ms})
 
     course = Course(state.clock, began_s=detected_at_s, note=note)
-    course.done("detected", course.began_s)
+    course.done(FailoverStep.DETECTED, course.began_s)
     return course
 
 
@@ -205,7 +206,7 @@ class _Failover:
 
     def merged(self) -> None:
         """Note that the survivor's image holds everything."""
-        self.course.done("merged")
+        self.course.done(FailoverStep.MERGED)
         self._merged.set()
 
     async def _deaf(self) -> None:
@@ -223,7 +224,7 @@ class _Failover:
                 await first.wait()
                 seen_s = self.state.clock.now()
                 if bridgeport.forwards(await bridgeport.link(vm.host, tap)):
-                    self.course.done("first-packet", seen_s)
+                    self.course.done(FailoverStep.FIRST_PACKET, seen_s)
                     return
                 log.warning(
                     "The guest speaks, but the bridge port of %s does not forward yet: its bridge "
@@ -237,7 +238,8 @@ class _Failover:
         self.lost.view = replace(self.lost.view, fencing=Fencing.REQUIRED)
         state.explain(sentence)
         at_ms = round((state.clock.now() - self.course.began_s) * 1000, 2)
-        state.emit("STEP", {"act": "failover", "step": "confirmation-awaited", "at-ms": at_ms})
+        step = str(FailoverStep.CONFIRMATION_AWAITED)
+        state.emit("STEP", {"act": "failover", "step": step, "at-ms": at_ms})
         await state.confirmations[node].wait()
         self.lost.view = replace(self.lost.view, fencing=Fencing.CONFIRMED)
 
@@ -317,7 +319,7 @@ class _Failover:
             "survivor": self.survivor.name,
             "lost": self.lost.name,
             "at": wall_clock().isoformat(timespec="milliseconds"),
-            "steps": dict(self.course.steps),
+            "steps": {str(step): at_ms for step, at_ms in self.course.steps.items()},
             "failed": error.message,
         }
 

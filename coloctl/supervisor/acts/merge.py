@@ -22,6 +22,7 @@ from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import RunState
+from coloctl.model.timeline import FailoverStep
 from coloctl.model.units import size
 from coloctl.model.view import Merge
 from coloctl.qmp import command as qmp
@@ -172,7 +173,7 @@ async def _over(state: PairState, seat: Seat, vm: VM) -> None:
     with contextlib.suppress(ColoctlError):
         await overlays.remove(spec, hosts[seat.name], seat.name)
     with contextlib.suppress(ColoctlError):
-        state.record(Kind.OUTCOME, act="failover", step="merged", node=seat.name)
+        state.record(Kind.OUTCOME, act="failover", step=str(FailoverStep.MERGED), node=seat.name)
     await _let_go(vm)
 
 

@@ -7,11 +7,12 @@ import asyncio
 from coloctl.colo import launch
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.arbiter import open_arbiter, require_claimable
-from coloctl.ha.failover import Timeline, require_answer
+from coloctl.ha.failover import require_answer
 from coloctl.machine import freshcode
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
+from coloctl.model.timeline import Timeline
 from coloctl.supervisor.acts.cause import SWITCHOVER
 from coloctl.supervisor.acts.failover import failover
 from coloctl.supervisor.acts.protect import Entered, Watch, reprotect

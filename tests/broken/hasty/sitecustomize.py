@@ -13,8 +13,8 @@ if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in s
     from collections.abc import Mapping
     from typing import Any
 
-    from coloctl.ha.failover import Timeline
     from coloctl.model.protection import Fact, Protection
+    from coloctl.model.timeline import Timeline
     from coloctl.supervisor.state import PairState
 
     act = importlib.import_module("coloctl.supervisor.acts.failover")  # its package hides it
@@ -27,7 +27,7 @@ if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in s
         state, survivor, lost = self.state, self.survivor, self.lost
         state.note(Fact.SURVIVOR_RUNS, f"The guest runs on node {survivor.name} alone.")
         early = Timeline(
-            survivor.name, lost.name, survivor.view.role, tuple(self.course.steps),
+            survivor.name, lost.name, survivor.view.role, dict(self.course.steps),
             self.course.began_s, generation=state.generation, cause="hasty",
         )  # fmt: skip
         tell = state.emit

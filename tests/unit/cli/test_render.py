@@ -133,7 +133,7 @@ def test_a_timeline_is_drawn_on_one_axis() -> None:
         "fenced       4.0 ms  ██▍                       the other node is dead, proven\n"
         "arbitrated   5.0 ms    ▋                       the generation is claimed\n"
         "yanked       8.0 ms     █▊                     connections to it are cut\n"
-        "promoted    12.0 ms       ██▍                  told to run on alone\n"
+        "promoted    12.0 ms       ██▍                  ordered to run on alone\n"
         "running     32.0 ms         ████████████       the guest runs\n"
         "cleared     32.0 ms                     ▏      the lost pair is cleared away\n"
         "verified    40.0 ms                     ████▊  asked once more: it runs"

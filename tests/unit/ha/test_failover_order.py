@@ -12,8 +12,9 @@ from support.fakes import FakeVM, Log, fake_vm, make_spec
 
 from coloctl.errors import FailoverRefused, FencingFailed
 from coloctl.ha import failover
-from coloctl.ha.failover import Timeline, abandon_secondary, fail_over
+from coloctl.ha.failover import abandon_secondary, fail_over
 from coloctl.model.pair import Role
+from coloctl.model.timeline import Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -82,11 +83,10 @@ def test_the_order_of_a_failover(role: Role) -> None:
         async with lost_and_survivor(log) as (lost, survivor):
             timeline = await take_over(survivor, lost, role, log)
         assert (timeline.survivor, timeline.lost, timeline.role_before) == ("b", "a", role)
-        named = [step for step, _ in timeline.steps]
-        assert named == [
+        assert list(timeline.steps) == [
             *("fenced", "arbitrated", "yanked", "promoted", "running", "cleared", "verified")
         ]
-        assert [at for _, at in timeline.steps] == sorted(at for _, at in timeline.steps)
+        assert list(timeline.steps.values()) == sorted(timeline.steps.values())
 
     asyncio.run(check())
     assert log[:4] == ["a: tap-a0 down", "a: killed", "generation", "b: query-yank"]

@@ -21,11 +21,11 @@ from coloctl.errors import (
     PreconditionFailed,
 )
 from coloctl.ha.arbiter import FILE_NAME, Claim, FileArbiter
-from coloctl.ha.failover import Timeline
 from coloctl.journal import replay
 from coloctl.model.event import Record, open_intents
 from coloctl.model.pair import ArbiterSpec, FencingMethod, FencingSpec, NodeName, Role
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import Fencing, Presence
 from coloctl.supervisor import acts
 from coloctl.supervisor.state import PairState

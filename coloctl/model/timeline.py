@@ -1,0 +1,128 @@
+"""Name the steps of a failover and hold when each was done.
+
+Written by `ha.failover` and `supervisor.acts.failover`; read by `metrics/`, `cli/` and by whoever
+reads a history. Values only.
+
+Invariant: `POINT_OF_NO_RETURN` is the step up to which the lost node could have gone on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, cast
+
+from coloctl.model.pair import NodeName, Role
+
+
+class FailoverStep(StrEnum):
+    """One step of a failover; in the order in which they are done when all goes well."""
+
+    DETECTED = "detected"
+    CONFIRMATION_AWAITED = "confirmation-awaited"
+    FENCED = "fenced"
+    ARBITRATED = "arbitrated"
+    YANKED = "yanked"
+    PROMOTED = "promoted"
+    RUNNING = "running"
+    FIRST_PACKET = "first-packet"  #: comes when the guest sends something
+    CLEARED = "cleared"
+    MERGED = "merged"  #: comes when QEMU has merged the overlays, minutes later on a slow disk
+    VERIFIED = "verified"
+
+    @property
+    def meaning(self) -> str:
+        """A few words for a person."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: Mapping[FailoverStep, str] = {
+    FailoverStep.DETECTED: "it was noticed, or asked for",
+    FailoverStep.CONFIRMATION_AWAITED: "an operator is asked whether the node is off",
+    FailoverStep.FENCED: "the other node is dead, proven",
+    FailoverStep.ARBITRATED: "the generation is claimed",
+    FailoverStep.YANKED: "connections to it are cut",
+    FailoverStep.PROMOTED: "ordered to run on alone",
+    FailoverStep.RUNNING: "the guest runs",
+    FailoverStep.FIRST_PACKET: "its first frame is on the LAN",
+    FailoverStep.CLEARED: "the lost pair is cleared away",
+    FailoverStep.MERGED: "what only the secondary held is in its image",
+    FailoverStep.VERIFIED: "asked once more: it runs",
+}
+
+#: The steps that a timeline may have, in order. A confirmation is awaited, but never a step of it.
+TIMELINE_STEPS = tuple(step for step in FailoverStep if step != FailoverStep.CONFIRMATION_AWAITED)
+
+#: The step of a timeline up to which the lost node could have gone on.
+POINT_OF_NO_RETURN = FailoverStep.FENCED
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each step of a failover was done, in milliseconds since ``began_s``; complete.
+
+    ``began_s`` is the monotonic second at which the loss was noticed or the failover asked for,
+    ``at`` its wall clock. ``fault_ms`` is when the fault happened, where that is known: zero or
+    negative. ``failed`` is why the failover did not succeed, else empty.
+    """
+
+    survivor: NodeName
+    lost: NodeName
+    role_before: Role  #: of the survivor
+    steps: Mapping[str, float] = field(default_factory=dict)
+    began_s: float = 0.0
+    at: str = ""
+    generation: int = 0
+    cause: str = ""
+    fault_ms: float | None = None
+    failed: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document; its ``steps`` are ``{"detected": 0.0, "fenced": 4.2, ...}``."""
+        document: dict[str, Any] = {
+            "generation": self.generation,
+            "cause": self.cause,
+            "survivor": self.survivor,
+            "lost": self.lost,
+            "role_before": str(self.role_before),
+            "began_s": self.began_s,
+            "at": self.at,
+            "fault_ms": self.fault_ms,
+            "point_of_no_return": str(POINT_OF_NO_RETURN),
+            "steps": {str(step): at_ms for step, at_ms in self.steps.items()},
+        }
+        return document | ({"failed": self.failed} if self.failed else {})
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Timeline:
+        """Read a timeline back; what an earlier coloctl left out has its default.
+
+        A step that this version does not know is kept under its name. Raises `ValueError` for a
+        document that is not a timeline.
+        """
+        try:
+            return cls(
+                survivor=cast("NodeName", document["survivor"]),
+                lost=cast("NodeName", document["lost"]),
+                role_before=Role(document.get("role_before", Role.NONE)),
+                steps=dict(document.get("steps", {})),
+                began_s=document.get("began_s", 0.0),
+                at=document.get("at", ""),
+                generation=document.get("generation", 0),
+                cause=document.get("cause", ""),
+                fault_ms=document.get("fault_ms"),
+                failed=document.get("failed", ""),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"This is no timeline of a failover: {error}.") from error
+
+    def done_s(self, step: str) -> float:
+        """Return when a step was done, monotonic; ``began_s`` for a step that is not in it."""
+        return self.began_s + self.steps.get(step, 0.0) / 1000
+
+    def since_ms(self, fault_at_s: float) -> dict[str, float]:
+        """Compute the time from the fault to each step, in the order in which they were done."""
+        before = (self.began_s - fault_at_s) * 1000
+        times = {step: round(before + at_ms, 1) for step, at_ms in self.steps.items()}
+        return dict(sorted(times.items(), key=lambda item: item[1]))
