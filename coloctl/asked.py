@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from coloctl.errors import MonitorError, UnsupportedQEMU
+from coloctl.errors import LaunchError, MonitorError, UnsupportedQEMU
 from coloctl.host import tail
 from coloctl.host.base import Host
 from coloctl.qmp.session import Session
@@ -19,6 +19,8 @@ from coloctl.qmp.session import Session
 #: A QEMU that has bound its monitors answers within milliseconds; loading its libraries from a
 #: cold disk on a busy machine was seen to take seconds.
 LAUNCH_DEADLINE_S = 30.0
+
+_ANOTHER = "name a qemu-system-x86_64 that runs on this machine"
 
 
 @contextlib.asynccontextmanager
@@ -33,8 +35,8 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
         ]  # fmt: skip
         try:
             process = await host.launch(argv, stderr=log, listen={"qmp": socket_path})
-        except OSError as error:
-            raise UnsupportedQEMU(f"{path} cannot be executed: {error.strerror}.") from error
+        except LaunchError as error:
+            raise UnsupportedQEMU(error.message, hint=_ANOTHER) from error
         try:
             sock = await host.monitor(socket_path, LAUNCH_DEADLINE_S)
             session = await Session.open(
@@ -52,7 +54,7 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
             last = tail(log, 3)
             raise UnsupportedQEMU(
                 f"{path} does not answer as QEMU: {last or error.message}",
-                hint="name a qemu-system-x86_64 that runs on this machine",
+                hint=_ANOTHER,
             ) from error
         finally:
             await process.kill(LAUNCH_DEADLINE_S)

@@ -39,6 +39,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
+def _ended(text: str) -> str:
+    """Return text of another program with the full stop that ends a sentence."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 class ColoctlError(Exception):
     """Something an operator should read: one sentence, and a hint where there is one."""
 
@@ -154,7 +159,7 @@ class CommandRefused(MonitorError):
     code = "refused-by-qemu"
 
     def __init__(self, command: str, desc: str, *, error_class: str = "GenericError") -> None:
-        super().__init__(f"QEMU refused {command}: {desc}")
+        super().__init__(f"QEMU refused {command}: {_ended(desc)}")
         self.command = command
         self.desc = desc
         self.error_class = error_class
@@ -166,7 +171,7 @@ class OutcomeUnknown(MonitorError):
     code = "outcome-unknown"
 
     def __init__(self, command: str, why: str) -> None:
-        super().__init__(f"{command} was sent but its outcome is unknown: {why}")
+        super().__init__(f"{command} was sent but its outcome is unknown: {_ended(why)}")
         self.command = command
 
 

@@ -206,10 +206,11 @@ def _outsiders() -> tuple[int, ...]:
 
 
 def check_socket_path(path: Path) -> Path:
-    """``path`` can be a unix socket address; raises `PreconditionFailed` when it is too long."""
+    """Return ``path``, which can be a unix socket address; raises `PreconditionFailed` else."""
     if len(os.fsencode(path)) > UNIX_PATH_MAX:
         raise PreconditionFailed(
-            f"{path} is longer than the {UNIX_PATH_MAX} bytes a unix socket address can have.",
-            hint="set COLOCTL_STATE_DIR to a shorter path",
+            f"The socket path {path} has {len(os.fsencode(path))} bytes; a unix socket address "
+            f"can have {UNIX_PATH_MAX}.",
+            hint="set COLOCTL_STATE_DIR to a shorter path, or give the pair a shorter name",
         )
     return path

@@ -136,20 +136,13 @@ class VM:
         """
         paths.make_private(rundir)
         log = rundir / "qemu.log"
-        try:
-            process = await host.launch(
-                launch.argv,
-                stderr=log,
-                listen=launch.sockets,
-                node=node,
-                numbered=launch.numbered,
-            )
-        except OSError as error:
-            raise LaunchError(
-                f"QEMU for node {node} cannot be executed: {error.strerror}.",
-                node=node,
-                argv=launch.argv,
-            ) from error
+        process = await host.launch(
+            launch.argv,
+            stderr=log,
+            listen=launch.sockets,
+            node=node,
+            numbered=launch.numbered,
+        )
         try:
             monitor = await _open_monitor(
                 node, host, process, launch.sockets, record, disks=launch.disks

@@ -76,7 +76,7 @@ async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Precond
         await host.guard(scratch)
         await host.unguard(scratch.name)
     except PreconditionFailed as error:
-        sentence = f"Other users may reach the ports of node {node}: {error.message}."
+        sentence = f"Other users may reach the ports of node {node}: {error.message}"
         return [Precondition("strangers", Severity.WARNING, sentence, error.hint or "")]
     sentence = f"Packet rules can keep everybody but the peer from the ports of node {node}."
     return [Precondition("strangers", Severity.OK, sentence)]
@@ -92,9 +92,7 @@ async def _nic(nic: NicSpec, hosts: Hosts) -> list[Precondition]:
         try:
             await hosts[node].check_tap(nic.tap.ifname[node])
         except ColoctlError as error:
-            findings.append(
-                Precondition(name, Severity.ERROR, _whole(error.message), error.hint or "")
-            )
+            findings.append(Precondition(name, Severity.ERROR, error.message, error.hint or ""))
             continue
         sentence = f"Tap {nic.tap.ifname[node]} on node {node} can be opened."
         findings.append(Precondition(name, Severity.OK, sentence))
@@ -104,12 +102,6 @@ async def _nic(nic: NicSpec, hosts: Hosts) -> list[Precondition]:
     header = "carry a virtio-net header" if has_vnet_header(nic) else "are plain Ethernet"
     sentence = f"Frames {header} on both nodes, and the filters know it; vhost is off."
     return [*findings, Precondition(name, Severity.OK, sentence)]
-
-
-def _whole(message: str) -> str:
-    """The message as a sentence."""
-    sentence = message[:1].upper() + message[1:]
-    return sentence if sentence.endswith(".") else f"{sentence}."
 
 
 async def _spanning_tree(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Precondition]:

@@ -269,7 +269,8 @@ async def _until_done(effort: Effort, deadline: Deadline, progress: Callable[[in
             if "done" in said:
                 return
     why = effort.mender.last_words().strip().rpartition("\n")[2] or "it said nothing"
-    raise _failed(f"the program that reads the survivor ended: {why}", sure=not effort.wrote)
+    why = f"The program that reads the survivor ended: {why.rstrip('.')}."
+    raise _failed(why, sure=not effort.wrote)
 
 
 def _failed(why: str, *, sure: bool) -> NotComparable | ResyncFailed:

@@ -155,7 +155,7 @@ async def _ram(work: Reading) -> Ram:
     """The memory of both guests, which is at the same addresses; raises `NotComparable`."""
     mine, theirs = await asyncio.gather(_ram_of(work.primary), _ram_of(work.secondary))
     if mine != theirs:
-        raise NotComparable("both QEMUs show the guest's memory at other addresses")
+        raise NotComparable("Both QEMUs show the guest's memory at other addresses.")
     return mine
 
 

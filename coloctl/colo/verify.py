@@ -114,7 +114,7 @@ async def _scan(work: Comparing, disk: int, before: int, total: int) -> tuple[in
             relaying.cancel()
             await asyncio.gather(relaying, return_exceptions=True)
         why = comparer.last_words().strip().rpartition("\n")[2] or "it said nothing"
-        raise NotComparable(f"the program that reads the primary ended: {why}")
+        raise NotComparable(f"The program that reads the primary ended: {why.rstrip('.')}.")
 
 
 async def _settle(work: Comparing, disk: int, size: int, suspects: Ranges) -> tuple[Ranges, Ranges]:
@@ -159,7 +159,7 @@ async def _digests(
             raw, begin = bytes.fromhex(said["digests"]), int(said["begin"])
             for n in range(len(raw) // DIGEST):
                 found[begin + n * GENTLE.chunk] = raw[n * DIGEST : (n + 1) * DIGEST]
-    raise NotComparable("a program that reads a disk ended before it was done")
+    raise NotComparable("A program that reads a disk ended before it was done.")
 
 
 def _ranges(chunks: Sequence[int] | Mapping[int, Any], size: int) -> Ranges:

@@ -126,7 +126,7 @@ class ControlClient:
                     hint=f"it may still be at work; coloctl status {self.pair} tells",
                 )
             if not answer:
-                raise OutcomeUnknown(name, f"the supervisor of {self.pair} closed the connection")
+                raise OutcomeUnknown(name, f"The supervisor of {self.pair} closed the connection.")
             if "event" in answer:
                 event = _event(answer)
                 if event.name in self.renewed_by:

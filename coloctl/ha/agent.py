@@ -67,7 +67,7 @@ async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> Age
         try:
             status = await agent.told("status")
         except FencingFailed as failed:
-            return AgentAnswer(False, said=f"{failed.message.rstrip('.')}.")
+            return AgentAnswer(False, said=failed.message)
     words = f": {said.rstrip('.')}." if (said := agent.quote(status)) else "."
     if status.code == ON:
         return AgentAnswer(
@@ -156,7 +156,7 @@ class _Agent:
         )  # fmt: skip
         return FencingFailed(
             self.node,
-            f"The fence agent {self.name} {says}{after}: {words or 'it wrote nothing'}",
+            f"The fence agent {self.name} {says}{after}: {(words or 'no output').rstrip('.')}.",
             hint=f"call {self.name} by hand with action=status and the options of the pair file",
         )
 

@@ -52,6 +52,6 @@ def open_host(spec: str) -> LocalHost:
         return NetnsHost(rest)
     raise SpecError(
         "host",
-        f"{spec!r} names no kind of host that is known",
+        f"{spec!r} names no kind of host that is known.",
         hint='write "local" for this machine or "netns:NAME" for one of its network namespaces',
     )

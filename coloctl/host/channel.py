@@ -37,15 +37,15 @@ def listen_at(listener: socket.socket, endpoint: Endpoint, host: str) -> Endpoin
 def _not_available(error: OSError, endpoint: Endpoint, host: str) -> PreconditionFailed:
     if error.errno == errno.EADDRINUSE:
         return PreconditionFailed(
-            f"{endpoint} on {host} is in use by another process",
+            f"{endpoint} on {host} is in use by another process.",
             hint="choose another [replication] base_port, or look for its owner with `ss -ltnp`",
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return PreconditionFailed(
-            f"{host} has no address {endpoint.address}",
+            f"Host {host} has no address {endpoint.address}.",
             hint="the node's `address` must be one of that host's own (`ip address`)",
         )
-    return PreconditionFailed(f"cannot listen at {endpoint} on {host}: {error.strerror}")
+    return PreconditionFailed(f"Cannot listen at {endpoint} on {host}: {error.strerror}.")
 
 
 async def connect_pair(
@@ -78,11 +78,11 @@ async def connect_pair(
             accepted.close()
         if isinstance(error, TimeoutError):
             raise Unreachable(
-                f"no connection to {endpoint} within {deadline_s:g} s",
+                f"No connection to {endpoint} within {deadline_s:g} s.",
                 hint="is the replication link up, and does no filter drop its packets?",
             ) from None
         if isinstance(error, OSError):
-            raise Unreachable(f"no connection to {endpoint}: {error.strerror}") from None
+            raise Unreachable(f"No connection to {endpoint}: {error.strerror}.") from None
         raise
     return Channel(accepted, f"{local} <- {remote}"), Channel(connector, f"{remote} -> {local}")
 
@@ -100,11 +100,15 @@ async def carries(one: Channel, two: Channel, deadline_s: float) -> None:
                 far.socket.setblocking(False)
                 await loop.sock_sendall(near.socket, b"?")
                 if not await loop.sock_recv(far.socket, 1):
-                    raise Unreachable(f"{far.description} was closed")
+                    raise Unreachable(f"The connection {far.description} was closed.")
     except TimeoutError:
-        raise Unreachable(f"nothing came over {one.description} within {deadline_s:g} s") from None
+        raise Unreachable(
+            f"No data came over the connection {one.description} within {deadline_s:g} s."
+        ) from None
     except OSError as error:
-        raise Unreachable(f"nothing comes over {one.description}: {error.strerror}") from None
+        raise Unreachable(
+            f"No data comes over the connection {one.description}: {error.strerror}."
+        ) from None
 
 
 async def hear(sock: socket.socket, at: Address, length: int, deadline_s: float) -> bytes:
@@ -122,10 +126,10 @@ async def hear(sock: socket.socket, at: Address, length: int, deadline_s: float)
                 while len(said) < length and (more := await loop.sock_recv(sock, length)):
                     said += more
         except TimeoutError:
-            what = "nothing was heard from" if connected else "no connection to"
-            raise Unreachable(f"{what} {at} within {deadline_s:g} s") from None
+            missing = "No data came from" if connected else "No connection to"
+            raise Unreachable(f"{missing} {at} within {deadline_s:g} s.") from None
         except OSError as error:
-            raise Unreachable(f"no connection to {at}: {error.strerror}") from None
+            raise Unreachable(f"No connection to {at}: {error.strerror}.") from None
     return said
 
 

@@ -170,7 +170,7 @@ def spawn(
             )
         except OSError as error:
             raise LaunchError(
-                f"{argv[0]} could not be started: {error.strerror}",
+                f"{argv[0]} could not be started: {error.strerror}.",
                 node=node,
                 argv=command,
                 hint="check that the program exists and may be executed",
@@ -185,7 +185,7 @@ def _appending(path: Path) -> int:
             path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
     except OSError as error:
-        raise PreconditionFailed(f"cannot write {path}: {error.strerror}") from None
+        raise PreconditionFailed(f"Cannot write {path}: {error.strerror}.") from None
 
 
 def with_numbers(

@@ -16,10 +16,8 @@ from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.host.base import Identity
 from coloctl.host.process import identity_of
 from coloctl.host.ready import until_readable
+from coloctl.paths import check_socket_path
 from coloctl.procfs import LISTENS
-
-#: The kernel's limit on a unix socket's path, with its terminating zero (unix(7)).
-PATH_LIMIT = 108
 
 #: Connections the kernel keeps until QEMU takes them: a monitor has one client, plus late ones.
 BACKLOG = 4
@@ -31,25 +29,13 @@ _UCRED = struct.Struct("3i")
 _TCP_LISTEN = "0A"
 
 
-def checked_path(path: Path) -> str:
-    """``path`` as absolute text, short enough for the kernel; else raises `PreconditionFailed`."""
-    text = str(path.absolute())
-    if len(os.fsencode(text)) >= PATH_LIMIT:
-        raise PreconditionFailed(
-            f"the socket path {text} has {len(os.fsencode(text))} bytes,"
-            f" and the kernel takes at most {PATH_LIMIT - 1}",
-            hint="set COLOCTL_STATE_DIR to a shorter directory, or give the pair a shorter name",
-        )
-    return text
-
-
 def listening(path: Path) -> socket.socket:
     """A unix socket that listens at ``path``, with mode 0600 from its first moment.
 
     A socket file that nobody listens at any more is replaced. Raises `PreconditionFailed` when
     somebody listens there, when something else is in the way, or when the file cannot be made.
     """
-    text = checked_path(path)
+    text = str(check_socket_path(path.absolute()))
     _make_way(path, text)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -59,7 +45,7 @@ def listening(path: Path) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise PreconditionFailed(f"cannot listen at {text}: {error.strerror}") from None
+        raise PreconditionFailed(f"Cannot listen at {text}: {error.strerror}.") from None
     return sock
 
 
@@ -69,14 +55,14 @@ def _make_way(path: Path, text: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise PreconditionFailed(f"cannot listen at {text}: {error.strerror}") from None
+        raise PreconditionFailed(f"Cannot listen at {text}: {error.strerror}.") from None
     if not stat.S_ISSOCK(mode):
         raise PreconditionFailed(
-            f"{text} is in the way: it is no socket", hint="move that file away"
+            f"{text} is in the way: it is not a socket.", hint="move that file away"
         )
     if _has_listener(text):
         raise PreconditionFailed(
-            f"another process already listens at {text}", hint="stop the older pair first"
+            f"Another process already listens at {text}.", hint="stop the older pair first"
         )
     path.unlink(missing_ok=True)
 
@@ -95,7 +81,7 @@ async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
 
     Raises `Unreachable` when nobody listens there, or takes the connection within ``deadline_s``.
     """
-    text = checked_path(path)
+    text = str(check_socket_path(path.absolute()))
     deadline = Deadline(deadline_s)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -105,9 +91,9 @@ async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
             # The listener's queue is full, and no descriptor says when that changes.
             await asyncio.sleep(0.01)
         if code == errno.EAGAIN:
-            raise Unreachable(f"the listener at {text} took no connection for {deadline_s:g} s")
+            raise Unreachable(f"The listener at {text} took no connection for {deadline_s:g} s.")
         if code:
-            raise Unreachable(f"nothing answers at {text}: {os.strerror(code)}")
+            raise Unreachable(f"No process answers at {text}: {os.strerror(code)}.")
     except BaseException:
         sock.close()
         raise
@@ -127,7 +113,7 @@ async def speaker(monitor: socket.socket, deadline_s: float) -> Identity:
         _, notes, _, _ = monitor.recvmsg(1, socket.CMSG_SPACE(_UCRED.size), socket.MSG_PEEK)
         monitor.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
     except TimeoutError:
-        raise Unreachable(f"A monitor said nothing for {deadline_s:g} s.") from None
+        raise Unreachable(f"A monitor sent nothing for {deadline_s:g} s.") from None
     except OSError as error:
         raise Unreachable(f"A monitor hung up: {error.strerror}.") from None
     pids = [_UCRED.unpack(data)[0] for _, kind, data in notes if kind == socket.SCM_CREDENTIALS]
@@ -163,7 +149,7 @@ def parse_address(address: str) -> IPAddress:
         return ipaddress.ip_address(address)
     except ValueError:
         raise PreconditionFailed(
-            f"{address!r} is not an IP address", hint="write it in digits, such as 10.66.0.1"
+            f"{address!r} is not an IP address.", hint="write it in digits, such as 10.66.0.1"
         ) from None
 
 

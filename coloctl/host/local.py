@@ -154,7 +154,7 @@ class LocalHost(LocalAccess):
     ) -> tuple[Channel, Channel]:
         """See `Host.channel_pair`; ``other`` must be under this kernel."""
         if not isinstance(other, LocalHost):
-            raise PreconditionFailed(f"{self.name} cannot open a channel to {other.name}")
+            raise PreconditionFailed(f"Host {self.name} cannot open a channel to {other.name}.")
         family = _family(listen.address)
         listener = await self.make_socket(family, socket.SOCK_STREAM)
         with listener:
@@ -245,7 +245,7 @@ class LocalHost(LocalAccess):
             return await self.make_socket(socket.AF_PACKET, socket.SOCK_RAW)
         except PermissionError:
             raise PreconditionFailed(
-                f"no right to watch packets on {self.name}",
+                f"No right to watch packets on {self.name}.",
                 hint="run as root, or with CAP_NET_RAW",
             ) from None
 
@@ -276,7 +276,7 @@ class LocalHost(LocalAccess):
             return Completed(death.exit_code, _text(program.stdout), _text(program.stderr))
         except TimeoutError:
             raise DeadlineMissed(
-                f"`{' '.join(argv)}` did not end within {deadline_s:g} s and was killed"
+                f"`{' '.join(argv)}` did not end within {deadline_s:g} s and was killed."
             ) from None
         finally:
             try:
@@ -320,7 +320,7 @@ class LocalHost(LocalAccess):
 
 def _not_started(argv: Sequence[str], host: str, error: OSError) -> PreconditionFailed:
     return PreconditionFailed(
-        f"{argv[0]} could not be started on {host}: {error.strerror}",
+        f"{argv[0]} could not be started on {host}: {error.strerror}.",
         hint=f"install the package that has {argv[0]}, or give its path",
     )
 

@@ -61,7 +61,7 @@ class LocalAccess:
             await self._inside(job)
         except OSError as error:
             raise PreconditionFailed(
-                f"the kernel takes no packet rules on {self.name}: {error.strerror}",
+                f"The kernel takes no packet rules on {self.name}: {error.strerror}.",
                 hint="`modprobe nf_tables`, and run coloctl as root",
             ) from None
 

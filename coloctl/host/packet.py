@@ -71,7 +71,7 @@ class SynWatch:
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise missing(tap, host) from None
-            raise PreconditionFailed(f"cannot watch {tap} on {host}: {error.strerror}") from None
+            raise PreconditionFailed(f"Cannot watch {tap} on {host}: {error.strerror}.") from None
 
     async def wait(self) -> None:
         """The guest has sent what is watched for; raises `Unreachable` when the tap went away."""
@@ -84,7 +84,7 @@ class SynWatch:
             except OSError as error:
                 # The socket says once that the tap went down, and sees frames again once it is up.
                 if error.errno != errno.ENETDOWN or not self._packets.getsockname()[0]:
-                    raise Unreachable(f"the tap {self._tap} on {self._host} went away") from None
+                    raise Unreachable(f"The tap {self._tap} on {self._host} went away.") from None
 
 
 class FrameWatch(SynWatch):

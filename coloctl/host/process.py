@@ -125,7 +125,7 @@ class LocalProcess:
             return False
         except PermissionError:
             raise PreconditionFailed(
-                f"process {self.identity.pid} belongs to another user and may not be signalled",
+                f"Process {self.identity.pid} belongs to another user and may not be signalled.",
                 hint="run coloctl as the user that started the pair",
             ) from None
         return True
@@ -185,8 +185,8 @@ class LocalProcess:
             if self.alive():
                 raise FencingFailed(
                     self.node,
-                    f"process {self.identity.pid} got {signum.name} and is not gone"
-                    f" after {deadline_s:g} s",
+                    f"Process {self.identity.pid} got {signum.name} and is not gone"
+                    f" after {deadline_s:g} s.",
                     hint="a process stuck in the kernel (state D) cannot be killed:"
                     " power its host off, then confirm that it is off",
                 ) from None
@@ -230,7 +230,7 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
         return None
     if identity.namespace and identity.namespace != pid_namespace():
         raise PreconditionFailed(
-            f"process {identity.pid} was recorded in another pid namespace ({identity.namespace})",
+            f"Process {identity.pid} was recorded in another pid namespace ({identity.namespace}).",
             hint="run coloctl in the container that started the pair; where that is gone, so is"
             " the process: remove the pair's state folder",
         )
@@ -240,7 +240,7 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
         return None
     except OSError as error:
         raise PreconditionFailed(
-            f"the kernel gave no hold on process {identity.pid}: {error.strerror}"
+            f"Process {identity.pid} cannot be held: {error.strerror}."
         ) from None
     # Only now is the start time worth comparing: from here on the pidfd cannot change its process.
     found = identity_of(identity.pid)
@@ -253,7 +253,7 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
     if strange := identity.differs(found):
         os.close(pidfd)
         raise PreconditionFailed(
-            f"process {identity.pid} has the number of the QEMU of node {node}, but {strange}",
+            f"Process {identity.pid} has the number of the QEMU of node {node}, but {strange}.",
             hint=f"look at it with `ps -fp {identity.pid}`; it is neither adopted nor ended",
         )
     argv = command_line(identity.pid)
@@ -262,7 +262,7 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
 
 def _hidden(pid: int) -> PreconditionFailed:
     return PreconditionFailed(
-        f"process {pid} exists, but /proc does not show whether it is the one that was started",
+        f"Process {pid} exists, but /proc does not show whether it is the one that was started.",
         hint="run coloctl as the user that started the pair (/proc is mounted with hidepid)",
     )
 

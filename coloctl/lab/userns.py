@@ -102,7 +102,7 @@ def _check_single_thread() -> None:
     end = time.monotonic() + _ENDING_S
     while sum(1 for _ in Path("/proc/self/task").iterdir()) > 1:
         if time.monotonic() > end:
-            raise LabError("a user namespace can be entered only before the first thread starts.")
+            raise LabError("A user namespace can be entered only before the first thread starts.")
         time.sleep(0.005)
 
 

@@ -95,7 +95,7 @@ def _disk_place(guest: GuestSpec, disk: DiskSpec, index: int) -> dict[str, Any]:
         if index >= drives:
             raise SpecError(
                 f"disk[{index}].model",
-                f"the controller of machine type {guest.machine} has {drives} places,"
+                f"The controller of machine type {guest.machine} has {drives} places,"
                 f" none of them for {disk.id}.",
                 hint="virtio-blk-pci has more places, and is faster",
             )
@@ -108,7 +108,7 @@ def _disk_place(guest: GuestSpec, disk: DiskSpec, index: int) -> dict[str, Any]:
     if slot >= SCSI_SLOT:
         raise SpecError(
             f"disk[{index}]",
-            f"there are PCI slots for {SCSI_SLOT - FIRST_DISK_SLOT} disks, none for {disk.id}.",
+            f"There are PCI slots for {SCSI_SLOT - FIRST_DISK_SLOT} disks, none for {disk.id}.",
             hint="model scsi-hd puts up to 256 disks behind one slot",
         )
     return pci(guest, slot)
@@ -124,7 +124,7 @@ def nic_device(guest: GuestSpec, nic: NicSpec, index: int) -> Device:
     if slot > LAST_NIC_SLOT:
         places = LAST_NIC_SLOT - FIRST_NIC_SLOT + 1
         raise SpecError(
-            f"nic[{index}]", f"there are PCI slots for {places} NICs, none for {nic.id}."
+            f"nic[{index}]", f"There are PCI slots for {places} NICs, none for {nic.id}."
         )
     checksums = {"csum": False} if nic.model.startswith("virtio-net") else {}
     return {

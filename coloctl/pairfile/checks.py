@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from coloctl import paths
-from coloctl.errors import SpecError
+from coloctl.errors import PreconditionFailed, SpecError
 from coloctl.model.pair import NODES, FencingMethod, PairSpec
 from coloctl.pairfile.qemuargs import listening_sockets
 
@@ -195,13 +195,10 @@ def missing_files(spec: PairSpec) -> Iterator[SpecError]:
     if spec.arbiter.path is not None:
         yield from _writable_folder("arbiter.path", spec.arbiter.path.parent)
     longest = paths.pair_dir(spec.name) / "a" / "compare_out-n9.sock"
-    if len(os.fsencode(longest)) > paths.UNIX_PATH_MAX:
-        yield SpecError(
-            "name",
-            f"Sockets in {paths.pair_dir(spec.name)} would have addresses of more than "
-            f"{paths.UNIX_PATH_MAX} bytes.",
-            hint="use a shorter name, or set COLOCTL_STATE_DIR to a shorter path",
-        )
+    try:
+        paths.check_socket_path(longest)
+    except PreconditionFailed as error:
+        yield SpecError("name", error.message, hint=error.hint)
 
 
 def _agent(spec: PairSpec) -> Iterator[SpecError]:

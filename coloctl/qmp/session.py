@@ -151,7 +151,7 @@ class Session:
         except TimeoutError:
             self._abandon(command, deadline_s)
             raise OutcomeUnknown(
-                name, f"{self.name} gave no answer within {deadline_s:g} s"
+                name, f"{self.name} gave no answer within {deadline_s:g} s."
             ) from None
         except ExecInterruptedError:
             raise OutcomeUnknown(name, f"{self.name}: {self._client.why_lost}") from None

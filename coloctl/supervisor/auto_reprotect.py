@@ -109,7 +109,7 @@ class AutoReprotect:
             pause_s = wait_s(self._failed)
             self._not_before_s = state.clock.now() + pause_s
             state.exposure = (
-                f"Attempt {self._failed} to protect it failed: {error.message.rstrip('.')}. "
+                f"Attempt {self._failed} to protect it failed: {error.message} "
                 f"The next one comes in {pause_s:g} s."
             )
             log.warning("%s", state.exposure)

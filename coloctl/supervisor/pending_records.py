@@ -73,8 +73,8 @@ class PendingRecords:
         if not self.problem:
             return ""
         return (
-            f"{self.problem.rstrip('.')}: nothing new is begun, failover and stop work, and what "
-            "happens is written down when there is room."
+            f"{self.problem} Until there is room, nothing new is begun, failover and stop work, "
+            "and what happens is kept in memory."
         )
 
     def _settle(self) -> None:

@@ -191,7 +191,7 @@ class Verifying:
         try:
             found.disks = await verify(work)
         except NotComparable as error:
-            found.why = f"{error.why.rstrip('.')}."
+            found.why = error.why
             return
         state.beside.left = None
         if memory:
@@ -202,7 +202,7 @@ class Verifying:
                 found.pages = await pages.compare(reading)
                 found.memory, state.beside.lent = "", ()
             except NotComparable as error:  # what was found of the disks is true all the same
-                found.memory = f"The guest's memory was not compared: {error.why.rstrip('.')}."
+                found.memory = f"The guest's memory was not compared: {error.why}"
         found.why = ""
 
     def _tell(self, done: int, total: int, step: str = "compare") -> None:

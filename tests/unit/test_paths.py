@@ -19,8 +19,11 @@ from coloctl.check import machine
 from coloctl.check.finding import Severity
 from coloctl.cli.verbs.status import list_pairs, status
 from coloctl.control.daemon.spawn import claim
+from coloctl.control.listener import listen
 from coloctl.errors import PreconditionFailed
+from coloctl.host.listen import listening
 from coloctl.journal import Journal
+from coloctl.pairfile import checks
 
 pytestmark = pytest.mark.unit
 
@@ -192,3 +195,24 @@ def test_no_link_is_followed_in_the_place_of_a_journal(tmp_path: Path) -> None:
     with pytest.raises(PreconditionFailed):
         Journal(tmp_path / "journal.jsonl")
     assert victim.read_text() == "precious"
+
+
+def test_the_limit_of_a_socket_path_is_one_fact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host, the control socket and the pair file refuse 108 bytes in the same words."""
+    room = paths.UNIX_PATH_MAX - len(os.fsencode(tmp_path)) - 1
+    fits, long = tmp_path / ("x" * room), tmp_path / ("x" * (room + 1))
+    assert len(os.fsencode(fits)) == 107
+    for make in (listening, listen):
+        make(fits).close()
+        fits.unlink()
+        with pytest.raises(PreconditionFailed) as caught:
+            make(long)
+        assert caught.value.message == (
+            f"The socket path {long} has 108 bytes; a unix socket address can have 107."
+        )
+        assert "COLOCTL_STATE_DIR" in (caught.value.hint or "")
+    monkeypatch.setattr(paths, "pair_dir", lambda _: long.parent / ("y" * 90))
+    (found,) = (one for one in checks.missing_files(make_spec()) if one.key == "name")
+    assert "a unix socket address can have 107." in found.message

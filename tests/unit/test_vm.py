@@ -12,7 +12,14 @@ from support.becoming import becomes
 from support.fakes import fake_vm
 
 from coloctl import vm
-from coloctl.errors import DeadlineMissed, LaunchError, MonitorError, Unreachable
+from coloctl.cli.verbs import run_verb
+from coloctl.errors import (
+    DeadlineMissed,
+    LaunchError,
+    MonitorError,
+    Unreachable,
+    UnsupportedQEMU,
+)
 from coloctl.host import open_host
 from coloctl.host.console import Console
 from coloctl.machine.cmdline import Launch
@@ -36,6 +43,30 @@ def test_half_an_answer_is_a_monitor_error(answers: dict[str, Any]) -> None:
                 await vm.observe()
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"), [(0o755, "Exec format error"), (0o644, "Permission denied")]
+)
+def test_binary_that_does_not_start_is_no_qemu_for_coloctl(
+    tmp_path: Path, mode: int, reason: str
+) -> None:
+    """A file that the kernel does not execute raises `UnsupportedQEMU`, which names it."""
+    binary = tmp_path / "qemu-system-x86_64"
+    binary.write_text("no program")
+    binary.chmod(mode)
+
+    async def check() -> None:
+        async with open_host("local") as host:
+            for ask in (vm.inspect, vm.learn):
+                with pytest.raises(UnsupportedQEMU) as caught:
+                    await ask(binary, host)
+                assert caught.value.message == f"{binary} could not be started: {reason}."
+                assert "qemu-system-x86_64 that runs" in (caught.value.hint or "")
+
+    asyncio.run(check())
+    if mode == 0o755:  # the verb itself refuses a file that may not be executed
+        assert run_verb(["schema", "dump", "--qemu", str(binary)]) == UnsupportedQEMU.exit_code
 
 
 #: What answers there does not speak QMP, and runs on when it is left.

@@ -260,7 +260,7 @@ def _keep_successor(supervisor: SpawnedSupervisor, first: int) -> None:
         supervisor.keep()
     if supervisor.kept:
         raise OutcomeUnknown(
-            "pair-start", f"the supervisor of {name} was killed; the next one finishes the start"
+            "pair-start", f"The supervisor of {name} was killed; the next one finishes the start."
         )
 
 

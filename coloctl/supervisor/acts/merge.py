@@ -133,7 +133,7 @@ async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
                 return seen.merge
             seat.merged_bytes = max(0, seen.held - seen.left), seen.held
         if not vm.process.alive() or vm.monitor.gone:
-            raise MonitorError(f"the QEMU of node {seat.name} ended before they were merged.")
+            raise MonitorError(f"The QEMU of node {seat.name} ended before they were merged.")
         await asyncio.sleep(POLL_S)
 
 

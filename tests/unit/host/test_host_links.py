@@ -73,7 +73,7 @@ def test_a_server_is_heard_as_far_as_it_speaks(said: bytes) -> None:
 def test_a_server_that_stays_silent_is_named() -> None:
     async def story() -> None:
         async with LocalHost() as host:
-            with listener() as (_, at), pytest.raises(Unreachable, match="nothing was heard") as no:
+            with listener() as (_, at), pytest.raises(Unreachable, match="No data came") as no:
                 await host.hear(at, 18, deadline_s=0.05)
             assert str(at) in no.value.message
 
@@ -85,7 +85,7 @@ def test_a_port_where_nobody_listens_is_named() -> None:
         with listener() as (_, at):
             pass
         async with LocalHost() as host:
-            with pytest.raises(Unreachable, match=f"no connection to {at}: "):
+            with pytest.raises(Unreachable, match=f"No connection to {at}: "):
                 await host.hear(at, 18, deadline_s=5)
 
     asyncio.run(story())

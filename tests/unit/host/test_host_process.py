@@ -351,7 +351,7 @@ def test_program_that_does_not_exist(tmp_path: Path) -> None:
             assert caught.value.node == "a"
             assert caught.value.hint
             assert not (tmp_path / "qmp.sock").exists()
-            with pytest.raises(PreconditionFailed, match="cannot write"):
+            with pytest.raises(PreconditionFailed, match="Cannot write"):
                 await host.launch(SLEEP, stderr=tmp_path / "none" / "log")
 
     asyncio.run(story())

@@ -69,7 +69,8 @@ def test_what_could_not_be_written_comes_before_what_can(
             with pytest.raises(PreconditionFailed, match="no room"):
                 pending_records.append(deed(8))
             pending_records.settle()
-            assert "There is no room: nothing new is begun" in pending_records.sentence()
+            sentence = pending_records.sentence()
+            assert sentence.startswith("There is no room. Until there is room, nothing new is ")
         before = journal.stamped(note(0)).mono_s
         pending_records.append(deed(9))
         assert not pending_records.sentence() and pending_records.dropped == 4

@@ -136,7 +136,7 @@ def test_what_is_known_of_the_disks_does_not_depend_on_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check() -> None:
-        finds(monkeypatch, EQUAL, NotComparable("QEMU shows no memory"))
+        finds(monkeypatch, EQUAL, NotComparable("QEMU shows no memory."))
         async with watched(tmp_path, memory=True) as (_, _a, it, _log):
             found = await it.verify()
             assert (found.outcome, found.disks, found.pages) == (VerifyOutcome.EQUAL, EQUAL, None)
@@ -253,10 +253,10 @@ def test_where_it_cannot_be_done_the_reason_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def check() -> None:
-        finds(monkeypatch, NotComparable("the export is refused"))
+        finds(monkeypatch, NotComparable("The export is refused."))
         async with watched(tmp_path) as (state, _, it, _log):
             found = await it.verify()
-            assert found.sentence() == "It was broken off: the export is refused."
+            assert found.sentence() == "It was broken off: The export is refused."
             state.note(Fact.NODE_LOST, "test")
             with pytest.raises(NotProtected, match="no second copy"):
                 await it.verify()
