@@ -29,9 +29,9 @@ import pytest
 
 if TYPE_CHECKING:
     from coloctl.api.pair import Pair
-    from coloctl.chaos.outcome import Outcome
-    from coloctl.chaos.players import Players
-    from coloctl.chaos.setting import Setting
+    from coloctl.chaos.run.result import Outcome
+    from coloctl.chaos.run.testbed import Setting
+    from coloctl.check.choose import Players
     from coloctl.lab.network import Lab
 
 MARKER = "colo_scenario"
@@ -86,16 +86,16 @@ def colo_players() -> Players:
 
     COLOCTL_QEMU names the QEMU, as ``--qemu`` of `coloctl demo` does.
     """
-    from coloctl.chaos import players
+    from coloctl.check import choose
 
     with _plainly():
-        return players.engage(os.environ.get("COLOCTL_QEMU") or None)
+        return choose.engage(os.environ.get("COLOCTL_QEMU") or None)
 
 
 @pytest.fixture
 def colo_setting(colo_players: Players) -> Setting:
     """What `colo_pair` plays with: override this fixture to change memory, delay or policy."""
-    from coloctl.chaos.setting import Setting
+    from coloctl.chaos.run.testbed import Setting
 
     return Setting(*colo_players, name=_name())
 
@@ -119,15 +119,15 @@ def colo_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def colo_pair(colo_lab: Lab, colo_setting: Setting) -> Iterator[Pair]:
     """The guest serves in the lab and is protected; behind the test nothing of it is left."""
     import coloctl
-    from coloctl.chaos import setting
+    from coloctl.chaos.run import testbed
 
     async def ready(pair: Pair) -> None:
         await pair.open()
-        await pair.ask(lambda acts: setting.boot(colo_setting, acts.client))
-        await pair.protect(timeout=setting.PROTECT_DEADLINE_S)
+        await pair.ask(lambda acts: testbed.boot(colo_setting, acts.client))
+        await pair.protect(timeout=testbed.PROTECT_DEADLINE_S)
 
-    with setting.folder(colo_setting) as home:
-        pair = coloctl.pair(setting.pair_file(colo_setting, colo_lab, home))
+    with testbed.folder(colo_setting) as home:
+        pair = coloctl.pair(testbed.pair_file(colo_setting, colo_lab, home))
         try:
             with _plainly():
                 asyncio.run(ready(pair))
@@ -183,7 +183,7 @@ def _judged(item: pytest.Item) -> list[Outcome]:
 
 def run_scenario(file: Path, *, seed: int | None) -> Outcome:
     """The scenario was played in a lab of this process's own, and judged."""
-    from coloctl.chaos import runner
+    from coloctl.chaos.run import runner
 
     return runner.run(file, seed=seed, name=_name())
 

@@ -10,9 +10,9 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from coloctl import pairfile, paths
-from coloctl.chaos.nemesis import FAULTS, FaultKind
-from coloctl.chaos.nemesis.fault import Blow, Ground
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.faults import FAULTS, FaultKind
+from coloctl.chaos.faults.fault import Blow, Ground
+from coloctl.chaos.scenario.values import Planned
 from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import LabError, NotProtected, UsageError

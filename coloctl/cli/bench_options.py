@@ -11,7 +11,7 @@ import click
 from rich.console import Group, RenderableType
 
 from coloctl import pairfile
-from coloctl.chaos.setting import Setting
+from coloctl.chaos.run.testbed import Setting
 from coloctl.cli.players import engage, require_clients
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
-from coloctl.chaos import players
-from coloctl.chaos.players import Players
+from coloctl.check import choose
+from coloctl.check.choose import Players
 from coloctl.cli.views.downloads import Bars
 from coloctl.errors import UsageError
 
@@ -22,4 +22,4 @@ def require_clients(who: str) -> None:
 def engage(qemu: str | None) -> Players:
     """Binary, accelerator and guest are there; raises what `players.engage` raises."""
     with Bars() as bars:
-        return players.engage(qemu, bars.report)
+        return choose.engage(qemu, bars.report)

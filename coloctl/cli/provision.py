@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coloctl.chaos.players import WorkingQemu, called
+from coloctl.check.choose import WorkingQemu, called
 from coloctl.lab.qemu import Build
 
 

@@ -25,7 +25,8 @@ from typing import Any
 import debian
 import postgres
 
-from coloctl.chaos import players, setting
+from coloctl.chaos.run import testbed
+from coloctl.check import choose
 from coloctl.errors import ColoctlError, UsageError
 from coloctl.lab import layout
 from coloctl.lab.guest import GuestImage
@@ -46,7 +47,7 @@ def main() -> int:
         signal.signal(number, _as_interrupt)
     told: list[dict[str, Any]] = []
     try:
-        with setting.free_name(asked.name) as name:
+        with testbed.free_name(asked.name) as name:
             _campaign(asked, name, told)
     except ColoctlError as error:
         _say(f"Error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
@@ -103,7 +104,7 @@ def _positive(word: str) -> int:
 def _campaign(asked: argparse.Namespace, name: str, told: list[dict[str, Any]]) -> None:
     """Append what each round told to ``told``."""
     report = _reporter()
-    binary, accel = players.choose("11.1", report)
+    binary, accel = choose.choose("11.1", report)
     if accel != "tcg":
         _say("KVM runs guests here; the campaign uses TCG all the same.")
     if not asked.without_plugin and freshcode.find(binary) is None:
@@ -115,7 +116,7 @@ def _campaign(asked: argparse.Namespace, name: str, told: list[dict[str, Any]]) 
     guest = GuestImage(
         folder / debian.KERNEL, folder / debian.INITRD, postgres.APPEND, folder / debian.DISK
     )
-    plays = setting.Setting(qemu=binary, accel="tcg", guest=guest, name=name)
+    plays = testbed.Setting(qemu=binary, accel="tcg", guest=guest, name=name)
     kinds = (True, False) if asked.both else (not asked.without_plugin,)
     total = asked.rounds * len(kinds)
     _say(f"{total} rounds of about {MINUTES} minutes; Ctrl-C ends them and cleans up.")

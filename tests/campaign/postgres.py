@@ -24,7 +24,8 @@ import bank
 import debian
 
 from coloctl import interrupts, paths
-from coloctl.chaos import remains, setting
+from coloctl.chaos.evidence import remains
+from coloctl.chaos.run import testbed
 from coloctl.errors import LabError
 from coloctl.lab import layout
 from coloctl.lab.network import Lab
@@ -85,7 +86,7 @@ APPEND = (
 class Round:
     """One life of the guest; ``plugin``: its QEMUs load the fresh-code plugin."""
 
-    def __init__(self, plays: setting.Setting, plugin: bool, tell: Tell) -> None:
+    def __init__(self, plays: testbed.Setting, plugin: bool, tell: Tell) -> None:
         self.plays, self.name, self.plugin, self.tell = plays, plays.name, plugin, tell
         self.told: dict[str, Any] = {"sound": False}
         self.env: dict[str, str] = {}
@@ -96,7 +97,7 @@ class Round:
         Raises `ColoctlError` where nothing could be set up. An interruption is let through once
         nothing is left running.
         """
-        with setting.folder(self.plays) as folder, setting.lab(self.plays) as lab:
+        with testbed.folder(self.plays) as folder, testbed.lab(self.plays) as lab:
             self.env = dict(os.environ)
             if not self.plugin:  # an empty cache has none, and the pair file names the QEMU
                 self.env["COLOCTL_CACHE_DIR"] = str(folder / "cache")

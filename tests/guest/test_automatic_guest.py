@@ -14,8 +14,8 @@ import pytest
 from support.clients import booted, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos import checker
-from coloctl.chaos.checker import Validity
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity
 from coloctl.lab import guest, link, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec, Policy, Role
@@ -90,10 +90,10 @@ def test_clients_lose_nothing_and_a_zombie_is_dead(
                 assert not tap_is_up(lab, lost.node)
                 history = at_work.end()
                 verdicts = [
-                    checker.no_lost_acks(history, at_work.read_back(), at_s),
-                    checker.connections_survive(history, at_work.count),
+                    verdict.no_lost_acks(history, at_work.read_back(), at_s),
+                    verdict.connections_survive(history, at_work.count),
                 ]
-            assert checker.worst(verdicts) is Validity.VALID, verdicts
+            assert verdict.worst(verdicts) is Validity.VALID, verdicts
             assert lab.bad_checksums() == 0
             (told,) = (data for name, data in stage.events if name == "FAILED_OVER")
             assert told["timeline"]["cause"] == wanted

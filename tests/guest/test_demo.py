@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from coloctl.chaos.story import STORY_SCHEMA
+from coloctl.bench.demo import STORY_SCHEMA
 from coloctl.lab.network import labs
 
 pytestmark = pytest.mark.guest

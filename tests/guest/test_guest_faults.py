@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from coloctl import paths
-from coloctl.chaos import setting as settings
-from coloctl.chaos.nemesis import FAULTS
-from coloctl.chaos.nemesis.fault import Ground
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.faults.fault import Ground
+from coloctl.chaos.run import testbed as settings
+from coloctl.chaos.scenario.values import Planned
 from coloctl.lab import guest, qemu
 
 pytestmark = pytest.mark.guest

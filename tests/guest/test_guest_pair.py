@@ -14,8 +14,8 @@ import pytest
 from support.clients import booted, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos import checker
-from coloctl.chaos.checker import Validity
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec, Role
@@ -98,10 +98,10 @@ def test_clients_lose_nothing(spec: PairSpec, lab: Lab, folder: Path, fault: str
                 await at_work.acknowledged(20)
                 history = at_work.end()
                 verdicts = [
-                    checker.no_lost_acks(history, at_work.read_back(), fault_at_s),
-                    checker.connections_survive(history, at_work.count),
+                    verdict.no_lost_acks(history, at_work.read_back(), fault_at_s),
+                    verdict.connections_survive(history, at_work.count),
                 ]
-            assert checker.worst(verdicts) is Validity.VALID, verdicts
+            assert verdict.worst(verdicts) is Validity.VALID, verdicts
             assert lab.bad_checksums() == 0
             assert await acts.stop(stage.state, force=False) == "guest shut down"
 
@@ -123,8 +123,8 @@ async def late_connections(stage: Stage, lab: Lab, folder: Path, count: int) -> 
         await acts.failover(stage.state, None)
         await at_work.acknowledged(1)
         history = at_work.end()
-        assert not checker.lost(history, at_work.read_back())
-    return count - len(checker.broken_connections(history)), between
+        assert not verdict.lost(history, at_work.read_back())
+    return count - len(verdict.broken_connections(history)), between
 
 
 def unhurried(spec: PairSpec, *, guard: bool) -> PairSpec:
@@ -165,7 +165,7 @@ def test_a_guest_that_draws_its_secrets_late_is_covered_by_the_guard(
                 await first.connected()
                 await stage.until(lambda: not stage.state.cautious)
                 assert (await late_connections(stage, lab, folder, 4))[0] == 4
-                assert not checker.broken_connections(first.end())
+                assert not verdict.broken_connections(first.end())
             assert lab.bad_checksums() == 0
 
     asyncio.run(check())

@@ -16,8 +16,8 @@ import pytest
 from support.clients import Clients, ask, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos import checker
-from coloctl.chaos.checker import Validity
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity
 from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, DiskSpec, NicSpec, PairSpec, TapSpec, other
@@ -132,10 +132,10 @@ def test_neither_disk_nor_card_loses_anything_in_either_direction(
                     for one in at_work:
                         history = one.end()
                         verdicts += [
-                            checker.no_lost_acks(history, one.read_back(), at_s),
-                            checker.connections_survive(history, one.count),
+                            verdict.no_lost_acks(history, one.read_back(), at_s),
+                            verdict.connections_survive(history, one.count),
                         ]
-                assert checker.worst(verdicts) is Validity.VALID, verdicts
+                assert verdict.worst(verdicts) is Validity.VALID, verdicts
                 assert stage.state.protection is Protection.UNPROTECTED
             assert lab.bad_checksums() == 0
             assert await acts.stop(stage.state, force=False) == "guest shut down"

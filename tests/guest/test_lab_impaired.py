@@ -19,9 +19,9 @@ import pytest
 from labtools import NAME, NEEDS_ROOT, leftovers, ping, stand_in, tcp_pair, transferred
 
 from coloctl import pairfile
-from coloctl.chaos.nemesis import FAULTS
-from coloctl.chaos.nemesis.fault import Blow, Ground
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.faults.fault import Blow, Ground
+from coloctl.chaos.scenario.values import Planned
 from coloctl.lab import layout, netns
 from coloctl.lab.impairment import Impairment
 from coloctl.lab.network import Lab

@@ -17,8 +17,8 @@ import pytest
 from support.clients import MAC, booted, clients, guest_spec
 from support.pairs import supervised
 
-from coloctl.chaos import checker
-from coloctl.chaos.checker import Validity
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity
 from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NicSpec, NodeSpec, PairSpec, TapSpec
@@ -103,10 +103,10 @@ def test_a_stream_of_packets_holds_nobody_up_and_clients_lose_nothing(
                     await at_work.acknowledged(20)
                 history = at_work.end()
                 verdicts = [
-                    checker.no_lost_acks(history, at_work.read_back(), fault_at_s),
-                    checker.connections_survive(history, at_work.count),
+                    verdict.no_lost_acks(history, at_work.read_back(), fault_at_s),
+                    verdict.connections_survive(history, at_work.count),
                 ]
-            assert checker.worst(verdicts) is Validity.VALID, verdicts
+            assert verdict.worst(verdicts) is Validity.VALID, verdicts
             assert stage.state.protection is Protection.UNPROTECTED
 
     asyncio.run(check())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coloctl import paths
-from coloctl.chaos.setting import Setting, pair_file
+from coloctl.chaos.run.testbed import Setting, pair_file
 from coloctl.lab.guest import GuestImage
 from coloctl.lab.network import Lab
 from coloctl.lab.qemu import Build

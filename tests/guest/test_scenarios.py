@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.chaos import batch, runner
-from coloctl.chaos.checker import Validity
-from coloctl.chaos.outcome import Outcome
-from coloctl.chaos.runner import Run
-from coloctl.chaos.scenario import Scenario
-from coloctl.chaos.scenario_file import load
-from coloctl.chaos.setting import Setting
+from coloctl.chaos.checks.verdict import Validity
+from coloctl.chaos.run import batch, runner
+from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.runner import Run
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.scenario.file import load
+from coloctl.chaos.scenario.values import Scenario
 from coloctl.lab import guest, qemu
 
 pytestmark = pytest.mark.guest

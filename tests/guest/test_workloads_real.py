@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from coloctl.chaos import checker, setting
-from coloctl.chaos.audit import audit
-from coloctl.chaos.evidence import Audit, Work
-from coloctl.chaos.history import Op, Outcome
-from coloctl.chaos.scenario import WorkloadSpec
-from coloctl.chaos.setting import Setting
-from coloctl.chaos.takeover import awaited
+from coloctl.chaos.checks import verdict as checker
+from coloctl.chaos.evidence.audit import audit
+from coloctl.chaos.evidence.evidence import Audit, Work
+from coloctl.chaos.evidence.takeover import awaited
+from coloctl.chaos.run import testbed
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.scenario.values import WorkloadSpec
 from coloctl.chaos.workloads import WORKLOADS, Running
+from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
@@ -74,13 +75,13 @@ def played(
         append_options={"services": True},
     )
     with (
-        setting.lab(staged) as lab,
-        setting.folder(staged) as home,
-        setting.pair(staged, lab, home) as client,
+        testbed.lab(staged) as lab,
+        testbed.folder(staged) as home,
+        testbed.pair(staged, lab, home) as client,
     ):
-        setting.boot(staged, client)
+        testbed.boot(staged, client)
         with at_work(lab) as works:
-            Acts(client).start(wait_s=setting.PROTECT_DEADLINE_S)
+            Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
             more(works, 20)
             audits = [audit(lab)]
             nodes = Acts(client).status_document()["nodes"]

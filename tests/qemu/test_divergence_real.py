@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.pairs import firmware_spec, make_disks, supervised
 
-from coloctl.chaos.nemesis.ruin import INJECT
+from coloctl.chaos.faults.ruin import INJECT
 from coloctl.errors import MonitorError
 from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.pairs import Stage, firmware_spec, make_disks, qemu_io, supervised
 
-from coloctl.chaos.burners import burners
+from coloctl.chaos.faults.burners import burners
 from coloctl.ha.monitoring_path import MonitoringPath, roads
 from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis, Life, Observation

@@ -13,7 +13,7 @@ import pytest
 from support.grounds import PATIENCE_S, Scene, playing, staging
 
 from coloctl import paths
-from coloctl.chaos.nemesis import FAULTS
+from coloctl.chaos.faults import FAULTS
 from coloctl.control.client import ControlClient
 from coloctl.errors import MonitorError
 from coloctl.lab import qemu

@@ -15,7 +15,7 @@ from support.moments import Mortal
 from support.smallpair import write_small_pair
 
 from coloctl import paths, procfs
-from coloctl.chaos.remains import processes
+from coloctl.chaos.evidence.remains import processes
 from coloctl.control.daemon.watcher import watcher_of
 from coloctl.lab import qemu
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from support.pairs import Stage, firmware_spec
 
-from coloctl.chaos.history import Op, parse
+from coloctl.chaos.workloads.history import Op, parse
 from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import CheckpointSpec, GuestSpec, NicSpec, NodeSpec, PairSpec, TapSpec
 
-WORKLOAD = (sys.executable, "-m", "coloctl.chaos.workload")
+WORKLOAD = (sys.executable, "-m", "coloctl.chaos.workloads.redis_appends")
 MAC = "52:54:00:12:34:56"
 #: One redis command over a connection of its own: address, port, patience, the command.
 ASK = """

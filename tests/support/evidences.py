@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coloctl.chaos.evidence import Audit, Evidence, Said, Struck, Work
-from coloctl.chaos.history import Op, Outcome
-from coloctl.chaos.lanwatch import Spell
-from coloctl.chaos.scenario import Planned, WorkloadSpec
-from coloctl.chaos.takeover import Takeover
+from coloctl.chaos.evidence.evidence import Audit, Evidence, Said, Struck, Work
+from coloctl.chaos.evidence.lan import Spell
+from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.scenario.values import Planned, WorkloadSpec
+from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.model.event import Kind, Record
 
 OK, FAIL, INFO, INVOKE = Outcome.OK, Outcome.FAIL, Outcome.INFO, Outcome.INVOKE

@@ -13,9 +13,9 @@ from typing import Any, cast
 from support.smallpair import qemu_io, write_small_pair
 
 from coloctl import pairfile
-from coloctl.chaos.nemesis import FAULTS
-from coloctl.chaos.nemesis.fault import Ask, Blow, Ground, Staging
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.faults.fault import Ask, Blow, Ground, Staging
+from coloctl.chaos.scenario.values import Planned
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import qemu
 from coloctl.lab.network import Lab

@@ -39,6 +39,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"supervisor"}),
     frozenset({"control"}),
     frozenset({"chaos"}),
+    frozenset({"bench"}),
     frozenset({"api", "pytest_plugin"}),
     frozenset({"cli", "__main__"}),
 )
@@ -62,7 +63,8 @@ ACTS = frozenset(
 
 #: Connecting to a monitor, polling an idempotent query, reconnecting a workload.
 RETRIES = frozenset(
-    {f"{ROOT}.qmp.session", f"{ROOT}.qmp.monitor", f"{ROOT}.qmp.wait", f"{ROOT}.chaos.workload"}
+    {f"{ROOT}.qmp.session", f"{ROOT}.qmp.monitor", f"{ROOT}.qmp.wait"}
+    | {f"{ROOT}.chaos.workloads.redis_appends"}
 )
 
 FILE_LINES = 350

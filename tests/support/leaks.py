@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from coloctl.chaos.remains import processes
+from coloctl.chaos.evidence.remains import processes
 from coloctl.lab import layout
 
 MARK = "COLOCTL_TEST_RUN"

@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from coloctl.chaos import checker
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.evidence import Evidence, Said, Struck, Work
-from coloctl.chaos.history import Op
-from coloctl.chaos.history import Outcome as Answer
-from coloctl.chaos.lanwatch import Spell
-from coloctl.chaos.outcome import QEMU, Outcome
-from coloctl.chaos.scenario import Planned, Scenario, SteadyState, WorkloadSpec
-from coloctl.chaos.takeover import Takeover
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence.evidence import Evidence, Said, Struck, Work
+from coloctl.chaos.evidence.lan import Spell
+from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.run.result import QEMU, Outcome
+from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, WorkloadSpec
+from coloctl.chaos.workloads.history import Op
+from coloctl.chaos.workloads.history import Outcome as Answer
 from coloctl.model.event import Record
 
 RECORDED = Path(__file__).parents[1] / "golden" / "runs" / "kill_then_freeze.json"
@@ -76,8 +76,8 @@ def judged(evidence: Evidence) -> list[Verdict]:
     kept = {c: records for work in evidence.works.values() for c, records in work.kept.items()}
     first_s = evidence.first_fault_s or evidence.steady_s
     return [
-        checker.no_lost_acks(history, kept, first_s),
-        checker.connections_survive(history, sum(spec.clients for spec in WORKLOADS)),
+        verdict.no_lost_acks(history, kept, first_s),
+        verdict.connections_survive(history, sum(spec.clients for spec in WORKLOADS)),
     ]
 
 
@@ -92,7 +92,7 @@ def outcome(
     return Outcome(
         scenario=SCENARIO,
         seed=7,
-        validity=Validity.UNKNOWN if reason else checker.worst(verdicts),
+        validity=Validity.UNKNOWN if reason else verdict.worst(verdicts),
         verdicts=verdicts,
         evidence=evidence,
         replay="coloctl chaos run scenarios/kill-then-freeze.toml --seed 7",

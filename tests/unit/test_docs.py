@@ -13,7 +13,7 @@ import click
 import pytest
 
 from coloctl import errors, pairfile
-from coloctl.chaos.checkers import CHECKS
+from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.cli.verbs import VERBS, cli
 from coloctl.control import schema

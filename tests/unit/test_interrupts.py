@@ -10,7 +10,7 @@ import time
 import pytest
 
 from coloctl import interrupts
-from coloctl.chaos import setting
+from coloctl.chaos.run import testbed
 from coloctl.lab import netns
 
 pytestmark = pytest.mark.unit
@@ -87,11 +87,11 @@ def test_a_lab_that_stands_when_an_interrupt_comes_is_taken_down(
         def down(self) -> None:
             deeds.append("down")
 
-    monkeypatch.setattr(setting, "Lab", Standing)
-    monkeypatch.setattr(setting, "_refuse_tenants", lambda _: None)
-    plain = setting.Setting.__new__(setting.Setting)
+    monkeypatch.setattr(testbed, "Lab", Standing)
+    monkeypatch.setattr(testbed, "_refuse_tenants", lambda _: None)
+    plain = testbed.Setting.__new__(testbed.Setting)
     object.__setattr__(plain, "name", "interrupted")
     object.__setattr__(plain, "keep", False)
     with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        stack.enter_context(setting.lab(plain))
+        stack.enter_context(testbed.lab(plain))
     assert deeds == ["interrupted up", "down"]

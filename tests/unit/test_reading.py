@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coloctl import pairfile
-from coloctl.chaos import scenario_file
+from coloctl.chaos.scenario import file as scenario_file
 from coloctl.errors import ColoctlError, SpecError
 from coloctl.reading import read_toml
 

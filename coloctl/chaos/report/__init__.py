@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import resources
 
 from coloctl import __version__
-from coloctl.chaos.outcome import Outcome
 from coloctl.chaos.report import sections
 from coloctl.chaos.report.markup import Markup, tag
+from coloctl.chaos.run.result import Outcome
 
 #: Nothing is loaded from anywhere, whatever the texts of a scenario say.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

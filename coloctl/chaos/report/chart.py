@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coloctl.chaos import account
-from coloctl.chaos.evidence import Evidence
+from coloctl.chaos.evidence import account
+from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.report import lanes, operations, strips
 from coloctl.chaos.report.lanes import Lane
 from coloctl.chaos.report.markup import Markup, tag

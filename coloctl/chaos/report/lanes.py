@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from coloctl.chaos.account import Pause
-from coloctl.chaos.evidence import Evidence, Struck
-from coloctl.chaos.history import Outcome
+from coloctl.chaos.evidence.account import Pause
+from coloctl.chaos.evidence.evidence import Evidence, Struck
 from coloctl.chaos.report.markup import Markup, number, tag
 from coloctl.chaos.report.operations import Answered, Seen, Silence, thinned
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window, duration
 from coloctl.chaos.report.strips import KINDS, Mark, Strip
+from coloctl.chaos.workloads.history import Outcome
 
 ROW = 22.0
 LATENCY_HEIGHT, LATENCY_TOP = 148.0, 18.0

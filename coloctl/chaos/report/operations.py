@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from coloctl.chaos.evidence import Evidence
-from coloctl.chaos.history import Op, Outcome
-from coloctl.chaos.scenario import WorkloadSpec
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.workloads.history import Op, Outcome
 
 #: A silence shorter than this is not worth a word, milliseconds.
 SILENCE_MIN_MS = 100.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from coloctl.chaos.checker import Validity
-from coloctl.chaos.outcome import Outcome
+from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.report import chart, legend
 from coloctl.chaos.report.markup import Markup, tag
 from coloctl.chaos.report.scale import duration
+from coloctl.chaos.run.result import Outcome
 
 SIGNS = {Validity.VALID: "✓", Validity.INVALID: "✗", Validity.UNKNOWN: "?"}
 PROMISED = {

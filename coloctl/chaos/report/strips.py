@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from coloctl.chaos.evidence import Evidence
-from coloctl.chaos.takeover import Takeover
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.takeover import Takeover
 from coloctl.model.pair import NODES
 
 #: The kinds of marks, in the order in which they follow a fault, with what they are called.

@@ -45,10 +45,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from coloctl.chaos.clients import PAUSE_MS, Clients
-from coloctl.chaos.history import Op
-from coloctl.chaos.program import Program
-from coloctl.chaos.scenario import WorkloadSpec
+from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.workloads.history import Op
+from coloctl.chaos.workloads.program import Program
 from coloctl.lab import layout
 
 if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start

@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from coloctl.chaos.history import Outcome
 from coloctl.chaos.workloads import BlocksParams
 from coloctl.chaos.workloads.blocks import Blocks
 from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.history import Outcome
 
 
 def block(client: int, n: int, size: int) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coloctl.chaos.history import Outcome
 from coloctl.chaos.workloads import PacedParams
 from coloctl.chaos.workloads.client import Broken, Client, Line, Work, main
+from coloctl.chaos.workloads.history import Outcome
 from coloctl.lab.guest import WEB_PORT
 
 REQUEST = "GET /boot-id HTTP/1.1\r\nHost: {host}\r\n\r\n"

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coloctl.chaos.history import Outcome
 from coloctl.chaos.workloads import RegistersParams
 from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.history import Outcome
 from coloctl.chaos.workloads.store import Store, store
 
 #: 1 when KEYS[1] held the first argument and now holds the second. An absent register is "".

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from coloctl.chaos.history import Outcome
 from coloctl.chaos.workloads import TransfersParams
 from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.history import Outcome
 from coloctl.chaos.workloads.store import Store, store
 
 

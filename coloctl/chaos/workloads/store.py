@@ -8,8 +8,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from coloctl.chaos.workload import ask, connect
 from coloctl.chaos.workloads.client import Broken, Told
+from coloctl.chaos.workloads.redis_appends import ask, connect
 from coloctl.lab.guest import REDIS_PORT
 
 

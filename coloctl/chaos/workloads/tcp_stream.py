@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 
-from coloctl.chaos.history import Outcome
 from coloctl.chaos.workloads import StreamParams
 from coloctl.chaos.workloads.client import Broken, Client, Line, Told, Work, main
+from coloctl.chaos.workloads.history import Outcome
 from coloctl.lab.guest import ECHO_PORT
 
 

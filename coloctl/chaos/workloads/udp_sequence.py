@@ -7,9 +7,9 @@ import struct
 import threading
 import time
 
-from coloctl.chaos.history import Outcome
 from coloctl.chaos.workloads import PacedParams
 from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.history import Outcome
 from coloctl.lab.guest import ECHO_PORT
 
 #: How long the last datagrams may take after the end of the load, seconds: longer than a failover.

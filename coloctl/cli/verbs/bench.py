@@ -10,18 +10,18 @@ from typing import Any
 import click
 from rich.console import Console
 
-from coloctl.chaos import bench as benches
-from coloctl.chaos.bursts import Bursts
-from coloctl.chaos.bursts import bursts as measure_bursts
-from coloctl.chaos.circles import Blow, Round
-from coloctl.chaos.circles import circles as go_round
-from coloctl.chaos.crowd import Crowd, crowd
-from coloctl.chaos.faults import Cause
-from coloctl.chaos.overhead import Load
-from coloctl.chaos.overhead import overhead as measure_overhead
-from coloctl.chaos.players import choose
-from coloctl.chaos.soak import Seen, Weather
-from coloctl.chaos.soak import soak as sit_out
+from coloctl.bench import failover as benches
+from coloctl.bench.circles import Blow, Round
+from coloctl.bench.circles import circles as go_round
+from coloctl.bench.faults import Cause
+from coloctl.bench.overhead import Load
+from coloctl.bench.overhead import overhead as measure_overhead
+from coloctl.bench.pace import Bursts
+from coloctl.bench.pace import bursts as measure_bursts
+from coloctl.bench.soak import Seen, Weather
+from coloctl.bench.soak import soak as sit_out
+from coloctl.bench.supervisors import Crowd, crowd
+from coloctl.check.choose import choose
 from coloctl.cli.bench_options import (
     clients_option,
     delay_option,

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from coloctl.chaos.outcome import Outcome
+from coloctl.chaos.run.result import Outcome
 from coloctl.cli.bench_options import qemu_option
 from coloctl.cli.options import format_option
 from coloctl.cli.views import chaos as chaos_views
@@ -47,7 +47,7 @@ def chaos() -> None:
 @format_option("pretty", "json")
 def list_scenarios(files: tuple[Path, ...], kinds: bool, form: str) -> int:
     """List scenarios with what each is about."""
-    from coloctl.chaos.scenario_file import load
+    from coloctl.chaos.scenario.file import load
 
     if kinds:
         document = chaos_views.kinds_document()
@@ -67,15 +67,15 @@ def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
     \b
     Exit codes: 0 nothing, 2 something.
     """
-    from coloctl.chaos import scenario_file
+    from coloctl.chaos.scenario import file
 
     if schema:
-        documents.print_json(scenario_file.json_schema())
+        documents.print_json(file.json_schema())
         return 0
     wrong: list[ScenarioError] = []
     paths = scenario_files(files)
     for path in paths:
-        wrong += scenario_file.examine(path)[1]
+        wrong += file.examine(path)[1]
     document = {
         "schema": 1,
         "files": len(paths),
@@ -133,9 +133,9 @@ def run(**options: Any) -> int:
     \b
     Exit codes: 0 every run valid, 1 one was invalid, 3 one proves nothing.
     """
-    from coloctl.chaos import batch, setting
-    from coloctl.chaos.checker import Validity
-    from coloctl.chaos.scenario_file import load
+    from coloctl.chaos.checks.verdict import Validity
+    from coloctl.chaos.run import batch, testbed
+    from coloctl.chaos.scenario.file import load
 
     paths = scenario_files(options["files"])
     _refuse(options, paths)
@@ -144,7 +144,7 @@ def run(**options: Any) -> int:
     aside = Console(stderr=True, highlight=False)
     outcomes: list[Outcome] = []
     with contextlib.ExitStack() as stack:
-        name = options["name"] or stack.enter_context(setting.free_name(NAME))
+        name = options["name"] or stack.enter_context(testbed.free_name(NAME))
         where = setting_of(options | {"name": name})
         batch.interruptible()
         scratch = stack.enter_context(batch.scratch())
@@ -175,7 +175,7 @@ def _said(outcome: Outcome, artifacts: Path | None) -> dict[str, Any]:
 
 def _hand_out(options: dict[str, Any], outcomes: list[Outcome]) -> None:
     """The JUnit file and the page hold what has been played so far."""
-    from coloctl.chaos import junit
+    from coloctl.chaos.run import junit
 
     if options["junit"]:
         _write(options["junit"], junit.document(outcomes))
@@ -224,7 +224,7 @@ def scenario_files(given: Sequence[Path]) -> list[Path]:
 
 def setting_of(options: dict[str, Any]) -> Any:
     """Where scenarios play; root of a lab from here on."""
-    from coloctl.chaos.setting import Setting
+    from coloctl.chaos.run.testbed import Setting
     from coloctl.cli.players import engage, require_clients
     from coloctl.lab import rootless
 

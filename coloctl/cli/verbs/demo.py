@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.chaos.story import Cast, play
+from coloctl.bench.demo import Cast, play
 from coloctl.cli.options import format_option
 from coloctl.cli.players import engage, require_clients
 from coloctl.cli.views import pair as pair_views

@@ -14,7 +14,7 @@ from coloctl.errors import UsageError
 from coloctl.lab import layout
 
 if TYPE_CHECKING:
-    from coloctl.chaos.players import WorkingQemu
+    from coloctl.check.choose import WorkingQemu
     from coloctl.lab.guest import GuestImage
 
 _quiet_option = click.option(
@@ -36,7 +36,7 @@ def guest(
 
     With --pair a complete pair file is written, two disks beside it, ready for `coloctl start`.
     """
-    from coloctl.chaos.players import choose_qemu, lab_guest
+    from coloctl.check.choose import choose_qemu, lab_guest
     from coloctl.cli.views.downloads import Bars
 
     layout.check_name(lab_name)
@@ -69,7 +69,7 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
     NAMES are system, 7.2 (Debian 12), 10.0 (Debian 13) and 11.1 (Debian 13's backports). Without
     one, the system's QEMU is tried out, and a newer one is fetched where it does not hold COLO.
     """
-    from coloctl.chaos.players import choose_qemu, fresh_code_of
+    from coloctl.check.choose import choose_qemu, fresh_code_of
     from coloctl.cli import provision
     from coloctl.cli.views.downloads import Bars
     from coloctl.lab import qemu as qemus
@@ -109,8 +109,8 @@ def plugin(qemu: str, quiet: bool, form: str) -> None:
     It is built for one QEMU, tried in it, and loaded by every pair that runs in that QEMU under
     TCG. `coloctl lab qemu` and the demo do this by themselves.
     """
-    from coloctl.chaos.players import named_qemu
     from coloctl.check import freshcode
+    from coloctl.check.choose import named_qemu
     from coloctl.cli.views.downloads import Bars
 
     binary = named_qemu(qemu)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
-from coloctl.chaos.players import named_qemu
+from coloctl.check.choose import named_qemu
 from coloctl.check.probe import Report, with_trial
 from coloctl.check.probe import probe as ask
 from coloctl.check.trial import DEADLINE_S, try_out

@@ -135,7 +135,7 @@ def _ask(name: str) -> Schema:
     """The schema of the binary that is meant by ``name``, asked now."""
     import asyncio
 
-    from coloctl.chaos.players import named_qemu
+    from coloctl.check.choose import named_qemu
     from coloctl.host import open_host
     from coloctl.vm import learn
 

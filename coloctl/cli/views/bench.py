@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.chaos.figures import histogram
-from coloctl.chaos.soak import Seen
+from coloctl.bench.soak import Seen
+from coloctl.chaos.run.figures import histogram
 from coloctl.cli.views.render import Widest, bar, milliseconds, plain_table
 from coloctl.model.timeline import FailoverStep
 

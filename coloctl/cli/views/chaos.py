@@ -10,10 +10,10 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from coloctl.chaos.checkers import CHECKS
-from coloctl.chaos.checkers.check import count
-from coloctl.chaos.nemesis import FAULTS
-from coloctl.chaos.scenario import Scenario
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.checks.check import count
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.scenario.values import Scenario
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.cli.views import render
 

@@ -24,8 +24,8 @@ from coloctl.api import faults
 from coloctl.api.pair import Pair
 from coloctl.api.thread import awaited
 from coloctl.api.view import seen
-from coloctl.chaos.nemesis import FAULTS, FaultKind
-from coloctl.chaos.nemesis.fault import Blow
+from coloctl.chaos.faults import FAULTS, FaultKind
+from coloctl.chaos.faults.fault import Blow
 from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer
 from coloctl.errors import (

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from coloctl.chaos import runner
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.setting import Setting
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.run import runner
+from coloctl.chaos.run.testbed import Setting
 from coloctl.errors import LabError
 from coloctl.lab import network, rootless
 
@@ -140,7 +140,7 @@ def told(theirs: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(rootless, "needed", lambda: False)
     monkeypatch.setattr(network.Lab, "up", network.Lab)
     monkeypatch.setattr(network.Lab, "down", lambda self: told.append("down"))
-    monkeypatch.setattr("coloctl.chaos.setting.pair_file", lambda *_: "file")
+    monkeypatch.setattr("coloctl.chaos.run.testbed.pair_file", lambda *_: "file")
     monkeypatch.setattr("coloctl.pair", lambda _file: FakePair(told), raising=False)
     theirs.makeconftest("""
         import pytest

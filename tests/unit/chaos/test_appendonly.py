@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.chaos.appendonly import Torn, commands, records
-from coloctl.chaos.audit import parsed
+from coloctl.chaos.evidence.appendonly import Torn, commands, records
+from coloctl.chaos.evidence.audit import parsed
 
 pytestmark = pytest.mark.unit
 

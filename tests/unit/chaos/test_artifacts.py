@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from support import runs
 
-from coloctl.chaos import artifacts, history, report
-from coloctl.chaos.artifacts import Artifacts
+from coloctl.chaos import report
+from coloctl.chaos.run import artifacts
+from coloctl.chaos.run.artifacts import Artifacts
+from coloctl.chaos.workloads import history
 from coloctl.errors import Unreachable
 
 

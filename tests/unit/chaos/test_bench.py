@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from coloctl.chaos import bench, bursts
-from coloctl.chaos.checker import Validity
-from coloctl.chaos.faults import Cause, Victim
-from coloctl.chaos.history import Op, Outcome
-from coloctl.chaos.lanwatch import Spell, first_frame_s, strays
-from coloctl.chaos.overhead import pauses, rates, ratio
-from coloctl.chaos.soak import Seen
-from coloctl.chaos.takeover import Takeover, awaited
-from coloctl.chaos.workload import Rhythm
+from coloctl.bench import failover, pace
+from coloctl.bench.faults import Cause, Victim
+from coloctl.bench.overhead import pauses, rates, ratio
+from coloctl.bench.soak import Seen
+from coloctl.chaos.checks.verdict import Validity
+from coloctl.chaos.evidence.lan import Spell, first_frame_s, strays
+from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.redis_appends import Rhythm
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
 
@@ -90,8 +90,8 @@ def test_a_failover_is_timed_from_the_fault() -> None:
 def test_a_failover_that_failed_is_not_one_that_nobody_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("coloctl.chaos.takeover.NOTICE_DEADLINE_S", 0.01)
-    monkeypatch.setattr("coloctl.chaos.takeover.FAILOVER_DEADLINE_S", 0.01)
+    monkeypatch.setattr("coloctl.chaos.evidence.takeover.NOTICE_DEADLINE_S", 0.01)
+    monkeypatch.setattr("coloctl.chaos.evidence.takeover.FAILOVER_DEADLINE_S", 0.01)
     with pytest.raises(FailoverRefused, match="failed: so"):
         awaited(client(changed("colo", "failover"), changed("failover", "failed")))
     with pytest.raises(FailoverRefused, match="not done within"):
@@ -120,7 +120,7 @@ def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
     lost: str, stray: int, lingers: bool, verdict: Validity
 ) -> None:
     takeover = Takeover.of({**TIMELINE, "lost": lost})
-    said = bench.one_primary(takeover, cast(Victim, Held()), stray, lingers=lingers)
+    said = failover.one_primary(takeover, cast(Victim, Held()), stray, lingers=lingers)
     assert said.validity is verdict
 
 
@@ -143,7 +143,7 @@ def test_a_fault_costs_the_node_that_it_hits(cause: Cause) -> None:
 
 def test_void_runs_are_in_no_figure() -> None:
     void = run(2, "void", phases_ms={}, outage_ms=None, first_reply_ms=None, acknowledged=0)
-    found = bench.summarised([run(1, "valid"), void, run(3, "invalid", lost=4)])
+    found = failover.summarised([run(1, "valid"), void, run(3, "invalid", lost=4)])
     assert {key: found[key] for key in ("runs", "valid", "invalid", "void")} == {
         "runs": 3,
         "valid": 1,
@@ -168,7 +168,7 @@ def test_void_runs_are_in_no_figure() -> None:
 )
 def test_a_loss_outweighs_a_void_run(verdicts: list[str], code: int) -> None:
     runs = [run(number, verdict) for number, verdict in enumerate(verdicts, 1)]
-    assert bench.exit_code(runs) == code
+    assert failover.exit_code(runs) == code
 
 
 # -- overhead and soak
@@ -213,7 +213,7 @@ def qemu_said(event: str, at_s: float, node: str = "a") -> ControlEvent:
 
 
 def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
-    seen = bursts.Seen(1000)
+    seen = pace.Seen(1000)
     changed = {"before-ms": 1000, "after-ms": 2000, "why": "so"}
     for event in (
         qemu_said("RESUME", 0.5),  # of a checkpoint that began before

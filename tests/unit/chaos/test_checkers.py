@@ -9,11 +9,11 @@ import pytest
 from support import evidences as runs
 from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connected, early, evidence
 
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.checkers import CHECKS
-from coloctl.chaos.evidence import Audit, Evidence
-from coloctl.chaos.history import Op
-from coloctl.chaos.lanwatch import Spell
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence.evidence import Audit, Evidence
+from coloctl.chaos.evidence.lan import Spell
+from coloctl.chaos.workloads.history import Op
 
 pytestmark = pytest.mark.unit
 

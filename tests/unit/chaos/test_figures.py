@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.chaos.figures import histogram, quantile, summary
+from coloctl.chaos.run.figures import histogram, quantile, summary
 
 pytestmark = pytest.mark.unit
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import runs
 
-from coloctl.chaos import junit
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.evidence import Evidence
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.run import junit
 
 LOST = Verdict("no_lost_acks", Validity.INVALID, "2 records are missing", ("2:40", "2:41"))
 

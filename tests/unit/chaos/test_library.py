@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.chaos.checkers import CHECKS
-from coloctl.chaos.nemesis import FAULTS
-from coloctl.chaos.scenario import When
-from coloctl.chaos.scenario_file import examine, load
-from coloctl.chaos.schedule import schedule
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.scenario.file import examine, load
+from coloctl.chaos.scenario.schedule import schedule
+from coloctl.chaos.scenario.values import When
 from coloctl.chaos.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[3]

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.evidences import INVOKE, OK, Op, at_work
 
-from coloctl.chaos.checker import Validity
-from coloctl.chaos.checkers import CHECKS
-from coloctl.chaos.checkers.linear import NEVER, Act, Kind, search
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.checks.linear import NEVER, Act, Kind, search
+from coloctl.chaos.checks.verdict import Validity
 
 pytestmark = pytest.mark.unit
 

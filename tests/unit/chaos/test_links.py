@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from pydantic import ValidationError
 
-from coloctl.chaos.nemesis import FAULTS, links
+from coloctl.chaos.faults import FAULTS, links
 from coloctl.lab import layout
 from coloctl.lab.link import Link
 from coloctl.lab.network import Lab

@@ -16,17 +16,9 @@ from typing import Any, cast
 
 import pytest
 
-from coloctl.chaos.nemesis import (
-    FAULTS,
-    clock,
-    disks,
-    machine,
-    monitor_proxy,
-    monitors,
-    wallclock,
-)
-from coloctl.chaos.nemesis.fault import Blow, Ground, Staging
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.faults import FAULTS, clock, disks, machine, monitor_proxy, monitors, wallclock
+from coloctl.chaos.faults.fault import Blow, Ground, Staging
+from coloctl.chaos.scenario.values import Planned
 from coloctl.errors import CommandRefused, NotProtected
 from coloctl.lab.network import Lab
 

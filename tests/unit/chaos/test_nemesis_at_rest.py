@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_nemesis import ground, staging, strike
 
-from coloctl.chaos.nemesis import reader, wallclock
+from coloctl.chaos.faults import reader, wallclock
 
 pytestmark = pytest.mark.unit
 

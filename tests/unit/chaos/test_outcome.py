@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import runs
 
-from coloctl.chaos import account, checker
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.evidence import Evidence, Work
-from coloctl.chaos.history import Op
-from coloctl.chaos.history import Outcome as Answer
-from coloctl.chaos.scenario import WorkloadSpec
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence import account
+from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.workloads.history import Op
+from coloctl.chaos.workloads.history import Outcome as Answer
 
 
 def test_a_recorded_run_is_told() -> None:
@@ -95,10 +96,10 @@ def test_silences_are_those_of_the_slow_and_simple_definition(
         gaps = [(b - a, b) for a, b in pairwise(replies) if b > from_s and a < to_s]
         longest += [max(gaps)] if gaps else []
     expected = (
-        checker.Outage(
+        verdict.Outage(
             round(max(longest)[0] * 1000, 1), round((min(e for _, e in longest) - from_s) * 1000, 1)
         )
         if longest
-        else checker.Outage(None, None)
+        else verdict.Outage(None, None)
     )
     assert account.Replies({"w": work}).silence(from_s, to_s) == expected

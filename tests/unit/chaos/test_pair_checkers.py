@@ -9,12 +9,12 @@ import pytest
 from support import evidences as runs
 from support.evidences import answered, at_work, connected, evidence
 
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.checkers import CHECKS
-from coloctl.chaos.evidence import Audit, Evidence, Work
-from coloctl.chaos.lanwatch import Spell
-from coloctl.chaos.scenario import WorkloadSpec
-from coloctl.chaos.takeover import Takeover
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence.evidence import Audit, Evidence, Work
+from coloctl.chaos.evidence.lan import Spell
+from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.scenario.values import WorkloadSpec
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import MOVES, Fact, Protection
 

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from coloctl.chaos.evidence import Said
-from coloctl.chaos.phases import Phases, missed
-from coloctl.chaos.scenario import When
+from coloctl.chaos.evidence.evidence import Said
+from coloctl.chaos.scenario.phases import Phases, missed
+from coloctl.chaos.scenario.values import When
 
 _seconds = itertools.count(100)
 

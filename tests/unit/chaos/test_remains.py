@@ -14,8 +14,8 @@ import pytest
 from support.livings import forged_qemu
 
 from coloctl import paths
-from coloctl.chaos import remains as sight
-from coloctl.chaos.remains import Trail, remains
+from coloctl.chaos.evidence import remains as sight
+from coloctl.chaos.evidence.remains import Trail, remains
 from coloctl.lab import netns
 
 pytestmark = pytest.mark.unit

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from support import runs
 
 from coloctl.chaos import report
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.evidence import Evidence, Said, Struck, Work
-from coloctl.chaos.history import Op
-from coloctl.chaos.history import Outcome as Answer
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence.evidence import Evidence, Said, Struck, Work
 from coloctl.chaos.report import markup, operations, scale, strips
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.workloads.history import Op
+from coloctl.chaos.workloads.history import Outcome as Answer
 
 #: Bytes; were the operations of the long run not thinned, its page would have 677,000.
 SIZE_MAX = 400_000

@@ -9,7 +9,7 @@ import pytest
 from support import browser, runs
 
 from coloctl.chaos import report
-from coloctl.chaos.checker import Validity, Verdict
+from coloctl.chaos.checks.verdict import Validity, Verdict
 
 FOUND = browser.find()
 pytestmark = pytest.mark.skipif(FOUND is None, reason=".ci/setup test has not fetched Chromium")

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from coloctl.chaos.nemesis.fault import Blow, Ground
-from coloctl.chaos.nemesis.ruin import CODES, ENTRIES, ENTRY, FAULTS, INJECT, VECTORS
-from coloctl.chaos.scenario import Planned
+from coloctl.chaos.faults.fault import Blow, Ground
+from coloctl.chaos.faults.ruin import CODES, ENTRIES, ENTRY, FAULTS, INJECT, VECTORS
+from coloctl.chaos.scenario.values import Planned
 from coloctl.errors import ColoctlError
 from coloctl.lab.network import Lab
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.chaos import scenario_file
-from coloctl.chaos.checkers import CHECKS
-from coloctl.chaos.nemesis import FAULTS
-from coloctl.chaos.scenario import Scenario, When
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.scenario import file
+from coloctl.chaos.scenario.values import Scenario, When
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.errors import ScenarioError
 
@@ -73,7 +73,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def loaded(folder: Path, text: str = WHOLE) -> Scenario:
-    return scenario_file.load(written(folder, text))
+    return file.load(written(folder, text))
 
 
 def test_everything_is_read(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_mistake_is_one_sentence_with_its_place(
 
 def test_hints_name_what_was_meant(tmp_path: Path) -> None:
     broken = WHOLE.replace('kind = "kill"', 'kind = "kil"').replace("no_lost_acks", "lost_acks")
-    found, errors = scenario_file.examine(written(tmp_path, broken))
+    found, errors = file.examine(written(tmp_path, broken))
     assert found is None
     assert [error.hint for error in errors] == ["did you mean kill?", "did you mean no_lost_acks?"]
 
@@ -144,11 +144,11 @@ def test_several_mistakes_are_counted(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="cannot be read"):
-        scenario_file.load(tmp_path / "none.toml")
+        file.load(tmp_path / "none.toml")
 
 
 def test_the_schema_knows_every_kind() -> None:
-    schema = scenario_file.json_schema()
+    schema = file.json_schema()
     tables = schema["$defs"]
     assert tables["FaultTable"]["properties"]["kind"]["enum"] == sorted(FAULTS)
     assert tables["WorkloadTable"]["properties"]["kind"]["enum"] == sorted(WORKLOADS)

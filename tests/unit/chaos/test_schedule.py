@@ -7,15 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.chaos.scenario import (
-    Choice,
-    FaultSpec,
-    Planned,
-    Scenario,
-    SteadyState,
-    Trigger,
-)
-from coloctl.chaos.schedule import leave_out, schedule, smaller
+from coloctl.chaos.scenario.schedule import leave_out, schedule, smaller
+from coloctl.chaos.scenario.values import Choice, FaultSpec, Planned, Scenario, SteadyState, Trigger
 
 KILL = Choice("kill", "primary")
 FREEZE = Choice("freeze", "secondary", duration_s=(1.0, 3.0))

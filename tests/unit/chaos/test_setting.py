@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coloctl import paths
-from coloctl.chaos import setting
-from coloctl.chaos.setting import Setting
+from coloctl.chaos.run import testbed
+from coloctl.chaos.run.testbed import Setting
 from coloctl.errors import PairBusy
 from coloctl.lab.guest import GuestImage
 
@@ -20,17 +20,17 @@ NAME = f"u{os.getpid()}"
 
 def test_each_gets_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path))
-    with setting.free_name(NAME) as first, setting.free_name(NAME) as second:
+    with testbed.free_name(NAME) as first, testbed.free_name(NAME) as second:
         assert (first, second) == (NAME, f"{NAME}2")
     kept = paths.control_socket(NAME)
     kept.parent.mkdir()
     kept.touch()
-    with setting.free_name(NAME) as free:
+    with testbed.free_name(NAME) as free:
         assert free == f"{NAME}2"
 
 
 def test_an_error_inside_is_not_taken_for_a_name_in_use() -> None:
-    with pytest.raises(PairBusy, match="inside"), setting.free_name(NAME):
+    with pytest.raises(PairBusy, match="inside"), testbed.free_name(NAME):
         raise PairBusy("inside")
 
 
@@ -47,11 +47,11 @@ def test_a_lab_that_somebody_sets_up_is_refused(monkeypatch: pytest.MonkeyPatch)
         Standing.labs += 1
         return Standing()
 
-    monkeypatch.setattr(setting.Lab, "up", up)
+    monkeypatch.setattr(testbed.Lab, "up", up)
     nowhere = Path("/nowhere")
     where = Setting(nowhere, "tcg", GuestImage(nowhere, nowhere, "", nowhere), NAME)
-    with setting.lab(where):
-        with pytest.raises(PairBusy, match=f"The lab {NAME} is in use"), setting.lab(where):
+    with testbed.lab(where):
+        with pytest.raises(PairBusy, match=f"The lab {NAME} is in use"), testbed.lab(where):
             pass
         assert Standing.labs == 1
     assert Standing.labs == 0

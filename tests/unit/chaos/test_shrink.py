@@ -9,11 +9,12 @@ from typing import Any
 
 from support import runs
 
-from coloctl.chaos import scenario_file, shrink
-from coloctl.chaos.checker import Validity, Verdict
-from coloctl.chaos.outcome import Outcome
-from coloctl.chaos.runner import Run
-from coloctl.chaos.scenario import Planned, Scenario, SteadyState, When, WorkloadSpec
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.run import shrink
+from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.runner import Run
+from coloctl.chaos.scenario import file
+from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, When, WorkloadSpec
 
 APPENDS = WorkloadSpec("redis-appends", "redis-appends", 4, {"pause_ms": 5.0})
 STORY = Scenario("s", "Much goes wrong", "Because.", 7, SteadyState(), (APPENDS,), (), {
@@ -71,7 +72,7 @@ def test_there_is_an_end(tmp_path: Path) -> None:
 def test_the_least_plan_is_a_scenario_like_any_other(tmp_path: Path) -> None:
     path = tmp_path / "shrunk.toml"
     path.write_text(shrink.text(STORY, 7, PLAN[:3]))
-    found = scenario_file.load(path)
+    found = file.load(path)
     assert found.seed == 7 and found.expect == {"no_lost_acks": {"before_min": 2}}
     assert found.workloads[0].params["pause_ms"] == 5.0
     assert [one.name for one in found.faults] == ["f0", "f1", "f2"]

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from coloctl.chaos import strikes as module
-from coloctl.chaos.evidence import Said
-from coloctl.chaos.nemesis.fault import Blow, FaultKind, Ground
-from coloctl.chaos.scenario import Planned, When
-from coloctl.chaos.strikes import Strikes
+from coloctl.chaos.evidence.evidence import Said
+from coloctl.chaos.faults.fault import Blow, FaultKind, Ground
+from coloctl.chaos.run import engine as module
+from coloctl.chaos.run.engine import Strikes
+from coloctl.chaos.scenario.values import Planned, When
 from coloctl.errors import DeadlineMissed, LabError
 
 

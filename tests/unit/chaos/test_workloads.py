@@ -18,10 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from coloctl.chaos.history import Op, Outcome
-from coloctl.chaos.program import Program
-from coloctl.chaos.recorder import Recorder
-from coloctl.chaos.scenario import WorkloadSpec
+from coloctl.chaos.scenario.values import WorkloadSpec
 from coloctl.chaos.workloads import (
     WORKLOADS,
     AppendsParams,
@@ -38,6 +35,9 @@ from coloctl.chaos.workloads import (
 )
 from coloctl.chaos.workloads import blocks as blocks_of
 from coloctl.chaos.workloads.client import Broken, Client, work_and_tell
+from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.program import Program
+from coloctl.chaos.workloads.recorder import Recorder
 from coloctl.errors import LabError
 from coloctl.lab.network import Lab
 

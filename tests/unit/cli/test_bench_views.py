@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from coloctl.chaos import bench
-from coloctl.chaos.soak import Seen
+from coloctl.bench import failover
+from coloctl.bench.soak import Seen
 from coloctl.cli.views import bench as bench_views
 
 pytestmark = pytest.mark.unit
@@ -39,7 +39,7 @@ def run(number: int, verdict: str, **changes: Any) -> dict[str, Any]:
 
 
 def document(*runs: dict[str, Any]) -> dict[str, Any]:
-    return {"runs": runs, "summary": bench.summarised(runs)}
+    return {"runs": runs, "summary": failover.summarised(runs)}
 
 
 def test_a_failover_shows_phases_outage_and_losses() -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from coloctl import pairfile
-from coloctl.chaos import players
-from coloctl.check import freshcode
+from coloctl.check import choose, freshcode
 from coloctl.check.verdict import ColoSupport, FullVerdict
 from coloctl.cli.verbs import run_verb
 from coloctl.cli.views import downloads
@@ -58,7 +57,7 @@ class Machine:
         self.measured = 0
         monkeypatch.setattr(qemus, "find", self.builds.get)
         monkeypatch.setattr(qemus, "provide", self.provide)
-        monkeypatch.setattr(players, "holds_colo", self.holds_colo)
+        monkeypatch.setattr(choose, "holds_colo", self.holds_colo)
         monkeypatch.setattr(accelerators, "prove", self.prove)
         monkeypatch.setattr(freshcode, "provide", lambda binary, report: binary.with_name("x.so"))
 
@@ -117,14 +116,14 @@ def test_kvm_is_tried_first_where_it_is_real(machine: Machine, capsys: Output) -
 
 
 def test_the_accelerators_are_measured_once(machine: Machine) -> None:
-    assert players.choose_qemu() == players.choose_qemu()
+    assert choose.choose_qemu() == choose.choose_qemu()
     assert machine.measured == 1
 
 
 def test_nothing_that_holds_colo_is_an_error_with_a_hint(machine: Machine, capsys: Output) -> None:
     machine.good = set()
     with pytest.raises(UnsupportedQEMU):
-        players.choose_qemu()
+        choose.choose_qemu()
     assert run_verb(["lab", "qemu", "-f", "json"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -217,11 +216,11 @@ def test_help_names_every_verb(capsys: Output) -> None:
 
 def test_a_binary_is_a_build_a_path_or_a_program(machine: Machine, tmp_path: Path) -> None:
     binary = machine.builds["11.1"].binary
-    assert players.named_qemu("11.1") == binary
-    assert players.named_qemu(str(binary.relative_to(tmp_path))) == binary
+    assert choose.named_qemu("11.1") == binary
+    assert choose.named_qemu(str(binary.relative_to(tmp_path))) == binary
     for name, error in (("7.2", ProvisionError), ("no-such-program", UsageError)):
         with pytest.raises(error) as refused:
-            players.named_qemu(name)
+            choose.named_qemu(name)
         assert refused.value.hint
 
 

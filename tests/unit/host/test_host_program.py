@@ -19,7 +19,7 @@ from textwrap import dedent
 import pytest
 
 from coloctl import procfs
-from coloctl.chaos.remains import processes
+from coloctl.chaos.evidence.remains import processes
 from coloctl.errors import FencingFailed, Unreachable
 from coloctl.host import Identity, LocalHost, identity_of
 from coloctl.host.process_tree import ProcessTree

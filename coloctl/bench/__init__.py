@@ -1,0 +1,1 @@
+"""Measure pairs: failovers, circles, soaks, overhead, paces and the cost of supervisors."""

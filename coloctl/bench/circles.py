@@ -1,0 +1,269 @@
+"""`bench circles`: protected, struck, alone, protected again, any number of times, under clients.
+
+One pair goes through all of it. Some clients connect at the beginning and stay; in each phase of
+each circle another one connects and stays too: under protection, right after the failover, and
+while the new secondary is made. Nobody asks for a failover or for a protection; only a switchover
+is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from coloctl.bench.failover import BENCH_SCHEMA, until
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.run import testbed
+from coloctl.chaos.run.figures import summary
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.control.acts import Acts
+from coloctl.control.client import ControlClient
+from coloctl.lab.network import Lab
+
+#: From a fault to the pair in COLO again, seconds.
+CIRCLE_DEADLINE_S = 120.0
+#: The client of one phase appends so often, milliseconds: a connection that lives, not a load.
+GUEST_PAUSE_MS = 20
+
+
+class Blow(StrEnum):
+    """What turns the circle."""
+
+    PRIMARY = "primary"  #: SIGKILL to the primary's QEMU
+    SECONDARY = "secondary"  #: SIGKILL to the secondary's QEMU
+    SWITCHOVER = "switchover"  #: as planned
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is played."""
+
+    blows: tuple[Blow, ...]
+    clients: int = 4
+    seed: int = 1
+    guests: bool = True  #: a client connects in each phase of each circle
+
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass
+class _Moments:
+    """When a circle was where, monotonic seconds."""
+
+    blow_s: float = 0.0
+    alone_s: float = 0.0
+    colo_s: float = 0.0
+    takeover: Takeover | None = None
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def circles(where: Setting, what: Round, tell: Tell = lambda _circle: None) -> dict[str, Any]:
+    """The document of all circles; ``tell`` hears of each when it has closed.
+
+    Raises what kept a circle from closing.
+    """
+    with contextlib.ExitStack() as stack:
+        lab = stack.enter_context(testbed.lab(where))
+        folder = stack.enter_context(testbed.folder(where))
+        client = stack.enter_context(testbed.pair(where, lab, folder))
+        testbed.boot(where, client)
+        crowd = _Crowd(lab)
+        stack.callback(crowd.kill)
+        crowd.come(what.clients, PAUSE_MS)
+        until(client, lambda _: crowd.acknowledged() >= 10 * what.clients)
+        began_s = time.monotonic()
+        Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+        play = _Play(client, crowd, what, random.Random(what.seed))
+        moments = [_Moments(began_s, began_s, time.monotonic())]
+        for number, blow in enumerate(what.blows, start=1):
+            moments.append(play.turn(blow))
+            tell({"circle": number, "blow": str(blow), **_times(moments[-1])})
+        return _document(where, what, moments, crowd)
+
+
+class _Crowd:
+    """Clients that came one after the other, each with numbers of its own."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._groups: list[Clients] = []
+        self.count = 0
+
+    def come(self, count: int, pause_ms: float) -> Clients:
+        """So many more are at work."""
+        group = Clients(self._lab, count, pause_ms, first=self.count)
+        self.count += count
+        self._groups.append(group)
+        return group
+
+    def acknowledged(self) -> int:
+        return sum(group.acknowledged() for group in self._groups)
+
+    def finish(self) -> list[Op]:
+        return [op for group in self._groups for op in group.finish()]
+
+    def read_back(self) -> dict[int, list[int]]:
+        return {
+            client: records
+            for group in self._groups
+            for client, records in group.read_back().items()
+        }
+
+    def kill(self) -> None:
+        for group in self._groups:
+            group.kill()
+
+
+class _Play:
+    """One circle after the other."""
+
+    def __init__(
+        self, client: ControlClient, crowd: _Crowd, what: Round, dice: random.Random
+    ) -> None:
+        self.client, self.crowd, self.what, self._dice = client, crowd, what, dice
+        self._joining = False  #: the client of this circle's join has come
+
+    def turn(self, blow: Blow) -> _Moments:
+        """The pair was struck, and is in COLO again."""
+        self._guest()
+        began = Acts(self.client).status_document()["checkpoints"]["count"]
+        until(self.client, lambda view: view["checkpoints"]["count"] >= began + 2)
+        for _ in self.client.events(self._dice.random() * 0.5):
+            pass
+        moments = _Moments(time.monotonic())
+        if blow is Blow.SWITCHOVER:
+            timeline = Acts(self.client).switchover(wait_s=CIRCLE_DEADLINE_S)
+            moments.takeover = Takeover.of(timeline)
+            moments.alone_s = moments.takeover.done_s("verified")
+        else:
+            self._kill(blow)
+            moments.takeover = awaited(self.client)
+            moments.alone_s = time.monotonic()
+            self._guest()
+        self._joining = False
+        until(self.client, self._protected, CIRCLE_DEADLINE_S)
+        moments.colo_s = time.monotonic()
+        moments.counts = self._counts()
+        return moments
+
+    def _guest(self) -> None:
+        if self.what.guests:
+            self.crowd.come(1, GUEST_PAUSE_MS)
+
+    def _kill(self, blow: Blow) -> None:
+        view = Acts(self.client).status_document()
+        (victim,) = (node for node in view["nodes"] if node["role"] == str(blow))
+        os.kill(victim["pid"], signal.SIGKILL)
+
+    def _protected(self, view: Mapping[str, Any]) -> bool:
+        if view["protection"] in ("resync", "migrating") and not self._joining:
+            self._guest()
+            self._joining = True
+        return bool(view["protection"] == "colo" and view["progress"] is None)
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        """How much each QEMU holds, by role: what must not grow from circle to circle."""
+        questions = {
+            "objects": ("qom-list", {"path": "/objects"}),
+            "chardevs": ("query-chardev", None),
+            "block-nodes": ("query-named-block-nodes", {"flat": True}),
+            "exports": ("query-block-exports", None),
+            "jobs": ("query-jobs", None),
+        }
+        counts: dict[str, dict[str, int]] = {}
+        for node in Acts(self.client).status_document()["nodes"]:
+            counts[node["role"]] = {
+                what: len(Acts(self.client).qmp(node["name"], ask, given))
+                for what, (ask, given) in questions.items()
+            }
+        return counts
+
+
+def _times(moments: _Moments) -> dict[str, Any]:
+    takeover = moments.takeover
+    assert takeover is not None
+    running_s = takeover.done_s("running")
+    return {
+        "survivor": takeover.survivor,
+        "running_ms": round((running_s - moments.blow_s) * 1000, 1),
+        "exposed_s": round(moments.colo_s - running_s, 2),
+        "counts": moments.counts,
+    }
+
+
+def _document(
+    where: Setting,
+    what: Round,
+    moments: list[_Moments],
+    crowd: _Crowd,
+) -> dict[str, Any]:
+    history = sorted(crowd.finish(), key=lambda op: op.at_s)
+    survivors, clients = crowd.read_back(), crowd.count
+    turns = [
+        {
+            "blow": str(blow),
+            **_times(one),
+            "outage_ms": verdict.outage(history, one.blow_s, 2.0).longest_ms,
+            "join_gap_ms": verdict.longest_gap_ms(history, one.alone_s, one.colo_s + 0.5),
+        }
+        for blow, one in zip(what.blows, moments[1:], strict=True)
+    ]
+    middle_s = moments[len(moments) // 2].blow_s
+    verdicts = [
+        verdict.no_lost_acks(history, survivors, middle_s),
+        verdict.connections_survive(history, clients),
+        level([turn["counts"] for turn in turns]),
+    ]
+    return {
+        "schema": BENCH_SCHEMA,
+        "bench": "circles",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count()},
+        "setting": {**where.to_json(), "seed": what.seed, "clients": {"count": clients}},
+        "verdict": str(verdict.worst(verdicts)),
+        "circles": len(turns),
+        "acknowledged": sum(op.outcome is Outcome.OK for op in history),
+        "lost": len(verdict.lost(history, survivors)),
+        "connections": clients,
+        "broken": len(verdict.broken_connections(history)),
+        "running_ms": summary(turn["running_ms"] for turn in turns),
+        "outage_ms": summary(turn["outage_ms"] for turn in turns),
+        "exposed_s": summary(turn["exposed_s"] for turn in turns),
+        "first_join_gap_ms": verdict.longest_gap_ms(
+            history, moments[0].alone_s, moments[0].colo_s + 0.5
+        ),
+        "join_gap_ms": summary(turn["join_gap_ms"] for turn in turns),
+        "turns": turns,
+        "checks": [
+            {"check": v.check, "verdict": v.validity, "because": v.because} for v in verdicts
+        ],
+    }
+
+
+def level(counts: list[Mapping[str, Mapping[str, int]]]) -> verdict.Verdict:
+    """What a QEMU holds does not grow: it is the same after each circle, by role."""
+    check = "nothing_grows"
+    if not counts:
+        return verdict.Verdict(check, verdict.Validity.UNKNOWN, "no circle has closed")
+    grown = tuple(
+        f"circle {number}: {one}, after the first {counts[0]}"
+        for number, one in enumerate(counts, start=1)
+        if one != counts[0]
+    )
+    if grown:
+        return verdict.Verdict(
+            check, verdict.Validity.INVALID, f"{len(grown)} circles left another count", grown
+        )
+    return verdict.Verdict(check, verdict.Validity.VALID, f"{counts[0]} after each circle")

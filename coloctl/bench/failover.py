@@ -1,0 +1,267 @@
+"""`bench failover`: a fault, what the supervisor did about it and when, and what clients felt.
+
+Each run has a lab and a pair of its own, started from empty disks, so that no run inherits anything
+from the one before: not even the way to the guest that its switch and its client had learnt. A run
+is **invalid** when something was lost, **void** when it says nothing: the pair did not come as far
+as the fault, or nobody noticed the fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from coloctl.bench import faults
+from coloctl.bench.faults import Cause, Victim
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.evidence.lan import BACKLOG_S, LanWatch, first_frame_s, strays
+from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.run import testbed
+from coloctl.chaos.run.figures import summary
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.workloads.history import Outcome
+from coloctl.control.acts import Acts
+from coloctl.control.client import ControlClient
+from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
+from coloctl.lab import sample
+from coloctl.lab.network import Lab
+
+#: Version of every bench's document; grows with incompatible changes only.
+BENCH_SCHEMA = 1
+
+STEADY_DEADLINE_S = 120.0
+#: An early fault comes in the first second of COLO.
+EARLY_S = 1.0
+#: How long a node that was fenced may take to be gone, once it is awake, seconds.
+LINGER_S = 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, and how often."""
+
+    cause: Cause
+    runs: int = 1
+    clients: int = 4
+    early: bool = False
+    seed: int = 1
+    checkpoints: int = 4  #: complete ones before a fault that is not early
+    load_s: float = 2.5  #: of load after the failover
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "cause": str(self.cause),
+            "early": self.early,
+            "seed": self.seed,
+            "clients": {"count": self.clients, "pause_ms": PAUSE_MS},
+        }
+
+
+Ran = Callable[[Mapping[str, Any]], None]
+
+
+def failover(where: Setting, plan: Plan, ran: Ran = lambda _run: None) -> list[dict[str, Any]]:
+    """Every run was made; ``ran`` is told each as soon as it is judged.
+
+    Raises what kept the first run from beginning at all, for that will not change.
+    """
+    runs: list[dict[str, Any]] = []
+    for number in range(1, plan.runs + 1):
+        run = _Run(where, plan, number)
+        try:
+            document = run.play()
+        except ColoctlError as error:
+            if not runs and not run.booted:
+                raise
+            document = run.without_result(error)
+        runs.append(document)
+        ran(document)
+    return runs
+
+
+def document(where: Setting, plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document of so many runs; the same after the last one and in between."""
+    return {
+        "schema": BENCH_SCHEMA,
+        "bench": "failover",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count()},
+        "setting": {**where.to_json(), **plan.to_json(), "pair": "fresh"},
+        "runs": list(runs),
+        "summary": summarised(runs),
+    }
+
+
+def summarised(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of all runs that were not void; times in milliseconds since the fault."""
+    counted = [run for run in runs if run["verdict"] != "void"]
+    steps: dict[str, list[float]] = {}
+    for run in counted:
+        for step, at_ms in run["phases_ms"].items():
+            steps.setdefault(step, []).append(at_ms)
+    phases = {step: summary(values) for step, values in steps.items()}
+    return {
+        "runs": len(runs),
+        **{word: sum(run["verdict"] == word for run in runs) for word in ("valid", "invalid")},
+        "void": len(runs) - len(counted),
+        "phases_ms": dict(sorted(phases.items(), key=lambda item: item[1]["p50"])),
+        "outage_ms": summary(run["outage_ms"] for run in counted),
+        "first_reply_ms": summary(run["first_reply_ms"] for run in counted),
+        "acknowledged": sum(run["acknowledged"] for run in counted),
+        "lost": sum(run["lost"] for run in counted),
+        "broken": sum(run["broken"] for run in counted),
+        "double_primaries": sum(run["double_primary"] for run in counted),
+    }
+
+
+def exit_code(runs: Sequence[Mapping[str, Any]]) -> int:
+    """1 when a run lost something, else 3 when one was void, else 0."""
+    verdicts = {run["verdict"] for run in runs}
+    return 1 if "invalid" in verdicts else 3 if "void" in verdicts or not runs else 0
+
+
+class _Run:
+    """One pair, one fault."""
+
+    def __init__(self, where: Setting, plan: Plan, number: int) -> None:
+        self.where, self.plan, self.number = where, plan, number
+        self.booted = False
+        self._random = random.Random(f"{plan.seed}/{plan.cause}/{number}")
+        self._protected_at_s = 0.0
+        self._harmed = False  #: what goes wrong from here on is felt by clients
+
+    def play(self) -> dict[str, Any]:
+        """The run's document; raises what ended it before it could be judged."""
+        with contextlib.ExitStack() as stack:
+            lab = stack.enter_context(testbed.lab(self.where))
+            folder = stack.enter_context(testbed.folder(self.where))
+            client = stack.enter_context(testbed.pair(self.where, lab, folder))
+            testbed.boot(self.where, client)
+            self.booted = True
+            clients = Clients(lab, self.plan.clients)
+            stack.callback(clients.kill)
+            until(client, lambda _: clients.acknowledged() >= 10 * self.plan.clients)
+            Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+            self._protected_at_s = time.monotonic()
+            if not self.plan.early:
+                until(client, self._steady)
+            return self._attacked(lab, client, clients)
+
+    def without_result(self, error: ColoctlError) -> dict[str, Any]:
+        """Void, unless clients were let down: a failover that was begun and failed is a loss."""
+        begun = self._harmed or isinstance(error, FailoverRefused)
+        return {
+            "run": self.number,
+            "verdict": "invalid" if begun else "void",
+            "because": [error.message],
+            "phases_ms": {},
+            "outage_ms": None,
+            "first_reply_ms": None,
+            **dict.fromkeys(("acknowledged", "lost", "broken", "stray_frames"), 0),
+            "double_primary": False,
+        }
+
+    def _steady(self, view: Mapping[str, Any]) -> bool:
+        require_colo(view)
+        enough: bool = view["checkpoints"]["count"] >= self.plan.checkpoints
+        return enough
+
+    def _attacked(self, lab: Lab, client: ControlClient, clients: Clients) -> dict[str, Any]:
+        view = Acts(client).status_document()
+        require_colo(view)
+        mac = sample.guest_mac()
+        with faults.victim(self.plan.cause, view) as victim, LanWatch(lab, mac) as lan:
+            self._wait(client)
+            fault_at_s = faults.strike(self.plan.cause, lab, victim)
+            takeover = awaited(client)
+            self._harmed = True
+            lingers = faults.lingers(victim, LINGER_S)
+            judged_from_s = time.monotonic() + self.plan.load_s
+            until(client, lambda _: time.monotonic() >= judged_from_s)
+            history = clients.finish()
+            survivors = clients.read_back()
+        stray = strays(lan.spells, victim.node, takeover.done_s("fenced") + BACKLOG_S)
+        phases = takeover.since_ms(fault_at_s)
+        frame_s = first_frame_s(lan.spells, takeover.survivor, fault_at_s)
+        if frame_s is not None:
+            phases["first-frame"] = round((frame_s - fault_at_s) * 1000, 1)
+        verdicts = [
+            verdict.no_lost_acks(history, survivors, fault_at_s),
+            verdict.connections_survive(history, self.plan.clients),
+            one_primary(takeover, victim, stray, lingers=lingers),
+        ]
+        felt = verdict.outage(history, fault_at_s)
+        worst = verdict.worst(verdicts)
+        return {
+            "run": self.number,
+            "verdict": "void" if worst is Validity.UNKNOWN else str(worst),
+            "because": [
+                "; ".join((v.because, *v.counterexample))
+                for v in verdicts
+                if v.validity is not Validity.VALID
+            ],
+            "fault_s_after_protection": round(fault_at_s - self._protected_at_s, 3),
+            "survivor": takeover.survivor,
+            "supervisor_says": takeover.cause,
+            "phases_ms": phases,
+            "outage_ms": felt.longest_ms,
+            "first_reply_ms": felt.first_reply_ms,
+            "acknowledged": sum(op.outcome is Outcome.OK for op in history),
+            "lost": len(verdict.lost(history, survivors)),
+            "broken": len(verdict.broken_connections(history)),
+            "stray_frames": stray,
+            "double_primary": verdicts[-1].validity is Validity.INVALID,
+        }
+
+    def _wait(self, client: ControlClient) -> None:
+        """The moment has come that the seed chose, within a second or a checkpoint period."""
+        begin_s, window_s = time.monotonic(), self.where.delay_ms / 1000
+        if self.plan.early:
+            begin_s, window_s = self._protected_at_s, EARLY_S
+        moment_s = begin_s + self._random.random() * window_s
+        for event in client.events(max(moment_s - time.monotonic(), 0.0)):
+            if event.name == "STATE_CHANGED" and event.data["before"] == "colo":
+                self._harmed = True
+                raise NotProtected(f"Failed over without a fault: {event.data['reason']}")
+
+
+def one_primary(takeover: Takeover, victim: Victim, stray: int, *, lingers: bool) -> Verdict:
+    """The node that was attacked lost, is dead, and was not heard on the LAN any more."""
+    check = "one_primary"
+    if takeover.lost != victim.node:
+        because = f"node {takeover.lost} was fenced, but node {victim.node} was attacked"
+    elif lingers:
+        because = f"the QEMU of node {victim.node} lives on after the failover"
+    elif stray:
+        because = f"{stray} frames of node {victim.node} reached the LAN after its fence"
+    else:
+        return Verdict(check, Validity.VALID, f"node {victim.node} is dead and silent")
+    return Verdict(check, Validity.INVALID, because)
+
+
+def require_colo(view: Mapping[str, Any]) -> None:
+    """The pair is protected; raises `NotProtected` with the reason otherwise."""
+    if view["protection"] != "colo":
+        raise NotProtected(f"The pair is {view['protection']}: {view['reason']}")
+
+
+def until(
+    client: ControlClient,
+    enough: Callable[[Mapping[str, Any]], bool],
+    deadline_s: float = STEADY_DEADLINE_S,
+) -> None:
+    """``enough`` said yes to a view of the pair; raises `DeadlineMissed` otherwise."""
+    give_up = time.monotonic() + deadline_s
+    while not enough(Acts(client).status_document()):
+        if time.monotonic() > give_up:
+            raise DeadlineMissed(f"The bench did not go on within {deadline_s:.0f} s.")
+        for _ in client.events(0.1):
+            pass

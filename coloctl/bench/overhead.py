@@ -1,0 +1,175 @@
+"""`bench overhead`: what protection costs the guest's clients, and what the supervisor costs.
+
+One guest, one set of clients on the same connections throughout: first unprotected, then protected
+at one checkpoint delay after the other, at last protected and idle.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from coloctl.bench.cost import Meter, spent
+from coloctl.bench.failover import BENCH_SCHEMA, require_colo, until
+from coloctl.chaos.run import testbed
+from coloctl.chaos.run.figures import summary
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.control.acts import Acts
+from coloctl.control.client import ControlClient
+
+#: The delay at which the supervisor of an idle pair is measured: a pair file's default.
+IDLE_DELAY_MS = 1000
+#: After a change, what was begun before it is over, seconds.
+SETTLE_S = 2.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is measured, and for how long each."""
+
+    delays_ms: tuple[int, ...] = (200, 500, 1000, 5000)
+    seconds: float = 20.0
+    clients: int = 4
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A stretch of time: its ends (monotonic), the pauses in it, the supervisor's cost."""
+
+    begin_s: float
+    end_s: float
+    pauses_ms: tuple[float, ...]
+    supervisor: Mapping[str, Any]
+
+
+Row = dict[str, Any]
+
+
+def overhead(
+    where: Setting, load: Load, ran: Callable[[Row], None] = lambda _row: None
+) -> dict[str, Any]:
+    """The document of all stretches; ``ran`` is told each as soon as it is over."""
+    with ExitStack() as stack:
+        lab = stack.enter_context(testbed.lab(where))
+        folder = stack.enter_context(testbed.folder(where))
+        client = stack.enter_context(testbed.pair(where, lab, folder))
+        testbed.boot(where, client)
+        clients = Clients(lab, load.clients)
+        stack.callback(clients.kill)
+        return _Bench(where, load, client, clients, ran).document()
+
+
+class _Bench:
+    def __init__(
+        self,
+        where: Setting,
+        load: Load,
+        client: ControlClient,
+        clients: Clients,
+        ran: Callable[[Row], None],
+    ) -> None:
+        self.where, self.load, self.client, self.clients = where, load, client, clients
+        self.ran = ran
+        self.rows: list[Row] = []
+
+    def document(self) -> dict[str, Any]:
+        until(self.client, lambda _: self.clients.acknowledged() >= 10 * self.load.clients)
+        self._measure("unprotected", None)
+        Acts(self.client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+        self.clients.read_back()  # a new connection: longer delays wait for one (docs/qemu.md)
+        for delay_ms in self.load.delays_ms:
+            self._set_delay(delay_ms)
+            self._measure("protected", delay_ms)
+        self.clients.finish()
+        self._set_delay(IDLE_DELAY_MS)
+        idle = watch(self.client, self.load.seconds)
+        return {
+            "schema": BENCH_SCHEMA,
+            "bench": "overhead",
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {"cpus": os.cpu_count()},
+            "setting": {
+                **self.where.to_json(),
+                "seconds": self.load.seconds,
+                "clients": {"count": self.load.clients, "pause_ms": PAUSE_MS},
+            },
+            "rows": self.rows,
+            "idle": {"delay_ms": IDLE_DELAY_MS, "supervisor": idle.supervisor},
+        }
+
+    def _set_delay(self, delay_ms: int) -> None:
+        Acts(self.client).set({"checkpoint-delay": delay_ms})
+        until(self.client, lambda view: view["checkpoints"]["delay_ms"] == delay_ms)
+        time.sleep(SETTLE_S)
+
+    def _measure(self, what: str, delay_ms: int | None) -> None:
+        stretch = watch(self.client, self.load.seconds)
+        if delay_ms is not None:
+            require_colo(Acts(self.client).status_document())
+        row = {
+            "protection": what,
+            "delay_ms": delay_ms,
+            **rates(list(self.clients.history), stretch.begin_s, stretch.end_s),
+            **pauses(stretch.pauses_ms, stretch.end_s - stretch.begin_s),
+            "supervisor": stretch.supervisor,
+        }
+        baseline = self.rows[0] if self.rows else row
+        row["throughput_ratio"] = ratio(row, baseline)
+        self.rows.append(row)
+        self.ran(row)
+
+
+def watch(client: ControlClient, seconds: float) -> Watched:
+    """So many seconds went by; the pauses are those of checkpoints that ended in them."""
+    for _ in client.events(0.05):
+        pass  # what ended before
+    meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
+    begin_s = time.monotonic()
+    ended = [
+        float(event.data["pause-ms"])
+        for event in client.events(seconds)
+        if event.name == "CHECKPOINT" and event.data["phase"] == "end"
+    ]
+    return Watched(begin_s, time.monotonic(), tuple(ended), spent(meter))
+
+
+def rates(history: Sequence[Op], begin_s: float, end_s: float) -> Row:
+    """Replies per second, and how long each request waited for its own, in that time."""
+    sent: dict[tuple[int, int], float] = {}
+    waited = []
+    for op in history:
+        if op.n < 0:
+            continue
+        if op.outcome is Outcome.INVOKE:
+            sent[op.client, op.n] = op.at_s
+        elif op.outcome is Outcome.OK:
+            asked_s = sent.pop((op.client, op.n), None)
+            if asked_s is not None and begin_s <= op.at_s <= end_s:
+                waited.append((op.at_s - asked_s) * 1000)
+    return {
+        "replies_per_s": round(len(waited) / (end_s - begin_s), 1),
+        "latency_ms": summary(waited),
+    }
+
+
+def pauses(pauses_ms: Sequence[float], seconds: float) -> Row:
+    """How long checkpoints held the guest, and which share of the time they took."""
+    return {
+        "checkpoint_pause_ms": summary(pauses_ms),
+        "paused_percent": round(sum(pauses_ms) / 10 / seconds, 2),
+    }
+
+
+def ratio(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> float | None:
+    """Replies per second as a share of those without protection; None where there were none."""
+    if not baseline["replies_per_s"]:
+        return None
+    share: float = row["replies_per_s"] / baseline["replies_per_s"]
+    return round(share, 3)

@@ -1,0 +1,162 @@
+"""`bench soak`: nothing is wrong but the load, for a long time; every failover is a false one."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from coloctl.bench.cost import Meter, spent
+from coloctl.bench.failover import BENCH_SCHEMA, until
+from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.faults.burners import burners
+from coloctl.chaos.run import testbed
+from coloctl.chaos.run.figures import summary
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.workloads.clients import Clients
+from coloctl.chaos.workloads.history import Op
+from coloctl.control.acts import QUERY_S, Acts
+from coloctl.control.client import ControlClient, ControlEvent
+
+_NEAR_MISS = re.compile(
+    r'^coloctl_near_misses_total\{[^}]*road="([^"]*)"[^}]*\} (\S+)', re.MULTILINE
+)
+#: Fewer requests than elsewhere: a history of hours must fit into memory.
+SOAK_PAUSE_MS = 20.0
+#: How often it is told how far the soak is, seconds.
+TELL_S = 30.0
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How long, and against what."""
+
+    minutes: float = 20.0
+    burners: int = 2
+    clients: int = 4
+
+
+@dataclass
+class Seen:
+    """What the supervisor said meanwhile."""
+
+    false_failovers: list[str] = field(default_factory=list)
+    pauses_ms: list[float] = field(default_factory=list)
+
+    def hear(self, event: ControlEvent) -> bool:
+        """Takes an event down; True when the pair has just left COLO."""
+        if event.name == "CHECKPOINT" and event.data["phase"] == "end":
+            self.pauses_ms.append(float(event.data["pause-ms"]))
+        left = event.name == "STATE_CHANGED" and event.data["before"] == "colo"
+        if left:
+            self.false_failovers.append(str(event.data["reason"]))
+        return left
+
+
+Tell = Callable[[float, Seen], None]
+
+
+def soak(
+    where: Setting, weather: Weather, tell: Tell = lambda _minutes, _seen: None
+) -> dict[str, Any]:
+    """The document of the soak; ``tell`` hears now and then how many minutes are over.
+
+    A pair that failed over is protected again and soaks on. Raises what keeps it from that.
+    """
+    with ExitStack() as stack:
+        lab = stack.enter_context(testbed.lab(where))
+        folder = stack.enter_context(testbed.folder(where))
+        address = free_address()
+        client = stack.enter_context(testbed.pair(where, lab, folder, address))
+        testbed.boot(where, client)
+        clients = Clients(lab, weather.clients, SOAK_PAUSE_MS)
+        stack.callback(clients.kill)
+        until(client, lambda _: clients.acknowledged() >= 10 * weather.clients)
+        Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+        meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
+        before, began_s = near_misses(address), time.monotonic()
+        with burners(weather.burners):
+            seen = _weather(client, began_s + 60 * weather.minutes, tell)
+            cost, view = spent(meter), Acts(client).status_document()
+            doubts = near_misses(address) - before
+        history = clients.finish()
+        middle_s = began_s + (time.monotonic() - began_s) / 2
+        verdicts = [
+            verdict.no_lost_acks(history, clients.read_back(), middle_s),
+            verdict.connections_survive(history, weather.clients),
+        ]
+    return {
+        **_document(where, weather, seen, history, verdicts),
+        "protection": view["protection"],
+        "near_misses": dict(doubts),
+        "supervisor": cost,
+    }
+
+
+def free_address() -> str:
+    """An address of this machine alone at which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def near_misses(address: str) -> Counter[str]:
+    """How often each road of evidence came near its limit so far, from the supervisor's metrics."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=QUERY_S) as answer:
+        text = answer.read().decode()
+    found = _NEAR_MISS.findall(text)
+    return Counter({road: int(float(count)) for road, count in found if float(count)})
+
+
+def _weather(client: ControlClient, until_s: float, tell: Tell) -> Seen:
+    seen, began_s = Seen(), time.monotonic()
+    while (left_s := until_s - time.monotonic()) > 0:
+        for event in client.events(min(TELL_S, left_s)):
+            if seen.hear(event):
+                break
+        if seen.false_failovers:
+            _protected_again(client)
+        tell((time.monotonic() - began_s) / 60, seen)
+    return seen
+
+
+def _protected_again(client: ControlClient) -> None:
+    """The pair is in COLO, as it was before its failover."""
+    until(client, lambda view: view["protection"] in ("colo", "unprotected"))
+    if Acts(client).status_document()["protection"] != "colo":
+        Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+
+
+def _document(
+    where: Setting, weather: Weather, seen: Seen, history: list[Op], verdicts: list[Verdict]
+) -> dict[str, Any]:
+    judged: list[Mapping[str, Any]] = [
+        {"check": v.check, "verdict": v.validity, "because": v.because} for v in verdicts
+    ]
+    return {
+        "schema": BENCH_SCHEMA,
+        "bench": "soak",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpus": os.cpu_count()},
+        "setting": {
+            **where.to_json(),
+            "minutes": weather.minutes,
+            "burners": weather.burners,
+            "clients": {"count": weather.clients, "pause_ms": SOAK_PAUSE_MS},
+        },
+        "verdict": "invalid" if seen.false_failovers else str(verdict.worst(verdicts)),
+        "false_failovers": seen.false_failovers,
+        "checkpoints": len(seen.pauses_ms),
+        "checkpoint_pause_ms": summary(seen.pauses_ms),
+        "acknowledged": sum(map(len, verdict.acknowledged(history).values())),
+        "longest_gap_ms": verdict.longest_gap_ms(history, 0.0, time.monotonic()),
+        "checks": judged,
+    }

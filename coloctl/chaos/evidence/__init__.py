@@ -1,0 +1,1 @@
+"""Observe a run and keep what its checks need: events, frames, disks, remains."""

@@ -1,0 +1,138 @@
+"""Whose frames reach the guest's LAN: every frame with the guest's address, by port and time.
+
+A packet socket in the switch's namespace sees the frames of both hosts in one order, stamped by
+the kernel. Two ports that send by turns are two primaries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from coloctl.chaos.evidence.background import Background
+from coloctl.lab import netns
+from coloctl.lab.network import Lab
+
+ETH_P_ALL = 0x0003
+SO_ATTACH_FILTER = 26
+SO_TIMESTAMPNS = 35
+#: The switch's port towards each node.
+PORTS = {"port-a": "a", "port-b": "b"}
+#: What was on its way when the fence fell may still arrive, seconds: a frame that the dead node
+#: sent waits in this kernel's backlog at most.
+BACKLOG_S = 0.005
+_ENDS_WITHIN_S = 0.2
+
+
+@dataclass(frozen=True)
+class Spell:
+    """``frames`` in a row that came from one node; monotonic seconds."""
+
+    node: str
+    first_s: float
+    last_s: float
+    frames: int
+
+
+def strays(spells: Sequence[Spell], lost: str, since_s: float) -> int:
+    """Frames of the lost node after ``since_s``, or after the other node's first ones since then.
+
+    A spell that began before counts whole when it went on: it has no finer times.
+    """
+    return sum(one.frames for one in spells if one.node == lost and one.last_s > since_s)
+
+
+def first_frame_s(spells: Sequence[Spell], node: str, since_s: float) -> float | None:
+    """When the node's first spell since then began; None when there was none."""
+    return next((s.first_s for s in spells if s.node == node and s.first_s >= since_s), None)
+
+
+class LanWatch(Background):
+    """Watches from its making until the end of its ``with`` block; `spells` is what was seen."""
+
+    def __init__(self, lab: Lab, mac: str) -> None:
+        """Raises `LabError` when the lab's switch is not there."""
+        super().__init__("lan-watch")
+        self.spells: list[Spell] = []
+        self._mac = bytes.fromhex(mac.replace(":", ""))
+        self._packets = netns.inside(lab.lan, lambda: _packets(self._mac))
+        self.begin()
+
+    def close(self) -> None:
+        self._packets.close()
+
+    def work(self) -> None:
+        while not self.ended:
+            with contextlib.suppress(TimeoutError, OSError):
+                frame, extra, _, address = self._packets.recvmsg(64, 64)
+                node = PORTS.get(address[0])
+                if node is None or address[2] == socket.PACKET_OUTGOING:
+                    continue
+                # What came before the filter was in place is still in the queue.
+                if frame[6:12] == self._mac:
+                    self._note(node, _stamp(extra))
+
+    def _note(self, node: str, at_s: float) -> None:
+        last = self.spells[-1] if self.spells else None
+        if last is not None and last.node == node:
+            self.spells[-1] = Spell(node, last.first_s, at_s, last.frames + 1)
+        else:
+            self.spells.append(Spell(node, at_s, at_s, 1))
+
+
+def _packets(mac: bytes) -> socket.socket:
+    """A socket of the calling thread's namespace for frames from that address, on any device."""
+
+    def prepare(packets: socket.socket) -> None:
+        # Not bound: a socket of all devices keeps the order in which their frames came.
+        packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        _only_from(packets, mac)
+
+    return packet_socket(prepare)
+
+
+def packet_socket(prepare: Callable[[socket.socket], None]) -> socket.socket:
+    """A prepared socket for every frame of the calling thread's namespace; a read ends soon."""
+    packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    try:
+        prepare(packets)
+        packets.settimeout(_ENDS_WITHIN_S)
+    except BaseException:
+        packets.close()
+        raise
+    return packets
+
+
+def _only_from(packets: socket.socket, mac: bytes) -> None:
+    """Classic BPF: the source address is bytes 6 to 11 of an Ethernet frame."""
+    head, rest = struct.unpack("!IH", mac)
+    program = (
+        (0x20, 0, 0, 6),  # load the first four bytes of the source
+        (0x15, 0, 3, head),
+        (0x28, 0, 0, 10),  # and the last two
+        (0x15, 0, 1, rest),
+        (0x06, 0, 0, 64),  # accept
+        (0x06, 0, 0, 0),  # drop
+    )
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    packets.setsockopt(
+        socket.SOL_SOCKET,
+        SO_ATTACH_FILTER,
+        struct.pack("HP", len(program), ctypes.addressof(buffer)),
+    )
+
+
+def _stamp(extra: Sequence[tuple[int, int, bytes]]) -> float:
+    """The kernel's stamp on the monotonic clock; now, when there is none."""
+    now = time.monotonic()
+    for level, kind, data in extra:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+            seconds, nanoseconds = map(float, struct.unpack("ll", data[:16]))
+            return now - (time.time() - (seconds + nanoseconds / 1e9))
+    return now

@@ -1,0 +1,115 @@
+"""Hears what a supervisor says for as long as a run lasts, also when the supervisor is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from coloctl import paths
+from coloctl.chaos.evidence.background import Background
+from coloctl.chaos.evidence.evidence import Said
+from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.errors import ColoctlError, DeadlineMissed
+
+#: To connect, and for one answer about the pair: a new supervisor takes over first.
+ANSWER_S = 30.0
+#: How long to wait before the next attempt to reach a supervisor that is gone.
+AGAIN_S = 0.05
+#: A supervisor's stamp that is further from now than this is not the machine's clock.
+SANE_S = 30.0
+
+
+class Ear(Background):
+    """Every event from the making of it to the end of its ``with`` block, in `heard`.
+
+    Several threads may ask at the same time.
+    """
+
+    def __init__(self, pair: str) -> None:
+        super().__init__("ear")
+        self.heard: list[Said] = []
+        self._pair = pair
+        self._news: SimpleQueue[Said] = SimpleQueue()
+        self._asking = threading.Lock()
+        self._client: ControlClient | None = None
+        self.begin()
+
+    def close(self) -> None:
+        with self._asking:
+            self._hang_up()
+
+    def next(self, timeout_s: float) -> Said | None:
+        """The next event that nobody has taken; None when none came in time."""
+        with contextlib.suppress(Empty):
+            return self._news.get(timeout=max(0.0, timeout_s))
+        return None
+
+    def view(self) -> dict[str, Any]:
+        """The pair now. Raises `DeadlineMissed` when no supervisor answers in time."""
+        give_up = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                with self._asking:
+                    return dict(self._connected().execute("query-pair", ANSWER_S))
+            except (ColoctlError, OSError) as error:
+                with self._asking:
+                    self._hang_up()
+                if time.monotonic() > give_up:
+                    raise DeadlineMissed(
+                        f"No supervisor of {self._pair} answered within {ANSWER_S:.0f} s: {error}"
+                    ) from error
+                time.sleep(AGAIN_S)
+
+    def ask(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
+        """One command over a connection of its own; raises what the supervisor raises."""
+        with ControlClient.connect(paths.control_socket(self._pair), ANSWER_S) as client:
+            return client.execute(name, timeout_s, **arguments)
+
+    def _connected(self) -> ControlClient:
+        if self._client is None:
+            path = paths.control_socket(self._pair)
+            self._client = ControlClient.connect(path, ANSWER_S, lambda _event: None)
+        return self._client
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def work(self) -> None:
+        while not self.ended:
+            with contextlib.suppress(ColoctlError, OSError):
+                path = paths.control_socket(self._pair)
+                with ControlClient.connect(path, ANSWER_S) as client:
+                    self._catch_up(client.execute("query-pair", ANSWER_S))
+                    for said in self._events(client):
+                        self._hear(said)
+            time.sleep(AGAIN_S)
+
+    def _events(self, client: ControlClient) -> Iterator[Said]:
+        while not self.ended:
+            for event in client.events(0.2):
+                yield Said(_monotonic(event), event.name, event.data)
+
+    def _catch_up(self, view: Mapping[str, Any]) -> None:
+        """What changed while no supervisor could be heard is told as if it changed now."""
+        states = [said.data["after"] for said in self.heard if said.name == "STATE_CHANGED"]
+        before, after = states[-1] if states else "", view["protection"]
+        if before != after:
+            data = {"before": before, "fact": "", "after": after, "reason": view["reason"]}
+            self._hear(Said(time.monotonic(), "STATE_CHANGED", data))
+
+    def _hear(self, said: Said) -> None:
+        self.heard.append(said)
+        self._news.put(said)
+
+
+def _monotonic(event: ControlEvent) -> float:
+    """The supervisor's stamp on the machine's monotonic clock; now, where its clock is wrong."""
+    now = time.monotonic()
+    age_s = time.time() - event.at_s
+    return now - age_s if abs(age_s) < SANE_S else now

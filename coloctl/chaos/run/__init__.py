@@ -1,0 +1,1 @@
+"""Play scenarios on real pairs: testbed, stage, engine, runner, batches, results."""

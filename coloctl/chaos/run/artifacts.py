@@ -1,0 +1,141 @@
+"""The folder that a run leaves for whoever wants to know what happened.
+
+Promise: no file that cannot be had keeps another one out or fails a run; missing.json says what is
+not there, and why. What belongs to the pair must be kept before the pair is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from coloctl import paths
+from coloctl.chaos import report
+from coloctl.chaos.faults.fault import Ask
+from coloctl.chaos.run.result import Outcome
+from coloctl.errors import ColoctlError
+from coloctl.model.pair import NODES
+
+#: One answer of a supervisor about itself.
+ASK_S = 5.0
+#: Copied from the pair's own folder.
+OF_THE_PAIR = (
+    "supervisor.log",
+    "history.jsonl",
+    *(f"{node}/{log}.log" for node in NODES for log in ("qemu", "console")),
+)
+#: Not every pair has one: it never failed over, or ran without a supervisor of its own.
+SOMETIMES = frozenset({"history.jsonl"})
+
+
+def fresh(root: Path, name: str, seed: int) -> Path:
+    """A new empty folder below ``root`` for one run; repeated runs get a number."""
+    root.mkdir(parents=True, exist_ok=True)
+    count = 1
+    while True:
+        folder = root / (f"{name}-{seed}" if count == 1 else f"{name}-{seed}-{count}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            count += 1
+        else:
+            return folder
+
+
+class Artifacts:
+    """What is in ``folder`` so far, and what is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.missing: dict[str, str] = {}
+
+    def keep_pair(self, name: str, ask: Ask | None) -> None:
+        """The pair's logs, and the last words between its supervisor and each QEMU.
+
+        ``ask`` is None where no supervisor answers any more.
+        """
+        for part in OF_THE_PAIR:
+            self.keep_file(paths.pair_dir(name) / part, part)
+        for node in NODES:
+            self._keep_recording(node, ask)
+
+    def _keep_recording(self, node: str, ask: Ask | None) -> None:
+        part = f"{node}/qmp.jsonl"
+        if ask is None:
+            self.missing[part] = "no supervisor answers"
+            return
+        try:
+            lines = ask("query-recording", ASK_S, node=node)
+        except ColoctlError as error:
+            self.missing[part] = error.message
+        else:
+            self.write(part, _lines(lines))
+
+    def keep_file(self, source: Path, part: str) -> None:
+        """A copy of ``source`` under the name ``part``, such as a packet capture."""
+        target = self.folder / part
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        except FileNotFoundError:
+            if part not in SOMETIMES:
+                self.missing[part] = "it does not exist"
+        except OSError as error:
+            self.missing[part] = error.strerror or str(error)
+
+    def write(self, part: str, text: str) -> None:
+        """``text`` is in the file ``part``."""
+        target = self.folder / part
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            self.missing[part] = error.strerror or str(error)
+
+    def finish(self, outcome: Outcome, scenario_file: Path | None = None) -> None:
+        """Everything that the outcome holds, its page for people, and what is missing.
+
+        ``scenario_file`` is None where the scenario came from none.
+        """
+        evidence = outcome.evidence
+        if scenario_file is None:
+            self.missing["scenario.toml"] = "the scenario came from no file"
+        else:
+            self.keep_file(scenario_file, "scenario.toml")
+        if outcome.pair_file:
+            self.write("pair.toml", outcome.pair_file)
+        self.write("events.jsonl", _lines(asdict(one) for one in evidence.events))
+        self.write("journal.jsonl", _lines(one.to_json() for one in evidence.journal))
+        self.write("lan.jsonl", _lines(asdict(one) for one in evidence.spells))
+        for work in evidence.works.values():
+            history = "".join(f"{op.line()}\n" for op in work.history)
+            self.write(f"history/{work.spec.name}.jsonl", history)
+        self._made("outcome.json", partial(_document, outcome.to_json))
+        self._made("report.html", partial(report.page, outcome))
+        if self.missing:
+            self.write("missing.json", _document(lambda: self.missing))
+
+    def _made(self, part: str, make: Any) -> None:
+        """The file holds what ``make`` answers; an error in the drawing is no verdict on the pair.
+
+        Whatever it is: it is told in missing.json, and the outcome stands.
+        """
+        try:
+            text = make()
+        except Exception as error:  # the run is judged already
+            self.missing[part] = f"{type(error).__name__}: {error}"
+        else:
+            self.write(part, text)
+
+
+def _document(tell: Any) -> str:
+    return json.dumps(tell(), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(f"{json.dumps(row, separators=(',', ':'), default=str)}\n" for row in rows)

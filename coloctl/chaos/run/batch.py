@@ -1,0 +1,195 @@
+"""Many runs, one after the other or side by side; each is played in a lab of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+
+from coloctl.chaos.checks.verdict import Validity
+from coloctl.chaos.run import artifacts, runner, shrink
+from coloctl.chaos.run.artifacts import Artifacts
+from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.runner import Run
+from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.scenario.file import load
+
+#: Told how a run goes: the scenario's name, its seed, a sentence.
+Tell = Callable[[str, int, str], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of one file, and what is to be done about it."""
+
+    path: Path
+    seed: int
+    where: Setting
+    root: Path | None = None  #: its artifacts get a folder of their own in there
+    shrink: bool = False
+    capture: bool = False  #: the packets on the guest's LAN are kept there too
+
+
+def tasks(
+    paths: Sequence[Path],
+    where: Setting,
+    *,
+    seed: int | None = None,
+    repeat: int = 1,
+    root: Path | None = None,
+    smaller: bool = False,
+    capture: bool = False,
+) -> list[Task]:
+    """``repeat`` runs of each file, with its own seed or with ``seed``, and those after it.
+
+    Raises `ScenarioError` for the first file that is wrong, before anything is played.
+    """
+    made: list[Task] = []
+    for path in paths:
+        first = load(path).seed if seed is None else seed
+        made += [
+            Task(path, number, where, root, smaller, capture)
+            for number in range(first, first + repeat)
+        ]
+    return made
+
+
+def play_all(
+    todo: Sequence[Task], jobs: int, tell: Tell, until_s: float = math.inf
+) -> Iterator[Outcome]:
+    """The outcome of each task, as it is done; histories stay in the artifacts.
+
+    No task begins after ``until_s`` (monotonic).
+
+    Ctrl-C ends what is under way and leaves nothing behind. ``tell`` is called by several threads
+    where there are several jobs.
+    """
+    if jobs <= 1:
+        for task in todo:
+            if time.monotonic() < until_s:
+                yield play(task, tell)
+        return
+    slots: SimpleQueue[int] = SimpleQueue()
+    for number in range(jobs):
+        slots.put(number)
+    workers = _Workers(until_s)
+    with ThreadPoolExecutor(jobs) as threads:
+        futures = [threads.submit(workers.play, task, slots, tell) for task in todo]
+        try:
+            for future in as_completed(futures):
+                if (outcome := future.result()) is not None:
+                    yield outcome
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            workers.interrupt()
+            raise
+
+
+class _Workers:
+    """Processes that play one task each (worker.py)."""
+
+    def __init__(self, until_s: float) -> None:
+        self._until_s = until_s
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+
+    def play(self, task: Task, slots: SimpleQueue[int], tell: Tell) -> Outcome | None:
+        """Played under the name of a slot, which no other run has at the same time."""
+        if time.monotonic() >= self._until_s:
+            return None
+        slot = slots.get()
+        where = replace(task.where, name=f"{task.where.name}-{slot}")
+        try:
+            with scratch() as folder:
+                return self._play(replace(task, where=where), tell, folder)
+        finally:
+            slots.put(slot)
+
+    def _play(self, task: Task, tell: Tell, folder: Path) -> Outcome:
+        todo, done = folder / "task", folder / "outcome"
+        todo.write_bytes(pickle.dumps(task))
+        if self._ended:
+            raise KeyboardInterrupt
+        argv = [sys.executable, "-m", "coloctl.chaos.run.worker", str(todo), str(done)]
+        worker = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        self._running.add(worker)
+        try:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                tell(task.path.stem, task.seed, line.rstrip("\n"))
+            worker.wait()
+        finally:
+            self._running.discard(worker)
+        if not done.exists():
+            raise ChildProcessError(f"The process that played {task.path} ended without a result.")
+        outcome: Outcome = pickle.loads(done.read_bytes())
+        return outcome
+
+    def interrupt(self) -> None:
+        """Each clears away what it was playing, and has ended."""
+        self._ended = True
+        for worker in list(self._running):
+            worker.send_signal(signal.SIGINT)
+        for worker in list(self._running):
+            worker.wait()
+
+
+def interruptible() -> None:
+    """Ctrl-C and SIGTERM break off what is played, and both clear it away.
+
+    A CI that cancels a job sends SIGTERM; a shell starts what it puts into the background with
+    SIGINT ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+def play(task: Task, tell: Tell) -> Outcome:
+    """One run, its artifacts written; made smaller when it is invalid and that was asked for."""
+    scenario = load(task.path)
+    command = f"coloctl chaos run {task.path} --seed {task.seed}"
+    run = Run.of(scenario, task.seed, task.where, command)
+
+    def say(sentence: str) -> None:
+        tell(scenario.name, task.seed, sentence)
+
+    kept = None
+    if task.root is not None:
+        kept = Artifacts(artifacts.fresh(task.root, scenario.name, task.seed))
+    try:
+        outcome = runner.play(run, say, kept, capture=task.capture)
+    except Exception as error:  # whatever it is, the runs after it are played
+        outcome = runner.never_played(run, error)
+        if kept is not None:
+            kept.write("error.txt", traceback.format_exc())
+    if kept is not None:
+        outcome = replace(outcome, artifacts=kept.folder)
+        kept.finish(outcome, task.path)
+    if task.shrink and outcome.validity is Validity.INVALID and run.plan:
+        least = shrink.shrink(run, outcome, say)
+        say(least.sentence)
+        if kept is not None:
+            kept.write("shrunk.toml", least.text)
+    return outcome.light()
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that is gone afterwards."""
+    made = Path(tempfile.mkdtemp(prefix="coloctl-chaos-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

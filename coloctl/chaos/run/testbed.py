@@ -1,0 +1,228 @@
+"""Where stories and benches play: a lab of their own, a pair file in it, a guest that serves.
+
+Each part is a context: whatever ends the block takes the part away again, unless it was to be kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coloctl import interrupts, pairfile, paths
+from coloctl.chaos.evidence.remains import Trail, namespaces
+from coloctl.control.acts import Acts
+from coloctl.control.client import ControlClient
+from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
+from coloctl.errors import DeadlineMissed, LabError, PairBusy
+from coloctl.lab import guest as guests
+from coloctl.lab import sample
+from coloctl.lab.network import Lab
+
+BOOT_DEADLINE_S = 120.0
+PROTECT_DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What plays, and under which name. ``detection`` overrides the pair file's defaults."""
+
+    qemu: Path
+    accel: str
+    guest: guests.GuestImage
+    name: str
+    delay_ms: int = 500
+    channel: str = "fd"
+    memory: str = sample.MEMORY
+    detection: Mapping[str, int] = field(default_factory=dict)
+    keep: bool = False
+    append_options: Mapping[str, Any] = field(default_factory=dict)  #: of `GuestImage.append_for`
+    circular: bool = False  #: a pair that was attacked protects itself again
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of a document that says what was measured."""
+        return {
+            "qemu": {"binary": str(self.qemu), "accel": self.accel},
+            "memory": self.memory,
+            "delay_ms": self.delay_ms,
+            "channel": self.channel,
+            "detection": dict(self.detection),
+        }
+
+
+@contextlib.contextmanager
+def lab(setting: Setting) -> Iterator[Lab]:
+    """A lab of that name stands; raises `PairBusy` when somebody uses one, or is setting it up."""
+    with _claimed(f"lab {setting.name}"):
+        _refuse_tenants(setting.name)
+        standing: Lab | None = None
+        try:
+            with interrupts.deferred():
+                standing = Lab.up(setting.name)
+            yield standing
+        except BaseException:
+            if standing is not None:
+                with interrupts.deferred(raise_after=False):
+                    standing.down()
+            raise
+        if not setting.keep:
+            standing.down()
+
+
+@contextlib.contextmanager
+def free_name(name: str) -> Iterator[str]:
+    """``name``, or with the first number from 2 on that nobody plays under at the same time."""
+    for number in itertools.count(1):
+        chosen = name if number == 1 else f"{name}{number}"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_claimed(f"name {chosen}"))
+            except PairBusy:
+                continue
+            if not paths.control_socket(chosen).exists():
+                yield chosen
+                return
+
+
+@contextlib.contextmanager
+def _claimed(what: str) -> Iterator[None]:
+    """One process has it at a time: a socket's name that goes with its process and is no file."""
+    with socket.socket(socket.AF_UNIX) as claim:
+        try:
+            claim.bind(f"\0coloctl {what}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise PairBusy(
+                f"The {what} is in use by another run.", hint="give another --name"
+            ) from None
+        yield
+
+
+def _refuse_tenants(name: str) -> None:
+    """Nobody uses the lab of that name. What a crash left standing is mended."""
+    with contextlib.suppress(LabError):
+        if any(Lab.open(name).processes().values()):
+            raise PairBusy(
+                f"The lab {name} is in use.",
+                hint=f"`coloctl stop {name}` and `coloctl lab down --name {name}` end "
+                "that, or give another --name",
+            )
+
+
+@contextlib.contextmanager
+def folder(setting: Setting) -> Iterator[Path]:
+    """Make an empty folder for the pair file and its disks.
+
+    What is written about disks that go with it goes too: they have a registry of their own there.
+    """
+    made = Path(tempfile.mkdtemp(prefix=f"coloctl-{setting.name}-"))
+    try:
+        with contextlib.nullcontext() if setting.keep else _registry(made / "registry"):
+            yield made
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    if not setting.keep:
+        shutil.rmtree(made)
+
+
+@contextlib.contextmanager
+def _registry(chosen: Path) -> Iterator[None]:
+    """Whatever is started in the block keeps what it knows of disks in ``chosen``."""
+    before = os.environ.get(paths.REGISTRY)
+    os.environ[paths.REGISTRY] = str(chosen)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[paths.REGISTRY]
+        else:
+            os.environ[paths.REGISTRY] = before
+
+
+@contextlib.contextmanager
+def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iterator[ControlClient]:
+    """A supervisor of one's own answers; raises `PairBusy` when one of that name is there.
+
+    ``metrics`` is the address at which it serves them, if any.
+    """
+    described = pairfile.load(pair_file(setting, standing, home))
+    with ending(setting, spawned_supervisor(described, metrics)) as born, born.connect() as client:
+        yield client
+
+
+@contextlib.contextmanager
+def ending(
+    setting: Setting, supervisor: AbstractContextManager[SpawnedSupervisor]
+) -> Iterator[SpawnedSupervisor]:
+    """The supervisor ends with the block, unless the setting is to be kept."""
+    with supervisor as born:
+        yield born
+        if setting.keep:
+            born.keep()
+        else:
+            born.end()
+
+
+def pair_file(setting: Setting, standing: Lab, home: Path) -> Path:
+    """The pair of that setting is described in ``home``, with a disk per node."""
+    written = sample_pair(setting, standing, home)
+    with written.open("a", encoding="utf-8") as text:
+        text.write(tables(setting))
+    return written
+
+
+def sample_pair(setting: Setting, standing: Lab, home: Path) -> Path:
+    """The same, as the lab describes its pairs."""
+    return sample.write_pair(
+        home / f"{setting.name}.toml",
+        name=setting.name,
+        lab=standing,
+        guest=setting.guest,
+        qemu=setting.qemu,
+        accel=setting.accel,
+        memory=setting.memory,
+        checkpoint_delay_ms=setting.delay_ms,
+        channel=setting.channel,
+        append_options=setting.append_options,
+    )
+
+
+def tables(setting: Setting) -> str:
+    """The tables that the sample has not: a pair that was attacked waits for its judge, or not."""
+    lines = [f"{key} = {value}" for key, value in setting.detection.items()]
+    detection = ["", "[detection]", *lines] if lines else []
+    again = "true" if setting.circular else "false"
+    return "\n".join([*detection, "", "[policy]", f"auto_reprotect = {again}", ""])
+
+
+def boot(setting: Setting, client: ControlClient) -> None:
+    """The guest's own line says that it serves; nothing has been connected to it yet."""
+    Acts(client).start(protect=False, wait_s=BOOT_DEADLINE_S)
+    console = paths.pair_dir(setting.name) / "a" / "console.log"
+    give_up = time.monotonic() + BOOT_DEADLINE_S
+    while time.monotonic() < give_up:
+        text = console.read_text(errors="replace") if console.exists() else ""
+        if guests.READY_LINE in text:
+            return
+        if guests.FAILED_PREFIX in text:
+            raise LabError(f"The guest failed to start: {text.strip().splitlines()[-1]}")
+        time.sleep(0.1)
+    raise DeadlineMissed(f"The guest was not ready within {BOOT_DEADLINE_S:.0f} s.")
+
+
+def left_behind(setting: Setting) -> list[str]:
+    """What should be gone and is not."""
+    left = [str(path) for path in Trail(setting.name).folders if path.exists()]
+    return left + [f"namespace {name}" for name in namespaces(setting.name)]

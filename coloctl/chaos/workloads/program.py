@@ -1,0 +1,96 @@
+"""A program in the lab that works like a client: its history is read as it comes.
+
+The program writes its history to standard output and ends by itself when its standard input does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from coloctl.chaos.workloads.history import Op, Outcome, parse
+from coloctl.errors import DeadlineMissed, LabError
+
+if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
+    from coloctl.lab.network import Lab
+
+#: From the end of the load to the last reply; a client gives up a reply long before (workload.py).
+CLIENTS_END_S = 90.0
+
+
+class Program:
+    """One program at work in the client's namespace until `finish`; ended by `kill` at the latest.
+
+    ``who`` is the program with what it needs to be asked what the guest holds: with ``--read-back``
+    behind it, it prints that, for ``decode``. With ``work`` behind it, it works.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        who: Sequence[str],
+        work: Sequence[str] = (),
+        decode: Callable[[str], Any] = json.loads,
+    ) -> None:
+        self.history: list[Op] = []
+        self._lab, self._who, self._decode = lab, tuple(who), decode
+        self._process = lab.popen(
+            [*self._who, *work],
+            "client",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.endswith("\n"):  # a program that is killed may leave a piece of one
+                self.history.extend(parse([line]))
+
+    def acknowledged(self) -> int:
+        """Operations that clients saw acknowledged so far."""
+        return sum(op.outcome is Outcome.OK for op in list(self.history))
+
+    def finish(self) -> list[Op]:
+        """Every client has ended by itself; answers the whole history.
+
+        Raises `DeadlineMissed` when one waits for ever.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(CLIENTS_END_S)
+        except subprocess.TimeoutExpired as error:
+            raise DeadlineMissed(
+                f"The clients did not end within {CLIENTS_END_S:.0f} s: a reply never came."
+            ) from error
+        self._reader.join(5)
+        return self.history
+
+    def read_back(self) -> Any:
+        """What the guest holds now, asked over new connections; raises `LabError` for no answer."""
+        said = self._lab.run([*self._who, "--read-back"], "client").stdout
+        try:
+            return self._decode(said)
+        except ValueError as error:
+            raise LabError(f"The guest's answer cannot be read: {said[:80]!r}.") from error
+
+    def kill(self) -> None:
+        """The process is gone, and nobody reads from it any more."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join(5)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
