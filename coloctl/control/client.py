@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from coloctl.control import wire
 from coloctl.errors import (
@@ -21,6 +21,9 @@ from coloctl.errors import (
     StillAtWork,
     Unreachable,
 )
+
+if TYPE_CHECKING:
+    from coloctl.model.pairevent import PairEvent
 
 #: Events kept for `ControlClient.events` while nobody asks for them; the oldest are dropped.
 EVENTS_MAX = 10_000
@@ -34,6 +37,13 @@ class ControlEvent(NamedTuple):
     data: dict[str, Any]
     at_s: float  #: seconds since the epoch, by the supervisor's clock
     seq: int = 0  #: grows by one per event of one supervisor; 0: it belongs to this client alone
+
+    @property
+    def happened(self) -> PairEvent | None:
+        """The event as a value; None for one that this version does not understand."""
+        from coloctl.model import pairevent  # not cheap, and many verbs look at no event
+
+        return pairevent.read(self.name, self.data)
 
 
 OnEvent = Callable[[ControlEvent], None]

@@ -8,6 +8,7 @@ import logging
 from collections import deque
 
 from coloctl.control import wire
+from coloctl.model.pairevent import ClientDropped
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Connection:
     def drop(self, reason: str) -> None:
         """The client is disconnected, and told why if it reads again within `FLUSH_S`."""
         log.warning("Control client %d is dropped: %s", self.number, reason)
-        self._outbox.append(wire.encode(wire.event_document("CLIENT_DROPPED", {"reason": reason})))
+        self._outbox.append(wire.encode(wire.event_document(ClientDropped(reason=reason))))
         self.end()
 
     @property

@@ -18,6 +18,7 @@ from typing import Any
 from coloctl.control import schema, wire
 from coloctl.control.connection import Connection
 from coloctl.errors import ColoctlError, UsageError
+from coloctl.model.pairevent import PairEvent
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 
@@ -110,19 +111,16 @@ class ControlServer:
             await self._closed.wait()
         self._listener.close()
 
-    def emit(self, name: str, data: Mapping[str, Any]) -> None:
-        """Queues an event for every client; never blocks, and never fails for a client's sake.
+    def emit(self, event: PairEvent) -> None:
+        """Queue an event for every client; never blocks, and never fails because of a client.
 
-        Each event has a number, also one that nobody hears, so that a gap means a loss.
-        An event that does not fit the schema is logged as the mistake it is.
+        Each event has a number, also one that no client receives, so that a gap means a loss.
         """
-        if wrong := schema.check_event(name, data):
-            log.error("An event does not fit the control schema: %s", wrong)
         self.seq += 1
         try:
-            message = wire.encode({**wire.event_document(name, data), "seq": self.seq})
+            message = wire.encode({**wire.event_document(event), "seq": self.seq})
         except (TypeError, ValueError) as error:
-            log.error("The event %s cannot be said in JSON: %s", name, error)
+            log.error("The event %s cannot be written as JSON: %s", event.NAME, error)
             return
         for client in self._clients:
             if client.negotiated:

@@ -10,6 +10,7 @@ from typing import Any
 from coloctl.control.server import Handler
 from coloctl.errors import ColoctlError, NotProtected, RunsAlone
 from coloctl.model.pair import Role
+from coloctl.model.pairevent import PauseChanged
 from coloctl.qmp.command import Command
 from coloctl.supervisor import acts, evidence, history
 from coloctl.supervisor.dialogue import dialogue
@@ -215,7 +216,7 @@ class Service:
         before = self.state.paused
         if paused is not before:
             self.state.pause(paused)
-            self.state.emit("PAUSE_CHANGED", {"paused": paused})
+            self.state.emit(PauseChanged(paused=paused))
         return {"paused": paused, "before": before}
 
     async def _confirm_fence(self, arguments: Arguments) -> Any:

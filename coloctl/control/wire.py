@@ -11,9 +11,12 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coloctl.errors import ColoctlError
+
+if TYPE_CHECKING:
+    from coloctl.model.pairevent import PairEvent
 
 #: The longest request, bytes; the longest that a verb sends has some 1,000. It is parsed in one go,
 #: 3 ms for this length, and the supervisor does nothing else meanwhile.
@@ -125,12 +128,12 @@ def _finite(text: str) -> float:
     return number
 
 
-def event_document(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """An event as QMP writes it, stamped with the time of day."""
+def event_document(event: PairEvent) -> dict[str, Any]:
+    """Return ``event`` as QMP writes one, stamped with the time of day."""
     seconds, micro = divmod(time.time_ns() // 1000, 1_000_000)
     return {
-        "event": name,
-        "data": dict(data),
+        "event": event.NAME,
+        "data": event.to_json(),
         "timestamp": {"seconds": seconds, "microseconds": micro},
     }
 

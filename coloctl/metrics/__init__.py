@@ -9,7 +9,6 @@ closed set of values, so that no series grows with time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, ProcessCollector
 
@@ -18,8 +17,16 @@ from coloctl.clock import CLOCK, Clock
 from coloctl.metrics.snapshot import Exposure, Sight, ViewCollector
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES
+from coloctl.model.pairevent import (
+    CheckpointPhase,
+    FailedOver,
+    NodeDead,
+    PairEvent,
+    StateChanged,
+    VerificationOver,
+)
 from coloctl.model.protection import Fact, Protection
-from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep
+from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep, Timeline
 from coloctl.model.verified import VerifyOutcome
 from coloctl.model.view import PairView
 
@@ -127,23 +134,24 @@ class Metrics:
         )  # fmt: skip
         self._phases = {phase: phases.labels(self.pair, phase) for phase in PHASES}
 
-    def event(self, name: str, data: Mapping[str, Any]) -> None:
-        """The event that clients of the control socket get is counted, if it is one that counts."""
-        if name == "CHECKPOINT" and data["phase"] == "end":
-            self._checkpoints.inc()
-            if "pause-ms" in data:
-                self._pauses.observe(data["pause-ms"] / 1000)
-        elif name == "NODE_DEAD":
-            self._deaths.labels(self.pair, data["node"]).inc()
-        elif name == "VERIFIED":
-            self._verifications.labels(self.pair, data["outcome"]).inc()
-        elif name == "FAILED_OVER":
-            self.failover(data["timeline"])
-        elif name == "STATE_CHANGED":
-            if data["before"] == Protection.COLO:
-                self._losses.inc()
-            if data["fact"] == Fact.FAILOVER_FAILED:
-                self._failed.inc()
+    def event(self, event: PairEvent) -> None:
+        """Count an event that clients of the control socket get, if it is one that counts."""
+        match event:
+            case CheckpointPhase(phase="end", pause_ms=pause_ms):
+                self._checkpoints.inc()
+                if pause_ms is not None:
+                    self._pauses.observe(pause_ms / 1000)
+            case NodeDead(node=node):
+                self._deaths.labels(self.pair, node).inc()
+            case VerificationOver(outcome=outcome):
+                self._verifications.labels(self.pair, outcome).inc()
+            case FailedOver(timeline=timeline):
+                self.failover(timeline)
+            case StateChanged(before=before, fact=fact):
+                if before is Protection.COLO:
+                    self._losses.inc()
+                if fact is Fact.FAILOVER_FAILED:
+                    self._failed.inc()
 
     def beat(self, node: str, road: str, seconds: float) -> None:
         """A probe of ``node`` was answered after ``seconds``."""
@@ -161,11 +169,10 @@ class Metrics:
                 self._near_misses.labels(self.pair, road).inc()
         self._near = frozenset(near)
 
-    def failover(self, timeline: Mapping[str, Any]) -> None:
-        """The failover of that timeline document is counted, by cause and by phase."""
-        cause = str(timeline.get("cause", OTHER))
+    def failover(self, timeline: Timeline) -> None:
+        """Count the failover of that timeline, by cause and by phase."""
+        cause, steps = timeline.cause, timeline.steps
         self._failovers.labels(self.pair, cause if cause in CAUSES else OTHER).inc()
-        steps: Mapping[str, float] = timeline["steps"]
         before = 0.0
         for step, at_ms in sorted(steps.items(), key=lambda item: item[1]):
             spoke = step == FailoverStep.FIRST_PACKET  # beside the others, not one after another
@@ -175,7 +182,7 @@ class Metrics:
             if not spoke:
                 before = at_ms
         if FailoverStep.RUNNING in steps:
-            unnoticed_ms = abs(timeline.get("fault_ms") or 0.0)
+            unnoticed_ms = abs(timeline.fault_ms or 0.0)
             self._failover_s.observe((unnoticed_ms + steps[FailoverStep.RUNNING]) / 1000)
 
     def view(self, view: PairView) -> None:

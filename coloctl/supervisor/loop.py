@@ -21,6 +21,7 @@ from coloctl.machine import blockdev
 from coloctl.model.event import Kind
 from coloctl.model.observation import Observation
 from coloctl.model.pair import Role, other
+from coloctl.model.pairevent import CheckpointPhase, NodeDead, NodeEvent
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
@@ -220,15 +221,7 @@ class Supervisor:
         self._driver.hear(seat.name, event)
         self._contrast.hear(seat, event)
         emit = self.state.emit
-        emit(
-            "NODE_EVENT",
-            {
-                "node": seat.name,
-                "event": event.name,
-                "data": dict(event.data),
-                "timestamp": event.at_s,
-            },
-        )
+        emit(NodeEvent(node=seat.name, event=event.name, data=event.data, timestamp=event.at_s))
         if seat.view.role is not Role.PRIMARY:
             return
         self._held.hear(seat, event)
@@ -240,12 +233,11 @@ class Supervisor:
         elif not seat.in_colo:
             return
         elif event.name == "STOP":
-            checkpoint = {"node": seat.name, "phase": "begin", "count": seat.stats.count}
-            emit("CHECKPOINT", checkpoint)
+            emit(CheckpointPhase(node=seat.name, phase="begin", count=seat.stats.count))
             self._pacing.stopped(seat)
         elif pause is not None:
-            checkpoint = {"node": seat.name, "phase": "end", "count": seat.stats.count}
-            emit("CHECKPOINT", {**checkpoint, "pause-ms": round(pause * 1000, 1)})
+            pause_ms, count = round(pause * 1000, 1), seat.stats.count
+            emit(CheckpointPhase(node=seat.name, phase="end", count=count, pause_ms=pause_ms))
             self._pacing.resumed(seat, pause)
 
     def _on_bad_child(self, primary: Seat, event: Event) -> None:
@@ -271,7 +263,7 @@ class Supervisor:
         seat.view = replace(
             seat.view, presence=Presence.DEAD, run_state=None, migration=None, colo_mode=None
         )
-        self.state.emit("NODE_DEAD", {"node": seat.name, "how": str(death)})
+        self.state.emit(NodeDead(node=seat.name, how=str(death)))
         words = seat.vm.last_words(1).strip() if seat.vm else ""
         try:
             data = {"dead": str(death), "log": words}

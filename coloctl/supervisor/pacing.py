@@ -17,6 +17,7 @@ from coloctl.colo import plan
 from coloctl.errors import ColoctlError
 from coloctl.model import event
 from coloctl.model.event import Kind
+from coloctl.model.pairevent import PaceChanged
 from coloctl.model.protection import Protection
 from coloctl.qmp.sequence import run
 from coloctl.supervisor.seat import Seat
@@ -86,8 +87,7 @@ class Pacing:
     def _tell(self, before_ms: int) -> None:
         """Clients know, and the journal where it is not too often."""
         state, pace = self.state, self.state.pace
-        told = {"before-ms": before_ms, "after-ms": pace.delay_ms, "why": pace.why}
-        state.emit("PACE_CHANGED", told)
+        state.emit(PaceChanged(before_ms=before_ms, after_ms=pace.delay_ms, why=pace.why))
         now = state.clock.now()
         self._tokens = min(NOTE_BURST, self._tokens + (now - self._counted_at) * NOTE_RATE)
         self._counted_at = now

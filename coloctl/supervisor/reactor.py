@@ -20,6 +20,7 @@ from coloctl.host.base import Death
 from coloctl.model.event import Kind
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import FencingMethod, NodeName, Role, other
+from coloctl.model.pairevent import DiagnosisChanged
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
 from coloctl.supervisor.exit_grace import ExitGrace
@@ -118,8 +119,8 @@ class Reactor:
         if finding.diagnosis is not Diagnosis.HEALTHY and state.observation is not None:
             data = {"finding": finding.diagnosis, "observation": state.observation.to_json()}
             state.record(Kind.OBSERVATION, node=finding.node or "", data=data)
-        node = {"node": finding.node} if finding.node else {}
-        state.emit("DIAGNOSIS", {"diagnosis": finding.diagnosis, "evidence": evidence, **node})
+        diagnosis, node = finding.diagnosis, finding.node
+        state.emit(DiagnosisChanged(diagnosis=diagnosis, evidence=evidence, node=node))
         self._told = key
         self._tokens -= 1
 

@@ -24,6 +24,7 @@ from coloctl.machine import freshcode
 from coloctl.model.event import BOOTS, PROTECTION_WANTED, UNFENCED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
+from coloctl.model.pairevent import PairEvent, ProgressMade, StateChanged, StepReached
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.tuning import Tuning
 from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, settings_view
@@ -34,7 +35,7 @@ from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
 
-Emit = Callable[[str, Mapping[str, Any]], None]
+Emit = Callable[[PairEvent], None]
 
 
 class PairState:
@@ -144,10 +145,7 @@ class PairState:
             return
         self._protection, self._reason, self._since = step.after, reason, now
         self._exposed_since = exposed
-        self.emit(
-            "STATE_CHANGED",
-            {"before": step.before, "fact": fact, "after": step.after, "reason": reason},
-        )
+        self.emit(StateChanged(before=step.before, fact=fact, after=step.after, reason=reason))
 
     def explain(self, reason: str) -> None:
         """The state stays and has another reason than the one it was entered for."""
@@ -282,14 +280,12 @@ class PairState:
     ) -> None:
         """Tell clients how far the act is, and how long the step may still take, where limited."""
         if limit_s or self._progress is None or self._progress.step != step:
-            limit = {"limit-s": round(limit_s, 1)} if limit_s else {}
-            self.emit("STEP", {"act": self._act_name, "step": step, **limit})
+            limit = round(limit_s, 1) if limit_s else None
+            self.emit(StepReached(act=self._act_name, step=step, limit_s=limit))
         unit = "bytes" if done is not None else ""
         self._progress = ActProgress(self._act_name, step, done, total, unit)
         if done is not None and total:
-            self.emit(
-                "PROGRESS", {"act": self._act_name, "step": step, "done": done, "total": total}
-            )
+            self.emit(ProgressMade(act=self._act_name, step=step, done=done, total=total))
 
     def period_ms(self) -> int:
         """The checkpoint period that QEMU was given."""

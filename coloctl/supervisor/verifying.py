@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from coloctl.colo import difference, pages
@@ -23,6 +23,7 @@ from coloctl.journal import wall_clock
 from coloctl.model import event
 from coloctl.model.event import Kind
 from coloctl.model.pair import OnDifference, Role
+from coloctl.model.pairevent import ProgressMade, VerificationOver
 from coloctl.model.protection import Protection
 from coloctl.model.verified import DiskVerified, MemoryVerified, Verified, VerifyOutcome
 from coloctl.supervisor.acts.tune import CHECKPOINT_DEADLINE_S
@@ -209,8 +210,7 @@ class Verifying:
         now_s = self.state.clock.now()
         if now_s - self._told_s >= TELL_S:
             self._told_s = now_s
-            told = {"act": "verify", "step": step, "done": done, "total": total}
-            self.state.emit("PROGRESS", told)
+            self.state.emit(ProgressMade(act="verify", step=step, done=done, total=total))
 
     def _conclude(self, report: Verified) -> None:
         """State, journal and clients have the report; what follows is the policy's."""
@@ -219,7 +219,7 @@ class Verifying:
         with contextlib.suppress(ColoctlError):  # no room: it is in the state all the same
             data = {event.VERIFIED: report.to_json()}
             state.record(Kind.OBSERVATION, step="verify", node=report.secondary, data=data)
-        state.emit("VERIFIED", {"outcome": report.outcome, "report": asdict(report)})
+        state.emit(VerificationOver(outcome=report.outcome, report=report))
         if report.outcome is VerifyOutcome.DIFFERENT:
             log.error("%s", report.sentence())
             # Other memory is evidence and no proof (`colo.pages`): nothing follows from it.

@@ -45,6 +45,7 @@ from coloctl.model.pair import (
     Role,
     TapSpec,
 )
+from coloctl.model.pairevent import PairEvent
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.wires import Address
 from coloctl.qmp.monitor import Monitor
@@ -395,8 +396,8 @@ async def fake_state(
     binary = Binary(Path("/usr/bin/qemu-system-x86_64"), DIALECTS["reconnect-ms"])
     with Journal(folder / "journal.jsonl") as journal:
 
-        def emit(name: str, data: Any) -> None:
-            log.append(" ".join([name, *map(str, data.values())]))
+        def emit(event: PairEvent) -> None:
+            log.append(" ".join([event.NAME, *map(str, event.to_json().values())]))
 
         yield PairState(spec, Ground(hosts, binary, "tcg", folder), journal, emit)
 

@@ -192,10 +192,10 @@ async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncItera
     ground = ground or await launch.prepare(spec)
     paths.make_private(ground.folder)
     with _swept(ground.folder), Journal(ground.folder / "journal.jsonl") as journal:
-        state = PairState(spec, ground, journal, lambda name, data: None)
+        state = PairState(spec, ground, journal, lambda event: None)
         supervisor = Supervisor(state)
         stage = Stage(state, supervisor)
-        state.emit = stage.tell
+        state.emit = lambda event: stage.tell(event.NAME, event.to_json())
         until = asyncio.Event()
         running = asyncio.create_task(supervisor.run(until))
         await asyncio.sleep(0)

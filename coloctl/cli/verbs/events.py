@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +16,17 @@ from coloctl.cli.views.progress import plain_line
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import ColoctlError, Unreachable
+from coloctl.model import pairevent
+from coloctl.model.pairevent import (
+    CheckpointPhase,
+    DiagnosisChanged,
+    FailedOver,
+    NodeEvent,
+    PaceChanged,
+    PairEvent,
+    PauseChanged,
+    VerificationOver,
+)
 
 
 @click.command()
@@ -123,36 +133,32 @@ def _happened(record: dict[str, Any]) -> str:
 
 
 def in_words(record: dict[str, Any]) -> str:
-    """An event for people, on one line."""
+    """Return an event for people, on one line."""
     name, data = record["event"], record["data"]
-    words = _WORDS.get(name)
-    line = plain_line(name, data) if words is None else words(data)
+    happened = pairevent.read(name, data)
+    line = None if happened is None else _line(happened)
     return line or f"{name} {json.dumps(data, ensure_ascii=False)}"
 
 
-def _node_event(data: dict[str, Any]) -> str:
-    inside = f" {json.dumps(data['data'], ensure_ascii=False)}" if data["data"] else ""
-    return f"node {data['node']}: {data['event']}{inside}"
-
-
-def _checkpoint(data: dict[str, Any]) -> str:
-    pause = f", the guest paused for {data['pause-ms']} ms" if "pause-ms" in data else ""
-    return f"checkpoint {data['count']} of node {data['node']}: {data['phase']}{pause}"
-
-
-def _failed_over(data: dict[str, Any]) -> str:
-    done = data["timeline"]
-    return f"failed over from node {done['lost']} to node {done['survivor']}"
-
-
-_WORDS: Mapping[str, Callable[[dict[str, Any]], str]] = {
-    "NODE_EVENT": _node_event,
-    "CHECKPOINT": _checkpoint,
-    "FAILED_OVER": _failed_over,
-    "DIAGNOSIS": lambda data: f"seen: {data['diagnosis']}. {data.get('evidence', '')}".rstrip(),
-    "VERIFIED": lambda data: f"both copies: {data['outcome']}",
-    "PACE_CHANGED": lambda data: (
-        f"a checkpoint after {data['after-ms']} ms, not {data['before-ms']}: {data['why']}"
-    ),
-    "PAUSE_CHANGED": lambda data: "paused" if data["paused"] else "not paused any more",
-}
+def _line(event: PairEvent) -> str | None:
+    line: str | None
+    match event:
+        case NodeEvent(node=node, event=name, data=data):
+            inside = f" {json.dumps(data, ensure_ascii=False)}" if data else ""
+            line = f"node {node}: {name}{inside}"
+        case CheckpointPhase(node=node, phase=phase, count=count, pause_ms=pause_ms):
+            pause = "" if pause_ms is None else f", the guest paused for {pause_ms} ms"
+            line = f"checkpoint {count} of node {node}: {phase}{pause}"
+        case FailedOver(timeline=done):
+            line = f"failed over from node {done.lost} to node {done.survivor}"
+        case DiagnosisChanged(diagnosis=diagnosis, evidence=evidence):
+            line = f"seen: {diagnosis}. {evidence}".rstrip()
+        case VerificationOver(outcome=outcome):
+            line = f"both copies: {outcome}"
+        case PaceChanged(before_ms=before_ms, after_ms=after_ms, why=why):
+            line = f"a checkpoint after {after_ms} ms, not {before_ms}: {why}"
+        case PauseChanged(paused=paused):
+            line = "paused" if paused else "not paused any more"
+        case _:
+            line = plain_line(event)
+    return line

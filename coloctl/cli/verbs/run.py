@@ -8,9 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -24,6 +22,7 @@ from coloctl.control.daemon.spawn import claim, end_stale, inherited, reclaim, s
 from coloctl.control.listener import served
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.pair import PairSpec
+from coloctl.model.pairevent import PairEvent
 from coloctl.supervisor import leftovers
 
 #: Python's levels and those of syslog(3), the gravest first.
@@ -113,6 +112,6 @@ def _started(listener: socket.socket, spec_path: Path) -> PairSpec:
         return load(spec_path)
 
 
-def _tell(name: str, data: Mapping[str, Any]) -> None:
-    if line := plain_line(name, data):
+def _tell(event: PairEvent) -> None:
+    if line := plain_line(event):
         print(line, flush=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
 from coloctl.control.client import ControlEvent, OnEvent
+from coloctl.model.pairevent import NodeDead, PairEvent, ProgressMade, StateChanged, StepReached
 
 #: The steps of `coloctl start`, in words.
 WORDS = {
@@ -50,20 +51,21 @@ class PlainProgress:
         """Nothing to take away."""
 
     def on_event(self, event: ControlEvent) -> None:
-        """The step or change of state is on standard error."""
-        if line := plain_line(event.name, event.data):
+        """Write the step or change of state to standard error."""
+        if line := plain_line(event.happened):
             print(line, file=sys.stderr, flush=True)
 
 
-def plain_line(name: str, data: Mapping[str, Any]) -> str | None:
-    """An event of the supervisor as a line; None for those that say nothing to people."""
-    if name == "STEP":
-        at = f" ({data['at-ms']:.1f} ms)" if "at-ms" in data else ""
-        return f"{data['act']}: {in_words(data['step'], data.get('limit-s'))}{at}"
-    if name == "STATE_CHANGED":
-        return f"{data['before']} -> {data['after']}: {data['reason']}"
-    if name == "NODE_DEAD":
-        return f"node {data['node']}: {data['how']}"
+def plain_line(event: PairEvent | None) -> str | None:
+    """Return an event of the supervisor as a line; None for one that is not for people."""
+    match event:
+        case StepReached(act=act, step=step, at_ms=at_ms, limit_s=limit_s):
+            at = "" if at_ms is None else f" ({at_ms:.1f} ms)"
+            return f"{act}: {in_words(step, limit_s)}{at}"
+        case StateChanged(before=before, after=after, reason=reason):
+            return f"{before} -> {after}: {reason}"
+        case NodeDead(node=node, how=how):
+            return f"node {node}: {how}"
     return None
 
 
@@ -100,20 +102,23 @@ class LiveProgress:
         self._progress.stop()
 
     def on_event(self, event: ControlEvent) -> None:
-        """The drawing follows the event."""
-        data = event.data
-        if event.name == "STEP" and "at-ms" not in data:
-            words = in_words(data["step"], data.get("limit-s"))
-            if self._task is not None and data["step"] == self._step:
-                self._progress.update(self._task, description=words)
-                return
-            self._finish("[green]✔[/]")
-            self._step, self._began = data["step"], time.monotonic()
-            self._task = self._progress.add_task(words, total=None)
-        elif event.name == "PROGRESS" and self._task is not None:
-            self._progress.update(self._task, completed=data["done"], total=data["total"])
-        elif event.name == "NODE_DEAD":
-            self._console.print(f"[red]✘[/] node {data['node']}: {data['how']}")
+        """Draw what ``event`` changes."""
+        match event.happened:
+            case StepReached(step=step, at_ms=None, limit_s=limit_s):
+                self._begin(step, in_words(step, limit_s))
+            case ProgressMade(done=done, total=total) if self._task is not None:
+                self._progress.update(self._task, completed=done, total=total)
+            case NodeDead(node=node, how=how):
+                self._console.print(f"[red]✘[/] node {node}: {how}")
+
+    def _begin(self, step: str, words: str) -> None:
+        """Show ``step`` as the one under way; the one before it is finished."""
+        if self._task is not None and step == self._step:
+            self._progress.update(self._task, description=words)
+            return
+        self._finish("[green]✔[/]")
+        self._step, self._began = step, time.monotonic()
+        self._task = self._progress.add_task(words, total=None)
 
     def _finish(self, mark: str) -> None:
         if self._task is None:

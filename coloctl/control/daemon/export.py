@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 from coloctl.control.daemon.http import Address, MetricsServer, parse_address
 from coloctl.errors import ColoctlError
 from coloctl.ha.monitoring_path import roads
 from coloctl.metrics import Metrics
 from coloctl.model.observation import Observation
+from coloctl.model.pairevent import PairEvent, StateChanged
 from coloctl.model.protection import Protection
 from coloctl.model.view import PairView
 
@@ -42,13 +42,13 @@ class Export:
         self._look = look
         self._publish()
 
-    def event(self, name: str, data: Mapping[str, Any]) -> None:
-        """The event is counted; a change of state is published at once."""
+    def event(self, event: PairEvent) -> None:
+        """Count ``event``; a change of state is published at once."""
         try:
-            self.metrics.event(name, data)
+            self.metrics.event(event)
         except Exception:
-            log.exception("%s was not counted", name)
-        if name == "STATE_CHANGED":
+            log.exception("%s was not counted", event.NAME)
+        if isinstance(event, StateChanged):
             self._publish()
 
     def observed(self, seen: Observation) -> None:

@@ -7,8 +7,6 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Mapping
-from typing import Any
 
 from coloctl import __version__, paths
 from coloctl.colo import launch
@@ -19,6 +17,7 @@ from coloctl.errors import ColoctlError
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
+from coloctl.model.pairevent import PairEvent
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftovers import JOURNAL
@@ -28,8 +27,8 @@ from coloctl.supervisor.state import Emit, PairState
 log = logging.getLogger(__name__)
 
 
-def _silent(_name: str, _data: Mapping[str, Any]) -> None:
-    """Nobody listens."""
+def _ignored(event: PairEvent) -> None:
+    """Drop ``event``: this supervisor's caller listens to none."""
 
 
 async def serve(
@@ -37,7 +36,7 @@ async def serve(
     listener: socket.socket,
     *,
     begin: bool | None = None,
-    tell: Emit = _silent,
+    tell: Emit = _ignored,
     metrics: str = "",
 ) -> bool:
     """Supervise the pair of ``spec`` until it is stopped; ``listener`` is its control socket.
@@ -61,14 +60,14 @@ async def serve(
             servers: list[ControlServer] = []
             hearers = [tell]
 
-            def emit(name: str, data: Mapping[str, Any]) -> None:
+            def emit(event: PairEvent) -> None:
                 for server in servers:
-                    server.emit(name, data)
+                    server.emit(event)
                 for hear in hearers:
                     try:
-                        hear(name, data)
-                    except Exception:  # whoever listens in: what is decided does not depend on it
-                        log.exception("%s was not told", name)
+                        hear(event)
+                    except Exception:  # no decision depends on a listener in this process
+                        log.exception("The event %s could not be delivered", event.NAME)
 
             state = PairState(spec, ground, journal, emit)
             supervisor = Supervisor(state)

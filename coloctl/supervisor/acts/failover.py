@@ -19,6 +19,7 @@ from coloctl.ha.fencing import Fenced
 from coloctl.journal import wall_clock
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role
+from coloctl.model.pairevent import FailedOver, StepReached
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import Fencing, Merge, Presence
@@ -105,7 +106,7 @@ async def failover(
         finally:
             timeline = replace(timeline, steps=dict(course.steps))
             state.remember_failover(timeline.to_json())
-        state.emit("FAILED_OVER", {"timeline": timeline.to_json()})
+        state.emit(FailedOver(timeline=timeline))
         await _leave_behind(state, lost.name)
         return timeline
 
@@ -124,7 +125,7 @@ async def _leave_behind(state: PairState, lost: NodeName) -> None:
 
 def _course(state: PairState, detected_at_s: float | None) -> Course:
     def note(step: FailoverStep, at_ms: float) -> None:
-        state.emit("STEP", {"act": "failover", "step": str(step), "at-ms": at_ms})
+        state.emit(StepReached(act="failover", step=str(step), at_ms=at_ms))
 
     course = Course(state.clock, began_s=detected_at_s, note=note)
     course.done(FailoverStep.DETECTED, course.began_s)
@@ -239,7 +240,7 @@ class _Failover:
         state.explain(sentence)
         at_ms = round((state.clock.now() - self.course.began_s) * 1000, 2)
         step = str(FailoverStep.CONFIRMATION_AWAITED)
-        state.emit("STEP", {"act": "failover", "step": step, "at-ms": at_ms})
+        state.emit(StepReached(act="failover", step=step, at_ms=at_ms))
         await state.confirmations[node].wait()
         self.lost.view = replace(self.lost.view, fencing=Fencing.CONFIRMED)
 

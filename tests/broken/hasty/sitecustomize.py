@@ -10,9 +10,9 @@ import sys
 
 if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in sys.orig_argv:
     import importlib
-    from collections.abc import Mapping
     from typing import Any
 
+    from coloctl.model.pairevent import FailedOver, PairEvent
     from coloctl.model.protection import Fact, Protection
     from coloctl.model.timeline import Timeline
     from coloctl.supervisor.state import PairState
@@ -31,13 +31,13 @@ if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in s
             self.course.began_s, generation=state.generation, cause="hasty",
         )  # fmt: skip
         tell = state.emit
-        tell("FAILED_OVER", {"timeline": early.to_json()})
+        tell(FailedOver(timeline=early))
 
-        def tell_no_second(name: str, data: Mapping[str, Any]) -> None:
-            if name == "FAILED_OVER":
+        def tell_no_second(event: PairEvent) -> None:
+            if isinstance(event, FailedOver):
                 state.emit = tell
             else:
-                tell(name, data)
+                tell(event)
 
         state.emit = tell_no_second
 

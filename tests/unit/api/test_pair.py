@@ -36,6 +36,8 @@ from coloctl.errors import (
     NotProtected,
     UsageError,
 )
+from coloctl.model.pairevent import PauseChanged, StateChanged
+from coloctl.model.protection import Fact, Protection
 
 pytestmark = pytest.mark.unit
 
@@ -189,8 +191,10 @@ def test_waiting_for_a_generation_passes_over_the_state_before_it(supervisor: Su
             await asyncio.sleep(0.01)
         assert supervisor.control is not None
         supervisor.view["generation"] = 3
-        change = {"before": "migrating", "fact": "checkpoint-completed", "after": "colo"}
-        supervisor.control.emit("STATE_CHANGED", {**change, "reason": "It is."})
+        before, fact, after = Protection.MIGRATING, Fact.CHECKPOINT_COMPLETED, Protection.COLO
+        supervisor.control.emit(
+            StateChanged(before=before, fact=fact, after=after, reason="It is.")
+        )
         assert (await waiting).generation == 3
         with pytest.raises(DeadlineMissed, match="earlier generation and not colo"):
             await pair.wait_for("colo", generation=4, timeout=0.05)
@@ -206,7 +210,7 @@ def test_events_come_until_nobody_reads_them(supervisor: Supervisor) -> None:
         first = asyncio.ensure_future(anext(stream))
         assert supervisor.control is not None
         while not first.done():
-            supervisor.control.emit("PAUSE_CHANGED", {"paused": True})
+            supervisor.control.emit(PauseChanged(paused=True))
             await asyncio.sleep(0.01)
         assert (await first).name == "PAUSE_CHANGED"
         await stream.aclose()  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from prometheus_client import parser
@@ -33,7 +34,9 @@ from coloctl.errors import PreconditionFailed, UsageError
 from coloctl.metrics import SUSPECTS, Metrics
 from coloctl.model.observation import Life, Limits, NodeSeen, Observation
 from coloctl.model.pair import Role
-from coloctl.model.protection import Protection
+from coloctl.model.pairevent import FailedOver, StateChanged
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import PairView
 
 pytestmark = pytest.mark.unit
@@ -309,8 +312,9 @@ def test_a_change_of_state_shows_at_once() -> None:
             exported.watch(lambda: views[0])
             assert b"200 OK" in await until_answered(address, "/protected")
             views[0] = LOST
-            change = {"before": "colo", "fact": "node-lost", "after": "failover", "reason": "x"}
-            exported.event("STATE_CHANGED", change)
+            before, after = Protection.COLO, Protection.FAILOVER
+            lost = StateChanged(before=before, fact=Fact.NODE_LOST, after=after, reason="x")
+            exported.event(lost)
             assert b" 503 " in await fetch(address, "/protected")
         with pytest.raises(ConnectionRefusedError):
             await fetch(address, "/protected")
@@ -346,10 +350,11 @@ def test_what_goes_wrong_in_the_figures_never_reaches_the_supervisor(
     async def scenario() -> None:
         async with exporting("web", str(free_address())) as exported:
             exported.watch(broken)
-            exported.event("CHECKPOINT", {})
+            steps: Any = {"running": "late"}  # no number
+            exported.event(FailedOver(timeline=Timeline("b", "a", Role.SECONDARY, steps)))
 
     asyncio.run(scenario())
-    assert "CHECKPOINT was not counted" in caplog.messages
+    assert "FAILED_OVER was not counted" in caplog.messages
     assert "the pair was not published" in caplog.messages
 
 

@@ -34,10 +34,12 @@ from coloctl.errors import (
     Unreachable,
     UsageError,
 )
+from coloctl.model.pairevent import NodeEvent, StepReached
 
 pytestmark = pytest.mark.unit
 
-STEP = {"act": "protect", "step": "fenced", "at-ms": 1.5}
+STEP = StepReached(act="protect", step="fenced", at_ms=1.5)
+BIG = StepReached(act="protect", step="x" * 20_000)
 
 
 @pytest.fixture
@@ -270,7 +272,7 @@ def test_an_act_outlives_its_client(path: Path) -> None:
             await begun.wait()
             writer.transport.abort()
             for _ in range(3):
-                control.emit("STEP", STEP)  # the server notices that nobody listens
+                control.emit(STEP)  # the server notices that nobody listens
                 await asyncio.sleep(0.01)
             release.set()
             await ended.wait()
@@ -285,11 +287,12 @@ def test_events_reach_every_negotiated_client(path: Path) -> None:
         second = await asyncio.to_thread(ControlClient.connect, path, 5)
         silent, silent_writer = await asyncio.open_unix_connection(path)
         await silent.readline()
-        control.emit("STEP", STEP)
+        control.emit(STEP)
         await asyncio.to_thread(first.execute, "query-version", 5)
-        assert [(event.name, event.data) for event in seen] == [("STEP", STEP)]
+        assert [(event.name, event.data) for event in seen] == [("STEP", STEP.to_json())]
+        assert seen[0].happened == STEP
         await asyncio.to_thread(second.execute, "query-version", 5)
-        control.emit("STEP", {**STEP, "step": "promoted"})
+        control.emit(StepReached(act="protect", step="promoted"))
         got = await asyncio.to_thread(lambda: list(second.events(0.2)))
         assert [event.data["step"] for event in got] == ["fenced", "promoted"]
         assert got[0].at_s > 1.7e9
@@ -311,9 +314,8 @@ def test_a_slow_client_is_dropped_and_told(path: Path, monkeypatch: pytest.Monke
         slow.sendall(b'{"execute":"qmp_capabilities"}')
         await asyncio.sleep(0.05)
         quick = await asyncio.to_thread(ControlClient.connect, path, 5)
-        big = {**STEP, "step": "x" * 20_000}
         for _ in range(60):
-            control.emit("STEP", big)
+            control.emit(BIG)
             await asyncio.to_thread(quick.execute, "query-version", 5)
         slow.settimeout(5)
         received = await asyncio.to_thread(drain, slow)
@@ -345,23 +347,21 @@ def test_a_client_that_never_reads_cannot_hold_up_the_end(
         stuck.sendall(b'{"execute":"qmp_capabilities"}')
         await asyncio.sleep(0.05)
         for _ in range(60):
-            control.emit("STEP", {**STEP, "step": "x" * 20_000})
+            control.emit(BIG)
         await asyncio.wait_for(control.aclose(), 60)
         stuck.close()
 
     talk(path, {}, story)
 
 
-def test_an_event_outside_the_schema_is_logged_not_raised(
+def test_an_event_that_json_cannot_hold_is_logged_not_raised(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def story(control: ControlServer) -> None:
-        control.emit("STEPP", {})
-        control.emit("STEP", {"act": Path("/")})
+        control.emit(NodeEvent(node="a", event="X", data={"path": Path("/")}, timestamp=1.0))
 
     talk(path, {}, story)
-    assert "There is no event STEPP" in caplog.text
-    assert "cannot be said in JSON" in caplog.text
+    assert "The event NODE_EVENT cannot be written as JSON" in caplog.text
 
 
 def test_the_last_answer_is_delivered_before_the_end(path: Path) -> None:
@@ -627,7 +627,7 @@ def test_qmp_shell_works_on_it(path: Path, tmp_path: Path) -> None:
 
     async def story(control: ControlServer) -> None:
         async def set_and_tell(arguments: Mapping[str, Any]) -> Any:
-            control.emit("STEP", STEP)
+            control.emit(STEP)
             return dict(arguments)
 
         control._handlers["pair-set"] = set_and_tell

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from prometheus_client import generate_latest, parser
@@ -17,18 +16,26 @@ from support.views import LOST, PROTECTED, RESYNC
 from coloctl.clock import FakeClock
 from coloctl.metrics import CAUSES, OTHER, PHASES, ROADS, SUSPECTS, Metrics
 from coloctl.model.observation import Diagnosis
-from coloctl.model.pair import NODES
-from coloctl.model.protection import Fact
+from coloctl.model.pair import NODES, Role
+from coloctl.model.pairevent import (
+    CheckpointPhase,
+    FailedOver,
+    NodeDead,
+    PauseChanged,
+    ProgressMade,
+    StateChanged,
+)
+from coloctl.model.protection import Fact, Protection
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import ActProgress
 
 pytestmark = pytest.mark.unit
 
-TIMELINE: dict[str, Any] = {
-    "generation": 3,
-    "cause": "primary-dead",
-    "survivor": "b",
-    "lost": "a",
-    "steps": {
+TIMELINE = Timeline(
+    survivor="b",
+    lost="a",
+    role_before=Role.SECONDARY,
+    steps={
         "detected": 0.0,
         "fenced": 2.0,
         "arbitrated": 5.0,
@@ -39,8 +46,9 @@ TIMELINE: dict[str, Any] = {
         "cleared": 30.0,
         "verified": 31.0,
     },
-    "fault_ms": None,
-}
+    generation=3,
+    cause="primary-dead",
+)
 
 
 @pytest.fixture
@@ -58,14 +66,16 @@ def number(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labelled)
 
 
-def changed(before: str, after: str, fact: str = Fact.NODE_LOST) -> dict[str, str]:
-    return {"before": before, "fact": fact, "after": after, "reason": "Because."}
+def changed(before: str, after: str, fact: Fact = Fact.NODE_LOST) -> StateChanged:
+    return StateChanged(
+        before=Protection(before), fact=fact, after=Protection(after), reason="Because."
+    )
 
 
 def test_checkpoints_are_counted_at_their_end_and_timed(metrics: Metrics) -> None:
     for pause in (4.0, 30.0):
-        metrics.event("CHECKPOINT", {"node": "a", "phase": "begin", "count": 1})
-        metrics.event("CHECKPOINT", {"node": "a", "phase": "end", "count": 1, "pause-ms": pause})
+        metrics.event(CheckpointPhase(node="a", phase="begin", count=1))
+        metrics.event(CheckpointPhase(node="a", phase="end", count=1, pause_ms=pause))
     assert number(metrics, "coloctl_checkpoints_total") == 2
     assert number(metrics, "coloctl_checkpoint_pause_seconds_sum") == pytest.approx(0.034)
     assert number(metrics, "coloctl_checkpoint_pause_seconds_bucket", le="0.005") == 1
@@ -73,19 +83,19 @@ def test_checkpoints_are_counted_at_their_end_and_timed(metrics: Metrics) -> Non
 
 
 def test_losses_deaths_and_failed_failovers_are_counted(metrics: Metrics) -> None:
-    metrics.event("NODE_DEAD", {"node": "a", "how": "killed by signal 9"})
-    metrics.event("STATE_CHANGED", changed("colo", "failover"))
-    metrics.event("STATE_CHANGED", changed("failover", "failed", Fact.FAILOVER_FAILED))
+    metrics.event(NodeDead(node="a", how="killed by signal 9"))
+    metrics.event(changed("colo", "failover"))
+    metrics.event(changed("failover", "failed", Fact.FAILOVER_FAILED))
     assert number(metrics, "coloctl_node_deaths_total", node="a") == 1
     assert number(metrics, "coloctl_node_deaths_total", node="b") == 0
     assert number(metrics, "coloctl_protection_losses_total") == 1
     assert number(metrics, "coloctl_failovers_failed_total") == 1
 
 
-def test_events_that_nobody_knows_change_nothing(metrics: Metrics) -> None:
+def test_events_that_are_not_counted_change_nothing(metrics: Metrics) -> None:
     before = generate_latest(metrics.registry)
-    metrics.event("PROGRESS", {"act": "start", "step": "mirror", "done": 1, "total": 2})
-    metrics.event("DANCE", {})
+    metrics.event(ProgressMade(act="start", step="mirror", done=1, total=2))
+    metrics.event(PauseChanged(paused=True))
     counted = [line for line in before.splitlines() if line.startswith(b"coloctl_")]
     after = generate_latest(metrics.registry).splitlines()
     assert [line for line in after if line.startswith(b"coloctl_")] == counted
@@ -105,7 +115,7 @@ def test_each_beat_is_counted_by_node_and_road(metrics: Metrics) -> None:
 
 
 def test_the_phases_of_a_failover_last_from_the_one_before(metrics: Metrics) -> None:
-    metrics.event("FAILED_OVER", {"timeline": TIMELINE})
+    metrics.event(FailedOver(timeline=TIMELINE))
     assert number(metrics, "coloctl_failovers_total", cause="primary-dead") == 1
     expected = {"fenced": 2, "arbitrated": 3, "running": 1, "first-packet": 4, "cleared": 20}
     for phase, ms in expected.items():
@@ -116,7 +126,7 @@ def test_the_phases_of_a_failover_last_from_the_one_before(metrics: Metrics) -> 
 
 
 def test_what_passed_before_the_detection_belongs_to_the_failover(metrics: Metrics) -> None:
-    metrics.failover({**TIMELINE, "fault_ms": -120.0})
+    metrics.failover(replace(TIMELINE, fault_ms=-120.0))
     assert number(metrics, "coloctl_failover_seconds_sum") == pytest.approx(0.130)
 
 
@@ -124,7 +134,7 @@ def test_causes_and_phases_that_nobody_knows_make_no_new_series(metrics: Metrics
     before = len(generate_latest(metrics.registry).splitlines())
     for index in range(50):
         steps = {f"step-{index}": 1.0}
-        metrics.failover({"cause": f"cause-{index}", "steps": steps})
+        metrics.failover(replace(TIMELINE, cause=f"cause-{index}", steps=steps))
     assert number(metrics, "coloctl_failovers_total", cause=OTHER) == 50
     assert number(metrics, "coloctl_failover_phase_seconds_count", phase=OTHER) == 50
     assert len(generate_latest(metrics.registry).splitlines()) == before
@@ -229,7 +239,7 @@ def test_the_supervisor_s_own_cost_is_told(metrics: Metrics) -> None:
 
 def busy(metrics: Metrics) -> Metrics:
     metrics.view(LOST)
-    metrics.event("CHECKPOINT", {"node": "a", "phase": "end", "count": 1, "pause-ms": 9.0})
+    metrics.event(CheckpointPhase(node="a", phase="end", count=1, pause_ms=9.0))
     metrics.beat("a", "rescue", 0.0003)
     metrics.failover(TIMELINE)
     return metrics

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_qmp import HANG, Refusal
@@ -24,6 +22,7 @@ from coloctl.ha.arbiter import FILE_NAME, Claim, FileArbiter
 from coloctl.journal import replay
 from coloctl.model.event import Record, open_intents
 from coloctl.model.pair import ArbiterSpec, FencingMethod, FencingSpec, NodeName, Role
+from coloctl.model.pairevent import PairEvent, StepReached
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.timeline import Timeline
 from coloctl.model.view import Fencing, Presence
@@ -43,9 +42,9 @@ async def waits_for_a_person(state: PairState) -> asyncio.Task[Timeline]:
     """A failover to node b that has asked for a confirmation."""
     asked, tell = asyncio.Event(), state.emit
 
-    def emit(name: str, data: Mapping[str, Any]) -> None:
-        tell(name, data)
-        if data.get("step") == "confirmation-awaited":
+    def emit(event: PairEvent) -> None:
+        tell(event)
+        if isinstance(event, StepReached) and event.step == "confirmation-awaited":
             asked.set()
 
     state.emit = emit

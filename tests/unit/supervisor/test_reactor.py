@@ -456,7 +456,7 @@ def test_findings_that_change_all_the_time_are_told_now_and_then(
     async def check() -> None:
         async with fake_state(tmp_path) as state:
             told: list[str] = []
-            state.emit = lambda name, data: told.append(str(data["diagnosis"]))
+            state.emit = lambda event: told.append(str(event.to_json()["diagnosis"]))
             one = reactor.Reactor(state, lambda: OBSERVED, asyncio.create_task)
             panicked = {"a": replace(OBSERVED.nodes["a"], notices=("guest-panic",))}
             for _ in range(200):

@@ -16,6 +16,7 @@ from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
 from coloctl.journal import Journal, replay
 from coloctl.model.event import Kind, Record, last_state, open_intents
 from coloctl.model.pair import PairSpec, Role
+from coloctl.model.pairevent import PairEvent
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import COLOMode
 from coloctl.model.view import Degradation, Presence
@@ -32,9 +33,9 @@ def test_a_fact_is_on_disk_before_it_is_told(tmp_path: Path) -> None:
         async with fake_state(tmp_path, log=log) as state:
             told: list[str] = []
 
-            def emit(name: str, data: object) -> None:
+            def emit(event: PairEvent) -> None:
                 record = last_state(replay(tmp_path / "journal.jsonl").records)
-                told.append(f"{name} {record.after if record else None}")
+                told.append(f"{event.NAME} {record.after if record else None}")
 
             state.emit = emit
             state.note(Fact.GUEST_STARTED, "It runs.")
