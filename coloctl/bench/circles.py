@@ -21,7 +21,8 @@ from typing import Any
 
 from coloctl.bench.failover import BENCH_SCHEMA, until
 from coloctl.chaos.checks import verdict
-from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.evidence.records import Takeover
+from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Setting

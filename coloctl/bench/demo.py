@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from coloctl.chaos.checks import verdict
-from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.evidence.records import Takeover
+from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Setting
 from coloctl.chaos.workloads.clients import Clients

@@ -21,8 +21,10 @@ from coloctl.bench import faults
 from coloctl.bench.faults import Cause, Victim
 from coloctl.chaos.checks import verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.lan import BACKLOG_S, LanWatch, first_frame_s, strays
-from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.evidence.chronicle import BACKLOG_S, Chronicle
+from coloctl.chaos.evidence.lan import LanWatch
+from coloctl.chaos.evidence.records import Takeover
+from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Setting
@@ -188,9 +190,10 @@ class _Run:
             until(client, lambda _: time.monotonic() >= judged_from_s)
             history = clients.finish()
             survivors = clients.read_back()
-        stray = strays(lan.spells, victim.node, takeover.done_s("fenced") + BACKLOG_S)
+        heard = Chronicle(frames=lan.frames)
+        stray = heard.frames_after(victim.node, takeover.done_s("fenced") + BACKLOG_S)
         phases = takeover.since_ms(fault_at_s)
-        frame_s = first_frame_s(lan.spells, takeover.survivor, fault_at_s)
+        frame_s = heard.first_frame_s(takeover.survivor, fault_at_s)
         if frame_s is not None:
             phases["first-frame"] = round((frame_s - fault_at_s) * 1000, 1)
         verdicts = [

@@ -15,7 +15,7 @@ import pytest
 
 from coloctl.chaos.checks import verdict as checker
 from coloctl.chaos.evidence.audit import audit
-from coloctl.chaos.evidence.evidence import Audit, Work
+from coloctl.chaos.evidence.records import Audit, WorkloadRecord
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Setting
@@ -54,8 +54,8 @@ def at_work(lab: Lab) -> Iterator[Mapping[str, Running]]:
         yield works
 
 
-def over(spec: WorkloadSpec, running: Running) -> Work:
-    return Work(spec, running.finish(), running.read_back())
+def over(spec: WorkloadSpec, running: Running) -> WorkloadRecord:
+    return WorkloadRecord(spec, running.finish(), running.read_back())
 
 
 def done(history: list[Op], f: str = "") -> list[Op]:
@@ -65,7 +65,7 @@ def done(history: list[Op], f: str = "") -> list[Op]:
 @pytest.fixture(scope="module")
 def played(
     guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]
-) -> tuple[Mapping[str, Work], list[Audit], float]:
+) -> tuple[Mapping[str, WorkloadRecord], list[Audit], float]:
     """What clients did around the death of the guest's host, and the guest's audits beside it."""
     staged = Setting(
         qemu=Path(qemu_builds("11.1").binary),

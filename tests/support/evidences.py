@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coloctl.chaos.evidence.evidence import Audit, Evidence, Said, Struck, Work
-from coloctl.chaos.evidence.lan import Spell
-from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import (
+    Audit,
+    FaultRecord,
+    FrameRun,
+    ObservedEvent,
+    Takeover,
+    WorkloadRecord,
+)
 from coloctl.chaos.scenario.values import Planned, WorkloadSpec
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.model.event import Kind, Record
@@ -19,14 +25,14 @@ TIMELINE = {
     "generation": 1, "cause": "primary-dead", "survivor": "b", "lost": "a",
     "role_before": "secondary", "began_s": 10.1, "steps": {"fenced": 10.0, "verified": 50.0},
 }  # fmt: skip
-STRUCK = Struck(Planned("power cut", "kill", "primary", 5.0), FAULT_S, ("a",), "primary")
+STRUCK = FaultRecord(Planned("power cut", "kill", "primary", 5.0), FAULT_S, ("a",), "primary")
 
 
 def evidence(**changes: Any) -> Evidence:
     """A run that began to be steady at 5 s and ended at 20 s."""
     run = Evidence(
-        steady_s=5.0, ended_s=ENDED_S, struck=(STRUCK,), works={}, events=events(),
-        takeovers=(Takeover.of(TIMELINE),), spells=SPELLS, journal=journal(),
+        steady_s=5.0, ended_s=ENDED_S, faults=(STRUCK,), works={}, events=events(),
+        takeovers=(Takeover.of(TIMELINE),), frames=SPELLS, journal=journal(),
         audits=tuple(Audit(at_s, "boot-1", {0: [1]}, {0: [1]}) for at_s in (6.0, 19.0)),
         differences={"disk0": ()}, remains=(), view={"protection": "colo", "reason": "ready"},
     )  # fmt: skip
@@ -35,7 +41,9 @@ def evidence(**changes: Any) -> Evidence:
 
 def at_work(kind: str, history: Sequence[Op], kept: Any = None, clients: int = 1) -> Evidence:
     """A run of one workload."""
-    return evidence(works={"load": Work(WorkloadSpec("load", kind, clients), history, kept)})
+    return evidence(
+        works={"load": WorkloadRecord(WorkloadSpec("load", kind, clients), history, kept)}
+    )
 
 
 def answered(
@@ -63,48 +71,54 @@ def early(history: Sequence[Op]) -> list[Op]:
     return [op for op in history if op.at_s < FAULT_S]
 
 
-SPELLS = (Spell("a", 5.0, 10.001, 100), Spell("b", 10.14, 20.0, 100))
+SPELLS = (FrameRun("a", 5.0, 10.001, 100), FrameRun("b", 10.14, 20.0, 100))
 
 
-def changed(at_s: float, before: str, after: str, reason: str = "so it is") -> Said:
-    """The state changed."""
-    return Said(at_s, "STATE_CHANGED", {"before": before, "after": after, "reason": reason})
+def changed(
+    at_s: float, before: str, after: str, reason: str = "so it is", fact: str = "a-fact"
+) -> ObservedEvent:
+    """Make the event of a change of state; without ``fact`` it is one that a listener made."""
+    return ObservedEvent(
+        at_s, "STATE_CHANGED", {"before": before, "after": after, "reason": reason, "fact": fact}
+    )
 
 
-def migration(at_s: float, node: str, status: str) -> Said:
+def migration(at_s: float, node: str, status: str) -> ObservedEvent:
     """QEMU told how its migration stands."""
     data = {"node": node, "event": "MIGRATION", "data": {"status": status}}
-    return Said(at_s, "NODE_EVENT", data)
+    return ObservedEvent(at_s, "NODE_EVENT", data)
 
 
-def failed_over(at_s: float, **timeline: Any) -> Said:
+def failed_over(at_s: float, **timeline: Any) -> ObservedEvent:
     """The failover was announced."""
-    return Said(at_s, "FAILED_OVER", {"timeline": {**TIMELINE, **timeline}})
+    return ObservedEvent(at_s, "FAILED_OVER", {"timeline": {**TIMELINE, **timeline}})
 
 
-RUINED = Struck(Planned("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
+RUINED = FaultRecord(Planned("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
 
 
-def stranger(note: str) -> Struck:
+def stranger(note: str) -> FaultRecord:
     """Another user was on a host, and what came of it."""
     planned = Planned("stranger", "stranger", "a", 5.0)
-    return Struck(planned, FAULT_S, note=note, healed_s=20.0)
+    return FaultRecord(planned, FAULT_S, note=note, healed_s=20.0)
 
 
-def diverged(at_s: float, *, checkpoints: int) -> tuple[Said, ...]:
+def diverged(at_s: float, *, checkpoints: int) -> tuple[ObservedEvent, ...]:
     """A secondary was said to have diverged, so many checkpoints after the fault."""
     told = {"diagnosis": "secondary-diverged", "node": "b", "evidence": "It spins."}
     ends = [FAULT_S + (at_s - FAULT_S) * (n + 1) / (checkpoints + 1) for n in range(checkpoints)]
-    taken = [Said(end, "CHECKPOINT", {"node": "a", "phase": "end"}) for end in ends]
-    return (*taken, Said(at_s, "DIAGNOSIS", told))
+    taken = [ObservedEvent(end, "CHECKPOINT", {"node": "a", "phase": "end"}) for end in ends]
+    return (*taken, ObservedEvent(at_s, "DIAGNOSIS", told))
 
 
-def events(*, promoted_s: float = 10.12) -> tuple[Said, ...]:
+def events(*, promoted_s: float = 10.12) -> tuple[ObservedEvent, ...]:
     """A failover to b, and the protection after it, as they were seen on a real pair."""
     told = [
         migration(4.0, "b", "colo"),
         changed(4.1, "migrating", "colo"),
-        Said(10.11, "NODE_EVENT", {"node": "b", "event": "COLO_EXIT", "data": {"reason": "error"}}),
+        ObservedEvent(
+            10.11, "NODE_EVENT", {"node": "b", "event": "COLO_EXIT", "data": {"reason": "error"}}
+        ),
         changed(10.1, "colo", "failover"),
         migration(promoted_s, "b", "completed"),
         changed(10.2, "failover", "unprotected"),

@@ -10,9 +10,14 @@ from typing import Any
 
 from coloctl.chaos.checks import verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Said, Struck, Work
-from coloctl.chaos.evidence.lan import Spell
-from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import (
+    FaultRecord,
+    FrameRun,
+    ObservedEvent,
+    Takeover,
+    WorkloadRecord,
+)
 from coloctl.chaos.run.result import QEMU, Outcome
 from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, WorkloadSpec
 from coloctl.chaos.workloads.history import Op
@@ -45,29 +50,31 @@ def recorded() -> Evidence:
     return Evidence(
         steady_s=told["steady_s"],
         ended_s=told["ended_s"],
-        struck=[_struck(one, told["steady_s"]) for one in told["struck"]],
+        faults=[_struck(one, told["steady_s"]) for one in told["struck"]],
         works={spec.name: _work(spec, told["works"][spec.name]) for spec in WORKLOADS},
-        events=[Said(**one) for one in told["events"]],
+        events=[ObservedEvent(**one) for one in told["events"]],
         takeovers=[Takeover.of(one) for one in told["takeovers"]],
-        spells=[Spell(**one) for one in told["spells"]],
+        frames=[FrameRun(**one) for one in told["spells"]],
         journal=[Record.from_json(one) for one in told["journal"]],
         remains=[],
         view=told["view"],
     )
 
 
-def _struck(told: dict[str, Any], steady_s: float) -> Struck:
+def _struck(told: dict[str, Any], steady_s: float) -> FaultRecord:
     at_s = told["at_s"]
     planned = Planned(told["name"], told["kind"], told["target"], at_s - steady_s)
-    return Struck(planned, at_s, tuple(told["nodes"]), told["role"], told.get("healed_s"))
+    return FaultRecord(planned, at_s, tuple(told["nodes"]), told["role"], told.get("healed_s"))
 
 
-def _work(spec: WorkloadSpec, told: dict[str, Any]) -> Work:
+def _work(spec: WorkloadSpec, told: dict[str, Any]) -> WorkloadRecord:
     history = [
         Op(at_s, client, Answer(outcome), n, *note)
         for at_s, client, outcome, n, *note in told["history"]
     ]
-    return Work(spec, history, {int(client): kept for client, kept in told["kept"].items()})
+    return WorkloadRecord(
+        spec, history, {int(client): kept for client, kept in told["kept"].items()}
+    )
 
 
 def judged(evidence: Evidence) -> list[Verdict]:

@@ -8,7 +8,8 @@ from typing import Any
 from coloctl.chaos.checks.check import Check, Sides, count, each_work, invalid, unknown, valid
 from coloctl.chaos.checks.records import by_client
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
 CHECK = "bank_sum"
@@ -29,7 +30,7 @@ def bank_sum(evidence: Evidence, params: Bank) -> Verdict:
     return each_work(CHECK, evidence, ("redis-transfers",), lambda work: _sum(work, params), params)
 
 
-def _sum(work: Work, params: Bank) -> Verdict:
+def _sum(work: WorkloadRecord, params: Bank) -> Verdict:
     reads = [op for op in work.history if op.f == "read" and op.outcome is Outcome.OK and op.value]
     seen = [(f"client {op.client} read", _balances(op.value)) for op in reads]
     if work.kept is not None:
@@ -57,7 +58,7 @@ def _sum(work: Work, params: Bank) -> Verdict:
     return valid(CHECK, f"{count(len(reads), 'read')} and the end sum to {total}")
 
 
-def _unexplained(work: Work, reads: list[Op]) -> list[str]:
+def _unexplained(work: WorkloadRecord, reads: list[Op]) -> list[str]:
     """Accounts that end with other amounts than the transfers that were done explain.
 
     Judged where a read came before every transfer, and so tells what the accounts began with.

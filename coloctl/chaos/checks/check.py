@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from coloctl.chaos.checks.verdict import Validity, Verdict, worst
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
 #: A counterexample is for people; more of the same tells them nothing.
@@ -64,7 +65,7 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def works(evidence: Evidence, kinds: Collection[str]) -> list[Work]:
+def works(evidence: Evidence, kinds: Collection[str]) -> list[WorkloadRecord]:
     """The workloads of those kinds."""
     return [work for work in evidence.works.values() if work.spec.kind in kinds]
 
@@ -75,7 +76,7 @@ def thin(evidence: Evidence, history: Sequence[Op], sides: Sides) -> str:
     Without any fault the steady state is what has two sides.
     """
     acks = [op.at_s for op in history if op.outcome is Outcome.OK]
-    faults = [(one.fault.name, one.at_s, one.healed_s) for one in evidence.struck]
+    faults = [(one.fault.name, one.at_s, one.healed_s) for one in evidence.faults]
     for name, at_s, healed_s in faults or [("the steady state", evidence.steady_s, None)]:
         end_s = at_s if healed_s is None else healed_s
         found = (
@@ -93,7 +94,7 @@ def each_work(
     check: str,
     evidence: Evidence,
     kinds: Collection[str],
-    judge: Callable[[Work], Verdict],
+    judge: Callable[[WorkloadRecord], Verdict],
     sides: Sides | None = None,
 ) -> Verdict:
     """All workloads of those kinds, judged one by one; what is thin is never valid."""

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Struck
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.model.observation import Diagnosis
 
 NOTICED, NONE_ACCUSED = "ruin_noticed", "none_accused"
@@ -38,8 +39,8 @@ def _noticed(evidence: Evidence) -> list[float]:
     ]
 
 
-def _ruined(evidence: Evidence) -> list[Struck]:
-    return [one for one in evidence.struck if one.fault.kind == RUIN and not one.missed]
+def _ruined(evidence: Evidence) -> list[FaultRecord]:
+    return [one for one in evidence.faults if one.fault.kind == RUIN and not one.missed]
 
 
 def _taken(evidence: Evidence, begin_s: float, end_s: float) -> int:

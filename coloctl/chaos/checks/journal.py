@@ -15,7 +15,8 @@ from itertools import pairwise
 from coloctl.chaos.checks import lives
 from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Said
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import Fact, Protection, advance
 
@@ -129,7 +130,7 @@ def _survivors(journal: Sequence[Record]) -> Iterator[str]:
 class Announcement:
     """The first word that a survivor runs; ``promoted``: it did by then, did not, or None."""
 
-    said: Said
+    said: ObservedEvent
     survivor: str
     promoted: bool | None
 
@@ -155,7 +156,7 @@ def announcements(evidence: Evidence) -> Iterator[Announcement]:
             told = False
 
 
-def _tells(said: Said) -> bool:
+def _tells(said: ObservedEvent) -> bool:
     if said.name == "FAILED_OVER":
         return True
     left = (Protection.FAILOVER, Protection.FAILED)
@@ -166,14 +167,14 @@ def _tells(said: Said) -> bool:
     )
 
 
-def _survivor(events: Sequence[Said]) -> tuple[str, str]:
+def _survivor(events: Sequence[ObservedEvent]) -> tuple[str, str]:
     """Who it was, and what it was before, by the timeline that follows."""
     timelines = (said.data["timeline"] for said in events if said.name == "FAILED_OVER")
     timeline = next(timelines, None)
     return (timeline["survivor"], timeline["role_before"]) if timeline else ("", "")
 
 
-def _promoted(events: Sequence[Said], place: int, survivor: str) -> bool | None:
+def _promoted(events: Sequence[ObservedEvent], place: int, survivor: str) -> bool | None:
     """Whether the survivor's QEMU had left COLO; None when that was not heard at all."""
     left: bool | None = None
     for number, said in enumerate(events):
@@ -193,7 +194,7 @@ def _promoted(events: Sequence[Said], place: int, survivor: str) -> bool | None:
 
 def _heard_on_lan(evidence: Evidence, node: str, from_s: float, to_s: float) -> bool:
     """A secondary is not heard before it is promoted."""
-    return any(one.node == node and from_s < one.first_s < to_s for one in evidence.spells)
+    return any(one.node == node and from_s < one.first_s < to_s for one in evidence.frames)
 
 
 def _early(evidence: Evidence, one: Announcement) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.evidence.records import Takeover
 from coloctl.model.event import Kind, Record
 
 

@@ -10,8 +10,9 @@ from itertools import pairwise
 from coloctl.chaos.checks import lives
 from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when
 from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.evidence.chronicle import BACKLOG_S
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.lan import BACKLOG_S, Spell
+from coloctl.chaos.evidence.records import FrameRun
 from coloctl.model.pair import NODES, Role
 
 CHECK = "one_primary"
@@ -61,7 +62,7 @@ def reigns(evidence: Evidence) -> list[Reign]:
 
 def _first(evidence: Evidence, turns: Sequence[tuple[float, str]]) -> str:
     """The primary before any takeover; empty when nothing was heard by then."""
-    first = evidence.spells[0] if evidence.spells else None
+    first = evidence.frames[0] if evidence.frames else None
     if first is not None and (not turns or first.first_s < turns[0][0]):
         return first.node
     return ""
@@ -76,7 +77,7 @@ def one_primary(evidence: Evidence, params: Heard) -> Verdict:
     wrong = _strays(evidence) + _generations(evidence)
     if wrong:
         return invalid(CHECK, "two nodes were primary", wrong)
-    if not evidence.spells:
+    if not evidence.frames:
         return unknown(CHECK, "nobody watched the guest's LAN")
     if not evidence.journal:
         return unknown(CHECK, "there is no journal to tell the generations")
@@ -84,10 +85,10 @@ def one_primary(evidence: Evidence, params: Heard) -> Verdict:
     since_s = max(last.from_s, evidence.last_fault_s or evidence.steady_s)
     since = when(evidence, since_s)
     if params.heard and not any(
-        one.node == last.node and one.last_s > since_s for one in evidence.spells
+        one.node == last.node and one.last_s > since_s for one in evidence.frames
     ):
         return unknown(CHECK, f"node {last.node} was not heard on the LAN after {since}")
-    frames = sum(one.frames for one in evidence.spells)
+    frames = sum(one.frames for one in evidence.frames)
     told = count(len(lives.promotions(evidence.journal)), "promotion")
     return valid(CHECK, f"{frames} frames, each from the primary of its time; {told}")
 
@@ -98,7 +99,7 @@ def _strays(evidence: Evidence) -> list[str]:
     return [
         f"{when(evidence, spell.first_s)} to {when(evidence, spell.last_s)}: "
         f"{count(spell.frames, 'frame')} of node {spell.node}, {_instead(evidence, periods, spell)}"
-        for spell in evidence.spells
+        for spell in evidence.frames
         if not all(_may(periods, spell.node, at_s) for at_s in (spell.first_s, spell.last_s))
     ]
 
@@ -108,7 +109,7 @@ def _may(periods: Sequence[Reign], node: str, at_s: float) -> bool:
     return any(one.node == node and one.from_s <= at_s <= one.to_s + BACKLOG_S for one in periods)
 
 
-def _instead(evidence: Evidence, periods: Sequence[Reign], spell: Spell) -> str:
+def _instead(evidence: Evidence, periods: Sequence[Reign], spell: FrameRun) -> str:
     at_s = next(one for one in (spell.first_s, spell.last_s) if not _may(periods, spell.node, one))
     reign = next((one for one in periods if one.from_s <= at_s <= one.to_s), None)
     if reign is None:

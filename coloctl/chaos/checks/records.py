@@ -8,7 +8,8 @@ from typing import Any
 from coloctl.chaos.checks import verdict as checker
 from coloctl.chaos.checks.check import Check, Sides, count, each_work, invalid, unknown, valid
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
 CHECK = "no_lost_acks"
@@ -25,14 +26,14 @@ def no_lost_acks(evidence: Evidence, sides: Sides) -> Verdict:
     return each_work(CHECK, evidence, KINDS, _kept, sides)
 
 
-def _kept(work: Work) -> Verdict:
+def _kept(work: WorkloadRecord) -> Verdict:
     if work.kept is None:
         return unknown(CHECK, "nobody could ask what the guest holds")
     judge = {"redis-appends": _appends, "redis-transfers": _transfers, "disk-writer": _blocks}
     return judge[work.spec.kind](work)
 
 
-def _appends(work: Work) -> Verdict:
+def _appends(work: WorkloadRecord) -> Verdict:
     held: dict[int, Sequence[int]] = by_client(work.kept)
     # The sides of each fault are counted by whoever calls; this one moment is not judged.
     verdict = checker.no_lost_acks(work.history, held, fault_at_s=0.0)
@@ -50,7 +51,7 @@ def _appends(work: Work) -> Verdict:
     return valid(CHECK, f"{_acks(work.history)} acknowledged, all there, once and in order")
 
 
-def _transfers(work: Work) -> Verdict:
+def _transfers(work: WorkloadRecord) -> Verdict:
     done = by_client(work.kept["done"])
     transfers = [op for op in work.history if op.f == "transfer" and op.n >= 0]
     acked = [op for op in transfers if op.outcome is Outcome.OK]
@@ -74,7 +75,7 @@ def _transfers(work: Work) -> Verdict:
     return valid(CHECK, f"{len(acked)} acknowledged transfers, all done")
 
 
-def _blocks(work: Work) -> Verdict:
+def _blocks(work: WorkloadRecord) -> Verdict:
     held = {
         client: {int(n): checksum for n, checksum in blocks.items()}
         for client, blocks in by_client(work.kept).items()

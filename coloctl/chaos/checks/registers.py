@@ -12,7 +12,8 @@ from pydantic import Field
 from coloctl.chaos.checks.check import Check, Sides, count, each_work, invalid, unknown, valid, when
 from coloctl.chaos.checks.linear import NEVER, Act, Found, Kind, search
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
 CHECK = "linearizable"
@@ -78,7 +79,7 @@ def _frozen(value: Any) -> Hashable:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-def _registers(evidence: Evidence, work: Work, params: Registers) -> Verdict:
+def _registers(evidence: Evidence, work: WorkloadRecord, params: Registers) -> Verdict:
     acts = acts_of(work.history, work.kept)
     found = {key: search(acts[key], None, params.states_max) for key in sorted(acts)}
     broken = [key for key, one in found.items() if one.linearizable is False]

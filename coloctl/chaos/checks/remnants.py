@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when, works
 from coloctl.chaos.checks.records import by_client
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Audit, Evidence
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import Audit
 from coloctl.chaos.workloads.history import Op, Outcome
 
 IDENTICAL, AGREES, ONE_BOOT, NO_LEAKS = (

@@ -13,7 +13,7 @@ STRANGER, NOTHING = "stranger", "it got nothing"
 
 def stranger_got_nothing(evidence: Evidence, _: Params) -> Verdict:
     """No stranger was connected to a port of the pair, or had a request of it taken."""
-    there = [one for one in evidence.struck if one.fault.kind == STRANGER and not one.missed]
+    there = [one for one in evidence.faults if one.fault.kind == STRANGER and not one.missed]
     if not there:
         return unknown(NAME, "there was no stranger")
     wrong = [f"{when(evidence, one.at_s)}: {one.note}" for one in there if NOTHING not in one.note]

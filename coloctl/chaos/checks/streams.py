@@ -18,7 +18,8 @@ from coloctl.chaos.checks.check import (
     valid,
 )
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
 INTACT, SURVIVE, CHECKSUMS = "stream_intact", "connections_survive", "checksums_right"
@@ -35,7 +36,7 @@ class Streams(Sides):
 def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
     """No byte was wrong, none is missing; HTTP was answered by one guest; datagrams came once."""
 
-    def judge(work: Work) -> Verdict:
+    def judge(work: WorkloadRecord) -> Verdict:
         if work.spec.kind == "tcp-stream":
             return _bytes(work)
         return _pages(work) if work.spec.kind == "http" else _datagrams(work, params.loss_max)
@@ -54,7 +55,7 @@ def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
     return verdict
 
 
-def _bytes(work: Work) -> Verdict:
+def _bytes(work: WorkloadRecord) -> Verdict:
     wrong = checker.broken_connections(work.history)
     acked = checker.acknowledged(work.history)
     for client, chunks in sorted(acked.items()):
@@ -68,7 +69,7 @@ def _bytes(work: Work) -> Verdict:
     return valid(INTACT, f"{sum(map(len, acked.values()))} chunks, every byte right")
 
 
-def _pages(work: Work) -> Verdict:
+def _pages(work: WorkloadRecord) -> Verdict:
     wrong = [
         f"client {op.client}: request {op.n} got {_status(op)}"
         for op in work.history
@@ -87,7 +88,7 @@ def _status(op: Op) -> str:
     return str(op.value[0]) if op.value else op.note or "nothing"
 
 
-def _datagrams(work: Work, loss_max: float) -> Verdict:
+def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
     first = {(op.client, op.n): op for op in work.history if op.outcome is Outcome.OK and not op.f}
     wrong = [
         f"client {op.client}: datagram {op.n} came back as something else"

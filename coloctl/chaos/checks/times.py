@@ -7,7 +7,8 @@ from pydantic import Field
 from coloctl.chaos.checks import lives, verdict
 from coloctl.chaos.checks.check import Check, Params, invalid, unknown, valid, when
 from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Outcome
 
 OUTAGE, REPROTECTED = "outage_within", "reprotected_within"
@@ -28,10 +29,10 @@ class Reprotected(Params):
 
 def outage_within(evidence: Evidence, params: Outage) -> Verdict:
     """No client of any workload was silent for longer because of a fault."""
-    if not evidence.struck:
+    if not evidence.faults:
         return unknown(OUTAGE, "nothing was struck")
     longest, wrong, unseen = 0.0, [], []
-    for struck in evidence.struck:
+    for struck in evidence.faults:
         fault, at_s = struck.fault.name, struck.at_s
         if not any(_both_sides(work, at_s) for work in evidence.works.values()):
             unseen.append(fault)
@@ -48,14 +49,14 @@ def outage_within(evidence: Evidence, params: Outage) -> Verdict:
     return valid(OUTAGE, f"the longest silence was {longest:.0f} ms, of {params.ms:g} ms")
 
 
-def _both_sides(work: Work, fault_s: float) -> bool:
+def _both_sides(work: WorkloadRecord, fault_s: float) -> bool:
     """A client was served before the fault, and the same one after it."""
     replies = [op for op in work.history if op.outcome is Outcome.OK]
     before = {op.client for op in replies if op.at_s <= fault_s}
     return any(op.client in before for op in replies if op.at_s > fault_s)
 
 
-def _silent(evidence: Evidence, work: Work, fault_s: float, params: Outage) -> list[str]:
+def _silent(evidence: Evidence, work: WorkloadRecord, fault_s: float, params: Outage) -> list[str]:
     """Clients that were served before the fault and not again in the time that is its own."""
     found = []
     for client in sorted({op.client for op in work.history}):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from coloctl.chaos.checks import verdict
-from coloctl.chaos.evidence.evidence import Evidence, Said, Struck, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, WorkloadRecord
 from coloctl.chaos.workloads.history import Outcome
 
 #: A silence that begins later than that after a fault is not the fault's doing.
@@ -34,7 +35,7 @@ class Pause:
         return (self.ended_s - self.began_s) * 1000
 
 
-def pauses(events: Sequence[Said]) -> list[Pause]:
+def pauses(events: Sequence[ObservedEvent]) -> list[Pause]:
     """Every checkpoint that was completed, in order."""
     return [
         Pause(one.data["node"], one.at_s - one.data["pause-ms"] / 1000, one.at_s)
@@ -51,7 +52,7 @@ class Gap:
     again_s: float | None
 
 
-def protection_gap(evidence: Evidence, fault: Struck) -> Gap | None:
+def protection_gap(evidence: Evidence, fault: FaultRecord) -> Gap | None:
     """How long the pair was not in COLO since the fault; None when it did not leave it.
 
     What happens after the next fault is that one's doing.
@@ -74,15 +75,15 @@ def protection_gap(evidence: Evidence, fault: Struck) -> Gap | None:
     )
 
 
-def next_fault_s(evidence: Evidence, fault: Struck) -> float:
+def next_fault_s(evidence: Evidence, fault: FaultRecord) -> float:
     """When the next fault was struck; for ever after for the last one."""
-    return min((one.at_s for one in evidence.struck if one.at_s > fault.at_s), default=float("inf"))
+    return min((one.at_s for one in evidence.faults if one.at_s > fault.at_s), default=float("inf"))
 
 
 class Replies:
     """When each client got its replies, in order, for many questions about silences."""
 
-    def __init__(self, works: Mapping[str, Work]) -> None:
+    def __init__(self, works: Mapping[str, WorkloadRecord]) -> None:
         found: dict[int, list[float]] = defaultdict(list)
         for op in chain.from_iterable(work.history for work in works.values()):
             if op.outcome is Outcome.OK:
@@ -123,10 +124,10 @@ def felt(evidence: Evidence) -> list[Felt]:
     A fault's own silences are those that begin before the pair begins to protect itself again.
     """
     replies = Replies(evidence.works)
-    return [_felt(evidence, fault, replies) for fault in evidence.struck]
+    return [_felt(evidence, fault, replies) for fault in evidence.faults]
 
 
-def _felt(evidence: Evidence, fault: Struck, replies: Replies) -> Felt:
+def _felt(evidence: Evidence, fault: FaultRecord, replies: Replies) -> Felt:
     end_s = min(next_fault_s(evidence, fault), fault.at_s + OUTAGE_WITHIN_S)
     gap = protection_gap(evidence, fault)
     join_s = None if gap is None else _join_s(evidence, gap)

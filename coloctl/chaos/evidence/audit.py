@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from coloctl.chaos.evidence.evidence import Audit
+from coloctl.chaos.evidence.records import Audit
 from coloctl.errors import LabError
 from coloctl.lab import layout
 from coloctl.lab.network import Lab

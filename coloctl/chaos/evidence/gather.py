@@ -12,10 +12,10 @@ from typing import Any
 
 from coloctl import paths
 from coloctl.chaos.evidence.audit import audit as ask_guest
-from coloctl.chaos.evidence.evidence import Audit, Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import Audit, Takeover, WorkloadRecord
 from coloctl.chaos.evidence.remains import Trail
 from coloctl.chaos.evidence.remains import remains as left_behind
-from coloctl.chaos.evidence.takeover import Takeover
 from coloctl.chaos.run.stage import Stage
 from coloctl.chaos.run.testbed import Setting
 from coloctl.errors import ColoctlError
@@ -49,11 +49,11 @@ def evidence(played: Stage, steady_s: float, first: Sequence[Audit]) -> Evidence
     return Evidence(
         steady_s=steady_s,
         ended_s=ended_s,
-        struck=(),
+        faults=(),
         works=works,
         events=tuple(played.ear.heard),
         takeovers=takeovers(played),
-        spells=tuple(played.lan.spells),
+        frames=tuple(played.lan.frames),
         journal=journal(played.where.name),
         audits=audits,
         differences=differences(played) if view["protection"] == "colo" else None,
@@ -62,17 +62,17 @@ def evidence(played: Stage, steady_s: float, first: Sequence[Audit]) -> Evidence
     )
 
 
-def _work(spec: Any, running: Any, *, lives: bool) -> Work:
+def _work(spec: Any, running: Any, *, lives: bool) -> WorkloadRecord:
     """The history as far as there is one; what the guest holds, where it still answers."""
     if not lives:  # its clients wait for ever, too
         running.kill()
-        return Work(spec, tuple(running.history), None)
+        return WorkloadRecord(spec, tuple(running.history), None)
     with contextlib.suppress(ColoctlError):
         running.finish()
     kept = None
     with contextlib.suppress(ColoctlError):
         kept = running.read_back()
-    return Work(spec, tuple(running.history), kept)
+    return WorkloadRecord(spec, tuple(running.history), kept)
 
 
 def audit(played: Stage) -> tuple[Audit, ...]:

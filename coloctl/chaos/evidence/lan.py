@@ -12,9 +12,9 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from coloctl.chaos.evidence.background import Background
+from coloctl.chaos.evidence.records import FrameRun
 from coloctl.lab import netns
 from coloctl.lab.network import Lab
 
@@ -23,33 +23,7 @@ SO_ATTACH_FILTER = 26
 SO_TIMESTAMPNS = 35
 #: The switch's port towards each node.
 PORTS = {"port-a": "a", "port-b": "b"}
-#: What was on its way when the fence fell may still arrive, seconds: a frame that the dead node
-#: sent waits in this kernel's backlog at most.
-BACKLOG_S = 0.005
 _ENDS_WITHIN_S = 0.2
-
-
-@dataclass(frozen=True)
-class Spell:
-    """``frames`` in a row that came from one node; monotonic seconds."""
-
-    node: str
-    first_s: float
-    last_s: float
-    frames: int
-
-
-def strays(spells: Sequence[Spell], lost: str, since_s: float) -> int:
-    """Frames of the lost node after ``since_s``, or after the other node's first ones since then.
-
-    A spell that began before counts whole when it went on: it has no finer times.
-    """
-    return sum(one.frames for one in spells if one.node == lost and one.last_s > since_s)
-
-
-def first_frame_s(spells: Sequence[Spell], node: str, since_s: float) -> float | None:
-    """When the node's first spell since then began; None when there was none."""
-    return next((s.first_s for s in spells if s.node == node and s.first_s >= since_s), None)
 
 
 class LanWatch(Background):
@@ -58,7 +32,7 @@ class LanWatch(Background):
     def __init__(self, lab: Lab, mac: str) -> None:
         """Raises `LabError` when the lab's switch is not there."""
         super().__init__("lan-watch")
-        self.spells: list[Spell] = []
+        self.frames: list[FrameRun] = []
         self._mac = bytes.fromhex(mac.replace(":", ""))
         self._packets = netns.inside(lab.lan, lambda: _packets(self._mac))
         self.begin()
@@ -78,11 +52,11 @@ class LanWatch(Background):
                     self._note(node, _stamp(extra))
 
     def _note(self, node: str, at_s: float) -> None:
-        last = self.spells[-1] if self.spells else None
+        last = self.frames[-1] if self.frames else None
         if last is not None and last.node == node:
-            self.spells[-1] = Spell(node, last.first_s, at_s, last.frames + 1)
+            self.frames[-1] = FrameRun(node, last.first_s, at_s, last.frames + 1)
         else:
-            self.spells.append(Spell(node, at_s, at_s, 1))
+            self.frames.append(FrameRun(node, at_s, at_s, 1))
 
 
 def _packets(mac: bytes) -> socket.socket:

@@ -11,7 +11,7 @@ from typing import Any
 
 from coloctl import paths
 from coloctl.chaos.evidence.background import Background
-from coloctl.chaos.evidence.evidence import Said
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import ColoctlError, DeadlineMissed
 
@@ -23,7 +23,7 @@ AGAIN_S = 0.05
 SANE_S = 30.0
 
 
-class Ear(Background):
+class EventListener(Background):
     """Every event from the making of it to the end of its ``with`` block, in `heard`.
 
     Several threads may ask at the same time.
@@ -31,9 +31,9 @@ class Ear(Background):
 
     def __init__(self, pair: str) -> None:
         super().__init__("ear")
-        self.heard: list[Said] = []
+        self.heard: list[ObservedEvent] = []
         self._pair = pair
-        self._news: SimpleQueue[Said] = SimpleQueue()
+        self._news: SimpleQueue[ObservedEvent] = SimpleQueue()
         self._asking = threading.Lock()
         self._client: ControlClient | None = None
         self.begin()
@@ -42,7 +42,7 @@ class Ear(Background):
         with self._asking:
             self._hang_up()
 
-    def next(self, timeout_s: float) -> Said | None:
+    def next(self, timeout_s: float) -> ObservedEvent | None:
         """The next event that nobody has taken; None when none came in time."""
         with contextlib.suppress(Empty):
             return self._news.get(timeout=max(0.0, timeout_s))
@@ -90,10 +90,10 @@ class Ear(Background):
                         self._hear(said)
             time.sleep(AGAIN_S)
 
-    def _events(self, client: ControlClient) -> Iterator[Said]:
+    def _events(self, client: ControlClient) -> Iterator[ObservedEvent]:
         while not self.ended:
             for event in client.events(0.2):
-                yield Said(_monotonic(event), event.name, event.data)
+                yield ObservedEvent(_monotonic(event), event.name, event.data)
 
     def _catch_up(self, view: Mapping[str, Any]) -> None:
         """What changed while no supervisor could be heard is told as if it changed now."""
@@ -101,9 +101,9 @@ class Ear(Background):
         before, after = states[-1] if states else "", view["protection"]
         if before != after:
             data = {"before": before, "fact": "", "after": after, "reason": view["reason"]}
-            self._hear(Said(time.monotonic(), "STATE_CHANGED", data))
+            self._hear(ObservedEvent(time.monotonic(), "STATE_CHANGED", data))
 
-    def _hear(self, said: Said) -> None:
+    def _hear(self, said: ObservedEvent) -> None:
         self.heard.append(said)
         self._news.put(said)
 

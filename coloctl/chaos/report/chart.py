@@ -61,20 +61,20 @@ class Album:
             return None
         first, last = min(moments), max(*moments, evidence.ended_s)
         lead = max(2.0, (last - evidence.steady_s) * 0.08)
-        began = max(first, evidence.steady_s - lead) if evidence.struck else first
+        began = max(first, evidence.steady_s - lead) if evidence.faults else first
         window = Window(began, max(last, began + 0.1), evidence.steady_s)
         return self._draw(window, DOTS_MAX, "The whole run", None)
 
     def near(self, number: int) -> Markup:
         """One fault seen closely; times are told since it was struck."""
-        fault = self.evidence.struck[number]
+        fault = self.evidence.faults[number]
         span = min(max(self._end_s(number) - fault.at_s, 0.25), NEAR_MAX_S) * 1.25
         window = Window(fault.at_s - 0.15 * span, fault.at_s + span, fault.at_s)
         return self._draw(window, DOTS_NEAR_MAX, f"Around {fault.fault.name}", fault.at_s)
 
     def _end_s(self, number: int) -> float:
         """When what a fault brought about is over: the pair is protected, clients are served."""
-        evidence, fault = self.evidence, self.evidence.struck[number]
+        evidence, fault = self.evidence, self.evidence.faults[number]
         after = account.next_fault_s(evidence, fault)
         found = [fault.at_s + (self.felt[number].outage.longest_ms or 0.0) / 1000]
         for takeover in strips.takeovers(evidence):
@@ -98,7 +98,7 @@ class Album:
             tag("title", title),
             tag("desc", ". ".join(lane.about for lane in stack)),
             _axis(window, height),
-            lanes.fault_bands(window, self.evidence.struck, height),
+            lanes.fault_bands(window, self.evidence.faults, height),
             *drawn,
             tag("line", class_="cross", x1=0, x2=0, y1=0, y2=height),
             tag("text", class_="cross", y=height + 16),
@@ -157,7 +157,7 @@ def _lanes(album: Album, window: Window, most: int, timed: float | None) -> list
 def _hurt(window: Window, evidence: Evidence, node: str, what: Sequence[Strip]) -> Markup:
     """On a node's band: how long a fault lay on it, at most to the node's death."""
     bands = []
-    for one in evidence.struck:
+    for one in evidence.faults:
         if node not in one.nodes or one.healed_s is None:
             continue
         deaths = (strip.from_s for strip in what if strip.what == "dead")

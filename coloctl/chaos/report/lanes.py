@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from coloctl.chaos.evidence.account import Pause
-from coloctl.chaos.evidence.evidence import Evidence, Struck
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.report.markup import Markup, number, tag
 from coloctl.chaos.report.operations import Answered, Seen, Silence, thinned
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window, duration
@@ -229,7 +230,7 @@ def _strip(window: Window, one: Strip) -> Markup:
 
 def heard(window: Window, evidence: Evidence, node: str) -> Markup:
     """Below a node's band: when its frames reached the guest's LAN."""
-    here = [s for s in evidence.spells if s.node == node and window.meets(s.first_s, s.last_s)]
+    here = [s for s in evidence.frames if s.node == node and window.meets(s.first_s, s.last_s)]
     path = "".join(
         f"M{number(window.x(s.first_s))} {ROW + 2:g}"
         f"h{number(max(1.5, window.x(s.last_s) - window.x(s.first_s)))}"
@@ -239,7 +240,7 @@ def heard(window: Window, evidence: Evidence, node: str) -> Markup:
     return tag("path", tag("title", f"{frames} frames reached the LAN"), d=path, class_="heard")
 
 
-def fault_bands(window: Window, struck: Sequence[Struck], height: float) -> Markup:
+def fault_bands(window: Window, struck: Sequence[FaultRecord], height: float) -> Markup:
     """Across all lanes: from where a fault was struck to where it was healed."""
     bands = []
     for one in struck:

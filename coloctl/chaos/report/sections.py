@@ -97,11 +97,11 @@ def picture(outcome: Outcome) -> Markup:
             "logarithmic scale.", class_="note"),
         tag("figure", tag("div", drawn, class_="wide"), legend.legend()),
     ]  # fmt: skip
-    near = evidence.struck[: chart.NEAR_MAX]
+    near = evidence.faults[: chart.NEAR_MAX]
     if near:
         parts.append(tag("h2", "Each fault, seen closely"))
-        if len(evidence.struck) > len(near):
-            parts.append(tag("p", f"The first {len(near)} of {len(evidence.struck)} faults.",
+        if len(evidence.faults) > len(near):
+            parts.append(tag("p", f"The first {len(near)} of {len(evidence.faults)} faults.",
                              class_="note"))  # fmt: skip
     for number, fault in enumerate(near):
         words = f"{fault.fault.name}: {fault.fault.kind} {fault.fault.target}"

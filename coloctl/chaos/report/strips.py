@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.evidence.records import Takeover
 from coloctl.model.pair import NODES
 
 #: The kinds of marks, in the order in which they follow a fault, with what they are called.
@@ -46,7 +46,7 @@ def marks(evidence: Evidence) -> list[Mark]:
 
 
 def _faults(evidence: Evidence) -> Iterator[Mark]:
-    for one in evidence.struck:
+    for one in evidence.faults:
         whom = one.role or one.fault.target
         where = f" (node {', '.join(one.nodes)})" if one.nodes else ""
         yield Mark("fault", one.at_s, f"{one.fault.kind} {whom}{where}", one.healed_s)

@@ -111,7 +111,7 @@ class Artifacts:
             self.write("pair.toml", outcome.pair_file)
         self.write("events.jsonl", _lines(asdict(one) for one in evidence.events))
         self.write("journal.jsonl", _lines(one.to_json() for one in evidence.journal))
-        self.write("lan.jsonl", _lines(asdict(one) for one in evidence.spells))
+        self.write("lan.jsonl", _lines(asdict(one) for one in evidence.frames))
         for work in evidence.works.values():
             history = "".join(f"{op.line()}\n" for op in work.history)
             self.write(f"history/{work.spec.name}.jsonl", history)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from coloctl.chaos.evidence.evidence import Said, Struck
-from coloctl.chaos.evidence.listener import Ear
+from coloctl.chaos.evidence.listener import EventListener
+from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Blow, Ground
 from coloctl.chaos.scenario import phases
@@ -30,9 +30,9 @@ _TICK_S = 0.05
 class _Dealt:
     """A fault that was struck, as it is remembered until the end."""
 
-    struck: Struck
+    struck: FaultRecord
     blow: Blow
-    begin: Said | None
+    begin: ObservedEvent | None
     heal_at_s: float | None
     healed: bool = False
 
@@ -53,7 +53,7 @@ class Strikes:
     """Deals a plan; leaving the ``with`` block heals whatever is not healed yet."""
 
     ground: Ground
-    ear: Ear
+    ear: EventListener
     tell: Tell
     phases: Phases = field(default_factory=Phases)
     _dealt: list[_Dealt] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Strikes:
             with contextlib.suppress(ColoctlError, OSError):
                 self._heal(dealt)
 
-    def struck(self) -> tuple[Struck, ...]:
+    def struck(self) -> tuple[FaultRecord, ...]:
         """What was dealt, with what is known of it now."""
         return tuple(
             replace(
@@ -109,7 +109,7 @@ class Strikes:
         waiting: list[_Waiting],
         steady_s: float,
         moments: frozenset[When],
-        said: Said | None,
+        said: ObservedEvent | None,
     ) -> None:
         for one in list(waiting):
             if not self._armed(one, steady_s):
@@ -127,7 +127,7 @@ class Strikes:
                     f"{patience_s:.0f} s; the pair is {self.phases.protection or 'silent'}."
                 )
 
-    def _look_ahead(self, waiting: list[_Waiting], said: Said) -> None:
+    def _look_ahead(self, waiting: list[_Waiting], said: ObservedEvent) -> None:
         """Whoever waits for a checkpoint knows who is who when it comes."""
         if said.name in ("STATE_CHANGED", "NODE_DEAD"):
             self._seen = None
@@ -150,14 +150,14 @@ class Strikes:
             one.armed_s = time.monotonic()
         return True
 
-    def _strike(self, fault: Planned, begin: Said | None) -> None:
+    def _strike(self, fault: Planned, begin: ObservedEvent | None) -> None:
         seen, self._seen = self._seen, None
         ground = self.ground
         if seen is not None and fault.when in phases.SHORT:
             ground = replace(ground, view=lambda: seen)
         blow = FAULTS[fault.kind].strike(ground, fault, self.ear.ask)
         self.phases.struck()
-        struck = Struck(fault, blow.at_s, blow.nodes, blow.role)
+        struck = FaultRecord(fault, blow.at_s, blow.nodes, blow.role)
         heal_at_s = None if fault.duration_s is None else blow.at_s + fault.duration_s
         self._dealt.append(_Dealt(struck, blow, begin, heal_at_s))
         where = f" ({', '.join(blow.nodes)})" if blow.nodes else ""

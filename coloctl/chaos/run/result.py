@@ -12,8 +12,8 @@ from coloctl import __version__
 from coloctl.chaos.checks import verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence import account
-from coloctl.chaos.evidence.evidence import Evidence, Struck, Work
-from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import FaultRecord, Takeover, WorkloadRecord
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.scenario.values import Scenario
 from coloctl.chaos.workloads import history
@@ -100,7 +100,7 @@ class Outcome:
             ],
             "faults": [
                 self._fault(fault, felt)
-                for fault, felt in zip(evidence.struck, account.felt(evidence), strict=True)
+                for fault, felt in zip(evidence.faults, account.felt(evidence), strict=True)
             ],
             "takeovers": [self._takeover(one) for one in evidence.takeovers],
             "workloads": [workload(work) for work in evidence.works.values()],
@@ -114,13 +114,13 @@ class Outcome:
         works = {
             name: replace(work, history=(), kept=None) for name, work in self.evidence.works.items()
         }
-        small = replace(self.evidence, works=works, events=(), spells=(), journal=(), audits=())
+        small = replace(self.evidence, works=works, events=(), frames=(), journal=(), audits=())
         return replace(self, evidence=small, told=self.to_json())
 
     def _since(self, at_s: float | None) -> float | None:
         return None if at_s is None else round(at_s - self.evidence.steady_s, 3)
 
-    def _fault(self, fault: Struck, felt: account.Felt) -> dict[str, Any]:
+    def _fault(self, fault: FaultRecord, felt: account.Felt) -> dict[str, Any]:
         gap = account.protection_gap(self.evidence, fault)
         return {
             "name": fault.fault.name,
@@ -152,7 +152,7 @@ class Outcome:
         }
 
 
-def workload(work: Work) -> dict[str, Any]:
+def workload(work: WorkloadRecord) -> dict[str, Any]:
     """What the clients of one workload did, counted."""
     seen = Counter(op.outcome for op in work.history if op.n >= 0)
     return {

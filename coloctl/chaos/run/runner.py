@@ -149,8 +149,8 @@ def fallen(evidence: Evidence, plan: tuple[Planned, ...]) -> list[Verdict]:
     """Every fault fell, and in the phase it was meant for; otherwise the run proves nothing."""
     if not plan:
         return []
-    wrong = [f"{one.fault.name}: {one.missed}" for one in evidence.struck if one.missed]
-    names = {one.fault.name for one in evidence.struck}
+    wrong = [f"{one.fault.name}: {one.missed}" for one in evidence.faults if one.missed]
+    names = {one.fault.name for one in evidence.faults}
     wrong += [f"{fault.name} never fell" for fault in plan if fault.name not in names]
     if wrong:
         return [
@@ -193,7 +193,7 @@ def _act(run: Run, played: Stage, course: _Course, tell: Tell) -> None:
             strikes.heal_all()
             tell("gathering")
             gathered = gather.evidence(played, steady_s, first)
-            course.evidence = replace(gathered, struck=strikes.struck())
+            course.evidence = replace(gathered, faults=strikes.struck())
             course.version = _version(course.evidence.view)
 
 

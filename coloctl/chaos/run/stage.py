@@ -17,7 +17,7 @@ import tomli_w
 
 from coloctl import pairfile
 from coloctl.chaos.evidence.lan import LanWatch
-from coloctl.chaos.evidence.listener import Ear
+from coloctl.chaos.evidence.listener import EventListener
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Ground, Staging
 from coloctl.chaos.run import testbed
@@ -41,7 +41,7 @@ class Stage:
     home: Path
     pair_file: Path
     client: ControlClient
-    ear: Ear
+    ear: EventListener
     lan: LanWatch
     works: dict[str, tuple[WorkloadSpec, Running]]
 
@@ -83,7 +83,7 @@ def stage(where: Setting, scenario: Scenario, plan: tuple[Planned, ...]) -> Iter
         with _with(staging.environment):
             born = stack.enter_context(testbed.ending(where, supervisor))
         client = stack.enter_context(born.connect())
-        ear = stack.enter_context(Ear(where.name))
+        ear = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
         played = Stage(where, scenario, lab, home, pair_file, client, ear, lan, {})
         stack.callback(played.kill_clients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coloctl.chaos.evidence.evidence import Said
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.scenario.values import When
 
 #: Moments of some ten milliseconds.
@@ -29,7 +29,7 @@ class Phases:
         self.secondary = ""
         self._since_colo = 0
 
-    def hear(self, said: Said) -> frozenset[When]:
+    def hear(self, said: ObservedEvent) -> frozenset[When]:
         """The moments that this event begins. Only a steady pair has checkpoints that count: before
         its first ones a node that is lost is a second fault.
         """
@@ -66,11 +66,11 @@ class Phases:
         return frozenset(states | ({When.STEADY} if self.steady else set()))
 
     @staticmethod
-    def gone_by(when: When | None, said: Said | None, now_s: float) -> bool:
+    def gone_by(when: When | None, said: ObservedEvent | None, now_s: float) -> bool:
         """The moment is too short for a blow that comes only now."""
         return when in SHORT and said is not None and now_s - said.at_s > FRESH_S
 
-    def _is_load(self, said: Said) -> bool:
+    def _is_load(self, said: ObservedEvent) -> bool:
         return (
             said.name == "NODE_EVENT"
             and self.steady
@@ -79,7 +79,9 @@ class Phases:
         )
 
 
-def missed(when: When | None, begin: Said | None, at_s: float, heard: Sequence[Said]) -> str:
+def missed(
+    when: When | None, begin: ObservedEvent | None, at_s: float, heard: Sequence[ObservedEvent]
+) -> str:
     """A sentence when what was struck at ``at_s`` fell behind the phase it was meant for.
 
     ``begin`` is the event that began the phase, ``heard`` is everything that was said in the run.
@@ -93,7 +95,7 @@ def missed(when: When | None, begin: Said | None, at_s: float, heard: Sequence[S
     return ""
 
 
-def _ends(when: When, begin: Said, said: Said) -> bool:
+def _ends(when: When, begin: ObservedEvent, said: ObservedEvent) -> bool:
     if said.name == "STATE_CHANGED":
         return bool(said.data["after"] != _STATES.get(when, "colo"))
     if when is When.CHECKPOINT:

@@ -13,8 +13,9 @@ from coloctl.bench.faults import Cause, Victim
 from coloctl.bench.overhead import pauses, rates, ratio
 from coloctl.bench.soak import Seen
 from coloctl.chaos.checks.verdict import Validity
-from coloctl.chaos.evidence.lan import Spell, first_frame_s, strays
-from coloctl.chaos.evidence.takeover import Takeover, awaited
+from coloctl.chaos.evidence.chronicle import Chronicle
+from coloctl.chaos.evidence.records import FrameRun, Takeover
+from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.chaos.workloads.redis_appends import Rhythm
 from coloctl.control.client import ControlClient, ControlEvent
@@ -125,11 +126,13 @@ def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
 
 
 def test_a_frame_of_a_fenced_node_is_a_stray() -> None:
-    before = (Spell("a", 1.0, 2.0, 50), Spell("b", 2.5, 4.0, 30))
-    assert strays(before, "a", since_s=2.2) == 0
-    assert strays((*before, Spell("a", 4.1, 4.2, 2)), "a", since_s=2.2) == 2
-    assert first_frame_s(before, "b", 2.1) == 2.5
-    assert first_frame_s(before, "a", 2.1) is None
+    before = (FrameRun("a", 1.0, 2.0, 50), FrameRun("b", 2.5, 4.0, 30))
+    heard = Chronicle(frames=before)
+    assert heard.frames_after("a", 2.2) == 0
+    stray = Chronicle(frames=(*before, FrameRun("a", 4.1, 4.2, 2)))
+    assert stray.frames_after("a", 2.2) == 2
+    assert heard.first_frame_s("b", 2.1) == 2.5
+    assert heard.first_frame_s("a", 2.1) is None
 
 
 @pytest.mark.parametrize("cause", list(Cause))

@@ -11,8 +11,8 @@ from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connect
 
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.evidence import Audit, Evidence
-from coloctl.chaos.evidence.lan import Spell
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import Audit, FrameRun
 from coloctl.chaos.workloads.history import Op
 
 pytestmark = pytest.mark.unit
@@ -116,20 +116,20 @@ CASES = {
         max=1,
     ),
     "ruin_noticed": Case(
-        evidence(struck=(runs.RUINED,), events=runs.diverged(10.9, checkpoints=3)),
-        evidence(struck=(runs.RUINED,), events=runs.diverged(12.9, checkpoints=7)),
+        evidence(faults=(runs.RUINED,), events=runs.diverged(10.9, checkpoints=3)),
+        evidence(faults=(runs.RUINED,), events=runs.diverged(12.9, checkpoints=7)),
         "5.000 s: ruin was noticed after 7 checkpoints and 2.90 s",
         evidence(events=runs.diverged(10.9, checkpoints=3)),
     ),
     "none_accused": Case(
-        evidence(struck=(runs.RUINED,), events=runs.diverged(10.9, checkpoints=3)),
+        evidence(faults=(runs.RUINED,), events=runs.diverged(10.9, checkpoints=3)),
         evidence(events=runs.diverged(9.0, checkpoints=0)),
         "4.000 s: It spins.",
         evidence(events=()),
     ),
     "stranger_got_nothing": Case(
-        evidence(struck=(runs.stranger("on host-a: it got nothing in 90 tries"),)),
-        evidence(struck=(runs.stranger("on host-a: it got 2 x half a write"),)),
+        evidence(faults=(runs.stranger("on host-a: it got nothing in 90 tries"),)),
+        evidence(faults=(runs.stranger("on host-a: it got 2 x half a write"),)),
         "5.000 s: on host-a: it got 2 x half a write",
         evidence(),
     ),
@@ -141,9 +141,9 @@ CASES = {
     ),
     "one_primary": Case(
         evidence(),
-        evidence(spells=(*runs.SPELLS, Spell("a", 20.1, 20.2, 3), Spell("b", 20.3, 20.4, 1))),
+        evidence(frames=(*runs.SPELLS, FrameRun("a", 20.1, 20.2, 3), FrameRun("b", 20.3, 20.4, 1))),
         "15.100 s to 15.200 s: 3 frames of node a, while node b was the primary since 5.110 s",
-        evidence(spells=()),
+        evidence(frames=()),
     ),
     "journal_consistent": Case(
         evidence(),
@@ -233,9 +233,9 @@ def test_each_check_says_in_a_line_what_it_proves() -> None:
 def test_acknowledgements_are_counted_on_each_side_of_each_fault() -> None:
     run = at_work("redis-appends", APPENDS, {0: list(range(12))})
     late = replace(runs.STRUCK, at_s=16.5, healed_s=18.0)
-    both = replace(run, struck=(runs.STRUCK, late))
+    both = replace(run, faults=(runs.STRUCK, late))
     assert judged("no_lost_acks", both).validity is Validity.UNKNOWN  # none after it was healed
-    healed = replace(both, struck=(runs.STRUCK, replace(late, healed_s=16.9)))
+    healed = replace(both, faults=(runs.STRUCK, replace(late, healed_s=16.9)))
     assert judged("no_lost_acks", healed).validity is Validity.VALID
     assert judged("no_lost_acks", healed, during_min=1).validity is Validity.UNKNOWN
     assert judged("no_lost_acks", healed, before_min=5).validity is Validity.UNKNOWN

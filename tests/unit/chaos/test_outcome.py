@@ -13,7 +13,8 @@ from support import runs
 from coloctl.chaos.checks import verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence import account
-from coloctl.chaos.evidence.evidence import Evidence, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.scenario.values import WorkloadSpec
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import Outcome as Answer
@@ -71,9 +72,9 @@ def test_the_reason_names_the_guilty_checks_only() -> None:
 
 def test_what_comes_after_the_next_fault_is_not_the_first_ones_doing() -> None:
     evidence = runs.recorded()
-    first, second = evidence.struck
+    first, second = evidence.faults
     late = replace(second, at_s=first.at_s + 0.001)
-    gap = account.protection_gap(replace(evidence, struck=[first, late]), first)
+    gap = account.protection_gap(replace(evidence, faults=[first, late]), first)
     assert gap is None
 
 
@@ -90,7 +91,7 @@ def test_silences_are_those_of_the_slow_and_simple_definition(
         for number, replies in enumerate(clients)
         for n, at_s in enumerate(sorted(replies))
     ]
-    work = Work(WorkloadSpec("w", "redis-appends", len(clients)), history)
+    work = WorkloadRecord(WorkloadSpec("w", "redis-appends", len(clients)), history)
     longest = []
     for replies in map(sorted, clients):
         gaps = [(b - a, b) for a, b in pairwise(replies) if b > from_s and a < to_s]

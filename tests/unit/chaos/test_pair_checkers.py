@@ -11,9 +11,8 @@ from support.evidences import answered, at_work, connected, evidence
 
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.evidence import Audit, Evidence, Work
-from coloctl.chaos.evidence.lan import Spell
-from coloctl.chaos.evidence.takeover import Takeover
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import Audit, FrameRun, Takeover, WorkloadRecord
 from coloctl.chaos.scenario.values import WorkloadSpec
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import MOVES, Fact, Protection
@@ -38,28 +37,28 @@ def caught(check: str, run: Evidence, tells: str) -> None:
 
 
 def test_two_nodes_that_speak_by_turns_without_a_takeover_are_two_primaries() -> None:
-    spells = (Spell("a", 5, 9, 9), Spell("b", 9.5, 9.6, 1), Spell("a", 9.7, 20, 9))
-    bare = evidence(takeovers=(), events=(), journal=runs.journal()[:4], spells=spells)
+    spells = (FrameRun("a", 5, 9, 9), FrameRun("b", 9.5, 9.6, 1), FrameRun("a", 9.7, 20, 9))
+    bare = evidence(takeovers=(), events=(), journal=runs.journal()[:4], frames=spells)
     caught("one_primary", bare, "1 frame of node b, while node a was the primary")
 
 
 def test_frames_under_way_when_the_fence_fell_are_no_second_primary() -> None:
-    late = (Spell("a", 5, 10.114, 9), runs.SPELLS[1])
-    assert judged("one_primary", evidence(spells=late)).validity is VALID
-    caught("one_primary", evidence(spells=(Spell("a", 5, 10.13, 9), runs.SPELLS[1])), "node a")
+    late = (FrameRun("a", 5, 10.114, 9), runs.SPELLS[1])
+    assert judged("one_primary", evidence(frames=late)).validity is VALID
+    caught("one_primary", evidence(frames=(FrameRun("a", 5, 10.13, 9), runs.SPELLS[1])), "node a")
 
 
 def test_a_node_may_speak_again_once_it_took_over_again() -> None:
     back = {**runs.TIMELINE, "survivor": "a", "lost": "b", "began_s": 15.0, "generation": 2}
-    spells = (*runs.SPELLS[:1], Spell("b", 10.14, 14.9, 9), Spell("a", 15.1, 20, 9))
-    both = evidence(takeovers=(Takeover.of(runs.TIMELINE), Takeover.of(back)), spells=spells)
+    spells = (*runs.SPELLS[:1], FrameRun("b", 10.14, 14.9, 9), FrameRun("a", 15.1, 20, 9))
+    both = evidence(takeovers=(Takeover.of(runs.TIMELINE), Takeover.of(back)), frames=spells)
     assert judged("one_primary", both).validity is VALID
-    caught("one_primary", evidence(spells=spells), "node a, while node b was the primary")
+    caught("one_primary", evidence(frames=spells), "node a, while node b was the primary")
 
 
 def test_a_survivor_that_speaks_before_the_other_is_fenced_is_a_second_primary() -> None:
-    eager = (Spell("a", 5, 10.0, 9), Spell("b", 10.05, 20, 9))
-    caught("one_primary", evidence(spells=eager), "node b, while node a was the primary")
+    eager = (FrameRun("a", 5, 10.0, 9), FrameRun("b", 10.05, 20, 9))
+    caught("one_primary", evidence(frames=eager), "node b, while node a was the primary")
 
 
 def test_a_primary_whose_secondary_is_lost_reigns_on() -> None:
@@ -68,7 +67,7 @@ def test_a_primary_whose_secondary_is_lost_reigns_on() -> None:
         takeovers=(Takeover.of(timeline),),
         journal=runs.numbered([*runs.journal()[:6], replace(runs.journal()[6], node="b")]),
         events=(),
-        spells=(Spell("a", 5, 20, 99),),
+        frames=(FrameRun("a", 5, 20, 99),),
     )
     assert judged("one_primary", alone).validity is VALID
 
@@ -84,7 +83,7 @@ def test_a_guest_started_anew_on_the_other_node_has_a_new_primary() -> None:
 
 
 def test_a_survivor_that_was_never_heard_leaves_it_unknown() -> None:
-    assert judged("one_primary", evidence(spells=runs.SPELLS[:1])).validity is UNKNOWN
+    assert judged("one_primary", evidence(frames=runs.SPELLS[:1])).validity is UNKNOWN
     assert judged("one_primary", evidence(journal=())).validity is UNKNOWN
 
 
@@ -110,7 +109,7 @@ def test_a_survivor_that_is_announced_before_it_has_left_colo_is_caught() -> Non
 
 def test_a_survivor_that_nobody_heard_leave_colo_is_unknown() -> None:
     deaf = tuple(said for said in runs.events() if said.name != "NODE_EVENT")
-    silent = evidence(events=deaf, spells=())
+    silent = evidence(events=deaf, frames=())
     assert judged("journal_consistent", silent).validity is UNKNOWN
     assert judged("journal_consistent", evidence(events=())).validity is UNKNOWN
 
@@ -205,7 +204,7 @@ def test_a_silence_that_ends_long_after_the_fault_is_felt_all_the_same() -> None
 def test_a_client_that_had_ended_waits_for_nothing() -> None:
     busy = at_work("redis-appends", connected(runs.steadily()))
     gone = [*answered(6.0, 0, 3), runs.Op(7.0, 3, runs.INFO, -1, "closed 1")]
-    beside = Work(WorkloadSpec("gone", "http", 1), gone)
+    beside = WorkloadRecord(WorkloadSpec("gone", "http", 1), gone)
     run = replace(busy, works={**busy.works, "gone": beside})
     assert judged("outage_within", run, ms=2000.0).validity is VALID
 

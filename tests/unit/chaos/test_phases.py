@@ -6,23 +6,27 @@ import itertools
 
 import pytest
 
-from coloctl.chaos.evidence.evidence import Said
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.scenario.phases import Phases, missed
 from coloctl.chaos.scenario.values import When
 
 _seconds = itertools.count(100)
 
 
-def state(after: str, at_s: float | None = None) -> Said:
-    return Said(at_s or next(_seconds), "STATE_CHANGED", {"before": "", "after": after})
+def state(after: str, at_s: float | None = None) -> ObservedEvent:
+    return ObservedEvent(at_s or next(_seconds), "STATE_CHANGED", {"before": "", "after": after})
 
 
-def checkpoint(phase: str, at_s: float | None = None, node: str = "a") -> Said:
-    return Said(at_s or next(_seconds), "CHECKPOINT", {"phase": phase, "node": node, "count": 1})
+def checkpoint(phase: str, at_s: float | None = None, node: str = "a") -> ObservedEvent:
+    return ObservedEvent(
+        at_s or next(_seconds), "CHECKPOINT", {"phase": phase, "node": node, "count": 1}
+    )
 
 
-def of_node(node: str, event: str, at_s: float | None = None) -> Said:
-    return Said(at_s or next(_seconds), "NODE_EVENT", {"node": node, "event": event, "data": {}})
+def of_node(node: str, event: str, at_s: float | None = None) -> ObservedEvent:
+    return ObservedEvent(
+        at_s or next(_seconds), "NODE_EVENT", {"node": node, "event": event, "data": {}}
+    )
 
 
 def test_moments_come_with_their_events() -> None:
@@ -64,7 +68,7 @@ def test_a_pair_that_was_struck_is_not_steady_until_it_has_been_again() -> None:
         (When.STEADY, checkpoint("end", 1.0), state("failover", 2.0)),
     ],
 )
-def test_a_blow_that_came_too_late(when: When, begin: Said, end: Said) -> None:
+def test_a_blow_that_came_too_late(when: When, begin: ObservedEvent, end: ObservedEvent) -> None:
     heard = [begin, end]
     assert missed(when, begin, 1.5, heard) == ""
     assert "500.0 ms after the" in missed(when, begin, 2.5, heard)

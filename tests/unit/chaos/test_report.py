@@ -12,7 +12,8 @@ from support import runs
 
 from coloctl.chaos import report
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.evidence import Evidence, Said, Struck, Work
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, WorkloadRecord
 from coloctl.chaos.report import markup, operations, scale, strips
 from coloctl.chaos.scenario.values import Planned
 from coloctl.chaos.workloads.history import Op
@@ -99,7 +100,7 @@ def test_a_run_that_ended_before_the_steady_state_has_a_picture() -> None:
 
 
 def test_a_takeover_that_never_ended_leaves_its_steps() -> None:
-    said = [Said(1001.0, "STEP", {"act": "failover", "step": "fenced", "at-ms": 3.0})]
+    said = [ObservedEvent(1001.0, "STEP", {"act": "failover", "step": "fenced", "at-ms": 3.0})]
     kinds = [one.kind for one in strips.marks(Evidence(1000.0, 1002.0, (), {}, said))]
     assert kinds == ["fenced"]
 
@@ -127,15 +128,17 @@ def long_run(operations_count: int, faults: int) -> Evidence:
             took_s = 4.2 if n == 777 * (number + 1) else took_s
             history.append(Op(at_s, client, Answer.INVOKE, n))
             history.append(Op(at_s + took_s, client, Answer.OK, n))
-        works[spec.name] = Work(spec, sorted(history, key=lambda op: op.at_s))
+        works[spec.name] = WorkloadRecord(spec, sorted(history, key=lambda op: op.at_s))
     end_s = 1000 + operations_count * 0.001
     events = [
-        Said(1000 + n * 0.3, "CHECKPOINT",
+        ObservedEvent(1000 + n * 0.3, "CHECKPOINT",
              {"node": "a", "phase": "end", "count": n, "pause-ms": 20 + n % 7})
         for n in range(int((end_s - 1000) / 0.3))
     ]  # fmt: skip
     struck = [
-        Struck(Planned(f"f{n}", "freeze", "secondary", n), 1001 + n, ("b",), healed_s=1001.5 + n)
+        FaultRecord(
+            Planned(f"f{n}", "freeze", "secondary", n), 1001 + n, ("b",), healed_s=1001.5 + n
+        )
         for n in range(faults)
     ]
     return Evidence(1000.0, end_s, struck, works, events)

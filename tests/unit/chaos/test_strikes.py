@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from coloctl.chaos.evidence.evidence import Said
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.faults.fault import Blow, FaultKind, Ground
 from coloctl.chaos.run import engine as module
 from coloctl.chaos.run.engine import Strikes
@@ -22,10 +22,10 @@ class Deaf:
     """An ear that hears what a test lets it hear, in that order."""
 
     def __init__(self) -> None:
-        self.heard: list[Said] = []
-        self.coming: deque[Callable[[], Said | None]] = deque()
+        self.heard: list[ObservedEvent] = []
+        self.coming: deque[Callable[[], ObservedEvent | None]] = deque()
 
-    def next(self, timeout_s: float) -> Said | None:
+    def next(self, timeout_s: float) -> ObservedEvent | None:
         if not self.coming:
             time.sleep(min(timeout_s, 0.002))
             return None
@@ -82,16 +82,20 @@ def planned(name: str, **more: Any) -> Planned:
     return Planned(name, "note", "primary", more.pop("at_s", 0.0), **more)
 
 
-def begin() -> Said:
-    return Said(time.monotonic(), "CHECKPOINT", {"phase": "begin", "node": "a", "count": 1})
+def begin() -> ObservedEvent:
+    return ObservedEvent(
+        time.monotonic(), "CHECKPOINT", {"phase": "begin", "node": "a", "count": 1}
+    )
 
 
-def end() -> Said:
-    return Said(time.monotonic(), "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
+def end() -> ObservedEvent:
+    return ObservedEvent(time.monotonic(), "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
 
 
-def colo() -> Said:
-    return Said(time.monotonic(), "STATE_CHANGED", {"before": "migrating", "after": "colo"})
+def colo() -> ObservedEvent:
+    return ObservedEvent(
+        time.monotonic(), "STATE_CHANGED", {"before": "migrating", "after": "colo"}
+    )
 
 
 STEADY = (begin, end, begin, end)
@@ -142,9 +146,9 @@ def test_a_moment_that_never_comes(
 def test_a_blow_behind_its_moment_is_told(strikes: Strikes, ear: Deaf, faults: Recorded) -> None:
     """The end of the checkpoint was stamped before the blow, and heard after it."""
 
-    def ended_already() -> Said:
+    def ended_already() -> ObservedEvent:
         (blow,) = (one.at_s for one in strikes.struck())
-        return Said(blow, "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
+        return ObservedEvent(blow, "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
 
     ear.coming.extend([colo, *STEADY, begin])
     strikes.interpret((planned("one", when=When.CHECKPOINT),), time.monotonic())

@@ -1,0 +1,110 @@
+"""Define the parts of a run's evidence: faults, events, workloads, frames, takeovers, audits.
+
+Used by `chaos.evidence`, which collects them, and by `chaos.run.engine`, which records the faults.
+Invariant: all times are CLOCK_MONOTONIC of the machine, seconds, unless a name ends in ``_ms``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coloctl.chaos.scenario.values import Planned, WorkloadSpec
+from coloctl.chaos.workloads.history import Op
+
+
+@dataclass(frozen=True)
+class FaultRecord:
+    """A fault that was injected.
+
+    ``missed`` is a sentence if the fault was injected outside the phase that it was meant for, or
+    found no target: such a run proves nothing.
+    """
+
+    fault: Planned
+    at_s: float
+    nodes: tuple[str, ...] = ()  #: those that it affected
+    role: str = ""  #: of the node that it affected, just before
+    healed_s: float | None = None
+    missed: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ObservedEvent:
+    """One event of the control socket, as the listener received it."""
+
+    at_s: float
+    name: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WorkloadRecord:
+    """The operations of one workload, and what the guest holds of it in the end.
+
+    The shape of ``kept`` is that of its kind (`chaos.workloads`); None if the guest did not answer.
+    """
+
+    spec: WorkloadSpec
+    history: Sequence[Op]
+    kept: Any = None
+
+
+@dataclass(frozen=True)
+class FrameRun:
+    """``frames`` in a row that came from one node."""
+
+    node: str
+    first_s: float
+    last_s: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """A failover as evidence: ``steps`` are milliseconds since ``began_s``."""
+
+    survivor: str
+    lost: str
+    role_before: str
+    cause: str
+    began_s: float
+    steps: Mapping[str, float]
+
+    @classmethod
+    def of(cls, timeline: Mapping[str, Any]) -> Takeover:
+        """Convert the timeline that the supervisor announces at the end of a failover."""
+        return cls(
+            survivor=timeline["survivor"],
+            lost=timeline["lost"],
+            role_before=timeline["role_before"],
+            cause=timeline.get("cause", ""),
+            began_s=timeline["began_s"],
+            steps=timeline["steps"],
+        )
+
+    def since_ms(self, fault_at_s: float) -> dict[str, float]:
+        """Return the time from the fault to each step, in the order in which they were done."""
+        before = (self.began_s - fault_at_s) * 1000
+        times = {step: round(before + at_ms, 1) for step, at_ms in self.steps.items()}
+        return dict(sorted(times.items(), key=lambda item: item[1]))
+
+    def done_s(self, step: str) -> float:
+        """Return when a step was done; when the failover began, for a step that is not listed."""
+        return self.began_s + self.steps.get(step, 0.0) / 1000
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the guest answered about itself. ``disk`` was read back with its caches dropped.
+
+    Both map the clients of redis-appends to the records that the append-only file, and the server's
+    memory, hold of them.
+    """
+
+    at_s: float
+    boot_id: str
+    disk: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    memory: Mapping[int, Sequence[int]] = field(default_factory=dict)

@@ -1,0 +1,120 @@
+"""Find when a client was not served, from the replies that it got; pure.
+
+Called by `chaos.evidence.chronicle`, and by the benches on a history of their own.
+Note: a silence lies between two replies of one client; one that never ended has ``ended`` false.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from heapq import merge
+from itertools import pairwise
+
+from coloctl.chaos.workloads.history import Op, Outcome
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A client was not served from one reply to its next one; ``client`` -1 means none was."""
+
+    workload: str
+    client: int
+    from_s: float
+    to_s: float
+    ended: bool = True  #: false: no reply came any more, ``to_s`` is the end of the run
+
+    @property
+    def ms(self) -> float:
+        return (self.to_s - self.from_s) * 1000
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Silences after a moment, milliseconds; None when no client was served on both sides."""
+
+    longest_ms: float | None  #: the longest one of any client
+    first_reply_ms: float | None  #: to the end of the first of the clients' longest ones
+
+
+class Replies:
+    """When each client was served, for many questions about its silences."""
+
+    def __init__(self, histories: Mapping[str, Iterable[Op]]) -> None:
+        """Collect the acknowledgements by workload and client."""
+        found: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self._closed: dict[tuple[str, int], float] = {}
+        for workload, history in histories.items():
+            for op in history:
+                if op.outcome is Outcome.OK:
+                    found[workload, op.client].append(op.at_s)
+                elif op.note.startswith("closed "):
+                    self._closed.setdefault((workload, op.client), op.at_s)
+        self._clients = {key: sorted(times) for key, times in sorted(found.items())}
+
+    def of_workload(self, workload: str) -> list[float]:
+        """Return when any client of the workload was served, in order."""
+        return list(merge(*(t for (name, _), t in self._clients.items() if name == workload)))
+
+    def longest(
+        self,
+        *,
+        ended_after_s: float = -math.inf,
+        began_before_s: float = math.inf,
+        ended_by_s: float = math.inf,
+        workload: str | None = None,
+    ) -> list[Silence]:
+        """Return the longest silence of each client that has one between those moments."""
+        found = []
+        for (name, client), times in self._clients.items():
+            if workload is not None and name != workload:
+                continue
+            first = max(1, bisect_right(times, ended_after_s))
+            end = min(bisect_left(times, began_before_s) + 1, bisect_right(times, ended_by_s))
+            gaps = [(b - a, b, a) for a, b in pairwise(times[first - 1 : end])]
+            if gaps:
+                _, to_s, from_s = max(gaps)
+                found.append(Silence(name, client, from_s, to_s))
+        return found
+
+    def outage(
+        self,
+        from_s: float,
+        *,
+        began_before_s: float = math.inf,
+        ended_by_s: float = math.inf,
+        workload: str | None = None,
+    ) -> Outage:
+        """Measure the silences that ended after ``from_s``; a reply on its way ends none."""
+        longest = self.longest(
+            ended_after_s=from_s,
+            began_before_s=began_before_s,
+            ended_by_s=ended_by_s,
+            workload=workload,
+        )
+        if not longest:
+            return Outage(None, None)
+        return Outage(
+            round(max(one.to_s - one.from_s for one in longest) * 1000, 1),
+            round((min(one.to_s for one in longest) - from_s) * 1000, 1),
+        )
+
+    def spanning(self, at_s: float, until_s: float, workload: str | None = None) -> list[Silence]:
+        """Return the silence at that moment of each client that was served before it.
+
+        A client that had closed its connection by then waits for nothing. One that is never served
+        again is silent until ``until_s``.
+        """
+        found = []
+        for (name, client), times in self._clients.items():
+            place = bisect_right(times, at_s)
+            closed = self._closed.get((name, client), math.inf) <= at_s
+            if place == 0 or closed or (workload is not None and name != workload):
+                continue
+            ended = place < len(times)
+            to_s = times[place] if ended else max(until_s, at_s)
+            found.append(Silence(name, client, times[place - 1], to_s, ended))
+        return found
