@@ -15,17 +15,17 @@ from collections.abc import Mapping
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
-from coloctl.host.guard import Guarded
+from coloctl.host.guard import GuardedPorts
 from coloctl.model.pair import NODES, NodeName, other
 from coloctl.model.wires import Wires
 
 log = logging.getLogger(__name__)
 
 
-def guarded(wires: Wires, node: NodeName, name: str | None = None) -> Guarded:
+def guarded(wires: Wires, node: NodeName, name: str | None = None) -> GuardedPorts:
     """What is guarded on the host of ``node``, under ``name`` or the pair's own."""
     spec = wires.spec
-    return Guarded(
+    return GuardedPorts(
         name=name or table_name(wires),
         at=spec.nodes[node].address,
         peer=spec.nodes[other(node)].address,

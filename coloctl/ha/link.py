@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from coloctl.host.delivery import Deliveries, Sent
+from coloctl.host.delivery import Deliveries, TcpConnection
 from coloctl.host.watching import Beacon
 from coloctl.model.pair import NODES, NodeName, PairSpec
 
@@ -38,9 +38,9 @@ class Silences:
     """How long each connection of one host has had no answer to what it sent; pure."""
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, tuple[Sent, float]] = {}
+        self._seen: dict[bytes, tuple[TcpConnection, float]] = {}
 
-    def see(self, sent: Iterable[Sent], passed_ms: float) -> tuple[float, int]:
+    def see(self, sent: Iterable[TcpConnection], passed_ms: float) -> tuple[float, int]:
         """The longest silence that the kernel attests, milliseconds, and its port; else zeros.
 
         ``passed_ms`` is the time since the last look. Whatever comes in ends a silence.

@@ -1,4 +1,8 @@
-"""Where processes run: `open_host` answers with the `Host` that a pair file names."""
+"""Open the hosts on which a pair's QEMUs run, by the names that a pair file gives them.
+
+Used by every layer above. `open_host` returns a `LocalHost` or a `NetnsHost`; both implement
+`base.Host`.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +44,10 @@ __all__ = [
 
 
 def open_host(spec: str) -> LocalHost:
-    """The host that ``spec`` names: ``local`` or ``netns:NAME``. Close it with ``aclose``.
+    """Open the host that ``spec`` names: ``local`` or ``netns:NAME``. Close it with ``aclose``.
 
-    Raises `SpecError` for another scheme, `PreconditionFailed` for a namespace that is not there
-    or may not be entered.
+    Raises `SpecError` for another scheme, and `PreconditionFailed` for a namespace that does not
+    exist or may not be entered.
     """
     scheme, colon, rest = spec.partition(":")
     if spec == "local":

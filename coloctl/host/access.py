@@ -1,6 +1,7 @@
-"""What a host offers about who reaches its QEMUs: the part of `Host` that looks and keeps out.
+"""Define what a host offers about the peers of its QEMUs: show, cut and guard their connections.
 
-`coloctl.colo.peers`, `coloctl.colo.guard` and `coloctl.ha.cutoff` use it, wherever the host is.
+`host.base` makes it a part of `Host`, and `host.local_access` implements it. `colo.peers`,
+`colo.guard` and `ha.cutoff` call it, wherever the host is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from coloctl.host.guard import Guarded
+from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
 from coloctl.model.wires import Address
 
@@ -18,7 +19,7 @@ from coloctl.model.wires import Address
 class Caller:
     """One connection that a process has accepted."""
 
-    peer: str  #: who connected, in words
+    peer: str  #: the process or address that connected, as text
     friend: bool  #: it is the process that was asked about
 
 
@@ -28,7 +29,7 @@ class Access(Protocol):
     async def callers(
         self, server: Identity, at: Address, friend: Identity
     ) -> Sequence[Caller] | None:
-        """List who is connected to ``server`` at ``at``; None where that cannot be told.
+        """List the peers that are connected to ``server`` at ``at``; None where that is unknown.
 
         ``friend`` is the process whose connections are expected, on whichever host.
         """
@@ -37,18 +38,18 @@ class Access(Protocol):
     async def hang_up(
         self, server: Identity, at: Address, friend: Identity | None = None
     ) -> int | None:
-        """Cut what is connected to ``server`` at ``at``, but for ``friend``; how many were cut.
+        """Cut the connections to ``server`` at ``at``, except that of ``friend``; returns how many.
 
-        None where that cannot be done.
+        Returns None where that cannot be done.
         """
         ...
 
     async def widen(self, server: Identity, at: Address, size: int) -> None:
-        """Let ``size`` bytes wait on their way from ``server`` to who is connected at ``at``."""
+        """Allow ``size`` bytes to wait on their way from ``server`` to its peer at ``at``."""
         ...
 
-    async def guard(self, guarded: Guarded) -> None:
-        """Let only the peer and this user reach those ports; raises `PreconditionFailed`."""
+    async def guard(self, guarded: GuardedPorts) -> None:
+        """Guard those ports for the peer and this user alone; raises `PreconditionFailed`."""
         ...
 
     async def unguard(self, name: str) -> None:

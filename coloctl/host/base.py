@@ -1,8 +1,10 @@
-"""What a host offers to the layers above: operations, and the records that they answer with.
+"""Define what a host offers to the layers above: operations, and the records that they return.
 
-A host is where QEMU processes run: this machine (`local`), one of its network namespaces
-(`netns:NAME`), and one day a machine at the other end of a connection. Nothing above this package
-asks which.
+A host is where QEMU processes run: this machine (`local`) or one of its network namespaces
+(`netns:NAME`); a machine at the other end of a connection may come. `host.local` implements `Host`.
+Used by every layer above.
+
+Invariant: no module above this package asks which kind of host it has.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from coloctl.model.wires import Endpoint as Endpoint  # noqa: PLC0414  # callers
 
 @dataclass(frozen=True)
 class Death:
-    """A process is gone. ``exit_code`` is known for our own children only; -N means signal N.
+    """The end of a process, as it was noticed at the monotonic second ``at_s``.
 
-    ``at_s`` is the monotonic second at which it was noticed.
+    ``exit_code`` is known for coloctl's own children only; -N means signal N.
+
+    Note the difference: a `Death` is what was noticed; a `DeathProof` is what a fence may rest on.
     """
 
     pid: int
@@ -49,11 +53,11 @@ class Death:
 
 @dataclass(frozen=True)
 class DeathProof:
-    """What a fence answers: this very process can never run another instruction.
+    """The result of a fence: this very process can never run another instruction.
 
-    ``how`` is one of ``sigterm``, ``sigkill`` (our signal, then the kernel said that it is gone),
-    ``already-dead`` (gone before any signal) and ``identity-gone`` (no process has that pid and
-    start time). ``at_s`` is the monotonic second of the proof.
+    ``how`` is one of ``sigterm`` and ``sigkill`` (coloctl's signal, then the kernel reported the
+    end), ``already-dead`` (gone before any signal) and ``identity-gone`` (no process has that pid
+    and start time). ``at_s`` is the monotonic second of the proof.
     """
 
     pid: int
@@ -65,7 +69,7 @@ class DeathProof:
 
 @dataclass(frozen=True)
 class Completed:
-    """How a short program ended; ``code`` is negative when a signal ended it."""
+    """The end of a short program; ``code`` is negative when a signal ended it."""
 
     code: int
     stdout: str
@@ -80,11 +84,11 @@ class Channel:
         self.description = description
 
     def fileno(self) -> int:
-        """The file descriptor, -1 once closed."""
+        """Return the file descriptor, -1 once closed."""
         return self.socket.fileno()
 
     def close(self) -> None:
-        """Our copy of this end is closed; one that a QEMU holds stays open."""
+        """Close this process's copy of the end; a copy that a QEMU holds stays open."""
         self.socket.close()
 
     def __enter__(self) -> Self:
@@ -98,7 +102,7 @@ class Channel:
 
 
 class Process(Protocol):
-    """A process on a host, started or adopted, held so that its pid cannot lie."""
+    """A process on a host, started or adopted, and held so that its pid cannot mean another one."""
 
     @property
     def identity(self) -> Identity: ...
@@ -115,50 +119,52 @@ class Process(Protocol):
         return self.identity
 
     async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
-        """Hold the process that is the QEMU from now on: ``speaker``, or who has ``files`` open.
+        """Hold the process that is the QEMU from now on: ``speaker``, or the one that has ``files``
+        open.
 
         Raises `Unreachable` when ``speaker`` does not belong to what was launched.
         """
         return
 
     async def wait(self) -> Death:
-        """The process is gone."""
+        """Wait until the process is gone."""
         ...
 
     def alive(self) -> bool:
-        """Whether it still exists; a stopped process does, a zombie does not."""
+        """Return whether it still exists; a stopped process does, a zombie does not."""
         ...
 
     def frozen(self) -> bool:
-        """Whether it exists and is stopped (SIGSTOP)."""
+        """Return whether it exists and is stopped (SIGSTOP)."""
         ...
 
     def cpu_s(self) -> float | None:
-        """CPU time that it has used so far, seconds; None when that cannot be told."""
+        """Return the CPU time that it has used so far, in seconds; None where that is unknown."""
         ...
 
     def signal(self, signum: int) -> bool:
-        """The signal was sent to this process, or False: it was gone already."""
+        """Send the signal to this process; returns False where it was gone already."""
         ...
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        """Kill the process, and all that belongs to it; the kernel says that they are gone.
+        """Kill the process and all that belongs to it, and return the kernel's proof that they are
+        gone.
 
         Raises `FencingFailed` when no proof came within ``deadline_s``.
         """
         ...
 
     async def terminate(self, deadline_s: float) -> DeathProof:
-        """The process was asked to end, and killed if it did not; proof and errors as `kill`."""
+        """Ask the process to end, and kill it if it does not; proof and errors as `kill`."""
         ...
 
     def close(self) -> None:
-        """Our hold on the process is released; the process itself is left alone."""
+        """Release the hold on the process; the process itself is left alone."""
         ...
 
 
 class Host(Files, Access, Protocol):
-    """Where processes run. Every wait has a deadline; errors are those of `coloctl.errors`."""
+    """A place where processes run. Every wait has a deadline; errors are those of `errors`."""
 
     @property
     def name(self) -> str: ...
@@ -174,10 +180,10 @@ class Host(Files, Access, Protocol):
     ) -> Process:
         """Start the program detached in its own session, its output appended to ``stderr``.
 
-        For every item of ``listen`` a unix socket (mode 0600) listens before the program starts,
-        and ``{fd:NAME}`` in the words of ``argv`` at ``numbered``, or in all of them, is replaced
-        by the number of its descriptor.
-        Raises `LaunchError`, or `PreconditionFailed` for a socket or file that cannot be made.
+        For every item of ``listen`` a unix socket (mode 0600) listens before the program starts.
+        ``{fd:NAME}`` in the arguments of ``argv`` at ``numbered``, or in all of them, is replaced
+        by the number of its descriptor. Raises `LaunchError`, or `PreconditionFailed` for a socket
+        or file that cannot be made.
         """
         ...
 
@@ -191,8 +197,8 @@ class Host(Files, Access, Protocol):
     ) -> Process | None:
         """Hold the very process of ``identity`` and what belongs to it; None: all of it is gone.
 
-        ``leader`` is the process that was launched, where that is another one, and ``sockets`` are
-        the paths that it was given to listen at. None is a proof; what leaves a doubt raises
+        ``leader`` is the process that was launched, where that is another one. ``sockets`` are the
+        paths that it was given to listen at. None is a proof; a case of doubt raises
         `PreconditionFailed`.
         """
         ...
@@ -212,43 +218,47 @@ class Host(Files, Access, Protocol):
     async def still_held(
         self, *, images: Collection[Path], taps: Collection[str]
     ) -> tuple[str, ...]:
-        """Say who may still write to ``images`` or has ``taps`` open: a sentence for each.
+        """Find the processes that may still write to ``images`` or have ``taps`` open: a sentence
+        for each.
 
-        What cannot be asked is left out.
+        An image or tap that cannot be asked about is left out.
         """
         return ()
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
-        """Tell which process greets at a stream that `monitor` has just connected.
+        """Find the process that greets at a stream that `monitor` has just connected.
 
-        The kernel says so, and nothing is read. Raises `Unreachable`.
+        The kernel names it, and no byte is read. Raises `Unreachable`.
         """
         ...
 
     async def monitor(self, path: Path, deadline_s: float) -> socket.socket:
-        """A connected stream to the unix socket at ``path``; raises `Unreachable`."""
+        """Connect a stream to the unix socket at ``path``; raises `Unreachable`."""
         ...
 
     async def channel_pair(
         self, other: Host, listen: Endpoint, *, nodelay: bool, deadline_s: float
     ) -> tuple[Channel, Channel]:
-        """Both ends of a TCP connection: the first at ``listen`` here, the second on ``other``.
+        """Connect both ends of a TCP connection: the first at ``listen`` here, the second on
+        ``other``.
 
-        Raises `PreconditionFailed` when ``listen`` cannot be had, `Unreachable` when ``other``
-        does not get through within ``deadline_s``.
+        Raises `PreconditionFailed` when ``listen`` is not available, and `Unreachable` when
+        ``other`` does not get through within ``deadline_s``.
         """
         ...
 
     async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
-        """TCP to ``listen`` here from ``other`` carries data both ways; nobody listens there.
+        """Check that TCP from ``other`` to ``listen`` here carries data both ways.
 
-        Raises as `channel_pair` does; nobody listens there afterwards either.
+        No process may listen there before, and none does afterwards. Raises as `channel_pair` does.
         """
         ...
 
     async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
-        """Read the first ``length`` bytes that the server at ``at`` says by itself, fewer when
-        it hangs up before. Raises `Unreachable`."""
+        """Read the first ``length`` bytes that the server at ``at`` sends unasked.
+
+        Returns fewer when it closes the connection before. Raises `Unreachable`.
+        """
         ...
 
     async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:
@@ -259,59 +269,72 @@ class Host(Files, Access, Protocol):
         ...
 
     async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> Deliveries | None:
-        """The connections between both addresses with one of ``ports``; None: the kernel does not
-        tell."""
+        """Watch the connections between both addresses with one of ``ports``.
+
+        Returns None where the kernel does not report them.
+        """
         ...
 
     async def tap(self, name: str, *, up: bool) -> None:
-        """The tap's administrative state is ``up``: down, no frame crosses it. A network fence."""
+        """Set the tap's administrative state: a tap that is down lets no frame cross. A network
+        fence.
+        """
         ...
 
     async def tap_exists(self, name: str) -> bool:
-        """Whether this host has a tap of that name."""
+        """Return whether this host has a tap of that name."""
         ...
 
     async def tap_held(self, name: str) -> bool:
-        """Whether another process has the tap open; where that cannot be told, it is."""
+        """Return whether another process has the tap open; where that is unknown, True."""
         ...
 
     async def tap_is_up(self, name: str) -> bool | None:
-        """The tap's administrative state; None where there is no such device."""
+        """Return the tap's administrative state; None where there is no such device."""
         ...
 
     async def image_user(self, image: Path) -> str | None:
-        """The program that uses a disk image, by QEMU's locks; None: none. As `locks.user_of`."""
+        """Find the program that uses a disk image, by QEMU's locks; None: none. See
+        `locks.user_of`.
+        """
         ...
 
     async def check_tap(self, name: str) -> None:
-        """A QEMU started now could open the tap; raises `PreconditionFailed` saying why not."""
+        """Check that a QEMU started now could open the tap; raises `PreconditionFailed` with the
+        reason.
+        """
         ...
 
     async def ports_in_use(self, address: str) -> set[int]:
-        """TCP ports at which a listener on ``address`` would collide; looks without connecting."""
+        """Find TCP ports at which a listener on ``address`` would collide, without connecting."""
         ...
 
     def first_connection(self, tap: str) -> AbstractAsyncContextManager[FirstConnection]:
-        """While the context is open, the first TCP connection over ``tap`` is watched for."""
+        """Watch for the first TCP connection over ``tap`` while the context is open."""
         ...
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
-        """The program has read ``stdin`` and ended by itself. Raises `DeadlineMissed` after
-        killing it, and `PreconditionFailed` where there is no such program."""
+        """Run the program until it has read ``stdin`` and ended by itself.
+
+        Raises `DeadlineMissed` after killing it, and `PreconditionFailed` where there is no such
+        program.
+        """
         ...
 
     def converse(self, argv: Sequence[str]) -> AbstractAsyncContextManager[Conversation]:
-        """The program runs while the context is open, and is killed with its children at its end.
+        """Run the program while the context is open, and kill it with its children at the end.
 
         Raises `PreconditionFailed` where there is no such program.
         """
         ...
 
     def first_packet(self, tap: str) -> AbstractAsyncContextManager[FirstPacket]:
-        """While the context is open, the first frame that the guest sends over ``tap`` is watched
-        for. Raises `PreconditionFailed` where packets may not be watched."""
+        """Watch for the first frame that the guest sends over ``tap`` while the context is open.
+
+        Raises `PreconditionFailed` where packets may not be watched.
+        """
         ...
 
     async def aclose(self) -> None:
-        """What the host object holds is released; processes stay."""
+        """Release what the host object holds; processes stay."""
         ...

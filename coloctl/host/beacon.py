@@ -1,10 +1,12 @@
-"""A beacon between two hosts: numbered datagrams out, the peer's in, nothing waited for.
+"""Send numbered datagrams between two hosts and receive the peer's, without waiting.
 
-Two beacons, one per host of a pair, tell at once when the link between them is cut in one direction
-or both; the connections of QEMU would tell only when they are used. A beacon has no task: whoever
-holds it calls `beat` at every beat of the heart. Invariant: what anybody else sends changes nothing
-and costs nothing. The kernel passes datagrams of the peer's address and port only, and each bears a
-code that takes the key of this watch to make. On one host the two ends are a pair of unix sockets.
+Made by `host.local` for `ha.heartbeat`. Two beacons, one per host of a pair, show at once when the
+link between them is cut in one direction or both; QEMU's connections would show it only when they
+are used. A beacon has no task: its holder calls `beat` at every beat. On one host the two ends are
+a pair of unix sockets.
+
+Invariant: datagrams of other senders change nothing and cost nothing. The kernel passes datagrams
+of the peer's address and port only, and each bears a code that takes this watch's key to make.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def new_key() -> bytes:
 
 
 def unix_beacons() -> tuple[DatagramBeacon, DatagramBeacon]:
-    """Make both ends of a beacon on one host, where no port is needed and none else can speak."""
+    """Make both ends of a beacon on one host, without a port; no other process can send to them."""
     one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     key = new_key()
     return DatagramBeacon(one, key), DatagramBeacon(two, key)
@@ -49,7 +51,7 @@ def unix_beacons() -> tuple[DatagramBeacon, DatagramBeacon]:
 def udp_beacon(
     sock: socket.socket, at: Endpoint, peer: Endpoint, key: bytes, host: str
 ) -> DatagramBeacon:
-    """Make one end at ``at``; raises `PreconditionFailed` when that cannot be had on ``host``."""
+    """Make one end at ``at``; raises `PreconditionFailed` when ``host`` does not have that free."""
     # Past the memory and disk traffic of the same network, where a queue of ours has bands.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
     try:
@@ -71,10 +73,10 @@ def udp_beacon(
 
 
 class DatagramBeacon:
-    """One end of the link. What other sessions sent, an earlier supervisor's say, is not heard."""
+    """One end of the link. Datagrams of other sessions, of an earlier supervisor, are ignored."""
 
     def __init__(self, sock: socket.socket, key: bytes) -> None:
-        """``sock`` is connected to the other end, which has the same ``key``."""
+        """Begin a session. ``sock`` is connected to the other end, which has the same ``key``."""
         self._sock = sock
         self._key = key
         self._number = 0
@@ -88,7 +90,7 @@ class DatagramBeacon:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     def beat(self) -> bool:
-        """Hear what came, send one datagram; returns whether both directions carry."""
+        """Receive what came, send one datagram; returns whether both directions carry."""
         heard, confirmed = self._heard, self._confirmed
         for _ in range(_DRAIN_MAX):
             try:
@@ -125,9 +127,9 @@ class DatagramBeacon:
         return hashlib.blake2b(beat, key=self._key, digest_size=_CODE_BYTES).digest()
 
     def meet(self, peer: Beacon) -> None:
-        """Hear only ``peer`` from now on."""
+        """Accept only ``peer`` from now on."""
         self._peer_session = peer.session
 
     def close(self) -> None:
-        """The port is free."""
+        """Close the socket; its port is free then."""
         self._sock.close()

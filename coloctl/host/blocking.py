@@ -1,7 +1,8 @@
-"""Do what a disk may hold up in a thread of its own, so that nothing else waits for that disk.
+"""Run what a disk may hold up in a thread of its own, so that no other work waits for that disk.
 
-`host.local` and `ha.arbiter` use it. The threads of `asyncio.to_thread` are few, and a process that
-ends waits for each of them: a disk that hangs would keep both from everything else.
+Called by `host.local` and `ha.arbiter`; calls `host.durable`. The threads of `asyncio.to_thread`
+are few, and a process that ends waits for each of them: a disk that hangs would keep both from all
+other work.
 
 Invariant: a write that was given up does not replace its file later, over what was written since.
 """
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 async def aside(job: Callable[[], T]) -> T:
-    """Do ``job`` in a thread of its own, which nothing waits for when this is cancelled."""
+    """Run ``job`` in a thread of its own; when this is cancelled, no task waits for that thread."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[T] = loop.create_future()
 
@@ -47,7 +48,9 @@ async def aside(job: Callable[[], T]) -> T:
 
 
 async def replace(path: Path, content: bytes, *, make_folder: bool) -> None:
-    """Replace a file as `durable.replace` does; given up, it never comes later."""
+    """Replace a file as `durable.replace` does; when it is cancelled, the file is not replaced
+    later.
+    """
     given_up = threading.Event()
     try:
         await aside(

@@ -1,6 +1,7 @@
-"""Connected streams between hosts, opened by us: pairs for QEMUs, and looks at who listens there.
+"""Connect streams between hosts: pairs for QEMUs, and tests whether a listener answers.
 
-A pair's TCP_NODELAY is ours to set.
+Called by `host.local` and `host.local_access`. A pair is connected by coloctl and not by QEMU, so
+that coloctl sets its TCP_NODELAY.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from coloctl.model.wires import Address, SocketFile
 
 
 def unix_pair() -> tuple[Channel, Channel]:
-    """Both ends of a unix stream, for two QEMUs under one kernel."""
+    """Make both ends of a unix stream, for two QEMUs under one kernel."""
     one, two = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return Channel(one, "unix pair, first end"), Channel(two, "unix pair, second end")
 
 
 def listen_at(listener: socket.socket, endpoint: Endpoint, host: str) -> Endpoint:
-    """``listener`` listens at the endpoint that is returned (its port is never 0).
+    """Make ``listener`` listen at ``endpoint``; returns the endpoint with its real port, never 0.
 
-    Raises `PreconditionFailed` naming address and port when they cannot be had on ``host``.
+    Raises `PreconditionFailed` naming address and port when they are not available on ``host``.
     """
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -56,7 +57,7 @@ async def connect_pair(
     nodelay: bool,
     deadline_s: float,
 ) -> tuple[Channel, Channel]:
-    """``connector`` is connected to ``listener``; both ends are returned in blocking mode.
+    """Connect ``connector`` to ``listener`` and return both ends in blocking mode.
 
     The caller keeps ``listener``; ``connector`` is closed on failure. Raises `Unreachable`.
     """
@@ -88,9 +89,9 @@ async def connect_pair(
 
 
 async def carries(one: Channel, two: Channel, deadline_s: float) -> None:
-    """A byte has gone from each end to the other; raises `Unreachable`.
+    """Send a byte from each end to the other; raises `Unreachable`.
 
-    The ends are in non-blocking mode then.
+    Both ends are in non-blocking mode afterwards.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -112,8 +113,9 @@ async def carries(one: Channel, two: Channel, deadline_s: float) -> None:
 
 
 async def hear(sock: socket.socket, at: Address, length: int, deadline_s: float) -> bytes:
-    """Read the first ``length`` bytes that the server at ``at`` says by itself, fewer when it
-    closes the connection before; raises `Unreachable`. ``sock`` is closed.
+    """Read the first ``length`` bytes that the server at ``at`` sends unasked, and close ``sock``.
+
+    Returns fewer when the server closes the connection before; raises `Unreachable`.
     """
     where = str(at.path) if isinstance(at, SocketFile) else (at.address, at.port)
     loop = asyncio.get_running_loop()
@@ -134,7 +136,7 @@ async def hear(sock: socket.socket, at: Address, length: int, deadline_s: float)
 
 
 async def _accept_from(listener: socket.socket, peer: tuple[str, int]) -> socket.socket:
-    """The connection that comes from ``peer``; strangers that found the port are turned away."""
+    """Accept the connection that comes from ``peer``, and close those of strangers."""
     loop = asyncio.get_running_loop()
     while True:
         accepted, source = await loop.sock_accept(listener)

@@ -1,7 +1,7 @@
 """Read what a guest writes to its serial console, from the moment at which it last began to boot.
 
-QEMU has no event for it, so `coloctl.vm` reads the file while it waits. The file is bounded
-(`coloctl.bounded`): its beginning may be gone, and what is kept stays at its offset.
+QEMU has no event for it, so `vm` reads the file while it waits. The file is bounded (`bounded`):
+its beginning may be gone, and what is kept stays at its offset.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CHUNK = 1 << 20
 
 
 class Console:
-    """One console file, which may not be there yet; what is written to it is appended."""
+    """One console file, which may not exist yet; the guest's output is appended to it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,7 +26,7 @@ class Console:
 
     @property
     def boots_from(self) -> int | None:
-        """Where the present boot begins in the file; None: no boot was seen that has not ended."""
+        """The offset at which the present boot begins; None: no boot is under way."""
         return self._boots_from
 
     @boots_from.setter
@@ -35,17 +35,18 @@ class Console:
         self._text, self._searched, self._found = "", 0, False
 
     def size(self) -> int:
-        """Return the offset at which the next byte is written, 0 for a file that is not there."""
+        """Return the offset at which the next byte is written, 0 for a file that does not exist."""
         try:
             return self.path.stat().st_size
         except OSError:
             return 0
 
     def read(self, offset: int, most: int = CHUNK) -> tuple[int, bytes]:
-        """Read up to ``most`` bytes from ``offset`` on, and say where they begin.
+        """Read up to ``most`` bytes from ``offset`` on; returns where they begin, and the bytes.
 
-        That is later than ``offset`` where what was there is not kept any more, and 0 where the
-        file had to be emptied. Nothing, at the end of the file, where nothing more was written.
+        They begin later than ``offset`` where the bytes there are not kept any more, and at 0 where
+        the file had to be emptied. At the end of the file, where no more was written, they are
+        empty.
         """
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -61,9 +62,9 @@ class Console:
             os.close(fd)
 
     def says(self, text: str) -> bool:
-        """Whether the guest has written ``text`` since it began to boot.
+        """Return whether the guest has written ``text`` since it began to boot.
 
-        Every byte is looked at once; once seen, a text counts as said until the next boot, also
+        Every byte is looked at once. Once seen, a text counts as written until the next boot, also
         when the place where it stood is not kept any more.
         """
         if self._boots_from is None:
@@ -84,7 +85,7 @@ class Console:
 
 
 def _data_from(fd: int, offset: int, size: int) -> int:
-    """Return where the first byte at or behind ``offset`` is that no hole has swallowed."""
+    """Return the offset of the first byte at or after ``offset`` that is in no hole."""
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:  # the hole reaches the end, or the filesystem cannot tell

@@ -1,12 +1,12 @@
-"""What the kernel knows of TCP connections that stand: whether what was sent has been acknowledged.
+"""Read from the kernel whether data sent over TCP connections has been acknowledged.
 
-The peer's kernel acknowledges, not its program: a peer that is stopped, slow or starved does so
-too, until its buffers are full, and then it is probed and nothing is sent again. So data that is
-sent again and again without an answer is a matter of the network. Nothing here waits, and a socket
-belongs for ever to the namespace in which it was made.
+Made by `host.local` for `ha.link`. The peer's kernel acknowledges, not its program. A peer that is
+stopped, slow or starved does so too, until its buffers are full; then it is probed and no data is
+sent again. So data that is sent again and again without an answer is a matter of the network.
 
 The netlink messages are read here and not by pyroute2: that can only list all connections of a
 host, and takes 0.1 ms for each (measured with 12), in the loop that has to notice everything else.
+Invariant: no call waits, and the socket answers for the namespace in which it was made.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _CHUNK = 65536
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One connection that stands, and what became of what it sent."""
+class TcpConnection:
+    """One connection that stands, and what became of the data sent over it."""
 
     which: bytes  #: the same for as long as the connection stands, and no other's
     port: int  #: of the two ports the one that was asked for
@@ -51,29 +51,29 @@ class Sent:
 
 
 class Deliveries(Protocol):
-    """What a host's kernel knows of TCP connections between two addresses. Never waits."""
+    """The TCP connections between two addresses, as a host's kernel knows them. Never waits."""
 
-    def find(self) -> Sequence[Sent]:
-        """Those that stand now."""
+    def find(self) -> Sequence[TcpConnection]:
+        """Find those that stand now."""
         ...
 
-    def look(self) -> Sequence[Sent]:
-        """Of those found last the ones that still stand; costs less."""
+    def look(self) -> Sequence[TcpConnection]:
+        """Return those of the last `find` that still stand; costs less."""
         ...
 
     def close(self) -> None:
-        """The kernel is asked no more."""
+        """Close the socket; the kernel is asked no more."""
         ...
 
 
 class TcpDeliveries:
     """The connections between two addresses that have one of ``ports`` at either end.
 
-    Where the kernel does not tell, there are none.
+    Where the kernel does not report them, there are none.
     """
 
     def __init__(self, sock: socket.socket, at: str, peer: str, ports: Collection[int]) -> None:
-        """``sock`` is a netlink socket for `NETLINK_SOCK_DIAG`, not blocking, and ours now."""
+        """Take ``sock`` over: a netlink socket for `NETLINK_SOCK_DIAG`, not blocking."""
         self._sock = sock
         self._family = socket.AF_INET if "." in at else socket.AF_INET6
         self._ends = (_packed(at), _packed(peer))
@@ -82,27 +82,27 @@ class TcpDeliveries:
         self._number = 0
         self._told = False
 
-    def find(self) -> tuple[Sent, ...]:
-        """Those that stand now; looks through all connections of the host."""
+    def find(self) -> tuple[TcpConnection, ...]:
+        """Find those that stand now; looks through all connections of the host."""
         found = tuple(self._asked(_ANY, _NLM_F_REQUEST | _NLM_F_DUMP))
         self._known = tuple(one.which for one in found)
         return found
 
-    def look(self) -> tuple[Sent, ...]:
-        """Of those that `find` found the ones that still stand; costs a few microseconds each."""
+    def look(self) -> tuple[TcpConnection, ...]:
+        """Return those of the last `find` that still stand; costs a few microseconds each."""
         return tuple(one for which in self._known for one in self._asked(which, _NLM_F_REQUEST))
 
     def close(self) -> None:
-        """The kernel is asked no more."""
+        """Close the socket; the kernel is asked no more."""
         self._sock.close()
 
     def tells(self) -> bool:
-        """Whether the kernel answers at all."""
+        """Return whether the kernel answers at all."""
         self.find()
         return self._told
 
-    def _asked(self, which: bytes, flags: int) -> Iterator[Sent]:
-        """The kernel's answer. It is there when the question has been sent: it is made by that."""
+    def _asked(self, which: bytes, flags: int) -> Iterator[TcpConnection]:
+        """Yield the kernel's answer. Sending the question makes it, so it is there at once."""
         self._number += 1
         states, extensions = 1 << _TCP_ESTABLISHED, 1 << (_INET_DIAG_INFO - 1)
         body = _REQUEST.pack(self._family, socket.IPPROTO_TCP, extensions, states, which)
@@ -122,7 +122,7 @@ class TcpDeliveries:
                     if which != _ANY:
                         return
 
-    def _read(self, message: bytes) -> Sent | None:
+    def _read(self, message: bytes) -> TcpConnection | None:
         _, state, which = _FOUND.unpack_from(message)
         here, there, at, peer = _WHICH.unpack_from(which)
         port = next((port for port in (there, here) if port in self._ports), None)
@@ -131,7 +131,7 @@ class TcpDeliveries:
         for kind, value in _attributes(message[_FOUND.size :]):
             if kind == _INET_DIAG_INFO and len(value) >= _INFO.size:
                 resent, unacked, heard = _INFO.unpack_from(value)
-                return Sent(which, port, unacked, resent, heard)
+                return TcpConnection(which, port, unacked, resent, heard)
         return None
 
 

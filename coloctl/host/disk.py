@@ -1,8 +1,8 @@
-"""Find out what a disk is known by: an image file by its inode, a device by what the kernel knows.
+"""Find out a disk's identity: an image file by its inode, a device by what the kernel knows of it.
 
-`coloctl.host.local` answers with these. Names come from /sys and udev's database, never from the
-path of a device, which another device may have after the next boot. Where a device has no lasting
-name, its identity says so and holds for this boot only.
+Called by `host.local` as `Host.identify`; returns a `DiskIdentity` of `model.disk`. Names come from
+/sys and udev's database, never from the path of a device, which another device may have after the
+next boot. Where a device has no lasting name, its identity shows it and holds for this boot only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEPTH_MAX = 4
 
 @dataclass(frozen=True)
 class Kernel:
-    """Where the kernel and udev tell about devices; a test has its own."""
+    """The places where the kernel and udev describe devices; a test has its own."""
 
     sys: Path = Path("/sys")
     udev: Path = Path("/run/udev/data")
@@ -51,10 +51,10 @@ KERNEL = Kernel()
 
 
 def identify(path: Path, kernel: Kernel = KERNEL) -> DiskIdentity:
-    """Find out what the disk at ``path`` is known by; one that is not there has its path only.
+    """Find out the identity of the disk at ``path``; one that does not exist has its path only.
 
-    Raises `PreconditionFailed` where the system does not let it be looked at, or it is neither a
-    file nor a block device. Blocks for a few system calls.
+    Raises `PreconditionFailed` where the system does not let it be looked at, or where it is
+    neither a file nor a block device. Blocks for a few system calls.
     """
     machine = _line(kernel.machine_id)
     try:
@@ -79,7 +79,7 @@ def identify(path: Path, kernel: Kernel = KERNEL) -> DiskIdentity:
 
 
 def _absent(path: Path, machine: str) -> DiskIdentity:
-    """Name what is not there by its place; below /dev it is a device that has gone."""
+    """Name a missing disk by its place; below /dev it is a device that has gone."""
     device = path.is_relative_to("/dev") and not path.is_relative_to("/dev/shm")
     kind = "path" if device else "file"
     return DiskIdentity(f"{kind}:{path}", "", machine, device, stable=not device, present=False)
@@ -94,7 +94,7 @@ def _mark(path: Path, status: os.stat_result, filesystem: str) -> str:
 
 
 def _filesystem(device: int, kernel: Kernel) -> str:
-    """The type of the filesystem on ``device``, "" where none is mounted from it."""
+    """Return the type of the filesystem on ``device``, "" where none is mounted from it."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in _text(kernel.mounts).splitlines():
         before, _, after = line.partition(" - ")
@@ -105,9 +105,10 @@ def _filesystem(device: int, kernel: Kernel) -> str:
 
 
 def birth_ns(path: Path) -> int:
-    """When the file was made, nanoseconds since 1970; 0 where its filesystem does not keep that.
+    """Return when the file was made, in nanoseconds since 1970; 0 where its filesystem does not
+    keep it.
 
-    statx(2) alone tells it; ``stx_btime`` lies at byte 80 of its answer.
+    Only statx(2) shows it; ``stx_btime`` lies at byte 80 of its answer.
     """
     buffer = ctypes.create_string_buffer(256)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -123,7 +124,7 @@ def birth_ns(path: Path) -> int:
 def _device(
     real: Path, written: Path, number: int, kernel: Kernel, *, depth: int = DEPTH_MAX
 ) -> DiskIdentity:
-    """A device by its lasting name; one without any by its path, in this boot."""
+    """Identify a device by its lasting name; one without any by its path, in this boot."""
     machine = _line(kernel.machine_id)
     node = kernel.sys / "dev" / "block" / f"{os.major(number)}:{os.minor(number)}"
     key, mark = _lasting(node, number, kernel, depth)
@@ -177,7 +178,7 @@ def _partition(node: Path, number: int, part: str, kernel: Kernel, depth: int) -
 
 
 def _loop(node: Path, backing: Path, kernel: Kernel, depth: int) -> tuple[str, str]:
-    """A loop device by the file behind it: its number is another one after every boot."""
+    """Identify a loop device by its backing file: its number is another one after every boot."""
     try:
         status = backing.stat()
     except OSError:
@@ -193,14 +194,14 @@ def _loop(node: Path, backing: Path, kernel: Kernel, depth: int) -> tuple[str, s
 
 
 def _udev(number: int, kernel: Kernel) -> dict[str, str]:
-    """What udev found out about the device, and its links below /dev; empty where no udev runs."""
+    """Return what udev found out about the device, and its links below /dev; empty without udev."""
     lines = _text(kernel.udev / f"b{os.major(number)}:{os.minor(number)}").splitlines()
     found = (line[2:].partition("=") for line in lines if line.startswith(("E:", "S:")))
     return {name: value for name, _, value in found}
 
 
 def _text(path: Path) -> str:
-    """What the file holds, "" where it tells nothing."""
+    """Return the content of the file, "" where it cannot be read."""
     try:
         return path.read_text(errors="surrogateescape")
     except OSError:  # also an attribute that its driver cannot read just now

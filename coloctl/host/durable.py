@@ -1,7 +1,8 @@
 """Replace files so that they are complete and on the disk under their name, and read them whole.
 
-What is written here outlives a power failure: companions of images, the registry, claims and
-histories.
+Called by `host.blocking`, `ha.arbiter`, `supervisor.history` and `supervisor.acts.durable`.
+Invariant: what is written here outlives a power failure: companion files of images, the registry,
+claims and histories.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def replace(
 ) -> None:
     """Replace ``path`` by a file that holds ``content``, on disk before this returns.
 
-    Other readers see the old file or the new one, never half of one; so they do after a power
-    failure. ``make_folder`` makes its folder where it is missing; ``wanted`` is asked last whether
-    the file shall still be replaced. Blocks for the disk. Raises `PreconditionFailed`; the old file
-    is as it was then.
+    Other readers see the old file or the new one, never half of one, also after a power failure.
+    ``make_folder`` makes its folder where it is missing. ``wanted`` is asked last whether the file
+    shall still be replaced. Blocks for the disk. Raises `PreconditionFailed`; the old file stays as
+    it is then.
     """
     # A name of its own: two writers never fill the same file, and none that lies there is followed.
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
@@ -56,8 +57,8 @@ def replace(
 def read(path: Path, limit: int) -> bytes | None:
     """Read the whole file at ``path``; None where there is none.
 
-    Raises `PreconditionFailed` for all else: no right, a disk that fails, more than ``limit``
-    bytes, and what is no file, which is not opened. Blocks for the disk.
+    Raises `PreconditionFailed` for every other case: no right, a disk that fails, more than
+    ``limit`` bytes, or not a regular file, which is not opened. Blocks for the disk.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -88,7 +89,7 @@ def _read_all(fd: int, most: int) -> bytes:
 
 
 def _make(folder: Path) -> None:
-    """Make ``folder`` and those above it; their names are on disk."""
+    """Make ``folder`` and those above it, with their names on disk."""
     if folder.is_dir():
         return
     _make(folder.parent)

@@ -1,6 +1,7 @@
-"""What a host offers about the files and disks that lie on it: the part of `Host` that is durable.
+"""Define what a host offers about the files and disks on it: the durable part of `Host`.
 
-The registry of disks, companions of images and claims go through it, wherever the host is.
+`host.base` includes it. The registry of disks (`colo.registry`), companion files of images and
+claims use it, wherever the host is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ class Files(Protocol):
     """Files and disks of one host."""
 
     async def identify(self, path: Path) -> DiskIdentity:
-        """Find out what the disk at ``path`` is known by, there or not.
+        """Find out the lasting identity of the disk at ``path``, whether it exists or not.
 
-        Raises `PreconditionFailed` where it cannot be looked at, or is no disk.
+        Raises `PreconditionFailed` where it cannot be looked at, or is not a disk.
         """
         ...
 
@@ -33,13 +34,13 @@ class Files(Protocol):
         """Replace ``path`` by a file that holds ``content``, on the disk under its name.
 
         ``make_folder`` makes its folder where it is missing. Raises `PreconditionFailed`; the file
-        is as it was then. Cancelled, it is one or the other.
+        stays as it is then. Cancelled, it is one or the other.
         """
         ...
 
     def scratch(self) -> Scratch:
-        """Make memory that a QEMU on this host writes into; raises `PreconditionFailed`.
+        """Make memory that a QEMU on this host writes into; the caller closes it.
 
-        The caller closes it.
+        Raises `PreconditionFailed`.
         """
         ...

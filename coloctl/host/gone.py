@@ -1,4 +1,7 @@
-"""A process that ended before anybody could hold it: what is left is its name."""
+"""Represent a process that ended before it could be held: only its identity is left.
+
+Made by `host.program` and `supervisor.discovery` where `Host.adopt` returned None.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from coloctl.host.base import Death, DeathProof, Identity
 
 
 class GoneProcess:
-    """Stands where a process stood; every question about it has been answered by its end.
+    """A process that is gone; implements `Process` with the answers that its end gives.
 
-    Made only after `Host.adopt` answered None, which is a proof.
+    Made only after `Host.adopt` returned None, which is a proof.
     """
 
     def __init__(self, identity: Identity, *, node: str = "") -> None:
@@ -26,35 +29,38 @@ class GoneProcess:
         return self.identity
 
     async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
-        """Do nothing: a process that is gone does not answer."""
+        """Ignore the call: a process that is gone does not answer."""
         return
 
     async def wait(self) -> Death:
-        """The process is gone."""
+        """Return at once: the process is gone."""
         return Death(self.identity.pid, self._at_s, None)
 
     def alive(self) -> bool:
+        """Return False: the process is gone."""
         return False
 
     def frozen(self) -> bool:
+        """Return False: the process is gone."""
         return False
 
     def cpu_s(self) -> float | None:
-        """Unknown for ever."""
+        """Return None: it is unknown for ever."""
         return None
 
     def signal(self, signum: int) -> bool:
-        """Nobody is there to get it."""
+        """Return False: the process is not there to get it."""
         return False
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        """It was gone before."""
+        """Return the proof: the process was gone before."""
         identity = self.identity
         return DeathProof(identity.pid, identity.start_time, "identity-gone", self._at_s, None)
 
     async def terminate(self, deadline_s: float) -> DeathProof:
-        """As `kill`."""
+        """Return the proof as `kill` does."""
         return await self.kill(deadline_s)
 
     def close(self) -> None:
-        return None
+        """Release nothing, because nothing is held."""
+        return

@@ -1,9 +1,11 @@
-"""Packet rules around the ports of one pair on one host: its peer may use them, nobody else.
+"""Install packet rules around the ports of one pair on one host: only its peer may use them.
 
-Installed before a QEMU listens, lifted when nothing of the pair runs. Invariants: a packet to one
-of the ports passes only from the peer's address or our own, and what is sent to them from this host
-only from a socket of this user; a pair has one table of its own, which goes as a whole, and no
-other rule is touched. Acts in the namespace of the calling thread.
+Called by `host.local_access` in the namespace of the calling thread; `colo.guard` chooses the
+ports. Installed before a QEMU listens, removed when no process of the pair runs.
+
+Invariant: a packet to one of the ports passes only from the peer's address or this host's own. A
+packet that this host sends to them passes only from a socket of this user. A pair has one table of
+its own, which is removed as a whole, and no other rule is touched.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ Expressions = list[Any]
 
 
 @dataclass(frozen=True)
-class Guarded:
-    """What is guarded on one host: the ports of ``at``, for the host at ``peer``."""
+class GuardedPorts:
+    """The guarded ports of one host: those of ``at``, for the host at ``peer``."""
 
     name: str  #: how the name of the table begins
     at: str
@@ -45,17 +47,17 @@ class Guarded:
     udp: Collection[int]
 
 
-def table_of(guarded: Guarded) -> str:
-    """Name the table: what it says is part of its name, so that one that is there can stay."""
+def table_of(guarded: GuardedPorts) -> str:
+    """Name the table: its content is part of its name, so that an equal one can stay."""
     said = repr((guarded.at, guarded.peer, sorted(guarded.tcp), sorted(guarded.udp), os.geteuid()))
     return f"{guarded.name}-{hashlib.blake2s(said.encode(), digest_size=4).hexdigest()}"
 
 
-def install(guarded: Guarded) -> None:
-    """Let nobody but the peer and this user reach the ports; other tables of that name are gone.
+def install(guarded: GuardedPorts) -> None:
+    """Guard the ports for the peer and this user, and remove other tables of that name.
 
-    What is there already and whole stays as it is. Raises `OSError` where the kernel has no
-    nftables, or gives no right to them.
+    A table that is there already and complete stays as it is. Raises `OSError` where the kernel has
+    no nftables, or gives no right to them.
     """
     from pyroute2.netlink.exceptions import NetlinkError  # takes 0.1 s
     from pyroute2.nftables.main import NFTables
@@ -80,7 +82,7 @@ def install(guarded: Guarded) -> None:
 
 
 def remove(name: str) -> None:
-    """Lift the rules whose name begins so; fine where there are none. Raises `OSError`."""
+    """Remove the rules whose name begins so, if there are any. Raises `OSError`."""
     from pyroute2.netlink.exceptions import NetlinkError
     from pyroute2.nftables.main import NFTables
 
@@ -94,7 +96,7 @@ def remove(name: str) -> None:
 
 
 def _ours(nft: Any, family: int, name: str) -> set[str]:
-    """The tables whose name begins so."""
+    """Return the tables whose name begins so."""
     tables = (
         str(one.get_attr("NFTA_TABLE_NAME"))
         for one in nft.get_tables()
@@ -107,8 +109,8 @@ def _count(nft: Any, table: str) -> int:
     return sum(str(one.get_attr("NFTA_RULE_TABLE")) == table for one in nft.get_rules())
 
 
-def _rules(guarded: Guarded, family: int) -> Iterator[tuple[str, list[Expressions]]]:
-    """Each rule with its chain; all of them drop."""
+def _rules(guarded: GuardedPorts, family: int) -> Iterator[tuple[str, list[Expressions]]]:
+    """Yield each rule with its chain; all of them drop."""
     source, destination, length = _ADDRESSES[family]
 
     def network(offset: int, address: str, how: int) -> Expressions:

@@ -1,9 +1,10 @@
 """Find the processes that hold a listening socket: the one proof of a QEMU that no record names.
 
-A monitor's socket is made by coloctl in a folder that only its user can enter, and inherited by the
-QEMU that is started for it. So whatever holds it is that QEMU, or a process that it or its wrapper
-started. Called for QEMUs whose supervisor died before it wrote them down, and where a record is
-lost. (SO_PEERCRED names the process that called listen(2), which was coloctl, not QEMU.)
+Called by `supervisor.leftovers` for QEMUs whose supervisor died before it recorded them, and where
+a record is lost; reads `procfs`. A monitor's socket is made by coloctl in a folder that only its
+user can enter, and inherited by the QEMU that is started for it. So its holder is that QEMU, or a
+process that it or its wrapper started. (SO_PEERCRED names the process that called listen(2), which
+was coloctl, not QEMU.)
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from coloctl.host.process import identity_of
 
 
 def holders(sockets: Collection[Path]) -> dict[Path, tuple[Identity, ...]]:
-    """Find who holds each of ``sockets``: processes of this user alone, the one held first.
+    """Find the holders of each of ``sockets``: processes of this user alone, in order of their pid.
 
-    Of processes in one session only its leader is told, where it lives: coloctl starts each QEMU as
-    the leader of a session, and what that started in turn ends with it. The path may be gone from
-    its folder; the kernel remembers it.
+    Of the processes of one session only its leader is returned, where it lives. coloctl starts each
+    QEMU as the leader of a session, and what that started in turn ends with it. The path may be
+    gone from its folder; the kernel remembers it.
     """
     inodes = procfs.listening_at(sockets)
     return {path: found for path, some in inodes.items() if (found := _leaders(some))}
@@ -41,7 +42,7 @@ def _leaders(inodes: Collection[int]) -> tuple[Identity, ...]:
 
 
 def _leads(pid: int) -> bool:
-    """Whether ``pid`` still leads a session of this user, and it is not the one we live in."""
+    """Return whether ``pid`` still leads a session of this user that is not this process's own."""
     stat = procfs.read_stat(pid)
     mine = os.getsid(0)
     return pid not in (0, mine) and stat is not None and stat.state not in "ZX" and procfs.ours(pid)

@@ -1,8 +1,8 @@
 """Read from the kernel what a process is: its user, its program, its boot and its pid namespace.
 
-Called where a process is recorded and where a recorded one is looked for again. Invariant: nothing
-here comes from the process itself. Its command line and its name are what it says of itself, and
-any local user can say the same.
+Called by `host.process` where a process is recorded, and where a recorded one is looked for again;
+reads `procfs`. Invariant: no fact here comes from the process itself. Its command line and its name
+are its own choice, and any local user can choose the same.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _DELETED = " (deleted)"
 
 @dataclass(frozen=True)
 class Identity:
-    """Name one process for ever: the pid may be reused, the pid with its start time may not.
+    """The identity of one process for ever: a pid may be reused, a pid with its start time may not.
 
     ``start_time`` is field 22 of ``/proc/PID/stat``: clock ticks since this machine booted. Both
     hold for the boot and the pid namespace in which they were read; where these are known they are
-    told too, beside the user and the program. Those four do not take part in a comparison: what was
-    not recorded says nothing. -1 and "" stand for unknown.
+    recorded too, beside the user and the program. Those four do not take part in a comparison: an
+    unrecorded value is no difference. -1 and "" stand for unknown.
     """
 
     pid: int
     start_time: int
-    #: Real, effective and saved alike, as the world around a private user namespace counts.
+    #: Real, effective and saved alike, as counted outside of a private user namespace.
     uid: int = field(default=-1, compare=False, repr=False)
     exe: str = field(default="", compare=False, repr=False)  #: path of the running program
     boot: str = field(default="", compare=False, repr=False)  #: kernel.random.boot_id
@@ -64,7 +64,9 @@ class Identity:
         )
 
     def differs(self, found: Identity | None) -> str:
-        """Say what of ``found``, the process of that number now, is not as recorded; or ""."""
+        """Describe what of ``found``, the process of that number now, is not as recorded; or return
+        "".
+        """
         if found is None:
             return "it cannot be looked at"
         if -1 not in (self.uid, found.uid) and self.uid != found.uid:
@@ -76,7 +78,7 @@ class Identity:
 
 @cache
 def pid_namespace() -> str:
-    """Read the namespace in which this process counts pids; empty where it cannot be told."""
+    """Read the namespace in which this process counts pids; empty where it is unknown."""
     with contextlib.suppress(OSError):
         return str(Path("/proc/self/ns/pid").readlink())
     return ""
@@ -90,7 +92,7 @@ def executable(pid: int) -> str:
 
 
 def _outside(uid: int) -> int:
-    """Say which user ``uid`` is for the world around this user namespace.
+    """Translate ``uid`` to the user outside of this user namespace.
 
     A pair of a rootless lab is recorded by root of its namespace, and looked at by its user too.
     """

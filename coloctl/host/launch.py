@@ -1,7 +1,8 @@
-"""Programs started detached, in the namespaces of the calling thread.
+"""Start programs detached, in the namespaces of the calling thread.
 
-A program gets a session of its own, so that no Ctrl-C meant for us reaches it, and the sockets that
-it serves: they listen before it starts, so nobody ever has to wait for a path to appear.
+Called by `host.local`; `host.listen` makes the sockets and `host.program` holds the result. A
+program gets a session of its own, so that no Ctrl-C for coloctl reaches it. The sockets that it
+serves listen before it starts, so no process waits for a path to appear.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ DISCARD_S = 2.0
 
 
 def hold(pid: int, argv: Sequence[str], *, node: str = "") -> LocalProcess:
-    """A child of ours that nobody has reaped yet, held from now on."""
+    """Hold a child of this process that has not been reaped yet."""
     pidfd = os.pidfd_open(pid)
     identity = identity_of(pid)
     assert identity is not None, "an unreaped child has an entry in /proc"
@@ -42,7 +43,7 @@ def start(
     pass_fds: Sequence[int] = (),
     node: str = "",
 ) -> LocalProcess:
-    """The program runs in a session of its own, in the namespaces of the calling thread.
+    """Start the program in a session of its own, in the namespaces of the calling thread.
 
     Raises `OSError` when it cannot be started. Blocks until the program's image is loaded.
     """
@@ -60,35 +61,35 @@ def start(
         child.kill()
         child.wait()
         raise
-    # The exit status is taken through the pidfd; this keeps `subprocess` from reaping behind us.
+    # The exit status is taken through the pidfd; this keeps `subprocess` from reaping it first.
     child.returncode = 0
     return process
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A program whose output goes to memory files of ours, so that no pipe can fill up."""
+class CapturedProgram:
+    """A program whose output goes to memory files of coloctl, so that no pipe can fill up."""
 
     process: LocalProcess
     stdout: int
     stderr: int
 
     def close(self) -> None:
-        """The files and the hold on the process are released."""
+        """Close the files and release the hold on the process."""
         self.process.close()
         os.close(self.stdout)
         os.close(self.stderr)
 
     def discard(self) -> None:
-        """The program is gone too."""
+        """Kill the program too, then `close`."""
         try:
             discard(self.process)
         finally:
             self.close()
 
 
-def start_captured(argv: Sequence[str], stdin: bytes = b"") -> Captured:
-    """As `start`, with the output kept; the program reads ``stdin`` and then its end."""
+def start_captured(argv: Sequence[str], stdin: bytes = b"") -> CapturedProgram:
+    """Start a program as `start` does and keep its output; it reads ``stdin`` and then the end."""
     with ExitStack() as on_failure, _holding(stdin) as given:
         files = []
         for name in ("stdout", "stderr"):
@@ -96,11 +97,11 @@ def start_captured(argv: Sequence[str], stdin: bytes = b"") -> Captured:
             on_failure.callback(os.close, files[-1])
         process = start(argv, stdout=files[0], stderr=files[1], stdin=given)
         on_failure.pop_all()
-        return Captured(process, *files)
+        return CapturedProgram(process, *files)
 
 
 @dataclass(frozen=True)
-class Talking:
+class ConversingProgram:
     """A program whose stdin and stdout are the other end of ``ours``."""
 
     process: LocalProcess
@@ -108,21 +109,24 @@ class Talking:
     stderr: int
 
     def close(self) -> None:
-        """Our end, its stderr and the hold on the process are released."""
+        """Close this end and its stderr, and release the hold on the process."""
         self.process.close()
         self.ours.close()
         os.close(self.stderr)
 
     def discard(self) -> None:
-        """The program is gone too."""
+        """Kill the program too, then `close`."""
         try:
             discard(self.process)
         finally:
             self.close()
 
 
-def start_talking(argv: Sequence[str]) -> Talking:
-    """As `start`, with a stream to and from the program; it reads an end when ours is closed."""
+def start_talking(argv: Sequence[str]) -> ConversingProgram:
+    """Start a program as `start` does, with a stream to and from it.
+
+    The program reads an end of file when ``ours`` is closed.
+    """
     with ExitStack() as on_failure:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         on_failure.callback(ours.close)
@@ -131,12 +135,14 @@ def start_talking(argv: Sequence[str]) -> Talking:
         with its:
             process = start(argv, stdin=its.fileno(), stdout=its.fileno(), stderr=stderr)
         on_failure.pop_all()
-        return Talking(process, ours, stderr)
+        return ConversingProgram(process, ours, stderr)
 
 
 @contextmanager
 def _holding(content: bytes) -> Iterator[int]:
-    """A descriptor from which ``content`` can be read; of memory, so that nobody has to feed it."""
+    """Hold a descriptor from which ``content`` can be read; in memory, so that no task has to feed
+    it.
+    """
     if not content:
         yield subprocess.DEVNULL
         return
@@ -154,7 +160,7 @@ def spawn(
     node: str = "",
     numbered: Collection[int] | None = None,
 ) -> Program:
-    """`Host.launch`, for the namespaces of the calling thread."""
+    """Launch as `Host.launch` does, in the namespaces of the calling thread."""
     with ExitStack() as parent_copies, ExitStack() as on_failure:
         numbers, inodes = {}, {}
         for name, path in listen.items():
@@ -191,7 +197,7 @@ def _appending(path: Path) -> int:
 def with_numbers(
     argv: Sequence[str], numbers: Mapping[str, int], at: Collection[int] | None = None
 ) -> list[str]:
-    """Replace each ``{fd:NAME}`` in the words at ``at``, or in all of them.
+    """Replace each ``{fd:NAME}`` in the arguments at ``at``, or in all of them.
 
     Raises `ValueError` for an unknown name.
     """
@@ -208,10 +214,10 @@ def with_numbers(
 
 
 def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> None:
-    """A process that nobody will get to hold is gone, with its group and its socket files.
+    """Kill a process that no caller will hold, with its group, and remove its socket files.
 
     It must come from `start`, which made it the leader of a group, or from `spawn`. Blocks until
-    the kernel has taken it away, at most `DISCARD_S`.
+    the kernel has removed it, at most `DISCARD_S`.
     """
     if isinstance(process, Program):
         process.discard(DISCARD_S)

@@ -1,4 +1,8 @@
-"""Sockets that listen: made for a QEMU before it starts, and found without touching them."""
+"""Make sockets that listen before their QEMU starts, and find listeners without touching them.
+
+Called by `host.launch` and `host.local`; calls `host.ready` to wait for a byte, and `paths` for the
+limit of a socket's path.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +34,10 @@ _TCP_LISTEN = "0A"
 
 
 def listening(path: Path) -> socket.socket:
-    """A unix socket that listens at ``path``, with mode 0600 from its first moment.
+    """Make a unix socket that listens at ``path``, with mode 0600 from its first moment.
 
-    A socket file that nobody listens at any more is replaced. Raises `PreconditionFailed` when
-    somebody listens there, when something else is in the way, or when the file cannot be made.
+    A socket file without a listener is replaced. Raises `PreconditionFailed` when a process listens
+    there, when another kind of file is in the way, or when the file cannot be made.
     """
     text = str(check_socket_path(path.absolute()))
     _make_way(path, text)
@@ -77,9 +81,10 @@ def _has_listener(text: str) -> bool:
 
 
 async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
-    """A connected, non-blocking stream to the unix socket at ``path``.
+    """Connect a non-blocking stream to the unix socket at ``path``.
 
-    Raises `Unreachable` when nobody listens there, or takes the connection within ``deadline_s``.
+    Raises `Unreachable` when no process listens there, or none takes the connection within
+    ``deadline_s``.
     """
     text = str(check_socket_path(path.absolute()))
     deadline = Deadline(deadline_s)
@@ -101,11 +106,11 @@ async def connect_unix(path: Path, deadline_s: float) -> socket.socket:
 
 
 async def speaker(monitor: socket.socket, deadline_s: float) -> Identity:
-    """Tell which process wrote the first bytes that wait at ``monitor``; nothing is read.
+    """Find the process that wrote the first bytes that wait at ``monitor``; no byte is read.
 
     The kernel notes the sender with every message. SO_PEERCRED would name the process that called
     listen(): coloctl itself. Raises `Unreachable` when no byte comes within ``deadline_s``, or when
-    the sender cannot be told.
+    the sender is unknown.
     """
     try:
         async with asyncio.timeout(deadline_s):
@@ -124,7 +129,7 @@ async def speaker(monitor: socket.socket, deadline_s: float) -> Identity:
 
 
 def ports_in_use(address: str) -> set[int]:
-    """TCP ports with a listener that would collide on ``address``, in the caller's namespace."""
+    """Find TCP ports whose listener would collide on ``address``, in the caller's namespace."""
     wanted = parse_address(address)
     found: set[int] = set()
     for table in ("tcp", "tcp6"):
@@ -144,7 +149,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_address(address: str) -> IPAddress:
-    """The IP address that ``address`` spells; raises `PreconditionFailed` for anything else."""
+    """Parse the IP address that ``address`` spells; raises `PreconditionFailed` for other text."""
     try:
         return ipaddress.ip_address(address)
     except ValueError:
@@ -154,7 +159,7 @@ def parse_address(address: str) -> IPAddress:
 
 
 def _decoded(column: str) -> IPAddress:
-    # The kernel prints each 32-bit word of the address in the machine's own byte order.
+    # The kernel prints each 32-bit part of the address in the machine's own byte order.
     words = [int(column[i : i + 8], 16) for i in range(0, len(column), 8)]
     address = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
@@ -165,7 +170,7 @@ def _decoded(column: str) -> IPAddress:
 def _collides(wanted: IPAddress, bound: IPAddress) -> bool:
     if bound == wanted:
         return True
-    # `::` usually takes IPv4 too, and /proc does not tell whether this one does: assume it.
+    # `::` usually takes IPv4 too, and /proc does not show whether this one does: assume it.
     return (bound.is_unspecified and bound.version >= wanted.version) or (
         wanted.is_unspecified and wanted.version >= bound.version
     )

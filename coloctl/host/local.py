@@ -1,8 +1,9 @@
-"""This machine as a host. One thread of its own does what must happen inside the host.
+"""Implement `Host` for this machine, with one thread for what must happen inside the host.
 
-`NetnsHost` differs in nothing but the namespace of that thread, so every act that depends on the
-network namespace goes through it: making sockets, starting programs, reading ``/proc/.../net``.
-Sockets keep the namespace they were made in, so connecting and waiting stay with the event loop.
+`host.open_host` makes it, and `host.netns` adds a namespace; it calls the other modules of this
+package. Every operation that depends on the network namespace goes through that thread: making
+sockets, starting programs, reading ``/proc/.../net``. Sockets keep the namespace in which they were
+made, so connecting and waiting stay in the event loop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Self, TypeVar
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import blocking, disk, durable, locks, resource_use
+from coloctl.host import blocking, disk, durable, launch, locks, resource_use
 from coloctl.host.base import (
     Channel,
     Completed,
@@ -33,7 +34,6 @@ from coloctl.host.beacon import DatagramBeacon, udp_beacon
 from coloctl.host.channel import carries, connect_pair, listen_at
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
-from coloctl.host.launch import Captured, Talking, discard, spawn, start_captured, start_talking
 from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speaker
 from coloctl.host.local_access import LocalAccess
 from coloctl.host.packet import FrameWatch, SynWatch
@@ -54,16 +54,16 @@ OUTPUT_LIMIT = 16 * 1024 * 1024
 
 
 class LocalHost(LocalAccess):
-    """The machine and namespace that this process runs in; implements `Host`."""
+    """The machine and namespace in which this process runs; implements `Host`."""
 
     def __init__(self, name: str = "local", enter: Callable[[], None] | None = None) -> None:
-        """``enter`` moves the host's own thread into its namespace; what it raises comes through.
+        """Start the threads; ``enter`` moves the host's own into its namespace, and may raise.
 
         Blocks for the time of that one call (microseconds).
         """
         self.name = name
         self._inner = ThreadPoolExecutor(1, thread_name_prefix=name)
-        # The fence has a thread of its own: it never queues behind a launch.
+        # The fence has a thread of its own: it never waits for a launch.
         self._fence = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-tap")
         try:
             if enter is not None:
@@ -85,10 +85,7 @@ class LocalHost(LocalAccess):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """The threads and the socket are released; processes stay as they are.
-
-        What a cancelled act had begun is undone by then.
-        """
+        """Release threads and sockets; processes stay, and cancelled operations are undone."""
         for thread in (self._inner, self._fence):
             await asyncio.to_thread(thread.shutdown)
         self._control.close()
@@ -103,11 +100,11 @@ class LocalHost(LocalAccess):
         node: str = "",
         numbered: Collection[int] | None = None,
     ) -> Program:
-        """See `Host.launch`. Cancelled half-way, nothing of it runs on."""
+        """See `Host.launch`. When it is cancelled half-way, no process of it runs on."""
         sockets = dict(listen or {})
         return await self._inside(
-            lambda: spawn(argv, stderr=stderr, listen=sockets, node=node, numbered=numbered),
-            undo=lambda process: discard(process, sockets.values()),
+            lambda: launch.spawn(argv, stderr=stderr, listen=sockets, node=node, numbered=numbered),
+            undo=lambda process: launch.discard(process, sockets.values()),
         )
 
     async def adopt(
@@ -138,7 +135,7 @@ class LocalHost(LocalAccess):
     async def still_held(
         self, *, images: Collection[Path], taps: Collection[str]
     ) -> tuple[str, ...]:
-        """See `Host.still_held`: some 50 microseconds each; no disk that hangs is waited for."""
+        """See `Host.still_held`. Takes some 50 microseconds each; waits for no disk."""
         return await resource_use.held(images, taps, self._links)
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
@@ -152,7 +149,7 @@ class LocalHost(LocalAccess):
     async def channel_pair(
         self, other: Host, listen: Endpoint, *, nodelay: bool, deadline_s: float
     ) -> tuple[Channel, Channel]:
-        """See `Host.channel_pair`; ``other`` must be under this kernel."""
+        """See `Host.channel_pair`. ``other`` must be under this kernel."""
         if not isinstance(other, LocalHost):
             raise PreconditionFailed(f"Host {self.name} cannot open a channel to {other.name}.")
         family = _family(listen.address)
@@ -172,7 +169,7 @@ class LocalHost(LocalAccess):
             await carries(ends[1], ends[0], deadline.remaining())
 
     async def make_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """An unbound, non-blocking socket that belongs to this host's namespace for ever."""
+        """Make an unbound, non-blocking socket of this host's namespace."""
 
         def make() -> socket.socket:
             sock = socket.socket(family, kind, protocol)
@@ -201,7 +198,7 @@ class LocalHost(LocalAccess):
         return None
 
     async def tap(self, name: str, *, up: bool) -> None:
-        """See `Host.tap`: two system calls on a socket that is already open."""
+        """See `Host.tap`. It takes two system calls on a socket that is already open."""
         await self._wait(self._fence.submit(set_up, self._control, name, up, self.name))
 
     async def tap_exists(self, name: str) -> bool:
@@ -264,9 +261,11 @@ class LocalHost(LocalAccess):
         await blocking.replace(path, content, make_folder=make_folder)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
-        """See `Host.run`. Cancelled or late, the program and its children are killed."""
+        """See `Host.run`. When it is cancelled or late, the program and its children are killed."""
         try:
-            program = await self._inside(lambda: start_captured(argv, stdin), undo=Captured.discard)
+            program = await self._inside(
+                lambda: launch.start_captured(argv, stdin), undo=launch.CapturedProgram.discard
+            )
         except OSError as error:
             raise _not_started(argv, self.name, error) from None
         try:
@@ -288,7 +287,9 @@ class LocalHost(LocalAccess):
     async def converse(self, argv: Sequence[str]) -> AsyncIterator[Conversation]:
         """See `Host.converse`."""
         try:
-            program = await self._inside(lambda: start_talking(argv), undo=Talking.discard)
+            program = await self._inside(
+                lambda: launch.start_talking(argv), undo=launch.ConversingProgram.discard
+            )
         except OSError as error:
             raise _not_started(argv, self.name, error) from None
         try:
@@ -303,9 +304,8 @@ class LocalHost(LocalAccess):
     async def _inside(
         self, job: Callable[[], T], *, undo: Callable[[T], object] | None = None
     ) -> T:
-        """What ``job`` returns, done in the host's thread.
-
-        Cancelled after it began, it runs to its end and ``undo`` gets the result nobody waits for.
+        """Return the result of ``job``, done in the host's thread; once cancelled, ``undo`` gets
+        it.
         """
         return await self._wait(self._inner.submit(job), undo)
 
@@ -334,7 +334,7 @@ def _undoing(undo: Callable[[T], object]) -> Callable[[Future[T]], None]:
 
 
 async def _end_group(program: LocalProcess) -> None:
-    """The program has ended; one that had not is killed with its process group."""
+    """End the program: one that still runs is killed with its process group."""
     if program.alive():
         # Before the leader is reaped its number cannot be another group's.
         os.killpg(program.identity.pid, signals.SIGKILL)

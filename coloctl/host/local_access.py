@@ -1,7 +1,7 @@
-"""Who may reach the QEMUs of a host of this machine: the part of `LocalHost` that keeps doors.
+"""Show, cut and guard the connections of QEMUs on this machine: a part of `LocalHost`.
 
-Looks at connections and cuts them (`coloctl.host.peers`), and keeps others from ports by packet
-rules (`coloctl.host.guard`).
+`host.local` inherits from it. It asks `host.peers` for connections, and `host.guard` for packet
+rules that keep other processes from the ports.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from coloctl.errors import PreconditionFailed
 from coloctl.host import guard, peers
 from coloctl.host.access import Caller
 from coloctl.host.channel import hear
-from coloctl.host.guard import Guarded
+from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
 from coloctl.model.wires import Address, Endpoint
 
 
 class LocalAccess:
-    """Implements that part of `Host`; packet rules are made in the host's own namespace."""
+    """The part of `Host` named `Access`; packet rules are made in the host's own namespace."""
 
     name: str
     _inside: Callable[..., Coroutine[Any, Any, Any]]
@@ -48,7 +48,7 @@ class LocalAccess:
         """See `Host.widen`."""
         peers.widen(server.pid, at, size)
 
-    async def guard(self, guarded: Guarded) -> None:
+    async def guard(self, guarded: GuardedPorts) -> None:
         """See `Host.guard`."""
         await self._ruled(lambda: guard.install(guarded))
 

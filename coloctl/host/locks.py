@@ -1,10 +1,10 @@
 """Find out by QEMU's own image locks whether another program uses a disk image.
 
-Called before an image is made, overwritten, mended or deleted, and before a guest starts. QEMU
-locks single bytes of an image that it has open (`block/file-posix.c`): 100 and above for what it
-does, 200 and above for what it does not bear from others. The kernel is asked for these locks;
-nothing is locked here. `qemu-img info` without ``-U`` would not do: it reads a raw image that a
-running guest writes, and finds nothing wrong.
+Called by `host.local` before a guest starts, and by `cli.verbs.lab_goods` before an image is made,
+overwritten or deleted; `procfs` names the user. QEMU locks single bytes of an image that it has
+open (`block/file-posix.c`): 100 and above for what it does, 200 and above for what it does not bear
+from others. The kernel is asked for these locks; none is taken. `qemu-img info` without ``-U``
+would not do: it reads a raw image that a running guest writes, and reports nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FLOCK = "hhqqi4x"
 
 
 def user_of(image: Path) -> str | None:
-    """Name the program that writes to ``image``, or lets nobody else write; None: there is none.
+    """Find the program that writes to ``image`` or forbids writes to it; None: there is none.
 
-    A missing image is used by nothing. Raises `PreconditionFailed` where that cannot be told: the
-    image cannot be opened, or its filesystem has no locks.
+    A missing image has no user. Raises `PreconditionFailed` where this is unknown: the image cannot
+    be opened, or its filesystem has no locks.
     """
     try:
         fd = os.open(image, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -79,7 +79,7 @@ def _holder(image: Path) -> str:
 def _unknown(image: Path, error: OSError) -> PreconditionFailed:
     hint = "give the user that runs coloctl read and write permission"
     if error.errno not in (errno.EACCES, errno.EPERM):
-        hint = "mend that disk, or its filesystem, first"
+        hint = "repair that disk, or its filesystem, first"
     return PreconditionFailed(
-        f"Whether {image} is in use cannot be told: {error.strerror}.", hint=hint
+        f"It is unknown whether {image} is in use: {error.strerror}.", hint=hint
     )

@@ -1,4 +1,8 @@
-"""A named network namespace of this machine as a host, as `ip netns` and the lab make them."""
+"""Implement a host for a named network namespace of this machine, as `ip netns` and the lab make
+it.
+
+`host.open_host` makes it; all but the namespace is `host.local`.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,13 @@ CLONE_NEWNET = 0x40000000
 
 
 class NetnsHost(LocalHost):
-    """The namespace ``/run/netns/NAME``; its thread lives there, no other thread ever does."""
+    """The namespace ``/run/netns/NAME``; its thread lives there, and no other thread ever does."""
 
     def __init__(self, namespace: str) -> None:
-        """Raises `PreconditionFailed` when there is no such namespace or no right to enter it."""
+        """Enter the namespace with the host's thread.
+
+        Raises `PreconditionFailed` when there is no such namespace or no right to enter it.
+        """
         path = _path(namespace)
 
         def enter() -> None:
@@ -38,7 +45,7 @@ def _path(namespace: str) -> Path:
 
 
 def enter_namespace(path: Path, namespace: str) -> None:
-    """The calling thread, and no other, is in the namespace. Raises `PreconditionFailed`."""
+    """Move the calling thread, and no other, into the namespace. Raises `PreconditionFailed`."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

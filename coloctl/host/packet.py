@@ -1,8 +1,8 @@
-"""The first TCP connection, or the first frame at all, over a tap, seen from outside the guest.
+"""Watch a tap for the first TCP connection, or the first frame at all, from outside the guest.
 
-A checkpoint as soon as the guest's first connection appears carries the secrets behind TCP
-timestamps and sequence numbers to the secondary. This watch says when that is: a guest that sends
-a SYN, its own or the answer to a client's, has drawn them.
+Called by `host.local`; `colo.first_connection` makes a checkpoint at that moment. Such a checkpoint
+carries the secrets that TCP timestamps and sequence numbers depend on to the secondary. A guest
+that sends a SYN, its own or the answer to a client's, has drawn them.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ Filter = tuple[tuple[int, int, int, int], ...]
 
 
 class SynWatch:
-    """A `FirstConnection` over a packet socket. What it holds is bounded by the socket's buffer."""
+    """A `FirstConnection` over a packet socket. The socket's buffer bounds what it holds."""
 
     def __init__(
         self, packets: socket.socket, tap: str, host: str, accept: Filter = SYN_FILTER
     ) -> None:
-        """Watches from now on. ``packets`` comes from the tap's namespace, bound to nothing.
+        """Begin to watch. ``packets`` comes from the tap's namespace and is not bound.
 
         Raises `PreconditionFailed` when there is no such device.
         """
@@ -74,7 +74,9 @@ class SynWatch:
             raise PreconditionFailed(f"Cannot watch {tap} on {host}: {error.strerror}.") from None
 
     async def wait(self) -> None:
-        """The guest has sent what is watched for; raises `Unreachable` when the tap went away."""
+        """Wait until the guest has sent what is watched for; raises `Unreachable` when the tap went
+        away.
+        """
         while not self._seen:
             await until_readable(self._packets.fileno())
             try:
@@ -95,7 +97,7 @@ class FrameWatch(SynWatch):
 
 
 def attach_filter(packets: socket.socket, accept: Filter = SYN_FILTER) -> None:
-    """The socket receives nothing but what ``accept`` lets through."""
+    """Limit what the socket receives to the frames that ``accept`` lets through."""
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in accept)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HP", len(accept), ctypes.addressof(buffer))

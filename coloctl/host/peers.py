@@ -1,12 +1,12 @@
-"""Who is connected to a QEMU: its sockets are looked at, cut or widened from outside.
+"""Show, cut or widen the connections of a QEMU from outside, through copies of its sockets.
 
-Used before a pair counts as protected (is it really the peer that holds each slot?) and at a
-promotion (an NBD client that holds half a write open keeps ``nbd-server-stop`` waiting for ever,
-and no out-of-band command of QEMU reaches it). Invariant: who a peer is, the kernel says, by the
-process that connected (``SO_PEERCRED``) or by a socket with the same two ends in the other process.
+Called by `host.local_access`: before a pair counts as protected (does the peer hold each slot?),
+and at a promotion. An NBD client that holds half a write open keeps ``nbd-server-stop`` waiting for
+ever, and no out-of-band command of QEMU reaches it. pidfd_getfd(2) (Linux 5.6) needs the right to
+trace the process: root has it, and its own user, where the kernel lets a user trace.
 
-pidfd_getfd(2) (Linux 5.6) needs the right to trace the process: root has it, and its own user,
-where the kernel lets a user trace.
+Invariant: the kernel identifies a peer, by the process that connected (``SO_PEERCRED``) or by a
+socket with the same two ends in the other process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def callers(server: int, at: Address, friend: int) -> tuple[Caller, ...] | None:
 
 
 def hang_up(server: int, at: Address, friend: int | None = None) -> int | None:
-    """Cut every connection that process ``server`` accepted at ``at``, but those of ``friend``.
+    """Cut every connection that process ``server`` accepted at ``at``, except those of ``friend``.
 
     Both directions end at once, also of a request that came only in part. Returns how many were
     cut; None: this user may not do that.
@@ -66,7 +66,7 @@ def hang_up(server: int, at: Address, friend: int | None = None) -> int | None:
 
 
 def widen(server: int, at: Address, size: int) -> None:
-    """Let ``size`` bytes wait in what process ``server`` sends over its connections at ``at``.
+    """Allow ``size`` bytes to wait in what process ``server`` sends over its connections at ``at``.
 
     As far as this user may: without the right to more, up to ``net.core.wmem_max``.
     """
@@ -80,7 +80,7 @@ def widen(server: int, at: Address, size: int) -> None:
 
 @contextlib.contextmanager
 def _sockets(pid: int) -> Iterator[list[socket.socket]]:
-    """Hold copies of the sockets of a process; none of one that is gone."""
+    """Hold copies of the sockets of a process; of one that is gone, none."""
     with contextlib.ExitStack() as held:
         found: list[socket.socket] = []
         try:
@@ -108,7 +108,7 @@ def _sockets(pid: int) -> Iterator[list[socket.socket]]:
 
 @contextlib.contextmanager
 def _accepted(server: int, at: Address) -> Iterator[list[socket.socket]]:
-    """Hold copies of the connections that stand between ``at`` and whoever connected there."""
+    """Hold copies of the connections that peers made to ``at`` and that still stand."""
     with _sockets(server) as sockets:
         yield [one for one in sockets if _is_at(one, at) and _stands(one)]
 
@@ -121,7 +121,7 @@ def _is_at(sock: socket.socket, at: Address) -> bool:
 
 
 def _stands(sock: socket.socket) -> bool:
-    """Whether it is connected and its other end has not closed it."""
+    """Return whether it is connected and its other end has not closed it."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
     listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
@@ -132,7 +132,7 @@ Ends = tuple[tuple[str, int], tuple[str, int]]
 
 
 def _ends(sock: socket.socket) -> Ends | None:
-    """Our and the other end's address and port; None of what is no TCP connection."""
+    """Return this and the other end's address and port; None for what is not a TCP connection."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         return None
     try:

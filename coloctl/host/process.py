@@ -1,7 +1,8 @@
-"""Processes held by a pidfd: adopted by identity, watched, ended with a proof.
+"""Hold processes by a pidfd: adopt them by identity, watch them, end them with a proof.
 
-A pidfd names one process for ever, so a signal can never reach a stranger that was given the same
-pid; and it becomes readable at the moment the process is gone: a look now and then is only a net.
+Called by `host.launch` for children and by `host.program` for adopted processes; reads `procfs`. A
+pidfd names one process for ever, so a signal can never reach a stranger that was given the same
+pid. It becomes readable at the moment the process is gone; the periodic look at it is a safety net.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from coloctl.host.identity import pid_namespace, traits
 from coloctl.host.ready import until_readable
 from coloctl.procfs import boot_id, read_stat
 
-#: Of a soft end's deadline, what is kept back for the hard one. SIGKILL needs milliseconds.
+#: The part of a soft end's deadline that is reserved for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0
 
-#: Whoever waits for an end is mostly told of it at once. Once in 742 failovers nobody was: a QEMU
+#: A task that waits for an end is mostly woken at once. Once in 742 failovers it was not: a QEMU
 #: that was dead after 30 ms counted as alive for the 10 s of the fence's deadline, and clients
 #: waited that long. So the descriptor is looked at again after so many seconds.
 LOOK_AGAIN_S = 0.05
@@ -37,13 +38,13 @@ _CPUCLOCK_SCHED = 2
 
 
 def as_sentence(line: str) -> str:
-    """Make a sentence of a line of QEMU's log: without its time and program name, with a stop."""
+    """Make a sentence of a line of QEMU's log: drop time and program name, add the full stop."""
     words = re.sub(r"^(\d{4}-\S+Z )?(\S*qemu\S*: )?", "", line).strip()
     return words if words.endswith(".") else f"{words}."
 
 
 def tail(path: Path, lines: int = 20) -> str:
-    """The last ``lines`` lines of a log (at most 64 KiB of it); empty where there is none."""
+    """Return the last ``lines`` lines of a log (at most 64 KiB of it); "" where there is none."""
     try:
         with path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -55,7 +56,9 @@ def tail(path: Path, lines: int = 20) -> str:
 
 
 def identity_of(pid: int) -> Identity | None:
-    """Read what tells the process that has ``pid`` now from all others; None: there is none."""
+    """Read what distinguishes the process that has ``pid`` now from all others; None: there is
+    none.
+    """
     stat = read_stat(pid)
     return None if stat is None else Identity(pid, stat.start_time, **traits(pid))
 
@@ -67,7 +70,7 @@ def _readable(fd: int, timeout_s: float = 0.0) -> bool:
 
 
 class LocalProcess:
-    """A process of this kernel. `launch.spawn` and `adopt` make them."""
+    """A process of this kernel. `launch.hold` and `adopt` make it."""
 
     def __init__(
         self, identity: Identity, pidfd: int, argv: Sequence[str], *, node: str, launched: bool
@@ -84,7 +87,7 @@ class LocalProcess:
         return f"<LocalProcess {self.identity.pid} {self.node or self.argv[:1]}>"
 
     def alive(self) -> bool:
-        """Whether the process still exists; a zombie does not count."""
+        """Return whether the process still exists; a zombie does not count."""
         if self._death is None and self._release.alive and _readable(self._pidfd):
             self._note_death(self._pidfd)
         if self._death is None and not self._release.alive:
@@ -92,7 +95,7 @@ class LocalProcess:
         return self._death is None
 
     def frozen(self) -> bool:
-        """Whether the process exists and is stopped."""
+        """Return whether the process exists and is stopped."""
         stat = read_stat(self.identity.pid)
         return (
             stat is not None
@@ -101,9 +104,10 @@ class LocalProcess:
         )
 
     def cpu_s(self) -> float | None:
-        """CPU time that all its threads have used so far, to the nanosecond; None once it is gone.
+        """Return the CPU time of all its threads so far, to the nanosecond; None once it is gone.
 
-        ``/proc/PID/stat`` counts hundredths of a second: a starved process would seem to stand.
+        ``/proc/PID/stat`` counts hundredths of a second: a starved process would seem to stand
+        still.
         """
         if not self.alive():
             return None
@@ -113,7 +117,7 @@ class LocalProcess:
             return None
 
     def signal(self, signum: int) -> bool:
-        """The signal was sent, or False: the process was gone already.
+        """Send the signal; returns False where the process was gone already.
 
         Raises `PreconditionFailed` when this user may not signal it.
         """
@@ -131,7 +135,7 @@ class LocalProcess:
         return True
 
     async def wait(self) -> Death:
-        """The process is gone; any number of waiters may wait, and each may be cancelled."""
+        """Wait until the process is gone; any number of tasks may wait and be cancelled."""
         if self.alive():
             mine = os.dup(self._pidfd)
             try:
@@ -146,20 +150,22 @@ class LocalProcess:
         return self._death
 
     def wait_blocking(self, deadline_s: float) -> bool:
-        """Whether the process was gone within ``deadline_s``; for threads, not for event loops."""
+        """Return whether the process was gone within ``deadline_s``; for threads, not for event
+        loops.
+        """
         if self.alive():
             _readable(self._pidfd, deadline_s)
         return not self.alive()
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        """The process is gone by SIGKILL, which also ends a stopped one.
+        """Kill the process by SIGKILL, which also ends a stopped one.
 
-        Raises `FencingFailed` when the kernel does not say so within ``deadline_s``.
+        Raises `FencingFailed` when the kernel does not report its end within ``deadline_s``.
         """
         return await self._end(signals.SIGKILL, deadline_s)
 
     async def terminate(self, deadline_s: float) -> DeathProof:
-        """The process is gone, by SIGTERM if that was enough; raises as `kill`."""
+        """End the process, by SIGTERM if that is enough; raises as `kill`."""
         if self.frozen():  # a stopped process gets SIGTERM only when it is continued
             return await self.kill(deadline_s)
         reserve = min(HARD_RESERVE_S, deadline_s / 2)
@@ -169,7 +175,7 @@ class LocalProcess:
             return await self._end(signals.SIGKILL, reserve)
 
     def close(self) -> None:
-        """The pidfd is closed; the process is left alone."""
+        """Close the pidfd; the process is left alone."""
         self._release()
 
     async def _end(self, signum: signals.Signals, deadline_s: float) -> DeathProof:
@@ -193,7 +199,7 @@ class LocalProcess:
         return self._proof(signum.name.lower())
 
     def _proof(self, how: str) -> DeathProof:
-        # A signal may find nobody an instant before the descriptor becomes readable.
+        # A signal may find no process an instant before the descriptor becomes readable.
         death = self._death or self._note_death(self._pidfd)
         return DeathProof(
             self.identity.pid, self.identity.start_time, how, death.at_s, death.exit_code
@@ -208,7 +214,7 @@ class LocalProcess:
 
 
 def _exit_code(pidfd: int, *, reap: bool) -> int | None:
-    """The exit code of a dead child of ours, which is reaped if asked; None for a stranger's."""
+    """Return the exit code of a dead child, which is reaped if asked; None for another's child."""
     options = os.WEXITED | os.WNOHANG | (0 if reap else os.WNOWAIT)
     try:
         info = os.waitid(os.P_PIDFD, pidfd, options)
@@ -222,9 +228,9 @@ def _exit_code(pidfd: int, *, reap: bool) -> int | None:
 def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
     """Hold the process of ``identity``; None: it has ended (a zombie has), or its pid was reused.
 
-    None is a proof of death: no process of an earlier boot lives. What leaves a doubt raises
+    None is a proof of death: no process of an earlier boot lives. A case of doubt raises
     `PreconditionFailed`: a number of another pid namespace, or a process whose user or program is
-    not the one that was recorded.
+    not the recorded one.
     """
     if identity.pid <= 0 or (identity.boot and identity.boot != boot_id()):
         return None
@@ -268,7 +274,7 @@ def _hidden(pid: int) -> PreconditionFailed:
 
 
 def command_line(pid: int) -> list[str]:
-    """Read what ``pid`` says that it was started with: a description, never a proof."""
+    """Read the command line that ``pid`` shows: a description, never a proof."""
     try:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,8 +1,10 @@
-"""Find the processes that belong to a launched program, by what the kernel says of them.
+"""Find the processes that belong to a launched program, by what the kernel shows of them.
 
-Called by `host.program`. Two things tell who belongs to it: the session that the launch began, and
-the listening sockets that were handed over at the launch, which only its own processes can have.
-Invariant: a process that cannot be proven to belong is never answered; the number of a session
+Called by `host.program`; reads `procfs`. Two facts show what belongs to it: the session that the
+launch began, and the listening sockets that were handed over at the launch, which only its own
+processes can have.
+
+Invariant: a process that cannot be proven to belong is never returned. The number of a session
 proves nothing once the kernel may have given it to others.
 """
 
@@ -25,13 +27,15 @@ _OWN_TICKS = 10
 
 
 class ProcessTree:
-    """The living processes of one program, looked for anew each time."""
+    """The living processes of one program, looked for again at each call."""
 
     def __init__(self, leader: Identity, sockets: Mapping[Path, int], node: str) -> None:
-        """``leader`` was launched as the leader of a session; ``sockets`` maps paths to inodes."""
+        """Begin with ``leader``, launched as the leader of a session; ``sockets`` maps paths to
+        inodes.
+        """
         self.sockets = dict(sockets)
         self.node = node
-        #: Those of the last look that nothing but a socket tells: perhaps a child of this very
+        #: Those of the last look that only a socket shows: perhaps a child of this very
         #: process, which holds all its descriptors for an instant, between fork and exec.
         self.unsure: set[Identity] = set()
         #: The sessions of the program, and the tick until which their numbers are surely its own.
@@ -40,7 +44,7 @@ class ProcessTree:
         self._leaders = {leader.pid: leader.start_time}
 
     def look(self) -> list[LocalProcess]:
-        """Hold every living process of the program; blocks for some milliseconds."""
+        """Find and hold every living process of the program; blocks for some milliseconds."""
         stats = procfs.living()
         names = {procfs.socket_name(inode) for inode in self.sockets.values()}
         holders = procfs.holding(names) if names else set()
@@ -79,23 +83,23 @@ class ProcessTree:
             self._leaders.setdefault(session, first.start_time)
 
     def listens(self) -> bool:
-        """Say whether a process has one of the sockets: it takes connections then.
+        """Return whether a process has one of the sockets: it takes connections then.
 
-        Also True where a path is gone: then only `silent` can tell.
+        Also True where a path is gone: then only `silent` can decide.
         """
         return any(not _refuses(path) for path in self.sockets)
 
     def silent(self) -> bool:
-        """Say whether no process has one of the sockets, seen or unseen; blocks as `look`."""
+        """Return whether no process has one of the sockets, seen or unseen; blocks as `look`."""
         return not self.listens() or not procfs.listed(self.sockets.values())
 
 
-def holder(files: Collection[Path], kin: Collection[Identity], otherwise: Identity) -> Identity:
-    """Return the one of ``kin`` that has ``files`` open; block as `ProcessTree.look`."""
-    if len(kin) == 1:
+def holder(files: Collection[Path], tree: Collection[Identity], otherwise: Identity) -> Identity:
+    """Return the one of ``tree`` that has ``files`` open, else ``otherwise``; blocks as `look`."""
+    if len(tree) == 1:
         return otherwise
     pids = procfs.holding_file(files)
-    found = [one for one in kin if one.pid in pids]
+    found = [one for one in tree if one.pid in pids]
     return found[0] if len(found) == 1 else otherwise
 
 
@@ -107,7 +111,7 @@ def _held(identity: Identity, node: str) -> LocalProcess | None:
 
 
 def _refuses(path: Path) -> bool:
-    """Whether the kernel says that no process has the socket that listened at ``path``."""
+    """Return whether the kernel refuses a connection to ``path``: no process has that socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)
         return sock.connect_ex(str(path.absolute())) == errno.ECONNREFUSED

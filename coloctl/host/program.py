@@ -1,11 +1,12 @@
-"""A launched program with every process that belongs to it, ended together and with a proof.
+"""Hold a launched program with every process that belongs to it, and end them with a proof.
 
-`LocalHost.launch` and `LocalHost.adopt` make them, for the QEMUs of a pair and for those that are
-only asked questions. A site may start QEMU through a script: then the process that was launched is
-a shell, and QEMU its child, or the child of one that has ended.
+`host.local` makes them with `LocalHost.launch` and `LocalHost.adopt`, for the QEMUs of a pair and
+for those that are only queried; `procfs` shows the processes. A site may start QEMU through a
+script. Then the process that was launched is a shell, and QEMU its child, or the child of one that
+has ended.
 
-Invariant: `kill` gives its proof only when no process of the program is left. A process that cannot
-be proven to belong to it is never signalled.
+Invariant: `kill` returns its proof only when no process of the program is left. A process that
+cannot be proven to belong to it is never signalled.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ T = TypeVar("T")
 #: From one look at /proc to the next, where the first one left a doubt.
 _SECOND_LOOK_S = 0.02
 
-#: Looks at /proc; apart from the event loop, and from whatever keeps its own threads busy.
+#: Looks at /proc; apart from the event loop, and from tasks that keep its own threads busy.
 _LOOKS = ThreadPoolExecutor(2, thread_name_prefix="procfs")
 
 
 class Program:
-    """Implements `Process` for a program of any number of processes.
+    """A program of any number of processes; implements `Process`.
 
     One of them counts as the process: the one that was launched, until `answers` names the QEMU.
+
+    Note the difference: a `host.process.LocalProcess` is one process of the kernel.
     """
 
     def __init__(
@@ -47,7 +50,8 @@ class Program:
         sockets: Mapping[Path, int],
         main: LocalProcess | GoneProcess | None = None,
     ) -> None:
-        """``leader`` was launched and leads a session; ``sockets`` maps paths to inodes.
+        """Hold ``leader``, which was launched and leads a session; ``sockets`` maps paths to
+        inodes.
 
         ``main`` is the QEMU, where that is known already.
         """
@@ -55,7 +59,7 @@ class Program:
         self._main = leader if main is None else main
         self._settled = main is not None
         self._alone = False  #: one process, and no other when it was last looked at
-        self._kin = ProcessTree(leader.identity, sockets, leader.node)
+        self._tree = ProcessTree(leader.identity, sockets, leader.node)
         self._note_life()
 
     def __repr__(self) -> str:
@@ -67,7 +71,7 @@ class Program:
 
     @property
     def leader(self) -> Identity:
-        """The process that was launched; another one than `identity` behind a wrapper."""
+        """The process that was launched; behind a wrapper, another one than `identity`."""
         return self._leader.identity
 
     @property
@@ -81,13 +85,13 @@ class Program:
     async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
         """Hold the process that is the QEMU from now on: ``speaker`` answered at its monitor.
 
-        Where another one of the program has ``files`` open (the guest's disks), that one is the
-        QEMU, and ``speaker`` only carries its words. Raises `Unreachable` when ``speaker`` does not
+        Where another process of the program has ``files`` open (the guest's disks), that one is the
+        QEMU, and ``speaker`` only relays for it. Raises `Unreachable` when ``speaker`` does not
         belong to the program.
         """
-        kin = await looked(self._kin.look)
+        found = await looked(self._tree.look)
         try:
-            known = {one.identity for one in kin}
+            known = {one.identity for one in found}
             if speaker not in known:
                 raise Unreachable(
                     f"Process {speaker.pid} answers at the monitor of {self.node or self.argv[0]}, "
@@ -95,15 +99,15 @@ class Program:
                 )
             if not self._settled:
                 chosen = await looked(holder, files, known, speaker)
-                self._hold(next(one for one in kin if one.identity == chosen))
+                self._hold(next(one for one in found if one.identity == chosen))
             self._alone = known == {self.identity} == {self.leader}
             self._settled = True
             self._note_life()
         finally:
-            self._close(kin)
+            self._close(found)
 
     async def wait(self) -> Death:
-        """Return when the process is gone; until `answers`, when none is left that could be it."""
+        """Wait until the process is gone; until `answers`, until none is left that could be it."""
         while True:
             waited = self._main
             death = await waited.wait()
@@ -111,16 +115,19 @@ class Program:
                 return death
 
     def alive(self) -> bool:
-        """Say whether the process exists; until `answers`, whether one does that could be it."""
-        return self._main.alive() or (not self._settled and self._kin.listens())
+        """Return whether the process exists; until `answers`, whether one does that could be it."""
+        return self._main.alive() or (not self._settled and self._tree.listens())
 
     def frozen(self) -> bool:
+        """See `Process.frozen`."""
         return self._main.frozen()
 
     def cpu_s(self) -> float | None:
+        """See `Process.cpu_s`."""
         return self._main.cpu_s()
 
     def signal(self, signum: int) -> bool:
+        """See `Process.signal`."""
         return self._main.signal(signum)
 
     async def kill(self, deadline_s: float) -> DeathProof:
@@ -134,7 +141,7 @@ class Program:
         if self._leader is not self._main:
             _signal(self._leader)  # first: it may start another QEMU for one that ends
         proof = await self._main.kill(deadline_s)
-        await self._end_kin(deadline)
+        await self._end_rest(deadline)
         return proof
 
     async def terminate(self, deadline_s: float) -> DeathProof:
@@ -142,27 +149,27 @@ class Program:
         deadline = Deadline(deadline_s)
         self._note_life()
         proof = await self._main.terminate(deadline_s)
-        await self._end_kin(deadline)
+        await self._end_rest(deadline)
         return proof
 
     async def lives(self) -> bool:
-        """Say whether any process of the program is left."""
-        kin = await looked(self._kin.look)
-        self._close(kin)
-        return bool(kin)
+        """Return whether any process of the program is left."""
+        found = await looked(self._tree.look)
+        self._close(found)
+        return bool(found)
 
     def discard(self, within_s: float) -> None:
         """Kill every process of the program; blocks until they are gone, ``within_s`` at most."""
         deadline = Deadline(within_s)
         self._note_life()
         try:
-            while (kin := self._kin.look()) and not deadline.expired:
-                first = [one for one in kin if one.identity not in self._kin.unsure] or kin
+            while (found := self._tree.look()) and not deadline.expired:
+                first = [one for one in found if one.identity not in self._tree.unsure] or found
                 for one in first:
                     _signal(one)
                 for one in first:
                     one.wait_blocking(deadline.remaining())
-                self._close(kin)
+                self._close(found)
         finally:
             self.close()
 
@@ -174,23 +181,23 @@ class Program:
     def _note_life(self) -> None:
         for one in (self._leader, self._main):
             if one.alive():
-                self._kin.note_life(one.identity)
+                self._tree.note_life(one.identity)
 
     async def _inherited(self) -> bool:
-        """The process has ended; hold another one that has its sockets, as long as none answered.
+        """Hold another process that has the sockets of the one that ended, until one has answered.
 
         A wrapper may end before its QEMU has come up: it daemonizes.
         """
-        if self._settled or not self._kin.listens():
+        if self._settled or not self._tree.listens():
             return False
-        kin = await looked(self._kin.look)
+        found = await looked(self._tree.look)
         try:
-            heirs = [one for one in kin if one.alive()]
+            heirs = [one for one in found if one.alive()]
             if heirs:
                 self._hold(heirs[0])
             return bool(heirs)
         finally:
-            self._close(kin)
+            self._close(found)
 
     def _hold(self, one: LocalProcess) -> None:
         if one.identity != self._main.identity:
@@ -198,35 +205,35 @@ class Program:
         # A wrapper that became QEMU by exec is another program by now.
         self._main.identity = identity_of(one.identity.pid) or one.identity
 
-    def _close(self, kin: Collection[LocalProcess]) -> None:
-        for one in kin:
+    def _close(self, found: Collection[LocalProcess]) -> None:
+        for one in found:
             if one is not self._main:
                 one.close()
 
-    async def _end_kin(self, deadline: Deadline) -> None:
-        """No process of the program is left; raises `FencingFailed` as `kill`."""
-        if self._alone and not self._kin.listens():
+    async def _end_rest(self, deadline: Deadline) -> None:
+        """End every process of the program that is left; raises `FencingFailed` as `kill`."""
+        if self._alone and not self._tree.listens():
             return
         suspects: set[Identity] = set()
-        while kin := await looked(self._kin.look):
-            unsure = self._kin.unsure - suspects
+        while found := await looked(self._tree.look):
+            unsure = self._tree.unsure - suspects
             try:
-                await _end([one for one in kin if one.identity not in unsure], deadline)
+                await _end([one for one in found if one.identity not in unsure], deadline)
                 if unsure:
                     await asyncio.sleep(_SECOND_LOOK_S)
             finally:
-                self._close(kin)
+                self._close(found)
             suspects |= unsure
         if self._leader is not self._main:
             await self._leader.kill(deadline.remaining())  # it is gone, and is reaped here
-        while not await looked(self._kin.silent):
+        while not await looked(self._tree.silent):
             if deadline.expired:
                 raise FencingFailed(
                     self.node,
                     "A process that this user may not see still serves the monitor of the QEMU "
                     f"that was process {self.identity.pid}.",
                     hint="run coloctl as root, or find it with "
-                    f"`ss -xlp | grep {next(iter(self._kin.sockets))}`",
+                    f"`ss -xlp | grep {next(iter(self._tree.sockets))}`",
                 )
             await asyncio.sleep(_SECOND_LOOK_S)
 
@@ -238,10 +245,10 @@ async def adopt_program(
     leader: Identity | None = None,
     sockets: Collection[Path] = (),
 ) -> Program | None:
-    """Hold the program whose QEMU is ``identity``, or None: no process of it is left.
+    """Hold the program whose QEMU is ``identity``, or return None: no process of it is left.
 
     ``leader`` is the process that was launched, where that is another one; ``sockets`` are the
-    paths of the sockets that were handed over. None is a proof; what leaves a doubt raises
+    paths of the sockets that were handed over. None is a proof; a case of doubt raises
     `PreconditionFailed`.
     """
     held = adopt(identity, node=node)
@@ -277,18 +284,18 @@ async def kill_program(
         program.close()
 
 
-async def _end(kin: Collection[LocalProcess], deadline: Deadline) -> None:
-    for one in kin:
+async def _end(found: Collection[LocalProcess], deadline: Deadline) -> None:
+    for one in found:
         _signal(one)
-    for one in kin:
+    for one in found:
         await one.kill(deadline.remaining())
 
 
 def _signal(one: LocalProcess | GoneProcess) -> None:
-    with suppress(PreconditionFailed):  # another user's process: `kill` says so
+    with suppress(PreconditionFailed):  # another user's process: `kill` reports it
         one.signal(signals.SIGKILL)
 
 
 async def looked(look: Callable[..., T], *arguments: object) -> T:
-    """Return what ``look`` returns, asked of the kernel apart from the event loop."""
+    """Return the result of ``look``, which asks the kernel apart from the event loop."""
     return await asyncio.get_running_loop().run_in_executor(_LOOKS, look, *arguments)

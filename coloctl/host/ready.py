@@ -1,4 +1,7 @@
-"""Waiting for a descriptor without taking anything from it."""
+"""Wait for a descriptor without taking anything from it.
+
+Called by `host.process`, `host.packet` and `host.listen`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import asyncio
 
 
 async def until_readable(fd: int) -> None:
-    """``fd`` is readable. Cancelled at any instant, nothing was read and no callback is left.
+    """Wait until ``fd`` is readable. Cancelled at any instant, it has read nothing and left no
+    callback.
 
-    An event loop keeps one callback for each descriptor: give every waiter its own.
+    An event loop keeps one callback for each descriptor: use a descriptor per waiter.
     """
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()

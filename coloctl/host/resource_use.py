@@ -1,8 +1,8 @@
-"""Tell what a lost QEMU could still reach: an image that is written to, a tap that is attached.
+"""Find out what a lost QEMU could still reach: an image that is written to, a tap that is attached.
 
-Called by `LocalHost.still_held` for the fence. QEMU locks a byte of an image for each permission
-that it has there (block/file-posix.c), and the kernel says whether a tap has a user. Both are asked
-without touching them: no lock is taken, no tap is opened.
+Called by `host.local` as `Host.still_held`, for the fence; `procfs` names the processes. QEMU locks
+a byte of an image for each permission that it has there (block/file-posix.c), and the kernel
+reports whether a tap has a user. Invariant: neither is touched: no lock is taken, no tap is opened.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from coloctl import procfs
 from coloctl.host.program import looked
 from coloctl.host.tap import TUN_NODE
 
-#: RAW_LOCK_PERM_BASE + BLK_PERM_WRITE (1 << 1): whoever may write to the image locks this byte.
+#: RAW_LOCK_PERM_BASE + BLK_PERM_WRITE (1 << 1): a process that may write locks this byte.
 WRITER_BYTE = 101
 #: `struct flock` on 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
 
-#: A lock on an image is told within a millisecond; a server of files may hang. Seconds.
+#: The kernel reports a lock within a millisecond; a server of files may hang. Seconds.
 LOCK_S = 1.0
 
 # Numbers from linux/rtnetlink.h, linux/if_link.h and linux/netlink.h.
@@ -38,7 +38,7 @@ _HEADER, _LINK, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), 
 async def held(
     images: Collection[Path], taps: Collection[str], links_socket: socket.socket
 ) -> tuple[str, ...]:
-    """Answer `Host.still_held`; ``links_socket`` is one of `links`, and no one else uses it."""
+    """Find uses as `Host.still_held`; ``links_socket`` is one of `links` for this call alone."""
     told = []
     for tap in taps:
         with contextlib.suppress(OSError):
@@ -54,7 +54,7 @@ async def held(
 
 
 def written(image: Path) -> bool:
-    """Say whether a process may write to ``image``, by QEMU's own locks; raises `OSError`."""
+    """Return whether a process may write to ``image``, by QEMU's own locks; raises `OSError`."""
     file = os.open(image, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, WRITER_BYTE, 1, 0)
@@ -65,14 +65,14 @@ def written(image: Path) -> bool:
 
 
 def links() -> socket.socket:
-    """Make a socket that `attached` asks: it answers for the calling thread's network namespace."""
+    """Make the socket for `attached`, which answers for the calling thread's network namespace."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
 
 
 def attached(links_socket: socket.socket, tap: str) -> bool:
-    """Say whether a process has the tap open, which gives it a carrier, also while it is down.
+    """Return whether a process has the tap open, which gives it a carrier, also while it is down.
 
-    A tap that is not there has no user. Raises `OSError`.
+    A tap that does not exist has no user. Raises `OSError`.
     """
     name = tap.encode() + b"\0"
     attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(name), IFLA_IFNAME) + name
@@ -112,7 +112,7 @@ def users_of_tap(tap: str) -> str:
 
 
 def _taps(pid: int) -> set[str]:
-    """The taps of one process: the kernel writes their names beside its descriptors."""
+    """Return the taps of one process: the kernel writes their names beside its descriptors."""
     found = set()
     for entry in Path(f"/proc/{pid}/fdinfo").glob("*"):
         with contextlib.suppress(OSError):

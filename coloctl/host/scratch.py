@@ -1,4 +1,4 @@
-"""Memory that a QEMU on this host writes into and that is digested here, page by page.
+"""Hold memory that a QEMU on this host writes into and that is digested here, page by page.
 
 Made by `host.local` for `colo.pages`. Invariant: what was written there has no name in any
 filesystem, holds at most what was asked for, and is empty once `close` has returned.
@@ -27,11 +27,11 @@ class Scratch:
             raise PreconditionFailed(f"No memory file can be made: {error.strerror}.") from error
 
     def fileno(self) -> int:
-        """The descriptor, which stays this object's."""
+        """Return the descriptor, which stays this object's."""
         return self._fd
 
     async def digests(self, length: int, page: int, key: bytes) -> bytes:
-        """Digest each page of the first ``length`` bytes, one digest behind the other.
+        """Digest each page of the first ``length`` bytes, one digest after the other.
 
         Raises `PreconditionFailed` where fewer bytes were written.
         """
@@ -41,7 +41,7 @@ class Scratch:
         return await asyncio.to_thread(_digests, data, page, key)
 
     def close(self) -> None:
-        """Empty the file and let it go; what QEMU still holds of it is empty too."""
+        """Empty the file and close it; a copy that QEMU still holds is empty too."""
         os.ftruncate(self._fd, 0)
         os.close(self._fd)
 

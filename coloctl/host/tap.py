@@ -1,7 +1,8 @@
-"""Taps by ioctl: fast enough to be a network fence, and without a netlink library in the way.
+"""Switch and test taps by ioctl: fast enough to be a network fence, without a netlink library.
 
-A socket belongs for ever to the namespace in which it was made, so one that is kept open answers
-for that namespace from any thread.
+Called by `host.local`; `host.packet` and `host.resource_use` share its names. A socket belongs for
+ever to the namespace in which it was made, so one that is kept open answers for that namespace from
+any thread.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def _name(name: str) -> bytes:
 
 
 def set_up(control: socket.socket, name: str, up: bool, host: str) -> None:
-    """The device's administrative state is ``up``, in the namespace of ``control``.
+    """Set the device's administrative state to ``up``, in the namespace of ``control``.
 
     Raises `PreconditionFailed` when there is no such device or the right is missing.
     """
@@ -64,7 +65,7 @@ def _refused(error: OSError, name: str, host: str) -> PreconditionFailed:
 
 
 def is_up(control: socket.socket, name: str) -> bool | None:
-    """Tell the device's administrative state; None where there is no such device."""
+    """Return the device's administrative state; None where there is no such device."""
     try:
         answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh22x", _name(name), 0))
     except OSError:
@@ -73,7 +74,7 @@ def is_up(control: socket.socket, name: str) -> bool | None:
 
 
 def missing(name: str, host: str) -> PreconditionFailed:
-    """The error for a tap that is not there."""
+    """Return the error for a tap that does not exist."""
     return PreconditionFailed(
         f"There is no tap {name} on {host}.",
         hint=f"make it with `ip tuntap add {name} mode tap vnet_hdr`, or run `coloctl lab up`",
@@ -81,13 +82,17 @@ def missing(name: str, host: str) -> PreconditionFailed:
 
 
 def exists(control: socket.socket, name: str) -> bool:
-    """Whether a tap of that name is in the namespace of ``control``; another device is no tap."""
+    """Return whether a tap of that name is in the namespace of ``control``; other devices are not
+    taps.
+    """
     driver = _driver(control, name)
     return driver == ("tun", "tap")
 
 
 def _driver(control: socket.socket, name: str) -> tuple[str, str] | None:
-    """Driver and bus of a device, as ethtool reports them; None where there is no such device."""
+    """Return driver and bus of a device, as ethtool reports them; None where there is no such
+    device.
+    """
     info = bytearray(struct.pack("I", ETHTOOL_GDRVINFO).ljust(DRVINFO_SIZE, b"\0"))
     address = _address_of(info)
     try:
@@ -108,10 +113,10 @@ def _text(field: bytes | bytearray) -> str:
 
 
 def held(control: socket.socket, name: str) -> bool:
-    """Tell whether another process has the tap open; the calling thread must be in its namespace.
+    """Return whether another process has the tap open; the calling thread must be in its namespace.
 
-    The tap is held for an instant. Where there is no such tap, no process has it; where it may not
-    be opened, doubt counts as held.
+    The tap is held for an instant. Where there is no such tap, no process has it. Where it may not
+    be opened, it counts as held.
     """
     if not exists(control, name):
         return False
@@ -125,9 +130,9 @@ def held(control: socket.socket, name: str) -> bool:
 
 
 def check(control: socket.socket, name: str, host: str) -> None:
-    """A QEMU could open the tap now; the calling thread must be in the tap's namespace.
+    """Check that a QEMU could open the tap now; the calling thread must be in the tap's namespace.
 
-    Raises `PreconditionFailed` saying what is wrong. The tap is held for an instant.
+    Raises `PreconditionFailed` with what is wrong. The tap is held for an instant.
     """
     driver = _driver(control, name)
     if driver is None:
@@ -143,7 +148,7 @@ def check(control: socket.socket, name: str, host: str) -> None:
 
 
 def _attach(name: str) -> None:
-    """Open the tap that exists, as a QEMU would, and let it go again."""
+    """Open the existing tap as a QEMU would, and close it again."""
     node = _open_node()
     try:
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR

@@ -1,6 +1,7 @@
 """Read how long single threads of a process ran and waited to run, from the kernel's scheduler.
 
-The supervisor asks it of the threads that are a guest's processors (`supervisor.contrast`).
+Called by `supervisor.cpu_sampling` and `supervisor.contrast`, for the threads that are a guest's
+processors.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 def worked(pid: int, threads: Sequence[int]) -> tuple[tuple[float, float], ...] | None:
     """Return for each thread the seconds that it ran and that it waited for a processor.
 
-    None where the kernel does not tell (CONFIG_SCHED_INFO), or one of them is gone.
+    Returns None where the kernel does not report them (CONFIG_SCHED_INFO), or where a thread is
+    gone.
     """
     found = []
     for thread in threads:

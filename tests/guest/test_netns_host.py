@@ -22,7 +22,7 @@ from pyroute2 import IPRoute
 from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.ha.link import RESENT, Silences
 from coloctl.host import Endpoint, Host, NetnsHost, Process, open_host, tail
-from coloctl.host.delivery import Sent
+from coloctl.host.delivery import TcpConnection
 from coloctl.host.launch import discard
 from coloctl.lab import netns
 from coloctl.lab.link import LinkEnd
@@ -289,7 +289,7 @@ def test_the_kernel_tells_a_cut_connection_from_a_peer_that_does_not_read(pair: 
             end = LinkEnd(pair.b, "wire")
             with there, here, closing(known):
 
-                def sent() -> Sent:
+                def sent() -> TcpConnection:
                     (one,) = known.find()
                     return one
 

@@ -28,7 +28,7 @@ from coloctl.host.base import (
     Identity,
     Process,
 )
-from coloctl.host.delivery import Deliveries, Sent
+from coloctl.host.delivery import Deliveries, TcpConnection
 from coloctl.host.watching import Beacon
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
@@ -176,10 +176,10 @@ class FakeDeliveries(Deliveries):
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
-    def find(self) -> Sequence[Sent]:
+    def find(self) -> Sequence[TcpConnection]:
         return self._host.sent_data
 
-    def look(self) -> Sequence[Sent]:
+    def look(self) -> Sequence[TcpConnection]:
         return self._host.sent_data
 
     def close(self) -> None:
@@ -198,7 +198,9 @@ class FakeHost(Host):
         self.sent = asyncio.Event()  #: a frame of the guest crosses the tap
         self.unwatchable = False
         self.lost = 0  #: datagrams that it did not hear
-        self.sent_data: tuple[Sent, ...] = ()  #: what its kernel knows of the pair's connections
+        self.sent_data: tuple[
+            TcpConnection, ...
+        ] = ()  #: what its kernel knows of the pair's connections
         self.strangers: tuple[Caller, ...] = ()  #: who else is connected to its QEMU
         self.cut_off = False  #: nothing reaches it over the replication link
         self.holding: list[str] = []  #: what processes that nobody knows hold of a dead QEMU

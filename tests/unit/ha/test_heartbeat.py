@@ -17,7 +17,7 @@ from coloctl.clock import FakeClock
 from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.ha.heartbeat import AWAKE_MAX, COMMAND_EVERY, Context, Heartbeat
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY
-from coloctl.host.delivery import Sent
+from coloctl.host.delivery import TcpConnection
 from coloctl.model.observation import Life, Observation
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
@@ -290,7 +290,7 @@ def test_a_connection_that_is_cut_alone_is_told_and_the_pair_is_not_calm() -> No
             seen = heart.heart.beat(BEAT_MS, COLO)
         assert (seen.unacked_ms, seen.unacked_by) == (0.0, "")
         port = make_spec().replication.nbd_port()
-        hosts["a"].sent_data = (Sent(b"one", port, unacked=1, resent=2, heard=7),)
+        hosts["a"].sent_data = (TcpConnection(b"one", port, unacked=1, resent=2, heard=7),)
         for _ in range(2 * LOOK_EVERY + 1):
             seen = heart.heart.beat(BEAT_MS, COLO)
         assert (seen.unacked_ms, seen.unacked_by) == (LOOK_EVERY * BEAT_MS, "disk")

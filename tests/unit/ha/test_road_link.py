@@ -11,7 +11,7 @@ from support.fakes import FakeBeacon, FakeDeliveries, FakeHost, make_spec
 
 from coloctl.ha.heartbeat import ignore
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY, RESENT, LinkWatch, Silences, channels
-from coloctl.host.delivery import Sent
+from coloctl.host.delivery import TcpConnection
 from coloctl.model.pair import NODES
 
 pytestmark = pytest.mark.unit
@@ -20,10 +20,10 @@ BEAT_MS = 20.0
 LOOK_MS = LOOK_EVERY * BEAT_MS
 SPEC = make_spec()
 DISK = SPEC.replication.nbd_port()
-CUT = Sent(b"disk", DISK, unacked=3, resent=RESENT, heard=70)
+CUT = TcpConnection(b"disk", DISK, unacked=3, resent=RESENT, heard=70)
 
 
-def last(*looks: Sent) -> float:
+def last(*looks: TcpConnection) -> float:
     """What a look every 100 ms says in the end."""
     silences = Silences()
     return [silences.see([one], LOOK_MS)[0] for one in looks][-1]
@@ -46,12 +46,12 @@ def test_what_is_sent_again_and_not_acknowledged_is_silent_since_it_was_first_se
         pytest.param(replace(CUT, which=b"another"), id="it is another connection"),
     ],
 )
-def test_whatever_else_may_be_so_is_no_silence(one: Sent) -> None:
+def test_whatever_else_may_be_so_is_no_silence(one: TcpConnection) -> None:
     assert last(CUT, CUT, CUT, one) == 0
 
 
 SENT = st.builds(
-    Sent,
+    TcpConnection,
     which=st.sampled_from([b"disk", b"memory"]),
     port=st.just(DISK),
     unacked=st.integers(0, 2),
@@ -62,7 +62,7 @@ SENT = st.builds(
 
 @given(st.lists(st.lists(SENT, max_size=2, unique_by=lambda one: one.which), max_size=12))
 def test_a_silence_is_no_longer_than_the_time_since_something_was_heard(
-    looks: list[list[Sent]],
+    looks: list[list[TcpConnection]],
 ) -> None:
     silences = Silences()
     for number, sent in enumerate(looks):
