@@ -29,8 +29,6 @@ PENDING = frozenset(
         # -
         "coloctl/machine",
         # -
-        "coloctl/host",
-        # -
         "coloctl/lab",
         # -
         "coloctl/nbd",
