@@ -19,9 +19,8 @@ from coloctl import pairfile, paths
 from coloctl.api import faults
 from coloctl.api.faults import Fault
 from coloctl.api.thread import ThreadConnection, awaited
-from coloctl.api.view import seen
 from coloctl.control import acts as patience
-from coloctl.control.acts import QUERY_S, Acts, Document
+from coloctl.control.acts import QUERY_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import SpawnedSupervisor
 from coloctl.errors import NotProtected, Unreachable, UsageError
@@ -115,7 +114,7 @@ class Pair:
 
     async def status(self) -> PairView:
         """The pair as last seen: protection, generation, nodes, checkpoints."""
-        return seen(await self._act(Acts.status_document))
+        return await self._act(Acts.view)
 
     async def explain(self) -> Document:
         """Why it is so and what would happen next: the document of `coloctl explain -f json`."""
@@ -156,11 +155,11 @@ class Pair:
         """
         wanted = str(Protection(state))
 
-        def wait(acts: Acts) -> Document:
+        def wait(acts: Acts) -> PairView:
             acts.wait_for(wanted, timeout, generation)
-            return acts.status_document()
+            return acts.view()
 
-        return seen(await self._act(wait))
+        return await self._act(wait)
 
     # -- acting
 
@@ -175,7 +174,7 @@ class Pair:
 
         ``begin_on`` names the node whose disks are taken even where the other's are newer.
         """
-        return seen(
+        return read_view(
             await self._act(
                 lambda acts: acts.start(protect=protect, begin_on=begin_on, wait_s=timeout)
             )
@@ -185,19 +184,19 @@ class Pair:
         """The pair is in COLO; a guest that does not run is started first."""
 
         def protect(acts: Acts) -> Document:
-            if acts.status_document()["protection"] == Protection.DOWN:
+            if acts.view().protection is Protection.DOWN:
                 return acts.start(wait_s=timeout)
             return acts.protect(timeout)
 
-        return seen(await self._act(protect))
+        return read_view(await self._act(protect))
 
     async def reprotect(self, *, timeout: float = patience.PROTECT_S) -> PairView:
         """A guest that ran alone has a fresh secondary; the pair is in COLO."""
-        return seen(await self._act(lambda acts: acts.protect(timeout)))
+        return read_view(await self._act(lambda acts: acts.protect(timeout)))
 
     async def unprotect(self) -> PairView:
         """The guest runs on alone where it runs."""
-        return seen(await self._act(Acts.unprotect))
+        return read_view(await self._act(Acts.unprotect))
 
     async def failover(
         self, to: str | None = None, *, force: bool = False, timeout: float = patience.FAILOVER_S
@@ -322,9 +321,9 @@ def _named(acts: Acts, node: str) -> str:
     """The node's name, where its role was given."""
     if node in NODES:
         return node
-    for one in acts.status_document()["nodes"]:
-        if one["role"] == node:
-            return str(one["name"])
+    for one in acts.view().nodes.values():
+        if one.role == node:
+            return one.name
     raise NotProtected(f"{acts.pair} has no {node} now.", hint=f"`coloctl status {acts.pair}`")
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from coloctl.cli import complaint, reach
 from coloctl.cli.options import confirm
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.control.acts import Acts
 
@@ -42,7 +42,7 @@ class VerbCall:
         """The same over a connection that stands."""
         if self.dry_run:
             steps = acts.plan(self.verb, **self.asked)
-            documents.show_dialogue(self.pair, self.verb, steps, self.form)
+            plain.show_dialogue(self.pair, self.verb, steps, self.form)
             return None
         if self.question:
             confirm(self.pair, self.question, yes=self.yes)
@@ -62,7 +62,7 @@ class VerbCall:
 def tell_timeline(pair: str, timeline: Mapping[str, Any], form: str) -> None:
     """What happened when in a failover is on standard output."""
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "name": pair, **timeline})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **timeline})
         return
     from coloctl.cli.views import render
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import __version__
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.client import ControlClient
 from coloctl.errors import (
     ColoctlError,
@@ -296,7 +296,7 @@ def pack(parts: Parts, file: Path, pair: str) -> dict[str, Any]:
     now = time.time()
     top = file.name.removesuffix(".gz").removesuffix(".tar") or pair
     manifest = {
-        "schema": documents.SCHEMA,
+        "schema": plain.SCHEMA,
         "name": pair,
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
         "coloctl": __version__,

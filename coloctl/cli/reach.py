@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from coloctl import paths, procfs
 from coloctl.cli.options import pair_names
-from coloctl.control.acts import QUERY_S, Acts
+from coloctl.control.acts import QUERY_S, Acts, read_view
 from coloctl.control.client import ControlClient, OnEvent
-from coloctl.errors import ColoctlError, DeadlineMissed, NoSuchPair, Unreachable
+from coloctl.errors import (
+    ColoctlError,
+    DeadlineMissed,
+    NoSuchPair,
+    PreconditionFailed,
+    Unreachable,
+)
+from coloctl.model.view import PairView
 
 #: Where many are asked, one that hangs must not hold up the others.
 SURVEY_TIMEOUT_S = 2.0
@@ -47,13 +55,46 @@ def _orphaned(pair: str) -> Unreachable | None:
     return Unreachable(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
 
-def survey() -> list[dict[str, Any]]:
-    """List every pair that has a folder here, or lives without: its view, or why there is none.
+@dataclass(frozen=True)
+class Looked:
+    """What was found where a pair was looked at: its status, or why there is none."""
 
-    ``{"name", "supervisor": "running" | "silent" | "gone", "view": the document of query-pair or
-    None, "error": the sentence or None, "hint": what can be typed then, or None}``
-    """
+    name: str
+    supervisor: Literal["running", "silent", "gone"]
+    document: Mapping[str, Any] | None = None  #: of query-pair, as the supervisor sent it
+    view: PairView | None = None  #: the same; None also where this version cannot read it
+    error: str | None = None  #: why there is no view, a sentence
+    hint: str | None = None  #: what can be typed then
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the item of `status -f json` without a pair."""
+        return {
+            "name": self.name,
+            "supervisor": self.supervisor,
+            "view": self.document,
+            "error": self.error,
+            "hint": self.hint,
+        }
+
+
+def survey() -> list[Looked]:
+    """List every pair that has a folder here, or that runs although its folder was removed."""
     return [_look(name) for name in sorted({*pair_names(), *_without_folder()})]
+
+
+def ask(name: str) -> Looked:
+    """Ask one supervisor for the status of its pair; raises as `connect`."""
+    with acts(name) as asked:
+        return _answered(asked)
+
+
+def _answered(asked: Acts) -> Looked:
+    document = asked.status_document()
+    try:
+        view = read_view(document)
+    except PreconditionFailed as error:
+        return Looked(asked.pair, "running", document, None, error.message, error.hint)
+    return Looked(asked.pair, "running", document, view)
 
 
 def _without_folder() -> list[str]:
@@ -67,23 +108,22 @@ def _without_folder() -> list[str]:
     return leftovers.without_folder()
 
 
-def _look(name: str) -> dict[str, Any]:
+def _look(name: str) -> Looked:
     try:
         with ControlClient.connect(paths.control_socket(name), SURVEY_TIMEOUT_S) as client:
-            view = client.execute("query-pair", SURVEY_TIMEOUT_S)
+            return _answered(Acts(client, SURVEY_TIMEOUT_S))
     except ColoctlError as error:
-        return {"name": name, "view": None, **_why(name, error)}
-    return {"name": name, "supervisor": "running", "view": view, "error": None, "hint": None}
+        return _why(name, error)
 
 
-def _why(name: str, error: ColoctlError) -> dict[str, Any]:
+def _why(name: str, error: ColoctlError) -> Looked:
     """Say why there is no view of a pair, and what can be typed."""
     if isinstance(error, DeadlineMissed):
-        return {"supervisor": "silent", "error": error.message, "hint": error.hint}
+        return Looked(name, "silent", error=error.message, hint=error.hint)
     hint: str | None = f"`coloctl stop {name} --force` clears what it left"
     try:
         if orphaned := _orphaned(name):
             error, hint = orphaned, orphaned.hint
     except ColoctlError as worse:  # its journal is damaged
         error, hint = worse, worse.hint
-    return {"supervisor": "gone", "error": error.message, "hint": hint}
+    return Looked(name, "gone", error=error.message, hint=hint)

@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from coloctl import paths, procfs
+from coloctl import __version__, paths, procfs
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.watcher import watcher_of
-from coloctl.errors import DeadlineMissed, Unreachable
+from coloctl.errors import DeadlineMissed, PreconditionFailed, Unreachable
+from coloctl.model.view import PairView
 
 #: A supervisor answers queries between two steps of its acts, within milliseconds.
 QUERY_S = 10.0
@@ -45,8 +46,9 @@ class Acts:
     time (it may go on), `OutcomeUnknown` when the supervisor went away meanwhile.
     """
 
-    def __init__(self, client: ControlClient) -> None:
+    def __init__(self, client: ControlClient, query_s: float = QUERY_S) -> None:
         self.client = client
+        self.query_s = query_s  #: patience for the status, the query that surveys repeat
 
     @property
     def pair(self) -> str:
@@ -58,10 +60,17 @@ class Acts:
 
     # -- looking
 
+    def view(self) -> PairView:
+        """Return the pair as last observed.
+
+        Raises `PreconditionFailed` for a value that this version does not know.
+        """
+        return read_view(self.status_document())
+
     def status_document(self) -> Document:
-        """The pair as last seen: the document of `status -f json`."""
-        seen: Document = self._ask("query-pair")
-        return seen
+        """Return the document of `status -f json`, as the supervisor sent it."""
+        document: Document = self._ask("query-pair", self.query_s)
+        return document
 
     def explanation(self) -> Document:
         """Why it is so, and what would happen next: the document of `explain -f json`."""
@@ -211,6 +220,20 @@ class Acts:
             for fd in held:
                 os.close(fd)
         return str(how)
+
+
+def read_view(document: Mapping[str, Any]) -> PairView:
+    """Rebuild a view from the document that a supervisor of any version sent.
+
+    Raises `PreconditionFailed` for a value that this version does not know.
+    """
+    try:
+        return PairView.from_json(document)
+    except ValueError as error:
+        raise PreconditionFailed(
+            f"The status of {document.get('name', 'the pair')} cannot be read: {error}.",
+            hint=f"use the coloctl that runs its supervisor; this one is {__version__}",
+        ) from None
 
 
 def _left(deadline_s: float) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,13 @@ class TurnedAway:
     last: str = ""  #: the sentence about the last one
 
 
-def told(document: Mapping[str, Any] | None) -> str:
-    """Say in one line what was turned away; empty where nothing was.
-
-    ``document`` is a `TurnedAway` as JSON has it, None as long as there was no stranger.
-    """
-    if not document or not document["count"]:
+def told(turned_away: TurnedAway | None) -> str:
+    """Summarize in one line what was turned away; return "" where there was no stranger."""
+    if turned_away is None or not turned_away.count:
         return ""
-    many = document["count"]
-    wires = ", ".join(f"{wire}: {count}" for wire, count in document["wires"].items())
-    minutes = max(1, round(document["since_s"] / 60))
+    many = turned_away.count
+    wires = ", ".join(f"{wire}: {count}" for wire, count in turned_away.wires.items())
+    minutes = max(1, round(turned_away.since_s / 60))
     ago = f"{minutes} min ago" if minutes < 120 else f"{round(minutes / 60)} h ago"
     who = "1 stranger was" if many == 1 else f"{many} strangers were"
-    return f"{who} cut off from the pair's wires ({wires}), first {ago}. {document['last']}"
+    return f"{who} cut off from the pair's wires ({wires}), first {ago}. {turned_away.last}"

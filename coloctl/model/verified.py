@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from coloctl.model.revive import revive
 from coloctl.model.units import size
 
 
@@ -82,22 +83,11 @@ class Verified:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Verified:
-        """What `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        disks = tuple(
-            DiskVerified(
-                **{
-                    **disk,
-                    "differs": _ranges(disk["differs"]),
-                    "unsettled": _ranges(disk["unsettled"]),
-                }
-            )
-            for disk in document["disks"]
-        )
-        pages = document.get("pages")  # an earlier coloctl knew nothing of them
-        if pages is not None:
-            pages = MemoryVerified(**{**pages, "places": _ranges(pages["places"])})
-        outcome = VerifyOutcome(document["outcome"])
-        return cls(**{**document, "outcome": outcome, "disks": disks, "pages": pages})
+        """Rebuild the value from the document of `to_json`; raises ValueError for anything else.
+
+        A document of an earlier coloctl has no ``pages``.
+        """
+        return revive(cls, document)
 
     def sentence(self) -> str:
         """What was found, for an operator."""
@@ -112,16 +102,9 @@ class Verified:
         return " ".join(filter(None, wrong))
 
 
-def last_verified(told: Mapping[str, Any] | None) -> str:
-    """The last verification in one line, for `coloctl status`; empty where there was none."""
-    if told is None:
-        return ""
-    found = Verified.from_json(told)
-    return f"{found.outcome}, {found.at}. {found.sentence()}"
-
-
-def _ranges(told: Any) -> tuple[tuple[int, int], ...]:
-    return tuple((int(begin), int(end)) for begin, end in told)
+def last_verified(found: Verified | None) -> str:
+    """Summarize the last verification in one line; return "" where there was none."""
+    return "" if found is None else f"{found.outcome}, {found.at}. {found.sentence()}"
 
 
 def _alike(disk: DiskVerified) -> str:

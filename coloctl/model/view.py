@@ -11,6 +11,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.model.revive import revive
 from coloctl.model.strangers import TurnedAway
 from coloctl.model.tuning import Tuning, Value
 from coloctl.model.verified import Verified
@@ -73,6 +74,15 @@ class NodeView:
     merge: Merge = Merge.NONE
     qemu_version: str = ""
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
+
+    @property
+    def doing(self) -> str:
+        """The state of the node for people: QEMU's run state, or why there is none."""
+        if self.presence is not Presence.ALIVE:
+            return self.presence
+        if Degradation.MONITOR in self.impairments:
+            return "not answering"
+        return self.run_state or "starting"
 
 
 @dataclass(frozen=True)
@@ -144,12 +154,36 @@ class PairView:
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
     stale_code: str = ""  #: that the secondary may run stale code, and what helps; sentences
 
+    @property
+    def protected(self) -> bool:
+        """Whether the pair is in COLO."""
+        return self.protection is Protection.COLO
+
     def primary(self) -> NodeView | None:
-        """The node whose output reaches the clients, if there is one."""
-        return next((n for n in self.nodes.values() if n.role is Role.PRIMARY), None)
+        """Return the node whose output reaches the clients; None where there is none."""
+        return self.with_role(Role.PRIMARY)
+
+    def with_role(self, role: Role) -> NodeView | None:
+        """Return the node that has ``role``; None where no node has it."""
+        return next((node for node in self.nodes.values() if node.role is role), None)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PairView:
+        """Rebuild the view from the document of `to_json`.
+
+        Unknown keys are left out and absent ones take their default, so that the documents of an
+        older and of a newer supervisor can be read. Raises ValueError for a value that this version
+        does not know.
+        """
+        nodes = {
+            node["name"]: node
+            for node in document.get("nodes", ())
+            if isinstance(node, Mapping) and "name" in node
+        }
+        return revive(cls, {**document, "nodes": nodes})
 
     def to_json(self) -> dict[str, Any]:
-        """The stable document of `status -f json`."""
+        """Return the stable document of `status -f json`."""
         document = {"schema": STATUS_SCHEMA, **asdict(self)}
         document["nodes"] = [asdict(self.nodes[name]) for name in sorted(self.nodes)]
         return document

@@ -218,7 +218,7 @@ def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
                 assert all(one["got"] for one in said)
                 await reprotect(stage)
             await carries_on(stage)
-            said = told(stage.state.view().to_json()["turned_away"])
+            said = told(stage.state.view().turned_away)
             assert said.startswith(f"{len(slots)} strangers were cut off"), said
             journal = (stage.state.ground.folder / "journal.jsonl").read_text()
             assert journal.count('"stranger"') == len(slots)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from coloctl.cli.reach import Looked
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
@@ -64,7 +65,9 @@ def document(view: PairView = PROTECTED) -> dict[str, Any]:
     return view.to_json()
 
 
-def looked(view: PairView | None = PROTECTED, **changes: Any) -> dict[str, Any]:
-    """As an item of `reach.survey`."""
+def looked(view: PairView | None = PROTECTED, **changes: Any) -> Looked:
+    """Build an item of `reach.survey`."""
     shown = None if view is None else document(view)
-    return {"name": "web", "supervisor": "running", "view": shown, "error": None, **changes}
+    return Looked(
+        **{"name": "web", "supervisor": "running", "document": shown, "view": view, **changes}
+    )

@@ -43,7 +43,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "verify": Verb("verify", "Compare both nodes' disks, and memory, while the guest runs."),
         "qmp": Verb("knobs", "Send one QMP command to one node."),
     },
-    "CpuSampling": {
+    "Inspect": {
         "list": Verb("status", "List the pairs of this machine.", "list_pairs"),
         "status": Verb("status", "Show nodes, roles, protection and checkpoints."),
         "events": Verb("events", "Tell what is, then what happens, in one order."),

@@ -9,7 +9,7 @@ import click
 
 from coloctl import paths
 from coloctl.cli.options import format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, NoSuchPair, PreconditionFailed
 
@@ -50,13 +50,13 @@ def bundle(pair: str, file: Path | None, form: str) -> None:
             f"{file} cannot be written: {error.strerror}.", hint="name another file with -o"
         ) from None
     if form == "json":
-        documents.print_json({**manifest, "file": str(file.absolute())})
+        plain.print_json({**manifest, "file": str(file.absolute())})
         return
     print(f"{file} has {len(manifest['files'])} files, {file.stat().st_size} bytes.")
     reasons = dict.fromkeys(one["why"] for one in manifest["missing"])
     for why in reasons:
         names = ", ".join(one["name"] for one in manifest["missing"] if one["why"] == why)
-        print(f"missing: {names}: {documents.sentence(why)}")
+        print(f"missing: {names}: {plain.sentence(why)}")
 
 
 def _require_folder(file: Path) -> None:

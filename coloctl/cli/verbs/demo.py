@@ -18,6 +18,7 @@ from coloctl.cli.players import engage, require_clients
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
+from coloctl.control.acts import read_view
 from coloctl.lab import rootless
 
 #: The demo's pair and its lab are called this, unless somebody chooses another name.
@@ -111,7 +112,7 @@ class DemoScreen:
         """How the pair stands now."""
         if self._live.is_started:
             count = Text(f"{acknowledged} records acknowledged", "green")
-            self._live.update(Group("", pair_views.status(view), count))
+            self._live.update(Group("", pair_views.status(read_view(view)), count))
 
 
 #: The moments of the story's timeline, in words.

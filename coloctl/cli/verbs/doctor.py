@@ -18,8 +18,7 @@ from coloctl.check.finding import Precondition, Severity, document, worst
 from coloctl.check.machine import examine_machine
 from coloctl.cli import world
 from coloctl.cli.options import format_option
-from coloctl.cli.views import plain as documents
-from coloctl.cli.views import render
+from coloctl.cli.views import plain, render
 from coloctl.host import open_host
 
 EXIT_CODES = {Severity.OK: 0, Severity.INFO: 0, Severity.WARNING: 3, Severity.ERROR: 1}
@@ -50,7 +49,7 @@ def doctor(*, spec_path: Path | None, form: str) -> int:
         world.enter(pair)
         findings = asyncio.run(examine_pair(pair))
     if form == "json":
-        documents.print_json(document(findings))
+        plain.print_json(document(findings))
     else:
         show(findings, render.console())
     return EXIT_CODES[worst(findings)]

@@ -11,7 +11,7 @@ import click
 from coloctl import paths
 from coloctl.cli import reach, streams
 from coloctl.cli.options import format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.cli.views.progress import plain_line
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
@@ -27,6 +27,8 @@ from coloctl.model.pairevent import (
     PauseChanged,
     VerificationOver,
 )
+from coloctl.model.revive import revive
+from coloctl.model.view import CheckpointView, Fencing, NodeView
 
 
 @click.command()
@@ -91,7 +93,7 @@ def _say(record: dict[str, Any], form: str) -> None:
     """``record`` is written, and seen by whoever reads a pipe."""
     if form == "json":
         shown = {name: value for name, value in record.items() if name != "exists" or value}
-        line = json.dumps({"schema": documents.SCHEMA, **shown}, ensure_ascii=False)
+        line = json.dumps({"schema": plain.SCHEMA, **shown}, ensure_ascii=False)
     else:
         line = _happened(record) if "event" in record else _exists(record)
     print(line)
@@ -102,7 +104,11 @@ def _exists(record: dict[str, Any]) -> str:
     what = record["exists"]
     if what is None:
         return f"--- all of this was so at event {record['seq']}; what follows came after it ---"
-    return f"{_subject(what, record):13}{_state(what, record)}"
+    try:
+        state = _state(what, record)
+    except ValueError:  # of a supervisor of another version
+        state = json.dumps(record, ensure_ascii=False)
+    return f"{_subject(what, record):13}{state}"
 
 
 def _subject(what: str, record: dict[str, Any]) -> str:
@@ -115,16 +121,21 @@ def _state(what: str, record: dict[str, Any]) -> str:
         state = f"{record['protection']}, generation {record['generation']}{paused}"
         return f"{state}: {record['reason']}"
     if what == "node":
-        pid = f", process {record['pid']}" if record["pid"] else ""
-        fence = "" if record["fencing"] == "clear" else f", fencing {record['fencing']}"
-        return f"{record['role']}, {documents.node_state(record)}{pid}{fence}"
+        return _node_line(revive(NodeView, record))
     if what == "checkpoints":
-        last = record["last_pause_ms"]
+        counted = revive(CheckpointView, record)
+        last = counted.last_pause_ms
         pause = "" if last is None else f", the last paused the guest for {last:.1f} ms"
-        return f"{record['count']}, one every {record['delay_ms']} ms at least{pause}"
+        return f"{counted.count}, one every {counted.delay_ms} ms at least{pause}"
     if what == "diagnosis":
         return " ".join([f"{record['name']}.", *record["evidence"]])
     return json.dumps(record, ensure_ascii=False)
+
+
+def _node_line(node: NodeView) -> str:
+    pid = f", process {node.pid}" if node.pid else ""
+    fence = "" if node.fencing is Fencing.CLEAR else f", fencing {node.fencing}"
+    return f"{node.role}, {node.doing}{pid}{fence}"
 
 
 def _happened(record: dict[str, Any]) -> str:

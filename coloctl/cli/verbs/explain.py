@@ -9,9 +9,11 @@ import click
 
 from coloctl.cli import reach
 from coloctl.cli.options import format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.cli.views.plain import clock, sentence
-from coloctl.model.strangers import told
+from coloctl.model.revive import revive
+from coloctl.model.strangers import TurnedAway, told
+from coloctl.model.view import SettingView
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,7 +44,7 @@ def explain(pair: str, form: str) -> None:
     with reach.acts(pair) as acts:
         document = acts.explanation()
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, **document})
+        plain.print_json({"schema": plain.SCHEMA, **document})
         return
     from coloctl.cli.views import render
 
@@ -79,15 +81,25 @@ def sentences(document: Document) -> Iterator[str]:
         yield f"Now: {decision['action']}. {sentence(decision['reason'])}"
     if stale := document.get("stale_code"):
         yield stale
-    if strangers := told(document.get("turned_away")):
+    if strangers := told(_turned_away(document)):
         yield strangers
     if pace := document.get("pace"):
         yield f"Checkpoints come after {document['delay_ms']} ms: {pace}"
-    if changed := documents.changed_settings(document.get("settings", {})):
+    if changed := plain.changed_settings(_settings(document)):
         yield f"Set while it runs: {', '.join(changed)}."
     yield _who_acts(document)
     for said in document.get("agents", {}).values():
         yield sentence(said)
+
+
+def _turned_away(document: Document) -> TurnedAway | None:
+    found = document.get("turned_away")
+    return None if found is None else revive(TurnedAway, found)
+
+
+def _settings(document: Document) -> dict[str, SettingView]:
+    found = document.get("settings", {})
+    return {name: revive(SettingView, one) for name, one in found.items()}
 
 
 def _who_acts(document: Document) -> str:

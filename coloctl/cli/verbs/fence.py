@@ -10,7 +10,7 @@ import click
 from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import format_option, pair_argument, yes_option
 from coloctl.cli.verbs import history
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 
 
 @click.group()
@@ -35,7 +35,7 @@ def confirm(pair: str, node: str, yes: bool, form: str) -> None:
     ).carry_out(lambda acts: acts.confirm_fence(node))  # fmt: skip
     assert view is not None
     if form == "json":
-        documents.print_json(view)
+        plain.print_json(view)
     else:
         print(
             f"Node {node} of {pair} counts as fenced; `coloctl status {pair}` shows what follows."
@@ -49,7 +49,7 @@ def fence_history(pair: str, form: str) -> None:
     """List what was fenced in the failovers of PAIR: how, and what proved it."""
     fences = _fences(history.past_of(pair)[0])
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "name": pair, "fences": fences})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, "fences": fences})
     elif not fences:
         print(f"Nothing of {pair} was fenced since it was started.")
     else:

@@ -11,7 +11,7 @@ import click
 from coloctl import paths
 from coloctl.cli import reach
 from coloctl.cli.options import format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.errors import NoSuchPair, Unreachable
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def history(pair: str, extended: bool, form: str) -> None:
     """
     failovers, unreadable = past_of(pair)
     if form == "json":
-        documents.print_json(
+        plain.print_json(
             {
-                "schema": documents.SCHEMA,
+                "schema": plain.SCHEMA,
                 "name": pair,
                 "failovers": failovers,
                 "unreadable": unreadable,

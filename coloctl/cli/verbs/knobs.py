@@ -10,7 +10,7 @@ import click
 from coloctl.cli import reach
 from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import dry_run_option, format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.acts import Acts
 from coloctl.errors import UsageError
 from coloctl.model import tuning
@@ -41,7 +41,7 @@ def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -
     if done is None:
         return
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "pair": pair, **done})
+        plain.print_json({"schema": plain.SCHEMA, "pair": pair, **done})
         return
     for one in done["changed"]:
         name = one["name"]
@@ -75,7 +75,7 @@ def checkpoint(pair: str, dry_run: bool, form: str) -> None:
         return
     if form == "json":
         document = {"name": pair, "count": done["count"], "pause_ms": done["pause-ms"]}
-        documents.print_json({"schema": documents.SCHEMA, **document})
+        plain.print_json({"schema": plain.SCHEMA, **document})
     else:
         print(f"Checkpoint {done['count']} is complete; the guest paused for "
               f"{done['pause-ms']:g} ms.")  # fmt: skip
@@ -101,7 +101,7 @@ def qmp(
     """
     given = dict(_argument(text) for text in arguments)
     with reach.acts(pair) as acts:
-        documents.print_json(acts.qmp(node, command, given, oob=oob))
+        plain.print_json(acts.qmp(node, command, given, oob=oob))
 
 
 def _argument(text: str) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ import click
 
 from coloctl.cli import reach
 from coloctl.cli.options import format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 
 
 @click.command()
@@ -39,7 +39,7 @@ def resume(pair: str, form: str) -> None:
 
 def _tell(pair: str, answer: Mapping[str, Any], form: str) -> None:
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "name": pair, **answer})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **answer})
         return
     already = " already" if answer["before"] is answer["paused"] else ""
     if answer["paused"]:

@@ -22,8 +22,7 @@ from coloctl.check.probe import probe as ask
 from coloctl.check.trial import DEADLINE_S, try_out
 from coloctl.check.verdict import CheckResult, ColoSupport, Direction, FullVerdict
 from coloctl.cli.options import Duration, format_option
-from coloctl.cli.views import plain as documents
-from coloctl.cli.views import render
+from coloctl.cli.views import plain, render
 from coloctl.cli.views.downloads import Bars
 from coloctl.host import open_host
 from coloctl.lab import qemu as qemus
@@ -100,7 +99,7 @@ def probe(*, qemu: str, accel: str, machine: str, full: bool, deadline: float, f
     question = Question(qemu, accel, machine, full, deadline)
     report = _run(_answer(question, _binary(qemu), quiet=form == "json"))
     if form == "json":
-        documents.print_json(report.to_json())
+        plain.print_json(report.to_json())
     else:
         show(report, render.console())
     return EXIT_CODES[report.outcome]

@@ -15,8 +15,8 @@ from coloctl.cli.options import (
     pair_argument,
     yes_option,
 )
-from coloctl.cli.views import plain as documents
-from coloctl.control.acts import PROTECT_S, Acts, Document
+from coloctl.cli.views import plain
+from coloctl.control.acts import PROTECT_S, Acts, Document, read_view
 from coloctl.errors import StillAtWork
 
 
@@ -56,9 +56,9 @@ def protect(*, pair: str, wait: float, dry_run: bool, form: str) -> None:
     if view is None:
         return
     if form == "json":
-        documents.print_json(view)
+        plain.print_json(view)
     else:
-        print(documents.after_start(view, time.monotonic() - began))
+        print(plain.after_start(read_view(view), time.monotonic() - began))
 
 
 @click.command()
@@ -80,6 +80,6 @@ def unprotect(*, pair: str, dry_run: bool, yes: bool, form: str) -> None:
     if view is None:
         return
     if form == "json":
-        documents.print_json(view)
+        plain.print_json(view)
     else:
-        print(f"{pair} runs on node {documents.primary_of(view)}, without protection.")
+        print(f"{pair} runs on node {plain.primary_of(read_view(view))}, without protection.")

@@ -23,10 +23,10 @@ from coloctl.cli.options import (
     metrics_option,
     yes_option,
 )
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.colo import equal_disks, generation, inuse, launch
-from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document
+from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import (
     SpawnedSupervisor,
@@ -123,7 +123,7 @@ def start(
     pair = load(spec_path)
     if dry_run:
         planned = _planned(pair, protect=not alone, begin_on=begin_on)
-        documents.show_dialogue(pair.name, "start", planned, form)
+        plain.show_dialogue(pair.name, "start", planned, form)
         return
     if begin_on:
         lost = f"Whatever only node {other(begin_on)}'s disks hold of {pair.name} is given up."
@@ -200,7 +200,7 @@ def _answering(pair: PairSpec) -> ControlClient | None:
         client = reach.connect(pair.name)
     except (NoSuchPair, Unreachable):
         return None
-    source = Acts(client).status_document()["spec_path"]
+    source = Acts(client).view().spec_path
     if source != str(pair.source):
         client.close()
         raise PairBusy(
@@ -233,7 +233,7 @@ def _start_new(request: StartRequest) -> dict[str, Any] | None:
         first = 0
         try:
             with supervisor.connect() as client:
-                first = Acts(client).status_document()["supervisor_pid"]
+                first = Acts(client).view().supervisor_pid or 0
                 view = _send(client, request)
         except (StillAtWork, RunsAlone):
             supervisor.keep()
@@ -255,7 +255,7 @@ def _keep_successor(supervisor: SpawnedSupervisor, first: int) -> None:
     """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
     name = supervisor.name
     with contextlib.suppress(MonitorError), supervisor.connect() as client:
-        if Acts(client).status_document()["supervisor_pid"] == first or not first:
+        if Acts(client).view().supervisor_pid == first or not first:
             return
         supervisor.keep()
     if supervisor.kept:
@@ -305,8 +305,8 @@ def _send(client: ControlClient, request: StartRequest) -> dict[str, Any] | None
 def _tell(view: dict[str, Any] | None, request: StartRequest, took_s: float) -> None:
     name = request.pair.name
     if request.form == "json":
-        documents.print_json(view or {"schema": 1, "name": name, "waited": False})
+        plain.print_json(view or {"schema": 1, "name": name, "waited": False})
     elif view is None:
         print(f"The start of {name} is under way; `coloctl wait {name} --for colo` waits for it.")
     else:
-        print(documents.after_start(view, took_s))
+        print(plain.after_start(read_view(view), took_s))

@@ -12,7 +12,8 @@ import click
 
 from coloctl.cli import reach, streams
 from coloctl.cli.options import PairName, format_option
-from coloctl.cli.views import plain as documents
+from coloctl.cli.reach import Looked
+from coloctl.cli.views import plain
 from coloctl.errors import UsageError
 
 #: Nobody reads faster, and a supervisor observes its QEMUs once a second.
@@ -33,7 +34,7 @@ def status(pair: str | None, extended: bool, watch: float | None, form: str) -> 
     if watch is None:
         looked = _look(pair)
         _show(looked, pair, form, extended=extended)
-        return 0 if all(_protected(one) for one in looked) else 3
+        return 0 if all(one.view and one.view.protected for one in looked) else 3
     if watch < WATCH_MIN_S:
         raise UsageError(f"-w {watch:g} is too often.", hint=f"use {WATCH_MIN_S} or more")
     with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
@@ -45,12 +46,12 @@ def status(pair: str | None, extended: bool, watch: float | None, form: str) -> 
 @format_option("pretty", "json", "tsv")
 def list_pairs(form: str) -> None:
     """List the pairs of this machine, also those whose supervisor is gone."""
-    rows = [documents.summary(one) for one in reach.survey()]
+    rows = [plain.summary(one) for one in reach.survey()]
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "pairs": rows})
+        plain.print_json({"schema": plain.SCHEMA, "pairs": rows})
     elif form == "tsv":
-        columns = documents.LIST_COLUMNS
-        print(documents.tsv([columns, *([row[name] for name in columns] for row in rows)]))
+        columns = plain.LIST_COLUMNS
+        print(plain.tsv([columns, *([row[name] for name in columns] for row in rows)]))
     elif rows:
         from coloctl.cli.views import pair as pair_views
         from coloctl.cli.views import render
@@ -60,24 +61,15 @@ def list_pairs(form: str) -> None:
         print("No pair runs here.")
 
 
-def _look(pair: str | None) -> list[dict[str, Any]]:
-    if pair is None:
-        return reach.survey()
-    with reach.acts(pair) as acts:
-        view = acts.status_document()
-    return [{"name": pair, "supervisor": "running", "view": view, "error": None}]
+def _look(pair: str | None) -> list[Looked]:
+    return reach.survey() if pair is None else [reach.ask(pair)]
 
 
-def _protected(looked: dict[str, Any]) -> bool:
-    view = looked["view"]
-    return view is not None and documents.is_protected(view)
-
-
-def _show(looked: list[dict[str, Any]], pair: str | None, form: str, *, extended: bool) -> None:
+def _show(looked: list[Looked], pair: str | None, form: str, *, extended: bool) -> None:
     if form == "json":
-        documents.print_json(_document(looked, pair))
+        plain.print_json(_document(looked, pair))
     elif form == "tsv":
-        print(documents.tsv([documents.TSV_COLUMNS, *_tsv(looked)]))
+        print(plain.tsv([plain.TSV_COLUMNS, *_tsv(looked)]))
     elif looked:
         from coloctl.cli.views import pair as pair_views
         from coloctl.cli.views import render
@@ -87,15 +79,15 @@ def _show(looked: list[dict[str, Any]], pair: str | None, form: str, *, extended
         print("No pair runs here.")
 
 
-def _document(looked: list[dict[str, Any]], pair: str | None) -> Any:
-    """One pair is its view alone; all of them come in a list."""
+def _document(looked: list[Looked], pair: str | None) -> Any:
+    """Return the document of the one pair that was asked for, or a list of all."""
     if pair is not None:
-        return looked[0]["view"]
-    return {"schema": documents.SCHEMA, "pairs": looked}
+        return looked[0].document
+    return {"schema": plain.SCHEMA, "pairs": [one.to_json() for one in looked]}
 
 
-def _tsv(looked: list[dict[str, Any]]) -> list[list[object]]:
-    return [row for one in looked if one["view"] for row in documents.tsv_rows(one["view"])]
+def _tsv(looked: list[Looked]) -> list[list[object]]:
+    return [row for one in looked if one.view for row in plain.tsv_rows(one.view)]
 
 
 def _watch(pair: str | None, every_s: float, form: str, *, extended: bool) -> None:
@@ -104,13 +96,13 @@ def _watch(pair: str | None, every_s: float, form: str, *, extended: bool) -> No
         _watch_live(pair, every_s, extended=extended)
         return
     if form == "tsv":
-        print(documents.tsv([documents.TSV_COLUMNS]))
+        print(plain.tsv([plain.TSV_COLUMNS]))
     while True:
         looked = _look(pair)
         if form == "json":
             print(json.dumps(_document(looked, pair), ensure_ascii=False))
         elif form == "tsv":
-            print(documents.tsv(_tsv(looked)))
+            print(plain.tsv(_tsv(looked)))
         else:
             _show(looked, pair, form, extended=extended)
         streams.require()

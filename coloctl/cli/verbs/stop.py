@@ -20,7 +20,7 @@ from coloctl.cli.options import (
     pair_argument,
     yes_option,
 )
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.acts import SHUTDOWN_S, Acts
 from coloctl.errors import ColoctlError, GuestCutOff, NoSuchPair, Unreachable
 
@@ -99,7 +99,7 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
             {"node": one.node, "act": f"SIGKILL process {one.identity.pid}", "why": str(one)}
             for one in living
         ]
-        documents.show_dialogue(pair, "stop", steps, form)
+        plain.show_dialogue(pair, "stop", steps, form)
         return
     if not force:
         if living:
@@ -120,7 +120,7 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
 
 def _tell(pair: str, how: str, form: str) -> None:
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "name": pair, "how": how})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, "how": how})
     else:
         folder = paths.pair_dir(pair)
         stays = f" Its folder {folder} cannot be removed." if folder.exists() else ""

@@ -14,7 +14,7 @@ from coloctl.cli.options import (
     format_option,
     pair_argument,
 )
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.acts import VERIFY_S
 from coloctl.model.units import size
 from coloctl.model.verified import MemoryVerified, Verified, VerifyOutcome
@@ -64,7 +64,7 @@ def verify(*, pair: str, wait: float, memory: bool | None, dry_run: bool, form: 
         return 0
     found = Verified.from_json(document)
     if form == "json":
-        documents.print_json({"schema": documents.SCHEMA, "name": pair, **document})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **document})
     else:
         _tell(pair, found)
     return _CODES[found.outcome]

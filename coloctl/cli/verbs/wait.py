@@ -8,7 +8,7 @@ import click
 
 from coloctl.cli import reach
 from coloctl.cli.options import Duration, format_option, pair_argument
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.acts import QUERY_S
 from coloctl.model.protection import Protection
 
@@ -31,7 +31,7 @@ def wait(pair: str, state: str, timeout: float, form: str) -> None:
         found = acts.wait_for(state, max(give_up - time.monotonic(), 0.1))
     if form == "json":
         document = {"name": pair, "asked": state, "protection": found}
-        documents.print_json({"schema": documents.SCHEMA, **document})
+        plain.print_json({"schema": plain.SCHEMA, **document})
 
 
 @click.group()
@@ -53,13 +53,13 @@ def is_state(pair: str, state: str, quiet: bool, form: str) -> int:
     STATE is down, unprotected, resync, migrating, colo, failover or failed.
     """
     with reach.acts(pair) as acts:
-        found = acts.status_document()["protection"]
+        found = acts.view().protection
     yes = found == state
     if quiet:
         pass
     elif form == "json":
         document = {"name": pair, "asked": state, "protection": found, "answer": yes}
-        documents.print_json({"schema": documents.SCHEMA, **document})
+        plain.print_json({"schema": plain.SCHEMA, **document})
     else:
         print(f"{pair} is {found}." if yes else f"{pair} is {found}, not {state}.")
     return 0 if yes else 3

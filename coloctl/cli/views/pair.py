@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.cli.views.plain import View, changed_settings, clock, node_state, sentence
+from coloctl.cli.reach import Looked
+from coloctl.cli.views.plain import changed_settings, clock, sentence
 from coloctl.cli.views.render import Widest, milliseconds, plain_table
+from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import Role
+from coloctl.model.protection import Protection
 from coloctl.model.strangers import told
-from coloctl.model.verified import last_verified
+from coloctl.model.verified import VerifyOutcome, last_verified
+from coloctl.model.view import (
+    ActProgress,
+    CheckpointView,
+    Fencing,
+    NodeView,
+    PairView,
+    Presence,
+)
 
 #: What a state means to somebody who looks over from the other end of the room.
 STATE_STYLE: Mapping[str, str] = {
@@ -25,7 +38,7 @@ STATE_STYLE: Mapping[str, str] = {
 }
 _NOTHING = Text("-", style="dim")
 #: States in which the checkpoints that were counted are those of the pair as it is.
-_COUNTING = ("colo", "failover")
+_COUNTING = (Protection.COLO, Protection.FAILOVER)
 #: What `status -e` says of each node.
 _FACTS: Mapping[str, str] = {
     "host": "host",
@@ -41,38 +54,36 @@ _FACTS: Mapping[str, str] = {
 }
 
 
-def statuses(looked: Sequence[View], *, extended: bool = False) -> RenderableType:
+def statuses(looked: Sequence[Looked], *, extended: bool = False) -> RenderableType:
     """Pairs below each other; ``looked`` is the answer of `reach.survey`."""
     parts: list[RenderableType] = []
     for one in looked:
         if parts:
             parts.append(Text())
-        parts.append(
-            _unseen(one) if one["view"] is None else status(one["view"], extended=extended)
-        )
+        parts.append(_unseen(one) if one.view is None else status(one.view, extended=extended))
     return Group(*parts)
 
 
-def status(view: View, *, extended: bool = False) -> RenderableType:
+def status(view: PairView, *, extended: bool = False) -> RenderableType:
     """One pair: what matters on top, its nodes below."""
-    parts: list[RenderableType] = [headline(view), Text(sentence(view["reason"]), style="dim")]
+    parts: list[RenderableType] = [headline(view), Text(sentence(view.reason), style="dim")]
     parts += news(view)
-    if view["progress"]:
-        parts.append(_progress(view["progress"]))
+    if view.progress:
+        parts.append(_progress(view.progress))
     parts += [Text(), nodes(view)]
     if extended:
         parts += [Text(), details(view)]
     return Group(*parts)
 
 
-def headline(view: View) -> Text:
+def headline(view: PairView) -> Text:
     """Pair, protection and for how long, generation; the exposure clock while it runs."""
-    state, exposed = view["protection"], view["exposed_s"]
+    state, exposed = view.protection, view.exposed_s
     style = STATE_STYLE.get(state, "")
-    alone = state == "unprotected" and exposed is not None
-    lasting = exposed if alone else view["since_s"]
+    alone = state is Protection.UNPROTECTED and exposed is not None
+    lasting = exposed if alone and exposed is not None else view.since_s
     line = Text.assemble(
-        (view["name"], "bold"),
+        (view.name, "bold"),
         "   ",
         ("● ", style),
         (state, f"bold {style}"),
@@ -80,67 +91,71 @@ def headline(view: View) -> Text:
     )
     if exposed is not None and not alone:
         line.append(f"   unprotected for {clock(exposed)}", "yellow")
-    line.append("   generation ", "dim").append(str(view["generation"]))
-    return line.append("   paused", "bold yellow") if view.get("paused") else line
+    line.append("   generation ", "dim").append(str(view.generation))
+    return line.append("   paused", "bold yellow") if view.paused else line
 
 
-def news(view: View) -> Iterator[Text]:
+def news(view: PairView) -> Iterator[Text]:
     """What an operator should know beyond the state: what is the matter, what waits for whom."""
-    name = view["name"]
-    if view.get("diagnosis", "healthy") != "healthy":
-        yield Text.assemble(("✘ ", "red"), (view["diagnosis"], "bold red"), " is what is seen; ",
+    name = view.name
+    if view.diagnosis is not Diagnosis.HEALTHY:
+        yield Text.assemble(("✘ ", "red"), (view.diagnosis, "bold red"), " is what is seen; ",
                             f"`coloctl explain {name}` says why.")  # fmt: skip
-    if view.get("unwritten"):
-        yield Text(sentence(view["unwritten"]), style="red")
-    if view.get("waiting") and view["waiting"] != view["reason"]:
-        yield Text(sentence(view["waiting"]), style="yellow")
-    if (view.get("verified") or {}).get("outcome") == "different":
-        yield Text.assemble(("✘ ", "red"), last_verified(view["verified"]))
-    if view.get("exposure"):
-        yield Text(sentence(view["exposure"]), style="yellow")
-    elif view.get("paused") and not view.get("waiting"):
+    if view.unwritten:
+        yield Text(sentence(view.unwritten), style="red")
+    if view.waiting and view.waiting != view.reason:
+        yield Text(sentence(view.waiting), style="yellow")
+    if view.verified and view.verified.outcome is VerifyOutcome.DIFFERENT:
+        yield Text.assemble(("✘ ", "red"), last_verified(view.verified))
+    if view.exposure:
+        yield Text(sentence(view.exposure), style="yellow")
+    elif view.paused and not view.waiting:
         yield Text(
             f"Automatic failover is off; `coloctl resume {name}` switches it on.", style="yellow"
         )
-    if view.get("stale_code"):
-        yield Text(view["stale_code"], style="yellow")
-    if strangers := told(view.get("turned_away")):
+    if view.stale_code:
+        yield Text(view.stale_code, style="yellow")
+    if strangers := told(view.turned_away):
         yield Text(strangers, style="yellow")
-    if changed := changed_settings(view.get("settings", {})):
+    if changed := changed_settings(view.settings):
         yield Text(f"Set while it runs: {', '.join(changed)}.", style="dim")
-    for node in view["nodes"]:
-        if node["fencing"] == "required":
+    for node in _nodes_of(view):
+        if node.fencing is Fencing.REQUIRED:
             yield Text(
-                f"Make sure that node {node['name']} is off, then "
-                f"`coloctl fence confirm {name} {node['name']}`.",
+                f"Make sure that node {node.name} is off, then "
+                f"`coloctl fence confirm {name} {node.name}`.",
                 style="bold red",
             )
 
 
-def _progress(progress: View) -> Text:
+def _nodes_of(view: PairView) -> list[NodeView]:
+    return [view.nodes[name] for name in sorted(view.nodes)]
+
+
+def _progress(progress: ActProgress) -> Text:
     from coloctl.cli.views.progress import in_words
 
-    line = Text.assemble(("→ ", "cyan"), f"{progress['act']}: {in_words(progress['step'])}")
-    if progress["total"]:
-        line.append(f", {100 * progress['done'] // progress['total']} %")
+    line = Text.assemble(("→ ", "cyan"), f"{progress.act}: {in_words(progress.step)}")
+    if progress.total:
+        line.append(f", {100 * (progress.done or 0) // progress.total} %")
     return line
 
 
-def nodes(view: View) -> RenderableType:
+def nodes(view: PairView) -> RenderableType:
     """One row per node; on a narrow terminal the figures of checkpoints but their number go."""
     figures = ("CHECKPOINTS", "PERIOD", "PAUSE p50/p99")
     return Widest(_nodes(view, figures), _nodes(view, figures[:1]))
 
 
-def _nodes(view: View, figures: Sequence[str]) -> Table:
+def _nodes(view: PairView, figures: Sequence[str]) -> Table:
     """Checkpoints are counted at the primary."""
     table = plain_table("NODE", "ROLE", "STATE", "PROTECTION")
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
-    for node in view["nodes"]:
+    for node in _nodes_of(view):
         table.add_row(
-            Text(node["name"], style="bold" if node["role"] == "primary" else ""),
-            _NOTHING if node["role"] == "none" else Text(node["role"]),
+            Text(node.name, style="bold" if node.role is Role.PRIMARY else ""),
+            _NOTHING if node.role is Role.NONE else Text(node.role),
             _state(node),
             _protection(view, node),
             *_checkpoints(view, node)[: len(figures)],
@@ -148,46 +163,44 @@ def _nodes(view: View, figures: Sequence[str]) -> Table:
     return table
 
 
-def _state(node: View) -> Text:
-    state = node_state(node)
+def _state(node: NodeView) -> Text:
+    state = node.doing
     styles = {"dead": "red", "not answering": "red", "absent": "dim"}
-    return Text("-" if state == "absent" else state, style=styles.get(state, ""))
+    return Text("-" if state == Presence.ABSENT else state, style=styles.get(state, ""))
 
 
-def _protection(view: View, node: View) -> Text:
+def _protection(view: PairView, node: NodeView) -> Text:
     """What the pair is, where it has a QEMU; a fence where that is the news."""
-    if node["fencing"] not in ("clear", "fenced"):
-        return Text(f"fencing {node['fencing']}", style="red")
-    if node["role"] == "none":
-        return Text("fenced", style="dim") if node["fencing"] == "fenced" else _NOTHING
-    state = view["protection"]
-    return Text(state, style=STATE_STYLE.get(state, ""))
+    if node.fencing not in (Fencing.CLEAR, Fencing.FENCED):
+        return Text(f"fencing {node.fencing}", style="red")
+    if node.role is Role.NONE:
+        return Text("fenced", style="dim") if node.fencing is Fencing.FENCED else _NOTHING
+    return Text(view.protection, style=STATE_STYLE.get(view.protection, ""))
 
 
-def _checkpoints(view: View, node: View) -> list[Text]:
-    counted = view["checkpoints"]
-    counts = node["role"] == "primary" and view["protection"] in _COUNTING
-    if not counts or not counted["count"]:
+def _checkpoints(view: PairView, node: NodeView) -> list[Text]:
+    counted = view.checkpoints
+    counts = node.role is Role.PRIMARY and view.protection in _COUNTING
+    if not counts or not counted.count or counted.pause_p50_ms is None:
         return [_NOTHING] * 3
-    pauses = f"{counted['pause_p50_ms']:.1f} / {milliseconds(counted['pause_p99_ms'])}"
     return [
-        Text(str(counted["count"])),
-        Text(milliseconds(counted["period_p50_ms"], digits=0)),
-        Text(pauses),
+        Text(str(counted.count)),
+        Text(milliseconds(counted.period_p50_ms, digits=0)),
+        Text(f"{counted.pause_p50_ms:.1f} / {milliseconds(counted.pause_p99_ms)}"),
     ]
 
 
-def details(view: View) -> RenderableType:
+def details(view: PairView) -> RenderableType:
     """All that is known: of the nodes side by side, then of the pair."""
-    return Group(_node_facts(view["nodes"]), Text(), _pair_facts(view))
+    return Group(_node_facts(_nodes_of(view)), Text(), _pair_facts(view))
 
 
-def _node_facts(nodes: Sequence[View]) -> Table:
+def _node_facts(nodes: Sequence[NodeView]) -> Table:
     table = plain_table("")
     for node in nodes:
-        table.add_column(f"NODE {node['name']}", overflow="fold")
+        table.add_column(f"NODE {node.name}", overflow="fold")
     for key, label in _FACTS.items():
-        table.add_row(Text(label, "dim"), *(_fact(node.get(key)) for node in nodes))
+        table.add_row(Text(label, "dim"), *(_fact(getattr(node, key)) for node in nodes))
     return table
 
 
@@ -199,35 +212,34 @@ def _fact(value: object) -> Text:
     return _NOTHING if value in (None, "") else Text(str(value))
 
 
-def _pair_facts(view: View) -> Table:
-    counted = view["checkpoints"]
+def _pair_facts(view: PairView) -> Table:
+    counted = view.checkpoints
     table = plain_table("", "")
     table.show_header = False
-    table.add_row(Text("checkpoint delay", "dim"), f"{counted['delay_ms']} ms")
-    if view.get("pace"):
-        table.add_row(Text("adaptive mode", "dim"), view["pace"])
+    table.add_row(Text("checkpoint delay", "dim"), f"{counted.delay_ms} ms")
+    if view.pace:
+        table.add_row(Text("adaptive mode", "dim"), view.pace)
     table.add_row(Text("last checkpoint", "dim"), _last(counted))
-    table.add_row(Text("paused", "dim"), "yes" if view.get("paused") else "no")
-    # Every road may answer where a failover has failed, and where nothing runs at all.
-    unsound = view["protection"] in ("down", "failed", "failover")
-    well = (view.get("diagnosis") or "healthy") == "healthy"
-    seen = "-" if unsound and well else view.get("diagnosis") or "-"
-    table.add_row(Text("diagnosis", "dim"), seen)
-    table.add_row(Text("last resync", "dim"), view.get("copied") or "-")
-    if verified := last_verified(view.get("verified")):
+    table.add_row(Text("paused", "dim"), "yes" if view.paused else "no")
+    # Every monitoring path may answer where a failover has failed, and where nothing runs at all.
+    unsound = view.protection in (Protection.DOWN, Protection.FAILED, Protection.FAILOVER)
+    well = view.diagnosis is Diagnosis.HEALTHY
+    table.add_row(Text("diagnosis", "dim"), "-" if unsound and well else view.diagnosis)
+    table.add_row(Text("last resync", "dim"), view.copied or "-")
+    if verified := last_verified(view.verified):
         table.add_row(Text("last verified", "dim"), verified)
-    table.add_row(Text("pair file", "dim"), view["spec_path"] or "-")
-    table.add_row(Text("supervisor", "dim"), f"process {view['supervisor_pid']}")
+    table.add_row(Text("pair file", "dim"), view.spec_path or "-")
+    table.add_row(Text("supervisor", "dim"), f"process {view.supervisor_pid}")
     return table
 
 
-def _last(counted: View) -> str:
-    """The latest checkpoint's figures."""
-    if counted["last_pause_ms"] is None:
+def _last(counted: CheckpointView) -> str:
+    """Return the latest checkpoint's figures."""
+    if counted.last_pause_ms is None:
         return "-"
-    text = f"{milliseconds(counted['last_pause_ms'])} pause"
-    if counted["last_period_ms"] is not None:
-        text += f", {counted['last_period_ms']:.0f} ms after the one before"
+    text = f"{milliseconds(counted.last_pause_ms)} pause"
+    if counted.last_period_ms is not None:
+        text += f", {counted.last_period_ms:.0f} ms after the one before"
     return text
 
 
@@ -236,19 +248,27 @@ def watched(drawn: RenderableType, every_s: float) -> RenderableType:
     return Group(drawn, Text(), Text(f"every {every_s:g} s; Ctrl-C ends", style="dim"))
 
 
-def _unseen(looked: View) -> RenderableType:
-    """A pair whose supervisor did not answer, and what can be done."""
-    name, gone = looked["name"], looked["supervisor"] == "gone"
-    word = "no supervisor" if gone else "supervisor does not answer"
-    hint = looked.get("hint") or (
+#: What is shown instead of a state.
+_UNSEEN: Mapping[str, str] = {
+    "running": "supervisor of another version",
+    "silent": "supervisor does not answer",
+    "gone": "no supervisor",
+}
+
+
+def _unseen(looked: Looked) -> RenderableType:
+    """Draw a pair whose status could not be had, and what can be done."""
+    name, gone = looked.name, looked.supervisor == "gone"
+    word = _UNSEEN[looked.supervisor]
+    hint = looked.hint or (
         "it may be frozen" if not gone else f"`coloctl stop {name} --force` clears what it left"
     )
     line = Text.assemble((name, "bold"), "   ", ("● ", "red"), (word, "red"))
-    return Group(line, Text(looked["error"], style="dim"), Text(hint, style="dim"))
+    return Group(line, Text(looked.error or "", style="dim"), Text(hint, style="dim"))
 
 
-def pairs(rows: Iterable[View]) -> Table:
-    """One row per pair; ``rows`` are those of `documents.summary`."""
+def pairs(rows: Iterable[Mapping[str, Any]]) -> Table:
+    """One row per pair; ``rows`` are those of `plain.summary`."""
     table = plain_table("PAIR", "PROTECTION", "GUEST ON", "GENERATION", "EXPOSED")
     table.add_column("REASON")  # takes what room is left, on one line
     for row in rows:
@@ -265,7 +285,7 @@ def pairs(rows: Iterable[View]) -> Table:
     return table
 
 
-def _short(row: View) -> Text:
+def _short(row: Mapping[str, Any]) -> Text:
     state = row["protection"]
     text = Text(state, style=STATE_STYLE.get(state, ""))
     return text.append(", paused", "yellow") if row.get("paused") else text

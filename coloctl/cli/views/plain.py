@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from coloctl.model.pair import Role
 from coloctl.model.tuning import words
+from coloctl.model.view import NodeView, PairView, SettingView
+
+if TYPE_CHECKING:
+    from coloctl.cli.reach import Looked
 
 #: Version of every JSON document that a verb prints; grows with incompatible changes only.
 SCHEMA = 1
-
-View = Mapping[str, Any]
 
 #: One row per node; a column is never taken away or moved, new ones come at the end.
 TSV_COLUMNS = (
@@ -50,68 +53,55 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) or not text else f"{text}."
 
 
-def changed_settings(settings: View) -> list[str]:
-    """``compare-timeout is 500 ms (pair file: 300 ms)`` for each that is not the pair file's."""
+def changed_settings(settings: Mapping[str, SettingView]) -> list[str]:
+    """Return ``compare-timeout is 500 ms (pair file: 300 ms)`` for each that was changed."""
     return [
-        f"{name} is {words(name, one['value'])} (pair file: {words(name, one['pair_file'])})"
+        f"{name} is {words(name, one.value)} (pair file: {words(name, one.pair_file)})"
         for name, one in settings.items()
-        if one["value"] != one["pair_file"]
+        if one.value != one.pair_file
     ]
 
 
-def node_state(node: View) -> str:
-    """What a node does, in one word: QEMU's run state, or why there is none."""
-    if node["presence"] != "alive":
-        return str(node["presence"])
-    if "monitor" in node["impairments"]:
-        return "not answering"
-    return str(node["run_state"] or "starting")
+def primary_of(view: PairView) -> str | None:
+    """Return the name of the node whose guest serves the clients."""
+    primary = view.primary()
+    return None if primary is None else primary.name
 
 
-def primary_of(view: View) -> str | None:
-    """The node whose guest the clients talk to."""
-    return next((n["name"] for n in view["nodes"] if n["role"] == "primary"), None)
-
-
-def is_protected(view: View) -> bool:
-    """The pair is in COLO."""
-    return bool(view["protection"] == "colo")
-
-
-def after_start(view: View, took_s: float) -> str:
-    """What a start has brought about, in a sentence."""
+def after_start(view: PairView, took_s: float) -> str:
+    """Report what a start has brought about, in a sentence."""
     primary = primary_of(view)
-    if is_protected(view):
-        other = next(n["name"] for n in view["nodes"] if n["name"] != primary)
+    if view.protected:
+        other = next(name for name in view.nodes if name != primary)
         done = (
-            f"{view['name']} is protected: the guest runs on node {primary}, "
+            f"{view.name} is protected: the guest runs on node {primary}, "
             f"node {other} follows ({took_s:.1f} s)."
         )
-        return "\n".join(filter(None, (done, view.get("stale_code"))))
-    return f"{view['name']} runs on node {primary}, without protection ({took_s:.1f} s)."
+        return "\n".join(filter(None, (done, view.stale_code)))
+    return f"{view.name} runs on node {primary}, without protection ({took_s:.1f} s)."
 
 
-def summary(looked: View) -> dict[str, Any]:
-    """One pair for `list`: ``looked`` is an item of `reach.survey`."""
-    view = looked["view"]
+def summary(looked: Looked) -> dict[str, Any]:
+    """Return the row of one pair for `list`."""
+    view = looked.view
     if view is None:
         return {
-            "name": looked["name"], "supervisor": looked["supervisor"], "supervisor_pid": None,
+            "name": looked.name, "supervisor": looked.supervisor, "supervisor_pid": None,
             "protection": None, "primary": None, "generation": None, "exposed_s": None,
-            "reason": looked["error"], "spec_path": None, "paused": None, "diagnosis": None,
+            "reason": looked.error, "spec_path": None, "paused": None, "diagnosis": None,
         }  # fmt: skip
     return {
-        "name": view["name"],
+        "name": view.name,
         "supervisor": "running",
-        "supervisor_pid": view["supervisor_pid"],
-        "protection": view["protection"],
+        "supervisor_pid": view.supervisor_pid,
+        "protection": view.protection,
         "primary": primary_of(view),
-        "generation": view["generation"],
-        "exposed_s": view["exposed_s"],
-        "reason": view["reason"],
-        "spec_path": view["spec_path"],
-        "paused": view.get("paused"),
-        "diagnosis": view.get("diagnosis"),
+        "generation": view.generation,
+        "exposed_s": view.exposed_s,
+        "reason": view.reason,
+        "spec_path": view.spec_path,
+        "paused": view.paused,
+        "diagnosis": view.diagnosis,
     }
 
 
@@ -124,24 +114,27 @@ def _cell(value: object) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
-def tsv_rows(view: View) -> list[list[object]]:
-    """The nodes of a pair in the order of `TSV_COLUMNS`."""
-    return [_tsv_row(view, node) for node in view["nodes"]]
+def tsv_rows(view: PairView) -> list[list[object]]:
+    """Return a row per node, in the order of `TSV_COLUMNS`."""
+    return [_tsv_row(view, view.nodes[name]) for name in sorted(view.nodes)]
 
 
-def _tsv_row(view: View, node: View) -> list[object]:
-    counted = view["checkpoints"] if node["role"] == "primary" else {}
+def _tsv_row(view: PairView, node: NodeView) -> list[object]:
+    counted = view.checkpoints
+    figures: list[object] = [None] * 4
+    if node.role is Role.PRIMARY:
+        figures = [
+            counted.count, counted.period_p50_ms, counted.pause_p50_ms, counted.pause_p99_ms,
+        ]  # fmt: skip
     return [
-        view["name"], node["name"], node["role"], node_state(node), view["protection"],
-        counted.get("count"), counted.get("period_p50_ms"), counted.get("pause_p50_ms"),
-        counted.get("pause_p99_ms"), view["exposed_s"], node["host"], node["pid"],
-        node["presence"], node["run_state"], node["migration"], node["colo_mode"],
-        node["fencing"], view["generation"], node["qemu_version"], view.get("paused"),
-        view.get("diagnosis"), view["since_s"],
+        view.name, node.name, node.role, node.doing, view.protection, *figures, view.exposed_s,
+        node.host, node.pid, node.presence, node.run_state, node.migration, node.colo_mode,
+        node.fencing, view.generation, node.qemu_version, view.paused, view.diagnosis,
+        view.since_s,
     ]  # fmt: skip
 
 
-def dialogue_lines(steps: Iterable[View]) -> list[str]:
+def dialogue_lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:
     """A dialogue as people read it: who is spoken to, why, and the very words."""
     lines: list[str] = []
     speaking_to = ""
@@ -155,7 +148,7 @@ def dialogue_lines(steps: Iterable[View]) -> list[str]:
     return lines
 
 
-def _said(step: View) -> list[str]:
+def _said(step: Mapping[str, Any]) -> list[str]:
     if "launch" in step:
         first, *rest = step["launch"]
         return " \\\n".join([first, *(f"    {option}" for option in rest)]).split("\n")
@@ -164,7 +157,7 @@ def _said(step: View) -> list[str]:
     return [f"[{step['act']}]"]
 
 
-def show_dialogue(pair: str, verb: str, steps: Sequence[View], form: str) -> None:
+def show_dialogue(pair: str, verb: str, steps: Sequence[Mapping[str, Any]], form: str) -> None:
     """What ``verb`` would say is on standard output; nothing was said to QEMU."""
     if form == "json":
         print_json({"schema": SCHEMA, "pair": pair, "verb": verb, "dry_run": True, "steps": steps})

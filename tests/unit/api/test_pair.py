@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 from support.fakes import make_spec
-from support.views import LOST, PROTECTED, document
+from support.views import PROTECTED
 
 import coloctl
 from coloctl import paths
 from coloctl.api import faults
 from coloctl.api.pair import Pair
 from coloctl.api.thread import awaited
-from coloctl.api.view import seen
 from coloctl.chaos.faults import FAULTS, FaultKind
 from coloctl.chaos.faults.fault import Blow
 from coloctl.control.listener import listen
@@ -106,12 +105,6 @@ def test_the_package_is_light_until_a_pair_is_asked_for() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stdout == "['coloctl']\nTrue\n"
     assert not hasattr(coloctl, "no_such_name")
-
-
-def test_a_view_is_what_the_document_says() -> None:
-    for view in (PROTECTED, LOST):
-        assert seen(view.to_json()) == view
-    assert seen({**document(), "news": 1}) == seen(document())
 
 
 def test_acts_ask_with_their_arguments_and_answer_values(supervisor: Supervisor) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 import pytest
-from support.views import FROZEN, LOST, document, looked
+from support.views import FROZEN, LOST, PROTECTED, document, looked
 
 from coloctl.cli import complaint, options, verbs
+from coloctl.cli.reach import Looked
 from coloctl.cli.verbs import VERBS, run_verb, status, wait
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlEvent
 from coloctl.errors import (
@@ -152,7 +153,7 @@ def test_a_folder_without_a_supervisor_is_listed_as_gone(
     (state_dir / "lab-demo.json").touch()
     assert run_verb(["list", "-f", "tsv"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split("\t") == list(documents.LIST_COLUMNS)
+    assert header.split("\t") == list(plain.LIST_COLUMNS)
     assert [row.split("\t")[:2] for row in rows] == [["web", "gone"]]
 
 
@@ -183,7 +184,7 @@ def test_an_interrupt_tells_what_becomes_of_the_act() -> None:
     ],
 )
 def test_status_says_by_its_exit_code_whether_all_is_protected(
-    views: list[dict[str, Any]], code: int, monkeypatch: pytest.MonkeyPatch
+    views: list[Looked], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status.reach, "survey", lambda: views)
     for form in ("pretty", "json", "tsv"):
@@ -194,7 +195,7 @@ def test_one_pair_as_json_is_its_view_and_all_of_them_a_list(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(status.reach, "survey", lambda: [looked()])
-    supervisor = contextlib.nullcontext(SimpleNamespace(view=document))
+    supervisor = contextlib.nullcontext(SimpleNamespace(pair="web", status_document=document))
     monkeypatch.setattr(status.reach, "acts", lambda _pair: supervisor)
     run_verb(["status", "web", "-f", "json"])
     one = json.loads(capsys.readouterr().out)
@@ -205,14 +206,33 @@ def test_one_pair_as_json_is_its_view_and_all_of_them_a_list(
     assert [pair["view"] for pair in many["pairs"]] == [one]
 
 
+def test_a_supervisor_of_another_version_does_not_hide_the_other_pairs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Goal: one status that this version cannot read is named, and no other pair suffers."""
+    newer = {**json.loads(json.dumps(document())), "name": "db", "diagnosis": "comet"}
+    supervisor = SimpleNamespace(pair="db", status_document=lambda: newer)
+    monkeypatch.setattr(status.reach, "acts", lambda _pair: contextlib.nullcontext(supervisor))
+    found = status.reach.ask("db")
+    sentence = "The status of db cannot be read: diagnosis is 'comet', which this coloctl"
+    assert found.view is None and found.error is not None and found.error.startswith(sentence)
+    assert run_verb(["status", "db", "-f", "json"]) == 3
+    assert json.loads(capsys.readouterr().out) == newer
+    monkeypatch.setattr(status.reach, "survey", lambda: [looked(), found])
+    for verb in ("status", "list"):
+        run_verb([verb])
+        out = " ".join(capsys.readouterr().out.split())
+        assert "web" in out and "The status of db" in out
+
+
 def test_tab_separated_rows_have_every_column() -> None:
-    for view in (document(), document(LOST), document(FROZEN)):
-        for row in documents.tsv_rows(view):
-            assert len(row) == len(documents.TSV_COLUMNS)
-    row = dict(zip(documents.TSV_COLUMNS, documents.tsv_rows(document(FROZEN))[0], strict=True))
+    for view in (PROTECTED, LOST, FROZEN):
+        for row in plain.tsv_rows(view):
+            assert len(row) == len(plain.TSV_COLUMNS)
+    row = dict(zip(plain.TSV_COLUMNS, plain.tsv_rows(FROZEN)[0], strict=True))
     assert row["state"] == "not answering"
     assert (row["checkpoints"], row["pause_p50_ms"]) == (187, 11.2)
-    assert documents.tsv([["a\tb\nc", None, 1]]) == "a b c\t\t1"
+    assert plain.tsv([["a\tb\nc", None, 1]]) == "a b c\t\t1"
 
 
 class TestConfirmation:
@@ -318,7 +338,7 @@ def test_every_verb_of_pairs_shows_its_help(capsys: pytest.CaptureFixture[str]) 
     listed = capsys.readouterr().out
     for name in NAMES:
         assert f"\n  {name} " in listed
-    for name in (*VERBS["Pairs"], *VERBS["CpuSampling"]):
+    for name in (*VERBS["Pairs"], *VERBS["Inspect"]):
         assert run_verb([name, "--help"]) == 0
         assert "Usage: coloctl" in capsys.readouterr().out
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 from rich.console import Console, RenderableType
-from support.views import FROZEN, LOST, PROTECTED, RESYNC, document, looked
+from support.views import FROZEN, LOST, PROTECTED, RESYNC, looked
 
 from coloctl.cli.views import pair as pair_views
-from coloctl.cli.views import plain as documents
-from coloctl.cli.views import render
+from coloctl.cli.views import plain, render
+from coloctl.model.observation import Diagnosis
 from coloctl.model.strangers import Stranger
+from coloctl.model.view import Fencing
 from coloctl.supervisor.beside import Beside
 
 pytestmark = pytest.mark.unit
@@ -43,7 +44,7 @@ def drawn(what: RenderableType, width: int = 80) -> str:
 
 
 def test_a_protected_pair() -> None:
-    assert drawn(pair_views.status(document(PROTECTED))) == (
+    assert drawn(pair_views.status(PROTECTED)) == (
         "web   ● colo for 00:03:12   generation 2\n"
         "The first checkpoint is complete.\n"
         "\n"
@@ -54,7 +55,7 @@ def test_a_protected_pair() -> None:
 
 
 def test_a_guest_that_runs_alone_shows_its_exposure_and_no_old_checkpoints() -> None:
-    assert drawn(pair_views.status(document(LOST))) == (
+    assert drawn(pair_views.status(LOST)) == (
         "web   ● unprotected for 00:00:12   generation 2\n"
         "The guest runs on node b alone since node a was lost.\n"
         "\n"
@@ -65,19 +66,17 @@ def test_a_guest_that_runs_alone_shows_its_exposure_and_no_old_checkpoints() -> 
 
 
 def test_an_act_under_way_and_the_clock_of_exposure() -> None:
-    text = drawn(pair_views.status(document(RESYNC)))
+    text = drawn(pair_views.status(RESYNC))
     assert "web   ● resync for 00:00:03   unprotected for 1d 01:00:00   generation 2" in text
     assert "→ start: copying the disks, 25 %" in text
 
 
 def test_a_node_that_does_not_answer_is_not_called_running() -> None:
-    assert re.search(
-        r"^a +primary +not answering +colo", drawn(pair_views.status(document(FROZEN))), re.M
-    )
+    assert re.search(r"^a +primary +not answering +colo", drawn(pair_views.status(FROZEN)), re.M)
 
 
 def test_the_extended_view_has_every_fact_of_a_node() -> None:
-    text = drawn(pair_views.status(document(FROZEN), extended=True))
+    text = drawn(pair_views.status(FROZEN, extended=True))
     for fact in ("netns:host-a", "4711", "11.1.3", "secondary", "monitor", "/etc/coloctl/web.toml"):
         assert fact in text
     assert "last checkpoint   10.9 ms pause, 1003 ms after the one before" in text
@@ -85,10 +84,10 @@ def test_the_extended_view_has_every_fact_of_a_node() -> None:
 
 def test_a_stranger_that_was_cut_off_is_told_of_until_the_supervisor_ends() -> None:
     seen = Beside()
-    assert "stranger" not in drawn(pair_views.status(document()))
+    assert "stranger" not in drawn(pair_views.status(PROTECTED))
     for at_s, wire in ((10.0, "the disks"), (400.0, "what hn0 sends"), (500.0, "the disks")):
         seen.turn_away(Stranger(wire, "/run/x.sock", "process 7 of user id 65534"), at_s)
-    text = drawn(pair_views.status(document(replace(PROTECTED, turned_away=seen.turned_away(610)))))
+    text = drawn(pair_views.status(replace(PROTECTED, turned_away=seen.turned_away(610))))
     line = " ".join(text.split())
     assert (
         "3 strangers were cut off from the pair's wires (the disks: 2, what hn0 sends: 1), first "
@@ -99,7 +98,7 @@ def test_a_stranger_that_was_cut_off_is_told_of_until_the_supervisor_ends() -> N
 @pytest.mark.parametrize("extended", [False, True])
 def test_nothing_is_wider_than_a_plain_terminal(extended: bool) -> None:
     for view in (PROTECTED, LOST, RESYNC, FROZEN):
-        whole = drawn(pair_views.status(document(view), extended=extended), width=300)
+        whole = drawn(pair_views.status(view, extended=extended), width=300)
         assert max(map(len, whole.splitlines())) <= 80
 
 
@@ -115,8 +114,8 @@ def test_all_pairs_below_each_other_with_those_that_cannot_be_seen() -> None:
 
 def test_the_list_of_pairs() -> None:
     rows = [
-        documents.summary(looked(LOST)),
-        documents.summary(looked(None, name="db", supervisor="gone", error="It is gone.")),
+        plain.summary(looked(LOST)),
+        plain.summary(looked(None, name="db", supervisor="gone", error="It is gone.")),
     ]
     assert drawn(pair_views.pairs(rows)) == (
         "PAIR  PROTECTION   GUEST ON  GENERATION  EXPOSED   REASON\n"
@@ -147,19 +146,19 @@ def test_a_timeline_says_what_it_was_for() -> None:
 
 
 def test_a_status_says_what_it_waits_for() -> None:
-    view = {
-        **document(LOST),
-        "paused": True,
-        "diagnosis": "primary-frozen",
-        "waiting": "Node b would run on alone, but the pair is paused.",
-    }
-    view["nodes"] = [{**view["nodes"][0], "fencing": "required"}, view["nodes"][1]]
+    view = replace(
+        LOST,
+        paused=True,
+        diagnosis=Diagnosis.PRIMARY_FROZEN,
+        waiting="Node b would run on alone, but the pair is paused.",
+        nodes={**LOST.nodes, "a": replace(LOST.nodes["a"], fencing=Fencing.REQUIRED)},
+    )
     text = drawn(pair_views.status(view))
     assert text.splitlines()[0].endswith("generation 2   paused")
     assert "✘ primary-frozen is what is seen; `coloctl explain web` says why." in text
     assert "Node b would run on alone, but the pair is paused." in text
     assert "`coloctl fence confirm web a`" in text
-    calm = drawn(pair_views.status({**document(), "paused": True}))
+    calm = drawn(pair_views.status(replace(PROTECTED, paused=True)))
     assert "`coloctl resume web` switches it on" in calm
 
 
@@ -180,5 +179,5 @@ def test_bars(begin: float, end: float, whole: float, width: int, expected: str)
 def test_no_colour_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     console = Console(force_terminal=True, width=80, file=io.StringIO())
-    console.print(pair_views.status(document()))
+    console.print(pair_views.status(PROTECTED))
     assert "\x1b[3" not in console.file.getvalue()  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ import pytest
 
 from coloctl.cli import bundling
 from coloctl.cli.verbs import events, explain, fence, history, run_verb
-from coloctl.cli.views import plain as documents
+from coloctl.cli.views import plain
 from coloctl.control.client import ControlEvent
 from coloctl.errors import NoSuchPair, Unreachable
 
@@ -224,7 +224,7 @@ def test_a_bundle_of_what_a_folder_holds(tmp_path: Path, monkeypatch: pytest.Mon
     assert missing["status.json"] == missing["b/qmp.json"] == "its supervisor is gone"
     assert "bytes are left out" in missing["a/qemu.log, its beginning"]
     assert "damaged" in missing["QEMUs that the supervisor left"]
-    assert manifest["schema"] == documents.SCHEMA
+    assert manifest["schema"] == plain.SCHEMA
 
 
 def refused(*_: object) -> None:

@@ -115,7 +115,7 @@ def test_a_report_names_disk_node_and_place() -> None:
         "look."
     )
     assert last_verified(None) == ""
-    assert last_verified(REPORT.to_json()).startswith("different, 2026-11-28")
+    assert last_verified(REPORT).startswith("different, 2026-11-28")
 
 
 def test_what_cannot_be_compared_says_why() -> None:
