@@ -28,7 +28,7 @@ from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient, ControlEvent
 
 _NEAR_MISS = re.compile(
-    r'^coloctl_near_misses_total\{[^}]*road="([^"]*)"[^}]*\} (\S+)', re.MULTILINE
+    r'^coloctl_near_misses_total\{[^}]*path="([^"]*)"[^}]*\} (\S+)', re.MULTILINE
 )
 #: Fewer requests than elsewhere: a history of hours must fit into memory.
 SOAK_PAUSE_MS = 20.0
@@ -109,11 +109,11 @@ def free_address() -> str:
 
 
 def near_misses(address: str) -> Counter[str]:
-    """How often each road of evidence came near its limit so far, from the supervisor's metrics."""
+    """How often each monitoring path came near its limit so far, from the supervisor's metrics."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=QUERY_S) as answer:
         text = answer.read().decode()
     found = _NEAR_MISS.findall(text)
-    return Counter({road: int(float(count)) for road, count in found if float(count)})
+    return Counter({path: int(float(count)) for path, count in found if float(count)})
 
 
 def _weather(client: ControlClient, until_s: float, tell: Tell) -> Seen:

@@ -1,9 +1,13 @@
-"""What is the matter with a pair: one observation in, one named diagnosis with its evidence out.
+"""Diagnose a pair: name what one observation shows to be wrong, with its evidence; pure.
 
-Invariants, held by the order of `RULES`: every observation has exactly one diagnosis; more silence
-never makes an earlier rule give way to a later one, so it never makes a pair look healthier; and
-where both nodes are silent without a proof of death nobody is named, because nobody may be chosen.
-Nothing here acts, waits or remembers: the same observation has the same diagnosis for ever.
+Called by `supervisor.reactor` for every observation and by `ha.triggers` for what may happen next;
+asks `ha.monitoring_path` which node is gone. The first of `RULES` that holds gives the diagnosis,
+the worst first. Example: the secondary's process has ended and the link is silent. Both rules hold;
+the death comes first and explains the silence, so the finding is secondary-dead.
+
+Invariants: every observation has exactly one diagnosis. More silence never lets an earlier rule
+give way to a later one, so a pair never looks healthier for it. Where both nodes are silent and
+neither is proven dead, no node is named, because neither may be chosen.
 """
 
 from __future__ import annotations
@@ -11,25 +15,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coloctl.ha.divergence import proofs
-from coloctl.ha.monitoring_path import Gone, absence, both, gone, holder, members, owes
+from coloctl.ha.monitoring_path import (
+    Gone,
+    absence,
+    both,
+    gone,
+    holder,
+    members,
+    rescue_silence,
+)
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
 
 Rule = Callable[[Observation], Finding | None]
 
+_HEALTHY = "Every monitoring path answers within its limit."
+
 
 def diagnose(observation: Observation) -> Finding:
-    """The first of `RULES` that holds, the worst first; never raises."""
-    return judged(observation)[1]
+    """Return what the first of `RULES` that holds has found; never raises."""
+    return ranked(observation)[1]
 
 
-def judged(observation: Observation) -> tuple[int, Finding]:
-    """The number of the rule that held, the smaller the worse, and what it found."""
+def ranked(observation: Observation) -> tuple[int, Finding]:
+    """Return the number of the rule that held, the smaller the worse, and its finding."""
     for number, rule in enumerate(RULES):
         finding = rule(observation)
         if finding is not None:
             return number, finding
-    return len(RULES), Finding(Diagnosis.HEALTHY, None, ("Every road answers within its limit.",))
+    return len(RULES), Finding(Diagnosis.HEALTHY, None, (_HEALTHY,))
 
 
 # -- the rules, each for one line of docs/detection.md
@@ -57,7 +71,7 @@ def _secondary_dead(observation: Observation) -> Finding | None:
 
 
 def _both_silent(observation: Observation) -> Finding | None:
-    """Neither may be chosen: what silenced them both is as likely to be on our side."""
+    """Refuse to choose: what silenced both is as likely to be on the supervisor's side."""
     silent = [node for node in members(observation) if gone(observation, node)]
     if len(silent) < len(NODES):
         return None
@@ -87,7 +101,8 @@ def _too_little_known(observation: Observation) -> Finding | None:
     for node in members(observation):
         seen = observation.nodes[node]
         if seen.life is Life.UNKNOWN and seen.rescue_silent_ms >= observation.limits.suspect_ms:
-            said = f"Nothing is known of node {node}'s process, and {owes(observation, node)}"
+            silence = rescue_silence(observation, node)
+            said = f"Nothing is known of node {node}'s process, and {silence}"
             return Finding(Diagnosis.UNKNOWN, node, (said,))
     return None
 
@@ -122,13 +137,19 @@ def _local_write_error(observation: Observation) -> Finding | None:
 
 
 def _guest_held(observation: Observation) -> Finding | None:
-    """After the errors of single disks: this write failed everywhere, and was not acknowledged."""
+    """Find a write that failed on every disk of the quorum, and so was not acknowledged.
+
+    Comes after the errors of single disks.
+    """
     said = "QEMU has stopped the guest on node {node}: a write of it found no room, and waits."
     return _noticed(observation, Role.PRIMARY, "guest-held", Diagnosis.GUEST_HELD, said)
 
 
 def _link_broken(observation: Observation) -> Finding | None:
-    """The primary's own COLO_EXIT counts, the secondary's does not: its primary may be dying."""
+    """Find a link that carries nothing, or not all, between two nodes that live.
+
+    The primary's own COLO_EXIT counts, the secondary's does not: its primary may be dying.
+    """
     primary, secondary = both(observation)
     if not (primary and secondary):
         return None
@@ -171,15 +192,15 @@ def _checkpoint_stalled(observation: Observation) -> Finding | None:
         )
     if not evidence:
         return None
-    mute = [
+    silent = [
         node
         for node in (primary, secondary)
         if observation.nodes[node].command_silent_ms >= limits.silent_ms
     ]
-    guilty = primary if mute == [primary] else secondary
-    owing = {0: "Both main loops answer.", 1: f"Node {guilty}'s main loop owes an answer."}
-    evidence.append(owing.get(len(mute), "Both main loops owe an answer."))
-    return Finding(Diagnosis.CHECKPOINT_STALLED, guilty, tuple(evidence))
+    lost = primary if silent == [primary] else secondary
+    answers = {0: "Both main loops answer.", 1: f"Node {lost}'s main loop does not answer."}
+    evidence.append(answers.get(len(silent), "Neither main loop answers."))
+    return Finding(Diagnosis.CHECKPOINT_STALLED, lost, tuple(evidence))
 
 
 def _monitor_hung(observation: Observation) -> Finding | None:
@@ -187,13 +208,13 @@ def _monitor_hung(observation: Observation) -> Finding | None:
     for node in members(observation):
         seen = observation.nodes[node]
         if seen.rescue_silent_ms >= limits.silent_ms:
-            said = f"Node {node}'s process works, but {owes(observation, node)}"
+            said = f"Node {node}'s process works, but {rescue_silence(observation, node)}"
             return Finding(Diagnosis.MONITOR_HUNG, node, (said,))
     for node in members(observation):
         silent_ms = observation.nodes[node].command_silent_ms
         if silent_ms >= limits.command_ms:
             said = (
-                f"Node {node}'s main loop has owed an answer for {silent_ms:.0f} ms (limit "
+                f"Node {node}'s main loop has not answered for {silent_ms:.0f} ms (limit "
                 f"{limits.command_ms:.0f} ms), while its monitor thread answers."
             )
             return Finding(Diagnosis.MONITOR_HUNG, node, (said,))
@@ -201,7 +222,7 @@ def _monitor_hung(observation: Observation) -> Finding | None:
 
 
 def _guest_panic(observation: Observation) -> Finding | None:
-    """Until the guest has been reset: it is another one then."""
+    """Find a panic; one that a reset has ended is over."""
     if ended_by_reset(observation):
         return None
     said = "The guest on node {node} says that its kernel panicked."
@@ -209,7 +230,7 @@ def _guest_panic(observation: Observation) -> Finding | None:
 
 
 def _guest_reset(observation: Observation) -> Finding | None:
-    said = "The guest on node {node} was reset and starts anew."
+    said = "The guest on node {node} was reset and starts again."
     if ended_by_reset(observation):
         said = "The guest on node {node} says that its kernel panicked. It was reset."
     return _noticed(observation, Role.PRIMARY, "guest-reset", Diagnosis.GUEST_RESET, said)
@@ -225,7 +246,7 @@ def _local_read_error(observation: Observation) -> Finding | None:
     return None
 
 
-#: The worst first. What comes before hides what comes after: a dead primary explains a silent link.
+#: The worst first. An earlier rule hides a later one: a dead primary explains a silent link.
 RULES: tuple[Rule, ...] = (
     _same_role_twice,
     _guest_shutdown,  # before the deaths: QEMU ends by itself when its guest powers off
@@ -239,21 +260,21 @@ RULES: tuple[Rule, ...] = (
     _replica_write_error,
     _local_write_error,
     _guest_held,
-    _secondary_diverged,  # before what gives the secondary up for less, and never says why
+    _secondary_diverged,  # before rules that give the secondary up without naming that reason
     _link_broken,
     _checkpoint_stalled,
-    _monitor_hung,  # after what is done something about: it is only reported
+    _monitor_hung,  # after the rules that lead to an action: it is only reported
     _guest_panic,
     _guest_reset,
     _local_read_error,
 )
 
 
-# -- words
+# -- evidence that several rules share
 
 
 def ended_by_reset(observation: Observation) -> bool:
-    """The primary's guest panicked, and was reset after that."""
+    """Return whether the primary's guest panicked and was reset after that."""
     node = holder(observation, Role.PRIMARY)
     said = observation.nodes[node].notices if node else ()
     return {"guest-panic", "guest-reset"} <= set(said) and (
@@ -275,7 +296,7 @@ def _lost(observation: Observation, role: Role, how: Gone, kind: Diagnosis) -> F
 
 
 def _parting(observation: Observation, node: NodeName) -> tuple[str, ...]:
-    """What ``node`` says of its peer."""
+    """Return what ``node`` reported of its peer, as evidence."""
     if "colo-exit" not in observation.nodes[node].notices:
         return ()
     return (f"Node {node} has left COLO with an error.",)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from coloctl.ha.analysis import ended_by_reset
-from coloctl.ha.eligibility import diverged, misses, unheard
+from coloctl.ha.eligibility import answer_objection, data_objection, diverged
 from coloctl.ha.monitoring_path import holder, members
 from coloctl.ha.unfenced import goes_on
 from coloctl.model.observation import Diagnosis, Finding, Life, Observation
@@ -287,18 +287,18 @@ def _give_up(
 ) -> Decision:
     survivor = other(lost)
     command = f"`coloctl failover {pair} --to {survivor}`"
-    if doubt := unheard(seen, survivor):
+    if objection := answer_objection(seen, survivor):
         return Decision(
             Action.WAIT,
             None,
-            f"{said} Nothing is done by itself yet: {doubt} `coloctl explain {pair}` shows what "
-            "is seen.",
+            f"{said} Nothing is done by itself yet: {objection} `coloctl explain {pair}` shows "
+            "what is seen.",
         )
-    if doubt := misses(seen, survivor):
+    if objection := data_objection(seen, survivor):
         return Decision(
             Action.WAIT,
             None,
-            f"{said} Nothing is done by itself: {doubt} {_whole(lost, seen, pair)}"
+            f"{said} Nothing is done by itself: {objection} {_whole(lost, seen, pair)}"
             f"`coloctl failover {pair} --to {survivor} --force` accepts what that loses.",
         )
     if paused:
@@ -323,8 +323,8 @@ def _whole(lost: NodeName, seen: Observation, pair: str) -> str:
     if not diverged(seen, other(lost)):
         return ""
     return (
-        f"Node {lost}'s disk has every write that clients were told of: `coloctl stop {pair} "
-        "--force`, then `coloctl start` with the pair file, boots the guest from there. "
+        f"Node {lost}'s disk has every write that was acknowledged to clients: `coloctl stop "
+        f"{pair} --force`, then `coloctl start` with the pair file, boots the guest from there. "
     )
 
 
@@ -332,7 +332,7 @@ def _gain(finding: Finding, seen: Observation, survivor: NodeName) -> str:
     """Why nothing that a client saw acknowledged is lost."""
     if finding.diagnosis is Diagnosis.LOCAL_DISK_ERROR:
         return (
-            f"Node {survivor}'s disk has every write that the guest was told is done, so node "
+            f"Node {survivor}'s disk has every write that was acknowledged to the guest, so node "
             f"{survivor} runs on alone."
         )
     if finding.diagnosis is Diagnosis.GUEST_RESET and seen.boots_alone:

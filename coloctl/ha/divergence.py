@@ -57,13 +57,13 @@ def proofs(contrast: Contrast, primary: NodeName, secondary: NodeName) -> tuple[
     elif contrast.unmatched >= PROOF_UNMATCHED and (how := _otherwise(contrast, primary)):
         evidence.append(
             f"A processor of node {secondary}'s guest {how}, and the last {contrast.unmatched} "
-            "checkpoints came because an answer had no twin."
+            "checkpoints came because the secondary's packet was missing."
         )
     if contrast.others >= PROOF_LINES and contrast.unmatched >= LINES_UNMATCHED:
         evidence.append(
             f"Node {secondary}'s guest wrote {contrast.others} lines to its console while node "
             f"{primary}'s wrote none, and the last {contrast.unmatched} checkpoints came because "
-            "an answer had no twin."
+            "the secondary's packet was missing."
         )
     return tuple(evidence)
 

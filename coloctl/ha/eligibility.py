@@ -1,6 +1,12 @@
-"""Say why a node may not run the guest alone: what stops a failover that starts by itself; pure.
+"""Find why a node may not run the guest alone: the objections to a failover; pure.
 
-`ha.decision` asks before it gives the other node up. Each answer is a sentence, empty for no doubt.
+Called by `ha.decision` before it gives the other node up, and by `ha.unfenced` before a failed
+failover goes on. Each objection is a sentence for an operator; empty means that there is none.
+
+A survivor must answer now (`answer_objection`), and its disk and memory must hold every write that
+was acknowledged to a client (`data_objection`). Example: the primary died, and one of its writes
+had not reached the secondary's disk. The secondary answers, but the second objection stops the
+failover: only an operator may accept that loss, with ``--force``.
 """
 
 from __future__ import annotations
@@ -12,8 +18,8 @@ from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Protection
 
 
-def unheard(seen: Observation, survivor: NodeName) -> str:
-    """Why ``survivor`` cannot be relied on now, a sentence; empty when it answers."""
+def answer_objection(seen: Observation, survivor: NodeName) -> str:
+    """Find why ``survivor`` cannot be relied on now; empty when it answers."""
     node, limits = seen.nodes.get(survivor), seen.limits
     if node is None or node.role is Role.NONE:
         return f"node {survivor} has no part in the pair."
@@ -27,13 +33,13 @@ def unheard(seen: Observation, survivor: NodeName) -> str:
 
 
 def diverged(seen: Observation, node: NodeName) -> bool:
-    """Return whether ``node`` is a secondary whose guest is not the guest any more."""
+    """Return whether ``node`` is a secondary whose guest has diverged."""
     secondary = seen.nodes[node].role is Role.SECONDARY
     return secondary and bool(proofs(seen.contrast, other(node), node))
 
 
-def misses(seen: Observation, survivor: NodeName) -> str:
-    """What ``survivor`` lacks of the guest, a sentence; empty when it lacks nothing."""
+def data_objection(seen: Observation, survivor: NodeName) -> str:
+    """Find what ``survivor`` does not hold of the guest; empty when it holds all of it."""
     node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
     if "local-write-error" in node.notices:
         return f"node {survivor}'s own disk missed a write of the guest."
@@ -42,7 +48,7 @@ def misses(seen: Observation, survivor: NodeName) -> str:
     if peer is not None and "replica-write-error" in peer.notices:
         return f"node {survivor}'s disk missed a write of the guest."
     if diverged(seen, survivor):
-        return f"node {survivor}'s guest is not the guest any more."
+        return f"node {survivor}'s guest has diverged."
     if seen.protection not in (Protection.COLO, Protection.FAILOVER):
         return f"node {survivor} holds no complete checkpoint of this generation."
     return ""

@@ -1,6 +1,9 @@
-"""How long each road may be silent now: by what was asked, by phase, and by what was seen; pure.
+"""Compute how long each monitoring path may be silent now; pure.
 
-A slow checkpoint must never be taken for a death, so what a checkpoint can delay is measured
+Called by `ha.heartbeat` at every beat. The limits follow the pair file, the phase of the pair, and
+what the pair has shown of itself.
+
+Invariant: a slow checkpoint is never taken for a death. What a checkpoint can delay is measured
 against this pair's own checkpoints and its guest's memory. What it cannot delay is not: QEMU's
 monitor thread and the replication link answer in the middle of one (docs/qemu.md).
 """
@@ -14,19 +17,19 @@ from coloctl.model.observation import Limits
 from coloctl.model.pair import DetectionSpec
 from coloctl.model.protection import Protection
 
-#: A silence that nothing attests is this many times as long as one that the kernel does, and at
-#: least so long: with two cores saturated the slowest out-of-band answer seen took 11 ms, and a
+#: A silence that nothing attests may last so many times as long as one that the kernel attests, and
+#: at least so long: with two cores saturated the slowest out-of-band answer seen took 11 ms, and a
 #: process that is not scheduled for a second is as good as gone to its clients.
 UNATTESTED_TIMES = 8
 UNATTESTED_MIN_MS = 1000.0
-#: What depends on checkpoints may take this many times the longest pause seen, and at least so
-#: long; before `SEEN_ENOUGH` checkpoints nothing is known, and more is allowed.
+#: A limit that depends on checkpoints is this many times the longest pause seen, and at least so
+#: long. Before `SEEN_ENOUGH` checkpoints no pause is known, and more is allowed.
 PAUSES = 6
 STALL_MIN_MS = 2000.0
 STALL_UNKNOWN_MS = 10_000.0
 SEEN_ENOUGH = 3
-#: A guest that was idle for hours may dirty all its memory before one checkpoint, and a slow
-#: network carries so much of it per second: 1 Gbit/s at nine tenths.
+#: A guest that was idle for hours may dirty all its memory before one checkpoint. A slow network
+#: carries so much of it per second: 1 Gbit/s at nine tenths.
 CARRIED_MIB_PER_S = 107.0
 #: While a secondary is built, its memory transfer takes the network and the processors; a guest
 #: that has reset itself does the same.
@@ -36,7 +39,7 @@ _BUILDING = frozenset({Protection.RESYNC, Protection.MIGRATING})
 
 @dataclass(frozen=True)
 class Shown:
-    """What this pair has shown of itself in this session, milliseconds."""
+    """Checkpoints that this pair has taken in this COLO session; milliseconds."""
 
     checkpoints: int = 0
     longest_pause_ms: float = 0.0
@@ -50,7 +53,10 @@ def limits_of(
     memory_mib: int = 0,
     unsettled: bool = False,
 ) -> Limits:
-    """The limits that hold now; ``unsettled``: the guest has reset itself a moment ago."""
+    """Compute the limits that hold now.
+
+    ``unsettled``: the guest has reset itself a moment ago.
+    """
     building = protection in _BUILDING
     raised = RAISED_TIMES if building or unsettled else 1
     stall_ms = raised * _stall_ms(shown, memory_mib)
@@ -58,7 +64,7 @@ def limits_of(
 
 
 def _stall_ms(shown: Shown, memory_mib: int) -> float:
-    """What the slowest checkpoint of this pair may take."""
+    """Compute how long the slowest checkpoint of this pair may take."""
     stall_ms = max(
         STALL_MIN_MS, PAUSES * shown.longest_pause_ms, memory_mib / CARRIED_MIB_PER_S * 1000
     )

@@ -1,7 +1,11 @@
-"""The roads that lead to a node, and what their silence is worth: the words of every diagnosis.
+"""List the monitoring paths to a pair's nodes and weigh their silences; pure.
 
-A silence alone never makes a node dead. One that the kernel attests ("stopped") counts sooner than
-one that nothing attests, and a process that uses CPU time is not frozen, however silent it is.
+Called by `ha.analysis` and `ha.eligibility` to find which node is gone, and by
+`supervisor.evidence` and `control.daemon.export` to show each path beside its limit. Reads nothing
+but a `model.observation`.
+
+Invariant: a silence alone never makes a node dead. One that the kernel attests ("stopped") counts
+sooner than one that nothing attests. A process that uses CPU time is not frozen, however silent.
 """
 
 from __future__ import annotations
@@ -14,29 +18,25 @@ from coloctl.model.pair import NODES, NodeName, Role
 
 
 class Gone(StrEnum):
-    """Why a node cannot be counted on."""
+    """A reason why a node cannot be relied on."""
 
     DEAD = "dead"  #: proven
-    FROZEN = "frozen"  #: its process exists, runs nothing and answers nothing
-    UNREACHABLE = "unreachable"  #: its host says nothing of it, and no road leads there
+    FROZEN = "frozen"  #: its process exists, uses no CPU time and answers nothing
+    UNREACHABLE = "unreachable"  #: its host reports nothing of it, and no path answers
 
 
 @dataclass(frozen=True)
 class MonitoringPath:
-    """One road of evidence, how long it has been silent, and how long it may be."""
+    """One way to observe a node or the link: how long it is silent, and how long it may be."""
 
     name: str  #: "rescue", "command", "link", "data", "held" or "overdue"
-    node: NodeName | None  #: None: it belongs to both
+    node: NodeName | None  #: None: it belongs to both nodes
     now_ms: float
     limit_ms: float
 
-    def near(self) -> bool:
-        """Half of the limit is behind it, and the limit is not reached."""
-        return self.limit_ms / 2 < self.now_ms < self.limit_ms
-
 
 def holder(observation: Observation, role: Role) -> NodeName | None:
-    """The node that has ``role``, if one has."""
+    """Return the node that has ``role``, if one has."""
     for node in NODES:
         seen = observation.nodes.get(node)
         if seen is not None and seen.role is role:
@@ -45,7 +45,11 @@ def holder(observation: Observation, role: Role) -> NodeName | None:
 
 
 def gone(observation: Observation, node: NodeName) -> Gone | None:
-    """Why ``node`` cannot be counted on, None while nothing says so."""
+    """Find why ``node`` cannot be relied on; None while nothing speaks against it.
+
+    A process that the kernel calls stopped counts as frozen after the short limit, one that only
+    uses no CPU time after the long one.
+    """
     seen, limits = observation.nodes[node], observation.limits
     if seen.life is Life.DEAD:
         return Gone.DEAD
@@ -57,14 +61,14 @@ def gone(observation: Observation, node: NodeName) -> Gone | None:
     if seen.life is Life.ALIVE:
         return None if seen.busy else Gone.FROZEN
     link_ms = observation.link_silent_ms
-    every_road = seen.command_silent_ms >= limits.silent_ms and (
+    all_silent = seen.command_silent_ms >= limits.silent_ms and (
         link_ms is None or link_ms >= limits.link_ms
     )
-    return Gone.UNREACHABLE if every_road else None
+    return Gone.UNREACHABLE if all_silent else None
 
 
-def roads(observation: Observation) -> tuple[MonitoringPath, ...]:
-    """Every road that is watched now."""
+def monitoring_paths(observation: Observation) -> tuple[MonitoringPath, ...]:
+    """List every monitoring path that is watched now."""
     limits = observation.limits
     found = []
     for node in NODES:
@@ -84,42 +88,37 @@ def roads(observation: Observation) -> tuple[MonitoringPath, ...]:
     return tuple(found)
 
 
-def near_miss(observation: Observation) -> tuple[MonitoringPath, ...]:
-    """The roads that have used up more than half of their limit and have not reached it."""
-    return tuple(road for road in roads(observation) if road.near())
-
-
 def members(observation: Observation) -> tuple[NodeName, ...]:
-    """The nodes that have a part in the pair."""
+    """List the nodes that have a role in the pair."""
     nodes = observation.nodes
     return tuple(n for n in NODES if n in nodes and nodes[n].role is not Role.NONE)
 
 
 def both(observation: Observation) -> tuple[NodeName | None, NodeName | None]:
-    """Primary and secondary."""
+    """Return primary and secondary."""
     return holder(observation, Role.PRIMARY), holder(observation, Role.SECONDARY)
 
 
 def absence(observation: Observation, node: NodeName) -> str:
-    """Why ``node``, which is gone, is."""
+    """Explain as a sentence why ``node``, which is gone, cannot be relied on."""
     seen = observation.nodes[node]
-    how = gone(observation, node)
+    how, silence = gone(observation, node), rescue_silence(observation, node)
     if how is Gone.DEAD:
         off = " after its guest powered off" if "guest-shutdown" in seen.notices else ""
         return f"Node {node}'s process has ended{off}."
     if how is Gone.UNREACHABLE:
-        return f"No road leads to node {node} any more, and {owes(observation, node)}"
+        return f"No monitoring path reaches node {node} any more, and {silence}"
     if seen.life is Life.STOPPED:
-        return f"Node {node}'s process is stopped (SIGSTOP); {owes(observation, node)}"
-    return f"Node {node}'s process exists and uses no CPU time; {owes(observation, node)}"
+        return f"Node {node}'s process is stopped (SIGSTOP); {silence}"
+    return f"Node {node}'s process exists and uses no CPU time; {silence}"
 
 
-def owes(observation: Observation, node: NodeName) -> str:
-    """How long ``node``'s monitor thread has been silent, and how long it may be."""
+def rescue_silence(observation: Observation, node: NodeName) -> str:
+    """Describe how long ``node``'s monitor thread has been silent, and how long it may be."""
     seen, limits = observation.nodes[node], observation.limits
     attested = seen.life is not Life.ALIVE and gone(observation, node) is not Gone.UNREACHABLE
     limit_ms = limits.suspect_ms if attested else limits.silent_ms
     return (
-        f"its rescue monitor has owed an answer for {seen.rescue_silent_ms:.0f} ms (limit "
+        f"its rescue monitor has not answered for {seen.rescue_silent_ms:.0f} ms (limit "
         f"{limit_ms:.0f} ms)."
     )

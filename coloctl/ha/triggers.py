@@ -22,7 +22,7 @@ class Trigger:
     """One thing that may happen next, and what would follow."""
 
     happens: str  #: "node a's process ends", for people
-    road: str  #: "process", "rescue", "command", "link", "data", "held", "overdue" or "event"
+    path: str  #: "process", "rescue", "command", "link", "data", "held", "overdue" or "event"
     node: NodeName | None  #: the node that it happens to
     now_ms: float | None  #: how silent the road is; None: it is not measured in time
     limit_ms: float | None
@@ -40,7 +40,7 @@ class Trigger:
 @dataclass(frozen=True)
 class _Change:
     happens: str
-    road: str
+    path: str
     node: NodeName | None
     then: Observation
     now_ms: float | None = None
@@ -68,7 +68,7 @@ def _followed(change: _Change, policy: Policy, *, paused: bool, acting: str, pai
     alone = decision.action is Action.FAIL_OVER and decision.lost is not None
     return Trigger(
         change.happens,
-        change.road,
+        change.path,
         change.node,
         change.now_ms,
         change.limit_ms,

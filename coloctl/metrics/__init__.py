@@ -31,10 +31,10 @@ from coloctl.model.verified import VerifyOutcome
 from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
-ROADS = ("rescue", "command", "link")
+PROBES = ("rescue", "command", "link")
 #: Everything whose silence has a limit (`ha.monitoring_path`): the probes, what the kernel says
 #: of QEMU's own connections, and the primary's checkpoints.
-SUSPECTS = (*ROADS, "data", "held", "overdue")
+SUSPECTS = (*PROBES, "data", "held", "overdue")
 OTHER = "other"
 CAUSES = (
     "operator",
@@ -100,7 +100,7 @@ class Metrics:
         self._near_misses = counter(
             "coloctl_near_misses",
             "Silences that took half of what makes a suspect, or more, and ended.",
-            "road", SUSPECTS,
+            "path", SUSPECTS,
         )  # fmt: skip
 
     def _make_histograms(self) -> None:
@@ -116,12 +116,12 @@ class Metrics:
         ).labels(self.pair)  # fmt: skip
         beats = histogram(
             "coloctl_heartbeat_latency_seconds", "From a probe to its answer.",
-            BEAT_BUCKETS, "node", "road",
+            BEAT_BUCKETS, "node", "path",
         )  # fmt: skip
         self._beats: Mapping[tuple[str, str], Callable[[float], None]] = {
-            (node, road): beats.labels(self.pair, node, road).observe
+            (node, path): beats.labels(self.pair, node, path).observe
             for node in NODES
-            for road in ROADS
+            for path in PROBES
         }
         self._failover_s = histogram(
             "coloctl_failover_seconds",
@@ -153,20 +153,22 @@ class Metrics:
                 if fact is Fact.FAILOVER_FAILED:
                     self._failed.inc()
 
-    def beat(self, node: str, road: str, seconds: float) -> None:
+    def beat(self, node: str, path: str, seconds: float) -> None:
         """A probe of ``node`` was answered after ``seconds``."""
-        observe = self._beats.get((node, road))
+        observe = self._beats.get((node, path))
         if observe is not None:
             observe(seconds)
 
     def doubts(self, near: Set[tuple[str, str]], *, protected: bool) -> None:
-        """``near`` has the silences that came near their limits, by node and road; each is counted
-        once, when it has ended and the pair is still protected."""
+        """Count each silence that came near its limit and ended while the pair is still protected.
+
+        ``near`` has those that are near their limits now, by node and monitoring path.
+        """
         if near == self._near:
             return
         if protected:
-            for _, road in self._near - near:
-                self._near_misses.labels(self.pair, road).inc()
+            for _, path in self._near - near:
+                self._near_misses.labels(self.pair, path).inc()
         self._near = frozenset(near)
 
     def failover(self, timeline: Timeline) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from coloctl.ha.decision import decide
-from coloctl.ha.monitoring_path import roads
+from coloctl.ha.monitoring_path import monitoring_paths
 from coloctl.ha.triggers import triggers
 from coloctl.model.observation import Diagnosis, Finding
 from coloctl.model.protection import Protection
@@ -16,7 +16,7 @@ from coloctl.supervisor.state import PairState
 
 
 def explanation(state: PairState) -> dict[str, Any]:
-    """The document of `explain -f json`: the state, the roads, and what would follow from what."""
+    """The document of `explain -f json`: the state, the monitoring paths, and what would follow."""
     view, seen, finding = state.view(), state.observation, state.finding
     spec, name = state.spec, state.spec.name
     document: dict[str, Any] = {
@@ -38,7 +38,7 @@ def explanation(state: PairState) -> dict[str, Any]:
         "agents": {node: heard.said for node, heard in state.agents.items()},
         "diagnosis": None,
         "decision": None,
-        "roads": [],
+        "paths": [],
         "triggers": [],
     }
     if seen is None:
@@ -50,13 +50,13 @@ def explanation(state: PairState) -> dict[str, Any]:
         **document,
         "diagnosis": _unsound(state) or found(finding),
         "decision": asdict(decision),
-        "roads": [asdict(road) for road in roads(seen)],
+        "paths": [asdict(path) for path in monitoring_paths(seen)],
         "triggers": [one.to_json() for one in next_ones],
     }
 
 
 def _unsound(state: PairState) -> dict[str, Any] | None:
-    """Say what is the matter with a pair whose roads all answer, and which is not well.
+    """Say what is the matter with a pair whose monitoring paths all answer, and which is not well.
 
     None where there is no such matter: then the diagnosis says it.
     """

@@ -11,7 +11,7 @@ import pytest
 from support.pairs import Stage, firmware_spec, make_disks, qemu_io, supervised
 
 from coloctl.chaos.faults.burners import burners
-from coloctl.ha.monitoring_path import MonitoringPath, roads
+from coloctl.ha.monitoring_path import MonitoringPath, monitoring_paths
 from coloctl.lab import qemu
 from coloctl.model.observation import Diagnosis, Life, Observation
 from coloctl.model.pair import NODES, PairSpec, Role
@@ -31,8 +31,8 @@ def spec(tmp_path: Path, qemu_builds: Callable[[str], qemu.Build]) -> PairSpec:
 
 
 def over(seen: Observation) -> list[MonitoringPath]:
-    """The roads that have reached their limit."""
-    return [road for road in roads(seen) if road.now_ms >= road.limit_ms]
+    """The monitoring paths that have reached their limit."""
+    return [path for path in monitoring_paths(seen) if path.now_ms >= path.limit_ms]
 
 
 async def thaws(stage: Stage, role: Role) -> None:
@@ -45,7 +45,7 @@ async def thaws(stage: Stage, role: Role) -> None:
 
     vm.process.signal(signal.SIGSTOP)
     try:
-        await stage.until(lambda: [road.node for road in over(seen())] == [vm.node])
+        await stage.until(lambda: [path.node for path in over(seen())] == [vm.node])
         assert seen().nodes[vm.node].life is Life.STOPPED
         assert seen().nodes[vm.node].rescue_silent_ms >= seen().limits.suspect_ms
         frozen = {
@@ -69,14 +69,14 @@ def test_silence_comes_from_a_stopped_node_and_not_from_checkpoints_on_busy_proc
             answered: set[tuple[str, str]] = set()
             supervisor = stage.supervisor
             supervisor.heard = lambda seen: reached.extend(over(seen))
-            supervisor.timed = lambda node, road, _: answered.add((node, road))
+            supervisor.timed = lambda node, path, _: answered.add((node, path))
             stage.state.pause(True)
             await stage.start()
             with burners(3):
                 await qemu_io(stage.primary, "write -P 0x11 0 4M")
                 await stage.checkpoints(CHECKPOINTS)
             assert not reached
-            assert answered == {(n, road) for n in NODES for road in ("rescue", "command", "link")}
+            assert answered == {(n, path) for n in NODES for path in ("rescue", "command", "link")}
             for role in (Role.SECONDARY, Role.PRIMARY):
                 await thaws(stage, role)
 

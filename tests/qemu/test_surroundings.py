@@ -49,7 +49,7 @@ ANSWERS: dict[str, Any] = {
         "name": "web", "protection": "colo", "reason": REASON, "since_s": 1.0, "exposed_s": None,
         "generation": 1, "paused": False, "auto_failover": True, "fencing": "kill", "acting": "",
         "settings": {}, "delay_ms": 200, "pace": "", "diagnosis": None, "decision": None,
-        "roads": [], "triggers": [],
+        "paths": [], "triggers": [],
     },
     "query-evidence": {"observation": None, "finding": None}, "query-recording": [],
     "query-schema": {}, "query-version": {},

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-#: What a road is, in words.
-ROADS: Mapping[str, str] = {
-    "rescue": "its monitor thread owes an answer",
-    "command": "its main loop owes an answer",
+#: Of `explain -f json`; 2: ``roads`` became ``paths``, and a trigger's ``road`` its ``path``.
+SCHEMA = 2
+
+#: What the silence of each monitoring path means.
+MEANINGS: Mapping[str, str] = {
+    "rescue": "its monitor thread has not answered",
+    "command": "its main loop has not answered",
     "link": "nothing crossed the replication link",
     "data": "disk writes or memory had no answer",
     "held": "the guest is stopped for a checkpoint",
@@ -37,14 +40,14 @@ ROADS: Mapping[str, str] = {
 def explain(pair: str, form: str) -> None:
     """Say why PAIR is in its state, what is seen of it, and what would make it fail over.
 
-    Each road of evidence is shown with how long it has been silent and how long it may be. Below
+    Each monitoring path is shown with how long it has been silent and how long it may be. Below
     is each thing that may happen now, what it would be called, what would be done, and which node
     would run the guest. The supervisor's own rules give these answers.
     """
     with reach.acts(pair) as acts:
         document = acts.explanation()
     if form == "json":
-        plain.print_json({"schema": plain.SCHEMA, **document})
+        plain.print_json({"schema": SCHEMA, **document})
         return
     from coloctl.cli.views import render
 
@@ -57,8 +60,8 @@ def drawn(document: Document) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(line) for line in sentences(document)]
-    if document["roads"]:
-        parts += [Text(), _roads(document)]
+    if document["paths"]:
+        parts += [Text(), _paths(document)]
     if document["triggers"]:
         parts += [Text(), _triggers(document)]
     return Group(*parts)
@@ -117,26 +120,26 @@ def _who_acts(document: Document) -> str:
     return f"It fails over by itself; a lost node is fenced by '{document['fencing']}'."
 
 
-def _roads(document: Document) -> RenderableType:
+def _paths(document: Document) -> RenderableType:
     from rich.text import Text
 
     from coloctl.cli.views import render
 
-    table = render.plain_table("ROAD", "NODE")
+    table = render.plain_table("PATH", "NODE")
     for name in ("SILENT", "LIMIT"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
-    for road in document["roads"]:
-        now, limit = road["now_ms"], road["limit_ms"]
+    for path in document["paths"]:
+        now, limit = path["now_ms"], path["limit_ms"]
         late = now >= limit
         table.add_row(
-            road["name"],
-            road["node"] or "-",
+            path["name"],
+            path["node"] or "-",
             Text(f"{now:.0f} ms", style="red" if late else ""),
             f"{limit:.0f} ms",
             Text(render.bar(0, min(now, limit), limit, 12), style="red" if late else "green"),
-            ROADS.get(road["name"], ""),
+            MEANINGS.get(path["name"], ""),
         )
     return table
 

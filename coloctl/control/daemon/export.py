@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 
 from coloctl.control.daemon.http import Address, MetricsServer, parse_address
 from coloctl.errors import ColoctlError
-from coloctl.ha.monitoring_path import roads
+from coloctl.ha.monitoring_path import monitoring_paths
 from coloctl.metrics import Metrics
 from coloctl.model.observation import Observation
 from coloctl.model.pairevent import PairEvent, StateChanged
@@ -54,7 +54,9 @@ class Export:
     def observed(self, seen: Observation) -> None:
         """Silences that reached half of their limits are remembered until they end."""
         near = {
-            (road.node or "", road.name) for road in roads(seen) if road.now_ms * 2 > road.limit_ms
+            (path.node or "", path.name)
+            for path in monitoring_paths(seen)
+            if path.now_ms * 2 > path.limit_ms
         }
         self.metrics.doubts(near, protected=seen.protection is Protection.COLO)
 

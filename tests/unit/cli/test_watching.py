@@ -172,7 +172,7 @@ def test_an_explanation_says_who_would_act() -> None:
     said = {
         "name": "web", "protection": "colo", "reason": "All is well", "since_s": 5.0,
         "exposed_s": None, "generation": 2, "paused": False, "auto_failover": True,
-        "fencing": "kill", "acting": "", "diagnosis": None, "decision": None, "roads": [],
+        "fencing": "kill", "acting": "", "diagnosis": None, "decision": None, "paths": [],
         "triggers": [],
     }  # fmt: skip
     assert list(explain.sentences(said)) == [

@@ -368,7 +368,7 @@ CALM = Observation(0.0, Protection.COLO, {"a": A, "b": B}, LIMITS, link_silent_m
 
 
 @pytest.mark.parametrize(
-    ("road", "tense"),
+    ("path", "tense"),
     [
         ("rescue", replace(CALM, nodes={"a": replace(A, rescue_silent_ms=201), "b": B})),
         ("rescue", replace(CALM, nodes={"a": A, "b": replace(B, rescue_silent_ms=390)})),
@@ -380,11 +380,11 @@ CALM = Observation(0.0, Protection.COLO, {"a": A, "b": B}, LIMITS, link_silent_m
         ("overdue", replace(CALM, overdue_ms=401)),
     ],
 )
-def test_half_of_a_limit_is_near(metrics: Metrics, road: str, tense: Observation) -> None:
+def test_half_of_a_limit_is_near(metrics: Metrics, path: str, tense: Observation) -> None:
     exported = export.Export(metrics, ANYWHERE)
     for seen in (CALM, tense, tense, CALM):
         exported.observed(seen)
-    labels = {"pair": "web", "road": road}
+    labels = {"pair": "web", "path": path}
     assert metrics.registry.get_sample_value("coloctl_near_misses_total", labels) == 1
 
 
@@ -393,6 +393,6 @@ def test_less_than_half_of_a_limit_is_not_near(metrics: Metrics) -> None:
     nodes = {"a": replace(A, rescue_silent_ms=60, command_silent_ms=300), "b": B}
     for seen in (replace(CALM, nodes=nodes, link_silent_ms=90, held_ms=900), CALM):
         exported.observed(seen)
-    for road in SUSPECTS:
-        labels = {"pair": "web", "road": road}
+    for path in SUSPECTS:
+        labels = {"pair": "web", "path": path}
         assert metrics.registry.get_sample_value("coloctl_near_misses_total", labels) == 0

@@ -20,9 +20,9 @@ from support.observations import (
     silenced,
 )
 
-from coloctl.ha.analysis import RULES, diagnose, judged
+from coloctl.ha.analysis import RULES, diagnose, ranked
 from coloctl.ha.decision import decide
-from coloctl.ha.monitoring_path import near_miss, roads
+from coloctl.ha.monitoring_path import monitoring_paths
 from coloctl.model.observation import NOTICES, Diagnosis, Life, NodeSeen, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 
@@ -81,7 +81,7 @@ def test_more_silence_never_looks_healthier_and_an_answer_never_worse(
     pair: tuple[Observation, Observation],
 ) -> None:
     answered, silent = pair
-    assert judged(silent)[0] <= judged(answered)[0]
+    assert ranked(silent)[0] <= ranked(answered)[0]
 
 
 @given(observations())
@@ -95,7 +95,7 @@ def test_what_is_written_down_is_diagnosed_again(seen: Observation) -> None:
 def test_the_sides_of_a_pair_are_alike(seen: Observation) -> None:
     """What is found of node a would be found of node b: no node is favoured by its name."""
     mirrored = replace(seen, nodes={"a": seen.nodes["b"], "b": seen.nodes["a"]})
-    here, there = judged(seen), judged(mirrored)
+    here, there = ranked(seen), ranked(mirrored)
     assert here[0] == there[0]
     only_one = len([n for n in seen.nodes.values() if n.role is not Role.NONE]) == 1
     by_role = here[1].diagnosis not in (Diagnosis.UNKNOWN, Diagnosis.MONITOR_HUNG)
@@ -163,15 +163,14 @@ def test_data_without_an_answer_is_a_broken_link_while_both_nodes_are_there() ->
     )
 
 
-def test_a_road_is_a_near_miss_between_half_of_its_limit_and_the_limit() -> None:
-    for share, near in ((0.0, False), (0.5, False), (0.51, True), (0.99, True), (1.0, False)):
-        seen = observe(link_silent_ms=share * LIMITS.link_ms)
-        assert [road.name for road in near_miss(seen)] == (["link"] if near else [])
+def test_every_monitoring_path_has_its_limit() -> None:
     attested = observe(replace(PRIMARY, life=Life.STOPPED, rescue_silent_ms=100.0))
-    assert [(road.name, road.node) for road in near_miss(attested)] == [("rescue", "a")]
-    assert {road.name for road in roads(attested)} == {
-        "rescue", "command", "link", "held", "overdue",
-    }  # fmt: skip
+    paths = {(path.name, path.node): path for path in monitoring_paths(attested)}
+    assert {name for name, _ in paths} == {"rescue", "command", "link", "held", "overdue"}
+    # The kernel attests the stop of node a alone, so its silence counts sooner.
+    assert paths["rescue", "a"].limit_ms == LIMITS.suspect_ms
+    assert paths["rescue", "b"].limit_ms == LIMITS.silent_ms
+    assert paths["rescue", "a"].now_ms == 100.0
 
 
 def test_the_document_has_every_diagnosis_and_no_other() -> None:
@@ -186,6 +185,6 @@ def test_the_document_has_every_diagnosis_and_no_other() -> None:
 
 def test_no_rule_hides_another_for_ever() -> None:
     """Each rule is the first to hold in some observation."""
-    held = {judged(seen)[0] for seen in every_silence()}
-    held |= {judged(Observation.from_json(beat.values[0]["observation"]))[0] for beat in _beats()}
+    held = {ranked(seen)[0] for seen in every_silence()}
+    held |= {ranked(Observation.from_json(beat.values[0]["observation"]))[0] for beat in _beats()}
     assert held == set(range(len(RULES) + 1))

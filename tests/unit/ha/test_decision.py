@@ -200,13 +200,13 @@ def test_a_trigger_says_what_would_really_be_done(seen: Observation, paused: boo
 
 
 def test_the_triggers_of_a_healthy_pair() -> None:
-    told = {(t.road, t.happens): t for t in triggers(observe(), AUTOMATIC, False, pair="web")}
+    told = {(t.path, t.happens): t for t in triggers(observe(), AUTOMATIC, False, pair="web")}
     assert told["process", "node a's process ends"].winner == "b"
     assert told["process", "node b's process ends"].winner == "a"
     link = next(trigger for (road, _), trigger in told.items() if road == "link")
     assert (link.now_ms, link.limit_ms, link.winner) == (0.0, LIMITS.link_ms, "a")
     assert "data" not in {road for road, _ in told}
-    (data,) = (t for t in triggers(observe(unacked_ms=0.0), AUTOMATIC, False) if t.road == "data")
+    (data,) = (t for t in triggers(observe(unacked_ms=0.0), AUTOMATIC, False) if t.path == "data")
     assert (data.limit_ms, data.diagnosis, data.winner) == (
         LIMITS.silent_ms,
         Diagnosis.LINK_BROKEN,

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from support.views import LOST, PROTECTED, RESYNC
 
 from coloctl.clock import FakeClock
-from coloctl.metrics import CAUSES, OTHER, PHASES, ROADS, SUSPECTS, Metrics
+from coloctl.metrics import CAUSES, OTHER, PHASES, PROBES, SUSPECTS, Metrics
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES, Role
 from coloctl.model.pairevent import (
@@ -103,15 +103,15 @@ def test_events_that_are_not_counted_change_nothing(metrics: Metrics) -> None:
 
 def test_each_beat_is_counted_by_node_and_road(metrics: Metrics) -> None:
     for node in NODES:
-        for road in ROADS:
-            metrics.beat(node, road, 0.0003)
+        for path in PROBES:
+            metrics.beat(node, path, 0.0003)
     metrics.beat("a", "carrier-pigeon", 5.0)
     metrics.beat("a", "rescue", 0.03)
     name = "coloctl_heartbeat_latency_seconds"
-    assert number(metrics, f"{name}_count", node="a", road="rescue") == 2
-    assert number(metrics, f"{name}_bucket", node="a", road="rescue", le="0.0005") == 1
-    assert number(metrics, f"{name}_count", node="b", road="link") == 1
-    assert number(metrics, f"{name}_count", node="a", road="carrier-pigeon") is None
+    assert number(metrics, f"{name}_count", node="a", path="rescue") == 2
+    assert number(metrics, f"{name}_bucket", node="a", path="rescue", le="0.0005") == 1
+    assert number(metrics, f"{name}_count", node="b", path="link") == 1
+    assert number(metrics, f"{name}_count", node="a", path="carrier-pigeon") is None
 
 
 def test_the_phases_of_a_failover_last_from_the_one_before(metrics: Metrics) -> None:
@@ -143,22 +143,22 @@ def test_causes_and_phases_that_nobody_knows_make_no_new_series(metrics: Metrics
 # -- near misses
 
 
-@pytest.mark.parametrize("road", SUSPECTS)
+@pytest.mark.parametrize("path", SUSPECTS)
 def test_a_silence_that_came_near_its_limit_and_ended_counts_once(
-    metrics: Metrics, road: str
+    metrics: Metrics, path: str
 ) -> None:
     near: set[tuple[str, str]]
-    for near in (set(), {("a", road)}, {("a", road)}, set(), set()):
+    for near in (set(), {("a", path)}, {("a", path)}, set(), set()):
         metrics.doubts(near, protected=True)
     for other in SUSPECTS:
-        assert number(metrics, "coloctl_near_misses_total", road=other) == (other == road)
+        assert number(metrics, "coloctl_near_misses_total", path=other) == (other == path)
 
 
 def test_a_silence_that_ended_in_a_failover_was_no_near_miss(metrics: Metrics) -> None:
     metrics.doubts({("a", "rescue")}, protected=True)
     metrics.doubts(set(), protected=False)
     metrics.doubts(set(), protected=True)
-    assert number(metrics, "coloctl_near_misses_total", road="rescue") == 0
+    assert number(metrics, "coloctl_near_misses_total", path="rescue") == 0
 
 
 # -- views
@@ -279,8 +279,8 @@ def test_series_that_count_begin_at_zero(metrics: Metrics) -> None:
     """A scraper that sees a counter appear at 1 does not know that it grew."""
     for cause in CAUSES:
         assert number(metrics, "coloctl_failovers_total", cause=cause) == 0
-    for road in SUSPECTS:
-        assert number(metrics, "coloctl_near_misses_total", road=road) == 0
+    for path in SUSPECTS:
+        assert number(metrics, "coloctl_near_misses_total", path=path) == 0
     for phase in PHASES:
         assert number(metrics, "coloctl_failover_phase_seconds_count", phase=phase) == 0
 
