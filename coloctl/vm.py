@@ -30,6 +30,7 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
 from coloctl.qmp.monitor import Monitor
 from coloctl.qmp.schema import Schema
+from coloctl.tasks import first_of
 
 Recorder = Callable[[str, Mapping[str, Any]], None]
 
@@ -276,18 +277,11 @@ async def _open_monitor(
             node, command_sock, rescue_sock, deadline_s=LAUNCH_DEADLINE_S, record=record
         )
 
-    opening = asyncio.create_task(connect())
-    ending = asyncio.create_task(process.wait())
-    try:
-        await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
+    async with first_of(connect(), process.wait()) as (opening, _):
         if opening.done() and not opening.cancelled():
-            return opening.result()
+            monitor: Monitor = opening.result()
+            return monitor
         raise Unreachable(f"QEMU of node {node} ended before its monitor answered.")
-    finally:
-        for task in (opening, ending):
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(opening, ending, return_exceptions=True)
 
 
 async def ended(process: Process, within_s: float) -> bool:

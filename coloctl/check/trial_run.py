@@ -27,6 +27,7 @@ from coloctl.errors import (
 from coloctl.ha.failover import fail_over
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.timeline import FailoverStep
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 T = TypeVar("T")
@@ -218,15 +219,9 @@ def _judge(it: _TrialRun, error: Exception, signs: Signs) -> tuple[ColoSupport, 
 
 async def _or_death(act: Coroutine[Any, Any, T], vms: Sequence[VM]) -> T:
     """What ``act`` returns; raises `_Died` as soon as one of ``vms`` ends meanwhile."""
-    acting = asyncio.create_task(act)
-    deaths = {asyncio.create_task(vm.process.wait()): vm for vm in vms}
-    try:
-        await asyncio.wait({acting, *deaths}, return_when=asyncio.FIRST_COMPLETED)
-        for death, vm in deaths.items():
+    async with first_of(act, *(vm.process.wait() for vm in vms)) as (acting, *deaths):
+        for death, vm in zip(deaths, vms, strict=True):
             if death.done():
                 raise _Died(f"QEMU of node {vm.node} ended: {death.result()}.")
-        return await acting
-    finally:
-        for task in (acting, *deaths):
-            task.cancel()
-        await asyncio.gather(acting, *deaths, return_exceptions=True)
+        result: T = await acting
+        return result

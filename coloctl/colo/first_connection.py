@@ -15,6 +15,7 @@ from collections.abc import Callable
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import ColoctlError
 from coloctl.model.pair import PairSpec
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 #: How long the one checkpoint may take before the guard gives up; the pair then stays cautious.
@@ -43,9 +44,5 @@ async def _first_of(primary: VM, taps: list[str]) -> None:
             ]
         except ColoctlError:
             await asyncio.Event().wait()
-        waits = [asyncio.create_task(watch.wait()) for watch in watches]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        async with first_of(*(watch.wait() for watch in watches)):
+            return

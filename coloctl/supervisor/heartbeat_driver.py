@@ -17,6 +17,7 @@ from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Protection
 from coloctl.qmp.session import Event
 from coloctl.supervisor.state import PairState
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -46,14 +47,11 @@ class HeartbeatDriver:
         """The heart beats while anybody sits there, until cancelled."""
         while True:
             await self._seated.wait()
-            beating = asyncio.create_task(self._heart.run(self._context, self._hear))
-            emptied = asyncio.create_task(self._left.wait())
+            beats = self._heart.run(self._context, self._hear)
             try:
-                await asyncio.wait({beating, emptied}, return_when=asyncio.FIRST_COMPLETED)
+                async with first_of(beats, self._left.wait()) as (beating, _):
+                    pass
             finally:
-                for task in (beating, emptied):
-                    task.cancel()
-                await asyncio.wait({beating, emptied})
                 await self._unwatch()
                 self._sitting.clear()
             if not beating.cancelled() and beating.exception() is not None:

@@ -23,6 +23,7 @@ from coloctl.qmp import guestagent
 from coloctl.supervisor.acts.protect import BOOT_DEADLINE_S
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
@@ -71,19 +72,15 @@ class Settling:
 
     async def _spoke(self, vm: VM) -> None:
         """Return at the first sign of life from inside the guest, where one can be seen."""
-        signs = [asyncio.create_task(_sent(vm, tap)) for tap in self._taps(vm)]
+        signs = [_sent(vm, tap) for tap in self._taps(vm)]
         if self._state.spec.guest.agent:
-            signs.append(asyncio.create_task(_agent_answers(vm)))
+            signs.append(_agent_answers(vm))
         if not signs:
             await asyncio.Event().wait()
-        try:
-            done, _ = await asyncio.wait(signs, return_when=asyncio.FIRST_COMPLETED)
-            for sign in done:
-                sign.result()
-        finally:
-            for sign in signs:
-                sign.cancel()
-            await asyncio.gather(*signs, return_exceptions=True)
+        async with first_of(*signs) as waits:
+            for sign in waits:
+                if sign.done():
+                    sign.result()
 
     def _taps(self, vm: VM) -> list[str]:
         nics = self._state.spec.nics

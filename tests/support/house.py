@@ -17,6 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "errors",
             "clock",
+            "tasks",
             "paths",
             "probe_cache",
             "reading",

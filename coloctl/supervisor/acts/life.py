@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 from coloctl.errors import ReplicationError
 from coloctl.supervisor.state import PairState
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 
@@ -16,12 +16,8 @@ async def unless_it_dies(state: PairState, secondary: VM, work: Coroutine[Any, A
 
     So it does when the supervisor gives that node up (`PairState.give_up`), with its reason.
     """
-    working = asyncio.ensure_future(work)
-    dying = asyncio.ensure_future(secondary.process.wait())
-    losing = asyncio.ensure_future(state.given_up())
-    ends = (working, dying, losing)
-    try:
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    ends = (work, secondary.process.wait(), state.given_up())
+    async with first_of(*ends) as (working, dying, losing):
         if working.done():
             await working
         elif dying.done():
@@ -33,7 +29,3 @@ async def unless_it_dies(state: PairState, secondary: VM, work: Coroutine[Any, A
         else:
             hint = f"`coloctl explain {state.spec.name}` shows what is seen"
             raise ReplicationError(losing.result(), stage="protect", hint=hint)
-    finally:
-        for task in ends:
-            task.cancel()
-        await asyncio.gather(*ends, return_exceptions=True)

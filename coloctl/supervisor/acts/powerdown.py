@@ -25,6 +25,7 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp import guestagent
 from coloctl.qmp.monitor import EventStream
 from coloctl.supervisor.state import PairState
+from coloctl.tasks import first_of
 from coloctl.vm import VM, ended
 
 log = logging.getLogger(__name__)
@@ -101,19 +102,12 @@ class _Off:
 
     async def _powered_off(self, within_s: float) -> bool:
         """Whether the guest has powered itself off; waits until that, or the end of its QEMU."""
-        heard = asyncio.ensure_future(
-            self.told.next(3600.0, lambda event: bool(event.data.get("guest")))
-        )
-        dying = asyncio.ensure_future(self.primary.process.wait())
-        try:
-            await asyncio.wait({heard, dying}, timeout=within_s, return_when="FIRST_COMPLETED")
+        event = self.told.next(3600.0, lambda event: bool(event.data.get("guest")))
+        death = self.primary.process.wait()
+        async with first_of(event, death, within_s=within_s) as (heard, dying):
             if dying.done() and not heard.done():
                 await asyncio.wait({heard}, timeout=LAST_WORDS_S)
             return heard.done() and heard.exception() is None
-        finally:
-            for task in (heard, dying):
-                task.cancel()
-            await asyncio.gather(heard, dying, return_exceptions=True)
 
     async def _gone(self) -> None:
         """The primary's QEMU has ended, or had its time; a secondary that it waits for goes."""
