@@ -29,7 +29,7 @@ import pytest
 
 if TYPE_CHECKING:
     from coloctl.api.pair import Pair
-    from coloctl.chaos.run.result import Outcome
+    from coloctl.chaos.run.result import RunResult
     from coloctl.chaos.run.testbed import Setting
     from coloctl.check.choose import Players
     from coloctl.lab.network import Lab
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MARKER = "colo_scenario"
 FIXTURES = frozenset({"colo_lab", "colo_pair", "colo_verdict"})
 
-_verdicts = pytest.StashKey["list[Outcome]"]()
+_verdicts = pytest.StashKey["list[RunResult]"]()
 _refusal = pytest.StashKey[Exception]()
 
 
@@ -138,7 +138,7 @@ def colo_pair(colo_lab: Lab, colo_setting: Setting) -> Iterator[Pair]:
 
 
 @pytest.fixture
-def colo_verdict(request: pytest.FixtureRequest) -> Outcome:
+def colo_verdict(request: pytest.FixtureRequest) -> RunResult:
     """What the scenario of the test's marker came to; it has been run, and was valid."""
     return _judged(request.node)[0]
 
@@ -162,7 +162,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return (yield)
 
 
-def _judged(item: pytest.Item) -> list[Outcome]:
+def _judged(item: pytest.Item) -> list[RunResult]:
     """What the item's scenarios came to, each run once; the test fails where one is not valid."""
     if _verdicts in item.stash:
         return item.stash[_verdicts]
@@ -181,7 +181,7 @@ def _judged(item: pytest.Item) -> list[Outcome]:
     return results
 
 
-def run_scenario(file: Path, *, seed: int | None) -> Outcome:
+def run_scenario(file: Path, *, seed: int | None) -> RunResult:
     """The scenario was played in a lab of this process's own, and judged."""
     from coloctl.chaos.run import runner
 
@@ -199,7 +199,7 @@ def _file_of(item: pytest.Item, *arguments: object) -> Path:
     return found
 
 
-def _why(file: Path, outcome: Outcome) -> str:
+def _why(file: Path, outcome: RunResult) -> str:
     """The sentences of a run that was not valid."""
     lines = [f"The scenario {file} is {outcome.validity}.", outcome.reason]
     for one in outcome.verdicts:

@@ -20,8 +20,9 @@ from enum import StrEnum
 from typing import Any
 
 from coloctl.bench.failover import BENCH_SCHEMA, until
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.records import Takeover
+from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
@@ -212,19 +213,20 @@ def _document(
 ) -> dict[str, Any]:
     history = sorted(crowd.finish(), key=lambda op: op.at_s)
     survivors, clients = crowd.read_back(), crowd.count
+    replies = Replies({"": history})
     turns = [
         {
             "blow": str(blow),
             **_times(one),
-            "outage_ms": verdict.outage(history, one.blow_s, 2.0).longest_ms,
-            "join_gap_ms": verdict.longest_gap_ms(history, one.alone_s, one.colo_s + 0.5),
+            "outage_ms": replies.outage(one.blow_s, ended_by_s=one.blow_s + 2.0).longest_ms,
+            "join_gap_ms": replies.longest_ms(one.alone_s, one.colo_s + 0.5),
         }
         for blow, one in zip(what.blows, moments[1:], strict=True)
     ]
     middle_s = moments[len(moments) // 2].blow_s
     verdicts = [
-        verdict.no_lost_acks(history, survivors, middle_s),
-        verdict.connections_survive(history, clients),
+        records.all_kept(history, survivors, middle_s),
+        streams.all_connected(history, clients),
         level([turn["counts"] for turn in turns]),
     ]
     return {
@@ -236,15 +238,13 @@ def _document(
         "verdict": str(verdict.worst(verdicts)),
         "circles": len(turns),
         "acknowledged": sum(op.outcome is Outcome.OK for op in history),
-        "lost": len(verdict.lost(history, survivors)),
+        "lost": len(records.lost(history, survivors)),
         "connections": clients,
-        "broken": len(verdict.broken_connections(history)),
+        "broken": len(streams.broken_connections(history)),
         "running_ms": summary(turn["running_ms"] for turn in turns),
         "outage_ms": summary(turn["outage_ms"] for turn in turns),
         "exposed_s": summary(turn["exposed_s"] for turn in turns),
-        "first_join_gap_ms": verdict.longest_gap_ms(
-            history, moments[0].alone_s, moments[0].colo_s + 0.5
-        ),
+        "first_join_gap_ms": replies.longest_ms(moments[0].alone_s, moments[0].colo_s + 0.5),
         "join_gap_ms": summary(turn["join_gap_ms"] for turn in turns),
         "turns": turns,
         "checks": [

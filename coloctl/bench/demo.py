@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
+from coloctl.chaos.evidence.chronicle import OUTAGE_WITHIN_S
 from coloctl.chaos.evidence.records import Takeover
+from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Setting
@@ -114,7 +116,7 @@ class _Stage:
         history = self.clients.finish()
         survivors = self.clients.read_back()
         document = self._judge(fault, takeover, history, survivors)
-        document["protect_gap_ms"] = verdict.longest_gap_ms(history, began, protected)
+        document["protect_gap_ms"] = Replies({"": history}).longest_ms(began, protected)
         document["checkpoints"] = {
             "count": checkpoints["count"],
             "pause_ms_p50": checkpoints["pause_p50_ms"],
@@ -179,10 +181,10 @@ class _Stage:
         survivors: Mapping[int, list[int]],
     ) -> dict[str, Any]:
         verdicts = [
-            verdict.no_lost_acks(history, survivors, fault.at_s),
-            verdict.connections_survive(history, self.cast.clients),
+            records.all_kept(history, survivors, fault.at_s),
+            streams.all_connected(history, self.cast.clients),
         ]
-        outage = verdict.outage(history, fault.at_s)
+        outage = Replies({"": history}).outage(fault.at_s, ended_by_s=fault.at_s + OUTAGE_WITHIN_S)
         at_ms = takeover.since_ms(fault.at_s)
         steps = ("detected", "fenced", "promoted", "running")
         return {
@@ -198,11 +200,11 @@ class _Stage:
             "acks": {
                 "sent": sum(op.outcome is Outcome.INVOKE for op in history),
                 "acknowledged": sum(op.outcome is Outcome.OK for op in history),
-                "lost": len(verdict.lost(history, survivors)),
+                "lost": len(records.lost(history, survivors)),
             },
             "connections": {
                 "opened": sum(op.note.startswith("opened ") for op in history),
-                "broken": len(verdict.broken_connections(history)),
+                "broken": len(streams.broken_connections(history)),
             },
             "outage_ms": outage.longest_ms,
             "timeline": {

@@ -19,11 +19,12 @@ from typing import Any
 
 from coloctl.bench import faults
 from coloctl.bench.faults import Cause, Victim
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence.chronicle import BACKLOG_S, Chronicle
+from coloctl.chaos.evidence.chronicle import BACKLOG_S, OUTAGE_WITHIN_S, Chronicle
 from coloctl.chaos.evidence.lan import LanWatch
 from coloctl.chaos.evidence.records import Takeover
+from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
@@ -197,11 +198,11 @@ class _Run:
         if frame_s is not None:
             phases["first-frame"] = round((frame_s - fault_at_s) * 1000, 1)
         verdicts = [
-            verdict.no_lost_acks(history, survivors, fault_at_s),
-            verdict.connections_survive(history, self.plan.clients),
+            records.all_kept(history, survivors, fault_at_s),
+            streams.all_connected(history, self.plan.clients),
             one_primary(takeover, victim, stray, lingers=lingers),
         ]
-        felt = verdict.outage(history, fault_at_s)
+        felt = Replies({"": history}).outage(fault_at_s, ended_by_s=fault_at_s + OUTAGE_WITHIN_S)
         worst = verdict.worst(verdicts)
         return {
             "run": self.number,
@@ -218,8 +219,8 @@ class _Run:
             "outage_ms": felt.longest_ms,
             "first_reply_ms": felt.first_reply_ms,
             "acknowledged": sum(op.outcome is Outcome.OK for op in history),
-            "lost": len(verdict.lost(history, survivors)),
-            "broken": len(verdict.broken_connections(history)),
+            "lost": len(records.lost(history, survivors)),
+            "broken": len(streams.broken_connections(history)),
             "stray_frames": stray,
             "double_primary": verdicts[-1].validity is Validity.INVALID,
         }

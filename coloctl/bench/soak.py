@@ -16,8 +16,9 @@ from typing import Any
 
 from coloctl.bench.cost import Meter, spent
 from coloctl.bench.failover import BENCH_SCHEMA, until
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.faults.burners import burners
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
@@ -91,8 +92,8 @@ def soak(
         history = clients.finish()
         middle_s = began_s + (time.monotonic() - began_s) / 2
         verdicts = [
-            verdict.no_lost_acks(history, clients.read_back(), middle_s),
-            verdict.connections_survive(history, weather.clients),
+            records.all_kept(history, clients.read_back(), middle_s),
+            streams.all_connected(history, weather.clients),
         ]
     return {
         **_document(where, weather, seen, history, verdicts),
@@ -156,7 +157,7 @@ def _document(
         "false_failovers": seen.false_failovers,
         "checkpoints": len(seen.pauses_ms),
         "checkpoint_pause_ms": summary(seen.pauses_ms),
-        "acknowledged": sum(map(len, verdict.acknowledged(history).values())),
-        "longest_gap_ms": verdict.longest_gap_ms(history, 0.0, time.monotonic()),
+        "acknowledged": sum(map(len, records.acknowledged(history).values())),
+        "longest_gap_ms": Replies({"": history}).longest_ms(0.0, time.monotonic()),
         "checks": judged,
     }

@@ -14,7 +14,7 @@ import pytest
 from support.clients import booted, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
@@ -98,8 +98,8 @@ def test_clients_lose_nothing(spec: PairSpec, lab: Lab, folder: Path, fault: str
                 await at_work.acknowledged(20)
                 history = at_work.end()
                 verdicts = [
-                    verdict.no_lost_acks(history, at_work.read_back(), fault_at_s),
-                    verdict.connections_survive(history, at_work.count),
+                    records.all_kept(history, at_work.read_back(), fault_at_s),
+                    streams.all_connected(history, at_work.count),
                 ]
             assert verdict.worst(verdicts) is Validity.VALID, verdicts
             assert lab.bad_checksums() == 0
@@ -123,8 +123,8 @@ async def late_connections(stage: Stage, lab: Lab, folder: Path, count: int) -> 
         await acts.failover(stage.state, None)
         await at_work.acknowledged(1)
         history = at_work.end()
-        assert not verdict.lost(history, at_work.read_back())
-    return count - len(verdict.broken_connections(history)), between
+        assert not records.lost(history, at_work.read_back())
+    return count - len(streams.broken_connections(history)), between
 
 
 def unhurried(spec: PairSpec, *, guard: bool) -> PairSpec:
@@ -165,7 +165,7 @@ def test_a_guest_that_draws_its_secrets_late_is_covered_by_the_guard(
                 await first.connected()
                 await stage.until(lambda: not stage.state.cautious)
                 assert (await late_connections(stage, lab, folder, 4))[0] == 4
-                assert not verdict.broken_connections(first.end())
+                assert not streams.broken_connections(first.end())
             assert lab.bad_checksums() == 0
 
     asyncio.run(check())

@@ -16,7 +16,7 @@ import pytest
 from support.clients import Clients, ask, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
@@ -132,8 +132,8 @@ def test_neither_disk_nor_card_loses_anything_in_either_direction(
                     for one in at_work:
                         history = one.end()
                         verdicts += [
-                            verdict.no_lost_acks(history, one.read_back(), at_s),
-                            verdict.connections_survive(history, one.count),
+                            records.all_kept(history, one.read_back(), at_s),
+                            streams.all_connected(history, one.count),
                         ]
                 assert verdict.worst(verdicts) is Validity.VALID, verdicts
                 assert stage.state.protection is Protection.UNPROTECTED

@@ -14,7 +14,7 @@ import pytest
 
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.run import batch, runner
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.run.testbed import Setting
 from coloctl.chaos.scenario.file import load
@@ -69,7 +69,7 @@ def test_a_few_scenarios_side_by_side(where: Setting, tmp_path: Path) -> None:
         assert one.to_json()["workloads"][0]["acknowledged"] > 100
 
 
-def guilty(outcome: Outcome) -> set[str]:
+def guilty(outcome: RunResult) -> set[str]:
     return {one.check for one in outcome.verdicts if one.validity is Validity.INVALID}
 
 

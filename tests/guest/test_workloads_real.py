@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from coloctl.chaos.checks import records, streams
 from coloctl.chaos.checks import verdict as checker
 from coloctl.chaos.evidence.audit import audit
 from coloctl.chaos.evidence.records import Audit, WorkloadRecord
@@ -103,7 +104,7 @@ def history_of(played: Any, name: str) -> list[Op]:
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "udp-sequence"])
 def test_connections_survive(played: Any, name: str) -> None:
     history = history_of(played, name)
-    verdict = checker.connections_survive(history, CLIENTS)
+    verdict = streams.all_connected(history, CLIENTS)
     assert verdict.validity is checker.Validity.VALID, verdict
     acks = [op.at_s for op in done(history)]
     assert min(acks) < played[2] < max(acks)
@@ -112,7 +113,7 @@ def test_connections_survive(played: Any, name: str) -> None:
 def test_no_record_is_lost_and_disk_and_memory_agree(played: Any) -> None:
     works, audits, fault_at_s = played
     work = works["redis-appends"]
-    verdict = checker.no_lost_acks(work.history, work.kept, fault_at_s)
+    verdict = records.all_kept(work.history, work.kept, fault_at_s)
     assert verdict.validity is checker.Validity.VALID, verdict
     before, after = audits
     assert before.boot_id == after.boot_id

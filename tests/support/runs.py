@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import (
@@ -18,7 +18,7 @@ from coloctl.chaos.evidence.records import (
     Takeover,
     WorkloadRecord,
 )
-from coloctl.chaos.run.result import QEMU, Outcome
+from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, WorkloadSpec
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import Outcome as Answer
@@ -83,8 +83,8 @@ def judged(evidence: Evidence) -> list[Verdict]:
     kept = {c: records for work in evidence.works.values() for c, records in work.kept.items()}
     first_s = evidence.first_fault_s or evidence.steady_s
     return [
-        verdict.no_lost_acks(history, kept, first_s),
-        verdict.connections_survive(history, sum(spec.clients for spec in WORKLOADS)),
+        records.all_kept(history, kept, first_s),
+        streams.all_connected(history, sum(spec.clients for spec in WORKLOADS)),
     ]
 
 
@@ -92,11 +92,11 @@ def outcome(
     evidence: Evidence | None = None,
     verdicts: Sequence[Verdict] | None = None,
     reason: str = "",
-) -> Outcome:
+) -> RunResult:
     """The recorded run as the runner would hand it out, or another one."""
     evidence = recorded() if evidence is None else evidence
     verdicts = judged(evidence) if verdicts is None else verdicts
-    return Outcome(
+    return RunResult(
         scenario=SCENARIO,
         seed=7,
         validity=Validity.UNKNOWN if reason else verdict.worst(verdicts),

@@ -1,11 +1,10 @@
-"""The judges by name: each is a pure function from the evidence of a run to a verdict.
+"""Collect the checks by name: each is a pure function from the evidence of a run to a verdict.
 
-A scenario calls them in its ``[expect]`` table; the keys of each line there are the check's own.
+A scenario names them in its ``[expect]`` table; the keys of each line there are the check's own.
+Called by `chaos.run.runner`; importing a module of this package registers its checks.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from coloctl.chaos.checks import (
     bank,
@@ -16,24 +15,23 @@ from coloctl.chaos.checks import (
     records,
     registers,
     remnants,
-    strangers,
     streams,
     times,
 )
-from coloctl.chaos.checks.check import Check, Params
+from coloctl.chaos.checks.verdict import CHECKS, Check, Params
 
-CHECKS: Mapping[str, Check] = {
-    **records.CHECKS,
-    **registers.CHECKS,
-    **bank.CHECKS,
-    **streams.CHECKS,
-    **times.CHECKS,
-    **protection.CHECKS,
-    **divergence.CHECKS,
-    **strangers.CHECKS,
-    **primaries.CHECKS,
-    **journal.CHECKS,
-    **remnants.CHECKS,
-}
-
-__all__ = ["CHECKS", "Check", "Params"]
+__all__ = [
+    "CHECKS",
+    "Check",
+    "Params",
+    "bank",
+    "divergence",
+    "journal",
+    "primaries",
+    "protection",
+    "records",
+    "registers",
+    "remnants",
+    "streams",
+    "times",
+]

@@ -1,18 +1,31 @@
-"""Whether a secondary that was ruined was noticed in time, and none that was sound was accused."""
+"""Check that a corrupted secondary was noticed in time, no sound one was reported as diverged,
+and that another local user got no part of the pair.
+
+Called by `chaos.run.runner` through `CHECKS`; counts checkpoints by `chaos.evidence.chronicle`.
+"""
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
-from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when
-from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.checks.verdict import (
+    Params,
+    Verdict,
+    check,
+    count,
+    invalid,
+    unknown,
+    valid,
+    when,
+)
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import FaultRecord
+from coloctl.chaos.evidence.records import NOTHING, FaultRecord, ObservedEvent
 from coloctl.model.observation import Diagnosis
 
-NOTICED, NONE_ACCUSED = "ruin_noticed", "none_accused"
-#: The fault that ruins a secondary.
-RUIN = "ruin"
+#: Kinds of faults: it corrupts a secondary; it is another user of a host.
+RUIN, STRANGER = "ruin", "stranger"
 
 
 class Noticed(Params):
@@ -21,76 +34,70 @@ class Noticed(Params):
     checkpoints: int = Field(default=5, ge=1)
 
 
-def _accusations(evidence: Evidence) -> list[tuple[float, str]]:
+def _diagnoses(evidence: Evidence, *kinds: Diagnosis) -> list[ObservedEvent]:
     return [
-        (said.at_s, str(said.data.get("evidence", "")))
-        for said in evidence.events
-        if said.name == "DIAGNOSIS" and said.data.get("diagnosis") == Diagnosis.SECONDARY_DIVERGED
+        one
+        for one in evidence.events
+        if one.name == "DIAGNOSIS" and one.data.get("diagnosis") in kinds
     ]
 
 
-def _noticed(evidence: Evidence) -> list[float]:
-    """When a ruined secondary was given up: diverged, or dead of its ruin."""
-    kinds = (Diagnosis.SECONDARY_DIVERGED, Diagnosis.SECONDARY_DEAD)
-    return [
-        said.at_s
-        for said in evidence.events
-        if said.name == "DIAGNOSIS" and said.data.get("diagnosis") in kinds
-    ]
+def _injected(evidence: Evidence, kind: str) -> list[FaultRecord]:
+    return [one for one in evidence.faults if one.fault.kind == kind and not one.missed]
 
 
-def _ruined(evidence: Evidence) -> list[FaultRecord]:
-    return [one for one in evidence.faults if one.fault.kind == RUIN and not one.missed]
-
-
-def _taken(evidence: Evidence, begin_s: float, end_s: float) -> int:
-    return sum(
-        said.name == "CHECKPOINT" and said.data["phase"] == "end" and begin_s < said.at_s <= end_s
-        for said in evidence.events
-    )
-
-
+@check(Noticed)
 def ruin_noticed(evidence: Evidence, params: Noticed) -> Verdict:
-    """Each secondary that was ruined was given up within that many checkpoints."""
-    ruined = _ruined(evidence)
-    if not ruined or not evidence.events:
-        return unknown(NOTICED, "no secondary was ruined, or no event was heard")
-    told, late = [], []
-    for one in ruined:
-        ends = (later.at_s for later in ruined if later.at_s > one.at_s)
-        until_s = min(ends, default=float("inf"))
-        found = [at_s for at_s in _noticed(evidence) if one.at_s <= at_s < until_s]
-        if not found:
+    """Require that a corrupted secondary is diagnosed within `checkpoints` checkpoints."""
+    corrupted = _injected(evidence, RUIN)
+    if not corrupted or not evidence.events:
+        return unknown("no secondary was corrupted, or no event was received")
+    # A secondary that died of its corruption has been noticed, too.
+    kinds = (Diagnosis.SECONDARY_DIVERGED, Diagnosis.SECONDARY_DEAD)
+    noticed = [one.at_s for one in _diagnoses(evidence, *kinds)]
+    each, late = [], []
+    for one in corrupted:
+        until_s = min((o.at_s for o in corrupted if o.at_s > one.at_s), default=math.inf)
+        found = next((at_s for at_s in noticed if one.at_s <= at_s < until_s), None)
+        if found is None:
             late.append(f"{when(evidence, one.at_s)}: {one.fault.name} was never noticed")
             continue
-        taken = _taken(evidence, one.at_s, found[0])
-        line = f"after {count(taken, 'checkpoint')} and {found[0] - one.at_s:.2f} s"
-        told.append(line)
+        taken = evidence.chronicle.checkpoints(one.at_s, found)
+        line = f"after {count(taken, 'checkpoint')} and {found - one.at_s:.2f} s"
+        each.append(line)
         if taken > params.checkpoints:
             late.append(f"{when(evidence, one.at_s)}: {one.fault.name} was noticed {line}")
+    number = count(len(corrupted), "corruption")
     if late:
-        return invalid(NOTICED, f"of {count(len(ruined), 'ruin')} {len(late)} too late", late)
-    return valid(NOTICED, f"{count(len(ruined), 'ruin')} noticed: {', '.join(told)}")
+        return invalid(f"of {number} {len(late)} noticed too late", late)
+    return valid(f"{number} noticed: {', '.join(each)}")
 
 
+@check()
 def none_accused(evidence: Evidence, _: Params) -> Verdict:
-    """No secondary was said to have diverged but one that was ruined."""
+    """Require that no sound secondary is reported as diverged."""
     if not evidence.events:
-        return unknown(NONE_ACCUSED, "no event was heard")
-    ruined = _ruined(evidence)
+        return unknown("no event was received")
+    corrupted = _injected(evidence, RUIN)
     wrong = [
-        f"{when(evidence, at_s)}: {because}"
-        for at_s, because in _accusations(evidence)
-        if not any(one.at_s <= at_s for one in ruined)
+        f"{when(evidence, one.at_s)}: {one.data.get('evidence', '')}"
+        for one in _diagnoses(evidence, Diagnosis.SECONDARY_DIVERGED)
+        if not any(fault.at_s <= one.at_s for fault in corrupted)
     ]
     if wrong:
-        return invalid(NONE_ACCUSED, f"{count(len(wrong), 'sound secondary')} accused", wrong)
-    return valid(NONE_ACCUSED, "no sound secondary was accused")
+        return invalid(f"{count(len(wrong), 'sound secondary')} reported as diverged", wrong)
+    return valid("no sound secondary was reported as diverged")
 
 
-CHECKS = {
-    NOTICED: Check(
-        "A ruined secondary is diagnosed within `checkpoints` checkpoints.", ruin_noticed, Noticed
-    ),
-    NONE_ACCUSED: Check("No sound secondary is said to have diverged.", none_accused),
-}
+@check()
+def stranger_got_nothing(evidence: Evidence, _: Params) -> Verdict:
+    """Require that another local user gets no part of the pair: no connection to a port of it, and
+    no request of it taken.
+    """
+    there = _injected(evidence, STRANGER)
+    if not there:
+        return unknown("there was no stranger")
+    wrong = [f"{when(evidence, one.at_s)}: {one.note}" for one in there if NOTHING not in one.note]
+    if wrong:
+        return invalid(f"{count(len(wrong), 'stranger')} got a part of the pair", wrong)
+    return valid(f"{count(len(there), 'stranger')} got nothing")

@@ -1,9 +1,12 @@
-"""The supervisor's own record: every state follows the table, every promotion a fence and a claim,
-and nobody is told of a survivor before its QEMU has left COLO.
+"""Check the supervisor's own record: states, fences, claims, and when a survivor is announced.
 
-What proves the last is an event of QEMU itself: with ``x-colo-lost-heartbeat`` the migration of the
-survivor, of either role, goes from ``colo`` to ``completed``, and QEMU says so (MIGRATION). Its
-COLO_EXIT proves nothing: a secondary sends it already when its peer is gone, and waits.
+Every state must follow the table of `model.protection`, every promotion a claim and a proof that
+the other node is dead. No survivor may be announced before its QEMU has left COLO. What proves that
+is an event of QEMU: with ``x-colo-lost-heartbeat`` the migration of the survivor, of either role,
+goes from ``colo`` to ``completed`` (MIGRATION). Its COLO_EXIT proves nothing: a secondary sends it
+as soon as its peer is gone, and waits. Example: FAILED_OVER at 5.2 s, MIGRATION completed at 5.3 s:
+the survivor was announced too early.
+Called by `chaos.run.runner` through `CHECKS`; reads promotions from `chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations
@@ -12,56 +15,65 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from coloctl.chaos.checks import lives
-from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when
-from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.checks.verdict import (
+    Params,
+    Verdict,
+    check,
+    count,
+    invalid,
+    unknown,
+    valid,
+    when,
+)
+from coloctl.chaos.evidence.chronicle import Promotion
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import Fact, Protection, advance
 
-CHECK = "journal_consistent"
-#: `DeathProof.how`; an agent's or a person's word may stand before it.
+#: `DeathProof.how`; what an agent or a person confirmed may stand before it.
 PROOFS = ("sigterm", "sigkill", "already-dead", "identity-gone")
 
 
+@check()
 def journal_consistent(evidence: Evidence, _: Params) -> Verdict:
-    """What was recorded and said is what may happen, in the order in which it may happen."""
-    journal = evidence.journal
+    """Require that the journal follows the table of states, that every promotion is claimed after
+    the proof that the other node is dead, and that no survivor is announced before its QEMU has
+    left COLO.
+    """
+    journal, promotions = evidence.journal, evidence.chronicle.promotions
     announced = list(announcements(evidence))
     wrong = [
         *_sequence(journal),
         *_states(journal),
-        *_promotions(journal),
+        *_unproven(journal, promotions),
         *_survivors(journal),
         *(_early(evidence, one) for one in announced if one.promoted is False),
     ]
     if wrong:
-        return invalid(CHECK, "the supervisor did what it must not, or in the wrong order", wrong)
+        return invalid("the supervisor did what it must not, or in the wrong order", wrong)
     states = sum(record.kind is Kind.STATE for record in journal)
     if not states:
-        return unknown(CHECK, "there is no journal, or no state in it")
-    promotions = lives.promotions(journal)
+        return unknown("there is no journal, or no state in it")
     if open_ := [one for one in announced if one.promoted is None]:
         return unknown(
-            CHECK,
-            f"nobody heard node {open_[0].survivor or '?'} leave COLO before it was announced at "
-            f"{when(evidence, open_[0].said.at_s)}",
+            f"no event shows that node {open_[0].survivor or '?'} left COLO before it was "
+            f"announced at {when(evidence, open_[0].event.at_s)}"
         )
     if promotions and not announced:
-        return unknown(CHECK, f"{count(len(promotions), 'promotion')}, and no event tells of them")
-    told = f"{count(len(journal), 'record')}, {count(states, 'state')}"
-    return valid(CHECK, f"{told}, {count(len(promotions), 'promotion')}")
+        return unknown(f"{count(len(promotions), 'promotion')}, and no event of any was received")
+    records = f"{count(len(journal), 'record')}, {count(states, 'state')}"
+    return valid(f"{records}, {count(len(promotions), 'promotion')}")
 
 
 def _sequence(journal: Sequence[Record]) -> Iterator[str]:
     for earlier, later in pairwise(journal):
         if later.seq <= earlier.seq:
-            yield f"line {later.seq} stands behind line {earlier.seq}"
+            yield f"line {later.seq} comes after line {earlier.seq}"
 
 
 def _states(journal: Sequence[Record]) -> Iterator[str]:
-    """States that do not follow from the ones before and the table."""
+    """Find states that do not follow from the ones before and the table."""
     last: Record | None = None
     for record in (one for one in journal if one.kind is Kind.STATE):
         if last is not None and record.before != last.after:
@@ -78,16 +90,16 @@ def _states(journal: Sequence[Record]) -> Iterator[str]:
         if (step.after, step.listed) != (record.after, record.data.get("listed", step.listed)):
             yield (
                 f"line {record.seq}: {record.before} became {record.after} by {record.fact}; "
-                f"the table says {step.after}"
+                f"the table has {step.after}"
             )
 
 
-def _promotions(journal: Sequence[Record]) -> Iterator[str]:
-    """Promotions without a proof, or with that of another process than the node's."""
-    for one in lives.promotions(journal):
+def _unproven(journal: Sequence[Record], promotions: Sequence[Promotion]) -> Iterator[str]:
+    """Find promotions without a proof, or with that of another process than the node's."""
+    for one in promotions:
         line, fence = one.intent.seq, one.fence
         if fence is None and one.intent.act == "start" and _down_at(journal, line):
-            continue  # an operator has named the disks to begin with: there was nobody to fence
+            continue  # an operator has named the disks to begin with: there was no node to fence
         if fence is None:
             yield f"line {line}: generation {one.intent.generation} was promoted without a fence"
         elif not str(fence.data["how"]).endswith(PROOFS):
@@ -107,13 +119,13 @@ def _promotions(journal: Sequence[Record]) -> Iterator[str]:
 
 
 def _down_at(journal: Sequence[Record], line: int) -> bool:
-    """Whether the last state before that line says that nothing of the pair runs."""
+    """Return whether no QEMU of the pair ran by the last state before that line."""
     states = [one.after for one in journal if one.kind is Kind.STATE and one.seq < line]
     return bool(states) and states[-1] == Protection.DOWN
 
 
 def _survivors(journal: Sequence[Record]) -> Iterator[str]:
-    """Survivors that nothing was claimed for since the other node was lost."""
+    """Find survivors for which no generation was claimed since the other node was lost."""
     claimed = False
     for record in journal:
         if record.kind is Kind.INTENT and record.step == "promote":
@@ -128,61 +140,61 @@ def _survivors(journal: Sequence[Record]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Announcement:
-    """The first word that a survivor runs; ``promoted``: it did by then, did not, or None."""
+    """The first event that a survivor runs; ``promoted``: by then, later, or None: not known."""
 
-    said: ObservedEvent
+    event: ObservedEvent
     survivor: str
     promoted: bool | None
 
 
 def announcements(evidence: Evidence) -> Iterator[Announcement]:
-    """One for each failover that was heard."""
+    """Return one for each failover of which an event was received."""
     events = evidence.events
-    entered = 0  # where the failover began that the next word is about
-    told = False
-    for place, said in enumerate(events):
-        if said.name == "STATE_CHANGED" and said.data["after"] == Protection.FAILOVER:
-            entered, told = place, False
-        elif _tells(said) and not told:
-            told = True
+    entered = 0  # the place at which the failover began
+    announced = False
+    for place, event in enumerate(events):
+        if event.name == "STATE_CHANGED" and event.data["after"] == Protection.FAILOVER:
+            entered, announced = place, False
+        elif _announces(event) and not announced:
+            announced = True
             survivor, role = _survivor(events[place:])
             promoted = _promoted(events, place, survivor)
-            if promoted is None and role == "secondary":  # what was heard counts more
+            if promoted is None and role == "secondary":  # frames on the LAN prove it as well
                 since_s = events[entered].at_s
-                if _heard_on_lan(evidence, survivor, since_s, said.at_s):
+                if _heard_on_lan(evidence, survivor, since_s, event.at_s):
                     promoted = True
-            yield Announcement(said, survivor, promoted)
-        elif said.name == "STATE_CHANGED" and said.data["after"] == Protection.COLO:
-            told = False
+            yield Announcement(event, survivor, promoted)
+        elif event.name == "STATE_CHANGED" and event.data["after"] == Protection.COLO:
+            announced = False
 
 
-def _tells(said: ObservedEvent) -> bool:
-    if said.name == "FAILED_OVER":
+def _announces(event: ObservedEvent) -> bool:
+    if event.name == "FAILED_OVER":
         return True
     left = (Protection.FAILOVER, Protection.FAILED)
     return (
-        said.name == "STATE_CHANGED"
-        and said.data["before"] in left
-        and said.data["after"] == Protection.UNPROTECTED
+        event.name == "STATE_CHANGED"
+        and event.data["before"] in left
+        and event.data["after"] == Protection.UNPROTECTED
     )
 
 
 def _survivor(events: Sequence[ObservedEvent]) -> tuple[str, str]:
-    """Who it was, and what it was before, by the timeline that follows."""
-    timelines = (said.data["timeline"] for said in events if said.name == "FAILED_OVER")
+    """Return the node and its role before, by the timeline that follows."""
+    timelines = (event.data["timeline"] for event in events if event.name == "FAILED_OVER")
     timeline = next(timelines, None)
     return (timeline["survivor"], timeline["role_before"]) if timeline else ("", "")
 
 
 def _promoted(events: Sequence[ObservedEvent], place: int, survivor: str) -> bool | None:
-    """Whether the survivor's QEMU had left COLO; None when that was not heard at all."""
+    """Return whether the survivor's QEMU had left COLO; None if no event shows it."""
     left: bool | None = None
-    for number, said in enumerate(events):
-        if said.name != "NODE_EVENT" or said.data["node"] != survivor:
+    for number, event in enumerate(events):
+        if event.name != "NODE_EVENT" or event.data["node"] != survivor:
             continue
-        if said.data["event"] != "MIGRATION":
+        if event.data["event"] != "MIGRATION":
             continue
-        status = said.data["data"].get("status")
+        status = event.data["data"].get("status")
         if status == "colo":
             if number > place:
                 break
@@ -193,21 +205,12 @@ def _promoted(events: Sequence[ObservedEvent], place: int, survivor: str) -> boo
 
 
 def _heard_on_lan(evidence: Evidence, node: str, from_s: float, to_s: float) -> bool:
-    """A secondary is not heard before it is promoted."""
+    """Return whether frames of the node began in that time; a secondary sends none."""
     return any(one.node == node and from_s < one.first_s < to_s for one in evidence.frames)
 
 
 def _early(evidence: Evidence, one: Announcement) -> str:
     return (
-        f"{when(evidence, one.said.at_s)}: {one.said.name} told that node {one.survivor} runs the "
-        "guest; its QEMU left COLO only afterwards"
+        f"{when(evidence, one.event.at_s)}: {one.event.name} announced that node {one.survivor} "
+        "runs the guest; its QEMU left COLO only afterwards"
     )
-
-
-CHECKS = {
-    CHECK: Check(
-        "The journal follows the table of states; every promotion is claimed, behind the proof "
-        "that the other node is dead; no survivor is announced before its QEMU has left COLO.",
-        journal_consistent,
-    )
-}

@@ -18,7 +18,7 @@ from typing import Final
 NEVER: Final = math.inf
 
 
-class Kind(Enum):
+class OperationKind(Enum):
     """What an operation does to the register, and what it tells of it."""
 
     READ = "read"  #: of ``value``
@@ -28,11 +28,11 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True)
-class Act:
+class Operation:
     """One operation on one register, between two moments."""
 
     client: int
-    kind: Kind
+    kind: OperationKind
     called_s: float
     answered_s: float
     value: Hashable = None
@@ -46,27 +46,27 @@ class Act:
     def after(self, value: Hashable) -> tuple[bool, Hashable]:
         """Whether it fits a register that holds ``value``, and what that holds then."""
         match self.kind:
-            case Kind.READ:
+            case OperationKind.READ:
                 return self.value == value, value
-            case Kind.WRITE:
+            case OperationKind.WRITE:
                 return True, self.value
-            case Kind.CAS:
+            case OperationKind.CAS:
                 return self.old == value, self.value
-            case Kind.CAS_FAILED:
+            case OperationKind.CAS_FAILED:
                 return self.old != value, value
 
     def sentence(self) -> str:
         """For people; who did what."""
         what = f"{self.kind.value} of {self.value!r}"
-        if self.kind is Kind.CAS:
+        if self.kind is OperationKind.CAS:
             what = f"cas from {self.old!r} to {self.value!r}"
-        elif self.kind is Kind.CAS_FAILED:
+        elif self.kind is OperationKind.CAS_FAILED:
             what = f"cas that found something else than {self.old!r}"
         return f"client {self.client}: {what}"
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """``linearizable`` is None when the search was given up after so many states.
 
     ``placed`` is how many answered operations the longest order holds, ``value`` what the register
@@ -77,7 +77,7 @@ class Found:
     states: int
     placed: int = 0
     value: Hashable = None
-    stuck: tuple[Act, ...] = ()
+    stuck: tuple[Operation, ...] = ()
 
 
 #: What was placed, and the value: all answered acts before the first number, those of the first
@@ -85,30 +85,34 @@ class Found:
 _State = tuple[int, int, int, Hashable]
 
 
-def search(acts: Sequence[Act], initial: Hashable = None, states_max: int = 200_000) -> Found:
+def search(
+    acts: Sequence[Operation], initial: Hashable = None, states_max: int = 200_000
+) -> SearchResult:
     """Whether an order exists; exact unless more than ``states_max`` states were seen."""
     by_call = sorted(acts, key=lambda act: act.called_s)
     answered = [act for act in by_call if not act.open]
-    opened = [act for act in by_call if act.open and act.kind in (Kind.WRITE, Kind.CAS)]
+    opened = [
+        act for act in by_call if act.open and act.kind in (OperationKind.WRITE, OperationKind.CAS)
+    ]
     start: _State = (0, 0, 0, initial)
     seen, stack, best = {start}, [start], (0, start)
     while stack:
         state = stack.pop()
         placed = state[0] + state[1].bit_count()
         if placed == len(answered):
-            return Found(True, len(seen), placed, state[3])
+            return SearchResult(True, len(seen), placed, state[3])
         best = max(best, (placed, state), key=lambda one: one[0])
         for after in _next(state, answered, opened):
             if after not in seen:
                 seen.add(after)
                 stack.append(after)
         if len(seen) > states_max:
-            return Found(None, len(seen), best[0])
+            return SearchResult(None, len(seen), best[0])
     stuck = tuple(answered[i] for i in _candidates(best[1], answered)[0])
-    return Found(False, len(seen), best[0], best[1][3], stuck)
+    return SearchResult(False, len(seen), best[0], best[1][3], stuck)
 
 
-def _candidates(state: _State, answered: Sequence[Act]) -> tuple[list[int], float]:
+def _candidates(state: _State, answered: Sequence[Operation]) -> tuple[list[int], float]:
     """The answered acts that may come next, and the moment by which the first of them must."""
     base, bits, _, _ = state
     soonest, found = NEVER, []
@@ -121,7 +125,9 @@ def _candidates(state: _State, answered: Sequence[Act]) -> tuple[list[int], floa
     return found, soonest
 
 
-def _next(state: _State, answered: Sequence[Act], opened: Sequence[Act]) -> Iterator[_State]:
+def _next(
+    state: _State, answered: Sequence[Operation], opened: Sequence[Operation]
+) -> Iterator[_State]:
     """Every state that one more operation leads to; those of open operations first, so that the
     search, which takes the last one, tries them last.
     """

@@ -1,48 +1,59 @@
-"""Which states the pair went through, how often a node took over, and how it ended."""
+"""Check which states the pair went through, how many takeovers there were, and how it ended.
+
+Called by `chaos.run.runner` through `CHECKS`; reads states and takeovers from
+`chaos.evidence.chronicle`.
+"""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from coloctl.chaos.checks import lives
-from coloctl.chaos.checks.check import Check, Params, count, invalid, unknown, valid, when
-from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.checks.verdict import (
+    Params,
+    Verdict,
+    check,
+    count,
+    invalid,
+    unknown,
+    valid,
+    when,
+)
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.model.protection import Protection
 
-AT_END, FAILOVERS, NEVER_FAILED = "protected_at_end", "failovers", "never_failed"
-
 
 class AtEnd(Params):
-    """``state``: what the pair should be in."""
+    """``state``: the state in which the pair must be."""
 
     state: str = Protection.COLO.value
 
 
 class Failovers(Params):
-    """``min`` and ``max``: how many takeovers there should be."""
+    """``min`` and ``max``: how many takeovers there must be."""
 
     min: int = Field(default=0, ge=0)
     max: int | None = Field(default=None, ge=0)
 
 
+@check(AtEnd)
 def protected_at_end(evidence: Evidence, params: AtEnd) -> Verdict:
-    """The pair ended in that state."""
+    """Require that the pair ends in COLO, or in `state`."""
     found = evidence.view.get("protection")
     if found is None:
-        return unknown(AT_END, "nobody could ask for the state of the pair in the end")
+        return unknown("no supervisor answered with the state of the pair in the end")
     if found != params.state:
         reason = str(evidence.view.get("reason", ""))
-        return invalid(AT_END, f"the pair is {found}, not {params.state}", [reason])
-    return valid(AT_END, f"the pair is {found}")
+        return invalid(f"the pair is {found}, not {params.state}", [reason])
+    return valid(f"the pair is {found}")
 
 
+@check(Failovers)
 def failovers(evidence: Evidence, params: Failovers) -> Verdict:
-    """As many takeovers as there should be."""
+    """Require `min` to `max` takeovers."""
     if not evidence.events and not evidence.journal:
-        return unknown(FAILOVERS, "neither events nor a journal tell of the run")
-    found = lives.takeovers(evidence)
-    told = [
+        return unknown("there are neither events nor a journal of the run")
+    found = evidence.chronicle.takeovers
+    each = [
         f"{when(evidence, one.began_s)}: node {one.survivor} took over from node {one.lost} "
         f"({one.cause})"
         for one in found
@@ -50,24 +61,18 @@ def failovers(evidence: Evidence, params: Failovers) -> Verdict:
     most = "any number" if params.max is None else str(params.max)
     because = f"{count(len(found), 'takeover')}, {params.min} to {most} expected"
     if len(found) < params.min or (params.max is not None and len(found) > params.max):
-        return invalid(FAILOVERS, because, told)
-    return valid(FAILOVERS, because)
+        return invalid(because, each)
+    return valid(because)
 
 
+@check()
 def never_failed(evidence: Evidence, _: Params) -> Verdict:
-    """No failover and no protection ended in the state that only an operator leaves."""
-    moves = lives.moves(evidence)
-    failed = [one for one in moves if one.after == Protection.FAILED]
+    """Require that the pair was never in the state failed, which only an operator leaves."""
+    states = evidence.chronicle.states
+    failed = [one for one in states if one.after == Protection.FAILED]
     if failed or evidence.view.get("protection") == Protection.FAILED:
-        told = dict.fromkeys(one.reason for one in failed) or {str(evidence.view["reason"]): None}
-        return invalid(NEVER_FAILED, "the pair failed", told)
-    if not moves:
-        return unknown(NEVER_FAILED, "neither events nor a journal tell of any state")
-    return valid(NEVER_FAILED, f"never failed, in {count(len(moves), 'change')} of state")
-
-
-CHECKS = {
-    AT_END: Check("The pair ends in COLO, or in `state`.", protected_at_end, AtEnd),
-    FAILOVERS: Check("There were `min` to `max` takeovers.", failovers, Failovers),
-    NEVER_FAILED: Check("The pair was never in the state failed.", never_failed),
-}
+        reasons = dict.fromkeys(one.reason for one in failed) or [str(evidence.view["reason"])]
+        return invalid("the pair failed", reasons)
+    if not states:
+        return unknown("neither events nor a journal show any state")
+    return valid(f"never failed, in {count(len(states), 'change')} of state")

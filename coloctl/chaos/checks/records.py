@@ -1,44 +1,107 @@
-"""Everything that a client was told to be safe is there: records, transfers, blocks."""
+"""Check that every acknowledged record, transfer and block is in the guest, once and in order.
+
+Called by `chaos.run.runner` through `CHECKS`, and by the benches on a history of their own; reads
+the histories of `chaos.workloads`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
-from coloctl.chaos.checks import verdict as checker
-from coloctl.chaos.checks.check import Check, Sides, count, each_work, invalid, unknown, valid
-from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.checks.verdict import (
+    Sides,
+    Validity,
+    Verdict,
+    by_client,
+    check,
+    count,
+    each_work,
+    invalid,
+    unknown,
+    valid,
+)
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
-CHECK = "no_lost_acks"
 KINDS = ("redis-appends", "redis-transfers", "disk-writer")
 
 
-def by_client(kept: Mapping[Any, Any]) -> dict[int, Any]:
-    """The same with numbers for clients, which JSON makes words of."""
-    return {int(client): value for client, value in kept.items()}
-
-
+@check(Sides)
 def no_lost_acks(evidence: Evidence, sides: Sides) -> Verdict:
-    """Every acknowledged record, transfer and block is in the guest."""
-    return each_work(CHECK, evidence, KINDS, _kept, sides)
+    """Require that everything acknowledged is in the guest: records once and in order, transfers
+    done, blocks whole.
+    """
+    return each_work(evidence, KINDS, _kept, sides)
 
 
 def _kept(work: WorkloadRecord) -> Verdict:
     if work.kept is None:
-        return unknown(CHECK, "nobody could ask what the guest holds")
+        return unknown("the guest did not answer what it holds")
     judge = {"redis-appends": _appends, "redis-transfers": _transfers, "disk-writer": _blocks}
     return judge[work.spec.kind](work)
 
 
+def acknowledged(history: Iterable[Op]) -> Mapping[int, list[int]]:
+    """Return per client the records that were acknowledged to it, in its order."""
+    acks: dict[int, list[int]] = defaultdict(list)
+    for op in history:
+        if op.outcome is Outcome.OK and op.n >= 0:
+            acks[op.client].append(op.n)
+    return acks
+
+
+def lost(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> list[str]:
+    """Return each acknowledged record that the guest does not hold, as ``client:n``."""
+    there = {client: set(records) for client, records in held.items()}
+    return [
+        f"{client}:{n}"
+        for client, acks in sorted(acknowledged(history).items())
+        for n in acks
+        if n not in there.get(client, ())
+    ]
+
+
+def all_kept(
+    history: Sequence[Op], held: Mapping[int, Sequence[int]], fault_at_s: float
+) -> Verdict:
+    """Check that each acknowledged record is there once, in its client's order.
+
+    Unknown if no record was acknowledged on one side of the fault.
+    """
+    if wrong := _misplaced(history, held):
+        return Verdict("no_lost_acks", wrong.validity, wrong.because, wrong.counterexample)
+    acks = [op.at_s for op in history if op.outcome is Outcome.OK and op.n >= 0]
+    before = sum(at_s < fault_at_s for at_s in acks)
+    sides = f"{before} acks before the fault, {len(acks) - before} after it"
+    enough = 0 < before < len(acks)
+    return Verdict("no_lost_acks", Validity.VALID if enough else Validity.UNKNOWN, sides)
+
+
+def _misplaced(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> Verdict | None:
+    """Return what is wrong with the records that the guest holds; None if nothing is."""
+    if gone := lost(history, held):
+        return invalid(f"{len(gone)} acknowledged records are missing", gone)
+    wrong = [
+        f"client {client}: record {n} appears {times} times"
+        for client, records in sorted(held.items())
+        for n, times in Counter(records).items()
+        if times > 1
+    ] + [
+        f"client {client}: record {later} stands before {earlier}"
+        for client, records in sorted(held.items())
+        for later, earlier in pairwise(records)
+        if later > earlier
+    ]
+    return invalid("records are doubled or misplaced", wrong) if wrong else None
+
+
 def _appends(work: WorkloadRecord) -> Verdict:
     held: dict[int, Sequence[int]] = by_client(work.kept)
-    # The sides of each fault are counted by whoever calls; this one moment is not judged.
-    verdict = checker.no_lost_acks(work.history, held, fault_at_s=0.0)
-    if verdict.validity is Validity.INVALID:
-        return verdict
+    if wrong := _misplaced(work.history, held):
+        return wrong
     sent = {(op.client, op.n) for op in work.history if op.outcome is Outcome.INVOKE}
     conjured = [
         f"client {client}: record {n} is there and was never sent"
@@ -47,8 +110,9 @@ def _appends(work: WorkloadRecord) -> Verdict:
         if sent and (client, n) not in sent
     ]
     if conjured:
-        return invalid(CHECK, f"{count(len(conjured), 'record')} came from nowhere", conjured)
-    return valid(CHECK, f"{_acks(work.history)} acknowledged, all there, once and in order")
+        return invalid(f"{count(len(conjured), 'record')} came from nowhere", conjured)
+    acks = sum(map(len, acknowledged(work.history).values()))
+    return valid(f"{acks} acknowledged, all there, once and in order")
 
 
 def _transfers(work: WorkloadRecord) -> Verdict:
@@ -62,8 +126,7 @@ def _transfers(work: WorkloadRecord) -> Verdict:
         if op.n > done.get(op.client, -1)
     ]
     if missing:
-        because = f"{count(len(missing), 'acknowledged transfer')} undone"
-        return invalid(CHECK, because, missing)
+        return invalid(f"{count(len(missing), 'acknowledged transfer')} undone", missing)
     last = {op.client: op.n for op in transfers if op.outcome is Outcome.INVOKE}
     conjured = [
         f"client {client}: the guest knows of transfer {n}, the last one sent was {last[client]}"
@@ -71,8 +134,8 @@ def _transfers(work: WorkloadRecord) -> Verdict:
         if client in last and n > last[client]
     ]
     if conjured:
-        return invalid(CHECK, "transfers came from nowhere", conjured)
-    return valid(CHECK, f"{len(acked)} acknowledged transfers, all done")
+        return invalid("transfers came from nowhere", conjured)
+    return valid(f"{len(acked)} acknowledged transfers, all done")
 
 
 def _blocks(work: WorkloadRecord) -> Verdict:
@@ -86,31 +149,14 @@ def _blocks(work: WorkloadRecord) -> Verdict:
         if op.n >= 0 and op.value is not None
         if op.outcome in (Outcome.INVOKE, Outcome.OK)
     }
-    acked = sorted(
-        {(op.client, op.n) for op in work.history if op.outcome is Outcome.OK and op.n >= 0}
-    )
+    acked = [(client, n) for client, acks in acknowledged(work.history).items() for n in acks]
     wrong = []
-    for client, n in acked:
+    for client, n in sorted(set(acked)):
         found, meant = held.get(client, {}).get(n), written.get((client, n))
         if found is None:
             wrong.append(f"client {client}: block {n} is not there")
         elif meant is not None and found != meant:
             wrong.append(f"client {client}: block {n} is {found}, {meant} was written")
     if wrong:
-        because = f"{count(len(wrong), 'acknowledged block')} lost or changed"
-        return invalid(CHECK, because, wrong)
-    return valid(CHECK, f"{len(acked)} acknowledged blocks, all there and whole")
-
-
-def _acks(history: Sequence[Op]) -> int:
-    return sum(op.outcome is Outcome.OK and op.n >= 0 for op in history)
-
-
-CHECKS = {
-    CHECK: Check(
-        "Whatever was acknowledged is in the guest: records once and in order, transfers done, "
-        "blocks whole.",
-        no_lost_acks,
-        Sides,
-    )
-}
+        return invalid(f"{count(len(wrong), 'acknowledged block')} lost or changed", wrong)
+    return valid(f"{len(set(acked))} acknowledged blocks, all there and whole")

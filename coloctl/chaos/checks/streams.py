@@ -1,29 +1,35 @@
-"""What clients saw of their connections: the right bytes, all of them, on one connection."""
+"""Check the connections of clients: the right bytes, all of them, on one connection.
+
+Called by `chaos.run.runner` through `CHECKS`, and by the benches on a history of their own; reads
+the histories of `chaos.workloads`. Clients note ``opened ID`` once and ``closed ID`` at the end;
+any other note about a connection means that it broke.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from pydantic import Field
 
-from coloctl.chaos.checks import verdict as checker
-from coloctl.chaos.checks.check import (
-    Check,
+from coloctl.chaos.checks.records import acknowledged
+from coloctl.chaos.checks.verdict import (
     Params,
     Sides,
+    Validity,
+    Verdict,
+    check,
     count,
     each_work,
     invalid,
     unknown,
     valid,
 )
-from coloctl.chaos.checks.verdict import Verdict
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
 
-INTACT, SURVIVE, CHECKSUMS = "stream_intact", "connections_survive", "checksums_right"
-#: Whoever has none notes no ``opened``.
+#: Clients of these kinds have no connection and note no ``opened``.
 CONNECTIONLESS = ("udp-sequence", "disk-writer")
 
 
@@ -33,16 +39,18 @@ class Streams(Sides):
     loss_max: float = Field(default=0.1, ge=0, le=1)
 
 
+@check(Streams)
 def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
-    """No byte was wrong, none is missing; HTTP was answered by one guest; datagrams came once."""
+    """Require streams without a wrong byte or a gap, HTTP answered by one boot of the guest, and at
+    most `loss_max` of the datagrams lost.
+    """
 
     def judge(work: WorkloadRecord) -> Verdict:
         if work.spec.kind == "tcp-stream":
             return _bytes(work)
         return _pages(work) if work.spec.kind == "http" else _datagrams(work, params.loss_max)
 
-    kinds = ("tcp-stream", "http", "udp-sequence")
-    verdict = each_work(INTACT, evidence, kinds, judge, params)
+    verdict = each_work(evidence, ("tcp-stream", "http", "udp-sequence"), judge, params)
     boots = {
         str(op.value[1])
         for work in evidence.works.values()
@@ -51,13 +59,13 @@ def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
         if op.outcome is Outcome.OK and op.value is not None
     }
     if len(boots) > 1:
-        return invalid(INTACT, "the guest booted meanwhile", [f"boot id {one}" for one in boots])
+        return invalid("the guest booted meanwhile", [f"boot id {one}" for one in boots])
     return verdict
 
 
 def _bytes(work: WorkloadRecord) -> Verdict:
-    wrong = checker.broken_connections(work.history)
-    acked = checker.acknowledged(work.history)
+    wrong = broken_connections(work.history)
+    acked = acknowledged(work.history)
     for client, chunks in sorted(acked.items()):
         wrong += [
             f"client {client}: chunk {later} was echoed right after {earlier}"
@@ -65,8 +73,8 @@ def _bytes(work: WorkloadRecord) -> Verdict:
             if later != earlier + 1
         ]
     if wrong:
-        return invalid(INTACT, f"{count(len(wrong), 'place')} where a stream is not whole", wrong)
-    return valid(INTACT, f"{sum(map(len, acked.values()))} chunks, every byte right")
+        return invalid(f"{count(len(wrong), 'place')} where a stream is not whole", wrong)
+    return valid(f"{sum(map(len, acked.values()))} chunks, every byte right")
 
 
 def _pages(work: WorkloadRecord) -> Verdict:
@@ -77,11 +85,11 @@ def _pages(work: WorkloadRecord) -> Verdict:
         if op.outcome is Outcome.FAIL or (op.value and op.value[0] != 200)
     ]
     if wrong:
-        return invalid(INTACT, f"{count(len(wrong), 'request')} not answered with 200", wrong)
-    told = [op for op in work.history if op.outcome is Outcome.OK and op.value]
-    if not told:
-        return unknown(INTACT, "no answer told its status")
-    return valid(INTACT, f"{len(told)} answers, all of status 200 and from one boot")
+        return invalid(f"{count(len(wrong), 'request')} not answered with 200", wrong)
+    answers = [op for op in work.history if op.outcome is Outcome.OK and op.value]
+    if not answers:
+        return unknown("no answer had a status")
+    return valid(f"{len(answers)} answers, all of status 200 and from one boot")
 
 
 def _status(op: Op) -> str:
@@ -97,66 +105,78 @@ def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
         if _differs(op, first.get((op.client, op.n)))
     ]
     if wrong:
-        return invalid(INTACT, f"{count(len(wrong), 'echo')} of other content", wrong)
+        return invalid(f"{count(len(wrong), 'echo')} of other content", wrong)
     sent = {(op.client, op.n) for op in work.history if op.outcome is Outcome.INVOKE and op.n >= 0}
     gone = sorted(sent - set(first))
     if not sent:
-        return unknown(INTACT, "no datagram was sent")
+        return unknown("no datagram was sent")
     share = len(gone) / len(sent)
     because = f"{len(gone)} of {len(sent)} datagrams had no echo ({share:.1%})"
     if share > loss_max:
-        return invalid(INTACT, because, [f"client {client}: {n}" for client, n in gone])
-    return valid(INTACT, because)
+        return invalid(because, [f"client {client}: {n}" for client, n in gone])
+    return valid(because)
 
 
 def _differs(op: Op, first: Op | None) -> bool:
     if op.outcome is Outcome.FAIL and op.n >= 0:
         return True
-    second = op.f == "duplicate"
-    return (
-        second
-        and first is not None
-        and None not in (op.value, first.value)
-        and (op.value != first.value)
-    )
+    if op.f != "duplicate" or first is None or None in (op.value, first.value):
+        return False
+    return bool(op.value != first.value)
 
 
+@check(Sides)
 def connections_survive(evidence: Evidence, sides: Sides) -> Verdict:
-    """Every client of every workload ended on the connection that it began with."""
+    """Require that every client ended on the connection it began with."""
     kinds = {
         work.spec.kind
         for work in evidence.works.values()
         if work.spec.kind not in CONNECTIONLESS
         or any(op.note.startswith("opened ") for op in work.history)
     }
-    return each_work(
-        SURVIVE,
-        evidence,
-        kinds,
-        lambda work: checker.connections_survive(work.history, work.spec.clients),
-        sides,
-    )
+    return each_work(evidence, kinds, lambda w: all_connected(w.history, w.spec.clients), sides)
 
 
-def checksums_right(evidence: Evidence, _params: Params) -> Verdict:
-    """No TCP segment with a wrong checksum reached the client, whose links check each one."""
+def all_connected(history: Sequence[Op], clients: int) -> Verdict:
+    """Check that every client ended on the connection that it began with."""
+    broken = broken_connections(history)
+    opened, closed = _connections(history, "opened "), _connections(history, "closed ")
+    if broken:
+        validity, because = Validity.INVALID, f"{len(broken)} connections broke"
+    elif len(opened) < clients or set(opened) != set(closed):
+        validity = Validity.UNKNOWN
+        because = f"{len(opened)} of {clients} clients opened, {len(closed)} closed"
+    else:
+        validity, because = Validity.VALID, f"{len(opened)} connections, the same from end to end"
+    return Verdict("connections_survive", validity, because, tuple(broken))
+
+
+def _connections(history: Sequence[Op], note: str) -> dict[int, str]:
+    return {op.client: op.note.split()[1] for op in history if op.note.startswith(note)}
+
+
+def broken_connections(history: Sequence[Op]) -> list[str]:
+    """Describe each connection that ended early or came back as another."""
+    opened = _connections(history, "opened ")
+    return [
+        f"client {op.client}: {op.note}"
+        for op in history
+        if op.outcome is Outcome.FAIL and op.n < 0
+    ] + [
+        f"client {op.client}: began as {opened[op.client]}, ended as {op.note.split()[1]}"
+        for op in history
+        if op.note.startswith("closed ") and opened.get(op.client) != op.note.split()[1]
+    ]
+
+
+@check()
+def checksums_right(evidence: Evidence, _: Params) -> Verdict:
+    """Require that no TCP segment with a wrong checksum reached the client, whose links check each
+    one.
+    """
     wrong = evidence.bad_checksums
     if wrong is None:
-        return unknown(CHECKSUMS, "nobody counted them")
+        return unknown("they were not counted")
     if wrong:
-        return invalid(CHECKSUMS, f"{count(wrong, 'segment')} with a wrong checksum arrived")
-    return valid(CHECKSUMS, "every segment that reached the client had the right one")
-
-
-CHECKS = {
-    CHECKSUMS: Check("No TCP segment with a wrong checksum reached the client.", checksums_right),
-    INTACT: Check(
-        "Streams have no wrong byte and no gap, HTTP was answered by one boot of the guest, and "
-        "at most `loss_max` of the datagrams were lost.",
-        stream_intact,
-        Streams,
-    ),
-    SURVIVE: Check(
-        "Every client ended on the connection it began with.", connections_survive, Sides
-    ),
-}
+        return invalid(f"{count(wrong, 'segment')} with a wrong checksum arrived")
+    return valid("every segment that reached the client had the right one")

@@ -1,21 +1,24 @@
-"""How long clients waited because of a fault, and how long the guest ran without protection."""
+"""Check how long clients waited because of a fault, and how long the guest ran unprotected.
+
+Called by `chaos.run.runner` through `CHECKS`; reads silences, states and takeovers from
+`chaos.evidence.chronicle`.
+`outage_within` is stricter than the outage in a run's document: every silence that ends within
+``within_s`` after a fault counts, that of the next protection too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
-from coloctl.chaos.checks import lives, verdict
-from coloctl.chaos.checks.check import Check, Params, invalid, unknown, valid, when
-from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.checks.verdict import Params, Verdict, check, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.workloads.history import Outcome
-
-OUTAGE, REPROTECTED = "outage_within", "reprotected_within"
+from coloctl.chaos.evidence.records import FaultRecord
 
 
 class Outage(Params):
-    """``ms``: the longest silence; those that end within ``within_s`` after a fault are its own."""
+    """``ms``: the longest silence; those that end within ``within_s`` after a fault count."""
 
     ms: float = Field(gt=0)
     within_s: float = Field(default=10.0, gt=0)
@@ -27,66 +30,53 @@ class Reprotected(Params):
     s: float = Field(gt=0)
 
 
+@check(Outage)
 def outage_within(evidence: Evidence, params: Outage) -> Verdict:
-    """No client of any workload was silent for longer because of a fault."""
+    """Require that no fault made any client wait for longer than `ms` milliseconds."""
     if not evidence.faults:
-        return unknown(OUTAGE, "nothing was struck")
+        return unknown("no fault was injected")
+    replies = evidence.chronicle.replies
     longest, wrong, unseen = 0.0, [], []
-    for struck in evidence.faults:
-        fault, at_s = struck.fault.name, struck.at_s
-        if not any(_both_sides(work, at_s) for work in evidence.works.values()):
-            unseen.append(fault)
-        for name, work in evidence.works.items():
-            felt_ms = verdict.outage(work.history, at_s, params.within_s).longest_ms or 0.0
-            longest = max(longest, felt_ms)
-            if felt_ms > params.ms:
-                wrong.append(f"{name}: {felt_ms:.0f} ms of silence around {fault}")
-            wrong += _silent(evidence, work, at_s, params)
+    for fault in evidence.faults:
+        name, at_s = fault.fault.name, fault.at_s
+        if not any(one.ended for one in replies.spanning(at_s, evidence.ended_s)):
+            unseen.append(name)
+        for work in evidence.works:
+            by_s = at_s + params.within_s
+            silent_ms = replies.outage(at_s, ended_by_s=by_s, workload=work).longest_ms or 0.0
+            longest = max(longest, silent_ms)
+            if silent_ms > params.ms:
+                wrong.append(f"{work}: {silent_ms:.0f} ms of silence around {name}")
+            wrong += _beyond(evidence, work, fault, params)
     if wrong:
-        return invalid(OUTAGE, f"clients waited for longer than {params.ms:g} ms", wrong)
+        return invalid(f"clients waited for longer than {params.ms:g} ms", wrong)
     if unseen:
-        return unknown(OUTAGE, f"no client was served before and after {', '.join(unseen)}")
-    return valid(OUTAGE, f"the longest silence was {longest:.0f} ms, of {params.ms:g} ms")
+        return unknown(f"no client was served before and after {', '.join(unseen)}")
+    return valid(f"the longest silence was {longest:.0f} ms, of {params.ms:g} ms")
 
 
-def _both_sides(work: WorkloadRecord, fault_s: float) -> bool:
-    """A client was served before the fault, and the same one after it."""
-    replies = [op for op in work.history if op.outcome is Outcome.OK]
-    before = {op.client for op in replies if op.at_s <= fault_s}
-    return any(op.client in before for op in replies if op.at_s > fault_s)
-
-
-def _silent(evidence: Evidence, work: WorkloadRecord, fault_s: float, params: Outage) -> list[str]:
-    """Clients that were served before the fault and not again in the time that is its own."""
-    found = []
-    for client in sorted({op.client for op in work.history}):
-        told = [op for op in work.history if op.client == client]
-        replies = [op.at_s for op in told if op.outcome is Outcome.OK]
-        before = max((at_s for at_s in replies if at_s <= fault_s), default=None)
-        after = min((at_s for at_s in replies if at_s > fault_s), default=None)
-        closed = any(op.note.startswith("closed ") and op.at_s <= fault_s for op in told)
-        if before is None or closed or (after is not None and after <= fault_s + params.within_s):
-            continue
-        silence_ms = ((after or max(evidence.ended_s, fault_s)) - before) * 1000
-        if silence_ms > params.ms:
-            how = "and then served again" if after else "and never served again"
-            since = when(evidence, before)
-            found.append(
-                f"{work.spec.name}, client {client}: silent from {since} for "
-                f"{silence_ms:.0f} ms {how}"
+def _beyond(evidence: Evidence, work: str, fault: FaultRecord, params: Outage) -> Iterator[str]:
+    """Describe clients that were served before the fault and not within the time after it."""
+    for one in evidence.chronicle.replies.spanning(fault.at_s, evidence.ended_s, work):
+        soon = one.ended and one.to_s <= fault.at_s + params.within_s
+        if not soon and one.ms > params.ms:
+            how = "and then served again" if one.ended else "and never served again"
+            yield (
+                f"{work}, client {one.client}: silent from {when(evidence, one.from_s)} for "
+                f"{one.ms:.0f} ms {how}"
             )
-    return found
 
 
+@check(Reprotected)
 def reprotected_within(evidence: Evidence, params: Reprotected) -> Verdict:
-    """Whenever the protection was lost it was there again in time."""
-    moves = lives.moves(evidence)
-    lost = {one.began_s for one in lives.takeovers(evidence)}
-    lost |= {one.at_s for one in moves if (one.before, one.after) == ("colo", "failover")}
+    """Require that after every takeover the pair was in COLO again within `s` seconds."""
+    states = evidence.chronicle.states
+    lost = {one.began_s for one in evidence.chronicle.takeovers}
+    lost |= {one.at_s for one in states if (one.before, one.after) == ("colo", "failover")}
     if not lost:
-        return unknown(REPROTECTED, "the protection was never lost")
-    again = sorted(one.at_s for one in moves if one.after == "colo")
-    seen_s = max([evidence.ended_s, *(said.at_s for said in evidence.events)])
+        return unknown("the protection was never lost")
+    again = [one.at_s for one in states if one.after == "colo"]
+    seen_s = max([evidence.ended_s, *(event.at_s for event in evidence.events)])
     took, wrong, open_ = [], [], []
     for at_s in sorted(lost):
         back_s = next((one for one in again if one > at_s), None)
@@ -99,19 +89,7 @@ def reprotected_within(evidence: Evidence, params: Reprotected) -> Verdict:
         else:
             took.append(lasted_s)
     if wrong:
-        return invalid(REPROTECTED, f"the guest was unprotected for over {params.s:g} s", wrong)
+        return invalid(f"the guest was unprotected for over {params.s:g} s", wrong)
     if open_:
-        return unknown(REPROTECTED, f"the run ended too early to tell: {open_[0]}")
-    return valid(REPROTECTED, f"protected again within {max(took):.1f} s, of {params.s:g} s")
-
-
-CHECKS = {
-    OUTAGE: Check(
-        "No fault made any client wait for longer than `ms` milliseconds.", outage_within, Outage
-    ),
-    REPROTECTED: Check(
-        "After every takeover the pair was in COLO again within `s` seconds.",
-        reprotected_within,
-        Reprotected,
-    ),
-}
+        return unknown(f"the run ended too early: {open_[0]}")
+    return valid(f"protected again within {max(took):.1f} s, of {params.s:g} s")

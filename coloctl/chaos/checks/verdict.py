@@ -1,25 +1,37 @@
-"""Judges: pure functions from a history to valid, invalid with the counterexample, or unknown."""
+"""Define what a check is, and what all checks share: verdicts, and how much evidence is too little.
+
+Used by every module of `chaos.checks`; called by `chaos.run.runner` through `CHECKS`.
+Invariant: a verdict is valid, invalid with a counterexample, or unknown. Too little evidence is
+unknown, never valid.
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import pairwise
+from inspect import cleandoc
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, Outcome
+
+#: A counterexample is read by people; more lines of the same kind add nothing.
+EXAMPLES_MAX = 10
 
 
 class Validity(StrEnum):
     VALID = "valid"
     INVALID = "invalid"
-    UNKNOWN = "unknown"  #: too little happened to tell; never taken for valid
+    UNKNOWN = "unknown"  #: too little happened; never taken for valid
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One judgement, and what it rests on."""
+    """The result of one check, and what it rests on."""
 
     check: str
     validity: Validity
@@ -28,154 +40,140 @@ class Verdict:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Validity:
-    """Invalid if any is, else unknown if any is, else valid; of nothing, unknown."""
-    seen = {verdict.validity for verdict in verdicts} or {Validity.UNKNOWN}
+    """Return invalid if any is, else unknown if any is, else valid; for none, unknown."""
+    found = {verdict.validity for verdict in verdicts} or {Validity.UNKNOWN}
     for validity in (Validity.INVALID, Validity.UNKNOWN):
-        if validity in seen:
+        if validity in found:
             return validity
     return Validity.VALID
 
 
-def acknowledged(history: Iterable[Op]) -> Mapping[int, list[int]]:
-    """Per client, the records that it saw acknowledged, in its order."""
-    acks: dict[int, list[int]] = defaultdict(list)
-    for op in history:
-        if op.outcome is Outcome.OK and op.n >= 0:
-            acks[op.client].append(op.n)
-    return acks
+class Params(BaseModel):
+    """The keys that a check takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def lost(history: Sequence[Op], survivors: Mapping[int, Sequence[int]]) -> list[str]:
-    """Every acknowledged record that the survivor does not hold, as ``client:n``."""
-    held = {client: set(records) for client, records in survivors.items()}
-    return [
-        f"{client}:{n}"
-        for client, acks in sorted(acknowledged(history).items())
-        for n in acks
-        if n not in held.get(client, ())
-    ]
+class Sides(Params):
+    """How many acknowledgements each workload must have before, during and after each fault."""
+
+    before_min: int = Field(default=1, ge=0)
+    during_min: int = Field(default=0, ge=0)  #: of faults that last until they are healed
+    after_min: int = Field(default=1, ge=0)
 
 
-def no_lost_acks(
-    history: Sequence[Op], survivors: Mapping[int, Sequence[int]], fault_at_s: float
-) -> Verdict:
-    """Every acknowledged record is there, once, in its client's order, before and after the fault.
-
-    ``survivors`` is what was read back, per client. Unknown when no record was acknowledged on one
-    side of the fault.
-    """
-    check = "no_lost_acks"
-    gone = lost(history, survivors)
-    if gone:
-        return Verdict(
-            check,
-            Validity.INVALID,
-            f"{len(gone)} acknowledged records are missing",
-            tuple(gone[:10]),
-        )
-    wrong = [
-        f"client {client}: record {n} appears {count} times"
-        for client, records in sorted(survivors.items())
-        for n, count in Counter(records).items()
-        if count > 1
-    ] + [
-        f"client {client}: record {later} stands before {earlier}"
-        for client, records in sorted(survivors.items())
-        for later, earlier in pairwise(records)
-        if later > earlier
-    ]
-    if wrong:
-        return Verdict(
-            check, Validity.INVALID, "records are doubled or misplaced", tuple(wrong[:10])
-        )
-    acks = [op.at_s for op in history if op.outcome is Outcome.OK and op.n >= 0]
-    before = sum(at_s < fault_at_s for at_s in acks)
-    after = len(acks) - before
-    if not before or not after:
-        return Verdict(check, Validity.UNKNOWN, f"{before} acks before the fault, {after} after it")
-    return Verdict(check, Validity.VALID, f"{before} acks before the fault, {after} after it")
-
-
-def connections_survive(history: Sequence[Op], clients: int) -> Verdict:
-    """Every client ended on the connection that it began with.
-
-    Clients note ``opened ID`` once and ``closed ID`` at the end; anything else about a connection
-    is its end.
-    """
-    check = "connections_survive"
-    broken = broken_connections(history)
-    opened = {op.client: op.note.split()[1] for op in history if op.note.startswith("opened ")}
-    closed = {op.client: op.note.split()[1] for op in history if op.note.startswith("closed ")}
-    if broken:
-        return Verdict(check, Validity.INVALID, f"{len(broken)} connections broke", tuple(broken))
-    if len(opened) < clients or set(opened) != set(closed):
-        return Verdict(
-            check,
-            Validity.UNKNOWN,
-            f"{len(opened)} of {clients} clients opened, {len(closed)} closed",
-        )
-    return Verdict(check, Validity.VALID, f"{len(opened)} connections, the same from end to end")
-
-
-def broken_connections(history: Sequence[Op]) -> list[str]:
-    """A sentence for each connection that ended early or came back as another."""
-    opened = {op.client: op.note.split()[1] for op in history if op.note.startswith("opened ")}
-    sentences = [
-        f"client {op.client}: {op.note}"
-        for op in history
-        if op.outcome is Outcome.FAIL and op.n < 0
-    ]
-    sentences += [
-        f"client {op.client}: began as {opened[op.client]}, ended as {op.note.split()[1]}"
-        for op in history
-        if op.note.startswith("closed ") and opened.get(op.client) != op.note.split()[1]
-    ]
-    return sentences
+Judge = Callable[[Evidence, Any], Verdict]
 
 
 @dataclass(frozen=True)
-class Outage:
-    """What clients felt of a fault, milliseconds; None when no client was served on both sides."""
+class Check:
+    """One check; ``judge`` gets the evidence and its own `Params`.
 
-    longest_ms: float | None  #: the longest silence of any client that ended after the fault
-    first_reply_ms: float | None  #: from the fault to the end of the first such silence
-
-
-def outage(history: Sequence[Op], fault_at_s: float, within_s: float = 10.0) -> Outage:
-    """The silence that each client went through because of the fault.
-
-    Per client it is the longest gap between two consecutive replies of which the second came in the
-    ``within_s`` seconds after the fault: a reply that was already on its way then does not end it.
+    ``needs`` names evidence that is collected only where a check asks for it: ``audit`` of the
+    guest, comparison of its ``disks``, ``inventory`` of both QEMUs.
     """
-    silences = []
-    for client in {op.client for op in history}:
-        replies = sorted(
-            op.at_s for op in history if op.client == client and op.outcome is Outcome.OK
-        )
-        gaps = [
-            (after - before, after)
-            for before, after in pairwise(replies)
-            if fault_at_s < after <= fault_at_s + within_s
-        ]
-        if gaps:
-            silences.append(max(gaps))
-    if not silences:
-        return Outage(None, None)
-    return Outage(
-        round(max(silences)[0] * 1000, 1),
-        round((min(after for _, after in silences) - fault_at_s) * 1000, 1),
-    )
+
+    doc: str
+    judge: Judge
+    params: type[Params] = Params
+    needs: frozenset[str] = frozenset()
 
 
-def longest_gap_ms(history: Sequence[Op], from_s: float, to_s: float) -> float | None:
-    """The longest silence of any client between two points of time, milliseconds."""
-    longest: float | None = None
-    for client in {op.client for op in history}:
-        replies = sorted(
-            op.at_s
-            for op in history
-            if op.client == client and op.outcome is Outcome.OK and from_s <= op.at_s <= to_s
+#: All checks by name, which is that of their function.
+CHECKS: dict[str, Check] = {}
+
+
+def check(params: type[Params] = Params, needs: Collection[str] = ()) -> Callable[[Judge], Judge]:
+    """Register a function as the check of its name; the docstring describes it to users."""
+
+    def register(judge: Judge) -> Judge:
+        name = judge.__name__
+
+        def named(evidence: Evidence, given: Any) -> Verdict:
+            return replace(judge(evidence, given), check=name)
+
+        doc = " ".join(cleandoc(judge.__doc__ or name).split())
+        CHECKS[name] = Check(doc, named, params, frozenset(needs))
+        return named
+
+    return register
+
+
+def valid(because: str) -> Verdict:
+    """Return that the promise was kept, on that much evidence."""
+    return Verdict("", Validity.VALID, because)
+
+
+def unknown(because: str) -> Verdict:
+    """Return that the evidence does not suffice."""
+    return Verdict("", Validity.UNKNOWN, because)
+
+
+def invalid(because: str, examples: Iterable[str] = ()) -> Verdict:
+    """Return that the promise was broken, as the examples show."""
+    return Verdict("", Validity.INVALID, because, tuple(examples)[:EXAMPLES_MAX])
+
+
+def when(evidence: Evidence, at_s: float) -> str:
+    """Format a moment for people: seconds since the steady state."""
+    return f"{at_s - evidence.steady_s:.3f} s"
+
+
+def count(number: int, thing: str) -> str:
+    """Format a number of things: ``1 read``, ``2 reads``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def works(evidence: Evidence, kinds: Collection[str]) -> list[WorkloadRecord]:
+    """Return the workloads of those kinds."""
+    return [work for work in evidence.works.values() if work.spec.kind in kinds]
+
+
+def by_client(kept: Mapping[Any, Any]) -> dict[int, Any]:
+    """Return the same with numbers for clients: JSON has text for keys only."""
+    return {int(client): value for client, value in kept.items()}
+
+
+def thin(evidence: Evidence, history: Sequence[Op], sides: Sides) -> str:
+    """Return a sentence if too little was acknowledged on a side of a fault; empty otherwise.
+
+    Without any fault the steady state is what has two sides.
+    """
+    acks = [op.at_s for op in history if op.outcome is Outcome.OK]
+    faults = [(one.fault.name, one.at_s, one.healed_s) for one in evidence.faults]
+    for name, at_s, healed_s in faults or [("the steady state", evidence.steady_s, None)]:
+        end_s = at_s if healed_s is None else healed_s
+        found = (
+            ("before", sum(ack < at_s for ack in acks), sides.before_min),
+            ("during", sum(at_s <= ack <= end_s for ack in acks), sides.during_min),
+            ("after", sum(ack > end_s for ack in acks), sides.after_min),
         )
-        for one, two in pairwise(replies):
-            longest = max(longest or 0.0, two - one)
-    return None if longest is None else round(longest * 1000, 1)
+        for side, number, least in found:
+            if number < least and not (side == "during" and healed_s is None):
+                return f"only {number} acknowledged {side} {name}, of {least} that are needed"
+    return ""
+
+
+def each_work(
+    evidence: Evidence,
+    kinds: Collection[str],
+    judge: Callable[[WorkloadRecord], Verdict],
+    sides: Sides | None = None,
+) -> Verdict:
+    """Check the workloads of those kinds one by one, and return the worst verdict.
+
+    A workload with too little on a side of a fault is never valid.
+    """
+    parts: list[Verdict] = []
+    for work in works(evidence, kinds):
+        verdict = judge(work)
+        if verdict.validity is Validity.VALID and sides is not None:
+            scarce = thin(evidence, work.history, sides)
+            verdict = unknown(scarce) if scarce else verdict
+        parts.append(replace(verdict, because=f"{work.spec.name}: {verdict.because}"))
+    if not parts:
+        return unknown(f"there was no workload of the kinds {', '.join(sorted(kinds))}")
+    found = worst(parts)
+    alike = [part for part in parts if part.validity is found]
+    examples = tuple(one for part in alike for one in part.counterexample)
+    return Verdict("", found, "; ".join(part.because for part in alike), examples[:EXAMPLES_MAX])

@@ -13,6 +13,9 @@ from typing import Any
 from coloctl.chaos.scenario.values import Planned, WorkloadSpec
 from coloctl.chaos.workloads.history import Op
 
+#: The note of a fault of the kind ``stranger`` that got no part of the pair.
+NOTHING = "it got nothing"
+
 
 @dataclass(frozen=True)
 class FaultRecord:

@@ -62,6 +62,7 @@ class Replies:
     def longest(
         self,
         *,
+        began_after_s: float = -math.inf,
         ended_after_s: float = -math.inf,
         began_before_s: float = math.inf,
         ended_by_s: float = math.inf,
@@ -72,7 +73,8 @@ class Replies:
         for (name, client), times in self._clients.items():
             if workload is not None and name != workload:
                 continue
-            first = max(1, bisect_right(times, ended_after_s))
+            begun = bisect_left(times, began_after_s) + 1
+            first = max(begun, bisect_right(times, ended_after_s))
             end = min(bisect_left(times, began_before_s) + 1, bisect_right(times, ended_by_s))
             gaps = [(b - a, b, a) for a, b in pairwise(times[first - 1 : end])]
             if gaps:
@@ -101,6 +103,11 @@ class Replies:
             round(max(one.to_s - one.from_s for one in longest) * 1000, 1),
             round((min(one.to_s for one in longest) - from_s) * 1000, 1),
         )
+
+    def longest_ms(self, from_s: float, to_s: float) -> float | None:
+        """Measure the longest silence of which both replies came in that time."""
+        found = self.longest(began_after_s=from_s, ended_by_s=to_s)
+        return max((round(one.ms, 1) for one in found), default=None)
 
     def spanning(self, at_s: float, until_s: float, workload: str | None = None) -> list[Silence]:
         """Return the silence at that moment of each client that was served before it.

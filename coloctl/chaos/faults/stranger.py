@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from coloctl import pairfile
-from coloctl.chaos.checks.strangers import NOTHING, STRANGER
+from coloctl.chaos.evidence.records import NOTHING
 from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params
 from coloctl.chaos.scenario.values import Planned
@@ -116,7 +116,7 @@ def _what_it_got(said: str) -> str:
 
 
 FAULTS = {
-    STRANGER: FaultKind(
+    "stranger": FaultKind(
         "Another local user tries the ports of the pair, and floods its beacons, until healed.",
         strike,
         NODES,

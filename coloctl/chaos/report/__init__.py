@@ -7,13 +7,13 @@ from importlib import resources
 from coloctl import __version__
 from coloctl.chaos.report import sections
 from coloctl.chaos.report.markup import Markup, tag
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 
 #: Nothing is loaded from anywhere, whatever the texts of a scenario say.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def page(outcome: Outcome) -> str:
+def page(outcome: RunResult) -> str:
     """The whole HTML document; bounded in size, however long the run was."""
     document = outcome.to_json()
     title = f"{outcome.validity}: {outcome.scenario.title}"

@@ -1,22 +1,26 @@
-"""The picture of a stretch of a run: all lanes above one another, on one axis of time; pure."""
+"""Draw a stretch of a run: all lanes above one another, on one axis of time; pure.
+
+Called by `chaos.report.sections`; calls `chaos.report.lanes` for each lane, and reads periods and
+effects from `chaos.evidence.chronicle`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coloctl.chaos.evidence import account
+from coloctl.chaos.evidence.chronicle import NodePeriod
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.report import lanes, operations, strips
 from coloctl.chaos.report.lanes import Lane
 from coloctl.chaos.report.markup import Markup, tag
-from coloctl.chaos.report.operations import Seen
+from coloctl.chaos.report.operations import DrawnWorkload
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window
-from coloctl.chaos.report.strips import KINDS, Mark, Strip
+from coloctl.chaos.report.strips import KINDS, Mark
 
 GAP = 10.0
 AXIS = 26.0
-#: Half of a word below the axis may stand out to the right.
+#: Half of a label below the axis may reach out to the right.
 MARGIN = 24.0
 #: Dots of one workload in the picture of a whole run, and in that of one fault.
 DOTS_MAX, DOTS_NEAR_MAX = 6000, 1500
@@ -28,30 +32,28 @@ NEAR_MAX_S = 12.0
 
 @dataclass(frozen=True)
 class Album:
-    """The pictures of one run; ``seen`` is what clients saw, ``felt`` what each fault brought."""
+    """The pictures of one run; what takes long to compute is held for all of them."""
 
     evidence: Evidence
-    seen: Sequence[Seen]
-    felt: Sequence[account.Felt]
+    works: Sequence[DrawnWorkload]
     marks: Sequence[Mark]
-    protection: Sequence[Strip]
-    nodes: Mapping[str, Sequence[Strip]]
+    protection: Sequence[NodePeriod]
+    nodes: Mapping[str, Sequence[NodePeriod]]
 
     @classmethod
     def of(cls, evidence: Evidence) -> Album:
-        """Everything that takes long has been computed once."""
+        """Compute what all pictures of the run share."""
         last_s = max([evidence.ended_s, *(one.at_s for one in evidence.events[-1:])])
         return cls(
             evidence,
-            operations.seen(evidence),
-            account.felt(evidence),
+            operations.drawn(evidence),
             strips.marks(evidence),
-            strips.protection(evidence, last_s),
-            strips.nodes(evidence, last_s),
+            evidence.chronicle.protection(last_s),
+            evidence.chronicle.nodes(last_s),
         )
 
     def whole(self) -> Markup | None:
-        """The whole run, from just before the steady state; None when nothing happened in it."""
+        """Draw the whole run, from just before the steady state; None if it has no event."""
         evidence = self.evidence
         moments = [
             *(one.at_s for one in evidence.events),
@@ -66,24 +68,12 @@ class Album:
         return self._draw(window, DOTS_MAX, "The whole run", None)
 
     def near(self, number: int) -> Markup:
-        """One fault seen closely; times are told since it was struck."""
+        """Draw one fault closely; times are given since it was injected."""
         fault = self.evidence.faults[number]
-        span = min(max(self._end_s(number) - fault.at_s, 0.25), NEAR_MAX_S) * 1.25
+        ends_s = self.evidence.chronicle.effects[number].ends_s
+        span = min(max(ends_s - fault.at_s, 0.25), NEAR_MAX_S) * 1.25
         window = Window(fault.at_s - 0.15 * span, fault.at_s + span, fault.at_s)
         return self._draw(window, DOTS_NEAR_MAX, f"Around {fault.fault.name}", fault.at_s)
-
-    def _end_s(self, number: int) -> float:
-        """When what a fault brought about is over: the pair is protected, clients are served."""
-        evidence, fault = self.evidence, self.evidence.faults[number]
-        after = account.next_fault_s(evidence, fault)
-        found = [fault.at_s + (self.felt[number].outage.longest_ms or 0.0) / 1000]
-        for takeover in strips.takeovers(evidence):
-            if fault.at_s <= takeover.done_s("verified") <= after:
-                found.append(takeover.done_s("verified"))
-        gap = account.protection_gap(evidence, fault)
-        if gap is not None and gap.again_s is not None:
-            found.append(gap.again_s)
-        return min(max(found), after)
 
     def _draw(self, window: Window, most: int, title: str, timed: float | None) -> Markup:
         stack = _lanes(self, window, most, timed)
@@ -113,7 +103,7 @@ class Album:
 
 
 def _gap(lane: Lane) -> float:
-    """The rows of marks stand together."""
+    """Return the space below a lane; the rows of marks stand together."""
     return GAP if lane.height > lanes.ROW or lane.name == KINDS["protected"] else 0.0
 
 
@@ -144,18 +134,18 @@ def _axis(window: Window, height: float) -> Markup:
 def _lanes(album: Album, window: Window, most: int, timed: float | None) -> list[Lane]:
     evidence = album.evidence
     stack = lanes.mark_rows(window, album.marks, timed=timed)
-    scale = _scale(album.seen, window)
-    stack += [lanes.latency(window, work, scale, most) for work in album.seen]
-    stack.append(lanes.pauses(window, account.pauses(evidence.events)))
+    scale = _scale(album.works, window)
+    stack += [lanes.latency(window, work, scale, most) for work in album.works]
+    stack.append(lanes.pauses(window, evidence.chronicle.pauses))
     stack.append(lanes.strip_row(window, "protection", album.protection))
     for node, what in album.nodes.items():
-        hurt, heard = _hurt(window, evidence, node, what), lanes.heard(window, evidence, node)
-        stack.append(lanes.strip_row(window, f"node {node}", what, hurt, heard))
+        held, heard = _held(window, evidence, node, what), lanes.heard(window, evidence, node)
+        stack.append(lanes.strip_row(window, f"node {node}", what, held, heard))
     return stack
 
 
-def _hurt(window: Window, evidence: Evidence, node: str, what: Sequence[Strip]) -> Markup:
-    """On a node's band: how long a fault lay on it, at most to the node's death."""
+def _held(window: Window, evidence: Evidence, node: str, what: Sequence[NodePeriod]) -> Markup:
+    """Draw on a node's band how long a fault held it, at most to the node's death."""
     bands = []
     for one in evidence.faults:
         if node not in one.nodes or one.healed_s is None:
@@ -170,10 +160,13 @@ def _hurt(window: Window, evidence: Evidence, node: str, what: Sequence[Strip]) 
     return tag("g", *bands, class_="hurt")
 
 
-def _scale(seen: Sequence[Seen], window: Window) -> Latency:
-    """One scale for all workloads, so that they compare."""
+def _scale(works: Sequence[DrawnWorkload], window: Window) -> Latency:
+    """Choose one scale for all workloads, so that they compare."""
     took = [
-        one.ms for work in seen for one in work.operations if window.meets(one.began_s, one.op.at_s)
+        one.ms
+        for work in works
+        for one in work.operations
+        if window.meets(one.began_s, one.op.at_s)
     ]
     low = max(min(took, default=0.1), 0.05)
     high = max(max(took, default=100.0), 10 * low)

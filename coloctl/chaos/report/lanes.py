@@ -1,6 +1,8 @@
-"""The lanes of a picture, each as SVG that begins at its own top; pure.
+"""Draw the lanes of a picture, each as SVG that begins at its own top; pure.
 
-Nothing is told by its colour alone: a mark has its row and its shape, a state its word or pattern.
+Called by `chaos.report.chart`; calls `chaos.report.markup` for the elements.
+Invariant: no meaning is in a colour alone. A mark has its row and its shape, a state its name or
+pattern.
 """
 
 from __future__ import annotations
@@ -8,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from coloctl.chaos.evidence.account import Pause
+from coloctl.chaos.evidence.chronicle import NodePeriod, Pause
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord
+from coloctl.chaos.evidence.silences import Silence
 from coloctl.chaos.report.markup import Markup, number, tag
-from coloctl.chaos.report.operations import Answered, Seen, Silence, thinned
+from coloctl.chaos.report.operations import Answered, DrawnWorkload, thinned
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window, duration
-from coloctl.chaos.report.strips import KINDS, Mark, Strip
+from coloctl.chaos.report.strips import KINDS, Mark
 from coloctl.chaos.workloads.history import Outcome
 
 ROW = 22.0
 LATENCY_HEIGHT, LATENCY_TOP = 148.0, 18.0
 PAUSE_HEIGHT = 56.0
-#: A word is written into a strip that is wider than this, pixels per character.
+#: A name is written into a band that is wider than this, pixels per character.
 CHARACTER = 7.0
 #: An operation that is longer than this is drawn as a line to its end, pixels.
 LINE_MIN = 6.0
@@ -43,11 +46,11 @@ class Lane:
     more: str
     height: float
     body: Markup
-    about: str = ""  #: a sentence for who cannot see it
+    about: str = ""  #: a sentence for readers who do not see it
 
 
 def mark_rows(window: Window, marks: Sequence[Mark], *, timed: float | None) -> list[Lane]:
-    """A row per kind of mark; with ``timed`` each says how long after that moment it came."""
+    """Draw a row per kind of mark; with ``timed`` each has its time after that moment."""
     lanes = []
     for kind, name in KINDS.items():
         here = [one for one in marks if one.kind == kind and window.holds(one.at_s)]
@@ -58,7 +61,7 @@ def mark_rows(window: Window, marks: Sequence[Mark], *, timed: float | None) -> 
 
 
 def _apart(window: Window, marks: Iterable[Mark]) -> list[Mark]:
-    """Of marks of one kind on the same pixels the first."""
+    """Keep the first of marks of one kind on the same pixels."""
     kept: list[Mark] = []
     for mark in marks:
         if not kept or window.x(mark.at_s) - window.x(kept[-1].at_s) >= 3:
@@ -88,8 +91,8 @@ def _mark(window: Window, mark: Mark, timed: float | None) -> Markup:
     )
 
 
-def latency(window: Window, work: Seen, scale: Latency, most: int) -> Lane:
-    """One dot or line per operation, and the silences."""
+def latency(window: Window, work: DrawnWorkload, scale: Latency, most: int) -> Lane:
+    """Draw one dot or line per operation, and the silences."""
     here = [one for one in work.operations if window.meets(one.began_s, one.op.at_s)]
 
     def place(one: Answered) -> tuple[float, float]:
@@ -138,7 +141,7 @@ def _grid(scale: Latency) -> list[Markup]:
 
 
 def _silences(window: Window, found: Sequence[Silence], height: float) -> Markup:
-    """A band for each, with its length above it where that meets no longer one's."""
+    """Draw a band for each, with its length above it where that meets no longer one's."""
     bands, words = [], []
     taken: list[tuple[float, float]] = []
     for one in sorted(found, key=lambda one: -one.ms):
@@ -175,7 +178,7 @@ def _broken(window: Window, at_s: float, words: str) -> Markup:
 
 
 def pauses(window: Window, found: Sequence[Pause]) -> Lane:
-    """A bar per checkpoint, as long as the guest stood still."""
+    """Draw a bar per checkpoint, as long as the guest was stopped."""
     here = [one for one in found if window.meets(one.began_s, one.ended_s)]
     top = max((one.ms for one in here), default=1.0)
     tallest: dict[int, Pause] = {}
@@ -205,8 +208,8 @@ def pauses(window: Window, found: Sequence[Pause]) -> Lane:
     return Lane("checkpoint pauses", f"{len(here)} checkpoints", PAUSE_HEIGHT, body, about)
 
 
-def strip_row(window: Window, name: str, strips: Sequence[Strip], *over: Markup) -> Lane:
-    """A band of states, with their words where there is room; ``over`` lies on it."""
+def strip_row(window: Window, name: str, strips: Sequence[NodePeriod], *over: Markup) -> Lane:
+    """Draw a band of states, with their names where there is room; ``over`` lies on it."""
     here = [one for one in strips if window.meets(one.from_s, one.to_s)]
     drawn = [_strip(window, one) for one in here]
     about = f"{name}: " + ", ".join(
@@ -215,7 +218,7 @@ def strip_row(window: Window, name: str, strips: Sequence[Strip], *over: Markup)
     return Lane(name, "", ROW + 6, tag("g", *drawn, *over, class_="strips"), about)
 
 
-def _strip(window: Window, one: Strip) -> Markup:
+def _strip(window: Window, one: NodePeriod) -> Markup:
     x = window.x(one.from_s)
     width = max(window.x(one.to_s) - x, 1.0)
     title = f"{one.what}, {one.from_s - window.zero_s:.3f} s to {one.to_s - window.zero_s:.3f} s"
@@ -229,7 +232,7 @@ def _strip(window: Window, one: Strip) -> Markup:
 
 
 def heard(window: Window, evidence: Evidence, node: str) -> Markup:
-    """Below a node's band: when its frames reached the guest's LAN."""
+    """Draw below a node's band when its frames reached the guest's LAN."""
     here = [s for s in evidence.frames if s.node == node and window.meets(s.first_s, s.last_s)]
     path = "".join(
         f"M{number(window.x(s.first_s))} {ROW + 2:g}"
@@ -240,10 +243,10 @@ def heard(window: Window, evidence: Evidence, node: str) -> Markup:
     return tag("path", tag("title", f"{frames} frames reached the LAN"), d=path, class_="heard")
 
 
-def fault_bands(window: Window, struck: Sequence[FaultRecord], height: float) -> Markup:
-    """Across all lanes: from where a fault was struck to where it was healed."""
+def fault_bands(window: Window, faults: Sequence[FaultRecord], height: float) -> Markup:
+    """Draw across all lanes from where a fault was injected to where it was healed."""
     bands = []
-    for one in struck:
+    for one in faults:
         end_s = one.healed_s if one.healed_s is not None else one.at_s
         if window.meets(one.at_s, end_s):
             x = window.x(one.at_s)
@@ -251,4 +254,4 @@ def fault_bands(window: Window, struck: Sequence[FaultRecord], height: float) ->
             if width > 2:
                 bands.append(tag("rect", x=x, y=0.0, width=width, height=height))
             bands.append(tag("line", x1=x, x2=x, y1=0.0, y2=height))
-    return tag("g", *bands, class_="struck")
+    return tag("g", *bands, class_="faults")

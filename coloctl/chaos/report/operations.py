@@ -1,28 +1,26 @@
-"""The operations of a history as a picture needs them: each with its latency, and thinned; pure.
+"""Prepare the operations of a history for a picture: each with its latency, and thinned; pure.
 
-Promise: what is left out lies on a dot that is drawn, or beside it. The slowest are always drawn.
+Called by `chaos.report.chart` and `chaos.report.lanes`; reads `chaos.workloads.history`.
+Invariant: what is left out lies on a dot that is drawn, or beside it. The slowest are always drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import median
 
 from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.silences import Silence
 from coloctl.chaos.scenario.values import WorkloadSpec
 from coloctl.chaos.workloads.history import Op, Outcome
 
-#: A silence shorter than this is not worth a word, milliseconds.
-SILENCE_MIN_MS = 100.0
-#: The longest of a run; a picture of one fault must find those around it.
+#: The longest silences of a run; a picture of one fault must find those around it.
 SILENCES_MAX = 100
 
 
 @dataclass(frozen=True)
 class Answered:
-    """One operation from its begin to what its client learnt of it; ``op`` is the latter."""
+    """One operation from its begin to its answer, or its end without one, which is ``op``."""
 
     op: Op
     began_s: float
@@ -33,45 +31,33 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Silence:
-    """No client of a workload got a reply in between."""
-
-    from_s: float
-    to_s: float
-
-    @property
-    def ms(self) -> float:
-        return (self.to_s - self.from_s) * 1000
-
-
-@dataclass(frozen=True)
-class Seen:
+class DrawnWorkload:
     """What there is to draw of one workload; made once for all pictures of a run."""
 
     spec: WorkloadSpec
     operations: Sequence[Answered]
-    silences: Sequence[Silence]
+    silences: Sequence[Silence]  #: in which no client of it was served
     breaks: Sequence[Op]
 
 
-def seen(evidence: Evidence) -> list[Seen]:
-    """That of every workload that did anything."""
+def drawn(evidence: Evidence) -> list[DrawnWorkload]:
+    """Return that of every workload with any operation."""
     return [
-        Seen(
+        DrawnWorkload(
             work.spec,
             answered(work.history, evidence.ended_s),
-            silences(work.history, SILENCES_MAX),
+            evidence.chronicle.service_gaps(name, SILENCES_MAX),
             breaks(work.history),
         )
-        for work in evidence.works.values()
+        for name, work in evidence.works.items()
         if work.history
     ]
 
 
 def answered(history: Iterable[Op], ended_s: float) -> list[Answered]:
-    """Every operation that began; one that nobody answered is unknown from its end on.
+    """Return every operation that began; one without an answer is unknown until the end.
 
-    What concerns a connection alone has no latency: `breaks` tells it.
+    What concerns a connection alone has no latency: `breaks` returns it.
     """
     begun: dict[tuple[int, int], Op] = {}
     found = []
@@ -89,14 +75,14 @@ def answered(history: Iterable[Op], ended_s: float) -> list[Answered]:
 
 
 def breaks(history: Iterable[Op]) -> list[Op]:
-    """What went wrong with connections."""
+    """Return the failures of connections."""
     return [op for op in history if op.n < 0 and op.outcome is Outcome.FAIL]
 
 
 def thinned(
     operations: Sequence[Answered], place: Callable[[Answered], tuple[float, float]], most: int
 ) -> list[tuple[float, float]]:
-    """Where the dots are: at most ``most``, one per cell of a grid as fine as that allows.
+    """Choose the dots: at most ``most``, one per cell of a grid as fine as that allows.
 
     Few operations are slow, so that each of those has a cell of its own.
     """
@@ -110,14 +96,3 @@ def thinned(
         if len(left) <= most:
             return left
         grain *= 2
-
-
-def silences(history: Iterable[Op], most: int) -> list[Silence]:
-    """The longest ones, those that stand out, in order."""
-    replies = sorted(op.at_s for op in history if op.outcome is Outcome.OK)
-    gaps = [Silence(one, two) for one, two in pairwise(replies)]
-    if not gaps:
-        return []
-    least = max(SILENCE_MIN_MS, 5 * median(gap.ms for gap in gaps))
-    longest = sorted((gap for gap in gaps if gap.ms >= least), key=lambda gap: -gap.ms)
-    return sorted(longest[:most], key=lambda gap: gap.from_s)

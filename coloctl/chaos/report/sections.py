@@ -9,7 +9,7 @@ from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.report import chart, legend
 from coloctl.chaos.report.markup import Markup, tag
 from coloctl.chaos.report.scale import duration
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 
 SIGNS = {Validity.VALID: "✓", Validity.INVALID: "✗", Validity.UNKNOWN: "?"}
 PROMISED = {
@@ -21,7 +21,7 @@ PROMISED = {
 LINES_MAX, ROWS_MAX = 20, 200
 
 
-def head(outcome: Outcome, document: Mapping[str, Any]) -> Markup:
+def head(outcome: RunResult, document: Mapping[str, Any]) -> Markup:
     """What was played, why, and how it ended."""
     validity, scenario = outcome.validity, outcome.scenario
     when = f" · {outcome.started_at}" if outcome.started_at else ""
@@ -82,7 +82,7 @@ def _most(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def picture(outcome: Outcome) -> Markup:
+def picture(outcome: RunResult) -> Markup:
     """The whole run on one axis, then each fault seen closely."""
     evidence = outcome.evidence
     album = chart.Album.of(evidence)
@@ -110,7 +110,7 @@ def picture(outcome: Outcome) -> Markup:
     return tag("section", *parts, id="what-happened")
 
 
-def verdicts(outcome: Outcome) -> Markup:
+def verdicts(outcome: RunResult) -> Markup:
     """Every check, with what it rests on."""
     rows = [
         [
@@ -186,7 +186,7 @@ def takeovers(document: Mapping[str, Any]) -> Markup | None:
     return _table("Takeovers", "takeovers", names, rows, of=len(document["takeovers"]))
 
 
-def again(outcome: Outcome) -> Markup:
+def again(outcome: RunResult) -> Markup:
     """How to play the same run again, and on what it was played."""
     qemu = outcome.qemu
     parts: list[Markup] = [

@@ -17,7 +17,7 @@ from typing import Any
 from coloctl import paths
 from coloctl.chaos import report
 from coloctl.chaos.faults.fault import Ask
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 from coloctl.errors import ColoctlError
 from coloctl.model.pair import NODES
 
@@ -97,7 +97,7 @@ class Artifacts:
         except OSError as error:
             self.missing[part] = error.strerror or str(error)
 
-    def finish(self, outcome: Outcome, scenario_file: Path | None = None) -> None:
+    def finish(self, outcome: RunResult, scenario_file: Path | None = None) -> None:
         """Everything that the outcome holds, its page for people, and what is missing.
 
         ``scenario_file`` is None where the scenario came from none.

@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.run import artifacts, runner, shrink
 from coloctl.chaos.run.artifacts import Artifacts
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.run.testbed import Setting
 from coloctl.chaos.scenario.file import load
@@ -68,7 +68,7 @@ def tasks(
 
 def play_all(
     todo: Sequence[Task], jobs: int, tell: Tell, until_s: float = math.inf
-) -> Iterator[Outcome]:
+) -> Iterator[RunResult]:
     """The outcome of each task, as it is done; histories stay in the artifacts.
 
     No task begins after ``until_s`` (monotonic).
@@ -105,7 +105,7 @@ class _Workers:
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
 
-    def play(self, task: Task, slots: SimpleQueue[int], tell: Tell) -> Outcome | None:
+    def play(self, task: Task, slots: SimpleQueue[int], tell: Tell) -> RunResult | None:
         """Played under the name of a slot, which no other run has at the same time."""
         if time.monotonic() >= self._until_s:
             return None
@@ -117,7 +117,7 @@ class _Workers:
         finally:
             slots.put(slot)
 
-    def _play(self, task: Task, tell: Tell, folder: Path) -> Outcome:
+    def _play(self, task: Task, tell: Tell, folder: Path) -> RunResult:
         todo, done = folder / "task", folder / "outcome"
         todo.write_bytes(pickle.dumps(task))
         if self._ended:
@@ -134,7 +134,7 @@ class _Workers:
             self._running.discard(worker)
         if not done.exists():
             raise ChildProcessError(f"The process that played {task.path} ended without a result.")
-        outcome: Outcome = pickle.loads(done.read_bytes())
+        outcome: RunResult = pickle.loads(done.read_bytes())
         return outcome
 
     def interrupt(self) -> None:
@@ -156,7 +156,7 @@ def interruptible() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def play(task: Task, tell: Tell) -> Outcome:
+def play(task: Task, tell: Tell) -> RunResult:
     """One run, its artifacts written; made smaller when it is invalid and that was asked for."""
     scenario = load(task.path)
     command = f"coloctl chaos run {task.path} --seed {task.seed}"

@@ -12,15 +12,15 @@ from xml.etree.ElementTree import Element, SubElement
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.report.markup import visible
 from coloctl.chaos.report.scale import duration
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 
 #: What a run is in JUnit's words.
 WORDS = {Validity.INVALID: "failure", Validity.UNKNOWN: "error"}
 
 
-def document(outcomes: Iterable[Outcome]) -> str:
+def document(outcomes: Iterable[RunResult]) -> str:
     """The XML document: a suite per scenario, a case per run of it, in the order given."""
-    suites: dict[str, list[Outcome]] = {}
+    suites: dict[str, list[RunResult]] = {}
     for outcome in outcomes:
         suites.setdefault(outcome.scenario.name, []).append(outcome)
     every = [one for runs in suites.values() for one in runs]
@@ -35,7 +35,7 @@ def document(outcomes: Iterable[Outcome]) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _counts(runs: Sequence[Outcome]) -> dict[str, str]:
+def _counts(runs: Sequence[RunResult]) -> dict[str, str]:
     seen = [run.validity for run in runs]
     return {
         "tests": str(len(runs)),
@@ -46,7 +46,7 @@ def _counts(runs: Sequence[Outcome]) -> dict[str, str]:
     }
 
 
-def _case(suite: Element, run: Outcome) -> None:
+def _case(suite: Element, run: RunResult) -> None:
     case = SubElement(
         suite,
         "testcase",
@@ -72,7 +72,7 @@ def _case(suite: Element, run: Outcome) -> None:
     SubElement(case, "system-out").text = visible("\n".join(_story(run)))
 
 
-def _grounds(run: Outcome) -> list[str]:
+def _grounds(run: RunResult) -> list[str]:
     """Why the run is not valid: each check with its counterexample, then how to see it again."""
     lines = [run.reason] if run.reason else []
     for one in run.verdicts:
@@ -82,7 +82,7 @@ def _grounds(run: Outcome) -> list[str]:
     return [*lines, f"replay: {run.replay}"]
 
 
-def _story(run: Outcome) -> list[str]:
+def _story(run: RunResult) -> list[str]:
     """A line per fault, and one per check."""
     document = run.to_json()
     faults = [

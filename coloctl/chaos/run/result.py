@@ -1,4 +1,8 @@
-"""How one run ended: what the runner hands out, and its stable JSON document."""
+"""Define the result of one run, and its stable JSON document.
+
+Called by `chaos.run.runner`, which makes it; written out by `chaos.run.artifacts`,
+`chaos.run.junit` and `chaos.report`. Calls `chaos.evidence.chronicle` for the effects of faults.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import __version__
-from coloctl.chaos.checks import verdict
+from coloctl.chaos.checks.streams import broken_connections
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence import account
+from coloctl.chaos.evidence.chronicle import FaultEffect
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, Takeover, WorkloadRecord
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.scenario.values import Scenario
-from coloctl.chaos.workloads import history
+from coloctl.chaos.workloads.history import Outcome
 
 #: Version of the document; grows with incompatible changes only.
-OUTCOME_SCHEMA = 1
+RESULT_SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class QEMU:
-    """What the guest ran on."""
+    """The QEMU on which the guest ran."""
 
     binary: str
     version: str
@@ -32,12 +36,12 @@ class QEMU:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One run of a scenario, judged.
+class RunResult:
+    """One run of a scenario with its verdicts.
 
-    A run that never came to its steady state, or that something stopped, is unknown; ``reason``
-    says why, and ``evidence`` holds what was gathered until then, with ``steady_s`` the moment at
-    which it was given up and no fault struck.
+    A run that never came to its steady state, or that an error stopped, is unknown. ``reason`` then
+    is its cause, and ``evidence`` holds what was gathered until then: no fault, and ``steady_s``
+    is the moment at which it was given up.
     """
 
     scenario: Scenario
@@ -45,31 +49,32 @@ class Outcome:
     validity: Validity
     verdicts: Sequence[Verdict]
     evidence: Evidence
-    replay: str  #: the command line that plays it again
+    replay: str  #: the command line that runs it again
     reason: str = ""  #: a sentence, for an unknown run that no verdict explains
     started_at: str = ""  #: wall clock, ISO 8601 in UTC
     duration_s: float = 0.0
     qemu: QEMU = field(default_factory=lambda: QEMU("", "", ""))
     pair_file: str = ""  #: its text
     artifacts: Path | None = None  #: the folder, where one was written
-    told: dict[str, Any] | None = None  #: its document, once the evidence was made small
+    document: dict[str, Any] | None = None  #: kept here once the evidence was made small
 
     def because(self) -> str:
-        """Why the run is not valid, in a line; empty for a valid one."""
+        """Return why the run is not valid, in a line; empty for a valid one."""
         if self.validity is Validity.VALID:
             return ""
-        guilty = [
+        failed = [
             f"{one.check}: {one.because}" for one in self.verdicts if one.validity is self.validity
         ]
-        return "; ".join([*([self.reason] if self.reason else []), *guilty])
+        return "; ".join([*([self.reason] if self.reason else []), *failed])
 
     def to_json(self) -> dict[str, Any]:
-        """The stable document. Times are seconds since the steady state unless they say ms."""
-        if self.told is not None:
-            return self.told
+        """Return the stable document; times are seconds since the steady state unless in ms."""
+        if self.document is not None:
+            return self.document
         scenario, evidence = self.scenario, self.evidence
+        chronicle = evidence.chronicle
         return {
-            "schema": OUTCOME_SCHEMA,
+            "schema": RESULT_SCHEMA,
             "verdict": str(self.validity),
             "reason": self.because(),
             "scenario": {
@@ -99,29 +104,28 @@ class Outcome:
                 for one in self.verdicts
             ],
             "faults": [
-                self._fault(fault, felt)
-                for fault, felt in zip(evidence.faults, account.felt(evidence), strict=True)
+                self._fault(fault, effect)
+                for fault, effect in zip(evidence.faults, chronicle.effects, strict=True)
             ],
-            "takeovers": [self._takeover(one) for one in evidence.takeovers],
+            "takeovers": [self._takeover(one) for one in chronicle.takeovers],
             "workloads": [workload(work) for work in evidence.works.values()],
-            "checkpoint_pause_ms": summary(one.ms for one in account.pauses(evidence.events)),
+            "checkpoint_pause_ms": summary(one.ms for one in chronicle.pauses),
             "remains": None if evidence.remains is None else list(evidence.remains),
             "artifacts": None if self.artifacts is None else str(self.artifacts),
         }
 
-    def light(self) -> Outcome:
-        """The same without what is large: it can be kept by the hundred, and sent about."""
+    def light(self) -> RunResult:
+        """Return the same without what is large: hundreds of them can be kept and sent."""
         works = {
             name: replace(work, history=(), kept=None) for name, work in self.evidence.works.items()
         }
         small = replace(self.evidence, works=works, events=(), frames=(), journal=(), audits=())
-        return replace(self, evidence=small, told=self.to_json())
+        return replace(self, evidence=small, document=self.to_json())
 
     def _since(self, at_s: float | None) -> float | None:
         return None if at_s is None else round(at_s - self.evidence.steady_s, 3)
 
-    def _fault(self, fault: FaultRecord, felt: account.Felt) -> dict[str, Any]:
-        gap = account.protection_gap(self.evidence, fault)
+    def _fault(self, fault: FaultRecord, effect: FaultEffect) -> dict[str, Any]:
         return {
             "name": fault.fault.name,
             "kind": fault.fault.kind,
@@ -134,11 +138,11 @@ class Outcome:
             "healed_s": self._since(fault.healed_s),
             "missed": fault.missed,
             "note": fault.note,
-            "outage_ms": felt.outage.longest_ms,
-            "first_reply_ms": felt.outage.first_reply_ms,
-            "join_ms": felt.join_ms,
-            "protection_lost_s": self._since(gap.lost_s if gap else None),
-            "protected_again_s": self._since(gap.again_s if gap else None),
+            "outage_ms": effect.outage.longest_ms,
+            "first_reply_ms": effect.outage.first_reply_ms,
+            "join_ms": effect.join_ms,
+            "protection_lost_s": self._since(effect.lost_s),
+            "protected_again_s": self._since(effect.again_s),
         }
 
     def _takeover(self, one: Takeover) -> dict[str, Any]:
@@ -153,16 +157,16 @@ class Outcome:
 
 
 def workload(work: WorkloadRecord) -> dict[str, Any]:
-    """What the clients of one workload did, counted."""
+    """Count the operations and the connections of one workload."""
     seen = Counter(op.outcome for op in work.history if op.n >= 0)
     return {
         "name": work.spec.name,
         "kind": work.spec.kind,
         "clients": work.spec.clients,
-        "sent": seen[history.Outcome.INVOKE],
-        "acknowledged": seen[history.Outcome.OK],
-        "failed": seen[history.Outcome.FAIL],
-        "unknown": seen[history.Outcome.INFO],
+        "sent": seen[Outcome.INVOKE],
+        "acknowledged": seen[Outcome.OK],
+        "failed": seen[Outcome.FAIL],
+        "unknown": seen[Outcome.INFO],
         "connections": sum(op.note.startswith("opened ") for op in work.history),
-        "broken": len(verdict.broken_connections(work.history)),
+        "broken": len(broken_connections(work.history)),
     }

@@ -21,7 +21,7 @@ from coloctl.chaos.evidence.capture import Capture
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Strikes
-from coloctl.chaos.run.result import QEMU, Outcome
+from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.run.stage import Stage, stage
 from coloctl.chaos.run.testbed import Setting
 from coloctl.chaos.scenario.file import load
@@ -69,7 +69,7 @@ def play(
     kept: Artifacts | None = None,
     *,
     capture: bool = False,
-) -> Outcome:
+) -> RunResult:
     """The run, judged. An error that says something about the pair makes it unknown.
 
     ``kept`` gets what is gone with the pair, and the packets where ``capture`` asks for them.
@@ -92,7 +92,7 @@ def play(
         course.evidence = replace(course.evidence, remains=gather.remains(run.where, played.home))
     tell("judging")
     verdicts = [*fallen(course.evidence, run.plan), *judge(run.scenario, course.evidence)]
-    return Outcome(
+    return RunResult(
         scenario=run.scenario,
         seed=run.seed,
         validity=_validity(verdicts, course.reason),
@@ -107,11 +107,11 @@ def play(
     )
 
 
-def never_played(run: Run, error: Exception) -> Outcome:
+def never_played(run: Run, error: Exception) -> RunResult:
     """The outcome of a run that an error ended before there was anything to judge."""
     now_s = time.monotonic()
     said = error.message if isinstance(error, ColoctlError) else f"{type(error).__name__}: {error}"
-    return Outcome(
+    return RunResult(
         scenario=run.scenario,
         seed=run.seed,
         validity=Validity.UNKNOWN,
@@ -124,7 +124,7 @@ def never_played(run: Run, error: Exception) -> Outcome:
     )
 
 
-def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> Outcome:
+def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> RunResult:
     """The scenario of that file, played with the QEMU and the guest that are best here, and judged.
 
     It needs root, or the root of a user namespace. Raises `ScenarioError`, and what keeps a lab

@@ -10,7 +10,7 @@ import tomli_w
 
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.run import runner
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario.schedule import smaller
 from coloctl.chaos.scenario.values import Planned, Scenario
@@ -18,7 +18,7 @@ from coloctl.chaos.scenario.values import Planned, Scenario
 #: Runs that are played at most; each takes about as long as the one that is made smaller.
 TRIES_MAX = 24
 
-Play = Callable[[Run], Outcome]
+Play = Callable[[Run], RunResult]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Least:
     """The smallest plan that was found to be invalid too."""
 
     plan: tuple[Planned, ...]
-    outcome: Outcome
+    outcome: RunResult
     tries: int
     text: str  #: a scenario file that plays it
 
@@ -41,7 +41,7 @@ class Least:
 
 def shrink(
     run: Run,
-    outcome: Outcome,
+    outcome: RunResult,
     tell: Callable[[str], None] = lambda _sentence: None,
     play: Play = runner.play,
     tries_max: int = TRIES_MAX,
@@ -67,7 +67,7 @@ def shrink(
     return Least(plan, worst, tries, text(run.scenario, run.seed, plan))
 
 
-def _guilty(outcome: Outcome) -> frozenset[str]:
+def _guilty(outcome: RunResult) -> frozenset[str]:
     return frozenset(v.check for v in outcome.verdicts if v.validity is Validity.INVALID)
 
 

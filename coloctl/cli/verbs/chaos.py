@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 from coloctl.cli.bench_options import qemu_option
 from coloctl.cli.options import format_option
 from coloctl.cli.views import chaos as chaos_views
@@ -142,7 +142,7 @@ def run(**options: Any) -> int:
     for path in paths:
         load(path)
     aside = Console(stderr=True, highlight=False)
-    outcomes: list[Outcome] = []
+    outcomes: list[RunResult] = []
     with contextlib.ExitStack() as stack:
         name = options["name"] or stack.enter_context(testbed.free_name(NAME))
         where = setting_of(options | {"name": name})
@@ -168,12 +168,12 @@ def run(**options: Any) -> int:
     return 1 if counted[Validity.INVALID] else 3 if counted[Validity.UNKNOWN] else 0
 
 
-def _said(outcome: Outcome, artifacts: Path | None) -> dict[str, Any]:
+def _said(outcome: RunResult, artifacts: Path | None) -> dict[str, Any]:
     """The document of one run; a folder that is gone is not told of."""
     return outcome.to_json() | ({} if artifacts else {"artifacts": None})
 
 
-def _hand_out(options: dict[str, Any], outcomes: list[Outcome]) -> None:
+def _hand_out(options: dict[str, Any], outcomes: list[RunResult]) -> None:
     """The JUnit file and the page hold what has been played so far."""
     from coloctl.chaos.run import junit
 

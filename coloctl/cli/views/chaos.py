@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from coloctl.chaos.checks import CHECKS
-from coloctl.chaos.checks.check import count
+from coloctl.chaos.checks.verdict import count
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.scenario.values import Scenario
 from coloctl.chaos.workloads import WORKLOADS

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import evidences, runs
 
-from coloctl.chaos.checks import primaries
-from coloctl.chaos.evidence import account
-from coloctl.chaos.evidence.records import FaultRecord, FrameRun, ObservedEvent, Takeover
+from coloctl.chaos.checks import CHECKS, Params
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.evidence.silences import Outage, Replies
 from coloctl.chaos.evidence.states import StateChange
-from coloctl.chaos.report import operations
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import Outcome as OpStatus
 from coloctl.model.event import Kind, Record
@@ -60,6 +57,8 @@ def test_each_change_of_state_is_there_once_with_the_time_at_which_it_was_heard(
     states = runs.recorded().chronicle.states
     assert len(states) == 16
     assert all(one.heard for one in states)
+    verdict = CHECKS["never_failed"].judge(runs.recorded(), Params())
+    assert verdict.because == "never failed, in 16 changes of state"
     assert [one.at_s for one in states[:2]] == [990.4366, 996.2838]
     assert [one.fact for one in runs.recorded().chronicle.left_protection] == ["node-lost"] * 2
 
@@ -195,55 +194,3 @@ def test_a_silence_over_a_moment_ends_with_the_next_reply_or_with_the_run(
         assert one.from_s == max(at for at in told if at <= at_s)
         assert one.to_s == next((at for at in told if at > at_s), 31.0)
         assert one.ended is (one.to_s != 31.0)
-
-
-# The code before: deleted with it.
-
-NODES = st.sampled_from("ab")
-STATES = ["down", "unprotected", "resync", "migrating", "colo", "failover", "failed"]
-moments = st.floats(0, 30, allow_nan=False)
-
-
-@st.composite
-def _runs(draw: Any) -> Any:
-    at = sorted(draw(st.lists(moments, min_size=1, max_size=12, unique=True)))
-    events, before = [], "down"
-    for at_s in at:
-        after = draw(st.sampled_from([one for one in STATES if one != before]))
-        events.append(evidences.changed(at_s, before, after, fact="x"))
-        before = after
-    faults = [
-        FaultRecord(evidences.STRUCK.fault, at_s)
-        for at_s in draw(st.lists(moments, max_size=3, unique=True))
-    ]
-    works = evidences.at_work("redis-appends", _history(draw(clients)), None, 3).works
-    takeovers = tuple(
-        Takeover(node, "b" if node == "a" else "a", "secondary", "", at_s, {"fenced": 5.0})
-        for at_s, node in draw(st.lists(st.tuples(moments, NODES), max_size=3))
-    )
-    frames = tuple(
-        FrameRun(node, at_s, at_s + 1, 3)
-        for at_s, node in sorted(draw(st.lists(st.tuples(moments, NODES), max_size=3)))
-    )
-    return evidences.evidence(
-        events=tuple(events), faults=tuple(faults), works=works, takeovers=takeovers,
-        frames=frames, journal=draw(st.sampled_from([(), evidences.journal()[:1]])),
-    )  # fmt: skip
-
-
-@given(_runs())
-def test_the_old_account_agrees(run: Any) -> None:
-    chronicle = run.chronicle
-    for fault, felt, effect in zip(run.faults, account.felt(run), chronicle.effects, strict=True):
-        outage = (effect.outage.longest_ms, effect.outage.first_reply_ms)
-        assert (felt.outage.longest_ms, felt.outage.first_reply_ms) == outage
-        assert felt.join_ms == effect.join_ms
-        gap = account.protection_gap(run, fault)
-        assert (effect.lost_s, effect.again_s) == (
-            (None, None) if gap is None else (gap.lost_s, gap.again_s)
-        )
-    found = [(one.node, one.from_s, one.to_s) for one in chronicle.primaries]
-    assert found == [(one.node, one.from_s, one.to_s) for one in primaries.reigns(run)]
-    assert [(one.from_s, one.to_s) for one in chronicle.service_gaps("load", 9)] == [
-        (one.from_s, one.to_s) for one in operations.silences(run.works["load"].history, 9)
-    ]

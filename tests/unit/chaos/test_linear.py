@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.evidences import INVOKE, OK, Op, at_work
 
 from coloctl.chaos.checks import CHECKS
-from coloctl.chaos.checks.linear import NEVER, Act, Kind, search
+from coloctl.chaos.checks.linear import NEVER, Operation, OperationKind, search
 from coloctl.chaos.checks.verdict import Validity
 
 pytestmark = pytest.mark.unit
@@ -23,14 +23,14 @@ MOMENTS = st.integers(0, 8).map(float)
 
 
 @st.composite
-def acts(draw: Any) -> Act:
-    kind = draw(st.sampled_from(Kind))
+def acts(draw: Any) -> Operation:
+    kind = draw(st.sampled_from(OperationKind))
     called_s = draw(MOMENTS)
     took_s = draw(st.sampled_from([0.5, 1.5, 4.5, NEVER]))
-    return Act(0, kind, called_s, called_s + took_s, draw(VALUES), draw(VALUES))
+    return Operation(0, kind, called_s, called_s + took_s, draw(VALUES), draw(VALUES))
 
 
-def by_brute_force(history: Sequence[Act]) -> bool:
+def by_brute_force(history: Sequence[Operation]) -> bool:
     """Whether any order of any choice of the open ones is what a register would have done."""
     answered = [act for act in history if not act.open]
     opened = [act for act in history if act.open]
@@ -41,7 +41,7 @@ def by_brute_force(history: Sequence[Act]) -> bool:
     return False
 
 
-def _possible(order: Sequence[Act]) -> bool:
+def _possible(order: Sequence[Operation]) -> bool:
     value: Any = None
     for place, act in enumerate(order):
         if any(later.answered_s < act.called_s for later in order[place + 1 :]):
@@ -53,7 +53,7 @@ def _possible(order: Sequence[Act]) -> bool:
 
 
 @given(st.lists(acts(), max_size=5))
-def test_the_search_agrees_with_every_order(history: list[Act]) -> None:
+def test_the_search_agrees_with_every_order(history: list[Operation]) -> None:
     assert search(history).linearizable is by_brute_force(history)
 
 
@@ -63,8 +63,8 @@ def test_one_register_is_always_linearizable_and_cheap(told: list[tuple[str, int
     value, history = None, []
     for at_s, (what, new) in enumerate(told):
         value = new if what == "w" else value
-        kind = Kind.WRITE if what == "w" else Kind.READ
-        history.append(Act(at_s % 3, kind, at_s - 1.0, at_s + 1.0, value))
+        kind = OperationKind.WRITE if what == "w" else OperationKind.READ
+        history.append(Operation(at_s % 3, kind, at_s - 1.0, at_s + 1.0, value))
     found = search(history)
     assert found.linearizable is True
     assert found.states <= 20 * len(history)
@@ -73,9 +73,9 @@ def test_one_register_is_always_linearizable_and_cheap(told: list[tuple[str, int
 def test_a_stale_read_is_shown_with_what_fits() -> None:
     found = search(
         [
-            Act(0, Kind.WRITE, 0, 1, "old"),
-            Act(0, Kind.WRITE, 2, 3, "new"),
-            Act(1, Kind.READ, 4, 5, "old"),
+            Operation(0, OperationKind.WRITE, 0, 1, "old"),
+            Operation(0, OperationKind.WRITE, 2, 3, "new"),
+            Operation(1, OperationKind.READ, 4, 5, "old"),
         ]
     )
     assert (found.linearizable, found.placed, found.value) == (False, 2, "new")
@@ -84,9 +84,9 @@ def test_a_stale_read_is_shown_with_what_fits() -> None:
 
 def test_a_long_history_takes_no_long_search() -> None:
     history = [
-        Act(n % 4, kind, n - 0.9, n + 0.9, n - (kind is Kind.READ))
+        Operation(n % 4, kind, n - 0.9, n + 0.9, n - (kind is OperationKind.READ))
         for n in range(1, 4000)
-        for kind in ((Kind.WRITE,) if n % 2 else (Kind.READ,))
+        for kind in ((OperationKind.WRITE,) if n % 2 else (OperationKind.READ,))
     ]
     found = search(history)
     assert found.linearizable is True

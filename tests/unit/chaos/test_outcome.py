@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 
-from hypothesis import given
-from hypothesis import strategies as st
 from support import runs
 
-from coloctl.chaos.checks import verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.evidence import account
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.scenario.values import WorkloadSpec
-from coloctl.chaos.workloads.history import Op
-from coloctl.chaos.workloads.history import Outcome as Answer
 
 
 def test_a_recorded_run_is_told() -> None:
@@ -74,33 +65,5 @@ def test_what_comes_after_the_next_fault_is_not_the_first_ones_doing() -> None:
     evidence = runs.recorded()
     first, second = evidence.faults
     late = replace(second, at_s=first.at_s + 0.001)
-    gap = account.protection_gap(replace(evidence, faults=[first, late]), first)
-    assert gap is None
-
-
-times = st.lists(st.floats(0, 30), max_size=40)
-
-
-@given(st.lists(times, min_size=1, max_size=3), st.floats(0, 30), st.floats(0, 30))
-def test_silences_are_those_of_the_slow_and_simple_definition(
-    clients: list[list[float]], from_s: float, length_s: float
-) -> None:
-    to_s = from_s + length_s
-    history = [
-        Op(at_s, number, Answer.OK, n)
-        for number, replies in enumerate(clients)
-        for n, at_s in enumerate(sorted(replies))
-    ]
-    work = WorkloadRecord(WorkloadSpec("w", "redis-appends", len(clients)), history)
-    longest = []
-    for replies in map(sorted, clients):
-        gaps = [(b - a, b) for a, b in pairwise(replies) if b > from_s and a < to_s]
-        longest += [max(gaps)] if gaps else []
-    expected = (
-        verdict.Outage(
-            round(max(longest)[0] * 1000, 1), round((min(e for _, e in longest) - from_s) * 1000, 1)
-        )
-        if longest
-        else verdict.Outage(None, None)
-    )
-    assert account.Replies({"w": work}).silence(from_s, to_s) == expected
+    effects = replace(evidence, faults=[first, late]).chronicle.effects
+    assert (effects[0].lost_s, effects[0].outage.longest_ms) == (None, 305.0)

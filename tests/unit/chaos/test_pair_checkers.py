@@ -165,7 +165,8 @@ def test_a_survivor_needs_a_claim() -> None:
 
 def test_records_keep_their_order() -> None:
     first, second, *rest = runs.journal()
-    caught("journal_consistent", evidence(journal=(second, first, *rest)), "stands behind")
+    swapped = evidence(journal=(second, first, *rest))
+    caught("journal_consistent", swapped, "line 1 comes after line 2")
 
 
 def test_every_move_of_the_table_is_consistent_and_no_other() -> None:

@@ -185,7 +185,7 @@ def test_an_axis_has_some_ticks_and_all_are_inside(from_s: float, length_s: floa
 
 def test_a_node_is_what_the_events_say() -> None:
     evidence = runs.recorded()
-    told = strips.nodes(evidence, evidence.ended_s)
+    told = evidence.chronicle.nodes(evidence.ended_s)
     b = [one.what for one in told["b"] if one.to_s > evidence.steady_s]
     assert b == ["secondary", "primary"]
     a = [one.what for one in told["a"] if one.to_s > evidence.steady_s]

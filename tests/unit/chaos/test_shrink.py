@@ -11,7 +11,7 @@ from support import runs
 
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.run import shrink
-from coloctl.chaos.run.result import Outcome
+from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario import file
 from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, When, WorkloadSpec
@@ -32,13 +32,13 @@ def run() -> Run:
     return Run(STORY, 7, where, PLAN)
 
 
-def judged(*broken: str) -> Outcome:
+def judged(*broken: str) -> RunResult:
     verdicts = [Verdict(check, Validity.INVALID, "it is broken") for check in broken]
     validity = Validity.INVALID if broken else Validity.VALID
     return replace(runs.outcome(), validity=validity, verdicts=verdicts)
 
 
-def breaks_with_a_freeze(played: Run) -> Outcome:
+def breaks_with_a_freeze(played: Run) -> RunResult:
     """What this pair cannot bear is a freeze that lasts for two seconds."""
     long = any(one.kind == "freeze" and (one.duration_s or 0) >= 2.0 for one in played.plan)
     return judged("one_primary") if long else judged()
@@ -61,7 +61,7 @@ def test_another_promise_that_breaks_does_not_count() -> None:
 def test_there_is_an_end(tmp_path: Path) -> None:
     played: list[Run] = []
 
-    def play(one: Run) -> Outcome:
+    def play(one: Run) -> RunResult:
         played.append(one)
         return judged()
 
