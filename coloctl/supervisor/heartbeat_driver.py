@@ -1,4 +1,11 @@
-"""Whom the heartbeat attends: the QEMUs that sit in the pair's seats, and the link between them."""
+"""Drive the heartbeat: attend the QEMUs that are in the pair's seats, and the link between them.
+
+Called by `supervisor.loop`, which passes on QEMU's events and receives each observation, and by
+`supervisor.held`; calls `ha.heartbeat` to beat and `ha.notices` to read events.
+
+Invariant: a beat attends exactly the QEMUs that are in a seat and whose end is not wanted. It does
+not beat while there is none.
+"""
 
 from __future__ import annotations
 
@@ -27,65 +34,72 @@ LINK_RETRY_S = 5.0
 
 
 class HeartbeatDriver:
-    """Holds the heartbeat of one pair; ``heard`` is told every observation."""
+    """Holds the heartbeat of one pair; ``heard`` is called with every observation."""
 
     def __init__(
         self, state: PairState, heard: Callable[[Observation], None], timed: Timed
     ) -> None:
         self._state, self._heard = state, heard
-        self._heart = Heartbeat(state.spec, state.clock, timed=timed)
-        self._sitting: dict[NodeName, tuple[VM, Role]] = {}
+        self._heartbeat = Heartbeat(state.spec, state.clock, timed=timed)
+        self._attended: dict[NodeName, tuple[VM, Role]] = {}
         self._seated, self._left = asyncio.Event(), asyncio.Event()
         self._link: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Somebody sits there who was not attended before."""
+        """Start beating, because a QEMU was placed in a seat.
+
+        The next beat attends it. Has no effect while the heartbeat beats already.
+        """
         self._left.clear()
         self._seated.set()
 
     async def run(self) -> None:
-        """The heart beats while anybody sits there, until cancelled."""
+        """Run the heartbeat while any seat has a QEMU, until cancelled.
+
+        Start again after an error.
+        """
         while True:
             await self._seated.wait()
-            beats = self._heart.run(self._context, self._hear)
+            beats = self._heartbeat.run(self._context, self._hear)
             try:
                 async with first_of(beats, self._left.wait()) as (beating, _):
                     pass
             finally:
                 await self._unwatch()
-                self._sitting.clear()
+                self._attended.clear()
             if not beating.cancelled() and beating.exception() is not None:
-                log.error("The heart stopped and is started again", exc_info=beating.exception())
+                error = beating.exception()
+                log.error("The heartbeat failed and is started again", exc_info=error)
                 await asyncio.sleep(1)
 
     def settled(self) -> None:
-        """Take note that a guest that was reset has booted."""
-        self._heart.settled()
+        """Note that a guest that was reset has booted."""
+        self._heartbeat.settled()
 
     def look(self) -> Observation:
-        """What is known at this moment, without waiting for the next beat."""
-        return self._heart.observation(self._context())
+        """Return the observation of this moment, without waiting for the next beat."""
+        return self._heartbeat.observation(self._context())
 
     def hear(self, node: NodeName, event: Event) -> None:
-        """What the event says about its node is known from the next beat on."""
+        """Note what ``event`` shows about its node; the next observation has it."""
         notice = notice_of(event.name, event.data)
         if notice is not None:
             self._attend()
-            self._heart.notice(node, notice)
+            self._heartbeat.notice(node, notice)
 
     def note(self, node: NodeName, notice: str) -> None:
-        """``notice`` holds of ``node``, although no event said so, or none was heard."""
+        """Note that ``notice`` holds of ``node``, although no event of QEMU showed it."""
         self._attend()
-        self._heart.notice(node, notice)
+        self._heartbeat.notice(node, notice)
 
     def forget(self, node: NodeName, notice: str) -> None:
-        """``notice`` holds of ``node`` no more."""
-        if node in self._sitting:
-            self._heart.forget(node, notice)
+        """Forget ``notice`` of ``node``, because it does not hold any more."""
+        if node in self._attended:
+            self._heartbeat.forget(node, notice)
 
     def _hear(self, seen: Observation) -> None:
         self._heard(seen)
-        if not self._sitting:
+        if not self._attended:
             self._seated.clear()
             self._left.set()
 
@@ -104,44 +118,50 @@ class HeartbeatDriver:
         )  # fmt: skip
 
     def _attend(self) -> None:
-        """Whoever sits there and is wanted is attended, in the role that he has now."""
+        """Observe from now on each QEMU that is in a seat and is wanted, in its present role."""
         for node in NODES:
             seat = self._state.seats[node]
             if seat.vm is None or seat.retired:
-                if self._sitting.pop(node, None) is not None:
-                    self._heart.leave(node)
-            elif self._sitting.get(node) != (seat.vm, seat.view.role):
-                self._sitting[node] = (seat.vm, seat.view.role)
-                self._heart.attend(node, seat.vm, seat.view.role)
+                if self._attended.pop(node, None) is not None:
+                    self._heartbeat.leave(node)
+            elif self._attended.get(node) != (seat.vm, seat.view.role):
+                self._attended[node] = (seat.vm, seat.view.role)
+                self._heartbeat.attend(node, seat.vm, seat.view.role)
                 self._begin_session(node)
-        both = len(self._sitting) == len(NODES)
-        if both and not self._heart.watches_link and self._link is None:
+        both = len(self._attended) == len(NODES)
+        if both and not self._heartbeat.watches_link and self._link is None:
             self._link = asyncio.create_task(self._watch_link())
         elif not both and self._link is not None:
             self._link.cancel()
             self._link = None
-            self._heart.unwatch()
+            self._heartbeat.unwatch()
 
     def _begin_session(self, node: NodeName) -> None:
-        """What the peer said of an earlier secondary does not count against ``node``."""
+        """Forget what the peer reported of an earlier secondary.
+
+        It does not count against ``node``.
+        """
         peer = other(node)
-        if peer not in self._sitting:
+        if peer not in self._attended:
             return
-        self._heart.attend(peer, *self._sitting[peer])
+        self._heartbeat.attend(peer, *self._attended[peer])
         for one in NODES:
             if self._state.seats[one].missed_write:
-                self._heart.notice(other(one), "replica-write-error")
+                self._heartbeat.notice(other(one), "replica-write-error")
 
     async def _watch_link(self) -> None:
-        """The replication link is watched; without that the pair is watched all the same."""
-        told = False
+        """Watch the replication link, retrying.
+
+        Without it the rest of the pair is watched all the same.
+        """
+        warned = False
         while True:
             try:
-                await self._heart.watch(self._state.ground.hosts)
+                await self._heartbeat.watch(self._state.ground.hosts)
             except ColoctlError as error:
-                if not told:
+                if not warned:
                     log.warning("The replication link is not watched: %s", error.message)
-                told = True
+                warned = True
                 await asyncio.sleep(LINK_RETRY_S)
             else:
                 return
@@ -152,4 +172,4 @@ class HeartbeatDriver:
             await asyncio.wait({self._link})
             self._link = None
         with contextlib.suppress(ColoctlError):
-            self._heart.unwatch()
+            self._heartbeat.unwatch()

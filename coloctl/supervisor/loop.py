@@ -1,6 +1,13 @@
-"""The loop: what both QEMUs say and what their heartbeat shows reaches whoever decides about them.
+"""Run one pair's supervisor: receive events, observe both QEMUs, pass both to the deciders.
 
-Belief is compared with observation on every tick; events only wake it.
+`control.daemon.serve` creates the `Supervisor` and runs it until the pair ends; the acts call its
+`watch` and `entered`. An event of QEMU (`qmp.session`) is counted by its `supervisor.seat` and sent
+to clients. An observation of `supervisor.heartbeat_driver` goes to `supervisor.reactor`, the only
+module that acts without being asked.
+
+Invariant: events only wake the supervisor. A decision rests on what was asked afterwards, so a lost
+or late event costs time and never correctness. An error in one event or observation is logged and
+does not end the loop.
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ log = logging.getLogger(__name__)
 
 #: How often belief is compared with observation when nothing happens, seconds.
 OBSERVE_PERIOD_S = 1.0
-#: How often the processors of both guests are looked at between two such comparisons.
+#: How often the processors of both guests are sampled between two such comparisons.
 SAMPLES = 4
 #: One observation of one QEMU, seconds: longer than any checkpoint pause seen (docs/qemu.md).
 OBSERVE_DEADLINE_S = 2.0
@@ -57,7 +64,7 @@ class Supervisor:
         self._tasks: asyncio.TaskGroup | None = None
         self._guard: asyncio.Task[None] | None = None
         #: For the metrics: each answered probe of the heartbeat, and each observation.
-        self.timed: Callable[[str, str, float], None] = lambda _node, _road, _seconds: None
+        self.timed: Callable[[str, str, float], None] = lambda _node, _path, _seconds: None
         self.heard: Callable[[Observation], None] = lambda _seen: None
         self._driver = HeartbeatDriver(state, self._on_beat, self._on_answer)
         self._reactor = Reactor(state, self._driver.look, self._spawn)
@@ -72,7 +79,7 @@ class Supervisor:
         state.beside.tidy = self.verifying.tidy
 
     async def run(self, until: asyncio.Event) -> None:
-        """The pair is watched until ``until`` is set; QEMU runs on if this is cancelled."""
+        """Watch the pair until ``until`` is set; QEMU runs on if this is cancelled."""
         async with asyncio.TaskGroup() as self._tasks:
             beating = self._tasks.create_task(self._driver.run())
             comparing = self._tasks.create_task(self._compare_guests())
@@ -106,7 +113,10 @@ class Supervisor:
             self._held.end()
 
     async def _tend(self) -> None:
-        """Keep the guest on its LAN, whatever else happens to its taps."""
+        """Keep the guest on its LAN.
+
+        An error in one look at the taps is logged, and the next look comes.
+        """
         while True:
             await asyncio.sleep(OBSERVE_PERIOD_S)
             try:
@@ -117,16 +127,16 @@ class Supervisor:
                 log.exception("The taps could not be looked at")
 
     async def _bound_logs(self) -> None:
-        """Keep what QEMU, the guest's console and the log take within their bounds."""
+        """Keep the files of QEMU, of the guest's console and of the log within their bounds."""
         logs = bounded.pair_logs(self.state.ground.folder)
         while True:
             await asyncio.to_thread(bounded.bound_all, logs)
             await asyncio.sleep(bounded.PERIOD_S)
 
     async def _compare_guests(self) -> None:
-        """Compare both guests about once a second, and their processors oftener.
+        """Compare both guests about once a second, and sample their processors more often.
 
-        Whatever is wrong with one look, others come.
+        An error in one comparison is logged, and the next one comes.
         """
         while True:
             try:
@@ -142,14 +152,14 @@ class Supervisor:
                 await asyncio.sleep(OBSERVE_PERIOD_S)
 
     def watch(self, seat: Seat) -> None:
-        """The QEMU that has just sat down is watched from here on."""
+        """Watch the QEMU that was placed in ``seat`` from here on."""
         assert self._tasks is not None
         self._reactor.deaths.pop(seat.name, None)
         self._driver.begin()
         seat.watch(self._tasks, self._on_event, self._on_death)
 
     def missed(self, seat: Seat, name: str, **data: Any) -> None:
-        """An event that the QEMU of ``seat`` sent while nobody listened is heard now."""
+        """Handle now an event that the QEMU of ``seat`` sent while no supervisor listened."""
         now = self.state.clock.now()
         self._on_event(seat, Event(name, data, now, now))
 
@@ -157,22 +167,28 @@ class Supervisor:
         assert self._tasks is not None
         return self._tasks.create_task(work)
 
-    def _on_answer(self, node: str, road: str, seconds: float) -> None:
-        self.timed(node, road, seconds)
+    def _on_answer(self, node: str, path: str, seconds: float) -> None:
+        self.timed(node, path, seconds)
 
     def _on_beat(self, seen: Observation) -> None:
-        """Whatever is wrong with one observation, those after it are heard."""
+        """Pass an observation to the reactor.
+
+        An error in one does not keep the next ones from it.
+        """
         if self.state.protection is not Protection.COLO:
             self._drop_guard()
         try:
             self._reactor.hear(seen)
             self.heard(seen)
         except Exception:
-            log.exception("An observation was not understood")
+            log.exception("An observation could not be handled")
 
     def entered(self, primary: VM) -> None:
-        """COLO was entered: both nodes' disks hold everything, and the first connection of the
-        guest's life is waited for."""
+        """Note in the images that COLO was entered, and guard the guest's first connection.
+
+        Both nodes' disks hold everything now. Where the spec asks for it, checkpoints come more
+        often until one has followed the first connection of the guest's life.
+        """
         assert self._tasks is not None
         self._drop_guard()
         self._tasks.create_task(self._keep_in_sync(primary))
@@ -188,7 +204,7 @@ class Supervisor:
         self.state.cautious = False
 
     async def _keep_in_sync(self, primary: VM) -> None:
-        """Whoever finds the disks of both nodes knows that; where it cannot be written, a note."""
+        """Record beside both nodes' images that they are in sync; journal a note if that fails."""
         state = self.state
         worth = {primary.node: Worth.IN_SYNC, other(primary.node): Worth.FOLLOWING}
         for node, what in worth.items():
@@ -208,13 +224,19 @@ class Supervisor:
             state.record(Kind.NOTE, data={"first-connection": "covered by a checkpoint"})
 
     def _on_event(self, seat: Seat, event: Event) -> None:
-        """Whatever is wrong with one event, those after it are heard."""
+        """Handle one event.
+
+        An error in it is logged and does not keep the next ones from being handled.
+        """
         try:
             self._hear(seat, event)
         except ColoctlError as error:
-            log.error("%s of node %s was not dealt with: %s", event.name, seat.name, error.message)
+            log.error(
+                "The event %s of node %s could not be handled: %s",
+                event.name, seat.name, error.message,
+            )  # fmt: skip
         except Exception:
-            log.exception("%s of node %s was not understood", event.name, seat.name)
+            log.exception("The event %s of node %s could not be handled", event.name, seat.name)
 
     def _hear(self, seat: Seat, event: Event) -> None:
         pause = seat.count(event)
@@ -241,7 +263,7 @@ class Supervisor:
             self._pacing.resumed(seat, pause)
 
     def _on_bad_child(self, primary: Seat, event: Event) -> None:
-        """A disk of the quorum failed. One that missed a write of the guest is no replica any more.
+        """Mark the replica as incomplete if the disk that failed missed a write of the guest.
 
         QEMU goes on with the local disk alone, and its checkpoints would make the loss complete:
         from here on this replica is never promoted.
@@ -256,7 +278,10 @@ class Supervisor:
         self.state.record(Kind.OBSERVATION, node=replica.name, data=missed)
 
     async def _on_death(self, seat: Seat, death: Death) -> None:
-        """It is shown, and what follows from it has begun."""
+        """Show and journal that the QEMU of ``seat`` is dead.
+
+        Let the reactor handle it at once.
+        """
         self._reactor.deaths[seat.name] = death
         if seat.retired:
             return
@@ -264,9 +289,9 @@ class Supervisor:
             seat.view, presence=Presence.DEAD, run_state=None, migration=None, colo_mode=None
         )
         self.state.emit(NodeDead(node=seat.name, how=str(death)))
-        words = seat.vm.last_words(1).strip() if seat.vm else ""
+        last_line = seat.vm.last_words(1).strip() if seat.vm else ""
         try:
-            data = {"dead": str(death), "log": words}
+            data = {"dead": str(death), "log": last_line}
             self.state.record(Kind.OBSERVATION, node=seat.name, data=data)
         except ColoctlError as error:
             log.error("The death of node %s is not in the journal: %s", seat.name, error.message)

@@ -1,7 +1,11 @@
-"""From an observation to an act: what is found, decided and done about a pair, in one place.
+"""Turn each observation of a pair into a finding, a decision and an act; the only place for that.
 
-Invariants: one remedy at a time; nothing is done while an act that decides by itself is under way
-(`ha.decision.DECIDING_ACTS`); before a node is fenced, what was found has been looked at again.
+Called by `supervisor.loop` at every beat and every death; calls `ha.analysis` for the finding,
+`ha.decision` for the decision, and `supervisor.acts` to carry it out.
+
+Invariants: one reaction at a time. Nothing is done while an act that decides by itself is under way
+(`ha.decision.DECIDING_ACTS`). If another act must end before a node is fenced, the pair is observed
+again first, and the decision must still be the same.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from coloctl.supervisor.state import PairState
 
 log = logging.getLogger(__name__)
 
-#: What was refused is tried again so often, seconds.
+#: A refused reaction is tried again so often, seconds.
 RETRY_S = 1.0
 #: An act that has lost its secondary ends within milliseconds; one that undoes a protection may
 #: have to wait for a QEMU that is busy. Seconds.
@@ -36,10 +40,10 @@ ACT_PATIENCE_S = 1.0
 UNDO_PATIENCE_S = 60.0
 #: QEMU writes back what its disks' caches hold before it ends, seconds.
 POWER_OFF_S = 10.0
-#: Findings that may be told at once, and how many per second after that.
-TELL_BURST, TELL_RATE = 10.0, 1.0
+#: Findings that may be reported at once, and how many per second after that.
+REPORT_BURST, REPORT_RATE = 10.0, 1.0
 
-#: What may end by itself: while nobody may be chosen because of it, the pair is not broken yet.
+#: Conditions that may end by themselves: while no node may be given up for one, the pair holds.
 _TRANSIENT = frozenset(
     {
         Diagnosis.PRIMARY_FROZEN,
@@ -50,13 +54,16 @@ _TRANSIENT = frozenset(
         Diagnosis.GUEST_RESET,
     }
 )
-#: Acts that end when they have lost their secondary; whoever takes a pair over is not disturbed.
+#: Acts that end when they have lost their secondary; taking a pair over is not disturbed.
 _ABANDONED_ACTS = frozenset({"checkpoint", "set", "start", "protect", "switchover"})
 _DEATHS = frozenset({Diagnosis.PRIMARY_DEAD, Diagnosis.SECONDARY_DEAD})
 
 
 class Reactor:
-    """What is done about one pair; ``look`` is a fresh observation of it, ``spawn`` makes tasks."""
+    """Reacts to the observations of one pair.
+
+    ``look`` returns a fresh observation of it, ``spawn`` makes tasks.
+    """
 
     def __init__(
         self,
@@ -65,25 +72,24 @@ class Reactor:
         spawn: Callable[..., asyncio.Task[None]],
     ) -> None:
         self.state = state
-        self.deaths: dict[NodeName, Death] = {}  #: of the QEMUs that sit there now
+        self.deaths: dict[NodeName, Death] = {}  #: of the QEMUs that are in the seats now
         self._look, self._spawn = look, spawn
         self._task: asyncio.Task[None] | None = None
         self._doing = Action.NONE
         self._not_before = -math.inf
-        #: For what a node is given up, and when that happened, until it has been or need not be.
+        #: Why a node is given up, and when that happened; until it is fenced or need not be.
         self._causes: dict[NodeName, tuple[Diagnosis, float | None]] = {}
         self._paused = state.paused
-        self._told: tuple[Diagnosis, NodeName | None] = (Diagnosis.HEALTHY, None)
-        self._tokens, self._counted_at = TELL_BURST, -math.inf
+        self._reported: tuple[Diagnosis, NodeName | None] = (Diagnosis.HEALTHY, None)
+        self._tokens, self._counted_at = REPORT_BURST, -math.inf
         self._held: tuple[object, ...] = ()
         self._logged = ""
         self._exit_grace = ExitGrace(state.clock)
 
     def hear(self, seen: Observation) -> None:
-        """The pair's finding is that of ``seen``, and what is to be done about it has begun.
+        """Diagnose ``seen``, journal and show the finding, and begin what follows from it.
 
-        Not while the last words of a dead QEMU are still being read: its guest may have powered
-        off.
+        Not while the last output of a dead QEMU is still read: its guest may have powered off.
         """
         state = self.state
         if any(
@@ -92,13 +98,13 @@ class Reactor:
             return
         state.observation, state.finding = seen, diagnose(seen)
         try:
-            self._tell()
+            self._report()
             self._decide(seen)
         except ColoctlError as error:  # the journal has no room: the next beat tries again
-            self._complain(f"What was found is not dealt with yet: {error.message}")
+            self._complain(f"The finding cannot be handled yet: {error.message}")
 
     def end(self) -> None:
-        """Nothing is done any more."""
+        """Cancel the reaction under way."""
         if self._task is not None:
             self._task.cancel()
 
@@ -107,13 +113,13 @@ class Reactor:
             log.error("%s", sentence)
         self._logged = sentence
 
-    # -- telling
+    # -- report
 
-    def _tell(self) -> None:
-        """A finding that is another one than before is in the journal, and clients know of it."""
+    def _report(self) -> None:
+        """Journal a finding that differs from the last one, and send it to clients."""
         state, finding = self.state, self.state.finding
         key = (finding.diagnosis, finding.node)
-        if key == self._told or state.act in DECIDING_ACTS or not self._may_tell():
+        if key == self._reported or state.act in DECIDING_ACTS or not self._may_report():
             return
         evidence = finding.sentence()
         if finding.diagnosis is not Diagnosis.HEALTHY and state.observation is not None:
@@ -121,16 +127,16 @@ class Reactor:
             state.record(Kind.OBSERVATION, node=finding.node or "", data=data)
         diagnosis, node = finding.diagnosis, finding.node
         state.emit(DiagnosisChanged(diagnosis=diagnosis, evidence=evidence, node=node))
-        self._told = key
+        self._reported = key
         self._tokens -= 1
 
-    def _may_tell(self) -> bool:
+    def _may_report(self) -> bool:
         now = self.state.clock.now()
-        self._tokens = min(TELL_BURST, self._tokens + (now - self._counted_at) * TELL_RATE)
+        self._tokens = min(REPORT_BURST, self._tokens + (now - self._counted_at) * REPORT_RATE)
         self._counted_at = now
         return self._tokens >= 1
 
-    # -- deciding
+    # -- decide
 
     def _decide(self, seen: Observation) -> None:
         state = self.state
@@ -140,7 +146,7 @@ class Reactor:
         if self._task is not None and not self._task.done():
             if decision.action is not Action.END or self._doing is Action.END:
                 return
-            self._task.cancel()  # its guest is gone, whatever it was after
+            self._task.cancel()  # the guest of that reaction is gone
         elif state.protection is not Protection.FAILOVER:
             self._causes.clear()
         if decision.action in (Action.NONE, Action.REPORT):
@@ -165,7 +171,10 @@ class Reactor:
         )
 
     def _hold(self, decision: Decision) -> None:
-        """Something would be done, and may not or cannot be done now: the state says so."""
+        """Show why the decision cannot be carried out; move the pair to `failover` if it must.
+
+        A condition that may end by itself (a frozen process, a silent link) leaves it in COLO.
+        """
         state, finding = self.state, self.state.finding
         if state.act in DECIDING_ACTS:
             return
@@ -182,23 +191,23 @@ class Reactor:
             state.waiting = decision.reason
         self._held = held
 
-    # -- doing
+    # -- act
 
     async def _do(self, decision: Decision, finding: Finding, seen: Observation) -> None:
-        deeds = {
+        reactions = {
             Action.FAIL_OVER: self._fail_over,
             Action.ABANDON: self._abandon,
             Action.END: self._end,
             Action.RESTART: self._restart,
         }
         try:
-            await deeds[decision.action](decision, finding, seen)
-        except PairBusy as busy:  # somebody else acts: what is left to do then is decided then
+            await reactions[decision.action](decision, finding, seen)
+        except PairBusy as busy:  # another act is under way: the next observation decides
             log.info("%s", busy.message)
         except ColoctlError as error:
             self._refused(decision, error)
         except Exception:
-            log.exception("What was to be done about %s went wrong", finding.diagnosis)
+            log.exception("The reaction to %s failed", finding.diagnosis)
             self._not_before = self.state.clock.now() + RETRY_S
         else:
             self._logged = ""
@@ -229,7 +238,10 @@ class Reactor:
         )  # fmt: skip
 
     async def _kill_healthy_node(self, finding: Finding, lost: NodeName) -> None:
-        """Who is given up for the guest's sake is well: nobody has to switch its host off."""
+        """Kill a healthy node that is given up for the guest's sake.
+
+        No host is powered off for it.
+        """
         vm, method = self.state.seats[lost].vm, self.state.spec.fencing.method
         spared = finding.diagnosis in (Diagnosis.GUEST_RESET, Diagnosis.SECONDARY_DIVERGED)
         well = spared and method is not FencingMethod.KILL
@@ -237,7 +249,7 @@ class Reactor:
             await vm.process.kill(KILL_DEADLINE_S)
 
     def _fault_at(self, finding: Finding, seen: Observation) -> float | None:
-        """When it happened, as far as anybody can tell: the last sign of life, or the death."""
+        """Return the time of the fault: the death or the last sign of life; None if unknown."""
         node = finding.node
         match finding.diagnosis:
             case Diagnosis.PRIMARY_DEAD | Diagnosis.SECONDARY_DEAD:
@@ -253,7 +265,7 @@ class Reactor:
         return None
 
     def _refused(self, decision: Decision, error: ColoctlError) -> None:
-        """It is tried again soon, unless the pair has failed; the state says why not yet."""
+        """Try again soon, unless the pair has failed; the state shows why it is not done yet."""
         state = self.state
         self._not_before = state.clock.now() + RETRY_S
         self._complain(f"{error.message} This was after: {decision.reason}")
@@ -268,7 +280,7 @@ class Reactor:
         state.waiting = why
 
     async def _abandon(self, decision: Decision, finding: Finding, _: Observation) -> None:
-        """The act that protects has ended, and undone itself, for that finding."""
+        """Make the act that protects end and undo itself, for that finding."""
         state = self.state
         log.warning("%s: %s", finding.diagnosis, decision.reason)
         state.give_up(f"{finding.diagnosis}: {decision.reason}")
@@ -276,12 +288,12 @@ class Reactor:
         self._not_before = state.clock.now() + RETRY_S
 
     async def _restart(self, decision: Decision, finding: Finding, _: Observation) -> None:
-        """The guest was reset; one that resets itself meanwhile has done that already."""
+        """Reset the guest; one that resets itself meanwhile has done that already."""
         log.warning("%s: %s", finding.diagnosis, decision.reason)
         await acts.reset_guest(self.state, finding.diagnosis)
 
     async def _end(self, decision: Decision, finding: Finding, _: Observation) -> None:
-        """Nothing of the pair runs, and it is down; tried until the journal has taken it."""
+        """End all that runs of the pair and mark it down; retry until the journal takes it."""
         state, reason = self.state, self._end_reason(finding)
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             await self._power_off()
@@ -296,15 +308,15 @@ class Reactor:
                 await asyncio.sleep(RETRY_S)
             else:
                 break
-        if state.protection is Protection.DOWN:  # an act that it cut short knows only that
+        if state.protection is Protection.DOWN:  # an act that was cut short gave its own reason
             state.explain(reason)
         state.waiting = ""
 
     async def _power_off(self) -> None:
-        """Wait until the primary's QEMU has ended by itself, or had its time behind its merge.
+        """Wait until the primary's QEMU has ended by itself, or its time after its merge is over.
 
-        It may wait for its secondary in a checkpoint, so that one goes first. An act that makes a
-        secondary sees to that itself, and comes to its end when the primary has.
+        It may wait for its secondary in a checkpoint, so the secondary ends first. An act that
+        makes a secondary sees to that itself, and comes to its end when the primary has.
         """
         state = self.state
         secondary, primary = state.seat_of(Role.SECONDARY), state.seat_of(Role.PRIMARY)
@@ -323,7 +335,7 @@ class Reactor:
         if finding.diagnosis is Diagnosis.GUEST_SHUTDOWN:
             return "The guest shut itself down."
         if finding.diagnosis in (Diagnosis.GUEST_PANIC, Diagnosis.GUEST_RESET):
-            return "The guest's kernel panicked."  # nothing else about it ends a pair
+            return "The guest's kernel panicked."  # a reset alone does not end a pair
         node = finding.node
         if node is None or node not in self.deaths:
             return finding.sentence()

@@ -1,4 +1,11 @@
-"""One node of a pair as its supervisor holds it: the QEMU, its checkpoints, what was last seen."""
+"""Hold one node of a pair: its QEMU, its checkpoint statistics, what was last observed of it.
+
+Called by `supervisor.loop` (`watch`, `count`, `observe`) and by the acts (`take`, `clear`); listens
+to events of `qmp.session` and counts them in `colo.checkpoint`.
+
+Invariant: events and a death are reported only of the QEMU that is in the seat now. A QEMU that
+does not answer is impaired, not dead; only the kernel says that it is dead.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +27,7 @@ from coloctl.vm import VM
 #: Events of one QEMU that may wait for the supervisor; checkpoints make four a second at most.
 EVENT_BOUND = 1000
 
-#: A dead QEMU's monitor ends at once; what it said before has been read by then. Seconds.
+#: A dead QEMU's monitor ends at once; what it sent before has been read by then. Seconds.
 LAST_EVENTS_S = 0.05
 
 OnEvent = Callable[["Seat", Event], None]
@@ -29,15 +36,15 @@ OnDeath = Callable[["Seat", Death], Awaitable[None]]
 
 @dataclass
 class Seat:
-    """Owned by the supervisor; nobody else writes here."""
+    """The supervisor's record of one node; only the supervisor writes here."""
 
     view: NodeView
     vm: VM | None = None
     stats: CheckpointStats = field(default_factory=CheckpointStats)
     in_colo: bool = False  #: its STOP and RESUME events are those of checkpoints
-    missed_write: bool = False  #: the guest wrote what its replica's disk does not hold
-    diverged: bool = False  #: its guest is not the guest any more
-    reported_s: float = -math.inf  #: when it last said that a disk of its quorum failed
+    missed_write: bool = False  #: its replica's disk does not hold a write of the guest
+    diverged: bool = False  #: its guest is another one than the primary's
+    reported_s: float = -math.inf  #: when it last reported that a disk of its quorum failed
     retired: bool = False  #: its end is wanted, so its death is no news
     merged_bytes: tuple[int, int] = (0, 0)  #: of a merge that is under way, and of how many
     _watch: asyncio.Task[None] | None = None
@@ -49,7 +56,7 @@ class Seat:
 
     @property
     def merge(self) -> Merge:
-        """How far its image has taken what its overlays hold."""
+        """The progress of the merge of its overlays into its image."""
         return self.view.merge
 
     @merge.setter
@@ -58,17 +65,17 @@ class Seat:
 
     @property
     def following(self) -> bool:
-        """Whether a task follows its merge."""
+        """True while a task follows its merge."""
         return self._merging is not None and not self._merging.done()
 
     def follow(self, merging: asyncio.Task[None] | None) -> None:
-        """Let ``merging`` follow the merge in the place of the task that did so, or none."""
+        """Replace the task that follows the merge by ``merging``, or by none."""
         if self._merging is not None:
             self._merging.cancel()
         self._merging, self.merged_bytes = merging, (0, 0)
 
     def take(self, vm: VM, role: Role, version: str) -> None:
-        """``vm`` sits here from now on."""
+        """Place ``vm`` on this node, with no checkpoint counted and no mark of an earlier QEMU."""
         self.follow(None)
         self.vm = vm
         self.retired = self.missed_write = self.diverged = False
@@ -84,8 +91,8 @@ class Seat:
             fresh_code=freshcode.in_force(vm.process.argv),
         )
 
-    def vacate(self, presence: Presence) -> None:
-        """No QEMU sits here; why is in ``presence``."""
+    def clear(self, presence: Presence) -> None:
+        """Clear the seat, because no QEMU runs on this node; ``presence`` says why."""
         self.follow(None)
         self.vm = None
         self.retired = True
@@ -97,7 +104,7 @@ class Seat:
         )
 
     def watch(self, tasks: asyncio.TaskGroup, on_event: OnEvent, on_death: OnDeath) -> None:
-        """Events and the end of this seat's QEMU are reported from here on."""
+        """Report events and the end of this seat's QEMU from here on."""
         assert self.vm is not None
         self._watch = tasks.create_task(self._run(self.vm, on_event, on_death))
 
@@ -129,7 +136,10 @@ class Seat:
                 on_event(self, event)
 
     def count(self, event: Event) -> float | None:
-        """The stats knows of ``event``; answers the pause when it ended a checkpoint, seconds."""
+        """Count ``event`` in the statistics.
+
+        Return the pause in seconds when it ended a checkpoint.
+        """
         status = MigrationStatus(event.data.get("status", "none"))
         if event.name == "MIGRATION":
             self.in_colo = status is MigrationStatus.COLO
@@ -144,7 +154,7 @@ class Seat:
         return None
 
     async def observe(self, deadline_s: float) -> None:
-        """The view holds what QEMU says now; one that does not answer is impaired, not dead."""
+        """Ask QEMU for its state and show it; one that does not answer is impaired, not dead."""
         vm = self.vm
         if vm is None:
             return
@@ -164,7 +174,7 @@ class Seat:
             self._impaired()
 
     def miss_write(self) -> None:
-        """This replica's disk is not the guest's any more, and never will be by itself."""
+        """Mark this replica's disk as incomplete; it never becomes whole by itself."""
         self.missed_write = True
         self._impaired()
 

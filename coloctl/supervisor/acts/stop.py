@@ -134,7 +134,7 @@ async def end(state: PairState, node: NodeName, presence: Presence) -> None:
     pending = await merge.may_be_pending(state, node)
     if seat.vm is not None:
         await seat.vm.kill(10)
-    seat.vacate(presence)
+    seat.clear(presence)
     await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)
     if all(one.vm is None for one in state.seats.values()):
         await guard.lift(state.ground.wires(state.spec), state.ground.hosts)

@@ -451,7 +451,7 @@ def test_findings_that_change_all_the_time_are_told_now_and_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is told last is what is true last."""
-    monkeypatch.setattr(reactor, "TELL_RATE", 5.0)
+    monkeypatch.setattr(reactor, "REPORT_RATE", 5.0)
 
     async def check() -> None:
         async with fake_state(tmp_path) as state:
@@ -462,7 +462,7 @@ def test_findings_that_change_all_the_time_are_told_now_and_then(
             for _ in range(200):
                 one.hear(replace(OBSERVED, nodes={**OBSERVED.nodes, **panicked}))
                 one.hear(OBSERVED)
-            assert len(told) < 2 * reactor.TELL_BURST
+            assert len(told) < 2 * reactor.REPORT_BURST
             await asyncio.sleep(0.5)
             one.hear(OBSERVED)
             assert told[-1] == "healthy"

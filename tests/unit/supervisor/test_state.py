@@ -277,7 +277,7 @@ def test_the_last_guest_s_death_ends_the_pair(tmp_path: Path) -> None:
             state.note(Fact.NODE_LOST, "")
             state.note(Fact.SURVIVOR_RUNS, "")
             b.process.die()
-            state.seats["b"].vacate(Presence.DEAD)
+            state.seats["b"].clear(Presence.DEAD)
             a.process.die()
             await becomes(lambda: state.protection is Protection.DOWN)
             assert "died" in state.view().reason
