@@ -13,7 +13,8 @@ from support import house, words
 
 pytestmark = pytest.mark.unit
 
-#: Folders and documents that are not clean yet. Remove a line when `--list` finds nothing there.
+#: Folders and documents that are not clean yet; one that ends with `/` names all below it too.
+#: Remove a line when `--list` finds nothing there.
 PENDING = frozenset(
     {
         # the lowest layers
@@ -47,15 +48,9 @@ PENDING = frozenset(
         # -
         "coloctl/control/daemon",
         # faults
-        "coloctl/chaos",
+        "coloctl/chaos/",
         # -
-        "coloctl/chaos/checkers",
-        # -
-        "coloctl/chaos/nemesis",
-        # -
-        "coloctl/chaos/report",
-        # -
-        "coloctl/chaos/workloads",
+        "coloctl/bench/",
         # the surface
         "coloctl/api",
         # -
@@ -105,13 +100,18 @@ PENDING = frozenset(
 OVERALL, PER_ROOM, PRIVATE = 0.95, 0.90, 0.90
 
 
+def _is_pending(room: str) -> bool:
+    whole = (one for one in PENDING if one.endswith("/"))
+    return room in PENDING or any(f"{room}/".startswith(one) for one in whole)
+
+
 @cache
 def _functions() -> tuple[words.Documented, ...]:
     return tuple(
         one
         for path, text in words.sources().items()
         for one in words.functions(path, text)
-        if one.kind == "function" and one.room not in PENDING
+        if one.kind == "function" and not _is_pending(one.room)
     )
 
 
@@ -128,7 +128,7 @@ def test_clean_rooms_stay_clean() -> None:
     """No retired word, also in names; no pronoun first; every module head names a caller."""
     measured = {"imperative", "no docstring"}
     found = [
-        one for one in words.findings() if one.room not in PENDING and one.rule not in measured
+        one for one in words.findings() if not _is_pending(one.room) and one.rule not in measured
     ]
     assert not found, "\n".join(str(one) for one in found)
 
