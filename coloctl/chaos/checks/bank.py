@@ -1,6 +1,7 @@
-"""Check that money which moves between accounts is neither made nor lost, whatever breaks.
+"""Check that money which moves between accounts is neither made nor lost by a fault.
 
-Called by `chaos.run.runner` through `CHECKS`; reads the histories of `chaos.workloads`.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads the histories of
+`chaos.workloads`.
 """
 
 from __future__ import annotations

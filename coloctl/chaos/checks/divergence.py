@@ -1,7 +1,8 @@
-"""Check that a corrupted secondary was noticed in time, no sound one was reported as diverged,
-and that another local user got no part of the pair.
+"""Check that a corrupted secondary was noticed in time, and that strangers got nothing.
 
-Called by `chaos.run.runner` through `CHECKS`; counts checkpoints by `chaos.evidence.chronicle`.
+No sound secondary may be reported as diverged; no other local user may get a part of the pair.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; counts checkpoints by
+`chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations

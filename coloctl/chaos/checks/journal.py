@@ -6,7 +6,8 @@ is an event of QEMU: with ``x-colo-lost-heartbeat`` the migration of the survivo
 goes from ``colo`` to ``completed`` (MIGRATION). Its COLO_EXIT proves nothing: a secondary sends it
 as soon as its peer is gone, and waits. Example: FAILED_OVER at 5.2 s, MIGRATION completed at 5.3 s:
 the survivor was announced too early.
-Called by `chaos.run.runner` through `CHECKS`; reads promotions from `chaos.evidence.chronicle`.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads promotions from
+`chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations

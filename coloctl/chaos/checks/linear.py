@@ -1,9 +1,11 @@
-"""Whether one register could have behaved as its clients saw it; pure, exact, bounded.
+"""Search for an order of operations in which one register behaves as its clients saw it; pure.
 
-A history of a register is linearizable when every operation can be given one moment between its
-invocation and its answer so that, in the order of these moments, each answer is what a register
-would have said. The search takes one operation after the other as the next (Wing and Gong), and
-remembers which sets of operations, with which value, led nowhere (Lowe).
+A history of a register is linearizable if every operation can be given one moment between its
+invocation and its answer so that, in the order of these moments, each answer is that of a register.
+Example: a read that began after the write of 5 had been answered must not return an older value.
+The search takes one operation after the other as the next (Wing and Gong), and remembers which sets
+of operations, with which value, led nowhere (Lowe). It is exact, unless it exceeds its bound.
+Called by `chaos.checks.registers` for each key of a workload.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-#: An operation that nobody saw end may take effect at any later time, or never.
+#: An operation whose end is not known may take effect at any later time, or never.
 NEVER: Final = math.inf
 
 
 class OperationKind(Enum):
-    """What an operation does to the register, and what it tells of it."""
+    """An operation on the register, and what it shows of its value."""
 
     READ = "read"  #: of ``value``
     WRITE = "write"  #: of ``value``
@@ -40,11 +42,11 @@ class Operation:
 
     @property
     def open(self) -> bool:
-        """Nobody knows whether it happened."""
+        """True if it is not known whether it happened."""
         return self.answered_s == NEVER
 
     def after(self, value: Hashable) -> tuple[bool, Hashable]:
-        """Whether it fits a register that holds ``value``, and what that holds then."""
+        """Return whether it fits a register that holds ``value``, and what that holds then."""
         match self.kind:
             case OperationKind.READ:
                 return self.value == value, value
@@ -56,7 +58,7 @@ class Operation:
                 return self.old != value, value
 
     def sentence(self) -> str:
-        """For people; who did what."""
+        """Describe the operation for people, with its client."""
         what = f"{self.kind.value} of {self.value!r}"
         if self.kind is OperationKind.CAS:
             what = f"cas from {self.old!r} to {self.value!r}"
@@ -80,19 +82,21 @@ class SearchResult:
     stuck: tuple[Operation, ...] = ()
 
 
-#: What was placed, and the value: all answered acts before the first number, those of the first
-#: set of bits counted from there, and the open acts of the second set of bits.
+#: What was placed, and the value: all answered operations before the first number, those of the
+#: first set of bits counted from there, and the open operations of the second set of bits.
 _State = tuple[int, int, int, Hashable]
 
 
 def search(
-    acts: Sequence[Operation], initial: Hashable = None, states_max: int = 200_000
+    operations: Sequence[Operation], initial: Hashable = None, states_max: int = 200_000
 ) -> SearchResult:
-    """Whether an order exists; exact unless more than ``states_max`` states were seen."""
-    by_call = sorted(acts, key=lambda act: act.called_s)
-    answered = [act for act in by_call if not act.open]
+    """Search for an order; exact unless more than ``states_max`` states were seen."""
+    by_call = sorted(operations, key=lambda operation: operation.called_s)
+    answered = [operation for operation in by_call if not operation.open]
     opened = [
-        act for act in by_call if act.open and act.kind in (OperationKind.WRITE, OperationKind.CAS)
+        operation
+        for operation in by_call
+        if operation.open and operation.kind in (OperationKind.WRITE, OperationKind.CAS)
     ]
     start: _State = (0, 0, 0, initial)
     seen, stack, best = {start}, [start], (0, start)
@@ -113,7 +117,7 @@ def search(
 
 
 def _candidates(state: _State, answered: Sequence[Operation]) -> tuple[list[int], float]:
-    """The answered acts that may come next, and the moment by which the first of them must."""
+    """Return the answered operations that may come next, and when the first of them must."""
     base, bits, _, _ = state
     soonest, found = NEVER, []
     for i in range(base, len(answered)):
@@ -128,15 +132,16 @@ def _candidates(state: _State, answered: Sequence[Operation]) -> tuple[list[int]
 def _next(
     state: _State, answered: Sequence[Operation], opened: Sequence[Operation]
 ) -> Iterator[_State]:
-    """Every state that one more operation leads to; those of open operations first, so that the
-    search, which takes the last one, tries them last.
+    """Return every state that one more operation leads to.
+
+    Those of open operations come first: the search takes the last one, so it tries them last.
     """
     base, bits, open_bits, value = state
     found, soonest = _candidates(state, answered)
-    for i, act in enumerate(opened):
-        if act.called_s > soonest:
+    for i, operation in enumerate(opened):
+        if operation.called_s > soonest:
             break
-        fits, after = act.after(value)
+        fits, after = operation.after(value)
         if fits and not open_bits >> i & 1:
             yield base, bits, open_bits | 1 << i, after
     for i in reversed(found):
@@ -146,7 +151,7 @@ def _next(
 
 
 def _shifted(base: int, bits: int) -> tuple[int, int]:
-    """The same with every placed act at the front counted in ``base``."""
+    """Return the same with every placed operation at the front counted in ``base``."""
     while bits & 1:
         base, bits = base + 1, bits >> 1
     return base, bits

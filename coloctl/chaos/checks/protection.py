@@ -1,6 +1,6 @@
 """Check which states the pair went through, how many takeovers there were, and how it ended.
 
-Called by `chaos.run.runner` through `CHECKS`; reads states and takeovers from
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads states and takeovers from
 `chaos.evidence.chronicle`.
 """
 

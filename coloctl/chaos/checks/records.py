@@ -1,7 +1,7 @@
 """Check that every acknowledged record, transfer and block is in the guest, once and in order.
 
-Called by `chaos.run.runner` through `CHECKS`, and by the benches on a history of their own; reads
-the histories of `chaos.workloads`.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; used by the benches on a
+history of their own; reads the histories of `chaos.workloads`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def no_lost_acks(evidence: Evidence, sides: Sides) -> Verdict:
 def _kept(work: WorkloadRecord) -> Verdict:
     if work.kept is None:
         return unknown("the guest did not answer what it holds")
-    judge = {"redis-appends": _appends, "redis-transfers": _transfers, "disk-writer": _blocks}
-    return judge[work.spec.kind](work)
+    kinds = {"redis-appends": _appends, "redis-transfers": _transfers, "disk-writer": _blocks}
+    return kinds[work.spec.kind](work)
 
 
 def acknowledged(history: Iterable[Op]) -> Mapping[int, list[int]]:

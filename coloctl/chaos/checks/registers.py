@@ -1,6 +1,7 @@
 """Check that registers which many clients use behaved as one guest with one order of events.
 
-Called by `chaos.run.runner` through `CHECKS`; calls `chaos.checks.linear` to search for the order.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; calls `chaos.checks.linear` to
+search for the order.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def linearizable(evidence: Evidence, params: Registers) -> Verdict:
     each between its invocation and its answer.
     """
 
-    def judge(work: WorkloadRecord) -> Verdict:
+    def check_one(work: WorkloadRecord) -> Verdict:
         return _registers(evidence, work, params)
 
-    return each_work(evidence, ("redis-registers",), judge, params)
+    return each_work(evidence, ("redis-registers",), check_one, params)
 
 
 def operations_of(

@@ -1,7 +1,7 @@
 """Check what is there in the end: on both disks, in the guest, and on the machine.
 
-Called by `chaos.run.runner` through `CHECKS`; reads the audits and the comparison that
-`chaos.evidence.gather` collected.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads the audits and the
+comparison that `chaos.evidence.gather` collected.
 """
 
 from __future__ import annotations

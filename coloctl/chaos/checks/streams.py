@@ -1,8 +1,8 @@
 """Check the connections of clients: the right bytes, all of them, on one connection.
 
-Called by `chaos.run.runner` through `CHECKS`, and by the benches on a history of their own; reads
-the histories of `chaos.workloads`. Clients note ``opened ID`` once and ``closed ID`` at the end;
-any other note about a connection means that it broke.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; used by the benches on a
+history of their own; reads the histories of `chaos.workloads`. Clients note ``opened ID`` once and
+``closed ID`` at the end; any other note about a connection means that it broke.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
     most `loss_max` of the datagrams lost.
     """
 
-    def judge(work: WorkloadRecord) -> Verdict:
+    def check_one(work: WorkloadRecord) -> Verdict:
         if work.spec.kind == "tcp-stream":
             return _bytes(work)
         return _pages(work) if work.spec.kind == "http" else _datagrams(work, params.loss_max)
 
-    verdict = each_work(evidence, ("tcp-stream", "http", "udp-sequence"), judge, params)
+    verdict = each_work(evidence, ("tcp-stream", "http", "udp-sequence"), check_one, params)
     boots = {
         str(op.value[1])
         for work in evidence.works.values()

@@ -1,9 +1,9 @@
 """Check how long clients waited because of a fault, and how long the guest ran unprotected.
 
-Called by `chaos.run.runner` through `CHECKS`; reads silences, states and takeovers from
-`chaos.evidence.chronicle`.
-`outage_within` is stricter than the outage in a run's document: every silence that ends within
-``within_s`` after a fault counts, that of the next protection too.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads silences, states and
+takeovers from `chaos.evidence.chronicle`. `outage_within` is stricter than the outage in a run's
+document: every silence that ends within ``within_s`` after a fault counts, that of the next
+protection too.
 """
 
 from __future__ import annotations

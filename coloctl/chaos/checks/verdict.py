@@ -55,26 +55,26 @@ class Params(BaseModel):
 
 
 class Sides(Params):
-    """How many acknowledgements each workload must have before, during and after each fault."""
+    """The acknowledgements that each workload must have before, during and after each fault."""
 
     before_min: int = Field(default=1, ge=0)
     during_min: int = Field(default=0, ge=0)  #: of faults that last until they are healed
     after_min: int = Field(default=1, ge=0)
 
 
-Judge = Callable[[Evidence, Any], Verdict]
+CheckFunction = Callable[[Evidence, Any], Verdict]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check; ``judge`` gets the evidence and its own `Params`.
+    """One check; ``run`` gets the evidence and its own `Params`.
 
     ``needs`` names evidence that is collected only where a check asks for it: ``audit`` of the
     guest, comparison of its ``disks``, ``inventory`` of both QEMUs.
     """
 
     doc: str
-    judge: Judge
+    run: CheckFunction
     params: type[Params] = Params
     needs: frozenset[str] = frozenset()
 
@@ -83,16 +83,18 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def check(params: type[Params] = Params, needs: Collection[str] = ()) -> Callable[[Judge], Judge]:
+def check(
+    params: type[Params] = Params, needs: Collection[str] = ()
+) -> Callable[[CheckFunction], CheckFunction]:
     """Register a function as the check of its name; the docstring describes it to users."""
 
-    def register(judge: Judge) -> Judge:
-        name = judge.__name__
+    def register(function: CheckFunction) -> CheckFunction:
+        name = function.__name__
 
         def named(evidence: Evidence, given: Any) -> Verdict:
-            return replace(judge(evidence, given), check=name)
+            return replace(function(evidence, given), check=name)
 
-        doc = " ".join(cleandoc(judge.__doc__ or name).split())
+        doc = " ".join(cleandoc(function.__doc__ or name).split())
         CHECKS[name] = Check(doc, named, params, frozenset(needs))
         return named
 
@@ -157,7 +159,7 @@ def thin(evidence: Evidence, history: Sequence[Op], sides: Sides) -> str:
 def each_work(
     evidence: Evidence,
     kinds: Collection[str],
-    judge: Callable[[WorkloadRecord], Verdict],
+    check_one: Callable[[WorkloadRecord], Verdict],
     sides: Sides | None = None,
 ) -> Verdict:
     """Check the workloads of those kinds one by one, and return the worst verdict.
@@ -166,7 +168,7 @@ def each_work(
     """
     parts: list[Verdict] = []
     for work in works(evidence, kinds):
-        verdict = judge(work)
+        verdict = check_one(work)
         if verdict.validity is Validity.VALID and sides is not None:
             scarce = thin(evidence, work.history, sides)
             verdict = unknown(scarce) if scarce else verdict

@@ -140,7 +140,7 @@ def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> RunResul
 def judge(scenario: Scenario, evidence: Evidence) -> list[Verdict]:
     """What each check that the scenario asks for says."""
     return [
-        CHECKS[name].judge(evidence, CHECKS[name].params.model_validate(dict(given)))
+        CHECKS[name].run(evidence, CHECKS[name].params.model_validate(dict(given)))
         for name, given in scenario.expect.items()
     ]
 

@@ -57,7 +57,7 @@ def test_each_change_of_state_is_there_once_with_the_time_at_which_it_was_heard(
     states = runs.recorded().chronicle.states
     assert len(states) == 16
     assert all(one.heard for one in states)
-    verdict = CHECKS["never_failed"].judge(runs.recorded(), Params())
+    verdict = CHECKS["never_failed"].run(runs.recorded(), Params())
     assert verdict.because == "never failed, in 16 changes of state"
     assert [one.at_s for one in states[:2]] == [990.4366, 996.2838]
     assert [one.fact for one in runs.recorded().chronicle.left_protection] == ["node-lost"] * 2

@@ -165,4 +165,4 @@ def test_an_account_may_be_forbidden_to_fall_below_nothing() -> None:
 def _judged(history: list[Op], kept: Any, **params: Any) -> Validity:
     check = CHECKS["bank_sum"]
     run = at_work("redis-transfers", history, kept)
-    return check.judge(run, check.params(before_min=0, after_min=0, **params)).validity
+    return check.run(run, check.params(before_min=0, after_min=0, **params)).validity

@@ -24,7 +24,7 @@ VALID, INVALID, UNKNOWN = Validity.VALID, Validity.INVALID, Validity.UNKNOWN
 
 def judged(check: str, run: Evidence, **params: Any) -> Verdict:
     kind = CHECKS[check]
-    return kind.judge(run, kind.params(**params))
+    return kind.run(run, kind.params(**params))
 
 
 def caught(check: str, run: Evidence, tells: str) -> None:
