@@ -34,6 +34,7 @@ from coloctl.nbd.scan import (
     pieces,
     zero_digest,
 )
+from coloctl.ratelimit import RateLimit
 
 Message = Mapping[str, Any]
 Connect = Callable[[Message, Iterable[str]], NbdClient]
@@ -55,14 +56,13 @@ class SendLimit:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._rate, self._now, self._sleep = rate, now, sleep
-        self._free_s = now()
+        self._now, self._sleep = now, sleep
+        self._limit = RateLimit(0, rate) if rate else None
 
     def sent(self, length: int) -> None:
         """Returns when more may be sent. Time that nobody used is not saved up."""
-        if self._rate:
-            self._free_s = max(self._free_s, self._now()) + length / self._rate
-            self._sleep(max(0.0, self._free_s - self._now()))
+        if self._limit is not None:
+            self._sleep(self._limit.wait_s(self._now(), length))
 
 
 class Outbox:

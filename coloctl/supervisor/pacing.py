@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 
 from coloctl.clock import Deadline
@@ -20,6 +19,7 @@ from coloctl.model.event import Kind
 from coloctl.model.pairevent import PaceChanged
 from coloctl.model.protection import Protection
 from coloctl.qmp.sequence import run
+from coloctl.ratelimit import RateLimit
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
@@ -40,7 +40,7 @@ class Pacing:
         self._spawn = spawn
         self._setting: asyncio.Task[None] | None = None
         self._asked = True  #: the checkpoint under way was asked for, or began unwatched
-        self._tokens, self._counted_at = NOTE_BURST, -math.inf
+        self._noted = RateLimit(NOTE_BURST, NOTE_RATE)
 
     def begin(self) -> None:
         """Another session of COLO begins."""
@@ -88,12 +88,8 @@ class Pacing:
         """Clients know, and the journal where it is not too often."""
         state, pace = self.state, self.state.pace
         state.emit(PaceChanged(before_ms=before_ms, after_ms=pace.delay_ms, why=pace.why))
-        now = state.clock.now()
-        self._tokens = min(NOTE_BURST, self._tokens + (now - self._counted_at) * NOTE_RATE)
-        self._counted_at = now
-        if self._tokens < 1:
+        if not self._noted.take(state.clock.now()):
             return
-        self._tokens -= 1
         try:
             state.record(Kind.NOTE, data={event.PACE: pace.delay_ms, "why": pace.why})
         except ColoctlError as error:

@@ -26,6 +26,7 @@ from coloctl.model.observation import Diagnosis, Finding, Life, Observation
 from coloctl.model.pair import FencingMethod, NodeName, Role, other
 from coloctl.model.pairevent import DiagnosisChanged
 from coloctl.model.protection import Fact, Protection
+from coloctl.ratelimit import RateLimit
 from coloctl.supervisor import acts
 from coloctl.supervisor.exit_grace import ExitGrace
 from coloctl.supervisor.state import PairState
@@ -81,7 +82,7 @@ class Reactor:
         self._causes: dict[NodeName, tuple[Diagnosis, float | None]] = {}
         self._paused = state.paused
         self._reported: tuple[Diagnosis, NodeName | None] = (Diagnosis.HEALTHY, None)
-        self._tokens, self._counted_at = REPORT_BURST, -math.inf
+        self._changes = RateLimit(REPORT_BURST, REPORT_RATE)
         self._held: tuple[object, ...] = ()
         self._logged = ""
         self._exit_grace = ExitGrace(state.clock)
@@ -128,13 +129,10 @@ class Reactor:
         diagnosis, node = finding.diagnosis, finding.node
         state.emit(DiagnosisChanged(diagnosis=diagnosis, evidence=evidence, node=node))
         self._reported = key
-        self._tokens -= 1
+        self._changes.take(state.clock.now())
 
     def _may_report(self) -> bool:
-        now = self.state.clock.now()
-        self._tokens = min(REPORT_BURST, self._tokens + (now - self._counted_at) * REPORT_RATE)
-        self._counted_at = now
-        return self._tokens >= 1
+        return self._changes.ready(self.state.clock.now())
 
     # -- decide
 

@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "errors",
             "clock",
             "tasks",
+            "ratelimit",
             "paths",
             "probe_cache",
             "reading",

@@ -29,6 +29,7 @@ from coloctl import __version__
 from coloctl.errors import PreconditionFailed, UsageError
 from coloctl.metrics import Metrics
 from coloctl.model.protection import Protection
+from coloctl.ratelimit import RateLimit
 
 log = logging.getLogger(__name__)
 
@@ -128,19 +129,6 @@ def _refusal(wanted: Address, error: OSError) -> str:
     return f"No metrics can be served at {wanted}: {error.strerror}."
 
 
-class Allowance:
-    """How many may begin: a few at once, then so many in a second. Pure; used by one thread."""
-
-    def __init__(self, burst: int, per_second: float) -> None:
-        self._burst, self._every_s = burst, 1 / per_second
-        self._free_at_s = 0.0  # when all of the burst is free again
-
-    def wait_s(self, now_s: float) -> float:
-        """Take one; returns how long to wait before it may begin."""
-        self._free_at_s = max(self._free_at_s, now_s) + self._every_s
-        return max(0.0, self._free_at_s - now_s - self._burst * self._every_s)
-
-
 class _Server(ThreadingMixIn, TCPServer):
     """A thread per request; requests that take too long, or are too many, are cut off."""
 
@@ -150,7 +138,7 @@ class _Server(ThreadingMixIn, TCPServer):
         self.metrics = metrics
         self._lock = threading.Lock()
         self._began: dict[socket.socket, float] = {}  # in the order of their beginning
-        self._allowed = Allowance(BURST, PER_SECOND)
+        self._allowed = RateLimit(BURST, PER_SECOND)
         super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener

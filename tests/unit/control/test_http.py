@@ -25,7 +25,6 @@ from coloctl.control.daemon.export import exporting
 from coloctl.control.daemon.http import (
     LATE_S,
     Address,
-    Allowance,
     MetricsServer,
     check_free,
     parse_address,
@@ -191,15 +190,6 @@ def test_one_request_too_many_ends_the_oldest(server: MetricsServer) -> None:
         assert ended(slow[0])
         slow[-1].sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert slow[-1].recv(1024).startswith(b"HTTP/1.0 200 OK\r\n")
-
-
-def test_a_burst_is_allowed_and_then_so_many_a_second() -> None:
-    allowed = Allowance(burst=3, per_second=10)
-    assert [allowed.wait_s(100.0) for _ in range(3)] == [0.0, 0.0, 0.0]
-    assert [round(allowed.wait_s(100.0), 6) for _ in range(2)] == [0.1, 0.2]
-    assert allowed.wait_s(200.0) == 0.0  # what was not used is not saved up beyond the burst
-    assert [allowed.wait_s(200.0) for _ in range(2)] == [0.0, 0.0]
-    assert round(allowed.wait_s(200.0), 6) == 0.1
 
 
 def test_a_flood_of_clients_is_taken_no_faster_than_is_allowed(server: MetricsServer) -> None:
