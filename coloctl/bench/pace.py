@@ -17,11 +17,11 @@ from typing import Any
 from coloctl.bench.failover import BENCH_SCHEMA, require_colo, until
 from coloctl.bench.overhead import SETTLE_S, Row, pauses, rates
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.figures import quantile
 from coloctl.chaos.run.testbed import Setting
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.model.figures import quantile
 
 MODES = ("fixed", "adaptive")
 

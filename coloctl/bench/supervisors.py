@@ -31,8 +31,9 @@ from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.host import open_host
 from coloctl.machine import image
+from coloctl.model.units import MIB
 
-DISK_BYTES = 16 * image.MIB
+DISK_BYTES = 16 * MIB
 BASE_PORT = 21000
 
 _PAIR = """\

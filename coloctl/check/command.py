@@ -26,6 +26,7 @@ from coloctl.errors import ColoctlError, LaunchError
 from coloctl.host.base import Host
 from coloctl.machine import blockdev, cmdline, image
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
+from coloctl.model.units import MIB
 from coloctl.vm import VM, Binary
 
 NAME = "command line"
@@ -174,7 +175,7 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
     for i, disk in enumerate(spec.disks):
         if disk.id in what.blank:
             empty = folder / f"blank{i}.qcow2"
-            await image.create_overlay(empty, image.MIB, run, qemu_img=tool)
+            await image.create_overlay(empty, MIB, run, qemu_img=tool)
             disk = replace(disk, image=dict.fromkeys(NODES, empty), format="qcow2")  # noqa: PLW2901
             spec = replace(spec, disks=(*spec.disks[:i], disk, *spec.disks[i + 1 :]))
         size = await image.virtual_size(

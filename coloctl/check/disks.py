@@ -11,8 +11,7 @@ from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec, other
-
-MIB = image.MIB
+from coloctl.model.units import MIB
 
 #: Bigger disks are not read to their end here; the start of the pair does it anyway.
 COMPARE_S = 20.0

@@ -13,8 +13,7 @@ from coloctl.check.probe import probe
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.host.tap import TUN_NODE
-
-MIB = 1 << 20
+from coloctl.model.units import MIB
 
 #: Builds of QEMU and the guest of the lab take about this much, bytes.
 CACHE_BYTES = 2048 * MIB

@@ -14,8 +14,8 @@ from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image
 from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.model.units import MIB
 
-MIB = image.MIB
 COMMAND_S = 10.0
 
 #: Logs, consoles, sockets and the journal of a pair are bounded well below this, bytes.

@@ -8,20 +8,12 @@ the MIGRATION status ``colo``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
+from coloctl.model.figures import quantile
 from coloctl.model.view import CheckpointView
 
 #: How many checkpoints the quantiles look back on.
 WINDOW = 1000
-
-
-def quantile(values: Iterable[float], share: float) -> float | None:
-    """The value below which ``share`` (0..1) of the values lie, by nearest rank, or None."""
-    ordered = sorted(values)
-    if not ordered:
-        return None
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 class CheckpointStats:

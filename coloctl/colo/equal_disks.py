@@ -17,6 +17,7 @@ from coloctl.colo.launch import Ground
 from coloctl.errors import DeadlineMissed
 from coloctl.machine import image
 from coloctl.model.pair import NODES, PairSpec
+from coloctl.model.units import MIB
 
 #: How long a guest waits for the answer, seconds: new disks and small ones take less than one, and
 #: a guest that boots under protection is worth a few more. Longer, it had better run.
@@ -24,7 +25,7 @@ PATIENCE_S = 5.0
 
 #: Disks that were written apart are compared only where both together have less than this: a stop
 #: within seconds of a failover leaves equal disks, and so do guests that write nothing.
-SMALL_BYTES = 256 * image.MIB
+SMALL_BYTES = 256 * MIB
 
 
 def worth_comparing(companions: Companions, allocated_bytes: int) -> bool:

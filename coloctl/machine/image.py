@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from coloctl.errors import PreconditionFailed
-
-MIB = 1 << 20
+from coloctl.model import units
 
 
 class CommandEnd(Protocol):
@@ -154,7 +153,8 @@ def require_equal_sizes(a: ImageInfo, b: ImageInfo) -> None:
         return
     small, large = sorted((a, b), key=lambda each: each.virtual_size)
     raise PreconditionFailed(
-        f"{small.path} holds a disk of {_size(small)} and {large.path} one of {_size(large)};"
+        f"{small.path} holds a disk of {units.size(small.virtual_size)} and {large.path} one of "
+        f"{units.size(large.virtual_size)};"
         " both sides of a pair need the same size.",
         hint=f"`qemu-img resize -f {small.format} {small.path} {large.virtual_size}`"
         " makes them equal",
@@ -226,11 +226,6 @@ async def same_content(
             f"{a} and {b} cannot be compared: {_reason(done.stderr)}.", hint=_hint(done.stderr)
         )
     return done.code == 0
-
-
-def _size(image: ImageInfo) -> str:
-    mib, rest = divmod(image.virtual_size, MIB)
-    return f"{image.virtual_size} bytes" if rest else f"{mib} MiB"
 
 
 def reason(stderr: str) -> tuple[str, str | None]:

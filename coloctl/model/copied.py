@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from coloctl.model.units import about
+
 
 class Method(StrEnum):
     """How the disks of a new secondary came to be the guest's."""
@@ -27,15 +29,8 @@ class Copied:
         """For people."""
         if self.method is Method.DIFFERENCE:
             return (
-                f"{_size(self.sent)} of {_size(self.full)} differed and were copied; "
-                f"{_size(self.read)} were compared."
+                f"{about(self.sent)} of {about(self.full)} differed and were copied; "
+                f"{about(self.read)} were compared."
             )
         because = f": {self.why}" if self.why else ""
-        return f"{_size(self.sent)} of {_size(self.full)} were copied, in full{because}."
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
+        return f"{about(self.sent)} of {about(self.full)} were copied, in full{because}."

@@ -8,9 +8,8 @@ from ipaddress import ip_address
 from pydantic_core import PydanticCustomError
 
 from coloctl.model.tuning import RATE_MAX
-from coloctl.model.units import MIB, UNITS
+from coloctl.model.units import MIB, SIZE, UNITS
 
-_SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -72,7 +71,7 @@ def period(value: object) -> float:
 
 
 def _size(text: str, hint: str) -> int:
-    match = _SIZE.fullmatch(text)
+    match = SIZE.fullmatch(text)
     if not match:
         raise complaint(f'"{text}" is not a size.', hint)
     if not match[2]:

@@ -30,6 +30,7 @@ from coloctl.lab import qemu
 from coloctl.machine import image
 from coloctl.model.pair import NodeName, PairSpec, Role
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.units import MIB
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.qemu
@@ -211,10 +212,10 @@ def test_a_disk_that_does_not_fit_is_named_until_it_does(tmp_path: Path, build: 
     async def story(stage: Stage) -> None:
         await stage.start()
         await acts.failover(stage.state, "a")
-        await make(image.MIB)
+        await make(MIB)
         await stage.until(lambda: "both sides of a pair need the same size" in stage.state.exposure)
         assert stage.state.protection is Protection.UNPROTECTED
-        await make(16 * image.MIB)
+        await make(16 * MIB)
         await protected_again(stage, 0)
 
     play(spec, build, story)

@@ -32,6 +32,7 @@ from coloctl.model.pair import (
     ReplicationSpec,
     TapSpec,
 )
+from coloctl.model.units import MIB
 from coloctl.model.wires import Wires
 from coloctl.qmp import command as qmp
 from coloctl.vm import VM, inspect
@@ -103,7 +104,7 @@ async def make_images(pair: PairSpec, build: qemu.Build, rundir: Path) -> None:
             path for over in blockdev.overlays(pair, "b") for path in (over.active, over.hidden)
         ]
         for path in made:
-            await image.create_overlay(path, image.MIB, host.run, qemu_img=build.img)
+            await image.create_overlay(path, MIB, host.run, qemu_img=build.img)
     finally:
         await host.aclose()
 
@@ -379,14 +380,14 @@ def test_images_are_asked_and_made_by_the_build_s_own_tool(
         try:
             one, two = tmp_path / "one.qcow2", tmp_path / "two, really.qcow2"
             for path in (one, two):
-                await image.create_overlay(path, 2 * image.MIB, host.run, qemu_img=tool)
+                await image.create_overlay(path, 2 * MIB, host.run, qemu_img=tool)
             found = await image.info(one, host.run, image_format="qcow2", qemu_img=tool)
-            assert (found.virtual_size, found.format) == (2 * image.MIB, "qcow2")
+            assert (found.virtual_size, found.format) == (2 * MIB, "qcow2")
             assert await image.same_content(one, two, "qcow2", host.run, qemu_img=tool)
 
             raw = tmp_path / "raw.img"
-            raw.write_bytes(b"\xff" * image.MIB)
-            assert await image.virtual_size(raw, host.run, qemu_img=tool) == image.MIB
+            raw.write_bytes(b"\xff" * MIB)
+            assert await image.virtual_size(raw, host.run, qemu_img=tool) == MIB
             for path, wanted in ((raw, "qcow2"), (tmp_path / "absent", "raw"), (tmp_path, "raw")):
                 with pytest.raises(PreconditionFailed) as caught:
                     await image.info(path, host.run, image_format=wanted, qemu_img=tool)
@@ -414,9 +415,7 @@ def test_an_image_that_is_made_is_for_its_owner_alone_or_like_the_other(
             for form in ("qcow2", "raw"):
                 for path, like in ((alone, None), (returned, guest)):
                     path.unlink(missing_ok=True)
-                    await image.create(
-                        path, image.MIB, form, host.run, qemu_img=build.img, like=like
-                    )
+                    await image.create(path, MIB, form, host.run, qemu_img=build.img, like=like)
                     assert path.stat().st_size > 0
                 assert (alone.stat().st_mode & 0o777, alone.stat().st_uid) == (0o600, os.geteuid())
                 like_it, it = returned.stat(), guest.stat()

@@ -38,6 +38,7 @@ from coloctl.model.pair import (
 )
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import RunState
+from coloctl.model.units import MIB
 from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
 from coloctl.qmp.wait import until_runstate
@@ -46,7 +47,7 @@ from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
-DISK_BYTES = 16 * image.MIB
+DISK_BYTES = 16 * MIB
 #: Short enough that a test sees several checkpoints, long enough that most of the time is none.
 DELAY_MS = 200
 #: A checkpoint period that no test waits for.

@@ -7,16 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-
-def quantile(values: Iterable[float], share: float) -> float | None:
-    """The smallest value that at least ``share`` (0..1) of the values do not exceed, or None.
-
-    Nearest rank: every answer is a value that was measured, and p99 of few values is their maximum.
-    """
-    ordered = sorted(values)
-    if not ordered:
-        return None
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+from coloctl.model.figures import quantile
 
 
 def summary(values: Iterable[float | None]) -> dict[str, Any]:

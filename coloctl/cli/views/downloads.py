@@ -13,12 +13,12 @@ from rich.progress import Progress as Drawing
 from rich.text import Text
 
 from coloctl.lab.progress import Progress
+from coloctl.model.units import MIB
 
 #: Work that is over by then is not worth showing: the second run says nothing.
 PATIENCE_S = 0.4
 #: Between two lines of counted work, where nothing can be drawn.
 LINE_EVERY_S = 5.0
-_MIB = 1 << 20
 
 
 class Bars:
@@ -103,9 +103,9 @@ class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
         if not task.total:
             return Text("")
-        said = f"{task.completed / _MIB:.0f} of {task.total / _MIB:.0f} MiB"
+        said = f"{task.completed / MIB:.0f} of {task.total / MIB:.0f} MiB"
         if task.speed:
-            said += f", {task.speed / _MIB:.1f} MiB/s"
+            said += f", {task.speed / MIB:.1f} MiB/s"
         if task.time_remaining:
             said += f", {task.time_remaining:.0f} s left"
         return Text(said)
@@ -115,7 +115,7 @@ def line(progress: Progress) -> str:
     """The step for a log: ``fetching 12 packages: 30 of 181 MiB``."""
     if progress.done_bytes is None:
         return progress.what
-    done = progress.done_bytes / _MIB
+    done = progress.done_bytes / MIB
     if progress.total_bytes is None:
         return f"{progress.what}: {done:.0f} MiB"
-    return f"{progress.what}: {done:.0f} of {progress.total_bytes / _MIB:.0f} MiB"
+    return f"{progress.what}: {done:.0f} of {progress.total_bytes / MIB:.0f} MiB"

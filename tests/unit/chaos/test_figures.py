@@ -8,28 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.chaos.run.figures import histogram, quantile, summary
+from coloctl.chaos.run.figures import histogram, summary
 
 pytestmark = pytest.mark.unit
 
 MEASURED = st.floats(min_value=0, max_value=1e6, allow_nan=False)
-
-
-def test_a_quantile_is_a_value_that_was_measured() -> None:
-    assert quantile([], 0.5) is None
-    assert quantile([7.0], 0.99) == 7.0
-    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
-    assert quantile([4.0, 3.0, 2.0, 1.0], 0.5) == 2.0
-    assert quantile(range(1, 101), 0.99) == 99
-    assert quantile(range(1, 21), 0.99) == 20
-
-
-@given(st.lists(MEASURED, min_size=1), st.floats(0.001, 1))
-def test_so_many_values_do_not_exceed_a_quantile(values: list[float], share: float) -> None:
-    found = quantile(values, share)
-    assert found is not None
-    assert sum(value <= found for value in values) >= share * len(values) * (1 - 1e-9)
-    assert sum(value < found for value in values) < share * len(values) + 1e-9
 
 
 def test_a_summary_leaves_out_what_nobody_knows() -> None:

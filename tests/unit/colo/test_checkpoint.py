@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.colo.checkpoint import WINDOW, CheckpointStats, quantile
+from coloctl.colo.checkpoint import WINDOW, CheckpointStats
 
 pytestmark = pytest.mark.unit
 
@@ -93,15 +93,3 @@ def test_an_old_checkpoint_leaves_the_quantiles_but_not_the_count() -> None:
     view = stats.view(500)
     assert view.count == WINDOW + 1
     assert view.pause_p99_ms == 500.0
-
-
-@given(st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1), st.floats(0, 1))
-def test_a_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
-    found = quantile(values, share)
-    assert found in values
-    assert quantile(values, 0) == min(values)
-    assert quantile(values, 1) == max(values)
-
-
-def test_nothing_has_no_quantile() -> None:
-    assert quantile([], 0.5) is None

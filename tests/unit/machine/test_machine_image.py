@@ -12,12 +12,13 @@ import pytest
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Completed
 from coloctl.machine import image
+from coloctl.model.units import MIB
 
 pytestmark = pytest.mark.unit
 
 DISK = Path("/srv/a.qcow2")
 ANSWER = {
-    "virtual-size": 64 * image.MIB,
+    "virtual-size": 64 * MIB,
     "filename": str(DISK),
     "format": "qcow2",
     "actual-size": 200704,
@@ -50,14 +51,14 @@ def test_an_image_in_use_can_be_asked() -> None:
     found = asyncio.run(
         image.info(DISK, answers, image_format="qcow2", qemu_img=Path("/x/qemu-img"))
     )
-    assert (found.format, found.virtual_size, found.backing) == ("qcow2", 64 * image.MIB, None)
+    assert (found.format, found.virtual_size, found.backing) == ("qcow2", 64 * MIB, None)
     assert answers.argv[:3] == ["/x/qemu-img", "info", "-U"]
     assert answers.argv[3:5] == ["-f", "qcow2"]
 
 
 def test_what_newer_versions_add_does_no_harm() -> None:
     more = ANSWER | {"children": [], "dirty-flag": False}
-    assert asyncio.run(image.virtual_size(DISK, Answers(stdout=json.dumps(more)))) == 64 * image.MIB
+    assert asyncio.run(image.virtual_size(DISK, Answers(stdout=json.dumps(more)))) == 64 * MIB
 
 
 @pytest.mark.parametrize(
@@ -99,13 +100,13 @@ def test_a_corrupt_image_is_refused() -> None:
 
 
 def test_unequal_sizes_are_told_with_the_cure() -> None:
-    a = image.ImageInfo(Path("/srv/a.qcow2"), "qcow2", 64 * image.MIB, 0)
-    b = image.ImageInfo(Path("/srv/b.img"), "raw", 64 * image.MIB + 512, 0)
+    a = image.ImageInfo(Path("/srv/a.qcow2"), "qcow2", 64 * MIB, 0)
+    b = image.ImageInfo(Path("/srv/b.img"), "raw", 64 * MIB + 512, 0)
     image.require_equal_sizes(a, a)
     with pytest.raises(PreconditionFailed, match="64 MiB") as caught:
         image.require_equal_sizes(b, a)
     assert caught.value.hint is not None
-    assert f"/srv/a.qcow2 {64 * image.MIB + 512}" in caught.value.hint
+    assert f"/srv/a.qcow2 {64 * MIB + 512}" in caught.value.hint
 
 
 @pytest.mark.parametrize(("code", "same"), [(0, True), (1, False)])

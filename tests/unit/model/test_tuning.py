@@ -108,6 +108,20 @@ def test_sizes_for_people(count: int, text: str) -> None:
     assert units.size(count) == text
 
 
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (3 << 29, "1.5 GiB"),
+        (5 << 40, "5120.0 GiB"),
+    ],
+)
+def test_sizes_with_one_decimal(count: int, text: str) -> None:
+    assert units.about(count) == text
+
+
 @pytest.mark.parametrize("text", ["5", "MiB", "5 mib", "5.5MiB", "-5MiB", ""])
 def test_what_is_no_size(text: str) -> None:
     assert units.bytes_of(text) is None
