@@ -1,8 +1,11 @@
-"""What an accelerator is worth, measured: ``/dev/kvm`` may open and still emulate all it runs.
+"""Measure what an accelerator is worth: ``/dev/kvm`` may open and still emulate all that it runs.
 
-On hosts without vmx and svm KVM was seen to take 24 s for a loop that TCG finishes in 0.1 s; an
-ordinary guest seems to hang there. So KVM counts as real only when the guest of loop.py runs at
-hardware speed, and faster than TCG at the same time on the same machine.
+Called by `colo.launch` for a pair with ``accel = "auto"``, and by `check.probe` and `check.choose`
+for their reports; runs the guest of `machine.probe_guest`. On hosts without vmx and svm KVM was
+seen to take 24 s for a loop that TCG finishes in 0.1 s; an ordinary guest seems to hang there.
+
+Invariant: KVM counts as real only when that guest runs at hardware speed, and faster than under TCG
+at the same time on the same machine.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class KvmTrial:
-    """Whether KVM runs code on this machine, and the sentence that says so."""
+    """Both measurements: whether KVM runs code on this machine, with the sentence for it."""
 
     kvm: Measurement
     tcg: Measurement
@@ -56,14 +59,14 @@ class KvmTrial:
 
     @property
     def accel(self) -> str:
-        """What ``auto`` stands for."""
+        """The accelerator that ``auto`` stands for."""
         return "kvm" if self.real else "tcg"
 
 
 async def choose(binary: Path, wanted: str) -> str:
-    """The accelerator to start guests with: as asked, or for ``auto`` what `prove` finds.
+    """Choose the accelerator to start guests with: as asked, or for ``auto`` what `prove` finds.
 
-    Cancelled, the measurement under way still ends by itself, and its QEMU with it.
+    A cancellation does not end the measurement under way: it ends by itself, and its QEMU with it.
     """
     if wanted != "auto":
         return wanted
@@ -71,9 +74,9 @@ async def choose(binary: Path, wanted: str) -> str:
 
 
 def prove(binary: Path) -> KvmTrial:
-    """KVM and TCG were measured one after the other, which blocks for a second or two.
+    """Measure KVM and TCG one after the other, which blocks for a second or two.
 
-    When KVM finishes but TCG seems to be faster, something else had the CPU: both are measured
+    When KVM finishes but TCG seems to be faster, another process had the CPU: both are measured
     once more, and the shorter time of each counts.
     """
     tcg = measure(binary, "tcg")
@@ -86,7 +89,7 @@ def prove(binary: Path) -> KvmTrial:
 
 
 def judge(kvm: Measurement, tcg: Measurement) -> KvmTrial:
-    """The verdict on two measurements; pure."""
+    """Compare two measurements, and conclude whether KVM is real; pure."""
     if not kvm.long_mode:
         return KvmTrial(kvm, tcg, False, f"KVM does not run guests here: {kvm.why_not}.")
     beside = "" if tcg.loop_s is None else f", {tcg.loop_s:.3f} s under TCG"
@@ -107,7 +110,7 @@ def measure(
     start_deadline_s: float = START_DEADLINE_S,
     loop_deadline_s: float = LOOP_DEADLINE_S,
 ) -> Measurement:
-    """How long the counted loop takes; its QEMU is gone on return, whatever happened.
+    """Measure how long the counted loop takes; its QEMU has ended on return, also after an error.
 
     Blocks for at most the two deadlines: until 64-bit mode, and from there to the last turn.
     """
@@ -135,8 +138,10 @@ def measure(
 
 
 def _end(qemu: subprocess.Popen[bytes]) -> None:
-    """Kill the QEMU, also where ``qemu`` is a wrapper and QEMU another process: not reaped yet,
-    it still has its session, and whatever writes to our pipe belongs to it.
+    """Kill the QEMU, also where ``qemu`` is a wrapper and QEMU another process.
+
+    QEMU is not reaped yet, so that it still has its session, and a process that writes to our pipe
+    belongs to it.
     """
     assert qemu.stdout is not None
     qemu.kill()
@@ -144,7 +149,7 @@ def _end(qemu: subprocess.Popen[bytes]) -> None:
 
 
 def arguments(binary: Path, accel: str, image: Path) -> list[str]:
-    """The command line of a QEMU that runs ``image`` in place of its firmware."""
+    """Build the command line of a QEMU that runs ``image`` in place of its firmware."""
     return [
         str(binary),
         *("-no-user-config", "-nodefaults", "-display", "none", "-vga", "none", "-net", "none"),
@@ -159,7 +164,10 @@ def arguments(binary: Path, accel: str, image: Path) -> list[str]:
 
 
 def kvm_closed() -> str:
-    """Why this user cannot open ``/dev/kvm``; empty when it opens, which proves nothing yet."""
+    """Explain why this user cannot open ``/dev/kvm``; return "" when it opens.
+
+    That it opens proves no speed yet.
+    """
     try:
         os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -198,7 +206,7 @@ def _time(
 
 
 def _read_byte(qemu: subprocess.Popen[bytes], deadline_s: float) -> bytes | None:
-    """The next byte of the debug console: None at the deadline, empty when QEMU has ended."""
+    """Read the next byte of the debug console: None at the deadline, empty when QEMU has ended."""
     assert qemu.stdout is not None
     with selectors.DefaultSelector() as ready:
         ready.register(qemu.stdout, selectors.EVENT_READ)
@@ -208,7 +216,7 @@ def _read_byte(qemu: subprocess.Popen[bytes], deadline_s: float) -> bytes | None
 
 
 def _last_words(qemu: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
-    """What QEMU said at its end, which came before that of its guest."""
+    """Return the last line of QEMU's output, which ended before that of its guest."""
     try:
         ended = f"QEMU ended with exit code {qemu.wait(EXIT_GRACE_S)}"
     except subprocess.TimeoutExpired:

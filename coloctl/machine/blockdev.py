@@ -1,13 +1,14 @@
-"""The block graph of a disk on each side, as ``-blockdev`` and ``blockdev-add`` take it.
+r"""Build the block graph of a disk on each side, as ``-blockdev`` and ``blockdev-add`` take it.
 
 ::
 
     primary     vdN -> colo-diskN (quorum) -> parentN (image)
-                                          \\-> nbdN -> the secondary's export parentN, once attached
+                                          \-> nbdN -> the secondary's export parentN, once attached
     secondary   vdN -> colo-diskN (quorum) -> childsN (replication)
                                                 `-> activeN -> hiddenN -> parentN (image)
 
-Numbers: disk N is the N-th ``[[disk]]`` of the pair file, from 0.
+Called by `machine.cmdline` for a QEMU that starts, and by `colo.plan` for one that runs. Numbers:
+disk N is the N-th ``[[disk]]`` of the pair file, from 0.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ def _named(stem: Path) -> Overlay:
 #: for its name; coarse, as nothing reads its bits. Bytes.
 CLOSED, CLOSED_GRANULARITY = "closed", 1 << 24
 
-#: The node of `witness`, and its size in bytes: one cluster.
+#: The node of the close marker, and its size in bytes: one cluster.
 WITNESS, WITNESS_BYTES = "witness", 64 * 1024
 
 
 def witness(spec: PairSpec, node: NodeName) -> Path:
-    """Name the file that tells how the QEMU of a secondary ended.
+    """Name the close marker: the file that shows how the QEMU of a secondary ended.
 
     QEMU marks a qcow2 file with lazy reference counts as dirty when it writes to it, and as clean
     when it closes it. This one is closed at no other time than at an orderly end.
@@ -75,7 +76,10 @@ def witness(spec: PairSpec, node: NodeName) -> Path:
 
 
 def _stem(spec: PairSpec, node: NodeName, disk: DiskSpec) -> Path:
-    """The path that the names of a disk's overlays begin with; beside a device lies nothing."""
+    """Return the path that the names of a disk's overlays begin with.
+
+    For a disk in ``/dev`` it is in another folder: no file can be made beside a device.
+    """
     image, folder = disk.image[node], spec.replication.overlay_dir
     if folder is None and (not image.is_relative_to("/dev") or image.is_relative_to("/dev/shm")):
         return image
@@ -83,14 +87,14 @@ def _stem(spec: PairSpec, node: NodeName, disk: DiskSpec) -> Path:
 
 
 def primary_nodes(disk: DiskSpec, index: int, image: Path) -> tuple[Node, ...]:
-    """The graph of a disk whose replica is not attached yet, in creation order."""
+    """Build the graph of a disk whose replica is not attached yet, in creation order."""
     return (_image(disk, index, image), _quorum(index, f"parent{index}"))
 
 
 def secondary_nodes(
     disk: DiskSpec, index: int, image: Path, active: Path, hidden: Path
 ) -> tuple[Node, ...]:
-    """The graph of a replica, in creation order.
+    """Build the graph of a replica, in creation order.
 
     ``top-id`` names the quorum although it comes later: QEMU looks for it when COLO starts.
     """
@@ -147,12 +151,12 @@ def scratch_secondary_nodes(
 
 
 def overlay_ids(index: int) -> tuple[str, str]:
-    """The nodes of a replica that a promotion merges into its image, and which are gone then."""
+    """Name the nodes of a replica that a promotion merges into its image and removes."""
     return (f"active{index}", f"hidden{index}")
 
 
 def nbd_client(index: int, at: Address, detect_zeroes: str = "on") -> Node:
-    """The primary's way to the secondary's disk.
+    """Build the node by which the primary reaches the secondary's disk.
 
     ``detect_zeroes`` keeps a full copy from writing the holes of the image. ``reconnect-delay``
     stays at its default 0, so that a dead secondary is an error at once and never a wait.
@@ -167,7 +171,7 @@ def nbd_client(index: int, at: Address, detect_zeroes: str = "on") -> Node:
 
 
 def is_replica(node_name: str) -> bool:
-    """Whether a block node is the primary's way to the secondary's disk."""
+    """Return whether a block node is the primary's connection to the secondary's disk."""
     return node_name.startswith("nbd")
 
 
@@ -180,7 +184,7 @@ def _image(disk: DiskSpec, index: int, image: Path) -> Node:
 
 
 def _quorum(index: int, child: str) -> Node:
-    """Reads come from the first child alone; a write counts when one child has it."""
+    """Build the quorum: it reads from its first child; a write counts when one child has it."""
     return {
         "driver": "quorum",
         "node-name": f"colo-disk{index}",
@@ -191,19 +195,23 @@ def _quorum(index: int, child: str) -> Node:
 
 
 def witness_node(path: Path) -> Node:
-    """The block node of `witness`; nothing but its first write ever uses it."""
+    """Build the block node of the close marker, which is used by its first write alone."""
     return {"driver": "qcow2", "node-name": WITNESS, "file": _unflushed(path)}
 
 
 def _unflushed(overlay: Path) -> Node:
-    """An overlay of a secondary needs to outlive its QEMU, not its host: that loss ends it anyway.
+    """Build the file node of an overlay, which must outlive its QEMU and not its host.
 
-    Emptying both at each checkpoint flushes them several times while the guest stands still: 3 ms
-    of it on an ordinary disk (docs/qemu.md, "Overlays").
+    The loss of the host ends the secondary anyway. Emptying both overlays at each checkpoint
+    flushes them several times while the guest stands still: 3 ms of it on an ordinary disk
+    (docs/qemu.md, "Overlays").
     """
     return {**_protocol(overlay, device=False), "cache": {"no-flush": True}}
 
 
 def _protocol(path: Path, *, device: bool) -> Node:
-    """QEMU's ``file`` driver refuses block devices, ``host_device`` refuses files."""
+    """Build the protocol node of an image or device.
+
+    QEMU's ``file`` driver refuses block devices, ``host_device`` refuses files.
+    """
     return {"driver": "host_device" if device else "file", "filename": str(path)}

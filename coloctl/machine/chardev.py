@@ -1,9 +1,9 @@
-"""The character devices between colo-proxy's filters, as ``-chardev`` and as ``chardev-add``.
+"""Build the character devices between colo-proxy's filters, as ``-chardev`` and ``chardev-add``.
 
-Names and directions are those of QEMU's COLO document. The two loops inside the primary
-(``compare0`` to ``compare0-0``, ``compare_out0`` to ``compare_out``) are unix sockets in its run
-directory, so that they need no port. Where the two links between the QEMUs lead is said by
-`coloctl.model.wires`.
+Called by `machine.cmdline` for a QEMU that starts, by `colo.plan` for one that runs. Names and
+directions are those of QEMU's COLO document. The two loops inside the primary (``compare0`` to
+``compare0-0``, ``compare_out0`` to ``compare_out``) are unix sockets in its run directory, so that
+they need no port. `coloctl.model.wires` has the addresses of the two links between the QEMUs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SocketChardev:
             paths.check_socket_path(self.address.path)
 
     def option(self) -> str:
-        """The value of ``-chardev``."""
+        """Build the value of ``-chardev``."""
         values: dict[str, Scalar] = {"id": self.id}
         if isinstance(self.address, SocketFile):
             values["path"] = str(self.address.path)
@@ -49,7 +49,7 @@ class SocketChardev:
         return pairs(values, implied="socket")
 
     def backend(self) -> dict[str, Any]:
-        """The ``backend`` of ``chardev-add``, whose ``server`` is true unless it is said."""
+        """Build the ``backend`` of ``chardev-add``, whose ``server`` is true by default."""
         data: dict[str, Any] = {"addr": self.address.wrapped(), "server": self.server}
         if not isinstance(self.address, SocketFile):
             data["nodelay"] = True
@@ -61,7 +61,7 @@ class SocketChardev:
 
 
 def suffixed(document_id: str, nic: int) -> str:
-    """The id for a NIC: QEMU's document's own for NIC 0, with ``-nN`` behind it for NIC N."""
+    """Return the id for a NIC: that of QEMU's document for NIC 0, followed by ``-nN`` for NIC N."""
     return document_id if nic == 0 else f"{document_id}-n{nic}"
 
 
@@ -104,16 +104,16 @@ def secondary(
 
 
 def ids_primary(nic: int) -> tuple[str, ...]:
-    """Ids for ``chardev-remove`` once the filters are gone; clients leave before their servers."""
+    """List ids for ``chardev-remove`` after the filters; clients leave before their servers."""
     names = ("mirror0", "compare1", "compare0-0", "compare0", "compare_out0", "compare_out")
     return tuple(suffixed(name, nic) for name in names)
 
 
 def ids_secondary(nic: int) -> tuple[str, ...]:
-    """Ids for ``chardev-remove`` once the filters are gone, in the document's order."""
+    """List ids for ``chardev-remove`` once the filters are gone, in the document's order."""
     return tuple(suffixed(name, nic) for name in ("red1", "red0"))
 
 
 def peer_ids_primary(nic: int) -> tuple[str, ...]:
-    """Ids of the chardevs that lead to the secondary: what a yank may cut."""
+    """List the ids of the chardevs that lead to the secondary, which a yank may cut."""
     return tuple(suffixed(name, nic) for name in ("mirror0", "compare1"))

@@ -1,8 +1,9 @@
-"""The whole command line of one QEMU of a pair, pure: the same question gives the same answer.
+"""Build the whole command line of one QEMU of a pair; pure.
 
-Both sides describe the same machine; what differs is the disk graph, the filters, and that a
-secondary waits for a migration. Order matters in two places: a chardev's server stands before its
-client, and ``-netdev`` before the filters on it.
+Called by `colo.launch` for each QEMU that is started, and by `check.command` for one that is only
+tried. Both sides describe the same machine. The disk graph and the filters differ, and a secondary
+waits for a migration. Order matters in two places: a chardev's server stands before its client, and
+``-netdev`` before the filters on it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MONITORS = ("qmp", "rescue")
 
 @dataclass(frozen=True)
 class Launch:
-    """What a host needs to start one QEMU.
+    """The things that a host needs to start one QEMU.
 
     ``sockets`` are to be bound and listening before QEMU starts; ``{fd:NAME}`` in ``argv`` stands
     for the number of the inherited descriptor, in the words at ``numbered`` and in no other: what
@@ -38,7 +39,7 @@ class Launch:
     numbered: frozenset[int] = frozenset()
 
     def lines(self) -> list[str]:
-        """The command line for people and for a shell: one option with its value per line."""
+        """Format the command line for people and shells: one option with its value per line."""
         groups: list[list[str]] = [[self.argv[0]]]
         for word in self.argv[1:]:
             if word.startswith("-") or len(groups) == 1 or len(groups[-1]) == 2:
@@ -112,11 +113,11 @@ def secondary(
     scratch: Sequence[Path] = (),
     witness: Path | None = None,
 ) -> Launch:
-    """Build the command line of a QEMU that waits to be told from where its guest comes.
+    """Build the command line of a QEMU that waits until it learns from where its guest comes.
 
-    ``overlays`` has one item per disk, empty and of the disk's size; ``witness`` as in
-    `blockdev.witness`. Incoming is deferred because capabilities must be set before the stream is
-    accepted. ``scratch`` as for `primary`.
+    ``overlays`` has one item per disk, empty and of the disk's size; ``witness`` is the file that
+    `blockdev.witness` names. Incoming is deferred because capabilities must be set before the
+    stream is accepted. ``scratch`` as for `primary`.
     """
     chardevs = [
         one
@@ -195,7 +196,7 @@ def _launch(
 
 
 def monitor_sockets(rundir: Path) -> dict[str, Path]:
-    """Where the monitors of the QEMU of ``rundir`` are reached, by name."""
+    """Return the paths of the monitors of the QEMU of ``rundir``, by name."""
     return {name: paths.check_socket_path(rundir / f"{name}.sock") for name in MONITORS}
 
 
@@ -236,7 +237,7 @@ def _board(guest: GuestSpec, accel: str) -> tuple[str, ...]:
 
 
 def default_cpu(accel: str) -> str:
-    """The model of QEMU's COLO document: the same on hosts whose CPUs differ."""
+    """Return the model of QEMU's COLO document: the same on hosts whose CPUs differ."""
     return "qemu64,kvmclock=on" if accel == "kvm" else "qemu64"
 
 
@@ -245,24 +246,27 @@ def _console(rundir: Path) -> tuple[str, ...]:
 
 
 def console_option(rundir: Path) -> str:
-    """The word by which the QEMU of ``rundir`` is told from all others."""
+    """Return the word by which the QEMU of ``rundir`` is recognized among all others."""
     return keyval("file", id="console0", path=str(rundir / "console.log"), append=True)
 
 
 def agent_socket(rundir: Path) -> Path:
-    """Where the guest agent of the QEMU of ``rundir`` is spoken to, while its guest serves."""
+    """Return the path of the guest agent's socket, for use while the guest serves."""
     return paths.check_socket_path(rundir / "agent.sock")
 
 
 def _agent(rundir: Path) -> tuple[str, ...]:
-    """Each side has a socket of its own; nobody connects to a secondary's."""
+    """Build the agent's chardev; a secondary has one of its own, to which no client connects."""
     address = str(agent_socket(rundir))
     option = keyval("socket", id=device.AGENT_CHARDEV, path=address, server=True, wait=False)
     return ("-chardev", option)
 
 
 def _monitors() -> tuple[str, ...]:
-    """Commands on one socket; the other stays free for out-of-band commands when that one hangs."""
+    """Build both monitors.
+
+    Commands go over one socket; the other stays free for out-of-band commands when that one hangs.
+    """
     return tuple(
         word
         for name in MONITORS
@@ -277,7 +281,7 @@ def _monitors() -> tuple[str, ...]:
 
 
 def netdev(nic: NicSpec, node: NodeName) -> dict[str, Any]:
-    """The host's end of a NIC.
+    """Build the host's end of a NIC.
 
     vhost would carry frames past the filters. A NIC without a tap gets an isolated user-mode
     network that never speaks first, which needs no right on the host.

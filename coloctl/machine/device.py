@@ -1,9 +1,9 @@
-"""The guest's devices at fixed PCI addresses, so that every later secondary is the same machine.
+"""Place the guest's devices at fixed PCI addresses, the same in every later secondary.
 
-Slots: disks from 0x04, one SCSI controller at 0x0f, NICs from 0x10 to 0x1c, the guest agent's port
-at 0x1d, the panic device at 0x1e. The machines' own devices are at 0x00 and 0x01 (``pc``) or 0x00
-and 0x1f (``q35``); 0x02 and 0x03 are free for
-``extra_args``. On ``q35`` the same slots of ``pcie.0`` make integrated endpoints.
+Called by `machine.cmdline` for the command line of each QEMU. Slots: disks from 0x04, one SCSI
+controller at 0x0f, NICs from 0x10 to 0x1c, the guest agent's port at 0x1d, the panic device at
+0x1e. The machines' own devices are at 0x00 and 0x01 (``pc``) or 0x00 and 0x1f (``q35``); 0x02 and
+0x03 are free for ``extra_args``. On ``q35`` the same slots of ``pcie.0`` make integrated endpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LAST_NIC_SLOT = 0x1C
 AGENT_SLOT = 0x1D
 PANIC_SLOT = 0x1E
 
-#: The chardev behind the guest agent's port, and the name by which the agent finds the port.
+#: The chardev of the guest agent's port, and the name by which the agent finds the port.
 AGENT_CHARDEV = "agent0"
 AGENT_PORT = "org.qemu.guest_agent.0"
 
@@ -33,19 +33,20 @@ Q35_SATA_DRIVES = 6
 
 
 def is_q35(guest: GuestSpec) -> bool:
-    """The machine type is q35, by its alias or by a version such as ``pc-q35-7.2``."""
+    """Return whether the machine type is q35, by alias or by a version such as ``pc-q35-7.2``."""
     return guest.machine.split(",")[0].startswith(("q35", "pc-q35"))
 
 
 def pci(guest: GuestSpec, slot: int) -> dict[str, str]:
-    """``bus`` and ``addr`` of a device in that slot of the machine's root bus."""
+    """Return ``bus`` and ``addr`` of a device in that slot of the machine's root bus."""
     return {"bus": "pcie.0" if is_q35(guest) else "pci.0", "addr": f"0x{slot:x}"}
 
 
 def devices(spec: PairSpec, *, pvpanic: bool = True) -> tuple[Device, ...]:
-    """Every ``-device`` of the guest, in creation order; ``pvpanic``: this QEMU has that device.
+    """List every ``-device`` of the guest, in creation order.
 
-    Raises `SpecError` when there are more disks or NICs than places for them.
+    ``pvpanic`` means that this QEMU has that device. Raises `SpecError` when there are more disks
+    or NICs than places for them.
     """
     scsi = any(disk.model.startswith("scsi-") for disk in spec.disks)
     controller = {"driver": "virtio-scsi-pci", "id": "scsi0", **pci(spec.guest, SCSI_SLOT)}
@@ -73,12 +74,15 @@ def _agent_devices(guest: GuestSpec) -> tuple[Device, Device]:
 
 
 def _panic_device(guest: GuestSpec) -> Device:
-    """QEMU is told of a panic; what follows is not QEMU's to decide (``-action``)."""
+    """Build the device by which the guest reports a panic to QEMU.
+
+    The consequence is not decided by QEMU (``-action``).
+    """
     return {"driver": "pvpanic-pci", "id": "panic0", **pci(guest, PANIC_SLOT)}
 
 
 def disk_device(guest: GuestSpec, disk: DiskSpec, index: int) -> Device:
-    """``vdN`` on ``colo-diskN``; boot order is disk order, behind the pair file's kernel."""
+    """Build ``vdN`` on ``colo-diskN``; boot order is disk order, after the pair file's kernel."""
     return {
         "driver": disk.model,
         "id": f"vd{index}",
@@ -115,7 +119,7 @@ def _disk_place(guest: GuestSpec, disk: DiskSpec, index: int) -> dict[str, Any]:
 
 
 def nic_device(guest: GuestSpec, nic: NicSpec, index: int) -> Device:
-    """``eN`` on the pair file's netdev, without an option ROM.
+    """Build ``eN`` on the pair file's netdev, without an option ROM.
 
     A virtio-net guest computes its own checksums: filter-rewriter writes whole ones after a
     failover, and a frame that still asks for one to be added would leave with a wrong one.

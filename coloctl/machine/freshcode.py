@@ -1,10 +1,10 @@
-"""The fresh-code plugin: which file of the cache a QEMU loads under TCG, and whether to trust it.
+"""Find the fresh-code plugin that a QEMU loads under TCG, and decide whether to trust it.
 
 Under TCG a secondary may run code that it translated before a checkpoint replaced it; the plugin
-(files/fresh-code.c) prevents that. `colo/launch.py` asks here for every QEMU of a pair,
-`check/freshcode.py` builds the file.
+(files/fresh-code.c) prevents that. Called by `colo.launch` for every QEMU of a pair;
+`check.freshcode` builds the file. Its name comes from `coloctl.probe_cache`.
 
-Invariant: what is answered to load lies where no other user can write, was built from the source
+Invariant: a plugin that is returned lies where no other user can write, was built from the source
 of this coloctl, and was tried in this very binary.
 """
 
@@ -45,16 +45,16 @@ def place(binary: Path) -> Path:
 def find(binary: Path) -> Path | None:
     """Return the plugin that ``binary`` may load; None where none was built or it is not trusted.
 
-    Looked up anew for every QEMU: the cache may have been emptied since the last one.
+    It is looked up again for every QEMU: the cache may have been emptied since the last one.
     """
     file = place(binary)
     return None if distrust(file) else file
 
 
 def distrust(file: Path) -> str:
-    """Say why ``file`` is not loaded, in a sentence; empty when nothing speaks against it.
+    """Explain in a sentence why ``file`` is not loaded; return "" when it can be trusted.
 
-    The cache folder around it was looked at by `paths.cache_dir`.
+    The cache folder around it was checked by `paths.cache_dir`.
     """
     for path, is_kind, kind in (
         (file.parent, stat.S_ISDIR, "folder"),
@@ -98,9 +98,9 @@ def arguments(plugin: Path | None, **words: bool) -> tuple[str, ...]:
 
 
 def in_force(argv: Sequence[str]) -> bool | None:
-    """Tell from the command line of a QEMU that runs whether its code stays fresh.
+    """Determine from the command line of a QEMU that runs whether its code stays fresh.
 
-    None where it translates nothing (KVM), or its command line is not known.
+    None where it translates no code (KVM), or its command line is not known.
     """
     words = list(argv)
     if "-accel" not in words or words[words.index("-accel") + 1] != "tcg":

@@ -1,9 +1,11 @@
-"""Disk images, asked and made through ``qemu-img`` wherever they lie.
+"""Inspect, create and compare disk images through ``qemu-img``, on the host that has them.
 
-Every function takes ``run``, which executes a command on the host that has the image (it raises
-`PreconditionFailed` when there is no such program, `DeadlineMissed` when it takes too long);
-nothing here opens an image itself. Images may be in use by a running QEMU: they are read with
-``-U``.
+Called by `colo.overlays`, `colo.launch` and `check.disks`, among others. Every function takes
+``run``, which executes a command on the host that has the image. It raises `PreconditionFailed`
+when there is no such program, `DeadlineMissed` when it takes too long. Images may be in use by a
+running QEMU: they are read with ``-U``.
+
+Invariant: no function here opens an image itself.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from coloctl.model import units
 
 
 class CommandEnd(Protocol):
-    """How a command ended."""
+    """The end of a command: exit code and output."""
 
     @property
     def code(self) -> int: ...
@@ -30,7 +32,7 @@ class CommandEnd(Protocol):
 
 
 class RunCommand(Protocol):
-    """How a host executes a command to its end."""
+    """The function by which a host executes a command to its end."""
 
     async def __call__(self, argv: Sequence[str], *, deadline_s: float) -> CommandEnd: ...
 
@@ -46,7 +48,7 @@ CONTENT_DEADLINE_S = 1200.0
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What ``qemu-img info`` says of one image; sizes in bytes."""
+    """The facts that ``qemu-img info`` reports of one image; sizes in bytes."""
 
     path: Path
     format: str
@@ -57,7 +59,7 @@ class ImageInfo:
 
 
 def tool(binary: Path) -> Path:
-    """The ``qemu-img`` of the same build as ``binary``, else the one on PATH."""
+    """Find the ``qemu-img`` of the same build as ``binary``, else the one on PATH."""
     beside = binary.with_name("qemu-img")
     return beside if binary.is_absolute() and beside.exists() else QEMU_IMG
 
@@ -65,10 +67,11 @@ def tool(binary: Path) -> Path:
 async def info(
     path: Path, run: RunCommand, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
 ) -> ImageInfo:
-    """What the image is.
+    """Inspect an image.
 
     Raises `PreconditionFailed` naming the image when it is missing, unreadable, damaged, or not of
-    ``image_format`` (given, the image's own word is not believed: a raw disk's guest writes it).
+    ``image_format``. With ``image_format`` the header of the image is not believed: a raw disk's
+    guest writes it.
     """
     as_format = ("-f", image_format) if image_format else ()
     argv = [str(qemu_img), "info", "-U", *as_format, "--output=json", str(path)]
@@ -143,12 +146,12 @@ def _parse(path: Path, document: str) -> ImageInfo:
 async def virtual_size(
     path: Path, run: RunCommand, *, image_format: str | None = None, qemu_img: Path = QEMU_IMG
 ) -> int:
-    """The size that a guest sees, in bytes; raises as `info` does."""
+    """Return the size that a guest sees, in bytes; raises as `info` does."""
     return (await info(path, run, image_format=image_format, qemu_img=qemu_img)).virtual_size
 
 
 def require_equal_sizes(a: ImageInfo, b: ImageInfo) -> None:
-    """Both images hold the same disk size; raises `PreconditionFailed` naming both otherwise."""
+    """Check that both images hold the same disk size; raises `PreconditionFailed` naming both."""
     if a.virtual_size == b.virtual_size:
         return
     small, large = sorted((a, b), key=lambda each: each.virtual_size)
@@ -161,7 +164,7 @@ def require_equal_sizes(a: ImageInfo, b: ImageInfo) -> None:
     )
 
 
-#: The words behind it are the image to be like, the new one, and the command that makes it.
+#: The words after it are the image to be like, the new one, and the command that makes it.
 _CREATE = """
 umask 077; like=$1 path=$2; shift 2
 "$@" || exit
@@ -174,7 +177,7 @@ chmod --reference="$like" -- "$path" || exit
 async def create_overlay(
     path: Path, size: int, run: RunCommand, *, qemu_img: Path = QEMU_IMG
 ) -> None:
-    """``path`` is an empty qcow2 of ``size`` bytes, whatever was there before.
+    """Create an empty qcow2 of ``size`` bytes at ``path``, in place of an earlier file.
 
     Raises `PreconditionFailed` naming it when it cannot be written.
     """
@@ -190,9 +193,9 @@ async def create(
     qemu_img: Path = QEMU_IMG,
     like: Path | None = None,
 ) -> None:
-    """Make an empty image of ``size`` bytes at ``path``, whatever was there before.
+    """Create an empty image of ``size`` bytes at ``path``, in place of an earlier file.
 
-    Nobody but this user may read it, from its first moment on; with ``like`` it gets the mode and
+    Only this user may read it, from its first moment on; with ``like`` it gets the mode and
     the owner of that image, where both are files that the host of ``run`` has. Raises
     `PreconditionFailed` naming it when it cannot be written.
     """
@@ -214,7 +217,7 @@ async def same_content(
     qemu_img: Path = QEMU_IMG,
     deadline_s: float = CONTENT_DEADLINE_S,
 ) -> bool:
-    """A guest would read the same bytes from both; both lie on the host that ``run`` leads to.
+    """Return whether a guest would read the same bytes from both; both lie on the host of ``run``.
 
     Raises `PreconditionFailed` when one of them cannot be read.
     """
@@ -229,12 +232,12 @@ async def same_content(
 
 
 def reason(stderr: str) -> tuple[str, str | None]:
-    """Say why ``qemu-img`` failed, and what to do about it where that is known."""
+    """Explain why ``qemu-img`` failed, and return the next thing to try where that is known."""
     return _reason(stderr), _hint(stderr)
 
 
 def _reason(stderr: str) -> str:
-    """The end of qemu-img's last line, which repeats the file's name once or twice before it."""
+    """Return the end of qemu-img's last line, which has the file's name once or twice before it."""
     lines = stderr.strip().splitlines()
     if not lines:
         return "qemu-img gave no reason"
@@ -243,7 +246,7 @@ def _reason(stderr: str) -> str:
 
 
 def _hint(stderr: str) -> str | None:
-    """The next thing to try, for what qemu-img most often complains about."""
+    """Return the next thing to try, for the errors that qemu-img reports most often."""
     hints = {
         "No such file": "make it with `qemu-img create`, or correct the path in the pair file",
         "Permission denied": "give the user that runs coloctl read and write permission",

@@ -1,4 +1,4 @@
-"""The filters of colo-proxy, as ``-object`` and ``object-add`` take them.
+"""Build the filters of colo-proxy, as ``-object`` and ``object-add`` take them.
 
 ::
 
@@ -6,7 +6,8 @@
                 guest -> redire1 -> comp0 (compare, release) -> redire0 -> tap -> client
     secondary   copy from m0 -> f1 -> rew0 (sequence numbers) -> guest -> rew0 -> f2 -> comp0
 
-A filter's ``queue`` is named from the netdev's side: ``tx`` is towards the guest.
+Called by `machine.cmdline` for a secondary that starts, by `colo.plan` for a QEMU that runs, and by
+`colo.retune`. A filter's ``queue`` is named from the netdev's side: ``tx`` is towards the guest.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Properties = Mapping[str, Any]
 
 
 def has_vnet_header(nic: NicSpec) -> bool:
-    """Frames on this netdev carry a virtio-net header.
+    """Return whether frames on this netdev carry a virtio-net header.
 
-    Filters and comparison must then all be told; one that is not reads the header as Ethernet.
-    Only a tap under a virtio-net device has it: cmdline.py says ``vnet_hdr`` of every tap.
+    Filters and comparison must then all be set to it; one that is not reads the header as Ethernet.
+    Only a tap under a virtio-net device has it: `machine.cmdline` sets ``vnet_hdr`` of every tap.
     """
     return nic.tap is not None and nic.model.startswith("virtio-net")
 
@@ -32,12 +33,12 @@ def has_vnet_header(nic: NicSpec) -> bool:
 def primary_filters(
     spec: PairSpec, nic_index: int, *, status: bool, behind_rewriter: bool = False
 ) -> tuple[Properties, ...]:
-    """m0, redire0, redire1, iothread1 and comp0 in creation order.
+    """Build m0, redire0, redire1, iothread1 and comp0 in creation order.
 
     ``status`` is that of the three filters. They are off in a QEMU without COLO: colo-compare
-    releases nothing before the first checkpoint, so the guest would fall silent.
-    ``behind_rewriter``: this QEMU was a secondary and keeps ``rew0``. What the guest sends then
-    passes ``rew0`` first and is compared in the numbers that its clients know (``insert: before``
+    releases no packet before the first checkpoint, so the guest would fall silent.
+    ``behind_rewriter``: this QEMU was a secondary and keeps ``rew0``. Packets of the guest then
+    pass ``rew0`` first and are compared in the numbers that its clients know (``insert: before``
     is the netdev's side of it).
     """
     nic = spec.nics[nic_index]
@@ -55,7 +56,10 @@ def primary_filters(
 
 
 def secondary_filters(spec: PairSpec, nic_index: int) -> tuple[Properties, ...]:
-    """f1, f2 and rew0 in creation order, all on: this guest does not run before COLO does."""
+    """Build f1, f2 and rew0 in creation order.
+
+    All of them are on: this guest does not run before COLO does.
+    """
     nic = spec.nics[nic_index]
     name = _namer(nic_index)
     return (
@@ -66,28 +70,28 @@ def secondary_filters(spec: PairSpec, nic_index: int) -> tuple[Properties, ...]:
 
 
 def engage_order(nic_index: int) -> tuple[str, ...]:
-    """Ids in the order to switch on: the way out of the comparison before the way into it."""
+    """List ids in the order to switch on: the way out of the comparison before the way into it."""
     return tuple(suffixed(name, nic_index) for name in ("redire0", "m0", "redire1"))
 
 
 def primary_ids_teardown(nic_index: int) -> tuple[str, ...]:
-    """Ids for ``object-del``: deleting comp0 first releases every packet that it holds."""
+    """List ids for ``object-del``: deleting comp0 first releases every packet that it holds."""
     names = ("comp0", "iothread1", "m0", "redire0", "redire1")
     return tuple(suffixed(name, nic_index) for name in names)
 
 
 def secondary_ids_teardown(nic_index: int) -> tuple[str, ...]:
-    """Ids for ``object-del`` at a promotion. ``rew0`` stays for the connections that are open."""
+    """List ids for ``object-del`` at a promotion; ``rew0`` stays for open connections."""
     return tuple(suffixed(name, nic_index) for name in ("f2", "f1"))
 
 
 def compare_id(nic_index: int) -> str:
-    """Id of the comparison of one NIC."""
+    """Return the id of the comparison of one NIC."""
     return suffixed("comp0", nic_index)
 
 
 def comparison_limits(spec: PairSpec) -> Properties:
-    """The properties of a comparison that may be set while it runs."""
+    """Return the properties of a comparison that may be set while it runs."""
     return {
         "compare_timeout": spec.checkpoint.compare_timeout_ms,
         "expired_scan_cycle": spec.checkpoint.expired_scan_cycle_ms,
@@ -96,7 +100,7 @@ def comparison_limits(spec: PairSpec) -> Properties:
 
 
 def rewriter_id(nic_index: int) -> str:
-    """Id of the rewriter that a promoted secondary keeps."""
+    """Return the id of the rewriter that a promoted secondary keeps."""
     return suffixed("rew0", nic_index)
 
 

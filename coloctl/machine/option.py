@@ -1,4 +1,7 @@
-"""Values as QEMU's command line reads them: ``key=value`` lists, and JSON."""
+"""Encode values as QEMU's command line reads them: ``key=value`` lists, and JSON.
+
+Called by `machine.cmdline`, `machine.chardev`, `machine.freshcode` and `check.pair`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ Scalar = str | int | bool
 
 
 def keyval(implied: str = "", /, **values: Scalar | None) -> str:
-    """One option value such as ``socket,id=m0,server=on``; a comma inside a value is doubled.
+    """Build one option value such as ``socket,id=m0,server=on``; a comma inside a value is doubled.
 
     ``implied`` is the leading value that QEMU takes without a key. Underscores in keys stay as
     they are; a value of None is left out. Raises `ValueError` for an ``implied`` that QEMU would
@@ -20,7 +23,7 @@ def keyval(implied: str = "", /, **values: Scalar | None) -> str:
 
 
 def pairs(values: Mapping[str, Scalar | None], *, implied: str = "") -> str:
-    """As `keyval`, for keys that are not Python names (``reconnect-ms``)."""
+    """Build the same as `keyval`, for keys that are not Python names (``reconnect-ms``)."""
     if "=" in implied:
         raise ValueError(f"{implied!r} would be read as a key and a value")
     parts = [escape(implied)] if implied else []
@@ -29,17 +32,17 @@ def pairs(values: Mapping[str, Scalar | None], *, implied: str = "") -> str:
 
 
 def escape(value: str) -> str:
-    """``value`` as it stands inside a ``key=value`` list."""
+    """Escape ``value`` for its place inside a ``key=value`` list."""
     return value.replace(",", ",,")
 
 
 def text(value: Scalar) -> str:
-    """A scalar in the words of the command line: booleans are ``on`` and ``off``."""
+    """Format a scalar for the command line: booleans are ``on`` and ``off``."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value)
 
 
 def json_option(value: Mapping[str, Any]) -> str:
-    """Compact JSON in the order given, for ``-blockdev``, ``-device``, ``-object``, ``-netdev``."""
+    """Encode compact JSON in the order given, as ``-blockdev`` and ``-object`` take it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

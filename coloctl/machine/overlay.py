@@ -1,11 +1,11 @@
-"""Make, judge and commit the overlays of a secondary's disk, through ``qemu-img``.
+"""Make, inspect and commit the overlays of a secondary's disk, through ``qemu-img``.
 
-`coloctl.colo.overlays` calls this, on the node that has the files. ``run`` executes a command
-there, as in `coloctl.machine.image`.
+Called by `colo.overlays`, on the node that has the files. ``run`` executes a command there, as in
+`machine.image`.
 
-Invariant: until it is known that QEMU has put an image in the place of its overlays, what a guest
-reads is the image with both; committing them into the image changes nothing of that, may be cut
-short at any point and may be done again.
+Invariant: until it is known that QEMU has put an image in the place of its overlays, the guest's
+disk is the image with both. Committing them into the image changes no byte of that disk; it may be
+cut short at any point and may be done again.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ async def make(path: Path, size: int, run: RunCommand, *, qemu_img: Path = QEMU_
 
 @dataclass(frozen=True)
 class Marks:
-    """What QEMU wrote into the header of an overlay."""
+    """The marks that QEMU wrote into the header of an overlay."""
 
     dirty: bool  #: it holds data, and QEMU never closed it
     bitmaps: frozenset[str]  #: those that QEMU wrote when it closed it, by name
 
 
 async def marks(path: Path, run: RunCommand, *, qemu_img: Path = QEMU_IMG) -> Marks:
-    """Read the marks of the overlay, and nothing else of it.
+    """Read the marks of the overlay, and no other part of it.
 
     Raises `PreconditionFailed` when it is missing, damaged or in use.
     """
     argv = [str(qemu_img), "info", "-f", "qcow2", "--output=json", str(path)]
     done = await run(argv, deadline_s=HEADER_DEADLINE_S)
     _require(done, f"{path} cannot be read")
-    told = _json(path, done.stdout)
-    bitmaps = told.get("format-specific", {}).get("data", {}).get("bitmaps", ())
+    found = _json(path, done.stdout)
+    bitmaps = found.get("format-specific", {}).get("data", {}).get("bitmaps", ())
     names = frozenset(str(bitmap["name"]) for bitmap in bitmaps)
-    return Marks(bool(told.get("dirty-flag", False)), names)
+    return Marks(bool(found.get("dirty-flag", False)), names)
 
 
 async def has_data(path: Path, run: RunCommand, *, qemu_img: Path = QEMU_IMG) -> bool:
-    """Answer whether a cluster of the overlay holds data, other than zeros without a place.
+    """Return whether a cluster of the overlay holds data, other than zeros without a place.
 
     Raises `PreconditionFailed` as `marks` does.
     """

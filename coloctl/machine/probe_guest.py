@@ -1,9 +1,9 @@
-"""A guest of 64 KiB: from the reset vector to 64-bit mode, one counted loop, and out.
+"""Assemble a guest of 64 KiB: from the reset vector to 64-bit mode, one counted loop, and out.
 
-It takes the place of the firmware (``-bios``), so that nothing but these instructions runs. It
-writes `ENTERED` to the debug console in 64-bit mode, `FINISHED` after the loop, and then ends
-QEMU through isa-debug-exit. Source of the encodings: the opcode maps of the AMD64 and Intel 64
-manuals.
+Called by `machine.accel`, which measures it. It takes the place of the firmware (``-bios``), so
+that no other instructions run. It writes `ENTERED` to the debug console in 64-bit mode, `FINISHED`
+after the loop, and then ends QEMU through isa-debug-exit. Source of the encodings: the opcode maps
+of the AMD64 and Intel 64 manuals.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ CODE64_SELECTOR = 8
 
 
 def rom(turns: int = TURNS) -> bytes:
-    """The image for ``-bios`` whose loop takes ``turns`` turns (1 to 2**32 - 1)."""
+    """Assemble the image for ``-bios`` whose loop takes ``turns`` turns (1 to 2**32 - 1)."""
     code64 = _long_mode(turns)
-    # The first half refers to addresses behind itself; its length does not depend on them.
+    # The first half refers to addresses after itself; its length does not depend on them.
     length = len(_real_mode(gdtr=0, entry=0))
     entry = length
     gdt = (entry + len(code64) + 7) // 8 * 8
@@ -63,7 +63,7 @@ def rom(turns: int = TURNS) -> bytes:
 
 
 def _real_mode(gdtr: int, entry: int) -> bytes:
-    """16-bit code: page tables, then straight into 64-bit mode at offset ``entry``."""
+    """Assemble 16-bit code: page tables, then straight into 64-bit mode at offset ``entry``."""
     return b"".join(
         (
             b"\xfa",  # cli
@@ -88,7 +88,10 @@ def _real_mode(gdtr: int, entry: int) -> bytes:
 
 
 def _long_mode(turns: int) -> bytes:
-    """64-bit code. `ENTERED` arrives through the upper half of a register, which 32 bits lack."""
+    """Assemble 64-bit code.
+
+    `ENTERED` arrives through the upper half of a register, which a 32-bit register does not have.
+    """
     return b"".join(
         (
             b"\x48\xb8" + struct.pack("<Q", ENTERED[0] << 32),  # mov rax, ENTERED << 32
@@ -105,7 +108,7 @@ def _long_mode(turns: int) -> bytes:
 
 
 def _store(address: int, value: int) -> bytes:
-    """Two ``mov dword [address], imm32`` which make one page table entry."""
+    """Assemble two ``mov dword [address], imm32`` which make one page table entry."""
     low = b"\x66\xc7\x06" + struct.pack("<HI", address, value)
     high = b"\x66\xc7\x06" + struct.pack("<HI", address + 4, 0)
     return low + high
@@ -116,5 +119,5 @@ def _load_eax(value: int) -> bytes:
 
 
 def _out(port: int) -> bytes:
-    """``out port, al``"""
+    """Assemble ``out port, al``."""
     return b"\xe6" + bytes([port])
