@@ -66,7 +66,7 @@ class Steps:
         self.done(FailoverStep.DETECTED, self.began_s)
 
     def done(self, step: FailoverStep, at_s: float | None = None) -> None:
-        """Record that ``step`` is done, now or at that monotonic second."""
+        """Note that ``step`` is done, now or at that monotonic second."""
         self._done.append(StepDone(step, self.since_ms(at_s)))
         self._more.set()
 
@@ -119,7 +119,7 @@ class Failover:
         return proof
 
     async def promote(self, proof: Fenced, claiming: Awaitable[None]) -> None:
-        """Let the survivor run the guest alone and unprotected, once ``claiming`` is done.
+        """Promote the survivor: once ``claiming`` is done, it runs the guest alone, unprotected.
 
         ``claiming`` claims the generation. It runs beside the cut-off, which does not let the
         survivor run on, and before everything that does; an error of it stops the failover. QEMU
@@ -275,7 +275,7 @@ async def open_taps(spec: PairSpec, vm: VM) -> None:
 
 
 async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -> None:
-    """Let a primary whose protection failed half-way serve on alone; its secondary is dead.
+    """Release a primary whose protection failed half-way; its secondary is dead already.
 
     Works from every stage between the first NBD connection and the first checkpoint. Raises
     `FailoverRefused` when the guest does not come to run again.
@@ -295,7 +295,7 @@ async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -
 
 
 async def _resume(primary: VM, deadline: Deadline) -> None:
-    """Let the guest run again, after QEMU has cleaned up a failed migration."""
+    """Resume the guest, after QEMU has cleaned up a failed migration."""
     settled = {RunState.PAUSED, *_SERVES}  # only this resumes one that was held
     with contextlib.suppress(DeadlineMissed):
         await until_runstate(primary.monitor, settled, deadline.at_most(RESCUE_DEADLINE_S))

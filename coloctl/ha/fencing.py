@@ -1,7 +1,7 @@
 """Prove a node down before anything is promoted.
 
-Called by `ha.failover`; asks the fence agent through `ha.agent`, and the kernel through the host of
-the node. `supervisor.acts.fencing` gathers the means.
+Called by `ha.failover`; asks the fence agent through `ha.agent`, and the kernel through the node's
+host (`host.base`). `supervisor.acts.fencing` gathers the means.
 
 Invariant: `fence` returns only with a proof; every other end is `FencingFailed`. The kernel's
 report on a process outweighs an agent's or an operator's: a QEMU within reach that lives on is
@@ -68,7 +68,7 @@ NO_MEANS = Means()
 
 @dataclass(frozen=True)
 class Fenced:
-    """Proof that ``node`` is down, and how it was obtained; ``said`` is the agent's output."""
+    """Proof that ``node`` is down, and how it was obtained; ``said``: the agent's output."""
 
     node: str
     method: FencingMethod
@@ -172,7 +172,7 @@ def require_means(spec: PairSpec, vm: VM, means: Means) -> None:
 
 
 async def _by_agent(spec: PairSpec, vm: VM, means: Means, clock: Clock) -> tuple[str, str]:
-    """Let the agent confirm it; an operator or the kernel that proves it earlier counts at once."""
+    """Ask the agent to confirm it; an earlier proof by an operator or the kernel counts at once."""
     given = means.confirmation.given.wait() if means.confirmation is not None else None
     waits = (
         switch_off(spec.fencing, vm.node, clock, known=means.agent_known),
