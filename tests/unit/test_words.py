@@ -66,8 +66,6 @@ PENDING = frozenset(
         # -
         "docs/bench.md",
         # -
-        "docs/chaos.md",
-        # -
         "docs/detection.md",
         # -
         "docs/lab-network.md",
