@@ -26,8 +26,6 @@ PENDING = frozenset(
         # -
         "coloctl/metrics",
         # -
-        "coloctl/qmp",
-        # -
         "coloctl/machine",
         # -
         "coloctl/lab",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import schemas
 from support.fakes import DIALECTS, make_spec, on_one_host
 
 from coloctl.colo import difference_plan, plan, retune
@@ -172,7 +173,7 @@ def test_every_command_of_every_sequence_fits_every_stored_schema(
         f"{name}: {sentence}"
         for name, dialect, step in every_step()
         if has or not dialect.switchover_bandwidth
-        for sentence in qmp_schema.check(step.command, schema)
+        for sentence in schemas.check(step.command, schema)
     }
     assert not wrong
 
