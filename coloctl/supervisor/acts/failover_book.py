@@ -90,7 +90,8 @@ class FailoverBook:
         except BaseException as error:
             if isinstance(error, ColoctlError):
                 self.failed(error)
-            await self._stop_listening()
+            if self._listening is not None:
+                self._listening.cancel()  # not awaited: the end of the act must not wait
             raise
         finally:
             fencing.over(state, lost.name)
