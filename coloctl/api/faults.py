@@ -1,18 +1,20 @@
-"""Faults dealt to a pair by hand: any kind that the nemesis knows, each with its healing."""
+"""Inject faults into a running pair by hand: any kind of `chaos.faults`, each with its healing.
+
+Called by `api.pair`, which heals each fault at the end of its block.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
 
 from coloctl import pairfile, paths
-from coloctl.chaos.faults import FAULTS, FaultKind
-from coloctl.chaos.faults.fault import Blow, Ground
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.faults.fault import Fault as AnyKind
+from coloctl.chaos.faults.fault import Injected, NothingToHit, PairUnderTest, build
 from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import LabError, NotProtected, UsageError
@@ -21,55 +23,57 @@ from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 
 _NETNS = "netns:"
+AnyFault = AnyKind[Any]
 
 
-@dataclass
-class Dealt:
-    """One fault that was dealt, as it is kept until it is healed."""
+class Active:
+    """A fault that was injected, as a pair keeps it until it is healed."""
 
-    kind: str
-    target: str
-    blow: Blow
-    healed: bool = False
+    def __init__(self, fault: AnyFault) -> None:
+        """Inject ``fault``; raises the error of it."""
+        self.fault = fault
+        self.injected: Injected = fault.inject()
+        self.healed = False
 
     def heal(self) -> None:
-        """It is taken back; often is as good as once."""
+        """Heal the fault; further calls change nothing."""
         if not self.healed:
-            self.blow.heal()
+            self.fault.heal()
+            self.fault.close()
             self.healed = True
 
 
-class Fault:
-    """A fault that was dealt; it lasts until it is healed, at the latest at the end of the block.
+class FaultHandle:
+    """A fault that was injected; it lasts until it is healed, at the latest at the block's end.
 
     ``async with await pair.inflict(...)`` heals it at the end of that block.
     """
 
     def __init__(
-        self, dealt: Dealt, in_thread: Callable[[Callable[[], None]], Awaitable[None]]
+        self, active: Active, in_thread: Callable[[Callable[[], None]], Awaitable[None]]
     ) -> None:
-        self._dealt = dealt
+        self._active = active
         self._in_thread = in_thread
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes that it hit, by name."""
-        return self._dealt.blow.nodes
+        return self._active.injected.nodes
 
     @property
     def role(self) -> str:
-        """What the one node that it hit was just before; empty where that were several, or none."""
-        return self._dealt.blow.role
+        """The role of the one node that it hit, just before; empty for several or none."""
+        return self._active.injected.role
 
     @property
     def healed(self) -> bool:
-        """It was taken back."""
-        return self._dealt.healed
+        """Whether it was healed."""
+        return self._active.healed
 
     async def heal(self) -> None:
-        """The fault is taken back, as far as it can be; often is as good as once."""
+        """Heal the fault, as far as it can be; further calls change nothing."""
         if not self.healed:
-            await self._in_thread(self._dealt.heal)
+            await self._in_thread(self._active.heal)
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,27 +82,27 @@ class Fault:
         await self.heal()
 
 
-def deal(name: str, kind: str, target: str, params: Mapping[str, Any]) -> Dealt:
-    """The fault has been dealt to the running pair ``name``.
+def inject(name: str, kind: str, target: str, params: Mapping[str, Any]) -> Active:
+    """Inject a fault into the running pair ``name``.
 
-    Raises `UsageError` for what is no fault, no target of it, or none of its parameters, and
-    `NotProtected` when there was nothing to hurt.
+    Raises `UsageError` for an unknown kind, target or parameter, and `NotProtected` when there was
+    nothing to hit.
     """
-    fault = _known(kind, target)
+    _known(kind, target)
     try:
-        given = fault.params(**params).model_dump()
+        FAULTS[kind].params.model_validate(dict(params))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "its parameters"
         raise UsageError(f"The fault '{kind}' does not take {key}: {first['msg']}.") from None
-    blow = fault.strike(_ground(name), Planned(kind, kind, target, 0.0, params=given), _asker(name))
-    if blow.missed:
-        blow.heal()
-        raise NotProtected(f"The fault '{kind}' met nothing: {blow.missed}.")
-    return Dealt(kind, target, blow)
+    try:
+        return Active(build(FAULTS, _pair(name), kind, target, params))
+    except NothingToHit as nothing:
+        raise NotProtected(f"The fault '{kind}' met nothing: {nothing.message}.") from None
 
 
-def _known(kind: str, target: str) -> FaultKind:
+def _known(kind: str, target: str) -> None:
+    """Refuse a fault that cannot be injected here; raises `UsageError`."""
     fault = FAULTS.get(kind)
     if fault is None:
         raise UsageError(
@@ -111,33 +115,29 @@ def _known(kind: str, target: str) -> FaultKind:
         )
     if fault.prepare is not None:
         raise UsageError(
-            f"The fault '{kind}' needs its stage set before the pair is started.",
+            f"The fault '{kind}' needs preparation before the pair is started.",
             hint="write it into a scenario",
         )
-    return fault
 
 
-def _ask(name: str, command: str, timeout_s: float, **arguments: Any) -> Any:
-    with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
-        return client.execute(command, timeout_s, **arguments)
+def _pair(name: str) -> PairUnderTest:
+    """Return the running pair ``name``, with its lab; each command has a connection of its own."""
 
+    def ask(command: str, timeout_s: float, /, **arguments: Any) -> Any:
+        with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
+            return client.execute(command, timeout_s, **arguments)
 
-def _asker(name: str) -> Callable[..., Any]:
-    return lambda command, timeout_s, /, **arguments: _ask(name, command, timeout_s, **arguments)
-
-
-def _ground(name: str) -> Ground:
     def view() -> dict[str, Any]:
         with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
             return Acts(client).status_document()
 
     pair = pairfile.load(Path(view()["spec_path"]))
     assert pair.source is not None
-    return Ground(name, lab_of(pair), pair.source.parent, view)
+    return PairUnderTest(name, lab_of(pair), pair.source.parent, view, ask)
 
 
 def lab_of(pair: PairSpec) -> Lab:
-    """The lab whose hosts are the pair's; for a pair elsewhere, one that refuses all."""
+    """Return the lab whose hosts are the pair's; for a pair elsewhere, one that refuses all."""
     host = pair.nodes["a"].host
     if host.startswith(_NETNS):
         machine = host.removeprefix(_NETNS)
@@ -149,7 +149,7 @@ def lab_of(pair: PairSpec) -> Lab:
 
 
 class NoLab(Lab):
-    """Stands where a pair runs outside of any lab: has no name, no machine and no link."""
+    """The lab of a pair that runs outside of any lab: it has no name, no machine and no link."""
 
     def __init__(self, pair: str) -> None:
         self._pair = pair

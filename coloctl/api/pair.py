@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from coloctl import pairfile, paths
 from coloctl.api import faults
-from coloctl.api.faults import Fault
+from coloctl.api.faults import FaultHandle
 from coloctl.api.thread import ThreadConnection, awaited
 from coloctl.control import acts as patience
 from coloctl.control.acts import QUERY_S, Acts, Document, read_view
@@ -48,7 +48,7 @@ class Pair:
         self._keep = keep
         self._born: SpawnedSupervisor | None = None
         self._closed = False
-        self._dealt: list[faults.Dealt] = []
+        self._faults: list[faults.Active] = []
         self._threads = ThreadPoolExecutor(THREADS, f"coloctl-{name}")
 
     # -- the block
@@ -97,8 +97,8 @@ class Pair:
     def _end(self) -> None:
         with contextlib.ExitStack() as ends:
             ends.callback(self._end_own)
-            for dealt in self._dealt:
-                ends.callback(dealt.heal)
+            for fault in self._faults:
+                ends.callback(fault.heal)
 
     def _end_own(self) -> None:
         born, self._born = self._born, None
@@ -253,38 +253,38 @@ class Pair:
 
     # -- hurting
 
-    async def inflict(self, kind: str, target: str, /, **params: Any) -> Fault:
-        """The fault ``kind`` has been dealt; kinds, targets and parameters are those of scenarios.
+    async def inflict(self, kind: str, target: str, /, **params: Any) -> FaultHandle:
+        """Inject the fault ``kind``; kinds, targets and parameters are those of scenarios.
 
-        Raises `UsageError` for what does not exist, `NotProtected` when there was nothing to hurt.
+        Raises `UsageError` for an unknown one, `NotProtected` when there was nothing to hit.
         """
 
-        def strike() -> faults.Dealt:
-            dealt = faults.deal(self.name, kind, target, params)
-            self._dealt.append(dealt)
-            return dealt
+        def inject() -> faults.Active:
+            fault = faults.inject(self.name, kind, target, params)
+            self._faults.append(fault)
+            return fault
 
-        return Fault(await self.in_thread(strike), self.in_thread)
+        return FaultHandle(await self.in_thread(inject), self.in_thread)
 
-    async def kill(self, target: str = "primary") -> Fault:
-        """SIGKILL to primary, secondary, a, b, both, or supervisor."""
+    async def kill(self, target: str = "primary") -> FaultHandle:
+        """Kill primary, secondary, a, b, both, or supervisor by SIGKILL."""
         return await self.inflict("kill", target)
 
-    async def freeze(self, target: str = "primary") -> Fault:
-        """The same with SIGSTOP, until it is thawed."""
+    async def freeze(self, target: str = "primary") -> FaultHandle:
+        """Stop the same targets by SIGSTOP, until they are thawed."""
         return await self.inflict("freeze", target)
 
     async def thaw(self) -> None:
-        """Whatever was frozen runs again."""
+        """Let each frozen process run again."""
         await self.heal("freeze")
 
-    async def cut(self, link: str = "replication") -> Fault:
-        """Nothing crosses that link of the lab any more, until it is healed."""
+    async def cut(self, link: str = "replication") -> FaultHandle:
+        """Cut that link of the lab, until it is healed."""
         return await self.inflict("cut", link)
 
     async def heal(self, kind: str = "") -> None:
-        """Every fault of that kind, or of any, is taken back, the latest first."""
-        chosen = [one for one in self._dealt if kind in ("", one.kind)]
+        """Heal every fault of that kind, or of any, the latest first."""
+        chosen = [one for one in self._faults if kind in ("", one.fault.kind)]
 
         def heal() -> None:
             for one in reversed(chosen):

@@ -1,12 +1,10 @@
-"""Build every QMP sequence of coloctl as a tuple of steps; pure, and what ``--dry-run`` prints.
+"""Every QMP sequence of coloctl, as tuples of steps; pure, and what ``--dry-run`` prints.
 
-Called by `colo.protect`, `ha.failover` and `supervisor.acts`; the commands are those of
-`qmp.command`, which `qmp.sequence` runs. Sequences that compare disks are in
-`colo.difference_plan`.
+Those that compare disks are in `coloctl.colo.difference_plan`.
 
-Invariant: the order inside each tuple was found the hard way (docs/qemu.md). Capabilities come
-before ``migrate-incoming``, the NBD export before COLO starts, out-of-band yank before anything
-that may drain a dead peer, ``nbd-server-stop`` before ``x-colo-lost-heartbeat`` on a secondary.
+The order inside each tuple was paid for (docs/qemu.md): capabilities before ``migrate-incoming``,
+the NBD export before COLO starts, out-of-band yank before anything that may drain a dead peer,
+``nbd-server-stop`` before ``x-colo-lost-heartbeat`` on a secondary.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from coloctl.qmp.sequence import Step
 
 Plan = tuple[Step, ...]
 
-#: Bytes per second at which less than one page is sent within a downtime of 1 ms.
+#: Bytes per second at which less than one page goes over within a downtime of 1 ms.
 NO_PAGE_PER_MS = 1_000_000
 #: While the guest stands still its memory may take the whole link, bytes per second.
 HELD_BANDWIDTH = 100 * 1024**3
@@ -34,8 +32,13 @@ def _steps(why: str, *commands: qmp.Command) -> Plan:
     return tuple(Step(command, why=why if n == 0 else "") for n, command in enumerate(commands))
 
 
+def resync_job(disk: int) -> str:
+    """Job id of the mirror of one disk."""
+    return f"resync{disk}"
+
+
 def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
-    """Make both sides agree on what the migration stream carries."""
+    """Both sides agree on what the migration stream carries."""
     wanted = list(dialect.capabilities())
     if spec.replication.multifd_channels:
         wanted.append(("multifd", True))
@@ -50,7 +53,7 @@ def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
 
 
 def prepare_secondary(wires: Wires, node: NodeName, dialect: Dialect) -> Plan:
-    """Make the secondary export its disks and wait for the primary's memory."""
+    """Let the secondary export its disks and wait for the primary's memory."""
     spec = wires.spec
     exports = [
         qmp.block_export_add(f"exp{i}", f"parent{i}", f"parent{i}", writable=True)
@@ -67,7 +70,7 @@ def prepare_secondary(wires: Wires, node: NodeName, dialect: Dialect) -> Plan:
 
 
 def receive(wires: Wires, node: NodeName) -> Plan:
-    """Make the secondary listen for the migration stream."""
+    """Let the secondary listen for the migration stream."""
     return _steps(
         "incoming is deferred so that capabilities come first",
         qmp.migrate_incoming(wires.migration_uri(node)),
@@ -75,7 +78,7 @@ def receive(wires: Wires, node: NodeName) -> Plan:
 
 
 def connect_replicas(wires: Wires, secondary: NodeName) -> Plan:
-    """Open the secondary's exports in the primary; it writes nothing to them yet."""
+    """Let the primary open the secondary's exports; nothing is written to them yet."""
     at = wires.exports(secondary)
     return _steps(
         "the replica joins as an NBD client",
@@ -83,8 +86,39 @@ def connect_replicas(wires: Wires, secondary: NodeName) -> Plan:
     )
 
 
+def mirror_disks(spec: PairSpec, rate: int = 0) -> Plan:
+    """Every disk is copied to its replica while the guest writes; ``rate`` as in `Policy`."""
+    return _steps(
+        "full copy, following every write of the guest",
+        *(
+            qmp.blockdev_mirror(resync_job(i), f"colo-disk{i}", f"nbd{i}", speed=rate or None)
+            for i, _ in enumerate(spec.disks)
+        ),
+    )
+
+
+def finish_mirror(disk: int) -> Plan:
+    """The mirror of one disk ends with both sides equal; the guest must be stopped."""
+    return _steps(
+        "a cancel in READY completes the copy without changing the graph",
+        qmp.block_job_cancel(resync_job(disk)),
+    )
+
+
+def drop_mirror(disk: int) -> Plan:
+    """The mirror of one disk ends, its copy incomplete; it may have ended by itself meanwhile."""
+    ended = ("cannot accept command verb 'cancel'", "DeviceNotActive")
+    return (
+        Step(
+            qmp.block_job_cancel(resync_job(disk), force=True),
+            why="the replica is given up",
+            tolerate=ended,
+        ),
+    )
+
+
 def attach_replicas(spec: PairSpec) -> Plan:
-    """Attach each replica to its quorum; from here on every guest write goes to both disks."""
+    """From here on every guest write goes to both disks."""
     return _steps(
         "the quorum node writes to both children",
         *(qmp.x_blockdev_change(f"colo-disk{i}", node=f"nbd{i}") for i, _ in enumerate(spec.disks)),
@@ -92,10 +126,10 @@ def attach_replicas(spec: PairSpec) -> Plan:
 
 
 def start_migration(wires: Wires, secondary: NodeName, dialect: Dialect, delay_ms: int) -> Plan:
-    """Send the primary's memory over; COLO begins where an ordinary migration would end.
+    """Send the primary's memory over;  COLO begins where an ordinary migration would end.
 
     With next to no downtime allowed, it ends when nothing of a running guest is left to send, or
-    once `hold_guest` has stopped the guest (docs/qemu.md, "Stale pages").
+    once `hold_guest` has made the guest stand still (docs/qemu.md, "Stale pages").
     """
     patience = {"downtime_limit": 1}
     if dialect.switchover_bandwidth:
@@ -111,7 +145,7 @@ def start_migration(wires: Wires, secondary: NodeName, dialect: Dialect, delay_m
 
 
 def hold_guest() -> Plan:
-    """Stop the guest for the rest of its memory; COLO lets it run again."""
+    """The guest stands still for the rest of its memory; COLO lets it run again."""
     return _steps(
         "pages that change in the last pass would be stale on the secondary",
         qmp.migrate_set_parameters(max_bandwidth=HELD_BANDWIDTH),
@@ -120,7 +154,7 @@ def hold_guest() -> Plan:
 
 
 def mark_overlays(spec: PairSpec) -> Plan:
-    """Mark the secondary's files: later they show if QEMU merged an overlay, and how it ended.
+    """Let the secondary's files tell later whether QEMU merged an overlay, and how it ended.
 
     A disk is active in COLO only, so this comes no earlier.
     """
@@ -128,21 +162,19 @@ def mark_overlays(spec: PairSpec) -> Plan:
         return ()
     name, coarse = blockdev.CLOSED, blockdev.CLOSED_GRANULARITY
     active = [blockdev.overlay_ids(i)[0] for i, _ in enumerate(spec.disks)]
-    marker = qmp.mark_written(blockdev.CLOSE_MARKER)
-    return (
-        *_steps("a QEMU that is killed leaves it marked", marker),
-        *_steps(
+    return _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS)) + (
+        _steps(
             "written into an overlay when it is closed: when its image has everything",
             *(
                 qmp.block_dirty_bitmap_add(node, name, granularity=coarse, persistent=True)
                 for node in active
             ),
-        ),
+        )
     )
 
 
 def engage_filters(spec: PairSpec) -> Plan:
-    """Switch the comparison of output on; the way back from the comparison opens first."""
+    """Output is compared from here on; the way back from the comparison opens first."""
     return tuple(
         Step(
             qmp.qom_set(f"/objects/{object_id}", "status", "on"),
@@ -154,12 +186,12 @@ def engage_filters(spec: PairSpec) -> Plan:
 
 
 def set_checkpoint_delay(delay_ms: int) -> Plan:
-    """Set the period to ``delay_ms``; in COLO this also takes a checkpoint at once."""
+    """The period is ``delay_ms``; in COLO setting it also takes a checkpoint at once."""
     return _steps("", qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms))
 
 
 def yank_peer(present: Iterable[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> Plan:
-    """Cut every existing connection to the peer from outside the main loop.
+    """Every connection to the peer that exists is cut from outside the main loop.
 
     ``present`` is the answer of ``query-yank``: one absent instance makes QEMU refuse them all.
     """
@@ -170,7 +202,7 @@ def yank_peer(present: Iterable[Mapping[str, Any]], ours: Sequence[Mapping[str, 
 
 
 def peer_instances_primary(spec: PairSpec) -> list[dict[str, Any]]:
-    """Return the connections of a primary to its secondary, as ``query-yank`` names them."""
+    """What connects a primary to its secondary, in the words of ``query-yank``."""
     return [
         *({"type": "block-node", "node-name": f"nbd{i}"} for i, _ in enumerate(spec.disks)),
         {"type": "migration"},
@@ -183,7 +215,7 @@ def peer_instances_primary(spec: PairSpec) -> list[dict[str, Any]]:
 
 
 def peer_instances_secondary(spec: PairSpec) -> list[dict[str, Any]]:
-    """Return the connections of a secondary to its primary, as ``query-yank`` names them."""
+    """What connects a secondary to its primary, in the words of ``query-yank``."""
     return [
         {"type": "migration"},
         *(
@@ -201,7 +233,7 @@ NOT_IN_COLO = ("VM is not in COLO mode", "The feature 'colo' is not enabled")
 
 
 def _drop_replicas(spec: PairSpec) -> Plan:
-    """Remove the replicas from the quorum; first of all, because a drain may hang on one."""
+    """Guest writes go to the local disk only; first of all, because a drain may hang on it."""
     return tuple(
         Step(
             qmp.x_blockdev_change(f"colo-disk{i}", child="children.1"),
@@ -213,7 +245,7 @@ def _drop_replicas(spec: PairSpec) -> Plan:
 
 
 def _leave_colo() -> Plan:
-    """Leave COLO: this side runs on alone."""
+    """This side runs on alone."""
     return (
         Step(
             qmp.x_colo_lost_heartbeat(),
@@ -224,14 +256,12 @@ def _leave_colo() -> Plan:
 
 
 def release_primary(spec: PairSpec) -> Plan:
-    """Release the primary, after the yank: it runs on alone (docs/qemu.md, primary failover)."""
+    """After the yank: the primary runs on alone (docs/qemu.md, primary failover)."""
     return (*_drop_replicas(spec), *_leave_colo())
 
 
 def clear_primary(spec: PairSpec) -> Plan:
-    """Send held packets out, and remove all that belonged to the lost node from the primary's
-    graphs.
-    """
+    """Held packets leave, and nothing of the lost pair stays in the primary's graphs."""
     return _remove(
         *(
             qmp.object_del(object_id)
@@ -248,7 +278,7 @@ def clear_primary(spec: PairSpec) -> Plan:
 
 
 def release_secondary(spec: PairSpec) -> Plan:
-    """Promote the secondary, after the yank: its guest's output reaches its tap.
+    """After the yank: the secondary is promoted, and its guest's output reaches its tap.
 
     ``rew0`` stays: it translates the connections that were open.
     """
@@ -268,18 +298,16 @@ def release_secondary(spec: PairSpec) -> Plan:
 
 
 def stay_when_off(*, stay: bool) -> Plan:
-    """Keep a QEMU whose guest powers itself off until its overlays are merged, or let it end at
-    once.
-    """
+    """A QEMU whose guest powers itself off stays until its overlays are merged, or ends at once."""
     why = "one that ended now would leave the merge to the next start" if stay else ""
     return _steps(why, qmp.set_action(shutdown="pause" if stay else "poweroff"))
 
 
 def clear_secondary(spec: PairSpec) -> Plan:
-    """Remove the connections to the lost primary, and announce the guest on the LAN for a minute.
+    """Remove what led to the lost primary, and tell the LAN for a minute where the guest is now.
 
     QEMU announces a promoted guest once by itself. A bridge port that only listens at that moment
-    (STP) drops that frame, and QEMU does not repeat it.
+    (STP) drops that, and nothing repeats it.
     """
     announce = Step(
         qmp.announce_self(initial=50, max_=10_000, rounds=14, step=700),
@@ -303,7 +331,7 @@ def _remove(*commands: qmp.Command) -> Plan:
 
 
 def rebuild_filters(spec: PairSpec, node: NodeName, rundir: Path, *, behind_rewriter: bool) -> Plan:
-    """Add the chardevs and the (inactive) filters of a primary to a survivor again."""
+    """A survivor gets the chardevs and the (inactive) filters of a primary back."""
     return (
         *(
             Step(qmp.chardev_add(backend.id, backend.backend()))

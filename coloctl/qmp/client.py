@@ -1,6 +1,6 @@
-"""Extend the QMP library's client: note sent and unanswered commands, and why it was lost.
+"""The QMP library's client, with its hooks used: what was sent, what is owed, when it was lost.
 
-Called by `qmp.session` alone, which adds deadlines and the errors of `errors`.
+Only `qmp.session` has business here; it puts deadlines and errors of ours around it.
 """
 
 from __future__ import annotations
@@ -75,10 +75,9 @@ class HookedClient(QMPClient):
         self._length = 0  #: of the message that was read last, bytes
 
     async def _do_recv(self) -> Message:
-        """Read one message, and give all other tasks a turn before it is handled.
+        """Read one message, and let everybody else have a turn before it is dealt with.
 
-        A message that has arrived already is read without a wait: a peer that floods coloctl would
-        hold the loop.
+        What has arrived already is read without a wait: a peer that floods us would hold the loop.
         """
         line = await self._readline()
         self._length = len(line)
@@ -86,12 +85,12 @@ class HookedClient(QMPClient):
         return Message(line, eager=True)
 
     def _hand_on(self, message: Message) -> bool:
-        """Forward the event, and make the library keep no event: it would keep all for ever."""
+        """Hands the event on and has the library keep nothing: it would keep all for ever."""
         self._on_event(_event(message))
         return False
 
     def probe(self, command: Command, answered: Callable[[], None]) -> bool:
-        """Write the command past the library's queue and its task; see `Session.probe`."""
+        """The command was written past the library's queue and its task; see `Session.probe`."""
         key = f"probe-{command.execute}"
         if key in self._probes:
             return False
@@ -110,12 +109,11 @@ class HookedClient(QMPClient):
             answered()
 
     async def _get_greeting(self) -> Greeting:
-        """Read the greeting; events ahead of it are recorded and not reported.
+        """The greeting; events ahead of it are recorded and told to nobody.
 
         QEMU takes a connection in one thread and sends events in others, to every monitor that is
         not negotiating; one that has just been taken is not yet (monitor/qmp.c, docs/qemu.md).
-        Events that are lost while it negotiates may follow, so those ahead are not the complete
-        sequence.
+        Events that are lost while it negotiates may follow, so those ahead tell no whole story.
         """
         while "event" in (message := await self._recv()):
             continue
@@ -166,7 +164,7 @@ class HookedClient(QMPClient):
 
 
 def _shortened(msg: Message, length: int) -> Mapping[str, Any]:
-    """Return what a record keeps of a long message."""
+    """What a record keeps of a long message."""
     kept = {key: msg[key] for key in ("id", "event", "timestamp") if key in msg}
     return {**kept, "return" if "return" in msg else "left-out": f"{length} bytes"}
 

@@ -1,7 +1,4 @@
-"""Represent one QMP command as a value that can be compared, hashed and printed.
-
-Called by `qmp.command`, `qmp.ram` and `qmp.session`.
-"""
+"""One QMP command as a value that can be compared, hashed and printed."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 
 
 def freeze(value: Any) -> Any:
-    """Return ``value`` as JSON would carry it, with mappings read-only and lists as tuples."""
+    """``value`` as JSON would carry it, with mappings read-only and lists as tuples."""
     if isinstance(value, Mapping):
         return MappingProxyType({str(key): freeze(item) for key, item in value.items()})
     if isinstance(value, (list, tuple)):
@@ -22,7 +19,7 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """Return a frozen value as plain dicts and lists."""
+    """The plain dicts and lists behind a frozen value."""
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -45,7 +42,7 @@ class Command:
         return hash((self.execute, self.oob, json.dumps(thaw(self.arguments), sort_keys=True)))
 
     def wire(self) -> dict[str, Any]:
-        """Return the message that is sent over the socket, without the id that the session adds."""
+        """What goes over the socket, without the id that the session adds."""
         message: dict[str, Any] = {"exec-oob" if self.oob else "execute": self.execute}
         if self.arguments:
             message["arguments"] = thaw(self.arguments)

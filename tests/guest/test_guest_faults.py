@@ -10,9 +10,8 @@ import pytest
 
 from coloctl import paths
 from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import Ground
+from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, build
 from coloctl.chaos.run import testbed as settings
-from coloctl.chaos.scenario.values import Planned
 from coloctl.lab import guest, qemu
 
 pytestmark = pytest.mark.guest
@@ -21,18 +20,18 @@ PATIENCE_S = 60.0
 
 
 def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> None:
-    build = qemu.provide("11.1")
-    setting = settings.Setting(build.binary, "tcg", guest_image, f"t{os.getpid()}-end")
+    binary = qemu.provide("11.1").binary
+    setting = settings.Setting(binary, "tcg", guest_image, f"t{os.getpid()}-end")
     with (
         settings.lab(setting) as lab,
         settings.folder(setting) as home,
         settings.pair(setting, lab, home) as client,
     ):
-        ground = Ground(setting.name, lab, home, lambda: client.execute("query-pair", 10))
+        view = lambda: client.execute("query-pair", 10)  # noqa: E731
+        under_test = PairUnderTest(setting.name, lab, home, view, client.execute)
 
-        def strike(kind: str) -> str:
-            fault = Planned(kind, kind, "guest", 0)
-            return FAULTS[kind].strike(ground, fault, client.execute).missed
+        def inject(kind: str) -> None:
+            build(FAULTS, under_test, kind, "guest", {}).inject()
 
         def event(name: str) -> None:
             for one in client.events(PATIENCE_S):
@@ -42,12 +41,13 @@ def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> N
 
         settings.boot(setting, client)
         for times, kind in enumerate(("guest-reboot", "guest-reset"), 2):
-            assert strike(kind) == ""
+            inject(kind)
             event("RESET")
             boots_again(paths.pair_dir(setting.name) / "a" / "console.log", times)
-        assert strike("guest-panic") == ""
+        inject("guest-panic")
         event("GUEST_PANICKED")
-        assert "silent" in strike("guest-reset")
+        with pytest.raises(NothingToHit, match="silent"):
+            inject("guest-reset")
 
 
 def boots_again(console: Path, times: int) -> None:

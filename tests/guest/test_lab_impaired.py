@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 from labtools import NAME, NEEDS_ROOT, leftovers, ping, stand_in, tcp_pair, transferred
+from support.grounds import InjectedFault
 
 from coloctl import pairfile
-from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import Blow, Ground
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import PairUnderTest
 from coloctl.lab import layout, netns
 from coloctl.lab.impairment import Impairment
 from coloctl.lab.network import Lab
@@ -69,20 +68,21 @@ def _healed(lab: Lab) -> Iterator[None]:
 
 
 @pytest.fixture
-def ground(lab: Lab, tmp_path: Path) -> Ground:
+def pair(lab: Lab, tmp_path: Path) -> PairUnderTest:
     text = PAIR.replace("HOST_A", lab.host_a).replace("HOST_B", lab.host_b)
     (tmp_path / "wires.toml").write_text(text)
     view = {"nodes": [{"name": "a", "role": "primary"}, {"name": "b", "role": "secondary"}]}
-    return Ground("wires", lab, tmp_path, lambda: view)
 
-
-def strike(ground: Ground, kind: str, target: str = "replication", **params: Any) -> Blow:
-    complete = FAULTS[kind].params.model_validate(params).model_dump()
-
-    def nobody(name: str, timeout_s: float, /, **arguments: Any) -> Any:
+    def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
         raise AssertionError("a fault of a wire asks no supervisor")
 
-    return FAULTS[kind].strike(ground, Planned(kind, kind, target, 0.0, params=complete), nobody)
+    return PairUnderTest("wires", lab, tmp_path, lambda: view, ask)
+
+
+def inject(
+    pair: PairUnderTest, kind: str, target: str = "replication", **params: Any
+) -> InjectedFault:
+    return InjectedFault(pair, kind, target, params)
 
 
 def pumps(lab: Lab) -> list[int]:
@@ -215,37 +215,41 @@ def test_the_clients_lan_is_impaired_with_its_checksums_right(lab: Lab) -> None:
     assert not pumps(lab)
 
 
-def test_a_cut_goes_one_way_and_healing_ends_it(lab: Lab, ground: Ground) -> None:
-    blow = strike(ground, "cut-one-way", sender="secondary")
+def test_a_cut_goes_one_way_and_healing_ends_it(lab: Lab, pair: PairUnderTest) -> None:
+    fault = inject(pair, "cut-one-way", sender="secondary")
     assert len(arrivals(lab, 3, sender="a")) == 3
     assert not arrivals(lab, 3, sender="b")
-    blow.heal()
+    fault.heal()
     assert len(arrivals(lab, 3, sender="b")) == 3
-    blow.heal()
+    fault.heal()
 
 
 @pytest.mark.parametrize("carrier", [False, True])
 def test_a_cut_of_the_primarys_lan_leaves_the_other_wires_alone(
-    lab: Lab, ground: Ground, carrier: bool
+    lab: Lab, pair: PairUnderTest, carrier: bool
 ) -> None:
-    blow = strike(ground, "cut", "lan-primary", carrier=carrier)
-    assert (blow.nodes, blow.role, blow.missed) == (("a",), "primary", "")
+    fault = inject(pair, "cut", "lan-primary", carrier=carrier)
+    assert (fault.nodes, fault.role) == (("a",), "primary")
     assert lab.link("lan-a").state() == ("unplugged" if carrier else "cut")
     assert lab.link("lan-b").state() == lab.link("replication").state() == "up"
-    blow.heal()
+    fault.heal()
     assert lab.link("lan-a").state() == "up"
 
 
 @pytest.mark.parametrize("kind", ["loss", "delay", "reorder", "bandwidth", "flap"])
-def test_each_kind_of_impairment_strikes_and_heals(lab: Lab, ground: Ground, kind: str) -> None:
-    blow = strike(ground, kind)
+def test_each_kind_of_impairment_strikes_and_heals(
+    lab: Lab, pair: PairUnderTest, kind: str
+) -> None:
+    fault = inject(pair, kind)
     assert lab.link("replication").state() == "impaired"
-    blow.heal()
+    fault.heal()
     assert lab.link("replication").state() == "up" and not pumps(lab)
 
 
-def test_a_cut_of_a_service_hits_its_connections_and_no_others(lab: Lab, ground: Ground) -> None:
-    ports = pairfile.load(ground.home / "wires.toml").replication
+def test_a_cut_of_a_service_hits_its_connections_and_no_others(
+    lab: Lab, pair: PairUnderTest
+) -> None:
+    ports = pairfile.load(pair.home / "wires.toml").replication
 
     def connected(port: int) -> tuple[socket.socket, socket.socket]:
         return tcp_pair((lab.host_b, layout.REPLICATION_B), lab.host_a, port)
@@ -255,7 +259,7 @@ def test_a_cut_of_a_service_hits_its_connections_and_no_others(lab: Lab, ground:
             [*map(stack.enter_context, connected(port))]
             for port in (ports.nbd_port(), ports.migration_port())
         )
-        blow = strike(ground, "cut-service", service="nbd")
+        fault = inject(pair, "cut-service", service="nbd")
         for near, far in (nbd, nbd[::-1]):
             near.send(b"late")
             far.settimeout(0.3)
@@ -264,7 +268,7 @@ def test_a_cut_of_a_service_hits_its_connections_and_no_others(lab: Lab, ground:
         for near, far in (other, other[::-1]):
             near.send(b"on time")
             assert far.recv(7) == b"on time"
-        second = strike(ground, "cut-service", service="heartbeat")
+        second = inject(pair, "cut-service", service="heartbeat")
         with udp(lab, port=ports.heartbeat_port()) as (near, far):
             near.send(b"lost")
             with pytest.raises(TimeoutError):
@@ -272,7 +276,7 @@ def test_a_cut_of_a_service_hits_its_connections_and_no_others(lab: Lab, ground:
             second.heal()
             near.send(b"heard")
             assert far.recv(5) == b"heard"
-        blow.heal()
+        fault.heal()
         for _, far in (nbd, nbd[::-1]):
             far.settimeout(PATIENCE_S)
             assert far.recv(4) == b"late"

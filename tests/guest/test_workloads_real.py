@@ -20,7 +20,7 @@ from coloctl.chaos.evidence.records import Audit, WorkloadRecord
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Setting
-from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads import WORKLOADS, Running
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.control.acts import Acts
@@ -31,9 +31,7 @@ pytestmark = pytest.mark.guest
 
 CLIENTS = 2
 PATIENCE_S = 60.0
-SPECS = [
-    WorkloadSpec(kind, kind, CLIENTS, numbered_from=10 * n) for n, kind in enumerate(WORKLOADS)
-]
+SPECS = [Workload(kind, kind, CLIENTS, numbered_from=10 * n) for n, kind in enumerate(WORKLOADS)]
 
 
 def more(works: Mapping[str, Running], count: int) -> None:
@@ -55,7 +53,7 @@ def at_work(lab: Lab) -> Iterator[Mapping[str, Running]]:
         yield works
 
 
-def over(spec: WorkloadSpec, running: Running) -> WorkloadRecord:
+def over(spec: Workload, running: Running) -> WorkloadRecord:
     return WorkloadRecord(spec, running.finish(), running.read_back())
 
 

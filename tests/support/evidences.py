@@ -15,7 +15,7 @@ from coloctl.chaos.evidence.records import (
     Takeover,
     WorkloadRecord,
 )
-from coloctl.chaos.scenario.values import Planned, WorkloadSpec
+from coloctl.chaos.scenario.values import ScheduledFault, Workload
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.model.event import Kind, Record
 
@@ -25,7 +25,9 @@ TIMELINE = {
     "generation": 1, "cause": "primary-dead", "survivor": "b", "lost": "a",
     "role_before": "secondary", "began_s": 10.1, "steps": {"fenced": 10.0, "verified": 50.0},
 }  # fmt: skip
-STRUCK = FaultRecord(Planned("power cut", "kill", "primary", 5.0), FAULT_S, ("a",), "primary")
+STRUCK = FaultRecord(
+    ScheduledFault("power cut", "kill", "primary", 5.0), FAULT_S, ("a",), "primary"
+)
 
 
 def evidence(**changes: Any) -> Evidence:
@@ -41,9 +43,7 @@ def evidence(**changes: Any) -> Evidence:
 
 def at_work(kind: str, history: Sequence[Op], kept: Any = None, clients: int = 1) -> Evidence:
     """A run of one workload."""
-    return evidence(
-        works={"load": WorkloadRecord(WorkloadSpec("load", kind, clients), history, kept)}
-    )
+    return evidence(works={"load": WorkloadRecord(Workload("load", kind, clients), history, kept)})
 
 
 def answered(
@@ -94,12 +94,12 @@ def failed_over(at_s: float, **timeline: Any) -> ObservedEvent:
     return ObservedEvent(at_s, "FAILED_OVER", {"timeline": {**TIMELINE, **timeline}})
 
 
-RUINED = FaultRecord(Planned("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
+RUINED = FaultRecord(ScheduledFault("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
 
 
 def stranger(note: str) -> FaultRecord:
     """Another user was on a host, and what came of it."""
-    planned = Planned("stranger", "stranger", "a", 5.0)
+    planned = ScheduledFault("stranger", "stranger", "a", 5.0)
     return FaultRecord(planned, FAULT_S, note=note, healed_s=20.0)
 
 

@@ -14,8 +14,7 @@ from support.smallpair import qemu_io, write_small_pair
 
 from coloctl import pairfile
 from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import Ask, Blow, Ground, Staging
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Ask, Fault, Injected, PairUnderTest, Setup, build
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import qemu
 from coloctl.lab.network import Lab
@@ -24,21 +23,32 @@ from coloctl.lab.network import Lab
 PATIENCE_S = 60.0
 
 
+class InjectedFault:
+    """A fault that was injected, as a test looks at it."""
+
+    def __init__(self, pair: PairUnderTest, kind: str, target: str, params: dict[str, Any]) -> None:
+        self.fault: Fault[Any] = build(FAULTS, pair, kind, target, params)
+        self.injected: Injected = self.fault.inject()
+        self.nodes, self.note = self.injected.nodes, self.injected.note
+        self.role, self.heal, self.result = self.injected.role, self.fault.heal, self.fault.result
+
+
 @dataclass
-class Scene:
-    """A pair that runs, and what tests ask of it."""
+class RunningPair:
+    """A pair that runs, and the questions that tests ask it."""
 
-    ground: Ground
-    ask: Ask
+    pair: PairUnderTest
 
-    def strike(self, kind: str, target: str, **params: Any) -> Blow:
-        """The fault has been dealt, as the runner would: its parameters complete."""
-        complete = FAULTS[kind].params(**params).model_dump()
-        fault = Planned(kind, kind, target, 0.0, params=complete)
-        return FAULTS[kind].strike(self.ground, fault, self.ask)
+    def inject(self, kind: str, target: str, **params: Any) -> InjectedFault:
+        """Inject a fault as the engine would."""
+        return InjectedFault(self.pair, kind, target, params)
+
+    @property
+    def ask(self) -> Ask:
+        return self.pair.ask
 
     def view(self) -> Mapping[str, Any]:
-        return self.ground.view()
+        return self.pair.view()
 
     def node(self, role: str) -> dict[str, Any]:
         found: dict[str, Any] = next(n for n in self.view()["nodes"] if n["role"] == role)
@@ -49,12 +59,12 @@ class Scene:
 
     def qemu_io(self, node: str, words: str) -> str:
         """What qemu-io says of a command on the guest's own disk; it writes to QEMU's log."""
-        return qemu_io(self.qmp, self.ground.name, node, words)
+        return qemu_io(self.qmp, self.pair.name, node, words)
 
     def told(self) -> Iterator[str]:
         """The failovers so far, and what each QEMU wrote."""
         yield f"HISTORY {self.ask('query-history', 10)}"
-        folder = Path(os.environ["COLOCTL_STATE_DIR"]) / self.ground.name
+        folder = Path(os.environ["COLOCTL_STATE_DIR"]) / self.pair.name
         for log in sorted(folder.glob("?/qemu.log")):
             yield f"LOG {log.parent.name} {log.read_text(errors='replace')}"
 
@@ -65,21 +75,21 @@ class Scene:
             time.sleep(0.05)
 
 
-def staging(folder: Path, build: qemu.Build, name: str = "fault") -> Staging:
-    """What a preparation may change before the pair's file is written."""
-    return Staging(name, folder, cast("Lab", None), build.binary)
+def setup_of(folder: Path, build: qemu.Build, name: str = "fault") -> Setup:
+    """Return what a preparation may change before the pair's file is written."""
+    return Setup(name, folder, cast("Lab", None), build.binary)
 
 
 @contextlib.contextmanager
-def playing(stage: Staging, *, protect: bool = True) -> Iterator[Scene]:
-    """The pair of ``stage`` runs inside the block; behind it nothing of it is left."""
+def running(setup: Setup, *, protect: bool = True) -> Iterator[RunningPair]:
+    """Run the pair of ``setup`` inside the block; after it nothing of the pair is left."""
     with contextlib.ExitStack() as stack:
-        for name, value in stage.environment.items():
+        for name, value in setup.environment.items():
             before = os.environ.get(name)
             os.environ[name] = value
             stack.callback(_put_back, name, before)
-        file = stage.home / f"{stage.name}.toml"
-        write_small_pair(file, qemu.provide("11.1"), stage.qemu)
+        file = setup.home / f"{setup.name}.toml"
+        write_small_pair(file, qemu.provide("11.1"), setup.qemu)
         born = stack.enter_context(spawned_supervisor(pairfile.load(file)))
 
         def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
@@ -90,9 +100,9 @@ def playing(stage: Staging, *, protect: bool = True) -> Iterator[Scene]:
         if protect:
             _until_quiet(ask("query-pair", 10)["nodes"][0]["pid"])
             ask("pair-protect", PATIENCE_S)
-        scene = Scene(Ground(stage.name, stage.lab, stage.home, lambda: ask("query-pair", 10)), ask)
-        yield scene
-        for text in scene.told():
+        pair = PairUnderTest(setup.name, setup.lab, setup.home, lambda: ask("query-pair", 10), ask)
+        yield (one := RunningPair(pair))
+        for text in one.told():
             print(text)  # shown where a test has failed
         born.end()
 

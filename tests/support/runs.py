@@ -19,7 +19,7 @@ from coloctl.chaos.evidence.records import (
     WorkloadRecord,
 )
 from coloctl.chaos.run.result import QEMU, RunResult
-from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, WorkloadSpec
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault, SteadyState, Workload
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import Outcome as Answer
 from coloctl.model.event import Record
@@ -27,8 +27,8 @@ from coloctl.model.event import Record
 RECORDED = Path(__file__).parents[1] / "golden" / "runs" / "kill_then_freeze.json"
 
 WORKLOADS = (
-    WorkloadSpec("appends", "redis-appends", 2),
-    WorkloadSpec("slow", "redis-appends", 2, numbered_from=4),
+    Workload("appends", "redis-appends", 2),
+    Workload("slow", "redis-appends", 2, numbered_from=4),
 )
 SCENARIO = Scenario(
     name="kill-then-freeze",
@@ -63,11 +63,11 @@ def recorded() -> Evidence:
 
 def _struck(told: dict[str, Any], steady_s: float) -> FaultRecord:
     at_s = told["at_s"]
-    planned = Planned(told["name"], told["kind"], told["target"], at_s - steady_s)
+    planned = ScheduledFault(told["name"], told["kind"], told["target"], at_s - steady_s)
     return FaultRecord(planned, at_s, tuple(told["nodes"]), told["role"], told.get("healed_s"))
 
 
-def _work(spec: WorkloadSpec, told: dict[str, Any]) -> WorkloadRecord:
+def _work(spec: Workload, told: dict[str, Any]) -> WorkloadRecord:
     history = [
         Op(at_s, client, Answer(outcome), n, *note)
         for at_s, client, outcome, n, *note in told["history"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from coloctl.chaos.checks import (
     bank,
     divergence,
-    inventory,
     journal,
     primaries,
     protection,
@@ -27,7 +26,6 @@ __all__ = [
     "Params",
     "bank",
     "divergence",
-    "inventory",
     "journal",
     "primaries",
     "protection",

@@ -1,7 +1,4 @@
-"""Run work beside a run, in a thread of its own, until its ``with`` block ends.
-
-The base of `chaos.evidence.listener`, `chaos.evidence.lan` and others.
-"""
+"""Something that goes on beside a run, in a thread of its own, until its ``with`` block ends."""
 
 from __future__ import annotations
 
@@ -10,25 +7,25 @@ from typing import Self
 
 
 class Background:
-    """`work` runs from `begin` to `end`, and looks at `ended` now and then."""
+    """`work` goes on from `begin` to `end`, and looks at `ended` now and then."""
 
     def __init__(self, name: str) -> None:
         self.ended = False
         self._thread = threading.Thread(target=self.work, name=name, daemon=True)
 
     def work(self) -> None:
-        """Run until ``ended`` is true, and return soon after that."""
+        """What goes on; it returns soon after ``ended`` is true."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release what the work used, once it is over."""
+        """What it used is given back; the work is over."""
 
     def begin(self) -> None:
-        """Start the thread of the work."""
+        """The work goes on."""
         self._thread.start()
 
     def end(self) -> None:
-        """Stop the work and wait for its thread."""
+        """The work is over."""
         self.ended = True
         self._thread.join()
         self.close()

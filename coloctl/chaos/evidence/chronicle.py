@@ -53,7 +53,7 @@ class PrimaryPeriod:
 
 @dataclass(frozen=True)
 class NodePeriod:
-    """One state of a node (primary, secondary, joining, dead, absent) or of the protection."""
+    """What a node (primary, secondary, joining, dead, absent), or the protection, was."""
 
     what: str
     from_s: float
@@ -88,7 +88,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class FaultEffect:
-    """The consequences of one fault; what follows the next fault is attributed to that one."""
+    """What one fault brought about; what follows the next fault is attributed to that one."""
 
     ends_s: float  #: when its consequences are over: clients are served, the pair is protected
     outage: Outage  #: silences that began before a new secondary began to join

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coloctl.chaos.scenario.values import Planned, WorkloadSpec
+from coloctl.chaos.scenario.values import ScheduledFault, Workload
 from coloctl.chaos.workloads.history import Op
 
 #: The note of a fault of the kind ``stranger`` that got no part of the pair.
@@ -25,13 +25,15 @@ class FaultRecord:
     found no target: such a run proves nothing.
     """
 
-    fault: Planned
+    fault: ScheduledFault
     at_s: float
     nodes: tuple[str, ...] = ()  #: those that it affected
     role: str = ""  #: of the node that it affected, just before
     healed_s: float | None = None
     missed: str = ""
     note: str = ""
+    result: str = ""  #: the part of the note that was known once the fault was healed
+    lived_on: bool | None = None  #: the process that was hit still lived; None: not asked
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class WorkloadRecord:
     The shape of ``kept`` is that of its kind (`chaos.workloads`); None if the guest did not answer.
     """
 
-    spec: WorkloadSpec
+    spec: Workload
     history: Sequence[Op]
     kept: Any = None
 
@@ -101,7 +103,7 @@ class Takeover:
 
 @dataclass(frozen=True)
 class Audit:
-    """The answer of the guest about itself. ``disk`` was read back with its caches dropped.
+    """What the guest answered about itself. ``disk`` was read back with its caches dropped.
 
     Both map the clients of redis-appends to the records that the append-only file, and the server's
     memory, hold of them.
@@ -111,11 +113,3 @@ class Audit:
     boot_id: str
     disk: Mapping[int, Sequence[int]] = field(default_factory=dict)
     memory: Mapping[int, Sequence[int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """The number of things that each QEMU held at a moment: by its role, then by their kind."""
-
-    at_s: float
-    counts: Mapping[str, Mapping[str, int]]

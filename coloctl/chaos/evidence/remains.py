@@ -1,9 +1,7 @@
-"""Search the machine for what a run left: processes, namespaces, taps, files, listening ports.
+"""What a run left on the machine: processes, namespaces, taps, files, listening ports.
 
-Called by `chaos.evidence.gather` after a run was swept, and by tests; asks `host.listen` and
-`lab.netns`. It only looks. All of it is known by the name of the pair and its lab, by the folders
-that are its own, or by a mark in the environment, so that a neighbour's run is never taken for this
-one.
+It only looks. Everything is known by the name of the pair and its lab, by the folders that are its
+own, or by a mark in the environment, so that a neighbour's run is never taken for this one.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from coloctl.host.listen import ports_in_use
 from coloctl.lab import layout, netns
 
 PROC, DEVICES = Path("/proc"), Path("/sys/class/net")
-#: How long processes that were ordered to end may take, seconds.
+#: How long what was told to go gets to be gone, seconds.
 GRACE_S = 3.0
 
 
@@ -31,8 +29,8 @@ class Trail:
     """By what the remains of one run are known.
 
     ``name`` is the pair's and its lab's. ``mark`` is ``NAME=VALUE``, of the environment of all that
-    it started. ``taps`` are its own in the caller's namespace, as are ``addresses``, the pair's,
-    on which no process should listen any more.
+    it started. ``taps`` are its own in the namespace of whoever looks, as are ``addresses``, the
+    pair's, on which nobody should listen any more.
     """
 
     name: str
@@ -43,13 +41,13 @@ class Trail:
 
     @property
     def folders(self) -> list[Path]:
-        """The folders that belong to it alone."""
+        """Those that belong to it alone."""
         own = [self.home] if self.home else []
         return [paths.pair_dir(self.name), *own]
 
 
 def remains(trail: Trail, grace_s: float = GRACE_S) -> list[str]:
-    """Describe each thing that is still there after the grace."""
+    """A sentence for each thing that is still there after the grace."""
     end = time.monotonic() + grace_s
     while (left := list(_left(trail))) and time.monotonic() < end:
         time.sleep(0.05)
@@ -95,7 +93,7 @@ def _marked(process: Path, mark: str) -> bool:
 
 
 def namespaces(lab: str) -> list[str]:
-    """Return those of the lab's namespaces that still have a file, even an empty one."""
+    """Those of the lab's namespaces that have a file still, even an empty one."""
     named = (layout.namespace(lab, role) for role in layout.ROLES)
     return [name for name in named if netns.path(name).exists()]
 

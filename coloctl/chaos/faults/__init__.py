@@ -1,11 +1,15 @@
-"""Everything that may go wrong with a pair, by name; each fault knows how it is healed."""
+"""Collect every kind of fault by name.
+
+Called by `chaos.run.engine` and `api.faults` to inject faults, and by
+`chaos.scenario.file` to check scenarios.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from coloctl.chaos.faults import (
-    clock,
     companion,
     disks,
     guest,
@@ -14,29 +18,19 @@ from coloctl.chaos.faults import (
     monitors,
     operator,
     processes,
-    reader,
     room,
     ruin,
     sitescript,
     stranger,
+    supervisor,
 )
-from coloctl.chaos.faults.fault import FaultKind
+from coloctl.chaos.faults.fault import Fault
 
-FAULTS: Mapping[str, FaultKind] = {
-    **processes.FAULTS,
-    **links.FAULTS,
-    **disks.FAULTS,
-    **monitors.FAULTS,
-    **machine.FAULTS,
-    **room.FAULTS,
-    **clock.FAULTS,
-    **reader.FAULTS,
-    **guest.FAULTS,
-    **operator.FAULTS,
-    **ruin.FAULTS,
-    **stranger.FAULTS,
-    **companion.FAULTS,
-    **sitescript.FAULTS,
-}
+_KINDS: tuple[type[Fault[Any]], ...] = (
+    *(*processes.FAULTS, *links.FAULTS, *disks.FAULTS, *monitors.FAULTS, *machine.FAULTS),
+    *(*room.FAULTS, *supervisor.FAULTS, *guest.FAULTS, *operator.FAULTS, *ruin.FAULTS),
+    *(*stranger.FAULTS, *companion.FAULTS, *sitescript.FAULTS),
+)
+FAULTS: Mapping[str, type[Fault[Any]]] = {one.kind: one for one in _KINDS}
 
-__all__ = ["FAULTS", "FaultKind"]
+__all__ = ["FAULTS", "Fault"]

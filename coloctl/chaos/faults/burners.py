@@ -1,4 +1,7 @@
-"""Processes that do nothing but use a processor, as a machine's other work does."""
+"""Keep processors busy, as a machine's other work does.
+
+Called by `chaos.faults.machine` and `bench.soak`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _BURN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    su
 
 @contextlib.contextmanager
 def burners(count: int) -> Iterator[None]:
-    """So many processors are busy inside the block, if the machine has them."""
+    """Keep so many processors busy inside the block, if the machine has them."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _BURN])

@@ -18,7 +18,7 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.said: str | None = None  #: what it printed, once it was ended
+        self.output: str | None = None  #: what it printed, once it was ended
 
     @classmethod
     def begin(cls, lab: Lab, role: str, argv: Sequence[str]) -> Self | None:
@@ -40,10 +40,10 @@ class Child:
 
     def end(self, patience_s: float) -> None:
         """End the program, and keep what it printed; it is killed after ``patience_s``."""
-        if self.said is not None:
+        if self.output is not None:
             return
         try:
-            self.said = self._process.communicate("", patience_s)[0]
+            self.output = self._process.communicate("", patience_s)[0]
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self.said = self._process.communicate()[0]
+            self.output = self._process.communicate()[0]

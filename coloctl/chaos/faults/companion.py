@@ -1,42 +1,31 @@
-"""Harm what is written about a node's disks: the companion beside the image, its registry entry.
+"""Harm the records of a node's disks: the companion beside the image, and its registry entry.
 
-A power failure, a full disk or a person does that to a pair that is down; what the next start makes
-of it is judged. Invariant: the disks themselves are never touched.
+A power failure, a full disk or a person does that to a pair that is down. The next start has to
+cope with it. Calls `colo.registry`.
+
+Invariant: the disks themselves are never touched.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from coloctl import pairfile, paths
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.chaos.scenario.values import Params
 from coloctl.colo import registry
 from coloctl.model.pair import NODES, PairSpec
 
 
-class CompanionHarmed(Params):
-    """In which of its two places the word is harmed, and how."""
+class CompanionParams(Params):
+    """In which of its two places the record is harmed, and how."""
 
     where: Literal["beside", "registry", "both"] = "beside"
     how: Literal["lost", "emptied", "garbled"] = "emptied"
-
-
-def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Remove the word about the target's disks, or overwrite it."""
-    pair = pairfile.load(ground.home / f"{ground.name}.toml")
-    where, how = fault.params["where"], fault.params["how"]
-    found = [path for path in _places(pair, fault.target, where) if path.is_file()]
-    at_s = time.monotonic()
-    for path in found:
-        _harm(path, how)
-    missed = "" if found else f"nothing is written about the disks of node {fault.target}"
-    names = ", ".join(path.name for path in found)
-    return Blow(at_s, nodes=(fault.target,), note=f"{how}: {names}", missed=missed)
 
 
 def _places(pair: PairSpec, node: str, where: str) -> Iterator[Path]:
@@ -48,7 +37,7 @@ def _places(pair: PairSpec, node: str, where: str) -> Iterator[Path]:
 
 
 def _is_about(path: Path, node: str) -> bool:
-    """Whether the entry is that node's; the registry of a run holds no other pair's."""
+    """Return whether the entry is that node's; the registry of a run holds no other pair's."""
     try:
         return bool(json.loads(path.read_bytes())["node"] == node)
     except (OSError, ValueError, KeyError, TypeError):
@@ -62,11 +51,25 @@ def _harm(path: Path, how: str) -> None:
         path.write_bytes(b"" if how == "emptied" else b"\0" * 4096)
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "companion-harmed": FaultKind(
-        "What is written about a node's disks is lost, empty or garbled.",
-        strike,
-        NODES,
-        CompanionHarmed,
-    ),
-}
+class CompanionHarmed(Fault[CompanionParams]):
+    """The record of a node's disks is lost, empty or garbled."""
+
+    kind = "companion-harmed"
+    targets = NODES
+    params = CompanionParams
+
+    def begin(self) -> Injected:
+        """Remove the record of the target's disks, or overwrite it."""
+        pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
+        how = self.given.how
+        found = [one for one in _places(pair, self.target, self.given.where) if one.is_file()]
+        if not found:
+            raise NothingToHit(f"nothing is written about the disks of node {self.target}")
+        at_s = time.monotonic()
+        for path in found:
+            _harm(path, how)
+        names = ", ".join(path.name for path in found)
+        return Injected(at_s, (self.target,), note=f"{how}: {names}")
+
+
+FAULTS = (CompanionHarmed,)

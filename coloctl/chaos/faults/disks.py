@@ -1,8 +1,10 @@
-"""Disks that fail, are full or are slow, below a running QEMU that knows nothing of it.
+"""Make disks fail, fill or slow down, below a running QEMU that is not aware of it.
 
 A filter node is put between a format node and the file below it (``blockdev-reopen``), and taken
-out again. Invariant: the graph above the format node is never touched, so quorum, replication and
-NBD export stay as coloctl made them.
+out again.
+
+Invariant: the graph above the format node is never touched, so quorum, replication and NBD export
+stay as coloctl made them.
 """
 
 from __future__ import annotations
@@ -12,13 +14,12 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import NODES, Ask, Blow, FaultKind, Ground, Params
-from coloctl.chaos.faults.processes import victims
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, PairUnderTest
+from coloctl.chaos.scenario.values import Params
 from coloctl.errors import ColoctlError, NoSuchPair
 
 #: One QMP command; a QEMU in a checkpoint answers after it.
@@ -27,7 +28,7 @@ ASK_S = 20.0
 HEAL_S = 30.0
 #: The format node of each layer, by the number of its disk.
 LAYERS = {"image": "parent", "active": "active", "hidden": "hidden"}
-#: What blkdebug calls the requests that "on" means. Flushes are left alone: a node whose flush
+#: The requests of blkdebug that "on" stands for. Flushes are left alone: a node whose flush
 #: fails is never reopened, so that could not be healed.
 IO_TYPES = {
     "read": ("read",),
@@ -41,7 +42,7 @@ Arguments = dict[str, Any]
 
 
 class Layer(Params):
-    """Which file of which disk."""
+    """The file of the disk that is affected."""
 
     #: ``diskN`` is the N-th disk of the pair file, from 0.
     disk: str = Field("disk0", pattern=r"^disk\d+$")
@@ -49,14 +50,14 @@ class Layer(Params):
     layer: Literal["image", "active", "hidden"] = "image"
 
 
-class DiskError(Layer):
-    """Every request of a kind fails."""
+class DiskErrorParams(Layer):
+    """The requests that fail, and how."""
 
     errno: Literal["EIO", "ENOSPC"] = "EIO"
     on: Literal["read", "write", "all"] = "write"
 
 
-class DiskSlow(Layer):
+class DiskSlowParams(Layer):
     """Requests of all kinds together; 0 means no limit of that sort."""
 
     bytes_per_s: int = Field(0, ge=0)
@@ -64,8 +65,8 @@ class DiskSlow(Layer):
 
 
 @dataclass(frozen=True)
-class Place:
-    """A format node and what it stands on, as one QEMU has them."""
+class FilterPosition:
+    """A format node and the file below it, as one QEMU has them."""
 
     format_node: str
     driver: str
@@ -73,18 +74,20 @@ class Place:
     backing: str
 
     def reopened_on(self, file: str) -> Arguments:
-        """What `blockdev-reopen` takes to move it; all that is not said falls back to a default."""
+        """Return the arguments of `blockdev-reopen`; each option left out becomes its default."""
         options: Arguments = {"driver": self.driver, "node-name": self.format_node, "file": file}
         if self.backing:
             options["backing"] = self.backing
         return {"options": [options]}
 
 
-def place_of(
+def position_of(
     format_node: str, graph: Mapping[str, Any], nodes: list[Mapping[str, Any]]
-) -> Place | None:
-    """Where a filter goes, from the answers of x-debug-query-block-graph and
-    query-named-block-nodes; None where there is no such node.
+) -> FilterPosition | None:
+    """Return where a filter goes; None where there is no such node.
+
+    ``graph`` and ``nodes`` are the answers of x-debug-query-block-graph and
+    query-named-block-nodes.
     """
     drivers = {node["node-name"]: str(node["drv"]) for node in nodes}
     names = {node["id"]: str(node["name"]) for node in graph["nodes"]}
@@ -95,35 +98,36 @@ def place_of(
     }
     if format_node not in drivers or "file" not in children:
         return None
-    return Place(format_node, drivers[format_node], children["file"], children.get("backing", ""))
+    return FilterPosition(
+        format_node, drivers[format_node], children["file"], children.get("backing", "")
+    )
 
 
 class _Node:
     """The QEMU of one node, asked through the supervisor."""
 
-    def __init__(self, name: str, pid: int, ground: Ground, ask: Ask) -> None:
+    def __init__(self, name: str, pid: int, pair: PairUnderTest) -> None:
         self.name = name
         self._pid = pid
-        self._ground = ground
-        self._ask = ask
+        self._pair = pair
 
     def qmp(self, execute: str, arguments: Arguments | None = None) -> Any:
-        return self._ask(
+        return self._pair.ask(
             "node-qmp", ASK_S, node=self.name, execute=execute, arguments=arguments or {}
         )
 
-    def place(self, format_node: str) -> Place | None:
+    def position(self, format_node: str) -> FilterPosition | None:
         graph = self.qmp("x-debug-query-block-graph")
-        return place_of(format_node, graph, self.qmp("query-named-block-nodes"))
+        return position_of(format_node, graph, self.qmp("query-named-block-nodes"))
 
     def has(self, node_name: str) -> bool:
         return any(n["node-name"] == node_name for n in self.qmp("query-named-block-nodes"))
 
-    def there(self) -> bool:
-        """The QEMU that was struck is still the one of its node."""
+    def still_there(self) -> bool:
+        """Return whether the QEMU that was hit is still the one of its node."""
         return any(
             node["name"] == self.name and node["pid"] == self._pid
-            for node in victims("both", self._ground.view())
+            for node in self._pair.nodes("both")
         )
 
 
@@ -136,13 +140,13 @@ class Filter:
     helper: Arguments | None = None  #: its object
 
 
-def error_filter(name: str, params: Mapping[str, Any]) -> Filter:
-    """Requests of that kind end with that errno."""
-    number = getattr(errno, params["errno"])
+def error_filter(name: str, given: DiskErrorParams) -> Filter:
+    """Build a filter that ends requests of that kind with that errno."""
+    number = getattr(errno, given.errno)
     # The event "none" is every request; an error that is not "once" comes each time.
     rules = [
         {"event": "none", "iotype": kind, "errno": number, "once": False}
-        for kind in IO_TYPES[params["on"]]
+        for kind in IO_TYPES[given.on]
     ]
     return Filter(
         name,
@@ -152,9 +156,9 @@ def error_filter(name: str, params: Mapping[str, Any]) -> Filter:
     )  # fmt: skip
 
 
-def slow_filter(name: str, params: Mapping[str, Any]) -> Filter:
-    """No more than so many bytes and requests per second."""
-    limits = {"bps-total": params["bytes_per_s"], "iops-total": params["iops"]}
+def slow_filter(name: str, given: DiskSlowParams) -> Filter:
+    """Build a filter that lets so many bytes and requests pass per second."""
+    limits = {"bps-total": given.bytes_per_s, "iops-total": given.iops}
     group = f"{name}-group"
     return Filter(
         name,
@@ -169,52 +173,20 @@ def slow_filter(name: str, params: Mapping[str, Any]) -> Filter:
     )  # fmt: skip
 
 
-def _insert(
-    ground: Ground, fault: Planned, ask: Ask, make: Callable[[str, Mapping[str, Any]], Filter]
-) -> Blow:
-    found = victims(fault.target, ground.view())
-    if not found:
-        return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
-    victim = found[0]
-    node = _Node(victim["name"], victim["pid"], ground, ask)
-    format_node = LAYERS[fault.params["layer"]] + fault.params["disk"].removeprefix("disk")
-    place = node.place(format_node)
-    if place is None:
-        return Blow(time.monotonic(), missed=f"node {node.name} has no {format_node}")
-    if place.file.startswith("chaos"):
-        return Blow(time.monotonic(), missed=f"{format_node} of node {node.name} is hurt already")
-    filtered = make(f"chaos{next(_numbers)}", fault.params)
-
-    def heal() -> None:
-        _patiently(node, lambda: _take_out(node, format_node, filtered, place.file))
-
-    try:
-        if filtered.helper:
-            node.qmp("object-add", filtered.helper)
-        node.qmp("blockdev-add", filtered.node(place.file))
-        node.qmp("blockdev-add", _door(filtered, filtered.name))
-        at_s = time.monotonic()
-        node.qmp("blockdev-reopen", place.reopened_on(f"{filtered.name}-door"))
-    except ColoctlError:
-        heal()
-        raise
-    return Blow(at_s, heal, (node.name,), victim["role"], f"below {format_node}")
-
-
 def _door(filtered: Filter, below: str) -> Arguments:
-    """A node that changes nothing, between the format node and the filter.
+    """Return a node that changes nothing, between the format node and the filter.
 
     Reopening flushes first. A format node that could not write its metadata would not be reopened
-    while the filter is below it; the door has nothing to write, so it turns away from it first.
+    while the filter is below it; the door has nothing to write, so the door is moved first.
     """
     return {"driver": "raw", "node-name": f"{filtered.name}-door", "file": below}
 
 
 def _take_out(node: _Node, format_node: str, filtered: Filter, below: str) -> None:
-    """The filter is gone, with its object; what stood above it may be gone before it."""
-    if not node.there():
+    """Remove the filter and its object; the node above it may be gone before it."""
+    if not node.still_there():
         return
-    door, now = f"{filtered.name}-door", node.place(format_node)
+    door, now = f"{filtered.name}-door", node.position(format_node)
     if now is not None and now.file == door:
         node.qmp("blockdev-reopen", {"options": [_door(filtered, below)]})
         node.qmp("blockdev-reopen", now.reopened_on(below))
@@ -228,12 +200,12 @@ def _take_out(node: _Node, format_node: str, filtered: Filter, below: str) -> No
         node.qmp("object-del", {"id": filtered.helper["id"]})
 
 
-def _patiently(node: _Node, deed: Callable[[], None]) -> None:
-    """Done, or there is nothing left to do it to; tried again while the answer may change."""
+def _patiently(attempt: Callable[[], None]) -> None:
+    """Try until it succeeds or the pair is gone; raises the last error after `HEAL_S`."""
     give_up = time.monotonic() + HEAL_S
     while True:
         try:
-            deed()
+            attempt()
         except NoSuchPair:
             return
         except ColoctlError:
@@ -244,29 +216,64 @@ def _patiently(node: _Node, deed: Callable[[], None]) -> None:
             return
 
 
-def disk_error(ground: Ground, fault: Planned, ask: Ask) -> Blow:
-    """Requests to one file of one disk fail from now on."""
-    return _insert(ground, fault, ask, error_filter)
+L = TypeVar("L", bound=Layer)
 
 
-def disk_slow(ground: Ground, fault: Planned, ask: Ask) -> Blow:
-    """One file of one disk takes its time from now on."""
-    return _insert(ground, fault, ask, slow_filter)
+class DiskFilter(Fault[L]):
+    """A filter below a format node; the base of several kinds."""
+
+    targets = NODES
+    lasting = True
+    _take_out: Callable[[], None] | None = None
+
+    def filter(self, name: str) -> Filter:
+        """Return the filter to insert, under that name."""
+        raise NotImplementedError
+
+    def begin(self) -> Injected:
+        """Insert the filter with all options that its format node had."""
+        hit = self.pair.node(self.target)
+        node = _Node(hit["name"], hit["pid"], self.pair)
+        format_node = LAYERS[self.given.layer] + self.given.disk.removeprefix("disk")
+        position = node.position(format_node)
+        if position is None:
+            raise NothingToHit(f"node {node.name} has no {format_node}")
+        if position.file.startswith("chaos"):
+            raise NothingToHit(f"{format_node} of node {node.name} is hurt already")
+        made, below = self.filter(f"chaos{next(_numbers)}"), position.file
+        self._take_out = lambda: _take_out(node, format_node, made, below)
+        if made.helper:
+            node.qmp("object-add", made.helper)
+        node.qmp("blockdev-add", made.node(below))
+        node.qmp("blockdev-add", _door(made, made.name))
+        at_s = time.monotonic()
+        node.qmp("blockdev-reopen", position.reopened_on(f"{made.name}-door"))
+        return Injected(at_s, (node.name,), hit["role"], f"below {format_node}")
+
+    def heal(self) -> None:
+        """Take the filter out, if the QEMU that got it still runs."""
+        if self._take_out is not None:
+            _patiently(self._take_out)
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "disk-error": FaultKind(
-        "Requests to one file of a disk fail, until it is healed.",
-        disk_error,
-        NODES,
-        DiskError,
-        lasting=True,
-    ),
-    "disk-slow": FaultKind(
-        "One file of a disk serves few requests or bytes per second, until it is healed.",
-        disk_slow,
-        NODES,
-        DiskSlow,
-        lasting=True,
-    ),
-}
+class DiskError(DiskFilter[DiskErrorParams]):
+    """Requests to one file of a disk fail, until it is healed."""
+
+    kind = "disk-error"
+    params = DiskErrorParams
+
+    def filter(self, name: str) -> Filter:
+        return error_filter(name, self.given)
+
+
+class DiskSlow(DiskFilter[DiskSlowParams]):
+    """One file of a disk serves few requests or bytes per second, until it is healed."""
+
+    kind = "disk-slow"
+    params = DiskSlowParams
+
+    def filter(self, name: str) -> Filter:
+        return slow_filter(name, self.given)
+
+
+FAULTS = (DiskError, DiskSlow)

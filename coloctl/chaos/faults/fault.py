@@ -1,4 +1,11 @@
-"""What a fault is: a function that strikes and answers how to heal, and what it may be aimed at."""
+"""Define a fault: its targets and parameters, how it is injected and healed, what it may touch.
+
+Called by `chaos.run.engine` and `api.faults`, which inject faults and heal them. Each kind is a
+subclass of `Fault` in a module beside this one, and the first sentence of its class describes it.
+
+Invariant: heal() undoes what inject() changed, however often it is called and whatever has become
+of the target since. A kill cannot be undone, so its heal() changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +13,20 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.scenario.values import Params
+from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
 
-#: The targets that most faults share: a role, resolved when the fault falls, or a node by name.
+#: The targets that most faults share: a role, resolved when the fault is injected, or a node.
 NODES = ("primary", "secondary", "a", "b")
 
-
-class Params(BaseModel):
-    """The keys that a fault takes besides its target and its times; each has a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+P = TypeVar("P", bound=Params)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What faults act on: one pair in one lab."""
-
-    name: str  #: the pair's
-    lab: Lab
-    home: Path  #: the folder with the pair file and its disks
-    view: Callable[[], Mapping[str, Any]]  #: the pair now, the answer of query-pair
+class NothingToHit(NotProtected):
+    """There was nothing that this fault could change; the run proves nothing."""
 
 
 class Ask(Protocol):
@@ -40,28 +36,58 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True)
-class Blow:
-    """A fault has been dealt. ``heal`` takes it back, however often it is called, and whatever has
-    become of the target since; what cannot be taken back (a kill) is healed by doing nothing.
+class PairUnderTest:
+    """The pair that faults act on, and its lab.
+
+    ``ask`` has a connection of its own, so that a fault which is a command of an operator may wait.
     """
 
+    name: str
+    lab: Lab
+    home: Path  #: the folder with the pair file and its disks
+    view: Callable[[], Mapping[str, Any]]  #: the pair now, the answer of query-pair
+    ask: Ask
+
+    def nodes(self, target: str) -> list[Mapping[str, Any]]:
+        """Return the nodes of ``target`` that have a QEMU: name, role and pid of each.
+
+        A node that died keeps its pid in the view until its failover is over, and is left out.
+        """
+        return [
+            node
+            for node in self.view()["nodes"]
+            if node["pid"]
+            and node.get("presence") != "dead"
+            and (target == "both" or target in (node["name"], node["role"]))
+        ]
+
+    def node(self, target: str) -> Mapping[str, Any]:
+        """Return the first node of ``target``; raises `NothingToHit` where no QEMU is there."""
+        return self.some(target)[0]
+
+    def some(self, target: str) -> list[Mapping[str, Any]]:
+        """Return the nodes of ``target``, at least one; raises `NothingToHit`."""
+        if not (found := self.nodes(target)):
+            raise NothingToHit(f"there was no {target} to hit")
+        return found
+
+
+@dataclass(frozen=True)
+class Injected:
+    """A fault that has taken effect."""
+
     at_s: float  #: monotonic; just before it took effect
-    heal: Callable[[], None] = lambda: None
-    nodes: tuple[str, ...] = ()
-    role: str = ""
+    nodes: tuple[str, ...] = ()  #: the nodes that it hit
+    role: str = ""  #: of the one node that it hit, just before
     note: str = ""
-    missed: str = ""  #: a sentence when there was nothing to hurt
-    #: What became of it, known once it is healed: an operator was refused, say.
-    outcome: Callable[[], str] = lambda: ""
-
-
-#: ``ask`` has a connection of its own: a fault that is an act of an operator may wait for it.
-Strike = Callable[[Ground, Planned, Ask], Blow]
 
 
 @dataclass
-class Staging:
-    """How the pair of a run is set up, before its file is written; preparations change it."""
+class Setup:
+    """How the pair of a run is set up, before its file is written; preparations change it.
+
+    Note the difference: a `PairUnderTest` runs already.
+    """
 
     name: str
     home: Path
@@ -71,17 +97,63 @@ class Staging:
     images: dict[str, Path] = field(default_factory=dict)  #: per node, a folder for its images
 
 
-#: Sets the stage for a fault that needs it, and clears it away when the run is over.
-Prepare = Callable[[Staging], AbstractContextManager[None]]
+#: Prepares a pair for a fault that needs it, and clears the preparation away after the run.
+Prepare = Callable[[Setup], AbstractContextManager[None]]
 
 
-@dataclass(frozen=True)
-class FaultKind:
-    """One kind of fault."""
+class Fault(Generic[P]):
+    """One fault of one run; a subclass for each kind."""
 
-    doc: str  #: one line: what is true from then on
-    strike: Strike
-    targets: tuple[str, ...]
-    params: type[Params] = Params
-    lasting: bool = False  #: it lasts until it is healed, so a duration makes sense
-    prepare: Prepare | None = None
+    kind: ClassVar[str]
+    doc: ClassVar[str]  #: the first sentence of the class
+    targets: ClassVar[tuple[str, ...]]
+    params: ClassVar[type[Params]] = Params
+    lasting: ClassVar[bool] = False  #: it lasts until it is healed, so a duration makes sense
+    prepare: ClassVar[Prepare | None] = None
+
+    def __init_subclass__(cls) -> None:
+        """Take the description from the docstring, which is missing under ``python -OO``."""
+        cls.doc = " ".join((cls.__doc__ or cls.__name__).split("\n\n")[0].split())
+
+    def __init__(self, pair: PairUnderTest, target: str, given: P) -> None:
+        self.pair = pair
+        self.target = target
+        self.given = given
+
+    def inject(self) -> Injected:
+        """Break something; raises `NothingToHit`, and undoes itself on any error."""
+        try:
+            return self.begin()
+        except BaseException:
+            self.heal()
+            raise
+
+    def begin(self) -> Injected:
+        """Change the pair as this kind does; called by `inject` alone, once."""
+        raise NotImplementedError
+
+    def heal(self) -> None:
+        """Undo what was changed, if anything was; may be called any number of times."""
+
+    def result(self) -> str:
+        """Return what came of the fault, known once it is healed; empty where nothing is told."""
+        return ""
+
+    def lived_on(self) -> bool | None:
+        """Return whether the process that was hit still lives; None where that is not asked."""
+        return None
+
+    def close(self) -> None:
+        """Release what watches the target; called once, at the end of the run."""
+
+
+def build(
+    kinds: Mapping[str, type[Fault[Any]]],
+    pair: PairUnderTest,
+    kind: str,
+    target: str,
+    params: Mapping[str, Any],
+) -> Fault[Any]:
+    """Build a fault that is not injected yet; raises pydantic's ValidationError for ``params``."""
+    made = kinds[kind]
+    return made(pair, target, made.params.model_validate(dict(params)))

@@ -1,20 +1,24 @@
-"""What a guest does to itself: it starts anew or powers off, it panics, it floods its console."""
+"""Let a guest start again, power off, panic, or flood its console.
+
+The guest's own program obeys messages on a redis channel. A program on the clients' machine sends
+them, by `lab.network`; the flood is a `child`.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from typing import ClassVar
 
 from coloctl.chaos.faults.child import Child
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Strike
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.chaos.scenario.values import Params
 from coloctl.lab import layout
 
-#: One that dies at once may not have answered; nobody waits longer for it.
+#: A guest that dies at once may not have answered; its answer is not awaited for longer.
 PATIENCE_S = 3.0
 
-#: Says "refused" where nobody took the word; a guest that dies of it need not answer.
+#: Prints "refused" where the message was not taken; a guest that dies of it need not answer.
 _TELL = """
 import socket, sys
 _, address, word, patience = sys.argv
@@ -22,7 +26,7 @@ try:
     with socket.create_connection((address, 6379), float(patience)) as s:
         s.sendall(f"PUBLISH life {word}\\r\\n".encode())
         if s.recv(64).startswith(b":0"):
-            print("refused: nobody in the guest listens")
+            print("refused: no program in the guest listens")
 except ConnectionResetError:
     pass
 except TimeoutError as error:
@@ -32,19 +36,49 @@ except OSError as error:
 """
 
 
-def _told(word: str) -> Strike:
-    def strike(ground: Ground, _fault: Planned, _ask: Ask) -> Blow:
+class GuestOrder(Fault[Params]):
+    """A message that the guest obeys; the base of several kinds."""
+
+    targets = ("guest",)
+    order: ClassVar[str]
+
+    def begin(self) -> Injected:
+        """Send the message; raises `NothingToHit` where the guest does not take it."""
         at_s = time.monotonic()
-        argv = [sys.executable, "-I", "-S", "-c", _TELL, layout.GUEST, word, str(PATIENCE_S)]
-        said = ground.lab.run(argv, deadline_s=10 * PATIENCE_S, check=False).stdout
-        _, refused, why = said.strip().partition("refused: ")
-        return Blow(at_s, missed=f"the guest was not told: {why}" if refused else "")
+        argv = [sys.executable, "-I", "-S", "-c", _TELL, layout.GUEST, self.order, str(PATIENCE_S)]
+        output = self.pair.lab.run(argv, deadline_s=10 * PATIENCE_S, check=False).stdout
+        _, refused, why = output.strip().partition("refused: ")
+        if refused:
+            raise NothingToHit(f"the guest was not told: {why}")
+        return Injected(at_s)
 
-    return strike
+
+class GuestReboot(GuestOrder):
+    """The guest reboots in order."""
+
+    kind, order = "guest-reboot", "reboot"
 
 
-#: Has redis write lines to the guest's console, for as long as its standard input is open; says how
-#: many bytes those were. Half of a line is read again by the next connection.
+class GuestReset(GuestOrder):
+    """The guest is reset at once."""
+
+    kind, order = "guest-reset", "reset"
+
+
+class GuestPoweroff(GuestOrder):
+    """The guest powers itself off."""
+
+    kind, order = "guest-poweroff", "poweroff"
+
+
+class GuestPanic(GuestOrder):
+    """The guest's kernel panics."""
+
+    kind, order = "guest-panic", "panic"
+
+
+#: Lets redis write lines to the guest's console, for as long as its standard input is open; prints
+#: how many bytes those were. Half of a line is read again by the next connection.
 _FLOOD = """
 import select, socket, sys
 address, line, many = sys.argv[1], "x" * 1000, 8
@@ -66,28 +100,30 @@ print(written)
 """
 
 
-def flood(ground: Ground, _fault: Planned, _ask: Ask) -> Blow:
-    """Have the guest write to its console as fast as it may, until it is healed."""
-    argv = [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST]
-    child = Child.begin(ground.lab, "client", argv)
-    if child is None:
-        return Blow(time.monotonic(), missed="the guest did not answer")
+class ConsoleFlood(Fault[Params]):
+    """The guest writes to its console as fast as it may, until it is healed."""
 
-    def outcome() -> str:
-        return "" if child.said is None else f"{int(child.said.strip() or 0) // 1000} kB"
+    kind = "console-flood"
+    targets = ("guest",)
+    lasting = True
+    _child: Child | None = None
 
-    return Blow(time.monotonic(), lambda: child.end(10 * PATIENCE_S), outcome=outcome)
+    def begin(self) -> Injected:
+        argv = [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST]
+        self._child = Child.begin(self.pair.lab, "client", argv)
+        if self._child is None:
+            raise NothingToHit("the guest did not answer")
+        return Injected(time.monotonic())
+
+    def heal(self) -> None:
+        """End the flood."""
+        if self._child is not None:
+            self._child.end(10 * PATIENCE_S)
+
+    def result(self) -> str:
+        """Return how much was written."""
+        output = self._child.output if self._child else None
+        return "" if output is None else f"{int(output.strip() or 0) // 1000} kB"
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "guest-reboot": FaultKind("The guest reboots in order.", _told("reboot"), ("guest",)),
-    "guest-reset": FaultKind("The guest is reset at once.", _told("reset"), ("guest",)),
-    "guest-poweroff": FaultKind("The guest powers itself off.", _told("poweroff"), ("guest",)),
-    "console-flood": FaultKind(
-        "The guest writes to its console as fast as it may, until it is healed.",
-        flood,
-        ("guest",),
-        lasting=True,
-    ),
-    "guest-panic": FaultKind("The guest's kernel panics.", _told("panic"), ("guest",)),
-}
+FAULTS = (GuestReboot, GuestReset, GuestPoweroff, ConsoleFlood, GuestPanic)

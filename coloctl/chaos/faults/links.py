@@ -1,20 +1,23 @@
-"""The lab's wires: cut, one way or of one service, lossy, slow, out of order, narrow, flapping.
+"""Impair the lab's wires: cut, lossy, slow, out of order, narrow, flapping.
 
-A wire has one fault at a time: the next one takes its place, and healing any heals the wire. Cuts
-of services are apart from that, and from each other.
+A cut is of both ways, of one way, or of one service of the pair. Calls `lab.link` and
+`lab.impairment`.
+
+Invariant: a wire has one fault at a time. The next one takes its place, and healing any of them
+heals the wire. Cuts of services are apart from that, and from each other.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from coloctl import pairfile
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params, Strike
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P
+from coloctl.chaos.scenario.values import Params
 from coloctl.errors import LabError
 from coloctl.lab.impairment import Impairment
 from coloctl.lab.link import Link
@@ -24,30 +27,30 @@ from coloctl.model.pair import NODES, PairSpec
 TARGETS = ("replication", "client", "lan-a", "lan-b", "lan-primary", "lan-secondary")
 
 Service = Literal["nbd", "compare", "migration", "heartbeat"]
-#: Who sends: a node, by its role or its name, or the machine of the clients.
+#: The end that sends: a node, by its role or its name, or the machine of the clients.
 Sender = Literal["primary", "secondary", "a", "b", "client"]
 
 
-class Cut(Params):
-    """Nothing passes."""
+class CutParams(Params):
+    """How the wire is cut."""
 
     carrier: bool = False  #: the plug is pulled: both ends see at once that the wire is gone
 
 
-class CutOneWay(Params):
-    """Only what the sender sends over that wire vanishes."""
+class CutOneWayParams(Params):
+    """The end whose frames vanish."""
 
     sender: Sender = "primary"
 
 
-class CutService(Params):
-    """Only that service of the pair is cut."""
+class CutServiceParams(Params):
+    """The service of the pair that is cut."""
 
     service: Service = "nbd"
 
 
 class Impaired(Params):
-    """What is wrong with the wire, both ways or only with what ``sender`` sends over it.
+    """Damage to a wire, both ways or only to the frames that ``sender`` sends over it.
 
     Every kind takes all the keys, so that a wire can be slow and lossy; they differ in defaults.
     """
@@ -71,33 +74,34 @@ class Impaired(Params):
         return self
 
     def impairment(self) -> Impairment:
+        """Return the keys as the lab takes them; raises `LabError` where they do not fit."""
         return Impairment(**self.model_dump(exclude={"sender"}))
 
 
-class Loss(Impaired):
+class LossParams(Impaired):
     loss_percent: float = Field(1.0, gt=0, le=100)
 
 
-class Delay(Impaired):
+class DelayParams(Impaired):
     delay_ms: float = Field(20.0, gt=0)
 
 
-class Reorder(Impaired):
+class ReorderParams(Impaired):
     reorder_percent: float = Field(25.0, gt=0, le=100)
     delay_ms: float = Field(10.0, gt=0)
 
 
-class Bandwidth(Impaired):
+class BandwidthParams(Impaired):
     rate_kbit: float = Field(10_000.0, gt=0)
 
 
-class Flap(Impaired):
+class FlapParams(Impaired):
     up_s: float = Field(1.0, gt=0)
     down_s: float = Field(1.0, gt=0)
 
 
 def ports(service: Service, pair: PairSpec) -> dict[str, tuple[int, ...]]:
-    """The ``tcp`` and ``udp`` ports that the service has on the replication wire."""
+    """Return the ``tcp`` and ``udp`` ports that the service has on the replication wire."""
     replication = pair.replication
     if service == "heartbeat":
         return {"udp": (replication.heartbeat_port(),)}
@@ -106,13 +110,13 @@ def ports(service: Service, pair: PairSpec) -> dict[str, tuple[int, ...]]:
     if service == "migration":
         return {"tcp": (replication.migration_port(),)}
     cards = range(len(pair.nics))
-    # What is compared comes in over the one and is mirrored out over the other.
+    # Frames to compare come in over the one, and are mirrored out over the other.
     kinds = (replication.mirror_port, replication.compare_port)
     return {"tcp": tuple(port(card) for card in cards for port in kinds)}
 
 
 def wire_of(target: str, view: Mapping[str, Any]) -> tuple[str, str]:
-    """The wire that ``target`` means now, and the node that it leads to; either may be empty."""
+    """Return the wire of ``target`` and the node that it leads to now; either may be empty."""
     if target in ("replication", "client"):
         return target, ""
     which = target.removeprefix("lan-")
@@ -125,7 +129,7 @@ def _node_of(role: str, view: Mapping[str, Any]) -> str:
 
 
 def sending_end(who: str, link: Link, lab: Lab, view: Mapping[str, Any]) -> str:
-    """The namespace at whose end of the link the frames of ``who`` enter it, or nothing.
+    """Return the namespace at whose end the frames of ``who`` enter the link, or nothing.
 
     On a wire that does not end at the sender they come through the switch.
     """
@@ -138,81 +142,137 @@ def sending_end(who: str, link: Link, lab: Lab, view: Mapping[str, Any]) -> str:
     return lab.lan if lab.lan in ends else ""
 
 
-def _strike(
-    ground: Ground,
-    fault: Planned,
-    sender: Sender | None,
-    deal: Callable[[Link, str | None], None],
-) -> Blow:
-    view = ground.view()
-    wire, node = wire_of(fault.target, view)
-    if not wire:
-        return Blow(time.monotonic(), missed=f"no node was {fault.target.removeprefix('lan-')}")
-    link = ground.lab.link(wire)
-    end = sending_end(sender, link, ground.lab, view) if sender else None
-    if end == "":
-        return Blow(time.monotonic(), missed=f"nothing of {sender} goes over {wire}")
-    at_s = time.monotonic()
-    deal(link, end)
-    hit = (node,) if node else ()
-    roles = {str(one["name"]): str(one["role"]) for one in view["nodes"]}
-    return Blow(at_s, link.clear, hit, roles.get(node, ""), note=f"wire {wire}")
+class Wire(Fault[P]):
+    """A fault of a whole wire; the base of several kinds."""
+
+    targets = TARGETS
+    lasting = True
+    _link: Link | None = None
+
+    def sender(self) -> Sender | None:
+        """Return the end whose frames alone are affected; None for both."""
+        return None
+
+    def impair(self, link: Link, end: str | None) -> None:
+        """Do to the link what this kind does; ``end`` is the namespace of the sender."""
+        raise NotImplementedError
+
+    def begin(self) -> Injected:
+        """Find the wire of the target as roles are now, and impair it."""
+        view, lab, sender = self.pair.view(), self.pair.lab, self.sender()
+        wire, node = wire_of(self.target, view)
+        if not wire:
+            raise NothingToHit(f"no node was {self.target.removeprefix('lan-')}")
+        link = lab.link(wire)
+        end = sending_end(sender, link, lab, view) if sender else None
+        if end == "":
+            raise NothingToHit(f"nothing of {sender} goes over {wire}")
+        at_s = time.monotonic()
+        self._link = link
+        self.impair(link, end)
+        roles = {str(one["name"]): str(one["role"]) for one in view["nodes"]}
+        return Injected(at_s, (node,) if node else (), roles.get(node, ""), f"wire {wire}")
+
+    def heal(self) -> None:
+        """Let the wire carry everything again."""
+        if self._link is not None:
+            self._link.clear()
 
 
-def cut(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Nothing passes; in silence unless the plug is pulled."""
-    params = Cut.model_validate(dict(fault.params))
-    return _strike(ground, fault, None, lambda link, _: link.cut(carrier=params.carrier))
+class Cut(Wire[CutParams]):
+    """No frame passes the wire.
+
+    In silence, unless the plug is pulled.
+    """
+
+    kind = "cut"
+    params = CutParams
+
+    def impair(self, link: Link, end: str | None) -> None:
+        link.cut(carrier=self.given.carrier)
 
 
-def cut_one_way(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """What the sender sends vanishes; what is sent to it arrives."""
-    params = CutOneWay.model_validate(dict(fault.params))
-    return _strike(ground, fault, params.sender, lambda link, end: link.cut(sender=end))
+class CutOneWay(Wire[CutOneWayParams]):
+    """Frames that one side sends over the wire vanish.
+
+    Frames that are sent to it arrive.
+    """
+
+    kind = "cut-one-way"
+    params = CutOneWayParams
+
+    def sender(self) -> Sender | None:
+        return self.given.sender
+
+    def impair(self, link: Link, end: str | None) -> None:
+        link.cut(sender=end)
 
 
-def cut_service(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Packets of one service vanish at both hosts, in connections that stand already too."""
-    params = CutService.model_validate(dict(fault.params))
-    pair = pairfile.load(ground.home / f"{ground.name}.toml")
-    link = ground.lab.link("replication")
-    at_s = time.monotonic()
-    link.cut_ports(params.service, **ports(params.service, pair))
-    return Blow(at_s, lambda: link.pass_ports(params.service), note=f"service {params.service}")
+class CutService(Fault[CutServiceParams]):
+    """One service of the pair is cut on the replication wire.
+
+    Its packets vanish at both hosts, also in connections that stand already.
+    """
+
+    kind = "cut-service"
+    targets = ("replication",)
+    params = CutServiceParams
+    lasting = True
+    _link: Link | None = None
+
+    def begin(self) -> Injected:
+        pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
+        service = self.given.service
+        at_s, self._link = time.monotonic(), self.pair.lab.link("replication")
+        self._link.cut_ports(service, **ports(service, pair))
+        return Injected(at_s, note=f"service {service}")
+
+    def heal(self) -> None:
+        if self._link is not None:
+            self._link.pass_ports(self.given.service)
 
 
-def impair(kind: type[Impaired]) -> Strike:
-    """The wire does to each frame what the parameters say."""
+class _Impair(Wire[Impaired]):
+    def sender(self) -> Sender | None:
+        return self.given.sender
 
-    def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-        params = kind.model_validate(dict(fault.params))
-        impairment = params.impairment()
-        return _strike(
-            ground, fault, params.sender, lambda link, end: link.impair(impairment, sender=end)
-        )
-
-    return strike
+    def impair(self, link: Link, end: str | None) -> None:
+        link.impair(self.given.impairment(), sender=end)
 
 
-def _impaired(doc: str, kind: type[Impaired]) -> FaultKind:
-    return FaultKind(doc, impair(kind), TARGETS, kind, lasting=True)
+class Loss(_Impair):
+    """Frames are lost by chance."""
+
+    kind = "loss"
+    params = LossParams
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "cut": FaultKind("Nothing passes the wire.", cut, TARGETS, Cut, lasting=True),
-    "cut-one-way": FaultKind(
-        "What one side sends over the wire vanishes.", cut_one_way, TARGETS, CutOneWay, lasting=True
-    ),
-    "cut-service": FaultKind(
-        "One service of the pair is cut on the replication wire.",
-        cut_service,
-        ("replication",),
-        CutService,
-        lasting=True,
-    ),
-    "loss": _impaired("Frames are lost by chance.", Loss),
-    "delay": _impaired("Frames come later.", Delay),
-    "reorder": _impaired("Some frames overtake others.", Reorder),
-    "bandwidth": _impaired("The wire carries so many kbit a second.", Bandwidth),
-    "flap": _impaired("The wire carries, then does not, in turns.", Flap),
-}
+class Delay(_Impair):
+    """Frames come later."""
+
+    kind = "delay"
+    params = DelayParams
+
+
+class Reorder(_Impair):
+    """Some frames overtake others."""
+
+    kind = "reorder"
+    params = ReorderParams
+
+
+class Bandwidth(_Impair):
+    """The wire carries so many kbit a second."""
+
+    kind = "bandwidth"
+    params = BandwidthParams
+
+
+class Flap(_Impair):
+    """The wire carries, then does not, in turns."""
+
+    kind = "flap"
+    params = FlapParams
+
+
+FAULTS = (Cut, CutOneWay, CutService, Loss, Delay, Reorder, Bandwidth, Flap)

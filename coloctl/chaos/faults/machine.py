@@ -8,24 +8,23 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
 from coloctl.chaos.faults.burners import burners
-from coloctl.chaos.faults.fault import NODES, Ask, Blow, FaultKind, Ground, Params
-from coloctl.chaos.faults.processes import victims
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit
+from coloctl.chaos.scenario.values import Params
 from coloctl.errors import LabError
 
 MIB = 1 << 20
-#: What memory pressure leaves to everybody else, whatever it was told.
+#: Memory pressure leaves this to all other processes, whatever its parameters are.
 SPARE_MIB = 1024
-#: How long a machine that swaps may take to give the memory.
+#: How long a machine that swaps may take to provide the memory.
 HOLD_S = 60.0
 
-#: Holds memory and touches every page of it again and again; ends with whoever started it.
+#: Holds memory and touches every page of it again and again; ends with the process that started it.
 _HOLD = """
 import os, sys, time
 parent = os.getppid()
@@ -42,42 +41,24 @@ while os.getppid() == parent:
 """
 
 
-class CpuStarvation(Params):
-    """Who else computes, and how little the victim counts beside them."""
+class CpuStarvationParams(Params):
+    """How many other processes compute, and how nice the target is beside them."""
 
     burners: int = Field(4, ge=0, le=64)
     nice: int = Field(10, ge=0, le=19)
 
 
-class MemoryPressure(Params):
+class MemoryPressureParams(Params):
     """How much is held; less where the machine has not so much to spare."""
 
     mib: int = Field(1024, ge=1)
 
 
-def starve(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Other processes compute, and the threads of the victim's QEMU come after them."""
-    whole = fault.target == "machine"
-    found = [] if whole else victims(fault.target, ground.view())
-    if not found and not whole:
-        return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
-    work = contextlib.ExitStack()
-    at_s = time.monotonic()
-    with contextlib.ExitStack() as undo:
-        undo.callback(work.close)
-        work.enter_context(burners(fault.params["burners"]))
-        for node in found:
-            work.enter_context(_less_urgent(node["pid"], fault.params["nice"]))
-        undo.pop_all()
-    role = found[0]["role"] if found else ""
-    return Blow(at_s, work.close, tuple(node["name"] for node in found), role)
-
-
 @contextlib.contextmanager
 def _less_urgent(pid: int, nice: int) -> Iterator[None]:
-    """All threads of the process are that nice inside the block, and as before behind it.
+    """Make all threads of the process that nice inside the block, and as before after it.
 
-    Only root may make them less nice again; others should not ask for any niceness.
+    Only root may make them less nice again; other users should not ask for any niceness.
     """
     if not nice:
         yield
@@ -94,9 +75,9 @@ def _less_urgent(pid: int, nice: int) -> Iterator[None]:
 
 
 def _renice(pid: int, handle: int, nice: int, group: int) -> None:
-    """Threads that come while this goes on have the niceness of the one that made them."""
+    """Set the niceness of each thread; a new thread has that of the thread that made it."""
     if select.select([handle], [], [], 0)[0]:
-        return  # it has ended, and its number may be somebody else's
+        return  # it has ended, and its number may be another process's
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
@@ -113,7 +94,7 @@ def _group_niceness(pid: int) -> int:
 
 
 def spare_mib() -> int:
-    """What may be held without anybody being killed for it: of the machine, and of our cgroup."""
+    """Return how much may be held without a kill: of the machine, and of this process's cgroup."""
     free = [_available_mib()]
     for limit, used in (("memory.max", "memory.current"),):
         with contextlib.suppress(OSError, ValueError):
@@ -130,33 +111,68 @@ def _available_mib() -> int:
     return 0
 
 
-def press(_ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """A process holds memory and uses it; it is the first that would be killed for memory."""
-    mib = min(fault.params["mib"], spare_mib())
-    if not mib:
-        return Blow(time.monotonic(), missed="the machine has no memory to spare")
-    at_s = time.monotonic()
-    holder = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _HOLD, str(mib)], stdout=subprocess.PIPE
-    )
+class CpuStarvation(Fault[CpuStarvationParams]):
+    """Other processes want the processors, and the target comes last, until it is healed."""
 
-    def heal() -> None:
-        holder.kill()
-        holder.wait()
-        if holder.stdout:
-            holder.stdout.close()
+    kind = "cpu-starvation"
+    targets = (*NODES, "both", "machine")
+    params = CpuStarvationParams
+    lasting = True
+    _work: contextlib.ExitStack | None = None
 
-    assert holder.stdout is not None
-    try:
-        os.set_blocking(holder.stdout.fileno(), False)
-        _until_held(holder, at_s + HOLD_S)
-    except BaseException:
-        heal()
-        raise
-    return Blow(at_s, heal, note=f"{mib} MiB")
+    def begin(self) -> Injected:
+        """Start the other processes, and make the threads of the target's QEMU nice."""
+        nodes = [] if self.target == "machine" else self.pair.some(self.target)
+        self._work = work = contextlib.ExitStack()
+        at_s = time.monotonic()
+        work.enter_context(burners(self.given.burners))
+        for node in nodes:
+            work.enter_context(_less_urgent(node["pid"], self.given.nice))
+        role = nodes[0]["role"] if nodes else ""
+        return Injected(at_s, tuple(node["name"] for node in nodes), role)
+
+    def heal(self) -> None:
+        """End the other processes, and give the threads their niceness back."""
+        if self._work is not None:
+            self._work.close()
+
+
+class MemoryPressure(Fault[MemoryPressureParams]):
+    """A process holds and uses memory that others would like, until it is healed.
+
+    It is the first that would be killed for memory.
+    """
+
+    kind = "memory-pressure"
+    targets = ("machine",)
+    params = MemoryPressureParams
+    lasting = True
+    _holder: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> Injected:
+        """Start the process, and wait until it holds the memory; raises `LabError`."""
+        mib = min(self.given.mib, spare_mib())
+        if not mib:
+            raise NothingToHit("the machine has no memory to spare")
+        at_s = time.monotonic()
+        argv = [sys.executable, "-I", "-S", "-c", _HOLD, str(mib)]
+        self._holder = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        assert self._holder.stdout is not None
+        os.set_blocking(self._holder.stdout.fileno(), False)
+        _until_held(self._holder, at_s + HOLD_S)
+        return Injected(at_s, note=f"{mib} MiB")
+
+    def heal(self) -> None:
+        """End the process."""
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
+            if self._holder.stdout:
+                self._holder.stdout.close()
 
 
 def _until_held(holder: subprocess.Popen[bytes], give_up: float) -> None:
+    """Wait until the memory is held; raises `LabError`."""
     assert holder.stdout is not None
     while not holder.stdout.read():
         if holder.poll() is not None or time.monotonic() > give_up:
@@ -164,19 +180,4 @@ def _until_held(holder: subprocess.Popen[bytes], give_up: float) -> None:
         time.sleep(0.02)
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "cpu-starvation": FaultKind(
-        "Other processes want the processors, and the victim comes last, until it is healed.",
-        starve,
-        (*NODES, "both", "machine"),
-        CpuStarvation,
-        lasting=True,
-    ),
-    "memory-pressure": FaultKind(
-        "A process holds and uses memory that others would like, until it is healed.",
-        press,
-        ("machine",),
-        MemoryPressure,
-        lasting=True,
-    ),
-}
+FAULTS = (CpuStarvation, MemoryPressure)

@@ -1,48 +1,45 @@
-"""Monitors that hang while their QEMU runs on: commands are taken and never answered.
+"""Hang the monitors of a QEMU that runs on: commands are taken and never answered.
 
-The pair's QEMU is wrapped, so that its monitors are served by proxies (`monitor_proxy`); these
-are what is stopped.
+The pair's QEMU is wrapped by `wrapping`, so that its monitors are served by proxies
+(`monitor_proxy`). The fault stops these proxies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from coloctl import procfs
 from coloctl.chaos.faults import monitor_proxy
-from coloctl.chaos.faults.fault import NODES, Ask, Blow, FaultKind, Ground, Params, Staging
-from coloctl.chaos.faults.processes import victims
+from coloctl.chaos.faults.fault import NODES, Injected, NothingToHit, Setup
+from coloctl.chaos.faults.processes import Signalled, hold
 from coloctl.chaos.faults.wrapping import wrapped
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.scenario.values import Params
 
-#: The monitors behind the words of a scenario.
+#: The monitors that each value of ``which`` stands for.
 WHICH = {"commands": ("qmp",), "rescue": ("rescue",), "both": ("qmp", "rescue")}
 
 
-class MonitorHang(Params):
-    """The road of commands, the one of the rescue, or both."""
+class MonitorHangParams(Params):
+    """The monitor of commands, the one of the rescue, or both."""
 
     which: Literal["commands", "rescue", "both"] = "commands"
 
 
 @contextlib.contextmanager
-def prepare(staging: Staging) -> Iterator[None]:
-    """The pair's QEMU is one whose monitors are served by proxies."""
+def prepare(setup: Setup) -> Iterator[None]:
+    """Let the pair's QEMU be one whose monitors are served by proxies."""
     proxied = shlex.join([sys.executable, "-I", "-S", monitor_proxy.__file__, "qemu"])
-    with wrapped(staging, "monitors", f'exec {proxied} {{program}} "$@"', 'exec {program} "$@"'):
+    with wrapped(setup, "monitors", f'exec {proxied} {{program}} "$@"', 'exec {program} "$@"'):
         yield
 
 
 def proxies(pid: int, which: str) -> list[int]:
-    """The pids of those that serve the monitors of that QEMU; empty where there are none."""
+    """Return the pids of the proxies of that QEMU's monitors; empty where there are none."""
     found = []
     for child in procfs.children(pid):
         with contextlib.suppress(OSError):
@@ -54,43 +51,25 @@ def proxies(pid: int, which: str) -> list[int]:
     return found
 
 
-def monitor_hang(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """The monitors of one node take commands and do not answer, until it is healed."""
-    found = victims(fault.target, ground.view())
-    if not found:
-        return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
-    node = found[0]
-    handles: list[int] = []
-    for pid in proxies(node["pid"], fault.params["which"]):
-        with contextlib.suppress(ProcessLookupError):
-            handles.append(os.pidfd_open(pid))
-    if not handles:
-        return Blow(time.monotonic(), missed=f"node {node['name']} has no proxies at its monitors")
-    at_s = time.monotonic()
-    for handle in handles:
-        _tell(handle, signal.SIGSTOP)
+class MonitorHang(Signalled[MonitorHangParams]):
+    """The monitors of a QEMU do not answer, until it is healed."""
 
-    def heal() -> None:
-        while handles:
-            handle = handles.pop()
-            _tell(handle, signal.SIGCONT)
-            os.close(handle)
+    kind = "monitor-hang"
+    targets = NODES
+    params = MonitorHangParams
+    lasting = True
+    prepare = prepare
 
-    return Blow(at_s, heal, (node["name"],), node["role"])
+    def begin(self) -> Injected:
+        """Stop the proxies of one node's monitors."""
+        node = self.pair.node(self.target)
+        if not (held := hold(proxies(node["pid"], self.given.which))):
+            raise NothingToHit(f"node {node['name']} has no proxies at its monitors")
+        return Injected(self.send(held), (node["name"],), node["role"])
+
+    def lived_on(self) -> bool | None:
+        """Return None: the QEMU itself was not hit."""
+        return None
 
 
-def _tell(handle: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(handle, number)
-
-
-FAULTS: Mapping[str, FaultKind] = {
-    "monitor-hang": FaultKind(
-        "The monitors of a QEMU do not answer, until it is healed.",
-        monitor_hang,
-        NODES,
-        MonitorHang,
-        lasting=True,
-        prepare=prepare,
-    ),
-}
+FAULTS = (MonitorHang,)

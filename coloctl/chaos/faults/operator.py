@@ -1,4 +1,4 @@
-"""An operator who does something while other things happen: he may be refused, and may wait."""
+"""Run a command of an operator while other things happen; it may be refused, and may wait."""
 
 from __future__ import annotations
 
@@ -9,27 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Fault, Injected
+from coloctl.chaos.scenario.values import Params
 from coloctl.errors import ColoctlError
 
-#: What a verb asks the supervisor for; "reprotect" is how people call a second "protect".
-COMMANDS: Mapping[str, str] = {
-    "protect": "pair-protect",
-    "reprotect": "pair-protect",
-    "unprotect": "pair-unprotect",
-    "switchover": "pair-switchover",
-    "failover": "pair-failover",
-    "pause": "pair-pause",
-    "resume": "pair-resume",
-    "start": "pair-start",
-    "checkpoint": "pair-checkpoint",
-    "fence-confirm": "pair-fence-confirm",
-}
 
-
-class Operator(Params):
-    """What he asks for, and how long he waits for the answer."""
+class OperatorParams(Params):
+    """The verb, and how long its answer is waited for; "reprotect" is a second "protect"."""
 
     verb: Literal[
         "protect",
@@ -48,34 +34,45 @@ class Operator(Params):
     arguments: Mapping[str, Any] = Field(default_factory=dict)
 
 
-def operate(_ground: Ground, fault: Planned, ask: Ask) -> Blow:
-    """The supervisor was asked. Healing waits for its answer, which is the outcome then."""
-    answers: list[str] = []
-    verb, timeout_s = fault.params["verb"], float(fault.params["timeout_s"])
-    arguments = fault.params.get("arguments") or {}
+class Operator(Fault[OperatorParams]):
+    """An operator asks for something.
 
-    def type_it() -> None:
+    Healing waits for the supervisor's answer, which is the result.
+    """
+
+    kind = "operator"
+    targets = ("pair",)
+    params = OperatorParams
+    lasting = True
+    _answer = ""
+    _typing: threading.Thread | None = None
+
+    def begin(self) -> Injected:
+        """Ask the supervisor in a thread of its own."""
+        verb = self.given.verb
+        self._typing = threading.Thread(target=self._ask, name=f"operator-{verb}", daemon=True)
+        at_s = time.monotonic()
+        self._typing.start()
+        return Injected(at_s, note=verb)
+
+    def _ask(self) -> None:
+        verb = "protect" if self.given.verb == "reprotect" else self.given.verb
         try:
-            ask(COMMANDS[verb], timeout_s, **arguments)
+            self.pair.ask(f"pair-{verb}", self.given.timeout_s, **self.given.arguments)
         except ColoctlError as refused:
-            answers.append(f"{refused.code}: {refused.message}")
+            self._answer = f"{refused.code}: {refused.message}"
         else:
-            answers.append("done")
+            self._answer = "done"
 
-    typing = threading.Thread(target=type_it, name=f"operator-{verb}", daemon=True)
-    at_s = time.monotonic()
-    typing.start()
+    def heal(self) -> None:
+        """Wait for the answer."""
+        if self._typing is not None:
+            self._typing.join(self.given.timeout_s + 10)
+            self._answer = self._answer or "no answer"
 
-    def heal() -> None:
-        typing.join(timeout_s + 10)
-        if typing.is_alive():
-            answers.append("no answer")
-
-    return Blow(at_s, heal, note=verb, outcome=lambda: answers[0] if answers else "")
+    def result(self) -> str:
+        """Return "done" or the reason of the refusal; empty while the answer is awaited."""
+        return self._answer
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "operator": FaultKind(
-        "An operator asks for something.", operate, ("pair",), Operator, lasting=True
-    ),
-}
+FAULTS = (Operator,)

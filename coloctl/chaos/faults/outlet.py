@@ -1,31 +1,29 @@
-"""The output of one Python process goes through a pipe whose reader can be taken away.
+"""Pass the output of one Python process through a pipe whose reader can be taken away.
 
-A program's own beginning (``sitecustomize``) runs this file by its path; standard library only. The
-reader is a thread that copies to where the output went before. A file says what it does: it reads,
-it sleeps while the pipe fills up, or it is gone and the pipe is broken.
+The ``sitecustomize`` of a supervisor, written by `chaos.faults.supervisor`, runs this file by its
+path; standard library only. The reader is a thread that copies to where the output went before. A
+file holds its order: it reads, it sleeps while the pipe fills up, or it is gone and the pipe is
+broken.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import sys
 import threading
 import time
 from pathlib import Path
 
-#: Names the file that holds the word for the reader.
+#: Names the file that holds the order for the reader.
 VARIABLE = "COLOCTL_CHAOS_OUTLET"
 READS, ASLEEP, GONE = "reads", "asleep", "gone"
-#: What is on the command line of a supervisor, and of nothing that it starts.
-SUPERVISOR = ("coloctl.cli.main", "run")
 LOOK_S = 0.05
 #: The least that Linux makes of a pipe.
 PIPE_BYTES = 4096
 
 
 def divert(file: Path) -> None:
-    """Let descriptors 1 and 2 be a pipe; a thread reads it as ``file`` says."""
+    """Make descriptors 1 and 2 a pipe; a thread reads it as ``file`` orders."""
     before = os.dup(1)
     reads, writes = os.pipe()
     fcntl.fcntl(reads, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -37,12 +35,12 @@ def divert(file: Path) -> None:
 
 
 def copy(reads: int, to: int, file: Path) -> None:
-    """Copy the pipe to ``to`` until it ends or ``file`` says that the reader is gone.
+    """Copy the pipe to ``to`` until it ends or ``file`` orders the reader to go.
 
-    Asleep, it leaves the pipe full, so that whatever writes to it has to wait or to give up.
+    Asleep, it leaves the pipe full, so that each writer has to wait or to give up.
     """
-    while (word := _word(file)) != GONE:
-        if word == ASLEEP:
+    while (order := _order(file)) != GONE:
+        if order == ASLEEP:
             fill(reads)
         else:
             try:
@@ -57,7 +55,7 @@ def copy(reads: int, to: int, file: Path) -> None:
 
 
 def fill(pipe: int) -> None:
-    """Leave no room in the pipe; ``pipe`` is its read end."""
+    """Fill the pipe to its last byte; ``pipe`` is its read end."""
     # Another description of it: that of the output itself goes on to block.
     writes = os.open(f"/proc/self/fd/{pipe}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -69,7 +67,7 @@ def fill(pipe: int) -> None:
         os.close(writes)
 
 
-def _word(file: Path) -> str:
+def _order(file: Path) -> str:
     try:
         return file.read_text()
     except OSError:
@@ -77,10 +75,8 @@ def _word(file: Path) -> str:
 
 
 def begin() -> None:
-    """Divert the output of a supervisor; other programs keep theirs."""
-    file = os.environ.get(VARIABLE)
-    if file and all(word in sys.orig_argv for word in SUPERVISOR):
-        divert(Path(file))
+    """Divert the output as the file that the environment names orders."""
+    divert(Path(os.environ[VARIABLE]))
 
 
 if __name__ == "__main__":

@@ -1,83 +1,115 @@
-"""Processes that are killed, or stopped for a while: QEMUs and the supervisor.
+"""Kill processes of a pair, or stop them for a while: QEMUs and the supervisor.
 
-Invariant: what is hurt is known by a pidfd from before the fault, so nothing else is ever hit.
+`monitors` and `sitescript` signal processes with the `Held` of this module.
+
+Invariant: a process is known by a pidfd from before the fault, so no other process is ever hit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from coloctl.chaos.faults.fault import NODES, Ask, Blow, FaultKind, Ground
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, P
+from coloctl.chaos.scenario.values import Params
 
 TARGETS = (*NODES, "both", "supervisor")
 
 
-def victims(target: str, view: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The nodes meant by ``target`` that have a QEMU: name, role and pid of each.
+class Held:
+    """A process held by a pidfd; raises ProcessLookupError where it has ended already."""
 
-    One that died keeps its pid in the view until its failover is over, and is nobody to hit.
-    """
-    return [
-        node
-        for node in view["nodes"]
-        if node["pid"]
-        and node.get("presence") != "dead"
-        and (target == "both" or target in (node["name"], node["role"]))
-    ]
+    def __init__(self, pid: int) -> None:
+        self._fd = os.pidfd_open(pid)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._fd, number)
+
+    def alive(self) -> bool:
+        """Return whether the process still runs: a pidfd is readable when it has ended."""
+        return not select.select([self._fd], [], [], 0)[0]
+
+    def close(self) -> None:
+        """Release the process."""
+        os.close(self._fd)
 
 
-def _signal(ground: Ground, fault: Planned, number: signal.Signals) -> Blow:
-    view = ground.view()
-    if fault.target == "supervisor":
-        hit, pids, role = (), [view["supervisor_pid"]], ""
-    else:
-        nodes = victims(fault.target, view)
-        hit, pids = tuple(node["name"] for node in nodes), [node["pid"] for node in nodes]
-        role = nodes[0]["role"] if len(nodes) == 1 else ""
-    handles: list[int] = []
+def hold(pids: Iterable[int]) -> list[Held]:
+    """Return the processes of ``pids`` that have not ended."""
+    held = []
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            handles.append(os.pidfd_open(pid))
-    at_s = time.monotonic()
-    for handle in handles:
-        _tell(handle, number)
-
-    def heal() -> None:
-        while handles:
-            handle = handles.pop()
-            _tell(handle, signal.SIGCONT)
-            os.close(handle)
-
-    if number is signal.SIGKILL:
-        heal()
-    missed = "" if pids else f"there was no {fault.target} to hit"
-    return Blow(at_s, heal, hit, role, missed=missed)
+            held.append(Held(pid))
+    return held
 
 
-def _tell(handle: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(handle, number)
+class Signalled(Fault[P]):
+    """A signal to processes of the pair; the base of several kinds."""
+
+    number: signal.Signals = signal.SIGSTOP
+    _held: tuple[Held, ...] = ()
+
+    def send(self, held: list[Held]) -> float:
+        """Send the signal to processes that are held from now on; return when that was."""
+        self._held = tuple(held)
+        at_s = time.monotonic()
+        for one in self._held:
+            one.signal(self.number)
+        return at_s
+
+    def heal(self) -> None:
+        """Let processes that were stopped go on."""
+        if self.number is signal.SIGSTOP:
+            for one in self._held:
+                one.signal(signal.SIGCONT)
+
+    def lived_on(self) -> bool | None:
+        """Return whether one of the processes still lives."""
+        return any(one.alive() for one in self._held)
+
+    def close(self) -> None:
+        """Release the processes."""
+        held, self._held = self._held, ()
+        for one in held:
+            one.close()
 
 
-def kill(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """SIGKILL, as a machine that loses its power."""
-    return _signal(ground, fault, signal.SIGKILL)
+class _NodeSignalled(Signalled[Params]):
+    targets = TARGETS
+
+    def begin(self) -> Injected:
+        if self.target == "supervisor":
+            return Injected(self.send(hold([self.pair.view()["supervisor_pid"]])))
+        nodes = self.pair.some(self.target)
+        at_s = self.send(hold(node["pid"] for node in nodes))
+        role = nodes[0]["role"] if len(nodes) == 1 else ""
+        return Injected(at_s, tuple(node["name"] for node in nodes), role)
 
 
-def freeze(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """SIGSTOP, until it is healed by SIGCONT: a machine that hangs and comes back."""
-    return _signal(ground, fault, signal.SIGSTOP)
+class Kill(_NodeSignalled):
+    """The process is killed.
+
+    By SIGKILL, as a machine that loses its power.
+    """
+
+    kind = "kill"
+    number = signal.SIGKILL
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "kill": FaultKind("The process is killed.", kill, TARGETS),
-    "freeze": FaultKind(
-        "The process stands still, until it is healed.", freeze, TARGETS, lasting=True
-    ),
-}
+class Freeze(_NodeSignalled):
+    """The process stands still, until it is healed.
+
+    By SIGSTOP until a SIGCONT, as a machine that hangs and comes back.
+    """
+
+    kind = "freeze"
+    lasting = True
+
+
+FAULTS = (Kill, Freeze)

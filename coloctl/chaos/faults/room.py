@@ -1,7 +1,8 @@
 """Fill the filesystems of a pair: that of its state, and those of its disk images.
 
-Each of them is a small filesystem of the run, mounted before the pair's file is written. Invariant:
-nothing outside these mounts is ever filled, and they go with the run.
+Each of them is a small filesystem of the run, mounted before the pair's file is written.
+
+Invariant: nothing outside these mounts is ever filled, and they go with the run.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params, Staging
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, Setup
+from coloctl.chaos.scenario.values import Params
 from coloctl.errors import LabError
 from coloctl.lab.kernel import MNT_DETACH, call
 from coloctl.model.pair import NODES
@@ -34,7 +35,7 @@ STATE = "COLOCTL_STATE_DIR"
 TAKES_MAX = 50
 
 
-class FilesystemFull(Params):
+class RoomParams(Params):
     """How much room is left."""
 
     leave_kib: int = Field(0, ge=0)
@@ -42,7 +43,7 @@ class FilesystemFull(Params):
 
 @contextlib.contextmanager
 def _mounted(folder: Path, size: int) -> Iterator[Path]:
-    """Mount a filesystem of ``size`` bytes at ``folder``; it is gone behind the block."""
+    """Mount a filesystem of ``size`` bytes at ``folder``; it is gone after the block."""
     try:
         options = f"size={size},mode=0700".encode()
         call("mount", b"coloctl", os.fsencode(folder), b"tmpfs", 0, options)
@@ -57,7 +58,7 @@ def _mounted(folder: Path, size: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def small_state(staging: Staging) -> Iterator[None]:
+def small_state(setup: Setup) -> Iterator[None]:
     """Put the pair's state on a small filesystem of this run."""
     # A short path: sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
@@ -65,7 +66,7 @@ def small_state(staging: Staging) -> Iterator[None]:
     try:
         with _mounted(folder, STATE_ROOM):
             try:
-                os.environ[STATE] = staging.environment[STATE] = str(folder)
+                os.environ[STATE] = setup.environment[STATE] = str(folder)
                 yield
             finally:
                 if before is None:
@@ -81,55 +82,21 @@ def _images_of(home: Path, node: str) -> Path:
 
 
 @contextlib.contextmanager
-def small_images(staging: Staging) -> Iterator[None]:
+def small_images(setup: Setup) -> Iterator[None]:
     """Put each node's images on a small filesystem of this run."""
     with contextlib.ExitStack() as stack:
         for node in NODES:
-            folder = _images_of(staging.home, node)
+            folder = _images_of(setup.home, node)
             folder.mkdir()
             stack.callback(folder.rmdir)
-            staging.images[node] = stack.enter_context(_mounted(folder, IMAGE_ROOM))
+            setup.images[node] = stack.enter_context(_mounted(folder, IMAGE_ROOM))
         yield
 
 
-def fill_state(_ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Take all room of the filesystem of the pair's state, but what is to be left."""
-    folder = Path(os.environ.get(STATE, ""))
-    if not folder.is_absolute() or not os.path.ismount(folder):
-        return Blow(time.monotonic(), missed="the pair's state has no filesystem of its own")
-    return _fill([folder], fault)
-
-
-def fill_images(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Take all room beside the images of one node or of both, but what is to be left."""
-    nodes = NODES if fault.target == "both" else (fault.target,)
-    folders = [_images_of(ground.home, node) for node in nodes]
-    if not all(os.path.ismount(folder) for folder in folders):
-        return Blow(time.monotonic(), missed="the images have no filesystem of their own")
-    return _fill(folders, fault, nodes)
-
-
-def _fill(folders: list[Path], fault: Planned, nodes: tuple[str, ...] = ()) -> Blow:
-    at_s, taken = time.monotonic(), 0
-
-    def heal() -> None:
-        for folder in folders:
-            (folder / BALLAST).unlink(missing_ok=True)
-
-    try:
-        for folder in folders:
-            with (folder / BALLAST).open("wb") as file:
-                taken += _take(file.fileno(), folder, fault.params["leave_kib"] * 1024)
-    except BaseException:
-        heal()
-        raise
-    return Blow(at_s, heal, nodes, note=f"{taken // MIB} MiB of ballast")
-
-
 def _take(fd: int, folder: Path, leave: int) -> int:
-    """Let the file take all room but ``leave`` bytes; answers its size.
+    """Let the file take all room but ``leave`` bytes; return its size.
 
-    An overlay may grow between the look and the grip: then it is looked at again.
+    An overlay may grow between the query and the allocation: then the room is asked for again.
     """
     for _ in range(TAKES_MAX):
         room = max(0, shutil.disk_usage(folder).free - leave)
@@ -144,21 +111,55 @@ def _take(fd: int, folder: Path, leave: int) -> int:
     return 0
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "filesystem-full": FaultKind(
-        "There is no room where state and journal lie, until it is healed.",
-        fill_state,
-        ("state",),
-        FilesystemFull,
-        lasting=True,
-        prepare=small_state,
-    ),
-    "images-full": FaultKind(
-        "There is no room where a node's images and overlays lie, until it is healed.",
-        fill_images,
-        (*NODES, "both"),
-        FilesystemFull,
-        lasting=True,
-        prepare=small_images,
-    ),
-}
+class Filled(Fault[RoomParams]):
+    """A filesystem of the run is filled; the base of several kinds."""
+
+    params = RoomParams
+    lasting = True
+    _folders: tuple[Path, ...] = ()
+
+    def fill(self, folders: list[Path], nodes: tuple[str, ...] = ()) -> Injected:
+        """Take all room in the folders, except the part that is to be left."""
+        at_s, taken = time.monotonic(), 0
+        self._folders = tuple(folders)
+        for folder in folders:
+            with (folder / BALLAST).open("wb") as file:
+                taken += _take(file.fileno(), folder, self.given.leave_kib * 1024)
+        return Injected(at_s, nodes, note=f"{taken // MIB} MiB of ballast")
+
+    def heal(self) -> None:
+        """Give the room back."""
+        for folder in self._folders:
+            (folder / BALLAST).unlink(missing_ok=True)
+
+
+class FilesystemFull(Filled):
+    """There is no room where state and journal lie, until it is healed."""
+
+    kind = "filesystem-full"
+    targets = ("state",)
+    prepare = small_state
+
+    def begin(self) -> Injected:
+        folder = Path(os.environ.get(STATE, ""))
+        if not folder.is_absolute() or not os.path.ismount(folder):
+            raise NothingToHit("the pair's state has no filesystem of its own")
+        return self.fill([folder])
+
+
+class ImagesFull(Filled):
+    """There is no room where a node's images and overlays lie, until it is healed."""
+
+    kind = "images-full"
+    targets = (*NODES, "both")
+    prepare = small_images
+
+    def begin(self) -> Injected:
+        nodes = NODES if self.target == "both" else (self.target,)
+        folders = [_images_of(self.pair.home, node) for node in nodes]
+        if not all(os.path.ismount(folder) for folder in folders):
+            raise NothingToHit("the images have no filesystem of their own")
+        return self.fill(folders, nodes)
+
+
+FAULTS = (FilesystemFull, ImagesFull)

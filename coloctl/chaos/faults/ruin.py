@@ -1,11 +1,11 @@
 """Ruin the guest of a secondary in its memory, and keep it ruined until it is noticed or healed.
 
-Called by the chaos runner and by `api.faults`. A machine check is injected through QEMU's human
-monitor. Memory is overwritten behind QEMU's back, as memory that has gone bad would change: QEMU
-does not know of it, so no checkpoint puts it right. Invariant: the ruin lasts. A checkpoint gives
-the secondary the processors and the devices of the primary, and the pages that either guest wrote;
-what that heals is ruined again at once, so whether the ruin is noticed does not depend on when a
-checkpoint came.
+A machine check is injected through QEMU's human monitor. Memory is overwritten behind QEMU's back,
+as memory that has gone bad would change: QEMU is not aware of it, so no checkpoint puts it right.
+
+Invariant: the ruin lasts. A checkpoint gives the secondary the processors and the devices of the
+primary, and the pages that either guest wrote. The parts that this heals are ruined again at once,
+so whether the ruin is noticed does not depend on when a checkpoint came.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params
-from coloctl.chaos.faults.processes import victims
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Ask, Fault, Injected, NothingToHit
+from coloctl.chaos.scenario.values import Params
 from coloctl.errors import ColoctlError
 
 MACHINE_CHECK, MEMORY = "machine-check", "memory"
-#: What the code of the interrupt handlers becomes: ``cli`` and a jump to itself; ``cli``, ``hlt``
+#: The code that the interrupt handlers become: ``cli`` and a jump to itself; ``cli``, ``hlt``
 #: and a jump to the latter; an invalid instruction; ``iretq``, so that no interrupt is served.
 CODES: Mapping[str, bytes] = {
     "spin": b"\xfa\xeb\xfd",
@@ -38,7 +37,7 @@ CODES: Mapping[str, bytes] = {
 KINDS = (MACHINE_CHECK, MEMORY, *CODES)
 #: A machine check of the first processor that cannot be corrected: valid, enabled, context corrupt.
 INJECT = "mce 0 0 0xbe00000000000000 0x5 0 0"
-#: Vectors of x86: the page fault, devices, and what Linux uses for timers and processors.
+#: Vectors of x86: the page fault, devices, and those that Linux uses for timers and processors.
 VECTORS = (14, *range(0x20, 0x40), 0xEC, 0xFB, 0xFC, 0xFD)
 #: Bytes of an entry of the interrupt table of 64-bit x86, and how many it has.
 ENTRY, ENTRIES = 16, 256
@@ -50,7 +49,7 @@ AGAIN_S, PATIENCE_S = 0.1, 10.0
 RETRIES = 5
 
 
-class Ruin(Params):
+class RuinParams(Params):
     """``how``: one of `KINDS`. ``share``: of the pages, for memory."""
 
     how: str = MACHINE_CHECK
@@ -58,21 +57,21 @@ class Ruin(Params):
 
 
 @dataclass(frozen=True)
-class Victim:
-    """The guest of one QEMU, and a way to ask it."""
+class GuestMemory:
+    """The memory of one QEMU's guest, and the human monitor that finds places in it."""
 
     node: str
     pid: int
     ask: Ask
 
     def monitor(self, line: str) -> str:
-        """Return what the human monitor answers; raises `ColoctlError`."""
+        """Return the answer of the human monitor; raises `ColoctlError`."""
         arguments = {"command-line": line}
         command = "human-monitor-command"
-        said = self.ask(
+        answer = self.ask(
             "node-qmp", PATIENCE_S, node=self.node, execute=command, arguments=arguments
         )
-        return str(said)
+        return str(answer)
 
     def handlers(self) -> list[int]:
         """Return where in QEMU the guest's interrupt handlers are; empty when it has no table."""
@@ -106,7 +105,7 @@ class Victim:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[int]:
-        """Open the memory of that QEMU; raises OSError where the kernel does not let us."""
+        """Open the memory of that QEMU; raises OSError where the kernel refuses."""
         memory = os.open(f"/proc/{self.pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
         try:
             yield memory
@@ -114,90 +113,86 @@ class Victim:
             os.close(memory)
 
 
-def ruin(ground: Ground, fault: Planned, ask: Ask) -> Blow:
-    """Ruin the secondary's guest, and keep it ruined until that is healed."""
-    how = str(fault.params["how"])
-    if how not in KINDS:
-        return Blow(time.monotonic(), missed=f"how is one of {', '.join(KINDS)}")
-    found = victims(fault.target, ground.view())
-    if not found:
-        return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
-    name, role, pid = str(found[0]["name"]), str(found[0]["role"]), int(found[0]["pid"])
-    victim = Victim(name, pid, ask)
-    try:
-        deed = _deed(victim, how, float(fault.params["share"]))
-        if deed is None:
-            return Blow(time.monotonic(), missed="its guest has no interrupt table yet")
-        at_s = time.monotonic()
-        deed()
-    except (ColoctlError, OSError) as error:
-        return Blow(time.monotonic(), missed=f"its memory could not be reached: {error}")
-    return Blow(at_s, _repeated(deed), (name,), role)
-
-
-def _deed(victim: Victim, how: str, share: float) -> Callable[[], None] | None:
-    """Return what ruins that guest whenever it is called; None where nothing can."""
+def _damage(guest: GuestMemory, how: str, share: float) -> Callable[[], None] | None:
+    """Return a function that ruins that guest each time it is called; None where none can."""
     if how == MACHINE_CHECK:
-        return lambda: (victim.monitor(INJECT), None)[1]
+        return lambda: (guest.monitor(INJECT), None)[1]
     chance = random.Random(how)
     if how == MEMORY:
-        base = victim.physical(0)
-        pages = range(0, victim.memory(), PAGE)
+        base = guest.physical(0)
+        pages = range(0, guest.memory(), PAGE)
         bad = [at for at in pages if chance.random() < share]
         if base is None:
             return None
-        return lambda: _overwrite(victim, {base + at: chance.randbytes(LOST) for at in bad})
-    handlers = victim.handlers()
+        return lambda: _overwrite(guest, {base + at: chance.randbytes(LOST) for at in bad})
+    handlers = guest.handlers()
     for _ in range(RETRIES):
         if handlers:
             break
         time.sleep(AGAIN_S)
-        handlers = victim.handlers()
+        handlers = guest.handlers()
     if not handlers:
         return None
 
     def replace() -> None:
-        # What follows the code is never reached, and other bytes each time: a translation of code
-        # beside it, made after the first time, would otherwise hide from the fresh-code plugin
-        # that the page has changed.
+        # The bytes after the code are never reached, and are other ones each time: a translation
+        # of code beside it, made after the first time, would otherwise hide from the fresh-code
+        # plugin that the page has changed.
         code = CODES[how] + chance.randbytes(ENTRY - len(CODES[how]))
-        _overwrite(victim, dict.fromkeys(handlers, code))
+        _overwrite(guest, dict.fromkeys(handlers, code))
 
     return replace
 
 
-def _overwrite(victim: Victim, places: Mapping[int, bytes]) -> None:
+def _overwrite(guest: GuestMemory, places: Mapping[int, bytes]) -> None:
     """Write into QEMU's memory behind its back; raises OSError."""
-    with victim.opened() as memory:
+    with guest.opened() as memory:
         for at, data in places.items():
             os.pwrite(memory, data, at)
 
 
-def _repeated(deed: Callable[[], object]) -> Callable[[], None]:
-    """Do it again and again, until that QEMU is gone or what is returned is called."""
-    healed = threading.Event()
+class Ruin(Fault[RuinParams]):
+    """The guest of the secondary is ruined in its memory, until it is healed."""
 
-    def repeat() -> None:
+    kind = "ruin"
+    targets = ("secondary",)
+    params = RuinParams
+    lasting = True
+    _worker: threading.Thread | None = None
+
+    def begin(self) -> Injected:
+        """Ruin the guest once, and again and again in a thread."""
+        how = self.given.how
+        if how not in KINDS:
+            raise NothingToHit(f"how is one of {', '.join(KINDS)}")
+        node = self.pair.node(self.target)
+        name = str(node["name"])
+        guest = GuestMemory(name, int(node["pid"]), self.pair.ask)
+        try:
+            if (damage := _damage(guest, how, self.given.share)) is None:
+                raise NothingToHit("its guest has no interrupt table yet")
+            at_s = time.monotonic()
+            damage()
+        except NothingToHit:
+            raise
+        except (ColoctlError, OSError) as error:
+            raise NothingToHit(f"its memory could not be reached: {error}") from error
+        self._healed = threading.Event()
+        self._worker = threading.Thread(target=self._repeat, args=(damage,), daemon=True)
+        self._worker.start()
+        return Injected(at_s, (name,), str(node["role"]))
+
+    def _repeat(self, damage: Callable[[], None]) -> None:
+        """Ruin the guest every `AGAIN_S`, until that QEMU is gone or the fault is healed."""
         with contextlib.suppress(OSError, ColoctlError):
-            while not healed.wait(AGAIN_S):
-                deed()
+            while not self._healed.wait(AGAIN_S):
+                damage()
 
-    worker = threading.Thread(target=repeat, name="ruin", daemon=True)
-    worker.start()
-
-    def heal() -> None:
-        healed.set()
-        worker.join(PATIENCE_S)
-
-    return heal
+    def heal(self) -> None:
+        """Stop ruining the guest."""
+        if self._worker is not None:
+            self._healed.set()
+            self._worker.join(PATIENCE_S)
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "ruin": FaultKind(
-        "The guest of the secondary is ruined in its memory, until it is healed.",
-        ruin,
-        ("secondary",),
-        Ruin,
-        lasting=True,
-    ),
-}
+FAULTS = (Ruin,)

@@ -1,21 +1,20 @@
-"""Kill the program that stands in front of a QEMU: a site's script that starts it without `exec`.
+"""Kill the script in front of a QEMU: a site's script that starts it without `exec`.
 
-The pair's QEMU is such a script here. Whoever fences a node has to end the QEMU behind it.
+The pair's QEMU is such a script here, made by `wrapping`. A fence of the node has to end the QEMU
+behind the script.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from coloctl import procfs
-from coloctl.chaos.faults.fault import NODES, Ask, Blow, FaultKind, Ground, Staging
-from coloctl.chaos.faults.processes import victims
+from coloctl.chaos.faults.fault import NODES, Injected, NothingToHit, Setup
+from coloctl.chaos.faults.processes import Signalled, hold
 from coloctl.chaos.faults.wrapping import wrapped
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.scenario.values import Params
 from coloctl.host.process import command_line
 
 #: In a session of its own, as a script does that logs or limits what it starts.
@@ -23,46 +22,40 @@ SCRIPT = 'setsid --wait {program} "$@"; exit $?'
 
 
 @contextlib.contextmanager
-def prepare(staging: Staging) -> Iterator[None]:
+def prepare(setup: Setup) -> Iterator[None]:
     """Let the pair's QEMU be a script that waits for the QEMU that it has started."""
-    with wrapped(staging, "site", SCRIPT, 'exec {program} "$@"'):
+    with wrapped(setup, "site", SCRIPT, 'exec {program} "$@"'):
         yield
 
 
-def kill(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """Kill every process between the supervisor and the QEMU of the target, and not the QEMU."""
-    view = ground.view()
-    found = victims(fault.target, view)
-    if not found:
-        return Blow(time.monotonic(), missed=f"there was no {fault.target} to hit")
-    node = found[0]
-    script = str(ground.home / "wrapped-site")
-    handles = [os.pidfd_open(pid) for pid in _in_front(node["pid"]) if _runs(pid, script)]
-    at_s = time.monotonic()
-    for handle in handles:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-        os.close(handle)
-    missed = "" if handles else f"nothing stands in front of the QEMU of node {node['name']}"
-    return Blow(at_s, nodes=(node["name"],), role=node["role"], missed=missed)
-
-
-def _in_front(pid: int) -> Iterator[int]:
-    """The ancestors of a process, nearest first."""
+def _ancestors(pid: int) -> Iterator[int]:
+    """Return the ancestors of a process, nearest first."""
     while (stat := procfs.read_stat(pid)) is not None and stat.parent > 0:
         pid = stat.parent
         yield pid
 
 
-def _runs(pid: int, script: str) -> bool:
-    return any(script in word for word in command_line(pid))
+class ScriptKilled(Signalled[Params]):
+    """The script that has started a QEMU is killed; the QEMU lives."""
+
+    kind = "script-killed"
+    targets = NODES
+    prepare = prepare
+    number = signal.SIGKILL
+
+    def begin(self) -> Injected:
+        """Kill every process between the supervisor and the QEMU of the target, not the QEMU."""
+        node = self.pair.node(self.target)
+        script = str(self.pair.home / "wrapped-site")
+        in_front = _ancestors(node["pid"])
+        held = hold(pid for pid in in_front if any(script in word for word in command_line(pid)))
+        if not held:
+            raise NothingToHit(f"nothing stands in front of the QEMU of node {node['name']}")
+        return Injected(self.send(held), (node["name"],), node["role"])
+
+    def lived_on(self) -> bool | None:
+        """Return None: the QEMU was spared on purpose."""
+        return None
 
 
-FAULTS: Mapping[str, FaultKind] = {
-    "script-killed": FaultKind(
-        "The script that has started a QEMU is killed; the QEMU lives.",
-        kill,
-        NODES,
-        prepare=prepare,
-    ),
-}
+FAULTS = (ScriptKilled,)

@@ -1,7 +1,7 @@
-"""Another local user on the pair's hosts: takes ports, writes half, floods the beacon.
+"""Let another local user work on the pair's hosts: take ports, write half, flood the beacon.
 
-The stranger is nobody, by setresuid in a process of this run. What it got is counted while it is
-there, and told when it leaves; `stranger_got_nothing` judges that.
+The stranger is the user nobody, by setresuid in a `child` of this run. Its gains are counted while
+it is there and printed when it leaves; the check `stranger_got_nothing` reads them.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from pydantic import Field
 from coloctl import pairfile
 from coloctl.chaos.evidence.records import NOTHING
 from coloctl.chaos.faults.child import Child
-from coloctl.chaos.faults.fault import Ask, Blow, FaultKind, Ground, Params
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.chaos.scenario.values import Params
 from coloctl.model.pair import NODES
 from coloctl.model.wires import Wires
 
 NOBODY = 65534
-#: How long it may take to tell what it got, seconds.
+#: How long the stranger may take to print its gains, seconds.
 PATIENCE_S = 5.0
 
 #: Tries each address again and again and holds what it gets; on an export half a write as well.
-#: Its last word on stdout is how many of what it got.
+#: Its last line on stdout is how many times it got each thing.
 PROGRAM = """
 import encodings.idna, json, os, select, socket, struct, sys, time
 doors, exports, beacons, rate, user = json.loads(sys.argv[1])
@@ -76,51 +76,53 @@ print(json.dumps({"got": got, "tried": tried}), flush=True)
 """
 
 
-class Stranger(Params):
+class StrangerParams(Params):
     """How many datagrams a second it sends to each beacon, as far as its host lets it."""
 
     datagrams: int = Field(4000, ge=0, le=100_000)
 
 
-def strike(ground: Ground, fault: Planned, _ask: Ask) -> Blow:
-    """The stranger is on the host of the target, and tries the ports of both nodes."""
-    params = Stranger.model_validate(dict(fault.params))
-    pair = pairfile.load(ground.home / f"{ground.name}.toml")
-    ports = tuple(Wires(pair, Path("/")).ports())
-    at = [pair.nodes[node].address for node in NODES]
-    addresses = [[address, port] for address in at for port in ports]
-    exports = [[address, pair.replication.nbd_port()] for address in at]
-    beacons = [[address, pair.replication.heartbeat_port()] for address in at]
-    told = json.dumps([addresses, exports, beacons, params.datagrams, NOBODY])
-    role = "host-a" if fault.target == "a" else "host-b"
-    child = Child.begin(ground.lab, role, [sys.executable, "-I", "-c", PROGRAM, told])
-    if child is None:
-        return Blow(time.monotonic(), missed="there is no other user here")
+class Stranger(Fault[StrangerParams]):
+    """Another local user tries the ports of the pair, and floods its beacons, until healed."""
 
-    return Blow(
-        time.monotonic(),
-        lambda: child.end(PATIENCE_S),
-        note=f"on {role}",
-        outcome=lambda: "" if child.said is None else _what_it_got(child.said),
-    )
+    kind = "stranger"
+    targets = NODES
+    params = StrangerParams
+    lasting = True
+    _child: Child | None = None
+
+    def begin(self) -> Injected:
+        """Start the stranger on the host of the target; it tries the ports of both nodes."""
+        pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
+        ports = tuple(Wires(pair, Path("/")).ports())
+        at = [pair.nodes[node].address for node in NODES]
+        addresses = [[address, port] for address in at for port in ports]
+        exports = [[address, pair.replication.nbd_port()] for address in at]
+        beacons = [[address, pair.replication.heartbeat_port()] for address in at]
+        given = json.dumps([addresses, exports, beacons, self.given.datagrams, NOBODY])
+        role = "host-a" if self.target == "a" else "host-b"
+        argv = [sys.executable, "-I", "-c", PROGRAM, given]
+        self._child = Child.begin(self.pair.lab, role, argv)
+        if self._child is None:
+            raise NothingToHit("there is no other user here")
+        return Injected(time.monotonic(), note=f"on {role}")
+
+    def heal(self) -> None:
+        """End the stranger."""
+        if self._child is not None:
+            self._child.end(PATIENCE_S)
+
+    def result(self) -> str:
+        """Return the gains of the stranger in one sentence part."""
+        if self._child is None or self._child.output is None:
+            return ""
+        try:
+            gains = json.loads(self._child.output)
+        except ValueError:
+            return "it never told what it got"
+        if not gains["got"]:
+            return f"{NOTHING} in {gains['tried']} tries"
+        return "it got " + ", ".join(f"{n} x {thing}" for thing, n in gains["got"].items())
 
 
-def _what_it_got(said: str) -> str:
-    try:
-        told = json.loads(said)
-    except ValueError:
-        return "it never told what it got"
-    if not told["got"]:
-        return f"{NOTHING} in {told['tried']} tries"
-    return "it got " + ", ".join(f"{times} x {what}" for what, times in told["got"].items())
-
-
-FAULTS = {
-    "stranger": FaultKind(
-        "Another local user tries the ports of the pair, and floods its beacons, until healed.",
-        strike,
-        NODES,
-        Stranger,
-        lasting=True,
-    )
-}
+FAULTS = (Stranger,)

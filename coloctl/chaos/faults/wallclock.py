@@ -1,7 +1,8 @@
-"""A wall clock that jumps, of one Python process; the kernel's and the monotonic one do not.
+"""Shift the wall clock of one Python process; the kernel's and the monotonic one stay right.
 
-A program's own beginning (``sitecustomize``) runs this file by its path, before anything else asked
-for the time; standard library only. How far the clock is off is read anew at each look at it.
+The ``sitecustomize`` of a supervisor, written by `chaos.faults.supervisor`, runs this file by its
+path, before the process asks for the time; standard library only. The offset is read again each
+time the process asks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import datetime
 import mmap
 import os
 import struct
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +20,16 @@ from typing import Any
 VARIABLE = "COLOCTL_CHAOS_CLOCK"
 #: Seconds, as one double.
 OFFSET = struct.Struct("=d")
-#: What is on the command line of a supervisor, and of nothing that it starts.
-SUPERVISOR = ("coloctl.cli.main", "run")
 
 
 def write(file: Path, seconds: float) -> None:
-    """The clock is off by that much from now on, in every process that looks into the file."""
+    """Shift the clock of every process that reads ``file`` by that much from now on."""
     with file.open("r+b" if file.exists() else "w+b") as opened:
         opened.write(OFFSET.pack(seconds))
 
 
 def shift(offset: Callable[[], float]) -> None:
-    """Python's ways to ask for the time of the day answer that much more; no other clock moves."""
+    """Let Python's functions for the time of day return that much more; no other clock moves."""
     real, real_ns, real_get = time.time, time.time_ns, time.clock_gettime
     local, utc, text = time.localtime, time.gmtime, time.strftime
 
@@ -61,7 +59,7 @@ def shift(offset: Callable[[], float]) -> None:
 
 
 def _shifted(real: Any, now: Callable[[], float]) -> Any:
-    """A `datetime` whose moments are real ones, made by that clock."""
+    """Return a `datetime` whose moments are real ones, made by that clock."""
 
     class Kind(type):
         def __instancecheck__(cls, value: object) -> bool:
@@ -85,11 +83,8 @@ def _shifted(real: Any, now: Callable[[], float]) -> Any:
 
 
 def begin() -> None:
-    """A supervisor's clock is the one of the file; other programs keep theirs."""
-    file = os.environ.get(VARIABLE)
-    if not file or not all(word in sys.orig_argv for word in SUPERVISOR):
-        return
-    with Path(file).open("rb") as opened:
+    """Let the clock be the one of the file that the environment names."""
+    with Path(os.environ[VARIABLE]).open("rb") as opened:
         seen = mmap.mmap(opened.fileno(), OFFSET.size, prot=mmap.PROT_READ)
     shift(lambda: float(OFFSET.unpack_from(seen)[0]))
 

@@ -1,4 +1,7 @@
-"""Programs of ours in front of the pair's QEMU, for as long as a run lasts."""
+"""Put programs in front of the pair's QEMU, for as long as a run lasts.
+
+Called by `chaos.faults.monitors` and `chaos.faults.sitescript` when they prepare a pair.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,27 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from coloctl.chaos.faults.fault import Staging
+from coloctl.chaos.faults.fault import Setup
 
 
 @contextlib.contextmanager
-def wrapped(staging: Staging, name: str, qemu: str, tool: str) -> Iterator[None]:
-    """The pair's QEMU is a shell script that ends with ``qemu``, and the ``qemu-img`` beside it one
-    that ends with ``tool``; ``{program}`` in both stands for what was there before.
+def wrapped(setup: Setup, name: str, qemu: str, tool: str) -> Iterator[None]:
+    """Let the pair's QEMU be a shell script that ends with the text ``qemu``.
 
-    The scripts name what they wrap, so what coloctl remembers of a binary goes when that changes.
-    Wrappings may be laid around each other.
+    The ``qemu-img`` beside it becomes one that ends with ``tool``. ``{program}`` in both stands for
+    the program that was there before. The scripts name the programs that they wrap, so results that
+    coloctl keeps of a binary are dropped when that changes. Wrappings may be nested.
     """
-    before = staging.qemu
-    folder = staging.home / f"wrapped-{name}"
+    before = setup.qemu
+    folder = setup.home / f"wrapped-{name}"
     folder.mkdir()
-    staging.qemu = _script(folder / before.name, qemu, before.absolute())
+    setup.qemu = _script(folder / before.name, qemu, before.absolute())
     if (image_tool := before.with_name("qemu-img")).exists():
         _script(folder / image_tool.name, tool, image_tool.absolute())
     try:
         yield
     finally:
-        staging.qemu = before
+        setup.qemu = before
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.silences import Silence
-from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads.history import Op, Outcome
 
 #: The longest silences of a run; a picture of one fault must find those around it.
@@ -34,7 +34,7 @@ class Answered:
 class DrawnWorkload:
     """What there is to draw of one workload; made once for all pictures of a run."""
 
-    spec: WorkloadSpec
+    spec: Workload
     operations: Sequence[Answered]
     silences: Sequence[Silence]  #: in which no client of it was served
     breaks: Sequence[Op]

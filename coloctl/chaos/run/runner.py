@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +19,14 @@ from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence import gather
 from coloctl.chaos.evidence.capture import Capture
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.inventory import InventoryTaker
-from coloctl.chaos.evidence.records import Inventory
 from coloctl.chaos.run.artifacts import Artifacts
-from coloctl.chaos.run.engine import Strikes
+from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.run.stage import Stage, stage
 from coloctl.chaos.run.testbed import Setting
 from coloctl.chaos.scenario.file import load
 from coloctl.chaos.scenario.schedule import schedule
-from coloctl.chaos.scenario.values import Planned, Scenario
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault
 from coloctl.check.choose import engage
 from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
 
@@ -46,7 +44,7 @@ class Run:
     scenario: Scenario
     seed: int
     where: Setting
-    plan: tuple[Planned, ...]
+    plan: tuple[ScheduledFault, ...]
     replay: str = ""
 
     @classmethod
@@ -147,7 +145,7 @@ def judge(scenario: Scenario, evidence: Evidence) -> list[Verdict]:
     ]
 
 
-def fallen(evidence: Evidence, plan: tuple[Planned, ...]) -> list[Verdict]:
+def fallen(evidence: Evidence, plan: tuple[ScheduledFault, ...]) -> list[Verdict]:
     """Every fault fell, and in the phase it was meant for; otherwise the run proves nothing."""
     if not plan:
         return []
@@ -181,26 +179,21 @@ def _act(run: Run, played: Stage, course: _Course, tell: Tell) -> None:
     _steady(run, played)
     steady_s = time.monotonic()
     course.evidence = Evidence(steady_s, steady_s, (), {}, audits=first)
-    needs = frozenset().union(*(CHECKS[name].needs for name in run.scenario.expect))
-    with contextlib.ExitStack() as stack:
-        strikes = stack.enter_context(Strikes(played.ground, played.ear, tell))
-        inventory: Sequence[Inventory] = ()
-        if "inventory" in needs:
-            inventory = stack.enter_context(InventoryTaker(run.where.name, played.ear)).taken
-        strikes.hear_all()
+    with Engine(played.pair, played.ear, tell) as engine:
+        engine.hear_all()
         try:
             tell("steady")
-            strikes.interpret(run.plan, steady_s)
-            strikes.heal_all()
+            engine.interpret(run.plan, steady_s)
+            engine.heal_all()
             tell("healed")
             _settle(run, played)
         except ColoctlError as error:
             course.reason = error.message
         finally:
-            strikes.heal_all()
+            engine.heal_all()
             tell("gathering")
-            gathered = gather.evidence(played, steady_s, first, needs, inventory)
-            course.evidence = replace(gathered, faults=strikes.struck())
+            gathered = gather.evidence(played, steady_s, first)
+            course.evidence = replace(gathered, faults=engine.records())
             course.version = _version(course.evidence.view)
 
 

@@ -13,7 +13,7 @@ from coloctl.chaos.run import runner
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario.schedule import smaller
-from coloctl.chaos.scenario.values import Planned, Scenario
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault
 
 #: Runs that are played at most; each takes about as long as the one that is made smaller.
 TRIES_MAX = 24
@@ -25,7 +25,7 @@ Play = Callable[[Run], RunResult]
 class Least:
     """The smallest plan that was found to be invalid too."""
 
-    plan: tuple[Planned, ...]
+    plan: tuple[ScheduledFault, ...]
     outcome: RunResult
     tries: int
     text: str  #: a scenario file that plays it
@@ -71,7 +71,7 @@ def _guilty(outcome: RunResult) -> frozenset[str]:
     return frozenset(v.check for v in outcome.verdicts if v.validity is Validity.INVALID)
 
 
-def text(scenario: Scenario, seed: int, plan: tuple[Planned, ...]) -> str:
+def text(scenario: Scenario, seed: int, plan: tuple[ScheduledFault, ...]) -> str:
     """A scenario file with exactly these faults."""
     document: dict[str, Any] = {
         "title": f"{scenario.title} (made smaller)",
@@ -97,7 +97,7 @@ def text(scenario: Scenario, seed: int, plan: tuple[Planned, ...]) -> str:
     return tomli_w.dumps(document)
 
 
-def _fault(one: Planned) -> Mapping[str, Any]:
+def _fault(one: ScheduledFault) -> Mapping[str, Any]:
     written: dict[str, Any] = {
         "name": one.name,
         "kind": one.kind,

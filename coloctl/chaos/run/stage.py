@@ -19,10 +19,10 @@ from coloctl import pairfile
 from coloctl.chaos.evidence.lan import LanWatch
 from coloctl.chaos.evidence.listener import EventListener
 from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import Ground, Staging
+from coloctl.chaos.faults.fault import PairUnderTest, Setup
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Setting
-from coloctl.chaos.scenario.values import Planned, Scenario, WorkloadSpec
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, Running
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
@@ -43,11 +43,12 @@ class Stage:
     client: ControlClient
     ear: EventListener
     lan: LanWatch
-    works: dict[str, tuple[WorkloadSpec, Running]]
+    works: dict[str, tuple[Workload, Running]]
 
     @property
-    def ground(self) -> Ground:
-        return Ground(self.where.name, self.lab, self.home, self.ear.view)
+    def pair(self) -> PairUnderTest:
+        """The pair as faults may touch it."""
+        return PairUnderTest(self.where.name, self.lab, self.home, self.ear.view, self.ear.ask)
 
     def come(self, begins: str) -> None:
         """The clients that begin then are at work."""
@@ -69,18 +70,18 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(where: Setting, scenario: Scenario, plan: tuple[Planned, ...]) -> Iterator[Stage]:
+def stage(where: Setting, scenario: Scenario, plan: tuple[ScheduledFault, ...]) -> Iterator[Stage]:
     """Everything stands and nothing has begun; behind the block it is gone, unless it is kept."""
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
         home = stack.enter_context(testbed.folder(where))
-        staging = Staging(where.name, home, lab, where.qemu)
+        setup = Setup(where.name, home, lab, where.qemu)
         kinds = (FAULTS[fault.kind].prepare for fault in plan)
         for prepare in dict.fromkeys(one for one in kinds if one is not None):
-            stack.enter_context(prepare(staging))
-        pair_file = write_pair(where, staging, scenario)
+            stack.enter_context(prepare(setup))
+        pair_file = write_pair(where, setup, scenario)
         supervisor = spawned_supervisor(pairfile.load(pair_file))
-        with _with(staging.environment):
+        with _with(setup.environment):
             born = stack.enter_context(testbed.ending(where, supervisor))
         client = stack.enter_context(born.connect())
         ear = stack.enter_context(EventListener(where.name))
@@ -105,16 +106,16 @@ def _with(environment: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def write_pair(where: Setting, staging: Staging, scenario: Scenario) -> Path:
+def write_pair(where: Setting, setup: Setup, scenario: Scenario) -> Path:
     """The lab's pair file with the scenario's tables laid over it."""
     options = {**scenario.guest, "services": True}
-    cast = replace(where, qemu=staging.qemu, append_options=options)
-    path = testbed.sample_pair(cast, staging.lab, staging.home)
-    if scenario.pair or staging.images:
+    cast = replace(where, qemu=setup.qemu, append_options=options)
+    path = testbed.sample_pair(cast, setup.lab, setup.home)
+    if scenario.pair or setup.images:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         document = overlaid(document, scenario.pair)
         for disk in document["disk"]:
-            disk["image"] |= _moved(disk["image"], path.parent, staging.images)
+            disk["image"] |= _moved(disk["image"], path.parent, setup.images)
         path.write_text(tomli_w.dumps(document), encoding="utf-8")
     return path
 

@@ -1,7 +1,8 @@
-"""Scenario files: TOML text in, `Scenario` out, and a `ScenarioError` for whatever is wrong.
+"""Read scenario files: TOML text in, a `Scenario` out, and a `ScenarioError` for each mistake.
 
-A complaint names the key as written (``fault[0].target``). What one kind of fault, work or check
-takes beyond the common keys is its own, and is looked up where it is registered.
+Called by `chaos.run.runner`, `chaos.run.batch` and `cli.verbs.chaos`. A complaint names the key as
+written (``fault[0].target``). The keys that one kind of fault, workload or check takes besides the
+common ones are its own, and are looked up where the kind is registered.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.scenario.tables import ChoiceTable, FaultTable, ScenarioFile
 from coloctl.chaos.scenario.values import (
-    Choice,
+    FaultChoice,
     FaultSpec,
     Scenario,
     SteadyState,
-    Trigger,
-    WorkloadSpec,
+    Workload,
 )
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.errors import ScenarioError, SpecError
@@ -36,7 +36,7 @@ _BYTES_MAX = 1 << 20
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of scenario files, for editors."""
+    """Return the JSON Schema (2020-12) of scenario files, for editors."""
     schema = ScenarioFile.model_json_schema()
     for table, kinds in (
         ("FaultTable", FAULTS),
@@ -54,7 +54,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def load(path: Path) -> Scenario:
-    """The scenario that the file at ``path`` tells; raises `ScenarioError`."""
+    """Return the scenario in the file at ``path``; raises `ScenarioError` for the first mistake."""
     found, errors = examine(path)
     if found is None:
         first = errors[0]
@@ -71,7 +71,7 @@ def _more(count: int) -> str:
 
 
 def examine(path: Path) -> tuple[Scenario | None, list[ScenarioError]]:
-    """The scenario, or everything that is wrong with the file."""
+    """Return the scenario, or every mistake in the file."""
     try:
         raw = path.read_bytes()
         if len(raw) > _BYTES_MAX:
@@ -91,23 +91,25 @@ def examine(path: Path) -> tuple[Scenario | None, list[ScenarioError]]:
 
 
 def _placed(path: Path, found: SpecError) -> ScenarioError:
+    """Return the complaint with the file in front of its key."""
     return ScenarioError(f"{path}: {found.key}", found.sentence, hint=found.hint)
 
 
 class _Kind(Protocol):
-    """A registered kind, as far as its file is concerned."""
+    """A registered kind, as far as a scenario file is concerned."""
 
     @property
     def params(self) -> type[BaseModel]: ...
 
 
 class _Kinds:
-    """What each table says against what its kind takes, and names against each other."""
+    """The checks of a file that need the registered kinds, or several of its tables."""
 
     def __init__(self, written: ScenarioFile) -> None:
         self._written = written
 
     def complaints(self) -> Iterable[SpecError]:
+        """Return every mistake, in the order of the file."""
         written = self._written
         for n, work in enumerate(written.workload):
             yield from _of_kind(f"workload[{n}]", "workload", work.kind, WORKLOADS, work.rest)
@@ -193,7 +195,7 @@ def _scenario(name: str, written: ScenarioFile) -> Scenario:
     for work in written.workload:
         params = WORKLOADS[work.kind].params.model_validate(dict(work.rest)).model_dump()
         called = work.name or work.kind
-        works.append(WorkloadSpec(called, work.kind, work.clients, params, first, work.begins))
+        works.append(Workload(called, work.kind, work.clients, params, first, work.begins))
         first += work.clients
     return Scenario(
         name=name,
@@ -216,13 +218,11 @@ def _fault(number: int, fault: FaultTable) -> FaultSpec:
     choices = tuple(_choice(one) for one in one_of)
     called = fault.name or f"{fault.kind or 'random'}-{number}"
     return FaultSpec(
-        called,
-        Trigger(fault.at_s, fault.when, fault.after, fault.every_s, fault.times),
-        choices,
+        called, choices, fault.at_s, fault.when, fault.after, fault.every_s, fault.times
     )
 
 
-def _choice(fault: FaultTable | ChoiceTable) -> Choice:
+def _choice(fault: FaultTable | ChoiceTable) -> FaultChoice:
     params = FAULTS[fault.kind].params.model_validate(dict(fault.rest)).model_dump()
     weight = fault.weight if isinstance(fault, ChoiceTable) else 1.0
-    return Choice(fault.kind, _target(fault), params, fault.duration_s, fault.when, weight)
+    return FaultChoice(fault.kind, _target(fault), params, fault.duration_s, fault.when, weight)

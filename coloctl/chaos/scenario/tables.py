@@ -1,7 +1,7 @@
-"""The scenario file as written: its tables and keys.
+"""Define the tables and keys of a scenario file, as it is written.
 
-What one kind of fault, work or check takes beyond these is its own (scenario_file.py). A field's
-docstring is what editors show for the key.
+Called by `chaos.scenario.file`, which adds the keys that one kind of fault, workload or check takes
+besides these. Editors show the docstring of a field for its key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from coloctl.pairfile.values import complaint
 
 
 def _span(value: object) -> Span:
-    """A number, or two of which the first is not the greater, as two."""
+    """Return a number as a span, and check that the first of two is not the greater."""
     ends = value if isinstance(value, list) else [value, value]
     match [float(n) for n in ends if isinstance(n, int | float) and not isinstance(n, bool)]:
         case [low, high] if len(ends) == 2:
@@ -31,6 +31,7 @@ def _span(value: object) -> Span:
 
 
 def _when(value: object) -> When:
+    """Return the moment of that name."""
     if value not in list(When):
         raise complaint(f'"{value}" is no moment.', "one of " + ", ".join(When))
     return When(str(value))
@@ -49,17 +50,18 @@ class Table(BaseModel):
 
 
 class OpenTable(Table):
-    """One that also has the keys of its kind."""
+    """A table that also has the keys of its kind."""
 
     model_config = ConfigDict(extra="allow")
 
     @property
     def rest(self) -> Mapping[str, Any]:
+        """The keys of its kind."""
         return self.model_extra or {}
 
 
 class SteadyTable(Table):
-    """What must hold before the first fault; a run that never comes so far is unknown."""
+    """The conditions before the first fault; a run that never meets them is unknown."""
 
     protection: str = "colo"
     """State of the pair."""
@@ -75,9 +77,9 @@ class WorkloadTable(OpenTable):
     """Clients that work from before protection begins until the end."""
 
     kind: str
-    """What they do; `coloctl chaos list --kinds` tells what there is."""
+    """Their work; `coloctl chaos list --kinds` lists the kinds."""
     name: str = ""
-    """Tells their histories apart; the kind unless given."""
+    """Distinguishes their histories; the kind unless given."""
     clients: int = Field(4, ge=1, le=64)
     """How many, each with a connection of its own."""
     begins: Literal["booted", "protected"] = "booted"
@@ -88,36 +90,36 @@ class ChoiceTable(OpenTable):
     """One of the faults of which a random one is drawn."""
 
     kind: str
-    """What goes wrong."""
+    """The kind of fault."""
     target: str = ""
-    """What it hits, resolved when it falls; may be left out where a kind has one target only."""
+    """Its target, resolved when it is injected; may be left out for a kind with one target only."""
     duration_s: _Span | None = None
     """Healed after so long; at the end otherwise."""
     when: _When | None = None
-    """It falls at the next moment of this kind."""
+    """It is injected at the next moment of this kind."""
     weight: float = Field(1.0, gt=0)
     """How often it is drawn, against the others."""
 
 
 class FaultTable(OpenTable):
-    """Something that goes wrong. Numbers of seconds may be two, between which the seed chooses."""
+    """A fault. Numbers of seconds may be two, between which the seed chooses."""
 
     name: str = ""
     """For `after`; made of the kind and a number unless given."""
     kind: str = ""
-    """What goes wrong; `coloctl chaos list --kinds` tells what there is."""
+    """The kind of fault; `coloctl chaos list --kinds` lists them."""
     target: str = ""
-    """What it hits, resolved when it falls; may be left out where a kind has one target only."""
+    """Its target, resolved when it is injected; may be left out for a kind with one target only."""
     at_s: _Span = (0.0, 0.0)
     """Not before so many seconds after the steady state, or after the fault named by `after`."""
     when: _When | None = None
-    """It falls at the next moment of this kind."""
+    """It is injected at the next moment of this kind."""
     after: str = ""
     """The name of a fault that comes first."""
     every_s: _Span = (0.0, 0.0)
     """Between two of `times`."""
     times: int = Field(1, ge=1, le=10_000)
-    """How often it falls."""
+    """How often it is injected."""
     duration_s: _Span | None = None
     """Healed after so long; at the end otherwise."""
     random: list[ChoiceTable] = []
@@ -137,24 +139,24 @@ class ScenarioFile(Table):
     """A scenario."""
 
     title: str = Field(min_length=1)
-    """What happens, in one line."""
+    """The scenario in one line."""
     why: str = Field(min_length=1)
-    """What it would mean if this went wrong."""
+    """The consequence for users if this went wrong."""
     seed: int = Field(1, ge=0)
-    """Decides whatever is left to chance."""
+    """Decides all that is left to chance."""
     promises: list[int] = []
-    """Those of the README that it attacks."""
+    """The promises of the README that it attacks."""
     settle_s: float = Field(3.0, ge=0, le=600)
     """Load goes on for so long after the last fault was healed, seconds."""
     steady_state: SteadyTable = Field(default_factory=lambda: SteadyTable.model_validate({}))
-    """What must hold first."""
+    """The conditions before the first fault."""
     pair: dict[str, dict[str, Any]] = {}
     """Tables laid over the lab's pair file."""
     guest: GuestTable = Field(default_factory=lambda: GuestTable.model_validate({}))
-    """How the lab's guest is told to be."""
+    """The properties of the lab's guest."""
     workload: list[WorkloadTable] = Field(min_length=1)
     """Clients."""
     fault: list[FaultTable] = []
-    """What goes wrong."""
+    """The faults."""
     expect: dict[str, dict[str, Any]] = Field(min_length=1)
     """Checks by name, with their keys."""

@@ -1,4 +1,8 @@
-"""A scenario as values: what must hold first, who works, what breaks when, what must hold then."""
+"""Define a scenario as values: its steady state, workloads, faults and expectations.
+
+Built by `chaos.scenario.file` from a scenario file, and by tests. A `FaultSpec` is a fault as it
+was written. `chaos.scenario.schedule` makes a `ScheduledFault` of it, with nothing left to chance.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+
+class Params(BaseModel):
+    """The keys that a fault takes besides its target and its times; each has a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
 
 class When(StrEnum):
-    """The next moment at which a fault may fall, once its time has come."""
+    """The next moment at which a fault may be injected, once its time has come."""
 
     STEADY = "steady"  #: the pair is in COLO and has taken a few checkpoints since
     CHECKPOINT = "checkpoint"  #: the primary has just stopped for a checkpoint
@@ -25,20 +37,7 @@ Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Trigger:
-    """When a fault falls: ``at_s`` after the steady state, or after the fault named ``after`` was
-    struck; then at the next moment of ``when``; ``times`` times in all, ``every_s`` apart.
-    """
-
-    at_s: Span = (0.0, 0.0)
-    when: When | None = None
-    after: str = ""
-    every_s: Span = (0.0, 0.0)
-    times: int = 1
-
-
-@dataclass(frozen=True)
-class Choice:
+class FaultChoice:
     """One fault among those that a random one may be; its place in the file is its number."""
 
     kind: str
@@ -51,15 +50,23 @@ class Choice:
 
 @dataclass(frozen=True)
 class FaultSpec:
-    """A fault as it was written. A random one is drawn anew from ``choices`` each time."""
+    """A fault as it was written. A random one is drawn from ``choices`` each time.
+
+    It is injected ``at_s`` after the steady state, or after the fault named ``after``; then at the
+    next moment of ``when``; ``times`` times in all, ``every_s`` apart.
+    """
 
     name: str
-    trigger: Trigger
-    choices: tuple[Choice, ...]
+    choices: tuple[FaultChoice, ...]
+    at_s: Span = (0.0, 0.0)
+    when: When | None = None
+    after: str = ""
+    every_s: Span = (0.0, 0.0)
+    times: int = 1
 
 
 @dataclass(frozen=True)
-class WorkloadSpec:
+class Workload:
     """Clients of one kind. ``name`` tells their histories apart."""
 
     name: str
@@ -72,7 +79,7 @@ class WorkloadSpec:
 
 @dataclass(frozen=True)
 class SteadyState:
-    """What must hold before anything breaks; otherwise the run is void, which is unknown."""
+    """The conditions before the first fault; a run that never meets them is unknown."""
 
     protection: str = "colo"
     checkpoints_min: int = 3
@@ -82,27 +89,27 @@ class SteadyState:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One story with its seed, as its file tells it."""
+    """A scenario with its seed, as its file describes it."""
 
     name: str
     title: str
     why: str
     seed: int
     steady_state: SteadyState
-    workloads: tuple[WorkloadSpec, ...]
+    workloads: tuple[Workload, ...]
     faults: tuple[FaultSpec, ...]
     expect: Mapping[str, Mapping[str, Any]]
     pair: Mapping[str, Any] = field(default_factory=dict)  #: tables laid over the lab's pair file
-    guest: Mapping[str, Any] = field(default_factory=dict)  #: what the lab's guest is told to be
+    guest: Mapping[str, Any] = field(default_factory=dict)  #: the properties of the lab's guest
     promises: tuple[int, ...] = ()  #: those of README that it attacks
     settle_s: float = 3.0  #: of load after the last fault was healed
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One fault of one run: everything that chance decides has been decided."""
+class ScheduledFault:
+    """One fault of one run, with every choice made that is left to chance in its `FaultSpec`."""
 
-    name: str  #: its fault's, with a number where that falls several times
+    name: str  #: its fault's, with a number where that is injected several times
     kind: str
     target: str
     at_s: float

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.program import Program
@@ -88,7 +88,7 @@ class WorkloadKind:
     """One kind of work."""
 
     doc: str
-    start: Callable[[Lab, WorkloadSpec], Running]
+    start: Callable[[Lab, Workload], Running]
     params: type[Params] = Params
     #: The checks that understand its history.
     checks: Sequence[str] = ()
@@ -140,7 +140,7 @@ class BlocksParams(PacedParams):
     block_bytes: int = Field(1024, ge=16, le=65536)
 
 
-def _appends(lab: Lab, spec: WorkloadSpec) -> Running:
+def _appends(lab: Lab, spec: Workload) -> Running:
     params = AppendsParams(**spec.params)
     return Clients(
         lab,
@@ -170,10 +170,10 @@ def _checksums(said: str) -> dict[int, dict[int, int]]:
 
 def _program(
     module: str, decode: Callable[[str], Any] = json.loads
-) -> Callable[[Lab, WorkloadSpec], Running]:
+) -> Callable[[Lab, Workload], Running]:
     """Starts the program of that name."""
 
-    def start(lab: Lab, spec: WorkloadSpec) -> Running:
+    def start(lab: Lab, spec: Workload) -> Running:
         who = [
             *(sys.executable, "-m", f"{__name__}.{module}", "--host", layout.GUEST),
             *("--clients", str(spec.clients), "--first", str(spec.numbered_from)),

@@ -124,15 +124,12 @@ def plugin(qemu: str, quiet: bool, form: str) -> None:
 
 def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:
     """The guest for JSON and for people."""
-    import tomli_w
-
     from coloctl.lab.sample import ADDRESS, guest_table
 
     parts = {part: str(getattr(image, part)) for part in ("kernel", "initrd", "disk")}
     append = image.append_for(ADDRESS)
     lines = [f"{part:8}{path}" for part, path in parts.items()]
-    guest = guest_table(image, append=append)
-    lines += ["", "In a pair file:", "", tomli_w.dumps({"guest": guest}).rstrip()]
+    lines += ["", "In a pair file:", "", guest_table(image, append=append)]
     return {"schema": 1, **parts, "append": append}, lines
 
 

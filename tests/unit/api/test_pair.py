@@ -23,8 +23,8 @@ from coloctl import paths
 from coloctl.api import faults
 from coloctl.api.pair import Pair
 from coloctl.api.thread import awaited
-from coloctl.chaos.faults import FAULTS, FaultKind
-from coloctl.chaos.faults.fault import Blow
+from coloctl.chaos.faults import FAULTS
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
 from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer
 from coloctl.errors import (
@@ -228,14 +228,22 @@ def struck(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> list[str]
     """What was dealt and healed by a fault called ``poke``."""
     told: list[str] = []
 
-    def poke(_ground: Any, fault: Any, _ask: Any) -> Blow:
-        told.append(f"hit {fault.target}")
-        missed = "there was no b to hit" if fault.target == "b" else ""
-        return Blow(0.0, lambda: told.append(f"healed {fault.target}"), ("a",), missed=missed)
+    class Poke(Fault[Any]):
+        """It is poked."""
 
-    kinds = {**FAULTS, "poke": FaultKind("It is poked.", poke, ("a", "b", "primary"))}
-    monkeypatch.setattr(faults, "FAULTS", kinds)
-    monkeypatch.setattr(faults, "_ground", lambda _name: None)
+        kind, targets = "poke", ("a", "b", "primary")
+
+        def begin(self) -> Injected:
+            told.append(f"hit {self.target}")
+            if self.target == "b":
+                raise NothingToHit("there was no b to hit")
+            return Injected(0.0, ("a",))
+
+        def heal(self) -> None:
+            told.append(f"healed {self.target}")
+
+    monkeypatch.setattr(faults, "FAULTS", {**FAULTS, "poke": Poke})
+    monkeypatch.setattr(faults, "_pair", lambda _name: None)
     return told
 
 

@@ -18,11 +18,10 @@ BROKEN = Path(__file__).parents[2] / "broken"
 ASKS = """
 import importlib, inspect
 from pathlib import Path
-from coloctl.ha.failover import Failover
+from coloctl.ha import failover
 from coloctl.supervisor.state import PairState
 act = importlib.import_module("coloctl.supervisor.acts.failover")
-book = act.FailoverBook
-seams = (Failover.fence, book.fenced, act.end, book.claim, PairState.note)
+seams = (failover._fence, act._Failover.fenced, act.end, act._Failover.arbitrate, PairState.note)
 print(*(Path(inspect.getsourcefile(seam)).name == "sitecustomize.py" for seam in seams))
 """
 UNFENCED, HASTY, WHOLE = "True True True False False", "False False False True True", "False " * 5

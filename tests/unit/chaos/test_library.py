@@ -39,7 +39,7 @@ def test_there_are_enough_and_each_promise_is_attacked() -> None:
 def test_everything_that_there_is_is_used_somewhere() -> None:
     stories = [load(path) for path in FILES]
     choices = [one for story in stories for fault in story.faults for one in fault.choices]
-    triggers = [fault.trigger.when for story in stories for fault in story.faults]
+    triggers = [fault.when for story in stories for fault in story.faults]
     assert {one.kind for one in choices} >= set(FAULTS) - {"guest-reset", "reorder", "bandwidth"}
     assert {work.kind for story in stories for work in story.workloads} == set(WORKLOADS)
     assert {when for when in triggers if when} | {one.when for one in choices if one.when} == set(

@@ -73,8 +73,8 @@ def test_ports_follow_from_the_pair_and_no_service_shares_one() -> None:
 
 def test_all_of_them_last_and_have_defaults() -> None:
     assert len(links.FAULTS) == 8
-    for name, kind in links.FAULTS.items():
-        assert FAULTS[name] is kind and kind.lasting
+    for kind in links.FAULTS:
+        assert FAULTS[kind.kind] is kind and kind.lasting
         kind.params().model_dump()
         assert set(kind.targets) <= set(links.TARGETS)
 
@@ -96,5 +96,5 @@ def test_parameters_that_make_no_sense_are_refused(kind: str, params: dict[str, 
 
 
 def test_one_wire_can_be_slow_and_lossy() -> None:
-    both = links.Delay.model_validate({"delay_ms": 5, "loss_percent": 2}).impairment()
+    both = links.DelayParams.model_validate({"delay_ms": 5, "loss_percent": 2}).impairment()
     assert (both.delay_ms, both.loss_percent) == (5, 2)

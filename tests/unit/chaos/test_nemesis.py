@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.grounds import InjectedFault
 
-from coloctl.chaos.faults import FAULTS, clock, disks, machine, monitor_proxy, monitors, wallclock
-from coloctl.chaos.faults.fault import Blow, Ground, Staging
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults import FAULTS, disks, machine, monitor_proxy, monitors, supervisor
+from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, Setup
 from coloctl.errors import CommandRefused, NotProtected
 from coloctl.lab.network import Lab
 
@@ -28,13 +28,16 @@ NODES = [
 ]
 
 
-def ground(home: Path = Path("/"), nodes: list[dict[str, Any]] = NODES) -> Ground:
-    return Ground("p", cast("Lab", None), home, lambda: {"nodes": nodes})
+def pair(
+    home: Path = Path("/"), nodes: list[dict[str, Any]] = NODES, ask: Any = None
+) -> PairUnderTest:
+    return PairUnderTest("p", cast("Lab", None), home, lambda: {"nodes": nodes}, ask)
 
 
-def strike(kind: str, target: str, ask: Any = None, on: Ground | None = None, **given: Any) -> Blow:
-    params = FAULTS[kind].params(**given).model_dump()
-    return FAULTS[kind].strike(on or ground(), Planned(kind, kind, target, 0, params=params), ask)
+def inject(
+    kind: str, target: str, ask: Any = None, on: PairUnderTest | None = None, **given: Any
+) -> InjectedFault:
+    return InjectedFault(replace(on or pair(), ask=ask), kind, target, given)
 
 
 def test_every_fault_has_a_sentence_a_target_and_parameters_with_defaults() -> None:
@@ -104,39 +107,39 @@ class Graph:
 @pytest.mark.parametrize("kind", ["disk-error", "disk-slow"])
 def test_a_filter_goes_in_with_all_that_its_node_had_and_comes_out_again(kind: str) -> None:
     graph = Graph()
-    blow = strike(kind, "primary", graph, layer="hidden")
-    assert (blow.nodes, blow.role, blow.missed) == (("a",), "primary", "")
+    fault = inject(kind, "primary", graph, layer="hidden")
+    assert (fault.nodes, fault.role) == (("a",), "primary")
     added = graph.below["hidden0"]
     assert graph.extra == {added, added.removesuffix("-door")}
     assert graph.reopened == [
         {"driver": "qcow2", "node-name": "hidden0", "file": added, "backing": "parent0"}
     ]
-    again = strike(kind, "primary", graph, layer="hidden")
-    assert "hurt already" in again.missed
+    with pytest.raises(NothingToHit, match="hurt already"):
+        inject(kind, "primary", graph, layer="hidden")
     for _ in range(2):
-        blow.heal()
+        fault.heal()
         assert graph.below["hidden0"] == "#block2"
         assert not graph.extra | graph.objects
 
 
 def test_a_filter_is_healed_where_its_format_node_is_gone_or_its_qemu_another() -> None:
     graph, nodes = Graph(), [dict(node) for node in NODES]
-    on = ground(nodes=nodes)
-    blow = strike("disk-slow", "a", graph, on, layer="hidden")
+    on = pair(nodes=nodes)
+    fault = inject("disk-slow", "a", graph, on, layer="hidden")
     del graph.below["hidden0"], graph.backing["hidden0"]
-    blow.heal()
+    fault.heal()
     assert not graph.extra | graph.objects
-    blow = strike("disk-error", "a", graph, on)
+    fault = inject("disk-error", "a", graph, on)
     nodes[0]["pid"] = 7
     graph.refuse = "query-named-block-nodes"
-    blow.heal()
+    fault.heal()
 
 
 def test_a_filter_that_is_refused_leaves_nothing() -> None:
     graph = Graph()
     graph.refuse = "blockdev-reopen"
     with pytest.raises(CommandRefused):
-        strike("disk-slow", "primary", graph)
+        inject("disk-slow", "primary", graph)
     assert not graph.extra | graph.objects
 
 
@@ -157,7 +160,8 @@ def test_a_filter_that_is_refused_leaves_nothing() -> None:
 def test_a_fault_without_a_victim_says_so(
     kind: str, target: str, given: dict[str, Any], why: str
 ) -> None:
-    assert why in strike(kind, target, Graph(), **given).missed
+    with pytest.raises(NothingToHit, match=why):
+        inject(kind, target, Graph(), **given)
 
 
 def test_only_monitors_of_a_pair_are_served_by_proxies() -> None:
@@ -191,8 +195,8 @@ def test_a_proxy_carries_bytes_and_descriptors_and_the_end() -> None:
         assert end.read() == b"through"  # nobody kept a copy of the other end
 
 
-def staging(folder: Path, qemu: Path) -> Staging:
-    return Staging("p", folder, cast("Lab", None), qemu)
+def setup_of(folder: Path, qemu: Path) -> Setup:
+    return Setup("p", folder, cast("Lab", None), qemu)
 
 
 def test_a_wrapped_qemu_passes_questions_through_and_has_its_tools_beside(tmp_path: Path) -> None:
@@ -201,7 +205,7 @@ def test_a_wrapped_qemu_passes_questions_through_and_has_its_tools_beside(tmp_pa
     for program in (real, real.with_name("qemu-img")):
         program.write_text(f'#!/bin/sh\necho {program.name} "$@"\n')
         program.chmod(0o755)
-    stage = staging(tmp_path, real)
+    stage = setup_of(tmp_path, real)
     with monitors.prepare(stage):
         assert stage.qemu != real
         asked = [[stage.qemu, "--version"], [stage.qemu.with_name("qemu-img"), "info", "x y"]]
@@ -221,24 +225,24 @@ assert isinstance(kind.now() - kind(2026, 1, 1), __import__("datetime").timedelt
 """
 
 
-@pytest.mark.parametrize("supervisor", [True, False])
-def test_only_the_wall_clock_of_a_supervisor_jumps(tmp_path: Path, supervisor: bool) -> None:
-    words = list(wallclock.SUPERVISOR) if supervisor else ["other"]
-    stage = staging(tmp_path, tmp_path)
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_the_wall_clock_of_a_supervisor_jumps(tmp_path: Path, ours: bool) -> None:
+    words = list(supervisor.SUPERVISOR) if ours else ["other"]
+    stage = setup_of(tmp_path, tmp_path)
     jump = 86400.0
-    with clock.prepare(stage):
-        blow = strike("clock-jump", "supervisor", None, ground(tmp_path), seconds=jump)
+    with supervisor.shiftable_clock(stage):
+        fault = inject("clock-jump", "supervisor", None, pair(tmp_path), seconds=jump)
         argv = [sys.executable, "-P", "-c", LOOK, *words]
         before, steady = time.time(), time.monotonic()
         environment = {**os.environ, **stage.environment}
         said = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True).stdout
         *walls, monotonic = map(float, said.split())
-        off = jump if supervisor else 0
+        off = jump if ours else 0
         assert all(abs(wall - before - off) < jump / 2 for wall in walls)
         assert steady <= monotonic <= time.monotonic()
-        blow.heal()
-        blow.heal()
-    blow.heal()
+        fault.heal()
+        fault.heal()
+    fault.heal()
     assert not list(tmp_path.iterdir())
 
 
@@ -250,53 +254,54 @@ def test_an_operator_waits_in_a_thread_and_his_refusal_is_kept() -> None:
         let.wait(5)
         raise NotProtected("no")
 
-    blow = strike("operator", "pair", ask, verb="failover", arguments={"to": "b"})
-    assert (blow.note, blow.outcome()) == ("failover", "")
+    fault = inject("operator", "pair", ask, verb="failover", arguments={"to": "b"})
+    assert (fault.note, fault.result()) == ("failover", "")
     let.set()
-    blow.heal()
-    blow.heal()
-    assert blow.outcome() == "not-protected: no"
+    fault.heal()
+    fault.heal()
+    assert fault.result() == "not-protected: no"
 
 
 @contextmanager
-def healed(blow: Blow) -> Iterator[Blow]:
+def healed(fault: InjectedFault) -> Iterator[InjectedFault]:
     with ExitStack() as stack:
-        stack.callback(blow.heal)
-        yield blow
-        blow.heal()
+        stack.callback(fault.heal)
+        yield fault
+        fault.heal()
 
 
 def test_memory_is_held_within_what_there_is_and_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(machine, "spare_mib", lambda: 8)
-    with healed(strike("memory-pressure", "machine", mib=4096)) as blow:
-        assert blow.note == "8 MiB"
+    with healed(inject("memory-pressure", "machine", mib=4096)) as fault:
+        assert fault.note == "8 MiB"
     monkeypatch.setattr(machine, "spare_mib", lambda: 0)
-    assert strike("memory-pressure", "machine").missed
+    with pytest.raises(NothingToHit, match="no memory to spare"):
+        inject("memory-pressure", "machine")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a process less nice again")
 def test_a_starved_process_is_nice_until_it_is_healed_and_may_have_ended_meanwhile() -> None:
     with subprocess.Popen(["sleep", "60"]) as victim:
         before = os.getpriority(os.PRIO_PROCESS, victim.pid)
-        on = ground(nodes=[{"name": "a", "role": "primary", "pid": victim.pid}])
-        blow = strike("cpu-starvation", "primary", None, on, burners=1, nice=7)
+        on = pair(nodes=[{"name": "a", "role": "primary", "pid": victim.pid}])
+        fault = inject("cpu-starvation", "primary", None, on, burners=1, nice=7)
         assert os.getpriority(os.PRIO_PROCESS, victim.pid) == 7
-        blow.heal()
-        blow.heal()
+        fault.heal()
+        fault.heal()
         assert os.getpriority(os.PRIO_PROCESS, victim.pid) == before
-        with healed(strike("cpu-starvation", "primary", None, on, burners=0, nice=7)):
+        with healed(inject("cpu-starvation", "primary", None, on, burners=0, nice=7)):
             victim.kill()
 
 
 def test_requests_by_kind_are_those_of_blkdebug() -> None:
-    made = disks.error_filter("x", {"errno": "ENOSPC", "on": "all"}).node("file")
+    made = disks.error_filter("x", disks.DiskErrorParams(errno="ENOSPC", on="all")).node("file")
     kinds = {rule["iotype"] for rule in made["inject-error"]}
     assert kinds == {"read", "write", "write-zeroes", "discard"}
     assert {rule["errno"] for rule in made["inject-error"]} == {28}
-    slow = disks.slow_filter("x", {"bytes_per_s": 0, "iops": 3})
+    slow = disks.slow_filter("x", disks.DiskSlowParams(bytes_per_s=0, iops=3))
     assert slow.helper is not None and slow.helper["limits"] == {"iops-total": 3}
-    assert replace(disks.Place("p", "raw", "f", ""), backing="b").reopened_on("g")["options"] == [
-        {"driver": "raw", "node-name": "p", "file": "g", "backing": "b"}
-    ]
+    assert replace(disks.FilterPosition("p", "raw", "f", ""), backing="b").reopened_on("g")[
+        "options"
+    ] == [{"driver": "raw", "node-name": "p", "file": "g", "backing": "b"}]

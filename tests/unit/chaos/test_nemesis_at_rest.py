@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_nemesis import ground, staging, strike
+from test_nemesis import inject, pair, setup_of
 
-from coloctl.chaos.faults import reader, wallclock
+from coloctl.chaos.faults import supervisor
 
 pytestmark = pytest.mark.unit
 
@@ -41,7 +41,7 @@ def stands_still(file: Path) -> bool:
 
 @pytest.mark.parametrize("how", ["gone", "asleep"])
 def test_the_reader_of_a_supervisors_output_leaves_or_sleeps(tmp_path: Path, how: str) -> None:
-    stage, log, count = staging(tmp_path, tmp_path), tmp_path / "log", tmp_path / "count"
+    stage, log, count = setup_of(tmp_path, tmp_path), tmp_path / "log", tmp_path / "count"
 
     def until(true: Callable[[], object]) -> None:
         give_up = time.monotonic() + 30
@@ -49,13 +49,13 @@ def test_the_reader_of_a_supervisors_output_leaves_or_sleeps(tmp_path: Path, how
             assert time.monotonic() < give_up, (log.read_text(), count.read_text())
             time.sleep(0.02)
 
-    with reader.prepare(stage), log.open("wb") as out:
-        argv = [sys.executable, "-P", "-c", CHATTER, str(count), *wallclock.SUPERVISOR]
+    with supervisor.output_pipe(stage), log.open("wb") as out:
+        argv = [sys.executable, "-P", "-c", CHATTER, str(count), *supervisor.SUPERVISOR]
         environment = {**os.environ, **stage.environment}
         with subprocess.Popen(argv, env=environment, stdout=out, stderr=out) as chatter:
             try:
                 until(lambda: log.read_text().count("line 1\n") == 2)
-                blow = strike("reader-gone", "supervisor", None, ground(tmp_path), how=how)
+                fault = inject("reader-gone", "supervisor", None, pair(tmp_path), how=how)
                 until(lambda: stands_still(log))
                 heard = log.read_text()
                 if how == "gone":
@@ -64,12 +64,12 @@ def test_the_reader_of_a_supervisors_output_leaves_or_sleeps(tmp_path: Path, how
                     assert log.read_text() == heard
                 else:
                     until(lambda: stands_still(count))  # it waits for its reader
-                blow.heal()
+                fault.heal()
                 if how == "asleep":
                     until(lambda: "line" in log.read_text().removeprefix(heard))
             finally:
                 chatter.kill()
-    blow.heal()
+    fault.heal()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["count", "log"]
 
 
@@ -103,8 +103,8 @@ def test_what_is_written_about_a_disk_is_harmed_where_it_should_be(
         file.write_text(WORD)
     for file in (other, others):
         file.write_text(WORD.replace('"b"', '"a"'))
-    blow = strike("companion-harmed", "b", None, ground(tmp_path), where=where, how=how)
-    assert not blow.missed and blow.nodes == ("b",)
+    fault = inject("companion-harmed", "b", None, pair(tmp_path), where=where, how=how)
+    assert fault.nodes == ("b",)
     for file, name in ((beside, "beside"), (entry, "registry")):
         left = file.read_text() if file.exists() else None
         if where in (name, "both"):

@@ -54,7 +54,7 @@ def test_a_pair_that_was_struck_is_not_steady_until_it_has_been_again() -> None:
         phases.hear(checkpoint("begin"))
         phases.hear(checkpoint("end"))
     assert phases.steady
-    phases.struck()
+    phases.fault_injected()
     assert not phases.steady
 
 

@@ -15,7 +15,7 @@ from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, WorkloadRecord
 from coloctl.chaos.report import markup, operations, scale, strips
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.scenario.values import ScheduledFault
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import Outcome as Answer
 
@@ -137,7 +137,7 @@ def long_run(operations_count: int, faults: int) -> Evidence:
     ]  # fmt: skip
     struck = [
         FaultRecord(
-            Planned(f"f{n}", "freeze", "secondary", n), 1001 + n, ("b",), healed_s=1001.5 + n
+            ScheduledFault(f"f{n}", "freeze", "secondary", n), 1001 + n, ("b",), healed_s=1001.5 + n
         )
         for n in range(faults)
     ]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.grounds import InjectedFault
 
-from coloctl.chaos.faults.fault import Blow, Ground
-from coloctl.chaos.faults.ruin import CODES, ENTRIES, ENTRY, FAULTS, INJECT, VECTORS
-from coloctl.chaos.scenario.values import Planned
+from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest
+from coloctl.chaos.faults.ruin import CODES, ENTRIES, ENTRY, INJECT, VECTORS
 from coloctl.errors import ColoctlError
 from coloctl.lab.network import Lab
 
@@ -64,12 +64,10 @@ class Machine:
         low = at & 0xFFFF | 0x8E00 << 32 | 0x10 << 16 | (at >> 16 & 0xFFFF) << 48
         return low, at >> 32
 
-    def ruin(self, **params: object) -> Blow:
+    def ruin(self, **params: object) -> InjectedFault:
         view = {"nodes": [{"name": "b", "role": "secondary", "pid": os.getpid()}]}
-        ground = Ground("web", cast("Lab", None), Path("/"), lambda: view)
-        given = FAULTS["ruin"].params(**params).model_dump()
-        fault = Planned("ruin", "ruin", "secondary", 0.0, params=given)
-        return FAULTS["ruin"].strike(ground, fault, self.ask)
+        pair = PairUnderTest("web", cast("Lab", None), Path("/"), lambda: view, self.ask)
+        return InjectedFault(pair, "ruin", "secondary", params)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -82,9 +80,9 @@ def until(true: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("how", sorted(CODES))
 def test_the_handlers_code_is_other_code_and_stays_so(how: str) -> None:
     machine = Machine()
-    blow = machine.ruin(how=how)
+    fault = machine.ruin(how=how)
     try:
-        assert not blow.missed and blow.nodes == ("b",)
+        assert fault.nodes == ("b",)
         code = CODES[how]
         where = [Machine.at(vector) - TEXT for vector in VECTORS]
         assert all(machine.memory.raw[at : at + len(code)] == code for at in where)
@@ -92,7 +90,7 @@ def test_the_handlers_code_is_other_code_and_stays_so(how: str) -> None:
         ctypes.memset(machine.memory, 0, SIZE)  # a checkpoint has put the memory right
         until(lambda: all(machine.memory.raw[at : at + len(code)] == code for at in where))
     finally:
-        blow.heal()
+        fault.heal()
     ctypes.memset(machine.memory, 0, SIZE)  # its thread has ended
     assert not any(machine.memory.raw)
 
@@ -106,9 +104,9 @@ def test_a_share_of_the_pages_loses_bytes() -> None:
 
 def test_machine_checks_come_until_it_is_healed() -> None:
     machine = Machine()
-    blow = machine.ruin()
+    fault = machine.ruin()
     until(lambda: machine.asked.count(INJECT) >= 3)
-    blow.heal()
+    fault.heal()
     assert set(machine.asked) == {INJECT}
 
 
@@ -122,9 +120,8 @@ def test_a_secondary_that_loads_a_checkpoint_is_asked_again() -> None:
         return answer
 
     machine.ask = later  # type: ignore[method-assign]
-    blow = machine.ruin(how="spin")
-    blow.heal()
-    assert not blow.missed
+    machine.ruin(how="spin").heal()
+    assert machine.registers == REGISTERS
 
 
 @pytest.mark.parametrize(
@@ -136,7 +133,8 @@ def test_a_secondary_that_loads_a_checkpoint_is_asked_again() -> None:
     ],
 )
 def test_what_cannot_be_ruined_is_missed(registers: str, how: str, said: str) -> None:
-    assert said in Machine(registers).ruin(how=how).missed
+    with pytest.raises(NothingToHit, match=said):
+        Machine(registers).ruin(how=how)
 
 
 def test_a_qemu_that_refuses_or_is_gone_is_missed() -> None:
@@ -146,4 +144,5 @@ def test_a_qemu_that_refuses_or_is_gone_is_missed() -> None:
         raise ColoctlError("QEMU is gone.")
 
     machine.ask = refuse  # type: ignore[method-assign]
-    assert "QEMU is gone." in machine.ruin(how="spin").missed
+    with pytest.raises(NothingToHit, match="QEMU is gone"):
+        machine.ruin(how="spin")

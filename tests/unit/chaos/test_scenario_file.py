@@ -89,8 +89,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found.workloads[1].params["pause_ms"] == 10.0
     first, rest = found.faults
-    assert first.trigger.at_s == (2.0, 2.0) and first.trigger.when is When.CHECKPOINT
-    assert rest.name == "random-2" and rest.trigger.times == 4 and rest.trigger.after == "first"
+    assert first.at_s == (2.0, 2.0) and first.when is When.CHECKPOINT
+    assert rest.name == "random-2" and rest.times == 4 and rest.after == "first"
     assert [one.target for one in rest.choices] == ["secondary", "guest"]
     assert rest.choices[0].duration_s == (3.0, 3.0) and rest.choices[0].weight == 2.0
 

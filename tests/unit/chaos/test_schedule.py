@@ -8,18 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coloctl.chaos.scenario.schedule import leave_out, schedule, smaller
-from coloctl.chaos.scenario.values import Choice, FaultSpec, Planned, Scenario, SteadyState, Trigger
+from coloctl.chaos.scenario.values import (
+    FaultChoice,
+    FaultSpec,
+    Scenario,
+    ScheduledFault,
+    SteadyState,
+)
 
-KILL = Choice("kill", "primary")
-FREEZE = Choice("freeze", "secondary", duration_s=(1.0, 3.0))
+KILL = FaultChoice("kill", "primary")
+FREEZE = FaultChoice("freeze", "secondary", duration_s=(1.0, 3.0))
 
 
 def scenario(*faults: FaultSpec) -> Scenario:
     return Scenario("s", "S", "why", 1, SteadyState(), (), faults, {})
 
 
-CIRCLES = FaultSpec("any", Trigger((1.0, 2.0), every_s=(3.0, 4.0), times=5), (KILL, FREEZE))
-LAST = FaultSpec("last", Trigger((0.5, 0.5), after="any"), (KILL,))
+CIRCLES = FaultSpec("any", (KILL, FREEZE), (1.0, 2.0), every_s=(3.0, 4.0), times=5)
+LAST = FaultSpec("last", (KILL,), (0.5, 0.5), after="any")
 
 
 @given(st.integers(0, 2**32))
@@ -42,14 +48,14 @@ def test_seeds_differ() -> None:
 
 
 def test_a_fault_that_is_left_out_changes_no_other() -> None:
-    alone = FaultSpec("alone", Trigger((0.0, 9.0)), (KILL, FREEZE))
+    alone = FaultSpec("alone", (KILL, FREEZE), (0.0, 9.0))
     both = schedule(scenario(alone, CIRCLES), 3)
     assert schedule(scenario(alone), 3) == both[:1]
 
 
-def chain(count: int) -> tuple[Planned, ...]:
+def chain(count: int) -> tuple[ScheduledFault, ...]:
     return tuple(
-        Planned(f"f{n}", "kill", "primary", 4.0, after=f"f{n - 1}" if n else "")
+        ScheduledFault(f"f{n}", "kill", "primary", 4.0, after=f"f{n - 1}" if n else "")
         for n in range(count)
     )
 

@@ -14,14 +14,14 @@ from coloctl.chaos.run import shrink
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario import file
-from coloctl.chaos.scenario.values import Planned, Scenario, SteadyState, When, WorkloadSpec
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault, SteadyState, When, Workload
 
-APPENDS = WorkloadSpec("redis-appends", "redis-appends", 4, {"pause_ms": 5.0})
+APPENDS = Workload("redis-appends", "redis-appends", 4, {"pause_ms": 5.0})
 STORY = Scenario("s", "Much goes wrong", "Because.", 7, SteadyState(), (APPENDS,), (), {
     "no_lost_acks": {"before_min": 2},
 })  # fmt: skip
 PLAN = tuple(
-    Planned(f"f{n}", kind, "primary", 2.0, when=When.STEADY, after=f"f{n - 1}" if n else "",
+    ScheduledFault(f"f{n}", kind, "primary", 2.0, when=When.STEADY, after=f"f{n - 1}" if n else "",
             duration_s=4.0 if kind == "freeze" else None)
     for n, kind in enumerate(["kill", "freeze", "kill", "kill", "freeze", "kill", "kill"])
 )  # fmt: skip
@@ -77,5 +77,5 @@ def test_the_least_plan_is_a_scenario_like_any_other(tmp_path: Path) -> None:
     assert found.workloads[0].params["pause_ms"] == 5.0
     assert [one.name for one in found.faults] == ["f0", "f1", "f2"]
     assert found.faults[1].choices[0].duration_s == (4.0, 4.0)
-    assert found.faults[2].trigger.after == "f1" and found.faults[2].trigger.when is When.STEADY
+    assert found.faults[2].after == "f1" and found.faults[2].when is When.STEADY
     assert tomllib.loads(path.read_text())["title"] == "Much goes wrong (made smaller)"

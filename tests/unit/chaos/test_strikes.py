@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 
 from coloctl.chaos.evidence.records import ObservedEvent
-from coloctl.chaos.faults.fault import Blow, FaultKind, Ground
+from coloctl.chaos.faults.fault import Fault, Injected, PairUnderTest
 from coloctl.chaos.run import engine as module
-from coloctl.chaos.run.engine import Strikes
-from coloctl.chaos.scenario.values import Planned, When
+from coloctl.chaos.run.engine import Engine
+from coloctl.chaos.scenario.values import Params, ScheduledFault, When
 from coloctl.errors import DeadlineMissed, LabError
 
 
@@ -40,6 +40,10 @@ class Deaf:
         raise NotImplementedError
 
 
+class NoteParams(Params):
+    name: str = ""
+
+
 class Recorded:
     """Faults that only write down that they were dealt and healed."""
 
@@ -47,22 +51,28 @@ class Recorded:
         self.deeds: list[str] = []
         self.fails_to_heal: set[str] = set()
 
-    def strike(self, _ground: Ground, fault: Planned, _ask: Any) -> Blow:
-        self.deeds.append(fault.name)
+    def kind(self) -> type[Fault[Any]]:
+        class Note(Fault[NoteParams]):
+            """It is written down."""
 
-        def heal() -> None:
-            self.deeds.append(f"-{fault.name}")
-            if fault.name in self.fails_to_heal:
-                raise LabError("The link is gone.")
+            kind, targets, params, lasting = "note", ("primary",), NoteParams, True
 
-        return Blow(time.monotonic(), heal, ("a",), "primary")
+            def begin(note) -> Injected:  # noqa: N805
+                self.deeds.append(note.given.name)
+                return Injected(time.monotonic(), ("a",), "primary")
+
+            def heal(note) -> None:  # noqa: N805
+                self.deeds.append(f"-{note.given.name}")
+                if note.given.name in self.fails_to_heal:
+                    raise LabError("The link is gone.")
+
+        return Note
 
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     recorded = Recorded()
-    kind = FaultKind("It is written down.", recorded.strike, ("primary",), lasting=True)
-    monkeypatch.setattr(module, "FAULTS", {"note": kind})
+    monkeypatch.setattr(module, "FAULTS", {"note": recorded.kind()})
     return recorded
 
 
@@ -72,14 +82,16 @@ def ear() -> Deaf:
 
 
 @pytest.fixture
-def strikes(ear: Deaf, faults: Recorded) -> Iterator[Strikes]:
-    ground = Ground("p", cast(Any, None), Path(), dict)
-    with Strikes(ground, ear, lambda _sentence: None) as made:  # type: ignore[arg-type]
+def engine(ear: Deaf, faults: Recorded) -> Iterator[Engine]:
+    pair = PairUnderTest("p", cast(Any, None), Path(), dict, cast(Any, None))
+    with Engine(pair, ear, lambda _sentence: None) as made:  # type: ignore[arg-type]
         yield made
 
 
-def planned(name: str, **more: Any) -> Planned:
-    return Planned(name, "note", "primary", more.pop("at_s", 0.0), **more)
+def planned(name: str, **more: Any) -> ScheduledFault:
+    return ScheduledFault(
+        name, "note", "primary", more.pop("at_s", 0.0), params={"name": name}, **more
+    )
 
 
 def begin() -> ObservedEvent:
@@ -102,64 +114,66 @@ STEADY = (begin, end, begin, end)
 
 
 def test_each_waits_for_its_moment_and_for_the_one_before(
-    strikes: Strikes, ear: Deaf, faults: Recorded
+    engine: Engine, ear: Deaf, faults: Recorded
 ) -> None:
     between = lambda: faults.deeds.append("|")  # noqa: E731
     ear.coming.extend([colo, *STEADY, begin, end, between, *STEADY, begin])
     plan = (planned("two", when=When.CHECKPOINT, after="one"), planned("one", when=When.CHECKPOINT))
-    strikes.interpret(plan, time.monotonic())
+    engine.interpret(plan, time.monotonic())
     assert faults.deeds == ["one", "|", "two"]
 
 
 def test_what_lasts_for_a_time_is_healed_then_and_the_rest_at_the_end(
-    strikes: Strikes, faults: Recorded
+    engine: Engine, faults: Recorded
 ) -> None:
-    strikes.interpret((planned("short", duration_s=0.01), planned("long")), time.monotonic())
+    engine.interpret((planned("short", duration_s=0.01), planned("long")), time.monotonic())
     assert sorted(faults.deeds) == ["-short", "long", "short"]
-    strikes.heal_all()
-    strikes.heal_all()
+    engine.heal_all()
+    engine.heal_all()
     assert faults.deeds[3:] == ["-long"]
-    assert all(one.healed_s is not None for one in strikes.struck())
+    assert all(one.healed_s is not None for one in engine.records())
 
 
 def test_everything_is_healed_when_the_run_is_broken_off(ear: Deaf, faults: Recorded) -> None:
     faults.fails_to_heal = {"one"}
-    ground = Ground("p", cast(Any, None), Path(), dict)
+    pair = PairUnderTest("p", cast(Any, None), Path(), dict, cast(Any, None))
     with (
         pytest.raises(KeyboardInterrupt),
-        Strikes(ground, ear, lambda _sentence: None) as strikes,  # type: ignore[arg-type]
+        Engine(pair, ear, lambda _sentence: None) as engine,  # type: ignore[arg-type]
     ):
-        strikes.interpret((planned("one"), planned("two")), time.monotonic())
+        engine.interpret((planned("one"), planned("two")), time.monotonic())
         raise KeyboardInterrupt
     assert faults.deeds == ["one", "two", "-two", "-one"]
 
 
 def test_a_moment_that_never_comes(
-    strikes: Strikes, faults: Recorded, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, faults: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOMENT_S", 0.02)
     with pytest.raises(DeadlineMissed, match="late never fell: no resync came"):
-        strikes.interpret((planned("late", when=When.RESYNC),), time.monotonic())
+        engine.interpret((planned("late", when=When.RESYNC),), time.monotonic())
     assert not faults.deeds
 
 
-def test_a_blow_behind_its_moment_is_told(strikes: Strikes, ear: Deaf, faults: Recorded) -> None:
+def test_a_fault_after_its_moment_is_recorded_so(
+    engine: Engine, ear: Deaf, faults: Recorded
+) -> None:
     """The end of the checkpoint was stamped before the blow, and heard after it."""
 
     def ended_already() -> ObservedEvent:
-        (blow,) = (one.at_s for one in strikes.struck())
-        return ObservedEvent(blow, "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
+        (at_s,) = (one.at_s for one in engine.records())
+        return ObservedEvent(at_s, "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
 
     ear.coming.extend([colo, *STEADY, begin])
-    strikes.interpret((planned("one", when=When.CHECKPOINT),), time.monotonic())
+    engine.interpret((planned("one", when=When.CHECKPOINT),), time.monotonic())
     ear.coming.append(ended_already)
-    strikes.hear_all()
-    (one,) = strikes.struck()
+    engine.hear_all()
+    (one,) = engine.records()
     assert one.missed.endswith("after the checkpoint was over")
 
 
-def test_nothing_falls_before_its_time(strikes: Strikes, ear: Deaf, faults: Recorded) -> None:
+def test_nothing_falls_before_its_time(engine: Engine, ear: Deaf, faults: Recorded) -> None:
     steady_s = time.monotonic()
-    strikes.interpret((planned("one", at_s=0.03),), steady_s)
-    (one,) = strikes.struck()
+    engine.interpret((planned("one", at_s=0.03),), steady_s)
+    (one,) = engine.records()
     assert one.at_s >= steady_s + 0.03

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from coloctl.chaos.scenario.values import WorkloadSpec
+from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads import (
     WORKLOADS,
     AppendsParams,
@@ -373,7 +373,7 @@ def test_an_answer_that_is_none_is_refused_and_a_kill_is_final() -> None:
 
 def test_a_kind_starts_its_program_with_its_clients_and_parameters() -> None:
     bench = Bench()
-    spec = WorkloadSpec("w", "tcp-stream", 2, {"window": 1}, numbered_from=4)
+    spec = Workload("w", "tcp-stream", 2, {"window": 1}, numbered_from=4)
     running = WORKLOADS["tcp-stream"].start(cast(Lab, bench), spec)
     running.kill()
     assert bench.argv[2:4] == ["coloctl.chaos.workloads.tcp_stream", "--host"]
