@@ -1,4 +1,9 @@
-"""The shape of every verb that acts: reached, shown or asked about, carried out, and drawn."""
+"""Carry out a verb that acts on a pair: plan or ask first, call the supervisor, draw its progress.
+
+Called by `cli.verbs.failover`, `cli.verbs.protect`, `cli.verbs.stop` and the other verbs that
+change a pair; calls `control.acts` over a connection of `cli.reach`, asks for confirmation through
+`cli.options.confirm` and draws through `cli.views.progress.drawing`.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +30,21 @@ class VerbCall:
     form: str
     dry_run: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)  #: what its dialogue depends on
-    question: str = ""  #: what a person is asked first; empty: nothing
-    yes: bool = False  #: the person has answered already
+    question: str = ""  #: for the operator to confirm first; empty: none
+    yes: bool = False  #: the operator has confirmed already
     interrupted: str = ""  #: what becomes of it at Ctrl-C; empty: it ends unnoticed
-    drawn: bool = False  #: its steps are told while it is under way
+    drawn: bool = False  #: its steps are shown while it is under way
 
     def carry_out(self, do: Callable[[Acts], Answer]) -> Answer | None:
-        """What the supervisor answered; None where only the dialogue was to be printed.
+        """Carry the verb out and return the answer; None where the dialogue was only printed.
 
-        Raises `NotConfirmed` when a person thinks better of it, and what ``do`` raises.
+        Raises `NotConfirmed` when the operator does not confirm, and what ``do`` raises.
         """
         with reach.acts(self.pair) as acts:
             return self.over(acts, do)
 
     def over(self, acts: Acts, do: Callable[[Acts], Answer]) -> Answer | None:
-        """The same over a connection that stands."""
+        """Carry the verb out over a connection that stands; as `carry_out`."""
         if self.dry_run:
             steps = acts.plan(self.verb, **self.asked)
             plain.show_dialogue(self.pair, self.verb, steps, self.form)
@@ -60,7 +65,7 @@ class VerbCall:
 
 
 def tell_timeline(pair: str, timeline: Mapping[str, Any], form: str) -> None:
-    """What happened when in a failover is on standard output."""
+    """Print the steps of a failover with their times on standard output."""
     if form == "json":
         plain.print_json({"schema": plain.SCHEMA, "name": pair, **timeline})
         return

@@ -1,11 +1,15 @@
-"""What a bundle holds: collected within short deadlines, secrets taken out, what is missing named.
+"""Collect what a bundle holds within short deadlines, and pack it without secrets.
 
-Promise: no part that cannot be had, whatever the reason, keeps another part out. Each ends in the
+Called by `cli.verbs.bundle`; asks the supervisor through `control.client`, reads the pair's folder
+that `supervisor.leftovers` knows, and takes secrets out with `supervisor.redact`.
+
+Invariant: no part that cannot be had, for any reason, keeps another part out. Each ends in the
 manifest as a file or as a thing that is missing, with the reason.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -31,6 +35,7 @@ from coloctl.errors import (
     Unreachable,
 )
 from coloctl.model.pair import NODES
+from coloctl.model.view import PairView
 from coloctl.reading import read_toml
 from coloctl.supervisor import leftovers, redact
 
@@ -38,7 +43,7 @@ from coloctl.supervisor import leftovers, redact
 LOG_MAX, JOURNAL_MAX = 1 << 20, 8 << 20
 #: A QEMU or a supervisor that works answers within milliseconds, in a checkpoint within a second.
 DEADLINE_S = 2.0
-#: A shorter word than this is no secret that could be told from other words.
+#: A shorter word cannot be distinguished from words that are no secret.
 SECRET_MIN = 4
 
 #: What each QEMU is asked.
@@ -69,13 +74,14 @@ class Parts:
         self.files: dict[str, bytes] = {}
         self.missing: list[dict[str, str]] = []
         self.secrets: list[str] = []
-        self.silent = ""  #: why whoever was asked last will not answer the next question either
+        self.silent = ""  #: why the next question will not be answered either
 
     def lack(self, name: str, why: str) -> None:
+        """Note that ``name`` is missing, and why."""
         self.missing.append({"name": name, "why": self._unnamed(why)})
 
     def text(self, name: str, text: str) -> None:
-        """Line by line, because most secrets end with their line."""
+        """Add a text line by line, because most secrets end with their line."""
         self.files[name] = self._unnamed(redact.lines(text)).encode()
 
     def learn(self, document: object) -> None:
@@ -84,6 +90,7 @@ class Parts:
         self.secrets = sorted({*self.secrets, *found}, key=len, reverse=True)
 
     def document(self, name: str, document: object) -> None:
+        """Add a document as JSON, without its secrets."""
         said = json.dumps(redact.value(document), indent=2, ensure_ascii=False, default=str)
         self.files[name] = self._unnamed(said).encode() + b"\n"
 
@@ -93,7 +100,10 @@ class Parts:
         return text
 
     def attempt(self, name: str, get: Callable[[], object]) -> Any:
-        """``get``'s answer is in the file ``name``, or the reason why not is noted; None then."""
+        """Add the answer of ``get`` as the file ``name`` and return it.
+
+        Where it raises, the reason is recorded and None is returned.
+        """
         try:
             answer = get()
         except (ColoctlError, OSError, ValueError, KeyError, TypeError) as error:
@@ -107,7 +117,10 @@ class Parts:
 
 
 def collect(pair: str, folder: Path, client: ControlClient | None, why_not: str) -> Parts:
-    """All that can be had of the pair; ``client`` is None, and why, where nobody answers for it."""
+    """Collect all that can be had of the pair.
+
+    ``client`` is None where no supervisor answers for it; ``why_not`` is the reason then.
+    """
     parts = Parts()
     _collect_pair_file(parts, folder)
     parts.attempt("versions.json", lambda: _versions(folder))
@@ -121,7 +134,7 @@ def collect(pair: str, folder: Path, client: ControlClient | None, why_not: str)
         if parts.silent:
             client, why_not = None, parts.silent
     pids = _pids(parts, folder, view)
-    for node in NODES:  # before the logs, which do not say which of their words are secret
+    for node in NODES:  # before the logs, in which secrets are not marked
         _collect_process(parts, node, pids.get(node))
     _collect_logs(parts, folder)
     for node in NODES:
@@ -130,7 +143,7 @@ def collect(pair: str, folder: Path, client: ControlClient | None, why_not: str)
 
 
 def _collect_pair_file(parts: Parts, folder: Path) -> None:
-    """The pair file without what is secret, which is looked for in everything else from here on."""
+    """Add the pair file without its secrets, which all later parts are searched for."""
 
     def read() -> object:
         document = read_toml((folder / leftovers.PAIR_FILE).read_text())
@@ -163,7 +176,7 @@ def _collect_logs(parts: Parts, folder: Path) -> None:
 
 
 def _tail(path: Path, most: int) -> tuple[str, int]:
-    """The last ``most`` bytes from the beginning of a line on, and how many there are before."""
+    """Return the last ``most`` bytes from the start of a line, and how many stand before."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         begin = max(0, size - most)
@@ -200,9 +213,11 @@ def _versions(folder: Path) -> dict[str, Any]:
 
 
 def _pids(parts: Parts, folder: Path, view: Mapping[str, Any] | None) -> dict[str, int]:
-    """The QEMU of each node; where no supervisor tells, those that it left."""
+    """Return the QEMU of each node; without a supervisor's status, those that it left."""
     if view is not None:
-        return {node["name"]: node["pid"] for node in view["nodes"] if node["pid"]}
+        with contextlib.suppress(ValueError):  # a supervisor of another version
+            nodes = PairView.from_json(view).nodes.values()
+            return {node.name: node.pid for node in nodes if node.pid}
     try:
         return {one.node: one.identity.pid for one in leftovers.living(folder)}
     except ColoctlError as error:
@@ -224,7 +239,7 @@ def _collect_process(parts: Parts, node: str, pid: int | None) -> None:
 
 
 def _process(entry: Path) -> dict[str, Any]:
-    """The command line, and what the kernel says of each thread: a frozen one shows here."""
+    """Read the command line, and the kernel's state of each thread: a frozen one shows here."""
     argv = [word.decode(errors="replace") for word in (entry / "cmdline").read_bytes().split(b"\0")]
     threads = []
     for thread in sorted((entry / "task").iterdir(), key=lambda one: int(one.name)):
@@ -235,7 +250,10 @@ def _process(entry: Path) -> dict[str, Any]:
 
 
 def _collect_node(parts: Parts, node: str, client: ControlClient | None, why_not: str) -> None:
-    """What its QEMU says, and the last that was said to it; asked no further once it is silent."""
+    """Add the answers of a node's QEMU, and the last messages with it.
+
+    A QEMU that was silent once is asked no further.
+    """
     name = f"{node}/flight.jsonl"
     if client is None:
         parts.lack(name, why_not)
@@ -257,9 +275,9 @@ def _collect_node(parts: Parts, node: str, client: ControlClient | None, why_not
 
 
 def _answers(client: ControlClient, node: str) -> Iterator[tuple[str, Any]]:
-    """What QEMU is asked with its answer; raises what the first question without one raises.
+    """Ask QEMU each question, with its answer; raises what the first question without one raises.
 
-    The first goes out of band, which a main loop that hangs does not keep from being answered.
+    The first goes out of band, so that it is answered also when the main loop hangs.
     """
 
     def ask(execute: str, *, oob: bool = False, **arguments: Any) -> Any:
@@ -292,7 +310,10 @@ def _answers(client: ControlClient, node: str) -> Iterator[tuple[str, Any]]:
 
 
 def pack(parts: Parts, file: Path, pair: str) -> dict[str, Any]:
-    """The archive at ``file``, for its owner alone, complete or not there; its manifest."""
+    """Write the archive ``file``, complete or not at all, readable by its owner alone.
+
+    Returns its manifest.
+    """
     now = time.time()
     top = file.name.removesuffix(".gz").removesuffix(".tar") or pair
     manifest = {

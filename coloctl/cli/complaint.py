@@ -1,4 +1,8 @@
-"""How a verb says what went wrong: one sentence and a hint, for people or as JSON."""
+"""Report what went wrong in a verb: one sentence and a hint, for people or as JSON.
+
+Called by `cli.verbs.run_verb` for every error of a verb; `on_interrupt` is for verbs whose act goes
+on without them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ INTERRUPTED = 130
 
 
 class Interrupted(ColoctlError):
-    """Ctrl-C; the sentence tells what becomes of what was under way."""
+    """Ctrl-C was typed; the sentence states what becomes of the act under way."""
 
     code = "interrupted"
     exit_code = INTERRUPTED
@@ -26,7 +30,7 @@ class Interrupted(ColoctlError):
 
 @contextlib.contextmanager
 def on_interrupt(sentence: str) -> Iterator[None]:
-    """Ctrl-C in the block becomes `Interrupted` with ``sentence``."""
+    """Turn Ctrl-C in the block into `Interrupted` with ``sentence``."""
     try:
         yield
     except KeyboardInterrupt:
@@ -34,7 +38,7 @@ def on_interrupt(sentence: str) -> Iterator[None]:
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
-    """The command line asks for JSON, even where it cannot be understood otherwise."""
+    """Return whether the command line asks for JSON, even where it is wrong otherwise."""
     own = list(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     pairs = itertools.pairwise(own)
     return any(word in ("-fjson", "--format=json") for word in own) or any(
@@ -43,7 +47,7 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 def from_any(error: ColoctlError | click.ClickException | click.Abort) -> ColoctlError:
-    """``error`` in our own shape; click complains about command lines in its own."""
+    """Convert an error of click to one of ours; an error of ours is returned as it is."""
     if isinstance(error, ColoctlError):
         return error
     if isinstance(error, click.Abort):
@@ -59,16 +63,16 @@ def from_any(error: ColoctlError | click.ClickException | click.Abort) -> Coloct
 
 
 def say(error: ColoctlError, *, as_json: bool) -> int:
-    """``error`` is on standard error; answers its exit code."""
+    """Print ``error`` on standard error and return its exit code."""
     if isinstance(error, Interrupted) and sys.stderr.isatty():
-        print(file=sys.stderr)  # behind the terminal's own ^C
+        print(file=sys.stderr)  # after the terminal's own ^C
     for line in lines(error, as_json=as_json, colour=coloured()):
         print(line, file=sys.stderr)
     return error.exit_code
 
 
 def lines(error: ColoctlError, *, as_json: bool, colour: bool) -> list[str]:
-    """``error`` for people, or as the document of ``-f json``."""
+    """Format ``error`` for people, or as the document of ``-f json``."""
     if as_json:
         document = {"code": error.code, "message": error.message, "hint": error.hint}
         return [json.dumps({"error": document}, ensure_ascii=False)]
@@ -81,7 +85,7 @@ def lines(error: ColoctlError, *, as_json: bool, colour: bool) -> list[str]:
 
 
 def coloured() -> bool:
-    """Standard error is a terminal, and its owner likes colour."""
+    """Return whether standard error is a terminal on which colour is wanted."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 

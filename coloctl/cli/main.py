@@ -1,6 +1,7 @@
-"""The program: as little as possible happens before Ctrl-C is understood.
+"""Start the program: as little as possible happens before Ctrl-C is handled.
 
-Its streams are made safe first, so that no verb has to think of a full disk behind a redirection.
+Calls `cli.streams.install` first, so that no verb has to handle a full disk after a redirection,
+then `cli.verbs.run_verb`.
 """
 
 from __future__ import annotations

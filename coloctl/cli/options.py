@@ -1,4 +1,7 @@
-"""What verbs have in common: names of pairs, lengths of time, formats, and asking again."""
+"""Define the parameters that verbs share: pair names, lengths of time, formats, confirmation.
+
+Called by all of `cli.verbs`. An address for metrics is checked by `control.daemon.http`.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class PairName(click.ParamType[str]):
     name = "pair"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name of a pair."""
         if not _NAME.fullmatch(value):
             raise NoSuchPair(
                 f"'{value}' cannot be the name of a pair.",
@@ -34,9 +38,10 @@ class PairName(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
+        """List the pairs of this machine that begin with ``incomplete``."""
         try:
             names = pair_names()
-        except (OSError, PreconditionFailed):  # whoever completes a word reads no errors
+        except (OSError, PreconditionFailed):  # a completion shows no errors
             return []
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
@@ -49,6 +54,7 @@ class Duration(click.ParamType[float]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        """Convert a length of time to seconds."""
         if isinstance(value, int | float):
             return float(value)
         match = _DURATION.fullmatch(value)
@@ -63,6 +69,7 @@ class WaitingCommand(click.Command):
     default_wait: ClassVar[str] = "120"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Fill in the value of a ``--wait`` that stands alone, then parse."""
         end = args.index("--") if "--" in args else len(args)
         filled = [
             f"--wait={self.default_wait}" if word == "--wait" else word for word in args[:end]
@@ -71,11 +78,12 @@ class WaitingCommand(click.Command):
 
 
 class ListenAddress(click.ParamType[str]):
-    """Where to listen; kept as it was typed, once it is known to be an address."""
+    """An address to listen at; kept as it was typed, once it is known to be an address."""
 
     name = "ADDR"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the address."""
         from coloctl.control.daemon.http import parse_address
 
         parse_address(value)
@@ -83,7 +91,7 @@ class ListenAddress(click.ParamType[str]):
 
 
 def free_address(address: str) -> None:
-    """Nobody listens at ``address``, where one was given; raises `PreconditionFailed` otherwise."""
+    """Check that ``address`` can be listened at, if given; raises `PreconditionFailed`."""
     if address:
         from coloctl.control.daemon.http import check_free, parse_address
 
@@ -91,7 +99,7 @@ def free_address(address: str) -> None:
 
 
 def pair_names() -> list[str]:
-    """Every pair that has a folder here, whether its supervisor lives or not."""
+    """List every pair that has a folder here, whether its supervisor runs or not."""
     try:
         folders = list(paths.state_dir().iterdir())
     except OSError:
@@ -103,7 +111,7 @@ pair_argument = click.argument("pair", type=PairName())
 
 
 def format_option(*choices: str) -> Callable[..., Any]:
-    """``-f``: the first choice is the default."""
+    """Build the option ``-f``; the first choice is the default."""
     return click.option(
         "-f",
         "--format",
@@ -129,9 +137,9 @@ dry_run_option = click.option(
 
 
 def confirm(pair: str, question: str, *, yes: bool) -> None:
-    """The person at the terminal typed the pair's name, or ``--yes`` was given.
+    """Ask the operator to type the pair's name, unless ``--yes`` was given.
 
-    Raises `UsageError` without a terminal, `NotConfirmed` when something else was typed.
+    Raises `UsageError` without a terminal, `NotConfirmed` when other text was typed.
     """
     if yes:
         return

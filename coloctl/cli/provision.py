@@ -1,4 +1,7 @@
-"""The QEMU and the guest of the lab, as verbs tell of them."""
+"""Describe the QEMU and the guest of the lab for JSON and for people.
+
+Called by `cli.verbs.lab_goods` with builds of `lab.qemu` and choices of `check.choose`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from coloctl.lab.qemu import Build
 
 
 def build_document(build: Build) -> dict[str, Any]:
-    """A build for JSON."""
+    """Return the document of a build."""
     return {
         "name": build.name,
         "suite": build.suite,
@@ -20,7 +23,7 @@ def build_document(build: Build) -> dict[str, Any]:
 
 
 def choice_document(choice: WorkingQemu) -> dict[str, Any]:
-    """A choice for JSON."""
+    """Return the document of a choice."""
     return {
         **build_document(choice.build),
         "accel": choice.accel,
@@ -32,7 +35,7 @@ def choice_document(choice: WorkingQemu) -> dict[str, Any]:
 
 
 def choice_lines(choice: WorkingQemu) -> list[str]:
-    """A choice for people: what was chosen, why, and what was not."""
+    """Format a choice for people: the build, the reason, and the builds passed over."""
     return [
         f"{called(choice.build)} holds COLO here under {choice.accel}.",
         f"  {choice.build.binary}",

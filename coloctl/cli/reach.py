@@ -1,4 +1,9 @@
-"""Reaching supervisors: one by name, or all that have a folder here."""
+"""Connect to supervisors: one by name, or all that have a folder here.
+
+Called by every verb that asks a supervisor, such as `cli.verbs.status` and `cli.acting`; connects
+through `control.client` and asks through `control.acts`. Where no supervisor runs,
+`supervisor.leftovers` finds what it left.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ SURVEY_TIMEOUT_S = 2.0
 
 @contextlib.contextmanager
 def acts(pair: str, patience_s: float = QUERY_S) -> Iterator[Acts]:
-    """A connection to the pair's supervisor over which it can be asked anything; as `connect`."""
+    """Connect to the pair's supervisor, to ask it any act; raises as `connect`."""
     with connect(pair) if patience_s >= QUERY_S else connect(pair, patience_s=patience_s) as client:
         yield Acts(client)
 
@@ -45,7 +50,7 @@ def connect(
 
 
 def _orphaned(pair: str) -> Unreachable | None:
-    """Say what lives of a pair without a supervisor; None where nothing does."""
+    """Describe the QEMUs of a pair without a supervisor; None where none run."""
     from coloctl.supervisor import leftovers  # costs 0.1 s, and is seldom needed
 
     folder = paths.pair_dir(pair)
@@ -57,7 +62,7 @@ def _orphaned(pair: str) -> Unreachable | None:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found where a pair was looked at: its status, or why there is none."""
+    """The status of one pair as `survey` found it, or the reason why there is none."""
 
     name: str
     supervisor: Literal["running", "silent", "gone"]
@@ -117,7 +122,7 @@ def _look(name: str) -> Looked:
 
 
 def _why(name: str, error: ColoctlError) -> Looked:
-    """Say why there is no view of a pair, and what can be typed."""
+    """Explain why there is no view of a pair, and name what can be typed."""
     if isinstance(error, DeadlineMissed):
         return Looked(name, "silent", error=error.message, hint=error.hint)
     hint: str | None = f"`coloctl stop {name} --force` clears what it left"

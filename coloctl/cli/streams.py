@@ -1,7 +1,9 @@
-"""Make the three standard streams safe to use, whatever the program was started with.
+"""Make the three standard streams safe to use, also where they are closed, full or slow.
 
-`cli.main` calls `install` before anything else, `cli.verbs.run_verb` calls `detach`.
-Invariants: writing to standard output or error never raises; what was lost is known (`lost`); and
+`cli.main` calls `install` before anything else, `cli.verbs.run_verb` calls `lost`, and
+`cli.verbs.run` calls `detach`.
+
+Invariants: writing to standard output or error never raises; the first error is kept (`lost`); and
 after `detach` it never waits either, because a thread writes from a bounded queue. Without that a
 full disk, an ASCII terminal, a reader that has gone or a journal that blocks would end a verb
 half-way, or hold the supervisor while its guest waits for a failover.
@@ -22,12 +24,12 @@ from typing import Any, Final
 
 from coloctl.errors import ColoctlError
 
-#: Writes that wait for whoever reads the output of a supervisor; lines of about 100 bytes.
+#: Writes that wait for the reader of a supervisor's output; lines of about 100 bytes.
 WAITING_MAX: Final = 1000
 #: How long the end of the program waits for the rest to be written, seconds.
 SETTLE_S: Final = 1.0
 
-#: A terminal that is said to be smaller is one of unknown size, columns or lines.
+#: A terminal that reports less, columns or lines, is one of unknown size.
 NARROWEST: Final = 10
 
 #: What drawings consist of, for encodings that have no such characters.
@@ -42,7 +44,7 @@ _ERRORS: Final = "coloctl"
 
 
 class OutputLost(ColoctlError):
-    """Standard output took not all that there was to say."""
+    """Standard output did not take all output."""
 
     code = "output-lost"
 
@@ -165,14 +167,14 @@ def settle() -> None:
 
 
 def lost() -> OSError | None:
-    """Why standard output took not all that was written to it; None where it did."""
+    """Return the error by which output was lost on standard output; None where all was taken."""
     with contextlib.suppress(ValueError):
         sys.stdout.flush()
     return sys.stdout.raw.lost if isinstance(sys.stdout, Stream) else None
 
 
 def require() -> None:
-    """Flush standard output; raises `BrokenPipeError` or `OutputLost` once nobody takes it."""
+    """Flush standard output; raises `BrokenPipeError` or `OutputLost` once it cannot be written."""
     if (error := lost()) is None:
         return
     if error.errno == errno.EPIPE:
@@ -181,15 +183,15 @@ def require() -> None:
 
 
 def complaint_about(error: OSError) -> OutputLost:
-    """``error`` of standard output as a sentence."""
+    """Return ``error`` of standard output as a sentence."""
     return OutputLost(
         f"Standard output cannot be written: {error.strerror}.",
-        hint="what was to be said is lost; free some space, or write it somewhere else",
+        hint="its output is lost; free some space, or write it somewhere else",
     )
 
 
 def _opened(fd: int) -> bool:
-    """Whether ``fd`` was closed; it leads to /dev/null then."""
+    """Return whether ``fd`` was closed; it leads to /dev/null then."""
     try:
         os.fstat(fd)
     except OSError:
@@ -203,7 +205,7 @@ def _opened(fd: int) -> bool:
 
 
 def _write_all(fd: int, data: bytes) -> None:
-    """Write ``data``, also where somebody has made ``fd`` non-blocking."""
+    """Write ``data``, also where another process has made ``fd`` non-blocking."""
     while data:
         try:
             data = data[os.write(fd, data) :]
@@ -214,7 +216,10 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _spelled(error: UnicodeError) -> tuple[str, int]:
-    """What the encoding lacks in ASCII: drawings by what they look like, the rest as JSON does."""
+    """Replace characters that the encoding does not have by ASCII.
+
+    Drawings are replaced by characters that look alike, the rest as JSON does.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     said = "".join(

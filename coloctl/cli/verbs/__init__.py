@@ -1,4 +1,8 @@
-"""The table of verbs: each lives in a module of its own, imported when it is called."""
+"""List the verbs, import the module of the one that is called, and turn errors into exit codes.
+
+Called by `cli.main`. Each verb has a module of its own here, such as `cli.verbs.status`, which is
+imported when the verb is called: `coloctl status` must start quickly.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from coloctl.errors import ColoctlError, PreconditionFailed, UsageError
 
 
 class Verb(NamedTuple):
-    """Where a verb is, and its line in the list of verbs."""
+    """The module of a verb, and its line in the list of verbs."""
 
     module: str
     line: str
@@ -29,15 +33,17 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
     "Pairs": {
         "start": Verb("start", "Start a pair, or protect one that runs alone."),
         "run": Verb("run", "Start a pair and supervise it in the foreground."),
-        "stop": Verb("stop", "Shut the guest down and leave nothing behind."),
+        "stop": Verb("stop", "Shut the guest down and end the pair."),
         "failover": Verb("failover", "Let one node run on alone; the other is fenced."),
         "switchover": Verb("switchover", "Exchange the nodes' roles; nothing is lost."),
-        "reprotect": Verb("protect", "Make a new secondary for a lonely guest.", "protect"),
-        "protect": Verb("protect", "The same: protection on."),
-        "unprotect": Verb("protect", "Protection off; the guest runs on alone.", "unprotect"),
-        "pause": Verb("pause", "Leave failovers to people."),
+        "reprotect": Verb(
+            "protect", "Make a new secondary for a guest that runs alone.", "protect"
+        ),
+        "protect": Verb("protect", "Protect a guest that runs alone; the same."),
+        "unprotect": Verb("protect", "Let the guest run on alone, unprotected.", "unprotect"),
+        "pause": Verb("pause", "Leave failovers to operators."),
         "resume": Verb("pause", "Fail over automatically again.", "resume"),
-        "fence": Verb("fence", "Vouch that a lost node is off."),
+        "fence": Verb("fence", "Confirm that a lost node is off."),
         "set": Verb("knobs", "Change settings of a running pair.", "set_values"),
         "checkpoint": Verb("knobs", "Take one checkpoint now."),
         "verify": Verb("verify", "Compare both nodes' disks, and memory, while the guest runs."),
@@ -46,9 +52,9 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
     "Inspect": {
         "list": Verb("status", "List the pairs of this machine.", "list_pairs"),
         "status": Verb("status", "Show nodes, roles, protection and checkpoints."),
-        "events": Verb("events", "Tell what is, then what happens, in one order."),
+        "events": Verb("events", "Show the pair, then every event, in one order."),
         "history": Verb("history", "List every failover with its times."),
-        "explain": Verb("explain", "Say why it is so, and what would happen next."),
+        "explain": Verb("explain", "Explain the state, and what would happen next."),
         "bundle": Verb("bundle", "Pack all that a report needs into one archive."),
         "wait": Verb("wait", "Wait until a pair is in a state."),
         "query": Verb("wait", "Ask one question; the exit code answers."),
@@ -57,15 +63,15 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "probe": Verb("probe", "Find out whether COLO works with a QEMU here."),
         "doctor": Verb("doctor", "Check every precondition of a pair by name."),
         "schema": Verb("schema", "Dump, check and compare QMP schemas."),
-        "lab": Verb("lab", "Namespaces, guest and QEMU for demo and tests."),
+        "lab": Verb("lab", "Set up namespaces, guest and QEMU for demo and tests."),
         "demo": Verb("demo", "Protect a real guest, kill its host, lose nothing."),
-        "chaos": Verb("chaos", "Break pairs on purpose, and judge what clients saw."),
+        "chaos": Verb("chaos", "Break pairs on purpose, and check what clients saw."),
         "bench": Verb("bench", "Measure failovers, overhead and false alarms."),
     },
 }
 
 
-#: What these do, or answer by their exit code, stands whatever becomes of their output.
+#: Verbs whose effect or exit code stands also where their output is lost.
 KEEP_THEIR_CODE = frozenset(
     {*VERBS["Pairs"], "status", "wait", "query", "bundle", "probe", "doctor"}
 )
@@ -75,21 +81,25 @@ class Verbs(click.Group):
     """The group of all verbs: knows their names, and loads the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """List the names of all verbs."""
         return [name for section in VERBS.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb of that name; None where there is none."""
         for section in VERBS.values():
             if verb := section.get(cmd_name):
                 return _load(cmd_name, verb)
         return None
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Invoke the verb; Ctrl-C becomes `Interrupted`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise complaint.Interrupted("Interrupted.") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of verbs in sections."""
         for title, section in VERBS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, verb.line) for name, verb in section.items()])
@@ -122,7 +132,7 @@ def cli() -> None:
     """Fault tolerance for QEMU virtual machines: pairs of them in COLO.
 
     A pair runs one guest on two nodes at once. When one node is lost the other carries on, with
-    every connection open and nothing lost that a client was told is done.
+    every connection open, and loses nothing that it has acknowledged to a client.
 
     \b
     Exit codes: 0 ok, 1 failed, 2 usage, 3 not protected, 4 no such pair,
@@ -132,7 +142,7 @@ def cli() -> None:
 
 
 def run_verb(arguments: Sequence[str]) -> int:
-    """Carry the verb out and answer its exit code. What went wrong is on standard error."""
+    """Carry the verb out and return its exit code; errors are printed on standard error."""
     _clean_up_on_hangup(arguments)
     as_json = complaint.wants_json(arguments)
     code = _carried_out(arguments, as_json=as_json)
@@ -148,7 +158,7 @@ _OUTLIVE_THEIR_TERMINAL = frozenset({"start", "run"})
 
 
 def _clean_up_on_hangup(arguments: Sequence[str]) -> None:
-    """Let a terminal that closes end the verb as Ctrl-C does: no program it started stays behind.
+    """End the verb as Ctrl-C does when its terminal closes, so that no program it started is left.
 
     nohup(1) is honoured: a signal that is ignored stays ignored.
     """
@@ -157,7 +167,7 @@ def _clean_up_on_hangup(arguments: Sequence[str]) -> None:
         return
     with contextlib.suppress(ValueError):  # not in the main thread: nothing to arrange
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # A script's background job: Ctrl-C is still not for it, and asyncio hears the hangup.
+            # A script's background job: Ctrl-C is still not for it, and asyncio handles the hangup.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGHUP, _interrupt)
@@ -188,7 +198,7 @@ def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:
 
 
 def _about(error: OSError) -> ColoctlError:
-    """What the system refused, as a sentence that names the file."""
+    """Return the refusal of the system as a sentence that names the file."""
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -1,4 +1,7 @@
-"""The verb `bundle`: all that a report needs, in one archive."""
+"""Define the verb `bundle`: pack all that a report needs into one archive.
+
+`cli.bundling` collects and packs; here the supervisor is reached through `control.client`.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,10 @@ def _require_folder(file: Path) -> None:
 
 
 def _reached(pair: str, folder: Path) -> tuple[ControlClient | None, str]:
-    """The supervisor, or why there is none; raises `NoSuchPair` where there is no folder either."""
+    """Connect to the supervisor, or return the reason why there is none.
+
+    Raises `NoSuchPair` where there is no folder either.
+    """
     from coloctl.cli.bundling import DEADLINE_S
 
     try:

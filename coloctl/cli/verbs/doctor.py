@@ -1,4 +1,7 @@
-"""The verb `doctor`."""
+"""Define the verb `doctor`: check every precondition of a pair, or of this machine, by name.
+
+Calls `check.doctor` for a pair file and `check.machine` without one.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,7 @@ async def _machine() -> list[Precondition]:
 
 
 def show(findings: Sequence[Precondition], console: Console) -> None:
-    """The findings as a table, hints below what they help, and one closing sentence."""
+    """Print the findings as a table, hints below what they help, and one closing sentence."""
     table = render.plain_grid()
     for one in findings:
         sentence = escape(one.sentence)

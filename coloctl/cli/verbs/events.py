@@ -1,4 +1,8 @@
-"""The verb `events`: what is, a mark, and then what happens, in one order."""
+"""Define the verb `events`: show the pair, a mark, and then every event, in one order.
+
+Asks for a dump through `control.acts` and follows the events of `control.client`; the number of the
+dump joins both without a gap.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +40,12 @@ from coloctl.model.view import CheckpointView, Fencing, NodeView
 @click.option("--follow", is_flag=True, help="Go on with what happens, until Ctrl-C.")
 @format_option("pretty", "json")
 def events(pair: str, follow: bool, form: str) -> None:
-    """Tell what PAIR is now, and with --follow everything that happens to it from then on.
+    """Show what PAIR is now, and with --follow everything that happens to it from then on.
 
     First come records of what is: the pair, each node, the checkpoints, the diagnosis. A mark ends
     them. The events of both QEMUs and of the supervisor follow in the order in which the supervisor
-    said them, each with its number, none left out and none told twice. A reader that is too slow is
-    told so and left behind; it asks again then.
+    sent them, each with its number, none left out and none twice. A reader that is too slow gets a
+    message and no more events; it asks again then.
     """
     with reach.connect(pair) as client:
         try:
@@ -56,7 +60,7 @@ def events(pair: str, follow: bool, form: str) -> None:
 
 
 def _follow(client: ControlClient, pair: str, seq: int, form: str) -> None:
-    """Every event after number ``seq``; returns when the pair was stopped and is gone."""
+    """Print every event after number ``seq``; return when the pair was stopped and is gone."""
     try:
         for event in client.events():
             if event.name == "CLIENT_DROPPED":
@@ -81,7 +85,7 @@ class LeftBehind(ColoctlError):
 def _left_behind(pair: str, reason: str) -> LeftBehind:
     return LeftBehind(
         f"The stream of {pair} broke off: {reason}",
-        hint=f"`coloctl events {pair} --follow` begins anew with what is; read it faster",
+        hint=f"`coloctl events {pair} --follow` begins again with a dump; read it faster",
     )
 
 
@@ -90,7 +94,7 @@ def _record(event: ControlEvent) -> dict[str, Any]:
 
 
 def _say(record: dict[str, Any], form: str) -> None:
-    """``record`` is written, and seen by whoever reads a pipe."""
+    """Write ``record`` and flush it, so that the reader of a pipe gets it at once."""
     if form == "json":
         shown = {name: value for name, value in record.items() if name != "exists" or value}
         line = json.dumps({"schema": plain.SCHEMA, **shown}, ensure_ascii=False)

@@ -1,4 +1,7 @@
-"""The verb `explain`: why the state is what it is, and what would happen next."""
+"""Define the verb `explain`: why the state is what it is, and what would happen next.
+
+Asks through `cli.reach`; `supervisor/` makes the document with its own rules.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 
-#: Of `explain -f json`; 2: ``roads`` became ``paths``, and a trigger's ``road`` its ``path``.
+#: Of `explain -f json`; 2: the keys ``paths`` and, in a trigger, ``path`` are called so.
 SCHEMA = 2
 
 #: What the silence of each monitoring path means.
@@ -38,7 +41,7 @@ MEANINGS: Mapping[str, str] = {
 @pair_argument
 @format_option("pretty", "json")
 def explain(pair: str, form: str) -> None:
-    """Say why PAIR is in its state, what is seen of it, and what would make it fail over.
+    """Explain why PAIR is in its state, what is seen of it, and what would make it fail over.
 
     Each monitoring path is shown with how long it has been silent and how long it may be. Below
     is each thing that may happen now, what it would be called, what would be done, and which node
@@ -55,7 +58,7 @@ def explain(pair: str, form: str) -> None:
 
 
 def drawn(document: Document) -> RenderableType:
-    """The explanation for people."""
+    """Draw the explanation for people."""
     from rich.console import Group
     from rich.text import Text
 

@@ -1,4 +1,7 @@
-"""The verb `failover`."""
+"""Define the verb `failover`.
+
+Asks the supervisor through `cli.acting`, which calls `control.acts`.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,9 @@ from coloctl.control.acts import FAILOVER_S
 def failover(
     *, pair: str, to: str | None, force: bool, wait: float, dry_run: bool, yes: bool, form: str
 ) -> None:
-    """Let one node of PAIR run the guest alone; the other is killed first, and proven dead.
+    """Run the guest of PAIR on one node alone; the other is killed first, and proven dead.
 
-    Nothing that clients were told is done is lost, and their connections stay open. The pair is
+    Nothing that was acknowledged to a client is lost, and connections stay open. The pair is
     unprotected until a new secondary follows: by itself where its policy lets it, else with
     `coloctl reprotect`.
     """

@@ -1,4 +1,4 @@
-"""The verb `fence`: a person vouches that a node is off, and what was fenced so far."""
+"""Define the verb `fence`: confirm that a node is off, or list what was fenced so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from coloctl.cli.views import plain
 
 @click.group()
 def fence() -> None:
-    """Vouch that a lost node is off, or see what was fenced."""
+    """Confirm that a lost node is off, or list what was fenced."""
 
 
 @fence.command()
@@ -24,14 +24,14 @@ def fence() -> None:
 @yes_option
 @format_option("pretty", "json")
 def confirm(pair: str, node: str, yes: bool, form: str) -> None:
-    """Vouch that NODE of PAIR is off, so that a failover that waits for it goes on.
+    """Confirm that NODE of PAIR is off, so that a failover that waits for it goes on.
 
     Look first: power, cables, console. If the node still runs, two of the guest run from here on,
     and both write.
     """
     view = VerbCall(
         pair, "fence", form, yes=yes,
-        question=f"You vouch that node {node} of {pair} is off and stays off.",
+        question=f"You confirm that node {node} of {pair} is off and stays off.",
     ).carry_out(lambda acts: acts.confirm_fence(node))  # fmt: skip
     assert view is not None
     if form == "json":

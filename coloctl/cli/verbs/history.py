@@ -1,4 +1,8 @@
-"""The verb `history`: every failover of a pair, also when its supervisor is gone."""
+"""Define the verb `history`: list every failover of a pair, also when its supervisor is gone.
+
+`cli.verbs.fence` reads `past_of` too. Without a supervisor the file is read by
+`supervisor.history`.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ def history(pair: str, extended: bool, form: str) -> None:
 
 
 def past_of(pair: str) -> tuple[Sequence[Past], int]:
-    """Every failover, oldest first, and how many lines of the file are damaged.
+    """Return every failover, oldest first, and how many lines of the file are damaged.
 
     Asks the supervisor, and reads the pair's folder where that is gone. Raises `NoSuchPair`.
     """
@@ -93,7 +97,7 @@ def _drawn(failovers: Sequence[Past], *, extended: bool) -> RenderableType:
 
 
 def _row(one: Past) -> tuple[object, ...]:
-    """Times are counted from the moment at which the loss was noticed."""
+    """Return the cells of one failover; times count from the detection of the loss."""
     from coloctl.cli.views.render import milliseconds
     from coloctl.model.timeline import FailoverStep
 
@@ -109,7 +113,7 @@ def _row(one: Past) -> tuple[object, ...]:
 
 
 def when(one: Past) -> str:
-    """The moment of a failover by the clock on the wall."""
+    """Return the moment of a failover by the wall clock."""
     try:
         moment = datetime.fromisoformat(str(one.get("at"))).astimezone()
     except ValueError:

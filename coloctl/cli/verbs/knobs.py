@@ -1,4 +1,7 @@
-"""The verbs `set`, `checkpoint` and `qmp`."""
+"""Define the verbs `set`, `checkpoint` and `qmp`.
+
+They call `control.acts`; `model.tuning` knows the settings and their limits.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -
     \b
     checkpoint-delay    ms       the longest time between two checkpoints
     checkpoint-mode     fixed, adaptive: who chooses that time
-    compare-timeout     ms       how long an answer waits for its twin
+    compare-timeout     ms       how long the primary's packet waits for the secondary's
     expired-scan-cycle  ms       how often waiting answers are looked through
     max-queue-size      packets  that may wait per connection
     mirror-rate         50MiB    per second, of disks being copied; 0: unlimited
@@ -50,7 +53,7 @@ def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -
 
 
 def _settings(texts: Iterable[str]) -> dict[str, tuning.Value]:
-    """What was typed, by name; raises `UsageError` for the first that cannot be."""
+    """Return the settings that were typed, by name; raises `UsageError` for the first wrong one."""
     given: dict[str, tuning.Value] = {}
     for text in texts:
         name, equals, value = text.partition("=")

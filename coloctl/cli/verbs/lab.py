@@ -1,4 +1,7 @@
-"""`coloctl lab`: the machines that demo and tests play on, their guest and their QEMU."""
+"""Define `coloctl lab`: the namespaces in which demo and tests run, their guest and their QEMU.
+
+Calls `lab.network` and `lab.rootless`; guest and QEMU are in `cli.verbs.lab_goods`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _link_argument = click.argument("link", metavar="LINK", type=click.Choice(list(l
 
 @click.group()
 def lab() -> None:
-    """Namespaces, guest and QEMU for demo and tests.
+    """Set up namespaces, guest and QEMU for demo and tests.
 
     A lab is two hosts, a client and the switch between them: four network namespaces of this
     machine. Without root it stands in a user namespace of yours, which later verbs find by
@@ -62,7 +65,7 @@ def up(name: str, form: str) -> None:
 
 @lab.command()
 @_lab_option
-@click.option("--force", is_flag=True, help="End whatever still runs in the lab.")
+@click.option("--force", is_flag=True, help="End all processes that still run in the lab.")
 @format_option("pretty", "json")
 def down(name: str, force: bool, form: str) -> None:
     """Remove a lab without a trace."""
@@ -128,7 +131,7 @@ def show(name: str, form: str) -> None:
 @click.option("--carrier", is_flag=True, help="Pull the plug: both ends notice at once.")
 @format_option("pretty", "json")
 def cut(link: str, name: str, carrier: bool, form: str) -> None:
-    """Let nothing pass a link any more, in silence.
+    """Stop all traffic of a link, without a sign to either end.
 
     LINK is replication, lan-a, lan-b or client.
     """
@@ -140,7 +143,7 @@ def cut(link: str, name: str, carrier: bool, form: str) -> None:
 @_lab_option
 @format_option("pretty", "json")
 def heal(link: str, name: str, form: str) -> None:
-    """Let everything pass a link again, whatever was done to it.
+    """Restore all traffic of a link, after any change to it.
 
     LINK is replication, lan-a, lan-b or client.
     """
@@ -171,7 +174,7 @@ def execute(name: str, machine: str, command: tuple[str, ...]) -> int:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            continue  # the terminal told the command too, and it ends as it sees fit
+            continue  # the terminal signalled the command too, which decides how it ends
         return 128 - code if code < 0 else code
 
 
@@ -181,7 +184,7 @@ lab.add_command(lab_goods.plugin)
 
 
 def _open(name: str) -> Lab:
-    """The standing lab of that name, in the world that holds it."""
+    """Open the lab of that name, in the user namespace that holds it."""
     there = rootless.join(layout.check_name(name))
     from coloctl.lab.network import Lab
 
@@ -201,7 +204,7 @@ def _change(name: str, link: str, change: Callable[[Lab], None], form: str) -> N
 
 
 def _refuse_tenants(doomed: Lab) -> None:
-    """Raises `PairBusy` when somebody lives in the lab, most likely a pair."""
+    """Raise `PairBusy` when processes run in the lab, most likely those of a pair."""
     running = [
         f"{command} ({pid}) on {role}"
         for role, processes in doomed.processes().items()

@@ -1,4 +1,8 @@
-"""What a lab is furnished with, `coloctl lab guest` and `coloctl lab qemu`, and the next steps."""
+"""Define `coloctl lab guest`, `coloctl lab qemu` and `coloctl lab plugin`, with the next steps.
+
+Called by `cli.verbs.lab`. The guest comes from `lab.guest`, a QEMU from `check.choose`, the plugin
+from `check.freshcode`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ _quiet_option = click.option(
 )
 
 
-@click.command(short_help="Have the guest, and a pair file for it.")
+@click.command(short_help="Make the guest, and a pair file for it.")
 @click.option("--pair", "file", type=click.Path(path_type=Path), help="Write a pair file too.")
 @click.option("--name", "pair_name", help="Name of that pair.  [default: the file's]")
 @click.option("--lab", "lab_name", default=layout.DEFAULT, show_default=True, help="Its lab.")
@@ -32,7 +36,7 @@ _quiet_option = click.option(
 def guest(
     *, file: Path | None, pair_name: str | None, lab_name: str, force: bool, quiet: bool, form: str
 ) -> None:
-    """Have the guest: Debian's kernel, an initramfs with redis, an empty disk.
+    """Make the guest: Debian's kernel, an initramfs with redis, an empty disk.
 
     With --pair a complete pair file is written, two disks beside it, ready for `coloctl start`.
     """
@@ -64,7 +68,7 @@ def guest(
 @_quiet_option
 @format_option("pretty", "json")
 def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
-    """Have a QEMU that holds COLO on this machine, or the ones named.
+    """Find a QEMU that holds COLO on this machine, or fetch the ones named.
 
     NAMES are system, 7.2 (Debian 12), 10.0 (Debian 13) and 11.1 (Debian 13's backports). Without
     one, the system's QEMU is tried out, and a newer one is fetched where it does not hold COLO.
@@ -104,7 +108,7 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
 @_quiet_option
 @format_option("pretty", "json")
 def plugin(qemu: str, quiet: bool, form: str) -> None:
-    """Have the fresh-code plugin, without which TCG may run stale code in a secondary.
+    """Build the fresh-code plugin, without which TCG may run stale code in a secondary.
 
     It is built for one QEMU, tried in it, and loaded by every pair that runs in that QEMU under
     TCG. `coloctl lab qemu` and the demo do this by themselves.
@@ -123,7 +127,7 @@ def plugin(qemu: str, quiet: bool, form: str) -> None:
 
 
 def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:
-    """The guest for JSON and for people."""
+    """Return the guest for JSON and for people."""
     from coloctl.lab.sample import ADDRESS, guest_table
 
     parts = {part: str(getattr(image, part)) for part in ("kernel", "initrd", "disk")}
@@ -192,13 +196,13 @@ def _written_lines(file: Path, lab_name: str, choice: WorkingQemu) -> list[str]:
 
 
 def suggest(*steps: tuple[str, str]) -> list[str]:
-    """Lines with what a person may want to type now, each with what it does."""
+    """Format lines with what can be typed next, each with what it does."""
     width = max(len(command) for command, _ in steps)
     return ["", "Next:", *(f"  {command:<{width}}  # {deed}" for command, deed in steps)]
 
 
 def typed(words: str, name: str) -> str:
-    """A verb of `coloctl lab` as a person would type it for that lab."""
+    """Return a verb of `coloctl lab` as it is typed for that lab."""
     verb, _, rest = words.partition(" ")
     option = "" if name == layout.DEFAULT else f" --lab {name}"
     return f"coloctl lab {verb}{option}{f' {rest}' if rest else ''}"

@@ -1,4 +1,4 @@
-"""The verbs `pause` and `resume`: automatic failover off and on."""
+"""Define the verbs `pause` and `resume`: automatic failover off and on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from coloctl.cli.views import plain
 @pair_argument
 @format_option("pretty", "json")
 def pause(pair: str, form: str) -> None:
-    """Let the supervisor of PAIR only watch: a failover waits for `coloctl failover`.
+    """Pause the automatic failover of PAIR: its supervisor only watches.
 
-    The pair stays paused until `coloctl resume`, also when its supervisor is started anew. Every
-    status shows it.
+    A failover waits for `coloctl failover` then. The pair stays paused until `coloctl resume`, also
+    when its supervisor is started again. Every status shows it.
     """
     with reach.acts(pair) as acts:
         _tell(pair, acts.pause(), form)
@@ -29,9 +29,9 @@ def pause(pair: str, form: str) -> None:
 @pair_argument
 @format_option("pretty", "json")
 def resume(pair: str, form: str) -> None:
-    """Let the supervisor of PAIR fail over by itself again.
+    """Resume the automatic failover of PAIR.
 
-    What it has been waiting with, it does now.
+    A failover that was waiting is done now.
     """
     with reach.acts(pair) as acts:
         _tell(pair, acts.resume(), form)
@@ -43,6 +43,6 @@ def _tell(pair: str, answer: Mapping[str, Any], form: str) -> None:
         return
     already = " already" if answer["before"] is answer["paused"] else ""
     if answer["paused"]:
-        print(f"{pair} is{already} paused: it fails over only when it is told to.")
+        print(f"{pair} is{already} paused: it fails over only by `coloctl failover {pair}`.")
     else:
         print(f"{pair} is{already} not paused: it fails over by itself.")

@@ -1,4 +1,7 @@
-"""The verb `probe`."""
+"""Define the verb `probe`: find out whether COLO works with a QEMU on this machine.
+
+Calls `check.probe` and, for a trial with a guest, `check.trial`; `lab.qemu` fetches a build.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Question:
-    """What `probe` was asked for."""
+    """The QEMU, accelerator and machine type that `probe` was asked about."""
 
     qemu: str
     accel: str
@@ -94,7 +97,7 @@ def probe(*, qemu: str, accel: str, machine: str, full: bool, deadline: float, f
     """Find out whether COLO works with a QEMU, an accelerator and a machine type.
 
     \b
-    Exit codes: 0 it works, 1 it does not, 3 something speaks against it or nobody can tell.
+    Exit codes: 0 it works, 1 it does not, 3 something speaks against it or it cannot be determined.
     """
     question = Question(qemu, accel, machine, full, deadline)
     report = _run(_answer(question, _binary(qemu), quiet=form == "json"))
@@ -106,7 +109,7 @@ def probe(*, qemu: str, accel: str, machine: str, full: bool, deadline: float, f
 
 
 def _binary(qemu: str) -> Path:
-    """The binary that is meant; a build of Debian's that is not here yet is fetched."""
+    """Find the binary that is meant; a build of Debian's that is not here yet is fetched."""
     if qemu not in qemus.SUITES or qemus.find(qemu) is not None:
         return named_qemu(qemu)
     with Bars() as bars:
@@ -140,7 +143,7 @@ async def _answer(question: Question, binary: Path, *, quiet: bool) -> Report:
 
 
 def _run(act: Coroutine[Any, Any, T]) -> T:
-    """What ``act`` returns; SIGTERM cancels it as Ctrl-C does, so that it cleans up behind it."""
+    """Run ``act`` and return its result; SIGTERM cancels it as Ctrl-C does, with its clean-up."""
 
     async def guarded() -> T:
         task = asyncio.current_task()
@@ -155,7 +158,7 @@ def _run(act: Coroutine[Any, Any, T]) -> T:
 
 
 def show(report: Report, console: Console) -> None:
-    """The report as a table, a closing sentence and a hint."""
+    """Print the report as a table, a closing sentence and a hint."""
     console.print(f"[bold]{report.machine}[/] under [bold]{report.accel}[/]  {report.binary}\n")
     checks = render.plain_grid()
     for check in report.checks:

@@ -1,4 +1,7 @@
-"""The verbs `protect`, `reprotect` and `unprotect`: protection of a guest that runs, on and off."""
+"""Define `protect`, `reprotect` and `unprotect`: protection of a running guest, on and off.
+
+They ask the supervisor through `cli.acting`, which calls `control.acts`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The verb `run`: a supervisor in the foreground, and what `start` runs in the background."""
+"""Define the verb `run`: a supervisor in the foreground; `start` runs the same in the background.
+
+Calls `control.daemon.serve` for the pair until it ends; `control.daemon.spawn` starts this verb for
+`start`.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
     What an earlier supervisor left running is taken over as it is, and a stop that it began is
     finished.
     """
-    streams.detach()  # a supervisor never waits for whoever reads what it says
+    streams.detach()  # a supervisor never waits for the reader of its output
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # nor is it stopped for saying it
     _log_to_stderr()
     if control_fd is not None:
@@ -99,13 +103,16 @@ class _JournalFormatter(logging.Formatter):
 
 
 def _is_journal(fd: int) -> bool:
-    """``fd`` leads to systemd's journal; the variable alone is inherited by others, too."""
+    """Return whether ``fd`` leads to systemd's journal.
+
+    The environment variable alone proves nothing: other processes inherit it too.
+    """
     there = os.fstat(fd)
     return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
 
 
 def _started(listener: socket.socket, spec_path: Path) -> PairSpec:
-    """The pair as it was when it was started, whatever became of its file since."""
+    """Load the pair as it was when it was started, also where its file was changed since."""
     try:
         return leftovers.remembered(Path(listener.getsockname()).parent)
     except ColoctlError:

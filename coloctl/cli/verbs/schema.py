@@ -1,4 +1,7 @@
-"""`coloctl schema`: what QEMU binaries can be asked, stored, compared, and held to our needs."""
+"""Define `coloctl schema`: dump QMP schemas, store and compare them, and check them.
+
+`qmp.schema` reads and compares; the control socket's own comes from `control.schema`.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def dump(binary: str | None, control: bool, output: Path | None, form: str) -> N
 @click.argument("stored", nargs=-1, metavar="[SCHEMA]...")
 @format_option("pretty", "json")
 def check(binary: str | None, stored: tuple[str, ...], form: str) -> int:
-    """Tell whether QEMU binaries have all that coloctl needs; exit code 1 if one has not.
+    """Check whether QEMU binaries have all that coloctl needs; exit code 1 if one has not.
 
     SCHEMA is a stored schema, a binary, or the name of a schema in qmp_schemas/ (7.2, 10.0, 11.1);
     without any, all of those are checked.
@@ -109,9 +112,10 @@ def diff(old: str, new: str, form: str) -> None:
 
 
 def _find(name: str) -> Schema:
-    """The schema that ``name`` means: stored under that name, in that file, or asked of a binary.
+    """Find the schema that ``name`` means: a stored one, a file, or one asked of a binary.
 
-    Raises `UsageError` when it means nothing, `UnsupportedQEMU` when the binary does not answer.
+    Raises `UsageError` when it means none of these, `UnsupportedQEMU` when the binary does not
+    answer.
     """
     if schemas.folder().is_dir() and (stored := _stored().get(name)):
         return schemas.load(stored)
@@ -132,7 +136,7 @@ def _is_json(file: Path) -> bool:
 
 
 def _ask(name: str) -> Schema:
-    """The schema of the binary that is meant by ``name``, asked now."""
+    """Ask the binary that ``name`` means for its schema."""
     import asyncio
 
     from coloctl.check.choose import named_qemu
@@ -150,7 +154,7 @@ def _ask(name: str) -> Schema:
 
 
 def _shelf() -> Path:
-    """The folder of stored schemas; raises `UsageError` outside a checkout."""
+    """Return the folder of stored schemas; raises `UsageError` outside a checkout."""
     folder = schemas.folder()
     if not folder.is_dir():
         raise UsageError(
@@ -161,18 +165,18 @@ def _shelf() -> Path:
 
 
 def _stored() -> dict[str, Path]:
-    """The schemas in qmp_schemas/ by name, the oldest QEMU first."""
+    """List the schemas in qmp_schemas/ by name, the oldest QEMU first."""
     names = {file.stem.removeprefix("qemu-"): file for file in _shelf().glob("qemu-*.json")}
     return dict(sorted(names.items(), key=lambda item: _natural(item[0])))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts 7.2 before 10.0."""
+    """Return a sort key that puts 7.2 before 10.0."""
     return [(len(part), part) for part in name.split(".")]
 
 
 def _write(file: Path, text: str) -> None:
-    """The file holds ``text``, or is as it was."""
+    """Write ``text`` to the file, which stays as it was where that fails."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         draft.write_text(text, encoding="utf-8")

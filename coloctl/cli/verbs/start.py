@@ -1,4 +1,9 @@
-"""The verb `start`."""
+"""Define the verb `start`: check pair file and hosts, start a supervisor, ask it for the pair.
+
+`cli.verbs.run` loads pair files through `load` too. Hosts and images are checked by `colo.launch`
+and `colo.inuse`, `control.daemon.spawn` starts the supervisor, and `control.acts` asks it to start
+and protect the guest.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +62,7 @@ alone_option = click.option(
 
 @dataclass(frozen=True)
 class StartRequest:
-    """What `start` was asked for."""
+    """The options of one `start`."""
 
     pair: PairSpec
     protect: bool
@@ -65,10 +70,10 @@ class StartRequest:
     form: str
     metrics: str = ""  #: the address for a new supervisor's metrics
     adopt: bool = False  #: QEMUs without a supervisor are taken over
-    begin_on: NodeName | None = None  #: with that node's disks, whatever the other's are worth
+    begin_on: NodeName | None = None  #: with that node's disks, also where the other's are newer
 
     def send(self, client: ControlClient, wait_s: float) -> Document:
-        """The pair as it is after the start."""
+        """Ask the supervisor to start the pair; return the document of its status then."""
         return Acts(client).start(protect=self.protect, begin_on=self.begin_on, wait_s=wait_s)
 
 
@@ -126,7 +131,7 @@ def start(
         plain.show_dialogue(pair.name, "start", planned, form)
         return
     if begin_on:
-        lost = f"Whatever only node {other(begin_on)}'s disks hold of {pair.name} is given up."
+        lost = f"All that only node {other(begin_on)}'s disks hold of {pair.name} is lost."
         confirm(pair.name, lost, yes=yes)
     request = StartRequest(
         pair, not alone, None if no_wait else wait, form, metrics, adopt, begin_on
@@ -140,7 +145,7 @@ def start(
 def load(path: Path) -> PairSpec:
     """Load the pair that the file describes and check its files; raises `SpecError`.
 
-    A user without root goes on in the world of the lab that holds the pair's hosts.
+    For a user without root it goes on in the user namespace of the lab that holds the pair's hosts.
     """
     pair = pairfile.load(path.absolute())
     world.enter(pair)
@@ -164,7 +169,7 @@ async def preflight(pair: PairSpec, *, protect: bool) -> None:
 
 
 def _planned(pair: PairSpec, *, protect: bool, begin_on: NodeName | None) -> list[dict[str, Any]]:
-    """What a start would say now: asked of the supervisor, where one runs."""
+    """Return the dialogue of a start now, asked of the supervisor where one runs."""
     client = _answering(pair)
     if client is None:
         return asyncio.run(_dialogue(pair, protect=protect, begin_on=begin_on))
@@ -192,7 +197,7 @@ async def _dialogue(
 
 
 def _answering(pair: PairSpec) -> ControlClient | None:
-    """The supervisor of this very pair file, where one runs.
+    """Connect to the supervisor of this very pair file, where one runs.
 
     Raises `PairBusy` when it was started from another file.
     """
@@ -211,7 +216,7 @@ def _answering(pair: PairSpec) -> ControlClient | None:
 
 
 def _take_over(left: PairSpec, request: StartRequest) -> dict[str, Any]:
-    """The pair as its new supervisor found it."""
+    """Start a supervisor that adopts the pair; return its status as it was found."""
     free_address(request.metrics)
     supervisor = SpawnedSupervisor(left, request.metrics, adopts=True)
     with supervisor.connect() as client:
@@ -252,7 +257,7 @@ def _start_new(request: StartRequest) -> dict[str, Any] | None:
 
 
 def _keep_successor(supervisor: SpawnedSupervisor, first: int) -> None:
-    """Raises where process ``first`` was killed and another has taken the start up: it goes on."""
+    """Raise `OutcomeUnknown` where process ``first`` was killed and another one goes on."""
     name = supervisor.name
     with contextlib.suppress(MonitorError), supervisor.connect() as client:
         if Acts(client).view().supervisor_pid == first or not first:
@@ -277,7 +282,7 @@ def _start_running(client: ControlClient, request: StartRequest) -> dict[str, An
 
 
 def _send(client: ControlClient, request: StartRequest) -> dict[str, Any] | None:
-    """The pair as it is after the start; None when that was not waited for."""
+    """Send the request; return the status after the start, None when that was not waited for."""
     name = request.pair.name
 
     def until_at_work(event: ControlEvent) -> None:

@@ -1,4 +1,7 @@
-"""The verbs `status` and `list`."""
+"""Define the verbs `status` and `list`.
+
+They ask through `cli.reach` and draw through `cli.views.pair`, which is imported for tables alone.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from coloctl.cli.reach import Looked
 from coloctl.cli.views import plain
 from coloctl.errors import UsageError
 
-#: Nobody reads faster, and a supervisor observes its QEMUs once a second.
+#: People do not read faster, and a supervisor observes its QEMUs once a second.
 WATCH_MIN_S = 0.1
 
 
@@ -91,7 +94,7 @@ def _tsv(looked: list[Looked]) -> list[list[object]]:
 
 
 def _watch(pair: str | None, every_s: float, form: str, *, extended: bool) -> None:
-    """Until Ctrl-C: a table that renews itself, JSON lines, or more rows under one header."""
+    """Show it again until Ctrl-C: a table that renews itself, JSON lines, or more rows."""
     if form == "pretty" and sys.stdout.isatty():
         _watch_live(pair, every_s, extended=extended)
         return

@@ -1,4 +1,8 @@
-"""The verb `stop`."""
+"""Define the verb `stop`.
+
+Asks the supervisor through `control.acts`; where it is gone, `supervisor.leftovers` ends what it
+left.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +92,7 @@ def _question(pair: str, force: bool) -> str:
 
 
 def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: str) -> None:
-    """The supervisor is gone: what it left is ended and cleared, when that was asked for."""
+    """End what a supervisor that is gone has left, when that was asked for."""
     from coloctl.control.daemon.spawn import end_stale
     from coloctl.supervisor import leftovers
 

@@ -1,4 +1,7 @@
-"""The verb `switchover`."""
+"""Define the verb `switchover`.
+
+Asks the supervisor through `cli.acting`, which calls `control.acts`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def switchover(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool,
     """Exchange the roles of the two nodes of PAIR, for instance to work on a host.
 
     Nothing is lost, connections stay open, and the pair is protected again when this returns. Up to
-    the fence of the old primary, the point of no return, whatever fails leaves the pair as it was.
+    the fence of the old primary, the point of no return, any failure leaves the pair as it was.
     """
     timeline = VerbCall(
         pair, "switchover", form, dry_run, yes=yes, drawn=True,

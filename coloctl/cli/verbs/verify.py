@@ -1,4 +1,7 @@
-"""The verb `verify`."""
+"""Define the verb `verify`: compare both nodes' disks and memory while the guest runs.
+
+Asks the supervisor through `cli.acting`, which calls `control.acts`.
+"""
 
 from __future__ import annotations
 

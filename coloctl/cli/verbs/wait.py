@@ -1,4 +1,7 @@
-"""The verbs `wait` and `query`: one blocks until a pair is in a state, the other only asks."""
+"""Define the verbs `wait` and `query`: one blocks until a pair is in a state, the other only asks.
+
+Both ask through `cli.reach`; `control.acts` waits.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def query(ctx: click.Context, pair: str) -> None:
 @format_option("pretty", "json")
 @click.pass_obj
 def is_state(pair: str, state: str, quiet: bool, form: str) -> int:
-    """Whether the pair is in STATE.
+    """Answer whether the pair is in STATE.
 
     STATE is down, unprotected, resync, migrating, colo, failover or failed.
     """

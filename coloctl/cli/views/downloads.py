@@ -1,4 +1,8 @@
-"""How far the lab's provision is: a drawing on a terminal, lines elsewhere."""
+"""Draw the progress of downloads for the lab: bars on a terminal, lines elsewhere.
+
+Called by `cli.verbs.lab_goods` and `cli.players`; a `Bars.report` gets what `lab.progress`
+describes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ LINE_EVERY_S = 5.0
 
 
 class Bars:
-    """What `lab` reports is shown on standard error while the ``with`` block lasts.
+    """The progress that `lab` reports, drawn on standard error while the ``with`` block lasts.
 
     Give `report` as the `Report` of lab's functions; it may be called from any thread.
     """
@@ -56,7 +60,7 @@ class Bars:
             self._shown, self._over = False, True
 
     def report(self, progress: Progress) -> None:
-        """``progress`` is shown, unless all is over soon."""
+        """Draw ``progress``, unless the whole step is over soon."""
         with self._lock:
             if self._latest is None:
                 self._patience.start()
@@ -80,7 +84,7 @@ class Bars:
             return
         counted = progress.done_bytes is not None
         now = time.monotonic()
-        # Packages are unpacked by the hundred: counted work is told by the clock.
+        # Packages are unpacked by the hundred: counted work is printed by the clock.
         if now >= self._line_due_s if counted else changed:
             self._line_due_s = now + LINE_EVERY_S if counted else 0.0
             print(line(progress), file=sys.stderr, flush=True)
@@ -112,7 +116,7 @@ class _Amount(ProgressColumn):
 
 
 def line(progress: Progress) -> str:
-    """The step for a log: ``fetching 12 packages: 30 of 181 MiB``."""
+    """Format the step for a log: ``fetching 12 packages: 30 of 181 MiB``."""
     if progress.done_bytes is None:
         return progress.what
     done = progress.done_bytes / MIB

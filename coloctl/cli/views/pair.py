@@ -1,4 +1,7 @@
-"""Views of pairs as tables; pure: nothing is asked, nothing is printed."""
+"""Draw views of pairs as tables; pure.
+
+Called by `cli.verbs.status` with what `cli.reach` found. Nothing is asked here, nothing is printed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from coloctl.model.view import (
     Presence,
 )
 
-#: What a state means to somebody who looks over from the other end of the room.
+#: The colour of each state, to be read from the other end of the room.
 STATE_STYLE: Mapping[str, str] = {
     "colo": "green",
     "unprotected": "yellow",
@@ -55,7 +58,7 @@ _FACTS: Mapping[str, str] = {
 
 
 def statuses(looked: Sequence[Looked], *, extended: bool = False) -> RenderableType:
-    """Pairs below each other; ``looked`` is the answer of `reach.survey`."""
+    """Draw pairs below each other, as `reach.survey` found them."""
     parts: list[RenderableType] = []
     for one in looked:
         if parts:
@@ -65,7 +68,7 @@ def statuses(looked: Sequence[Looked], *, extended: bool = False) -> RenderableT
 
 
 def status(view: PairView, *, extended: bool = False) -> RenderableType:
-    """One pair: what matters on top, its nodes below."""
+    """Draw one pair: protection and news on top, its nodes below."""
     parts: list[RenderableType] = [headline(view), Text(sentence(view.reason), style="dim")]
     parts += news(view)
     if view.progress:
@@ -77,7 +80,7 @@ def status(view: PairView, *, extended: bool = False) -> RenderableType:
 
 
 def headline(view: PairView) -> Text:
-    """Pair, protection and for how long, generation; the exposure clock while it runs."""
+    """Draw pair, protection and its age, generation; the exposure clock while it runs."""
     state, exposed = view.protection, view.exposed_s
     style = STATE_STYLE.get(state, "")
     alone = state is Protection.UNPROTECTED and exposed is not None
@@ -96,7 +99,7 @@ def headline(view: PairView) -> Text:
 
 
 def news(view: PairView) -> Iterator[Text]:
-    """What an operator should know beyond the state: what is the matter, what waits for whom."""
+    """List what an operator should know beyond the state: what is wrong, and what is awaited."""
     name = view.name
     if view.diagnosis is not Diagnosis.HEALTHY:
         yield Text.assemble(("✘ ", "red"), (view.diagnosis, "bold red"), " is what is seen; ",
@@ -142,13 +145,13 @@ def _progress(progress: ActProgress) -> Text:
 
 
 def nodes(view: PairView) -> RenderableType:
-    """One row per node; on a narrow terminal the figures of checkpoints but their number go."""
+    """Draw a row per node; a narrow terminal shows no figures of checkpoints but their number."""
     figures = ("CHECKPOINTS", "PERIOD", "PAUSE p50/p99")
     return Widest(_nodes(view, figures), _nodes(view, figures[:1]))
 
 
 def _nodes(view: PairView, figures: Sequence[str]) -> Table:
-    """Checkpoints are counted at the primary."""
+    """Draw a row per node; checkpoints are counted at the primary."""
     table = plain_table("NODE", "ROLE", "STATE", "PROTECTION")
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
@@ -170,7 +173,7 @@ def _state(node: NodeView) -> Text:
 
 
 def _protection(view: PairView, node: NodeView) -> Text:
-    """What the pair is, where it has a QEMU; a fence where that is the news."""
+    """Return the pair's state where the node has a QEMU, or the state of its fence."""
     if node.fencing not in (Fencing.CLEAR, Fencing.FENCED):
         return Text(f"fencing {node.fencing}", style="red")
     if node.role is Role.NONE:
@@ -191,7 +194,7 @@ def _checkpoints(view: PairView, node: NodeView) -> list[Text]:
 
 
 def details(view: PairView) -> RenderableType:
-    """All that is known: of the nodes side by side, then of the pair."""
+    """Draw all facts: of the nodes side by side, then of the pair."""
     return Group(_node_facts(_nodes_of(view)), Text(), _pair_facts(view))
 
 
@@ -244,7 +247,7 @@ def _last(counted: CheckpointView) -> str:
 
 
 def watched(drawn: RenderableType, every_s: float) -> RenderableType:
-    """A status that renews itself, and how to leave it."""
+    """Draw a status that renews itself, and how to end it."""
     return Group(drawn, Text(), Text(f"every {every_s:g} s; Ctrl-C ends", style="dim"))
 
 
@@ -268,7 +271,7 @@ def _unseen(looked: Looked) -> RenderableType:
 
 
 def pairs(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """One row per pair; ``rows`` are those of `plain.summary`."""
+    """Draw a row per pair; ``rows`` are those of `plain.summary`."""
     table = plain_table("PAIR", "PROTECTION", "GUEST ON", "GENERATION", "EXPOSED")
     table.add_column("REASON")  # takes what room is left, on one line
     for row in rows:

@@ -1,6 +1,7 @@
-"""Views of a pair as plain text, JSON and tab-separated values; light to import.
+"""Format views of a pair as plain text, JSON and tab-separated values; light to import.
 
-Tables are in `coloctl.cli.views.render`, which needs rich.
+Called by every verb that prints a document, such as `cli.verbs.status`. Tables are in
+`cli.views.render` and `cli.views.pair`, which need rich.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ LIST_COLUMNS = (
 
 
 def print_json(document: object) -> None:
-    """One document on standard output."""
+    """Print one document on standard output."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def clock(seconds: float) -> str:
-    """``00:03:12``; days in front where there are some."""
+    """Format seconds as ``00:03:12``, with days in front where there are some."""
     days, rest = divmod(int(seconds), 86400)
     hours, rest = divmod(rest, 3600)
     minutes, left = divmod(rest, 60)
@@ -49,7 +50,7 @@ def clock(seconds: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """``text`` with the stop at its end that a sentence has."""
+    """Return ``text`` with the full stop that a sentence has at its end."""
     return text if text.endswith((".", "!", "?")) or not text else f"{text}."
 
 
@@ -106,7 +107,7 @@ def summary(looked: Looked) -> dict[str, Any]:
 
 
 def tsv(rows: Iterable[Sequence[object]]) -> str:
-    """Rows as tab-separated lines; None is empty, and no value can break a line."""
+    """Format rows as tab-separated lines; None is empty, and no value can break a line."""
     return "\n".join("\t".join(map(_cell, row)) for row in rows)
 
 
@@ -135,7 +136,7 @@ def _tsv_row(view: PairView, node: NodeView) -> list[object]:
 
 
 def dialogue_lines(steps: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A dialogue as people read it: who is spoken to, why, and the very words."""
+    """Format a dialogue for people: the node, the reason, and the exact message."""
     lines: list[str] = []
     speaking_to = ""
     for step in steps:
@@ -158,10 +159,10 @@ def _said(step: Mapping[str, Any]) -> list[str]:
 
 
 def show_dialogue(pair: str, verb: str, steps: Sequence[Mapping[str, Any]], form: str) -> None:
-    """What ``verb`` would say is on standard output; nothing was said to QEMU."""
+    """Print the dialogue that ``verb`` would have with QEMU; none is held."""
     if form == "json":
         print_json({"schema": SCHEMA, "pair": pair, "verb": verb, "dry_run": True, "steps": steps})
     elif steps:
         print("\n".join(dialogue_lines(steps)))
     else:
-        print("# nothing would be said to QEMU")
+        print("# nothing would be sent to QEMU")

@@ -1,4 +1,8 @@
-"""How far an act is, drawn on standard error as its supervisor tells it."""
+"""Draw the progress of an act on standard error, from the events of its supervisor.
+
+Called by `cli.acting` and `cli.verbs.start` while an act is under way, and by `cli.verbs.run` for
+its log; `drawing` makes a handler for the events of `control.client`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from typing import Any, Self
 from coloctl.control.client import ControlEvent, OnEvent
 from coloctl.model.pairevent import NodeDead, PairEvent, ProgressMade, StateChanged, StepReached
 
-#: The steps of `coloctl start`, in words.
+#: The steps of `coloctl start`, as they are shown.
 WORDS = {
     "images": "looking at the disks of both nodes",
     "primary": "starting the guest's QEMU",
@@ -36,7 +40,7 @@ WORDS = {
 
 
 def in_words(step: str, limit_s: float | None = None) -> str:
-    """Describe the step for people, and how long it may take yet where that is told."""
+    """Describe the step for people, with the time that it may still take where that is known."""
     limit = "" if limit_s is None else f" and waiting for that, {limit_s:.0f} s at most"
     return WORDS.get(step, step) + limit
 
@@ -48,7 +52,7 @@ class PlainProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to take away."""
+        """Leave all lines where they are."""
 
     def on_event(self, event: ControlEvent) -> None:
         """Write the step or change of state to standard error."""
@@ -130,7 +134,7 @@ class LiveProgress:
 
 
 def _bytes_columns() -> Any:
-    """Bar, bytes, rate and time left; empty for a step whose length is not known."""
+    """Return bar, bytes, rate and time left; none for a step whose length is not known."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -165,7 +169,7 @@ def _bytes_columns() -> Any:
 
 @contextlib.contextmanager
 def drawing(*, as_json: bool) -> Iterator[OnEvent | None]:
-    """What draws the events of an act: lines where there is no terminal, nothing under JSON."""
+    """Return a handler that draws events: lines without a terminal, nothing under JSON."""
     if as_json:
         yield None
         return

@@ -36,7 +36,7 @@ class _Trimmed(io.StringIO):
 
 
 def console() -> Console:
-    """Standard output as rich sees it; without colour under NO_COLOR or without a terminal."""
+    """Return standard output as rich sees it; no colour under NO_COLOR or without a terminal."""
     return Console(highlight=False, file=None if sys.stdout.isatty() else _Trimmed())
 
 
@@ -57,7 +57,7 @@ class Widest:
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without lines, its heads dim."""
+    """Make a table without lines, its heads dim."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         table.add_column(name, no_wrap=True)
@@ -65,7 +65,7 @@ def plain_table(*columns: str) -> Table:
 
 
 def plain_grid() -> Table:
-    """A mark, a name and a sentence per row; no sentence is cut off, however narrow it gets."""
+    """Make a grid of mark, name and sentence; no sentence is cut off, however narrow it gets."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column()
@@ -74,12 +74,12 @@ def plain_grid() -> Table:
 
 
 def milliseconds(value: float | None, digits: int = 1) -> str:
-    """A length of time that may not be known."""
+    """Format a length of time that may not be known."""
     return "-" if value is None else f"{value:.{digits}f} ms"
 
 
 def timeline(pair: str, document: Mapping[str, Any]) -> RenderableType:
-    """A failover: who runs, and its steps as bars on one time axis."""
+    """Draw a failover: the survivor, and the steps as bars on one time axis."""
     line = Text.assemble(
         (pair, "bold"), f" runs on node {document['survivor']}, which was the "
         f"{document['role_before']}; node {document['lost']} is fenced.",
@@ -88,7 +88,7 @@ def timeline(pair: str, document: Mapping[str, Any]) -> RenderableType:
 
 
 def occasion(document: Mapping[str, Any]) -> list[Text]:
-    """What a failover was for, as far as its document says."""
+    """Return the cause of a failover, as far as its document names it."""
     said = [f"cause {document['cause']}"] if document.get("cause") else []
     if document.get("fault_ms") is not None:
         said.append(f"noticed {-document['fault_ms']:.1f} ms after the fault")
@@ -96,7 +96,7 @@ def occasion(document: Mapping[str, Any]) -> list[Text]:
 
 
 def timeline_steps(document: Mapping[str, Any]) -> RenderableType:
-    """The steps of a failover, when each was done and what it took."""
+    """Draw the steps of a failover, when each was done and how long it took."""
     steps = sorted(document["steps"].items(), key=lambda step: step[1])
     whole = max((at for _, at in steps), default=0.0)
     table = plain_table("STEP")
@@ -123,7 +123,7 @@ def step_meaning(step: str) -> str:
 
 
 def bar(begin: float, end: float, whole: float, width: int = BAR_WIDTH) -> str:
-    """A bar from ``begin`` to ``end`` on an axis of ``whole``, never shorter than an eighth."""
+    """Draw a bar from ``begin`` to ``end`` on an axis of ``whole``, at least an eighth wide."""
     if whole <= 0:
         return ""
     cells = round(begin / whole * width)

@@ -106,7 +106,7 @@ def test_a_reader_that_was_left_behind_is_told(follow: Any) -> None:
     dropped = ControlEvent("CLIENT_DROPPED", {"reason": "It left 1000 messages unread."}, 0.0)
     code, _, err = follow(step(6), dropped)
     assert code == 1
-    assert "It left 1000 messages unread." in err and "begins anew" in err
+    assert "It left 1000 messages unread." in err and "begins again" in err
 
 
 def test_a_supervisor_that_vanishes_is_an_error_and_a_pair_that_was_stopped_is_none(
