@@ -36,7 +36,7 @@ class in JSON documents and on the control socket; ``exit_code`` is what the pro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 def _ended(text: str) -> str:
@@ -141,7 +141,6 @@ class MonitorError(ColoctlError):
     """A QMP monitor did not do what was asked of it."""
 
     code = "monitor"
-    transcript: Any = None  #: qmp.sequence.Transcript of the sequence that ended with this error
 
 
 class Unreachable(MonitorError):

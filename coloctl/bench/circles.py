@@ -21,6 +21,7 @@ from typing import Any
 
 from coloctl.bench.failover import BENCH_SCHEMA, until
 from coloctl.chaos.checks import records, streams, verdict
+from coloctl.chaos.evidence.inventory import counts
 from coloctl.chaos.evidence.records import Takeover
 from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
@@ -157,7 +158,7 @@ class _Play:
         self._joining = False
         until(self.client, self._protected, CIRCLE_DEADLINE_S)
         moments.colo_s = time.monotonic()
-        moments.counts = self._counts()
+        moments.counts = counts(Acts(self.client))
         return moments
 
     def _guest(self) -> None:
@@ -174,23 +175,6 @@ class _Play:
             self._guest()
             self._joining = True
         return bool(view["protection"] == "colo" and view["progress"] is None)
-
-    def _counts(self) -> dict[str, dict[str, int]]:
-        """How much each QEMU holds, by role: what must not grow from circle to circle."""
-        questions = {
-            "objects": ("qom-list", {"path": "/objects"}),
-            "chardevs": ("query-chardev", None),
-            "block-nodes": ("query-named-block-nodes", {"flat": True}),
-            "exports": ("query-block-exports", None),
-            "jobs": ("query-jobs", None),
-        }
-        counts: dict[str, dict[str, int]] = {}
-        for node in Acts(self.client).status_document()["nodes"]:
-            counts[node["role"]] = {
-                what: len(Acts(self.client).qmp(node["name"], ask, given))
-                for what, (ask, given) in questions.items()
-            }
-        return counts
 
 
 def _times(moments: _Moments) -> dict[str, Any]:

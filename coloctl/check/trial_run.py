@@ -24,7 +24,7 @@ from coloctl.errors import (
     LaunchError,
     MigrationFailed,
 )
-from coloctl.ha.failover import fail_over
+from coloctl.ha.failover import Failover
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.timeline import FailoverStep
 from coloctl.tasks import first_of
@@ -125,11 +125,9 @@ class _TrialRun:
                 note(event.at_s)
 
     async def _fail_over(self, spec: PairSpec, survivor: VM, lost: VM, role: Role) -> None:
-        async def nobody_else() -> None:
-            return None
-
-        timeline = await fail_over(spec, survivor, lost, role, arbitrate=nobody_else)
-        self.failover_ms = timeline.steps[FailoverStep.RUNNING]
+        failover = Failover(spec, survivor, lost, role)
+        await failover.promote(await failover.fence(), _no_claim())
+        self.failover_ms = failover.steps.times()[FailoverStep.RUNNING]
 
     async def end(self) -> None:
         """Every QEMU of the pair is dead; raises `FencingFailed` for one without a proof."""
@@ -151,6 +149,10 @@ class _TrialRun:
             failover_ms=self.failover_ms,
             **more,
         )
+
+
+async def _no_claim() -> None:
+    """Claim nothing: no other supervisor knows of this pair."""
 
 
 async def rehearse(

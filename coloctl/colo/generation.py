@@ -1,13 +1,13 @@
-"""Decide whose disks the guest begins with: what each node's disks are worth, durably.
+"""Decide on which node's disks the guest starts, and write down durably what each node's disks
+hold.
 
-A pair that was stopped begins again with the disks that hold everything that clients were told; the
-images themselves do not tell. So a word about them is kept beside the node's first image and in the
-machine's registry (`coloctl.colo.registry`). Start, protect, stop, failover and the doctor call
-this.
+A pair that was stopped starts again on the disks that hold every write that clients saw
+acknowledged. The images do not show which those are. So a disk record is kept in two places
+(`colo.registry`). Called by `supervisor.acts.start`, `supervisor.acts.failover` and `check.disks`.
 
-Invariant: disks that lack something that clients saw acknowledged are in sync only with a lower
+Invariant: disks without something that clients saw acknowledged are in sync only with a lower
 generation than disks which have it, or as those of a secondary with the same. Disks of which it is
-not known what they hold are neither chosen nor passed over, unless an operator says so.
+not known what they hold are neither chosen nor passed over, unless an operator orders it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from coloctl.colo import registry
-from coloctl.colo.companion import WHOLE, Companion, Companions, Overlays, Word, Worth
+from coloctl.colo.companion import WHOLE, Companion, Companions, DiskRecord, Overlays, Worth
 from coloctl.colo.registry import SUFFIX
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Host
@@ -42,14 +42,14 @@ Hosts = Mapping[NodeName, Host]
 
 Promoted = tuple[NodeName, int]
 
-#: What a guest wrote last goes to the disk while its pair is stopped; seconds.
+#: Time for a guest's last writes to reach the disk while its pair is stopped, seconds.
 FLUSH_DEADLINE_S = 5.0
 
 
 async def read(spec: PairSpec, hosts: Hosts) -> Companions:
-    """Read what each node's disks are worth; generation 0 and in sync where they are new.
+    """Read what each node's disks hold; new disks have generation 0 and are in sync.
 
-    What cannot be read, or was written about other disks, is a doubt in the answer. Raises
+    What cannot be read, or was written about other disks, is a doubt in the result. Raises
     `PreconditionFailed` for disks that are another pair's, and for two devices of one name.
     """
     if not spec.disks:
@@ -67,10 +67,10 @@ async def read(spec: PairSpec, hosts: Hosts) -> Companions:
 
 
 async def unstable(spec: PairSpec, hosts: Hosts) -> list[str]:
-    """Name the devices without a name that outlives this boot, each in a sentence.
+    """Name the devices without a name that outlives this boot, each as a sentence.
 
     What is known of them is lost with the boot. Raises `PreconditionFailed` for disks that cannot
-    be looked at.
+    be inspected.
     """
     found = []
     for node in NODES:
@@ -85,7 +85,7 @@ async def unstable(spec: PairSpec, hosts: Hosts) -> list[str]:
 
 
 def reached(companion: Companion) -> int:
-    """The highest generation that is known of these disks, be it of those that lay there before."""
+    """Return the highest generation known of these disks, or of those that were there before."""
     return max(companion.generation, companion.bound or 0)
 
 
@@ -94,19 +94,21 @@ LEAP = 1000
 
 
 def leap(companions: Companions) -> int:
-    """How much further than by one the generation grows by an operator's word.
+    """Return how much further than by one the generation grows when an operator chooses the disks.
 
-    Where a word cannot be read at all, its number is not known. It may come back, with its disk or
-    its permissions, and must not be the highest then.
+    Where a record cannot be read at all, its number is not known. It may come back, with its disk
+    or its permissions, and must not be the highest then.
     """
     return LEAP if any(one.doubt and one.bound is None for one in companions.values()) else 0
 
 
 def source(companions: Companions, *, promoted: Promoted | None = None) -> NodeName:
-    """The node whose disks are the guest's: the newest, before those of its secondary; else node a.
+    """Choose the node on whose disks the guest starts; node a where both are equal.
 
-    ``promoted`` is the arbiter's word: who was promoted last, and in which generation. Raises
-    `PreconditionFailed` where a start would lose something, or might, and says what.
+    The highest generation wins, and within one the disks on which the guest itself ran win over
+    those of its secondary. ``promoted`` is the arbiter's claim: which node was promoted last, and
+    in which generation. Raises `PreconditionFailed` where a start would lose something, or might,
+    and names it.
     """
     if _are_new(companions):
         companions = {node: _as_new(companions[node]) for node in NODES}
@@ -142,10 +144,11 @@ HINT = (
 
 
 def _are_new(companions: Companions) -> bool:
-    """Whether these are new disks for a pair of an old name, as a job makes them at every run.
+    """Return whether these are new disks for a pair of an old name, as a job makes them at every
+    run.
 
-    Those that lay there are gone on both nodes; or on one, where no failover had ever happened and
-    nothing is known of the other's.
+    The disks that were there are gone on both nodes; or on one, where no failover had ever happened
+    and nothing is known of the other's.
     """
     gone = [one for one in companions.values() if one.replaced]
     rest = [one for one in companions.values() if not one.replaced]
@@ -160,10 +163,10 @@ def _as_new(companion: Companion) -> Companion:
 def _has_all_of(
     rival: Companion, number: int, *, sure: bool, claimed: Mapping[NodeName, int]
 ) -> bool:
-    """Whether disks of generation ``number`` hold whatever those in doubt can hold.
+    """Return whether disks of generation ``number`` hold all that the rival in doubt can hold.
 
-    Within one generation only disks of which it is written that the guest itself ran on them hold
-    all of it (``sure``); new ones hold nothing at all.
+    Within one generation only disks hold all of it on which, by their record, the guest itself ran
+    (``sure``). New disks hold nothing at all.
     """
     if rival.bound is None:
         return False
@@ -181,22 +184,21 @@ async def write(
     overlays: Overlays | None = None,
     durable: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write durably what ``node``'s disks are worth; raises `PreconditionFailed`.
+    """Write durably what ``node``'s disks hold; raises `PreconditionFailed`.
 
     ``overlays`` belong to `Worth.OVERLAY_PENDING`: per disk id the paths of the overlays that its
-    image lacks, the one that the guest writes to first. ``durable`` is called as in `registry.put`.
+    image does not hold yet, the active one first. ``durable`` is called as in `registry.put`.
     """
     if spec.disks:
-        word = Word(spec.name, node, generation, state, overlays=overlays or {})
-        await registry.put(spec, hosts[node], word, durable)
+        record = DiskRecord(spec.name, node, generation, state, overlays=overlays or {})
+        await registry.put(spec, hosts[node], record, durable)
 
 
 async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
-    """Note durably how the images of ``node`` lie, whose guest has ended.
+    """Note durably the size and last write of the images of ``node``, whose guest has ended.
 
-    By that the next start knows whether another program has written to them
-    (`colo.last_write`). Does nothing for disks that are not whole by themselves.
-    Raises `ColoctlError`.
+    By them the next start knows whether another program has written to them (`colo.last_write`).
+    Has no effect on disks that are not whole by themselves. Raises `ColoctlError`.
     """
     if not spec.disks:
         return
@@ -210,8 +212,8 @@ async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
     flush = ["sync", "--", *map(str, files)]
     done = await hosts[node].run(flush, deadline_s=FLUSH_DEADLINE_S)
     if done.code == 0:
-        word = Word(spec.name, node, known.generation)
-        await registry.put(spec, hosts[node], word, at_rest=True)
+        record = DiskRecord(spec.name, node, known.generation)
+        await registry.put(spec, hosts[node], record, at_rest=True)
 
 
 async def keep(
@@ -224,7 +226,7 @@ async def keep(
     overlays: Overlays | None = None,
     durable: Callable[[], None] = lambda: None,
 ) -> str:
-    """As `write`, but the guest matters more: what went wrong is answered, for an operator."""
+    """Write like `write`, but return an error as text: the guest matters more."""
     try:
         await write(spec, hosts, node, generation, state, overlays=overlays, durable=durable)
     except ColoctlError as error:

@@ -1,11 +1,12 @@
-"""Notice an image that was written to while its pair was down. Pure.
+"""Notice an image that was written to while its pair was down; pure.
 
-When a guest has ended, the word about its disks notes size and time of the last write of each image
-file. `coloctl.colo.registry` compares that at the next look: a backup that was copied over the
-image, or another tool that used it, leaves inode and companion as they were, but not these.
+When a guest has ended, its disk record notes size and time of the last write of each image file.
+`colo.registry` compares them at the next look. A backup that was copied over the image, or another
+tool that used it, leaves inode and companion file as they were, but not these.
 
-Invariant: only the latest word is asked, and a start writes one without them before its guest runs.
-So what a killed QEMU, a power failure or a dead supervisor leaves is never taken for another's.
+Invariant: only the latest record is compared, and a start writes one without them before its guest
+runs. So what a killed QEMU, a power failure or a dead supervisor leaves is never taken for a write
+of another program.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from coloctl.colo.companion import Companion, Word
+from coloctl.colo.companion import Companion, DiskRecord
 from coloctl.model.disk import DiskIdentity, written_since
 
 
 def forgotten(images: Mapping[str, DiskIdentity]) -> Mapping[str, DiskIdentity]:
-    """Leave out of ``images``, by disk id, how they lie now: a guest is going to write to them."""
+    """Return ``images``, by disk id, without size and time: a guest is going to write to them."""
     return {disk: replace(identity, rest="") for disk, identity in images.items()}
 
 
 def checked(
-    known: Companion, now: Mapping[str, DiskIdentity], words: Iterable[Word | None]
+    known: Companion, now: Mapping[str, DiskIdentity], records: Iterable[DiskRecord | None]
 ) -> Companion:
-    """Put disks in doubt whose images, as they are ``now``, were written to since ``words``."""
-    latest = max((word for word in words if word), key=lambda word: word.serial, default=None)
+    """Put disks in doubt whose images, as they are ``now``, were written to since ``records``."""
+    latest = max(
+        (record for record in records if record), key=lambda record: record.serial, default=None
+    )
     if latest is None or known.doubt or not known.written:
         return known
     for disk, was in latest.images.items():

@@ -249,7 +249,7 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline
         accel=ground.accel,
         rundir=ground.rundir(node),
         overlays=blockdev.overlays(spec, node),
-        witness=blockdev.witness(spec, node) if spec.disks else None,
+        close_marker=blockdev.close_marker(spec, node) if spec.disks else None,
         plugin=plugin(ground),
     )
 

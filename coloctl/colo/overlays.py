@@ -1,11 +1,12 @@
-"""The overlays of a node's disks: made for a new secondary, kept while pending, settled at a start.
+"""Make, keep, settle and remove the overlays of a node's disks.
 
-`coloctl.colo.launch` makes and removes them with a secondary; a start settles those of the node
-whose disks it takes. What is pending is written in the companion (`coloctl.colo.generation`) before
-a secondary is promoted, and taken back when QEMU has merged them.
+Called by `colo.launch`, which makes and removes them with a secondary, and by
+`supervisor.acts.start`, which settles those of the node whose disks it takes; works through
+`machine.overlay`. What is pending is written in the disk record (`colo.generation`) before a
+secondary is promoted, and taken back when QEMU has merged the overlays.
 
-Invariant: overlays that a companion calls pending are never removed or made anew, nor those of a
-node of which it is not known; a guest never runs on an image that lacks them.
+Invariant: overlays that a record calls pending are never removed or made again, nor those of a node
+of which it is not known. A guest never runs on an image without its pending overlays.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ REMOVE_DEADLINE_S = 2.0
 
 
 def names(spec: PairSpec, node: NodeName) -> Overlays:
-    """Say for a companion what the images of ``node`` lack, per disk id.
+    """Return the overlays of each disk of ``node``, by disk id, as a disk record names them.
 
-    The paths are those of the active and the hidden overlay, and of the witness.
+    The paths are those of the active overlay, the hidden overlay and the close marker.
     """
     if not spec.disks:
         return {}
-    witness = str(blockdev.witness(spec, node))
+    close_marker = str(blockdev.close_marker(spec, node))
     found = zip(spec.disks, blockdev.overlays(spec, node), strict=True)
-    return {disk.id: (str(over.active), str(over.hidden), witness) for disk, over in found}
+    return {disk.id: (str(over.active), str(over.hidden), close_marker) for disk, over in found}
 
 
 def _files(spec: PairSpec, node: NodeName) -> list[str]:
@@ -44,10 +45,10 @@ def _files(spec: PairSpec, node: NodeName) -> list[str]:
 
 
 def as_claimed(spec: PairSpec, known: Companion, claimed: int) -> Companion:
-    """Call the overlays of a secondary pending where a claim says that it may have been promoted.
+    """Call the overlays of a secondary pending where a claim shows that it may have been promoted.
 
     ``claimed`` is the generation of that claim, 0 for none. A failover that was cut short between
-    the claim and the word beside the image leaves no other trace.
+    the claim and the record beside the image leaves no other trace.
     """
     if known.state is not Worth.FOLLOWING or claimed <= known.generation or known.doubt:
         return known
@@ -62,11 +63,11 @@ def as_claimed(spec: PairSpec, known: Companion, claimed: int) -> Companion:
 async def as_overruled(
     spec: PairSpec, host: Host, known: Companion, claimed: int, *, qemu_img: Path
 ) -> Companion:
-    """Call overlays pending that lie beside disks in doubt, which an operator begins with.
+    """Call overlays pending that lie beside disks in doubt, on which an operator starts the guest.
 
-    A claim, of generation ``claimed``, says that their node was promoted. Raises
-    `PreconditionFailed` where overlays hold something and there is no claim: it may be what clients
-    saw acknowledged, or what a secondary did that was never promoted.
+    A claim, of generation ``claimed``, shows that their node was promoted. Raises
+    `PreconditionFailed` where overlays hold data and there is no claim: it may be what clients saw
+    acknowledged, or what a secondary did that was never promoted.
     """
     if not known.doubt or not spec.disks:
         return known
@@ -84,7 +85,7 @@ async def as_overruled(
     files = ", ".join(path for found in there.values() for path in found[:2])
     raise PreconditionFailed(
         f"{known.sentence()} Nor is it known whether {files} hold what clients of the guest saw "
-        "acknowledged and the image lacks.",
+        "acknowledged and the image does not hold.",
         hint=f"move these files to another folder if node {known.node} was never promoted; else "
         "bring back its IMAGE.generation or the machine's registry, and start without --from",
     )
@@ -99,7 +100,7 @@ async def make(
 ) -> None:
     """Make fresh overlays for a new secondary on ``node``; ``sizes`` in bytes, by disk id.
 
-    Disks in doubt were judged by `generation.source` before. Raises `PreconditionFailed` where
+    Disks in doubt were decided on by `generation.source` before. Raises `PreconditionFailed` where
     overlays are pending, or cannot be made.
     """
     if not spec.disks:
@@ -116,14 +117,14 @@ async def make(
     for disk, over in zip(spec.disks, blockdev.overlays(spec, node), strict=True):
         for path in (over.active, over.hidden):
             await overlay.make(path, sizes[disk.id], host.run, qemu_img=qemu_img)
-    witness = blockdev.witness(spec, node)
-    await overlay.make(witness, blockdev.WITNESS_BYTES, host.run, qemu_img=qemu_img)
+    close_marker = blockdev.close_marker(spec, node)
+    await overlay.make(close_marker, blockdev.CLOSE_MARKER_BYTES, host.run, qemu_img=qemu_img)
 
 
 async def remove(spec: PairSpec, host: Host, node: NodeName) -> bool:
-    """Remove the overlays of ``node``, whose QEMU is gone; answers False where they are kept.
+    """Remove the overlays of ``node``, whose QEMU is gone; return False where they are kept.
 
-    So are those that a process holds: the pair may run from another state folder.
+    Overlays that a process holds are kept too: the pair may run from another state folder.
     """
     if not spec.disks:
         return True
@@ -153,11 +154,11 @@ async def settle(
     qemu_img: Path,
     report: Callable[[str], None] = lambda _: None,
 ) -> Companion:
-    """Make the images of a node whole: commit the overlays that they lack, before a guest runs.
+    """Make the images of a node whole: commit their pending overlays, before a guest runs.
 
-    Answers what the disks are worth then: in sync, of the same generation. May be cut short at any
-    point and called again. Raises `PreconditionFailed` where that cannot be done now; nothing is
-    lost then, and the next start tries it again.
+    Returns what the disks hold then: in sync, of the same generation. It may be cut short at any
+    point and called again. Raises `PreconditionFailed` where it cannot be done now; nothing is lost
+    then, and the next start tries again.
     """
     if known.state is not Worth.OVERLAY_PENDING:
         return known
@@ -166,7 +167,8 @@ async def settle(
     pending = await _unmerged(spec, host, known, qemu_img)
     if pending != known.overlays:  # before anything of the others is touched
         await _write(spec, hosts, replace(known, overlays=pending))
-    # From here on the overlays' own marks say nothing: opening them changes these.
+    # From here on the overlays' own marks prove nothing: opening an overlay changes them.
+
     await _remove(host, sorted({found[2] for found in known.overlays.values()}))
     formats = {disk.id: (disk.image[node], disk.format) for disk in spec.disks}
     for disk, (active, hidden, _) in pending.items():
@@ -199,7 +201,9 @@ def _unsettled(known: Companion, error: PreconditionFailed) -> PreconditionFaile
 
 
 async def _require_all(spec: PairSpec, host: Host, known: Companion) -> None:
-    """Every overlay is there and belongs to a disk of the pair; raises `PreconditionFailed`."""
+    """Require that every overlay is there and belongs to a disk of the pair, or
+    `PreconditionFailed`.
+    """
     disks = {disk.id for disk in spec.disks}
     for disk, found in known.overlays.items():
         if disk not in disks or len(found) != 3:
@@ -218,19 +222,20 @@ async def _require_all(spec: PairSpec, host: Host, known: Companion) -> None:
 
 
 async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path) -> Overlays:
-    """Leave out the disks whose image QEMU had put in the place of its overlays.
+    """Return the overlays without those of disks whose image QEMU had put in their place already.
 
-    It closes the active overlay when it does so, and the guest writes to the image from then on: to
-    commit the overlays would bring back what was overwritten since. Closing writes a bitmap into it
-    (`blockdev.CLOSED`), which is therefore the sign, whatever the overlay holds: one without data
-    is never dirty. At an orderly end QEMU closes it as well, but then the witness too. The hidden
-    overlay tells nothing, QEMU marks it as clean when the merge begins.
+    QEMU closes the active overlay when it does so, and the guest writes to the image from then on:
+    to commit the overlays would bring back what was overwritten since. Closing writes a bitmap into
+    it (`blockdev.CLOSED`), which is therefore the sign, with or without data: one without
+
+    data is never dirty. At an orderly end QEMU closes it as well, but then the close marker too.
+    The hidden overlay shows nothing, because QEMU marks it as clean when the merge begins.
 
     An overlay without that bitmap, of an earlier coloctl or closed on a full disk, was closed if it
     holds data and is not dirty.
     """
-    witnesses = {Path(found[2]) for found in known.overlays.values()}
-    if not await _killed(host, witnesses, qemu_img):
+    markers = {Path(found[2]) for found in known.overlays.values()}
+    if not await _killed(host, markers, qemu_img):
         return known.overlays
     left = {}
     for disk, found in known.overlays.items():
@@ -244,14 +249,14 @@ async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path
     return left
 
 
-async def _killed(host: Host, witnesses: set[Path], qemu_img: Path) -> bool:
-    """Whether the QEMU that had the witness open ended without closing its files.
+async def _killed(host: Host, markers: set[Path], qemu_img: Path) -> bool:
+    """Return whether the QEMU that had the close marker open ended without closing its files.
 
-    A witness that is not there has been read already (`settle`).
+    A close marker that is not there has been read already (`settle`).
     """
-    for path in witnesses:
+    for path in markers:
         if not await _is_file(host, str(path)):
             return False
         if not (await overlay.marks(path, host.run, qemu_img=qemu_img)).dirty:
             return False
-    return bool(witnesses)
+    return bool(markers)

@@ -1,10 +1,12 @@
-"""Every QMP sequence of coloctl, as tuples of steps; pure, and what ``--dry-run`` prints.
+"""Build every QMP sequence of coloctl as a tuple of steps; pure, and what ``--dry-run`` prints.
 
-Those that compare disks are in `coloctl.colo.difference_plan`.
+Called by `colo.protect`, `ha.failover` and `supervisor.acts`; the commands are those of
+`qmp.command`, which `qmp.sequence` runs. Sequences that compare disks are in
+`colo.difference_plan`.
 
-The order inside each tuple was paid for (docs/qemu.md): capabilities before ``migrate-incoming``,
-the NBD export before COLO starts, out-of-band yank before anything that may drain a dead peer,
-``nbd-server-stop`` before ``x-colo-lost-heartbeat`` on a secondary.
+Invariant: the order inside each tuple was found the hard way (docs/qemu.md). Capabilities come
+before ``migrate-incoming``, the NBD export before COLO starts, out-of-band yank before anything
+that may drain a dead peer, ``nbd-server-stop`` before ``x-colo-lost-heartbeat`` on a secondary.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from coloctl.qmp.sequence import Step
 
 Plan = tuple[Step, ...]
 
-#: Bytes per second at which less than one page goes over within a downtime of 1 ms.
+#: Bytes per second at which less than one page is sent within a downtime of 1 ms.
 NO_PAGE_PER_MS = 1_000_000
 #: While the guest stands still its memory may take the whole link, bytes per second.
 HELD_BANDWIDTH = 100 * 1024**3
@@ -32,13 +34,8 @@ def _steps(why: str, *commands: qmp.Command) -> Plan:
     return tuple(Step(command, why=why if n == 0 else "") for n, command in enumerate(commands))
 
 
-def resync_job(disk: int) -> str:
-    """Job id of the mirror of one disk."""
-    return f"resync{disk}"
-
-
 def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
-    """Both sides agree on what the migration stream carries."""
+    """Make both sides agree on what the migration stream carries."""
     wanted = list(dialect.capabilities())
     if spec.replication.multifd_channels:
         wanted.append(("multifd", True))
@@ -53,7 +50,7 @@ def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
 
 
 def prepare_secondary(wires: Wires, node: NodeName, dialect: Dialect) -> Plan:
-    """Let the secondary export its disks and wait for the primary's memory."""
+    """Make the secondary export its disks and wait for the primary's memory."""
     spec = wires.spec
     exports = [
         qmp.block_export_add(f"exp{i}", f"parent{i}", f"parent{i}", writable=True)
@@ -70,7 +67,7 @@ def prepare_secondary(wires: Wires, node: NodeName, dialect: Dialect) -> Plan:
 
 
 def receive(wires: Wires, node: NodeName) -> Plan:
-    """Let the secondary listen for the migration stream."""
+    """Make the secondary listen for the migration stream."""
     return _steps(
         "incoming is deferred so that capabilities come first",
         qmp.migrate_incoming(wires.migration_uri(node)),
@@ -78,7 +75,7 @@ def receive(wires: Wires, node: NodeName) -> Plan:
 
 
 def connect_replicas(wires: Wires, secondary: NodeName) -> Plan:
-    """Let the primary open the secondary's exports; nothing is written to them yet."""
+    """Open the secondary's exports in the primary; it writes nothing to them yet."""
     at = wires.exports(secondary)
     return _steps(
         "the replica joins as an NBD client",
@@ -86,39 +83,8 @@ def connect_replicas(wires: Wires, secondary: NodeName) -> Plan:
     )
 
 
-def mirror_disks(spec: PairSpec, rate: int = 0) -> Plan:
-    """Every disk is copied to its replica while the guest writes; ``rate`` as in `Policy`."""
-    return _steps(
-        "full copy, following every write of the guest",
-        *(
-            qmp.blockdev_mirror(resync_job(i), f"colo-disk{i}", f"nbd{i}", speed=rate or None)
-            for i, _ in enumerate(spec.disks)
-        ),
-    )
-
-
-def finish_mirror(disk: int) -> Plan:
-    """The mirror of one disk ends with both sides equal; the guest must be stopped."""
-    return _steps(
-        "a cancel in READY completes the copy without changing the graph",
-        qmp.block_job_cancel(resync_job(disk)),
-    )
-
-
-def drop_mirror(disk: int) -> Plan:
-    """The mirror of one disk ends, its copy incomplete; it may have ended by itself meanwhile."""
-    ended = ("cannot accept command verb 'cancel'", "DeviceNotActive")
-    return (
-        Step(
-            qmp.block_job_cancel(resync_job(disk), force=True),
-            why="the replica is given up",
-            tolerate=ended,
-        ),
-    )
-
-
 def attach_replicas(spec: PairSpec) -> Plan:
-    """From here on every guest write goes to both disks."""
+    """Attach each replica to its quorum; from here on every guest write goes to both disks."""
     return _steps(
         "the quorum node writes to both children",
         *(qmp.x_blockdev_change(f"colo-disk{i}", node=f"nbd{i}") for i, _ in enumerate(spec.disks)),
@@ -126,10 +92,10 @@ def attach_replicas(spec: PairSpec) -> Plan:
 
 
 def start_migration(wires: Wires, secondary: NodeName, dialect: Dialect, delay_ms: int) -> Plan:
-    """Send the primary's memory over;  COLO begins where an ordinary migration would end.
+    """Send the primary's memory over; COLO begins where an ordinary migration would end.
 
     With next to no downtime allowed, it ends when nothing of a running guest is left to send, or
-    once `hold_guest` has made the guest stand still (docs/qemu.md, "Stale pages").
+    once `hold_guest` has stopped the guest (docs/qemu.md, "Stale pages").
     """
     patience = {"downtime_limit": 1}
     if dialect.switchover_bandwidth:
@@ -145,7 +111,7 @@ def start_migration(wires: Wires, secondary: NodeName, dialect: Dialect, delay_m
 
 
 def hold_guest() -> Plan:
-    """The guest stands still for the rest of its memory; COLO lets it run again."""
+    """Stop the guest for the rest of its memory; COLO lets it run again."""
     return _steps(
         "pages that change in the last pass would be stale on the secondary",
         qmp.migrate_set_parameters(max_bandwidth=HELD_BANDWIDTH),
@@ -154,7 +120,7 @@ def hold_guest() -> Plan:
 
 
 def mark_overlays(spec: PairSpec) -> Plan:
-    """Let the secondary's files tell later whether QEMU merged an overlay, and how it ended.
+    """Mark the secondary's files: later they show if QEMU merged an overlay, and how it ended.
 
     A disk is active in COLO only, so this comes no earlier.
     """
@@ -162,19 +128,21 @@ def mark_overlays(spec: PairSpec) -> Plan:
         return ()
     name, coarse = blockdev.CLOSED, blockdev.CLOSED_GRANULARITY
     active = [blockdev.overlay_ids(i)[0] for i, _ in enumerate(spec.disks)]
-    return _steps("a QEMU that is killed leaves it marked", qmp.mark_written(blockdev.WITNESS)) + (
-        _steps(
+    marker = qmp.mark_written(blockdev.CLOSE_MARKER)
+    return (
+        *_steps("a QEMU that is killed leaves it marked", marker),
+        *_steps(
             "written into an overlay when it is closed: when its image has everything",
             *(
                 qmp.block_dirty_bitmap_add(node, name, granularity=coarse, persistent=True)
                 for node in active
             ),
-        )
+        ),
     )
 
 
 def engage_filters(spec: PairSpec) -> Plan:
-    """Output is compared from here on; the way back from the comparison opens first."""
+    """Switch the comparison of output on; the way back from the comparison opens first."""
     return tuple(
         Step(
             qmp.qom_set(f"/objects/{object_id}", "status", "on"),
@@ -186,12 +154,12 @@ def engage_filters(spec: PairSpec) -> Plan:
 
 
 def set_checkpoint_delay(delay_ms: int) -> Plan:
-    """The period is ``delay_ms``; in COLO setting it also takes a checkpoint at once."""
+    """Set the period to ``delay_ms``; in COLO this also takes a checkpoint at once."""
     return _steps("", qmp.migrate_set_parameters(x_checkpoint_delay=delay_ms))
 
 
 def yank_peer(present: Iterable[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]]) -> Plan:
-    """Every connection to the peer that exists is cut from outside the main loop.
+    """Cut every existing connection to the peer from outside the main loop.
 
     ``present`` is the answer of ``query-yank``: one absent instance makes QEMU refuse them all.
     """
@@ -202,7 +170,7 @@ def yank_peer(present: Iterable[Mapping[str, Any]], ours: Sequence[Mapping[str, 
 
 
 def peer_instances_primary(spec: PairSpec) -> list[dict[str, Any]]:
-    """What connects a primary to its secondary, in the words of ``query-yank``."""
+    """Return the connections of a primary to its secondary, as ``query-yank`` names them."""
     return [
         *({"type": "block-node", "node-name": f"nbd{i}"} for i, _ in enumerate(spec.disks)),
         {"type": "migration"},
@@ -215,7 +183,7 @@ def peer_instances_primary(spec: PairSpec) -> list[dict[str, Any]]:
 
 
 def peer_instances_secondary(spec: PairSpec) -> list[dict[str, Any]]:
-    """What connects a secondary to its primary, in the words of ``query-yank``."""
+    """Return the connections of a secondary to its primary, as ``query-yank`` names them."""
     return [
         {"type": "migration"},
         *(
@@ -233,7 +201,7 @@ NOT_IN_COLO = ("VM is not in COLO mode", "The feature 'colo' is not enabled")
 
 
 def _drop_replicas(spec: PairSpec) -> Plan:
-    """Guest writes go to the local disk only; first of all, because a drain may hang on it."""
+    """Remove the replicas from the quorum; first of all, because a drain may hang on one."""
     return tuple(
         Step(
             qmp.x_blockdev_change(f"colo-disk{i}", child="children.1"),
@@ -245,7 +213,7 @@ def _drop_replicas(spec: PairSpec) -> Plan:
 
 
 def _leave_colo() -> Plan:
-    """This side runs on alone."""
+    """Leave COLO: this side runs on alone."""
     return (
         Step(
             qmp.x_colo_lost_heartbeat(),
@@ -256,12 +224,14 @@ def _leave_colo() -> Plan:
 
 
 def release_primary(spec: PairSpec) -> Plan:
-    """After the yank: the primary runs on alone (docs/qemu.md, primary failover)."""
+    """Release the primary, after the yank: it runs on alone (docs/qemu.md, primary failover)."""
     return (*_drop_replicas(spec), *_leave_colo())
 
 
 def clear_primary(spec: PairSpec) -> Plan:
-    """Held packets leave, and nothing of the lost pair stays in the primary's graphs."""
+    """Send held packets out, and remove all that belonged to the lost node from the primary's
+    graphs.
+    """
     return _remove(
         *(
             qmp.object_del(object_id)
@@ -278,7 +248,7 @@ def clear_primary(spec: PairSpec) -> Plan:
 
 
 def release_secondary(spec: PairSpec) -> Plan:
-    """After the yank: the secondary is promoted, and its guest's output reaches its tap.
+    """Promote the secondary, after the yank: its guest's output reaches its tap.
 
     ``rew0`` stays: it translates the connections that were open.
     """
@@ -298,16 +268,18 @@ def release_secondary(spec: PairSpec) -> Plan:
 
 
 def stay_when_off(*, stay: bool) -> Plan:
-    """A QEMU whose guest powers itself off stays until its overlays are merged, or ends at once."""
+    """Keep a QEMU whose guest powers itself off until its overlays are merged, or let it end at
+    once.
+    """
     why = "one that ended now would leave the merge to the next start" if stay else ""
     return _steps(why, qmp.set_action(shutdown="pause" if stay else "poweroff"))
 
 
 def clear_secondary(spec: PairSpec) -> Plan:
-    """Remove what led to the lost primary, and tell the LAN for a minute where the guest is now.
+    """Remove the connections to the lost primary, and announce the guest on the LAN for a minute.
 
     QEMU announces a promoted guest once by itself. A bridge port that only listens at that moment
-    (STP) drops that, and nothing repeats it.
+    (STP) drops that frame, and QEMU does not repeat it.
     """
     announce = Step(
         qmp.announce_self(initial=50, max_=10_000, rounds=14, step=700),
@@ -331,7 +303,7 @@ def _remove(*commands: qmp.Command) -> Plan:
 
 
 def rebuild_filters(spec: PairSpec, node: NodeName, rundir: Path, *, behind_rewriter: bool) -> Plan:
-    """A survivor gets the chardevs and the (inactive) filters of a primary back."""
+    """Add the chardevs and the (inactive) filters of a primary to a survivor again."""
     return (
         *(
             Step(qmp.chardev_add(backend.id, backend.backend()))

@@ -1,12 +1,13 @@
-"""Read and write the word about a node's disks in both of its places, on the node's own machine.
+"""Read and write the disk record of a node in both of its places, on the node's own machine.
 
-`coloctl.colo.generation` calls this. The registry is one file per disk in
-``/var/lib/coloctl/disks`` (`coloctl.paths.registry_dir`), named after the disk's identity, so that
-it is found again when the companion is lost, and where a block device has nothing beside it.
+Called by `colo.generation` and `colo.overlays`; reads and writes through `host.base`. The registry
+is one file per disk in ``/var/lib/coloctl/disks`` (`paths.registry_dir`), named after the disk's
+identity. So the record is found again when the companion file is lost, and where a block device has
+no file beside it.
 
-Invariant: a word is durable beside the image, or could not be written there, before it is in the
-registry, which says which of both. So a word beside the image that is older than the registry knows
-was put back by other hands.
+Invariant: a record is durable beside the image, or could not be written there, before it is in the
+registry, which notes which of both. So a record beside the image that is older than the registry
+knows was put back by other hands.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from weakref import WeakKeyDictionary
 
 from coloctl import paths
 from coloctl.colo import companion, last_write
-from coloctl.colo.companion import Companion, CompanionRead, Word
+from coloctl.colo.companion import Companion, CompanionRead, DiskRecord
+from coloctl.colo.weigh import OTHERS, likeness, weigh
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.disk import DiskIdentity
@@ -42,18 +44,18 @@ T = TypeVar("T")
 
 
 def beside(image: Path) -> Path:
-    """Where the companion of ``image`` lies; a device has none."""
+    """Return the path of the companion file of ``image``; a device has none."""
     return image.with_name(image.name + SUFFIX)
 
 
 def entry(identity: DiskIdentity) -> Path:
-    """Where the registry keeps the word about that disk."""
+    """Return the path of the registry's file about that disk."""
     name = hashlib.sha256(identity.key.encode(errors="surrogateescape")).hexdigest()[:32]
     return paths.registry_dir() / f"{name}.json"
 
 
 async def identities(spec: PairSpec, host: Host, node: NodeName) -> Images:
-    """What each disk of ``node`` is known by; raises `PreconditionFailed`."""
+    """Find the identity of each disk of ``node``; raises `PreconditionFailed`."""
     found = {}
     for disk in spec.disks:
         found[disk.id] = await _in_time(host.identify(disk.image[node]), disk.image[node])
@@ -61,17 +63,17 @@ async def identities(spec: PairSpec, host: Host, node: NodeName) -> Images:
 
 
 async def look(spec: PairSpec, host: Host, node: NodeName) -> tuple[Companion, Images]:
-    """What is known of the disks of ``node``, and what they are known by.
+    """Find what is known of the disks of ``node``, and their identities.
 
-    Raises `PreconditionFailed` for another pair's disks alone: all else that is wrong is a doubt.
+    Raises `PreconditionFailed` only for another pair's disks; any other trouble is a doubt.
     """
     try:
         now = await identities(spec, host, node)
     except PreconditionFailed as error:
         return Companion(spec.name, node, doubt=error.message), {}
     near, far = await _places(spec, host, node, now)
-    known = companion.weigh(spec.name, node, now, near, far)
-    return last_write.checked(known, now, [place.word for place in (near, far) if place]), now
+    known = weigh(spec.name, node, now, near, far)
+    return last_write.checked(known, now, [place.record for place in (near, far) if place]), now
 
 
 async def _places(
@@ -80,7 +82,7 @@ async def _places(
     first = spec.disks[0]
     identity = now[first.id]
 
-    def parse(content: bytes) -> Word:
+    def parse(content: bytes) -> DiskRecord:
         return companion.parse(content, spec.name, node)
 
     try:
@@ -92,7 +94,7 @@ async def _places(
     return await _place(host, beside(first.image[node]), parse), far
 
 
-async def _place(host: Host, path: Path, parse: Callable[[bytes], Word]) -> CompanionRead:
+async def _place(host: Host, path: Path, parse: Callable[[bytes], DiskRecord]) -> CompanionRead:
     try:
         content = await _in_time(host.read_file(path, companion.BYTES_MAX), path)
     except PreconditionFailed as error:
@@ -108,24 +110,25 @@ async def _place(host: Host, path: Path, parse: Callable[[bytes], Word]) -> Comp
 async def put(
     spec: PairSpec,
     host: Host,
-    word: Word,
+    record: DiskRecord,
     durable: Callable[[], None] = lambda: None,
     *,
     at_rest: bool = False,
 ) -> None:
-    """Write ``word`` durably in both places; its serial, its images and the rest are set here.
+    """Write ``record`` durably in both places; set its serial, its images and the fields that
+    follow.
 
-    Calls ``durable`` as soon as the word is in the first of both, where the next start finds it.
-    ``at_rest``: nothing writes to the images any more, and the word says how they lie.
-    Raises `PreconditionFailed` when it is in neither; where one place cannot be written the other
-    is enough, and the log says so. A word about a generation that is over changes nothing.
+    Calls ``durable`` as soon as the record is in the first of both, where the next start finds it.
+    ``at_rest``: no program writes to the images any more, and the record notes size and last write.
+    Raises `PreconditionFailed` when it is in neither. Where one place cannot be written the other
+    is enough, and the log shows it. A record about a generation that is over changes nothing.
     """
-    node, first = word.node, spec.disks[0]
+    node, first = record.node, spec.disks[0]
     async with _alone(f"{host.name} {first.image[node]}"):
         now = await identities(spec, host, node)
         near, far = await _places(spec, host, node, now)
-        known = [place.word for place in (near, far) if place is not None and place.word]
-        after = _following(word, known, now)
+        known = [place.record for place in (near, far) if place is not None and place.record]
+        after = _following(record, known, now)
         if after is None:
             return
         if not at_rest:
@@ -145,39 +148,39 @@ async def put(
                 log.warning("Node %s's generation is kept in one place only: %s", node, error)
 
 
-def _following(word: Word, known: list[Word], now: Images) -> Word | None:
-    """Make ``word`` the next one about these disks; None where they have gone further already.
+def _following(record: DiskRecord, known: list[DiskRecord], now: Images) -> DiskRecord | None:
+    """Make ``record`` the next one about these disks; None where they are of a later generation.
 
-    What was copied or left behind stays so in the highest generation that is known: only the claim
-    of a new one may call disks whole.
+    Disks that were copied or left behind stay so in the highest generation that is known: only the
+    claim of a new one may call disks whole.
     """
-    mine = [one for one in known if one.pair == word.pair and not _foreign(one, now)]
+    mine = [one for one in known if one.pair == record.pair and not _foreign(one, now)]
     highest = max((one.generation for one in mine), default=0)
-    if word.generation < highest:
-        if word.state in companion.WHOLE:
-            log.warning("Node %s's disks are of generation %s already.", word.node, highest)
+    if record.generation < highest:
+        if record.state in companion.WHOLE:
+            log.warning("Node %s's disks are of generation %s already.", record.node, highest)
             return None
-        word = replace(word, generation=highest)
+        record = replace(record, generation=highest)
     serial = max((one.serial for one in known), default=0) + 1
     lies = max((one.beside for one in known), default=0)
-    return replace(word, serial=serial, beside=lies, images=now)
+    return replace(record, serial=serial, beside=lies, images=now)
 
 
-def _foreign(word: Word, now: Images) -> bool:
-    return companion.likeness(word, now) in companion.OTHERS
+def _foreign(record: DiskRecord, now: Images) -> bool:
+    return likeness(record, now) in OTHERS
 
 
-async def _store(host: Host, path: Path, word: Word) -> PreconditionFailed | None:
-    """Write one place; answers what went wrong."""
+async def _store(host: Host, path: Path, record: DiskRecord) -> PreconditionFailed | None:
+    """Write one place and return the error, if there was one."""
     try:
-        content = companion.render(word)
+        content = companion.render(record)
         await _in_time(host.write_durably(path, content, make_folder=path.suffix == ".json"), path)
     except PreconditionFailed as error:
         return error
     return None
 
 
-#: One lock per disk and event loop: two words about a disk are written one after the other.
+#: One lock per disk and event loop: two records about a disk are written one after the other.
 _LOCKS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
 
 

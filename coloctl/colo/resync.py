@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coloctl.clock import Deadline
-from coloctl.colo import difference, plan, retune
+from coloctl.colo import difference, mirror_plan, plan, retune
 from coloctl.colo.programs import NotComparable
 from coloctl.errors import DeadlineMissed, MonitorError, ResyncFailed
 from coloctl.model.copied import Copied, Method
@@ -89,7 +89,7 @@ async def mirror_and_join(
     """
     full = sum(await difference.disk_sizes(spec, primary))
     given = rate()
-    await run(plan.mirror_disks(spec, given), primary.monitor, deadline=deadline)
+    await run(mirror_plan.mirror_disks(spec, given), primary.monitor, deadline=deadline)
     if (now := rate()) != given:  # changed before there was a job to be told
         await run(retune.limit_mirrors(spec, now), primary.monitor, deadline=deadline)
     sent = await _until_ready(spec, primary, deadline, report)
@@ -118,7 +118,7 @@ async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: 
 
     for disk, described in enumerate(spec.disks):
         try:
-            seen(await _ready(primary, plan.resync_job(disk), deadline, seen))
+            seen(await _ready(primary, mirror_plan.resync_job(disk), deadline, seen))
         except MonitorError as error:
             raise ResyncFailed(
                 f"Disk {described.id} could not be mirrored: {error.message}",
@@ -146,8 +146,8 @@ async def _ready(primary: VM, job_id: str, deadline: Deadline, seen: Callable[[J
 
 async def _finish(primary: VM, disk: int, deadline: Deadline) -> None:
     """The mirror of one disk has ended without an error, and is forgotten."""
-    job_id = plan.resync_job(disk)
-    await run(plan.finish_mirror(disk), primary.monitor, deadline=deadline)
+    job_id = mirror_plan.resync_job(disk)
+    await run(mirror_plan.finish_mirror(disk), primary.monitor, deadline=deadline)
     job = await until_job(
         primary.monitor, job_id, {JobStatus.CONCLUDED}, deadline.at_most(FINISH_DEADLINE_S)
     )
@@ -161,10 +161,12 @@ async def drop_jobs(spec: PairSpec, primary: VM) -> None:
     await difference.drop(spec, primary)
     listed = {str(job["id"]): str(job["status"]) for job in await primary.execute(qmp.query_jobs())}
     for disk, _ in enumerate(spec.disks):
-        job_id = plan.resync_job(disk)
+        job_id = mirror_plan.resync_job(disk)
         if job_id not in listed:
             continue
         if listed[job_id] != JobStatus.CONCLUDED:
-            await run(plan.drop_mirror(disk), primary.monitor, deadline=Deadline(FINISH_DEADLINE_S))
+            await run(
+                mirror_plan.drop_mirror(disk), primary.monitor, deadline=Deadline(FINISH_DEADLINE_S)
+            )
             await until_job(primary.monitor, job_id, {JobStatus.CONCLUDED}, FINISH_DEADLINE_S)
         await primary.execute(qmp.job_dismiss(job_id))

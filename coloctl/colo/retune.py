@@ -6,7 +6,8 @@ copy ends when it is complete.
 
 from __future__ import annotations
 
-from coloctl.colo.plan import GONE, Plan, resync_job
+from coloctl.colo.mirror_plan import resync_job
+from coloctl.colo.plan import GONE, Plan
 from coloctl.machine import netfilter
 from coloctl.model.pair import PairSpec
 from coloctl.qmp import command as qmp

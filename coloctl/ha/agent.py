@@ -1,14 +1,14 @@
-"""Tell a fence agent to switch a node off, and ask it whether the node is off.
+"""Order a fence agent to switch a node off, and ask it whether the node is off.
 
-Called by `ha.fencing` for a lost node, and by the supervisor and `doctor` long before that. The
-protocol is that of the ClusterLabs fence agents: ``key=value`` lines on standard input, the verdict
-in the exit code of ``action=status``: 0 is on, 2 is off. That ``action=off`` ended with 0 is a
-promise, not a confirmation.
+Called by `ha.fencing` for a lost node, and by `supervisor.acts.fencing` long before that; runs the
+agent through `host`. The protocol is that of the ClusterLabs fence agents: ``key=value`` lines on
+standard input, the verdict in the exit code of ``action=status``: 0 is on, 2 is off. An
+``action=off`` that ended with 0 is a promise, not a confirmation.
 
-Invariant: 2 alone confirms nothing. A shell that cannot read its script, a Python without its file
-and most programs that do not understand their options end with 2 as well. So the agent must also
-say in words that the node is off, on standard output, or say nothing at all and be known to work:
-it has said "on" of the same node before.
+Invariant: exit code 2 alone confirms nothing. A shell that cannot read its script, a Python without
+its file and most programs that do not understand their options end with 2 as well. So the agent
+must also write "off" on standard output, or write nothing and be known to work: it has reported
+"on" of the same node before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from coloctl.host import LocalHost
 from coloctl.host.base import Completed
 from coloctl.model.pair import FencingSpec, NodeName
 
-#: Exit codes of ``action=status`` (FenceAgentAPI.md); whatever else means that nobody knows.
+#: Exit codes of ``action=status`` (FenceAgentAPI.md); any other means that it is not known.
 ON, OFF = 0, 2
 
 #: Of the agent's time, what ``off`` leaves for ``status``: half of it, at most this many seconds.
@@ -31,9 +31,9 @@ STATUS_RESERVE_S = 10.0
 #: A machine may take a moment to be off; asking again is harmless. Seconds.
 STATUS_PERIOD_S = 1.0
 
-#: A line of ``status`` that says off, as "Status: OFF", "off", "node1 is off" do.
+#: A line of ``status`` that means off, as "Status: OFF", "off", "node1 is off" do.
 _SAYS_OFF = re.compile(r"\boff\W*$", re.IGNORECASE)
-#: What stands in a line that explains options, or complains.
+#: Words of a line that explains options, or complains.
 _SAYS_ELSE = re.compile(
     r"\b(on|usage|actions?|options?|valid|invalid|error|fail(ed|ure)?|unknown|cannot|must|not)\b",
     re.IGNORECASE,
@@ -44,15 +44,15 @@ _SECRET = re.compile(r"passw|passphrase|secret|token|cookie|community|(^|[-_])ke
 #: Why the documented exit code for "off" was not believed.
 _NOT_ENOUGH = ", which programs that do not understand their options also do"
 
-#: Of what an agent said, the end, characters.
+#: The end of an agent's output that is quoted, characters.
 _QUOTED = 300
 
 
 @dataclass(frozen=True)
 class AgentAnswer:
-    """What an agent answered when it was asked about a node that nobody wanted off."""
+    """The answer of an agent that was asked for the status of a node; nothing was switched."""
 
-    works: bool  #: it said "on" or "off" in a way that counts
+    works: bool  #: it reported "on" or "off" in a way that counts
     on: bool = False
     said: str = ""  #: a sentence for an operator
 
@@ -65,7 +65,7 @@ async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> Age
     agent = _Agent(fencing, node, Deadline(fencing.timeout_s, clock))
     async with LocalHost() as agent.host:
         try:
-            status = await agent.told("status")
+            status = await agent.perform("status")
         except FencingFailed as failed:
             return AgentAnswer(False, said=failed.message)
     words = f": {said.rstrip('.')}." if (said := agent.quote(status)) else "."
@@ -84,9 +84,9 @@ async def ask(fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK) -> Age
 
 
 def confirms_off(status: Completed, *, known: bool = False) -> bool:
-    """Say whether that answer to ``action=status`` means off.
+    """Return whether that answer to ``action=status`` means off.
 
-    ``known``: the agent has said "on" of this node before.
+    ``known``: the agent has reported "on" of this node before.
     """
     if status.code != OFF:
         return False
@@ -99,21 +99,21 @@ def confirms_off(status: Completed, *, known: bool = False) -> bool:
 async def switch_off(
     fencing: FencingSpec, node: NodeName, clock: Clock = CLOCK, *, known: bool = False
 ) -> str:
-    """The agent has confirmed that ``node`` is off; answers what it said last.
+    """Switch ``node`` off by its agent, which confirms that it is off; return its last output.
 
-    ``known``: the agent has said "on" of this node before, so that its silence may confirm. Takes
-    at most ``fencing.timeout_s``; an agent that is late is killed. Raises `FencingFailed`
-    with what it wrote to stderr, without secrets.
+    ``known``: the agent has reported "on" of this node before, so that its silence may confirm.
+    Takes at most ``fencing.timeout_s``; an agent that is late is killed. Raises `FencingFailed`
+    with its standard error, without secrets.
     """
     agent = _Agent(fencing, node, Deadline(fencing.timeout_s, clock))
     async with LocalHost() as agent.host:
-        off = await agent.told("off")
+        off = await agent.perform("off")
         while True:
-            status = await agent.told("status")
+            status = await agent.perform("status")
             if confirms_off(status, known=known):
                 return agent.quote(status) or agent.quote(off)
             known = known or status.code == ON
-            # Whether to go on waiting is decided by what it said to `off`, not by hope.
+            # The answer to `off` decides whether to go on waiting, not hope.
             if off.code != 0 or agent.deadline.remaining() <= STATUS_PERIOD_S:
                 raise agent.failed(off, status)
             await clock.sleep(STATUS_PERIOD_S)
@@ -129,10 +129,10 @@ class _Agent:
         self.name = fencing.command[0].rpartition("/")[2]
         given = fencing.options.get(node, {})
         self.options = {"plug": node, "nodename": node, **given}
-        self.secrets = sorted({*_secrets(given), *_in_words(fencing.command)}, key=len)
+        self.secrets = sorted({*_secrets(given), *_in_arguments(fencing.command)}, key=len)
 
-    async def told(self, action: str) -> Completed:
-        """How the agent ended when told to do ``action``; one that did not end has code -1."""
+    async def perform(self, action: str) -> Completed:
+        """Run the agent with ``action``; one that did not end in time has code -1."""
         reserve = min(STATUS_RESERVE_S, self.fencing.timeout_s / 2) if action == "off" else 0.0
         lines = {"action": action, **self.options}
         try:
@@ -147,7 +147,7 @@ class _Agent:
             raise FencingFailed(self.node, self.clean(error.message), hint=error.hint) from None
 
     def failed(self, off: Completed, status: Completed) -> FencingFailed:
-        """Why there is no confirmation."""
+        """Make the error that explains why there is no confirmation."""
         words = self.quote(status) if off.code == 0 else self.quote(off)
         after = f" after action=off ended with {off.code}" if off.code != 0 else ""
         says = f"says that node {self.node} is still on" if status.code == ON else (
@@ -161,22 +161,23 @@ class _Agent:
         )
 
     def quote(self, done: Completed) -> str:
-        """The end of what the agent wrote, on one line, without secrets."""
+        """Return the end of the agent's output, on one line, without secrets."""
         return self.clean(" ".join((done.stderr.strip() or done.stdout).split()))[-_QUOTED:]
 
     def clean(self, text: str) -> str:
+        """Replace every secret in ``text``."""
         for secret in reversed(self.secrets):  # the longest first: one may hold another
             text = text.replace(secret, "***")
         return text
 
 
 def _secrets(options: Mapping[str, str]) -> Iterator[str]:
-    """The values of options that are named like a secret."""
+    """Find the values of options that are named like a secret."""
     return (value for name, value in options.items() if value and _SECRET.search(name.lower()))
 
 
-def _in_words(words: tuple[str, ...]) -> Iterator[str]:
-    """The same on the command line: ``--password=x``, ``--password x``, ``-p x``."""
+def _in_arguments(words: tuple[str, ...]) -> Iterator[str]:
+    """Find the same on the command line: ``--password=x``, ``--password x``, ``-p x``."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
         if flag == "-p" or (flag.startswith("-") and _SECRET.search(flag.lower())):

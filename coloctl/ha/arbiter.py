@@ -1,7 +1,10 @@
-"""Who may promote: one node per generation, whoever asks.
+"""Grant claims: one node per generation may be promoted.
+
+Called by `supervisor.acts.failover_book` for the claim, by `supervisor.acts.failover` and others
+for the highest one; writes through `host.durable`.
 
 Invariant: two claims of the same generation by different nodes never both succeed, and a claim that
-succeeded is remembered after a power failure. Whoever promotes claims first (`Arbiter.claim`), so
+succeeded is remembered after a power failure. Every promotion claims first (`Arbiter.claim`), so
 two supervisors that each believe that the other side is lost cannot both let their node run on.
 """
 
@@ -23,11 +26,11 @@ from coloctl.host.blocking import aside
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.sealed import NUMBER_MAX, seal, unseal
 
-#: A claim takes a millisecond; whoever holds the lock for longer is stopped or its disk hangs.
+#: A claim takes a millisecond; a process that holds the lock longer is stopped, or its disk hangs.
 CLAIM_DEADLINE_S = 5.0
 #: Part of that for the lock; seconds.
 LOCK_DEADLINE_S = 2.0
-#: flock(2) cannot be told when to give up, so it is asked for this often; seconds.
+#: flock(2) has no deadline, so the lock is tried for this often; seconds.
 LOCK_PERIOD_S = 0.002
 
 #: A claim has some hundred bytes.
@@ -51,25 +54,25 @@ class Arbiter(Protocol):
     """One register per pair, of which every claim is exclusive and durable.
 
     Nothing here supposes that the register is on this machine: a store that compares and swaps
-    (etcd: the generation in a key, a transaction that compares it) can stand behind it as well.
+    (etcd: the generation in a key, a transaction that compares it) can take its place.
     """
 
     async def claim(self, pair: str, node: NodeName, generation: int) -> Claim:
-        """``node`` and no other may be promoted in ``generation``; on disk.
+        """Claim ``generation`` for ``node``; then no other may be promoted in it. On disk.
 
         The same node may claim the same generation again: a supervisor that was restarted finishes
         its own promotion. Raises `FailoverRefused` when the generation is taken or over, and
-        `PreconditionFailed` when nobody can tell or nothing could be written.
+        `PreconditionFailed` when that cannot be determined or written.
         """
         ...
 
     async def current(self) -> Claim | None:
-        """The highest claim; None where there was none. Raises `PreconditionFailed`."""
+        """Return the highest claim, None where there is none; raises `PreconditionFailed`."""
         ...
 
 
 def open_arbiter(spec: PairSpec, folder: Path) -> Arbiter:
-    """The arbiter of the pair file; ``folder`` is the pair's own.
+    """Open the arbiter of the pair file; ``folder`` is the pair's own.
 
     There, a claim lives exactly as long as the QEMUs that it keeps apart: the folder goes when the
     pair is stopped, and with /run when the machine boots. What outlives both are the numbers beside
@@ -79,7 +82,7 @@ def open_arbiter(spec: PairSpec, folder: Path) -> Arbiter:
 
 
 class FileArbiter:
-    """The register is a file; implements `Arbiter` for everybody who can lock and write it."""
+    """The register is a file; implements `Arbiter` for every process that can lock and write it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -114,13 +117,13 @@ class FileArbiter:
             if held is not None:
                 _require_free(self.path, held, pair, node, generation)
             claim = Claim(pair, node, generation, datetime.now(UTC).isoformat("T", "milliseconds"))
-            # Also what is held already: whoever wrote it may have died before it was on the disk.
+            # Also a claim that is held: its writer may have died before it was on the disk.
             durable.replace(self.path, seal(asdict(claim)))
             return claim
 
 
 def require_claimable(held: Claim | None, node: NodeName, generation: int) -> None:
-    """``node`` could claim ``generation`` now; asked before anybody is fenced for it.
+    """Require that ``node`` could claim ``generation`` now; asked before a node is fenced for it.
 
     Raises `FailoverRefused`.
     """
@@ -171,7 +174,7 @@ def _parse(content: bytes) -> Claim:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Nobody else reads and writes the register meanwhile; the lock is a file of its own.
+    """Keep other processes from reading and writing the register; the lock is a file of its own.
 
     The register itself is replaced by every claim, so a lock on it would guard an old file. Who can
     open the lock can hold it, so it is for this user alone.
@@ -190,7 +193,7 @@ def _locked(path: Path) -> Iterator[None]:
                 f"{lock} belongs to user id {owner}, who could keep every claim from being made.",
                 hint="remove it, and keep the register in a folder that only you may write to",
             )
-        os.fchmod(fd, 0o600)  # an older coloctl made it for everybody
+        os.fchmod(fd, 0o600)  # an older coloctl made it for all users
         _acquire(fd, path)
         yield
     finally:

@@ -1,7 +1,9 @@
-"""A survivor is freed of its dead peer, and of whoever else keeps it waiting, from outside QEMU.
+"""Cut a survivor off from its dead peer, and from clients of its disks that keep it waiting.
 
-Called at a failover, once the peer is proven dead, and when a protection is abandoned. Invariant:
-nothing here needs the survivor's main loop, which may be what hangs.
+Called by `ha.failover` once the peer is proven dead, and when a protection is abandoned; sends the
+plans of `colo.plan` on the rescue monitor, and closes NBD connections from outside QEMU.
+
+Invariant: nothing here needs the survivor's main loop, which may be what hangs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
 from coloctl.vm import VM
 
-#: How often a yank is built anew when an instance went away between asking and yanking.
+#: How often a yank is built again when an instance went away between asking and yanking.
 YANK_TRIES = 5
 
 #: Out-of-band answers took 11 ms at worst on two busy cores (docs/qemu.md).

@@ -1,13 +1,12 @@
-"""Whether a secondary's guest is still the guest, told from what both guests do; pure.
+"""Decide whether a secondary's guest has diverged from the primary's, from its signs; pure.
 
-`ha.unmatched` and `ha.processors` tell what only the secondary does; `ha.analysis` and
-`ha.eligibility` ask `proofs` what that proves.
+Called by `ha.analysis` and `ha.eligibility`, which ask `proofs`, and by `supervisor.contrast`.
+`ha.unmatched` and `ha.processors` find the signs that only the secondary shows.
 
-Invariant: what a sound secondary may do never counts against it. It runs ahead
-of the primary or behind it, at other moments, with other timestamps; it repeats after each
-checkpoint what it had done before; on a starved machine it is late. So only what the primary does
-not do within a grace counts, and signs that a slow secondary shares with a ruined one count
-together only.
+Invariant: an act of a sound secondary never counts against it. It runs earlier or later than the
+primary, at other moments, with other timestamps; it repeats after each checkpoint what it had done
+before; on a starved machine it is late. So a sign counts only where the primary does not show it
+within a grace, and signs that a slow secondary shares with a damaged one count together only.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from collections.abc import Mapping
 from coloctl.model.observation import Contrast
 from coloctl.model.pair import NodeName
 
-#: So many windows in a row are a proof, where as many checkpoints in a row came because an answer
-#: had no twin.
+#: So many windows in a row are a proof, where as many checkpoints in a row came because the
+#: secondary's packet was missing.
 PROOF_WINDOWS, PROOF_UNMATCHED = 4, 4
 #: So many lines while the primary is silent, with as many such checkpoints, are a proof.
 PROOF_LINES, LINES_UNMATCHED = 3, 3
@@ -26,24 +25,24 @@ PROOF_LINES, LINES_UNMATCHED = 3, 3
 #: A checkpoint whose period was less than this share of the delay was forced; from `DUE` on it was
 #: due, and in between that is not certain: a busy machine moves each by hundredths of a second.
 EARLY, DUE = 0.85, 0.95
-#: It was forced because an answer waited for its twin where this share of the comparison's timeout
-#: had passed.
+#: It was forced because an answer waited for the secondary's packet where this share of the
+#: comparison's timeout had passed.
 WAITED = 0.9
 
 #: The event of a supervisor that found the divergence and then died.
 EARLIER = "earlier"
-_SAID: Mapping[str, str] = {
+_EVENTS: Mapping[str, str] = {
     "reset": "Node {s}'s guest was reset, and node {p}'s was not.",
     "panic": "Node {s}'s guest says that its kernel panicked, and node {p}'s does not.",
     "watchdog": "Node {s}'s watchdog expired, and node {p}'s did not.",
     "memory": "Node {s}'s host says that memory of the guest failed, and node {p}'s does not.",
-    EARLIER: "An earlier supervisor found that node {s}'s guest was not node {p}'s any more.",
+    EARLIER: "An earlier supervisor found that node {s}'s guest had diverged from node {p}'s.",
 }
 
 
 def proofs(contrast: Contrast, primary: NodeName, secondary: NodeName) -> tuple[str, ...]:
-    """Say why the guest of ``secondary`` is not that of ``primary``; empty where nothing does."""
-    evidence = [_SAID[deed].format(s=secondary, p=primary) for deed in contrast.events]
+    """List the proofs that the guest of ``secondary`` has diverged; empty where there is none."""
+    evidence = [_EVENTS[event].format(s=secondary, p=primary) for event in contrast.events]
     evidence += [
         f"Node {secondary}'s console says '{line}', and node {primary}'s never did."
         for line in contrast.lines
@@ -69,7 +68,7 @@ def proofs(contrast: Contrast, primary: NodeName, secondary: NodeName) -> tuple[
 
 
 def _otherwise(contrast: Contrast, primary: NodeName) -> str:
-    """What the secondary's processors have done for long, and the primary's have not."""
+    """Describe what only the secondary's processors have done for long; empty for nothing."""
     if contrast.spinning >= PROOF_WINDOWS:
         return f"never rests, while node {primary}'s does"
     if contrast.halted >= PROOF_WINDOWS:
@@ -81,7 +80,7 @@ def _otherwise(contrast: Contrast, primary: NodeName) -> str:
 
 
 def next_unmatched(so_far: int, *, period_ms: float, delay_ms: float, timeout_ms: float) -> int:
-    """Count the checkpoints in a row that came because an answer had no twin.
+    """Count the checkpoints in a row that came because the secondary's packet was missing.
 
     Where the delay is no longer than the comparison's timeout the two cannot be told apart.
     """

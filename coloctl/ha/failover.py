@@ -1,7 +1,11 @@
-"""One side lives, the other is proven dead: fence, claim and yank, promote, clear, verify.
+"""Fail a pair over: prove one node dead, then let the other run the guest alone.
+
+Called by `supervisor.acts.failover`, and by `check.trial_run` without a supervisor; fences through
+`ha.fencing`, cuts the survivor off through `ha.cutoff`, and sends the plans of `colo.plan`. Calls
+nothing above itself: what a supervisor has to contribute comes in as a value.
 
 Invariant: no command that lets a survivor run on is sent before the fence gave its proof and the
-arbiter its word. What happens when a step fails is in docs/architecture.md.
+claim of the generation was made. The failure of each step is described in docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from dataclasses import dataclass
 
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.colo import plan, resync
@@ -22,165 +27,222 @@ from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
 from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
-from coloctl.model.timeline import FailoverStep, Timeline
+from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep, Timeline
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
 from coloctl.qmp.wait import until_runstate
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 #: The survivor may have to finish loading a checkpoint first (QEMU's RELAUNCH path).
 SURVIVOR_DEADLINE_S = 20.0
 
-
-Note = Callable[[FailoverStep, float], None]
-
-
-class Course:
-    """The steps of one failover as they are done; ``note`` hears of each."""
-
-    def __init__(
-        self,
-        clock: Clock = CLOCK,
-        *,
-        began_s: float | None = None,
-        note: Note = lambda _step, _ms: None,
-    ) -> None:
-        self.clock = clock
-        self.began_s = clock.now() if began_s is None else began_s
-        self.steps: dict[str, float] = {}
-        self._note = note
-
-    def done(self, step: FailoverStep, at_s: float | None = None) -> None:
-        """``step`` is done, now or at that monotonic second."""
-        at_s = self.clock.now() if at_s is None else at_s
-        at_ms = max(0.0, round((at_s - self.began_s) * 1000, 2))
-        self.steps[step] = at_ms
-        self._note(step, at_ms)
-
-
 #: A survivor serves its guest, or holds it until there is room for a write (`supervisor.held`).
 _SERVES = frozenset({RunState.RUNNING, RunState.IO_ERROR})
 
 
-async def fail_over(
-    spec: PairSpec,
-    survivor: VM,
-    lost: VM,
-    role: Role,
-    *,
-    arbitrate: Callable[[], Awaitable[None]],
-    means: Means = NO_MEANS,
-    fenced: Callable[[Fenced], None] = lambda _: None,
-    course: Course | None = None,
-) -> Timeline:
-    """Prove ``lost`` dead and let ``survivor`` run the guest alone and unprotected.
+@dataclass(frozen=True)
+class StepDone:
+    """A step of a failover, and when it was done, in milliseconds since the failover began."""
 
-    QEMU still merges the overlays of a promoted secondary then (`coloctl.ha.merge`).
-    ``arbitrate`` is awaited between the proof and the first command that lets the survivor run on;
-    what it raises stops the failover (the generation is claimed there). ``fenced`` hears the proof.
-    Raises `FencingFailed` when ``lost`` is not proven dead, `FailoverRefused` when the survivor
-    does not come to run.
+    step: FailoverStep
+    at_ms: float
+
+
+class Steps:
+    """The steps of one failover as they are done: one side writes them, another reads them.
+
+    Note the difference: `Steps` grows while a failover is under way; `model.timeline.Timeline` is
+    the finished record that goes to the journal, to the history and to clients.
     """
-    course = course or Course()
-    fenced(await _fence(spec, survivor, lost, means, course.clock))
-    course.done(FailoverStep.FENCED)
-    deadline = Deadline(SURVIVOR_DEADLINE_S, course.clock)
-    try:
-        # The second does not let the survivor run on; it cuts off what was proven dead.
-        await _both(
-            _arbitrated(arbitrate, course), _cut_off(spec, survivor, role, deadline, course)
-        )
-        # A primary's too: a fence that failed or was cut short may have taken them down.
-        await open_taps(spec, survivor)
-        await _promote(spec, survivor, role, deadline, course)
-        await run(
-            plan.clear_secondary(spec) if role is Role.SECONDARY else plan.clear_primary(spec),
-            survivor.monitor,
-            deadline=deadline,
-            keep_going=True,
-        )
-        course.done(FailoverStep.CLEARED)
-        await _verify(survivor)
-        course.done(FailoverStep.VERIFIED)
-    except MonitorError as error:
-        raise FailoverRefused(
-            f"Node {survivor.node} could not be brought to run on alone: {error.message}",
-            hint=f"its last words: {survivor.last_words(1).strip() or 'none'}",
-        ) from error
-    return Timeline(survivor.node, lost.node, role, dict(course.steps), course.began_s)
+
+    def __init__(self, clock: Clock = CLOCK, began_s: float | None = None) -> None:
+        self.clock = clock
+        self.began_s = clock.now() if began_s is None else began_s
+        self._done: list[StepDone] = []
+        self._read = 0
+        self._more = asyncio.Event()
+        self.done(FailoverStep.DETECTED, self.began_s)
+
+    def done(self, step: FailoverStep, at_s: float | None = None) -> None:
+        """Note that ``step`` is done, now or at that monotonic second."""
+        self._done.append(StepDone(step, self.since_ms(at_s)))
+        self._more.set()
+
+    def since_ms(self, at_s: float | None = None) -> float:
+        """Compute the milliseconds from the beginning to now, or to that monotonic second."""
+        at_s = self.clock.now() if at_s is None else at_s
+        return max(0.0, round((at_s - self.began_s) * 1000, 2))
+
+    def times(self) -> dict[str, float]:
+        """Return when each step of a timeline was done so far, in milliseconds."""
+        return {one.step: one.at_ms for one in self._done if one.step in TIMELINE_STEPS}
+
+    async def more(self) -> None:
+        """Wait until a step was done that `unread` has not returned yet."""
+        await self._more.wait()
+
+    def unread(self) -> tuple[StepDone, ...]:
+        """Take the steps that were done since the last call, in the order in which they were."""
+        new = tuple(self._done[self._read :])
+        self._read = len(self._done)
+        self._more.clear()
+        return new
 
 
-async def _fence(spec: PairSpec, survivor: VM, lost: VM, means: Means, clock: Clock) -> Fenced:
-    """``lost`` is proven down; given up when the survivor dies before, which may be a long time."""
-    fencing = asyncio.ensure_future(fence(spec, lost, means, clock=clock))
-    dying = asyncio.ensure_future(survivor.process.wait())
-    try:
-        await asyncio.wait({fencing, dying}, return_when=asyncio.FIRST_COMPLETED)
-        if fencing.done():
-            return fencing.result()
-        raise FailoverRefused(
-            f"Node {survivor.node} died before node {lost.node} was known to be down."
+class Failover:
+    """One failover: prove ``lost`` dead, then let ``survivor`` run the guest alone."""
+
+    def __init__(
+        self, spec: PairSpec, survivor: VM, lost: VM, role: Role, steps: Steps | None = None
+    ) -> None:
+        self.spec, self.survivor, self.lost = spec, survivor, lost
+        self.role = role  #: of the survivor, before
+        self.steps = steps or Steps()
+
+    async def fence(self, means: Means = NO_MEANS) -> Fenced:
+        """Fence the lost node and return the proof; give up as soon as the survivor dies.
+
+        A fence that waits for an operator has no deadline, so the survivor is watched meanwhile.
+        Raises `FencingFailed` without a proof, `FailoverRefused` when the survivor died.
+        """
+        fencing = fence(self.spec, self.lost, means, clock=self.steps.clock)
+        async with first_of(fencing, self.survivor.process.wait()) as (fenced, _):
+            if not fenced.done():
+                raise FailoverRefused(
+                    f"Node {self.survivor.node} died before node {self.lost.node} was known to be "
+                    "down."
+                )
+            proof: Fenced = fenced.result()
+        self.steps.done(FailoverStep.FENCED)
+        return proof
+
+    async def promote(self, proof: Fenced, claiming: Awaitable[None]) -> None:
+        """Promote the survivor: once ``claiming`` is done, it runs the guest alone, unprotected.
+
+        ``claiming`` claims the generation. It runs beside the cut-off, which does not let the
+        survivor run on, and before everything that does; an error of it stops the failover. QEMU
+        still merges the overlays of a promoted secondary afterwards (`ha.merge`).
+
+        Raises `ValueError` for the proof of another node's death, and `FailoverRefused` when the
+        survivor does not come to run.
+        """
+        claim = asyncio.ensure_future(claiming)
+        if proof.node != self.lost.node:
+            claim.cancel()
+            raise ValueError(f"node {proof.node} was fenced, not node {self.lost.node}")
+        spec, role = self.spec, self.role
+        deadline = Deadline(SURVIVOR_DEADLINE_S, self.steps.clock)
+        try:
+            await _both(self._claimed(claim), self._cut_off(deadline))
+            # A primary's too: a fence that failed or was cut short may have taken them down.
+            await open_taps(spec, self.survivor)
+            await self._let_run(deadline)
+            await run(
+                plan.clear_secondary(spec) if role is Role.SECONDARY else plan.clear_primary(spec),
+                self.survivor.monitor,
+                deadline=deadline,
+                keep_going=True,
+            )
+            self.steps.done(FailoverStep.CLEARED)
+            await self._verify()
+            self.steps.done(FailoverStep.VERIFIED)
+        except MonitorError as error:
+            raise FailoverRefused(
+                f"Node {self.survivor.node} could not be brought to run on alone: {error.message}",
+                hint=f"its last output: {self.survivor.last_words(1).strip() or 'none'}",
+            ) from error
+
+    def timeline(
+        self,
+        *,
+        at: str,
+        generation: int,
+        cause: str,
+        fault_at_s: float | None = None,
+        failed: str = "",
+    ) -> Timeline:
+        """Return the record of the failover as far as it has come.
+
+        ``at`` is the wall clock at its beginning, ``fault_at_s`` the monotonic second of the fault
+        where that is known.
+        """
+        began_s = self.steps.began_s
+        return Timeline(
+            survivor=self.survivor.node,
+            lost=self.lost.node,
+            role_before=self.role,
+            steps=self.steps.times(),
+            began_s=began_s,
+            at=at,
+            generation=generation,
+            cause=cause,
+            fault_ms=None if fault_at_s is None else round((fault_at_s - began_s) * 1000, 2),
+            failed=failed,
         )
-    finally:
-        for task in (fencing, dying):
-            task.cancel()
-        await asyncio.gather(fencing, dying, return_exceptions=True)
+
+    async def _claimed(self, claim: asyncio.Future[None]) -> None:
+        await claim
+        self.steps.done(FailoverStep.ARBITRATED)
+
+    async def _cut_off(self, deadline: Deadline) -> None:
+        """Cut the survivor off: it waits for nothing of its peer, and writes nothing to it."""
+        await free(self.spec, self.survivor, self.role, deadline)
+        self.steps.done(FailoverStep.YANKED)
+        before, _, _ = _release(self.spec, self.role)
+        await run(before, self.survivor.monitor, deadline=deadline)
+
+    async def _let_run(self, deadline: Deadline) -> None:
+        """Order the survivor to run on alone; then its guest runs, and its output is on the tap."""
+        survivor, steps = self.survivor, self.steps
+        _, lost_heartbeat, then = _release(self.spec, self.role)
+        with survivor.monitor.listen("RESUME", bound=1) as resumed:
+            sent_s = time.monotonic()
+            ordering = asyncio.ensure_future(
+                run(lost_heartbeat, survivor.monitor, deadline=deadline)
+            )
+            # On its way before the first is answered: QEMU lets the guest go between the two, and
+            # is then busy for 8 ms. The guest's output of that time would go to its dead peer.
+            opening = asyncio.ensure_future(run(then, survivor.monitor, deadline=deadline))
+            try:
+                await ordering
+                steps.done(FailoverStep.PROMOTED)
+                await until_runstate(survivor.monitor, _SERVES, deadline.remaining())
+                steps.done(FailoverStep.RUNNING, await _received_since(resumed, sent_s))
+                await opening
+            finally:
+                for task in (ordering, opening):
+                    task.cancel()
+                await asyncio.gather(ordering, opening, return_exceptions=True)
+
+    async def _verify(self) -> None:
+        """Ask the survivor once more; raises `FailoverRefused` when its guest does not run."""
+        vitals = await self.survivor.observe(SURVIVOR_DEADLINE_S)
+        if vitals.run_state not in _SERVES or vitals.colo_mode is not COLOMode.NONE:
+            raise FailoverRefused(
+                f"Node {self.survivor.node} reports {vitals.run_state} and COLO mode "
+                f"{vitals.colo_mode} after its promotion.",
+                hint="`coloctl qmp PAIR NODE -- query-status` asks it again",
+            )
 
 
 async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
-    """Both are done; what the first raised counts more, and neither is left under way."""
+    """Wait for both; raise the error of the first before that of the second, and leave neither."""
     for outcome in await asyncio.gather(first, second, return_exceptions=True):
         if outcome is not None:
             raise outcome
 
 
-async def _arbitrated(arbitrate: Callable[[], Awaitable[None]], course: Course) -> None:
-    await arbitrate()
-    course.done(FailoverStep.ARBITRATED)
-
-
 def _release(spec: PairSpec, role: Role) -> tuple[plan.Plan, plan.Plan, plan.Plan]:
-    """What a survivor is told: before it may run on, to run on, and at once behind that."""
+    """Split a survivor's plan: before it may run on, the order to run on, and right after that."""
     steps = plan.release_secondary(spec) if role is Role.SECONDARY else plan.release_primary(spec)
-    told = [step.command.execute for step in steps].index("x-colo-lost-heartbeat")
-    return steps[:told], steps[told : told + 1], steps[told + 1 :]
+    order = [step.command.execute for step in steps].index("x-colo-lost-heartbeat")
+    return steps[:order], steps[order : order + 1], steps[order + 1 :]
 
 
-async def _cut_off(
-    spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
-) -> None:
-    """Let the survivor wait for nothing of its peer, and write nothing to it."""
-    await free(spec, survivor, role, deadline)
-    course.done(FailoverStep.YANKED)
-    await run(_release(spec, role)[0], survivor.monitor, deadline=deadline)
-
-
-async def _promote(
-    spec: PairSpec, survivor: VM, role: Role, deadline: Deadline, course: Course
-) -> None:
-    """The guest runs on the survivor, and its output reaches the tap."""
-    _, lost_heartbeat, then = _release(spec, role)
-    with survivor.monitor.listen("RESUME", bound=1) as resumed:
-        sent_s = time.monotonic()
-        telling = asyncio.ensure_future(run(lost_heartbeat, survivor.monitor, deadline=deadline))
-        # On its way before the first is answered: QEMU lets the guest go between the two, and is
-        # then busy for 8 ms; what the guest sends meanwhile would still go to its dead peer.
-        opening = asyncio.ensure_future(run(then, survivor.monitor, deadline=deadline))
-        try:
-            await telling
-            course.done(FailoverStep.PROMOTED)
-            await until_runstate(survivor.monitor, _SERVES, deadline.remaining())
-            course.done(FailoverStep.RUNNING, await _heard_since(resumed, sent_s))
-            await opening
-        finally:
-            for task in (telling, opening):
-                task.cancel()
-            await asyncio.gather(telling, opening, return_exceptions=True)
-
-
-async def _heard_since(events: EventStream, since_s: float) -> float | None:
-    """When the event waiting there was read; None for one that is older, or none."""
+async def _received_since(events: EventStream, since_s: float) -> float | None:
+    """Return when the event waiting there was read; None for one that is older, or none."""
     with contextlib.suppress(MonitorError):
         event = await events.next(0)
         return event.seen_s if event.seen_s >= since_s else None
@@ -188,9 +250,9 @@ async def _heard_since(events: EventStream, since_s: float) -> float | None:
 
 
 async def require_answer(survivor: VM) -> None:
-    """The survivor lives and its rescue road answers; asked before anything is fenced for it.
+    """Require that the survivor lives and answers on its rescue monitor.
 
-    Raises `FailoverRefused`.
+    Asked before a node is fenced for it. Raises `FailoverRefused`.
     """
     try:
         if survivor.process.frozen():
@@ -206,24 +268,14 @@ async def require_answer(survivor: VM) -> None:
 
 
 async def open_taps(spec: PairSpec, vm: VM) -> None:
-    """The guest of ``vm`` reaches the LAN."""
+    """Connect the guest of ``vm`` to the LAN."""
     for nic in spec.nics:
         if nic.tap is not None:
             await vm.host.tap(nic.tap.ifname[vm.node], up=True)
 
 
-async def _verify(survivor: VM) -> None:
-    vitals = await survivor.observe(SURVIVOR_DEADLINE_S)
-    if vitals.run_state not in _SERVES or vitals.colo_mode is not COLOMode.NONE:
-        raise FailoverRefused(
-            f"Node {survivor.node} says {vitals.run_state} and COLO mode {vitals.colo_mode} "
-            "after its promotion.",
-            hint="`coloctl qmp PAIR NODE -- query-status` asks it again",
-        )
-
-
 async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -> None:
-    """A primary whose protection failed half-way serves on alone; its secondary is dead already.
+    """Release a primary whose protection failed half-way; its secondary is dead already.
 
     Works from every stage between the first NBD connection and the first checkpoint. Raises
     `FailoverRefused` when the guest does not come to run again.
@@ -243,8 +295,8 @@ async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -
 
 
 async def _resume(primary: VM, deadline: Deadline) -> None:
-    """The guest runs again, after a failed migration has put its own house in order."""
-    settled = {RunState.PAUSED, *_SERVES}  # nobody else resumes one that was held
+    """Resume the guest, after QEMU has cleaned up a failed migration."""
+    settled = {RunState.PAUSED, *_SERVES}  # only this resumes one that was held
     with contextlib.suppress(DeadlineMissed):
         await until_runstate(primary.monitor, settled, deadline.at_most(RESCUE_DEADLINE_S))
     if (await primary.observe(deadline.remaining())).run_state not in _SERVES:

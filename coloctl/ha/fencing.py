@@ -1,7 +1,10 @@
-"""A node is proven down before anything is promoted.
+"""Prove a node down before anything is promoted.
 
-Invariant: `fence` returns only with a proof; everything else is `FencingFailed`. What the kernel
-says of a process outweighs what an agent or a person says: a QEMU within reach that lives on is
+Called by `ha.failover`; asks the fence agent through `ha.agent`, and the kernel through the node's
+host (`host.base`). `supervisor.acts.fencing` gathers the means.
+
+Invariant: `fence` returns only with a proof; every other end is `FencingFailed`. The kernel's
+report on a process outweighs an agent's or an operator's: a QEMU within reach that lives on is
 killed in any case, and must be proven gone.
 """
 
@@ -9,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from coloctl.errors import ColoctlError, FencingFailed
 from coloctl.ha.agent import switch_off
 from coloctl.host.base import DeathProof
 from coloctl.model.pair import FencingMethod, PairSpec
+from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 #: SIGKILL to pidfd readiness takes about 3 ms (docs/qemu.md); a core dump or a busy disk longer.
@@ -26,24 +29,38 @@ KILL_DEADLINE_S = 10.0
 #: A tap goes down within a millisecond; a kernel that is busy with its devices may take longer.
 TAP_DEADLINE_S = 1.0
 
-#: The kernel closes what a dead process had open before it says that it is dead; what was under way
-#: on its disks may take a little longer. Seconds from one look to the next.
+#: The kernel closes the files of a dead process before it reports the death; requests that were
+#: under way on its disks may take a little longer. Seconds from one look to the next.
 RELEASE_PERIOD_S = 0.01
 
-#: Awaited with a sentence for a person; returns when a person vouches for the node's being down.
-Confirm = Callable[[str], Awaitable[None]]
+
+class Confirmation:
+    """An operator's statement that a node is off: may be asked for, and given at any time."""
+
+    def __init__(self) -> None:
+        self.question = ""  #: sentences for an operator, once ``asked`` is set
+        self.asked = asyncio.Event()
+        self.given = asyncio.Event()
+
+    async def ask(self, question: str) -> None:
+        """Ask an operator, and wait until the statement is given."""
+        self.question = question
+        self.asked.set()
+        await self.given.wait()
+
+    def give(self) -> None:
+        """Take the operator's statement, whether it was asked for or not."""
+        self.given.set()
 
 
 @dataclass(frozen=True)
 class Means:
-    """What may help to prove a node down, besides the pair's fencing method."""
+    """Further means to prove a node down, besides the pair's fencing method."""
 
-    confirm: Confirm | None = None  #: asks a person; None: no one can be asked
-    #: Returns when a person vouches for the node without having been asked.
-    word: Callable[[], Awaitable[None]] | None = None
-    vouched: bool = False  #: a person has vouched already
+    confirmation: Confirmation | None = None  #: None: no operator can be asked
+    confirmed: bool = False  #: an operator has confirmed already
     forced: bool = False  #: an operator forces it: the kernel's proof is tried before the agent
-    agent_known: bool = False  #: the agent has said "on" of this node before
+    agent_known: bool = False  #: the agent has reported "on" of this node before
 
 
 NO_MEANS = Means()
@@ -51,7 +68,7 @@ NO_MEANS = Means()
 
 @dataclass(frozen=True)
 class Fenced:
-    """How ``node`` was made sure to be down; ``said`` is the agent's, or empty."""
+    """Proof that ``node`` is down, and how it was obtained; ``said``: the agent's output."""
 
     node: str
     method: FencingMethod
@@ -61,7 +78,7 @@ class Fenced:
     said: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal and `coloctl fence history`."""
+        """Return the document for the journal and `coloctl fence history`."""
         document = {
             "method": str(self.method),
             "how": self.how,
@@ -72,7 +89,7 @@ class Fenced:
 
 
 async def isolate(spec: PairSpec, vm: VM) -> None:
-    """The node's taps are down, so that a zombie cannot reach the LAN; a help, never the proof."""
+    """Take the node's taps down, so that a zombie cannot reach the LAN; a help, never the proof."""
     taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
     with contextlib.suppress(ColoctlError, TimeoutError):
         async with asyncio.timeout(TAP_DEADLINE_S):
@@ -90,23 +107,23 @@ async def fence(
     """Take ``vm`` off the LAN and make sure that it can never run another instruction.
 
     ``deadline_s`` is for the kernel's proof; an agent has the pair's ``fencing.timeout_s`` before,
-    a person as long as it takes. Raises `FencingFailed` when there is no proof, or when a person is
-    needed and no one can be asked.
+    an operator as long as it takes. Raises `FencingFailed` when there is no proof, or when an
+    operator is needed and none can be asked.
     """
     began = clock.now()
     method = spec.fencing.method
     require_means(spec, vm, means)
     await isolate(spec, vm)
     by, said, proof = "", "", None
-    if means.vouched:
+    if means.confirmed:
         by = "confirmed-" if vm.process.alive() else ""
     elif means.forced:
         proof = await _killed(vm, deadline_s)
-    if proof is None and not means.vouched and vm.process.alive():
+    if proof is None and not means.confirmed and vm.process.alive():
         if method is FencingMethod.COMMAND:
             by, said = await _by_agent(spec, vm, means, clock)
-        elif method is FencingMethod.MANUAL and means.confirm is not None:
-            by = await _by_person(spec, vm, means.confirm)
+        elif method is FencingMethod.MANUAL and means.confirmation is not None:
+            by = await _by_operator(spec, vm, means.confirmation)
     deadline = Deadline(deadline_s, clock)
     proof = proof or await vm.process.kill(deadline_s)
     await require_released(spec, vm, deadline)
@@ -117,8 +134,8 @@ async def fence(
 async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
     """Wait until no process can write to the node's images or has its taps open.
 
-    What the lost QEMU had open is closed when it is dead. What is open then is in the hands of a
-    process that coloctl does not know: raises `FencingFailed` at the deadline, which names it.
+    A dead QEMU holds no file open. A file that is open then belongs to a process that coloctl does
+    not know: raises `FencingFailed` at the deadline, which names it.
     """
     images = [disk.image[vm.node] for disk in spec.disks]
     taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
@@ -134,7 +151,7 @@ async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
 
 
 async def _killed(vm: VM, deadline_s: float) -> DeathProof | None:
-    """The kernel's proof, where it can be had; asked for before any agent."""
+    """Kill the process and return the kernel's proof; None where it cannot be had."""
     with contextlib.suppress(FencingFailed):
         return await vm.process.kill(deadline_s)
     return None
@@ -143,55 +160,44 @@ async def _killed(vm: VM, deadline_s: float) -> DeathProof | None:
 def require_means(spec: PairSpec, vm: VM, means: Means) -> None:
     """Require that the pair's fencing method can prove ``vm`` down, before anything is done to it.
 
-    A process that the kernel says is gone needs no method. Raises `FencingFailed`.
+    A process that the kernel reports as gone needs no method. Raises `FencingFailed`.
     """
-    unasked = means.confirm is None and not (means.vouched or means.forced)
+    unasked = means.confirmation is None and not (means.confirmed or means.forced)
     if spec.fencing.method is FencingMethod.MANUAL and unasked and vm.process.alive():
         raise FencingFailed(
             vm.node,
-            f"Node {vm.node} must be fenced by '{spec.fencing.method}', which needs a person.",
+            f"Node {vm.node} must be fenced by '{spec.fencing.method}', which needs an operator.",
             hint='fencing.method = "kill" lets coloctl do it where it runs beside QEMU',
         )
 
 
 async def _by_agent(spec: PairSpec, vm: VM, means: Means, clock: Clock) -> tuple[str, str]:
-    """The agent confirmed it; or a person or the kernel did meanwhile, and is not kept waiting."""
-    agent = asyncio.ensure_future(switch_off(spec.fencing, vm.node, clock, known=means.agent_known))
-    dying = asyncio.ensure_future(vm.process.wait())
-    word = asyncio.ensure_future(means.word()) if means.word is not None else None
-    tasks: list[asyncio.Future[Any]] = [agent, dying, *([word] if word is not None else [])]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    """Ask the agent to confirm it; an earlier proof by an operator or the kernel counts at once."""
+    given = means.confirmation.given.wait() if means.confirmation is not None else None
+    waits = (
+        switch_off(spec.fencing, vm.node, clock, known=means.agent_known),
+        vm.process.wait(),
+        *([given] if given is not None else []),
+    )
+    async with first_of(*waits) as (agent, dying, *confirmed):
         if agent.done() and agent.exception() is None:
             return "agent-", agent.result()
-        if word is not None and word.done():
+        if any(one.done() for one in confirmed):
             return "confirmed-", ""
         if dying.done() or not vm.process.alive():
             failed = agent.exception() if agent.done() else None
             return "", failed.message if isinstance(failed, ColoctlError) else ""
-        return "agent-", agent.result()  # raises what the agent failed with
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        return "agent-", agent.result()  # raises the agent's failure
 
 
-async def _by_person(spec: PairSpec, vm: VM, confirm: Confirm) -> str:
-    """Somebody vouched for it, or the kernel did meanwhile."""
-    asking = asyncio.ensure_future(
-        confirm(
-            f"Node {vm.node} must be known to be down before the other one may run the guest: "
-            f"switch it off, then say so with `coloctl fence confirm {spec.name} {vm.node}`."
-        )
+async def _by_operator(spec: PairSpec, vm: VM, confirmation: Confirmation) -> str:
+    """Ask an operator to confirm it; a death that the kernel reports meanwhile counts at once."""
+    question = confirmation.ask(
+        f"Node {vm.node} must be known to be down before the other one may run the guest: "
+        f"switch it off, then confirm it with `coloctl fence confirm {spec.name} {vm.node}`."
     )
-    dying = asyncio.ensure_future(vm.process.wait())
-    try:
-        await asyncio.wait({asking, dying}, return_when=asyncio.FIRST_COMPLETED)
+    async with first_of(question, vm.process.wait()) as (asking, dying):
         if dying.done():
             return ""
         await asking
         return "confirmed-"
-    finally:
-        for task in (asking, dying):
-            task.cancel()
-        await asyncio.gather(asking, dying, return_exceptions=True)

@@ -1,8 +1,11 @@
-"""The replication link: what the beacons at both ends hear, and whether QEMU's own data arrives.
+"""Watch the replication link: beacons at both ends, and whether QEMU's own data arrives.
 
-Invariants: a silence grows only by time in which this process itself ran; a connection counts as
-silent only while the link carries everything else. On a link that loses datagrams a connection may
-have to send again for seconds, and whoever took that for a cut would break a pair that works.
+Called by `ha.heartbeat` at every beat; `host.watching` sends and receives the beacons,
+`host.delivery` asks the kernel about QEMU's connections.
+
+Invariants: a silence grows only by time in which this process itself ran. A connection counts as
+silent only while the link carries everything else: on a link that loses datagrams a connection may
+have to send again for seconds, and taking that for a cut would break a pair that works.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from coloctl.host.delivery import Deliveries, TcpConnection
 from coloctl.host.watching import Beacon
 from coloctl.model.pair import NODES, NodeName, PairSpec
 
-#: Called with node, road ("rescue", "command" or "link") and seconds for each probe answered.
+#: Called with node, path ("rescue", "command" or "link") and seconds for each probe answered.
 Timed = Callable[[str, str, float], None]
 
 #: The kernel is asked about each connection at every so many beats, and looked through for new
@@ -28,22 +31,26 @@ CLEAN_MS = 5000.0
 
 
 def channels(spec: PairSpec) -> dict[int, str]:
-    """What the guest waits for, by port. Packets to compare are not among them: without them every
-    checkpoint comes early, and the pair works."""
+    """Name the connections for which the guest waits, by port.
+
+    Packets to compare are not among them: without them every checkpoint comes early, and the pair
+    works.
+    """
     replication = spec.replication
     return {replication.nbd_port(): "disk", replication.migration_port(): "memory"}
 
 
 class Silences:
-    """How long each connection of one host has had no answer to what it sent; pure."""
+    """The silences of one host's connections: how long sent data has had no answer; pure."""
 
     def __init__(self) -> None:
         self._seen: dict[bytes, tuple[TcpConnection, float]] = {}
 
     def see(self, sent: Iterable[TcpConnection], passed_ms: float) -> tuple[float, int]:
-        """The longest silence that the kernel attests, milliseconds, and its port; else zeros.
+        """Return the longest silence that the kernel attests, milliseconds, and its port.
 
-        ``passed_ms`` is the time since the last look. Whatever comes in ends a silence.
+        Both are zero where there is none. ``passed_ms`` is the time since the last look. Any data
+        that comes in ends a silence.
         """
         before, self._seen = self._seen, {}
         worst = (0.0, 0)
@@ -59,7 +66,7 @@ class Silences:
 
 
 class LinkWatch:
-    """Both ends of the replication link, and how long each has heard nothing.
+    """Both ends of the replication link, and how long each has received nothing.
 
     ``deliveries`` are of the same nodes; without them only the beacons count.
     """
@@ -80,7 +87,7 @@ class LinkWatch:
         self._worst = (0.0, 0)
 
     def beat(self, awake_ms: float, timed: Timed) -> None:
-        """What came since the last beat has been heard, and the peers are told."""
+        """Read what came since the last beat, and send the next datagrams."""
         for node, beacon in self._beacons.items():
             if beacon.beat():
                 self._silent_ms[node] = 0.0
@@ -108,14 +115,14 @@ class LinkWatch:
 
     @property
     def silent_ms(self) -> float:
-        """Of the direction that has been silent for longer."""
+        """The silence of the direction that has been silent for longer, milliseconds."""
         return max(self._silent_ms.values())
 
     @property
     def unacked(self) -> tuple[float | None, str]:
-        """For how long a connection's data had no answer while all else arrived, and which.
+        """The time for which a connection's data had no answer while all else arrived, and which.
 
-        None where nobody can tell.
+        None where the kernel does not show it.
         """
         if not self._deliveries:
             return None, ""
@@ -125,7 +132,7 @@ class LinkWatch:
         return silent_ms, self._names.get(port, "")
 
     def close(self) -> None:
-        """Nothing is watched any more."""
+        """Close the beacons and the views of the kernel."""
         for beacon in self._beacons.values():
             beacon.close()
         for one in self._deliveries.values():

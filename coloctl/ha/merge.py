@@ -1,8 +1,9 @@
 """Look at what QEMU makes of the overlays of a promoted secondary, and steer how it may end.
 
-On promotion QEMU commits the active and the hidden overlay of each disk into its image by a job of
-its own, which no query lists and no event announces; it shows in the block graph alone. The
-supervisor (`supervisor.acts.merge`) calls this.
+Called by `supervisor.acts.merge`; asks QEMU through its command monitor, with names of
+`machine.blockdev` and plans of `colo.plan`. On promotion QEMU commits the active and the hidden
+overlay of each disk into its image by a job of its own, which no query lists and no event
+announces; it shows in the block graph alone.
 
 Invariant: a merge is over only where no overlay is in the graph any more; from then on, and not
 before, the guest writes to the image.
@@ -24,7 +25,7 @@ from coloctl.vm import VM
 
 Node = dict[str, Any]
 
-#: Telling a QEMU that is busy with its merge what to do at its end, seconds.
+#: For an order to a QEMU that is busy with its merge, seconds.
 STAY_S = 10.0
 
 #: The filter that QEMU puts above an overlay for as long as its commit runs.
@@ -67,8 +68,8 @@ async def look(spec: PairSpec, vm: VM, deadline_s: float) -> Look:
 
 
 async def stay_when_off(vm: VM, *, stay: bool) -> None:
-    """Let the QEMU stay, or go, when its guest powers itself off; raises `MonitorError`.
+    """Order the QEMU to stay, or to end, when its guest powers off; raises `MonitorError`.
 
-    One that goes in the middle of a merge would leave it to the next start.
+    One that ends in the middle of a merge would leave it to the next start.
     """
     await run(plan.stay_when_off(stay=stay), vm.monitor, deadline=Deadline(STAY_S))

@@ -1,4 +1,8 @@
-"""QEMU's events that decide something, in the words of `model.observation.NOTICES`; pure."""
+"""Translate QEMU's events that decide something into notices of `model.observation`; pure.
+
+Called by `supervisor.heartbeat_driver` for every event; recognizes replicas by the names of
+`machine.blockdev`. An event that is no notice decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,13 @@ from typing import Any
 
 from coloctl.machine import blockdev
 
-#: Whoever asked for a reset, the guest begins anew; the resets of a secondary that loads a
+#: A guest that is reset begins again, by whichever order; the resets of a secondary that loads a
 #: checkpoint have no event (docs/qemu.md, "How a guest ends in COLO").
 _OF_THE_GUEST = {"RESET": "guest-reset", "GUEST_PANICKED": "guest-panic"}
 
 
 def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
-    """The notice that the event is, or None: it decides nothing."""
+    """Return the notice that the event is; None for one that decides nothing."""
     if name == "COLO_EXIT":
         return "colo-exit" if data.get("reason") == "error" else None
     if name == "QUORUM_REPORT_BAD":
@@ -28,7 +32,10 @@ def notice_of(name: str, data: Mapping[str, Any]) -> str | None:
 
 
 def _bad_child(child: str, read: bool) -> str | None:
-    """A replica that cannot be read missed nothing, and nobody reads it."""
+    """Return the notice of a bad child of the quorum.
+
+    A replica that cannot be read missed no write, and the guest does not read from it.
+    """
     if blockdev.is_replica(child):
         return None if read else "replica-write-error"
     return "local-read-error" if read else "local-write-error"

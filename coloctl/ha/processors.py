@@ -1,6 +1,7 @@
-"""Tell a secondary whose processors spin or stand still from one that works, or is starved; pure.
+"""Find a secondary whose processors spin or stand still, and is not just starved; pure.
 
-`supervisor.contrast` feeds it, `ha.divergence` says what it proves.
+Called by `supervisor.contrast`, which feeds it; `ha.divergence` decides what the findings prove.
+`ProcessorLoad` compares how much both guests' processors ran, `Stuck` follows their registers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ NEVER_RESTS, RESTS, TIMES = 0.9, 0.5, 4.0
 #: A guest that does nothing uses less than a tenth of what the primary's does, which works.
 NOTHING, SOMETHING = 0.1, 0.01
 #: A window in which the secondary is busy for this share, and the primary for this share of that,
-#: is a reason to look at the registers; so is this many checkpoints whose answer had no twin.
+#: is a reason to look at the registers; so is this many checkpoints for which
+#: the secondary's packet was missing.
 BUSY, LESS, SUSPECT_UNMATCHED = 0.8, 0.75, 1
 #: A processor is stuck after so many looks in a row, between which it ran so long in all, seconds.
 #: A look before which it ran for less than `RAN_S` says nothing: its thread was starved.
@@ -30,7 +32,7 @@ PROOF_LOOKS, PROOF_STRETCHES = 8, 3
 
 @dataclass(frozen=True)
 class Worked:
-    """What the processors of one guest have done up to a moment, seconds."""
+    """The work of one guest's processors up to a moment, seconds."""
 
     at_s: float
     held_s: float  #: how long checkpoints have held the guest
@@ -57,7 +59,7 @@ def _share(before: Worked, after: Worked) -> _Share:
 
 @dataclass
 class ProcessorLoad:
-    """How many windows in a row only the secondary's processors never rest, or do nothing."""
+    """The windows in a row in which only the secondary's processors never rest, or do nothing."""
 
     spinning: int = 0
     halted: int = 0
@@ -101,7 +103,7 @@ class Processor:
 
 @dataclass
 class _Row:
-    """What was seen of one processor since the last checkpoint, and before it."""
+    """The looks at one processor since the last checkpoint, and how stretches before it ended."""
 
     stretch: int  #: the checkpoint since which `seen`, `looks` and what follows count
     seen: int = 0
@@ -114,7 +116,7 @@ class _Row:
 
     @property
     def stuck(self) -> bool:
-        """Whether it takes no interrupt: halted so, or it ran in one place for long enough."""
+        """True where it takes no interrupt: halted so, or it ran in one place for long enough."""
         ran = self.halted or self.last_s - self.first_s >= STUCK_RAN_S
         return self.looks >= STUCK_LOOKS and ran
 
@@ -140,7 +142,7 @@ class _Row:
 
 
 class Stuck:
-    """Which processors of one guest stay in one place with their interrupts off, look by look.
+    """The processors of one guest that stay in one place with their interrupts off, look by look.
 
     A processor with its interrupts off leaves its place by itself only. One whose thread hardly ran
     between two looks was starved, unless it is halted: with its interrupts off it never runs again.
@@ -159,12 +161,12 @@ class Stuck:
 
     @property
     def suspicious(self) -> bool:
-        """Whether a processor was in one place without interrupts twice in a row."""
+        """True where a processor was in one place without interrupts twice in a row."""
         return any(row.looks > 1 for row in self._rows.values())
 
     @property
     def suspected(self) -> bool:
-        """Whether a stretch ended so, or may end so."""
+        """True where a stretch ended so, or may end so."""
         return any(row.ended or row.looks for row in self._rows.values())
 
     def seen_so(self, stretch: int) -> set[int]:

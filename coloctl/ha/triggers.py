@@ -1,7 +1,9 @@
-"""What would make the supervisor act now, how far each road is from it, and who would win.
+"""Predict what would make the supervisor act now, and which node would run the guest; pure.
 
-Every answer is found by changing one thing in the observation and asking `diagnose` and `decide`,
-so that what `explain` says and what the supervisor does cannot differ.
+Called by `supervisor.evidence` for `explain`; asks `ha.analysis` and `ha.decision`.
+
+Invariant: each answer is found by changing one thing in the observation and asking `diagnose` and
+`decide`, so that the answers of `explain` and the acts of the supervisor cannot differ.
 """
 
 from __future__ import annotations
@@ -24,16 +26,16 @@ class Trigger:
     happens: str  #: "node a's process ends", for people
     path: str  #: "process", "rescue", "command", "link", "data", "held", "overdue" or "event"
     node: NodeName | None  #: the node that it happens to
-    now_ms: float | None  #: how silent the road is; None: it is not measured in time
+    now_ms: float | None  #: how silent the path is; None: it is not measured in time
     limit_ms: float | None
     diagnosis: Diagnosis
     action: Action
-    lost: NodeName | None  #: who would be given up
-    winner: NodeName | None  #: who would run the guest alone
+    lost: NodeName | None  #: the node that would be given up
+    winner: NodeName | None  #: the node that would run the guest alone
     reason: str
 
     def to_json(self) -> Mapping[str, Any]:
-        """The fields by name; action and diagnosis as their words."""
+        """Return the fields by name; action and diagnosis by their values."""
         return asdict(self)
 
 
@@ -55,7 +57,7 @@ def triggers(
     acting: str = "",
     pair: str = "PAIR",
 ) -> tuple[Trigger, ...]:
-    """What each single thing that may happen next would lead to."""
+    """Predict where each single thing that may happen next would lead."""
     return tuple(
         _followed(change, policy, paused=paused, acting=acting, pair=pair)
         for change in _changes(observation)
@@ -151,7 +153,7 @@ def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
     )
     if now.role is Role.PRIMARY:
         yield _event(seen, node, "guest-shutdown", "the guest powers off")
-        yield _event(seen, node, "guest-reset", "the guest starts anew")
+        yield _event(seen, node, "guest-reset", "the guest is reset")
         yield _event(seen, node, "guest-panic", "the guest's kernel panics")
 
 

@@ -1,8 +1,10 @@
-"""Tell what only the secondary's guest did and said: QEMU's events, and console lines; pure.
+"""Find QEMU's events and console lines of a guest that only the secondary has; pure.
 
-`supervisor.contrast` feeds it, `ha.divergence` says what it proves. What the primary does as well
-within a grace is no sign: a sound secondary runs ahead of it or behind it, and a checkpoint may
-take it back to before what it did.
+Called by `supervisor.contrast`, which feeds it; `ha.divergence` decides what the findings prove.
+
+Invariant: an event or a line that the primary has as well within a grace is no sign. A sound
+secondary runs earlier or later than the primary, and a checkpoint may take it back to a moment
+before the event.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ GRACE_S, GRACE_CHECKPOINTS, GRACE_LONGEST_S = 1.0, 2, 3.0
 #: of which made both guests the same again, are enough with so long in which nothing kept the
 #: primary's processors from running, seconds: three times what lies between two sound guests.
 FREE_S = 0.5
-#: What the primary did before counts for so long, seconds: the secondary may be behind it.
+#: An event of the primary excuses the secondary for so long, seconds: it may run later.
 EXCUSED_S = 5.0
 
 #: Lines and shapes that are remembered of one console.
@@ -30,7 +32,7 @@ LONGEST = 400
 #: Lines of the secondary of one sort that wait for the primary; what comes beyond that is dropped.
 UNMET = 1000
 
-#: What a kernel or its init says when memory or code is damaged. A group matches the same text for
+#: Words of a kernel or its init when memory or code is damaged. A group matches the same text for
 #: the same kind of damage.
 DAMAGE = re.compile(
     rb"(BUG: |kernel BUG at|Oops|general protection|invalid opcode|unable to handle"
@@ -41,7 +43,7 @@ DAMAGE = re.compile(
     rb"|Segmentation fault|Illegal instruction|Bus error|scheduling while atomic"
     rb"|unexpected exception|Fatal trap|^panic: |Freezing execution|invalid pointer)"
 )
-#: What a guest says because it was late, and not because it is damaged.
+#: Words of a guest that was late, and is not damaged.
 LATENESS = re.compile(
     rb"lockup|rcu|blocked for more than|clocksource|hrtimer: interrupt took"
     rb"|transmit queue|RT throttling|watchdog|timekeeping|perf: interrupt took|timed out",
@@ -66,7 +68,7 @@ GUEST_EVENTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Moment:
-    """When something happened, by the clock and by the primary's checkpoints."""
+    """A moment, by the clock and by the primary's checkpoints."""
 
     at_s: float
     checkpoints: int
@@ -91,7 +93,7 @@ class Moment:
 
 
 class UnmatchedEvents:
-    """Which of QEMU's events of a guest only the secondary sent."""
+    """QEMU's events of a guest that only the secondary sent."""
 
     def __init__(self) -> None:
         self.alone: dict[str, None] = {}
@@ -100,29 +102,29 @@ class UnmatchedEvents:
 
     @property
     def undecided(self) -> bool:
-        """Whether the primary may still do what the secondary did."""
+        """True while the primary may still do what the secondary did."""
         return bool(self._pending)
 
     def eventful(self, at_s: float) -> bool:
         """Return whether either guest was reset or the like lately: it may be in its firmware."""
         return self.undecided or at_s - self._primary_s < EXCUSED_S
 
-    def primary(self, deed: str, at_s: float) -> None:
-        """Note that the primary's guest did this: what the secondary does about now is the same.
+    def primary(self, event: str, at_s: float) -> None:
+        """Note that the primary's guest did this: an event of the secondary about now is the same.
 
         A reset follows a panic, and a checkpoint may swallow one of the two.
         """
         self._primary_s = at_s
         self._pending.clear()
 
-    def secondary(self, deed: str, moment: Moment) -> None:
-        """Note that the secondary's guest did this, by itself or because its monitor was told."""
+    def secondary(self, event: str, moment: Moment) -> None:
+        """Note that the secondary's guest did this, by itself or by an order to its monitor."""
         if moment.at_s - self._primary_s >= EXCUSED_S:
-            self._pending.append((deed, moment))
+            self._pending.append((event, moment))
 
     def judge(self, now: Moment) -> None:
-        """Hold against the secondary what the primary has had its time for."""
-        ripe = [deed for deed, moment in self._pending if moment.ripe(now)]
+        """Count against the secondary what the primary has not done within its time."""
+        ripe = [event for event, moment in self._pending if moment.ripe(now)]
         self._pending = [one for one in self._pending if not one[1].ripe(now)]
         self.alone.update(dict.fromkeys(ripe))
 
@@ -137,36 +139,36 @@ def shape(line: bytes) -> bytes:
 
 
 def _marks(line: bytes) -> frozenset[bytes]:
-    """Return the kinds of damage of which a line tells."""
+    """Return the kinds of damage that a line reports."""
     return frozenset(found.lower() for found in DAMAGE.findall(line))
 
 
 @dataclass
-class _Unmet:
+class _UnmatchedLine:
     """A line of the secondary that the primary has not written yet."""
 
     shape: bytes
     line: bytes
     moment: Moment
-    marks: frozenset[bytes]  #: kinds of damage of which it tells
+    marks: frozenset[bytes]  #: kinds of damage that it reports
 
 
-class Words:
-    """Which lines only the secondary wrote to its console."""
+class UnmatchedLines:
+    """The lines that only the secondary wrote to its console."""
 
     def __init__(self) -> None:
         self.damage: dict[str, None] = {}  #: those about damage
         self.others = 0  #: of any kind, while the primary wrote none
         self._known: dict[bytes, None] = {}  # shapes of the primary
         self._marks: set[bytes] = set()  # kinds of damage of which the primary wrote
-        # About damage, and others: a guest in ruins writes so much that the first lines, which tell
+        # About damage, and others: a damaged guest writes so much that the first lines, which show
         # most, would be pushed out of one queue before the primary has had its time.
-        self._unmet: tuple[deque[_Unmet], deque[_Unmet]] = (deque(), deque())
+        self._unmet: tuple[deque[_UnmatchedLine], deque[_UnmatchedLine]] = (deque(), deque())
         self._primary_s = float("-inf")
 
     @property
     def undecided(self) -> bool:
-        """Whether the primary may still write a line about damage that the secondary wrote."""
+        """True while the primary may still write a line about damage that the secondary wrote."""
         return bool(self._unmet[0])
 
     def before(self, lines: Iterable[bytes]) -> None:
@@ -183,7 +185,7 @@ class Words:
             self._primary_s = at_s
 
     def missed(self, at_s: float) -> None:
-        """Note that some of what the primary wrote was not read: it may have been anything."""
+        """Note that some lines of the primary were not read: they may have been any."""
         self._primary_s = at_s
         for unmet in self._unmet:
             unmet.clear()
@@ -193,20 +195,20 @@ class Words:
         for line in lines:
             like = shape(line)
             if like and like not in self._known and not LATENESS.search(line):
-                one = _Unmet(like, line[:LONGEST], moment, _marks(line[:LONGEST]))
+                one = _UnmatchedLine(like, line[:LONGEST], moment, _marks(line[:LONGEST]))
                 unmet = self._unmet[0 if one.marks else 1]
                 if len(unmet) < UNMET:
                     unmet.append(one)
 
     def judge(self, now: Moment) -> None:
-        """Hold against the secondary what the primary has had its time for."""
+        """Count against the secondary what the primary has not done within its time."""
         for one in self._ripe(0, now):
             if not one.marks & self._marks:
                 self._hold(one.line)
         silent = (one.moment.at_s - self._primary_s >= EXCUSED_S for one in self._ripe(1, now))
         self.others += sum(silent)
 
-    def _ripe(self, of: int, now: Moment) -> list[_Unmet]:
+    def _ripe(self, of: int, now: Moment) -> list[_UnmatchedLine]:
         """Take the lines of that queue that the primary has had its time for and did not write."""
         waiting = [one for one in self._unmet[of] if one.shape not in self._known]
         ripe = [one for one in waiting if one.moment.ripe(now)]
@@ -216,7 +218,7 @@ class Words:
 
     def _hold(self, line: bytes) -> None:
         text = _STAMP.sub(b"", _ESCAPES.sub(b"", line)).strip().decode(errors="replace")
-        if len(self.damage) < 3:  # the first ones tell most
+        if len(self.damage) < 3:  # the first ones show most
             self.damage[text[:120]] = None
 
     def _know(self, like: bytes) -> None:

@@ -62,10 +62,10 @@ def _named(stem: Path) -> Overlay:
 CLOSED, CLOSED_GRANULARITY = "closed", 1 << 24
 
 #: The node of the close marker, and its size in bytes: one cluster.
-WITNESS, WITNESS_BYTES = "witness", 64 * 1024
+CLOSE_MARKER, CLOSE_MARKER_BYTES = "witness", 64 * 1024
 
 
-def witness(spec: PairSpec, node: NodeName) -> Path:
+def close_marker(spec: PairSpec, node: NodeName) -> Path:
     """Name the close marker: the file that shows how the QEMU of a secondary ended.
 
     QEMU marks a qcow2 file with lazy reference counts as dirty when it writes to it, and as clean
@@ -194,9 +194,9 @@ def _quorum(index: int, child: str) -> Node:
     }
 
 
-def witness_node(path: Path) -> Node:
+def close_marker_node(path: Path) -> Node:
     """Build the block node of the close marker, which is used by its first write alone."""
-    return {"driver": "qcow2", "node-name": WITNESS, "file": _unflushed(path)}
+    return {"driver": "qcow2", "node-name": CLOSE_MARKER, "file": _unflushed(path)}
 
 
 def _unflushed(overlay: Path) -> Node:

@@ -111,13 +111,13 @@ def secondary(
     overlays: Sequence[blockdev.Overlay],
     plugin: Path | None = None,
     scratch: Sequence[Path] = (),
-    witness: Path | None = None,
+    close_marker: Path | None = None,
 ) -> Launch:
     """Build the command line of a QEMU that waits until it learns from where its guest comes.
 
-    ``overlays`` has one item per disk, empty and of the disk's size; ``witness`` is the file that
-    `blockdev.witness` names. Incoming is deferred because capabilities must be set before the
-    stream is accepted. ``scratch`` as for `primary`.
+    ``overlays`` has one item per disk, empty and of the disk's size; ``close_marker`` is the file
+    that `blockdev.close_marker` names. Incoming is deferred because capabilities must be set before
+    the stream is accepted. ``scratch`` as for `primary`.
     """
     chardevs = [
         one
@@ -136,8 +136,8 @@ def secondary(
             )
         )
     ]
-    if witness is not None:
-        nodes.append(blockdev.witness_node(witness))
+    if close_marker is not None:
+        nodes.append(blockdev.close_marker_node(close_marker))
     tail = ("-incoming", "defer")
     return _launch(
         spec,

@@ -1,4 +1,4 @@
-"""Talking QMP: sessions, the two roads of a monitor, command values and the schema they obey.
+"""Send QMP commands to QEMUs: sessions, the two monitors of a QEMU, command values, their schema.
 
-The only package that imports ``qemu.qmp``.
+Invariant: the only package that imports ``qemu.qmp``.
 """

@@ -1,6 +1,6 @@
-"""The QMP library's client, with its hooks used: what was sent, what is owed, when it was lost.
+"""Extend the QMP library's client: note sent and unanswered commands, and why it was lost.
 
-Only `qmp.session` has business here; it puts deadlines and errors of ours around it.
+Called by `qmp.session` alone, which adds deadlines and the errors of `errors`.
 """
 
 from __future__ import annotations
@@ -75,9 +75,10 @@ class HookedClient(QMPClient):
         self._length = 0  #: of the message that was read last, bytes
 
     async def _do_recv(self) -> Message:
-        """Read one message, and let everybody else have a turn before it is dealt with.
+        """Read one message, and give all other tasks a turn before it is handled.
 
-        What has arrived already is read without a wait: a peer that floods us would hold the loop.
+        A message that has arrived already is read without a wait: a peer that floods coloctl would
+        hold the loop.
         """
         line = await self._readline()
         self._length = len(line)
@@ -85,12 +86,12 @@ class HookedClient(QMPClient):
         return Message(line, eager=True)
 
     def _hand_on(self, message: Message) -> bool:
-        """Hands the event on and has the library keep nothing: it would keep all for ever."""
+        """Forward the event, and make the library keep no event: it would keep all for ever."""
         self._on_event(_event(message))
         return False
 
     def probe(self, command: Command, answered: Callable[[], None]) -> bool:
-        """The command was written past the library's queue and its task; see `Session.probe`."""
+        """Write the command past the library's queue and its task; see `Session.probe`."""
         key = f"probe-{command.execute}"
         if key in self._probes:
             return False
@@ -109,11 +110,12 @@ class HookedClient(QMPClient):
             answered()
 
     async def _get_greeting(self) -> Greeting:
-        """The greeting; events ahead of it are recorded and told to nobody.
+        """Read the greeting; events ahead of it are recorded and not reported.
 
         QEMU takes a connection in one thread and sends events in others, to every monitor that is
         not negotiating; one that has just been taken is not yet (monitor/qmp.c, docs/qemu.md).
-        Events that are lost while it negotiates may follow, so those ahead tell no whole story.
+        Events that are lost while it negotiates may follow, so those ahead are not the complete
+        sequence.
         """
         while "event" in (message := await self._recv()):
             continue
@@ -164,7 +166,7 @@ class HookedClient(QMPClient):
 
 
 def _shortened(msg: Message, length: int) -> Mapping[str, Any]:
-    """What a record keeps of a long message."""
+    """Return what a record keeps of a long message."""
     kept = {key: msg[key] for key in ("id", "event", "timestamp") if key in msg}
     return {**kept, "return" if "return" in msg else "left-out": f"{length} bytes"}
 

@@ -1,4 +1,7 @@
-"""Finds out which spellings a binary speaks, by asking a QEMU that was started for that."""
+"""Find out which spellings a binary speaks, by asking a QEMU that was started for that.
+
+Called by `vm` and `check.probe`; the result is a `model.dialect` value.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,20 @@ from coloctl.qmp.schema import Schema, distill
 _SWITCHOVER_BANDWIDTH = "migrate-set-parameters.avail-switchover-bandwidth"
 _RECONNECT = "chardev-add.backend[type=socket].data.reconnect"
 
-#: Through it a Linux or Windows guest tells QEMU that it has panicked.
+#: A Linux or Windows guest reports through it to QEMU that it has panicked.
 PVPANIC = "pvpanic-pci"
 
 
 class Asked(Protocol):
-    """What answers: a `Session`, or a `Monitor`."""
+    """An object that answers commands: a `Session`, or a `Monitor`."""
 
-    async def execute(self, command: Command, deadline_s: float) -> Any: ...
+    async def execute(self, command: Command, deadline_s: float) -> Any:
+        """Send the command and return the answer."""
+        ...
 
 
 def version_text(answer: Mapping[str, Any]) -> str:
-    """The answer of ``query-version`` as people write it: ``10.0.13 (Debian 1:10.0.13+ds-0)``."""
+    """Format the answer of ``query-version`` for people: ``10.0.13 (Debian 1:10.0.13+ds-0)``."""
     numbers = answer["qemu"]
     version = f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
     package = str(answer.get("package", "")).strip()
@@ -34,7 +39,7 @@ def version_text(answer: Mapping[str, Any]) -> str:
 
 
 async def learn_schema(asked: Asked, deadline_s: float = 5.0) -> Schema:
-    """The schema of the QEMU that answers, distilled."""
+    """Query the schema of the QEMU that answers, and distill it."""
     deadline = Deadline(deadline_s)
     version = version_text(await asked.execute(qmp.query_version(), deadline.remaining()))
     return distill(await asked.execute(qmp.query_qmp_schema(), deadline.remaining()), version)
@@ -43,10 +48,11 @@ async def learn_schema(asked: Asked, deadline_s: float = 5.0) -> Schema:
 async def discover(
     asked: Asked, deadline_s: float = 5.0, *, schema: Schema | None = None
 ) -> Dialect:
-    """The dialect of the QEMU that answers, its migration capabilities as they were before.
+    """Find the dialect of the QEMU that answers; its migration capabilities are restored
+    afterwards.
 
     Meant for a QEMU with ``-machine none`` that runs for this alone: capabilities are switched on
-    and off again on the way. ``schema`` saves asking for it once more.
+    and off again on the way. ``schema`` saves one query.
     """
     deadline = Deadline(deadline_s)
     if schema is None:
@@ -71,10 +77,10 @@ async def _has_device(asked: Asked, name: str, deadline: Deadline) -> bool:
 
 
 async def _return_path(asked: Asked, deadline: Deadline) -> ReturnPath | None:
-    """How ``x-colo`` and ``return-path`` go together; None when there is no ``x-colo``.
+    """Find how ``x-colo`` and ``return-path`` go together; None when there is no ``x-colo``.
 
-    Where QEMU takes ``x-colo`` alone it is older than 161e603975 (11.0), and its COLO breaks with
-    a return path although nothing refuses the two together.
+    Where QEMU takes ``x-colo`` alone it is older than 161e603975 (11.0), and its COLO breaks with a
+    return path although QEMU accepts the two together.
     """
     listed = await asked.execute(qmp.query_migrate_capabilities(), deadline.remaining())
     before = {line["capability"]: line["state"] for line in listed}

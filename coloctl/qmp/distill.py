@@ -1,4 +1,7 @@
-"""Spells out the numbered types of ``query-qmp-schema`` as paths; `schema` tells how they read."""
+"""Spell out the numbered types of ``query-qmp-schema`` as paths.
+
+Called by `qmp.schema`, whose head explains how the paths read.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ Entry = Mapping[str, Any]
 
 
 class _Distiller:
-    """Spells out one command or event.
+    """The paths of one command or event.
 
     A type inside itself, or one that is all the arguments of a command, becomes ``like`` that.
     """
@@ -25,7 +28,7 @@ class _Distiller:
         self._around = dict(roots)
 
     def members_of(self, path: str, name: str) -> None:
-        """Spells out the object type ``name`` at ``path``."""
+        """Spell out the object type ``name`` at ``path``."""
         entry = self._types[name]
         for member in sorted(entry["members"], key=lambda member: str(member["name"])):
             optional = "optional " if "default" in member else ""
@@ -35,12 +38,12 @@ class _Distiller:
             self.members_of(f"{path}[{entry['tag']}={variant['case']}]", variant["type"])
 
     def root(self, path: str, name: str) -> None:
-        """Spells out the arguments, data or return value of a command or event."""
+        """Spell out the arguments, data or return value of a command or event."""
         self._around[name] = path
         self.members_of(path, name)
 
     def returned(self, path: str, name: str) -> None:
-        """Spells out a return value, unless it is the empty object that means nothing."""
+        """Spell out a return value, unless it is the empty object, which has no meaning."""
         entry = self._types[name]
         if entry["meta-type"] != "object" or entry["members"] or entry.get("variants"):
             self._paths[path] = self._kind(path, name)
@@ -70,7 +73,7 @@ class _Distiller:
 
 
 def _values(entry: Entry) -> Sequence[Entry]:
-    """An enum's values; ``members`` carries their features, ``values`` is the older form."""
+    """Return an enum's values; ``members`` carries their features, ``values`` is the older form."""
     if "members" in entry:
         return list(entry["members"])
     return [{"name": value} for value in entry["values"]]
@@ -82,7 +85,9 @@ def _features(entry: Entry, *more: str) -> str:
 
 
 def _roots(types: Mapping[str, Entry]) -> dict[str, str]:
-    """The types that are all the arguments of a command: known by the command's name everywhere."""
+    """Return the types that are all the arguments of a command: known by the command's name
+    everywhere.
+    """
     roots: dict[str, str] = {}
     for name in sorted(types, reverse=True):
         entry = types[name]
@@ -92,7 +97,7 @@ def _roots(types: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def paths_of(answer: Iterable[Entry]) -> dict[str, str]:
-    """Every path of the answer of ``query-qmp-schema`` with what it is, sorted."""
+    """Return every path of the answer of ``query-qmp-schema`` with its kind, sorted."""
     types = {str(entry["name"]): entry for entry in answer}
     roots = _roots(types)
     paths: dict[str, str] = {}

@@ -1,8 +1,9 @@
-"""The QEMU guest agent, over the socket behind its port: one conversation, one request.
+"""Ask the QEMU guest agent, over the socket of its port: one conversation, one request.
 
-The agent speaks QMP's JSON without a greeting. A port keeps what is written while nobody in the
-guest reads it, and what was answered while nobody here did; so a conversation begins with a number
-that the agent says back behind a byte which no JSON holds.
+Called by `supervisor.settling` and `supervisor.acts.powerdown`. The agent speaks QMP's JSON without
+a greeting. A port keeps bytes that no process in the guest reads, and answers that were not read
+here. So a conversation begins with a number that the agent sends back after a byte that no JSON
+holds.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any
 from coloctl.clock import Deadline
 from coloctl.errors import CommandRefused, DeadlineMissed, Unreachable
 
-#: Ends whatever was said before, in both directions (``guest-sync-delimited``).
+#: Ends all that was sent before, in both directions (``guest-sync-delimited``).
 _SENTINEL = b"\xff"
-#: An agent that cannot do it says so within this time; one that does it says nothing. Seconds.
+#: An agent that cannot do it refuses within this time; one that does it is silent. Seconds.
 REFUSAL_S = 1.0
 AGAIN_S = 1.0  #: An agent that runs answers within milliseconds; one that starts takes longer.
 _LONGEST_LINE = 1 << 16
@@ -28,7 +29,7 @@ _BROKEN = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
 
 
 async def answers(sock: socket.socket, deadline_s: float) -> None:
-    """Return once the agent in the guest has answered; ``sock`` is closed on every way out.
+    """Wait until the agent in the guest has answered; ``sock`` is closed on every way out.
 
     Raises `DeadlineMissed` when no agent answers in time, `Unreachable` when the port closes.
     """
@@ -51,7 +52,7 @@ async def shut_down(sock: socket.socket, deadline_s: float) -> None:
 async def _conversation(
     sock: socket.socket, deadline_s: float
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Begin to talk to the agent; raises as `answers` does."""
+    """Begin a conversation with the agent; raises as `answers` does."""
     deadline = Deadline(deadline_s)
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=_LONGEST_LINE)
     try:
@@ -72,8 +73,10 @@ async def _conversation(
 
 
 async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The agent listens; asked again and again, because what reaches a port while its guest goes
-    over to another QEMU may be lost."""
+    """Wait until the agent listens, asking again and again.
+
+    Bytes that reach a port while its guest goes over to another QEMU may be lost.
+    """
     number = random.getrandbits(31)
     while True:
         writer.write(_SENTINEL)
@@ -103,9 +106,9 @@ async def _answer(reader: asyncio.StreamReader) -> dict[str, Any]:
 
 
 async def _refusal(reader: asyncio.StreamReader) -> None:
-    """Returns when the agent had time to refuse; the guest may be gone by then."""
+    """Wait until the agent had time to refuse; the guest may be gone by then."""
     with contextlib.suppress(TimeoutError, *_BROKEN):
         async with asyncio.timeout(REFUSAL_S):
             while (error := (await _answer(reader)).get("error")) is None:
-                continue  # a number that was said back twice
+                continue  # a number that was sent back twice
             raise CommandRefused("guest-shutdown", str(error.get("desc", "no reason given")))

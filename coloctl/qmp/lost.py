@@ -1,4 +1,7 @@
-"""The monitor of a QEMU that does not answer, and never did: every road ends at once."""
+"""Stand for the monitor of a QEMU that does not answer and never did: every call fails at once.
+
+Made by `supervisor.discovery` in place of a `qmp.monitor`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from coloctl.qmp.monitor import Monitor
 
 
 class LostMonitor(Monitor):
-    """A monitor that is gone from the beginning; what is asked of it raises `Unreachable`."""
+    """A monitor that is gone from the beginning; every command raises `Unreachable`."""
 
     def __init__(self, node: str, why: str) -> None:
         super().__init__(node)
@@ -21,16 +24,17 @@ class LostMonitor(Monitor):
     async def execute(
         self, command: Command, deadline_s: float = 5.0, *, fd: int | None = None
     ) -> Any:
-        """Raises `Unreachable`."""
-        raise Unreachable(f"QEMU of node {self.node} cannot be told {command.execute}: {self.why}.")
+        """Raise `Unreachable`."""
+        raise Unreachable(f"QEMU of node {self.node} cannot be sent {command.execute}: {self.why}.")
 
     async def rescue(self, command: Command, deadline_s: float = 1.0) -> Any:
-        """Raises `Unreachable`."""
+        """Raise `Unreachable`."""
         return await self.execute(command, deadline_s)
 
     def probe(self, command: Command, answered: Callable[[], None]) -> bool:
-        """Raises `Unreachable`."""
+        """Raise `Unreachable`."""
         raise Unreachable(f"QEMU of node {self.node} cannot be asked: {self.why}.")
 
     async def aclose(self) -> None:
-        return None
+        """Return at once: there is no connection."""
+        return

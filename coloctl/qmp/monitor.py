@@ -1,9 +1,9 @@
-"""The two roads to one QEMU: commands, and the rescue that must work when commands hang.
+"""Hold the two monitors of one QEMU: the command monitor, and the rescue monitor for when it hangs.
 
-The rescue road is a second monitor with out-of-band execution, used only for ``query-yank``,
-``yank`` and liveness: QEMU answers there from its monitor thread while the main loop waits for a
-dead peer. Both monitors emit every event; each is reported once, from the road that tells it first
-(`qmp.event_merge`), and recorded as the command road told it.
+Made by `vm`; used by `qmp.sequence` and `qmp.wait`. The rescue monitor executes out of band, and
+only ``query-yank``, ``yank`` and probes are sent there. QEMU answers from its monitor thread while
+the main loop waits for a dead peer. Both monitors emit every event; each is reported once, from the
+monitor that sends it first (`qmp.event_merge`), and recorded as the command monitor sent it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EventStream:
         self._monitor.streams.discard(self)
 
     def offer(self, event: Event) -> None:
-        """Keeps the event if its name was asked for."""
+        """Keep the event if its name was asked for."""
         if self._names and event.name not in self._names:
             return
         if len(self._waiting) == self._waiting.maxlen:
@@ -52,14 +52,14 @@ class EventStream:
         self._wake.set()
 
     def wake(self) -> None:
-        """Has a waiting `next` look again."""
+        """Wake a waiting `next`, so that it looks again."""
         self._wake.set()
 
     async def next(self, deadline_s: float, where: Callable[[Event], bool] | None = None) -> Event:
-        """The oldest event waiting, or the first to come, for which ``where`` holds.
+        """Return the oldest waiting event, or the first to come, for which ``where`` holds.
 
-        Those before it are forgotten. Raises `DeadlineMissed`, or `Unreachable` once the monitor
-        is gone and nothing is left to report.
+        Those before it are dropped. Raises `DeadlineMissed`, or `Unreachable` once the monitor is
+        gone and no event is left.
         """
         try:
             async with asyncio.timeout(deadline_s):
@@ -85,13 +85,13 @@ class EventStream:
 
 
 class Monitor:
-    """Both roads to the QEMU of one node. Made by `open`; always ended with `aclose`."""
+    """Both monitors of the QEMU of one node. Made by `open`; always ended with `aclose`."""
 
     def __init__(self, node: str) -> None:
         self.node = node
         self.streams: set[EventStream] = set()
         self._lost = asyncio.Event()
-        self._unison = EventMerger(self._on_event, leading="command", following="rescue")
+        self._merger = EventMerger(self._on_event, leading="command", following="rescue")
         self._command: Session
         self._rescue: Session
 
@@ -105,11 +105,10 @@ class Monitor:
         deadline_s: float,
         record: RecordMessage | None = None,
     ) -> Monitor:
-        """Both monitors of ``node`` greeted us; the sockets are ours now.
+        """Open both monitors of ``node``, which greet first, and take both sockets over.
 
-        ``record`` gets ``"command sent"``, ``"command received"``, ``"rescue abandoned"``
-        and so on, and the message. Raises `Unreachable` or `CommandRefused`; both sockets are
-        closed then.
+        ``record`` gets ``"command sent"``, ``"command received"``, ``"rescue abandoned"`` and so
+        on, and the message. Raises `Unreachable` or `CommandRefused`; both sockets are closed then.
         """
         monitor = cls(node)
         deadline = Deadline(deadline_s)
@@ -119,8 +118,8 @@ class Monitor:
                 name=f"node {node}",
                 oob=False,
                 deadline_s=deadline.remaining(),
-                on_event=partial(monitor._unison.hear, "command"),
-                record=_on_road("command", record),
+                on_event=partial(monitor._merger.hear, "command"),
+                record=_named("command", record),
                 on_lost=monitor._on_lost,
             )
         except BaseException:
@@ -132,8 +131,8 @@ class Monitor:
                 name=f"node {node} (rescue)",
                 oob=True,
                 deadline_s=deadline.remaining(),
-                on_event=partial(monitor._unison.hear, "rescue"),
-                record=_on_road("rescue", record, events=False),
+                on_event=partial(monitor._merger.hear, "rescue"),
+                record=_named("rescue", record, events=False),
                 on_lost=monitor._on_lost,
             )
         except BaseException:
@@ -144,37 +143,37 @@ class Monitor:
     async def execute(
         self, command: Command, deadline_s: float = 5.0, *, fd: int | None = None
     ) -> Any:
-        """QEMU's answer on the command road; raises as `Session.execute` does."""
+        """Return QEMU's answer on the command monitor; raises as `Session.execute` does."""
         if command.oob:
             raise ValueError(f"{command.execute} is out of band: use rescue()")
         return await self._command.execute(command, deadline_s, fd=fd)
 
     async def rescue(self, command: Command, deadline_s: float = 1.0) -> Any:
-        """QEMU's answer on the rescue road, which a hanging main loop does not block."""
+        """Return QEMU's answer on the rescue monitor, which a hanging main loop does not block."""
         if not command.oob:
             raise ValueError(f"{command.execute} is not out of band: use execute()")
         return await self._rescue.execute(command, deadline_s)
 
     def probe(self, command: Command, answered: Callable[[], None]) -> bool:
-        """The question is on its way on the road it belongs to; see `Session.probe`."""
-        road = self._rescue if command.oob else self._command
-        return road.probe(command, answered)
+        """Send the question on the monitor that it belongs to; see `Session.probe`."""
+        monitor = self._rescue if command.oob else self._command
+        return monitor.probe(command, answered)
 
     def listen(self, *names: str, bound: int = 1000) -> EventStream:
-        """A context manager that keeps the events of these names (all, when none is given)."""
+        """Make a context that keeps the events of these names (all, when none is given)."""
         return EventStream(self, frozenset(names), bound)
 
     @property
     def gone(self) -> bool:
-        """One of the two connections is lost: this monitor is not whole any more."""
+        """True when one of the two connections is lost: this monitor is not whole any more."""
         return self._lost.is_set()
 
     async def closed(self) -> None:
-        """Returns when one of the two connections is lost."""
+        """Wait until one of the two connections is lost."""
         await self._lost.wait()
 
     async def aclose(self) -> None:
-        """Both connections are gone; never waits for QEMU."""
+        """Close both connections; never waits for QEMU."""
         try:
             await self._command.aclose()
         finally:
@@ -196,15 +195,13 @@ class Monitor:
             stream.wake()
 
 
-def _on_road(
-    road: str, record: RecordMessage | None, *, events: bool = True
-) -> RecordMessage | None:
-    """``record`` with the road before the word; one of the two roads leaves the events out."""
+def _named(name: str, record: RecordMessage | None, *, events: bool = True) -> RecordMessage | None:
+    """Return ``record`` with the monitor's name before each kind; one monitor leaves events out."""
     if record is None:
         return None
 
     def tell(what: str, message: Mapping[str, Any]) -> None:
         if events or "event" not in message:
-            record(f"{road} {what}", message)
+            record(f"{name} {what}", message)
 
     return tell

@@ -1,4 +1,4 @@
-"""The commands that read a guest's memory, as values; built and checked like those of `command`.
+"""Build the commands that read a guest's memory, as values like those of `qmp.command`.
 
 Called by `colo.pages` and `supervisor.dialogue_disks`. Invariant: none of them changes the guest.
 """
@@ -9,23 +9,30 @@ from coloctl.qmp.value import Command
 
 
 def info_mtree() -> Command:
-    """The flat views of memory, as text for people: QMP has no other word for them."""
+    """Build the question for the flat views of memory, as text for people: QMP has no other
+    command.
+    """
     return Command("human-monitor-command", {"command-line": "info mtree -f"})
 
 
 def query_memory_size_summary() -> Command:
+    """Build `query-memory-size-summary`."""
     return Command("query-memory-size-summary")
 
 
 def pmemsave(begin: int, length: int, filename: str) -> Command:
-    """Write guest-physical memory to a file that QEMU opens; the main loop is held meanwhile."""
+    """Build `pmemsave`: write guest-physical memory to a file that QEMU opens.
+
+    The main loop is held meanwhile.
+    """
     return Command("pmemsave", {"val": begin, "size": length, "filename": filename})
 
 
 def add_fd(fdset: int) -> Command:
-    """Keep the descriptor that travels with it in a set, and tell its number in QEMU."""
+    """Build `add-fd`: keep the descriptor sent with it in a set, and return its number in QEMU."""
     return Command("add-fd", {"fdset-id": fdset})
 
 
 def remove_fd(fdset: int) -> Command:
+    """Build `remove-fd`."""
     return Command("remove-fd", {"fdset-id": fdset})

@@ -1,6 +1,7 @@
-"""Runs a tuple of command values and tells exactly how far it came.
+"""Run a tuple of command values and report exactly how far it came.
 
-The tuples are built by pure functions in ``colo/plan.py``; ``--dry-run`` prints the same values.
+`colo.plan` builds the tuples, and ``--dry-run`` prints the same values; `colo.protect` and
+`ha.failover` run them over a `qmp.monitor`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from coloctl.qmp.monitor import Monitor
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a sequence; one that is out of band takes the rescue road."""
+    """One command of a sequence; one that is out of band takes the rescue monitor."""
 
     command: Command
     why: str = ""
@@ -29,6 +30,7 @@ class Step:
     deadline_s: float | None = None
 
     def tolerates(self, error: MonitorError) -> bool:
+        """Return whether ``error`` means that the command's effect is there already."""
         return isinstance(error, CommandRefused) and any(
             word == error.error_class or word in error.desc for word in self.tolerate
         )
@@ -39,7 +41,7 @@ class Step:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What became of one step."""
+    """The outcome of one step."""
 
     step: Step
     answer: Any
@@ -49,10 +51,11 @@ class StepResult:
 
     @property
     def ok(self) -> bool:
-        """It was done, or was so already."""
+        """True when it was done, or its effect was there already."""
         return self.error is None or self.step.tolerates(self.error)
 
     def to_json(self) -> dict[str, Any]:
+        """Write the outcome for the journal of a bundle."""
         document: dict[str, Any] = {
             "command": self.step.command.wire(),
             "took-ms": round(self.took_s * 1000, 3),
@@ -65,7 +68,7 @@ class StepResult:
         return document
 
     def line(self) -> str:
-        """The entry for people, on one line."""
+        """Format the outcome for people, on one line."""
         if self.error is None:
             result = "ok" if self.answer in ({}, [], None) else json.dumps(self.answer)
         else:
@@ -75,7 +78,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What became of the steps that were tried, in order."""
+    """The outcomes of the steps that were tried, in order."""
 
     entries: tuple[StepResult, ...] = field(default=())
 
@@ -86,20 +89,22 @@ class Transcript:
 
     @property
     def ok(self) -> bool:
+        """True when no step failed."""
         return self.error is None
 
     def answer(self, execute: str) -> Any:
-        """What the last command of that name returned; None when it was not run or failed."""
+        """Return the answer of the last command of that name; None when it was not run."""
         for entry in reversed(self.entries):
             if entry.step.command.execute == execute:
                 return entry.answer
         return None
 
     def lines(self) -> list[str]:
-        """The transcript for people, one line per step."""
+        """Format the transcript for people, one line per step."""
         return [entry.line() for entry in self.entries]
 
     def to_json(self) -> list[dict[str, Any]]:
+        """Write the outcomes of all steps."""
         return [entry.to_json() for entry in self.entries]
 
 
@@ -111,18 +116,17 @@ async def run(
     keep_going: bool = False,
     fds: Mapping[str, int] | None = None,
 ) -> Transcript:
-    """Every step was answered, in order, within ``deadline``.
+    """Run every step in order within ``deadline``, and return the transcript.
 
-    Stops at the first step that fails and raises its `MonitorError` with the transcript so far as
-    ``error.transcript``; with ``keep_going`` it tries them all and the transcript tells. ``fds``
-    has the descriptor for each ``getfd`` by its name.
+    Stops at the first step that fails and raises its `MonitorError`. With ``keep_going`` it tries
+    them all, and the transcript shows the errors. ``fds`` has the descriptor for each ``getfd`` by
+    its name.
     """
     entries: list[StepResult] = []
     for step in steps:
         entry = await _run_one(step, monitor, deadline, fds or {})
         entries.append(entry)
         if entry.error is not None and not entry.ok and not keep_going:
-            entry.error.transcript = Transcript(tuple(entries))
             raise entry.error
     return Transcript(tuple(entries))
 

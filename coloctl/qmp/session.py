@@ -1,13 +1,12 @@
-"""One connection to one monitor, with a deadline on everything.
+"""Hold one connection to one monitor, with a deadline on each command.
 
-A session never hangs its caller: whatever QEMU does or does not do, `execute` ends within its
-deadline, as an answer or as one of three errors that are never mixed up:
+Called by `qmp.monitor` and `asked`; `qmp.client` carries the messages. In any state of QEMU
+`execute` ends within its deadline: with an answer, or with one of three errors. `CommandRefused`:
+QEMU refused, the command did not happen. `Unreachable`: the connection is gone or takes no
+commands, and none was sent. `OutcomeUnknown`: sent, not answered; it may happen yet, so query
+before deciding.
 
-* `CommandRefused`: QEMU said no, the command did not happen;
-* `Unreachable`: the connection is gone or does not take commands; nothing was sent;
-* `OutcomeUnknown`: sent, not answered; it may happen yet. Query before deciding anything.
-
-A late answer is recorded, counted off and dropped; it never becomes the answer of another command.
+Invariant: a late answer is recorded, counted and dropped; it never answers another command.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from coloctl.qmp.value import thaw
 
 __all__ = ["MAX_UNANSWERED", "Event", "RecordMessage", "Session"]
 
-#: Commands of one session that QEMU may owe an answer. QEMU itself queues 8 per monitor
+#: Commands of one session that QEMU may leave unanswered. QEMU itself queues 8 per monitor
 #: (QMP_REQ_QUEUE_LEN_MAX in monitor/monitor-internal.h) and then stops reading; more than a few
 #: times that means it hangs, and what is written to it would only pile up here.
 MAX_UNANSWERED = 64
@@ -46,7 +45,11 @@ TAKERS = frozenset({"getfd", "add-fd"})
 
 
 class Session:
-    """One connection to one monitor. Made by `open`; always ended with `aclose`."""
+    """One connection to one monitor. Made by `open`; always ended with `aclose`.
+
+    Note the difference: a `Session` is one connection; a `qmp.monitor.Monitor` is the two of one
+    QEMU.
+    """
 
     def __init__(self, client: HookedClient, name: str, record: RecordMessage | None) -> None:
         self.name = name
@@ -67,12 +70,12 @@ class Session:
         record: RecordMessage | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> Session:
-        """The monitor behind ``sock`` has greeted us and takes commands; ``sock`` is ours now.
+        """Open a session on ``sock``, whose monitor greets first, and take ``sock`` over.
 
         ``on_event`` and ``record`` run inside the reader: they must return at once and not raise.
         ``record`` gets ``"sent"``, ``"received"`` or ``"abandoned"`` and the message. ``oob`` asks
         for out-of-band execution. Raises `Unreachable` when it does not greet in time or is not a
-        QMP monitor, `CommandRefused` when it will not do ``oob``; ``sock`` is closed then.
+        QMP monitor, `CommandRefused` when it refuses ``oob``; ``sock`` is closed then.
         """
         client = HookedClient(name, on_event, on_lost, record)
         session = cls(client, name, record)
@@ -97,14 +100,15 @@ class Session:
 
     @property
     def unanswered(self) -> int:
-        """Commands that QEMU still owes an answer, given-up ones included."""
+        """Number of commands that QEMU has not answered, abandoned ones included."""
         return len(self._client.unanswered)
 
     async def execute(self, command: Command, deadline_s: float, *, fd: int | None = None) -> Any:
-        """QEMU's return value; ``fd`` travels with the command (SCM_RIGHTS) and stays the caller's.
+        """Send a command and return QEMU's answer; ``fd`` is passed with it (SCM_RIGHTS).
 
-        Raises `CommandRefused`, `Unreachable`, `OutcomeUnknown` as told above, and `DeadlineMissed`
-        when there was no time left to send it. A cancelled call leaves the outcome unknown, too.
+        The descriptor stays the caller's. Raises `CommandRefused`, `Unreachable` and
+        `OutcomeUnknown` as above, and `DeadlineMissed` when there was no time left to send it. A
+        cancelled call leaves the outcome unknown, too.
         """
         if deadline_s <= 0:
             raise DeadlineMissed(f"{command.execute} was not sent to {self.name}: no time left.")
@@ -125,11 +129,11 @@ class Session:
             self._passing.release()
 
     def probe(self, command: Command, answered: Callable[[], None]) -> bool:
-        """A command without arguments is on its way; ``answered`` is called when QEMU replies.
+        """Send a command without arguments; ``answered`` is called when QEMU replies.
 
-        Nobody waits and nothing is recorded: this is for questions that are asked all the time and
-        of which only the moment of the answer matters, yes or no. One of each name is on its way at
-        most: False says that the last has no answer yet. Raises `Unreachable` as `execute`.
+        The call does not wait, and no record is kept: this is for questions that are asked all the
+        time, where only the moment of the answer matters, yes or no. At most one of each name is
+        under way: False means that the last has no answer yet. Raises `Unreachable` as `execute`.
         """
         self._check_open()
         try:
@@ -166,8 +170,8 @@ class Session:
             raise self._unreachable()
         if self.unanswered >= MAX_UNANSWERED:
             raise Unreachable(
-                f"The monitor of {self.name} owes {self.unanswered} answers and gets no more"
-                " commands until it gives some."
+                f"The monitor of {self.name} has not answered {self.unanswered} commands and gets"
+                " no more until it answers some."
             )
 
     def _unreachable(self) -> Unreachable:
@@ -187,10 +191,10 @@ class Session:
             self._record("abandoned", {**command.wire(), "deadline_s": deadline_s})
 
     def _pass(self, fd: int) -> None:
-        """``fd`` lies in the socket just before the command that will be written next.
+        """Put ``fd`` into the socket just before the command that will be written next.
 
         QEMU keeps the last descriptor that came until a command of `TAKERS` takes it, so only one
-        may be on its way; and the blank that carries it must not fall into another command.
+        may be under way. The blank that carries it must not fall into another command.
         """
         self._check_open()
         if earlier := TAKERS.intersection(self._client.unanswered.values()):
@@ -207,14 +211,14 @@ class Session:
             ) from error
 
     async def closed(self) -> None:
-        """Returns when the connection is gone, whoever ended it."""
+        """Wait until the connection is gone, by whichever end."""
         await self._client.lost.wait()
 
     async def aclose(self) -> None:
         """Close the connection, and end all that runs for it; never waits for the other end.
 
-        Cancelled, it does so all the same before it raises: the library forgets the error that
-        ended the connection where its own wait is cut short, and asyncio tells of it at the end.
+        When cancelled, it still does so before it raises. The library forgets the error that ended
+        the connection where its own wait is cut short, and asyncio would report it at the end.
         """
         async with self._ending:
             if self._client.runstate is Runstate.IDLE:
@@ -227,8 +231,8 @@ class Session:
                 raise
 
     async def _leave(self) -> None:
-        # Raised again here is what ended the connection, whatever a peer made of its messages;
-        # `execute` has told it to whom it concerned, and who ends a QEMU must not stop at it.
+        # The library raises here again what ended the connection, of any class. `execute` has
+        # reported it to its caller, and the end of a QEMU must not stop at it.
         with suppress(Exception):
             await self._client.disconnect()
 

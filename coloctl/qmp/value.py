@@ -1,4 +1,7 @@
-"""One QMP command as a value that can be compared, hashed and printed."""
+"""Represent one QMP command as a value that can be compared, hashed and printed.
+
+Called by `qmp.command`, `qmp.ram` and `qmp.session`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 
 def freeze(value: Any) -> Any:
-    """``value`` as JSON would carry it, with mappings read-only and lists as tuples."""
+    """Return ``value`` as JSON would carry it, with mappings read-only and lists as tuples."""
     if isinstance(value, Mapping):
         return MappingProxyType({str(key): freeze(item) for key, item in value.items()})
     if isinstance(value, (list, tuple)):
@@ -19,7 +22,7 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """The plain dicts and lists behind a frozen value."""
+    """Return a frozen value as plain dicts and lists."""
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -42,7 +45,7 @@ class Command:
         return hash((self.execute, self.oob, json.dumps(thaw(self.arguments), sort_keys=True)))
 
     def wire(self) -> dict[str, Any]:
-        """What goes over the socket, without the id that the session adds."""
+        """Return the message that is sent over the socket, without the id that the session adds."""
         message: dict[str, Any] = {"exec-oob" if self.oob else "execute": self.execute}
         if self.arguments:
             message["arguments"] = thaw(self.arguments)

@@ -1,9 +1,12 @@
-"""Waiting for a fact: an event wakes, a query decides, never one of them alone.
+"""Wait for a fact: an event wakes, a query decides, never one of them alone.
 
-An event may have come before anybody listened, and what it told may be over; so each function
-listens first, asks, and asks again on every event and at least every `RECHECK_S`. Where QEMU has
-no event for the fact, it polls. All raise `DeadlineMissed` when the fact does not come in time,
-`Unreachable` when QEMU is gone, and `MonitorError` when the fact can no longer come.
+Called by `colo.protect`, `colo.resync` and `ha.failover`; queries go over a `qmp.monitor`. An event
+may have come before the wait began, and its content may be out of date. So each function listens
+first, asks, and asks again on every event and at least every `RECHECK_S`. Where QEMU has no event
+for the fact, it polls.
+
+All raise `DeadlineMissed` when the fact does not come in time, `Unreachable` when QEMU is gone, and
+`MonitorError` when the fact can no longer come.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_dela
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, MonitorError, OutcomeUnknown, Unreachable
-from coloctl.model.qapi import COLOMode, JobStatus, MigrationStatus, RunState
+from coloctl.model.qapi import JobStatus, MigrationStatus, RunState
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import Monitor
 
@@ -48,7 +51,7 @@ _MIGRATION_ENDED = frozenset(
 
 
 async def job(monitor: Monitor, job_id: str, deadline_s: float) -> Job:
-    """The job as it is now."""
+    """Query the job as it is now."""
     for line in await monitor.execute(qmp.query_jobs(), deadline_s):
         if line["id"] == job_id:
             return Job(
@@ -69,7 +72,7 @@ async def until_job(
     *,
     progress: Callable[[Job], None] | None = None,
 ) -> Job:
-    """The job has one of ``statuses``; ``progress`` hears of every look at it before that."""
+    """Wait until the job has one of ``statuses``; ``progress`` gets every look before that."""
 
     async def look(remaining_s: float) -> Job | None:
         seen = await job(monitor, job_id, remaining_s)
@@ -89,7 +92,7 @@ async def until_job(
 async def until_migration(
     monitor: Monitor, statuses: Collection[MigrationStatus], deadline_s: float
 ) -> MigrationStatus:
-    """The migration of this QEMU, out or in, has one of ``statuses``.
+    """Wait until the migration of this QEMU, out or in, has one of ``statuses``.
 
     Its ``MIGRATION`` event comes only with the migration capability ``events``.
     """
@@ -109,7 +112,7 @@ async def until_migration(
 
 
 async def until_little_memory_left(monitor: Monitor, little: int, deadline_s: float) -> None:
-    """All memory was sent once, and at most ``little`` bytes are to be sent again just now.
+    """Wait until all memory was sent once, and at most ``little`` bytes must be sent again.
 
     Returns as well when the migration is over, however it ended. Raises `DeadlineMissed`.
     """
@@ -128,7 +131,7 @@ async def until_little_memory_left(monitor: Monitor, little: int, deadline_s: fl
 async def until_runstate(
     monitor: Monitor, states: Collection[RunState], deadline_s: float
 ) -> RunState:
-    """The guest is in one of ``states``."""
+    """Wait until the guest is in one of ``states``."""
 
     async def look(remaining_s: float) -> RunState | None:
         answer = await monitor.execute(qmp.query_status(), remaining_s)
@@ -140,37 +143,8 @@ async def until_runstate(
     return await _until(monitor, what, deadline_s, events, look)
 
 
-async def until_colo_mode(
-    monitor: Monitor, modes: Collection[COLOMode], deadline_s: float
-) -> COLOMode:
-    """This QEMU is on one of these sides of COLO, or ``none`` of them."""
-
-    async def look(remaining_s: float) -> COLOMode | None:
-        answer = await monitor.execute(qmp.query_colo_status(), remaining_s)
-        mode = COLOMode(answer["mode"])
-        return mode if mode in modes else None
-
-    events = ("MIGRATION", "COLO_EXIT", "STOP", "RESUME")
-    what = f"COLO mode {_either(modes)}"
-    return await _until(monitor, what, deadline_s, events, look)
-
-
-async def until_nodes_gone(monitor: Monitor, nodes: Collection[str], deadline_s: float) -> None:
-    """None of these block nodes is in the graph any more.
-
-    That is how the end of the commit on a promoted secondary shows: it is an internal job that no
-    query lists and no event announces.
-    """
-
-    async def present(remaining_s: float) -> set[str]:
-        listed = await monitor.execute(qmp.query_named_block_nodes(), remaining_s)
-        return set(nodes) & {node.get("node-name") for node in listed}
-
-    await _poll(monitor, f"block graph without {_either(nodes)}", deadline_s, present)
-
-
 async def until_export_gone(monitor: Monitor, export_id: str, deadline_s: float) -> None:
-    """The block export is gone."""
+    """Wait until the block export is gone."""
 
     async def present(remaining_s: float) -> bool:
         listed = await monitor.execute(qmp.query_block_exports(), remaining_s)
@@ -187,7 +161,7 @@ async def _until(
     look: Callable[[float], Awaitable[T | None]],
 ) -> T:
     deadline = Deadline(deadline_s)
-    # One waiting event is enough: it wakes, the query tells the rest.
+    # One waiting event is enough: it wakes, the query shows the rest.
     with monitor.listen(*events, bound=1) as stream:
         while not deadline.expired:
             with suppress(DeadlineMissed, OutcomeUnknown):

@@ -20,7 +20,7 @@ from coloctl.clock import Clock
 from coloctl.errors import MonitorError
 from coloctl.ha.divergence import next_unmatched, proofs
 from coloctl.ha.processors import SUSPECT_UNMATCHED, ProcessorLoad, Worked
-from coloctl.ha.unmatched import GUEST_EVENTS, Moment, UnmatchedEvents, Words
+from coloctl.ha.unmatched import GUEST_EVENTS, Moment, UnmatchedEvents, UnmatchedLines
 from coloctl.host import threads
 from coloctl.model import event as records
 from coloctl.model.event import Kind
@@ -77,7 +77,7 @@ class _Session:
         self.deeds, self.load = UnmatchedEvents(), ProcessorLoad()
         self.unmatched, self.deaf = 0, False
         self.processors: tuple[list[int], list[int]] | None = None
-        self._words = Words()  # touched by `read` alone, which runs in a thread
+        self._words = UnmatchedLines()  # touched by `read` alone, which runs in a thread
         self._read_before = False
         self._consoles = tuple(_Follower(vm, vm.console.size()) for vm in self.vms)
         self._damage: tuple[str, ...] = ()

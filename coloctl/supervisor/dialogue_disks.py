@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coloctl.colo import difference_plan, pages, plan
+from coloctl.colo import difference_plan, mirror_plan, pages, plan
 from coloctl.colo.launch import Ground
 from coloctl.model.pair import NodeName, PairSpec, other
 from coloctl.nbd.scan import Grain
@@ -75,12 +75,12 @@ def compared_pages(primary: NodeName, checkpoint: Items) -> Items:
 def mirrored(spec: PairSpec, primary: NodeName) -> Items:
     """Every block is sent."""
     ready = [
-        act(primary, f"wait until job {plan.resync_job(i)} is ready", "")
+        act(primary, f"wait until job {mirror_plan.resync_job(i)} is ready", "")
         for i, _ in enumerate(spec.disks)
     ]
     finished = [item for i, _ in enumerate(spec.disks) for item in _finished(primary, i)]
     return [
-        *said(primary, plan.mirror_disks(spec, spec.policy.mirror_rate)),
+        *said(primary, mirror_plan.mirror_disks(spec, spec.policy.mirror_rate)),
         *ready,
         command(primary, qmp.stop(), "the last pass needs a guest that does not write"),
         *finished,
@@ -90,9 +90,9 @@ def mirrored(spec: PairSpec, primary: NodeName) -> Items:
 
 
 def _finished(primary: NodeName, disk: int) -> Items:
-    job = plan.resync_job(disk)
+    job = mirror_plan.resync_job(disk)
     return [
-        *said(primary, plan.finish_mirror(disk)),
+        *said(primary, mirror_plan.finish_mirror(disk)),
         act(primary, f"wait until job {job} is concluded", ""),
         command(primary, qmp.job_dismiss(job), ""),
     ]

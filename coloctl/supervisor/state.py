@@ -18,6 +18,7 @@ from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
 from coloctl.ha.agent import AgentAnswer
+from coloctl.ha.fencing import Confirmation
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
@@ -54,8 +55,8 @@ class PairState:
         self.clock = clock
         self.cautious = False  #: checkpoints come at least every `CAUTIOUS_DELAY_MS` for now
         self.generation = 0
-        #: Fences under way, by node; set when a person vouches for it.
-        self.confirmations: dict[NodeName, asyncio.Event] = {}
+        #: Fences under way, by node, each of which an operator may confirm.
+        self.confirmations: dict[NodeName, Confirmation] = {}
         self.unfenced: NodeName | None = None  #: the pair failed because it is not proven down
         self.vouched = False  #: a person has said since that it is down
         self.agents: dict[NodeName, AgentAnswer] = {}  #: what the fence agent said of each node

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import commands
 from support.pairs import DISK_BYTES, firmware_spec, inventory, make_disks, qemu_io
 
 from coloctl import paths
@@ -433,7 +434,7 @@ def test_a_replica_that_is_not_known_is_copied_in_full_at_the_rate_that_was_aske
             )
             jobs: list[Any] = []
             while not jobs:
-                jobs = await pair.primary.execute(qmp.query_block_jobs())
+                jobs = await pair.primary.execute(commands.query_block_jobs())
             assert jobs[0]["speed"] == 6 * MIB
             copied = await joining
             assert copied.method is Method.FULL and not copied.why

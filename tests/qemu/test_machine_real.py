@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import commands
 from support.smallpair import own_net
 
 from coloctl.errors import PreconditionFailed
@@ -189,7 +190,7 @@ def test_a_primary_starts_with_its_graphs_and_silently(
                 filters = netfilter.primary_filters(pair, i, status=False)
                 assert ids(filters) <= there["objects"]
                 for name in netfilter.engage_order(i):
-                    status = await vm.execute(qmp.qom_get(f"/objects/{name}", "status"))
+                    status = await vm.execute(commands.qom_get(f"/objects/{name}", "status"))
                     assert status == "off"
                 assert set(chardev.ids_primary(i)) <= there["chardevs"]
             assert {"qmp0", "rescue0", "console0"} <= there["chardevs"]
@@ -344,7 +345,7 @@ def test_a_tap_is_opened_with_the_header_that_its_nic_speaks(
             )
             assert "ifname=tap-a" in found
             for name in ("m0", "redire0", "redire1", "comp0"):
-                told = await vm.execute(qmp.qom_get(f"/objects/{name}", "vnet_hdr_support"))
+                told = await vm.execute(commands.qom_get(f"/objects/{name}", "vnet_hdr_support"))
                 assert told is (nic_model == "virtio-net-pci")
         assert (rundir / "qemu.log").read_text() == ""
 

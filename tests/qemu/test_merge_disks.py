@@ -20,7 +20,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from support.merging import ask, power_off, refuse_writes, slow
+from support.merging import ask, power_off, refuse_writes, slow, until_nodes_gone
 from support.pairs import (
     DISK_BYTES,
     PATIENCE_S,
@@ -39,7 +39,6 @@ from coloctl.machine import blockdev
 from coloctl.machine.image import MIB
 from coloctl.model.pair import NODES, CheckpointSpec, DiskSpec, PairSpec, ReplicationSpec
 from coloctl.model.protection import Protection
-from coloctl.qmp.wait import until_nodes_gone
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.qemu

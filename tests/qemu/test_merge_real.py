@@ -22,6 +22,7 @@ from support.merging import (
     missing,
     power_off,
     refuse_writes,
+    until_nodes_gone,
 )
 from support.pairs import PATIENCE_S, Stage, firmware_spec, make_disks, supervised
 
@@ -35,7 +36,6 @@ from coloctl.machine.image import MIB
 from coloctl.model.pair import CheckpointSpec, PairSpec
 from coloctl.model.protection import Protection
 from coloctl.model.view import Merge
-from coloctl.qmp.wait import until_nodes_gone
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.qemu

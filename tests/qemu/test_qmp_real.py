@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from support.merging import until_nodes_gone
 
 from coloctl.clock import Deadline
 from coloctl.errors import CommandRefused, OutcomeUnknown, Unreachable
@@ -118,7 +119,7 @@ def test_the_stored_schema_is_what_the_binary_says(build: qemu.Build, tmp_path: 
     async def body(monitor: Monitor, _: subprocess.Popen[bytes]) -> None:
         found = await dialect.learn_schema(monitor, 20)
         required = qmp_schema.load_required(qmp_schema.folder() / "required.toml")
-        assert qmp_schema.check_required(found, required) == []
+        assert qmp_schema.required_missing(found, required) == []
         if found.qemu != stored.qemu:
             pytest.skip(f"stored from {stored.qemu}, here is {found.qemu}")
         assert qmp_schema.diff(stored, found) == []
@@ -278,7 +279,7 @@ def test_the_rescue_frees_a_main_loop_that_waits_for_a_frozen_peer(
                 await monitor.rescue(qmp.yank([instance]), 20)
                 steps = [Step(qmp.query_status()), Step(qmp.blockdev_del("nbd0"))]
                 assert (await run(steps, monitor, deadline=Deadline(20))).ok
-                await wait.until_nodes_gone(monitor, ["nbd0"], 20)
+                await until_nodes_gone(monitor, ["nbd0"], 20)
 
     play(build, folders[0], FIRMWARE, body)
 

@@ -93,7 +93,8 @@ async def alone(vm: VM, was: Role) -> None:
     vitals = await vm.observe()
     assert (vitals.run_state, vitals.colo_mode) == (RunState.RUNNING, COLOMode.NONE)
     if was is Role.SECONDARY:
-        # The witness stays: how this QEMU ends can be told by it (docs/architecture.md, "A merge").
+        # The close marker (node "witness") stays: it shows how this QEMU ends
+        # (docs/architecture.md, "A merge").
         nodes = {"colo-disk0", "childs0", "parent0", "witness"}
         wanted = Inventory(nodes=nodes, objects={"rew0"}, quorum=("childs0",))
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import commands
 from support.pairs import Stage, firmware_spec, make_disks, qemu_io, supervised
 
 from coloctl.colo import generation
@@ -54,11 +55,11 @@ def pair(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def limits(vm: VM) -> dict[str, Any]:
-    return {name: await vm.execute(qmp.qom_get("/objects/comp0", name)) for name in LIMITS}
+    return {name: await vm.execute(commands.qom_get("/objects/comp0", name)) for name in LIMITS}
 
 
 async def delay_ms(vm: VM) -> int:
-    told: int = (await vm.execute(qmp.query_migrate_parameters()))["x-checkpoint-delay"]
+    told: int = (await vm.execute(commands.query_migrate_parameters()))["x-checkpoint-delay"]
     return told
 
 
@@ -94,7 +95,7 @@ def test_without_protection_settings_wait_for_it(pair: PairSpec) -> None:
 
 
 async def speed(vm: VM) -> int | None:
-    return next((int(job["speed"]) for job in await vm.execute(qmp.query_block_jobs())), None)
+    return next((int(job["speed"]) for job in await vm.execute(commands.query_block_jobs())), None)
 
 
 def test_a_copy_that_runs_takes_another_rate(pair: PairSpec) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from coloctl.errors import OutcomeUnknown
 from coloctl.lab import qemu
 from coloctl.machine.image import MIB
 from coloctl.model.pair import PairSpec
+from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
+from coloctl.qmp.monitor import Monitor
 from coloctl.vm import VM
 
 #: Places that hold a byte of their own each, in the overlays of a secondary only.
@@ -159,3 +162,17 @@ def info(build: qemu.Build, path: Path) -> dict[str, Any]:
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+async def until_nodes_gone(monitor: Monitor, nodes: Collection[str], deadline_s: float) -> None:
+    """Wait until none of these block nodes is in the graph any more.
+
+    That is how the end of the commit on a promoted secondary shows: it is an internal job that no
+    query lists and no event announces.
+    """
+    async with asyncio.timeout(deadline_s):
+        while True:
+            listed = await monitor.execute(qmp.query_named_block_nodes(), deadline_s)
+            if not set(nodes) & {node.get("node-name") for node in listed}:
+                return
+            await asyncio.sleep(0.02)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support import commands
 from support.smallpair import own_net
 
 from coloctl import paths
@@ -268,7 +269,7 @@ async def between_checkpoints(vm: VM) -> AsyncIterator[None]:
     one follows, unless the period is so long that a test has to ask for them.
     """
     mode = (await vm.execute(Command("query-colo-status", {})))["mode"]
-    delay_ms = (await vm.execute(qmp.query_migrate_parameters()))["x-checkpoint-delay"]
+    delay_ms = (await vm.execute(commands.query_migrate_parameters()))["x-checkpoint-delay"]
     if mode != "primary":
         yield
         return

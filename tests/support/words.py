@@ -77,7 +77,7 @@ RETIRED: Mapping[str, tuple[str, str | None]] = {
         r"|'s words?\b|\bin words\b|\bword (about|of) (the|a|its|each|both)\b",
         None,
     ),
-    "ruin": (r"\bruin\w*\b", r"ruin_noticed|secondary-ruined|kind = \"ruin\"|`ruin`"),
+    "ruin": (r"\bruin\w*\b", r"ruin_noticed|secondary-(code-)?ruined|kind = \"ruin\"|`ruin`"),
     "stage": (r"\bstag(e|es|ing)\b", None),
     "world": (r"\bworlds?\b", None),
 }

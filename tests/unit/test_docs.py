@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -233,7 +234,7 @@ def test_the_kinds_of_work_are_those_of_the_code() -> None:
 
 
 def test_every_make_target_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
     for file in DOCUMENTS:
         for call in commands(file.read_text(), "make"):
             for word in shlex.split(call)[1:]:
@@ -258,7 +259,38 @@ def test_every_link_between_documents_leads_somewhere() -> None:
             assert (file.parent / target).exists(), f"{file.name} links to {target}"
 
 
-# -- docs/chaos.md
+# -- docs/chaos.md: the track record, and commands of other documents
+
+
+def _tests(path: Path) -> Iterator[str]:
+    """Collect the names by which pytest selects: of the file, its folder, and each test."""
+    for file in [path] if path.is_file() else sorted(path.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+                yield f"{file.relative_to(ROOT)}::{node.name}"
+
+
+def _selectors(text: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Find ``pytest PATHS -k "A or B"`` in a document; a row may leave ``pytest`` out."""
+    for paths, several, one in re.findall(r'((?:tests/\S+ )+)-k (?:"([^"]+)"|(\w+))', text):
+        yield paths.split(), (several or one).split(" or ")
+
+
+def test_every_selector_of_the_documents_selects_a_test() -> None:
+    found = 0
+    for file in DOCUMENTS:
+        for paths, words in _selectors(file.read_text()):
+            names = [name for path in paths for name in _tests(ROOT / path)]
+            for word in words:
+                found += 1
+                assert any(word in name for name in names), f"{file.name}: {paths} -k {word}"
+    assert found > 20
+
+
+def test_what_the_track_record_runs_is_there() -> None:
+    text = (ROOT / "docs/chaos.md").read_text()
+    named = re.findall(r"\b(?:scenarios|tests)/[\w/-]+\.(?:toml|py)\b", text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_every_check_is_explained() -> None:

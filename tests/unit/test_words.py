@@ -26,8 +26,6 @@ PENDING = frozenset(
         # -
         "coloctl/metrics",
         # -
-        "coloctl/qmp",
-        # -
         "coloctl/machine",
         # -
         "coloctl/lab",
@@ -65,8 +63,6 @@ PENDING = frozenset(
         "docs/architecture.md",
         # -
         "docs/bench.md",
-        # -
-        "docs/chaos.md",
         # -
         "docs/detection.md",
         # -

@@ -9,6 +9,7 @@ from __future__ import annotations
 from coloctl.chaos.checks import (
     bank,
     divergence,
+    inventory,
     journal,
     primaries,
     protection,
@@ -26,6 +27,7 @@ __all__ = [
     "Params",
     "bank",
     "divergence",
+    "inventory",
     "journal",
     "primaries",
     "protection",

@@ -1,7 +1,7 @@
-"""What an append-only file of redis holds of numbered records, up to a mark; pure.
+"""Read the numbered records in an append-only file of redis, up to a mark; pure.
 
-The file is a sequence of commands in redis's own wire format: ``*3``, then per word its length
-(``$5``) and its bytes, each line ending in CR LF.
+Called by `chaos.workloads.guest_audit` in the lab. The file is a sequence of commands in redis's
+own wire format: ``*3``, then per word its length (``$5``) and its bytes, each line ending in CR LF.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-#: What the lists of records are called: with the number of their client behind it.
+#: The names of the lists of records begin so, and end with the number of their client.
 RECORDS = b"records:"
 
 
-class Torn(ValueError):
+class NotRedisFile(ValueError):
     """The file is not what redis writes."""
 
 
 def commands(data: bytes) -> Iterator[list[bytes]]:
-    """Every whole command of the file; what a crash cut short at its end is none.
+    """Return every whole command of the file, without one that a crash cut short at its end.
 
-    Raises `Torn` where the file holds something else.
+    Raises `NotRedisFile` where the file holds something else.
     """
     at = 0
     while at < len(data):
@@ -34,7 +34,7 @@ def commands(data: bytes) -> Iterator[list[bytes]]:
             if at + length + 2 > len(data):
                 return
             if data[at + length : at + length + 2] != b"\r\n":
-                raise Torn(f"no end of a word at {at + length}")
+                raise NotRedisFile(f"no end of a word at {at + length}")
             words.append(data[at : at + length])
             at += length + 2
         if at > len(data):
@@ -43,7 +43,7 @@ def commands(data: bytes) -> Iterator[list[bytes]]:
 
 
 def _line(data: bytes, at: int) -> tuple[bytes, int]:
-    """The line there, and where the next one begins: beyond the end when it is not whole."""
+    """Return the line there and the place of the next one: beyond the end if it is not whole."""
     end = data.find(b"\r\n", at)
     return (b"", len(data) + 1) if end < 0 else (data[at:end], end + 2)
 
@@ -55,14 +55,14 @@ def _number(data: bytes, at: int, mark: bytes) -> tuple[int, int]:
     if after > len(data) and data[at : at + 1] == mark:
         return 0, after
     if line[:1] != mark or not line[1:].isdigit():
-        raise Torn(f"no command at {at}: {line[:20]!r}")
+        raise NotRedisFile(f"no command at {at}: {line[:20]!r}")
     return int(line[1:]), after
 
 
 def records(data: bytes, mark: tuple[bytes, bytes] | None = None) -> Mapping[int, list[int]]:
-    """Per client, the records that were appended before ``mark``, a key and a value, was set.
+    """Return per client the records that were appended before ``mark`` was set, a key and a value.
 
-    Without a mark, all. Raises `Torn` when the file is not sound or the mark is not in it.
+    Without a mark, return all. Raises `NotRedisFile` if the file is not sound or has no mark.
     """
     held: dict[int, list[int]] = defaultdict(list)
     for name, *words in commands(data):
@@ -71,5 +71,5 @@ def records(data: bytes, mark: tuple[bytes, bytes] | None = None) -> Mapping[int
         elif mark is not None and name.upper() == b"SET" and tuple(words[:2]) == mark:
             return dict(held)
     if mark is not None:
-        raise Torn("what was set last is not in the file")
+        raise NotRedisFile("the mark is not in the file")
     return dict(held)

@@ -1,4 +1,8 @@
-"""The guest was asked about itself, from the client's namespace."""
+"""Ask the guest about itself, from the client's namespace.
+
+Called by `chaos.evidence.gather` at the end of a run; starts `chaos.workloads.guest_audit` in a
+namespace of `lab.network`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ AUDIT_DEADLINE_S = 60.0
 
 
 def audit(lab: Lab) -> Audit:
-    """What the guest answered; it must have been started with ``services``.
+    """Return what the guest answers; it must have been started with ``services``.
 
     Raises `LabError` when it does not answer, or when what it reads from its disk is not sound.
     """
@@ -30,7 +34,7 @@ def audit(lab: Lab) -> Audit:
 
 
 def parsed(said: Mapping[str, Any]) -> Audit:
-    """The audit from its JSON, which has text for keys only."""
+    """Convert an audit from its JSON, which has text for keys only."""
     held = {
         side: {int(client): records for client, records in said[side].items()}
         for side in ("disk", "memory")

@@ -1,4 +1,7 @@
-"""Something that goes on beside a run, in a thread of its own, until its ``with`` block ends."""
+"""Run work beside a run, in a thread of its own, until its ``with`` block ends.
+
+The base of `chaos.evidence.listener`, `chaos.evidence.lan` and others.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,25 @@ from typing import Self
 
 
 class Background:
-    """`work` goes on from `begin` to `end`, and looks at `ended` now and then."""
+    """`work` runs from `begin` to `end`, and looks at `ended` now and then."""
 
     def __init__(self, name: str) -> None:
         self.ended = False
         self._thread = threading.Thread(target=self.work, name=name, daemon=True)
 
     def work(self) -> None:
-        """What goes on; it returns soon after ``ended`` is true."""
+        """Run until ``ended`` is true, and return soon after that."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """What it used is given back; the work is over."""
+        """Release what the work used, once it is over."""
 
     def begin(self) -> None:
-        """The work goes on."""
+        """Start the thread of the work."""
         self._thread.start()
 
     def end(self) -> None:
-        """The work is over."""
+        """Stop the work and wait for its thread."""
         self.ended = True
         self._thread.join()
         self.close()

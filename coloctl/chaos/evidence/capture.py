@@ -1,4 +1,7 @@
-"""Every packet between the guest and the client's machine, in a file that packet analysers read."""
+"""Write each packet between the guest and the client's machine to a file for packet analysers.
+
+Called by `chaos.run.runner` where a capture is asked for; listens in a namespace of `lab.network`.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ _HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, BYTES_PER_PACKET, 1)
 
 
 class Capture(Background):
-    """Writes from its making until the end of its ``with`` block."""
+    """Writes from its creation until the end of its ``with`` block."""
 
     def __init__(self, lab: Lab, path: Path) -> None:
-        """Raises `LabError` when the lab's switch is not there, `OSError` for the file."""
+        """Open the file and the socket; raises `LabError` without the lab's switch, `OSError`."""
         super().__init__("capture")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("wb")
@@ -34,10 +37,12 @@ class Capture(Background):
         self.begin()
 
     def close(self) -> None:
+        """See `Background.close`."""
         self._packets.close()
         self._file.close()
 
     def work(self) -> None:
+        """See `Background.work`."""
         written = len(_HEADER)
         while not self.ended and written < BYTES_MAX:
             with contextlib.suppress(TimeoutError):
@@ -50,5 +55,5 @@ class Capture(Background):
 
 
 def _packets() -> socket.socket:
-    """Frames of both directions at that port, in the namespace of the calling thread."""
+    """Open a socket for both directions of that port, in the calling thread's namespace."""
     return packet_socket(lambda packets: packets.bind((DEVICE, ETH_P_ALL)))

@@ -53,7 +53,7 @@ class PrimaryPeriod:
 
 @dataclass(frozen=True)
 class NodePeriod:
-    """What a node (primary, secondary, joining, dead, absent), or the protection, was."""
+    """One state of a node (primary, secondary, joining, dead, absent) or of the protection."""
 
     what: str
     from_s: float
@@ -88,7 +88,7 @@ class Pause:
 
 @dataclass(frozen=True)
 class FaultEffect:
-    """What one fault brought about; what follows the next fault is attributed to that one."""
+    """The consequences of one fault; what follows the next fault is attributed to that one."""
 
     ends_s: float  #: when its consequences are over: clients are served, the pair is protected
     outage: Outage  #: silences that began before a new secondary began to join

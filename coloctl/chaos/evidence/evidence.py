@@ -16,6 +16,7 @@ from coloctl.chaos.evidence.records import (
     Audit,
     FaultRecord,
     FrameRun,
+    Inventory,
     ObservedEvent,
     Takeover,
     WorkloadRecord,
@@ -36,6 +37,7 @@ class Evidence:
     frames: Sequence[FrameRun] = ()  #: those that reached the guest's LAN
     journal: Sequence[Record] = ()
     audits: Sequence[Audit] = ()  #: one in the steady state, one at the end, where they worked
+    inventories: Sequence[Inventory] = ()  #: one each time that the pair came into COLO
     #: Per disk, the places at which the nodes' copies differ after a last checkpoint; None where
     #: they could not be compared.
     differences: Mapping[str, Sequence[int]] | None = None

@@ -1,4 +1,8 @@
-"""The evidence of a run, taken from the stage while it stands and from what is left of it."""
+"""Collect the evidence of a run while the pair still runs, and search for what is left of it.
+
+Called by `chaos.run.runner` when the load has ended; asks the supervisor through
+`chaos.evidence.listener`, the guest through `chaos.evidence.audit`, and reads the `journal`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,14 @@ import contextlib
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from coloctl import paths
 from coloctl.chaos.evidence.audit import audit as ask_guest
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import Audit, Takeover, WorkloadRecord
+from coloctl.chaos.evidence.records import Audit, Inventory, Takeover, WorkloadRecord
 from coloctl.chaos.evidence.remains import Trail
 from coloctl.chaos.evidence.remains import remains as left_behind
 from coloctl.chaos.run.stage import Stage
@@ -32,20 +36,31 @@ _MISMATCH = re.compile(r"offset (\d+)")
 
 
 def boot_audit(where: Setting) -> tuple[Audit, ...]:
-    """The boot id that the guest wrote to its console when it began."""
+    """Read the boot id that the guest wrote to its console when it booted."""
     console = paths.pair_dir(where.name) / "a" / "console.log"
     found = _BOOT_ID.search(console.read_text(errors="replace"))
     return (Audit(time.monotonic(), found[1]),) if found else ()
 
 
-def evidence(played: Stage, steady_s: float, first: Sequence[Audit]) -> Evidence:
-    """The clients have ended, and everything that they, the guest and the supervisor can tell."""
+def evidence(
+    played: Stage,
+    steady_s: float,
+    first: Sequence[Audit],
+    needs: Collection[str],
+    inventories: Sequence[Inventory],
+) -> Evidence:
+    """End the clients, and collect what they, the guest and the supervisor have recorded.
+
+    ``needs`` are those of the checks that the scenario names (`Check.needs`): the guest is asked,
+    and disks are compared, only for a check that reads it.
+    """
     ended_s = time.monotonic()
     view = played.ear.view()
-    # Where no QEMU lives there is no guest to ask, and nobody waits for its answers.
+    # Where no QEMU lives there is no guest to ask, and no answer to wait for.
     lives = any(node["presence"] == "alive" for node in view.get("nodes", ()))
     works = {name: _work(*entry, lives=lives) for name, entry in played.works.items()}
-    audits = (*first, *(audit(played) if lives else ()))
+    audits = (*first, *(audit(played) if lives and "audit" in needs else ()))
+    compares = view["protection"] == "colo" and "disks" in needs
     return Evidence(
         steady_s=steady_s,
         ended_s=ended_s,
@@ -56,14 +71,15 @@ def evidence(played: Stage, steady_s: float, first: Sequence[Audit]) -> Evidence
         frames=tuple(played.lan.frames),
         journal=journal(played.where.name),
         audits=audits,
-        differences=differences(played) if view["protection"] == "colo" else None,
+        inventories=tuple(inventories),
+        differences=differences(played) if compares else None,
         bad_checksums=played.lab.bad_checksums(),
         view=view,
     )
 
 
 def _work(spec: Any, running: Any, *, lives: bool) -> WorkloadRecord:
-    """The history as far as there is one; what the guest holds, where it still answers."""
+    """Return the history as far as there is one, and what the guest holds, where it answers."""
     if not lives:  # its clients wait for ever, too
         running.kill()
         return WorkloadRecord(spec, tuple(running.history), None)
@@ -76,30 +92,30 @@ def _work(spec: Any, running: Any, *, lives: bool) -> WorkloadRecord:
 
 
 def audit(played: Stage) -> tuple[Audit, ...]:
-    """What the guest says of itself now; nothing, where it does not answer."""
+    """Ask the guest about itself now; return nothing where it does not answer."""
     with contextlib.suppress(ColoctlError):
         return (ask_guest(played.lab),)
     return ()
 
 
 def takeovers(played: Stage) -> tuple[Takeover, ...]:
-    """Every failover that the supervisor has written down, whoever it was."""
+    """Return each failover that any supervisor of the pair has written to the history."""
     with contextlib.suppress(ColoctlError):
-        told: Mapping[str, Any] = played.ear.ask("query-history", CHECKPOINT_S)
-        # One that failed before a survivor was found says so, and is no takeover.
-        return tuple(Takeover.of(one) for one in told["failovers"] if "role_before" in one)
+        history: Mapping[str, Any] = played.ear.ask("query-history", CHECKPOINT_S)
+        # One that failed before a survivor was found has no role, and is no takeover.
+        return tuple(Takeover.of(one) for one in history["failovers"] if "role_before" in one)
     return ()
 
 
 def journal(pair: str) -> tuple[Record, ...]:
-    """What the supervisors of the pair wrote down."""
+    """Read what the supervisors of the pair wrote to their journal."""
     with contextlib.suppress(ColoctlError):
         return replay(paths.pair_dir(pair) / "journal.jsonl").records
     return ()
 
 
 def differences(played: Stage) -> dict[str, tuple[int, ...]] | None:
-    """Where the nodes' disks differ while the guest is idle; None when that cannot be told."""
+    """Compare the nodes' disks while the guest is idle; None if they could not be compared."""
     try:
         played.ear.ask("pair-checkpoint", CHECKPOINT_S)
         disk = load(played.pair_file).disks[0].image
@@ -115,5 +131,5 @@ def differences(played: Stage) -> dict[str, tuple[int, ...]] | None:
 
 
 def remains(where: Setting, home: Path) -> tuple[str, ...]:
-    """What is there that should be gone."""
+    """Search the machine for what the run should have removed."""
     return tuple(left_behind(Trail(where.name, home)))

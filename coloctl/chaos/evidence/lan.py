@@ -1,7 +1,8 @@
-"""Whose frames reach the guest's LAN: every frame with the guest's address, by port and time.
+"""Record which node's frames reach the guest's LAN: each with its port and time.
 
-A packet socket in the switch's namespace sees the frames of both hosts in one order, stamped by
-the kernel. Two ports that send by turns are two primaries.
+Used by every run, and its socket by `chaos.evidence.capture`; listens in a namespace of
+`lab.network`. A packet socket in the switch's namespace sees the frames of both hosts in one order,
+stamped by the kernel. Two ports that send by turns are two primaries.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _ENDS_WITHIN_S = 0.2
 
 
 class LanWatch(Background):
-    """Watches from its making until the end of its ``with`` block; `spells` is what was seen."""
+    """Watches from its creation until the end of its ``with`` block, and fills `frames`."""
 
     def __init__(self, lab: Lab, mac: str) -> None:
-        """Raises `LabError` when the lab's switch is not there."""
+        """Open the socket; raises `LabError` if the lab's switch is not there."""
         super().__init__("lan-watch")
         self.frames: list[FrameRun] = []
         self._mac = bytes.fromhex(mac.replace(":", ""))
@@ -38,9 +39,11 @@ class LanWatch(Background):
         self.begin()
 
     def close(self) -> None:
+        """See `Background.close`."""
         self._packets.close()
 
     def work(self) -> None:
+        """See `Background.work`."""
         while not self.ended:
             with contextlib.suppress(TimeoutError, OSError):
                 frame, extra, _, address = self._packets.recvmsg(64, 64)
@@ -60,7 +63,7 @@ class LanWatch(Background):
 
 
 def _packets(mac: bytes) -> socket.socket:
-    """A socket of the calling thread's namespace for frames from that address, on any device."""
+    """Open a socket of the calling thread's namespace for frames from that address."""
 
     def prepare(packets: socket.socket) -> None:
         # Not bound: a socket of all devices keeps the order in which their frames came.
@@ -71,7 +74,7 @@ def _packets(mac: bytes) -> socket.socket:
 
 
 def packet_socket(prepare: Callable[[socket.socket], None]) -> socket.socket:
-    """A prepared socket for every frame of the calling thread's namespace; a read ends soon."""
+    """Open a prepared socket for each frame of the calling thread's namespace; a read ends soon."""
     packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     try:
         prepare(packets)
@@ -83,7 +86,7 @@ def packet_socket(prepare: Callable[[socket.socket], None]) -> socket.socket:
 
 
 def _only_from(packets: socket.socket, mac: bytes) -> None:
-    """Classic BPF: the source address is bytes 6 to 11 of an Ethernet frame."""
+    """Attach a classic BPF filter: the source address is bytes 6 to 11 of an Ethernet frame."""
     head, rest = struct.unpack("!IH", mac)
     program = (
         (0x20, 0, 0, 6),  # load the first four bytes of the source
@@ -103,7 +106,7 @@ def _only_from(packets: socket.socket, mac: bytes) -> None:
 
 
 def _stamp(extra: Sequence[tuple[int, int, bytes]]) -> float:
-    """The kernel's stamp on the monotonic clock; now, when there is none."""
+    """Convert the kernel's stamp to the monotonic clock; return now if there is none."""
     now = time.monotonic()
     for level, kind, data in extra:
         if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:

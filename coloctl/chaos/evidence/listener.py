@@ -1,4 +1,7 @@
-"""Hears what a supervisor says for as long as a run lasts, also when the supervisor is killed."""
+"""Receive the events of a supervisor for as long as a run lasts, also when it is killed.
+
+Used by `chaos.run.engine` to wait for moments; connects with `control.client`, again and again.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ SANE_S = 30.0
 
 
 class EventListener(Background):
-    """Every event from the making of it to the end of its ``with`` block, in `heard`.
+    """Collects each event from its creation to the end of its ``with`` block in `heard`.
 
     Several threads may ask at the same time.
     """
@@ -39,17 +42,18 @@ class EventListener(Background):
         self.begin()
 
     def close(self) -> None:
+        """See `Background.close`."""
         with self._asking:
             self._hang_up()
 
     def next(self, timeout_s: float) -> ObservedEvent | None:
-        """The next event that nobody has taken; None when none came in time."""
+        """Return the next event that was not taken yet; None if none came in time."""
         with contextlib.suppress(Empty):
             return self._news.get(timeout=max(0.0, timeout_s))
         return None
 
     def view(self) -> dict[str, Any]:
-        """The pair now. Raises `DeadlineMissed` when no supervisor answers in time."""
+        """Return the pair now; raises `DeadlineMissed` if no supervisor answers in time."""
         give_up = time.monotonic() + ANSWER_S
         while True:
             try:
@@ -65,7 +69,7 @@ class EventListener(Background):
                 time.sleep(AGAIN_S)
 
     def ask(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
-        """One command over a connection of its own; raises what the supervisor raises."""
+        """Send one command over a connection of its own; raises what the supervisor raises."""
         with ControlClient.connect(paths.control_socket(self._pair), ANSWER_S) as client:
             return client.execute(name, timeout_s, **arguments)
 
@@ -81,6 +85,7 @@ class EventListener(Background):
             self._client = None
 
     def work(self) -> None:
+        """See `Background.work`."""
         while not self.ended:
             with contextlib.suppress(ColoctlError, OSError):
                 path = paths.control_socket(self._pair)
@@ -96,7 +101,7 @@ class EventListener(Background):
                 yield ObservedEvent(_monotonic(event), event.name, event.data)
 
     def _catch_up(self, view: Mapping[str, Any]) -> None:
-        """What changed while no supervisor could be heard is told as if it changed now."""
+        """Add a change that came while no supervisor could be heard, as if it came now."""
         states = [said.data["after"] for said in self.heard if said.name == "STATE_CHANGED"]
         before, after = states[-1] if states else "", view["protection"]
         if before != after:
@@ -109,7 +114,7 @@ class EventListener(Background):
 
 
 def _monotonic(event: ControlEvent) -> float:
-    """The supervisor's stamp on the machine's monotonic clock; now, where its clock is wrong."""
+    """Convert a stamp to the monotonic clock; return now if the supervisor's clock is wrong."""
     now = time.monotonic()
     age_s = time.time() - event.at_s
     return now - age_s if abs(age_s) < SANE_S else now

@@ -103,7 +103,7 @@ class Takeover:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the guest answered about itself. ``disk`` was read back with its caches dropped.
+    """The answer of the guest about itself. ``disk`` was read back with its caches dropped.
 
     Both map the clients of redis-appends to the records that the append-only file, and the server's
     memory, hold of them.
@@ -113,3 +113,11 @@ class Audit:
     boot_id: str
     disk: Mapping[int, Sequence[int]] = field(default_factory=dict)
     memory: Mapping[int, Sequence[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The number of things that each QEMU held at a moment: by its role, then by their kind."""
+
+    at_s: float
+    counts: Mapping[str, Mapping[str, int]]

@@ -1,7 +1,9 @@
-"""What a run left on the machine: processes, namespaces, taps, files, listening ports.
+"""Search the machine for what a run left: processes, namespaces, taps, files, listening ports.
 
-It only looks. Everything is known by the name of the pair and its lab, by the folders that are its
-own, or by a mark in the environment, so that a neighbour's run is never taken for this one.
+Called by `chaos.evidence.gather` after a run was swept, and by tests; asks `host.listen` and
+`lab.netns`. It only looks. All of it is known by the name of the pair and its lab, by the folders
+that are its own, or by a mark in the environment, so that a neighbour's run is never taken for this
+one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from coloctl.host.listen import ports_in_use
 from coloctl.lab import layout, netns
 
 PROC, DEVICES = Path("/proc"), Path("/sys/class/net")
-#: How long what was told to go gets to be gone, seconds.
+#: How long processes that were ordered to end may take, seconds.
 GRACE_S = 3.0
 
 
@@ -29,8 +31,8 @@ class Trail:
     """By what the remains of one run are known.
 
     ``name`` is the pair's and its lab's. ``mark`` is ``NAME=VALUE``, of the environment of all that
-    it started. ``taps`` are its own in the namespace of whoever looks, as are ``addresses``, the
-    pair's, on which nobody should listen any more.
+    it started. ``taps`` are its own in the caller's namespace, as are ``addresses``, the pair's,
+    on which no process should listen any more.
     """
 
     name: str
@@ -41,13 +43,13 @@ class Trail:
 
     @property
     def folders(self) -> list[Path]:
-        """Those that belong to it alone."""
+        """The folders that belong to it alone."""
         own = [self.home] if self.home else []
         return [paths.pair_dir(self.name), *own]
 
 
 def remains(trail: Trail, grace_s: float = GRACE_S) -> list[str]:
-    """A sentence for each thing that is still there after the grace."""
+    """Describe each thing that is still there after the grace."""
     end = time.monotonic() + grace_s
     while (left := list(_left(trail))) and time.monotonic() < end:
         time.sleep(0.05)
@@ -93,7 +95,7 @@ def _marked(process: Path, mark: str) -> bool:
 
 
 def namespaces(lab: str) -> list[str]:
-    """Those of the lab's namespaces that have a file still, even an empty one."""
+    """Return those of the lab's namespaces that still have a file, even an empty one."""
     named = (layout.namespace(lab, role) for role in layout.ROLES)
     return [name for name in named if netns.path(name).exists()]
 

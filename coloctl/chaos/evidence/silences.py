@@ -41,7 +41,7 @@ class Outage:
 
 
 class Replies:
-    """When each client was served, for many questions about its silences."""
+    """The times at which each client was served, for many questions about its silences."""
 
     def __init__(self, histories: Mapping[str, Iterable[Op]]) -> None:
         """Collect the acknowledgements by workload and client."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence import gather
 from coloctl.chaos.evidence.capture import Capture
 from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.evidence.inventory import InventoryTaker
+from coloctl.chaos.evidence.records import Inventory
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.run.result import QEMU, RunResult
@@ -179,7 +181,12 @@ def _act(run: Run, played: Stage, course: _Course, tell: Tell) -> None:
     _steady(run, played)
     steady_s = time.monotonic()
     course.evidence = Evidence(steady_s, steady_s, (), {}, audits=first)
-    with Engine(played.pair, played.ear, tell) as engine:
+    needs = frozenset().union(*(CHECKS[name].needs for name in run.scenario.expect))
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(Engine(played.pair, played.ear, tell))
+        inventory: Sequence[Inventory] = ()
+        if "inventory" in needs:
+            inventory = stack.enter_context(InventoryTaker(run.where.name, played.ear)).taken
         engine.hear_all()
         try:
             tell("steady")
@@ -192,7 +199,7 @@ def _act(run: Run, played: Stage, course: _Course, tell: Tell) -> None:
         finally:
             engine.heal_all()
             tell("gathering")
-            gathered = gather.evidence(played, steady_s, first)
+            gathered = gather.evidence(played, steady_s, first, needs, inventory)
             course.evidence = replace(gathered, faults=engine.records())
             course.version = _version(course.evidence.view)
 

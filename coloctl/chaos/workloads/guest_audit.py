@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from coloctl.chaos.evidence.appendonly import RECORDS, Torn, records
+from coloctl.chaos.evidence.appendonly import RECORDS, NotRedisFile, records
 from coloctl.chaos.workloads.blocks import Blocks
 from coloctl.chaos.workloads.client import Broken
 from coloctl.chaos.workloads.store import store
@@ -38,7 +38,7 @@ def memory(host: str, mark: bytes) -> dict[int, list[int]]:
 
 
 def audit(host: str) -> dict[str, Any]:
-    """The guest's answers, as `Audit` has them; raises `Broken` or `Torn` for none."""
+    """The guest's answers, as `Audit` has them; raises `Broken` or `NotRedisFile` for none."""
     at_s, mark = time.monotonic(), secrets.token_hex(8).encode()
     remembered = memory(host, mark)
     with Blocks(host) as disk:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", required=True)
     try:
         print(json.dumps(audit(parser.parse_args(arguments).host)))
-    except (Broken, Torn) as error:
+    except (Broken, NotRedisFile) as error:
         raise SystemExit(f"no audit: {error}") from error
 
 

@@ -128,12 +128,15 @@ def plugin(qemu: str, quiet: bool, form: str) -> None:
 
 def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:
     """Return the guest for JSON and for people."""
+    import tomli_w
+
     from coloctl.lab.sample import ADDRESS, guest_table
 
     parts = {part: str(getattr(image, part)) for part in ("kernel", "initrd", "disk")}
     append = image.append_for(ADDRESS)
     lines = [f"{part:8}{path}" for part, path in parts.items()]
-    lines += ["", "In a pair file:", "", guest_table(image, append=append)]
+    guest = guest_table(image, append=append)
+    lines += ["", "In a pair file:", "", tomli_w.dumps({"guest": guest}).rstrip()]
     return {"schema": 1, **parts, "append": append}, lines
 
 

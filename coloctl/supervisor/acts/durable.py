@@ -1,8 +1,12 @@
-"""Make sure that a decision about who runs the guest is on a disk, on machines that have no room.
+"""Make a promotion durable: find a place for the decision, and number the survivor's image.
 
-`acts.failover` calls this. Invariant: without ``--force`` nobody is fenced or promoted unless the
-decision can be, and then is, in at least one place that the next start asks: the claim, or the
-number beside the survivor's image.
+Called by `acts.failover` and `acts.failover_book`; writes through `colo.generation` beside the
+image, and takes the name of the claim's file from `ha.arbiter`. Matters on machines whose disks
+have no room.
+
+Invariant: without ``--force`` no node is fenced or promoted unless the decision can be, and then
+is, in at least one place that the next start asks: the claim, or the number beside the survivor's
+image.
 """
 
 from __future__ import annotations
@@ -25,9 +29,63 @@ from coloctl.supervisor.state import PairState
 #: More than a claim takes, bytes.
 PROBE = b"\0" * 4096
 
+#: How long the guest waits for the number beside its image. It is written in a millisecond, and the
+#: guest matters more than a disk that is slow today. Seconds.
+COMPANION_PATIENCE_S = 0.01
+#: How long the promotion of a secondary waits until it is on disk that its image does not have the
+#: writes of its overlays: without that record the next start would not know of them. Where the
+#: guest would be silent for longer, it runs, and the record follows as soon as the disk takes it.
+#: Seconds.
+PENDING_PATIENCE_S = 2.0
+
+
+class Numbering:
+    """The generation as it is written beside a survivor's image: begun once, awaited a while."""
+
+    def __init__(self, state: PairState, survivor: Seat) -> None:
+        self._state, self._node = state, survivor.name
+        #: The overlays whose writes the survivor's images do not have until QEMU has merged them.
+        self.lacking: generation.Overlays = (
+            overlays.names(state.spec, survivor.name)
+            if survivor.view.role is Role.SECONDARY or survivor.merge is not Merge.NONE
+            else {}
+        )
+        self._keeping: asyncio.Task[str] | None = None
+        self._durable = asyncio.Event()  #: the number is where the next start finds it, or never
+
+    def begin(self, number: int) -> asyncio.Task[str]:
+        """Begin to write the number, unless that was begun; the task answers with a warning."""
+        if self._keeping is None:
+            state = self._state
+            self._keeping = asyncio.create_task(
+                generation.keep(
+                    state.spec, state.ground.hosts, self._node, number,
+                    Worth.OVERLAY_PENDING if self.lacking else Worth.IN_SYNC,
+                    overlays=self.lacking, durable=self._durable.set,
+                )
+            )  # fmt: skip
+            self._keeping.add_done_callback(lambda _: self._durable.set())
+        return self._keeping
+
+    async def durable(self) -> None:
+        """Wait until the number is on disk, for as long as the guest may wait for that."""
+        patience_s = PENDING_PATIENCE_S if self.lacking else COMPANION_PATIENCE_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._durable.wait()
+
+    async def finish(self) -> str:
+        """Wait until the number is written; return why it was not, else an empty string."""
+        return "" if self._keeping is None else await self._keeping
+
+    def cancel(self) -> None:
+        """Cancel the writing where it is still under way."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+
 
 async def require_place(state: PairState, survivor: Seat) -> None:
-    """Find a place for the decision before anything is fenced.
+    """Find a place for the decision before a node is fenced.
 
     Asks nothing while the journal works. Raises `PreconditionFailed` where there is none: a healthy
     pair then stays as it is.
@@ -45,7 +103,7 @@ async def require_place(state: PairState, survivor: Seat) -> None:
         lacking: generation.Overlays = {}
         if survivor.merge is not Merge.NONE:
             worth, lacking = Worth.OVERLAY_PENDING, overlays.names(spec, survivor.name)
-        # What stands there already is written once more.
+        # The record that stands there already is written once more.
         if await generation.keep(
             spec, hosts, survivor.name, state.generation, worth, overlays=lacking
         ):
@@ -71,13 +129,13 @@ async def claim_by_disks(
 ) -> None:
     """Take the number beside the survivor's image for the claim that could not be written.
 
-    Only where the register is this pair's own: its supervisors are kept apart by the journal's
-    lock, so the register guards nothing but their memory, and the next start goes by the numbers
-    of the disks. With ``force`` a person decides without any record. Raises ``error`` otherwise.
+    Only where the register is this pair's own: the journal's lock keeps its supervisors apart, so
+    the register guards nothing but their memory, and the next start goes by the numbers of the
+    disks. With ``force`` an operator decides without any record. Raises ``error`` otherwise.
     """
     if state.spec.arbiter.path is not None:
         raise error
     if (warning := await keeping) and not force:
         raise error
-    said = {"claim-not-written": error.message, "beside-the-image": warning or "written"}
-    state.record(Kind.NOTE, node=survivor.name, data=said)
+    data = {"claim-not-written": error.message, "beside-the-image": warning or "written"}
+    state.record(Kind.NOTE, node=survivor.name, data=data)

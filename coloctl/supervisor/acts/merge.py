@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 
 from coloctl.colo import generation, launch, overlays, registry
 from coloctl.colo.generation import Worth
@@ -20,6 +19,7 @@ from coloctl.ha import merge
 from coloctl.ha.arbiter import open_arbiter
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName
+from coloctl.model.pairevent import StepReached
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import RunState
 from coloctl.model.timeline import FailoverStep
@@ -43,11 +43,30 @@ LOOK_S = 2.0
 RETRY_S, TELL_S = 1.0, 0.5
 
 
-def begin(state: PairState, seat: Seat, heard: Callable[[], None] = lambda: None) -> None:
-    """Follow the merge on ``seat`` until it is over; ``heard`` is called when it is."""
+class Following:
+    """A merge that is followed: ``whole`` is set when the image holds everything."""
+
+    def __init__(self, since_s: float | None) -> None:
+        self.since_s = since_s  #: when its failover began, a monotonic second; None: not known
+        self.whole = asyncio.Event()
+        self.whole_at_s = 0.0
+
+    def finish(self, state: PairState) -> None:
+        """Note that the image holds everything, and send that step of the failover to clients."""
+        self.whole_at_s = state.clock.now()
+        self.whole.set()
+        if self.since_s is not None:
+            at_ms = max(0.0, round((self.whole_at_s - self.since_s) * 1000, 2))
+            state.emit(StepReached(act="failover", step=str(FailoverStep.MERGED), at_ms=at_ms))
+
+
+def begin(state: PairState, seat: Seat, since_s: float | None = None) -> Following:
+    """Begin to follow the merge on ``seat``; a failover that began at ``since_s`` is told of it."""
+    following = Following(since_s)
     if seat.vm is not None:
         seat.merge = Merge.UNDER_WAY
-        seat.follow(asyncio.create_task(_follow(state, seat, seat.vm, heard)))
+        seat.follow(asyncio.create_task(_follow(state, seat, seat.vm, following)))
+    return following
 
 
 async def resume(state: PairState) -> None:
@@ -101,10 +120,10 @@ async def wait(state: PairState, seat: Seat) -> None:
         await asyncio.sleep(TELL_S)
 
 
-async def _follow(state: PairState, seat: Seat, vm: VM, heard: Callable[[], None]) -> None:
+async def _follow(state: PairState, seat: Seat, vm: VM, following: Following) -> None:
     try:
         if await _watch(state, seat, vm) is Merge.NONE:
-            heard()
+            following.finish(state)
             await _over(state, seat, vm)
     except MonitorError as error:
         log.warning("Node %s's overlays stay pending: %s", seat.name, error.message)

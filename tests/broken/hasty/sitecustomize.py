@@ -10,26 +10,23 @@ import sys
 
 if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in sys.orig_argv:
     import importlib
+    from dataclasses import replace
     from typing import Any
 
     from coloctl.model.pairevent import FailedOver, PairEvent
     from coloctl.model.protection import Fact, Protection
-    from coloctl.model.timeline import Timeline
     from coloctl.supervisor.state import PairState
 
     act = importlib.import_module("coloctl.supervisor.acts.failover")  # its package hides it
 
-    _arbitrate, _note = act._Failover.arbitrate, PairState.note
+    _claim, _note = act.FailoverBook.claim, PairState.note
 
     async def _announced(self: Any) -> None:
         """Claimed; every client is told that the guest runs, and nothing is promoted yet."""
-        await _arbitrate(self)
-        state, survivor, lost = self.state, self.survivor, self.lost
+        await _claim(self)
+        state, survivor = self.state, self.survivor
         state.note(Fact.SURVIVOR_RUNS, f"The guest runs on node {survivor.name} alone.")
-        early = Timeline(
-            survivor.name, lost.name, survivor.view.role, dict(self.course.steps),
-            self.course.began_s, generation=state.generation, cause="hasty",
-        )  # fmt: skip
+        early = replace(self.timeline(), cause="hasty")
         tell = state.emit
         tell(FailedOver(timeline=early))
 
@@ -46,5 +43,5 @@ if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in s
         if (self.protection, fact) != (Protection.UNPROTECTED, Fact.SURVIVOR_RUNS):
             _note(self, fact, reason)
 
-    act._Failover.arbitrate = _announced
+    act.FailoverBook.claim = _announced
     PairState.note = _once

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.chaos.evidence.appendonly import Torn, commands, records
+from coloctl.chaos.evidence.appendonly import NotRedisFile, commands, records
 from coloctl.chaos.evidence.audit import parsed
 
 pytestmark = pytest.mark.unit
@@ -50,7 +50,7 @@ def test_a_file_that_was_cut_short_holds_what_is_whole(
     [b"REDIS0011", b"*1\r\n!3\r\n", b"*x\r\n", b"*1\r\n$3\r\nabcdef\r\n", b"\0" * 64],
 )
 def test_what_redis_never_writes_is_torn(data: bytes) -> None:
-    with pytest.raises(Torn):
+    with pytest.raises(NotRedisFile):
         list(commands(data))
 
 
@@ -74,7 +74,7 @@ def test_notes_and_other_keys_are_passed_over() -> None:
 
 
 def test_a_mark_that_is_not_on_the_disk_is_told() -> None:
-    with pytest.raises(Torn, match="not in the file"):
+    with pytest.raises(NotRedisFile, match="not in the file"):
         records(written(push(0, 0)), MARK)
 
 

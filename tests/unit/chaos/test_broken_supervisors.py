@@ -18,10 +18,11 @@ BROKEN = Path(__file__).parents[2] / "broken"
 ASKS = """
 import importlib, inspect
 from pathlib import Path
-from coloctl.ha import failover
+from coloctl.ha.failover import Failover
 from coloctl.supervisor.state import PairState
 act = importlib.import_module("coloctl.supervisor.acts.failover")
-seams = (failover._fence, act._Failover.fenced, act.end, act._Failover.arbitrate, PairState.note)
+book = act.FailoverBook
+seams = (Failover.fence, book.fenced, act.end, book.claim, PairState.note)
 print(*(Path(inspect.getsourcefile(seam)).name == "sitecustomize.py" for seam in seams))
 """
 UNFENCED, HASTY, WHOLE = "True True True False False", "False False False True True", "False " * 5

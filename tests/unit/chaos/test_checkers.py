@@ -12,7 +12,7 @@ from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connect
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import Audit, FrameRun
+from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory
 from coloctl.chaos.workloads.history import Op
 
 pytestmark = pytest.mark.unit
@@ -44,6 +44,11 @@ READS = answered(5.5, 50, 1, f="read", said={"a": 50, "b": 50})
 BANK = [*READS, *MOVES]
 ECHOES = connected(runs.steadily())
 SILENT = [op for op in ECHOES if not (op.n >= 0 and op.at_s > 10.5)]
+
+
+COUNTED = tuple(
+    Inventory(at_s, {"primary": {"jobs": n}}) for n, at_s in enumerate((6.0, 13.0, 19.0), start=1)
+)
 
 
 def ended(a: int, b: int, done: int = 11) -> dict[str, Any]:
@@ -168,6 +173,12 @@ CASES = {
         evidence(audits=(Audit(6.0, "boot-1"), Audit(19.0, "boot-2"))),
         "14.000 s: boot id boot-2",
         evidence(audits=(Audit(19.0, "boot-1"),)),
+    ),
+    "nothing_grows": Case(
+        evidence(inventories=(COUNTED[0], *COUNTED[1:2] * 2)),
+        evidence(inventories=COUNTED),
+        "14.000 s: {'primary': {'jobs': 3}}, {'primary': {'jobs': 2}} after the first",
+        evidence(inventories=COUNTED[:2]),
     ),
     "no_leaks": Case(
         evidence(),

@@ -1,6 +1,6 @@
-"""Goal: any bytes beside an image are a word or a sentence, and both places are weighed by a table.
+"""Goal: any bytes beside an image are a record or a sentence; a table weighs both places.
 
-Method: every rule of `companion.weigh` is a line below; bytes and bits are drawn by hypothesis.
+Method: every rule of `colo.weigh.weigh` is a line below; bytes and bits are drawn by hypothesis.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from coloctl.colo.companion import (
     GENERATION_MAX,
     Companion,
     CompanionRead,
-    Word,
+    DiskRecord,
     Worth,
     parse,
     render,
-    weigh,
 )
+from coloctl.colo.weigh import weigh
 from coloctl.errors import PreconditionFailed
 from coloctl.model.disk import DiskIdentity
 from coloctl.model.pair import NODES
@@ -38,11 +38,11 @@ OTHER_MACHINE = replace(NEW_FILE, machine="m2")
 FIRST_BOOT = DiskIdentity("path:/dev/sdx", "boot 1", "m1", device=True, stable=False)
 NEXT_BOOT = replace(FIRST_BOOT, mark="boot 2")
 
-WORD = Word("web", "b", 4, Worth.IN_SYNC, serial=9, beside=9, images={"disk0": HERE})
-OLD = Word("web", "b", 4, Worth.IN_SYNC)
+RECORD = DiskRecord("web", "b", 4, Worth.IN_SYNC, serial=9, beside=9, images={"disk0": HERE})
+OLD = DiskRecord("web", "b", 4, Worth.IN_SYNC)
 
-words = st.builds(
-    Word,
+records = st.builds(
+    DiskRecord,
     pair=st.text(max_size=8),
     node=st.sampled_from(NODES),
     generation=st.integers(0, GENERATION_MAX),
@@ -60,25 +60,27 @@ words = st.builds(
 )
 
 
-@given(words)
-def test_what_is_written_is_read_back(word: Word) -> None:
-    assert parse(render(word), "web", "a") == word
+@given(records)
+def test_what_is_written_is_read_back(record: DiskRecord) -> None:
+    assert parse(render(record), "web", "a") == record
 
 
-@given(words, st.data())
-def test_a_word_with_a_flipped_bit_is_damage_or_the_same_word(word: Word, data: Any) -> None:
-    content = bytearray(render(word))
+@given(records, st.data())
+def test_a_record_with_a_flipped_bit_is_damage_or_the_same_record(
+    record: DiskRecord, data: Any
+) -> None:
+    content = bytearray(render(record))
     bit = data.draw(st.integers(0, 8 * len(content) - 1))
     content[bit // 8] ^= 1 << bit % 8
     try:
-        assert parse(bytes(content), "web", "a") == word
+        assert parse(bytes(content), "web", "a") == record
     except ValueError as error:
         assert str(error)
 
 
-@given(words, st.integers(0, 400))
-def test_half_a_word_is_damage(word: Word, length: int) -> None:
-    whole = render(word)
+@given(records, st.integers(0, 400))
+def test_half_a_record_is_damage(record: DiskRecord, length: int) -> None:
+    whole = render(record)
     with pytest.raises(ValueError, match=r"^it"):
         parse(whole[: min(length, len(whole) - 2)], "web", "a")
 
@@ -101,7 +103,7 @@ HOSTILE = {
     "state of another kind": b'{"pair":"web","node":"b","generation":1,"state":["in-sync"]}',
     "node of another kind": b'{"pair":"web","node":{},"generation":1,"state":"in-sync"}',
     "a big number inside": b'{"pair":"web","node":"b","generation":' + b"9" * 5000 + b"}",
-    "checksum taken away": render(WORD).replace(b'"checksum"', b'"checksun"'),
+    "checksum taken away": render(RECORD).replace(b'"checksum"', b'"checksun"'),
 }
 
 
@@ -113,14 +115,14 @@ def test_hostile_bytes_are_damage_in_words(content: bytes) -> None:
 
 
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
-def test_any_bytes_are_a_word_or_damage_in_words(content: bytes) -> None:
+def test_any_bytes_are_a_record_or_damage_in_words(content: bytes) -> None:
     try:
-        word = parse(content, "web", "b")
+        record = parse(content, "web", "b")
     except ValueError as damage:
         assert str(damage)
         assert "Traceback" not in str(damage)
     else:
-        assert 0 <= word.generation <= GENERATION_MAX
+        assert 0 <= record.generation <= GENERATION_MAX
 
 
 json_values = st.recursive(
@@ -130,12 +132,12 @@ json_values = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(json.loads(render(WORD)))), json_values)
+@given(st.sampled_from(sorted(json.loads(render(RECORD)))), json_values)
 def test_any_value_in_place_of_another_is_damage(key: str, value: object) -> None:
-    document = json.loads(render(WORD))
+    document = json.loads(render(RECORD))
     document[key] = value
     try:
-        assert parse(json.dumps(document).encode(), "web", "b") == WORD
+        assert parse(json.dumps(document).encode(), "web", "b") == RECORD
     except ValueError as damage:
         assert str(damage)
 
@@ -148,30 +150,30 @@ def test_what_an_earlier_coloctl_wrote_is_read() -> None:
 
 NOTHING = "new"
 KNOWN = (4, Worth.IN_SYNC)
-OLDER = replace(WORD, generation=3, state=Worth.FOLLOWING, serial=8)
-AHEAD = replace(WORD, serial=10, generation=5, beside=9)
+OLDER = replace(RECORD, generation=3, state=Worth.FOLLOWING, serial=8)
+AHEAD = replace(RECORD, serial=10, generation=5, beside=9)
 BROKEN = "damaged"
 #: Another file that lay in the same place, as below a filesystem that was not mounted.
 ELSE = {"disk0": replace(HERE, mark="inode 5 born 5")}
-#: A secondary's, in the registry; a promotion waits for the word beside the image alone.
-FOLLOWS = replace(WORD, state=Worth.FOLLOWING, beside=WORD.serial)
+#: A secondary's, in the registry; a promotion waits for the record beside the image alone.
+FOLLOWS = replace(RECORD, state=Worth.FOLLOWING, beside=RECORD.serial)
 RULES: dict[str, tuple[Any, Any, DiskIdentity, Any]] = {
     # name: (beside, registered, the image now, what is known)
     "neither is there": (None, None, HERE, NOTHING),
-    "both agree": (WORD, WORD, HERE, KNOWN),
-    "the companion alone": (WORD, None, HERE, KNOWN),
-    "the registry alone": (None, WORD, HERE, KNOWN),
-    "the companion is damaged, the registry knows": (BROKEN, WORD, HERE, KNOWN),
-    "the registry is damaged, the companion knows": (WORD, BROKEN, HERE, KNOWN),
+    "both agree": (RECORD, RECORD, HERE, KNOWN),
+    "the companion alone": (RECORD, None, HERE, KNOWN),
+    "the registry alone": (None, RECORD, HERE, KNOWN),
+    "the companion is damaged, the registry knows": (BROKEN, RECORD, HERE, KNOWN),
+    "the registry is damaged, the companion knows": (RECORD, BROKEN, HERE, KNOWN),
     "the companion is damaged, the registry knows nothing": (BROKEN, None, HERE, "any"),
     "the registry is damaged, nothing lies beside": (None, BROKEN, HERE, "any"),
     "both are damaged": (BROKEN, BROKEN, HERE, "any"),
-    "the registry could not be written": (WORD, OLDER, HERE, KNOWN),
-    "the companion could not be written": (WORD, AHEAD, HERE, (5, Worth.IN_SYNC)),
+    "the registry could not be written": (RECORD, OLDER, HERE, KNOWN),
+    "the companion could not be written": (RECORD, AHEAD, HERE, (5, Worth.IN_SYNC)),
     "the companion may have said more than a secondary's": (BROKEN, FOLLOWS, HERE, "any"),
     "the companion may have said more, and is gone": (None, FOLLOWS, HERE, "any"),
     "the companion says more than a secondary's": (
-        replace(WORD, generation=5, serial=10),
+        replace(RECORD, generation=5, serial=10),
         FOLLOWS,
         HERE,
         (5, Worth.IN_SYNC),
@@ -182,32 +184,32 @@ RULES: dict[str, tuple[Any, Any, DiskIdentity, Any]] = {
         HERE,
         (4, Worth.FOLLOWING),
     ),
-    "companion and disk were restored": (OLDER, WORD, HERE, 4),
-    "an earlier coloctl's word": (OLD, None, HERE, KNOWN),
-    "an earlier coloctl promoted since": (replace(OLD, generation=5), WORD, HERE, (5, OLD.state)),
-    "an earlier coloctl's word, the same": (OLD, WORD, HERE, KNOWN),
-    "an earlier coloctl's word, restored": (replace(OLD, generation=2), WORD, HERE, 4),
-    "an earlier coloctl left them": (replace(OLD, state=Worth.DIVERGED), WORD, HERE, 4),
-    "the image was renamed with its companion": (WORD, None, RENAMED, KNOWN),
-    "image and companion were copied elsewhere": (WORD, None, COPIED, KNOWN),
-    "image and companion are on another machine": (WORD, None, OTHER_MACHINE, KNOWN),
-    "another machine's registry": (None, WORD, OTHER_MACHINE, 4),
-    "another image lies there, its companion too": (WORD, WORD, NEW_FILE, 4),
-    "another image lies there, the companion was removed": (None, WORD, NEW_FILE, "replaced"),
-    "another image lies there, its companion is damaged": (BROKEN, WORD, NEW_FILE, "any"),
-    "the image is gone": (None, WORD, GONE, 4),
-    "the image is gone, the companion not": (WORD, WORD, GONE, 4),
-    "the registry is of a file before": (WORD, replace(OLDER, images=ELSE), HERE, KNOWN),
-    "the registry is of a later file": (WORD, replace(AHEAD, images=ELSE), HERE, 5),
-    "a copy of the other node's files": (replace(WORD, node="a"), None, COPIED, 4),
-    "the nodes were exchanged": (replace(WORD, node="a"), replace(WORD, node="a"), HERE, KNOWN),
+    "companion and disk were restored": (OLDER, RECORD, HERE, 4),
+    "an earlier coloctl's record": (OLD, None, HERE, KNOWN),
+    "an earlier coloctl promoted since": (replace(OLD, generation=5), RECORD, HERE, (5, OLD.state)),
+    "an earlier coloctl's record, the same": (OLD, RECORD, HERE, KNOWN),
+    "an earlier coloctl's record, restored": (replace(OLD, generation=2), RECORD, HERE, 4),
+    "an earlier coloctl left them": (replace(OLD, state=Worth.DIVERGED), RECORD, HERE, 4),
+    "the image was renamed with its companion": (RECORD, None, RENAMED, KNOWN),
+    "image and companion were copied elsewhere": (RECORD, None, COPIED, KNOWN),
+    "image and companion are on another machine": (RECORD, None, OTHER_MACHINE, KNOWN),
+    "another machine's registry": (None, RECORD, OTHER_MACHINE, 4),
+    "another image lies there, its companion too": (RECORD, RECORD, NEW_FILE, 4),
+    "another image lies there, the companion was removed": (None, RECORD, NEW_FILE, "replaced"),
+    "another image lies there, its companion is damaged": (BROKEN, RECORD, NEW_FILE, "any"),
+    "the image is gone": (None, RECORD, GONE, 4),
+    "the image is gone, the companion not": (RECORD, RECORD, GONE, 4),
+    "the registry is of a file before": (RECORD, replace(OLDER, images=ELSE), HERE, KNOWN),
+    "the registry is of a later file": (RECORD, replace(AHEAD, images=ELSE), HERE, 5),
+    "a copy of the other node's files": (replace(RECORD, node="a"), None, COPIED, 4),
+    "the nodes were exchanged": (replace(RECORD, node="a"), replace(RECORD, node="a"), HERE, KNOWN),
 }
 
 
-def place(word: Any) -> CompanionRead:
-    if word == BROKEN:
+def place(record: Any) -> CompanionRead:
+    if record == BROKEN:
         return CompanionRead("/x", trouble="/x is damaged: it is empty.")
-    return CompanionRead("/x", word)
+    return CompanionRead("/x", record)
 
 
 @pytest.mark.parametrize(("beside", "registered", "now", "known"), RULES.values(), ids=RULES)
@@ -241,25 +243,27 @@ DEVICE_RULES: dict[str, tuple[Any, DiskIdentity, Any]] = {
 
 @pytest.mark.parametrize(("was", "now", "known"), DEVICE_RULES.values(), ids=DEVICE_RULES)
 def test_a_device_is_known_to_the_registry_alone(was: Any, now: DiskIdentity, known: Any) -> None:
-    word = was if was in (None, BROKEN) else replace(WORD, images={"disk0": was})
-    check(weigh("web", "b", {"disk0": now}, None, place(word)), known)
+    record = was if was in (None, BROKEN) else replace(RECORD, images={"disk0": was})
+    check(weigh("web", "b", {"disk0": now}, None, place(record)), known)
 
 
-@pytest.mark.parametrize("places", [(WORD, None), (None, WORD), (WORD, WORD)])
-def test_disks_of_another_pair_are_refused(places: tuple[Word | None, Word | None]) -> None:
+@pytest.mark.parametrize("places", [(RECORD, None), (None, RECORD), (RECORD, RECORD)])
+def test_disks_of_another_pair_are_refused(
+    places: tuple[DiskRecord | None, DiskRecord | None],
+) -> None:
     with pytest.raises(PreconditionFailed, match="belong to the pair web") as refused:
         weigh("shop", "b", {"disk0": HERE}, *map(place, places))
     assert refused.value.hint and "/x" in refused.value.hint
 
 
 def test_a_place_where_another_pair_s_disk_once_lay_is_free() -> None:
-    found = weigh("shop", "b", {"disk0": NEW_FILE}, place(None), place(WORD))
+    found = weigh("shop", "b", {"disk0": NEW_FILE}, place(None), place(RECORD))
     assert found == Companion("shop", "b")
 
 
 def test_overlays_that_are_pending_are_known_from_both_places() -> None:
     overlays = {"disk0": ("/srv/active0.qcow2", "/srv/hidden0.qcow2")}
-    word = replace(WORD, state=Worth.OVERLAY_PENDING, overlays=overlays)
-    for places in ((word, None), (None, word)):
+    record = replace(RECORD, state=Worth.OVERLAY_PENDING, overlays=overlays)
+    for places in ((record, None), (None, record)):
         found = weigh("web", "b", {"disk0": HERE}, *map(place, places))
         assert (found.state, dict(found.overlays)) == (Worth.OVERLAY_PENDING, overlays)

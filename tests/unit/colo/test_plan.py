@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import schemas
 from support.fakes import DIALECTS, make_spec, on_one_host
 
-from coloctl.colo import difference_plan, plan, retune
+from coloctl.colo import difference_plan, mirror_plan, plan, retune
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import MigrationTransport, NodeName, PairSpec, ReplicationSpec
@@ -62,8 +63,8 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
     primary, secondary = plan.peer_instances_primary(spec), plan.peer_instances_secondary(spec)
     disks = range(len(spec.disks))
     mirrored: Dialogue = [
-        ("a", plan.mirror_disks(spec)),
-        *(("a", plan.finish_mirror(i)) for i in disks),
+        ("a", mirror_plan.mirror_disks(spec)),
+        *(("a", mirror_plan.finish_mirror(i)) for i in disks),
         ("a", plan.attach_replicas(spec)),
     ]
     compared: Dialogue = [
@@ -98,7 +99,7 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
         "abandon": [
             ("a", plan.yank_peer(primary, primary)),
             ("a", difference_plan.drop(spec)),
-            *(("a", plan.drop_mirror(i)) for i in disks),
+            *(("a", mirror_plan.drop_mirror(i)) for i in disks),
             ("a", plan.release_primary(spec)),
             ("a", plan.clear_primary(spec)),
         ],
@@ -172,7 +173,7 @@ def test_every_command_of_every_sequence_fits_every_stored_schema(
         f"{name}: {sentence}"
         for name, dialect, step in every_step()
         if has or not dialect.switchover_bandwidth
-        for sentence in qmp_schema.check(step.command, schema)
+        for sentence in schemas.check(step.command, schema)
     }
     assert not wrong
 
@@ -185,7 +186,10 @@ def test_what_does_not_depend_on_the_dialect_is_the_same_in_all() -> None:
 
 
 def test_a_mirror_is_held_back_only_where_that_was_asked_for() -> None:
-    (free,), (slow,) = plan.mirror_disks(make_spec()), plan.mirror_disks(make_spec(), 1000)
+    (free,), (slow,) = (
+        mirror_plan.mirror_disks(make_spec()),
+        mirror_plan.mirror_disks(make_spec(), 1000),
+    )
     assert "speed" not in free.command.arguments
     assert slow.command.arguments["speed"] == 1000
 
@@ -255,7 +259,7 @@ def test_clean_up_tolerates_what_is_gone() -> None:
     assert lost[0].tolerate
 
 
-def test_the_witness_is_marked_before_any_overlay_gets_its_sign() -> None:
+def test_the_close_marker_is_marked_before_any_overlay_gets_its_sign() -> None:
     """Without a mark on it a killed QEMU would be taken for one that ended in order."""
     first, *rest = plan.mark_overlays(make_spec(disks=2))
     assert "witness" in first.command.arguments["command-line"]

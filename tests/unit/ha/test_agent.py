@@ -11,7 +11,7 @@ from support.fakes import Log, fake_vm, make_spec
 
 from coloctl.errors import FencingFailed
 from coloctl.ha import agent
-from coloctl.ha.fencing import Fenced, Means, fence
+from coloctl.ha.fencing import Confirmation, Fenced, Means, fence
 from coloctl.host.base import Completed
 from coloctl.model.pair import FencingMethod, FencingSpec, PairSpec
 
@@ -232,16 +232,16 @@ def test_a_proof_that_comes_while_the_agent_is_busy_counts_at_once(
     spec = with_agent(tmp_path, "exec sleep 1000", "exit 1", timeout_s=60)
 
     async def act() -> str:
-        said = asyncio.Event()
+        confirmation = Confirmation()
         async with fake_vm("a", []) as vm:
-            fencing = asyncio.create_task(fence(spec, vm, Means(word=said.wait)))  # type: ignore[arg-type]
+            fencing = asyncio.create_task(fence(spec, vm, Means(confirmation)))
             async with asyncio.timeout(30):
                 while not (tmp_path / "fence_test.told").exists():  # noqa: ASYNC110 - a file
                     await asyncio.sleep(0.01)
                 if proof == "kernel":
                     vm.process.die()
                 else:
-                    said.set()
+                    confirmation.give()
                 return (await fencing).how
 
     assert asyncio.run(act()) == ("already-dead" if proof == "kernel" else "confirmed-sigkill")

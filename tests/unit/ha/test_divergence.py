@@ -29,7 +29,7 @@ from coloctl.ha.unmatched import (
     UNMET,
     Moment,
     UnmatchedEvents,
-    Words,
+    UnmatchedLines,
     shape,
 )
 from coloctl.model.observation import Contrast, Diagnosis, Life, Observation
@@ -109,9 +109,9 @@ def test_where_nothing_keeps_the_primary_from_running_it_has_less_time() -> None
 
 def words(
     primary: Sequence[bytes], secondary: Sequence[bytes], late: Sequence[bytes] = ()
-) -> Words:
+) -> UnmatchedLines:
     """Both write; ``late`` is what the primary writes within its grace."""
-    told = Words()
+    told = UnmatchedLines()
     told.primary(primary, 10.0)
     told.secondary(secondary, Moment(10.0, 5))
     told.judge(Moment(10.5, 5))
@@ -164,7 +164,7 @@ def test_other_lines_count_while_the_primary_is_silent_and_with_answers_that_dif
 
 
 def test_a_primary_that_writes_more_than_is_read_excuses_everything() -> None:
-    told = Words()
+    told = UnmatchedLines()
     told.secondary([SEGFAULT], Moment(10.0, 5))
     told.missed(10.2)
     told.judge(Moment(20.0, 50))
@@ -173,7 +173,7 @@ def test_a_primary_that_writes_more_than_is_read_excuses_everything() -> None:
 
 @given(st.lists(st.binary(max_size=60)), st.lists(st.binary(max_size=60)))
 def test_the_same_console_never_accuses(before: list[bytes], now: list[bytes]) -> None:
-    told = Words()
+    told = UnmatchedLines()
     told.before(before)
     told.primary(now, 1.0)
     told.secondary([*before, *now], Moment(1.0, 1))

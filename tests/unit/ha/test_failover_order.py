@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import ModuleType
 
 import pytest
 from fake_qmp import HANG, Refusal
 from support.fakes import FakeVM, Log, fake_vm, make_spec
 
 from coloctl.errors import FailoverRefused, FencingFailed
-from coloctl.ha import failover
-from coloctl.ha.failover import abandon_secondary, fail_over
+from coloctl.ha import failover, fencing
+from coloctl.ha.failover import Failover, Steps, abandon_secondary
 from coloctl.model.pair import Role
-from coloctl.model.timeline import Timeline
+from coloctl.model.timeline import FailoverStep, Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -43,10 +45,12 @@ async def lost_and_survivor(log: Log) -> AsyncIterator[tuple[FakeVM, FakeVM]]:
 
 
 async def take_over(survivor: FakeVM, lost: FakeVM, role: Role, log: Log) -> Timeline:
-    async def promote() -> None:
+    async def claim() -> None:
         log.append("generation")
 
-    return await fail_over(make_spec(), survivor, lost, role, arbitrate=promote)
+    failing = Failover(make_spec(), survivor, lost, role)
+    await failing.promote(await failing.fence(), claim())
+    return failing.timeline(at="", generation=1, cause="test")
 
 
 def in_order(log: Log) -> bool:
@@ -84,7 +88,8 @@ def test_the_order_of_a_failover(role: Role) -> None:
             timeline = await take_over(survivor, lost, role, log)
         assert (timeline.survivor, timeline.lost, timeline.role_before) == ("b", "a", role)
         assert list(timeline.steps) == [
-            *("fenced", "arbitrated", "yanked", "promoted", "running", "cleared", "verified")
+            *("detected", "fenced", "arbitrated", "yanked", "promoted", "running"),
+            *("cleared", "verified"),
         ]
         assert list(timeline.steps.values()) == sorted(timeline.steps.values())
 
@@ -117,8 +122,10 @@ def test_a_generation_that_cannot_be_recorded_stops_the_failover() -> None:
 
     async def check() -> None:
         async with lost_and_survivor(log) as (lost, survivor):
+            failing = Failover(make_spec(), survivor, lost, Role.SECONDARY)
+            proof = await failing.fence()
             with pytest.raises(OSError, match="No space"):
-                await fail_over(make_spec(), survivor, lost, Role.SECONDARY, arbitrate=fail)
+                await failing.promote(proof, fail())
 
     asyncio.run(check())
     assert not set(log) & set(LETS_RUN)
@@ -264,3 +271,57 @@ def test_a_primary_whose_replica_was_given_up_runs_as_before(was_running: bool) 
     places = [log.index(f"b: {name}") for name in order]
     assert places == sorted(places)
     assert ("b: cont" in log) is was_running
+
+
+def test_the_proof_of_another_node_promotes_nothing() -> None:
+    log: Log = []
+
+    async def claim() -> None:
+        log.append("generation")
+
+    async def check() -> None:
+        async with lost_and_survivor(log) as (lost, survivor):
+            other = await Failover(make_spec(), lost, survivor, Role.PRIMARY).fence()
+            log.clear()
+            failing = Failover(make_spec(), survivor, lost, Role.SECONDARY)
+            with pytest.raises(ValueError, match="node b was fenced, not node a"):
+                await failing.promote(other, claim())
+
+    asyncio.run(check())
+    assert log == []
+
+
+def test_each_step_is_read_once_and_in_order() -> None:
+    async def check() -> None:
+        steps = Steps(began_s=100.0)
+        steps.done(FailoverStep.FENCED, 100.004)
+        assert [(one.step, one.at_ms) for one in steps.unread()] == [
+            (FailoverStep.DETECTED, 0.0), (FailoverStep.FENCED, 4.0),
+        ]  # fmt: skip
+        assert steps.unread() == ()
+        waiting = asyncio.create_task(steps.more())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        steps.done(FailoverStep.CONFIRMATION_AWAITED, 100.005)
+        steps.done(FailoverStep.RUNNING, 99.0)  # a clock never makes a step earlier than the begin
+        await waiting
+        assert [one.step for one in steps.unread()] == [
+            FailoverStep.CONFIRMATION_AWAITED, FailoverStep.RUNNING,
+        ]  # fmt: skip
+        # A confirmation is awaited, and is no step of a timeline.
+        assert steps.times() == {"detected": 0.0, "fenced": 4.0, "running": 0.0}
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("module", [failover, fencing])
+def test_a_failover_calls_nothing_above_itself(module: ModuleType) -> None:
+    """Its caller contributes values: an awaitable, a confirmation; never a function to call."""
+    functions = [one for _, one in inspect.getmembers(module, inspect.isfunction)]
+    for _, kind in inspect.getmembers(module, inspect.isclass):
+        functions += [one for _, one in inspect.getmembers(kind, inspect.isfunction)]
+    own = [one for one in functions if one.__module__ == module.__name__]
+    assert len(own) > 10
+    for one in own:
+        for parameter in inspect.signature(one).parameters.values():
+            assert "Callable" not in str(parameter.annotation), (one, parameter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -88,18 +89,31 @@ def test_what_was_there_is_replaced(tmp_path: Path, image: GuestImage) -> None:
 def test_any_path_survives_the_file(word: str) -> None:
     image = GuestImage(Path("/k") / f"k{word}", Path("/i"), "quiet", Path("/d"))
     table = sample.guest_table(image, append=f'a="{word}"', qemu=Path("/q") / f"q{word}")
-    text = f"""
-        name = "web"
-        {table}
-        [node.a]
-        address = "127.0.0.1"
-        [node.b]
-        address = "127.0.0.2"
-    """
-    guest = pairfile.parse(text, Path("/")).guest
+    nodes = {"a": {"address": "127.0.0.1"}, "b": {"address": "127.0.0.2"}}
+    document = sample.document(name="web", guest=table, images={"a": "a", "b": "b"}, nodes=nodes)
+    guest = pairfile.parse(tomli_w.dumps(document), Path("/")).guest
     assert guest.kernel == image.kernel
     assert guest.qemu == Path("/q") / f"q{word}"
     assert guest.append == f'a="{word}"'
+
+
+def test_tables_are_laid_over_the_document(tmp_path: Path, image: GuestImage) -> None:
+    """Keys of a table are replaced one by one, a list as a whole; the header is the caller's."""
+    tables = {"checkpoint": {"delay_ms": 77}, "policy": {"auto_reprotect": False}, "nic": []}
+    written = write(tmp_path / "web.toml", image, tables=tables, header="# Ours.\n")
+    pair = pairfile.load(written)
+    assert (pair.checkpoint.delay_ms, pair.policy.auto_reprotect, pair.nics) == (77, False, ())
+    assert pair.replication.base_port == 9000
+    assert written.read_text().startswith("# Ours.\nname =")
+
+
+def test_a_disk_lies_where_the_caller_wants_it(tmp_path: Path, image: GuestImage) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    written = write(tmp_path / "web.toml", image, disks={"b": elsewhere / "b.qcow2"})
+    (disk,) = pairfile.load(written).disks
+    assert disk.image == {"a": tmp_path / "web-a.qcow2", "b": elsewhere / "b.qcow2"}
+    assert (elsewhere / "b.qcow2").read_text() == "disk"
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path, image: GuestImage) -> None:

@@ -51,7 +51,7 @@ def secondary(pair: PairSpec, dialect: Dialect = NEW, node: NodeName = "b") -> L
         accel="kvm",
         rundir=rundir,
         overlays=blockdev.overlays(pair, node),
-        witness=blockdev.witness(pair, node) if pair.disks else None,
+        close_marker=blockdev.close_marker(pair, node) if pair.disks else None,
     )
 
 

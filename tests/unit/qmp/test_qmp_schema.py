@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import schemas
 
 from coloctl.errors import UsageError
 from coloctl.model.wires import Endpoint, SocketFile
@@ -110,7 +111,6 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
     ],
     qmp.announce_self: [((), {"initial": 50, "max_": 1000, "rounds": 5, "step": 100})],
     qmp.getfd: [(("mig",), {})],
-    qmp.closefd: [(("mig",), {})],
     qmp.blockdev_add: [((NBD,), {}), ((QUORUM,), {}), ((REPLICATION,), {})],
     qmp.blockdev_del: [(("nbd0",), {})],
     qmp.x_blockdev_change: [
@@ -147,12 +147,10 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
     ],
     qmp.object_del: [(("m0",), {})],
     qmp.qom_set: [(("/objects/m0", "status", "on"), {})],
-    qmp.qom_get: [(("/objects/m0", "status"), {})],
     qmp.qom_list: [(("/objects",), {})],
     qmp.qom_list_properties: [(("colo-compare",), {})],
     qmp.chardev_add: [(("mirror0", LISTENING), {})],
     qmp.chardev_remove: [(("red0",), {})],
-    qmp.trace_event_set_state: [(("colo_send_message",), {"enable": True})],
     ram.pmemsave: [((0x100000, 1 << 20, "/proc/self/fd/7"), {})],
     ram.add_fd: [((7301,), {})],
     ram.remove_fd: [((7301,), {})],
@@ -184,7 +182,7 @@ def test_every_command_fits_every_stored_schema(
     constructor: Callable[..., Command], name: str
 ) -> None:
     for command in examples(constructor):
-        assert qmp_schema.check(command, SCHEMAS[name]) == []
+        assert schemas.check(command, SCHEMAS[name]) == []
 
 
 @pytest.mark.parametrize("constructor", constructors(), ids=lambda function: function.__name__)
@@ -198,7 +196,7 @@ def test_every_command_is_among_what_is_required(constructor: Callable[..., Comm
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_every_stored_schema_has_all_that_is_required(name: str) -> None:
-    assert qmp_schema.check_required(SCHEMAS[name], REQUIRED) == []
+    assert qmp_schema.required_missing(SCHEMAS[name], REQUIRED) == []
 
 
 @pytest.mark.parametrize(
@@ -231,7 +229,7 @@ def test_every_stored_schema_has_all_that_is_required(name: str) -> None:
 )
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_the_check_notices(command: Command, part: str, name: str) -> None:
-    wrong = qmp_schema.check(command, SCHEMAS[name])
+    wrong = schemas.check(command, SCHEMAS[name])
     assert len(wrong) == 1
     assert part in wrong[0]
 
@@ -331,16 +329,20 @@ def test_a_schema_becomes_paths() -> None:
     }
 
 
+def dumped(answer: list[Any]) -> str:
+    return qmp_schema.text(qmp_schema.distill(answer, "1.0"))
+
+
 def test_dump_and_load_agree(tmp_path: Path) -> None:
     stored = tmp_path / "s.json"
-    stored.write_text(qmp_schema.dump(ANSWER, "1.0"))
+    stored.write_text(dumped(ANSWER))
     assert qmp_schema.load(stored) == qmp_schema.distill(ANSWER, "1.0")
-    assert qmp_schema.dump(list(reversed(ANSWER)), "1.0") == stored.read_text()
+    assert dumped(list(reversed(ANSWER))) == stored.read_text()
 
 
 def test_renumbered_types_make_no_difference() -> None:
     renumbered = json.loads(json.dumps(ANSWER).replace('"1"', '"71"').replace('"4"', '"3x"'))
-    assert qmp_schema.dump(renumbered, "1.0") == qmp_schema.dump(ANSWER, "1.0")
+    assert dumped(renumbered) == dumped(ANSWER)
 
 
 def test_a_difference_names_the_whole_and_not_its_parts() -> None:
@@ -369,7 +371,7 @@ def test_a_missing_requirement_says_what_and_why() -> None:
     needs = [Requirement(("a.y", "a.z"), "For the walk."), Requirement(("a.x", "nope"), "Met.")]
     schema = Schema("1", {"a": "command", "a.x": "str"})
     assert qmp_schema.required_missing(schema, needs) == [needs[0]]
-    assert qmp_schema.check_required(schema, needs) == ["a.y or a.z is missing: For the walk."]
+    assert needs[0].sentence() == "a.y or a.z is missing: For the walk."
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"form": 99}', '{"paths": {}}', "{", '{"form": 1}'])

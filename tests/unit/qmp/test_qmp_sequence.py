@@ -15,7 +15,7 @@ from coloctl.clock import Deadline
 from coloctl.errors import CommandRefused, DeadlineMissed, OutcomeUnknown
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import Monitor
-from coloctl.qmp.sequence import Step, Transcript, run
+from coloctl.qmp.sequence import Step, run
 
 pytestmark = pytest.mark.unit
 
@@ -51,15 +51,11 @@ def test_steps_run_in_order_and_oob_takes_the_rescue_road() -> None:
     play(body, {"query-status": {"status": "paused"}})
 
 
-def test_the_first_failure_ends_it_with_the_transcript() -> None:
+def test_the_first_failure_ends_it() -> None:
     async def body(command: FakeQMP, _: FakeQMP, monitor: Monitor) -> None:
         steps = [Step(qmp.stop()), Step(qmp.object_del("m0")), Step(qmp.cont())]
-        with pytest.raises(CommandRefused) as caught:
+        with pytest.raises(CommandRefused):
             await run(steps, monitor, deadline=Deadline(5))
-        transcript = caught.value.transcript
-        assert isinstance(transcript, Transcript)
-        assert [entry.ok for entry in transcript.entries] == [True, False]
-        assert transcript.error is caught.value
         assert command.commands() == ["stop", "object-del"]
 
     play(body, {"object-del": GONE})

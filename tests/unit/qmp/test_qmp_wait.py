@@ -10,7 +10,7 @@ import pytest
 from fake_qmp import CLOSE, HANG, FakeQMP, open_monitor
 
 from coloctl.errors import DeadlineMissed, MonitorError, Unreachable
-from coloctl.model.qapi import COLOMode, JobStatus, MigrationStatus, RunState
+from coloctl.model.qapi import JobStatus, MigrationStatus, RunState
 from coloctl.qmp import wait
 from coloctl.qmp.monitor import Monitor
 
@@ -78,11 +78,28 @@ def test_a_fact_without_event_is_found_by_asking_again(monkeypatch: pytest.Monke
     monkeypatch.setattr(wait, "RECHECK_S", 0.01)
 
     async def body(_: FakeQMP, monitor: Monitor) -> None:
-        mode = await wait.until_colo_mode(monitor, {COLOMode.SECONDARY}, 5)
-        assert mode is COLOMode.SECONDARY
+        state = await wait.until_runstate(monitor, {RunState.RUNNING}, 5)
+        assert state is RunState.RUNNING
 
-    modes = [{"mode": "none"}, {"mode": "none"}, {"mode": "secondary"}]
-    play(body, {"query-colo-status": one_after_the_other(modes)})
+    states = [{"status": "paused"}, {"status": "paused"}, {"status": "running"}]
+    play(body, {"query-status": one_after_the_other(states)})
+
+
+def test_an_export_is_polled_until_it_is_gone() -> None:
+    async def body(fake: FakeQMP, monitor: Monitor) -> None:
+        await wait.until_export_gone(monitor, "exp0", 5)
+        assert len(fake.commands()) == 3
+
+    exports = [[{"id": "exp0"}, {"id": "exp1"}], [{"id": "exp0"}], [{"id": "exp1"}]]
+    play(body, {"query-block-exports": one_after_the_other(exports)})
+
+
+def test_an_export_that_stays_misses_the_deadline() -> None:
+    async def body(_: FakeQMP, monitor: Monitor) -> None:
+        with pytest.raises(DeadlineMissed, match="exp0"):
+            await wait.until_export_gone(monitor, "exp0", 0.1)
+
+    play(body, {"query-block-exports": [{"id": "exp0"}]})
 
 
 def test_a_hanging_query_misses_the_deadline() -> None:
@@ -152,27 +169,6 @@ def test_a_migration_that_has_no_status_yet_is_waited_for() -> None:
         assert await waiting is MigrationStatus.COLO
 
     play(body, {"query-migrate": one_after_the_other([{}, {"status": "colo"}])})
-
-
-def test_nodes_are_polled_until_they_are_gone() -> None:
-    async def body(fake: FakeQMP, monitor: Monitor) -> None:
-        await wait.until_nodes_gone(monitor, ["active0", "hidden0"], 5)
-        assert len(fake.commands()) == 3
-
-    graphs = [
-        [{"node-name": "active0"}, {"node-name": "hidden0"}],
-        [{"node-name": "hidden0"}, {"drv": "file"}],
-        [{"node-name": "parent0"}],
-    ]
-    play(body, {"query-named-block-nodes": one_after_the_other(graphs)})
-
-
-def test_nodes_that_stay_miss_the_deadline() -> None:
-    async def body(_: FakeQMP, monitor: Monitor) -> None:
-        with pytest.raises(DeadlineMissed, match="active0"):
-            await wait.until_nodes_gone(monitor, ["active0"], 0.1)
-
-    play(body, {"query-named-block-nodes": [{"node-name": "active0"}]})
 
 
 def test_a_poll_of_a_lost_monitor_is_unreachable() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from coloctl.model.protection import Fact, Protection
 from coloctl.model.timeline import Timeline
 from coloctl.model.view import Fencing, Presence
 from coloctl.supervisor import acts
+from coloctl.supervisor.acts import failover_book
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
@@ -34,8 +34,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The package exports the act by the name of its module.
-    monkeypatch.setattr(sys.modules["coloctl.supervisor.acts.failover"], "SILENCE_S", 0.05)
+    monkeypatch.setattr(failover_book, "SILENCE_S", 0.05)
 
 
 async def waits_for_a_person(state: PairState) -> asyncio.Task[Timeline]:

@@ -120,7 +120,7 @@ def test_nobody_waits_for_a_word_where_the_promotion_failed(tmp_path: Path) -> N
             a.process.die()
             await becomes(lambda: state.protection is Protection.FAILED)
             assert state.unfenced is None
-            with pytest.raises(FailoverRefused, match="waits for a word"):
+            with pytest.raises(FailoverRefused, match="waits for a confirmation"):
                 acts.confirm_fence(state, "a")
 
     asyncio.run(check())
