@@ -133,7 +133,7 @@ def watch(client: ControlClient, seconds: float) -> Watched:
     meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
     begin_s = time.monotonic()
     ended = [
-        float(event.data["pause-ms"])
+        float(event.data["pause_ms"])
         for event in client.events(seconds)
         if event.name == "CHECKPOINT" and event.data["phase"] == "end"
     ]

@@ -56,7 +56,7 @@ class Seen:
         """Takes down what the event says of a checkpoint, or of the delay."""
         data = event.data
         if event.name == "PACE_CHANGED":
-            self.delay_ms = data["after-ms"]
+            self.delay_ms = data["after_ms"]
             self.changes.append(dict(data))
         if event.name != "NODE_EVENT" or data["node"] != primary:
             return

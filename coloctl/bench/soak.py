@@ -56,7 +56,7 @@ class Seen:
     def hear(self, event: ControlEvent) -> bool:
         """Takes an event down; True when the pair has just left COLO."""
         if event.name == "CHECKPOINT" and event.data["phase"] == "end":
-            self.pauses_ms.append(float(event.data["pause-ms"]))
+            self.pauses_ms.append(float(event.data["pause_ms"]))
         left = event.name == "STATE_CHANGED" and event.data["before"] == "colo"
         if left:
             self.false_failovers.append(str(event.data["reason"]))

@@ -1,288 +1,300 @@
-"""The commands and events of the control socket: two tables."""
+"""Define the commands of the control socket: one model per command.
+
+`control.schema` checks a request against its model and publishes all of them; `control.service`
+and `control.server` answer them.
+
+Invariant: names, types, defaults and descriptions of arguments stand here and nowhere else. A
+handler gets a value of its command's class and asks for attributes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from coloctl.model.pair import NodeName
 from coloctl.model.tuning import SETTINGS
-
-Type = Literal["str", "int", "number", "bool", "object", "scalar"]
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One member of a command's arguments, or of an event's data."""
-
-    name: str
-    type: Type
-    doc: str
-    optional: bool = False
-    choices: tuple[str, ...] = ()
+from coloctl.supervisor.acts import SHUTDOWN_DEADLINE_S
 
 
-@dataclass(frozen=True)
-class Command:
-    name: str
-    doc: str
-    returns: str
-    arguments: tuple[Argument, ...] = ()
+class ControlCommand(BaseModel):
+    """One request of a client.
+
+    Note the difference: `qmp.command.Command` is what a supervisor sends to a QEMU.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+    NAME: ClassVar[str]
+    RETURNS: ClassVar[str]  #: what the answer holds, for the schema
 
 
-@dataclass(frozen=True)
-class Event:
-    name: str
-    doc: str
-    data: tuple[Argument, ...] = ()
+class QueryCommands(ControlCommand):
+    """List the commands that this supervisor answers."""
+
+    NAME = "query-commands"
+    RETURNS = "[{name}]"
 
 
-_NODE = ("a", "b")
+class QuerySchema(ControlCommand):
+    """Return this schema."""
 
-ALL_COMMANDS = (
-    Command("query-commands", "The commands that this supervisor answers.", "[{name}]"),
-    Command("query-schema", "This schema.", "the document stored as qmp_schemas/coloctl.json"),
-    Command(
-        "query-version",
-        "The version of the coloctl that runs the supervisor.",
-        "{qemu: {major, minor, micro}, package}, with coloctl's numbers where QEMU has its own",
-    ),
-    Command("query-pair", "The pair as last seen.", "the document of `coloctl status -f json`"),
-    Command(
-        "query-dump",
-        "What is: the pair, its nodes, its checkpoints, in records, and where the stream goes on.",
-        "{seq, records}: every event with a greater seq came after what the records say",
-    ),
-    Command(
-        "query-explain",
-        "Why the state is what it is, how silent each road is, and what would happen next.",
-        "the document of `coloctl explain -f json`",
-    ),
-    Command(
-        "query-evidence",
-        "The last observation of the pair, from which its diagnosis can be made again.",
-        "{observation, finding}; each null where nothing was observed yet",
-    ),
-    Command(
-        "query-history",
-        "Every failover of this pair, oldest first.",
-        "{failovers, unreadable}: timelines as of pair-failover, and lines that were damaged",
-    ),
-    Command(
-        "query-recording",
-        "The last messages between the supervisor and the QEMU of a node, without secrets.",
-        "[{at_s, what, message}], the latest last; answered probes are only counted",
-        (Argument("node", "str", "the node", choices=_NODE),),
-    ),
-    Command(
-        "query-plan",
-        "The QMP commands that a verb would send to each node now; nothing is sent.",
-        "the steps in order, each with node, why, and one of launch, command or act",
-        (
-            Argument("verb", "str", "the verb as on the command line, such as failover"),
-            Argument("to", "str", "the node to promote, for failover", True, _NODE),
-            Argument("settings", "object", "new values by name, for set", True),
-            Argument("memory", "bool", "for verify: whether memory is compared", True),
-        ),
-    ),
-    Command(
-        "pair-start",
-        "Starts what does not run yet and brings the pair into COLO; answers when that is done.",
-        "the pair as in query-pair",
-        (
-            Argument("protect", "bool", "false leaves the guest without a secondary", True),
-            Argument("from", "str", "the node whose disks are taken all the same", True, _NODE),
-        ),
-    ),
-    Command(
-        "pair-failover",
-        "Proves one node dead and promotes the other.",
-        "the timeline of the failover",
-        (
-            Argument("to", "str", "the node that survives; without it the valid one", True, _NODE),
-            Argument("force", "bool", "give up the checks that protect data", True),
-        ),
-    ),
-    Command(
-        "pair-protect",
-        "Makes a fresh secondary for a guest that runs alone; answers when the pair is in COLO.",
-        "the pair as in query-pair",
-    ),
-    Command(
-        "pair-unprotect",
-        "Ends the secondary; the guest runs on alone, and nobody protects it again by himself.",
-        "the pair as in query-pair",
-    ),
-    Command(
-        "pair-switchover",
-        "The nodes change their roles, nothing is lost, and the pair is protected again.",
-        "the timeline of the failover behind it, with cause switchover",
-        (Argument("force", "bool", "also where TCG may run stale code", True),),
-    ),
-    Command(
-        "pair-stop",
-        "Shuts the guest down, ends both QEMUs and the supervisor.",
-        "{}",
-        (
-            Argument("force", "bool", "end QEMU without asking the guest", True),
-            Argument("timeout-s", "number", "how long the guest may take to shut down", True),
-        ),
-    ),
-    Command(
-        "pair-pause",
-        "The supervisor only watches: nobody but an operator fails the pair over.",
-        "{paused, before}",
-    ),
-    Command(
-        "pair-resume",
-        "The supervisor fails the pair over by itself again, where its policy lets it.",
-        "{paused, before}",
-    ),
-    Command(
-        "pair-fence-confirm",
-        "A person vouches that a node is off, so that its partner may be promoted.",
-        "the pair as in query-pair",
-        (Argument("node", "str", "the node that is off", choices=_NODE),),
-    ),
-    Command(
-        "pair-set",
-        "Changes settings of the running pair.",
-        "{name, before, after, changed: [{name, before, after}]}, the first one twice",
-        (
-            Argument("name", "str", "the setting", choices=tuple(SETTINGS)),
-            Argument("value", "scalar", "the new value; a number, or as it is typed for `set`"),
-            Argument("more", "object", "values of further settings by name, set with it", True),
-        ),
-    ),
-    Command(
-        "pair-checkpoint",
-        "Takes one checkpoint now; answers when it is completed.",
-        "{count, pause-ms}",
-    ),
-    Command(
-        "pair-verify",
-        "Compares disks and memory of both nodes while the guest runs; answers when that is over.",
+    NAME = "query-schema"
+    RETURNS = "the document stored as qmp_schemas/coloctl.json"
+
+
+class QueryVersion(ControlCommand):
+    """Return the version of the coloctl that runs the supervisor."""
+
+    NAME = "query-version"
+    RETURNS = "{qemu: {major, minor, micro}, package}, with coloctl's numbers for QEMU's"
+
+
+class QueryPair(ControlCommand):
+    """Return the pair as last seen."""
+
+    NAME = "query-pair"
+    RETURNS = "the document of `coloctl status -f json`"
+
+
+class QueryDump(ControlCommand):
+    """Return the pair, its nodes and its checkpoints as records, and where the events go on."""
+
+    NAME = "query-dump"
+    RETURNS = "{seq, records}: every event with a greater seq came after what the records show"
+
+
+class QueryExplain(ControlCommand):
+    """Explain the state, how silent each monitoring path is, and what would happen next."""
+
+    NAME = "query-explain"
+    RETURNS = "the document of `coloctl explain -f json`"
+
+
+class QueryEvidence(ControlCommand):
+    """Return the last observation of the pair, from which its diagnosis can be made again."""
+
+    NAME = "query-evidence"
+    RETURNS = "{observation, finding}; each null where nothing was observed yet"
+
+
+class QueryHistory(ControlCommand):
+    """List every failover of this pair, oldest first."""
+
+    NAME = "query-history"
+    RETURNS = "{failovers, unreadable}: timelines as of pair-failover, and lines that were damaged"
+
+
+class QueryRecording(ControlCommand):
+    """Return the last messages between the supervisor and the QEMU of a node, without secrets."""
+
+    NAME = "query-recording"
+    RETURNS = "[{at_s, what, message}], the latest last; answered probes are only counted"
+
+    node: NodeName
+    """the node"""
+
+
+class QueryPlan(ControlCommand):
+    """List the QMP commands that a verb would send to each node now; nothing is sent."""
+
+    NAME = "query-plan"
+    RETURNS = "the steps in order, each with node, why, and one of launch, command or act"
+
+    verb: str
+    """the verb as on the command line, such as failover"""
+    to: NodeName | None = None
+    """the node to promote, for failover"""
+    settings: dict[str, Any] = {}
+    """new values by name, for set"""
+    memory: bool | None = None
+    """for verify: whether memory is compared"""
+
+
+class PairStart(ControlCommand):
+    """Start what does not run yet and bring the pair into COLO; answer when that is done."""
+
+    NAME = "pair-start"
+    RETURNS = "the pair as in query-pair"
+
+    protect: bool = True
+    """false leaves the guest without a secondary"""
+    begin_on: NodeName | None = Field(None, alias="from")
+    """the node whose disks are taken all the same"""
+
+
+class PairFailover(ControlCommand):
+    """Prove one node dead and promote the other."""
+
+    NAME = "pair-failover"
+    RETURNS = "the timeline of the failover"
+
+    to: NodeName | None = None
+    """the node that survives; without it the valid one"""
+    force: bool = False
+    """give up the checks that protect data"""
+
+
+class PairProtect(ControlCommand):
+    """Make a new secondary for a guest that runs alone; answer when the pair is in COLO."""
+
+    NAME = "pair-protect"
+    RETURNS = "the pair as in query-pair"
+
+
+class PairUnprotect(ControlCommand):
+    """End the secondary; the guest runs on alone, and the supervisor does not protect it again."""
+
+    NAME = "pair-unprotect"
+    RETURNS = "the pair as in query-pair"
+
+
+class PairSwitchover(ControlCommand):
+    """Exchange the roles of the nodes without loss, then protect the pair again."""
+
+    NAME = "pair-switchover"
+    RETURNS = "the timeline of the failover that it made, with cause switchover"
+
+    force: bool = False
+    """also where TCG may run stale code"""
+
+
+class PairStop(ControlCommand):
+    """Shut the guest down, end both QEMUs and the supervisor."""
+
+    NAME = "pair-stop"
+    RETURNS = "{how}: how the guest ended"
+
+    force: bool = False
+    """end QEMU without asking the guest"""
+    timeout_s: float = SHUTDOWN_DEADLINE_S
+    """how long the guest may take to shut down, seconds"""
+
+
+class PairPause(ControlCommand):
+    """Make the supervisor only watch: from then on only an operator fails the pair over."""
+
+    NAME = "pair-pause"
+    RETURNS = "{paused, before}"
+
+
+class PairResume(ControlCommand):
+    """Let the supervisor fail the pair over again, where its policy allows it."""
+
+    NAME = "pair-resume"
+    RETURNS = "{paused, before}"
+
+
+class PairFenceConfirm(ControlCommand):
+    """Confirm as a person that a node is off, so that its partner may be promoted."""
+
+    NAME = "pair-fence-confirm"
+    RETURNS = "the pair as in query-pair"
+
+    node: NodeName
+    """the node that is off"""
+
+
+def _setting(name: str) -> str:
+    if name not in SETTINGS:
+        raise PydanticCustomError(
+            "literal_error", "not a setting", {"expected": " or ".join(SETTINGS)}
+        )
+    return name
+
+
+class PairSet(ControlCommand):
+    """Change settings of the running pair."""
+
+    NAME = "pair-set"
+    RETURNS = "{name, before, after, changed: [{name, before, after}]}, the first one twice"
+
+    name: Annotated[str, AfterValidator(_setting)] = Field(
+        json_schema_extra={"enum": list(SETTINGS)}
+    )
+    """the setting"""
+    value: str | int | float | bool
+    """the new value; a number, or as it is typed for `set`"""
+    more: dict[str, Any] = {}
+    """values of further settings by name, set with it"""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of them by name, in the order in which they were given."""
+        return {self.name: self.value, **self.more}
+
+
+class PairCheckpoint(ControlCommand):
+    """Take one checkpoint now; answer when it is completed."""
+
+    NAME = "pair-checkpoint"
+    RETURNS = "{count, pause_ms}"
+
+
+class PairVerify(ControlCommand):
+    """Compare disks and memory of both nodes while the guest runs; answer when that is over."""
+
+    NAME = "pair-verify"
+    RETURNS = (
         "{at, outcome, took_s, ended_s, primary, secondary, disks: [{disk, size, read, differs, "
         "unsettled}], reason, memory, pages: {block, pages, same, moving, different, places, "
-        "left_out} or null}; outcome is equal, different or broken-off, and memory says why pages "
-        "is null",
-        (
-            Argument(
-                "memory", "bool", "whether memory is compared; as the pair file unless given", True
-            ),
-        ),
-    ),
-    Command(
-        "node-qmp",
-        "Sends one QMP command to the QEMU of a node.",
-        "what QEMU returned",
-        (
-            Argument("node", "str", "the node", choices=_NODE),
-            Argument("execute", "str", "the QMP command"),
-            Argument("arguments", "object", "its arguments", True),
-            Argument("oob", "bool", "send it out of band, over the rescue monitor", True),
-            Argument("timeout-s", "number", "how long QEMU may take; 30 unless given", True),
-        ),
-    ),
-)
+        "left_out} or null}; outcome is equal, different or broken-off, and memory gives the "
+        "reason why pages is null"
+    )
 
-ALL_EVENTS = (
-    Event(
-        "STATE_CHANGED",
-        "The protection of the pair changed.",
-        (
-            Argument("before", "str", "the state that was left"),
-            Argument("fact", "str", "what happened"),
-            Argument("after", "str", "the state now"),
-            Argument("reason", "str", "why, in a sentence"),
-        ),
-    ),
-    Event(
-        "CHECKPOINT",
-        "A checkpoint began (the guest is paused) or ended (it runs again).",
-        (
-            Argument("node", "str", "the primary", choices=_NODE),
-            Argument("phase", "str", "begin or end", choices=("begin", "end")),
-            Argument("count", "int", "checkpoints since the pair entered COLO"),
-            Argument("pause-ms", "number", "how long the guest was paused, at the end", True),
-        ),
-    ),
-    Event(
-        "NODE_EVENT",
-        "The QEMU of a node sent an event.",
-        (
-            Argument("node", "str", "the node", choices=_NODE),
-            Argument("event", "str", "the name of the event, as in QEMU's schema"),
-            Argument("data", "object", "its data, as in QEMU's schema"),
-            Argument("timestamp", "number", "seconds since the epoch, by QEMU's clock"),
-        ),
-    ),
-    Event(
-        "NODE_DEAD",
-        "The QEMU process of a node is gone.",
-        (
-            Argument("node", "str", "the node", choices=_NODE),
-            Argument("how", "str", "exit code or signal, in words"),
-        ),
-    ),
-    Event(
-        "DIAGNOSIS",
-        "What is the matter with the pair is something else than before.",
-        (
-            Argument("diagnosis", "str", "its name, healthy when nothing is the matter any more"),
-            Argument("node", "str", "the node that it is about, if it is about one", True, _NODE),
-            Argument("evidence", "str", "what it rests on, in sentences"),
-        ),
-    ),
-    Event(
-        "STEP",
-        "An act has reached one of its steps.",
-        (
-            Argument("act", "str", "the act, such as failover"),
-            Argument("step", "str", "the step, such as fenced"),
-            Argument("at-ms", "number", "milliseconds since the act began, where measured", True),
-            Argument("limit-s", "number", "how much longer the step may take, seconds", True),
-        ),
-    ),
-    Event(
-        "PROGRESS",
-        "An act moved on within a long step.",
-        (
-            Argument("act", "str", "the act, such as start"),
-            Argument("step", "str", "the step, such as mirror"),
-            Argument("done", "int", "bytes done"),
-            Argument("total", "int", "bytes in all"),
-        ),
-    ),
-    Event(
-        "FAILED_OVER",
-        "A failover is over: the survivor runs the guest alone.",
-        (Argument("timeline", "object", "what pair-failover returns"),),
-    ),
-    Event(
-        "VERIFIED",
-        "A comparison of both nodes' disks is over.",
-        (
-            Argument("outcome", "str", "equal, different or broken-off"),
-            Argument("report", "object", "what pair-verify returns"),
-        ),
-    ),
-    Event(
-        "PAUSE_CHANGED",
-        "Automatic failover was switched off or on.",
-        (Argument("paused", "bool", "whether the supervisor only watches"),),
-    ),
-    Event(
-        "PACE_CHANGED",
-        "Adaptive mode has chosen another checkpoint delay.",
-        (
-            Argument("before-ms", "int", "the delay until now"),
-            Argument("after-ms", "int", "the delay from the checkpoint under way on"),
-            Argument("why", "str", "why, in a sentence"),
-        ),
-    ),
-    Event(
-        "CLIENT_DROPPED",
-        "The last message to a client that read too slowly; events after it are lost to it.",
-        (Argument("reason", "str", "why, in a sentence"),),
-    ),
-)
+    memory: bool | None = None
+    """whether memory is compared; as the pair file unless given"""
+
+
+class NodeQmp(ControlCommand):
+    """Send one QMP command to the QEMU of a node."""
+
+    NAME = "node-qmp"
+    RETURNS = "what QEMU returned"
+
+    node: NodeName
+    """the node"""
+    execute: str
+    """the QMP command"""
+    arguments: dict[str, Any] = {}
+    """its arguments"""
+    oob: bool = False
+    """send it out of band, over the rescue monitor"""
+    timeout_s: float = 30.0
+    """how long QEMU may take, seconds"""
+
+
+#: Every command by its name, in the order of the schema.
+COMMANDS: Mapping[str, type[ControlCommand]] = {
+    kind.NAME: kind
+    for kind in (
+        QueryCommands,
+        QuerySchema,
+        QueryVersion,
+        QueryPair,
+        QueryDump,
+        QueryExplain,
+        QueryEvidence,
+        QueryHistory,
+        QueryRecording,
+        QueryPlan,
+        PairStart,
+        PairFailover,
+        PairProtect,
+        PairUnprotect,
+        PairSwitchover,
+        PairStop,
+        PairPause,
+        PairResume,
+        PairFenceConfirm,
+        PairSet,
+        PairCheckpoint,
+        PairVerify,
+        NodeQmp,
+    )
+}

@@ -1,6 +1,10 @@
-"""The schema of the control socket: what arrives is checked against the tables of `commands`.
+"""Check requests to the control socket, and publish its schema.
 
-``qmp_schemas/coloctl.json`` stores `document`, as the same folder stores QEMU's own schemas.
+`control.server` parses every request with it. ``qmp_schemas/coloctl.json`` stores `document`, as
+the same folder stores QEMU's own schemas.
+
+Invariant: the schema is made from the models of `control.commands` and `model.pairevent`, so it
+cannot differ from what is checked and sent.
 """
 
 from __future__ import annotations
@@ -10,92 +14,96 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from coloctl.control.commands import ALL_COMMANDS, ALL_EVENTS, Argument, Command, Event, Type
+from pydantic import TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import ErrorDetails
 
-_WANTED: Mapping[Type, tuple[tuple[type, ...], str]] = {
-    "str": ((str,), "a string"),
-    "int": ((int,), "a whole number"),
-    "number": ((int, float), "a number"),
-    "bool": ((bool,), "true or false"),
-    "object": ((dict,), "an object"),
-    "scalar": ((str, int, float, bool), "a string, a number, or true or false"),
+from coloctl.control.commands import COMMANDS, ControlCommand
+from coloctl.errors import UsageError
+from coloctl.model.pairevent import EVENTS
+
+#: What an argument must be, by the type of pydantic's error.
+_WANTED: Mapping[str, str] = {
+    "string_type": "a string",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "dict_type": "an object",
 }
 
-COMMANDS: Mapping[str, Command] = {command.name: command for command in ALL_COMMANDS}
-EVENTS: Mapping[str, Event] = {event.name: event for event in ALL_EVENTS}
+
+def parse(name: str, arguments: Mapping[str, Any]) -> ControlCommand:
+    """Read a request for the command ``name``; raises `UsageError` for arguments that do not fit.
+
+    ``-`` in the names of arguments counts as ``_``: earlier clients write dashes.
+    """
+    kind = COMMANDS[name]
+    given = {key.replace("-", "_"): value for key, value in arguments.items()}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise UsageError(
+            _sentence(kind, error.errors()), hint="query-schema lists every command and argument"
+        ) from None
 
 
-def check_arguments(command: Command, arguments: Mapping[str, Any]) -> str | None:
-    """What is wrong with ``arguments``, in a sentence; None when they fit."""
-    return _mismatch(command.name, command.arguments, arguments)
+def _sentence(kind: type[ControlCommand], errors: list[ErrorDetails]) -> str:
+    """Describe the gravest of ``errors``: an unknown argument, else the first that does not fit."""
+    names = {field.alias or name: field for name, field in kind.model_fields.items()}
+    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
+    error = (unknown or errors)[0]
+    name = str(error["loc"][0])
+    if unknown:
+        close = difflib.get_close_matches(name, names, n=1)
+        known = f"it takes {', '.join(names)}" if names else "it takes none"
+        return f"{kind.NAME} has no argument {name}; " + (
+            f"did you mean {close[0]}?" if close else f"{known}."
+        )
+    if error["type"] == "missing":
+        return f"{kind.NAME} needs the argument {name}: {names[name].description}."
+    if error["type"] == "literal_error":
+        expected = error["ctx"]["expected"].replace("'", "")
+        return f"{kind.NAME}: {name} must be {expected}, not {error['input']}."
+    union = len([one for one in errors if one["loc"][0] == name]) > 1
+    wanted = "a string, a number, or true or false" if union else _WANTED[error["type"]]
+    return f"{kind.NAME}: {name} must be {wanted}."
 
 
-def check_event(name: str, data: Mapping[str, Any]) -> str | None:
-    """What is wrong with an event of that name and data, in a sentence; None when it fits."""
-    if name not in EVENTS:
-        return f"There is no event {name}."
-    return _mismatch(name, EVENTS[name].data, data)
+class _Untitled(GenerateJsonSchema):
+    """Leaves out the titles that pydantic makes of names: they repeat the name."""
 
-
-def _mismatch(owner: str, known: tuple[Argument, ...], given: Mapping[str, Any]) -> str | None:
-    names = [argument.name for argument in known]
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            known_names = f"it takes {', '.join(names)}" if names else "it takes none"
-            return f"{owner} has no argument {name}; " + (
-                f"did you mean {close[0]}?" if close else f"{known_names}."
-            )
-    for argument in known:
-        if argument.name not in given:
-            if not argument.optional:
-                return f"{owner} needs the argument {argument.name}: {argument.doc}."
-        elif wrong := _misfit(argument, given[argument.name]):
-            return f"{owner}: {wrong}"
-    return None
-
-
-def _misfit(argument: Argument, value: object) -> str | None:
-    types, wanted = _WANTED[argument.type]
-    is_bool = isinstance(value, bool) and bool not in types
-    if is_bool or not isinstance(value, types):
-        return f"{argument.name} must be {wanted}."
-    if argument.choices and value not in argument.choices:
-        return f"{argument.name} must be {' or '.join(argument.choices)}, not {value}."
-    return None
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 def document() -> dict[str, Any]:
-    """The whole schema, ready for JSON."""
+    """Return the whole schema, ready for JSON; arguments and data are JSON Schemas."""
     return {
-        "schema": 1,
+        "schema": 2,
         "program": "coloctl",
         "commands": {
-            command.name: {
-                "doc": command.doc,
-                "arguments": _members(command.arguments),
-                "returns": command.returns,
+            name: {
+                **_described("arguments", kind.model_json_schema(schema_generator=_Untitled)),
+                "returns": kind.RETURNS,
             }
-            for command in ALL_COMMANDS
+            for name, kind in COMMANDS.items()
         },
         "events": {
-            event.name: {"doc": event.doc, "data": _members(event.data)} for event in ALL_EVENTS
+            name: _described("data", TypeAdapter(kind).json_schema(schema_generator=_Untitled))
+            for name, kind in EVENTS.items()
         },
     }
 
 
+def _described(member: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Split a schema into its description and the rest, which becomes ``member``."""
+    doc = schema.pop("description")
+    schema.pop("title")
+    for part in schema.get("$defs", {}).values():  # described by its own key already
+        part.pop("title")
+        part.pop("description", None)
+    return {"doc": doc, member: schema}
+
+
 def text() -> str:
-    """The text of ``qmp_schemas/coloctl.json``."""
+    """Return the text of ``qmp_schemas/coloctl.json``."""
     return json.dumps(document(), indent=2) + "\n"
-
-
-def _members(arguments: tuple[Argument, ...]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for argument in arguments:
-        entry: dict[str, Any] = {"type": argument.type, "doc": argument.doc}
-        if argument.optional:
-            entry["optional"] = True
-        if argument.choices:
-            entry["choices"] = list(argument.choices)
-        members[argument.name] = entry
-    return members

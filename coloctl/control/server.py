@@ -16,11 +16,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from coloctl.control import schema, wire
+from coloctl.control.commands import ControlCommand, QueryCommands, QuerySchema, QueryVersion
 from coloctl.control.connection import Connection
 from coloctl.errors import ColoctlError, UsageError
 from coloctl.model.pairevent import PairEvent
 
-Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
+#: Answers one command: gets a value of its class, returns what `wire.document_of` can encode.
+Handler = Callable[[Any], Awaitable[Any]]
 
 log = logging.getLogger(__name__)
 
@@ -44,22 +46,24 @@ class CommandError(Exception):
 class ControlServer:
     """Serves the control socket on ``listener``, which its owner bound and unlinks.
 
-    ``handlers`` maps command names of `schema.COMMANDS` to what answers them. The query commands
-    about the server itself are answered here.
+    ``handlers`` maps commands of a pair to what answers them. The query commands about the server
+    itself are answered here.
     """
 
     def __init__(
-        self, listener: socket.socket, handlers: Mapping[str, Handler], *, version: str
+        self,
+        listener: socket.socket,
+        handlers: Mapping[type[ControlCommand], Handler],
+        *,
+        version: str,
     ) -> None:
-        if strange := set(handlers) - set(schema.COMMANDS):
-            raise ValueError(f"not in the control schema: {', '.join(sorted(strange))}")
         self._listener = listener
         self._version = version
         self._handlers: dict[str, Handler] = {
-            "query-commands": self._query_commands,
-            "query-schema": self._query_schema,
-            "query-version": self._query_version,
-            **handlers,
+            QueryCommands.NAME: self._query_commands,
+            QuerySchema.NAME: self._query_schema,
+            QueryVersion.NAME: self._query_version,
+            **{kind.NAME: handler for kind, handler in handlers.items()},
         }
         self._clients: set[Connection] = set()
         self._acts: set[asyncio.Task[Any]] = set()
@@ -214,11 +218,10 @@ class ControlServer:
             raise CommandError("CommandNotFound", "Send qmp_capabilities before other commands.")
         if name not in self._handlers:
             raise CommandError("CommandNotFound", f"The command {name} does not exist.")
-        if wrong := schema.check_arguments(schema.COMMANDS[name], arguments):
-            raise UsageError(wrong, hint="query-schema lists every command and argument")
+        asked = schema.parse(name, arguments)
         if self._closing.is_set():
             raise UsageError("The supervisor is ending and takes no more requests.")
-        act = group.create_task(_outcome(self._handlers[name](arguments)))
+        act = group.create_task(_outcome(self._handlers[name](asked)))
         self._acts.add(act)
         act.add_done_callback(self._acts.discard)
         try:
@@ -233,7 +236,7 @@ class ControlServer:
             ) from None
         if error is not None:
             raise error
-        return result
+        return wire.document_of(result)
 
     async def _finish(self) -> None:
         """Requests under way end or are cut off; clients then see the end of the stream."""
@@ -245,13 +248,13 @@ class ControlServer:
                 log.warning("A control request was cut off by the end of the supervisor.")
                 act.cancel()
 
-    async def _query_commands(self, arguments: Mapping[str, Any]) -> Any:
+    async def _query_commands(self, asked: QueryCommands) -> Any:
         return [{"name": name} for name in ("qmp_capabilities", *sorted(self._handlers))]
 
-    async def _query_schema(self, arguments: Mapping[str, Any]) -> Any:
+    async def _query_schema(self, asked: QuerySchema) -> Any:
         return schema.document()
 
-    async def _query_version(self, arguments: Mapping[str, Any]) -> Any:
+    async def _query_version(self, asked: QueryVersion) -> Any:
         return _version(self._version)
 
 

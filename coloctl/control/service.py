@@ -7,22 +7,43 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from coloctl.control.commands import (
+    ControlCommand,
+    NodeQmp,
+    PairCheckpoint,
+    PairFailover,
+    PairFenceConfirm,
+    PairPause,
+    PairProtect,
+    PairResume,
+    PairSet,
+    PairStart,
+    PairStop,
+    PairSwitchover,
+    PairUnprotect,
+    PairVerify,
+    QueryDump,
+    QueryEvidence,
+    QueryExplain,
+    QueryHistory,
+    QueryPair,
+    QueryPlan,
+    QueryRecording,
+)
 from coloctl.control.server import Handler
 from coloctl.errors import ColoctlError, NotProtected, RunsAlone
 from coloctl.model.pair import Role
 from coloctl.model.pairevent import PauseChanged
+from coloctl.model.timeline import Timeline
+from coloctl.model.verified import Verified
+from coloctl.model.view import PairView
 from coloctl.qmp.command import Command
 from coloctl.supervisor import acts, evidence, history
 from coloctl.supervisor.dialogue import dialogue
 from coloctl.supervisor.loop import OBSERVE_DEADLINE_S, Supervisor
 from coloctl.supervisor.state import PairState
 
-Arguments = Mapping[str, Any]
-
 log = logging.getLogger(__name__)
-
-#: A command sent by hand to one QEMU, seconds.
-QMP_DEADLINE_S = 30.0
 
 
 class Service:
@@ -77,47 +98,47 @@ class Service:
         A guest that serves but could not be protected is kept: the keeper tries again.
         """
         try:
-            await self._start({"protect": protect})
+            await self._start(PairStart.model_validate({"protect": protect}))
         except RunsAlone as error:
             log.error("%s", error.message)
         except ColoctlError as error:
             self.failure = error
             self.ended.set()
 
-    def handlers(self) -> dict[str, Handler]:
-        """By the names of `control.schema`."""
-        acting = {
-            "pair-start": self._start,
-            "pair-failover": self._failover,
-            "pair-protect": self._protect,
-            "pair-unprotect": self._unprotect,
-            "pair-switchover": self._switchover,
-            "pair-stop": self._stop,
-            "pair-set": self._set,
-            "pair-checkpoint": self._checkpoint,
+    def handlers(self) -> Mapping[type[ControlCommand], Handler]:
+        """Return what answers each command of a pair."""
+        acting: dict[type[ControlCommand], Handler] = {
+            PairStart: self._start,
+            PairFailover: self._failover,
+            PairProtect: self._protect,
+            PairUnprotect: self._unprotect,
+            PairSwitchover: self._switchover,
+            PairStop: self._stop,
+            PairSet: self._set,
+            PairCheckpoint: self._checkpoint,
         }
         return {
-            **{name: self._saying_why(name, act) for name, act in acting.items()},
-            "query-pair": self._query_pair,
-            "query-dump": self._query_dump,
-            "query-explain": self._query_explain,
-            "query-evidence": self._query_evidence,
-            "query-history": self._query_history,
-            "query-recording": self._query_recording,
-            "query-plan": self._query_plan,
-            "pair-pause": self._pause,
-            "pair-resume": self._resume,
-            "pair-fence-confirm": self._confirm_fence,
-            "pair-verify": self._verify,
-            "node-qmp": self._qmp,
+            **{kind: self._explained(kind.NAME, act) for kind, act in acting.items()},
+            QueryPair: self._query_pair,
+            QueryDump: self._query_dump,
+            QueryExplain: self._query_explain,
+            QueryEvidence: self._query_evidence,
+            QueryHistory: self._query_history,
+            QueryRecording: self._query_recording,
+            QueryPlan: self._query_plan,
+            PairPause: self._pause,
+            PairResume: self._resume,
+            PairFenceConfirm: self._confirm_fence,
+            PairVerify: self._verify,
+            NodeQmp: self._qmp,
         }
 
-    def _saying_why(self, command: str, act: Handler) -> Handler:
+    def _explained(self, command: str, act: Handler) -> Handler:
         """Wrap ``act`` so that its client learns in a sentence what cut it short."""
 
-        async def carried_out(arguments: Arguments) -> Any:
+        async def carried_out(asked: ControlCommand) -> Any:
             try:
-                return await act(arguments)
+                return await act(asked)
             except asyncio.CancelledError:
                 name = self.state.spec.name
                 if not (why := self.state.cut_short):
@@ -129,87 +150,85 @@ class Service:
 
         return carried_out
 
-    async def _query_pair(self, arguments: Arguments) -> Any:
-        return self.state.view().to_json()
+    async def _query_pair(self, asked: QueryPair) -> PairView:
+        return self.state.view()
 
-    async def _query_dump(self, arguments: Arguments) -> Any:
+    async def _query_dump(self, asked: QueryDump) -> Any:
         """Nothing is awaited between the two: no event is in both, and none in neither."""
         return {"seq": self.last_event(), "records": evidence.records(self.state)}
 
-    async def _query_explain(self, arguments: Arguments) -> Any:
+    async def _query_explain(self, asked: QueryExplain) -> Any:
         return evidence.explanation(self.state)
 
-    async def _query_evidence(self, arguments: Arguments) -> Any:
+    async def _query_evidence(self, asked: QueryEvidence) -> Any:
         return evidence.evidence(self.state)
 
-    async def _query_history(self, arguments: Arguments) -> Any:
+    async def _query_history(self, asked: QueryHistory) -> Any:
         past = history.read(self.state.ground.folder / history.FILE)
         return {"failovers": list(past.failovers), "unreadable": past.unreadable}
 
-    async def _query_recording(self, arguments: Arguments) -> Any:
-        return self.state.recorders[arguments["node"]].lines()
+    async def _query_recording(self, asked: QueryRecording) -> Any:
+        return self.state.recorders[asked.node].lines()
 
-    async def _query_plan(self, arguments: Arguments) -> Any:
+    async def _query_plan(self, asked: QueryPlan) -> Any:
         state = self.state
         primary = state.seat_of(Role.PRIMARY)
         return dialogue(
             state.spec,
             state.ground,
-            arguments["verb"],
+            asked.verb,
             state.protection,
-            arguments.get("to"),
+            asked.to,
             primary=primary.name if primary else "a",
             delay_ms=state.delay_ms,
-            tuning=state.tuning.changed(arguments.get("settings", {}), state.spec.name),
-            memory=arguments.get("memory"),
+            tuning=state.tuning.changed(asked.settings, state.spec.name),
+            memory=asked.memory,
         )
 
-    async def _start(self, arguments: Arguments) -> Any:
+    async def _start(self, asked: PairStart) -> PairView:
         await acts.start(
             self.state,
             self.supervisor.watch,
             self.supervisor.entered,
-            protected=arguments.get("protect", True),
-            begin_on=arguments.get("from"),
+            protected=asked.protect,
+            begin_on=asked.begin_on,
         )
         return await self._seen()
 
-    async def _protect(self, arguments: Arguments) -> Any:
+    async def _protect(self, asked: PairProtect) -> PairView:
         self.state.want_protection(True)
         await acts.reprotect(self.state, self.supervisor.watch, self.supervisor.entered)
         return await self._seen()
 
-    async def _unprotect(self, arguments: Arguments) -> Any:
+    async def _unprotect(self, asked: PairUnprotect) -> PairView:
         await acts.unprotect(self.state)
         return await self._seen()
 
-    async def _switchover(self, arguments: Arguments) -> Any:
+    async def _switchover(self, asked: PairSwitchover) -> Timeline:
         timeline = await acts.switchover(
             self.state,
             self.supervisor.watch,
             self.supervisor.entered,
-            force=arguments.get("force", False),
+            force=asked.force,
         )
         await self._seen()
-        return timeline.to_json()
+        return timeline
 
-    async def _seen(self) -> Any:
+    async def _seen(self) -> PairView:
         """The pair as it is right now, not as the last tick of the loop saw it."""
         seats = self.state.seats.values()
         await asyncio.gather(*(seat.observe(OBSERVE_DEADLINE_S) for seat in seats))
-        return self.state.view().to_json()
+        return self.state.view()
 
-    async def _failover(self, arguments: Arguments) -> Any:
-        timeline = await acts.failover(
-            self.state, arguments.get("to"), force=arguments.get("force", False)
-        )
+    async def _failover(self, asked: PairFailover) -> Timeline:
+        timeline = await acts.failover(self.state, asked.to, force=asked.force)
         await self._seen()
-        return timeline.to_json()
+        return timeline
 
-    async def _pause(self, arguments: Arguments) -> Any:
+    async def _pause(self, asked: PairPause) -> Any:
         return self._set_paused(True)
 
-    async def _resume(self, arguments: Arguments) -> Any:
+    async def _resume(self, asked: PairResume) -> Any:
         return self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> dict[str, bool]:
@@ -219,26 +238,22 @@ class Service:
             self.state.emit(PauseChanged(paused=paused))
         return {"paused": paused, "before": before}
 
-    async def _confirm_fence(self, arguments: Arguments) -> Any:
-        acts.confirm_fence(self.state, arguments["node"])
-        return self.state.view().to_json()
+    async def _confirm_fence(self, asked: PairFenceConfirm) -> PairView:
+        acts.confirm_fence(self.state, asked.node)
+        return self.state.view()
 
-    async def _stop(self, arguments: Arguments) -> Any:
+    async def _stop(self, asked: PairStop) -> Any:
         self._asked = mine = asyncio.current_task()
         try:
-            how = await acts.stop(
-                self.state,
-                force=arguments.get("force", False),
-                timeout_s=arguments.get("timeout-s", acts.SHUTDOWN_DEADLINE_S),
-            )
+            how = await acts.stop(self.state, force=asked.force, timeout_s=asked.timeout_s)
         finally:
             if self._asked is mine:  # a later request may have taken its place
                 self._asked = None
         self.ended.set()
         return {"how": how}
 
-    async def _set(self, arguments: Arguments) -> Any:
-        settings = {arguments["name"]: arguments["value"], **arguments.get("more", {})}
+    async def _set(self, asked: PairSet) -> Any:
+        settings = asked.settings
         before = await acts.set_values(self.state, settings)
         changed = [
             {"name": name, "before": before[name], "after": self.state.tuning[name]}
@@ -246,22 +261,20 @@ class Service:
         ]
         return {**changed[0], "changed": changed}
 
-    async def _checkpoint(self, arguments: Arguments) -> Any:
+    async def _checkpoint(self, asked: PairCheckpoint) -> Any:
         view = await acts.checkpoint(self.state)
-        return {"count": view.checkpoints.count, "pause-ms": view.checkpoints.last_pause_ms}
+        return {"count": view.checkpoints.count, "pause_ms": view.checkpoints.last_pause_ms}
 
-    async def _verify(self, arguments: Arguments) -> Any:
-        memory = arguments.get("memory")
-        return (await self.supervisor.verifying.verify(memory=memory)).to_json()
+    async def _verify(self, asked: PairVerify) -> Verified:
+        return await self.supervisor.verifying.verify(memory=asked.memory)
 
-    async def _qmp(self, arguments: Arguments) -> Any:
-        vm = self.state.seats[arguments["node"]].vm
+    async def _qmp(self, asked: NodeQmp) -> Any:
+        vm = self.state.seats[asked.node].vm
         if vm is None:
             raise NotProtected(
-                f"Node {arguments['node']} has no running QEMU.",
+                f"Node {asked.node} has no running QEMU.",
                 hint=f"`coloctl status {self.state.spec.name}` shows where the guest runs",
             )
-        oob = arguments.get("oob", False)
-        command = Command(arguments["execute"], arguments.get("arguments", {}), oob=oob)
-        road = vm.monitor.rescue if oob else vm.monitor.execute
-        return await road(command, arguments.get("timeout-s", QMP_DEADLINE_S))
+        command = Command(asked.execute, asked.arguments, oob=asked.oob)
+        execute = vm.monitor.rescue if asked.oob else vm.monitor.execute
+        return await execute(command, asked.timeout_s)

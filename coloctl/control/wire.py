@@ -128,6 +128,11 @@ def _finite(text: str) -> float:
     return number
 
 
+def document_of(answer: Any) -> Any:
+    """Return what JSON has of a handler's answer: its document, where it has one of its own."""
+    return answer.to_json() if hasattr(answer, "to_json") else answer
+
+
 def event_document(event: PairEvent) -> dict[str, Any]:
     """Return ``event`` as QMP writes one, stamped with the time of day."""
     seconds, micro = divmod(time.time_ns() // 1000, 1_000_000)

@@ -8,18 +8,17 @@ them, mypy checks who makes one, and a reader asks for attributes instead of key
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.revive import revive
 from coloctl.model.timeline import Timeline
 from coloctl.model.verified import Verified, VerifyOutcome
-
-_Revivers = Mapping[str, Callable[[Any], Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,30 +30,13 @@ class PairEvent:
     """
 
     NAME: ClassVar[str]
-    #: How members that JSON has as text or object become values again.
-    REVIVED: ClassVar[_Revivers] = {}
     #: The docstrings of members are their descriptions in the schema; read by `control.schema`.
     __pydantic_config__: ClassVar[Any] = {"use_attribute_docstrings": True}
 
     def to_json(self) -> dict[str, Any]:
         """Return the event's data for the wire; a member that is None is left out."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {
-            name.replace("_", "-"): _plain(value)
-            for name, value in values.items()
-            if value is not None
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild an event from its data; members that this version does not know are left out.
-
-        Raises KeyError, TypeError or ValueError for data that is not of this event.
-        """
-        known = {one.name for one in fields(cls)}
-        given = {name.replace("-", "_"): value for name, value in data.items()}
-        revived = {name: read(given[name]) for name, read in cls.REVIVED.items() if name in given}
-        return cls(**{name: value for name, value in (given | revived).items() if name in known})
+        return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
@@ -65,16 +47,11 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _fact(text: str) -> Fact | Literal[""]:
-    return Fact(text) if text else ""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StateChanged(PairEvent):
     """The protection of the pair changed."""
 
     NAME = "STATE_CHANGED"
-    REVIVED: ClassVar[_Revivers] = {"before": Protection, "fact": _fact, "after": Protection}
     before: Protection
     """the state that was left"""
     fact: Fact | Literal[""]
@@ -131,7 +108,6 @@ class DiagnosisChanged(PairEvent):
     """The diagnosis of the pair is another one than before."""
 
     NAME = "DIAGNOSIS"
-    REVIVED: ClassVar[_Revivers] = {"diagnosis": Diagnosis}
     diagnosis: Diagnosis
     """its name; healthy when nothing is wrong any more"""
     evidence: str
@@ -175,7 +151,6 @@ class FailedOver(PairEvent):
     """A failover is over: the survivor runs the guest alone."""
 
     NAME = "FAILED_OVER"
-    REVIVED: ClassVar[_Revivers] = {"timeline": Timeline.from_json}
     timeline: Timeline
     """what pair-failover returns"""
 
@@ -185,7 +160,6 @@ class VerificationOver(PairEvent):
     """A comparison of both nodes' disks is over."""
 
     NAME = "VERIFIED"
-    REVIVED: ClassVar[_Revivers] = {"outcome": VerifyOutcome, "report": Verified.from_json}
     outcome: VerifyOutcome
     """equal, different or broken-off"""
     report: Verified
@@ -253,6 +227,6 @@ def read(name: str, data: Mapping[str, Any]) -> PairEvent | None:
     if kind is None:
         return None
     try:
-        return kind.from_json(data)
-    except (KeyError, TypeError, ValueError):
+        return revive(kind, {member.replace("-", "_"): value for member, value in data.items()})
+    except ValueError:
         return None

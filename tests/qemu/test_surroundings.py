@@ -18,6 +18,7 @@ from support.surroundings import ENVIRONMENT, SURROUNDINGS
 from support.views import document
 
 from coloctl.cli.verbs import KEEP_THEIR_CODE, VERBS
+from coloctl.control.commands import COMMANDS
 from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer
 
@@ -38,7 +39,7 @@ ANSWERS: dict[str, Any] = {
     "pair-pause": {"paused": True, "before": False},
     "pair-resume": {"paused": False, "before": True},
     "pair-set": {"changed": [{"name": "checkpoint-delay", "before": 500, "after": 200}]},
-    "pair-checkpoint": {"count": 7, "pause-ms": 1.5}, "node-qmp": {"status": REASON},
+    "pair-checkpoint": {"count": 7, "pause_ms": 1.5}, "node-qmp": {"status": REASON},
     "pair-stop": {"how": "killed"}, "query-history": {"failovers": [TIMELINE], "unreadable": 1},
     "query-plan": [{"node": "a", "why": REASON, "act": "wait"}],
     "query-dump": {"seq": 1, "records": [
@@ -92,7 +93,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return answer
 
     async def serve() -> None:
-        handlers = {name: answering(name) for name in ANSWERS}
+        handlers = {COMMANDS[name]: answering(name) for name in ANSWERS}
         listener = listen(folder / "web" / "control.sock")
         server = ControlServer(listener, handlers, version="1.2.3")
         serving = asyncio.create_task(server.serve())

@@ -186,7 +186,7 @@ def test_an_idle_pair_in_adaptive_mode_takes_fewer_checkpoints(pair: PairSpec) -
             await stage.until(lambda: stage.state.delay_ms == 800)
             assert await delay_ms(stage.primary) == 800
             changes = [data for name, data in stage.events if name == "PACE_CHANGED"]
-            assert changes[0]["before-ms"] == 200 and changes[-1]["after-ms"] == 800
+            assert changes[0]["before_ms"] == 200 and changes[-1]["after_ms"] == 800
             await acts.set_values(stage.state, {"checkpoint-mode": "fixed"})
             assert await delay_ms(stage.primary) == stage.state.period_ms() == 200
 

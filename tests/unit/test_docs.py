@@ -17,7 +17,8 @@ from coloctl import errors, pairfile
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.cli.verbs import VERBS, cli
-from coloctl.control import schema
+from coloctl.control.commands import COMMANDS
+from coloctl.model.pairevent import EVENTS
 from coloctl.model.protection import MOVES, Fact, Protection
 from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep
 
@@ -76,7 +77,7 @@ def test_every_error_class_is_explained() -> None:
 
 
 def test_the_commands_and_events_of_the_control_socket_are_named() -> None:
-    for name in (*schema.COMMANDS, *schema.EVENTS):
+    for name in (*COMMANDS, *EVENTS):
         assert f"`{name}`" in ARCHITECTURE, name
 
 

@@ -25,8 +25,10 @@ from coloctl.chaos.evidence.records import (
 )
 from coloctl.chaos.evidence.silences import Outage, Replies, Silence
 from coloctl.chaos.evidence.states import StateChange, merged
+from coloctl.model import pairevent
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NODES, Role
+from coloctl.model.pairevent import CheckpointPhase
 
 #: A silence that begins later than that after a fault is not attributed to it.
 OUTAGE_WITHIN_S = 10.0
@@ -194,10 +196,11 @@ class Chronicle:
     @cached_property
     def pauses(self) -> list[Pause]:
         """Return the pause of each checkpoint that was completed, in order."""
+        phases = ((one.at_s, pairevent.read(one.name, one.data)) for one in self.events)
         return [
-            Pause(one.data["node"], one.at_s - one.data["pause-ms"] / 1000, one.at_s)
-            for one in self.events
-            if one.name == "CHECKPOINT" and one.data.get("pause-ms") is not None
+            Pause(phase.node, at_s - phase.pause_ms / 1000, at_s)
+            for at_s, phase in phases
+            if isinstance(phase, CheckpointPhase) and phase.pause_ms is not None
         ]
 
     def checkpoints(self, from_s: float, to_s: float) -> int:

@@ -77,11 +77,11 @@ def checkpoint(pair: str, dry_run: bool, form: str) -> None:
     if done is None:
         return
     if form == "json":
-        document = {"name": pair, "count": done["count"], "pause_ms": done["pause-ms"]}
+        document = {"name": pair, "count": done["count"], "pause_ms": done["pause_ms"]}
         plain.print_json({"schema": plain.SCHEMA, **document})
     else:
         print(f"Checkpoint {done['count']} is complete; the guest paused for "
-              f"{done['pause-ms']:g} ms.")  # fmt: skip
+              f"{done['pause_ms']:g} ms.")  # fmt: skip
 
 
 @click.command(options_metavar="[OPTIONS]")

@@ -25,6 +25,7 @@ from coloctl.api.pair import Pair
 from coloctl.api.thread import awaited
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.control.commands import COMMANDS, ControlCommand
 from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer
 from coloctl.errors import (
@@ -53,8 +54,9 @@ class Supervisor:
         self.hang: set[str] = set()
         self.control: ControlServer | None = None
 
-    def handler(self, name: str) -> Callable[[Mapping[str, Any]], Awaitable[Any]]:
-        async def handle(arguments: Mapping[str, Any]) -> Any:
+    def handler(self, name: str) -> Callable[[ControlCommand], Awaitable[Any]]:
+        async def handle(asked: ControlCommand) -> Any:
+            arguments = asked.model_dump(exclude_unset=True, by_alias=True)
             self.asked.append((name, arguments))
             if name in self.hang:
                 await asyncio.sleep(60)
@@ -71,7 +73,7 @@ class Supervisor:
         paths.make_private(folder)
         names = ("query-pair", "query-history", "pair-start", "pair-protect", "pair-set",
                  "pair-failover", "pair-checkpoint", "node-qmp", "pair-pause")  # fmt: skip
-        handlers = {name: self.handler(name) for name in names}
+        handlers = {COMMANDS[name]: self.handler(name) for name in names}
         self.control = ControlServer(listen(paths.control_socket(NAME)), handlers, version="1.2.3")
         task = asyncio.create_task(self.control.serve())
         try:

@@ -217,7 +217,7 @@ def qemu_said(event: str, at_s: float, node: str = "a") -> ControlEvent:
 
 def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
     seen = pace.Seen(1000)
-    changed = {"before-ms": 1000, "after-ms": 2000, "why": "so"}
+    changed = {"before_ms": 1000, "after_ms": 2000, "why": "so"}
     for event in (
         qemu_said("RESUME", 0.5),  # of a checkpoint that began before
         qemu_said("STOP", 1.0),
@@ -236,7 +236,7 @@ def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
 
 def test_only_leaving_colo_is_a_false_failover() -> None:
     seen = Seen()
-    checkpoint = {"phase": "end", "pause-ms": 12.5, "count": 1, "node": "a"}
+    checkpoint = {"phase": "end", "pause_ms": 12.5, "count": 1, "node": "a"}
     assert not seen.hear(ControlEvent("CHECKPOINT", checkpoint, 0.0))
     assert not seen.hear(ControlEvent(*changed("migrating", "colo"), 0.0))
     assert seen.hear(ControlEvent(*changed("colo", "failover"), 0.0))

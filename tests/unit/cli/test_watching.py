@@ -124,7 +124,7 @@ def test_a_supervisor_that_vanishes_is_an_error_and_a_pair_that_was_stopped_is_n
          "node a: STOP"),
         ("NODE_EVENT", {"node": "a", "event": "X", "data": {"y": 1}, "timestamp": 1.5},
          'node a: X {"y": 1}'),
-        ("CHECKPOINT", {"node": "a", "phase": "end", "count": 3, "pause-ms": 9.5},
+        ("CHECKPOINT", {"node": "a", "phase": "end", "count": 3, "pause_ms": 9.5},
          "checkpoint 3 of node a: end, the guest paused for 9.5 ms"),
         ("PAUSE_CHANGED", {"paused": True}, "paused"),
         ("FAILED_OVER", {"timeline": PAST}, "failed over from node a to node b"),

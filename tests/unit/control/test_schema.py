@@ -1,66 +1,139 @@
-"""The control schema is stored, complete, and says what fits."""
+"""The control schema is stored and complete, and decides what fits."""
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from coloctl.control import schema
+from coloctl.control.acts import SHUTDOWN_S
+from coloctl.control.commands import (
+    COMMANDS,
+    ControlCommand,
+    NodeQmp,
+    PairFailover,
+    PairSet,
+    PairStart,
+    PairStop,
+)
+from coloctl.errors import UsageError
+from coloctl.model.pairevent import EVENTS
 
 pytestmark = pytest.mark.unit
 
 STORED = Path(__file__).parents[3] / "qmp_schemas" / "coloctl.json"
 
 
+def refusal(name: str, arguments: dict[str, Any]) -> str:
+    with pytest.raises(UsageError) as caught:
+        schema.parse(name, arguments)
+    assert caught.value.hint == "query-schema lists every command and argument"
+    return caught.value.message
+
+
 def test_stored_schema_is_current() -> None:
     remedy = "python -c 'from coloctl.control import schema; print(schema.text(), end=\"\")'"
-    assert STORED.read_text() == schema.text(), f"{STORED} is out of date; write it anew: {remedy}"
+    assert STORED.read_text() == schema.text(), f"{STORED} is out of date; write it again: {remedy}"
 
 
 def test_everything_is_documented_and_named_as_in_qmp() -> None:
-    for command in schema.COMMANDS.values():
-        assert command.doc.endswith(".") and command.returns, command.name
-        assert command.name == command.name.lower()
-        assert all(argument.doc and "_" not in argument.name for argument in command.arguments)
-    for event in schema.EVENTS.values():
-        assert event.doc.endswith(".") and event.name == event.name.upper()
+    for name, kind in COMMANDS.items():
+        assert (inspect.getdoc(kind) or "").endswith(".") and kind.RETURNS, name
+        assert name == name.lower()
+        assert all(field.description for field in kind.model_fields.values()), name
+    stored = json.loads(schema.text())
+    for name, event in stored["events"].items():
+        assert event["doc"].endswith(".") and name == name.upper()
+        assert all(one["description"] for one in event["data"]["properties"].values()), name
+
+
+def test_no_member_has_a_dash() -> None:
+    """Only names of commands, steps and enum values have dashes, as QMP has them."""
+
+    def members(part: object) -> Iterator[str]:
+        if isinstance(part, dict):
+            yield from part.get("properties", ())
+            for below in part.values():
+                yield from members(below)
+
+    found = set(members(schema.document()))
+    assert {"at_ms", "pause_ms", "timeout_s", "ended_s", "fault_ms"} <= found
+    assert not [name for name in found if "-" in name]
 
 
 def test_required_arguments_come_before_optional_ones() -> None:
-    for command in schema.COMMANDS.values():
-        optional = [argument.optional for argument in command.arguments]
-        assert optional == sorted(optional), command.name
+    for name, kind in COMMANDS.items():
+        optional = [not field.is_required() for field in kind.model_fields.values()]
+        assert optional == sorted(optional), name
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"node": "a", "execute": "query-status"}, None),
-        ({"node": "a", "execute": "x", "arguments": {}, "oob": True}, None),
-        ({"node": "c", "execute": "x"}, "a or b, not c"),
-        ({"execute": "x"}, "needs the argument node"),
-        ({"node": "a", "execute": "x", "oob": 1}, "oob must be true or false"),
-        ({"node": "a", "execute": "x", "arguments": []}, "must be an object"),
-        ({"node": "a", "exec": "x"}, "did you mean execute?"),
-        ({"node": "a", "execute": "x", "zzz": 1}, "it takes node, execute"),
+        ({"node": "c", "execute": "x"}, "node-qmp: node must be a or b, not c."),
+        ({"execute": "x"}, "node-qmp needs the argument node: the node."),
+        ({"node": "a", "execute": "x", "oob": 1}, "node-qmp: oob must be true or false."),
+        ({"node": "a", "execute": "x", "arguments": []}, "node-qmp: arguments must be an object."),
+        ({"node": "a", "execute": 5}, "node-qmp: execute must be a string."),
+        ({"node": "a", "exec": "x"}, "node-qmp has no argument exec; did you mean execute?"),
+        ({"execute": 1, "zzz": 1},
+         "node-qmp has no argument zzz; it takes node, execute, arguments, oob, timeout_s."),
     ],
-)
-def test_arguments(arguments: dict[str, object], words: str | None) -> None:
-    wrong = schema.check_arguments(schema.COMMANDS["node-qmp"], arguments)
-    assert wrong is None if words is None else words in (wrong or "")
+)  # fmt: skip
+def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], words: str) -> None:
+    assert refusal("node-qmp", arguments) == words
 
 
-def test_a_bool_is_no_number() -> None:
-    stop = schema.COMMANDS["pair-stop"]
-    assert schema.check_arguments(stop, {"timeout-s": 2}) is None
-    assert schema.check_arguments(stop, {"timeout-s": 2.5}) is None
-    assert "must be a number" in (schema.check_arguments(stop, {"timeout-s": True}) or "")
+def test_a_command_without_arguments_takes_none() -> None:
+    assert refusal("pair-pause", {"x": 1}) == "pair-pause has no argument x; it takes none."
 
 
-def test_events() -> None:
-    assert schema.check_event("NODE_DEAD", {"node": "a", "how": "killed by signal 9"}) is None
-    assert "no event" in (schema.check_event("NODE_DED", {}) or "")
-    assert "phase must be begin or end" in (
-        schema.check_event("CHECKPOINT", {"node": "a", "phase": "middle", "count": 1}) or ""
-    )
+def test_a_request_becomes_a_value_with_its_defaults() -> None:
+    asked = schema.parse("node-qmp", {"node": "a", "execute": "x", "arguments": {"p-q": 1}})
+    assert asked == NodeQmp(node="a", execute="x", arguments={"p-q": 1}, oob=False, timeout_s=30.0)
+    assert schema.parse("pair-failover", {}) == PairFailover(to=None, force=False)
+    begun = schema.parse("pair-start", {"from": "b"})
+    assert isinstance(begun, PairStart) and (begun.protect, begun.begin_on) == (True, "b")
+    assert "it takes protect, from" in refusal("pair-start", {"begin_on": "b"})
+
+
+@pytest.mark.parametrize("spelling", ["timeout-s", "timeout_s"])
+@pytest.mark.parametrize(("value", "fits"), [(2, True), (2.5, True), (True, False), ("2", False)])
+def test_a_number_in_either_spelling_and_a_bool_is_none(
+    spelling: str, value: Any, fits: bool
+) -> None:
+    if fits:
+        assert schema.parse("pair-stop", {spelling: value}) == PairStop(timeout_s=value)
+    else:
+        assert refusal("pair-stop", {spelling: value}) == "pair-stop: timeout_s must be a number."
+
+
+def test_a_guest_has_as_long_to_shut_down_as_the_verb_says() -> None:
+    assert PairStop().timeout_s == SHUTDOWN_S
+
+
+def test_settings_are_one_or_more() -> None:
+    asked = schema.parse("pair-set", {"name": "checkpoint-delay", "value": 5, "more": {"x": "1"}})
+    assert isinstance(asked, PairSet) and asked.settings == {"checkpoint-delay": 5, "x": "1"}
+    assert "name must be checkpoint-delay or " in refusal("pair-set", {"name": "x", "value": 1})
+    scalar = "pair-set: value must be a string, a number, or true or false."
+    assert refusal("pair-set", {"name": "checkpoint-delay", "value": [1]}) == scalar
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_no_command_knows_is_refused_by_each(name: str) -> None:
+    assert f"{name} has no argument dance; " in refusal(name, {"dance": 1})
+    assert issubclass(COMMANDS[name], ControlCommand) and name == COMMANDS[name].NAME
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_data_of_an_event_is_described_by_its_class(name: str) -> None:
+    written = json.loads(schema.text())["events"][name]["data"]
+    members = TypeAdapter(EVENTS[name]).json_schema()["properties"]
+    assert list(written["properties"]) == list(members)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 import coloctl
 from coloctl.model import pairevent
@@ -119,3 +120,9 @@ def test_events_are_emitted_as_values() -> None:
         and isinstance(node.args[0], ast.Constant)
     ]
     assert not by_name
+
+
+@pytest.mark.parametrize("event", SAMPLES, ids=lambda event: event.NAME)
+def test_what_is_sent_fits_the_published_schema(event: PairEvent) -> None:
+    sent = json.dumps(event.to_json(), allow_nan=False)
+    assert TypeAdapter(type(event)).validate_json(sent, strict=True) == event
