@@ -15,7 +15,6 @@ import click
 from coloctl import paths
 from coloctl.cli import reach, streams
 from coloctl.cli.options import format_option, pair_argument
-from coloctl.cli.views import plain
 from coloctl.cli.views.progress import plain_line
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
@@ -33,6 +32,9 @@ from coloctl.model.pairevent import (
 )
 from coloctl.model.revive import revive
 from coloctl.model.view import CheckpointView, Fencing, NodeView
+
+#: Of `events -f json`; 2: the members of every event are written with underscores.
+SCHEMA = 2
 
 
 @click.command()
@@ -97,7 +99,7 @@ def _say(record: dict[str, Any], form: str) -> None:
     """Write ``record`` and flush it, so that the reader of a pipe gets it at once."""
     if form == "json":
         shown = {name: value for name, value in record.items() if name != "exists" or value}
-        line = json.dumps({"schema": plain.SCHEMA, **shown}, ensure_ascii=False)
+        line = json.dumps({"schema": SCHEMA, **shown}, ensure_ascii=False)
     else:
         line = _happened(record) if "event" in record else _exists(record)
     print(line)

@@ -44,7 +44,7 @@ def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -
     if done is None:
         return
     if form == "json":
-        plain.print_json({"schema": plain.SCHEMA, "pair": pair, **done})
+        plain.print_json({"schema": SET_SCHEMA, "name": pair, "changed": done["changed"]})
         return
     for one in done["changed"]:
         name = one["name"]
@@ -65,6 +65,10 @@ def _settings(texts: Iterable[str]) -> dict[str, tuning.Value]:
             raise UsageError(f"{name} is given twice.", hint="leave one of them out")
         given[name] = tuning.read(name, value)
     return given
+
+
+#: Of `set -f json`; 2: ``name`` is the pair's, and only ``changed`` names settings.
+SET_SCHEMA = 2
 
 
 @click.command()

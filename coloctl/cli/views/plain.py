@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Version of every JSON document that a verb prints; grows with incompatible changes only.
 SCHEMA = 1
+#: Of `--dry-run -f json`; 2: the pair's name is called ``name``, as in every other document.
+DIALOGUE_SCHEMA = 2
 
 #: One row per node; a column is never taken away or moved, new ones come at the end.
 TSV_COLUMNS = (
@@ -161,7 +163,15 @@ def _said(step: Mapping[str, Any]) -> list[str]:
 def show_dialogue(pair: str, verb: str, steps: Sequence[Mapping[str, Any]], form: str) -> None:
     """Print the dialogue that ``verb`` would have with QEMU; none is held."""
     if form == "json":
-        print_json({"schema": SCHEMA, "pair": pair, "verb": verb, "dry_run": True, "steps": steps})
+        print_json(
+            {
+                "schema": DIALOGUE_SCHEMA,
+                "name": pair,
+                "verb": verb,
+                "dry_run": True,
+                "steps": steps,
+            }
+        )
     elif steps:
         print("\n".join(dialogue_lines(steps)))
     else:

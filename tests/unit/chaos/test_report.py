@@ -100,7 +100,7 @@ def test_a_run_that_ended_before_the_steady_state_has_a_picture() -> None:
 
 
 def test_a_takeover_that_never_ended_leaves_its_steps() -> None:
-    said = [ObservedEvent(1001.0, "STEP", {"act": "failover", "step": "fenced", "at-ms": 3.0})]
+    said = [ObservedEvent(1001.0, "STEP", {"act": "failover", "step": "fenced", "at_ms": 3.0})]
     kinds = [one.kind for one in strips.marks(Evidence(1000.0, 1002.0, (), {}, said))]
     assert kinds == ["fenced"]
 
@@ -132,7 +132,7 @@ def long_run(operations_count: int, faults: int) -> Evidence:
     end_s = 1000 + operations_count * 0.001
     events = [
         ObservedEvent(1000 + n * 0.3, "CHECKPOINT",
-             {"node": "a", "phase": "end", "count": n, "pause-ms": 20 + n % 7})
+             {"node": "a", "phase": "end", "count": n, "pause_ms": 20 + n % 7})
         for n in range(int((end_s - 1000) / 0.3))
     ]  # fmt: skip
     struck = [

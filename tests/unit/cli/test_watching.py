@@ -91,7 +91,7 @@ def test_dump_and_stream_meet_without_a_gap_and_without_a_double(follow: Any) ->
     code, lines, err = follow(step(4), step(5), step(6), step(7))
     assert (code, err) == (0, "")
     assert lines[0]["exists"] == "checkpoints"
-    assert lines[1] == {"schema": 1, "end-of-dump": True, "seq": 5}
+    assert lines[1] == {"schema": 2, "end-of-dump": True, "seq": 5}
     assert [line["seq"] for line in lines[2:]] == [6, 7]
 
 
