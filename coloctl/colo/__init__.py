@@ -1,1 +1,1 @@
-"""What COLO does to a pair of VMs: plans (pure), protection, resync, checkpoints."""
+"""Plans (pure), protection, resync, checkpoints and disk records of a pair of VMs in COLO."""

@@ -1,8 +1,9 @@
-"""Ask the host whether a tap's bridge port lets frames through; under STP it may not yet.
+"""Ask the host whether a tap's bridge port forwards frames; under STP it may not yet.
 
-Called by `coloctl.check.network`, which warns of such a bridge, and by the failover, whose timeline
-names the guest's first frame only where it got beyond the port. A port that comes up under STP
-listens and then learns for the bridge's forward delay each, and drops every frame meanwhile.
+Called by `check.network`, which warns of such a bridge, and by `supervisor.taps`: the failover's
+timeline names the guest's first frame only where it got beyond the port. Asks through `host.base`.
+A port that comes up under STP listens and then learns for the bridge's forward delay each, and
+drops every frame meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TICKS_PER_S = 100.0
 
 
 async def link(host: Host, name: str) -> Mapping[str, Any]:
-    """Ask the host about one network device; empty where there is none, or nothing can be told."""
+    """Ask the host about one network device; empty where there is none, or no answer."""
     try:
         done = await host.run(["ip", "-j", "-d", "link", "show", "dev", name], deadline_s=LOOK_S)
         listed = json.loads(done.stdout) if done.code == 0 else []
@@ -33,9 +34,9 @@ async def link(host: Host, name: str) -> Mapping[str, Any]:
 
 
 def forwards(port: Mapping[str, Any]) -> bool:
-    """Tell from a device's description whether a frame that came out of it goes anywhere; pure.
+    """Return whether a frame that comes out of this device goes anywhere; pure.
 
-    A device that is no port of a bridge, or whose state is not told, counts as one that does.
+    A device that is no port of a bridge, or whose state is not described, counts as forwarding.
     """
     data = port.get("linkinfo", {})
     state = data.get("info_slave_data", {}).get("state") if isinstance(data, dict) else None
@@ -43,7 +44,7 @@ def forwards(port: Mapping[str, Any]) -> bool:
 
 
 def silent_s(bridge: Mapping[str, Any]) -> float:
-    """Tell from a bridge's description how long a port that comes up drops every frame; pure."""
+    """Compute from a bridge's description how long a port that comes up drops every frame; pure."""
     data = bridge.get("linkinfo", {}).get("info_data", {})
     if not data.get("stp_state"):
         return 0.0

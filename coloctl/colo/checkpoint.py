@@ -1,7 +1,9 @@
-"""Checkpoints as QEMU's STOP and RESUME events show them: count, period, pause; pure.
+"""Count and time checkpoints from QEMU's STOP and RESUME events; pure.
+
+Used by `supervisor.seat`, one object per node and COLO session; its view goes into `model.view`.
 
 Source: docs/qemu.md. STOP and RESUME come in pairs at every checkpoint on both sides, in QEMU 7.2,
-10.0 and 11.1; the RESUME that starts COLO has no STOP of its own here, because counting begins at
+10.0 and 11.1. The RESUME that starts COLO has no STOP of its own here, because counting begins at
 the MIGRATION status ``colo``.
 """
 
@@ -12,7 +14,7 @@ from collections import deque
 from coloctl.model.figures import quantile
 from coloctl.model.view import CheckpointView
 
-#: How many checkpoints the quantiles look back on.
+#: The number of checkpoints that the quantiles cover.
 WINDOW = 1000
 
 
@@ -30,17 +32,19 @@ class CheckpointStats:
 
     @property
     def last_period_s(self) -> float | None:
-        """From the last STOP but one to the last; None before the second."""
+        """Time from the last STOP but one to the last; None before the second."""
         return self._periods[-1] if self._periods else None
 
     def stop(self, at_s: float) -> None:
-        """The vCPUs stopped for a checkpoint."""
+        """Note that the vCPUs stopped for a checkpoint."""
         if self._last_stop is not None:
             self._periods.append(at_s - self._last_stop)
         self._last_stop = self.stopped_at = at_s
 
     def resume(self, at_s: float) -> float | None:
-        """The pause in seconds when this ends a checkpoint; None for a RESUME without a STOP."""
+        """Count the checkpoint that ends and return its pause in seconds; None for a RESUME without
+        a STOP.
+        """
         if self.stopped_at is None:
             return None
         pause = at_s - self.stopped_at
@@ -52,7 +56,7 @@ class CheckpointStats:
         return pause
 
     def view(self, delay_ms: int) -> CheckpointView:
-        """The figures in milliseconds."""
+        """Return the figures in milliseconds."""
 
         def ms(seconds: float | None) -> float | None:
             return None if seconds is None else round(seconds * 1000, 1)

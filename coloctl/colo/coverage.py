@@ -1,8 +1,8 @@
 """Ask a running guest's QEMU whether replication would cover all of it; the rules are pure.
 
-`coloctl.supervisor.acts.protect` calls `require_covered` before a secondary is made. What a pair
-file may add (``guest.extra_args``) cannot be judged by a list of words, so QEMU is asked what its
-guest really has.
+Called by `supervisor.acts.protect` before a secondary is made; asks with `qmp.command`. The pair
+file may add ``guest.extra_args``, and no list of options could decide about those, so QEMU is asked
+what its guest really has.
 
 Invariant: a guest that is protected has no writable disk outside ``[[disk]]``, and nothing that
 QEMU cannot send to the other node.
@@ -24,7 +24,7 @@ ASK_DEADLINE_S = 5.0
 #: Where QEMU keeps the devices of the guest: those with an id, and those without.
 _DEVICES = ("/machine/peripheral", "/machine/peripheral-anon")
 
-#: Devices whose content another process holds: what the guest writes there never passes QEMU.
+#: Devices whose content another process holds: the guest's writes to them never pass QEMU.
 _OUTSIDE = ("vhost-user-", "vhost-vdpa-", "vhost-scsi")
 
 

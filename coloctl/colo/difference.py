@@ -1,7 +1,10 @@
-"""A replica that held nearly the same disk is brought in sync by sending only what differs.
+"""Make a replica equal that held nearly the same disk, by sending only what differs.
 
-What the lost node's disk holds is known to nobody: it may have written after its last checkpoint,
-and a killed QEMU leaves no bitmap to trust. So history is not asked; both disks are read. How:
+Called by `colo.resync`; the programs beside the disks are `nbd.digest` and `nbd.mend`, the commands
+those of `qmp.command`.
+
+No record shows what the lost node's disk holds: it may have written after its last checkpoint, and
+a killed QEMU leaves no bitmap to trust. So history is not asked; both disks are read:
 
 1. A dirty bitmap on each ``colo-diskN`` of the primary begins to record. Only then is the disk
    shown to programs on its own host, by an NBD export over a unix socket.
@@ -10,25 +13,24 @@ and a killed QEMU leaves no bitmap to trust. So history is not asked; both disks
 3. Turns: a second bitmap begins, the first one ends and is read over NBD, and the chunks that it
    names are sent. Again, until little is left or the guest writes faster than it is sent.
 4. The guest is stopped. One more turn, and the bitmap that began with it must be empty. The
-   replicas join the quorum, the guest runs on.
+   replicas join the quorum, and the guest runs on.
 
 Why both disks are equal then. For every chunk, at every moment from the end of step 2: *if no
-bitmap that is still to be sent names it, the replica holds what the survivor holds.* Nobody but us
-writes to the replica. A chunk was read here after the recording began, and the replica holds what
-was read: its digest was equal, or it was sent. QEMU sets a bit when a write *ends*, failed or not.
-A write that ended before the recording began was there to be read. One that ends later, also one
-that was under way while the chunk was read, sets its bit after that reading or in a bitmap that is
-still to be sent. So what the reading missed, a bitmap names. A turn keeps the sentence true: the
-next bitmap records before the old one ends, so a write is in one of them, and a chunk of the old
-one is read after the next one began. ``stop`` returns when the requests of all devices have ended
-and their bits are set. What is read after it is final, which the empty bitmap of the last turn
-proves instead of assuming it.
+bitmap that is still to be sent names it, the replica holds what the survivor holds.* Only our
+programs write to the replica. A chunk was read here after the recording began, and the replica
+holds what was read: its digest was equal, or it was sent. QEMU sets a bit when a write *ends*,
+failed or not. A write that ended before the recording began was there to be read. One that ends
+later, also one that was under way while the chunk was read, sets its bit after that reading or in a
+bitmap that is still to be sent. So what the reading missed, a bitmap names. A turn keeps this true:
+the next bitmap records before the old one ends, so a write is in one of them, and a chunk of the
+old one is read after the next one began. ``stop`` returns when the requests of all devices have
+ended and their bits are set. What is read after it is final, which the empty bitmap of the last
+turn proves instead of assuming it.
 
-No job of QEMU's is used. `blockdev-backup` would put a filter above the guest's disk that copies
-to the replica before it lets the guest write: a replica that hangs would hang the guest, and one
-that dies would fail the guest's write. Here the guest's QEMU has no connection to the replica but
-the idle one that joins the quorum at the end; whatever happens to the replica, killing a program
-of ours is enough.
+No job of QEMU's is used. `blockdev-backup` would put a filter above the guest's disk that copies to
+the replica before it lets the guest write: a replica that hangs would hang the guest, and one that
+dies would fail the guest's write. Here the guest's QEMU has only an idle connection to the replica,
+which joins the quorum at the end. If the replica fails, killing a program of ours is enough.
 """
 
 from __future__ import annotations
@@ -69,18 +71,18 @@ from coloctl.vm import VM
 #: Called with bytes compared and bytes to compare, of all disks together.
 ByteReport = Callable[[int, int], None]
 
-#: What may be left for the pause: some tens of milliseconds on a link of 1 Gbit/s.
+#: The bytes that may be left for the pause: some tens of milliseconds on a link of 1 Gbit/s.
 LITTLE_BYTES = 4 * 1024 * 1024
 #: A guest that still writes as fast as it is sent after so many turns is held for the last one.
 TURNS = 10
-#: What the last turn may take, seconds; the guest is stopped meanwhile.
+#: The limit of the last turn, seconds; the guest is stopped meanwhile.
 PAUSE_DEADLINE_S = 30.0
 CLEAN_UP_DEADLINE_S = 10.0
 
 
 @dataclass
 class Effort:
-    """What one attempt works on, and how far it is."""
+    """One attempt to send the differences, and its progress."""
 
     spec: PairSpec
     primary: VM
@@ -91,16 +93,16 @@ class Effort:
     sizes: tuple[int, ...]
     mender: Conversation
     grain: Grain
-    wrote: bool = False  #: something was written to a replica
+    wrote: bool = False  #: a replica was written to
     read: int = 0
     sent: int = 0
 
     def source(self, export: str) -> dict[str, Any]:
-        """How an export of the primary is reached on its own host."""
+        """Return the address of an export of the primary on its own host."""
         return source(self.primary, export)
 
     def target(self, disk: int) -> dict[str, Any]:
-        """How a replica is reached from both hosts."""
+        """Return the address of a replica from both hosts."""
         return target(self.spec, self.secondary, disk)
 
 
@@ -114,12 +116,13 @@ async def send(
     rate: int = 0,
     grain: Grain = Grain(),  # noqa: B008  # frozen
 ) -> Copied:
-    """Both sides hold the same disks, and every guest write goes to both; the guest runs again.
+    """Send the differences, then attach the replicas; the guest runs again.
 
-    The guest is stopped for the last turn only. Nothing of it is left in the primary, whatever
-    happens. ``rate``: bytes per second of data sent while the guest runs, 0 for no limit. Raises
+    Afterwards both sides hold the same disks, and every guest write goes to both. The guest is
+    stopped for the last turn only. Nothing of the attempt is left in the primary, also when it
+    fails. ``rate``: bytes per second of data sent while the guest runs, 0 for no limit. Raises
     `NotComparable` where a full copy may take its place, `ResyncFailed` where it may not: a write
-    to the replica may still come to pass.
+    to the replica may still be executed.
     """
     try:
         sizes = await disk_sizes(spec, primary)
@@ -136,13 +139,13 @@ async def send(
 
 
 async def drop(spec: PairSpec, primary: VM) -> None:
-    """Nothing of a comparison is left in ``primary``, whether one ran, failed or never began."""
+    """Remove all of a comparison from ``primary``, whether one ran, failed or never began."""
     deadline = Deadline(CLEAN_UP_DEADLINE_S)
     await run(difference_plan.drop(spec), primary.monitor, deadline=deadline)
 
 
 async def disk_sizes(spec: PairSpec, vm: VM) -> tuple[int, ...]:
-    """The sizes of the guest's disks, bytes."""
+    """Return the sizes of the guest's disks in bytes."""
     listed = await vm.execute(qmp.query_named_block_nodes())
     found = {str(node["node-name"]): int(node["image"]["virtual-size"]) for node in listed}
     return tuple(found[difference_plan.disk_node(i)] for i, _ in enumerate(spec.disks))
@@ -158,7 +161,7 @@ async def _send(effort: Effort) -> None:
 
 
 async def _compare(effort: Effort, disk: int, before: int) -> None:
-    """Every chunk of a disk is on the replica as it was at some moment since the recording began.
+    """Compare a disk and send each chunk that differs, as it was since the recording began.
 
     ``before``: bytes of the disks that were compared before this one.
     """
@@ -185,7 +188,7 @@ async def _compare(effort: Effort, disk: int, before: int) -> None:
 
 
 async def _take_turns(effort: Effort) -> int:
-    """Little is left to send, or no turn leaves less than the one before; answers the last turn."""
+    """Take turns until little is left to send, or a turn saves too little; return the last turn."""
     turn, left = 0, await _recorded(effort, 0)
     while left > LITTLE_BYTES and turn < TURNS:
         turn += 1
@@ -199,7 +202,7 @@ async def _take_turns(effort: Effort) -> int:
 
 
 async def _turn(effort: Effort, disk: int, turn: int, deadline: Deadline) -> None:
-    """What was recorded up to now is on the replica; what is written since is being recorded."""
+    """Send the writes that were recorded up to now, while the next bitmap records."""
     pause = deadline is not effort.deadline
     steps = difference_plan.take_turn(disk, turn, effort.grain.chunk)
     await _tell(effort.primary, steps, deadline)
@@ -217,7 +220,7 @@ async def _turn(effort: Effort, disk: int, turn: int, deadline: Deadline) -> Non
 
 
 async def _clear(effort: Effort, disk: int, turn: int) -> None:
-    """The bitmap that was sent is gone, so that its name can be used again."""
+    """Remove the bitmap that was sent, so that its name can be used again."""
     primary, deadline = effort.primary, effort.deadline
     await _tell(primary, difference_plan.close_export(disk, turn), deadline)
     name = difference_plan.bitmap(disk, turn - 1)
@@ -226,7 +229,7 @@ async def _clear(effort: Effort, disk: int, turn: int) -> None:
 
 
 async def _join(effort: Effort, turn: int) -> None:
-    """The disks are equal and the replicas in the quorum; the guest stood still, and runs again."""
+    """Stop the guest, send the last writes, attach the replicas, and let the guest run again."""
     primary = effort.primary
     deadline = Deadline(effort.deadline.at_most(PAUSE_DEADLINE_S))
     try:
@@ -241,7 +244,7 @@ async def _join(effort: Effort, turn: int) -> None:
 
 
 async def _recorded(effort: Effort, turn: int) -> int:
-    """Bytes that the bitmaps of ``turn`` name, of all disks together."""
+    """Return how many bytes the bitmaps of ``turn`` name, of all disks together."""
     names = {difference_plan.bitmap(disk, turn) for disk, _ in enumerate(effort.sizes)}
     listed = await effort.primary.execute(qmp.query_named_block_nodes())
     return sum(
@@ -253,7 +256,7 @@ async def _recorded(effort: Effort, turn: int) -> int:
 
 
 async def _until_done(effort: Effort, deadline: Deadline, progress: Callable[[int], None]) -> None:
-    """The survivor's program has done its task; raises as `send`."""
+    """Wait until the survivor's program has done its task; raises like `send`."""
     read, sent = effort.read, effort.sent
     while (line := await effort.mender.hear(deadline.remaining())) is not None:
         said: Mapping[str, Any] = json.loads(line)
@@ -268,13 +271,13 @@ async def _until_done(effort: Effort, deadline: Deadline, progress: Callable[[in
             progress(int(said["at"]))
             if "done" in said:
                 return
-    why = effort.mender.last_words().strip().rpartition("\n")[2] or "it said nothing"
+    why = effort.mender.last_words().strip().rpartition("\n")[2] or "it wrote nothing"
     why = f"The program that reads the survivor ended: {why.rstrip('.')}."
     raise _failed(why, sure=not effort.wrote)
 
 
 def _failed(why: str, *, sure: bool) -> NotComparable | ResyncFailed:
-    """``sure``: no write to the replica is under way any more."""
+    """Build the error; ``sure``: no write to the replica is under way any more."""
     if sure:
         return NotComparable(why)
     return ResyncFailed(
@@ -285,7 +288,7 @@ def _failed(why: str, *, sure: bool) -> NotComparable | ResyncFailed:
 
 
 async def _tell(primary: VM, steps: plan.Plan, deadline: Deadline) -> None:
-    """Done; a refusal means that the primary cannot do this."""
+    """Run the steps on the primary; a refusal means that it cannot do this."""
     try:
         await run(steps, primary.monitor, deadline=deadline)
     except CommandRefused as error:

@@ -1,7 +1,10 @@
-"""What a primary is told when its disks are compared with a replica's; pure (`colo.plan`).
+"""Build the QMP sequences that compare a primary's disks with a replica's; pure (`colo.plan`).
 
-Two bitmaps per disk take turns: one records while what the other has recorded is sent. The new one
-begins before the old one ends, so that a write between the two is in both and never in none.
+Called by `colo.difference` and `colo.verify`; the commands are those of `qmp.command`. Two bitmaps
+per disk take turns: one records while the writes that the other recorded are sent.
+
+Invariant: the new bitmap begins before the old one ends, so a write between the two is in both and
+never in none.
 """
 
 from __future__ import annotations
@@ -19,22 +22,22 @@ NO_SERVER = ("NBD server not running",)
 
 
 def disk_node(disk: int) -> str:
-    """The node whose content the guest sees, whatever role its QEMU was born in."""
+    """Return the node whose content the guest sees, whichever role its QEMU was started in."""
     return f"colo-disk{disk}"
 
 
 def bitmap(disk: int, turn: int) -> str:
-    """The bitmap that records in a turn (from 0); the one before it is the other of two."""
+    """Return the bitmap that records in a turn (from 0); the one before it is the other of two."""
     return f"resync{disk}.{'ab'[turn % 2]}"
 
 
 def whole_export(disk: int) -> str:
-    """Id and name of the export that shows a disk."""
+    """Return the id and name of the export that shows a disk."""
     return f"resync{disk}"
 
 
 def begin(spec: PairSpec, socket: Path, granularity: int) -> Plan:
-    """Each disk's writes are recorded, and then its content can be read at ``socket``."""
+    """Record each disk's writes, then show its content at ``socket``."""
     return (
         *(
             Step(
@@ -48,7 +51,7 @@ def begin(spec: PairSpec, socket: Path, granularity: int) -> Plan:
 
 
 def show(spec: PairSpec, socket: Path) -> Plan:
-    """Each disk's content can be read at ``socket``; what is written meanwhile is not recorded."""
+    """Show each disk's content at ``socket``; writes meanwhile are not recorded."""
     return (
         Step(qmp.nbd_server_start(SocketFile(socket)), why="the disks are read on their own host"),
         *(
@@ -61,7 +64,7 @@ def show(spec: PairSpec, socket: Path) -> Plan:
 
 
 def take_turn(disk: int, turn: int, granularity: int) -> Plan:
-    """The bitmap of the turn before records no more and can be read; that of ``turn`` does."""
+    """End the recording of the turn before and show its bitmap; the one of ``turn`` records."""
     node, old, new = disk_node(disk), bitmap(disk, turn - 1), bitmap(disk, turn)
     return (
         Step(
@@ -74,17 +77,17 @@ def take_turn(disk: int, turn: int, granularity: int) -> Plan:
 
 
 def close_export(disk: int, turn: int) -> Plan:
-    """Nobody reads the bitmap of the turn before any more; it may be removed when that is done."""
+    """Close the export of the bitmap of the turn before, so that it may be removed then."""
     return (Step(qmp.block_export_del(bitmap(disk, turn - 1), mode="hard")),)
 
 
 def remove_bitmap(disk: int, turn: int) -> Plan:
-    """The bitmap of the turn before is gone; its name is free for the next."""
+    """Remove the bitmap of the turn before; its name is free for the next."""
     return (Step(qmp.block_dirty_bitmap_remove(disk_node(disk), bitmap(disk, turn - 1))),)
 
 
 def drop(spec: PairSpec) -> Plan:
-    """No server, export or bitmap of a comparison is left, however far it had come."""
+    """Remove server, exports and bitmaps of a comparison, however far it had come."""
     return (
         Step(
             qmp.nbd_server_stop(),

@@ -1,12 +1,12 @@
-"""Find out before the guest runs whether both nodes' disks hold the same, if that is soon known.
+"""Find out before the guest runs whether both nodes' disks are equal, if that is soon known.
 
-`supervisor.acts.start` and its dry run ask. Disks that are the same need no copy: the guest is held
-at its first instruction and boots as a protected one. Nothing is lost by not knowing: the guest
-runs at once then, and only what differs is sent to the other node while it serves
-(`colo.difference`).
+Called by `supervisor.acts.start` and its dry run; compares with `machine.image`. Equal disks need
+no copy: the guest is held at its first instruction and boots as a protected one. If they are not
+known to be equal, nothing is lost: the guest runs at once, and only what differs is sent to the
+other node while it serves (`colo.difference`).
 
-Invariant: True only after every byte that a guest can read was compared, whatever was written about
-the disks. What was written decides only whether comparing is worth a wait.
+Invariant: True only after every byte that a guest can read was compared, with any record
+about the disks. The records decide only whether comparing is worth a wait.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from coloctl.model.units import MIB
 #: a guest that boots under protection is worth a few more. Longer, it had better run.
 PATIENCE_S = 5.0
 
-#: Disks that were written apart are compared only where both together have less than this: a stop
-#: within seconds of a failover leaves equal disks, and so do guests that write nothing.
+#: Disks that were written separately are compared only where both together have less than this: a
+#: stop within seconds of a failover leaves equal disks, and so do guests that write nothing.
 SMALL_BYTES = 256 * MIB
 
 
 def worth_comparing(companions: Companions, allocated_bytes: int) -> bool:
-    """Decide whether disks of that many allocated bytes on both nodes may be the same.
+    """Decide whether disks of that many allocated bytes on both nodes may be equal.
 
-    Any run of the guest leaves them apart: it goes on alone for a while when it is stopped, and
-    after a failover. So they are the same when they are new, or by chance.
+    Any run of the guest makes them differ: it goes on alone for a while when it is stopped, and
+    after a failover. So they are equal when they are new, or by chance.
     """
     apart = any(
         one.doubt or one.state in (Worth.DIVERGED, Worth.RESYNC_TARGET, Worth.OVERLAY_PENDING)
@@ -43,7 +43,7 @@ def worth_comparing(companions: Companions, allocated_bytes: int) -> bool:
 
 
 async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) -> bool:
-    """Tell whether both nodes' disks hold the same; False also where that is not soon known.
+    """Return whether both nodes' disks are equal; False also where that is not soon known.
 
     Raises `PreconditionFailed` where a disk is not there on both nodes, or has two sizes.
     """

@@ -3,7 +3,8 @@ hold.
 
 A pair that was stopped starts again on the disks that hold every write that clients saw
 acknowledged. The images do not show which those are. So a disk record is kept in two places
-(`colo.registry`). Called by `supervisor.acts.start`, `supervisor.acts.failover` and `check.disks`.
+(`colo.registry`, through `host.base`). Called by `supervisor.acts.start`,
+`supervisor.acts.failover` and `check.disks`.
 
 Invariant: disks without something that clients saw acknowledged are in sync only with a lower
 generation than disks which have it, or as those of a secondary with the same. Disks of which it is

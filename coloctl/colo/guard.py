@@ -1,9 +1,11 @@
-"""The ports of a pair on two hosts are its own: packet rules keep everybody else out.
+"""Keep other users off the ports of a pair on two hosts, by packet rules.
 
-Raised before a QEMU is launched that may listen, lifted when nothing of the pair runs. A pair on
-one host listens at no port and has none. Where the kernel has no packet rules the pair runs all the
-same: `coloctl.colo.peers` turns strangers away, but only when the pair is protected, and `doctor`
-says so.
+Called by `colo.launch`, which raises the rules before a QEMU that may listen, and by
+`supervisor.leftovers`, which lifts them when no process of the pair runs; the rules are set by
+`host.guard`. A pair on one host listens at no port and has none.
+
+Invariant: where the kernel has no packet rules the pair runs all the same. Then `colo.peers` turns
+strangers away, but only when the pair is protected, and `doctor` reports it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def guarded(wires: Wires, node: NodeName, name: str | None = None) -> GuardedPorts:
-    """What is guarded on the host of ``node``, under ``name`` or the pair's own."""
+    """Return the guarded ports on the host of ``node``, under ``name`` or the pair's own."""
     spec = wires.spec
     return GuardedPorts(
         name=name or table_name(wires),
@@ -35,7 +37,7 @@ def guarded(wires: Wires, node: NodeName, name: str | None = None) -> GuardedPor
 
 
 async def raise_guard(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
-    """Let only the two hosts and this user reach the pair's ports on both hosts."""
+    """Limit access to the pair's ports on both hosts to the two hosts and this user."""
     if not wires.ports():
         return
     await asyncio.gather(*(_raise_at(wires, node, hosts[node]) for node in NODES))
@@ -65,9 +67,9 @@ async def lift_at(wires: Wires, host: Host) -> None:
 
 
 def table_name(wires: Wires) -> str:
-    """Name the table of packet rules: another pair of that name, elsewhere, has one of its own.
+    """Name the table of packet rules; another pair of that name, elsewhere, has one of its own.
 
-    So what is refused or ended under one state folder lifts no rule of a guest that lives under
+    So what is refused or ended under one state folder lifts no rule of a guest that runs under
     another.
     """
     folder = hashlib.blake2s(bytes(wires.folder), digest_size=4).hexdigest()

@@ -1,17 +1,19 @@
-"""Keep away from what another process uses: disk images by QEMU's locks, taps by who holds them.
+"""Refuse what another process uses: disk images by QEMU's locks, taps by who holds them.
 
-Called before a guest starts, before an image is made or given to a secondary, and where a node is
-swept. Invariant: nothing here changes what another process holds. A second supervisor of the same
-pair (a forgotten COLOCTL_STATE_DIR) finds the first one's guest by that, whatever either believes.
+Called by `colo.launch` before a guest starts, before an image is made or given to a secondary, and
+where a node is swept; asks `host.base`.
+
+Invariant: nothing here changes what another process holds. A second supervisor of the same pair (a
+forgotten COLOCTL_STATE_DIR) finds the first one's guest by that, whichever journal it reads.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from coloctl.errors import ColoctlError, PairBusy, PreconditionFailed
+from coloctl.colo import taps
+from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.pair import NODES, NodeName, PairSpec
 
@@ -19,13 +21,14 @@ from coloctl.model.pair import NODES, NodeName, PairSpec
 async def require_idle(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> None:
     """Refuse to start a guest whose disks or taps a process holds, on either node.
 
-    Raises `PairBusy` naming what is held and by whom, `PreconditionFailed` where it cannot be told.
+    Raises `PairBusy` naming what is held and by which process, `PreconditionFailed` where that
+    cannot be determined.
     """
     for node in NODES:
         for disk in spec.disks:
             if user := await hosts[node].image_user(disk.image[node]):
                 raise _busy(spec, f"Node {node}'s disk {disk.image[node]} is in use by {user}")
-        for tap in taps(spec, node):
+        for tap in taps.names(spec, node):
             if await hosts[node].tap_held(tap):
                 raise _busy(spec, f"Node {node}'s tap {tap} is held by another process")
 
@@ -39,26 +42,12 @@ def _busy(spec: PairSpec, what: str) -> PairBusy:
 
 
 async def require_free(host: Host, *images: Path) -> None:
-    """Refuse images that a process uses; raises `PreconditionFailed` naming the first and both."""
+    """Refuse images that a process uses; raises `PreconditionFailed` naming the first, and the
+    process.
+    """
     for image in images:
         if user := await host.image_user(image):
             raise PreconditionFailed(
                 f"{image} is in use by {user}: it holds the image's lock.",
                 hint=f"`fuser -v {image}` names what has it open; stop that first",
             )
-
-
-def taps(spec: PairSpec, node: NodeName) -> list[str]:
-    """List the taps of ``node``, in the order of the pair's NICs."""
-    return [nic.tap.ifname[node] for nic in spec.nics if nic.tap is not None]
-
-
-async def lower_taps(spec: PairSpec, host: Host, node: NodeName) -> None:
-    """Set the taps of ``node`` down, but those that a process holds: they are a living guest's.
-
-    A tap or a namespace that is gone carries nothing, and is no error.
-    """
-    for tap in taps(spec, node):
-        with contextlib.suppress(ColoctlError):
-            if not await host.tap_held(tap):
-                await host.tap(tap, up=False)

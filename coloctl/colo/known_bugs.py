@@ -1,8 +1,10 @@
-"""What is known to break COLO in which QEMU, and how it shows; pure.
+"""List the bugs that break COLO in some QEMUs, with the signs of each; pure.
 
-Source: docs/qemu.md, seen on 7.2.22, 10.0.2, 10.0.13 and 11.1.3 where it does not say otherwise.
-A bug is told by what was found by asking (`before_11`) and by what a trial shows (`Signs`).
-Version numbers only raise a suspicion, because distributions carry fixes back.
+Used by `colo.refuse`, `check.trial` and `check.signs`; asks `machine.device` for the type. Source:
+docs/qemu.md, seen on 7.2.22, 10.0.2, 10.0.13 and 11.1.3 where it does not say otherwise. A bug is
+recognized by what was found by asking (`before_11`) and by what a trial shows (`Signs`).
+
+Invariant: version numbers only raise a suspicion, because distributions carry fixes back.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from coloctl.model.pair import GuestSpec
 
 @dataclass(frozen=True)
 class Combination:
-    """What is about to hold COLO: a binary's dialect, an accelerator, a machine type."""
+    """A binary's dialect, an accelerator and a machine type that are about to hold COLO."""
 
     dialect: Dialect
     accel: str  #: "kvm" or "tcg"
@@ -27,11 +29,12 @@ class Combination:
 
     @property
     def before_11(self) -> bool:
-        """This QEMU lacks what 11.0 brought to COLO.
+        """True if this QEMU does not have the repairs that 11.0 brought to COLO.
 
         Found by asking: from 11.0 on (161e603975) x-colo is refused without a return path. The
-        repairs of TCG, q35 and multifd came with that same release, so the one tells of the others.
-        An older build that carries a repair back counts as lacking it, which is the safe mistake.
+        repairs of TCG, q35 and multifd came with that same release, so this one is a sign of the
+        others. An older build that carries a repair back counts as unrepaired, which is the safe
+        mistake.
         """
         return self.dialect.return_path is ReturnPath.FORBIDDEN
 
@@ -40,21 +43,21 @@ class Combination:
         return is_q35(GuestSpec(memory_mib=0, machine=self.machine))
 
     def version_within(self, *windows: tuple[tuple[int, ...], tuple[int, ...]]) -> bool:
-        """Its version lies in one of the windows, both ends included; for suspicions only."""
+        """Return whether its version lies in a window, both ends included; for suspicions only."""
         version = version_numbers(self.dialect.version)
         return any(first <= version <= last for first, last in windows)
 
 
 @dataclass(frozen=True)
 class Signs:
-    """What a pair that failed was found to be in, asked on both monitors of both sides."""
+    """The state in which a failed pair was found, asked on both monitors of both sides."""
 
     primary_hangs: bool = False  #: its main loop is silent, its monitor thread answers
     secondary_hangs: bool = False
-    primary_aborted: bool = False  #: it died of a signal that nobody sent
+    primary_aborted: bool = False  #: it died of a signal that no process had sent
     secondary_aborted: bool = False
     migration_completed: bool = False  #: where it should have become ``colo``
-    words: str = ""  #: the end of what both wrote to stderr
+    words: str = ""  #: the end of both programs' output to stderr
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class KnownBug:
     shows: Callable[[Combination, Signs], bool]
 
     def verdict(self) -> str:
-        """The sentence with what is known of the cure."""
+        """Return the sentence together with the versions and the commit of the fix."""
         return f"{self.sentence} This is a known bug of {self.versions} ({self.commit})."
 
 
@@ -130,26 +133,28 @@ KNOWN_BUGS: tuple[KnownBug, ...] = (
 
 
 def threatening(what: Combination) -> list[KnownBug]:
-    """The bugs that would probably be met with this combination, the surest first."""
+    """Return the bugs that would probably be met with this combination, the surest first."""
     return [bug for bug in KNOWN_BUGS if bug.threatens(what)]
 
 
 def explain(what: Combination, signs: Signs) -> KnownBug | None:
-    """The bug that a failed trial has run into, or None: it is not a known one."""
+    """Find the bug that a failed trial has met, or None: it is not a known one."""
     return next((bug for bug in _most_specific(KNOWN_BUGS) if bug.shows(what, signs)), None)
 
 
 def named(name: str) -> KnownBug | None:
-    """The bug of that name."""
+    """Find the bug of that name."""
     return next((bug for bug in KNOWN_BUGS if bug.name == name), None)
 
 
 def _most_specific(bugs: Iterable[KnownBug]) -> list[KnownBug]:
-    """An assertion that names itself says more than an abort."""
+    """Sort the bugs: an assertion that names itself is a better sign than an abort."""
     return sorted(bugs, key=lambda bug: bug.name != "coroutine-assertion")
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """``10.0.13 (Debian 1:10.0.13+ds-0)`` as ``(10, 0, 13)``; empty when it says no number."""
+    """Parse ``10.0.13 (Debian 1:10.0.13+ds-0)`` as ``(10, 0, 13)``; empty when it begins with no
+    number.
+    """
     match = re.match(r"\d+(?:\.\d+)*", version.strip())
     return tuple(int(number) for number in match[0].split(".")) if match else ()

@@ -1,4 +1,11 @@
-"""The two ways a QEMU of a pair begins: as a primary with the guest, or as an empty secondary."""
+"""Launch a QEMU of a pair: as a primary with the guest, or as an empty secondary.
+
+Called by `supervisor.acts` and `check.trial_run`; builds command lines with `machine.cmdline` and
+launches through `vm`.
+
+Invariant: images, overlays and taps that another process uses are never touched, and no secondary
+is launched over overlays that are pending.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl import paths, probe_cache
-from coloctl.colo import guard, inuse, overlays
+from coloctl.colo import guard, inuse, overlays, taps
 from coloctl.colo.refuse import refuse
 from coloctl.errors import ColoctlError, PreconditionFailed, UnsupportedQEMU
 from coloctl.host import open_host
@@ -26,13 +33,13 @@ from coloctl.vm import VM, Binary, Recorder, inspect
 
 @dataclass(frozen=True)
 class Ground:
-    """What a pair stands on: its hosts, its QEMU, its accelerator."""
+    """The hosts, QEMU, accelerator and folder that one pair uses."""
 
     hosts: Mapping[NodeName, Host]
     binary: Binary
     accel: str
     folder: Path  #: the pair's state directory
-    devices: frozenset[Path] = frozenset()  #: images that are block devices, whatever their path
+    devices: frozenset[Path] = frozenset()  #: images that are block devices, with any path
 
     @property
     def qemu_img(self) -> Path:
@@ -40,22 +47,23 @@ class Ground:
         return image.tool(self.binary.path)
 
     def rundir(self, node: NodeName) -> Path:
+        """Return the folder of one node."""
         return self.folder / node
 
     def wires(self, spec: PairSpec) -> Wires:
-        """Where the two QEMUs meet."""
+        """Return the addresses at which the two QEMUs meet."""
         return Wires(spec, self.folder)
 
     async def aclose(self) -> None:
-        """What the host objects hold is released."""
+        """Release what the host objects hold."""
         for host in self.hosts.values():
             await host.aclose()
 
 
 async def prepare(spec: PairSpec) -> Ground:
-    """Hosts are open, the binary has COLO, and ``auto`` has become an accelerator.
+    """Open the hosts, inspect the binary, and turn ``auto`` into an accelerator.
 
-    Raises `UnsupportedQEMU` for a combination that is known to break (`coloctl.colo.refuse`).
+    Raises `UnsupportedQEMU` for a combination that is known to break (`colo.refuse`).
     """
     hosts: dict[NodeName, Host] = {}
     try:
@@ -73,9 +81,9 @@ async def prepare(spec: PairSpec) -> Ground:
 
 
 async def _devices(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> frozenset[Path]:
-    """Find the images that are block devices, also behind a symbolic link.
+    """Find the images that are block devices, also through a symbolic link.
 
-    One that cannot be looked at counts as what its path says; QEMU says what is wrong with it.
+    One that cannot be inspected counts as what its path says; QEMU reports what is wrong with it.
     """
     found = set()
     for node in NODES:
@@ -87,7 +95,7 @@ async def _devices(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> frozenset[
 
 
 async def require_same_binary(ground: Ground) -> None:
-    """The binary on disk is still the version in which the guest runs; raises `UnsupportedQEMU`.
+    """Require that the binary on disk is the version in which the guest runs, or `UnsupportedQEMU`.
 
     A package that was renewed meanwhile would make a secondary of another version, and COLO holds
     between equal versions only (docs/qemu.md).
@@ -102,7 +110,9 @@ async def require_same_binary(ground: Ground) -> None:
 
 
 async def accelerator(binary: Path, wanted: str) -> str:
-    """Answer ``wanted``, or what ``auto`` was measured to mean since this machine booted."""
+    """Return ``wanted``, or for ``auto`` the accelerator that was measured since this machine
+    booted.
+    """
     if wanted != "auto":
         return wanted
     key = probe_cache.key(binary, "auto", "accel")
@@ -114,7 +124,7 @@ async def accelerator(binary: Path, wanted: str) -> str:
 
 
 def find_qemu(spec: PairSpec) -> Path:
-    """The QEMU of the pair file, or the one on PATH; raises `UnsupportedQEMU`."""
+    """Return the QEMU of the pair file, or the one on PATH; raises `UnsupportedQEMU`."""
     if spec.guest.qemu is not None:
         return spec.guest.qemu
     if found := shutil.which("qemu-system-x86_64"):
@@ -126,7 +136,7 @@ def find_qemu(spec: PairSpec) -> Path:
 
 
 async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
-    """Taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
+    """Require that taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
     host = ground.hosts[node]
     for nic in spec.nics:
         if nic.tap is not None:
@@ -141,10 +151,10 @@ async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
 
 
 async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[Path]:
-    """Give ``node`` an image for every disk, as big as the other node's; answers which were made.
+    """Make an image on ``node`` for every disk without one, as big as the other node's.
 
-    Raises `PreconditionFailed` where one cannot be made, has another size, or is in use: whatever
-    is written about such an image would be wrong for the guest that uses it.
+    Returns those that were made. Raises `PreconditionFailed` where one cannot be made, has another
+    size, or is in use: any record about such an image would be wrong for the guest that uses it.
     """
     made = []
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
@@ -178,7 +188,7 @@ def _require_file(there: DiskIdentity, path: Path, node: NodeName) -> None:
 
 
 async def require_same_sizes(spec: PairSpec, ground: Ground) -> int:
-    """Require every disk on both nodes, with one size; answers the bytes allocated for all of them.
+    """Require every disk on both nodes, with one size; return the bytes allocated for all of them.
 
     Raises `PreconditionFailed`.
     """
@@ -197,7 +207,7 @@ async def require_images(spec: PairSpec, ground: Ground, node: NodeName) -> None
 
 
 async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> image.ImageInfo:
-    """What a disk's image on ``node`` is; its format is the pair file's, never the image's word."""
+    """Inspect a disk's image on ``node``; its format is the pair file's, never the image's own."""
     described = spec.disks[disk]
     return await image.info(
         described.image[node],
@@ -208,7 +218,8 @@ async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> im
 
 
 def boots_alone(spec: PairSpec, ground: Ground) -> bool:
-    """Whether the guest has to boot before it can be protected, and alone when it boots anew.
+    """Return whether the guest has to boot before it can be protected, and alone when it boots
+    again.
 
     Since 10.2 QEMU keeps the code that TCG translated when COLO overwrites the secondary's memory
     (docs/qemu.md, "Stale translations"). A guest that boots puts new code where other code was, and
@@ -220,7 +231,7 @@ def boots_alone(spec: PairSpec, ground: Ground) -> bool:
 def primary_command(
     spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool
 ) -> cmdline.Launch:
-    """How the guest's QEMU is started on ``node``."""
+    """Build the command that starts the guest's QEMU on ``node``."""
     return cmdline.primary(
         _on_ground(spec, ground),
         node,
@@ -234,13 +245,13 @@ def primary_command(
 
 
 def _on_ground(spec: PairSpec, ground: Ground) -> PairSpec:
-    """The pair with what was found out about its images."""
+    """Return the pair with what was found out about its images."""
     disks = tuple(replace(disk, devices=ground.devices) for disk in spec.disks)
     return replace(spec, disks=disks)
 
 
 def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline.Launch:
-    """How an empty QEMU is started on ``node``; its overlays are made before."""
+    """Build the command that starts an empty QEMU on ``node``; its overlays are made before."""
     return cmdline.secondary(
         _on_ground(spec, ground),
         node,
@@ -257,7 +268,7 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline
 def plugin(ground: Ground) -> Path | None:
     """Find the fresh-code plugin that a QEMU of the pair loads; None under KVM, or without one.
 
-    Both nodes' QEMUs load it: whoever is promoted was a secondary.
+    Both nodes' QEMUs load it: a promoted QEMU was a secondary.
     """
     return freshcode.find(ground.binary.path) if ground.accel == "tcg" else None
 
@@ -265,7 +276,7 @@ def plugin(ground: Ground) -> Path | None:
 async def launch_primary(
     spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool, record: Recorder | None
 ) -> VM:
-    """The guest's QEMU runs on ``node``, its tap is up, its filters are there and switched off."""
+    """Launch the guest's QEMU on ``node``, its tap up, its filters present and switched off."""
     await check_room(spec, ground, node)
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(ground.wires(spec), ground.hosts)
@@ -275,7 +286,7 @@ async def launch_primary(
     vm = await VM.launch(node, ground.hosts[node], launch, rundir, record=record)
     vm.boots(written)
     try:
-        await _set_taps(spec, vm, up=True)
+        await taps.set_all(spec, vm.host, node, up=True)
     except BaseException:
         await vm.kill(10)
         raise
@@ -285,10 +296,10 @@ async def launch_primary(
 async def launch_secondary(
     spec: PairSpec, ground: Ground, node: NodeName, *, record: Recorder | None
 ) -> VM:
-    """Start an empty QEMU on ``node``, its overlays fresh and its tap down until it is promoted.
+    """Launch an empty QEMU on ``node``, its overlays fresh and its tap down until it is promoted.
 
-    Raises `PreconditionFailed` where the overlays of that node are pending, and what a launch
-    raises.
+    Raises `PreconditionFailed` where the overlays of that node are pending, and the errors of a
+    launch.
     """
     rundir = paths.make_private(ground.rundir(node))
     host = ground.hosts[node]
@@ -303,17 +314,11 @@ async def launch_secondary(
     launch = secondary_command(spec, ground, node)
     vm = await VM.launch(node, host, launch, rundir, record=record)
     try:
-        await _set_taps(spec, vm, up=False)
+        await taps.set_all(spec, vm.host, node, up=False)
     except BaseException:
         await vm.kill(10)
         raise
     return vm
-
-
-async def _set_taps(spec: PairSpec, vm: VM, *, up: bool) -> None:
-    for nic in spec.nics:
-        if nic.tap is not None:
-            await vm.host.tap(nic.tap.ifname[vm.node], up=up)
 
 
 async def sweep(
@@ -321,15 +326,14 @@ async def sweep(
 ) -> None:
     """Remove what ``node`` needed to run and set its taps down; its QEMU was ended before.
 
-    A tap that a process holds is another guest's by now, and is left as it is.
-
-    Its logs stay until the pair's folder goes, and its overlays as long as they are pending, or
-    ``keep_overlays`` says that they may be.
+    A tap that a process holds is another guest's by now, and is left as it is. Its logs stay until
+    the pair's folder goes, and its overlays as long as they are pending, or ``keep_overlays`` is
+    set because they may be.
     """
-    await inuse.lower_taps(spec, ground.hosts[node], node)
+    await taps.lower_free(spec, ground.hosts[node], node)
     await asyncio.to_thread(_remove_all_but_logs, ground.rundir(node))
     if not keep_overlays:
-        # The disk may be dead with its node; files that are left are made anew or removed later.
+        # The disk may be dead with its node; files that are left are replaced or removed later.
         with contextlib.suppress(ColoctlError, TimeoutError):
             async with asyncio.timeout(overlays.REMOVE_DEADLINE_S):
                 await overlays.remove(spec, ground.hosts[node], node)
@@ -338,5 +342,5 @@ async def sweep(
 def _remove_all_but_logs(folder: Path) -> None:
     for path in folder.glob("*"):
         if path.suffix != ".log":
-            with contextlib.suppress(OSError):  # read-only: who survives matters more
+            with contextlib.suppress(OSError):  # read-only: the survivor matters more
                 path.unlink()

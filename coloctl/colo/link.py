@@ -1,8 +1,11 @@
-"""The replication link is tried before a guest that runs may come to depend on it.
+"""Try the replication link before a guest that runs may come to depend on it.
 
-QEMU connects to an export from its main loop. Over a link that swallows packets that takes until a
-timeout, and the guest stands still meanwhile (docs/qemu.md, "Pitfalls"). So coloctl connects first,
-from the same host to the same address and port, where nobody waits for it but the act.
+Called by `supervisor.acts.protect` and `colo.protect`; sends data through `host.base`. QEMU
+connects to an export from its main loop. Over a link that swallows packets this takes until a
+timeout, and the guest stands still meanwhile (docs/qemu.md, "Pitfalls").
+
+Invariant: coloctl connects first, from the same host to the same address and port, and only the act
+waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from coloctl.nbd import wire
 
 #: One answer over the link, seconds. A SYN that was lost is sent again after 1 s, and once more 3 s
 #: after the first at the latest (RFC 6298: 1 s, then doubled; Linux 6.5 and newer stay at 1 s for a
-#: while): room for three of them, and for a slow answer to the last. Nobody but the act waits.
+#: while): room for three of them, and for a slow answer to the last. Only the act waits.
 ANSWER_S = 5.0
 
 #: The NBD port of a QEMU that was killed is in use for up to 10 ms more (docs/qemu.md, "Pitfalls");
@@ -29,8 +32,10 @@ HINT = "is that link up both ways, and does no filter drop its packets? The gues
 
 
 async def require(wires: Wires, primary: Host, secondary: Host, node: NodeName) -> None:
-    """Try data both ways between the hosts, at the address of ``node`` and the port of its exports,
-    where no QEMU listens yet; one host reaches itself. Raises `ReplicationError`, which names them.
+    """Try data both ways between the hosts, before a QEMU listens there.
+
+    The address is that of ``node``, the port that of its exports; one host reaches itself. Raises
+    `ReplicationError`, which names both.
     """
     at, freed = wires.exports(node), Deadline(FREED_S)
     if isinstance(at, SocketFile):
@@ -47,10 +52,11 @@ async def require(wires: Wires, primary: Host, secondary: Host, node: NodeName) 
 
 
 async def require_exports(wires: Wires, primary: Host, node: NodeName, deadline: Deadline) -> None:
-    """Hear the NBD server of ``node`` from the primary's host; raises as `require` does.
+    """Receive the greeting of the NBD server of ``node`` on the primary's host; raises like
+    `require`.
 
-    The server greets whoever comes, so its first word proves both directions; who leaves after that
-    leaves nothing behind there.
+    The server greets every client, so its greeting proves both directions. A client that leaves
+    after that leaves nothing there.
     """
     at = wires.exports(node)
     try:

@@ -1,19 +1,21 @@
-"""How long until the next checkpoint, where a pair chooses that itself; pure.
+"""Choose the delay to the next checkpoint, where a pair chooses it itself; pure.
+
+Called by `supervisor.pacing` through `supervisor.state`, at every checkpoint in adaptive mode.
 
 All that is known of a checkpoint is when the guest stopped for it and for how long (docs/qemu.md,
-"Measuring from QMP alone"). Two things follow. How much of the time the guest stands still: a
-shorter delay costs more of it. And why the checkpoint came, where it came before it was due:
+"Measuring from QMP alone"). Two things follow. First, the share of time in which the guest stands
+still: a shorter delay costs more of it. Second, the reason why a checkpoint came before it was due:
 
-* sooner after the one before than an answer may wait for its twin: two answers differed. That takes
-  a checkpoint at once, however long the delay is, and the client waits for its pause only;
-* later: an answer may have had no twin, and then its client waited for the whole of that time. A
-  delay that is shorter than the wait spares it.
+* It came sooner after the one before than an answer may wait for the secondary's: two answers
+  differed. That takes a checkpoint at once, however long the delay is, and the client waits for its
+  pause only.
+* It came later: an answer may have had no counterpart, and then its client waited for the whole of
+  that time. A delay that is shorter than the wait spares it.
 
-So a long delay serves every load best but the one whose answers wait.
-
-Setting the delay takes a checkpoint, unless one is under way. So a change is wanted at the end of
-one checkpoint and made in the middle of the next, and there are few of them: what has just been
-changed is looked at first, and a delay that went wrong is not tried again soon.
+So a long delay serves every load best but the one whose answers wait. Setting the delay takes a
+checkpoint, unless one is under way. So a change is wanted at the end of one checkpoint and made in
+the middle of the next, and changes are few: the effect of the last one is looked at first, and a
+delay that went wrong is not tried again soon.
 
 Invariant: the delay lies within the budget's floor and ceiling.
 """
@@ -29,7 +31,7 @@ from coloctl.model.pair import CheckpointSpec
 #: A checkpoint came before it was due when its period is less than this share of the delay. QEMU's
 #: timer and the secondary's stop together were late by up to 8 ms, never early by more than 2.
 EARLY_SHARE = 0.75
-#: So many early ones without one on time are the load's doing; a single one may be anybody's.
+#: So many early ones without one on time come from the load; a single one may have any cause.
 EARLY_ROW = 2
 #: After so many checkpoints on time the delay grows, by this factor at most and by that at least.
 PATIENCE = 2
@@ -42,7 +44,7 @@ RECENT = 5
 
 @dataclass(frozen=True)
 class Budget:
-    """What checkpoints may cost, and the bounds of the delay."""
+    """The cost that checkpoints may have, and the bounds of the delay."""
 
     min_ms: int
     max_ms: int
@@ -51,7 +53,7 @@ class Budget:
 
     @classmethod
     def of(cls, checkpoint: CheckpointSpec) -> Budget:
-        """As the pair file says."""
+        """Return the budget that the pair file states."""
         return cls(
             checkpoint.min_delay_ms,
             checkpoint.max_delay_ms,
@@ -60,15 +62,16 @@ class Budget:
         )
 
     def within(self, delay_ms: float) -> int:
-        """The nearest delay that is allowed at all."""
+        """Return the nearest delay that is allowed at all."""
         return round(min(max(delay_ms, self.min_ms), self.max_ms))
 
     def floor_ms(self, pause_ms: float) -> int:
-        """The shortest delay at which pauses of that length stay within their share of the time.
+        """Compute the shortest delay at which pauses of that length stay within their share of the
+        time.
 
-        One that holds answers for longer than they may be held counts as just so long: the more a
-        guest writes between two checkpoints the longer it stands still, and a delay that grew with
-        the pause would only feed it.
+        A pause that holds answers for longer than they may be held counts as just so long. The more
+        a guest writes between two checkpoints the longer it stands still, and a delay that grew
+        with the pause would only feed it.
         """
         return self.within(math.ceil(min(pause_ms, self.held_ms) / self.pause_share))
 
@@ -86,26 +89,28 @@ class Pace:
     on_time: int = 0  #: in a row
     wall_ms: float = math.inf  #: the shortest delay that went wrong and was not borne since
     patience: int = PATIENCE  #: on time in a row, before the wall is tried again
-    looking: bool = False  #: the next checkpoint says nothing of the delay that was just set
+    looking: bool = False  #: the next checkpoint is no sign for the delay that was just set
 
     @classmethod
     def begin(cls, budget: Budget, delay_ms: int) -> Pace:
-        """Nothing is known of the load yet."""
+        """Begin with a delay while nothing is known of the load."""
         within = budget.within(delay_ms)
         return cls(budget, within, within)
 
     def anew(self) -> Pace:
-        """Another session of COLO begins with the delay at which the last one ended."""
+        """Begin another session of COLO with the delay at which the last one ended."""
         return Pace.begin(self.budget, self.delay_ms)
 
     def set(self) -> Pace:
-        """The wanted delay is in force."""
+        """Note that the wanted delay is in force."""
         return replace(self, delay_ms=self.wanted_ms, early=0, on_time=0, looking=True)
 
     def after(self, pause_ms: float, period_ms: float, wait_ms: int) -> Pace:
-        """A checkpoint held the guest for ``pause_ms``, ``period_ms`` after the one before.
+        """Note a checkpoint that held the guest for ``pause_ms``, ``period_ms`` after the one
+        before.
 
-        ``wait_ms`` is how long an answer waits for its twin (``checkpoint.compare_timeout_ms``).
+        ``wait_ms`` is how long an answer waits for the secondary's
+        (``checkpoint.compare_timeout_ms``).
         """
         seen = replace(self, pauses_ms=(*self.pauses_ms, pause_ms)[-RECENT:], looking=False)
         if self.looking:
@@ -116,12 +121,12 @@ class Pace:
         return replace(seen, early=0, on_time=self.on_time + 1)._decided()
 
     def _decided(self) -> Pace:
-        """The delay that what was seen calls for is wanted."""
+        """Return the pace that wants the delay for which the observations call."""
         pause_ms, held_ms = median(self.pauses_ms), self.budget.held_ms
         floor_ms = self.budget.floor_ms(pause_ms)
         much_less = self.delay_ms / GROWTH_MIN
         if self.early >= EARLY_ROW and (target := max(floor_ms, held_ms)) < much_less:
-            why = f"Answers wait for their twins before {self.delay_ms} ms are over."
+            why = f"Answers wait for the secondary's before {self.delay_ms} ms are over."
             return self._back_to(target, why)
         if pause_ms > held_ms and (target := max(floor_ms, self.delay_ms // 2)) < much_less:
             why = f"Checkpoints hold answers for {pause_ms:.0f} ms, and {held_ms} ms are allowed."
@@ -133,14 +138,14 @@ class Pace:
         return self._forward(pause_ms)
 
     def _back_to(self, delay_ms: int, why: str) -> Pace:
-        """The delay in force has gone wrong."""
+        """Return to a shorter delay, because the one in force has gone wrong."""
         patience = min(2 * self.patience, PATIENCE_MAX)
         wanted = self.budget.within(delay_ms)
         wall_ms = min(self.wall_ms, self.delay_ms)
         return replace(self, wanted_ms=wanted, why=why, wall_ms=wall_ms, patience=patience)
 
     def _forward(self, pause_ms: float) -> Pace:
-        """A longer delay is wanted, where the load has borne this one for long enough.
+        """Choose a longer delay, where the load has borne this one for long enough.
 
         At worst pauses grow as the delay does, so it grows no further than they may.
         """

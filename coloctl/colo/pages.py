@@ -1,33 +1,37 @@
 """Compare the memory of a pair in COLO page by page while both guests run; nothing is written.
 
-Both guests run between checkpoints, so most pages that differ do so for good reasons. What can be
-compared is a page that is still on both sides:
+Called by `supervisor.verifying`; reads through `qmp.ram` and `host.scratch`.
+
+Both guests run between checkpoints, so most pages that differ do so for good reasons. A page can be
+compared if it is still on both sides:
 
 1. At each checkpoint the secondary loads every page that the primary wrote, and every page that it
-   wrote itself, with the primary's content. So behind it both hold the same, page for page.
-2. If a page holds ``x`` on the primary and ``y`` on the secondary, before a checkpoint and behind
+   wrote itself, with the primary's content. So after it both hold the same, page for page.
+2. If a page holds ``x`` on the primary and ``y`` on the secondary, before a checkpoint and after
    it, and was not written in between on either side, then the checkpoint left ``y`` where ``x``
-   should be: the secondary's page is not the guest's. Nothing but damage does that: a bit that
-   flipped in the memory of either host, or a page that QEMU did not know to be written.
+   should be: the secondary's page is not the guest's. Only damage does that: a bit that flipped in
+   the memory of either host, or a page that QEMU did not know to be written.
 3. "Not written" is not seen, only that the content was the same at each look. And there is a reason
-   why a secondary's guest makes the same ``y`` of an ``x`` behind every checkpoint: virtio-net has
+   why a secondary's guest makes the same ``y`` of an ``x`` after every checkpoint: virtio-net has
    the guest announce itself whenever its state was loaded, so the secondary's guest sends an ARP
    request each time, which the primary's does not (seen: the request's frame, the rings and the
    counters of the kernel, 4 to 8 pages of 65,440). That happens within a millisecond. So the
    secondary is read again and again while it loads (`_race`): the read that waits when the load
    ends comes before the timer of the announcement, and shows ``x`` where the page is sound. One
-   read that shows ``x``, or a look at both that shows anything but ``x`` and ``y``, acquits.
-4. That read may come late on a machine that is busy. So a page that was never acquitted in `LOOKS`
-   checkpoints is strong evidence and no proof: it is told, and nothing is done about it.
+   read that shows ``x``, or a look at both that shows anything but ``x`` and ``y``, proves the page
+   sound.
+4. That read may come late on a machine that is busy. So a page that was never found sound in
+   `LOOKS` checkpoints is strong evidence and no proof: it is reported, and nothing is done about
+   it.
 
 So a page is *same* (still on both sides, and equal), *different* (still on both sides at every
-look, and not equal) or *moving*: nothing is said of it. What is damaged in a page that the guest
-writes all the time is not found, and may be mended by its next checkpoint anyway.
+look, and not equal) or *moving*: no statement is made about it. Damage in a page that the guest
+writes all the time is not found, and may be repaired by its next checkpoint anyway.
 
-QEMU writes a chunk at a time (``pmemsave``) into memory without a name that it was given a
-descriptor of, so no filesystem can hold its main loop up and nothing is left behind. It holds the
-main loop for about a millisecond per MiB (docs/qemu.md). Digests of a window are kept, of one
-look; the contents of no more than a chunk on each side.
+QEMU writes a chunk at a time (``pmemsave``) into memory without a name, of which it was given a
+descriptor. So no filesystem can hold its main loop up, and no file is left. It holds the main loop
+for about a millisecond per MiB (docs/qemu.md). Digests of a window are kept, of one look; the
+contents of no more than a chunk on each side.
 """
 
 from __future__ import annotations
@@ -52,21 +56,21 @@ CHUNK = 1 << 20
 #: So many chunks are looked at twice with a checkpoint in between: 256 MiB, 1 MiB of digests on
 #: each side.
 WINDOW = 256
-#: Behind how many checkpoints a page that differs is looked at again, and at which moments behind
-#: each, seconds from the one before; at the first alone where more than `FEW` pages differ.
+#: The number of checkpoints after which a page that differs is looked at again, and the moments
+#: after each, seconds from the one before; the first alone where more than `FEW` pages differ.
 LOOKS = 24
 MOMENTS_S = (0.0, 0.06)
 FEW = 256
-#: How long behind the end of a load the secondary is still read without a pause.
+#: Time after the end of a load for which the secondary is still read without a pause.
 RACE_S = 0.005
-#: And how long that may take behind the checkpoint; so many chunks are read in a row at most.
+#: And the limit of that after the checkpoint; so many chunks are read in a row at most.
 RACE_END_S, RACE_CHUNKS = 0.1, 8
 #: Both QEMUs are left alone after each chunk for so many times what the chunk took: on a machine
 #: that is busy that is longer, and a guest there needs it more. Seconds at most.
 REST, REST_MAX_S = 2.0, 0.1
 #: More pages than this are not looked at again; the first of them are enough.
 SUSPECTS_MAX = 65_536
-#: As many places are told.
+#: As many places are reported.
 PLACES_MAX = 100
 #: The set of descriptors in QEMU that is ours; no other part of coloctl uses any.
 FDSET = 7301
@@ -81,7 +85,7 @@ class Reading:
 
     primary: VM
     secondary: VM
-    #: Returns behind a checkpoint that began after the call.
+    #: Returns after a checkpoint that began after the call.
     checkpoint: Callable[[], Awaitable[None]]
     report: Callable[[int, int], None]
     rate: int = 0  #: bytes per second that are read on each side, 0 for no limit
@@ -89,7 +93,7 @@ class Reading:
 
 @dataclass
 class Tally:
-    """What was found so far; ``suspects``: both digests by address."""
+    """The result so far; ``suspects``: both digests by address."""
 
     same: int = 0
     moving: int = 0
@@ -152,7 +156,7 @@ async def forget(vm: VM) -> None:
 
 
 async def _ram(work: Reading) -> Ram:
-    """The memory of both guests, which is at the same addresses; raises `NotComparable`."""
+    """Return the memory of both guests, which is at the same addresses; raises `NotComparable`."""
     mine, theirs = await asyncio.gather(_ram_of(work.primary), _ram_of(work.secondary))
     if mine != theirs:
         raise NotComparable("Both QEMUs show the guest's memory at other addresses.")
@@ -168,7 +172,7 @@ async def _ram_of(vm: VM) -> Ram:
 
 @contextlib.asynccontextmanager
 async def _both(work: Reading) -> AsyncIterator[tuple[MemoryWindow, MemoryWindow]]:
-    """Give a scratch to each QEMU; it is empty afterwards, and taken back where all went well."""
+    """Put a scratch into each QEMU; it is empty afterwards, and taken back where all went well."""
     key = secrets.token_bytes(16)
     with contextlib.ExitStack() as scratches:
         sides = []
@@ -189,7 +193,7 @@ async def _window(
     chunks: tuple[RamRange, ...],
     tally: Tally,
 ) -> None:
-    """Look at each page before a checkpoint and behind it."""
+    """Look at each page before a checkpoint and after it."""
     before = [await _look(work, sides, chunk) for chunk in chunks]
     await work.checkpoint()
     for chunk, earlier in zip(chunks, before, strict=True):
@@ -200,7 +204,7 @@ async def _window(
 def _sort(
     tally: Tally, begin: int, earlier: tuple[bytes, bytes], later: tuple[bytes, bytes]
 ) -> None:
-    """Tell the pages of a chunk apart by the digests of two looks at both sides."""
+    """Sort the pages of a chunk by the digests of two looks at both sides."""
     if earlier == later and later[0] == later[1]:
         tally.same += len(later[0]) // DIGEST
         return
@@ -211,13 +215,13 @@ def _sort(
         elif mine == theirs:
             tally.same += 1
         elif len(tally.suspects) >= SUSPECTS_MAX:
-            tally.moving += 1  # nothing is said of it
+            tally.moving += 1  # no statement is made about it
         else:
             tally.suspects[begin + at // DIGEST * PAGE] = (mine, theirs)
 
 
 async def _settle(work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally: Tally) -> None:
-    """Acquit every suspect that looks otherwise once."""
+    """Remove every suspect that looks otherwise once."""
     for look in range(LOOKS):
         if not tally.suspects:
             return
@@ -232,13 +236,14 @@ async def _settle(work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally
             raise lost
         for moment_s in MOMENTS_S if len(tally.suspects) <= FEW else MOMENTS_S[:1]:
             await asyncio.sleep(moment_s)
-            await _acquit(work, sides, tally)
+            await _look_again(work, sides, tally)
 
 
 async def _race(secondary: VM, side: MemoryWindow, tally: Tally, look: int) -> None:
     """Read suspects on the secondary while it loads a checkpoint; the first is another each time.
 
-    A page that shows the primary's content was loaded rightly, whatever the guest makes of it.
+    A page that shows the primary's content was loaded rightly; what the guest makes of it later
+    does not count.
     """
     loop = asyncio.get_running_loop()
     with secondary.monitor.listen("STOP", "RESUME") as events:
@@ -264,7 +269,9 @@ async def _race(secondary: VM, side: MemoryWindow, tally: Tally, look: int) -> N
             await asyncio.gather(loaded, return_exceptions=True)
 
 
-async def _acquit(work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally: Tally) -> None:
+async def _look_again(
+    work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally: Tally
+) -> None:
     """Look at every suspect once; one that shows other contents than before is none any more."""
     for some in _together(tally.suspects, tally.chunks):
         mine, theirs = await _look(work, sides, some)
@@ -276,7 +283,7 @@ async def _acquit(work: Reading, sides: tuple[MemoryWindow, MemoryWindow], tally
 async def _look(
     work: Reading, sides: tuple[MemoryWindow, MemoryWindow], chunk: RamRange
 ) -> tuple[bytes, bytes]:
-    """The digests of a chunk on both sides at nearly the same time; then both have their rest."""
+    """Compute the digests of a chunk on both sides at nearly the same time; then let both rest."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     mine, theirs = await asyncio.gather(*(side.digests(chunk.begin, chunk.end) for side in sides))
@@ -286,7 +293,7 @@ async def _look(
 
 
 def _cut(ranges: Iterable[RamRange], size: int) -> Iterator[RamRange]:
-    """The same ranges in pieces of ``size`` bytes at most."""
+    """Cut the ranges into pieces of ``size`` bytes at most."""
     for one in ranges:
         for begin in range(one.begin, one.end, size):
             yield RamRange(begin, min(begin + size, one.end))
@@ -302,7 +309,9 @@ def _at(digests: bytes, some: RamRange, page: int) -> bytes:
 
 
 def _together(pages: Iterable[int], chunks: Sequence[RamRange]) -> list[RamRange]:
-    """The pages of each chunk as one range inside it: between chunks there may be devices."""
+    """Combine the pages of each chunk into one range inside it: between chunks there may be
+    devices.
+    """
     found: dict[int, RamRange] = {}
     begins = [chunk.begin for chunk in chunks]
     for page in sorted(pages):
@@ -313,7 +322,7 @@ def _together(pages: Iterable[int], chunks: Sequence[RamRange]) -> list[RamRange
 
 
 def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Pages that follow each other, as ranges."""
+    """Combine pages that follow each other into ranges."""
     begin = end = -1
     for page in pages:
         if page != end:

@@ -1,8 +1,11 @@
-"""Each wire of a pair must end in the other QEMU of that pair before the pair counts as protected.
+"""Require that each wire of a pair ends in the other QEMU of that pair.
 
-A chardev server takes one client, whoever it is: a stranger that came first would hold the slot,
-the comparison would hear nothing, and the pair would say that it is protected. `colo.protect` asks
-`require` once the wires are connected, and again before it says so.
+Called by `colo.protect` once the wires are connected, and again before the pair counts as
+protected; asks the hosts through `vm` what the kernel shows. A chardev server takes one client,
+and any process can be the first. A stranger that came first would hold the slot, the comparison
+would receive nothing, and the pair would report that it is protected.
+
+Invariant: a stranger is cut off and reported before `require` returns.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from coloctl.vm import VM
 
 #: A secondary whose connection was refused tries again after 1 s; room for several tries. Seconds.
 CONNECTED_S = 10.0
-#: Between two looks, seconds: nobody but the act waits.
+#: Between two looks, seconds: only the act waits.
 AGAIN_S = 0.05
 
-#: What may wait in a unix socket on its way to the secondary's filters, bytes. QEMU writes to it
+#: The room of a unix socket on the way to the secondary's filters, bytes. QEMU writes to it
 #: from its main loop and waits there while it is full, and a unix socket has room for 200 kB by
 #: default, which is less than a hundred full frames.
 MIRROR_BYTES = 4 << 20
@@ -60,14 +63,14 @@ def wires_of(wires: Wires, primary: VM, secondary: VM) -> Iterator[ExpectedConne
 async def require(
     wires: Wires, primary: VM, secondary: VM, deadline: Deadline, turned_away: TurnedAway
 ) -> None:
-    """Wait until every wire ends in the right QEMU and nobody else is connected.
+    """Wait until every wire ends in the right QEMU and in no other process.
 
-    A stranger is cut off and reported. Raises `ReplicationError`, which names the wire and who
-    holds it.
+    A stranger is cut off and reported. Raises `ReplicationError`, which names the wire and the
+    process that holds it.
     """
     within = Deadline(deadline.at_most(CONNECTED_S))
     for wire in wires_of(wires, primary, secondary):
-        # What is looked at is in the kernel, and nothing tells when it changes.
+        # The connections are the kernel's, and it sends no event when they change.
         while (why := await _wrong(wire, turned_away)) and not within.expired:  # noqa: ASYNC110
             await asyncio.sleep(AGAIN_S)
         if why:
@@ -82,7 +85,7 @@ async def require(
 
 
 async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
-    """Say what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
+    """Describe what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
     host, server = wire.server.host, wire.server.process.identity
     client = wire.client.process.identity
     callers = await host.callers(server, wire.at, client)
@@ -98,7 +101,7 @@ async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
 
 
 async def _connected(wire: ExpectedConnection) -> bool:
-    """Whether QEMU itself says so; of an NBD server it cannot be asked."""
+    """Return whether QEMU itself reports a connection; of an NBD server it cannot be asked."""
     if not wire.chardev:
         return True
     listed = await wire.server.execute(qmp.query_chardev())

@@ -1,6 +1,7 @@
-"""Run the programs of `coloctl.nbd` beside the disks of a pair, and tell them where the disks are.
+"""Run the programs of `nbd/` beside the disks of a pair, and send them the disks' addresses.
 
-`colo.difference` brings a replica in sync with them, `colo.verify` compares disks in COLO.
+Called by `colo.difference`, which makes a replica equal with them, and by `colo.verify`, which
+compares disks in COLO; starts them through `host.base`.
 """
 
 from __future__ import annotations
@@ -53,19 +54,21 @@ def target(spec: PairSpec, secondary: VM, disk: int) -> dict[str, Any]:
 
 
 async def relay(digester: Conversation, listener: Conversation, deadline: Deadline) -> None:
-    """Pass the replica's digests on to the program beside the primary, or that none will come."""
-    with contextlib.suppress(Unreachable):  # it has ended: who listens to it says why
+    """Pass the replica's digests, or the news that none will come, to the program beside the
+    primary.
+    """
+    with contextlib.suppress(Unreachable):  # it has ended: the reader of its output reports why
         while (line := await digester.hear(deadline.remaining())) is not None:
             await listener.say(line, deadline.remaining())
             if line == json.dumps(OVER):
                 return
-        why = digester.last_words().strip().rpartition("\n")[2] or "it said no more"
+        why = digester.last_words().strip().rpartition("\n")[2] or "it wrote no more"
         gone = {"failed": f"the program that reads the replica ended: {why}"}
         await listener.say(json.dumps(gone), deadline.remaining())
 
 
 async def say(to: Conversation, deadline: Deadline, message: Mapping[str, Any]) -> None:
-    """Tell a program one thing; one that has ended says why to its listener."""
+    """Send a program one message; one that has ended shows the reason in its output."""
     with contextlib.suppress(Unreachable):
         await to.say(json.dumps(message), deadline.remaining())
 

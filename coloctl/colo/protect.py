@@ -1,4 +1,12 @@
-"""A primary and a fresh secondary become a pair in COLO."""
+"""Protect a guest: connect a primary and a fresh secondary, and bring both into COLO.
+
+Called by `supervisor.acts.protect` and `check.trial_run`; the sequences are those of `colo.plan`,
+the disks are made equal by `colo.resync`, and each QEMU is reached through its `vm`.
+
+Invariant: the guest keeps running throughout, except for the join of the disks and the end of the
+migration. The pair is not called protected before one checkpoint is complete with every filter on
+and every wire was checked.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +48,11 @@ CAUTIOUS_DELAY_MS = 1000
 #: takes tens of milliseconds, and to ask once more costs one of them.
 ASK_AGAIN_S = 0.25
 
-#: What may be left of the guest's memory when it is held for the rest: a few milliseconds' worth.
+#: Bytes of the guest's memory that may be left when it is held for the rest: a few milliseconds.
 LITTLE_BYTES = 4 * 1024 * 1024
 #: A guest that writes faster than its memory is sent is held after so long, seconds per pass.
 CONVERGE_DEADLINE_S = 120.0
-#: How long a guest may stand still until COLO lets it run, or a first checkpoint may take, seconds.
+#: The time a guest may stand still until COLO lets it run, or a first checkpoint takes, seconds.
 #: Idle machines need 14 to 311 ms (docs/qemu.md); 15 s were not enough once, in a suite whose two
 #: cores had a load of 10. After this something is wedged, and the guest matters more than its
 #: protection.
@@ -56,7 +64,7 @@ LEAST_RATE = 60e6
 
 @dataclass(frozen=True)
 class Protecting:
-    """What one act of protection works on."""
+    """The pair and the settings on which one act of protection works."""
 
     spec: PairSpec
     primary: VM
@@ -67,12 +75,12 @@ class Protecting:
     known: bool = True  #: the replica held this pair's disks once: only what differs is sent
     #: How fast disks may be copied, asked when the copy begins; as in `Policy.mirror_rate`.
     mirror_rate: Callable[[], int] = lambda: 0
-    copied: Callable[[Copied], None] = lambda _: None  #: hears what was sent
-    turned_away: peers.TurnedAway = lambda _: None  #: hears of strangers that were cut off
+    copied: Callable[[Copied], None] = lambda _: None  #: called with the report of the copy
+    turned_away: peers.TurnedAway = lambda _: None  #: called for strangers that were cut off
 
     @property
     def wires(self) -> Wires:
-        """Where the two QEMUs meet."""
+        """The addresses at which the two QEMUs meet."""
         return Wires(self.spec, self.secondary.rundir.parent)
 
     @property
@@ -81,7 +89,7 @@ class Protecting:
 
 
 def first_delay_ms(spec: PairSpec, delay_ms: int) -> int:
-    """The period until the guest's first connection was seen, or for good without a guard."""
+    """Return the period until the guest's first connection was seen; for good without a guard."""
     if spec.checkpoint.guard_first_connection:
         return min(delay_ms, CAUTIOUS_DELAY_MS)
     return delay_ms
@@ -90,11 +98,12 @@ def first_delay_ms(spec: PairSpec, delay_ms: int) -> int:
 async def protect(
     act: Protecting, *, deadline: Deadline, report: StepReport, fact: FactReport
 ) -> None:
-    """The pair is in COLO and has completed one checkpoint with every filter on.
+    """Bring the pair into COLO and complete one checkpoint with every filter on.
 
-    The primary's QEMU is told nothing until its host has heard the secondary's NBD server
-    (`colo.link`). The guest keeps running throughout, except for the join of the disks and the
-    switch-over of the migration. Raises `ReplicationError`; the caller then abandons the secondary.
+    The primary's QEMU gets no command until its host has received the greeting of the secondary's
+    NBD server (`colo.link`). The guest keeps running throughout, except for the join of the disks
+    and the switch-over of the migration. Raises `ReplicationError`; the caller then abandons the
+    secondary.
     """
     try:
         await _connect(act, deadline, report)
@@ -109,7 +118,7 @@ async def protect(
         raise ReplicationError(
             f"The pair could not be protected: {error.message}",
             stage="protect",
-            hint=f"the secondary's last words: {last}" if last else error.hint,
+            hint=f"the secondary's last output: {last}" if last else error.hint,
         ) from error
     fact(Fact.CHECKPOINT_COMPLETED, "The first checkpoint is complete.")
 
@@ -135,7 +144,7 @@ async def _require_peers(act: Protecting, deadline: Deadline) -> None:
 
 
 async def _ensure_filters(act: Protecting, deadline: Deadline) -> None:
-    """A primary that went through a failover lost its filters; it gets them back, switched off."""
+    """Restore the filters, switched off, of a primary that lost them in a failover."""
     listed = await act.primary.execute(qmp.qom_list("/objects"))
     present = {str(entry["name"]) for entry in listed}
     if act.spec.nics and "comp0" not in present:
@@ -192,7 +201,7 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
                 "QEMU 10.0.0 to 10.0.6 and early 10.1 cannot enter COLO; "
                 "`coloctl probe --full` shows it"
                 if reached is MigrationStatus.COMPLETED
-                else f"the secondary's last words: {act.secondary.last_words(1).strip() or 'none'}"
+                else f"the secondary's last output: {act.secondary.last_words(1).strip() or 'none'}"
             ),
         )
 
@@ -203,16 +212,16 @@ def _held_too_long(act: Protecting, held_s: float) -> MigrationFailed:
     return MigrationFailed(
         f"The guest stood still for {held_s:.0f} s and COLO did not begin; it was let go on.",
         stage="migrating",
-        hint=f"the last words of node {act.secondary.node}'s QEMU: {last}",
+        hint=f"the last output of node {act.secondary.node}'s QEMU: {last}",
     )
 
 
 async def _hold(act: Protecting, deadline: Deadline) -> float:
-    """Stop a guest that runs until COLO begins; answer how long that may take, in seconds.
+    """Stop a guest that runs until COLO begins; return how long that may take, in seconds.
 
     QEMU would stop it by itself for the last pass, but pages that the guest changes in the passes
-    before may then be stale in the secondary's copy for as long as the primary does not change
-    them again, and a failover makes them the guest's (docs/qemu.md, "Stale pages").
+    before may then be stale in the secondary's copy for as long as the primary does not change them
+    again, and a failover makes them the guest's (docs/qemu.md, "Stale pages").
     """
     if act.in_sync:
         return deadline.remaining()  # it has not run yet: no client waits for it
@@ -226,7 +235,7 @@ async def _hold(act: Protecting, deadline: Deadline) -> float:
 
 
 async def _open_stream(act: Protecting, deadline: Deadline) -> None:
-    """The secondary listens, over sockets of ours where the spec says so."""
+    """Make the secondary listen, over sockets of ours where the pair file asks for that."""
     spec, primary, secondary = act.spec, act.primary, act.secondary
     if spec.replication.stream is MigrationTransport.FD:
         there, here = await _channel(act, deadline)
@@ -237,7 +246,7 @@ async def _open_stream(act: Protecting, deadline: Deadline) -> None:
 
 
 async def _channel(act: Protecting, deadline: Deadline) -> tuple[host.Channel, host.Channel]:
-    """The secondary's and the primary's end; without Nagle's delay, which stalls checkpoints."""
+    """Open both ends of the stream, without Nagle's delay, which stalls checkpoints."""
     secondary = act.secondary
     at = act.wires.stream(secondary.node)
     if isinstance(at, SocketFile):
@@ -251,10 +260,10 @@ async def _channel(act: Protecting, deadline: Deadline) -> tuple[host.Channel, h
 
 
 async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> None:
-    """Output is compared, and a checkpoint taken after that is complete on both sides.
+    """Switch the comparison on, and take a checkpoint that is complete on both sides.
 
-    Begins when the guest runs in COLO: between the status ``colo`` and that moment, QEMU aborts
-    when it is told the checkpoint delay (``qemu_event_set: Assertion `ev->initialized'``, seen on
+    Begins when the guest runs in COLO. Between the status ``colo`` and that moment, QEMU aborts
+    when the checkpoint delay is set (``qemu_event_set: Assertion `ev->initialized'``, seen on
     7.2.22 and 10.0.13).
     """
     report("first checkpoint", None, None)
@@ -285,7 +294,7 @@ async def _let_run(act: Protecting, deadline: Deadline) -> None:
 
 
 async def next_checkpoint(primary: VM, deadline_s: float) -> None:
-    """A checkpoint that began after this call is complete; raises `DeadlineMissed`."""
+    """Wait until a checkpoint that began after this call is complete; raises `DeadlineMissed`."""
     deadline = Deadline(deadline_s)
     with primary.monitor.listen("STOP", "RESUME") as events:
         await events.next(deadline.remaining(), lambda event: event.name == "STOP")
@@ -309,14 +318,14 @@ async def checkpoint_now(primary: VM, delay_ms: int, deadline_s: float) -> None:
             raise CheckpointStalled(
                 f"No checkpoint completed within {deadline_s:.0f} s.",
                 stage="checkpoint",
-                hint="`coloctl probe --full` tells whether this QEMU can hold COLO at all",
+                hint="`coloctl probe --full` shows whether this QEMU can hold COLO at all",
             ) from error
 
 
 async def _asked_for(primary: VM, delay_ms: int, events: EventStream, deadline: Deadline) -> bool:
-    """Ask once for a checkpoint; answer whether one has begun since.
+    """Ask once for a checkpoint; return whether one has begun since.
 
-    Answers at the end of one that had begun before, and after `ASK_AGAIN_S`.
+    Returns at the end of one that had begun before, and after `ASK_AGAIN_S`.
     """
     await run(plan.set_checkpoint_delay(delay_ms), primary.monitor, deadline=deadline)
     left_s = deadline.remaining()

@@ -1,4 +1,8 @@
-"""What coloctl does not start, because it is known to end in a crash, a hang or corrupt memory."""
+"""Refuse a pair that is known to end in a crash, a hang or corrupt memory.
+
+Called by `colo.launch` before a pair starts and by `check.command`; the bugs are those of
+`colo.known_bugs`, the facts about a binary those of `vm`.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,13 @@ from coloctl.errors import UnsupportedQEMU
 from coloctl.model.pair import PairSpec
 from coloctl.vm import Binary
 
-#: Told by behaviour and never survived. What a version number alone suggests is left to the
-#: protection itself, which notices a migration that completes and says so.
+#: Recognized by behaviour and never survived. A bug that a version number alone suggests is left to
+#: the protection itself, which notices a migration that completes and reports it.
 REFUSED = ("q35-abort", "tcg-deadlock", "multifd-corruption")
 
 
 def refusals(spec: PairSpec, binary: Binary, accel: str) -> list[KnownBug]:
-    """The known bugs that this pair would run into for certain; ``accel`` is never ``auto``."""
+    """Return the known bugs that this pair would certainly meet; ``accel`` is never ``auto``."""
     what = Combination(
         binary.dialect,
         accel,
@@ -24,7 +28,7 @@ def refusals(spec: PairSpec, binary: Binary, accel: str) -> list[KnownBug]:
 
 
 def refuse(spec: PairSpec, binary: Binary, accel: str) -> None:
-    """Nothing is known to break this pair; raises `UnsupportedQEMU` with the first that would."""
+    """Raise `UnsupportedQEMU` with the first known bug that would break this pair."""
     for bug in refusals(spec, binary, accel):
         raise UnsupportedQEMU(
             f"{binary.path} ({binary.version}) is not used for this pair: {bug.verdict()}",

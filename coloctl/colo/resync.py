@@ -1,7 +1,10 @@
-"""Disks brought in sync while the guest serves, in one of two ways; then one short pause.
+"""Make the disks of a new secondary equal while the guest serves, with one short pause.
 
-Where the replica held nearly the same, only what differs is sent (`colo.difference`). Else, and
-where that does not work: mirror -> ready -> pause -> attached.
+Called by `colo.protect`. Where the replica held nearly the same, only what differs is sent
+(`colo.difference`). Else, and where that fails, the disks are mirrored (`colo.mirror_plan`): mirror
+-> ready -> pause -> attached. QEMU's jobs are watched with `qmp.wait`.
+
+Invariant: the guest is resumed on every path out of the pause.
 """
 
 from __future__ import annotations
@@ -39,11 +42,11 @@ async def join(
     known: bool,
     rate: Callable[[], int] = lambda: 0,
 ) -> Copied:
-    """Both sides hold the same disks, and every guest write goes to both; the guest runs again.
+    """Make both sides' disks equal and attach the replicas; the guest runs again.
 
-    ``known``: the replica held this pair's disk once, so that comparing is worth it. ``rate`` is
-    asked when the copy begins: bytes per second over the link while the guest runs, 0 for no
-    limit. Raises `ResyncFailed`.
+    Afterwards every guest write goes to both. ``known``: the replica held this pair's disk once, so
+    that comparing is worth it. ``rate`` is asked when the copy begins: bytes per second over the
+    link while the guest runs, 0 for no limit. Raises `ResyncFailed`.
     """
     why = ""
     if known:
@@ -81,16 +84,16 @@ async def mirror_and_join(
     rate: Callable[[], int] = lambda: 0,
     why: str = "",
 ) -> Copied:
-    """As `join`, every block having been sent; ``why`` is kept in the answer.
+    """Make both sides' disks equal by sending every block; ``why`` is kept in the report.
 
-    The guest is stopped only from the last pass of the mirror until the replica has joined the
-    quorum, and is resumed whatever happens. ``rate`` is asked when the copy begins, bytes per
-    second; whoever changes it later tells QEMU. Raises `ResyncFailed`.
+    Otherwise as `join`. The guest is stopped only from the last pass of the mirror until the
+    replica has joined the quorum, and is resumed on every path. ``rate`` is asked when the copy
+    begins, bytes per second; a later change is sent to QEMU by its author. Raises `ResyncFailed`.
     """
     full = sum(await difference.disk_sizes(spec, primary))
     given = rate()
     await run(mirror_plan.mirror_disks(spec, given), primary.monitor, deadline=deadline)
-    if (now := rate()) != given:  # changed before there was a job to be told
+    if (now := rate()) != given:  # changed before there was a job to be limited
         await run(retune.limit_mirrors(spec, now), primary.monitor, deadline=deadline)
     sent = await _until_ready(spec, primary, deadline, report)
     try:
@@ -104,7 +107,7 @@ async def mirror_and_join(
 
 
 async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: ByteReport) -> int:
-    """Wait until every mirror follows the guest's writes; answer how many bytes that took.
+    """Wait until every mirror follows the guest's writes; return how many bytes that took.
 
     A copy has no fixed end: ``deadline`` is renewed whenever one of them has come further.
     """
@@ -145,7 +148,7 @@ async def _ready(primary: VM, job_id: str, deadline: Deadline, seen: Callable[[J
 
 
 async def _finish(primary: VM, disk: int, deadline: Deadline) -> None:
-    """The mirror of one disk has ended without an error, and is forgotten."""
+    """End the mirror of one disk without an error, and dismiss its job."""
     job_id = mirror_plan.resync_job(disk)
     await run(mirror_plan.finish_mirror(disk), primary.monitor, deadline=deadline)
     job = await until_job(
@@ -157,7 +160,7 @@ async def _finish(primary: VM, disk: int, deadline: Deadline) -> None:
 
 
 async def drop_jobs(spec: PairSpec, primary: VM) -> None:
-    """No mirror or comparison of this pair is left on ``primary``, however far one had come."""
+    """Remove mirrors and comparisons of this pair from ``primary``, however far one had come."""
     await difference.drop(spec, primary)
     listed = {str(job["id"]): str(job["status"]) for job in await primary.execute(qmp.query_jobs())}
     for disk, _ in enumerate(spec.disks):

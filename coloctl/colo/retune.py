@@ -1,7 +1,9 @@
-"""QMP sequences that change the settings of a running pair, as tuples of steps; pure.
+"""Build the QMP sequences that change the settings of a running pair; pure.
 
-Each may be sent whether or not what it is about exists: a comparison goes with a failover, and a
-copy ends when it is complete.
+Called by `supervisor.acts.tune` and `colo.resync`; the commands are those of `qmp.command`.
+
+Invariant: each may be sent whether or not its object exists. A comparison goes with a failover, and
+a copy ends when it is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from coloctl.qmp.sequence import Step
 
 
 def limit_comparison(spec: PairSpec) -> Plan:
-    """The comparison of every NIC has the limits of ``spec``."""
+    """Set the limits of ``spec`` in the comparison of every NIC."""
     return tuple(
         Step(
             qmp.qom_set(f"/objects/{netfilter.compare_id(i)}", name, value),
@@ -28,7 +30,7 @@ def limit_comparison(spec: PairSpec) -> Plan:
 
 
 def limit_mirrors(spec: PairSpec, rate: int) -> Plan:
-    """Every copy of a disk that is under way has that rate, as in `Policy.mirror_rate`."""
+    """Limit every copy of a disk that is under way to that rate, as in `Policy.mirror_rate`."""
     return tuple(
         Step(
             qmp.block_job_set_speed(resync_job(i), rate),

@@ -1,21 +1,22 @@
 """Compare the disks of a pair in COLO while its guest runs; nothing is written and nothing held.
 
-Why what is told to differ does differ:
+Called by `supervisor.verifying`; the programs are `nbd.digest` and `nbd.compare`. Why a reported
+difference is one:
 
 1. In COLO every write of the guest goes to the primary's disk and, over NBD, to the secondary's
-   image, which holds nothing else: what the secondary's own guest writes stays in its overlays and
-   is dropped at the next checkpoint. So both images are equal whenever no write is under way.
+   image, which holds nothing else: the writes of the secondary's own guest stay in its overlays and
+   are dropped at the next checkpoint. So both images are equal whenever no write is under way.
 2. `nbd.digest` beside the secondary and `nbd.compare` beside the primary read both disks once, in
    order, chunk by chunk. Chunks whose digests are equal are done: a chunk that is damaged in one
    place differs there however often it is written elsewhere. Chunks that differ are suspects, for
-   a write may have fallen between the two readings.
-3. Suspects are read again on both sides, `LOOKS` times, each time behind a checkpoint, which ends
+   there may have been a write between the two readings.
+3. Suspects are read again on both sides, `LOOKS` times, each time after a checkpoint, which ends
    every write that was under way. A suspect that is equal once is sound. One that had the same two
    different contents at every look differs. One that was written at every look is unsettled.
 
 A checkpoint waits until QEMU has handed over every answer that is under way, so one small request
 is under way at a time on each side (`nbd.scan.GENTLE`), and a program that is stopped holds
-nothing. A failover needs nothing of the comparison, and what one that was broken off leaves in the
+nothing. A failover needs nothing of the comparison; what an interrupted comparison leaves in the
 primary is dropped by the next one.
 """
 
@@ -39,9 +40,10 @@ from coloctl.nbd.scan import DIGEST, GENTLE
 from coloctl.qmp.sequence import run
 from coloctl.vm import VM
 
-#: How often a suspect is read on both sides.
+#: The number of times that a suspect is read on both sides.
 LOOKS = 4
-#: QEMU's answers, seconds; and how long a program may be silent.
+#: QEMU's answers, and the silence of a program, seconds.
+
 TELL_DEADLINE_S, SILENCE_S = 30.0, 120.0
 
 Ranges = tuple[tuple[int, int], ...]
@@ -55,20 +57,22 @@ class Comparing:
     spec: PairSpec
     primary: VM
     secondary: VM
-    #: Takes one checkpoint and returns behind it.
+    #: Takes one checkpoint and returns after it.
     checkpoint: Callable[[], Awaitable[None]]
     report: Report
     rate: int = 0  #: bytes per second that are read on each side, 0 for no limit
 
     def at_secondary(self, disk: int) -> dict[str, Any]:
+        """Return the address of the secondary's disk."""
         return target(self.spec, self.secondary, disk)
 
     def at_primary(self, disk: int) -> dict[str, Any]:
+        """Return the address of the primary's disk on its own host."""
         return source(self.primary, difference_plan.whole_export(disk))
 
 
 async def verify(work: Comparing) -> tuple[DiskVerified, ...]:
-    """Return what is equal and what is not; the primary shows its disks to nobody afterwards.
+    """Return what is equal and what is not; afterwards the primary shows its disks to no program.
 
     Raises `NotComparable` where it cannot be found out. Cancelled, it leaves at once: what the
     primary still has of it is dropped by the next comparison, or by `difference.drop`.
@@ -92,7 +96,7 @@ async def verify(work: Comparing) -> tuple[DiskVerified, ...]:
 
 
 async def _scan(work: Comparing, disk: int, before: int, total: int) -> tuple[int, Ranges]:
-    """Bytes read, and the ranges whose digests differ."""
+    """Read both disks once; return the bytes read, and the ranges whose digests differ."""
     key, deadline = secrets.token_hex(16), Deadline(float("inf"))
     async with (
         program(work.secondary.host, "coloctl.nbd.digest") as digester,
@@ -113,12 +117,12 @@ async def _scan(work: Comparing, disk: int, before: int, total: int) -> tuple[in
         finally:
             relaying.cancel()
             await asyncio.gather(relaying, return_exceptions=True)
-        why = comparer.last_words().strip().rpartition("\n")[2] or "it said nothing"
+        why = comparer.last_words().strip().rpartition("\n")[2] or "it wrote nothing"
         raise NotComparable(f"The program that reads the primary ended: {why.rstrip('.')}.")
 
 
 async def _settle(work: Comparing, disk: int, size: int, suspects: Ranges) -> tuple[Ranges, Ranges]:
-    """Which suspects differ, and of which nothing can be said."""
+    """Return the suspects that differ, and those that stay unsettled."""
     left: dict[int, list[tuple[bytes, bytes]]] = {}
     asked: Sequence[tuple[int, int]] = suspects
     for look in range(LOOKS):
@@ -144,7 +148,7 @@ async def _settle(work: Comparing, disk: int, size: int, suspects: Ranges) -> tu
 async def _digests(
     vm: VM, at: Mapping[str, Any], key: str, ranges: Sequence[tuple[int, int]]
 ) -> dict[int, bytes]:
-    """The digest of each chunk in ``ranges``, by where it begins."""
+    """Compute the digest of each chunk in ``ranges``, by where it begins."""
     found: dict[int, bytes] = {}
     async with program(vm.host, "coloctl.nbd.digest") as digester:
         deadline = Deadline(SILENCE_S)
@@ -163,7 +167,7 @@ async def _digests(
 
 
 def _ranges(chunks: Sequence[int] | Mapping[int, Any], size: int) -> Ranges:
-    """Neighbouring chunks as one range; bounded like what `nbd.compare` tells."""
+    """Combine neighbouring chunks into ranges, as many as `nbd.compare` reports at most."""
     found: list[tuple[int, int]] = []
     for at in sorted(chunks):
         if found and found[-1][1] == at:

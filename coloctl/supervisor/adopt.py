@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from coloctl.clock import Deadline
-from coloctl.colo import generation, retune
+from coloctl.colo import generation, retune, taps
 from coloctl.colo import plan as colo_plan
 from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError, MonitorError
@@ -290,9 +290,7 @@ class Adoption:
         if state.protection is Protection.DOWN:
             state.record_seat(state.seats[primary.node])
             state.note(Fact.GUEST_STARTED, f"The guest runs on node {primary.node}, alone.")
-            for nic in state.spec.nics:
-                if nic.tap is not None:
-                    await primary.host.tap(nic.tap.ifname[primary.node], up=True)
+            await taps.set_all(state.spec, primary.host, primary.node, up=True)
 
     async def _hand_over(self) -> None:
         """The loop sees what is wrong and decides; a second guest does not run meanwhile."""

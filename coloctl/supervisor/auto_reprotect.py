@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from coloctl.colo.backoff import wait_s
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
@@ -22,6 +21,16 @@ from coloctl.supervisor.beside import LATELY_S
 from coloctl.supervisor.state import PairState
 
 log = logging.getLogger(__name__)
+
+#: The wait after the first failed attempt, the second, ...; the last one holds for all that follow.
+#: What keeps a node from serving is over in a second (a port, a lock that its dead QEMU had),
+#: or takes as long as a person needs; each attempt costs the guest a little. Seconds.
+WAITS_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+
+
+def wait_s(failed: int) -> float:
+    """Compute the wait before the attempt that follows ``failed`` failed ones in a row, seconds."""
+    return 0.0 if failed <= 0 else WAITS_S[min(failed, len(WAITS_S)) - 1]
 
 
 class AutoReprotect:

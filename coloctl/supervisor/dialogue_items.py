@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coloctl.colo import taps as colo_taps
 from coloctl.colo.plan import Plan
 from coloctl.machine import cmdline
 from coloctl.model.pair import NodeName, PairSpec
@@ -16,9 +17,8 @@ Items = list[Item]
 def taps(spec: PairSpec, node: NodeName, *, up: bool) -> Items:
     """The taps of ``node`` go up or down."""
     return [
-        act(node, f"ip link set {nic.tap.ifname[node]} {'up' if up else 'down'}", "")
-        for nic in spec.nics
-        if nic.tap is not None
+        act(node, f"ip link set {tap} {'up' if up else 'down'}", "")
+        for tap in colo_taps.names(spec, node)
     ]
 
 

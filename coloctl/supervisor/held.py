@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from coloctl.colo.backoff import wait_s
 from coloctl.errors import ColoctlError
 from coloctl.machine import blockdev
 from coloctl.model.event import Kind
@@ -24,6 +23,7 @@ from coloctl.model.qapi import RunState
 from coloctl.model.view import Merge
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
+from coloctl.supervisor.auto_reprotect import wait_s
 from coloctl.supervisor.heartbeat_driver import HeartbeatDriver
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState

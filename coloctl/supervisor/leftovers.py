@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coloctl import pairfile, paths, procfs
-from coloctl.colo import guard, inuse
+from coloctl.colo import guard, taps
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
@@ -193,7 +193,7 @@ async def close_taps(folder: Path) -> None:
         for node in NODES:
             host = open_host(pair.nodes[node].host)
             try:
-                await inuse.lower_taps(pair, host, node)
+                await taps.lower_free(pair, host, node)
                 await guard.lift_at(Wires(pair, folder), host)
             finally:
                 await host.aclose()

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from coloctl.colo import taps
 from coloctl.errors import ColoctlError
 from coloctl.machine.cmdline import agent_socket
 from coloctl.qmp import guestagent
@@ -83,8 +84,7 @@ class Settling:
                     sign.result()
 
     def _taps(self, vm: VM) -> list[str]:
-        nics = self._state.spec.nics
-        return [nic.tap.ifname[vm.node] for nic in nics if nic.tap is not None]
+        return taps.names(self._state.spec, vm.node)
 
 
 async def _sent(vm: VM, tap: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from coloctl.colo import inuse
+from coloctl.colo import taps as colo_taps
 from coloctl.errors import ColoctlError
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role
@@ -36,7 +36,7 @@ class TapWatch:
         """Set what is down up again, and record it; say once what cannot be put right."""
         if (node := self._serving()) is None:
             return
-        for tap in inuse.taps(self._state.spec, node):
+        for tap in colo_taps.names(self._state.spec, node):
             up = await self._state.ground.hosts[node].tap_is_up(tap)
             if up or self._serving() != node:  # it was asked for meanwhile
                 self._said.pop(tap, None)

@@ -19,7 +19,7 @@ from support.smallpair import write_small_pair
 from test_netns_host import TAP_OWNER
 
 from coloctl import paths
-from coloctl.colo import inuse
+from coloctl.colo import taps
 from coloctl.host import NetnsHost
 from coloctl.lab import layout, netns, qemu
 from coloctl.lab.network import Lab
@@ -95,9 +95,9 @@ def test_taps_that_a_process_holds_are_left_up(lab: Lab, pair: Mortal, tmp_path:
             with netns_process(lab.host_a, argv) as owner:
                 assert owner.stdout is not None and b"attached" in owner.stdout.readline()
                 assert await host.tap_held(tap)
-                await inuse.lower_taps(spec, host, "a")
+                await taps.lower_free(spec, host, "a")
                 assert await host.tap_is_up(tap)
-            await inuse.lower_taps(spec, host, "a")
+            await taps.lower_free(spec, host, "a")
             assert await host.tap_is_up(tap) is False
             assert not await host.tap_held("no-such-tap")
             assert await host.tap_is_up("no-such-tap") is None

@@ -32,7 +32,6 @@ PENDING = frozenset(
         # -
         "coloctl/nbd",
         # the pair
-        "coloctl/colo",
         # -
         "coloctl/ha",
         # -

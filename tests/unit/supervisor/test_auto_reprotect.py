@@ -12,13 +12,12 @@ import pytest
 from support.fakes import fake_state, make_spec
 
 from coloctl.clock import FakeClock
-from coloctl.colo.backoff import WAITS_S, wait_s
 from coloctl.errors import ReplicationError
 from coloctl.model.observation import Diagnosis, Finding
 from coloctl.model.pair import Policy
 from coloctl.model.protection import Fact, Protection
 from coloctl.supervisor import acts
-from coloctl.supervisor.auto_reprotect import AutoReprotect
+from coloctl.supervisor.auto_reprotect import WAITS_S, AutoReprotect, wait_s
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit

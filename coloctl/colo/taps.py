@@ -1,0 +1,49 @@
+"""Set the taps of one node of a pair up or down.
+
+Called by `colo.launch`, when a QEMU starts and when a node is swept, and wherever taps follow the
+role of a node; acts through `host.base`.
+
+Invariant: `lower_free` never changes a tap that a process holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from coloctl.errors import ColoctlError
+from coloctl.host.base import Host
+from coloctl.model.pair import NodeName, PairSpec
+
+
+def names(spec: PairSpec, node: NodeName) -> list[str]:
+    """Return the taps of ``node``, in the order of the pair's NICs."""
+    return [nic.tap.ifname[node] for nic in spec.nics if nic.tap is not None]
+
+
+async def set_all(
+    spec: PairSpec, host: Host, node: NodeName, *, up: bool, together: bool = False
+) -> None:
+    """Set every tap of ``node`` up or down, one after the other or all ``together``.
+
+    Raises the first error; with ``together`` the others are set all the same.
+    """
+    if together:
+        waits = (host.tap(tap, up=up) for tap in names(spec, node))
+        for error in await asyncio.gather(*waits, return_exceptions=True):
+            if isinstance(error, BaseException):
+                raise error
+        return
+    for tap in names(spec, node):
+        await host.tap(tap, up=up)
+
+
+async def lower_free(spec: PairSpec, host: Host, node: NodeName) -> None:
+    """Set the taps of ``node`` down, except those that a process holds: a living guest uses them.
+
+    A tap or a namespace that is gone carries no frame, and is no error.
+    """
+    for tap in names(spec, node):
+        with contextlib.suppress(ColoctlError):
+            if not await host.tap_held(tap):
+                await host.tap(tap, up=False)
