@@ -68,7 +68,7 @@ NO_MEANS = Means()
 
 @dataclass(frozen=True)
 class Fenced:
-    """Proof that ``node`` is down, and how it was obtained; ``said``: the agent's output."""
+    """Proof that ``node`` is down, how it was obtained, and the output of an asked agent."""
 
     node: str
     method: FencingMethod

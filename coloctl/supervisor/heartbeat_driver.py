@@ -16,9 +16,10 @@ from collections.abc import Callable
 
 from coloctl.colo.launch import boots_alone
 from coloctl.errors import ColoctlError
-from coloctl.ha.heartbeat import Context, Heartbeat
+from coloctl.ha.heartbeat import Heartbeat
 from coloctl.ha.link import Timed
 from coloctl.ha.notices import notice_of
+from coloctl.ha.probes import Context
 from coloctl.model.observation import Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Protection

@@ -33,8 +33,6 @@ PENDING = frozenset(
         "coloctl/nbd",
         # the pair
         # -
-        "coloctl/ha",
-        # -
         "coloctl/check",
         # -
         "coloctl/supervisor",

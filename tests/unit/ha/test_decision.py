@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.observations import LIMITS, PRIMARY, SECONDARY, every_silence, observations, observe
 
 from coloctl.ha.analysis import diagnose
-from coloctl.ha.decision import COURSES, DECIDING_ACTS, Action, Decision, decide
+from coloctl.ha.decision import DECIDING_ACTS, Action, Decision, decide
+from coloctl.ha.responses import RESPONSES
 from coloctl.ha.triggers import triggers
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Observation
 from coloctl.model.pair import OnPanic, Policy, Role, other
@@ -31,8 +32,8 @@ def decided(
 
 
 def test_the_tables_are_total() -> None:
-    assert set(COURSES) == set(Protection) - {Protection.FAILED}
-    for table in COURSES.values():
+    assert set(RESPONSES) == set(Protection) - {Protection.FAILED}
+    for table in RESPONSES.values():
         assert set(table) == set(Diagnosis)
 
 

@@ -15,8 +15,9 @@ from support.fakes import FakeHost, FakeVM, fake_vm, make_spec
 
 from coloctl.clock import FakeClock
 from coloctl.colo.checkpoint import CheckpointStats
-from coloctl.ha.heartbeat import AWAKE_MAX, COMMAND_EVERY, Context, Heartbeat
+from coloctl.ha.heartbeat import AWAKE_MAX, Heartbeat
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY
+from coloctl.ha.probes import COMMAND_EVERY, Context
 from coloctl.host.delivery import TcpConnection
 from coloctl.model.observation import Life, Observation
 from coloctl.model.pair import Role

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import FakeBeacon, FakeDeliveries, FakeHost, make_spec
 
-from coloctl.ha.heartbeat import ignore
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY, RESENT, LinkWatch, Silences, channels
 from coloctl.host.delivery import TcpConnection
 from coloctl.model.pair import NODES
@@ -86,7 +85,7 @@ class Wire:
 
     def after(self, passed_ms: float) -> tuple[float | None, str]:
         for _ in range(round(passed_ms / BEAT_MS)):
-            self.link.beat(BEAT_MS, ignore)
+            self.link.beat(BEAT_MS, lambda *_: None)
         return self.link.unacked
 
 
@@ -122,7 +121,7 @@ def test_a_new_watch_trusts_its_link_only_after_a_while() -> None:
 def test_without_the_kernels_word_there_is_only_the_beacons() -> None:
     beacons = {node: FakeBeacon(FakeHost(node, [])) for node in NODES}
     link = LinkWatch(beacons, {}, channels(SPEC))
-    link.beat(BEAT_MS, ignore)
+    link.beat(BEAT_MS, lambda *_: None)
     assert (link.unacked, link.silent_ms) == ((None, ""), 0.0)
 
 

@@ -1,0 +1,171 @@
+"""Probe one node by its monitors, and count how long each path and each checkpoint is silent.
+
+Called by `ha.heartbeat` at every beat; asks through `qmp.monitor`, and the kernel about the process
+of a `vm`.
+
+Invariants: a probe changes nothing and waits for no answer. A silence grows only by the time that
+the caller gives, in which this process itself ran.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coloctl.clock import Clock
+from coloctl.colo.checkpoint import CheckpointStats
+from coloctl.errors import MonitorError
+from coloctl.ha.link import Timed
+from coloctl.model.observation import Contrast, Life, Limits, NodeSeen
+from coloctl.model.pair import NODES, NodeName, Role
+from coloctl.model.protection import Protection
+from coloctl.qmp import command as qmp
+from coloctl.qmp.command import Command
+from coloctl.qmp.monitor import Monitor
+from coloctl.vm import VM
+
+#: A monitor thread is asked at every so many beats, the nodes in turn: each answer wakes the
+#: supervisor, and waking is what costs most (docs/detection.md).
+RESCUE_EVERY = 2
+#: The main loop is asked at every so many beats: it serves the guest, and its limits are long.
+COMMAND_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Context:
+    """Facts that only the supervisor knows, for one beat."""
+
+    protection: Protection
+    stats: CheckpointStats | None = None  #: of the primary while it is in COLO
+    period_ms: float = 0.0  #: between two checkpoints, as QEMU was ordered
+    boots_alone: bool = False  #: as `Observation.boots_alone`
+    contrast: Contrast = field(default_factory=Contrast)  #: as `Observation.contrast`
+    unfenced: NodeName | None = None  #: as `Observation.unfenced`
+    vouched: bool = False  #: an operator has confirmed; as in `Observation`
+
+
+class Probe:
+    """One monitor of one QEMU: one question at a time, and how long it has not been answered."""
+
+    def __init__(self, monitor: Monitor, question: Command, clock: Clock) -> None:
+        self._monitor, self._question, self._clock = monitor, question, clock
+        self._asked_s: float | None = None  # of the question that is on its way
+        self._unanswered = False
+        self._took_s: float | None = None
+        self.silent_ms = 0.0
+
+    def beat(self, awake_ms: float, *, ask: bool) -> float | None:
+        """Ask again where it is time, and return how long the last answer took, seconds.
+
+        None where no answer has come since the last beat. ``awake_ms`` is added to a silence.
+        """
+        took_s, self._took_s = self._took_s, None
+        if self._unanswered:
+            self.silent_ms += awake_ms
+        if self._asked_s is None and (ask or self._unanswered):
+            self._ask()
+        return took_s
+
+    def _ask(self) -> None:
+        """Send the question; one that cannot be sent counts as unanswered and is sent again."""
+        self._unanswered = True
+        try:
+            if self._monitor.probe(self._question, self._answered):
+                self._asked_s = self._clock.now()
+        except MonitorError:
+            pass  # a monitor that takes no question is as silent as one that answers none
+
+    def _answered(self) -> None:
+        assert self._asked_s is not None
+        self._took_s = self._clock.now() - self._asked_s
+        self._asked_s, self._unanswered, self.silent_ms = None, False, 0.0
+
+
+class NodeProbes:
+    """One QEMU, by every monitoring path to it: both monitors, the kernel, and its notices."""
+
+    def __init__(self, vm: VM, role: Role, clock: Clock) -> None:
+        self.vm, self.role = vm, role
+        self.notices: dict[str, None] = {}  # in the order in which they came
+        self.rescue = Probe(vm.monitor, qmp.query_yank(), clock)
+        self.command = Probe(vm.monitor, qmp.query_status(), clock)
+        self._cpu_s: float | None = None
+        self._idle_ms: float | None = None  # since it used CPU time; None: not since it is silent
+
+    def beat(self, number: int, awake_ms: float, timed: Timed) -> None:
+        """Ask on every path whose turn it is."""
+        node, number = self.vm.node, number + NODES.index(self.vm.node)
+        turn = not number % RESCUE_EVERY
+        if (took_s := self.rescue.beat(awake_ms, ask=turn)) is not None:
+            timed(node, "rescue", took_s)
+        turn = not number % COMMAND_EVERY
+        if (took_s := self.command.beat(awake_ms, ask=turn)) is not None:
+            timed(node, "command", took_s)
+        self._watch_cpu(awake_ms)
+
+    def _watch_cpu(self, awake_ms: float) -> None:
+        if not self.rescue.silent_ms:
+            self._cpu_s = self._idle_ms = None
+            return
+        before_s = self._cpu_s
+        try:
+            self._cpu_s = self.vm.process.cpu_s()
+        except ValueError:  # our hold on it was given back
+            self._cpu_s = None
+        if before_s is not None and self._cpu_s is not None and self._cpu_s > before_s:
+            self._idle_ms = 0.0
+        elif self._idle_ms is not None:
+            self._idle_ms += awake_ms
+
+    def seen(self, limits: Limits) -> NodeSeen:
+        """Return what the monitoring paths show of this node now; silences in milliseconds.
+
+        A process counts as busy only if it used CPU time within ``limits.silent_ms``: only recent
+        work proves that a silent QEMU is not frozen.
+        """
+        return NodeSeen(
+            role=self.role,
+            life=self._life(),
+            busy=self._idle_ms is not None and self._idle_ms < limits.silent_ms,
+            rescue_silent_ms=self.rescue.silent_ms,
+            command_silent_ms=self.command.silent_ms,
+            notices=tuple(self.notices),
+        )
+
+    def settle(self) -> None:
+        """Drop the notice of a reset, and of the panic that it ended: both are over."""
+        if "guest-reset" in self.notices:
+            names = list(self.notices)
+            for name in names[: names.index("guest-reset") + 1]:
+                if name in ("guest-panic", "guest-reset"):
+                    del self.notices[name]
+
+    def _life(self) -> Life:
+        process = self.vm.process
+        try:
+            if not process.alive():
+                return Life.DEAD
+        except ValueError:  # our hold on it was given back
+            return Life.UNKNOWN
+        # An answer is proof enough; only silence is worth a look into /proc.
+        return Life.STOPPED if self.rescue.silent_ms and process.frozen() else Life.ALIVE
+
+
+class CheckpointProgress:
+    """The progress of checkpoints, from the primary's statistics: held, or overdue, for so long."""
+
+    def __init__(self) -> None:
+        self._mark: object = None
+        self._still_ms = 0.0
+        self.held_ms = self.overdue_ms = 0.0
+
+    def beat(self, awake_ms: float, context: Context) -> None:
+        """Count how long the guest has been held for a checkpoint, or one has been due."""
+        stats = context.stats
+        # Another period begins a new wait: the last one was not asked for any more.
+        mark = stats and (stats, stats.count, stats.stopped_at, context.period_ms)
+        self._still_ms = self._still_ms + awake_ms if mark == self._mark else 0.0
+        self._mark = mark
+        held = stats is not None and stats.stopped_at is not None
+        self.held_ms = self._still_ms if held else 0.0
+        due = stats is not None and not held
+        self.overdue_ms = max(0.0, self._still_ms - context.period_ms) if due else 0.0
