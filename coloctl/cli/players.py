@@ -10,13 +10,16 @@ from coloctl.cli.views.downloads import Bars
 from coloctl.errors import UsageError
 
 
-def require_clients(who: str) -> None:
-    """The library of the clients is there; raises `UsageError` otherwise."""
-    if importlib.util.find_spec("redis") is None:
-        raise UsageError(
-            f"The clients of {who} need redis-py, which is not installed.",
-            hint="pip install 'coloctl[demo]'",
-        )
+def require_clients(who: str, *, page: bool = False) -> None:
+    """Require the library of the clients, and that of the page; raises `UsageError` otherwise."""
+    needs = {"redis": f"The clients of {who} need redis-py"}
+    if page:
+        needs["jinja2"] = f"The page of {who} needs Jinja"
+    for module, sentence in needs.items():
+        if importlib.util.find_spec(module) is None:
+            raise UsageError(
+                f"{sentence}, which is not installed.", hint="pip install 'coloctl[demo]'"
+            )
 
 
 def engage(qemu: str | None) -> Players:

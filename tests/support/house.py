@@ -54,6 +54,7 @@ KEEPERS: Mapping[str, frozenset[str]] = {
     "qemu": frozenset({"qmp"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
+    "jinja2": frozenset({"chaos"}),
     "pyroute2": frozenset({"lab", "host"}),
 }
 

@@ -1,4 +1,7 @@
-"""HTML and SVG as text: whatever is put between two tags is escaped; pure."""
+"""Write SVG and HTML elements as text: what is put between two tags is escaped; pure.
+
+Used by `chaos.report.lanes` and `chaos.report.chart` for pictures, and by `chaos.run.junit`.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,25 @@ class Markup(str):
 
     __slots__ = ()
 
+    def __html__(self) -> str:
+        """Return it for templates, which escape everything else."""
+        return self
+
 
 #: Elements that have no end tag in HTML.
 VOID = frozenset({"meta", "br", "hr"})
 
 
 def text(value: object) -> Markup:
-    """The value as text, escaped; characters that neither HTML nor XML allows become visible."""
+    """Escape the value; characters that neither HTML nor XML allows become visible."""
     if isinstance(value, Markup):
         return value
     return Markup(html.escape(visible(str(value))))
 
 
-def visible(said: str) -> str:
-    r"""``said`` with its control characters as ``\x1b``: XML 1.0 has no other way to hold them."""
-    return "".join(one if _allowed(one) else ascii(one)[1:-1] for one in said)
+def visible(raw: str) -> str:
+    r"""Write control characters as ``\x1b``: XML 1.0 has no other way to hold them."""
+    return "".join(one if _allowed(one) else ascii(one)[1:-1] for one in raw)
 
 
 def _allowed(one: str) -> bool:
@@ -39,7 +46,7 @@ def _allowed(one: str) -> bool:
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """``<name ...>children</name>``. ``class_`` is class, ``stroke_width`` is stroke-width.
+    """Write ``<name ...>children</name>``; ``class_`` is class, ``stroke_width`` is stroke-width.
 
     An attribute that is None or False is left out; one that is True has no value.
     """
@@ -54,14 +61,14 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def join(parts: object) -> Markup:
-    """All parts, one after the other; lists are flattened."""
+    """Join all parts, one after the other; lists are flattened."""
     if isinstance(parts, list | tuple):
         return Markup("".join(join(part) for part in parts))
     return Markup("") if parts is None else text(parts)
 
 
 def number(value: float) -> str:
-    """A coordinate with one digit behind the point at most."""
+    """Format a coordinate with one digit after the point at most."""
     return f"{value:.1f}".removesuffix(".0")
 
 

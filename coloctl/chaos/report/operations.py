@@ -32,7 +32,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class DrawnWorkload:
-    """What there is to draw of one workload; made once for all pictures of a run."""
+    """The parts of one workload that are drawn; made once for all pictures of a run."""
 
     spec: Workload
     operations: Sequence[Answered]

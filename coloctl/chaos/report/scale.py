@@ -1,17 +1,20 @@
-"""Where a moment and a latency lie in a picture; pure."""
+"""Convert moments and latencies to places in a picture; pure.
+
+Used by `chaos.report.chart` and `chaos.report.lanes`; `duration` also by `chaos.run.junit`.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-#: The gutter with the names of the lanes, and the picture's whole width, in pixels.
+#: The gutter with the names of the lanes, and the whole width of the picture, in pixels.
 LEFT, WIDTH = 200.0, 1200.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time drawn from `LEFT` to `WIDTH`; ``zero_s`` is the moment that is told as 0.
+    """A stretch of time drawn from `LEFT` to `WIDTH`; ``zero_s`` is shown as 0.
 
     All are monotonic seconds.
     """
@@ -25,18 +28,19 @@ class Window:
         return (WIDTH - LEFT) / max(self.to_s - self.from_s, 1e-6)
 
     def x(self, at_s: float) -> float:
-        """Its place; moments outside lie on the border."""
+        """Convert a moment to its place; moments outside lie on the border."""
         return LEFT + (min(max(at_s, self.from_s), self.to_s) - self.from_s) * self.px_per_s
 
     def holds(self, at_s: float) -> bool:
+        """Return whether the moment is in the window."""
         return self.from_s <= at_s <= self.to_s
 
     def meets(self, from_s: float, to_s: float) -> bool:
-        """Whether any of that stretch is in the window."""
+        """Return whether any of that stretch is in the window."""
         return from_s <= self.to_s and to_s >= self.from_s
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Moments worth a line, and what they are called: about ten."""
+        """Choose about ten moments for lines, with their names."""
         step = round_step((self.to_s - self.from_s) / 10)
         first = math.ceil((self.from_s - self.zero_s) / step)
         last = math.floor((self.to_s - self.zero_s) / step)
@@ -51,7 +55,7 @@ def _moment(at_s: float, *, milli: bool) -> str:
 
 
 def round_step(least: float) -> float:
-    """The smallest of ... 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is not below ``least``."""
+    """Return the smallest of ... 0.1, 0.2, 0.5, 1, 2, 5, 10, ... that is not below ``least``."""
     power = 10.0 ** math.floor(math.log10(max(least, 1e-6)))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least * 0.999)
 
@@ -66,19 +70,20 @@ class Latency:
     top: float = 0.0  #: pixels above it that are kept free for words
 
     def y(self, ms: float) -> float:
+        """Convert a latency to its place."""
         share = math.log(max(min(ms, self.high), self.low) / self.low) / math.log(
             self.high / self.low
         )
         return self.top + (self.height - self.top) * (1 - share)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """The powers of ten."""
+        """Return the powers of ten, with their names."""
         first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
         return [(10.0**n, duration(10.0**n)) for n in range(first, last + 1)]
 
 
 def duration(ms: float | None) -> str:
-    """Milliseconds for people, with three digits at most."""
+    """Format milliseconds for people, with three digits at most."""
     if ms is None:
         return "–"
     if ms >= 60_000:

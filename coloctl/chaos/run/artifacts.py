@@ -1,7 +1,9 @@
-"""The folder that a run leaves for whoever wants to know what happened.
+"""Fill the folder that a run leaves for a closer look.
 
-Promise: no file that cannot be had keeps another one out or fails a run; missing.json says what is
-not there, and why. What belongs to the pair must be kept before the pair is removed.
+Called by `chaos.run.runner` while the pair is there and by `chaos.run.batch` at the end; calls
+`chaos.report` for the page. What belongs to the pair must be kept before the pair is removed.
+Invariant: a file that cannot be made keeps no other one out and fails no run; missing.json lists
+what is not there, and why.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ SOMETIMES = frozenset({"history.jsonl"})
 
 
 def fresh(root: Path, name: str, seed: int) -> Path:
-    """A new empty folder below ``root`` for one run; repeated runs get a number."""
+    """Create a new empty folder below ``root`` for one run; repeated runs get a number."""
     root.mkdir(parents=True, exist_ok=True)
     count = 1
     while True:
@@ -48,14 +50,14 @@ def fresh(root: Path, name: str, seed: int) -> Path:
 
 
 class Artifacts:
-    """What is in ``folder`` so far, and what is missing."""
+    """The content of ``folder`` so far, and what is missing there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.missing: dict[str, str] = {}
 
     def keep_pair(self, name: str, ask: Ask | None) -> None:
-        """The pair's logs, and the last words between its supervisor and each QEMU.
+        """Keep the pair's logs, and the last messages between its supervisor and each QEMU.
 
         ``ask`` is None where no supervisor answers any more.
         """
@@ -77,7 +79,7 @@ class Artifacts:
             self.write(part, _lines(lines))
 
     def keep_file(self, source: Path, part: str) -> None:
-        """A copy of ``source`` under the name ``part``, such as a packet capture."""
+        """Copy ``source`` under the name ``part``, such as a packet capture."""
         target = self.folder / part
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,7 @@ class Artifacts:
             self.missing[part] = error.strerror or str(error)
 
     def write(self, part: str, text: str) -> None:
-        """``text`` is in the file ``part``."""
+        """Write ``text`` to the file ``part``."""
         target = self.folder / part
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,37 +99,37 @@ class Artifacts:
         except OSError as error:
             self.missing[part] = error.strerror or str(error)
 
-    def finish(self, outcome: RunResult, scenario_file: Path | None = None) -> None:
-        """Everything that the outcome holds, its page for people, and what is missing.
+    def finish(self, result: RunResult, scenario_file: Path | None = None) -> None:
+        """Write all that the result holds, its page for people, and what is missing.
 
         ``scenario_file`` is None where the scenario came from none.
         """
-        evidence = outcome.evidence
+        evidence = result.evidence
         if scenario_file is None:
             self.missing["scenario.toml"] = "the scenario came from no file"
         else:
             self.keep_file(scenario_file, "scenario.toml")
-        if outcome.pair_file:
-            self.write("pair.toml", outcome.pair_file)
+        if result.pair_file:
+            self.write("pair.toml", result.pair_file)
         self.write("events.jsonl", _lines(asdict(one) for one in evidence.events))
         self.write("journal.jsonl", _lines(one.to_json() for one in evidence.journal))
         self.write("lan.jsonl", _lines(asdict(one) for one in evidence.frames))
         for work in evidence.works.values():
             history = "".join(f"{op.line()}\n" for op in work.history)
             self.write(f"history/{work.spec.name}.jsonl", history)
-        self._made("outcome.json", partial(_document, outcome.to_json))
-        self._made("report.html", partial(report.page, outcome))
+        self._made("outcome.json", partial(_document, result.to_json))
+        self._made("report.html", partial(report.page, result))
         if self.missing:
             self.write("missing.json", _document(lambda: self.missing))
 
     def _made(self, part: str, make: Any) -> None:
-        """The file holds what ``make`` answers; an error in the drawing is no verdict on the pair.
+        """Write what ``make`` returns; an error in the drawing is no verdict on the pair.
 
-        Whatever it is: it is told in missing.json, and the outcome stands.
+        Each error is listed in missing.json, and the result stands.
         """
         try:
             text = make()
-        except Exception as error:  # the run is judged already
+        except Exception as error:  # the run has its verdict already
             self.missing[part] = f"{type(error).__name__}: {error}"
         else:
             self.write(part, text)

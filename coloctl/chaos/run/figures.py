@@ -1,4 +1,7 @@
-"""Many measurements in few numbers; pure."""
+"""Summarize many measurements in few numbers; pure.
+
+Used by `chaos.run.result` and by the benches; computes quantiles with `model.figures`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from coloctl.model.figures import quantile
 
 
 def summary(values: Iterable[float | None]) -> dict[str, Any]:
-    """``{"n", "p50", "p99", "max"}`` of the values that are known; of none, all but n are None."""
+    """Compute ``n``, ``p50``, ``p99`` and ``max`` of the known values; None without any."""
     known = [value for value in values if value is not None]
     rounded = {
         "p50": quantile(known, 0.5),
@@ -26,7 +29,7 @@ def summary(values: Iterable[float | None]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bin:
-    """How many values lie from ``low`` (counted) to ``high`` (not counted)."""
+    """The number of values from ``low`` (counted) to ``high`` (not counted)."""
 
     low: float
     high: float
@@ -34,7 +37,7 @@ class Bin:
 
 
 def histogram(values: Sequence[float], most: int = 12) -> list[Bin]:
-    """Equal bins with round borders that hold every value; at most ``most``, none of nothing.
+    """Count values in equal bins with round borders: at most ``most``, none without values.
 
     The first bin begins at or below the least value, the last one holds the greatest.
     """
@@ -55,7 +58,7 @@ def histogram(values: Sequence[float], most: int = 12) -> list[Bin]:
 
 
 def _round_width(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that is not below ``least``."""
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is not below ``least``."""
     power = 1.0
     while True:
         for step in (1, 2, 5):

@@ -1,6 +1,7 @@
-"""Outcomes as JUnit XML, for whoever runs scenarios in a CI; pure.
+"""Write results as JUnit XML, for scenarios in a CI; pure.
 
-An invalid run is a failure and an unknown one an error: neither is ever taken for a pass.
+Called by `cli.verbs.chaos`; reads `chaos.run.result`.
+Invariant: an invalid run is a failure and an unknown one an error; neither is taken for a pass.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from coloctl.chaos.report.markup import visible
 from coloctl.chaos.report.scale import duration
 from coloctl.chaos.run.result import RunResult
 
-#: What a run is in JUnit's words.
+#: The element of JUnit for a run that is not valid.
 WORDS = {Validity.INVALID: "failure", Validity.UNKNOWN: "error"}
 
 
-def document(outcomes: Iterable[RunResult]) -> str:
-    """The XML document: a suite per scenario, a case per run of it, in the order given."""
+def document(results: Iterable[RunResult]) -> str:
+    """Write the XML document: a suite per scenario, a case per run of it, in the order given."""
     suites: dict[str, list[RunResult]] = {}
-    for outcome in outcomes:
-        suites.setdefault(outcome.scenario.name, []).append(outcome)
+    for result in results:
+        suites.setdefault(result.scenario.name, []).append(result)
     every = [one for runs in suites.values() for one in runs]
     root = Element("testsuites", {"name": "coloctl chaos", **_counts(every)})
     for name, runs in suites.items():
@@ -55,13 +56,13 @@ def _case(suite: Element, run: RunResult) -> None:
         time=f"{run.duration_s:.3f}",
     )
     properties = SubElement(case, "properties")
-    told = {
+    named = {
         "seed": run.seed,
         "replay": run.replay,
         "qemu": f"{run.qemu.version} {run.qemu.accel}".strip(),
         "artifacts": run.artifacts or "",
     }
-    for name, value in told.items():
+    for name, value in named.items():
         if value != "":
             SubElement(properties, "property", name=name, value=visible(str(value)))
     if run.validity in WORDS:
@@ -69,11 +70,11 @@ def _case(suite: Element, run: RunResult) -> None:
             case, WORDS[run.validity], type=str(run.validity), message=visible(run.because())
         )
         wrong.text = visible("\n".join(_grounds(run)))
-    SubElement(case, "system-out").text = visible("\n".join(_story(run)))
+    SubElement(case, "system-out").text = visible("\n".join(_summary(run)))
 
 
 def _grounds(run: RunResult) -> list[str]:
-    """Why the run is not valid: each check with its counterexample, then how to see it again."""
+    """List each check that is not valid with its counterexample, then how to run it again."""
     lines = [run.reason] if run.reason else []
     for one in run.verdicts:
         if one.validity is not Validity.VALID:
@@ -82,8 +83,8 @@ def _grounds(run: RunResult) -> list[str]:
     return [*lines, f"replay: {run.replay}"]
 
 
-def _story(run: RunResult) -> list[str]:
-    """A line per fault, and one per check."""
+def _summary(run: RunResult) -> list[str]:
+    """Write a line per fault, and one per check."""
     document = run.to_json()
     faults = [
         f"{one['struck_s']:.3f} s: {one['kind']} {one['target']}"

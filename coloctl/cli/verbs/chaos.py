@@ -228,7 +228,7 @@ def setting_of(options: dict[str, Any]) -> Any:
     from coloctl.cli.players import engage, require_clients
     from coloctl.lab import rootless
 
-    require_clients("a scenario")
+    require_clients("a scenario", page=True)
     players = engage(options["qemu"])
     rootless.enter(lab=options["name"])
     return Setting(
