@@ -1,1 +1,1 @@
-"""Attacking a pair on purpose: workloads that remember, histories, and checkers that judge them."""
+"""Inject faults into a pair under load, and check from the evidence what its clients saw."""

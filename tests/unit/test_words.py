@@ -43,7 +43,13 @@ PENDING = frozenset(
         # -
         "coloctl/control/daemon",
         # faults
-        "coloctl/chaos/",
+        "coloctl/chaos/scenario",
+        # -
+        "coloctl/chaos/faults",
+        # -
+        "coloctl/chaos/workloads",
+        # -
+        "coloctl/chaos/run",
         # -
         "coloctl/bench/",
         # the surface
