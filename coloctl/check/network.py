@@ -78,7 +78,7 @@ async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Precond
     except PreconditionFailed as error:
         sentence = f"Other users may reach the ports of node {node}: {error.message}"
         return [Precondition("strangers", Severity.WARNING, sentence, error.hint or "")]
-    sentence = f"Packet rules can keep everybody but the peer from the ports of node {node}."
+    sentence = f"Packet rules can reserve the ports of node {node} for the peer alone."
     return [Precondition("strangers", Severity.OK, sentence)]
 
 

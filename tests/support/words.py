@@ -70,7 +70,7 @@ RETIRED: Mapping[str, tuple[str, str | None]] = {
         r"\b(ledgers?|deeds?|vigil|keepers?|kin|grip|unison|doorkeeper|newborns?|obituary|epitaph"
         r"|arrears|surmis\w+|remed(y|ies)|reigns?|sovereign|pulse|twins?|anew|ow(e|es|ed|ing)|mute"
         r"|oftener|goods|whom|heart)\b",
-        None,
+        r"--kill-whom=\w+",
     ),
     "word": (
         r"\b(newest|newer|older|last|latest|durable|its|their|same|late|damaged) words?\b"

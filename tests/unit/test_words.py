@@ -26,8 +26,6 @@ PENDING = frozenset(
         # -
         "coloctl/metrics",
         # -
-        "coloctl/machine",
-        # -
         "coloctl/lab",
         # -
         "coloctl/nbd",
@@ -61,7 +59,6 @@ PENDING = frozenset(
         # -
         "coloctl/cli/views",
         # documents
-        "README.md",
         # -
         "docs/architecture.md",
         # -
@@ -71,8 +68,6 @@ PENDING = frozenset(
         # -
         "docs/lab-network.md",
         # -
-        "docs/maintenance.md",
-        # -
         "docs/metrics.md",
         # -
         "docs/operating.md",
@@ -81,13 +76,9 @@ PENDING = frozenset(
         # -
         "docs/qemu.md",
         # -
-        "docs/quickstart.md",
-        # -
         "docs/resync.md",
         # -
         "docs/scenarios.md",
-        # -
-        "docs/systemd.md",
         # -
         "docs/workloads.md",
         # -
