@@ -1,8 +1,11 @@
-"""A pair that a dead supervisor left gets a new one: what was half done is finished or undone.
+"""Take over a pair from its dead supervisor: finish or undo what was half done.
 
-Two phases. `adopt` looks, decides, and takes every seat, before anybody is answered. `finish` does
-the acts that follow, each journalled as the act that it is: killed again in the middle of one, it
-is found by the next supervisor as the first was.
+Called by `control.daemon.serve`, in two phases. `adopt` looks (`supervisor.discovery`), decides
+(`supervisor.reconcile`) and places every QEMU in its seat, before any client is answered. `finish`
+runs the acts that follow; a secondary is given up by `ha.failover`.
+
+Invariant: each of these acts is journalled as the act that it is. A supervisor that is killed in
+the middle of one is followed by one that finds the pair as this one did.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ DELAY_DEADLINE_S = 10.0
 
 Sightings = dict[NodeName, DiscoveredNode]
 
-#: Acts in which a QEMU may have been launched and not yet written down.
+#: Acts in which a QEMU may have been launched and not yet recorded.
 _LAUNCHING = frozenset({"start", "protect", "switchover"})
 
 
@@ -57,18 +60,18 @@ class Adoption:
         entered: Entered,
         missed: Callable[..., None],
     ) -> None:
-        """``missed`` is told of events that must have been sent while nobody listened."""
+        """Prepare to adopt; ``missed`` gets events that QEMU sent while no supervisor listened."""
         self.state = state
         self.belief: Belief = believe(history)
         self.plan = MovePlan(Move.GONE)
         self._watch, self._entered, self._missed = watch, entered, missed
 
     async def adopt(self) -> None:
-        """Give every QEMU that matters its seat, and the pair the state that was believed.
+        """Place every QEMU that matters in its seat, and give the pair the state that was believed.
 
-        What needs no act of its own is done: a protection that was half-way is undone, a pair
-        without a guest is swept. Raises what `sighting.look` and `infer_belief` raise; nothing was
-        changed then.
+        Steps that need no act of their own are done: a half-way protection is undone, a pair
+        without a guest is swept. Raises as `discovery.look` and `infer_belief`; nothing was changed
+        then.
         """
         state = self.state
         records = {node: recorder.record for node, recorder in state.recorders.items()}
@@ -76,7 +79,7 @@ class Adoption:
         sightings = await look(state.ground, launches, records)
         lost = self._knows_none_of(launches)
         if lost:
-            self.belief = await self._surmise(launches, sightings)
+            self.belief = await self._infer(launches, sightings)
         belief = self.belief
         sightings = {node: _as(belief, node, one) for node, one in sightings.items()}
         state.generation = belief.generation
@@ -94,16 +97,16 @@ class Adoption:
         )
         state.unfenced = belief.unfenced
         async with state.acting("adopt", plan=self.plan.move, believed=belief.protection):
-            self._sit_down(sightings)
+            self._seat(sightings)
             if lost:
-                self._write_down()
+                self._record_belief()
             steps = {
                 Move.ADOPT_COLO: self._adopt_colo,
                 Move.ADOPT_ALONE: self._adopt_alone,
                 Move.FINISH_FAILOVER: self._adopt_both,
                 Move.ROLL_BACK_PROTECT: self._roll_back,
                 Move.HAND_OVER: self._hand_over,
-                Move.END: self._before_the_end,
+                Move.END: self._undo_start,
                 Move.GONE: self._gone,
             }
             await steps[self.plan.move]()
@@ -113,7 +116,7 @@ class Adoption:
             state.record(Kind.OUTCOME, act=act, data=taken)
 
     def _knows_none_of(self, launches: Mapping[NodeName, KnownQemu]) -> bool:
-        """Whether QEMUs live, and the journal names none of them, nor an act that launched one.
+        """Return whether QEMUs live of which the journal names none, nor an act that launched one.
 
         It was moved away, or it is one of an earlier life of the pair that was put back.
         """
@@ -125,18 +128,18 @@ class Adoption:
             and _LAUNCHING.isdisjoint(self.belief.acts)
         )
 
-    async def _surmise(self, launches: Mapping[NodeName, KnownQemu], seen: Sightings) -> Belief:
-        """Believe what the QEMUs, the images and the last claim show; raises as `infer_belief`."""
+    async def _infer(self, launches: Mapping[NodeName, KnownQemu], seen: Sightings) -> Belief:
+        """Infer a belief from QEMUs, images and the last claim; raises as `infer_belief`."""
         state = self.state
         claim = await open_arbiter(state.spec, state.ground.folder).current()
         companions: Companions | None = None
-        with contextlib.suppress(ColoctlError):  # what cannot be read is unknown
+        with contextlib.suppress(ColoctlError):  # an image's record that cannot be read is unknown
             companions = await generation.read(state.spec, state.ground.hosts)
         found = {node: one.found for node, one in seen.items()}
         return infer_belief(state.spec.name, launches, found, companions, claim)
 
-    def _write_down(self) -> None:
-        """Record what was concluded: the next supervisor reads it in the journal."""
+    def _record_belief(self) -> None:
+        """Record the inferred belief: the next supervisor reads it in the journal."""
         state, belief = self.state, self.belief
         for seat in state.seats.values():
             state.record_seat(seat)
@@ -147,8 +150,9 @@ class Adoption:
         state.record(Kind.OUTCOME, step="want", data=wanted)
 
     async def finish(self) -> bool:
-        """The act that was cut short is done again, as far as it may be; answers whether the pair
-        has ended by it. What goes wrong is said in the log, and the pair is as that act left it.
+        """Repeat the act that was cut short, if it may be; return whether the pair ended by it.
+
+        An error is logged, and the pair is as that act left it.
         """
         state, asked = self.state, self.belief.acts.get(self._next_act(), {})
         try:
@@ -174,7 +178,7 @@ class Adoption:
         return False
 
     def _next_act(self) -> str:
-        """What `finish` does; empty when nothing is left to do."""
+        """Return the name of the act that `finish` does; empty when nothing is left to do."""
         if self.plan.move is Move.FINISH_FAILOVER:
             return "failover"
         if self.plan.again:
@@ -182,7 +186,7 @@ class Adoption:
         return "stop" if self.plan.move is Move.END and "stop" in self.belief.acts else ""
 
     def _sentence(self, sightings: Sightings) -> str:
-        """What was believed, found and decided, for the log."""
+        """Return what was believed, found and decided, for the log."""
         found = ", ".join(
             f"node {node} {'lives' if one.found.alive else 'is dead'} ({one.found.role})"
             for node, one in sightings.items()
@@ -191,12 +195,13 @@ class Adoption:
         acting = f", in the middle of '{', '.join(self.belief.acts)}'" if self.belief.acts else ""
         return (
             f"taking over: the pair was {self.belief.protection}{acting}; "
-            f"{found or 'nothing was launched'}. {_decision(self.plan)}"
+            f"{found or 'nothing was launched'}. {self.plan.sentence()}"
         )
 
-    def _sit_down(self, sightings: Sightings) -> None:
-        """Each node has its QEMU, and no role is held twice; the dead have no seat beside a guest
-        that runs alone.
+    def _seat(self, sightings: Sightings) -> None:
+        """Place each QEMU in its seat, and give no role twice.
+
+        Beside a guest that runs alone the dead have no seat.
         """
         state, plan_ = self.state, self.plan
         alone = plan_.move in (Move.ADOPT_ALONE, Move.ROLL_BACK_PROTECT, Move.GONE)
@@ -228,20 +233,20 @@ class Adoption:
                 self._watch(seat)
 
     async def _adopt_colo(self) -> None:
-        """The pair is watched as before; its period and its limits are what was asked for."""
+        """Watch the pair as before, with the period and the limits that were asked for."""
         state = self.state
         self._watch_all()
         primary = state.vm_of(Role.PRIMARY)
         if not self.belief.covered:
             self._entered(primary)
-        # Set anew: the supervisor may have died while it was being changed.
+        # Set again: the supervisor may have died while it was being changed.
         with contextlib.suppress(MonitorError):
             period = colo_plan.set_checkpoint_delay(state.period_ms())
             await run(period, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
         await self._limit(primary)
 
     async def _limit(self, primary: VM) -> None:
-        """The comparison that a later protection finds has the limits that were asked for."""
+        """Set the limits that were asked for on the comparison that a later protection finds."""
         with contextlib.suppress(MonitorError):
             limits = retune.limit_comparison(self.state.spec)
             await run(limits, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
@@ -256,7 +261,7 @@ class Adoption:
         self._watch_all()
 
     async def _adopt_both(self) -> None:
-        """The living are watched; the dead are no news for the failover that follows."""
+        """Watch the living; a death is no news for the failover that follows."""
         for seat in self.state.seats.values():
             if seat.vm is not None and seat.vm.process.alive():
                 self._watch(seat)
@@ -264,7 +269,7 @@ class Adoption:
                 seat.retired = True
 
     async def _roll_back(self) -> None:
-        """The secondary is gone, and the guest runs on alone."""
+        """End the secondary, and let the guest run on alone."""
         state, node = self.state, self.plan.node
         assert node is not None
         primary = state.vm_of(Role.PRIMARY)
@@ -284,7 +289,7 @@ class Adoption:
             state.note(Fact.PROTECTION_ABANDONED, reason)
 
     async def _guest_runs(self) -> None:
-        """The state knows that a guest runs, and its taps are up."""
+        """Note that a guest runs, where the state has none, and set its taps up."""
         state = self.state
         primary = state.vm_of(Role.PRIMARY)
         if state.protection is Protection.DOWN:
@@ -293,7 +298,7 @@ class Adoption:
             await taps.set_all(state.spec, primary.host, primary.node, up=True)
 
     async def _hand_over(self) -> None:
-        """The loop sees what is wrong and decides; a second guest does not run meanwhile."""
+        """Leave the decision to the loop, but end a second guest: it does not run meanwhile."""
         state, lost = self.state, self.plan.lost
         if lost is not None:
             await acts.end(state, lost, Presence.DEAD)
@@ -306,17 +311,17 @@ class Adoption:
             primary = state.seat_of(Role.PRIMARY)
             self._missed(primary, "COLO_EXIT", mode="primary", reason="error")
 
-    async def _before_the_end(self) -> None:
-        """A start is undone to its beginning; a stop is left to `finish`."""
+    async def _undo_start(self) -> None:
+        """Undo a start to its beginning; leave a stop to `finish`."""
         state = self.state
         if "stop" in self.belief.acts:
             return
         await acts.end_all(state)
         if state.protection is not Protection.DOWN:
-            state.note(Fact.OPERATOR_STOPPED, "The guest had not run yet; it is started anew.")
+            state.note(Fact.OPERATOR_STOPPED, "The guest had not run yet; it is started again.")
 
     async def _gone(self) -> None:
-        """Nothing of the pair runs or lies about."""
+        """End and remove all that is left of the pair."""
         state = self.state
         await acts.end_all(state)
         for node in NODES:
@@ -326,22 +331,7 @@ class Adoption:
 
 
 def _as(belief: Belief, node: NodeName, one: DiscoveredNode) -> DiscoveredNode:
-    """Give what was found the role that is believed of it."""
+    """Return ``one`` with the role that the belief gives it."""
     if node not in belief.launches or one.found.role is belief.launches[node].role:
         return one
     return replace(one, found=replace(one.found, role=belief.launches[node].role))
-
-
-def _decision(plan: MovePlan) -> str:
-    """What is done with the pair, for people."""
-    node = plan.node or "that is left"
-    sentences = {
-        Move.ADOPT_COLO: "The pair is whole and stays protected.",
-        Move.ADOPT_ALONE: f"The guest runs on unprotected on node {node}.",
-        Move.FINISH_FAILOVER: f"The failover is finished: node {node} lives on.",
-        Move.ROLL_BACK_PROTECT: f"Protection is undone; the guest runs on alone on node {node}.",
-        Move.HAND_OVER: "Something is lost; it is diagnosed and decided as in any pair.",
-        Move.END: "What was launched is ended.",
-        Move.GONE: "No guest of the pair runs any more; what it left is swept.",
-    }
-    return sentences[plan.move] + (" The start is done again." if plan.again else "")

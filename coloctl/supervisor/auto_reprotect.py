@@ -1,7 +1,10 @@
-"""A guest that runs alone and should not is protected again without being asked.
+"""Protect a guest that runs alone and should not, again and without being asked.
 
-Invariants: nothing is tried while an act is under way, the pair is paused, or something is the
-matter with the guest's node; after each try that fails the next one waits longer.
+Called by `supervisor.loop` about once a second; calls `acts.protect` to make the new secondary, and
+`colo.backoff` for the time between two attempts.
+
+Invariants: nothing is tried while an act is under way, the pair is paused, or a finding concerns
+the guest's node. After each attempt that fails the next one waits longer.
 """
 
 from __future__ import annotations
@@ -45,12 +48,12 @@ class AutoReprotect:
     ) -> None:
         self.state = state
         self._watch, self._entered, self._spawn = watch, entered, spawn
-        self._failed = 0  #: tries in a row
+        self._failed = 0  #: attempts in a row
         self._not_before_s = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def tick(self) -> None:
-        """A try has begun, if it is time for one; the state says what is waited for."""
+        """Begin an attempt, if it is time for one; the state shows what is waited for."""
         state = self.state
         if state.protection is Protection.COLO:
             self._failed, self._not_before_s = 0, 0.0
@@ -65,17 +68,17 @@ class AutoReprotect:
             self._task = self._spawn(self._protect())
 
     def end(self) -> None:
-        """Nothing is tried any more."""
+        """Cancel the attempt under way."""
         if self._task is not None:
             self._task.cancel()
 
     def wanted(self) -> bool:
-        """The guest runs alone, and somebody wants it protected."""
+        """Return whether the guest runs alone and is to be protected."""
         state = self.state
         return state.protection is Protection.UNPROTECTED and state.protection_wanted
 
     def _obstacle(self) -> str:
-        """Why nothing is tried now, whatever the other node may be like; a sentence."""
+        """Return why nothing is tried now, apart from the other node's condition; a sentence."""
         state, name = self.state, self.state.spec.name
         primary = state.seat_of(Role.PRIMARY)
         if primary is not None and primary.merge is Merge.REFUSED:
@@ -93,10 +96,10 @@ class AutoReprotect:
         return ""
 
     def _diverges(self) -> str:
-        """Why the next secondary waits, where the last ones have diverged one after the other."""
+        """Return why the next secondary waits, where several have diverged lately; a sentence."""
         beside, now_s = self.state.beside, self.state.clock.now()
         times = beside.lately(now_s)
-        if times < 2:  # the first one is made anew at once
+        if times < 2:  # after the first one another is made at once
             return ""
         left_s = beside.diverged_s[-1] + wait_s(times) - now_s
         if left_s <= 0:
@@ -111,7 +114,7 @@ class AutoReprotect:
         state.exposure = "A new secondary is being made."
         try:
             await acts.reprotect(state, self._watch, self._entered)
-        except PairBusy as busy:  # somebody else acts: what is left to do then is seen then
+        except PairBusy as busy:  # another act is under way: a later tick decides
             log.info("%s", busy.message)
         except ColoctlError as error:
             self._failed += 1
@@ -123,7 +126,7 @@ class AutoReprotect:
             )
             log.warning("%s", state.exposure)
         except Exception:
-            log.exception("What was to protect the pair again went wrong")
+            log.exception("The attempt to protect the pair again failed")
             self._not_before_s = state.clock.now() + wait_s(self._failed + 1)
         else:
             state.exposure = ""

@@ -1,6 +1,9 @@
-"""What goes on beside the acts of a pair: its guests compared, its copies verified.
+"""Hold what goes on beside the acts of a pair: its guests compared, its copies verified.
 
-Held by `PairState`; written by `supervisor.contrast` and `supervisor.verifying`.
+Held by `supervisor.state`; written by `supervisor.contrast`, which compares guests by
+`ha.divergence`, and by `supervisor.verifying`.
+
+Invariant: evidence counts only against the secondary of which it was found.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from coloctl.model.strangers import Stranger, TurnedAway
 from coloctl.model.verified import Verified
 from coloctl.vm import VM
 
-#: Acts that a verification goes on beside; any other breaks it off.
+#: Acts that a verification goes on beside; any other cancels it.
 _BESIDE = frozenset({"checkpoint", "set"})
-#: Secondaries that diverged so long ago say nothing of the next one, seconds.
+#: A divergence so long ago is no sign about the next secondary, seconds.
 LATELY_S = 600.0
 
 
@@ -29,21 +32,24 @@ async def _at_once() -> None:
 
 @dataclass
 class Beside:
-    """The defaults are those of a pair that nothing watches yet."""
+    """Results of the work beside the acts.
+
+    The defaults are those of a pair that is not watched yet.
+    """
 
     contrast: Contrast = field(default_factory=Contrast)  #: between the guests of both nodes
     compared: VM | None = None  #: the secondary that `contrast` is about
     unlike: tuple[str, ...] = ()  #: why the secondary's disks are given up, sentences
     unlike_of: VM | None = None  #: the secondary that this was found of
     diverged_s: list[float] = field(default_factory=list)  #: when a secondary was found to have
-    #: Returns when nothing that was seen of the guests is undecided.
+    #: Returns when no sign that was observed of the guests is undecided.
     settle: Callable[[], Awaitable[None]] = _at_once
     verified: Verified | None = None  #: what the last verification found
     verification: asyncio.Task[None] | None = None
     left: VM | None = None  #: a primary that may still show its disks to programs
     asking: bool = False  #: a verification has asked for the checkpoint that comes next
-    lent: tuple[VM, ...] = ()  #: QEMUs that may still have what their memory was written into
-    #: Clears away what a verification that was broken off has left.
+    lent: tuple[VM, ...] = ()  #: QEMUs that may still have the file that took their memory
+    #: Removes what a cancelled verification has left.
     tidy: Callable[[], Awaitable[None]] = _at_once
 
     #: How many strangers were cut off from each wire, the first one's moment, the last one.
@@ -59,7 +65,7 @@ class Beside:
         self.last_stranger = who
 
     def turned_away(self, now_s: float) -> TurnedAway | None:
-        """All strangers that were cut off, for people; None where there was none."""
+        """Return all strangers that were cut off, for people; None where there was none."""
         if self.last_stranger is None:
             return None
         since_s = round(now_s - self.first_stranger_s, 1)
@@ -67,29 +73,32 @@ class Beside:
         return TurnedAway(self.strangers.total(), dict(self.strangers), since_s, last)
 
     def found_before(self, secondary: VM) -> None:
-        """Hold against ``secondary`` what an earlier supervisor found."""
+        """Record against ``secondary`` the divergence that an earlier supervisor found."""
         self.contrast, self.compared = Contrast(events=(EARLIER,)), secondary
 
     def may_show(self, vm: VM, role: Role) -> None:
-        """Expect of an adopted primary that a verification was under way."""
+        """Note that an adopted primary may still show its disks to a verification."""
         if role is Role.PRIMARY:
             self.left = vm
 
     def of(self, secondary: VM | None) -> Contrast:
-        """What is known of that secondary; what an earlier one did says nothing about it."""
+        """Return the contrast of that secondary.
+
+        An empty one where it was another that was compared.
+        """
         known = secondary is not None and secondary is self.compared
         return self.contrast if known else Contrast()
 
     def diverged(self, now_s: float) -> None:
-        """Note that a secondary has diverged; of old ones nothing is known any more."""
+        """Note that a secondary has diverged; forget those before `LATELY_S`."""
         self.diverged_s = [at_s for at_s in self.diverged_s if now_s - at_s < LATELY_S]
         self.diverged_s.append(now_s)
 
     def lately(self, now_s: float) -> int:
-        """How many secondaries have diverged lately: the next one may do so too."""
+        """Count the secondaries that have diverged lately: the next one may do so too."""
         return sum(now_s - at_s < LATELY_S for at_s in self.diverged_s)
 
     def make_way(self, act: str) -> None:
-        """Break off what ``act`` cannot go on beside; nothing is waited for."""
+        """Cancel a verification that ``act`` cannot go on beside; nothing is waited for."""
         if self.verification is not None and act not in _BESIDE:
             self.verification.cancel()

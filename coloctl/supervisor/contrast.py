@@ -1,11 +1,11 @@
-"""Compare what both guests of a pair in COLO do, and keep `Beside.contrast`.
+"""Compare what both guests of a pair in COLO do, and keep the result in `Beside.contrast`.
 
-Called by `supervisor.loop`: at every event of either QEMU, and once a second. What is looked at:
-QEMU's events of the guests, both consoles, the scheduler's account of the threads that are the
-guests' processors, and checkpoints that came early. `ha.divergence` says what follows from it.
+Called by `supervisor.loop` at every event of either QEMU and once a second. Compared are QEMU's
+events of the guests, both consoles, the scheduler's record of the threads that are the guests'
+processors (`host.threads`), and checkpoints that came early. `ha.divergence` decides what follows.
 
-Invariants: nothing of an earlier secondary counts against the present one; once a divergence is
-proven it stays so for the life of that secondary, also when a checkpoint has healed its guest.
+Invariants: no evidence of an earlier secondary counts against the present one. A proven divergence
+holds for the life of that secondary, also when a checkpoint has made its guest equal again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: What is read of one console in one second, bytes; a guest that writes more is not followed.
+#: Bytes read of one console in one second; a guest that writes more is not followed.
 CONSOLE_BYTES = 256 * 1024
-#: What is read of the primary's console from before the session, bytes.
+#: Bytes read of the primary's console from before the session.
 BEFORE_BYTES = 1 << 20
 #: How often the consoles are read at most, by checkpoints, seconds.
 READ_S = 0.1
-#: What an undecided sign may take until it is one or is none, and how often it is asked, seconds.
+#: The time until an undecided sign is decided, and how often it is asked, seconds.
 SETTLE_S, SETTLE_PERIOD_S = 5.0, 0.25
 
 
@@ -111,10 +111,11 @@ class _Session:
         self._unmet = words.undecided
 
     def undecided(self) -> bool:
-        """Whether something was seen that a moment will make a proof or nothing."""
+        """Return whether a sign was observed that a moment will make a proof or nothing."""
         return self.deeds.undecided or self._unmet or max(self.load.spinning, self.load.halted) > 0
 
     def contrast(self) -> Contrast:
+        """Return the signs of this session so far."""
         return Contrast(
             events=tuple(self.deeds.alone),
             lines=self._damage,
@@ -126,7 +127,7 @@ class _Session:
         )
 
     def feed_load(self, at_s: float) -> None:
-        """Look at what the processors of both guests have done."""
+        """Compare the processor time that both guests have used."""
         if self.processors is None:
             return
         worked = []
@@ -151,7 +152,10 @@ class Contrasting:
         self._reading, self._read_s = False, -math.inf
 
     def hear(self, seat: Seat, event: Event) -> None:
-        """Note what an event of QEMU says about its guest; the stats has counted it already."""
+        """Note what an event of QEMU shows about its guest.
+
+        The statistics have counted it already.
+        """
         session = self._session
         if session is None or seat.vm not in session.vms:
             return
@@ -188,9 +192,9 @@ class Contrasting:
         self._look(session, cpu_sampling.BRIEFLY)
 
     def sample(self) -> None:
-        """Look at the processors; oftener than `tick`, so that a short spin is not averaged away.
+        """Sample the processors, more often than `tick`, so that a short spin is not averaged away.
 
-        Not while a checkpoint holds a guest: how long is known at its end only.
+        Not while a checkpoint holds a guest: its duration is known at its end only.
         """
         session = self._session
         if session is None or session is not self._attend():
@@ -210,7 +214,7 @@ class Contrasting:
         self._conclude(session)
 
     async def settle(self) -> None:
-        """Return when nothing that was seen is undecided any more, or after `SETTLE_S`."""
+        """Wait until no sign that was observed is undecided any more, `SETTLE_S` at most."""
         clock = self.state.clock
         until_s = clock.now() + SETTLE_S
         while clock.now() < until_s:
@@ -220,14 +224,14 @@ class Contrasting:
             await clock.sleep(SETTLE_PERIOD_S)
 
     def end(self) -> None:
-        """Look at nothing any more."""
+        """Cancel the sampling under way."""
         if self._looking is not None:
             self._looking.cancel()
 
     # -- sessions
 
     def _attend(self) -> _Session | None:
-        """The session of those who sit in the seats now, a new one where they are others."""
+        """Return the session of the QEMUs in the seats now; a new one where they are others."""
         state = self.state
         primary, secondary = state.seat_of(Role.PRIMARY), state.seat_of(Role.SECONDARY)
         there = [seat for seat in (primary, secondary) if seat is not None and _in_colo(seat)]
@@ -253,10 +257,10 @@ class Contrasting:
             return
         session.processors = one, two
 
-    # -- what is seen
+    # -- signs
 
     def _count(self, session: _Session) -> None:
-        """A checkpoint has begun: was it forced because an answer had no twin?"""
+        """Count a checkpoint that came early because the secondary sent no matching packet."""
         period_s = session.primary.stats.last_period_s
         asked = self.state.act or self.state.beside.asking  # it was no answer that forced it
         if period_s is None or asked:
@@ -269,7 +273,10 @@ class Contrasting:
         )
 
     def _weigh(self, session: _Session) -> None:
-        """Look at the processors, and closer where those of the secondary behave otherwise."""
+        """Compare the processors' load.
+
+        Sample closer where the secondary's behave otherwise.
+        """
         now_s = self.state.clock.now()
         session.deeds.judge(session.moment(now_s))
         session.feed_load(now_s)
@@ -280,7 +287,7 @@ class Contrasting:
         self._conclude(session)
 
     def _look(self, session: _Session, patience: int) -> None:
-        """Look at the registers, unless that is under way or says nothing now."""
+        """Sample the registers, unless that is under way or shows nothing now."""
         idle = self._looking is None or self._looking.done()
         eventful = session.deeds.eventful(self.state.clock.now())
         if idle and not eventful and not session.deaf and session.processors is not None:
@@ -289,13 +296,13 @@ class Contrasting:
     async def _look_at(
         self, session: _Session, processors: tuple[list[int], list[int]], patience: int
     ) -> None:
-        """Find processors of the secondary alone that have stopped to be a guest's."""
+        """Find processors of the secondary alone that have stopped to take interrupts."""
         if await session.looking.deaf(processors, patience):
             session.deaf = True
             self._conclude(session)
 
     def _conclude(self, session: _Session) -> None:
-        """The state has the contrast; a proof is final, and in the journal."""
+        """Show the contrast in the state; journal a proof, which is final."""
         state, secondary = self.state, session.secondary
         if (
             session is not self._session

@@ -1,8 +1,10 @@
-"""Look at the registers of both guests of a pair, for processors that take no interrupt any more.
+"""Sample the registers of both guests, to find processors that take no interrupt any more.
 
 Called by `supervisor.contrast`, briefly once a second and closely where something is suspected;
-`ha.processors` says what a look is worth. Invariant: no look counts during which a checkpoint
-stopped the secondary, because QEMU may tell of the state before it or of the one after it.
+asks QEMU by `qmp.command`; `ha.processors` decides what a sample proves.
+
+Invariant: no sample counts during which a checkpoint stopped the secondary, because QEMU may report
+the state before it or the one after it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: How many looks at most, how far apart in seconds, and how long QEMU may take to tell: it may be
-#: in a checkpoint.
+#: How many samples at most, how far apart in seconds, and how long QEMU may take to answer: it may
+#: be in a checkpoint.
 LOOKS, PERIOD_S, DEADLINE_S = 40, 0.02, 2.0
-#: So many looks in a row at which every processor takes interrupts end a brief look, or a close
-#: one: after a checkpoint a processor is well until its next interrupt.
+#: So many samples in a row at which every processor takes interrupts end a brief sampling, or a
+#: close one: after a checkpoint a processor is well until its next interrupt.
 BRIEFLY, CLOSELY = 1, 6
 
 #: What ``info registers`` prints of each processor: where it is, its flags, whether it is halted.
@@ -33,7 +35,7 @@ _INTERRUPTS, _PAGE = 0x200, 12
 
 
 class CpuSampling:
-    """What was seen of the processors of one primary and one secondary."""
+    """Samples of the processors of one primary and one secondary."""
 
     def __init__(self, primary: Seat, secondary: Seat, clock: Clock) -> None:
         assert primary.vm is not None and secondary.vm is not None
@@ -44,8 +46,8 @@ class CpuSampling:
     async def deaf(self, processors: tuple[list[int], list[int]], patience: int) -> bool:
         """Return whether a processor of the secondary alone is proven to take no interrupt.
 
-        ``processors`` are the threads of both QEMUs. After ``patience`` looks in a row at which
-        each takes interrupts nothing is looked at any more, or `CLOSELY` where one did not before.
+        ``processors`` are the threads of both QEMUs. Sampling ends after ``patience`` samples in a
+        row at which each takes interrupts, or after `CLOSELY` where one did not before.
         """
         ours, theirs = self._seen
         well = 0
@@ -64,17 +66,20 @@ class CpuSampling:
                     break
                 await self._clock.sleep(PERIOD_S)
         except ColoctlError as error:
-            log.info("The registers could not be looked at: %s", error.message)
+            log.info("The registers could not be read: %s", error.message)
         return False
 
     def _stretch(self) -> int | None:
-        """Return after which checkpoint the secondary runs; None while one holds it."""
+        """Return the number of the checkpoint after which the secondary runs.
+
+        None while one holds it.
+        """
         stats = self._seats[1].stats
         return None if stats.stopped_at else stats.count
 
 
 async def _look(vm: VM, tids: list[int]) -> list[Processor]:
-    """Return what each processor of the guest is at; raises `MonitorError`."""
+    """Return the position of each processor of the guest; raises `MonitorError`."""
     text = str(await vm.execute(qmp.info_registers(), DEADLINE_S))
     ran = threads.worked(vm.process.identity.pid, tids) or ()
     return [

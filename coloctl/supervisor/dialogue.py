@@ -1,7 +1,10 @@
-"""What a verb would say to each node, as a list of steps; pure, and what ``--dry-run`` prints.
+"""List what a verb would send to each node, step by step; pure, and what ``--dry-run`` prints.
 
-Every step names its node and has exactly one of ``launch`` (a command line), ``command`` (a QMP
-command as it goes over the socket) and ``act`` (what coloctl itself does, in words).
+Called by `control.service` and `cli.verbs.start`; takes the sequences of `colo.plan` and the
+command lines of `colo.launch`.
+
+Invariant: every step names its node and has exactly one of ``launch`` (a command line), ``command``
+(a QMP command as it goes over the socket) and ``act`` (what coloctl itself does, as a sentence).
 """
 
 from __future__ import annotations
@@ -37,13 +40,13 @@ def dialogue(
     in_sync: bool = True,
     memory: bool | None = None,
 ) -> Items:
-    """The steps of ``verb`` for a pair that is in ``protection`` now.
+    """Return the steps of ``verb`` for a pair that is in ``protection`` now.
 
     ``primary`` is the node that runs the guest. ``in_sync``: the images of both nodes are known to
     be equal, which matters for a start from nothing only. ``tuning`` is what the settings are to
     be, for ``set``; those of ``spec`` hold now. ``memory``: whether ``verify`` compares it, None
-    leaves that to ``spec``. Raises what the verb itself would raise
-    at once, and `UsageError` for a verb that has no dialogue.
+    leaves that to ``spec``. Raises at once what the verb itself would raise, and `UsageError` for a
+    verb that has no dialogue.
     """
     if verb == "start":
         _require_startable(spec, protection, protect)
@@ -132,7 +135,7 @@ def _verify(
 def _begin(
     spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, *, held: bool
 ) -> Items:
-    """The guest's QEMU, where none runs yet."""
+    """Launch the guest's QEMU, where none runs yet."""
     return _launch_primary(spec, ground, primary, held) if protection is Protection.DOWN else []
 
 
@@ -213,7 +216,7 @@ def _rebuilt(spec: PairSpec, primary: NodeName, protection: Protection) -> Items
 def _disks(
     spec: PairSpec, ground: Ground, primary: NodeName, protection: Protection, *, in_sync: bool
 ) -> Items:
-    """A guest that runs has disks that the other node held before, as far as is known here."""
+    """Make the disks equal: a guest that runs has disks that the other node held before."""
     if in_sync:
         return dialogue_disks.joined(spec, primary)
     if protection is Protection.DOWN:
@@ -278,7 +281,10 @@ def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
 
 
 def _yank(node: NodeName, ours: list[dict[str, Any]]) -> Items:
-    """As if every connection to the peer still existed; those that do not are left out."""
+    """Yank as if every connection to the peer still existed.
+
+    The others are left out when it runs.
+    """
     return [
         command(node, qmp.query_yank(), "asked and yanked over the rescue monitor"),
         *said(node, plan.yank_peer(ours, ours)),
@@ -320,7 +326,7 @@ def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay
 
 
 def _set(spec: PairSpec, protection: Protection, primary: NodeName, to: Tuning) -> Items:
-    """What a setting needs no QEMU for, it has from the next launch or protection on."""
+    """Change settings; one that needs no QEMU now takes effect at the next launch or protection."""
     now, then = Tuning.of(spec), to.applied(spec)
     items: Items = []
     if now.period != to.period and protection is Protection.COLO:

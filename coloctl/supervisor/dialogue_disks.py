@@ -1,4 +1,7 @@
-"""What is said while disks are brought in sync, and both copies compared; pure."""
+"""List the steps that bring disks in sync and compare both copies; pure.
+
+Called by `supervisor.dialogue`; takes the sequences of `colo.plan` and `colo.difference_plan`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from coloctl.supervisor.dialogue_items import Items, act, command, said
 
 
 def joined(spec: PairSpec, primary: NodeName) -> Items:
-    """The disks are equal already."""
+    """Attach the replicas; the disks are equal already."""
     return said(primary, plan.attach_replicas(spec))
 
 
 def compared(spec: PairSpec, ground: Ground, primary: NodeName) -> Items:
-    """Only what differs is sent; one turn is shown, and there are as many as the guest needs."""
+    """Send only what differs; one turn is shown, and there are as many as the guest needs."""
     socket, chunk = ground.rundir(primary) / "resync.sock", Grain().chunk
     turns = [
         item
@@ -39,19 +42,19 @@ def compared(spec: PairSpec, ground: Ground, primary: NodeName) -> Items:
 
 
 def verified(spec: PairSpec, ground: Ground, primary: NodeName, checkpoint: Items) -> Items:
-    """Both copies are read while the guest runs; ``checkpoint`` is what one checkpoint is told."""
+    """Compare both copies while the guest runs; ``checkpoint`` has the steps of one checkpoint."""
     return [
         *said(primary, difference_plan.drop(spec)),
         *said(primary, difference_plan.show(spec, ground.rundir(primary) / "resync.sock")),
         act(primary, "hash every disk on both nodes, and compare", "nothing is written"),
         *checkpoint,
-        act(primary, "read again what differed, behind each of four checkpoints", ""),
+        act(primary, "read again what differed, after each of four checkpoints", ""),
         *said(primary, difference_plan.drop(spec)),
     ]
 
 
 def compared_pages(primary: NodeName, checkpoint: Items) -> Items:
-    """The memory of both is read by the chunk; ``checkpoint`` is what one checkpoint is told."""
+    """Compare the memory of both, by the chunk; ``checkpoint`` has the steps of one checkpoint."""
     nodes = (primary, other(primary))
     return [
         *(
@@ -67,13 +70,13 @@ def compared_pages(primary: NodeName, checkpoint: Items) -> Items:
         *(act(node, "pmemsave of every MiB, hash each page", "") for node in nodes),
         *checkpoint,
         *(act(node, "the same again, compare pages that did not change", "") for node in nodes),
-        act(primary, f"look again at pages that differ, behind {pages.LOOKS} checkpoints", ""),
+        act(primary, f"look again at pages that differ, after {pages.LOOKS} checkpoints", ""),
         *(command(node, ram.remove_fd(pages.FDSET), "") for node in nodes),
     ]
 
 
 def mirrored(spec: PairSpec, primary: NodeName) -> Items:
-    """Every block is sent."""
+    """Send every block."""
     ready = [
         act(primary, f"wait until job {mirror_plan.resync_job(i)} is ready", "")
         for i, _ in enumerate(spec.disks)

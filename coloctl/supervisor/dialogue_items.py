@@ -1,4 +1,8 @@
-"""The steps of a dialogue as documents: which node, what, and why; pure."""
+"""Build the steps of a dialogue as documents: which node, what, and why; pure.
+
+Called by `supervisor.dialogue` and `supervisor.dialogue_disks`; a sequence comes from `colo.plan`,
+a command line from `machine.cmdline`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ Items = list[Item]
 
 
 def taps(spec: PairSpec, node: NodeName, *, up: bool) -> Items:
-    """The taps of ``node`` go up or down."""
+    """List the steps that set the taps of ``node`` up or down."""
     return [
         act(node, f"ip link set {tap} {'up' if up else 'down'}", "")
         for tap in colo_taps.names(spec, node)
@@ -23,20 +27,20 @@ def taps(spec: PairSpec, node: NodeName, *, up: bool) -> Items:
 
 
 def said(node: NodeName, steps: Plan) -> Items:
-    """The commands of a sequence, to one node."""
+    """List the commands of a sequence, to one node."""
     return [command(node, step.command, step.why) for step in steps]
 
 
 def command(node: NodeName, what: qmp.Command, why: str) -> Item:
-    """One QMP command, as it goes over the socket."""
+    """Return one QMP command, as it goes over the socket."""
     return {"node": node, "command": what.wire(), "why": why}
 
 
 def launch(node: NodeName, how: cmdline.Launch, why: str) -> Item:
-    """One QEMU is started."""
+    """Return the start of one QEMU."""
     return {"node": node, "launch": how.lines(), "why": why}
 
 
 def act(node: NodeName, words: str, why: str) -> Item:
-    """What coloctl itself does, in words."""
+    """Return a step of coloctl itself, described by ``words``."""
     return {"node": node, "act": words, "why": why}

@@ -1,7 +1,10 @@
-"""Find the QEMUs that a dead supervisor left, by journal and by socket, and ask them what they are.
+"""Find the QEMUs that a dead supervisor left, by journal and by socket, and query their state.
 
-Called by `supervisor.adopt`. Invariant: nothing is ended here. Whatever is found is answered to the
-caller, alive or dead, and decided about there.
+Called by `supervisor.adopt`; a QEMU that answers is adopted as a `vm.VM`, one that does not gets a
+`qmp.lost.LostMonitor`.
+
+Invariant: nothing is ended here. Every QEMU that is found is returned to the caller, alive or dead,
+and decided about there.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from coloctl.supervisor.reconcile import ABSENT, FoundQemu, KnownQemu
 from coloctl.vm import VM, Recorder
 
 #: A QEMU answers within milliseconds, within a second in a checkpoint on a busy machine. One that
-#: is silent for so long is taken over without its monitor, and judged by that.
+#: is silent for so long is taken over without its monitor, and counts as silent.
 ANSWER_DEADLINE_S = 10.0
 
 
@@ -38,9 +41,9 @@ class DiscoveredNode:
 async def look(
     ground: Ground, launches: Mapping[NodeName, KnownQemu], records: Mapping[NodeName, Recorder]
 ) -> dict[NodeName, DiscoveredNode]:
-    """Find what is left of ``launches``, node by node; ``records`` get what is said to each QEMU.
+    """Find what is left of ``launches``, node by node; ``records`` get the traffic of each QEMU.
 
-    Raises `PreconditionFailed` where the kernel does not tell whether a process is the one that was
+    Raises `PreconditionFailed` where the kernel does not show whether a process is the one that was
     launched.
     """
     seen = await asyncio.gather(
@@ -50,7 +53,7 @@ async def look(
 
 
 def with_strays(folder: Path, known: Mapping[NodeName, KnownQemu]) -> dict[NodeName, KnownQemu]:
-    """Add to ``known`` the QEMUs that were launched for ``folder`` and not yet written down.
+    """Add to ``known`` the QEMUs that were launched for ``folder`` and not yet recorded.
 
     One that the journal names and that lives is never replaced. Blocks for some milliseconds.
     """
@@ -64,7 +67,7 @@ def with_strays(folder: Path, known: Mapping[NodeName, KnownQemu]) -> dict[NodeN
 
 
 def lives(launch: KnownQemu, node: NodeName) -> bool:
-    """Say whether the QEMU of ``launch`` exists, or the wrapper that it was started through."""
+    """Return whether the QEMU of ``launch`` exists, or the wrapper that started it."""
     both = (launch.identity, launch.leader)
     return any(one is not None and leftovers.exists(one, node) for one in both)
 

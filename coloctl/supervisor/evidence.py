@@ -1,4 +1,10 @@
-"""What the supervisor holds for true and why, as documents: for `explain`, `events`, `bundle`."""
+"""Show what the supervisor believes and why, as documents for `explain`, `events` and `bundle`.
+
+Called by `control.service`; takes the observation and the finding of `supervisor.state`, and asks
+`ha.decision`, `ha.monitoring_path` and `ha.triggers` what follows from them.
+
+Invariant: only reads; the same decision functions as in a real failover give the answer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +22,7 @@ from coloctl.supervisor.state import PairState
 
 
 def explanation(state: PairState) -> dict[str, Any]:
-    """The document of `explain -f json`: the state, the monitoring paths, and what would follow."""
+    """Return the document of `explain -f json`: state, monitoring paths, and what would follow."""
     view, seen, finding = state.view(), state.observation, state.finding
     spec, name = state.spec, state.spec.name
     document: dict[str, Any] = {
@@ -56,9 +62,9 @@ def explanation(state: PairState) -> dict[str, Any]:
 
 
 def _unsound(state: PairState) -> dict[str, Any] | None:
-    """Say what is the matter with a pair whose monitoring paths all answer, and which is not well.
+    """Return what is wrong with a pair whose monitoring paths all answer, and which is not well.
 
-    None where there is no such matter: then the diagnosis says it.
+    None where nothing is wrong: then the diagnosis stands.
     """
     if state.finding.diagnosis is not Diagnosis.HEALTHY:
         return None
@@ -71,7 +77,7 @@ def _unsound(state: PairState) -> dict[str, Any] | None:
         said = f"Node {node} answers or is silent, and is not proven down."
     elif asked:
         name, node = "unfenced", asked[0]
-        said = f"A failover waits until a person says that node {node} is down."
+        said = f"A failover waits until a person confirms that node {node} is down."
     elif state.protection is Protection.FAILED:
         name, said = "failed", f"An earlier failover failed: {reason}"
     elif state.protection is Protection.FAILOVER:
@@ -80,7 +86,7 @@ def _unsound(state: PairState) -> dict[str, Any] | None:
 
 
 def found(finding: Finding) -> dict[str, Any]:
-    """A diagnosis with its evidence."""
+    """Return a diagnosis with its evidence."""
     return {
         "name": finding.diagnosis,
         "node": finding.node,
@@ -89,7 +95,7 @@ def found(finding: Finding) -> dict[str, Any]:
 
 
 def evidence(state: PairState) -> dict[str, Any]:
-    """The last observation, as it can be replayed, and what was found in it."""
+    """Return the last observation, as it can be replayed, and the finding in it."""
     seen = state.observation
     return {
         "observation": None if seen is None else seen.to_json(),
@@ -98,7 +104,10 @@ def evidence(state: PairState) -> dict[str, Any]:
 
 
 def records(state: PairState) -> list[Mapping[str, Any]]:
-    """What is, in records: ``{"exists": "pair" | "node" | "checkpoints" | "diagnosis", ...}``."""
+    """Return the state as records.
+
+    ``{"exists": "pair" | "node" | "checkpoints" | "diagnosis", ...}``.
+    """
     pair = state.view().to_json()
     nodes, checkpoints = pair.pop("nodes"), pair.pop("checkpoints")
     del pair["schema"]

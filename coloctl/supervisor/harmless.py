@@ -1,8 +1,8 @@
-"""What may stay readable on a command line that others will read: what is known to say nothing.
+"""List what may stay readable on a command line that others will read; pure.
 
-`coloctl.supervisor.redact` asks for each value of an option of QEMU's, and for each word of a
-kernel's command line. Invariant: a name that is not on these lists hides its value; a list of what
-is secret is never complete. Pure.
+`supervisor.redact` looks up the name of each option of QEMU, and of each parameter of a kernel.
+
+Invariant: a name that is not on these lists hides its value; a list of secrets is never complete.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ clock driftfix guest-reset pcie chassis_nr firmware kernel initrd dtb
 """
 KEYS = frozenset(_KEYS.split())
 
-#: Words of a kernel's command line whose values tell how it boots, and nothing else.
+#: Parameters of a kernel whose values show how it boots, and nothing else.
 _KERNEL = """
 acpi apparmor audit biosdevname clocksource cma console consoleblank crashkernel debug
 default_hugepagesz earlycon earlyprintk elevator fsck.mode fsck.repair hugepages hugepagesz idle

@@ -1,10 +1,13 @@
-"""A guest that QEMU has stopped because a write of it found no room: seen, said, and let go again.
+"""Let a guest run on that QEMU has stopped because a write found no space.
 
 QEMU's own policy for disks (`werror=enospc`) stops the guest in run state `io-error` instead of
-failing the write, which waits: nothing is lost, and `cont` tries it again. The loop calls this. It
-also knows which failed writes no child of a quorum has: they were never acknowledged, so no disk
-missed them. Invariant: a replica counts as whole again only if every write that it failed is known
-to have failed everywhere.
+failing the write, which waits: nothing is lost, and `cont` tries it again. Called by
+`supervisor.loop` at events and once a second; asks `colo.backoff` for the time between attempts.
+It also knows which failed writes no child of a quorum (`machine.blockdev`) has: they were never
+acknowledged, so no disk missed them.
+
+Invariant: a replica counts as whole again only if every write that it failed is known to have
+failed everywhere.
 """
 
 from __future__ import annotations
@@ -31,9 +34,9 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: Less is no room: the guest would stop at once again. Bytes.
+#: Less is no space: the guest would stop at once again. Bytes.
 ROOM: Final = 1 << 20
-#: A guest that ran for so long after it was let go has got over it, seconds.
+#: A guest that ran for so long after it was let go is not held any more, seconds.
 OVER_S: Final = 10.0
 #: One question about a filesystem, seconds.
 DEADLINE_S: Final = 5.0
@@ -43,16 +46,16 @@ _Write = tuple[str, str, int, int]
 
 
 class Held:
-    """What holds the guest of one pair; `tick` is called about once a second."""
+    """The hold of one pair's guest for want of space; `tick` is called about once a second."""
 
     def __init__(
         self,
         state: PairState,
-        vigil: HeartbeatDriver,
+        driver: HeartbeatDriver,
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         self.state = state
-        self._driver, self._spawn = vigil, spawn
+        self._driver, self._spawn = driver, spawn
         self._vm: VM | None = None  #: whose writes and stops these are
         self._bad: set[_Write] = set()  #: writes that a child failed and perhaps another has
         self._lasting: set[str] = set()  #: children that missed something before these
@@ -61,7 +64,7 @@ class Held:
         self._task: asyncio.Task[None] | None = None
 
     def hear(self, primary: Seat, event: Event) -> None:
-        """Take an event of the primary's QEMU, before anybody marks a replica for it."""
+        """Take an event of the primary's QEMU, before a replica is marked for it."""
         if primary.vm is not self._vm:
             self._vm, self._bad, self._lasting = primary.vm, set(), set()
         data = event.data
@@ -77,7 +80,7 @@ class Held:
             self._failed_everywhere(primary, _where(str(data.get("reference")), data))
 
     def _failed_everywhere(self, primary: Seat, where: tuple[str, int, int]) -> None:
-        """No child has that write, so the guest was never told that it is done."""
+        """Clear a write that no child has: the guest never got an acknowledgement of it."""
         children = {one[0] for one in self._bad if one[1:] == where}
         self._bad = {one for one in self._bad if one[1:] != where}
         left = {one[0] for one in self._bad} | self._lasting
@@ -92,7 +95,7 @@ class Held:
             self.state.record(Kind.NOTE, node=replica.name, data=note)
 
     def tick(self) -> None:
-        """Say that the guest is held, and let it go when there is room."""
+        """Show that the guest is held, and let it go when there is space."""
         state, primary = self.state, self.state.seat_of(Role.PRIMARY)
         if primary is None or primary.vm is None:
             self._since_s = None
@@ -115,7 +118,7 @@ class Held:
             self._task = self._spawn(self._let_go(primary, primary.vm))
 
     def end(self) -> None:
-        """Nothing is tried any more."""
+        """Cancel the attempt under way."""
         if self._task is not None:
             self._task.cancel()
 
@@ -134,12 +137,15 @@ class Held:
             self._tries = 0
 
     def _explain(self, primary: Seat, reason: str) -> None:
-        """Give the state that reason, unless it says what an image lacks, which matters more."""
+        """Set the reason of the state.
+
+        A reason about an unfinished image stays, it matters more.
+        """
         if primary.merge is Merge.NONE:
             self.state.explain(reason)
 
     async def _let_go(self, primary: Seat, vm: VM) -> None:
-        """The guest tries its write again, if there is room where its disks lie."""
+        """Resume the guest, which tries its write again, if there is space where its disks lie."""
         state = self.state
         try:
             if not await self._room(primary, vm):
@@ -153,9 +159,9 @@ class Held:
             log.warning("The guest on node %s stays stopped: %s", primary.name, error.message)
 
     async def _room(self, primary: Seat, vm: VM) -> bool:
-        """Whether every filesystem that the guest's QEMU writes disks to has some room.
+        """Return whether every filesystem that the guest's QEMU writes disks to has some space.
 
-        True also where that cannot be told: a try that finds none costs nothing.
+        True also where that cannot be determined: an attempt that finds none costs nothing.
         """
         folders = [disk.image[primary.name] for disk in self.state.spec.disks]
         argv = ["stat", "-f", "-L", "-c", "%a %S", str(vm.rundir)]
@@ -166,6 +172,6 @@ class Held:
 
 
 def _where(name: str, data: Any) -> tuple[str, int, int]:
-    """The disk's number, which ends the names of all its nodes, and the place on it."""
+    """Return the disk's number, which ends the names of all its nodes, and the place on it."""
     number = name[len(name.rstrip("0123456789")) :]
     return number, int(data.get("sector-num", -1)), int(data.get("sectors-count", -1))

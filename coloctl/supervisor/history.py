@@ -1,10 +1,11 @@
-"""Every failover of a pair, one JSON line each, kept apart from the journal, which rotates.
+"""Keep every failover of a pair, one JSON line each, apart from the journal, which rotates.
 
-Each line has a checksum (`coloctl.sealed`); those of an earlier coloctl have none and stand first.
+Written by `supervisor.state` through `host.durable`; read by `control.service`. Each line has a
+checksum (`coloctl.sealed`); those of an earlier coloctl have none and stand first.
 
-Promises: a line is on disk before `History.append` returns; the file has a bound, beyond which the
-oldest lines go; a line that was cut short is dropped, and one that cannot be read is counted and
-passed over: nobody decides by this file, people read it.
+Invariant: a line is on disk before `History.append` returns, and the file has a bound, beyond which
+the oldest lines go. A line that was cut short is dropped; one that cannot be read is counted and
+passed over, because no decision rests on this file: people read it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from coloctl.sealed import NUMBER_MAX, seal, unseal
 FILE = "history.jsonl"
 #: Failovers kept: one a day for more than a year; about 500 bytes each.
 ENTRIES_MAX = 500
-#: Far beyond what so many entries take.
+#: Far more than so many entries take.
 BYTES_MAX = 16 << 20
 
 #: Keys of a failover whose values are numbers, and those whose values are text.
@@ -30,14 +31,14 @@ TEXTS = frozenset({"survivor", "lost", "at", "cause", "role_before", "failed"})
 
 @dataclass(frozen=True)
 class Past:
-    """What a history file holds, oldest first."""
+    """The failovers of a history file, oldest first."""
 
     failovers: tuple[Mapping[str, Any], ...] = ()
     unreadable: int = 0  #: lines passed over
 
 
 def read(path: Path) -> Past:
-    """What is at ``path``; no file is an empty history. Raises `PreconditionFailed`."""
+    """Read the history at ``path``; no file is an empty history. Raises `PreconditionFailed`."""
     raw = durable.read(path, BYTES_MAX) or b""
     found = [_parsed(line) for line in raw.split(b"\n")[:-1]]
     whole = tuple(one for one in found if one is not None)
@@ -45,7 +46,10 @@ def read(path: Path) -> Past:
 
 
 def _parsed(line: bytes) -> Mapping[str, Any] | None:
-    """What the line holds, or None for damage: also a value of a kind that no reader expects."""
+    """Return the failover of a line, or None for damage.
+
+    Also for a value of a kind not expected.
+    """
     try:
         document = unseal(line).document
     except ValueError:
@@ -73,7 +77,7 @@ class History:
         self._entries_max = entries_max
 
     def append(self, failover: Mapping[str, Any]) -> None:
-        """``failover`` is on disk, behind those before it; raises `PreconditionFailed`."""
+        """Write ``failover`` to disk, after those before it; raises `PreconditionFailed`."""
         kept = read(self.path).failovers[1 - self._entries_max :]
         durable.replace(self.path, b"".join(map(seal, (*kept, failover))))
         self.path.chmod(0o600)

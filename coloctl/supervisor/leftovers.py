@@ -1,10 +1,13 @@
-"""Tell what a pair left when its supervisor is gone, and end it when that was asked for.
+"""Find what a pair left when its supervisor is gone, and end it on request.
 
-Called by the verbs and by a new supervisor. Invariant: nothing is signalled but what the folder's
-journal names (pid, start time, boot, user, program) or what holds the listening socket of one of
-this folder's monitors; a folder is discarded only when all of that is proven gone. The socket finds
-a QEMU whose supervisor was killed before it could write. A command line proves nothing: any local
-user can run a process with any words on it.
+Called by `cli.reach` and other verbs, and by `control.daemon.serve`; finds sockets' owners by
+`host.holders`, kills by `host.process`.
+
+Invariant: a process is signalled only if the folder's journal names it (pid, start time, boot,
+user, program), or if it holds the listening socket of one of this folder's monitors. A folder is
+discarded only when all of these are proven gone. The socket finds a QEMU whose supervisor was
+killed before it could write. A command line proves nothing: any local user can run a process with
+any words on it.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ PAIR_FILE = "pair.toml"
 #: A symbolic link to the pair file itself; relative paths in the copy begin at its folder.
 SOURCE = "source"
 
-#: SIGKILL to the kernel's word that the process is gone, seconds.
+#: SIGKILL to the kernel's proof that the process is gone, seconds.
 KILL_DEADLINE_S = 10.0
 
 
@@ -88,7 +91,7 @@ def without_folder() -> list[str]:
 
 
 def told(folder: Path, found: Sequence[Leftover]) -> str:
-    """Say what of the pair in ``folder`` lives without a supervisor."""
+    """Return a sentence on what of the pair in ``folder`` lives without a supervisor."""
     names = " and ".join(map(str, found))
     runs = f"{names} still {'runs' if len(found) == 1 else 'run'}"
     serves = any(one.role == Role.PRIMARY for one in found)
@@ -97,7 +100,7 @@ def told(folder: Path, found: Sequence[Leftover]) -> str:
 
 
 def advice(folder: Path, found: Sequence[Leftover]) -> str:
-    """Name what can be typed about ``found``, QEMUs of the pair in ``folder``."""
+    """Return what can be typed about ``found``, QEMUs of the pair in ``folder``."""
     end = f"`coloctl stop {folder.name} --force` ends it"
     if reachable(folder, found):
         return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}"
@@ -108,16 +111,18 @@ def advice(folder: Path, found: Sequence[Leftover]) -> str:
 
 
 def reachable(folder: Path, found: Iterable[Leftover]) -> bool:
-    """Say whether the monitors of all of ``found`` still have their place in ``folder``."""
+    """Return whether the monitors of all of ``found`` still have their place in ``folder``."""
     return all(
         path.exists() for one in found for path in monitor_sockets(folder / one.node).values()
     )
 
 
 def source_of(folder: Path) -> str:
-    """Name the pair file that the pair in ``folder`` was started from; "SPEC" where none is known.
+    """Return the pair file that the pair in ``folder`` was started from.
 
-    The link beside the journal tells, or else the journal.
+    "SPEC" where none is known.
+
+    The link beside the journal names it, or else the journal.
     """
     with contextlib.suppress(OSError):
         return str((folder / SOURCE).readlink())
@@ -142,14 +147,14 @@ def running_in(folder: Path) -> Iterator[Leftover]:
 
 
 def _lives(leftover: Leftover) -> bool:
-    """Whether the QEMU or the wrapper that started it still exists, or may."""
+    """Return whether the QEMU or the wrapper that started it still exists, or may."""
     return exists(leftover.identity, leftover.node) or (
         leftover.leader is not None and exists(leftover.leader, leftover.node)
     )
 
 
 def exists(identity: Identity, node: str) -> bool:
-    """Say whether that process still exists, or may: doubt counts as life."""
+    """Return whether that process still exists, or may: doubt counts as life."""
     try:
         process = adopt(identity, node=node)
     except PreconditionFailed:
@@ -161,7 +166,7 @@ def exists(identity: Identity, node: str) -> bool:
 
 
 async def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
-    """Every QEMU of the pair in ``folder`` is proven gone and its taps are down.
+    """End every QEMU of the pair in ``folder``, with proof, and set its taps down.
 
     The secondaries end first, so that none takes over. Raises `FencingFailed` without a proof, and
     `PreconditionFailed` when the journal is damaged.
@@ -200,7 +205,7 @@ async def close_taps(folder: Path) -> None:
 
 
 def remember(folder: Path, source: Path) -> None:
-    """``folder`` holds a copy of the pair file at ``source`` and a link to it."""
+    """Copy the pair file at ``source`` into ``folder``, and link to it."""
     copy = folder / PAIR_FILE
     copy.write_bytes(source.read_bytes())
     copy.chmod(0o600)
@@ -210,7 +215,7 @@ def remember(folder: Path, source: Path) -> None:
 
 
 def remembered(folder: Path) -> PairSpec:
-    """The pair as it was when it was started; raises `SpecError` when that cannot be told."""
+    """Return the pair as it was when it was started; raises `SpecError` when that is unknown."""
     try:
         source = (folder / SOURCE).readlink()
         text = (folder / PAIR_FILE).read_text()
@@ -222,8 +227,8 @@ def remembered(folder: Path) -> PairSpec:
 def discard(folder: Path) -> None:
     """Remove ``folder``. Its name is free at once, before its content is deleted.
 
-    On a filesystem that is read-only it stays, and the next start finds nothing living in it.
-    Whoever calls this serves the pair's control socket, or holds the lock of the state folder.
+    On a filesystem that is read-only it stays, and the next start finds nothing living in it. The
+    caller serves the pair's control socket, or holds the lock of the state folder.
     """
     grave = paths.state_dir() / f".{folder.name}.{os.getpid()}"
     try:

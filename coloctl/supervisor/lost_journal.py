@@ -1,8 +1,10 @@
-"""Conclude from what runs what a pair is, where its journal knows of none of it; pure.
+"""Infer from the QEMUs that run what a pair is, where its journal knows none of them; pure.
 
 Called by `supervisor.adopt` for QEMUs that live beside an empty journal: it was moved away, or is
-another one. Invariant: whatever may run a guest is kept or refused, never ended; a secondary is
-taken for one that holds the whole guest only where both nodes' images say so.
+another one. Uses the last claim of `ha.arbiter` and the disk records of `colo.generation`.
+
+Invariant: a process that may run a guest is kept or refused, never ended. A secondary is taken for
+one that holds the whole guest only where both nodes' images say so.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ def infer_belief(
     companions: Companions | None,
     claim: Claim | None,
 ) -> Belief:
-    """Conclude what the pair ``name`` is from its living QEMUs, its images and its last claim.
+    """Infer the state of the pair ``name`` from its living QEMUs, its images and its last claim.
 
-    ``companions`` is None where what the images say cannot be read. Raises `PreconditionFailed`
-    naming the processes where it cannot be told which of them runs the guest.
+    ``companions`` is None where the images' records cannot be read. Raises `PreconditionFailed`
+    naming the processes where it cannot be determined which of them runs the guest.
     """
     living = {node: launches[node] for node in NODES if found[node].alive and node in launches}
     if silent := [node for node in living if found[node].run_state is None]:
@@ -61,7 +63,7 @@ def infer_belief(
 
 
 def _has_guest(one: FoundQemu) -> bool:
-    """Whether it runs the pair's guest, not a copy that waits for its promotion."""
+    """Return whether it runs the pair's guest, not a copy that waits for its promotion."""
     if one.colo_mode is COLOMode.SECONDARY:
         return False
     return one.colo_mode is COLOMode.PRIMARY or one.run_state not in _WITHOUT_GUEST
@@ -75,14 +77,14 @@ def _protection(
         return Protection.UNPROTECTED
     whole = found[owner].in_colo and found[peer].in_colo and companions is not None
     if companions is None or not whole:
-        return Protection.MIGRATING  # the guest is freed of whatever was under way
+        return Protection.MIGRATING  # any protection under way is undone
     one, two = companions[owner], companions[peer]
     equal = one.written and two.written and one.generation == two.generation == number
     states = (one.state, two.state)
     return Protection.COLO if equal and states == _IN_COLO else Protection.MIGRATING
 
 
-#: What the images of a primary and its secondary say once COLO was entered.
+#: The states in the disk records of a primary and its secondary once COLO was entered.
 _IN_COLO = (Worth.IN_SYNC, Worth.FOLLOWING)
 
 
@@ -92,7 +94,7 @@ def _without_owner(
     found: Mapping[NodeName, FoundQemu],
     number: int,
 ) -> Belief:
-    """No guest runs. A secondary in COLO may be all that is left of one."""
+    """Return a belief without a guest; refuse where a secondary in COLO may be all that is left."""
     if waiting := [node for node in living if found[node].colo_mode is COLOMode.SECONDARY]:
         why = f"{_processes(living, waiting)} holds a checkpoint of a primary that is gone"
         raise _refused(name, living, why)

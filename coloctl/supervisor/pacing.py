@@ -1,8 +1,10 @@
-"""Adaptive mode at work: what each checkpoint shows goes in, a new delay now and then comes out.
+"""Choose the checkpoint delay of a pair in adaptive mode, by what each checkpoint shows.
 
-A wanted delay is set while the next checkpoint is under way: QEMU takes one at once whenever its
-delay is set, and that one is then the one under way (docs/qemu.md). Nobody waits for any of this,
-and nothing is set while an act is under way.
+Called by `supervisor.loop` at the begin and end of each checkpoint; sets a wanted delay by
+`colo.plan` while the next checkpoint is under way. QEMU takes one at once whenever its delay is
+set, and that one is then the one under way (docs/qemu.md).
+
+Invariant: nothing waits for any of this, and nothing is set while an act is under way.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: QEMU's answer to a new delay, seconds: it may come behind a whole checkpoint.
+#: QEMU's answer to a new delay, seconds: it may come after a whole checkpoint.
 SET_DEADLINE_S = 10.0
 #: Decisions that go into the journal at once, and how many per second after that.
 NOTE_BURST, NOTE_RATE = 10.0, 0.1
@@ -43,12 +45,12 @@ class Pacing:
         self._noted = RateLimit(NOTE_BURST, NOTE_RATE)
 
     def begin(self) -> None:
-        """Another session of COLO begins."""
+        """Begin the pace of another COLO session."""
         self.state.pace = self.state.pace.anew()
         self._asked = True
 
     def stopped(self, primary: Seat) -> None:
-        """A checkpoint has begun: what the last one called for is set now."""
+        """Set the delay that the last checkpoint called for, because another one has begun."""
         state, pace = self.state, self.state.pace
         self._asked = bool(state.act) or state.beside.asking or self._is_setting()
         if not self._paces() or self._asked or primary.vm is None:
@@ -57,7 +59,7 @@ class Pacing:
             self._setting = self._spawn(self._set(primary.vm))
 
     def resumed(self, primary: Seat, pause_s: float) -> None:
-        """A checkpoint is complete: it says something, unless somebody asked for it."""
+        """Weigh a checkpoint that is complete, unless it was asked for."""
         period_s = primary.stats.last_period_s
         if self._paces() and not self._asked and not self._is_setting() and period_s is not None:
             wait_ms = self.state.tuning.compare_timeout_ms
@@ -71,7 +73,7 @@ class Pacing:
         return self._setting is not None and not self._setting.done()
 
     async def _set(self, primary: VM) -> None:
-        """QEMU has the wanted delay; where it does not take it, the next checkpoint tries again."""
+        """Set the wanted delay in QEMU; where that fails, the next checkpoint tries again."""
         state, pace = self.state, self.state.pace
         steps = plan.set_checkpoint_delay(pace.wanted_ms)
         try:
@@ -85,7 +87,7 @@ class Pacing:
         self._tell(pace.delay_ms)
 
     def _tell(self, before_ms: int) -> None:
-        """Clients know, and the journal where it is not too often."""
+        """Send the new delay to clients, and journal it where that is not too often."""
         state, pace = self.state, self.state.pace
         state.emit(PaceChanged(before_ms=before_ms, after_ms=pace.delay_ms, why=pace.why))
         if not self._noted.take(state.clock.now()):

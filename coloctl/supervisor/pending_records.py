@@ -1,8 +1,10 @@
-"""Records that the journal could not take yet, kept in order until it can.
+"""Keep records that the journal could not take yet, in order, until it can.
 
-`PairState` appends through this. Invariant: a record is never written before one that was appended
-earlier, so that a durable record on the disk says that all before it are there too. What a later
-supervisor must know before an act may go on is refused instead (`must_last`).
+`supervisor.state` appends to the `journal` through this.
+
+Invariant: a record is never written before one that was appended earlier, so a durable record on
+the disk is a sign that all before it are there too. A record that a later supervisor must know
+before an act may go on is refused instead (`must_last`).
 """
 
 from __future__ import annotations
@@ -25,10 +27,10 @@ RESCUES = frozenset({"failover", "stop", "adopt"})
 
 
 def must_last(record: Record) -> bool:
-    """Whether nothing may follow before ``record`` is on the disk.
+    """Return whether nothing may follow before ``record`` is on the disk.
 
-    So it is with all that an act decides, unless that act saves or ends the guest. What was seen,
-    and a state that follows from it, is true whether it is written down or not.
+    This holds for all that an act decides, unless that act saves or ends the guest. An observation,
+    and a state that follows from it, is true whether it is recorded or not.
     """
     if record.kind in (Kind.OBSERVATION, Kind.NOTE):
         return False
@@ -36,7 +38,7 @@ def must_last(record: Record) -> bool:
 
 
 class PendingRecords:
-    """The journal of one pair, and what it owes."""
+    """The journal of one pair, and the records that it could not take yet."""
 
     def __init__(self, journal: Journal, kept_max: int = KEPT_MAX) -> None:
         self.problem = ""  #: why the journal cannot be written; empty when it can
@@ -48,7 +50,7 @@ class PendingRecords:
         return len(self._owed)
 
     def append(self, record: Record) -> None:
-        """Write ``record`` behind all that is owed; or keep it until there is room.
+        """Write ``record`` after all pending ones; or keep it until there is room.
 
         Raises `PreconditionFailed` where it `must_last` and cannot be written.
         """
@@ -62,14 +64,14 @@ class PendingRecords:
             self._keep(record)
 
     def settle(self) -> None:
-        """Write what is owed, as far as there is room."""
+        """Write the pending records, as far as there is room."""
         try:
             self._settle()
         except PreconditionFailed as error:
             self._tell(error.message)
 
     def sentence(self) -> str:
-        """Say what is not written down, for people; empty when everything is."""
+        """Return what is not recorded, for people; empty when everything is."""
         if not self.problem:
             return ""
         return (
@@ -90,7 +92,7 @@ class PendingRecords:
             self.dropped += 1
 
     def _tell(self, problem: str) -> None:
-        """Log another problem than before; a note of it is owed, which shows when it is over."""
+        """Log another problem than before; a note of it is kept, which shows when it is over."""
         if problem != self.problem:
             log.error("%s", problem)
             self.problem = problem

@@ -1,9 +1,11 @@
 """Decide what becomes of a pair whose supervisor died: belief against observation; pure.
 
 Called by `supervisor.adopt`; `supervisor.lost_journal` makes the belief where the journal has none.
-Invariants, over everything that can be believed and found: no plan leaves two guests running; a
-secondary is promoted only where the journal says that a checkpoint completed in this generation and
-its disk missed nothing; a guest that runs is never ended unless its end was under way.
+A process is named by its `host.base.Identity`.
+
+Invariants, over everything that can be believed and found: no plan leaves two guests running. A
+secondary is promoted only where the journal has a complete checkpoint in this generation and its
+disk missed nothing. A guest that runs is never ended unless its end was under way.
 """
 
 from __future__ import annotations
@@ -38,20 +40,23 @@ class KnownQemu:
 
 @dataclass(frozen=True)
 class Belief:
-    """What the journal of a dead supervisor says of its pair."""
+    """The statement of a dead supervisor's journal about its pair.
+
+    Note the difference: `Belief` is what was written before; `FoundQemu` is what was found now.
+    """
 
     protection: Protection = Protection.DOWN
     reason: str = ""
     generation: int = 0
     since_s: float | None = None  #: monotonic; comparable within one boot
-    exposed_since_s: float | None = None
+    exposed_since_s: float | None = None  #: as `since_s`
     acts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: begun and not ended
     launches: Mapping[NodeName, KnownQemu] = field(default_factory=dict)
     survivor: NodeName | None = None  #: asked for by the failover under way
     unfenced: NodeName | None = None  #: as `Observation.unfenced`
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
-    diverged: frozenset[NodeName] = frozenset()  #: their guests are not the guest any more
-    #: What an operator has set and the pair file does not say, by name.
+    diverged: frozenset[NodeName] = frozenset()  #: their guests are other ones than the primary's
+    #: Settings of an operator that the pair file does not have, by name.
     settings: Mapping[str, Any] = field(default_factory=dict)
     pace_ms: int | None = None  #: the delay that adaptive mode had chosen
     paused: bool = False
@@ -62,7 +67,7 @@ class Belief:
 
 
 def believe(records: Iterable[Record]) -> Belief:
-    """What ``records``, oldest first, amount to."""
+    """Compute the belief to which ``records``, oldest first, amount."""
     everything = tuple(records)
     state, generation = event.last_state(everything), event.last_generation(everything)
     acts: dict[str, dict[str, Any]] = {}
@@ -98,16 +103,16 @@ def believe(records: Iterable[Record]) -> Belief:
     )
 
 
-def _verified(told: Any) -> Verified | None:
-    """What was found, or None: nothing was, or an earlier coloctl told it in other words."""
+def _verified(found: Any) -> Verified | None:
+    """Return the last verification; None where there was none, or in a form that is not read."""
     try:
-        return None if told is None else Verified.from_json(told)
+        return None if found is None else Verified.from_json(found)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
 def _missed(records: Iterable[Record], *, diverged: bool) -> frozenset[NodeName]:
-    """Nodes that may not survive: whose disk missed a write, or whose guest diverged."""
+    """Return nodes that may not survive: the disk missed a write, or the guest diverged."""
     return frozenset(
         _node(record.node)
         for record in event.last_misses(records)
@@ -146,12 +151,12 @@ class FoundQemu:
 
     @property
     def never_ran(self) -> bool:
-        """It has said itself that its guest has not executed one instruction."""
+        """True where QEMU itself reports that its guest has not executed one instruction."""
         return self.held and self.run_state is RunState.PRELAUNCH
 
     @property
     def promoted(self) -> bool:
-        """It runs a guest of its own, although it was launched to receive one."""
+        """True where it runs a guest of its own, although it was launched to receive one."""
         runs = self.run_state in (RunState.RUNNING, RunState.IO_ERROR)
         return self.alive and runs and not self.in_colo
 
@@ -160,11 +165,11 @@ ABSENT = FoundQemu(Role.NONE, alive=False)
 
 
 class Move(StrEnum):
-    """What a new supervisor does with what it found."""
+    """The ways in which a new supervisor goes on with what it found."""
 
     ADOPT_COLO = "adopt-colo"  #: the pair is whole
     ADOPT_ALONE = "adopt-alone"  #: the guest of ``node`` runs unprotected, as it should
-    FINISH_FAILOVER = "finish-failover"  #: ``node`` lives on, or whichever can; ``lost`` does not
+    FINISH_FAILOVER = "finish-failover"  #: ``node`` survives, or the one that can; not ``lost``
     ROLL_BACK_PROTECT = "roll-back-protect"  #: the secondary is given up, ``node`` runs on alone
     HAND_OVER = "hand-over"  #: something is lost; the loop decides about it as it always does
     END = "end"  #: a stop was under way, or a start whose guest never ran
@@ -173,12 +178,26 @@ class Move(StrEnum):
 
 @dataclass(frozen=True)
 class MovePlan:
-    """A move, and whom it is about."""
+    """A move, and the nodes that it is about."""
 
     move: Move
     node: NodeName | None = None
     lost: NodeName | None = None  #: to be fenced, dead already or not
     again: bool = False  #: the start, or protection, that was cut short is done again
+
+    def sentence(self) -> str:
+        """Return what is done with the pair, for people."""
+        node = self.node or "that is left"
+        sentences = {
+            Move.ADOPT_COLO: "The pair is whole and stays protected.",
+            Move.ADOPT_ALONE: f"The guest runs on unprotected on node {node}.",
+            Move.FINISH_FAILOVER: f"The failover is finished: node {node} survives.",
+            Move.ROLL_BACK_PROTECT: f"Protection is undone; the guest runs alone on node {node}.",
+            Move.HAND_OVER: "Something is lost; it is diagnosed and decided as in any pair.",
+            Move.END: "What was launched is ended.",
+            Move.GONE: "No guest of the pair runs any more; what it left is swept.",
+        }
+        return sentences[self.move] + (" The start is done again." if self.again else "")
 
 
 #: Acts that bring a secondary.
@@ -186,7 +205,7 @@ _BRINGING = frozenset({"start", "protect"})
 
 
 def reconcile(belief: Belief, found: Mapping[NodeName, FoundQemu]) -> MovePlan:
-    """The one plan for ``belief`` and what was ``found`` on both nodes; total."""
+    """Return the one plan for ``belief`` and the QEMUs ``found`` on both nodes; never raises."""
     again = "start" in belief.acts
     if "stop" in belief.acts:
         return MovePlan(Move.END)
@@ -211,7 +230,7 @@ def _without_primary(found: Mapping[NodeName, FoundQemu]) -> MovePlan:
 
 
 def _alone(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName) -> MovePlan:
-    """The primary lives, and no secondary is of any worth yet."""
+    """Plan for a primary that lives beside a secondary that is of no worth yet."""
     again, secondary = not _BRINGING.isdisjoint(belief.acts), other(primary)
     if found[primary].never_ran:
         if found[secondary].promoted:
@@ -223,7 +242,7 @@ def _alone(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeNam
 
 
 def _primary(found: Mapping[NodeName, FoundQemu]) -> NodeName | None:
-    """The living holder of the role, or else a dead one."""
+    """Return the living holder of the role, or else a dead one."""
     holders = [node for node in NODES if found[node].role is Role.PRIMARY]
     return max(holders, key=lambda node: found[node].alive, default=None)
 
@@ -231,7 +250,7 @@ def _primary(found: Mapping[NodeName, FoundQemu]) -> NodeName | None:
 def _with_secondary(
     belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName | None
 ) -> MovePlan:
-    """COLO, FAILOVER or FAILED, and at least one QEMU lives."""
+    """Plan for a pair in COLO, FAILOVER or FAILED of which at least one QEMU lives."""
     if primary is None:
         return MovePlan(Move.HAND_OVER)
     one, two = found[primary], found[other(primary)]
@@ -248,7 +267,10 @@ def _with_secondary(
 
 
 def _finish(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName) -> MovePlan:
-    """A failover was under way: whoever is left lives on, or else who was chosen for it."""
+    """Plan the end of a failover that was under way.
+
+    The node that is left survives; of two, the one that was chosen for it.
+    """
     living = [node for node in NODES if found[node].alive]
     survivor = living[0] if len(living) == 1 else belief.survivor
     if (

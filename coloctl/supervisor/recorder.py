@@ -1,9 +1,11 @@
-"""The flight recorder: the last words between the supervisor and one QEMU, for `bundle`.
+"""Record the last messages between the supervisor and one QEMU, for `bundle`.
 
-Promises: `FlightRecorder.record` is cheap, never waits and never raises, as the reader of a monitor
-calls it; what is kept is bounded in number and in bytes; secrets are taken out before anything is
-kept. Probes that were answered (`CHATTER`) are counted, with the last answer of each kept, because
-a heartbeat would wash everything else away.
+`supervisor.state` keeps a `FlightRecorder` per node; a monitor's reader calls it. Secrets are taken
+out by `supervisor.redact` before anything is kept.
+
+Invariant: `FlightRecorder.record` is cheap, never waits and never raises; the messages kept are
+bounded in number and in bytes. Probes that were answered (`CHATTER`) are counted, with the last
+answer of each kept, because a heartbeat would push everything else out.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ MESSAGE_MAX = 8 << 10
 #: Commands without an answer that are remembered; a monitor takes no more (`qmp.session`).
 OPEN_MAX = 128
 
-#: What is asked again and again while nothing happens; ``pmemsave`` by a comparison of memory.
+#: Commands that are sent again and again while nothing happens; ``pmemsave`` by a comparison of
+#: memory.
 CHATTER = frozenset(
     {"query-yank", "query-status", "query-migrate", "query-colo-status", "pmemsave"}
 )
@@ -34,7 +37,7 @@ Wall = Callable[[], float]
 
 
 class FlightRecorder:
-    """What went over both monitors of one node's QEMU, the latest last."""
+    """The messages over both monitors of one node's QEMU, the latest last."""
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class FlightRecorder:
         self._chatter: dict[str, tuple[int, float, Mapping[str, Any]]] = {}
 
     def record(self, what: str, message: Mapping[str, Any]) -> None:
-        """Takes what `qmp.monitor.Monitor` says: ``"command sent"`` and so on, and the message."""
+        """Record a message of `qmp.monitor.Monitor`; ``what`` is ``"command sent"`` and so on."""
         try:
             self._take(what, message)
         except Exception as error:
@@ -81,7 +84,7 @@ class FlightRecorder:
             self._keep(self._wall(), what, message)
 
     def _release_asked(self, road: str, command: str) -> None:
-        """The probe that was given up is no chatter any more."""
+        """Keep the probe that was given up: it is no chatter any more."""
         for key in list(self._open):
             if key[0] == road and _command(self._open[key][2]) == command:
                 self._release(key)
@@ -98,7 +101,7 @@ class FlightRecorder:
             self.dropped += 1
 
     def lines(self) -> list[dict[str, Any]]:
-        """``{"at_s", "what", "message"}`` each, by the time of day.
+        """Return ``{"at_s", "what", "message"}`` each, by the time of day.
 
         First how much is missing, then what was counted, then the ring, then what is unanswered.
         """

@@ -1,11 +1,12 @@
-"""Secrets taken out of what is written down for other people's eyes; pure.
+"""Remove secrets from what is written for other people's eyes; pure.
 
-On a command line, and in the pair file's words for one, all that is not known to be harmless is
-taken out (`coloctl.supervisor.harmless`): no list of what secrets are called is complete. In other
-texts and in messages, what is called like a secret: a password, passphrase, key, token and their
-like at any depth, also in the names of environment variables; the data of QEMU's secret objects;
-what stands before the @ of a URL, and its query; private keys in PEM. What a fence agent is told is
-its own affair. Ids of secret objects stay: ``password-secret=sec0``.
+Called by `supervisor.recorder` and `cli.bundling`. On a command line, and in a command of the pair
+file, all that is not known to be harmless is removed (`supervisor.harmless`): no list of names of
+secrets is complete. In other texts and in messages, all that is named like a secret: a password,
+passphrase, key, token and their like at any depth, also in the names of environment variables; the
+data of QEMU's secret objects; the part before the @ of a URL, and its query; private keys in PEM.
+The arguments of a fence agent are its own affair. Ids of secret objects stay:
+``password-secret=sec0``.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _SECRET_NAME = re.compile(
     r"|(?-i:[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASS|PWD|AUTH|CREDENTIALS?)[A-Z0-9_]*)|key",
     re.IGNORECASE,
 )
-#: What bears such a name and is none: a public key, the id of a secret object, a predicate.
+#: Names like these that are no secrets: a public key, the id of a secret object, a predicate.
 _PLAIN_NAME = re.compile(
     r".+-secret|.*public[-_]?key|(?:has|is|use)[-_].*|key-?(?:name|id|type|file|size|length|code)s?"
     r"|keys|auth|author|keyboard|monkey|hotkey|token-?type|pass-?(?:count|number)|bypass|compass"
     r"|migration-pass|keyslots?|keyval|keymap|k8s|.*passthrough.*|.*[-_.]?keyboard.*",
     re.IGNORECASE,
 )
-#: What may be a number and a secret.
+#: Names of secrets that may be numbers.
 _NUMBER_NAME = re.compile(r"passw|passcode|pin$|secret", re.IGNORECASE)
 #: An option of a program whose next word is a secret; fence agents take ``-p``.
 _SECRET_OPTION = re.compile(rf"--?(?:[\w.-]*{_WORD}|p|u|user)", re.IGNORECASE)
@@ -64,7 +65,7 @@ _OPTION_IN_TEXT = re.compile(
     r"(?<!\S)(-{1,2}(?:object|fw_cfg|smbios|iscsi|append))[ ]+"
     r"('[^']*'|\"(?:[^\"\\]|\\.)*\"|\S+)"
 )
-#: Keys of the pair file's [fencing] that say nothing to anybody else.
+#: Keys of the pair file's [fencing] whose values are no secrets.
 _FENCING_PLAIN = frozenset({"method", "timeout_s"})
 #: A shorter value that is hidden only because nothing is known of it is not looked for elsewhere:
 #: it may be a word like any other.
@@ -94,14 +95,14 @@ def lines(found: str) -> str:
 
 
 def secrets_in(found: Any) -> Iterator[str]:
-    """List every secret that `value` would take out, for looking it up in texts without names."""
+    """List every secret that `value` would remove, for looking it up in texts without names."""
     pen = _Pen()
     pen.value(found)
     yield from dict.fromkeys(pen.taken)
 
 
 class _Pen:
-    """Takes secrets out, and remembers them."""
+    """Removes secrets, and remembers them."""
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -135,7 +136,7 @@ class _Pen:
         return clean
 
     def _fencing(self, table: Mapping[str, Any]) -> dict[str, Any]:
-        """The pair file's table: what an agent is told is between it and the operator."""
+        """Redact the pair file's table: an agent's arguments are between it and the operator."""
         clean: dict[str, Any] = {}
         for name, inside in table.items():
             if name == "command" and isinstance(inside, Sequence) and not isinstance(inside, str):
@@ -169,7 +170,10 @@ class _Pen:
         return clean
 
     def _list(self, word: str) -> str:
-        """The value of an option of QEMU's: what is not known to be harmless is hidden."""
+        """Redact the value of an option of QEMU's.
+
+        All that is not known to be harmless is hidden.
+        """
         if word.lstrip().startswith("{"):
             try:
                 return json.dumps(self._known(json.loads(word)), ensure_ascii=False)
@@ -194,7 +198,7 @@ class _Pen:
         return found
 
     def _kernel(self, line: str) -> str:
-        """A kernel's command line, word by word; a switch without a value says nothing."""
+        """Redact a kernel's command line, word by word; a switch without a value says nothing."""
         clean = []
         for word in re.findall(r"(?:[^\s\"]|\"[^\"]*\")+|\s+", line):
             name, equals, inside = word.partition("=")
@@ -236,7 +240,10 @@ class _Pen:
         return match[1] + self._hide(match[2].replace(",,", ","))
 
     def _before_host(self, match: re.Match[str]) -> str:
-        """The user's name stays where a password follows it."""
+        """Redact the part of a URL before its host.
+
+        The user's name stays where a password follows it.
+        """
         user, colon, secret = match[0].partition(":")
         if colon:
             self._hide(secret)
@@ -264,11 +271,14 @@ class _Pen:
         return f"{name}{between}{quote}{REDACTED}{quote}"
 
     def _hide(self, secret: Any, *, known: str | None = None) -> str:
-        """Take it; with ``known``, the name that nothing is known of, only when it is long."""
+        """Record a secret.
+
+        With ``known``, a name of which nothing is known, only when it is long.
+        """
         if isinstance(secret, str):
             sure = known is None or _names_secret(known) or known in ("data", "string")
             if secret and (sure or len(secret) >= _UNKNOWN_MIN):
-                # What stands behind a name of its own inside it may be found without that name.
+                # A part that follows a name of its own inside it may be found without that name.
                 parts = [one for one in re.split(r"[=:]", secret) if len(one) >= _UNKNOWN_MIN]
                 self.taken += [secret, *parts] if len(parts) > 1 else [secret]
         elif isinstance(secret, Mapping):
@@ -285,7 +295,7 @@ def _names_secret(name: str) -> bool:
 
 
 def _may_be_secret(name: str, inside: Any) -> bool:
-    """Say whether ``inside`` could be one: a count is called ``pass`` too."""
+    """Return whether ``inside`` could be one: a count is called ``pass`` too."""
     if isinstance(inside, bool) or inside is None:
         return False
     return not isinstance(inside, int | float) or _NUMBER_NAME.search(name) is not None

@@ -1,12 +1,12 @@
 """End the time of grace after a guest's reset as soon as the guest has booted.
 
-Called by `coloctl.supervisor.loop` when the primary's guest was reset. While a guest boots it
-dirties its memory, so that limits are raised and protection may have to wait;
-`ha.heartbeat.RESET_MS` bounds that. A sign that it has booted ends it: its ``ready_line``, else the
-answer of its agent, else the first frame that it sends.
+Called by `supervisor.loop` when the primary's guest was reset. While a guest boots it dirties its
+memory, so limits are raised and protection may have to wait; `ha.heartbeat.RESET_MS` bounds that. A
+sign that it has booted ends it: its ``ready_line`` (`vm`), else the answer of its agent
+(`qmp.guestagent`), else the first frame that it sends.
 
 Invariant: the signs of an earlier boot never count; the console is read from the reset on, and the
-agent and the taps are listened to from the reset on.
+agent and the taps are observed from the reset on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Settling:
             self._task = self._spawn(self._until_booted(seat.vm))
 
     def end(self) -> None:
-        """Wait no longer."""
+        """Cancel the wait."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -72,7 +72,7 @@ class Settling:
         self._settled()
 
     async def _spoke(self, vm: VM) -> None:
-        """Return at the first sign of life from inside the guest, where one can be seen."""
+        """Wait for the first sign of life from inside the guest, where one can be observed."""
         signs = [_sent(vm, tap) for tap in self._taps(vm)]
         if self._state.spec.guest.agent:
             signs.append(_agent_answers(vm))
@@ -88,13 +88,13 @@ class Settling:
 
 
 async def _sent(vm: VM, tap: str) -> None:
-    """Return at the first frame that the guest sends over ``tap``."""
+    """Wait for the first frame that the guest sends over ``tap``."""
     async with vm.host.first_packet(tap) as packet:
         await packet.wait()
 
 
 async def _agent_answers(vm: VM) -> None:
-    """Return once the agent in the guest has answered a question that was asked after the reset."""
+    """Wait until the agent in the guest has answered a question that was asked after the reset."""
     while True:
         with contextlib.suppress(ColoctlError):
             sock = await vm.host.monitor(agent_socket(vm.rundir), AGENT_S)

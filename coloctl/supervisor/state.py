@@ -1,7 +1,10 @@
-"""The pair's state in its one writer's hands: every change is decided, recorded, told.
+"""Hold the state of one pair: every change is decided, journalled, then sent to clients.
 
-Everything that changes the protection goes through `PairState.note`, which asks
-`protection.advance`, writes the journal durably, and only then tells the clients.
+Called by `control.daemon.serve`, which makes it, by `supervisor.loop` and all acts; appends to
+`journal` through `supervisor.pending_records`, and to `supervisor.history`.
+
+Invariant: everything that changes the protection goes through `PairState.note`. It asks
+`model.protection.advance`, writes the journal durably, and only then sends the event.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ Emit = Callable[[PairEvent], None]
 
 
 class PairState:
-    """What is known and believed of one pair. ``emit`` sends an event to every client."""
+    """The knowledge and the belief about one pair. ``emit`` sends an event to every client."""
 
     def __init__(
         self, spec: PairSpec, ground: Ground, journal: Journal, emit: Emit, clock: Clock = CLOCK
@@ -58,17 +61,16 @@ class PairState:
         #: Fences under way, by node, each of which an operator may confirm.
         self.confirmations: dict[NodeName, Confirmation] = {}
         self.unfenced: NodeName | None = None  #: the pair failed because it is not proven down
-        self.vouched = False  #: a person has said since that it is down
-        self.agents: dict[NodeName, AgentAnswer] = {}  #: what the fence agent said of each node
+        self.vouched = False  #: a person has confirmed since that it is off
+        self.agents: dict[NodeName, AgentAnswer] = {}  #: the fence agent's answer of each node
         self.seats: dict[NodeName, Seat] = {
             node: Seat(NodeView(node, spec.nodes[node].host)) for node in NODES
         }
         self.recorders = {node: FlightRecorder() for node in NODES}
         self._history = History(ground.folder / FILE)
         self._fence: Mapping[str, Any] | None = None  #: of the failover under way
-        self.pending_records = PendingRecords(
-            journal
-        )  #: the journal, and what it could not take yet
+        #: The journal, and the records that it could not take yet.
+        self.pending_records = PendingRecords(journal)
         self._protection = Protection.DOWN
         self._reason = "Nothing was started yet."
         self._since = clock.now()
@@ -85,10 +87,10 @@ class PairState:
         self.protection_wanted = False  #: a guest that runs alone is to be protected again
         self.exposure = ""  #: why it is not yet, and what comes next; sentences
         self.copied = ""  #: what was copied for the last secondary; a sentence
-        self.observation: Observation | None = None  #: at the last beat of the heart
-        self.finding = Finding(Diagnosis.HEALTHY)  #: what is the matter, by that observation
+        self.observation: Observation | None = None  #: of the last beat
+        self.finding = Finding(Diagnosis.HEALTHY)  #: of that observation
         self.beside = Beside()
-        self.waiting = ""  #: what would be done about it and is not, and why
+        self.waiting = ""  #: what would be done about the finding and is not, and why
 
     @property
     def protection(self) -> Protection:
@@ -100,19 +102,19 @@ class PairState:
         return self._act_name
 
     def pause(self, paused: bool) -> None:
-        """The supervisor gives no node up by itself, or does so again; durably."""
+        """Record durably whether the supervisor gives nodes up by itself, and keep to it."""
         self.record(Kind.OUTCOME, act="resume" if not paused else "pause", data={"paused": paused})
         self.paused = paused
 
     def want_protection(self, wanted: bool) -> None:
-        """A guest that runs alone is to be protected, or is not; durably."""
+        """Record durably whether a guest that runs alone is to be protected."""
         if wanted is not self.protection_wanted:
             self.record(Kind.OUTCOME, step="want", data={PROTECTION_WANTED: wanted})
         self.protection_wanted = wanted
 
     @property
     def adaptive(self) -> bool:
-        """The pair chooses its checkpoint delay itself."""
+        """True where the pair chooses its checkpoint delay itself."""
         return self.tuning.mode is CheckpointMode.ADAPTIVE
 
     @property
@@ -121,9 +123,9 @@ class PairState:
         return self.pace.delay_ms if self.adaptive else self.tuning.delay_ms
 
     def tune(self, tuning: Tuning, pace_ms: int | None = None) -> None:
-        """These settings hold from here on, for everything that is built from `spec`.
+        """Apply ``tuning`` from here on to `spec`, and to everything that is built from it.
 
-        Adaptive mode begins anew where it was off, with ``pace_ms`` or the delay that was set.
+        Adaptive mode begins again where it was off, with ``pace_ms`` or the delay that was set.
         """
         if pace_ms is not None or tuning.mode is not self.tuning.mode:
             began = self.delay_ms if pace_ms is None else pace_ms
@@ -131,7 +133,7 @@ class PairState:
         self.tuning, self.spec = tuning, tuning.applied(self.pair_file)
 
     def note(self, fact: Fact, reason: str) -> None:
-        """Record ``fact``, move the state as the table says, and tell every client."""
+        """Record ``fact``, move the state by the table, and send the change to every client."""
         step, now = advance(self._protection, fact), self.clock.now()
         exposed = self._exposed_since
         if step.after in (Protection.DOWN, Protection.COLO):
@@ -149,11 +151,11 @@ class PairState:
         self.emit(StateChanged(before=step.before, fact=fact, after=step.after, reason=reason))
 
     def explain(self, reason: str) -> None:
-        """The state stays and has another reason than the one it was entered for."""
+        """Replace the reason of the state; the state itself stays."""
         self._reason = reason
 
     def record(self, kind: Kind, **fields: Any) -> None:
-        """Write it to the journal, with the act under way and the generation.
+        """Write a record to the journal, with the act under way and the generation.
 
         If that fails, keep the record, or raise `PreconditionFailed`: see `PendingRecords`.
         """
@@ -161,15 +163,12 @@ class PairState:
         self.pending_records.append(Record(kind=kind, **{**known, **fields}))
 
     def remember_fence(self, node: NodeName, how: Mapping[str, Any]) -> None:
-        """The journal has it; the history gets it with its failover, when there is time to wait."""
+        """Journal a fence; the history gets it with its failover, when there is time to wait."""
         self._fence = {"node": node, **how}
         self.record(Kind.OBSERVATION, step="fence", node=node, data=how)
 
     def remember_failover(self, timeline: Mapping[str, Any]) -> None:
-        """Journal and history have it, also one that failed, which has ``failed`` and why.
-
-        A history that cannot be written stops nothing.
-        """
+        """Write a timeline to journal and history; an unwritable history stops nothing."""
         self.record(Kind.OUTCOME, step="timeline", data=timeline)
         fence, self._fence = self._fence, None
         try:
@@ -178,18 +177,20 @@ class PairState:
             self.record(Kind.NOTE, data={"history-not-kept": error.message})
 
     def boots(self) -> None:
-        """The guest has begun anew: what its consoles say so far is of an earlier life."""
-        sitting = {node: seat.vm for node, seat in self.seats.items() if seat.vm is not None}
-        marks = {node: vm.boots() for node, vm in sitting.items()}
+        """Note that the guest begins again.
+
+        The output of its consoles so far is of an earlier life.
+        """
+        seated = {node: seat.vm for node, seat in self.seats.items() if seat.vm is not None}
+        marks = {node: vm.boots() for node, vm in seated.items()}
         self.record(Kind.NOTE, data={BOOTS: marks})
 
     def booted(self) -> None:
-        """The guest has come to its end of booting; no console is waited for any more."""
+        """Note that the guest has booted; no console is waited for any more."""
         self.record(Kind.NOTE, data={BOOTS: {}})
 
     def record_seat(self, seat: Seat) -> None:
-        """Record the QEMU of ``seat``, what the kernel says of it, and its role: by that a later
-        supervisor finds it."""
+        """Record the process of a seat's QEMU and its role: a later supervisor finds it by that."""
         if seat.vm is None:
             return
         held, leader = seat.vm.process.identity, seat.vm.process.leader
@@ -209,19 +210,19 @@ class PairState:
         since_s: float | None = None,
         exposed_since_s: float | None = None,
     ) -> None:
-        """The state that the journal of an earlier supervisor ended with; nothing is recorded."""
+        """Set the state with which an earlier supervisor's journal ended; nothing is recorded."""
         self._protection, self._reason = protection, reason
         self._since = self.clock.now() if since_s is None else since_s
         self._exposed_since = exposed_since_s
 
     def grow_generation(self) -> None:
-        """The next promotion has a number of its own, durably, before it happens."""
+        """Number the next promotion, durably, before it happens."""
         self.generation += 1
         self.record(Kind.INTENT, step="promote")
 
     @contextlib.asynccontextmanager
     async def acting(self, name: str, **asked: Any) -> AsyncIterator[None]:
-        """One act at a time, journalled with what was ``asked``; raises `PairBusy` otherwise."""
+        """Run one act at a time, journalled with what was ``asked``; raise `PairBusy` otherwise."""
         if self._act is not None:
             raise PairBusy(
                 f"Pair {self.spec.name} is busy with '{self._act_name}'.",
@@ -248,17 +249,17 @@ class PairState:
             self._idle.set()
 
     def give_up(self, reason: str) -> None:
-        """The act under way ends with an error of that ``reason``, where it needs a secondary."""
+        """End the act under way with an error of that ``reason``, where it needs a secondary."""
         if self._given_up is not None and not self._given_up.done():
             self._given_up.set_result(reason)
 
     async def given_up(self) -> str:
-        """Returns the reason once the act under way has lost what it needs."""
+        """Wait until the act under way has lost what it needs; return the reason."""
         assert self._given_up is not None
         return await asyncio.shield(self._given_up)
 
     async def idle(self, patience_s: float) -> bool:
-        """Whether no act is under way any more, after ``patience_s`` at most."""
+        """Return whether no act is under way any more, after ``patience_s`` at most."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 await self._idle.wait()
@@ -279,7 +280,7 @@ class PairState:
     def progress(
         self, step: str, done: int | None = None, total: int | None = None, limit_s: float = 0.0
     ) -> None:
-        """Tell clients how far the act is, and how long the step may still take, where limited."""
+        """Report how far the act is, and how long the step may still take, where limited."""
         if limit_s or self._progress is None or self._progress.step != step:
             limit = round(limit_s, 1) if limit_s else None
             self.emit(StepReached(act=self._act_name, step=step, limit_s=limit))
@@ -289,33 +290,33 @@ class PairState:
             self.emit(ProgressMade(act=self._act_name, step=step, done=done, total=total))
 
     def period_ms(self) -> int:
-        """The checkpoint period that QEMU was given."""
+        """Return the checkpoint period that QEMU was given."""
         return min(self.delay_ms, CAUTIOUS_DELAY_MS) if self.cautious else self.delay_ms
 
     def seat_of(self, role: Role) -> Seat | None:
-        """The node that holds ``role`` now."""
+        """Return the seat that holds ``role`` now, or None."""
         return next((seat for seat in self.seats.values() if seat.view.role is role), None)
 
     def running(self) -> bool:
-        """A QEMU of the pair may still run."""
+        """Return whether a QEMU of the pair may still run."""
         return any(seat.vm is not None for seat in self.seats.values())
 
     def vm_of(self, role: Role) -> VM:
-        """The QEMU that holds ``role``; raises `NotProtected` when there is none."""
+        """Return the QEMU that holds ``role``; raise `NotProtected` when there is none."""
         seat = self.seat_of(role)
         if seat is None or seat.vm is None:
             raise NotProtected(f"Pair {self.spec.name} has no running {role}.")
         return seat.vm
 
     def _stale_code(self) -> str:
-        """Say that the secondary may run code that its memory does not hold, where that is so."""
+        """Return a warning where the secondary may run code that its memory does not hold."""
         secondary = self.seat_of(Role.SECONDARY)
         if secondary is None or secondary.view.fresh_code is not False:
             return ""
         return freshcode.warning(self.ground.binary.path)
 
     def view(self) -> PairView:
-        """The pair as last observed."""
+        """Return the pair as last observed."""
         now = self.clock.now()
         primary = self.seat_of(Role.PRIMARY)
         exposed = None if self._exposed_since is None else round(now - self._exposed_since, 1)

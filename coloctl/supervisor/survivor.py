@@ -1,4 +1,9 @@
-"""Which node lives on when a failover is asked for: by what really answers, never by belief."""
+"""Choose the survivor of a failover by what really answers, never by belief.
+
+Called by `supervisor.acts.failover`; asks the survivor through `ha.failover.require_answer`.
+
+Invariant: a node is never fenced for a survivor that did not answer just now.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,13 @@ from coloctl.supervisor.state import PairState
 
 
 async def choose(state: PairState, to: NodeName | None, *, force: bool) -> tuple[Seat, Seat]:
-    """Survivor and lost: ``to``, else the secondary, else the primary, and it has just answered.
+    """Choose the survivor of a failover and the node to fence, in this order.
 
-    Both have a QEMU, be it a dead one. With ``force`` a secondary whose disk missed a write, or
-    whose guest has diverged, may survive: an operator accepts that loss. Raises `FailoverRefused`
-    when there is no valid survivor.
+    The survivor is the node ``to`` where one was named, else the secondary, else the primary. It
+    must have answered on its rescue monitor just now: a node is never fenced for a survivor that
+    cannot run. Both have a QEMU, be it a dead one. With ``force`` a secondary whose disk missed a
+    write, or whose guest has diverged, may survive; the operator accepts that loss. Raises
+    `FailoverRefused` when no node qualifies.
     """
     _require_two_sides(state, force=force)
     if to is not None:

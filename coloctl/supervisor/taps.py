@@ -1,7 +1,9 @@
-"""Put the taps of the node that serves right, where something else took them down.
+"""Set the taps of the node that serves up again, where another program set them down.
 
-Called by `supervisor.loop` once a second. Invariant: only taps of a QEMU that runs the guest and
-that no act is fencing or ending are set up; a node that is given up stays off the LAN.
+Called by `supervisor.loop` once a second; `colo.inuse` lists the taps of a node.
+
+Invariant: only taps of a QEMU that runs the guest and that no act is fencing or ending are set up.
+A node that is given up stays off the LAN.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ class TapWatch:
 
     def __init__(self, state: PairState) -> None:
         self._state = state
-        self._said: dict[str, str] = {}  #: by tap: what is wrong with it and cannot be mended
+        self._said: dict[str, str] = {}  #: by tap: the fault of it that cannot be repaired
 
     async def look(self) -> None:
-        """Set what is down up again, and record it; say once what cannot be put right."""
+        """Set a tap that is down up again, and record it; report once what cannot be repaired."""
         if (node := self._serving()) is None:
             return
         for tap in colo_taps.names(self._state.spec, node):
@@ -44,7 +46,7 @@ class TapWatch:
             await self._mend(node, tap, there=up is not None)
 
     def _serving(self) -> NodeName | None:
-        """The node whose guest is on the LAN now; None where that is about to change."""
+        """Return the node whose guest is on the LAN now; None where that is about to change."""
         state = self._state
         if state.protection not in _SERVING or state.act in _MOVING:
             return None

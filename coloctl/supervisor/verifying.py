@@ -1,8 +1,10 @@
 """Compare both nodes' disks and memory in COLO: when an operator asks, and now and then.
 
-Called by `supervisor.loop` (`tick`, about once a second) and by `control.service` (`verify`).
-Invariants: one verification at a time; it is no act, so that nothing waits for it, and any act but
-a checkpoint or a setting breaks it off at once; nothing of it is needed by a failover.
+Called by `supervisor.loop` (`tick`, about once a second) and by `control.service` (`verify`); calls
+`colo.verify` for the disks and `colo.pages` for the memory.
+
+Invariants: one verification at a time. It is no act, so nothing waits for it; any act but a
+checkpoint or a setting cancels it at once. A failover needs nothing of it.
 """
 
 from __future__ import annotations
@@ -32,21 +34,21 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: One that was broken off is tried again so much later, or after `[verify] every` if that is less.
+#: One that ended early is tried again so much later, or after `[verify] every` if that is less.
 AGAIN_S = 600.0
 #: How long a comparison of memory waits for a checkpoint before it asks for one, seconds.
 PATIENCE_S = 2.0
-#: How often its progress is told, seconds.
+#: How often its progress is sent, seconds.
 TELL_S = 1.0
 
-#: What is said of memory that was not compared.
+#: Sentences about memory that was not compared.
 LEFT_OUT = "The guest's memory was left out; `coloctl verify --memory` compares it."
 NOT_REACHED = "The guest's memory was not compared."
 
 
 @dataclass
 class _Found:
-    """What one verification has found so far; ``why`` it is broken off, empty where it is not."""
+    """The findings of one verification so far; ``why`` it ended early, empty where not."""
 
     disks: tuple[DiskVerified, ...] = ()
     pages: MemoryVerified | None = None
@@ -65,7 +67,7 @@ class Verifying:
         self._told_s = 0.0
 
     async def verify(self, *, memory: bool | None = None) -> Verified:
-        """Return what a comparison finds, of the one under way where there is one.
+        """Return the result of a comparison, of the one under way where there is one.
 
         ``memory``: whether the guest's memory is compared; None leaves that to the pair file.
         Raises `NotProtected` outside COLO. A caller that leaves does not end it.
@@ -97,7 +99,7 @@ class Verifying:
                 self._begin(state.spec.verify.memory)
 
     async def tidy(self) -> None:
-        """Leave nothing of a comparison in either QEMU; raises `MonitorError`."""
+        """Remove all traces of a comparison from both QEMUs; raises `MonitorError`."""
         beside = self.state.beside
         left, beside.left = beside.left, None
         lent, beside.lent = beside.lent, ()
@@ -109,12 +111,12 @@ class Verifying:
             await difference.drop(self.state.spec, left)
 
     async def _tidy(self) -> None:
-        """The same, where nothing waits for it."""
+        """Remove the traces in the background; an error is ignored."""
         with contextlib.suppress(ColoctlError):
             await self.tidy()
 
     def end(self) -> None:
-        """Break off what is under way."""
+        """Cancel the verification under way."""
         if self.state.beside.verification is not None:
             self.state.beside.verification.cancel()
 
@@ -136,7 +138,7 @@ class Verifying:
         self._found = asyncio.get_running_loop().create_future()
         state.beside.verification = self._spawn(self._run(self._found, memory))
 
-    async def _run(self, told: asyncio.Future[Verified], memory: bool) -> None:
+    async def _run(self, result: asyncio.Future[Verified], memory: bool) -> None:
         state = self.state
         began_s = state.clock.now()
         primary, secondary = state.vm_of(Role.PRIMARY), state.vm_of(Role.SECONDARY)
@@ -148,8 +150,8 @@ class Verifying:
         except ColoctlError as error:
             found.why = error.message
         except Exception as error:
-            log.exception("A verification went wrong")
-            found.why = f"It went wrong: {error}."
+            log.exception("A verification failed")
+            found.why = f"It failed: {error}."
         finally:
             ended_s = state.clock.now()
             report = Verified(
@@ -167,8 +169,8 @@ class Verifying:
             if report.differs:  # also where the rest was broken off
                 report = replace(report, outcome=VerifyOutcome.DIFFERENT)
             self._conclude(report)
-            if not told.done():
-                told.set_result(report)
+            if not result.done():
+                result.set_result(report)
 
     async def _compare(self, primary: VM, secondary: VM, found: _Found, memory: bool) -> None:
         """Fill ``found``; it is whole where ``why`` is empty. Raises `ColoctlError`."""
@@ -213,7 +215,10 @@ class Verifying:
             self.state.emit(ProgressMade(act="verify", step=step, done=done, total=total))
 
     def _conclude(self, report: Verified) -> None:
-        """State, journal and clients have the report; what follows is the policy's."""
+        """Record a report in state and journal, and send it to clients.
+
+        The policy decides the rest.
+        """
         state = self.state
         state.beside.verified = report
         with contextlib.suppress(ColoctlError):  # no room: it is in the state all the same

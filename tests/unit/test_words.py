@@ -33,7 +33,6 @@ PENDING = frozenset(
         # -
         "coloctl/check",
         # -
-        "coloctl/supervisor",
         # -
         "coloctl/supervisor/acts",
         # -

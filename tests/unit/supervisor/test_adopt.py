@@ -23,7 +23,7 @@ from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.view import Degradation, Presence
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import adopt
-from coloctl.supervisor.adopt import Adoption, _decision
+from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.discovery import DiscoveredNode
 from coloctl.supervisor.reconcile import FoundQemu, Move, MovePlan
 from coloctl.supervisor.seat import Seat
@@ -282,6 +282,6 @@ def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_decided_is_said_in_a_sentence_for_people(
     move: Move, node: NodeName | None
 ) -> None:
-    said = _decision(MovePlan(move, node))
+    said = MovePlan(move, node).sentence()
     assert said[0].isupper() and said.endswith(".")
     assert "-" not in said and "None" not in said
