@@ -51,7 +51,7 @@ RETIRED: Mapping[str, tuple[str, str | None]] = {
         r"(proxy|link|wrapper|bridge|port|slot|script|tap|device|loop)\b",
     ),
     "lacks": (r"\black(s|ed)?(?=[.,;:)]|$)", None),
-    "road": (r"\broads?\b", None),
+    "road": (r"\broads?\b", r"`roads?`"),
     "theatre": (
         r"\b(play(s|ed|ing|er|ers)?|rehears\w+|audience|curtain|theatre|actors?|cast|scenes?"
         r"|stor(y|ies))\b",

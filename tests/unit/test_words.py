@@ -69,7 +69,6 @@ PENDING = frozenset(
         # -
         "docs/metrics.md",
         # -
-        "docs/operating.md",
         # -
         "docs/python-api.md",
         # -
@@ -152,7 +151,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "told": ("QEMU is told to stop.", "The two cannot be\ntold apart; retold."),
     "behind": ("The link, behind its loss.", "A file is left over and\nbehind; behind the proxy."),
     "lacks": ("What the guest lacks.", "The guest lacks a disk."),
-    "road": ("Two roads.", "A broad path."),
+    "road": ("Two roads.", "A broad path; the key `roads` of schema 1."),
     "theatre": ("A scenario is played.", "Display, replay, broadcast, historical."),
     "strike": ("The fault struck.", "The error is dealt\nwith; `struck_s`; ideals."),
     "court": ("The checker accused a node.", "`none_accused`, x.witness.qcow2, `vouched`."),
