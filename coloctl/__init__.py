@@ -1,7 +1,8 @@
-"""coloctl: fault tolerance for QEMU virtual machines, built on COLO.
+"""Provide fault tolerance for QEMU virtual machines, built on COLO.
 
-``coloctl.pair`` is the door for Python programs (docs/python-api.md). It is loaded when it is first
-used: the command line imports this package too, and starts quickly. Types are in __init__.pyi.
+``coloctl.pair`` is the entry point for Python programs (docs/python-api.md), made by `api.pair`. It
+is loaded when it is first used: the command line imports this package too, and starts quickly.
+Types are in __init__.pyi.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Start a QEMU without a machine, ask it, and end it with all that it started.
+"""Start a QEMU without a machine, query it, and end it with all that it started.
 
-Called by `vm` for the spellings of a binary and by `check.probe`. Invariant: no process of it is
-left, also where the binary is a wrapper that starts QEMU as another process.
+Called by `vm` for the spellings of a binary and by `check.probe`; `host.base` starts it and
+`qmp.session` queries it. Invariant: no process of it is left, also where the binary is a wrapper
+that starts QEMU as another process.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _ANOTHER = "name a qemu-system-x86_64 that runs on this machine"
 
 @contextlib.asynccontextmanager
 async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
-    """A QEMU without a machine answers questions; it is gone on every way out."""
+    """Start a QEMU without a machine that answers queries, and kill it on every way out.
+
+    Raises `UnsupportedQEMU` where the binary does not start or does not answer as QEMU.
+    """
     with tempfile.TemporaryDirectory(prefix="coloctl-ask-") as folder:
         socket_path, log = Path(folder) / "qmp.sock", Path(folder) / "qemu.log"
         argv = [

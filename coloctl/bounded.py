@@ -1,8 +1,9 @@
 """Bound log files that another process appends to, without moving what is kept in them.
 
-The supervisor calls this for the logs and consoles of its pair, and the watcher while there is no
-supervisor. Invariant: a byte keeps its offset in the file for as long as it is kept, so that "since
-the guest began to boot" stays one number. Standard library only, because the watcher imports it.
+Called by `supervisor.loop` for the logs and consoles of its pair, and by `control.daemon.watcher`
+while there is no supervisor. Invariant: a byte keeps its offset in the file for as long as it is
+kept, so that "since the guest began to boot" stays one number. Standard library only, because the
+watcher imports it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def pair_logs(folder: Path) -> tuple[Path, ...]:
 
 
 def bound_all(paths: Iterable[Path], *, limit: int = LIMIT, keep: int = KEEP) -> int:
-    """Bound each file of ``paths``; answer how many bytes were given back, 0 for what fails."""
+    """Bound each file of ``paths``; returns how many bytes were freed, 0 for a file that fails."""
     freed = 0
     for path in paths:
         try:
@@ -48,11 +49,11 @@ def bound_all(paths: Iterable[Path], *, limit: int = LIMIT, keep: int = KEEP) ->
 
 
 def bound(path: Path, *, limit: int = LIMIT, keep: int = KEEP) -> int:
-    """Give back the beginning of ``path`` when it takes more than ``limit`` bytes.
+    """Free the beginning of ``path`` when it takes more than ``limit`` bytes.
 
-    The last ``keep`` bytes stay where they are, and what was before them reads as zeros. Both
+    The last ``keep`` bytes stay where they are, and the bytes before them read as zeros. Both
     numbers are a sixteenth where room is scarce. Where the filesystem cannot make holes, the file
-    is emptied; a writer that appends goes on at its beginning. Answers how many bytes were freed.
+    is emptied; a writer that appends goes on at its beginning. Returns how many bytes were freed.
     Raises `OSError`; links are not followed.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

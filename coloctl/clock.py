@@ -1,10 +1,11 @@
-"""Time as an argument: every wait takes a `Clock` or a `Deadline`, never the wall clock."""
+"""Pass time as an argument: every wait takes a `Clock` or a `Deadline`, never the wall clock.
+
+Used by every layer.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import time
 from typing import Protocol
 
@@ -13,11 +14,11 @@ class Clock(Protocol):
     """Monotonic seconds, and a way to let some of them pass."""
 
     def now(self) -> float:
-        """Monotonic seconds; only differences mean anything."""
+        """Return monotonic seconds; only differences have a meaning."""
         ...
 
     async def sleep(self, seconds: float) -> None:
-        """Returns once ``seconds`` have passed on this clock."""
+        """Wait until ``seconds`` have passed on this clock."""
         ...
 
 
@@ -25,43 +26,23 @@ class MonotonicClock:
     """The clock of the machine."""
 
     def now(self) -> float:
+        """See `Clock.now`."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
         await asyncio.sleep(max(0.0, seconds))
-
-
-class FakeClock:
-    """A clock that moves only when a test calls `advance`."""
-
-    def __init__(self, start: float = 0.0) -> None:
-        self._now = start
-        self._sleepers: list[tuple[float, int, asyncio.Event]] = []
-        self._order = itertools.count()
-
-    def now(self) -> float:
-        return self._now
-
-    async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
-            await asyncio.sleep(0)
-            return
-        wake = asyncio.Event()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), wake))
-        await wake.wait()
-
-    def advance(self, seconds: float) -> None:
-        """Lets ``seconds`` pass; sleepers whose time has come run at the next loop turn."""
-        self._now += seconds
-        while self._sleepers and self._sleepers[0][0] <= self._now:
-            heapq.heappop(self._sleepers)[2].set()
 
 
 CLOCK: Clock = MonotonicClock()
 
 
 class Deadline:
-    """A point in time that every step of one act shares."""
+    """A point in time that every step of one act shares.
+
+    Note the difference: a `Deadline` is the end of an act; a wait of a caller is a number of
+    seconds.
+    """
 
     def __init__(self, seconds: float, clock: Clock = CLOCK) -> None:
         self._clock = clock
@@ -69,7 +50,7 @@ class Deadline:
         self.at = clock.now() + seconds
 
     def remaining(self) -> float:
-        """Seconds left, never below zero."""
+        """Return the seconds left, never below zero."""
         return max(0.0, self.at - self._clock.now())
 
     @property
@@ -77,7 +58,7 @@ class Deadline:
         return self._clock.now() >= self.at
 
     def at_most(self, seconds: float) -> float:
-        """Seconds for one step: what it may take, or what is left if that is less."""
+        """Return the seconds for one step: what it may take, or what is left if that is less."""
         return min(seconds, self.remaining())
 
     def within(self, seconds: float) -> Deadline:
@@ -85,5 +66,5 @@ class Deadline:
         return Deadline(self.at_most(seconds), self._clock)
 
     def renew(self) -> None:
-        """Begin anew: something moved, so the whole time is there again."""
+        """Begin again: something moved, so the whole time is available again."""
         self.at = self._clock.now() + self.seconds

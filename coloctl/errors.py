@@ -1,4 +1,6 @@
-"""The exception tree: *refused*, *unreachable* and *unknown* are never the same class.
+"""Define the exceptions: *refused*, *unreachable* and *unknown* are never the same class.
+
+Used by every layer.
 
 ::
 
@@ -10,15 +12,15 @@
      ├─ PairBusy                          the pair already runs, or another act is under way
      ├─ NotProtected                      the pair is not in the state that was asked for
      │   └─ RunsAlone                     the guest was started and serves, but is not protected
-     ├─ NotConfirmed                      a person was asked again and did not say yes
+     ├─ NotConfirmed                      a person was asked again and did not confirm
      ├─ LaunchError                       QEMU would not start
      ├─ MonitorError
-     │   ├─ Unreachable                   nothing answers there: no socket, refused, closed
+     │   ├─ Unreachable                   no process answers there: no socket, refused, closed
      │   ├─ CommandRefused                QEMU answered with an error: the command did not happen
      │   ├─ OutcomeUnknown                sent, never answered: it may or may not have happened
      │   └─ DeadlineMissed                what was waited for did not come in time
      │       └─ StillAtWork               the verb's own wait ended; the supervisor goes on
-     ├─ UnsupportedQEMU(missing)          this binary lacks, or fails at, what COLO needs
+     ├─ UnsupportedQEMU(missing)          this binary misses, or fails at, what COLO needs
      ├─ ReplicationError(stage)
      │   ├─ ResyncFailed
      │   ├─ MigrationFailed
@@ -45,7 +47,7 @@ def _ended(text: str) -> str:
 
 
 class ColoctlError(Exception):
-    """Something an operator should read: one sentence, and a hint where there is one."""
+    """An error that an operator should read: one sentence, and a hint where there is one."""
 
     code: ClassVar[str] = "failed"
     exit_code: ClassVar[int] = 1
@@ -144,7 +146,7 @@ class MonitorError(ColoctlError):
 
 
 class Unreachable(MonitorError):
-    """Nothing answers there: no socket, refused, or closed before the command went out."""
+    """No process answers there: no socket, refused, or closed before the command was sent."""
 
     code = "unreachable"
 
@@ -175,7 +177,7 @@ class OutcomeUnknown(MonitorError):
 
 
 class DeadlineMissed(MonitorError):
-    """What was waited for did not come in time."""
+    """The awaited fact did not come in time."""
 
     code = "timeout"
     exit_code = 6
@@ -191,7 +193,7 @@ class StillAtWork(DeadlineMissed):
 
 
 class UnsupportedQEMU(ColoctlError):
-    """This binary, accelerator or machine type lacks, or fails at, what COLO needs."""
+    """The binary, accelerator or machine type misses, or fails at, what COLO needs."""
 
     code = "unsupported-qemu"
 
@@ -203,7 +205,7 @@ class UnsupportedQEMU(ColoctlError):
 
 
 class ReplicationError(ColoctlError):
-    """Replication stopped at ``stage`` (a word of the protection state machine)."""
+    """Replication stopped at ``stage`` (a state of the pair's protection)."""
 
     code = "replication"
     exit_code = 3

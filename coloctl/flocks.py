@@ -1,7 +1,7 @@
 """Wait for flock(2) on an open file, but not for ever.
 
-Called wherever coloctl waits for another process's lock: of the state folder, of the register of
-claims, of the lab's namespaces. Standard library only. The lock goes with the last copy of the
+Called by `control.listener` for the state folder, by `ha.arbiter` for the register of claims and by
+`lab.netns` for the lab's namespaces. Standard library only. The lock ends with the last copy of the
 descriptor.
 """
 
@@ -15,7 +15,7 @@ AGAIN_S = 0.01
 
 
 def acquire(fd: int, within_s: float, again_s: float = AGAIN_S) -> bool:
-    """Lock the file that is open as ``fd`` for this process alone; False: others had it too long.
+    """Lock the file that is open as ``fd`` for this process alone; False: another held it too long.
 
     Raises `OSError` where the file cannot be locked at all.
     """

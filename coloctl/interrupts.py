@@ -1,7 +1,8 @@
-"""Let Ctrl-C wait where it would leave something half made that no one would know of.
+"""Defer Ctrl-C where it would leave something half made that no code knows how to end.
 
-Called where something begins that has to be ended again: between its beginning and the line that
-knows how to end it there is always an instant, and on a busy machine instants are long.
+Called by `control.daemon.spawn`, `lab.netns` and others that begin what has to be ended again.
+Between its beginning and the line that knows how to end it there is always an instant, and on a
+busy machine instants are long.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def deferred(*, raise_after: bool = True) -> Iterator[None]:
-    """Let Ctrl-C take effect at the end of the block, or not at all.
+    """Defer Ctrl-C to the end of the block, or ignore it.
 
-    Does nothing outside the main thread, which Python never interrupts, and where another language
+    Has no effect outside the main thread, which Python never interrupts, and where another language
     has set the handler.
     """
     before = signal.getsignal(signal.SIGINT)

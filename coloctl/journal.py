@@ -1,6 +1,9 @@
-"""The append-only journal of one pair: JSON lines with checksums that survive the supervisor.
+"""Keep the append-only journal of one pair: JSON lines with checksums that survive the supervisor.
 
-Promises: a durable record is on disk, file and folder entry, before `Journal.append` returns. One
+Called by `supervisor.state`, `control.daemon.home` and `chaos.evidence.gather`; its files are those
+of `journalfile`, its records those of `model.event`.
+
+Invariant: a durable record is on disk, file and folder entry, before `Journal.append` returns. One
 writer at a time. A line that a crash cut short is the last one, was never acknowledged, and is
 dropped; damage anywhere else is reported and never skipped. The file and its predecessor stay
 within twice the size limit, and what a restarted supervisor decides by is always in the file.
@@ -32,13 +35,13 @@ SIZE_MAX = 8 << 20
 
 
 def wall_clock() -> datetime:
-    """The time of day in UTC."""
+    """Return the time of day in UTC."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """What a journal file holds."""
+    """The content of a journal file."""
 
     records: tuple[Record, ...]
     torn: str = ""  #: a sentence about the unfinished last line, when there is one
@@ -46,10 +49,12 @@ class Replay:
 
     @property
     def last_state(self) -> Record | None:
+        """The last record of the pair's state."""
         return event.last_state(self.records)
 
     @property
     def open_intents(self) -> tuple[Record, ...]:
+        """The intents without a result."""
         return event.open_intents(self.records)
 
     @property
@@ -60,7 +65,7 @@ class Replay:
 
 
 def replay(path: Path) -> Replay:
-    """Every whole record of the file at ``path``, oldest first; no file is an empty journal.
+    """Read every whole record of the file at ``path``, oldest first; no file is an empty journal.
 
     Raises `PreconditionFailed` naming the line when anything but an unfinished last line is wrong.
     """
@@ -80,7 +85,7 @@ def replay(path: Path) -> Replay:
             record, sealed = _parse(line, records[-1].seq if records else 0, sealed)
             records.append(record)
     with _damage(path, len(lines) + 1):
-        _require_torn(rest)
+        _require_cut_short(rest)
     return Replay(tuple(records), torn, len(whole) + len(newline))
 
 
@@ -97,8 +102,9 @@ def _damage(path: Path, number: int) -> Iterator[None]:
 
 
 def _parse(line: bytes, seq_before: int, sealed: bool) -> tuple[Record, bool]:
-    """The record, and whether its line has a checksum: those without, of an earlier coloctl, stand
-    before all others. Raises ValueError.
+    """Parse the record of a line; returns it, and whether the line has a checksum.
+
+    Lines without a checksum, of an earlier coloctl, stand before all others. Raises ValueError.
     """
     found = unseal(line)
     if sealed and not found.sealed:
@@ -109,8 +115,11 @@ def _parse(line: bytes, seq_before: int, sealed: bool) -> tuple[Record, bool]:
     return record, found.sealed
 
 
-def _require_torn(rest: bytes) -> None:
-    """A line that was cut short has no byte behind its end: where one is, it was the newline."""
+def _require_cut_short(rest: bytes) -> None:
+    """Refuse a rest that is whole: a line that was cut short has no byte after its end.
+
+    Where one is, it was the newline.
+    """
     try:
         whole = unseal(rest[:-1]).sealed
     except ValueError:
@@ -123,8 +132,8 @@ class Journal:
     """The journal at ``path``, open for appending by this process alone.
 
     ``history`` is what was in it. Raises `PairBusy` when another process has it open, and what
-    `replay` raises. One that holds something is opened also where it cannot be written: then
-    `append` raises until it can.
+    `replay` raises. A journal with records is opened also where it cannot be written: then `append`
+    raises until it can.
     """
 
     def __init__(
@@ -161,7 +170,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """The journal is closed and free for another process."""
+        """Close the journal; it is free for another process then."""
         if self._lock >= 0:
             if self._file >= 0:
                 os.close(self._file)
@@ -170,10 +179,10 @@ class Journal:
             self._file = self._lock = -1
 
     def append(self, record: Record) -> Record:
-        """``record`` with its number and times, written; on disk if it is durable.
+        """Write ``record`` with its number and times; it is on disk if it is durable.
 
         A record that was `stamped` before keeps its times. Raises `PreconditionFailed` when it
-        cannot be written; the journal then holds nothing of it.
+        cannot be written; the journal then holds no part of it.
         """
         stamped = replace(record if record.at else self.stamped(record), seq=self._seq + 1)
         line = seal(stamped.to_json())
@@ -190,12 +199,13 @@ class Journal:
         return stamped
 
     def stamped(self, record: Record) -> Record:
-        """``record`` with the time that it is now."""
+        """Return ``record`` with the present time."""
         at, mono_s = self._wall().isoformat(timespec="microseconds"), self._clock.now()
         return replace(record, at=at, mono_s=round(mono_s, 6))
 
     def see_to_place(self) -> bool:
-        """Make file, lock and folder anew where they were removed; say whether that was needed.
+        """Create file, lock and folder again where they were removed; returns whether that was
+        needed.
 
         What a restarted supervisor decides by is in the new file. Raises `PreconditionFailed` when
         it cannot be made, and `PairBusy` when another supervisor has made one meanwhile.
@@ -206,11 +216,13 @@ class Journal:
         return True
 
     def leave(self) -> None:
-        """Make nothing anew from here on: the folder is about to be removed for good."""
+        """Create nothing again from here on: the folder is about to be removed for good."""
         self._left = True
 
     def _in_place(self) -> bool:
-        """Whether the file under our name is the one that we write, or could not open yet."""
+        """Return whether the file under this name is the one that is written, or could not be
+        opened yet.
+        """
         return self._left or self._file < 0 or journalfile.same(self.path, self._file)
 
     def _put_back(self) -> None:
@@ -219,7 +231,7 @@ class Journal:
         fresh = self._lock if kept else journalfile.locked(self.path)
         data = b"".join(seal(record.to_json()) for record in self._vital)
         try:
-            with contextlib.suppress(FileNotFoundError):  # whatever somebody put there is kept
+            with contextlib.suppress(FileNotFoundError):  # a file of another process is kept
                 self.path.replace(journalfile.beside(self.path, ".other"))
             file = journalfile.create(self.path, data)
             journalfile.sync_folder(self.path.parent)
@@ -227,7 +239,7 @@ class Journal:
             if fresh != self._lock:
                 os.close(fresh)
             raise PreconditionFailed(
-                f"The journal {self.path} was removed and cannot be made anew: {error.strerror}.",
+                f"The journal {self.path} was removed and cannot be made again: {error.strerror}.",
                 hint="check the folder and its permissions",
             ) from None
         if fresh != self._lock:
@@ -236,7 +248,7 @@ class Journal:
         self._reserve.close()
         self._lock, self._file, self._size = fresh, file, len(data)
         self._reserve = Reserve(journalfile.beside(self.path, ".reserve"))
-        log.warning("The journal %s was removed; it is made anew", self.path)
+        log.warning("The journal %s was removed; it is made again", self.path)
 
     def _write(self, line: bytes, *, sync: bool) -> None:
         if self._file < 0:
@@ -260,7 +272,7 @@ class Journal:
         self._size += len(line)
 
     def _first_opened(self) -> int:
-        """The file for appending; -1 where it holds something and cannot be written now."""
+        """Open the file for appending; -1 where it holds records and cannot be written now."""
         try:
             return journalfile.opened(self.path, self._size)
         except PreconditionFailed as error:
@@ -270,7 +282,7 @@ class Journal:
             return -1
 
     def _rotate(self) -> None:
-        """The file starts anew with what is vital; the old one has the suffix ``.1``.
+        """Rotate: the file starts again with what is vital; the old one has the suffix ``.1``.
 
         At every moment there is a whole journal at ``path``. Where there is no room for two, the
         old file stays in use and grows by a quarter before the next try.

@@ -1,7 +1,7 @@
-"""Lock, open and make the files of a journal, and bring them to the disk.
+"""Lock, open and create the files of a journal, and bring them to the disk.
 
-Called by `coloctl.journal`. Invariant: no symbolic link is followed, and whatever is answered as
-made is on the disk, file and folder entry.
+Called by `journal`. Invariant: no symbolic link is followed, and a file that is returned as made is
+on the disk, file and folder entry.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from coloctl.errors import PairBusy, PreconditionFailed
 
-#: How the files are opened; a symbolic link in their place is somebody else's.
+#: How the files are opened; a symbolic link in their place is another user's.
 _OWN = os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def same(path: Path, fd: int) -> bool:
-    """Say whether ``path`` leads to the very file that is open as ``fd``."""
+    """Return whether ``path`` leads to the very file that is open as ``fd``."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(fd))
     except OSError:
@@ -25,11 +25,12 @@ def same(path: Path, fd: int) -> bool:
 
 
 def beside(path: Path, suffix: str) -> Path:
+    """Return the path of the file with that suffix beside ``path``."""
     return path.with_name(path.name + suffix)
 
 
 def locked(path: Path) -> int:
-    """A lock of its own file, because rotation replaces the journal's; kept until closed."""
+    """Lock a file of its own, because rotation replaces the journal's; kept until closed."""
     try:
         fd = os.open(beside(path, ".lock"), _OWN | os.O_RDWR, 0o600)
     except OSError as error:
@@ -52,7 +53,7 @@ def locked(path: Path) -> int:
 
 
 def opened(path: Path, size: int) -> int:
-    """The file for appending, cut to ``size`` bytes; its folder entry is on disk."""
+    """Open the file for appending, cut to ``size`` bytes; its folder entry is on disk."""
     try:
         fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND, 0o600)
         os.ftruncate(fd, size)
@@ -67,7 +68,7 @@ def opened(path: Path, size: int) -> int:
 
 
 def create(path: Path, data: bytes) -> int:
-    """A new file open for appending that holds ``data``, on disk."""
+    """Create a file open for appending that holds ``data``, on disk."""
     fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND | os.O_TRUNC, 0o600)
     try:
         write_all(fd, data)
@@ -79,11 +80,13 @@ def create(path: Path, data: bytes) -> int:
 
 
 def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``, in as many calls as it takes."""
     while data:
         data = data[os.write(fd, data) :]
 
 
 def sync_folder(folder: Path) -> None:
+    """Flush the entries of ``folder`` to the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,8 +1,8 @@
-"""Say where coloctl keeps what: state that a reboot may forget, what no reboot may, and caches.
+"""Choose where coloctl keeps its files: state that a reboot may remove, lasting files, and caches.
 
-Called by everything that reads or writes there. Invariant: a folder that is there and that another
-user made, can write, or can put another one in the place of is never answered, but refused: what it
-holds names processes that are killed, files that are written and programs that are run.
+Used by every layer. Invariant: a folder that another user made, can write, or can replace is never
+returned, but refused. Its content names processes that are killed, files that are written and
+programs that are run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pair_dir(pair: str) -> Path:
 
 
 def control_socket(pair: str) -> Path:
-    """The control socket of the pair's supervisor; as long as it answers, the pair is served."""
+    """Return the path of the supervisor's control socket; while it answers, the pair is served."""
     return pair_dir(pair) / "control.sock"
 
 
@@ -71,9 +71,9 @@ def _cache_dir() -> Path:
 
 
 def registry_dir() -> Path:
-    """Name the folder with what is known of each disk of this machine; no reboot may sweep it.
+    """Name the folder with what is known of each disk of this machine; no reboot may remove it.
 
-    Raises `PreconditionFailed` for one that others can change: it says which disks are newest.
+    Raises `PreconditionFailed` for one that others can change: it shows which disks are newest.
     """
     return require_own(_registry_dir(), variable=REGISTRY)
 
@@ -88,7 +88,7 @@ def _registry_dir() -> Path:
 
 
 def overlay_dir() -> Path:
-    """The folder for the overlays of block devices, which have nothing beside them; as lasting."""
+    """Return the folder for overlays of block devices, which have no folder; as lasting."""
     return registry_dir().with_name("overlays")
 
 
@@ -135,7 +135,7 @@ def require_own(folder: Path, *, variable: str = _STATE, links: bool = True) -> 
             f"{folder} cannot be looked at: {error.strerror}.", hint=elsewhere
         ) from None
     if not stat.S_ISDIR(status.st_mode):
-        return folder  # it holds nothing that could be trusted; whoever makes a folder will say so
+        return folder  # it holds nothing that could be trusted; making the folder will fail
     if status.st_uid not in _owners():
         raise PreconditionFailed(
             f"{folder} belongs to user id {status.st_uid}, not to you.",
@@ -150,7 +150,10 @@ def require_own(folder: Path, *, variable: str = _STATE, links: bool = True) -> 
 
 
 def _written_by_others(status: os.stat_result) -> bool:
-    """Whether others may write; a user's private group, which has his number, is nobody else."""
+    """Return whether others may write.
+
+    A user's private group, which has the user's number, does not count as others.
+    """
     group = status.st_mode & stat.S_IWGRP and status.st_gid != status.st_uid
     return bool(group or status.st_mode & stat.S_IWOTH)
 
@@ -179,7 +182,7 @@ def _resolved(folder: Path) -> Path:
 
 
 def _trusted() -> frozenset[int]:
-    """The users that can do anything here anyway: root and this one.
+    """Return the users that can do anything here anyway: root and this one.
 
     Seen from a private user namespace, root is the user that stands for all who are not in it.
     """
@@ -187,7 +190,7 @@ def _trusted() -> frozenset[int]:
 
 
 def _owners() -> frozenset[int]:
-    """This user, and for root the one who became root by sudo: he may name any program to be run.
+    """Return this user, and for root the user who became root by sudo and may name any program.
 
     CI restores its cache as its own user and runs coloctl by sudo.
     """

@@ -1,4 +1,8 @@
-"""What a binary was found to be, remembered for as long as nothing that it depends on changed."""
+"""Remember what a binary was found to be, for as long as all that it depends on is unchanged.
+
+Called by `vm`, `check.trial` and `machine.freshcode`; files are lines of `sealed` in the folder of
+`paths`.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +27,17 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def key(binary: Path, accel: str, machine: str) -> str:
-    """What stands for this binary (and what it wraps), accelerator and machine on this boot.
+    """Return the name for this binary (and what it wraps), accelerator and machine on this boot.
 
-    What is no trial of COLO says so in place of the machine: ``loop``, ``accel``, ``dialect``.
+    A probe that is not a trial of COLO has another word for the machine: ``loop``, ``accel``,
+    ``dialect``.
     """
     return digest([str(TRIAL), accel, machine, _boot_id(), *identity(binary)])
 
 
 def identity(binary: Path) -> tuple[str, ...]:
-    """Name what makes this binary another one when it changes: path, size and mtime of each part.
+    """Describe what makes this binary another one when it changes: path, size and mtime of each
+    part.
 
     A wrapper script counts with every file that it names.
     """
@@ -39,20 +45,20 @@ def identity(binary: Path) -> tuple[str, ...]:
 
 
 def digest(parts: Iterable[str]) -> str:
-    """Name a file of the cache for exactly these words."""
+    """Hash ``parts`` to the name of a file of the cache."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
 def recall(of: str) -> Mapping[str, Any] | None:
-    """The verdict remembered under that key, or None."""
+    """Return the verdict remembered under that key, or None."""
     with contextlib.suppress(OSError, ValueError):
         found = unseal(_file(of).read_bytes())
-        return found.document if found.sealed else None  # else it is measured anew
+        return found.document if found.sealed else None  # else it is measured again
     return None
 
 
 def remember(of: str, verdict: Mapping[str, Any]) -> None:
-    """The verdict is found again under that key; a cache that cannot be written is no error."""
+    """Store the verdict under that key; a cache that cannot be written is no error."""
     with contextlib.suppress(OSError, ValueError):
         file = _file(of)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +79,7 @@ def _boot_id() -> str:
 
 
 def _stamp(path: Path) -> str:
-    """Path, size and mtime; a file that is not there is a stamp too."""
+    """Return path, size and mtime; a missing file has a stamp too."""
     try:
         status = path.stat()
     except OSError:
@@ -82,7 +88,7 @@ def _stamp(path: Path) -> str:
 
 
 def _wrapped(binary: Path) -> Iterator[Path]:
-    """The files that a wrapper script names: a build may change behind an unchanged script."""
+    """Find the files that a wrapper script names: a build may change while its script does not."""
     try:
         with binary.open("rb") as file:
             head = file.read(SCRIPT_BYTES)

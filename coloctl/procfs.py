@@ -1,10 +1,12 @@
-"""Find processes by what the kernel says of them: their session, and the files that they hold.
+"""Find processes by what the kernel shows of them: their session, and the files that they hold.
 
-Called by `coloctl.host` for the processes of a pair, by `coloctl.machine.accel` for a QEMU that is
-measured, and by faults of `coloctl.chaos` for the processes that they hit. Invariant: nothing here
-believes a word that a process wrote itself (its command line, its name, its environment).
-Everything blocks for a few milliseconds: about 15 microseconds for each process of the machine, 35
-where descriptors are read.
+Used by every layer: `host.process` and `host.process_tree` for the processes of a pair,
+`machine.accel` for a QEMU that is measured, and faults for their targets. Every call blocks for a
+few milliseconds: about 15 microseconds for each process of the machine, 35 where descriptors are
+read.
+
+Invariant: no function believes what a process wrote itself (its command line, its name, its
+environment).
 """
 
 from __future__ import annotations
@@ -40,9 +42,9 @@ class ProcStat:
 
 
 def read_stat(pid: int) -> ProcStat | None:
-    """Read what the kernel says of ``pid``; None where it shows no such process to this user."""
+    """Read the kernel's state of ``pid``; None where it shows no such process to this user."""
     try:
-        # Asked at every beat of the heart: a file object would cost three times as much.
+        # Asked at every heartbeat: a file object would cost three times as much.
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             text = os.read(file, 4096).decode(errors="replace")
@@ -57,7 +59,7 @@ def read_stat(pid: int) -> ProcStat | None:
 
 @cache
 def boot_id() -> str:
-    """Read what names this boot of the machine; empty where the kernel does not tell."""
+    """Read the identifier of this boot of the machine; empty where the kernel does not show it."""
     with contextlib.suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return ""
@@ -77,7 +79,7 @@ def owner(pid: int) -> int | None:
 
 
 def ours(pid: int) -> bool:
-    """Say whether ``pid`` runs as this user and no other."""
+    """Return whether ``pid`` runs as this user and no other."""
     return owner(pid) == os.geteuid()
 
 
@@ -106,7 +108,7 @@ def holding(names: Collection[str]) -> set[int]:
 
 
 def holding_file(files: Collection[Path]) -> set[int]:
-    """Find the processes that have one of ``files`` open, whatever path it was opened by."""
+    """Find the processes that have one of ``files`` open, by any path."""
     wanted = {key for file in files if (key := _file_key(str(file))) is not None}
     if not wanted:
         return set()
@@ -134,8 +136,8 @@ def _of_ours(inodes: Collection[int]) -> int:
 def listening_at(paths: Collection[Path]) -> dict[Path, set[int]]:
     """Find the inodes of all unix sockets that were bound at each of ``paths`` and listen.
 
-    There may be several: the path is a word, and another user can have the same one in a mount
-    namespace of his own. Which is ours, `holding` tells.
+    There may be several: the path is only text, and another user can have the same one in a private
+    mount namespace. Which one is ours, `holding` decides.
     """
     wanted = {str(path.absolute()): path for path in paths}
     found: dict[Path, set[int]] = {}
@@ -148,30 +150,30 @@ def listening_at(paths: Collection[Path]) -> dict[Path, set[int]]:
 def listening_below(folder: Path) -> set[Path]:
     """List the paths below ``folder`` at which unix sockets were bound that still listen.
 
-    The file may be gone, and the word of the kernel is that of whoever bound the socket: any user
-    may have, in a mount namespace of his own. Whose it is, `holding` tells.
+    The file may be gone, and the kernel shows the path that the binder chose: any user may have
+    chosen it, in a private mount namespace. Whose it is, `holding` decides.
     """
     return {Path(text) for _, text in _listening() if text.startswith(f"{folder.absolute()}/")}
 
 
 def listed(inodes: Collection[int]) -> bool:
-    """Say whether a socket with one of ``inodes`` still listens in any namespace."""
+    """Return whether a socket with one of ``inodes`` still listens in any namespace."""
     wanted = frozenset(inodes)
     return any(inode in wanted for inode, _ in _listening())
 
 
 def socket_name(inode: int) -> str:
-    """The link of a descriptor on that socket."""
+    """Return the link of a descriptor on that socket."""
     return f"socket:[{inode}]"
 
 
 def ticks() -> int:
-    """The present in the unit of ``start_time``: clock ticks since this machine booted."""
+    """Return the present in the unit of ``start_time``: clock ticks since this machine booted."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def end(leader: int, names: Collection[str] = ()) -> bool:
-    """Kill an unreaped child of ours with its session, and whatever holds one of ``names``.
+    """Kill an unreaped child of this process with its session, and the holders of ``names``.
 
     ``leader`` leads its session, and its number stays its own until it is reaped. Returns whether
     all of them are gone.
@@ -226,7 +228,7 @@ def _open_files(pid: int) -> Iterator[tuple[int, int]]:
 
 
 def _file_key(path: str) -> tuple[int, int] | None:
-    """What tells a file from all others: device and inode, or the number of a block device."""
+    """Return what identifies a file: device and inode, or the number of a block device."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -235,7 +237,7 @@ def _file_key(path: str) -> tuple[int, int] | None:
 
 
 def _listening() -> Iterator[tuple[int, str]]:
-    """Inode and path of every listening unix socket, namespace by namespace."""
+    """Yield inode and path of every listening unix socket, namespace by namespace."""
     seen: set[tuple[int, int]] = set()
     for process in ("thread-self", "self", *map(str, _pids())):
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Read JSON and TOML that others wrote: a value, or ValueError with the end of a sentence.
+"""Read JSON and TOML of others: return a value, or raise ValueError with the end of a sentence.
 
-Pair files, scenarios and every file of coloctl that a person or a disk may have damaged come
-through here, so that no bytes end in a traceback: neither depth, nor numbers of thousands of
-digits, nor what is no text.
+Used by every layer: pair files, scenarios and every file of coloctl that a person or a disk may
+have damaged come through here. Invariant: no bytes end in a traceback: neither depth, nor numbers
+of thousands of digits, nor bytes that are not text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BIG = "it holds a number that is too big"
 
 
 def read_json(content: bytes | str) -> Any:
-    """Read any JSON; raises ValueError, whatever the bytes are."""
+    """Read any JSON; raises ValueError for all other bytes."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -49,7 +49,7 @@ def read_toml(text: str) -> dict[str, Any]:
 
 
 def _require_usual(value: object, depth: int) -> None:
-    """Nothing in it is deeper or bigger than a reader of TOML has to take."""
+    """Refuse values that are deeper or bigger than a reader of TOML has to take."""
     if isinstance(value, int) and not -NUMBER_MAX - 1 <= value <= NUMBER_MAX:
         raise tomllib.TOMLDecodeError(BIG)
     if not isinstance(value, dict | list):

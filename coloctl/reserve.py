@@ -1,7 +1,8 @@
-"""Room that is kept for what has to be written down, on a filesystem that others may fill.
+"""Reserve room for what has to be written down, on a filesystem that others may fill.
 
-What cannot be recorded must not be decided, and a pair that waits for room does not fail over. So a
-file takes some room while there is plenty, and gives it back when there is none.
+Called by `journal`. A decision that cannot be recorded must not be made, and a pair that waits for
+room does not fail over. So a file takes some room while there is plenty, and frees it when there is
+none.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Final
 #: What is free before something is written, where the reserve can see to it: a failover writes
 #: twenty records of at most 1 KiB, its claim, and one line of history.
 ROOM: Final = 64 << 10
-#: What the file takes: enough for four failovers in a row while nobody makes room.
+#: What the file takes: enough for four failovers in a row while no room is made.
 FULL: Final = 4 * ROOM
 
 
 class Reserve:
     """A file at ``path`` of up to `FULL` bytes; its owner alone changes it.
 
-    What an earlier owner kept is still kept. Where there can be no such file, nothing is.
+    Room that an earlier owner reserved stays reserved. Where there can be no such file, there is no
+    reserve.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,11 +35,11 @@ class Reserve:
         self.see_to_room()
 
     def see_to_room(self) -> None:
-        """There is room for what is written next, as far as the file had any; costs a system call.
+        """Free room for the next write, as far as the file has any; costs a system call.
 
         The file takes its room back when there is several times as much.
         """
-        with contextlib.suppress(OSError):  # then whoever writes learns what is wrong
+        with contextlib.suppress(OSError):  # then the write reports what is wrong
             free = self._free()
             while free < ROOM and self._size:
                 self._size = max(0, self._size - ROOM)
@@ -48,7 +50,7 @@ class Reserve:
                 self._size = FULL
 
     def close(self) -> None:
-        """The file is left as it is."""
+        """Close the file and leave it as it is."""
         with contextlib.suppress(OSError):  # there is none
             os.close(self._fd)
 

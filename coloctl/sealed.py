@@ -1,10 +1,11 @@
 """Write JSON objects as lines with a checksum, so that damage is never read as another meaning.
 
-The journal, the history, the claim and what is remembered of binaries are such lines. Lines without
-a checksum, as an earlier coloctl wrote them, are read too; the caller decides where they may stand.
+Called by `journal`, `supervisor.history`, `ha.arbiter` and `probe_cache`, whose files are such
+lines; JSON is read by `reading`. Lines without a checksum, as an earlier coloctl wrote them, are
+read too; the caller decides where they may stand.
 
 Invariant: a line with any single bit flipped is read as what was written, or raises ValueError. All
-that bytes can do wrong (depth, numbers of thousands of digits, no text) is a ValueError in words.
+that bytes can do wrong (depth, numbers of thousands of digits, no text) is a ValueError with text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""One running QEMU: a process on a host, its two monitors, and the spellings of its binary."""
+"""Hold one running QEMU: a process on a host, its two monitors, and its binary's spellings.
+
+Made by `colo.launch` and `check.trial_run`; `host.base` starts the process, `qmp.monitor` sends the
+commands, and `asked` queries a binary.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ ENDING_S = 0.5
 
 @dataclass(frozen=True)
 class Binary:
-    """One QEMU binary and what it was found to speak."""
+    """One QEMU binary and the spellings that it was found to have."""
 
     path: Path
     dialect: Dialect
@@ -52,7 +56,7 @@ class Binary:
 
 @dataclass(frozen=True)
 class Vitals:
-    """What one QEMU says of itself."""
+    """The state that one QEMU reports of itself."""
 
     run_state: RunState
     migration: MigrationStatus
@@ -70,9 +74,9 @@ def _require_file(path: Path) -> None:
 
 
 async def inspect(path: Path, host: Host) -> Binary:
-    """The binary's dialect, asked once and then remembered.
+    """Find the binary's dialect: query it once, then remember it.
 
-    Raises `UnsupportedQEMU` when it is not there, does not start, or has no COLO.
+    Raises `UnsupportedQEMU` when it does not exist, does not start, or has no COLO.
     """
     _require_file(path)
     key = probe_cache.key(path, "none", "dialect")
@@ -93,9 +97,9 @@ async def inspect(path: Path, host: Host) -> Binary:
 
 
 async def learn(path: Path, host: Host) -> Schema:
-    """The QMP schema of the binary, asked now, with COLO or without.
+    """Query the QMP schema of the binary now, with COLO or without.
 
-    Raises `UnsupportedQEMU` when it is not there or does not answer as QEMU.
+    Raises `UnsupportedQEMU` when it does not exist or does not answer as QEMU.
     """
     _require_file(path)
     async with asked(path, host) as session:
@@ -130,10 +134,10 @@ class VM:
         *,
         record: Recorder | None = None,
     ) -> VM:
-        """QEMU runs detached and both its monitors answer.
+        """Launch QEMU detached, and wait until both its monitors answer.
 
-        Raises `LaunchError`: with QEMU's own last words if it ended, with what is wrong with its
-        monitors if not; nothing is left running then.
+        Raises `LaunchError`: with the last output of a QEMU that ended, or with what is wrong with
+        its monitors. No process is left running then.
         """
         paths.make_private(rundir)
         log = rundir / "qemu.log"
@@ -171,7 +175,7 @@ class VM:
         leader: Identity | None = None,
         record: Recorder | None = None,
     ) -> VM | None:
-        """The QEMU that another supervisor started, or None when that process is gone."""
+        """Adopt the QEMU that another supervisor started; None when that process is gone."""
         process = await host.adopt(identity, node=node, leader=leader, sockets=sockets.values())
         if process is None:
             return None
@@ -179,11 +183,11 @@ class VM:
         return cls(node, host, process, monitor, rundir)
 
     async def execute(self, command: qmp.Command, deadline_s: float = 5.0) -> Any:
-        """The answer of the command road."""
+        """Return the answer of the command monitor."""
         return await self.monitor.execute(command, deadline_s)
 
     async def observe(self, deadline_s: float = 1.0) -> Vitals:
-        """What this QEMU says of itself; raises `MonitorError` when it does not, or not wholly."""
+        """Query the state that QEMU reports; raises `MonitorError` when an answer is missing."""
         status = await self.execute(qmp.query_status(), deadline_s)
         migration = await self.execute(qmp.query_migrate(), deadline_s)
         colo = await self.execute(qmp.query_colo_status(), deadline_s)
@@ -197,17 +201,17 @@ class VM:
             raise MonitorError(f"QEMU of node {self.node} gave half an answer: {error}.") from error
 
     async def give(self, name: str, channel: Channel, deadline_s: float = 5.0) -> None:
-        """QEMU knows the channel as ``fd:name``."""
+        """Pass the channel to QEMU, which knows it as ``fd:name`` then."""
         await self.monitor.execute(qmp.getfd(name), deadline_s, fd=channel.fileno())
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        """The process is gone, proven; raises `FencingFailed` otherwise."""
+        """Kill the process and return the proof; raises `FencingFailed` otherwise."""
         proof = await self.process.kill(deadline_s)
         await self.monitor.aclose()
         return proof
 
     async def quit(self, deadline_s: float) -> DeathProof:
-        """QEMU ended itself when asked, or was killed at the deadline."""
+        """Ask QEMU to end itself, and kill it at the deadline."""
         with contextlib.suppress(MonitorError):
             await self.execute(qmp.quit(), deadline_s)
         await ended(self.process, deadline_s)
@@ -215,21 +219,24 @@ class VM:
 
     @property
     def booting(self) -> bool:
-        """The guest has begun to boot here, and `until_booted` has not returned since."""
+        """True when the guest has begun to boot here, and `until_booted` has not returned since."""
         return self.console.boots_from is not None
 
     def boots(self, written: int | None = None) -> int:
-        """The guest begins to boot: the first ``written`` bytes of its console, or all that is
-        there, are of an earlier life. Answers how many they are.
+        """Note that the guest begins to boot; returns how many bytes of its console are of an
+        earlier life.
+
+        These are the first ``written`` bytes, or all that are there.
         """
         mark = self.console.size() if written is None else written
         self.console.boots_from = mark
         return mark
 
     async def until_booted(self, text: str, deadline_s: float) -> None:
-        """The guest has written ``text`` to its serial console since it last began to boot.
+        """Wait until the guest has written ``text`` to its serial console since it last began to
+        boot.
 
-        Returns at once where nobody saw it begin here: it came with a migration, booted. Raises
+        Returns at once where its boot was not seen here: it came with a migration, booted. Raises
         `DeadlineMissed`, or `Unreachable` when QEMU ends before.
         """
         deadline = Deadline(deadline_s)
@@ -245,7 +252,7 @@ class VM:
         self.console.boots_from = None
 
     def last_words(self, lines: int = 5) -> str:
-        """The end of what QEMU wrote to its log."""
+        """Return the end of what QEMU wrote to its log."""
         return tail(self.rundir / "qemu.log", lines)
 
 
@@ -258,10 +265,10 @@ async def _open_monitor(
     *,
     disks: Sequence[Path] = (),
 ) -> Monitor:
-    """Both roads of one QEMU; a process that ends meanwhile is noticed at once.
+    """Open both monitors of one QEMU; a process that ends meanwhile is noticed at once.
 
-    The process that greets, or that has ``disks`` open, is the one that ``process`` stands for
-    from then on: where ``process`` is a wrapper, QEMU is another one.
+    The process that greets, or that has ``disks`` open, is the one that ``process`` stands for from
+    then on: where ``process`` is a wrapper, QEMU is another one.
     """
 
     async def connect() -> Monitor:
@@ -285,7 +292,7 @@ async def _open_monitor(
 
 
 async def ended(process: Process, within_s: float) -> bool:
-    """Whether the process is gone; it had that much time for it."""
+    """Wait for the process to end, ``within_s`` at most; returns whether it is gone."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
             await process.wait()
@@ -295,7 +302,10 @@ async def ended(process: Process, within_s: float) -> bool:
 def _launch_error(
     node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path, error: MonitorError
 ) -> LaunchError:
-    """One that ended by itself has said why, last in its log; of one that ran, ``error`` does."""
+    """Make the error of a failed launch.
+
+    A QEMU that ended by itself gave the reason last in its log; for one that ran, ``error`` does.
+    """
     last = tail(log, 5).strip()
     words = as_sentence(last.splitlines()[-1]) if last else "no output."
     why = words if proof.how == "already-dead" else error.message

@@ -1,7 +1,10 @@
-"""What the supervisor of one pair has counted, timed and last seen, as OpenMetrics families.
+"""Count and time what the supervisor of one pair reports, as OpenMetrics families.
+
+Called by `control.daemon.export`, which passes events and views, and by `control.daemon.http`,
+which serves them; the values are those of `model.pairevent` and `model.view`.
 
 Invariant: the folding methods are called by the supervisor's loop alone and take microseconds;
-`registry` may be collected by any other thread meanwhile. What both touch is replaced as a whole
+`registry` may be collected by any other thread meanwhile. Shared values are replaced as a whole
 (views, exposure) or guarded inside prometheus_client (counters, histograms). Every label has a
 closed set of values, so that no series grows with time.
 """
@@ -52,7 +55,7 @@ FAILOVER_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 
 
 
 class Metrics:
-    """Folds events, beats, observations, failovers and views of ``pair`` into `registry`."""
+    """Fold events, beats, observations, failovers and views of ``pair`` into `registry`."""
 
     def __init__(self, pair: str, clock: Clock = CLOCK) -> None:
         self.pair = pair
@@ -154,7 +157,7 @@ class Metrics:
                     self._failed.inc()
 
     def beat(self, node: str, path: str, seconds: float) -> None:
-        """A probe of ``node`` was answered after ``seconds``."""
+        """Note that a probe of ``node`` was answered after ``seconds``."""
         observe = self._beats.get((node, path))
         if observe is not None:
             observe(seconds)
@@ -188,7 +191,7 @@ class Metrics:
             self._failover_s.observe((unnoticed_ms + steps[FailoverStep.RUNNING]) / 1000)
 
     def view(self, view: PairView) -> None:
-        """``view`` is what a scrape shows from now on."""
+        """Set the view that a scrape shows from now on."""
         now = self.clock.now()
         exposed, before = view.exposed_s is not None, self.exposure
         if exposed and before.since_s is None:
@@ -198,6 +201,6 @@ class Metrics:
         self.sight = Sight(view, now)
 
     def age_s(self) -> float | None:
-        """How long ago the pair was published; None before the first time."""
+        """Return how long ago the pair was published; None before the first time."""
         sight = self.sight
         return None if sight is None else max(0.0, self.clock.now() - sight.at_s)

@@ -1,4 +1,7 @@
-"""What the last published view of a pair says, as metric families made at each scrape."""
+"""Make metric families of the last published view of a pair, at each scrape.
+
+Made by `metrics`, whose thread that scrapes reads it; the view is `model.view`'s.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,12 @@ class Exposure:
     since_s: float | None = None
 
     def until(self, now: float) -> float:
-        """All of it, seconds."""
+        """Return all of it, in seconds."""
         return self.over_s + (0.0 if self.since_s is None else now - self.since_s)
 
 
 class ViewCollector(Collector):
-    """What the last published view says, read by the thread that scrapes."""
+    """The content of the last published view, read by the thread that scrapes."""
 
     def __init__(
         self, pair: str, clock: Clock, look: Callable[[], tuple[Sight | None, Exposure]]
@@ -52,7 +55,7 @@ class ViewCollector(Collector):
         self._look = look
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, also while there is no view: then without samples."""
+        """Yield every family, also while there is no view: then without samples."""
         sight, watched = self._look()
         yield from self._states(sight)
         yield from self._numbers(sight)
@@ -107,7 +110,7 @@ class ViewCollector(Collector):
 
 @dataclass(frozen=True)
 class Gauge:
-    """A number of a view; ``of`` gets the view and its age in seconds, None is not known."""
+    """A number of a view; ``of`` gets the view and its age in seconds, None is unknown."""
 
     name: str
     says: str
@@ -195,5 +198,5 @@ GAUGES: tuple[Gauge, ...] = (
 
 
 def _one_of(states: type[StrEnum], *held: str) -> dict[str, bool]:
-    """A state set: every state, those in ``held`` true."""
+    """Build a state set: every state, those in ``held`` true."""
     return {str(state): state in held for state in states}

@@ -325,7 +325,7 @@ def qom_list(path: str) -> Command:
 
 
 def qom_list_properties(typename: str) -> Command:
-    """Build `qom-list-properties`, refused with ``DeviceNotFound`` for a type of another build.
+    """Build `qom-list-properties`: ``DeviceNotFound`` for a type of another build, in no schema.
 
     It loads the module of one type. ``qom-list-types`` loads all, and one of another version ends
     QEMU.

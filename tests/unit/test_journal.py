@@ -17,9 +17,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fakeclock import FakeClock
 
 from coloctl import journal
-from coloctl.clock import FakeClock
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.journal import Journal, replay
 from coloctl.model import event

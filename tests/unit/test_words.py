@@ -24,8 +24,6 @@ PENDING = frozenset(
         # -
         "coloctl/pairfile",
         # -
-        "coloctl/metrics",
-        # -
         "coloctl/lab",
         # -
         "coloctl/nbd",
@@ -66,8 +64,6 @@ PENDING = frozenset(
         "docs/detection.md",
         # -
         "docs/lab-network.md",
-        # -
-        "docs/metrics.md",
         # -
         # -
         "docs/python-api.md",

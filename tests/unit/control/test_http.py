@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
+from support.fakeclock import FakeClock
 from support.views import LOST, PROTECTED
 
-from coloctl.clock import FakeClock
 from coloctl.control.daemon import export
 from coloctl.control.daemon import http as metrics_http
 from coloctl.control.daemon.export import exporting

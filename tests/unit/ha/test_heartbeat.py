@@ -11,9 +11,9 @@ import pytest
 from fake_qmp import HANG, Refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fakeclock import FakeClock
 from support.fakes import FakeHost, FakeVM, fake_vm, make_spec
 
-from coloctl.clock import FakeClock
 from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.ha.heartbeat import AWAKE_MAX, Heartbeat
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY

@@ -11,9 +11,9 @@ from prometheus_client import generate_latest, parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics import parser as openmetrics_parser
+from support.fakeclock import FakeClock
 from support.views import LOST, PROTECTED, RESYNC
 
-from coloctl.clock import FakeClock
 from coloctl.metrics import CAUSES, OTHER, PHASES, PROBES, SUSPECTS, Metrics
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES, Role

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fakeclock import FakeClock
 from support.fakes import fake_state, make_spec
 
-from coloctl.clock import FakeClock
 from coloctl.errors import ReplicationError
 from coloctl.model.observation import Diagnosis, Finding
 from coloctl.model.pair import Policy

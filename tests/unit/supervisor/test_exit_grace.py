@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.fakeclock import FakeClock
 from support.observations import LIMITS, PRIMARY, SECONDARY, observe
 from test_reactor import becomes, causes, lose, watched
 
-from coloctl.clock import FakeClock
 from coloctl.ha.analysis import diagnose
 from coloctl.model.observation import Diagnosis
 from coloctl.model.protection import Protection
