@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from coloctl import paths
+from coloctl import paths, wholefile
 from coloctl.sealed import seal, unseal
 
 #: Grows when the trial itself changes what it asks for.
@@ -62,9 +61,7 @@ def remember(of: str, verdict: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError, ValueError):
         file = _file(of)
         file.parent.mkdir(parents=True, exist_ok=True)
-        written = file.with_suffix(f".{os.getpid()}")
-        written.write_bytes(seal(verdict))
-        written.replace(file)
+        wholefile.replace(file, seal(verdict))
 
 
 def _file(of: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Group, RenderableType
 
-from coloctl import pairfile
+from coloctl import pairfile, wholefile
 from coloctl.chaos.run.testbed import Setting
 from coloctl.cli.players import engage, require_clients
 from coloctl.cli.views import plain as documents
@@ -102,10 +102,8 @@ def save(path: Path | None, document: Mapping[str, Any]) -> None:
     """The document so far is in the file, whole."""
     if path is None:
         return
-    draft = path.with_name(f".{path.name}.new")
     try:
-        draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        draft.replace(path)
+        wholefile.replace(path, (json.dumps(document, indent=2) + "\n").encode())
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
 

@@ -8,11 +8,11 @@ claims and histories.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from coloctl import wholefile
 from coloctl.errors import PreconditionFailed
 
 
@@ -30,22 +30,16 @@ def replace(
     shall still be replaced. Blocks for the disk. Raises `PreconditionFailed`; the old file stays as
     it is then.
     """
-    # A name of its own: two writers never fill the same file, and none that lies there is followed.
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+
+    def settle(fd: int) -> None:
+        os.fsync(fd)
+        if not wanted():
+            raise PreconditionFailed(f"{path} was not written: its disk answered too late.")
+
     try:
         if make_folder:
             _make(path.parent)
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            _fill(fd, content)
-            if not wanted():
-                raise PreconditionFailed(f"{path} was not written: its disk answered too late.")
-            fresh.replace(path)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
+        wholefile.replace(path, content, before=settle)
         _sync_folder(path.parent)
     except OSError as error:
         raise PreconditionFailed(
@@ -98,12 +92,6 @@ def _make(folder: Path) -> None:
     except FileExistsError:
         return
     _sync_folder(folder.parent)
-
-
-def _fill(fd: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(fd, content) :]
-    os.fsync(fd)
 
 
 def _sync_folder(folder: Path) -> None:

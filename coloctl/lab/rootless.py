@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from coloctl import paths, procfs
+from coloctl import paths, procfs, wholefile
 from coloctl.errors import LabError
 from coloctl.lab import userns
 from coloctl.lab.layout import DEFAULT, check_name
@@ -89,10 +89,8 @@ def hold(lab: str) -> None:
     holder = _holder_of_this_world() or _spawn()
     record = _record(lab)
     paths.make_private(record.parent)
-    draft = record.with_suffix(".new")
-    draft.write_text(json.dumps({"schema": 1, "lab": lab, **asdict(holder)}) + "\n")
-    draft.chmod(0o600)
-    draft.replace(record)
+    document = {"schema": 1, "lab": lab, **asdict(holder)}
+    wholefile.replace(record, (json.dumps(document) + "\n").encode(), mode=0o600)
 
 
 def release(lab: str) -> None:

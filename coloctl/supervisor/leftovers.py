@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coloctl import pairfile, paths, procfs
+from coloctl import pairfile, paths, procfs, wholefile
 from coloctl.colo import guard, taps
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host import open_host
@@ -206,9 +206,7 @@ async def close_taps(folder: Path) -> None:
 
 def remember(folder: Path, source: Path) -> None:
     """Copy the pair file at ``source`` into ``folder``, and link to it."""
-    copy = folder / PAIR_FILE
-    copy.write_bytes(source.read_bytes())
-    copy.chmod(0o600)
+    wholefile.replace(folder / PAIR_FILE, source.read_bytes(), mode=0o600)
     link = folder / SOURCE
     link.unlink(missing_ok=True)
     link.symlink_to(source.absolute())

@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "errors",
             "clock",
             "tasks",
+            "wholefile",
             "ratelimit",
             "paths",
             "probe_cache",

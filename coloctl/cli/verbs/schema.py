@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from coloctl import wholefile
 from coloctl.cli.options import format_option
 from coloctl.errors import UsageError
 from coloctl.qmp import schema as schemas
@@ -177,14 +178,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _write(file: Path, text: str) -> None:
     """Write ``text`` to the file, which stays as it was where that fails."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        wholefile.replace(file, text.encode())
     except OSError as error:
         raise UsageError(f"{file} cannot be written: {error.strerror}.") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _check_lines(

@@ -16,7 +16,7 @@ import logging
 import os
 from pathlib import Path
 
-from coloctl import paths
+from coloctl import paths, wholefile
 from coloctl.control.listener import listen, served
 from coloctl.control.server import ControlServer
 from coloctl.errors import ColoctlError, PreconditionFailed
@@ -90,8 +90,7 @@ class Home:
         missing = [path for path in (copy, link) if not os.path.lexists(path)]
         source = self._state.pair_file.source
         if copy in missing:
-            copy.touch(mode=0o600)
-            copy.write_bytes(self._pair_file)
+            wholefile.replace(copy, self._pair_file, mode=0o600)
         if link in missing and source is not None:
             link.symlink_to(source.absolute())
         return bool(missing)
