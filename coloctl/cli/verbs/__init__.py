@@ -129,7 +129,7 @@ def _load(name: str, verb: Verb) -> click.Command:
 )
 @click.version_option(__version__, message="coloctl %(version)s")
 def cli() -> None:
-    """Fault tolerance for QEMU virtual machines: pairs of them in COLO.
+    """Run QEMU virtual machines fault-tolerantly: in pairs, with COLO.
 
     A pair runs one guest on two nodes at once. When one node is lost the other carries on, with
     every connection open, and loses nothing that it has acknowledged to a client.

@@ -1,6 +1,6 @@
 """Draw the progress of downloads for the lab: bars on a terminal, lines elsewhere.
 
-Called by `cli.verbs.lab_goods` and `cli.players`; a `Bars.report` gets what `lab.progress`
+Called by `cli.verbs.lab_goods`, the benches and chaos; a `Bars.report` gets what `lab.progress`
 describes.
 """
 

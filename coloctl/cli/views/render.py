@@ -1,4 +1,8 @@
-"""Tables, bars and the timeline of a failover; pure: nothing is asked, nothing is printed."""
+"""Draw tables, bars and the timeline of a failover; pure.
+
+Called by the verbs that draw, such as `cli.verbs.history` and `cli.acting`, and by
+`cli.views.pair`. Nothing is asked here, nothing is printed.
+"""
 
 from __future__ import annotations
 

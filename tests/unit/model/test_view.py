@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import fields
 from enum import StrEnum
+from pathlib import Path
 
 import pytest
 
+import coloctl
 from coloctl.model import qapi
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
@@ -204,3 +207,31 @@ def test_a_dialect_spells_both_sides_the_same() -> None:
     assert new.capabilities()[0] == ("return-path", True)
     assert old.reconnect_option(2) == ("reconnect", 2)
     assert new.reconnect_option(2) == ("reconnect-ms", 2000)
+
+
+def test_the_surface_reads_a_view_as_a_value_and_not_by_keys() -> None:
+    """Goal: mypy checks every field that a verb or the Python API reads of a pair's status."""
+    root = Path(coloctl.__file__).parent
+    files = [file for room in ("cli", "api") for file in (root / room).rglob("*.py")]
+    assert len(files) > 40
+    found = [
+        f"{file.relative_to(root)}:{node.lineno}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if _reads_by_key(node)
+    ]
+    assert not found
+
+
+def _reads_by_key(node: ast.AST) -> bool:
+    """Return whether ``node`` is ``view["key"]`` or ``view.get("key")``."""
+    by_key = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+    by_get = isinstance(node, ast.Attribute) and node.attr == "get"
+    return (by_key or by_get) and isinstance(node.value, ast.Name) and node.value.id == "view"
+
+
+def test_a_read_by_key_would_be_found() -> None:
+    for bad in ('view["name"]', 'view.get("name")'):
+        assert any(map(_reads_by_key, ast.walk(ast.parse(bad))))
+    for fine in ("view.name", "view[name]", 'record["name"]'):
+        assert not any(map(_reads_by_key, ast.walk(ast.parse(fine))))
