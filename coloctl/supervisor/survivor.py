@@ -72,9 +72,7 @@ async def _require_answer(state: PairState, seat: Seat, *, force: bool) -> None:
                 f"Node {seat.name} cannot survive: its disk missed a write of the guest."
             )
         if seat.diverged and seat.view.role is Role.SECONDARY and not force:
-            raise FailoverRefused(
-                f"Node {seat.name} cannot survive: its guest is not the guest any more."
-            )
+            raise FailoverRefused(f"Node {seat.name} cannot survive: its guest has diverged.")
         await require_answer(seat.vm)
     except FailoverRefused as refused:
         raise FailoverRefused(

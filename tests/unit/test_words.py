@@ -32,8 +32,6 @@ PENDING = frozenset(
         "coloctl/check",
         # -
         # -
-        "coloctl/supervisor/acts",
-        # -
         "coloctl/control",
         # -
         "coloctl/control/daemon",

@@ -1,4 +1,4 @@
-"""What can be done to a pair: start, protect, switch over, fail over, stop, the small knobs.
+"""Acts on a pair: start, protect, switch over, fail over, stop, and change settings.
 
 Each act leaves the pair in a state that the protection table knows, also when it fails or is
 cancelled half-way.

@@ -1,4 +1,7 @@
-"""Say for what a failover happened and what it came to, in sentences for an operator; pure."""
+"""Describe why a failover happened and how it ended, as sentences for an operator; pure.
+
+Called by `supervisor.acts.failover`, and by `supervisor.adopt` for one that it finishes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ OPERATOR, SWITCHOVER, UNPROTECTED = "operator", "switchover", "unprotected"
 
 
 def outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
-    """Say what a failover came to, as the reason of the state that it ended in."""
+    """Describe how a failover ended, as the reason of the state in which it ended."""
     if cause == UNPROTECTED:
         return f"The guest runs on node {survivor} alone, as it was asked for."
     if cause == SWITCHOVER:
@@ -25,7 +28,7 @@ def outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
 
 
 def reason(survivor: NodeName, lost: NodeName, cause: str) -> str:
-    """Say why a failover has begun."""
+    """Describe why a failover has begun."""
     if cause in (OPERATOR, SWITCHOVER, UNPROTECTED):
         words = {
             OPERATOR: f"A failover to node {survivor}",
@@ -34,5 +37,5 @@ def reason(survivor: NodeName, lost: NodeName, cause: str) -> str:
         }
         return f"{words[cause]} was asked for."
     if cause == Diagnosis.GUEST_RESET:
-        return f"The guest starts anew; node {lost} is given up for that."
+        return f"The guest was reset; node {lost} is given up for that."
     return f"Node {lost} is lost ({cause}); node {survivor} takes over."

@@ -1,6 +1,6 @@
 """Make a promotion durable: find a place for the decision, and number the survivor's image.
 
-Called by `acts.failover` and `acts.failover_book`; writes through `colo.generation` beside the
+Called by `supervisor.acts.failover` and its book; writes through `colo.generation` beside the
 image, and takes the name of the claim's file from `ha.arbiter`. Matters on machines whose disks
 have no room.
 

@@ -1,8 +1,9 @@
 """Fail a pair over as its supervisor: choose, fence, claim, promote, and record the end.
 
 Called by `supervisor.reactor` and `supervisor.adopt`, by `control.service` for the verb, and by
-`acts.switchover` and `acts.unprotect`. `ha.failover` does the steps and keeps their order,
-`acts.failover_book` records and shows them; this module begins and ends the act around both.
+`supervisor.acts.switchover` and its neighbour `unprotect`. `ha.failover` does the steps and keeps
+their order, `supervisor.acts.failover_book` records and shows them; this module begins and ends
+the act around both.
 
 Invariant: a step goes to clients as soon as it is done, and the timeline reaches journal and
 history before `FAILED_OVER` is sent.
@@ -47,7 +48,7 @@ async def failover(
     detected_at_s: float | None = None,
     vouched: bool = False,
 ) -> Timeline:
-    """Let ``to`` run the guest alone, else the secondary, or the primary if only that answers.
+    """Promote ``to`` to run the guest alone, else the secondary, or the primary if only it answers.
 
     ``force`` tries again after a failover that failed. ``cause`` is `OPERATOR` or a diagnosis.
     ``vouched``: an operator has confirmed that the other node is down. ``fault_at_s`` and

@@ -1,7 +1,7 @@
 """Record and show one failover while it goes on: proof, claim, first frame, and its failure.
 
-Called by `acts.failover`. `ha.failover` does the steps and keeps their order; the number beside the
-survivor's image is written by `acts.durable`, the claim by the arbiter of `ha.arbiter`.
+Called by `supervisor.acts.failover`. `ha.failover` does the steps and keeps their order; the number
+beside the survivor's image is written by `supervisor.acts.durable`, the claim by `ha.arbiter`.
 
 Invariant: the generation is claimed in the register, in the journal and beside the image before
 `FailoverBook.claim` returns, so before `ha.failover` lets the survivor run. A failure is in state,

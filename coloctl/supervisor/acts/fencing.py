@@ -1,7 +1,8 @@
 """Gather the means to prove a lost node down, and take an operator's confirmation at any time.
 
-Called by `acts.failover_book` while a fence is under way, by `control.service` for `fence confirm`,
-and by `supervisor.loop`, which asks the fence agent through `ha.agent` long before it is needed.
+Called by `supervisor.acts.failover_book` while a fence is under way, by `control.service` for
+`fence confirm`, and by `supervisor.loop`, which asks the fence agent through `ha.agent` long before
+it is needed.
 
 Invariant: a confirmation is in the journal before it counts.
 """

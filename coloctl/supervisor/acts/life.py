@@ -1,4 +1,8 @@
-"""Work that needs a secondary ends when that secondary does, or is given up."""
+"""End work that needs a secondary when that secondary dies or is given up.
+
+Called by `supervisor.acts.protect` and `supervisor.acts.tune` for work that would otherwise wait
+for a dead QEMU (`vm`) until its deadline.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,10 @@ from coloctl.vm import VM
 
 
 async def unless_it_dies(state: PairState, secondary: VM, work: Coroutine[Any, Any, None]) -> None:
-    """``work`` is done; raises `ReplicationError` as soon as the secondary's process ends.
+    """Await ``work``; raises `ReplicationError` as soon as the secondary's process ends.
 
-    So it does when the supervisor gives that node up (`PairState.give_up`), with its reason.
+    The same error is raised when the supervisor gives that node up (`PairState.give_up`), with its
+    reason.
     """
     ends = (work, secondary.process.wait(), state.given_up())
     async with first_of(*ends) as (working, dying, losing):
@@ -24,8 +29,8 @@ async def unless_it_dies(state: PairState, secondary: VM, work: Coroutine[Any, A
             raise ReplicationError(
                 f"The secondary on node {secondary.node} died: {dying.result()}.",
                 stage="protect",
-                hint=f"its last words: {secondary.last_words(1).strip() or 'none'}",
+                hint=f"its last output: {secondary.last_words(1).strip() or 'none'}",
             )
         else:
-            hint = f"`coloctl explain {state.spec.name}` shows what is seen"
+            hint = f"`coloctl explain {state.spec.name}` shows what is observed"
             raise ReplicationError(losing.result(), stage="protect", hint=hint)

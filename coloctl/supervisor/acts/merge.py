@@ -1,9 +1,11 @@
-"""Follow the merge of a promoted secondary's overlays to its end, beside everything else.
+"""Follow the merge of a promoted secondary's overlays to its end, beside any act.
 
-The failover begins it, adoption takes it up again, `stop` waits for it, protection begins after it.
+Called by `supervisor.acts.failover_book`, which begins it, by `supervisor.adopt`, which takes it up
+again, by `stop`, which waits for it, and by `protect`, which begins after it. Asks QEMU through
+`ha.merge` and writes the disk record through `colo.generation`.
 
-Invariant: the companion calls the overlays pending from before the promotion until QEMU has put the
-image in their place; only then are they removed.
+Invariant: the disk record calls the overlays pending from before the promotion until QEMU has put
+the image in their place; only then are they removed.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: How often QEMU is asked; what a guest writes between the end of a merge and the word about it
-#: would have to be found out by the overlays' own marks. Seconds.
+#: How often QEMU is asked. Writes of the guest between the end of a merge and its record would have
+#: to be found by the overlays' own marks. Seconds.
 POLL_S = 0.02
 #: One answer of a QEMU whose disk is slow, seconds.
 ASK_S = 30.0
-#: Reading what is written about a disk that may be dead with its node, seconds.
+#: Reading the record of a disk that may be dead with its node, seconds.
 LOOK_S = 2.0
-#: How often a word that could not be written is written again, and how often progress is told.
+#: How often a record that could not be written is written again, and how often progress is sent.
 RETRY_S, TELL_S = 1.0, 0.5
 
 
@@ -61,7 +63,7 @@ class Following:
 
 
 def begin(state: PairState, seat: Seat, since_s: float | None = None) -> Following:
-    """Begin to follow the merge on ``seat``; a failover that began at ``since_s`` is told of it."""
+    """Begin to follow the merge on ``seat``; of a failover that began at ``since_s``."""
     following = Following(since_s)
     if seat.vm is not None:
         seat.merge = Merge.UNDER_WAY
@@ -70,7 +72,7 @@ def begin(state: PairState, seat: Seat, since_s: float | None = None) -> Followi
 
 
 async def resume(state: PairState) -> None:
-    """Follow the merge of a seat that was taken over, where its companion calls it pending.
+    """Follow the merge of a seat that was taken over, where its disk record calls it pending.
 
     Not in the middle of a failover: that is finished first, and follows it.
     """
@@ -92,7 +94,10 @@ async def sweep(state: PairState, node: NodeName) -> None:
 
 
 async def may_be_pending(state: PairState, node: NodeName) -> bool:
-    """Whether overlays of ``node`` may hold what its image lacks, whatever is written beside it."""
+    """Return whether overlays of ``node`` may hold writes that its image does not have.
+
+    The record beside the image is not enough: a claim or a merge under way counts as well.
+    """
     if not state.spec.disks:
         return False
     if state.seats[node].merge is not Merge.NONE:
@@ -110,7 +115,7 @@ async def may_be_pending(state: PairState, node: NodeName) -> bool:
 async def wait(state: PairState, seat: Seat) -> None:
     """Return when the image of ``seat`` holds everything, has refused it, or its QEMU is gone.
 
-    Has no deadline: a slow disk takes its time. The act under way tells how far it is.
+    Has no deadline: a slow disk takes its time. The act under way shows how far it is.
     """
     if seat.merge is Merge.UNDER_WAY and not seat.following:
         begin(state, seat)
@@ -132,7 +137,7 @@ async def _follow(state: PairState, seat: Seat, vm: VM, following: Following) ->
 
 
 async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
-    """Answer, when QEMU merges nothing any more, whether all is merged or an image refused.
+    """Return, once QEMU merges nothing any more, whether all is merged or an image refused.
 
     Raises `MonitorError` for a dead QEMU.
     """
@@ -144,10 +149,10 @@ async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
             seen = await merge.look(state.spec, vm, ASK_S)
             if seen.merge is Merge.NONE:
                 return seen.merge
-            lacking = await _strike(state, seat, lacking, seen.disks)
+            lacking = await _shorten_record(state, seat, lacking, seen.disks)
             if seen.merge is Merge.REFUSED and seat.merge is not Merge.REFUSED:
                 _refused(state, seat)
-                await _let_go(vm)
+                await _release(vm)
             if not seen.committing:
                 return seen.merge
             seat.merged_bytes = max(0, seen.held - seen.left), seen.held
@@ -156,13 +161,13 @@ async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
         await asyncio.sleep(POLL_S)
 
 
-async def _strike(
+async def _shorten_record(
     state: PairState, seat: Seat, before: frozenset[str], lacking: frozenset[str]
 ) -> frozenset[str]:
-    """Strike the overlays of disks that are whole from the companion, while others take longer.
+    """Remove the overlays of disks that are whole from the disk record, while others take longer.
 
     The guest writes to a whole image alone: its overlays must not be committed over that later.
-    Answers which disks the companion says to lack something now.
+    Returns the disks that the record calls pending now.
     """
     if lacking == before:
         return before
@@ -172,7 +177,7 @@ async def _strike(
     warning = await generation.keep(
         spec, hosts, seat.name, state.generation, Worth.OVERLAY_PENDING, overlays=left
     )
-    if warning:  # tried again at the next look; until then QEMU's own marks tell it
+    if warning:  # tried again at the next look; until then QEMU's own marks show it
         log.warning("%s", warning)
         await asyncio.sleep(RETRY_S)
         return before
@@ -180,24 +185,24 @@ async def _strike(
 
 
 async def _over(state: PairState, seat: Seat, vm: VM) -> None:
-    """The image is whole: its companion says so, then the overlays go."""
+    """Write down that the image is whole, then remove its overlays."""
     spec, hosts, number = state.spec, state.ground.hosts, state.generation
-    told = ""
+    logged = ""
     while warning := await generation.keep(spec, hosts, seat.name, number):
-        if warning != told:
+        if warning != logged:
             log.error("%s", warning)
-        told = warning
+        logged = warning
         await asyncio.sleep(RETRY_S)
     seat.merge = Merge.NONE
     with contextlib.suppress(ColoctlError):
         await overlays.remove(spec, hosts[seat.name], seat.name)
     with contextlib.suppress(ColoctlError):
         state.record(Kind.OUTCOME, act="failover", step=str(FailoverStep.MERGED), node=seat.name)
-    await _let_go(vm)
+    await _release(vm)
 
 
-async def _let_go(vm: VM) -> None:
-    """The QEMU ends with its guest again, now where that has powered itself off meanwhile."""
+async def _release(vm: VM) -> None:
+    """Order the QEMU to end with its guest again; now, where that has powered itself off."""
     with contextlib.suppress(MonitorError):
         await merge.stay_when_off(vm, stay=False)
         if (await vm.observe(ASK_S)).run_state is RunState.SHUTDOWN:
@@ -205,7 +210,10 @@ async def _let_go(vm: VM) -> None:
 
 
 def _refused(state: PairState, seat: Seat) -> None:
-    """The guest serves on, from the image and its overlays together, which QEMU keeps as one."""
+    """Note that an image refused the merge.
+
+    The guest serves on, from the image and its overlays together, which QEMU keeps as one.
+    """
     seat.merge = Merge.REFUSED
     why = refusal(state, seat)
     log.error("%s", why)
@@ -215,13 +223,13 @@ def _refused(state: PairState, seat: Seat) -> None:
 
 
 def explain(state: PairState, seat: Seat) -> None:
-    """Make a merge that was refused the reason of the pair's state; nothing else is."""
+    """Make a merge that was refused the reason of the pair's state."""
     if seat.merge is Merge.REFUSED:
         state.explain(refusal(state, seat))
 
 
 def refusal(state: PairState, seat: Seat) -> str:
-    """Say what a merge that was refused means, and what ends it."""
+    """Explain what a merge that was refused means, and how to end it."""
     name = state.spec.name
     return (
         f"The guest runs on node {seat.name} alone, and that node's image did not take its last "
@@ -232,7 +240,7 @@ def refusal(state: PairState, seat: Seat) -> str:
 
 
 def waiting(seat: Seat) -> str:
-    """Say that a merge is under way, and how far it is."""
+    """Describe a merge that is under way, and how far it is."""
     done, total = seat.merged_bytes
     far = f" ({size(done)} of {size(total)} so far)" if total else ""
     return f"Node {seat.name}'s image takes what only its overlays hold{far}."

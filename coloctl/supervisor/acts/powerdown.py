@@ -1,10 +1,11 @@
 """Ask the guest to shut down while it stays protected, and wait until it is off.
 
-Called by `acts.stop`. The secondary's guest never hears of the power button (docs/qemu.md), so it
-takes no part, and is there as long as the primary's guest works: the secondary goes last.
+Called by `supervisor.acts.stop`; asks the guest's agent through `qmp.guestagent`, then presses the
+power button. The secondary's guest never receives the power button (docs/qemu.md), so it takes no
+part, and is there as long as the primary's guest works: the secondary is ended last.
 
 Invariant: the pair is never left without a secondary that it could still need. A secondary that is
-lost meanwhile is let go; a primary that is lost is left to the supervisor, which fails over.
+lost meanwhile is released; a primary that is lost is left to the supervisor, which fails over.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ LOOK_S = 0.1
 TOGETHER_S = 1.0
 #: QEMU writes back what its disks' caches hold before it ends, seconds.
 WRITE_BACK_S = 10.0
-#: What a QEMU said last is read within milliseconds of its end, seconds.
+#: A QEMU's last output is read within milliseconds of its end, seconds.
 LAST_WORDS_S = 0.05
-#: People are told so often how much longer the guest may take, seconds.
+#: How often clients receive how much longer the guest may take, seconds.
 TELL_S = 10.0
 
 
 class Ending(StrEnum):
-    """How the wait for the guest ended."""
+    """End of the wait for the guest."""
 
     OFF = "guest shut down"
     CUT_OFF = "cut off: the guest did not power off in time"
     LOST = "lost"  #: the primary, while its secondary holds the guest
 
 
-#: Lets the secondary go, so that the guest runs on alone: as it was told to shut down.
+#: Releases the guest from its secondary, so that it runs on alone, shutting down as ordered.
 LetGo = Callable[[], Awaitable[None]]
 
 
@@ -63,8 +64,8 @@ async def power_down(state: PairState, deadline: Deadline, let_go: LetGo) -> End
     `MonitorError` where it cannot be pressed.
     """
     primary = state.vm_of(Role.PRIMARY)
-    with primary.monitor.listen("SHUTDOWN", bound=4) as told:
-        off = _Off(state, primary, told, let_go)
+    with primary.monitor.listen("SHUTDOWN", bound=4) as events:
+        off = _Off(state, primary, events, let_go)
         if state.spec.guest.agent and await _ask_agent(state, primary, deadline.remaining() / 4):
             half = Deadline(deadline.remaining() / 2)
             if (ending := await off.wait(half)) is not Ending.CUT_OFF:
@@ -76,10 +77,11 @@ async def power_down(state: PairState, deadline: Deadline, let_go: LetGo) -> End
 class _Off:
     """The wait for one guest."""
 
-    def __init__(self, state: PairState, primary: VM, told: EventStream, let_go: LetGo) -> None:
-        self.state, self.primary, self.told, self.let_go = state, primary, told, let_go
+    def __init__(self, state: PairState, primary: VM, events: EventStream, let_go: LetGo) -> None:
+        self.state, self.primary, self.events, self.let_go = state, primary, events, let_go
 
     async def wait(self, deadline: Deadline) -> Ending:
+        """Wait for the guest's end until ``deadline``."""
         tell = Deadline(0.0)
         while not deadline.expired:
             if tell.expired:
@@ -95,14 +97,14 @@ class _Off:
             if decision.action is Action.FAIL_OVER and decision.lost == self.primary.node:
                 return Ending.LOST
             if decision.action is Action.FAIL_OVER:
-                log.warning("%s It is let go while the guest shuts down.", decision.reason)
+                log.warning("%s It is released while the guest shuts down.", decision.reason)
                 with contextlib.suppress(ColoctlError):
                     await self.let_go()
         return Ending.CUT_OFF
 
     async def _powered_off(self, within_s: float) -> bool:
-        """Whether the guest has powered itself off; waits until that, or the end of its QEMU."""
-        event = self.told.next(3600.0, lambda event: bool(event.data.get("guest")))
+        """Wait until the guest has powered itself off, or its QEMU ended; return which."""
+        event = self.events.next(3600.0, lambda event: bool(event.data.get("guest")))
         death = self.primary.process.wait()
         async with first_of(event, death, within_s=within_s) as (heard, dying):
             if dying.done() and not heard.done():
@@ -110,7 +112,7 @@ class _Off:
             return heard.done() and heard.exception() is None
 
     async def _gone(self) -> None:
-        """The primary's QEMU has ended, or had its time; a secondary that it waits for goes."""
+        """Wait until the primary's QEMU has ended; kill a secondary for which it waits."""
         if not await ended(self.primary.process, TOGETHER_S):
             secondary = self.state.seat_of(Role.SECONDARY)
             if secondary is not None and secondary.vm is not None:
@@ -119,14 +121,14 @@ class _Off:
             await ended(self.primary.process, WRITE_BACK_S)
 
     def _held_twice(self) -> bool:
-        """Whether the secondary holds the guest as well."""
+        """Return whether the secondary holds the guest as well."""
         secondary = self.state.seat_of(Role.SECONDARY)
         living = secondary is not None and secondary.vm is not None
         in_colo = self.state.protection is Protection.COLO
         return living and in_colo and secondary is not None and _lives(secondary.vm)
 
     def _decision(self) -> Decision:
-        """What would be done about the pair now, if no one were stopping it."""
+        """Decide what would be done about the pair now, were it not being stopped."""
         state = self.state
         if state.observation is None or not self._held_twice():
             return Decision(Action.NONE)
@@ -140,7 +142,7 @@ def _lives(vm: VM | None) -> bool:
 
 
 async def taken_over(state: PairState, lost: NodeName, patience_s: float) -> bool:
-    """Wait until the supervisor has failed over from ``lost``; says whether it has."""
+    """Wait until the supervisor has failed over from ``lost``; return whether it has."""
     deadline = Deadline(patience_s)
     while not deadline.expired:
         primary = state.seat_of(Role.PRIMARY)
@@ -151,7 +153,10 @@ async def taken_over(state: PairState, lost: NodeName, patience_s: float) -> boo
 
 
 async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
-    """Whether the agent in the guest has begun to shut it down; else the power button is left."""
+    """Ask the agent in the guest to shut it down; return whether it has begun to.
+
+    Otherwise the power button is left.
+    """
     state.progress("agent")
     try:
         path = agent_socket(primary.rundir)

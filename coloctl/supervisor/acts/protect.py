@@ -1,4 +1,11 @@
-"""Protection of a guest that runs: a fresh secondary on the other node, or none any more."""
+"""Protect a guest that runs: make a fresh secondary on the other node, or remove it again.
+
+Called by `supervisor.acts.start` and `supervisor.acts.switchover`, by the supervisor by itself, and
+by `control.service`. Prepares disks through `colo.generation` and `colo.launch`; `colo.protect`
+does the sequence in QEMU.
+
+Invariant: where it fails, the guest runs on alone as before, and the state has the reason.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +35,8 @@ from coloctl.vm import VM
 log = logging.getLogger(__name__)
 
 #: How long protecting may take without progress, seconds. Copying a disk renews it with every byte
-#: that goes over, so a big disk has no fixed end; what a guest stands still for has its own limits.
+#: that goes over, so a big disk has no fixed end; the time for which a guest stands still has
+#: limits of its own.
 PROTECT_DEADLINE_S = 600.0
 
 #: A guest that boots under emulation, seconds; the lab's takes 3.
@@ -50,7 +58,7 @@ Entered = Callable[[VM], None]
 
 
 async def reprotect(state: PairState, watch: Watch, entered: Entered) -> PairView:
-    """The guest that runs alone is protected by a fresh secondary.
+    """Protect the guest that runs alone by a fresh secondary.
 
     Raises `PairBusy` when it is protected already, or no guest runs, else what protecting raises;
     the guest runs on then.
@@ -62,7 +70,7 @@ async def reprotect(state: PairState, watch: Watch, entered: Entered) -> PairVie
 
 
 def require_alone(state: PairState) -> None:
-    """The guest runs, on one node only; raises `PairBusy`."""
+    """Require that the guest runs, on one node only; raises `PairBusy`."""
     name = state.spec.name
     if state.protection is Protection.DOWN:
         raise PairBusy(
@@ -76,7 +84,7 @@ def require_alone(state: PairState) -> None:
 
 
 def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
-    """``vm`` has its seat, is in the journal, and is watched."""
+    """Assign ``vm`` to its node's seat, journal that, and begin to watch it."""
     taken = state.seats[vm.node]
     taken.take(vm, role, state.ground.binary.version)
     state.record_seat(taken)
@@ -84,7 +92,7 @@ def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
 
 
 async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, held: bool) -> None:
-    """The pair is in COLO, or the secondary is gone again and the error raised.
+    """Bring the pair into COLO; where that fails, remove the secondary again and raise the error.
 
     ``held``: the guest has not run yet, and both nodes' disks are equal.
     """
@@ -140,8 +148,9 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
 
 
 async def _give_disks(state: PairState, node: NodeName) -> bool:
-    """``node`` has images of the guest's size, and whoever finds them knows what they are; answers
-    whether they have held this guest's disks before, so that comparing is worth it.
+    """Prepare images of the guest's size on ``node``, and record that they are unfinished.
+
+    Returns whether they have held this guest's disks before, so that comparing is worth it.
     """
     spec, ground = state.spec, state.ground
     made = await launch.ensure_images(spec, ground, node)
@@ -154,7 +163,7 @@ async def _give_disks(state: PairState, node: NodeName) -> bool:
 
 
 async def has_run(primary: VM) -> bool:
-    """Tell whether a guest that was started held has executed an instruction since.
+    """Return whether a guest that was started held has executed an instruction since.
 
     In COLO it has. A QEMU that does not answer counts as one whose guest has: it may have served.
     """
@@ -166,7 +175,7 @@ async def has_run(primary: VM) -> bool:
 
 
 def _remember_copy(state: PairState, node: NodeName, what: Copied) -> None:
-    """The journal has what was copied, and every status shows it."""
+    """Record what was copied, in the journal and for every status."""
     state.copied = what.sentence()
     state.record(Kind.NOTE, node=node, data={"copied": asdict(what)})
 
@@ -181,7 +190,7 @@ def _remember_stranger(state: PairState, node: NodeName, who: Stranger) -> None:
 async def _give_back(
     state: PairState, primary: VM, secondary: VM, error: BaseException, *, was_running: bool
 ) -> None:
-    """The guest runs on alone, or the pair has failed; the state says why."""
+    """Release the guest to run on alone, or fail the pair; the state has the reason."""
     try:
         await abandon(state, primary, secondary, was_running=was_running)
     except ColoctlError as worse:
@@ -205,7 +214,7 @@ async def _until_merged(state: PairState, primary: Seat) -> None:
 
 
 async def _until_booted(state: PairState, primary: VM) -> None:
-    """A guest that has to boot alone has done so since it last began."""
+    """Wait until a guest that has to boot alone has booted since its last reset."""
     if launch.boots_alone(state.spec, state.ground) and primary.booting:
         state.progress("boot")
         await primary.until_booted(state.spec.guest.ready_line, BOOT_DEADLINE_S)
@@ -213,15 +222,15 @@ async def _until_booted(state: PairState, primary: VM) -> None:
 
 
 async def _until_reported(state: PairState, primary: Seat) -> None:
-    """Whatever the primary still had to say of a replica that is gone has been heard."""
+    """Wait until the primary's reports of a replica that is gone have been received."""
     while (wait_s := primary.reported_s + REPORTS_END_S - state.clock.now()) > 0:
         await state.clock.sleep(wait_s)
 
 
 def _facts_of_protection(state: PairState, secondary: NodeName) -> Callable[[Fact, str], None]:
-    """Notes facts, and refuses the last one to a replica that missed a write while it joined.
+    """Make the function that notes facts, and refuses the last one after a missed write.
 
-    So it does where the guest began to boot meanwhile and has to do that alone.
+    It refuses as well where the guest began to boot meanwhile and has to do that alone.
     """
     primary = state.vm_of(Role.PRIMARY)
 
@@ -240,5 +249,5 @@ def _facts_of_protection(state: PairState, secondary: NodeName) -> Callable[[Fac
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, for a state's reason."""
+    """Return what went wrong, for a state's reason."""
     return error.message if isinstance(error, ColoctlError) else "It was interrupted."

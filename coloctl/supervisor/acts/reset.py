@@ -1,4 +1,8 @@
-"""A guest whose kernel has panicked is reset."""
+"""Reset a guest whose kernel has panicked.
+
+Called by `supervisor.reactor` through `supervisor.acts` where ``policy.on_panic`` is ``restart``;
+orders it on the primary's command monitor (`qmp.command`).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,15 @@ from coloctl.supervisor.state import PairState
 
 #: A guest whose kernel resets the machine when it panics does so within milliseconds. Seconds.
 PATIENCE_S = 1.0
-#: QEMU resets a machine between two instructions, or behind a checkpoint. Seconds.
+#: QEMU resets a machine between two instructions, or after a checkpoint. Seconds.
 DEADLINE_S = 30.0
 
 
 async def reset_guest(state: PairState, why: str) -> None:
-    """The guest was reset, by itself or by QEMU; in COLO its secondary follows with a checkpoint.
+    """Wait for the guest to reset itself, else reset it by QEMU.
 
-    Raises `DeadlineMissed` when QEMU does not say that it has done so.
+    In COLO its secondary follows with a checkpoint. Raises `DeadlineMissed` when QEMU does not
+    report the reset.
     """
     primary = state.vm_of(Role.PRIMARY)
     with primary.monitor.listen("RESET", bound=1) as resets:

@@ -1,4 +1,11 @@
-"""The way up: the guest runs, and where asked it is protected."""
+"""Start a pair's guest, and protect it where asked.
+
+Called by `control.service` through `supervisor.acts`. Chooses the disks by `colo.generation`, makes
+them whole through `colo.overlays`, launches through `colo.launch`, and then protects as
+`supervisor.acts.protect` does.
+
+Invariant: a guest that has run is never ended here; it may have answered clients.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +86,7 @@ async def _undo_or_serve(state: PairState, error: BaseException, *, held: bool) 
 
 
 async def _has_run(state: PairState, *, held: bool) -> bool:
-    """Tell whether the guest has executed an instruction, as far as its QEMU lives."""
+    """Return whether the guest has executed an instruction, as far as its QEMU lives."""
     seat = state.seat_of(Role.PRIMARY)
     if seat is None or seat.vm is None or not seat.vm.process.alive():
         return False
@@ -162,7 +169,7 @@ async def _settle(
 
 
 async def _overrule(state: PairState, node: NodeName) -> None:
-    """Make the disks of ``node`` the newest from here on, by an operator's word."""
+    """Make the disks of ``node`` the newest from here on, because an operator ordered it."""
     spec, ground, number = state.spec, state.ground, state.generation + 1
     await open_arbiter(spec, ground.folder).claim(spec.name, node, number)
     await generation.write(spec, ground.hosts, node, number)
@@ -171,8 +178,10 @@ async def _overrule(state: PairState, node: NodeName) -> None:
 
 
 async def _leave_behind(state: PairState, companions: Companions, node: NodeName) -> None:
-    """Before the guest runs on without them, say of disks that may be as new as its own that they
-    are in sync no more. Those in doubt may have a word that comes back when it can be read again.
+    """Mark disks that the guest runs on without: they are in sync no more.
+
+    Only of those that may be as new as its own. Disks in doubt may have a record that comes back
+    when it can be read again.
     """
     left, number = companions[node], state.generation
     if left.doubt:

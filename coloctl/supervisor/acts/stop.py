@@ -1,4 +1,11 @@
-"""The end: the guest is asked, and nothing of the pair is left."""
+"""Stop a pair: shut its guest down, and remove every process, socket and file of it.
+
+Called by `control.service` for `stop`; `supervisor.acts.failover` ends a lost node with `end`, and
+`supervisor.acts.protect` gives a secondary up with `abandon`. The records of the disks are written
+through `colo.generation`.
+
+Invariant: the secondary ends before the primary, so that it never takes over from a stop.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +39,11 @@ TAKE_OVER_S = 30.0
 async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
     """Shut the guest down, and leave no process, socket or file of the pair.
 
-    Answers how: an `Ending`, or ``"killed"``. Without ``force`` the guest is asked first: its agent
+    Returns how: an `Ending`, or ``"killed"``. Without ``force`` the guest is asked first: its agent
     where it has one, then over ACPI. It stays protected meanwhile: a primary that is lost is failed
     over by the supervisor, and the survivor's guest is asked again. A merge of overlays is waited
     for before, however long it takes; with ``force`` it is left to the next start, and the answer
-    says so. Raises `FencingFailed` for a QEMU that would not die.
+    names it. Raises `FencingFailed` for a QEMU that would not die.
     """
     while True:
         await make_way(state, None if force else timeout_s)
@@ -79,15 +86,15 @@ async def make_way(state: PairState, patience_s: float | None) -> None:
                 raise PairBusy(
                     f"Pair {state.spec.name} is still in a failover after {patience_s:g} s, and a"
                     " failover is not cut short.",
-                    hint=f"`coloctl status {state.spec.name}` says what it waits for; `coloctl stop"
-                    f" {state.spec.name} --force` ends the pair all the same",
+                    hint=f"`coloctl status {state.spec.name}` shows what it waits for; `coloctl "
+                    f"stop {state.spec.name} --force` ends the pair all the same",
                 )
     finally:
         state.ending = False
 
 
 def serving(state: PairState) -> Seat | None:
-    """The node whose QEMU the guest's clients reach, or will reach once a failover is finished.
+    """Find the node whose QEMU clients reach, or will reach once a failover is finished.
 
     Between the claim of a generation and the end of its failover the dead node still has the role.
     """
@@ -102,8 +109,9 @@ def _left_to_the_next_start(server: Seat | None) -> str:
 
 
 async def _leave_secondary_behind(state: PairState) -> None:
-    """What the guest writes from here on is on the primary's disks alone, and those of the
-    secondary say so; where that cannot be written, their word is a secondary's all the same.
+    """Mark the secondary's disks: the guest writes to the primary's alone from here on.
+
+    Where that cannot be written, their record is a secondary's all the same.
     """
     secondary = state.seat_of(Role.SECONDARY)
     if secondary is None or state.protection is not Protection.COLO:
@@ -141,7 +149,7 @@ async def end(state: PairState, node: NodeName, presence: Presence) -> None:
 
 
 async def end_all(state: PairState) -> None:
-    """Nothing of the pair runs; the secondary goes first, so that it never takes over."""
+    """End both nodes; the secondary first, so that it never takes over."""
     server = serving(state)
     for role in (Role.SECONDARY, Role.PRIMARY, Role.NONE):
         for seat in list(state.seats.values()):
@@ -154,7 +162,7 @@ async def end_all(state: PairState) -> None:
 
 
 async def abandon(state: PairState, primary: VM, secondary: VM, *, was_running: bool) -> None:
-    """The secondary is gone, the primary as it was; one that died is left to the loop."""
+    """End the secondary and leave the primary as it was; one that died is left to the loop."""
     await end(state, secondary.node, Presence.ABSENT)
     if primary.process.alive():
         await abandon_secondary(state.spec, primary, was_running=was_running)

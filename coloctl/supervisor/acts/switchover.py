@@ -1,4 +1,11 @@
-"""A planned change of roles: nothing is lost, and the pair is protected again behind it."""
+"""Exchange the roles of a protected pair as planned, then protect it again; nothing is lost.
+
+Called by `control.service` through `supervisor.acts`. Asks `ha.arbiter` and `ha.failover` for every
+reason to refuse, then fails over and protects as the acts beside it do.
+
+Invariant: up to the fence of the old primary, the point of no return, any failure leaves the guest
+where it was.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +34,11 @@ BREATH_S = 0.05
 async def switchover(
     state: PairState, watch: Watch, entered: Entered, *, force: bool = False
 ) -> Timeline:
-    """The secondary runs the guest, and the old primary's node follows it.
+    """Promote the secondary, then make a new one on the old primary's node.
 
-    Everything that may refuse is asked first, then one more checkpoint is taken. Up to there the
-    guest goes on where it was, whatever fails. The point of no return is the fence of the old
-    primary, right behind that checkpoint: what clients have been told by then is on both nodes.
+    Every reason to refuse is asked for first, then one more checkpoint is taken. Up to there any
+    failure leaves the guest where it was. The point of no return is the fence of the old primary,
+    right after that checkpoint: writes acknowledged to clients by then are on both nodes.
     ``force`` accepts a secondary under TCG without the fresh-code plugin.
 
     Raises `NotProtected` or what `failover` raises where roles did not change, and what protecting
@@ -47,16 +54,16 @@ async def switchover(
         state.progress("checkpoint")
         await checkpoint_of(state)
         await asyncio.sleep(BREATH_S)
-    # Nobody acts in between: neither call waits before its act has begun.
+    # No act comes in between: neither call waits before its act has begun.
     timeline = await failover(state, node, cause=SWITCHOVER)
     await reprotect(state, watch, entered)
     return timeline
 
 
 async def _require_sound(state: PairState) -> NodeName:
-    """The pair is whole, and each node can take the other's part; answers who shall run the guest.
+    """Require a whole pair in which each node can take the other's role; return the new primary.
 
-    Raises `NotProtected`, `FailoverRefused` or `PreconditionFailed`, saying what is not so.
+    Raises `NotProtected`, `FailoverRefused` or `PreconditionFailed` with what is missing.
     """
     name = state.spec.name
     if state.protection is not Protection.COLO:
@@ -67,7 +74,7 @@ async def _require_sound(state: PairState) -> NodeName:
     if state.finding.diagnosis is not Diagnosis.HEALTHY:
         raise PreconditionFailed(
             f"Pair {name} is not healthy: {state.finding.sentence()}",
-            hint=f"`coloctl explain {name}` shows what is seen",
+            hint=f"`coloctl explain {name}` shows what is observed",
         )
     secondary = state.seat_of(Role.SECONDARY)
     assert secondary is not None and secondary.vm is not None
@@ -78,8 +85,8 @@ async def _require_sound(state: PairState) -> NodeName:
         )
     if secondary.diverged:
         raise PreconditionFailed(
-            f"The guest of node {secondary.name} is not the guest any more.",
-            hint=f"`coloctl explain {name}` says what it did; `coloctl unprotect {name}`, then "
+            f"The guest of node {secondary.name} has diverged from the primary's.",
+            hint=f"`coloctl explain {name}` shows what it did; `coloctl unprotect {name}`, then "
             f"`coloctl reprotect {name}`, makes a fresh secondary",
         )
     await require_answer(secondary.vm)

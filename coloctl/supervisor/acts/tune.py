@@ -1,4 +1,10 @@
-"""The small knobs: one checkpoint now, other settings from now on."""
+"""Take one checkpoint now, or change settings of a pair that runs.
+
+Called by `control.service`, and by `supervisor.acts.switchover` and `supervisor.verifying` for a
+checkpoint. Sends the plans of `colo.retune` to the primary; `colo.protect` waits for a checkpoint.
+
+Invariant: settings hold as a whole or not at all, and those that hold are in the journal.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +35,7 @@ _BESIDE = frozenset({"mirror-rate"})
 
 
 async def checkpoint(state: PairState) -> PairView:
-    """One checkpoint that began after the call is complete."""
+    """Wait until a checkpoint that began after the call is complete."""
     async with state.acting("checkpoint"):
         _require_colo(state)
         await checkpoint_of(state)
@@ -37,7 +43,7 @@ async def checkpoint(state: PairState) -> PairView:
 
 
 async def checkpoint_of(state: PairState) -> None:
-    """One checkpoint that began after the call is complete; inside an act."""
+    """Wait until a checkpoint that began after the call is complete; inside an act."""
     primary, secondary = state.vm_of(Role.PRIMARY), state.vm_of(Role.SECONDARY)
     # A failover must not wait for a checkpoint that can no longer complete.
     await unless_it_dies(
@@ -46,10 +52,10 @@ async def checkpoint_of(state: PairState) -> None:
 
 
 async def set_values(state: PairState, settings: Mapping[str, object]) -> Tuning:
-    """``settings``, by name, hold from now on and for the next protection; answers all before.
+    """Set ``settings``, by name, from now on and for the next protection; return all before.
 
-    A longer delay waits for the guest's first connection. Raises `UsageError` for what cannot be
-    set, else what setting it raises; nothing of it is kept then.
+    A longer delay waits for the guest's first connection. Raises `UsageError` for a setting that
+    cannot be changed, else what setting it raises; no setting is kept then.
     """
     after = state.tuning.changed(settings, state.spec.name)
     if _BESIDE.issuperset(settings):
@@ -60,9 +66,9 @@ async def set_values(state: PairState, settings: Mapping[str, object]) -> Tuning
         try:
             if state.protection is Protection.COLO and state.tuning.period != before.period:
                 await checkpoint_of(state)
-            # Behind what may fail: QEMU takes these at once, whatever its guest does.
+            # After the steps that may fail: QEMU takes these at once, in any state of its guest.
             if state.tuning.comparison != before.comparison:
-                await _tell_primary(state, retune.limit_comparison(state.spec))
+                await _send_to_primary(state, retune.limit_comparison(state.spec))
         except BaseException:
             state.tune(before, state.pace.delay_ms)
             raise
@@ -71,11 +77,11 @@ async def set_values(state: PairState, settings: Mapping[str, object]) -> Tuning
 
 
 async def _set_rate(state: PairState, rate: int) -> Tuning:
-    """Copies of disks have that rate, the one under way and those to come."""
+    """Set the rate of copies of disks, of the one under way and of those to come."""
     before = state.tuning
     state.tune(replace(before, mirror_rate=rate))
     try:
-        await _tell_primary(state, retune.limit_mirrors(state.spec, rate))
+        await _send_to_primary(state, retune.limit_mirrors(state.spec, rate))
     except BaseException:
         state.tune(replace(state.tuning, mirror_rate=before.mirror_rate))
         raise
@@ -83,15 +89,15 @@ async def _set_rate(state: PairState, rate: int) -> Tuning:
     return before
 
 
-async def _tell_primary(state: PairState, steps: Plan) -> None:
-    """A QEMU that runs the guest has heard it; where none runs, its command line will say it."""
+async def _send_to_primary(state: PairState, steps: Plan) -> None:
+    """Run ``steps`` on the primary's QEMU; where none runs, its command line will have them."""
     seat = state.seat_of(Role.PRIMARY)
     if seat is not None and seat.vm is not None:
         await run(steps, seat.vm.monitor, deadline=Deadline(LIMITS_DEADLINE_S))
 
 
 def _remember(state: PairState, settings: Mapping[str, object]) -> None:
-    """The settings outlive the supervisor, durably."""
+    """Journal the settings, so that they outlive the supervisor."""
     data = {name: state.tuning[name] for name in SETTINGS if name in settings}
     state.record(Kind.OUTCOME, act="set", data=data)
 

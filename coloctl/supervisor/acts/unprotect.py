@@ -1,4 +1,7 @@
-"""The guest goes on alone because somebody wants it to."""
+"""End the protection of a pair because an operator wants its guest to run alone.
+
+Called by `control.service` through `supervisor.acts`; a pair in COLO is failed over to its primary.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ UNDO_PATIENCE_S = 60.0
 
 
 async def unprotect(state: PairState) -> PairView:
-    """The guest runs where it ran, alone, and nobody protects it again by himself.
+    """Release the guest to run alone where it runs; it is not protected again by itself.
 
     A secondary that is being made is given up; a guest that runs alone is left as it is. Raises
     `PairBusy` while another act is under way, else what `failover` raises.

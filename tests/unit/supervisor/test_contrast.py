@@ -217,7 +217,7 @@ def test_where_nothing_is_done_by_itself_nobody_moves_onto_a_ruin(
             assert Degradation.GUEST in state.seats["b"].view.impairments
             with pytest.raises((PreconditionFailed, NotProtected)):
                 await acts.switchover(state, lambda _seat: None, lambda _vm: None)
-            with pytest.raises(FailoverRefused, match="not the guest any more"):
+            with pytest.raises(FailoverRefused, match="has diverged"):
                 await acts.failover(state, "b")
             survivor, _ = await choose(state, "b", force=True)
             assert survivor.name == "b"
