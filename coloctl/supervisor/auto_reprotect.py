@@ -1,7 +1,6 @@
 """Protect a guest that runs alone and should not, again and without being asked.
 
-Called by `supervisor.loop` about once a second; calls `acts.protect` to make the new secondary, and
-`colo.backoff` for the time between two attempts.
+Called by `supervisor.loop` about once a second; calls `supervisor.acts` to make the new secondary.
 
 Invariants: nothing is tried while an act is under way, the pair is paused, or a finding concerns
 the guest's node. After each attempt that fails the next one waits longer.

@@ -2,7 +2,7 @@
 
 QEMU's own policy for disks (`werror=enospc`) stops the guest in run state `io-error` instead of
 failing the write, which waits: nothing is lost, and `cont` tries it again. Called by
-`supervisor.loop` at events and once a second; asks `colo.backoff` for the time between attempts.
+`supervisor.loop` at events and once a second; waits as `supervisor.auto_reprotect` does.
 It also knows which failed writes no child of a quorum (`machine.blockdev`) has: they were never
 acknowledged, so no disk missed them.
 

@@ -1,6 +1,6 @@
 """Set the taps of the node that serves up again, where another program set them down.
 
-Called by `supervisor.loop` once a second; `colo.inuse` lists the taps of a node.
+Called by `supervisor.loop` once a second; `colo.taps` lists the taps of a node.
 
 Invariant: only taps of a QEMU that runs the guest and that no act is fencing or ending are set up.
 A node that is given up stays off the LAN.

@@ -14,6 +14,7 @@ from test_reactor import becomes, causes, lose, watched
 from coloctl.ha.analysis import diagnose
 from coloctl.model.observation import Diagnosis
 from coloctl.model.protection import Protection
+from coloctl.supervisor import exit_grace
 from coloctl.supervisor.exit_grace import DYING_S, ExitGrace
 
 pytestmark = pytest.mark.unit
@@ -49,12 +50,15 @@ def test_every_moment_has_its_own_beginning() -> None:
 
 
 def test_a_secondary_whose_death_is_heard_of_after_its_connections_is_named_dead(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The time of grace is long here: the order of both reports matters, not their distance."""
+    monkeypatch.setattr(exit_grace, "DYING_S", 60.0)
+
     async def check() -> None:
         async with watched(tmp_path) as (state, a, b, log):
             a.event("COLO_EXIT", mode="primary", reason="error")
-            await asyncio.sleep(DYING_S / 3)
+            await becomes(lambda: state.finding.diagnosis is Diagnosis.LINK_BROKEN)
             lose(b, "dead")
             await becomes(lambda: state.protection is Protection.UNPROTECTED)
             (told,) = [line for line in log if line.startswith("FAILED_OVER")]
