@@ -59,8 +59,6 @@ PENDING = frozenset(
         # -
         "docs/bench.md",
         # -
-        "docs/detection.md",
-        # -
         "docs/lab-network.md",
         # -
         # -
