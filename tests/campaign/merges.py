@@ -27,9 +27,9 @@ from support.pairs import Stage, firmware_spec, guest_writes, holds, make_disks,
 
 from coloctl.errors import ColoctlError
 from coloctl.lab import qemu
-from coloctl.machine.image import MIB
 from coloctl.model.pair import CheckpointSpec, PairSpec
 from coloctl.model.protection import Protection
+from coloctl.model.units import MIB
 from coloctl.supervisor import acts
 
 HELD, SPEED = 80 * MIB, 2 * MIB

@@ -36,9 +36,9 @@ from support.pairs import (
 from coloctl.colo import registry
 from coloctl.lab import qemu
 from coloctl.machine import blockdev
-from coloctl.machine.image import MIB
 from coloctl.model.pair import NODES, CheckpointSpec, DiskSpec, PairSpec, ReplicationSpec
 from coloctl.model.protection import Protection
+from coloctl.model.units import MIB
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.qemu

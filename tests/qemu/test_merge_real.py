@@ -32,9 +32,9 @@ from coloctl.errors import PreconditionFailed, ReplicationError
 from coloctl.ha.arbiter import FILE_NAME
 from coloctl.lab import qemu
 from coloctl.machine import blockdev
-from coloctl.machine.image import MIB
 from coloctl.model.pair import CheckpointSpec, PairSpec
 from coloctl.model.protection import Protection
+from coloctl.model.units import MIB
 from coloctl.model.view import Merge
 from coloctl.supervisor import acts
 

@@ -150,7 +150,7 @@ def main() -> int:
     global quiet, tail
     words, _, options = " ".join(sys.argv[1:]).partition(" -- ")
     parser = argparse.ArgumentParser()
-    parser.add_argument("deed")
+    parser.add_argument("deed", metavar="EVENT")
     parser.add_argument("--qemu", default="11.1")
     parser.add_argument("--append", default="")
     parser.add_argument("--seconds", type=float, default=12)

@@ -15,8 +15,8 @@ from support.pairs import Stage, between_checkpoints, guest_writes, qemu_io
 
 from coloctl.errors import OutcomeUnknown
 from coloctl.lab import qemu
-from coloctl.machine.image import MIB
 from coloctl.model.pair import PairSpec
+from coloctl.model.units import MIB
 from coloctl.qmp import command as qmp
 from coloctl.qmp.command import Command
 from coloctl.qmp.monitor import Monitor

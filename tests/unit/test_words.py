@@ -64,8 +64,6 @@ PENDING = frozenset(
         # -
         "docs/python-api.md",
         # -
-        "docs/qemu.md",
-        # -
         "docs/resync.md",
         # -
         "docs/scenarios.md",
