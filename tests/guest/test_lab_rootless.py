@@ -220,7 +220,7 @@ def test_a_thread_that_is_ending_is_waited_for_and_one_that_stays_is_refused(use
     assert user.run("ending").stdout == "alone\n"
     refused = user.run("crowd")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("a user namespace can be entered only before")
+    assert refused.stderr.startswith("A user namespace can be entered only before")
 
 
 def test_ctrl_c_ends_it_as_it_would_anywhere(user: User) -> None:
