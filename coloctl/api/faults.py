@@ -67,7 +67,7 @@ class FaultHandle:
 
     @property
     def healed(self) -> bool:
-        """Whether it was healed."""
+        """True once it was healed."""
         return self._active.healed
 
     async def heal(self) -> None:

@@ -1,8 +1,8 @@
-"""One pair from Python, every act awaited: what the command line asks, and faults besides.
+"""Use one pair from Python: await each act of the command line, and inject faults.
 
-Invariant: what the block has started is ended, and what it has hurt is healed, when the block is
-left, however that happens. Nothing here belongs to an event loop, so a pair may be used from one
-loop after another.
+Used by `pytest_plugin`; asks through `control.acts`, starts with `control.daemon.spawn`.
+Invariant: at the end of the block what it started is ended, and each of its faults is healed.
+Nothing here belongs to an event loop, so a pair may be used from one loop after another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Pair:
     """
 
     def __init__(self, name: str, own: PairSpec | None, *, keep: bool = False) -> None:
-        """Nothing is done yet. ``own`` is the pair to start a supervisor for; None: one runs."""
+        """Note the pair; ``own`` is what to start a supervisor for, None where one runs."""
         self.name = name
         self._own = own
         self._keep = keep
@@ -54,7 +54,7 @@ class Pair:
     # -- the block
 
     async def open(self) -> Self:
-        """A supervisor of one's own serves the pair, or the one that runs has answered.
+        """Start a supervisor for the pair, or connect to the one that runs.
 
         Raises `PairBusy` when the pair has a supervisor already, `NoSuchPair` when it was to be
         there and is not.
@@ -67,7 +67,7 @@ class Pair:
         return self
 
     async def close(self) -> None:
-        """Every fault is healed, and nothing of a pair of one's own is left unless it is kept."""
+        """Heal every fault; nothing of a pair of one's own is left unless it is kept."""
         if not self._closed:
             self._closed = True
             try:
@@ -82,7 +82,7 @@ class Pair:
         await self.close()
 
     def keep(self) -> None:
-        """The pair outlives the block."""
+        """Keep the pair beyond the block."""
         self._keep = True
 
     def _begin(self) -> None:
@@ -91,7 +91,7 @@ class Pair:
             return
         pairfile.check_files(self._own)
         self._born = SpawnedSupervisor(self._own)
-        atexit.register(self._end)  # for whoever never leaves the block
+        atexit.register(self._end)  # for callers that never leave the block
         self._born.connect().close()
 
     def _end(self) -> None:
@@ -113,20 +113,20 @@ class Pair:
     # -- looking
 
     async def status(self) -> PairView:
-        """The pair as last seen: protection, generation, nodes, checkpoints."""
+        """Return the pair as last observed: protection, generation, nodes, checkpoints."""
         return await self._act(Acts.view)
 
     async def explain(self) -> Document:
-        """Why it is so and what would happen next: the document of `coloctl explain -f json`."""
+        """Return the document of `coloctl explain -f json`: reasons, and what would happen next."""
         return await self._act(Acts.explanation)
 
     async def history(self) -> list[Document]:
-        """Every failover of the pair, oldest first."""
+        """List every failover of the pair, oldest first."""
         past: list[Document] = (await self._act(Acts.history))["failovers"]
         return past
 
     async def events(self) -> AsyncIterator[ControlEvent]:
-        """Everything that happens from the first step on, until the pair is stopped and gone.
+        """Iterate over all events from the first step on, until the pair is stopped and gone.
 
         A reader that is too slow gets CLIENT_DROPPED, and then `Unreachable`.
         """
@@ -148,10 +148,10 @@ class Pair:
         timeout: float = patience.PROTECT_S,
         generation: int = 0,
     ) -> PairView:
-        """The pair is in ``state``; with ``generation``, only in that one or a later one.
+        """Wait until the pair is in ``state``; with ``generation``, of that one or a later one.
 
-        The generation grows with every failover, so it tells the state before one from the state
-        after it. Raises `DeadlineMissed`.
+        The generation grows with every failover, so it distinguishes the state before one from
+        the state after it. Raises `DeadlineMissed`.
         """
         wanted = str(Protection(state))
 
@@ -170,7 +170,7 @@ class Pair:
         begin_on: str | None = None,
         timeout: float = patience.PROTECT_S,
     ) -> PairView:
-        """The guest runs, and is protected unless that is not asked for.
+        """Start the guest; it runs, and is protected unless that is not asked for.
 
         ``begin_on`` names the node whose disks are taken even where the other's are newer.
         """
@@ -181,7 +181,7 @@ class Pair:
         )
 
     async def protect(self, *, timeout: float = patience.PROTECT_S) -> PairView:
-        """The pair is in COLO; a guest that does not run is started first."""
+        """Bring the pair into COLO; a guest that does not run is started first."""
 
         def protect(acts: Acts) -> Document:
             if acts.view().protection is Protection.DOWN:
@@ -191,17 +191,17 @@ class Pair:
         return read_view(await self._act(protect))
 
     async def reprotect(self, *, timeout: float = patience.PROTECT_S) -> PairView:
-        """A guest that ran alone has a fresh secondary; the pair is in COLO."""
+        """Make a new secondary for a guest that runs alone; the pair is in COLO afterwards."""
         return read_view(await self._act(lambda acts: acts.protect(timeout)))
 
     async def unprotect(self) -> PairView:
-        """The guest runs on alone where it runs."""
+        """End the secondary; the guest runs on alone where it runs."""
         return read_view(await self._act(Acts.unprotect))
 
     async def failover(
         self, to: str | None = None, *, force: bool = False, timeout: float = patience.FAILOVER_S
     ) -> Document:
-        """One node is dead, proven, and the other runs the guest; answers the timeline."""
+        """Prove one node dead and let the other run the guest; return the timeline."""
         return await self._act(lambda acts: acts.failover(to, force=force, wait_s=timeout))
 
     async def switchover(
@@ -211,22 +211,22 @@ class Pair:
         return await self._act(lambda acts: acts.switchover(force=force, wait_s=timeout))
 
     async def pause(self) -> None:
-        """Nobody but an operator fails the pair over."""
+        """Leave failovers to an operator from now on."""
         await self._act(Acts.pause)
 
     async def resume(self) -> None:
-        """The supervisor fails over by itself again."""
+        """Allow failovers by the supervisor again."""
         await self._act(Acts.resume)
 
     async def set(self, **settings: int | str) -> None:
-        """All of these settings hold, or none: ``set(checkpoint_delay=500)``."""
+        """Set all of these settings, or none: ``set(checkpoint_delay=500)``."""
         if not settings:
             raise UsageError("There is nothing to set.", hint="such as checkpoint_delay=500")
         named = {name.replace("_", "-"): value for name, value in settings.items()}
         await self._act(lambda acts: acts.set(named))
 
     async def checkpoint(self) -> int:
-        """Both nodes hold one checkpoint more; answers the number of it."""
+        """Take one checkpoint; return its number."""
         return int((await self._act(Acts.checkpoint))["count"])
 
     async def verify(self, *, memory: bool | None = None) -> Document:
@@ -234,7 +234,7 @@ class Pair:
         return await self._act(lambda acts: acts.verify(memory=memory))
 
     async def qmp(self, node: str, command: str, /, **arguments: Any) -> Any:
-        """What the QEMU of a node returned; ``node`` is a, b, primary or secondary.
+        """Send a QMP command and return the answer; ``node`` is a, b, primary or secondary.
 
         Names of arguments are QEMU's own: ``**{"node-name": "disk0"}`` for those with dashes.
         """
@@ -245,7 +245,7 @@ class Pair:
         return await self._act(ask)
 
     async def stop(self, *, force: bool = False, timeout: float = patience.SHUTDOWN_S) -> str:
-        """The guest was shut down, nothing of the pair is left; answers how the guest ended.
+        """Shut the guest down and end the pair; return how the guest ended.
 
         It may take ``timeout`` seconds before it is ended; with ``force`` it is not asked.
         """
@@ -275,7 +275,7 @@ class Pair:
         return await self.inflict("freeze", target)
 
     async def thaw(self) -> None:
-        """Let each frozen process run again."""
+        """Resume each frozen process."""
         await self.heal("freeze")
 
     async def cut(self, link: str = "replication") -> FaultHandle:
@@ -295,13 +295,13 @@ class Pair:
     # -- underneath
 
     async def in_thread(self, work: Callable[[], T], hurry: Callable[[], None] = lambda: None) -> T:
-        """What blocking ``work`` returned; a cancellation calls ``hurry`` and waits for its end."""
+        """Run ``work`` in a thread; a cancellation calls ``hurry`` and waits for the end."""
         if self._closed:
             raise UsageError(f"The block of the pair {self.name} was left.", hint="open another")
         return await awaited(self._threads, work, hurry)
 
     async def ask(self, do: Callable[[Acts], T]) -> T:
-        """What ``do`` answered, called in a thread with a connection of its own."""
+        """Call ``do`` in a thread with a connection of its own; return its answer."""
         return await self._act(do)
 
     async def _act(self, do: Callable[[Acts], T]) -> T:
@@ -318,7 +318,7 @@ class Pair:
 
 
 def _named(acts: Acts, node: str) -> str:
-    """The node's name, where its role was given."""
+    """Return the node's name, where its role was given."""
     if node in NODES:
         return node
     for one in acts.view().nodes.values():
@@ -331,7 +331,7 @@ class Front:
     """``coloctl.pair``: pairs by their file, or by name."""
 
     def __call__(self, file: str | os.PathLike[str], *, keep: bool = False) -> Pair:
-        """The pair that the file describes, for ``async with``: its supervisor serves that block.
+        """Open the pair that the file describes, for ``async with``; a supervisor serves the block.
 
         Nothing else is started before it is asked for, and everything is ended with the block,
         unless ``keep``. Raises `SpecError`.
@@ -340,7 +340,7 @@ class Front:
         return Pair(own.name, own, keep=keep)
 
     def attach(self, name: str) -> Pair:
-        """A pair that runs, for ``async with``: it goes on behind the block, its faults healed."""
+        """Open a pair that runs, for ``async with``; it goes on after the block, faults healed."""
         return Pair(name, None)
 
 

@@ -1,4 +1,7 @@
-"""Blocking work in threads: awaited to its end whatever happens, and told when nobody waits."""
+"""Run blocking work in threads, and await it to its end also when its caller is cancelled.
+
+Used by `api.pair`; cuts the connection of a `control.client` whose caller waits no more.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ T = TypeVar("T")
 async def awaited(
     threads: ThreadPoolExecutor, work: Callable[[], T], hurry: Callable[[], None] = lambda: None
 ) -> T:
-    """What ``work`` returned, or raised.
+    """Run ``work`` in a thread; return its result or raise its error.
 
-    A cancellation calls ``hurry``, and is raised when the work has ended: nothing goes on behind
-    the back of whoever gave up.
+    A cancellation calls ``hurry``, and is raised when the work has ended: no work goes on
+    after its caller gave up.
     """
     # A future and no task: what ends a loop cancels tasks, and the work cannot be cancelled.
     future = asyncio.get_running_loop().run_in_executor(threads, work)
@@ -47,7 +50,7 @@ class ThreadConnection:
         self._is_cut = False
 
     def hold(self, client: ControlClient) -> ControlClient:
-        """The connection can be cut from now on, or was already."""
+        """Hold the connection, so that it can be cut; cut it now if that was asked for already."""
         with self._lock:
             self._client = client
             if self._is_cut:
@@ -55,7 +58,7 @@ class ThreadConnection:
         return client
 
     def cut(self) -> None:
-        """Whoever waits on the connection stops waiting."""
+        """Cut the connection, so that a thread that waits on it stops waiting."""
         with self._lock:
             self._is_cut = True
             if self._client is not None:

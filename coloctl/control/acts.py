@@ -1,7 +1,9 @@
-"""What can be asked of a pair: each act's command, its arguments and its patience, in one place.
+"""Ask a supervisor for everything that it can do: command, arguments and wait of each act.
 
-The verbs of the command line, the Python API and the stories all ask through `Acts`. Standard
-library only, and synchronous: whoever must not block runs it in a thread.
+Used by `cli.reach`, `api.pair` and `bench/`; asks through `control.client`. Standard library only,
+and synchronous: a caller that must not block runs it in a thread.
+
+Invariant: the wait for each act stands here and nowhere else.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ PROTECT_S = 120.0
 FAILOVER_S = 120.0
 #: A failover takes a moment; making the new secondary takes as long as protecting a guest.
 SWITCHOVER_S = 120.0
-#: How long a guest may take to shut down when nothing is said.
+#: How long a guest may take to shut down when the caller names no time.
 SHUTDOWN_S = 60.0
 #: What stopping takes on top of the guest's own time: fencing, killing, sweeping.
 STOP_MARGIN_S = 60.0
@@ -73,27 +75,27 @@ class Acts:
         return document
 
     def explanation(self) -> Document:
-        """Why it is so, and what would happen next: the document of `explain -f json`."""
-        told: Document = self._ask("query-explain")
-        return told
+        """Return the document of `explain -f json`: the reasons, and what would happen next."""
+        document: Document = self._ask("query-explain")
+        return document
 
     def dump(self) -> Document:
-        """What is, and the number of the last event that it knows of: seq and records."""
-        told: Document = self._ask("query-dump")
-        return told
+        """Return records of the pair as it is, and the number of the last event before them."""
+        document: Document = self._ask("query-dump")
+        return document
 
     def history(self) -> Document:
-        """Every failover, oldest first, and how many lines of the record are damaged."""
+        """List every failover, oldest first, and count the damaged lines of the record."""
         past: Document = self._ask("query-history")
         return past
 
     def plan(self, verb: str, **asked: Any) -> list[Document]:
-        """What the verb would say to each QEMU now; nothing is said."""
+        """List what the verb would send to each QEMU now; nothing is sent."""
         steps: list[Document] = self._ask("query-plan", verb=verb, **asked)
         return steps
 
     def wait_for(self, state: str, wait_s: float, generation: int = 0) -> str:
-        """The pair is in ``state``, and of that generation or a later one.
+        """Wait until the pair is in ``state``, and of that generation or a later one.
 
         A pair that is stopped and gone meanwhile counts as down. Raises `DeadlineMissed`.
         """
@@ -111,7 +113,7 @@ class Acts:
         return found
 
     def _until(self, state: str, deadline_s: float, generation: int) -> str:
-        """``state`` as soon as the pair is in it, else how it stands at the deadline."""
+        """Return ``state`` as soon as the pair is in it, else the state at the deadline."""
         view = self._ask("query-pair", _left(deadline_s))
         found = str(view["protection"])
         if found == state and view["generation"] >= generation:
@@ -131,62 +133,62 @@ class Acts:
     def start(
         self, *, protect: bool = True, begin_on: str | None = None, wait_s: float = PROTECT_S
     ) -> Document:
-        """What did not run runs, protected if that is asked for; with the disks of ``begin_on``."""
+        """Start what does not run, protected if so asked; with the disks of ``begin_on``."""
         origin = {"from": begin_on} if begin_on else {}
         view: Document = self._ask("pair-start", wait_s, protect=protect, **origin)
         return view
 
     def protect(self, wait_s: float = PROTECT_S) -> Document:
-        """A guest that ran alone has a fresh secondary; the pair is in COLO."""
+        """Make a new secondary for a guest that runs alone; the pair is in COLO afterwards."""
         view: Document = self._ask("pair-protect", wait_s)
         return view
 
     def unprotect(self) -> Document:
-        """The guest runs on alone where it runs, and nobody protects it again by himself."""
+        """End the secondary; the supervisor does not protect the guest again by itself."""
         view: Document = self._ask("pair-unprotect", FAILOVER_S)
         return view
 
     def failover(
         self, to: str | None = None, *, force: bool = False, wait_s: float = FAILOVER_S
     ) -> Document:
-        """One node is proven dead and the other runs the guest; answers the timeline."""
+        """Prove one node dead and let the other run the guest; return the timeline."""
         timeline: Document = self._ask("pair-failover", wait_s, to=to, force=force or None)
         return timeline
 
     def switchover(self, *, force: bool = False, wait_s: float = SWITCHOVER_S) -> Document:
-        """Change the roles of the nodes and protect the pair again; answers the timeline."""
+        """Exchange the roles of the nodes and protect the pair again; return the timeline."""
         timeline: Document = self._ask("pair-switchover", wait_s, force=force or None)
         return timeline
 
     def pause(self) -> Document:
-        """Nobody but an operator fails the pair over; answers paused and before."""
+        """Leave failovers to an operator from now on; return paused and before."""
         answer: Document = self._ask("pair-pause")
         return answer
 
     def resume(self) -> Document:
-        """The supervisor fails over by itself again; answers paused and before."""
+        """Allow failovers by the supervisor again; return paused and before."""
         answer: Document = self._ask("pair-resume")
         return answer
 
     def confirm_fence(self, node: str) -> Document:
-        """A person has vouched that the node is off."""
+        """Confirm as a person that the node is off."""
         view: Document = self._ask("pair-fence-confirm", node=node)
         return view
 
     def set(self, settings: Mapping[str, Any]) -> Document:
-        """All of these settings hold, or none; by name, at least one of them."""
+        """Change settings, given by name, at least one; all of them hold afterwards, or none."""
         (name, value), *more = settings.items()
         done: Document = self._ask("pair-set", KNOB_S, name=name, value=value,
                                    more=dict(more) or None)  # fmt: skip
         return done
 
     def checkpoint(self) -> Document:
-        """Both nodes hold one checkpoint more; answers count and pause-ms."""
+        """Take one checkpoint; return count and pause_ms."""
         done: Document = self._ask("pair-checkpoint", KNOB_S)
-        return done
+        return {name.replace("-", "_"): value for name, value in done.items()}  # as of old
 
     def verify(self, wait_s: float = VERIFY_S, *, memory: bool | None = None) -> Document:
-        """Compare disks and memory of both nodes; answers what was found."""
+        """Compare disks and memory of both nodes; return the report."""
         found: Document = self._ask("pair-verify", wait_s, memory=memory)
         return found
 
@@ -194,20 +196,23 @@ class Acts:
         self, node: str, command: str, arguments: Mapping[str, Any] | None = None, *,
         oob: bool = False,
     ) -> Any:  # fmt: skip
-        """What the QEMU of that node returned."""
+        """Send one QMP command to the QEMU of that node; return its answer."""
         return self._ask(
             "node-qmp", KNOB_S,
             node=node, execute=command, arguments=arguments or None, oob=oob or None,
         )  # fmt: skip
 
     def stop(self, *, force: bool = False, shutdown_s: float = SHUTDOWN_S) -> str:
-        """How the guest ended; both QEMUs, the supervisor and the pair's folder are gone."""
+        """Stop the pair; return how the guest ended.
+
+        Both QEMUs, the supervisor and the pair's folder are gone afterwards.
+        """
         pid = self.status_document()["supervisor_pid"]
         held = [fd for fd in map(_hold, filter(None, (pid, watcher_of(pid)))) if fd is not None]
         try:
             # As long again for a failover that is under way: it is not cut short.
             wait_s = 2 * shutdown_s + STOP_MARGIN_S
-            # A merge of overlays on a slow disk has no fixed end, but tells how far it is.
+            # A merge of overlays on a slow disk has no fixed end, but reports its progress.
             self.client.renewed_by = frozenset({"PROGRESS"})
             how = self._ask("pair-stop", wait_s, force=force or None, timeout_s=shutdown_s)["how"]
             if not all(_ended(fd, STOP_MARGIN_S) for fd in held):
@@ -237,7 +242,7 @@ def read_view(document: Mapping[str, Any]) -> PairView:
 
 
 def _left(deadline_s: float) -> float:
-    """What one question may take until then: at most `QUERY_S`, and never nothing at all."""
+    """Return how long one query may take before the deadline: 0.1 s at least, `QUERY_S` at most."""
     return min(QUERY_S, max(deadline_s - time.monotonic(), 0.1))
 
 

@@ -1,4 +1,10 @@
-"""The verbs' end of the control socket: synchronous, standard library only, quick to import."""
+"""Connect to a supervisor's control socket, execute commands and receive events.
+
+Used by `control.acts` for every verb, and by `api/` and `bench/`; encodes with `control.wire`.
+Synchronous, standard library only, quick to import.
+
+Invariant: an answer belongs to the request with its id; events between them are kept or passed on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +31,7 @@ from coloctl.errors import (
 if TYPE_CHECKING:
     from coloctl.model.pairevent import PairEvent
 
-#: Events kept for `ControlClient.events` while nobody asks for them; the oldest are dropped.
+#: Events kept for `ControlClient.events` while no caller asks for them; the oldest are dropped.
 EVENTS_MAX = 10_000
 _READ_BYTES = 1 << 16
 
@@ -81,9 +87,9 @@ class ControlClient:
         timeout_s: float,
         on_event: OnEvent | None = None,
     ) -> Self:
-        """Connected to the supervisor at ``path`` and ready to execute.
+        """Connect to the supervisor at ``path``; the client is ready to execute.
 
-        Raises `NoSuchPair` where there is no socket, `Unreachable` where nobody serves it,
+        Raises `NoSuchPair` where there is no socket, `Unreachable` where no process serves it,
         `DeadlineMissed` after ``timeout_s``.
         """
         pair = path.parent.name
@@ -106,16 +112,18 @@ class ControlClient:
         self.close()
 
     def close(self) -> None:
-        """The connection is closed; an act that was asked for goes on."""
+        """Close the connection; an act that was asked for goes on."""
         self._connection.close()
 
     def hang_up(self) -> None:
-        """Whoever waits for an answer in another thread learns at once that none will come."""
+        """Shut the connection, so that another thread that waits for an answer stops waiting."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def execute(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
-        """What the command returned. In argument names _ stands for a dash; None means absent.
+        """Execute a command and return its answer. An argument that is None is left out.
+
+        Argument names are sent with dashes, which supervisors of every version understand.
 
         Raises the supervisor's own `ColoctlError`; `StillAtWork` after ``timeout_s``, when the
         act may still go on; `OutcomeUnknown` when the supervisor went away before it answered.
@@ -133,7 +141,7 @@ class ControlClient:
             if answer is None:
                 raise StillAtWork(
                     f"The supervisor of {self.pair} did not answer {name} within {timeout_s:g} s.",
-                    hint=f"it may still be at work; coloctl status {self.pair} tells",
+                    hint=f"it may still be at work; coloctl status {self.pair} shows it",
                 )
             if not answer:
                 raise OutcomeUnknown(name, f"The supervisor of {self.pair} closed the connection.")
@@ -149,7 +157,9 @@ class ControlClient:
                 return answer.get("return")
 
     def events(self, timeout_s: float | None = None) -> Iterator[ControlEvent]:
-        """Events as they come, those kept by `execute` first; ends after ``timeout_s`` in all.
+        """Iterate over events as they come, those kept by `execute` first.
+
+        Ends after ``timeout_s`` in all.
 
         Raises `Unreachable` when the supervisor goes away.
         """
@@ -163,7 +173,7 @@ class ControlClient:
             if not message:
                 raise Unreachable(
                     f"The supervisor of {self.pair} closed the connection.",
-                    hint=f"coloctl status {self.pair} tells whether it still runs",
+                    hint=f"coloctl status {self.pair} shows whether it still runs",
                 )
             if "event" in message:
                 yield _event(message)
@@ -199,7 +209,7 @@ class ControlClient:
             ) from None
 
     def _next(self, deadline: float | None) -> dict[str, Any] | None:
-        """The next message; None when the deadline passed, empty at the end of the stream."""
+        """Read the next message; None when the deadline passed, empty at the end of the stream."""
         looked = 0
         while (end := self._buffer.find(b"\n", looked)) < 0:
             looked = len(self._buffer)
@@ -224,7 +234,7 @@ class ControlClient:
             raise Unreachable(f"What answers for {self.pair} does not speak QMP: {error}") from None
 
     def _wait(self, deadline: float | None) -> bool:
-        """False when ``deadline`` has passed; otherwise reads last no longer than until then."""
+        """Bound reads by ``deadline``; return False when it has passed already."""
         if deadline is None:
             self._connection.settimeout(None)
             return True

@@ -1,7 +1,8 @@
 """Define the commands of the control socket: one model per command.
 
 `control.schema` checks a request against its model and publishes all of them; `control.service`
-and `control.server` answer them.
+and `control.server` answer them. The time that a guest gets to shut down is that of
+`supervisor.acts`.
 
 Invariant: names, types, defaults and descriptions of arguments stand here and nowhere else. A
 handler gets a value of its command's class and asks for attributes.

@@ -1,4 +1,10 @@
-"""The sending half of one client's connection: a bounded queue, and an end that comes in time."""
+"""Send to one client of the control socket, through a bounded queue.
+
+Made by `control.server` for every connection; encodes with `control.wire`.
+
+Invariant: no client blocks its sender. One that leaves more than `OUTBOX_MAX` messages unread is
+dropped, and a connection that ends is closed within `FLUSH_S`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +42,7 @@ class Connection:
         writer.transport.set_write_buffer_limits(0)  # so that drained means: the kernel has it
 
     def send(self, message: bytes) -> None:
-        """Queues ``message``, or drops the client when it has fallen too far behind."""
+        """Queue ``message``, or drop the client when it has left too many unread."""
         if self._ending:
             return
         if len(self._outbox) >= OUTBOX_MAX:
@@ -46,25 +52,25 @@ class Connection:
         self._wake.set()
 
     def drop(self, reason: str) -> None:
-        """The client is disconnected, and told why if it reads again within `FLUSH_S`."""
+        """Disconnect the client; it gets the reason if it reads again within `FLUSH_S`."""
         log.warning("Control client %d is dropped: %s", self.number, reason)
         self._outbox.append(wire.encode(wire.event_document(ClientDropped(reason=reason))))
         self.end()
 
     @property
     def leaving(self) -> bool:
-        """It was dropped or ended, and only reads what was queued for it."""
+        """True once the client was dropped or ended, and only reads what was queued for it."""
         return self._ending
 
     def end(self) -> None:
-        """No more messages are accepted; those queued have `FLUSH_S` to go out."""
+        """Accept no more messages; those queued have `FLUSH_S` to go out."""
         if not self._ending:
             self._ending = True
             self._patience.reschedule(asyncio.get_running_loop().time() + FLUSH_S)
             self._wake.set()
 
     async def write_out(self) -> None:
-        """Returns when the client was ended, or is gone; its connection is closed."""
+        """Send what is queued until the client was ended or is gone; close its connection."""
         try:
             # A peer that is gone, or does not read, has no use for the rest.
             with contextlib.suppress(ConnectionError, TimeoutError):

@@ -1,4 +1,10 @@
-"""The socket that a starter binds and hands, already listening, to the supervisor it starts."""
+"""Bind a control socket, for the supervisor that will serve it.
+
+Called by `control.daemon.spawn` before it starts a supervisor, and by `control.daemon.home` where a
+socket was removed; locks with `flocks`.
+
+Invariant: of several starters at once exactly one gets the socket of a pair.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +28,7 @@ _OTHERS = stat.S_IRGRP | stat.S_IROTH
 
 
 def listen(path: Path) -> socket.socket:
-    """A listening unix socket at ``path`` with mode 0600; one that nobody serves is replaced.
+    """Bind a unix socket at ``path`` with mode 0600; one that no process serves is replaced.
 
     Raises `PairBusy` when a supervisor listens there, `PreconditionFailed` when ``path`` is too
     long or its folder does not allow it. Of several starters at once exactly one succeeds.
@@ -53,9 +59,10 @@ def listen(path: Path) -> socket.socket:
 def folder_locked(folder: Path) -> Iterator[None]:
     """Keep other starters waiting; it takes no longer than a bind.
 
-    Who can open what is locked can hold the lock for ever. So a folder that others may read is not
-    locked itself: a file in it is, which is this user's alone. Raises `PreconditionFailed` after
-    `LOCKED_S`.
+    A user who can open a locked file can hold the lock for ever. So a folder that others may
+    read is not locked itself: a file in it is, which is this user's alone.
+
+    Raises `PreconditionFailed` after `LOCKED_S`.
     """
     what, how = folder, os.O_RDONLY | os.O_DIRECTORY
     if folder.stat().st_mode & _OTHERS:
@@ -77,7 +84,7 @@ def _lock(fd: int, what: Path) -> None:
 
 
 def served(path: Path) -> bool:
-    """Somebody listens at ``path``, even if too busy to accept."""
+    """Return whether a process listens at ``path``, even if too busy to accept."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         code = probe.connect_ex(os.fspath(path))

@@ -1,9 +1,12 @@
-"""The supervisor's end of the control socket.
+"""Serve the control socket of one supervisor.
 
-Promises: requests of one client are answered in order, and no client waits for another's. An act
-that a client asked for goes on when the client leaves. Nothing a client does or omits can block
-`ControlServer.emit`, or make the server keep more than its bounds say. Nobody is turned away: where
-there are too many clients, the one that is least at work makes room, so that a verb always gets in.
+Made by `control.daemon.serve` with the handlers of `control.service`; parses requests with
+`control.schema`, sends through `control.connection`.
+
+Invariant: requests of one client are answered in order, and no client waits for another's. An act
+that a client asked for goes on when the client leaves. No client can block `ControlServer.emit`, or
+make the server keep more than its bounds allow. No client is refused: where there are too many, the
+one that is least at work is dropped, so that a verb always gets in.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ class ControlServer:
         self._closed = asyncio.Event()
 
     async def serve(self) -> None:
-        """Serves until `aclose`; when it returns, every connection is closed."""
+        """Serve until `aclose`; when it returns, every connection is closed."""
         if self._closing.is_set():
             return
         self._serving = True
@@ -106,7 +109,7 @@ class ControlServer:
             older.close()
 
     async def aclose(self) -> None:
-        """Nothing new is accepted, running requests had `FINISH_S` to end, every client is gone.
+        """Accept nothing new, give running requests `FINISH_S` to end, and close every connection.
 
         Not for use inside a handler: its own answer is among what this waits for.
         """
@@ -158,7 +161,7 @@ class ControlServer:
             least.drop(f"There are {CLIENTS_MAX} clients, and another one came.")
 
     async def _converse(self, client: Connection, group: asyncio.TaskGroup) -> None:
-        """One connection from greeting to goodbye; acts of ``group`` outlive it."""
+        """Serve one connection from its greeting to its end; acts of ``group`` outlive it."""
         version = {"version": _version(self._version), "capabilities": []}
         client.send(wire.encode({"QMP": version}))
         try:
@@ -170,7 +173,7 @@ class ControlServer:
             self._clients.discard(client)
 
     async def _read(self, client: Connection, group: asyncio.TaskGroup) -> None:
-        """Answers the client's requests one after the other, until it has no more."""
+        """Answer the client's requests one after the other, until it has no more."""
         splitter = wire.Splitter()
         try:
             while data := await client.reader.read(_READ_BYTES):
@@ -179,7 +182,7 @@ class ControlServer:
                         client.asking = True
                         client.send(await self._respond(client, group, raw))
                         client.asking = False
-                        await asyncio.sleep(0)  # many at once are not everybody's concern
+                        await asyncio.sleep(0)  # many at once must not keep other clients waiting
                 except wire.MessageTooLong as error:
                     client.drop(str(error))
                     return
@@ -191,7 +194,7 @@ class ControlServer:
             client.end()
 
     async def _respond(self, client: Connection, group: asyncio.TaskGroup, raw: bytes) -> bytes:
-        """The encoded response to one request."""
+        """Perform one request; return the encoded response."""
         identity: dict[str, Any] = {}
         try:
             request = wire.decode(raw)
@@ -239,7 +242,7 @@ class ControlServer:
         return wire.document_of(result)
 
     async def _finish(self) -> None:
-        """Requests under way end or are cut off; clients then see the end of the stream."""
+        """Wait for requests under way, or cut them off; clients then see the end of the stream."""
         for client in self._clients:
             client.reader.feed_eof()
         if self._acts:
@@ -259,7 +262,7 @@ class ControlServer:
 
 
 async def _outcome(answer: Awaitable[Any]) -> tuple[Any, Exception | None]:
-    """What ``answer`` yields or raises, as a value: a failed request must not end the server."""
+    """Await ``answer`` and return its result or error: a failed request must not end the server."""
     try:
         return await answer, None
     except Exception as error:
@@ -267,13 +270,13 @@ async def _outcome(answer: Awaitable[Any]) -> tuple[Any, Exception | None]:
 
 
 def _being_cancelled() -> bool:
-    """The current task itself was asked to end, not only what it waits for."""
+    """Return whether the current task itself was asked to end, not only what it waits for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def _parsed(request: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Command name and arguments of ``request``; raises `CommandError`."""
+    """Return command name and arguments of ``request``; raises `CommandError`."""
     if strange := set(request) - {"execute", "arguments", "id"}:
         raise CommandError("GenericError", f"A request has no member {min(strange)}.")
     name, arguments = request.get("execute"), request.get("arguments", {})
@@ -301,7 +304,7 @@ def _internal(error: Exception) -> ColoctlError:
 
 
 def _version(version: str) -> dict[str, Any]:
-    """coloctl's version in the shape of QEMU's, which clients of QMP take apart."""
+    """Return coloctl's version in the shape of QEMU's, which clients of QMP take apart."""
     major, minor, micro = (int(part) for part in re.findall(r"\d+", version + ".0.0")[:3])
     return {
         "qemu": {"major": major, "minor": minor, "micro": micro},

@@ -1,4 +1,11 @@
-"""What a supervisor answers: each command of the control schema, carried out for one pair."""
+"""Answer each command of a pair: read the state, or perform an act.
+
+Made by `control.daemon.serve`; `control.server` calls the handlers with values of
+`control.commands`. Acts are those of `supervisor.acts`; answers about the state come from
+`supervisor.evidence`, `supervisor.history` and `supervisor.dialogue`.
+
+Invariant: a handler returns a value or a document and never encodes it.
+"""
 
 from __future__ import annotations
 
@@ -55,18 +62,18 @@ class Service:
         self.ended = asyncio.Event()
         self.failure: ColoctlError | None = None  #: what ended the supervisor against its will
         self.interrupts = 0
-        #: The number of the last event that clients were sent; set by whoever makes the server.
+        #: The number of the last event that clients were sent; set by `control.daemon.serve`.
         self.last_event: Callable[[], int] = lambda: 0
         self._hurry = asyncio.Event()
         self._asked: asyncio.Task[Any] | None = None  #: a client's request to stop the pair
 
     def interrupt(self) -> None:
-        """The pair is to end; asked again, at once."""
+        """Ask for the end of the pair; asked again, end it at once."""
         self.interrupts += 1
         (self._hurry if self.ended.is_set() else self.ended).set()
 
     async def end(self) -> None:
-        """Nothing of the pair runs any more; where it could not be ended, `failure` says why."""
+        """End every process of the pair; where that cannot be done, `failure` has the reason."""
         hurried = asyncio.create_task(self._hurry.wait())
         try:
             while self.state.running():
@@ -80,7 +87,7 @@ class Service:
             hurried.cancel()
 
     async def _one_stop(self, hurried: asyncio.Task[Any]) -> asyncio.Task[Any]:
-        """One attempt to stop the pair has come to its end, or is to be cut short by the next.
+        """Try once to stop the pair; return when the try has ended or the next is to cut it short.
 
         A client's request cuts ours short; from then on it is waited for in its place.
         """
@@ -95,7 +102,8 @@ class Service:
     async def begin(self, *, protect: bool) -> None:
         """Start the pair; a start that leaves no guest running ends the supervisor with `failure`.
 
-        A guest that serves but could not be protected is kept: the keeper tries again.
+        A guest that serves but could not be protected is kept: `supervisor.auto_reprotect` tries
+        again.
         """
         try:
             await self._start(PairStart.model_validate({"protect": protect}))
@@ -154,7 +162,7 @@ class Service:
         return self.state.view()
 
     async def _query_dump(self, asked: QueryDump) -> Any:
-        """Nothing is awaited between the two: no event is in both, and none in neither."""
+        """Return both without awaiting between them, so that no event is in both or in neither."""
         return {"seq": self.last_event(), "records": evidence.records(self.state)}
 
     async def _query_explain(self, asked: QueryExplain) -> Any:
@@ -215,7 +223,7 @@ class Service:
         return timeline
 
     async def _seen(self) -> PairView:
-        """The pair as it is right now, not as the last tick of the loop saw it."""
+        """Observe the pair now and return it; the last tick of the loop may be older."""
         seats = self.state.seats.values()
         await asyncio.gather(*(seat.observe(OBSERVE_DEADLINE_S) for seat in seats))
         return self.state.view()

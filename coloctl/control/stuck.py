@@ -30,7 +30,7 @@ def silent(path: Path, pair: str, sentence: str) -> DeadlineMissed:
 
 
 def _supervisor(path: Path) -> tuple[int, str, bool]:
-    """Its pid, its state and whether a watcher has started it; 0 where it cannot be told.
+    """Find its pid, its state, and whether a watcher has started it; 0 where it is unknown.
 
     Both serve ``path``: the watcher holds the socket too, and is the supervisor's parent.
     """

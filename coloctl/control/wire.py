@@ -1,4 +1,7 @@
-"""What travels on the control socket; standard library only, because every verb imports it.
+"""Encode and decode the messages of the control socket.
+
+Used by `control.server`, `control.connection` and `control.client`. Standard library only, because
+every verb imports it.
 
 The format is QMP's (QEMU, docs/interop/qmp-spec): JSON objects, one per line from the server, and
 from clients one after the other with or without line breaks between them.
@@ -38,7 +41,7 @@ class MessageTooLong(WireError):
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
-    """``message`` on a line of its own; raises TypeError or ValueError for what JSON cannot say."""
+    """Encode ``message`` as one line; raises TypeError or ValueError for what JSON cannot hold."""
     return json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
@@ -56,7 +59,7 @@ class Splitter:
         self._quoted = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Every object that is complete now, as bytes.
+        """Add ``data`` and iterate over every object that is complete now, as bytes.
 
         Raises `WireError` for what cannot begin an object (the rest of ``data`` is dropped, and the
         next call starts afresh) and `MessageTooLong`.
@@ -74,7 +77,7 @@ class Splitter:
             yield whole
 
     def _begun(self) -> bool:
-        """Whether an object has begun; white space before it is dropped."""
+        """Return whether an object has begun; white space before it is dropped."""
         if self._depth:
             return True
         if blanks := _SPACE.match(self._pending):
@@ -110,7 +113,7 @@ class Splitter:
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """The object that ``raw`` holds; raises `WireError`."""
+    """Decode the object that ``raw`` holds; raises `WireError`."""
     try:
         message = json.loads(raw, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -121,7 +124,10 @@ def decode(raw: bytes) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """Other numbers are not JSON: a request's ``id`` could not be said back to its sender."""
+    """Read a number; refuse those that JSON does not have.
+
+    A request's ``id`` could not be sent back to its sender otherwise.
+    """
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text} is not a number that JSON has")
@@ -144,9 +150,9 @@ def event_document(event: PairEvent) -> dict[str, Any]:
 
 
 def error_document(error: ColoctlError) -> dict[str, Any]:
-    """``error`` as the value of a response's "error" member; `error_from` undoes it.
+    """Return ``error`` as the value of a response's "error" member; `error_from` undoes it.
 
-    "data" holds the exit code, the hint and those attributes of the error that JSON can say.
+    "data" holds the exit code, the hint and those attributes of the error that JSON can hold.
     """
     details = {
         key: value
@@ -164,7 +170,7 @@ def _plain(value: object) -> bool:
 
 
 def error_from(document: Mapping[str, Any]) -> ColoctlError:
-    """The exception that the server raised, so that its exit code and hint survive the socket.
+    """Rebuild the exception that the server raised, so that its exit code and hint survive.
 
     A class of error that this coloctl does not know becomes a `ColoctlError` with the code and
     exit code that came along.

@@ -78,7 +78,7 @@ def test_a_pair_whose_folder_was_removed_is_served_and_fails_over(pair: Mortal) 
     shutil.rmtree(folder)
     view = seen(pair)
     assert view["protection"] == "colo" and pair.qemus() == before
-    pair.until(lambda: "made anew" in pair.view()["reason"])
+    pair.until(lambda: "made again" in pair.view()["reason"])
     assert "could not" in pair.view()["reason"]  # the monitors' sockets cannot be made anew
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {one.name for one in folder.iterdir()} >= {"control.sock", "journal.jsonl", "pair.toml"}

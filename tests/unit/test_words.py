@@ -32,9 +32,7 @@ PENDING = frozenset(
         "coloctl/check",
         # -
         # -
-        "coloctl/control",
         # -
-        "coloctl/control/daemon",
         # faults
         "coloctl/chaos/scenario",
         # -
@@ -46,7 +44,6 @@ PENDING = frozenset(
         # -
         "coloctl/bench/",
         # the surface
-        "coloctl/api",
         # -
         "coloctl/cli",
         # -

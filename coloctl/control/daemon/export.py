@@ -1,4 +1,7 @@
-"""A supervisor's metrics, fed by what it says and served over HTTP for as long as it lives.
+"""Feed a supervisor's metrics with its events, and serve them over HTTP for as long as it lives.
+
+Used by `control.daemon.serve` where an address was given; counts in `metrics/`, asks
+`ha.monitoring_path` which silences came near their limits.
 
 Invariant: nothing that goes wrong here reaches the supervisor: the pair matters more than its
 figures. An address that cannot be had is logged and tried again.
@@ -38,7 +41,7 @@ class Export:
         self._complaint = ""
 
     def watch(self, look: Look) -> None:
-        """What ``look`` answers is published from now on."""
+        """Publish what ``look`` returns, from now on."""
         self._look = look
         self._publish()
 
@@ -52,7 +55,7 @@ class Export:
             self._publish()
 
     def observed(self, seen: Observation) -> None:
-        """Silences that reached half of their limits are remembered until they end."""
+        """Remember silences that reached half of their limits until they end."""
         near = {
             (path.node or "", path.name)
             for path in monitoring_paths(seen)
@@ -69,7 +72,7 @@ class Export:
             log.exception("the pair was not published")
 
     async def run(self) -> None:
-        """The pair is published every second, over HTTP where the address can be had."""
+        """Publish the pair every second, over HTTP where the address can be had."""
         server: MetricsServer | None = None
         try:
             while True:
@@ -94,7 +97,7 @@ class Export:
 
 @contextlib.asynccontextmanager
 async def exporting(pair: str, address: str) -> AsyncIterator[Export]:
-    """Metrics of ``pair`` are served at ``address`` inside the block."""
+    """Serve metrics of ``pair`` at ``address`` inside the block."""
     export = Export(Metrics(pair), parse_address(address))
     running = asyncio.create_task(export.run())
     try:

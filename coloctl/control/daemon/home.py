@@ -1,10 +1,10 @@
 """Keep a pair's folder in its place as long as its supervisor lives.
 
-Called by `control.daemon.serve`. A folder below /run or /tmp is removed by clean-up jobs and by
-people.
+Called by `control.daemon.serve`; looks for it with `supervisor.leftovers`.
+A folder below /run or /tmp is removed by clean-up jobs and by people.
 
 Invariant: as long as the supervisor lives, verbs find its control socket and the next supervisor
-finds a journal within a second of their removal. What belongs to QEMU cannot be made anew: its
+finds a journal within a second of their removal. What belongs to QEMU cannot be made again: its
 monitors' sockets have no other path, so a later supervisor cannot reach those QEMUs.
 """
 
@@ -58,18 +58,18 @@ class Home:
                 self._state.record(Kind.NOTE, data={event.SOURCE: source})
 
     async def keep(self) -> None:
-        """Look at the folder until cancelled, and make anew what is missing."""
+        """Look at the folder until cancelled, and make again what is missing."""
         while True:
             await asyncio.sleep(PERIOD_S)
             try:
                 self.look()
             except (ColoctlError, OSError) as error:
                 if str(error) != self._said:
-                    log.error("The folder of the pair cannot be made anew: %s", error)
+                    log.error("The folder of the pair cannot be made again: %s", error)
                 self._said = str(error)
 
     def look(self) -> list[str]:
-        """Make anew what is missing, record and say it; answer what it was.
+        """Make again what is missing, record and say it; answer what it was.
 
         Raises `ColoctlError` or OSError for what cannot be made.
         """
@@ -104,7 +104,7 @@ class Home:
     def _tell(self, gone: list[str]) -> None:
         state = self._state
         what = " and ".join(gone)
-        said = f"The {what} of the pair was removed while it ran, and was made anew."
+        said = f"The {what} of the pair was removed while it ran, and was made again."
         if not all(
             path.exists()
             for node in NODES
@@ -122,7 +122,7 @@ class Home:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """What tells the file at ``path`` from all others; None where there is none."""
+    """Return what distinguishes the file at ``path`` from all others; None where there is none."""
     try:
         found = path.lstat()
     except OSError:

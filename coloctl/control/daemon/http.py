@@ -1,4 +1,6 @@
-"""Metrics and health of one supervisor over HTTP: `/metrics`, `/healthz`, `/protected`.
+"""Serve metrics and health of one supervisor over HTTP: `/metrics`, `/healthz`, `/protected`.
+
+Opened by `control.daemon.export`; reads what `metrics/` published.
 
 Invariant: a client, however slow or however many, never makes the supervisor's loop wait: requests
 are answered by threads that only read what `Metrics` published. Their number, their time and how
@@ -50,7 +52,7 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 class Address(NamedTuple):
-    """Where to listen; port 0 is any that is free."""
+    """An address to listen at; port 0 is any that is free."""
 
     host: str
     port: int
@@ -60,7 +62,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """``HOST:PORT``, ``[::1]:PORT``, or ``:PORT`` on loopback; raises `UsageError`.
+    """Parse ``HOST:PORT``, ``[::1]:PORT``, or ``:PORT`` on loopback; raises `UsageError`.
 
     HOST is an address or localhost: a supervisor never waits for a name server.
     """
@@ -87,7 +89,7 @@ class MetricsServer:
     """Answers at `address` from its making to `close`."""
 
     def __init__(self, metrics: Metrics, wanted: Address) -> None:
-        """Raises `PreconditionFailed` where the address cannot be had."""
+        """Listen at the address; raises `PreconditionFailed` where it cannot be had."""
         self._server = _Server(metrics, _bound(wanted))
         host, port = self._server.server_address[:2]
         self.address = Address(str(host), port)
@@ -97,7 +99,7 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Nothing listens at the address; requests under way were cut off. Takes up to SWEEP_S."""
+        """Stop listening at the address and cut off requests under way. Takes up to SWEEP_S."""
         self._server.shutdown()
         self._server.server_close()
         self._server.cut()
@@ -105,12 +107,12 @@ class MetricsServer:
 
 
 def check_free(wanted: Address) -> None:
-    """The address could be had a moment ago; raises what `MetricsServer` would raise."""
+    """Check that the address can be had now; raises what `MetricsServer` would raise."""
     _bound(wanted).close()
 
 
 def _bound(wanted: Address) -> socket.socket:
-    """A socket that listens there."""
+    """Open a socket that listens there."""
     flags = socket.AI_NUMERICHOST
     try:
         ((family, _, _, _, place), *_) = socket.getaddrinfo(
@@ -162,20 +164,20 @@ class _Server(ThreadingMixIn, TCPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Called every `SWEEP_S` and after each request."""
+        """Cut off requests that take too long; runs every `SWEEP_S` and after each request."""
         late = time.monotonic() - REQUEST_S
         with self._lock:
             overdue = [request for request, began in self._began.items() if began < late]
         self._cut(overdue)
 
     def cut(self) -> None:
-        """Every request under way ends."""
+        """Cut off every request under way."""
         with self._lock:
             living = list(self._began)
         self._cut(living)
 
     def _cut(self, requests: list[socket.socket]) -> None:
-        """Their threads find the connection closed."""
+        """Close the connections, which their threads then find closed."""
         for request in requests:
             try:
                 request.shutdown(socket.SHUT_RDWR)
@@ -201,7 +203,7 @@ def _text(status: HTTPStatus, sentence: str) -> Answer:
 
 
 def _stale(metrics: Metrics) -> str | None:
-    """What is wrong with the supervisor's own loop, in a sentence; None when it turns."""
+    """Return what is wrong with the supervisor's own loop, as a sentence; None when it turns."""
     age_s = metrics.age_s()
     if age_s is None:
         return f"The supervisor of {metrics.pair} has not looked at the pair yet."
@@ -211,14 +213,14 @@ def _stale(metrics: Metrics) -> str | None:
 
 
 def healthz(metrics: Metrics) -> Answer:
-    """Whether the supervisor's loop turns."""
+    """Answer whether the supervisor's loop turns."""
     if stale := _stale(metrics):
         return _text(HTTPStatus.SERVICE_UNAVAILABLE, stale)
     return _text(HTTPStatus.OK, f"The supervisor of {metrics.pair} is at work.")
 
 
 def protected(metrics: Metrics) -> Answer:
-    """Whether the pair is in COLO, as far as a supervisor at work knows."""
+    """Answer whether the pair is in COLO, as far as a supervisor at work knows."""
     sight = metrics.sight
     stale = _stale(metrics)
     if sight is None or stale:
@@ -281,4 +283,4 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server_version
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A scrape is no news."""
+        """Log nothing: a scrape is an everyday event."""

@@ -29,7 +29,7 @@ ASK_S = 5.0
 
 
 class Pulse:
-    """What is known of the life of the supervisor ``pid``, which serves ``path``."""
+    """The signs of life of the supervisor ``pid``, which serves ``path``."""
 
     def __init__(self, pid: int, path: Path) -> None:
         self._pid, self._path = pid, path
@@ -70,14 +70,14 @@ class Pulse:
         asked.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._asked is not None:
             self._asked.close()
             self._asked = None
 
 
 def _readable(asked: socket.socket) -> bool:
-    """Whether it greeted, or hung up: both need a supervisor that runs."""
+    """Return whether it greeted or closed the connection: both need a supervisor that runs."""
     poll = select.poll()
     poll.register(asked, select.POLLIN)
     return bool(poll.poll(0))

@@ -1,4 +1,10 @@
-"""A supervisor as a process: one pair, its loop, and its control socket."""
+"""Run the supervisor of one pair as a process: its loop and its control socket.
+
+Called by `cli.verbs.run`. Adopts what an earlier supervisor left (`supervisor.adopt`), runs
+`supervisor.loop` and serves `control.server`.
+
+Invariant: the folder of the pair stays until no QEMU of the pair runs.
+"""
 
 from __future__ import annotations
 
@@ -135,13 +141,13 @@ async def _run(
         await watching
         if not service.state.running():
             journal.leave()
-            # While this socket still answers, nobody else takes the folder for a stale one.
+            # While this socket still answers, no other starter takes the folder for a stale one.
             leftovers.discard(service.state.ground.folder)
         await server.aclose()
 
 
 def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
-    """What an earlier supervisor left, where one did."""
+    """Return the adoption of what an earlier supervisor left, where one did."""
     state, supervisor = service.state, service.supervisor
     told = [one for one in history if one.kind is not Kind.NOTE]
     if not told and not any(leftovers.running_in(state.ground.folder)):
@@ -156,7 +162,7 @@ def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
 
 
 async def _adopted(adoption: Adoption, service: Service) -> bool:
-    """Every seat is taken; or `failure` says why not, and nothing was changed."""
+    """Take over both nodes; where that fails, set `failure` and change nothing."""
     adopting = asyncio.create_task(adoption.adopt())
     try:
         # A guest that dies meanwhile interrupts the act, and has been dealt with then.

@@ -1,4 +1,6 @@
-"""A supervisor of one's own: its folder is claimed, its socket bound, its process started.
+"""Start a supervisor: claim the folder of its pair, bind its socket, start its process.
+
+Used by `cli.verbs.start`, `cli.verbs.run` and `api.pair`; clears away with `supervisor.leftovers`.
 
 Until `SpawnedSupervisor.keep` is called it belongs to the verb that made it: an error, or
 Ctrl-C, ends it and all that it started, and removes its folder.
@@ -67,7 +69,7 @@ def claim(spec: PairSpec) -> socket.socket:
 
 
 def refuse_living(folder: Path) -> None:
-    """Nothing lives of the pair in ``folder``; raises `PairBusy` otherwise."""
+    """Raise `PairBusy` where a process of the pair in ``folder`` lives."""
     if living := leftovers.living(folder):
         raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
@@ -99,7 +101,7 @@ def inherited(spec: PairSpec) -> PairSpec | None:
 
 
 def stopped(spec: PairSpec) -> bool:
-    """A stop of ``spec``'s pair was under way, or done, when its supervisor died; nothing lives.
+    """Return whether its supervisor died while it stopped the pair, or after; nothing lives.
 
     A pair that was started from another pair file is none of this one's. Raises
     `PreconditionFailed` when the journal is damaged.
@@ -117,7 +119,7 @@ def stopped(spec: PairSpec) -> bool:
 
 
 def reclaim(spec: PairSpec) -> socket.socket:
-    """The control socket listens again in the folder of a pair whose supervisor is gone.
+    """Bind the control socket again in the folder of a pair whose supervisor is gone.
 
     Raises `PairBusy` when another supervisor was faster.
     """
@@ -126,7 +128,7 @@ def reclaim(spec: PairSpec) -> socket.socket:
 
 
 async def end_stale(name: str) -> list[DeathProof]:
-    """Nothing is left of a pair whose supervisor is gone; answers how its QEMUs ended.
+    """End the rest of a pair whose supervisor is gone; return how its QEMUs ended.
 
     Raises `PairBusy` when a supervisor serves it after all, and what `leftovers.end` raises.
     """
@@ -143,7 +145,7 @@ class SpawnedSupervisor:
     """A supervisor that this verb has started, and the watcher that starts it again."""
 
     def __init__(self, spec: PairSpec, metrics: str = "", *, adopts: bool = False) -> None:
-        """The process runs; its socket accepted connections before it did.
+        """Start the process; its socket accepts connections before it runs.
 
         With ``adopts`` it takes over what an earlier one left, and is kept from the beginning.
         """
@@ -159,11 +161,11 @@ class SpawnedSupervisor:
                 raise
 
     def keep(self) -> None:
-        """The supervisor outlives this verb, whatever becomes of the verb."""
+        """Keep the supervisor also where this verb fails from now on."""
         self.kept = True
 
     def connect(self, on_event: OnEvent | None = None) -> ControlClient:
-        """Connected; raises `ColoctlError` with its last words when the supervisor ended."""
+        """Connect to it; raises `ColoctlError` with its last output when the supervisor ended."""
         path = paths.control_socket(self.name)
         try:
             return ControlClient.connect(path, GREETING_DEADLINE_S, on_event)
@@ -171,23 +173,23 @@ class SpawnedSupervisor:
             raise self.exit_error() or error from error
 
     def exit_error(self) -> ColoctlError | None:
-        """Why the supervisor is dead; None when it lives."""
+        """Return why the supervisor is dead; None when it lives."""
         try:
             code = self._process.wait(2)
         except subprocess.TimeoutExpired:
             return None
         words = tail(self.folder / LOG, 20).strip()
-        last = words.splitlines()[-1] if words else "it said nothing"
+        last = words.splitlines()[-1] if words else "it wrote nothing"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if code > 128:
-            how = f"was killed by signal {code - 128}"  # as its watcher tells it
+            how = f"was killed by signal {code - 128}"  # as its watcher reports it
         return ColoctlError(
             f"The supervisor of pair {self.name} {how}: {last}",
             hint="run `coloctl run` with the same pair file to watch it",
         )
 
     def end(self) -> None:
-        """The supervisor has ended, nothing that it started is left, and its folder is gone."""
+        """End the supervisor and all that it started, and remove its folder."""
         with contextlib.suppress(ColoctlError), self.connect() as client:
             client.execute("pair-stop", END_DEADLINE_S, force=True)
         try:
@@ -203,7 +205,7 @@ class SpawnedSupervisor:
 
 @contextlib.contextmanager
 def spawned_supervisor(spec: PairSpec, metrics: str = "") -> Iterator[SpawnedSupervisor]:
-    """A new supervisor serves the pair; unless it is kept, an exception in the block ends it.
+    """Start a new supervisor; unless it is kept, an exception in the block ends it.
 
     ``metrics`` is the address at which it serves its metrics, if any.
     """

@@ -1,12 +1,13 @@
-"""Starts a supervisor again that was killed or broke; otherwise does nothing at all.
+"""Start a supervisor again that was killed or broke; otherwise do nothing at all.
+
+Started by `control.daemon.spawn` as a program; `control.acts` asks it for a supervisor's watcher.
 
 A process of its own, cheap because it imports the standard library only and sleeps nearly always.
 It holds the listening control socket, so that clients that come while there is no supervisor
-wait in the socket's queue and are answered by the next. It is needed by nobody: a supervisor whose
-watcher is gone goes on. One that stands still (`control.daemon.pulse`) is killed first and then
-replaced,
-so that there are never two. Now and then it bounds the logs of the pair, also while its supervisor
-is frozen or cannot be started.
+wait in the socket's queue and are answered by the next. No supervisor needs it: one whose watcher
+is gone goes on. A supervisor that hangs is killed first and then replaced, so that there are never
+two. Now and then it bounds the logs of the pair, also while its supervisor is frozen or cannot be
+started.
 
 ``python -m coloctl.control.daemon.watcher FOLDER PROGRAM ARGUMENT...`` keeps the program running
 for the pair in FOLDER. The program inherits the descriptors that the watcher inherited.
@@ -50,7 +51,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
 def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
-    """The program ended for good; answers with what, as a shell would.
+    """Run the program until it has ended for good; return its exit code, as a shell would.
 
     It is started again when it ended by a signal or an error and left something in ``folder`` that
     needs a supervisor, at most ``len(BACKOFF_S)`` times in a row. A start that the system refuses
@@ -105,7 +106,7 @@ class _Keeper:
             signal.signal(number, self._forward)
 
     def asked(self) -> bool:
-        """Somebody asked for the end."""
+        """Return whether the end was asked for."""
         return self._told
 
     def start(self) -> str:
@@ -122,7 +123,7 @@ class _Keeper:
         return ""
 
     def wait(self) -> int:
-        """The program has ended, with this code; 128 and the signal's number for a signal."""
+        """Wait for the program's end; return its code, 128 and the signal's number for a signal."""
         with contextlib.suppress(OSError):  # no descriptor is left: it is waited for all the same
             fd = os.pidfd_open(self.last)
             try:
@@ -130,7 +131,7 @@ class _Keeper:
             finally:
                 os.close(fd)
         os.waitid(os.P_PID, self.last, os.WEXITED | os.WNOWAIT)
-        self._running = False  # before it is reaped: its pid is nobody else's until then
+        self._running = False  # before it is reaped: no other process has its pid until then
         return _shell_code(os.waitpid(self.last, 0)[1])
 
     def _wait_for(self, pidfd: int) -> None:
@@ -153,7 +154,7 @@ class _Keeper:
             pulse.close()
 
     def pause(self, seconds: float) -> None:
-        """Time has passed, or somebody asked for the end."""
+        """Wait that long, or until the end is asked for."""
         bounded.bound_all(self._logs)
         end = time.monotonic() + seconds
         while not self._told and (left := end - time.monotonic()) > 0:
@@ -171,7 +172,7 @@ def _shell_code(status: int) -> int:
 
 
 def _needs_one(folder: Path) -> bool:
-    """The pair's folder is there: an orderly end removes it, and one that began nothing too."""
+    """Return whether the pair's folder is there: an orderly end removes it."""
     return (folder / "journal.jsonl").exists()
 
 
@@ -192,7 +193,7 @@ def watcher_of(pid: int) -> int | None:
 
 
 def main() -> int:
-    """The program's entry."""
+    """Run the program."""
     folder, *argv = sys.argv[1:]
 
     def say(sentence: str) -> None:

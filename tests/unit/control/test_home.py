@@ -62,7 +62,7 @@ def play(folder: Path, source: Path, deed: Callable[[Path], object]) -> list[str
             assert (folder / "pair.toml").read_text() == "as it was"
             assert (folder / "source").readlink() == source
             assert event.last_settings(replay(folder / "journal.jsonl").records)[event.SOURCE]
-            assert not made or "made anew" in state.view().reason
+            assert not made or "made again" in state.view().reason
             return made
 
     return asyncio.run(check())
