@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from coloctl.api.pair import Pair
     from coloctl.chaos.run.result import RunResult
     from coloctl.chaos.run.testbed import Setting
-    from coloctl.check.choose import Players
+    from coloctl.check.choose import RunParts
     from coloctl.lab.network import Lab
 
 MARKER = "colo_scenario"
@@ -81,7 +81,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def colo_players() -> Players:
+def colo_players() -> RunParts:
     """A QEMU and an accelerator that hold COLO here, and the lab's guest; fetched if need be.
 
     COLOCTL_QEMU names the QEMU, as ``--qemu`` of `coloctl demo` does.
@@ -93,7 +93,7 @@ def colo_players() -> Players:
 
 
 @pytest.fixture
-def colo_setting(colo_players: Players) -> Setting:
+def colo_setting(colo_players: RunParts) -> Setting:
     """What `colo_pair` plays with: override this fixture to change memory, delay or policy."""
     from coloctl.chaos.run.testbed import Setting
 

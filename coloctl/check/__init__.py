@@ -1,1 +1,1 @@
-"""Finding out before it matters: what a binary can do, what a pair needs, what breaks."""
+"""Checks before it matters: a binary's abilities, a pair's needs, a trial of COLO."""

@@ -1,4 +1,8 @@
-"""What plays in a lab: a QEMU that holds COLO here, and the lab's guest; fetched if need be."""
+"""Choose a QEMU that holds COLO here, its accelerator, and the lab's guest; fetch what is missing.
+
+Called by `chaos.run.runner`, `cli.verbs.bench` and `cli.verbs.probe`; tries binaries with
+`check.trial` and fetches them with `lab.qemu`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ from coloctl.machine import accel as accelerators
 from coloctl.vm import inspect
 
 
-class Players(NamedTuple):
+class RunParts(NamedTuple):
     """A binary, an accelerator under which it holds COLO, and a guest."""
 
     qemu: Path
@@ -33,17 +37,17 @@ class Players(NamedTuple):
     guest: GuestImage
 
 
-def engage(qemu: str | None = None, report: Report = silent) -> Players:
-    """Binary, accelerator and guest are there; what is not was fetched or built.
+def engage(qemu: str | None = None, report: Report = silent) -> RunParts:
+    """Provide binary, accelerator and guest; what is missing is fetched or built.
 
     Raises `UnsupportedQEMU` when the QEMU that was asked for does not hold COLO.
     """
     binary, accel = choose(qemu, report)
-    return Players(binary, accel, lab_guest(report))
+    return RunParts(binary, accel, lab_guest(report))
 
 
 def choose(qemu: str | None, report: Report = silent) -> tuple[Path, str]:
-    """A QEMU by name or path, or else the one that is best here, and its accelerator."""
+    """Choose a QEMU by name or path, or else the best one here, and its accelerator."""
     if qemu is None:
         choice = choose_qemu(report)
         return choice.build.binary, choice.accel
@@ -64,15 +68,15 @@ class WorkingQemu:
     accel: str
     why: str
     passed_over: tuple[str, ...] = field(default=())  #: a sentence for each that was tried before
-    accelerators: str = ""  #: the sentence that says what KVM is worth here
+    accelerators: str = ""  #: a sentence on what KVM is worth here
     fresh_code: str = ""  #: the sentence on the plugin that TCG needs; empty under KVM
 
 
 def choose_qemu(report: Report = silent) -> WorkingQemu:
-    """The system's QEMU where it holds COLO, tried out, or else the newest build.
+    """Choose the system's QEMU where a trial shows that it holds COLO, or else the newest build.
 
-    What was found is remembered until the machine boots again. Raises `UnsupportedQEMU` when
-    nothing holds COLO, `ProvisionError` when the build cannot be fetched.
+    The result is remembered until the machine boots again. Raises `UnsupportedQEMU` when no QEMU
+    holds COLO, `ProvisionError` when the build cannot be fetched.
     """
     verdict: dict[str, str] = {}
     passed_over: list[str] = []
@@ -91,9 +95,9 @@ def choose_qemu(report: Report = silent) -> WorkingQemu:
 
 
 def fresh_code(binary: Path, accel: str, report: Report = silent) -> str:
-    """Build the fresh-code plugin where ``accel`` needs it, and say in a sentence how that went.
+    """Build the fresh-code plugin where ``accel`` needs it; return a sentence on the result.
 
-    A pair runs without it too, and says then what that means.
+    A pair runs without it too, and then reports what that means.
     """
     if accel != "tcg":
         return ""
@@ -106,14 +110,14 @@ def fresh_code(binary: Path, accel: str, report: Report = silent) -> str:
 def fresh_code_of(build: Build, report: Report = silent) -> None:
     """Build the plugin for ``build`` where its pairs would run under TCG on this machine."""
     accels, _ = usable_accelerators(report)
-    # What does not answer as QEMU says so to whoever starts a pair in it.
+    # A program that does not answer as QEMU is reported when a pair starts in it.
     with contextlib.suppress(UnsupportedQEMU):
         if accels[0] == "tcg" and asyncio.run(_holds_colo_under_tcg(build.binary)):
             fresh_code(build.binary, "tcg", report)
 
 
 async def _holds_colo_under_tcg(binary: Path) -> bool:
-    """Whether no known bug refuses TCG before stale code could matter; nothing is tried out."""
+    """Return whether no known bug refuses TCG before stale code could matter; no trial is made."""
     host = open_host("local")
     try:
         dialect = (await inspect(binary, host)).dialect
@@ -123,7 +127,7 @@ async def _holds_colo_under_tcg(binary: Path) -> bool:
 
 
 def usable_accelerators(report: Report = silent) -> tuple[Sequence[str], str]:
-    """The accelerators worth trying here, the better first, and the sentence that says why."""
+    """Return the accelerators worth trying here, the better first, and a sentence on the reason."""
     build = qemus.find("system") or qemus.provide(qemus.FALLBACK, report=report)
     key = probe_cache.key(build.binary, "auto", "loop")
     known = probe_cache.recall(key)
@@ -136,7 +140,7 @@ def usable_accelerators(report: Report = silent) -> tuple[Sequence[str], str]:
 
 
 def named_qemu(name: str) -> Path:
-    """The binary that is meant by a build's name, a path, or a program's name on PATH.
+    """Find the binary that a build's name, a path, or a program's name on PATH means.
 
     Nothing is downloaded. Raises `ProvisionError` for a build that is not here, `UsageError` for a
     file or a program that is not.
@@ -159,7 +163,7 @@ def named_qemu(name: str) -> Path:
 
 
 def lab_guest(report: Report = silent) -> GuestImage:
-    """The lab's guest, built if it was not there; its disk is made by any qemu-img at hand.
+    """Provide the lab's guest, built if it was not there; any qemu-img at hand makes its disk.
 
     Raises `ProvisionError`.
     """
@@ -173,5 +177,5 @@ def lab_guest(report: Report = silent) -> GuestImage:
 
 
 def called(build: Build) -> str:
-    """A build for people."""
+    """Name a build for people."""
     return f"QEMU {build.version} ({build.name})"

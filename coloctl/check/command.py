@@ -1,8 +1,8 @@
 """Start a pair's own command lines once, ask the QEMUs what they hold, and end them.
 
-Called by `coloctl.check.doctor`. What QEMU refuses, a start would meet: a device model or a CPU
-model that it does not know, an image that is not what the pair file says, a device that cannot be
-replicated. No list of words can know that.
+Called by `check.doctor`; builds the commands with `machine.cmdline` and asks through `asked`. What
+QEMU refuses, a start would meet: a device model or a CPU model that it does not know, an image that
+is not what the pair file says, a device that cannot be replicated. No list of words can know that.
 
 Invariant: the guest executes no instruction (``-S``, ``-incoming defer``), the images are only
 read, and every process, socket and file is gone afterwards.
@@ -36,7 +36,7 @@ Hosts = Mapping[NodeName, Host]
 
 @dataclass(frozen=True)
 class StartedAs:
-    """What is started: the pair, in the QEMU and under the accelerator that a start would use."""
+    """The pair, with the QEMU and the accelerator that a start would use."""
 
     spec: PairSpec
     hosts: Hosts
@@ -50,12 +50,12 @@ class StartedAs:
 _IN_THE_WAY = frozenset({"binary", "versions", "state", "ports", "replication link", *REFUSED})
 
 
-def rehearsable(
+def startable(
     spec: PairSpec, findings: Sequence[Precondition]
 ) -> tuple[PairSpec, frozenset[str]] | None:
     """Reduce the pair to what can be started although ``findings`` were made; pure.
 
-    Answers the pair without the files and taps that cannot be used, and the ids of the disks that
+    Returns the pair without the files and taps that cannot be used, and the ids of the disks that
     an empty one must stand in for; None where nothing can be started.
     """
     bad = {one.name for one in findings if one.severity in (Severity.WARNING, Severity.ERROR)} - {
@@ -81,9 +81,9 @@ def rehearsable(
 
 
 async def examine_command_lines(what: StartedAs) -> list[Precondition]:
-    """Find what each node's QEMU says of the pair's own command line, in either role.
+    """Find what each node's QEMU reports about the pair's own command line, in either role.
 
-    A node whose primary does not start is not tried as a secondary: it would say the same.
+    A node whose primary does not start is not tried as a secondary: it would report the same.
     """
     findings = []
     for node in NODES:
@@ -111,7 +111,7 @@ async def _try_both(what: StartedAs, primary: NodeName) -> list[Precondition]:
 
 
 class _Wrong(Exception):
-    """One QEMU was not started, or holds what cannot be replicated."""
+    """A QEMU was not started, or holds what cannot be replicated."""
 
     def __init__(self, finding: Precondition) -> None:
         super().__init__(finding.sentence)
@@ -125,13 +125,14 @@ def _without_echo(findings: list[Precondition]) -> list[Precondition]:
 
 
 def _of_node_a(finding: Precondition) -> str:
-    """Word a finding about node b as if node a had made it."""
+    """Replace node b by node a in a finding, as if node a had made it."""
     return finding.sentence.replace("node b", "node a")
 
 
 @contextlib.asynccontextmanager
 async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator[None]:
-    """Start one QEMU, ask it, and end it behind the block; raises `_Wrong`."""
+    """Start one QEMU, ask it, and end it after the block
+    ; raises `_Wrong`."""
     with tempfile.TemporaryDirectory(prefix="coloctl-doctor-") as made:
         folder = Path(made) / node  # as in the pair's own folder: a wire on one host leads there
         folder.mkdir(mode=0o700)
@@ -159,7 +160,7 @@ def _wrong(name: str, error: ColoctlError) -> _Wrong:
 
 
 def _hint(what: StartedAs) -> str:
-    """The next thing to try with a QEMU that did not start."""
+    """Return the next thing to try with a QEMU that did not start."""
     dialogue = f"`coloctl start {what.spec.source or 'SPEC'} --dry-run` prints the command line"
     if not what.spec.guest.extra_args:
         return dialogue

@@ -1,4 +1,8 @@
-"""The disks of a pair: there, alike, free, and whether both sides hold the same already."""
+"""Examine the disks of a pair: there, equal in size, free, and equal in content already or not.
+
+Called by `check.doctor`; asks `colo.generation` on whose disks a start would begin, and reads with
+`machine.image`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ Hosts = Mapping[NodeName, Host]
 
 
 async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
-    """Every finding about the pair's disks."""
+    """Find all that is to report about the pair's disks."""
     findings = []
     for disk in spec.disks:
         findings += await guarded(f"disk {disk.id}", _disk(spec, disk, hosts, qemu_img))
@@ -32,7 +36,7 @@ async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Pr
 
 
 async def _generation(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
-    """Whose disks a start would take; raises `PreconditionFailed` where it would be refused."""
+    """Find whose disks a start would take; `PreconditionFailed` where it would be refused."""
     name = "generation"
     hint = "give the device a serial, or use LVM; `coloctl start SPEC --from NODE` after a boot"
     findings = [
@@ -74,7 +78,7 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) ->
 
 
 async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
-    """Sentence and hint for each image that this user may not write."""
+    """Return sentence and hint for each image that this user may not write."""
     wrong = []
     for node in NODES:
         path = disk.image[node]
@@ -86,7 +90,7 @@ async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
 
 
 async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, qemu_img: Path) -> bool:
-    """Another QEMU holds the image's lock: without ``-U``, qemu-img respects it."""
+    """Return whether another QEMU holds the image's lock: without ``-U``, qemu-img respects it."""
     argv = [str(qemu_img), "info", "-f", disk.format, str(disk.image[node])]
     done = await hosts[node].run(argv, deadline_s=COMMAND_S)
     return done.code != 0 and "lock" in done.stderr
@@ -112,7 +116,7 @@ async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) 
         return Precondition(name, Severity.OK, "Both nodes hold the same: no copy is needed.")
     try:
         newest = generation.source(await generation.read(spec, hosts))
-    except PreconditionFailed:  # told as a finding of its own
+    except PreconditionFailed:  # reported as a finding of its own
         return Precondition(name, Severity.INFO, "The contents of both nodes differ.")
     sentence = (
         f"The contents differ: node {newest}'s are copied to node {other(newest)} before the pair "

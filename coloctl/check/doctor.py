@@ -1,4 +1,8 @@
-"""Every precondition of a pair, by name: what a start would find out, and what it never tells."""
+"""Examine every precondition of a pair by name, also those that a start would not report.
+
+Called by `cli.verbs.doctor`; the parts are in `check.command`, `check.disks`, `check.machine`,
+`check.network` and `check.room`; asks the fence agents through `ha.agent`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from coloctl import paths
-from coloctl.check.command import StartedAs, examine_command_lines, rehearsable
+from coloctl.check.command import StartedAs, examine_command_lines, startable
 from coloctl.check.disks import examine_disks
 from coloctl.check.finding import Precondition, Severity, guarded, of_check
 from coloctl.check.machine import available_mib, unusable
@@ -42,7 +46,7 @@ OVERHEAD_MIB = 256
 
 
 async def examine_pair(spec: PairSpec) -> list[Precondition]:
-    """Find everything about the pair that ``spec`` describes that a start would meet, or ought to.
+    """Find all about the pair that ``spec`` describes that a start would meet, or ought to.
 
     Nothing is changed: QEMUs that are started to be asked execute no instruction of the guest.
     """
@@ -66,7 +70,7 @@ async def examine_pair(spec: PairSpec) -> list[Precondition]:
 
 
 def _files(spec: PairSpec) -> Iterator[Precondition]:
-    """Every file that the pair file names and that a start could not use, by its key."""
+    """Check every file that the pair file names and that a start could not use, by its key."""
     for problem in file_problems(spec):
         # The length of socket paths is looked at with the state, an image with its disk.
         if problem.key != "name" and not problem.key.startswith("disk["):
@@ -100,8 +104,8 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
 async def _command_lines(
     spec: PairSpec, binary: Path, hosts: dict[NodeName, Host], known: list[Precondition]
 ) -> list[Precondition]:
-    """What both QEMUs say of the pair's command lines, as far as they can be started."""
-    reduced = rehearsable(spec, known)
+    """Check what both QEMUs report about the pair's command lines, where they can start."""
+    reduced = startable(spec, known)
     if reduced is None:
         sentence = "No command line was tried: first the errors above have to go."
         return [Precondition("command line", Severity.INFO, sentence)]
@@ -113,7 +117,7 @@ async def _command_lines(
 
 
 async def _runs(spec: PairSpec, host: Host) -> bool:
-    """A supervisor answers at the pair's control socket."""
+    """Check whether a supervisor answers at the pair's control socket."""
     try:
         connection = await host.monitor(paths.control_socket(spec.name), CONTROL_S)
     except ColoctlError:
@@ -123,7 +127,7 @@ async def _runs(spec: PairSpec, host: Host) -> bool:
 
 
 async def _binary(spec: PairSpec, binary: Path, hosts: dict[NodeName, Host]) -> list[Precondition]:
-    """What a probe finds; a known bug that a start refuses is an error here."""
+    """Report the findings of a probe; a known bug that a start refuses is an error here."""
     guest = spec.guest
     report = await probe(binary, guest.accel, guest.machine, hosts["a"])
     findings = [of_check(check) for check in report.checks if check.name != "known bug"]
@@ -157,7 +161,7 @@ async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Precondit
 
 
 async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
-    """A secondary holds the guest's memory twice: its own, and the primary's last checkpoint."""
+    """Check the memory: a secondary holds the guest's twice, its own and the last checkpoint's."""
     guest = spec.guest.memory_mib
     if all(isinstance(host, LocalHost) for host in hosts.values()):
         return [_room("both nodes on this machine", await available_mib(hosts["a"]), guest, 3)]
@@ -175,7 +179,7 @@ def _room(where: str, available: int, guest: int, times: int) -> Precondition:
 
 
 def _state(spec: PairSpec) -> Iterator[Precondition]:
-    """The pair's folder, and the sockets in it."""
+    """Check the pair's folder, and the sockets in it."""
     folder = paths.pair_dir(spec.name)
     hint = "set COLOCTL_STATE_DIR to a folder of your own with a short path"
     if (problem := unusable(folder)) is not None:
@@ -207,7 +211,7 @@ async def _fencing(spec: PairSpec) -> AsyncIterator[Precondition]:
 
 
 def _said_aloud(spec: PairSpec) -> Iterator[Precondition]:
-    """What no look at the machine can tell."""
+    """Report what no look at the machine can find."""
     if spec.fencing.method is FencingMethod.KILL:
         sentence = "A node that is to be left behind is killed, and its death proven."
         yield Precondition("fencing", Severity.OK, sentence)
@@ -238,7 +242,7 @@ def _said_aloud(spec: PairSpec) -> Iterator[Precondition]:
 
 
 def _connections(spec: PairSpec) -> Iterator[Precondition]:
-    """What clients of the guest should know."""
+    """Report what clients of the guest should know."""
     cure = "net.ipv4.tcp_syncookies=2 inside the guest removes this for every connection"
     if spec.checkpoint.guard_first_connection:
         yield Precondition(

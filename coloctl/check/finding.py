@@ -1,4 +1,7 @@
-"""What the doctor found, by name and severity; pure."""
+"""Hold the doctor's findings, by name and severity; pure.
+
+Used by `check.doctor` and its parts; `cli.verbs.doctor` prints them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from coloctl.errors import ColoctlError
 
 
 class Severity(StrEnum):
-    """How much a finding matters to the pair."""
+    """The degree to which a finding matters to the pair."""
 
     OK = "ok"
     INFO = "info"  #: worth knowing; nothing to be done
@@ -22,7 +25,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Precondition:
-    """One precondition that was looked at."""
+    """One precondition that was examined."""
 
     name: str
     severity: Severity
@@ -39,12 +42,12 @@ _OF_CHECK = {
 
 
 def of_check(check: StaticCheck) -> Precondition:
-    """What a probe of the binary found, for a pair that needs it."""
+    """Convert the result of a probe of the binary, for a pair that needs it."""
     return Precondition(check.name, _OF_CHECK[check.verdict], check.sentence, check.hint)
 
 
 async def guarded(name: str, look: Awaitable[Iterable[Precondition]]) -> list[Precondition]:
-    """What ``look`` found; an error it met is a finding too."""
+    """Return what ``look`` found; an error that it met is a finding too."""
     try:
         return list(await look)
     except ColoctlError as error:
@@ -52,13 +55,13 @@ async def guarded(name: str, look: Awaitable[Iterable[Precondition]]) -> list[Pr
 
 
 def worst(findings: Iterable[Precondition]) -> Severity:
-    """The highest severity among ``findings``."""
+    """Return the highest severity among ``findings``."""
     order = list(Severity)
     return max((one.severity for one in findings), key=order.index, default=Severity.OK)
 
 
 def document(findings: Iterable[Precondition]) -> dict[str, Any]:
-    """The findings as a JSON object, version 1."""
+    """Return the findings as a JSON object, version 1."""
     listed = list(findings)
     return {
         "schema": 1,

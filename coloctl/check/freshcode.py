@@ -1,7 +1,10 @@
 """Build the fresh-code plugin for one QEMU, and try it in that very QEMU before it counts.
 
-Called when a lab is set up and by ``coloctl lab plugin``. Invariant: a file has the name under
-which `machine/freshcode.py` looks for it only once a QEMU has loaded it and called it.
+Called by `check.choose` when a lab is set up and by `cli.verbs.lab_goods`; compiles with
+`lab.compiler`.
+
+Invariant: a file has the name under which `machine.freshcode` looks for it only once a QEMU has
+loaded it and called it.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def provide(binary: Path, *, report: Report = silent) -> Path:
 def _build(binary: Path, file: Path, report: Report) -> None:
     """Compile the plugin, try it in ``binary``, and give it its name."""
     report(Progress("the fresh-code plugin: building it"))
-    file.parent.chmod(0o755)  # whatever the umask was
+    file.parent.chmod(0o755)  # with any umask
     with tempfile.TemporaryDirectory(prefix="building-", dir=file.parent) as folder:
         source, built = Path(folder) / "fresh-code.c", Path(folder) / file.name
         source.write_text(freshcode.source(), encoding="utf-8")
@@ -72,9 +75,9 @@ def _build(binary: Path, file: Path, report: Report) -> None:
 
 
 def try_out(binary: Path, plugin: Path) -> None:
-    """Let ``binary`` load ``plugin`` and run firmware with it; raises `ProvisionError`.
+    """Run firmware in ``binary`` with ``plugin`` loaded; raises `ProvisionError`.
 
-    The firmware is stopped and continued until the plugin has told of pages it translated from:
+    The firmware is stopped and continued until the plugin has reported pages it translated from:
     QEMU calls it at both places, and with the arguments that it expects.
     """
     with tempfile.TemporaryFile("w+") as errors:
@@ -96,7 +99,7 @@ def try_out(binary: Path, plugin: Path) -> None:
 
 
 def _firmware(binary: Path, plugin: Path, errors: IO[str]) -> subprocess.Popen[str]:
-    """A QEMU that runs firmware alone, with its monitor on its standard input and output."""
+    """Run a QEMU with firmware alone, with its monitor on its standard input and output."""
     return subprocess.Popen(
         [
             str(binary),
@@ -127,7 +130,7 @@ def _stop_and_go(qemu: subprocess.Popen[str], errors: IO[str]) -> bool:
 
 
 def _say(qemu: subprocess.Popen[str], command: str) -> bool:
-    """Whether QEMU answered; it has ended otherwise."""
+    """Return whether QEMU answered; it has ended otherwise."""
     assert qemu.stdin is not None
     assert qemu.stdout is not None
     try:
@@ -148,7 +151,7 @@ def _say(qemu: subprocess.Popen[str], command: str) -> bool:
 
 
 def _told(errors: IO[str]) -> list[int]:
-    """The number of pages in each line of the plugin."""
+    """Return the number of pages in each line of the plugin."""
     size = os.fstat(errors.fileno()).st_size
     text = os.pread(errors.fileno(), size, 0).decode(errors="replace")
     lines = [line for line in text.splitlines() if line.startswith("fresh-code: pages=")]

@@ -1,4 +1,7 @@
-"""The health of this machine as a place for pairs, whatever pair it may be."""
+"""Examine this machine as a place for any pair.
+
+Called by `check.doctor` and `cli.verbs.doctor`; asks the kernel through `host.base` and `host.tap`.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ USER_NAMESPACES: Mapping[str, Callable[[str], bool]] = {
 
 
 async def examine_machine(host: Host, qemu: Path | None) -> list[Precondition]:
-    """Every finding about this machine; ``qemu`` is the one on PATH, None when there is none."""
+    """Find all that is to report about this machine; ``qemu`` is the one on PATH, or None."""
     return [
         *await guarded("qemu", _qemu(host, qemu)),
         tun(),
@@ -43,7 +46,7 @@ async def examine_machine(host: Host, qemu: Path | None) -> list[Precondition]:
 
 
 async def _qemu(host: Host, qemu: Path | None) -> list[Precondition]:
-    """The machine's own QEMU, with the accelerator that ``auto`` would choose."""
+    """Check the machine's own QEMU, with the accelerator that ``auto`` would choose."""
     if qemu is None:
         sentence = "There is no qemu-system-x86_64 on PATH."
         hint = "apt-get install qemu-system-x86 qemu-utils, or `coloctl lab qemu`"
@@ -60,7 +63,7 @@ def _softened(finding: Precondition) -> Precondition:
 
 
 def tun(node: Path = Path(TUN_NODE)) -> Precondition:
-    """Whether QEMU could open taps."""
+    """Check whether QEMU could open taps."""
     try:
         os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
@@ -72,7 +75,7 @@ def tun(node: Path = Path(TUN_NODE)) -> Precondition:
 
 
 def namespaces(sysctl: Path = Path("/proc/sys"), status: Path = SELF_STATUS) -> Precondition:
-    """Whether the lab could be built: with the capabilities of root, or in a user namespace."""
+    """Check whether the lab could be built: with root's capabilities, or in a user namespace."""
     if _capabilities(status) & LAB_CAPABILITIES == LAB_CAPABILITIES:
         return Precondition("namespaces", Severity.OK, "Network namespaces can be made as root.")
     for knob, wanted in USER_NAMESPACES.items():
@@ -89,7 +92,7 @@ def namespaces(sysctl: Path = Path("/proc/sys"), status: Path = SELF_STATUS) -> 
 
 
 def _capabilities(status: Path) -> int:
-    """The effective capabilities of this process, as the kernel's bit mask."""
+    """Return the effective capabilities of this process, as the kernel's bit mask."""
     for line in (_read(status) or "").splitlines():
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
@@ -104,7 +107,7 @@ def _read(path: Path) -> str | None:
 
 
 async def available_mib(host: Host) -> int:
-    """Memory that could be used now without swapping, MiB, as the kernel of ``host`` reckons."""
+    """Return the memory that could be used now without swapping, MiB, by ``host``'s kernel."""
     done = await host.run(["cat", "/proc/meminfo"], deadline_s=COMMAND_S)
     for line in done.stdout.splitlines():
         if line.startswith("MemAvailable:"):
@@ -121,7 +124,7 @@ async def _memory(host: Host) -> list[Precondition]:
 
 
 def state_dir() -> Precondition:
-    """Whether pairs can keep their state here."""
+    """Check whether pairs can keep their state here."""
     try:
         folder = paths.state_dir()
     except PreconditionFailed as error:
@@ -151,7 +154,7 @@ def _cache() -> Precondition:
 
 
 def unusable(folder: Path) -> str | None:
-    """Why this user could not keep files in ``folder``, which need not exist yet; or None."""
+    """Return why this user cannot keep files in ``folder``, which need not exist yet; or None."""
     there = _existing(folder)
     if not there.is_dir():
         return f"{there} is not a folder."

@@ -1,4 +1,7 @@
-"""The network of a pair: addresses, ports, taps and bridges, looked at where they belong."""
+"""Examine the network of a pair: addresses, ports, taps and bridges, on the hosts where they are.
+
+Called by `check.doctor`; asks through `host.base`, and `colo.bridgeport` about bridges.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ Hosts = Mapping[NodeName, Host]
 
 
 async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
-    """Every finding about the pair's links."""
+    """Find all that is to report about the pair's links."""
     findings = []
     for node in NODES:
         findings += await guarded("replication link", _link(spec, hosts, node))
@@ -121,7 +124,7 @@ async def _spanning_tree(name: str, tap: TapSpec, host: Host, node: NodeName) ->
 
 
 async def _bridge(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[Precondition]:
-    """Whether the tap is a port of the bridge that the pair file names."""
+    """Check whether the tap is a port of the bridge that the pair file names."""
     if tap.bridge is None:
         return []
     try:

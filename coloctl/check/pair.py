@@ -1,4 +1,7 @@
-"""A small real pair to try COLO on: firmware guests, on this machine, in a temporary folder."""
+"""Start a small real pair to try COLO on: firmware guests, this machine, a temporary folder.
+
+Called by `check.trial_run`; launches through `colo.launch`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ DELAY_MS = 40
 
 ADDRESSES: dict[NodeName, str] = {"a": "127.0.0.1", "b": "127.0.0.2"}
 
-#: SeaBIOS's last words when no disk can be booted. It needs 0.2 s under TCG, and 3 s where KVM
+#: SeaBIOS's final output when no disk can be booted. It needs 0.2 s under TCG, and 3 s where KVM
 #: emulates; a guest that is slower still is tried as far as it came.
 FIRMWARE_DONE = b"No bootable device"
 FIRMWARE_S = 5.0
@@ -45,7 +48,7 @@ PORTS = range(21000, 32000, 100)
 
 
 async def free_base_port(host: Host) -> int:
-    """A base port with nothing listening on any of the hundred ports from it."""
+    """Find a base port with all of the hundred ports from it free."""
     taken = {port for address in ADDRESSES.values() for port in await host.ports_in_use(address)}
     free = [base for base in PORTS if taken.isdisjoint(range(base, base + 100))]
     if not free:
@@ -57,7 +60,7 @@ async def free_base_port(host: Host) -> int:
 
 
 def small_pair(folder: Path, machine: str, accel: str, base_port: int) -> PairSpec:
-    """The description of the pair; its disks lie in ``folder``."""
+    """Describe the pair; its disks lie in ``folder``."""
     return PairSpec(
         name="probe",
         guest=GuestSpec(
@@ -77,10 +80,10 @@ def small_pair(folder: Path, machine: str, accel: str, base_port: int) -> PairSp
 async def start(
     spec: PairSpec, ground: Ground, vms: list[VM], *, paused: bool, enter: Callable[[str], None]
 ) -> tuple[VM, VM]:
-    """Primary and secondary run; each is put into ``vms`` as soon as it does.
+    """Start primary and secondary; each is put into ``vms`` as soon as it runs.
 
     ``paused``: the guest waits for COLO. Otherwise its firmware came to its end, or had its time.
-    ``enter`` is told each stage.
+    ``enter`` is called with each stage.
     """
     enter("launch")
     host = ground.hosts["a"]
@@ -100,18 +103,18 @@ async def start(
 
 
 def firmware_log(folder: Path) -> Path:
-    """Where the firmware of the guest writes."""
+    """Return the file to which the firmware of the guest writes."""
     return folder / "firmware.log"
 
 
 def _firmware_console(folder: Path) -> tuple[str, ...]:
-    """SeaBIOS writes what it does to this port; only the side that runs it ever does."""
+    """Build the port to which SeaBIOS writes what it does; only the side that runs it ever does."""
     log = keyval("file", id="firmware0", path=str(firmware_log(folder)), append=True)
     return ("-chardev", log, "-device", "isa-debugcon,iobase=0x402,chardev=firmware0")
 
 
 async def _until_firmware_done(log: Path) -> None:
-    """The firmware found nothing to boot, or it was waited for long enough.
+    """Wait until the firmware found nothing to boot, or for long enough.
 
     By then it has set up the machine, which the crash on q35 needs.
     """

@@ -1,7 +1,8 @@
-"""What a QEMU binary, an accelerator and a machine type can do, found by asking; nothing runs.
+"""Find out by asking what a QEMU binary, an accelerator and a machine type can do; nothing runs.
 
-Each question is a `StaticCheck` with a name. What they come to together is in `conclude`; only a
-trial (`coloctl.check.trial`) proves that COLO works.
+Called by `check.doctor`, `check.machine` and `cli.verbs.probe`; asks through `asked`. Each question
+is a `StaticCheck` with a name. Their common result is in `conclude`; only a trial (`check.trial`)
+proves that COLO works.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ ANSWER_S = 10.0
 
 @dataclass(frozen=True)
 class Answers:
-    """What one binary said."""
+    """The answers of one binary."""
 
     schema: Schema
     dialect: Dialect
@@ -46,7 +47,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a binary with an accelerator and a machine type."""
+    """The facts about a binary with an accelerator and a machine type."""
 
     binary: str
     version: str
@@ -59,12 +60,12 @@ class Report:
     full: FullVerdict | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The report as a JSON object, version 1."""
+        """Return the report as a JSON object, version 1."""
         return {"schema": 1, **asdict(self)}
 
 
 async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
-    """What asking alone can tell; ``accel`` may be ``auto``. Takes a second or two."""
+    """Find what asking alone can show; ``accel`` may be ``auto``. Takes a second or two."""
     try:
         answers = await _ask(binary, host)
     except ColoctlError as error:
@@ -85,7 +86,7 @@ async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
 
 
 def with_trial(report: Report, full: FullVerdict) -> Report:
-    """The report with what a trial has proven, which outweighs any suspicion."""
+    """Add the result of a trial to the report; it outweighs any suspicion."""
     hint = full.hint
     if full.works and (doubt := _first(report.checks, CheckResult.WARN)):
         hint = doubt.hint
@@ -93,7 +94,7 @@ def with_trial(report: Report, full: FullVerdict) -> Report:
 
 
 def conclude(report: Report) -> Report:
-    """The report with the outcome of its checks: the worst of them."""
+    """Return the report with the outcome of its checks: the worst of them."""
     for verdict, outcome in (
         (CheckResult.FAIL, ColoSupport.FAILS),
         (CheckResult.UNKNOWN, ColoSupport.UNKNOWN),
@@ -144,7 +145,7 @@ def _names(machines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _colo(answers: Answers) -> tuple[StaticCheck, ...]:
-    """What COLO needs of the binary itself."""
+    """Check what COLO needs of the binary itself."""
     another = "`coloctl lab qemu` fetches a build that has it"
     dialect = answers.dialect
     capability = StaticCheck(
@@ -205,7 +206,7 @@ def _machine(answers: Answers, machine: str) -> StaticCheck:
 
 
 async def _accelerator(binary: Path, wanted: str) -> tuple[str, StaticCheck]:
-    """The accelerator that is meant, and what it is worth, measured."""
+    """Determine the accelerator that is meant, and measure what it is worth."""
     if wanted == "tcg":
         return wanted, _tcg(await asyncio.to_thread(accelerators.measure, binary, "tcg"))
     proof = await asyncio.to_thread(accelerators.prove, binary)
@@ -234,9 +235,10 @@ def _tcg(measured: accelerators.Measurement) -> StaticCheck:
 
 
 def _fresh_code(binary: Path, accel: str, dialect: Dialect) -> Iterator[StaticCheck]:
-    """Whether a secondary under TCG runs what its memory holds; older QEMUs deadlock before that.
+    """Check whether a secondary under TCG runs what its memory holds.
 
-    A pair is not kept from starting without the plugin, so its absence raises a doubt only.
+    Older QEMUs deadlock before that matters. A pair is not kept from starting without the plugin,
+    so its absence raises a doubt only.
     """
     if accel != "tcg" or dialect.return_path is ReturnPath.FORBIDDEN:
         return

@@ -1,6 +1,6 @@
-"""Room on the filesystems that a pair writes to: its images, and the folder of its state.
+"""Examine the room on the filesystems that a pair writes to: its images, and its state folder.
 
-Called by `coloctl.check.doctor`; only looks.
+Called by `check.doctor`; asks through `host.base`, and only looks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Pre
 
 
 async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) -> list[Precondition]:
-    """Compare what a node's images may still grow by with the room beside them."""
+    """Compare the possible growth of a node's images with the room beside them."""
     missing: dict[Path, int] = {}
     for disk in spec.disks:
         path = disk.image[node]
@@ -75,6 +75,6 @@ async def _free(host: Host, folder: Path) -> int:
     words = done.stdout.splitlines()[-1].split() if done.stdout else []
     if done.code != 0 or len(words) < 4 or not words[3].isdecimal():
         raise PreconditionFailed(
-            f"How much room {folder} has cannot be told: {done.stderr.strip() or done.stdout!r}."
+            f"The room in {folder} cannot be determined: {done.stderr.strip() or done.stdout!r}."
         )
     return int(words[3]) * 1024

@@ -1,4 +1,8 @@
-"""What a pair that failed is in: who died, who hangs, how the migration ended."""
+"""Determine the state of a pair that failed: which QEMU died or hangs, how the migration ended.
+
+Called by `check.trial_run` before it kills the QEMUs; asks through `vm`; the signs are read by
+`colo.known_bugs`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ TELLING = ("Assertion", "internal error")
 
 
 async def examine(primary: VM | None, secondary: VM | None) -> Signs:
-    """The signs of a pair whose QEMUs nobody has killed yet; never raises for what they do."""
+    """Collect the signs of a pair whose QEMUs still run or died by themselves; never raises."""
     first, second = await asyncio.gather(_condition(primary), _condition(secondary))
     return Signs(
         primary_hangs=first == "hangs",
@@ -35,7 +39,7 @@ async def examine(primary: VM | None, secondary: VM | None) -> Signs:
 
 
 def words(*vms: VM | None) -> str:
-    """The last lines that they wrote to stderr; an assertion alone where there is one.
+    """Return the last lines that they wrote to stderr; an assertion alone where there is one.
 
     Warnings are left out: QEMU has some for every CPU model under KVM.
     """
@@ -49,9 +53,10 @@ def words(*vms: VM | None) -> str:
 
 
 async def _condition(vm: VM | None) -> str:
-    """``answers``, ``hangs`` (only the monitor thread answers), ``silent``, ``aborted``, ``gone``.
+    """Return ``answers``, ``hangs``, ``silent``, ``aborted`` or ``gone``.
 
-    ``gone`` is a QEMU that was never there, ended by itself, or was killed.
+    ``hangs``: only the monitor thread answers. ``gone`` is a QEMU that was never there, ended by
+    itself, or was killed.
     """
     if vm is None:
         return "gone"
@@ -63,7 +68,7 @@ async def _condition(vm: VM | None) -> str:
 
 
 async def _silence(vm: VM) -> str:
-    """Why the main loop does not answer."""
+    """Return why the main loop does not answer."""
     try:
         async with asyncio.timeout(DEATH_GRACE_S if vm.monitor.gone else 0):
             death = await vm.process.wait()
@@ -80,7 +85,7 @@ async def _silence(vm: VM) -> str:
 
 
 async def _completed(primary: VM | None) -> bool:
-    """The primary's migration ended as an ordinary one does."""
+    """Return whether the primary's migration ended as an ordinary one does."""
     if primary is None:
         return False
     try:

@@ -1,4 +1,7 @@
-"""COLO tried out: a small real pair checkpoints and fails over, both ways, under a deadline.
+"""Try COLO out: a small real pair checkpoints and fails over, both ways, under a deadline.
+
+Called by `check.choose` and `cli.verbs.probe`; runs each direction with `check.trial_run`, on the
+hosts of `host`.
 
 Invariant: on return, and on every way out, no process and no file of the trial is left.
 """
@@ -15,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from coloctl import probe_cache
-from coloctl.check.trial_run import rehearse
+from coloctl.check.trial_run import run_direction
 from coloctl.check.verdict import ColoSupport, Direction, FullVerdict
 from coloctl.clock import Deadline
 from coloctl.colo.known_bugs import named
@@ -43,10 +46,11 @@ def holds_colo(
     fresh: bool = False,
     deadline_s: float = DEADLINE_S,
 ) -> FullVerdict:
-    """Whether COLO works with these on this machine: tried out, or remembered since its boot.
+    """Return whether COLO works with these on this machine: tried out, or remembered since its
+    boot.
 
     Blocks for about ``deadline_s`` at most, so never in an event loop; a remembered answer takes
-    milliseconds. ``accel`` is ``kvm`` or ``tcg``. Whatever QEMU does is a verdict, never an
+    milliseconds. ``accel`` is ``kvm`` or ``tcg``. Any behaviour of QEMU is a verdict, never an
     exception.
     """
     key = probe_cache.key(binary, accel, machine)
@@ -67,7 +71,7 @@ async def try_out(
     deadline_s: float = DEADLINE_S,
     report: TrialReport = lambda _role, _stage: None,
 ) -> FullVerdict:
-    """As `holds_colo`, without the memory. Cancelled, it still leaves nothing behind."""
+    """Try both directions like `holds_colo`, without the cache. Cancelled, it still cleans up."""
     began = time.monotonic()
     blank = FullVerdict(str(binary), "", accel, machine, ColoSupport.UNKNOWN, "")
     host = open_host("local")
@@ -87,13 +91,13 @@ async def try_out(
 async def _both_ways(
     blank: FullVerdict, host: Host, binary: Binary, deadline_s: float, report: TrialReport
 ) -> tuple[Direction, ...]:
-    """The directions that were played; the second only where the first went well."""
+    """Run the directions; the second only where the first went well."""
     deadline = Deadline(deadline_s)
     played: list[Direction] = []
     for killed in (Role.PRIMARY, Role.SECONDARY):
         with tempfile.TemporaryDirectory(prefix="coloctl-probe-") as folder:
             ground = Ground({"a": host, "b": host}, binary, blank.accel, Path(folder))
-            direction = await rehearse(
+            direction = await run_direction(
                 ground,
                 blank.machine,
                 killed,
@@ -108,7 +112,7 @@ async def _both_ways(
 
 
 def _sum_up(blank: FullVerdict, played: tuple[Direction, ...]) -> FullVerdict:
-    """The verdict of the whole trial: that of its last direction."""
+    """Return the verdict of the whole trial: that of its last direction."""
     last = played[-1]
     verdict = replace(blank, outcome=last.outcome, directions=played, sentence=last.sentence)
     if last.outcome is ColoSupport.WORKS:

@@ -1,6 +1,9 @@
-"""One direction of a trial: a small pair enters COLO, takes checkpoints, loses one side, lives on.
+"""Run one direction of a trial: enter COLO, take checkpoints, lose one side, go on with the other.
 
-Invariant: when `rehearse` ends, in whatever way, no QEMU of its pair runs.
+Called by `check.trial`; starts the pair with `check.pair`, protects it with `colo.protect` and
+fails over with `ha.failover`.
+
+Invariant: when `run_direction` ends, on any path, no QEMU of its pair runs.
 """
 
 from __future__ import annotations
@@ -47,11 +50,11 @@ StageReport = Callable[[str], None]
 
 
 class _Died(Exception):
-    """A QEMU ended although nobody asked it to."""
+    """A QEMU ended although it was not asked to."""
 
 
 class _TrialRun:
-    """The state of one direction while it is played."""
+    """The state of one direction while it runs."""
 
     def __init__(
         self,
@@ -76,14 +79,14 @@ class _TrialRun:
         self.limit: asyncio.Timeout
 
     def enter(self, stage: str) -> None:
-        """The stage begins, and with it its share of the time."""
+        """Enter a stage, and begin its share of the time."""
         self.stage = stage
         self.report(stage)
         now = asyncio.get_running_loop().time()
         self.limit.reschedule(now + self.deadline.at_most(self.stage_s))
 
-    async def play(self) -> None:
-        """The pair went all the way, or an error says where it stopped."""
+    async def run(self) -> None:
+        """Run the pair all the way, or raise the error that stopped it."""
         async with asyncio.timeout(None) as self.limit:
             self.enter("prepare")
             base_port = await pair.free_base_port(self.ground.hosts["a"])
@@ -130,14 +133,14 @@ class _TrialRun:
         self.failover_ms = failover.steps.times()[FailoverStep.RUNNING]
 
     async def end(self) -> None:
-        """Every QEMU of the pair is dead; raises `FencingFailed` for one without a proof."""
+        """Kill every QEMU of the pair; raises `FencingFailed` for one without a proof."""
         ends = (vm.kill(KILL_DEADLINE_S) for vm in self.vms)
         for result in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
     def result(self, outcome: ColoSupport, sentence: str, **more: str) -> Direction:
-        """The direction as far as it came."""
+        """Return the direction as far as it came."""
         figures = self.stats.view(pair.DELAY_MS)
         return Direction(
             killed=self.killed,
@@ -155,7 +158,7 @@ async def _no_claim() -> None:
     """Claim nothing: no other supervisor knows of this pair."""
 
 
-async def rehearse(
+async def run_direction(
     ground: Ground,
     machine: str,
     killed: Role,
@@ -164,15 +167,14 @@ async def rehearse(
     stage_s: float,
     report: StageReport,
 ) -> Direction:
-    """What became of a pair of which ``killed`` was killed; its QEMUs are gone.
+    """Run a pair until ``killed`` was killed and the other went on; its QEMUs are gone afterwards.
 
-    ``stage_s`` bounds each stage, ``deadline`` all of them; what a hanging pair is then asked to
-    learn why comes on top. Raises `PreconditionFailed` and the like where this machine, not QEMU,
-    was in the way.
+    ``stage_s`` bounds each stage, ``deadline`` all of them; the questions to a hanging pair come on
+    top. Raises `PreconditionFailed` and the like where this machine, not QEMU, was in the way.
     """
     it = _TrialRun(ground, machine, killed, deadline=deadline, stage_s=stage_s, report=report)
     try:
-        await it.play()
+        await it.run()
     except (_Died, TimeoutError, ColoctlError) as error:
         if isinstance(error, ColoctlError) and not it.vms and not isinstance(error, LaunchError):
             raise
@@ -183,13 +185,13 @@ async def rehearse(
 
 
 async def _failed(it: _TrialRun, error: Exception) -> Direction:
-    """Why it failed, asked of the QEMUs that are still there."""
+    """Find why it failed, by asking the QEMUs that are still there."""
     primary = it.vms[0] if it.vms else None
     secondary = it.vms[1] if len(it.vms) > 1 else None
     signs = await examine(primary, secondary)
     binary = it.ground.binary
     bug = explain(Combination(binary.dialect, it.ground.accel, it.machine), signs)
-    outcome, sentence = _judge(it, error, signs)
+    outcome, sentence = _outcome(it, error, signs)
     return it.result(
         outcome,
         sentence,
@@ -198,8 +200,8 @@ async def _failed(it: _TrialRun, error: Exception) -> Direction:
     )
 
 
-def _judge(it: _TrialRun, error: Exception, signs: Signs) -> tuple[ColoSupport, str]:
-    """The outcome, and what was seen; a pair that was merely too slow proves nothing."""
+def _outcome(it: _TrialRun, error: Exception, signs: Signs) -> tuple[ColoSupport, str]:
+    """Return the outcome and a sentence; a pair that was merely too slow proves nothing."""
     at = f'at stage "{it.stage}"'
     for side, aborted in (
         ("primary", signs.primary_aborted),
@@ -220,7 +222,7 @@ def _judge(it: _TrialRun, error: Exception, signs: Signs) -> tuple[ColoSupport, 
 
 
 async def _or_death(act: Coroutine[Any, Any, T], vms: Sequence[VM]) -> T:
-    """What ``act`` returns; raises `_Died` as soon as one of ``vms`` ends meanwhile."""
+    """Return the result of ``act``; raise `_Died` as soon as one of ``vms`` ends meanwhile."""
     async with first_of(act, *(vm.process.wait() for vm in vms)) as (acting, *deaths):
         for death, vm in zip(deaths, vms, strict=True):
             if death.done():

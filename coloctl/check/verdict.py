@@ -1,4 +1,7 @@
-"""What a check found, as values that people and JSON can read; pure."""
+"""Hold the results of checks and trials, as values that people and JSON can read; pure.
+
+Used by `check.probe`, `check.trial` and `cli.verbs.probe`.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ from coloctl.model.pair import Role
 
 
 class ColoSupport(StrEnum):
-    """What is known of a binary, an accelerator and a machine type together."""
+    """The support for COLO of a binary, an accelerator and a machine type together."""
 
     WORKS = "works"
     FAILS = "fails"
-    SUSPECT = "suspect"  #: something speaks against it, and nothing was run
+    SUSPECT = "suspect"  #: there is a reason against it, and nothing was run
+
     UNKNOWN = "unknown"  #: it could not be found out
 
 
 class CheckResult(StrEnum):
-    """What one static check found."""
+    """The result of one static check."""
 
     OK = "ok"
     WARN = "warn"
@@ -30,7 +34,7 @@ class CheckResult(StrEnum):
 
 @dataclass(frozen=True)
 class StaticCheck:
-    """One thing that was looked at."""
+    """One property that was examined."""
 
     name: str
     verdict: CheckResult
@@ -55,7 +59,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class FullVerdict:
-    """Whether a binary, an accelerator and a machine type hold COLO on this machine, tried out."""
+    """The result of a trial of COLO here with a binary, an accelerator and a machine type."""
 
     binary: str
     version: str
@@ -71,15 +75,18 @@ class FullVerdict:
 
     @property
     def works(self) -> bool:
+        """Return whether COLO works."""
         return self.outcome is ColoSupport.WORKS
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as a JSON object."""
+        """Return the verdict as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, answer: Mapping[str, Any]) -> FullVerdict:
-        """The verdict of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for another."""
+        """Parse the verdict of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for
+        another.
+        """
         directions = tuple(
             Direction(
                 **{

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from coloctl.check import choose
-from coloctl.check.choose import Players
+from coloctl.check.choose import RunParts
 from coloctl.cli.views.downloads import Bars
 from coloctl.errors import UsageError
 
@@ -22,7 +22,7 @@ def require_clients(who: str, *, page: bool = False) -> None:
             )
 
 
-def engage(qemu: str | None) -> Players:
+def engage(qemu: str | None) -> RunParts:
     """Binary, accelerator and guest are there; raises what `players.engage` raises."""
     with Bars() as bars:
         return choose.engage(qemu, bars.report)

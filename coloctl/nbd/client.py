@@ -1,7 +1,9 @@
-"""A client of one NBD export: blocking, several requests under way, answers in any order.
+"""Read, write and query one NBD export: blocking, several requests under way, answers in any order.
 
-It never retries: an error ends it. What was asked for and not answered is counted, so that whoever
-gives up knows whether a write may still come to pass (`NbdClient.unanswered`).
+Used by `nbd.scan`, `nbd.mend`, `nbd.compare` and `nbd.digest`; speaks the protocol of `nbd.wire`.
+
+Invariant: it never retries: an error ends it. Requests without an answer are counted, so that a
+caller that gives up knows whether a write may still be executed (`NbdClient.unanswered`).
 """
 
 from __future__ import annotations
@@ -14,22 +16,28 @@ from typing import Any, Protocol
 from coloctl.nbd import wire
 from coloctl.nbd.wire import Can, ChunkType, Extent, NBDFailed, Option, Reply, RequestType
 
-#: A server that says nothing for so long is given up, seconds. The supervisor's heartbeat is
+#: A server that is silent for so long is given up, seconds. The supervisor's heartbeat is
 #: faster; this is for a worker that has lost its supervisor as well.
 PATIENCE_S = 60.0
 
 
 class Transport(Protocol):
-    """What a client needs of a socket."""
+    """The methods of a socket that a client uses."""
 
-    def sendall(self, data: Any, /) -> None: ...
-    def recv_into(self, buffer: memoryview, /) -> int: ...
-    def close(self) -> None: ...
+    def sendall(self, data: Any, /) -> None:
+        """Send all the bytes."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Receive into the buffer; return the number of bytes, 0 at the end."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
 
 
 @dataclass
 class NbdRequest:
-    """One request under way, and what has come of it so far."""
+    """One request under way, and its result so far."""
 
     kind: RequestType
     cookie: int
@@ -46,7 +54,7 @@ class NbdClient:
     """An export in its transmission phase; made by `connect` or over any transport."""
 
     def __init__(self, transport: Transport, export: str, contexts: Iterable[str] = ()) -> None:
-        """The export is open. Raises `NBDFailed` when it, or one of ``contexts``, is not there.
+        """Open the export. Raises `NBDFailed` when it, or one of ``contexts``, is not there.
 
         ``contexts`` are those of `status`; ``base:allocation`` may be missing.
         """
@@ -61,33 +69,36 @@ class NbdClient:
 
     @property
     def unanswered(self) -> int:
-        """Requests of which nobody knows whether they were, or will be, carried out."""
+        """The number of requests that may or may not have been, or may yet be, executed."""
         return len(self._asked)
 
     def read(self, offset: int, length: int) -> NbdRequest:
-        """Asked for; `wait` has the data in ``.data``."""
+        """Request a range; after `wait` the data is in ``.data``."""
         asked = self._ask(RequestType.READ, offset, length)
         asked.data = bytearray(length)
         return asked
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> NbdRequest:
-        """Sent; done when `wait` returns."""
+        """Send a write; it is done when `wait` returns."""
         return self._ask(RequestType.WRITE, offset, len(data), data)
 
     def zero(self, offset: int, length: int) -> NbdRequest:
-        """Sent; the range reads as zeros when `wait` returns."""
+        """Send a request for zeros; the range reads as zeros when `wait` returns."""
         return self._ask(RequestType.WRITE_ZEROES, offset, length)
 
     def flush(self) -> None:
-        """Every write that was answered is on the disk behind the export."""
+        """Flush every write that was answered to the disk of the export."""
         if Can.FLUSH in self.offers:
             self.wait(self._ask(RequestType.FLUSH, 0, 0))
 
     def knows(self, context: str) -> bool:
+        """Return whether the export has that context."""
         return context in self._contexts
 
     def status(self, context: str, offset: int, length: int) -> list[Extent]:
-        """The extents from ``offset`` on, as far as the server tells at once; one at least."""
+        """Return the extents from ``offset`` on, as far as the server reports at once; one at
+        least.
+        """
         found = self.wait(self._ask(RequestType.BLOCK_STATUS, offset, length))
         extents = found.extents.get(self._contexts[context])
         if not extents:
@@ -95,7 +106,7 @@ class NbdClient:
         return extents
 
     def wait(self, asked: NbdRequest) -> NbdRequest:
-        """``asked`` was answered without an error."""
+        """Wait until ``asked`` was answered without an error, and return it."""
         while not asked.done:
             self._take_reply()
         if asked.error:
@@ -104,12 +115,12 @@ class NbdClient:
         return asked
 
     def settle(self) -> None:
-        """Nothing is under way any more, whatever came of it."""
+        """Wait until no request is under way any more, with any result."""
         while self._asked:
             self._take_reply()
 
     def close(self) -> None:
-        """The server was told that we leave, where it still listens; the connection is gone."""
+        """Announce the end to the server, where it still listens, and close the connection."""
         try:
             self._transport.sendall(wire.request(RequestType.DISCONNECT, 0))
         except OSError:
@@ -168,12 +179,12 @@ class NbdClient:
     def _part(self, asked: NbdRequest, offset: int, length: int) -> memoryview:
         begin = offset - asked.offset
         if asked.kind is not RequestType.READ or begin < 0 or begin + length > asked.length:
-            raise NBDFailed(f"{self.export}: data that nobody asked for")
+            raise NBDFailed(f"{self.export}: data that was not requested")
         return memoryview(asked.data)[begin : begin + length]
 
     def _of(self, cookie: int) -> NbdRequest:
         if cookie not in self._asked:
-            raise NBDFailed(f"{self.export}: an answer that nobody asked for")
+            raise NBDFailed(f"{self.export}: an answer to no request")
         return self._asked[cookie]
 
     def _finish(self, asked: NbdRequest) -> None:
@@ -203,7 +214,7 @@ class NbdClient:
                 self.offers = Can(offers)
 
     def _choose(self, kind: Option, data: bytes) -> list[tuple[int, bytes]]:
-        """The server's replies to an option, up to its acknowledgement."""
+        """Return the server's replies to an option, up to its acknowledgement."""
         self._send(wire.option(kind, data))
         replies: list[tuple[int, bytes]] = []
         while True:
@@ -250,7 +261,8 @@ def _reason(error: OSError) -> str:
 
 
 def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> NbdClient:
-    """The export ``at["export"]`` at ``at["unix"]``, or at ``at["address"]`` and ``at["port"]``.
+    """Open the export ``at["export"]`` at ``at["unix"]``, or at ``at["address"]`` and
+    ``at["port"]``.
 
     Raises `NBDFailed`.
     """

@@ -1,7 +1,9 @@
-"""The program beside a primary: it says where its disk differs from a replica, and writes nothing.
+"""Compare a primary's disk with a replica's digests, and print where they differ; a program.
+
+Started by `colo.verify` beside the primary; reads with `nbd.scan` and writes nothing to a disk.
 
 Its first line on stdin is ``{"compare": SOURCE, "key": HEX, "rate": BYTES_PER_S}``; the lines of
-`coloctl.nbd.digest` of the replica follow. It says ``{"at": ..., "read": ...}`` now and then and
+`nbd.digest` of the replica follow. It prints ``{"at": ..., "read": ...}`` now and then and
 ``{"done": true, "at": ..., "read": ..., "differs": [[BEGIN, END], ...], "chunks": N}`` at the end,
 or ``{"failed": SENTENCE}``. Neighbouring chunks that differ are one range.
 """
@@ -21,12 +23,12 @@ from coloctl.nbd.scan import GENTLE, Grain
 
 Message = dict[str, Any]
 
-#: Ranges that are told; of a disk that differs in more places, so many are enough to act upon.
+#: Ranges that are reported; of a disk that differs in more places, so many are enough to act upon.
 RANGES_MAX = 4096
 
 
 class Differences:
-    """Collects the ranges of chunks that differ; bounded."""
+    """Ranges of chunks that differ, collected; bounded."""
 
     def __init__(self, grain: Grain) -> None:
         self.ranges: list[list[int]] = []
@@ -45,7 +47,7 @@ class Differences:
 def compare(
     source: NbdClient, key: bytes, digests: Iterable[Message], grain: Grain, rate: int = 0
 ) -> Iterator[Message]:
-    """Yield what the program says. Raises `NBDFailed`."""
+    """Yield the messages of the comparison. Raises `NBDFailed`."""
     found, pace = Differences(grain), SendLimit(rate)
     comparison = Comparison(source, found, key, grain)
     told_s, read = time.monotonic(), 0
@@ -73,7 +75,7 @@ def compare(
 
 
 def run(stdin: TextIO) -> Iterator[Message]:
-    """Do what the first line says. Raises `NBDFailed`."""
+    """Run the task of the first line. Raises `NBDFailed`."""
     told = json.loads(stdin.readline())
     source = connect(told["compare"], [wire.BASE_ALLOCATION])
     try:
@@ -85,14 +87,14 @@ def run(stdin: TextIO) -> Iterator[Message]:
 
 
 def main() -> int:
-    """Compare one disk; 1 when it could not."""
+    """Compare one disk; return 1 when it could not."""
     try:
         for message in run(sys.stdin):
             print(json.dumps(message), flush=True)
     except wire.NBDFailed as error:
         print(json.dumps({"failed": error.message}), flush=True)
         return 1
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the reader has gone
         return 1
     return 0
 

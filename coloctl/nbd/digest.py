@@ -1,10 +1,12 @@
-"""The program that runs beside a replica: it tells the digests of an export, a line per batch.
+"""Print the digests of an export, a line per batch; the program that runs beside a replica.
 
-Its first line on stdin says which: ``{"at": {"address": ..., "port": ..., "export": ...}, "key":
-HEX}``. With ``"ranges": [[BEGIN, END], ...]``, whole chunks, only those are read; with ``"gentle":
-true`` in smaller portions, beside a guest that works. It answers with ``{"begin": 0, "end":
-8388608, "digests": HEX}`` or ``{..., "zeros": true}`` in order, without a gap where no ranges were
-asked for, then ``{"over": true}``, or ``{"failed": SENTENCE}`` anywhere.
+Started by `colo.programs` for `colo.difference` and `colo.verify`; reads with `nbd.scan`.
+
+Its first line on stdin names the export: ``{"at": {"address": ..., "port": ..., "export": ...},
+"key": HEX}``. With ``"ranges": [[BEGIN, END], ...]``, whole chunks, only those are read; with
+``"gentle": true`` in smaller portions, beside a guest that works. It answers with ``{"begin": 0,
+"end": 8388608, "digests": HEX}`` or ``{..., "zeros": true}`` in order, without a gap where no
+ranges were asked for, then ``{"over": true}``, or ``{"failed": SENTENCE}`` anywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ OVER: Message = {"over": True}
 def lines(
     client: NbdClient, key: bytes, grain: Grain, ranges: Iterable[Range] | None = None
 ) -> Iterator[Message]:
-    """What the program says of an export, or of some ``ranges`` of it. Raises `NBDFailed`."""
+    """Yield the messages about an export, or about some ``ranges`` of it. Raises `NBDFailed`."""
     begin, end, batch = 0, 0, bytearray()
     for piece in pieces(client, ranges or allocation(client, grain), grain):
         gap = piece.data is None or piece.begin != end
@@ -51,7 +53,7 @@ def lines(
 
 
 def main() -> int:
-    """Tells an export's digests on stdout; 1 when it could not."""
+    """Print an export's digests on stdout; return 1 when it could not."""
     told = json.loads(sys.stdin.readline())
     try:
         client = connect(told["at"], [wire.BASE_ALLOCATION])
@@ -65,7 +67,7 @@ def main() -> int:
     except wire.NBDFailed as error:
         print(json.dumps({"failed": error.message}), flush=True)
         return 1
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the reader has gone
         return 1
     return 0
 

@@ -1,14 +1,16 @@
-"""The program that runs beside the survivor: it makes a replica equal to the survivor's disk.
+"""Send the differences of a survivor's disk to a replica; the program that runs beside the
+survivor.
 
-It is told one thing per line of stdin, in JSON:
+Started by `colo.difference`; `nbd.compare` uses its `Comparison`. Reads with `nbd.scan`. It takes
+one task per line of stdin, in JSON:
 
 - ``{"compare": SOURCE, "target": TARGET, "key": HEX, "rate": BYTES_PER_S}``, then the lines of
-  `coloctl.nbd.digest` for that target: chunks whose digests differ are sent;
+  `nbd.digest` for that target: chunks whose digests differ are sent;
 - ``{"copy": SOURCE, "bitmap": NAME, "target": TARGET, "rate": ..., "flush": BOOL}``: chunks in
   which that dirty bitmap has a bit set are sent.
 
-It says ``{"writing": true}`` before its first write, ``{"at": ..., "read": ..., "sent": ...}`` now
-and then, ``{"done": true, ...}`` when a task is, and ``{"failed": SENTENCE, "settled": BOOL}``
+It prints ``{"writing": true}`` before its first write, ``{"at": ..., "read": ..., "sent": ...}``
+now and then, ``{"done": true, ...}`` when a task is, and ``{"failed": SENTENCE, "settled": BOOL}``
 before it gives up: settled when no write of its is under way any more.
 """
 
@@ -43,7 +45,7 @@ Connect = Callable[[Message, Iterable[str]], NbdClient]
 WINDOW = 8 * 1024 * 1024
 #: Pieces of zeros in one request; a disk without a fast way to zero them has to write them.
 ZEROS = 64
-#: How often it says how far it is, seconds.
+#: Time between two reports of progress, seconds.
 PROGRESS_S = 0.25
 
 
@@ -60,7 +62,7 @@ class SendLimit:
         self._limit = RateLimit(0, rate) if rate else None
 
     def sent(self, length: int) -> None:
-        """Returns when more may be sent. Time that nobody used is not saved up."""
+        """Wait until more may be sent. Unused time is not saved up."""
         if self._limit is not None:
             self._sleep(self._limit.wait_s(self._now(), length))
 
@@ -69,16 +71,16 @@ class Outbox:
     """Writes on their way to one replica: neighbours joined, a bounded number under way."""
 
     def __init__(self, client: NbdClient, grain: Grain, before: Callable[[], None]) -> None:
-        """``before`` is called before anything is written."""
+        """Call ``before`` before the first write."""
         self.client, self._grain, self._before = client, grain, before
-        self.sent = 0  #: bytes of data that went over the link; zeros travel as a word
+        self.sent = 0  #: bytes of data that went over the link; zeros travel as one flag
         self.pace = SendLimit(0)
         self._begin = self._end = 0  #: the run of neighbours that is not sent yet
         self._joined: bytearray | None = None  #: its data; None: it is zeros
         self._under_way: deque[NbdRequest] = deque()
 
     def put(self, begin: int, end: int, data: memoryview | None) -> None:
-        """The replica will hold ``data`` there, or zeros."""
+        """Put ``data``, or zeros, into the range of the replica."""
         if data is None and wire.Can.WRITE_ZEROES not in self.client.offers:
             data = memoryview(bytes(end - begin))
         longest = self._grain.piece * (ZEROS if data is None else 1)
@@ -91,7 +93,7 @@ class Outbox:
         self._end = end
 
     def settle(self, *, flush: bool) -> None:
-        """Everything put so far is on the replica; behind its host's caches with ``flush``."""
+        """Wait until all writes so far are on the replica; ``flush``: beyond its host's caches."""
         self._send_joined()
         while self._under_way:
             self.client.wait(self._under_way.popleft())
@@ -118,9 +120,10 @@ class Outbox:
 
 
 class Taker(Protocol):
-    """What is done about a chunk that differs."""
+    """The receiver of chunks that differ."""
 
-    def put(self, begin: int, end: int, data: memoryview | None) -> None: ...
+    def put(self, begin: int, end: int, data: memoryview | None) -> None:
+        """Take a chunk that differs; ``data`` is None where it is all zeros."""
 
 
 class Comparison:
@@ -134,7 +137,7 @@ class Comparison:
         self.read = 0  #: bytes of data read from the survivor's disk
 
     def hear(self, begin: int, end: int, theirs: bytes | None) -> None:
-        """The replica's digests of that range; None: it is all zeros there."""
+        """Take the replica's digests of that range; None: it is all zeros there."""
         if begin != self.at or end > self._source.size:
             raise wire.NBDFailed(f"the digests of {begin} to {end} came after {self.at}")
         while self.at < end:
@@ -162,11 +165,12 @@ class Comparison:
         return self.at == self._source.size
 
     def close(self) -> None:
+        """Close the connection to the survivor's disk."""
         self._source.close()
 
 
 class Mender:
-    """Everything the program does, told by `hear` and answered through ``say``."""
+    """The whole program: `hear` takes its tasks, and ``say`` carries its answers."""
 
     def __init__(
         self,
@@ -183,7 +187,9 @@ class Mender:
         self._told_s = now()
 
     def hear(self, message: Message) -> bool:
-        """One line of stdin was heard and acted upon; False: it has given up, and said so."""
+        """Take one line of stdin and act on it; return False when it has given up and reported
+        that.
+        """
         try:
             if "failed" in message:
                 raise wire.NBDFailed(str(message["failed"]))
@@ -205,7 +211,7 @@ class Mender:
         return True
 
     def close(self) -> None:
-        """No connection is left."""
+        """Close every connection."""
         if self._comparison:
             self._comparison.close()
         for outbox in self._replicas.values():
@@ -244,7 +250,7 @@ class Mender:
         self._done(source.size, read, outbox)
 
     def _open(self, source: NbdClient, message: Message) -> Outbox:
-        """The replica's outbox for one task; one that was open stays so."""
+        """Return the replica's outbox for one task; one that was open stays so."""
         at = message["target"]
         outbox = self._replicas.get(at["export"])
         if outbox is None:
@@ -262,7 +268,7 @@ class Mender:
             self._say({"writing": True})
 
     def _settled(self) -> bool:
-        """No write is under way any more, whatever came of those that were."""
+        """Return whether no write is under way any more, with any result."""
         for outbox in self._replicas.values():
             try:
                 outbox.client.settle()
@@ -280,7 +286,7 @@ class Mender:
 
 
 def main() -> int:
-    """Does what stdin says, until its end; 1 when something failed, and then at once."""
+    """Run the tasks of stdin until its end; return 1 when one failed, and then at once."""
 
     def say(message: Message) -> None:
         print(json.dumps(message), flush=True)
@@ -289,7 +295,7 @@ def main() -> int:
     try:
         going = all(mender.hear(json.loads(line)) for line in sys.stdin)
         mender.close()
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the reader has gone
         return 1
     return 0 if going else 1
 

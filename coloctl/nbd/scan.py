@@ -1,4 +1,7 @@
-"""A disk read from its beginning to its end, hashed chunk by chunk; holes are not read."""
+"""Read a disk from its beginning to its end and hash it chunk by chunk; holes are not read.
+
+Used by `nbd.mend`, `nbd.compare` and `nbd.digest`; reads through `nbd.client`.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,17 @@ from coloctl.nbd.client import NbdClient, NbdRequest
 #: Bytes of a digest. With the key of each run unknown to the guest, two different chunks are taken
 #: for equal once in 2^128.
 DIGEST = 16
-#: How much of a disk is asked about at once; an answer is cut short by the server as it likes.
+#: The part of a disk that is asked about at once; the server cuts an answer short as it likes.
 SPAN = 1 << 30
 
 
 @dataclass(frozen=True)
 class Grain:
-    """In what portions a disk is handled, bytes.
+    """The portions in which a disk is handled, bytes.
 
-    A chunk is what is compared and sent as a whole. 64 KiB: the cluster of qcow2, so that a chunk
-    is written in one piece there; its digest is a 4096th of it, so that comparing a TiB sends
-    256 MiB; and a changed sector costs no more than half a millisecond of a 1 Gbit/s link.
+    A chunk is compared and sent as a whole. 64 KiB: the cluster of qcow2, so that a chunk is
+    written in one piece there; its digest is a 4096th of it, so that comparing a TiB sends 256 MiB;
+    and a changed sector costs no more than half a millisecond of a 1 Gbit/s link.
     """
 
     chunk: int = 64 * 1024
@@ -32,9 +35,11 @@ class Grain:
     ahead: int = 3  #: pieces read ahead of the one that is hashed
 
     def up(self, offset: int) -> int:
+        """Round an offset up to a whole chunk."""
         return -(-offset // self.chunk) * self.chunk
 
     def down(self, offset: int) -> int:
+        """Round an offset down to a whole chunk."""
         return offset // self.chunk * self.chunk
 
 
@@ -62,21 +67,21 @@ class Piece:
     data: memoryview | None
 
     def part(self, begin: int, end: int) -> memoryview | None:
-        """The bytes of that range, which must be inside."""
+        """Return the bytes of that range, which must be inside."""
         return None if self.data is None else self.data[begin - self.begin : end - self.begin]
 
 
 def allocation(client: NbdClient, grain: Grain) -> Iterator[Range]:
-    """The whole disk in order; zeros only where the server says so of every byte of a chunk."""
+    """Yield the whole disk in order; zeros only where the server reports them of a whole chunk."""
     if not client.knows(wire.BASE_ALLOCATION):
         if client.size:
             yield Range(0, client.size, False)
         return
-    reached = 0  # everything before is told
+    reached = 0  # all before it was yielded
     for extent in _extents(client, wire.BASE_ALLOCATION):
         zeros = bool(extent.flags & wire.READS_ZERO)
         last = extent.end == client.size
-        # A chunk that only begins here is told with what follows, unless data is in it already.
+        # A chunk that only begins here goes with what follows, unless data is in it already.
         end = extent.end if last else grain.down(extent.end) if zeros else grain.up(extent.end)
         end = min(end, client.size)
         if end > reached:
@@ -85,7 +90,7 @@ def allocation(client: NbdClient, grain: Grain) -> Iterator[Range]:
 
 
 def dirty(client: NbdClient, bitmap: str, grain: Grain) -> Iterator[Range]:
-    """The chunks in which that exported bitmap has a bit set, in order."""
+    """Yield the chunks in which that exported bitmap has a bit set, in order."""
     reached = 0
     for extent in _extents(client, wire.dirty_bitmap(bitmap)):
         if extent.flags & wire.DIRTY:
@@ -104,7 +109,7 @@ def _extents(client: NbdClient, context: str) -> Iterator[wire.Extent]:
 
 
 def pieces(client: NbdClient, ranges: Iterable[Range], grain: Grain) -> Iterator[Piece]:
-    """What the disk holds in ``ranges``, in order; some pieces are read ahead."""
+    """Yield the content of ``ranges``, in order; some pieces are read ahead."""
     waiting: deque[Piece | NbdRequest] = deque()
     reads = 0
     for one in ranges:
@@ -129,16 +134,16 @@ def _taken(client: NbdClient, waiting: Piece | NbdRequest) -> Piece:
 
 
 def is_zero(chunk: memoryview) -> bool:
-    """Whether all its bytes are; as fast as memory is, which comparing a view would not be."""
+    """Return whether all bytes are zero, as fast as memory is; comparing a view would be slower."""
     return bytes(chunk) == bytes(len(chunk))
 
 
 def digest(chunk: memoryview | bytes, key: bytes) -> bytes:
-    """What stands for the content of a chunk."""
+    """Compute the digest that stands for the content of a chunk."""
     return hashlib.blake2b(chunk, digest_size=DIGEST, key=key).digest()
 
 
 @functools.lru_cache(maxsize=4)
 def zero_digest(length: int, key: bytes) -> bytes:
-    """The digest of a chunk of zeros."""
+    """Compute the digest of a chunk of zeros."""
     return digest(bytes(length), key)

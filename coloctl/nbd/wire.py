@@ -1,7 +1,8 @@
-"""The NBD protocol as far as coloctl speaks it: numbers, and bytes packed and unpacked; pure.
+"""Pack and unpack the NBD protocol as far as coloctl speaks it; pure.
 
-Fixed newstyle handshake with structured replies, after the protocol's document (``doc/proto.md`` of
-NetworkBlockDevice/nbd). QEMU has spoken all of it since 3.0.
+Used by `nbd.client`; `colo.link` knows a server by its greeting. Fixed newstyle handshake with
+structured replies, after the protocol's document (``doc/proto.md`` of NetworkBlockDevice/nbd). QEMU
+has spoken all of it since 3.0.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ DIRTY = 1  #: of an extent of qemu:dirty-bitmap:NAME
 
 
 def dirty_bitmap(name: str) -> str:
-    """QEMU's context for a dirty bitmap that is exported."""
+    """Return QEMU's context for a dirty bitmap that is exported."""
     return f"qemu:dirty-bitmap:{name}"
 
 
@@ -82,7 +83,7 @@ class ChunkType(IntEnum):
 
 
 class Can(IntFlag):
-    """What an export offers."""
+    """The features that an export offers."""
 
     HAS_FLAGS = 1
     READ_ONLY = 2
@@ -91,7 +92,7 @@ class Can(IntFlag):
 
 
 class NBDFailed(Exception):
-    """An NBD server refused, failed or went away; the message says what it was asked for."""
+    """The error of a server that refused, failed or went away; the message names the request."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -112,30 +113,30 @@ class Extent:
 
 
 def option(kind: Option, data: bytes) -> bytes:
-    """An option with its data, as a client sends it."""
+    """Pack an option with its data, as a client sends it."""
     return OPTION.pack(OPTION_MAGIC, kind, len(data)) + data
 
 
 def text(value: str) -> bytes:
-    """A string behind its length."""
+    """Pack a string after its length."""
     raw = value.encode()
     return U32.pack(len(raw)) + raw
 
 
 def request(kind: RequestType, cookie: int, offset: int = 0, length: int = 0) -> bytes:
-    """A request's header; a write's data follows it."""
+    """Pack a request's header; a write's data follows it."""
     return REQUEST.pack(REQUEST_MAGIC, 0, kind, cookie, offset, length)
 
 
 def error_of(payload: bytes) -> str:
-    """What the payload of an error chunk says."""
+    """Return the message in the payload of an error chunk."""
     number = U32.unpack_from(payload)[0]
     said = payload[6 : 6 + U16.unpack_from(payload, 4)[0]].decode(errors="replace")
     return said or f"error {number}"
 
 
 def extents(payload: bytes, begin: int, end: int) -> list[Extent]:
-    """The extents of one block-status chunk, from ``begin`` on and cut at ``end``."""
+    """Unpack the extents of one block-status chunk, from ``begin`` on and cut at ``end``."""
     found = []
     for told, flags in EXTENT.iter_unpack(payload[U32.size :]):
         length = min(told, end - begin)

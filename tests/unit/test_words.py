@@ -26,10 +26,8 @@ PENDING = frozenset(
         # -
         "coloctl/lab",
         # -
-        "coloctl/nbd",
         # the pair
         # -
-        "coloctl/check",
         # -
         # -
         # -
