@@ -1,8 +1,9 @@
-"""Everything without root: commands that run themselves again in a world where they are root.
+"""Run a command that needs root again in a user namespace where it is root.
 
-`enter` replaces the process by the same command inside a private user and mount namespace, so the
-terminal, Ctrl-C and the exit code are untouched. That world ends with its last process; `hold`
-leaves one behind, whose record in the state folder lets later commands join the same world.
+Called by `pytest_plugin` and `cli.verbs.lab`; the namespace is made by `lab.userns`. `enter`
+replaces the process by the same command inside a private user and mount namespace, so the terminal,
+Ctrl-C and the exit code are untouched. That namespace ends with its last process; `hold` leaves one
+there, whose record in the state folder lets later commands join the same namespace.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from coloctl.lab import userns
 from coloctl.lab.layout import DEFAULT, check_name
 from coloctl.reading import read_json
 
-#: Set inside such a world, so that nobody enters a second one from there.
+#: Set inside such a namespace, so that no process enters a second one from there.
 MARK = "COLOCTL_ROOTLESS"
 
 _HOLDER = "import signal; signal.pause()"
@@ -34,7 +35,9 @@ _END_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that keeps a world alive; the start time tells it from a reused process id."""
+    """A process that keeps a user namespace alive; the start time distinguishes a reused process
+    id.
+    """
 
     pid: int
     start_time: int  #: clock ticks after boot, field 22 of /proc/PID/stat
@@ -42,22 +45,22 @@ class Holder:
 
 
 def inside() -> bool:
-    """This process already runs in such a world."""
+    """Return whether this process already runs in such a namespace."""
     return os.environ.get(MARK) == "1"
 
 
 def needed() -> bool:
-    """This process is neither root nor in a world where it is."""
+    """Return whether this process is neither root nor in a namespace where it is."""
     return os.geteuid() != 0 and not inside()
 
 
 def enter(argv: Sequence[str] | None = None, *, lab: str | None = None) -> None:
-    """The command runs as root of a world of its own; returns only where nothing was needed.
+    """Run the command as root of a user namespace; return only where none was needed.
 
-    Joins the world that holds ``lab``, or else any lab of this user; makes a new one when there is
-    none. ``argv`` is the command to run, by default this very one. State and cache stay where this
-    user has them. Call it before any thread starts. Raises `LabError` with a hint when the system
-    does not allow user namespaces.
+    Joins the namespace that holds ``lab``, or else any lab of this user; makes a new one when there
+    is none. ``argv`` is the command to run, by default this very one. State and cache stay where
+    this user has them. Call it before any thread starts. Raises `LabError` with a hint when the
+    system does not allow user namespaces.
     """
     if not needed():
         return
@@ -69,7 +72,7 @@ def enter(argv: Sequence[str] | None = None, *, lab: str | None = None) -> None:
 
 
 def join(lab: str, argv: Sequence[str] | None = None) -> bool:
-    """The command runs in the world that holds ``lab``; False when no world does.
+    """Run the command in the namespace that holds ``lab``; return False when none does.
 
     True only for a process that is there already, or is root.
     """
@@ -80,9 +83,10 @@ def join(lab: str, argv: Sequence[str] | None = None) -> bool:
 
 
 def hold(lab: str) -> None:
-    """This world outlives the command, and is found by the lab's name; root needs no such thing.
+    """Keep this namespace after the command, to be found by the lab's name; root needs no such
+    thing.
 
-    Labs of one world share its holder. Raises `LabError` when the state folder is not ours.
+    Labs of one namespace share its holder. Raises `LabError` when the state folder is not ours.
     """
     if not inside():
         return
@@ -94,7 +98,7 @@ def hold(lab: str) -> None:
 
 
 def release(lab: str) -> None:
-    """No record of the lab is left; its world ends with the last lab in it and the last process.
+    """Remove the record of the lab; its namespace ends with its last lab and last process.
 
     Raises `LabError` when the holder will not end.
     """
@@ -109,7 +113,7 @@ def release(lab: str) -> None:
 
 
 def held() -> list[str]:
-    """The names of this user's labs whose world is alive, sorted."""
+    """Return the names of this user's labs whose namespace is alive, sorted."""
     return [
         record.stem.removeprefix("lab-")
         for record in sorted(_records())
@@ -122,14 +126,14 @@ def _record(lab: str) -> Path:
 
 
 def _records(first: str = DEFAULT) -> list[Path]:
-    """All records, the one of that lab before the others."""
+    """Return all records, the one of that lab before the others."""
     return sorted(
         paths.state_dir().glob("lab-*.json"), key=lambda path: (path != _record(first), path)
     )
 
 
 def _read(record: Path) -> Holder | None:
-    """What the record says; a missing or broken one says nothing."""
+    """Read the record; a missing or broken one counts as none."""
     try:
         document = read_json(record.read_text())
         boot = str(document.get("boot", ""))
@@ -139,7 +143,7 @@ def _read(record: Path) -> Holder | None:
 
 
 def _join(record: Path, argv: Sequence[str] | None) -> None:
-    """Returns only when the record's world is gone."""
+    """Join the record's namespace; return only when it is gone."""
     holder = _read(record)
     if holder is None:
         return
@@ -152,7 +156,7 @@ def _join(record: Path, argv: Sequence[str] | None) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What the command gets inside, where its user id no longer tells where its folders are."""
+    """Return the environment inside, where the user id no longer shows where the folders are."""
     return {
         **os.environ,
         MARK: "1",
@@ -194,12 +198,13 @@ def _spawn() -> Holder:
     start_time = _start_time(process.pid)
     if start_time is None:
         raise LabError("The process that should keep the lab alive ended at once.")
-    process.returncode = 0  # it stays behind on purpose: nobody waits for it
+    process.returncode = 0  # it stays on purpose, and is not waited for
+
     return Holder(process.pid, start_time, procfs.boot_id())
 
 
 def _start_time(pid: int) -> int | None:
-    """When the process started, None when it is gone or dead and not yet reaped."""
+    """Return when the process started, None when it is gone or dead and not yet reaped."""
     try:
         # The command name may hold spaces and parentheses; fields count from the last one.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -209,7 +214,7 @@ def _start_time(pid: int) -> int | None:
 
 
 def _is_alive(holder: Holder) -> bool:
-    """Whether it is still the process that was started, of this user and in this boot."""
+    """Return whether it is still the process that was started, of this user and in this boot."""
     if holder.boot and holder.boot != procfs.boot_id():
         return False
     return _start_time(holder.pid) == holder.start_time
@@ -217,7 +222,7 @@ def _is_alive(holder: Holder) -> bool:
 
 @contextlib.contextmanager
 def _alive(holder: Holder) -> Iterator[int | None]:
-    """A pidfd of the holder, None when it is gone."""
+    """Open a pidfd of the holder; None when it is gone."""
     try:
         handle = os.pidfd_open(holder.pid)
     except ProcessLookupError:

@@ -1,7 +1,8 @@
-"""A private world: a user namespace where the caller is root, with a mount namespace of its own.
+"""Enter a user namespace in which the caller is root, with a mount namespace of its own.
 
-The network namespace stays the caller's, so that downloads work inside as well; every network the
-lab needs is a namespace that it makes itself.
+Called by `lab.rootless`; the system calls are those of `lab.kernel`. The network namespace stays
+the caller's, so that downloads work inside as well; every network that the lab needs is a namespace
+that it makes itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from coloctl.lab.kernel import (
 _RUN = Path("/run")
 _NETNS = "netns"
 
-#: How long threads that were told to end, such as those of a progress bar, get to do so.
+#: The time for threads that were asked to end, such as those of a progress bar, to do so.
 _ENDING_S = 2.0
 _ALLOW = (
     "run as root, or allow unprivileged user namespaces: user.max_user_namespaces above 0,"
@@ -36,7 +37,7 @@ _ALLOW = (
 
 
 def found() -> None:
-    """The calling process is root of a new world with an empty /run/netns.
+    """Make the calling process root of a new user namespace with an empty /run/netns.
 
     It must have one thread only. Raises `LabError` when the system does not allow it.
     """
@@ -54,7 +55,7 @@ def found() -> None:
 
 
 def move_into(pidfd: int) -> None:
-    """The calling process is root of the world in which that process lives, in the same folder.
+    """Make the calling process root of that process's user namespace, in the same folder.
 
     It must have one thread only. Raises `LabError` when that process is not the caller's own.
     """
@@ -66,11 +67,11 @@ def move_into(pidfd: int) -> None:
 
 
 def _private_run() -> None:
-    """/run is a tmpfs that shows all that was there, and has an empty folder for namespaces.
+    """Mount a tmpfs on /run that shows all that was there, with an empty folder for namespaces.
 
-    Mounting on /run/netns alone would need that folder to exist, and to last: whoever removes it
-    outside takes every mount on it away, in other mount namespaces too (namespaces of networks
-    with it).
+    Mounting on /run/netns alone would need that folder to exist, and to last: a process that
+    removes it outside takes every mount on it away, in other mount namespaces too (namespaces of
+    networks with it).
     """
     before = os.open(_RUN, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -98,7 +99,7 @@ def _show(source: Path, target: Path) -> None:
 
 
 def _check_single_thread() -> None:
-    """The caller is alone, at once or as soon as threads that are ending have ended."""
+    """Require that the caller has one thread, at once or as soon as ending threads have ended."""
     end = time.monotonic() + _ENDING_S
     while sum(1 for _ in Path("/proc/self/task").iterdir()) > 1:
         if time.monotonic() > end:
@@ -107,13 +108,13 @@ def _check_single_thread() -> None:
 
 
 @contextlib.contextmanager
-def _explained(deed: str) -> Iterator[None]:
-    """Turns a refusal of the kernel into a `LabError` that names the ``deed``."""
+def _explained(what: str) -> Iterator[None]:
+    """Turn a refusal of the kernel into a `LabError` that names the ``what``."""
     try:
         yield
     except OSError as error:
         # ENOSPC is what unshare says when user.max_user_namespaces is reached.
         refused = error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC)
         raise LabError(
-            f"Cannot {deed}: {error.strerror}.", hint=_ALLOW if refused else None
+            f"Cannot {what}: {error.strerror}.", hint=_ALLOW if refused else None
         ) from None
