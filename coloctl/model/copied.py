@@ -26,7 +26,7 @@ class Copied:
     why: str = ""  #: why the disks were copied in full, where that was not asked for
 
     def sentence(self) -> str:
-        """For people."""
+        """Describe it for people."""
         if self.method is Method.DIFFERENCE:
             return (
                 f"{about(self.sent)} of {about(self.full)} differed and were copied; "

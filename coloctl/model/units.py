@@ -12,7 +12,7 @@ SIZE = re.compile(r"([0-9]+)\s*([A-Za-z]*)")
 
 
 def bytes_of(text: str) -> int | None:
-    """The bytes that ``50MiB`` says; None for what has no unit, or is no size at all."""
+    """Return the bytes that ``50MiB`` means; None for what has no unit, or is no size at all."""
     match = SIZE.fullmatch(text.strip())
     return int(match[1]) * UNITS[match[2]] if match and match[2] in UNITS else None
 

@@ -30,15 +30,15 @@ class Endpoint:
         return f"{host}:{self.port}"
 
     def flat(self) -> dict[str, Any]:
-        """As QAPI's ``SocketAddress``."""
+        """Return the address as QAPI's ``SocketAddress``."""
         return {"type": "inet", "host": self.address, "port": str(self.port)}
 
     def wrapped(self) -> dict[str, Any]:
-        """As QAPI's ``SocketAddressLegacy``."""
+        """Return the address as QAPI's ``SocketAddressLegacy``."""
         return {"type": "inet", "data": {"host": self.address, "port": str(self.port)}}
 
     def uri(self) -> str:
-        """As ``migrate`` takes it."""
+        """Return the address as ``migrate`` takes it."""
         return f"tcp:{self}"
 
 
@@ -52,15 +52,15 @@ class SocketFile:
         return str(self.path)
 
     def flat(self) -> dict[str, Any]:
-        """As QAPI's ``SocketAddress``."""
+        """Return the address as QAPI's ``SocketAddress``."""
         return {"type": "unix", "path": str(self.path)}
 
     def wrapped(self) -> dict[str, Any]:
-        """As QAPI's ``SocketAddressLegacy``."""
+        """Return the address as QAPI's ``SocketAddressLegacy``."""
         return {"type": "unix", "data": {"path": str(self.path)}}
 
     def uri(self) -> str:
-        """As ``migrate`` takes it."""
+        """Return the address as ``migrate`` takes it."""
         return f"unix:{self.path}"
 
 
@@ -75,29 +75,29 @@ class Wires:
     folder: Path
 
     def exports(self, node: NodeName) -> Address:
-        """Where ``node`` serves its disks over NBD while it is the secondary."""
+        """Return where ``node`` serves its disks over NBD while it is the secondary."""
         return self._at(node, "nbd", self.spec.replication.nbd_port())
 
     def mirror(self, node: NodeName, nic: int) -> Address:
-        """Where ``node`` hands out a copy of what its guest receives, while it is the primary."""
+        """Return where ``node``, as primary, hands out a copy of what its guest receives."""
         return self._at(node, _nth("mirror0", nic), self.spec.replication.mirror_port(nic))
 
     def compare(self, node: NodeName, nic: int) -> Address:
-        """Where ``node`` takes in what the secondary's guest sends, while it is the primary."""
+        """Return where ``node``, as primary, takes in what the secondary's guest sends."""
         return self._at(node, _nth("compare1", nic), self.spec.replication.compare_port(nic))
 
     def stream(self, node: NodeName) -> Address:
-        """Where ``node`` takes in the memory of the guest, where a connection has to be opened."""
+        """Return where ``node`` takes in the guest's memory, where a connection must be opened."""
         return self._at(node, "stream", self.spec.replication.migration_port())
 
     def migration_uri(self, secondary: NodeName) -> str:
-        """What ``migrate`` and ``migrate-incoming`` are given."""
+        """Return what ``migrate`` and ``migrate-incoming`` get."""
         if self.spec.replication.stream is MigrationTransport.FD:
             return f"fd:{MIGRATION_FD}"
         return self.stream(secondary).uri()
 
     def ports(self) -> Mapping[int, str]:
-        """The TCP ports that a node listens on in one role or the other, and what for."""
+        """Return the TCP ports that a node listens on in one role or the other, and what for."""
         if self.spec.shares_host():
             return {}
         replication = self.spec.replication
@@ -117,5 +117,5 @@ class Wires:
 
 
 def _nth(name: str, nic: int) -> str:
-    """The name of a wire of one NIC, spelled as the id of its chardev is."""
+    """Return the name of a wire of one NIC, spelled as the id of its chardev is."""
     return name if nic == 0 else f"{name}-n{nic}"

@@ -28,12 +28,12 @@ PERIOD_MIN_S, PERIOD_MAX_S = 60, 366 * 86_400
 
 
 def complaint(sentence: str, hint: str | None = None) -> PydanticCustomError:
-    """A validation error that carries ``sentence`` and ``hint`` to `coloctl.pairfile` unchanged."""
+    """Make a validation error that carries ``sentence`` and ``hint`` to `pairfile` unchanged."""
     return PydanticCustomError("pair_file", "{sentence}", {"sentence": sentence, "hint": hint})
 
 
 def memory_mib(value: object) -> int:
-    """The size in MiB; whole numbers without quotes are bytes."""
+    """Read a size in MiB; whole numbers without quotes are bytes."""
     hint = 'write it like memory = "512MiB"'
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise complaint("This must be a size, such as 512MiB in quotes.", hint)
@@ -46,7 +46,7 @@ def memory_mib(value: object) -> int:
 
 
 def rate(value: object) -> int:
-    """Bytes per second; whole numbers without quotes are bytes, 0 is no limit."""
+    """Read bytes per second; whole numbers without quotes are bytes, 0 is no limit."""
     hint = 'write it like mirror_rate = "50MiB"'
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise complaint("This must be bytes per second, such as 50MiB in quotes.", hint)
@@ -57,7 +57,7 @@ def rate(value: object) -> int:
 
 
 def period(value: object) -> float:
-    """Seconds between two times; 0 is never."""
+    """Read the seconds between two times; 0 is never."""
     hint = 'write it like every = "1d"; the units are s, m, h, d, w'
     if value == 0 and not isinstance(value, bool):
         return 0.0
@@ -82,7 +82,7 @@ def _size(text: str, hint: str) -> int:
 
 
 def pair_name(name: str) -> str:
-    """``name`` can be a folder below the state folder, short enough for socket addresses."""
+    """Check that ``name`` can be a folder of the state folder, short enough for socket paths."""
     if not _PAIR_NAME.fullmatch(name):
         raise complaint(
             f'"{name}" cannot name a folder safely.',
@@ -97,7 +97,7 @@ def pair_name(name: str) -> str:
 
 
 def qemu_id(name: str) -> str:
-    """``name`` is well formed as QEMU sees it (id_wellformed in util/id.c)."""
+    """Check that ``name`` is well formed as QEMU sees it (id_wellformed in util/id.c)."""
     if not _QEMU_ID.fullmatch(name):
         raise complaint(
             f'QEMU does not accept "{name}" as an id.',
@@ -107,7 +107,7 @@ def qemu_id(name: str) -> str:
 
 
 def mac(text: str) -> str:
-    """The MAC address of one card, in small letters."""
+    """Read the MAC address of one card, in small letters."""
     small = text.lower()
     if not _MAC.fullmatch(small):
         raise complaint(f'"{text}" is not a MAC address.', "write it like 52:54:00:12:34:56")
@@ -123,7 +123,7 @@ def mac(text: str) -> str:
 
 
 def machine(name: str) -> str:
-    """A machine type of the pc or q35 family, without options."""
+    """Check a machine type of the pc or q35 family, without options."""
     if "," in name:
         raise complaint(
             "This must be the machine type alone, without options.",
@@ -138,14 +138,14 @@ def machine(name: str) -> str:
 
 
 def cpu(model: str) -> str:
-    """A CPU model with its flags, as ``-cpu`` takes it."""
+    """Check a CPU model with its flags, as ``-cpu`` takes it."""
     if not _CPU.fullmatch(model):
         raise complaint(f'"{model}" is not a CPU model.', "write it as for QEMU's -cpu")
     return model
 
 
 def device(model: str) -> str:
-    """A device name, without options."""
+    """Check a device name, without options."""
     if not _DEVICE.fullmatch(model):
         raise complaint(
             f'"{model}" is not a device name.', "write it as for QEMU's -device, without options"
@@ -154,7 +154,7 @@ def device(model: str) -> str:
 
 
 def ifname(name: str) -> str:
-    """``name`` can be the name of a Linux network interface."""
+    """Check that ``name`` can be the name of a Linux network interface."""
     if len(name.encode()) > _IFNAME_MAX:
         raise complaint(
             f'"{name}" has {len(name.encode())} characters and Linux allows {_IFNAME_MAX}.',
@@ -166,7 +166,7 @@ def ifname(name: str) -> str:
 
 
 def host(host: str) -> str:
-    """``local`` or ``netns:NAME``."""
+    """Check a host: ``local`` or ``netns:NAME``."""
     kind, _, rest = host.partition(":")
     if kind == "ssh":
         raise complaint("Hosts reached over ssh are not supported.", "use local or netns:NAME")
@@ -176,7 +176,7 @@ def host(host: str) -> str:
 
 
 def address(text: str) -> str:
-    """The IP address of one host, in its usual spelling."""
+    """Read the IP address of one host, in its usual spelling."""
     try:
         parsed = ip_address(text)
     except ValueError:
@@ -194,14 +194,14 @@ def address(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """A path that is not empty."""
+    """Check that a path is not empty."""
     if not text or "\0" in text:
         raise complaint("This must be the path of a file.")
     return text
 
 
 def agent_value(value: object) -> str:
-    """The value as a fence agent reads it from a line of its standard input."""
+    """Check that a fence agent can read the value from a line of its standard input."""
     if isinstance(value, bool):
         return "1" if value else "0"
     if not isinstance(value, (str, int)):
@@ -212,7 +212,7 @@ def agent_value(value: object) -> str:
 
 
 def agent_options(options: dict[str, str]) -> dict[str, str]:
-    """Options of a fence agent by name, without those that are coloctl's to say."""
+    """Check options of a fence agent by name, without those that are coloctl's to say."""
     for name in options:
         if name == "action":
             raise complaint(
