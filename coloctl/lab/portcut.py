@@ -1,7 +1,9 @@
-"""Single ports cut in silence, by nftables: what a host receives for them vanishes.
+"""Cut single ports in silence, by nftables: a host drops what it receives for them.
 
-Invariant: every cut is a table of its own, so it goes as a whole, and nobody else's rules change.
-What an end sends is never refused, because a sender would be told.
+Called by `lab.link`.
+
+Invariant: every cut is a table of its own, so it goes as a whole, and no other rules change.
+Packets that an end sends are never refused, because the sender would notice.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ Expressions = list[dict[str, Any]]
 def close(
     namespace: str, device: str, service: str, *, tcp: Iterable[int], udp: Iterable[int]
 ) -> None:
-    """What comes in through the device, from or to one of the ports, vanishes.
+    """Drop all that comes in through the device, from or to one of the ports.
 
     Raises `LabError` when the kernel has no nftables.
     """
@@ -66,7 +68,7 @@ def close(
 
 
 def open_again(namespace: str, device: str, service: str | None = None) -> None:
-    """That cut of the device, or every one, is gone; fine when there was none."""
+    """Remove that cut of the device, or every one; fine when there was none."""
 
     def work() -> None:
         with NFTables(nfgen_family=_NFPROTO_IPV4) as nft:

@@ -1,4 +1,7 @@
-"""Processes that live in a lab's namespaces, and how they leave with it."""
+"""End the processes that run in a lab's namespaces.
+
+Called by `lab.network` when a lab goes down.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ HARD_S = 5.0
 
 
 def evict(namespaces: Iterable[str]) -> list[str]:
-    """Nobody lives in the namespaces any more; returns a sentence for each who was told to go.
+    """End every process in the namespaces; return a sentence for each that was asked to go.
 
-    SIGTERM first, SIGKILL to those who stay. Raises `LabError` when the caller lives there itself,
-    or when somebody survives both.
+    SIGTERM first, SIGKILL to those who stay. Raises `LabError` when the caller runs there itself,
+    or when a process survives both.
     """
     deeds: list[str] = []
     homes = tuple(namespaces)
@@ -54,7 +57,7 @@ def _tenants(homes: Iterable[str]) -> dict[tuple[int, str], str]:
 
 
 def _tell(pid: int, home: str, number: signal.Signals, handles: contextlib.ExitStack) -> int | None:
-    """A pidfd of the process that got the signal, None when it left before or is another by now."""
+    """Send the signal and return a pidfd; None when the process left or is another by now."""
     try:
         handle = os.pidfd_open(pid)
         handles.callback(os.close, handle)
@@ -67,7 +70,7 @@ def _tell(pid: int, home: str, number: signal.Signals, handles: contextlib.ExitS
 
 
 def _wait_gone(handles: Iterable[int], patience_s: float) -> None:
-    """Returns when all the pidfds' processes are dead, or when patience ends."""
+    """Wait until all the pidfds' processes are dead, or the time is over."""
     poll = select.poll()
     waiting = set(handles)
     for handle in waiting:

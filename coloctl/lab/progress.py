@@ -1,4 +1,7 @@
-"""How long work tells what it is doing; the terminal decides how to draw it."""
+"""Report the progress of long work; the terminal decides how to draw it.
+
+Used by `lab.apt` and the other builders; drawn by `cli.views.downloads`.
+"""
 
 from __future__ import annotations
 
@@ -19,4 +22,4 @@ Report = Callable[[Progress], None]
 
 
 def silent(progress: Progress) -> None:
-    """Nobody is told."""
+    """Report to no reader."""

@@ -1,10 +1,10 @@
-"""A pump: the process that holds the frames of an impaired wire where the kernel cannot.
+"""Hold the frames of an impaired wire where the kernel cannot; a program.
 
-What leaves either end of the wire is redirected into a tap, whose frames the pump reads, keeps or
-loses as the impairment says, and sends out of the same end, past the redirection. It uses the
-standard library only, so that it starts quickly.
+Started by `lab.link`. All that leaves either end of the wire is redirected into a tap, whose frames
+the pump reads, keeps or loses as the impairment says, and sends out of the same end, past the
+redirection. It uses the standard library only, so that it starts quickly.
 
-It ends by itself when whoever started it is gone. Its taps go with it, whatever ended it; the
+It ends by itself when the process that started it is gone. Its taps go with it on every path; the
 redirection stays until the wire is healed, and until then nothing passes.
 """
 
@@ -56,7 +56,7 @@ _END_S = 5.0
 
 
 def tap_of(device: str) -> str:
-    """The name of the tap into which the frames of that end of a wire go."""
+    """Name the tap into which the frames of that end of a wire go."""
     return f"{device}~"
 
 
@@ -65,14 +65,14 @@ def _name_of(wire: str) -> str:
 
 
 def start(wire: str, ends: Sequence[tuple[str, str]], impairment: Impairment) -> None:
-    """A pump waits for frames in the tap of each end, a namespace and a device; it is our child.
+    """Start a pump on the tap of each end, a namespace and a device; it is our child.
 
     Raises `LabError` when it cannot; then there is none.
     """
     order = {"wire": wire, "ends": list(ends), "impairment": impairment.document()}
     child = subprocess.Popen(
         [sys.executable, "-m", "coloctl.lab.pump", json.dumps(order)],
-        stdin=subprocess.PIPE,  # the end of it tells the pump that we are gone
+        stdin=subprocess.PIPE,  # its end shows the pump that we are gone
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -85,14 +85,15 @@ def start(wire: str, ends: Sequence[tuple[str, str]], impairment: Impairment) ->
         raise LabError(f"The wire {wire} cannot be impaired: {(said or ['no answer'])[-1]}.")
     child.stdout.close()
     child.stderr.close()
-    # Holds the pipe, and takes note of the end; nobody waits for this thread.
+    # Holds the pipe, and takes note of the end; no process waits for this thread.
+
     threading.Thread(target=child.wait, name=f"pump {wire}", daemon=True).start()
 
 
 def end(wire: str, namespace: str) -> None:
-    """No pump of that wire is left, whoever started it; raises `LabError` when one will not end.
+    """End every pump of that wire, with any parent; raises `LabError` when one will not end.
 
-    ``namespace`` is that of an end of the wire; a pump lives at the first end that it serves.
+    ``namespace`` is that of an end of the wire; a pump runs at the first end that it serves.
     """
     for pid, command in netns.processes(namespace).items():
         if command != _name_of(wire):
@@ -209,7 +210,7 @@ def _pump(ends: Sequence[_End]) -> None:
 
 
 def main(argument: str) -> None:
-    """The wire's frames pass through this process, until it or its parent ends."""
+    """Pass the wire's frames through this process, until it or its parent ends."""
     order = json.loads(argument)
     call("prctl", PR_SET_NAME, _name_of(order["wire"]).encode())
     with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
-"""QEMU builds with COLO, side by side: the system's own and those of Debian's releases.
+"""Provide QEMU builds with COLO, side by side: the system's own and those of Debian's releases.
 
-A build is a package with its whole dependency closure in a private folder. Its programs start
-through the C library of that folder, so nothing has to fit the machine underneath.
+Called by `check.choose` and `cli.verbs.lab_goods`; downloads with `lab.apt`. A build is a package
+with its whole dependency closure in a private folder. Its programs start through the C library of
+that folder, so nothing has to fit the machine underneath.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 MODULES = "usr/lib/x86_64-linux-gnu/qemu"
 FIRMWARE = ("usr/share/seabios", "usr/share/qemu", "usr/lib/ipxe/qemu")
 
-#: Grows when builds of an older coloctl have to be made anew.
+#: Grows when builds of an older coloctl have to be made again.
 RECIPE = 1
 
 #: A program that only prints its version; a cold disk is the slow case.
@@ -63,14 +64,14 @@ class Build:
 
 
 def find(name: str) -> Build | None:
-    """The build of that name as far as it is here and whole; nothing is downloaded."""
+    """Find the build of that name as far as it is here and whole; nothing is downloaded."""
     return _find_system() if name == "system" else _find_stored(name)
 
 
 def provide(name: str, *, report: Report = silent) -> Build:
-    """The build of that name is here, downloaded and unpacked if need be.
+    """Provide the build of that name, downloaded and unpacked if need be.
 
-    A stored build that lost a file is made anew. Raises `ProvisionError`, and `UsageError` for a
+    A stored build that lost a file is made again. Raises `ProvisionError`, and `UsageError` for a
     name that no build has.
     """
     if build := find(name):
@@ -93,9 +94,9 @@ def provide(name: str, *, report: Report = silent) -> Build:
 def choose(
     works: Callable[[Build, str], bool], accels: Sequence[str], *, report: Report = silent
 ) -> tuple[Build, str]:
-    """The first build and accelerator that hold COLO according to ``works``: the system's first.
+    """Choose the first build and accelerator that hold COLO by ``works``: the system's first.
 
-    Raises `UnsupportedQEMU` when nothing does, `ProvisionError` when help cannot be fetched.
+    Raises `UnsupportedQEMU` when none does, `ProvisionError` when a build cannot be fetched.
     """
     for name in ("system", FALLBACK):
         build = find(name) if name == "system" else provide(name, report=report)
@@ -167,7 +168,7 @@ def _find_stored(name: str) -> Build | None:
 
 
 def _build(name: str, report: Report) -> None:
-    """The build's folder appears whole, or not at all."""
+    """Make the build's folder appear whole, or not at all."""
     home, suite = _home(name), SUITES[name]
     debs = apt.fetch(suite, PACKAGES, report=report)
     staging = home.with_name(f"{name}.new")
@@ -202,7 +203,9 @@ def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _write_programs(folder: Path, home: Path) -> None:
-    """``folder``/bin starts the programs of the build that lies, or will lie, at ``home``."""
+    """Write ``folder``/bin, which starts the programs of the build that is, or will be, at
+    ``home``.
+    """
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     for program in PROGRAMS:
@@ -212,7 +215,7 @@ def _write_programs(folder: Path, home: Path) -> None:
 
 
 def _wrapper(folder: Path, home: Path, program: str) -> str:
-    """A shell script that becomes ``program``: the process keeps the id that was started."""
+    """Build a shell script that becomes ``program``: the process keeps the id that was started."""
     root = home / "root"
     loader = next(
         (
@@ -239,7 +242,7 @@ def _wrapper(folder: Path, home: Path, program: str) -> str:
 
 
 def _version(program: Path) -> str:
-    """What ``program`` says its version is; raises `ProvisionError` when it does not run."""
+    """Ask ``program`` for its version; raises `ProvisionError` when it does not run."""
     try:
         done = subprocess.run(
             [program, "--version"],
