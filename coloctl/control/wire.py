@@ -196,4 +196,5 @@ def _unknown_kind(code: str, exit_code: int) -> type[ColoctlError]:
     return type("ColoctlError", (ColoctlError,), {"code": code, "exit_code": exit_code})
 
 
-_BY_CODE = {kind.code: kind for kind in _all_kinds(ColoctlError)}
+#: The class that defines each code: one that only inherits it never stands for the class above it.
+_BY_CODE = {kind.code: kind for kind in _all_kinds(ColoctlError) if "code" in vars(kind)}

@@ -80,6 +80,17 @@ def test_every_code_is_its_own() -> None:
     assert len({kind.code for kind in KINDS}) == len(KINDS)
 
 
+def test_a_class_that_inherits_its_code_stands_for_no_other() -> None:
+    script = (
+        "from coloctl.errors import NotProtected\n"
+        "class Late(NotProtected): pass\n"
+        "from coloctl.control import wire\n"
+        "again = wire.error_from({'class': 'not-protected', 'desc': 'It is not.'})\n"
+        "assert type(again) is NotProtected, type(again)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_is_rebuilt(kind: type[errors.ColoctlError]) -> None:
     original = kind.__new__(kind)
