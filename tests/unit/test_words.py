@@ -54,12 +54,10 @@ PENDING = frozenset(
         # -
         "docs/bench.md",
         # -
-        "docs/lab-network.md",
         # -
         # -
         "docs/python-api.md",
         # -
-        "docs/resync.md",
         # -
         "docs/scenarios.md",
         # -
