@@ -38,7 +38,7 @@ def weigh(
 
     ``beside`` is None where no file can lie beside the first disk. Raises `PreconditionFailed`
     where one place records that these very disks belong to another pair. The rules stand one per
-    line in docs/architecture.md, "Whose disks are the guest's".
+    line in docs/life-of-a-pair.md, "Whose disks are the guest's".
     """
     if registered.record and registered.record.pair != pair:
         if likeness(registered.record, now) in OTHERS:

@@ -5,7 +5,7 @@ Called by `supervisor.acts.failover`, and by `check.trial_run` without a supervi
 nothing above itself: what a supervisor has to contribute comes in as a value.
 
 Invariant: no command that lets a survivor run on is sent before the fence gave its proof and the
-claim of the generation was made. The failure of each step is described in docs/architecture.md.
+claim of the generation was made. docs/life-of-a-pair.md describes the failure of each step.
 """
 
 from __future__ import annotations

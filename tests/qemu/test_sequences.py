@@ -94,7 +94,7 @@ async def alone(vm: VM, was: Role) -> None:
     assert (vitals.run_state, vitals.colo_mode) == (RunState.RUNNING, COLOMode.NONE)
     if was is Role.SECONDARY:
         # The close marker (node "witness") stays: it shows how this QEMU ends
-        # (docs/architecture.md, "A merge").
+        # (docs/life-of-a-pair.md, "A merge").
         nodes = {"colo-disk0", "childs0", "parent0", "witness"}
         wanted = Inventory(nodes=nodes, objects={"rew0"}, quorum=("childs0",))
     else:

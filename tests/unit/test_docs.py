@@ -27,6 +27,7 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
+LIFE = (ROOT / "docs/life-of-a-pair.md").read_text()
 QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -41,22 +42,25 @@ def rows(text: str, header: str) -> Iterator[list[str]]:
         yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
 
 
-# -- docs/architecture.md
+# -- docs/life-of-a-pair.md
 
 
 def test_the_table_of_moves_is_the_codes() -> None:
-    written = [tuple(cells) for cells in rows(ARCHITECTURE, "| from | fact | to |")]
+    written = [tuple(cells) for cells in rows(LIFE, "| from | fact | to |")]
     assert len(written) == len(set(written))
     assert {(before, fact): after for before, fact, after in written} == MOVES
 
 
 def test_the_table_of_states_has_every_state() -> None:
     header = "| state | meaning | QEMU sees: primary | secondary |"
-    assert [cells[0] for cells in rows(ARCHITECTURE, header)] == list(Protection)
+    assert [cells[0] for cells in rows(LIFE, header)] == list(Protection)
 
 
 def test_every_fact_is_in_some_move() -> None:
     assert {fact for _, fact in MOVES} == set(Fact)
+
+
+# -- docs/architecture.md
 
 
 def test_the_tree_has_a_line_for_every_module_and_no_other() -> None:
@@ -302,11 +306,11 @@ def test_every_check_is_explained() -> None:
 
 def test_the_steps_of_a_failover_are_those_of_the_documents() -> None:
     """The life of a pair explains each, the bench says who measures it."""
-    life = ARCHITECTURE.split("\n### Failover\n", 1)[1].split("\n### ", 1)[0]
-    numbered = re.findall(r"^\d+\. `([a-z-]+)`:", life, re.MULTILINE)
+    failover = LIFE.split("\n## Failover\n", 1)[1].split("\n## ", 1)[0]
+    numbered = re.findall(r"^\d+\. `([a-z-]+)`:", failover, re.MULTILINE)
     beside = {FailoverStep.DETECTED, FailoverStep.FIRST_PACKET, FailoverStep.MERGED}
     assert numbered == [step for step in TIMELINE_STEPS if step not in beside]
-    assert all(f"`{step}`" in life for step in beside)
+    assert all(f"`{step}`" in failover for step in beside)
     bench = (ROOT / "docs/bench.md").read_text()
     measured = {cells[0] for cells in rows(bench, "| phase | meaning | who says so |")}
     late = {FailoverStep.CLEARED, FailoverStep.MERGED, FailoverStep.VERIFIED}  # after what it times

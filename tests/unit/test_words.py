@@ -51,6 +51,8 @@ PENDING = frozenset(
         # documents
         # -
         "docs/architecture.md",
+        "docs/life-of-a-pair.md",
+        "docs/decisions.md",
         # -
         "docs/bench.md",
         # -
