@@ -3,8 +3,8 @@
 Called by `chaos.run.engine` and `api.faults`, which inject faults and heal them. Each kind is a
 subclass of `Fault` in a module beside this one, and the first sentence of its class describes it.
 
-Invariant: heal() undoes what inject() changed, however often it is called and whatever has become
-of the target since. A kill cannot be undone, so its heal() changes nothing.
+Invariant: heal() undoes what inject() changed, however often it is called and also where the
+target has changed since. A kill cannot be undone, so its heal() changes nothing.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Injected:
 
 @dataclass
 class Setup:
-    """How the pair of a run is set up, before its file is written; preparations change it.
+    """The setup of a run's pair, before its file is written; preparations change it.
 
     Note the difference: a `PairUnderTest` runs already.
     """
@@ -136,7 +136,7 @@ class Fault(Generic[P]):
         """Undo what was changed, if anything was; may be called any number of times."""
 
     def result(self) -> str:
-        """Return what came of the fault, known once it is healed; empty where nothing is told."""
+        """Return what came of the fault, known once it is healed; empty where there is nothing."""
         return ""
 
     def lived_on(self) -> bool | None:

@@ -32,7 +32,7 @@ Sender = Literal["primary", "secondary", "a", "b", "client"]
 
 
 class CutParams(Params):
-    """How the wire is cut."""
+    """The way in which the wire is cut."""
 
     carrier: bool = False  #: the plug is pulled: both ends see at once that the wire is gone
 
@@ -154,7 +154,7 @@ class Wire(Fault[P]):
         return None
 
     def impair(self, link: Link, end: str | None) -> None:
-        """Do to the link what this kind does; ``end`` is the namespace of the sender."""
+        """Impair the link as this kind does; ``end`` is the namespace of the sender."""
         raise NotImplementedError
 
     def begin(self) -> Injected:

@@ -19,7 +19,7 @@ from coloctl.chaos.scenario.values import Params
 from coloctl.errors import LabError
 
 MIB = 1 << 20
-#: Memory pressure leaves this to all other processes, whatever its parameters are.
+#: Memory pressure leaves this to all other processes, for all parameters.
 SPARE_MIB = 1024
 #: How long a machine that swaps may take to provide the memory.
 HOLD_S = 60.0
@@ -42,14 +42,14 @@ while os.getppid() == parent:
 
 
 class CpuStarvationParams(Params):
-    """How many other processes compute, and how nice the target is beside them."""
+    """The number of other processes that compute, and the niceness of the target."""
 
     burners: int = Field(4, ge=0, le=64)
     nice: int = Field(10, ge=0, le=19)
 
 
 class MemoryPressureParams(Params):
-    """How much is held; less where the machine has not so much to spare."""
+    """The memory to hold; less where the machine has not so much to spare."""
 
     mib: int = Field(1024, ge=1)
 

@@ -1,7 +1,7 @@
 """A QEMU whose monitors are served by processes of ours, which can be stopped without it.
 
 A program, standard library only: ``monitor_proxy.py qemu BINARY ARGUMENT...`` becomes that QEMU, by
-exec, so that whoever started it holds the QEMU. Each monitor's inherited listening socket has gone
+exec, so its starter holds the QEMU. Each monitor's inherited listening socket has gone
 to a proxy by then, a child of the QEMU that dies with it; under the same number QEMU finds another
 one to which only the proxy connects. Invocations without such monitors just become QEMU.
 """
@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def monitors(argv: Sequence[str]) -> dict[str, int]:
-    """The descriptors of the monitors of a QEMU of a pair; none where it is only asked things."""
+    """Return the descriptors of the monitors of a pair's QEMU; none for a query of the binary."""
     words = list(itertools.pairwise(argv))
     if ("-machine", "none") in words:
         return {}
@@ -42,7 +42,7 @@ def monitors(argv: Sequence[str]) -> dict[str, int]:
 
 
 def become(binary: str, argv: Sequence[str]) -> None:
-    """This process is that QEMU; never returns."""
+    """Replace this process by that QEMU; never returns."""
     for name, number in monitors(argv).items():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as inner:
             inner.bind("")  # a free name of the abstract kind, which leaves no file
@@ -60,7 +60,7 @@ def become(binary: str, argv: Sequence[str]) -> None:
 
 
 def serve(listening: int, address: bytes, parent: int) -> None:
-    """Whoever connects talks to the QEMU ``parent``, through this process; until QEMU ends."""
+    """Connect each client to the QEMU ``parent`` through this process, until QEMU ends."""
     # Also where this process is stopped, nothing of it outlives QEMU.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -74,7 +74,7 @@ def serve(listening: int, address: bytes, parent: int) -> None:
 
 
 def _join(outer: socket.socket, inner: socket.socket) -> None:
-    """Both ends have said all that they had to say to each other."""
+    """Carry bytes both ways until both ends have closed."""
     with outer, inner:
         back = threading.Thread(target=carry, args=(inner, outer), daemon=True)
         back.start()
@@ -83,7 +83,7 @@ def _join(outer: socket.socket, inner: socket.socket) -> None:
 
 
 def carry(source: socket.socket, target: socket.socket) -> None:
-    """What came from the one, descriptors too, went to the other; then its end."""
+    """Carry bytes and descriptors from one socket to the other, and then its end."""
     with contextlib.suppress(OSError):
         while True:
             data, fds, _, _ = socket.recv_fds(source, _BYTES, _FDS)
@@ -102,7 +102,7 @@ def carry(source: socket.socket, target: socket.socket) -> None:
 
 
 def main() -> None:
-    """The program's entry."""
+    """Run the program."""
     what, *rest = sys.argv[1:]
     if what == SERVE:
         _, number, address, parent = rest

@@ -36,7 +36,7 @@ TAKES_MAX = 50
 
 
 class RoomParams(Params):
-    """How much room is left."""
+    """The room that is left."""
 
     leave_kib: int = Field(0, ge=0)
 

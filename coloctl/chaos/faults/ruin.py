@@ -1,6 +1,6 @@
 """Ruin the guest of a secondary in its memory, and keep it ruined until it is noticed or healed.
 
-A machine check is injected through QEMU's human monitor. Memory is overwritten behind QEMU's back,
+A machine check is injected through QEMU's human monitor. Memory is overwritten without QEMU,
 as memory that has gone bad would change: QEMU is not aware of it, so no checkpoint puts it right.
 
 Invariant: the ruin lasts. A checkpoint gives the secondary the processors and the devices of the
@@ -145,7 +145,7 @@ def _damage(guest: GuestMemory, how: str, share: float) -> Callable[[], None] | 
 
 
 def _overwrite(guest: GuestMemory, places: Mapping[int, bytes]) -> None:
-    """Write into QEMU's memory behind its back; raises OSError."""
+    """Write into QEMU's memory without its knowledge; raises OSError."""
     with guest.opened() as memory:
         for at, data in places.items():
             os.pwrite(memory, data, at)

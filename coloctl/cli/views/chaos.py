@@ -1,4 +1,8 @@
-"""Scenarios, and what became of them, as documents and as tables; pure."""
+"""Draw scenarios and the results of their runs, as documents and as tables; pure.
+
+Called by `cli.verbs.chaos`; takes the kinds from `chaos.faults`, `chaos.checks` and
+`chaos.workloads`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ MARKS = {"valid": "[green]✔[/]", "invalid": "[bold red]✘[/]", "unknown": "[y
 
 
 def scenario_document(scenario: Scenario) -> dict[str, Any]:
-    """What a scenario is about."""
+    """Return the document of one scenario."""
     return {
         "name": scenario.name,
         "title": scenario.title,
@@ -35,7 +39,7 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
 
 
 def scenarios(document: Mapping[str, Any]) -> RenderableType:
-    """A line for each."""
+    """Draw a line for each scenario."""
     table = render.plain_grid()
     for one in document["scenarios"]:
         table.add_row(f"[bold]{escape(one['name'])}[/]", escape(one["title"]))
@@ -44,7 +48,7 @@ def scenarios(document: Mapping[str, Any]) -> RenderableType:
 
 
 def kinds_document() -> dict[str, Any]:
-    """Everything that scenarios can be made of."""
+    """Return the document of all kinds of faults, workloads and checks."""
     return {
         "schema": 1,
         "faults": [
@@ -68,7 +72,7 @@ def kinds_document() -> dict[str, Any]:
 
 
 def _keys(params: Any) -> dict[str, Any]:
-    """Keys with their defaults; None for one that has to be given."""
+    """Return the keys with their defaults; None for one that has to be given."""
     return {
         name: None if field.is_required() else field.get_default(call_default_factory=True)
         for name, field in params.model_fields.items()
@@ -76,7 +80,7 @@ def _keys(params: Any) -> dict[str, Any]:
 
 
 def kinds(document: Mapping[str, Any]) -> RenderableType:
-    """Three tables: faults, workloads, checks."""
+    """Draw three tables: faults, workloads, checks."""
     parts: list[RenderableType] = []
     for title, key, name in (
         ("Faults", "faults", "kind"),
@@ -99,7 +103,7 @@ def kinds(document: Mapping[str, Any]) -> RenderableType:
 
 
 def problems(document: Mapping[str, Any]) -> RenderableType:
-    """Every problem with its hint, and how many files are right."""
+    """Draw every problem with its hint, and how many files are right."""
     lines: list[RenderableType] = []
     for one in document["problems"]:
         lines.append(f"{MARKS['invalid']} {escape(one['message'])}")
@@ -116,14 +120,14 @@ def problems(document: Mapping[str, Any]) -> RenderableType:
 
 
 def run_line(run: Mapping[str, Any], of: int) -> str:
-    """One run, as it ends."""
+    """Return the line of one run, as it ends."""
     said = run["reason"] or _told(run)
     name = escape(run["scenario"]["name"])
     return f"{MARKS[run['verdict']]} {name} {run['seed']}: {run['verdict']}, {escape(said)}"
 
 
 def _told(run: Mapping[str, Any]) -> str:
-    """What a valid run is worth: faults, acknowledged operations, the longest outage."""
+    """Return the figures of a valid run: faults, acknowledged operations, the longest outage."""
     acknowledged = sum(work["acknowledged"] for work in run["workloads"])
     outages = [one["outage_ms"] for one in run["faults"] if one["outage_ms"] is not None]
     faults = len(run["faults"])
@@ -132,7 +136,7 @@ def _told(run: Mapping[str, Any]) -> str:
 
 
 def runs(document: Mapping[str, Any]) -> RenderableType:
-    """All runs as a table; what is wrong with one stands below it."""
+    """Draw all runs as a table; the counterexamples of a run stand below it."""
     table = render.plain_grid()
     for run in document["runs"]:
         said = _told(run) if run["verdict"] == "valid" else run["reason"]
@@ -151,7 +155,7 @@ def runs(document: Mapping[str, Any]) -> RenderableType:
 
 
 def _closing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many runs came to what, and what they are worth together."""
+    """Return how many runs had each verdict, and their figures together."""
     counted = Counter(run["verdict"] for run in runs)
     words = [f"{counted[word]} {word}" for word in ("valid", "invalid", "unknown") if counted[word]]
     faults = sum(len(run["faults"]) for run in runs)
