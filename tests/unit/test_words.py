@@ -50,7 +50,7 @@ PENDING = frozenset(
         "coloctl/cli/views",
         # documents
         # -
-        "docs/architecture.md",
+        # -
         "docs/life-of-a-pair.md",
         "docs/decisions.md",
         # -
@@ -172,6 +172,12 @@ def test_a_stage_is_retired_only_where_faults_are() -> None:
 def test_a_finding_has_the_line_of_its_word() -> None:
     text = words.Text("x.py", 10, "docstring", "One.\n\nTwo\nnobody.")
     assert [one.line for one in words.retired(text)] == [13]
+
+
+def test_a_path_of_a_module_is_no_prose_of_a_document() -> None:
+    text = words.without_paths("`cli/world.py` leaves its world.")
+    assert len(text) == len("`cli/world.py` leaves its world.")
+    assert text.count("world") == 1 and text.endswith(" leaves its world.")
 
 
 SOURCE = '''"""Stop both nodes."""
