@@ -1,4 +1,7 @@
-"""What was copied so that both nodes hold the same disks."""
+"""Describe the copy that made the disks of both nodes equal: its method and its bytes.
+
+`colo.difference` and `colo.resync` return it, and `supervisor.acts.protect` shows it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from coloctl.model.units import about
 
 
 class Method(StrEnum):
-    """How the disks of a new secondary came to be the guest's."""
+    """Method by which the disks of a new secondary got the guest's content."""
 
     DIFFERENCE = "difference"  #: both were read, and blocks that differ were sent
     FULL = "full"  #: every block was sent
@@ -17,7 +20,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True)
 class Copied:
-    """Bytes, of all disks together."""
+    """Report of one copy; its numbers are bytes, of all disks together."""
 
     read: int  #: of data, on the survivor; holes are not read
     sent: int  #: of data, over the replication link; of a full copy as QEMU counts it, with holes

@@ -1,4 +1,8 @@
-"""Which spellings one QEMU binary speaks: found out by asking it (qmp/dialect.py)."""
+"""Hold the spellings that one QEMU binary understands.
+
+`qmp.dialect` asks the binary and makes the value; `machine.cmdline`, `machine.chardev` and
+`colo.plan` spell options and commands by it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from enum import StrEnum
 
 
 class ReturnPath(StrEnum):
-    """How ``x-colo`` and ``return-path`` go together (qemu-colo: 161e603975 changed it in 11.0)."""
+    """Relation of ``x-colo`` to ``return-path`` (qemu-colo: 161e603975 changed it in 11.0)."""
 
     REQUIRED = "required"  #: x-colo is refused without it
     FORBIDDEN = "forbidden"  #: x-colo is accepted without it; migration then fails with it
@@ -25,12 +29,12 @@ class Dialect:
     pvpanic: bool = True  #: the device ``pvpanic-pci`` exists (6.0)
 
     def capabilities(self) -> tuple[tuple[str, bool], ...]:
-        """The migration capabilities that both sides of a pair set, in this order."""
+        """Return the migration capabilities that both sides of a pair set, in this order."""
         base = (("events", True), ("x-colo", True))
         if self.return_path is ReturnPath.REQUIRED:
             return (("return-path", True), *base)
         return base
 
     def reconnect_option(self, seconds: int = 1) -> tuple[str, int]:
-        """Option name and value which make a client chardev connect again."""
+        """Return the name and value of the option that makes a client chardev connect again."""
         return (self.reconnect, seconds * 1000 if self.reconnect.endswith("-ms") else seconds)

@@ -1,7 +1,7 @@
-"""Name a disk so that it is known again: an image file or a block device, whatever its path is now.
+"""Name a disk, an image file or a block device, so that it is recognized under another path.
 
-`coloctl.host.disk` finds these names on a machine; `coloctl.colo.companion` writes them beside what
-is known of a disk, and compares them before it believes what was written. Pure.
+`host.disk` finds these names on a machine. `colo.companion` writes them into the disk record, and
+`colo.weigh` compares them before it believes what is written there. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Sameness(StrEnum):
-    """What a disk that is there now is to the one that was written about."""
+    """Relation of the disk that is there now to the one in the disk record."""
 
     SAME = "same"
     MOVED = "moved"  #: it lies elsewhere now: another path or another machine
@@ -23,12 +23,13 @@ class Sameness(StrEnum):
 
 @dataclass(frozen=True)
 class DiskIdentity:
-    """What a disk is known by.
+    """Names by which a disk is recognized.
 
     ``key`` names the place: ``file:/srv/a.qcow2``, ``dm:LVM-...``, ``wwid:naa.5000...``. ``mark``
-    tells the file or device there from a later one in the same place, "" where the system does not
-    say. ``machine`` is the machine's id (machine-id(5)). ``rest`` is a file's size in bytes and the
-    time of its last write, nanoseconds since 1970, "" where that tells nothing.
+    differs between the file or device there and a later one in the same place; it is "" where the
+    system does not report one. ``machine`` is the machine's id (machine-id(5)). ``rest`` is a
+    file's size in bytes and the time of its last write, nanoseconds since 1970, "" where that
+    proves nothing.
     """
 
     key: str
@@ -40,7 +41,7 @@ class DiskIdentity:
     rest: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The identity as a document, without what is usual."""
+        """Return the identity as a document, without the fields that have their default."""
         usual = DiskIdentity("")
         return {
             name: value for name, value in asdict(self).items() if value != getattr(usual, name)
@@ -66,7 +67,7 @@ _TYPES: Mapping[str, type] = {
 
 
 def compare(now: DiskIdentity, known: DiskIdentity) -> Sameness:
-    """Say what the disk that is there ``now`` is to the one that was ``known``.
+    """Compare the disk that is there ``now`` with the one that was ``known``.
 
     A file keeps its mark when it is renamed. A copy has another mark: in the same place of the same
     machine it has replaced the known file; elsewhere it was carried there.
@@ -88,9 +89,9 @@ _COARSE = 2 * 10**9
 
 
 def written_since(now: DiskIdentity, known: DiskIdentity) -> bool:
-    """Whether the very file that was ``known`` at rest has been written to, resized or overwritten.
+    """Return whether the file that was ``known`` at rest was written to, resized or overwritten.
 
-    False where that cannot be told.
+    False for another file, and where that cannot be determined.
     """
     if compare(now, known) is not Sameness.SAME or not (now.mark and now.rest and known.rest):
         return False

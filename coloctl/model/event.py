@@ -1,4 +1,11 @@
-"""Journal records: what the supervisor meant to do, did, decided and saw, to and from JSON."""
+"""Define the records of a pair's journal, and find in them what a new supervisor must know.
+
+`supervisor/` writes the records through `journal`; `supervisor.reconcile` and
+`chaos.evidence.states` read them. A record says what the supervisor meant to do, did, decided or
+saw. Pure.
+
+Invariant: `worth_keeping` leaves out no record by which a restarted supervisor would decide.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +19,17 @@ from coloctl.model.tuning import SETTINGS
 
 
 class Kind(StrEnum):
-    """Why a record was written."""
+    """Reason for which a record was written."""
 
     INTENT = "intent"  #: an act, or a step that cannot be undone, is about to begin
     OUTCOME = "outcome"  #: how an act or step ended
     STATE = "state"  #: the protection table was applied
-    OBSERVATION = "observation"  #: something was seen that nobody asked for
+    OBSERVATION = "observation"  #: something was seen without being asked for
     NOTE = "note"  #: for people only
 
     @property
     def durable(self) -> bool:
-        """A restarted supervisor decides by it, so it must be on disk before anything follows."""
+        """True where a restarted supervisor decides by it: on disk before anything follows."""
         return self in _DURABLE
 
 
@@ -45,7 +52,7 @@ COVERED = "covered by a checkpoint"
 UNFENCED = "unfenced"
 #: What stands under ``missed`` where it is not a write but the whole guest.
 DIVERGENCE = "divergence"
-#: The fact after which the first connection is waited for anew.
+#: The fact after which the first connection is waited for again.
 ENTERED_COLO = "checkpoint-completed"
 
 _DURABLE = frozenset({Kind.INTENT, Kind.OUTCOME, Kind.STATE})
@@ -73,13 +80,13 @@ class Record:
         return self.kind.durable
 
     def to_json(self) -> dict[str, Any]:
-        """The record without its empty fields."""
+        """Return the record as a document, without its empty fields."""
         document = {name: value for name, value in asdict(self).items() if value not in _EMPTY}
         return {"seq": self.seq, "at": self.at, "mono_s": self.mono_s, **document}
 
     @classmethod
     def from_json(cls, document: object) -> Record:
-        """The record that `to_json` wrote; raises ValueError with a sentence otherwise."""
+        """Read the record that `to_json` wrote; raises ValueError with a sentence otherwise."""
         if not isinstance(document, dict):
             raise ValueError("a record must be a JSON object")
         for name, value in document.items():
@@ -96,7 +103,7 @@ class Record:
 
 
 def _require_process(data: Mapping[str, Any]) -> None:
-    """A launch names a process: a role, a pid and a start time. Raises ValueError."""
+    """Require that a launch names a role, a pid and a start time. Raises ValueError."""
     if "launched" not in data:
         return
     numbers = [data.get(name) for name in ("pid", "start-time")]
@@ -119,7 +126,7 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
 
 
 def open_intents(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The intents without an outcome: what a supervisor that died was in the middle of.
+    """Find the intents without an outcome: the work of a supervisor that died during it.
 
     An outcome closes the intent of its act and step; one without a step closes the whole act. Of
     an intent that was repeated the latest counts.
@@ -137,7 +144,7 @@ def open_intents(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def last_state(records: Iterable[Record]) -> Record | None:
-    """The last application of the protection table."""
+    """Find the last application of the protection table."""
     last = None
     for record in records:
         if record.kind is Kind.STATE:
@@ -146,7 +153,7 @@ def last_state(records: Iterable[Record]) -> Record | None:
 
 
 def last_generation(records: Iterable[Record]) -> Record | None:
-    """A record that knows the highest generation; the latest of them."""
+    """Find the latest record that names the highest generation."""
     last = None
     for record in records:
         if record.generation is None:
@@ -157,7 +164,7 @@ def last_generation(records: Iterable[Record]) -> Record | None:
 
 
 def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The latest QEMU of each node, oldest first: its pid, its start time, its role.
+    """Find the latest QEMU of each node, oldest first: its pid, its start time, its role.
 
     A QEMU that was promoted has a record of its own for that.
     """
@@ -166,8 +173,9 @@ def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The last record of each node whose disk missed a write since its QEMU was launched, or whose
-    guest has diverged.
+    """Find the last record of each node whose disk missed a write, or whose guest has diverged.
+
+    What happened before the node's latest QEMU was launched does not count.
     """
     missed: dict[str, Record] = {}
     for record in records:
@@ -179,7 +187,7 @@ def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def _last_settings(records: Iterable[Record]) -> dict[str, Record]:
-    """The last record of each setting that a person or the pair's life has changed."""
+    """Find the last record of each setting that a person or the pair's life has changed."""
     last: dict[str, Record] = {}
     for record in records:
         if record.kind is Kind.STATE and record.fact == ENTERED_COLO:
@@ -189,12 +197,12 @@ def _last_settings(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def last_settings(records: Iterable[Record]) -> dict[str, Any]:
-    """The value that each of `LASTING` was given last; those never given are not there."""
+    """Return the last value of each of `LASTING`; those that never had one are left out."""
     return {name: record.data[name] for name, record in _last_settings(records).items()}
 
 
 def worth_keeping(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The fewest records from which a restarted supervisor decides as it would from all.
+    """Select the fewest records from which a restarted supervisor decides as it would from all.
 
     An intent that is over and only kept for its generation becomes a note: without its outcome
     beside it, it would look open again.

@@ -1,8 +1,10 @@
-"""What was seen of a pair at one moment: the roads of evidence, and the limits that hold then.
+"""Hold what all monitoring paths of a pair showed at one moment, and the limits that hold then.
 
-A value that can be written down and read back, so that every diagnosis can be made again from its
-observation (`ha.analysis`). Silences are milliseconds during which the supervisor itself was awake:
-one that could not run has no opinion about others.
+`ha.heartbeat` makes an observation, and `ha.analysis` derives the finding from it. The value can be
+written down and read back, so every diagnosis can be made again from its observation.
+
+Silences are milliseconds during which the supervisor itself was awake: a supervisor that could not
+run cannot know for how long others were silent.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from coloctl.model.protection import Protection
 
 
 class Life(StrEnum):
-    """What the kernel of its host says of a QEMU process."""
+    """State of a QEMU process as the kernel of its host reports it."""
 
     ALIVE = "alive"
     STOPPED = "stopped"  #: it exists and runs nothing: SIGSTOP
@@ -26,7 +28,7 @@ class Life(StrEnum):
 
 
 class Diagnosis(StrEnum):
-    """What is the matter with a pair, one name at a time; the worst that is proven."""
+    """Name of what is wrong with a pair: one at a time, the worst that is proven."""
 
     HEALTHY = "healthy"
     PRIMARY_DEAD = "primary-dead"
@@ -43,25 +45,26 @@ class Diagnosis(StrEnum):
     GUEST_SHUTDOWN = "guest-shutdown"
     GUEST_RESET = "guest-reset"
     GUEST_PANIC = "guest-panic"
-    HOST_UNREACHABLE = "host-unreachable"  #: no road leads to a node any more
+    HOST_UNREACHABLE = "host-unreachable"  #: no monitoring path reaches a node any more
     UNKNOWN = "unknown"  #: what is seen contradicts itself, or is too little
 
 
 @dataclass(frozen=True)
 class NodeSeen:
-    """One node, by every road that leads to it."""
+    """One node, by every monitoring path that reaches it."""
 
     role: Role = Role.NONE
     life: Life = Life.UNKNOWN
     busy: bool = False  #: its process used CPU time while it was silent: it is not frozen
-    rescue_silent_ms: float = 0.0  #: its monitor thread owes an answer for so long
-    command_silent_ms: float = 0.0  #: its main loop owes an answer for so long
-    #: Names of `NOTICES` that its QEMU has sent since the secondary of now sat down: what it said
-    #: of an earlier one (``colo-exit``, ``replica-write-error``) would give up the new one at once.
+    rescue_silent_ms: float = 0.0  #: its monitor thread has not answered for so long
+    command_silent_ms: float = 0.0  #: its main loop has not answered for so long
+    #: Names of `NOTICES` that its QEMU has sent since the present secondary was started. Those
+    #: about an earlier one (``colo-exit``, ``replica-write-error``) would give up the new one at
+    #: once.
     notices: tuple[str, ...] = ()
 
 
-#: QEMU's events that decide something, and the words for them in `NodeSeen.notices`.
+#: QEMU's events that decide something, by their names in `NodeSeen.notices`.
 NOTICES: tuple[str, ...] = (
     "colo-exit",  #: COLO_EXIT with reason error
     "replica-write-error",  #: QUORUM_REPORT_BAD of a replica, write or flush
@@ -69,14 +72,17 @@ NOTICES: tuple[str, ...] = (
     "guest-held",  #: BLOCK_IO_ERROR that stopped the guest; the request waits for `cont`
     "local-read-error",
     "guest-shutdown",  #: SHUTDOWN that the guest asked for
-    "guest-reset",  #: RESET, whoever asked for it
+    "guest-reset",  #: RESET, by the guest or by a command
     "guest-panic",  #: GUEST_PANICKED
 )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long each road may be silent now, milliseconds; raised by phase and by what was seen."""
+    """Limits on the silence of each monitoring path now, milliseconds.
+
+    The phase of the pair and what was seen raise them.
+    """
 
     suspect_ms: float  #: an attested silence: the kernel says that the process is stopped
     silent_ms: float  #: a silence that nothing attests
@@ -88,7 +94,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Contrast:
-    """What the secondary's guest did in this COLO session and the primary's guest did not do.
+    """Signs of divergence: what only the secondary's guest did in this COLO session.
 
     `ha.divergence` fills it and says what follows from it. The defaults are those of a sound pair.
     """
@@ -100,12 +106,12 @@ class Contrast:
     halted: int = 0  #: windows in a row in which only its processor did nothing
     deaf: bool = False  #: a processor of it alone stood in one place without interrupts
     disks: tuple[str, ...] = ()  #: what a verification found to differ, sentences
-    unmatched: int = 0  #: checkpoints in a row that came because an answer had no twin
+    unmatched: int = 0  #: checkpoints in a row that came because an answer had none to compare with
 
 
 @dataclass(frozen=True)
 class Observation:
-    """The pair at one beat of the heart."""
+    """The pair at one beat of its heartbeat."""
 
     at_s: float  #: monotonic
     protection: Protection
@@ -113,25 +119,25 @@ class Observation:
     limits: Limits
     link_silent_ms: float | None = None  #: None: the link is not watched now
     #: What was sent over one connection of the pair had no answer for so long, although the kernel
-    #: sent it again and the link carries all else; None: nobody can tell.
+    #: sent it again and the link carries all else; None: that is not known.
     unacked_ms: float | None = None
     unacked_by: str = ""  #: which: "disk" or "memory"
     held_ms: float = 0.0  #: the primary's guest has been stopped for a checkpoint for so long
     overdue_ms: float = 0.0  #: a checkpoint has been due for so long
-    boots_alone: bool = False  #: a guest that boots in COLO would ruin its secondary
+    boots_alone: bool = False  #: a guest that boots in COLO would damage its secondary
     unfenced: NodeName | None = None  #: the pair has failed because this one is not proven down
-    vouched: bool = False  #: a person has said since that it is down
+    vouched: bool = False  #: a person has confirmed since that it is down
     contrast: Contrast = field(default_factory=Contrast)  #: between both guests
 
     def to_json(self) -> dict[str, Any]:
-        """The observation as `from_json` reads it."""
+        """Return the observation as `from_json` reads it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Observation:
-        """What `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        told = dict(document.get("contrast", {}))
-        told |= {key: tuple(told[key]) for key in ("events", "lines", "disks") if key in told}
+        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
+        signs = dict(document.get("contrast", {}))
+        signs |= {key: tuple(signs[key]) for key in ("events", "lines", "disks") if key in signs}
         nodes = {
             name: NodeSeen(
                 **{
@@ -149,7 +155,7 @@ class Observation:
                 "protection": Protection(document["protection"]),
                 "nodes": nodes,
                 "limits": Limits(**document["limits"]),
-                "contrast": Contrast(**told),
+                "contrast": Contrast(**signs),
             }
         )
 
@@ -163,5 +169,5 @@ class Finding:
     evidence: tuple[str, ...] = field(default=())  #: sentences, the weightiest first
 
     def sentence(self) -> str:
-        """What was found, for an operator."""
+        """Describe the finding for an operator."""
         return " ".join(self.evidence) or f"The pair is {self.diagnosis}."

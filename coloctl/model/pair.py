@@ -1,4 +1,8 @@
-"""What was asked for: the frozen description of one pair, made from a pair file by spec.py."""
+"""Describe one pair as its operator asked for it; frozen values.
+
+Used by every layer. `pairfile/` makes a `PairSpec` from a pair file; ports that follow from
+``base_port`` are computed here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,12 @@ NODES: tuple[NodeName, NodeName] = ("a", "b")
 
 
 def other(node: NodeName) -> NodeName:
-    """The node at the other end of the pair."""
+    """Return the node at the other end of the pair."""
     return "b" if node == "a" else "a"
 
 
 class Role(StrEnum):
-    """What a node is to the pair right now."""
+    """Part that a node has in the pair right now."""
 
     PRIMARY = "primary"  #: its output reaches the clients
     SECONDARY = "secondary"  #: follows, and takes over
@@ -26,14 +30,14 @@ class Role(StrEnum):
 
 
 class MigrationTransport(StrEnum):
-    """How the migration stream travels."""
+    """Transport of the migration stream."""
 
     FD = "fd"  #: sockets opened by coloctl with TCP_NODELAY; unix where both share a host
     TCP = "tcp"  #: QEMU's own tcp:, kept for comparison
 
 
 class CheckpointMode(StrEnum):
-    """Who chooses the time between two checkpoints."""
+    """Source of the time between two checkpoints."""
 
     FIXED = "fixed"  #: it is ``delay_ms``
     ADAPTIVE = "adaptive"  #: the pair itself, by what its checkpoints show (`colo.pace`)
@@ -103,29 +107,32 @@ class ReplicationSpec:
 
     @property
     def stream(self) -> MigrationTransport:
-        """How the stream travels: with multifd QEMU insists on opening every connection itself.
+        """Transport of the stream: with multifd QEMU insists on opening every connection itself.
 
         ``fd:`` is refused then: "Migration requires multi-channel URIs (e.g. tcp)" (11.1.3). The
-        multifd connections have TCP_NODELAY; the main one, with COLO's small messages, has not.
+        multifd connections have TCP_NODELAY; the main one, with COLO's small messages, does not
+        have it.
         """
         return MigrationTransport.TCP if self.multifd_channels else self.channel
 
     def nbd_port(self) -> int:
+        """Return the TCP port at which the secondary serves its disks."""
         return self.base_port + 99
 
     def migration_port(self) -> int:
+        """Return the TCP port at which the secondary takes in the guest's memory."""
         return self.base_port + 98
 
     def heartbeat_port(self) -> int:
-        """UDP, on both nodes."""
+        """Return the UDP port of the heartbeat, on both nodes."""
         return self.base_port + 97
 
     def mirror_port(self, nic: int) -> int:
-        """QEMU's COLO document uses 9003 for ``mirror0``; ten ports further per NIC."""
+        """Return the port of ``mirror0``: 9003 in QEMU's COLO document; ten further per NIC."""
         return self.base_port + 10 * nic + 3
 
     def compare_port(self, nic: int) -> int:
-        """QEMU's COLO document uses 9004 for ``compare1``; ten ports further per NIC."""
+        """Return the port of ``compare1``: 9004 in QEMU's COLO document; ten further per NIC."""
         return self.base_port + 10 * nic + 4
 
 
@@ -154,7 +161,7 @@ class FencingSpec:
     method: FencingMethod = FencingMethod.KILL
     command: tuple[str, ...] = ()
     timeout_s: int = 60  #: for the whole conversation with the agent
-    #: What the agent is told of each node, as its metadata name it (``plug``, ``ip``, ...).
+    #: Options that the agent gets for each node, as its metadata name them (``plug``, ``ip``, ...).
     options: Mapping[NodeName, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -165,9 +172,9 @@ class ArbiterSpec:
 
 
 class OnPanic(StrEnum):
-    """What follows when the guest's kernel panics, which it does on both nodes."""
+    """Reaction to a panic of the guest's kernel, which happens on both nodes."""
 
-    REPORT = "report"  #: it is told, and the guest left as it is
+    REPORT = "report"  #: it is reported, and the guest left as it is
     RESTART = "restart"  #: the guest is reset, unless it resets itself
     STOP = "stop"  #: the pair ends
 
@@ -181,9 +188,9 @@ class Policy:
 
 
 class OnDifference(StrEnum):
-    """What follows when the secondary's disk is found to hold other bytes than the primary's."""
+    """Reaction to a secondary's disk that is found to hold other bytes than the primary's."""
 
-    REPORT = "report"  #: it is told; which of the two is right, a person finds out
+    REPORT = "report"  #: it is reported; which of the two is right, a person finds out
     RESYNC = "resync"  #: the primary's is right: a fresh secondary is made from it
 
 
@@ -214,5 +221,5 @@ class PairSpec:
     source: Path | None = None  #: the file it was read from
 
     def shares_host(self) -> bool:
-        """Both QEMUs run in the same namespace of the same host."""
+        """Return whether both QEMUs run in the same namespace of the same host."""
         return self.nodes["a"].host == self.nodes["b"].host

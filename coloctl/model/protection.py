@@ -1,7 +1,10 @@
-"""How protected the pair is: the states, the facts that move it, and the one table of moves.
+"""Define how protected a pair is: the states, the facts that change it, the one table of moves.
 
-Invariant: nothing but `advance` yields a new `Protection`, and `advance` is total. A fact that the
-table does not list for a state leaves the state alone and says so in ``Transition.listed``.
+Used by every layer. A supervisor passes a fact to `advance` and gets the next state: in ``colo``
+the fact ``node-lost`` leads to ``failover``, and ``survivor-runs`` from there to ``unprotected``.
+
+Invariant: only `advance` yields a new `Protection`, and `advance` is total. A fact that the
+table does not list for a state leaves the state alone, and ``Transition.listed`` is False.
 
 *Paused* (automatic failover off), *impaired* and *fencing* are axes of their own in `model.view`;
 they never become states here.
@@ -27,7 +30,7 @@ class Protection(StrEnum):
 
 
 class Fact(StrEnum):
-    """What may happen to a pair."""
+    """Event that may change how protected a pair is."""
 
     GUEST_STARTED = "guest-started"  #: the primary runs the guest, without a secondary
     RESYNC_BEGAN = "resync-began"
@@ -39,7 +42,7 @@ class Fact(StrEnum):
     FAILOVER_FAILED = "failover-failed"  #: no proof of death, or the guest did not run on alone
     GUEST_GONE = "guest-gone"  #: the last QEMU that ran the guest is gone
     OPERATOR_STOPPED = "operator-stopped"
-    OPERATOR_CLEARED = "operator-cleared"  #: a person vouches for the survivor
+    OPERATOR_CLEARED = "operator-cleared"  #: a person confirmed that the survivor may run on
 
 
 _P = Protection
@@ -85,14 +88,14 @@ class Transition:
     listed: bool  #: False: the table does not foresee this, and the state stayed as it was
 
     def sentence(self) -> str:
-        """What happened, for the journal."""
+        """Describe the transition for the journal."""
         if not self.listed:
             return f"{self.fact} means nothing while {self.before}; the state stays."
         return f"{self.before} -> {self.after} because {self.fact}."
 
 
 def advance(state: Protection, fact: Fact) -> Transition:
-    """The step that ``fact`` makes from ``state``; never raises."""
+    """Return the transition that ``fact`` makes from ``state``; never raises."""
     after = MOVES.get((state, fact))
     if after is None:
         return Transition(state, fact, state, listed=False)

@@ -1,8 +1,9 @@
-"""QEMU's own words: enums whose values are the QAPI strings.
+"""Define enums for the QAPI strings of QEMU that coloctl reads.
 
-Source: ``query-qmp-schema`` of QEMU 7.2.22, 10.0.13 and 11.1.3 (``qmp_schemas/``). A value that a
-newer QEMU adds reads as the enum's ``UNKNOWN`` member rather than as a crash at three in the
-morning.
+Used by `qmp.wait`, `colo.protect` and `ha.failover` for what QEMU answers. Source:
+``query-qmp-schema`` of QEMU 7.2.22, 10.0.13 and 11.1.3 (``qmp_schemas/``).
+
+Invariant: a value that a newer QEMU adds reads as the enum's ``UNKNOWN`` member; it never raises.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class COLOMode(QapiEnum):
 
 
 class COLOExitReason(QapiEnum):
-    """Why a COLO session ended: ``COLO_EXIT`` and ``query-colo-status``."""
+    """Reason for which a COLO session ended: ``COLO_EXIT`` and ``query-colo-status``."""
 
     NONE = "none"
     REQUEST = "request"  #: x-colo-lost-heartbeat was honoured

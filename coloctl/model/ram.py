@@ -1,4 +1,4 @@
-"""Which guest-physical addresses are the guest's main memory, read from QEMU's flat view; pure.
+"""Find the guest-physical addresses of the guest's main memory in QEMU's flat view; pure.
 
 Called by `colo.pages` before it reads memory. Invariant: an address that may belong to a
 device is never in a range, because reading a device can change it.
@@ -27,7 +27,7 @@ _LINE = re.compile(
 
 
 class NotUnderstood(ValueError):
-    """QEMU describes its memory in words that are not known; the message is a sentence."""
+    """QEMU describes its memory in a form that is not known; the message is a sentence."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RamRange:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Bytes of the range."""
         return self.end - self.begin
 
 
@@ -84,7 +84,7 @@ def main_memory(view: str, expected: int, plugged: int = 0) -> Ram:
 
 
 def _regions(view: str) -> Iterator[tuple[int, int, str, str]]:
-    """The regions of that address space in order: begin, end, kind, name."""
+    """Read the regions of that address space in order: begin, end, kind, name."""
     text = "\n".join(view.splitlines())  # a monitor for people ends its lines with CR, too
     sections = [one.split("\n") for one in re.split(r"^FlatView #\d+$", text, flags=re.M)]
     wanted = [lines for lines in sections if _SPACE in lines]

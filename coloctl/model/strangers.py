@@ -1,7 +1,7 @@
-"""Connections of others to the wires of a pair that were cut off: values for status and explain.
+"""Describe strangers that were connected to the wires of a pair and were cut off.
 
-`colo.peers` finds them, `supervisor.beside` keeps them. Counted since the supervisor began; the
-journal names each of them.
+`colo.peers` finds them, `supervisor.beside` keeps them, and `status` and `explain` show them. They
+are counted since the supervisor began; the journal names each of them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Stranger:
-    """Someone else than the peer was connected to a wire, and was cut off."""
+    """One process other than the peer that was connected to a wire, and was cut off."""
 
-    wire: str  #: in words: "the disks"
+    wire: str  #: for people: "the disks"
     at: str  #: its address
     who: str  #: the process and its user id, or address and port
 
     def sentence(self) -> str:
-        """For people."""
+        """Describe the stranger for people."""
         return f"A stranger at {self.at} ({self.wire}) was cut off: {self.who}."
 
 
@@ -28,7 +28,7 @@ class TurnedAway:
     """All of them together, as the document of `status -f json` has it."""
 
     count: int
-    wires: Mapping[str, int] = field(default_factory=dict)  #: how many on each, by its words
+    wires: Mapping[str, int] = field(default_factory=dict)  #: how many on each, as `Stranger.wire`
     since_s: float = 0.0  #: seconds since the first
     last: str = ""  #: the sentence about the last one
 

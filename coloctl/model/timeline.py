@@ -1,7 +1,7 @@
 """Name the steps of a failover and hold when each was done.
 
-Written by `ha.failover` and `supervisor.acts.failover`; read by `metrics/`, `cli/` and by whoever
-reads a history. Values only.
+Written by `ha.failover` and `supervisor.acts.failover`; read by `metrics/`, by `cli/` and by every
+reader of a history. Values only.
 
 Invariant: `POINT_OF_NO_RETURN` is the step up to which the lost node could have gone on.
 """
@@ -60,7 +60,7 @@ POINT_OF_NO_RETURN = FailoverStep.FENCED
 
 @dataclass(frozen=True)
 class Timeline:
-    """When each step of a failover was done, in milliseconds since ``began_s``; complete.
+    """Record of a finished failover: each step with its time, in milliseconds since ``began_s``.
 
     ``began_s`` is the monotonic second at which the loss was noticed or the failover asked for,
     ``at`` its wall clock. ``fault_ms`` is when the fault happened, where that is known: zero or

@@ -1,7 +1,11 @@
-"""The settings of a pair that can be changed while it runs: names, limits and values; pure.
+"""Define the settings of a pair that can be changed while it runs: names, limits and values.
 
-A pair begins with those of its pair file. What an operator sets replaces them in the description
-of the pair as well (`Tuning.applied`), so that whatever is built from it afterwards has them.
+`supervisor.acts.tune` changes them, `cli.verbs.knobs` reads what an operator typed, and
+`pairfile.tables` takes limits from here. Pure.
+
+A pair begins with the settings of its pair file. What an operator sets replaces them in the
+description of the pair as well (`Tuning.applied`), so that everything built from it afterwards has
+the new values.
 """
 
 from __future__ import annotations
@@ -34,27 +38,27 @@ class Tuning:
 
     @classmethod
     def of(cls, spec: PairSpec) -> Tuning:
-        """What the description of a pair says."""
-        said = {field.name: getattr(spec.checkpoint, field.name) for field in _CHECKPOINT}
-        return cls(**said, mirror_rate=spec.policy.mirror_rate)
+        """Read the settings from the description of a pair."""
+        given = {field.name: getattr(spec.checkpoint, field.name) for field in _CHECKPOINT}
+        return cls(**given, mirror_rate=spec.policy.mirror_rate)
 
     def applied(self, spec: PairSpec) -> PairSpec:
-        """``spec`` as if these settings stood in its pair file."""
-        said = {field.name: getattr(self, field.name) for field in _CHECKPOINT}
+        """Return ``spec`` as if these settings stood in its pair file."""
+        given = {field.name: getattr(self, field.name) for field in _CHECKPOINT}
         return replace(
             spec,
-            checkpoint=replace(spec.checkpoint, **said),
+            checkpoint=replace(spec.checkpoint, **given),
             policy=replace(spec.policy, mirror_rate=self.mirror_rate),
         )
 
     def restored(self, settings: Mapping[str, object]) -> Tuning:
-        """With ``settings``, by name; raises `UsageError` for a value that one cannot have."""
+        """Replace ``settings``, by name; raises `UsageError` for a value that one cannot have."""
         values = {name: read(name, value) for name, value in settings.items()}
         given: dict[str, Any] = {SETTINGS[name].field: value for name, value in values.items()}
         return replace(self, **given)
 
     def changed(self, settings: Mapping[str, object], pair: str) -> Tuning:
-        """With ``settings``, by name and as typed; raises `UsageError` where one cannot be."""
+        """Replace ``settings``, by name and as typed; raises `UsageError` where one cannot be."""
         after = self.restored(settings)
         if "checkpoint-delay" in settings and after.mode is CheckpointMode.ADAPTIVE:
             raise UsageError(
@@ -71,16 +75,16 @@ class Tuning:
 
     @property
     def period(self) -> tuple[int, CheckpointMode]:
-        """What QEMU's checkpoint delay follows from."""
+        """Settings from which QEMU's checkpoint delay follows."""
         return self.delay_ms, self.mode
 
     @property
     def comparison(self) -> tuple[int, int, int]:
-        """What the comparison of packets is told."""
+        """Settings of the comparison of packets."""
         return self.compare_timeout_ms, self.expired_scan_cycle_ms, self.max_queue_size
 
     def by_name(self) -> dict[str, Value]:
-        """Every setting, by the name that operators type."""
+        """Return every setting, by the name that operators type."""
         return {name: self[name] for name in SETTINGS}
 
 
@@ -89,7 +93,7 @@ _CHECKPOINT = tuple(field for field in fields(Tuning) if field.name != "mirror_r
 
 @dataclass(frozen=True)
 class Setting:
-    """One of them: ``read`` takes what was typed and answers None for what it cannot be."""
+    """One setting: ``read`` takes what was typed and returns None for what it cannot be."""
 
     field: str  #: of `Tuning`
     wants: str  #: what it must be, as the rest of a sentence
@@ -99,7 +103,7 @@ class Setting:
 
 
 def _number(field: str, unit: str, most: int, example: int) -> Setting:
-    """A setting that counts ``unit`` from 1 to ``most``; milliseconds may end in ``ms``."""
+    """Build a setting that counts ``unit`` from 1 to ``most``; milliseconds may end in ``ms``."""
     ms = unit == "milliseconds"
 
     def number(text: str) -> int | None:
@@ -125,7 +129,7 @@ def _rate(text: str) -> int | None:
 
 
 def rate_words(rate: int) -> str:
-    """A rate for people."""
+    """Write a rate for people."""
     return f"{units.size(rate)} per second" if rate else "unlimited"
 
 
@@ -143,7 +147,7 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def read(name: str, value: object) -> Value:
-    """``value`` as that setting holds it; raises `UsageError` when it cannot."""
+    """Convert ``value`` to what that setting holds; raises `UsageError` when it cannot."""
     if name not in SETTINGS:
         raise UsageError(
             f"'{name}' is no setting that can be changed.",
@@ -161,5 +165,5 @@ def read(name: str, value: object) -> Value:
 
 
 def words(name: str, value: Value) -> str:
-    """The value of that setting for people."""
+    """Write the value of that setting for people."""
     return SETTINGS[name].tell(value)

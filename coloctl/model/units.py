@@ -1,4 +1,8 @@
-"""Sizes with a unit, as people write and read them."""
+"""Read and write sizes with a unit, as people do.
+
+Called by `pairfile.values` to read them, and by `check.disks`, `machine.image` and
+`cli.verbs.verify` to show them. Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ def bytes_of(text: str) -> int | None:
 
 
 def size(count: int) -> str:
-    """``count`` bytes in the largest unit of which they are a whole number."""
+    """Write ``count`` bytes in the largest unit of which they are a whole number."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if count and count % UNITS[unit] == 0:
             return f"{count // UNITS[unit]} {unit}"

@@ -1,4 +1,8 @@
-"""What a comparison of both nodes' disks and memory found, to and from JSON."""
+"""Report what a comparison of both nodes' disks and memory found, to and from JSON.
+
+`colo.verify` and `colo.pages` make the parts, `supervisor.verifying` the whole; `cli.verbs.verify`
+and `cli.views.pair` show it. Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from coloctl.model.units import size
 
 
 class VerifyOutcome(StrEnum):
-    """How a verification ended."""
+    """Outcome of a verification."""
 
     EQUAL = "equal"
     DIFFERENT = "different"  #: some chunks hold other bytes on the secondary
@@ -27,7 +31,7 @@ class DiskVerified:
     size: int
     read: int = 0  #: bytes of data that were hashed on the primary; holes are not read
     differs: tuple[tuple[int, int], ...] = ()
-    #: Ranges that were written at every look, so that nothing can be said of them.
+    #: Ranges that were written at every look, so that their equality is not known.
     unsettled: tuple[tuple[int, int], ...] = ()
 
 
@@ -38,7 +42,7 @@ class MemoryVerified:
     block: str  #: QEMU's name of it
     pages: int  #: that were looked at
     same: int  #: still on both sides, and equal
-    moving: int  #: written between two looks, so that nothing can be said of them
+    moving: int  #: written between two looks, so that their equality is not known
     different: int  #: still on both sides, and not equal
     #: The first ranges that differ: guest-physical addresses.
     places: tuple[tuple[int, int], ...] = ()
@@ -46,7 +50,7 @@ class MemoryVerified:
 
     @property
     def still(self) -> int:
-        """Pages of which something can be said."""
+        """Pages that are known to be equal or not."""
         return self.same + self.different
 
 
@@ -68,7 +72,7 @@ class Verified:
 
     @property
     def differs(self) -> bool:
-        """Whether anything does."""
+        """True when a disk or the memory differs."""
         memory = self.pages is not None and self.pages.different > 0
         return memory or any(disk.differs for disk in self.disks)
 
@@ -78,7 +82,7 @@ class Verified:
         return sum(end - begin for disk in self.disks for begin, end in disk.differs)
 
     def to_json(self) -> dict[str, Any]:
-        """The document of `verify -f json`."""
+        """Return the document of `verify -f json`."""
         return asdict(self)
 
     @classmethod
@@ -90,7 +94,7 @@ class Verified:
         return revive(cls, document)
 
     def sentence(self) -> str:
-        """What was found, for an operator."""
+        """Describe the result for an operator."""
         if self.outcome is VerifyOutcome.BROKEN_OFF:
             return f"It was broken off: {self.reason}"
         if self.outcome is VerifyOutcome.EQUAL:

@@ -1,4 +1,8 @@
-"""What was last seen of a pair: values for people and scripts, never used to decide."""
+"""Show what was last seen of a pair: values for people and scripts, never used to decide.
+
+`supervisor.state` makes a `PairView` and `control.service` sends it; `cli.views.pair`, `api.pair`
+and `metrics/` read it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ STATUS_SCHEMA = 1
 
 
 class Presence(StrEnum):
-    """Whether the QEMU process of a node is there."""
+    """Presence of the QEMU process of a node."""
 
     ABSENT = "absent"  #: never started, or stopped by coloctl
     ALIVE = "alive"
@@ -29,18 +33,18 @@ class Presence(StrEnum):
 
 
 class Fencing(StrEnum):
-    """How far the fencing of a node is."""
+    """Progress of the fencing of a node."""
 
     CLEAR = "clear"
     REQUIRED = "required"
     IN_PROGRESS = "in-progress"
     FENCED = "fenced"
-    CONFIRMED = "confirmed"  #: a person vouched for it
+    CONFIRMED = "confirmed"  #: a person confirmed that it is off
     FAILED = "failed"
 
 
 class Degradation(StrEnum):
-    """What is wrong with a node although it serves."""
+    """Part of a node that is impaired although the node serves."""
 
     LOCAL_DISK = "local-disk"
     REPLICA_DISK = "replica-disk"
@@ -50,7 +54,7 @@ class Degradation(StrEnum):
 
 
 class Merge(StrEnum):
-    """How far the image of a promoted secondary has taken what its overlays hold."""
+    """Progress of the merge of a promoted secondary's overlays into its image."""
 
     NONE = "none"  #: it has everything
     UNDER_WAY = "under-way"
@@ -104,7 +108,7 @@ class CheckpointView:
 
 @dataclass(frozen=True)
 class ActProgress:
-    """How far the act under way is; bytes where ``unit`` says so."""
+    """Progress of the act under way; bytes where ``unit`` says so."""
 
     act: str
     step: str
@@ -122,7 +126,7 @@ class SettingView:
 
 
 def settings_view(now: Tuning, at_first: Tuning) -> dict[str, SettingView]:
-    """Every live setting, by name."""
+    """Return every live setting, by name."""
     return {name: SettingView(value, at_first[name]) for name, value in now.by_name().items()}
 
 
@@ -156,7 +160,7 @@ class PairView:
 
     @property
     def protected(self) -> bool:
-        """Whether the pair is in COLO."""
+        """True while the pair is in COLO."""
         return self.protection is Protection.COLO
 
     def primary(self) -> NodeView | None:

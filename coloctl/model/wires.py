@@ -1,8 +1,8 @@
-"""Where the two QEMUs of a pair meet: one address per wire, decided here and nowhere else.
+"""Choose the addresses at which the two QEMUs of a pair meet: one per wire, here and nowhere else.
 
-Two QEMUs on one host meet at unix sockets in the pair's private folder (mode 0700), which no other
-user of the machine can reach. QEMUs on two hosts meet at TCP ports of the replication addresses.
-Every layer that opens, names or tries a wire asks `Wires` for its address.
+Used by every layer: each that opens, names or tries a wire asks `Wires` for its address. Two QEMUs
+on one host meet at unix sockets in the pair's private folder (mode 0700), which no other user of
+the machine can reach. QEMUs on two hosts meet at TCP ports of the replication addresses.
 """
 
 from __future__ import annotations

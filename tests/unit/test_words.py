@@ -20,7 +20,6 @@ PENDING = frozenset(
         # the lowest layers
         "coloctl",
         # -
-        "coloctl/model",
         # -
         "coloctl/pairfile",
         # -
