@@ -1,1 +1,1 @@
-"""What a demo, a test and CI need: namespaces and taps, the guest image, QEMU binaries."""
+"""Provide what a demo, a test and CI need: namespaces, taps, the guest image, QEMU binaries."""

@@ -1,4 +1,6 @@
-"""Debian packages of any suite, fetched and unpacked without root and without touching the system.
+"""Fetch and unpack Debian packages of any suite, without root and without touching the system.
+
+Called by `lab.guestbuild`, `lab.qemu` and `lab.compiler` for the packages that they need.
 
 The machine's own apt does the work: it resolves, checks signatures and resumes. Only its root is
 private, so that dependencies come out as on an empty machine. Mirrors, proxies and passwords are
@@ -31,7 +33,7 @@ DEBIAN_SUITE = re.compile(
     r"(bullseye|bookworm|trixie|forky|sid|(old){0,2}stable|testing|unstable)(-updates|-backports)?"
 )
 
-#: What no program reads at run time.
+#: Folders that no program reads at run time.
 NOT_UNPACKED = ("doc", "man", "info", "locale", "lintian", "bug", "doc-base")
 
 _INDEX_URI = re.compile(r"'([^']+?)/*/dists/([^/']+)/main/binary-[^/']+/Packages")
@@ -51,8 +53,8 @@ class _Deb:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What is asked of apt, and where its private root for that suite lies."""
+class _Request:
+    """A request to apt, with the place of its private root for that suite."""
 
     suite: str
     packages: tuple[str, ...]
@@ -64,7 +66,7 @@ class _Wish:
 
     @property
     def archives(self) -> Path:
-        """A folder of its own, so that discarding one wish takes nothing from another."""
+        """A folder of its own, so that discarding one request takes nothing from another."""
         name = hashlib.sha256("\n".join([*self.verb, *self.packages]).encode()).hexdigest()[:12]
         return self.home / "archives" / name
 
@@ -75,22 +77,23 @@ class _Wish:
 
 
 def fetch(suite: str, packages: Sequence[str], *, report: Report = silent) -> list[Path]:
-    """The packages and all they depend on (nothing merely recommended) lie on disk as .deb files.
+    """Fetch the packages and all they depend on as .deb files, and return their paths.
 
-    They stay until `discard`, so a download that was interrupted goes on where it stopped.
+    Packages that are merely recommended are not fetched. The files stay until `discard`, so a
+    download that was interrupted goes on where it stopped.
     Raises `ProvisionError` when no mirror of this machine serves them.
     """
     verb = ("install", "--download-only", "--no-install-recommends")
-    return _fetch(_Wish(suite, tuple(packages), verb), report)
+    return _fetch(_Request(suite, tuple(packages), verb), report)
 
 
 def fetch_only(suite: str, packages: Sequence[str], *, report: Report = silent) -> list[Path]:
-    """As `fetch`, but the named packages only, without what they depend on."""
-    return _fetch(_Wish(suite, tuple(packages), ("download",)), report)
+    """Fetch the named packages only, as `fetch` does, without what they depend on."""
+    return _fetch(_Request(suite, tuple(packages), ("download",)), report)
 
 
 def discard(debs: Iterable[Path]) -> None:
-    """The .deb files that `fetch` answered are gone, with the folder that held them."""
+    """Remove the .deb files that `fetch` returned, with the folder that held them."""
     ours = cache_dir() / "apt"
     for folder in {deb.parent for deb in debs}:
         if folder.is_relative_to(ours):
@@ -98,11 +101,11 @@ def discard(debs: Iterable[Path]) -> None:
 
 
 def unpack(debs: Iterable[Path], prefix: Path, *, report: Report = silent) -> None:
-    """``prefix`` holds the contents of all packages and nothing else, or is as it was before.
+    """Unpack all packages into ``prefix``, which holds nothing else then.
 
-    Files belong to the caller, and no set-user-id bit survives: nobody updates what lies there.
-    Maintainer scripts do not run. Raises `ProvisionError` when a package is damaged or the disk
-    is full.
+    After an error it is as it was before. Files belong to the caller. No set-user-id bit survives,
+    because the files there never receive an update. Maintainer scripts do not run. Raises
+    `ProvisionError` when a package is damaged or the disk is full.
     """
     todo = list(debs)
     total = sum(deb.stat().st_size for deb in todo)
@@ -122,7 +125,7 @@ def unpack(debs: Iterable[Path], prefix: Path, *, report: Report = silent) -> No
 
 
 def mirrors() -> list[str]:
-    """Base URIs from which this machine takes Debian's ``main``, likeliest first.
+    """Find the base URIs from which this machine takes Debian's ``main``, likeliest first.
 
     apt itself reads the sources here, in whichever format they are written; nothing is downloaded.
     """
@@ -136,63 +139,66 @@ def mirrors() -> list[str]:
     return sorted(dict.fromkeys(found), key=lambda base: not base.endswith("/debian"))
 
 
-def _fetch(wish: _Wish, report: Report) -> list[Path]:
+def _fetch(request: _Request, report: Report) -> list[Path]:
     for tool in ("apt-get", "apt-config", "dpkg-deb", "tar"):
         if shutil.which(tool) is None:
             raise ProvisionError(
                 f"Debian packages cannot be fetched here: {tool} is missing.",
                 hint="use a Debian machine, or install a QEMU with COLO yourself",
             )
-    with exclusive(wish.home / "coloctl.lock", f"Debian {wish.suite}", report) as lock:
+    with exclusive(request.home / "coloctl.lock", f"Debian {request.suite}", report) as lock:
         refusal = ProvisionError(
             "This machine's apt has no source with Debian's main archive.",
             hint="add your Debian mirror to /etc/apt/sources.list.d",
         )
         for mirror in mirrors():
             try:
-                return _fetch_from(mirror, wish, lock, report)
+                return _fetch_from(mirror, request, lock, report)
             except ProvisionError as error:
                 refusal = error
         raise refusal
 
 
-def _fetch_from(mirror: str, wish: _Wish, lock: int, report: Report) -> list[Path]:
-    env = _private_root(mirror, wish)
-    report(Progress(f"Debian {wish.suite}: package lists"))
+def _fetch_from(mirror: str, request: _Request, lock: int, report: Report) -> list[Path]:
+    env = _private_root(mirror, request)
+    report(Progress(f"Debian {request.suite}: package lists"))
     stale: ProvisionError | None = None
     try:
-        doing = f"read the package lists of Debian {wish.suite}"
+        doing = f"read the package lists of Debian {request.suite}"
         _run(["apt-get", "-q", "update"], env, doing, keep=(lock,))
     except ProvisionError as error:
         stale = error  # the lists of an earlier call will do where they are there
     try:
-        plan = _plan(wish, env)
+        plan = _plan(request, env)
     except ProvisionError as error:
         raise stale or error from None
-    _download(wish, env, plan, lock, report)
+    _download(request, env, plan, lock, report)
     return sorted(deb.path for deb in plan)
 
 
-def _plan(wish: _Wish, env: dict[str, str]) -> list[_Deb]:
-    """All files the wish needs, also those already here: apt is shown an empty folder."""
+def _plan(request: _Request, env: dict[str, str]) -> list[_Deb]:
+    """Find all files that the request needs.
+
+    Files that are here already are found too, because apt is shown an empty folder.
+    """
     with tempfile.TemporaryDirectory() as empty:
         (Path(empty) / "partial").mkdir()
-        command = wish.command("-qq", "--print-uris", "-o", f"Dir::Cache::Archives={empty}")
-        doing = f"resolve packages of Debian {wish.suite}"
+        command = request.command("-qq", "--print-uris", "-o", f"Dir::Cache::Archives={empty}")
+        doing = f"resolve packages of Debian {request.suite}"
         listing = _run(command, env, doing, cwd=Path(empty))
     plan = []
     for uri, name, size in _FILE_LINE.findall(listing):
         local = uri.startswith("file:")  # apt leaves those where they are
-        plan.append(_Deb(Path(uri[5:]) if local else wish.archives / name, int(size)))
+        plan.append(_Deb(Path(uri[5:]) if local else request.archives / name, int(size)))
     return plan
 
 
 def _download(
-    wish: _Wish, env: dict[str, str], plan: Sequence[_Deb], lock: int, report: Report
+    request: _Request, env: dict[str, str], plan: Sequence[_Deb], lock: int, report: Report
 ) -> None:
     total = sum(deb.size for deb in plan)
     before = sum(deb.size for deb in plan if deb.here())
-    what = f"downloading {len(plan)} packages of Debian {wish.suite}"
+    what = f"downloading {len(plan)} packages of Debian {request.suite}"
     report(Progress(what, before, total))
     if before == total:
         return
@@ -201,9 +207,9 @@ def _download(
         tempfile.TemporaryFile("w+") as output,
         os.fdopen(receiving) as status,
         subprocess.Popen(
-            wish.command("-q", "-o", f"APT::Status-Fd={giving}"),
+            request.command("-q", "-o", f"APT::Status-Fd={giving}"),
             env=env,
-            cwd=wish.archives,  # `apt-get download` leaves its files in the working directory
+            cwd=request.archives,  # `apt-get download` leaves its files in the working directory
             pass_fds=(giving, lock),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -225,18 +231,21 @@ def _download(
     missing = [deb.path.name for deb in plan if not deb.here()]
     if code or missing:
         reason = text if code else f"E: {missing[0]} is missing or incomplete after the download"
-        raise _refusal(f"download from Debian {wish.suite}", reason)
+        raise _refusal(f"download from Debian {request.suite}", reason)
     report(Progress(what, total, total))
 
 
-def _private_root(mirror: str, wish: _Wish) -> dict[str, str]:
-    """The environment in which apt sees an empty machine without hooks of its own."""
-    home = wish.home
-    (wish.archives / "partial").mkdir(parents=True, exist_ok=True)
+def _private_root(mirror: str, request: _Request) -> dict[str, str]:
+    """Write the private root; return the environment in which apt sees an empty machine.
+
+    That machine has no hooks of its own.
+    """
+    home = request.home
+    (request.archives / "partial").mkdir(parents=True, exist_ok=True)
     (home / "lists" / "partial").mkdir(parents=True, exist_ok=True)
     (home / "status").touch()
     signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-    suites = dict.fromkeys([wish.suite.removesuffix("-backports"), wish.suite])
+    suites = dict.fromkeys([request.suite.removesuffix("-backports"), request.suite])
     sources = home / "sources.list"
     sources.write_text("".join(f"deb {signed}{mirror} {name} main\n" for name in suites))
     options = {
@@ -244,8 +253,8 @@ def _private_root(mirror: str, wish: _Wish) -> dict[str, str]:
         "Dir::State::Lists": home / "lists",
         "Dir::State::Status": home / "status",
         "Dir::Cache": home,
-        "Dir::Cache::Archives": wish.archives,
-        "Dir::Cache::PkgCache": wish.archives / "pkgcache.bin",
+        "Dir::Cache::Archives": request.archives,
+        "Dir::Cache::PkgCache": request.archives / "pkgcache.bin",
         "Dir::Cache::SrcPkgCache": "",
         "Dir::Etc::SourceList": sources,
         "Dir::Etc::SourceParts": "/dev/null",
@@ -269,7 +278,7 @@ def _private_root(mirror: str, wish: _Wish) -> dict[str, str]:
 
 
 def _acquire_options() -> str:
-    """How this machine reaches its mirrors (proxies, certificates, limits), in apt's own words."""
+    """Return the machine's settings for its mirrors (proxies, certificates, limits), as apt's."""
     dump = _run(["apt-config", "dump"], os.environ, "read this machine's apt configuration")
     lines = dump.splitlines(keepends=True)
     return "".join(

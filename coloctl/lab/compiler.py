@@ -54,7 +54,7 @@ def system_cc() -> str | None:
 
 
 def _run(command: Sequence[str]) -> str:
-    """The first line of what a compiler complains of; empty when it succeeds."""
+    """Run a compiler; return the first line of its complaint, empty when it succeeds."""
     try:
         done = subprocess.run(
             command,
@@ -73,7 +73,7 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _tcc(report: Report) -> list[str]:
-    """The command line of the private tcc, fetched if need be."""
+    """Return the command line of the private tcc; fetch it where it is missing."""
     home = cache_dir().absolute() / "tcc"
     with exclusive(home.with_suffix(".lock"), "the compiler tcc", report):
         if not (home / "usr/bin/tcc").is_file():
@@ -89,7 +89,7 @@ def _tcc(report: Report) -> list[str]:
 
 
 def _forbid_executable_stack(target: Path) -> None:
-    """Say in ``target`` that it needs no executable stack.
+    """Mark ``target`` as needing no executable stack.
 
     tcc leaves that open, which the C library takes for a need, and refuses since 2.41. The program
     headers move to the end of the file, with one more.

@@ -1,4 +1,7 @@
-"""The devices of a lab: made where they are missing, configured, listed, cleared away."""
+"""Make the devices of a lab where they are missing; configure, list and clear them.
+
+Called by `lab.network` when a lab is built, described or removed.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ _TAP = 2  # IFLA_TUN_TYPE: IFF_TAP of linux/if_tun.h
 
 
 def lab_of(ns: str) -> str | None:
-    """The name of the lab that the namespace belongs to, None when it belongs to somebody else."""
+    """Return the name of the lab that owns the namespace, None where it belongs to no lab."""
     alias = netlink(ns, lambda ip: ip.link("get", index=_LOOPBACK)[0].get("ifalias")) or ""
     return alias.removeprefix(_MARK) if alias.startswith(_MARK) else None
 
 
 def furnish(ns: str, lab: str) -> None:
-    """The calling thread's new namespace is marked, speaks no IPv6 and has its loopback up."""
+    """Mark the calling thread's new namespace, switch IPv6 off and bring its loopback up."""
     _silence_ipv6(ns)
     with explained(ns), IPRoute() as ip:
         ip.link("set", index=_LOOPBACK, ifalias=_MARK + lab, state="up")
@@ -49,7 +52,7 @@ def _silence_ipv6(ns: str) -> None:
 
 
 def ensure_wire(lab: str, wire: Wire) -> None:
-    """Both ends of the wire are there, each in its namespace of the lab."""
+    """Make both ends of the wire, each in its namespace of the lab, where they are missing."""
     near, far = wire.ends
     with netns.path(layout.namespace(lab, far.role)).open("rb") as other:
 
@@ -75,7 +78,7 @@ def ensure_wire(lab: str, wire: Wire) -> None:
 
 
 def arrange(role: str, ip: Any) -> None:
-    """The devices of that machine are configured, connected and up."""
+    """Configure and connect the devices of that machine, and bring them up."""
     bridge = _ensure_bridge(ip, role) if role in layout.BRIDGE_MACS else 0
     for wire in WIRES.values():
         for end in wire.ends:
@@ -117,7 +120,7 @@ def _arrange_end(ip: Any, device: str, address: str | None, bridge: int) -> None
 
 
 def clear(ip: Any) -> None:
-    """No device but the loopback is left in the namespace."""
+    """Remove every device but the loopback from the namespace."""
     for link in ip.get_links():
         if link["index"] != _LOOPBACK:
             # What cannot be deleted is a device of the kernel's own, such as sit0.
@@ -126,7 +129,7 @@ def clear(ip: Any) -> None:
 
 
 def listed(ip: Any) -> list[dict[str, Any]]:
-    """The devices of the namespace as documents, in the order in which the kernel has them."""
+    """List the devices of the namespace as documents, in the kernel's order."""
     links = list(ip.get_links())
     names = {link["index"]: link.get("ifname") for link in links}
     addresses: dict[int, list[str]] = {}
@@ -149,9 +152,10 @@ def listed(ip: Any) -> list[dict[str, Any]]:
 
 
 def _ensure_tap(ip: Any, tap: str, bridge: int) -> None:
-    """``tap`` is there, persistent, speaking virtio-net headers, a port of ``bridge``.
+    """Make ``tap`` where it is missing, and make it a port of ``bridge``.
 
-    A new tap is down: the launcher raises the one whose QEMU may speak. An existing tap keeps its
+    The tap is persistent and carries virtio-net headers. A new tap is down: the launcher raises the
+    one whose QEMU may send. An existing tap keeps its
     state, because a guest may be using it.
     """
     if index_of(ip, tap) is None:

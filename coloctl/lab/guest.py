@@ -1,4 +1,6 @@
-"""The lab's guest: Debian's cloud kernel, an initramfs with redis, and an empty disk for its data.
+"""Provide the lab's guest: Debian's cloud kernel, an initramfs with redis, an empty data disk.
+
+Called by `chaos.run.testbed` and the commands of the lab; calls `lab.guestbuild` to build it.
 
 The suite is fixed, so the guest is the same on every host. It is built once per recipe in the
 cache, as an ordinary user; delete its folder there to have it built again from newer packages.
@@ -43,7 +45,10 @@ FULL_KERNEL_MODULES = ("ext4", "crc32c_generic")
 
 @dataclass(frozen=True)
 class GuestImage:
-    """What QEMU needs to boot the guest: `-kernel`, `-initrd`, `-append`, and a disk to copy."""
+    """The arguments with which QEMU boots the guest, and a disk to copy.
+
+    The arguments are `-kernel`, `-initrd` and `-append`.
+    """
 
     kernel: Path
     initrd: Path
@@ -62,7 +67,9 @@ class GuestImage:
         disks: tuple[str, ...] = (),
         services: bool = False,
     ) -> str:
-        """The kernel command line of a guest with ``address`` ("10.77.0.10/24") on its first NIC.
+        """Return the kernel command line of a guest.
+
+        ``address`` is that of its first NIC ("10.77.0.10/24").
 
         ``loopback=False`` leaves the TCP secrets undrawn until the first client comes, as in other
         people's guests; ``syncookies`` is net.ipv4.tcp_syncookies (the guest's own default is 2).
@@ -89,7 +96,7 @@ class GuestImage:
     def copy_disk(self, to: Path) -> Path:
         """Make ``to`` a disk with an empty file system; what was there is replaced.
 
-        So goes what was written about the disk that lay there (`coloctl.colo.registry`).
+        The companion file of the disk that lay there is removed too (`colo.companion`).
         """
         with _replaced(to) as fresh:
             shutil.copyfile(self.disk, fresh)
@@ -98,7 +105,10 @@ class GuestImage:
 
 
 def recipe(*, disk_mib: int = 512, drivers: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of this version of coloctl; ``drivers`` of real hardware need a larger kernel."""
+    """Return the recipe of this version of coloctl.
+
+    ``drivers`` of real hardware need a larger kernel.
+    """
     files = resources.files("coloctl.lab").joinpath("files")
     init, shutdown, services = (
         files.joinpath(name).read_text("utf-8") for name in ("init", "shutdown", "services")
@@ -111,7 +121,7 @@ def recipe(*, disk_mib: int = 512, drivers: tuple[str, ...] = ()) -> Recipe:
 
 
 def find(*, disk_mib: int = 512, drivers: tuple[str, ...] = ()) -> GuestImage | None:
-    """The guest if it was built before; nothing is downloaded or built."""
+    """Return the guest if it was built before; nothing is downloaded or built."""
     made = recipe(disk_mib=disk_mib, drivers=drivers)
     image = _image(_home() / made.digest(), made)
     whole = image.kernel.exists() and image.initrd.exists() and image.disk.exists()
@@ -125,7 +135,7 @@ def provide(
     drivers: tuple[str, ...] = (),
     report: Report = silent,
 ) -> GuestImage:
-    """The guest is in the cache, built now if it was not there.
+    """Return the guest from the cache; build it now if it is not there.
 
     ``drivers`` are further modules of Debian's kernel (e1000). ``qemu_img`` makes its disk (the one
     on PATH by default). Raises `ProvisionError` when a package cannot be had or a tool fails.
@@ -176,7 +186,10 @@ def _qemu_img(chosen: Path | None) -> Path:
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """What is made at the yielded path becomes ``path`` at once, or is gone after an error."""
+    """Yield a path to write to, and rename it to ``path`` at the end.
+
+    After an error the written file is gone, and ``path`` is as it was.
+    """
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
         fresh = Path(scratch) / path.name
         yield fresh

@@ -1,4 +1,7 @@
-"""How the lab's guest is made: a recipe, and the acts that turn it into kernel, initrd and disk."""
+"""Build the lab's guest by a recipe: kernel, initrd and disk.
+
+Called by `lab.guest` when the cache does not hold the guest of that recipe.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +37,12 @@ _LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the guest is, except which package versions were current."""
+    """All that decides what the guest is, except which package versions were current."""
 
     version: int = _VERSION
     suite: str = "bookworm"
     kernel_package: str = "linux-image-cloud-amd64"
-    #: What is copied from, and what its programs are linked with: Debian 12's names.
+    #: Packages that are copied from, or that its programs are linked with: Debian 12's names.
     packages: tuple[str, ...] = (
         "busybox-static",
         "redis-server",
@@ -88,8 +91,8 @@ class Recipe:
         "virtio_scsi",
         "sd_mod",
         "button",  # the ACPI power button, and
-        "evdev",  # the event device that tells of it
-        "pvpanic_pci",  # QEMU is told of a panic
+        "evdev",  # the event device that reports it
+        "pvpanic_pci",  # QEMU is notified of a panic
         "virtio_console",  # the guest agent's port
     )
     append: str = " ".join(
@@ -101,26 +104,27 @@ class Recipe:
             "nowatchdog",  # no periodic self-checks
             "tsc=reliable",  # a paused or starved guest must not lose trust in its clock
             "no_timer_check",  # the timer test at boot fails on a busy host
-            "mitigations=off",  # nobody shares this guest; under TCG they only cost time
+            "mitigations=off",  # this guest has one user; under TCG they only cost time
             "random.trust_cpu=on",
             "cryptomgr.notests",  # a quarter of a second of self-tests
         )
     )
     init: str = ""
     shutdown: str = ""  #: what the guest agent calls
-    services: str = ""  #: what the guest serves beside redis, where it is told to
+    services: str = ""  #: what the guest serves beside redis, on request
     disk_mib: int = 512
 
     def digest(self) -> str:
-        """Names the folder of this recipe's guest in the cache."""
+        """Compute the name of the folder of this recipe's guest in the cache."""
         text = json.dumps(asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build(folder: Path, recipe: Recipe, qemu_img: Path, report: Report) -> None:
-    """``folder`` holds kernel, initrd, the pristine disk, and manifest.json with the packages used.
+    """Build kernel, initrd and the pristine disk into ``folder``.
 
-    Raises `ProvisionError` when a package cannot be had or a tool fails.
+    Its manifest.json lists the packages used. Raises `ProvisionError` when a package cannot be had
+    or a tool fails.
     """
     packages = (*recipe.packages, *recipe.disk_packages, recipe.kernel_package)
     debs = apt.fetch_only(recipe.suite, packages, report=report)
@@ -144,7 +148,7 @@ def _announce(report: Report, what: str) -> None:
 
 
 def _kernel_image(recipe: Recipe, debs: Sequence[Path]) -> str:
-    """The package behind the kernel's metapackage, read from what that depends on."""
+    """Find the package that the kernel's metapackage stands for, in what that depends on."""
     meta = next(deb for deb in debs if deb.name.startswith(f"{recipe.kernel_package}_"))
     depends = _run(["dpkg-deb", "--field", str(meta), "Depends"])
     found = re.search(r"linux-image-[0-9][^ ,]*", depends)
@@ -154,7 +158,7 @@ def _kernel_image(recipe: Recipe, debs: Sequence[Path]) -> str:
 
 
 def _entries(root: Path, modules: Path, recipe: Recipe) -> list[ArchiveEntry]:
-    """The guest's whole root file system; ``modules`` is the folder named after the kernel."""
+    """Assemble the guest's root file system; ``modules`` is the folder named after the kernel."""
     wanted = initramfs.module_closure(modules, recipe.modules)
     return [
         *(initramfs.folder(name) for name in _FOLDERS),
@@ -170,7 +174,7 @@ def _entries(root: Path, modules: Path, recipe: Recipe) -> list[ArchiveEntry]:
 
 
 def _find(root: Path, name: str) -> Path:
-    """``name`` in the unpacked packages, which may have moved below /usr by an update."""
+    """Find ``name`` in the unpacked packages; an update may have moved it below /usr."""
     for path in (root / name, root / "usr" / name):
         if path.exists():
             return path
@@ -178,7 +182,7 @@ def _find(root: Path, name: str) -> Path:
 
 
 def _busybox(root: Path) -> list[ArchiveEntry]:
-    """busybox (static) and a link for every command it knows."""
+    """Return busybox (static) and a link for every command it knows."""
     binary = _find(root, "bin/busybox")
     commands = _run([str(binary), "--list"]).split()
     return [
@@ -188,7 +192,7 @@ def _busybox(root: Path) -> list[ArchiveEntry]:
 
 
 def _programs(root: Path, programs: Sequence[str]) -> list[ArchiveEntry]:
-    """The programs, their loader, and every library that the loader itself says it would load."""
+    """Return the programs, their loader, and every library that the loader itself would load."""
     entries = [initramfs.file("lib64/ld-linux-x86-64.so.2", (root / _LOADER).read_bytes(), 0o755)]
     libraries: dict[str, Path] = {}
     for program in programs:
@@ -206,18 +210,18 @@ def _libraries(root: Path, program: Path) -> Mapping[str, Path]:
     found = dict(re.findall(r"^\s*(\S+) => (\S+) \(0x", listing, re.MULTILINE))
     foreign = [name for name, path in found.items() if not Path(path).is_relative_to(root)]
     if foreign or "not found" in listing:
-        raise ProvisionError(f"{program.name} needs a library that the guest's packages lack.")
+        raise ProvisionError(f"{program.name} needs a library that is not in the guest's packages.")
     return {name: Path(path) for name, path in found.items() if "/" not in name}
 
 
 def _loaded(root: Path) -> list[str]:
-    """What to put before a program of ``root`` so that it runs with the libraries of ``root``."""
+    """Return the words before a program of ``root`` that make it use the libraries there."""
     where = ":".join(str(root / folder) for folder in _LIBRARIES)
     return [str(root / _LOADER), "--library-path", where]
 
 
 def _make_disk(root: Path, disk: Path, size_mib: int, qemu_img: Path) -> None:
-    """``disk`` is a qcow2 with an empty ext4 that has no initialisation left to do later.
+    """Make ``disk`` a qcow2 with an empty ext4 that has no initialisation left to do later.
 
     With lazy initialisation the kernel would write in the background after the first mount.
     """
@@ -233,7 +237,7 @@ def _make_disk(root: Path, disk: Path, size_mib: int, qemu_img: Path) -> None:
 
 
 def _run(argv: Sequence[str], **environment: str) -> str:
-    """What the program printed; raises `ProvisionError` when it cannot run or fails."""
+    """Return the program's output; raises `ProvisionError` when it cannot run or fails."""
     try:
         done = subprocess.run(
             argv,
@@ -249,6 +253,6 @@ def _run(argv: Sequence[str], **environment: str) -> str:
     except subprocess.TimeoutExpired as error:
         raise ProvisionError(f"{argv[0]} did not end in {_TOOL_DEADLINE_S:.0f} s.") from error
     if done.returncode != 0:
-        told = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise ProvisionError(f"{Path(argv[0]).name} failed while the guest was built: {told}")
+        reason = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise ProvisionError(f"{Path(argv[0]).name} failed while the guest was built: {reason}")
     return done.stdout

@@ -1,6 +1,8 @@
-"""What is wrong with a wire that still carries, and what that means for one frame; pure.
+"""Describe the impairment of a wire that still carries, and compute each frame's fate; pure.
 
-The words are netem's. Where the two differ, `WireDirection` says what the lab's own pump does.
+Called by `lab.link`, and by `lab.pump` for each frame.
+
+The terms are netem's. Where the two differ, `WireDirection` states what the lab's own pump does.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ BACKLOG_LEAST_BYTES = 16 << 10
 
 @dataclass(frozen=True, slots=True)
 class Impairment:
-    """What a wire does to each frame. ``seed`` decides what chance does, frame by frame."""
+    """The effects of a wire on each frame. ``seed`` decides what chance does, frame by frame."""
 
     loss_percent: float = 0.0
     delay_ms: float = 0.0  #: each way
@@ -34,7 +36,7 @@ class Impairment:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises `LabError` for what cannot be meant."""
+        """Check the values; raises `LabError` for a wire that cannot exist."""
         values = asdict(self)
         wrong = [name for name, value in values.items() if name != "seed" and value < 0]
         wrong += [name for name in ("loss_percent", "reorder_percent") if values[name] > 100]
@@ -60,11 +62,11 @@ class Impairment:
         return not (self.loss_percent or self.reorder_percent or self.rate_kbit)
 
     def document(self) -> dict[str, Any]:
-        """For another process; `Impairment(**document)` is the same again."""
+        """Return a document for another process; `Impairment(**document)` is the same again."""
         return asdict(self)
 
     def netem(self) -> dict[str, Any] | None:
-        """The arguments of a netem discipline, as pyroute2 takes them; None where it cannot.
+        """Return the arguments of a netem discipline, as pyroute2 takes them; None if it cannot.
 
         netem's chance is the kernel's own: ``seed`` does not decide it.
         """
@@ -87,7 +89,10 @@ class WireDirection:
     """
 
     def __init__(self, impairment: Impairment, name: str, since_s: float) -> None:
-        """``name`` gives each direction a chance of its own; ``since_s`` is when flapping began."""
+        """Begin with ``since_s`` as the time at which flapping began.
+
+        ``name`` gives each direction a random sequence of its own.
+        """
         self._wire = impairment
         self._random = Random(f"{impairment.seed}:{name}")
         self._since_s = since_s
@@ -99,14 +104,15 @@ class WireDirection:
             self.limit = max(BACKLOG_LEAST_BYTES, int(BACKLOG_S / self._byte_s))
 
     def is_down(self, now_s: float) -> bool:
-        """Whether a wire that flaps lets nothing pass at that time."""
+        """Return whether a wire that flaps lets nothing pass at that time."""
         wire = self._wire
         return wire.flaps and (now_s - self._since_s) % (wire.up_s + wire.down_s) >= wire.up_s
 
     def due(self, now_s: float, size: int, waiting: int) -> float | None:
-        """When a frame of ``size`` bytes leaves, ``waiting`` bytes before it; None when never.
+        """Compute when a frame of ``size`` bytes leaves; None when never.
 
-        A time that is not after ``now_s`` means at once, before all that wait.
+        ``waiting`` is the number of bytes before it. A time that is not after ``now_s`` means at
+        once, before all that wait.
         """
         wire = self._wire
         # Every frame draws the same numbers, so that the fate of one does not hang on another's.

@@ -1,4 +1,6 @@
-"""An initramfs as a value: entries in, the bytes of a `newc` archive out; and what modules need.
+"""Write an initramfs as the bytes of a `newc` archive, and resolve what kernel modules need.
+
+Called by `lab.guestbuild`.
 
 The archive format is the kernel's own (Documentation/driver-api/early-userspace/buffer-format.rst):
 a header of thirteen 8-digit hexadecimal fields after the magic "070701", the name, the data, each
@@ -32,25 +34,30 @@ class ArchiveEntry:
 
 
 def folder(path: str, permissions: int = 0o755) -> ArchiveEntry:
+    """Describe a folder."""
     return ArchiveEntry(path, stat.S_IFDIR | permissions)
 
 
 def file(path: str, data: bytes, permissions: int = 0o644) -> ArchiveEntry:
+    """Describe a regular file with that content."""
     return ArchiveEntry(path, stat.S_IFREG | permissions, data)
 
 
 def link(path: str, target: str) -> ArchiveEntry:
+    """Describe a symbolic link to ``target``."""
     return ArchiveEntry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
 def character_device(path: str, major: int, minor: int, permissions: int = 0o600) -> ArchiveEntry:
+    """Describe the node of a character device."""
     return ArchiveEntry(path, stat.S_IFCHR | permissions, device=(major, minor))
 
 
 def archive(entries: Iterable[ArchiveEntry]) -> bytes:
-    """The entries as one `newc` archive; folders that nobody named come before what lies in them.
+    """Pack the entries as one `newc` archive.
 
-    Raises `ValueError` when one path is given twice.
+    Folders that no entry names are added, before what lies in them. Raises `ValueError` when one
+    path is given twice.
     """
     out = bytearray()
     for number, entry in enumerate(_with_parents(entries), start=1):
@@ -103,13 +110,13 @@ def _pad(out: bytearray) -> None:
 
 
 def module_dependencies(data: bytes) -> tuple[str, ...]:
-    """What a kernel module says it depends on: the `depends=` record of its .modinfo section."""
+    """Read the dependencies of a kernel module: the `depends=` record of its .modinfo section."""
     found = re.search(rb"\0depends=([^\0]*)\0", data)
     return tuple(found[1].decode().split(",")) if found and found[1] else ()
 
 
 def module_closure(release: Path, wanted: Iterable[str]) -> dict[str, Path]:
-    """The wanted modules and all they depend on, each after what it needs.
+    """Find the wanted modules and all they depend on, each after what it needs.
 
     ``release`` is the folder /lib/modules/VERSION of an unpacked kernel package. Names are compared
     as the kernel does, with dashes as underscores. Raises `ProvisionError` for a module that this
@@ -136,7 +143,10 @@ def module_closure(release: Path, wanted: Iterable[str]) -> dict[str, Path]:
 
 
 def module_entries(release: str, modules: Mapping[str, Path]) -> list[ArchiveEntry]:
-    """The modules with the `modules.dep` that modprobe reads: per line a file and all it needs."""
+    """Return the modules with the `modules.dep` that modprobe reads.
+
+    Each of its lines names a file and all it needs.
+    """
     base = f"lib/modules/{release}"
     contents = {name: path.read_bytes() for name, path in modules.items()}
     lines = []
@@ -148,7 +158,10 @@ def module_entries(release: str, modules: Mapping[str, Path]) -> list[ArchiveEnt
 
 
 def _all_needs(name: str, contents: Mapping[str, bytes]) -> list[str]:
-    """Everything ``name`` needs, nearest first as depmod writes it: modprobe loads from the end."""
+    """List all that ``name`` needs, nearest first as depmod writes it.
+
+    The order matters, because modprobe loads from the end.
+    """
     needs: dict[str, None] = {}
     for near in map(_module_name, module_dependencies(contents[name])):
         for each in (near, *_all_needs(near, contents)):

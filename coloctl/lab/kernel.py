@@ -1,4 +1,7 @@
-"""System calls that Python 3.11 does not offer, through the C library."""
+"""Make system calls that Python 3.11 does not offer, through the C library.
+
+Called by `lab.netns`, `lab.pump` and `lab.userns`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def call(function: str, *arguments: int | bytes | None) -> None:
-    """The C library's ``function`` succeeded; raises `OSError` with its errno otherwise."""
+    """Call the C library's ``function``; raises `OSError` with its errno where it fails."""
     if getattr(_libc, function)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,7 @@
-"""The lab on paper: its namespaces, devices, addresses and wires, and how to draw them."""
+"""Define the lab's namespaces, devices, addresses and wires, and draw them; pure.
+
+Called by `lab.network` and `lab.devices`; the clients of `chaos.workloads` take addresses here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass
 
 from coloctl.errors import LabError, UsageError
 
-#: The lab that is meant when nobody names one; its namespaces carry the plain role names.
+#: The lab that is meant when none is named; its namespaces carry the plain role names.
 DEFAULT = "lab"
 #: Two hosts that run QEMU, a machine that talks to the guest, and the switch between them.
 ROLES = ("host-a", "host-b", "client", "lan")
@@ -96,7 +99,10 @@ BRIDGE_MACS: Mapping[str, str] = {
 
 
 def check_name(lab: str) -> str:
-    """``lab`` can name a lab: part of namespace and file names. Raises `UsageError` otherwise."""
+    """Check that ``lab`` can name a lab, and return it; raises `UsageError` otherwise.
+
+    The name becomes a part of namespace and file names.
+    """
     if not _NAME.fullmatch(lab):
         raise UsageError(
             f"{lab!r} cannot be the name of a lab.",
@@ -106,7 +112,7 @@ def check_name(lab: str) -> str:
 
 
 def namespace(lab: str, role: str) -> str:
-    """The name of the namespace that plays ``role`` in ``lab``; raises `LabError` for no role."""
+    """Return the name of the namespace for ``role`` in ``lab``; raises `LabError` for no role."""
     if role not in ROLES:
         raise LabError(
             f"The lab has no machine called {role!r}.", hint=f"it has {', '.join(ROLES)}"
@@ -115,7 +121,7 @@ def namespace(lab: str, role: str) -> str:
 
 
 def wire(which: str) -> Wire:
-    """The wire of that name; raises `LabError` when there is none."""
+    """Return the wire of that name; raises `LabError` when there is none."""
     if which not in WIRES:
         raise LabError(f"The lab has no link called {which!r}.", hint=f"it has {', '.join(WIRES)}")
     return WIRES[which]
@@ -126,9 +132,10 @@ _WIDTH = 63
 
 
 def draw(lab: str, states: Mapping[str, str]) -> str:
-    """A picture of the lab for people; ``states`` maps each link to up, cut, unplugged or mixed.
+    """Draw the lab for people.
 
-    A link that is cut is drawn with crosses, an unplugged one with blanks, a mixed one dashed.
+    ``states`` maps each link to up, cut, unplugged or mixed. A link that is cut is drawn with
+    crosses, an unplugged one with blanks, a mixed one dashed.
     """
     stroke = {name: _STROKE.get(states.get(name, "up"), "╌") for name in WIRES}
     down = "│" if stroke["client"] == "─" else stroke["client"]

@@ -1,4 +1,7 @@
-"""Netlink work in the lab's namespaces, and links that can be cut, impaired and healed."""
+"""Cut, impair and heal the lab's links, by netlink in the lab's namespaces.
+
+Called by `lab.network` and `lab.devices`; calls `lab.pump` where the kernel cannot impair a wire.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ OFFLOADS = (
 
 
 def netlink(name: str, work: Callable[[Any], T]) -> T:
-    """The result of ``work(ip)`` with a route socket of the namespace; raises `LabError`."""
+    """Return ``work(ip)``, done with a route socket of the namespace; raises `LabError`."""
 
     def run() -> T:
         with explained(name), IPRoute() as ip:
@@ -48,14 +51,15 @@ def netlink(name: str, work: Callable[[Any], T]) -> T:
 
 
 def index_of(ip: Any, device: str) -> int | None:
-    """The device's index in the namespace of ``ip``, None when it has no such device."""
+    """Find the device's index in the namespace of ``ip``, None when it has no such device."""
     return next(iter(ip.link_lookup(ifname=device)), None)
 
 
 def check_checksums(device: str) -> None:
-    """The device, in the calling thread's namespace, leaves no checksum and no cutting to others.
+    """Make the device compute every checksum and cut every frame itself.
 
-    Raises `LabError` when the kernel does not do as told.
+    It belongs to the calling thread's namespace. Raises `LabError` when the kernel keeps one of
+    `OFFLOADS` on.
     """
     with contextlib.closing(IoctlEthtool(device)) as ethtool:
         for offload in OFFLOADS:
@@ -77,15 +81,15 @@ class LinkEnd:
     device: str
 
     def drop(self) -> None:
-        """Frames sent here vanish; neither the carrier nor the sender notices.
+        """Drop frames sent here; neither the carrier nor the sender notices.
 
-        The blackhole discipline tells the sender that a frame went out, as a real wire would, and
-        is part of every kernel that has traffic control (netem is not).
+        The blackhole discipline reports to the sender that a frame went out, as a real wire would,
+        and is part of every kernel that has traffic control (netem is not).
         """
         self._with_index(lambda ip, index: ip.tc("replace", "blackhole", index))
 
     def impair(self, impairment: Impairment) -> bool:
-        """The kernel does it to frames sent here; False when it has no netem, or netem cannot."""
+        """Ask the kernel to impair frames sent here; return False if it cannot by netem."""
         arguments = impairment.netem()
         if arguments is None:
             return False
@@ -102,7 +106,7 @@ class LinkEnd:
         return self._with_index(discipline)
 
     def detour(self) -> None:
-        """Frames sent here go into the tap of a pump that waits for them."""
+        """Redirect frames sent here into the tap of a pump that waits for them."""
 
         def redirect(ip: Any, index: int) -> None:
             tap = index_of(ip, pump.tap_of(self.device))
@@ -129,7 +133,7 @@ class LinkEnd:
         self._with_index(redirect)
 
     def deliver(self) -> None:
-        """Frames sent here arrive at the other end, at once and all of them."""
+        """Deliver frames sent here to the other end again, at once and all of them."""
 
         def clear(ip: Any, index: int) -> None:
             kinds = self._disciplines(ip, index)
@@ -141,12 +145,12 @@ class LinkEnd:
         self._with_index(clear)
 
     def plug(self, *, up: bool) -> None:
-        """The device is up or down; down, the other end has no carrier either."""
+        """Set the device up or down; when it is down, the other end has no carrier either."""
         state = "up" if up else "down"
         self._with_index(lambda ip, index: ip.link("set", index=index, state=state))
 
     def state(self) -> str:
-        """Up, cut, unplugged or impaired."""
+        """Return the state of this end: up, cut, unplugged or impaired."""
 
         def look(ip: Any, index: int) -> str:
             if not ip.link("get", index=index)[0]["flags"] & IFF_UP:
@@ -160,7 +164,7 @@ class LinkEnd:
 
     @staticmethod
     def _disciplines(ip: Any, index: int) -> dict[str, str]:
-        """The kind of the root discipline as ``root``, noqueue where there is none, and others."""
+        """Return the kinds of the disciplines: ``root`` (noqueue where there is none), others."""
         kinds = {"root": "noqueue"}
         for discipline in ip.get_qdiscs(index=index):
             kind = str(discipline.get_attr("TCA_KIND"))
@@ -189,7 +193,7 @@ class Link:
 
     @classmethod
     def of(cls, lab: str, wire: Wire) -> Link:
-        """The link that ``wire`` is in that lab."""
+        """Return the link that ``wire`` is in that lab."""
 
         def held(end: End) -> LinkEnd:
             return LinkEnd(namespace(lab, end.role), end.device)
@@ -197,7 +201,7 @@ class Link:
         return cls(wire.name, (held(wire.a), held(wire.b)))
 
     def cut(self, *, carrier: bool = False, sender: str | None = None) -> None:
-        """Nothing passes any more, in silence; with ``carrier`` the plug is pulled as well.
+        """Cut the link in silence; with ``carrier`` the plug is pulled as well.
 
         Silence is how a network mostly fails: no reset comes, no carrier is lost. Without the
         plug the addresses lose their routes too, so senders get an error at once. With a
@@ -207,10 +211,10 @@ class Link:
             end.plug(up=False) if carrier else end.drop()
 
     def impair(self, impairment: Impairment, *, sender: str | None = None) -> None:
-        """Each frame fares as the impairment says, or only those that ``sender`` sends.
+        """Apply the impairment to each frame, or only to those that ``sender`` sends.
 
         netem does it where the kernel has it. Elsewhere a pump does, a process that ends with this
-        one; then nothing passes until the link is healed. How it was impaired before is over.
+        one; then nothing passes until the link is healed. An earlier impairment ends.
         Raises `LabError` when neither can; the link is healed then.
         """
         self.clear()
@@ -226,33 +230,33 @@ class Link:
             raise
 
     def cut_ports(self, service: str, *, tcp: Iterable[int] = (), udp: Iterable[int] = ()) -> None:
-        """What comes from or goes to one of the ports vanishes at both ends, established or not.
+        """Cut ports: what comes from or goes to one of them vanishes at both ends.
 
-        ``service`` names the cut. Only what an end itself receives is looked at, so this serves
-        links whose ends have addresses.
+        Established connections are cut too. ``service`` names the cut. Only what an end itself
+        receives is looked at, so this serves links whose ends have addresses.
         """
         for end in self.ends:
             portcut.close(end.namespace, end.device, service, tcp=tcp, udp=udp)
 
     def pass_ports(self, service: str | None = None) -> None:
-        """Ports are no longer cut: those of that service, or all."""
+        """End the cuts of ports: those of that service, or all."""
         for end in self.ends:
             portcut.open_again(end.namespace, end.device, service)
 
     def clear(self) -> None:
-        """Frames pass as ever and no pump is left; ports that are cut stay so."""
+        """End cuts and impairments of frames, and the pumps; ports that are cut stay so."""
         for end in self.ends:
             end.deliver()
             end.plug(up=True)
         self.end_pumps()
 
     def end_pumps(self) -> None:
-        """No process holds frames of this link."""
+        """End every process that holds frames of this link."""
         for end in self.ends:
             pump.end(self.name, end.namespace)
 
     def heal(self) -> None:
-        """Everything passes again, whatever was done to the link, and whoever did it."""
+        """Undo every cut and impairment of the link, also those that another process made."""
         self.clear()
         self.pass_ports()
 
@@ -266,14 +270,14 @@ class Link:
         return chosen
 
     def state(self) -> str:
-        """Up, cut, unplugged, impaired, or mixed when the ends differ."""
+        """Return the link's state: up, cut, unplugged, impaired, or mixed when the ends differ."""
         first, second = (end.state() for end in self.ends)
         return first if first == second else "mixed"
 
 
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Turns what netlink or an ioctl refuses in that namespace into a `LabError`."""
+    """Turn what netlink or an ioctl refuses in that namespace into a `LabError`."""
     try:
         yield
     except NetlinkError as error:

@@ -1,4 +1,7 @@
-"""One provider at a time: whoever comes second waits and then finds the work done."""
+"""Lock a part of the cache for one provider; a second one waits and then finds the work done.
+
+Called by `lab.qemu`, `lab.guest`, `lab.apt` and `lab.compiler`.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from coloctl.lab.progress import Progress, Report
 
 @contextmanager
 def exclusive(path: Path, what: str, report: Report) -> Iterator[int]:
-    """Nobody else holds ``path`` inside the block; it is free again when all its holders are gone.
+    """Hold ``path`` alone inside the block; it is free again when all its holders are gone.
 
-    Answers the file descriptor: a child that inherits it holds the lock too, so that work which
+    Yields the file descriptor: a child that inherits it holds the lock too, so that work which
     outlives a killed coloctl is waited for. Raises `ProvisionError` where the file cannot be
     written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Who can open it can hold it, so it is for this user alone; older ones were not.
+        # A user who can open it can hold it, so it is for this user alone; older ones were not.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(handle).st_uid == os.geteuid():
             os.fchmod(handle, 0o600)

@@ -1,4 +1,6 @@
-"""Named network namespaces as `ip netns` keeps them, and work done inside one.
+"""Make, remove and list named network namespaces as `ip netns` does, and work inside one.
+
+Called by `lab.network`, `lab.link`, `lab.devices`, and by `chaos.evidence.capture` for captures.
 
 Work inside a namespace runs on a short-lived thread that enters it and ends there: nothing is
 forked, the rest of the process stays where it is, and a caller with a running event loop may use
@@ -42,12 +44,12 @@ _NO_RIGHT = (
 
 
 def path(name: str) -> Path:
-    """The file through which the namespace of that name is entered."""
+    """Return the file through which the namespace of that name is entered."""
     return RUN / name
 
 
 def exists(name: str) -> bool:
-    """A network namespace of that name is there (a left-over empty file is not one)."""
+    """Return whether there is a namespace of that name (a left-over empty file is not one)."""
     try:
         fd = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -61,7 +63,7 @@ def exists(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """Every named network namespace, sorted."""
+    """List the named network namespaces, sorted."""
     try:
         found = [file.name for file in RUN.iterdir()]
     except FileNotFoundError:
@@ -70,7 +72,7 @@ def names() -> list[str]:
 
 
 def inside(name: str, work: Callable[[], T]) -> T:
-    """The result of ``work()`` done in the namespace; raises what it raises, or `LabError`."""
+    """Return ``work()``, done in the namespace; raises what it raises, or `LabError`."""
     try:
         fd = os.open(path(name), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -90,7 +92,7 @@ def inside(name: str, work: Callable[[], T]) -> T:
 
 
 def create(name: str, furnish: Callable[[], object]) -> None:
-    """A new namespace of that name exists, and ``furnish()`` ran in it before it got the name.
+    """Create a namespace, and run ``furnish()`` in it before it gets the name.
 
     Raises `LabError` when the rights are missing.
     """
@@ -107,7 +109,10 @@ def create(name: str, furnish: Callable[[], object]) -> None:
 
 
 def remove(name: str) -> None:
-    """No namespace and no file of that name is left; what still runs inside keeps it unnamed."""
+    """Remove the namespace of that name, and its file.
+
+    Processes that still run inside keep it alive without a name.
+    """
     with _rights(f"remove the network namespace {name}"):
         while _detach(path(name)):
             pass
@@ -115,7 +120,7 @@ def remove(name: str) -> None:
 
 
 def processes(name: str) -> dict[int, str]:
-    """Who runs in the namespace: process ids and their command names."""
+    """List the processes in the namespace: process ids and their command names."""
     try:
         wanted = _identity(path(name))
     except FileNotFoundError:
@@ -128,17 +133,17 @@ def processes(name: str) -> dict[int, str]:
 
 
 def runs_in(pid: int, name: str) -> bool:
-    """The process is alive and in that namespace."""
+    """Return whether the process is alive and in that namespace."""
     return _lives_in(pid, _identity(path(name)))
 
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """Nobody else makes or removes named namespaces meanwhile, `ip netns` included.
+    """Keep others from making or removing named namespaces meanwhile, `ip netns` included.
 
     `RUN` exists and is a shared mount on entry, as `ip netns add` makes it; on leaving it is gone
-    again when nothing is in it. Raises `LabError` when the rights are missing, or when somebody
-    else is at it for too long.
+    again when nothing is in it. Raises `LabError` when the rights are missing, or when another
+    process holds it for too long.
     """
     lock = _locked()
     try:
@@ -149,7 +154,7 @@ def exclusive() -> Iterator[None]:
 
 
 def _locked() -> int:
-    """A descriptor of `RUN`, flocked; the folder may be removed while somebody waits for it."""
+    """Open and flock `RUN`; the folder may be removed while this process waits for it."""
     while True:
         with _rights(f"use {RUN}"):
             RUN.mkdir(mode=0o755, exist_ok=True)
@@ -169,8 +174,8 @@ def _locked() -> int:
 def _flock(lock: int) -> None:
     if not flocks.acquire(lock, LOCK_S):
         raise LabError(
-            f"Somebody has been changing {RUN} for more than {LOCK_S:g} s.",
-            hint=f"`fuser -v {RUN}` tells who",
+            f"Another process has been changing {RUN} for more than {LOCK_S:g} s.",
+            hint=f"`fuser -v {RUN}` names it",
         )
 
 
@@ -232,7 +237,7 @@ def _on_a_thread(work: Callable[[], T]) -> T:
             failure.append(error)
 
     thread = threading.Thread(target=run, name="netns")
-    # Ctrl-C must not leave a step running behind the clean-up: `start` waits, too, until the thread
+    # Ctrl-C must not leave a step running after the clean-up: `start` waits, too, until the thread
     # has begun, and one that was interrupted there went on and named its namespace afterwards.
     with interrupts.deferred():
         thread.start()
@@ -247,10 +252,10 @@ def _raw(file: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _rights(deed: str) -> Iterator[None]:
-    """Turns a refusal of the kernel into a `LabError` that names the ``deed``."""
+def _rights(step: str) -> Iterator[None]:
+    """Turn a refusal of the kernel into a `LabError` that names the ``step``."""
     try:
         yield
     except OSError as error:
         hint = _NO_RIGHT if error.errno in (errno.EPERM, errno.EACCES) else None
-        raise LabError(f"Cannot {deed}: {error.strerror}.", hint=hint) from None
+        raise LabError(f"Cannot {step}: {error.strerror}.", hint=hint) from None

@@ -1,8 +1,12 @@
-"""The lab: one machine plays two hosts, a client and the switch between them.
+"""Build and remove the lab: one machine serves as two hosts, a client and their switch.
 
-Everything a lab is lives in its four namespaces, so a lab is opened by name and a crashed `up` is
-mended by another or removed by `down`. The loopback device of each namespace carries the lab's
-name as its alias: a namespace without that mark belongs to somebody else and is never touched.
+Called by `api.faults`, the commands of the lab and every run; calls `lab.devices` and `lab.link`.
+
+A lab consists of its four namespaces and keeps no other state. So a lab is opened by name, and a
+crashed `up` is repaired by another or removed by `down`.
+
+Invariant: the loopback device of each namespace carries the lab's name as its alias. A namespace
+without that mark belongs to another program and is never touched.
 """
 
 from __future__ import annotations
@@ -25,17 +29,17 @@ class Lab:
     """A standing lab; leaving its ``with`` block takes it down."""
 
     def __init__(self, name: str) -> None:
-        """Only names things: use `up` or `open`."""
+        """Compute the lab's names only: use `up` or `open`."""
         self.name = layout.check_name(name)
         self._namespaces = {role: layout.namespace(name, role) for role in ROLES}
 
     @classmethod
     def up(cls, name: str = layout.DEFAULT) -> Lab:
-        """The lab stands as drawn, all links healed; mends one that a crash left half built.
+        """Build the lab as drawn, all links healed; repair one that a crash left half built.
 
         A lab that cannot be finished is removed again, unless it stood before. Raises `LabError`
         when rights, the kernel or /dev/net/tun do not allow it, or when a namespace of that name
-        belongs to somebody else.
+        belongs to another program.
         """
         lab = cls(name)
         tun.ensure_node()
@@ -51,7 +55,7 @@ class Lab:
 
     @classmethod
     def open(cls, name: str = layout.DEFAULT) -> Lab:
-        """The lab of that name, which stands; raises `LabError` when it does not, or not whole."""
+        """Open a lab that stands; raises `LabError` when it does not, or not whole."""
         lab = cls(name)
         missing = [ns for ns in lab._namespaces.values() if not netns.exists(ns)]
         if missing:
@@ -63,11 +67,11 @@ class Lab:
         return lab
 
     def down(self) -> list[str]:
-        """Nothing of the lab is left: no process, link, namespace or file; fine when it is gone.
+        """Remove all of the lab: processes, links, namespaces and files; fine when it is gone.
 
-        Whoever still runs in it is ended, a QEMU too: stop the pair first. Returns a sentence for
-        each process that had to be told to go. Raises `LabError` when one would not, or when a
-        namespace of that name belongs to somebody else.
+        A process that still runs in it is ended, a QEMU too: stop the pair first. Returns a
+        sentence for each process that had to be ended. Raises `LabError` when one would not end,
+        or when a namespace of that name belongs to another program.
         """
         if not any(netns.path(ns).exists() for ns in self._namespaces.values()):
             return []
@@ -101,13 +105,13 @@ class Lab:
         return self._namespaces["lan"]
 
     def link(self, which: str) -> Link:
-        """One of the links replication, lan-a, lan-b, client, to cut, to impair and to heal."""
+        """Return a link to cut, to impair and to heal: replication, lan-a, lan-b or client."""
         return Link.of(self.name, layout.wire(which))
 
     def popen(
         self, argv: Sequence[str], where: str = "client", **options: Any
     ) -> subprocess.Popen[Any]:
-        """A `subprocess.Popen` of the command inside that machine; ``options`` are Popen's."""
+        """Start the command inside that machine; ``options`` are those of `subprocess.Popen`."""
         # The child inherits the namespace of the thread that makes it.
         return netns.inside(
             layout.namespace(self.name, where), lambda: subprocess.Popen(argv, **options)
@@ -121,7 +125,7 @@ class Lab:
         deadline_s: float = 60.0,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """The command ran inside that machine, its output captured as text.
+        """Run the command inside that machine, its output captured as text.
 
         Raises `LabError` when it fails (unless ``check`` is off), misses the deadline or does not
         exist.
@@ -144,14 +148,14 @@ class Lab:
                 process.kill()
                 raise
         if check and process.returncode:
-            last = err.strip().splitlines()[-1:] or ["it said nothing"]
+            last = err.strip().splitlines()[-1:] or ["it printed no message"]
             raise LabError(f"{argv[0]} ended with {process.returncode} in {where}: {last[0]}")
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
     def connect(
         self, port: int, address: str = layout.GUEST, *, timeout_s: float = 10.0
     ) -> socket.socket:
-        """A TCP connection from the client's machine, to the guest unless it is told otherwise.
+        """Connect by TCP from the client's machine to the guest, or to another ``address``.
 
         Reads and writes on it miss their deadline after ``timeout_s`` as well. Raises `OSError`.
         """
@@ -160,7 +164,7 @@ class Lab:
         )
 
     def bad_checksums(self) -> int:
-        """TCP segments with a wrong checksum that reached the client since the lab was built.
+        """Count the TCP segments with a wrong checksum that reached the client in this lab.
 
         The client's own TCP counts them (InCsumErrors in /proc/net/snmp). That is trustworthy
         because no device on the way may claim to have checked, and nothing is lost to a full
@@ -170,11 +174,14 @@ class Lab:
         return tcp_checksum_errors(snmp)
 
     def processes(self) -> dict[str, dict[int, str]]:
-        """Who runs in each machine: process ids with command names."""
+        """List the processes in each machine: process ids with command names."""
         return {role: netns.processes(ns) for role, ns in self._namespaces.items()}
 
     def describe(self) -> dict[str, Any]:
-        """The lab as a document: machines with their devices, links and their states, addresses."""
+        """Describe the lab as a document.
+
+        It holds machines with their devices, links with their states, and addresses.
+        """
         return {
             "schema": 1,
             "name": self.name,
@@ -202,11 +209,11 @@ class Lab:
         }
 
     def drawing(self) -> str:
-        """A picture of the lab for people, with the links that are cut."""
+        """Draw the lab for people, with the links that are cut."""
         return layout.draw(self.name, {name: self.link(name).state() for name in WIRES})
 
     def _present(self) -> bool:
-        """Whether any namespace of the lab is there; raises `LabError` for somebody else's."""
+        """Return whether any namespace of the lab is there; raises `LabError` for a foreign one."""
         present = [ns for ns in self._namespaces.values() if netns.exists(ns)]
         for ns in present:
             if devices.lab_of(ns) != self.name:
@@ -228,28 +235,28 @@ class Lab:
             self.link(name).heal()
 
     def _remove(self) -> list[str]:
-        deeds: list[str] = []
+        ended: list[str] = []
         if self._present():
             standing = [ns for ns in self._namespaces.values() if netns.exists(ns)]
             for name in WIRES:
                 self.link(name).end_pumps()
-            deeds = evict(standing)
+            ended = evict(standing)
             for ns in standing:
                 # The kernel empties a namespace later, and not while a descriptor is held.
                 netlink(ns, devices.clear)
         for ns in self._namespaces.values():
             netns.remove(ns)
-        return deeds
+        return ended
 
 
 def labs() -> list[str]:
-    """The names of all labs of which at least one namespace stands, sorted."""
+    """List the names of all labs of which at least one namespace stands, sorted."""
     owners = (_owner(ns) for ns in netns.names())
     return sorted({owner for owner in owners if owner is not None})
 
 
 def _owner(namespace: str) -> str | None:
-    """The lab that it belongs to; None where somebody has just removed it, too."""
+    """Find the lab that it belongs to; None also where it has just been removed."""
     try:
         return devices.lab_of(namespace)
     except LabError:
@@ -259,6 +266,6 @@ def _owner(namespace: str) -> str | None:
 
 
 def tcp_checksum_errors(snmp: str) -> int:
-    """TCP's InCsumErrors from the text of /proc/net/snmp (two lines per protocol)."""
+    """Read TCP's InCsumErrors from the text of /proc/net/snmp (two lines per protocol)."""
     heads, values = (line.split() for line in snmp.splitlines() if line.startswith("Tcp:"))
     return int(values[heads.index("InCsumErrors")])

@@ -86,7 +86,6 @@ def start(wire: str, ends: Sequence[tuple[str, str]], impairment: Impairment) ->
     child.stdout.close()
     child.stderr.close()
     # Holds the pipe, and takes note of the end; no process waits for this thread.
-
     threading.Thread(target=child.wait, name=f"pump {wire}", daemon=True).start()
 
 
@@ -114,7 +113,7 @@ class _End:
     """One end of the wire, with the frames that wait to leave it."""
 
     def __init__(self, device: str, lane: WireDirection, *, whole: bool) -> None:
-        """In the namespace that the process is in now."""
+        """Open the tap and the device in the namespace that the process is in now."""
         self.tap = _open_tap(tap_of(device), whole=whole)
         self._out = _open_out(device)
         self._lane = lane
@@ -122,7 +121,7 @@ class _End:
         self._bytes = 0
 
     def take(self) -> None:
-        """Frames that have come are sent, lost, or wait."""
+        """Read the frames that have come: each is sent, lost, or waits."""
         for _ in range(_BURST):
             try:
                 frame = os.read(self.tap, _FRAME_MAX)
@@ -140,7 +139,7 @@ class _End:
                 self._bytes += size
 
     def release(self, now_s: float) -> None:
-        """Frames whose time has come have left; on a wire that is down they are lost."""
+        """Send the frames whose time has come; on a wire that is down they are lost."""
         down = self._lane.is_down(now_s)
         while self._waiting and self._waiting[0][0] <= now_s:
             frame = self._waiting.popleft()[1]
@@ -181,7 +180,7 @@ def _open_out(device: str) -> socket.socket:
 
 
 def _open_ends(order: dict[str, Any], impairment: Impairment) -> list[_End]:
-    """The last namespace entered is that of the first end: there the pump lives."""
+    """Open all ends. The last namespace entered is that of the first end: there the pump runs."""
     since_s = time.monotonic()
     ends = []
     for number, (namespace, device) in reversed(list(enumerate(order["ends"]))):

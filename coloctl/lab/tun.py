@@ -1,4 +1,7 @@
-"""The device node behind taps."""
+"""Make the device node that taps need.
+
+Called by `lab.network` before a lab is built.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ _DEVICE = os.makedev(10, 200)  # linux/miscdevice.h: misc devices are major 10, 
 
 
 def ensure_node() -> None:
-    """`NODE` can be opened; as root it is made when missing. Raises `LabError` with a hint."""
+    """Ensure that `NODE` can be opened; raises `LabError` with a hint otherwise.
+
+    As root it is made where it is missing.
+    """
     if not NODE.exists():
         _make_node()
     try:

@@ -23,7 +23,7 @@ PENDING = frozenset(
         # -
         "coloctl/pairfile",
         # -
-        "coloctl/lab",
+        # -
         # -
         # the pair
         # -
