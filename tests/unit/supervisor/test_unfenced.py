@@ -99,7 +99,8 @@ def test_what_waits_for_a_proof_is_never_called_healthy(tmp_path: Path) -> None:
             document = explanation(state)
             said = " ".join(sentences(document))
             assert "healthy" not in said and "It fails over by itself" not in said
-            assert records(state)[-1]["name"] == "unfenced"  # what `events` begins with
+            # What `events` begins with; the next observation writes it.
+            await becomes(lambda: records(state)[-1]["name"] == "unfenced")
 
     asyncio.run(check())
 

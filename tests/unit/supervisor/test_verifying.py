@@ -276,12 +276,20 @@ def test_it_comes_by_itself_when_it_is_due(tmp_path: Path, monkeypatch: pytest.M
                     it.tick()
                     await asyncio.sleep(0.01)
 
+            async def compared(count: int) -> None:
+                while len(times) < count:
+                    it.tick()
+                    await asyncio.sleep(0.01)
+                assert len(times) == count
+
             it.tick()
             assert not times
-            await turns(0.5)
-            assert len(times) == 1
-            await turns(0.4)
-            assert len(times) == 2
+            await compared(1)
+            await becomes(lambda: state.beside.verified is not None)
+            first = state.beside.verified
+            await compared(2)
+            assert first is not None and state.clock.now() - first.ended_s >= 0.3
+            await becomes(lambda: state.beside.verified is not first)
             finds(monkeypatch, NotComparable("not now"))
             state.paused = True
             await turns(0.4)
