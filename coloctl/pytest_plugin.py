@@ -30,7 +30,7 @@ import pytest
 if TYPE_CHECKING:
     from coloctl.api.pair import Pair
     from coloctl.chaos.run.result import RunResult
-    from coloctl.chaos.run.testbed import Setting
+    from coloctl.chaos.run.testbed import Testbed
     from coloctl.check.choose import RunParts
     from coloctl.lab.network import Lab
 
@@ -93,11 +93,11 @@ def colo_players() -> RunParts:
 
 
 @pytest.fixture
-def colo_setting(colo_players: RunParts) -> Setting:
+def colo_setting(colo_players: RunParts) -> Testbed:
     """What `colo_pair` plays with: override this fixture to change memory, delay or policy."""
-    from coloctl.chaos.run.testbed import Setting
+    from coloctl.chaos.run.testbed import Testbed
 
-    return Setting(*colo_players, name=_name())
+    return Testbed(*colo_players, name=_name())
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def colo_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def colo_pair(colo_lab: Lab, colo_setting: Setting) -> Iterator[Pair]:
+def colo_pair(colo_lab: Lab, colo_setting: Testbed) -> Iterator[Pair]:
     """The guest serves in the lab and is protected; behind the test nothing of it is left."""
     import coloctl
     from coloctl.chaos.run import testbed

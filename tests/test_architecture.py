@@ -75,6 +75,10 @@ BROKEN: dict[house.Rule, list[dict[str, str]]] = {
         {"vm.py": "class HostBase: ..."},
         {"vm.py": "class HostImpl: ..."},
     ],
+    house.class_names_are_unique: [
+        {"vm.py": "class Step: ...", "asked.py": "class Step: ..."},
+        {"vm.py": "class VM:\n  class Step: ...", "asked.py": "class Step: ..."},
+    ],
 }
 
 #: What a rule must let pass although it looks like what it forbids.
@@ -101,6 +105,7 @@ SOUND: dict[house.Rule, dict[str, str]] = {
         "vm.py": "def fits():\n" + "    pass\n" * (house.FUNCTION_LINES - 2)
     },
     house.names_mean_something: {"vm.py": "class Basement: ...", "lab/mutils.py": ""},
+    house.class_names_are_unique: {"vm.py": "class Step: ...", "asked.py": "class Stride: ..."},
 }
 
 

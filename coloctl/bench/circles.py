@@ -27,7 +27,7 @@ from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.control.acts import Acts
@@ -72,7 +72,7 @@ class _Moments:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def circles(where: Setting, what: Round, tell: Tell = lambda _circle: None) -> dict[str, Any]:
+def circles(where: Testbed, what: Round, tell: Tell = lambda _circle: None) -> dict[str, Any]:
     """The document of all circles; ``tell`` hears of each when it has closed.
 
     Raises what kept a circle from closing.
@@ -190,7 +190,7 @@ def _times(moments: _Moments) -> dict[str, Any]:
 
 
 def _document(
-    where: Setting,
+    where: Testbed,
     what: Round,
     moments: list[_Moments],
     crowd: _Crowd,

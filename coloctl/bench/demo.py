@@ -20,7 +20,7 @@ from coloctl.chaos.evidence.records import Takeover
 from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import Clients
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.control.acts import Acts
@@ -34,7 +34,7 @@ STEADY_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Cast(Setting):
+class Cast(Testbed):
     """Who plays, and what is to happen."""
 
     name: str = "demo"
@@ -57,7 +57,7 @@ class Audience(Protocol):
 
 
 @dataclass
-class Fault:
+class DemoFault:
     """What was done, when (monotonic), and whether the checkpoint it fell into was never ended."""
 
     at_s: float
@@ -150,7 +150,7 @@ class _Stage:
     def _later(self, not_before_s: float) -> Callable[[Mapping[str, Any]], bool]:
         return lambda _: time.monotonic() >= not_before_s
 
-    def _kill(self) -> Fault:
+    def _kill(self) -> DemoFault:
         """The victim's QEMU was killed as soon as the next checkpoint began."""
         nodes = {node["role"]: node for node in self._view()["nodes"]}
         victim = nodes[self.cast.kill]
@@ -158,10 +158,10 @@ class _Stage:
             if event.name == "CHECKPOINT" and event.data["phase"] == "begin":
                 at_s = time.monotonic()
                 os.kill(victim["pid"], signal.SIGKILL)
-                return Fault(at_s, in_checkpoint=True)
+                return DemoFault(at_s, in_checkpoint=True)
         raise DeadlineMissed("No checkpoint began in which to kill.")
 
-    def _fail_over(self, fault: Fault) -> Takeover:
+    def _fail_over(self, fault: DemoFault) -> Takeover:
         """The supervisor noticed, fenced and promoted; the survivor runs alone."""
         dead = False
 
@@ -175,7 +175,7 @@ class _Stage:
 
     def _judge(
         self,
-        fault: Fault,
+        fault: DemoFault,
         takeover: Takeover,
         history: list[Op],
         survivors: Mapping[int, list[int]],

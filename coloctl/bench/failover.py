@@ -28,7 +28,7 @@ from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.chaos.workloads.history import Outcome
 from coloctl.control.acts import Acts
@@ -71,7 +71,7 @@ class Plan:
 Ran = Callable[[Mapping[str, Any]], None]
 
 
-def failover(where: Setting, plan: Plan, ran: Ran = lambda _run: None) -> list[dict[str, Any]]:
+def failover(where: Testbed, plan: Plan, ran: Ran = lambda _run: None) -> list[dict[str, Any]]:
     """Every run was made; ``ran`` is told each as soon as it is judged.
 
     Raises what kept the first run from beginning at all, for that will not change.
@@ -90,7 +90,7 @@ def failover(where: Setting, plan: Plan, ran: Ran = lambda _run: None) -> list[d
     return runs
 
 
-def document(where: Setting, plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def document(where: Testbed, plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The document of so many runs; the same after the last one and in between."""
     return {
         "schema": BENCH_SCHEMA,
@@ -134,7 +134,7 @@ def exit_code(runs: Sequence[Mapping[str, Any]]) -> int:
 class _Run:
     """One pair, one fault."""
 
-    def __init__(self, where: Setting, plan: Plan, number: int) -> None:
+    def __init__(self, where: Testbed, plan: Plan, number: int) -> None:
         self.where, self.plan, self.number = where, plan, number
         self.booted = False
         self._random = random.Random(f"{plan.seed}/{plan.cause}/{number}")

@@ -18,7 +18,7 @@ from coloctl.bench.cost import Meter, spent
 from coloctl.bench.failover import BENCH_SCHEMA, require_colo, until
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.control.acts import Acts
@@ -53,7 +53,7 @@ Row = dict[str, Any]
 
 
 def overhead(
-    where: Setting, load: Load, ran: Callable[[Row], None] = lambda _row: None
+    where: Testbed, load: Load, ran: Callable[[Row], None] = lambda _row: None
 ) -> dict[str, Any]:
     """The document of all stretches; ``ran`` is told each as soon as it is over."""
     with ExitStack() as stack:
@@ -69,7 +69,7 @@ def overhead(
 class _Bench:
     def __init__(
         self,
-        where: Setting,
+        where: Testbed,
         load: Load,
         client: ControlClient,
         clients: Clients,

@@ -17,7 +17,7 @@ from typing import Any
 from coloctl.bench.failover import BENCH_SCHEMA, require_colo, until
 from coloctl.bench.overhead import SETTLE_S, Row, pauses, rates
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
@@ -39,7 +39,7 @@ class Bursts:
 
 
 @dataclass
-class Seen:
+class StretchCounts:
     """The checkpoints of a stretch, from what the primary's QEMU and the supervisor said.
 
     Without the first one: its period is not known, and it may have been taken because the mode was
@@ -76,7 +76,7 @@ class Seen:
 
 
 def bursts(
-    where: Setting, load: Bursts, ran: Callable[[Row], None] = lambda _row: None
+    where: Testbed, load: Bursts, ran: Callable[[Row], None] = lambda _row: None
 ) -> dict[str, Any]:
     """The document of all stretches; ``ran`` is told each as soon as it is over."""
     rows: list[Row] = []
@@ -119,7 +119,7 @@ def _stretch(client: ControlClient, clients: Clients, mode: str, seconds: float)
     Acts(client).set({"checkpoint-mode": mode})
     view = Acts(client).status_document()
     primary = next(node["name"] for node in view["nodes"] if node["role"] == "primary")
-    seen = Seen(view["checkpoints"]["delay_ms"])
+    seen = StretchCounts(view["checkpoints"]["delay_ms"])
     for event in client.events(SETTLE_S):
         seen.hear(event, primary)
     settled, begin_s = len(seen.checkpoints), time.monotonic()

@@ -22,7 +22,7 @@ from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.faults.burners import burners
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import Clients
 from coloctl.chaos.workloads.history import Op
 from coloctl.control.acts import QUERY_S, Acts
@@ -47,7 +47,7 @@ class Weather:
 
 
 @dataclass
-class Seen:
+class SoakCounts:
     """What the supervisor said meanwhile."""
 
     false_failovers: list[str] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Seen:
         return left
 
 
-Tell = Callable[[float, Seen], None]
+Tell = Callable[[float, SoakCounts], None]
 
 
 def soak(
-    where: Setting, weather: Weather, tell: Tell = lambda _minutes, _seen: None
+    where: Testbed, weather: Weather, tell: Tell = lambda _minutes, _seen: None
 ) -> dict[str, Any]:
     """The document of the soak; ``tell`` hears now and then how many minutes are over.
 
@@ -117,8 +117,8 @@ def near_misses(address: str) -> Counter[str]:
     return Counter({path: int(float(count)) for path, count in found if float(count)})
 
 
-def _weather(client: ControlClient, until_s: float, tell: Tell) -> Seen:
-    seen, began_s = Seen(), time.monotonic()
+def _weather(client: ControlClient, until_s: float, tell: Tell) -> SoakCounts:
+    seen, began_s = SoakCounts(), time.monotonic()
     while (left_s := until_s - time.monotonic()) > 0:
         for event in client.events(min(TELL_S, left_s)):
             if seen.hear(event):
@@ -137,7 +137,7 @@ def _protected_again(client: ControlClient) -> None:
 
 
 def _document(
-    where: Setting, weather: Weather, seen: Seen, history: list[Op], verdicts: list[Verdict]
+    where: Testbed, weather: Weather, seen: SoakCounts, history: list[Op], verdicts: list[Verdict]
 ) -> dict[str, Any]:
     judged: list[Mapping[str, Any]] = [
         {"check": v.check, "verdict": v.validity, "because": v.because} for v in verdicts

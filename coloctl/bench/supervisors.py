@@ -23,7 +23,7 @@ from typing import Any
 from coloctl import pairfile
 from coloctl.bench.cost import Meter, spent
 from coloctl.bench.failover import BENCH_SCHEMA
-from coloctl.bench.soak import Seen
+from coloctl.bench.soak import SoakCounts
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.control.acts import Acts
@@ -149,7 +149,7 @@ async def _written(what: Crowd, number: int, folder: Path) -> Path:
     return path
 
 
-def _all_watched(clients: Sequence[ControlClient], seconds: float) -> list[Seen]:
+def _all_watched(clients: Sequence[ControlClient], seconds: float) -> list[SoakCounts]:
     """What every supervisor said in that time; an interrupt ends the time."""
     ended = threading.Event()
     until_s = time.monotonic() + seconds
@@ -160,8 +160,8 @@ def _all_watched(clients: Sequence[ControlClient], seconds: float) -> list[Seen]
             ended.set()
 
 
-def _watched(client: ControlClient, until_s: float, ended: threading.Event) -> Seen:
-    seen = Seen()
+def _watched(client: ControlClient, until_s: float, ended: threading.Event) -> SoakCounts:
+    seen = SoakCounts()
     while not ended.is_set() and (left_s := until_s - time.monotonic()) > 0:
         for event in client.events(min(left_s, 0.5)):
             seen.hear(event)

@@ -11,7 +11,7 @@ import click
 from rich.console import Group, RenderableType
 
 from coloctl import pairfile, wholefile
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.cli.players import engage, require_clients
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
@@ -56,7 +56,7 @@ def delay_option(default_ms: int) -> Callable[[F], F]:
     )
 
 
-def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Setting:
+def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
     """Where the bench plays; root of a lab from here on. What was asked for beats the SPEC."""
     require_clients("the bench")
     lent: dict[str, Any] = {}
@@ -75,7 +75,7 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Setting:
         }
     players = engage(qemu)
     rootless.enter(lab=options["name"])
-    return Setting(
+    return Testbed(
         qemu=players.qemu,
         accel=players.accel if accel == "auto" else accel,
         guest=players.guest,

@@ -116,7 +116,7 @@ def _campaign(asked: argparse.Namespace, name: str, told: list[dict[str, Any]]) 
     guest = GuestImage(
         folder / debian.KERNEL, folder / debian.INITRD, postgres.APPEND, folder / debian.DISK
     )
-    plays = testbed.Setting(qemu=binary, accel="tcg", guest=guest, name=name)
+    plays = testbed.Testbed(qemu=binary, accel="tcg", guest=guest, name=name)
     kinds = (True, False) if asked.both else (not asked.without_plugin,)
     total = asked.rounds * len(kinds)
     _say(f"{total} rounds of about {MINUTES} minutes; Ctrl-C ends them and cleans up.")

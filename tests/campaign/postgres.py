@@ -86,7 +86,7 @@ APPEND = (
 class Round:
     """One life of the guest; ``plugin``: its QEMUs load the fresh-code plugin."""
 
-    def __init__(self, plays: testbed.Setting, plugin: bool, tell: Tell) -> None:
+    def __init__(self, plays: testbed.Testbed, plugin: bool, tell: Tell) -> None:
         self.plays, self.name, self.plugin, self.tell = plays, plays.name, plugin, tell
         self.told: dict[str, Any] = {"sound": False}
         self.env: dict[str, str] = {}

@@ -21,7 +21,7 @@ PATIENCE_S = 60.0
 
 def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> None:
     binary = qemu.provide("11.1").binary
-    setting = settings.Setting(binary, "tcg", guest_image, f"t{os.getpid()}-end")
+    setting = settings.Testbed(binary, "tcg", guest_image, f"t{os.getpid()}-end")
     with (
         settings.lab(setting) as lab,
         settings.folder(setting) as home,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coloctl import paths
-from coloctl.chaos.run.testbed import Setting, pair_file
+from coloctl.chaos.run.testbed import Testbed, pair_file
 from coloctl.lab.guest import GuestImage
 from coloctl.lab.network import Lab
 from coloctl.lab.qemu import Build
@@ -82,7 +82,7 @@ def test_the_main_example_of_the_document_runs(
     text = (Path(__file__).parents[2] / "docs/python-api.md").read_text()
     example = text.split("<!-- example: main -->\n```python\n", 1)[1].split("```", 1)[0]
     with Lab.up(f"t{os.getpid()}") as lab:
-        setting = Setting(qemu_builds("11.1").binary, "tcg", guest_image, "web")
+        setting = Testbed(qemu_builds("11.1").binary, "tcg", guest_image, "web")
         pair_file(setting, lab, tmp_path)
         done = subprocess.run(
             [sys.executable, "-c", example],

@@ -16,7 +16,7 @@ from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.run import batch, runner
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.file import load
 from coloctl.chaos.scenario.values import Scenario
 from coloctl.lab import guest, qemu
@@ -34,9 +34,9 @@ SMOKE = (
 
 
 @pytest.fixture
-def where(guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]) -> Setting:
+def where(guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]) -> Testbed:
     build = qemu_builds("11.1")
-    return Setting(build.binary, "tcg", guest_image, f"t{os.getpid()}-story")
+    return Testbed(build.binary, "tcg", guest_image, f"t{os.getpid()}-story")
 
 
 def story(name: str) -> Scenario:
@@ -56,7 +56,7 @@ def silent(_name: str, _seed: int, _sentence: str) -> None:
     """Nobody listens."""
 
 
-def test_a_few_scenarios_side_by_side(where: Setting, tmp_path: Path) -> None:
+def test_a_few_scenarios_side_by_side(where: Testbed, tmp_path: Path) -> None:
     files = [untimed(tmp_path, name) for name in SMOKE]
     todo = batch.tasks(files, where, root=tmp_path / "artifacts", capture=True)
     outcomes = list(batch.play_all(todo, 2, silent))
@@ -81,7 +81,7 @@ def guilty(outcome: RunResult) -> set[str]:
     ],
 )
 def test_a_broken_supervisor_is_caught(
-    where: Setting,
+    where: Testbed,
     monkeypatch: pytest.MonkeyPatch,
     broken: str,
     name: str,

@@ -19,7 +19,7 @@ from coloctl.chaos.evidence.audit import audit
 from coloctl.chaos.evidence.records import Audit, WorkloadRecord
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads import WORKLOADS, Running
 from coloctl.chaos.workloads.history import Op, Outcome
@@ -66,7 +66,7 @@ def played(
     guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]
 ) -> tuple[Mapping[str, WorkloadRecord], list[Audit], float]:
     """What clients did around the death of the guest's host, and the guest's audits beside it."""
-    staged = Setting(
+    staged = Testbed(
         qemu=Path(qemu_builds("11.1").binary),
         accel="tcg",
         guest=guest_image,

@@ -73,6 +73,8 @@ RETRIES = frozenset(
 
 FILE_LINES = 350
 FUNCTION_LINES = 60
+#: Class names that two modules may use, each with the reason.
+SHARED_NAMES: Mapping[str, str] = {}
 FORBIDDEN_ENDINGS = ("Manager", "Base", "Impl")
 
 
@@ -268,6 +270,20 @@ def names_mean_something(tree: Tree) -> Iterator[str]:
         for node in module.nodes:
             if isinstance(node, ast.ClassDef) and node.name.endswith(FORBIDDEN_ENDINGS):
                 yield f"{module.name}.{node.name}: a class is named after what it is"
+
+
+def class_names_are_unique(tree: Tree) -> Iterator[str]:
+    """One class name stands for one thing, so that no reader meets it twice."""
+    places: dict[str, list[str]] = {}
+    for module in tree.values():
+        for node in module.nodes:
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(module.name)
+    for name, modules in places.items():
+        if len(modules) > 1 and name not in SHARED_NAMES:
+            yield f"class {name} stands in {', '.join(modules)}"
+        elif len(modules) == 1 and name in SHARED_NAMES:
+            yield f"class {name} stands in one place: it needs no exception"
 
 
 def _called(node: ast.Call) -> str:

@@ -89,7 +89,7 @@ def test_a_lab_that_stands_when_an_interrupt_comes_is_taken_down(
 
     monkeypatch.setattr(testbed, "Lab", Standing)
     monkeypatch.setattr(testbed, "_refuse_tenants", lambda _: None)
-    plain = testbed.Setting.__new__(testbed.Setting)
+    plain = testbed.Testbed.__new__(testbed.Testbed)
     object.__setattr__(plain, "name", "interrupted")
     object.__setattr__(plain, "keep", False)
     with pytest.raises(KeyboardInterrupt), contextlib.ExitStack() as stack:

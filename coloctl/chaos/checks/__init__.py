@@ -19,7 +19,8 @@ from coloctl.chaos.checks import (
     streams,
     times,
 )
-from coloctl.chaos.checks.verdict import CHECKS, Check, Params
+from coloctl.chaos.checks.verdict import CHECKS, Check
+from coloctl.chaos.scenario.values import Params
 
 __all__ = [
     "CHECKS",

@@ -12,7 +12,6 @@ import math
 from pydantic import Field
 
 from coloctl.chaos.checks.verdict import (
-    Params,
     Verdict,
     check,
     count,
@@ -23,6 +22,7 @@ from coloctl.chaos.checks.verdict import (
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import NOTHING, FaultRecord, ObservedEvent
+from coloctl.chaos.scenario.values import Params
 from coloctl.model.observation import Diagnosis
 
 #: Kinds of faults: it corrupts a secondary; it is another user of a host.

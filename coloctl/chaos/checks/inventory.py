@@ -9,7 +9,6 @@ second one mean that two are never freed.
 from __future__ import annotations
 
 from coloctl.chaos.checks.verdict import (
-    Params,
     Verdict,
     check,
     count,
@@ -19,6 +18,7 @@ from coloctl.chaos.checks.verdict import (
     when,
 )
 from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.scenario.values import Params
 
 
 @check(needs=("inventory",))

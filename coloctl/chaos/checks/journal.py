@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from coloctl.chaos.checks.verdict import (
-    Params,
     Verdict,
     check,
     count,
@@ -29,6 +28,7 @@ from coloctl.chaos.checks.verdict import (
 from coloctl.chaos.evidence.chronicle import Promotion
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import ObservedEvent
+from coloctl.chaos.scenario.values import Params
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import Fact, Protection, advance
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from coloctl.chaos.checks.verdict import (
-    Params,
     Verdict,
     check,
     count,
@@ -27,6 +26,7 @@ from coloctl.chaos.checks.verdict import (
 from coloctl.chaos.evidence.chronicle import BACKLOG_S, PrimaryPeriod
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FrameRun
+from coloctl.chaos.scenario.values import Params
 
 
 class Heard(Params):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from coloctl.chaos.checks.verdict import (
-    Params,
     Verdict,
     check,
     count,
@@ -19,6 +18,7 @@ from coloctl.chaos.checks.verdict import (
     when,
 )
 from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.scenario.values import Params
 from coloctl.model.protection import Protection
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from coloctl.chaos.checks.verdict import (
-    Params,
     Verdict,
     by_client,
     check,
@@ -22,6 +21,7 @@ from coloctl.chaos.checks.verdict import (
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit
+from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Op, Outcome
 
 

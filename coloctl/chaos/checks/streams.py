@@ -14,7 +14,6 @@ from pydantic import Field
 
 from coloctl.chaos.checks.records import acknowledged
 from coloctl.chaos.checks.verdict import (
-    Params,
     Sides,
     Validity,
     Verdict,
@@ -27,6 +26,7 @@ from coloctl.chaos.checks.verdict import (
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
+from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Op, Outcome
 
 #: Clients of these kinds have no connection and note no ``opened``.

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from coloctl.chaos.checks.verdict import Params, Verdict, check, invalid, unknown, valid, when
+from coloctl.chaos.checks.verdict import Verdict, check, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord
+from coloctl.chaos.scenario.values import Params
 
 
-class Outage(Params):
+class OutageParams(Params):
     """``ms``: the longest silence; those that end within ``within_s`` after a fault count."""
 
     ms: float = Field(gt=0)
@@ -30,8 +31,8 @@ class Reprotected(Params):
     s: float = Field(gt=0)
 
 
-@check(Outage)
-def outage_within(evidence: Evidence, params: Outage) -> Verdict:
+@check(OutageParams)
+def outage_within(evidence: Evidence, params: OutageParams) -> Verdict:
     """Require that no fault made any client wait for longer than `ms` milliseconds."""
     if not evidence.faults:
         return unknown("no fault was injected")
@@ -55,7 +56,9 @@ def outage_within(evidence: Evidence, params: Outage) -> Verdict:
     return valid(f"the longest silence was {longest:.0f} ms, of {params.ms:g} ms")
 
 
-def _beyond(evidence: Evidence, work: str, fault: FaultRecord, params: Outage) -> Iterator[str]:
+def _beyond(
+    evidence: Evidence, work: str, fault: FaultRecord, params: OutageParams
+) -> Iterator[str]:
     """Describe clients that were served before the fault and not within the time after it."""
     for one in evidence.chronicle.replies.spanning(fault.at_s, evidence.ended_s, work):
         soon = one.ended and one.to_s <= fault.at_s + params.within_s

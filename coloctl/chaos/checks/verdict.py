@@ -13,10 +13,11 @@ from enum import StrEnum
 from inspect import cleandoc
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
+from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Op, Outcome
 
 #: A counterexample is read by people; more lines of the same kind add nothing.
@@ -46,12 +47,6 @@ def worst(verdicts: Iterable[Verdict]) -> Validity:
         if validity in found:
             return validity
     return Validity.VALID
-
-
-class Params(BaseModel):
-    """The keys that a check takes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Sides(Params):

@@ -21,7 +21,7 @@ from coloctl.chaos.evidence.records import Audit, Inventory, Takeover, WorkloadR
 from coloctl.chaos.evidence.remains import Trail
 from coloctl.chaos.evidence.remains import remains as left_behind
 from coloctl.chaos.run.stage import Stage
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.errors import ColoctlError
 from coloctl.journal import replay
 from coloctl.machine import image
@@ -35,7 +35,7 @@ _BOOT_ID = re.compile(r"coloctl-guest: boot-id=(\S+)")
 _MISMATCH = re.compile(r"offset (\d+)")
 
 
-def boot_audit(where: Setting) -> tuple[Audit, ...]:
+def boot_audit(where: Testbed) -> tuple[Audit, ...]:
     """Read the boot id that the guest wrote to its console when it booted."""
     console = paths.pair_dir(where.name) / "a" / "console.log"
     found = _BOOT_ID.search(console.read_text(errors="replace"))
@@ -130,6 +130,6 @@ def differences(played: Stage) -> dict[str, tuple[int, ...]] | None:
     return {"disk0": (int(found[1]),) if found else ()}
 
 
-def remains(where: Setting, home: Path) -> tuple[str, ...]:
+def remains(where: Testbed, home: Path) -> tuple[str, ...]:
     """Search the machine for what the run should have removed."""
     return tuple(left_behind(Trail(where.name, home)))

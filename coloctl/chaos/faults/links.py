@@ -142,7 +142,7 @@ def sending_end(who: str, link: Link, lab: Lab, view: Mapping[str, Any]) -> str:
     return lab.lan if lab.lan in ends else ""
 
 
-class Wire(Fault[P]):
+class WireFault(Fault[P]):
     """A fault of a whole wire; the base of several kinds."""
 
     targets = TARGETS
@@ -179,7 +179,7 @@ class Wire(Fault[P]):
             self._link.clear()
 
 
-class Cut(Wire[CutParams]):
+class Cut(WireFault[CutParams]):
     """No frame passes the wire.
 
     In silence, unless the plug is pulled.
@@ -192,7 +192,7 @@ class Cut(Wire[CutParams]):
         link.cut(carrier=self.given.carrier)
 
 
-class CutOneWay(Wire[CutOneWayParams]):
+class CutOneWay(WireFault[CutOneWayParams]):
     """Frames that one side sends over the wire vanish.
 
     Frames that are sent to it arrive.
@@ -232,7 +232,7 @@ class CutService(Fault[CutServiceParams]):
             self._link.pass_ports(self.given.service)
 
 
-class _Impair(Wire[Impaired]):
+class _Impair(WireFault[Impaired]):
     def sender(self) -> Sender | None:
         return self.given.sender
 

@@ -20,7 +20,7 @@ from coloctl.chaos.scenario.values import Params
 TARGETS = (*NODES, "both", "supervisor")
 
 
-class Held:
+class HeldProcess:
     """A process held by a pidfd; raises ProcessLookupError where it has ended already."""
 
     def __init__(self, pid: int) -> None:
@@ -40,12 +40,12 @@ class Held:
         os.close(self._fd)
 
 
-def hold(pids: Iterable[int]) -> list[Held]:
+def hold(pids: Iterable[int]) -> list[HeldProcess]:
     """Return the processes of ``pids`` that have not ended."""
     held = []
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            held.append(Held(pid))
+            held.append(HeldProcess(pid))
     return held
 
 
@@ -53,9 +53,9 @@ class Signalled(Fault[P]):
     """A signal to processes of the pair; the base of several kinds."""
 
     number: signal.Signals = signal.SIGSTOP
-    _held: tuple[Held, ...] = ()
+    _held: tuple[HeldProcess, ...] = ()
 
-    def send(self, held: list[Held]) -> float:
+    def send(self, held: list[HeldProcess]) -> float:
         """Send the signal to processes that are held from now on; return when that was."""
         self._held = tuple(held)
         at_s = time.monotonic()

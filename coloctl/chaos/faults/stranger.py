@@ -82,7 +82,7 @@ class StrangerParams(Params):
     datagrams: int = Field(4000, ge=0, le=100_000)
 
 
-class Stranger(Fault[StrangerParams]):
+class StrangerFault(Fault[StrangerParams]):
     """Another local user tries the ports of the pair, and floods its beacons, until healed."""
 
     kind = "stranger"
@@ -125,4 +125,4 @@ class Stranger(Fault[StrangerParams]):
         return "it got " + ", ".join(f"{n} x {thing}" for thing, n in gains["got"].items())
 
 
-FAULTS = (Stranger,)
+FAULTS = (StrangerFault,)

@@ -61,11 +61,11 @@ def shift(offset: Callable[[], float]) -> None:
 def _shifted(real: Any, now: Callable[[], float]) -> Any:
     """Return a `datetime` whose moments are real ones, made by that clock."""
 
-    class Kind(type):
+    class ShiftedType(type):
         def __instancecheck__(cls, value: object) -> bool:
             return isinstance(value, real)
 
-    class Shifted(real, metaclass=Kind):  # type: ignore[misc]
+    class Shifted(real, metaclass=ShiftedType):  # type: ignore[misc]
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return real.fromtimestamp(now(), tz)

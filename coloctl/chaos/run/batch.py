@@ -23,7 +23,7 @@ from coloctl.chaos.run import artifacts, runner, shrink
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.file import load
 
 #: Told how a run goes: the scenario's name, its seed, a sentence.
@@ -36,7 +36,7 @@ class Task:
 
     path: Path
     seed: int
-    where: Setting
+    where: Testbed
     root: Path | None = None  #: its artifacts get a folder of their own in there
     shrink: bool = False
     capture: bool = False  #: the packets on the guest's LAN are kept there too
@@ -44,7 +44,7 @@ class Task:
 
 def tasks(
     paths: Sequence[Path],
-    where: Setting,
+    where: Testbed,
     *,
     seed: int | None = None,
     repeat: int = 1,

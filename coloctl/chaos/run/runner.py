@@ -25,7 +25,7 @@ from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.run.stage import Stage, stage
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.file import load
 from coloctl.chaos.scenario.schedule import schedule
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault
@@ -45,12 +45,12 @@ class Run:
 
     scenario: Scenario
     seed: int
-    where: Setting
+    where: Testbed
     plan: tuple[ScheduledFault, ...]
     replay: str = ""
 
     @classmethod
-    def of(cls, scenario: Scenario, seed: int, where: Setting, replay: str = "") -> Run:
+    def of(cls, scenario: Scenario, seed: int, where: Testbed, replay: str = "") -> Run:
         return cls(scenario, seed, where, schedule(scenario, seed), replay)
 
 
@@ -134,7 +134,7 @@ def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> RunResul
     """
     scenario = load(path)
     players = engage()
-    where = Setting(qemu=players.qemu, accel=players.accel, guest=players.guest, name=name)
+    where = Testbed(qemu=players.qemu, accel=players.accel, guest=players.guest, name=name)
     number = scenario.seed if seed is None else seed
     return play(Run.of(scenario, number, where, f"coloctl chaos run {path} --seed {number}"))
 

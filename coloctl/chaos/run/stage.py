@@ -21,7 +21,7 @@ from coloctl.chaos.evidence.listener import EventListener
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import PairUnderTest, Setup
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, Running
 from coloctl.control.acts import Acts
@@ -35,7 +35,7 @@ from coloctl.lab.network import Lab
 class Stage:
     """One pair with everything around it; `works` are the clients that have come."""
 
-    where: Setting
+    where: Testbed
     scenario: Scenario
     lab: Lab
     home: Path
@@ -70,7 +70,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(where: Setting, scenario: Scenario, plan: tuple[ScheduledFault, ...]) -> Iterator[Stage]:
+def stage(where: Testbed, scenario: Scenario, plan: tuple[ScheduledFault, ...]) -> Iterator[Stage]:
     """Everything stands and nothing has begun; behind the block it is gone, unless it is kept."""
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
@@ -106,7 +106,7 @@ def _with(environment: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def write_pair(where: Setting, setup: Setup, scenario: Scenario) -> Path:
+def write_pair(where: Testbed, setup: Setup, scenario: Scenario) -> Path:
     """The lab's pair file with the scenario's tables laid over it."""
     options = {**scenario.guest, "services": True}
     cast = replace(where, qemu=setup.qemu, append_options=options)

@@ -34,7 +34,7 @@ PROTECT_DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True)
-class Setting:
+class Testbed:
     """What plays, and under which name. ``detection`` overrides the pair file's defaults."""
 
     qemu: Path
@@ -61,7 +61,7 @@ class Setting:
 
 
 @contextlib.contextmanager
-def lab(setting: Setting) -> Iterator[Lab]:
+def lab(setting: Testbed) -> Iterator[Lab]:
     """A lab of that name stands; raises `PairBusy` when somebody uses one, or is setting it up."""
     with _claimed(f"lab {setting.name}"):
         _refuse_tenants(setting.name)
@@ -121,7 +121,7 @@ def _refuse_tenants(name: str) -> None:
 
 
 @contextlib.contextmanager
-def folder(setting: Setting) -> Iterator[Path]:
+def folder(setting: Testbed) -> Iterator[Path]:
     """Make an empty folder for the pair file and its disks.
 
     What is written about disks that go with it goes too: they have a registry of their own there.
@@ -152,7 +152,7 @@ def _registry(chosen: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iterator[ControlClient]:
+def pair(setting: Testbed, standing: Lab, home: Path, metrics: str = "") -> Iterator[ControlClient]:
     """A supervisor of one's own answers; raises `PairBusy` when one of that name is there.
 
     ``metrics`` is the address at which it serves them, if any.
@@ -164,7 +164,7 @@ def pair(setting: Setting, standing: Lab, home: Path, metrics: str = "") -> Iter
 
 @contextlib.contextmanager
 def ending(
-    setting: Setting, supervisor: AbstractContextManager[SpawnedSupervisor]
+    setting: Testbed, supervisor: AbstractContextManager[SpawnedSupervisor]
 ) -> Iterator[SpawnedSupervisor]:
     """The supervisor ends with the block, unless the setting is to be kept."""
     with supervisor as born:
@@ -175,7 +175,7 @@ def ending(
             born.end()
 
 
-def pair_file(setting: Setting, standing: Lab, home: Path) -> Path:
+def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """The pair of that setting is described in ``home``, with a disk per node."""
     written = sample_pair(setting, standing, home)
     with written.open("a", encoding="utf-8") as text:
@@ -183,7 +183,7 @@ def pair_file(setting: Setting, standing: Lab, home: Path) -> Path:
     return written
 
 
-def sample_pair(setting: Setting, standing: Lab, home: Path) -> Path:
+def sample_pair(setting: Testbed, standing: Lab, home: Path) -> Path:
     """The same, as the lab describes its pairs."""
     return sample.write_pair(
         home / f"{setting.name}.toml",
@@ -199,7 +199,7 @@ def sample_pair(setting: Setting, standing: Lab, home: Path) -> Path:
     )
 
 
-def tables(setting: Setting) -> str:
+def tables(setting: Testbed) -> str:
     """The tables that the sample has not: a pair that was attacked waits for its judge, or not."""
     lines = [f"{key} = {value}" for key, value in setting.detection.items()]
     detection = ["", "[detection]", *lines] if lines else []
@@ -207,7 +207,7 @@ def tables(setting: Setting) -> str:
     return "\n".join([*detection, "", "[policy]", f"auto_reprotect = {again}", ""])
 
 
-def boot(setting: Setting, client: ControlClient) -> None:
+def boot(setting: Testbed, client: ControlClient) -> None:
     """The guest's own line says that it serves; nothing has been connected to it yet."""
     Acts(client).start(protect=False, wait_s=BOOT_DEADLINE_S)
     console = paths.pair_dir(setting.name) / "a" / "console.log"
@@ -222,7 +222,7 @@ def boot(setting: Setting, client: ControlClient) -> None:
     raise DeadlineMissed(f"The guest was not ready within {BOOT_DEADLINE_S:.0f} s.")
 
 
-def left_behind(setting: Setting) -> list[str]:
+def left_behind(setting: Testbed) -> list[str]:
     """What should be gone and is not."""
     left = [str(path) for path in Trail(setting.name).folders if path.exists()]
     return left + [f"namespace {name}" for name in namespaces(setting.name)]

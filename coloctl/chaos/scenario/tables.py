@@ -41,7 +41,7 @@ _Span = Annotated[Span, BeforeValidator(_span, json_schema_input_type=float | li
 _When = Annotated[When, BeforeValidator(_when, json_schema_input_type=When)]
 
 
-class Table(BaseModel):
+class ScenarioTable(BaseModel):
     """A TOML table: exact types, no key that is not listed."""
 
     model_config = ConfigDict(
@@ -49,7 +49,7 @@ class Table(BaseModel):
     )
 
 
-class OpenTable(Table):
+class OpenTable(ScenarioTable):
     """A table that also has the keys of its kind."""
 
     model_config = ConfigDict(extra="allow")
@@ -60,7 +60,7 @@ class OpenTable(Table):
         return self.model_extra or {}
 
 
-class SteadyTable(Table):
+class SteadyTable(ScenarioTable):
     """The conditions before the first fault; a run that never meets them is unknown."""
 
     protection: str = "colo"
@@ -126,7 +126,7 @@ class FaultTable(OpenTable):
     """In place of kind and target: one of these, drawn each time."""
 
 
-class GuestTable(Table):
+class LabGuestTable(ScenarioTable):
     """How the lab's guest differs from itself; `pair.guest` changes its machine."""
 
     loopback: bool = True
@@ -135,7 +135,7 @@ class GuestTable(Table):
     """Its net.ipv4.tcp_syncookies."""
 
 
-class ScenarioFile(Table):
+class ScenarioFile(ScenarioTable):
     """A scenario."""
 
     title: str = Field(min_length=1)
@@ -152,7 +152,7 @@ class ScenarioFile(Table):
     """The conditions before the first fault."""
     pair: dict[str, dict[str, Any]] = {}
     """Tables laid over the lab's pair file."""
-    guest: GuestTable = Field(default_factory=lambda: GuestTable.model_validate({}))
+    guest: LabGuestTable = Field(default_factory=lambda: LabGuestTable.model_validate({}))
     """The properties of the lab's guest."""
     workload: list[WorkloadTable] = Field(min_length=1)
     """Clients."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Params(BaseModel):
-    """The keys that a fault takes besides its target and its times; each has a default."""
+    """The keys of one kind of fault, workload or check, besides those that all of them have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -43,22 +43,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.scenario.values import Params, Workload
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.chaos.workloads.history import Op
-from coloctl.chaos.workloads.program import Program
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.lab import layout
 
 if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
     from coloctl.lab.network import Lab
-
-
-class Params(BaseModel):
-    """The keys that a kind of work takes besides its clients; each has a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Running(Protocol):
@@ -179,7 +173,7 @@ def _program(
             *("--clients", str(spec.clients), "--first", str(spec.numbered_from)),
             *("--params", json.dumps(dict(spec.params))),
         ]
-        return Program(lab, who, decode=decode)
+        return ClientProgram(lab, who, decode=decode)
 
     return start
 

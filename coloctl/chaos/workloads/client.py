@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-from coloctl.chaos.workloads import Params
+from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Outcome
 from coloctl.chaos.workloads.recorder import CONNECT_DEADLINE_S, REPLY_DEADLINE_S, Recorder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from coloctl.chaos.workloads.program import Program
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.lab import layout
 
 if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of
 PAUSE_MS = 2
 
 
-class Clients(Program):
+class Clients(ClientProgram):
     """``count`` clients, numbered from ``first``, that append records until `finish`; ended by
     `kill` at the latest.
     """

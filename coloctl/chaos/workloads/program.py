@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of
 CLIENTS_END_S = 90.0
 
 
-class Program:
+class ClientProgram:
     """One program at work in the client's namespace until `finish`; ended by `kill` at the latest.
 
     ``who`` is the program with what it needs to be asked what the guest holds: with ``--read-back``

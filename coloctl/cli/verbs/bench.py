@@ -18,7 +18,7 @@ from coloctl.bench.overhead import Load
 from coloctl.bench.overhead import overhead as measure_overhead
 from coloctl.bench.pace import Bursts
 from coloctl.bench.pace import bursts as measure_bursts
-from coloctl.bench.soak import Seen, Weather
+from coloctl.bench.soak import SoakCounts, Weather
 from coloctl.bench.soak import soak as sit_out
 from coloctl.bench.supervisors import Crowd, crowd
 from coloctl.check.choose import choose
@@ -185,7 +185,7 @@ def soak(**options: Any) -> int:
     weather = Weather(options["minutes"], options["burners"], options["clients"])
     console = Console(stderr=True, highlight=False)
 
-    def tell(minutes: float, seen: Seen) -> None:
+    def tell(minutes: float, seen: SoakCounts) -> None:
         console.print(bench_views.soak_line(minutes, weather.minutes, seen), style="dim")
 
     document = sit_out(where, weather, tell)

@@ -224,14 +224,14 @@ def scenario_files(given: Sequence[Path]) -> list[Path]:
 
 def setting_of(options: dict[str, Any]) -> Any:
     """Where scenarios play; root of a lab from here on."""
-    from coloctl.chaos.run.testbed import Setting
+    from coloctl.chaos.run.testbed import Testbed
     from coloctl.cli.players import engage, require_clients
     from coloctl.lab import rootless
 
     require_clients("a scenario", page=True)
     players = engage(options["qemu"])
     rootless.enter(lab=options["name"])
-    return Setting(
+    return Testbed(
         qemu=players.qemu,
         accel=players.accel,
         guest=players.guest,

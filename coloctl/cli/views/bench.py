@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.bench.soak import Seen
+from coloctl.bench.soak import SoakCounts
 from coloctl.chaos.run.figures import histogram
 from coloctl.cli.views.render import Widest, bar, milliseconds, plain_table
 from coloctl.model.timeline import FailoverStep
@@ -202,7 +202,7 @@ def pace(document: Document) -> RenderableType:
     return table
 
 
-def soak_line(minutes: float, of: float, seen: Seen) -> str:
+def soak_line(minutes: float, of: float, seen: SoakCounts) -> str:
     """How far a soak is."""
     return (
         f"{minutes:5.1f} of {of:g} min: {len(seen.pauses_ms)} checkpoints, "

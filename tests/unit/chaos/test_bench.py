@@ -11,7 +11,7 @@ import pytest
 from coloctl.bench import failover, pace
 from coloctl.bench.faults import Cause, Victim
 from coloctl.bench.overhead import pauses, rates, ratio
-from coloctl.bench.soak import Seen
+from coloctl.bench.soak import SoakCounts
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import FrameRun, Takeover
@@ -104,7 +104,7 @@ def test_a_failover_that_failed_is_not_one_that_nobody_noticed(
 # -- one primary
 
 
-class Held:
+class HeldProcess:
     node = "a"
 
 
@@ -121,7 +121,7 @@ def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
     lost: str, stray: int, lingers: bool, verdict: Validity
 ) -> None:
     takeover = Takeover.of({**TIMELINE, "lost": lost})
-    said = failover.one_primary(takeover, cast(Victim, Held()), stray, lingers=lingers)
+    said = failover.one_primary(takeover, cast(Victim, HeldProcess()), stray, lingers=lingers)
     assert said.validity is verdict
 
 
@@ -216,7 +216,7 @@ def qemu_said(event: str, at_s: float, node: str = "a") -> ControlEvent:
 
 
 def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
-    seen = pace.Seen(1000)
+    seen = pace.StretchCounts(1000)
     changed = {"before_ms": 1000, "after_ms": 2000, "why": "so"}
     for event in (
         qemu_said("RESUME", 0.5),  # of a checkpoint that began before
@@ -235,7 +235,7 @@ def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
 
 
 def test_only_leaving_colo_is_a_false_failover() -> None:
-    seen = Seen()
+    seen = SoakCounts()
     checkpoint = {"phase": "end", "pause_ms": 12.5, "count": 1, "node": "a"}
     assert not seen.hear(ControlEvent("CHECKPOINT", checkpoint, 0.0))
     assert not seen.hear(ControlEvent(*changed("migrating", "colo"), 0.0))

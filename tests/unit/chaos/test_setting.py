@@ -9,7 +9,7 @@ import pytest
 
 from coloctl import paths
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import Setting
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.errors import PairBusy
 from coloctl.lab.guest import GuestImage
 
@@ -49,7 +49,7 @@ def test_a_lab_that_somebody_sets_up_is_refused(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(testbed.Lab, "up", up)
     nowhere = Path("/nowhere")
-    where = Setting(nowhere, "tcg", GuestImage(nowhere, nowhere, "", nowhere), NAME)
+    where = Testbed(nowhere, "tcg", GuestImage(nowhere, nowhere, "", nowhere), NAME)
     with testbed.lab(where):
         with pytest.raises(PairBusy, match=f"The lab {NAME} is in use"), testbed.lab(where):
             pass

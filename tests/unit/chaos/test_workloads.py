@@ -36,7 +36,7 @@ from coloctl.chaos.workloads import (
 from coloctl.chaos.workloads import blocks as blocks_of
 from coloctl.chaos.workloads.client import Broken, Client, work_and_tell
 from coloctl.chaos.workloads.history import Op, Outcome
-from coloctl.chaos.workloads.program import Program
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.chaos.workloads.recorder import Recorder
 from coloctl.errors import LabError
 from coloctl.lab.network import Lab
@@ -346,8 +346,8 @@ sys.stdout.write('{"at_s":4,"cl')
 """
 
 
-def program(says: str) -> Program:
-    return Program(cast(Lab, Bench()), [sys.executable, "-S", "-c", PROGRAM, says])
+def program(says: str) -> ClientProgram:
+    return ClientProgram(cast(Lab, Bench()), [sys.executable, "-S", "-c", PROGRAM, says])
 
 
 def test_a_history_is_read_as_it_comes_and_a_piece_of_a_line_is_none() -> None:

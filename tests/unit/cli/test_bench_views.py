@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from coloctl.bench import failover
-from coloctl.bench.soak import Seen
+from coloctl.bench.soak import SoakCounts
 from coloctl.cli.views import bench as bench_views
 
 pytestmark = pytest.mark.unit
@@ -85,7 +85,7 @@ def test_overhead_shows_each_stretch() -> None:
 
 
 def test_a_soak_says_what_it_saw() -> None:
-    seen = Seen(["a"], [1.0, 2.0])
+    seen = SoakCounts(["a"], [1.0, 2.0])
     assert bench_views.soak_line(1.0, 20, seen) == (
         "  1.0 of 20 min: 2 checkpoints, 1 false failovers"
     )
