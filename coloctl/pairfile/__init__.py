@@ -1,8 +1,11 @@
-"""Pair files: TOML text in, `PairSpec` out, and a `SpecError` for whatever is wrong with one.
+"""Read pair files: TOML text in, `PairSpec` out, and a `SpecError` for each problem.
 
-Every complaint names the key as written (``disk[0].image.a``), says one whole sentence and, where
-there is one, the next thing to try. Several problems at once: the first is raised and says how
-many more there are; `problems` tells them all.
+Called by `cli.verbs.start`, `api.pair` and `check.doctor` for a file that an operator names, and by
+`supervisor.leftovers` for the copy in the pair's folder.
+
+Every complaint names the key as written (``disk[0].image.a``), in one whole sentence and, where
+there is one, with the next thing to try. Of several problems the first is raised, with the number
+of the others; `problems` returns them all.
 """
 
 from __future__ import annotations
@@ -33,17 +36,20 @@ from coloctl.reading import read_toml
 
 __all__ = ["check_files", "examine", "file_problems", "json_schema", "load", "parse", "problems"]
 
-#: A pair file is a page; whatever is larger is some other file, an image for example.
+#: A pair file is a page; a larger file is another thing, an image for example.
 _BYTES_MAX = 1 << 20
 
 
 def load(path: Path) -> pair.PairSpec:
-    """The pair that the file at ``path`` describes; raises `SpecError`."""
+    """Read the pair that the file at ``path`` describes; raises `SpecError`."""
     return parse(_read(path), path.parent, path)
 
 
 def parse(text: str, base: Path, source: Path | None = None) -> pair.PairSpec:
-    """The pair that ``text`` describes; relative paths in it begin at the folder ``base``."""
+    """Read the pair that ``text`` describes; relative paths in it begin at the folder ``base``.
+
+    Raises the first `SpecError` of all that `problems` finds.
+    """
     document = _document(text, str(source or "The pair file"))
     spec, found = examine(document, base, source)
     if spec is None or found:
@@ -52,7 +58,7 @@ def parse(text: str, base: Path, source: Path | None = None) -> pair.PairSpec:
 
 
 def problems(text: str, base: Path) -> list[SpecError]:
-    """Everything that is wrong with ``text``, the most telling first; empty when it is right."""
+    """List all that is wrong with ``text``, the most useful first; empty when it is right."""
     try:
         return examine(_document(text, "The pair file"), base)[1]
     except SpecError as error:
@@ -60,13 +66,13 @@ def problems(text: str, base: Path) -> list[SpecError]:
 
 
 def check_files(spec: pair.PairSpec) -> None:
-    """Every file that ``spec`` names can be used; raises `SpecError` otherwise."""
+    """Require that every file that ``spec`` names can be used; raises `SpecError` otherwise."""
     if found := file_problems(spec):
         raise _first(found)
 
 
 def file_problems(spec: pair.PairSpec) -> list[SpecError]:
-    """Every file that ``spec`` names and that cannot be used here."""
+    """List an error for every file that ``spec`` names and that cannot be used here."""
     return list(checks.missing_files(spec))
 
 
@@ -107,7 +113,7 @@ def _document(text: str, name: str) -> dict[str, Any]:
 def examine(
     document: Mapping[str, Any], base: Path, source: Path | None = None
 ) -> tuple[pair.PairSpec | None, list[SpecError]]:
-    """The pair that a parsed file describes, as far as there is one, and all that is wrong."""
+    """Build the pair that a parsed file describes, None without one, and list all that is wrong."""
     try:
         file = PairFile.model_validate(document)
     except ValidationError as error:
@@ -117,7 +123,10 @@ def examine(
 
 
 def _syntax(name: str, text: str, message: str) -> SpecError:
-    """tomllib ends its messages with "(at line 3, column 5)" or "(at end of document)"."""
+    """Convert a message of tomllib to a `SpecError` with the line and the text of that line.
+
+    The message ends with "(at line 3, column 5)" or "(at end of document)".
+    """
     match = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", message, re.S)
     what = match[1] if match else message
     lines = text.split("\n")
@@ -172,7 +181,7 @@ def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
 
 
 def _same(table: Any) -> dict[str, Any]:
-    """The keys of a table whose names and values are those of its counterpart in the model."""
+    """Return the keys of a table whose names and values are those of its part in the model."""
     fields: dict[str, Any] = table.model_dump()
     return fields
 
@@ -223,11 +232,11 @@ def _checkpoint(checkpoint: CheckpointTable) -> pair.CheckpointSpec:
 
 
 def _path(text: str, base: Path) -> Path:
-    """Absolute, without dot segments: it means the same from every working folder."""
+    """Make a path absolute, without dot segments: it is the same from every working folder."""
     home = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises for unknown users
     return Path(os.path.abspath(base / home))  # noqa: PTH100 - Path.resolve follows symlinks
 
 
 def _binary(text: str, base: Path) -> Path:
-    """A bare name stays one, for PATH."""
+    """Make the path of a program absolute; a bare name stays one, for PATH."""
     return _path(text, base) if "/" in text else Path(text)

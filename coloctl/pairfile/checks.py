@@ -1,4 +1,8 @@
-"""One table against another, and the whole file against the machine."""
+"""Check one table of a pair file against another, and the whole file against the machine.
+
+Called by `pairfile` after each table has been checked alone; asks `paths` how long a socket path
+may be. Invariant: `contradictions` needs none of the files that ``spec`` names to exist.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ _NICS_MAX = 10
 
 
 def contradictions(spec: PairSpec) -> Iterator[SpecError]:
-    """Every pair of keys that cannot both hold; looks at nothing but ``spec``."""
+    """Find every pair of keys that cannot both hold; looks at nothing but ``spec``."""
     yield from _guest(spec)
     yield from _twice("disk", "id", [disk.id for disk in spec.disks])
     yield from _images(spec)
@@ -72,7 +76,7 @@ def _twice(table: str, key: str, values: list[str]) -> Iterator[SpecError]:
 
 
 def _images(spec: PairSpec) -> Iterator[SpecError]:
-    """Both kinds of host, local and netns, see the same files."""
+    """Find an image that is used twice: both kinds of host, local and netns, see the same files."""
     seen: dict[str, str] = {}
     for index, disk in enumerate(spec.disks):
         for node in NODES:
@@ -177,7 +181,7 @@ def _fencing(spec: PairSpec) -> Iterator[SpecError]:
 
 
 def missing_files(spec: PairSpec) -> Iterator[SpecError]:
-    """Every file that is named and cannot be used, and a state folder too deep for sockets."""
+    """Find every named file that cannot be used, and a state folder too deep for sockets."""
     guest = spec.guest
     for key, path in (("guest.kernel", guest.kernel), ("guest.initrd", guest.initrd)):
         if path is not None:
@@ -202,7 +206,7 @@ def missing_files(spec: PairSpec) -> Iterator[SpecError]:
 
 
 def _agent(spec: PairSpec) -> Iterator[SpecError]:
-    """A fence agent that cannot be run would be found out when it is needed."""
+    """Find a fence agent that cannot be run, before it is needed."""
     if not spec.fencing.command:
         return
     agent = spec.fencing.command[0]

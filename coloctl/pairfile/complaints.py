@@ -1,4 +1,7 @@
-"""pydantic's findings as sentences for the person who wrote the file."""
+"""Translate pydantic's findings into sentences for the person who wrote the file.
+
+Called by `pairfile` for pair files and by `chaos.scenario.file` for scenarios.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _BOUND = {
 
 
 def dotted(loc: Sequence[int | str]) -> str:
-    """The key as an operator writes it, such as ``disk[0].image.a``."""
+    """Write the key as an operator writes it, such as ``disk[0].image.a``."""
     key = ""
     for part in loc:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
@@ -40,9 +43,9 @@ def dotted(loc: Sequence[int | str]) -> str:
 def from_validation(
     error: ValidationError, root: type[BaseModel] = PairFile, files: str = "pair files"
 ) -> list[SpecError]:
-    """One `SpecError` per finding in a file whose tables are ``root``'s, unknown keys first.
+    """Make one `SpecError` per finding in a file whose tables are ``root``'s, unknown keys first.
 
-    A missing key that somebody evidently misspelled is reported once, as the unknown key.
+    A missing key that was evidently misspelled is reported once, as the unknown key.
     """
     findings = error.errors(include_url=False)
     missing = {found["loc"] for found in findings if found["type"] == "missing"}
@@ -70,7 +73,7 @@ def _unknown_key(root: type[BaseModel], loc: Loc, guess: str | None, files: str)
 
 
 def _likely_key(root: type[BaseModel], loc: Loc, missing: set[Loc]) -> str | None:
-    """The key that was probably meant; one that is still missing is preferred."""
+    """Find the key that was probably meant; one that is still missing is preferred."""
     written = str(loc[-1])
     absent = [str(path[-1]) for path in missing if path[:-1] == loc[:-1]]
     for candidates in (absent, sorted(_keys_at(root, loc[:-1]))):
@@ -80,7 +83,7 @@ def _likely_key(root: type[BaseModel], loc: Loc, missing: set[Loc]) -> str | Non
 
 
 def _keys_at(root: type[BaseModel], loc: Loc) -> set[str]:
-    """The keys of the table at ``loc``."""
+    """Return the keys of the table at ``loc``."""
     table: Any = root
     for part in loc:
         if isinstance(part, str):

@@ -1,4 +1,8 @@
-"""QEMU options that ``guest.extra_args`` may not hold, and why."""
+"""Refuse QEMU options that ``guest.extra_args`` may not hold, with the reason for each.
+
+Called by `pairfile.tables` for the value alone, and by `pairfile.checks` for the socket files that
+two QEMUs would share.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +66,10 @@ def listening_sockets(args: Iterable[str]) -> list[str]:
 
 
 def check_extra_args(args: list[str]) -> list[str]:
-    """``args`` unchanged; raises for the first word that would break coloctl's hold on QEMU."""
+    """Check ``args`` and return them unchanged.
+
+    Raises for the first word by which coloctl would not control QEMU any more.
+    """
     for word in args:
         if "\0" in word or "\n" in word:
             raise complaint("A QEMU argument cannot hold a line break.", None)

@@ -1,7 +1,10 @@
-"""The pair file as written: its tables and keys.
+"""Define the tables and keys of a pair file as written.
 
-Nothing here looks at the machine or compares one table with another; `checks` does that.
-A field's docstring is what editors show for the key.
+Called by `pairfile` to read a file and by `pairfile.complaints` to name the keys of a table. A
+field's docstring is what editors show for the key.
+
+Invariant: this module looks at no machine and compares no table with another; `pairfile.checks`
+does that.
 """
 
 from __future__ import annotations
@@ -154,7 +157,7 @@ class ReplicationTable(Table):
 
 
 class CheckpointTable(Table):
-    """When checkpoints happen, and how long packets wait for their twin."""
+    """The time between checkpoints, and how long packets wait to be compared."""
 
     delay_ms: int = Field(1000, ge=1, le=600_000)
     """Longest time between two checkpoints."""
@@ -180,7 +183,7 @@ class CheckpointTable(Table):
 
 
 class DetectionTable(Table):
-    """When a silent node is taken for lost."""
+    """The silence after which a node counts as lost."""
 
     heartbeat_ms: int = Field(20, ge=1, le=60_000)
     """Time between two heartbeats."""
@@ -189,7 +192,7 @@ class DetectionTable(Table):
 
 
 class FencingTable(Table):
-    """How a lost node is made sure to be down."""
+    """The way to make sure that a lost node is down."""
 
     method: Literal["kill", "manual", "command"] = "kill"
     """kill ends its QEMU, command runs a fence agent, manual waits for an operator."""
@@ -198,15 +201,15 @@ class FencingTable(Table):
     timeout_s: int = Field(60, ge=1, le=3600)
     """How long the agent may take to switch a node off and to confirm that."""
     options: _OPTIONS = {}
-    """What the agent is told whichever node is lost: its address, user and password."""
+    """What the agent gets for either node: its address, user and password."""
     a: _OPTIONS = {}
-    """What the agent is told when node a is lost; plug and nodename are a unless given."""
+    """What the agent gets when node a is lost; plug and nodename are a unless given."""
     b: _OPTIONS = {}
-    """What the agent is told when node b is lost; plug and nodename are b unless given."""
+    """What the agent gets when node b is lost; plug and nodename are b unless given."""
 
 
 class ArbiterTable(Table):
-    """Who decides which node may be promoted."""
+    """The arbiter, which decides which node may be promoted."""
 
     kind: Literal["file"] = "file"
     """file keeps the decision in a file."""
@@ -216,7 +219,7 @@ class ArbiterTable(Table):
 
 
 class PolicyTable(Table):
-    """What happens without an operator."""
+    """The actions that happen without an operator."""
 
     auto_failover: bool = True
     """Promote the survivor when a node is lost."""
@@ -226,11 +229,11 @@ class PolicyTable(Table):
     """How fast disks are copied to a new secondary, bytes per second with a unit: 50MiB; 0 is
     unlimited."""
     on_panic: Literal["report", "restart", "stop"] = "report"
-    """When the guest's kernel panics: tell it, reset the guest, or end the pair."""
+    """When the guest's kernel panics: report it, reset the guest, or end the pair."""
 
 
 class VerifyTable(Table):
-    """When the disks and the memory of both nodes are compared, and what follows."""
+    """The comparison of both nodes' disks and memory: when it is made, and what follows."""
 
     every: Annotated[float, BeforeValidator(values.period), WithJsonSchema(_PERIOD)] = 0.0
     """How often they are compared while the pair is in COLO: 12h, 1d, 1w; 0 is never."""
@@ -238,9 +241,9 @@ class VerifyTable(Table):
     """How fast they are read for that on each node, bytes per second with a unit: 50MiB; 0 is
     unlimited."""
     on_difference: Literal["report", "resync"] = "report"
-    """When disks differ: tell it, or make a fresh secondary from the primary's disks."""
+    """When disks differ: report it, or make a fresh secondary from the primary's disks."""
     memory: bool = False
-    """Whether the guest's memory is compared besides the disks; what differs there is told."""
+    """Whether the guest's memory is compared besides the disks; a difference is reported."""
 
 
 class PairFile(Table):
@@ -262,6 +265,6 @@ class PairFile(Table):
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of pair files, for editors."""
+    """Return the JSON Schema (2020-12) of pair files, for editors."""
     schema = PairFile.model_json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,4 +1,7 @@
-"""Single values of a pair file: each function returns the value or complains about it."""
+"""Check single values of a pair file: each function returns the value or raises a `complaint`.
+
+Called by `pairfile.tables` and, for a scenario's tables, by `chaos.scenario.tables`.
+"""
 
 from __future__ import annotations
 
@@ -216,7 +219,7 @@ def agent_options(options: dict[str, str]) -> dict[str, str]:
     for name in options:
         if name == "action":
             raise complaint(
-                '"action" is what coloctl tells the agent: off, then status.', "remove it"
+                '"action" is what coloctl sends to the agent: off, then status.', "remove it"
             )
         if not _OPTION.fullmatch(name):
             raise complaint(

@@ -226,7 +226,7 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ),
     ("[node.a]", '[fencing]\ncommand = ["x"]\n[node.a]', "fencing.command", "never run", "method"),
     ("[node.a]", '[fencing.a]\nplug = "1"\n[node.a]', "fencing", "no agent", "command"),
-    ("[node.a]", '[fencing.a]\naction = "on"\n[node.a]', "fencing.a", "coloctl tells", "remove"),
+    ("[node.a]", '[fencing.a]\naction = "on"\n[node.a]', "fencing.a", "coloctl sends", "remove"),
     ("[node.a]", '[fencing.options]\nIP = "x"\n[node.a]', "fencing.options", "IP", "metadata"),
     ("[node.a]", "[fencing.b]\nplug = 1.5\n[node.a]", "fencing.b.plug", "whole number", ""),
     ("[node.a]", '[fencing.b]\nplug = "1\\n2"\n[node.a]', "fencing.b.plug", "one line", ""),

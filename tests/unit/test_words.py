@@ -21,7 +21,6 @@ PENDING = frozenset(
         "coloctl",
         # -
         # -
-        "coloctl/pairfile",
         # -
         # -
         # -
@@ -57,7 +56,6 @@ PENDING = frozenset(
         # -
         # -
         # -
-        "docs/python-api.md",
         # -
         # -
         "docs/scenarios.md",
