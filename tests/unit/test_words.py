@@ -49,8 +49,6 @@ PENDING = frozenset(
         # documents
         # -
         # -
-        "docs/life-of-a-pair.md",
-        "docs/decisions.md",
         # -
         "docs/bench.md",
         # -
