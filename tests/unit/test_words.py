@@ -30,9 +30,9 @@ PENDING = frozenset(
         # -
         # -
         # faults
-        "coloctl/chaos/scenario",
         # -
-        "coloctl/chaos/faults",
+        # -
+        # -
         # -
         "coloctl/chaos/workloads",
         # -

@@ -1,7 +1,8 @@
-"""A program on a host of the lab that acts for a fault until the fault is healed.
+"""Run a program on a host of the lab that acts for a fault until the fault is healed.
 
-Called by faults that need another process, user or network namespace than the engine's. The program
-prints "ready" once it acts, works until its standard input ends, and prints what came of it.
+Called by `chaos.faults.guest` and `chaos.faults.stranger`, which need another process, user or
+network namespace than the engine's; calls `lab.network` to start it. The program prints "ready"
+once it acts, works until its standard input ends, and prints its result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from coloctl.lab.network import Lab
 
 
 class Child:
-    """One such program that is ready."""
+    """One program that acts for a fault and is ready."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process

@@ -1,7 +1,7 @@
 """Harm the records of a node's disks: the companion beside the image, and its registry entry.
 
-A power failure, a full disk or a person does that to a pair that is down. The next start has to
-cope with it. Calls `colo.registry`.
+Registered in `chaos.faults`; calls `colo.registry` for the places. A power failure, a full disk or
+a person does that to a pair that is down. The next start has to cope with it.
 
 Invariant: the disks themselves are never touched.
 """

@@ -1,7 +1,7 @@
 """Make disks fail, fill or slow down, below a running QEMU that is not aware of it.
 
-A filter node is put between a format node and the file below it (``blockdev-reopen``), and taken
-out again.
+Registered in `chaos.faults`. A filter node is put between a format node and the file below it
+(``blockdev-reopen``), and taken out again.
 
 Invariant: the graph above the format node is never touched, so quorum, replication and NBD export
 stay as coloctl made them.
@@ -263,6 +263,7 @@ class DiskError(DiskFilter[DiskErrorParams]):
     params = DiskErrorParams
 
     def filter(self, name: str) -> Filter:
+        """Build the filter that ends requests with an error."""
         return error_filter(name, self.given)
 
 
@@ -273,6 +274,7 @@ class DiskSlow(DiskFilter[DiskSlowParams]):
     params = DiskSlowParams
 
     def filter(self, name: str) -> Filter:
+        """Build the filter that limits bytes and requests per second."""
         return slow_filter(name, self.given)
 
 

@@ -1,7 +1,8 @@
 """Define a fault: its targets and parameters, how it is injected and healed, what it may touch.
 
-Called by `chaos.run.engine` and `api.faults`, which inject faults and heal them. Each kind is a
-subclass of `Fault` in a module beside this one, and the first sentence of its class describes it.
+Called by `chaos.run.engine` and `api.faults`, which inject faults and heal them in a `lab.network`.
+Each kind is a subclass of `Fault` in a module beside this one, and the first sentence of its class
+describes it.
 
 Invariant: heal() undoes what inject() changed, however often it is called and also where the
 target has changed since. A kill cannot be undone, so its heal() changes nothing.

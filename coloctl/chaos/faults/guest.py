@@ -1,7 +1,8 @@
-"""Let a guest start again, power off, panic, or flood its console.
+"""Make a guest start again, power off, panic, or flood its console.
 
-The guest's own program obeys messages on a redis channel. A program on the clients' machine sends
-them, by `lab.network`; the flood is a `child`.
+Registered in `chaos.faults`; finds the guest by the addresses of `lab.layout`. The guest's own
+program obeys messages on a redis channel. A program on the clients' machine sends them, by
+`lab.network`; the flood is a `child`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from coloctl.lab import layout
 PATIENCE_S = 3.0
 
 #: Prints "refused" where the message was not taken; a guest that dies of it need not answer.
-_TELL = """
+_SEND = """
 import socket, sys
 _, address, word, patience = sys.argv
 try:
@@ -45,11 +46,11 @@ class GuestOrder(Fault[Params]):
     def begin(self) -> Injected:
         """Send the message; raises `NothingToHit` where the guest does not take it."""
         at_s = time.monotonic()
-        argv = [sys.executable, "-I", "-S", "-c", _TELL, layout.GUEST, self.order, str(PATIENCE_S)]
+        argv = [sys.executable, "-I", "-S", "-c", _SEND, layout.GUEST, self.order, str(PATIENCE_S)]
         output = self.pair.lab.run(argv, deadline_s=10 * PATIENCE_S, check=False).stdout
         _, refused, why = output.strip().partition("refused: ")
         if refused:
-            raise NothingToHit(f"the guest was not told: {why}")
+            raise NothingToHit(f"the guest did not take the message: {why}")
         return Injected(at_s)
 
 
@@ -77,14 +78,14 @@ class GuestPanic(GuestOrder):
     kind, order = "guest-panic", "panic"
 
 
-#: Lets redis write lines to the guest's console, for as long as its standard input is open; prints
+#: Makes redis write lines to the guest's console, for as long as its standard input is open; prints
 #: how many bytes those were. Half of a line is read again by the next connection.
 _FLOOD = """
 import select, socket, sys
 address, line, many = sys.argv[1], "x" * 1000, 8
 script = "for i = 1, %d do redis.log(redis.LOG_WARNING, ARGV[1]) end return 1" % many
-words = ["EVAL", script, "0", line]
-asked = "*%d\\r\\n" % len(words) + "".join("$%d\\r\\n%s\\r\\n" % (len(w), w) for w in words)
+parts = ["EVAL", script, "0", line]
+asked = "*%d\\r\\n" % len(parts) + "".join("$%d\\r\\n%s\\r\\n" % (len(p), p) for p in parts)
 written = 0
 with socket.create_connection((address, 6379), 10) as s:
     print("ready", flush=True)
@@ -109,6 +110,7 @@ class ConsoleFlood(Fault[Params]):
     _child: Child | None = None
 
     def begin(self) -> Injected:
+        """Start the flood from the clients' machine; raises `NothingToHit` without an answer."""
         argv = [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST]
         self._child = Child.begin(self.pair.lab, "client", argv)
         if self._child is None:

@@ -1,7 +1,7 @@
 """Impair the lab's wires: cut, lossy, slow, out of order, narrow, flapping.
 
-A cut is of both ways, of one way, or of one service of the pair. Calls `lab.link` and
-`lab.impairment`.
+Registered in `chaos.faults`; calls `lab.link` and `lab.impairment`. A cut is of both ways, of one
+way, or of one service of the pair.
 
 Invariant: a wire has one fault at a time. The next one takes its place, and healing any of them
 heals the wire. Cuts of services are apart from that, and from each other.
@@ -154,7 +154,7 @@ class WireFault(Fault[P]):
         return None
 
     def impair(self, link: Link, end: str | None) -> None:
-        """Impair the link as this kind does; ``end`` is the namespace of the sender."""
+        """Change the link as this kind does; ``end`` is the namespace of the sender."""
         raise NotImplementedError
 
     def begin(self) -> Injected:
@@ -174,7 +174,7 @@ class WireFault(Fault[P]):
         return Injected(at_s, (node,) if node else (), roles.get(node, ""), f"wire {wire}")
 
     def heal(self) -> None:
-        """Let the wire carry everything again."""
+        """Undo the cut or the impairment of the wire."""
         if self._link is not None:
             self._link.clear()
 
@@ -189,6 +189,7 @@ class Cut(WireFault[CutParams]):
     params = CutParams
 
     def impair(self, link: Link, end: str | None) -> None:
+        """Cut the link both ways."""
         link.cut(carrier=self.given.carrier)
 
 
@@ -202,9 +203,11 @@ class CutOneWay(WireFault[CutOneWayParams]):
     params = CutOneWayParams
 
     def sender(self) -> Sender | None:
+        """Return the end whose frames vanish."""
         return self.given.sender
 
     def impair(self, link: Link, end: str | None) -> None:
+        """Drop what one end sends."""
         link.cut(sender=end)
 
 
@@ -221,6 +224,7 @@ class CutService(Fault[CutServiceParams]):
     _link: Link | None = None
 
     def begin(self) -> Injected:
+        """Cut the ports that the service has in the pair file."""
         pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
         service = self.given.service
         at_s, self._link = time.monotonic(), self.pair.lab.link("replication")
@@ -228,15 +232,18 @@ class CutService(Fault[CutServiceParams]):
         return Injected(at_s, note=f"service {service}")
 
     def heal(self) -> None:
+        """End the cut of this service; other cuts stay."""
         if self._link is not None:
             self._link.pass_ports(self.given.service)
 
 
 class _Impair(WireFault[Impaired]):
     def sender(self) -> Sender | None:
+        """Return the end whose frames alone are impaired; None for both."""
         return self.given.sender
 
     def impair(self, link: Link, end: str | None) -> None:
+        """Apply the impairment to the frames of one end, or of both."""
         link.impair(self.given.impairment(), sender=end)
 
 

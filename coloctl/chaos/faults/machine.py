@@ -1,4 +1,7 @@
-"""Make the machine run short of processors or of memory."""
+"""Make the machine run short of processors or of memory.
+
+Registered in `chaos.faults`; calls `chaos.faults.burners` to keep processors busy.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""A QEMU whose monitors are served by processes of ours, which can be stopped without it.
+"""Serve the monitors of a QEMU by processes of ours, which can be stopped without it.
 
-A program, standard library only: ``monitor_proxy.py qemu BINARY ARGUMENT...`` becomes that QEMU, by
-exec, so its starter holds the QEMU. Each monitor's inherited listening socket has gone
-to a proxy by then, a child of the QEMU that dies with it; under the same number QEMU finds another
-one to which only the proxy connects. Invocations without such monitors just become QEMU.
+Put in front of QEMU by `chaos.faults.monitors`. A program, standard library only:
+``monitor_proxy.py qemu BINARY ARGUMENT...`` becomes that QEMU, by exec, so its starter holds the
+QEMU. Each monitor's inherited listening socket has gone to a proxy by then, a child of the QEMU
+that dies with it; under the same number QEMU finds another one to which only the proxy connects.
+Invocations without such monitors just become QEMU.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-#: What the command lines of proxies have in common; before the name of the monitor.
+#: The word before the name of the monitor on the command line of a proxy.
 SERVE = "serve-monitor"
 #: Monitors by the id of their chardev, as `machine.cmdline` writes them.
 MONITORS = ("qmp", "rescue")

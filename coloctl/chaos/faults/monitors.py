@@ -1,7 +1,7 @@
 """Hang the monitors of a QEMU that runs on: commands are taken and never answered.
 
-The pair's QEMU is wrapped by `wrapping`, so that its monitors are served by proxies
-(`monitor_proxy`). The fault stops these proxies.
+Registered in `chaos.faults`. The pair's QEMU is wrapped by `wrapping`, so that its monitors are
+served by proxies (`monitor_proxy`). The fault stops these proxies.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class MonitorHangParams(Params):
 
 @contextlib.contextmanager
 def prepare(setup: Setup) -> Iterator[None]:
-    """Let the pair's QEMU be one whose monitors are served by proxies."""
+    """Wrap the pair's QEMU so that its monitors are served by proxies."""
     proxied = shlex.join([sys.executable, "-I", "-S", monitor_proxy.__file__, "qemu"])
     with wrapped(setup, "monitors", f'exec {proxied} {{program}} "$@"', 'exec {program} "$@"'):
         yield

@@ -1,4 +1,7 @@
-"""Run a command of an operator while other things happen; it may be refused, and may wait."""
+"""Run a command of an operator while other things happen; it may be refused, and may wait.
+
+Registered in `chaos.faults`.
+"""
 
 from __future__ import annotations
 

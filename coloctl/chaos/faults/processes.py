@@ -1,6 +1,7 @@
 """Kill processes of a pair, or stop them for a while: QEMUs and the supervisor.
 
-`monitors` and `sitescript` signal processes with the `Held` of this module.
+Registered in `chaos.faults`; `chaos.faults.monitors` and `chaos.faults.sitescript` signal processes
+with the `Held` of this module.
 
 Invariant: a process is known by a pidfd from before the fault, so no other process is ever hit.
 """
@@ -64,7 +65,7 @@ class Signalled(Fault[P]):
         return at_s
 
     def heal(self) -> None:
-        """Let processes that were stopped go on."""
+        """Resume the processes that were stopped."""
         if self.number is signal.SIGSTOP:
             for one in self._held:
                 one.signal(signal.SIGCONT)
@@ -84,6 +85,7 @@ class _NodeSignalled(Signalled[Params]):
     targets = TARGETS
 
     def begin(self) -> Injected:
+        """Signal the supervisor, or the QEMUs of the target."""
         if self.target == "supervisor":
             return Injected(self.send(hold([self.pair.view()["supervisor_pid"]])))
         nodes = self.pair.some(self.target)

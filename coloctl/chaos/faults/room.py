@@ -1,6 +1,7 @@
 """Fill the filesystems of a pair: that of its state, and those of its disk images.
 
-Each of them is a small filesystem of the run, mounted before the pair's file is written.
+Registered in `chaos.faults`. Each of them is a small filesystem of the run, mounted by `lab.kernel`
+before the pair's file is written.
 
 Invariant: nothing outside these mounts is ever filled, and they go with the run.
 """
@@ -94,7 +95,7 @@ def small_images(setup: Setup) -> Iterator[None]:
 
 
 def _take(fd: int, folder: Path, leave: int) -> int:
-    """Let the file take all room but ``leave`` bytes; return its size.
+    """Extend the file over all room but ``leave`` bytes; return its size.
 
     An overlay may grow between the query and the allocation: then the room is asked for again.
     """
@@ -128,7 +129,7 @@ class Filled(Fault[RoomParams]):
         return Injected(at_s, nodes, note=f"{taken // MIB} MiB of ballast")
 
     def heal(self) -> None:
-        """Give the room back."""
+        """Free the room that was taken."""
         for folder in self._folders:
             (folder / BALLAST).unlink(missing_ok=True)
 
@@ -141,6 +142,7 @@ class FilesystemFull(Filled):
     prepare = small_state
 
     def begin(self) -> Injected:
+        """Fill the filesystem of the pair's state."""
         folder = Path(os.environ.get(STATE, ""))
         if not folder.is_absolute() or not os.path.ismount(folder):
             raise NothingToHit("the pair's state has no filesystem of its own")
@@ -155,6 +157,7 @@ class ImagesFull(Filled):
     prepare = small_images
 
     def begin(self) -> Injected:
+        """Fill the filesystems of the target's images."""
         nodes = NODES if self.target == "both" else (self.target,)
         folders = [_images_of(self.pair.home, node) for node in nodes]
         if not all(os.path.ismount(folder) for folder in folders):

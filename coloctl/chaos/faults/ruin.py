@@ -1,11 +1,12 @@
-"""Ruin the guest of a secondary in its memory, and keep it ruined until it is noticed or healed.
+"""Corrupt the guest of a secondary in its memory, again and again until the fault is healed.
 
-A machine check is injected through QEMU's human monitor. Memory is overwritten without QEMU,
-as memory that has gone bad would change: QEMU is not aware of it, so no checkpoint puts it right.
+Registered in `chaos.faults`. A machine check is injected through QEMU's human monitor. Memory is
+overwritten without QEMU, as memory that has gone bad would change: QEMU is not aware of it, so no
+checkpoint puts it right.
 
-Invariant: the ruin lasts. A checkpoint gives the secondary the processors and the devices of the
-primary, and the pages that either guest wrote. The parts that this heals are ruined again at once,
-so whether the ruin is noticed does not depend on when a checkpoint came.
+Invariant: the corruption lasts. A checkpoint gives the secondary the processors and the devices of
+the primary, and the pages that either guest wrote. The parts that this heals are corrupted again at
+once, so whether the corruption is noticed does not depend on when a checkpoint came.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class GuestMemory:
 
 
 def _damage(guest: GuestMemory, how: str, share: float) -> Callable[[], None] | None:
-    """Return a function that ruins that guest each time it is called; None where none can."""
+    """Return a function that corrupts that guest at each call; None where none can."""
     if how == MACHINE_CHECK:
         return lambda: (guest.monitor(INJECT), None)[1]
     chance = random.Random(how)
@@ -152,7 +153,7 @@ def _overwrite(guest: GuestMemory, places: Mapping[int, bytes]) -> None:
 
 
 class Ruin(Fault[RuinParams]):
-    """The guest of the secondary is ruined in its memory, until it is healed."""
+    """The guest of the secondary is corrupted in its memory, until it is healed."""
 
     kind = "ruin"
     targets = ("secondary",)
@@ -161,7 +162,7 @@ class Ruin(Fault[RuinParams]):
     _worker: threading.Thread | None = None
 
     def begin(self) -> Injected:
-        """Ruin the guest once, and again and again in a thread."""
+        """Corrupt the guest once, and again and again in a thread."""
         how = self.given.how
         if how not in KINDS:
             raise NothingToHit(f"how is one of {', '.join(KINDS)}")
@@ -183,13 +184,13 @@ class Ruin(Fault[RuinParams]):
         return Injected(at_s, (name,), str(node["role"]))
 
     def _repeat(self, damage: Callable[[], None]) -> None:
-        """Ruin the guest every `AGAIN_S`, until that QEMU is gone or the fault is healed."""
+        """Corrupt the guest every `AGAIN_S`, until that QEMU is gone or the fault is healed."""
         with contextlib.suppress(OSError, ColoctlError):
             while not self._healed.wait(AGAIN_S):
                 damage()
 
     def heal(self) -> None:
-        """Stop ruining the guest."""
+        """Stop corrupting the guest."""
         if self._worker is not None:
             self._healed.set()
             self._worker.join(PATIENCE_S)

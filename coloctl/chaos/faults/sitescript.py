@@ -1,7 +1,7 @@
 """Kill the script in front of a QEMU: a site's script that starts it without `exec`.
 
-The pair's QEMU is such a script here, made by `wrapping`. A fence of the node has to end the QEMU
-behind the script.
+Registered in `chaos.faults`; finds the script by `host.process`. The pair's QEMU is such a script
+here, made by `wrapping`. A fence of the node has to end the QEMU behind the script.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCRIPT = 'setsid --wait {program} "$@"; exit $?'
 
 @contextlib.contextmanager
 def prepare(setup: Setup) -> Iterator[None]:
-    """Let the pair's QEMU be a script that waits for the QEMU that it has started."""
+    """Wrap the pair's QEMU in a script that waits for the QEMU that it has started."""
     with wrapped(setup, "site", SCRIPT, 'exec {program} "$@"'):
         yield
 

@@ -1,6 +1,7 @@
-"""Let another local user work on the pair's hosts: take ports, write half, flood the beacon.
+"""Act as another local user on the pair's hosts: take ports, write half, flood the beacon.
 
-The stranger is the user nobody, by setresuid in a `child` of this run. Its gains are counted while
+Registered in `chaos.faults`; reads the ports from `pairfile`. The stranger is the user with the
+number 65534, by setresuid in a `child` of this run. Its gains are counted while
 it is there and printed when it leaves; the check `stranger_got_nothing` reads them.
 """
 
@@ -77,7 +78,7 @@ print(json.dumps({"got": got, "tried": tried}), flush=True)
 
 
 class StrangerParams(Params):
-    """How many datagrams a second it sends to each beacon, as far as its host lets it."""
+    """The number of datagrams a second to each beacon, as far as its host permits."""
 
     datagrams: int = Field(4000, ge=0, le=100_000)
 
@@ -119,7 +120,7 @@ class StrangerFault(Fault[StrangerParams]):
         try:
             gains = json.loads(self._child.output)
         except ValueError:
-            return "it never told what it got"
+            return "it never reported what it got"
         if not gains["got"]:
             return f"{NOTHING} in {gains['tried']} tries"
         return "it got " + ", ".join(f"{n} x {thing}" for thing, n in gains["got"].items())

@@ -41,7 +41,7 @@ if all(word in sys.orig_argv for word in {words!r}):
 
 @contextlib.contextmanager
 def inside(setup: Setup, program: str, variable: str, file: Path) -> Iterator[None]:
-    """Let each supervisor run the file ``program``, and find ``file`` through ``variable``.
+    """Make each supervisor run the file ``program``, and find ``file`` through ``variable``.
 
     ``file`` lies in `FOLDER` of the run's home, which is made here and removed afterwards.
     """
@@ -62,7 +62,7 @@ def inside(setup: Setup, program: str, variable: str, file: Path) -> Iterator[No
 
 @contextlib.contextmanager
 def shiftable_clock(setup: Setup) -> Iterator[None]:
-    """Give the supervisors of the run a wall clock that can jump; it is right until then."""
+    """Prepare a wall clock that can jump for the supervisors; it is right until then."""
     file = setup.home / FOLDER / CLOCK
     with inside(setup, wallclock.__file__, wallclock.VARIABLE, file):
         wallclock.write(file, 0.0)
@@ -71,7 +71,7 @@ def shiftable_clock(setup: Setup) -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_pipe(setup: Setup) -> Iterator[None]:
-    """Let the output of the run's supervisors go through a pipe, which is read for now."""
+    """Route the output of the run's supervisors through a pipe, which is read for now."""
     file = setup.home / FOLDER / READER
     with inside(setup, outlet.__file__, outlet.VARIABLE, file):
         file.write_text(outlet.READS)
@@ -103,7 +103,7 @@ class InsideSupervisor(Fault[P]):
 
 
 class ClockJumpParams(Params):
-    """How far it jumps; below 0 it goes back."""
+    """The distance of the jump; below 0 it goes back."""
 
     seconds: float = 3600.0
 
@@ -118,6 +118,7 @@ class ClockJump(InsideSupervisor[ClockJumpParams]):
     missing = "the supervisor's clock was not prepared to jump"
 
     def begin(self) -> Injected:
+        """Shift the clock."""
         seconds = self.given.seconds
         return self.change(lambda file: wallclock.write(file, seconds), f"by {seconds:g} s")
 
@@ -142,6 +143,7 @@ class ReaderGone(InsideSupervisor[ReaderGoneParams]):
     missing = "the supervisor's output is no pipe of this run"
 
     def begin(self) -> Injected:
+        """Order the reader to go, or to sleep."""
         how = self.given.how
         return self.change(lambda file: file.write_text(how), how)
 

@@ -29,7 +29,7 @@ def write(file: Path, seconds: float) -> None:
 
 
 def shift(offset: Callable[[], float]) -> None:
-    """Let Python's functions for the time of day return that much more; no other clock moves."""
+    """Make Python's functions for the time of day return that much more; no other clock moves."""
     real, real_ns, real_get = time.time, time.time_ns, time.clock_gettime
     local, utc, text = time.localtime, time.gmtime, time.strftime
 
@@ -83,7 +83,7 @@ def _shifted(real: Any, now: Callable[[], float]) -> Any:
 
 
 def begin() -> None:
-    """Let the clock be the one of the file that the environment names."""
+    """Shift the clock by the file that the environment names."""
     with Path(os.environ[VARIABLE]).open("rb") as opened:
         seen = mmap.mmap(opened.fileno(), OFFSET.size, prot=mmap.PROT_READ)
     shift(lambda: float(OFFSET.unpack_from(seen)[0]))

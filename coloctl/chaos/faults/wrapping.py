@@ -16,7 +16,7 @@ from coloctl.chaos.faults.fault import Setup
 
 @contextlib.contextmanager
 def wrapped(setup: Setup, name: str, qemu: str, tool: str) -> Iterator[None]:
-    """Let the pair's QEMU be a shell script that ends with the text ``qemu``.
+    """Replace the pair's QEMU by a shell script that ends with the text ``qemu``.
 
     The ``qemu-img`` beside it becomes one that ends with ``tool``. ``{program}`` in both stands for
     the program that was there before. The scripts name the programs that they wrap, so results that

@@ -53,7 +53,7 @@ class _Active:
 
     @property
     def heal_at_s(self) -> float | None:
-        """When it is healed; None for one that is healed at the end, or is healed already."""
+        """The time of its healing; None for one healed at the end, or healed already."""
         lasts_s = self.scheduled.duration_s
         if self.injected is None or lasts_s is None or self.healed_s is not None:
             return None

@@ -1,8 +1,9 @@
 """Read scenario files: TOML text in, a `Scenario` out, and a `ScenarioError` for each mistake.
 
-Called by `chaos.run.runner`, `chaos.run.batch` and `cli.verbs.chaos`. A complaint names the key as
-written (``fault[0].target``). The keys that one kind of fault, workload or check takes besides the
-common ones are its own, and are looked up where the kind is registered.
+Called by `chaos.run.runner`, `chaos.run.batch` and `cli.verbs.chaos`; calls `pairfile.complaints`
+to word mistakes. A complaint names the key as written (``fault[0].target``). The keys that one kind
+of fault, workload or check takes besides the common ones are its own, and are looked up where the
+kind is registered.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _more(count: int) -> str:
     if not count:
         return ""
     many = "is 1 more problem" if count == 1 else f"are {count} more problems"
-    return f" There {many}: `coloctl chaos check` tells all."
+    return f" There {many}: `coloctl chaos check` shows all."
 
 
 def examine(path: Path) -> tuple[Scenario | None, list[ScenarioError]]:
@@ -148,10 +149,10 @@ def _aimed(where: str, fault: FaultTable | ChoiceTable) -> Iterable[SpecError]:
     if kind is None:
         return
     if _target(fault) not in kind.targets:
-        said = f'"{fault.target}" is nothing that {fault.kind} can hit.'
+        unfit = f'"{fault.target}" is nothing that {fault.kind} can hit.'
         missing = f"{fault.kind} needs a target."
         hint = "one of " + ", ".join(kind.targets)
-        yield SpecError(f"{where}.target", said if fault.target else missing, hint=hint)
+        yield SpecError(f"{where}.target", unfit if fault.target else missing, hint=hint)
     if fault.duration_s is not None and not kind.lasting:
         yield SpecError(f"{where}.duration_s", f"{fault.kind} does not last, so nothing heals it.")
 

@@ -60,12 +60,12 @@ class Phases:
 
     @property
     def steady(self) -> bool:
-        """Whether the pair is in COLO and has taken `STEADY_CHECKPOINTS` since."""
+        """Return whether the pair is in COLO and has taken `STEADY_CHECKPOINTS` since."""
         return self.protection == "colo" and self._since_colo >= STEADY_CHECKPOINTS
 
     @property
     def over(self) -> bool:
-        """Whether no guest runs, and none will without an operator."""
+        """Return whether no guest runs, and none will without an operator."""
         return self.protection in ("down", "failed")
 
     def now(self) -> frozenset[When]:

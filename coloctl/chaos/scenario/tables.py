@@ -1,7 +1,7 @@
 """Define the tables and keys of a scenario file, as it is written.
 
 Called by `chaos.scenario.file`, which adds the keys that one kind of fault, workload or check takes
-besides these. Editors show the docstring of a field for its key.
+besides these; complains by `pairfile.values`. Editors show the docstring of a field for its key.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class FaultTable(OpenTable):
 
 
 class LabGuestTable(ScenarioTable):
-    """How the lab's guest differs from itself; `pair.guest` changes its machine."""
+    """The lab's guest, where it differs from the usual one; `pair.guest` changes its machine."""
 
     loopback: bool = True
     """It has had a TCP connection, to itself, before any client comes."""

@@ -67,7 +67,7 @@ class FaultSpec:
 
 @dataclass(frozen=True)
 class Workload:
-    """Clients of one kind. ``name`` tells their histories apart."""
+    """Clients of one kind. ``name`` distinguishes their histories."""
 
     name: str
     kind: str
