@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import house
+from support import house, house_names
 
 pytestmark = pytest.mark.unit
 
@@ -79,6 +79,13 @@ BROKEN: dict[house.Rule, list[dict[str, str]]] = {
         {"vm.py": "class Step: ...", "asked.py": "class Step: ..."},
         {"vm.py": "class VM:\n  class Step: ...", "asked.py": "class Step: ..."},
     ],
+    house_names.signals_go_by_pidfd: [
+        {"vm.py": "import os\nos.kill(1, 9)"},
+        {"vm.py": "import os\ndef end():\n    os.killpg(1, 9)"},
+        {"vm.py": "from os import kill\nkill(1, 9)"},
+        {"host/launch.py": "def discard(): ..."},
+        {"host/launch.py": "import os\ndef discard(): ...\ndef x():\n    os.kill(1, 9)"},
+    ],
 }
 
 #: What a rule must let pass although it looks like what it forbids.
@@ -106,6 +113,10 @@ SOUND: dict[house.Rule, dict[str, str]] = {
     },
     house.names_mean_something: {"vm.py": "class Basement: ...", "lab/mutils.py": ""},
     house.class_names_are_unique: {"vm.py": "class Step: ...", "asked.py": "class Stride: ..."},
+    house_names.signals_go_by_pidfd: {
+        "host/launch.py": "import os\ndef discard():\n    os.killpg(1, 9)",
+        "vm.py": "import signal\nsignal.pidfd_send_signal(3, 9)",
+    },
 }
 
 
@@ -140,7 +151,7 @@ def test_the_rule_lets_the_sound_pass(rule: house.Rule, files: dict[str, str]) -
 def test_every_rule_has_both_samples() -> None:
     rules = {
         function
-        for name, function in vars(house).items()
+        for name, function in (vars(house) | vars(house_names)).items()
         if name[0] != "_"
         and getattr(function, "__annotations__", {}).get("return") == "Iterator[str]"
         and set(function.__annotations__) == {"tree", "return"}

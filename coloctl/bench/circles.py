@@ -1,9 +1,13 @@
-"""`bench circles`: protected, struck, alone, protected again, any number of times, under clients.
+"""Measure one pair through many failovers: it is protected again after each, under clients.
 
-One pair goes through all of it. Some clients connect at the beginning and stay; in each phase of
-each circle another one connects and stays too: under protection, right after the failover, and
-while the new secondary is made. Nobody asks for a failover or for a protection; only a switchover
-is asked for.
+Called by `cli.verbs.bench` for `coloctl bench circles`; sets up lab and pair with
+`chaos.run.testbed` and checks what clients saw with `chaos.checks`. One pair goes through all
+circles: protected, attacked, alone, protected again. Some clients connect at the beginning and
+stay. In each phase of each circle another one connects and stays too: under protection, right after
+the failover, and while the new secondary is made.
+
+Invariant: no failover and no protection is requested, only a switchover is. What kills a QEMU holds
+it by a pidfd, so no other process is ever hit.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from enum import StrEnum
 from typing import Any
 
 from coloctl.bench.failover import BENCH_SCHEMA, until
+from coloctl.bench.faults import Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.inventory import counts
 from coloctl.chaos.evidence.records import Takeover
@@ -36,12 +41,12 @@ from coloctl.lab.network import Lab
 
 #: From a fault to the pair in COLO again, seconds.
 CIRCLE_DEADLINE_S = 120.0
-#: The client of one phase appends so often, milliseconds: a connection that lives, not a load.
+#: The client of one phase appends so often, milliseconds: it keeps a connection, it is no load.
 GUEST_PAUSE_MS = 20
 
 
-class Blow(StrEnum):
-    """What turns the circle."""
+class CircleFault(StrEnum):
+    """The fault, or the planned exchange of roles, with which a circle begins."""
 
     PRIMARY = "primary"  #: SIGKILL to the primary's QEMU
     SECONDARY = "secondary"  #: SIGKILL to the secondary's QEMU
@@ -50,9 +55,9 @@ class Blow(StrEnum):
 
 @dataclass(frozen=True)
 class Round:
-    """What is played."""
+    """The circles to measure, and the clients that work meanwhile."""
 
-    blows: tuple[Blow, ...]
+    faults: tuple[CircleFault, ...]
     clients: int = 4
     seed: int = 1
     guests: bool = True  #: a client connects in each phase of each circle
@@ -63,9 +68,9 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 @dataclass
 class _Moments:
-    """When a circle was where, monotonic seconds."""
+    """The monotonic times at which a circle reached each phase, in seconds."""
 
-    blow_s: float = 0.0
+    fault_s: float = 0.0
     alone_s: float = 0.0
     colo_s: float = 0.0
     takeover: Takeover | None = None
@@ -73,9 +78,9 @@ class _Moments:
 
 
 def circles(where: Testbed, what: Round, tell: Tell = lambda _circle: None) -> dict[str, Any]:
-    """The document of all circles; ``tell`` hears of each when it has closed.
+    """Measure all circles and return their document; ``tell`` receives each circle when it closes.
 
-    Raises what kept a circle from closing.
+    Raises the error that kept a circle from closing.
     """
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
@@ -88,16 +93,16 @@ def circles(where: Testbed, what: Round, tell: Tell = lambda _circle: None) -> d
         until(client, lambda _: crowd.acknowledged() >= 10 * what.clients)
         began_s = time.monotonic()
         Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
-        play = _Play(client, crowd, what, random.Random(what.seed))
+        turning = _Circles(client, crowd, what, random.Random(what.seed))
         moments = [_Moments(began_s, began_s, time.monotonic())]
-        for number, blow in enumerate(what.blows, start=1):
-            moments.append(play.turn(blow))
-            tell({"circle": number, "blow": str(blow), **_times(moments[-1])})
+        for number, fault in enumerate(what.faults, start=1):
+            moments.append(turning.turn(fault))
+            tell({"circle": number, "blow": str(fault), **_times(moments[-1])})
         return _document(where, what, moments, crowd)
 
 
 class _Crowd:
-    """Clients that came one after the other, each with numbers of its own."""
+    """Clients that connected one after the other, each with numbers of its own."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -105,19 +110,22 @@ class _Crowd:
         self.count = 0
 
     def come(self, count: int, pause_ms: float) -> Clients:
-        """So many more are at work."""
+        """Start ``count`` more clients."""
         group = Clients(self._lab, count, pause_ms, first=self.count)
         self.count += count
         self._groups.append(group)
         return group
 
     def acknowledged(self) -> int:
+        """Count the records that all clients saw acknowledged so far."""
         return sum(group.acknowledged() for group in self._groups)
 
     def finish(self) -> list[Op]:
+        """End every client and return the operations of all."""
         return [op for group in self._groups for op in group.finish()]
 
     def read_back(self) -> dict[int, list[int]]:
+        """Return the records that the guest holds, per client."""
         return {
             client: records
             for group in self._groups
@@ -125,33 +133,37 @@ class _Crowd:
         }
 
     def kill(self) -> None:
+        """Kill the processes of all clients."""
         for group in self._groups:
             group.kill()
 
 
-class _Play:
-    """One circle after the other."""
+class _Circles:
+    """Takes one pair through one circle after the other."""
 
     def __init__(
         self, client: ControlClient, crowd: _Crowd, what: Round, dice: random.Random
     ) -> None:
         self.client, self.crowd, self.what, self._dice = client, crowd, what, dice
-        self._joining = False  #: the client of this circle's join has come
+        self._joining = False  #: whether this circle's client of the join phase has connected
 
-    def turn(self, blow: Blow) -> _Moments:
-        """The pair was struck, and is in COLO again."""
+    def turn(self, fault: CircleFault) -> _Moments:
+        """Take the pair through one circle; return the times of its phases.
+
+        The pair is attacked, and the circle ends when it is in COLO again.
+        """
         self._guest()
         began = Acts(self.client).status_document()["checkpoints"]["count"]
         until(self.client, lambda view: view["checkpoints"]["count"] >= began + 2)
         for _ in self.client.events(self._dice.random() * 0.5):
             pass
         moments = _Moments(time.monotonic())
-        if blow is Blow.SWITCHOVER:
+        if fault is CircleFault.SWITCHOVER:
             timeline = Acts(self.client).switchover(wait_s=CIRCLE_DEADLINE_S)
             moments.takeover = Takeover.of(timeline)
             moments.alone_s = moments.takeover.done_s("verified")
         else:
-            self._kill(blow)
+            self._kill(fault)
             moments.takeover = awaited(self.client)
             moments.alone_s = time.monotonic()
             self._guest()
@@ -165,10 +177,11 @@ class _Play:
         if self.what.guests:
             self.crowd.come(1, GUEST_PAUSE_MS)
 
-    def _kill(self, blow: Blow) -> None:
+    def _kill(self, fault: CircleFault) -> None:
         view = Acts(self.client).status_document()
-        (victim,) = (node for node in view["nodes"] if node["role"] == str(blow))
-        os.kill(victim["pid"], signal.SIGKILL)
+        (node,) = (node for node in view["nodes"] if node["role"] == str(fault))
+        with contextlib.closing(Target(node["name"], node["pid"])) as target:
+            target.signal(signal.SIGKILL)
 
     def _protected(self, view: Mapping[str, Any]) -> bool:
         if view["protection"] in ("resync", "migrating") and not self._joining:
@@ -183,7 +196,7 @@ def _times(moments: _Moments) -> dict[str, Any]:
     running_s = takeover.done_s("running")
     return {
         "survivor": takeover.survivor,
-        "running_ms": round((running_s - moments.blow_s) * 1000, 1),
+        "running_ms": round((running_s - moments.fault_s) * 1000, 1),
         "exposed_s": round(moments.colo_s - running_s, 2),
         "counts": moments.counts,
     }
@@ -200,14 +213,14 @@ def _document(
     replies = Replies({"": history})
     turns = [
         {
-            "blow": str(blow),
+            "blow": str(fault),
             **_times(one),
-            "outage_ms": replies.outage(one.blow_s, ended_by_s=one.blow_s + 2.0).longest_ms,
+            "outage_ms": replies.outage(one.fault_s, ended_by_s=one.fault_s + 2.0).longest_ms,
             "join_gap_ms": replies.longest_ms(one.alone_s, one.colo_s + 0.5),
         }
-        for blow, one in zip(what.blows, moments[1:], strict=True)
+        for fault, one in zip(what.faults, moments[1:], strict=True)
     ]
-    middle_s = moments[len(moments) // 2].blow_s
+    middle_s = moments[len(moments) // 2].fault_s
     verdicts = [
         records.all_kept(history, survivors, middle_s),
         streams.all_connected(history, clients),
@@ -238,7 +251,7 @@ def _document(
 
 
 def level(counts: list[Mapping[str, Mapping[str, int]]]) -> verdict.Verdict:
-    """What a QEMU holds does not grow: it is the same after each circle, by role."""
+    """Check that a QEMU holds the same after each circle, by role: nothing may grow."""
     check = "nothing_grows"
     if not counts:
         return verdict.Verdict(check, verdict.Validity.UNKNOWN, "no circle has closed")

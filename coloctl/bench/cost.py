@@ -1,4 +1,7 @@
-"""What a process costs, read from /proc: processor time and resident memory."""
+"""Measure what a process costs, from /proc: processor time and resident memory.
+
+Called by `bench.overhead`, `bench.soak` and `bench.supervisors` for supervisors.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Meter:
-    """What a process had used at one moment; processor time in seconds, memory in MiB."""
+    """Resources that a process had used at one moment; processor time in seconds, memory in MiB."""
 
     pid: int
     at_s: float
@@ -24,7 +27,7 @@ class Meter:
 
     @classmethod
     def read(cls, pid: int) -> Meter:
-        """Raises `Unreachable` when there is no such process."""
+        """Read what the process has used; raises `Unreachable` when there is no such process."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
             status = Path(f"/proc/{pid}/status").read_text()
@@ -42,7 +45,10 @@ class Meter:
 
 
 def spent(before: Meter) -> dict[str, Any]:
-    """What the process has cost since: ``cpu_percent`` of one core, and ``rss_mib`` now."""
+    """Return the cost of the process since ``before``.
+
+    ``cpu_percent`` is the share of one core, ``rss_mib`` the resident memory now.
+    """
     now = Meter.read(before.pid)
     share = (now.cpu_s - before.cpu_s) / max(now.at_s - before.at_s, 1e-9)
     return {"cpu_percent": round(100 * share, 2), "rss_mib": round(now.rss_mib, 1)}

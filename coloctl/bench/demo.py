@@ -1,19 +1,22 @@
-"""The story of the project, played for real: protect a guest, kill a host, lose nothing.
+"""Protect a guest, kill a host, and show that nothing was lost: the project's demonstration.
 
-The demo draws it, tests judge by it. Nobody tells the supervisor to fail over: it notices and acts
-by itself. A story leaves nothing behind however it ends, unless it was asked to keep the pair.
+Called by `cli.verbs.demo`, which draws it; tests check its document. It sets up lab and pair with
+`chaos.run.testbed` and checks what clients saw with `chaos.checks`.
+
+Invariant: the supervisor is not asked to fail over, it notices and acts by itself. Everything that
+was set up is removed however the demonstration ends, unless the pair is to be kept.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from coloctl.bench.faults import Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.chronicle import OUTAGE_WITHIN_S
 from coloctl.chaos.evidence.records import Takeover
@@ -27,15 +30,15 @@ from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
 
-#: Version of the story's document; grows with incompatible changes only.
-STORY_SCHEMA = 1
+#: Version of the demonstration's document; grows with incompatible changes only.
+DEMO_SCHEMA = 1
 
 STEADY_DEADLINE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Cast(Testbed):
-    """Who plays, and what is to happen."""
+class DemoSetting(Testbed):
+    """The pair to show, and what is to happen to it."""
 
     name: str = "demo"
     kill: str = "primary"
@@ -44,78 +47,78 @@ class Cast(Testbed):
     seconds: float = 4.0  #: of load before the fault and after it
 
 
-class Audience(Protocol):
-    """Who is told how the story goes. Called from the thread that plays it."""
+class Screen(Protocol):
+    """Shows the demonstration as it goes on; called from the thread that runs it."""
 
-    def scene(self, title: str) -> None:
-        """The next scene begins."""
+    def step(self, title: str) -> None:
+        """Show that the next step begins."""
         ...
 
     def view(self, view: Mapping[str, Any], acknowledged: int) -> None:
-        """How the pair stands, and how many records clients saw acknowledged so far."""
+        """Show the pair's state, and how many records clients saw acknowledged so far."""
         ...
 
 
 @dataclass
 class DemoFault:
-    """What was done, when (monotonic), and whether the checkpoint it fell into was never ended."""
+    """The kill: its monotonic time, and whether its checkpoint stayed without an end."""
 
     at_s: float
     in_checkpoint: bool
 
 
-def play(cast: Cast, audience: Audience) -> dict[str, Any]:
-    """The story was played; answers its document, whose ``verdict`` tells how it ended.
+def run(where: DemoSetting, screen: Screen) -> dict[str, Any]:
+    """Run the demonstration and return its document, whose ``verdict`` states the result.
 
-    Raises what stopped it before the fault could be judged. Nothing is left behind then, nor after
-    an interrupt.
+    Raises the error that stopped it before a verdict. Nothing is left over then, nor after an
+    interrupt.
     """
     with contextlib.ExitStack() as stack:
-        audience.scene("The lab: two hosts, a client, and the wires between them")
-        lab = stack.enter_context(testbed.lab(cast))
-        folder = stack.enter_context(testbed.folder(cast))
-        audience.scene("The guest boots on host a")
-        client = stack.enter_context(testbed.pair(cast, lab, folder))
-        testbed.boot(cast, client)
-        clients = Clients(lab, cast.clients)
+        screen.step("The lab: two hosts, a client, and the wires between them")
+        lab = stack.enter_context(testbed.lab(where))
+        folder = stack.enter_context(testbed.folder(where))
+        screen.step("The guest boots on host a")
+        client = stack.enter_context(testbed.pair(where, lab, folder))
+        testbed.boot(where, client)
+        clients = Clients(lab, where.clients)
         stack.callback(clients.kill)
-        stage = _Stage(cast, client, clients, audience)
-        document = stage.play()
-        document["qemu"] = {"binary": str(cast.qemu), "accel": cast.accel}
-        audience.scene("Everything goes" if not cast.keep else "The pair stays for you to explore")
-    document["left_behind"] = [] if cast.keep else testbed.left_behind(cast)
-    document["kept"] = str(folder) if cast.keep else None
+        document = _Demo(where, client, clients, screen).run()
+        document["qemu"] = {"binary": str(where.qemu), "accel": where.accel}
+        screen.step("Everything goes" if not where.keep else "The pair stays for you to explore")
+    document["left_behind"] = [] if where.keep else testbed.left_behind(where)
+    document["kept"] = str(folder) if where.keep else None
     return document
 
 
-class _Stage:
-    """The scenes between the boot and the verdict."""
+class _Demo:
+    """The steps between the boot and the verdict."""
 
     def __init__(
-        self, cast: Cast, client: ControlClient, clients: Clients, audience: Audience
+        self, where: DemoSetting, client: ControlClient, clients: Clients, screen: Screen
     ) -> None:
-        self.cast, self.client, self.clients, self.audience = cast, client, clients, audience
+        self.where, self.client, self.clients, self.screen = where, client, clients, screen
 
-    def play(self) -> dict[str, Any]:
-        cast, audience = self.cast, self.audience
-        audience.scene(f"{cast.clients} clients append numbered records")
-        self._until(STEADY_DEADLINE_S, lambda _: self.clients.acknowledged() >= 10 * cast.clients)
-        audience.scene("The guest is protected while it serves")
+    def run(self) -> dict[str, Any]:
+        """Take every step and build the document."""
+        where, screen = self.where, self.screen
+        screen.step(f"{where.clients} clients append numbered records")
+        self._until(STEADY_DEADLINE_S, lambda _: self.clients.acknowledged() >= 10 * where.clients)
+        screen.step("The guest is protected while it serves")
         began = time.monotonic()
         Acts(self.client).start(wait_s=testbed.PROTECT_DEADLINE_S)
         protected = time.monotonic()
-        audience.scene("Protected: every checkpoint makes host b the guest's second home")
-        self._until(STEADY_DEADLINE_S, self._steady(protected + cast.seconds))
+        screen.step("Protected: every checkpoint makes host b the guest's second home")
+        self._until(STEADY_DEADLINE_S, self._steady(protected + where.seconds))
         checkpoints = self._view()["checkpoints"]
         fault = self._kill()
         takeover = self._fail_over(fault)
         carrier = takeover.survivor
-        audience.scene(f"The pair failed over by itself: host {carrier} carries on")
-        self._until(STEADY_DEADLINE_S, self._later(fault.at_s + cast.seconds))
-        audience.scene("Every acknowledged record is read back from the survivor")
+        screen.step(f"The pair failed over by itself: host {carrier} carries on")
+        self._until(STEADY_DEADLINE_S, self._later(fault.at_s + where.seconds))
+        screen.step("Every acknowledged record is read back from the survivor")
         history = self.clients.finish()
         survivors = self.clients.read_back()
-        document = self._judge(fault, takeover, history, survivors)
+        document = self._document(fault, takeover, history, survivors)
         document["protect_gap_ms"] = Replies({"": history}).longest_ms(began, protected)
         document["checkpoints"] = {
             "count": checkpoints["count"],
@@ -126,15 +129,15 @@ class _Stage:
 
     def _view(self) -> dict[str, Any]:
         view: dict[str, Any] = Acts(self.client).status_document()
-        self.audience.view(view, self.clients.acknowledged())
+        self.screen.view(view, self.clients.acknowledged())
         return view
 
     def _until(self, deadline_s: float, enough: Callable[[Mapping[str, Any]], bool]) -> None:
-        """``enough`` said yes to a view; `DeadlineMissed` otherwise."""
+        """Wait until ``enough`` accepts a view; raises `DeadlineMissed` otherwise."""
         give_up = time.monotonic() + deadline_s
         while not enough(self._view()):
             if time.monotonic() > give_up:
-                raise DeadlineMissed(f"The story did not go on within {deadline_s:.0f} s.")
+                raise DeadlineMissed(f"The demonstration did not go on within {deadline_s:.0f} s.")
             for _ in self.client.events(0.25):
                 pass
 
@@ -142,7 +145,7 @@ class _Stage:
         def steady(view: Mapping[str, Any]) -> bool:
             if view["protection"] != "colo":
                 raise NotProtected(f"The protection ended before the fault: {view['reason']}")
-            enough: bool = view["checkpoints"]["count"] >= self.cast.checkpoints
+            enough: bool = view["checkpoints"]["count"] >= self.where.checkpoints
             return enough and time.monotonic() >= not_before_s
 
         return steady
@@ -151,29 +154,30 @@ class _Stage:
         return lambda _: time.monotonic() >= not_before_s
 
     def _kill(self) -> DemoFault:
-        """The victim's QEMU was killed as soon as the next checkpoint began."""
+        """Kill the chosen QEMU as soon as the next checkpoint begins."""
         nodes = {node["role"]: node for node in self._view()["nodes"]}
-        victim = nodes[self.cast.kill]
-        for event in self.client.events(STEADY_DEADLINE_S):
-            if event.name == "CHECKPOINT" and event.data["phase"] == "begin":
-                at_s = time.monotonic()
-                os.kill(victim["pid"], signal.SIGKILL)
-                return DemoFault(at_s, in_checkpoint=True)
+        node = nodes[self.where.kill]
+        with contextlib.closing(Target(node["name"], node["pid"])) as target:
+            for event in self.client.events(STEADY_DEADLINE_S):
+                if event.name == "CHECKPOINT" and event.data["phase"] == "begin":
+                    at_s = time.monotonic()
+                    target.signal(signal.SIGKILL)
+                    return DemoFault(at_s, in_checkpoint=True)
         raise DeadlineMissed("No checkpoint began in which to kill.")
 
     def _fail_over(self, fault: DemoFault) -> Takeover:
-        """The supervisor noticed, fenced and promoted; the survivor runs alone."""
+        """Wait until the supervisor has noticed, fenced and promoted; the survivor runs alone."""
         dead = False
 
-        def hear(event: ControlEvent) -> None:
+        def note(event: ControlEvent) -> None:
             nonlocal dead
             dead = dead or event.name in ("NODE_DEAD", "STATE_CHANGED")
             if event.name == "CHECKPOINT" and event.data["phase"] == "end" and not dead:
                 fault.in_checkpoint = False
 
-        return awaited(self.client, hear)
+        return awaited(self.client, note)
 
-    def _judge(
+    def _document(
         self,
         fault: DemoFault,
         takeover: Takeover,
@@ -182,15 +186,15 @@ class _Stage:
     ) -> dict[str, Any]:
         verdicts = [
             records.all_kept(history, survivors, fault.at_s),
-            streams.all_connected(history, self.cast.clients),
+            streams.all_connected(history, self.where.clients),
         ]
         outage = Replies({"": history}).outage(fault.at_s, ended_by_s=fault.at_s + OUTAGE_WITHIN_S)
         at_ms = takeover.since_ms(fault.at_s)
         steps = ("detected", "fenced", "promoted", "running")
         return {
-            "schema": STORY_SCHEMA,
+            "schema": DEMO_SCHEMA,
             "verdict": verdict.worst(verdicts),
-            "killed": self.cast.kill,
+            "killed": self.where.kill,
             "failover": {
                 "by": "operator" if takeover.cause == "operator" else "supervisor",
                 "cause": takeover.cause,

@@ -1,9 +1,12 @@
-"""`bench failover`: a fault, what the supervisor did about it and when, and what clients felt.
+"""Measure failovers: a fault, the supervisor's reaction with its times, and the clients' outage.
+
+Called by `cli.verbs.bench` for `coloctl bench failover`; other benches use its `until`. It sets up
+lab and pair with `chaos.run.testbed` and checks what clients saw with `chaos.checks`.
 
 Each run has a lab and a pair of its own, started from empty disks, so that no run inherits anything
 from the one before: not even the way to the guest that its switch and its client had learnt. A run
-is **invalid** when something was lost, **void** when it says nothing: the pair did not come as far
-as the fault, or nobody noticed the fault.
+is **invalid** when something was lost. It is **void** when it proves nothing: the pair did not come
+as far as the fault, or the supervisor did not notice the fault.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coloctl.bench import faults
-from coloctl.bench.faults import Cause, Victim
+from coloctl.bench.faults import Cause, Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.chronicle import BACKLOG_S, OUTAGE_WITHIN_S, Chronicle
@@ -49,7 +52,7 @@ LINGER_S = 2.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured, and how often."""
+    """The fault to measure, and how often."""
 
     cause: Cause
     runs: int = 1
@@ -60,6 +63,7 @@ class Plan:
     load_s: float = 2.5  #: of load after the failover
 
     def to_json(self) -> dict[str, Any]:
+        """Return the part of the document that names the plan."""
         return {
             "cause": str(self.cause),
             "early": self.early,
@@ -72,15 +76,15 @@ Ran = Callable[[Mapping[str, Any]], None]
 
 
 def failover(where: Testbed, plan: Plan, ran: Ran = lambda _run: None) -> list[dict[str, Any]]:
-    """Every run was made; ``ran`` is told each as soon as it is judged.
+    """Make every run and return their documents; ``ran`` receives each as soon as it has a verdict.
 
-    Raises what kept the first run from beginning at all, for that will not change.
+    Raises the error that kept the first run from beginning at all, because that will not change.
     """
     runs: list[dict[str, Any]] = []
     for number in range(1, plan.runs + 1):
         run = _Run(where, plan, number)
         try:
-            document = run.play()
+            document = run.measure()
         except ColoctlError as error:
             if not runs and not run.booted:
                 raise
@@ -91,7 +95,7 @@ def failover(where: Testbed, plan: Plan, ran: Ran = lambda _run: None) -> list[d
 
 
 def document(where: Testbed, plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The document of so many runs; the same after the last one and in between."""
+    """Build the document of the runs so far; it has the same form after the last one."""
     return {
         "schema": BENCH_SCHEMA,
         "bench": "failover",
@@ -104,7 +108,7 @@ def document(where: Testbed, plan: Plan, runs: Sequence[Mapping[str, Any]]) -> d
 
 
 def summarised(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Figures of all runs that were not void; times in milliseconds since the fault."""
+    """Summarize all runs that were not void; times in milliseconds since the fault."""
     counted = [run for run in runs if run["verdict"] != "void"]
     steps: dict[str, list[float]] = {}
     for run in counted:
@@ -126,7 +130,7 @@ def summarised(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def exit_code(runs: Sequence[Mapping[str, Any]]) -> int:
-    """1 when a run lost something, else 3 when one was void, else 0."""
+    """Return 1 when a run lost something, else 3 when one was void, else 0."""
     verdicts = {run["verdict"] for run in runs}
     return 1 if "invalid" in verdicts else 3 if "void" in verdicts or not runs else 0
 
@@ -139,10 +143,10 @@ class _Run:
         self.booted = False
         self._random = random.Random(f"{plan.seed}/{plan.cause}/{number}")
         self._protected_at_s = 0.0
-        self._harmed = False  #: what goes wrong from here on is felt by clients
+        self._harmed = False  #: whether clients notice an error from here on
 
-    def play(self) -> dict[str, Any]:
-        """The run's document; raises what ended it before it could be judged."""
+    def measure(self) -> dict[str, Any]:
+        """Make the run and return its document; raises the error that ended it before a verdict."""
         with contextlib.ExitStack() as stack:
             lab = stack.enter_context(testbed.lab(self.where))
             folder = stack.enter_context(testbed.folder(self.where))
@@ -159,7 +163,10 @@ class _Run:
             return self._attacked(lab, client, clients)
 
     def without_result(self, error: ColoctlError) -> dict[str, Any]:
-        """Void, unless clients were let down: a failover that was begun and failed is a loss."""
+        """Build the document of a run that an error ended.
+
+        It is void, unless clients were harmed: a failover that was begun and failed is a loss.
+        """
         begun = self._harmed or isinstance(error, FailoverRefused)
         return {
             "run": self.number,
@@ -181,18 +188,18 @@ class _Run:
         view = Acts(client).status_document()
         require_colo(view)
         mac = sample.guest_mac()
-        with faults.victim(self.plan.cause, view) as victim, LanWatch(lab, mac) as lan:
+        with faults.target_of(self.plan.cause, view) as target, LanWatch(lab, mac) as lan:
             self._wait(client)
-            fault_at_s = faults.strike(self.plan.cause, lab, victim)
+            fault_at_s = faults.inject(self.plan.cause, lab, target)
             takeover = awaited(client)
             self._harmed = True
-            lingers = faults.lingers(victim, LINGER_S)
-            judged_from_s = time.monotonic() + self.plan.load_s
-            until(client, lambda _: time.monotonic() >= judged_from_s)
+            lingers = faults.lingers(target, LINGER_S)
+            load_until_s = time.monotonic() + self.plan.load_s
+            until(client, lambda _: time.monotonic() >= load_until_s)
             history = clients.finish()
             survivors = clients.read_back()
         heard = Chronicle(frames=lan.frames)
-        stray = heard.frames_after(victim.node, takeover.done_s("fenced") + BACKLOG_S)
+        stray = heard.frames_after(target.node, takeover.done_s("fenced") + BACKLOG_S)
         phases = takeover.since_ms(fault_at_s)
         frame_s = heard.first_frame_s(takeover.survivor, fault_at_s)
         if frame_s is not None:
@@ -200,7 +207,7 @@ class _Run:
         verdicts = [
             records.all_kept(history, survivors, fault_at_s),
             streams.all_connected(history, self.plan.clients),
-            one_primary(takeover, victim, stray, lingers=lingers),
+            one_primary(takeover, target, stray, lingers=lingers),
         ]
         felt = Replies({"": history}).outage(fault_at_s, ended_by_s=fault_at_s + OUTAGE_WITHIN_S)
         worst = verdict.worst(verdicts)
@@ -226,7 +233,7 @@ class _Run:
         }
 
     def _wait(self, client: ControlClient) -> None:
-        """The moment has come that the seed chose, within a second or a checkpoint period."""
+        """Wait for the moment that the seed chose, within a second or a checkpoint period."""
         begin_s, window_s = time.monotonic(), self.where.delay_ms / 1000
         if self.plan.early:
             begin_s, window_s = self._protected_at_s, EARLY_S
@@ -237,22 +244,22 @@ class _Run:
                 raise NotProtected(f"Failed over without a fault: {event.data['reason']}")
 
 
-def one_primary(takeover: Takeover, victim: Victim, stray: int, *, lingers: bool) -> Verdict:
-    """The node that was attacked lost, is dead, and was not heard on the LAN any more."""
+def one_primary(takeover: Takeover, target: Target, stray: int, *, lingers: bool) -> Verdict:
+    """Check that the attacked node lost, is dead, and sent no more frames to the LAN."""
     check = "one_primary"
-    if takeover.lost != victim.node:
-        because = f"node {takeover.lost} was fenced, but node {victim.node} was attacked"
+    if takeover.lost != target.node:
+        because = f"node {takeover.lost} was fenced, but node {target.node} was attacked"
     elif lingers:
-        because = f"the QEMU of node {victim.node} lives on after the failover"
+        because = f"the QEMU of node {target.node} lives on after the failover"
     elif stray:
-        because = f"{stray} frames of node {victim.node} reached the LAN after its fence"
+        because = f"{stray} frames of node {target.node} reached the LAN after its fence"
     else:
-        return Verdict(check, Validity.VALID, f"node {victim.node} is dead and silent")
+        return Verdict(check, Validity.VALID, f"node {target.node} is dead and silent")
     return Verdict(check, Validity.INVALID, because)
 
 
 def require_colo(view: Mapping[str, Any]) -> None:
-    """The pair is protected; raises `NotProtected` with the reason otherwise."""
+    """Require that the pair is protected; raises `NotProtected` with the reason otherwise."""
     if view["protection"] != "colo":
         raise NotProtected(f"The pair is {view['protection']}: {view['reason']}")
 
@@ -262,7 +269,7 @@ def until(
     enough: Callable[[Mapping[str, Any]], bool],
     deadline_s: float = STEADY_DEADLINE_S,
 ) -> None:
-    """``enough`` said yes to a view of the pair; raises `DeadlineMissed` otherwise."""
+    """Wait until ``enough`` accepts a view of the pair; raises `DeadlineMissed` otherwise."""
     give_up = time.monotonic() + deadline_s
     while not enough(Acts(client).status_document()):
         if time.monotonic() > give_up:

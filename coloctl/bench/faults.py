@@ -1,19 +1,21 @@
-"""What a bench does to a pair: a process killed or stopped, or the wire between the hosts cut.
+"""Inject the fault of a bench: a process killed or stopped, or the wire between the hosts cut.
 
-Invariant: what was hurt is known by a pidfd from before the fault, so nothing else is ever hit.
+Called by `bench.failover`, and by `bench.circles` and `bench.demo` for their targets; cuts wires of
+`lab.network`.
+
+Invariant: a process is held by a pidfd from before the fault, so no other process is ever hit.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import signal
 import time
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
+from coloctl.chaos.faults.processes import HeldProcess
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
 
@@ -33,61 +35,56 @@ class Cause(StrEnum):
         return "primary" if self in (Cause.KILL, Cause.FREEZE) else "secondary"
 
 
-class Victim:
+class Target(HeldProcess):
     """The QEMU that a fault takes out of the pair."""
 
     def __init__(self, node: str, pid: int) -> None:
-        """Known from now on, whatever becomes of its number. Raises `NotProtected` when gone."""
+        """Hold the process from now on, even if its number goes to another process later.
+
+        Raises `NotProtected` when it has ended already.
+        """
         self.node = node
         try:
-            self._handle = os.pidfd_open(pid)
+            super().__init__(pid)
         except ProcessLookupError:
             raise NotProtected(f"The QEMU of node {node} is gone before the fault.") from None
 
-    def tell(self, number: signal.Signals) -> None:
-        """It got the signal, unless it is dead."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._handle, number)
-
-    def alive(self) -> bool:
-        """Its process has not ended."""
-        return not select.select([self._handle], [], [], 0)[0]
-
-    def close(self) -> None:
-        os.close(self._handle)
-
 
 @contextlib.contextmanager
-def victim(cause: Cause, view: Mapping[str, Any]) -> Iterator[Victim]:
-    """The node that the fault will cost the pair; runs again behind the block if it still can.
+def target_of(cause: Cause, view: Mapping[str, Any]) -> Iterator[Target]:
+    """Hold the QEMU that the fault will cost the pair, for the length of the block.
 
-    ``view`` is the answer of query-pair. Raises `NotProtected` when no node has that role.
+    It runs again after the block if it still can. ``view`` is the answer of query-pair. Raises
+    `NotProtected` when no node has that role.
     """
     found = [node for node in view["nodes"] if node["role"] == cause.loser and node["pid"]]
     if not found:
         raise NotProtected(f"The pair has no {cause.loser} to attack: {view['reason']}")
-    held = Victim(found[0]["name"], found[0]["pid"])
+    held = Target(found[0]["name"], found[0]["pid"])
     try:
         yield held
     finally:
-        held.tell(signal.SIGCONT)
+        held.signal(signal.SIGCONT)
         held.close()
 
 
-def strike(cause: Cause, lab: Lab, target: Victim) -> float:
-    """The fault has happened; answers the monotonic second at which it began."""
+def inject(cause: Cause, lab: Lab, target: Target) -> float:
+    """Inject the fault and return the monotonic second at which it began."""
     at_s = time.monotonic()
     if cause is Cause.LINK:
         lab.link("replication").cut()
     else:
         frozen = cause in (Cause.FREEZE, Cause.SECONDARY_FREEZE)
-        target.tell(signal.SIGSTOP if frozen else signal.SIGKILL)
+        target.signal(signal.SIGSTOP if frozen else signal.SIGKILL)
     return at_s
 
 
-def lingers(target: Victim, within_s: float) -> bool:
-    """Woken up, the victim still lives after that time: nobody made sure that it is dead."""
-    target.tell(signal.SIGCONT)
+def lingers(target: Target, within_s: float) -> bool:
+    """Return whether the target, woken up, still lives after that time.
+
+    If it does, the failover did not make sure that it is dead.
+    """
+    target.signal(signal.SIGCONT)
     give_up = time.monotonic() + within_s
     while target.alive():
         if time.monotonic() > give_up:

@@ -1,7 +1,9 @@
-"""`bench overhead`: what protection costs the guest's clients, and what the supervisor costs.
+"""Measure what protection costs the guest's clients, and what the supervisor costs.
 
-One guest, one set of clients on the same connections throughout: first unprotected, then protected
-at one checkpoint delay after the other, at last protected and idle.
+Called by `cli.verbs.bench` for `coloctl bench overhead`, and by `bench.pace` for its figures; sets
+up lab and pair with `chaos.run.testbed` and changes the delay through `control.acts`. One guest
+serves one set of clients on the same connections throughout: first unprotected, then protected at
+one checkpoint delay after the other, at last protected and idle.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ SETTLE_S = 2.0
 
 @dataclass(frozen=True)
 class Load:
-    """What is measured, and for how long each."""
+    """The delays to measure, and for how long each."""
 
     delays_ms: tuple[int, ...] = (200, 500, 1000, 5000)
     seconds: float = 20.0
@@ -55,7 +57,7 @@ Row = dict[str, Any]
 def overhead(
     where: Testbed, load: Load, ran: Callable[[Row], None] = lambda _row: None
 ) -> dict[str, Any]:
-    """The document of all stretches; ``ran`` is told each as soon as it is over."""
+    """Measure all stretches and return their document; ``ran`` receives each when it is over."""
     with ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
         folder = stack.enter_context(testbed.folder(where))
@@ -80,6 +82,7 @@ class _Bench:
         self.rows: list[Row] = []
 
     def document(self) -> dict[str, Any]:
+        """Measure every stretch and build the document."""
         until(self.client, lambda _: self.clients.acknowledged() >= 10 * self.load.clients)
         self._measure("unprotected", None)
         Acts(self.client).start(wait_s=testbed.PROTECT_DEADLINE_S)
@@ -127,7 +130,7 @@ class _Bench:
 
 
 def watch(client: ControlClient, seconds: float) -> Watched:
-    """So many seconds went by; the pauses are those of checkpoints that ended in them."""
+    """Watch the pair for ``seconds``; the pauses are of checkpoints that ended in that time."""
     for _ in client.events(0.05):
         pass  # what ended before
     meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
@@ -141,7 +144,7 @@ def watch(client: ControlClient, seconds: float) -> Watched:
 
 
 def rates(history: Sequence[Op], begin_s: float, end_s: float) -> Row:
-    """Replies per second, and how long each request waited for its own, in that time."""
+    """Compute replies per second, and how long each request waited for its reply, in that time."""
     sent: dict[tuple[int, int], float] = {}
     waited = []
     for op in history:
@@ -160,7 +163,7 @@ def rates(history: Sequence[Op], begin_s: float, end_s: float) -> Row:
 
 
 def pauses(pauses_ms: Sequence[float], seconds: float) -> Row:
-    """How long checkpoints held the guest, and which share of the time they took."""
+    """Compute how long checkpoints held the guest, and their share of the time."""
     return {
         "checkpoint_pause_ms": summary(pauses_ms),
         "paused_percent": round(sum(pauses_ms) / 10 / seconds, 2),
@@ -168,7 +171,7 @@ def pauses(pauses_ms: Sequence[float], seconds: float) -> Row:
 
 
 def ratio(row: Mapping[str, Any], baseline: Mapping[str, Any]) -> float | None:
-    """Replies per second as a share of those without protection; None where there were none."""
+    """Return replies per second as a share of those without protection; None if there were none."""
     if not baseline["replies_per_s"]:
         return None
     share: float = row["replies_per_s"] / baseline["replies_per_s"]

@@ -1,7 +1,9 @@
-"""`bench pace`: clients that come in bursts, under a fixed checkpoint delay and an adaptive one.
+"""Measure clients that work in bursts, under a fixed checkpoint delay and an adaptive one.
 
-One guest, one set of clients on the same connections throughout. The two ways take turns, so that
-what changes in the machine meanwhile changes both.
+Called by `cli.verbs.bench` for `coloctl bench pace`; sets up lab and pair with `chaos.run.testbed`
+and sets the mode through `control.acts`. One guest serves one set of clients on the same
+connections throughout. The two modes take turns, so that what changes in the machine meanwhile
+changes both.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ MODES = ("fixed", "adaptive")
 
 @dataclass(frozen=True)
 class Bursts:
-    """Who comes and when, and for how long each way is measured."""
+    """The rhythm of the clients, and for how long each mode is measured."""
 
     seconds: float = 40.0
     rounds: int = 1
@@ -40,10 +42,10 @@ class Bursts:
 
 @dataclass
 class StretchCounts:
-    """The checkpoints of a stretch, from what the primary's QEMU and the supervisor said.
+    """The checkpoints of a stretch, from events of the primary's QEMU and of the supervisor.
 
-    Without the first one: its period is not known, and it may have been taken because the mode was
-    set.
+    The first checkpoint is left out: its period is not known, and it may have been taken because
+    the mode was set.
     """
 
     delay_ms: int
@@ -52,8 +54,8 @@ class StretchCounts:
     _stopped_s: float | None = None
     _before_s: float | None = None
 
-    def hear(self, event: ControlEvent, primary: str) -> None:
-        """Takes down what the event says of a checkpoint, or of the delay."""
+    def note(self, event: ControlEvent, primary: str) -> None:
+        """Record what the event shows of a checkpoint, or of the delay."""
         data = event.data
         if event.name == "PACE_CHANGED":
             self.delay_ms = data["after_ms"]
@@ -78,7 +80,7 @@ class StretchCounts:
 def bursts(
     where: Testbed, load: Bursts, ran: Callable[[Row], None] = lambda _row: None
 ) -> dict[str, Any]:
-    """The document of all stretches; ``ran`` is told each as soon as it is over."""
+    """Measure all stretches and return their document; ``ran`` receives each when it is over."""
     rows: list[Row] = []
     with ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
@@ -121,10 +123,10 @@ def _stretch(client: ControlClient, clients: Clients, mode: str, seconds: float)
     primary = next(node["name"] for node in view["nodes"] if node["role"] == "primary")
     seen = StretchCounts(view["checkpoints"]["delay_ms"])
     for event in client.events(SETTLE_S):
-        seen.hear(event, primary)
+        seen.note(event, primary)
     settled, begin_s = len(seen.checkpoints), time.monotonic()
     for event in client.events(seconds):
-        seen.hear(event, primary)
+        seen.note(event, primary)
     end_s = time.monotonic()
     require_colo(Acts(client).status_document())
     counted = seen.checkpoints[settled:]

@@ -1,4 +1,8 @@
-"""`bench soak`: nothing is wrong but the load, for a long time; every failover is a false one."""
+"""Load a protected pair for a long time without any fault: every failover is a false one.
+
+Called by `cli.verbs.bench` for `coloctl bench soak`; sets up lab and pair with `chaos.run.testbed`
+and checks what clients saw with `chaos.checks`.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +37,13 @@ _NEAR_MISS = re.compile(
 )
 #: Fewer requests than elsewhere: a history of hours must fit into memory.
 SOAK_PAUSE_MS = 20.0
-#: How often it is told how far the soak is, seconds.
+#: How often the progress of the soak is reported, seconds.
 TELL_S = 30.0
 
 
 @dataclass(frozen=True)
 class Weather:
-    """How long, and against what."""
+    """The length of a soak, and the load against which it runs."""
 
     minutes: float = 20.0
     burners: int = 2
@@ -48,13 +52,13 @@ class Weather:
 
 @dataclass
 class SoakCounts:
-    """What the supervisor said meanwhile."""
+    """Failovers and checkpoint pauses, from the supervisor's events."""
 
     false_failovers: list[str] = field(default_factory=list)
     pauses_ms: list[float] = field(default_factory=list)
 
-    def hear(self, event: ControlEvent) -> bool:
-        """Takes an event down; True when the pair has just left COLO."""
+    def note(self, event: ControlEvent) -> bool:
+        """Record an event; return whether the pair has just left COLO."""
         if event.name == "CHECKPOINT" and event.data["phase"] == "end":
             self.pauses_ms.append(float(event.data["pause_ms"]))
         left = event.name == "STATE_CHANGED" and event.data["before"] == "colo"
@@ -69,9 +73,11 @@ Tell = Callable[[float, SoakCounts], None]
 def soak(
     where: Testbed, weather: Weather, tell: Tell = lambda _minutes, _seen: None
 ) -> dict[str, Any]:
-    """The document of the soak; ``tell`` hears now and then how many minutes are over.
+    """Run the soak and return its document; ``tell`` receives now and then how many minutes are
+    over.
 
-    A pair that failed over is protected again and soaks on. Raises what keeps it from that.
+    A pair that failed over is protected again and soaks on. Raises the error that keeps it from
+    that.
     """
     with ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
@@ -104,13 +110,13 @@ def soak(
 
 
 def free_address() -> str:
-    """An address of this machine alone at which nobody listens now."""
+    """Find an address of this machine alone at which no process listens now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def near_misses(address: str) -> Counter[str]:
-    """How often each monitoring path came near its limit so far, from the supervisor's metrics."""
+    """Count how often each monitoring path came near its limit, from the supervisor's metrics."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=QUERY_S) as answer:
         text = answer.read().decode()
     found = _NEAR_MISS.findall(text)
@@ -121,7 +127,7 @@ def _weather(client: ControlClient, until_s: float, tell: Tell) -> SoakCounts:
     seen, began_s = SoakCounts(), time.monotonic()
     while (left_s := until_s - time.monotonic()) > 0:
         for event in client.events(min(TELL_S, left_s)):
-            if seen.hear(event):
+            if seen.note(event):
                 break
         if seen.false_failovers:
             _protected_again(client)
@@ -130,7 +136,7 @@ def _weather(client: ControlClient, until_s: float, tell: Tell) -> SoakCounts:
 
 
 def _protected_again(client: ControlClient) -> None:
-    """The pair is in COLO, as it was before its failover."""
+    """Wait until the pair is in COLO, as it was before its failover."""
     until(client, lambda view: view["protection"] in ("colo", "unprotected"))
     if Acts(client).status_document()["protection"] != "colo":
         Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
@@ -139,7 +145,7 @@ def _protected_again(client: ControlClient) -> None:
 def _document(
     where: Testbed, weather: Weather, seen: SoakCounts, history: list[Op], verdicts: list[Verdict]
 ) -> dict[str, Any]:
-    judged: list[Mapping[str, Any]] = [
+    checks: list[Mapping[str, Any]] = [
         {"check": v.check, "verdict": v.validity, "because": v.because} for v in verdicts
     ]
     return {
@@ -159,5 +165,5 @@ def _document(
         "checkpoint_pause_ms": summary(seen.pauses_ms),
         "acknowledged": sum(map(len, records.acknowledged(history).values())),
         "longest_gap_ms": Replies({"": history}).longest_ms(0.0, time.monotonic()),
-        "checks": judged,
+        "checks": checks,
     }

@@ -1,7 +1,9 @@
-"""`bench supervisors`: many pairs on one machine, each with its supervisor, all in COLO at once.
+"""Measure many pairs on one machine, each with its supervisor, all in COLO at once.
 
-The guests are firmware that found nothing to boot, so that the machine's time is the supervisors'
-and QEMU's own. They need no lab: each pair has loopback addresses of its own, and no network card.
+Called by `cli.verbs.bench` for `coloctl bench supervisors`; starts each pair with
+`control.daemon.spawn`. The guests are firmware that found nothing to boot, so that the machine's
+time is the supervisors' and QEMU's own. They need no lab: each pair has loopback addresses of its
+own, and no network card.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ auto_reprotect = false
 
 @dataclass(frozen=True)
 class Crowd:
-    """How many pairs, of what, watched for how long."""
+    """The number and kind of pairs, and for how long they are watched."""
 
     qemu: Path
     accel: str
@@ -70,10 +72,10 @@ class Crowd:
     delay_ms: int = 1000
 
 
-def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict[str, Any]:
-    """The document of so many seconds in which nothing was wrong with any pair.
+def crowd(what: Crowd, tell: Callable[[str], None] = lambda _line: None) -> dict[str, Any]:
+    """Protect all pairs, watch them for ``seconds`` without a fault, and return the document.
 
-    Every pair is gone behind it. ``told`` hears which pair is protected.
+    Every pair is removed afterwards. ``tell`` receives a line when a pair is protected.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{what.name}-")))
@@ -81,7 +83,7 @@ def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict
         for number in range(1, what.pairs + 1):
             began_s = time.monotonic()
             clients.append(_protected(what, number, folder, stack))
-            told(f"pair {number} is in COLO after {time.monotonic() - began_s:.1f} s")
+            tell(f"pair {number} is in COLO after {time.monotonic() - began_s:.1f} s")
         pids = [Acts(client).status_document()["supervisor_pid"] for client in clients]
         meters = [Meter.read(pid) for pid in pids]
         seen = _all_watched(clients, what.seconds)
@@ -109,7 +111,7 @@ def crowd(what: Crowd, told: Callable[[str], None] = lambda _line: None) -> dict
 
 
 def _protected(what: Crowd, number: int, folder: Path, stack: ExitStack) -> ControlClient:
-    """One more pair is in COLO; it goes with ``stack``."""
+    """Start one more pair and bring it into COLO; it ends with ``stack``."""
     pair = pairfile.load(asyncio.run(_written(what, number, folder)))
     born = stack.enter_context(spawned_supervisor(pair))
     stack.callback(born.end)
@@ -119,7 +121,7 @@ def _protected(what: Crowd, number: int, folder: Path, stack: ExitStack) -> Cont
 
 
 async def _written(what: Crowd, number: int, folder: Path) -> Path:
-    """The pair file, its empty disks beside it."""
+    """Write the pair file and its empty disks beside it."""
     disks = {node: folder / f"{number}-{node}.qcow2" for node in ("a", "b")}
     host = open_host("local")
     try:
@@ -150,7 +152,7 @@ async def _written(what: Crowd, number: int, folder: Path) -> Path:
 
 
 def _all_watched(clients: Sequence[ControlClient], seconds: float) -> list[SoakCounts]:
-    """What every supervisor said in that time; an interrupt ends the time."""
+    """Collect the events of every supervisor in that time; an interrupt ends the time."""
     ended = threading.Event()
     until_s = time.monotonic() + seconds
     with ThreadPoolExecutor(len(clients)) as pool:
@@ -164,5 +166,5 @@ def _watched(client: ControlClient, until_s: float, ended: threading.Event) -> S
     seen = SoakCounts()
     while not ended.is_set() and (left_s := until_s - time.monotonic()) > 0:
         for event in client.events(min(left_s, 0.5)):
-            seen.hear(event)
+            seen.note(event)
     return seen

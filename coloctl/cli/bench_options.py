@@ -1,4 +1,8 @@
-"""What every bench is asked with: its options, the setting they make, where its document goes."""
+"""Define what all benches share: their options, the setting they make, where a document goes.
+
+Called by `cli.verbs.bench`; `cli.verbs.chaos` uses its option for QEMU. Makes a `chaos.run.testbed`
+setting and enters the user namespace of `lab.rootless`.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,13 @@ from rich.console import Group, RenderableType
 
 from coloctl import pairfile, wholefile
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.cli.players import engage, require_clients
+from coloctl.cli.run_parts import engage, require_clients
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import UsageError
 from coloctl.lab import rootless
 
-#: A bench's pair and its lab are called this, unless somebody chooses another name.
+#: A bench's pair and its lab are called this, unless --name chooses another.
 NAME = "bench"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +52,7 @@ file_option = click.option(
 
 
 def delay_option(default_ms: int) -> Callable[[F], F]:
+    """Build the option for the checkpoint period, with its default in milliseconds."""
     return click.option(
         "--delay-ms",
         type=click.IntRange(50, 60_000),
@@ -57,7 +62,10 @@ def delay_option(default_ms: int) -> Callable[[F], F]:
 
 
 def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
-    """Where the bench plays; root of a lab from here on. What was asked for beats the SPEC."""
+    """Build the setting of a bench; the process is root of a lab from here on.
+
+    An option on the command line wins against the SPEC.
+    """
     require_clients("the bench")
     lent: dict[str, Any] = {}
     qemu, accel = options["qemu"], "auto"
@@ -73,12 +81,12 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
                 "suspect_after_ms": pair.detection.suspect_after_ms,
             },
         }
-    players = engage(qemu)
+    parts = engage(qemu)
     rootless.enter(lab=options["name"])
     return Testbed(
-        qemu=players.qemu,
-        accel=players.accel if accel == "auto" else accel,
-        guest=players.guest,
+        qemu=parts.qemu,
+        accel=parts.accel if accel == "auto" else accel,
+        guest=parts.guest,
         name=options["name"],
         delay_ms=options["delay_ms"] or delay_ms,
         **lent,
@@ -86,6 +94,7 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
 
 
 def delays(text: str) -> tuple[int, ...]:
+    """Parse a list of checkpoint periods; raises `UsageError` for one that is out of range."""
     try:
         delays = tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -99,7 +108,7 @@ def delays(text: str) -> tuple[int, ...]:
 
 
 def save(path: Path | None, document: Mapping[str, Any]) -> None:
-    """The document so far is in the file, whole."""
+    """Write the document so far to the file, as a whole."""
     if path is None:
         return
     try:
@@ -109,6 +118,7 @@ def save(path: Path | None, document: Mapping[str, Any]) -> None:
 
 
 def show(document: Mapping[str, Any], form: str, drawn: RenderableType) -> None:
+    """Print the document as JSON, or as it was drawn."""
     if form == "json":
         documents.print_json(document)
     else:

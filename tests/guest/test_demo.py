@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from coloctl.bench.demo import STORY_SCHEMA
+from coloctl.bench.demo import DEMO_SCHEMA
 from coloctl.lab.network import labs
 
 pytestmark = pytest.mark.guest
@@ -30,7 +30,7 @@ def test_the_story_ends_well(kill: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["schema"] == STORY_SCHEMA
+    assert document["schema"] == DEMO_SCHEMA
     assert document["verdict"] == "valid"
     assert document["killed"] == kill
     assert document["failover"]["by"] == "supervisor"

@@ -59,7 +59,7 @@ RETIRED: Mapping[str, tuple[str, str | None]] = {
     ),
     "strike": (
         r"\b(strik(e|es|ing)|struck|blows?|dealt|deals?|victims?|fallen)\b",
-        r"\b(deals?|dealt) with\b|struck_s",
+        r"\b(deals?|dealt) with\b|struck_s|--blow\b",
     ),
     "court": (
         r"\b(accus\w+|acquit\w*|guilt\w*|innocen\w*|testif\w+|judg\w+|vouch\w*|witness(es)?)\b",

@@ -38,14 +38,10 @@ PENDING = frozenset(
         # -
         "coloctl/chaos/run",
         # -
-        "coloctl/bench/",
         # the surface
         # -
-        "coloctl/cli",
         # -
-        "coloctl/cli/verbs",
         # -
-        "coloctl/cli/views",
         # documents
         # -
         # -
@@ -133,7 +129,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "lacks": ("What the guest lacks.", "The guest lacks a disk."),
     "road": ("Two roads.", "A broad path; the key `roads` of schema 1."),
     "theatre": ("A scenario is played.", "Display, replay, broadcast, historical."),
-    "strike": ("The fault struck.", "The error is dealt\nwith; `struck_s`; ideals."),
+    "strike": ("The fault struck.", "The error is dealt\nwith; `struck_s`; ideals; --blow."),
     "court": ("The checker accused a node.", "`none_accused`, x.witness.qcow2, `vouched`."),
     "sit": ("A QEMU sits there.", "It is situated; the site."),
     "house": ("The ledger of checkpoints.", "A heartbeat; impulse; known; however; kind."),

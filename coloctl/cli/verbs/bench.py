@@ -1,4 +1,7 @@
-"""`coloctl bench`: how long a failover takes, what protection costs, whether it ever cries wolf."""
+"""Measure failovers, what protection costs, and false alarms: `coloctl bench`.
+
+Called by `cli.verbs`; each command runs one module of `bench/` and draws its document.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import click
 from rich.console import Console
 
 from coloctl.bench import failover as benches
-from coloctl.bench.circles import Blow, Round
+from coloctl.bench.circles import CircleFault, Round
 from coloctl.bench.circles import circles as go_round
 from coloctl.bench.faults import Cause
 from coloctl.bench.overhead import Load
@@ -19,7 +22,7 @@ from coloctl.bench.overhead import overhead as measure_overhead
 from coloctl.bench.pace import Bursts
 from coloctl.bench.pace import bursts as measure_bursts
 from coloctl.bench.soak import SoakCounts, Weather
-from coloctl.bench.soak import soak as sit_out
+from coloctl.bench.soak import soak as run_soak
 from coloctl.bench.supervisors import Crowd, crowd
 from coloctl.check.choose import choose
 from coloctl.cli.bench_options import (
@@ -70,7 +73,7 @@ def failover(**options: Any) -> int:
     """Break a pair, again and again: when it was noticed, when the guest ran, what was lost.
 
     Every run has a pair of its own and takes about 15 s. Exits with 1 when a run lost something,
-    with 3 when a run says nothing, such as a fault that nobody noticed.
+    with 3 when a run says nothing, such as a fault that was not noticed.
     """
     where = setting_of(options, delay_ms=500)
     plan = benches.Plan(
@@ -177,7 +180,7 @@ def pace(**options: Any) -> int:
 @file_option
 @format_option("pretty", "json")
 def soak(**options: Any) -> int:
-    """Do nothing but load a protected pair: every failover is a false one.
+    """Load a protected pair and do nothing else to it: every failover is a false one.
 
     Exits with 1 when there was one, or when a client lost something.
     """
@@ -188,7 +191,7 @@ def soak(**options: Any) -> int:
     def tell(minutes: float, seen: SoakCounts) -> None:
         console.print(bench_views.soak_line(minutes, weather.minutes, seen), style="dim")
 
-    document = sit_out(where, weather, tell)
+    document = run_soak(where, weather, tell)
     save(options["output"], document)
     show(document, options["form"], bench_views.facts(document))
     return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
@@ -199,7 +202,7 @@ def soak(**options: Any) -> int:
 @click.option("--circles", "number", type=click.IntRange(1), default=10, show_default=True)
 @click.option(
     "--blow",
-    type=click.Choice(["alternate", *map(str, Blow)]),
+    type=click.Choice(["alternate", *map(str, CircleFault)]),
     default="alternate",
     show_default=True,
     help="Which QEMU is killed, the primary's and the secondary's in turn unless one is chosen; "
@@ -222,14 +225,14 @@ def circles(**options: Any) -> int:
     where = replace(setting_of(options, delay_ms=500), circular=True)
     if options["memory"]:
         where = replace(where, memory=options["memory"])
-    turns = (Blow.PRIMARY, Blow.SECONDARY)
+    turns = (CircleFault.PRIMARY, CircleFault.SECONDARY)
     if options["blow"] != "alternate":
-        turns = (Blow(options["blow"]),) * 2
-    blows = tuple(turns[n % 2] for n in range(options["number"]))
-    what = Round(blows, options["clients"], options["seed"])
+        turns = (CircleFault(options["blow"]),) * 2
+    faults = tuple(turns[n % 2] for n in range(options["number"]))
+    what = Round(faults, options["clients"], options["seed"])
     console = Console(stderr=True, highlight=False)
     document = go_round(
-        where, what, lambda turn: console.print(bench_views.circle_line(turn, len(blows)))
+        where, what, lambda turn: console.print(bench_views.circle_line(turn, len(faults)))
     )
     save(options["output"], document)
     show(document, options["form"], bench_views.circles(document))

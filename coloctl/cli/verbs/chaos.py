@@ -1,4 +1,7 @@
-"""`coloctl chaos`: scenarios listed, checked and played against real pairs."""
+"""List scenarios, check them, and run them against real pairs: `coloctl chaos`.
+
+Called by `cli.verbs`; runs a batch of `chaos.run.batch` and draws its results.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import ScenarioError, UsageError
 
-#: What the pair and the lab of a scenario are called, with a number when somebody plays already.
+#: What the pair and the lab of a scenario are called, with a number when that name is in use.
 NAME = "chaos"
 FOLDER = Path("scenarios")
 
@@ -34,7 +37,7 @@ files_argument = click.argument(
 
 @click.group()
 def chaos() -> None:
-    """Break a protected pair on purpose, and judge what its clients saw.
+    """Break a protected pair on purpose, and check what its clients saw.
 
     A scenario says who works, what goes wrong and when, and what must hold all the same. FILE is
     one, or a folder of them; without any, the folder scenarios/ is meant.
@@ -57,12 +60,12 @@ def list_scenarios(files: tuple[Path, ...], kinds: bool, form: str) -> int:
     return _show(document, form, chaos_views.scenarios(document))
 
 
-@chaos.command(short_help="Tell what is wrong with scenario files.")
+@chaos.command(short_help="Find what is wrong with scenario files.")
 @files_argument
 @click.option("--schema", is_flag=True, help="Instead: print the JSON Schema of scenario files.")
 @format_option("pretty", "json")
 def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
-    """Tell everything that is wrong with scenario files; nothing is played.
+    """Find everything that is wrong with scenario files; nothing is run.
 
     \b
     Exit codes: 0 nothing, 2 something.
@@ -128,7 +131,7 @@ def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
 @click.option("--name", help=f"What its pair and lab are called: {NAME}, or the next that is free.")
 @format_option("pretty", "json")
 def run(**options: Any) -> int:
-    """Play scenarios against real pairs, and judge them.
+    """Run scenarios against real pairs, and check what must hold.
 
     \b
     Exit codes: 0 every run valid, 1 one was invalid, 3 one proves nothing.
@@ -162,19 +165,19 @@ def run(**options: Any) -> int:
             outcomes.append(one)
             aside.print(chaos_views.run_line(one.to_json(), len(todo)))
             _hand_out(options, outcomes)
-    document = {"schema": 1, "runs": [_said(one, options["artifacts"]) for one in outcomes]}
+    document = {"schema": 1, "runs": [_run_document(one, options["artifacts"]) for one in outcomes]}
     _show(document, options["form"], chaos_views.runs(document))
     counted = Counter(one.validity for one in outcomes)
     return 1 if counted[Validity.INVALID] else 3 if counted[Validity.UNKNOWN] else 0
 
 
-def _said(outcome: RunResult, artifacts: Path | None) -> dict[str, Any]:
-    """The document of one run; a folder that is gone is not told of."""
+def _run_document(outcome: RunResult, artifacts: Path | None) -> dict[str, Any]:
+    """Build the document of one run; a folder that is gone is left out."""
     return outcome.to_json() | ({} if artifacts else {"artifacts": None})
 
 
 def _hand_out(options: dict[str, Any], outcomes: list[RunResult]) -> None:
-    """The JUnit file and the page hold what has been played so far."""
+    """Write the JUnit file and the page of all runs so far."""
     from coloctl.chaos.run import junit
 
     if options["junit"]:
@@ -194,7 +197,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _refuse(options: dict[str, Any], paths: Sequence[Path]) -> None:
-    """Options that do not fit together."""
+    """Refuse options that do not fit together."""
     runs = len(paths) * options["repeat"]
     if options["report"] and runs > 1:
         raise UsageError(
@@ -208,7 +211,7 @@ def _refuse(options: dict[str, Any], paths: Sequence[Path]) -> None:
 
 
 def scenario_files(given: Sequence[Path]) -> list[Path]:
-    """The files that are meant; raises `UsageError` when there are none."""
+    """Find the files that are meant; raises `UsageError` when there are none."""
     if not given and not FOLDER.is_dir():
         raise UsageError(
             f"There is no folder {FOLDER} here.", hint="name a scenario, or a folder of them"
@@ -223,25 +226,25 @@ def scenario_files(given: Sequence[Path]) -> list[Path]:
 
 
 def setting_of(options: dict[str, Any]) -> Any:
-    """Where scenarios play; root of a lab from here on."""
+    """Build the setting of the runs; the process is root of a lab from here on."""
     from coloctl.chaos.run.testbed import Testbed
-    from coloctl.cli.players import engage, require_clients
+    from coloctl.cli.run_parts import engage, require_clients
     from coloctl.lab import rootless
 
     require_clients("a scenario", page=True)
-    players = engage(options["qemu"])
+    parts = engage(options["qemu"])
     rootless.enter(lab=options["name"])
     return Testbed(
-        qemu=players.qemu,
-        accel=players.accel,
-        guest=players.guest,
+        qemu=parts.qemu,
+        accel=parts.accel,
+        guest=parts.guest,
         name=options["name"],
         keep=options["keep"],
     )
 
 
 def tell(name: str, seed: int, sentence: str) -> None:
-    """How far a run is."""
+    """Print how far a run is."""
     dim, plain = ("\033[2m", "\033[0m") if _coloured() else ("", "")
     print(f"{dim}{name} {seed}: {sentence}{plain}", file=sys.stderr, flush=True)
 

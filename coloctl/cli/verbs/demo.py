@@ -1,4 +1,7 @@
-"""`coloctl demo`: the whole story on one machine, drawn while it happens."""
+"""Show the whole demonstration on one machine, drawn while it happens: `coloctl demo`.
+
+Called by `cli.verbs`; `bench.demo` runs it and reports each step to the `DemoScreen` here.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.bench.demo import Cast, play
+from coloctl.bench import demo as demonstration
+from coloctl.bench.demo import DemoSetting
 from coloctl.cli.options import format_option
-from coloctl.cli.players import engage, require_clients
+from coloctl.cli.run_parts import engage, require_clients
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.control.acts import read_view
 from coloctl.lab import rootless
 
-#: The demo's pair and its lab are called this, unless somebody chooses another name.
+#: The demo's pair and its lab are called this, unless --name chooses another.
 NAME = "demo"
 
 
@@ -61,34 +65,34 @@ NAME = "demo"
 def demo(**options: Any) -> int:
     """Protect a real guest, talk to it, kill one of its hosts, and show that nothing was lost.
 
-    Nobody steps in: the pair fails over by itself. Builds a lab of network namespaces, boots a
+    No command is given: the pair fails over by itself. Builds a lab of network namespaces, boots a
     small Linux with redis in it, and takes everything away again. It needs about a minute, and no
     rights of yours but user namespaces.
     """
     require_clients("the demo")
     as_json = options["form"] == "json"
     console = Console(stderr=as_json, highlight=False)
-    cast = _cast(options)
-    rootless.enter(lab=cast.name)
-    with DemoScreen(console) as stage:
-        document = play(cast, stage)
+    where = _setting(options)
+    rootless.enter(lab=where.name)
+    with DemoScreen(console) as screen:
+        document = demonstration.run(where, screen)
     if as_json:
         documents.print_json(document)
     else:
-        console.print(Group("", _verdict(document), *_farewell(cast, document["kept"])))
+        console.print(Group("", _verdict(document), *_farewell(where, document["kept"])))
     return 0 if document["verdict"] == "valid" and not document["left_behind"] else 1
 
 
-def _cast(options: Mapping[str, Any]) -> Cast:
-    """Who plays is there; raises what `players.engage` raises."""
-    return Cast(
+def _setting(options: Mapping[str, Any]) -> DemoSetting:
+    """Build the setting of the demonstration; raises what `run_parts.engage` raises."""
+    return DemoSetting(
         **engage(options["qemu"])._asdict(),
         **{key: options[key] for key in ("name", "kill", "keep", "clients", "delay_ms", "channel")},
     )
 
 
 class DemoScreen:
-    """Draws the story: the pair's live status on a terminal, a line per scene elsewhere."""
+    """Draws the demonstration: the pair's live status on a terminal, a line per step elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -103,19 +107,19 @@ class DemoScreen:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def scene(self, title: str) -> None:
-        """The next scene begins."""
+    def step(self, title: str) -> None:
+        """See `Screen.step`."""
         line = Text.assemble((f"{time.monotonic() - self._began:6.1f} s  ", "dim"), title)
         self._console.print(line)
 
     def view(self, view: Mapping[str, Any], acknowledged: int) -> None:
-        """How the pair stands now."""
+        """Draw the pair's state as it is now."""
         if self._live.is_started:
             count = Text(f"{acknowledged} records acknowledged", "green")
             self._live.update(Group("", pair_views.status(read_view(view)), count))
 
 
-#: The moments of the story's timeline, in words.
+#: The meaning of each moment in the demonstration's timeline.
 MOMENTS: Mapping[str, str] = {
     "fault": "SIGKILL in the middle of a checkpoint",
     "detected_ms": "the supervisor knows",
@@ -127,7 +131,7 @@ MOMENTS: Mapping[str, str] = {
 
 
 def _verdict(document: Mapping[str, Any]) -> RenderableType:
-    """What happened when, what clients felt, and whether anything was lost."""
+    """Draw the timeline, what clients noticed, and whether anything was lost."""
     moments = render.plain_table("", "MOMENT")
     known = {name: document["timeline"][name] for name in MOMENTS}
     # QEMU may announce that the guest runs before it answers the command.
@@ -139,7 +143,7 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     for what, value in (
         ("records acknowledged", f"{acks['acknowledged']}, lost: {acks['lost']}"),
         ("connections", f"{connections['opened']}, broken: {connections['broken']}"),
-        ("failed over", _by_whom(document["failover"])),
+        ("failed over", _failed_over(document["failover"])),
         ("longest silence at the fault", render.milliseconds(document["outage_ms"])),
         ("longest while being protected", render.milliseconds(document["protect_gap_ms"])),
         ("checkpoints", f"{document['checkpoints']['count']}, median pause "
@@ -156,26 +160,26 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     return Group(moments, "", facts, "", closing, *reasons, *left)
 
 
-def _by_whom(failover: Mapping[str, Any]) -> str:
-    """Nobody stepped in, or somebody did; and what it was taken for."""
+def _failed_over(failover: Mapping[str, Any]) -> str:
+    """Return whether an operator asked for the failover, and what the fault was taken for."""
     if failover["by"] == "operator":
         return "because an operator asked for it"
-    return f"by itself ({failover['cause'] or 'no cause was told'})"
+    return f"by itself ({failover['cause'] or 'no cause was given'})"
 
 
-def _farewell(cast: Cast, folder: str | None) -> tuple[RenderableType, ...]:
-    """How to go on with a pair that was kept, its pair file and disks in ``folder``."""
+def _farewell(where: DemoSetting, folder: str | None) -> tuple[RenderableType, ...]:
+    """Draw how to go on with a pair that was kept, its pair file and disks in ``folder``."""
     if folder is None:
         return ()
-    survivor = "b" if cast.kill == "primary" else "a"
+    survivor = "b" if where.kill == "primary" else "a"
     rows = Table.grid(padding=(0, 2))
     for command, meaning in (
-        (f"coloctl status {cast.name}", "how the pair stands"),
-        (f"coloctl qmp {cast.name} {survivor} -- query-status", "ask QEMU itself"),
-        (f"coloctl start {folder}/{cast.name}.toml", "protect it again"),
-        (f"coloctl stop {cast.name}", "shut the guest down"),
-        (f"coloctl lab down --name {cast.name}", "take the lab away"),
+        (f"coloctl status {where.name}", "how the pair stands"),
+        (f"coloctl qmp {where.name} {survivor} -- query-status", "ask QEMU itself"),
+        (f"coloctl start {folder}/{where.name}.toml", "protect it again"),
+        (f"coloctl stop {where.name}", "shut the guest down"),
+        (f"coloctl lab down --name {where.name}", "take the lab away"),
         (f"rm -r {folder}", "and the disks"),
     ):
         rows.add_row(Text(f"  {command}", "bold"), meaning)
-    return ("", f"The pair '{cast.name}' is still here:", rows)
+    return ("", f"The pair '{where.name}' is still here:", rows)

@@ -1,4 +1,7 @@
-"""What benches measured, as tables and small plots; pure."""
+"""Draw what benches measured, as tables and small plots; pure.
+
+Called by `cli.verbs.bench`; takes documents of `bench/` and bins of `chaos.run.figures`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _STYLE = {"valid": "green", "invalid": "bold red", "void": "yellow"}
 
 
 def run_line(run: Document, runs: int) -> Text:
-    """One run in a line: how it ended, when the guest ran again, what clients felt."""
+    """Draw one run in a line: its verdict, when the guest ran again, the clients' outage."""
     line = Text.assemble(
         (f"run {run['run']:>{len(str(runs))}}/{runs}  ", "dim"),
         (f"{run['verdict']:7}", _STYLE[run["verdict"]]),
@@ -40,7 +43,7 @@ def run_line(run: Document, runs: int) -> Text:
 
 
 def circle_line(turn: Document, circles: int) -> Text:
-    """One circle in a line: who died, when the guest ran, how long it ran alone."""
+    """Draw one circle in a line: the fault, when the guest ran, how long it ran alone."""
     return Text.assemble(
         (f"circle {turn['circle']:>{len(str(circles))}}/{circles}  ", "dim"),
         f"{turn['blow']:10}  runs on node {turn['survivor']} ",
@@ -50,30 +53,30 @@ def circle_line(turn: Document, circles: int) -> Text:
 
 
 def circles(document: Document) -> RenderableType:
-    """What each circle took, what clients felt of it, and the judgement."""
+    """Draw the times of all circles, what clients noticed, and the verdicts."""
     table = plain_table("")
     for name in ("p50", "p99", "MAX"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
     for key, words in (
-        ("running_ms", "from the blow to a guest that runs"),
-        ("outage_ms", "the longest silence of any client at a blow"),
+        ("running_ms", "from the fault to a guest that runs"),
+        ("outage_ms", "the longest silence of any client at a fault"),
         ("join_gap_ms", "the longest silence while a new secondary joins"),
         ("exposed_s", "from a guest that runs to a pair in COLO"),
     ):
         unit = "s" if key.endswith("_s") else "ms"
         cells = [f"{document[key][name]:.1f} {unit}" for name in ("p50", "p99", "max")]
         table.add_row(key.rsplit("_", 1)[0].replace("_", " "), *cells, words)
-    judged = [
+    checks = [
         Text.assemble((one["verdict"], _STYLE.get(one["verdict"], "yellow")), "  ",
                       one["check"], ": ", one["because"])
         for one in document["checks"]
     ]  # fmt: skip
-    return Group(table, Text(), *judged)
+    return Group(table, Text(), *checks)
 
 
 def failover(document: Document) -> RenderableType:
-    """Phases, what clients felt, a plot of it, and what was lost."""
+    """Draw the phases, the clients' outage with a plot of it, and what was lost."""
     summary = document["summary"]
     table = plain_table("SINCE THE FAULT")
     for name in ("p50", "p99", "MAX"):
@@ -96,7 +99,7 @@ def _quantiles(figures: Document) -> list[str]:
 
 
 def _plot(title: str, values: Sequence[float]) -> list[RenderableType]:
-    """How often which value was measured; nothing for one value or none."""
+    """Draw how often each value was measured; empty for one value or none."""
     if len(values) < 2:
         return []
     bins = histogram(values)
@@ -125,14 +128,14 @@ def _losses(summary: Document) -> list[RenderableType]:
 
 
 def row_line(row: Document) -> str:
-    """One stretch of `bench overhead` in a line."""
+    """Draw one stretch of `bench overhead` in a line."""
     delay = row["delay_ms"]
     what = "unprotected" if delay is None else f"protected, {delay} ms"
     return f"{what}: {row['replies_per_s']:.0f} replies/s"
 
 
 def overhead(document: Document) -> RenderableType:
-    """One row per stretch, its throughput as a bar, and the supervisor of an idle pair."""
+    """Draw one row per stretch, its throughput as a bar, and the supervisor of an idle pair."""
     rows = document["rows"]
     idle = document["idle"]
     cost = idle["supervisor"]
@@ -146,7 +149,7 @@ def overhead(document: Document) -> RenderableType:
 
 
 def _stretches(rows: Sequence[Document], *, drawn: bool) -> Table:
-    """One row per stretch; ``drawn``: with its throughput as a bar."""
+    """Draw one row per stretch; with ``drawn``, its throughput as a bar too."""
     table = plain_table("DELAY")
     for name in ("REPLIES/s", "RATIO", "LATENCY p50/p99", "PAUSE p50/p99", "PAUSED", "CPU"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -176,13 +179,13 @@ def _pair_of(figures: Document) -> str:
 
 
 def pace_line(row: Document) -> str:
-    """One stretch of `bench pace` in a line."""
+    """Draw one stretch of `bench pace` in a line."""
     p99 = milliseconds(row["latency_ms"]["p99"])
     return f"{row['mode']}: {row['checkpoints']} checkpoints, latency p99 {p99}"
 
 
 def pace(document: Document) -> RenderableType:
-    """One row per stretch, side by side; how often adaptive mode changed its mind."""
+    """Draw one row per stretch, side by side, with how often adaptive mode changed the delay."""
     table = plain_table("DELAY")
     for name in ("CHECKPOINTS", "LATENCY p50/p99", "MAX", "REPLIES/s", "PAUSE p50/p99", "PAUSED",
                  "CHANGES"):  # fmt: skip
@@ -203,7 +206,7 @@ def pace(document: Document) -> RenderableType:
 
 
 def soak_line(minutes: float, of: float, seen: SoakCounts) -> str:
-    """How far a soak is."""
+    """Draw how far a soak is."""
     return (
         f"{minutes:5.1f} of {of:g} min: {len(seen.pauses_ms)} checkpoints, "
         f"{len(seen.false_failovers)} false failovers"
@@ -211,7 +214,7 @@ def soak_line(minutes: float, of: float, seen: SoakCounts) -> str:
 
 
 def facts(document: Document) -> RenderableType:
-    """What a document holds, one fact per row, without what it was asked for."""
+    """Draw the results of a document, one per row, without the setting that was asked for."""
     grid = Table.grid(padding=(0, 3, 0, 0))
     for key, value in document.items():
         if key not in ("schema", "at", "setting", "machine"):
@@ -220,7 +223,7 @@ def facts(document: Document) -> RenderableType:
 
 
 def _fact(value: object) -> str:
-    """Figures in one line; nothing at all is said as such."""
+    """Return a value as one line; an empty one as `none`."""
     if isinstance(value, Mapping) and "check" in value:
         return f"{value['check']}: {value['because']}"
     if isinstance(value, Mapping):

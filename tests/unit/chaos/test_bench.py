@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from coloctl.bench import failover, pace
-from coloctl.bench.faults import Cause, Victim
+from coloctl.bench.faults import Cause, Target
 from coloctl.bench.overhead import pauses, rates, ratio
 from coloctl.bench.soak import SoakCounts
 from coloctl.chaos.checks.verdict import Validity
@@ -121,7 +121,7 @@ def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
     lost: str, stray: int, lingers: bool, verdict: Validity
 ) -> None:
     takeover = Takeover.of({**TIMELINE, "lost": lost})
-    said = failover.one_primary(takeover, cast(Victim, HeldProcess()), stray, lingers=lingers)
+    said = failover.one_primary(takeover, cast(Target, HeldProcess()), stray, lingers=lingers)
     assert said.validity is verdict
 
 
@@ -227,7 +227,7 @@ def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
         ControlEvent("PACE_CHANGED", changed, 2.0),
         qemu_said("RESUME", 2.02),
     ):
-        seen.hear(event, "a")
+        seen.note(event, "a")
     assert seen.changes == [changed]
     assert seen.checkpoints == [
         {"delay_ms": 2000, "pause_ms": 20.0, "period_ms": 1000.0},
@@ -237,8 +237,8 @@ def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
 def test_only_leaving_colo_is_a_false_failover() -> None:
     seen = SoakCounts()
     checkpoint = {"phase": "end", "pause_ms": 12.5, "count": 1, "node": "a"}
-    assert not seen.hear(ControlEvent("CHECKPOINT", checkpoint, 0.0))
-    assert not seen.hear(ControlEvent(*changed("migrating", "colo"), 0.0))
-    assert seen.hear(ControlEvent(*changed("colo", "failover"), 0.0))
+    assert not seen.note(ControlEvent("CHECKPOINT", checkpoint, 0.0))
+    assert not seen.note(ControlEvent(*changed("migrating", "colo"), 0.0))
+    assert seen.note(ControlEvent(*changed("colo", "failover"), 0.0))
     assert seen.false_failovers == ["so"]
     assert seen.pauses_ms == [12.5]

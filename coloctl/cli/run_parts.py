@@ -1,4 +1,8 @@
-"""What plays in a lab, with progress shown where something is fetched, and what clients need."""
+"""Provide QEMU, accelerator and guest for a lab, and check what clients need.
+
+Called by `cli.bench_options`, `cli.verbs.demo` and `cli.verbs.chaos`; asks `check.choose` for the
+parts and shows progress where something is fetched.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,9 @@ def require_clients(who: str, *, page: bool = False) -> None:
 
 
 def engage(qemu: str | None) -> RunParts:
-    """Binary, accelerator and guest are there; raises what `players.engage` raises."""
+    """Find binary, accelerator and guest, fetched where need be.
+
+    Raises what `check.choose.engage` raises.
+    """
     with Bars() as bars:
         return choose.engage(qemu, bars.report)
