@@ -34,6 +34,7 @@ class Kind(StrEnum):
 
 
 #: Keys of ``Record.data`` whose last value outlives the supervisor.
+PAUSED = "paused"
 FIRST_CONNECTION = "first-connection"
 PROTECTION_WANTED = "protection-wanted"
 PACE = "pace"  #: the delay that adaptive mode has chosen, milliseconds
@@ -44,14 +45,24 @@ SOURCE = "pair-file"
 #: What the last verification found.
 VERIFIED = "verified"
 LASTING = (
-    *SETTINGS, "paused", PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS, SOURCE, VERIFIED,
+    *SETTINGS, PAUSED, PROTECTION_WANTED, FIRST_CONNECTION, PACE, BOOTS, SOURCE, VERIFIED,
 )  # fmt: skip
 #: What stands under `FIRST_CONNECTION` when nothing is left to do about it.
 COVERED = "covered by a checkpoint"
 #: In the data of a state: the node for whose death a failed fence has no proof.
 UNFENCED = "unfenced"
-#: What stands under ``missed`` where it is not a write but the whole guest.
+#: In the data of a state: since when a guest has run without protection, monotonic seconds.
+EXPOSED_SINCE = "exposed-since"
+#: The role of a QEMU that was launched or promoted; its pid and start time stand beside it.
+LAUNCHED = "launched"
+#: The process that was launched, where the QEMU is another one.
+LEADER = "leader"
+#: The write that a node's disk missed.
+MISSED = "missed"
+#: What stands under `MISSED` where it is not a write but the whole guest.
 DIVERGENCE = "divergence"
+#: Why the generation is not beside the images of a node.
+GENERATION_NOT_KEPT = "generation-not-kept"
 #: The fact after which the first connection is waited for again.
 ENTERED_COLO = "checkpoint-completed"
 
@@ -104,10 +115,10 @@ class Record:
 
 def _require_process(data: Mapping[str, Any]) -> None:
     """Require that a launch names a role, a pid and a start time. Raises ValueError."""
-    if "launched" not in data:
+    if LAUNCHED not in data:
         return
     numbers = [data.get(name) for name in ("pid", "start-time")]
-    if data["launched"] not in list(Role) or not all(
+    if data[LAUNCHED] not in list(Role) or not all(
         type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers
     ):
         raise ValueError("a launch must name a role, a pid and a start time")
@@ -168,7 +179,7 @@ def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
 
     A QEMU that was promoted has a record of its own for that.
     """
-    last = {record.node: record for record in records if "launched" in record.data}
+    last = {record.node: record for record in records if LAUNCHED in record.data}
     return tuple(sorted(last.values(), key=lambda record: record.seq))
 
 
@@ -179,9 +190,9 @@ def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
     """
     missed: dict[str, Record] = {}
     for record in records:
-        if "launched" in record.data:
+        if LAUNCHED in record.data:
             missed.pop(record.node, None)
-        elif "missed" in record.data:
+        elif MISSED in record.data:
             missed[record.node] = record
     return tuple(missed.values())
 

@@ -316,7 +316,7 @@ class Contrasting:
         if evidence := proofs(state.beside.contrast, *names):
             secondary.diverge()
             state.beside.diverged(state.clock.now())
-            data = {"missed": records.DIVERGENCE, "evidence": list(evidence)}
+            data = {records.MISSED: records.DIVERGENCE, "evidence": list(evidence)}
             state.record(Kind.OBSERVATION, node=secondary.name, data=data)
 
 

@@ -64,10 +64,10 @@ def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
     """List every QEMU that was launched, oldest first, with the role that it had last."""
     found: dict[Identity, Leftover] = {}
     for record in records:
-        if "launched" in record.data:
-            who = Identity.from_json(record.data)
-            first = Identity.from_json(record.data["leader"]) if "leader" in record.data else None
-            found[who] = Leftover(record.node, str(record.data["launched"]), who, first)
+        if event.LAUNCHED in record.data:
+            who, data = Identity.from_json(record.data), record.data
+            first = Identity.from_json(data[event.LEADER]) if event.LEADER in data else None
+            found[who] = Leftover(record.node, str(data[event.LAUNCHED]), who, first)
     return tuple(found.values())
 
 

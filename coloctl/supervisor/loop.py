@@ -25,6 +25,7 @@ from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError
 from coloctl.host.base import Death
 from coloctl.machine import blockdev
+from coloctl.model import event as records
 from coloctl.model.event import Kind
 from coloctl.model.observation import Observation
 from coloctl.model.pair import Role, other
@@ -211,17 +212,17 @@ class Supervisor:
             if warning := await generation.keep(
                 state.spec, state.ground.hosts, node, state.generation, what
             ):
-                state.record(Kind.NOTE, node=node, data={"generation-not-kept": warning})
+                state.record(Kind.NOTE, node=node, data={records.GENERATION_NOT_KEPT: warning})
 
     async def _guard_connections(self, primary: VM) -> None:
         state = self.state
         try:
             await first_connection.guard(state.spec, primary, lambda: state.delay_ms)
         except ColoctlError as error:
-            state.record(Kind.NOTE, data={"first-connection": error.message})
+            state.record(Kind.NOTE, data={records.FIRST_CONNECTION: error.message})
         else:
             state.cautious = False
-            state.record(Kind.NOTE, data={"first-connection": "covered by a checkpoint"})
+            state.record(Kind.NOTE, data={records.FIRST_CONNECTION: records.COVERED})
 
     def _on_event(self, seat: Seat, event: Event) -> None:
         """Handle one event.
@@ -274,7 +275,7 @@ class Supervisor:
         if not blockdev.is_replica(child) or operation == "read" or replica.missed_write:
             return
         replica.miss_write()
-        missed = {"missed": operation, "by": child}
+        missed = {records.MISSED: operation, "by": child}
         self.state.record(Kind.OBSERVATION, node=replica.name, data=missed)
 
     async def _on_death(self, seat: Seat, death: Death) -> None:

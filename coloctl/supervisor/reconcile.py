@@ -79,13 +79,11 @@ def believe(records: Iterable[Record]) -> Belief:
         reason=str(state.data.get("reason", "")) if state else "",
         generation=(generation.generation or 0) if generation else 0,
         since_s=state.mono_s if state else None,
-        exposed_since_s=state.data.get("exposed-since") if state else None,
+        exposed_since_s=state.data.get(event.EXPOSED_SINCE) if state else None,
         acts=acts,
         launches={
             _node(record.node): KnownQemu(
-                Role(record.data["launched"]),
-                Identity.from_json(record.data),
-                Identity.from_json(record.data["leader"]) if "leader" in record.data else None,
+                Role(record.data[event.LAUNCHED]), Identity.from_json(record.data), _leader(record)
             )
             for record in event.last_launches(everything)
         },
@@ -95,12 +93,17 @@ def believe(records: Iterable[Record]) -> Belief:
         diverged=_missed(everything, diverged=True),
         settings={name: settings[name] for name in SETTINGS if name in settings},
         pace_ms=settings.get(event.PACE),
-        paused=bool(settings.get("paused", False)),
+        paused=bool(settings.get(event.PAUSED, False)),
         protection_wanted=bool(settings.get(event.PROTECTION_WANTED, False)),
         verified=_verified(settings.get(event.VERIFIED)),
         covered=settings.get(event.FIRST_CONNECTION) == event.COVERED,
         boots={_node(name): int(mark) for name, mark in settings.get(event.BOOTS, {}).items()},
     )
+
+
+def _leader(record: Record) -> Identity | None:
+    found = record.data
+    return Identity.from_json(found[event.LEADER]) if event.LEADER in found else None
 
 
 def _verified(found: Any) -> Verified | None:
@@ -116,7 +119,7 @@ def _missed(records: Iterable[Record], *, diverged: bool) -> frozenset[NodeName]
     return frozenset(
         _node(record.node)
         for record in event.last_misses(records)
-        if (record.data["missed"] == event.DIVERGENCE) is diverged
+        if (record.data[event.MISSED] == event.DIVERGENCE) is diverged
     )
 
 

@@ -25,7 +25,8 @@ from coloctl.ha.fencing import Confirmation
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
-from coloctl.model.event import BOOTS, PROTECTION_WANTED, UNFENCED, Kind, Record
+from coloctl.model import event
+from coloctl.model.event import EXPOSED_SINCE, PAUSED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.pairevent import PairEvent, ProgressMade, StateChanged, StepReached
@@ -103,13 +104,13 @@ class PairState:
 
     def pause(self, paused: bool) -> None:
         """Record durably whether the supervisor gives nodes up by itself, and keep to it."""
-        self.record(Kind.OUTCOME, act="resume" if not paused else "pause", data={"paused": paused})
+        self.record(Kind.OUTCOME, act="resume" if not paused else "pause", data={PAUSED: paused})
         self.paused = paused
 
     def want_protection(self, wanted: bool) -> None:
         """Record durably whether a guest that runs alone is to be protected."""
         if wanted is not self.protection_wanted:
-            self.record(Kind.OUTCOME, step="want", data={PROTECTION_WANTED: wanted})
+            self.record(Kind.OUTCOME, step="want", data={event.PROTECTION_WANTED: wanted})
         self.protection_wanted = wanted
 
     @property
@@ -140,9 +141,9 @@ class PairState:
             exposed = None
         elif exposed is None:
             exposed = now
-        data: dict[str, Any] = {"reason": reason, "listed": step.listed, "exposed-since": exposed}
+        data: dict[str, Any] = {"reason": reason, "listed": step.listed, EXPOSED_SINCE: exposed}
         if self.unfenced:
-            data[UNFENCED] = self.unfenced
+            data[event.UNFENCED] = self.unfenced
         self.record(Kind.STATE, before=step.before, fact=step.fact, after=step.after, data=data)
         if not step.listed:
             return
@@ -183,11 +184,11 @@ class PairState:
         """
         seated = {node: seat.vm for node, seat in self.seats.items() if seat.vm is not None}
         marks = {node: vm.boots() for node, vm in seated.items()}
-        self.record(Kind.NOTE, data={BOOTS: marks})
+        self.record(Kind.NOTE, data={event.BOOTS: marks})
 
     def booted(self) -> None:
         """Note that the guest has booted; no console is waited for any more."""
-        self.record(Kind.NOTE, data={BOOTS: {}})
+        self.record(Kind.NOTE, data={event.BOOTS: {}})
 
     def record_seat(self, seat: Seat) -> None:
         """Record the process of a seat's QEMU and its role: a later supervisor finds it by that."""
@@ -197,9 +198,9 @@ class PairState:
         # Asked now: when it was launched it may have been a wrapper that was about to become QEMU.
         now = identity_of(held.pid)
         who = now if now == held and now is not None else held
-        data = {"launched": seat.view.role, **who.to_json()}
+        data = {event.LAUNCHED: seat.view.role, **who.to_json()}
         if leader != held:
-            data["leader"] = leader.to_json()
+            data[event.LEADER] = leader.to_json()
         self.record(Kind.OUTCOME, step="launch", node=seat.name, data=data)
 
     def restore(

@@ -29,7 +29,7 @@ from coloctl.chaos.evidence.chronicle import Promotion
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.scenario.values import Params
-from coloctl.model.event import Kind, Record
+from coloctl.model.event import LAUNCHED, Kind, Record
 from coloctl.model.protection import Fact, Protection, advance
 
 #: `DeathProof.how`; what an agent or a person confirmed may stand before it.
@@ -109,7 +109,7 @@ def _unproven(journal: Sequence[Record], promotions: Sequence[Promotion]) -> Ite
             launched = [
                 record.data["pid"]
                 for record in journal
-                if record.node == fence.node and "launched" in record.data
+                if record.node == fence.node and LAUNCHED in record.data
                 if record.seq < fence.seq
             ]
             if launched and fence.data.get("pid", launched[-1]) != launched[-1]:

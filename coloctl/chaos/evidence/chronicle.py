@@ -26,7 +26,7 @@ from coloctl.chaos.evidence.records import (
 from coloctl.chaos.evidence.silences import Outage, Replies, Silence
 from coloctl.chaos.evidence.states import StateChange, merged
 from coloctl.model import pairevent
-from coloctl.model.event import Kind, Record
+from coloctl.model.event import LAUNCHED, Kind, Record
 from coloctl.model.pair import NODES, Role
 from coloctl.model.pairevent import CheckpointPhase
 
@@ -156,9 +156,7 @@ class Chronicle:
         ]
         # A guest that was started again; for a survivor the record follows its promotion.
         turns += [
-            (one.mono_s, one.node)
-            for one in self.journal
-            if one.data.get("launched") == Role.PRIMARY
+            (one.mono_s, one.node) for one in self.journal if one.data.get(LAUNCHED) == Role.PRIMARY
         ]
         turns.sort()
         changes: list[tuple[float, str]] = []

@@ -23,7 +23,7 @@ from coloctl.ha.arbiter import Arbiter
 from coloctl.ha.failover import Failover, Steps
 from coloctl.ha.fencing import Confirmation, Fenced
 from coloctl.journal import wall_clock
-from coloctl.model.event import Kind
+from coloctl.model.event import GENERATION_NOT_KEPT, Kind
 from coloctl.model.pair import Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.timeline import FailoverStep, Timeline
@@ -220,7 +220,7 @@ class FailoverBook:
         """Wait until the number is beside the image; return and record why it is not."""
         warning = await self.numbering.finish()
         if warning:
-            data = {"generation-not-kept": warning}
+            data = {GENERATION_NOT_KEPT: warning}
             self.state.record(Kind.NOTE, node=self.survivor.name, data=data)
         return warning
 

@@ -14,7 +14,7 @@ from coloctl.colo.companion import WHOLE
 from coloctl.colo.generation import Companion, Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
 from coloctl.ha.arbiter import open_arbiter
-from coloctl.model.event import Kind
+from coloctl.model.event import GENERATION_NOT_KEPT, Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
@@ -194,4 +194,4 @@ async def _keep(state: PairState, node: NodeName, worth: Worth) -> None:
     """Write what ``node``'s disks are worth where that is possible; else there is a note."""
     hosts = state.ground.hosts
     if warning := await generation.keep(state.spec, hosts, node, state.generation, worth):
-        state.record(Kind.NOTE, node=node, data={"generation-not-kept": warning})
+        state.record(Kind.NOTE, node=node, data={GENERATION_NOT_KEPT: warning})

@@ -22,6 +22,7 @@ from coloctl.model.qapi import COLOMode
 from coloctl.model.view import Degradation, Presence
 from coloctl.supervisor import loop
 from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
@@ -325,13 +326,18 @@ def test_one_that_does_not_answer_is_impaired_and_not_dead(
 
 
 def test_the_first_connection_ends_the_caution(tmp_path: Path) -> None:
+    """It also does for a later supervisor: `believe` reads the key that this one wrote."""
+
     async def check() -> None:
         async with watched(tmp_path) as (state, a, _, supervisor):
             delays = a.takes_checkpoints()
             state.tune(replace(state.tuning, delay_ms=5000))
+            before = replay(tmp_path / "journal.jsonl").records
             supervisor.entered(a)
             assert state.cautious
             await becomes(lambda: not state.cautious)
             assert delays == [5000]
+            assert not believe(before).covered
+            assert believe(replay(tmp_path / "journal.jsonl").records).covered
 
     asyncio.run(check())
