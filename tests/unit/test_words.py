@@ -34,7 +34,6 @@ PENDING = frozenset(
         # -
         # -
         # -
-        "coloctl/chaos/workloads",
         # -
         "coloctl/chaos/run",
         # -

@@ -1,4 +1,4 @@
-"""The kinds of work that clients of a guest do, by name.
+"""Define the kinds of work that clients of a guest do, by name.
 
 Each kind is a program of its own (``python -m coloctl.chaos.workloads.NAME``) that runs in the
 client's namespace, writes its history to standard output (history.py), and ends when its standard
@@ -27,10 +27,10 @@ disk-writer     ``n``: a block written with fsync,         ``{client: {n: checks
                 ``value``: its checksum                    with the guest's caches dropped
 =============== ========================================== ====================================
 
-Every client notes ``opened ID`` once and ``closed ID`` at its end (``n`` -1, info); whatever else
-happens to its connection is a fail with ``n`` -1. Clients of UDP open nothing. ID is redis's own
-number of the connection, elsewhere the client's port. A block that the guest's disk refuses is info
-with the disk's words, and its client goes on. A datagram is given up only when its client ends.
+Every client notes ``opened ID`` once and ``closed ID`` at its end (``n`` -1, info); anything else
+that happens to its connection is a fail with ``n`` -1. Clients of UDP open nothing. ID is redis's
+own number of the connection, elsewhere the client's port. A block that the guest's disk refuses is
+info with the disk's error; its client goes on. A datagram is given up only when its client ends.
 
 The program of redis-appends is another (workload.py): it prints lines instead of JSON.
 """
@@ -51,7 +51,7 @@ from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.lab import layout
 
-if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
+if TYPE_CHECKING:  # a lab's imports would cost each client a second of its start
     from coloctl.lab.network import Lab
 
 
@@ -61,19 +61,19 @@ class Running(Protocol):
     history: list[Op]
 
     def acknowledged(self) -> int:
-        """Operations that clients saw acknowledged so far."""
+        """Count the operations that clients saw acknowledged so far."""
         ...
 
     def finish(self) -> list[Op]:
-        """Every client has ended by itself; raises `DeadlineMissed` when one waits for ever."""
+        """Wait until every client has ended; raises `DeadlineMissed` when one waits for ever."""
         ...
 
     def read_back(self) -> Any:
-        """What the guest holds now; raises `LabError` when it does not answer."""
+        """Return what the guest holds now; raises `LabError` when it does not answer."""
         ...
 
     def kill(self) -> None:
-        """Their process is gone."""
+        """End their process."""
         ...
 
 
@@ -114,7 +114,7 @@ class TransfersParams(PacedParams):
 
 
 class RegistersParams(PacedParams):
-    """Registers that all clients share. The rate bounds what a judge has to search."""
+    """Registers that all clients share. The rate bounds what a check has to search."""
 
     pause_ms: float = Field(150.0, ge=1)
     keys: int = Field(3, ge=1)
@@ -148,7 +148,7 @@ def _appends(lab: Lab, spec: Workload) -> Running:
 
 
 def _by_client(kept: Mapping[str, Any]) -> dict[int, Any]:
-    """JSON has text for keys only; clients are numbers."""
+    """Convert keys to numbers: JSON has text for keys only, and clients are numbers."""
     return {int(client): value for client, value in kept.items()}
 
 
@@ -165,7 +165,7 @@ def _checksums(said: str) -> dict[int, dict[int, int]]:
 def _program(
     module: str, decode: Callable[[str], Any] = json.loads
 ) -> Callable[[Lab, Workload], Running]:
-    """Starts the program of that name."""
+    """Return a function that starts the program of that name."""
 
     def start(lab: Lab, spec: Workload) -> Running:
         who = [

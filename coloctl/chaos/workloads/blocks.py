@@ -1,4 +1,8 @@
-"""The guest's service of blocks on its disk, asked over one connection."""
+"""Ask the guest's service of blocks on its disk, over one connection.
+
+Called by `chaos.workloads.disk_writer` and `chaos.workloads.guest_audit`; the port is that of
+`lab.guest`.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,30 @@ from coloctl.lab.guest import BLOCKS_PORT
 
 
 class Blocks(Line):
-    """An open connection to that service; whatever is wrong with it is a `Broken`."""
+    """An open connection to that service; any error of it is a `Broken`."""
 
     def __init__(self, host: str) -> None:
         super().__init__(host, BLOCKS_PORT)
 
     def write(self, client: int, at: int, data: bytes) -> str:
-        """The bytes are on the guest's disk, at that place of the client's file.
+        """Write the bytes to the guest's disk, at that place of the client's file.
 
-        Answers "" then, and otherwise what the guest says about it.
+        Returns "" when they are on the disk, and otherwise the guest's error.
         """
         self.send(f"write {client} {at} {len(data)}\n".encode() + data)
         said = self._line()
         return "" if said == "ok" else said.removeprefix("error ")
 
     def read(self, client: int) -> bytes:
-        """That client's file, as the guest's disk holds it: what the guest remembers is dropped."""
+        """Read that client's file from the guest's disk; the guest drops its caches first."""
         return self._bytes(f"read {client}")
 
     def append_only_file(self) -> bytes:
-        """The append-only file of redis, read in the same way."""
+        """Read the append-only file of redis in the same way."""
         return self._bytes("aof")
 
     def boot_id(self) -> str:
-        """Which start of the guest this is."""
+        """Return the identity of the guest's current boot."""
         self.send(b"boot-id\n")
         return self._line()
 

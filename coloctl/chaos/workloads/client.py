@@ -1,7 +1,8 @@
-"""What the programs of clients share: how they are started, how they fail, one connection each.
+"""Provide what the programs of clients share: their start, their errors, one connection each.
 
-Each program is ``main(WORK)``: a thread per client works until standard input ends. A client has
-one connection that is never renewed; what ends it is noted, and ends the client.
+Called by each program of `chaos.workloads`. A program is ``main(WORK)``: a thread per client works
+until standard input ends. A client has one connection that is never renewed; what ends it is noted,
+and ends the client.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ class Broken(Exception):
     """The connection is not what it was."""
 
 
-class Told(Broken):
-    """The same, where the message says all there is to say."""
+class Complete(Broken):
+    """The same, with a message that needs no addition."""
 
 
 @dataclass
 class Client(Generic[P]):
-    """One client: who it is, whom it asks, and where it notes what it does."""
+    """One client: its number, the host that it asks, and where it notes what it does."""
 
     number: int
     first: int  #: the number of the first client of its workload, which names what they share
@@ -49,22 +50,24 @@ class Client(Generic[P]):
         self.chance = random.Random(self.number)
 
     def note(self, outcome: Outcome, n: int | None = None, note: str = "", **said: Any) -> None:
-        """A line of the history, about operation ``n`` (the one that is under way by default)."""
+        """Write a line of the history, about operation ``n`` (by default the one under way)."""
         self.record(self.number, outcome, self.n if n is None else n, note, **said)
 
     def opened(self, identity: object) -> None:
+        """Note that the connection of that identity is open."""
         self.note(Outcome.INFO, -1, f"opened {identity}")
 
     def closed(self, identity: object) -> None:
+        """Note that the connection of that identity is closed in order."""
         self.note(Outcome.INFO, -1, f"closed {identity}")
 
     def paused(self, pause_ms: float) -> bool:
-        """Whether to go on, after a pause; a client that is to end does not wait."""
+        """Pause, then return whether to go on; a client that is to end does not wait."""
         return not self.ending.wait(pause_ms / 1000)
 
     @contextmanager
     def under_way(self, f: str = "", key: str = "", value: Any = None) -> Iterator[None]:
-        """One operation: noted as sent; as of unknown fate when its connection breaks in it."""
+        """Note an operation as sent, and as of unknown fate when its connection breaks in it."""
         said = {"f": f, "key": key, "value": value}
         self.note(Outcome.INVOKE, **said)
         try:
@@ -81,7 +84,7 @@ class Line:
         try:
             self._socket = socket.create_connection((host, port), REPLY_DEADLINE_S)
         except OSError as error:
-            raise Told(f"never connected: {error}") from error
+            raise Complete(f"never connected: {error}") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._came = bytearray()
 
@@ -92,7 +95,10 @@ class Line:
         self._socket.close()
 
     def identity(self) -> str:
-        """Tells this connection from any other one; raises `Broken` when it is none any more."""
+        """Return what distinguishes this connection from any other.
+
+        Raises `Broken` when there is none any more.
+        """
         try:
             self._socket.getpeername()
             return str(self._socket.getsockname()[1])
@@ -100,19 +106,20 @@ class Line:
             raise Broken(str(error)) from error
 
     def send(self, data: bytes) -> None:
+        """Send all bytes; raises `Broken` when that fails."""
         try:
             self._socket.sendall(data)
         except OSError as error:
             raise Broken(str(error) or "no room for what is sent") from error
 
     def receive(self, size: int) -> bytes:
-        """The next ``size`` bytes."""
+        """Receive the next ``size`` bytes."""
         while len(self._came) < size:
             self._more()
         return self._take(size)
 
     def receive_until(self, end: bytes) -> bytes:
-        """What comes up to and with the next ``end``."""
+        """Receive all bytes up to and with the next ``end``."""
         while (at := self._came.find(end)) < 0:
             self._more()
         return self._take(at + len(end))
@@ -136,7 +143,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Work(Generic[P]):
-    """What one kind of client does, and how it is asked about what the guest holds.
+    """The act of one kind of client, and how to ask what the guest holds.
 
     ``read_back`` gets the host, the parameters and the numbers of the clients.
     """
@@ -146,18 +153,18 @@ class Work(Generic[P]):
     read_back: Callable[[str, P, Sequence[int]], Any] = lambda host, params, numbers: None
 
 
-def work_and_tell(work: Callable[[Client[P]], None], client: Client[P]) -> None:
-    """The client worked to its end; what broke its connection is in its history."""
+def work_to_end(work: Callable[[Client[P]], None], client: Client[P]) -> None:
+    """Run the client to its end; what broke its connection is in its history."""
     try:
         work(client)
-    except Told as error:
+    except Complete as error:
         client.note(Outcome.FAIL, -1, str(error))
     except Broken as error:
         client.note(Outcome.FAIL, -1, f"broke at record {client.n}: {error}")
 
 
 def main(work: Work[P], arguments: Sequence[str] | None = None) -> None:
-    """Works until standard input ends; with ``--read-back`` prints what the guest holds."""
+    """Run clients until standard input ends; with ``--read-back`` print what the guest holds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     parser.add_argument("--clients", type=int, default=1)
@@ -173,7 +180,7 @@ def main(work: Work[P], arguments: Sequence[str] | None = None) -> None:
     ending, record = threading.Event(), Recorder()
     threads = [
         threading.Thread(
-            target=work_and_tell,
+            target=work_to_end,
             args=(
                 work.work,
                 Client(number, options.first, options.host, params, record, ending),

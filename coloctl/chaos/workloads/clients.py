@@ -1,4 +1,8 @@
-"""The clients of a story: the workload of numbered records as a process in the lab."""
+"""Start the clients of a bench: the workload of numbered records as a process in the lab.
+
+Called by `bench/` and by `chaos.workloads` for ``redis-appends``; runs in the client's namespace of
+`lab.layout`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.lab import layout
 
-if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
+if TYPE_CHECKING:  # a lab's imports would cost each client a second of its start
     from coloctl.lab.network import Lab
 
 #: Between two records of one client, milliseconds: a load, but not a flood.
@@ -31,7 +35,9 @@ class Clients(ClientProgram):
         idle_s: float = 0.0,
         arrive_s: float = 0.0,
     ) -> None:
-        """With ``idle_s`` they append for ``burst_s`` and are silent for so long, in turns."""
+        """Start the clients; with ``idle_s`` they append for ``burst_s`` and are silent for so
+        long.
+        """
         super().__init__(
             lab,
             [
@@ -48,6 +54,6 @@ class Clients(ClientProgram):
 
 
 def records(lines: str) -> dict[int, list[int]]:
-    """What the guest holds, per client, from the lines that the workload prints of it."""
+    """Parse what the guest holds, per client, from the lines that the workload prints of it."""
     rows = (line.split() for line in lines.splitlines())
     return {int(row[0]): [int(n) for n in row[1:]] for row in rows}

@@ -23,12 +23,13 @@ def block(client: int, n: int, size: int) -> bytes:
 
 
 def checksums(held: bytes, size: int) -> dict[int, int]:
-    """The checksum of each block of a client's file that was ever written, by its number."""
+    """Compute the checksum of each block of a client's file that was ever written, by number."""
     blocks = {n: held[n * size : (n + 1) * size] for n in range(-(-len(held) // size))}
     return {n: zlib.crc32(data) for n, data in blocks.items() if data.strip(b"\0")}
 
 
 def work(client: Client[BlocksParams]) -> None:
+    """Write one block after the other until the load ends."""
     size = client.params.block_bytes
     with Blocks(client.host) as disk:
         client.opened(disk.identity())
@@ -38,7 +39,7 @@ def work(client: Client[BlocksParams]) -> None:
             with client.under_way(value=value):
                 refused = disk.write(client.number, client.n * size, data)
             if refused:
-                # The disk, not the connection: nobody knows what it holds of this block.
+                # An error of the disk, not of the connection: its content here is unknown.
                 client.note(Outcome.INFO, note=refused, value=value)
             else:
                 client.note(Outcome.OK, value=value)
@@ -47,6 +48,7 @@ def work(client: Client[BlocksParams]) -> None:
 
 
 def read_back(host: str, params: BlocksParams, numbers: Sequence[int]) -> Any:
+    """Return the checksums of each client's blocks, as the guest's disk holds them."""
     with Blocks(host) as disk:
         return {n: checksums(disk.read(n), params.block_bytes) for n in numbers}
 

@@ -1,7 +1,9 @@
-"""Asks the guest about itself: its boot id, and what its disk and its memory hold of the records.
+"""Ask the guest for its boot id, and for the records that its disk and its memory hold.
 
-A mark is set at the moment at which what redis remembers is read. The append-only file up to
-that mark is what redis wrote by then: both must be the same, whoever appends meanwhile.
+Started as a process by `chaos.evidence.audit`; reads the append-only file with
+`chaos.evidence.appendonly`. A mark is set at the moment at which what redis remembers is read. The
+append-only file up to that mark is what redis wrote by then: both must be the same, even if clients
+append meanwhile.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from coloctl.chaos.workloads.client import Broken
 from coloctl.chaos.workloads.store import store
 
 MARK = b"audit:mark"
-#: Sets the mark KEYS[1] and answers, at that very moment, every list of records behind its name.
+#: Sets the mark KEYS[1] and answers, at that very moment, every list of records after its name.
 LOOK = """
 redis.call('SET', KEYS[1], ARGV[1])
 local held = {}
@@ -31,14 +33,14 @@ return held
 
 
 def memory(host: str, mark: bytes) -> dict[int, list[int]]:
-    """What redis remembers at the moment at which the mark is set."""
+    """Return what redis remembers at the moment at which the mark is set."""
     with store(host) as server:
         lists = server.ask("EVAL", LOOK, 1, MARK, mark)
     return {int(name.removeprefix(RECORDS)): [int(n) for n in held] for name, held in lists}
 
 
 def audit(host: str) -> dict[str, Any]:
-    """The guest's answers, as `Audit` has them; raises `Broken` or `NotRedisFile` for none."""
+    """Return the guest's answers, as `Audit` has them; raises `Broken` or `NotRedisFile`."""
     at_s, mark = time.monotonic(), secrets.token_hex(8).encode()
     remembered = memory(host, mark)
     with Blocks(host) as disk:
@@ -48,7 +50,7 @@ def audit(host: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the audit as JSON; a sentence and a status of 1 when the guest does not answer."""
+    """Print the audit as JSON; exit with 1 and a sentence when the guest does not answer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     try:

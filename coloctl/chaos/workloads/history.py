@@ -1,4 +1,8 @@
-"""What clients did and saw, as JSON lines in monotonic time; faults and judges only read it."""
+"""Define the history of clients: what they did and saw, as JSON lines in monotonic time.
+
+Called by `chaos.workloads.recorder`, which writes it, and by faults and `chaos.checks`, which only
+read it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Any
 
 
 class Outcome(StrEnum):
-    """How an operation stands. ``info`` means that nobody knows whether it happened."""
+    """The state of an operation. ``info`` means that it is unknown whether it happened."""
 
     INVOKE = "invoke"
     OK = "ok"
@@ -37,12 +41,13 @@ class Op:
     value: Any = None
 
     def line(self) -> str:
+        """Return the operation as one line of JSON."""
         said = {name: value for name, value in asdict(self).items() if value not in ("", None)}
         return json.dumps(said, separators=(",", ":"))
 
 
 def parse(lines: Iterable[str]) -> Iterator[Op]:
-    """The operations of a history; raises `ValueError` for a line that is none."""
+    """Parse the operations of a history; raises `ValueError` for a line that is none."""
     for line in lines:
         if line.strip():
             fields = json.loads(line)

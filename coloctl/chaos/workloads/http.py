@@ -1,4 +1,7 @@
-"""Clients that ask a web server over and over, each over one connection that is kept alive."""
+"""Ask a web server over and over, each client over one connection that is kept alive.
+
+Called by `chaos.workloads` as a process of its own; the port is that of `lab.guest`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ REQUEST = "GET /boot-id HTTP/1.1\r\nHost: {host}\r\n\r\n"
 
 
 def get(line: Line, host: str) -> tuple[int, str]:
-    """Status and body of one GET; raises `Broken` for what is no answer."""
+    """Send one GET and return status and body; raises `Broken` for what is no answer."""
     line.send(REQUEST.format(host=host).encode())
     head = line.receive_until(b"\r\n\r\n").decode("latin-1")
     status, length = answered(head)
@@ -19,7 +22,7 @@ def get(line: Line, host: str) -> tuple[int, str]:
 
 
 def answered(head: str) -> tuple[int, int]:
-    """Status and length of the body, from the head of an answer; raises `Broken` for none."""
+    """Parse status and length of the body from the head of an answer; raises `Broken` for none."""
     first, *fields = head.splitlines() or [""]
     named = {
         name.strip().lower(): value.strip()
@@ -35,6 +38,7 @@ def answered(head: str) -> tuple[int, int]:
 
 
 def work(client: Client[PacedParams]) -> None:
+    """Send one request after the other until the load ends."""
     with Line(client.host, WEB_PORT) as line:
         client.opened(line.identity())
         while client.paused(client.params.pause_ms):

@@ -1,6 +1,8 @@
-"""A program in the lab that works like a client: its history is read as it comes.
+"""Run a program in the lab that works like a client, and read its history as it comes.
 
-The program writes its history to standard output and ends by itself when its standard input does.
+Called by `chaos.workloads` and `chaos.workloads.clients`; starts it in a namespace of
+`lab.network`. The program writes its history to standard output and ends by itself when its
+standard input does.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from coloctl.chaos.workloads.history import Op, Outcome, parse
 from coloctl.errors import DeadlineMissed, LabError
 
-if TYPE_CHECKING:  # what stands behind a lab would cost each client a second of its start
+if TYPE_CHECKING:  # a lab's imports would cost each client a second of its start
     from coloctl.lab.network import Lab
 
 #: From the end of the load to the last reply; a client gives up a reply long before (workload.py).
@@ -25,8 +27,8 @@ CLIENTS_END_S = 90.0
 class ClientProgram:
     """One program at work in the client's namespace until `finish`; ended by `kill` at the latest.
 
-    ``who`` is the program with what it needs to be asked what the guest holds: with ``--read-back``
-    behind it, it prints that, for ``decode``. With ``work`` behind it, it works.
+    ``who`` is the program with its arguments. With ``--read-back`` after them it prints what the
+    guest holds, for ``decode``. With ``work`` after them it works.
     """
 
     def __init__(
@@ -56,11 +58,11 @@ class ClientProgram:
                 self.history.extend(parse([line]))
 
     def acknowledged(self) -> int:
-        """Operations that clients saw acknowledged so far."""
+        """Count the operations that clients saw acknowledged so far."""
         return sum(op.outcome is Outcome.OK for op in list(self.history))
 
     def finish(self) -> list[Op]:
-        """Every client has ended by itself; answers the whole history.
+        """Wait until every client has ended by itself; return the whole history.
 
         Raises `DeadlineMissed` when one waits for ever.
         """
@@ -77,7 +79,10 @@ class ClientProgram:
         return self.history
 
     def read_back(self) -> Any:
-        """What the guest holds now, asked over new connections; raises `LabError` for no answer."""
+        """Return what the guest holds now, asked over new connections.
+
+        Raises `LabError` when there is no answer, or none that can be read.
+        """
         said = self._lab.run([*self._who, "--read-back"], "client").stdout
         try:
             return self._decode(said)
@@ -85,7 +90,7 @@ class ClientProgram:
             raise LabError(f"The guest's answer cannot be read: {said[:80]!r}.") from error
 
     def kill(self) -> None:
-        """The process is gone, and nobody reads from it any more."""
+        """End the process, and stop reading from it."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()

@@ -1,4 +1,7 @@
-"""How the programs of clients write their histories, and how patient clients are."""
+"""Write the histories of clients, and define how long a client waits for a reply.
+
+Called by `chaos.workloads.client` and `chaos.workloads.redis_appends`.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,9 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "", **said: Any) -> None:
-        """``said`` are further fields of `Op`."""
-        line = Op(time.monotonic(), client, outcome, n, note, **said).line()
+    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "", **more: Any) -> None:
+        """Write one line; ``more`` are further fields of `Op`."""
+        line = Op(time.monotonic(), client, outcome, n, note, **more).line()
         with self._lock:
             sys.stdout.write(line + "\n")
             sys.stdout.flush()

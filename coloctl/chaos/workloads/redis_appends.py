@@ -1,8 +1,9 @@
-"""Clients that remember: each appends numbered records over one connection that is never renewed.
+"""Append numbered records, each client over one connection that is never renewed.
 
-Runs as a process of its own (``python -m coloctl.chaos.workloads.redis_appends``) inside the
-network namespace of the clients. It writes its history to standard output, and ends when its
-standard input does.
+Called by `chaos.workloads.clients` as a process of its own (``python -m
+coloctl.chaos.workloads.redis_appends``) inside the network namespace of the clients, and by
+`chaos.workloads.store` for its connection. It writes its history to standard output, and ends when
+its standard input does.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from coloctl.chaos.workloads.recorder import CONNECT_DEADLINE_S, REPLY_DEADLINE_
 
 
 def key(client: int) -> str:
-    """The list that holds the records of one client."""
+    """Return the name of the list that holds the records of one client."""
     return f"records:{client}"
 
 
@@ -35,7 +36,7 @@ def key(client: int) -> str:
     reraise=True,
 )
 def connect(host: str, port: int) -> Any:
-    """One connection to redis, open; raises `RedisError` when there is none in time."""
+    """Open one connection to redis; raises `RedisError` when there is none in time."""
     make: Any = Connection  # redis-py leaves its constructor untyped
     connection = make(
         host=host, port=port, socket_timeout=REPLY_DEADLINE_S, socket_connect_timeout=5, protocol=2
@@ -45,14 +46,14 @@ def connect(host: str, port: int) -> Any:
 
 
 def ask(connection: Any, *command: Any) -> Any:
-    """The reply to one command; raises `RedisError` when the connection is not what it was."""
+    """Send one command and return the reply; raises `RedisError` when the connection is broken."""
     connection.send_command(*command)
     return connection.read_response()
 
 
 @dataclass(frozen=True)
 class Rhythm:
-    """When records are appended: with a pause after each, in bursts where there is an idle time.
+    """The times of appends: a pause after each, in bursts where there is an idle time.
 
     All clients of one machine burst together: their clock is the same. Each connection is opened
     ``apart_s`` after the one before.
@@ -64,7 +65,7 @@ class Rhythm:
     apart_s: float = 0.0
 
     def wait_s(self, now: float) -> float:
-        """How long to wait before the next record, at that moment of the monotonic clock."""
+        """Compute the wait before the next record, at that moment of the monotonic clock."""
         if not self.idle_s:
             return self.pause_s
         into_s = now % (self.burst_s + self.idle_s)
@@ -75,7 +76,7 @@ class Rhythm:
 def append_records(
     host: str, port: int, client: int, record: Recorder, ending: threading.Event, *, rhythm: Rhythm
 ) -> None:
-    """Records 0, 1, 2, ... are appended until ``ending``; the first error ends this client."""
+    """Append records 0, 1, 2, ... until ``ending``; the first error ends this client."""
     try:
         connection = connect(host, port)
         record(client, Outcome.INFO, -1, f"opened {ask(connection, 'CLIENT', 'ID')}")
@@ -100,7 +101,7 @@ def append_records(
 
 
 def read_back(host: str, port: int, clients: Sequence[int]) -> Mapping[int, list[int]]:
-    """What the server holds now, per client, over a new connection."""
+    """Return the records that the server holds now, per client, over a new connection."""
     connection = connect(host, port)
     try:
         return {
@@ -112,7 +113,7 @@ def read_back(host: str, port: int, clients: Sequence[int]) -> Mapping[int, list
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Appends until standard input ends; with ``--read-back`` prints what the server holds."""
+    """Append until standard input ends; with ``--read-back`` print what the server holds."""
     parser = argparse.ArgumentParser(prog="python -m coloctl.chaos.workloads.redis_appends")
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, default=6379)

@@ -1,6 +1,7 @@
-"""Clients that write, read, and compare and set a few registers of redis that they share.
+"""Write, read, and compare and set a few registers of redis that the clients share.
 
-Every value is written once only, by one client, so that a read tells which write it saw.
+Started as a process by `chaos.workloads`. Every value is written once only, by one client, so that
+a read shows which write it saw.
 """
 
 from __future__ import annotations
@@ -24,23 +25,27 @@ VALUES = 1_000_000
 
 
 def registers(params: RegistersParams) -> list[str]:
-    """The names of the registers."""
+    """List the names of the registers."""
     return [f"r{n}" for n in range(params.keys)]
 
 
 def key(first: int, name: str) -> str:
-    """Where redis keeps it: workloads of one guest are told apart by their first clients."""
+    """Return the key of a register; the first client keeps workloads of one guest apart."""
     return f"register:{first}:{name}"
 
 
 def number(value: bytes | None) -> int | None:
+    """Convert a reply of redis to a number; None for an absent register."""
     return None if value is None else int(value)
 
 
 def operate(
     client: Client[RegistersParams], server: Store, f: str, name: str, seen: int | None
 ) -> int | None:
-    """One operation, ``seen`` being what this client saw there last; answers what it sees now."""
+    """Perform one operation and return what the client sees there now.
+
+    ``seen`` is what this client saw there last.
+    """
     at, mine = key(client.first, name), client.number * VALUES + client.n
     if f == "read":
         with client.under_way(f, name):
@@ -59,6 +64,7 @@ def operate(
 
 
 def work(client: Client[RegistersParams]) -> None:
+    """Perform one operation after the other, chosen by chance, until the load ends."""
     names = registers(client.params)
     seen: dict[str, int | None] = dict.fromkeys(names)
     with store(client.host) as server:
@@ -72,6 +78,7 @@ def work(client: Client[RegistersParams]) -> None:
 
 
 def read_back(host: str, params: RegistersParams, numbers: Sequence[int]) -> Any:
+    """Return the value of each register, read at one moment."""
     names = registers(params)
     with store(host) as server:
         held = server.at_once(*(("GET", key(numbers[0], name)) for name in names))

@@ -1,4 +1,7 @@
-"""Clients that move money between accounts of redis; a transfer proves itself (see `transfer`)."""
+"""Move money between accounts of redis; a transfer proves itself (see `transfer`).
+
+Started as a process by `chaos.workloads`.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,20 @@ from coloctl.chaos.workloads.store import Store, store
 
 
 def accounts(params: TransfersParams) -> list[str]:
-    """The names of the accounts."""
+    """List the names of the accounts."""
     return [f"account{n}" for n in range(params.accounts)]
 
 
 def key(first: int, name: object) -> str:
-    """Where redis keeps it: workloads of one guest are told apart by their first clients."""
+    """Return the key of an account; the first client keeps workloads of one guest apart."""
     return f"bank:{first}:{name}"
 
 
 def transfer(first: int, client: int, n: int, move: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """The commands of one transfer: it leaves its own number, so that it can be proven later."""
+    """Build the commands of one transfer.
+
+    It leaves its own number, so that it can be proven later.
+    """
     return [
         ("DECRBY", key(first, move["from"]), move["amount"]),
         ("INCRBY", key(first, move["to"]), move["amount"]),
@@ -31,12 +37,13 @@ def transfer(first: int, client: int, n: int, move: dict[str, Any]) -> list[tupl
 
 
 def balances(bank: Store, first: int, names: Sequence[str]) -> dict[str, int]:
-    """What all accounts hold at one moment."""
+    """Return what all accounts hold at one moment."""
     held = bank.at_once(*(("GET", key(first, name)) for name in names))
     return {name: int(value) for name, value in zip(names, held, strict=True)}
 
 
 def work(client: Client[TransfersParams]) -> None:
+    """Make one transfer after the other, and now and then read all accounts."""
     params, first, names = client.params, client.first, accounts(client.params)
     with store(client.host) as bank:
         identity = bank.identity()
@@ -60,6 +67,7 @@ def work(client: Client[TransfersParams]) -> None:
 
 
 def read_back(host: str, params: TransfersParams, numbers: Sequence[int]) -> Any:
+    """Return all balances and each client's last transfer, read at one moment."""
     first, names = numbers[0], accounts(params)
     with store(host) as bank:
         held = bank.at_once(

@@ -1,4 +1,8 @@
-"""A client's connection to redis: one, never renewed, and transactions over it."""
+"""Connect a client to redis: one connection, never renewed, and transactions over it.
+
+Called by `chaos.workloads.redis_registers`, `chaos.workloads.redis_transfers` and
+`chaos.workloads.guest_audit`; the port is that of `lab.guest`.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,23 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from coloctl.chaos.workloads.client import Broken, Told
+from coloctl.chaos.workloads.client import Broken, Complete
 from coloctl.chaos.workloads.redis_appends import ask, connect
 from coloctl.lab.guest import REDIS_PORT
 
 
 class Store:
-    """An open connection to redis; whatever is wrong with it is a `Broken`."""
+    """An open connection to redis; any error of it is a `Broken`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     def ask(self, *command: Any) -> Any:
-        """The reply to one command."""
+        """Send one command and return the reply."""
         return ask(self._connection, *command)
 
     def at_once(self, *commands: Sequence[Any]) -> list[Any]:
-        """The replies to commands that happen all at once, or none of them."""
+        """Run commands all at once, or none of them; return their replies."""
         # In one piece: both guests of a pair are likelier to answer it in the same way.
         whole = (("MULTI",), *commands, ("EXEC",))
         self._connection.send_packed_command(self._connection.pack_commands(whole))
@@ -34,17 +38,17 @@ class Store:
         return replies
 
     def identity(self) -> int:
-        """The number that redis itself gave to this connection."""
+        """Return the number that redis itself gave to this connection."""
         return int(self.ask("CLIENT", "ID"))
 
 
 @contextmanager
 def store(host: str) -> Iterator[Store]:
-    """A connection to the guest's redis, open inside the block."""
+    """Open a connection to the guest's redis for the length of the block."""
     try:
         connection = connect(host, REDIS_PORT)
     except (RedisError, OSError) as error:
-        raise Told(f"never connected: {error}") from error
+        raise Complete(f"never connected: {error}") from error
     try:
         yield Store(connection)
     except (RedisError, OSError) as error:

@@ -1,7 +1,8 @@
-"""Clients with a long-lived stream both ways: every byte that comes back is checked.
+"""Keep a long-lived stream both ways: every byte that comes back is checked.
 
-A few chunks are under way at any time. What they hold follows from the client's number and the
-position in its stream alone, so that a byte that is lost, doubled or of another client shows.
+Started as a process by `chaos.workloads`; the port is that of `lab.guest`. A few chunks are under
+way at any time. Their bytes follow from the client's number and the position in its stream alone,
+so that a byte that is lost, doubled or of another client shows.
 """
 
 from __future__ import annotations
@@ -10,24 +11,25 @@ import hashlib
 from collections import deque
 
 from coloctl.chaos.workloads import StreamParams
-from coloctl.chaos.workloads.client import Broken, Client, Line, Told, Work, main
+from coloctl.chaos.workloads.client import Broken, Client, Complete, Line, Work, main
 from coloctl.chaos.workloads.history import Outcome
 from coloctl.lab.guest import ECHO_PORT
 
 
 def chunk(client: int, n: int, size: int) -> bytes:
-    """The bytes of chunk ``n`` of that client's stream."""
+    """Return the bytes of chunk ``n`` of that client's stream."""
     return hashlib.shake_128(f"{client}:{n}".encode()).digest(size)
 
 
 def wrong_byte(sent: bytes, came: bytes) -> int | None:
-    """The first place where two chunks of one length differ."""
+    """Find the first place where two chunks of one length differ."""
     return next(
         (at for at, (one, two) in enumerate(zip(sent, came, strict=True)) if one != two), None
     )
 
 
 def work(client: Client[StreamParams]) -> None:
+    """Keep a window of chunks under way until the load ends, then await the rest."""
     under_way: deque[int] = deque()
     with Line(client.host, ECHO_PORT) as line:
         client.opened(line.identity())
@@ -49,11 +51,11 @@ def work(client: Client[StreamParams]) -> None:
 
 
 def check(client: Client[StreamParams], line: Line, under_way: deque[int]) -> None:
-    """The oldest chunk came back as it was sent; raises `Broken` otherwise."""
+    """Check that the oldest chunk came back as it was sent; raises `Broken` otherwise."""
     n, size = under_way[0], client.params.chunk_bytes
     came = line.receive(size)
     if (at := wrong_byte(chunk(client.number, n, size), came)) is not None:
-        raise Told(f"wrong byte at {n * size + at}")
+        raise Complete(f"wrong byte at {n * size + at}")
     client.note(Outcome.OK, under_way.popleft())
 
 

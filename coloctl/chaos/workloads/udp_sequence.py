@@ -1,4 +1,7 @@
-"""Clients that send numbered datagrams at their own pace and note which come back."""
+"""Send numbered datagrams at the client's own pace and note which come back.
+
+Started as a process by `chaos.workloads`; the port is that of `lab.guest`.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,22 @@ _DATAGRAM = struct.Struct("!II56x")
 
 
 def datagram(client: int, n: int) -> bytes:
+    """Build the datagram of that client and number."""
     return _DATAGRAM.pack(client, n)
 
 
 def numbered(client: int, data: bytes) -> int | None:
-    """The number of this client's datagram, or None for what never was one."""
+    """Return the number of this client's datagram, or None for one that was never sent."""
     if len(data) != _DATAGRAM.size or data[8:].strip(b"\0"):
         return None
     who, n = _DATAGRAM.unpack(data)
     return int(n) if who == client else None
 
 
-def hear(client: Client[PacedParams], near: socket.socket, done: threading.Event) -> set[int]:
-    """Every echo until ``done`` was noted; answers their numbers."""
+def note_echoes(
+    client: Client[PacedParams], near: socket.socket, done: threading.Event
+) -> set[int]:
+    """Note every echo until ``done``; return their numbers."""
     echoed: set[int] = set()
     while not done.is_set():
         try:
@@ -50,12 +56,15 @@ def hear(client: Client[PacedParams], near: socket.socket, done: threading.Event
 
 
 def work(client: Client[PacedParams]) -> None:
+    """Send one datagram after the other until the load ends, then await the last echoes."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
         near.settimeout(0.2)
         near.connect((client.host, ECHO_PORT))
         done, echoed = threading.Event(), set[int]()
-        ear = threading.Thread(target=lambda: echoed.update(hear(client, near, done)), daemon=True)
-        ear.start()
+        listener = threading.Thread(
+            target=lambda: echoed.update(note_echoes(client, near, done)), daemon=True
+        )
+        listener.start()
         while client.paused(client.params.pause_ms):
             client.note(Outcome.INVOKE)
             client.n += 1
@@ -65,7 +74,7 @@ def work(client: Client[PacedParams]) -> None:
                 client.note(Outcome.INFO, client.n - 1, str(error))
         time.sleep(STRAGGLERS_S)
         done.set()
-        ear.join()
+        listener.join()
     for n in sorted(set(range(client.n)) - echoed):
         client.note(Outcome.INFO, n)
 
