@@ -34,7 +34,7 @@ from coloctl.chaos.workloads import (
     udp_sequence,
 )
 from coloctl.chaos.workloads import blocks as blocks_of
-from coloctl.chaos.workloads.client import Broken, Client, work_and_tell
+from coloctl.chaos.workloads.client import Broken, Client, work_to_end
 from coloctl.chaos.workloads.history import Op, Outcome
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.chaos.workloads.recorder import Recorder
@@ -78,7 +78,7 @@ def lives(
     """The history of one client that is told to end when it has done enough."""
     notes, ending = Notes(), threading.Event()
     client = Client(3, 3, "127.0.0.1", cast(Any, params), notes, ending)
-    thread = threading.Thread(target=work_and_tell, args=(work, client), daemon=True)
+    thread = threading.Thread(target=work_to_end, args=(work, client), daemon=True)
     thread.start()
     give_up = time.monotonic() + 10
     while thread.is_alive() and not enough(notes.ops) and time.monotonic() < give_up:
