@@ -60,7 +60,7 @@ from coloctl.errors import (
     ResyncFailed,
 )
 from coloctl.host.watching import Conversation
-from coloctl.model.copied import Copied, Method
+from coloctl.model.copied import CopyReport, Method
 from coloctl.model.pair import PairSpec
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp
@@ -115,7 +115,7 @@ async def send(
     report: ByteReport,
     rate: int = 0,
     grain: Grain = Grain(),  # noqa: B008  # frozen
-) -> Copied:
+) -> CopyReport:
     """Send the differences, then attach the replicas; the guest runs again.
 
     Afterwards both sides hold the same disks, and every guest write goes to both. The guest is
@@ -135,7 +135,7 @@ async def send(
             await drop(spec, primary)
         raise
     await drop(spec, primary)
-    return Copied(effort.read, effort.sent, sum(sizes), Method.DIFFERENCE)
+    return CopyReport(effort.read, effort.sent, sum(sizes), Method.DIFFERENCE)
 
 
 async def drop(spec: PairSpec, primary: VM) -> None:

@@ -24,7 +24,7 @@ from coloctl.errors import (
     MonitorError,
     ReplicationError,
 )
-from coloctl.model.copied import Copied
+from coloctl.model.copied import CopyReport
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import MigrationTransport, PairSpec
 from coloctl.model.protection import Fact
@@ -75,7 +75,7 @@ class Protecting:
     known: bool = True  #: the replica held this pair's disks once: only what differs is sent
     #: How fast disks may be copied, asked when the copy begins; as in `Policy.mirror_rate`.
     mirror_rate: Callable[[], int] = lambda: 0
-    copied: Callable[[Copied], None] = lambda _: None  #: called with the report of the copy
+    copied: Callable[[CopyReport], None] = lambda _: None  #: called with the report of the copy
     turned_away: peers.TurnedAway = lambda _: None  #: called for strangers that were cut off
 
     @property

@@ -15,7 +15,7 @@ from coloctl.clock import Deadline
 from coloctl.colo import difference, mirror_plan, plan, retune
 from coloctl.colo.programs import NotComparable
 from coloctl.errors import DeadlineMissed, MonitorError, ResyncFailed
-from coloctl.model.copied import Copied, Method
+from coloctl.model.copied import CopyReport, Method
 from coloctl.model.pair import PairSpec
 from coloctl.model.qapi import JobStatus
 from coloctl.qmp import command as qmp
@@ -41,7 +41,7 @@ async def join(
     report: StepReport,
     known: bool,
     rate: Callable[[], int] = lambda: 0,
-) -> Copied:
+) -> CopyReport:
     """Make both sides' disks equal and attach the replicas; the guest runs again.
 
     Afterwards every guest write goes to both. ``known``: the replica held this pair's disk once, so
@@ -83,7 +83,7 @@ async def mirror_and_join(
     report: ByteReport,
     rate: Callable[[], int] = lambda: 0,
     why: str = "",
-) -> Copied:
+) -> CopyReport:
     """Make both sides' disks equal by sending every block; ``why`` is kept in the report.
 
     Otherwise as `join`. The guest is stopped only from the last pass of the mirror until the
@@ -103,7 +103,7 @@ async def mirror_and_join(
         await run(plan.attach_replicas(spec), primary.monitor, deadline=deadline)
     finally:
         await primary.execute(qmp.cont(), 10)
-    return Copied(sent, sent, full, Method.FULL, why)
+    return CopyReport(sent, sent, full, Method.FULL, why)
 
 
 async def _until_ready(spec: PairSpec, primary: VM, deadline: Deadline, report: ByteReport) -> int:

@@ -19,7 +19,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyReport:
     """Report of one copy; its numbers are bytes, of all disks together."""
 
     read: int  #: of data, on the survivor; holes are not read

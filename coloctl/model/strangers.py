@@ -33,7 +33,7 @@ class TurnedAway:
     last: str = ""  #: the sentence about the last one
 
 
-def told(turned_away: TurnedAway | None) -> str:
+def summary(turned_away: TurnedAway | None) -> str:
     """Summarize in one line what was turned away; return "" where there was no stranger."""
     if turned_away is None or not turned_away.count:
         return ""

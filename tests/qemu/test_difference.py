@@ -32,7 +32,7 @@ from coloctl.ha.failover import abandon_secondary
 from coloctl.host import open_host
 from coloctl.lab import qemu
 from coloctl.machine import image
-from coloctl.model.copied import Copied, Method
+from coloctl.model.copied import CopyReport, Method
 from coloctl.model.pair import DiskSpec, PairSpec
 from coloctl.model.qapi import RunState
 from coloctl.qmp import command as qmp
@@ -64,7 +64,7 @@ class Duo:
     async def write(self, pattern: int, offset: int, length: int, vm: VM | None = None) -> None:
         await qemu_io(vm or self.primary, f"write -P {pattern:#x} {offset} {length}")
 
-    async def join(self, *, known: bool = True, rate: int = 0, report: Any = None) -> Copied:
+    async def join(self, *, known: bool = True, rate: int = 0, report: Any = None) -> CopyReport:
         return await resync.join(
             self.spec,
             self.primary,
@@ -449,7 +449,7 @@ def test_a_big_disk_with_few_differences_sends_few_bytes(newest: Newest) -> None
     """4 GiB of which 300 MiB hold data, 8 MiB of them differ: the figures of docs/resync.md."""
     spec, build = newest
 
-    async def measured(known: bool, rate: int) -> Copied:
+    async def measured(known: bool, rate: int) -> CopyReport:
         async with duo(spec, build) as pair:
             with pair.primary.monitor.listen("STOP", "RESUME") as events:
                 began_s = time.monotonic()

@@ -15,7 +15,7 @@ from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.views import plain
 from coloctl.cli.views.plain import clock, sentence
 from coloctl.model.revive import revive
-from coloctl.model.strangers import TurnedAway, told
+from coloctl.model.strangers import TurnedAway, summary
 from coloctl.model.view import SettingView
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def sentences(document: Document) -> Iterator[str]:
         yield f"Now: {decision['action']}. {sentence(decision['reason'])}"
     if stale := document.get("stale_code"):
         yield stale
-    if strangers := told(_turned_away(document)):
+    if strangers := summary(_turned_away(document)):
         yield strangers
     if pace := document.get("pace"):
         yield f"Checkpoints come after {document['delay_ms']} ms: {pace}"

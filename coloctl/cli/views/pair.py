@@ -18,7 +18,7 @@ from coloctl.cli.views.render import Widest, milliseconds, plain_table
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
-from coloctl.model.strangers import told
+from coloctl.model.strangers import summary
 from coloctl.model.verified import VerifyOutcome, last_verified
 from coloctl.model.view import (
     ActProgress,
@@ -118,7 +118,7 @@ def news(view: PairView) -> Iterator[Text]:
         )
     if view.stale_code:
         yield Text(view.stale_code, style="yellow")
-    if strangers := told(view.turned_away):
+    if strangers := summary(view.turned_away):
         yield Text(strangers, style="yellow")
     if changed := changed_settings(view.settings):
         yield Text(f"Set while it runs: {', '.join(changed)}.", style="dim")

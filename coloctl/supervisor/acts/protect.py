@@ -18,7 +18,7 @@ from coloctl.colo import coverage, generation, launch, link
 from coloctl.colo.generation import Worth
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError, MonitorError, PairBusy, ReplicationError
-from coloctl.model.copied import Copied
+from coloctl.model.copied import CopyReport
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
@@ -174,7 +174,7 @@ async def has_run(primary: VM) -> bool:
     return state not in _NEVER_RAN
 
 
-def _remember_copy(state: PairState, node: NodeName, what: Copied) -> None:
+def _remember_copy(state: PairState, node: NodeName, what: CopyReport) -> None:
     """Record what was copied, in the journal and for every status."""
     state.copied = what.sentence()
     state.record(Kind.NOTE, node=node, data={"copied": asdict(what)})

@@ -23,7 +23,7 @@ from coloctl.clock import Deadline
 from coloctl.colo import difference, difference_plan, plan
 from coloctl.colo.programs import NotComparable
 from coloctl.errors import ColoctlError, ResyncFailed
-from coloctl.model.copied import Copied
+from coloctl.model.copied import CopyReport
 from coloctl.nbd import mend, scan
 
 pytestmark = pytest.mark.unit
@@ -73,7 +73,7 @@ def apply(disk: bytearray, writes: list[tuple[int, int, int]]) -> None:
         disk[begin:end] = bytes([byte]) * (end - begin)
 
 
-async def attempt(world: World) -> Copied:
+async def attempt(world: World) -> CopyReport:
     vms: list[Any] = [ModelVM(world, "a"), ModelVM(world, "b")]
     return await difference.send(
         SPEC, *vms, deadline=Deadline(60), report=lambda *_: None, grain=GRAIN
@@ -110,7 +110,7 @@ async def disturbed(world: World, how: str, at: int) -> None:
     world.lose_replica()
 
 
-async def play(size: int, lives: list[Any], seed: int) -> list[Copied]:
+async def play(size: int, lives: list[Any], seed: int) -> list[CopyReport]:
     chance = random.Random(seed)
     one, two = bytearray(size), bytearray(size)
     copied = []
