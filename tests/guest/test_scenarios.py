@@ -59,7 +59,7 @@ def silent(_name: str, _seed: int, _sentence: str) -> None:
 def test_a_few_scenarios_side_by_side(where: Testbed, tmp_path: Path) -> None:
     files = [untimed(tmp_path, name) for name in SMOKE]
     todo = batch.tasks(files, where, root=tmp_path / "artifacts", capture=True)
-    outcomes = list(batch.play_all(todo, 2, silent))
+    outcomes = list(batch.run_all(todo, 2, silent))
     assert {one.scenario.name: one.because() for one in outcomes} == dict.fromkeys(SMOKE, "")
     for one in outcomes:
         assert one.artifacts is not None
@@ -90,6 +90,6 @@ def test_a_broken_supervisor_is_caught(
     """One promotes without a fence, the other announces a survivor before it is promoted."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "broken" / broken))
     scenario = replace(story(name), pair={"policy": {"auto_reprotect": False}})
-    outcome = runner.play(Run.of(scenario, scenario.seed, where))
+    outcome = runner.make(Run.of(scenario, scenario.seed, where))
     assert outcome.validity is Validity.INVALID, outcome.because()
     assert guilty(outcome) >= caught_by

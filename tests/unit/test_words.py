@@ -35,7 +35,6 @@ PENDING = frozenset(
         # -
         # -
         # -
-        "coloctl/chaos/run",
         # -
         # the surface
         # -

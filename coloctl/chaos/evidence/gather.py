@@ -20,7 +20,7 @@ from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, Inventory, Takeover, WorkloadRecord
 from coloctl.chaos.evidence.remains import Trail
 from coloctl.chaos.evidence.remains import remains as left_behind
-from coloctl.chaos.run.stage import Stage
+from coloctl.chaos.run.environment import Environment
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.errors import ColoctlError
 from coloctl.journal import replay
@@ -43,7 +43,7 @@ def boot_audit(where: Testbed) -> tuple[Audit, ...]:
 
 
 def evidence(
-    played: Stage,
+    played: Environment,
     steady_s: float,
     first: Sequence[Audit],
     needs: Collection[str],
@@ -91,14 +91,14 @@ def _work(spec: Any, running: Any, *, lives: bool) -> WorkloadRecord:
     return WorkloadRecord(spec, tuple(running.history), kept)
 
 
-def audit(played: Stage) -> tuple[Audit, ...]:
+def audit(played: Environment) -> tuple[Audit, ...]:
     """Ask the guest about itself now; return nothing where it does not answer."""
     with contextlib.suppress(ColoctlError):
         return (ask_guest(played.lab),)
     return ()
 
 
-def takeovers(played: Stage) -> tuple[Takeover, ...]:
+def takeovers(played: Environment) -> tuple[Takeover, ...]:
     """Return each failover that any supervisor of the pair has written to the history."""
     with contextlib.suppress(ColoctlError):
         history: Mapping[str, Any] = played.ear.ask("query-history", CHECKPOINT_S)
@@ -114,7 +114,7 @@ def journal(pair: str) -> tuple[Record, ...]:
     return ()
 
 
-def differences(played: Stage) -> dict[str, tuple[int, ...]] | None:
+def differences(played: Environment) -> dict[str, tuple[int, ...]] | None:
     """Compare the nodes' disks while the guest is idle; None if they could not be compared."""
     try:
         played.ear.ask("pair-checkpoint", CHECKPOINT_S)

@@ -1,1 +1,1 @@
-"""Play scenarios on real pairs: testbed, stage, engine, runner, batches, results."""
+"""Run scenarios on real pairs: testbed, environment, engine, runner, batches, results."""

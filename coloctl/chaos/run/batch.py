@@ -1,4 +1,8 @@
-"""Many runs, one after the other or side by side; each is played in a lab of its own."""
+"""Make many runs, one after the other or side by side, each in a lab of its own.
+
+Called by `cli.verbs.chaos`, and by `chaos.run.worker` for one run; calls `chaos.run.runner` and
+`chaos.run.shrink`.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +30,13 @@ from coloctl.chaos.run.runner import Run
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.file import load
 
-#: Told how a run goes: the scenario's name, its seed, a sentence.
+#: Receives how a run goes on: the scenario's name, its seed, a sentence.
 Tell = Callable[[str, int, str], None]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run of one file, and what is to be done about it."""
+    """One run of one file, and what is wanted of it."""
 
     path: Path
     seed: int
@@ -52,9 +56,10 @@ def tasks(
     smaller: bool = False,
     capture: bool = False,
 ) -> list[Task]:
-    """``repeat`` runs of each file, with its own seed or with ``seed``, and those after it.
+    """Build the tasks: ``repeat`` runs of each file, with its own seed or ``seed``, and those after
+    it.
 
-    Raises `ScenarioError` for the first file that is wrong, before anything is played.
+    Raises `ScenarioError` for the first file that is wrong, before any run begins.
     """
     made: list[Task] = []
     for path in paths:
@@ -66,10 +71,10 @@ def tasks(
     return made
 
 
-def play_all(
+def run_all(
     todo: Sequence[Task], jobs: int, tell: Tell, until_s: float = math.inf
 ) -> Iterator[RunResult]:
-    """The outcome of each task, as it is done; histories stay in the artifacts.
+    """Make all runs and return the result of each as it ends; histories stay in the artifacts.
 
     No task begins after ``until_s`` (monotonic).
 
@@ -79,14 +84,14 @@ def play_all(
     if jobs <= 1:
         for task in todo:
             if time.monotonic() < until_s:
-                yield play(task, tell)
+                yield run_one(task, tell)
         return
     slots: SimpleQueue[int] = SimpleQueue()
     for number in range(jobs):
         slots.put(number)
     workers = _Workers(until_s)
     with ThreadPoolExecutor(jobs) as threads:
-        futures = [threads.submit(workers.play, task, slots, tell) for task in todo]
+        futures = [threads.submit(workers.run, task, slots, tell) for task in todo]
         try:
             for future in as_completed(futures):
                 if (outcome := future.result()) is not None:
@@ -98,26 +103,26 @@ def play_all(
 
 
 class _Workers:
-    """Processes that play one task each (worker.py)."""
+    """Processes that make one run each (worker.py)."""
 
     def __init__(self, until_s: float) -> None:
         self._until_s = until_s
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
 
-    def play(self, task: Task, slots: SimpleQueue[int], tell: Tell) -> RunResult | None:
-        """Played under the name of a slot, which no other run has at the same time."""
+    def run(self, task: Task, slots: SimpleQueue[int], tell: Tell) -> RunResult | None:
+        """Make a run under the name of a slot, which no other run has at the same time."""
         if time.monotonic() >= self._until_s:
             return None
         slot = slots.get()
         where = replace(task.where, name=f"{task.where.name}-{slot}")
         try:
             with scratch() as folder:
-                return self._play(replace(task, where=where), tell, folder)
+                return self._run(replace(task, where=where), tell, folder)
         finally:
             slots.put(slot)
 
-    def _play(self, task: Task, tell: Tell, folder: Path) -> RunResult:
+    def _run(self, task: Task, tell: Tell, folder: Path) -> RunResult:
         todo, done = folder / "task", folder / "outcome"
         todo.write_bytes(pickle.dumps(task))
         if self._ended:
@@ -133,12 +138,12 @@ class _Workers:
         finally:
             self._running.discard(worker)
         if not done.exists():
-            raise ChildProcessError(f"The process that played {task.path} ended without a result.")
+            raise ChildProcessError(f"The process that ran {task.path} ended without a result.")
         outcome: RunResult = pickle.loads(done.read_bytes())
         return outcome
 
     def interrupt(self) -> None:
-        """Each clears away what it was playing, and has ended."""
+        """Interrupt every worker and wait until each has cleared its run away and ended."""
         self._ended = True
         for worker in list(self._running):
             worker.send_signal(signal.SIGINT)
@@ -147,7 +152,7 @@ class _Workers:
 
 
 def interruptible() -> None:
-    """Ctrl-C and SIGTERM break off what is played, and both clear it away.
+    """Make Ctrl-C and SIGTERM break off what is under way; both clear it away.
 
     A CI that cancels a job sends SIGTERM; a shell starts what it puts into the background with
     SIGINT ignored.
@@ -156,8 +161,11 @@ def interruptible() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def play(task: Task, tell: Tell) -> RunResult:
-    """One run, its artifacts written; made smaller when it is invalid and that was asked for."""
+def run_one(task: Task, tell: Tell) -> RunResult:
+    """Make one run and write its artifacts.
+
+    An invalid one is made smaller where that was asked for.
+    """
     scenario = load(task.path)
     command = f"coloctl chaos run {task.path} --seed {task.seed}"
     run = Run.of(scenario, task.seed, task.where, command)
@@ -169,9 +177,9 @@ def play(task: Task, tell: Tell) -> RunResult:
     if task.root is not None:
         kept = Artifacts(artifacts.fresh(task.root, scenario.name, task.seed))
     try:
-        outcome = runner.play(run, say, kept, capture=task.capture)
-    except Exception as error:  # whatever it is, the runs after it are played
-        outcome = runner.never_played(run, error)
+        outcome = runner.make(run, say, kept, capture=task.capture)
+    except Exception as error:  # any error: the runs after it are made
+        outcome = runner.never_begun(run, error)
         if kept is not None:
             kept.write("error.txt", traceback.format_exc())
     if kept is not None:
@@ -187,7 +195,7 @@ def play(task: Task, tell: Tell) -> RunResult:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
+    """Make a folder for the length of the block."""
     made = Path(tempfile.mkdtemp(prefix="coloctl-chaos-"))
     try:
         yield made

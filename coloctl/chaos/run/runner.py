@@ -1,7 +1,10 @@
-"""Plays a scenario: steady state, faults, healing, settling, evidence, verdicts; in this order.
+"""Make one run of a scenario: steady state, faults, healing, settling, evidence, verdicts.
 
-Invariants: whatever was broken is healed before anything is judged; a run that did not come as far
-as its faults is unknown; nothing of it is left unless it was to be kept.
+Called by `chaos.run.batch`, `chaos.run.shrink` and `pytest_plugin`; asks `check.choose` for the
+QEMU. The parts happen in this order.
+
+Invariants: what was broken is healed before any check. A run that did not come as far as its faults
+is unknown. Nothing of it is left unless it was to be kept.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from coloctl.chaos.evidence.inventory import InventoryTaker
 from coloctl.chaos.evidence.records import Inventory
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Engine
+from coloctl.chaos.run.environment import Environment, environment
 from coloctl.chaos.run.result import QEMU, RunResult
-from coloctl.chaos.run.stage import Stage, stage
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.file import load
 from coloctl.chaos.scenario.schedule import schedule
@@ -32,7 +35,7 @@ from coloctl.chaos.scenario.values import Scenario, ScheduledFault
 from coloctl.check.choose import engage
 from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
 
-#: From the end of the faults to a pair that is as it was, or has said that it never will, seconds.
+#: From the end of the faults until the pair is as it was, or never will be by itself, seconds.
 SETTLE_DEADLINE_S = 180.0
 _LOOK_S = 0.2
 
@@ -41,7 +44,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """One run to be played. ``plan`` is what the seed makes of the scenario, or less."""
+    """One run to be made. ``plan`` is what the seed makes of the scenario, or less."""
 
     scenario: Scenario
     seed: int
@@ -51,12 +54,13 @@ class Run:
 
     @classmethod
     def of(cls, scenario: Scenario, seed: int, where: Testbed, replay: str = "") -> Run:
+        """Build the run of a scenario with that seed."""
         return cls(scenario, seed, where, schedule(scenario, seed), replay)
 
 
 @dataclass
-class _Course:
-    """How far a run has come; what is not known yet has its least value."""
+class _Progress:
+    """The progress of a run; what is not known yet has its least value."""
 
     evidence: Evidence
     reason: str = ""
@@ -65,35 +69,35 @@ class _Course:
     more: list[Verdict] = field(default_factory=list)
 
 
-def play(
+def make(
     run: Run,
     tell: Tell = lambda _sentence: None,
     kept: Artifacts | None = None,
     *,
     capture: bool = False,
 ) -> RunResult:
-    """The run, judged. An error that says something about the pair makes it unknown.
+    """Make the run and return its result. An error that concerns the pair makes it unknown.
 
     ``kept`` gets what is gone with the pair, and the packets where ``capture`` asks for them.
-    Raises what kept the stage from being set at all.
+    Raises the error that kept the environment from being set up at all.
     """
     began_s, began = time.monotonic(), datetime.now(UTC)
-    course = _Course(Evidence(began_s, began_s, (), {}))
-    with stage(run.where, run.scenario, run.plan) as played:
-        course.pair_file = played.pair_file.read_text(encoding="utf-8")
+    course = _Progress(Evidence(began_s, began_s, (), {}))
+    with environment(run.where, run.scenario, run.plan) as around:
+        course.pair_file = around.pair_file.read_text(encoding="utf-8")
         with contextlib.ExitStack() as watched:
             if kept is not None:
-                watched.callback(kept.keep_pair, run.where.name, played.ear.ask)
+                watched.callback(kept.keep_pair, run.where.name, around.ear.ask)
                 if capture:
-                    watched.enter_context(Capture(played.lab, kept.folder / "lan.pcap"))
+                    watched.enter_context(Capture(around.lab, kept.folder / "lan.pcap"))
             try:
-                _act(run, played, course, tell)
+                _steps(run, around, course, tell)
             except ColoctlError as error:
                 course.reason = error.message
     if not run.where.keep:
-        course.evidence = replace(course.evidence, remains=gather.remains(run.where, played.home))
-    tell("judging")
-    verdicts = [*fallen(course.evidence, run.plan), *judge(run.scenario, course.evidence)]
+        course.evidence = replace(course.evidence, remains=gather.remains(run.where, around.home))
+    tell("checking")
+    verdicts = [*all_injected(course.evidence, run.plan), *check(run.scenario, course.evidence)]
     return RunResult(
         scenario=run.scenario,
         seed=run.seed,
@@ -109,8 +113,8 @@ def play(
     )
 
 
-def never_played(run: Run, error: Exception) -> RunResult:
-    """The outcome of a run that an error ended before there was anything to judge."""
+def never_begun(run: Run, error: Exception) -> RunResult:
+    """Build the result of a run that an error ended before there was anything to check."""
     now_s = time.monotonic()
     said = error.message if isinstance(error, ColoctlError) else f"{type(error).__name__}: {error}"
     return RunResult(
@@ -127,28 +131,28 @@ def never_played(run: Run, error: Exception) -> RunResult:
 
 
 def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> RunResult:
-    """The scenario of that file, played with the QEMU and the guest that are best here, and judged.
+    """Run the scenario of that file with the QEMU and the guest that are best here.
 
     It needs root, or the root of a user namespace. Raises `ScenarioError`, and what keeps a lab
     from standing.
     """
     scenario = load(path)
-    players = engage()
-    where = Testbed(qemu=players.qemu, accel=players.accel, guest=players.guest, name=name)
+    parts = engage()
+    where = Testbed(qemu=parts.qemu, accel=parts.accel, guest=parts.guest, name=name)
     number = scenario.seed if seed is None else seed
-    return play(Run.of(scenario, number, where, f"coloctl chaos run {path} --seed {number}"))
+    return make(Run.of(scenario, number, where, f"coloctl chaos run {path} --seed {number}"))
 
 
-def judge(scenario: Scenario, evidence: Evidence) -> list[Verdict]:
-    """What each check that the scenario asks for says."""
+def check(scenario: Scenario, evidence: Evidence) -> list[Verdict]:
+    """Run each check that the scenario asks for and return the verdicts."""
     return [
         CHECKS[name].run(evidence, CHECKS[name].params.model_validate(dict(given)))
         for name, given in scenario.expect.items()
     ]
 
 
-def fallen(evidence: Evidence, plan: tuple[ScheduledFault, ...]) -> list[Verdict]:
-    """Every fault fell, and in the phase it was meant for; otherwise the run proves nothing."""
+def all_injected(evidence: Evidence, plan: tuple[ScheduledFault, ...]) -> list[Verdict]:
+    """Check that every fault happened, in the phase it was meant for; else nothing is proven."""
     if not plan:
         return []
     wrong = [f"{one.fault.name}: {one.missed}" for one in evidence.faults if one.missed]
@@ -167,39 +171,39 @@ def _validity(verdicts: list[Verdict], reason: str) -> Validity:
     return Validity.UNKNOWN if reason and worst is Validity.VALID else worst
 
 
-def _act(run: Run, played: Stage, course: _Course, tell: Tell) -> None:
-    """Everything between the empty stage and the evidence."""
+def _steps(run: Run, around: Environment, course: _Progress, tell: Tell) -> None:
+    """Take every step from the empty environment to the evidence."""
     tell("the guest boots")
-    played.boot()
+    around.boot()
     first = gather.boot_audit(run.where)
-    played.come("booted")
-    _working(played, run.scenario.steady_state.acknowledged_min)
+    around.come("booted")
+    _working(around, run.scenario.steady_state.acknowledged_min)
     if run.scenario.steady_state.protection == "colo":
         tell("the guest is protected")
-        played.protect()
-    played.come("protected")
-    _steady(run, played)
+        around.protect()
+    around.come("protected")
+    _steady(run, around)
     steady_s = time.monotonic()
     course.evidence = Evidence(steady_s, steady_s, (), {}, audits=first)
     needs = frozenset().union(*(CHECKS[name].needs for name in run.scenario.expect))
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(Engine(played.pair, played.ear, tell))
+        engine = stack.enter_context(Engine(around.pair, around.ear, tell))
         inventory: Sequence[Inventory] = ()
         if "inventory" in needs:
-            inventory = stack.enter_context(InventoryTaker(run.where.name, played.ear)).taken
+            inventory = stack.enter_context(InventoryTaker(run.where.name, around.ear)).taken
         engine.hear_all()
         try:
             tell("steady")
             engine.interpret(run.plan, steady_s)
             engine.heal_all()
             tell("healed")
-            _settle(run, played)
+            _settle(run, around)
         except ColoctlError as error:
             course.reason = error.message
         finally:
             engine.heal_all()
             tell("gathering")
-            gathered = gather.evidence(played, steady_s, first, needs, inventory)
+            gathered = gather.evidence(around, steady_s, first, needs, inventory)
             course.evidence = replace(gathered, faults=engine.records())
             course.version = _version(course.evidence.view)
 
@@ -209,41 +213,44 @@ def _version(view: Mapping[str, Any]) -> str:
     return next((str(node["qemu_version"]) for node in nodes if node.get("qemu_version")), "")
 
 
-def _working(played: Stage, each: int) -> None:
-    """Every client that has come is served."""
+def _working(around: Environment, each: int) -> None:
+    """Wait until every client that has come is served."""
     _until(
         120.0,
         "The clients were not served before anything was broken",
-        lambda: all(work.acknowledged() >= each for _, work in played.works.values()),
+        lambda: all(work.acknowledged() >= each for _, work in around.works.values()),
     )
 
 
-def _steady(run: Run, played: Stage) -> None:
-    """The steady state holds; raises `DeadlineMissed`, or `NotProtected` when it went by."""
+def _steady(run: Run, around: Environment) -> None:
+    """Wait for the steady state; raises `DeadlineMissed`, or `NotProtected` when it went by."""
     wanted = run.scenario.steady_state
 
     def steady() -> bool:
-        view = played.ear.view()
+        view = around.ear.view()
         if view["protection"] != wanted.protection:
             raise NotProtected(f"The pair is {view['protection']}: {view['reason']}")
         enough = view["checkpoints"]["count"] >= wanted.checkpoints_min
-        served = all(w.acknowledged() >= wanted.acknowledged_min for _, w in played.works.values())
+        served = all(w.acknowledged() >= wanted.acknowledged_min for _, w in around.works.values())
         return served and (enough or wanted.protection != "colo")
 
     _until(wanted.within_s, "The steady state did not come", steady)
 
 
-def _settle(run: Run, played: Stage) -> None:
-    """Load went on after the last fault, and the pair is as it was, or will never be by itself."""
+def _settle(run: Run, around: Environment) -> None:
+    """Wait until load went on after the last fault and the pair is as it was.
+
+    A pair that will never be so by itself counts as settled too.
+    """
     wanted = run.scenario.pair.get("policy", {}).get("auto_reprotect", True)
     final = ("colo", "down", "failed") if wanted else ("colo", "unprotected", "down", "failed")
 
     def still() -> bool:
-        view = played.ear.view()
+        view = around.ear.view()
         return view["protection"] in final and view["progress"] is None
 
     give_up = time.monotonic() + SETTLE_DEADLINE_S
-    # What fell last may not have been noticed yet: the pair is looked at again after the load.
+    # The last fault may not have been noticed yet: the pair is looked at again after the load.
     settled = False
     while not settled and time.monotonic() < give_up:
         with contextlib.suppress(DeadlineMissed):

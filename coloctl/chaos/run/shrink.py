@@ -1,4 +1,7 @@
-"""An invalid run made as small as it stays invalid: fewer faults, shorter times."""
+"""Make an invalid run as small as it stays invalid: fewer faults, shorter times.
+
+Called by `chaos.run.batch` for `--shrink`; makes the smaller runs with `chaos.run.runner`.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario.schedule import smaller
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault
 
-#: Runs that are played at most; each takes about as long as the one that is made smaller.
+#: Runs that are made at most; each takes about as long as the one that is made smaller.
 TRIES_MAX = 24
 
-Play = Callable[[Run], RunResult]
+Make = Callable[[Run], RunResult]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Least:
     plan: tuple[ScheduledFault, ...]
     outcome: RunResult
     tries: int
-    text: str  #: a scenario file that plays it
+    text: str  #: a scenario file that has exactly it
 
     @property
     def sentence(self) -> str:
@@ -43,15 +46,15 @@ def shrink(
     run: Run,
     outcome: RunResult,
     tell: Callable[[str], None] = lambda _sentence: None,
-    play: Play = runner.play,
+    make: Make = runner.make,
     tries_max: int = TRIES_MAX,
 ) -> Least:
-    """Simpler plans are tried until none of the next simpler ones breaks the same promise.
+    """Try simpler plans until none of the next simpler ones breaks the same promise.
 
     ``outcome`` is that of ``run``: invalid.
     """
     plan, worst, tries = run.plan, outcome, 0
-    guilty = _guilty(outcome)
+    invalid = _invalid(outcome)
     progress = True
     while progress:
         progress = False
@@ -60,19 +63,19 @@ def shrink(
                 break
             tries += 1
             tell(f"trying {less.how}")
-            found = play(replace(run, plan=less.plan))
-            if found.validity is Validity.INVALID and _guilty(found) & guilty:
+            found = make(replace(run, plan=less.plan))
+            if found.validity is Validity.INVALID and _invalid(found) & invalid:
                 plan, worst, progress = less.plan, found, True
                 break
     return Least(plan, worst, tries, text(run.scenario, run.seed, plan))
 
 
-def _guilty(outcome: RunResult) -> frozenset[str]:
+def _invalid(outcome: RunResult) -> frozenset[str]:
     return frozenset(v.check for v in outcome.verdicts if v.validity is Validity.INVALID)
 
 
 def text(scenario: Scenario, seed: int, plan: tuple[ScheduledFault, ...]) -> str:
-    """A scenario file with exactly these faults."""
+    """Write a scenario file with exactly these faults."""
     document: dict[str, Any] = {
         "title": f"{scenario.title} (made smaller)",
         "why": scenario.why,

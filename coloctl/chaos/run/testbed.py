@@ -1,6 +1,7 @@
-"""Where stories and benches play: a lab of their own, a pair file in it, a guest that serves.
+"""Set up what runs and benches need: a lab, a pair file in it, a guest that serves.
 
-Each part is a context: whatever ends the block takes the part away again, unless it was to be kept.
+Called by `chaos.run.environment` and `bench/`; calls `lab.network` and `control.daemon.spawn`. Each
+part is a context: at the end of the block the part is removed again, unless it was to be kept.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PROTECT_DEADLINE_S = 300.0
 
 @dataclass(frozen=True)
 class Testbed:
-    """What plays, and under which name. ``detection`` overrides the pair file's defaults."""
+    """The parts of a testbed, and its name. ``detection`` overrides the pair file's defaults."""
 
     qemu: Path
     accel: str
@@ -50,7 +51,7 @@ class Testbed:
     circular: bool = False  #: a pair that was attacked protects itself again
 
     def to_json(self) -> dict[str, Any]:
-        """The part of a document that says what was measured."""
+        """Return the part of a document that says what was measured."""
         return {
             "qemu": {"binary": str(self.qemu), "accel": self.accel},
             "memory": self.memory,
@@ -62,9 +63,9 @@ class Testbed:
 
 @contextlib.contextmanager
 def lab(setting: Testbed) -> Iterator[Lab]:
-    """A lab of that name stands; raises `PairBusy` when somebody uses one, or is setting it up."""
+    """Set up a lab of that name; raises `PairBusy` when it is in use, or is being set up."""
     with _claimed(f"lab {setting.name}"):
-        _refuse_tenants(setting.name)
+        _refuse_used(setting.name)
         standing: Lab | None = None
         try:
             with interrupts.deferred():
@@ -81,7 +82,7 @@ def lab(setting: Testbed) -> Iterator[Lab]:
 
 @contextlib.contextmanager
 def free_name(name: str) -> Iterator[str]:
-    """``name``, or with the first number from 2 on that nobody plays under at the same time."""
+    """Find ``name``, or it with the first number from 2 on, under which nothing runs now."""
     for number in itertools.count(1):
         chosen = name if number == 1 else f"{name}{number}"
         with contextlib.ExitStack() as stack:
@@ -96,7 +97,7 @@ def free_name(name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _claimed(what: str) -> Iterator[None]:
-    """One process has it at a time: a socket's name that goes with its process and is no file."""
+    """Claim a name for one process: a socket's name, which ends with the process and is no file."""
     with socket.socket(socket.AF_UNIX) as claim:
         try:
             claim.bind(f"\0coloctl {what}")
@@ -109,8 +110,8 @@ def _claimed(what: str) -> Iterator[None]:
         yield
 
 
-def _refuse_tenants(name: str) -> None:
-    """Nobody uses the lab of that name. What a crash left standing is mended."""
+def _refuse_used(name: str) -> None:
+    """Refuse a lab of that name that is in use. What a crash left standing is repaired."""
     with contextlib.suppress(LabError):
         if any(Lab.open(name).processes().values()):
             raise PairBusy(
@@ -139,7 +140,7 @@ def folder(setting: Testbed) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _registry(chosen: Path) -> Iterator[None]:
-    """Whatever is started in the block keeps what it knows of disks in ``chosen``."""
+    """Set the registry of disks to ``chosen`` for processes that are started in the block."""
     before = os.environ.get(paths.REGISTRY)
     os.environ[paths.REGISTRY] = str(chosen)
     try:
@@ -153,7 +154,7 @@ def _registry(chosen: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pair(setting: Testbed, standing: Lab, home: Path, metrics: str = "") -> Iterator[ControlClient]:
-    """A supervisor of one's own answers; raises `PairBusy` when one of that name is there.
+    """Start a supervisor of one's own; raises `PairBusy` when one of that name is there.
 
     ``metrics`` is the address at which it serves them, if any.
     """
@@ -166,7 +167,7 @@ def pair(setting: Testbed, standing: Lab, home: Path, metrics: str = "") -> Iter
 def ending(
     setting: Testbed, supervisor: AbstractContextManager[SpawnedSupervisor]
 ) -> Iterator[SpawnedSupervisor]:
-    """The supervisor ends with the block, unless the setting is to be kept."""
+    """End the supervisor with the block, unless the testbed is to be kept."""
     with supervisor as born:
         yield born
         if setting.keep:
@@ -176,7 +177,7 @@ def ending(
 
 
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
-    """The pair of that setting is described in ``home``, with a disk per node."""
+    """Write the pair file of that testbed to ``home``, with a disk per node."""
     written = sample_pair(setting, standing, home)
     with written.open("a", encoding="utf-8") as text:
         text.write(tables(setting))
@@ -184,7 +185,7 @@ def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
 
 
 def sample_pair(setting: Testbed, standing: Lab, home: Path) -> Path:
-    """The same, as the lab describes its pairs."""
+    """Write the same, as the lab describes its pairs."""
     return sample.write_pair(
         home / f"{setting.name}.toml",
         name=setting.name,
@@ -200,7 +201,10 @@ def sample_pair(setting: Testbed, standing: Lab, home: Path) -> Path:
 
 
 def tables(setting: Testbed) -> str:
-    """The tables that the sample has not: a pair that was attacked waits for its judge, or not."""
+    """Write the tables that the sample does not have.
+
+    One of them is whether a pair that was attacked waits for its check or protects itself again.
+    """
     lines = [f"{key} = {value}" for key, value in setting.detection.items()]
     detection = ["", "[detection]", *lines] if lines else []
     again = "true" if setting.circular else "false"
@@ -208,7 +212,10 @@ def tables(setting: Testbed) -> str:
 
 
 def boot(setting: Testbed, client: ControlClient) -> None:
-    """The guest's own line says that it serves; nothing has been connected to it yet."""
+    """Start the guest and wait for its own line that it serves.
+
+    Nothing has been connected to it yet.
+    """
     Acts(client).start(protect=False, wait_s=BOOT_DEADLINE_S)
     console = paths.pair_dir(setting.name) / "a" / "console.log"
     give_up = time.monotonic() + BOOT_DEADLINE_S
@@ -223,6 +230,6 @@ def boot(setting: Testbed, client: ControlClient) -> None:
 
 
 def left_behind(setting: Testbed) -> list[str]:
-    """What should be gone and is not."""
+    """List what should be gone and is not."""
     left = [str(path) for path in Trail(setting.name).folders if path.exists()]
     return left + [f"namespace {name}" for name in namespaces(setting.name)]

@@ -1,6 +1,6 @@
-"""A process that plays one run for a batch: a task in, an outcome out, both in files.
+"""Make one run for a batch as a process of its own: a task in, a result out, both in files.
 
-What it says on the way goes to standard output, a sentence per line.
+Started by `chaos.run.batch`. Its progress goes to standard output, a sentence per line.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from coloctl.chaos.run import batch
 
 
 def main() -> None:
-    """The outcome is in the second file; nothing is, when the run was broken off."""
+    """Make the run and write its result to the second file; there is none for one broken off."""
     todo, done = map(Path, sys.argv[1:])
     batch.interruptible()
     try:
-        outcome = batch.play(
+        outcome = batch.run_one(
             pickle.loads(todo.read_bytes()),
             lambda _name, _seed, sentence: print(sentence, flush=True),
         )

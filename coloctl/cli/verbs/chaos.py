@@ -161,7 +161,7 @@ def run(**options: Any) -> int:
             capture=options["capture"],
         )
         until_s = time.monotonic() + 60 * options["minutes"] if options["minutes"] else math.inf
-        for one in batch.play_all(todo, options["jobs"], tell, until_s):
+        for one in batch.run_all(todo, options["jobs"], tell, until_s):
             outcomes.append(one)
             aside.print(chaos_views.run_line(one.to_json(), len(todo)))
             _hand_out(options, outcomes)

@@ -45,7 +45,7 @@ def breaks_with_a_freeze(played: Run) -> RunResult:
 
 
 def test_only_what_is_needed_remains() -> None:
-    least = shrink.shrink(run(), judged("one_primary"), play=breaks_with_a_freeze, tries_max=99)
+    least = shrink.shrink(run(), judged("one_primary"), make=breaks_with_a_freeze, tries_max=99)
     (one,) = least.plan
     assert (one.kind, one.duration_s, one.after) == ("freeze", 2.0, "")
     assert least.outcome.validity is Validity.INVALID
@@ -54,7 +54,7 @@ def test_only_what_is_needed_remains() -> None:
 
 def test_another_promise_that_breaks_does_not_count() -> None:
     """A smaller plan must break what the larger one broke."""
-    least = shrink.shrink(run(), judged("one_primary"), play=lambda _run: judged("no_leaks"))
+    least = shrink.shrink(run(), judged("one_primary"), make=lambda _run: judged("no_leaks"))
     assert least.plan == PLAN
 
 
@@ -65,7 +65,7 @@ def test_there_is_an_end(tmp_path: Path) -> None:
         played.append(one)
         return judged()
 
-    least = shrink.shrink(run(), judged("one_primary"), play=play, tries_max=5)
+    least = shrink.shrink(run(), judged("one_primary"), make=play, tries_max=5)
     assert (least.plan, least.tries, len(played)) == (PLAN, 5, 5)
 
 

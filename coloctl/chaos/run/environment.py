@@ -1,5 +1,8 @@
-"""Where a scenario plays: a lab of its own, a pair file that is the lab's and the scenario's, a
-guest that serves, and clients that come when they should. Whatever ends the block takes it away.
+"""Set up the environment of a run: lab, pair file, supervisor, guest and clients.
+
+Called by `chaos.run.runner`; `chaos.evidence.gather` reads from it. It starts the supervisor with
+`control.daemon.spawn` in a lab of `lab.network`. The pair file is the lab's with the scenario's
+tables. Everything is removed at the end of the block.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from coloctl.lab.network import Lab
 
 
 @dataclass
-class Stage:
+class Environment:
     """One pair with everything around it; `works` are the clients that have come."""
 
     where: Testbed
@@ -51,27 +54,30 @@ class Stage:
         return PairUnderTest(self.where.name, self.lab, self.home, self.ear.view, self.ear.ask)
 
     def come(self, begins: str) -> None:
-        """The clients that begin then are at work."""
+        """Start the clients that begin then."""
         for work in self.scenario.workloads:
             if work.begins == begins:
                 self.works[work.name] = (work, WORKLOADS[work.kind].start(self.lab, work))
 
     def boot(self) -> None:
-        """The guest serves, unprotected."""
+        """Start the guest, unprotected, and wait until it serves."""
         testbed.boot(self.where, self.client)
 
     def protect(self) -> None:
-        """The pair is in COLO."""
+        """Bring the pair into COLO."""
         Acts(self.client).start(wait_s=testbed.PROTECT_DEADLINE_S)
 
     def kill_clients(self) -> None:
+        """End the processes of all clients."""
         for _, work in self.works.values():
             work.kill()
 
 
 @contextlib.contextmanager
-def stage(where: Testbed, scenario: Scenario, plan: tuple[ScheduledFault, ...]) -> Iterator[Stage]:
-    """Everything stands and nothing has begun; behind the block it is gone, unless it is kept."""
+def environment(
+    where: Testbed, scenario: Scenario, plan: tuple[ScheduledFault, ...]
+) -> Iterator[Environment]:
+    """Set up everything and begin nothing; it is gone after the block, unless it is to be kept."""
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
         home = stack.enter_context(testbed.folder(where))
@@ -86,14 +92,14 @@ def stage(where: Testbed, scenario: Scenario, plan: tuple[ScheduledFault, ...]) 
         client = stack.enter_context(born.connect())
         ear = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
-        played = Stage(where, scenario, lab, home, pair_file, client, ear, lan, {})
-        stack.callback(played.kill_clients)
-        yield played
+        around = Environment(where, scenario, lab, home, pair_file, client, ear, lan, {})
+        stack.callback(around.kill_clients)
+        yield around
 
 
 @contextlib.contextmanager
 def _with(environment: Mapping[str, str]) -> Iterator[None]:
-    """Whatever is started in the block has that in its environment."""
+    """Set environment variables for processes that are started in the block."""
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
@@ -107,10 +113,10 @@ def _with(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def write_pair(where: Testbed, setup: Setup, scenario: Scenario) -> Path:
-    """The lab's pair file with the scenario's tables laid over it."""
+    """Write the lab's pair file with the scenario's tables laid over it."""
     options = {**scenario.guest, "services": True}
-    cast = replace(where, qemu=setup.qemu, append_options=options)
-    path = testbed.sample_pair(cast, setup.lab, setup.home)
+    changed = replace(where, qemu=setup.qemu, append_options=options)
+    path = testbed.sample_pair(changed, setup.lab, setup.home)
     if scenario.pair or setup.images:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
         document = overlaid(document, scenario.pair)
@@ -129,5 +135,5 @@ def _moved(images: Mapping[str, str], home: Path, to: Mapping[str, Path]) -> dic
 
 
 def overlaid(document: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with each key of ``tables`` in the place of its own."""
+    """Return the document with each key of ``tables`` in the place of its own."""
     return {**document, **{name: {**document.get(name, {}), **t} for name, t in tables.items()}}
