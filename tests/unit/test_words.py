@@ -44,17 +44,13 @@ PENDING = frozenset(
         # -
         # -
         # -
-        "docs/bench.md",
         # -
         # -
         # -
         # -
         # -
-        "docs/scenarios.md",
         # -
-        "docs/workloads.md",
         # -
-        "scenarios/README.md",
     }
 )
 
