@@ -1,15 +1,16 @@
-"""For the tests of others: a lab, a protected pair and scenarios as fixtures and a marker.
+"""Provide a lab, a protected pair and scenarios as fixtures and a marker for the tests of others.
 
 pytest loads this wherever coloctl is installed, so it imports nothing of coloctl, and does nothing,
-until a test asks for one of its fixtures or carries its marker.
+until a test asks for one of its fixtures or carries its marker. Then it uses `lab.network`,
+`chaos.run` and `api.pair`.
 
 ========================= =========================================================================
 ``colo_lab``              a lab of network namespaces that stands while the test runs
 ``colo_pair``             the lab's guest as a protected pair, served by a supervisor of its own
-``colo_setting``          what `colo_pair` plays with; override it to change that
-``colo_verdict``          what the scenario of the marker came to
+``colo_setting``          the testbed of `colo_pair`; override it to change that
+``colo_verdict``          the result of the marker's scenario
 ``@pytest.mark.colo_scenario("file.toml", seed=7)``
-                          the test runs when that scenario was judged valid, and fails otherwise
+                          the test runs when that scenario is valid, and fails otherwise
 ========================= =========================================================================
 
 Tests that use ``colo_pair`` may be ``async def``; no other plugin is needed to run them.
@@ -42,7 +43,7 @@ _refusal = pytest.StashKey[Exception]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker is known."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
         f"{MARKER}(file, seed=None): run a chaos scenario first; the test fails unless it is valid",
@@ -50,16 +51,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def needs_lab(item: pytest.Item) -> bool:
-    """The test can only run where namespaces can be made."""
+    """Return whether the test can only run where namespaces can be made."""
     asked = FIXTURES.intersection(getattr(item, "fixturenames", ()))
     return bool(asked) or item.get_closest_marker(MARKER) is not None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Whoever is not root runs again as root of a private user namespace, if a test needs that.
+    """Run pytest again as root of a private user namespace, if a test needs that.
 
-    Not under pytest-xdist: its workers hang on pipes that would not survive. There, and where the
-    system allows no such namespace, the fixtures fail with the reason.
+    Root has no need of it. It does not happen under pytest-xdist: its workers hang on pipes that
+    would not survive. There, and where the system allows no such namespace, the fixtures fail with
+    the reason.
     """
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
@@ -74,15 +76,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         rootless.enter()
     except LabError as refused:
-        session.config.stash[_refusal] = refused  # told by each test that needs a lab
+        session.config.stash[_refusal] = refused  # each test that needs a lab fails with it
     finally:
         if capture is not None:
             capture.resume_global_capture()
 
 
 @pytest.fixture(scope="session")
-def colo_players() -> RunParts:
-    """A QEMU and an accelerator that hold COLO here, and the lab's guest; fetched if need be.
+def colo_parts() -> RunParts:
+    """Find a QEMU and an accelerator that hold COLO here, and the lab's guest; fetched if need be.
 
     COLOCTL_QEMU names the QEMU, as ``--qemu`` of `coloctl demo` does.
     """
@@ -93,16 +95,16 @@ def colo_players() -> RunParts:
 
 
 @pytest.fixture
-def colo_setting(colo_players: RunParts) -> Testbed:
-    """What `colo_pair` plays with: override this fixture to change memory, delay or policy."""
+def colo_setting(colo_parts: RunParts) -> Testbed:
+    """Build the testbed of `colo_pair`: override this fixture to change memory, delay or policy."""
     from coloctl.chaos.run.testbed import Testbed
 
-    return Testbed(*colo_players, name=_name())
+    return Testbed(*colo_parts, name=_name())
 
 
 @pytest.fixture
 def colo_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """Two hosts, a client and a switch stand; behind the test nothing of them is left."""
+    """Set up two hosts, a client and a switch; after the test nothing of them is left."""
     with _plainly():
         _require_root(request.config)
         from coloctl.lab.network import Lab
@@ -117,7 +119,7 @@ def colo_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 @pytest.fixture
 def colo_pair(colo_lab: Lab, colo_setting: Testbed) -> Iterator[Pair]:
-    """The guest serves in the lab and is protected; behind the test nothing of it is left."""
+    """Start the guest in the lab and protect it; after the test nothing of it is left."""
     import coloctl
     from coloctl.chaos.run import testbed
 
@@ -139,15 +141,15 @@ def colo_pair(colo_lab: Lab, colo_setting: Testbed) -> Iterator[Pair]:
 
 @pytest.fixture
 def colo_verdict(request: pytest.FixtureRequest) -> RunResult:
-    """What the scenario of the test's marker came to; it has been run, and was valid."""
-    return _judged(request.node)[0]
+    """Return the result of the scenario of the test's marker; it has been run, and was valid."""
+    return _results_of(request.node)[0]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A marked test runs behind its scenarios; an ``async def`` one of ours runs in a loop."""
+    """Run a marked test after its scenarios; an ``async def`` one of ours runs in a loop."""
     if pyfuncitem.get_closest_marker(MARKER) is not None:
-        _judged(pyfuncitem)
+        _results_of(pyfuncitem)
     test = pyfuncitem.obj
     if inspect.iscoroutinefunction(test) and "colo_pair" in pyfuncitem.fixturenames:
 
@@ -162,8 +164,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return (yield)
 
 
-def _judged(item: pytest.Item) -> list[RunResult]:
-    """What the item's scenarios came to, each run once; the test fails where one is not valid."""
+def _results_of(item: pytest.Item) -> list[RunResult]:
+    """Return the results of the item's scenarios, each run once; fail where one is not valid."""
     if _verdicts in item.stash:
         return item.stash[_verdicts]
     results = []
@@ -173,7 +175,7 @@ def _judged(item: pytest.Item) -> list[RunResult]:
             _require_root(item.config)
             result = run_scenario(file, seed=marker.kwargs.get("seed"))
         if result.validity != "valid":
-            pytest.fail(_why(file, result), pytrace=False)
+            pytest.fail(_report(file, result), pytrace=False)
         results.append(result)
     if not results:
         pytest.fail(f"colo_verdict needs the marker {MARKER}.", pytrace=False)
@@ -182,14 +184,14 @@ def _judged(item: pytest.Item) -> list[RunResult]:
 
 
 def run_scenario(file: Path, *, seed: int | None) -> RunResult:
-    """The scenario was played in a lab of this process's own, and judged."""
+    """Run the scenario in a lab of this process's own and return its result."""
     from coloctl.chaos.run import runner
 
     return runner.run(file, seed=seed, name=_name())
 
 
 def _file_of(item: pytest.Item, *arguments: object) -> Path:
-    """The scenario's file: beside the test, or below the root of the tests."""
+    """Find the scenario's file: beside the test, or below the root of the tests."""
     if len(arguments) != 1 or not isinstance(arguments[0], str | os.PathLike):
         pytest.fail(f"The marker {MARKER} takes one file and a seed.", pytrace=False)
     places = [folder / arguments[0] for folder in (item.path.parent, item.config.rootpath)]
@@ -199,25 +201,28 @@ def _file_of(item: pytest.Item, *arguments: object) -> Path:
     return found
 
 
-def _why(file: Path, outcome: RunResult) -> str:
-    """The sentences of a run that was not valid."""
+def _report(file: Path, outcome: RunResult) -> str:
+    """Write the sentences of a run that was not valid."""
     lines = [f"The scenario {file} is {outcome.validity}.", outcome.reason]
     for one in outcome.verdicts:
         if one.validity != "valid":
             lines.append(f"  {one.check} is {one.validity}: {one.because}")
             lines += [f"    {item}" for item in one.counterexample]
     if outcome.replay:
-        lines.append(f"`{outcome.replay}` plays it again.")
+        lines.append(f"`{outcome.replay}` runs it again.")
     return "\n".join(filter(None, lines))
 
 
 def _name() -> str:
-    """Of the lab and its pair: this process's own, as only one test of it runs at a time."""
+    """Return the name of the lab and its pair: this process's own.
+
+    Only one test of a process runs at a time.
+    """
     return f"p{os.getpid()}"
 
 
 def _require_root(config: pytest.Config) -> None:
-    """This process may make namespaces; raises `LabError` with the reason why not."""
+    """Require that this process may make namespaces; raises `LabError` with the reason why not."""
     from coloctl.errors import LabError
     from coloctl.lab import rootless
 
@@ -233,7 +238,7 @@ def _require_root(config: pytest.Config) -> None:
 
 @contextlib.contextmanager
 def _plainly() -> Iterator[None]:
-    """What coloctl complains about in the block is a sentence and a hint, without a traceback."""
+    """Turn an error of coloctl in the block into a sentence and a hint, without a traceback."""
     try:
         yield
     except Exception as error:

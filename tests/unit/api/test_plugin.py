@@ -135,7 +135,7 @@ class FakePair:
 
 @pytest.fixture
 def told(theirs: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What becomes of the lab and the pair of their tests; `colo_players` are nobody."""
+    """What becomes of the lab and the pair of their tests; `colo_parts` are nobody."""
     told: list[str] = []
     monkeypatch.setattr(rootless, "needed", lambda: False)
     monkeypatch.setattr(network.Lab, "up", network.Lab)
@@ -147,7 +147,7 @@ def told(theirs: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         from pathlib import Path
 
         @pytest.fixture(scope="session")
-        def colo_players():
+        def colo_parts():
             return (Path("qemu"), "tcg", None)
         """)
     return told
