@@ -13,54 +13,8 @@ from support import house, words
 
 pytestmark = pytest.mark.unit
 
-#: Folders and documents that are not clean yet; one that ends with `/` names all below it too.
-#: Remove a line when `--list` finds nothing there.
-PENDING = frozenset(
-    {
-        # the lowest layers
-        "coloctl",
-        # -
-        # -
-        # -
-        # -
-        # -
-        # the pair
-        # -
-        # -
-        # -
-        # -
-        # faults
-        # -
-        # -
-        # -
-        # -
-        # -
-        # -
-        # the surface
-        # -
-        # -
-        # -
-        # documents
-        # -
-        # -
-        # -
-        # -
-        # -
-        # -
-        # -
-        # -
-        # -
-        # -
-    }
-)
-
-#: Of the public functions, over all clean rooms, and in each; and of private ones with a docstring.
+#: Of the public functions, over all rooms, and in each; and of private ones with a docstring.
 OVERALL, PER_ROOM, PRIVATE = 0.95, 0.90, 0.90
-
-
-def _is_pending(room: str) -> bool:
-    whole = (one for one in PENDING if one.endswith("/"))
-    return room in PENDING or any(f"{room}/".startswith(one) for one in whole)
 
 
 @cache
@@ -69,7 +23,7 @@ def _functions() -> tuple[words.Documented, ...]:
         one
         for path, text in words.sources().items()
         for one in words.functions(path, text)
-        if one.kind == "function" and not _is_pending(one.room)
+        if one.kind == "function"
     )
 
 
@@ -77,17 +31,10 @@ def _share(functions: list[words.Documented]) -> float:
     return sum(words.is_imperative(one.doc) for one in functions) / len(functions)
 
 
-def test_every_pending_room_exists() -> None:
-    for room in PENDING:
-        assert (words.TOP / room).exists(), f"{room} is gone: remove it from PENDING"
-
-
-def test_clean_rooms_stay_clean() -> None:
+def test_every_room_is_clean() -> None:
     """No retired word, also in names; no pronoun first; every module head names a caller."""
     measured = {"imperative", "no docstring"}
-    found = [
-        one for one in words.findings() if not _is_pending(one.room) and one.rule not in measured
-    ]
+    found = [one for one in words.findings() if one.rule not in measured]
     assert not found, "\n".join(str(one) for one in found)
 
 
