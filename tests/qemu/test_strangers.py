@@ -26,7 +26,7 @@ from coloctl.lab import layout, netns, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, NodeName, NodeSpec, PairSpec, Role
 from coloctl.model.protection import Protection
-from coloctl.model.strangers import told
+from coloctl.model.strangers import summary
 from coloctl.model.wires import Endpoint, SocketFile, Wires
 from coloctl.supervisor import acts
 
@@ -218,7 +218,7 @@ def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
                 assert all(one["got"] for one in said)
                 await reprotect(stage)
             await carries_on(stage)
-            said = told(stage.state.view().turned_away)
+            said = summary(stage.state.view().turned_away)
             assert said.startswith(f"{len(slots)} strangers were cut off"), said
             journal = (stage.state.ground.folder / "journal.jsonl").read_text()
             assert journal.count('"stranger"') == len(slots)

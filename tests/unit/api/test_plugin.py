@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from coloctl.chaos.checks.verdict import Validity, Verdict
-from coloctl.chaos.run import runner
-from coloctl.chaos.run.testbed import Testbed
+from coloctl.chaos.run import runner, testbed
 from coloctl.errors import LabError
 from coloctl.lab import network, rootless
 
@@ -209,7 +208,7 @@ def test_the_setting_can_be_overridden(theirs: pytest.Pytester, told: list[str])
         """)
     theirs.runpytest_inprocess().assert_outcomes(passed=1)
     assert told == []
-    assert Testbed.__dataclass_fields__["delay_ms"].default == 500
+    assert testbed.Testbed.__dataclass_fields__["delay_ms"].default == 500
 
 
 # -- the marker
