@@ -136,15 +136,16 @@ def test_without_folder_and_supervisor_every_verb_says_what_runs_and_what_helps(
 def test_a_pair_without_supervisor_is_not_given_up_by_advice(pair: Mortal) -> None:
     before = protected(pair)
     leave_alone(pair)
+    command = f"coloctlstart{pair.file}--adopt"  # a long path is broken where the column ends
     for words in (("status",), ("status", pair.name), ("stop", pair.name, "--yes")):
         said = " ".join(pair.type(*words).split())
-        assert f"coloctl start {pair.file} --adopt" in said, (words, said)
+        assert command in said.replace(" ", ""), (words, said)
         assert "its guest may be serving clients" in said
         assert all(f"process {pid}" in said for pid in before)
     (one,) = json.loads(pair.type("status", "-f", "json"))["pairs"]
     assert (one["supervisor"], one["view"]) == ("gone", None) and "--adopt" in one["hint"]
     # Also where the link to the pair file is gone: the journal knows.
     (paths.pair_dir(pair.name) / "source").unlink()
-    assert f"coloctl start {pair.file} --adopt" in " ".join(pair.type("status").split())
+    assert command in "".join(pair.type("status").split())
     pair.type("start", str(pair.file), "--adopt")
     assert pair.qemus() == before and pair.marked()
