@@ -84,7 +84,7 @@ def run(where: DemoSetting, screen: Screen) -> dict[str, Any]:
         stack.callback(clients.kill)
         document = _Demo(where, client, clients, screen).run()
         document["qemu"] = {"binary": str(where.qemu), "accel": where.accel}
-        screen.step("Everything goes" if not where.keep else "The pair stays for you to explore")
+        screen.step("The lab is removed" if not where.keep else "The pair stays for you to explore")
     document["left_behind"] = [] if where.keep else testbed.left_behind(where)
     document["kept"] = str(folder) if where.keep else None
     return document
@@ -107,7 +107,7 @@ class _Demo:
         began = time.monotonic()
         Acts(self.client).start(wait_s=testbed.PROTECT_DEADLINE_S)
         protected = time.monotonic()
-        screen.step("Protected: every checkpoint makes host b the guest's second home")
+        screen.step("Protected: each checkpoint makes host b equal to host a")
         self._until(STEADY_DEADLINE_S, self._steady(protected + where.seconds))
         checkpoints = self._view()["checkpoints"]
         fault = self._kill()

@@ -122,8 +122,8 @@ class DemoScreen:
 #: The meaning of each moment in the demonstration's timeline.
 MOMENTS: Mapping[str, str] = {
     "fault": "SIGKILL in the middle of a checkpoint",
-    "detected_ms": "the supervisor knows",
-    "fenced_ms": "the dead side is proven dead",
+    "detected_ms": "the fault is detected",
+    "fenced_ms": "the lost node is proven dead",
     "promoted_ms": "the survivor has taken its promotion",
     "running_ms": "its guest runs",
     "first_reply_ms": "the first client is answered",
