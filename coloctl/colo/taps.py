@@ -1,14 +1,13 @@
 """Set the taps of one node of a pair up or down.
 
-Called by `colo.launch`, when a QEMU starts and when a node is swept, and wherever taps follow the
-role of a node; acts through `host.base`.
+Called by `colo.launch`, when a QEMU starts and when a node is swept, by `ha.failover` and
+`ha.fencing`, and wherever taps follow the role of a node; acts through `host.base`.
 
 Invariant: `lower_free` never changes a tap that a process holds.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
 from coloctl.errors import ColoctlError
@@ -21,19 +20,8 @@ def names(spec: PairSpec, node: NodeName) -> list[str]:
     return [nic.tap.ifname[node] for nic in spec.nics if nic.tap is not None]
 
 
-async def set_all(
-    spec: PairSpec, host: Host, node: NodeName, *, up: bool, together: bool = False
-) -> None:
-    """Set every tap of ``node`` up or down, one after the other or all ``together``.
-
-    Raises the first error; with ``together`` the others are set all the same.
-    """
-    if together:
-        waits = (host.tap(tap, up=up) for tap in names(spec, node))
-        for error in await asyncio.gather(*waits, return_exceptions=True):
-            if isinstance(error, BaseException):
-                raise error
-        return
+async def set_all(spec: PairSpec, host: Host, node: NodeName, *, up: bool) -> None:
+    """Set every tap of ``node`` up or down, one after the other; raises the first error."""
     for tap in names(spec, node):
         await host.tap(tap, up=up)
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from coloctl.clock import CLOCK, Clock, Deadline
-from coloctl.colo import plan, resync
+from coloctl.colo import plan, resync, taps
 from coloctl.errors import (
     DeadlineMissed,
     FailoverRefused,
@@ -137,7 +137,7 @@ class Failover:
         try:
             await _both(self._claimed(claim), self._cut_off(deadline))
             # A primary's too: a fence that failed or was cut short may have taken them down.
-            await open_taps(spec, self.survivor)
+            await taps.set_all(spec, self.survivor.host, self.survivor.node, up=True)
             await self._let_run(deadline)
             await run(
                 plan.clear_secondary(spec) if role is Role.SECONDARY else plan.clear_primary(spec),
@@ -265,13 +265,6 @@ async def require_answer(survivor: VM) -> None:
     except MonitorError as error:
         why = error.message
     raise FailoverRefused(f"Node {survivor.node} cannot survive: {why.rstrip('.')}.")
-
-
-async def open_taps(spec: PairSpec, vm: VM) -> None:
-    """Connect the guest of ``vm`` to the LAN."""
-    for nic in spec.nics:
-        if nic.tap is not None:
-            await vm.host.tap(nic.tap.ifname[vm.node], up=True)
 
 
 async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -> None:

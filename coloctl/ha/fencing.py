@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock, Deadline
+from coloctl.colo import taps
 from coloctl.errors import ColoctlError, FencingFailed
 from coloctl.ha.agent import switch_off
 from coloctl.host.base import DeathProof
@@ -90,10 +91,10 @@ class Fenced:
 
 async def isolate(spec: PairSpec, vm: VM) -> None:
     """Take the node's taps down, so that a zombie cannot reach the LAN; a help, never the proof."""
-    taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
+    names = taps.names(spec, vm.node)
     with contextlib.suppress(ColoctlError, TimeoutError):
         async with asyncio.timeout(TAP_DEADLINE_S):
-            await asyncio.gather(*(vm.host.tap(tap, up=False) for tap in taps))
+            await asyncio.gather(*(vm.host.tap(tap, up=False) for tap in names))
 
 
 async def fence(
@@ -138,8 +139,8 @@ async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
     not know: raises `FencingFailed` at the deadline, which names it.
     """
     images = [disk.image[vm.node] for disk in spec.disks]
-    taps = [nic.tap.ifname[vm.node] for nic in spec.nics if nic.tap is not None]
-    while held := await vm.host.still_held(images=images, taps=taps):
+    names = taps.names(spec, vm.node)
+    while held := await vm.host.still_held(images=images, taps=names):
         if deadline.expired:
             raise FencingFailed(
                 vm.node,

@@ -100,7 +100,7 @@ class AppendsParams(Params):
 
 
 class PacedParams(Params):
-    """Each client does one thing after the other, with a pause between."""
+    """Keys of clients that do one thing after the other, with a pause between."""
 
     pause_ms: float = Field(50.0, ge=1)
 

@@ -95,7 +95,7 @@ def _log_to_stderr() -> None:
 
 
 class _JournalFormatter(logging.Formatter):
-    """Each line of a record begins with its level in angle brackets."""
+    """Begin each line of a record with its level in angle brackets, as systemd reads it."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = next(n for least, n in _SYSLOG_LEVELS if record.levelno >= least)
