@@ -34,7 +34,7 @@ from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.lab.network import Lab
@@ -234,7 +234,7 @@ def _document(
         "setting": {**where.to_json(), "seed": what.seed, "clients": {"count": clients}},
         "verdict": str(verdict.worst(verdicts)),
         "circles": len(turns),
-        "acknowledged": sum(op.outcome is Outcome.OK for op in history),
+        "acknowledged": sum(op.outcome is OpStatus.OK for op in history),
         "lost": len(records.lost(history, survivors)),
         "connections": clients,
         "broken": len(streams.broken_connections(history)),

@@ -25,7 +25,7 @@ from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import Clients
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
@@ -202,8 +202,8 @@ class _Demo:
             },
             "in_checkpoint": fault.in_checkpoint,
             "acks": {
-                "sent": sum(op.outcome is Outcome.INVOKE for op in history),
-                "acknowledged": sum(op.outcome is Outcome.OK for op in history),
+                "sent": sum(op.outcome is OpStatus.INVOKE for op in history),
+                "acknowledged": sum(op.outcome is OpStatus.OK for op in history),
                 "lost": len(records.lost(history, survivors)),
             },
             "connections": {

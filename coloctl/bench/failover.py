@@ -33,7 +33,7 @@ from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
@@ -225,7 +225,7 @@ class _Run:
             "phases_ms": phases,
             "outage_ms": felt.longest_ms,
             "first_reply_ms": felt.first_reply_ms,
-            "acknowledged": sum(op.outcome is Outcome.OK for op in history),
+            "acknowledged": sum(op.outcome is OpStatus.OK for op in history),
             "lost": len(records.lost(history, survivors)),
             "broken": len(streams.broken_connections(history)),
             "stray_frames": stray,

@@ -22,7 +22,7 @@ from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus, operations
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 
@@ -145,17 +145,13 @@ def watch(client: ControlClient, seconds: float) -> Watched:
 
 def rates(history: Sequence[Op], begin_s: float, end_s: float) -> Row:
     """Compute replies per second, and how long each request waited for its reply, in that time."""
-    sent: dict[tuple[int, int], float] = {}
-    waited = []
-    for op in history:
-        if op.n < 0:
-            continue
-        if op.outcome is Outcome.INVOKE:
-            sent[op.client, op.n] = op.at_s
-        elif op.outcome is Outcome.OK:
-            asked_s = sent.pop((op.client, op.n), None)
-            if asked_s is not None and begin_s <= op.at_s <= end_s:
-                waited.append((op.at_s - asked_s) * 1000)
+    waited = [
+        (one.ended.at_s - one.begun.at_s) * 1000
+        for one in operations(history)
+        if one.ended is not None
+        and one.status is OpStatus.OK
+        and begin_s <= one.ended.at_s <= end_s
+    ]
     return {
         "replies_per_s": round(len(waited) / (end_s - begin_s), 1),
         "latency_ms": summary(waited),

@@ -22,7 +22,7 @@ from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads import WORKLOADS, Running
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
@@ -58,7 +58,7 @@ def over(spec: Workload, running: Running) -> WorkloadRecord:
 
 
 def done(history: list[Op], f: str = "") -> list[Op]:
-    return [op for op in history if op.outcome is Outcome.OK and (not f or op.f == f)]
+    return [op for op in history if op.outcome is OpStatus.OK and (not f or op.f == f)]
 
 
 @pytest.fixture(scope="module")
@@ -143,16 +143,16 @@ def test_the_web_server_never_started_again(played: Any) -> None:
 
 def test_streams_are_whole(played: Any) -> None:
     history = history_of(played, "tcp-stream")
-    sent = [(op.client, op.n) for op in history if op.outcome is Outcome.INVOKE]
+    sent = [(op.client, op.n) for op in history if op.outcome is OpStatus.INVOKE]
     assert sorted((op.client, op.n) for op in done(history)) == sorted(sent)
 
 
 def test_datagrams_come_back_or_are_told_as_lost(played: Any) -> None:
     history = history_of(played, "udp-sequence")
-    sent = {(op.client, op.n) for op in history if op.outcome is Outcome.INVOKE}
+    sent = {(op.client, op.n) for op in history if op.outcome is OpStatus.INVOKE}
     fates = [(op.client, op.n) for op in history if op.outcome in ("ok", "info") and not op.f]
     assert sorted(fates) == sorted(sent)
-    assert not [op for op in history if op.outcome is Outcome.FAIL]
+    assert not [op for op in history if op.outcome is OpStatus.FAIL]
 
 
 def test_acknowledged_blocks_are_on_the_disk(played: Any) -> None:

@@ -16,10 +16,10 @@ from coloctl.chaos.evidence.records import (
     WorkloadRecord,
 )
 from coloctl.chaos.scenario.values import ScheduledFault, Workload
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.model.event import Kind, Record
 
-OK, FAIL, INFO, INVOKE = Outcome.OK, Outcome.FAIL, Outcome.INFO, Outcome.INVOKE
+OK, FAIL, INFO, INVOKE = OpStatus.OK, OpStatus.FAIL, OpStatus.INFO, OpStatus.INVOKE
 FAULT_S, ENDED_S = 10.0, 20.0
 TIMELINE = {
     "generation": 1, "cause": "primary-dead", "survivor": "b", "lost": "a",
@@ -47,7 +47,7 @@ def at_work(kind: str, history: Sequence[Op], kept: Any = None, clients: int = 1
 
 
 def answered(
-    at_s: float, n: int, client: int = 0, outcome: Outcome = OK, said: Any = None, **op: Any
+    at_s: float, n: int, client: int = 0, outcome: OpStatus = OK, said: Any = None, **op: Any
 ) -> list[Op]:
     """Operation ``n`` begun just before ``at_s`` and answered then; ``said`` by the answer."""
     begun = Op(at_s - 0.01, client, INVOKE, n, **op)

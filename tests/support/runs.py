@@ -21,7 +21,7 @@ from coloctl.chaos.evidence.records import (
 from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, SteadyState, Workload
 from coloctl.chaos.workloads.history import Op
-from coloctl.chaos.workloads.history import Outcome as Answer
+from coloctl.chaos.workloads.history import OpStatus as Answer
 from coloctl.model.event import Record
 
 RECORDED = Path(__file__).parents[1] / "golden" / "runs" / "kill_then_freeze.json"

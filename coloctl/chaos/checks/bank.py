@@ -22,7 +22,7 @@ from coloctl.chaos.checks.verdict import (
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 
 class Bank(Sides):
@@ -44,7 +44,7 @@ def bank_sum(evidence: Evidence, params: Bank) -> Verdict:
 
 
 def _sum(work: WorkloadRecord, params: Bank) -> Verdict:
-    reads = [op for op in work.history if op.f == "read" and op.outcome is Outcome.OK and op.value]
+    reads = [op for op in work.history if op.f == "read" and op.outcome is OpStatus.OK and op.value]
     seen = [(f"client {op.client} read", _balances(op.value)) for op in reads]
     if work.kept is not None:
         seen.append(("the guest holds", _balances(work.kept["balances"])))
@@ -77,12 +77,12 @@ def _unexplained(work: WorkloadRecord, reads: list[Op]) -> list[str]:
     It needs a read before every transfer, which shows what the accounts began with.
     """
     transfers = [op for op in work.history if op.f == "transfer" and op.n >= 0]
-    sent = [op for op in transfers if op.outcome is Outcome.INVOKE and op.value]
+    sent = [op for op in transfers if op.outcome is OpStatus.INVOKE and op.value]
     if work.kept is None or not reads or not sent or reads[0].at_s > sent[0].at_s:
         return []
     meant = _balances(reads[0].value)
     done = by_client(work.kept["done"])
-    refused = {(op.client, op.n) for op in transfers if op.outcome is Outcome.FAIL}
+    refused = {(op.client, op.n) for op in transfers if op.outcome is OpStatus.FAIL}
     for op in sent:
         if op.n <= done.get(op.client, -1) and (op.client, op.n) not in refused:
             source, target, amount = str(op.value["from"]), str(op.value["to"]), op.value["amount"]

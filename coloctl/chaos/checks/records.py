@@ -24,7 +24,7 @@ from coloctl.chaos.checks.verdict import (
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 KINDS = ("redis-appends", "redis-transfers", "disk-writer")
 
@@ -48,7 +48,7 @@ def acknowledged(history: Iterable[Op]) -> Mapping[int, list[int]]:
     """Return per client the records that were acknowledged to it, in its order."""
     acks: dict[int, list[int]] = defaultdict(list)
     for op in history:
-        if op.outcome is Outcome.OK and op.n >= 0:
+        if op.outcome is OpStatus.OK and op.n >= 0:
             acks[op.client].append(op.n)
     return acks
 
@@ -73,7 +73,7 @@ def all_kept(
     """
     if wrong := _misplaced(history, held):
         return Verdict("no_lost_acks", wrong.validity, wrong.because, wrong.counterexample)
-    acks = [op.at_s for op in history if op.outcome is Outcome.OK and op.n >= 0]
+    acks = [op.at_s for op in history if op.outcome is OpStatus.OK and op.n >= 0]
     before = sum(at_s < fault_at_s for at_s in acks)
     sides = f"{before} acks before the fault, {len(acks) - before} after it"
     enough = 0 < before < len(acks)
@@ -102,7 +102,7 @@ def _appends(work: WorkloadRecord) -> Verdict:
     held: dict[int, Sequence[int]] = by_client(work.kept)
     if wrong := _misplaced(work.history, held):
         return wrong
-    sent = {(op.client, op.n) for op in work.history if op.outcome is Outcome.INVOKE}
+    sent = {(op.client, op.n) for op in work.history if op.outcome is OpStatus.INVOKE}
     conjured = [
         f"client {client}: record {n} is there and was never sent"
         for client, records in sorted(held.items())
@@ -118,7 +118,7 @@ def _appends(work: WorkloadRecord) -> Verdict:
 def _transfers(work: WorkloadRecord) -> Verdict:
     done = by_client(work.kept["done"])
     transfers = [op for op in work.history if op.f == "transfer" and op.n >= 0]
-    acked = [op for op in transfers if op.outcome is Outcome.OK]
+    acked = [op for op in transfers if op.outcome is OpStatus.OK]
     missing = [
         f"client {op.client}: transfer {op.n} was acknowledged, the guest knows of "
         f"{done.get(op.client, 'none')}"
@@ -127,7 +127,7 @@ def _transfers(work: WorkloadRecord) -> Verdict:
     ]
     if missing:
         return invalid(f"{count(len(missing), 'acknowledged transfer')} undone", missing)
-    last = {op.client: op.n for op in transfers if op.outcome is Outcome.INVOKE}
+    last = {op.client: op.n for op in transfers if op.outcome is OpStatus.INVOKE}
     conjured = [
         f"client {client}: the guest knows of transfer {n}, the last one sent was {last[client]}"
         for client, n in sorted(done.items())
@@ -147,7 +147,7 @@ def _blocks(work: WorkloadRecord) -> Verdict:
         (op.client, op.n): op.value
         for op in work.history
         if op.n >= 0 and op.value is not None
-        if op.outcome in (Outcome.INVOKE, Outcome.OK)
+        if op.outcome in (OpStatus.INVOKE, OpStatus.OK)
     }
     acked = [(client, n) for client, acks in acknowledged(work.history).items() for n in acks]
     wrong = []

@@ -27,7 +27,7 @@ from coloctl.chaos.checks.verdict import (
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: The client of the last read, after all others, and its moment.
 READ_BACK, LAST_S = -1, math.nextafter(NEVER, 0)
@@ -60,7 +60,7 @@ def operations_of(
     for op in history:
         if op.n < 0:
             continue
-        if op.outcome is Outcome.INVOKE:
+        if op.outcome is OpStatus.INVOKE:
             called[op.client, op.n] = op
         elif begun := called.pop((op.client, op.n), None):
             found[begun.key].extend(_operation(begun, op))
@@ -74,11 +74,11 @@ def operations_of(
 
 def _operation(begun: Op, ended: Op | None) -> list[Operation]:
     """Return the operation; none where it certainly had no effect and no answer."""
-    outcome = Outcome.INFO if ended is None else ended.outcome
-    answered_s = ended.at_s if ended is not None and outcome is not Outcome.INFO else NEVER
-    failed = outcome is Outcome.FAIL
+    outcome = OpStatus.INFO if ended is None else ended.outcome
+    answered_s = ended.at_s if ended is not None and outcome is not OpStatus.INFO else NEVER
+    failed = outcome is OpStatus.FAIL
     match begun.f:
-        case "read" if ended is not None and outcome is Outcome.OK:
+        case "read" if ended is not None and outcome is OpStatus.OK:
             kind, value, old = OperationKind.READ, _frozen(ended.value), None
         case "write" if not failed:
             kind, value, old = OperationKind.WRITE, _frozen(begun.value), None

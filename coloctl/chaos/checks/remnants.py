@@ -22,7 +22,7 @@ from coloctl.chaos.checks.verdict import (
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit
 from coloctl.chaos.scenario.values import Params
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 
 @check(needs=("disks",))
@@ -65,9 +65,9 @@ def _disagrees(evidence: Evidence, audit: Audit, history: Sequence[Op]) -> Itera
     ended = {
         (op.client, op.n): op.at_s
         for op in history
-        if op.n >= 0 and op.outcome is not Outcome.INVOKE
+        if op.n >= 0 and op.outcome is not OpStatus.INVOKE
     }
-    sent = {(op.client, op.n) for op in history if op.outcome is Outcome.INVOKE}
+    sent = {(op.client, op.n) for op in history if op.outcome is OpStatus.INVOKE}
     loaded = any(op.at_s > audit.at_s for op in history)
     at = when(evidence, audit.at_s)
     for record in sorted(disk ^ memory):
@@ -80,7 +80,7 @@ def _disagrees(evidence: Evidence, audit: Audit, history: Sequence[Op]) -> Itera
     acked = {
         (op.client, op.n)
         for op in history
-        if op.outcome is Outcome.OK and op.n >= 0 and op.at_s <= audit.at_s
+        if op.outcome is OpStatus.OK and op.n >= 0 and op.at_s <= audit.at_s
     }
     for client, n in sorted(acked - (disk & memory) - (disk ^ memory)):
         yield f"{at}: client {client}: record {n} was acknowledged and is on neither"

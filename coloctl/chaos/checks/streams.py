@@ -27,7 +27,7 @@ from coloctl.chaos.checks.verdict import (
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.scenario.values import Params
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: Clients of these kinds have no connection and note no ``opened``.
 CONNECTIONLESS = ("udp-sequence", "disk-writer")
@@ -56,7 +56,7 @@ def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
         for work in evidence.works.values()
         if work.spec.kind == "http"
         for op in work.history
-        if op.outcome is Outcome.OK and op.value is not None
+        if op.outcome is OpStatus.OK and op.value is not None
     }
     if len(boots) > 1:
         return invalid("the guest booted meanwhile", [f"boot id {one}" for one in boots])
@@ -81,12 +81,12 @@ def _pages(work: WorkloadRecord) -> Verdict:
     wrong = [
         f"client {op.client}: request {op.n} got {_status(op)}"
         for op in work.history
-        if op.n >= 0 and op.outcome in (Outcome.OK, Outcome.FAIL)
-        if op.outcome is Outcome.FAIL or (op.value and op.value[0] != 200)
+        if op.n >= 0 and op.outcome in (OpStatus.OK, OpStatus.FAIL)
+        if op.outcome is OpStatus.FAIL or (op.value and op.value[0] != 200)
     ]
     if wrong:
         return invalid(f"{count(len(wrong), 'request')} not answered with 200", wrong)
-    answers = [op for op in work.history if op.outcome is Outcome.OK and op.value]
+    answers = [op for op in work.history if op.outcome is OpStatus.OK and op.value]
     if not answers:
         return unknown("no answer had a status")
     return valid(f"{len(answers)} answers, all of status 200 and from one boot")
@@ -97,7 +97,7 @@ def _status(op: Op) -> str:
 
 
 def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
-    first = {(op.client, op.n): op for op in work.history if op.outcome is Outcome.OK and not op.f}
+    first = {(op.client, op.n): op for op in work.history if op.outcome is OpStatus.OK and not op.f}
     wrong = [
         f"client {op.client}: datagram {op.n} came back as something else"
         f"{': ' + op.note if op.note else ''}"
@@ -106,7 +106,7 @@ def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
     ]
     if wrong:
         return invalid(f"{count(len(wrong), 'echo')} of other content", wrong)
-    sent = {(op.client, op.n) for op in work.history if op.outcome is Outcome.INVOKE and op.n >= 0}
+    sent = {(op.client, op.n) for op in work.history if op.outcome is OpStatus.INVOKE and op.n >= 0}
     gone = sorted(sent - set(first))
     if not sent:
         return unknown("no datagram was sent")
@@ -118,7 +118,7 @@ def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
 
 
 def _differs(op: Op, first: Op | None) -> bool:
-    if op.outcome is Outcome.FAIL and op.n >= 0:
+    if op.outcome is OpStatus.FAIL and op.n >= 0:
         return True
     if op.f != "duplicate" or first is None or None in (op.value, first.value):
         return False
@@ -161,7 +161,7 @@ def broken_connections(history: Sequence[Op]) -> list[str]:
     return [
         f"client {op.client}: {op.note}"
         for op in history
-        if op.outcome is Outcome.FAIL and op.n < 0
+        if op.outcome is OpStatus.FAIL and op.n < 0
     ] + [
         f"client {op.client}: began as {opened[op.client]}, ended as {op.note.split()[1]}"
         for op in history

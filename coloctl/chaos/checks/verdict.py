@@ -18,7 +18,7 @@ from pydantic import Field
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.scenario.values import Params
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: A counterexample is read by people; more lines of the same kind add nothing.
 EXAMPLES_MAX = 10
@@ -136,7 +136,7 @@ def thin(evidence: Evidence, history: Sequence[Op], sides: Sides) -> str:
 
     Without any fault the steady state is what has two sides.
     """
-    acks = [op.at_s for op in history if op.outcome is Outcome.OK]
+    acks = [op.at_s for op in history if op.outcome is OpStatus.OK]
     faults = [(one.fault.name, one.at_s, one.healed_s) for one in evidence.faults]
     for name, at_s, healed_s in faults or [("the steady state", evidence.steady_s, None)]:
         end_s = at_s if healed_s is None else healed_s

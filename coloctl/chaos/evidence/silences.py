@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import merge
 from itertools import pairwise
 
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Replies:
         self._closed: dict[tuple[str, int], float] = {}
         for workload, history in histories.items():
             for op in history:
-                if op.outcome is Outcome.OK:
+                if op.outcome is OpStatus.OK:
                     found[workload, op.client].append(op.at_s)
                 elif op.note.startswith("closed "):
                     self._closed.setdefault((workload, op.client), op.at_s)

@@ -18,7 +18,7 @@ from coloctl.chaos.report.markup import Markup, number, tag
 from coloctl.chaos.report.operations import Answered, DrawnWorkload, thinned
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window, duration
 from coloctl.chaos.report.strips import KINDS, Mark
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 
 ROW = 22.0
 LATENCY_HEIGHT, LATENCY_TOP = 148.0, 18.0
@@ -99,8 +99,8 @@ def latency(window: Window, work: DrawnWorkload, scale: Latency, most: int) -> L
         return window.x(one.op.at_s), scale.y(one.ms)
 
     shown = [one for one in here if window.holds(one.op.at_s)]
-    by = {kind: [one for one in shown if one.op.outcome is kind] for kind in Outcome}
-    dots = thinned(by[Outcome.OK], place, most)
+    by = {kind: [one for one in shown if one.op.outcome is kind] for kind in OpStatus}
+    dots = thinned(by[OpStatus.OK], place, most)
     long = sorted(
         (one for one in here if (one.op.at_s - one.began_s) * window.px_per_s > LINE_MIN),
         key=lambda one: one.began_s - one.op.at_s,
@@ -113,12 +113,12 @@ def latency(window: Window, work: DrawnWorkload, scale: Latency, most: int) -> L
         _silences(window, quiet, scale.height),
         tag("path", d="".join(_line(window, one, scale) for one in long), class_="held"),
         tag("path", d="".join(f"M{number(x)} {number(y)}h0" for x, y in dots), class_="ok"),
-        tag("path", d=_crosses(thinned(by[Outcome.FAIL], place, 300)), class_="fail"),
-        tag("path", d=_rings(thinned(by[Outcome.INFO], place, 300)), class_="info"),
+        tag("path", d=_crosses(thinned(by[OpStatus.FAIL], place, 300)), class_="fail"),
+        tag("path", d=_rings(thinned(by[OpStatus.INFO], place, 300)), class_="info"),
         [_broken(window, op.at_s, f"client {op.client}: {op.note}") for op in broken[:40]],
         class_="latency",
     )
-    left_out = ", thinned" if len(by[Outcome.OK]) > most else ""
+    left_out = ", thinned" if len(by[OpStatus.OK]) > most else ""
     about = (
         f"{work.spec.name}: {len(shown)} operations, the slowest took "
         f"{duration(max((one.ms for one in shown), default=None))}; "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.silences import Silence
 from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: The longest silences of a run; a picture of one fault must find those around it.
 SILENCES_MAX = 100
@@ -64,19 +64,19 @@ def answered(history: Iterable[Op], ended_s: float) -> list[Answered]:
     for op in sorted(history, key=lambda op: op.at_s):
         if op.n < 0:
             continue
-        if op.outcome is Outcome.INVOKE:
+        if op.outcome is OpStatus.INVOKE:
             begun[op.client, op.n] = op
         elif (began := begun.pop((op.client, op.n), None)) is not None:
             found.append(Answered(op, began.at_s))
     for op in begun.values():
-        never = Op(max(ended_s, op.at_s), op.client, Outcome.INFO, op.n, "never answered")
+        never = Op(max(ended_s, op.at_s), op.client, OpStatus.INFO, op.n, "never answered")
         found.append(Answered(never, op.at_s))
     return found
 
 
 def breaks(history: Iterable[Op]) -> list[Op]:
     """Return the failures of connections."""
-    return [op for op in history if op.n < 0 and op.outcome is Outcome.FAIL]
+    return [op for op in history if op.n < 0 and op.outcome is OpStatus.FAIL]
 
 
 def thinned(

@@ -20,7 +20,7 @@ from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, Takeover, WorkloadRecord
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.scenario.values import Scenario
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 
 #: Version of the document; grows with incompatible changes only.
 RESULT_SCHEMA = 1
@@ -163,10 +163,10 @@ def workload(work: WorkloadRecord) -> dict[str, Any]:
         "name": work.spec.name,
         "kind": work.spec.kind,
         "clients": work.spec.clients,
-        "sent": seen[Outcome.INVOKE],
-        "acknowledged": seen[Outcome.OK],
-        "failed": seen[Outcome.FAIL],
-        "unknown": seen[Outcome.INFO],
+        "sent": seen[OpStatus.INVOKE],
+        "acknowledged": seen[OpStatus.OK],
+        "failed": seen[OpStatus.FAIL],
+        "unknown": seen[OpStatus.INFO],
         "connections": sum(op.note.startswith("opened ") for op in work.history),
         "broken": len(broken_connections(work.history)),
     }

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 from coloctl.chaos.scenario.values import Params
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.chaos.workloads.recorder import CONNECT_DEADLINE_S, REPLY_DEADLINE_S, Recorder
 
 P = TypeVar("P", bound=Params)
@@ -49,17 +49,17 @@ class Client(Generic[P]):
     def __post_init__(self) -> None:
         self.chance = random.Random(self.number)
 
-    def note(self, outcome: Outcome, n: int | None = None, note: str = "", **said: Any) -> None:
+    def note(self, outcome: OpStatus, n: int | None = None, note: str = "", **said: Any) -> None:
         """Write a line of the history, about operation ``n`` (by default the one under way)."""
         self.record(self.number, outcome, self.n if n is None else n, note, **said)
 
     def opened(self, identity: object) -> None:
         """Note that the connection of that identity is open."""
-        self.note(Outcome.INFO, -1, f"opened {identity}")
+        self.note(OpStatus.INFO, -1, f"opened {identity}")
 
     def closed(self, identity: object) -> None:
         """Note that the connection of that identity is closed in order."""
-        self.note(Outcome.INFO, -1, f"closed {identity}")
+        self.note(OpStatus.INFO, -1, f"closed {identity}")
 
     def paused(self, pause_ms: float) -> bool:
         """Pause, then return whether to go on; a client that is to end does not wait."""
@@ -69,11 +69,11 @@ class Client(Generic[P]):
     def under_way(self, f: str = "", key: str = "", value: Any = None) -> Iterator[None]:
         """Note an operation as sent, and as of unknown fate when its connection breaks in it."""
         said = {"f": f, "key": key, "value": value}
-        self.note(Outcome.INVOKE, **said)
+        self.note(OpStatus.INVOKE, **said)
         try:
             yield
         except BaseException:
-            self.note(Outcome.INFO, **said)
+            self.note(OpStatus.INFO, **said)
             raise
 
 
@@ -158,9 +158,9 @@ def work_to_end(work: Callable[[Client[P]], None], client: Client[P]) -> None:
     try:
         work(client)
     except Complete as error:
-        client.note(Outcome.FAIL, -1, str(error))
+        client.note(OpStatus.FAIL, -1, str(error))
     except Broken as error:
-        client.note(Outcome.FAIL, -1, f"broke at record {client.n}: {error}")
+        client.note(OpStatus.FAIL, -1, f"broke at record {client.n}: {error}")
 
 
 def main(work: Work[P], arguments: Sequence[str] | None = None) -> None:

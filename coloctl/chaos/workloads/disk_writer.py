@@ -14,7 +14,7 @@ from typing import Any
 from coloctl.chaos.workloads import BlocksParams
 from coloctl.chaos.workloads.blocks import Blocks
 from coloctl.chaos.workloads.client import Client, Work, main
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 
 
 def block(client: int, n: int, size: int) -> bytes:
@@ -40,9 +40,9 @@ def work(client: Client[BlocksParams]) -> None:
                 refused = disk.write(client.number, client.n * size, data)
             if refused:
                 # An error of the disk, not of the connection: its content here is unknown.
-                client.note(Outcome.INFO, note=refused, value=value)
+                client.note(OpStatus.INFO, note=refused, value=value)
             else:
-                client.note(Outcome.OK, value=value)
+                client.note(OpStatus.OK, value=value)
             client.n += 1
         client.closed(disk.identity())
 

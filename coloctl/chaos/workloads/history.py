@@ -1,7 +1,7 @@
 """Define the history of clients: what they did and saw, as JSON lines in monotonic time.
 
-Called by `chaos.workloads.recorder`, which writes it, and by faults and `chaos.checks`, which only
-read it.
+Called by `chaos.workloads.recorder`, which writes it, and by `chaos.checks`, `chaos.report` and
+`bench`, which only read it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from enum import StrEnum
 from typing import Any
 
 
-class Outcome(StrEnum):
-    """The state of an operation. ``info`` means that it is unknown whether it happened."""
+class OpStatus(StrEnum):
+    """The status of an operation. ``info`` means that it is unknown whether it happened."""
 
     INVOKE = "invoke"
     OK = "ok"
@@ -33,7 +33,7 @@ class Op:
 
     at_s: float
     client: int
-    outcome: Outcome
+    outcome: OpStatus
     n: int
     note: str = ""
     f: str = ""
@@ -51,4 +51,38 @@ def parse(lines: Iterable[str]) -> Iterator[Op]:
     for line in lines:
         if line.strip():
             fields = json.loads(line)
-            yield Op(**{**fields, "outcome": Outcome(fields["outcome"])})
+            yield Op(**{**fields, "outcome": OpStatus(fields["outcome"])})
+
+
+@dataclass(frozen=True)
+class ClientOperation:
+    """One operation: its invocation, and its answer if it has one.
+
+    Note the difference: an `Op` is one line of a history, this is two of them.
+    """
+
+    begun: Op
+    ended: Op | None
+
+    @property
+    def status(self) -> OpStatus:
+        """Its status after the answer; ``info`` without one."""
+        return OpStatus.INFO if self.ended is None else self.ended.outcome
+
+
+def operations(history: Iterable[Op]) -> list[ClientOperation]:
+    """Pair each invocation with its answer, in the order of the answers.
+
+    Operations without an answer come last. What concerns a connection alone (``n`` -1) is no
+    operation, nor is a second answer.
+    """
+    begun: dict[tuple[int, int], Op] = {}
+    found = []
+    for op in sorted(history, key=lambda op: op.at_s):
+        if op.n < 0:
+            continue
+        if op.outcome is OpStatus.INVOKE:
+            begun[op.client, op.n] = op
+        elif (invoked := begun.pop((op.client, op.n), None)) is not None:
+            found.append(ClientOperation(invoked, op))
+    return found + [ClientOperation(op, None) for op in begun.values()]

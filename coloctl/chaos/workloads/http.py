@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from coloctl.chaos.workloads import PacedParams
 from coloctl.chaos.workloads.client import Broken, Client, Line, Work, main
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.lab.guest import WEB_PORT
 
 REQUEST = "GET /boot-id HTTP/1.1\r\nHost: {host}\r\n\r\n"
@@ -44,7 +44,7 @@ def work(client: Client[PacedParams]) -> None:
         while client.paused(client.params.pause_ms):
             with client.under_way():
                 status, boot_id = get(line, client.host)
-            client.note(Outcome.OK if status == 200 else Outcome.FAIL, value=[status, boot_id])
+            client.note(OpStatus.OK if status == 200 else OpStatus.FAIL, value=[status, boot_id])
             client.n += 1
         client.closed(line.identity())
 

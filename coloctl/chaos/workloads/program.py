@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from coloctl.chaos.workloads.history import Op, Outcome, parse
+from coloctl.chaos.workloads.history import Op, OpStatus, parse
 from coloctl.errors import DeadlineMissed, LabError
 
 if TYPE_CHECKING:  # a lab's imports would cost each client a second of its start
@@ -59,7 +59,7 @@ class ClientProgram:
 
     def acknowledged(self) -> int:
         """Count the operations that clients saw acknowledged so far."""
-        return sum(op.outcome is Outcome.OK for op in list(self.history))
+        return sum(op.outcome is OpStatus.OK for op in list(self.history))
 
     def finish(self) -> list[Op]:
         """Wait until every client has ended by itself; return the whole history.

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: No reply for so long means that the connection hangs, seconds. Linux gives up a connection only
 #: after minutes; a client of a protected guest should never wait longer than a failover.
@@ -25,7 +25,7 @@ class Recorder:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "", **more: Any) -> None:
+    def __call__(self, client: int, outcome: OpStatus, n: int, note: str = "", **more: Any) -> None:
         """Write one line; ``more`` are further fields of `Op`."""
         line = Op(time.monotonic(), client, outcome, n, note, **more).line()
         with self._lock:

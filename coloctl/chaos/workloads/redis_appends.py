@@ -20,7 +20,7 @@ from redis.connection import Connection
 from redis.exceptions import RedisError
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.chaos.workloads.recorder import CONNECT_DEADLINE_S, REPLY_DEADLINE_S, Recorder
 
 
@@ -79,23 +79,23 @@ def append_records(
     """Append records 0, 1, 2, ... until ``ending``; the first error ends this client."""
     try:
         connection = connect(host, port)
-        record(client, Outcome.INFO, -1, f"opened {ask(connection, 'CLIENT', 'ID')}")
+        record(client, OpStatus.INFO, -1, f"opened {ask(connection, 'CLIENT', 'ID')}")
     except (RedisError, OSError) as error:
-        record(client, Outcome.FAIL, -1, f"never connected: {error}")
+        record(client, OpStatus.FAIL, -1, f"never connected: {error}")
         return
     n = 0
     try:
         while not ending.is_set():
-            record(client, Outcome.INVOKE, n)
+            record(client, OpStatus.INVOKE, n)
             ask(connection, "RPUSH", key(client), n)
-            record(client, Outcome.OK, n)
+            record(client, OpStatus.OK, n)
             n += 1
             if wait_s := rhythm.wait_s(time.monotonic()):
                 ending.wait(wait_s)
-        record(client, Outcome.INFO, -1, f"closed {ask(connection, 'CLIENT', 'ID')}")
+        record(client, OpStatus.INFO, -1, f"closed {ask(connection, 'CLIENT', 'ID')}")
     except (RedisError, OSError) as error:
-        record(client, Outcome.INFO, n)
-        record(client, Outcome.FAIL, -1, f"broke at record {n}: {error}")
+        record(client, OpStatus.INFO, n)
+        record(client, OpStatus.FAIL, -1, f"broke at record {n}: {error}")
     finally:
         connection.disconnect()
 

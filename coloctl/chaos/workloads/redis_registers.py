@@ -11,7 +11,7 @@ from typing import Any
 
 from coloctl.chaos.workloads import RegistersParams
 from coloctl.chaos.workloads.client import Client, Work, main
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.chaos.workloads.store import Store, store
 
 #: 1 when KEYS[1] held the first argument and now holds the second. An absent register is "".
@@ -50,16 +50,16 @@ def operate(
     if f == "read":
         with client.under_way(f, name):
             seen = number(server.ask("GET", at))
-        client.note(Outcome.OK, f=f, key=name, value=seen)
+        client.note(OpStatus.OK, f=f, key=name, value=seen)
         return seen
     if f == "write":
         with client.under_way(f, name, mine):
             server.ask("SET", at, mine)
-        client.note(Outcome.OK, f=f, key=name, value=mine)
+        client.note(OpStatus.OK, f=f, key=name, value=mine)
         return mine
     with client.under_way(f, name, [seen, mine]):
         done = server.ask("EVAL", CAS, 1, at, "" if seen is None else seen, mine)
-    client.note(Outcome.OK if done else Outcome.FAIL, f=f, key=name, value=[seen, mine])
+    client.note(OpStatus.OK if done else OpStatus.FAIL, f=f, key=name, value=[seen, mine])
     return mine if done else seen
 
 

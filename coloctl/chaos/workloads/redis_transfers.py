@@ -10,7 +10,7 @@ from typing import Any
 
 from coloctl.chaos.workloads import TransfersParams
 from coloctl.chaos.workloads.client import Client, Work, main
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.chaos.workloads.store import Store, store
 
 
@@ -55,13 +55,13 @@ def work(client: Client[TransfersParams]) -> None:
             if params.read_every and client.n % params.read_every == params.read_every - 1:
                 with client.under_way("read"):
                     seen = balances(bank, first, names)
-                client.note(Outcome.OK, f="read", value=seen)
+                client.note(OpStatus.OK, f="read", value=seen)
             else:
                 source, target = client.chance.sample(names, 2)
                 move = {"from": source, "to": target, "amount": client.chance.randint(1, 20)}
                 with client.under_way("transfer", value=move):
                     bank.at_once(*transfer(first, client.number, client.n, move))
-                client.note(Outcome.OK, f="transfer", value=move)
+                client.note(OpStatus.OK, f="transfer", value=move)
             client.n += 1
         client.closed(bank.identity())
 

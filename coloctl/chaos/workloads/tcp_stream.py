@@ -12,7 +12,7 @@ from collections import deque
 
 from coloctl.chaos.workloads import StreamParams
 from coloctl.chaos.workloads.client import Broken, Client, Complete, Line, Work, main
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.lab.guest import ECHO_PORT
 
 
@@ -36,7 +36,7 @@ def work(client: Client[StreamParams]) -> None:
         try:
             while client.paused(client.params.pause_ms):
                 while len(under_way) < client.params.window:
-                    client.note(Outcome.INVOKE)
+                    client.note(OpStatus.INVOKE)
                     under_way.append(client.n)
                     client.n += 1
                     line.send(chunk(client.number, under_way[-1], client.params.chunk_bytes))
@@ -45,7 +45,7 @@ def work(client: Client[StreamParams]) -> None:
                 check(client, line, under_way)
         except Broken:
             for n in under_way:
-                client.note(Outcome.INFO, n)
+                client.note(OpStatus.INFO, n)
             raise
         client.closed(line.identity())
 
@@ -56,7 +56,7 @@ def check(client: Client[StreamParams], line: Line, under_way: deque[int]) -> No
     came = line.receive(size)
     if (at := wrong_byte(chunk(client.number, n, size), came)) is not None:
         raise Complete(f"wrong byte at {n * size + at}")
-    client.note(Outcome.OK, under_way.popleft())
+    client.note(OpStatus.OK, under_way.popleft())
 
 
 if __name__ == "__main__":

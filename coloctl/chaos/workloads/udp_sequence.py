@@ -12,7 +12,7 @@ import time
 
 from coloctl.chaos.workloads import PacedParams
 from coloctl.chaos.workloads.client import Client, Work, main
-from coloctl.chaos.workloads.history import Outcome
+from coloctl.chaos.workloads.history import OpStatus
 from coloctl.lab.guest import ECHO_PORT
 
 #: How long the last datagrams may take after the end of the load, seconds: longer than a failover.
@@ -46,12 +46,12 @@ def note_echoes(
             continue
         n = numbered(client.number, data)
         if n is None or n >= client.n:
-            client.note(Outcome.FAIL, -1, "a datagram that was never sent")
+            client.note(OpStatus.FAIL, -1, "a datagram that was never sent")
         elif n in echoed:
-            client.note(Outcome.OK, n, f="duplicate")
+            client.note(OpStatus.OK, n, f="duplicate")
         else:
             echoed.add(n)
-            client.note(Outcome.OK, n)
+            client.note(OpStatus.OK, n)
     return echoed
 
 
@@ -66,17 +66,17 @@ def work(client: Client[PacedParams]) -> None:
         )
         listener.start()
         while client.paused(client.params.pause_ms):
-            client.note(Outcome.INVOKE)
+            client.note(OpStatus.INVOKE)
             client.n += 1
             try:
                 near.send(datagram(client.number, client.n - 1))
             except OSError as error:  # lost on the first metre: a datagram may be
-                client.note(Outcome.INFO, client.n - 1, str(error))
+                client.note(OpStatus.INFO, client.n - 1, str(error))
         time.sleep(STRAGGLERS_S)
         done.set()
         listener.join()
     for n in sorted(set(range(client.n)) - echoed):
-        client.note(Outcome.INFO, n)
+        client.note(OpStatus.INFO, n)
 
 
 if __name__ == "__main__":

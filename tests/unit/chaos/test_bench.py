@@ -16,7 +16,7 @@ from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import FrameRun, Takeover
 from coloctl.chaos.evidence.takeover import awaited
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.chaos.workloads.redis_appends import Rhythm
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
@@ -179,14 +179,14 @@ def test_a_loss_outweighs_a_void_run(verdicts: list[str], code: int) -> None:
 
 def test_latency_is_counted_where_the_reply_came_in_time() -> None:
     history = [
-        Op(0.0, 0, Outcome.INVOKE, 0),
-        Op(0.9, 0, Outcome.OK, 0),  # too early
-        Op(1.0, 0, Outcome.INVOKE, 1),
-        Op(1.5, 1, Outcome.INVOKE, 1),
-        Op(1.2, 0, Outcome.OK, 1),
-        Op(1.9, 1, Outcome.OK, 1),
-        Op(2.0, 1, Outcome.INFO, -1, "closed 7"),
-        Op(2.0, 0, Outcome.INVOKE, 2),  # never answered
+        Op(0.0, 0, OpStatus.INVOKE, 0),
+        Op(0.9, 0, OpStatus.OK, 0),  # too early
+        Op(1.0, 0, OpStatus.INVOKE, 1),
+        Op(1.5, 1, OpStatus.INVOKE, 1),
+        Op(1.2, 0, OpStatus.OK, 1),
+        Op(1.9, 1, OpStatus.OK, 1),
+        Op(2.0, 1, OpStatus.INFO, -1, "closed 7"),
+        Op(2.0, 0, OpStatus.INVOKE, 2),  # never answered
     ]
     found = rates(history, 1.0, 3.0)
     assert found["replies_per_s"] == 1.0

@@ -14,8 +14,7 @@ from coloctl.chaos.checks import CHECKS, Params
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.evidence.silences import Outage, Replies
 from coloctl.chaos.evidence.states import StateChange
-from coloctl.chaos.workloads.history import Op
-from coloctl.chaos.workloads.history import Outcome as OpStatus
+from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.model.event import Kind, Record
 
 pytestmark = pytest.mark.unit

@@ -17,7 +17,7 @@ from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, WorkloadR
 from coloctl.chaos.report import markup, operations, scale, strips
 from coloctl.chaos.scenario.values import ScheduledFault
 from coloctl.chaos.workloads.history import Op
-from coloctl.chaos.workloads.history import Outcome as Answer
+from coloctl.chaos.workloads.history import OpStatus as Answer
 
 #: Bytes; were the operations of the long run not thinned, its page would have 677,000.
 SIZE_MAX = 400_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from coloctl.chaos.workloads import (
 )
 from coloctl.chaos.workloads import blocks as blocks_of
 from coloctl.chaos.workloads.client import Broken, Client, work_to_end
-from coloctl.chaos.workloads.history import Op, Outcome
+from coloctl.chaos.workloads.history import Op, OpStatus, operations
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.chaos.workloads.recorder import Recorder
 from coloctl.errors import LabError
@@ -52,7 +53,7 @@ class Notes(Recorder):
     def __init__(self) -> None:
         self.ops: list[Op] = []
 
-    def __call__(self, client: int, outcome: Outcome, n: int, note: str = "", **said: Any) -> None:
+    def __call__(self, client: int, outcome: OpStatus, n: int, note: str = "", **said: Any) -> None:
         self.ops.append(Op(time.monotonic(), client, outcome, n, note, **said))
 
 
@@ -90,14 +91,14 @@ def lives(
 
 
 def acknowledged(ops: list[Op]) -> list[int]:
-    return [op.n for op in ops if op.outcome is Outcome.OK]
+    return [op.n for op in ops if op.outcome is OpStatus.OK]
 
 
 def three(ops: list[Op]) -> bool:
     return len(acknowledged(ops)) >= 3
 
 
-def connection_notes(ops: list[Op]) -> list[tuple[Outcome, str]]:
+def connection_notes(ops: list[Op]) -> list[tuple[OpStatus, str]]:
     return [(op.outcome, op.note) for op in ops if op.n < 0]
 
 
@@ -117,7 +118,7 @@ def test_a_stream_that_is_echoed_is_acknowledged_to_its_end(
     with serving(echo) as port:
         monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
         ops = lives(tcp_stream.work, STREAM, three)
-    sent = [op.n for op in ops if op.outcome is Outcome.INVOKE]
+    sent = [op.n for op in ops if op.outcome is OpStatus.INVOKE]
     assert acknowledged(ops) == sent == list(range(len(sent)))
     (_, opened), (_, closed) = connection_notes(ops)
     assert opened.removeprefix("opened ") == closed.removeprefix("closed ")
@@ -136,8 +137,8 @@ def test_one_wrong_byte_is_told_with_its_place(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
         ops = lives(tcp_stream.work, STREAM, lambda ops: len(ops) > 1000)
     assert acknowledged(ops) == [0, 1]
-    assert (Outcome.FAIL, "wrong byte at 234") in connection_notes(ops)
-    assert [op.n for op in ops if op.outcome is Outcome.INFO and op.n >= 0] == [2, 3]
+    assert (OpStatus.FAIL, "wrong byte at 234") in connection_notes(ops)
+    assert [op.n for op in ops if op.outcome is OpStatus.INFO and op.n >= 0] == [2, 3]
 
 
 def test_a_connection_that_ends_leaves_what_was_under_way_unknown(
@@ -150,8 +151,8 @@ def test_a_connection_that_ends_leaves_what_was_under_way_unknown(
         monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
         ops = lives(tcp_stream.work, STREAM, lambda ops: len(ops) > 1000)
     assert acknowledged(ops) == []
-    assert {op.n for op in ops if op.outcome is Outcome.INFO and op.n >= 0} <= {0, 1}
-    assert connection_notes(ops)[-1][0] is Outcome.FAIL
+    assert {op.n for op in ops if op.outcome is OpStatus.INFO and op.n >= 0} <= {0, 1}
+    assert connection_notes(ops)[-1][0] is OpStatus.FAIL
     assert not any(op.note.startswith("closed") for op in ops)
 
 
@@ -160,7 +161,7 @@ def test_nobody_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         port = reserved.getsockname()[1]
     monkeypatch.setattr(tcp_stream, "ECHO_PORT", port)
     (op,) = lives(tcp_stream.work, STREAM, lambda ops: len(ops) > 1000)
-    assert (op.outcome, op.n) == (Outcome.FAIL, -1)
+    assert (op.outcome, op.n) == (OpStatus.FAIL, -1)
     assert op.note.startswith("never connected: ")
 
 
@@ -193,7 +194,7 @@ def test_answers_are_kept_with_status_and_body(monkeypatch: pytest.MonkeyPatch) 
     with serving(answering(head, b"uid\n")) as port:
         monkeypatch.setattr(http, "WEB_PORT", port)
         ops = lives(http.work, PacedParams(pause_ms=1), three)
-    assert {json.dumps(op.value) for op in ops if op.outcome is Outcome.OK} == {'[200, "uid"]'}
+    assert {json.dumps(op.value) for op in ops if op.outcome is OpStatus.OK} == {'[200, "uid"]'}
     assert connection_notes(ops)[-1][1].startswith("closed ")
 
 
@@ -236,8 +237,8 @@ def test_datagrams_are_noted_as_echoed_doubled_or_lost(monkeypatch: pytest.Monke
         )
         thread.join(5)
     assert [op.n for op in ops if op.f == "duplicate"] == [2]
-    assert [op.n for op in ops if op.outcome is Outcome.OK and not op.f][:2] == [0, 2]
-    assert 1 in [op.n for op in ops if op.outcome is Outcome.INFO]
+    assert [op.n for op in ops if op.outcome is OpStatus.OK and not op.f][:2] == [0, 2]
+    assert 1 in [op.n for op in ops if op.outcome is OpStatus.INFO]
     assert not connection_notes(ops)
 
 
@@ -265,7 +266,7 @@ def test_a_block_that_the_disk_refused_is_unknown_and_the_client_goes_on(
         monkeypatch.setattr(blocks_of, "BLOCKS_PORT", port)
         ops = lives(disk_writer.work, BlocksParams(pause_ms=1, block_bytes=64), three)
     assert acknowledged(ops)[:3] == [0, 2, 3]
-    assert [(op.n, op.note) for op in ops if op.outcome is Outcome.INFO and op.n >= 0] == [
+    assert [(op.n, op.note) for op in ops if op.outcome is OpStatus.INFO and op.n >= 0] == [
         (1, "no space")
     ]
     assert ops[2].value == zlib.crc32(disk_writer.block(3, 0, 64))
@@ -297,6 +298,37 @@ def test_a_transfer_keeps_the_sum(accounts: int, data: st.DataObject) -> None:
     assert (down[0], up[0], down[2]) == ("DECRBY", "INCRBY", up[2])
     assert down[1] != up[1]
     assert done == ("SET", "bank:5:done:6", 7)
+
+
+# -- operations of a history
+
+
+@given(
+    st.lists(st.sampled_from([None, OpStatus.OK, OpStatus.FAIL, OpStatus.INFO]), max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_each_answer_belongs_to_the_invocation_of_its_client_and_number(
+    answers: list[OpStatus | None], chance: random.Random
+) -> None:
+    """Two clients with the same numbers; lines of connections and second answers are none."""
+    history = [Op(0.0, 0, OpStatus.INFO, -1, "opened 1"), Op(99.0, 0, OpStatus.OK, 0)]
+    for client in (0, 1):
+        for n, answer in enumerate(answers):
+            history.append(Op(n + client / 2, client, OpStatus.INVOKE, n))
+            if answer is not None:
+                history.append(Op(n + 10 + client / 2, client, answer, n))
+    chance.shuffle(history)
+    found = operations(history)
+    assert sorted((one.begun.client, one.begun.n) for one in found) == [
+        (client, n) for client in (0, 1) for n in range(len(answers))
+    ]
+    for one in found:
+        if one.ended is not None:
+            assert (one.ended.client, one.ended.n) == (one.begun.client, one.begun.n)
+            assert one.status is one.ended.outcome
+    ended = [one.ended.at_s for one in found if one.ended is not None]
+    assert ended == sorted(ended)
+    assert all(one.status is OpStatus.INFO for one in found[len(ended) :])
 
 
 # -- the table
