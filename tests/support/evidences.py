@@ -10,6 +10,7 @@ from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import (
     Audit,
     FaultRecord,
+    FaultResult,
     FrameRun,
     ObservedEvent,
     Takeover,
@@ -97,10 +98,11 @@ def failed_over(at_s: float, **timeline: Any) -> ObservedEvent:
 RUINED = FaultRecord(ScheduledFault("ruin", "ruin", "secondary", 5.0), FAULT_S, ("b",), "secondary")
 
 
-def stranger(note: str) -> FaultRecord:
-    """Another user was on a host, and what came of it."""
+def stranger(result: FaultResult) -> FaultRecord:
+    """Make the record of another user who was on a host, as the engine makes it."""
     planned = ScheduledFault("stranger", "stranger", "a", 5.0)
-    return FaultRecord(planned, FAULT_S, note=note, healed_s=20.0)
+    note = f"on host-a: {result}"
+    return FaultRecord(planned, FAULT_S, note=note, healed_s=20.0, result=result)
 
 
 def diverged(at_s: float, *, checkpoints: int) -> tuple[ObservedEvent, ...]:

@@ -21,7 +21,7 @@ from coloctl.chaos.checks.verdict import (
     when,
 )
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import NOTHING, FaultRecord, ObservedEvent
+from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, StrangerGains
 from coloctl.chaos.scenario.values import Params
 from coloctl.model.observation import Diagnosis
 
@@ -98,7 +98,11 @@ def stranger_got_nothing(evidence: Evidence, _: Params) -> Verdict:
     there = _injected(evidence, STRANGER)
     if not there:
         return unknown("there was no stranger")
-    wrong = [f"{when(evidence, one.at_s)}: {one.note}" for one in there if NOTHING not in one.note]
+    wrong = [
+        f"{when(evidence, one.at_s)}: {one.note}"
+        for one in there
+        if not isinstance(one.result, StrangerGains) or one.result.got
+    ]
     if wrong:
         return invalid(f"{count(len(wrong), 'stranger')} got a part of the pair", wrong)
     return valid(f"{count(len(there), 'stranger')} got nothing")

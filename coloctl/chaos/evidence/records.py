@@ -13,8 +13,22 @@ from typing import Any
 from coloctl.chaos.scenario.values import ScheduledFault, Workload
 from coloctl.chaos.workloads.history import Op
 
-#: The note of a fault of the kind ``stranger`` that got no part of the pair.
-NOTHING = "it got nothing"
+
+@dataclass(frozen=True)
+class StrangerGains:
+    """The result of a fault ``stranger``: how many times it got each thing, of so many tries."""
+
+    got: Mapping[str, int]
+    tried: int
+
+    def __str__(self) -> str:
+        if not self.got:
+            return f"it got nothing in {self.tried} tries"
+        return "it got " + ", ".join(f"{n} x {thing}" for thing, n in self.got.items())
+
+
+#: The result of a fault: a part of a sentence, or data where a check reads it.
+FaultResult = str | StrangerGains
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,7 @@ class FaultRecord:
     healed_s: float | None = None
     missed: str = ""
     note: str = ""
-    result: str = ""  #: the part of the note that was known once the fault was healed
+    result: FaultResult = ""  #: known once the fault was healed; the note ends with its text
     lived_on: bool | None = None  #: the process that was hit still lived; None: not asked
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+from coloctl.chaos.evidence.records import FaultResult
 from coloctl.chaos.scenario.values import Params
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
@@ -136,7 +137,7 @@ class Fault(Generic[P]):
     def heal(self) -> None:
         """Undo what was changed, if anything was; may be called any number of times."""
 
-    def result(self) -> str:
+    def result(self) -> FaultResult:
         """Return what came of the fault, known once it is healed; empty where there is nothing."""
         return ""
 

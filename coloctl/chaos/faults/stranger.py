@@ -1,8 +1,8 @@
 """Act as another local user on the pair's hosts: take ports, write half, flood the beacon.
 
 Registered in `chaos.faults`; reads the ports from `pairfile`. The stranger is the user with the
-number 65534, by setresuid in a `child` of this run. Its gains are counted while
-it is there and printed when it leaves; the check `stranger_got_nothing` reads them.
+number 65534, by setresuid in a `child` of this run. It counts its gains, and prints them when it
+leaves: they are the result of the fault, which the check `stranger_got_nothing` reads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field
 
 from coloctl import pairfile
-from coloctl.chaos.evidence.records import NOTHING
+from coloctl.chaos.evidence.records import FaultResult, StrangerGains
 from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
 from coloctl.chaos.scenario.values import Params
@@ -113,17 +113,14 @@ class StrangerFault(Fault[StrangerParams]):
         if self._child is not None:
             self._child.end(PATIENCE_S)
 
-    def result(self) -> str:
-        """Return the gains of the stranger in one sentence part."""
+    def result(self) -> FaultResult:
+        """Return the gains of the stranger, once it has left."""
         if self._child is None or self._child.output is None:
             return ""
         try:
-            gains = json.loads(self._child.output)
+            return StrangerGains(**json.loads(self._child.output))
         except ValueError:
             return "it never reported what it got"
-        if not gains["got"]:
-            return f"{NOTHING} in {gains['tried']} tries"
-        return "it got " + ", ".join(f"{n} x {thing}" for thing, n in gains["got"].items())
 
 
 FAULTS = (StrangerFault,)

@@ -124,7 +124,7 @@ class Engine:
                 done.role,
                 healed_s=one.healed_s if fault.lasting else None,
                 missed=one.missed or late,
-                note=": ".join(filter(None, (done.note, result))),
+                note=": ".join(filter(None, (done.note, str(result)))),
                 result=result,
                 lived_on=fault.lived_on(),
             )

@@ -12,7 +12,7 @@ from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connect
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory
+from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory, StrangerGains
 from coloctl.chaos.workloads.history import Op
 
 pytestmark = pytest.mark.unit
@@ -133,8 +133,8 @@ CASES = {
         evidence(events=()),
     ),
     "stranger_got_nothing": Case(
-        evidence(faults=(runs.stranger("on host-a: it got nothing in 90 tries"),)),
-        evidence(faults=(runs.stranger("on host-a: it got 2 x half a write"),)),
+        evidence(faults=(runs.stranger(StrangerGains({}, 90)),)),
+        evidence(faults=(runs.stranger(StrangerGains({"half a write": 2}, 90)),)),
         "5.000 s: on host-a: it got 2 x half a write",
         evidence(),
     ),
@@ -345,6 +345,13 @@ def test_a_gap_in_a_stream_is_shown() -> None:
     holed = connected([op for op in runs.steadily() if op.n != 5])
     verdict = judged("stream_intact", at_work("tcp-stream", holed))
     assert verdict.counterexample == ("client 0: chunk 6 was echoed right after 4",)
+
+
+def test_a_stranger_that_did_not_report_its_gains_is_not_taken_for_harmless() -> None:
+    run = evidence(faults=(runs.stranger("it never reported what it got"),))
+    verdict = judged("stranger_got_nothing", run)
+    assert verdict.validity is Validity.INVALID
+    assert verdict.counterexample == ("5.000 s: on host-a: it never reported what it got",)
 
 
 def test_clients_of_udp_need_no_connection() -> None:

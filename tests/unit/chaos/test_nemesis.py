@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -17,7 +18,17 @@ from typing import Any, cast
 import pytest
 from support.grounds import InjectedFault
 
-from coloctl.chaos.faults import FAULTS, disks, machine, monitor_proxy, monitors, supervisor
+from coloctl.chaos.evidence.records import StrangerGains
+from coloctl.chaos.faults import (
+    FAULTS,
+    disks,
+    machine,
+    monitor_proxy,
+    monitors,
+    stranger,
+    supervisor,
+)
+from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, Setup
 from coloctl.errors import CommandRefused, NotProtected
 from coloctl.lab.network import Lab
@@ -260,6 +271,30 @@ def test_an_operator_waits_in_a_thread_and_his_refusal_is_kept() -> None:
     fault.heal()
     fault.heal()
     assert fault.result() == "not-protected: no"
+
+
+class ThisMachine:
+    """A lab whose hosts are this machine, as far as a child of a fault sees it."""
+
+    def popen(self, argv: list[str], role: str, **given: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(argv, **given)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
+def test_a_stranger_counts_the_connections_that_it_gets() -> None:
+    fault = stranger.StrangerFault(pair(), "a", stranger.StrangerParams())
+    assert fault.result() == ""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        name = f"a connection to port {door.getsockname()[1]}"
+        given = json.dumps([[list(door.getsockname())], [], [], 0, stranger.NOBODY])
+        argv = [sys.executable, "-I", "-c", stranger.PROGRAM, given]
+        fault._child = Child.begin(cast("Lab", ThisMachine()), "host-a", argv)
+        door.accept()[0].close()
+        fault.heal()
+    gains = fault.result()
+    assert isinstance(gains, StrangerGains)
+    assert 0 < gains.got[name] <= gains.tried
+    assert str(gains) == f"it got {gains.got[name]} x {name}"
 
 
 @contextmanager
