@@ -1,7 +1,11 @@
 """Describe one pair as its operator asked for it; frozen values.
 
-Used by every layer. `pairfile/` makes a `PairSpec` from a pair file; ports that follow from
-``base_port`` are computed here and nowhere else.
+Used by every layer. `pairfile/` makes a `PairSpec` from a pair file, and takes the keys, defaults
+and bounds of the file's tables from these classes (`pairfile.tables`). A field's docstring is what
+editors show for its key, a class's for its table.
+
+Invariant: a key, its default and its bounds stand here and nowhere else, and so do the ports that
+follow from ``base_port``.
 """
 
 from __future__ import annotations
@@ -10,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from coloctl.model.bounds import RATE_MAX, Between
 
 NodeName = Literal["a", "b"]
 NODES: tuple[NodeName, NodeName] = ("a", "b")
@@ -51,26 +57,46 @@ class FencingMethod(StrEnum):
 
 @dataclass(frozen=True)
 class GuestSpec:
+    """The virtual machine, the same on both nodes."""
+
     memory_mib: int
-    cpus: int = 1
+    """Guest memory, with a unit: 512MiB, 2 GiB. A number without quotes counts bytes."""
+    cpus: Annotated[int, Between(1, 255)] = 1
+    """Virtual CPUs."""
     machine: str = "pc"
+    """QEMU's machine type: pc, q35 (from QEMU 11.0), or a version of them."""
     accel: str = "auto"
+    """auto takes kvm where it really runs code at hardware speed, and tcg otherwise."""
     cpu: str | None = None
+    """CPU model as for QEMU's -cpu."""
     kernel: Path | None = None
+    """Linux kernel to boot; without it the guest boots from its first disk."""
     initrd: Path | None = None
+    """Initial ramdisk for the kernel."""
     append: str = ""
-    ready_line: str = ""  #: text on the serial console which says that the guest has booted
-    agent: bool = False  #: the guest has a port for its QEMU guest agent
+    """Kernel command line."""
+    ready_line: str = ""
+    """Text on the serial console which says that the guest has booted; with it a guest under tcg
+    boots alone and is protected then."""
+    agent: bool = False
+    """The guest gets a port for qemu-guest-agent, and stop asks that to shut it down."""
     extra_args: tuple[str, ...] = ()
-    qemu: Path | None = None  #: the binary; None means qemu-system-x86_64 on PATH
+    """More QEMU arguments, one item per word; those that coloctl sets itself are refused."""
+    qemu: Path | None = None
+    """The QEMU binary: a path, or a name that is looked up on PATH (qemu-system-x86_64)."""
 
 
 @dataclass(frozen=True)
 class DiskSpec:
+    """A disk that is replicated from the primary to the secondary."""
+
     id: str
+    """Name of the disk, unique in the pair."""
     image: Mapping[NodeName, Path]
     format: str = "qcow2"
+    """Format of both images."""
     model: str = "virtio-blk-pci"
+    """QEMU's device for the disk."""
     devices: frozenset[Path] = frozenset()  #: images that were found to be block devices
 
 
@@ -80,30 +106,46 @@ class TapSpec:
 
     ifname: Mapping[NodeName, str]
     bridge: str | None = None
+    """The bridge which both taps belong to, each in its own host."""
 
 
 @dataclass(frozen=True)
 class NicSpec:
+    """A network card whose packets are compared before clients see them."""
+
     id: str
+    """Name of the network card, unique in the pair."""
     mac: str
+    """Its MAC address, unique in the pair."""
     tap: TapSpec | None  #: None: a link that leads nowhere, for firmware-only pairs
     model: str = "virtio-net-pci"
+    """QEMU's device for the network card."""
 
 
 @dataclass(frozen=True)
 class NodeSpec:
+    """One of the two places where a QEMU of the pair runs."""
+
     name: NodeName
-    host: str  #: "local" or "netns:NAME"
-    address: str  #: where replication traffic for this node arrives
+    host: str
+    """local, or netns:NAME for a network namespace of this machine."""
+    address: str
+    """IP address at which replication traffic for this node arrives."""
 
 
 @dataclass(frozen=True)
 class ReplicationSpec:
-    base_port: int = 9000
+    """The traffic between the two nodes."""
+
+    base_port: Annotated[int, Between(1024, 65436)] = 9000
+    """First of the hundred TCP ports that the pair may use on each node."""
     channel: MigrationTransport = MigrationTransport.FD
-    multifd_channels: int = 0  #: 0: the plain stream
-    #: Where a secondary's overlays lie on both nodes; None: beside each image.
+    """How checkpoints travel: fd over sockets without Nagle's delay, tcp over QEMU's own."""
+    multifd_channels: Annotated[int, Between(0, 16)] = 0
+    """Further channels for guest memory (QEMU 11.0 and newer); 0 uses the plain stream."""
     overlay_dir: Path | None = None
+    """Folder, on both nodes, for what a secondary writes between two checkpoints; without it that
+    lies beside each image."""
 
     @property
     def stream(self) -> MigrationTransport:
@@ -138,37 +180,64 @@ class ReplicationSpec:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    delay_ms: int = 1000
-    compare_timeout_ms: int = 300
-    expired_scan_cycle_ms: int = 100
-    max_queue_size: int = 1024
+    """The time between checkpoints, and how long packets wait to be compared."""
+
+    delay_ms: Annotated[int, Between(1, 600_000)] = 1000
+    """Longest time between two checkpoints."""
+    compare_timeout_ms: Annotated[int, Between(1, 60_000)] = 300
+    """How long a packet of the primary waits for the secondary's before a checkpoint."""
+    expired_scan_cycle_ms: Annotated[int, Between(1, 60_000)] = 100
+    """How often waiting packets are looked through."""
+    max_queue_size: Annotated[int, Between(1, 1_000_000)] = 1024
+    """Packets that may wait per connection; further ones are dropped."""
     mode: CheckpointMode = CheckpointMode.FIXED
-    min_delay_ms: int = 100  #: this and the next three bound what adaptive mode may choose
-    max_delay_ms: int = 10_000
-    pause_share: float = 0.05  #: of the time, that the guest may stand still for checkpoints
-    held_ms: int = 200  #: how long a checkpoint, or the wait for one, may hold an answer
-    guard_first_connection: bool = True  #: checkpoint when a guest's first TCP connection is seen
+    """fixed: delay_ms holds; adaptive: the pair chooses the delay by what its checkpoints show,
+    beginning with delay_ms."""
+    min_delay_ms: Annotated[int, Between(1, 600_000)] = 100
+    """Shortest delay that adaptive mode chooses."""
+    max_delay_ms: Annotated[int, Between(1, 600_000)] = 10_000
+    """Longest delay that adaptive mode chooses."""
+    pause_share: Annotated[float, Between(0.001, 1)] = 0.05
+    """Share of the time that the guest may stand still for checkpoints, in adaptive mode."""
+    held_ms: Annotated[int, Between(1, 60_000)] = 200
+    """How long a checkpoint, or the wait for one, may hold an answer, in adaptive mode."""
+    guard_first_connection: bool = True
+    """Take a checkpoint as soon as the first TCP connection after entry into COLO is seen."""
 
 
 @dataclass(frozen=True)
 class DetectionSpec:
-    heartbeat_ms: int = 20
-    suspect_after_ms: int = 120
+    """The silence after which a node counts as lost."""
+
+    heartbeat_ms: Annotated[int, Between(1, 60_000)] = 20
+    """Time between two heartbeats."""
+    suspect_after_ms: Annotated[int, Between(2, 600_000)] = 120
+    """Silence after which a node is suspected."""
 
 
 @dataclass(frozen=True)
 class FencingSpec:
+    """The way to make sure that a lost node is down."""
+
     method: FencingMethod = FencingMethod.KILL
+    """kill ends its QEMU, command runs a fence agent, manual waits for an operator."""
     command: tuple[str, ...] = ()
-    timeout_s: int = 60  #: for the whole conversation with the agent
+    """The fence agent and its arguments, for method command."""
+    timeout_s: Annotated[int, Between(1, 3600)] = 60
+    """How long the agent may take to switch a node off and to confirm that."""
     #: Options that the agent gets for each node, as its metadata name them (``plug``, ``ip``, ...).
     options: Mapping[NodeName, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ArbiterSpec:
+    """The arbiter, which decides which node may be promoted."""
+
     kind: str = "file"
-    path: Path | None = None  #: None: in the pair's own folder
+    """file keeps the decision in a file."""
+    path: Path | None = None
+    """That file, where every supervisor of the pair can lock it; else it is in the pair's own
+    folder."""
 
 
 class OnPanic(StrEnum):
@@ -181,10 +250,17 @@ class OnPanic(StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
+    """The actions that happen without an operator."""
+
     auto_failover: bool = True
+    """Promote the survivor when a node is lost."""
     auto_reprotect: bool = True
-    mirror_rate: int = 0  #: of a disk that is copied to a secondary, bytes per second; 0: no limit
+    """Build a new secondary after a failover."""
+    mirror_rate: Annotated[int, Between(0, RATE_MAX)] = 0
+    """How fast disks are copied to a new secondary, bytes per second with a unit: 50MiB; 0 is
+    unlimited."""
     on_panic: OnPanic = OnPanic.REPORT
+    """When the guest's kernel panics: report it, reset the guest, or end the pair."""
 
 
 class OnDifference(StrEnum):
@@ -196,10 +272,17 @@ class OnDifference(StrEnum):
 
 @dataclass(frozen=True)
 class VerifySpec:
-    every_s: float = 0.0  #: how often both copies are compared by themselves; 0: never
-    rate: int = 0  #: bytes per second that are read on each node; 0: no limit
+    """The comparison of both nodes' disks and memory: when it is made, and what follows."""
+
+    every_s: float = 0.0
+    """How often they are compared while the pair is in COLO: 12h, 1d, 1w; 0 is never."""
+    rate: Annotated[int, Between(0, RATE_MAX)] = 0
+    """How fast they are read for that on each node, bytes per second with a unit: 50MiB; 0 is
+    unlimited."""
     on_difference: OnDifference = OnDifference.REPORT
-    memory: bool = False  #: compare the guest's memory too
+    """When disks differ: report it, or make a fresh secondary from the primary's disks."""
+    memory: bool = False
+    """Whether the guest's memory is compared besides the disks; a difference is reported."""
 
 
 @dataclass(frozen=True)

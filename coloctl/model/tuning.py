@@ -1,7 +1,6 @@
 """Define the settings of a pair that can be changed while it runs: names, limits and values.
 
-`supervisor.acts.tune` changes them, `cli.verbs.knobs` reads what an operator typed, and
-`pairfile.tables` takes limits from here. Pure.
+`supervisor.acts.tune` changes them, `cli.verbs.knobs` reads what an operator typed. Pure.
 
 A pair begins with the settings of its pair file. What an operator sets replaces them in the
 description of the pair as well (`Tuning.applied`), so that everything built from it afterwards has
@@ -16,13 +15,12 @@ from typing import Any
 
 from coloctl.errors import UsageError
 from coloctl.model import units
+from coloctl.model.bounds import RATE_MAX
 from coloctl.model.pair import CheckpointMode, PairSpec
 
 Value = int | CheckpointMode
 
 _UNITS = ", ".join(unit for unit in units.UNITS if unit.endswith("iB"))
-#: QEMU takes the speed of a job as a signed number of 64 bits.
-RATE_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True)

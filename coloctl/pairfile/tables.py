@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from coloctl.model.tuning import RATE_MAX
+from coloctl.model.bounds import RATE_MAX
 from coloctl.model.units import MIB, UNITS
 from coloctl.pairfile import values
 from coloctl.pairfile.qemuargs import check_extra_args

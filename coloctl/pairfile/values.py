@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from pydantic_core import PydanticCustomError
 
-from coloctl.model.tuning import RATE_MAX
+from coloctl.model.bounds import RATE_MAX
 from coloctl.model.units import MIB, SIZE, UNITS
 
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

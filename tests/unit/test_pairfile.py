@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable
@@ -46,6 +47,7 @@ host = "netns:host-b"
 address = "10.66.0.2"
 """
 BASE = Path("/srv/pairs")
+SCHEMA = Path(__file__).parents[1] / "golden" / "pairfile" / "schema.json"
 
 
 def complaint(text: str) -> SpecError:
@@ -417,6 +419,15 @@ def test_json_schema_explains_every_key() -> None:
         assert entry["additionalProperties"] is False
         for key, field in entry["properties"].items():
             assert "description" in field or "$ref" in field, f"{table}.{key}"
+
+
+def test_json_schema_is_the_one_that_editors_have() -> None:
+    """A key, a default, a bound or a type that changes shows in the difference of this file.
+
+    Written by ``python -c "import json; from coloctl import pairfile;
+    print(json.dumps(pairfile.json_schema(), indent=1, sort_keys=True))"``.
+    """
+    assert pairfile.json_schema() == json.loads(SCHEMA.read_text())
 
 
 def test_every_table_reaches_the_pair() -> None:
