@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from labtools import NAME, NEEDS_ROOT, leftovers, ping, stand_in, tcp_pair, transferred
-from support.grounds import InjectedFault
+from support.pair_under_test import InjectedFault
 
 from coloctl import pairfile
 from coloctl.chaos.faults.fault import PairUnderTest

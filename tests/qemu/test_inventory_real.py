@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.grounds import PATIENCE_S, RunningPair, running, setup_of
+from support.pair_under_test import PATIENCE_S, RunningPair, running, setup_of
 
 from coloctl.chaos.evidence.inventory import LISTS, InventoryTaker
 from coloctl.chaos.evidence.listener import EventListener

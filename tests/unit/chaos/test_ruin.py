@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from support.grounds import InjectedFault
+from support.pair_under_test import InjectedFault
 
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest
 from coloctl.chaos.faults.ruin import CODES, ENTRIES, ENTRY, INJECT, VECTORS

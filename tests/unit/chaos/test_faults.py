@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from support.grounds import InjectedFault
+from support.pair_under_test import InjectedFault
 
 from coloctl.chaos.evidence.records import StrangerGains
 from coloctl.chaos.faults import (

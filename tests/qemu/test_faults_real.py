@@ -10,7 +10,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
-from support.grounds import PATIENCE_S, RunningPair, running, setup_of
+from support.pair_under_test import PATIENCE_S, RunningPair, running, setup_of
 
 from coloctl import paths
 from coloctl.chaos.faults import FAULTS

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_nemesis import inject, pair, setup_of
+from test_faults import inject, pair, setup_of
 
 from coloctl.chaos.faults import supervisor
 
