@@ -23,7 +23,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from coloctl.bench.failover import BENCH_SCHEMA, until
+from coloctl.bench.document import BENCH_SCHEMA
+from coloctl.bench.failover import until
 from coloctl.bench.faults import Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.inventory import counts

@@ -12,15 +12,14 @@ as far as the fault, or the supervisor did not notice the fault.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from coloctl.bench import faults
+from coloctl.bench.document import head
 from coloctl.bench.faults import Cause, Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
@@ -39,9 +38,6 @@ from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
-
-#: Version of every bench's document; grows with incompatible changes only.
-BENCH_SCHEMA = 1
 
 STEADY_DEADLINE_S = 120.0
 #: An early fault comes in the first second of COLO.
@@ -96,12 +92,9 @@ def failover(where: Testbed, plan: Plan, ran: Ran = lambda _run: None) -> list[d
 
 def document(where: Testbed, plan: Plan, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Build the document of the runs so far; it has the same form after the last one."""
+    setting = {**where.to_json(), **plan.to_json(), "pair": "fresh"}
     return {
-        "schema": BENCH_SCHEMA,
-        "bench": "failover",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count()},
-        "setting": {**where.to_json(), **plan.to_json(), "pair": "fresh"},
+        **head("failover", setting),
         "runs": list(runs),
         "summary": summarised(runs),
     }
@@ -127,12 +120,6 @@ def summarised(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "broken": sum(run["broken"] for run in counted),
         "double_primaries": sum(run["double_primary"] for run in counted),
     }
-
-
-def exit_code(runs: Sequence[Mapping[str, Any]]) -> int:
-    """Return 1 when a run lost something, else 3 when one was void, else 0."""
-    verdicts = {run["verdict"] for run in runs}
-    return 1 if "invalid" in verdicts else 3 if "void" in verdicts or not runs else 0
 
 
 class _Run:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from coloctl.bench.failover import BENCH_SCHEMA, require_colo, until
+from coloctl.bench.document import BENCH_SCHEMA
+from coloctl.bench.failover import require_colo, until
 from coloctl.bench.overhead import SETTLE_S, Row, pauses, rates
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed

@@ -19,7 +19,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coloctl.bench.cost import Meter, spent
-from coloctl.bench.failover import BENCH_SCHEMA, until
+from coloctl.bench.document import BENCH_SCHEMA
+from coloctl.bench.failover import until
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Verdict
 from coloctl.chaos.evidence.silences import Replies

@@ -24,7 +24,7 @@ from typing import Any
 
 from coloctl import pairfile
 from coloctl.bench.cost import Meter, spent
-from coloctl.bench.failover import BENCH_SCHEMA
+from coloctl.bench.document import BENCH_SCHEMA
 from coloctl.bench.soak import SoakCounts
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coloctl import paths
-from coloctl.bench.failover import BENCH_SCHEMA
+from coloctl.bench.document import BENCH_SCHEMA
 from coloctl.lab.network import labs
 
 pytestmark = pytest.mark.guest

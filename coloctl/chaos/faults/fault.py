@@ -10,7 +10,9 @@ target has changed since. A kill cannot be undone, so its heal() changes nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +99,21 @@ class Setup:
     qemu: Path  #: the binary that the pair file names
     environment: dict[str, str] = field(default_factory=dict)  #: the supervisor's, added to ours
     images: dict[str, Path] = field(default_factory=dict)  #: per node, a folder for its images
+
+
+@contextlib.contextmanager
+def environment_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for processes that are started in the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 #: Prepares a pair for a fault that needs it, and clears the preparation away after the run.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, Setup
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, Setup, environment_set
 from coloctl.chaos.scenario.values import Params
 from coloctl.errors import LabError
 from coloctl.lab.kernel import MNT_DETACH, call
@@ -63,17 +63,10 @@ def small_state(setup: Setup) -> Iterator[None]:
     """Put the pair's state on a small filesystem of this run."""
     # A short path: sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
-    before = os.environ.get(STATE)
+    setup.environment[STATE] = str(folder)
     try:
-        with _mounted(folder, STATE_ROOM):
-            try:
-                os.environ[STATE] = setup.environment[STATE] = str(folder)
-                yield
-            finally:
-                if before is None:
-                    os.environ.pop(STATE, None)
-                else:
-                    os.environ[STATE] = before
+        with _mounted(folder, STATE_ROOM), environment_set({STATE: str(folder)}):
+            yield
     finally:
         folder.rmdir()
 

@@ -28,7 +28,7 @@ from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.scenario.file import load
+from coloctl.chaos.scenario.values import Scenario
 
 #: Receives how a run goes on: the scenario's name, its seed, a sentence.
 Tell = Callable[[str, int, str], None]
@@ -36,9 +36,10 @@ Tell = Callable[[str, int, str], None]
 
 @dataclass(frozen=True)
 class Task:
-    """One run of one file, and what is wanted of it."""
+    """One run of the scenario of one file, and what is wanted of it."""
 
     path: Path
+    scenario: Scenario
     seed: int
     where: Testbed
     root: Path | None = None  #: its artifacts get a folder of their own in there
@@ -47,7 +48,7 @@ class Task:
 
 
 def tasks(
-    paths: Sequence[Path],
+    scenarios: Sequence[tuple[Path, Scenario]],
     where: Testbed,
     *,
     seed: int | None = None,
@@ -56,16 +57,15 @@ def tasks(
     smaller: bool = False,
     capture: bool = False,
 ) -> list[Task]:
-    """Build the tasks: ``repeat`` runs of each file, with its own seed or ``seed``, and those after
-    it.
+    """Build the tasks: ``repeat`` runs of each scenario, by the file that it was read from.
 
-    Raises `ScenarioError` for the first file that is wrong, before any run begins.
+    The first one has its own seed or ``seed``, the others have those after it.
     """
     made: list[Task] = []
-    for path in paths:
-        first = load(path).seed if seed is None else seed
+    for path, scenario in scenarios:
+        first = scenario.seed if seed is None else seed
         made += [
-            Task(path, number, where, root, smaller, capture)
+            Task(path, scenario, number, where, root, smaller, capture)
             for number in range(first, first + repeat)
         ]
     return made
@@ -166,7 +166,7 @@ def run_one(task: Task, tell: Tell) -> RunResult:
 
     An invalid one is made smaller where that was asked for.
     """
-    scenario = load(task.path)
+    scenario = task.scenario
     command = f"coloctl chaos run {task.path} --seed {task.seed}"
     run = Run.of(scenario, task.seed, task.where, command)
 

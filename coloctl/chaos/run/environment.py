@@ -8,23 +8,19 @@ tables. Everything is removed at the end of the block.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from coloctl import pairfile
+from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.evidence.lan import LanWatch
 from coloctl.chaos.evidence.listener import EventListener
 from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import PairUnderTest, Setup
+from coloctl.chaos.faults.fault import PairUnderTest, Setup, environment_set
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import Testbed
+from coloctl.chaos.run.testbed import STEADY_DEADLINE_S, Testbed
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, Running
 from coloctl.control.acts import Acts
@@ -49,6 +45,11 @@ class Environment:
     works: dict[str, tuple[Workload, Running]]
 
     @property
+    def acts(self) -> Acts:
+        """The acts of the pair's supervisor, over the connection of this environment."""
+        return Acts(self.client)
+
+    @property
     def pair(self) -> PairUnderTest:
         """The pair as faults may touch it."""
         return PairUnderTest(self.where.name, self.lab, self.home, self.ear.view, self.ear.ask)
@@ -65,7 +66,16 @@ class Environment:
 
     def protect(self) -> None:
         """Bring the pair into COLO."""
-        Acts(self.client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+        self.acts.start(wait_s=testbed.PROTECT_DEADLINE_S)
+
+    def until(
+        self,
+        enough: Callable[[Mapping[str, Any]], bool],
+        deadline_s: float = STEADY_DEADLINE_S,
+        otherwise: str = "The run did not go on",
+    ) -> None:
+        """Wait until ``enough`` accepts a view of the pair; raises `DeadlineMissed` otherwise."""
+        testbed.until(lambda: enough(self.ear.view()), deadline_s, otherwise)
 
     def kill_clients(self) -> None:
         """End the processes of all clients."""
@@ -75,9 +85,15 @@ class Environment:
 
 @contextlib.contextmanager
 def environment(
-    where: Testbed, scenario: Scenario, plan: tuple[ScheduledFault, ...]
+    where: Testbed,
+    scenario: Scenario,
+    plan: tuple[ScheduledFault, ...] = (),
+    metrics: str = "",
 ) -> Iterator[Environment]:
-    """Set up everything and begin nothing; it is gone after the block, unless it is to be kept."""
+    """Set up everything and begin nothing; it is gone after the block, unless it is to be kept.
+
+    ``metrics`` is the address at which the supervisor serves its metrics, if any.
+    """
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
         home = stack.enter_context(testbed.folder(where))
@@ -85,9 +101,10 @@ def environment(
         kinds = (FAULTS[fault.kind].prepare for fault in plan)
         for prepare in dict.fromkeys(one for one in kinds if one is not None):
             stack.enter_context(prepare(setup))
-        pair_file = write_pair(where, setup, scenario)
-        supervisor = spawned_supervisor(pairfile.load(pair_file))
-        with _with(setup.environment):
+        guest = {"services": needs_services(scenario), **scenario.guest}
+        pair_file = testbed.write_pair(where, setup, guest, scenario.pair)
+        supervisor = spawned_supervisor(pairfile.load(pair_file), metrics)
+        with environment_set(setup.environment):
             born = stack.enter_context(testbed.ending(where, supervisor))
         client = stack.enter_context(born.connect())
         ear = stack.enter_context(EventListener(where.name))
@@ -97,43 +114,8 @@ def environment(
         yield around
 
 
-@contextlib.contextmanager
-def _with(environment: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for processes that are started in the block."""
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def write_pair(where: Testbed, setup: Setup, scenario: Scenario) -> Path:
-    """Write the lab's pair file with the scenario's tables laid over it."""
-    options = {**scenario.guest, "services": True}
-    changed = replace(where, qemu=setup.qemu, append_options=options)
-    path = testbed.sample_pair(changed, setup.lab, setup.home)
-    if scenario.pair or setup.images:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-        document = overlaid(document, scenario.pair)
-        for disk in document["disk"]:
-            disk["image"] |= _moved(disk["image"], path.parent, setup.images)
-        path.write_text(tomli_w.dumps(document), encoding="utf-8")
-    return path
-
-
-def _moved(images: Mapping[str, str], home: Path, to: Mapping[str, Path]) -> dict[str, str]:
-    """Move the images of a disk to the folders of their nodes; answers where they lie now."""
-    return {
-        node: str(shutil.move(home / images[node], folder / Path(images[node]).name))
-        for node, folder in to.items()
-    }
-
-
-def overlaid(document: Mapping[str, Any], tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document with each key of ``tables`` in the place of its own."""
-    return {**document, **{name: {**document.get(name, {}), **t} for name, t in tables.items()}}
+def needs_services(scenario: Scenario) -> bool:
+    """Return whether the guest must serve more than redis: to a workload, or for its audit."""
+    return any(WORKLOADS[work.kind].services for work in scenario.workloads) or any(
+        "audit" in CHECKS[name].needs for name in scenario.expect
+    )

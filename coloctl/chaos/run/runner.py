@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
 
 #: From the end of the faults until the pair is as it was, or never will be by itself, seconds.
 SETTLE_DEADLINE_S = 180.0
-_LOOK_S = 0.2
 
 Tell = Callable[[str], None]
 
@@ -58,15 +58,37 @@ class Run:
         return cls(scenario, seed, where, schedule(scenario, seed), replay)
 
 
+class RunMeasurement:
+    """Work of a bench during a run. A subclass overrides a hook; each one does nothing by default.
+
+    A hook may raise `ColoctlError`, which ends the run like any error of the pair.
+    """
+
+    metrics: str = ""  #: the address at which the supervisor serves its metrics, if any
+
+    def during(self, environment: Environment) -> AbstractContextManager[None]:
+        """Return a context that lasts from the steady state until the load is ended."""
+        return contextlib.nullcontext()
+
+    def act(self, environment: Environment) -> None:
+        """Measure once the last fault was injected, before the pair settles."""
+
+
+NO_MEASUREMENT = RunMeasurement()
+
+
 @dataclass
 class _Progress:
     """The progress of a run; what is not known yet has its least value."""
 
     evidence: Evidence
-    reason: str = ""
+    error: ColoctlError | None = None
     pair_file: str = ""
     version: str = ""
-    more: list[Verdict] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        return self.error.message if self.error else ""
 
 
 def make(
@@ -75,15 +97,18 @@ def make(
     kept: Artifacts | None = None,
     *,
     capture: bool = False,
+    measure: RunMeasurement = NO_MEASUREMENT,
+    forgiving: bool = True,
 ) -> RunResult:
     """Make the run and return its result. An error that concerns the pair makes it unknown.
 
     ``kept`` gets what is gone with the pair, and the packets where ``capture`` asks for them.
-    Raises the error that kept the environment from being set up at all.
+    Raises the error that kept the environment from being set up at all, and unless ``forgiving``
+    each other one as well.
     """
     began_s, began = time.monotonic(), datetime.now(UTC)
     course = _Progress(Evidence(began_s, began_s, (), {}))
-    with environment(run.where, run.scenario, run.plan) as around:
+    with environment(run.where, run.scenario, run.plan, measure.metrics) as around:
         course.pair_file = around.pair_file.read_text(encoding="utf-8")
         with contextlib.ExitStack() as watched:
             if kept is not None:
@@ -91,9 +116,11 @@ def make(
                 if capture:
                     watched.enter_context(Capture(around.lab, kept.folder / "lan.pcap"))
             try:
-                _steps(run, around, course, tell)
+                _steps(run, around, course, tell, measure)
             except ColoctlError as error:
-                course.reason = error.message
+                course.error = error
+        if course.error is not None and not forgiving:
+            raise course.error
     if not run.where.keep:
         course.evidence = replace(course.evidence, remains=gather.remains(run.where, around.home))
     tell("checking")
@@ -171,7 +198,9 @@ def _validity(verdicts: list[Verdict], reason: str) -> Validity:
     return Validity.UNKNOWN if reason and worst is Validity.VALID else worst
 
 
-def _steps(run: Run, around: Environment, course: _Progress, tell: Tell) -> None:
+def _steps(
+    run: Run, around: Environment, course: _Progress, tell: Tell, measure: RunMeasurement
+) -> None:
     """Take every step from the empty environment to the evidence."""
     tell("the guest boots")
     around.boot()
@@ -193,13 +222,15 @@ def _steps(run: Run, around: Environment, course: _Progress, tell: Tell) -> None
             inventory = stack.enter_context(InventoryTaker(run.where.name, around.ear)).taken
         engine.hear_all()
         try:
-            tell("steady")
-            engine.interpret(run.plan, steady_s)
-            engine.heal_all()
-            tell("healed")
-            _settle(run, around)
+            with measure.during(around):
+                tell("steady")
+                engine.interpret(run.plan, steady_s)
+                measure.act(around)
+                engine.heal_all()
+                tell("healed")
+                _settle(run, around)
         except ColoctlError as error:
-            course.reason = error.message
+            course.error = error
         finally:
             engine.heal_all()
             tell("gathering")
@@ -215,10 +246,10 @@ def _version(view: Mapping[str, Any]) -> str:
 
 def _working(around: Environment, each: int) -> None:
     """Wait until every client that has come is served."""
-    _until(
+    around.until(
+        lambda _: all(work.acknowledged() >= each for _, work in around.works.values()),
         120.0,
         "The clients were not served before anything was broken",
-        lambda: all(work.acknowledged() >= each for _, work in around.works.values()),
     )
 
 
@@ -226,15 +257,14 @@ def _steady(run: Run, around: Environment) -> None:
     """Wait for the steady state; raises `DeadlineMissed`, or `NotProtected` when it went by."""
     wanted = run.scenario.steady_state
 
-    def steady() -> bool:
-        view = around.ear.view()
+    def steady(view: Mapping[str, Any]) -> bool:
         if view["protection"] != wanted.protection:
             raise NotProtected(f"The pair is {view['protection']}: {view['reason']}")
         enough = view["checkpoints"]["count"] >= wanted.checkpoints_min
         served = all(w.acknowledged() >= wanted.acknowledged_min for _, w in around.works.values())
         return served and (enough or wanted.protection != "colo")
 
-    _until(wanted.within_s, "The steady state did not come", steady)
+    around.until(steady, wanted.within_s, "The steady state did not come")
 
 
 def _settle(run: Run, around: Environment) -> None:
@@ -245,8 +275,7 @@ def _settle(run: Run, around: Environment) -> None:
     wanted = run.scenario.pair.get("policy", {}).get("auto_reprotect", True)
     final = ("colo", "down", "failed") if wanted else ("colo", "unprotected", "down", "failed")
 
-    def still() -> bool:
-        view = around.ear.view()
+    def still(view: Mapping[str, Any]) -> bool:
         return view["protection"] in final and view["progress"] is None
 
     give_up = time.monotonic() + SETTLE_DEADLINE_S
@@ -254,14 +283,6 @@ def _settle(run: Run, around: Environment) -> None:
     settled = False
     while not settled and time.monotonic() < give_up:
         with contextlib.suppress(DeadlineMissed):
-            _until(give_up - time.monotonic(), "The pair did not settle", still)
+            around.until(still, give_up - time.monotonic())
         time.sleep(run.scenario.settle_s)
-        settled = still()
-
-
-def _until(deadline_s: float, otherwise: str, true: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + deadline_s
-    while not true():
-        if time.monotonic() > give_up:
-            raise DeadlineMissed(f"{otherwise} within {deadline_s:.0f} s.")
-        time.sleep(_LOOK_S)
+        settled = still(around.ear.view())

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 
 from coloctl import interrupts, pairfile, paths
 from coloctl.chaos.evidence.remains import Trail, namespaces
+from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
@@ -32,6 +32,9 @@ from coloctl.lab.network import Lab
 
 BOOT_DEADLINE_S = 120.0
 PROTECT_DEADLINE_S = 300.0
+STEADY_DEADLINE_S = 120.0
+#: How often what is waited for is looked at, seconds.
+LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -128,28 +131,15 @@ def folder(setting: Testbed) -> Iterator[Path]:
     What is written about disks that go with it goes too: they have a registry of their own there.
     """
     made = Path(tempfile.mkdtemp(prefix=f"coloctl-{setting.name}-"))
+    registry = {paths.REGISTRY: str(made / "registry")}
     try:
-        with contextlib.nullcontext() if setting.keep else _registry(made / "registry"):
+        with contextlib.nullcontext() if setting.keep else environment_set(registry):
             yield made
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
     if not setting.keep:
         shutil.rmtree(made)
-
-
-@contextlib.contextmanager
-def _registry(chosen: Path) -> Iterator[None]:
-    """Set the registry of disks to ``chosen`` for processes that are started in the block."""
-    before = os.environ.get(paths.REGISTRY)
-    os.environ[paths.REGISTRY] = str(chosen)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[paths.REGISTRY]
-        else:
-            os.environ[paths.REGISTRY] = before
 
 
 @contextlib.contextmanager
@@ -178,37 +168,44 @@ def ending(
 
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """Write the pair file of that testbed to ``home``, with a disk per node."""
-    written = sample_pair(setting, standing, home)
-    with written.open("a", encoding="utf-8") as text:
-        text.write(tables(setting))
-    return written
+    setup = Setup(setting.name, home, standing, setting.qemu)
+    again = {"policy": {"auto_reprotect": setting.circular}}
+    return write_pair(setting, setup, setting.append_options, again)
 
 
-def sample_pair(setting: Testbed, standing: Lab, home: Path) -> Path:
-    """Write the same, as the lab describes its pairs."""
+def write_pair(
+    where: Testbed, setup: Setup, guest: Mapping[str, Any], tables: Mapping[str, Any]
+) -> Path:
+    """Write the pair file of a run as the lab describes its pairs, with ``tables`` laid over it.
+
+    ``guest`` are the options of `GuestImage.append_for`.
+    """
+    path = setup.home / f"{where.name}.toml"
+    disks = sample.disks_beside(path)
+    detection = {"detection": where.detection} if where.detection else {}
     return sample.write_pair(
-        home / f"{setting.name}.toml",
-        name=setting.name,
-        lab=standing,
-        guest=setting.guest,
-        qemu=setting.qemu,
-        accel=setting.accel,
-        memory=setting.memory,
-        checkpoint_delay_ms=setting.delay_ms,
-        channel=setting.channel,
-        append_options=setting.append_options,
+        path,
+        name=where.name,
+        lab=setup.lab,
+        guest=where.guest,
+        qemu=setup.qemu,
+        accel=where.accel,
+        memory=where.memory,
+        checkpoint_delay_ms=where.delay_ms,
+        channel=where.channel,
+        append_options=guest,
+        disks={node: folder / disks[node].name for node, folder in setup.images.items()},
+        tables=sample.overlaid(detection, tables),
     )
 
 
-def tables(setting: Testbed) -> str:
-    """Write the tables that the sample does not have.
-
-    One of them is whether a pair that was attacked waits for its check or protects itself again.
-    """
-    lines = [f"{key} = {value}" for key, value in setting.detection.items()]
-    detection = ["", "[detection]", *lines] if lines else []
-    again = "true" if setting.circular else "false"
-    return "\n".join([*detection, "", "[policy]", f"auto_reprotect = {again}", ""])
+def until(enough: Callable[[], bool], deadline_s: float, otherwise: str) -> None:
+    """Wait until ``enough`` holds; raises `DeadlineMissed` with ``otherwise`` when it never did."""
+    give_up = time.monotonic() + deadline_s
+    while not enough():
+        if time.monotonic() > give_up:
+            raise DeadlineMissed(f"{otherwise} within {deadline_s:.0f} s.")
+        time.sleep(LOOK_S)
 
 
 def boot(setting: Testbed, client: ControlClient) -> None:
@@ -218,15 +215,15 @@ def boot(setting: Testbed, client: ControlClient) -> None:
     """
     Acts(client).start(protect=False, wait_s=BOOT_DEADLINE_S)
     console = paths.pair_dir(setting.name) / "a" / "console.log"
-    give_up = time.monotonic() + BOOT_DEADLINE_S
-    while time.monotonic() < give_up:
+
+    def serves() -> bool:
         text = console.read_text(errors="replace") if console.exists() else ""
-        if guests.READY_LINE in text:
-            return
-        if guests.FAILED_PREFIX in text:
+        ready = guests.READY_LINE in text
+        if guests.FAILED_PREFIX in text and not ready:
             raise LabError(f"The guest failed to start: {text.strip().splitlines()[-1]}")
-        time.sleep(0.1)
-    raise DeadlineMissed(f"The guest was not ready within {BOOT_DEADLINE_S:.0f} s.")
+        return ready
+
+    until(serves, BOOT_DEADLINE_S, "The guest was not ready")
 
 
 def left_behind(setting: Testbed) -> list[str]:

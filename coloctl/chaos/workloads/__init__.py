@@ -86,6 +86,7 @@ class WorkloadKind:
     params: type[Params] = Params
     #: The checks that understand its history.
     checks: Sequence[str] = ()
+    services: bool = True  #: the guest must have been started with ``services``
 
 
 class AppendsParams(Params):
@@ -180,25 +181,27 @@ def _program(
 
 _CONNECTED = ("connections_survive", "outage_within")
 
-#: All but redis-appends, redis-transfers and redis-registers need a guest with ``services``.
 WORKLOADS: Mapping[str, WorkloadKind] = {
     "redis-appends": WorkloadKind(
         "numbered records are appended to lists of redis, on the disk when acknowledged",
         _appends,
         AppendsParams,
         ("no_lost_acks", *_CONNECTED),
+        services=False,
     ),
     "redis-transfers": WorkloadKind(
         "money moves between accounts of redis in transactions; now and then all are read",
         _program("redis_transfers", _bank),
         TransfersParams,
         ("bank_sum", *_CONNECTED),
+        services=False,
     ),
     "redis-registers": WorkloadKind(
         "a few registers of redis are written, read, and compared and set",
         _program("redis_registers"),
         RegistersParams,
         ("linearizable", *_CONNECTED),
+        services=False,
     ),
     "tcp-stream": WorkloadKind(
         "a stream both ways, every byte checked",

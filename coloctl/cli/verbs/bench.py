@@ -16,6 +16,7 @@ from rich.console import Console
 from coloctl.bench import failover as benches
 from coloctl.bench.circles import CircleFault, Round
 from coloctl.bench.circles import circles as go_round
+from coloctl.bench.document import exit_code
 from coloctl.bench.faults import Cause
 from coloctl.bench.overhead import Load
 from coloctl.bench.overhead import overhead as measure_overhead
@@ -91,7 +92,7 @@ def failover(**options: Any) -> int:
     benches.failover(where, plan, ran)
     document = benches.document(where, plan, runs)
     show(document, options["form"], bench_views.failover(document))
-    return benches.exit_code(runs)
+    return exit_code(run["verdict"] for run in runs)
 
 
 @bench.command()
@@ -194,7 +195,7 @@ def soak(**options: Any) -> int:
     document = run_soak(where, weather, tell)
     save(options["output"], document)
     show(document, options["form"], bench_views.facts(document))
-    return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
+    return exit_code([document["verdict"]])
 
 
 @bench.command()
@@ -236,7 +237,7 @@ def circles(**options: Any) -> int:
     )
     save(options["output"], document)
     show(document, options["form"], bench_views.circles(document))
-    return 0 if document["verdict"] == "valid" else 1 if document["verdict"] == "invalid" else 3
+    return exit_code([document["verdict"]])
 
 
 @bench.command()

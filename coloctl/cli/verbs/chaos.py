@@ -142,8 +142,7 @@ def run(**options: Any) -> int:
 
     paths = scenario_files(options["files"])
     _refuse(options, paths)
-    for path in paths:
-        load(path)
+    scenarios = [(path, load(path)) for path in paths]
     aside = Console(stderr=True, highlight=False)
     outcomes: list[RunResult] = []
     with contextlib.ExitStack() as stack:
@@ -152,7 +151,7 @@ def run(**options: Any) -> int:
         batch.interruptible()
         scratch = stack.enter_context(batch.scratch())
         todo = batch.tasks(
-            paths,
+            scenarios,
             where,
             seed=options["seed"],
             repeat=options["repeat"],
