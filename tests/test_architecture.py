@@ -86,6 +86,16 @@ BROKEN: dict[house.Rule, list[dict[str, str]]] = {
         {"host/launch.py": "def discard(): ..."},
         {"host/launch.py": "import os\ndef discard(): ...\ndef x():\n    os.kill(1, 9)"},
     ],
+    house_names.nothing_is_only_for_tests: [
+        {"vm.py": "LIMIT_S = 1.0"},
+        {"vm.py": "_LIMIT_S: float = 1.0"},
+        {"vm.py": "def again(n):\n    again(n - 1)"},
+        {"vm.py": "@functools.cache\ndef found(): ..."},
+        {"vm.py": "def end(): ...", "asked.py": "import coloctl.vm\ndef end(): ...\nend()"},
+        {"vm.py": "class VM:\n    def end(self): ...\nVM()"},
+        {"vm.py": "class VM:\n    def end(self):\n        self.end()\nVM()"},
+        {"vm.py": "class Host(Protocol):\n    @property\n    def end(self): ...\nx: Host\nx"},
+    ],
 }
 
 #: What a rule must let pass although it looks like what it forbids.
@@ -116,6 +126,21 @@ SOUND: dict[house.Rule, dict[str, str]] = {
     house_names.signals_go_by_pidfd: {
         "host/launch.py": "import os\ndef discard():\n    os.killpg(1, 9)",
         "vm.py": "import signal\nsignal.pidfd_send_signal(3, 9)",
+    },
+    house_names.nothing_is_only_for_tests: {
+        "asked.py": "from coloctl import vm\nfrom coloctl.vm import end\nvm.VM().ask()",
+        "vm.py": (
+            "LIMIT_S = 1.0\n"
+            "def end(): ...\n"
+            "class VM(Asking):\n    def ask(self):\n        return LIMIT_S\n"
+            "class Asking:\n    known: int\n    def __init__(self): ...\n"
+        ),
+        "cli/run.py": "@click.command()\ndef run(): ...",
+        "control/http.py": (
+            "class Handler(http.server.BaseHTTPRequestHandler):\n    def do_GET(self): ...\n"
+            "class Kind(StrEnum):\n    SEEN = 'seen'\nHandler, Kind"
+        ),
+        "api/pair.py": "def pair(): ...",
     },
 }
 

@@ -74,7 +74,6 @@ SUSPECTS_MAX = 65_536
 PLACES_MAX = 100
 #: The set of descriptors in QEMU that is ours; no other part of coloctl uses any.
 FDSET = 7301
-NO_SET = ("not found",)
 #: QEMU's answers, seconds; it may be in a checkpoint.
 TELL_DEADLINE_S = 30.0
 

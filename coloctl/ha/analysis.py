@@ -24,7 +24,7 @@ from coloctl.ha.monitoring_path import (
     members,
     rescue_silence,
 )
-from coloctl.model.observation import Diagnosis, Finding, Life, Observation
+from coloctl.model.observation import Diagnosis, Finding, Life, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
 
 Rule = Callable[[Observation], Finding | None]
@@ -59,7 +59,9 @@ def _same_role_twice(observation: Observation) -> Finding | None:
 
 def _guest_shutdown(observation: Observation) -> Finding | None:
     said = "The guest on node {node} powered itself off."
-    return _noticed(observation, Role.PRIMARY, "guest-shutdown", Diagnosis.GUEST_SHUTDOWN, said)
+    return _noticed(
+        observation, Role.PRIMARY, Notice.GUEST_SHUTDOWN, Diagnosis.GUEST_SHUTDOWN, said
+    )
 
 
 def _primary_dead(observation: Observation) -> Finding | None:
@@ -111,7 +113,7 @@ def _replica_write_error(observation: Observation) -> Finding | None:
     primary, secondary = both(observation)
     if not (primary and secondary):
         return None
-    if "replica-write-error" not in observation.nodes[primary].notices:
+    if Notice.REPLICA_WRITE_ERROR not in observation.nodes[primary].notices:
         return None
     said = f"A write of the guest on node {primary} did not reach node {secondary}'s disk."
     return Finding(Diagnosis.REPLICA_WRITE_ERROR, secondary, (said,))
@@ -129,11 +131,13 @@ def _local_write_error(observation: Observation) -> Finding | None:
     said = "Node {node}'s own disk failed a write."
     for role in (Role.PRIMARY, Role.SECONDARY):
         kind = Diagnosis.LOCAL_DISK_ERROR
-        found = _noticed(observation, role, "local-write-error", kind, said)
+        found = _noticed(observation, role, Notice.LOCAL_WRITE_ERROR, kind, said)
         if found is not None:
             return found
     # Its guest is stopped for a write, and QEMU aborts at a checkpoint of a guest that is.
-    return _noticed(observation, Role.SECONDARY, "guest-held", Diagnosis.LOCAL_DISK_ERROR, said)
+    return _noticed(
+        observation, Role.SECONDARY, Notice.GUEST_HELD, Diagnosis.LOCAL_DISK_ERROR, said
+    )
 
 
 def _guest_held(observation: Observation) -> Finding | None:
@@ -142,7 +146,7 @@ def _guest_held(observation: Observation) -> Finding | None:
     Comes after the errors of single disks.
     """
     said = "QEMU has stopped the guest on node {node}: a write of it found no room, and waits."
-    return _noticed(observation, Role.PRIMARY, "guest-held", Diagnosis.GUEST_HELD, said)
+    return _noticed(observation, Role.PRIMARY, Notice.GUEST_HELD, Diagnosis.GUEST_HELD, said)
 
 
 def _link_broken(observation: Observation) -> Finding | None:
@@ -168,7 +172,7 @@ def _link_broken(observation: Observation) -> Finding | None:
             f"{unacked_ms:.0f} ms (limit {observation.limits.silent_ms:.0f} ms), while the link "
             "carries all else and both nodes are there."
         )
-    if "colo-exit" in observation.nodes[primary].notices:
+    if Notice.COLO_EXIT in observation.nodes[primary].notices:
         evidence.append(f"Node {primary} has left COLO with an error, while both nodes are there.")
     if not evidence:
         return None
@@ -226,21 +230,21 @@ def _guest_panic(observation: Observation) -> Finding | None:
     if ended_by_reset(observation):
         return None
     said = "The guest on node {node} says that its kernel panicked."
-    return _noticed(observation, Role.PRIMARY, "guest-panic", Diagnosis.GUEST_PANIC, said)
+    return _noticed(observation, Role.PRIMARY, Notice.GUEST_PANIC, Diagnosis.GUEST_PANIC, said)
 
 
 def _guest_reset(observation: Observation) -> Finding | None:
     said = "The guest on node {node} was reset and starts again."
     if ended_by_reset(observation):
         said = "The guest on node {node} says that its kernel panicked. It was reset."
-    return _noticed(observation, Role.PRIMARY, "guest-reset", Diagnosis.GUEST_RESET, said)
+    return _noticed(observation, Role.PRIMARY, Notice.GUEST_RESET, Diagnosis.GUEST_RESET, said)
 
 
 def _local_read_error(observation: Observation) -> Finding | None:
     said = "Node {node}'s own disk failed a read."
     for role in (Role.PRIMARY, Role.SECONDARY):
         kind = Diagnosis.LOCAL_DISK_ERROR
-        found = _noticed(observation, role, "local-read-error", kind, said)
+        found = _noticed(observation, role, Notice.LOCAL_READ_ERROR, kind, said)
         if found is not None:
             return found
     return None
@@ -277,8 +281,8 @@ def ended_by_reset(observation: Observation) -> bool:
     """Return whether the primary's guest panicked and was reset after that."""
     node = holder(observation, Role.PRIMARY)
     said = observation.nodes[node].notices if node else ()
-    return {"guest-panic", "guest-reset"} <= set(said) and (
-        said.index("guest-panic") < said.index("guest-reset")
+    return {Notice.GUEST_PANIC, Notice.GUEST_RESET} <= set(said) and (
+        said.index(Notice.GUEST_PANIC) < said.index(Notice.GUEST_RESET)
     )
 
 
@@ -297,13 +301,13 @@ def _lost(observation: Observation, role: Role, how: Gone, kind: Diagnosis) -> F
 
 def _parting(observation: Observation, node: NodeName) -> tuple[str, ...]:
     """Return what ``node`` reported of its peer, as evidence."""
-    if "colo-exit" not in observation.nodes[node].notices:
+    if Notice.COLO_EXIT not in observation.nodes[node].notices:
         return ()
     return (f"Node {node} has left COLO with an error.",)
 
 
 def _noticed(
-    observation: Observation, role: Role, notice: str, kind: Diagnosis, said: str
+    observation: Observation, role: Role, notice: Notice, kind: Diagnosis, said: str
 ) -> Finding | None:
     node = holder(observation, role)
     if node is None or notice not in observation.nodes[node].notices:

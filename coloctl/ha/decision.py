@@ -33,7 +33,7 @@ from coloctl.ha.eligibility import answer_objection, data_objection, diverged
 from coloctl.ha.monitoring_path import holder, members
 from coloctl.ha.responses import ALONE, JOINING, LINK_LOSER, RESPONSES, Response
 from coloctl.ha.unfenced import goes_on
-from coloctl.model.observation import Diagnosis, Finding, Life, Observation
+from coloctl.model.observation import Diagnosis, Finding, Life, Notice, Observation
 from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
 from coloctl.model.protection import Protection
 
@@ -151,7 +151,7 @@ def _response_to(finding: Finding, seen: Observation) -> Response:
     node = finding.node
     if response not in (Response.GIVE_UP_IT, Response.ABANDON) or node is None:
         return response
-    wrote = not {"local-write-error", "guest-held"}.isdisjoint(seen.nodes[node].notices)
+    wrote = not {Notice.LOCAL_WRITE_ERROR, Notice.GUEST_HELD}.isdisjoint(seen.nodes[node].notices)
     if finding.diagnosis is Diagnosis.LOCAL_DISK_ERROR and not wrote:
         # A read: the guest was given the replica's data.
         parting = seen.protection is Protection.FAILOVER

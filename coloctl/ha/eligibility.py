@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from coloctl.ha.divergence import proofs
 from coloctl.ha.monitoring_path import gone
-from coloctl.model.observation import Life, Observation
+from coloctl.model.observation import Life, Notice, Observation
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Protection
 
@@ -41,11 +41,11 @@ def diverged(seen: Observation, node: NodeName) -> bool:
 def data_objection(seen: Observation, survivor: NodeName) -> str:
     """Find what ``survivor`` does not hold of the guest; empty when it holds all of it."""
     node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
-    if "local-write-error" in node.notices:
+    if Notice.LOCAL_WRITE_ERROR in node.notices:
         return f"node {survivor}'s own disk missed a write of the guest."
     if node.role is Role.PRIMARY:
         return ""
-    if peer is not None and "replica-write-error" in peer.notices:
+    if peer is not None and Notice.REPLICA_WRITE_ERROR in peer.notices:
         return f"node {survivor}'s disk missed a write of the guest."
     if diverged(seen, survivor):
         return f"node {survivor}'s guest has diverged."

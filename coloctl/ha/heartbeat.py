@@ -21,7 +21,7 @@ from coloctl.host.base import Endpoint, Host
 from coloctl.host.beacon import new_key, unix_beacons
 from coloctl.host.delivery import Deliveries
 from coloctl.host.watching import Beacon
-from coloctl.model.observation import Limits, Observation
+from coloctl.model.observation import Limits, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.vm import VM
 
@@ -63,17 +63,17 @@ class Heartbeat:
         """Stop probing ``node``: no QEMU runs there."""
         self._probes.pop(node, None)
 
-    def notice(self, node: NodeName, name: str) -> None:
-        """Note that the QEMU of ``node`` has sent one of `NOTICES`; a repeated one comes last."""
+    def notice(self, node: NodeName, name: Notice) -> None:
+        """Note that the QEMU of ``node`` has sent a notice; a repeated one comes last."""
         if (probes := self._probes.get(node)) is None:
             return
         probes.notices.pop(name, None)
         probes.notices[name] = None
-        if name == "guest-reset" and probes.role is Role.PRIMARY:
+        if name == Notice.GUEST_RESET and probes.role is Role.PRIMARY:
             self._unsettled_ms = RESET_MS
 
-    def forget(self, node: NodeName, name: str) -> None:
-        """Drop one of `NOTICES` of ``node``, which is attended: its matter is over."""
+    def forget(self, node: NodeName, name: Notice) -> None:
+        """Drop a notice of ``node``, which is attended: its matter is over."""
         self._probes[node].notices.pop(name, None)
 
     def settled(self) -> None:

@@ -12,7 +12,6 @@ before, the guest writes to the image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from coloctl.clock import Deadline
 from coloctl.colo import plan
@@ -22,8 +21,6 @@ from coloctl.model.view import Merge
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
 from coloctl.vm import VM
-
-Node = dict[str, Any]
 
 #: For an order to a QEMU that is busy with its merge, seconds.
 STAY_S = 10.0

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coloctl.model.observation import Life, Observation
+from coloctl.model.observation import Life, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role
 
 
@@ -104,7 +104,7 @@ def absence(observation: Observation, node: NodeName) -> str:
     seen = observation.nodes[node]
     how, silence = gone(observation, node), rescue_silence(observation, node)
     if how is Gone.DEAD:
-        off = " after its guest powered off" if "guest-shutdown" in seen.notices else ""
+        off = " after its guest powered off" if Notice.GUEST_SHUTDOWN in seen.notices else ""
         return f"Node {node}'s process has ended{off}."
     if how is Gone.UNREACHABLE:
         return f"No monitoring path reaches node {node} any more, and {silence}"

@@ -15,7 +15,7 @@ from coloctl.clock import Clock
 from coloctl.colo.checkpoint import CheckpointStats
 from coloctl.errors import MonitorError
 from coloctl.ha.link import Timed
-from coloctl.model.observation import Contrast, Life, Limits, NodeSeen
+from coloctl.model.observation import Contrast, Life, Limits, NodeSeen, Notice
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.qmp import command as qmp
@@ -85,7 +85,7 @@ class NodeProbes:
 
     def __init__(self, vm: VM, role: Role, clock: Clock) -> None:
         self.vm, self.role = vm, role
-        self.notices: dict[str, None] = {}  # in the order in which they came
+        self.notices: dict[Notice, None] = {}  # in the order in which they came
         self.rescue = Probe(vm.monitor, qmp.query_yank(), clock)
         self.command = Probe(vm.monitor, qmp.query_status(), clock)
         self._cpu_s: float | None = None
@@ -133,10 +133,10 @@ class NodeProbes:
 
     def settle(self) -> None:
         """Drop the notice of a reset, and of the panic that it ended: both are over."""
-        if "guest-reset" in self.notices:
+        if Notice.GUEST_RESET in self.notices:
             names = list(self.notices)
-            for name in names[: names.index("guest-reset") + 1]:
-                if name in ("guest-panic", "guest-reset"):
+            for name in names[: names.index(Notice.GUEST_RESET) + 1]:
+                if name in (Notice.GUEST_PANIC, Notice.GUEST_RESET):
                     del self.notices[name]
 
     def _life(self) -> Life:

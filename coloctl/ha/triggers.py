@@ -15,7 +15,7 @@ from typing import Any
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import Action, decide
 from coloctl.ha.monitoring_path import holder, members
-from coloctl.model.observation import Diagnosis, Life, Observation
+from coloctl.model.observation import Diagnosis, Life, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 
 
@@ -116,9 +116,10 @@ def _changes(seen: Observation) -> Iterator[_Change]:
     then = replace(seen, contrast=replace(seen.contrast, deaf=True))
     happens = f"node {secondary}'s guest does what node {primary}'s does not"
     yield _Change(happens, "event", secondary, then)
-    yield _event(seen, primary, "replica-write-error", f"node {secondary}'s disk misses a write")
-    yield _event(seen, primary, "local-write-error", f"node {primary}'s disk misses a write")
-    yield _event(seen, primary, "colo-exit", f"node {primary} leaves COLO with an error")
+    happens = f"node {secondary}'s disk misses a write"
+    yield _event(seen, primary, Notice.REPLICA_WRITE_ERROR, happens)
+    yield _event(seen, primary, Notice.LOCAL_WRITE_ERROR, f"node {primary}'s disk misses a write")
+    yield _event(seen, primary, Notice.COLO_EXIT, f"node {primary} leaves COLO with an error")
 
 
 def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
@@ -152,12 +153,12 @@ def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
         limits.command_ms,
     )
     if now.role is Role.PRIMARY:
-        yield _event(seen, node, "guest-shutdown", "the guest powers off")
-        yield _event(seen, node, "guest-reset", "the guest is reset")
-        yield _event(seen, node, "guest-panic", "the guest's kernel panics")
+        yield _event(seen, node, Notice.GUEST_SHUTDOWN, "the guest powers off")
+        yield _event(seen, node, Notice.GUEST_RESET, "the guest is reset")
+        yield _event(seen, node, Notice.GUEST_PANIC, "the guest's kernel panics")
 
 
-def _event(seen: Observation, node: NodeName, notice: str, happens: str) -> _Change:
+def _event(seen: Observation, node: NodeName, notice: Notice, happens: str) -> _Change:
     now = seen.nodes[node]
     notices = now.notices if notice in now.notices else (*now.notices, notice)
     then = replace(seen, nodes={**seen.nodes, node: replace(now, notices=notices)})

@@ -281,10 +281,6 @@ class Host(Files, Access, Protocol):
         """
         ...
 
-    async def tap_exists(self, name: str) -> bool:
-        """Return whether this host has a tap of that name."""
-        ...
-
     async def tap_held(self, name: str) -> bool:
         """Return whether another process has the tap open; where that is unknown, True."""
         ...

@@ -40,7 +40,7 @@ from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess
 from coloctl.host.program import Program, adopt_program, kill_program
 from coloctl.host.scratch import Scratch
-from coloctl.host.tap import check, exists, held, is_up, set_up
+from coloctl.host.tap import check, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
 
@@ -200,10 +200,6 @@ class LocalHost(LocalAccess):
     async def tap(self, name: str, *, up: bool) -> None:
         """See `Host.tap`. It takes two system calls on a socket that is already open."""
         await self._wait(self._fence.submit(set_up, self._control, name, up, self.name))
-
-    async def tap_exists(self, name: str) -> bool:
-        """See `Host.tap_exists`."""
-        return await self._inside(lambda: exists(self._control, name))
 
     async def tap_held(self, name: str) -> bool:
         """See `Host.tap_held`."""

@@ -81,14 +81,6 @@ def missing(name: str, host: str) -> PreconditionFailed:
     )
 
 
-def exists(control: socket.socket, name: str) -> bool:
-    """Return whether a tap of that name is in the namespace of ``control``; other devices are not
-    taps.
-    """
-    driver = _driver(control, name)
-    return driver == ("tun", "tap")
-
-
 def _driver(control: socket.socket, name: str) -> tuple[str, str] | None:
     """Return driver and bus of a device, as ethtool reports them; None where there is no such
     device.
@@ -118,7 +110,7 @@ def held(control: socket.socket, name: str) -> bool:
     The tap is held for an instant. Where there is no such tap, no process has it. Where it may not
     be opened, it counts as held.
     """
-    if not exists(control, name):
+    if _driver(control, name) != ("tun", "tap"):
         return False
     try:
         _attach(name)

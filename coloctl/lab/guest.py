@@ -30,8 +30,6 @@ FAILED_PREFIX = "coloctl-guest: failed:"
 BOOT_ID_PREFIX = "coloctl-guest: boot-id="
 
 REDIS_PORT = 6379
-#: On the second disk, where the guest has one.
-SECOND_REDIS_PORT = 6380
 #: Where services=True opened them: an echo for TCP and UDP, a web server, blocks on the disk.
 ECHO_PORT = 7007
 WEB_PORT = 7080

@@ -99,11 +99,6 @@ def comparison_limits(spec: PairSpec) -> Properties:
     }
 
 
-def rewriter_id(nic_index: int) -> str:
-    """Return the id of the rewriter that a promoted secondary keeps."""
-    return suffixed("rew0", nic_index)
-
-
 def _namer(nic_index: int) -> Callable[[str], str]:
     return lambda document_id: suffixed(document_id, nic_index)
 

@@ -18,7 +18,6 @@ CONSOLE_PORT = 0xE9
 EXIT_PORT = 0xF4
 #: isa-debug-exit ends QEMU with ``(value << 1) | 1``.
 EXIT_VALUE = 0x10
-EXIT_CODE = (EXIT_VALUE << 1) | 1
 
 ENTERED = b"L"
 FINISHED = b"D"

@@ -49,6 +49,20 @@ class Diagnosis(StrEnum):
     UNKNOWN = "unknown"  #: what is seen contradicts itself, or is too little
 
 
+class Notice(StrEnum):
+    """One of QEMU's events that decide something."""
+
+    COLO_EXIT = "colo-exit"  #: COLO_EXIT with reason error
+    REPLICA_WRITE_ERROR = "replica-write-error"  #: QUORUM_REPORT_BAD of a replica, write or flush
+    #: QUORUM_REPORT_BAD of the local child, or BLOCK_IO_ERROR: write, flush
+    LOCAL_WRITE_ERROR = "local-write-error"
+    GUEST_HELD = "guest-held"  #: BLOCK_IO_ERROR that stopped the guest; it waits for `cont`
+    LOCAL_READ_ERROR = "local-read-error"
+    GUEST_SHUTDOWN = "guest-shutdown"  #: SHUTDOWN that the guest asked for
+    GUEST_RESET = "guest-reset"  #: RESET, by the guest or by a command
+    GUEST_PANIC = "guest-panic"  #: GUEST_PANICKED
+
+
 @dataclass(frozen=True)
 class NodeSeen:
     """One node, by every monitoring path that reaches it."""
@@ -58,23 +72,9 @@ class NodeSeen:
     busy: bool = False  #: its process used CPU time while it was silent: it is not frozen
     rescue_silent_ms: float = 0.0  #: its monitor thread has not answered for so long
     command_silent_ms: float = 0.0  #: its main loop has not answered for so long
-    #: Names of `NOTICES` that its QEMU has sent since the present secondary was started. Those
-    #: about an earlier one (``colo-exit``, ``replica-write-error``) would give up the new one at
-    #: once.
-    notices: tuple[str, ...] = ()
-
-
-#: QEMU's events that decide something, by their names in `NodeSeen.notices`.
-NOTICES: tuple[str, ...] = (
-    "colo-exit",  #: COLO_EXIT with reason error
-    "replica-write-error",  #: QUORUM_REPORT_BAD of a replica, write or flush
-    "local-write-error",  #: QUORUM_REPORT_BAD of the local child, or BLOCK_IO_ERROR: write, flush
-    "guest-held",  #: BLOCK_IO_ERROR that stopped the guest; the request waits for `cont`
-    "local-read-error",
-    "guest-shutdown",  #: SHUTDOWN that the guest asked for
-    "guest-reset",  #: RESET, by the guest or by a command
-    "guest-panic",  #: GUEST_PANICKED
-)
+    #: What its QEMU has sent since the present secondary was started. Notices about an earlier one
+    #: (``colo-exit``, ``replica-write-error``) would give up the new one at once.
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Observation:
                     **seen,
                     "role": Role(seen["role"]),
                     "life": Life(seen["life"]),
-                    "notices": tuple(seen["notices"]),
+                    "notices": tuple(map(Notice, seen["notices"])),
                 }
             )
             for name, seen in document["nodes"].items()

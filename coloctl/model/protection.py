@@ -100,7 +100,3 @@ def advance(state: Protection, fact: Fact) -> Transition:
     if after is None:
         return Transition(state, fact, state, listed=False)
     return Transition(state, fact, after, listed=True)
-
-
-#: States in which both QEMUs of the pair are wanted.
-WITH_SECONDARY = frozenset({_P.RESYNC, _P.MIGRATING, _P.COLO, _P.FAILOVER})

@@ -69,16 +69,6 @@ class COLOMode(QapiEnum):
     UNKNOWN = "unknown"
 
 
-class COLOExitReason(QapiEnum):
-    """Reason for which a COLO session ended: ``COLO_EXIT`` and ``query-colo-status``."""
-
-    NONE = "none"
-    REQUEST = "request"  #: x-colo-lost-heartbeat was honoured
-    ERROR = "error"  #: the peer is gone; waits for x-colo-lost-heartbeat
-    PROCESSING = "processing"
-    UNKNOWN = "unknown"
-
-
 class JobStatus(QapiEnum):
     """``query-jobs`` and ``JOB_STATUS_CHANGE``."""
 

@@ -46,11 +46,9 @@ class Fencing(StrEnum):
 class Degradation(StrEnum):
     """Part of a node that is impaired although the node serves."""
 
-    LOCAL_DISK = "local-disk"
     REPLICA_DISK = "replica-disk"
     GUEST = "guest"  #: it has diverged from the primary's
     MONITOR = "monitor"
-    UPLINK = "uplink"
 
 
 class Merge(StrEnum):

@@ -11,7 +11,6 @@ holds for the life of that secondary, also when a checkpoint has made its guest 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,8 +32,6 @@ from coloctl.supervisor import cpu_sampling
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
-
-log = logging.getLogger(__name__)
 
 #: Bytes read of one console in one second; a guest that writes more is not followed.
 CONSOLE_BYTES = 256 * 1024

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from coloctl.clock import Clock
 from coloctl.ha.monitoring_path import holder
-from coloctl.model.observation import Diagnosis, Finding, Observation
+from coloctl.model.observation import Diagnosis, Finding, Notice, Observation
 from coloctl.model.pair import Role
 
 #: Both sides of a pair in COLO power off within milliseconds of each other, or not at all where
@@ -50,7 +50,7 @@ class ExitGrace:
         if secondary is None or finding.diagnosis not in _ENDING:
             self._off_since = None
             return False
-        if "guest-shutdown" not in seen.nodes[secondary].notices:
+        if Notice.GUEST_SHUTDOWN not in seen.nodes[secondary].notices:
             return False
         if self._off_since is None:
             self._off_since = now

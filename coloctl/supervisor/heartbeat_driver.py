@@ -20,7 +20,7 @@ from coloctl.ha.heartbeat import Heartbeat
 from coloctl.ha.link import Timed
 from coloctl.ha.notices import notice_of
 from coloctl.ha.probes import Context
-from coloctl.model.observation import Observation
+from coloctl.model.observation import Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Protection
 from coloctl.qmp.session import Event
@@ -88,12 +88,12 @@ class HeartbeatDriver:
             self._attend()
             self._heartbeat.notice(node, notice)
 
-    def note(self, node: NodeName, notice: str) -> None:
+    def note(self, node: NodeName, notice: Notice) -> None:
         """Note that ``notice`` holds of ``node``, although no event of QEMU showed it."""
         self._attend()
         self._heartbeat.notice(node, notice)
 
-    def forget(self, node: NodeName, notice: str) -> None:
+    def forget(self, node: NodeName, notice: Notice) -> None:
         """Forget ``notice`` of ``node``, because it does not hold any more."""
         if node in self._attended:
             self._heartbeat.forget(node, notice)
@@ -148,7 +148,7 @@ class HeartbeatDriver:
         self._heartbeat.attend(peer, *self._attended[peer])
         for one in NODES:
             if self._state.seats[one].missed_write:
-                self._heartbeat.notice(other(one), "replica-write-error")
+                self._heartbeat.notice(other(one), Notice.REPLICA_WRITE_ERROR)
 
     async def _watch_link(self) -> None:
         """Watch the replication link, retrying.

@@ -20,6 +20,7 @@ from typing import Any, Final
 from coloctl.errors import ColoctlError
 from coloctl.machine import blockdev
 from coloctl.model.event import Kind
+from coloctl.model.observation import Notice
 from coloctl.model.pair import Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import RunState
@@ -86,10 +87,10 @@ class Held:
         left = {one[0] for one in self._bad} | self._lasting
         for child in children - left:
             if not blockdev.is_replica(child):
-                self._driver.forget(primary.name, "local-write-error")
+                self._driver.forget(primary.name, Notice.LOCAL_WRITE_ERROR)
                 continue
             replica = self.state.seats[other(primary.name)]
-            self._driver.forget(primary.name, "replica-write-error")
+            self._driver.forget(primary.name, Notice.REPLICA_WRITE_ERROR)
             replica.missed_write = False
             note = {"missed-nothing": "a write that no disk has was never acknowledged"}
             self.state.record(Kind.NOTE, node=replica.name, data=note)
@@ -106,7 +107,7 @@ class Held:
             return
         if self._since_s is None:
             self._since_s = now
-        self._driver.note(primary.name, "guest-held")
+        self._driver.note(primary.name, Notice.GUEST_HELD)
         if state.protection is not Protection.UNPROTECTED or state.act:
             return
         self._explain(
@@ -124,7 +125,7 @@ class Held:
 
     def _over(self, primary: Seat, now: float) -> None:
         if self._since_s is not None and primary.view.run_state is RunState.RUNNING:
-            for name in ("guest-held", "local-write-error"):
+            for name in (Notice.GUEST_HELD, Notice.LOCAL_WRITE_ERROR):
                 self._driver.forget(primary.name, name)
             if self.state.protection is Protection.UNPROTECTED:
                 self._explain(

@@ -77,11 +77,6 @@ def value(found: Any) -> Any:
     return _Pen().value(found)
 
 
-def words(found: Sequence[str]) -> list[str]:
-    """Return a command line without secrets: options, and words that are known to be harmless."""
-    return _Pen().words(found)
-
-
 def text(found: str) -> str:
     """Return a line of a log, an option, a sentence without the secrets in it."""
     return _Pen().text(found)

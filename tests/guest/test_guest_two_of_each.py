@@ -36,7 +36,11 @@ KINDS = {
     "e1000": ((("raw", BLK, "vda"), ("raw", BLK, "vdb")), (E1000, E1000)),
 }
 #: Where both servers in the guest are reached, each with its own disk and card.
-SERVERS = (layout.GUEST, f"{layout.SECOND_GUEST}:{guest.SECOND_REDIS_PORT}")
+#: Of the guest's second card, in the network of `layout.SECOND_CLIENT`.
+SECOND_GUEST = "10.78.0.10"
+#: The guest's init starts a second redis there, whose data are on the second disk.
+SECOND_REDIS_PORT = 6380
+SERVERS = (layout.GUEST, f"{SECOND_GUEST}:{SECOND_REDIS_PORT}")
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def spec(
     folder: Path = tmp_path_factory.mktemp("two")
     drivers = ("e1000",) if E1000 in nics else ()
     image = guest.provide(qemu_img=build.img, drivers=drivers)
-    second = f"{layout.SECOND_GUEST}/{layout.PREFIX_LENGTH}"
+    second = f"{SECOND_GUEST}/{layout.PREFIX_LENGTH}"
     names = tuple(f"/dev/{name}" for _, _, name in disks)
     spec = guest_spec(lab, image, folder, build, second_address=second, disks=names)
     described = tuple(

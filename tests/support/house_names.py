@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
-from support.house import Tree
+from support.house import Module, Tree, imports
 
 #: Functions that may send a signal to a process number: its child has not been reaped, so that the
 #: kernel cannot have given the number to another process.
@@ -46,3 +47,139 @@ def _kills(within: ast.AST, function: str) -> Iterator[tuple[str, int]]:
                 if one.name in ("kill", "killpg"):
                     yield function, node.lineno
         yield from _kills(node, named)
+
+
+#: Definitions that no module of coloctl names, and what they are there for. A class or a module
+#: stands for all that it holds.
+NAMED_OUTSIDE: Mapping[str, str] = {}
+
+#: Definitions whose callers are being written.
+NAMED_SOON = frozenset({"coloctl.bench.document.checks", "coloctl.model.bounds.bounds"})
+
+#: Rooms for the programs of users and for pytest.
+PUBLIC = frozenset({"api", "pytest_plugin"})
+
+#: Decorators that only change how a definition is called; any other may register it somewhere.
+PLAIN_DECORATORS = frozenset(
+    {"property", "cached_property", "staticmethod", "classmethod", "cache", "lru_cache"}
+    | {"contextmanager", "asynccontextmanager", "dataclass", "overload", "final"}
+)
+
+#: Bases from outside that call no member of a class by themselves.
+PLAIN_BASES = frozenset({"Protocol", "Generic", "Exception"})
+
+
+def nothing_is_only_for_tests(tree: Tree) -> Iterator[str]:
+    """Each definition is named by a module of coloctl besides itself, or is meant for others.
+
+    A name at the head of a module is resolved through imports. A member of a class counts as named
+    where any module reads an attribute of that name: a dead method hides behind a living one of
+    the same name. The rule does not see fields and members of enums, which documents hold, members
+    of a class that a library may call, and two dead definitions that name each other.
+    """
+    found = dict(_unnamed(tree))
+    for place in NAMED_OUTSIDE:
+        below = [name for name in found if f"{name}.".startswith(f"{place}.")]
+        if not below and any(place.startswith(f"{name}.") for name in tree):
+            yield f"{place} needs no exception: a module of coloctl names it"
+        for name in below:
+            del found[name]
+    for name, line in found.items():
+        if name in NAMED_SOON:
+            continue
+        yield f"{name}, line {line}, is named by no module of coloctl"
+
+
+def _unnamed(tree: Tree) -> Iterator[tuple[str, int]]:
+    named: set[str] = set()
+    attributes: Counter[str] = Counter()
+    classes = {}
+    for module in tree.values():
+        named |= _named_elsewhere(module)
+        attributes += _reads(module.nodes)
+        classes |= {node.name: node for node in module.nodes if isinstance(node, ast.ClassDef)}
+    for module in tree.values():
+        if module.part in PUBLIC:
+            continue
+        own = _loads(module.nodes)
+        for name, node in _definitions(module.tree):
+            if f"{module.name}.{name}" not in named and own[name] == _loads(ast.walk(node))[name]:
+                yield f"{module.name}.{name}", node.lineno
+        for holder in module.nodes:
+            if isinstance(holder, ast.ClassDef) and _is_closed(holder, classes):
+                inside = _loads(ast.walk(holder))
+                for name, node in _definitions(holder):
+                    if inside[name] + attributes[name] == _reads(ast.walk(node))[name]:
+                        yield f"{module.name}.{holder.name}.{name}", node.lineno
+
+
+def _definitions(within: ast.Module | ast.ClassDef) -> Iterator[tuple[str, ast.stmt]]:
+    """Find what a module or a class defines, without fields, dunders and what is registered."""
+    for node in within.body:
+        names: list[ast.expr] = []
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if all(_is_plain(decorator) for decorator in node.decorator_list):
+                names = [ast.Name(node.name)]
+        elif isinstance(node, ast.Assign):
+            names = node.targets
+        elif isinstance(node, ast.AnnAssign) and isinstance(within, ast.Module):
+            names = [node.target]
+        for name in names:
+            if isinstance(name, ast.Name) and not name.id.startswith("__"):
+                yield name.id, node
+
+
+def _is_plain(decorator: ast.expr) -> bool:
+    function = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return ast.unparse(function).rpartition(".")[2] in PLAIN_DECORATORS
+
+
+def _is_closed(holder: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> bool:
+    """Return whether no library knows a class by one of its bases, and so may call a member."""
+    for base in holder.bases:
+        name = ast.unparse(base).partition("[")[0].rpartition(".")[2]
+        if name in classes and name != holder.name:
+            if not _is_closed(classes[name], classes):
+                return False
+        elif name not in PLAIN_BASES:
+            return False
+    return True
+
+
+def _named_elsewhere(module: Module) -> set[str]:
+    """Find the dotted names that a module imports, and those it reads of what it imports."""
+    named = set(imports(module))
+    local: dict[str, str] = {}
+    for node in module.nodes:
+        if isinstance(node, ast.Import):
+            local |= {one.asname: one.name for one in node.names if one.asname}
+        elif isinstance(node, ast.ImportFrom):
+            for one in node.names:
+                local[one.asname or one.name] = f"{node.module}.{one.name}"
+    for node in module.nodes:
+        if isinstance(node, ast.Attribute) and (parts := _dotted(node)):
+            named.add(".".join([local.get(parts[0], parts[0]), *parts[1:]]))
+    return named
+
+
+def _dotted(node: ast.expr) -> list[str]:
+    """Split ``a.b.c``; empty where it begins with anything but a name."""
+    if isinstance(node, ast.Name):
+        return [node.id]
+    if isinstance(node, ast.Attribute) and (home := _dotted(node.value)):
+        return [*home, node.attr]
+    return []
+
+
+def _loads(nodes: Iterable[ast.AST]) -> Counter[str]:
+    return Counter(
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    )
+
+
+def _reads(nodes: Iterable[ast.AST]) -> Counter[str]:
+    return Counter(
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    )

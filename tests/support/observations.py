@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from coloctl.model.observation import NOTICES, Life, Limits, NodeSeen, Observation
+from coloctl.model.observation import Life, Limits, NodeSeen, Notice, Observation
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 
@@ -90,7 +90,7 @@ _NODES = st.builds(
     busy=st.booleans(),
     rescue_silent_ms=_RESCUE,
     command_silent_ms=_COMMAND,
-    notices=st.lists(st.sampled_from(NOTICES), max_size=3, unique=True).map(tuple),
+    notices=st.lists(st.sampled_from(Notice), max_size=3, unique=True).map(tuple),
 )
 
 

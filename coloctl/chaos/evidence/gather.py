@@ -24,6 +24,7 @@ from coloctl.chaos.run.environment import Environment
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.errors import ColoctlError
 from coloctl.journal import replay
+from coloctl.lab import guest
 from coloctl.machine import image
 from coloctl.model.event import Record
 from coloctl.pairfile import load
@@ -31,7 +32,7 @@ from coloctl.pairfile import load
 #: Comparing two images of half a gigabyte that are mostly holes.
 COMPARE_S = 60.0
 CHECKPOINT_S = 30.0
-_BOOT_ID = re.compile(r"coloctl-guest: boot-id=(\S+)")
+_BOOT_ID = re.compile(re.escape(guest.BOOT_ID_PREFIX) + r"(\S+)")
 _MISMATCH = re.compile(r"offset (\d+)")
 
 

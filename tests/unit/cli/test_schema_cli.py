@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 Output = pytest.CaptureFixture[str]
 
-NEED = "migrate_cancel"
+NEED = "x-colo-lost-heartbeat"
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_what_is_missing_is_said_with_its_reason(poor: Path, capsys: Output) -> 
     assert run_verb(["schema", "check", "11.1", str(poor)]) == 1
     said = capsys.readouterr().out
     assert "QEMU 1.2.3 lacks 1 of" in said
-    assert NEED in said and "Ends a first migration" in said
+    assert NEED in said and "The failover itself" in said
 
 
 def test_the_verdict_is_a_document_too(poor: Path, capsys: Output) -> None:

@@ -23,7 +23,7 @@ from support.observations import (
 from coloctl.ha.analysis import RULES, diagnose, ranked
 from coloctl.ha.decision import decide
 from coloctl.ha.monitoring_path import monitoring_paths
-from coloctl.model.observation import NOTICES, Diagnosis, Life, NodeSeen, Observation
+from coloctl.model.observation import Diagnosis, Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 
 pytestmark = pytest.mark.unit
@@ -56,7 +56,7 @@ def test_every_combination_of_lives_roles_and_silences_has_one_diagnosis() -> No
 
 def test_every_combination_of_notices_and_stalls_has_one_diagnosis() -> None:
     found = set()
-    several = [c for size in range(4) for c in itertools.combinations(NOTICES, size)]
+    several = [c for size in range(4) for c in itertools.combinations(Notice, size)]
     for notices, on, held, overdue in itertools.product(
         several, ("a", "b"), (1999.0, 2000.0), (3999.0, 4000.0)
     ):
@@ -131,7 +131,7 @@ def test_the_recorded_situations_show_every_diagnosis() -> None:
 
 
 def test_a_node_without_a_part_is_not_diagnosed() -> None:
-    nobody = NodeSeen(Role.NONE, Life.DEAD, rescue_silent_ms=9999.0, notices=NOTICES)
+    nobody = NodeSeen(Role.NONE, Life.DEAD, rescue_silent_ms=9999.0, notices=tuple(Notice))
     assert diagnose(observe(b=nobody)).diagnosis is Diagnosis.HEALTHY
     assert diagnose(observe(nobody, nobody)).diagnosis is Diagnosis.HEALTHY
     assert diagnose(replace(observe(), nodes={})).diagnosis is Diagnosis.HEALTHY

@@ -71,7 +71,7 @@ def test_what_goes_away_is_what_was_made() -> None:
         kept = {one["id"] for one in netfilter.secondary_filters(pair, i)} - set(
             netfilter.secondary_ids_teardown(i)
         )
-        assert kept == {netfilter.rewriter_id(i)}
+        assert kept == {("rew0", "rew0-n1")[i]}
         with_status = {name for name, one in primary_filters(pair, i).items() if "status" in one}
         assert set(netfilter.engage_order(i)) == with_status
 

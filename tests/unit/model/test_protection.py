@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from coloctl.model.protection import MOVES, WITH_SECONDARY, Fact, Protection, Transition, advance
+from coloctl.model.protection import MOVES, Fact, Protection, Transition, advance
 
 pytestmark = pytest.mark.unit
 
@@ -75,11 +75,6 @@ def test_a_survivor_runs_only_after_a_node_was_lost(state: Protection, fact: Fac
         assert state is Protection.FAILOVER
     if advance(state, fact).after is Protection.FAILOVER and state is not Protection.FAILOVER:
         assert (state, fact) == (Protection.COLO, Fact.NODE_LOST)
-
-
-def test_a_secondary_is_wanted_where_one_may_be() -> None:
-    assert {Protection.COLO, Protection.RESYNC, Protection.MIGRATING} <= WITH_SECONDARY
-    assert not {Protection.DOWN, Protection.UNPROTECTED, Protection.FAILED} & WITH_SECONDARY
 
 
 @given(st.lists(st.sampled_from(list(Fact))))

@@ -38,7 +38,7 @@ from coloctl.qmp import schema as qmp_schema
 
 pytestmark = pytest.mark.unit
 
-ENUMS = [RunState, MigrationStatus, COLOMode, qapi.COLOExitReason, qapi.JobStatus]
+ENUMS = [RunState, MigrationStatus, COLOMode, qapi.JobStatus]
 
 PAIR = PairView(
     name="web",
@@ -153,7 +153,6 @@ def test_words_of_a_newer_qemu_do_not_hurt(enum: type[QapiEnum]) -> None:
         (RunState, "query-status().status"),
         (MigrationStatus, "query-migrate().status"),
         (COLOMode, "query-colo-status().mode"),
-        (qapi.COLOExitReason, "query-colo-status().reason"),
         (qapi.JobStatus, "query-jobs()[].status"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -395,3 +396,17 @@ def test_a_file_that_lists_no_requirements_is_a_sentence(tmp_path: Path, text: s
     stored.write_text(text)
     with pytest.raises(UsageError, match=r"required\.toml"):
         qmp_schema.load_required(stored)
+
+
+def test_every_command_that_is_required_is_sent() -> None:
+    strings = set()
+    for file in Path(qmp.__file__).parents[1].rglob("*.py"):
+        strings |= set(re.findall(r'"([\w-]+)"', file.read_text()))
+    commands = {
+        re.split(r"[.([]", path)[0]
+        for need in REQUIRED
+        for path in need.any_of
+        if not path[0].isupper()  # an event
+    }
+    assert len(commands) > 40
+    assert commands <= strings
