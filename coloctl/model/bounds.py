@@ -28,8 +28,13 @@ class Between:
 
 def bounds(owner: type[Any], field: str) -> Between:
     """Return the bounds of ``field`` of the dataclass ``owner``; raises KeyError without any."""
-    hint = get_type_hints(owner, include_extras=True)[field]
-    for one in getattr(hint, "__metadata__", ()):
-        if isinstance(one, Between):
-            return one
-    raise KeyError(f"{owner.__name__}.{field} has no bounds")
+    found = between(get_type_hints(owner, include_extras=True)[field])
+    if found is None:
+        raise KeyError(f"{owner.__name__}.{field} has no bounds")
+    return found
+
+
+def between(hint: Any) -> Between | None:
+    """Return the bounds that a field's type carries; None without any."""
+    given = getattr(hint, "__metadata__", ())
+    return next((one for one in given if isinstance(one, Between)), None)

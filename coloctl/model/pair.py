@@ -74,7 +74,6 @@ class GuestSpec:
     initrd: Path | None = None
     """Initial ramdisk for the kernel."""
     append: str = ""
-    """Kernel command line."""
     ready_line: str = ""
     """Text on the serial console which says that the guest has booted; with it a guest under tcg
     boots alone and is protected then."""
@@ -106,7 +105,6 @@ class TapSpec:
 
     ifname: Mapping[NodeName, str]
     bridge: str | None = None
-    """The bridge which both taps belong to, each in its own host."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +126,7 @@ class NodeSpec:
 
     name: NodeName
     host: str
-    """local, or netns:NAME for a network namespace of this machine."""
     address: str
-    """IP address at which replication traffic for this node arrives."""
 
 
 @dataclass(frozen=True)

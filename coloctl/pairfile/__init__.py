@@ -10,7 +10,6 @@ of the others; `problems` returns them all.
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -23,15 +22,7 @@ from coloctl.errors import SpecError
 from coloctl.model import pair
 from coloctl.pairfile import checks
 from coloctl.pairfile.complaints import from_validation
-from coloctl.pairfile.tables import (
-    CheckpointTable,
-    DiskTable,
-    FencingTable,
-    GuestTable,
-    NicTable,
-    PairFile,
-    json_schema,
-)
+from coloctl.pairfile.tables import FencingTable, PairFile, TapTable, json_schema
 from coloctl.reading import read_toml
 
 __all__ = ["check_files", "examine", "file_problems", "json_schema", "load", "parse", "problems"]
@@ -115,10 +106,10 @@ def examine(
 ) -> tuple[pair.PairSpec | None, list[SpecError]]:
     """Build the pair that a parsed file describes, None without one, and list all that is wrong."""
     try:
-        file = PairFile.model_validate(document)
+        file = PairFile.model_validate(document, context={"base": base})
     except ValidationError as error:
         return None, from_validation(error)
-    spec = _spec(file, base, source)
+    spec = _spec(file, source)
     return spec, list(checks.contradictions(spec))
 
 
@@ -140,103 +131,36 @@ def _syntax(name: str, text: str, message: str) -> SpecError:
     )
 
 
-def _spec(file: PairFile, base: Path, source: Path | None) -> pair.PairSpec:
+def _spec(file: PairFile, source: Path | None) -> pair.PairSpec:
     return pair.PairSpec(
         name=file.name,
-        guest=_guest(file.guest, base),
-        disks=tuple(_disk(disk, base) for disk in file.disk),
-        nics=tuple(_nic(nic) for nic in file.nic),
+        guest=pair.GuestSpec(**dict(file.guest) | {"append": file.guest.append or ""}),
+        disks=tuple(
+            pair.DiskSpec(**dict(disk) | {"image": dict(disk.image)}) for disk in file.disk
+        ),
+        nics=tuple(pair.NicSpec(**dict(nic) | {"tap": _tap(nic.tap)}) for nic in file.nic),
         nodes={
-            "a": pair.NodeSpec("a", file.node.a.host, file.node.a.address),
-            "b": pair.NodeSpec("b", file.node.b.host, file.node.b.address),
+            "a": pair.NodeSpec("a", **dict(file.node.a)),
+            "b": pair.NodeSpec("b", **dict(file.node.b)),
         },
-        replication=pair.ReplicationSpec(
-            base_port=file.replication.base_port,
-            channel=pair.MigrationTransport(file.replication.channel),
-            multifd_channels=file.replication.multifd_channels,
-            overlay_dir=_path(file.replication.overlay_dir, base)
-            if file.replication.overlay_dir
-            else None,
-        ),
-        checkpoint=_checkpoint(file.checkpoint),
-        detection=pair.DetectionSpec(**_same(file.detection)),
-        fencing=_fencing(file.fencing, base),
-        arbiter=pair.ArbiterSpec(
-            file.arbiter.kind, _path(file.arbiter.path, base) if file.arbiter.path else None
-        ),
-        policy=pair.Policy(
-            file.policy.auto_failover,
-            file.policy.auto_reprotect,
-            on_panic=pair.OnPanic(file.policy.on_panic),
-            mirror_rate=file.policy.mirror_rate,
-        ),
-        verify=pair.VerifySpec(
-            file.verify.every,
-            file.verify.rate,
-            pair.OnDifference(file.verify.on_difference),
-            file.verify.memory,
-        ),
+        replication=pair.ReplicationSpec(**dict(file.replication)),
+        checkpoint=pair.CheckpointSpec(**dict(file.checkpoint)),
+        detection=pair.DetectionSpec(**dict(file.detection)),
+        fencing=_fencing(file.fencing),
+        arbiter=pair.ArbiterSpec(**dict(file.arbiter)),
+        policy=pair.Policy(**dict(file.policy)),
+        verify=pair.VerifySpec(**dict(file.verify)),
         source=source,
     )
 
 
-def _same(table: Any) -> dict[str, Any]:
-    """Return the keys of a table whose names and values are those of its part in the model."""
-    fields: dict[str, Any] = table.model_dump()
-    return fields
+def _tap(tap: TapTable) -> pair.TapSpec:
+    return pair.TapSpec(ifname={"a": tap.a, "b": tap.b}, bridge=tap.bridge)
 
 
-def _guest(guest: GuestTable, base: Path) -> pair.GuestSpec:
-    return pair.GuestSpec(
-        memory_mib=guest.memory,
-        cpus=guest.cpus,
-        machine=guest.machine,
-        accel=guest.accel,
-        cpu=guest.cpu,
-        kernel=_path(guest.kernel, base) if guest.kernel else None,
-        initrd=_path(guest.initrd, base) if guest.initrd else None,
-        append=guest.append or "",
-        ready_line=guest.ready_line,
-        agent=guest.agent,
-        extra_args=tuple(guest.extra_args),
-        qemu=_binary(guest.qemu, base) if guest.qemu else None,
-    )
-
-
-def _disk(disk: DiskTable, base: Path) -> pair.DiskSpec:
-    image: dict[pair.NodeName, Path] = {
-        "a": _path(disk.image.a, base),
-        "b": _path(disk.image.b, base),
-    }
-    return pair.DiskSpec(id=disk.id, image=image, format=disk.format, model=disk.model)
-
-
-def _nic(nic: NicTable) -> pair.NicSpec:
-    tap = pair.TapSpec(ifname={"a": nic.tap.a, "b": nic.tap.b}, bridge=nic.tap.bridge)
-    return pair.NicSpec(id=nic.id, mac=nic.mac, tap=tap, model=nic.model)
-
-
-def _fencing(fencing: FencingTable, base: Path) -> pair.FencingSpec:
-    options: dict[pair.NodeName, Mapping[str, str]] = {
-        "a": fencing.options | fencing.a,
-        "b": fencing.options | fencing.b,
-    }
-    command = tuple(fencing.command)
-    if command:
-        command = (str(_binary(command[0], base)), *command[1:])
-    return pair.FencingSpec(pair.FencingMethod(fencing.method), command, fencing.timeout_s, options)
-
-
-def _checkpoint(checkpoint: CheckpointTable) -> pair.CheckpointSpec:
-    return pair.CheckpointSpec(**_same(checkpoint) | {"mode": pair.CheckpointMode(checkpoint.mode)})
-
-
-def _path(text: str, base: Path) -> Path:
-    """Make a path absolute, without dot segments: it is the same from every working folder."""
-    home = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises for unknown users
-    return Path(os.path.abspath(base / home))  # noqa: PTH100 - Path.resolve follows symlinks
-
-
-def _binary(text: str, base: Path) -> Path:
-    """Make the path of a program absolute; a bare name stays one, for PATH."""
-    return _path(text, base) if "/" in text else Path(text)
+def _fencing(fencing: FencingTable) -> pair.FencingSpec:
+    """Give each node the options for both and its own."""
+    given = dict(fencing)
+    shared, own = given.pop("options"), {node: given.pop(node) for node in pair.NODES}
+    options = {node: shared | own[node] for node in pair.NODES}
+    return pair.FencingSpec(**given, options=options)

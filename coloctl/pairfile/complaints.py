@@ -23,6 +23,7 @@ _WANTED = {
     "float_type": "a number",
     "bool_type": "true or false",
     "list_type": "a list in square brackets",
+    "tuple_type": "a list in square brackets",
     "model_type": "a table",
     "dict_type": "a table",
 }
@@ -89,7 +90,7 @@ def _keys_at(root: type[BaseModel], loc: Loc) -> set[str]:
         if isinstance(part, str):
             annotation = table.model_fields[part].annotation
             table = next(iter(get_args(annotation)), annotation)
-    return set(table.model_fields)
+    return {field.alias or name for name, field in table.model_fields.items()}
 
 
 def _sentence(found: ErrorDetails) -> SpecError:

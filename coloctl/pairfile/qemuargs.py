@@ -65,7 +65,7 @@ def listening_sockets(args: Iterable[str]) -> list[str]:
     return found
 
 
-def check_extra_args(args: list[str]) -> list[str]:
+def check_extra_args(args: tuple[str, ...]) -> tuple[str, ...]:
     """Check ``args`` and return them unchanged.
 
     Raises for the first word by which coloctl would not control QEMU any more.

@@ -1,7 +1,8 @@
 """Define the tables and keys of a pair file as written.
 
-Called by `pairfile` to read a file and by `pairfile.complaints` to name the keys of a table. A
-field's docstring is what editors show for the key.
+Called by `pairfile` to read a file and by `pairfile.complaints` to name the keys of a table. Keys,
+defaults, bounds and texts come from `model.pair` (`pairfile.keys`); a line here is for a key that a
+file writes in another way, or that the model does not have.
 
 Invariant: this module looks at no machine and compares no table with another; `pairfile.checks`
 does that.
@@ -13,14 +14,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from coloctl.model import pair
 from coloctl.model.bounds import RATE_MAX
 from coloctl.model.units import MIB, UNITS
 from coloctl.pairfile import values
+from coloctl.pairfile.keys import keys_of
 from coloctl.pairfile.qemuargs import check_extra_args
 
 _PATH = Annotated[str, AfterValidator(values.path)]
 _IFNAME = Annotated[str, AfterValidator(values.ifname)]
 _ID = Annotated[str, AfterValidator(values.qemu_id)]
+_DEVICE = Annotated[str, AfterValidator(values.device)]
+_WORDS = Annotated[tuple[str, ...], Field(strict=False)]  # a list in TOML
 _WORD = {"type": ["string", "integer", "boolean"]}
 _OPTIONS = Annotated[
     dict[str, Annotated[str, BeforeValidator(values.agent_value), WithJsonSchema(_WORD)]],
@@ -35,13 +40,14 @@ _MEMORY = {
 _PERIOD = {
     "anyOf": [{"type": "string", "pattern": "^[0-9]{1,9} *[smhdw]$"}, {"const": 0}],
 }
-_RATE = {
+_RATE_WRITTEN = {
     "type": ["string", "integer"],
     "pattern": f"^[0-9]+\\s*({'|'.join(UNITS)})$",
     "minimum": 0,
     "maximum": RATE_MAX,
     "examples": ["50MiB"],
 }
+_RATE = Annotated[int, BeforeValidator(values.rate), WithJsonSchema(_RATE_WRITTEN)]
 
 
 class Table(BaseModel):
@@ -52,34 +58,16 @@ class Table(BaseModel):
     )
 
 
+@keys_of(pair.GuestSpec, renamed={"memory_mib": "memory"})
 class GuestTable(Table):
-    """The virtual machine, the same on both nodes."""
-
-    memory: Annotated[int, BeforeValidator(values.memory_mib), WithJsonSchema(_MEMORY)]
-    """Guest memory, with a unit: 512MiB, 2 GiB. A number without quotes counts bytes."""
-    cpus: int = Field(1, ge=1, le=255)
-    """Virtual CPUs."""
-    machine: Annotated[str, AfterValidator(values.machine)] = "pc"
-    """QEMU's machine type: pc, q35 (from QEMU 11.0), or a version of them."""
-    accel: Literal["auto", "kvm", "tcg", "qtest"] = "auto"
-    """auto takes kvm where it really runs code at hardware speed, and tcg otherwise."""
-    cpu: Annotated[str, AfterValidator(values.cpu)] | None = None
-    """CPU model as for QEMU's -cpu."""
-    kernel: _PATH | None = None
-    """Linux kernel to boot; without it the guest boots from its first disk."""
-    initrd: _PATH | None = None
-    """Initial ramdisk for the kernel."""
+    memory_mib: Annotated[int, BeforeValidator(values.memory_mib), WithJsonSchema(_MEMORY)]
+    machine: Annotated[str, AfterValidator(values.machine)]
+    accel: Literal["auto", "kvm", "tcg", "qtest"]
+    cpu: Annotated[str, AfterValidator(values.cpu)] | None
     append: str | None = None
     """Kernel command line."""
-    ready_line: str = ""
-    """Text on the serial console which says that the guest has booted; with it a guest under tcg
-    boots alone and is protected then."""
-    agent: bool = False
-    """The guest gets a port for qemu-guest-agent, and stop asks that to shut it down."""
-    extra_args: Annotated[list[str], AfterValidator(check_extra_args)] = []
-    """More QEMU arguments, one item per word; those that coloctl sets itself are refused."""
-    qemu: _PATH | None = None
-    """The QEMU binary: a path, or a name that is looked up on PATH (qemu-system-x86_64)."""
+    extra_args: Annotated[_WORDS, AfterValidator(check_extra_args)]
+    qemu: Annotated[str, AfterValidator(values.program)] | None
 
 
 class ImageTable(Table):
@@ -91,16 +79,12 @@ class ImageTable(Table):
     """Image on node b; a relative path begins at the pair file's folder."""
 
 
+@keys_of(pair.DiskSpec, without={"devices"})
 class DiskTable(Table):
-    """A disk that is replicated from the primary to the secondary."""
-
     id: _ID
-    """Name of the disk, unique in the pair."""
     image: ImageTable
-    format: Literal["qcow2", "raw"] = "qcow2"
-    """Format of both images."""
-    model: Annotated[str, AfterValidator(values.device)] = "virtio-blk-pci"
-    """QEMU's device for the disk."""
+    format: Literal["qcow2", "raw"]
+    model: _DEVICE
 
 
 class TapTable(Table):
@@ -114,16 +98,12 @@ class TapTable(Table):
     """The bridge which both taps belong to, each in its own host."""
 
 
+@keys_of(pair.NicSpec)
 class NicTable(Table):
-    """A network card whose packets are compared before clients see them."""
-
     id: _ID
-    """Name of the network card, unique in the pair."""
     mac: Annotated[str, AfterValidator(values.mac)]
-    """Its MAC address, unique in the pair."""
-    model: Annotated[str, AfterValidator(values.device)] = "virtio-net-pci"
-    """QEMU's device for the network card."""
     tap: TapTable
+    model: _DEVICE
 
 
 class NodeTable(Table):
@@ -142,64 +122,21 @@ class NodesTable(Table):
     b: NodeTable
 
 
-class ReplicationTable(Table):
-    """The traffic between the two nodes."""
-
-    base_port: int = Field(9000, ge=1024, le=65436)
-    """First of the hundred TCP ports that the pair may use on each node."""
-    channel: Literal["fd", "tcp"] = "fd"
-    """How checkpoints travel: fd over sockets without Nagle's delay, tcp over QEMU's own."""
-    multifd_channels: int = Field(0, ge=0, le=16)
-    """Further channels for guest memory (QEMU 11.0 and newer); 0 uses the plain stream."""
-    overlay_dir: _PATH | None = None
-    """Folder, on both nodes, for what a secondary writes between two checkpoints; without it that
-    lies beside each image."""
+@keys_of(pair.ReplicationSpec)
+class ReplicationTable(Table): ...
 
 
-class CheckpointTable(Table):
-    """The time between checkpoints, and how long packets wait to be compared."""
-
-    delay_ms: int = Field(1000, ge=1, le=600_000)
-    """Longest time between two checkpoints."""
-    compare_timeout_ms: int = Field(300, ge=1, le=60_000)
-    """How long a packet of the primary waits for the secondary's before a checkpoint."""
-    expired_scan_cycle_ms: int = Field(100, ge=1, le=60_000)
-    """How often waiting packets are looked through."""
-    max_queue_size: int = Field(1024, ge=1, le=1_000_000)
-    """Packets that may wait per connection; further ones are dropped."""
-    mode: Literal["fixed", "adaptive"] = "fixed"
-    """fixed: delay_ms holds; adaptive: the pair chooses the delay by what its checkpoints show,
-    beginning with delay_ms."""
-    min_delay_ms: int = Field(100, ge=1, le=600_000)
-    """Shortest delay that adaptive mode chooses."""
-    max_delay_ms: int = Field(10_000, ge=1, le=600_000)
-    """Longest delay that adaptive mode chooses."""
-    pause_share: float = Field(0.05, ge=0.001, le=1)
-    """Share of the time that the guest may stand still for checkpoints, in adaptive mode."""
-    held_ms: int = Field(200, ge=1, le=60_000)
-    """How long a checkpoint, or the wait for one, may hold an answer, in adaptive mode."""
-    guard_first_connection: bool = True
-    """Take a checkpoint as soon as the first TCP connection after entry into COLO is seen."""
+@keys_of(pair.CheckpointSpec)
+class CheckpointTable(Table): ...
 
 
-class DetectionTable(Table):
-    """The silence after which a node counts as lost."""
-
-    heartbeat_ms: int = Field(20, ge=1, le=60_000)
-    """Time between two heartbeats."""
-    suspect_after_ms: int = Field(120, ge=2, le=600_000)
-    """Silence after which a node is suspected."""
+@keys_of(pair.DetectionSpec)
+class DetectionTable(Table): ...
 
 
+@keys_of(pair.FencingSpec)
 class FencingTable(Table):
-    """The way to make sure that a lost node is down."""
-
-    method: Literal["kill", "manual", "command"] = "kill"
-    """kill ends its QEMU, command runs a fence agent, manual waits for an operator."""
-    command: list[str] = []
-    """The fence agent and its arguments, for method command."""
-    timeout_s: int = Field(60, ge=1, le=3600)
-    """How long the agent may take to switch a node off and to confirm that."""
+    command: Annotated[_WORDS, AfterValidator(values.command)]
     options: _OPTIONS = {}
     """What the agent gets for either node: its address, user and password."""
     a: _OPTIONS = {}
@@ -208,42 +145,20 @@ class FencingTable(Table):
     """What the agent gets when node b is lost; plug and nodename are b unless given."""
 
 
+@keys_of(pair.ArbiterSpec)
 class ArbiterTable(Table):
-    """The arbiter, which decides which node may be promoted."""
-
-    kind: Literal["file"] = "file"
-    """file keeps the decision in a file."""
-    path: _PATH | None = None
-    """That file, where every supervisor of the pair can lock it; else it is in the pair's own
-    folder."""
+    kind: Literal["file"]
 
 
+@keys_of(pair.Policy)
 class PolicyTable(Table):
-    """The actions that happen without an operator."""
-
-    auto_failover: bool = True
-    """Promote the survivor when a node is lost."""
-    auto_reprotect: bool = True
-    """Build a new secondary after a failover."""
-    mirror_rate: Annotated[int, BeforeValidator(values.rate), WithJsonSchema(_RATE)] = 0
-    """How fast disks are copied to a new secondary, bytes per second with a unit: 50MiB; 0 is
-    unlimited."""
-    on_panic: Literal["report", "restart", "stop"] = "report"
-    """When the guest's kernel panics: report it, reset the guest, or end the pair."""
+    mirror_rate: _RATE
 
 
+@keys_of(pair.VerifySpec, renamed={"every_s": "every"})
 class VerifyTable(Table):
-    """The comparison of both nodes' disks and memory: when it is made, and what follows."""
-
-    every: Annotated[float, BeforeValidator(values.period), WithJsonSchema(_PERIOD)] = 0.0
-    """How often they are compared while the pair is in COLO: 12h, 1d, 1w; 0 is never."""
-    rate: Annotated[int, BeforeValidator(values.rate), WithJsonSchema(_RATE)] = 0
-    """How fast they are read for that on each node, bytes per second with a unit: 50MiB; 0 is
-    unlimited."""
-    on_difference: Literal["report", "resync"] = "report"
-    """When disks differ: report it, or make a fresh secondary from the primary's disks."""
-    memory: bool = False
-    """Whether the guest's memory is compared besides the disks; a difference is reported."""
+    every_s: Annotated[float, BeforeValidator(values.period), WithJsonSchema(_PERIOD)]
+    rate: _RATE
 
 
 class PairFile(Table):
@@ -259,9 +174,9 @@ class PairFile(Table):
     checkpoint: CheckpointTable = CheckpointTable.model_validate({})
     detection: DetectionTable = DetectionTable.model_validate({})
     fencing: FencingTable = FencingTable.model_validate({})
-    arbiter: ArbiterTable = ArbiterTable()
-    policy: PolicyTable = PolicyTable()
-    verify: VerifyTable = VerifyTable()
+    arbiter: ArbiterTable = ArbiterTable.model_validate({})
+    policy: PolicyTable = PolicyTable.model_validate({})
+    verify: VerifyTable = VerifyTable.model_validate({})
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,9 +5,12 @@ Called by `pairfile.tables` and, for a scenario's tables, by `chaos.scenario.tab
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import ip_address
+from pathlib import Path
 
+from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from coloctl.model.bounds import RATE_MAX
@@ -196,11 +199,28 @@ def address(text: str) -> str:
     return str(parsed)
 
 
-def path(text: str) -> str:
-    """Check that a path is not empty."""
+def path(text: str, info: ValidationInfo) -> Path:
+    """Make a path absolute, without dot segments: it is the same from every working folder.
+
+    A relative one begins at the folder ``base`` of the validation's context.
+    """
     if not text or "\0" in text:
         raise complaint("This must be the path of a file.")
-    return text
+    home = os.path.expanduser(text)  # noqa: PTH111 - Path.expanduser raises for unknown users
+    base: Path = info.context["base"]  # type: ignore[index]
+    return Path(os.path.abspath(base / home))  # noqa: PTH100 - Path.resolve follows symlinks
+
+
+def program(text: str, info: ValidationInfo) -> Path:
+    """Make the path of a program absolute; a bare name stays one, for PATH."""
+    return Path(text) if text and "/" not in text else path(text, info)
+
+
+def command(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """Read a program and its arguments."""
+    if not words:
+        return ()
+    return str(program(words[0], info)), *words[1:]
 
 
 def agent_value(value: object) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,14 @@ from hypothesis import strategies as st
 
 from coloctl import pairfile
 from coloctl.errors import SpecError
-from coloctl.model.pair import CheckpointMode, FencingMethod, MigrationTransport
+from coloctl.model.bounds import RATE_MAX, Between, between
+from coloctl.model.pair import (
+    CheckpointMode,
+    CheckpointSpec,
+    FencingMethod,
+    MigrationTransport,
+    PairSpec,
+)
 from coloctl.pairfile import values
 from coloctl.pairfile.qemuargs import listening_sockets
 from coloctl.pairfile.tables import PairFile
@@ -439,6 +447,55 @@ def test_every_table_reaches_the_pair() -> None:
         # fencing.a and fencing.b are in its options, by node
         assert set(table.model_fields) - {"a", "b"} == set(vars(getattr(model, name))), name
     assert not get_args(PairFile.model_fields["guest"].annotation)
+
+
+def bounded() -> Iterator[tuple[str, str, Between]]:
+    """Table, key and bounds of each bounded field whose key holds a plain number."""
+    for part in fields(PairSpec):
+        owner = get_type_hints(PairSpec)[part.name]
+        hints = get_type_hints(owner, include_extras=True) if is_dataclass(owner) else {}
+        for name, hint in hints.items():
+            limits = between(hint)
+            if limits and limits.le < RATE_MAX:  # a rate is written with its unit
+                yield part.name, name, limits
+
+
+@pytest.mark.parametrize(("table", "key", "limits"), list(bounded()))
+def test_a_number_beyond_its_bounds_is_refused_with_the_bound(
+    table: str, key: str, limits: Between
+) -> None:
+    head = f"\n[{table}]\n" if table != "guest" else "[guest]\n"
+    for value, bound in ((limits.ge - 1, limits.ge), (limits.le + 1, limits.le)):
+        new = f"{head}{key} = {value}\n"
+        said = complaint(WEB.replace("[guest]\n", new) if table == "guest" else WEB + new)
+        assert said.key == f"{table}.{key}"
+        assert said.sentence.startswith(f"{value} is too ")
+        assert float(said.sentence.rpartition(" ")[2].rstrip(".")) == bound
+
+
+def test_every_bounded_number_is_tried() -> None:
+    tried = {(table, key) for table, key, _ in bounded()}
+    assert tried >= {("guest", "cpus"), ("checkpoint", "pause_share"), ("fencing", "timeout_s")}
+    assert len(tried) >= 14
+
+
+@pytest.mark.parametrize(("said", "wanted"), [("mirror_rate", "policy"), ("rate", "verify")])
+def test_a_rate_beyond_what_qemu_takes_is_refused(said: str, wanted: str) -> None:
+    least_too_much = f'"{(RATE_MAX + 1) >> 40}TiB"'
+    error = complaint(f"{WEB}\n[{wanted}]\n{said} = {least_too_much}\n")
+    assert error.key == f"{wanted}.{said}"
+    assert error.sentence == f"{RATE_MAX + 1} bytes per second are no rate that QEMU takes."
+
+
+def test_a_field_is_a_key_with_the_text_that_stands_at_it() -> None:
+    keys = pairfile.json_schema()["$defs"]["CheckpointTable"]["properties"]
+    assert set(keys) == {one.name for one in fields(CheckpointSpec)}
+    assert keys["max_queue_size"]["description"] == (
+        "Packets that may wait per connection; further ones are dropped."
+    )
+    assert pairfile.json_schema()["$defs"]["CheckpointTable"]["description"] == (
+        CheckpointSpec.__doc__
+    )
 
 
 @settings(deadline=None)

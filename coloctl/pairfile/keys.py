@@ -1,0 +1,92 @@
+"""Make the tables of a pair file from the classes of `model.pair`: keys, defaults, bounds, texts.
+
+Called by `pairfile.tables`; finds the bounds of a field as `model.bounds` defines them. A table
+declares only what a file writes in another way than the model holds it: ``memory = "512MiB"``
+becomes ``memory_mib``. Each other field of the class is a key of the table without a line there.
+
+Invariant: a value that was read has the type that its field has in the model.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, fields
+from enum import StrEnum
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, create_model
+
+from coloctl.model import pair
+from coloctl.model.bounds import between
+from coloctl.pairfile import values
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def keys_of(
+    owner: type[Any], *, without: Collection[str] = (), renamed: Mapping[str, str] | None = None
+) -> Callable[[type[T]], type[T]]:
+    """Add the fields of ``owner``, a dataclass of `model.pair`, to a table, as its keys.
+
+    ``without`` are the fields that are no keys, ``renamed`` has the key of a field by its name. A
+    field that the table declares is read by the type there. One that it declares with a default
+    stays as it is.
+    """
+
+    def complete(table: type[T]) -> type[T]:
+        types = inspect.get_annotations(table, eval_str=True)
+        own = {name: info for name, info in table.model_fields.items() if not info.is_required()}
+        hints, called = get_type_hints(owner, include_extras=True), renamed or {}
+        keys: dict[str, Any] = {
+            one.name: (
+                types.get(one.name) or _as_written(hints[one.name]),
+                _described(owner, one, called.get(one.name)),
+            )
+            for one in fields(owner)
+            if one.name not in (*without, *own)
+        }
+        keys |= {name: (types[name], info) for name, info in own.items()}
+        made = create_model(table.__name__, __base__=table.__base__, __doc__=owner.__doc__, **keys)
+        return cast("type[T]", made)
+
+    return complete
+
+
+def _as_written(hint: Any) -> Any:
+    """Return the type by which a key is read so that its value is of the type ``hint``."""
+    literal: Any = Literal
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return Annotated[literal[tuple(str(word) for word in hint)], AfterValidator(hint)]
+    if hint == Path | None:
+        return Annotated[str, AfterValidator(values.path)] | None
+    if limits := between(hint):
+        return Annotated[hint, pydantic.Field(ge=limits.ge, le=limits.le)]
+    return hint
+
+
+def _described(owner: type[Any], one: Field[Any], alias: str | None) -> Any:
+    """Return default, text and name of the key of one field."""
+    default = ... if one.default is MISSING else one.default
+    return pydantic.Field(default, alias=alias, description=_texts()[owner.__name__].get(one.name))
+
+
+@cache
+def _texts() -> Mapping[str, Mapping[str, str]]:
+    """Read the docstring of each field in `model.pair`, by class and name: Python keeps none."""
+    found: dict[str, dict[str, str]] = {}
+    for one in ast.parse(inspect.getsource(pair)).body:
+        if isinstance(one, ast.ClassDef):
+            found[one.name] = texts = {}
+            for field, text in pairwise(one.body):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                        value=ast.Constant(value=str(written))
+                    ):
+                        texts[name] = inspect.cleandoc(written)
+    return found
