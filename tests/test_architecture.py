@@ -96,6 +96,11 @@ BROKEN: dict[house.Rule, list[dict[str, str]]] = {
         {"vm.py": "class VM:\n    def end(self):\n        self.end()\nVM()"},
         {"vm.py": "class Host(Protocol):\n    @property\n    def end(self): ...\nx: Host\nx"},
     ],
+    house_names.views_are_read_by_attribute: [
+        {"chaos/run/runner.py": "def over(view):\n    return view['protection']"},
+        {"bench/soak.py": "count = acts.view()['checkpoints']['count']"},
+        {"api/faults.py": "role = self.view['nodes']"},
+    ],
 }
 
 #: What a rule must let pass although it looks like what it forbids.
@@ -141,6 +146,10 @@ SOUND: dict[house.Rule, dict[str, str]] = {
             "class Kind(StrEnum):\n    SEEN = 'seen'\nHandler, Kind"
         ),
         "api/pair.py": "def pair(): ...",
+    },
+    house_names.views_are_read_by_attribute: {
+        "chaos/run/runner.py": "node = view.nodes['a']\ncount = rows[0]",
+        "model/view.py": "name = view['name']",
     },
 }
 

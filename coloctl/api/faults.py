@@ -21,6 +21,7 @@ from coloctl.errors import LabError, NotProtected, UsageError
 from coloctl.lab import layout
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
+from coloctl.model.view import PairView
 
 _NETNS = "netns:"
 AnyFault = AnyKind[Any]
@@ -127,11 +128,11 @@ def _pair(name: str) -> PairUnderTest:
         with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
             return client.execute(command, timeout_s, **arguments)
 
-    def view() -> dict[str, Any]:
+    def view() -> PairView:
         with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
-            return Acts(client).status_document()
+            return Acts(client).view()
 
-    pair = pairfile.load(Path(view()["spec_path"]))
+    pair = pairfile.load(Path(view().spec_path))
     assert pair.source is not None
     return PairUnderTest(name, lab_of(pair), pair.source.parent, view, ask)
 

@@ -39,6 +39,7 @@ from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView
 
 #: From a fault to the pair in COLO again, seconds.
 CIRCLE_DEADLINE_S = 120.0
@@ -154,8 +155,8 @@ class _Circles:
         The pair is attacked, and the circle ends when it is in COLO again.
         """
         self._guest()
-        began = Acts(self.client).status_document()["checkpoints"]["count"]
-        until(self.client, lambda view: view["checkpoints"]["count"] >= began + 2)
+        began = Acts(self.client).view().checkpoints.count
+        until(self.client, lambda view: view.checkpoints.count >= began + 2)
         for _ in self.client.events(self._dice.random() * 0.5):
             pass
         moments = _Moments(time.monotonic())
@@ -179,16 +180,16 @@ class _Circles:
             self.crowd.come(1, GUEST_PAUSE_MS)
 
     def _kill(self, fault: CircleFault) -> None:
-        view = Acts(self.client).status_document()
-        (node,) = (node for node in view["nodes"] if node["role"] == str(fault))
-        with contextlib.closing(Target(node["name"], node["pid"])) as target:
+        nodes = Acts(self.client).view().nodes.values()
+        (node,) = ((node.name, node.pid) for node in nodes if node.role == str(fault) and node.pid)
+        with contextlib.closing(Target(*node)) as target:
             target.signal(signal.SIGKILL)
 
-    def _protected(self, view: Mapping[str, Any]) -> bool:
-        if view["protection"] in ("resync", "migrating") and not self._joining:
+    def _protected(self, view: PairView) -> bool:
+        if view.protection in ("resync", "migrating") and not self._joining:
             self._guest()
             self._joining = True
-        return bool(view["protection"] == "colo" and view["progress"] is None)
+        return view.protected and view.progress is None
 
 
 def _times(moments: _Moments) -> dict[str, Any]:

@@ -20,13 +20,13 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Meter:
     """Resources that a process had used at one moment; processor time in seconds, memory in MiB."""
 
-    pid: int
+    pid: int | None
     at_s: float
     cpu_s: float
     rss_mib: float
 
     @classmethod
-    def read(cls, pid: int) -> Meter:
+    def read(cls, pid: int | None) -> Meter:
         """Read what the process has used; raises `Unreachable` when there is no such process."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()

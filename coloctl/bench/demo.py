@@ -29,6 +29,7 @@ from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
+from coloctl.model.view import PairView
 
 #: Version of the demonstration's document; grows with incompatible changes only.
 DEMO_SCHEMA = 1
@@ -54,7 +55,7 @@ class Screen(Protocol):
         """Show that the next step begins."""
         ...
 
-    def view(self, view: Mapping[str, Any], acknowledged: int) -> None:
+    def view(self, view: PairView, acknowledged: int) -> None:
         """Show the pair's state, and how many records clients saw acknowledged so far."""
         ...
 
@@ -109,7 +110,7 @@ class _Demo:
         protected = time.monotonic()
         screen.step("Protected: each checkpoint makes host b equal to host a")
         self._until(STEADY_DEADLINE_S, self._steady(protected + where.seconds))
-        checkpoints = self._view()["checkpoints"]
+        checkpoints = self._view().checkpoints
         fault = self._kill()
         takeover = self._fail_over(fault)
         carrier = takeover.survivor
@@ -121,18 +122,18 @@ class _Demo:
         document = self._document(fault, takeover, history, survivors)
         document["protect_gap_ms"] = Replies({"": history}).longest_ms(began, protected)
         document["checkpoints"] = {
-            "count": checkpoints["count"],
-            "pause_ms_p50": checkpoints["pause_p50_ms"],
-            "pause_ms_p99": checkpoints["pause_p99_ms"],
+            "count": checkpoints.count,
+            "pause_ms_p50": checkpoints.pause_p50_ms,
+            "pause_ms_p99": checkpoints.pause_p99_ms,
         }
         return document
 
-    def _view(self) -> dict[str, Any]:
-        view: dict[str, Any] = Acts(self.client).status_document()
+    def _view(self) -> PairView:
+        view = Acts(self.client).view()
         self.screen.view(view, self.clients.acknowledged())
         return view
 
-    def _until(self, deadline_s: float, enough: Callable[[Mapping[str, Any]], bool]) -> None:
+    def _until(self, deadline_s: float, enough: Callable[[PairView], bool]) -> None:
         """Wait until ``enough`` accepts a view; raises `DeadlineMissed` otherwise."""
         give_up = time.monotonic() + deadline_s
         while not enough(self._view()):
@@ -141,23 +142,23 @@ class _Demo:
             for _ in self.client.events(0.25):
                 pass
 
-    def _steady(self, not_before_s: float) -> Callable[[Mapping[str, Any]], bool]:
-        def steady(view: Mapping[str, Any]) -> bool:
-            if view["protection"] != "colo":
-                raise NotProtected(f"The protection ended before the fault: {view['reason']}")
-            enough: bool = view["checkpoints"]["count"] >= self.where.checkpoints
+    def _steady(self, not_before_s: float) -> Callable[[PairView], bool]:
+        def steady(view: PairView) -> bool:
+            if not view.protected:
+                raise NotProtected(f"The protection ended before the fault: {view.reason}")
+            enough = view.checkpoints.count >= self.where.checkpoints
             return enough and time.monotonic() >= not_before_s
 
         return steady
 
-    def _later(self, not_before_s: float) -> Callable[[Mapping[str, Any]], bool]:
+    def _later(self, not_before_s: float) -> Callable[[PairView], bool]:
         return lambda _: time.monotonic() >= not_before_s
 
     def _kill(self) -> DemoFault:
         """Kill the chosen QEMU as soon as the next checkpoint begins."""
-        nodes = {node["role"]: node for node in self._view()["nodes"]}
-        node = nodes[self.where.kill]
-        with contextlib.closing(Target(node["name"], node["pid"])) as target:
+        nodes = self._view().nodes.values()
+        (node,) = ((one.name, one.pid) for one in nodes if one.role == self.where.kill and one.pid)
+        with contextlib.closing(Target(*node)) as target:
             for event in self.client.events(STEADY_DEADLINE_S):
                 if event.name == "CHECKPOINT" and event.data["phase"] == "begin":
                     at_s = time.monotonic()

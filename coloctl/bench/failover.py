@@ -38,6 +38,7 @@ from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView
 
 STEADY_DEADLINE_S = 120.0
 #: An early fault comes in the first second of COLO.
@@ -166,13 +167,12 @@ class _Run:
             "double_primary": False,
         }
 
-    def _steady(self, view: Mapping[str, Any]) -> bool:
+    def _steady(self, view: PairView) -> bool:
         require_colo(view)
-        enough: bool = view["checkpoints"]["count"] >= self.plan.checkpoints
-        return enough
+        return view.checkpoints.count >= self.plan.checkpoints
 
     def _attacked(self, lab: Lab, client: ControlClient, clients: Clients) -> dict[str, Any]:
-        view = Acts(client).status_document()
+        view = Acts(client).view()
         require_colo(view)
         mac = sample.guest_mac()
         with faults.target_of(self.plan.cause, view) as target, LanWatch(lab, mac) as lan:
@@ -245,20 +245,20 @@ def one_primary(takeover: Takeover, target: Target, stray: int, *, lingers: bool
     return Verdict(check, Validity.INVALID, because)
 
 
-def require_colo(view: Mapping[str, Any]) -> None:
+def require_colo(view: PairView) -> None:
     """Require that the pair is protected; raises `NotProtected` with the reason otherwise."""
-    if view["protection"] != "colo":
-        raise NotProtected(f"The pair is {view['protection']}: {view['reason']}")
+    if not view.protected:
+        raise NotProtected(f"The pair is {view.protection}: {view.reason}")
 
 
 def until(
     client: ControlClient,
-    enough: Callable[[Mapping[str, Any]], bool],
+    enough: Callable[[PairView], bool],
     deadline_s: float = STEADY_DEADLINE_S,
 ) -> None:
     """Wait until ``enough`` accepts a view of the pair; raises `DeadlineMissed` otherwise."""
     give_up = time.monotonic() + deadline_s
-    while not enough(Acts(client).status_document()):
+    while not enough(Acts(client).view()):
         if time.monotonic() > give_up:
             raise DeadlineMissed(f"The bench did not go on within {deadline_s:.0f} s.")
         for _ in client.events(0.1):

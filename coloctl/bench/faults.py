@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any
 
 from coloctl.chaos.faults.processes import HeldProcess
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView
 
 
 class Cause(StrEnum):
@@ -51,16 +51,16 @@ class Target(HeldProcess):
 
 
 @contextlib.contextmanager
-def target_of(cause: Cause, view: Mapping[str, Any]) -> Iterator[Target]:
+def target_of(cause: Cause, view: PairView) -> Iterator[Target]:
     """Hold the QEMU that the fault will cost the pair, for the length of the block.
 
-    It runs again after the block if it still can. ``view`` is the answer of query-pair. Raises
-    `NotProtected` when no node has that role.
+    It runs again after the block if it still can. Raises `NotProtected` when no node has that role.
     """
-    found = [node for node in view["nodes"] if node["role"] == cause.loser and node["pid"]]
+    nodes = view.nodes.values()
+    found = [(node.name, node.pid) for node in nodes if node.role == cause.loser and node.pid]
     if not found:
-        raise NotProtected(f"The pair has no {cause.loser} to attack: {view['reason']}")
-    held = Target(found[0]["name"], found[0]["pid"])
+        raise NotProtected(f"The pair has no {cause.loser} to attack: {view.reason}")
+    held = Target(*found[0])
     try:
         yield held
     finally:

@@ -110,13 +110,13 @@ class _Bench:
 
     def _set_delay(self, delay_ms: int) -> None:
         Acts(self.client).set({"checkpoint-delay": delay_ms})
-        until(self.client, lambda view: view["checkpoints"]["delay_ms"] == delay_ms)
+        until(self.client, lambda view: view.checkpoints.delay_ms == delay_ms)
         time.sleep(SETTLE_S)
 
     def _measure(self, what: str, delay_ms: int | None) -> None:
         stretch = watch(self.client, self.load.seconds)
         if delay_ms is not None:
-            require_colo(Acts(self.client).status_document())
+            require_colo(Acts(self.client).view())
         row = {
             "protection": what,
             "delay_ms": delay_ms,
@@ -134,7 +134,7 @@ def watch(client: ControlClient, seconds: float) -> Watched:
     """Watch the pair for ``seconds``; the pauses are of checkpoints that ended in that time."""
     for _ in client.events(0.05):
         pass  # what ended before
-    meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
+    meter = Meter.read(Acts(client).view().supervisor_pid)
     begin_s = time.monotonic()
     ended = [
         float(event.data["pause_ms"])

@@ -25,6 +25,7 @@ from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.model.figures import quantile
+from coloctl.model.pair import Role
 
 MODES = ("fixed", "adaptive")
 
@@ -120,16 +121,16 @@ def _stretch(client: ControlClient, clients: Clients, mode: str, seconds: float)
     for _ in client.events(0.05):
         pass  # what happened before
     Acts(client).set({"checkpoint-mode": mode})
-    view = Acts(client).status_document()
-    primary = next(node["name"] for node in view["nodes"] if node["role"] == "primary")
-    seen = StretchCounts(view["checkpoints"]["delay_ms"])
+    view = Acts(client).view()
+    primary = next(node.name for node in view.nodes.values() if node.role is Role.PRIMARY)
+    seen = StretchCounts(view.checkpoints.delay_ms)
     for event in client.events(SETTLE_S):
         seen.note(event, primary)
     settled, begin_s = len(seen.checkpoints), time.monotonic()
     for event in client.events(seconds):
         seen.note(event, primary)
     end_s = time.monotonic()
-    require_colo(Acts(client).status_document())
+    require_colo(Acts(client).view())
     counted = seen.checkpoints[settled:]
     return {
         "mode": mode,

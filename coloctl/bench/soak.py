@@ -90,11 +90,11 @@ def soak(
         stack.callback(clients.kill)
         until(client, lambda _: clients.acknowledged() >= 10 * weather.clients)
         Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
-        meter = Meter.read(Acts(client).status_document()["supervisor_pid"])
+        meter = Meter.read(Acts(client).view().supervisor_pid)
         before, began_s = near_misses(address), time.monotonic()
         with burners(weather.burners):
             seen = _weather(client, began_s + 60 * weather.minutes, tell)
-            cost, view = spent(meter), Acts(client).status_document()
+            cost, view = spent(meter), Acts(client).view()
             doubts = near_misses(address) - before
         history = clients.finish()
         middle_s = began_s + (time.monotonic() - began_s) / 2
@@ -104,7 +104,7 @@ def soak(
         ]
     return {
         **_document(where, weather, seen, history, verdicts),
-        "protection": view["protection"],
+        "protection": str(view.protection),
         "near_misses": dict(doubts),
         "supervisor": cost,
     }
@@ -138,8 +138,8 @@ def _weather(client: ControlClient, until_s: float, tell: Tell) -> SoakCounts:
 
 def _protected_again(client: ControlClient) -> None:
     """Wait until the pair is in COLO, as it was before its failover."""
-    until(client, lambda view: view["protection"] in ("colo", "unprotected"))
-    if Acts(client).status_document()["protection"] != "colo":
+    until(client, lambda view: view.protection in ("colo", "unprotected"))
+    if not Acts(client).view().protected:
         Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
 
 

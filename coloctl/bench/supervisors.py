@@ -84,11 +84,11 @@ def crowd(what: Crowd, tell: Callable[[str], None] = lambda _line: None) -> dict
             began_s = time.monotonic()
             clients.append(_protected(what, number, folder, stack))
             tell(f"pair {number} is in COLO after {time.monotonic() - began_s:.1f} s")
-        pids = [Acts(client).status_document()["supervisor_pid"] for client in clients]
+        pids = [Acts(client).view().supervisor_pid for client in clients]
         meters = [Meter.read(pid) for pid in pids]
         seen = _all_watched(clients, what.seconds)
         costs = [spent(meter) for meter in meters]
-        views = [Acts(client).status_document() for client in clients]
+        views = [Acts(client).view() for client in clients]
     pauses = [pause for one in seen for pause in one.pauses_ms]
     return {
         "schema": BENCH_SCHEMA,
@@ -102,7 +102,7 @@ def crowd(what: Crowd, tell: Callable[[str], None] = lambda _line: None) -> dict
             "delay_ms": what.delay_ms,
         },
         "false_failovers": [reason for one in seen for reason in one.false_failovers],
-        "protected": sum(view["protection"] == "colo" for view in views),
+        "protected": sum(view.protected for view in views),
         "checkpoints": len(pauses),
         "checkpoint_pause_ms": summary(pauses),
         "supervisor_cpu_percent": summary(cost["cpu_percent"] for cost in costs),

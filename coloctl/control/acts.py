@@ -114,17 +114,19 @@ class Acts:
 
     def _until(self, state: str, deadline_s: float, generation: int) -> str:
         """Return ``state`` as soon as the pair is in it, else the state at the deadline."""
-        view = self._ask("query-pair", _left(deadline_s))
-        found = str(view["protection"])
-        if found == state and view["generation"] >= generation:
+        view = read_view(self._ask("query-pair", _left(deadline_s)))
+        found = str(view.protection)
+        if found == state and view.generation >= generation:
             return found
         for event in self.client.events(max(0.0, deadline_s - time.monotonic())):
             if event.name == "STATE_CHANGED":
                 found = str(event.data["after"])
                 if found != state:
                     continue
-                view = self._ask("query-pair", _left(deadline_s)) if generation else {}
-                if not generation or view["generation"] >= generation:
+                if not generation:
+                    return found
+                view = read_view(self._ask("query-pair", _left(deadline_s)))
+                if view.generation >= generation:
                     return found
         return f"{found} of an earlier generation" if found == state else found
 

@@ -12,6 +12,7 @@ from coloctl import paths
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, build
 from coloctl.chaos.run import testbed as settings
+from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
 
 pytestmark = pytest.mark.guest
@@ -27,8 +28,7 @@ def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> N
         settings.folder(setting) as home,
         settings.pair(setting, lab, home) as client,
     ):
-        view = lambda: client.execute("query-pair", 10)  # noqa: E731
-        under_test = PairUnderTest(setting.name, lab, home, view, client.execute)
+        under_test = PairUnderTest(setting.name, lab, home, Acts(client).view, client.execute)
 
         def inject(kind: str) -> None:
             build(FAULTS, under_test, kind, "guest", {}).inject()

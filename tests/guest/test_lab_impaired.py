@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from labtools import NAME, NEEDS_ROOT, leftovers, ping, stand_in, tcp_pair, transferred
 from support.pair_under_test import InjectedFault
+from support.views import PROTECTED
 
 from coloctl import pairfile
 from coloctl.chaos.faults.fault import PairUnderTest
@@ -71,12 +72,11 @@ def _healed(lab: Lab) -> Iterator[None]:
 def pair(lab: Lab, tmp_path: Path) -> PairUnderTest:
     text = PAIR.replace("HOST_A", lab.host_a).replace("HOST_B", lab.host_b)
     (tmp_path / "wires.toml").write_text(text)
-    view = {"nodes": [{"name": "a", "role": "primary"}, {"name": "b", "role": "secondary"}]}
 
     def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
         raise AssertionError("a fault of a wire asks no supervisor")
 
-    return PairUnderTest("wires", lab, tmp_path, lambda: view, ask)
+    return PairUnderTest("wires", lab, tmp_path, lambda: PROTECTED, ask)
 
 
 def inject(

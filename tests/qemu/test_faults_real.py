@@ -65,7 +65,7 @@ def clock_error(pair: RunningPair) -> float:
 
 
 def test_what_was_healed_in_time_costs_nothing(pair: RunningPair) -> None:
-    primary, secondary = (pair.node(role)["name"] for role in ("primary", "secondary"))
+    primary, secondary = (pair.node(role).name for role in ("primary", "secondary"))
     whole = named(pair, secondary)
     # Every checkpoint empties both overlays: an error there would cost the secondary at once.
     for kind, layer, how in [
@@ -88,8 +88,8 @@ def test_what_was_healed_in_time_costs_nothing(pair: RunningPair) -> None:
 
     fault = pair.inject("monitor-hang", "primary", which="commands")
     # Whatever it told before it fell silent, the rescue monitor tells the rest.
-    counted = pair.view()["checkpoints"]["count"]
-    pair.until(lambda: pair.view()["checkpoints"]["count"] >= counted + 4)
+    counted = pair.view().checkpoints.count
+    pair.until(lambda: pair.view().checkpoints.count >= counted + 4)
     assert not answers(pair, primary, oob=False)
     fault.heal()
     pair.until(lambda: answers(pair, primary, oob=False))
@@ -104,7 +104,7 @@ def test_what_was_healed_in_time_costs_nothing(pair: RunningPair) -> None:
     fault.heal()
     assert abs(clock_error(pair)) < 80000
 
-    pid = pair.node("primary")["pid"]
+    pid = pair.node("primary").pid
     usual = os.getpriority(os.PRIO_PROCESS, pid)
     fault = pair.inject("cpu-starvation", "primary", burners=2, nice=usual + 3)
     threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
@@ -115,34 +115,34 @@ def test_what_was_healed_in_time_costs_nothing(pair: RunningPair) -> None:
     fault = pair.inject("operator", "pair", verb="checkpoint")
     fault.heal()
     assert fault.result() == "done"
-    assert pair.view()["protection"] == "colo"
+    assert pair.view().protection == "colo"
 
 
 def test_a_failover_keeps_room_and_without_any_is_written_down_later(pair: RunningPair) -> None:
-    secondary = pair.node("secondary")["name"]
+    secondary = pair.node("secondary").name
     full = pair.inject("filesystem-full", "state")
     with pytest.raises(OSError, match="No space left"):
         (paths.state_dir() / "more").write_bytes(bytes(8192))
     (paths.state_dir() / "more").unlink()
     pair.inject("kill", "primary")
-    pair.until(lambda: pair.view()["protection"] == "unprotected")
-    assert pair.node("primary")["name"] == secondary
+    pair.until(lambda: pair.view().protection == "unprotected")
+    assert pair.node("primary").name == secondary
     full.heal()
 
     pair.ask("pair-protect", PATIENCE_S)
-    secondary = pair.node("secondary")["name"]
+    secondary = pair.node("secondary").name
     os.truncate(paths.pair_dir(pair.pair.name) / "journal.jsonl.reserve", 0)
     full = pair.inject("filesystem-full", "state")
     journal = paths.pair_dir(pair.pair.name) / "journal.jsonl"
     left = -journal.stat().st_size % 4096  # of its last block; a failover writes almost 4 KiB
     pair.inject("kill", "primary")
     # The claim fits into the place of the one before; the journal has to wait.
-    pair.until(lambda: pair.view()["protection"] == "unprotected")
-    assert "nothing new is begun" in pair.view()["unwritten"] or left > 3500
+    pair.until(lambda: pair.view().protection == "unprotected")
+    assert "nothing new is begun" in pair.view().unwritten or left > 3500
     full.heal()
-    pair.until(lambda: not pair.view()["unwritten"])
+    pair.until(lambda: not pair.view().unwritten)
     assert '"fact":"survivor-runs"' in journal.read_text().rpartition('"fact":"node-lost"')[2]
-    assert pair.node("primary")["name"] == secondary
+    assert pair.node("primary").name == secondary
 
     bad = pair.inject("disk-error", "primary", errno="EIO", on="write")
     assert "Input/output error" in pair.qemu_io(secondary, "write 0 64k")

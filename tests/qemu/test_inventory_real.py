@@ -37,7 +37,7 @@ def test_a_pair_that_is_protected_again_and_again_holds_the_same(
         pair.until(lambda: len(inventory.taken) == 1)
         for number in (2, 3):
             pair.inject("kill", "secondary")
-            pair.until(lambda: pair.view()["protection"] == "unprotected")
+            pair.until(lambda: pair.view().protection == "unprotected")
             pair.until(lambda: _protect(pair))
             pair.until(lambda number=number: len(inventory.taken) == number)
     first, second, third = (one.counts for one in inventory.taken)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from support.views import PROTECTED
+
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import (
     Audit,
@@ -37,7 +39,7 @@ def evidence(**changes: Any) -> Evidence:
         steady_s=5.0, ended_s=ENDED_S, faults=(STRUCK,), works={}, events=events(),
         takeovers=(Takeover.of(TIMELINE),), frames=SPELLS, journal=journal(),
         audits=tuple(Audit(at_s, "boot-1", {0: [1]}, {0: [1]}) for at_s in (6.0, 19.0)),
-        differences={"disk0": ()}, remains=(), view={"protection": "colo", "reason": "ready"},
+        differences={"disk0": ()}, remains=(), view=PROTECTED,
     )  # fmt: skip
     return replace(run, **changes)
 

@@ -183,3 +183,31 @@ def _reads(nodes: Iterable[ast.AST]) -> Counter[str]:
         for node in nodes
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
     )
+
+
+#: The parts that get a pair's status as a `PairView`.
+READ_VIEWS = frozenset({"api", "bench", "chaos", "cli", "control"})
+
+
+def views_are_read_by_attribute(tree: Tree) -> Iterator[str]:
+    """A view is a `PairView`: no key of its document is spelled where it is read."""
+    for module in tree.values():
+        if module.part not in READ_VIEWS:
+            continue
+        for node in module.nodes:
+            if (
+                isinstance(node, ast.Subscript)
+                and isinstance(node.slice, ast.Constant)
+                and isinstance(node.slice.value, str)
+                and _last_name(node.value) == "view"
+            ):
+                yield f"{module.name}:{node.lineno} reads {ast.unparse(node)}"
+
+
+def _last_name(node: ast.expr) -> str:
+    """Return 'view' for `view`, `x.view` and `x.view()`."""
+    if isinstance(node, ast.Call):
+        node = node.func
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""

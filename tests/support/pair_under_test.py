@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +14,11 @@ from support.smallpair import qemu_io, write_small_pair
 
 from coloctl import pairfile
 from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import Ask, Fault, Injected, PairUnderTest, Setup, build
+from coloctl.chaos.faults.fault import Ask, Fault, Injected, PairUnderTest, Setup, TargetNode, build
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import qemu
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView
 
 #: What a test waits for at most, seconds; nothing measures against it.
 PATIENCE_S = 60.0
@@ -47,12 +48,11 @@ class RunningPair:
     def ask(self) -> Ask:
         return self.pair.ask
 
-    def view(self) -> Mapping[str, Any]:
+    def view(self) -> PairView:
         return self.pair.view()
 
-    def node(self, role: str) -> dict[str, Any]:
-        found: dict[str, Any] = next(n for n in self.view()["nodes"] if n["role"] == role)
-        return found
+    def node(self, role: str) -> TargetNode:
+        return self.pair.node(role)
 
     def qmp(self, node: str, command: str, **arguments: Any) -> Any:
         return self.ask("node-qmp", 30, node=node, execute=command, arguments=arguments)
@@ -96,11 +96,14 @@ def running(setup: Setup, *, protect: bool = True) -> Iterator[RunningPair]:
             with born.connect() as client:
                 return client.execute(name, timeout_s, **arguments)
 
+        def view() -> PairView:
+            return PairView.from_json(ask("query-pair", 10))
+
         ask("pair-start", PATIENCE_S, protect=False)
         if protect:
-            _until_quiet(ask("query-pair", 10)["nodes"][0]["pid"])
+            _until_quiet(view().nodes["a"].pid)
             ask("pair-protect", PATIENCE_S)
-        pair = PairUnderTest(setup.name, setup.lab, setup.home, lambda: ask("query-pair", 10), ask)
+        pair = PairUnderTest(setup.name, setup.lab, setup.home, view, ask)
         yield (one := RunningPair(pair))
         for text in one.told():
             print(text)  # shown where a test has failed

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from support.views import pair_view
+
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
@@ -57,7 +59,7 @@ def recorded() -> Evidence:
         frames=[FrameRun(**one) for one in told["spells"]],
         journal=[Record.from_json(one) for one in told["journal"]],
         remains=[],
-        view=told["view"],
+        view=pair_view(**{one["name"]: (one["role"], 0) for one in told["view"]["nodes"]}),
     )
 
 

@@ -60,6 +60,15 @@ RESYNC = replace(
 FROZEN = replace(PROTECTED, nodes={"a": replace(A, impairments=(Degradation.MONITOR,)), "b": B})
 
 
+def pair_view(**nodes: tuple[str, int]) -> PairView:
+    """A pair in COLO whose nodes have these roles, and QEMUs of these pids; 0 for none."""
+    shown = {
+        name: NodeView(name, "", Role(role), Presence.ALIVE, pid or None)  # type: ignore[arg-type]
+        for name, (role, pid) in nodes.items()
+    }
+    return replace(PROTECTED, nodes=shown)  # type: ignore[arg-type]
+
+
 def document(view: PairView = PROTECTED) -> dict[str, Any]:
     """As it comes over the control socket."""
     return view.to_json()

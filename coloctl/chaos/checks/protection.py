@@ -38,13 +38,12 @@ class Failovers(Params):
 @check(AtEnd)
 def protected_at_end(evidence: Evidence, params: AtEnd) -> Verdict:
     """Require that the pair ends in COLO, or in `state`."""
-    found = evidence.view.get("protection")
-    if found is None:
+    view = evidence.view
+    if view is None:
         return unknown("no supervisor answered with the state of the pair in the end")
-    if found != params.state:
-        reason = str(evidence.view.get("reason", ""))
-        return invalid(f"the pair is {found}, not {params.state}", [reason])
-    return valid(f"the pair is {found}")
+    if view.protection != params.state:
+        return invalid(f"the pair is {view.protection}, not {params.state}", [view.reason])
+    return valid(f"the pair is {view.protection}")
 
 
 @check(Failovers)
@@ -69,9 +68,10 @@ def failovers(evidence: Evidence, params: Failovers) -> Verdict:
 def never_failed(evidence: Evidence, _: Params) -> Verdict:
     """Require that the pair was never in the state failed, which only an operator leaves."""
     states = evidence.chronicle.states
-    failed = [one for one in states if one.after == Protection.FAILED]
-    if failed or evidence.view.get("protection") == Protection.FAILED:
-        reasons = dict.fromkeys(one.reason for one in failed) or [str(evidence.view["reason"])]
+    reasons = dict.fromkeys(one.reason for one in states if one.after == Protection.FAILED)
+    if not reasons and evidence.view and evidence.view.protection is Protection.FAILED:
+        reasons = {evidence.view.reason: None}
+    if reasons:
         return invalid("the pair failed", reasons)
     if not states:
         return unknown("neither events nor a journal show any state")

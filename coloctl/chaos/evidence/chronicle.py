@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
-from typing import Any
 
 from coloctl.chaos.evidence.records import (
     FaultRecord,
@@ -29,6 +28,7 @@ from coloctl.model import pairevent
 from coloctl.model.event import LAUNCHED, Kind, Record
 from coloctl.model.pair import NODES, Role
 from coloctl.model.pairevent import CheckpointPhase
+from coloctl.model.view import PairView
 
 #: A silence that begins later than that after a fault is not attributed to it.
 OUTAGE_WITHIN_S = 10.0
@@ -110,7 +110,7 @@ class Chronicle:
     written_takeovers: Sequence[Takeover] = ()  #: those of the supervisor's history file
     frames: Sequence[FrameRun] = ()
     journal: Sequence[Record] = ()
-    view: Mapping[str, Any] | None = None
+    view: PairView | None = None
 
     @cached_property
     def states(self) -> list[StateChange]:
@@ -188,8 +188,8 @@ class Chronicle:
             first = self.takeovers[0]
             return first.lost if first.role_before == Role.SECONDARY else first.survivor
         checkpoints = (one.data["node"] for one in self.events if one.name == "CHECKPOINT")
-        seen = (n["name"] for n in (self.view or {}).get("nodes", ()) if n["role"] == Role.PRIMARY)
-        return str(next(checkpoints, next(seen, NODES[0])))
+        seen = self.view.primary() if self.view else None
+        return str(next(checkpoints, seen.name if seen else NODES[0]))
 
     @cached_property
     def pauses(self) -> list[Pause]:

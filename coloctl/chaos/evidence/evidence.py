@@ -7,9 +7,8 @@ document of a run. Calls `chaos.evidence.chronicle` for what is computed from it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import (
@@ -22,6 +21,7 @@ from coloctl.chaos.evidence.records import (
     WorkloadRecord,
 )
 from coloctl.model.event import Record
+from coloctl.model.view import PairView
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Evidence:
     differences: Mapping[str, Sequence[int]] | None = None
     bad_checksums: int | None = None  #: TCP segments with a wrong one that reached the client
     remains: Sequence[str] | None = None  #: left after the run was swept; None: not searched
-    view: Mapping[str, Any] = field(default_factory=dict)  #: the pair's last one
+    view: PairView | None = None  #: the last one; None where no supervisor answered
 
     @property
     def first_fault_s(self) -> float | None:

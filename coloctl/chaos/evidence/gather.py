@@ -27,6 +27,7 @@ from coloctl.journal import replay
 from coloctl.lab import guest
 from coloctl.machine import image
 from coloctl.model.event import Record
+from coloctl.model.view import Presence
 from coloctl.pairfile import load
 
 #: Comparing two images of half a gigabyte that are mostly holes.
@@ -58,10 +59,10 @@ def evidence(
     ended_s = time.monotonic()
     view = played.ear.view()
     # Where no QEMU lives there is no guest to ask, and no answer to wait for.
-    lives = any(node["presence"] == "alive" for node in view.get("nodes", ()))
+    lives = any(node.presence is Presence.ALIVE for node in view.nodes.values())
     works = {name: _work(*entry, lives=lives) for name, entry in played.works.items()}
     audits = (*first, *(audit(played) if lives and "audit" in needs else ()))
-    compares = view["protection"] == "colo" and "disks" in needs
+    compares = view.protected and "disks" in needs
     return Evidence(
         steady_s=steady_s,
         ended_s=ended_s,

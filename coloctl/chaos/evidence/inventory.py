@@ -32,11 +32,11 @@ LOOK_S = 0.05
 def counts(acts: Acts) -> dict[str, dict[str, int]]:
     """Count the objects, devices, block nodes, exports and jobs of each QEMU, by its role."""
     return {
-        node["role"]: {
-            what: len(acts.qmp(node["name"], command, given))
+        str(node.role): {
+            what: len(acts.qmp(node.name, command, given))
             for what, (command, given) in LISTS.items()
         }
-        for node in acts.status_document()["nodes"]
+        for node in acts.view().nodes.values()
     }
 
 
@@ -66,7 +66,7 @@ class InventoryTaker(Background):
         """Wait for the act that protected the pair to end, and count; skip a pair that is lost."""
         with ControlClient.connect(paths.control_socket(self._pair), ANSWER_S) as client:
             acts = Acts(client)
-            while (view := acts.status_document())["progress"] is not None and not self.ended:
+            while (view := acts.view()).progress is not None and not self.ended:
                 time.sleep(LOOK_S)
-            if view["protection"] == "colo":
+            if view.protected:
                 self.taken.append(Inventory(time.monotonic(), counts(acts)))

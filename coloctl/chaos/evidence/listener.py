@@ -8,15 +8,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from coloctl import paths
 from coloctl.chaos.evidence.background import Background
 from coloctl.chaos.evidence.records import ObservedEvent
+from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import ColoctlError, DeadlineMissed
+from coloctl.model.view import PairView
 
 #: To connect, and for one answer about the pair: a new supervisor takes over first.
 ANSWER_S = 30.0
@@ -52,13 +54,13 @@ class EventListener(Background):
             return self._news.get(timeout=max(0.0, timeout_s))
         return None
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> PairView:
         """Return the pair now; raises `DeadlineMissed` if no supervisor answers in time."""
         give_up = time.monotonic() + ANSWER_S
         while True:
             try:
                 with self._asking:
-                    return dict(self._connected().execute("query-pair", ANSWER_S))
+                    return Acts(self._connected(), query_s=ANSWER_S).view()
             except (ColoctlError, OSError) as error:
                 with self._asking:
                     self._hang_up()
@@ -90,7 +92,7 @@ class EventListener(Background):
             with contextlib.suppress(ColoctlError, OSError):
                 path = paths.control_socket(self._pair)
                 with ControlClient.connect(path, ANSWER_S) as client:
-                    self._catch_up(client.execute("query-pair", ANSWER_S))
+                    self._catch_up(Acts(client, query_s=ANSWER_S).view())
                     for said in self._events(client):
                         self._hear(said)
             time.sleep(AGAIN_S)
@@ -100,12 +102,12 @@ class EventListener(Background):
             for event in client.events(0.2):
                 yield ObservedEvent(_monotonic(event), event.name, event.data)
 
-    def _catch_up(self, view: Mapping[str, Any]) -> None:
+    def _catch_up(self, view: PairView) -> None:
         """Add a change that came while no supervisor could be heard, as if it came now."""
         states = [said.data["after"] for said in self.heard if said.name == "STATE_CHANGED"]
-        before, after = states[-1] if states else "", view["protection"]
+        before, after = states[-1] if states else "", str(view.protection)
         if before != after:
-            data = {"before": before, "fact": "", "after": after, "reason": view["reason"]}
+            data = {"before": before, "fact": "", "after": after, "reason": view.reason}
             self._hear(ObservedEvent(time.monotonic(), "STATE_CHANGED", data))
 
     def _hear(self, said: ObservedEvent) -> None:

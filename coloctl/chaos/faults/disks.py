@@ -126,8 +126,7 @@ class _Node:
     def still_there(self) -> bool:
         """Return whether the QEMU that was hit is still the one of its node."""
         return any(
-            node["name"] == self.name and node["pid"] == self._pid
-            for node in self._pair.nodes("both")
+            node.name == self.name and node.pid == self._pid for node in self._pair.nodes("both")
         )
 
 
@@ -233,7 +232,7 @@ class DiskFilter(Fault[L]):
     def begin(self) -> Injected:
         """Insert the filter with all options that its format node had."""
         hit = self.pair.node(self.target)
-        node = _Node(hit["name"], hit["pid"], self.pair)
+        node = _Node(hit.name, hit.pid, self.pair)
         format_node = LAYERS[self.given.layer] + self.given.disk.removeprefix("disk")
         position = node.position(format_node)
         if position is None:
@@ -248,7 +247,7 @@ class DiskFilter(Fault[L]):
         node.qmp("blockdev-add", _door(made, made.name))
         at_s = time.monotonic()
         node.qmp("blockdev-reopen", position.reopened_on(f"{made.name}-door"))
-        return Injected(at_s, (node.name,), hit["role"], f"below {format_node}")
+        return Injected(at_s, (node.name,), hit.role, f"below {format_node}")
 
     def heal(self) -> None:
         """Take the filter out, if the QEMU that got it still runs."""

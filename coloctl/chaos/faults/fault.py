@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from coloctl.chaos.evidence.records import FaultResult
 from coloctl.chaos.scenario.values import Params
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView, Presence
 
 #: The targets that most faults share: a role, resolved when the fault is injected, or a node.
 NODES = ("primary", "secondary", "a", "b")
@@ -31,6 +32,14 @@ P = TypeVar("P", bound=Params)
 
 class NothingToHit(NotProtected):
     """There was nothing that this fault could change; the run proves nothing."""
+
+
+class TargetNode(NamedTuple):
+    """A node that a fault may hit: one with a QEMU."""
+
+    name: str
+    role: str
+    pid: int
 
 
 class Ask(Protocol):
@@ -49,27 +58,27 @@ class PairUnderTest:
     name: str
     lab: Lab
     home: Path  #: the folder with the pair file and its disks
-    view: Callable[[], Mapping[str, Any]]  #: the pair now, the answer of query-pair
+    view: Callable[[], PairView]  #: asks for the pair as it is now
     ask: Ask
 
-    def nodes(self, target: str) -> list[Mapping[str, Any]]:
-        """Return the nodes of ``target`` that have a QEMU: name, role and pid of each.
+    def nodes(self, target: str) -> list[TargetNode]:
+        """Return the nodes of ``target`` that have a QEMU.
 
         A node that died keeps its pid in the view until its failover is over, and is left out.
         """
         return [
-            node
-            for node in self.view()["nodes"]
-            if node["pid"]
-            and node.get("presence") != "dead"
-            and (target == "both" or target in (node["name"], node["role"]))
+            TargetNode(node.name, str(node.role), node.pid)
+            for node in self.view().nodes.values()
+            if node.pid
+            and node.presence is not Presence.DEAD
+            and (target == "both" or target in (node.name, node.role))
         ]
 
-    def node(self, target: str) -> Mapping[str, Any]:
+    def node(self, target: str) -> TargetNode:
         """Return the first node of ``target``; raises `NothingToHit` where no QEMU is there."""
         return self.some(target)[0]
 
-    def some(self, target: str) -> list[Mapping[str, Any]]:
+    def some(self, target: str) -> list[TargetNode]:
         """Return the nodes of ``target``, at least one; raises `NothingToHit`."""
         if not (found := self.nodes(target)):
             raise NothingToHit(f"there was no {target} to hit")

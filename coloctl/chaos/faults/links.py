@@ -10,8 +10,7 @@ heals the wire. Cuts of services are apart from that, and from each other.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -23,6 +22,7 @@ from coloctl.lab.impairment import Impairment
 from coloctl.lab.link import Link
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, PairSpec
+from coloctl.model.view import PairView
 
 TARGETS = ("replication", "client", "lan-a", "lan-b", "lan-primary", "lan-secondary")
 
@@ -115,7 +115,7 @@ def ports(service: Service, pair: PairSpec) -> dict[str, tuple[int, ...]]:
     return {"tcp": tuple(port(card) for card in cards for port in kinds)}
 
 
-def wire_of(target: str, view: Mapping[str, Any]) -> tuple[str, str]:
+def wire_of(target: str, view: PairView) -> tuple[str, str]:
     """Return the wire of ``target`` and the node that it leads to now; either may be empty."""
     if target in ("replication", "client"):
         return target, ""
@@ -124,11 +124,11 @@ def wire_of(target: str, view: Mapping[str, Any]) -> tuple[str, str]:
     return (f"lan-{node}" if node else ""), node
 
 
-def _node_of(role: str, view: Mapping[str, Any]) -> str:
-    return next((str(node["name"]) for node in view["nodes"] if node["role"] == role), "")
+def _node_of(role: str, view: PairView) -> str:
+    return next((str(node.name) for node in view.nodes.values() if node.role == role), "")
 
 
-def sending_end(who: str, link: Link, lab: Lab, view: Mapping[str, Any]) -> str:
+def sending_end(who: str, link: Link, lab: Lab, view: PairView) -> str:
     """Return the namespace at whose end the frames of ``who`` enter the link, or nothing.
 
     On a wire that does not end at the sender they come through the switch.
@@ -170,7 +170,7 @@ class WireFault(Fault[P]):
         at_s = time.monotonic()
         self._link = link
         self.impair(link, end)
-        roles = {str(one["name"]): str(one["role"]) for one in view["nodes"]}
+        roles = {str(one.name): str(one.role) for one in view.nodes.values()}
         return Injected(at_s, (node,) if node else (), roles.get(node, ""), f"wire {wire}")
 
     def heal(self) -> None:

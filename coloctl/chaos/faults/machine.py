@@ -130,9 +130,9 @@ class CpuStarvation(Fault[CpuStarvationParams]):
         at_s = time.monotonic()
         work.enter_context(burners(self.given.burners))
         for node in nodes:
-            work.enter_context(_less_urgent(node["pid"], self.given.nice))
-        role = nodes[0]["role"] if nodes else ""
-        return Injected(at_s, tuple(node["name"] for node in nodes), role)
+            work.enter_context(_less_urgent(node.pid, self.given.nice))
+        role = nodes[0].role if nodes else ""
+        return Injected(at_s, tuple(node.name for node in nodes), role)
 
     def heal(self) -> None:
         """End the other processes, and give the threads their niceness back."""

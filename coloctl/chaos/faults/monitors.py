@@ -63,9 +63,9 @@ class MonitorHang(Signalled[MonitorHangParams]):
     def begin(self) -> Injected:
         """Stop the proxies of one node's monitors."""
         node = self.pair.node(self.target)
-        if not (held := hold(proxies(node["pid"], self.given.which))):
-            raise NothingToHit(f"node {node['name']} has no proxies at its monitors")
-        return Injected(self.send(held), (node["name"],), node["role"])
+        if not (held := hold(proxies(node.pid, self.given.which))):
+            raise NothingToHit(f"node {node.name} has no proxies at its monitors")
+        return Injected(self.send(held), (node.name,), node.role)
 
     def lived_on(self) -> bool | None:
         """Return None: the QEMU itself was not hit."""

@@ -87,11 +87,11 @@ class _NodeSignalled(Signalled[Params]):
     def begin(self) -> Injected:
         """Signal the supervisor, or the QEMUs of the target."""
         if self.target == "supervisor":
-            return Injected(self.send(hold([self.pair.view()["supervisor_pid"]])))
+            return Injected(self.send(hold(filter(None, [self.pair.view().supervisor_pid]))))
         nodes = self.pair.some(self.target)
-        at_s = self.send(hold(node["pid"] for node in nodes))
-        role = nodes[0]["role"] if len(nodes) == 1 else ""
-        return Injected(at_s, tuple(node["name"] for node in nodes), role)
+        at_s = self.send(hold(node.pid for node in nodes))
+        role = nodes[0].role if len(nodes) == 1 else ""
+        return Injected(at_s, tuple(node.name for node in nodes), role)
 
 
 class Kill(_NodeSignalled):

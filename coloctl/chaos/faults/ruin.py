@@ -167,8 +167,7 @@ class Ruin(Fault[RuinParams]):
         if how not in KINDS:
             raise NothingToHit(f"how is one of {', '.join(KINDS)}")
         node = self.pair.node(self.target)
-        name = str(node["name"])
-        guest = GuestMemory(name, int(node["pid"]), self.pair.ask)
+        guest = GuestMemory(node.name, node.pid, self.pair.ask)
         try:
             if (damage := _damage(guest, how, self.given.share)) is None:
                 raise NothingToHit("its guest has no interrupt table yet")
@@ -181,7 +180,7 @@ class Ruin(Fault[RuinParams]):
         self._healed = threading.Event()
         self._worker = threading.Thread(target=self._repeat, args=(damage,), daemon=True)
         self._worker.start()
-        return Injected(at_s, (name,), str(node["role"]))
+        return Injected(at_s, (node.name,), node.role)
 
     def _repeat(self, damage: Callable[[], None]) -> None:
         """Corrupt the guest every `AGAIN_S`, until that QEMU is gone or the fault is healed."""

@@ -47,11 +47,11 @@ class ScriptKilled(Signalled[Params]):
         """Kill every process between the supervisor and the QEMU of the target, not the QEMU."""
         node = self.pair.node(self.target)
         script = str(self.pair.home / "wrapped-site")
-        in_front = _ancestors(node["pid"])
+        in_front = _ancestors(node.pid)
         held = hold(pid for pid in in_front if any(script in word for word in command_line(pid)))
         if not held:
-            raise NothingToHit(f"nothing stands in front of the QEMU of node {node['name']}")
-        return Injected(self.send(held), (node["name"],), node["role"])
+            raise NothingToHit(f"nothing stands in front of the QEMU of node {node.name}")
+        return Injected(self.send(held), (node.name,), node.role)
 
     def lived_on(self) -> bool | None:
         """Return None: the QEMU was spared on purpose."""

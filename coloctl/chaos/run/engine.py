@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from coloctl.chaos.scenario import phases
 from coloctl.chaos.scenario.phases import Phases
 from coloctl.chaos.scenario.values import ScheduledFault, When
 from coloctl.errors import ColoctlError, DeadlineMissed
+from coloctl.model.view import PairView
 
 #: A moment that has not come so long after its time never will, seconds: a pair that lost a node
 #: is protected again within seconds, and takes a checkpoint every second or so.
@@ -70,7 +71,7 @@ class Engine:
     phases: Phases = field(default_factory=Phases)
     _active: list[_Active] = field(default_factory=list)
     #: The pair between two checkpoints: to ask for it in one would take as long as that lasts.
-    _seen: Mapping[str, Any] | None = None
+    _seen: PairView | None = None
 
     def __enter__(self) -> Self:
         return self

@@ -8,10 +8,9 @@ tables. Everything is removed at the end of the block.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coloctl import pairfile
 from coloctl.chaos.checks import CHECKS
@@ -28,6 +27,7 @@ from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Environment:
 
     def until(
         self,
-        enough: Callable[[Mapping[str, Any]], bool],
+        enough: Callable[[PairView], bool],
         deadline_s: float = STEADY_DEADLINE_S,
         otherwise: str = "The run did not go on",
     ) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from coloctl.chaos.checks import CHECKS, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
@@ -35,6 +34,7 @@ from coloctl.chaos.scenario.schedule import schedule
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault
 from coloctl.check.choose import engage
 from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
+from coloctl.model.view import PairView
 
 #: From the end of the faults until the pair is as it was, or never will be by itself, seconds.
 SETTLE_DEADLINE_S = 180.0
@@ -239,9 +239,9 @@ def _steps(
             course.version = _version(course.evidence.view)
 
 
-def _version(view: Mapping[str, Any]) -> str:
-    nodes = view.get("nodes", ())
-    return next((str(node["qemu_version"]) for node in nodes if node.get("qemu_version")), "")
+def _version(view: PairView | None) -> str:
+    nodes = view.nodes.values() if view else ()
+    return next((node.qemu_version for node in nodes if node.qemu_version), "")
 
 
 def _working(around: Environment, each: int) -> None:
@@ -257,10 +257,10 @@ def _steady(run: Run, around: Environment) -> None:
     """Wait for the steady state; raises `DeadlineMissed`, or `NotProtected` when it went by."""
     wanted = run.scenario.steady_state
 
-    def steady(view: Mapping[str, Any]) -> bool:
-        if view["protection"] != wanted.protection:
-            raise NotProtected(f"The pair is {view['protection']}: {view['reason']}")
-        enough = view["checkpoints"]["count"] >= wanted.checkpoints_min
+    def steady(view: PairView) -> bool:
+        if view.protection != wanted.protection:
+            raise NotProtected(f"The pair is {view.protection}: {view.reason}")
+        enough = view.checkpoints.count >= wanted.checkpoints_min
         served = all(w.acknowledged() >= wanted.acknowledged_min for _, w in around.works.values())
         return served and (enough or wanted.protection != "colo")
 
@@ -275,8 +275,8 @@ def _settle(run: Run, around: Environment) -> None:
     wanted = run.scenario.pair.get("policy", {}).get("auto_reprotect", True)
     final = ("colo", "down", "failed") if wanted else ("colo", "unprotected", "down", "failed")
 
-    def still(view: Mapping[str, Any]) -> bool:
-        return view["protection"] in final and view["progress"] is None
+    def still(view: PairView) -> bool:
+        return view.protection in final and view.progress is None
 
     give_up = time.monotonic() + SETTLE_DEADLINE_S
     # The last fault may not have been noticed yet: the pair is looked at again after the load.

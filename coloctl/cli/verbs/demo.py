@@ -22,8 +22,8 @@ from coloctl.cli.run_parts import engage, require_clients
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
-from coloctl.control.acts import read_view
 from coloctl.lab import rootless
+from coloctl.model.view import PairView
 
 #: The demo's pair and its lab are called this, unless --name chooses another.
 NAME = "demo"
@@ -112,11 +112,11 @@ class DemoScreen:
         line = Text.assemble((f"{time.monotonic() - self._began:6.1f} s  ", "dim"), title)
         self._console.print(line)
 
-    def view(self, view: Mapping[str, Any], acknowledged: int) -> None:
+    def view(self, view: PairView, acknowledged: int) -> None:
         """Draw the pair's state as it is now."""
         if self._live.is_started:
             count = Text(f"{acknowledged} records acknowledged", "green")
-            self._live.update(Group("", pair_views.status(read_view(view)), count))
+            self._live.update(Group("", pair_views.status(view), count))
 
 
 #: The meaning of each moment in the demonstration's timeline.

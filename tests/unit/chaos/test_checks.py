@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support import evidences as runs
 from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connected, early, evidence
+from support.views import LOST
 
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.verdict import Validity, Verdict
@@ -108,9 +109,9 @@ CASES = {
     ),
     "protected_at_end": Case(
         evidence(),
-        evidence(view={"protection": "unprotected", "reason": "The disk is full."}),
+        evidence(view=replace(LOST, reason="The disk is full.")),
         "The disk is full.",
-        evidence(view={}),
+        evidence(view=None),
     ),
     "failovers": Case(
         evidence(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.views import PROTECTED
 
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.faults.fault import Fault, Injected, PairUnderTest
@@ -16,6 +17,7 @@ from coloctl.chaos.run import engine as module
 from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.scenario.values import Params, ScheduledFault, When
 from coloctl.errors import DeadlineMissed, LabError
+from coloctl.model.view import PairView
 
 
 class Deaf:
@@ -33,8 +35,8 @@ class Deaf:
             self.heard.append(said)
         return said
 
-    def view(self) -> dict[str, Any]:
-        return {"nodes": []}
+    def view(self) -> PairView:
+        return PROTECTED
 
     def ask(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
         raise NotImplementedError
@@ -83,7 +85,7 @@ def ear() -> Deaf:
 
 @pytest.fixture
 def engine(ear: Deaf, faults: Recorded) -> Iterator[Engine]:
-    pair = PairUnderTest("p", cast(Any, None), Path(), dict, cast(Any, None))
+    pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
     with Engine(pair, ear, lambda _sentence: None) as made:  # type: ignore[arg-type]
         yield made
 
@@ -136,7 +138,7 @@ def test_what_lasts_for_a_time_is_healed_then_and_the_rest_at_the_end(
 
 def test_everything_is_healed_when_the_run_is_broken_off(ear: Deaf, faults: Recorded) -> None:
     faults.fails_to_heal = {"one"}
-    pair = PairUnderTest("p", cast(Any, None), Path(), dict, cast(Any, None))
+    pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
     with (
         pytest.raises(KeyboardInterrupt),
         Engine(pair, ear, lambda _sentence: None) as engine,  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import pytest
 from support.pair_under_test import InjectedFault
+from support.views import pair_view
 
 from coloctl.chaos.evidence.records import StrangerGains
 from coloctl.chaos.faults import (
@@ -32,17 +33,13 @@ from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, Setup
 from coloctl.errors import CommandRefused, NotProtected
 from coloctl.lab.network import Lab
+from coloctl.model.view import PairView
 
-NODES = [
-    {"name": "a", "role": "primary", "pid": 1},
-    {"name": "b", "role": "secondary", "pid": 0},
-]
+NODES = pair_view(a=("primary", 1), b=("secondary", 0))
 
 
-def pair(
-    home: Path = Path("/"), nodes: list[dict[str, Any]] = NODES, ask: Any = None
-) -> PairUnderTest:
-    return PairUnderTest("p", cast("Lab", None), home, lambda: {"nodes": nodes}, ask)
+def pair(home: Path = Path("/"), view: PairView = NODES, ask: Any = None) -> PairUnderTest:
+    return PairUnderTest("p", cast("Lab", None), home, lambda: view, ask)
 
 
 def inject(
@@ -134,14 +131,14 @@ def test_a_filter_goes_in_with_all_that_its_node_had_and_comes_out_again(kind: s
 
 
 def test_a_filter_is_healed_where_its_format_node_is_gone_or_its_qemu_another() -> None:
-    graph, nodes = Graph(), [dict(node) for node in NODES]
-    on = pair(nodes=nodes)
+    graph, shown = Graph(), [NODES]
+    on = replace(pair(), view=lambda: shown[0])
     fault = inject("disk-slow", "a", graph, on, layer="hidden")
     del graph.below["hidden0"], graph.backing["hidden0"]
     fault.heal()
     assert not graph.extra | graph.objects
     fault = inject("disk-error", "a", graph, on)
-    nodes[0]["pid"] = 7
+    shown[0] = pair_view(a=("primary", 7), b=("secondary", 0))
     graph.refuse = "query-named-block-nodes"
     fault.heal()
 
@@ -320,7 +317,7 @@ def test_memory_is_held_within_what_there_is_and_given_back(
 def test_a_starved_process_is_nice_until_it_is_healed_and_may_have_ended_meanwhile() -> None:
     with subprocess.Popen(["sleep", "60"]) as victim:
         before = os.getpriority(os.PRIO_PROCESS, victim.pid)
-        on = pair(nodes=[{"name": "a", "role": "primary", "pid": victim.pid}])
+        on = pair(view=pair_view(a=("primary", victim.pid)))
         fault = inject("cpu-starvation", "primary", None, on, burners=1, nice=7)
         assert os.getpriority(os.PRIO_PROCESS, victim.pid) == 7
         fault.heal()

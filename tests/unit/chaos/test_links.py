@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
+from support.views import pair_view
 
 from coloctl.chaos.faults import FAULTS, links
 from coloctl.lab import layout
@@ -17,9 +18,7 @@ from coloctl.model.pair import PairSpec, ReplicationSpec
 pytestmark = pytest.mark.unit
 
 LAB = Lab("demo")
-VIEW: dict[str, Any] = {
-    "nodes": [{"name": "a", "role": "secondary"}, {"name": "b", "role": "primary"}]
-}
+VIEW = pair_view(a=("secondary", 1), b=("primary", 2))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +37,7 @@ def test_a_target_is_a_wire_when_the_fault_falls(target: str, wire: str, node: s
 
 
 def test_the_wire_of_a_role_that_nobody_has_is_none() -> None:
-    alone = {"nodes": [{"name": "a", "role": "primary"}, {"name": "b", "role": "none"}]}
+    alone = pair_view(a=("primary", 1), b=("none", 0))
     assert links.wire_of("lan-secondary", alone) == ("", "")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support import evidences as runs
 from support.evidences import answered, at_work, connected, evidence
+from support.views import LOST
 
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.verdict import Validity, Verdict
@@ -224,7 +225,7 @@ def test_takeovers_are_counted_once() -> None:
 
 
 def test_the_state_in_the_end_may_be_another_one() -> None:
-    alone = evidence(view={"protection": "unprotected"})
+    alone = evidence(view=LOST)
     assert judged("protected_at_end", alone, state="unprotected").validity is VALID
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from support.pair_under_test import InjectedFault
+from support.views import pair_view
 
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest
 from coloctl.chaos.faults.ruin import CODES, ENTRIES, ENTRY, INJECT, VECTORS
@@ -65,7 +66,7 @@ class Machine:
         return low, at >> 32
 
     def ruin(self, **params: object) -> InjectedFault:
-        view = {"nodes": [{"name": "b", "role": "secondary", "pid": os.getpid()}]}
+        view = pair_view(b=("secondary", os.getpid()))
         pair = PairUnderTest("web", cast("Lab", None), Path("/"), lambda: view, self.ask)
         return InjectedFault(pair, "ruin", "secondary", params)
 

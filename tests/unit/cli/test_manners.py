@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from coloctl.errors import (
     NotConfirmed,
     UsageError,
 )
+from coloctl.model.protection import Protection
 
 pytestmark = pytest.mark.unit
 
@@ -304,7 +306,7 @@ class FakeClient:
         self.story = list(story)
 
     def execute(self, name: str, timeout_s: float) -> dict[str, Any]:
-        return {"protection": self.story[0], "generation": 1}
+        return document(replace(PROTECTED, protection=Protection(self.story[0]), generation=1))
 
     def events(self, timeout_s: float) -> Any:
         for before, after in zip(self.story, self.story[1:], strict=False):
