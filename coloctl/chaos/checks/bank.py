@@ -9,17 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coloctl.chaos.checks.verdict import (
-    Sides,
-    Verdict,
-    by_client,
-    check,
-    count,
-    each_work,
-    invalid,
-    unknown,
-    valid,
-)
+from coloctl.chaos.checks.sides import Sides, each_work
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, OpStatus
@@ -44,7 +35,7 @@ def bank_sum(evidence: Evidence, params: Bank) -> Verdict:
 
 
 def _sum(work: WorkloadRecord, params: Bank) -> Verdict:
-    reads = [op for op in work.history if op.f == "read" and op.outcome is OpStatus.OK and op.value]
+    reads = [op for op in work.history if op.f == "read" and op.outcome is OpStatus.OK]
     seen = [(f"client {op.client} read", _balances(op.value)) for op in reads]
     if work.kept is not None:
         seen.append(("the guest holds", _balances(work.kept["balances"])))
@@ -76,15 +67,12 @@ def _unexplained(work: WorkloadRecord, reads: list[Op]) -> list[str]:
 
     It needs a read before every transfer, which shows what the accounts began with.
     """
-    transfers = [op for op in work.history if op.f == "transfer" and op.n >= 0]
-    sent = [op for op in transfers if op.outcome is OpStatus.INVOKE and op.value]
+    sent = [op for op in work.history if op.f == "transfer" and op.outcome is OpStatus.INVOKE]
     if work.kept is None or not reads or not sent or reads[0].at_s > sent[0].at_s:
         return []
     meant = _balances(reads[0].value)
-    done = by_client(work.kept["done"])
-    refused = {(op.client, op.n) for op in transfers if op.outcome is OpStatus.FAIL}
     for op in sent:
-        if op.n <= done.get(op.client, -1) and (op.client, op.n) not in refused:
+        if op.n <= work.kept["done"].get(op.client, -1):
             source, target, amount = str(op.value["from"]), str(op.value["to"]), op.value["amount"]
             meant[source] = meant.get(source, 0) - amount
             meant[target] = meant.get(target, 0) + amount

@@ -11,15 +11,7 @@ import math
 
 from pydantic import Field
 
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-    when,
-)
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, StrangerGains
 from coloctl.chaos.scenario.values import Params

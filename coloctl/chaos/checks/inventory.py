@@ -8,15 +8,7 @@ second one mean that two are never freed.
 
 from __future__ import annotations
 
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-    when,
-)
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.scenario.values import Params
 

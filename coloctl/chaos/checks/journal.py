@@ -16,15 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-    when,
-)
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.chronicle import Promotion
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import ObservedEvent

@@ -18,6 +18,8 @@ from typing import Final
 
 #: An operation whose end is not known may take effect at any later time, or never.
 NEVER: Final = math.inf
+#: How many states a search may reach before it gives up.
+STATES_MAX = 200_000
 
 
 class OperationKind(Enum):
@@ -87,10 +89,11 @@ class SearchResult:
 _State = tuple[int, int, int, Hashable]
 
 
-def search(
-    operations: Sequence[Operation], initial: Hashable = None, states_max: int = 200_000
-) -> SearchResult:
-    """Search for an order; exact unless more than ``states_max`` states were seen."""
+def search(operations: Sequence[Operation], states_max: int = STATES_MAX) -> SearchResult:
+    """Search for an order; exact unless more than ``states_max`` states were seen.
+
+    The register holds None in the beginning.
+    """
     by_call = sorted(operations, key=lambda operation: operation.called_s)
     answered = [operation for operation in by_call if not operation.open]
     opened = [
@@ -98,7 +101,7 @@ def search(
         for operation in by_call
         if operation.open and operation.kind in (OperationKind.WRITE, OperationKind.CAS)
     ]
-    start: _State = (0, 0, 0, initial)
+    start: _State = (0, 0, 0, None)
     seen, stack, best = {start}, [start], (0, start)
     while stack:
         state = stack.pop()

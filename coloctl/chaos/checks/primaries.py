@@ -11,21 +11,12 @@ Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads the p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-    when,
-)
-from coloctl.chaos.evidence.chronicle import BACKLOG_S, PrimaryPeriod
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
+from coloctl.chaos.evidence.chronicle import BACKLOG_S
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import FrameRun
 from coloctl.chaos.scenario.values import Params
 
 
@@ -40,7 +31,7 @@ def one_primary(evidence: Evidence, params: Heard) -> Verdict:
     """Require frames on the LAN from one node at a time, from no node after it was fenced, and a
     generation for every promotion that is greater than all before.
     """
-    wrong = _strays(evidence) + _generations(evidence)
+    wrong = [*_strays(evidence), *_generations(evidence)]
     if wrong:
         return invalid("two nodes were primary", wrong)
     if not evidence.frames:
@@ -58,49 +49,46 @@ def one_primary(evidence: Evidence, params: Heard) -> Verdict:
     return valid(f"{frames} frames, each from the primary of its time; {promotions}")
 
 
-def _strays(evidence: Evidence) -> list[str]:
+def _strays(evidence: Evidence) -> Iterator[str]:
     """Describe each run of frames of a node that was not primary when it began or ended."""
-    periods = evidence.chronicle.primaries
-    return [
-        f"{when(evidence, run.first_s)} to {when(evidence, run.last_s)}: "
-        f"{count(run.frames, 'frame')} of node {run.node}, {_instead(evidence, periods, run)}"
-        for run in evidence.frames
-        if not all(_may(periods, run.node, at_s) for at_s in (run.first_s, run.last_s))
-    ]
+    for run in evidence.frames:
+        outside = [at_s for at_s in (run.first_s, run.last_s) if not _may(evidence, run.node, at_s)]
+        if outside:
+            yield (
+                f"{when(evidence, run.first_s)} to {when(evidence, run.last_s)}: "
+                f"{count(run.frames, 'frame')} of node {run.node}, {_instead(evidence, outside[0])}"
+            )
 
 
-def _may(periods: Sequence[PrimaryPeriod], node: str, at_s: float) -> bool:
-    return any(one.node == node and one.from_s <= at_s <= one.to_s + BACKLOG_S for one in periods)
-
-
-def _instead(evidence: Evidence, periods: Sequence[PrimaryPeriod], run: FrameRun) -> str:
-    at_s = next(one for one in (run.first_s, run.last_s) if not _may(periods, run.node, one))
-    period = next((one for one in periods if one.from_s <= at_s <= one.to_s), None)
-    if period is None:
-        return "before any node was promoted"
-    since = (
-        "from the begin" if period.from_s == -math.inf else f"since {when(evidence, period.from_s)}"
+def _may(evidence: Evidence, node: str, at_s: float) -> bool:
+    return any(
+        one.node == node and one.from_s <= at_s <= one.to_s + BACKLOG_S
+        for one in evidence.chronicle.primaries
     )
-    return f"while node {period.node} was the primary {since}"
 
 
-def _generations(evidence: Evidence) -> list[str]:
+def _instead(evidence: Evidence, at_s: float) -> str:
+    for period in evidence.chronicle.primaries:
+        if period.from_s <= at_s <= period.to_s:
+            known = period.from_s != -math.inf
+            since = f"since {when(evidence, period.from_s)}" if known else "from the begin"
+            return f"while node {period.node} was the primary {since}"
+    return "before any node was promoted"
+
+
+def _generations(evidence: Evidence) -> Iterator[str]:
     """Describe each promotion whose number is not greater than the one before."""
-    intents = [one.intent for one in evidence.chronicle.promotions]
-    wrong = [
-        f"journal line {later.seq}: promoted in generation {later.generation or 0}, after "
-        f"generation {earlier.generation or 0}"
-        for earlier, later in pairwise(intents)
-        if (later.generation or 0) <= (earlier.generation or 0)
-    ]
-    announced = [
-        event.data["timeline"]
-        for event in evidence.events
-        if event.name == "FAILED_OVER" and event.data["timeline"].get("generation")
-    ]
-    return wrong + [
-        f"generation {later['generation']} of node {later['survivor']} was announced after "
-        f"generation {earlier['generation']} of node {earlier['survivor']}"
-        for earlier, later in pairwise(announced)
-        if later["generation"] <= earlier["generation"]
-    ]
+    for earlier, later in pairwise(one.intent for one in evidence.chronicle.promotions):
+        before, after = earlier.generation or 0, later.generation or 0
+        if after <= before:
+            yield (
+                f"journal line {later.seq}: promoted in generation {after}, after generation "
+                f"{before}"
+            )
+    timelines = (one.data["timeline"] for one in evidence.events if one.name == "FAILED_OVER")
+    for one, two in pairwise(timeline for timeline in timelines if timeline.get("generation")):
+        if two["generation"] <= one["generation"]:
+            yield (
+                f"generation {two['generation']} of node {two['survivor']} was announced after "
+                f"generation {one['generation']} of node {one['survivor']}"
+            )

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-    when,
-)
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.scenario.values import Params
 from coloctl.model.protection import Protection

@@ -10,21 +10,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
+from coloctl.chaos.checks.sides import Sides, each_work, numbers
 from coloctl.chaos.checks.verdict import (
-    Sides,
+    EXAMPLES_MAX,
     Validity,
     Verdict,
-    by_client,
     check,
     count,
-    each_work,
     invalid,
     unknown,
     valid,
 )
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.history import Op, OpStatus, operations
 
 KINDS = ("redis-appends", "redis-transfers", "disk-writer")
 
@@ -72,7 +71,8 @@ def all_kept(
     Unknown if no record was acknowledged on one side of the fault.
     """
     if wrong := _misplaced(history, held):
-        return Verdict("no_lost_acks", wrong.validity, wrong.because, wrong.counterexample)
+        examples = wrong.counterexample[:EXAMPLES_MAX]
+        return Verdict("no_lost_acks", wrong.validity, wrong.because, examples)
     acks = [op.at_s for op in history if op.outcome is OpStatus.OK and op.n >= 0]
     before = sum(at_s < fault_at_s for at_s in acks)
     sides = f"{before} acks before the fault, {len(acks) - before} after it"
@@ -99,13 +99,12 @@ def _misplaced(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> Verd
 
 
 def _appends(work: WorkloadRecord) -> Verdict:
-    held: dict[int, Sequence[int]] = by_client(work.kept)
-    if wrong := _misplaced(work.history, held):
+    if wrong := _misplaced(work.history, work.kept):
         return wrong
-    sent = {(op.client, op.n) for op in work.history if op.outcome is OpStatus.INVOKE}
+    sent = numbers(work.history, OpStatus.INVOKE)
     conjured = [
         f"client {client}: record {n} is there and was never sent"
-        for client, records in sorted(held.items())
+        for client, records in sorted(work.kept.items())
         for n in records
         if sent and (client, n) not in sent
     ]
@@ -116,8 +115,8 @@ def _appends(work: WorkloadRecord) -> Verdict:
 
 
 def _transfers(work: WorkloadRecord) -> Verdict:
-    done = by_client(work.kept["done"])
-    transfers = [op for op in work.history if op.f == "transfer" and op.n >= 0]
+    done = work.kept["done"]
+    transfers = [op for op in work.history if op.f == "transfer"]
     acked = [op for op in transfers if op.outcome is OpStatus.OK]
     missing = [
         f"client {op.client}: transfer {op.n} was acknowledged, the guest knows of "
@@ -139,24 +138,14 @@ def _transfers(work: WorkloadRecord) -> Verdict:
 
 
 def _blocks(work: WorkloadRecord) -> Verdict:
-    held = {
-        client: {int(n): checksum for n, checksum in blocks.items()}
-        for client, blocks in by_client(work.kept).items()
-    }
-    written = {
-        (op.client, op.n): op.value
-        for op in work.history
-        if op.n >= 0 and op.value is not None
-        if op.outcome in (OpStatus.INVOKE, OpStatus.OK)
-    }
-    acked = [(client, n) for client, acks in acknowledged(work.history).items() for n in acks]
+    acked = [one.begun for one in operations(work.history) if one.status is OpStatus.OK]
     wrong = []
-    for client, n in sorted(set(acked)):
-        found, meant = held.get(client, {}).get(n), written.get((client, n))
+    for op in sorted(acked, key=lambda op: (op.client, op.n)):
+        found = work.kept.get(op.client, {}).get(op.n)
         if found is None:
-            wrong.append(f"client {client}: block {n} is not there")
-        elif meant is not None and found != meant:
-            wrong.append(f"client {client}: block {n} is {found}, {meant} was written")
+            wrong.append(f"client {op.client}: block {op.n} is not there")
+        elif found != op.value:
+            wrong.append(f"client {op.client}: block {op.n} is {found}, {op.value} was written")
     if wrong:
         return invalid(f"{count(len(wrong), 'acknowledged block')} lost or changed", wrong)
-    return valid(f"{len(set(acked))} acknowledged blocks, all there and whole")
+    return valid(f"{len(acked)} acknowledged blocks, all there and whole")

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 from pydantic import Field
 
-from coloctl.chaos.checks.linear import NEVER, Operation, OperationKind, SearchResult, search
-from coloctl.chaos.checks.verdict import (
-    Sides,
-    Verdict,
-    check,
-    count,
-    each_work,
-    invalid,
-    unknown,
-    valid,
-    when,
+from coloctl.chaos.checks.linear import (
+    NEVER,
+    STATES_MAX,
+    Operation,
+    OperationKind,
+    SearchResult,
+    search,
 )
+from coloctl.chaos.checks.sides import Sides, each_work
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.history import ClientOperation, OpStatus, operations
 
 #: The client of the last read, after all others, and its moment.
 READ_BACK, LAST_S = -1, math.nextafter(NEVER, 0)
@@ -36,7 +34,7 @@ READ_BACK, LAST_S = -1, math.nextafter(NEVER, 0)
 class Registers(Sides):
     """``states_max`` is how many states the search may reach per key before it gives up."""
 
-    states_max: int = Field(default=200_000, ge=1)
+    states_max: int = Field(default=STATES_MAX, ge=1)
 
 
 @check(Registers)
@@ -51,34 +49,25 @@ def linearizable(evidence: Evidence, params: Registers) -> Verdict:
     return each_work(evidence, ("redis-registers",), check_one, params)
 
 
-def operations_of(
-    history: Sequence[Op], kept: Mapping[str, Any] | None
-) -> dict[str, list[Operation]]:
+def _by_key(work: WorkloadRecord) -> dict[str, list[Operation]]:
     """Return the operations on each key; what the guest holds in the end is a last read."""
-    called: dict[tuple[int, int], Op] = {}
     found: dict[str, list[Operation]] = defaultdict(list)
-    for op in history:
-        if op.n < 0:
-            continue
-        if op.outcome is OpStatus.INVOKE:
-            called[op.client, op.n] = op
-        elif begun := called.pop((op.client, op.n), None):
-            found[begun.key].extend(_operation(begun, op))
-    for op in called.values():
-        found[op.key].extend(_operation(op, None))
-    for key in found if kept is not None else ():
-        value = _frozen((kept or {}).get(key))
-        found[key].append(Operation(READ_BACK, OperationKind.READ, LAST_S, LAST_S, value))
-    return dict(found)
+    for one in operations(work.history):
+        found[one.begun.key] += _operation(one)
+    if work.kept is not None:
+        for key, on_key in found.items():
+            value = _frozen(work.kept.get(key))
+            on_key.append(Operation(READ_BACK, OperationKind.READ, LAST_S, LAST_S, value))
+    return found
 
 
-def _operation(begun: Op, ended: Op | None) -> list[Operation]:
+def _operation(one: ClientOperation) -> list[Operation]:
     """Return the operation; none where it certainly had no effect and no answer."""
-    outcome = OpStatus.INFO if ended is None else ended.outcome
-    answered_s = ended.at_s if ended is not None and outcome is not OpStatus.INFO else NEVER
-    failed = outcome is OpStatus.FAIL
+    begun, ended, status = one.begun, one.ended, one.status
+    answered_s = NEVER if ended is None or status is OpStatus.INFO else ended.at_s
+    failed = status is OpStatus.FAIL
     match begun.f:
-        case "read" if ended is not None and outcome is OpStatus.OK:
+        case "read" if ended is not None and status is OpStatus.OK:
             kind, value, old = OperationKind.READ, _frozen(ended.value), None
         case "write" if not failed:
             kind, value, old = OperationKind.WRITE, _frozen(begun.value), None
@@ -95,8 +84,8 @@ def _frozen(value: Any) -> Hashable:
 
 
 def _registers(evidence: Evidence, work: WorkloadRecord, params: Registers) -> Verdict:
-    operations = operations_of(work.history, work.kept)
-    found = {key: search(operations[key], None, params.states_max) for key in sorted(operations)}
+    by_key = _by_key(work)
+    found = {key: search(by_key[key], params.states_max) for key in sorted(by_key)}
     broken = [key for key, one in found.items() if one.linearizable is False]
     if broken:
         examples = [line for key in broken for line in _example(evidence, key, found[key])]
@@ -107,10 +96,10 @@ def _registers(evidence: Evidence, work: WorkloadRecord, params: Registers) -> V
         return unknown(f"{because} after {params.states_max} states")
     if work.kept is None:
         return unknown("the guest did not answer what the registers hold in the end")
-    if not operations:
+    if not by_key:
         return unknown("there was no operation on any register")
-    number = sum(map(len, operations.values()))
-    return valid(f"{number} operations on {count(len(operations), 'key')} have an order")
+    number = sum(map(len, by_key.values()))
+    return valid(f"{number} operations on {count(len(by_key), 'key')} have an order")
 
 
 def _example(evidence: Evidence, key: str, found: SearchResult) -> list[str]:

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    by_client,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-    when,
-    works,
-)
+from coloctl.chaos.checks.sides import numbers, works
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit
 from coloctl.chaos.scenario.values import Params
-from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.history import Op, OpStatus, operations
 
 
 @check(needs=("disks",))
@@ -60,29 +51,20 @@ def disk_agrees_with_memory(evidence: Evidence, _: Params) -> Verdict:
 
 def _disagrees(evidence: Evidence, audit: Audit, history: Sequence[Op]) -> Iterator[str]:
     """Describe each record that is missing on one side and was not under way meanwhile."""
-    disk = {(c, n) for c, held in by_client(audit.disk).items() for n in held}
-    memory = {(c, n) for c, held in by_client(audit.memory).items() for n in held}
-    ended = {
-        (op.client, op.n): op.at_s
-        for op in history
-        if op.n >= 0 and op.outcome is not OpStatus.INVOKE
-    }
-    sent = {(op.client, op.n) for op in history if op.outcome is OpStatus.INVOKE}
+    disk = {(client, n) for client, held in audit.disk.items() for n in held}
+    memory = {(client, n) for client, held in audit.memory.items() for n in held}
     loaded = any(op.at_s > audit.at_s for op in history)
-    at = when(evidence, audit.at_s)
-    for record in sorted(disk ^ memory):
-        under_way = ended.get(record, 0.0) > audit.at_s or (
-            loaded and record in sent and record not in ended
-        )
-        if not under_way:
-            where = "on the disk only" if record in disk else "in memory only"
-            yield f"{at}: client {record[0]}: record {record[1]} is {where}"
-    acked = {
-        (op.client, op.n)
-        for op in history
-        if op.outcome is OpStatus.OK and op.n >= 0 and op.at_s <= audit.at_s
+    under_way = {
+        (one.begun.client, one.begun.n)
+        for one in operations(history)
+        if (loaded if one.ended is None else one.ended.at_s > audit.at_s)
     }
-    for client, n in sorted(acked - (disk & memory) - (disk ^ memory)):
+    at = when(evidence, audit.at_s)
+    for client, n in sorted((disk ^ memory) - under_way):
+        where = "on the disk only" if (client, n) in disk else "in memory only"
+        yield f"{at}: client {client}: record {n} is {where}"
+    acked = numbers([op for op in history if op.at_s <= audit.at_s], OpStatus.OK)
+    for client, n in sorted(acked - (disk | memory)):
         yield f"{at}: client {client}: record {n} was acknowledged and is on neither"
 
 

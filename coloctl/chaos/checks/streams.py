@@ -13,24 +13,15 @@ from itertools import pairwise
 from pydantic import Field
 
 from coloctl.chaos.checks.records import acknowledged
-from coloctl.chaos.checks.verdict import (
-    Sides,
-    Validity,
-    Verdict,
-    check,
-    count,
-    each_work,
-    invalid,
-    unknown,
-    valid,
-)
+from coloctl.chaos.checks.sides import Sides, each_work, numbers, works
+from coloctl.chaos.checks.verdict import Validity, Verdict, check, count, invalid, unknown, valid
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Op, OpStatus
 
-#: Clients of these kinds have no connection and note no ``opened``.
-CONNECTIONLESS = ("udp-sequence", "disk-writer")
+#: The kind of workload whose clients have no connection and note no ``opened``.
+CONNECTIONLESS = "udp-sequence"
 
 
 class Streams(Sides):
@@ -53,10 +44,9 @@ def stream_intact(evidence: Evidence, params: Streams) -> Verdict:
     verdict = each_work(evidence, ("tcp-stream", "http", "udp-sequence"), check_one, params)
     boots = {
         str(op.value[1])
-        for work in evidence.works.values()
-        if work.spec.kind == "http"
+        for work in works(evidence, ("http",))
         for op in work.history
-        if op.outcome is OpStatus.OK and op.value is not None
+        if op.outcome is OpStatus.OK
     }
     if len(boots) > 1:
         return invalid("the guest booted meanwhile", [f"boot id {one}" for one in boots])
@@ -79,35 +69,24 @@ def _bytes(work: WorkloadRecord) -> Verdict:
 
 def _pages(work: WorkloadRecord) -> Verdict:
     wrong = [
-        f"client {op.client}: request {op.n} got {_status(op)}"
+        f"client {op.client}: request {op.n} got {op.value[0]}"
         for op in work.history
-        if op.n >= 0 and op.outcome in (OpStatus.OK, OpStatus.FAIL)
-        if op.outcome is OpStatus.FAIL or (op.value and op.value[0] != 200)
+        if op.outcome is OpStatus.FAIL and op.n >= 0
     ]
     if wrong:
         return invalid(f"{count(len(wrong), 'request')} not answered with 200", wrong)
-    answers = [op for op in work.history if op.outcome is OpStatus.OK and op.value]
+    answers = numbers(work.history, OpStatus.OK)
     if not answers:
         return unknown("no answer had a status")
     return valid(f"{len(answers)} answers, all of status 200 and from one boot")
 
 
-def _status(op: Op) -> str:
-    return str(op.value[0]) if op.value else op.note or "nothing"
-
-
 def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
-    first = {(op.client, op.n): op for op in work.history if op.outcome is OpStatus.OK and not op.f}
-    wrong = [
-        f"client {op.client}: datagram {op.n} came back as something else"
-        f"{': ' + op.note if op.note else ''}"
-        for op in work.history
-        if _differs(op, first.get((op.client, op.n)))
-    ]
+    wrong = [f"client {op.client}: {op.note}" for op in work.history if op.outcome is OpStatus.FAIL]
     if wrong:
         return invalid(f"{count(len(wrong), 'echo')} of other content", wrong)
-    sent = {(op.client, op.n) for op in work.history if op.outcome is OpStatus.INVOKE and op.n >= 0}
-    gone = sorted(sent - set(first))
+    sent = numbers(work.history, OpStatus.INVOKE)
+    gone = sorted(sent - numbers(work.history, OpStatus.OK))
     if not sent:
         return unknown("no datagram was sent")
     share = len(gone) / len(sent)
@@ -117,23 +96,10 @@ def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
     return valid(because)
 
 
-def _differs(op: Op, first: Op | None) -> bool:
-    if op.outcome is OpStatus.FAIL and op.n >= 0:
-        return True
-    if op.f != "duplicate" or first is None or None in (op.value, first.value):
-        return False
-    return bool(op.value != first.value)
-
-
 @check(Sides)
 def connections_survive(evidence: Evidence, sides: Sides) -> Verdict:
     """Require that every client ended on the connection it began with."""
-    kinds = {
-        work.spec.kind
-        for work in evidence.works.values()
-        if work.spec.kind not in CONNECTIONLESS
-        or any(op.note.startswith("opened ") for op in work.history)
-    }
+    kinds = {work.spec.kind for work in evidence.works.values()} - {CONNECTIONLESS}
     return each_work(evidence, kinds, lambda w: all_connected(w.history, w.spec.clients), sides)
 
 

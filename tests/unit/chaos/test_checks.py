@@ -11,7 +11,7 @@ from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connect
 from support.views import LOST
 
 from coloctl.chaos.checks import CHECKS
-from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.checks.verdict import EXAMPLES_MAX, Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory, StrangerGains
 from coloctl.chaos.workloads.history import Op
@@ -53,12 +53,12 @@ COUNTED = tuple(
 
 
 def ended(a: int, b: int, done: int = 11) -> dict[str, Any]:
-    return {"balances": {"a": a, "b": b}, "done": {"0": done}}
+    return {"balances": {"a": a, "b": b}, "done": {0: done}}
 
 
 CASES = {
     "no_lost_acks": Case(
-        at_work("redis-appends", APPENDS, {"0": list(range(12))}),
+        at_work("redis-appends", APPENDS, {0: list(range(12))}),
         at_work("redis-appends", APPENDS, {0: [n for n in range(12) if n != 7]}),
         "0:7",
         at_work("redis-appends", early(APPENDS), {0: list(range(4))}),
@@ -272,12 +272,11 @@ def test_records_are_there_once_and_in_order(work: Evidence, tells: str) -> None
 
 def test_a_block_that_is_gone_or_changed_is_a_lost_acknowledgement() -> None:
     history = [line for n in range(12) for line in answered(6.0 + n, n, value=f"sum{n}")]
-    whole = {str(n): f"sum{n}" for n in range(12)}
-    assert judged("no_lost_acks", at_work("disk-writer", history, {"0": whole})).validity is (
-        Validity.VALID
-    )
-    for kept in ({**whole, "4": "sum9"}, {n: one for n, one in whole.items() if n != "4"}):
-        verdict = judged("no_lost_acks", at_work("disk-writer", history, {"0": kept}))
+    whole = {n: f"sum{n}" for n in range(12)}
+    good = at_work("disk-writer", history, {0: whole})
+    assert judged("no_lost_acks", good).validity is Validity.VALID
+    for kept in ({**whole, 4: "sum9"}, {n: one for n, one in whole.items() if n != 4}):
+        verdict = judged("no_lost_acks", at_work("disk-writer", history, {0: kept}))
         assert verdict.validity is Validity.INVALID
         assert "block 4" in verdict.counterexample[0]
 
@@ -316,20 +315,18 @@ def test_a_search_that_takes_too_long_is_unknown() -> None:
 
 
 def test_pages_come_with_200_from_one_boot() -> None:
-    def pages(*told: list[Any]) -> Evidence:
-        said = [[200, "boot-1"]] * 10
-        history = [
-            line
-            for n, value in enumerate([*said, *told])
-            for line in answered(6.0 + n, n, said=value)
-        ]
-        return at_work("http", connected(history))
+    def pages(*last: Op) -> Evidence:
+        history = runs.steadily(said=[200, "boot-1"])
+        return at_work("http", connected([*history, *last]))
 
     assert judged("stream_intact", pages()).validity is Validity.VALID
-    for told, tells in (([503, "boot-1"], "got 503"), ([200, "boot-2"], "boot id boot-2")):
-        verdict = judged("stream_intact", pages(told))
+    for outcome, value, tells in (
+        (FAIL, [503, "boot-1"], "client 0: request 12 got 503"),
+        (OK, [200, "boot-2"], "boot id boot-2"),
+    ):
+        verdict = judged("stream_intact", pages(*answered(18.0, 12, outcome=outcome, said=value)))
         assert verdict.validity is Validity.INVALID
-        assert any(tells in line for line in verdict.counterexample)
+        assert tells in verdict.counterexample
 
 
 def test_datagrams_may_be_lost_and_doubled_but_not_changed() -> None:
@@ -338,8 +335,10 @@ def test_datagrams_may_be_lost_and_doubled_but_not_changed() -> None:
     run = at_work("udp-sequence", [*APPENDS, *lost, twice])
     assert judged("stream_intact", run).validity is Validity.VALID
     assert judged("stream_intact", run, loss_max=0.05).validity is Validity.INVALID
-    changed = at_work("udp-sequence", [*APPENDS, *answered(17.5, 20, outcome=FAIL)])
-    assert judged("stream_intact", changed).validity is Validity.INVALID
+    changed = Op(17.5, 0, FAIL, -1, "a datagram that was never sent")
+    verdict = judged("stream_intact", at_work("udp-sequence", [*APPENDS, changed]))
+    assert verdict.validity is Validity.INVALID
+    assert verdict.counterexample == ("client 0: a datagram that was never sent",)
 
 
 def test_a_gap_in_a_stream_is_shown() -> None:
@@ -360,3 +359,17 @@ def test_clients_of_udp_need_no_connection() -> None:
     assert judged("connections_survive", run).validity is Validity.UNKNOWN
     beside = replace(run, works={**run.works, **at_work("redis-appends", ECHOES).works})
     assert judged("connections_survive", beside).validity is Validity.VALID
+
+
+def test_clients_that_never_connected_did_not_keep_their_connection() -> None:
+    run = at_work("disk-writer", [Op(6.0, 0, FAIL, -1, "never connected: refused")])
+    verdict = judged("connections_survive", run)
+    assert verdict.validity is Validity.INVALID
+    assert verdict.counterexample == ("client 0: never connected: refused",)
+
+
+def test_a_counterexample_is_short() -> None:
+    run = at_work("redis-appends", APPENDS, {0: []})
+    verdict = judged("no_lost_acks", run)
+    assert verdict.because == "load: 12 acknowledged records are missing"
+    assert verdict.counterexample == tuple(f"0:{n}" for n in range(EXAMPLES_MAX))

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import evidences, runs
 
-from coloctl.chaos.checks import CHECKS, Params
+from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.evidence.silences import Outage, Replies
 from coloctl.chaos.evidence.states import StateChange
+from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.model.event import Kind, Record
 

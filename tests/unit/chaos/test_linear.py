@@ -122,7 +122,7 @@ def _bank(steps: list[tuple[str, str, str, int]]) -> tuple[list[Op], dict[str, A
         history.append(Op(at_s, 0, INVOKE, n, f="transfer", value=move))
         if what == "transfer":
             history.append(Op(at_s + 0.01, 0, OK, n, f="transfer", value=move))
-    return history, {"balances": money, "done": {"0": done}}
+    return history, {"balances": money, "done": {0: done}}
 
 
 @given(STEPS)
@@ -138,7 +138,7 @@ def test_money_that_appears_or_moves_by_itself_is_seen(
     history, kept = _bank(steps)
     held = dict(kept["balances"])
     held[target] += amount
-    if source != target and kept["done"]["0"] > 0:  # then the sum is right, and the amounts are not
+    if source != target and kept["done"][0] > 0:  # then the sum is right, and the amounts are not
         held[source] -= amount
     assert _judged(history, {**kept, "balances": held}) is Validity.INVALID
 
