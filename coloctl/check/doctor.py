@@ -20,9 +20,8 @@ from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
 from coloctl.check.verdict import CheckResult
-from coloctl.colo import launch
+from coloctl.colo.ground import accelerator, find_qemu
 from coloctl.colo.known_bugs import KNOWN_BUGS
-from coloctl.colo.launch import find_qemu
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
 from coloctl.ha import agent
@@ -110,7 +109,7 @@ async def _command_lines(
         sentence = "No command line was tried: first the errors above have to go."
         return [Precondition("command line", Severity.INFO, sentence)]
     pair, blank = reduced
-    accel = await launch.accelerator(binary, spec.guest.accel)
+    accel = await accelerator(binary, spec.guest.accel)
     found = await inspect(binary, hosts["a"])
     plugin = freshcode.find(binary) if accel == "tcg" else None
     return await examine_command_lines(StartedAs(pair, hosts, found, accel, plugin, blank))

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coloctl.clock import Deadline
-from coloctl.colo.launch import Ground, launch_primary, launch_secondary
+from coloctl.colo.ground import Ground
+from coloctl.colo.launch import launch_primary, launch_secondary
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image

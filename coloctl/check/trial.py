@@ -21,8 +21,8 @@ from coloctl import probe_cache
 from coloctl.check.trial_run import run_direction
 from coloctl.check.verdict import ColoSupport, Direction, FullVerdict
 from coloctl.clock import Deadline
+from coloctl.colo.ground import Ground
 from coloctl.colo.known_bugs import named
-from coloctl.colo.launch import Ground
 from coloctl.errors import ColoctlError, LaunchError, UnsupportedQEMU
 from coloctl.host import open_host
 from coloctl.host.base import Host

@@ -17,8 +17,8 @@ from coloctl.check.signs import examine
 from coloctl.check.verdict import ColoSupport, Direction
 from coloctl.clock import Deadline
 from coloctl.colo.checkpoint import CheckpointStats
+from coloctl.colo.ground import Ground
 from coloctl.colo.known_bugs import Combination, Signs, explain
-from coloctl.colo.launch import Ground
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import (
     ColoctlError,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from coloctl.colo import launch
 from coloctl.colo.companion import Companions, Worth
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import DeadlineMissed
 from coloctl.machine import image
 from coloctl.model.pair import NODES, PairSpec

@@ -1,6 +1,6 @@
 """Measure what an accelerator is worth: ``/dev/kvm`` may open and still emulate all that it runs.
 
-Called by `colo.launch` for a pair with ``accel = "auto"``, and by `check.probe` and `check.choose`
+Called by `colo.ground` for a pair with ``accel = "auto"``, and by `check.probe` and `check.choose`
 for their reports; runs the guest of `machine.probe_guest`. On hosts without vmx and svm KVM was
 seen to take 24 s for a loop that TCG finishes in 0.1 s; an ordinary guest seems to hang there.
 

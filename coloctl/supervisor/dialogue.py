@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coloctl.colo import plan, retune
-from coloctl.colo.launch import Ground, boots_alone, primary_command, secondary_command
+from coloctl.colo.ground import Ground
+from coloctl.colo.launch import boots_alone, primary_command, secondary_command
 from coloctl.colo.protect import first_delay_ms
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
 from coloctl.machine import blockdev

@@ -6,7 +6,7 @@ Called by `supervisor.dialogue`; takes the sequences of `colo.plan` and `colo.di
 from __future__ import annotations
 
 from coloctl.colo import difference_plan, mirror_plan, pages, plan
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.model.pair import NodeName, PairSpec, other
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp

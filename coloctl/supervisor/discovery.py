@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import MonitorError
 from coloctl.host.gone import GoneProcess
 from coloctl.machine.cmdline import monitor_sockets

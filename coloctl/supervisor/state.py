@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed

@@ -26,7 +26,7 @@ from support.pairs import DISK_BYTES, firmware_spec, inventory, make_disks, qemu
 from coloctl import paths
 from coloctl.clock import Deadline
 from coloctl.colo import difference, difference_plan, launch, plan, programs, resync
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import ColoctlError, ResyncFailed
 from coloctl.ha.failover import abandon_secondary
 from coloctl.host import open_host

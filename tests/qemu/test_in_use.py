@@ -19,6 +19,7 @@ from support.pairs import firmware_spec, make_disks
 
 from coloctl.cli.verbs.lab_goods import guest
 from coloctl.colo import inuse, launch
+from coloctl.colo.ground import prepare
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.host import locks, open_host
 from coloctl.lab import qemu
@@ -100,7 +101,7 @@ def test_no_secondary_is_made_on_images_or_overlays_that_a_qemu_uses(
     asyncio.run(make_disks(spec, build.img))
 
     async def refused(path: Path) -> None:
-        ground = await launch.prepare(spec)
+        ground = await prepare(spec)
         try:
             with using(build, path, "qcow2"):
                 with pytest.raises(PreconditionFailed, match=path.name):

@@ -30,7 +30,8 @@ from support.pairs import (
     supervised,
 )
 
-from coloctl.colo import launch, protect
+from coloctl.colo import protect
+from coloctl.colo.ground import prepare
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
 from coloctl.lab import qemu
@@ -389,10 +390,10 @@ def test_what_is_known_to_break_is_refused_before_anything_starts(
 
     async def check() -> None:
         if qemu_build.name == "11.1":
-            await (await launch.prepare(spec)).aclose()
+            await (await prepare(spec)).aclose()
             return
         with pytest.raises(UnsupportedQEMU) as refused:
-            await launch.prepare(spec)
+            await prepare(spec)
         assert refused.value.hint
 
     asyncio.run(check())

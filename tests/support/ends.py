@@ -28,7 +28,7 @@ from support.pairs import firmware_spec, make_disks
 from coloctl import paths
 from coloctl.clock import Deadline
 from coloctl.colo import launch
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground, prepare
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError
 from coloctl.lab import guest, qemu
@@ -118,7 +118,7 @@ async def poll(log: Log, vm: VM) -> None:
 
 
 async def play(spec: PairSpec, lab: Lab | None, deed: str, seconds: float) -> None:
-    ground = await launch.prepare(spec)
+    ground = await prepare(spec)
     paths.make_private(ground.folder)
     async with paired(spec, ground) as vms:
         log = Log()

@@ -16,7 +16,7 @@ from typing import Any
 
 from fake_qmp import FakeQMP
 
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.access import Caller
 from coloctl.host.base import (

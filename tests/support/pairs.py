@@ -15,8 +15,7 @@ from support import commands
 from support.smallpair import own_net
 
 from coloctl import paths
-from coloctl.colo import launch
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground, prepare
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import DeadlineMissed, MonitorError
 from coloctl.ha.arbiter import FILE_NAME
@@ -191,7 +190,7 @@ def _swept(folder: Path) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncIterator[Stage]:
     """The pair can be acted upon inside the block; behind it nothing of it is left."""
-    ground = ground or await launch.prepare(spec)
+    ground = ground or await prepare(spec)
     paths.make_private(ground.folder)
     with _swept(ground.folder), Journal(ground.folder / "journal.jsonl") as journal:
         state = PairState(spec, ground, journal, lambda event: None)

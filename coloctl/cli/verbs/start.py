@@ -1,6 +1,6 @@
 """Define the verb `start`: check pair file and hosts, start a supervisor, ask it for the pair.
 
-`cli.verbs.run` loads pair files through `load` too. Hosts and images are checked by `colo.launch`
+`cli.verbs.run` loads pair files through `load` too. Hosts and images are checked by `colo.ground`
 and `colo.inuse`, `control.daemon.spawn` starts the supervisor, and `control.acts` asks it to start
 and protect the guest.
 """
@@ -31,6 +31,7 @@ from coloctl.cli.options import (
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.colo import equal_disks, generation, inuse, launch
+from coloctl.colo.ground import prepare
 from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import (
@@ -158,7 +159,7 @@ async def preflight(pair: PairSpec, *, protect: bool) -> None:
 
     Raises what the start itself would raise later.
     """
-    ground = await launch.prepare(pair)
+    ground = await prepare(pair)
     try:
         await inuse.require_idle(pair, ground.hosts)
         await launch.check_room(pair, ground, "a")
@@ -180,7 +181,7 @@ def _planned(pair: PairSpec, *, protect: bool, begin_on: NodeName | None) -> lis
 async def _dialogue(
     pair: PairSpec, *, protect: bool, begin_on: NodeName | None
 ) -> list[dict[str, Any]]:
-    ground = await launch.prepare(pair)
+    ground = await prepare(pair)
     try:
         companions = await generation.read(pair, ground.hosts)
         return dialogue(

@@ -15,7 +15,7 @@ import signal
 import socket
 
 from coloctl import __version__, paths
-from coloctl.colo import launch
+from coloctl.colo.ground import prepare
 from coloctl.control.daemon.home import Home
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
@@ -56,7 +56,7 @@ async def serve(
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
     try:
-        ground = await launch.prepare(spec)
+        ground = await prepare(spec)
     except BaseException:
         if not leftovers.living(folder):
             leftovers.discard(folder)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from coloctl.clock import Deadline
 from coloctl.colo import coverage, generation, launch, link
 from coloctl.colo.generation import Worth
+from coloctl.colo.ground import require_same_binary
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError, MonitorError, PairBusy, ReplicationError
 from coloctl.model.copied import CopyReport
@@ -109,7 +110,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     known = True
     try:
         if not held:
-            await launch.require_same_binary(state.ground)
+            await require_same_binary(state.ground)
             known = await _give_disks(state, node)
         record = state.recorders[node].record
         secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from coloctl.colo import launch
+from coloctl.colo.ground import require_same_binary
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.arbiter import open_arbiter, require_claimable
 from coloctl.ha.failover import require_answer
@@ -93,7 +94,7 @@ async def _require_sound(state: PairState) -> NodeName:
     held = await open_arbiter(state.spec, state.ground.folder).current()
     require_claimable(held, secondary.name, state.generation + 1)
     await launch.require_same_sizes(state.spec, state.ground)
-    await launch.require_same_binary(state.ground)
+    await require_same_binary(state.ground)
     return secondary.name
 
 

@@ -18,7 +18,7 @@ from support.fakes import DIALECTS, FakeHost, make_spec
 from coloctl.colo import equal_disks
 from coloctl.colo.companion import Companion, Worth
 from coloctl.colo.equal_disks import SMALL_BYTES, disks_alike, worth_comparing
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Completed
 from coloctl.model.pair import NODES, NodeName

@@ -14,7 +14,7 @@ from support.fakes import DIALECTS, make_spec
 
 from coloctl.colo import generation
 from coloctl.colo.generation import Companion, Worth
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import PreconditionFailed
 from coloctl.host import open_host
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec, other

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.colo import launch
+from coloctl.colo.ground import prepare
 from coloctl.colo.known_bugs import (
     KNOWN_BUGS,
     Combination,
@@ -80,9 +80,9 @@ def test_a_start_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch
     async def known(path: Path, _host: object) -> Binary:
         return Binary(path, OLD)
 
-    monkeypatch.setattr(launch, "inspect", known)
+    monkeypatch.setattr("coloctl.colo.ground.inspect", known)
     with pytest.raises(UnsupportedQEMU, match="deadlocks"):
-        asyncio.run(launch.prepare(pair(accel="tcg")))
+        asyncio.run(prepare(pair(accel="tcg")))
 
 
 @pytest.mark.parametrize(

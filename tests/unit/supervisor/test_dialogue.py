@@ -13,7 +13,7 @@ import pytest
 from support.fakes import DIALECTS, Log, fake_state, fake_vm, in_colo, make_spec, seat_pair
 
 from coloctl.colo import plan
-from coloctl.colo.launch import Ground
+from coloctl.colo.ground import Ground
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
 from coloctl.model.pair import (
     CheckpointMode,
