@@ -9,59 +9,38 @@ own, and no network card.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from coloctl import pairfile
 from coloctl.bench.cost import Meter, spent
-from coloctl.bench.document import BENCH_SCHEMA
-from coloctl.bench.soak import SoakCounts
-from coloctl.chaos.run import testbed
+from coloctl.bench.document import head
+from coloctl.chaos.evidence.chronicle import Chronicle
+from coloctl.chaos.evidence.listener import EventListener
 from coloctl.chaos.run.figures import summary
+from coloctl.chaos.run.testbed import PROTECT_DEADLINE_S
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.host import open_host
+from coloctl.lab import sample
 from coloctl.machine import image
 from coloctl.model.units import MIB
 
 DISK_BYTES = 16 * MIB
 BASE_PORT = 21000
 
-_PAIR = """\
-name = {name}
-[guest]
-memory = "64MiB"
-accel = {accel}
-qemu = {qemu}
-[[disk]]
-id = "disk0"
-image = {{ a = {disk_a}, b = {disk_b} }}
-[node.a]
-address = {address_a}
-[node.b]
-address = {address_b}
-[replication]
-base_port = {base_port}
-[checkpoint]
-delay_ms = {delay_ms}
-[policy]
-auto_reprotect = false
-"""
-
 
 @dataclass(frozen=True)
-class Crowd:
+class SupervisorsPlan:
     """The number and kind of pairs, and for how long they are watched."""
 
     qemu: Path
@@ -71,37 +50,37 @@ class Crowd:
     seconds: float = 60.0
     delay_ms: int = 1000
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the part of the document that says what was measured."""
+        qemu = {"binary": str(self.qemu), "accel": self.accel}
+        keys = ("pairs", "seconds", "delay_ms")
+        return {"qemu": qemu, **{key: getattr(self, key) for key in keys}}
 
-def crowd(what: Crowd, tell: Callable[[str], None] = lambda _line: None) -> dict[str, Any]:
+
+def supervisors(
+    plan: SupervisorsPlan, tell: Callable[[str], None] = lambda _line: None
+) -> dict[str, Any]:
     """Protect all pairs, watch them for ``seconds`` without a fault, and return the document.
 
     Every pair is removed afterwards. ``tell`` receives a line when a pair is protected.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{what.name}-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{plan.name}-")))
         clients = []
-        for number in range(1, what.pairs + 1):
+        for number in range(1, plan.pairs + 1):
             began_s = time.monotonic()
-            clients.append(_protected(what, number, folder, stack))
+            clients.append(_protected(plan, number, folder, stack))
             tell(f"pair {number} is in COLO after {time.monotonic() - began_s:.1f} s")
-        pids = [Acts(client).view().supervisor_pid for client in clients]
-        meters = [Meter.read(pid) for pid in pids]
-        seen = _all_watched(clients, what.seconds)
+        meters = [Meter.read(Acts(client).view().supervisor_pid) for client in clients]
+        listeners = [stack.enter_context(EventListener(client.pair)) for client in clients]
+        time.sleep(plan.seconds)
         costs = [spent(meter) for meter in meters]
         views = [Acts(client).view() for client in clients]
-    pauses = [pause for one in seen for pause in one.pauses_ms]
+        chronicles = [Chronicle(events=tuple(listener.heard)) for listener in listeners]
+    pauses = [pause.ms for one in chronicles for pause in one.pauses]
     return {
-        "schema": BENCH_SCHEMA,
-        "bench": "supervisors",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count()},
-        "setting": {
-            "qemu": {"binary": str(what.qemu), "accel": what.accel},
-            "pairs": what.pairs,
-            "seconds": what.seconds,
-            "delay_ms": what.delay_ms,
-        },
-        "false_failovers": [reason for one in seen for reason in one.false_failovers],
+        **head("supervisors", plan.to_json()),
+        "false_failovers": [left.reason for one in chronicles for left in one.left_protection],
         "protected": sum(view.protected for view in views),
         "checkpoints": len(pauses),
         "checkpoint_pause_ms": summary(pauses),
@@ -110,61 +89,39 @@ def crowd(what: Crowd, tell: Callable[[str], None] = lambda _line: None) -> dict
     }
 
 
-def _protected(what: Crowd, number: int, folder: Path, stack: ExitStack) -> ControlClient:
+def _protected(plan: SupervisorsPlan, number: int, folder: Path, stack: ExitStack) -> ControlClient:
     """Start one more pair and bring it into COLO; it ends with ``stack``."""
-    pair = pairfile.load(asyncio.run(_written(what, number, folder)))
+    pair = pairfile.load(asyncio.run(_written(plan, number, folder)))
     born = stack.enter_context(spawned_supervisor(pair))
     stack.callback(born.end)
     client = stack.enter_context(born.connect())
-    Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+    Acts(client).start(wait_s=PROTECT_DEADLINE_S)
     return client
 
 
-async def _written(what: Crowd, number: int, folder: Path) -> Path:
+async def _written(plan: SupervisorsPlan, number: int, folder: Path) -> Path:
     """Write the pair file and its empty disks beside it."""
-    disks = {node: folder / f"{number}-{node}.qcow2" for node in ("a", "b")}
+    path = folder / f"{number}.toml"
+    disks = sample.disks_beside(path)
     host = open_host("local")
     try:
         for disk in disks.values():
-            await image.create_overlay(disk, DISK_BYTES, host.run, qemu_img=image.tool(what.qemu))
+            await image.create_overlay(disk, DISK_BYTES, host.run, qemu_img=image.tool(plan.qemu))
     finally:
         await host.aclose()
     # Loopback addresses that follow from the process, so that two benches do not meet.
     net = f"127.{os.getpid() >> 8 & 63 | 128}.{os.getpid() & 255}"
-    values = {
-        "name": f"{what.name}-{number}",
-        "accel": what.accel,
-        "qemu": str(what.qemu),
-        "disk_a": str(disks["a"]),
-        "disk_b": str(disks["b"]),
-        "address_a": f"{net}.{2 * number}",
-        "address_b": f"{net}.{2 * number + 1}",
-    }
-    path = folder / f"{number}.toml"
-    path.write_text(
-        _PAIR.format(
-            base_port=BASE_PORT,
-            delay_ms=what.delay_ms,
-            **{key: json.dumps(value) for key, value in values.items()},
-        )
+    document = sample.document(
+        name=f"{plan.name}-{number}",
+        guest={"memory": "64MiB", "accel": plan.accel, "qemu": str(plan.qemu)},
+        images={node: str(disk) for node, disk in disks.items()},
+        nodes={
+            "a": {"address": f"{net}.{2 * number}"},
+            "b": {"address": f"{net}.{2 * number + 1}"},
+        },
+        base_port=BASE_PORT,
+        checkpoint_delay_ms=plan.delay_ms,
     )
+    text = tomli_w.dumps({**document, "policy": {"auto_reprotect": False}})
+    path.write_text(text, encoding="utf-8")
     return path
-
-
-def _all_watched(clients: Sequence[ControlClient], seconds: float) -> list[SoakCounts]:
-    """Collect the events of every supervisor in that time; an interrupt ends the time."""
-    ended = threading.Event()
-    until_s = time.monotonic() + seconds
-    with ThreadPoolExecutor(len(clients)) as pool:
-        try:
-            return list(pool.map(lambda client: _watched(client, until_s, ended), clients))
-        finally:
-            ended.set()
-
-
-def _watched(client: ControlClient, until_s: float, ended: threading.Event) -> SoakCounts:
-    seen = SoakCounts()
-    while not ended.is_set() and (left_s := until_s - time.monotonic()) > 0:
-        for event in client.events(min(left_s, 0.5)):
-            seen.note(event)
-    return seen

@@ -24,7 +24,8 @@ from coloctl.bench.pace import Bursts
 from coloctl.bench.pace import bursts as measure_bursts
 from coloctl.bench.soak import SoakCounts, Weather
 from coloctl.bench.soak import soak as run_soak
-from coloctl.bench.supervisors import Crowd, crowd
+from coloctl.bench.supervisors import SupervisorsPlan
+from coloctl.bench.supervisors import supervisors as measure_supervisors
 from coloctl.check.choose import choose
 from coloctl.cli.bench_options import (
     clients_option,
@@ -261,13 +262,13 @@ def supervisors(**options: Any) -> int:
     """
     with Bars() as bars:
         binary, accel = choose(options["qemu"], bars.report)
-    what = Crowd(
+    plan = SupervisorsPlan(
         binary,
         options["accel"] or accel,
         **{key: options[key] for key in ("name", "pairs", "seconds", "delay_ms")},
     )
     console = Console(stderr=True, highlight=False)
-    document = crowd(what, lambda line: console.print(line, style="dim"))
+    document = measure_supervisors(plan, lambda line: console.print(line, style="dim"))
     save(options["output"], document)
     show(document, options["form"], bench_views.facts(document))
     return 1 if document["false_failovers"] else 0
