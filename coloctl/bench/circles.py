@@ -34,8 +34,10 @@ from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.workloads import PAUSE_MS, start_workload
 from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.lab.network import Lab
@@ -108,12 +110,19 @@ class _Crowd:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._groups: list[Clients] = []
+        self._groups: list[ClientProgram] = []
         self.count = 0
 
-    def come(self, count: int, pause_ms: float) -> Clients:
+    def come(self, count: int, pause_ms: float) -> ClientProgram:
         """Start ``count`` more clients."""
-        group = Clients(self._lab, count, pause_ms, first=self.count)
+        work = Workload(
+            name="load",
+            kind="redis-appends",
+            clients=count,
+            params={"pause_ms": pause_ms},
+            numbered_from=self.count,
+        )
+        group = start_workload(self._lab, work)
         self.count += count
         self._groups.append(group)
         return group

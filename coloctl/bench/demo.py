@@ -24,8 +24,10 @@ from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.workloads.clients import Clients
+from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.workloads import start_workload
 from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
@@ -81,7 +83,9 @@ def run(where: DemoSetting, screen: Screen) -> dict[str, Any]:
         screen.step("The guest boots on host a")
         client = stack.enter_context(testbed.pair(where, lab, folder))
         testbed.boot(where, client)
-        clients = Clients(lab, where.clients)
+        clients = start_workload(
+            lab, Workload(name="load", kind="redis-appends", clients=where.clients)
+        )
         stack.callback(clients.kill)
         document = _Demo(where, client, clients, screen).run()
         document["qemu"] = {"binary": str(where.qemu), "accel": where.accel}
@@ -95,7 +99,7 @@ class _Demo:
     """The steps between the boot and the verdict."""
 
     def __init__(
-        self, where: DemoSetting, client: ControlClient, clients: Clients, screen: Screen
+        self, where: DemoSetting, client: ControlClient, clients: ClientProgram, screen: Screen
     ) -> None:
         self.where, self.client, self.clients, self.screen = where, client, clients, screen
 

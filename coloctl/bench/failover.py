@@ -31,8 +31,10 @@ from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.workloads import PAUSE_MS, start_workload
 from coloctl.chaos.workloads.history import OpStatus
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
@@ -141,7 +143,9 @@ class _Run:
             client = stack.enter_context(testbed.pair(self.where, lab, folder))
             testbed.boot(self.where, client)
             self.booted = True
-            clients = Clients(lab, self.plan.clients)
+            clients = start_workload(
+                lab, Workload(name="load", kind="redis-appends", clients=self.plan.clients)
+            )
             stack.callback(clients.kill)
             until(client, lambda _: clients.acknowledged() >= 10 * self.plan.clients)
             Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
@@ -171,7 +175,7 @@ class _Run:
         require_colo(view)
         return view.checkpoints.count >= self.plan.checkpoints
 
-    def _attacked(self, lab: Lab, client: ControlClient, clients: Clients) -> dict[str, Any]:
+    def _attacked(self, lab: Lab, client: ControlClient, clients: ClientProgram) -> dict[str, Any]:
         view = Acts(client).view()
         require_colo(view)
         mac = sample.guest_mac()

@@ -22,8 +22,10 @@ from coloctl.bench.failover import require_colo, until
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.workloads import PAUSE_MS, start_workload
 from coloctl.chaos.workloads.history import Op, OpStatus, operations
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 
@@ -64,7 +66,9 @@ def overhead(
         folder = stack.enter_context(testbed.folder(where))
         client = stack.enter_context(testbed.pair(where, lab, folder))
         testbed.boot(where, client)
-        clients = Clients(lab, load.clients)
+        clients = start_workload(
+            lab, Workload(name="load", kind="redis-appends", clients=load.clients)
+        )
         stack.callback(clients.kill)
         return _Bench(where, load, client, clients, ran).document()
 
@@ -75,7 +79,7 @@ class _Bench:
         where: Testbed,
         load: Load,
         client: ControlClient,
-        clients: Clients,
+        clients: ClientProgram,
         ran: Callable[[Row], None],
     ) -> None:
         self.where, self.load, self.client, self.clients = where, load, client, clients

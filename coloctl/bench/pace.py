@@ -21,7 +21,9 @@ from coloctl.bench.failover import require_colo, until
 from coloctl.bench.overhead import SETTLE_S, Row, pauses, rates
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
+from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.workloads import PAUSE_MS, start_workload
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.model.figures import quantile
@@ -89,9 +91,9 @@ def bursts(
         folder = stack.enter_context(testbed.folder(where))
         client = stack.enter_context(testbed.pair(where, lab, folder))
         testbed.boot(where, client)
-        clients = Clients(
-            lab, load.clients, load.pause_ms, burst_s=load.burst_s, idle_s=load.idle_s
-        )
+        rhythm = {"pause_ms": load.pause_ms, "burst_s": load.burst_s, "idle_s": load.idle_s}
+        work = Workload(name="load", kind="redis-appends", clients=load.clients, params=rhythm)
+        clients = start_workload(lab, work)
         stack.callback(clients.kill)
         until(client, lambda _: clients.acknowledged() >= 10 * load.clients)
         Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
@@ -117,7 +119,7 @@ def bursts(
     }
 
 
-def _stretch(client: ControlClient, clients: Clients, mode: str, seconds: float) -> Row:
+def _stretch(client: ControlClient, clients: ClientProgram, mode: str, seconds: float) -> Row:
     for _ in client.events(0.05):
         pass  # what happened before
     Acts(client).set({"checkpoint-mode": mode})

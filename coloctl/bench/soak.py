@@ -28,7 +28,8 @@ from coloctl.chaos.faults.burners import burners
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.workloads.clients import Clients
+from coloctl.chaos.scenario.values import Workload
+from coloctl.chaos.workloads import start_workload
 from coloctl.chaos.workloads.history import Op
 from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient, ControlEvent
@@ -86,7 +87,13 @@ def soak(
         address = free_address()
         client = stack.enter_context(testbed.pair(where, lab, folder, address))
         testbed.boot(where, client)
-        clients = Clients(lab, weather.clients, SOAK_PAUSE_MS)
+        load = Workload(
+            name="load",
+            kind="redis-appends",
+            clients=weather.clients,
+            params={"pause_ms": SOAK_PAUSE_MS},
+        )
+        clients = start_workload(lab, load)
         stack.callback(clients.kill)
         until(client, lambda _: clients.acknowledged() >= 10 * weather.clients)
         Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)

@@ -21,8 +21,9 @@ from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads import WORKLOADS, Running
+from coloctl.chaos.workloads import WORKLOADS, start_workload
 from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
@@ -34,7 +35,7 @@ PATIENCE_S = 60.0
 SPECS = [Workload(kind, kind, CLIENTS, numbered_from=10 * n) for n, kind in enumerate(WORKLOADS)]
 
 
-def more(works: Mapping[str, Running], count: int) -> None:
+def more(works: Mapping[str, ClientProgram], count: int) -> None:
     """Every workload has seen so many more operations acknowledged."""
     goals = {name: work.acknowledged() + count for name, work in works.items()}
     give_up = time.monotonic() + PATIENCE_S
@@ -44,16 +45,16 @@ def more(works: Mapping[str, Running], count: int) -> None:
 
 
 @contextlib.contextmanager
-def at_work(lab: Lab) -> Iterator[Mapping[str, Running]]:
+def at_work(lab: Lab) -> Iterator[Mapping[str, ClientProgram]]:
     with contextlib.ExitStack() as stack:
         works = {}
         for spec in SPECS:
-            works[spec.name] = WORKLOADS[spec.kind].start(lab, spec)
+            works[spec.name] = start_workload(lab, spec)
             stack.callback(works[spec.name].kill)
         yield works
 
 
-def over(spec: Workload, running: Running) -> WorkloadRecord:
+def over(spec: Workload, running: ClientProgram) -> WorkloadRecord:
     return WorkloadRecord(spec, running.finish(), running.read_back())
 
 

@@ -136,7 +136,7 @@ class Clients:
     count: int
     process: subprocess.Popen[str]
     log: Path
-    server: tuple[str, ...] = ("--host", layout.GUEST)
+    server: str = layout.GUEST
     history: list[Op] = field(default_factory=list)
 
     def seen(self) -> list[Op]:
@@ -175,9 +175,9 @@ class Clients:
 
     def read_back(self) -> Mapping[int, list[int]]:
         """What the guest holds of each client, over new connections."""
-        argv = (*WORKLOAD, *self.server, "--clients", str(self.count), "--read-back")
-        lines = self.lab.run(argv).stdout.splitlines()
-        return {int(line.split()[0]): [int(n) for n in line.split()[1:]] for line in lines}
+        argv = (*WORKLOAD, "--host", self.server, "--clients", str(self.count), "--read-back")
+        held: Mapping[str, list[int]] = json.loads(self.lab.run(argv).stdout)
+        return {int(client): records for client, records in held.items()}
 
 
 @contextmanager
@@ -185,13 +185,12 @@ def clients(
     lab: Lab, log: Path, count: int = 4, pause_ms: float = 0, server: str = layout.GUEST
 ) -> Iterator[Clients]:
     """Clients at work inside the block; ``server`` is the guest's address, with or without port."""
-    host, _, port = server.partition(":")
-    where = ("--host", host, *(("--port", port) if port else ()))
-    argv = (*WORKLOAD, *where, "--clients", str(count), "--pause-ms", str(pause_ms))
+    params = json.dumps({"pause_ms": pause_ms})
+    argv = (*WORKLOAD, "--host", server, "--clients", str(count), "--params", params)
     with log.open("w") as out:
         process = lab.popen(argv, stdin=subprocess.PIPE, stdout=out, text=True)
     try:
-        yield Clients(lab, count, process, log, where)
+        yield Clients(lab, count, process, log, server)
     finally:
         process.kill()
         process.wait()

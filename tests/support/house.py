@@ -68,7 +68,7 @@ ACTS = frozenset(
 #: Connecting to a monitor, polling an idempotent query, reconnecting a workload.
 RETRIES = frozenset(
     {f"{ROOT}.qmp.session", f"{ROOT}.qmp.monitor", f"{ROOT}.qmp.wait"}
-    | {f"{ROOT}.chaos.workloads.redis_appends"}
+    | {f"{ROOT}.chaos.workloads.store"}
 )
 
 FILE_LINES = 350

@@ -21,7 +21,8 @@ from coloctl.chaos.faults.fault import PairUnderTest, Setup, environment_set
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import STEADY_DEADLINE_S, Testbed
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
-from coloctl.chaos.workloads import WORKLOADS, Running
+from coloctl.chaos.workloads import WORKLOADS, start_workload
+from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import spawned_supervisor
@@ -42,7 +43,7 @@ class Environment:
     client: ControlClient
     ear: EventListener
     lan: LanWatch
-    works: dict[str, tuple[Workload, Running]]
+    works: dict[str, tuple[Workload, ClientProgram]]
 
     @property
     def acts(self) -> Acts:
@@ -58,7 +59,7 @@ class Environment:
         """Start the clients that begin then."""
         for work in self.scenario.workloads:
             if work.begins == begins:
-                self.works[work.name] = (work, WORKLOADS[work.kind].start(self.lab, work))
+                self.works[work.name] = (work, start_workload(self.lab, work))
 
     def boot(self) -> None:
         """Start the guest, unprotected, and wait until it serves."""

@@ -31,23 +31,19 @@ Every client notes ``opened ID`` once and ``closed ID`` at its end (``n`` -1, in
 that happens to its connection is a fail with ``n`` -1. Clients of UDP open nothing. ID is redis's
 own number of the connection, elsewhere the client's port. A block that the guest's disk refuses is
 info with the disk's error; its client goes on. A datagram is given up only when its client ends.
-
-The program of redis-appends is another (workload.py): it prints lines instead of JSON.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from coloctl.chaos.scenario.values import Params, Workload
-from coloctl.chaos.workloads.clients import PAUSE_MS, Clients
-from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.lab import layout
 
@@ -55,38 +51,19 @@ if TYPE_CHECKING:  # a lab's imports would cost each client a second of its star
     from coloctl.lab.network import Lab
 
 
-class Running(Protocol):
-    """Clients at work."""
-
-    history: list[Op]
-
-    def acknowledged(self) -> int:
-        """Count the operations that clients saw acknowledged so far."""
-        ...
-
-    def finish(self) -> list[Op]:
-        """Wait until every client has ended; raises `DeadlineMissed` when one waits for ever."""
-        ...
-
-    def read_back(self) -> Any:
-        """Return what the guest holds now; raises `LabError` when it does not answer."""
-        ...
-
-    def kill(self) -> None:
-        """End their process."""
-        ...
-
-
 @dataclass(frozen=True)
 class WorkloadKind:
-    """One kind of work."""
+    """One kind of work; the program of the same name does it."""
 
     doc: str
-    start: Callable[[Lab, Workload], Running]
-    params: type[Params] = Params
+    params: type[Params]
     #: The checks that understand its history.
-    checks: Sequence[str] = ()
+    checks: Sequence[str]
     services: bool = True  #: the guest must have been started with ``services``
+
+
+#: Between two records of one client, milliseconds: a load, but not a flood.
+PAUSE_MS = 2
 
 
 class AppendsParams(Params):
@@ -135,96 +112,56 @@ class BlocksParams(PacedParams):
     block_bytes: int = Field(1024, ge=16, le=65536)
 
 
-def _appends(lab: Lab, spec: Workload) -> Running:
-    params = AppendsParams(**spec.params)
-    return Clients(
-        lab,
-        spec.clients,
-        params.pause_ms,
-        first=spec.numbered_from,
-        burst_s=params.burst_s,
-        idle_s=params.idle_s,
-        arrive_s=params.arrive_s,
-    )
-
-
-def _by_client(kept: Mapping[str, Any]) -> dict[int, Any]:
-    """Convert keys to numbers: JSON has text for keys only, and clients are numbers."""
-    return {int(client): value for client, value in kept.items()}
-
-
-def _bank(said: str) -> dict[str, Any]:
-    kept = json.loads(said)
-    return {"balances": kept["balances"], "done": _by_client(kept["done"])}
-
-
-def _checksums(said: str) -> dict[int, dict[int, int]]:
-    kept = _by_client(json.loads(said))
-    return {client: _by_client(blocks) for client, blocks in kept.items()}
-
-
-def _program(
-    module: str, decode: Callable[[str], Any] = json.loads
-) -> Callable[[Lab, Workload], Running]:
-    """Return a function that starts the program of that name."""
-
-    def start(lab: Lab, spec: Workload) -> Running:
-        who = [
-            *(sys.executable, "-m", f"{__name__}.{module}", "--host", layout.GUEST),
-            *("--clients", str(spec.clients), "--first", str(spec.numbered_from)),
-            *("--params", json.dumps(dict(spec.params))),
-        ]
-        return ClientProgram(lab, who, decode=decode)
-
-    return start
-
-
 _CONNECTED = ("connections_survive", "outage_within")
 
 WORKLOADS: Mapping[str, WorkloadKind] = {
     "redis-appends": WorkloadKind(
         "numbered records are appended to lists of redis, on the disk when acknowledged",
-        _appends,
         AppendsParams,
         ("no_lost_acks", *_CONNECTED),
         services=False,
     ),
     "redis-transfers": WorkloadKind(
         "money moves between accounts of redis in transactions; now and then all are read",
-        _program("redis_transfers", _bank),
         TransfersParams,
         ("bank_sum", *_CONNECTED),
         services=False,
     ),
     "redis-registers": WorkloadKind(
         "a few registers of redis are written, read, and compared and set",
-        _program("redis_registers"),
         RegistersParams,
         ("linearizable", *_CONNECTED),
         services=False,
     ),
     "tcp-stream": WorkloadKind(
         "a stream both ways, every byte checked",
-        _program("tcp_stream"),
         StreamParams,
         ("stream_intact", *_CONNECTED),
     ),
     "http": WorkloadKind(
         "a web server is asked over connections that are kept alive",
-        _program("http"),
         PacedParams,
         _CONNECTED,
     ),
     "udp-sequence": WorkloadKind(
         "numbered datagrams are echoed",
-        _program("udp_sequence"),
         PacedParams,
         ("outage_within",),
     ),
     "disk-writer": WorkloadKind(
         "the guest writes checksummed blocks to its disk, each synced before it is acknowledged",
-        _program("disk_writer", _checksums),
         BlocksParams,
         ("no_lost_acks", *_CONNECTED),
     ),
 }
+
+
+def start_workload(lab: Lab, work: Workload) -> ClientProgram:
+    """Start the clients of that workload in the lab."""
+    who = [
+        *(sys.executable, "-m", f"{__name__}.{work.kind.replace('-', '_')}"),
+        *("--host", layout.GUEST),
+        *("--clients", str(work.clients), "--first", str(work.numbered_from)),
+        *("--params", json.dumps(dict(work.params))),
+    ]
+    return ClientProgram(lab, who)

@@ -6,12 +6,12 @@ Called by `chaos.workloads.disk_writer` and `chaos.workloads.guest_audit`; the p
 
 from __future__ import annotations
 
-from coloctl.chaos.workloads.client import Broken, Line
+from coloctl.chaos.workloads.client import ConnectionLost, GuestConnection
 from coloctl.lab.guest import BLOCKS_PORT
 
 
-class Blocks(Line):
-    """An open connection to that service; any error of it is a `Broken`."""
+class Blocks(GuestConnection):
+    """An open connection to that service; any error of it is a `ConnectionLost`."""
 
     def __init__(self, host: str) -> None:
         super().__init__(host, BLOCKS_PORT)
@@ -42,7 +42,7 @@ class Blocks(Line):
         self.send(request.encode() + b"\n")
         said = self._line()
         if not said.startswith("ok "):
-            raise Broken(f"the guest cannot read: {said}")
+            raise ConnectionLost(f"the guest cannot read: {said}")
         return self.receive(int(said.removeprefix("ok ")))
 
     def _line(self) -> str:

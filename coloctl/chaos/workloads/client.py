@@ -1,6 +1,6 @@
 """Provide what the programs of clients share: their start, their errors, one connection each.
 
-Called by each program of `chaos.workloads`. A program is ``main(WORK)``: a thread per client works
+Called by each program of `chaos.workloads`. A program is ``main(KIND)``: a thread per client works
 until standard input ends. A client has one connection that is never renewed; what ends it is noted,
 and ends the client.
 """
@@ -13,24 +13,40 @@ import random
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
 from coloctl.chaos.scenario.values import Params
-from coloctl.chaos.workloads.history import OpStatus
-from coloctl.chaos.workloads.recorder import CONNECT_DEADLINE_S, REPLY_DEADLINE_S, Recorder
+from coloctl.chaos.workloads.history import Op, OpStatus
+
+#: No reply for so long means that the connection hangs, seconds. Linux gives up a connection only
+#: after minutes; a client of a protected guest should never wait longer than a failover.
+REPLY_DEADLINE_S = 20.0
+#: The guest may still be booting when the clients come, seconds.
+CONNECT_DEADLINE_S = 60.0
 
 P = TypeVar("P", bound=Params)
 
 
-class Broken(Exception):
-    """The connection is not what it was."""
+class ConnectionLost(Exception):
+    """The connection is not what it was. A ``complete`` message needs no number of a record."""
+
+    def __init__(self, message: str, *, complete: bool = False) -> None:
+        super().__init__(message)
+        self.complete = complete
 
 
-class Complete(Broken):
-    """The same, with a message that needs no addition."""
+_writing = threading.Lock()
+
+
+def write(op: Op) -> None:
+    """Write one line of the history to standard output; lines of many threads stay whole."""
+    with _writing:
+        sys.stdout.write(op.line() + "\n")
+        sys.stdout.flush()
 
 
 @dataclass
@@ -41,8 +57,9 @@ class Client(Generic[P]):
     first: int  #: the number of the first client of its workload, which names what they share
     host: str
     params: P
-    record: Recorder
     ending: threading.Event
+    record: Callable[[Op], None] = write
+    place: float = 0.0  #: among the clients of its workload: 0 for the first, below 1 for the last
     n: int = 0  #: the operation that comes next
     chance: random.Random = field(init=False)
 
@@ -51,7 +68,8 @@ class Client(Generic[P]):
 
     def note(self, outcome: OpStatus, n: int | None = None, note: str = "", **said: Any) -> None:
         """Write a line of the history, about operation ``n`` (by default the one under way)."""
-        self.record(self.number, outcome, self.n if n is None else n, note, **said)
+        n = self.n if n is None else n
+        self.record(Op(time.monotonic(), self.number, outcome, n, note, **said))
 
     def opened(self, identity: object) -> None:
         """Note that the connection of that identity is open."""
@@ -77,14 +95,14 @@ class Client(Generic[P]):
             raise
 
 
-class Line:
-    """A TCP connection to a service of the guest; every failure of it is a `Broken`."""
+class GuestConnection:
+    """A TCP connection to a service of the guest; every failure of it is a `ConnectionLost`."""
 
     def __init__(self, host: str, port: int) -> None:
         try:
             self._socket = socket.create_connection((host, port), REPLY_DEADLINE_S)
         except OSError as error:
-            raise Complete(f"never connected: {error}") from error
+            raise ConnectionLost(f"never connected: {error}", complete=True) from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._came = bytearray()
 
@@ -97,20 +115,20 @@ class Line:
     def identity(self) -> str:
         """Return what distinguishes this connection from any other.
 
-        Raises `Broken` when there is none any more.
+        Raises `ConnectionLost` when there is none any more.
         """
         try:
             self._socket.getpeername()
             return str(self._socket.getsockname()[1])
         except OSError as error:
-            raise Broken(str(error)) from error
+            raise ConnectionLost(str(error)) from error
 
     def send(self, data: bytes) -> None:
-        """Send all bytes; raises `Broken` when that fails."""
+        """Send all bytes; raises `ConnectionLost` when that fails."""
         try:
             self._socket.sendall(data)
         except OSError as error:
-            raise Broken(str(error) or "no room for what is sent") from error
+            raise ConnectionLost(str(error) or "no room for what is sent") from error
 
     def receive(self, size: int) -> bytes:
         """Receive the next ``size`` bytes."""
@@ -128,11 +146,11 @@ class Line:
         try:
             came = self._socket.recv(65536)
         except TimeoutError as error:
-            raise Broken(f"no reply for {REPLY_DEADLINE_S:.0f} s") from error
+            raise ConnectionLost(f"no reply for {REPLY_DEADLINE_S:.0f} s") from error
         except OSError as error:
-            raise Broken(str(error)) from error
+            raise ConnectionLost(str(error)) from error
         if not came:
-            raise Broken("closed by the guest")
+            raise ConnectionLost("closed by the guest")
         self._came += came
 
     def _take(self, size: int) -> bytes:
@@ -142,8 +160,8 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Work(Generic[P]):
-    """The act of one kind of client, and how to ask what the guest holds.
+class ClientKind(Generic[P]):
+    """The operations of one kind of client, and how to ask what the guest holds.
 
     ``read_back`` gets the host, the parameters and the numbers of the clients.
     """
@@ -157,13 +175,12 @@ def work_to_end(work: Callable[[Client[P]], None], client: Client[P]) -> None:
     """Run the client to its end; what broke its connection is in its history."""
     try:
         work(client)
-    except Complete as error:
-        client.note(OpStatus.FAIL, -1, str(error))
-    except Broken as error:
-        client.note(OpStatus.FAIL, -1, f"broke at record {client.n}: {error}")
+    except ConnectionLost as error:
+        note = str(error) if error.complete else f"broke at record {client.n}: {error}"
+        client.note(OpStatus.FAIL, -1, note)
 
 
-def main(work: Work[P], arguments: Sequence[str] | None = None) -> None:
+def main(work: ClientKind[P], arguments: Sequence[str] | None = None) -> None:
     """Run clients until standard input ends; with ``--read-back`` print what the guest holds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
@@ -177,17 +194,14 @@ def main(work: Work[P], arguments: Sequence[str] | None = None) -> None:
     if options.read_back:
         print(json.dumps(work.read_back(options.host, params, numbers)))
         return
-    ending, record = threading.Event(), Recorder()
+    ending = threading.Event()
+    clients = [
+        Client(number, options.first, options.host, params, ending, place=at / len(numbers))
+        for at, number in enumerate(numbers)
+    ]
     threads = [
-        threading.Thread(
-            target=work_to_end,
-            args=(
-                work.work,
-                Client(number, options.first, options.host, params, record, ending),
-            ),
-            daemon=True,
-        )
-        for number in numbers
+        threading.Thread(target=work_to_end, args=(work.work, client), daemon=True)
+        for client in clients
     ]
     for thread in threads:
         thread.start()

@@ -13,7 +13,7 @@ from typing import Any
 
 from coloctl.chaos.workloads import BlocksParams
 from coloctl.chaos.workloads.blocks import Blocks
-from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.client import Client, ClientKind, main
 from coloctl.chaos.workloads.history import OpStatus
 
 
@@ -54,4 +54,4 @@ def read_back(host: str, params: BlocksParams, numbers: Sequence[int]) -> Any:
 
 
 if __name__ == "__main__":
-    main(Work(BlocksParams, work, read_back))
+    main(ClientKind(BlocksParams, work, read_back))

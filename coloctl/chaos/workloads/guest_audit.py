@@ -17,7 +17,7 @@ from typing import Any
 
 from coloctl.chaos.evidence.appendonly import RECORDS, NotRedisFile, records
 from coloctl.chaos.workloads.blocks import Blocks
-from coloctl.chaos.workloads.client import Broken
+from coloctl.chaos.workloads.client import ConnectionLost
 from coloctl.chaos.workloads.store import store
 
 MARK = b"audit:mark"
@@ -40,7 +40,10 @@ def memory(host: str, mark: bytes) -> dict[int, list[int]]:
 
 
 def audit(host: str) -> dict[str, Any]:
-    """Return the guest's answers, as `Audit` has them; raises `Broken` or `NotRedisFile`."""
+    """Return the guest's answers, as `Audit` has them.
+
+    Raises `ConnectionLost` or `NotRedisFile`.
+    """
     at_s, mark = time.monotonic(), secrets.token_hex(8).encode()
     remembered = memory(host, mark)
     with Blocks(host) as disk:
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", required=True)
     try:
         print(json.dumps(audit(parser.parse_args(arguments).host)))
-    except (Broken, NotRedisFile) as error:
+    except (ConnectionLost, NotRedisFile) as error:
         raise SystemExit(f"no audit: {error}") from error
 
 

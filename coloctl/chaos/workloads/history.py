@@ -1,6 +1,6 @@
 """Define the history of clients: what they did and saw, as JSON lines in monotonic time.
 
-Called by `chaos.workloads.recorder`, which writes it, and by `chaos.checks`, `chaos.report` and
+Called by `chaos.workloads.client`, which writes it, and by `chaos.checks`, `chaos.report` and
 `bench`, which only read it.
 """
 

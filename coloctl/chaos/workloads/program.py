@@ -1,8 +1,7 @@
 """Run a program in the lab that works like a client, and read its history as it comes.
 
-Called by `chaos.workloads` and `chaos.workloads.clients`; starts it in a namespace of
-`lab.network`. The program writes its history to standard output and ends by itself when its
-standard input does.
+Called by `chaos.workloads`; starts it in a namespace of `lab.network`. The program writes its
+history to standard output and ends by itself when its standard input does.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import contextlib
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from coloctl.chaos.workloads.history import Op, OpStatus, parse
@@ -20,7 +19,7 @@ from coloctl.errors import DeadlineMissed, LabError
 if TYPE_CHECKING:  # a lab's imports would cost each client a second of its start
     from coloctl.lab.network import Lab
 
-#: From the end of the load to the last reply; a client gives up a reply long before (workload.py).
+#: From the end of the load to the last reply; a client gives up a reply long before (client.py).
 CLIENTS_END_S = 90.0
 
 
@@ -28,20 +27,14 @@ class ClientProgram:
     """One program at work in the client's namespace until `finish`; ended by `kill` at the latest.
 
     ``who`` is the program with its arguments. With ``--read-back`` after them it prints what the
-    guest holds, for ``decode``. With ``work`` after them it works.
+    guest holds, as JSON.
     """
 
-    def __init__(
-        self,
-        lab: Lab,
-        who: Sequence[str],
-        work: Sequence[str] = (),
-        decode: Callable[[str], Any] = json.loads,
-    ) -> None:
+    def __init__(self, lab: Lab, who: Sequence[str]) -> None:
         self.history: list[Op] = []
-        self._lab, self._who, self._decode = lab, tuple(who), decode
+        self._lab, self._who = lab, tuple(who)
         self._process = lab.popen(
-            [*self._who, *work],
+            self._who,
             "client",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -81,11 +74,12 @@ class ClientProgram:
     def read_back(self) -> Any:
         """Return what the guest holds now, asked over new connections.
 
-        Raises `LabError` when there is no answer, or none that can be read.
+        Clients and records are numbers in it. Raises `LabError` when there is no answer, or none
+        that can be read.
         """
         said = self._lab.run([*self._who, "--read-back"], "client").stdout
         try:
-            return self._decode(said)
+            return json.loads(said, object_hook=numbered)
         except ValueError as error:
             raise LabError(f"The guest's answer cannot be read: {said[:80]!r}.") from error
 
@@ -99,3 +93,8 @@ class ClientProgram:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def numbered(held: Mapping[str, Any]) -> dict[Any, Any]:
+    """Convert keys that are numbers to numbers: JSON has text for keys only."""
+    return {int(key) if key.isdecimal() else key: value for key, value in held.items()}

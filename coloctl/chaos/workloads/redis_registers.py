@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coloctl.chaos.workloads import RegistersParams
-from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.client import Client, ClientKind, main
 from coloctl.chaos.workloads.history import OpStatus
 from coloctl.chaos.workloads.store import Store, store
 
@@ -86,4 +86,4 @@ def read_back(host: str, params: RegistersParams, numbers: Sequence[int]) -> Any
 
 
 if __name__ == "__main__":
-    main(Work(RegistersParams, work, read_back))
+    main(ClientKind(RegistersParams, work, read_back))

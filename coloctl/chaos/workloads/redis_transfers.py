@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coloctl.chaos.workloads import TransfersParams
-from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.client import Client, ClientKind, main
 from coloctl.chaos.workloads.history import OpStatus
 from coloctl.chaos.workloads.store import Store, store
 
@@ -83,4 +83,4 @@ def read_back(host: str, params: TransfersParams, numbers: Sequence[int]) -> Any
 
 
 if __name__ == "__main__":
-    main(Work(TransfersParams, work, read_back))
+    main(ClientKind(TransfersParams, work, read_back))

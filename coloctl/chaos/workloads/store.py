@@ -1,7 +1,8 @@
 """Connect a client to redis: one connection, never renewed, and transactions over it.
 
-Called by `chaos.workloads.redis_registers`, `chaos.workloads.redis_transfers` and
-`chaos.workloads.guest_audit`; the port is that of `lab.guest`.
+Called by `chaos.workloads.guest_audit`, `chaos.workloads.redis_appends`,
+`chaos.workloads.redis_registers` and `chaos.workloads.redis_transfers`; the port is that of
+`lab.guest`.
 """
 
 from __future__ import annotations
@@ -10,22 +11,48 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from redis.connection import Connection
 from redis.exceptions import RedisError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from coloctl.chaos.workloads.client import Broken, Complete
-from coloctl.chaos.workloads.redis_appends import ask, connect
+from coloctl.chaos.workloads.client import CONNECT_DEADLINE_S, REPLY_DEADLINE_S, ConnectionLost
 from coloctl.lab.guest import REDIS_PORT
 
 
+@retry(
+    retry=retry_if_exception_type(RedisError),
+    stop=stop_after_delay(CONNECT_DEADLINE_S),
+    wait=wait_fixed(0.2),
+    reraise=True,
+)
+def connect(host: str) -> Any:
+    """Open one connection to redis at ``ADDRESS`` or ``ADDRESS:PORT``.
+
+    Raises `RedisError` when there is none in time.
+    """
+    address, _, port = host.partition(":")
+    make: Any = Connection  # redis-py leaves its constructor untyped
+    connection = make(
+        host=address,
+        port=int(port or REDIS_PORT),
+        socket_timeout=REPLY_DEADLINE_S,
+        socket_connect_timeout=5,
+        protocol=2,
+    )
+    connection.connect()
+    return connection
+
+
 class Store:
-    """An open connection to redis; any error of it is a `Broken`."""
+    """An open connection to redis; any error of it is a `ConnectionLost`."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     def ask(self, *command: Any) -> Any:
         """Send one command and return the reply."""
-        return ask(self._connection, *command)
+        self._connection.send_command(*command)
+        return self._connection.read_response()
 
     def at_once(self, *commands: Sequence[Any]) -> list[Any]:
         """Run commands all at once, or none of them; return their replies."""
@@ -46,12 +73,12 @@ class Store:
 def store(host: str) -> Iterator[Store]:
     """Open a connection to the guest's redis for the length of the block."""
     try:
-        connection = connect(host, REDIS_PORT)
+        connection = connect(host)
     except (RedisError, OSError) as error:
-        raise Complete(f"never connected: {error}") from error
+        raise ConnectionLost(f"never connected: {error}", complete=True) from error
     try:
         yield Store(connection)
     except (RedisError, OSError) as error:
-        raise Broken(str(error)) from error
+        raise ConnectionLost(str(error)) from error
     finally:
         connection.disconnect()

@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 
 from coloctl.chaos.workloads import StreamParams
-from coloctl.chaos.workloads.client import Broken, Client, Complete, Line, Work, main
+from coloctl.chaos.workloads.client import Client, ClientKind, ConnectionLost, GuestConnection, main
 from coloctl.chaos.workloads.history import OpStatus
 from coloctl.lab.guest import ECHO_PORT
 
@@ -31,7 +31,7 @@ def wrong_byte(sent: bytes, came: bytes) -> int | None:
 def work(client: Client[StreamParams]) -> None:
     """Keep a window of chunks under way until the load ends, then await the rest."""
     under_way: deque[int] = deque()
-    with Line(client.host, ECHO_PORT) as line:
+    with GuestConnection(client.host, ECHO_PORT) as line:
         client.opened(line.identity())
         try:
             while client.paused(client.params.pause_ms):
@@ -43,21 +43,21 @@ def work(client: Client[StreamParams]) -> None:
                 check(client, line, under_way)
             while under_way:
                 check(client, line, under_way)
-        except Broken:
+        except ConnectionLost:
             for n in under_way:
                 client.note(OpStatus.INFO, n)
             raise
         client.closed(line.identity())
 
 
-def check(client: Client[StreamParams], line: Line, under_way: deque[int]) -> None:
-    """Check that the oldest chunk came back as it was sent; raises `Broken` otherwise."""
+def check(client: Client[StreamParams], line: GuestConnection, under_way: deque[int]) -> None:
+    """Check that the oldest chunk came back as it was sent; raises `ConnectionLost` otherwise."""
     n, size = under_way[0], client.params.chunk_bytes
     came = line.receive(size)
     if (at := wrong_byte(chunk(client.number, n, size), came)) is not None:
-        raise Complete(f"wrong byte at {n * size + at}")
+        raise ConnectionLost(f"wrong byte at {n * size + at}", complete=True)
     client.note(OpStatus.OK, under_way.popleft())
 
 
 if __name__ == "__main__":
-    main(Work(StreamParams, work))
+    main(ClientKind(StreamParams, work))

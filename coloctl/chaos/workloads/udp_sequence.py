@@ -11,7 +11,7 @@ import threading
 import time
 
 from coloctl.chaos.workloads import PacedParams
-from coloctl.chaos.workloads.client import Client, Work, main
+from coloctl.chaos.workloads.client import Client, ClientKind, main
 from coloctl.chaos.workloads.history import OpStatus
 from coloctl.lab.guest import ECHO_PORT
 
@@ -80,4 +80,4 @@ def work(client: Client[PacedParams]) -> None:
 
 
 if __name__ == "__main__":
-    main(Work(PacedParams, work))
+    main(ClientKind(PacedParams, work))

@@ -17,7 +17,6 @@ from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import FrameRun, Takeover
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.workloads.history import Op, OpStatus
-from coloctl.chaos.workloads.redis_appends import Rhythm
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
 
@@ -201,13 +200,6 @@ def test_pauses_are_a_share_of_the_time() -> None:
 def test_a_ratio_needs_something_to_compare_with() -> None:
     assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 200.0}) == 0.25
     assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 0.0}) is None
-
-
-def test_clients_of_one_clock_burst_together() -> None:
-    rhythm = Rhythm(0.002, burst_s=3.0, idle_s=7.0)
-    assert rhythm.wait_s(1002.9) == 0.002
-    assert rhythm.wait_s(1003.5) == pytest.approx(6.5)
-    assert Rhythm(0.002).wait_s(1003.5) == 0.002
 
 
 def qemu_said(event: str, at_s: float, node: str = "a") -> ControlEvent:

@@ -30,31 +30,22 @@ from coloctl.chaos.workloads import (
     TransfersParams,
     disk_writer,
     http,
+    redis_appends,
     redis_transfers,
+    start_workload,
     tcp_stream,
     udp_sequence,
 )
 from coloctl.chaos.workloads import blocks as blocks_of
-from coloctl.chaos.workloads.client import Broken, Client, work_to_end
+from coloctl.chaos.workloads.client import Client, ConnectionLost, work_to_end
 from coloctl.chaos.workloads.history import Op, OpStatus, operations
 from coloctl.chaos.workloads.program import ClientProgram
-from coloctl.chaos.workloads.recorder import Recorder
 from coloctl.errors import LabError
 from coloctl.lab.network import Lab
 
 pytestmark = pytest.mark.unit
 
 Server = Callable[[socket.socket], None]
-
-
-class Notes(Recorder):
-    """Keeps a history instead of printing it."""
-
-    def __init__(self) -> None:
-        self.ops: list[Op] = []
-
-    def __call__(self, client: int, outcome: OpStatus, n: int, note: str = "", **said: Any) -> None:
-        self.ops.append(Op(time.monotonic(), client, outcome, n, note, **said))
 
 
 @contextmanager
@@ -74,20 +65,25 @@ def serving(server: Server) -> Iterator[int]:
 
 
 def lives(
-    work: Callable[[Client[Any]], None], params: Params, enough: Callable[[list[Op]], bool]
+    work: Callable[[Client[Any]], None],
+    params: Params,
+    enough: Callable[[list[Op]], bool],
+    port: int | None = None,
 ) -> list[Op]:
     """The history of one client that is told to end when it has done enough."""
-    notes, ending = Notes(), threading.Event()
-    client = Client(3, 3, "127.0.0.1", cast(Any, params), notes, ending)
+    notes: list[Op] = []
+    ending = threading.Event()
+    host = "127.0.0.1" if port is None else f"127.0.0.1:{port}"
+    client = Client(3, 3, host, cast(Any, params), ending, notes.append)
     thread = threading.Thread(target=work_to_end, args=(work, client), daemon=True)
     thread.start()
     give_up = time.monotonic() + 10
-    while thread.is_alive() and not enough(notes.ops) and time.monotonic() < give_up:
+    while thread.is_alive() and not enough(notes) and time.monotonic() < give_up:
         time.sleep(0.002)
     ending.set()
     thread.join(10)
     assert not thread.is_alive()
-    return notes.ops
+    return notes
 
 
 def acknowledged(ops: list[Op]) -> list[int]:
@@ -210,7 +206,7 @@ def test_answers_are_kept_with_status_and_body(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_what_is_no_answer_over_a_kept_connection_breaks_it(head: str) -> None:
-    with pytest.raises(Broken):
+    with pytest.raises(ConnectionLost):
         http.answered(head)
 
 
@@ -286,6 +282,57 @@ def test_half_a_block_has_another_checksum() -> None:
     assert disk_writer.checksums(half, 64)[0] != zlib.crc32(disk_writer.block(1, 0, 64))
 
 
+# -- records
+
+
+class Redis:
+    """A server that knows the two commands of a client of records, and breaks at one of them."""
+
+    def __init__(self, breaks_at: int) -> None:
+        self.records: list[bytes] = []
+        self._breaks_at = breaks_at
+
+    def __call__(self, connection: socket.socket) -> None:
+        stream = connection.makefile("rwb")
+        for line in stream:
+            words = [stream.read(int(stream.readline()[1:]) + 2)[:-2] for _ in range(int(line[1:]))]
+            if words[0] == b"RPUSH":
+                if len(self.records) == self._breaks_at:
+                    return
+                self.records.append(words[2])
+            stream.write(b":%d\r\n" % (7 if words[0] == b"CLIENT" else len(self.records)))
+            stream.flush()
+
+
+def test_records_are_numbered_and_the_one_that_breaks_the_connection_is_unknown() -> None:
+    server = Redis(breaks_at=2)
+    with serving(server) as port:
+        ops = lives(redis_appends.work, AppendsParams(pause_ms=0), lambda ops: False, port)
+    assert server.records == [b"0", b"1"]
+    assert acknowledged(ops) == [0, 1]
+    assert [op.n for op in ops if op.outcome is OpStatus.INVOKE] == [0, 1, 2]
+    assert [op.n for op in ops if op.outcome is OpStatus.INFO and op.n >= 0] == [2]
+    (_, opened), (status, broke) = connection_notes(ops)
+    assert opened == "opened 7"
+    assert status is OpStatus.FAIL
+    assert broke.startswith("broke at record 2: ")
+
+
+def test_a_load_that_ends_closes_its_connection_after_a_whole_record() -> None:
+    server = Redis(breaks_at=-1)
+    with serving(server) as port:
+        ops = lives(redis_appends.work, AppendsParams(pause_ms=1), three, port)
+    assert acknowledged(ops) == list(range(len(server.records)))
+    assert [note for _, note in connection_notes(ops)] == ["opened 7", "closed 7"]
+
+
+def test_clients_of_one_clock_burst_together() -> None:
+    params = AppendsParams(pause_ms=2, burst_s=3.0, idle_s=7.0)
+    assert redis_appends.wait_ms(params, 1002.9) == 2
+    assert redis_appends.wait_ms(params, 1003.5) == pytest.approx(6500)
+    assert redis_appends.wait_ms(AppendsParams(pause_ms=2), 1003.5) == 2
+
+
 # -- transfers
 
 
@@ -358,7 +405,7 @@ class Bench:
         self.argv: list[str] = []
 
     def popen(self, argv: list[str], where: str, **options: Any) -> Any:
-        self.argv = argv
+        self.argv = list(argv)
         return subprocess.Popen(argv, **options)
 
     def run(self, argv: list[str], where: str) -> Any:
@@ -406,7 +453,7 @@ def test_an_answer_that_is_none_is_refused_and_a_kill_is_final() -> None:
 def test_a_kind_starts_its_program_with_its_clients_and_parameters() -> None:
     bench = Bench()
     spec = Workload("w", "tcp-stream", 2, {"window": 1}, numbered_from=4)
-    running = WORKLOADS["tcp-stream"].start(cast(Lab, bench), spec)
+    running = start_workload(cast(Lab, bench), spec)
     running.kill()
     assert bench.argv[2:4] == ["coloctl.chaos.workloads.tcp_stream", "--host"]
     assert bench.argv[5:] == ["--clients", "2", "--first", "4", "--params", '{"window": 1}']
