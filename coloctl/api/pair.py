@@ -227,7 +227,7 @@ class Pair:
 
     async def checkpoint(self) -> int:
         """Take one checkpoint; return its number."""
-        return int((await self._act(Acts.checkpoint))["count"])
+        return (await self._act(Acts.checkpoint)).count
 
     async def verify(self, *, memory: bool | None = None) -> Document:
         """Compare both nodes, ``memory`` or disks alone; the document of `verify -f json`."""

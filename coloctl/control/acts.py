@@ -12,12 +12,14 @@ import os
 import select
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from coloctl import __version__, paths, procfs
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, PreconditionFailed, Unreachable
+from coloctl.model.answers import Change, CheckpointTaken, PauseAnswer, SettingsChanged
+from coloctl.model.revive import revive
 from coloctl.model.view import PairView
 
 #: A supervisor answers queries between two steps of its acts, within milliseconds.
@@ -39,6 +41,7 @@ KNOB_S = 60.0
 VERIFY_S = 86_400.0
 
 Document = dict[str, Any]
+Answer = TypeVar("Answer")
 
 
 class Acts:
@@ -162,32 +165,26 @@ class Acts:
         timeline: Document = self._ask("pair-switchover", wait_s, force=force or None)
         return timeline
 
-    def pause(self) -> Document:
-        """Leave failovers to an operator from now on; return paused and before."""
-        answer: Document = self._ask("pair-pause")
-        return answer
+    def pause(self) -> bool:
+        """Leave failovers to an operator from now on; return whether they were before."""
+        return read(PauseAnswer, self._ask("pair-pause")).before
 
-    def resume(self) -> Document:
-        """Allow failovers by the supervisor again; return paused and before."""
-        answer: Document = self._ask("pair-resume")
-        return answer
+    def resume(self) -> bool:
+        """Allow failovers by the supervisor again; return whether they were left to an operator."""
+        return read(PauseAnswer, self._ask("pair-resume")).before
 
     def confirm_fence(self, node: str) -> Document:
         """Confirm as a person that the node is off."""
         view: Document = self._ask("pair-fence-confirm", node=node)
         return view
 
-    def set(self, settings: Mapping[str, Any]) -> Document:
+    def set(self, settings: Mapping[str, Any]) -> tuple[Change, ...]:
         """Change settings, given by name, at least one; all of them hold afterwards, or none."""
-        (name, value), *more = settings.items()
-        done: Document = self._ask("pair-set", KNOB_S, name=name, value=value,
-                                   more=dict(more) or None)  # fmt: skip
-        return done
+        return read(SettingsChanged, self._ask("pair-set", KNOB_S, settings=settings)).changed
 
-    def checkpoint(self) -> Document:
-        """Take one checkpoint; return count and pause_ms."""
-        done: Document = self._ask("pair-checkpoint", KNOB_S)
-        return {name.replace("-", "_"): value for name, value in done.items()}  # as of old
+    def checkpoint(self) -> CheckpointTaken:
+        """Take one checkpoint; return its number and its pause."""
+        return read(CheckpointTaken, self._ask("pair-checkpoint", KNOB_S))
 
     def verify(self, wait_s: float = VERIFY_S, *, memory: bool | None = None) -> Document:
         """Compare disks and memory of both nodes; return the report."""
@@ -237,10 +234,25 @@ def read_view(document: Mapping[str, Any]) -> PairView:
     try:
         return PairView.from_json(document)
     except ValueError as error:
-        raise PreconditionFailed(
-            f"The status of {document.get('name', 'the pair')} cannot be read: {error}.",
-            hint=f"use the coloctl that runs its supervisor; this one is {__version__}",
-        ) from None
+        raise _unreadable(f"The status of {document.get('name', 'the pair')}", error) from None
+
+
+def read(kind: type[Answer], document: Mapping[str, Any]) -> Answer:
+    """Rebuild an answer from its document; earlier supervisors wrote ``-`` for ``_`` in its keys.
+
+    Raises `PreconditionFailed` for a value that this version does not know.
+    """
+    try:
+        return revive(kind, {name.replace("-", "_"): value for name, value in document.items()})
+    except ValueError as error:
+        raise _unreadable("The supervisor's answer", error) from None
+
+
+def _unreadable(what: str, error: ValueError) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"{what} cannot be read: {error}.",
+        hint=f"use the coloctl that runs its supervisor; this one is {__version__}",
+    )
 
 
 def _left(deadline_s: float) -> float:

@@ -11,10 +11,9 @@ handler gets a value of its command's class and asks for attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from coloctl.model.pair import NodeName
 from coloctl.model.tuning import SETTINGS
@@ -201,33 +200,27 @@ class PairFenceConfirm(ControlCommand):
     """the node that is off"""
 
 
-def _setting(name: str) -> str:
-    if name not in SETTINGS:
-        raise PydanticCustomError(
-            "literal_error", "not a setting", {"expected": " or ".join(SETTINGS)}
-        )
-    return name
-
-
 class PairSet(ControlCommand):
     """Change settings of the running pair."""
 
     NAME = "pair-set"
     RETURNS = "{name, before, after, changed: [{name, before, after}]}, the first one twice"
 
-    name: Annotated[str, AfterValidator(_setting)] = Field(
-        json_schema_extra={"enum": list(SETTINGS)}
+    settings: dict[str, str | int | float | bool] = Field(
+        min_length=1, json_schema_extra={"propertyNames": {"enum": list(SETTINGS)}}
     )
-    """the setting"""
-    value: str | int | float | bool
-    """the new value; a number, or as it is typed for `set`"""
-    more: dict[str, Any] = {}
-    """values of further settings by name, set with it"""
+    """the new values by name; a number, or as it is typed for `set`"""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All of them by name, in the order in which they were given."""
-        return {self.name: self.value, **self.more}
+    @model_validator(mode="before")
+    @classmethod
+    def _one_by_one(cls, given: Any) -> Any:
+        """Read the form of an earlier client: ``name`` and ``value``, and ``more`` by name."""
+        match given:
+            case {"name": str(name), "value": value, "more": dict(more), **rest} if not rest:
+                return {"settings": {name: value, **more}}
+            case {"name": str(name), "value": value, **rest} if not rest:
+                return {"settings": {name: value}}
+        return given
 
 
 class PairCheckpoint(ControlCommand):

@@ -28,6 +28,7 @@ _WANTED: Mapping[str, str] = {
     "float_type": "a number",
     "bool_type": "true or false",
     "dict_type": "an object",
+    "too_short": "an object that is not empty",
 }
 
 
@@ -63,9 +64,10 @@ def _sentence(kind: type[ControlCommand], errors: list[ErrorDetails]) -> str:
     if error["type"] == "literal_error":
         expected = error["ctx"]["expected"].replace("'", "")
         return f"{kind.NAME}: {name} must be {expected}, not {error['input']}."
-    union = len([one for one in errors if one["loc"][0] == name]) > 1
-    wanted = "a string, a number, or true or false" if union else _WANTED[error["type"]]
-    return f"{kind.NAME}: {name} must be {wanted}."
+    if len([one for one in errors if one["loc"][0] == name]) > 1:  # no member of a union fits
+        value = ".".join(map(str, error["loc"][:-1]))
+        return f"{kind.NAME}: {value} must be a string, a number, or true or false."
+    return f"{kind.NAME}: {name} must be {_WANTED[error['type']]}."
 
 
 class _Untitled(GenerateJsonSchema):

@@ -39,6 +39,8 @@ from coloctl.control.commands import (
 )
 from coloctl.control.server import Handler
 from coloctl.errors import ColoctlError, NotProtected, RunsAlone
+from coloctl.model import tuning
+from coloctl.model.answers import CheckpointTaken, PauseAnswer, SettingsChanged
 from coloctl.model.pair import Role
 from coloctl.model.pairevent import PauseChanged
 from coloctl.model.timeline import Timeline
@@ -189,7 +191,7 @@ class Service:
             asked.to,
             primary=primary.name if primary else "a",
             delay_ms=state.delay_ms,
-            tuning=state.tuning.changed(asked.settings, state.spec.name),
+            changed=tuning.changed(state.spec, asked.settings),
             memory=asked.memory,
         )
 
@@ -233,18 +235,18 @@ class Service:
         await self._seen()
         return timeline
 
-    async def _pause(self, asked: PairPause) -> Any:
+    async def _pause(self, asked: PairPause) -> PauseAnswer:
         return self._set_paused(True)
 
-    async def _resume(self, asked: PairResume) -> Any:
+    async def _resume(self, asked: PairResume) -> PauseAnswer:
         return self._set_paused(False)
 
-    def _set_paused(self, paused: bool) -> dict[str, bool]:
+    def _set_paused(self, paused: bool) -> PauseAnswer:
         before = self.state.paused
         if paused is not before:
             self.state.pause(paused)
             self.state.emit(PauseChanged(paused=paused))
-        return {"paused": paused, "before": before}
+        return PauseAnswer(paused, before)
 
     async def _confirm_fence(self, asked: PairFenceConfirm) -> PairView:
         acts.confirm_fence(self.state, asked.node)
@@ -260,18 +262,12 @@ class Service:
         self.ended.set()
         return {"how": how}
 
-    async def _set(self, asked: PairSet) -> Any:
-        settings = asked.settings
-        before = await acts.set_values(self.state, settings)
-        changed = [
-            {"name": name, "before": before[name], "after": self.state.tuning[name]}
-            for name in settings
-        ]
-        return {**changed[0], "changed": changed}
+    async def _set(self, asked: PairSet) -> SettingsChanged:
+        return SettingsChanged(await acts.set_values(self.state, asked.settings))
 
-    async def _checkpoint(self, asked: PairCheckpoint) -> Any:
-        view = await acts.checkpoint(self.state)
-        return {"count": view.checkpoints.count, "pause_ms": view.checkpoints.last_pause_ms}
+    async def _checkpoint(self, asked: PairCheckpoint) -> CheckpointTaken:
+        checkpoints = (await acts.checkpoint(self.state)).checkpoints
+        return CheckpointTaken(checkpoints.count, checkpoints.last_pause_ms)
 
     async def _verify(self, asked: PairVerify) -> Verified:
         return await self.supervisor.verifying.verify(memory=asked.memory)

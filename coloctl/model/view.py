@@ -12,12 +12,12 @@ from enum import StrEnum
 from typing import Any
 
 from coloctl.model.observation import Diagnosis
-from coloctl.model.pair import NodeName, Role
+from coloctl.model.pair import NodeName, PairSpec, Role
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.revive import revive
 from coloctl.model.strangers import TurnedAway
-from coloctl.model.tuning import Tuning, Value
+from coloctl.model.tuning import Value, by_name
 from coloctl.model.verified import Verified
 
 #: Version of the JSON document that `status -f json` prints; grows with incompatible changes only.
@@ -123,9 +123,10 @@ class SettingView:
     pair_file: Value  #: with what it began
 
 
-def settings_view(now: Tuning, at_first: Tuning) -> dict[str, SettingView]:
-    """Return every live setting, by name."""
-    return {name: SettingView(value, at_first[name]) for name, value in now.by_name().items()}
+def settings_view(now: PairSpec, at_first: PairSpec) -> dict[str, SettingView]:
+    """Return every setting that can be changed, by name."""
+    first = by_name(at_first)
+    return {name: SettingView(value, first[name]) for name, value in by_name(now).items()}
 
 
 @dataclass(frozen=True)

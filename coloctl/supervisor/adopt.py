@@ -26,6 +26,7 @@ from coloctl.ha.failover import abandon_secondary
 from coloctl.model.event import PROTECTION_WANTED, Kind, Record
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.tuning import with_settings
 from coloctl.model.view import Presence
 from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
@@ -83,7 +84,7 @@ class Adoption:
         belief = self.belief
         sightings = {node: _as(belief, node, one) for node, one in sightings.items()}
         state.generation = belief.generation
-        state.tune(state.tuning.restored(belief.settings), belief.pace_ms)
+        state.tune(with_settings(state.spec, belief.settings), belief.pace_ms)
         state.paused = belief.paused
         state.beside.verified = belief.verified
         state.protection_wanted = belief.protection_wanted

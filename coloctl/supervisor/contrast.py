@@ -266,7 +266,7 @@ class Contrasting:
             session.unmatched,
             period_ms=period_s * 1000,
             delay_ms=self.state.period_ms(),
-            timeout_ms=self.state.tuning.compare_timeout_ms,
+            timeout_ms=self.state.spec.checkpoint.compare_timeout_ms,
         )
 
     def _weigh(self, session: _Session) -> None:

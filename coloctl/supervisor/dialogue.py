@@ -18,9 +18,10 @@ from coloctl.colo.launch import boots_alone, primary_command, secondary_command
 from coloctl.colo.protect import first_delay_ms
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
 from coloctl.machine import blockdev
+from coloctl.machine.netfilter import comparison_limits
 from coloctl.model.pair import MigrationTransport, NodeName, PairSpec, Role, other
 from coloctl.model.protection import Protection
-from coloctl.model.tuning import Tuning
+from coloctl.model.tuning import period
 from coloctl.model.wires import MIGRATION_FD, SocketFile
 from coloctl.qmp import command as qmp
 from coloctl.supervisor import dialogue_disks
@@ -36,7 +37,7 @@ def dialogue(
     *,
     primary: NodeName = "a",
     delay_ms: int | None = None,
-    tuning: Tuning | None = None,
+    changed: PairSpec | None = None,
     protect: bool = True,
     in_sync: bool = True,
     memory: bool | None = None,
@@ -44,10 +45,10 @@ def dialogue(
     """Return the steps of ``verb`` for a pair that is in ``protection`` now.
 
     ``primary`` is the node that runs the guest. ``in_sync``: the images of both nodes are known to
-    be equal, which matters for a start from nothing only. ``tuning`` is what the settings are to
-    be, for ``set``; those of ``spec`` hold now. ``memory``: whether ``verify`` compares it, None
-    leaves that to ``spec``. Raises at once what the verb itself would raise, and `UsageError` for a
-    verb that has no dialogue.
+    be equal, which matters for a start from nothing only. ``changed`` has the settings
+    that are to be, for ``set``; those of ``spec`` hold now. ``memory``: whether ``verify`` compares
+    it, None leaves that to ``spec``. Raises at once what the verb itself would raise, and
+    `UsageError` for a verb that has no dialogue.
     """
     if verb == "start":
         _require_startable(spec, protection, protect)
@@ -69,7 +70,7 @@ def dialogue(
         "switchover": lambda: _switchover(spec, ground, protection, primary, delay),
         "failover": lambda: _failover(spec, protection, primary, to),
         "stop": lambda: _stop(spec, protection, primary),
-        "set": lambda: _set(spec, protection, primary, tuning or Tuning.of(spec)),
+        "set": lambda: _set(spec, protection, primary, changed or spec),
         "verify": lambda: _verify(spec, ground, protection, primary, delay, memory=memory),
         "checkpoint": lambda: _checkpoint(spec, protection, primary, delay),
     }
@@ -326,14 +327,14 @@ def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay
     ]
 
 
-def _set(spec: PairSpec, protection: Protection, primary: NodeName, to: Tuning) -> Items:
+def _set(now: PairSpec, protection: Protection, primary: NodeName, then: PairSpec) -> Items:
     """Change settings; one that needs no QEMU now takes effect at the next launch or protection."""
-    now, then = Tuning.of(spec), to.applied(spec)
     items: Items = []
-    if now.period != to.period and protection is Protection.COLO:
-        items += _checkpoint(spec, protection, primary, to.delay_ms)
-    if now.comparison != to.comparison and protection is not Protection.DOWN:
+    rate = then.policy.mirror_rate
+    if period(now) != period(then) and protection is Protection.COLO:
+        items += _checkpoint(now, protection, primary, then.checkpoint.delay_ms)
+    if comparison_limits(now) != comparison_limits(then) and protection is not Protection.DOWN:
         items += said(primary, retune.limit_comparison(then))
-    if now.mirror_rate != to.mirror_rate and protection is Protection.RESYNC:
-        items += said(primary, retune.limit_mirrors(then, to.mirror_rate))
+    if now.policy.mirror_rate != rate and protection is Protection.RESYNC:
+        items += said(primary, retune.limit_mirrors(then, rate))
     return items

@@ -62,7 +62,7 @@ class Pacing:
         """Weigh a checkpoint that is complete, unless it was asked for."""
         period_s = primary.stats.last_period_s
         if self._paces() and not self._asked and not self._is_setting() and period_s is not None:
-            wait_ms = self.state.tuning.compare_timeout_ms
+            wait_ms = self.state.spec.checkpoint.compare_timeout_ms
             self.state.pace = self.state.pace.after(pause_s * 1000, period_s * 1000, wait_ms)
 
     def _paces(self) -> bool:

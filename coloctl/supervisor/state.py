@@ -31,7 +31,6 @@ from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.pairevent import PairEvent, ProgressMade, StateChanged, StepReached
 from coloctl.model.protection import Fact, Protection, advance
-from coloctl.model.tuning import Tuning
 from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, settings_view
 from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
@@ -51,7 +50,6 @@ class PairState:
     ) -> None:
         self.pair_file = spec  #: as it was asked for
         self.spec = spec  #: the same with the settings that were changed since
-        self.tuning = Tuning.of(spec)
         #: What adaptive mode wants; of no meaning in fixed mode.
         self.pace = Pace.begin(Budget.of(spec.checkpoint), spec.checkpoint.delay_ms)
         self.ground = ground
@@ -116,22 +114,22 @@ class PairState:
     @property
     def adaptive(self) -> bool:
         """True where the pair chooses its checkpoint delay itself."""
-        return self.tuning.mode is CheckpointMode.ADAPTIVE
+        return self.spec.checkpoint.mode is CheckpointMode.ADAPTIVE
 
     @property
     def delay_ms(self) -> int:
         """The checkpoint delay that holds now, apart from any caution."""
-        return self.pace.delay_ms if self.adaptive else self.tuning.delay_ms
+        return self.pace.delay_ms if self.adaptive else self.spec.checkpoint.delay_ms
 
-    def tune(self, tuning: Tuning, pace_ms: int | None = None) -> None:
-        """Apply ``tuning`` from here on to `spec`, and to everything that is built from it.
+    def tune(self, spec: PairSpec, pace_ms: int | None = None) -> None:
+        """Take ``spec``, with other settings, for everything that is built from here on.
 
         Adaptive mode begins again where it was off, with ``pace_ms`` or the delay that was set.
         """
-        if pace_ms is not None or tuning.mode is not self.tuning.mode:
+        if pace_ms is not None or spec.checkpoint.mode is not self.spec.checkpoint.mode:
             began = self.delay_ms if pace_ms is None else pace_ms
             self.pace = Pace.begin(self.pace.budget, began)
-        self.tuning, self.spec = tuning, tuning.applied(self.pair_file)
+        self.spec = spec
 
     def note(self, fact: Fact, reason: str) -> None:
         """Record ``fact``, move the state by the table, and send the change to every client."""
@@ -342,7 +340,7 @@ class PairState:
             unwritten=self.pending_records.sentence(),
             verified=self.beside.verified,
             turned_away=self.beside.turned_away(now),
-            settings=settings_view(self.tuning, Tuning.of(self.pair_file)),
+            settings=settings_view(self.spec, self.pair_file),
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),
         )

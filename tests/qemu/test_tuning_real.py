@@ -165,7 +165,7 @@ def test_the_next_supervisor_keeps_every_setting(pair: PairSpec) -> None:
             # As if the supervisor had died in the middle of it.
             await stage.primary.execute(qmp.qom_set("/objects/comp0", "compare_timeout", 1))
             async with inherited(stage) as state:
-                assert state.tuning == stage.state.tuning
+                assert state.spec == stage.state.spec != state.pair_file
                 primary = state.seats["a"].vm
                 assert primary is not None
                 assert await limits(primary) == LIMITS

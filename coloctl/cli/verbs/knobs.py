@@ -1,11 +1,13 @@
 """Define the verbs `set`, `checkpoint` and `qmp`.
 
-They call `control.acts`; `model.tuning` knows the settings and their limits.
+They call `control.acts`. The supervisor reads the values of settings (`model.tuning`); `set` sends
+what was typed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -16,7 +18,7 @@ from coloctl.cli.options import dry_run_option, format_option, pair_argument
 from coloctl.cli.views import plain
 from coloctl.control.acts import Acts
 from coloctl.errors import UsageError
-from coloctl.model import tuning
+from coloctl.model.tuning import words
 from coloctl.reading import read_json
 
 
@@ -44,17 +46,17 @@ def set_values(pair: str, settings: tuple[str, ...], dry_run: bool, form: str) -
     if done is None:
         return
     if form == "json":
-        plain.print_json({"schema": SET_SCHEMA, "name": pair, "changed": done["changed"]})
+        changed = [asdict(one) for one in done]
+        plain.print_json({"schema": SET_SCHEMA, "name": pair, "changed": changed})
         return
-    for one in done["changed"]:
-        name = one["name"]
-        now, before = (tuning.words(name, one[key]) for key in ("after", "before"))
-        print(f"{name} of {pair} is {now}, it was {before}.")
+    for one in done:
+        now, before = words(one.name, one.after), words(one.name, one.before)
+        print(f"{one.name} of {pair} is {now}, it was {before}.")
 
 
-def _settings(texts: Iterable[str]) -> dict[str, tuning.Value]:
-    """Return the settings that were typed, by name; raises `UsageError` for the first wrong one."""
-    given: dict[str, tuning.Value] = {}
+def _settings(texts: Iterable[str]) -> dict[str, str]:
+    """Return what was typed for each setting; raises `UsageError` for no ``NAME=VALUE``."""
+    given: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
@@ -63,7 +65,7 @@ def _settings(texts: Iterable[str]) -> dict[str, tuning.Value]:
             )
         if name in given:
             raise UsageError(f"{name} is given twice.", hint="leave one of them out")
-        given[name] = tuning.read(name, value)
+        given[name] = value
     return given
 
 
@@ -81,11 +83,10 @@ def checkpoint(pair: str, dry_run: bool, form: str) -> None:
     if done is None:
         return
     if form == "json":
-        document = {"name": pair, "count": done["count"], "pause_ms": done["pause_ms"]}
-        plain.print_json({"schema": plain.SCHEMA, **document})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **done.to_json()})
     else:
-        print(f"Checkpoint {done['count']} is complete; the guest paused for "
-              f"{done['pause_ms']:g} ms.")  # fmt: skip
+        paused = "" if done.pause_ms is None else f"; the guest paused for {done.pause_ms:g} ms"
+        print(f"Checkpoint {done.count} is complete{paused}.")
 
 
 @click.command(options_metavar="[OPTIONS]")

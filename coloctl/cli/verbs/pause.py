@@ -1,9 +1,9 @@
-"""Define the verbs `pause` and `resume`: automatic failover off and on."""
+"""Define the verbs `pause` and `resume`: automatic failover off and on.
+
+Both ask the supervisor through `cli.reach`.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -22,7 +22,7 @@ def pause(pair: str, form: str) -> None:
     when its supervisor is started again. Every status shows it.
     """
     with reach.acts(pair) as acts:
-        _tell(pair, acts.pause(), form)
+        _tell(pair, form, paused=True, before=acts.pause())
 
 
 @click.command()
@@ -34,15 +34,16 @@ def resume(pair: str, form: str) -> None:
     A failover that was waiting is done now.
     """
     with reach.acts(pair) as acts:
-        _tell(pair, acts.resume(), form)
+        _tell(pair, form, paused=False, before=acts.resume())
 
 
-def _tell(pair: str, answer: Mapping[str, Any], form: str) -> None:
+def _tell(pair: str, form: str, *, paused: bool, before: bool) -> None:
     if form == "json":
-        plain.print_json({"schema": plain.SCHEMA, "name": pair, **answer})
+        document = {"name": pair, "paused": paused, "before": before}
+        plain.print_json({"schema": plain.SCHEMA, **document})
         return
-    already = " already" if answer["before"] is answer["paused"] else ""
-    if answer["paused"]:
+    already = " already" if before is paused else ""
+    if paused:
         print(f"{pair} is{already} paused: it fails over only by `coloctl failover {pair}`.")
     else:
         print(f"{pair} is{already} not paused: it fails over by itself.")

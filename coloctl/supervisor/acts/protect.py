@@ -126,7 +126,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
         held,
         state.delay_ms,
         known=known,
-        mirror_rate=lambda: state.tuning.mirror_rate,
+        mirror_rate=lambda: state.spec.policy.mirror_rate,
         copied=lambda what: _remember_copy(state, node, what),
         turned_away=lambda who: _remember_stranger(state, node, who),
     )

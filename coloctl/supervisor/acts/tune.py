@@ -8,18 +8,19 @@ Invariant: settings hold as a whole or not at all, and those that hold are in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 
 from coloctl.clock import Deadline
 from coloctl.colo import retune
 from coloctl.colo.plan import Plan
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import NotProtected
+from coloctl.machine.netfilter import comparison_limits
+from coloctl.model import tuning
+from coloctl.model.answers import Change
 from coloctl.model.event import Kind
-from coloctl.model.pair import Role
+from coloctl.model.pair import PairSpec, Role
 from coloctl.model.protection import Protection
-from coloctl.model.tuning import SETTINGS, Tuning
 from coloctl.model.view import PairView
 from coloctl.qmp.sequence import run
 from coloctl.supervisor.acts.life import unless_it_dies
@@ -51,42 +52,55 @@ async def checkpoint_of(state: PairState) -> None:
     )
 
 
-async def set_values(state: PairState, settings: Mapping[str, object]) -> Tuning:
-    """Set ``settings``, by name, from now on and for the next protection; return all before.
+async def set_values(state: PairState, settings: Mapping[str, object]) -> tuple[Change, ...]:
+    """Set ``settings``, by name, from now on and for the next protection; return the changes.
 
     A longer delay waits for the guest's first connection. Raises `UsageError` for a setting that
     cannot be changed, else what setting it raises; no setting is kept then.
     """
-    after = state.tuning.changed(settings, state.spec.name)
+    before = state.spec
+    after = tuning.changed(before, settings)
     if _BESIDE.issuperset(settings):
-        return await _set_rate(state, after.mirror_rate)
-    async with state.acting("set"):
-        before = state.tuning
-        state.tune(state.tuning.changed(settings, state.spec.name))
-        try:
-            if state.protection is Protection.COLO and state.tuning.period != before.period:
-                await checkpoint_of(state)
-            # After the steps that may fail: QEMU takes these at once, in any state of its guest.
-            if state.tuning.comparison != before.comparison:
-                await _send_to_primary(state, retune.limit_comparison(state.spec))
-        except BaseException:
-            state.tune(before, state.pace.delay_ms)
-            raise
-        _remember(state, settings)
-    return before
+        await _set_rate(state, after)
+        _remember(state, after, settings)
+    else:
+        async with state.acting("set"):
+            await _set(state, after, settings)
+            _remember(state, after, settings)
+    return tuple(
+        Change(name, tuning.value(before, name), tuning.value(after, name)) for name in settings
+    )
 
 
-async def _set_rate(state: PairState, rate: int) -> Tuning:
-    """Set the rate of copies of disks, of the one under way and of those to come."""
-    before = state.tuning
-    state.tune(replace(before, mirror_rate=rate))
+async def _set(state: PairState, after: PairSpec, names: Collection[str]) -> None:
+    """Let the settings of these names hold as ``after`` has them, in QEMU as well."""
+    before = state.spec
+    state.tune(after)
     try:
-        await _send_to_primary(state, retune.limit_mirrors(state.spec, rate))
+        if state.protection is Protection.COLO and tuning.period(after) != tuning.period(before):
+            await checkpoint_of(state)
+        # After the steps that may fail: QEMU takes these at once, in any state of its guest.
+        if comparison_limits(after) != comparison_limits(before):
+            await _send_to_primary(state, retune.limit_comparison(after))
     except BaseException:
-        state.tune(replace(state.tuning, mirror_rate=before.mirror_rate))
+        state.tune(_undone(state, before, names), state.pace.delay_ms)
         raise
-    _remember(state, {"mirror-rate": rate})
-    return before
+
+
+async def _set_rate(state: PairState, after: PairSpec) -> None:
+    """Set the rate of copies of disks, of the one under way and of those to come."""
+    before = state.spec
+    state.tune(after)
+    try:
+        await _send_to_primary(state, retune.limit_mirrors(after, after.policy.mirror_rate))
+    except BaseException:
+        state.tune(_undone(state, before, _BESIDE))
+        raise
+
+
+def _undone(state: PairState, before: PairSpec, names: Collection[str]) -> PairSpec:
+    """Return the pair as it is, with these settings as before: others may be set meanwhile."""
+    return tuning.with_settings(state.spec, {name: tuning.value(before, name) for name in names})
 
 
 async def _send_to_primary(state: PairState, steps: Plan) -> None:
@@ -96,9 +110,9 @@ async def _send_to_primary(state: PairState, steps: Plan) -> None:
         await run(steps, seat.vm.monitor, deadline=Deadline(LIMITS_DEADLINE_S))
 
 
-def _remember(state: PairState, settings: Mapping[str, object]) -> None:
-    """Journal the settings, so that they outlive the supervisor."""
-    data = {name: state.tuning[name] for name in SETTINGS if name in settings}
+def _remember(state: PairState, after: PairSpec, names: Collection[str]) -> None:
+    """Journal the settings of these names, so that they outlive the supervisor."""
+    data = {name: value for name, value in tuning.by_name(after).items() if name in names}
     state.record(Kind.OUTCOME, act="set", data=data)
 
 

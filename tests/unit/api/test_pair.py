@@ -111,7 +111,8 @@ def test_the_package_is_light_until_a_pair_is_asked_for() -> None:
 
 def test_acts_ask_with_their_arguments_and_answer_values(supervisor: Supervisor) -> None:
     supervisor.answers |= {
-        "pair-set": {}, "pair-failover": {"survivor": "b"}, "pair-checkpoint": {"count": 8},
+        "pair-set": {"changed": []}, "pair-failover": {"survivor": "b"},
+        "pair-checkpoint": {"count": 8, "pause-ms": 3},
         "node-qmp": {"status": "running"}, "query-history": {"failovers": [{"cause": "x"}]},
     }  # fmt: skip
 
@@ -128,7 +129,7 @@ def test_acts_ask_with_their_arguments_and_answer_values(supervisor: Supervisor)
     tell(supervisor, story)
     asked = [one for one in supervisor.asked if one[0] != "query-pair"]
     assert asked == [
-        ("pair-set", {"name": "checkpoint-delay", "value": 500, "more": {"max-queue-size": 9}}),
+        ("pair-set", {"settings": {"checkpoint-delay": 500, "max-queue-size": 9}}),
         ("pair-failover", {"to": "b"}),
         ("pair-checkpoint", {}),
         ("node-qmp", {"node": "b", "execute": "query-status"}),

@@ -119,11 +119,23 @@ def test_a_guest_has_as_long_to_shut_down_as_the_verb_says() -> None:
 
 
 def test_settings_are_one_or_more() -> None:
-    asked = schema.parse("pair-set", {"name": "checkpoint-delay", "value": 5, "more": {"x": "1"}})
-    assert isinstance(asked, PairSet) and asked.settings == {"checkpoint-delay": 5, "x": "1"}
-    assert "name must be checkpoint-delay or " in refusal("pair-set", {"name": "x", "value": 1})
-    scalar = "pair-set: value must be a string, a number, or true or false."
-    assert refusal("pair-set", {"name": "checkpoint-delay", "value": [1]}) == scalar
+    settings = {"checkpoint-delay": 5, "compare-timeout": "50ms"}
+    assert schema.parse("pair-set", {"settings": settings}) == PairSet(settings=settings)
+    some = "pair-set: settings must be an object that is not empty."
+    assert refusal("pair-set", {"settings": {}}) == some
+    assert refusal("pair-set", {"settings": 5}) == "pair-set: settings must be an object."
+    scalar = "pair-set: settings.checkpoint-delay must be a string, a number, or true or false."
+    assert refusal("pair-set", {"settings": {"checkpoint-delay": [1]}}) == scalar
+    assert "pair-set needs the argument settings: the new values" in refusal("pair-set", {})
+
+
+def test_settings_are_read_as_an_earlier_client_sends_them() -> None:
+    first = {"name": "checkpoint-delay", "value": 5}
+    assert schema.parse("pair-set", first) == PairSet(settings={"checkpoint-delay": 5})
+    both = PairSet(settings={"checkpoint-delay": 5, "compare-timeout": "50ms"})
+    assert schema.parse("pair-set", {**first, "more": {"compare-timeout": "50ms"}}) == both
+    for wrong in ({"name": "checkpoint-delay"}, {**first, "valu": 5}, {**first, "more": 5}):
+        assert "pair-set has no argument " in refusal("pair-set", wrong)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

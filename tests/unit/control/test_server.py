@@ -101,7 +101,7 @@ def test_the_dialogue_is_qmp(path: Path) -> None:
         raw = (
             b'{"execute":"query-version"}'  # before negotiation
             b'{"execute":"qmp_capabilities","id":[1]}{"execute":"qmp_capabilities"}\n\n'
-            b'{"execute":"pair-set","arguments":{"name":"checkpoint-delay","value":"}{"},"id":"x"}'
+            b'{"execute":"pair-set","arguments":{"settings":{"checkpoint-delay":"}{"}},"id":"x"}'
             b'{"execute":"no-such-thing","id":7}'
             b'{"execute":5} {"execute":"query-pair","arguments":[]} {"exec-oob":"yank"}'
             b'{"execute" "query-pair"}'
@@ -110,7 +110,7 @@ def test_the_dialogue_is_qmp(path: Path) -> None:
         assert got[0]["error"]["class"] == "CommandNotFound"
         assert got[1] == {"return": {}, "id": [1]}
         assert got[2]["error"]["class"] == "CommandNotFound"
-        assert got[3] == {"return": {"name": "checkpoint-delay", "value": "}{"}, "id": "x"}
+        assert got[3] == {"return": {"settings": {"checkpoint-delay": "}{"}}, "id": "x"}
         assert (got[4]["id"], got[4]["error"]["class"]) == (7, "CommandNotFound")
         assert [message["error"]["class"] for message in got[5:]] == ["GenericError"] * 4
 
@@ -153,17 +153,17 @@ def test_arguments_are_checked_with_sentences(path: Path) -> None:
     def ask() -> None:
         with ControlClient.connect(path, 5) as client:
             for arguments, words in (
-                ({}, "needs the argument name"),
-                ({"name": "checkpoint-delay"}, "needs the argument value"),
-                ({"name": 5, "value": 1}, "name must be a string"),
-                ({"name": "checkpoint-dely", "value": 1}, "must be checkpoint-delay"),
-                ({"name": "checkpoint-delay", "value": [1]}, "value must be"),
-                ({"name": "checkpoint-delay", "valu": 1}, "did you mean value?"),
+                ({}, "needs the argument settings"),
+                ({"settings": {}}, "settings must be an object that is not empty"),
+                ({"settings": "checkpoint-delay"}, "settings must be an object"),
+                ({"settings": {"checkpoint-delay": [1]}}, "settings.checkpoint-delay must be"),
+                ({"setting": {"checkpoint-delay": 1}}, "did you mean settings?"),
             ):
                 with pytest.raises(UsageError, match=words) as caught:
                     client.execute("pair-set", 5, **arguments)
                 assert caught.value.exit_code == 2
-            assert client.execute("pair-set", 5, name="checkpoint-delay", value=5)["value"] == 5
+            answer = client.execute("pair-set", 5, settings={"checkpoint-delay": 5})
+            assert answer == {"settings": {"checkpoint-delay": 5}}
 
     talk(path, {"pair-set": echo}, lambda control: asyncio.to_thread(ask))
 
@@ -632,7 +632,7 @@ def test_qmp_shell_works_on_it(path: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert "Connected to QEMU 1.2.3" in done.stdout
         assert '"package": "coloctl 1.2.3"' in done.stdout
-        assert '{"name": "checkpoint-delay", "value": 500}' in done.stdout
+        assert '{"settings": {"checkpoint-delay": 500}}' in done.stdout
         assert '{"node": "a", "execute": "query-status", "arguments": {"x": true}}' in done.stdout
         assert "to must be a or b, not c." in done.stdout
         assert "CommandNotFound" in done.stdout

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.fakes import make_spec
@@ -11,10 +12,36 @@ from coloctl import pairfile
 from coloctl.errors import UsageError
 from coloctl.model import tuning, units
 from coloctl.model.pair import CheckpointMode
-from coloctl.model.tuning import SETTINGS, Tuning
+from coloctl.model.tuning import SETTINGS
 from coloctl.model.view import settings_view
 
 pytestmark = pytest.mark.unit
+
+PAIR_FILE = """\
+name = "web"
+[guest]
+memory = "512MiB"
+kernel = "vmlinuz"
+[[disk]]
+id = "disk0"
+image = { a = "a.qcow2", b = "b.qcow2" }
+[node.a]
+host = "netns:host-a"
+address = "10.66.0.1"
+[node.b]
+host = "netns:host-b"
+address = "10.66.0.2"
+"""
+ALL_SET = """\
+[checkpoint]
+delay_ms = 250
+mode = "adaptive"
+compare_timeout_ms = 400
+expired_scan_cycle_ms = 50
+max_queue_size = 4096
+[policy]
+mirror_rate = "50MiB"
+"""
 
 TYPED = {
     "checkpoint-delay": ("250ms", 250),
@@ -26,9 +53,9 @@ TYPED = {
 }
 
 
-def test_every_setting_is_a_field_and_every_field_a_setting() -> None:
-    assert {one.field for one in SETTINGS.values()} == {field.name for field in fields(Tuning)}
-    assert set(TYPED) == set(SETTINGS)
+def test_every_setting_has_its_own_field() -> None:
+    assert len({(one.table, one.field) for one in SETTINGS.values()}) == len(SETTINGS)
+    assert set(TYPED) == set(SETTINGS) == set(tuning.by_name(make_spec()))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -73,31 +100,41 @@ def test_limits_are_those_of_the_pair_file() -> None:
                 tuning.read(name, most + 1)
 
 
-def test_a_pair_with_settings_is_the_pair_whose_file_has_them() -> None:
-    pair = make_spec()
-    now = Tuning.of(pair).changed({name: text for name, (text, _) in TYPED.items()
-                                   if name != "checkpoint-delay"}, "web")  # fmt: skip
-    assert Tuning.of(now.applied(pair)) == now
-    assert Tuning.of(pair).applied(now.applied(pair)) == pair
-    assert now.applied(pair).policy.mirror_rate == 50 << 20
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_changes_its_own_field_of_the_pair_and_no_other(name: str) -> None:
+    pair, (text, value) = make_spec(), TYPED[name]
+    now = tuning.with_settings(pair, {name: text})
+    assert tuning.by_name(now) == {**tuning.by_name(pair), name: value}
+    assert tuning.with_settings(now, tuning.by_name(pair)) == pair != now
+    one = SETTINGS[name]
+    before, after = getattr(pair, one.table), getattr(now, one.table)
+    assert replace(pair, **{one.table: replace(before, **{one.field: value})}) == now
+    assert getattr(after, one.field) == value != getattr(before, one.field)
+
+
+def test_a_pair_with_settings_is_the_pair_whose_file_has_them(tmp_path: Path) -> None:
+    written = pairfile.parse(PAIR_FILE + ALL_SET, tmp_path)
+    settings = {name: text for name, (text, _) in TYPED.items()}
+    assert tuning.with_settings(pairfile.parse(PAIR_FILE, tmp_path), settings) == written
 
 
 def test_a_delay_is_not_set_where_the_pair_chooses_it() -> None:
-    adaptive = replace(Tuning(), mode=CheckpointMode.ADAPTIVE)
+    fixed = make_spec()
+    adaptive = tuning.with_settings(fixed, {"checkpoint-mode": "adaptive"})
     for before, settings in (
         (adaptive, {"checkpoint-delay": 500}),
-        (Tuning(), {"checkpoint-delay": 500, "checkpoint-mode": "adaptive"}),
+        (fixed, {"checkpoint-delay": 500, "checkpoint-mode": "adaptive"}),
     ):
         with pytest.raises(UsageError, match="chooses its checkpoint-delay itself") as caught:
-            before.changed(settings, "web")
-        assert "set web checkpoint-mode=fixed checkpoint-delay=500" in str(caught.value.hint)
-    both = adaptive.changed({"checkpoint-delay": 500, "checkpoint-mode": "fixed"}, "web")
-    assert (both.delay_ms, both.mode) == (500, CheckpointMode.FIXED)
+            tuning.changed(before, settings)
+        command = f"set {fixed.name} checkpoint-mode=fixed checkpoint-delay=500"
+        assert command in str(caught.value.hint)
+    both = tuning.changed(adaptive, {"checkpoint-delay": 500, "checkpoint-mode": "fixed"})
+    assert tuning.period(both) == (500, CheckpointMode.FIXED)
 
 
 def test_a_view_tells_what_is_and_what_the_pair_file_says() -> None:
-    now = replace(Tuning(), compare_timeout_ms=500)
-    seen = settings_view(now, Tuning())
+    seen = settings_view(tuning.with_settings(make_spec(), {"compare-timeout": 500}), make_spec())
     assert {name for name, one in seen.items() if one.value != one.pair_file} == {"compare-timeout"}
 
 

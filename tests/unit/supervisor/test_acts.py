@@ -23,10 +23,11 @@ from coloctl.errors import (
     UsageError,
 )
 from coloctl.journal import replay
+from coloctl.model.answers import Change
 from coloctl.model.event import last_settings, worth_keeping
 from coloctl.model.pair import FencingMethod, FencingSpec
 from coloctl.model.protection import Protection
-from coloctl.model.tuning import SETTINGS, Tuning
+from coloctl.model.tuning import SETTINGS, with_settings
 from coloctl.model.view import Merge
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import powerdown
@@ -271,8 +272,11 @@ def test_the_comparison_of_every_nic_is_told_its_limits(tmp_path: Path) -> None:
     async def check() -> None:
         async with in_colo(tmp_path, make_spec(nics=2)) as (state, a, _):
             heard = told(a, "qom-set")
-            before = await acts.set_values(state, LIMITS)
-            assert before.compare_timeout_ms == 300
+            assert await acts.set_values(state, LIMITS) == (
+                Change("compare-timeout", 300, 500),
+                Change("expired-scan-cycle", 100, 50),
+                Change("max-queue-size", 1024, 4096),
+            )
             assert {(one["path"], one["property"], one["value"]) for one in heard} == {
                 (f"/objects/{compare}", name, value)
                 for compare in ("comp0", "comp0-n1")
@@ -312,7 +316,7 @@ def test_a_copy_takes_its_rate_in_the_middle_of_the_act_that_copies(tmp_path: Pa
                 await acts.set_values(state, {"mirror-rate": "50MiB"})
                 assert open_acts(tmp_path) == {"start"}
             assert heard == [{"device": f"resync{i}", "speed": 50 << 20} for i in range(2)]
-            assert state.tuning.mirror_rate == state.spec.policy.mirror_rate == 50 << 20
+            assert state.spec.policy.mirror_rate == 50 << 20
 
     asyncio.run(check())
 
@@ -327,7 +331,7 @@ def test_a_rate_that_was_not_taken_is_not_kept(tmp_path: Path) -> None:
             a.answer("block-job-set-speed", Refusal("no"))
             with pytest.raises(CommandRefused):
                 await acts.set_values(state, {"mirror-rate": 1})
-            assert state.tuning.mirror_rate == 0
+            assert state.spec.policy.mirror_rate == 0
             a.answer(
                 "block-job-set-speed", Refusal("Block job 'resync0' not found", "DeviceNotActive")
             )
@@ -348,7 +352,7 @@ def test_of_settings_one_of_which_is_wrong_none_is_set(
             log.clear()
             with pytest.raises(UsageError):
                 await acts.set_values(state, settings)
-            assert log == [] and state.tuning == Tuning.of(state.pair_file)
+            assert log == [] and state.spec == state.pair_file
 
     asyncio.run(check())
 
@@ -360,7 +364,7 @@ def test_adaptive_mode_begins_with_the_delay_that_was_set(tmp_path: Path) -> Non
             await acts.set_values(state, {"checkpoint-delay": 3000})
             await acts.set_values(state, {"checkpoint-mode": "adaptive"})
             assert (state.adaptive, state.delay_ms) == (True, 3000)
-            state.tune(state.tuning, pace_ms=8000)
+            state.tune(state.spec, pace_ms=8000)
             assert state.period_ms() == 8000
             await acts.set_values(state, {"checkpoint-mode": "fixed"})
             assert delays == [3000, 3000, 3000]
@@ -373,11 +377,8 @@ def test_what_was_set_is_on_disk_before_it_is_answered(tmp_path: Path) -> None:
         async with in_colo(tmp_path) as (state, _, _):
             await acts.set_values(state, {**LIMITS, "mirror-rate": "1GiB"})
             kept = worth_keeping(replay(tmp_path / "journal.jsonl").records)
-            assert (
-                Tuning.of(state.pair_file).restored(
-                    {name: value for name, value in last_settings(kept).items() if name in SETTINGS}
-                )
-                == state.tuning
-            )
+            journal = last_settings(kept)
+            settings = {name: value for name, value in journal.items() if name in SETTINGS}
+            assert with_settings(state.pair_file, settings) == state.spec != state.pair_file
 
     asyncio.run(check())

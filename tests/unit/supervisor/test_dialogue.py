@@ -16,7 +16,6 @@ from coloctl.colo import plan
 from coloctl.colo.ground import Ground
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
 from coloctl.model.pair import (
-    CheckpointMode,
     MigrationTransport,
     NodeName,
     PairSpec,
@@ -24,7 +23,7 @@ from coloctl.model.pair import (
     Role,
 )
 from coloctl.model.protection import Protection
-from coloctl.model.tuning import Tuning
+from coloctl.model.tuning import with_settings
 from coloctl.supervisor import acts
 from coloctl.supervisor.dialogue import dialogue
 from coloctl.vm import Binary
@@ -35,7 +34,11 @@ P = Protection
 SPEC = make_spec(disks=2, nics=2)
 GROUND = Ground({}, Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"]), "kvm", Path("/run/x"))
 
-EVERYTHING = Tuning(200, CheckpointMode.FIXED, 400, 50, 2048, 1 << 20)
+CHANGES = {
+    "checkpoint-delay": 200, "compare-timeout": 400, "expired-scan-cycle": 50,
+    "max-queue-size": 2048, "mirror-rate": 1 << 20,
+}  # fmt: skip
+EVERYTHING = with_settings(SPEC, CHANGES)
 
 
 def said(steps: list[dict[str, Any]], node: str) -> list[str]:
@@ -52,7 +55,7 @@ def everything() -> list[list[dict[str, Any]]]:
         dialogue(SPEC, GROUND, "start", P.UNPROTECTED, primary="b"),
         *(dialogue(SPEC, GROUND, "failover", P.COLO, to) for to in ("a", "b", None)),  # type: ignore[arg-type]
         *(dialogue(SPEC, GROUND, "stop", state) for state in (P.COLO, P.UNPROTECTED, P.DOWN)),
-        *(dialogue(SPEC, GROUND, "set", state, tuning=EVERYTHING) for state in P),
+        *(dialogue(SPEC, GROUND, "set", state, changed=EVERYTHING) for state in P),
         dialogue(SPEC, GROUND, "checkpoint", P.COLO),
         *(dialogue(SPEC, GROUND, "verify", P.COLO, memory=memory) for memory in (True, False)),
     ]
@@ -184,20 +187,20 @@ def test_a_dialogue_that_would_not_begin(
     ],
 )
 def test_what_is_set_is_said_where_there_is_somebody_to_hear_it(state: P, words: list[str]) -> None:
-    assert said(dialogue(SPEC, GROUND, "set", state, tuning=EVERYTHING), "a") == words
-    assert dialogue(SPEC, GROUND, "set", state, tuning=Tuning.of(SPEC)) == []
+    assert said(dialogue(SPEC, GROUND, "set", state, changed=EVERYTHING), "a") == words
+    assert dialogue(SPEC, GROUND, "set", state, changed=SPEC) == []
 
 
 def test_a_set_says_what_it_announced(tmp_path: Path) -> None:
     spec = make_spec(nics=2)
-    planned = dialogue(spec, GROUND, "set", P.COLO, tuning=EVERYTHING)
+    planned = dialogue(spec, GROUND, "set", P.COLO, changed=with_settings(spec, CHANGES))
     log: Log = []
 
     async def hold() -> None:
         async with in_colo(tmp_path, spec, log) as (state, a, _):
             a.takes_checkpoints()
             log.clear()
-            await acts.set_values(state, EVERYTHING.by_name())
+            await acts.set_values(state, CHANGES)
 
     asyncio.run(hold())
     spoken = [line.removeprefix("a: ") for line in log if line.startswith("a: ")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from coloctl.model.pair import PairSpec, Role
 from coloctl.model.pairevent import PairEvent
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.qapi import COLOMode
+from coloctl.model.tuning import with_settings
 from coloctl.model.view import Degradation, Presence
 from coloctl.supervisor import loop
 from coloctl.supervisor.loop import Supervisor
@@ -331,7 +331,7 @@ def test_the_first_connection_ends_the_caution(tmp_path: Path) -> None:
     async def check() -> None:
         async with watched(tmp_path) as (state, a, _, supervisor):
             delays = a.takes_checkpoints()
-            state.tune(replace(state.tuning, delay_ms=5000))
+            state.tune(with_settings(state.spec, {"checkpoint-delay": 5000}))
             before = replay(tmp_path / "journal.jsonl").records
             supervisor.entered(a)
             assert state.cautious
