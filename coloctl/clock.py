@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -64,6 +67,25 @@ class Deadline:
     def within(self, seconds: float) -> Deadline:
         """Make the deadline of a part that must not take longer than ``seconds``, nor than this."""
         return Deadline(self.at_most(seconds), self._clock)
+
+    async def poll(
+        self, ask: Callable[[], Awaitable[T]], every_s: float, done: Callable[[T], object] = bool
+    ) -> T:
+        """Ask until ``done`` accepts the answer or no time is left; return the last answer.
+
+        For what sends no event when it changes. It is asked at once, and once more at the end.
+        """
+        while not done(answer := await ask()) and not self.expired:
+            await self._clock.sleep(every_s)
+        return answer
+
+    def poll_blocking(
+        self, ask: Callable[[], T], every_s: float, done: Callable[[T], object] = bool
+    ) -> T:
+        """Do what `poll` does where no event loop runs, on the clock of the machine."""
+        while not done(answer := ask()) and not self.expired:
+            time.sleep(every_s)
+        return answer
 
     def renew(self) -> None:
         """Begin again: something moved, so the whole time is available again."""

@@ -1,14 +1,15 @@
 """Wait for flock(2) on an open file, but not for ever.
 
 Called by `control.listener` for the state folder, by `ha.arbiter` for the register of claims and by
-`lab.netns` for the lab's namespaces. Standard library only. The lock ends with the last copy of the
+`lab.netns` for the lab's namespaces; calls `clock`. The lock ends with the last copy of the
 descriptor.
 """
 
 from __future__ import annotations
 
 import fcntl
-import time
+
+from coloctl.clock import Deadline
 
 #: Between two tries, seconds: the locks are held for milliseconds.
 AGAIN_S = 0.01
@@ -19,13 +20,12 @@ def acquire(fd: int, within_s: float, again_s: float = AGAIN_S) -> bool:
 
     Raises `OSError` where the file cannot be locked at all.
     """
-    give_up = time.monotonic() + within_s
-    while True:
+
+    def locked() -> bool:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > give_up:
-                return False
-            time.sleep(again_s)
-        else:
-            return True
+            return False
+        return True
+
+    return Deadline(within_s).poll_blocking(locked, again_s)

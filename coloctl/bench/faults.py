@@ -13,8 +13,10 @@ import signal
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from operator import not_
 
 from coloctl.chaos.faults.processes import HeldProcess
+from coloctl.clock import Deadline
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
 from coloctl.model.view import PairView
@@ -85,9 +87,4 @@ def lingers(target: Target, within_s: float) -> bool:
     If it does, the failover did not make sure that it is dead.
     """
     target.signal(signal.SIGCONT)
-    give_up = time.monotonic() + within_s
-    while target.alive():
-        if time.monotonic() > give_up:
-            return True
-        time.sleep(0.02)
-    return False
+    return Deadline(within_s).poll_blocking(target.alive, 0.02, done=not_)

@@ -5,7 +5,6 @@ Called by `check.trial_run`; launches through `colo.launch`.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -119,8 +118,8 @@ async def _until_firmware_done(log: Path) -> None:
 
     By then it has set up the machine, which the crash on q35 needs.
     """
-    deadline = Deadline(FIRMWARE_S)
-    while not deadline.expired:
-        if log.exists() and FIRMWARE_DONE in log.read_bytes():
-            return
-        await asyncio.sleep(0.05)
+
+    async def done() -> bool:
+        return log.exists() and FIRMWARE_DONE in log.read_bytes()
+
+    await Deadline(FIRMWARE_S).poll(done, 0.05)

@@ -10,9 +10,10 @@ Invariant: a stranger is cut off and reported before `require` returns.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from operator import not_
 
 from coloctl.clock import Deadline
 from coloctl.errors import ReplicationError
@@ -71,8 +72,7 @@ async def require(
     within = Deadline(deadline.at_most(CONNECTED_S))
     for wire in wires_of(wires, primary, secondary):
         # The connections are the kernel's, and it sends no event when they change.
-        while (why := await _wrong(wire, turned_away)) and not within.expired:  # noqa: ASYNC110
-            await asyncio.sleep(AGAIN_S)
+        why = await within.poll(partial(_wrong, wire, turned_away), AGAIN_S, done=not_)
         if why:
             raise ReplicationError(
                 f"The wire for {wire.name} at {wire.at} does not lead to node "

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from operator import not_
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock, Deadline
@@ -140,15 +141,16 @@ async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:
     """
     images = [disk.image[vm.node] for disk in spec.disks]
     names = taps.names(spec, vm.node)
-    while held := await vm.host.still_held(images=images, taps=names):
-        if deadline.expired:
-            raise FencingFailed(
-                vm.node,
-                f"QEMU of node {vm.node} is dead, but {'; '.join(held)}.",
-                hint="end that process; the failover goes on by itself then, or with"
-                f" `coloctl failover {spec.name} --force`",
-            )
-        await asyncio.sleep(RELEASE_PERIOD_S)
+    held = await deadline.poll(
+        lambda: vm.host.still_held(images=images, taps=names), RELEASE_PERIOD_S, done=not_
+    )
+    if held:
+        raise FencingFailed(
+            vm.node,
+            f"QEMU of node {vm.node} is dead, but {'; '.join(held)}.",
+            hint="end that process; the failover goes on by itself then, or with"
+            f" `coloctl failover {spec.name} --force`",
+        )
 
 
 async def _killed(vm: VM, deadline_s: float) -> DeathProof | None:

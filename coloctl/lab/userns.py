@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from coloctl.clock import Deadline
 from coloctl.errors import LabError
 from coloctl.lab.kernel import (
     CLONE_NEWNS,
@@ -100,11 +100,9 @@ def _show(source: Path, target: Path) -> None:
 
 def _check_single_thread() -> None:
     """Require that the caller has one thread, at once or as soon as ending threads have ended."""
-    end = time.monotonic() + _ENDING_S
-    while sum(1 for _ in Path("/proc/self/task").iterdir()) > 1:
-        if time.monotonic() > end:
-            raise LabError("A user namespace can be entered only before the first thread starts.")
-        time.sleep(0.005)
+    tasks = Path("/proc/self/task")
+    if not Deadline(_ENDING_S).poll_blocking(lambda: len(list(tasks.iterdir())) == 1, 0.005):
+        raise LabError("A user namespace can be entered only before the first thread starts.")
 
 
 @contextlib.contextmanager

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import not_
 from pathlib import Path
 
 from coloctl import paths, procfs
+from coloctl.clock import Deadline
 from coloctl.errors import LabError
 from coloctl.host.listen import ports_in_use
 from coloctl.lab import layout, netns
@@ -50,10 +51,7 @@ class Trail:
 
 def remains(trail: Trail, grace_s: float = GRACE_S) -> list[str]:
     """Describe each thing that is still there after the grace."""
-    end = time.monotonic() + grace_s
-    while (left := list(_left(trail))) and time.monotonic() < end:
-        time.sleep(0.05)
-    return left
+    return Deadline(grace_s).poll_blocking(lambda: list(_left(trail)), 0.05, done=not_)
 
 
 def _left(trail: Trail) -> Iterator[str]:

@@ -12,7 +12,6 @@ import itertools
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 from coloctl import interrupts, pairfile, paths
 from coloctl.chaos.evidence.remains import Trail, namespaces
 from coloctl.chaos.faults.fault import Setup, environment_set
+from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
@@ -201,11 +201,8 @@ def write_pair(
 
 def until(enough: Callable[[], bool], deadline_s: float, otherwise: str) -> None:
     """Wait until ``enough`` holds; raises `DeadlineMissed` with ``otherwise`` when it never did."""
-    give_up = time.monotonic() + deadline_s
-    while not enough():
-        if time.monotonic() > give_up:
-            raise DeadlineMissed(f"{otherwise} within {deadline_s:.0f} s.")
-        time.sleep(LOOK_S)
+    if not Deadline(deadline_s).poll_blocking(enough, LOOK_S):
+        raise DeadlineMissed(f"{otherwise} within {deadline_s:.0f} s.")
 
 
 def boot(setting: Testbed, client: ControlClient) -> None:

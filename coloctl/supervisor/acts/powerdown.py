@@ -143,13 +143,14 @@ def _lives(vm: VM | None) -> bool:
 
 async def taken_over(state: PairState, lost: NodeName, patience_s: float) -> bool:
     """Wait until the supervisor has failed over from ``lost``; return whether it has."""
-    deadline = Deadline(patience_s)
-    while not deadline.expired:
-        primary = state.seat_of(Role.PRIMARY)
-        if state.protection is not Protection.COLO and not state.act:
-            return primary is not None and primary.name != lost
-        await asyncio.sleep(LOOK_S)
-    return False
+
+    async def over() -> bool:
+        return state.protection is not Protection.COLO and not state.act
+
+    if not await Deadline(patience_s).poll(over, LOOK_S):
+        return False
+    primary = state.seat_of(Role.PRIMARY)
+    return primary is not None and primary.name != lost
 
 
 async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
