@@ -91,13 +91,13 @@ def inject(name: str, kind: str, target: str, params: Mapping[str, Any]) -> Acti
     """
     _known(kind, target)
     try:
-        FAULTS[kind].params.model_validate(dict(params))
+        given = FAULTS[kind].params.model_validate(dict(params))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "its parameters"
         raise UsageError(f"The fault '{kind}' does not take {key}: {first['msg']}.") from None
     try:
-        return Active(build(FAULTS, _pair(name), kind, target, params))
+        return Active(build(FAULTS, _pair(name), kind, target, given))
     except NothingToHit as nothing:
         raise NotProtected(f"The fault '{kind}' met nothing: {nothing.message}.") from None
 

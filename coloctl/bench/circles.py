@@ -35,7 +35,7 @@ from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads import PAUSE_MS, start_workload
+from coloctl.chaos.workloads import PAUSE_MS, AppendsParams, start_workload
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
@@ -119,7 +119,7 @@ class _Crowd:
             name="load",
             kind="redis-appends",
             clients=count,
-            params={"pause_ms": pause_ms},
+            params=AppendsParams(pause_ms=pause_ms),
             numbered_from=self.count,
         )
         group = start_workload(self._lab, work)

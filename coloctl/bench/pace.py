@@ -22,7 +22,7 @@ from coloctl.bench.overhead import SETTLE_S, Row, pauses, rates
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads import PAUSE_MS, start_workload
+from coloctl.chaos.workloads import PAUSE_MS, AppendsParams, start_workload
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
@@ -91,7 +91,7 @@ def bursts(
         folder = stack.enter_context(testbed.folder(where))
         client = stack.enter_context(testbed.pair(where, lab, folder))
         testbed.boot(where, client)
-        rhythm = {"pause_ms": load.pause_ms, "burst_s": load.burst_s, "idle_s": load.idle_s}
+        rhythm = AppendsParams(pause_ms=load.pause_ms, burst_s=load.burst_s, idle_s=load.idle_s)
         work = Workload(name="load", kind="redis-appends", clients=load.clients, params=rhythm)
         clients = start_workload(lab, work)
         stack.callback(clients.kill)

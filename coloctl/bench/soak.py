@@ -29,7 +29,7 @@ from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads import start_workload
+from coloctl.chaos.workloads import AppendsParams, start_workload
 from coloctl.chaos.workloads.history import Op
 from coloctl.control.acts import QUERY_S, Acts
 from coloctl.control.client import ControlClient, ControlEvent
@@ -91,7 +91,7 @@ def soak(
             name="load",
             kind="redis-appends",
             clients=weather.clients,
-            params={"pause_ms": SOAK_PAUSE_MS},
+            params=AppendsParams(pause_ms=SOAK_PAUSE_MS),
         )
         clients = start_workload(lab, load)
         stack.callback(clients.kill)

@@ -90,7 +90,8 @@ def _keys_at(root: type[BaseModel], loc: Loc) -> set[str]:
         if isinstance(part, str):
             annotation = table.model_fields[part].annotation
             table = next(iter(get_args(annotation)), annotation)
-    return {field.alias or name for name, field in table.model_fields.items()}
+    fields = table.model_fields.items()
+    return {one.validation_alias or name for name, one in fields if not one.exclude}
 
 
 def _sentence(found: ErrorDetails) -> SpecError:

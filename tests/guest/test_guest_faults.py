@@ -12,6 +12,7 @@ from coloctl import paths
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, build
 from coloctl.chaos.run import testbed as settings
+from coloctl.chaos.scenario.values import Params
 from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
 
@@ -31,7 +32,7 @@ def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> N
         under_test = PairUnderTest(setting.name, lab, home, Acts(client).view, client.execute)
 
         def inject(kind: str) -> None:
-            build(FAULTS, under_test, kind, "guest", {}).inject()
+            build(FAULTS, under_test, kind, "guest", Params()).inject()
 
         def event(name: str) -> None:
             for one in client.events(PATIENCE_S):

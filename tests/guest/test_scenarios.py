@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +40,8 @@ def where(guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build
 
 def story(name: str) -> Scenario:
     whole = load(ROOT / "scenarios" / f"{name}.toml")
-    return replace(whole, expect={k: v for k, v in whole.expect.items() if k not in TIMED})
+    expect = {k: v for k, v in whole.expect.items() if k not in TIMED}
+    return whole.model_copy(update={"expect": expect})
 
 
 def silent(_name: str, _seed: int, _sentence: str) -> None:
@@ -81,7 +81,7 @@ def test_a_broken_supervisor_is_caught(
 ) -> None:
     """One promotes without a fence, the other announces a survivor before it is promoted."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "broken" / broken))
-    scenario = replace(story(name), pair={"policy": {"auto_reprotect": False}})
+    scenario = story(name).model_copy(update={"pair": {"policy": {"auto_reprotect": False}}})
     outcome = runner.make(Run.of(scenario, scenario.seed, where))
     assert outcome.validity is Validity.INVALID, outcome.because()
     assert guilty(outcome) >= caught_by

@@ -32,7 +32,10 @@ pytestmark = pytest.mark.guest
 
 CLIENTS = 2
 PATIENCE_S = 60.0
-SPECS = [Workload(kind, kind, CLIENTS, numbered_from=10 * n) for n, kind in enumerate(WORKLOADS)]
+SPECS = [
+    Workload(name=kind, kind=kind, clients=CLIENTS, numbered_from=10 * n)
+    for n, kind in enumerate(WORKLOADS)
+]
 
 
 def more(works: Mapping[str, ClientProgram], count: int) -> None:

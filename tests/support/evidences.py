@@ -46,7 +46,11 @@ def evidence(**changes: Any) -> Evidence:
 
 def at_work(kind: str, history: Sequence[Op], kept: Any = None, clients: int = 1) -> Evidence:
     """A run of one workload."""
-    return evidence(works={"load": WorkloadRecord(Workload("load", kind, clients), history, kept)})
+    return evidence(
+        works={
+            "load": WorkloadRecord(Workload(name="load", kind=kind, clients=clients), history, kept)
+        }
+    )
 
 
 def answered(

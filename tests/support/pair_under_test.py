@@ -28,7 +28,8 @@ class InjectedFault:
     """A fault that was injected, as a test looks at it."""
 
     def __init__(self, pair: PairUnderTest, kind: str, target: str, params: dict[str, Any]) -> None:
-        self.fault: Fault[Any] = build(FAULTS, pair, kind, target, params)
+        given = FAULTS[kind].params.model_validate(params)
+        self.fault: Fault[Any] = build(FAULTS, pair, kind, target, given)
         self.injected: Injected = self.fault.inject()
         self.nodes, self.note = self.injected.nodes, self.injected.note
         self.role, self.heal, self.result = self.injected.role, self.fault.heal, self.fault.result

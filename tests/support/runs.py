@@ -21,7 +21,7 @@ from coloctl.chaos.evidence.records import (
     WorkloadRecord,
 )
 from coloctl.chaos.run.result import QEMU, RunResult
-from coloctl.chaos.scenario.values import Scenario, ScheduledFault, SteadyState, Workload
+from coloctl.chaos.scenario.values import Params, Scenario, ScheduledFault, SteadyState, Workload
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import OpStatus as Answer
 from coloctl.model.event import Record
@@ -29,8 +29,8 @@ from coloctl.model.event import Record
 RECORDED = Path(__file__).parents[1] / "golden" / "runs" / "kill_then_freeze.json"
 
 WORKLOADS = (
-    Workload("appends", "redis-appends", 2),
-    Workload("slow", "redis-appends", 2, numbered_from=4),
+    Workload(name="appends", kind="redis-appends", clients=2),
+    Workload(name="slow", kind="redis-appends", clients=2, numbered_from=4),
 )
 SCENARIO = Scenario(
     name="kill-then-freeze",
@@ -40,7 +40,7 @@ SCENARIO = Scenario(
     steady_state=SteadyState(),
     workloads=WORKLOADS,
     faults=(),
-    expect={"no_lost_acks": {}, "connections_survive": {}},
+    expect={"no_lost_acks": Params(), "connections_survive": Params()},
     promises=(1,),
 )
 

@@ -45,7 +45,7 @@ class Layer(Params):
     """The file of the disk that is affected."""
 
     #: ``diskN`` is the N-th disk of the pair file, from 0.
-    disk: str = Field("disk0", pattern=r"^disk\d+$")
+    disk: str = Field(default="disk0", pattern=r"^disk\d+$")
     #: The overlays are a secondary's.
     layer: Literal["image", "active", "hidden"] = "image"
 
@@ -60,8 +60,8 @@ class DiskErrorParams(Layer):
 class DiskSlowParams(Layer):
     """Requests of all kinds together; 0 means no limit of that sort."""
 
-    bytes_per_s: int = Field(0, ge=0)
-    iops: int = Field(20, ge=0)
+    bytes_per_s: int = Field(default=0, ge=0)
+    iops: int = Field(default=20, ge=0)
 
 
 @dataclass(frozen=True)

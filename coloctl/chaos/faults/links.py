@@ -55,13 +55,13 @@ class Impaired(Params):
     Every kind takes all the keys, so that a wire can be slow and lossy; they differ in defaults.
     """
 
-    loss_percent: float = Field(0.0, ge=0, le=100)
-    delay_ms: float = Field(0.0, ge=0)
-    jitter_ms: float = Field(0.0, ge=0)
-    reorder_percent: float = Field(0.0, ge=0, le=100)
-    rate_kbit: float = Field(0.0, ge=0)
-    up_s: float = Field(0.0, ge=0)
-    down_s: float = Field(0.0, ge=0)
+    loss_percent: float = Field(default=0.0, ge=0, le=100)
+    delay_ms: float = Field(default=0.0, ge=0)
+    jitter_ms: float = Field(default=0.0, ge=0)
+    reorder_percent: float = Field(default=0.0, ge=0, le=100)
+    rate_kbit: float = Field(default=0.0, ge=0)
+    up_s: float = Field(default=0.0, ge=0)
+    down_s: float = Field(default=0.0, ge=0)
     seed: int = 0
     sender: Sender | None = None
 
@@ -79,25 +79,25 @@ class Impaired(Params):
 
 
 class LossParams(Impaired):
-    loss_percent: float = Field(1.0, gt=0, le=100)
+    loss_percent: float = Field(default=1.0, gt=0, le=100)
 
 
 class DelayParams(Impaired):
-    delay_ms: float = Field(20.0, gt=0)
+    delay_ms: float = Field(default=20.0, gt=0)
 
 
 class ReorderParams(Impaired):
-    reorder_percent: float = Field(25.0, gt=0, le=100)
-    delay_ms: float = Field(10.0, gt=0)
+    reorder_percent: float = Field(default=25.0, gt=0, le=100)
+    delay_ms: float = Field(default=10.0, gt=0)
 
 
 class BandwidthParams(Impaired):
-    rate_kbit: float = Field(10_000.0, gt=0)
+    rate_kbit: float = Field(default=10_000.0, gt=0)
 
 
 class FlapParams(Impaired):
-    up_s: float = Field(1.0, gt=0)
-    down_s: float = Field(1.0, gt=0)
+    up_s: float = Field(default=1.0, gt=0)
+    down_s: float = Field(default=1.0, gt=0)
 
 
 def ports(service: Service, pair: PairSpec) -> dict[str, tuple[int, ...]]:

@@ -47,14 +47,14 @@ while os.getppid() == parent:
 class CpuStarvationParams(Params):
     """The number of other processes that compute, and the niceness of the target."""
 
-    burners: int = Field(4, ge=0, le=64)
-    nice: int = Field(10, ge=0, le=19)
+    burners: int = Field(default=4, ge=0, le=64)
+    nice: int = Field(default=10, ge=0, le=19)
 
 
 class MemoryPressureParams(Params):
     """The memory to hold; less where the machine has not so much to spare."""
 
-    mib: int = Field(1024, ge=1)
+    mib: int = Field(default=1024, ge=1)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class OperatorParams(Params):
         "checkpoint",
         "fence-confirm",
     ] = "checkpoint"
-    timeout_s: float = Field(120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0)
     #: Further arguments of the command, such as ``to`` and ``force`` of a failover.
     arguments: Mapping[str, Any] = Field(default_factory=dict)
 

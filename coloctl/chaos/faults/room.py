@@ -39,7 +39,7 @@ TAKES_MAX = 50
 class RoomParams(Params):
     """The room that is left."""
 
-    leave_kib: int = Field(0, ge=0)
+    leave_kib: int = Field(default=0, ge=0)
 
 
 @contextlib.contextmanager

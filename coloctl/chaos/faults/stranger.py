@@ -80,7 +80,7 @@ print(json.dumps({"got": got, "tried": tried}), flush=True)
 class StrangerParams(Params):
     """The number of datagrams a second to each beacon, as far as its host permits."""
 
-    datagrams: int = Field(4000, ge=0, le=100_000)
+    datagrams: int = Field(default=4000, ge=0, le=100_000)
 
 
 class StrangerFault(Fault[StrangerParams]):

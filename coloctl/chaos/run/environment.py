@@ -102,7 +102,7 @@ def environment(
         kinds = (FAULTS[fault.kind].prepare for fault in plan)
         for prepare in dict.fromkeys(one for one in kinds if one is not None):
             stack.enter_context(prepare(setup))
-        guest = {"services": needs_services(scenario), **scenario.guest}
+        guest = {"services": needs_services(scenario), **scenario.guest.model_dump()}
         pair_file = testbed.write_pair(where, setup, guest, scenario.pair)
         supervisor = spawned_supervisor(pairfile.load(pair_file), metrics)
         with environment_set(setup.environment):

@@ -130,7 +130,7 @@ class RunResult:
             "name": fault.fault.name,
             "kind": fault.fault.kind,
             "target": fault.fault.target,
-            "params": dict(fault.fault.params),
+            "params": fault.fault.params.model_dump(mode="json"),
             "when": None if fault.fault.when is None else str(fault.fault.when),
             "nodes": list(fault.nodes),
             "role": fault.role,

@@ -173,7 +173,7 @@ def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> RunResul
 def check(scenario: Scenario, evidence: Evidence) -> list[Verdict]:
     """Run each check that the scenario asks for and return the verdicts."""
     return [
-        CHECKS[name].run(evidence, CHECKS[name].params.model_validate(dict(given)))
+        CHECKS[name].run(evidence, CHECKS[name].params.of(given))
         for name, given in scenario.expect.items()
     ]
 

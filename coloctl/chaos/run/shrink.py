@@ -5,9 +5,8 @@ Called by `chaos.run.batch` for `--shrink`; makes the smaller runs with `chaos.r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import tomli_w
 
@@ -16,7 +15,7 @@ from coloctl.chaos.run import runner
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario.schedule import smaller
-from coloctl.chaos.scenario.values import Scenario, ScheduledFault
+from coloctl.chaos.scenario.values import FaultSpec, Scenario, ScheduledFault
 
 #: Runs that are made at most; each takes about as long as the one that is made smaller.
 TRIES_MAX = 24
@@ -76,41 +75,11 @@ def _invalid(outcome: RunResult) -> frozenset[str]:
 
 def text(scenario: Scenario, seed: int, plan: tuple[ScheduledFault, ...]) -> str:
     """Write a scenario file with exactly these faults."""
-    document: dict[str, Any] = {
-        "title": f"{scenario.title} (made smaller)",
-        "why": scenario.why,
-        "seed": seed,
-        "settle_s": scenario.settle_s,
-        "steady_state": vars(scenario.steady_state),
-        "guest": dict(scenario.guest),
-        "pair": dict(scenario.pair),
-        "workload": [
-            {
-                **work.params,
-                "name": work.name,
-                "kind": work.kind,
-                "clients": work.clients,
-                "begins": work.begins,
-            }
-            for work in scenario.workloads
-        ],
-        "fault": [_fault(one) for one in plan],
-        "expect": {name: dict(given) for name, given in scenario.expect.items()},
-    }
-    return tomli_w.dumps(document)
-
-
-def _fault(one: ScheduledFault) -> Mapping[str, Any]:
-    written: dict[str, Any] = {
-        "name": one.name,
-        "kind": one.kind,
-        "target": one.target,
-        "at_s": one.at_s,
-        **{key: value for key, value in one.params.items() if value is not None},
-    }
-    extra = {
-        "when": None if one.when is None else str(one.when),
-        "after": one.after or None,
-        "duration_s": one.duration_s,
-    }
-    return written | {key: value for key, value in extra.items() if value is not None}
+    shrunk = scenario.model_copy(
+        update={
+            "title": f"{scenario.title} (made smaller)",
+            "seed": seed,
+            "faults": tuple(map(FaultSpec.of, plan)),
+        }
+    )
+    return tomli_w.dumps(shrunk.to_document())

@@ -35,7 +35,6 @@ info with the disk's error; its client goes on. A datagram is given up only when
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,45 +70,45 @@ class AppendsParams(Params):
     The connections are opened one by one, over ``arrive_s`` in all.
     """
 
-    pause_ms: float = Field(PAUSE_MS, ge=0)
-    burst_s: float = Field(0.0, ge=0)
-    idle_s: float = Field(0.0, ge=0)
-    arrive_s: float = Field(0.0, ge=0)
+    pause_ms: float = Field(default=PAUSE_MS, ge=0)
+    burst_s: float = Field(default=0.0, ge=0)
+    idle_s: float = Field(default=0.0, ge=0)
+    arrive_s: float = Field(default=0.0, ge=0)
 
 
 class PacedParams(Params):
     """Keys of clients that do one thing after the other, with a pause between."""
 
-    pause_ms: float = Field(50.0, ge=1)
+    pause_ms: float = Field(default=50.0, ge=1)
 
 
 class TransfersParams(PacedParams):
     """Accounts that hold so much each at first; every so many operations of a client are a read."""
 
-    accounts: int = Field(8, ge=2)
-    balance: int = Field(100, ge=0)
-    read_every: int = Field(5, ge=0)
+    accounts: int = Field(default=8, ge=2)
+    balance: int = Field(default=100, ge=0)
+    read_every: int = Field(default=5, ge=0)
 
 
 class RegistersParams(PacedParams):
     """Registers that all clients share. The rate bounds what a check has to search."""
 
-    pause_ms: float = Field(150.0, ge=1)
-    keys: int = Field(3, ge=1)
+    pause_ms: float = Field(default=150.0, ge=1)
+    keys: int = Field(default=3, ge=1)
 
 
 class StreamParams(PacedParams):
     """So many chunks are on their way at a time; together they fit into what a socket holds."""
 
-    chunk_bytes: int = Field(1024, ge=1, le=4096)
-    window: int = Field(2, ge=1, le=4)
+    chunk_bytes: int = Field(default=1024, ge=1, le=4096)
+    window: int = Field(default=2, ge=1, le=4)
 
 
 class BlocksParams(PacedParams):
     """Blocks of that size, written one after the other."""
 
-    pause_ms: float = Field(100.0, ge=1)
-    block_bytes: int = Field(1024, ge=16, le=65536)
+    pause_ms: float = Field(default=100.0, ge=1)
+    block_bytes: int = Field(default=1024, ge=16, le=65536)
 
 
 _CONNECTED = ("connections_survive", "outage_within")
@@ -162,6 +161,6 @@ def start_workload(lab: Lab, work: Workload) -> ClientProgram:
         *(sys.executable, "-m", f"{__name__}.{work.kind.replace('-', '_')}"),
         *("--host", layout.GUEST),
         *("--clients", str(work.clients), "--first", str(work.numbered_from)),
-        *("--params", json.dumps(dict(work.params))),
+        *("--params", work.params.model_dump_json()),
     ]
     return ClientProgram(lab, who)

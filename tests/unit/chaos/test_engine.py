@@ -92,7 +92,7 @@ def engine(ear: Deaf, faults: Recorded) -> Iterator[Engine]:
 
 def planned(name: str, **more: Any) -> ScheduledFault:
     return ScheduledFault(
-        name, "note", "primary", more.pop("at_s", 0.0), params={"name": name}, **more
+        name, "note", "primary", more.pop("at_s", 0.0), params=NoteParams(name=name), **more
     )
 
 

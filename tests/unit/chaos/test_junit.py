@@ -20,7 +20,7 @@ def test_a_case_says_how_its_run_ended() -> None:
     void = Evidence(5.0, 5.0, (), {})
     valid, invalid = runs.outcome(), runs.outcome(verdicts=[LOST])
     unknown = runs.outcome(void, (), "The guest never booted.")
-    other = replace(valid, scenario=replace(valid.scenario, name="other"), seed=8)
+    other = replace(valid, scenario=valid.scenario.model_copy(update={"name": "other"}), seed=8)
     root = ElementTree.fromstring(junit.document([valid, invalid, unknown, other]))
     assert root.attrib["tests"], root.attrib["failures"] == ("4", "1")
     suites = {suite.attrib["name"]: suite for suite in root.findall("testsuite")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.faults import FAULTS
@@ -28,6 +29,15 @@ def test_a_scenario_is_right_short_and_says_why(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LINES_MAX
     assert schedule(found, found.seed) == schedule(found, found.seed)
     assert "one_primary" in found.expect and "no_leaks" in found.expect
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_scenario_is_the_same_when_it_was_written_and_read_again(
+    path: Path, tmp_path: Path
+) -> None:
+    found, again = load(path), tmp_path / path.name
+    again.write_text(tomli_w.dumps(found.to_document()))
+    assert load(again) == found
 
 
 def test_there_are_enough_and_each_promise_is_attacked() -> None:

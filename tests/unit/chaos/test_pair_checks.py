@@ -206,7 +206,7 @@ def test_a_silence_that_ends_long_after_the_fault_is_felt_all_the_same() -> None
 def test_a_client_that_had_ended_waits_for_nothing() -> None:
     busy = at_work("redis-appends", connected(runs.steadily()))
     gone = [*answered(6.0, 0, 3), runs.Op(7.0, 3, runs.INFO, -1, "closed 1")]
-    beside = WorkloadRecord(Workload("gone", "http", 1), gone)
+    beside = WorkloadRecord(Workload(name="gone", kind="http", clients=1), gone)
     run = replace(busy, works={**busy.works, "gone": beside})
     assert judged("outage_within", run, ms=2000.0).validity is VALID
 

@@ -108,7 +108,7 @@ def test_a_takeover_that_never_ended_leaves_its_steps() -> None:
 @given(st.text(max_size=40))
 def test_no_text_breaks_out_of_the_page(words: str) -> None:
     odd = f"</script><script>alert(1)</script>{words}<!--"
-    scenario = replace(runs.SCENARIO, title=odd, why=odd)
+    scenario = runs.SCENARIO.model_copy(update={"title": odd, "why": odd})
     verdict = Verdict(odd, Validity.INVALID, odd, (odd,))
     outcome = runs.outcome(Evidence(5.0, 5.0, (), {}), [verdict], odd)
     plain = read(report.page(runs.outcome(Evidence(5.0, 5.0, (), {}), [verdict])))

@@ -9,8 +9,8 @@ import pytest
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.scenario import file
-from coloctl.chaos.scenario.values import Scenario, When
-from coloctl.chaos.workloads import WORKLOADS
+from coloctl.chaos.scenario.values import Params, Scenario, When
+from coloctl.chaos.workloads import WORKLOADS, AppendsParams, StreamParams
 from coloctl.errors import ScenarioError
 
 WHOLE = """
@@ -83,11 +83,11 @@ def test_everything_is_read(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.steady_state.checkpoints_min == 5 and found.steady_state.protection == "colo"
     assert found.pair == {"checkpoint": {"delay_ms": 250}}
-    assert found.guest["loopback"] is False
+    assert found.guest.loopback is False
     assert [(work.name, work.numbered_from, work.begins) for work in found.workloads] == [
         ("redis-appends", 0, "booted"), ("more", 3, "protected"),
     ]  # fmt: skip
-    assert found.workloads[1].params["pause_ms"] == 10.0
+    assert found.workloads[1].params == AppendsParams(pause_ms=10.0)
     first, rest = found.faults
     assert first.at_s == (2.0, 2.0) and first.when is When.CHECKPOINT
     assert rest.name == "random-2" and rest.times == 4 and rest.after == "first"
@@ -116,6 +116,16 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("[pair.checkpoint]\ndelay_ms", "[pair.disk]\nx", "pair.disk: This table is the lab's."),
         ("settle_s", "setle_s", "setle_s: There is no such key in scenario files."),
         ('title = "Primary is killed"', "", "title: This key is missing."),
+        ("seed = 7", 'name = "x"', "name: There is no such key in scenario files."),
+        (
+            "clients = 3",
+            "numbered_from = 3",
+            "workload[0].numbered_from: There is no such key in w",
+        ),
+        ("weight = 2.0", "params = {}", "fault[1].random[0].params: There is no such key in fault"),
+        ("times = 4", "share = 0.1", "fault[1].share: There is no such key in random faults."),
+        ("promises = [1, 3]", "promises = 1", "promises: This must be a list in square brackets"),
+        ("{ before_min = 5 }", "5", "expect.no_lost_acks: This must be a table, not 5."),
         ("seed = 7", "seed = ", "This is not TOML"),
     ],
 )
@@ -142,6 +152,18 @@ def test_several_mistakes_are_counted(tmp_path: Path) -> None:
         loaded(tmp_path, broken)
 
 
+def test_a_scenario_needs_clients(tmp_path: Path) -> None:
+    nothing = 'title = "x"\nwhy = "y"\nworkload = []\nexpect = { one_primary = {} }\n'
+    with pytest.raises(ScenarioError, match="workload: A scenario needs clients"):
+        loaded(tmp_path, nothing)
+
+
+def test_keys_of_another_kind_are_an_error_in_python() -> None:
+    assert AppendsParams.of(Params()) == AppendsParams()
+    with pytest.raises(AssertionError, match="another kind"):
+        AppendsParams.of(StreamParams())
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="cannot be read"):
         file.load(tmp_path / "none.toml")
@@ -150,6 +172,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_the_schema_knows_every_kind() -> None:
     schema = file.json_schema()
     tables = schema["$defs"]
-    assert tables["FaultTable"]["properties"]["kind"]["enum"] == sorted(FAULTS)
-    assert tables["WorkloadTable"]["properties"]["kind"]["enum"] == sorted(WORKLOADS)
+    assert tables["FaultSpec"]["properties"]["kind"]["enum"] == sorted(FAULTS)
+    assert tables["Workload"]["properties"]["kind"]["enum"] == sorted(WORKLOADS)
     assert set(schema["properties"]["expect"]["properties"]) == set(CHECKS)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support import runs
 
 from coloctl.chaos.scenario.schedule import leave_out, schedule, smaller
 from coloctl.chaos.scenario.values import (
@@ -13,19 +14,18 @@ from coloctl.chaos.scenario.values import (
     FaultSpec,
     Scenario,
     ScheduledFault,
-    SteadyState,
 )
 
-KILL = FaultChoice("kill", "primary")
-FREEZE = FaultChoice("freeze", "secondary", duration_s=(1.0, 3.0))
+KILL = FaultChoice(kind="kill", target="primary")
+FREEZE = FaultChoice(kind="freeze", target="secondary", duration_s=(1.0, 3.0))
 
 
 def scenario(*faults: FaultSpec) -> Scenario:
-    return Scenario("s", "S", "why", 1, SteadyState(), (), faults, {})
+    return runs.SCENARIO.model_copy(update={"faults": faults})
 
 
-CIRCLES = FaultSpec("any", (KILL, FREEZE), (1.0, 2.0), every_s=(3.0, 4.0), times=5)
-LAST = FaultSpec("last", (KILL,), (0.5, 0.5), after="any")
+CIRCLES = FaultSpec(name="any", random=(KILL, FREEZE), at_s=(1.0, 2.0), every_s=(3.0, 4.0), times=5)
+LAST = FaultSpec(name="last", kind="kill", target="primary", at_s=(0.5, 0.5), after="any")
 
 
 @given(st.integers(0, 2**32))
@@ -48,7 +48,7 @@ def test_seeds_differ() -> None:
 
 
 def test_a_fault_that_is_left_out_changes_no_other() -> None:
-    alone = FaultSpec("alone", (KILL, FREEZE), (0.0, 9.0))
+    alone = FaultSpec(name="alone", random=(KILL, FREEZE), at_s=(0.0, 9.0))
     both = schedule(scenario(alone, CIRCLES), 3)
     assert schedule(scenario(alone), 3) == both[:1]
 

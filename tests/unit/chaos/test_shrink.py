@@ -9,17 +9,24 @@ from typing import Any
 
 from support import runs
 
+from coloctl.chaos.checks.sides import Sides
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.run import shrink
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
 from coloctl.chaos.scenario import file
-from coloctl.chaos.scenario.values import Scenario, ScheduledFault, SteadyState, When, Workload
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault, When, Workload
+from coloctl.chaos.workloads import AppendsParams
 
-APPENDS = Workload("redis-appends", "redis-appends", 4, {"pause_ms": 5.0})
-STORY = Scenario("s", "Much goes wrong", "Because.", 7, SteadyState(), (APPENDS,), (), {
-    "no_lost_acks": {"before_min": 2},
-})  # fmt: skip
+APPENDS = Workload(kind="redis-appends", params=AppendsParams(pause_ms=5.0))
+STORY = Scenario(
+    name="s",
+    title="Much goes wrong",
+    why="Because.",
+    seed=7,
+    workloads=(APPENDS,),
+    expect={"no_lost_acks": Sides(before_min=2)},
+)
 PLAN = tuple(
     ScheduledFault(f"f{n}", kind, "primary", 2.0, when=When.STEADY, after=f"f{n - 1}" if n else "",
             duration_s=4.0 if kind == "freeze" else None)
@@ -73,8 +80,8 @@ def test_the_least_plan_is_a_scenario_like_any_other(tmp_path: Path) -> None:
     path = tmp_path / "shrunk.toml"
     path.write_text(shrink.text(STORY, 7, PLAN[:3]))
     found = file.load(path)
-    assert found.seed == 7 and found.expect == {"no_lost_acks": {"before_min": 2}}
-    assert found.workloads[0].params["pause_ms"] == 5.0
+    assert found.seed == 7 and found.expect == {"no_lost_acks": Sides(before_min=2)}
+    assert found.workloads == STORY.workloads
     assert [one.name for one in found.faults] == ["f0", "f1", "f2"]
     assert found.faults[1].choices[0].duration_s == (4.0, 4.0)
     assert found.faults[2].after == "f1" and found.faults[2].when is When.STEADY

@@ -452,8 +452,10 @@ def test_an_answer_that_is_none_is_refused_and_a_kill_is_final() -> None:
 
 def test_a_kind_starts_its_program_with_its_clients_and_parameters() -> None:
     bench = Bench()
-    spec = Workload("w", "tcp-stream", 2, {"window": 1}, numbered_from=4)
+    spec = Workload(kind="tcp-stream", clients=2, params=StreamParams(window=1), numbered_from=4)
     running = start_workload(cast(Lab, bench), spec)
     running.kill()
     assert bench.argv[2:4] == ["coloctl.chaos.workloads.tcp_stream", "--host"]
-    assert bench.argv[5:] == ["--clients", "2", "--first", "4", "--params", '{"window": 1}']
+    *words, params = bench.argv[5:]
+    assert words == ["--clients", "2", "--first", "4", "--params"]
+    assert StreamParams.model_validate_json(params) == StreamParams(window=1)
