@@ -14,8 +14,7 @@ import pytest
 from support.clients import booted, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos.checks import records, streams, verdict
-from coloctl.chaos.checks.verdict import Validity
+from coloctl.chaos.checks.verdict import Validity, worst
 from coloctl.lab import guest, link, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec, Policy, Role
@@ -88,12 +87,8 @@ def test_clients_lose_nothing_and_a_zombie_is_dead(
                 assert not lost.process.alive()
                 await at_work.acknowledged(20)
                 assert not tap_is_up(lab, lost.node)
-                history = at_work.end()
-                verdicts = [
-                    records.all_kept(history, at_work.read_back(), at_s),
-                    streams.all_connected(history, at_work.count),
-                ]
-            assert verdict.worst(verdicts) is Validity.VALID, verdicts
+                verdicts = at_work.verdicts(at_s)
+            assert worst(verdicts) is Validity.VALID, verdicts
             assert lab.bad_checksums() == 0
             (told,) = (data for name, data in stage.events if name == "FAILED_OVER")
             assert told["timeline"]["cause"] == wanted

@@ -16,8 +16,7 @@ import pytest
 from support.clients import Clients, ask, clients, guest_spec
 from support.pairs import Stage, supervised
 
-from coloctl.chaos.checks import records, streams, verdict
-from coloctl.chaos.checks.verdict import Validity
+from coloctl.chaos.checks.verdict import Validity, worst
 from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import NODES, DiskSpec, NicSpec, PairSpec, TapSpec, other
@@ -132,14 +131,8 @@ def test_neither_disk_nor_card_loses_anything_in_either_direction(
                         for i, server in enumerate(SERVERS)
                     ]
                     at_s = await the_primary_is_lost(stage, at_work)
-                    verdicts = []
-                    for one in at_work:
-                        history = one.end()
-                        verdicts += [
-                            records.all_kept(history, one.read_back(), at_s),
-                            streams.all_connected(history, one.count),
-                        ]
-                assert verdict.worst(verdicts) is Validity.VALID, verdicts
+                    verdicts = [found for one in at_work for found in one.verdicts(at_s)]
+                assert worst(verdicts) is Validity.VALID, verdicts
                 assert stage.state.protection is Protection.UNPROTECTED
             assert lab.bad_checksums() == 0
             assert await acts.stop(stage.state, force=False) == "guest shut down"

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.evidences import around, checked
 
-from coloctl.chaos.checks import records, streams
-from coloctl.chaos.checks import verdict as checker
+from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.audit import audit
 from coloctl.chaos.evidence.records import Audit, WorkloadRecord
 from coloctl.chaos.evidence.takeover import awaited
@@ -105,18 +105,16 @@ def history_of(played: Any, name: str) -> list[Op]:
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "udp-sequence"])
 def test_connections_survive(played: Any, name: str) -> None:
-    history = history_of(played, name)
-    verdict = streams.all_connected(history, CLIENTS)
-    assert verdict.validity is checker.Validity.VALID, verdict
-    acks = [op.at_s for op in done(history)]
-    assert min(acks) < played[2] < max(acks)
+    works, _, fault_at_s = played
+    verdict = checked("connections_survive", around(fault_at_s, works[name]))
+    assert verdict.validity is Validity.VALID, verdict
 
 
 def test_no_record_is_lost_and_disk_and_memory_agree(played: Any) -> None:
     works, audits, fault_at_s = played
     work = works["redis-appends"]
-    verdict = records.all_kept(work.history, work.kept, fault_at_s)
-    assert verdict.validity is checker.Validity.VALID, verdict
+    verdict = checked("no_lost_acks", around(fault_at_s, work))
+    assert verdict.validity is Validity.VALID, verdict
     before, after = audits
     assert before.boot_id == after.boot_id
     for each in audits:

@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from support.evidences import around, checked
 from support.pairs import Stage, firmware_spec
 
+from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.evidence.records import WorkloadRecord
+from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads.history import Op, parse
 from coloctl.lab import guest, layout, qemu
 from coloctl.lab.network import Lab
@@ -172,6 +176,12 @@ class Clients:
         self.process.wait(END_PATIENCE_S)
         self.history = self.seen()
         return self.history
+
+    def verdicts(self, fault_at_s: float) -> list[Verdict]:
+        """End the clients, and check that the fault cost them no record and no connection."""
+        spec = Workload("clients", "redis-appends", self.count)
+        run = around(fault_at_s, WorkloadRecord(spec, self.end(), self.read_back()))
+        return [checked(check, run) for check in ("no_lost_acks", "connections_survive")]
 
     def read_back(self) -> Mapping[int, list[int]]:
         """What the guest holds of each client, over new connections."""

@@ -1,4 +1,4 @@
-"""Evidence of runs that never were: a node is struck at 10 s, and by default all goes well."""
+"""Evidence of runs that were never made: a fault at 10 s, after which by default all goes well."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 from support.views import PROTECTED
 
+from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import (
     Audit,
@@ -42,6 +44,25 @@ def evidence(**changes: Any) -> Evidence:
         differences={"disk0": ()}, remains=(), view=PROTECTED,
     )  # fmt: skip
     return replace(run, **changes)
+
+
+def checked(check: str, run: Evidence, **params: Any) -> Verdict:
+    """Return the verdict of a check on a run."""
+    kind = CHECKS[check]
+    return kind.run(run, kind.params(**params))
+
+
+def counterexample(check: str, run: Evidence) -> str:
+    """Return the lines of the counterexample of an invalid run; else what the verdict is."""
+    verdict = checked(check, run)
+    if verdict.validity is not Validity.INVALID:
+        return f"none, it is {verdict.validity}: {verdict.because}"
+    return "\n".join(verdict.counterexample)
+
+
+def around(at_s: float, work: WorkloadRecord) -> Evidence:
+    """Return what is known of a workload that was under way at that moment."""
+    return Evidence(at_s, at_s, (), {work.spec.name: work})
 
 
 def at_work(kind: str, history: Sequence[Op], kept: Any = None, clients: int = 1) -> Evidence:

@@ -10,8 +10,7 @@ from typing import Any
 
 from support.views import pair_view
 
-from coloctl.chaos.checks import records, streams, verdict
-from coloctl.chaos.checks.verdict import Validity, Verdict
+from coloctl.chaos.checks.verdict import Validity, Verdict, worst
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import (
     FaultRecord,
@@ -21,6 +20,7 @@ from coloctl.chaos.evidence.records import (
     WorkloadRecord,
 )
 from coloctl.chaos.run.result import QEMU, RunResult
+from coloctl.chaos.run.runner import check
 from coloctl.chaos.scenario.values import Params, Scenario, ScheduledFault, SteadyState, Workload
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import OpStatus as Answer
@@ -79,17 +79,6 @@ def _work(spec: Workload, told: dict[str, Any]) -> WorkloadRecord:
     )
 
 
-def judged(evidence: Evidence) -> list[Verdict]:
-    """What the two oldest judges say of the recorded run."""
-    history = [op for work in evidence.works.values() for op in work.history]
-    kept = {c: records for work in evidence.works.values() for c, records in work.kept.items()}
-    first_s = evidence.first_fault_s or evidence.steady_s
-    return [
-        records.all_kept(history, kept, first_s),
-        streams.all_connected(history, sum(spec.clients for spec in WORKLOADS)),
-    ]
-
-
 def outcome(
     evidence: Evidence | None = None,
     verdicts: Sequence[Verdict] | None = None,
@@ -97,11 +86,11 @@ def outcome(
 ) -> RunResult:
     """The recorded run as the runner would hand it out, or another one."""
     evidence = recorded() if evidence is None else evidence
-    verdicts = judged(evidence) if verdicts is None else verdicts
+    verdicts = check(SCENARIO, evidence) if verdicts is None else verdicts
     return RunResult(
         scenario=SCENARIO,
         seed=7,
-        validity=Validity.UNKNOWN if reason else verdict.worst(verdicts),
+        validity=Validity.UNKNOWN if reason else worst(verdicts),
         verdicts=verdicts,
         evidence=evidence,
         replay="coloctl chaos run scenarios/kill-then-freeze.toml --seed 7",

@@ -1,4 +1,4 @@
-"""Every judge can say all three words: a promise kept, a promise broken, too little to tell."""
+"""Each check has all three verdicts: a promise kept, a promise broken, too little evidence."""
 
 from __future__ import annotations
 
@@ -7,11 +7,23 @@ from typing import Any
 
 import pytest
 from support import evidences as runs
-from support.evidences import FAIL, INFO, INVOKE, OK, answered, at_work, connected, early, evidence
+from support.evidences import (
+    FAIL,
+    INFO,
+    INVOKE,
+    OK,
+    answered,
+    at_work,
+    checked,
+    connected,
+    counterexample,
+    early,
+    evidence,
+)
 from support.views import LOST
 
 from coloctl.chaos.checks import CHECKS
-from coloctl.chaos.checks.verdict import EXAMPLES_MAX, Validity, Verdict
+from coloctl.chaos.checks.verdict import EXAMPLES_MAX, Validity
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory, StrangerGains
 from coloctl.chaos.workloads.history import Op
@@ -190,11 +202,6 @@ CASES = {
 }
 
 
-def judged(check: str, run: Evidence, **params: Any) -> Verdict:
-    kind = CHECKS[check]
-    return kind.run(run, kind.params(**params))
-
-
 def test_every_check_has_its_case() -> None:
     assert set(CASES) == set(CHECKS)
 
@@ -202,14 +209,14 @@ def test_every_check_has_its_case() -> None:
 @pytest.mark.parametrize("check", CASES)
 def test_a_promise_that_was_kept_is_valid(check: str) -> None:
     case = CASES[check]
-    verdict = judged(check, case.good, **case.params)
+    verdict = checked(check, case.good, **case.params)
     assert (verdict.check, verdict.validity) == (check, Validity.VALID), verdict
 
 
 @pytest.mark.parametrize("check", CASES)
 def test_a_promise_that_was_broken_is_invalid_and_shown(check: str) -> None:
     case = CASES[check]
-    verdict = judged(check, case.broken, **case.params)
+    verdict = checked(check, case.broken, **case.params)
     assert (verdict.check, verdict.validity) == (check, Validity.INVALID), verdict
     assert any(case.tells in line for line in verdict.counterexample) or not case.tells, verdict
 
@@ -217,7 +224,7 @@ def test_a_promise_that_was_broken_is_invalid_and_shown(check: str) -> None:
 @pytest.mark.parametrize("check", CASES)
 def test_too_little_evidence_is_unknown(check: str) -> None:
     case = CASES[check]
-    verdict = judged(check, case.thin, **case.params)
+    verdict = checked(check, case.thin, **case.params)
     assert (verdict.check, verdict.validity) == (check, Validity.UNKNOWN), verdict
     assert verdict.because
 
@@ -225,7 +232,7 @@ def test_too_little_evidence_is_unknown(check: str) -> None:
 @pytest.mark.parametrize("check", CASES)
 def test_nothing_at_all_is_never_valid(check: str) -> None:
     nothing = Evidence(0.0, 0.0, (), {})
-    assert judged(check, nothing, **CASES[check].params).validity is not Validity.VALID
+    assert checked(check, nothing, **CASES[check].params).validity is not Validity.VALID
 
 
 @pytest.mark.parametrize("check", CASES)
@@ -233,7 +240,7 @@ def test_no_promise_holds_without_its_own_evidence(check: str) -> None:
     """Workloads of another kind, which nobody asked for, say nothing."""
     bare = replace(evidence(), works={})
     if check in ("no_lost_acks", "linearizable", "bank_sum", "stream_intact"):
-        assert judged(check, bare).validity is Validity.UNKNOWN
+        assert checked(check, bare).validity is Validity.UNKNOWN
 
 
 def test_each_check_says_in_a_line_what_it_proves() -> None:
@@ -246,12 +253,12 @@ def test_acknowledgements_are_counted_on_each_side_of_each_fault() -> None:
     run = at_work("redis-appends", APPENDS, {0: list(range(12))})
     late = replace(runs.STRUCK, at_s=16.5, healed_s=18.0)
     both = replace(run, faults=(runs.STRUCK, late))
-    assert judged("no_lost_acks", both).validity is Validity.UNKNOWN  # none after it was healed
+    assert checked("no_lost_acks", both).validity is Validity.UNKNOWN  # none after it was healed
     healed = replace(both, faults=(runs.STRUCK, replace(late, healed_s=16.9)))
-    assert judged("no_lost_acks", healed).validity is Validity.VALID
-    assert judged("no_lost_acks", healed, during_min=1).validity is Validity.UNKNOWN
-    assert judged("no_lost_acks", healed, before_min=5).validity is Validity.UNKNOWN
-    assert judged("no_lost_acks", healed, after_min=2).validity is Validity.UNKNOWN
+    assert checked("no_lost_acks", healed).validity is Validity.VALID
+    assert checked("no_lost_acks", healed, during_min=1).validity is Validity.UNKNOWN
+    assert checked("no_lost_acks", healed, before_min=5).validity is Validity.UNKNOWN
+    assert checked("no_lost_acks", healed, after_min=2).validity is Validity.UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -265,18 +272,16 @@ def test_acknowledgements_are_counted_on_each_side_of_each_fault() -> None:
     ],
 )
 def test_records_are_there_once_and_in_order(work: Evidence, tells: str) -> None:
-    verdict = judged("no_lost_acks", work)
-    assert verdict.validity is Validity.INVALID
-    assert any(tells in line for line in verdict.counterexample), verdict
+    assert tells in counterexample("no_lost_acks", work)
 
 
 def test_a_block_that_is_gone_or_changed_is_a_lost_acknowledgement() -> None:
     history = [line for n in range(12) for line in answered(6.0 + n, n, value=f"sum{n}")]
     whole = {n: f"sum{n}" for n in range(12)}
     good = at_work("disk-writer", history, {0: whole})
-    assert judged("no_lost_acks", good).validity is Validity.VALID
+    assert checked("no_lost_acks", good).validity is Validity.VALID
     for kept in ({**whole, 4: "sum9"}, {n: one for n, one in whole.items() if n != 4}):
-        verdict = judged("no_lost_acks", at_work("disk-writer", history, {0: kept}))
+        verdict = checked("no_lost_acks", at_work("disk-writer", history, {0: kept}))
         assert verdict.validity is Validity.INVALID
         assert "block 4" in verdict.counterexample[0]
 
@@ -284,8 +289,8 @@ def test_a_block_that_is_gone_or_changed_is_a_lost_acknowledgement() -> None:
 def test_who_could_not_be_asked_leaves_it_unknown() -> None:
     for kind, history in (("redis-appends", APPENDS), ("redis-registers", WRITES)):
         check = "no_lost_acks" if kind == "redis-appends" else "linearizable"
-        assert judged(check, at_work(kind, history, None)).validity is Validity.UNKNOWN
-    assert judged("bank_sum", at_work("redis-transfers", BANK)).validity is Validity.UNKNOWN
+        assert checked(check, at_work(kind, history, None)).validity is Validity.UNKNOWN
+    assert checked("bank_sum", at_work("redis-transfers", BANK)).validity is Validity.UNKNOWN
 
 
 def test_an_operation_nobody_saw_end_may_have_happened() -> None:
@@ -293,10 +298,10 @@ def test_an_operation_nobody_saw_end_may_have_happened() -> None:
     for value in (11, 99):
         read = answered(18.0, 12, f="read", key="x", said=value)
         run = at_work("redis-registers", [*WRITES, lost, *read], {"x": value})
-        assert judged("linearizable", run).validity is Validity.VALID
+        assert checked("linearizable", run).validity is Validity.VALID
     known = [*WRITES, lost, Op(13.6, 1, FAIL, 0, f="write", key="x", value=99)]
     run = at_work("redis-registers", [*known, *read], {"x": 99})
-    assert judged("linearizable", run).validity is Validity.INVALID
+    assert checked("linearizable", run).validity is Validity.INVALID
 
 
 def test_a_search_that_takes_too_long_is_unknown() -> None:
@@ -309,7 +314,7 @@ def test_a_search_that_takes_too_long_is_unknown() -> None:
         )
     ]
     run = at_work("redis-registers", many, {"x": "never written"})
-    verdict = judged("linearizable", run, states_max=1000)
+    verdict = checked("linearizable", run, states_max=1000)
     assert verdict.validity is Validity.UNKNOWN
     assert "given up" in verdict.because
 
@@ -319,12 +324,12 @@ def test_pages_come_with_200_from_one_boot() -> None:
         history = runs.steadily(said=[200, "boot-1"])
         return at_work("http", connected([*history, *last]))
 
-    assert judged("stream_intact", pages()).validity is Validity.VALID
+    assert checked("stream_intact", pages()).validity is Validity.VALID
     for outcome, value, tells in (
         (FAIL, [503, "boot-1"], "client 0: request 12 got 503"),
         (OK, [200, "boot-2"], "boot id boot-2"),
     ):
-        verdict = judged("stream_intact", pages(*answered(18.0, 12, outcome=outcome, said=value)))
+        verdict = checked("stream_intact", pages(*answered(18.0, 12, outcome=outcome, said=value)))
         assert verdict.validity is Validity.INVALID
         assert tells in verdict.counterexample
 
@@ -333,43 +338,43 @@ def test_datagrams_may_be_lost_and_doubled_but_not_changed() -> None:
     lost = answered(10.5, 20, outcome=INFO)
     twice = Op(17.5, 0, OK, 3, f="duplicate")
     run = at_work("udp-sequence", [*APPENDS, *lost, twice])
-    assert judged("stream_intact", run).validity is Validity.VALID
-    assert judged("stream_intact", run, loss_max=0.05).validity is Validity.INVALID
+    assert checked("stream_intact", run).validity is Validity.VALID
+    assert checked("stream_intact", run, loss_max=0.05).validity is Validity.INVALID
     changed = Op(17.5, 0, FAIL, -1, "a datagram that was never sent")
-    verdict = judged("stream_intact", at_work("udp-sequence", [*APPENDS, changed]))
+    verdict = checked("stream_intact", at_work("udp-sequence", [*APPENDS, changed]))
     assert verdict.validity is Validity.INVALID
     assert verdict.counterexample == ("client 0: a datagram that was never sent",)
 
 
 def test_a_gap_in_a_stream_is_shown() -> None:
     holed = connected([op for op in runs.steadily() if op.n != 5])
-    verdict = judged("stream_intact", at_work("tcp-stream", holed))
+    verdict = checked("stream_intact", at_work("tcp-stream", holed))
     assert verdict.counterexample == ("client 0: chunk 6 was echoed right after 4",)
 
 
 def test_a_stranger_that_did_not_report_its_gains_is_not_taken_for_harmless() -> None:
     run = evidence(faults=(runs.stranger("it never reported what it got"),))
-    verdict = judged("stranger_got_nothing", run)
+    verdict = checked("stranger_got_nothing", run)
     assert verdict.validity is Validity.INVALID
     assert verdict.counterexample == ("5.000 s: on host-a: it never reported what it got",)
 
 
 def test_clients_of_udp_need_no_connection() -> None:
     run = at_work("udp-sequence", APPENDS)
-    assert judged("connections_survive", run).validity is Validity.UNKNOWN
+    assert checked("connections_survive", run).validity is Validity.UNKNOWN
     beside = replace(run, works={**run.works, **at_work("redis-appends", ECHOES).works})
-    assert judged("connections_survive", beside).validity is Validity.VALID
+    assert checked("connections_survive", beside).validity is Validity.VALID
 
 
 def test_clients_that_never_connected_did_not_keep_their_connection() -> None:
     run = at_work("disk-writer", [Op(6.0, 0, FAIL, -1, "never connected: refused")])
-    verdict = judged("connections_survive", run)
+    verdict = checked("connections_survive", run)
     assert verdict.validity is Validity.INVALID
     assert verdict.counterexample == ("client 0: never connected: refused",)
 
 
 def test_a_counterexample_is_short() -> None:
     run = at_work("redis-appends", APPENDS, {0: []})
-    verdict = judged("no_lost_acks", run)
+    verdict = checked("no_lost_acks", run)
     assert verdict.because == "load: 12 acknowledged records are missing"
     assert verdict.counterexample == tuple(f"0:{n}" for n in range(EXAMPLES_MAX))

@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import evidences, runs
 
-from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.evidence.silences import Outage, Replies
 from coloctl.chaos.evidence.states import StateChange
-from coloctl.chaos.scenario.values import Params
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.model.event import Kind, Record
 
@@ -57,7 +55,7 @@ def test_each_change_of_state_is_there_once_with_the_time_at_which_it_was_heard(
     states = runs.recorded().chronicle.states
     assert len(states) == 16
     assert all(one.heard for one in states)
-    verdict = CHECKS["never_failed"].run(runs.recorded(), Params())
+    verdict = evidences.checked("never_failed", runs.recorded())
     assert verdict.because == "never failed, in 16 changes of state"
     assert [one.at_s for one in states[:2]] == [990.4366, 996.2838]
     assert [one.fact for one in runs.recorded().chronicle.left_protection] == ["node-lost"] * 2

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.evidences import INVOKE, OK, Op, at_work
+from support.evidences import INVOKE, OK, Op, at_work, checked
 
-from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.checks.linear import NEVER, Operation, OperationKind, search
 from coloctl.chaos.checks.verdict import Validity
 
@@ -128,7 +127,7 @@ def _bank(steps: list[tuple[str, str, str, int]]) -> tuple[list[Op], dict[str, A
 @given(STEPS)
 def test_a_bank_that_is_right_is_valid(steps: list[tuple[str, str, str, int]]) -> None:
     history, kept = _bank(steps)
-    assert _judged(history, kept) is Validity.VALID
+    assert bank_sum(history, kept) is Validity.VALID
 
 
 @given(STEPS, st.sampled_from(ACCOUNTS), st.sampled_from(ACCOUNTS), st.integers(1, 5))
@@ -140,7 +139,7 @@ def test_money_that_appears_or_moves_by_itself_is_seen(
     held[target] += amount
     if source != target and kept["done"][0] > 0:  # then the sum is right, and the amounts are not
         held[source] -= amount
-    assert _judged(history, {**kept, "balances": held}) is Validity.INVALID
+    assert bank_sum(history, {**kept, "balances": held}) is Validity.INVALID
 
 
 @given(STEPS, st.integers(0, 30), st.sampled_from(ACCOUNTS))
@@ -152,17 +151,16 @@ def test_one_read_of_another_sum_is_seen(
     place = reads[which % len(reads)]
     torn = {**history[place].value, account: history[place].value[account] - 1}
     history[place] = replace(history[place], value=torn)
-    assert _judged(history, kept) is Validity.INVALID
+    assert bank_sum(history, kept) is Validity.INVALID
 
 
 def test_an_account_may_be_forbidden_to_fall_below_nothing() -> None:
     history, kept = _bank([("transfer", "a", "b", 9)] * 12)
-    assert _judged(history, kept) is Validity.VALID
-    assert _judged(history, kept, overdraft=False) is Validity.INVALID
-    assert _judged(history, kept, total=299) is Validity.INVALID
+    assert bank_sum(history, kept) is Validity.VALID
+    assert bank_sum(history, kept, overdraft=False) is Validity.INVALID
+    assert bank_sum(history, kept, total=299) is Validity.INVALID
 
 
-def _judged(history: list[Op], kept: Any, **params: Any) -> Validity:
-    check = CHECKS["bank_sum"]
+def bank_sum(history: list[Op], kept: Any, **params: Any) -> Validity:
     run = at_work("redis-transfers", history, kept)
-    return check.run(run, check.params(before_min=0, after_min=0, **params)).validity
+    return checked("bank_sum", run, before_min=0, after_min=0, **params).validity
