@@ -39,7 +39,7 @@ from coloctl.tasks import first_of
 Recorder = Callable[[str, Mapping[str, Any]], None]
 
 #: A QEMU that closed its monitors because it ends is gone this much later at most, or hangs.
-ENDING_S = 0.5
+END_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class VM:
             )
         except MonitorError as error:
             try:
-                await ended(process, ENDING_S)
+                await ended(process, END_WAIT_S)
             finally:
                 proof = await process.kill(LAUNCH_DEADLINE_S)
             raise _launch_error(node, launch.argv, proof, log, error) from error

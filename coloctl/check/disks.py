@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coloctl.check.finding import Precondition, Severity, guarded
+from coloctl.check.machine import COMMAND_DEADLINE_S
 from coloctl.colo import generation
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Host
@@ -18,8 +19,7 @@ from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec, other
 from coloctl.model.units import MIB
 
 #: Bigger disks are not read to their end here; the start of the pair does it anyway.
-COMPARE_S = 20.0
-COMMAND_S = 10.0
+COMPARE_DEADLINE_S = 20.0
 
 Hosts = Mapping[NodeName, Host]
 
@@ -82,7 +82,7 @@ async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
     wrong = []
     for node in NODES:
         path = disk.image[node]
-        done = await hosts[node].run(["test", "-w", str(path)], deadline_s=COMMAND_S)
+        done = await hosts[node].run(["test", "-w", str(path)], deadline_s=COMMAND_DEADLINE_S)
         if done.code != 0:
             hint = "give the user that runs coloctl read and write permission"
             wrong.append((f"{path} on node {node} cannot be written.", hint))
@@ -92,7 +92,7 @@ async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
 async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, qemu_img: Path) -> bool:
     """Return whether another QEMU holds the image's lock: without ``-U``, qemu-img respects it."""
     argv = [str(qemu_img), "info", "-f", disk.format, str(disk.image[node])]
-    done = await hosts[node].run(argv, deadline_s=COMMAND_S)
+    done = await hosts[node].run(argv, deadline_s=COMMAND_DEADLINE_S)
     return done.code != 0 and "lock" in done.stderr
 
 
@@ -105,10 +105,12 @@ async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) 
             disk.format,
             hosts["a"].run,
             qemu_img=qemu_img,
-            deadline_s=COMPARE_S,
+            deadline_s=COMPARE_DEADLINE_S,
         )
     except DeadlineMissed:
-        sentence = f"Comparing the contents takes longer than {COMPARE_S:.0f} s and was left out."
+        sentence = (
+            f"Comparing the contents takes longer than {COMPARE_DEADLINE_S:.0f} s and was left out."
+        )
         return Precondition(name, Severity.INFO, sentence)
     except PreconditionFailed as error:
         return Precondition(name, Severity.WARNING, error.message, error.hint or "")

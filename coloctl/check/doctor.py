@@ -15,7 +15,7 @@ from coloctl import paths
 from coloctl.check.command import StartedAs, examine_command_lines, startable
 from coloctl.check.disks import examine_disks
 from coloctl.check.finding import Precondition, Severity, guarded, of_check
-from coloctl.check.machine import available_mib, unusable
+from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib, unusable
 from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
@@ -32,8 +32,7 @@ from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
 from coloctl.pairfile import file_problems
 from coloctl.vm import inspect
 
-COMMAND_S = 10.0
-CONTROL_S = 1.0
+CONTROL_WAIT_S = 1.0
 
 #: The data of a secret object, a password of a URL or of iSCSI's.
 _SPOKEN_SECRET = re.compile(
@@ -118,7 +117,7 @@ async def _command_lines(
 async def _runs(spec: PairSpec, host: Host) -> bool:
     """Check whether a supervisor answers at the pair's control socket."""
     try:
-        connection = await host.monitor(paths.control_socket(spec.name), CONTROL_S)
+        connection = await host.monitor(paths.control_socket(spec.name), CONTROL_WAIT_S)
     except ColoctlError:
         return False
     connection.close()
@@ -150,7 +149,7 @@ async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> lis
 async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Precondition]:
     said = {}
     for node in NODES:
-        done = await hosts[node].run([str(binary), "--version"], deadline_s=COMMAND_S)
+        done = await hosts[node].run([str(binary), "--version"], deadline_s=COMMAND_DEADLINE_S)
         said[node] = (done.stdout.splitlines() or [""])[0]
     if said["a"] != said["b"]:
         sentence = f"Node a runs '{said['a']}' and node b '{said['b']}'."

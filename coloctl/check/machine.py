@@ -20,7 +20,8 @@ from coloctl.model.units import MIB
 
 #: Builds of QEMU and the guest of the lab take about this much, bytes.
 CACHE_BYTES = 2048 * MIB
-COMMAND_S = 10.0
+#: One command that a check runs on a host, seconds.
+COMMAND_DEADLINE_S = 10.0
 
 SELF_STATUS = Path("/proc/self/status")
 #: CAP_NET_ADMIN and CAP_SYS_ADMIN, bits 12 and 21 of linux/capability.h.
@@ -108,7 +109,7 @@ def _read(path: Path) -> str | None:
 
 async def available_mib(host: Host) -> int:
     """Return the memory that could be used now without swapping, MiB, by ``host``'s kernel."""
-    done = await host.run(["cat", "/proc/meminfo"], deadline_s=COMMAND_S)
+    done = await host.run(["cat", "/proc/meminfo"], deadline_s=COMMAND_DEADLINE_S)
     for line in done.stdout.splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) // 1024

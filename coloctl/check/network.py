@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from coloctl import paths
 from coloctl.check.finding import Precondition, Severity, guarded
+from coloctl.check.machine import COMMAND_DEADLINE_S
 from coloctl.colo import bridgeport, guard
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Endpoint, Host
@@ -17,8 +18,7 @@ from coloctl.machine.netfilter import has_vnet_header
 from coloctl.model.pair import NODES, NicSpec, NodeName, PairSpec, TapSpec, other
 from coloctl.model.wires import Wires
 
-LINK_S = 3.0
-COMMAND_S = 10.0
+LINK_WAIT_S = 3.0
 
 Hosts = Mapping[NodeName, Host]
 
@@ -42,7 +42,7 @@ async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Preconditi
         return [Precondition("replication link", Severity.OK, sentence)] if node == "a" else []
     address = spec.nodes[node].address
     here, there = await hosts[node].channel_pair(
-        hosts[other(node)], Endpoint(address, 0), nodelay=True, deadline_s=LINK_S
+        hosts[other(node)], Endpoint(address, 0), nodelay=True, deadline_s=LINK_WAIT_S
     )
     with here, there:
         sentence = f"Node {other(node)} reaches node {node} at {address}."
@@ -144,7 +144,9 @@ async def _bridge(name: str, tap: TapSpec, host: Host, node: NodeName) -> list[P
 
 
 async def _link_of(host: Host, ifname: str) -> Mapping[str, object] | None:
-    done = await host.run(["ip", "-j", "link", "show", "dev", ifname], deadline_s=COMMAND_S)
+    done = await host.run(
+        ["ip", "-j", "link", "show", "dev", ifname], deadline_s=COMMAND_DEADLINE_S
+    )
     if done.code != 0:
         return None
     try:

@@ -41,7 +41,7 @@ ADDRESSES: dict[NodeName, str] = {"a": "127.0.0.1", "b": "127.0.0.2"}
 #: SeaBIOS's final output when no disk can be booted. It needs 0.2 s under TCG, and 3 s where KVM
 #: emulates; a guest that is slower still is tried as far as it came.
 FIRMWARE_DONE = b"No bootable device"
-FIRMWARE_S = 5.0
+FIRMWARE_WAIT_S = 5.0
 
 #: Below what Linux gives to clients (net.ipv4.ip_local_port_range begins at 32768).
 PORTS = range(21000, 32000, 100)
@@ -122,4 +122,4 @@ async def _until_firmware_done(log: Path) -> None:
     async def done() -> bool:
         return log.exists() and FIRMWARE_DONE in log.read_bytes()
 
-    await Deadline(FIRMWARE_S).poll(done, 0.05)
+    await Deadline(FIRMWARE_WAIT_S).poll(done, 0.05)

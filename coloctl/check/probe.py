@@ -32,7 +32,7 @@ OBJECTS = ("filter-mirror", "filter-redirector", "filter-rewriter", "iothread")
 DRIVERS = ("quorum", "replication", "nbd", "qcow2")
 
 #: A QEMU that runs for the questions alone answers within milliseconds.
-ANSWER_S = 10.0
+ANSWER_WAIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ def _first(checks: Sequence[StaticCheck], verdict: CheckResult) -> StaticCheck |
 
 async def _ask(binary: Path, host: Host) -> Answers:
     async with asked(binary, host) as session:
-        schema = await learn_schema(session, ANSWER_S)
-        listed = await session.execute(qmp.query_machines(), ANSWER_S)
+        schema = await learn_schema(session, ANSWER_WAIT_S)
+        listed = await session.execute(qmp.query_machines(), ANSWER_WAIT_S)
         return Answers(
             schema=schema,
-            dialect=await discover(session, ANSWER_S, schema=schema),
+            dialect=await discover(session, ANSWER_WAIT_S, schema=schema),
             missing_objects=tuple([name for name in OBJECTS if not await _has(session, name)]),
             machines=tuple(sorted(_names(listed))),
         )
@@ -131,7 +131,7 @@ async def _ask(binary: Path, host: Host) -> Answers:
 
 async def _has(session: Session, typename: str) -> bool:
     try:
-        await session.execute(qmp.qom_list_properties(typename), ANSWER_S)
+        await session.execute(qmp.qom_list_properties(typename), ANSWER_WAIT_S)
     except CommandRefused:
         return False
     return True

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from coloctl import paths
 from coloctl.check.finding import Precondition, Severity
+from coloctl.check.machine import COMMAND_DEADLINE_S
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.units import MIB
-
-COMMAND_S = 10.0
 
 #: Logs, consoles, sockets and the journal of a pair are bounded well below this, bytes.
 STATE_BYTES = 64 * MIB
@@ -71,7 +70,7 @@ async def _free(host: Host, folder: Path) -> int:
         'd=$1; until test -e "$d"; do d=${d%/*}; d=${d:-/}; done; df -Pk "$d"',
         "sh",
     ]
-    done = await host.run([*argv, str(folder)], deadline_s=COMMAND_S)
+    done = await host.run([*argv, str(folder)], deadline_s=COMMAND_DEADLINE_S)
     words = done.stdout.splitlines()[-1].split() if done.stdout else []
     if done.code != 0 or len(words) < 4 or not words[3].isdecimal():
         raise PreconditionFailed(

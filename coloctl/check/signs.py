@@ -16,9 +16,9 @@ from coloctl.qmp import command as qmp
 from coloctl.vm import VM
 
 #: From a lost monitor to the end of its process; the kernel may write a core dump first.
-DEATH_GRACE_S = 1.0
+DEATH_WAIT_S = 1.0
 #: A main loop that works answers within milliseconds, 76 ms at worst during a checkpoint.
-ANSWER_S = 2.0
+ANSWER_WAIT_S = 2.0
 #: Lines of each side's stderr worth reading.
 LINES = 3
 #: What a QEMU that aborts says of itself.
@@ -61,7 +61,7 @@ async def _condition(vm: VM | None) -> str:
     if vm is None:
         return "gone"
     try:
-        await vm.execute(qmp.query_status(), ANSWER_S)
+        await vm.execute(qmp.query_status(), ANSWER_WAIT_S)
     except MonitorError:
         return await _silence(vm)
     return "answers"
@@ -70,7 +70,7 @@ async def _condition(vm: VM | None) -> str:
 async def _silence(vm: VM) -> str:
     """Return why the main loop does not answer."""
     try:
-        async with asyncio.timeout(DEATH_GRACE_S if vm.monitor.gone else 0):
+        async with asyncio.timeout(DEATH_WAIT_S if vm.monitor.gone else 0):
             death = await vm.process.wait()
     except TimeoutError:
         pass
@@ -78,7 +78,7 @@ async def _silence(vm: VM) -> str:
         sent = death.exit_code is not None and death.exit_code < 0
         return "aborted" if sent and death.exit_code != -signal.SIGKILL else "gone"
     try:
-        await vm.monitor.rescue(qmp.query_yank(), ANSWER_S)
+        await vm.monitor.rescue(qmp.query_yank(), ANSWER_WAIT_S)
     except MonitorError:
         return "silent"
     return "hangs"
@@ -89,7 +89,7 @@ async def _completed(primary: VM | None) -> bool:
     if primary is None:
         return False
     try:
-        answer = await primary.execute(qmp.query_migrate(), ANSWER_S)
+        answer = await primary.execute(qmp.query_migrate(), ANSWER_WAIT_S)
     except MonitorError:
         return False
     return MigrationStatus(answer.get("status", "none")) is MigrationStatus.COMPLETED

@@ -28,6 +28,7 @@ from coloctl.errors import (
     MigrationFailed,
 )
 from coloctl.ha.failover import Failover
+from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.timeline import FailoverStep
 from coloctl.tasks import first_of
@@ -38,8 +39,6 @@ T = TypeVar("T")
 #: Checkpoints before the failover. QEMU 7.2 and 10.0 deadlock under TCG by chance: in 23 pairs with
 #: a guest that idled after thirteen at most, in 28 with one that booted after three at most.
 CHECKPOINTS = 25
-#: SIGKILL needs milliseconds, a core dump that is being written already takes longer.
-KILL_DEADLINE_S = 10.0
 SIDES = ("primary", "secondary")
 
 #: After this stage there is nothing left to prove.

@@ -26,25 +26,25 @@ from coloctl.errors import (
 from coloctl.model.view import PairView
 
 #: Where many are asked, one that hangs must not hold up the others.
-SURVEY_TIMEOUT_S = 2.0
+SURVEY_WAIT_S = 2.0
 
 
 @contextlib.contextmanager
-def acts(pair: str, patience_s: float = QUERY_S) -> Iterator[Acts]:
+def acts(pair: str, wait_s: float = QUERY_S) -> Iterator[Acts]:
     """Connect to the pair's supervisor, to ask it any act; raises as `connect`."""
-    with connect(pair) if patience_s >= QUERY_S else connect(pair, patience_s=patience_s) as client:
+    with connect(pair) if wait_s >= QUERY_S else connect(pair, wait_s=wait_s) as client:
         yield Acts(client)
 
 
 def connect(
-    pair: str, on_event: OnEvent | None = None, *, patience_s: float = QUERY_S
+    pair: str, on_event: OnEvent | None = None, *, wait_s: float = QUERY_S
 ) -> ControlClient:
     """Connect to the pair's supervisor; raises `NoSuchPair` or `Unreachable`.
 
     Where QEMUs of the pair live without one, the error names them and what can be typed.
     """
     try:
-        return ControlClient.connect(paths.control_socket(pair), patience_s, on_event)
+        return ControlClient.connect(paths.control_socket(pair), wait_s, on_event)
     except (NoSuchPair, Unreachable) as error:
         raise _orphaned(pair) or error from error
 
@@ -115,8 +115,8 @@ def _without_folder() -> list[str]:
 
 def _look(name: str) -> Looked:
     try:
-        with ControlClient.connect(paths.control_socket(name), SURVEY_TIMEOUT_S) as client:
-            return _answered(Acts(client, SURVEY_TIMEOUT_S))
+        with ControlClient.connect(paths.control_socket(name), SURVEY_WAIT_S) as client:
+            return _answered(Acts(client, SURVEY_WAIT_S))
     except ColoctlError as error:
         return _why(name, error)
 

@@ -27,7 +27,7 @@ from coloctl.errors import ColoctlError
 #: Writes that wait for the reader of a supervisor's output; lines of about 100 bytes.
 WAITING_MAX: Final = 1000
 #: How long the end of the program waits for the rest to be written, seconds.
-SETTLE_S: Final = 1.0
+SETTLE_WAIT_S: Final = 1.0
 
 #: A terminal that reports less, columns or lines, is one of unknown size.
 NARROWEST: Final = 10
@@ -69,10 +69,10 @@ class Chatter:
             self._waiting.append(data)
             self._wake.notify()
 
-    def settle(self, patience_s: float) -> None:
-        """Wait until all is written, for ``patience_s`` at most."""
+    def settle(self, wait_s: float) -> None:
+        """Wait until all is written, for ``wait_s`` at most."""
         with self._wake:
-            self._wake.wait_for(lambda: not self._waiting and not self._busy, patience_s)
+            self._wake.wait_for(lambda: not self._waiting and not self._busy, wait_s)
 
     def _run(self) -> None:
         while True:
@@ -163,7 +163,7 @@ def settle() -> None:
         with contextlib.suppress(ValueError, AttributeError):
             stream.flush()
         if isinstance(stream, Stream) and stream.raw.chatter is not None:
-            stream.raw.chatter.settle(SETTLE_S)
+            stream.raw.chatter.settle(SETTLE_WAIT_S)
 
 
 def lost() -> OSError | None:

@@ -16,7 +16,7 @@ from coloctl.errors import ColoctlError
 from coloctl.host.base import Host
 
 #: One look at one link, seconds.
-LOOK_S = 3.0
+LOOK_DEADLINE_S = 3.0
 
 #: linux/if_bridge.h counts the forward delay in hundredths of a second, and so does iproute2.
 TICKS_PER_S = 100.0
@@ -25,7 +25,9 @@ TICKS_PER_S = 100.0
 async def link(host: Host, name: str) -> Mapping[str, Any]:
     """Ask the host about one network device; empty where there is none, or no answer."""
     try:
-        done = await host.run(["ip", "-j", "-d", "link", "show", "dev", name], deadline_s=LOOK_S)
+        done = await host.run(
+            ["ip", "-j", "-d", "link", "show", "dev", name], deadline_s=LOOK_DEADLINE_S
+        )
         listed = json.loads(done.stdout) if done.code == 0 else []
     except (ColoctlError, ValueError):
         return {}

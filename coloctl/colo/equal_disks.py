@@ -21,7 +21,7 @@ from coloctl.model.units import MIB
 
 #: How long a guest waits for the answer, seconds: new disks and small ones take less than one, and
 #: a guest that boots under protection is worth a few more. Longer, it had better run.
-PATIENCE_S = 5.0
+COMPARE_WAIT_S = 5.0
 
 #: Disks that were written separately are compared only where both together have less than this: a
 #: stop within seconds of a failover leaves equal disks, and so do guests that write nothing.
@@ -59,7 +59,7 @@ async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) ->
                 disk.format,
                 host.run,
                 qemu_img=ground.qemu_img,
-                deadline_s=PATIENCE_S / len(spec.disks),
+                deadline_s=COMPARE_WAIT_S / len(spec.disks),
             ):
                 return False
     except DeadlineMissed:

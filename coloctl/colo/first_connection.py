@@ -16,14 +16,11 @@ import contextlib
 from collections.abc import Callable
 
 from coloctl.colo import taps
-from coloctl.colo.protect import checkpoint_now
+from coloctl.colo.protect import CHECKPOINT_DEADLINE_S, checkpoint_now
 from coloctl.errors import ColoctlError
 from coloctl.model.pair import PairSpec
 from coloctl.tasks import first_of
 from coloctl.vm import VM
-
-#: How long the one checkpoint may take before the guard gives up; the pair then stays cautious.
-CHECKPOINT_DEADLINE_S = 30.0
 
 
 async def guard(spec: PairSpec, primary: VM, delay_ms: Callable[[], int]) -> None:

@@ -22,7 +22,7 @@ from coloctl.nbd import wire
 #: One answer over the link, seconds. A SYN that was lost is sent again after 1 s, and once more 3 s
 #: after the first at the latest (RFC 6298: 1 s, then doubled; Linux 6.5 and newer stay at 1 s for a
 #: while): room for three of them, and for a slow answer to the last. Only the act waits.
-ANSWER_S = 5.0
+ANSWER_WAIT_S = 5.0
 
 #: The NBD port of a QEMU that was killed is in use for up to 10 ms more (docs/qemu.md, "Pitfalls");
 #: a busy machine may take longer. Seconds, and between two tries.
@@ -42,7 +42,7 @@ async def require(wires: Wires, primary: Host, secondary: Host, node: NodeName) 
         return None
     while True:
         try:
-            return await secondary.carries(primary, at, deadline_s=ANSWER_S)
+            return await secondary.carries(primary, at, deadline_s=ANSWER_WAIT_S)
         except Unreachable as error:
             raise _broken(node, error.message) from error
         except PreconditionFailed:
@@ -60,7 +60,9 @@ async def require_exports(wires: Wires, primary: Host, node: NodeName, deadline:
     """
     at = wires.exports(node)
     try:
-        said = await primary.hear(at, wire.GREETING.size, deadline_s=deadline.at_most(ANSWER_S))
+        said = await primary.hear(
+            at, wire.GREETING.size, deadline_s=deadline.at_most(ANSWER_WAIT_S)
+        )
     except Unreachable as error:
         raise _broken(node, error.message) from error
     if not said.startswith(wire.MAGIC):

@@ -75,7 +75,7 @@ PLACES_MAX = 100
 #: The set of descriptors in QEMU that is ours; no other part of coloctl uses any.
 FDSET = 7301
 #: QEMU's answers, seconds; it may be in a checkpoint.
-TELL_DEADLINE_S = 30.0
+ANSWER_WAIT_S = 30.0
 
 
 @dataclass
@@ -111,7 +111,7 @@ class MemoryWindow:
 
     async def digests(self, begin: int, end: int) -> bytes:
         """Digest the pages of a range; raises `CommandRefused` and `MonitorError`."""
-        await self.vm.execute(qmp.pmemsave(begin, end - begin, self.path), TELL_DEADLINE_S)
+        await self.vm.execute(qmp.pmemsave(begin, end - begin, self.path), ANSWER_WAIT_S)
         return await self.scratch.digests(end - begin, PAGE, self.key)
 
 
@@ -151,7 +151,7 @@ async def compare(work: Reading) -> MemoryVerified:
 async def forget(vm: VM) -> None:
     """Take back what a comparison gave to this QEMU; raises `MonitorError`."""
     with contextlib.suppress(CommandRefused):  # it has nothing
-        await vm.execute(qmp.remove_fd(FDSET), TELL_DEADLINE_S)
+        await vm.execute(qmp.remove_fd(FDSET), ANSWER_WAIT_S)
 
 
 async def _ram(work: Reading) -> Ram:
@@ -163,8 +163,8 @@ async def _ram(work: Reading) -> Ram:
 
 
 async def _ram_of(vm: VM) -> Ram:
-    said = await vm.execute(qmp.query_memory_size_summary(), TELL_DEADLINE_S)
-    view = await vm.execute(qmp.info_mtree(), TELL_DEADLINE_S)
+    said = await vm.execute(qmp.query_memory_size_summary(), ANSWER_WAIT_S)
+    view = await vm.execute(qmp.info_mtree(), ANSWER_WAIT_S)
     plugged = int(said.get("plugged-memory", 0))
     return main_memory(str(view), int(said["base-memory"]), plugged)
 
@@ -179,7 +179,7 @@ async def _both(work: Reading) -> AsyncIterator[tuple[MemoryWindow, MemoryWindow
             await forget(vm)
             scratch = vm.host.scratch()
             scratches.callback(scratch.close)
-            told = await vm.monitor.execute(qmp.add_fd(FDSET), TELL_DEADLINE_S, fd=scratch.fileno())
+            told = await vm.monitor.execute(qmp.add_fd(FDSET), ANSWER_WAIT_S, fd=scratch.fileno())
             sides.append(MemoryWindow(vm, scratch, f"/proc/self/fd/{int(told['fd'])}", key))
         yield sides[0], sides[1]
         for side in sides:
@@ -246,9 +246,9 @@ async def _race(secondary: VM, side: MemoryWindow, tally: Tally, look: int) -> N
     """
     loop = asyncio.get_running_loop()
     with secondary.monitor.listen("STOP", "RESUME") as events:
-        await events.next(TELL_DEADLINE_S, lambda event: event.name == "STOP")
+        await events.next(ANSWER_WAIT_S, lambda event: event.name == "STOP")
         loaded = asyncio.ensure_future(
-            events.next(TELL_DEADLINE_S, lambda event: event.name == "RESUME")
+            events.next(ANSWER_WAIT_S, lambda event: event.name == "RESUME")
         )
         until_s = float("inf")
         try:

@@ -23,7 +23,7 @@ from coloctl.qmp import command as qmp
 from coloctl.vm import VM
 
 #: A secondary whose connection was refused tries again after 1 s; room for several tries. Seconds.
-CONNECTED_S = 10.0
+CONNECT_WAIT_S = 10.0
 #: Between two looks, seconds: only the act waits.
 AGAIN_S = 0.05
 
@@ -69,7 +69,7 @@ async def require(
     A stranger is cut off and reported. Raises `ReplicationError`, which names the wire and the
     process that holds it.
     """
-    within = Deadline(deadline.at_most(CONNECTED_S))
+    within = Deadline(deadline.at_most(CONNECT_WAIT_S))
     for wire in wires_of(wires, primary, secondary):
         # The connections are the kernel's, and it sends no event when they change.
         why = await within.poll(partial(_wrong, wire, turned_away), AGAIN_S, done=not_)

@@ -47,6 +47,8 @@ CAUTIOUS_DELAY_MS = 1000
 #: After so long a checkpoint that was asked for has begun or was forgotten, seconds: a checkpoint
 #: takes tens of milliseconds, and to ask once more costs one of them.
 ASK_AGAIN_S = 0.25
+#: A checkpoint that was asked for, seconds.
+CHECKPOINT_DEADLINE_S = 30.0
 
 #: Bytes of the guest's memory that may be left when it is held for the rest: a few milliseconds.
 LITTLE_BYTES = 4 * 1024 * 1024

@@ -43,8 +43,7 @@ from coloctl.vm import VM
 #: The number of times that a suspect is read on both sides.
 LOOKS = 4
 #: QEMU's answers, and the silence of a program, seconds.
-
-TELL_DEADLINE_S, SILENCE_S = 30.0, 120.0
+ANSWER_WAIT_S, PROGRAM_WAIT_S = 30.0, 120.0
 
 Ranges = tuple[tuple[int, int], ...]
 Report = Callable[[int, int], None]
@@ -82,7 +81,7 @@ async def verify(work: Comparing) -> tuple[DiskVerified, ...]:
     try:
         sizes = await difference.disk_sizes(spec, primary)
         steps = difference_plan.show(spec, socket_of(primary))
-        await run(steps, primary.monitor, deadline=Deadline(TELL_DEADLINE_S))
+        await run(steps, primary.monitor, deadline=Deadline(ANSWER_WAIT_S))
         found, done = [], 0
         for disk, size in enumerate(sizes):
             read, suspects = await _scan(work, disk, done, sum(sizes))
@@ -107,7 +106,7 @@ async def _scan(work: Comparing, disk: int, before: int, total: int) -> tuple[in
         await say(comparer, deadline, task)
         relaying = asyncio.ensure_future(relay(digester, comparer, deadline))
         try:
-            while (line := await comparer.hear(SILENCE_S)) is not None:
+            while (line := await comparer.hear(PROGRAM_WAIT_S)) is not None:
                 said: Mapping[str, Any] = json.loads(line)
                 if "failed" in said:
                     raise NotComparable(str(said["failed"]))
@@ -151,10 +150,10 @@ async def _digests(
     """Compute the digest of each chunk in ``ranges``, by where it begins."""
     found: dict[int, bytes] = {}
     async with program(vm.host, "coloctl.nbd.digest") as digester:
-        deadline = Deadline(SILENCE_S)
+        deadline = Deadline(PROGRAM_WAIT_S)
         task = {"at": at, "key": key, "ranges": [list(one) for one in ranges], "gentle": True}
         await say(digester, deadline, task)
-        while (line := await digester.hear(SILENCE_S)) is not None:
+        while (line := await digester.hear(PROGRAM_WAIT_S)) is not None:
             said: Mapping[str, Any] = json.loads(line)
             if "failed" in said:
                 raise NotComparable(str(said["failed"]))

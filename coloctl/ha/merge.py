@@ -23,7 +23,7 @@ from coloctl.qmp.sequence import run
 from coloctl.vm import VM
 
 #: For an order to a QEMU that is busy with its merge, seconds.
-STAY_S = 10.0
+STAY_DEADLINE_S = 10.0
 
 #: The filter that QEMU puts above an overlay for as long as its commit runs.
 _COMMITTING = "mirror_top"
@@ -69,4 +69,4 @@ async def stay_when_off(vm: VM, *, stay: bool) -> None:
 
     One that ends in the middle of a merge would leave it to the next start.
     """
-    await run(plan.stay_when_off(stay=stay), vm.monitor, deadline=Deadline(STAY_S))
+    await run(plan.stay_when_off(stay=stay), vm.monitor, deadline=Deadline(STAY_DEADLINE_S))

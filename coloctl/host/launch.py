@@ -23,7 +23,7 @@ from coloctl.host.process import LocalProcess, identity_of
 from coloctl.host.program import Program
 
 #: How long `discard` waits for the kernel; SIGKILL needs milliseconds.
-DISCARD_S = 2.0
+DISCARD_WAIT_S = 2.0
 
 
 def hold(pid: int, argv: Sequence[str], *, node: str = "") -> LocalProcess:
@@ -217,10 +217,10 @@ def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> Non
     """Kill a process that no caller will hold, with its group, and remove its socket files.
 
     It must come from `start`, which made it the leader of a group, or from `spawn`. Blocks until
-    the kernel has removed it, at most `DISCARD_S`.
+    the kernel has removed it, at most `DISCARD_WAIT_S`.
     """
     if isinstance(process, Program):
-        process.discard(DISCARD_S)
+        process.discard(DISCARD_WAIT_S)
         for path in listen:
             path.unlink(missing_ok=True)
         return
@@ -228,7 +228,7 @@ def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> Non
         if process.alive():
             with suppress(ProcessLookupError):
                 os.killpg(process.identity.pid, signal.SIGKILL)
-            process.wait_blocking(DISCARD_S)
+            process.wait_blocking(DISCARD_WAIT_S)
     finally:
         process.close()
         for path in listen:

@@ -47,7 +47,7 @@ from coloctl.model.disk import DiskIdentity
 T = TypeVar("T")
 
 #: How long a killed helper program may take to leave before it is left to the kernel.
-REAP_S = 2.0
+REAP_WAIT_S = 2.0
 
 #: Of what a helper program prints, this much is kept (per stream).
 OUTPUT_LIMIT = 16 * 1024 * 1024
@@ -334,7 +334,7 @@ async def _end_group(program: LocalProcess) -> None:
     if program.alive():
         # Before the leader is reaped its number cannot be another group's.
         os.killpg(program.identity.pid, signals.SIGKILL)
-        await program.kill(REAP_S)
+        await program.kill(REAP_WAIT_S)
 
 
 def _family(address: str) -> int:

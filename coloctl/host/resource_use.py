@@ -27,7 +27,7 @@ WRITER_BYTE = 101
 _FLOCK = struct.Struct("hhqqi4x")
 
 #: The kernel reports a lock within a millisecond; a server of files may hang. Seconds.
-LOCK_S = 1.0
+LOCK_WAIT_S = 1.0
 
 # Numbers from linux/rtnetlink.h, linux/if_link.h and linux/netlink.h.
 RTM_GETLINK, NLM_F_REQUEST, NLMSG_ERROR = 18, 1, 2
@@ -46,7 +46,7 @@ async def held(
                 told.append(f"the tap {tap} is open in {await looked(users_of_tap, tap)}")
     for image in images:
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(LOCK_S):
+            async with asyncio.timeout(LOCK_WAIT_S):
                 if await looked(written, image):
                     users = await looked(users_of_file, image)
                     told.append(f"the image {image} may be written to by {users}")

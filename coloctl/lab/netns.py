@@ -35,7 +35,7 @@ T = TypeVar("T")
 #: Where `ip netns` looks.
 RUN = Path("/run/netns")
 #: How long to wait for others; building a whole lab takes a tenth of a second, `down` up to 10 s.
-LOCK_S = 20.0
+LOCK_WAIT_S = 20.0
 
 _NO_RIGHT = (
     "run as root; without root, unprivileged user namespaces must be allowed"
@@ -172,9 +172,9 @@ def _locked() -> int:
 
 
 def _flock(lock: int) -> None:
-    if not flocks.acquire(lock, LOCK_S):
+    if not flocks.acquire(lock, LOCK_WAIT_S):
         raise LabError(
-            f"Another process has been changing {RUN} for more than {LOCK_S:g} s.",
+            f"Another process has been changing {RUN} for more than {LOCK_WAIT_S:g} s.",
             hint=f"`fuser -v {RUN}` names it",
         )
 

@@ -16,8 +16,8 @@ from coloctl.errors import LabError
 from coloctl.lab import netns
 
 #: How long processes get to leave by themselves, and then to die of SIGKILL.
-SOFT_S = 2.0
-HARD_S = 5.0
+SOFT_WAIT_S = 2.0
+HARD_WAIT_S = 5.0
 
 
 def evict(namespaces: Iterable[str]) -> list[str]:
@@ -28,7 +28,7 @@ def evict(namespaces: Iterable[str]) -> list[str]:
     """
     deeds: list[str] = []
     homes = tuple(namespaces)
-    for number, patience_s in ((signal.SIGTERM, SOFT_S), (signal.SIGKILL, HARD_S)):
+    for number, wait_s in ((signal.SIGTERM, SOFT_WAIT_S), (signal.SIGKILL, HARD_WAIT_S)):
         with contextlib.ExitStack() as handles:
             told: list[int] = []
             for (pid, command), home in _tenants(homes).items():
@@ -36,7 +36,7 @@ def evict(namespaces: Iterable[str]) -> list[str]:
                 if handle is not None:
                     told.append(handle)
                     deeds.append(f"{command} ({pid}) in {home} got {number.name}.")
-            _wait_gone(told, patience_s)
+            _wait_gone(told, wait_s)
     left = _tenants(homes)
     if left:
         listed = ", ".join(f"{command} ({pid})" for pid, command in left)
@@ -69,13 +69,13 @@ def _tell(pid: int, home: str, number: signal.Signals, handles: contextlib.ExitS
     return handle
 
 
-def _wait_gone(handles: Iterable[int], patience_s: float) -> None:
+def _wait_gone(handles: Iterable[int], wait_s: float) -> None:
     """Wait until all the pidfds' processes are dead, or the time is over."""
     poll = select.poll()
     waiting = set(handles)
     for handle in waiting:
         poll.register(handle, select.POLLIN)
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + wait_s
     while waiting and (left_s := end - time.monotonic()) > 0:
         for handle, _ in poll.poll(left_s * 1000):
             poll.unregister(handle)

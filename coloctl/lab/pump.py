@@ -51,8 +51,8 @@ _FRAME_MAX = _HEADER + 14 + 65536
 _QUEUE = 10_000  # frames that wait in a tap while the pump is not scheduled
 _BURST = 64  # frames read from one end before the other gets its turn
 _SENDBUF = 8 << 20
-_START_S = 10.0
-_END_S = 5.0
+_START_WAIT_S = 10.0
+_END_WAIT_S = 5.0
 
 
 def tap_of(device: str) -> str:
@@ -78,7 +78,7 @@ def start(wire: str, ends: Sequence[tuple[str, str]], impairment: Impairment) ->
         start_new_session=True,
     )
     assert child.stdout and child.stderr
-    ready, _, _ = select.select([child.stdout], [], [], _START_S)
+    ready, _, _ = select.select([child.stdout], [], [], _START_WAIT_S)
     if not ready or child.stdout.readline() != b"ready\n":
         child.kill()
         said = child.communicate()[1].decode(errors="replace").strip().splitlines()
@@ -102,7 +102,7 @@ def end(wire: str, namespace: str) -> None:
             try:
                 if netns.runs_in(pid, namespace):
                     signal.pidfd_send_signal(handle, signal.SIGKILL)  # it has nothing to save
-                gone, _, _ = select.select([handle], [], [], _END_S)
+                gone, _, _ = select.select([handle], [], [], _END_WAIT_S)
             finally:
                 os.close(handle)
             if not gone:
@@ -197,8 +197,8 @@ def _pump(ends: Sequence[_End]) -> None:
     waited = [*by_tap, sys.stdin.fileno()]
     while True:
         due = [at_s for end in ends if (at_s := end.next_s()) is not None]
-        patience_s = max(0.0, min(due) - time.monotonic()) if due else None
-        ready, _, _ = select.select(waited, [], [], patience_s)
+        wait_s = max(0.0, min(due) - time.monotonic()) if due else None
+        ready, _, _ = select.select(waited, [], [], wait_s)
         for descriptor in ready:
             if descriptor not in by_tap:
                 return

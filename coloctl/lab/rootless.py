@@ -30,7 +30,7 @@ from coloctl.reading import read_json
 MARK = "COLOCTL_ROOTLESS"
 
 _HOLDER = "import signal; signal.pause()"
-_END_S = 5.0
+_END_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +237,9 @@ def _alive(holder: Holder) -> Iterator[int | None]:
 def _end(holder: Holder, handle: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(handle, signal.SIGKILL)  # it only waits, there is nothing to save
-    gone, _, _ = select.select([handle], [], [], _END_S)
+    gone, _, _ = select.select([handle], [], [], _END_WAIT_S)
     if not gone:
         raise LabError(
-            f"The process {holder.pid} that keeps the lab alive does not end within {_END_S:g} s."
+            f"The process {holder.pid} that keeps the lab alive does not end within "
+            f"{_END_WAIT_S:g} s."
         )

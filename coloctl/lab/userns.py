@@ -28,7 +28,7 @@ _RUN = Path("/run")
 _NETNS = "netns"
 
 #: The time for threads that were asked to end, such as those of a progress bar, to do so.
-_ENDING_S = 2.0
+_THREADS_WAIT_S = 2.0
 _ALLOW = (
     "run as root, or allow unprivileged user namespaces: user.max_user_namespaces above 0,"
     " kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0"
@@ -101,7 +101,7 @@ def _show(source: Path, target: Path) -> None:
 def _check_single_thread() -> None:
     """Require that the caller has one thread, at once or as soon as ending threads have ended."""
     tasks = Path("/proc/self/task")
-    if not Deadline(_ENDING_S).poll_blocking(lambda: len(list(tasks.iterdir())) == 1, 0.005):
+    if not Deadline(_THREADS_WAIT_S).poll_blocking(lambda: len(list(tasks.iterdir())) == 1, 0.005):
         raise LabError("A user namespace can be entered only before the first thread starts.")
 
 

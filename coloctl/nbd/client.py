@@ -18,7 +18,7 @@ from coloctl.nbd.wire import Can, ChunkType, Extent, NBDFailed, Option, Reply, R
 
 #: A server that is silent for so long is given up, seconds. The supervisor's heartbeat is
 #: faster; this is for a worker that has lost its supervisor as well.
-PATIENCE_S = 60.0
+ANSWER_WAIT_S = 60.0
 
 
 class Transport(Protocol):
@@ -256,7 +256,7 @@ class NbdClient:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
-        return f"no answer for {PATIENCE_S:.0f} s"
+        return f"no answer for {ANSWER_WAIT_S:.0f} s"
     return error.strerror or str(error)
 
 
@@ -281,7 +281,7 @@ def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> NbdClient:
 def _unix(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(PATIENCE_S)
+        sock.settimeout(ANSWER_WAIT_S)
         sock.connect(path)
     except BaseException:
         sock.close()
@@ -290,7 +290,7 @@ def _unix(path: str) -> socket.socket:
 
 
 def _tcp(address: str, port: int) -> socket.socket:
-    sock = socket.create_connection((address, port), timeout=PATIENCE_S)
+    sock = socket.create_connection((address, port), timeout=ANSWER_WAIT_S)
     # Requests are small, and each would wait for the acknowledgement of the one before.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

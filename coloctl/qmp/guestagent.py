@@ -22,7 +22,7 @@ from coloctl.errors import CommandRefused, DeadlineMissed, Unreachable
 #: Ends all that was sent before, in both directions (``guest-sync-delimited``).
 _SENTINEL = b"\xff"
 #: An agent that cannot do it refuses within this time; one that does it is silent. Seconds.
-REFUSAL_S = 1.0
+REFUSAL_WAIT_S = 1.0
 AGAIN_S = 1.0  #: An agent that runs answers within milliseconds; one that starts takes longer.
 _LONGEST_LINE = 1 << 16
 _BROKEN = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
@@ -108,7 +108,7 @@ async def _answer(reader: asyncio.StreamReader) -> dict[str, Any]:
 async def _refusal(reader: asyncio.StreamReader) -> None:
     """Wait until the agent had time to refuse; the guest may be gone by then."""
     with contextlib.suppress(TimeoutError, *_BROKEN):
-        async with asyncio.timeout(REFUSAL_S):
+        async with asyncio.timeout(REFUSAL_WAIT_S):
             while (error := (await _answer(reader)).get("error")) is None:
                 continue  # a number that was sent back twice
             raise CommandRefused("guest-shutdown", str(error.get("desc", "no reason given")))

@@ -32,6 +32,7 @@ from coloctl.qmp.sequence import run
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch
 from coloctl.supervisor.acts.cause import OPERATOR
+from coloctl.supervisor.acts.tune import SET_DEADLINE_S
 from coloctl.supervisor.discovery import DiscoveredNode, lives, look, with_strays
 from coloctl.supervisor.lost_journal import infer_belief
 from coloctl.supervisor.reconcile import Belief, KnownQemu, Move, MovePlan, believe, reconcile
@@ -39,9 +40,6 @@ from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
-
-#: Setting the checkpoint period of a pair in COLO, seconds.
-DELAY_DEADLINE_S = 10.0
 
 Sightings = dict[NodeName, DiscoveredNode]
 
@@ -243,14 +241,14 @@ class Adoption:
         # Set again: the supervisor may have died while it was being changed.
         with contextlib.suppress(MonitorError):
             period = colo_plan.set_checkpoint_delay(state.period_ms())
-            await run(period, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
+            await run(period, primary.monitor, deadline=Deadline(SET_DEADLINE_S))
         await self._limit(primary)
 
     async def _limit(self, primary: VM) -> None:
         """Set the limits that were asked for on the comparison that a later protection finds."""
         with contextlib.suppress(MonitorError):
             limits = retune.limit_comparison(self.state.spec)
-            await run(limits, primary.monitor, deadline=Deadline(DELAY_DEADLINE_S))
+            await run(limits, primary.monitor, deadline=Deadline(SET_DEADLINE_S))
 
     async def _adopt_alone(self) -> None:
         state = self.state

@@ -23,6 +23,7 @@ from pathlib import Path
 from coloctl import pairfile, paths, procfs, wholefile
 from coloctl.colo import guard, taps
 from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
 from coloctl.host.holders import holders
@@ -42,9 +43,6 @@ JOURNAL = "journal.jsonl"
 PAIR_FILE = "pair.toml"
 #: A symbolic link to the pair file itself; relative paths in the copy begin at its folder.
 SOURCE = "source"
-
-#: SIGKILL to the kernel's proof that the process is gone, seconds.
-KILL_DEADLINE_S = 10.0
 
 
 @dataclass(frozen=True)

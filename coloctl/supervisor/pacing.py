@@ -22,14 +22,13 @@ from coloctl.model.pairevent import PaceChanged
 from coloctl.model.protection import Protection
 from coloctl.qmp.sequence import run
 from coloctl.ratelimit import RateLimit
+from coloctl.supervisor.acts.tune import SET_DEADLINE_S
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: QEMU's answer to a new delay, seconds: it may come after a whole checkpoint.
-SET_DEADLINE_S = 10.0
 #: Decisions that go into the journal at once, and how many per second after that.
 NOTE_BURST, NOTE_RATE = 10.0, 0.1
 

@@ -28,6 +28,8 @@ from coloctl.model.pairevent import DiagnosisChanged
 from coloctl.model.protection import Fact, Protection
 from coloctl.ratelimit import RateLimit
 from coloctl.supervisor import acts
+from coloctl.supervisor.acts.powerdown import WRITE_BACK_WAIT_S
+from coloctl.supervisor.acts.unprotect import UNDO_WAIT_S
 from coloctl.supervisor.exit_grace import ExitGrace
 from coloctl.supervisor.state import PairState
 
@@ -35,12 +37,8 @@ log = logging.getLogger(__name__)
 
 #: A refused reaction is tried again so often, seconds.
 RETRY_S = 1.0
-#: An act that has lost its secondary ends within milliseconds; one that undoes a protection may
-#: have to wait for a QEMU that is busy. Seconds.
-ACT_PATIENCE_S = 1.0
-UNDO_PATIENCE_S = 60.0
-#: QEMU writes back what its disks' caches hold before it ends, seconds.
-POWER_OFF_S = 10.0
+#: An act that has lost its secondary ends within milliseconds. Seconds.
+ACT_WAIT_S = 1.0
 #: Findings that may be reported at once, and how many per second after that.
 REPORT_BURST, REPORT_RATE = 10.0, 1.0
 
@@ -218,7 +216,7 @@ class Reactor:
                 self._not_before = state.clock.now() + RETRY_S
                 return
             state.give_up(f"{finding.diagnosis}: {decision.reason}")
-            if not await state.idle(ACT_PATIENCE_S):
+            if not await state.idle(ACT_WAIT_S):
                 await state.interrupt(decision.reason)
             seen = self._look()
             again = diagnose(seen)
@@ -282,7 +280,7 @@ class Reactor:
         state = self.state
         log.warning("%s: %s", finding.diagnosis, decision.reason)
         state.give_up(f"{finding.diagnosis}: {decision.reason}")
-        await state.idle(UNDO_PATIENCE_S)
+        await state.idle(UNDO_WAIT_S)
         self._not_before = state.clock.now() + RETRY_S
 
     async def _restart(self, decision: Decision, finding: Finding, _: Observation) -> None:
@@ -326,7 +324,7 @@ class Reactor:
             vm = primary.vm
             await acts.merge.wait(state, primary)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POWER_OFF_S):
+                async with asyncio.timeout(WRITE_BACK_WAIT_S):
                     await vm.process.wait()
 
     def _end_reason(self, finding: Finding) -> str:

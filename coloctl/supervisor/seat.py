@@ -28,7 +28,7 @@ from coloctl.vm import VM
 EVENT_BOUND = 1000
 
 #: A dead QEMU's monitor ends at once; what it sent before has been read by then. Seconds.
-LAST_EVENTS_S = 0.05
+LAST_EVENTS_WAIT_S = 0.05
 
 OnEvent = Callable[["Seat", Event], None]
 OnDeath = Callable[["Seat", Death], Awaitable[None]]
@@ -120,7 +120,7 @@ class Seat:
         try:
             death = await vm.process.wait()
             # Why it ended may be among its last events, which are all there already.
-            await asyncio.wait({pump}, timeout=LAST_EVENTS_S)
+            await asyncio.wait({pump}, timeout=LAST_EVENTS_WAIT_S)
         finally:
             pump.cancel()
         if self.vm is vm:

@@ -30,7 +30,7 @@ from coloctl.vm import VM
 log = logging.getLogger(__name__)
 
 #: One conversation with an agent that may not run yet, seconds, and the pause before the next.
-AGENT_S, AGENT_PAUSE_S = 5.0, 1.0
+AGENT_WAIT_S, AGENT_PAUSE_S = 5.0, 1.0
 
 
 class Settling:
@@ -97,7 +97,7 @@ async def _agent_answers(vm: VM) -> None:
     """Wait until the agent in the guest has answered a question that was asked after the reset."""
     while True:
         with contextlib.suppress(ColoctlError):
-            sock = await vm.host.monitor(agent_socket(vm.rundir), AGENT_S)
-            await guestagent.answers(sock, AGENT_S)
+            sock = await vm.host.monitor(agent_socket(vm.rundir), AGENT_WAIT_S)
+            await guestagent.answers(sock, AGENT_WAIT_S)
             return
         await asyncio.sleep(AGENT_PAUSE_S)

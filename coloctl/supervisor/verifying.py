@@ -18,7 +18,7 @@ from functools import partial
 
 from coloctl.colo import difference, pages
 from coloctl.colo.programs import NotComparable
-from coloctl.colo.protect import checkpoint_now, next_checkpoint
+from coloctl.colo.protect import CHECKPOINT_DEADLINE_S, checkpoint_now, next_checkpoint
 from coloctl.colo.verify import Comparing, verify
 from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
 from coloctl.journal import wall_clock
@@ -28,7 +28,6 @@ from coloctl.model.pair import OnDifference, Role
 from coloctl.model.pairevent import ProgressMade, VerificationOver
 from coloctl.model.protection import Protection
 from coloctl.model.verified import DiskVerified, MemoryVerified, Verified, VerifyOutcome
-from coloctl.supervisor.acts.tune import CHECKPOINT_DEADLINE_S
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
@@ -37,9 +36,9 @@ log = logging.getLogger(__name__)
 #: One that ended early is tried again so much later, or after `[verify] every` if that is less.
 AGAIN_S = 600.0
 #: How long a comparison of memory waits for a checkpoint before it asks for one, seconds.
-PATIENCE_S = 2.0
+CHECKPOINT_WAIT_S = 2.0
 #: How often its progress is sent, seconds.
-TELL_S = 1.0
+REPORT_PERIOD_S = 1.0
 
 #: Sentences about memory that was not compared.
 LEFT_OUT = "The guest's memory was left out; `coloctl verify --memory` compares it."
@@ -185,7 +184,7 @@ class Verifying:
 
         async def passed() -> None:
             try:
-                await next_checkpoint(primary, PATIENCE_S)
+                await next_checkpoint(primary, CHECKPOINT_WAIT_S)
             except DeadlineMissed:
                 await checkpoint()
 
@@ -210,7 +209,7 @@ class Verifying:
 
     def _tell(self, done: int, total: int, step: str = "compare") -> None:
         now_s = self.state.clock.now()
-        if now_s - self._told_s >= TELL_S:
+        if now_s - self._told_s >= REPORT_PERIOD_S:
             self._told_s = now_s
             self.state.emit(ProgressMade(act="verify", step=step, done=done, total=total))
 

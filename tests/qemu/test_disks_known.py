@@ -314,7 +314,7 @@ def test_new_disks_that_are_large_or_slow_do_not_hold_the_guest(
 ) -> None:
     """It runs at once, and what differs follows while it serves: nothing of it is missed."""
     spec = firmware_spec(tmp_path, build, "tcg")
-    monkeypatch.setattr(equal_disks, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(equal_disks, "COMPARE_WAIT_S", 0.0)
 
     async def story() -> None:
         await make_disks(spec, build.img)

@@ -73,7 +73,7 @@ def test_a_silent_link_never_reaches_the_guest(
             for sender in (None, lab.host_a, lab.host_b):
                 wire.cut(sender=sender)
                 with monkeypatch.context() as impatient:
-                    impatient.setattr(link, "ANSWER_S", 0.5)
+                    impatient.setattr(link, "ANSWER_WAIT_S", 0.5)
                     with pytest.raises(ReplicationError, match=f"{layout.REPLICATION_B}:{port}"):
                         await reprotect(stage)
                 wire.clear()

@@ -277,7 +277,7 @@ def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
     """Whoever is faster: the secondary has the slot, or the guest is known to run alone."""
     spec = on_two_hosts(lab, spec)
     unguarded(monkeypatch)
-    monkeypatch.setattr(peers, "CONNECTED_S", 3.0)
+    monkeypatch.setattr(peers, "CONNECT_WAIT_S", 3.0)
     wires = Wires(spec, Path("/"))
     slot = wires.compare("a", 0)
     assert isinstance(slot, Endpoint)

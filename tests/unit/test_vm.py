@@ -112,7 +112,7 @@ def test_the_reason_is_that_of_the_qemu_that_ended_or_of_the_monitor_that_did_no
 def test_a_launch_that_is_given_up_while_its_qemu_may_end_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vm, "ENDING_S", 60.0)
+    monkeypatch.setattr(vm, "END_WAIT_S", 60.0)
     left = tmp_path / "left"
 
     async def check() -> None:

@@ -20,7 +20,7 @@ from coloctl.lab.progress import Progress
 from coloctl.model.units import MIB
 
 #: Work that is over by then is not worth showing: the second run says nothing.
-PATIENCE_S = 0.4
+SHOW_AFTER_S = 0.4
 #: Between two lines of counted work, where nothing can be drawn.
 LINE_EVERY_S = 5.0
 
@@ -35,8 +35,8 @@ class Bars:
         self._console = console or Console(stderr=True, highlight=False)
         self._lock = threading.Lock()
         self._latest: Progress | None = None
-        self._patience = threading.Timer(PATIENCE_S, self._begin)
-        self._patience.daemon = True
+        self._start = threading.Timer(SHOW_AFTER_S, self._begin)
+        self._start.daemon = True
         self._shown = self._over = False
         self._drawing = Drawing(
             SpinnerColumn(),
@@ -54,7 +54,7 @@ class Bars:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._patience.cancel()
+            self._start.cancel()
             if self._shown and self._console.is_terminal:
                 self._drawing.stop()
             self._shown, self._over = False, True
@@ -63,7 +63,7 @@ class Bars:
         """Draw ``progress``, unless the whole step is over soon."""
         with self._lock:
             if self._latest is None:
-                self._patience.start()
+                self._start.start()
             changed = self._latest is None or progress.what != self._latest.what
             self._latest = progress
             if self._shown:

@@ -31,12 +31,12 @@ PROBE = b"\0" * 4096
 
 #: How long the guest waits for the number beside its image. It is written in a millisecond, and the
 #: guest matters more than a disk that is slow today. Seconds.
-COMPANION_PATIENCE_S = 0.01
+COMPANION_WAIT_S = 0.01
 #: How long the promotion of a secondary waits until it is on disk that its image does not have the
 #: writes of its overlays: without that record the next start would not know of them. Where the
 #: guest would be silent for longer, it runs, and the record follows as soon as the disk takes it.
 #: Seconds.
-PENDING_PATIENCE_S = 2.0
+PENDING_WAIT_S = 2.0
 
 
 class Numbering:
@@ -69,9 +69,9 @@ class Numbering:
 
     async def durable(self) -> None:
         """Wait until the number is on disk, for as long as the guest may wait for that."""
-        patience_s = PENDING_PATIENCE_S if self.lacking else COMPANION_PATIENCE_S
+        wait_s = PENDING_WAIT_S if self.lacking else COMPANION_WAIT_S
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(wait_s):
                 await self._durable.wait()
 
     async def finish(self) -> str:

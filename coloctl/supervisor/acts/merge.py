@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 #: to be found by the overlays' own marks. Seconds.
 POLL_S = 0.02
 #: One answer of a QEMU whose disk is slow, seconds.
-ASK_S = 30.0
+ANSWER_WAIT_S = 30.0
 #: Reading the record of a disk that may be dead with its node, seconds.
-LOOK_S = 2.0
+RECORD_WAIT_S = 2.0
 #: How often a record that could not be written is written again, and how often progress is sent.
-RETRY_S, TELL_S = 1.0, 0.5
+RETRY_S, REPORT_PERIOD_S = 1.0, 0.5
 
 
 class Following:
@@ -103,7 +103,7 @@ async def may_be_pending(state: PairState, node: NodeName) -> bool:
     if state.seats[node].merge is not Merge.NONE:
         return True
     try:
-        async with asyncio.timeout(LOOK_S):
+        async with asyncio.timeout(RECORD_WAIT_S):
             claim = await open_arbiter(state.spec, state.ground.folder).current()
             known, _ = await registry.look(state.spec, state.ground.hosts[node], node)
     except (ColoctlError, TimeoutError):
@@ -122,7 +122,7 @@ async def wait(state: PairState, seat: Seat) -> None:
     while seat.merge is Merge.UNDER_WAY and seat.vm is not None and seat.vm.process.alive():
         if state.act:
             state.progress("merge", *seat.merged_bytes)
-        await asyncio.sleep(TELL_S)
+        await asyncio.sleep(REPORT_PERIOD_S)
 
 
 async def _follow(state: PairState, seat: Seat, vm: VM, following: Following) -> None:
@@ -146,7 +146,7 @@ async def _watch(state: PairState, seat: Seat, vm: VM) -> Merge:
         await merge.stay_when_off(vm, stay=True)
     while True:
         with contextlib.suppress(MonitorError):
-            seen = await merge.look(state.spec, vm, ASK_S)
+            seen = await merge.look(state.spec, vm, ANSWER_WAIT_S)
             if seen.merge is Merge.NONE:
                 return seen.merge
             lacking = await _shorten_record(state, seat, lacking, seen.disks)
@@ -205,7 +205,7 @@ async def _release(vm: VM) -> None:
     """Order the QEMU to end with its guest again; now, where that has powered itself off."""
     with contextlib.suppress(MonitorError):
         await merge.stay_when_off(vm, stay=False)
-        if (await vm.observe(ASK_S)).run_state is RunState.SHUTDOWN:
+        if (await vm.observe(ANSWER_WAIT_S)).run_state is RunState.SHUTDOWN:
             await vm.execute(qmp.quit())
 
 

@@ -36,13 +36,13 @@ AGENT_DEADLINE_S = 5.0
 #: From one look at the pair to the next, seconds.
 LOOK_S = 0.1
 #: A primary whose guest is off may wait for its secondary in a checkpoint; seconds.
-TOGETHER_S = 1.0
+TOGETHER_WAIT_S = 1.0
 #: QEMU writes back what its disks' caches hold before it ends, seconds.
-WRITE_BACK_S = 10.0
+WRITE_BACK_WAIT_S = 10.0
 #: A QEMU's last output is read within milliseconds of its end, seconds.
-LAST_WORDS_S = 0.05
+LAST_EVENT_WAIT_S = 0.05
 #: How often clients receive how much longer the guest may take, seconds.
-TELL_S = 10.0
+REPORT_PERIOD_S = 10.0
 
 
 class Ending(StrEnum):
@@ -85,7 +85,7 @@ class _Off:
         tell = Deadline(0.0)
         while not deadline.expired:
             if tell.expired:
-                tell = Deadline(TELL_S)
+                tell = Deadline(REPORT_PERIOD_S)
                 self.state.progress("guest", limit_s=deadline.remaining())
             if await self._powered_off(min(LOOK_S, deadline.remaining())):
                 self.state.seats[self.primary.node].retired = True
@@ -108,17 +108,17 @@ class _Off:
         death = self.primary.process.wait()
         async with first_of(event, death, within_s=within_s) as (heard, dying):
             if dying.done() and not heard.done():
-                await asyncio.wait({heard}, timeout=LAST_WORDS_S)
+                await asyncio.wait({heard}, timeout=LAST_EVENT_WAIT_S)
             return heard.done() and heard.exception() is None
 
     async def _gone(self) -> None:
         """Wait until the primary's QEMU has ended; kill a secondary for which it waits."""
-        if not await ended(self.primary.process, TOGETHER_S):
+        if not await ended(self.primary.process, TOGETHER_WAIT_S):
             secondary = self.state.seat_of(Role.SECONDARY)
             if secondary is not None and secondary.vm is not None:
                 secondary.retired = True
-                await secondary.vm.process.kill(WRITE_BACK_S)
-            await ended(self.primary.process, WRITE_BACK_S)
+                await secondary.vm.process.kill(WRITE_BACK_WAIT_S)
+            await ended(self.primary.process, WRITE_BACK_WAIT_S)
 
     def _held_twice(self) -> bool:
         """Return whether the secondary holds the guest as well."""
@@ -141,19 +141,19 @@ def _lives(vm: VM | None) -> bool:
     return vm is not None and vm.process.alive()
 
 
-async def taken_over(state: PairState, lost: NodeName, patience_s: float) -> bool:
+async def taken_over(state: PairState, lost: NodeName, wait_s: float) -> bool:
     """Wait until the supervisor has failed over from ``lost``; return whether it has."""
 
     async def over() -> bool:
         return state.protection is not Protection.COLO and not state.act
 
-    if not await Deadline(patience_s).poll(over, LOOK_S):
+    if not await Deadline(wait_s).poll(over, LOOK_S):
         return False
     primary = state.seat_of(Role.PRIMARY)
     return primary is not None and primary.name != lost
 
 
-async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
+async def _ask_agent(state: PairState, primary: VM, wait_s: float) -> bool:
     """Ask the agent in the guest to shut it down; return whether it has begun to.
 
     Otherwise the power button is left.
@@ -162,7 +162,7 @@ async def _ask_agent(state: PairState, primary: VM, patience_s: float) -> bool:
     try:
         path = agent_socket(primary.rundir)
         sock = await primary.host.monitor(path, AGENT_DEADLINE_S)
-        await guestagent.shut_down(sock, min(AGENT_DEADLINE_S, patience_s))
+        await guestagent.shut_down(sock, min(AGENT_DEADLINE_S, wait_s))
     except ColoctlError as error:
         log.warning("%s The guest's power button is pressed instead.", error.message)
         return False

@@ -15,9 +15,9 @@ from coloctl.qmp import command as qmp
 from coloctl.supervisor.state import PairState
 
 #: A guest whose kernel resets the machine when it panics does so within milliseconds. Seconds.
-PATIENCE_S = 1.0
+OWN_RESET_WAIT_S = 1.0
 #: QEMU resets a machine between two instructions, or after a checkpoint. Seconds.
-DEADLINE_S = 30.0
+RESET_DEADLINE_S = 30.0
 
 
 async def reset_guest(state: PairState, why: str) -> None:
@@ -29,8 +29,8 @@ async def reset_guest(state: PairState, why: str) -> None:
     primary = state.vm_of(Role.PRIMARY)
     with primary.monitor.listen("RESET", bound=1) as resets:
         with contextlib.suppress(DeadlineMissed):
-            await resets.next(PATIENCE_S)
+            await resets.next(OWN_RESET_WAIT_S)
             return
         state.record(Kind.NOTE, node=primary.node, data={"reset": why})
         await primary.execute(qmp.system_reset())
-        await resets.next(DEADLINE_S)
+        await resets.next(RESET_DEADLINE_S)

@@ -31,9 +31,9 @@ SHUTDOWN_DEADLINE_S = 60.0
 #: A stop waits for these: one side is dead already, and the other may not run the guest yet.
 LEFT_TO_THEIR_END = frozenset({"failover", "adopt"})
 #: For the note of how the guest's images lie, which a stop does without where a disk is slow.
-REST_S = 10.0
+NOTE_WAIT_S = 10.0
 #: For the failover from a primary that is lost while its guest shuts down, seconds.
-TAKE_OVER_S = 30.0
+TAKE_OVER_WAIT_S = 30.0
 
 
 async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
@@ -67,7 +67,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
                 await end_all(state)
                 state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
                 return how
-        force = not await taken_over(state, primary.name, TAKE_OVER_S)
+        force = not await taken_over(state, primary.name, TAKE_OVER_WAIT_S)
 
 
 async def make_way(state: PairState, patience_s: float | None) -> None:
@@ -157,7 +157,7 @@ async def end_all(state: PairState) -> None:
                 await end(state, seat.name, Presence.ABSENT)
     if server is not None:
         with contextlib.suppress(ColoctlError, TimeoutError):
-            async with asyncio.timeout(REST_S):
+            async with asyncio.timeout(NOTE_WAIT_S):
                 await generation.rest(state.spec, state.ground.hosts, server.name)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from coloctl.clock import Deadline
 from coloctl.colo import retune
 from coloctl.colo.plan import Plan
-from coloctl.colo.protect import checkpoint_now
+from coloctl.colo.protect import CHECKPOINT_DEADLINE_S, checkpoint_now
 from coloctl.errors import NotProtected
 from coloctl.machine.netfilter import comparison_limits
 from coloctl.model import tuning
@@ -26,10 +26,8 @@ from coloctl.qmp.sequence import run
 from coloctl.supervisor.acts.life import unless_it_dies
 from coloctl.supervisor.state import PairState
 
-#: A checkpoint that was asked for, seconds.
-CHECKPOINT_DEADLINE_S = 30.0
-#: QEMU's own answers to what is set, seconds.
-LIMITS_DEADLINE_S = 10.0
+#: QEMU's own answers to what is set, seconds: one to a new delay may come after a whole checkpoint.
+SET_DEADLINE_S = 10.0
 
 #: What a copy under way takes at once, so that the act which copies need not be over.
 _BESIDE = frozenset({"mirror-rate"})
@@ -107,7 +105,7 @@ async def _send_to_primary(state: PairState, steps: Plan) -> None:
     """Run ``steps`` on the primary's QEMU; where none runs, its command line will have them."""
     seat = state.seat_of(Role.PRIMARY)
     if seat is not None and seat.vm is not None:
-        await run(steps, seat.vm.monitor, deadline=Deadline(LIMITS_DEADLINE_S))
+        await run(steps, seat.vm.monitor, deadline=Deadline(SET_DEADLINE_S))
 
 
 def _remember(state: PairState, after: PairSpec, names: Collection[str]) -> None:

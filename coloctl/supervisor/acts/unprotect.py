@@ -13,8 +13,9 @@ from coloctl.supervisor.acts.cause import UNPROTECTED
 from coloctl.supervisor.acts.failover import failover
 from coloctl.supervisor.state import PairState
 
-#: A protection that is given up has undone itself within this, seconds.
-UNDO_PATIENCE_S = 60.0
+#: A protection that is given up has undone itself within this, seconds: it may have to wait for a
+#: QEMU that is busy.
+UNDO_WAIT_S = 60.0
 
 
 async def unprotect(state: PairState) -> PairView:
@@ -31,7 +32,7 @@ async def unprotect(state: PairState) -> PairView:
     state.want_protection(False)
     if state.act:
         state.give_up("An operator has ended the protection.")
-        await state.idle(UNDO_PATIENCE_S)
+        await state.idle(UNDO_WAIT_S)
     if state.protection is Protection.COLO:
         await failover(state, state.vm_of(Role.PRIMARY).node, cause=UNPROTECTED)
     return state.view()

@@ -231,7 +231,7 @@ def test_work_that_ends_soon_is_not_shown(capsys: Output) -> None:
 
 
 def test_longer_work_is_told_step_by_step(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    monkeypatch.setattr(downloads, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(downloads, "SHOW_AFTER_S", 0.0)
     said = ""
     with downloads.Bars() as bars:
         bars.report(Progress("looking"))

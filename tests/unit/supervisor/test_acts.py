@@ -131,7 +131,7 @@ def test_a_guest_that_does_not_listen_is_cut_off_and_that_is_said(tmp_path: Path
 def test_a_primary_that_waits_for_its_secondary_in_a_checkpoint_is_freed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(powerdown, "TOGETHER_S", 0.05)
+    monkeypatch.setattr(powerdown, "TOGETHER_WAIT_S", 0.05)
 
     async def check() -> None:
         following: list[asyncio.Future[None]] = []

@@ -384,7 +384,7 @@ def test_a_reset_is_over_when_the_guest_has_booted(tmp_path: Path) -> None:
 def test_a_guest_that_has_panicked_is_reset_unless_it_does_that_itself(
     tmp_path: Path, itself: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reset, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(reset, "OWN_RESET_WAIT_S", 0.2)
     restart = spec_of(policy=Policy(on_panic=OnPanic.RESTART))
 
     async def check() -> None:
