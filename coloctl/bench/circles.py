@@ -28,7 +28,6 @@ from coloctl.bench.failover import until
 from coloctl.bench.faults import Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.inventory import counts
-from coloctl.chaos.evidence.records import Takeover
 from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
@@ -41,6 +40,7 @@ from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.lab.network import Lab
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import PairView
 
 #: From a fault to the pair in COLO again, seconds.
@@ -77,7 +77,7 @@ class _Moments:
     fault_s: float = 0.0
     alone_s: float = 0.0
     colo_s: float = 0.0
-    takeover: Takeover | None = None
+    takeover: Timeline | None = None
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
@@ -171,7 +171,7 @@ class _Circles:
         moments = _Moments(time.monotonic())
         if fault is CircleFault.SWITCHOVER:
             timeline = Acts(self.client).switchover(wait_s=CIRCLE_DEADLINE_S)
-            moments.takeover = Takeover.of(timeline)
+            moments.takeover = Timeline.from_json(timeline)
             moments.alone_s = moments.takeover.done_s("verified")
         else:
             self._kill(fault)

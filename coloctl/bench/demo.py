@@ -19,7 +19,6 @@ from typing import Any, Protocol
 from coloctl.bench.faults import Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.chronicle import OUTAGE_WITHIN_S
-from coloctl.chaos.evidence.records import Takeover
 from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
@@ -31,6 +30,7 @@ from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import PairView
 
 #: Version of the demonstration's document; grows with incompatible changes only.
@@ -170,7 +170,7 @@ class _Demo:
                     return DemoFault(at_s, in_checkpoint=True)
         raise DeadlineMissed("No checkpoint began in which to kill.")
 
-    def _fail_over(self, fault: DemoFault) -> Takeover:
+    def _fail_over(self, fault: DemoFault) -> Timeline:
         """Wait until the supervisor has noticed, fenced and promoted; the survivor runs alone."""
         dead = False
 
@@ -185,7 +185,7 @@ class _Demo:
     def _document(
         self,
         fault: DemoFault,
-        takeover: Takeover,
+        takeover: Timeline,
         history: list[Op],
         survivors: Mapping[int, list[int]],
     ) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.chronicle import BACKLOG_S, OUTAGE_WITHIN_S, Chronicle
 from coloctl.chaos.evidence.lan import LanWatch
-from coloctl.chaos.evidence.records import Takeover
 from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
@@ -40,6 +39,7 @@ from coloctl.control.client import ControlClient
 from coloctl.errors import ColoctlError, DeadlineMissed, FailoverRefused, NotProtected
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import PairView
 
 STEADY_DEADLINE_S = 120.0
@@ -235,7 +235,7 @@ class _Run:
                 raise NotProtected(f"Failed over without a fault: {event.data['reason']}")
 
 
-def one_primary(takeover: Takeover, target: Target, stray: int, *, lingers: bool) -> Verdict:
+def one_primary(takeover: Timeline, target: Target, stray: int, *, lingers: bool) -> Verdict:
     """Check that the attacked node lost, is dead, and sent no more frames to the LAN."""
     check = "one_primary"
     if takeover.lost != target.node:

@@ -17,12 +17,12 @@ from coloctl.chaos.evidence.records import (
     FaultResult,
     FrameRun,
     ObservedEvent,
-    Takeover,
     WorkloadRecord,
 )
 from coloctl.chaos.scenario.values import ScheduledFault, Workload
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.model.event import Kind, Record
+from coloctl.model.timeline import Timeline
 
 OK, FAIL, INFO, INVOKE = OpStatus.OK, OpStatus.FAIL, OpStatus.INFO, OpStatus.INVOKE
 FAULT_S, ENDED_S = 10.0, 20.0
@@ -30,6 +30,7 @@ TIMELINE = {
     "generation": 1, "cause": "primary-dead", "survivor": "b", "lost": "a",
     "role_before": "secondary", "began_s": 10.1, "steps": {"fenced": 10.0, "verified": 50.0},
 }  # fmt: skip
+TAKEOVER = Timeline.from_json(TIMELINE)
 STRUCK = FaultRecord(
     ScheduledFault("power cut", "kill", "primary", 5.0), FAULT_S, ("a",), "primary"
 )
@@ -39,7 +40,7 @@ def evidence(**changes: Any) -> Evidence:
     """A run that began to be steady at 5 s and ended at 20 s."""
     run = Evidence(
         steady_s=5.0, ended_s=ENDED_S, faults=(STRUCK,), works={}, events=events(),
-        takeovers=(Takeover.of(TIMELINE),), frames=SPELLS, journal=journal(),
+        takeovers=(TAKEOVER,), frames=SPELLS, journal=journal(),
         audits=tuple(Audit(at_s, "boot-1", {0: [1]}, {0: [1]}) for at_s in (6.0, 19.0)),
         differences={"disk0": ()}, remains=(), view=PROTECTED,
     )  # fmt: skip

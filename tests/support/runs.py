@@ -16,7 +16,6 @@ from coloctl.chaos.evidence.records import (
     FaultRecord,
     FrameRun,
     ObservedEvent,
-    Takeover,
     WorkloadRecord,
 )
 from coloctl.chaos.run.result import QEMU, RunResult
@@ -25,6 +24,7 @@ from coloctl.chaos.scenario.values import Params, Scenario, ScheduledFault, Stea
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import OpStatus as Answer
 from coloctl.model.event import Record
+from coloctl.model.timeline import Timeline
 
 RECORDED = Path(__file__).parents[1] / "golden" / "runs" / "kill_then_freeze.json"
 
@@ -55,7 +55,7 @@ def recorded() -> Evidence:
         faults=[_struck(one, told["steady_s"]) for one in told["struck"]],
         works={spec.name: _work(spec, told["works"][spec.name]) for spec in WORKLOADS},
         events=[ObservedEvent(**one) for one in told["events"]],
-        takeovers=[Takeover.of(one) for one in told["takeovers"]],
+        takeovers=[Timeline.from_json(one) for one in told["takeovers"]],
         frames=[FrameRun(**one) for one in told["spells"]],
         journal=[Record.from_json(one) for one in told["journal"]],
         remains=[],

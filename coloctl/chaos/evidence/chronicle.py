@@ -19,8 +19,8 @@ from coloctl.chaos.evidence.records import (
     FaultRecord,
     FrameRun,
     ObservedEvent,
-    Takeover,
     WorkloadRecord,
+    takeovers_in,
 )
 from coloctl.chaos.evidence.silences import Outage, Replies, Silence
 from coloctl.chaos.evidence.states import StateChange, merged
@@ -28,6 +28,7 @@ from coloctl.model import pairevent
 from coloctl.model.event import LAUNCHED, Kind, Record
 from coloctl.model.pair import NODES, Role
 from coloctl.model.pairevent import CheckpointPhase
+from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import PairView
 
 #: A silence that begins later than that after a fault is not attributed to it.
@@ -97,7 +98,7 @@ class FaultEffect:
     join_ms: float | None  #: the longest silence while it joined
     lost_s: float | None  #: when the pair left COLO; None when it did not
     again_s: float | None  #: when it was in COLO again; None when it never was
-    takeover: Takeover | None
+    takeover: Timeline | None
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Chronicle:
     faults: Sequence[FaultRecord] = ()
     works: Mapping[str, WorkloadRecord] | None = None
     events: Sequence[ObservedEvent] = ()
-    written_takeovers: Sequence[Takeover] = ()  #: those of the supervisor's history file
+    written_takeovers: Sequence[Timeline] = ()  #: those of the supervisor's history file
     frames: Sequence[FrameRun] = ()
     journal: Sequence[Record] = ()
     view: PairView | None = None
@@ -118,14 +119,11 @@ class Chronicle:
         return merged(self.events, self.journal)
 
     @cached_property
-    def takeovers(self) -> list[Takeover]:
+    def takeovers(self) -> list[Timeline]:
         """Return each takeover once, in time, that was announced or written down."""
         timelines = [one.data["timeline"] for one in self.events if one.name == "FAILED_OVER"]
-        timelines += [
-            one.data for one in self.journal if one.step == "timeline" and "failed" not in one.data
-        ]
-        announced = [Takeover.of(one) for one in timelines if "role_before" in one]
-        found = {one.began_s: one for one in (*announced, *self.written_takeovers)}
+        timelines += [one.data for one in self.journal if one.step == "timeline"]
+        found = {one.began_s: one for one in (*takeovers_in(timelines), *self.written_takeovers)}
         return sorted(found.values(), key=lambda one: one.began_s)
 
     @cached_property
@@ -150,7 +148,9 @@ class Chronicle:
         A node's period ends when it is fenced for a survivor that is promoted, or when the guest
         is started on the other node.
         """
-        turns = [(one.done_s("fenced"), one.survivor) for one in self.takeovers]
+        turns: list[tuple[float, str]] = [
+            (one.done_s(FailoverStep.FENCED), one.survivor) for one in self.takeovers
+        ]
         turns += [
             (one.fence.mono_s, _other(one.lost)) for one in self.promotions if one.fence is not None
         ]
@@ -173,9 +173,9 @@ class Chronicle:
 
     def _serves_s(self, node: str, from_s: float) -> float:
         promoted = (
-            one.done_s("promoted")
+            one.done_s(FailoverStep.PROMOTED)
             for one in self.takeovers
-            if one.survivor == node and one.began_s <= from_s <= one.done_s("promoted")
+            if one.survivor == node and one.began_s <= from_s <= one.done_s(FailoverStep.PROMOTED)
         )
         return next(promoted, from_s)
 
@@ -238,9 +238,9 @@ class Chronicle:
         takeover = next((one for one in self.takeovers if fault.at_s <= one.began_s < next_s), None)
         ends = [fault.at_s + (outage.longest_ms or 0.0) / 1000]
         ends += [
-            one.done_s("verified")
+            one.done_s(FailoverStep.VERIFIED)
             for one in self.takeovers
-            if fault.at_s <= one.done_s("verified") <= next_s
+            if fault.at_s <= one.done_s(FailoverStep.VERIFIED) <= next_s
         ]
         ends += [] if again_s is None else [again_s]
         return FaultEffect(min(max(ends), next_s), outage, join_ms, lost_s, again_s, takeover)
@@ -268,9 +268,9 @@ class Chronicle:
         found: list[tuple[float, str]] = []
         for takeover in self.takeovers:
             if node == takeover.survivor:
-                found.append((takeover.done_s("promoted"), "primary"))
+                found.append((takeover.done_s(FailoverStep.PROMOTED), "primary"))
             elif node == takeover.lost:
-                found.append((takeover.done_s("fenced"), "dead"))
+                found.append((takeover.done_s(FailoverStep.FENCED), "dead"))
         for event in self.events:
             if event.name == "NODE_DEAD" and event.data["node"] == node:
                 found.append((event.at_s, "dead"))

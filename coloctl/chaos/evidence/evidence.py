@@ -17,10 +17,10 @@ from coloctl.chaos.evidence.records import (
     FrameRun,
     Inventory,
     ObservedEvent,
-    Takeover,
     WorkloadRecord,
 )
 from coloctl.model.event import Record
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import PairView
 
 
@@ -33,7 +33,7 @@ class Evidence:
     faults: Sequence[FaultRecord]
     works: Mapping[str, WorkloadRecord]  #: by the name of the workload
     events: Sequence[ObservedEvent] = ()
-    takeovers: Sequence[Takeover] = ()
+    takeovers: Sequence[Timeline] = ()
     frames: Sequence[FrameRun] = ()  #: those that reached the guest's LAN
     journal: Sequence[Record] = ()
     audits: Sequence[Audit] = ()  #: one in the steady state, one at the end, where they worked

@@ -17,7 +17,7 @@ from typing import Any
 from coloctl import paths
 from coloctl.chaos.evidence.audit import audit as ask_guest
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import Audit, Inventory, Takeover, WorkloadRecord
+from coloctl.chaos.evidence.records import Audit, Inventory, WorkloadRecord, takeovers_in
 from coloctl.chaos.evidence.remains import Trail
 from coloctl.chaos.evidence.remains import remains as left_behind
 from coloctl.chaos.run.environment import Environment
@@ -27,6 +27,7 @@ from coloctl.journal import replay
 from coloctl.lab import guest
 from coloctl.machine import image
 from coloctl.model.event import Record
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import Presence
 from coloctl.pairfile import load
 
@@ -100,12 +101,11 @@ def audit(played: Environment) -> tuple[Audit, ...]:
     return ()
 
 
-def takeovers(played: Environment) -> tuple[Takeover, ...]:
+def takeovers(played: Environment) -> tuple[Timeline, ...]:
     """Return each failover that any supervisor of the pair has written to the history."""
     with contextlib.suppress(ColoctlError):
         history: Mapping[str, Any] = played.ear.ask("query-history", CHECKPOINT_S)
-        # One that failed before a survivor was found has no role, and is no takeover.
-        return tuple(Takeover.of(one) for one in history["failovers"] if "role_before" in one)
+        return tuple(takeovers_in(history["failovers"]))
     return ()
 
 

@@ -6,12 +6,13 @@ Invariant: all times are CLOCK_MONOTONIC of the machine, seconds, unless a name 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from coloctl.chaos.scenario.values import ScheduledFault, Workload
 from coloctl.chaos.workloads.history import Op
+from coloctl.model.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -82,40 +83,6 @@ class FrameRun:
 
 
 @dataclass(frozen=True)
-class Takeover:
-    """A failover as evidence: ``steps`` are milliseconds since ``began_s``."""
-
-    survivor: str
-    lost: str
-    role_before: str
-    cause: str
-    began_s: float
-    steps: Mapping[str, float]
-
-    @classmethod
-    def of(cls, timeline: Mapping[str, Any]) -> Takeover:
-        """Convert the timeline that the supervisor announces at the end of a failover."""
-        return cls(
-            survivor=timeline["survivor"],
-            lost=timeline["lost"],
-            role_before=timeline["role_before"],
-            cause=timeline.get("cause", ""),
-            began_s=timeline["began_s"],
-            steps=timeline["steps"],
-        )
-
-    def since_ms(self, fault_at_s: float) -> dict[str, float]:
-        """Return the time from the fault to each step, in the order in which they were done."""
-        before = (self.began_s - fault_at_s) * 1000
-        times = {step: round(before + at_ms, 1) for step, at_ms in self.steps.items()}
-        return dict(sorted(times.items(), key=lambda item: item[1]))
-
-    def done_s(self, step: str) -> float:
-        """Return when a step was done; when the failover began, for a step that is not listed."""
-        return self.began_s + self.steps.get(step, 0.0) / 1000
-
-
-@dataclass(frozen=True)
 class Audit:
     """The answer of the guest about itself. ``disk`` was read back with its caches dropped.
 
@@ -135,3 +102,8 @@ class Inventory:
 
     at_s: float
     counts: Mapping[str, Mapping[str, int]]
+
+
+def takeovers_in(documents: Iterable[Mapping[str, Any]]) -> list[Timeline]:
+    """Read the timelines of failovers; one that failed is no takeover, and is left out."""
+    return [one for one in map(Timeline.from_json, documents) if not one.failed]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from coloctl.chaos.evidence.records import Takeover
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
+from coloctl.model.timeline import Timeline
 
 #: A fault that was not noticed by then is not noticed at all.
 NOTICE_DEADLINE_S = 15.0
@@ -20,7 +20,7 @@ FAILOVER_DEADLINE_S = 60.0
 
 def awaited(
     client: ControlClient, hear: Callable[[ControlEvent], None] = lambda _event: None
-) -> Takeover:
+) -> Timeline:
     """Wait until the pair runs on one node because of the supervisor; ``hear`` gets every event.
 
     Raises `DeadlineMissed` when the fault was not noticed in time, `FailoverRefused` when the
@@ -32,7 +32,7 @@ def awaited(
         for event in client.events(left_s):
             hear(event)
             if event.name == "FAILED_OVER":
-                return Takeover.of(event.data["timeline"])
+                return Timeline.from_json(event.data["timeline"])
             if event.name != "STATE_CHANGED":
                 continue
             after = event.data["after"]

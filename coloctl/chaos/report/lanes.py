@@ -19,6 +19,7 @@ from coloctl.chaos.report.operations import Answered, DrawnWorkload, thinned
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window, duration
 from coloctl.chaos.report.strips import KINDS, Mark
 from coloctl.chaos.workloads.history import OpStatus
+from coloctl.model.timeline import FailoverStep
 
 ROW = 22.0
 LATENCY_HEIGHT, LATENCY_TOP = 148.0, 18.0
@@ -32,8 +33,8 @@ LINES_MAX = 400
 SHAPES = {
     "fault": "M-6 -6h12l-6 12z",
     "seen": "M0 -6l6 6l-6 6l-6 -6z",
-    "fenced": "M-5 -5h10v10h-10z",
-    "promoted": "M-6 5h12l-6 -11z",
+    FailoverStep.FENCED: "M-5 -5h10v10h-10z",
+    FailoverStep.PROMOTED: "M-6 5h12l-6 -11z",
     "protected": "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0z",
 }
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import Takeover
+from coloctl.model.timeline import FailoverStep, Timeline
 
 #: The kinds of marks, in the order in which they follow a fault, with their names.
 KINDS = {
     "fault": "fault",
     "seen": "diagnosis",
-    "fenced": "fence",
-    "promoted": "promotion",
+    FailoverStep.FENCED: "fence",
+    FailoverStep.PROMOTED: "promotion",
     "protected": "protected again",
 }
 
@@ -59,15 +59,17 @@ def _steps(evidence: Evidence) -> Iterator[Mark]:
     """Read steps from timelines, which are exact; from events where a takeover never ended."""
     takeovers = evidence.chronicle.takeovers
     for takeover in takeovers:
-        for kind, node in (("fenced", takeover.lost), ("promoted", takeover.survivor)):
-            if kind in takeover.steps:
-                yield Mark(kind, takeover.done_s(kind), f"node {node} {kind}")
+        nodes = {FailoverStep.FENCED: takeover.lost, FailoverStep.PROMOTED: takeover.survivor}
+        for step, node in nodes.items():
+            if step in takeover.steps:
+                yield Mark(step, takeover.done_s(step), f"node {node} {step}")
     for one in evidence.events:
-        step = one.data.get("step", "") if one.name == "STEP" else ""
-        if step in ("fenced", "promoted") and not any(_within(t, one.at_s) for t in takeovers):
-            yield Mark(step, one.at_s, step)
+        if one.name != "STEP" or any(_within(takeover, one.at_s) for takeover in takeovers):
+            continue
+        if (reached := one.data["step"]) in (FailoverStep.FENCED, FailoverStep.PROMOTED):
+            yield Mark(reached, one.at_s, reached)
 
 
-def _within(takeover: Takeover, at_s: float) -> bool:
+def _within(takeover: Timeline, at_s: float) -> bool:
     last_s = max(takeover.steps.values(), default=0.0) / 1000
     return takeover.began_s - 0.1 <= at_s <= takeover.began_s + last_s + 0.5

@@ -17,10 +17,11 @@ from coloctl.chaos.checks.streams import broken_connections
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.chronicle import FaultEffect
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import FaultRecord, Takeover, WorkloadRecord
+from coloctl.chaos.evidence.records import FaultRecord, WorkloadRecord
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.scenario.values import Scenario
 from coloctl.chaos.workloads.history import OpStatus
+from coloctl.model.timeline import Timeline
 
 #: Version of the document; grows with incompatible changes only.
 RESULT_SCHEMA = 1
@@ -145,14 +146,14 @@ class RunResult:
             "protected_again_s": self._since(effect.again_s),
         }
 
-    def _takeover(self, one: Takeover) -> dict[str, Any]:
+    def _takeover(self, one: Timeline) -> dict[str, Any]:
         return {
             "survivor": one.survivor,
             "lost": one.lost,
-            "role_before": one.role_before,
+            "role_before": str(one.role_before),
             "cause": one.cause,
             "began_s": self._since(one.began_s),
-            "steps_ms": dict(one.steps),
+            "steps_ms": {str(step): at_ms for step, at_ms in one.steps.items()},
         }
 
 

@@ -14,11 +14,12 @@ from coloctl.bench.overhead import pauses, rates, ratio
 from coloctl.bench.soak import SoakCounts
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.chronicle import Chronicle
-from coloctl.chaos.evidence.records import FrameRun, Takeover
+from coloctl.chaos.evidence.records import FrameRun
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
+from coloctl.model.timeline import Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -119,7 +120,7 @@ class HeldProcess:
 def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
     lost: str, stray: int, lingers: bool, verdict: Validity
 ) -> None:
-    takeover = Takeover.of({**TIMELINE, "lost": lost})
+    takeover = Timeline.from_json({**TIMELINE, "lost": lost})
     said = failover.one_primary(takeover, cast(Target, HeldProcess()), stray, lingers=lingers)
     assert said.validity is verdict
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import evidences, runs
 
-from coloctl.chaos.evidence.records import ObservedEvent
+from coloctl.chaos.evidence.records import ObservedEvent, takeovers_in
 from coloctl.chaos.evidence.silences import Outage, Replies
 from coloctl.chaos.evidence.states import StateChange
 from coloctl.chaos.workloads.history import Op, OpStatus
@@ -103,6 +103,14 @@ def test_a_run_whose_supervisor_was_killed_is_told_by_its_journal() -> None:
     assert [one.node for one in mute.primaries] == ["a", "b"]
     assert [one.lost for one in mute.promotions] == ["a"]
     assert mute.effects[0].again_s == 12.0
+
+
+def test_a_failover_that_failed_is_no_takeover() -> None:
+    failed = {**evidences.TIMELINE, "began_s": 8.0, "failed": "The fence did not succeed."}
+    assert takeovers_in([failed, evidences.TIMELINE]) == [evidences.TAKEOVER]
+    wrote = Record(Kind.OUTCOME, step="timeline", data=failed, mono_s=8.5)
+    journal = evidences.numbered(sorted((*evidences.journal(), wrote), key=lambda one: one.mono_s))
+    assert evidences.evidence(journal=journal).chronicle.takeovers == [evidences.TAKEOVER]
 
 
 def test_a_guest_that_is_started_on_the_other_node_has_a_new_primary() -> None:

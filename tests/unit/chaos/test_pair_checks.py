@@ -10,7 +10,7 @@ from support.evidences import answered, at_work, checked, connected, counterexam
 from support.views import LOST
 
 from coloctl.chaos.checks.verdict import Validity
-from coloctl.chaos.evidence.records import Audit, FrameRun, Takeover, WorkloadRecord
+from coloctl.chaos.evidence.records import Audit, FrameRun, WorkloadRecord, takeovers_in
 from coloctl.chaos.scenario.values import Workload
 from coloctl.model.event import Kind, Record
 from coloctl.model.protection import MOVES, Fact, Protection
@@ -40,7 +40,7 @@ def test_frames_under_way_when_the_fence_fell_are_no_second_primary() -> None:
 def test_a_node_may_speak_again_once_it_took_over_again() -> None:
     back = {**runs.TIMELINE, "survivor": "a", "lost": "b", "began_s": 15.0, "generation": 2}
     spells = (*runs.SPELLS[:1], FrameRun("b", 10.14, 14.9, 9), FrameRun("a", 15.1, 20, 9))
-    both = evidence(takeovers=(Takeover.of(runs.TIMELINE), Takeover.of(back)), frames=spells)
+    both = evidence(takeovers=takeovers_in((runs.TIMELINE, back)), frames=spells)
     assert checked("one_primary", both).validity is VALID
     assert "node a, while node b was the primary" in counterexample(
         "one_primary", evidence(frames=spells)
@@ -57,7 +57,7 @@ def test_a_survivor_that_speaks_before_the_other_is_fenced_is_a_second_primary()
 def test_a_primary_whose_secondary_is_lost_reigns_on() -> None:
     timeline = {**runs.TIMELINE, "survivor": "a", "lost": "b", "role_before": "primary"}
     alone = evidence(
-        takeovers=(Takeover.of(timeline),),
+        takeovers=takeovers_in([timeline]),
         journal=runs.numbered([*runs.journal()[:6], replace(runs.journal()[6], node="b")]),
         events=(),
         frames=(FrameRun("a", 5, 20, 99),),
