@@ -123,6 +123,11 @@ def format_option(*choices: str) -> Callable[..., Any]:
     )
 
 
+def wait_option(default_s: float, meaning: str) -> Callable[..., Any]:
+    """Build the option ``--wait`` of a `WaitingCommand`."""
+    return click.option("--wait", type=Duration(), metavar="[=T]", default=default_s, help=meaning)
+
+
 metrics_option = click.option(
     "--metrics",
     type=ListenAddress(),

@@ -9,11 +9,11 @@ import click
 
 from coloctl.cli.acting import VerbCall, tell_timeline
 from coloctl.cli.options import (
-    Duration,
     WaitingCommand,
     dry_run_option,
     format_option,
     pair_argument,
+    wait_option,
     yes_option,
 )
 from coloctl.control.acts import FAILOVER_S
@@ -32,12 +32,9 @@ from coloctl.control.acts import FAILOVER_S
     is_flag=True,
     help="Try again after a failover that failed; accept a secondary whose disk missed a write.",
 )
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="[=T]",
-    default=FAILOVER_S,
-    help=f"How long to wait for the survivor (default {FAILOVER_S:.0f} s); a failover that takes "
+@wait_option(
+    FAILOVER_S,
+    f"How long to wait for the survivor (default {FAILOVER_S:.0f} s); a failover that takes "
     "longer goes on.",
 )
 @dry_run_option

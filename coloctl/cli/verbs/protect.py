@@ -6,31 +6,30 @@ They ask the supervisor through `cli.acting`, which calls `control.acts`.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import click
 
 from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import (
-    Duration,
     WaitingCommand,
     dry_run_option,
     format_option,
     pair_argument,
+    wait_option,
     yes_option,
 )
 from coloctl.cli.views import plain
 from coloctl.control.acts import PROTECT_S, Acts, Document, read_view
 from coloctl.errors import StillAtWork
+from coloctl.model.view import PairView
 
 
 @click.command(cls=WaitingCommand)
 @pair_argument
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="[=T]",
-    default=PROTECT_S,
-    help=f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); after T it goes "
+@wait_option(
+    PROTECT_S,
+    f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); after T it goes "
     "on without you.",
 )
 @dry_run_option
@@ -54,14 +53,8 @@ def protect(*, pair: str, wait: float, dry_run: bool, form: str) -> None:
                 f"`coloctl unprotect {pair}` gives it up",
             ) from None
 
-    act = VerbCall(pair, "protect", form, dry_run, interrupted=goes_on, drawn=True)
-    view = act.carry_out(do)
-    if view is None:
-        return
-    if form == "json":
-        plain.print_json(view)
-    else:
-        print(plain.after_start(read_view(view), time.monotonic() - began))
+    view = VerbCall(pair, "protect", form, dry_run, interrupted=goes_on, drawn=True).carry_out(do)
+    _show(view, form, lambda seen: plain.after_start(seen, time.monotonic() - began))
 
 
 @click.command()
@@ -80,9 +73,18 @@ def unprotect(*, pair: str, dry_run: bool, yes: bool, form: str) -> None:
         question=f"From then on the loss of one node loses the guest of {pair}.",
         interrupted=f"Interrupted; {pair} loses its protection all the same.",
     ).carry_out(Acts.unprotect)  # fmt: skip
+    _show(
+        view,
+        form,
+        lambda seen: f"{pair} runs on node {plain.primary_of(seen)}, without protection.",
+    )
+
+
+def _show(view: Document | None, form: str, sentence: Callable[[PairView], str]) -> None:
+    """Print the pair after an act, as JSON or in one sentence; nothing after a dry run."""
     if view is None:
         return
     if form == "json":
         plain.print_json(view)
     else:
-        print(f"{pair} runs on node {plain.primary_of(read_view(view))}, without protection.")
+        print(sentence(read_view(view)))

@@ -19,13 +19,13 @@ import click
 from coloctl import pairfile, paths
 from coloctl.cli import complaint, reach, world
 from coloctl.cli.options import (
-    Duration,
     WaitingCommand,
     confirm,
     dry_run_option,
     format_option,
     free_address,
     metrics_option,
+    wait_option,
     yes_option,
 )
 from coloctl.cli.views import plain
@@ -85,12 +85,9 @@ class _AtWork(Exception):
 @click.command(cls=WaitingCommand)
 @spec_argument
 @alone_option
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="[=T]",
-    default=PROTECT_S,
-    help=f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); "
+@wait_option(
+    PROTECT_S,
+    f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); "
     "after T the start goes on without you.",
 )
 @click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")

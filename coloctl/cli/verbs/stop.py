@@ -16,12 +16,12 @@ from coloctl import paths
 from coloctl.cli import reach, world
 from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import (
-    Duration,
     WaitingCommand,
     confirm,
     dry_run_option,
     format_option,
     pair_argument,
+    wait_option,
     yes_option,
 )
 from coloctl.cli.views import plain
@@ -35,13 +35,9 @@ CUT_OFF = "cut off"
 @click.command(cls=WaitingCommand)
 @pair_argument
 @click.option("--force", is_flag=True, help="End QEMU without asking the guest to shut down.")
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="[=T]",
-    default=SHUTDOWN_S,
-    help=f"How long the guest may take to shut down (default {SHUTDOWN_S:.0f} s) before it is "
-    "ended.",
+@wait_option(
+    SHUTDOWN_S,
+    f"How long the guest may take to shut down (default {SHUTDOWN_S:.0f} s) before it is ended.",
 )
 @dry_run_option
 @yes_option

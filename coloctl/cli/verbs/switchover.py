@@ -9,11 +9,11 @@ import click
 
 from coloctl.cli.acting import VerbCall, tell_timeline
 from coloctl.cli.options import (
-    Duration,
     WaitingCommand,
     dry_run_option,
     format_option,
     pair_argument,
+    wait_option,
     yes_option,
 )
 from coloctl.control.acts import SWITCHOVER_S
@@ -27,12 +27,9 @@ from coloctl.control.acts import SWITCHOVER_S
     help="Switch over also under TCG without the fresh-code plugin, where the secondary may run "
     "stale code.",
 )
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="[=T]",
-    default=SWITCHOVER_S,
-    help=f"How long to wait until the pair is protected again (default {SWITCHOVER_S:.0f} s); what "
+@wait_option(
+    SWITCHOVER_S,
+    f"How long to wait until the pair is protected again (default {SWITCHOVER_S:.0f} s); what "
     "takes longer goes on.",
 )
 @dry_run_option

@@ -11,11 +11,11 @@ import click
 
 from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import (
-    Duration,
     WaitingCommand,
     dry_run_option,
     format_option,
     pair_argument,
+    wait_option,
 )
 from coloctl.cli.views import plain
 from coloctl.control.acts import VERIFY_S
@@ -32,12 +32,9 @@ _CODES: Mapping[str, int] = {
 
 @click.command(cls=WaitingCommand)
 @pair_argument
-@click.option(
-    "--wait",
-    type=Duration(),
-    metavar="[=T]",
-    default=VERIFY_S,
-    help="How long to wait for the result (default a day); what takes longer goes on.",
+@wait_option(
+    VERIFY_S,
+    "How long to wait for the result (default a day); what takes longer goes on.",
 )
 @click.option(
     "--memory/--no-memory",
