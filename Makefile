@@ -2,6 +2,8 @@
 
 DEMO_ARGS ?=
 TEST_ARGS ?=
+# A test keeps a core busy for some 60 % of its time: it waits for checkpoints and for boots.
+TEST_WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 CHAOS_ARGS ?= --jobs 2
 CAMPAIGN_ARGS ?= --rounds 20
 BIN := .venv/bin
@@ -19,7 +21,7 @@ demo: ## protect a real guest, kill its host, lose nothing (DEMO_ARGS='--kill se
 	@.ci/setup demo && exec $(BIN)/coloctl demo $(DEMO_ARGS)
 
 test: ## the whole test-suite: unit, QEMU sequences, real guests (TEST_ARGS='-k name')
-	@.ci/setup test && exec $(BIN)/pytest -n 2 --dist loadfile $(TEST_ARGS)
+	@.ci/setup test && exec $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(TEST_ARGS)
 
 chaos: ## every scenario against real pairs (CHAOS_ARGS='--repeat 3 --jobs 2 --artifacts out')
 	@.ci/setup demo && exec $(BIN)/coloctl chaos run $(CHAOS_ARGS)
