@@ -1,7 +1,7 @@
 """Decide what the supervisor does about a finding; pure.
 
 Called by `supervisor.reactor` at every observation and by `supervisor.evidence` for `explain`; asks
-`ha.eligibility` whether the survivor may run alone and `ha.unfenced` about a failed fence.
+`ha.eligibility` whether the survivor may run alone.
 
 A decision is made in two steps. First the table of the pair's phase (`ha.responses`) names what the
 diagnosis asks for. Then a node is given up only if nothing speaks against the survivor:
@@ -12,6 +12,9 @@ diagnosis asks for. Then a node is given up only if nothing speaks against the s
    or its guest has diverged. Otherwise: wait, and the reason names the command that accepts the
    loss.
 3. The pair is not paused, and policy.auto_failover is true. Otherwise: wait for the operator.
+
+A failover that failed at its fence goes on only when the kernel has reported the death of the
+node's QEMU, or an operator has confirmed that the node is off, and no objection is left.
 
 Example: in COLO the replication link has been silent for longer than its limit, and both QEMUs
 answer. The finding is link-broken. The table asks to give up one node by role, the secondary,
@@ -25,14 +28,13 @@ answer for every diagnosis in every phase.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from coloctl.ha.analysis import ended_by_reset
 from coloctl.ha.eligibility import answer_objection, data_objection, diverged
 from coloctl.ha.monitoring_path import holder, members
 from coloctl.ha.responses import ALONE, JOINING, LINK_LOSER, RESPONSES, Response
-from coloctl.ha.unfenced import goes_on
 from coloctl.model.observation import Diagnosis, Finding, Life, Notice, Observation
 from coloctl.model.pair import NodeName, OnPanic, Policy, Role, other
 from coloctl.model.protection import Protection
@@ -87,7 +89,7 @@ def _held_back(finding: Finding, seen: Observation, acting: str, pair: str) -> D
         if acting in DECIDING_ACTS:
             return Decision(Action.WAIT, None, f"{said} '{acting}' is under way.")
         if seen.unfenced is not None:
-            may, why = goes_on(seen.unfenced, seen, pair)
+            may, why = _goes_on(seen.unfenced, seen, pair)
             if may:
                 return Decision(Action.FAIL_OVER, seen.unfenced, why)
             return Decision(Action.WAIT, None, f"{said} {why}")
@@ -98,6 +100,30 @@ def _held_back(finding: Finding, seen: Observation, acting: str, pair: str) -> D
     if acting in DECIDING_ACTS:
         return Decision(Action.WAIT, None, f"{said} '{acting}' is under way.")
     return None
+
+
+def _goes_on(lost: NodeName, seen: Observation, pair: str) -> tuple[bool, str]:
+    """Decide whether the node that is not ``lost`` may run the guest now, with the reason.
+
+    The pair was in COLO when the failover began, so its survivor held a complete checkpoint.
+    """
+    survivor, node = other(lost), seen.nodes.get(lost)
+    dead = node is not None and node.life is Life.DEAD
+    if not (dead or seen.vouched):
+        return False, (
+            f"Node {lost} is not proven down, so node {survivor} may not run the guest yet: switch "
+            f"node {lost} off, then confirm it with `coloctl fence confirm {pair} {lost}`; or "
+            f"`coloctl failover {pair} --force` kills its QEMU. When that ends, the failover goes "
+            "on by itself."
+        )
+    held = replace(seen, protection=Protection.FAILOVER)
+    if objection := answer_objection(seen, survivor) or data_objection(held, survivor):
+        return False, (
+            f"Node {lost} is down, but {objection} `coloctl failover {pair} --to {survivor} "
+            "--force` goes on all the same."
+        )
+    proof = "is dead, as the kernel proves" if dead else "is down, as an operator confirmed"
+    return True, f"Node {lost} {proof}: node {survivor} runs the guest alone."
 
 
 def _follow_table(

@@ -1,7 +1,7 @@
 """Find why a node may not run the guest alone: the objections to a failover; pure.
 
-Called by `ha.decision` before it gives the other node up, and by `ha.unfenced` before a failed
-failover goes on. Each objection is a sentence for an operator; empty means that there is none.
+Called by `ha.decision` before it gives the other node up, and before a failed failover goes on.
+Each objection is a sentence for an operator; empty means that there is none.
 
 A survivor must answer now (`answer_objection`), and its disk and memory must hold every write that
 was acknowledged to a client (`data_objection`). Example: the primary died, and one of its writes

@@ -11,7 +11,9 @@ without that mark belongs to another program and is never touched.
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import subprocess
 from collections.abc import Sequence
 from functools import partial
@@ -19,10 +21,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from coloctl.errors import LabError
-from coloctl.lab import devices, layout, netns, tun
+from coloctl.lab import devices, layout, netns
 from coloctl.lab.layout import ROLES, WIRES
 from coloctl.lab.link import Link, netlink
 from coloctl.lab.processes import evict
+
+TUN_NODE = Path("/dev/net/tun")
+_TUN_DEVICE = os.makedev(10, 200)  # linux/miscdevice.h: misc devices are major 10, TUN_MINOR is 200
 
 
 class Lab:
@@ -42,7 +47,7 @@ class Lab:
         belongs to another program.
         """
         lab = cls(name)
-        tun.ensure_node()
+        ensure_tun()
         with netns.exclusive():
             before = lab._present()
             try:
@@ -269,3 +274,38 @@ def tcp_checksum_errors(snmp: str) -> int:
     """Read TCP's InCsumErrors from the text of /proc/net/snmp (two lines per protocol)."""
     heads, values = (line.split() for line in snmp.splitlines() if line.startswith("Tcp:"))
     return int(values[heads.index("InCsumErrors")])
+
+
+def ensure_tun() -> None:
+    """Ensure that `TUN_NODE` can be opened; raises `LabError` with a hint otherwise.
+
+    As root it is made where it is missing.
+    """
+    if not TUN_NODE.exists():
+        _make_tun()
+    try:
+        os.close(os.open(TUN_NODE, os.O_RDWR | os.O_CLOEXEC))
+    except PermissionError:
+        raise LabError(
+            f"{TUN_NODE} cannot be opened by this user, so there can be no taps.",
+            hint=f"`chmod 666 {TUN_NODE}` as root: that is how Debian ships it",
+        ) from None
+    except OSError as error:
+        raise LabError(
+            f"{TUN_NODE} does not work: {error.strerror}.",
+            hint="load the module with `modprobe tun`; a container needs it from its host",
+        ) from None
+
+
+def _make_tun() -> None:
+    try:
+        TUN_NODE.parent.mkdir(exist_ok=True)
+        os.mknod(TUN_NODE, stat.S_IFCHR | 0o666, _TUN_DEVICE)
+        TUN_NODE.chmod(0o666)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise LabError(
+            f"{TUN_NODE} is missing and cannot be made here: {error.strerror}.",
+            hint="load the module with `modprobe tun`, or give the container that device",
+        ) from None

@@ -14,7 +14,7 @@ import pytest
 from labtools import NAME, NEEDS_ROOT, checksum, ping, stand_in, tcp_pair, transferred
 
 from coloctl.errors import LabError
-from coloctl.lab import devices, layout, link, netns, tun
+from coloctl.lab import devices, layout, link, netns, network
 from coloctl.lab.network import Lab, labs
 
 pytestmark = pytest.mark.guest
@@ -128,7 +128,7 @@ def guest_tap(ns: str, name: str) -> Iterator[int]:
     """The tap, opened and raised as QEMU and its launcher would; frames carry a vnet header."""
 
     def attach() -> int:
-        node = os.open(tun.NODE, os.O_RDWR | os.O_CLOEXEC)
+        node = os.open(network.TUN_NODE, os.O_RDWR | os.O_CLOEXEC)
         ioctl(node, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x2 | 0x1000 | 0x4000))
         return node
 

@@ -20,6 +20,7 @@ from coloctl.lab import layout
 if TYPE_CHECKING:
     from coloctl.check.choose import WorkingQemu
     from coloctl.lab.guest import GuestImage
+    from coloctl.lab.qemu import Build
 
 _quiet_option = click.option(
     "--quiet", is_flag=True, help="Print what is being done, but not the result."
@@ -74,7 +75,6 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
     one, the system's QEMU is tried out, and a newer one is fetched where it does not hold COLO.
     """
     from coloctl.check.choose import choose_qemu, fresh_code_of
-    from coloctl.cli import provision
     from coloctl.cli.views.downloads import Bars
     from coloctl.lab import qemu as qemus
 
@@ -84,13 +84,13 @@ def qemu(names: tuple[str, ...], matrix: bool, quiet: bool, form: str) -> None:
             builds = [qemus.provide(name, report=bars.report) for name in wanted]
             for build in builds:
                 fresh_code_of(build, bars.report)
-            found = [provision.build_document(build) for build in builds]
+            found = [_build_document(build) for build in builds]
             document: dict[str, Any] = {"schema": 1, "builds": found}
             lines = [f"{build.name:8}{build.version:10}{build.binary}" for build in builds]
         else:
             choice = choose_qemu(bars.report)
-            document = {"schema": 1, "chosen": provision.choice_document(choice)}
-            lines = provision.choice_lines(choice)
+            document = {"schema": 1, "chosen": _choice_document(choice)}
+            lines = _choice_lines(choice)
     if form == "json":
         click.echo(json.dumps(document))
     elif not quiet:
@@ -124,6 +124,45 @@ def plugin(qemu: str, quiet: bool, form: str) -> None:
         click.echo(json.dumps({"schema": 1, "binary": str(binary), "plugin": str(file)}))
     elif not quiet:
         click.echo(f"{file}\nis loaded by every pair in {binary} under TCG.")
+
+
+def _build_document(build: Build) -> dict[str, Any]:
+    """Return the document of a build."""
+    return {
+        "name": build.name,
+        "suite": build.suite,
+        "version": build.version,
+        "binary": str(build.binary),
+        "img": str(build.img),
+    }
+
+
+def _choice_document(choice: WorkingQemu) -> dict[str, Any]:
+    """Return the document of a choice."""
+    return {
+        **_build_document(choice.build),
+        "accel": choice.accel,
+        "why": choice.why,
+        "passed-over": list(choice.passed_over),
+        "accelerators": choice.accelerators,
+        "fresh-code": choice.fresh_code,
+    }
+
+
+def _choice_lines(choice: WorkingQemu) -> list[str]:
+    """Format a choice for people: the build, the reason, and the builds passed over."""
+    from coloctl.check.choose import called
+
+    return [
+        f"{called(choice.build)} holds COLO here under {choice.accel}.",
+        f"  {choice.build.binary}",
+        f"  {choice.build.img}",
+        "",
+        f"  {choice.why}",
+        f"  {choice.accelerators}",
+        *([f"  {choice.fresh_code}"] if choice.fresh_code else []),
+        *(f"  Passed over: {sentence}" for sentence in choice.passed_over),
+    ]
 
 
 def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:
