@@ -27,9 +27,10 @@ from coloctl.host import as_sentence, console, tail
 from coloctl.host.base import Channel, DeathProof, Host, Identity, Process
 from coloctl.host.console import Console
 from coloctl.machine.cmdline import Launch
-from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.model.dialect import Dialect
 from coloctl.model.pair import NodeName
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
+from coloctl.model.revive import revive
 from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
 from coloctl.qmp.monitor import Monitor
@@ -80,11 +81,11 @@ async def inspect(path: Path, host: Host) -> Binary:
     """
     _require_file(path)
     key = probe_cache.key(path, "none", "dialect")
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError):
         answer = probe_cache.recall(key) or {}
         if set(answer) != {known.name for known in fields(Dialect)}:
             raise ValueError("an earlier coloctl asked for less, or for more")
-        return Binary(path, Dialect(**{**answer, "return_path": ReturnPath(answer["return_path"])}))
+        return Binary(path, revive(Dialect, answer))
     dialect = await _ask_dialect(path, host)
     if not dialect.x_colo:
         raise UnsupportedQEMU(

@@ -55,7 +55,7 @@ def holds_colo(
     """
     key = probe_cache.key(binary, accel, machine)
     if not fresh and (known := probe_cache.recall(key)) is not None:
-        with contextlib.suppress(KeyError, TypeError, ValueError):
+        with contextlib.suppress(ValueError):
             return replace(FullVerdict.from_json(known), remembered=True)
     verdict = asyncio.run(try_out(binary, accel, machine, deadline_s=deadline_s))
     if verdict.outcome in (ColoSupport.WORKS, ColoSupport.FAILS):

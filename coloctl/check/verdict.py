@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from coloctl.model.pair import Role
+from coloctl.model.revive import revive
 
 
 class ColoSupport(StrEnum):
@@ -83,20 +84,6 @@ class FullVerdict:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, answer: Mapping[str, Any]) -> FullVerdict:
-        """Parse the verdict of `to_json`; raises `KeyError`, `TypeError` or `ValueError` for
-        another.
-        """
-        directions = tuple(
-            Direction(
-                **{
-                    **one,
-                    "killed": Role(one["killed"]),
-                    "outcome": ColoSupport(one["outcome"]),
-                }
-            )
-            for one in answer["directions"]
-        )
-        return cls(
-            **{**answer, "outcome": ColoSupport(answer["outcome"]), "directions": directions}
-        )
+    def from_json(cls, document: Mapping[str, Any]) -> FullVerdict:
+        """Read what `to_json` wrote; raises ValueError for anything else."""
+        return revive(cls, document)

@@ -130,34 +130,8 @@ class Observation:
     contrast: Contrast = field(default_factory=Contrast)  #: between both guests
 
     def to_json(self) -> dict[str, Any]:
-        """Return the observation as `from_json` reads it."""
+        """Return the observation as a document, which `model.revive` reads."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Observation:
-        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError for anything else."""
-        signs = dict(document.get("contrast", {}))
-        signs |= {key: tuple(signs[key]) for key in ("events", "lines", "disks") if key in signs}
-        nodes = {
-            name: NodeSeen(
-                **{
-                    **seen,
-                    "role": Role(seen["role"]),
-                    "life": Life(seen["life"]),
-                    "notices": tuple(map(Notice, seen["notices"])),
-                }
-            )
-            for name, seen in document["nodes"].items()
-        }
-        return cls(
-            **{
-                **document,
-                "protection": Protection(document["protection"]),
-                "nodes": nodes,
-                "limits": Limits(**document["limits"]),
-                "contrast": Contrast(**signs),
-            }
-        )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Rebuild values of dataclasses from their JSON documents, with the standard library alone.
 
-Called by `model.view` and `model.verified` for what a supervisor sent, also by verbs that must
-start quickly: pydantic would cost `coloctl status` 40 ms. Where the document was written by another
-version, unknown keys are left out and absent ones take their default.
+Called by `model.view` and `model.verified` for what a supervisor sent, by `vm` and `check.verdict`
+for what a cache holds, and by verbs that must start quickly: pydantic would cost `coloctl status`
+40 ms. Where another version wrote the document, unknown keys are left out and absent ones take
+their default.
 
 Invariant: a value that its type does not allow raises ValueError with its key and the value.
 """

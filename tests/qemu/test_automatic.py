@@ -28,6 +28,7 @@ from coloctl.model.observation import Diagnosis, Observation
 from coloctl.model.pair import PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, RunState
+from coloctl.model.revive import revive
 from coloctl.qmp import command as qmp
 from coloctl.vm import VM
 
@@ -107,7 +108,7 @@ def test_each_side_may_die_or_freeze_one_after_the_other(spec: PairSpec) -> None
                 assert await holds(stage.primary, 0x11, 0, BLOCK)
             assert len(causes(stage)) == 4
             observed = [
-                Observation.from_json(record.data["observation"])
+                revive(Observation, record.data["observation"])
                 for record in replay(stage.state.ground.folder / "journal.jsonl").records
                 if record.kind is Kind.OBSERVATION and "observation" in record.data
             ]

@@ -25,6 +25,7 @@ from coloctl.ha.decision import decide
 from coloctl.ha.monitoring_path import monitoring_paths
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
+from coloctl.model.revive import revive
 
 pytestmark = pytest.mark.unit
 
@@ -86,7 +87,7 @@ def test_more_silence_never_looks_healthier_and_an_answer_never_worse(
 
 @given(observations())
 def test_what_is_written_down_is_diagnosed_again(seen: Observation) -> None:
-    read = Observation.from_json(json.loads(json.dumps(seen.to_json())))
+    read = revive(Observation, json.loads(json.dumps(seen.to_json())))
     assert read == seen
     assert diagnose(read) == diagnose(seen)
 
@@ -113,7 +114,7 @@ def _beats() -> list[Any]:
 
 @pytest.mark.parametrize("beat", _beats())
 def test_a_recorded_observation_replays_to_the_recorded_diagnosis(beat: dict[str, Any]) -> None:
-    seen = Observation.from_json(beat["observation"])
+    seen = revive(Observation, beat["observation"])
     finding = diagnose(seen)
     decision = decide(finding, seen, Policy(), paused=False, pair="web")
     assert {
@@ -186,5 +187,5 @@ def test_the_document_has_every_diagnosis_and_no_other() -> None:
 def test_no_rule_hides_another_for_ever() -> None:
     """Each rule is the first to hold in some observation."""
     held = {ranked(seen)[0] for seen in every_silence()}
-    held |= {ranked(Observation.from_json(beat.values[0]["observation"]))[0] for beat in _beats()}
+    held |= {ranked(revive(Observation, beat.values[0]["observation"]))[0] for beat in _beats()}
     assert held == set(range(len(RULES) + 1))
