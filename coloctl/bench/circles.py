@@ -24,8 +24,7 @@ from enum import StrEnum
 from typing import Any
 
 from coloctl.bench.document import BENCH_SCHEMA
-from coloctl.bench.failover import until
-from coloctl.bench.faults import Target
+from coloctl.bench.faults import Target, until
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.inventory import counts
 from coloctl.chaos.evidence.silences import Replies

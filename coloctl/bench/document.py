@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from coloctl.chaos.checks import records
 from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.run.result import RunResult, workload
 
 #: Version of every bench's document; grows with incompatible changes only.
 BENCH_SCHEMA = 1
@@ -31,6 +33,16 @@ def head(bench: str, setting: Mapping[str, Any]) -> dict[str, Any]:
 def checks(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     """Build the part of a document that names the checks and their verdicts."""
     return [{"check": v.check, "verdict": v.validity, "because": v.because} for v in verdicts]
+
+
+def losses(result: RunResult) -> dict[str, int]:
+    """Count the acknowledged records of a run, those that were lost, and broken connections."""
+    works = [work for work in result.evidence.works.values() if work.kept is not None]
+    return {
+        "acknowledged": sum(workload(work)["acknowledged"] for work in works),
+        "lost": sum(len(records.lost(work.history, work.kept)) for work in works),
+        "broken": sum(workload(work)["broken"] for work in works),
+    }
 
 
 def exit_code(verdicts: Iterable[str]) -> int:

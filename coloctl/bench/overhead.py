@@ -18,7 +18,7 @@ from typing import Any
 
 from coloctl.bench.cost import Meter, spent
 from coloctl.bench.document import BENCH_SCHEMA
-from coloctl.bench.failover import require_colo, until
+from coloctl.bench.faults import require_colo, until
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import Testbed

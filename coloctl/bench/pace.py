@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coloctl.bench.document import BENCH_SCHEMA
-from coloctl.bench.failover import require_colo, until
+from coloctl.bench.faults import require_colo, until
 from coloctl.bench.overhead import SETTLE_S, Row, pauses, rates
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.testbed import Testbed

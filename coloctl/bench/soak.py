@@ -1,38 +1,33 @@
 """Load a protected pair for a long time without any fault: every failover is a false one.
 
-Called by `cli.verbs.bench` for `coloctl bench soak`; sets up lab and pair with `chaos.run.testbed`
-and checks what clients saw with `chaos.checks`.
+Called by `cli.verbs.bench` for `coloctl bench soak`; its run is a scenario without faults that
+`chaos.run.runner` makes, and its figures are read from `chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import re
 import socket
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from coloctl.bench.cost import Meter, spent
-from coloctl.bench.document import BENCH_SCHEMA
-from coloctl.bench.failover import until
-from coloctl.chaos.checks import records, streams, verdict
-from coloctl.chaos.checks.verdict import Verdict
-from coloctl.chaos.evidence.silences import Replies
+from coloctl.bench.document import checks, head, losses
+from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.faults.burners import burners
-from coloctl.chaos.run import testbed
+from coloctl.chaos.run import runner
+from coloctl.chaos.run.environment import Environment
 from coloctl.chaos.run.figures import summary
+from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads import AppendsParams, start_workload
-from coloctl.chaos.workloads.history import Op
-from coloctl.control.acts import QUERY_S, Acts
-from coloctl.control.client import ControlClient, ControlEvent
+from coloctl.chaos.scenario.values import Params, Scenario, SteadyState, Workload
+from coloctl.chaos.workloads import AppendsParams
+from coloctl.control.acts import QUERY_S
 
 _NEAR_MISS = re.compile(
     r'^coloctl_near_misses_total\{[^}]*path="([^"]*)"[^}]*\} (\S+)', re.MULTILINE
@@ -44,76 +39,88 @@ TELL_S = 30.0
 
 
 @dataclass(frozen=True)
-class Weather:
+class SoakPlan:
     """The length of a soak, and the load against which it runs."""
 
     minutes: float = 20.0
     burners: int = 2
     clients: int = 4
 
-
-@dataclass
-class SoakCounts:
-    """Failovers and checkpoint pauses, from the supervisor's events."""
-
-    false_failovers: list[str] = field(default_factory=list)
-    pauses_ms: list[float] = field(default_factory=list)
-
-    def note(self, event: ControlEvent) -> bool:
-        """Record an event; return whether the pair has just left COLO."""
-        if event.name == "CHECKPOINT" and event.data["phase"] == "end":
-            self.pauses_ms.append(float(event.data["pause_ms"]))
-        left = event.name == "STATE_CHANGED" and event.data["before"] == "colo"
-        if left:
-            self.false_failovers.append(str(event.data["reason"]))
-        return left
+    def to_json(self) -> dict[str, Any]:
+        """Return the part of the document that names the plan."""
+        clients = {"count": self.clients, "pause_ms": SOAK_PAUSE_MS}
+        return {"minutes": self.minutes, "burners": self.burners, "clients": clients}
 
 
-Tell = Callable[[float, SoakCounts], None]
+def scenario_of(plan: SoakPlan) -> Scenario:
+    """Build the scenario of a soak; a pair that failed over is protected again and soaks on."""
+    params = AppendsParams(pause_ms=SOAK_PAUSE_MS)
+    return Scenario(
+        name="bench-soak",
+        title="A protected pair under load, without any fault",
+        why="A failover that no fault caused costs the clients an outage.",
+        steady_state=SteadyState(checkpoints_min=0, acknowledged_min=10 * plan.clients),
+        workloads=(Workload(kind="redis-appends", clients=plan.clients, params=params),),
+        pair={"policy": {"auto_reprotect": True}},
+        expect={"no_lost_acks": Params(), "connections_survive": Params()},
+        settle_s=0.0,
+    )
+
+
+Tell = Callable[[float, Chronicle], None]
+
+
+class Soak(RunMeasurement):
+    """Burns processor time for the length of the soak, and measures the supervisor meanwhile."""
+
+    def __init__(self, plan: SoakPlan, tell: Tell) -> None:
+        self.metrics = free_address()
+        self.begin_s = 0.0
+        self.cost: dict[str, Any] = {}
+        self.doubts: Counter[str] = Counter()
+        self._plan, self._tell = plan, tell
+
+    def act(self, environment: Environment) -> None:
+        """Wait for the end of the soak; tell every `TELL_S` how it goes."""
+        meter = Meter.read(environment.ear.view().supervisor_pid)
+        before, self.begin_s = near_misses(self.metrics), time.monotonic()
+        until_s = self.begin_s + 60 * self._plan.minutes
+        with burners(self._plan.burners):
+            while (left_s := until_s - time.monotonic()) > 0:
+                time.sleep(min(TELL_S, left_s))
+                minutes = (time.monotonic() - self.begin_s) / 60
+                self._tell(minutes, Chronicle(events=tuple(environment.ear.heard)))
+            self.cost = spent(meter)
+            self.doubts = near_misses(self.metrics) - before
 
 
 def soak(
-    where: Testbed, weather: Weather, tell: Tell = lambda _minutes, _seen: None
+    where: Testbed, plan: SoakPlan, tell: Tell = lambda _minutes, _seen: None
 ) -> dict[str, Any]:
     """Run the soak and return its document; ``tell`` receives now and then how many minutes are
-    over.
+    over, and the history of the pair so far.
 
-    A pair that failed over is protected again and soaks on. Raises the error that keeps it from
-    that.
+    Raises the error that ended it.
     """
-    with ExitStack() as stack:
-        lab = stack.enter_context(testbed.lab(where))
-        folder = stack.enter_context(testbed.folder(where))
-        address = free_address()
-        client = stack.enter_context(testbed.pair(where, lab, folder, address))
-        testbed.boot(where, client)
-        load = Workload(
-            name="load",
-            kind="redis-appends",
-            clients=weather.clients,
-            params=AppendsParams(pause_ms=SOAK_PAUSE_MS),
-        )
-        clients = start_workload(lab, load)
-        stack.callback(clients.kill)
-        until(client, lambda _: clients.acknowledged() >= 10 * weather.clients)
-        Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
-        meter = Meter.read(Acts(client).view().supervisor_pid)
-        before, began_s = near_misses(address), time.monotonic()
-        with burners(weather.burners):
-            seen = _weather(client, began_s + 60 * weather.minutes, tell)
-            cost, view = spent(meter), Acts(client).view()
-            doubts = near_misses(address) - before
-        history = clients.finish()
-        middle_s = began_s + (time.monotonic() - began_s) / 2
-        verdicts = [
-            records.all_kept(history, clients.read_back(), middle_s),
-            streams.all_connected(history, weather.clients),
-        ]
+    measured = Soak(plan, tell)
+    run = Run.of(scenario_of(plan), 1, where)
+    result = runner.make(run, measure=measured, forgiving=False)
+    chronicle, view = result.evidence.chronicle, result.evidence.view
+    false = [left.reason for left in chronicle.left_protection]
+    pauses = [one.ms for one in chronicle.pauses if one.ended_s >= measured.begin_s]
+    lost = losses(result)
     return {
-        **_document(where, weather, seen, history, verdicts),
-        "protection": str(view.protection),
-        "near_misses": dict(doubts),
-        "supervisor": cost,
+        **head("soak", {**where.to_json(), **plan.to_json()}),
+        "verdict": "invalid" if false else str(result.validity),
+        "false_failovers": false,
+        "checkpoints": len(pauses),
+        "checkpoint_pause_ms": summary(pauses),
+        "acknowledged": lost["acknowledged"],
+        "longest_gap_ms": chronicle.replies.longest_ms(-math.inf, math.inf),
+        "checks": checks(result.verdicts),
+        "protection": str(view.protection) if view else "unknown",
+        "near_misses": dict(measured.doubts),
+        "supervisor": measured.cost,
     }
 
 
@@ -129,49 +136,3 @@ def near_misses(address: str) -> Counter[str]:
         text = answer.read().decode()
     found = _NEAR_MISS.findall(text)
     return Counter({path: int(float(count)) for path, count in found if float(count)})
-
-
-def _weather(client: ControlClient, until_s: float, tell: Tell) -> SoakCounts:
-    seen, began_s = SoakCounts(), time.monotonic()
-    while (left_s := until_s - time.monotonic()) > 0:
-        for event in client.events(min(TELL_S, left_s)):
-            if seen.note(event):
-                break
-        if seen.false_failovers:
-            _protected_again(client)
-        tell((time.monotonic() - began_s) / 60, seen)
-    return seen
-
-
-def _protected_again(client: ControlClient) -> None:
-    """Wait until the pair is in COLO, as it was before its failover."""
-    until(client, lambda view: view.protection in ("colo", "unprotected"))
-    if not Acts(client).view().protected:
-        Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
-
-
-def _document(
-    where: Testbed, weather: Weather, seen: SoakCounts, history: list[Op], verdicts: list[Verdict]
-) -> dict[str, Any]:
-    checks: list[Mapping[str, Any]] = [
-        {"check": v.check, "verdict": v.validity, "because": v.because} for v in verdicts
-    ]
-    return {
-        "schema": BENCH_SCHEMA,
-        "bench": "soak",
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpus": os.cpu_count()},
-        "setting": {
-            **where.to_json(),
-            "minutes": weather.minutes,
-            "burners": weather.burners,
-            "clients": {"count": weather.clients, "pause_ms": SOAK_PAUSE_MS},
-        },
-        "verdict": "invalid" if seen.false_failovers else str(verdict.worst(verdicts)),
-        "false_failovers": seen.false_failovers,
-        "checkpoints": len(seen.pauses_ms),
-        "checkpoint_pause_ms": summary(seen.pauses_ms),
-        "acknowledged": sum(map(len, records.acknowledged(history).values())),
-        "longest_gap_ms": Replies({"": history}).longest_ms(0.0, time.monotonic()),
-        "checks": checks,
-    }

@@ -1,6 +1,6 @@
 """Wait for a failover that the supervisor does by itself.
 
-Called by `bench.failover` and other benches after a fault; reads events of `control.client`.
+Called by `bench.circles` and `bench.demo` after a fault; reads events of `control.client`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from coloctl.chaos.evidence import gather
 from coloctl.chaos.evidence.capture import Capture
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.inventory import InventoryTaker
-from coloctl.chaos.evidence.records import Inventory
+from coloctl.chaos.evidence.records import FaultRecord, Inventory
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.run.environment import Environment, environment
@@ -226,6 +226,7 @@ def _steps(
                 tell("steady")
                 engine.interpret(run.plan, steady_s)
                 measure.act(around)
+                _noticed(around, engine.records())
                 engine.heal_all()
                 tell("healed")
                 _settle(run, around)
@@ -265,6 +266,20 @@ def _steady(run: Run, around: Environment) -> None:
         return served and (enough or wanted.protection != "colo")
 
     around.until(steady, wanted.within_s, "The steady state did not come")
+
+
+def _noticed(around: Environment, faults: Sequence[FaultRecord]) -> None:
+    """Wait until the supervisor has acted on the last fault, for as long as the scenario allows."""
+    if not faults or not around.scenario.notice_s:
+        return
+
+    def acted(view: PairView) -> bool:
+        changes = [one for one in around.ear.heard if one.name == "STATE_CHANGED"]
+        noticed = any(one.at_s >= faults[-1].at_s for one in changes)
+        return noticed and view.protection != "failover" and view.progress is None
+
+    with contextlib.suppress(DeadlineMissed):
+        around.until(acted, around.scenario.notice_s)
 
 
 def _settle(run: Run, around: Environment) -> None:

@@ -246,6 +246,8 @@ class Scenario(_ScenarioTable):
     """The promises of the README that it attacks."""
     settle_s: float = Field(default=3.0, ge=0, le=600)
     """Load goes on for so long after the last fault was healed, seconds."""
+    notice_s: float = Field(default=0.0, ge=0, le=600)
+    """The last fault may stay unnoticed for so long before it is healed, seconds."""
     steady_state: SteadyState = SteadyState()
     """The conditions before the first fault."""
     pair: dict[str, dict[str, Any]] = {}

@@ -17,15 +17,15 @@ from coloctl.bench import failover as benches
 from coloctl.bench.circles import CircleFault, Round
 from coloctl.bench.circles import circles as go_round
 from coloctl.bench.document import exit_code
-from coloctl.bench.faults import Cause
 from coloctl.bench.overhead import Load
 from coloctl.bench.overhead import overhead as measure_overhead
 from coloctl.bench.pace import Bursts
 from coloctl.bench.pace import bursts as measure_bursts
-from coloctl.bench.soak import SoakCounts, Weather
+from coloctl.bench.soak import SoakPlan
 from coloctl.bench.soak import soak as run_soak
 from coloctl.bench.supervisors import SupervisorsPlan
 from coloctl.bench.supervisors import supervisors as measure_supervisors
+from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.check.choose import choose
 from coloctl.cli.bench_options import (
     clients_option,
@@ -57,8 +57,8 @@ def bench() -> None:
 @spec_argument
 @click.option(
     "--cause",
-    type=click.Choice([str(cause) for cause in Cause]),
-    default=str(Cause.KILL),
+    type=click.Choice([str(cause) for cause in benches.Cause]),
+    default=str(benches.Cause.KILL),
     show_default=True,
     help="kill and freeze hit a QEMU, link the wire between the hosts.",
 )
@@ -78,8 +78,8 @@ def failover(**options: Any) -> int:
     with 3 when a run says nothing, such as a fault that was not noticed.
     """
     where = setting_of(options, delay_ms=500)
-    plan = benches.Plan(
-        Cause(options["cause"]),
+    plan = benches.FailoverPlan(
+        benches.Cause(options["cause"]),
         **{key: options[key] for key in ("runs", "early", "seed", "clients")},
     )
     runs: list[Mapping[str, Any]] = []
@@ -187,13 +187,13 @@ def soak(**options: Any) -> int:
     Exits with 1 when there was one, or when a client lost something.
     """
     where = setting_of(options, delay_ms=200)
-    weather = Weather(options["minutes"], options["burners"], options["clients"])
+    plan = SoakPlan(options["minutes"], options["burners"], options["clients"])
     console = Console(stderr=True, highlight=False)
 
-    def tell(minutes: float, seen: SoakCounts) -> None:
-        console.print(bench_views.soak_line(minutes, weather.minutes, seen), style="dim")
+    def tell(minutes: float, seen: Chronicle) -> None:
+        console.print(bench_views.soak_line(minutes, plan.minutes, seen), style="dim")
 
-    document = run_soak(where, weather, tell)
+    document = run_soak(where, plan, tell)
     save(options["output"], document)
     show(document, options["form"], bench_views.facts(document))
     return exit_code([document["verdict"]])

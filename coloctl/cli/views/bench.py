@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.bench.soak import SoakCounts
+from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.run.figures import histogram
 from coloctl.cli.views.render import Widest, bar, milliseconds, plain_table
 from coloctl.model.timeline import FailoverStep
@@ -205,11 +205,11 @@ def pace(document: Document) -> RenderableType:
     return table
 
 
-def soak_line(minutes: float, of: float, seen: SoakCounts) -> str:
+def soak_line(minutes: float, of: float, seen: Chronicle) -> str:
     """Draw how far a soak is."""
     return (
-        f"{minutes:5.1f} of {of:g} min: {len(seen.pauses_ms)} checkpoints, "
-        f"{len(seen.false_failovers)} false failovers"
+        f"{minutes:5.1f} of {of:g} min: {len(seen.pauses)} checkpoints, "
+        f"{len(seen.left_protection)} false failovers"
     )
 
 

@@ -1,25 +1,20 @@
-"""What a bench makes of its runs; how it waits for a failover; whose frames are whose."""
+"""How a bench waits for a failover, whose frames are whose, and what a stretch is made of."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 
-from coloctl.bench import document, failover, pace
-from coloctl.bench.faults import Cause, Target
+from coloctl.bench import pace
 from coloctl.bench.overhead import pauses, rates, ratio
-from coloctl.bench.soak import SoakCounts
-from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import FrameRun
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
-from coloctl.model.timeline import Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -32,21 +27,6 @@ TIMELINE = {
     "began_s": 100.010,
     "steps": {"detected": 0.0, "fenced": 1.0, "running": 5.0, "promoted": 4.0},
 }
-
-
-def run(number: int, verdict: str, **changes: Any) -> dict[str, Any]:
-    return {
-        "run": number,
-        "verdict": verdict,
-        "because": [],
-        "phases_ms": {"detected": 10.0 * number, "running": 15.0 * number},
-        "outage_ms": 100.0 * number,
-        "first_reply_ms": 50.0 * number,
-        "acknowledged": 1000,
-        **dict.fromkeys(("lost", "broken", "stray_frames"), 0),
-        "double_primary": False,
-        **changes,
-    }
 
 
 class Speaker:
@@ -101,28 +81,7 @@ def test_a_failover_that_failed_is_not_one_that_nobody_noticed(
         awaited(client(("CHECKPOINT", {"phase": "end"})))
 
 
-# -- one primary
-
-
-class HeldProcess:
-    node = "a"
-
-
-@pytest.mark.parametrize(
-    ("lost", "stray", "lingers", "verdict"),
-    [
-        ("a", 0, False, Validity.VALID),
-        ("a", 3, False, Validity.INVALID),
-        ("a", 0, True, Validity.INVALID),
-        ("b", 0, False, Validity.INVALID),
-    ],
-)
-def test_the_node_that_was_attacked_must_be_fenced_dead_and_silent(
-    lost: str, stray: int, lingers: bool, verdict: Validity
-) -> None:
-    takeover = Timeline.from_json({**TIMELINE, "lost": lost})
-    said = failover.one_primary(takeover, cast(Target, HeldProcess()), stray, lingers=lingers)
-    assert said.validity is verdict
+# -- frames
 
 
 def test_a_frame_of_a_fenced_node_is_a_stray() -> None:
@@ -135,46 +94,7 @@ def test_a_frame_of_a_fenced_node_is_a_stray() -> None:
     assert heard.first_frame_s("a", 2.1) is None
 
 
-@pytest.mark.parametrize("cause", list(Cause))
-def test_a_fault_costs_the_node_that_it_hits(cause: Cause) -> None:
-    hits_primary = cause in (Cause.KILL, Cause.FREEZE)
-    assert cause.loser == ("primary" if hits_primary else "secondary")
-
-
-# -- the document
-
-
-def test_void_runs_are_in_no_figure() -> None:
-    void = run(2, "void", phases_ms={}, outage_ms=None, first_reply_ms=None, acknowledged=0)
-    found = failover.summarised([run(1, "valid"), void, run(3, "invalid", lost=4)])
-    assert {key: found[key] for key in ("runs", "valid", "invalid", "void")} == {
-        "runs": 3,
-        "valid": 1,
-        "invalid": 1,
-        "void": 1,
-    }
-    assert found["phases_ms"]["running"] == {"n": 2, "p50": 15.0, "p99": 45.0, "max": 45.0}
-    assert list(found["phases_ms"]) == ["detected", "running"]
-    assert found["outage_ms"]["max"] == 300.0
-    assert (found["lost"], found["acknowledged"]) == (4, 2000)
-    json.dumps(found)
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "code"),
-    [
-        (["valid", "valid"], 0),
-        (["valid", "void"], 3),
-        (["valid", "unknown"], 3),
-        (["void", "invalid"], 1),
-        ([], 3),
-    ],
-)
-def test_a_loss_outweighs_a_void_run(verdicts: list[str], code: int) -> None:
-    assert document.exit_code(verdicts) == code
-
-
-# -- overhead and soak
+# -- overhead and pace
 
 
 def test_latency_is_counted_where_the_reply_came_in_time() -> None:
@@ -225,13 +145,3 @@ def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
     assert seen.checkpoints == [
         {"delay_ms": 2000, "pause_ms": 20.0, "period_ms": 1000.0},
     ]
-
-
-def test_only_leaving_colo_is_a_false_failover() -> None:
-    seen = SoakCounts()
-    checkpoint = {"phase": "end", "pause_ms": 12.5, "count": 1, "node": "a"}
-    assert not seen.note(ControlEvent("CHECKPOINT", checkpoint, 0.0))
-    assert not seen.note(ControlEvent(*changed("migrating", "colo"), 0.0))
-    assert seen.note(ControlEvent(*changed("colo", "failover"), 0.0))
-    assert seen.false_failovers == ["so"]
-    assert seen.pauses_ms == [12.5]

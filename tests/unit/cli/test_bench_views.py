@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from coloctl.bench import failover
-from coloctl.bench.soak import SoakCounts
+from coloctl.chaos.evidence.chronicle import Chronicle
+from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.cli.views import bench as bench_views
 
 pytestmark = pytest.mark.unit
@@ -85,7 +86,12 @@ def test_overhead_shows_each_stretch() -> None:
 
 
 def test_a_soak_says_what_it_saw() -> None:
-    seen = SoakCounts(["a"], [1.0, 2.0])
+    checkpoint = {"phase": "end", "pause_ms": 12.5, "count": 1, "node": "a", "delay_ms": 200}
+    left = {"before": "colo", "fact": "link-broken", "after": "failover", "reason": "So it is."}
+    back = {**left, "before": "migrating", "after": "colo"}
+    events = [("CHECKPOINT", checkpoint), ("CHECKPOINT", checkpoint)]
+    events += [("STATE_CHANGED", left), ("STATE_CHANGED", back)]
+    seen = Chronicle(events=[ObservedEvent(1.0 + n, *one) for n, one in enumerate(events)])
     assert bench_views.soak_line(1.0, 20, seen) == (
         "  1.0 of 20 min: 2 checkpoints, 1 false failovers"
     )
