@@ -28,7 +28,8 @@ from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.scenario.values import FaultSpec, Params, Scenario, SteadyState, Workload
+from coloctl.chaos.scenario.tables import Params
+from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import PAUSE_MS
 from coloctl.model.timeline import Timeline
 

@@ -25,7 +25,8 @@ from coloctl.chaos.run.environment import Environment
 from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.scenario.values import Params, Scenario, SteadyState, Workload
+from coloctl.chaos.scenario.tables import Params
+from coloctl.chaos.scenario.values import Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import AppendsParams
 from coloctl.control.acts import QUERY_S
 

@@ -1,6 +1,6 @@
 """Translate pydantic's findings into sentences for the person who wrote the file.
 
-Called by `pairfile` for pair files and by `chaos.scenario.file` for scenarios.
+Called by `pairfile` for pair files and by `chaos.scenario.tables` for scenarios.
 """
 
 from __future__ import annotations

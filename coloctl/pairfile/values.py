@@ -1,6 +1,6 @@
 """Check single values of a pair file: each function returns the value or raises a `complaint`.
 
-Called by `pairfile.tables` and, for a scenario's tables, by `chaos.scenario.values`.
+Called by `pairfile.tables` and, for a scenario's tables, by `chaos.scenario.tables`.
 """
 
 from __future__ import annotations

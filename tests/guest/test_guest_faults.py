@@ -12,7 +12,7 @@ from coloctl import paths
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, build
 from coloctl.chaos.run import testbed as settings
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
 

@@ -20,7 +20,8 @@ from coloctl.chaos.evidence.records import (
 )
 from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.run.runner import check
-from coloctl.chaos.scenario.values import Params, Scenario, ScheduledFault, SteadyState, Workload
+from coloctl.chaos.scenario.tables import Params
+from coloctl.chaos.scenario.values import Scenario, ScheduledFault, SteadyState, Workload
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import OpStatus as Answer
 from coloctl.model.event import Record

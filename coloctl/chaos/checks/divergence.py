@@ -14,7 +14,7 @@ from pydantic import Field
 from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, StrangerGains
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.model.observation import Diagnosis
 
 #: Kinds of faults: it corrupts a secondary; it is another user of a host.

@@ -20,7 +20,7 @@ from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown
 from coloctl.chaos.evidence.chronicle import Promotion
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import ObservedEvent
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.model.event import LAUNCHED, Kind, Record
 from coloctl.model.protection import Fact, Protection, advance
 

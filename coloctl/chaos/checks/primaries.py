@@ -17,7 +17,7 @@ from itertools import pairwise
 from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.chronicle import BACKLOG_S
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 
 
 class Heard(Params):

@@ -12,7 +12,7 @@ from coloctl.chaos.checks.sides import numbers, works
 from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.workloads.history import Op, OpStatus, operations
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from coloctl.chaos.checks.verdict import Validity, Verdict, unknown, worst
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.workloads.history import Op, OpStatus
 
 
@@ -35,10 +35,16 @@ def works(evidence: Evidence, kinds: Collection[str]) -> list[WorkloadRecord]:
 def thin(evidence: Evidence, history: Iterable[Op], sides: Sides) -> str:
     """Return a sentence if too little was acknowledged on a side of a fault; empty otherwise.
 
-    Without any fault the steady state is what has two sides.
+    Without any fault the steady state is what has two sides. Clients that come in mid-run have
+    nothing to do with the faults before them; those after the last fault only need to be served.
     """
+    history = list(history)
     acks = [op.at_s for op in history if op.outcome is OpStatus.OK]
-    faults = [(one.fault.name, one.at_s, one.healed_s) for one in evidence.faults]
+    came_s = min((op.at_s for op in history), default=evidence.steady_s)
+    faults = [(x.fault.name, x.at_s, x.healed_s) for x in evidence.faults if x.at_s >= came_s]
+    if not faults and came_s > evidence.steady_s:
+        scarce = len(acks) < sides.after_min
+        return f"only {len(acks)} acknowledged, of {sides.after_min} that are needed" * scarce
     for name, at_s, healed_s in faults or [("the steady state", evidence.steady_s, None)]:
         end_s = at_s if healed_s is None else healed_s
         found = (

@@ -17,7 +17,7 @@ from coloctl.chaos.checks.sides import Sides, each_work, numbers, works
 from coloctl.chaos.checks.verdict import Validity, Verdict, check, count, invalid, unknown, valid
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: The kind of workload whose clients have no connection and note no ``opened``.

@@ -15,7 +15,7 @@ from pydantic import Field
 from coloctl.chaos.checks.verdict import Verdict, check, invalid, unknown, valid, when
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 
 
 class OutageParams(Params):

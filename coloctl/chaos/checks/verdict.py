@@ -14,7 +14,7 @@ from inspect import cleandoc
 from typing import Any
 
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 
 #: A counterexample is read by people; more lines of the same kind add nothing.
 EXAMPLES_MAX = 10

@@ -16,7 +16,7 @@ from typing import Literal
 
 from coloctl import pairfile, paths
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.colo import registry
 from coloctl.model.pair import NODES, PairSpec
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, PairUnderTest
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError, NoSuchPair
 
 #: One QMP command; a QEMU in a checkpoint answers after it.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from coloctl.chaos.evidence.records import FaultResult
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
 from coloctl.model.view import PairView, Presence

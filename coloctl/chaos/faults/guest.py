@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.lab import layout
 
 #: A guest that dies at once may not have answered; its answer is not awaited for longer.

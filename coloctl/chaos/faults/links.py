@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from coloctl import pairfile
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import LabError
 from coloctl.lab.impairment import Impairment
 from coloctl.lab.link import Link

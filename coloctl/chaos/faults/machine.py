@@ -18,7 +18,7 @@ from pydantic import Field
 
 from coloctl.chaos.faults.burners import burners
 from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import LabError
 
 MIB = 1 << 20

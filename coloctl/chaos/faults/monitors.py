@@ -18,7 +18,7 @@ from coloctl.chaos.faults import monitor_proxy
 from coloctl.chaos.faults.fault import NODES, Injected, NothingToHit, Setup
 from coloctl.chaos.faults.processes import Signalled, hold
 from coloctl.chaos.faults.wrapping import wrapped
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 
 #: The monitors that each value of ``which`` stands for.
 WHICH = {"commands": ("qmp",), "rescue": ("rescue",), "both": ("qmp", "rescue")}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coloctl.chaos.faults.fault import Fault, Injected
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError
 
 
@@ -31,6 +31,7 @@ class OperatorParams(Params):
         "start",
         "checkpoint",
         "fence-confirm",
+        "set",
     ] = "checkpoint"
     timeout_s: float = Field(default=120.0, gt=0)
     #: Further arguments of the command, such as ``to`` and ``force`` of a failover.

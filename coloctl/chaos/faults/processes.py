@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 
 from coloctl.chaos.faults.fault import NODES, Fault, Injected, P
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 
 TARGETS = (*NODES, "both", "supervisor")
 

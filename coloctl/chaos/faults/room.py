@@ -20,7 +20,7 @@ from pathlib import Path
 from pydantic import Field
 
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, Setup, environment_set
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import LabError
 from coloctl.lab.kernel import MNT_DETACH, call
 from coloctl.model.pair import NODES

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from coloctl.chaos.faults.fault import Ask, Fault, Injected, NothingToHit
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError
 
 MACHINE_CHECK, MEMORY = "machine-check", "memory"

@@ -14,7 +14,7 @@ from coloctl import procfs
 from coloctl.chaos.faults.fault import NODES, Injected, NothingToHit, Setup
 from coloctl.chaos.faults.processes import Signalled, hold
 from coloctl.chaos.faults.wrapping import wrapped
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.host.process import command_line
 
 #: In a session of its own, as a script does that logs or limits what it starts.

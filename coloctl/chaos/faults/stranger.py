@@ -18,7 +18,7 @@ from coloctl import pairfile
 from coloctl.chaos.evidence.records import FaultResult, StrangerGains
 from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.model.pair import NODES
 from coloctl.model.wires import Wires
 

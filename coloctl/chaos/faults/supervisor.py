@@ -25,7 +25,7 @@ from typing import ClassVar, Literal
 
 from coloctl.chaos.faults import outlet, wallclock
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P, Setup
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 
 #: Beside the pair file; its contents belong to this run.
 FOLDER = "inside"

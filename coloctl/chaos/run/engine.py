@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 from coloctl.chaos.evidence.listener import EventListener
@@ -21,7 +22,7 @@ from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, PairUnderTest, build
 from coloctl.chaos.scenario import phases
 from coloctl.chaos.scenario.phases import Phases
-from coloctl.chaos.scenario.values import ScheduledFault, When
+from coloctl.chaos.scenario.values import EARLY, ScheduledFault, When, Workload
 from coloctl.errors import ColoctlError, DeadlineMissed
 from coloctl.model.view import PairView
 
@@ -38,27 +39,39 @@ Tell = Callable[[str], None]
 
 
 @dataclass
-class _Active:
-    """A fault whose turn has come, as it is kept until the end of the run.
+class _Waiting:
+    """A fault, or clients that come in mid-run, until its time and its moment have come.
 
-    ``armed_s`` is when it began to wait for its moment; ``begin`` is the event that began that.
+    ``act`` gets the event that began the moment, and returns whether the pair is another one now.
     """
 
-    scheduled: ScheduledFault
-    armed_s: float | None = None
-    fault: Fault[Any] | None = None
-    injected: Injected | None = None
-    missed: str = ""
+    otherwise: str  #: the begin of a sentence about a moment that never came
+    act: Callable[[ObservedEvent | None], bool]
+    when: When | None
+    after: str
+    at_s: float = 0.0
+    then_s: float = 0.0
+    armed_s: float | None = None  #: when it began to wait for its moment
     begin: ObservedEvent | None = None
+    due_s: float | None = None  #: known once the moment has come
+
+
+@dataclass
+class _Active:
+    """A fault that was injected, or had nothing to hit, as it is kept until the end of the run."""
+
+    scheduled: ScheduledFault
+    fault: Fault[Any]
+    injected: Injected
+    begin: ObservedEvent | None  #: the event that began its moment
+    missed: str = ""
     healed_s: float | None = None
 
     @property
     def heal_at_s(self) -> float | None:
         """The time of its healing; None for one healed at the end, or healed already."""
         lasts_s = self.scheduled.duration_s
-        if self.injected is None or lasts_s is None or self.healed_s is not None:
-            return None
-        return self.injected.at_s + lasts_s
+        return None if lasts_s is None or self.healed_s else self.injected.at_s + lasts_s
 
 
 @dataclass
@@ -68,6 +81,7 @@ class Engine:
     pair: PairUnderTest
     listener: EventListener
     tell: Tell
+    start: Callable[[Workload], None] = lambda _: None  #: starts clients that come in mid-run
     phases: Phases = field(default_factory=Phases)
     _active: list[_Active] = field(default_factory=list)
     #: The pair between two checkpoints: to ask for it in one would take as long as that lasts.
@@ -79,23 +93,47 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.heal_all()
         for one in self._active:
-            if one.fault is not None:
-                one.fault.close()
+            one.fault.close()
 
-    def interpret(self, plan: tuple[ScheduledFault, ...], steady_s: float) -> None:
+    def interpret(
+        self,
+        plan: tuple[ScheduledFault, ...],
+        steady_s: float,
+        workloads: tuple[Workload, ...] = (),
+    ) -> None:
         """Inject every fault of the plan, and heal those that last for a time.
 
-        Raises `DeadlineMissed` when the moment of one never came, and the error of a fault.
+        Of the workloads, those that begin in mid-run are started. Raises `DeadlineMissed` when the
+        moment of a fault or a workload never came, and the error of a fault.
         """
-        waiting = [_Active(fault) for fault in plan]
+        waiting = [
+            _Waiting(
+                f"The clients {one.name} never came",
+                partial(self._come, one),
+                When(one.begins),
+                one.after,
+            )
+            for one in workloads
+            if one.begins not in EARLY
+        ]
+        for fault in plan:
+            inject = partial(self._inject, fault)
+            times = fault.at_s, fault.then_s
+            sentence = f"The fault {fault.name} never fell"
+            waiting.append(_Waiting(sentence, inject, fault.when, fault.after, *times))
         while waiting or any(one.heal_at_s is not None for one in self._active):
             self._heal_due()
-            self._inject_due(waiting, steady_s, self.phases.now(), None)
-            event = self.listener.next(_TICK_S)
+            self._act_due(waiting, steady_s, self.phases.now(), None)
+            event = self.listener.next(self._patience_s(waiting, steady_s))
             if event is not None:
                 moments = self.phases.hear(event)
                 self._look_ahead(waiting, event)
-                self._inject_due(waiting, steady_s, moments, event)
+                self._act_due(waiting, steady_s, moments, event)
+
+    def _come(self, work: Workload, _: ObservedEvent | None) -> bool:
+        self.start(work)
+        self.tell(f"{work.name}: {work.clients} clients come")
+        return False
 
     def hear_all(self) -> None:
         """Take all events that have come so far into the phases."""
@@ -115,7 +153,6 @@ class Engine:
     def _records(self) -> Iterator[FaultRecord]:
         for one in self._active:
             fault, done = one.fault, one.injected
-            assert fault is not None and done is not None
             result = fault.result()
             late = phases.missed(one.scheduled.when, one.begin, done.at_s, self.listener.heard)
             yield FaultRecord(
@@ -130,71 +167,75 @@ class Engine:
                 lived_on=fault.lived_on(),
             )
 
-    def _inject_due(
+    def _act_due(
         self,
-        waiting: list[_Active],
+        waiting: list[_Waiting],
         steady_s: float,
         moments: frozenset[When],
         event: ObservedEvent | None,
     ) -> None:
+        """Act on what waits and is due; ``event`` has begun the moments, or they last."""
         for one in list(waiting):
-            if not self._armed(one, steady_s):
-                continue
-            when = one.scheduled.when
-            late = self.phases.gone_by(when, event, time.monotonic())
-            if when is None or (when in moments and not late):
+            now_s = time.monotonic()
+            if one.armed_s is None:
+                time_s = self._time_s(one, steady_s)
+                one.armed_s = now_s if time_s is not None and time_s <= now_s else None
+            if one.armed_s is not None and one.due_s is None:
+                late = self.phases.gone_by(one.when, event, now_s)
+                if one.when is None or (one.when in moments and not late):
+                    one.begin = event or ObservedEvent(now_s, "", {})
+                    one.due_s = now_s + one.then_s
+                else:
+                    self._give_up(one, now_s, one.armed_s)
+            if one.due_s is not None and one.due_s <= now_s:
                 waiting.remove(one)
-                one.begin = event if when in moments else None
-                self._inject(one)
-                return  # an event from before the fault begins no moment after it
-            assert one.armed_s is not None
-            patience_s = OVER_S if self.phases.over else MOMENT_S
-            if time.monotonic() > one.armed_s + patience_s:
-                raise DeadlineMissed(
-                    f"The fault {one.scheduled.name} never fell: no {when} came within "
-                    f"{patience_s:.0f} s; the pair is {self.phases.protection or 'silent'}."
-                )
+                if one.act(one.begin):
+                    return  # an event from before the fault begins no moment after it
 
-    def _look_ahead(self, waiting: list[_Active], event: ObservedEvent) -> None:
+    def _give_up(self, one: _Waiting, now_s: float, armed_s: float) -> None:
+        """Raise `DeadlineMissed` for a moment that will not come any more."""
+        patience_s = OVER_S if self.phases.over else MOMENT_S
+        if now_s > armed_s + patience_s:
+            raise DeadlineMissed(
+                f"{one.otherwise}: no {one.when} came within "
+                f"{patience_s:.0f} s; the pair is {self.phases.protection or 'silent'}."
+            )
+
+    def _look_ahead(self, waiting: list[_Waiting], event: ObservedEvent) -> None:
         """Look at the pair before a checkpoint that a fault waits for: roles are known then."""
         if event.name in ("STATE_CHANGED", "NODE_DEAD"):
             self._seen = None
-        short = [one for one in waiting if one.scheduled.when in phases.SHORT]
+        short = [one for one in waiting if one.when in phases.SHORT]
         if When.STEADY in self.phases.now() and self._seen is None and short:
             self._seen = self.listener.view()
 
-    def _armed(self, one: _Active, steady_s: float) -> bool:
-        """Return whether the time of a fault has come; note when that was."""
-        if one.armed_s is None:
-            base, after = steady_s, one.scheduled.after
-            if after:
-                times = [
-                    other.injected.at_s
-                    for other in self._active
-                    if other.scheduled.name == after and other.injected
-                ]
-                if not times:
-                    return False
-                base = times[0]
-            if time.monotonic() < base + one.scheduled.at_s:
-                return False
-            one.armed_s = time.monotonic()
-        return True
+    def _time_s(self, one: _Waiting, steady_s: float) -> float | None:
+        """Return the time of a fault; None before the fault that it waits for."""
+        if not one.after:
+            return steady_s + one.at_s
+        before = (active for active in self._active if active.scheduled.name == one.after)
+        return next((active.injected.at_s + one.at_s for active in before), None)
 
-    def _inject(self, one: _Active) -> None:
-        scheduled = one.scheduled
-        one.fault = build(
-            FAULTS, self._pair_for(scheduled), scheduled.kind, scheduled.target, scheduled.params
-        )
+    def _patience_s(self, waiting: list[_Waiting], steady_s: float) -> float:
+        """Return how long to wait for an event: until the next time that is known, at most."""
+        times = [one.heal_at_s for one in self._active]
+        for one in waiting:
+            times.append(one.due_s if one.armed_s else self._time_s(one, steady_s))
+        now_s = time.monotonic()
+        return max(0.0, min([_TICK_S, *(at_s - now_s for at_s in times if at_s is not None)]))
+
+    def _inject(self, scheduled: ScheduledFault, begin: ObservedEvent | None) -> bool:
+        pair, missed = self._pair_for(scheduled), ""
+        fault = build(FAULTS, pair, scheduled.kind, scheduled.target, scheduled.params)
         try:
-            one.injected = one.fault.inject()
+            injected = fault.inject()
         except NothingToHit as nothing:
-            one.injected, one.missed = Injected(time.monotonic()), nothing.message
+            injected, missed = Injected(time.monotonic()), nothing.message
         self.phases.fault_injected()
-        self._active.append(one)
-        nodes = one.injected.nodes
-        where = f" ({', '.join(nodes)})" if nodes else ""
+        self._active.append(_Active(scheduled, fault, injected, begin, missed))
+        where = f" ({', '.join(injected.nodes)})" if injected.nodes else ""
         self.tell(f"{scheduled.name}: {scheduled.kind} {scheduled.target}{where}")
+        return True
 
     def _pair_for(self, scheduled: ScheduledFault) -> PairUnderTest:
         """Return the pair for a fault; one in a short moment gets the view from before that."""
@@ -211,6 +252,6 @@ class Engine:
                 self.tell(f"{one.scheduled.name}: healed")
 
     def _heal(self, one: _Active) -> None:
-        if one.healed_s is None and one.fault is not None:
+        if one.healed_s is None:
             one.fault.heal()
             one.healed_s = time.monotonic()

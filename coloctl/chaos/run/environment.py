@@ -59,7 +59,11 @@ class Environment:
         """Start the clients that begin then."""
         for work in self.scenario.workloads:
             if work.begins == begins:
-                self.works[work.name] = (work, start_workload(self.lab, work))
+                self.start(work)
+
+    def start(self, work: Workload) -> None:
+        """Start the clients of one workload."""
+        self.works[work.name] = (work, start_workload(self.lab, work))
 
     def boot(self) -> None:
         """Start the guest, unprotected, and wait until it serves."""

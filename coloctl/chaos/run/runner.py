@@ -30,7 +30,7 @@ from coloctl.chaos.run.environment import Environment, environment
 from coloctl.chaos.run.result import QEMU, RunResult
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.file import load
-from coloctl.chaos.scenario.schedule import schedule
+from coloctl.chaos.scenario.schedule import schedule, workloads
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault
 from coloctl.check.choose import engage
 from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
@@ -216,7 +216,7 @@ def _steps(
     course.evidence = Evidence(steady_s, steady_s, (), {}, audits=first)
     needs = frozenset().union(*(CHECKS[name].needs for name in run.scenario.expect))
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(Engine(around.pair, around.ear, tell))
+        engine = stack.enter_context(Engine(around.pair, around.ear, tell, around.start))
         inventory: Sequence[Inventory] = ()
         if "inventory" in needs:
             inventory = stack.enter_context(InventoryTaker(run.where.name, around.ear)).taken
@@ -224,7 +224,7 @@ def _steps(
         try:
             with measure.during(around):
                 tell("steady")
-                engine.interpret(run.plan, steady_s)
+                engine.interpret(run.plan, steady_s, workloads(run.scenario, run.plan))
                 measure.act(around)
                 _noticed(around, engine.records())
                 engine.heal_all()

@@ -14,7 +14,7 @@ from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.run import runner
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run
-from coloctl.chaos.scenario.schedule import smaller
+from coloctl.chaos.scenario.schedule import smaller, workloads
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, ScheduledFault
 
 #: Runs that are made at most; each takes about as long as the one that is made smaller.
@@ -79,6 +79,7 @@ def text(scenario: Scenario, seed: int, plan: tuple[ScheduledFault, ...]) -> str
         update={
             "title": f"{scenario.title} (made smaller)",
             "seed": seed,
+            "workloads": workloads(scenario, plan),
             "faults": tuple(map(FaultSpec.of, plan)),
         }
     )

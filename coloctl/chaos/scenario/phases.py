@@ -19,6 +19,7 @@ FRESH_S = 0.01
 #: A pair is steady after so many complete checkpoints in COLO.
 STEADY_CHECKPOINTS = 2
 _STATES = {
+    When.ALONE: "unprotected",
     When.RESYNC: "resync",
     When.MIGRATING: "migrating",
     When.FAILOVER: "failover",

@@ -11,7 +11,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coloctl.chaos.scenario.values import FaultChoice, FaultSpec, Scenario, ScheduledFault, Span
+from coloctl.chaos.scenario.tables import Span
+from coloctl.chaos.scenario.values import FaultSpec, Scenario, ScheduledFault, Workload
 
 
 def schedule(scenario: Scenario, seed: int) -> tuple[ScheduledFault, ...]:
@@ -48,8 +49,9 @@ def _planned(fault: FaultSpec, after: str, chance: random.Random) -> Iterator[Sc
             at_s=at_s,
             when=choice.when or fault.when,
             after=before,
-            duration_s=_lasts(choice, chance),
+            duration_s=None if choice.duration_s is None else _within(choice.duration_s, chance),
             params=choice.params,
+            then_s=_within(fault.then_s, chance) if fault.then_s[1] else 0.0,
         )
         before = name
 
@@ -58,8 +60,15 @@ def _within(span: Span, chance: random.Random) -> float:
     return round(chance.uniform(*span), 3)
 
 
-def _lasts(choice: FaultChoice, chance: random.Random) -> float | None:
-    return None if choice.duration_s is None else _within(choice.duration_s, chance)
+def workloads(scenario: Scenario, plan: tuple[ScheduledFault, ...]) -> tuple[Workload, ...]:
+    """Return the workloads, each after the last fault of the plan that has the name it waits for.
+
+    One whose fault was left out waits for none.
+    """
+    last = {name: one.name for one in plan for name in (one.name.rpartition(".")[0], one.name)}
+    last[""] = ""
+    works = scenario.workloads
+    return tuple(work.model_copy(update={"after": last.get(work.after, "")}) for work in works)
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,32 @@ excluded from documents (``name``, ``params``, ``numbered_from``) are keys of Py
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
-    SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from coloctl.chaos.scenario.complaints import refuse, refuse_twice, unlike
+from coloctl.chaos.scenario.tables import (
+    Complaint,
+    OfKind,
+    Params,
+    ScenarioTable,
+    Span,
+    read_params,
+    refuse,
+    refuse_twice,
+    unlike,
+)
 from coloctl.pairfile.values import complaint
 
 #: Tables of a pair file that a scenario may lay over that of the lab.
@@ -38,6 +45,7 @@ PAIR_TABLES = ("guest", "replication", "checkpoint", "detection", "fencing", "po
 class When(StrEnum):
     """The next moment at which a fault may be injected, once its time has come."""
 
+    ALONE = "unprotected"  #: the guest runs alone: before a first protection, or after a failover
     STEADY = "steady"  #: the pair is in COLO and has taken a few checkpoints since
     CHECKPOINT = "checkpoint"  #: the primary has just stopped for a checkpoint
     VMSTATE_LOAD = "vmstate-load"  #: the secondary has stopped to receive and load its state
@@ -47,21 +55,6 @@ class When(StrEnum):
     FAILED = "failed"  #: that came to nothing, and only an operator goes on
 
 
-def _span(value: object) -> tuple[float, float]:
-    """Return a number as a span, and check that the first of two is not the greater."""
-    ends = value if isinstance(value, list | tuple) else [value] * 2
-    match [float(n) for n in ends if isinstance(n, int | float) and not isinstance(n, bool)]:
-        case [low, high] if len(ends) == 2:
-            pass
-        case _:
-            raise complaint("This must be a number of seconds, or two: [2.0, 5.0].")
-    if not 0 <= low <= high:
-        raise complaint(
-            f"[{low:g}, {high:g}] is no span of time.", "the smaller number comes first"
-        )
-    return low, high
-
-
 def _when(value: object) -> When:
     """Return the moment of that name."""
     if value not in list(When):
@@ -69,76 +62,10 @@ def _when(value: object) -> When:
     return When(str(value))
 
 
-#: A number of seconds, or two between which the seed chooses.
-Span = Annotated[
-    tuple[float, float], BeforeValidator(_span, json_schema_input_type=float | list[float])
-]
 _When = Annotated[When, BeforeValidator(_when, json_schema_input_type=When)]
 
 
-class Params(BaseModel):
-    """The keys of one kind of fault, workload or check, besides those that all of them have."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @classmethod
-    def of(cls, given: Params) -> Self:
-        """Return ``given`` as the keys of this kind; a bare `Params` stands for the defaults."""
-        made = cls() if type(given) is Params else given
-        assert isinstance(made, cls), f"{type(made).__name__} are the keys of another kind"
-        return made
-
-
-class _ScenarioTable(BaseModel):
-    """A table: exact types, no key that is not listed."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        use_attribute_docstrings=True,
-        populate_by_name=True,
-    )
-
-
-class KindReader(Protocol):
-    """The registered kinds: the context in which a file is read (`chaos.scenario.file`)."""
-
-    def table(self, what: str, own: dict[str, Any], rest: dict[str, Any]) -> dict[str, Any]:
-        """Return a table's own keys with its ``params``, made of the keys of its kind."""
-        ...
-
-    def checks(self, expect: dict[str, Any]) -> dict[str, Any]:
-        """Return the ``params`` of each check."""
-        ...
-
-
-class _OfKind(_ScenarioTable):
-    """A table that has the keys of its kind besides its own: they become its ``params``."""
-
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
-    what: ClassVar[str]
-
-    params: SkipJsonSchema[SerializeAsAny[Params]] = Field(default_factory=Params, exclude=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, given: Any, info: ValidationInfo) -> Any:
-        """Separate the keys of the kind, as a file has them, and let the reader check them."""
-        reader: KindReader | None = info.context
-        if reader is None or not isinstance(given, dict):
-            return given
-        keys = {name for name, one in cls.model_fields.items() if not one.exclude}
-        own = {key: value for key, value in given.items() if key in keys}
-        return reader.table(cls.what, own, {k: v for k, v in given.items() if k not in own})
-
-    @model_serializer(mode="wrap")
-    def _written(self, own: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write all keys side by side, as a file has them."""
-        return {**own(self), **self.params.model_dump(mode="json", exclude_none=True)}
-
-
-class _Aimed(_OfKind):
+class _Aimed(OfKind):
     """The keys that a fault and one choice of a random one have in common."""
 
     what = "fault"
@@ -152,11 +79,26 @@ class _Aimed(_OfKind):
     when: _When | None = None
     """It is injected at the next moment of this kind."""
 
+    @classmethod
+    def complete(
+        cls, own: dict[str, Any], rest: Mapping[str, Any], kinds: Mapping[str, Any]
+    ) -> Iterator[Complaint]:
+        """Add the target as well: it may be left out for a kind that has only one."""
+        yield from super().complete(own, rest, kinds)
+        if (kind := kinds.get(str(own.get("kind")))) is None:
+            return
+        if not own.get("target") and len(kind.targets) == 1:
+            (own["target"],) = kind.targets
+        if (target := own.get("target", "")) not in kind.targets:
+            unfit = f'"{target}" is nothing that {kind.kind} can hit.'
+            sentence = unfit if target else f"{kind.kind} needs a target."
+            yield ("target",), sentence, "one of " + ", ".join(kind.targets)
+        if own.get("duration_s") is not None and not kind.lasting:
+            yield ("duration_s",), f"{kind.kind} does not last, so nothing heals it.", None
+
 
 class FaultChoice(_Aimed):
     """One of the faults of which a random one is drawn."""
-
-    what = "choice"
 
     kind: str
     """The kind of fault."""
@@ -173,12 +115,36 @@ class FaultSpec(_Aimed):
     """Not before so many seconds after the steady state, or after the fault named by `after`."""
     after: str = ""
     """The name of a fault that comes first."""
+    then_s: Span = (0.0, 0.0)
+    """So long after the moment of `when`; the moment must last until then."""
     every_s: Span = (0.0, 0.0)
     """Between two of `times`."""
     times: int = Field(default=1, ge=1, le=10_000)
     """How often it is injected."""
     random: tuple[FaultChoice, ...] = Field(default=(), strict=False)
     """In place of kind and target: one of these, drawn each time."""
+
+    @classmethod
+    def complete(
+        cls, own: dict[str, Any], rest: Mapping[str, Any], kinds: Mapping[str, Any]
+    ) -> Iterator[Complaint]:
+        """Require a kind, or faults of which one is drawn: they have kinds of their own."""
+        if not own.get("random") and not own.get("kind"):
+            yield (), "This fault has neither a kind nor a list named random.", None
+        elif not own.get("random"):
+            yield from super().complete(own, rest, kinds)
+        elif own.get("kind") or own.get("target"):
+            yield (), "A random fault has no kind of its own.", "leave it out"
+        else:
+            yield from read_params(Params, "random faults", rest)
+
+    @model_validator(mode="after")
+    def _later(self) -> Self:
+        """Refuse a time after a moment where no moment is named."""
+        if self.then_s[1] and not all(self.when or one.when for one in self.choices):
+            sentence = "This counts from a moment, and the fault names none."
+            refuse([(("then_s",), sentence, 'add when = "steady"')])
+        return self
 
     @classmethod
     def of(cls, one: ScheduledFault) -> Self:
@@ -192,8 +158,12 @@ class FaultSpec(_Aimed):
         return self.random or (FaultChoice(**alone),)
 
 
-class Workload(_OfKind):
-    """Clients that work from before protection begins until the end."""
+#: Clients that come then are there before the first fault.
+EARLY = ("booted", "protected")
+
+
+class Workload(OfKind):
+    """Clients that work until the end, most of them from before protection begins."""
 
     what = "workload"
 
@@ -203,13 +173,17 @@ class Workload(_OfKind):
     """Distinguishes their histories; the kind unless given."""
     clients: int = Field(default=4, ge=1, le=64)
     """How many, each with a connection of its own."""
-    begins: Literal["booted", "protected"] = "booted"
-    """They come when the guest serves, or not before the pair is in COLO."""
+    begins: Literal["booted", "protected", "unprotected", "steady", "resync", "migrating"] = (
+        "booted"
+    )
+    """They come when the guest serves, when the pair is in COLO, or at such a moment later on."""
+    after: str = ""
+    """The name of a fault that comes before that moment; of the first such moment unless given."""
     numbered_from: SkipJsonSchema[int] = Field(default=0, exclude=True)
     """The number of its first client: no two of a scenario have the same."""
 
 
-class SteadyState(_ScenarioTable):
+class SteadyState(ScenarioTable):
     """The conditions before the first fault; a run that never meets them is unknown."""
 
     protection: str = "colo"
@@ -222,7 +196,7 @@ class SteadyState(_ScenarioTable):
     """How long that may take, seconds."""
 
 
-class LabGuest(_ScenarioTable):
+class LabGuest(ScenarioTable):
     """The lab's guest, where it differs from the usual one; `pair.guest` changes its machine."""
 
     loopback: bool = True
@@ -231,7 +205,7 @@ class LabGuest(_ScenarioTable):
     """Its net.ipv4.tcp_syncookies."""
 
 
-class Scenario(_ScenarioTable):
+class Scenario(ScenarioTable):
     """A scenario."""
 
     name: SkipJsonSchema[str] = Field(default="scenario", exclude=True)
@@ -244,13 +218,13 @@ class Scenario(_ScenarioTable):
     """Decides all that is left to chance."""
     promises: tuple[int, ...] = Field(default=(), strict=False)
     """The promises of the README that it attacks."""
-    settle_s: float = Field(default=3.0, ge=0, le=600)
+    settle_s: float = Field(default=3.0, ge=0, le=86_400)
     """Load goes on for so long after the last fault was healed, seconds."""
     notice_s: float = Field(default=0.0, ge=0, le=600)
     """The last fault may stay unnoticed for so long before it is healed, seconds."""
     steady_state: SteadyState = SteadyState()
     """The conditions before the first fault."""
-    pair: dict[str, dict[str, Any]] = {}
+    pair: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Tables laid over the lab's pair file."""
     guest: LabGuest = LabGuest()
     """The properties of the lab's guest."""
@@ -319,8 +293,34 @@ class Scenario(_ScenarioTable):
     @field_validator("expect", mode="before")
     @classmethod
     def _checks(cls, expect: Any, info: ValidationInfo) -> Any:
-        reader: KindReader | None = info.context
-        return reader.checks(expect) if reader and isinstance(expect, dict) else expect
+        """Read the keys of each check, in the context of a file."""
+        if info.context is None or not isinstance(expect, dict):
+            return expect
+        kinds, found = info.context["check"], dict(expect)
+
+        def complaints() -> Iterator[Complaint]:
+            for name, given in expect.items():
+                if name not in kinds:
+                    yield unlike((name,), "There is no check called", name, kinds)
+                elif isinstance(given, dict):
+                    what, keys = f"check {name}", kinds[name].params
+                    found[name] = yield from read_params(keys, what, given, (name,))
+
+        refuse(complaints())
+        return found
+
+    @model_validator(mode="after")
+    def _preceded(self) -> Self:
+        """Refuse clients that wait for a fault that is not there, or come before the first."""
+        names = [fault.name for fault in self.faults]
+        for n, work in enumerate(self.workloads):
+            place = ("workload", n, "after")
+            if work.after and work.begins in EARLY:
+                sentence = "Clients that come before the first fault wait for none."
+                refuse([(place, sentence, 'add begins = "unprotected"')])
+            if work.after and work.after not in names:
+                refuse([unlike(place, "There is no fault called", work.after, names)])
+        return self
 
     def to_document(self) -> dict[str, Any]:
         """Return the document of a file that describes the same scenario; it has no name."""
@@ -339,3 +339,4 @@ class ScheduledFault:
     after: str = ""
     duration_s: float | None = None
     params: Params = field(default_factory=Params)
+    then_s: float = 0.0

@@ -42,7 +42,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from coloctl.chaos.scenario.values import Params, Workload
+from coloctl.chaos.scenario.tables import Params
+from coloctl.chaos.scenario.values import Workload
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.lab import layout
 

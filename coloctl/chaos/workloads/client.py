@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
-from coloctl.chaos.scenario.values import Params
+from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.workloads.history import Op, OpStatus
 
 #: No reply for so long means that the connection hangs, seconds. Linux gives up a connection only

@@ -23,6 +23,7 @@ from support.evidences import (
 from support.views import LOST
 
 from coloctl.chaos.checks import CHECKS
+from coloctl.chaos.checks.sides import Sides, thin
 from coloctl.chaos.checks.verdict import EXAMPLES_MAX, Validity
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory, StrangerGains
@@ -259,6 +260,17 @@ def test_acknowledgements_are_counted_on_each_side_of_each_fault() -> None:
     assert checked("no_lost_acks", healed, during_min=1).validity is Validity.UNKNOWN
     assert checked("no_lost_acks", healed, before_min=5).validity is Validity.UNKNOWN
     assert checked("no_lost_acks", healed, after_min=2).validity is Validity.UNKNOWN
+
+
+def test_clients_that_come_in_mid_run_have_nothing_to_do_with_the_faults_before() -> None:
+    """The fault is at 10 s; clients that came before it need both sides, others only answers."""
+    sides = Sides(before_min=2, after_min=2)
+    late = [op for at_s in (11.0, 12.0) for op in answered(at_s, int(at_s))]
+    assert thin(evidence(), late, sides) == ""
+    assert thin(evidence(), late[:2], sides) == "only 1 acknowledged, of 2 that are needed"
+    assert "1 acknowledged before power cut" in thin(evidence(), answered(9.0, 0) + late, sides)
+    assert "0 acknowledged before power cut" in thin(evidence(), [], sides)
+    assert "before the steady state" in thin(evidence(faults=()), answered(4.0, 0), sides)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.faults.fault import Fault, Injected, PairUnderTest
 from coloctl.chaos.run import engine as module
 from coloctl.chaos.run.engine import Engine
-from coloctl.chaos.scenario.values import Params, ScheduledFault, When
+from coloctl.chaos.scenario.tables import Params
+from coloctl.chaos.scenario.values import ScheduledFault, When, Workload
 from coloctl.errors import DeadlineMissed, LabError
 from coloctl.model.view import PairView
 
@@ -179,3 +180,46 @@ def test_nothing_falls_before_its_time(engine: Engine, ear: Deaf, faults: Record
     engine.interpret((planned("one", at_s=0.03),), steady_s)
     (one,) = engine.records()
     assert one.at_s >= steady_s + 0.03
+
+
+def unprotected() -> ObservedEvent:
+    return ObservedEvent(
+        time.monotonic(), "STATE_CHANGED", {"before": "failover", "after": "unprotected"}
+    )
+
+
+def test_a_fault_comes_so_long_after_its_moment(engine: Engine, ear: Deaf) -> None:
+    """It counts from the moment, and the moment is its begin although it came between events."""
+    ear.coming.extend([colo, *STEADY])
+    engine.interpret((planned("one", when=When.STEADY, then_s=0.05),), time.monotonic())
+    (one,) = engine.records()
+    assert one.at_s >= ear.heard[-1].at_s + 0.05 and not one.missed
+
+
+def test_a_moment_that_is_over_before_that_is_recorded_so(engine: Engine, ear: Deaf) -> None:
+    ear.coming.extend([colo, *STEADY, unprotected])
+    engine.interpret((planned("one", when=When.STEADY, then_s=0.05),), time.monotonic())
+    (one,) = engine.records()
+    assert one.missed.endswith("after the steady was over")
+
+
+def clients(name: str, begins: Any, after: str = "") -> Workload:
+    return Workload(name=name, kind="redis-appends", begins=begins, after=after)
+
+
+def test_clients_come_at_their_moment_and_change_none(ear: Deaf, faults: Recorded) -> None:
+    """They come before the fault that waits for the same moment; early ones are there already."""
+    works = (clients("late", "unprotected", "one"), clients("early", "protected"))
+    plan = (planned("one"), planned("two", when=When.ALONE, after="one"))
+    pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
+    ear.coming.extend([unprotected, lambda: faults.deeds.append("|"), unprotected])
+    start = lambda work: faults.deeds.append(f"{work.name} come")  # noqa: E731
+    with Engine(pair, ear, lambda _sentence: None, start) as engine:  # type: ignore[arg-type]
+        engine.interpret(plan, time.monotonic(), works)
+    assert faults.deeds[:3] == ["one", "late come", "two"]
+
+
+def test_clients_whose_moment_never_comes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOMENT_S", 0.02)
+    with pytest.raises(DeadlineMissed, match="The clients late never came: no resync came"):
+        engine.interpret((), time.monotonic(), (clients("late", "resync"),))

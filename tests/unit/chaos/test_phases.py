@@ -65,6 +65,7 @@ def test_a_pair_that_was_struck_is_not_steady_until_it_has_been_again() -> None:
         (When.VMSTATE_LOAD, of_node("b", "STOP", 1.0), of_node("b", "RESUME", 2.0)),
         (When.RESYNC, state("resync", 1.0), state("migrating", 2.0)),
         (When.FAILOVER, state("failover", 1.0), state("unprotected", 2.0)),
+        (When.ALONE, state("unprotected", 1.0), state("resync", 2.0)),
         (When.STEADY, checkpoint("end", 1.0), state("failover", 2.0)),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.scenario import file
-from coloctl.chaos.scenario.values import Params, Scenario, When
+from coloctl.chaos.scenario.tables import Params
+from coloctl.chaos.scenario.values import Scenario, When
 from coloctl.chaos.workloads import WORKLOADS, AppendsParams, StreamParams
 from coloctl.errors import ScenarioError
 
@@ -125,6 +126,11 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("weight = 2.0", "params = {}", "fault[1].random[0].params: There is no such key in fault"),
         ("times = 4", "share = 0.1", "fault[1].share: There is no such key in random faults."),
         ("promises = [1, 3]", "promises = 1", "promises: This must be a list in square brackets"),
+        ('when = "checkpoint"', "then_s = 2", "fault[0].then_s: This counts from a moment"),
+        ("clients = 3", 'after = "first"', "workload[0].after: Clients that come before the first"),
+        ('"protected"', '"steady"\nafter = "x"', 'workload[1].after: There is no fault called "x"'),
+        ('"protected"', '"failed"', "workload[1].begins: "),
+        ("settle_s = 1.5", "settle_s = 86401.0", "settle_s: 86401.0 is too large"),
         ("{ before_min = 5 }", "5", "expect.no_lost_acks: This must be a table, not 5."),
         ("seed = 7", "seed = ", "This is not TOML"),
     ],

@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import runs
 
-from coloctl.chaos.scenario.schedule import leave_out, schedule, smaller
+from coloctl.chaos.scenario.schedule import leave_out, schedule, smaller, workloads
 from coloctl.chaos.scenario.values import (
     FaultChoice,
     FaultSpec,
     Scenario,
     ScheduledFault,
+    When,
+    Workload,
 )
 
 KILL = FaultChoice(kind="kill", target="primary")
@@ -83,3 +85,20 @@ def test_times_are_halved_when_no_fault_can_go() -> None:
         replace(lasting, duration_s=1.0),
         replace(lasting, at_s=2.0),
     ]
+
+
+@given(st.integers(0, 2**32))
+def test_a_time_after_a_moment_is_within_its_span(seed: int) -> None:
+    later = FaultSpec(name="l", kind="kill", target="a", when=When.STEADY, then_s=(0.1, 0.5))
+    (one,) = schedule(scenario(later), seed)
+    assert 0.1 <= one.then_s <= 0.5 and one.at_s == 0.0
+    assert FaultSpec.of(one).then_s == (one.then_s, one.then_s)
+
+
+def test_clients_come_after_the_last_fault_of_that_name() -> None:
+    late = Workload(kind="http", begins="steady", after="any")
+    found = scenario(CIRCLES, LAST).model_copy(update={"workloads": (late,)})
+    plan = schedule(found, 1)
+    assert [one.after for one in workloads(found, plan)] == ["any.5"]
+    assert [one.after for one in workloads(found, plan[:2])] == ["any.2"]
+    assert [one.after for one in workloads(found, plan[5:])] == [""]
