@@ -25,11 +25,11 @@ BENCH = [*COLOCTL, "bench", "failover", "--name", NAME]
 PATIENCE_S = 240
 
 
-@pytest.mark.parametrize("cause", ["kill", "freeze"])
-def test_a_run_is_timed_and_judged(cause: str, tmp_path: Path) -> None:
+def test_a_run_is_timed_and_judged(tmp_path: Path) -> None:
+    """The primary is frozen and woken: a kill leaves less to be wrong."""
     saved = tmp_path / "bench.json"
     done = subprocess.run(
-        [*BENCH, "--cause", cause, "--runs", "1", "-f", "json", "-o", str(saved)],
+        [*BENCH, "--cause", "freeze", "--runs", "1", "-f", "json", "-o", str(saved)],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
