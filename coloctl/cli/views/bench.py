@@ -1,11 +1,14 @@
 """Draw what benches measured, as tables and small plots; pure.
 
-Called by `cli.verbs.bench`; takes documents of `bench/` and bins of `chaos.run.figures`.
+Called by `cli.verbs.bench` with documents of `bench/`; a soak that still runs is drawn from its
+`chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from coloctl.chaos.evidence.chronicle import Chronicle
-from coloctl.chaos.run.figures import histogram
 from coloctl.cli.views.render import Widest, bar, milliseconds, plain_table
 from coloctl.model.timeline import FailoverStep
 
@@ -231,3 +233,43 @@ def _fact(value: object) -> str:
     if isinstance(value, list):
         return "; ".join(map(_fact, value)) or "none"
     return str(value)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The number of values from ``low`` (counted) to ``high`` (not counted)."""
+
+    low: float
+    high: float
+    count: int
+
+
+def histogram(values: Sequence[float], most: int = 12) -> list[Bin]:
+    """Count values in equal bins with round borders: at most ``most``, none without values.
+
+    The first bin begins at or below the least value, the last one holds the greatest.
+    """
+    if not values:
+        return []
+    low, high = min(values), max(values)
+    width = _round_width((high - low) / most)
+    first, last = math.floor(low / width), math.floor(high / width)
+    while last - first + 1 > most:
+        width = _round_width(width * 1.01)
+        first, last = math.floor(low / width), math.floor(high / width)
+    counts = [0] * (last - first + 1)
+    for value in values:
+        counts[math.floor(value / width) - first] += 1
+    return [
+        Bin((first + i) * width, (first + i + 1) * width, count) for i, count in enumerate(counts)
+    ]
+
+
+def _round_width(least: float) -> float:
+    """Return the smallest of 1, 2, 5, 10, 20, 50, ... that is not below ``least``."""
+    power = 1.0
+    while True:
+        for step in (1, 2, 5):
+            if step * power >= least:
+                return step * power
+        power *= 10

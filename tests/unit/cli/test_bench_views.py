@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from coloctl.bench import failover
@@ -14,6 +17,8 @@ from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.cli.views import bench as bench_views
 
 pytestmark = pytest.mark.unit
+
+MEASURED = st.floats(min_value=0, max_value=1e6, allow_nan=False)
 
 
 def drawn(what: RenderableType, width: int = 100) -> str:
@@ -98,3 +103,17 @@ def test_a_soak_says_what_it_saw() -> None:
     text = drawn(bench_views.facts({"schema": 1, "near_misses": {}, "false_failovers": ["x"]}))
     assert "near misses" in text
     assert "none" in text
+
+
+@given(st.lists(MEASURED, max_size=200), st.integers(1, 20))
+def test_a_histogram_holds_every_value(values: list[float], most: int) -> None:
+    bins = bench_views.histogram(values, most)
+    assert len(bins) <= most
+    assert sum(one.count for one in bins) == len(values)
+    for one, following in pairwise(bins):
+        assert one.high == pytest.approx(following.low)
+    if values:
+        assert bins[0].low <= min(values)
+        assert bins[-1].high > max(values) or bins[-1].high == pytest.approx(max(values))
+        assert bins[0].count
+        assert bins[-1].count
