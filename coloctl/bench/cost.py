@@ -1,6 +1,6 @@
 """Measure what a process costs, from /proc: processor time and resident memory.
 
-Called by `bench.overhead`, `bench.soak` and `bench.supervisors` for supervisors.
+Called by `bench.soak`, `bench.stretches` and `bench.supervisors` for supervisors.
 """
 
 from __future__ import annotations

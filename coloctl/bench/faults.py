@@ -34,12 +34,6 @@ class Target(HeldProcess):
             raise NotProtected(f"The QEMU of node {node} is gone before the fault.") from None
 
 
-def require_colo(view: PairView) -> None:
-    """Require that the pair is protected; raises `NotProtected` with the reason otherwise."""
-    if not view.protected:
-        raise NotProtected(f"The pair is {view.protection}: {view.reason}")
-
-
 def until(
     client: ControlClient,
     enough: Callable[[PairView], bool],

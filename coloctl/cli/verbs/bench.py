@@ -17,12 +17,11 @@ from coloctl.bench import failover as benches
 from coloctl.bench.circles import CircleFault, Round
 from coloctl.bench.circles import circles as go_round
 from coloctl.bench.document import exit_code
-from coloctl.bench.overhead import Load
-from coloctl.bench.overhead import overhead as measure_overhead
-from coloctl.bench.pace import Bursts
-from coloctl.bench.pace import bursts as measure_bursts
 from coloctl.bench.soak import SoakPlan
 from coloctl.bench.soak import soak as run_soak
+from coloctl.bench.stretches import OverheadPlan, PacePlan
+from coloctl.bench.stretches import overhead as measure_overhead
+from coloctl.bench.stretches import pace as measure_pace
 from coloctl.bench.supervisors import SupervisorsPlan
 from coloctl.bench.supervisors import supervisors as measure_supervisors
 from coloctl.chaos.evidence.chronicle import Chronicle
@@ -115,11 +114,11 @@ def failover(**options: Any) -> int:
 @format_option("pretty", "json")
 def overhead(**options: Any) -> int:
     """Serve the same clients without protection and with it, and count the difference."""
-    load = Load(delays(options["delays"]), options["seconds"], options["clients"])
-    where = setting_of({**options, "delay_ms": load.delays_ms[0]}, delay_ms=500)
+    plan = OverheadPlan(delays(options["delays"]), options["seconds"], options["clients"])
+    where = setting_of({**options, "delay_ms": plan.delays_ms[0]}, delay_ms=500)
     console = Console(stderr=True, highlight=False)
     document = measure_overhead(
-        where, load, lambda row: console.print(bench_views.row_line(row), style="dim")
+        where, plan, lambda row: console.print(bench_views.row_line(row), style="dim")
     )
     save(options["output"], document)
     show(document, options["form"], bench_views.overhead(document))
@@ -153,10 +152,10 @@ def pace(**options: Any) -> int:
     """Serve clients that come in bursts, at a fixed checkpoint delay and at an adaptive one."""
     where = setting_of(options, delay_ms=1000)
     keys = ("seconds", "rounds", "clients", "pause_ms", "burst_s", "idle_s")
-    load = Bursts(**{key: options[key] for key in keys})
+    plan = PacePlan(**{key: options[key] for key in keys})
     console = Console(stderr=True, highlight=False)
-    document = measure_bursts(
-        where, load, lambda row: console.print(bench_views.pace_line(row), style="dim")
+    document = measure_pace(
+        where, plan, lambda row: console.print(bench_views.pace_line(row), style="dim")
     )
     save(options["output"], document)
     show(document, options["form"], bench_views.pace(document))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from support.views import PROTECTED
 
-from coloctl.bench import pace
-from coloctl.bench.overhead import pauses, rates, ratio
+from coloctl.bench.stretches import Stretch, change, checkpoints, pauses, rates, ratio
 from coloctl.chaos.evidence.chronicle import Chronicle
-from coloctl.chaos.evidence.records import FrameRun
+from coloctl.chaos.evidence.records import FrameRun, ObservedEvent
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, FailoverRefused
+from coloctl.model.view import CheckpointView
 
 pytestmark = pytest.mark.unit
 
@@ -94,7 +96,7 @@ def test_a_frame_of_a_fenced_node_is_a_stray() -> None:
     assert heard.first_frame_s("a", 2.1) is None
 
 
-# -- overhead and pace
+# -- stretches
 
 
 def test_latency_is_counted_where_the_reply_came_in_time() -> None:
@@ -108,14 +110,14 @@ def test_latency_is_counted_where_the_reply_came_in_time() -> None:
         Op(2.0, 1, OpStatus.INFO, -1, "closed 7"),
         Op(2.0, 0, OpStatus.INVOKE, 2),  # never answered
     ]
-    found = rates(history, 1.0, 3.0)
+    found = rates(history, Stretch(1.0, 3.0))
     assert found["replies_per_s"] == 1.0
     assert found["latency_ms"] == {"n": 2, "p50": 200.0, "p99": 400.0, "max": 400.0}
 
 
 def test_pauses_are_a_share_of_the_time() -> None:
-    assert pauses([100.0, 300.0], 4.0)["paused_percent"] == 10.0
-    assert pauses([], 4.0)["paused_percent"] == 0.0
+    assert pauses([100.0, 300.0], Stretch(1.0, 5.0))["paused_percent"] == 10.0
+    assert pauses([], Stretch(1.0, 5.0))["paused_percent"] == 0.0
 
 
 def test_a_ratio_needs_something_to_compare_with() -> None:
@@ -123,25 +125,24 @@ def test_a_ratio_needs_something_to_compare_with() -> None:
     assert ratio({"replies_per_s": 50.0}, {"replies_per_s": 0.0}) is None
 
 
-def qemu_said(event: str, at_s: float, node: str = "a") -> ControlEvent:
-    data = {"node": node, "event": event, "data": {}, "timestamp": at_s}
-    return ControlEvent("NODE_EVENT", data, at_s)
+def qemu_said(event: str, at_s: float, node: str = "a") -> ObservedEvent:
+    data = {"node": node, "event": event, "data": {}, "timestamp": 1000 + at_s}
+    return ObservedEvent(at_s, "NODE_EVENT", data)
 
 
 def test_checkpoints_are_taken_down_with_the_delay_that_was_in_force() -> None:
-    seen = pace.StretchCounts(1000)
+    pair = replace(PROTECTED, checkpoints=CheckpointView(delay_ms=1000))
     changed = {"before_ms": 1000, "after_ms": 2000, "why": "so"}
-    for event in (
+    events = (
         qemu_said("RESUME", 0.5),  # of a checkpoint that began before
         qemu_said("STOP", 1.0),
         qemu_said("STOP", 1.001, "b"),
         qemu_said("RESUME", 1.01),
         qemu_said("STOP", 2.0),
-        ControlEvent("PACE_CHANGED", changed, 2.0),
+        ObservedEvent(2.0, "PACE_CHANGED", changed),
         qemu_said("RESUME", 2.02),
-    ):
-        seen.note(event, "a")
-    assert seen.changes == [changed]
-    assert seen.checkpoints == [
-        {"delay_ms": 2000, "pause_ms": 20.0, "period_ms": 1000.0},
+    )
+    assert change(events[-2]) == {"before-ms": 1000, "after-ms": 2000, "why": "so"}
+    assert list(checkpoints(events, pair)) == [
+        (2.02, {"delay_ms": 2000, "pause_ms": 20.0, "period_ms": 1000.0}),
     ]
