@@ -122,8 +122,7 @@ class Pair:
 
     async def history(self) -> list[Document]:
         """List every failover of the pair, oldest first."""
-        past: list[Document] = (await self._act(Acts.history))["failovers"]
-        return past
+        return list((await self._act(Acts.history_document))["failovers"])
 
     async def events(self) -> AsyncIterator[ControlEvent]:
         """Iterate over all events from the first step on, until the pair is stopped and gone.
@@ -202,13 +201,15 @@ class Pair:
         self, to: str | None = None, *, force: bool = False, timeout: float = patience.FAILOVER_S
     ) -> Document:
         """Prove one node dead and let the other run the guest; return the timeline."""
-        return await self._act(lambda acts: acts.failover(to, force=force, wait_s=timeout))
+        timeline = await self._act(lambda acts: acts.failover(to, force=force, wait_s=timeout))
+        return timeline.to_json()
 
     async def switchover(
         self, *, force: bool = False, timeout: float = patience.SWITCHOVER_S
     ) -> Document:
         """Exchange the roles and protect again; ``force``: also where TCG may run stale code."""
-        return await self._act(lambda acts: acts.switchover(force=force, wait_s=timeout))
+        timeline = await self._act(lambda acts: acts.switchover(force=force, wait_s=timeout))
+        return timeline.to_json()
 
     async def pause(self) -> None:
         """Leave failovers to an operator from now on."""
@@ -231,7 +232,7 @@ class Pair:
 
     async def verify(self, *, memory: bool | None = None) -> Document:
         """Compare both nodes, ``memory`` or disks alone; the document of `verify -f json`."""
-        return await self._act(lambda acts: acts.verify(memory=memory))
+        return (await self._act(lambda acts: acts.verify(memory=memory))).to_json()
 
     async def qmp(self, node: str, command: str, /, **arguments: Any) -> Any:
         """Send a QMP command and return the answer; ``node`` is a, b, primary or secondary.

@@ -169,8 +169,7 @@ class _Circles:
             pass
         moments = _Moments(time.monotonic())
         if fault is CircleFault.SWITCHOVER:
-            timeline = Acts(self.client).switchover(wait_s=CIRCLE_DEADLINE_S)
-            moments.takeover = Timeline.from_json(timeline)
+            moments.takeover = Acts(self.client).switchover(wait_s=CIRCLE_DEADLINE_S)
             moments.alone_s = moments.takeover.done_s("verified")
         else:
             self._kill(fault)

@@ -17,6 +17,7 @@ from coloctl.cli.options import confirm
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.control.acts import Acts
+from coloctl.model.timeline import Timeline
 
 Answer = TypeVar("Answer")
 
@@ -64,10 +65,10 @@ class VerbCall:
             yield
 
 
-def tell_timeline(pair: str, timeline: Mapping[str, Any], form: str) -> None:
+def tell_timeline(pair: str, timeline: Timeline, form: str) -> None:
     """Print the steps of a failover with their times on standard output."""
     if form == "json":
-        plain.print_json({"schema": plain.SCHEMA, "name": pair, **timeline})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **timeline.to_json()})
         return
     from coloctl.cli.views import render
 

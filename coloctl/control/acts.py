@@ -18,8 +18,16 @@ from coloctl import __version__, paths, procfs
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.watcher import watcher_of
 from coloctl.errors import DeadlineMissed, PreconditionFailed, Unreachable
-from coloctl.model.answers import Change, CheckpointTaken, PauseAnswer, SettingsChanged
+from coloctl.model.answers import (
+    Change,
+    CheckpointTaken,
+    PastFailovers,
+    PauseAnswer,
+    SettingsChanged,
+)
 from coloctl.model.revive import revive
+from coloctl.model.timeline import Timeline
+from coloctl.model.verified import Verified
 from coloctl.model.view import PairView
 
 #: A supervisor answers queries between two steps of its acts, within milliseconds.
@@ -87,8 +95,12 @@ class Acts:
         document: Document = self._ask("query-dump")
         return document
 
-    def history(self) -> Document:
+    def history(self) -> PastFailovers:
         """List every failover, oldest first, and count the damaged lines of the record."""
+        return PastFailovers.from_json(self.history_document())
+
+    def history_document(self) -> Document:
+        """Return the history as the supervisor sent it: ``failovers`` and ``unreadable``."""
         past: Document = self._ask("query-history")
         return past
 
@@ -155,15 +167,13 @@ class Acts:
 
     def failover(
         self, to: str | None = None, *, force: bool = False, wait_s: float = FAILOVER_S
-    ) -> Document:
+    ) -> Timeline:
         """Prove one node dead and let the other run the guest; return the timeline."""
-        timeline: Document = self._ask("pair-failover", wait_s, to=to, force=force or None)
-        return timeline
+        return read(Timeline, self._ask("pair-failover", wait_s, to=to, force=force or None))
 
-    def switchover(self, *, force: bool = False, wait_s: float = SWITCHOVER_S) -> Document:
+    def switchover(self, *, force: bool = False, wait_s: float = SWITCHOVER_S) -> Timeline:
         """Exchange the roles of the nodes and protect the pair again; return the timeline."""
-        timeline: Document = self._ask("pair-switchover", wait_s, force=force or None)
-        return timeline
+        return read(Timeline, self._ask("pair-switchover", wait_s, force=force or None))
 
     def pause(self) -> bool:
         """Leave failovers to an operator from now on; return whether they were before."""
@@ -186,10 +196,9 @@ class Acts:
         """Take one checkpoint; return its number and its pause."""
         return read(CheckpointTaken, self._ask("pair-checkpoint", KNOB_S))
 
-    def verify(self, wait_s: float = VERIFY_S, *, memory: bool | None = None) -> Document:
+    def verify(self, wait_s: float = VERIFY_S, *, memory: bool | None = None) -> Verified:
         """Compare disks and memory of both nodes; return the report."""
-        found: Document = self._ask("pair-verify", wait_s, memory=memory)
-        return found
+        return read(Verified, self._ask("pair-verify", wait_s, memory=memory))
 
     def qmp(
         self, node: str, command: str, arguments: Mapping[str, Any] | None = None, *,

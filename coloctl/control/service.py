@@ -173,9 +173,8 @@ class Service:
     async def _query_evidence(self, asked: QueryEvidence) -> Any:
         return evidence.evidence(self.state)
 
-    async def _query_history(self, asked: QueryHistory) -> Any:
-        past = history.read(self.state.ground.folder / history.FILE)
-        return {"failovers": list(past.failovers), "unreadable": past.unreadable}
+    async def _query_history(self, asked: QueryHistory) -> history.Past:
+        return history.read(self.state.ground.folder / history.FILE)
 
     async def _query_recording(self, asked: QueryRecording) -> Any:
         return self.state.recorders[asked.node].lines()

@@ -27,7 +27,7 @@ from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
 from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
-from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep, Timeline
+from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep, FenceRecord, Timeline
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
@@ -57,7 +57,19 @@ class Steps:
     the finished record that goes to the journal, to the history and to clients.
     """
 
-    def __init__(self, clock: Clock = CLOCK, began_s: float | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock = CLOCK,
+        began_s: float | None = None,
+        *,
+        cause: str = "",
+        fault_at_s: float | None = None,
+    ) -> None:
+        """Begin at the monotonic second ``began_s``, or now, because of ``cause``.
+
+        ``fault_at_s`` is the monotonic second of the fault, where that is known.
+        """
+        self.cause, self.fault_at_s = cause, fault_at_s
         self.clock = clock
         self.began_s = clock.now() if began_s is None else began_s
         self._done: list[StepDone] = []
@@ -159,16 +171,14 @@ class Failover:
         *,
         at: str,
         generation: int,
-        cause: str,
-        fault_at_s: float | None = None,
+        fence: FenceRecord | None = None,
         failed: str = "",
     ) -> Timeline:
-        """Return the record of the failover as far as it has come.
+        """Return the record of the failover as far as it has come, with its ``fence``.
 
-        ``at`` is the wall clock at its beginning, ``fault_at_s`` the monotonic second of the fault
-        where that is known.
+        ``at`` is the wall clock at its beginning.
         """
-        began_s = self.steps.began_s
+        began_s, fault_at_s = self.steps.began_s, self.steps.fault_at_s
         return Timeline(
             survivor=self.survivor.node,
             lost=self.lost.node,
@@ -177,9 +187,10 @@ class Failover:
             began_s=began_s,
             at=at,
             generation=generation,
-            cause=cause,
+            cause=self.steps.cause,
             fault_ms=None if fault_at_s is None else round((fault_at_s - began_s) * 1000, 2),
             failed=failed,
+            fence=fence,
         )
 
     async def _claimed(self, claim: asyncio.Future[None]) -> None:

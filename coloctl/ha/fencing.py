@@ -14,14 +14,14 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from operator import not_
-from typing import Any
 
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.colo import taps
 from coloctl.errors import ColoctlError, FencingFailed
 from coloctl.ha.agent import switch_off
 from coloctl.host.base import DeathProof
-from coloctl.model.pair import FencingMethod, PairSpec
+from coloctl.model.pair import FencingMethod, NodeName, PairSpec
+from coloctl.model.timeline import FenceRecord
 from coloctl.tasks import first_of
 from coloctl.vm import VM
 
@@ -72,22 +72,17 @@ NO_MEANS = Means()
 class Fenced:
     """Proof that ``node`` is down, how it was obtained, and the output of an asked agent."""
 
-    node: str
+    node: NodeName
     method: FencingMethod
     how: str  #: as in `DeathProof.how`, before it ``confirmed-`` or ``agent-`` where one was asked
     took_ms: float
     proof: DeathProof
     said: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the document for the journal and `coloctl fence history`."""
-        document = {
-            "method": str(self.method),
-            "how": self.how,
-            "ms": self.took_ms,
-            "pid": self.proof.pid,
-        }
-        return document | ({"said": self.said} if self.said else {})
+    def record(self) -> FenceRecord:
+        """Return the record for journal, timeline and `coloctl fence history`."""
+        method, pid = str(self.method), self.proof.pid
+        return FenceRecord(self.node, method, self.how, self.took_ms, pid, self.said)
 
 
 async def isolate(spec: PairSpec, vm: VM) -> None:

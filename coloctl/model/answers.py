@@ -8,9 +8,11 @@ Invariant: standard library only, because verbs that must start quickly read the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from coloctl.model.timeline import Timeline
 from coloctl.model.tuning import Value
 
 
@@ -57,3 +59,22 @@ class PauseAnswer:
     def to_json(self) -> dict[str, Any]:
         """Return the document."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class PastFailovers:
+    """The answer to `query-history`: every failover of a pair, oldest first."""
+
+    failovers: tuple[Timeline, ...] = ()
+    unreadable: int = 0  #: damaged lines, and those that this version does not know
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PastFailovers:
+        """Rebuild the value; a line that is no timeline is counted, because people read this."""
+        found, unreadable = [], document["unreadable"]
+        for one in document["failovers"]:
+            try:
+                found.append(Timeline.from_json(one))
+            except ValueError:
+                unreadable += 1
+        return cls(tuple(found), unreadable)

@@ -1,7 +1,7 @@
-"""Name the steps of a failover and hold when each was done.
+"""Name the steps of a failover and hold when each was done, with the fence before it.
 
 Written by `ha.failover` and `supervisor.acts.failover`; read by `metrics/`, by `cli/` and by every
-reader of a history. Values only.
+reader of a history, through `model.revive`. Values only.
 
 Invariant: `POINT_OF_NO_RETURN` is the step up to which the lost node could have gone on.
 """
@@ -9,11 +9,12 @@ Invariant: `POINT_OF_NO_RETURN` is the step up to which the lost node could have
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, cast
+from typing import Any
 
 from coloctl.model.pair import NodeName, Role
+from coloctl.model.revive import revive
 
 
 class FailoverStep(StrEnum):
@@ -59,6 +60,26 @@ POINT_OF_NO_RETURN = FailoverStep.FENCED
 
 
 @dataclass(frozen=True)
+class FenceRecord:
+    """The way in which a lost node was proven down, or why there is no proof.
+
+    Note the difference: `ha.fencing.Fenced` is the proof itself, with the kernel's statement.
+    """
+
+    node: NodeName
+    method: str
+    how: str = ""  #: as in `ha.fencing.Fenced.how`
+    ms: float | None = None  #: how long it took
+    pid: int | None = None
+    said: str = ""  #: the output of an asked agent
+    failed: str = ""  #: why there is no proof; empty: there is one
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document, without what it does not have."""
+        return {name: value for name, value in asdict(self).items() if value not in ("", None)}
+
+
+@dataclass(frozen=True)
 class Timeline:
     """Record of a finished failover: each step with its time, in milliseconds since ``began_s``.
 
@@ -69,7 +90,7 @@ class Timeline:
 
     survivor: NodeName
     lost: NodeName
-    role_before: Role  #: of the survivor
+    role_before: Role = Role.NONE  #: of the survivor
     steps: Mapping[str, float] = field(default_factory=dict)
     began_s: float = 0.0
     at: str = ""
@@ -77,6 +98,8 @@ class Timeline:
     cause: str = ""
     fault_ms: float | None = None
     failed: str = ""
+    point_of_no_return: str = POINT_OF_NO_RETURN
+    fence: FenceRecord | None = None  #: None: the failover ended before it
 
     def to_json(self) -> dict[str, Any]:
         """Return the document; its ``steps`` are ``{"detected": 0.0, "fenced": 4.2, ...}``."""
@@ -89,10 +112,14 @@ class Timeline:
             "began_s": self.began_s,
             "at": self.at,
             "fault_ms": self.fault_ms,
-            "point_of_no_return": str(POINT_OF_NO_RETURN),
+            "point_of_no_return": str(self.point_of_no_return),
             "steps": {str(step): at_ms for step, at_ms in self.steps.items()},
         }
-        return document | ({"failed": self.failed} if self.failed else {})
+        if self.failed:
+            document["failed"] = self.failed
+        if self.fence is not None:
+            document["fence"] = self.fence.to_json()
+        return document
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Timeline:
@@ -101,21 +128,7 @@ class Timeline:
         A step that this version does not know is kept under its name. Raises `ValueError` for a
         document that is not a timeline.
         """
-        try:
-            return cls(
-                survivor=cast("NodeName", document["survivor"]),
-                lost=cast("NodeName", document["lost"]),
-                role_before=Role(document.get("role_before", Role.NONE)),
-                steps=dict(document.get("steps", {})),
-                began_s=document.get("began_s", 0.0),
-                at=document.get("at", ""),
-                generation=document.get("generation", 0),
-                cause=document.get("cause", ""),
-                fault_ms=document.get("fault_ms"),
-                failed=document.get("failed", ""),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"This is no timeline of a failover: {error}.") from error
+        return revive(cls, document)
 
     def done_s(self, step: str) -> float:
         """Return when a step was done, monotonic; ``began_s`` for a step that is not in it."""

@@ -22,7 +22,7 @@ from coloctl.colo import plan as colo_plan
 from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError, MonitorError
 from coloctl.ha.arbiter import open_arbiter
-from coloctl.ha.failover import abandon_secondary
+from coloctl.ha.failover import Steps, abandon_secondary
 from coloctl.model.event import PROTECTION_WANTED, Kind, Record
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
@@ -156,8 +156,9 @@ class Adoption:
         state, asked = self.state, self.belief.acts.get(self._next_act(), {})
         try:
             if self._next_act() == "failover":
-                force, cause = bool(asked.get("force", False)), str(asked.get("cause", OPERATOR))
-                await acts.failover(state, self.plan.node, force=force, cause=cause)
+                steps = Steps(state.clock, cause=str(asked.get("cause", OPERATOR)))
+                force = bool(asked.get("force", False))
+                await acts.failover(state, self.plan.node, force=force, steps=steps)
             elif self._next_act() == "stop":
                 timeout_s = float(asked.get("timeout_s", acts.SHUTDOWN_DEADLINE_S))
                 await acts.stop(state, force=bool(asked.get("force")), timeout_s=timeout_s)

@@ -36,6 +36,10 @@ class Past:
     failovers: tuple[Mapping[str, Any], ...] = ()
     unreadable: int = 0  #: lines passed over
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of `query-history`; `model.answers.PastFailovers` reads it."""
+        return {"failovers": list(self.failovers), "unreadable": self.unreadable}
+
 
 def read(path: Path) -> Past:
     """Read the history at ``path``; no file is an empty history. Raises `PreconditionFailed`."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import DECIDING_ACTS, Action, Decision, decide
+from coloctl.ha.failover import Steps
 from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.host.base import Death
 from coloctl.model.event import Kind
@@ -219,8 +220,7 @@ class Reactor:
             if not await state.idle(ACT_WAIT_S):
                 await state.interrupt(decision.reason)
             seen = self._look()
-            again = diagnose(seen)
-            state.observation, state.finding = seen, again
+            state.observation, state.finding = seen, diagnose(seen)
             if (now := self._decision(seen)).action is not Action.FAIL_OVER or now.lost != lost:
                 return
         log.warning("%s: %s", finding.diagnosis, decision.reason)
@@ -228,10 +228,9 @@ class Reactor:
         # A pair whose lost node has been fenced looks healthy when the rest is tried again.
         now_known = finding.diagnosis, self._fault_at(finding, seen)
         cause, fault_at_s = self._causes.setdefault(lost, now_known)
-        await acts.failover(
-            state, other(lost), force=state.protection is Protection.FAILED, cause=cause,
-            fault_at_s=fault_at_s, detected_at_s=found_at_s, vouched=state.vouched,
-        )  # fmt: skip
+        steps = Steps(state.clock, found_at_s, cause=cause, fault_at_s=fault_at_s)
+        again = state.protection is Protection.FAILED
+        await acts.failover(state, other(lost), force=again, steps=steps, vouched=state.vouched)
 
     async def _kill_healthy_node(self, finding: Finding, lost: NodeName) -> None:
         """Kill a healthy node that is given up for the guest's sake.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock
@@ -31,6 +31,7 @@ from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
 from coloctl.model.pairevent import PairEvent, ProgressMade, StateChanged, StepReached
 from coloctl.model.protection import Fact, Protection, advance
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, settings_view
 from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
@@ -67,7 +68,6 @@ class PairState:
         }
         self.recorders = {node: FlightRecorder() for node in NODES}
         self._history = History(ground.folder / FILE)
-        self._fence: Mapping[str, Any] | None = None  #: of the failover under way
         #: The journal, and the records that it could not take yet.
         self.pending_records = PendingRecords(journal)
         self._protection = Protection.DOWN
@@ -161,17 +161,12 @@ class PairState:
         known: dict[str, Any] = {"act": self._act_name, "generation": self.generation}
         self.pending_records.append(Record(kind=kind, **{**known, **fields}))
 
-    def remember_fence(self, node: NodeName, how: Mapping[str, Any]) -> None:
-        """Journal a fence; the history gets it with its failover, when there is time to wait."""
-        self._fence = {"node": node, **how}
-        self.record(Kind.OBSERVATION, step="fence", node=node, data=how)
-
-    def remember_failover(self, timeline: Mapping[str, Any]) -> None:
+    def remember_failover(self, timeline: Timeline) -> None:
         """Write a timeline to journal and history; an unwritable history stops nothing."""
-        self.record(Kind.OUTCOME, step="timeline", data=timeline)
-        fence, self._fence = self._fence, None
+        document = timeline.to_json()
+        self.record(Kind.OUTCOME, step="timeline", data=document)
         try:
-            self._history.append({**timeline, "fence": fence} if fence else timeline)
+            self._history.append(document)
         except PreconditionFailed as error:
             self.record(Kind.NOTE, data={"history-not-kept": error.message})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -11,6 +11,8 @@ from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import format_option, pair_argument, yes_option
 from coloctl.cli.verbs import history
 from coloctl.cli.views import plain
+from coloctl.model.answers import PastFailovers
+from coloctl.model.timeline import Timeline
 
 
 @click.group()
@@ -47,7 +49,7 @@ def confirm(pair: str, node: str, yes: bool, form: str) -> None:
 @format_option("pretty", "json")
 def fence_history(pair: str, form: str) -> None:
     """List what was fenced in the failovers of PAIR: how, and what proved it."""
-    fences = _fences(history.past_of(pair)[0])
+    fences = _fences(PastFailovers.from_json(history.past_of(pair)).failovers)
     if form == "json":
         plain.print_json({"schema": plain.SCHEMA, "name": pair, "fences": fences})
     elif not fences:
@@ -59,26 +61,23 @@ def fence_history(pair: str, form: str) -> None:
         table.add_column("RESULT", overflow="fold")
         for one in fences:
             table.add_row(
-                history.when(one), str(one["generation"]), f"node {one['node']}", one["method"],
-                render.milliseconds(one["ms"]), one["result"],
+                history.when(one["at"]), str(one["generation"]), f"node {one['node']}",
+                one["method"], render.milliseconds(one["ms"]), one["result"],
             )  # fmt: skip
         render.console().print(table)
 
 
-def _fences(failovers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    found = []
-    for one in failovers:
-        if how := one.get("fence"):
-            result = how["failed"] if "failed" in how else how.get("how", "-")
-            found.append(
-                {
-                    "at": one.get("at"),
-                    "generation": one.get("generation"),
-                    "node": how.get("node"),
-                    "method": how.get("method"),
-                    "ms": how.get("ms"),
-                    "result": " ".join(filter(None, (result, how.get("said")))),
-                    "fenced": "failed" not in how,
-                }
-            )
-    return found
+def _fences(failovers: Sequence[Timeline]) -> list[dict[str, Any]]:
+    return [
+        {
+            "at": one.at,
+            "generation": one.generation,
+            "node": how.node,
+            "method": how.method,
+            "ms": how.ms,
+            "result": " ".join(filter(None, (how.failed or how.how or "-", how.said))),
+            "fenced": not how.failed,
+        }
+        for one in failovers
+        if (how := one.fence)
+    ]

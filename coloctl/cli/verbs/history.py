@@ -17,11 +17,11 @@ from coloctl.cli import reach
 from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.views import plain
 from coloctl.errors import NoSuchPair, Unreachable
+from coloctl.model.answers import PastFailovers
+from coloctl.model.timeline import FailoverStep, Timeline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-Past = Mapping[str, Any]
 
 
 @click.command()
@@ -34,47 +34,39 @@ def history(pair: str, extended: bool, form: str) -> None:
     Times count from the moment at which the loss was noticed: FAULT is when it happened, where that
     is known, RUNNING when the survivor's guest ran. A failover that failed is listed too, with why.
     """
-    failovers, unreadable = past_of(pair)
+    document = past_of(pair)
     if form == "json":
-        plain.print_json(
-            {
-                "schema": plain.SCHEMA,
-                "name": pair,
-                "failovers": failovers,
-                "unreadable": unreadable,
-            }
-        )
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **document})
         return
-    if not failovers:
+    past = PastFailovers.from_json(document)
+    if not past.failovers:
         print(f"{pair} has not failed over since it was started.")
     else:
         from coloctl.cli.views import render
 
-        render.console().print(_drawn(failovers, extended=extended))
-    if unreadable:
-        print(f"{unreadable} damaged lines were passed over.")
+        render.console().print(_drawn(past.failovers, extended=extended))
+    if past.unreadable:
+        print(f"{past.unreadable} damaged lines were passed over.")
 
 
-def past_of(pair: str) -> tuple[Sequence[Past], int]:
-    """Return every failover, oldest first, and how many lines of the file are damaged.
+def past_of(pair: str) -> Mapping[str, Any]:
+    """Return the document of every failover, oldest first, and how many lines are damaged.
 
     Asks the supervisor, and reads the pair's folder where that is gone. Raises `NoSuchPair`.
     """
     try:
         with reach.acts(pair) as acts:
-            answer = acts.history()
-        return answer["failovers"], answer["unreadable"]
+            return acts.history_document()
     except (NoSuchPair, Unreachable):
         folder = paths.pair_dir(pair)
         if not folder.is_dir():
             raise
     from coloctl.supervisor import history as store
 
-    past = store.read(folder / store.FILE)
-    return past.failovers, past.unreadable
+    return store.read(folder / store.FILE).to_json()
 
 
-def _drawn(failovers: Sequence[Past], *, extended: bool) -> RenderableType:
+def _drawn(failovers: Sequence[Timeline], *, extended: bool) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -87,35 +79,33 @@ def _drawn(failovers: Sequence[Past], *, extended: bool) -> RenderableType:
         table.add_row(*map(str, _row(one)))
     parts: list[RenderableType] = [table]
     for one in failovers:
-        if "failed" in one:
-            parts.append(Text(f"generation {one['generation']}, {when(one)}: {one['failed']}"))
+        if one.failed:
+            parts.append(Text(f"generation {one.generation}, {when(one.at)}: {one.failed}"))
     for one in failovers if extended else ():
-        if one.get("steps"):
-            title = f"generation {one['generation']}, {when(one)}"
+        if one.steps:
+            title = f"generation {one.generation}, {when(one.at)}"
             parts += [Text(), Text(title, style="bold"), render.timeline_steps(one)]
     return Group(*parts)
 
 
-def _row(one: Past) -> tuple[object, ...]:
+def _row(one: Timeline) -> tuple[object, ...]:
     """Return the cells of one failover; times count from the detection of the loss."""
     from coloctl.cli.views.render import milliseconds
-    from coloctl.model.timeline import FailoverStep
 
-    running = milliseconds(one.get("steps", {}).get(FailoverStep.RUNNING))
     return (
-        one.get("generation", "-"),
-        when(one),
-        one.get("cause") or "-",
-        f"{one.get('lost', '?')} -> {one.get('survivor', '?')}",
-        milliseconds(one.get("fault_ms")),
-        "failed" if "failed" in one else running,
+        one.generation,
+        when(one.at),
+        one.cause or "-",
+        f"{one.lost} -> {one.survivor}",
+        milliseconds(one.fault_ms),
+        "failed" if one.failed else milliseconds(one.steps.get(FailoverStep.RUNNING)),
     )
 
 
-def when(one: Past) -> str:
+def when(at: str) -> str:
     """Return the moment of a failover by the wall clock."""
     try:
-        moment = datetime.fromisoformat(str(one.get("at"))).astimezone()
+        moment = datetime.fromisoformat(at).astimezone()
     except ValueError:
         return "-"
     return f"{moment:%Y-%m-%d %H:%M:%S}"

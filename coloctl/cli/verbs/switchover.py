@@ -50,4 +50,4 @@ def switchover(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool,
         return
     tell_timeline(pair, timeline, form)
     if form != "json":
-        print(f"{pair} is protected: node {timeline['lost']} follows.")
+        print(f"{pair} is protected: node {timeline.lost} follows.")

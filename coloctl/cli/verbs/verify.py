@@ -59,12 +59,11 @@ def verify(*, pair: str, wait: float, memory: bool | None, dry_run: bool, form: 
         asked={} if memory is None else {"memory": memory},
         interrupted=f"Interrupted; the verification of {pair} goes on.",
     )  # fmt: skip
-    document = act.carry_out(lambda acts: acts.verify(wait, memory=memory))
-    if document is None:
+    found = act.carry_out(lambda acts: acts.verify(wait, memory=memory))
+    if found is None:
         return 0
-    found = Verified.from_json(document)
     if form == "json":
-        plain.print_json({"schema": plain.SCHEMA, "name": pair, **document})
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, **found.to_json()})
     else:
         _tell(pair, found)
     return _CODES[found.outcome]

@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -18,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.model.timeline import FailoverStep
+from coloctl.model.timeline import FailoverStep, Timeline
 
 #: Width of the longest bar of a timeline, characters.
 BAR_WIDTH = 24
@@ -82,34 +80,34 @@ def milliseconds(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f} ms"
 
 
-def timeline(pair: str, document: Mapping[str, Any]) -> RenderableType:
+def timeline(pair: str, done: Timeline) -> RenderableType:
     """Draw a failover: the survivor, and the steps as bars on one time axis."""
     line = Text.assemble(
-        (pair, "bold"), f" runs on node {document['survivor']}, which was the "
-        f"{document['role_before']}; node {document['lost']} is fenced.",
+        (pair, "bold"), f" runs on node {done.survivor}, which was the "
+        f"{done.role_before}; node {done.lost} is fenced.",
     )  # fmt: skip
-    return Group(line, *occasion(document), Text(), timeline_steps(document))
+    return Group(line, *occasion(done), Text(), timeline_steps(done))
 
 
-def occasion(document: Mapping[str, Any]) -> list[Text]:
-    """Return the cause of a failover, as far as its document names it."""
-    said = [f"cause {document['cause']}"] if document.get("cause") else []
-    if document.get("fault_ms") is not None:
-        said.append(f"noticed {-document['fault_ms']:.1f} ms after the fault")
+def occasion(done: Timeline) -> list[Text]:
+    """Return the cause of a failover, as far as its timeline names it."""
+    said = [f"cause {done.cause}"] if done.cause else []
+    if done.fault_ms is not None:
+        said.append(f"noticed {-done.fault_ms:.1f} ms after the fault")
     return [Text(", ".join(said), style="dim")] if said else []
 
 
-def timeline_steps(document: Mapping[str, Any]) -> RenderableType:
+def timeline_steps(done: Timeline) -> RenderableType:
     """Draw the steps of a failover, when each was done and how long it took."""
-    steps = sorted(document["steps"].items(), key=lambda step: step[1])
+    steps = sorted(done.steps.items(), key=lambda step: step[1])
     whole = max((at for _, at in steps), default=0.0)
     table = plain_table("STEP")
     table.add_column("AT", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
-    before, last = 0.0, document.get("point_of_no_return", "")
+    before = 0.0
     for step, at in steps:
-        beyond = "; the point of no return" if step == last else ""
+        beyond = "; the point of no return" if step == done.point_of_no_return else ""
         table.add_row(
             step,
             f"{at:.1f} ms",

@@ -43,31 +43,28 @@ async def failover(
     to: NodeName | None,
     *,
     force: bool = False,
-    cause: str = OPERATOR,
-    fault_at_s: float | None = None,
-    detected_at_s: float | None = None,
+    steps: Steps | None = None,
     vouched: bool = False,
 ) -> Timeline:
     """Promote ``to`` to run the guest alone, else the secondary, or the primary if only it answers.
 
-    ``force`` tries again after a failover that failed. ``cause`` is `OPERATOR` or a diagnosis.
-    ``vouched``: an operator has confirmed that the other node is down. ``fault_at_s`` and
-    ``detected_at_s`` are monotonic seconds.
+    ``force`` tries again after a failover that failed. ``steps`` began when the loss was noticed,
+    and have the cause; without them an operator asks for it now. ``vouched``: an operator has
+    confirmed that the other node is down.
 
     Raises `FailoverRefused` when that would lose writes that clients saw acknowledged or another
     supervisor decided otherwise, `FencingFailed` without a proof that the other node is down, and
     `PreconditionFailed` when the decision cannot be written: the pair stays in ``failover`` then.
     """
+    steps = steps or Steps(state.clock, cause=OPERATOR)
+    cause = steps.cause
+    by_hand = force and cause == OPERATOR
     async with state.acting("failover", to=to, force=force, cause=cause):
-        steps, by_hand = Steps(state.clock, detected_at_s), force and cause == OPERATOR
         async with _sent(state, steps):
             arbiter, survivor, lost = await _choose(state, to, force=force, by_hand=by_hand)
             if state.protection is Protection.COLO:
                 state.note(Fact.NODE_LOST, reason(survivor.name, lost.name, cause))
-            book = FailoverBook(
-                state, arbiter, survivor, lost, steps,
-                force=by_hand, cause=cause, fault_at_s=fault_at_s,
-            )  # fmt: skip
+            book = FailoverBook(state, arbiter, survivor, lost, steps, force=by_hand)
             warning = await book.run(vouched=vouched)
             await end(state, lost.name, Presence.DEAD)
             survivor.view = replace(survivor.view, role=Role.PRIMARY)
@@ -81,7 +78,7 @@ async def failover(
                 await book.settle()
             finally:
                 timeline = book.timeline()
-                state.remember_failover(timeline.to_json())
+                state.remember_failover(timeline)
         state.emit(FailedOver(timeline=timeline))
         await _mark_disks_of_lost(state, lost.name)
         return timeline

@@ -26,7 +26,7 @@ from coloctl.journal import wall_clock
 from coloctl.model.event import GENERATION_NOT_KEPT, Kind
 from coloctl.model.pair import Role
 from coloctl.model.protection import Fact, Protection
-from coloctl.model.timeline import FailoverStep, Timeline
+from coloctl.model.timeline import FailoverStep, FenceRecord, Timeline
 from coloctl.model.view import Fencing, Merge, Presence
 from coloctl.supervisor.acts import fencing, merge
 from coloctl.supervisor.acts.durable import Numbering, claim_by_disks
@@ -58,12 +58,11 @@ class FailoverBook:
         steps: Steps,
         *,
         force: bool,
-        cause: str,
-        fault_at_s: float | None = None,
     ) -> None:
         assert survivor.vm is not None and lost.vm is not None
         self.state, self.arbiter, self.survivor, self.lost = state, arbiter, survivor, lost
-        self.steps, self.force, self.cause, self.fault_at_s = steps, force, cause, fault_at_s
+        self.steps, self.force = steps, force
+        self.fence: FenceRecord | None = None  #: how it went; None: not yet
         role = survivor.view.role
         self.failover = Failover(state.spec, survivor.vm, lost.vm, role, steps)
         self.numbering = Numbering(state, survivor)
@@ -107,8 +106,7 @@ class FailoverBook:
         return self.failover.timeline(
             at=began.isoformat(timespec="milliseconds"),
             generation=self.state.generation,
-            cause=self.cause,
-            fault_at_s=self.fault_at_s,
+            fence=self.fence,
             failed=failed,
         )
 
@@ -144,7 +142,12 @@ class FailoverBook:
             # A primary was on the LAN all the time; a secondary has not sent a frame there yet.
             self._listening = asyncio.create_task(self._listen(vm, taps[0].ifname[vm.node]))
         with self._deciding():
-            self.state.remember_fence(self.lost.name, proof.to_json())
+            self._record_fence(proof.record())
+
+    def _record_fence(self, fence: FenceRecord) -> None:
+        """Journal a fence; the history gets it with its failover, when there is time to wait."""
+        self.fence = fence
+        self.state.record(Kind.OBSERVATION, step="fence", node=fence.node, data=fence.to_json())
 
     # -- the claim
 
@@ -230,8 +233,8 @@ class FailoverBook:
         if unfenced:
             self.lost.retired = False
             self.lost.view = replace(self.lost.view, fencing=Fencing.FAILED)
-            method = state.spec.fencing.method
-            state.remember_fence(self.lost.name, {"method": method, "failed": error.message})
+            method = str(state.spec.fencing.method)
+            self._record_fence(FenceRecord(self.lost.name, method, failed=error.message))
         before = state.view()
         again = before.protection is Protection.FAILED and before.reason == error.message
         state.unfenced = self.lost.name if unfenced else None
@@ -239,4 +242,4 @@ class FailoverBook:
             state.explain(f"Nothing is promoted yet: {error.message}")
         elif not again:  # a failure that repeats itself every few seconds is recorded once
             state.note(Fact.FAILOVER_FAILED, error.message)
-            state.remember_failover(self.timeline(error.message).to_json())
+            state.remember_failover(self.timeline(error.message))

@@ -15,7 +15,7 @@ from coloctl.colo import launch
 from coloctl.colo.ground import require_same_binary
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.arbiter import open_arbiter, require_claimable
-from coloctl.ha.failover import require_answer
+from coloctl.ha.failover import Steps, require_answer
 from coloctl.machine import freshcode
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NodeName, Role
@@ -56,7 +56,7 @@ async def switchover(
         await checkpoint_of(state)
         await asyncio.sleep(BREATH_S)
     # No act comes in between: neither call waits before its act has begun.
-    timeline = await failover(state, node, cause=SWITCHOVER)
+    timeline = await failover(state, node, steps=Steps(state.clock, cause=SWITCHOVER))
     await reprotect(state, watch, entered)
     return timeline
 

@@ -1,11 +1,13 @@
 """End the protection of a pair because an operator wants its guest to run alone.
 
-Called by `control.service` through `supervisor.acts`; a pair in COLO is failed over to its primary.
+Called by `control.service` through `supervisor.acts`; a pair in COLO is failed
+over to its primary, with the steps of `ha.failover`.
 """
 
 from __future__ import annotations
 
 from coloctl.errors import PairBusy
+from coloctl.ha.failover import Steps
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
 from coloctl.model.view import PairView
@@ -34,5 +36,6 @@ async def unprotect(state: PairState) -> PairView:
         state.give_up("An operator has ended the protection.")
         await state.idle(UNDO_WAIT_S)
     if state.protection is Protection.COLO:
-        await failover(state, state.vm_of(Role.PRIMARY).node, cause=UNPROTECTED)
+        node, steps = state.vm_of(Role.PRIMARY).node, Steps(state.clock, cause=UNPROTECTED)
+        await failover(state, node, steps=steps)
     return state.view()

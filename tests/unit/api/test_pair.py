@@ -36,8 +36,10 @@ from coloctl.errors import (
     NotProtected,
     UsageError,
 )
+from coloctl.model.pair import Role
 from coloctl.model.pairevent import PauseChanged, StateChanged
 from coloctl.model.protection import Fact, Protection
+from coloctl.model.timeline import Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -86,6 +88,9 @@ class Supervisor:
             folder.rmdir()
 
 
+TIMELINE = Timeline("b", "a", Role.SECONDARY, {"fenced": 4.0}, fault_ms=-3.0).to_json()
+
+
 @pytest.fixture
 def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path))
@@ -111,7 +116,7 @@ def test_the_package_is_light_until_a_pair_is_asked_for() -> None:
 
 def test_acts_ask_with_their_arguments_and_answer_values(supervisor: Supervisor) -> None:
     supervisor.answers |= {
-        "pair-set": {"changed": []}, "pair-failover": {"survivor": "b"},
+        "pair-set": {"changed": []}, "pair-failover": TIMELINE,
         "pair-checkpoint": {"count": 8, "pause-ms": 3},
         "node-qmp": {"status": "running"}, "query-history": {"failovers": [{"cause": "x"}]},
     }  # fmt: skip
@@ -119,7 +124,7 @@ def test_acts_ask_with_their_arguments_and_answer_values(supervisor: Supervisor)
     async def story(pair: Pair) -> None:
         assert (await pair.status()).protection == "colo"
         await pair.set(checkpoint_delay=500, max_queue_size=9)
-        assert await pair.failover("b") == {"survivor": "b"}
+        assert await pair.failover("b") == TIMELINE
         assert await pair.checkpoint() == 8
         assert await pair.qmp("secondary", "query-status") == {"status": "running"}
         assert await pair.history() == [{"cause": "x"}]

@@ -13,17 +13,19 @@ from support.views import FROZEN, LOST, PROTECTED, RESYNC, looked
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain, render
 from coloctl.model.observation import Diagnosis
+from coloctl.model.pair import Role
 from coloctl.model.strangers import Stranger
+from coloctl.model.timeline import Timeline
 from coloctl.model.view import Fencing
 from coloctl.supervisor.beside import Beside
 
 pytestmark = pytest.mark.unit
 
-TIMELINE = {
-    "survivor": "b",
-    "lost": "a",
-    "role_before": "secondary",
-    "steps": {
+TIMELINE = Timeline(
+    "b",
+    "a",
+    Role.SECONDARY,
+    {
         "fenced": 4.0,
         "arbitrated": 5.0,
         "yanked": 8.0,
@@ -32,7 +34,7 @@ TIMELINE = {
         "cleared": 32.0,
         "verified": 40.0,
     },
-}
+)
 
 
 def drawn(what: RenderableType, width: int = 80) -> str:
@@ -129,7 +131,8 @@ def test_a_timeline_is_drawn_on_one_axis() -> None:
         "web runs on node b, which was the secondary; node a is fenced.\n"
         "\n"
         "STEP             AT\n"
-        "fenced       4.0 ms  ██▍                       the other node is dead, proven\n"
+        "fenced       4.0 ms  ██▍                       the other node is dead, proven;\n"
+        "                                               the point of no return\n"
         "arbitrated   5.0 ms    ▋                       the generation is claimed\n"
         "yanked       8.0 ms     █▊                     connections to it are cut\n"
         "promoted    12.0 ms       ██▍                  ordered to run on alone\n"
@@ -140,7 +143,7 @@ def test_a_timeline_is_drawn_on_one_axis() -> None:
 
 
 def test_a_timeline_says_what_it_was_for() -> None:
-    past = {**TIMELINE, "cause": "primary-frozen", "fault_ms": -131.0}
+    past = replace(TIMELINE, cause="primary-frozen", fault_ms=-131.0)
     said = drawn(render.timeline("web", past)).splitlines()[1]
     assert said == "cause primary-frozen, noticed 131.0 ms after the fault"
 

@@ -45,11 +45,11 @@ class FakeActs:
         self._found = found
         self.client = type("Client", (), {"on_event": None})()
 
-    def verify(self, _wait_s: float, *, memory: bool | None = None) -> dict[str, Any]:
+    def verify(self, _wait_s: float, *, memory: bool | None = None) -> Verified:
         self.asked.append(memory)
         if isinstance(self._found, Exception):
             raise self._found
-        return self._found.to_json()
+        return self._found
 
     def plan(self, verb: str, **_asked: Any) -> list[dict[str, Any]]:
         return [{"node": "a", "why": verb, "act": "hash every disk"}]

@@ -20,6 +20,7 @@ from coloctl.cli.verbs import events, explain, fence, history, run_verb
 from coloctl.cli.views import plain
 from coloctl.control.client import ControlEvent
 from coloctl.errors import NoSuchPair, Unreachable
+from coloctl.model.timeline import Timeline
 
 pytestmark = pytest.mark.unit
 
@@ -139,7 +140,7 @@ def test_the_history_lists_what_succeeded_and_what_did_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = {"failovers": [PAST, FAILED], "unreadable": 1}
-    supervisor = contextlib.nullcontext(SimpleNamespace(history=lambda: answer))
+    supervisor = contextlib.nullcontext(SimpleNamespace(history_document=lambda: answer))
     monkeypatch.setattr(history.reach, "acts", lambda _pair: supervisor)
     assert run_verb(["history", "web", "-e"]) == 0
     out = capsys.readouterr().out
@@ -153,7 +154,7 @@ def test_the_history_lists_what_succeeded_and_what_did_not(
     first, second = json.loads(capsys.readouterr().out)["fences"]
     assert (first["node"], first["fenced"], first["result"]) == ("a", True, "reaped")
     assert (second["node"], second["fenced"]) == ("b", False)
-    assert fence._fences([{"generation": 1}]) == []
+    assert fence._fences([Timeline("b", "a")]) == []
 
 
 def test_the_history_of_a_pair_without_a_supervisor_is_read_from_its_folder(
@@ -163,9 +164,9 @@ def test_the_history_of_a_pair_without_a_supervisor_is_read_from_its_folder(
     with pytest.raises(NoSuchPair):
         history.past_of("web")
     (tmp_path / "web").mkdir()
-    assert history.past_of("web") == ((), 0)
+    assert history.past_of("web") == {"failovers": [], "unreadable": 0}
     (tmp_path / "web/history.jsonl").write_text(json.dumps(PAST) + "\n")
-    assert history.past_of("web") == ((PAST,), 0)
+    assert history.past_of("web") == {"failovers": [PAST], "unreadable": 0}
 
 
 def test_an_explanation_says_who_would_act() -> None:

@@ -50,7 +50,7 @@ async def take_over(survivor: FakeVM, lost: FakeVM, role: Role, log: Log) -> Tim
 
     failing = Failover(make_spec(), survivor, lost, role)
     await failing.promote(await failing.fence(), claim())
-    return failing.timeline(at="", generation=1, cause="test")
+    return failing.timeline(at="", generation=1)
 
 
 def in_order(log: Log) -> bool:

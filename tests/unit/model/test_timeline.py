@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.model.pair import Role
-from coloctl.model.timeline import POINT_OF_NO_RETURN, TIMELINE_STEPS, FailoverStep, Timeline
+from coloctl.model.pair import FencingMethod, Role
+from coloctl.model.timeline import (
+    POINT_OF_NO_RETURN,
+    TIMELINE_STEPS,
+    FailoverStep,
+    FenceRecord,
+    Timeline,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -27,6 +33,18 @@ TIMELINES = st.builds(
     cause=st.text(max_size=9),
     fault_ms=st.none() | MILLISECONDS,
     failed=st.text(max_size=9),
+    point_of_no_return=st.sampled_from(TIMELINE_STEPS),
+    fence=st.none()
+    | st.builds(
+        FenceRecord,
+        node=st.sampled_from(["a", "b"]),
+        method=st.sampled_from([str(method) for method in FencingMethod]),
+        how=st.text(max_size=9),
+        ms=st.none() | MILLISECONDS,
+        pid=st.none() | st.integers(1, 99),
+        said=st.text(max_size=9),
+        failed=st.text(max_size=9),
+    ),
 )
 
 
@@ -38,6 +56,16 @@ def test_a_timeline_reads_back_through_json(timeline: Timeline) -> None:
 def test_only_a_failed_one_says_that_it_failed() -> None:
     assert "failed" not in Timeline("b", "a", Role.SECONDARY).to_json()
     assert Timeline("b", "a", Role.SECONDARY, failed="No.").to_json()["failed"] == "No."
+
+
+def test_a_fence_has_only_what_there_is_to_say() -> None:
+    proven = FenceRecord("a", "kill", "reaped", 3.2, 7)
+    document = {"node": "a", "method": "kill", "how": "reaped", "ms": 3.2, "pid": 7}
+    assert proven.to_json() == document
+    assert Timeline("b", "a", fence=proven).to_json()["fence"] == document
+    failed = FenceRecord("a", "command", failed="No.")
+    assert failed.to_json() == {"node": "a", "method": "command", "failed": "No."}
+    assert "fence" not in Timeline("b", "a").to_json()
 
 
 def test_it_reads_what_other_versions_wrote() -> None:

@@ -18,6 +18,7 @@ from coloctl.errors import (
     PreconditionFailed,
 )
 from coloctl.ha.arbiter import FILE_NAME, Claim, FileArbiter
+from coloctl.ha.failover import Steps
 from coloctl.journal import replay
 from coloctl.model.event import Record, open_intents
 from coloctl.model.pair import ArbiterSpec, FencingMethod, FencingSpec, NodeName, Role
@@ -375,10 +376,8 @@ def test_the_timeline_tells_what_when_and_why(tmp_path: Path) -> None:
     async def check() -> None:
         async with in_colo(tmp_path) as (state, _, _):
             now = state.clock.now()
-            timeline = await acts.failover(
-                state, None, cause="primary-dead", fault_at_s=now - 0.005, detected_at_s=now
-            )
-            document = timeline.to_json()
+            steps = Steps(state.clock, now, cause="primary-dead", fault_at_s=now - 0.005)
+            document = (await acts.failover(state, None, steps=steps)).to_json()
             assert document["cause"] == "primary-dead"
             assert (document["survivor"], document["lost"]) == ("b", "a")
             assert (document["generation"], document["role_before"]) == (1, "secondary")

@@ -10,6 +10,7 @@ from support.fakes import fake_state
 
 from coloctl.errors import PreconditionFailed
 from coloctl.journal import replay
+from coloctl.model.timeline import FenceRecord, Timeline
 from coloctl.supervisor import history
 from coloctl.supervisor.history import History, Past
 
@@ -88,9 +89,8 @@ async def _remembered(tmp_path: Path, *, blocked: bool) -> Path:
         path = state.ground.folder / history.FILE
         if blocked:
             path.mkdir()
-        state.remember_fence("a", {"method": "kill"})
-        state.remember_failover({"generation": 1})
-        state.remember_failover({"generation": 2})
+        state.remember_failover(Timeline("b", "a", generation=1, fence=FenceRecord("a", "kill")))
+        state.remember_failover(Timeline("b", "a", generation=2))
         return path
 
 
@@ -103,8 +103,8 @@ async def _read(tmp_path: Path, *, blocked: bool) -> tuple[Path, list[object]]:
 def test_a_failover_is_remembered_with_its_own_fence(tmp_path: Path) -> None:
     path, _ = asyncio.run(_read(tmp_path, blocked=False))
     first, second = history.read(path).failovers
-    assert first == {"generation": 1, "fence": {"node": "a", "method": "kill"}}
-    assert second == {"generation": 2}
+    assert (first["generation"], first["fence"]) == (1, {"node": "a", "method": "kill"})
+    assert second == Timeline("b", "a", generation=2).to_json()
 
 
 def test_no_failover_fails_for_the_sake_of_its_history(tmp_path: Path) -> None:

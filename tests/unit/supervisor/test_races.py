@@ -10,6 +10,7 @@ import pytest
 from support.fakes import Log, in_colo, make_spec
 
 from coloctl.errors import ColoctlError, FencingFailed, PairBusy
+from coloctl.ha.failover import Steps
 from coloctl.model.pair import FencingMethod, FencingSpec, NodeName
 from coloctl.model.protection import Protection
 from coloctl.supervisor import acts
@@ -53,7 +54,8 @@ def test_a_failover_that_comes_too_late_finds_nothing_to_choose(tmp_path: Path) 
             done = [line for line in log if line.startswith(("a: ", "b: "))]
             for survivor in ("a", "b"):
                 with pytest.raises(ColoctlError):
-                    await acts.failover(state, survivor, cause="primary-frozen")  # type: ignore[arg-type]
+                    steps = Steps(state.clock, cause="primary-frozen")
+                    await acts.failover(state, survivor, steps=steps)  # type: ignore[arg-type]
             assert [line for line in log if line.startswith(("a: ", "b: "))] == done
             assert state.protection is Protection.UNPROTECTED
 
