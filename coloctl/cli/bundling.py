@@ -38,6 +38,7 @@ from coloctl.model.pair import NODES
 from coloctl.model.view import PairView
 from coloctl.reading import read_toml
 from coloctl.supervisor import leftovers, redact
+from coloctl.supervisor.started import PAIR_FILE
 
 #: Of a log its end, of a journal as much as it may grow to.
 LOG_MAX, JOURNAL_MAX = 1 << 20, 8 << 20
@@ -146,7 +147,7 @@ def _collect_pair_file(parts: Parts, folder: Path) -> None:
     """Add the pair file without its secrets, which all later parts are searched for."""
 
     def read() -> object:
-        document = read_toml((folder / leftovers.PAIR_FILE).read_text())
+        document = read_toml((folder / PAIR_FILE).read_text())
         parts.learn(document)
         return document
 
@@ -196,7 +197,7 @@ def _versions(folder: Path) -> dict[str, Any]:
                            strict=True)),
         "distribution": platform.freedesktop_os_release().get("PRETTY_NAME", ""),
     }  # fmt: skip
-    guest = read_toml((folder / leftovers.PAIR_FILE).read_text()).get("guest", {})
+    guest = read_toml((folder / PAIR_FILE).read_text()).get("guest", {})
     binary = str(guest.get("qemu") or "qemu-system-x86_64")
     try:
         done = subprocess.run(

@@ -1,9 +1,9 @@
 """Rebuild values of dataclasses from their JSON documents, with the standard library alone.
 
-Called by `model.view` and `model.verified` for what a supervisor sent, by `vm` and `check.verdict`
-for what a cache holds, and by verbs that must start quickly: pydantic would cost `coloctl status`
-40 ms. Where another version wrote the document, unknown keys are left out and absent ones take
-their default.
+Called by `model.view` and `model.verified` for what a supervisor sent, by `vm`, `check.verdict` and
+`supervisor.started` for what a file holds, and by verbs that must start quickly: pydantic would
+cost `coloctl status` 40 ms. Where another version wrote the document, unknown keys are left out and
+absent ones take their default.
 
 Invariant: a value that its type does not allow raises ValueError with its key and the value.
 """
@@ -14,6 +14,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,7 @@ T = TypeVar("T")
 def revive(kind: type[T], document: object, key: str = "") -> T:
     """Rebuild a value of the dataclass ``kind`` from the document that `dataclasses.asdict` gives.
 
+    A path stands there as text, a frozenset as a list.
     ``key`` is where the document stands in a larger one. Raises ValueError.
     """
     if not isinstance(document, Mapping):
@@ -57,6 +59,8 @@ def _value(hint: Any, value: object, key: str) -> Any:
         return value
     if origin is tuple:
         return _tuple(get_args(hint), value, key)
+    if origin is frozenset:
+        return frozenset(_tuple((*get_args(hint), Ellipsis), value, key))
     if origin is not None:
         return _mapping(get_args(hint), value, key)
     return _plain(hint, value, key)
@@ -73,6 +77,8 @@ def _plain(hint: Any, value: object, key: str) -> Any:
             return hint(value)
         except ValueError:
             raise _misfit(key, value) from None
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coloctl import pairfile, paths, procfs, wholefile
+from coloctl import paths, procfs
 from coloctl.colo import guard, taps
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
@@ -33,16 +33,13 @@ from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
 from coloctl.model.event import Record
-from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.model.wires import Wires
+from coloctl.supervisor.started import SOURCE, remembered
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
-#: The pair file as it was when the pair was started, for people and for `close_taps`.
-PAIR_FILE = "pair.toml"
-#: A symbolic link to the pair file itself; relative paths in the copy begin at its folder.
-SOURCE = "source"
 
 
 @dataclass(frozen=True)
@@ -192,7 +189,9 @@ async def close_taps(folder: Path) -> None:
     another state folder, and stays up.
     """
     with contextlib.suppress(ColoctlError):
-        pair = remembered(folder)
+        if (started := remembered(folder)) is None:
+            return
+        pair = started.pair
         for node in NODES:
             host = open_host(pair.nodes[node].host)
             try:
@@ -200,24 +199,6 @@ async def close_taps(folder: Path) -> None:
                 await guard.lift_at(Wires(pair, folder), host)
             finally:
                 await host.aclose()
-
-
-def remember(folder: Path, source: Path) -> None:
-    """Copy the pair file at ``source`` into ``folder``, and link to it."""
-    wholefile.replace(folder / PAIR_FILE, source.read_bytes(), mode=0o600)
-    link = folder / SOURCE
-    link.unlink(missing_ok=True)
-    link.symlink_to(source.absolute())
-
-
-def remembered(folder: Path) -> PairSpec:
-    """Return the pair as it was when it was started; raises `SpecError` when that is unknown."""
-    try:
-        source = (folder / SOURCE).readlink()
-        text = (folder / PAIR_FILE).read_text()
-    except (OSError, ValueError) as error:
-        raise PreconditionFailed(f"{folder} holds no copy of its pair file: {error}.") from None
-    return pairfile.parse(text, source.parent, source)
 
 
 def discard(folder: Path) -> None:

@@ -25,9 +25,10 @@ from coloctl.control.daemon.serve import serve
 from coloctl.control.daemon.spawn import claim, end_stale, inherited, reclaim, stopped
 from coloctl.control.listener import served
 from coloctl.errors import ColoctlError, PairBusy
-from coloctl.model.pair import PairSpec
 from coloctl.model.pairevent import PairEvent
-from coloctl.supervisor import leftovers
+from coloctl.supervisor.started import Started, remembered
+
+log = logging.getLogger(__name__)
 
 #: Python's levels and those of syslog(3), the gravest first.
 _SYSLOG_LEVELS = (
@@ -58,7 +59,8 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
     if control_fd is not None:
         os.set_inheritable(control_fd, False)
         listener = socket.socket(fileno=control_fd)
-        asyncio.run(serve(_started(listener, spec_path), listener, metrics=metrics))
+        began = _started(listener, spec_path)
+        asyncio.run(serve(began.pair, listener, facts=began.facts, metrics=metrics))
         return 0
     pair = load(spec_path)
     if served(paths.control_socket(pair.name)):
@@ -68,16 +70,17 @@ def run(spec_path: Path, alone: bool, metrics: str, control_fd: int | None) -> i
         )
     free_address(metrics)
     if (left := inherited(pair)) is not None:
-        with reclaim(left) as listener:
-            interrupted = asyncio.run(serve(left, listener, tell=_tell, metrics=metrics))
+        with reclaim(left.pair) as listener:
+            serving = serve(left.pair, listener, facts=left.facts, tell=_tell, metrics=metrics)
+            interrupted = asyncio.run(serving)
         return complaint.INTERRUPTED if interrupted else 0
     if stopped(pair):
         asyncio.run(end_stale(pair.name))
         print(f"Pair {pair.name} was being stopped when its supervisor died; it is stopped now.")
         return 0
-    asyncio.run(preflight(pair, protect=not alone))
-    with claim(pair) as listener:
-        serving = serve(pair, listener, begin=not alone, tell=_tell, metrics=metrics)
+    facts = asyncio.run(preflight(pair, protect=not alone))
+    with claim(pair, facts) as listener:
+        serving = serve(pair, listener, facts=facts, begin=not alone, tell=_tell, metrics=metrics)
         interrupted = asyncio.run(serving)
     return complaint.INTERRUPTED if interrupted else 0
 
@@ -111,12 +114,17 @@ def _is_journal(fd: int) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{there.st_dev}:{there.st_ino}"
 
 
-def _started(listener: socket.socket, spec_path: Path) -> PairSpec:
-    """Load the pair as it was when it was started, also where its file was changed since."""
+def _started(listener: socket.socket, spec_path: Path) -> Started:
+    """Return the pair as it was when it was started, also where its file was changed since.
+
+    Where its folder does not hold that, its file is read: a guest is not left without supervisor.
+    """
     try:
-        return leftovers.remembered(Path(listener.getsockname()).parent)
-    except ColoctlError:
-        return load(spec_path)
+        began = remembered(Path(listener.getsockname()).parent)
+    except ColoctlError as error:
+        log.error("%s Now %s is read.", error, spec_path)
+        began = None
+    return began or Started(load(spec_path))
 
 
 def _tell(event: PairEvent) -> None:

@@ -31,7 +31,7 @@ from coloctl.cli.options import (
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.colo import equal_disks, generation, inuse, launch
-from coloctl.colo.ground import prepare
+from coloctl.colo.ground import Facts, prepare
 from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import (
@@ -151,10 +151,10 @@ def load(path: Path) -> PairSpec:
     return pair
 
 
-async def preflight(pair: PairSpec, *, protect: bool) -> None:
+async def preflight(pair: PairSpec, *, protect: bool) -> Facts:
     """Check that hosts, QEMU, disks, taps and ports are there for the taking; nothing was started.
 
-    Raises what the start itself would raise later.
+    Return what was found out, for the supervisor. Raises what the start itself would raise later.
     """
     ground = await prepare(pair)
     try:
@@ -162,6 +162,7 @@ async def preflight(pair: PairSpec, *, protect: bool) -> None:
         await launch.check_room(pair, ground, "a")
         if protect:
             await launch.check_room(pair, ground, "b")
+        return ground.facts
     finally:
         await ground.aclose()
 
@@ -223,15 +224,15 @@ def _take_over(left: PairSpec, request: StartRequest) -> dict[str, Any]:
 
 def _start_new(request: StartRequest) -> dict[str, Any] | None:
     if request.adopt and (left := inherited(request.pair)) is not None:
-        return _take_over(left, request)
+        return _take_over(left.pair, request)
     refuse_living(paths.pair_dir(request.pair.name))
     free_address(request.metrics)
-    asyncio.run(preflight(request.pair, protect=request.protect))
+    facts = asyncio.run(preflight(request.pair, protect=request.protect))
     name = request.pair.name
     undone = f"Interrupted; the start of {name} was undone and nothing of it is left."
     with (
         complaint.on_interrupt(undone),
-        spawned_supervisor(request.pair, request.metrics) as supervisor,
+        spawned_supervisor(request.pair, request.metrics, facts) as supervisor,
     ):
         first = 0
         try:

@@ -91,6 +91,7 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
     """End what a supervisor that is gone has left, when that was asked for."""
     from coloctl.control.daemon.spawn import end_stale
     from coloctl.supervisor import leftovers
+    from coloctl.supervisor.started import remembered
 
     folder = paths.pair_dir(pair)
     living = leftovers.living(folder)
@@ -111,8 +112,9 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
             f"The supervisor of {pair} is gone; nothing of it still runs.",
             hint=f"`coloctl stop {pair} --force` clears its folder",
         )
-    with contextlib.suppress(ColoctlError):  # a folder that does not say which pair it was of
-        world.enter(leftovers.remembered(folder))
+    with contextlib.suppress(ColoctlError):  # a folder that does not show which pair it was of
+        if started := remembered(folder):
+            world.enter(started.pair)
     confirm(pair, _question(pair, force=bool(living)), yes=yes or not living)
     ended = asyncio.run(end_stale(pair))
     _tell(pair, "killed" if ended else "nothing was left running", form)

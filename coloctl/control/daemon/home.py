@@ -1,6 +1,6 @@
 """Keep a pair's folder in its place as long as its supervisor lives.
 
-Called by `control.daemon.serve`; looks for it with `supervisor.leftovers`.
+Called by `control.daemon.serve`; the files of `supervisor.started` are among its content.
 A folder below /run or /tmp is removed by clean-up jobs and by people.
 
 Invariant: as long as the supervisor lives, verbs find its control socket and the next supervisor
@@ -25,7 +25,7 @@ from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
 from coloctl.model.event import Kind
 from coloctl.model.pair import NODES
-from coloctl.supervisor import leftovers
+from coloctl.supervisor.started import PAIR_FILE, SOURCE, STARTED
 from coloctl.supervisor.state import PairState
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,10 @@ class Home:
         self._state, self._journal, self._server = state, journal, server
         self._folder = state.ground.folder
         self._socket = paths.control_socket(state.spec.name)
-        self._pair_file = b""
-        with contextlib.suppress(OSError):
-            self._pair_file = (self._folder / leftovers.PAIR_FILE).read_bytes()
+        self._files: dict[str, bytes] = {}  # that say what the pair was started with
+        for name in (PAIR_FILE, STARTED):
+            with contextlib.suppress(OSError):
+                self._files[name] = (self._folder / name).read_bytes()
         # The next supervisor inherits the first socket, whose path may have been removed before.
         self._served = _stamp(self._socket) if served(self._socket) else None
         self._said = ""
@@ -76,8 +77,7 @@ class Home:
         gone = ["folder"] if not self._folder.is_dir() else []
         if self._journal.see_to_place():
             gone.append("journal")
-        if self._pair_file and self._restored_pair_file():
-            gone.append(leftovers.PAIR_FILE)
+        gone.extend(self._restored())
         if _stamp(self._socket) != self._served or self._served is None:
             self._rebind()
             gone.append("control socket")
@@ -85,15 +85,16 @@ class Home:
             self._tell(gone)
         return gone
 
-    def _restored_pair_file(self) -> bool:
-        copy, link = self._folder / leftovers.PAIR_FILE, self._folder / leftovers.SOURCE
-        missing = [path for path in (copy, link) if not os.path.lexists(path)]
-        source = self._state.pair_file.source
-        if copy in missing:
-            wholefile.replace(copy, self._pair_file, mode=0o600)
-        if link in missing and source is not None:
+    def _restored(self) -> list[str]:
+        """Write again which of the files of the start are missing; return their names."""
+        missing = [name for name in self._files if not os.path.lexists(self._folder / name)]
+        for name in missing:
+            wholefile.replace(self._folder / name, self._files[name], mode=0o600)
+        link, source = self._folder / SOURCE, self._state.pair_file.source
+        if source is not None and PAIR_FILE in self._files and not os.path.lexists(link):
             link.symlink_to(source.absolute())
-        return bool(missing)
+            missing = [PAIR_FILE, *(name for name in missing if name != PAIR_FILE)]
+        return missing
 
     def _rebind(self) -> None:
         """Listen at a new control socket; clients of the old one stay."""

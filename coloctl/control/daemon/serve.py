@@ -15,7 +15,7 @@ import signal
 import socket
 
 from coloctl import __version__, paths
-from coloctl.colo.ground import prepare
+from coloctl.colo.ground import Facts, prepare
 from coloctl.control.daemon.home import Home
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
@@ -28,6 +28,7 @@ from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftovers import JOURNAL
 from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.started import Started, write
 from coloctl.supervisor.state import Emit, PairState
 
 log = logging.getLogger(__name__)
@@ -41,22 +42,27 @@ async def serve(
     spec: PairSpec,
     listener: socket.socket,
     *,
+    facts: Facts | None = None,
     begin: bool | None = None,
     tell: Emit = _ignored,
     metrics: str = "",
 ) -> bool:
     """Supervise the pair of ``spec`` until it is stopped; ``listener`` is its control socket.
 
-    What an earlier supervisor left in the pair's folder is taken over first. Otherwise ``begin``
-    starts the pair at once, protected or not; None waits to be asked. ``tell`` gets every event
-    that clients get. ``metrics`` is an address for `control.daemon.http`. SIGTERM ends the
-    supervisor alone: QEMU runs on, and the folder stays until nothing of the pair runs. SIGINT
-    stops the pair, a second one without asking the guest. Return whether SIGINT was its end;
-    raises what a start of its own raised.
+    ``facts`` were found when the pair was started; without them its hosts are looked at now. What
+    an earlier supervisor left in the pair's folder is taken over first. Otherwise ``begin`` starts
+    the pair at once, protected or not; None waits to be asked. ``tell`` gets every event that
+    clients get. ``metrics`` is an address for `control.daemon.http`. SIGTERM ends the supervisor
+    alone: QEMU runs on, and the folder stays until nothing of the pair runs. SIGINT stops the pair,
+    a second one without asking the guest. Return whether SIGINT was its end; raises what a start of
+    its own raised.
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
     try:
-        ground = await prepare(spec)
+        ground = await prepare(spec, facts)
+        if facts is None and not leftovers.living(folder):
+            with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
+                write(folder, Started(spec, ground.facts))
     except BaseException:
         if not leftovers.living(folder):
             leftovers.discard(folder)

@@ -1,6 +1,7 @@
 """Start a supervisor: claim the folder of its pair, bind its socket, start its process.
 
-Used by `cli.verbs.start`, `cli.verbs.run` and `api.pair`; clears away with `supervisor.leftovers`.
+Used by `cli.verbs.start`, `cli.verbs.run` and `api.pair`; clears away with `supervisor.leftovers`,
+and leaves to the supervisor what the pair is started with (`supervisor.started`).
 
 Until `SpawnedSupervisor.keep` is called it belongs to the verb that made it: an error, or
 Ctrl-C, ends it and all that it started, and removes its folder.
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coloctl import interrupts, paths
+from coloctl.colo.ground import Facts
 from coloctl.control.client import ControlClient, OnEvent
 from coloctl.control.listener import folder_locked, listen, served
 from coloctl.errors import ColoctlError, MonitorError, PairBusy, PreconditionFailed
@@ -27,6 +29,7 @@ from coloctl.journal import replay
 from coloctl.model.event import Kind
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
+from coloctl.supervisor.started import Started, remember, remembered
 
 LOG = "supervisor.log"
 
@@ -37,11 +40,12 @@ GREETING_DEADLINE_S = 60.0
 END_DEADLINE_S = 30.0
 
 
-def claim(spec: PairSpec) -> socket.socket:
-    """Make a new folder for the pair, and answer the control socket that listens in it.
+def claim(spec: PairSpec, facts: Facts | None = None) -> socket.socket:
+    """Make a new folder for the pair, and return the control socket that listens in it.
 
-    What a dead supervisor left is cleared away. Raises `PairBusy` when a supervisor serves the pair
-    or QEMUs of a dead one may still run, and `PreconditionFailed` where there is no room.
+    ``facts`` are what the caller found out about the pair's hosts, for its supervisors. What a dead
+    supervisor left is cleared away. Raises `PairBusy` when a supervisor serves the pair or QEMUs of
+    a dead one may still run, and `PreconditionFailed` where there is no room.
     """
     folder = paths.pair_dir(spec.name)
     with folder_locked(paths.make_private(paths.state_dir())):
@@ -54,8 +58,7 @@ def claim(spec: PairSpec) -> socket.socket:
         leftovers.discard(folder)
         paths.make_private(folder)
         try:
-            if spec.source is not None:
-                leftovers.remember(folder, spec.source)
+            remember(folder, Started(spec, facts))
             return listen(paths.control_socket(spec.name))
         except OSError as error:
             leftovers.discard(folder)
@@ -74,30 +77,28 @@ def refuse_living(folder: Path) -> None:
         raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
 
-def inherited(spec: PairSpec) -> PairSpec | None:
+def inherited(spec: PairSpec) -> Started | None:
     """Read the pair whose QEMUs live without a supervisor, as it was started; None: none do.
 
-    Where its folder holds no copy of its pair file any more, ``spec`` is taken for it. Raises
-    `PairBusy` when they were started from another pair file than that of ``spec``, or when they
-    cannot be reached.
+    Where its folder does not hold that any more, ``spec`` is taken for it. Raises `PairBusy` when
+    they were started from another pair file than that of ``spec``, or when they cannot be reached,
+    and `PreconditionFailed` where the file is damaged.
     """
     folder = paths.pair_dir(spec.name)
     if served(paths.control_socket(spec.name)) or not (living := leftovers.living(folder)):
         return None
     if not leftovers.reachable(folder, living):
         raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
-    try:
-        pair = leftovers.remembered(folder)
-    except PreconditionFailed:
-        if spec.source is not None:
-            leftovers.remember(folder, spec.source)
-        return spec
-    if pair.source != spec.source:
+    if (started := remembered(folder)) is None:
+        started = Started(spec)
+        remember(folder, started)
+    source = started.pair.source
+    if source != spec.source:
         raise PairBusy(
-            f"A pair called {spec.name} already runs; it was started from {pair.source}.",
+            f"A pair called {spec.name} already runs; it was started from {source}.",
             hint="give one of the two pairs another name",
         )
-    return pair
+    return started
 
 
 def stopped(spec: PairSpec) -> bool:
@@ -144,7 +145,14 @@ async def end_stale(name: str) -> list[DeathProof]:
 class SpawnedSupervisor:
     """A supervisor that this verb has started, and the watcher that starts it again."""
 
-    def __init__(self, spec: PairSpec, metrics: str = "", *, adopts: bool = False) -> None:
+    def __init__(
+        self,
+        spec: PairSpec,
+        metrics: str = "",
+        *,
+        facts: Facts | None = None,
+        adopts: bool = False,
+    ) -> None:
         """Start the process; its socket accepts connections before it runs.
 
         With ``adopts`` it takes over what an earlier one left, and is kept from the beginning.
@@ -152,7 +160,7 @@ class SpawnedSupervisor:
         self.name = spec.name
         self.folder = paths.pair_dir(spec.name)
         self.kept = adopts
-        with reclaim(spec) if adopts else claim(spec) as listener:
+        with reclaim(spec) if adopts else claim(spec, facts) as listener:
             try:
                 self._process = _spawn(spec, listener, self.folder / LOG, metrics)
             except BaseException:
@@ -204,15 +212,17 @@ class SpawnedSupervisor:
 
 
 @contextlib.contextmanager
-def spawned_supervisor(spec: PairSpec, metrics: str = "") -> Iterator[SpawnedSupervisor]:
+def spawned_supervisor(
+    spec: PairSpec, metrics: str = "", facts: Facts | None = None
+) -> Iterator[SpawnedSupervisor]:
     """Start a new supervisor; unless it is kept, an exception in the block ends it.
 
-    ``metrics`` is the address at which it serves its metrics, if any.
+    ``metrics`` is the address at which it serves its metrics, if any; ``facts`` as for `claim`.
     """
     born: SpawnedSupervisor | None = None
     try:
         with interrupts.deferred():
-            born = SpawnedSupervisor(spec, metrics)
+            born = SpawnedSupervisor(spec, metrics, facts=facts)
         yield born
     except BaseException:
         if born is not None and not born.kept:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.fakes import make_spec
 
 from coloctl.cli.bundling import collect
-from coloctl.supervisor.leftovers import PAIR_FILE
+from coloctl.model.pair import FencingMethod, FencingSpec, NodeName
+from coloctl.supervisor.started import PAIR_FILE, STARTED, Started, write
 
 pytestmark = pytest.mark.unit
 
@@ -53,11 +56,16 @@ LOGS = {
 
 def test_nothing_that_was_planted_is_found(tmp_path: Path) -> None:
     (tmp_path / PAIR_FILE).write_text(PAIR)
+    options: dict[NodeName, dict[str, str]] = {"a": {"passwd": SECRETS[12]}, "b": {}}
+    fencing = FencingSpec(FencingMethod.COMMAND, ("agent", SECRETS[11]), options=options)
+    write(tmp_path, Started(replace(make_spec(), fencing=fencing)))
+    assert SECRETS[11] in (tmp_path / STARTED).read_text()
     for name, text in LOGS.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     parts = collect("web", tmp_path, None, "nobody answers")
     assert set(LOGS) < set(parts.files)
+    assert STARTED not in parts.files  # pair.json is the pair file, without its secrets
     whole = "\n".join(data.decode() for data in parts.files.values())
     assert [secret for secret in SECRETS.values() if secret in whole] == []
     pair = json.loads(parts.files["pair.json"])

@@ -20,7 +20,7 @@ from coloctl.control.listener import listen
 from coloctl.control.server import ControlServer
 from coloctl.journal import replay
 from coloctl.model import event
-from coloctl.supervisor import leftovers
+from coloctl.supervisor.started import Started, remember, remembered
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
@@ -33,7 +33,7 @@ async def served(folder: Path, source: Path) -> AsyncIterator[tuple[Home, PairSt
     """A supervisor without a pair, at its socket in ``folder``."""
     async with fake_state(folder) as state:
         state.pair_file = replace(state.pair_file, source=source)
-        leftovers.remember(folder, source)
+        remember(folder, Started(state.pair_file))
         server = ControlServer(listen(paths.control_socket(NAME)), {}, version="1.2.3")
         serving = asyncio.create_task(server.serve())
         await asyncio.sleep(0)
@@ -61,6 +61,9 @@ def play(folder: Path, source: Path, deed: Callable[[Path], object]) -> list[str
             assert folder.stat().st_mode & 0o777 == 0o700
             assert (folder / "pair.toml").read_text() == "as it was"
             assert (folder / "source").readlink() == source
+            assert remembered(folder) == Started(state.pair_file)
+            for name in ("pair.toml", "started.json"):
+                assert (folder / name).stat().st_mode & 0o777 == 0o600
             assert event.last_settings(replay(folder / "journal.jsonl").records)[event.SOURCE]
             assert not made or "made again" in state.view().reason
             return made
@@ -90,13 +93,18 @@ def test_a_removed_folder_is_made_anew(folder: Path, source: Path) -> None:
         source.write_text("changed since")  # the copy is that of the start
         shutil.rmtree(folder.parent)
 
-    everything = ["folder", "journal", "pair.toml", "control socket"]
+    everything = ["folder", "journal", "pair.toml", "started.json", "control socket"]
     assert play(folder, source, removed) == everything
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("journal.jsonl", "journal"), ("control.sock", "control socket"), ("source", "pair.toml")],
+    [
+        ("journal.jsonl", "journal"),
+        ("control.sock", "control socket"),
+        ("source", "pair.toml"),
+        ("started.json", "started.json"),
+    ],
 )
 def test_a_part_that_is_gone_is_made_anew(folder: Path, source: Path, name: str, told: str) -> None:
     assert play(folder, source, lambda folder: (folder / name).unlink()) == [told]

@@ -18,14 +18,18 @@ from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import paths
 from coloctl.cli.verbs import run as run_module
+from coloctl.colo.ground import Facts
 from coloctl.control.daemon import spawn
 from coloctl.control.daemon.spawn import claim, end_stale, refuse_living, stopped
 from coloctl.errors import ColoctlError, PairBusy, PreconditionFailed
 from coloctl.journal import Journal
+from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.leftovers import JOURNAL
+from coloctl.supervisor.started import STARTED, Started, remembered
+from coloctl.vm import Binary
 
 pytestmark = pytest.mark.unit
 
@@ -143,6 +147,51 @@ def from_file(spec: PairSpec, tmp_path: Path) -> PairSpec:
     spec = replace(spec, source=source)
     claim(spec).close()
     return spec
+
+
+FACTS = Facts(
+    Binary(Path("/opt/qemu"), Dialect("11.1.3", ReturnPath.FORBIDDEN, "reconnect-ms")),
+    "tcg",
+    frozenset({Path("/dev/sda")}),
+)
+
+
+def test_what_a_verb_found_is_there_for_every_supervisor(spec: PairSpec, folder: Path) -> None:
+    claim(spec, FACTS).close()
+    with living_qemu(folder):
+        assert spawn.inherited(spec) == Started(spec, FACTS)
+    claim(spec).close()  # the next start looks anew
+    assert remembered(folder) == Started(spec)
+
+
+def test_a_pair_that_lost_what_it_was_started_with_is_taken_for_that_of_the_verb(
+    spec: PairSpec, folder: Path
+) -> None:
+    claim(spec, FACTS).close()
+    (folder / STARTED).unlink()
+    with living_qemu(folder):
+        assert spawn.inherited(spec) == Started(spec)
+    assert remembered(folder) == Started(spec)
+
+
+def test_a_damaged_record_of_the_start_is_no_reason_to_guess(spec: PairSpec, folder: Path) -> None:
+    claim(spec, FACTS).close()
+    (folder / STARTED).write_text('{"pair": 4}')
+    with living_qemu(folder), pytest.raises(PreconditionFailed, match="pair is 4"):
+        spawn.inherited(spec)
+
+
+def test_a_supervisor_reads_the_pair_file_where_the_record_is_damaged(
+    spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its guest may run already: a supervisor that gives up would leave it alone."""
+    read = replace(spec, source=Path("/etc/web.toml"))
+    monkeypatch.setattr(run_module, "load", lambda _path: read)
+    with claim(spec, FACTS) as listener:
+        assert run_module._started(listener, Path("/etc/web.toml")) == Started(spec, FACTS)
+        (folder / STARTED).write_text("{}")
+        assert run_module._started(listener, Path("/etc/web.toml")) == Started(read)
+    assert "is damaged: pair is missing. Now /etc/web.toml is read." in caplog.text
 
 
 @pytest.mark.parametrize("outcome", ["", "done"])

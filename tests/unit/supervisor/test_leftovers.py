@@ -16,7 +16,7 @@ import pytest
 from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import procfs
-from coloctl.errors import ColoctlError, FencingFailed, PreconditionFailed
+from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.base import Identity
 from coloctl.host.process import identity_of
 from coloctl.journal import SIZE_MAX, Journal
@@ -25,6 +25,7 @@ from coloctl.model.pair import Role
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.discovery import with_strays
 from coloctl.supervisor.reconcile import KnownQemu
+from coloctl.supervisor.started import STARTED, remembered
 
 pytestmark = pytest.mark.unit
 
@@ -188,21 +189,10 @@ def test_a_damaged_journal_is_not_taken_for_an_empty_one(folder: Path) -> None:
         leftovers.living(folder)
 
 
-def test_the_pair_file_is_remembered_as_it_was(folder: Path, tmp_path: Path) -> None:
-    source = tmp_path / "etc" / "web.toml"
-    source.parent.mkdir()
-    source.write_text(PAIR)
-    leftovers.remember(folder, source)
-    source.write_text("something else")
-    pair = leftovers.remembered(folder)
-    assert pair.name == "web" and pair.source == source
-    assert pair.disks[0].image["a"] == source.parent / "a.qcow2"
-    assert (folder / leftovers.PAIR_FILE).stat().st_mode & 0o777 == 0o600
-
-
-def test_a_folder_without_its_pair_file_can_still_be_cleared(folder: Path) -> None:
-    with pytest.raises(ColoctlError):
-        leftovers.remembered(folder)
+def test_a_folder_without_its_pair_can_still_be_cleared(folder: Path) -> None:
+    assert remembered(folder) is None
+    asyncio.run(leftovers.close_taps(folder))
+    (folder / STARTED).write_text("damaged")
     asyncio.run(leftovers.close_taps(folder))
 
 

@@ -1,0 +1,185 @@
+"""A supervisor that follows gets the pair and the facts of the start, whatever changed since."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.fakes import make_spec
+
+from coloctl import pairfile
+from coloctl.colo.ground import Facts
+from coloctl.errors import PreconditionFailed
+from coloctl.model.dialect import Dialect
+from coloctl.model.pair import (
+    NODES,
+    DiskSpec,
+    FencingSpec,
+    GuestSpec,
+    NicSpec,
+    NodeSpec,
+    PairSpec,
+    TapSpec,
+)
+from coloctl.supervisor.started import (
+    PAIR_FILE,
+    SOURCE,
+    STARTED,
+    Started,
+    remember,
+    remembered,
+    write,
+)
+from coloctl.vm import Binary
+
+pytestmark = pytest.mark.unit
+
+PAIR = """
+name = "web"
+[guest]
+memory = "64MiB"
+[[disk]]
+id = "disk0"
+image = { a = "a.qcow2", b = "b.qcow2" }
+[node.a]
+address = "127.0.0.1"
+[node.b]
+address = "127.0.0.2"
+"""
+
+#: A file name of any bytes, as Python holds it: those that are no UTF-8 are surrogates.
+RAW = st.binary(min_size=1, max_size=9).filter(lambda raw: not set(raw) & {0, 47})
+PATHS = RAW.map(lambda raw: Path("/srv") / os.fsdecode(raw))
+
+
+def each(values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[Any, Any]]:
+    return st.fixed_dictionaries(dict.fromkeys(NODES, values))
+
+
+def some(kind: type, **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw any value of a dataclass; numbers are finite, because JSON has no others."""
+    hints = get_type_hints(kind)
+    by_type = {
+        float: st.floats(allow_nan=False, allow_infinity=False),
+        Path: PATHS,
+        Path | None: st.none() | PATHS,
+        frozenset[Path]: st.frozensets(PATHS, max_size=2),
+    }
+    drawn = {
+        one.name: by_type.get(hints[one.name], st.from_type(hints[one.name]))
+        for one in fields(kind)
+    }
+    return st.builds(kind, **{**drawn, **fixed})
+
+
+TAPS = some(TapSpec, ifname=each(st.text(max_size=4)))
+PAIRS = some(
+    PairSpec,
+    guest=some(GuestSpec),
+    disks=st.lists(some(DiskSpec, image=each(PATHS)), max_size=2).map(tuple),
+    nics=st.lists(some(NicSpec, tap=st.none() | TAPS), max_size=2).map(tuple),
+    nodes=each(some(NodeSpec)),
+    fencing=some(FencingSpec, options=each(st.dictionaries(st.text(), st.text(), max_size=2))),
+    **{
+        name: some(get_type_hints(PairSpec)[name])
+        for name in ("replication", "checkpoint", "detection", "arbiter", "policy", "verify")
+    },
+)
+FACTS = some(Facts, binary=some(Binary, dialect=some(Dialect)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(pair=PAIRS, facts=st.none() | FACTS)
+def test_any_pair_is_read_back_as_it_was(
+    pair: PairSpec, facts: Facts | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("pair")
+    write(folder, Started(pair, facts))
+    assert remembered(folder) == Started(pair, facts)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    source = tmp_path / "etc" / "web.toml"
+    source.parent.mkdir()
+    source.write_text(PAIR)
+    return source
+
+
+def test_a_pair_file_that_was_changed_since_changes_nothing(tmp_path: Path, source: Path) -> None:
+    pair = pairfile.load(source)
+    remember(tmp_path, Started(pair))
+    source.write_text("something else")
+    (tmp_path / PAIR_FILE).write_text("and here too")
+    assert remembered(tmp_path) == Started(pair)
+
+
+def test_the_files_are_for_their_user_alone(tmp_path: Path, source: Path) -> None:
+    umask = os.umask(0)
+    try:
+        remember(tmp_path, Started(pairfile.load(source)))
+    finally:
+        os.umask(umask)
+    for name in (PAIR_FILE, STARTED):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600, name
+
+
+def test_the_folder_of_an_earlier_coloctl_has_a_copy_of_the_pair_file(
+    tmp_path: Path, source: Path
+) -> None:
+    remember(tmp_path, Started(pairfile.load(source)))
+    (tmp_path / STARTED).unlink()
+    source.write_text("something else")
+    found = remembered(tmp_path)
+    assert found is not None and found.facts is None
+    assert found.pair.source == source
+    assert found.pair.disks[0].image["a"] == source.parent / "a.qcow2"
+    (tmp_path / SOURCE).unlink()
+    assert remembered(tmp_path) is None
+
+
+def test_a_pair_without_a_file_is_known_too(tmp_path: Path) -> None:
+    remember(tmp_path, Started(make_spec()))
+    assert remembered(tmp_path) == Started(make_spec())
+    assert not (tmp_path / PAIR_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: "", "Expecting value"),
+        (lambda text: text[: len(text) // 2], "is damaged: "),
+        (lambda text: "[1]", r"the document is \[1\]"),
+        (lambda text: text.replace('"name": "web"', '"name": 4'), "pair.name is 4"),
+        (lambda text: text.replace('"channel": "fd"', '"channel": "owl"'), "'owl'"),
+        (lambda text: text.replace("disks", "discs"), "pair.disks is missing"),
+        (lambda text: "\xff\xfe", "is damaged: "),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, source: Path, damage: Any, words: str) -> None:
+    remember(tmp_path, Started(pairfile.load(source)))
+    file = tmp_path / STARTED
+    file.write_text(damage(file.read_text()), encoding="latin-1")
+    with pytest.raises(PreconditionFailed, match=words) as raised:
+        remembered(tmp_path)
+    assert str(file) in raised.value.message
+    assert raised.value.hint == f"`rm {file}`: pair.toml beside it is read then"
+    file.unlink()
+    assert remembered(tmp_path) == Started(pairfile.load(source))
+
+
+def test_keys_of_another_version_are_no_damage(tmp_path: Path, source: Path) -> None:
+    pair = pairfile.load(source)
+    remember(tmp_path, Started(pair))
+    file = tmp_path / STARTED
+    document = json.loads(file.read_text())
+    document["pair"]["guest"]["colour"] = "blue"
+    del document["pair"]["verify"]
+    file.write_text(json.dumps(document))
+    assert remembered(tmp_path) == Started(pair)
