@@ -13,9 +13,10 @@ import contextlib
 import logging
 import signal
 import socket
+from pathlib import Path
 
 from coloctl import __version__, paths
-from coloctl.colo.ground import Facts, prepare
+from coloctl.colo.ground import Facts, Ground, prepare
 from coloctl.control.daemon.home import Home
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
@@ -58,15 +59,7 @@ async def serve(
     its own raised.
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
-    try:
-        ground = await prepare(spec, facts)
-        if facts is None and not leftovers.living(folder):
-            with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
-                write(folder, Started(spec, ground.facts))
-    except BaseException:
-        if not leftovers.living(folder):
-            leftovers.discard(folder)
-        raise
+    ground = await _ground(spec, folder, facts)
     try:
         with Journal(folder / JOURNAL) as journal:
             servers: list[ControlServer] = []
@@ -102,6 +95,23 @@ async def serve(
     if service.failure is not None:
         raise service.failure
     return service.interrupts > 0
+
+
+async def _ground(spec: PairSpec, folder: Path, facts: Facts | None) -> Ground:
+    """Open the hosts; what is found out about them now is written for a supervisor that follows.
+
+    Beside QEMUs that an earlier coloctl started nothing is written: theirs may be another binary.
+    """
+    try:
+        ground = await prepare(spec, facts)
+        if facts is None and not leftovers.living(folder):
+            with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
+                write(folder, Started(spec, ground.facts))
+    except BaseException:
+        if not leftovers.living(folder):
+            leftovers.discard(folder)
+        raise
+    return ground
 
 
 async def _run(
