@@ -77,18 +77,38 @@ class RunMeasurement:
 NO_MEASUREMENT = RunMeasurement()
 
 
-@dataclass
 class _Progress:
-    """The progress of a run; what is not known yet has its least value."""
+    """The progress of a run: its evidence and the error that ended it, as far as they are known."""
 
-    evidence: Evidence
-    error: ColoctlError | None = None
-    pair_file: str = ""
-    version: str = ""
+    def __init__(self, run: Run, error: Exception | None = None) -> None:
+        self.began_s, self.began = time.monotonic(), datetime.now(UTC)
+        self.evidence = Evidence(self.began_s, self.began_s, (), {})
+        self.error = error
+        self.pair_file = ""
+        self._run = run
 
-    @property
-    def reason(self) -> str:
-        return self.error.message if self.error else ""
+    def result(self, verdicts: Sequence[Verdict]) -> RunResult:
+        """Return the result; a run that an error ended is not valid."""
+        run, error, view = self._run, self.error, self.evidence.view
+        said = f"{type(error).__name__}: {error}" if error else ""
+        validity = verdict.worst(verdicts)
+        if error and validity is Validity.VALID:
+            validity = Validity.UNKNOWN
+        nodes = view.nodes.values() if view else ()
+        version = next((node.qemu_version for node in nodes if node.qemu_version), "")
+        return RunResult(
+            scenario=run.scenario,
+            seed=run.seed,
+            validity=validity,
+            verdicts=verdicts,
+            evidence=self.evidence,
+            replay=run.replay,
+            reason=error.message if isinstance(error, ColoctlError) else said,
+            started_at=self.began.isoformat(timespec="seconds"),
+            duration_s=time.monotonic() - self.began_s,
+            qemu=QEMU(str(run.where.qemu), version, run.where.accel),
+            pair_file=self.pair_file,
+        )
 
 
 def make(
@@ -106,8 +126,7 @@ def make(
     Raises the error that kept the environment from being set up at all, and unless ``forgiving``
     each other one as well.
     """
-    began_s, began = time.monotonic(), datetime.now(UTC)
-    course = _Progress(Evidence(began_s, began_s, (), {}))
+    course = _Progress(run)
     with environment(run.where, run.scenario, run.plan, measure.metrics) as around:
         course.pair_file = around.pair_file.read_text(encoding="utf-8")
         with contextlib.ExitStack() as watched:
@@ -124,37 +143,14 @@ def make(
     if not run.where.keep:
         course.evidence = replace(course.evidence, remains=gather.remains(run.where, around.home))
     tell("checking")
-    verdicts = [*all_injected(course.evidence, run.plan), *check(run.scenario, course.evidence)]
-    return RunResult(
-        scenario=run.scenario,
-        seed=run.seed,
-        validity=_validity(verdicts, course.reason),
-        verdicts=verdicts,
-        evidence=course.evidence,
-        replay=run.replay,
-        reason=course.reason,
-        started_at=began.isoformat(timespec="seconds"),
-        duration_s=time.monotonic() - began_s,
-        qemu=QEMU(str(run.where.qemu), course.version, run.where.accel),
-        pair_file=course.pair_file,
-    )
+    return course.result([
+        *all_injected(course.evidence, run.plan), *check(run.scenario, course.evidence)
+    ])  # fmt: skip
 
 
 def never_begun(run: Run, error: Exception) -> RunResult:
     """Build the result of a run that an error ended before there was anything to check."""
-    now_s = time.monotonic()
-    said = error.message if isinstance(error, ColoctlError) else f"{type(error).__name__}: {error}"
-    return RunResult(
-        scenario=run.scenario,
-        seed=run.seed,
-        validity=Validity.UNKNOWN,
-        verdicts=(),
-        evidence=Evidence(now_s, now_s, (), {}),
-        replay=run.replay,
-        reason=said,
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        qemu=QEMU(str(run.where.qemu), "", run.where.accel),
-    )
+    return _Progress(run, error).result(())
 
 
 def run(path: Path, *, seed: int | None = None, name: str = "chaos") -> RunResult:
@@ -191,11 +187,6 @@ def all_injected(evidence: Evidence, plan: tuple[ScheduledFault, ...]) -> list[V
         ]
     many = "1 fault, in its" if len(plan) == 1 else f"{len(plan)} faults, each in its"
     return [Verdict("faults_fell", Validity.VALID, f"{many} moment")]
-
-
-def _validity(verdicts: list[Verdict], reason: str) -> Validity:
-    worst = verdict.worst(verdicts)
-    return Validity.UNKNOWN if reason and worst is Validity.VALID else worst
 
 
 def _steps(
@@ -237,12 +228,6 @@ def _steps(
             tell("gathering")
             gathered = gather.evidence(around, steady_s, first, needs, inventory)
             course.evidence = replace(gathered, faults=engine.records())
-            course.version = _version(course.evidence.view)
-
-
-def _version(view: PairView | None) -> str:
-    nodes = view.nodes.values() if view else ()
-    return next((node.qemu_version for node in nodes if node.qemu_version), "")
 
 
 def _working(around: Environment, each: int) -> None:
