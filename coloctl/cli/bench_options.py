@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 
 from coloctl import pairfile, wholefile
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.cli.run_parts import engage, require_clients
+from coloctl.cli.run_parts import engage, require_libraries
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import UsageError
@@ -66,7 +66,7 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
 
     An option on the command line wins against the SPEC.
     """
-    require_clients("the bench")
+    require_libraries("the bench", "clients")
     lent: dict[str, Any] = {}
     qemu, accel = options["qemu"], "auto"
     if options["spec_path"] is not None:

@@ -1,4 +1,4 @@
-"""Provide QEMU, accelerator and guest for a lab, and check what clients need.
+"""Provide QEMU, accelerator and guest for a lab, and check what a run needs.
 
 Called by `cli.bench_options`, `cli.verbs.demo` and `cli.verbs.chaos`; asks `check.choose` for the
 parts and shows progress where something is fetched.
@@ -13,16 +13,21 @@ from coloctl.check.choose import RunParts
 from coloctl.cli.views.downloads import Bars
 from coloctl.errors import UsageError
 
+#: The libraries of the extra ``demo``, by what needs them.
+LIBRARIES = {
+    "clients": ("redis", "The clients of {} need redis-py"),
+    "page": ("jinja2", "The page of {} needs Jinja"),
+    "junit": ("junitparser", "The JUnit XML of {} needs junitparser"),
+}
 
-def require_clients(who: str, *, page: bool = False) -> None:
-    """Require the library of the clients, and that of the page; raises `UsageError` otherwise."""
-    needs = {"redis": f"The clients of {who} need redis-py"}
-    if page:
-        needs["jinja2"] = f"The page of {who} needs Jinja"
-    for module, sentence in needs.items():
+
+def require_libraries(who: str, *uses: str) -> None:
+    """Require the libraries of ``uses``, keys of `LIBRARIES`; raises `UsageError` otherwise."""
+    for module, sentence in map(LIBRARIES.__getitem__, uses):
         if importlib.util.find_spec(module) is None:
             raise UsageError(
-                f"{sentence}, which is not installed.", hint="pip install 'coloctl[demo]'"
+                f"{sentence.format(who)}, which is not installed.",
+                hint="pip install 'coloctl[demo]'",
             )
 
 

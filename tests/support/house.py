@@ -56,6 +56,7 @@ KEEPERS: Mapping[str, frozenset[str]] = {
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
     "jinja2": frozenset({"chaos"}),
+    "junitparser": frozenset({"chaos"}),
     "pyroute2": frozenset({"lab", "host"}),
 }
 

@@ -1,76 +1,66 @@
 """Write results as JUnit XML, for scenarios in a CI; pure.
 
-Called by `cli.verbs.chaos`; reads `chaos.run.result`.
+Called by `cli.verbs.chaos`; reads `chaos.run.result`. junitparser comes with the extra ``demo``: it
+is imported when a document is made.
 Invariant: an invalid run is a failure and an unknown one an error; neither is taken for a pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element, SubElement
+from collections.abc import Iterable
+from io import BytesIO
+from typing import TYPE_CHECKING
 
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.report.markup import visible
 from coloctl.chaos.report.scale import duration
 from coloctl.chaos.run.result import RunResult
 
-#: The element of JUnit for a run that is not valid.
-WORDS = {Validity.INVALID: "failure", Validity.UNKNOWN: "error"}
+if TYPE_CHECKING:
+    from junitparser import TestCase
 
 
 def document(results: Iterable[RunResult]) -> str:
     """Write the XML document: a suite per scenario, a case per run of it, in the order given."""
+    from junitparser import JUnitXml, TestSuite
+
     suites: dict[str, list[RunResult]] = {}
     for result in results:
         suites.setdefault(result.scenario.name, []).append(result)
-    every = [one for runs in suites.values() for one in runs]
-    root = Element("testsuites", {"name": "coloctl chaos", **_counts(every)})
+    xml = JUnitXml("coloctl chaos")
     for name, runs in suites.items():
-        started = min((run.started_at for run in runs if run.started_at), default="")
-        when = {"timestamp": started.split("+", maxsplit=1)[0]} if started else {}
-        suite = SubElement(root, "testsuite", {"name": visible(name), **_counts(runs), **when})
-        for run in runs:
-            _case(suite, run)
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+        suite = TestSuite(visible(name))
+        if started := min((run.started_at for run in runs if run.started_at), default=""):
+            suite.timestamp = started.split("+", maxsplit=1)[0]
+        suite.add_testcases([_case(run) for run in runs])
+        xml.add_testsuite(suite)
+    xml.update_statistics()
+    file = BytesIO()
+    xml.write(file, pretty=True)
+    return file.getvalue().decode()
 
 
-def _counts(runs: Sequence[RunResult]) -> dict[str, str]:
-    seen = [run.validity for run in runs]
-    return {
-        "tests": str(len(runs)),
-        "failures": str(seen.count(Validity.INVALID)),
-        "errors": str(seen.count(Validity.UNKNOWN)),
-        "skipped": "0",
-        "time": f"{sum(run.duration_s for run in runs):.3f}",
-    }
+def _case(run: RunResult) -> TestCase:
+    from junitparser import Error, Failure, Properties, Property, TestCase
 
-
-def _case(suite: Element, run: RunResult) -> None:
-    case = SubElement(
-        suite,
-        "testcase",
-        classname=visible(f"chaos.{run.scenario.name}"),
-        name=visible(f"{run.scenario.title} [seed {run.seed}]"),
-        time=f"{run.duration_s:.3f}",
+    case = TestCase(
+        visible(f"{run.scenario.title} [seed {run.seed}]"),
+        visible(f"chaos.{run.scenario.name}"),
+        round(run.duration_s, 3),
     )
-    properties = SubElement(case, "properties")
-    named = {
-        "seed": run.seed,
-        "replay": run.replay,
-        "qemu": f"{run.qemu.version} {run.qemu.accel}".strip(),
-        "artifacts": run.artifacts or "",
-    }
+    qemu = f"{run.qemu.version} {run.qemu.accel}".strip()
+    named = {"seed": run.seed, "replay": run.replay, "qemu": qemu, "artifacts": run.artifacts or ""}
+    properties = Properties()
     for name, value in named.items():
         if value != "":
-            SubElement(properties, "property", name=name, value=visible(str(value)))
-    if run.validity in WORDS:
-        wrong = SubElement(
-            case, WORDS[run.validity], type=str(run.validity), message=visible(run.because())
-        )
-        wrong.text = visible("\n".join(_grounds(run)))
-    SubElement(case, "system-out").text = visible("\n".join(_summary(run)))
+            properties.add_property(Property(name, visible(str(value))))
+    case.append(properties)
+    if run.validity is not Validity.VALID:
+        wrong = {Validity.INVALID: Failure, Validity.UNKNOWN: Error}[run.validity]
+        case.result = wrong(visible(run.because()), str(run.validity))
+        case.result[0].text = visible("\n".join(_grounds(run)))
+    case.system_out = visible("\n".join(_summary(run)))
+    return case
 
 
 def _grounds(run: RunResult) -> list[str]:
@@ -85,12 +75,11 @@ def _grounds(run: RunResult) -> list[str]:
 
 def _summary(run: RunResult) -> list[str]:
     """Write a line per fault, and one per check."""
-    document = run.to_json()
     faults = [
         f"{one['struck_s']:.3f} s: {one['kind']} {one['target']}"
         + (f" (node {', '.join(one['nodes'])})" if one["nodes"] else "")
         + (f", missed: {one['missed']}" if one["missed"] else "")
         + f", outage {duration(one['outage_ms'])}"
-        for one in document["faults"][:50]
+        for one in run.to_json()["faults"][:50]
     ]
     return [*faults, *(f"{one.check}: {one.validity}: {one.because}" for one in run.verdicts)]

@@ -227,10 +227,11 @@ def scenario_files(given: Sequence[Path]) -> list[Path]:
 def setting_of(options: dict[str, Any]) -> Any:
     """Build the setting of the runs; the process is root of a lab from here on."""
     from coloctl.chaos.run.testbed import Testbed
-    from coloctl.cli.run_parts import engage, require_clients
+    from coloctl.cli.run_parts import engage, require_libraries
     from coloctl.lab import rootless
 
-    require_clients("a scenario", page=True)
+    junit = ["junit"] if options.get("junit") else []
+    require_libraries("a scenario", "clients", "page", *junit)
     parts = engage(options["qemu"])
     rootless.enter(lab=options["name"])
     return Testbed(

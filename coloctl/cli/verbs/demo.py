@@ -18,7 +18,7 @@ from rich.text import Text
 from coloctl.bench import demo as demonstration
 from coloctl.bench.demo import DemoSetting
 from coloctl.cli.options import format_option
-from coloctl.cli.run_parts import engage, require_clients
+from coloctl.cli.run_parts import engage, require_libraries
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
@@ -69,7 +69,7 @@ def demo(**options: Any) -> int:
     small Linux with redis in it, and takes everything away again. It needs about a minute, and no
     rights of yours but user namespaces.
     """
-    require_clients("the demo")
+    require_libraries("the demo", "clients")
     as_json = options["form"] == "json"
     console = Console(stderr=as_json, highlight=False)
     where = _setting(options)
