@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from coloctl.bench.faults import Target
 from coloctl.chaos.checks import records, streams, verdict
 from coloctl.chaos.evidence.chronicle import OUTAGE_WITHIN_S
+from coloctl.chaos.evidence.remains import Trail, remains
 from coloctl.chaos.evidence.silences import Replies
 from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.run import testbed
@@ -90,7 +91,7 @@ def run(where: DemoSetting, screen: Screen) -> dict[str, Any]:
         document = _Demo(where, client, clients, screen).run()
         document["qemu"] = {"binary": str(where.qemu), "accel": where.accel}
         screen.step("The lab is removed" if not where.keep else "The pair stays for you to explore")
-    document["left_behind"] = [] if where.keep else testbed.left_behind(where)
+    document["left_behind"] = [] if where.keep else remains(Trail(where.name, folder))
     document["kept"] = str(folder) if where.keep else None
     return document
 

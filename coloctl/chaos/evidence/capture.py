@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from coloctl.chaos.evidence.background import Background
-from coloctl.chaos.evidence.lan import ETH_P_ALL, packet_socket
+from coloctl.chaos.evidence.lan import packet_socket
+from coloctl.host.packet import ETH_P_ALL
 from coloctl.lab import netns
 from coloctl.lab.network import Lab
 

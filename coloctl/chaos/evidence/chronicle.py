@@ -9,10 +9,11 @@ Invariant: all times are monotonic seconds of one kernel; a journal's wall clock
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from statistics import median
 
 from coloctl.chaos.evidence.records import (
@@ -158,17 +159,11 @@ class Chronicle:
         turns += [
             (one.mono_s, one.node) for one in self.journal if one.data.get(LAUNCHED) == Role.PRIMARY
         ]
-        turns.sort()
-        changes: list[tuple[float, str]] = []
-        if self.frames and (not turns or self.frames[0].first_s < turns[0][0]):
-            changes.append((-math.inf, self.frames[0].node))
-        for at_s, node in turns:
-            if not changes or changes[-1][1] != node:
-                changes.append((at_s, node))
-        ends = [*(at_s for at_s, _ in changes[1:]), math.inf]
+        if self.frames and all(self.frames[0].first_s < at_s for at_s, _ in turns):
+            turns.append((-math.inf, self.frames[0].node))
         return [
-            PrimaryPeriod(node, at_s, self._serves_s(node, at_s), end_s)
-            for (at_s, node), end_s in zip(changes, ends[: len(changes)], strict=True)
+            PrimaryPeriod(one.what, one.from_s, self._serves_s(one.what, one.from_s), one.to_s)
+            for one in _periods(sorted(turns), math.inf)
         ]
 
     def _serves_s(self, node: str, from_s: float) -> float:
@@ -256,11 +251,11 @@ class Chronicle:
 
     def protection(self, to_s: float) -> list[NodePeriod]:
         """Return the protection of the pair over time, up to ``to_s``."""
-        return list(_periods([(one.at_s, one.after) for one in self.states], to_s))
+        return _periods([(one.at_s, one.after) for one in self.states], to_s)
 
     def nodes(self, to_s: float) -> dict[str, list[NodePeriod]]:
         """Return what each node was over time, up to ``to_s``; without a node that is unknown."""
-        found = {node: list(_merged(_periods(self._roles(node), to_s))) for node in NODES}
+        found = {node: _periods(self._roles(node), to_s) for node in NODES}
         return {node: periods for node, periods in found.items() if periods}
 
     def _roles(self, node: str) -> list[tuple[float, str]]:
@@ -322,21 +317,9 @@ def _other(node: str) -> str:
     return next(name for name in NODES if name != node)
 
 
-def _periods(changes: Sequence[tuple[float, str]], to_s: float) -> Iterator[NodePeriod]:
-    ends = [*(at_s for at_s, _ in changes[1:]), max([to_s, *(at_s for at_s, _ in changes[-1:])])]
-    for (at_s, what), end_s in zip(changes, ends[: len(changes)], strict=True):
-        if end_s > at_s:
-            yield NodePeriod(what, at_s, end_s)
-
-
-def _merged(periods: Iterable[NodePeriod]) -> Iterator[NodePeriod]:
-    last: NodePeriod | None = None
-    for one in periods:
-        if last is not None and last.what == one.what:
-            last = replace(last, to_s=one.to_s)
-            continue
-        if last is not None:
-            yield last
-        last = one
-    if last is not None:
-        yield last
+def _periods(changes: Sequence[tuple[float, str]], to_s: float) -> list[NodePeriod]:
+    """Return how long each was what it had become; what lasted no time at all is left out."""
+    end = (max([to_s, *(at_s for at_s, _ in changes[-1:])]), "")
+    lasting = [one for one, after in pairwise([*changes, end]) if after[0] > one[0]]
+    begun = [next(same) for _, same in groupby(lasting, key=itemgetter(1))]
+    return [NodePeriod(what, at_s, after[0]) for (at_s, what), after in pairwise([*begun, end])]

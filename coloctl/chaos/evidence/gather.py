@@ -11,15 +11,12 @@ import re
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from coloctl import paths
 from coloctl.chaos.evidence.audit import audit as ask_guest
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, Inventory, WorkloadRecord, takeovers_in
-from coloctl.chaos.evidence.remains import Trail
-from coloctl.chaos.evidence.remains import remains as left_behind
 from coloctl.chaos.run.environment import Environment
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.errors import ColoctlError
@@ -130,8 +127,3 @@ def differences(played: Environment) -> dict[str, tuple[int, ...]] | None:
         return None
     found = _MISMATCH.search(done.stdout) if done.returncode else None
     return {"disk0": (int(found[1]),) if found else ()}
-
-
-def remains(where: Testbed, home: Path) -> tuple[str, ...]:
-    """Search the machine for what the run should have removed."""
-    return tuple(left_behind(Trail(where.name, home)))

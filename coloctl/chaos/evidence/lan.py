@@ -8,7 +8,6 @@ stamped by the kernel. Two ports that send by turns are two primaries.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import socket
 import struct
 import time
@@ -16,11 +15,10 @@ from collections.abc import Callable, Sequence
 
 from coloctl.chaos.evidence.background import Background
 from coloctl.chaos.evidence.records import FrameRun
+from coloctl.host.packet import ETH_P_ALL, Filter, attach_filter
 from coloctl.lab import netns
 from coloctl.lab.network import Lab
 
-ETH_P_ALL = 0x0003
-SO_ATTACH_FILTER = 26
 SO_TIMESTAMPNS = 35
 #: The switch's port towards each node.
 PORTS = {"port-a": "a", "port-b": "b"}
@@ -68,7 +66,7 @@ def _packets(mac: bytes) -> socket.socket:
     def prepare(packets: socket.socket) -> None:
         # Not bound: a socket of all devices keeps the order in which their frames came.
         packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        _only_from(packets, mac)
+        attach_filter(packets, _only_from(mac))
 
     return packet_socket(prepare)
 
@@ -85,23 +83,16 @@ def packet_socket(prepare: Callable[[socket.socket], None]) -> socket.socket:
     return packets
 
 
-def _only_from(packets: socket.socket, mac: bytes) -> None:
-    """Attach a classic BPF filter: the source address is bytes 6 to 11 of an Ethernet frame."""
+def _only_from(mac: bytes) -> Filter:
+    """Build the filter for a source address, which is bytes 6 to 11 of an Ethernet frame."""
     head, rest = struct.unpack("!IH", mac)
-    program = (
+    return (
         (0x20, 0, 0, 6),  # load the first four bytes of the source
         (0x15, 0, 3, head),
         (0x28, 0, 0, 10),  # and the last two
         (0x15, 0, 1, rest),
         (0x06, 0, 0, 64),  # accept
         (0x06, 0, 0, 0),  # drop
-    )
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    packets.setsockopt(
-        socket.SOL_SOCKET,
-        SO_ATTACH_FILTER,
-        struct.pack("HP", len(program), ctypes.addressof(buffer)),
     )
 
 

@@ -6,7 +6,6 @@ Used by `chaos.run.engine` to wait for moments; connects with `control.client`, 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
@@ -15,6 +14,7 @@ from typing import Any
 from coloctl import paths
 from coloctl.chaos.evidence.background import Background
 from coloctl.chaos.evidence.records import ObservedEvent
+from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import ColoctlError, DeadlineMissed
@@ -39,14 +39,7 @@ class EventListener(Background):
         self.heard: list[ObservedEvent] = []
         self._pair = pair
         self._news: SimpleQueue[ObservedEvent] = SimpleQueue()
-        self._asking = threading.Lock()
-        self._client: ControlClient | None = None
         self.begin()
-
-    def close(self) -> None:
-        """See `Background.close`."""
-        with self._asking:
-            self._hang_up()
 
     def next(self, timeout_s: float) -> ObservedEvent | None:
         """Return the next event that was not taken yet; None if none came in time."""
@@ -56,15 +49,13 @@ class EventListener(Background):
 
     def view(self) -> PairView:
         """Return the pair now; raises `DeadlineMissed` if no supervisor answers in time."""
-        give_up = time.monotonic() + ANSWER_S
+        deadline = Deadline(ANSWER_S)
         while True:
             try:
-                with self._asking:
-                    return Acts(self._connected(), query_s=ANSWER_S).view()
+                with self._connect() as client:
+                    return Acts(client, ANSWER_S).view()
             except (ColoctlError, OSError) as error:
-                with self._asking:
-                    self._hang_up()
-                if time.monotonic() > give_up:
+                if deadline.expired:
                     raise DeadlineMissed(
                         f"No supervisor of {self._pair} answered within {ANSWER_S:.0f} s: {error}"
                     ) from error
@@ -72,29 +63,19 @@ class EventListener(Background):
 
     def ask(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
         """Send one command over a connection of its own; raises what the supervisor raises."""
-        with ControlClient.connect(paths.control_socket(self._pair), ANSWER_S) as client:
+        with self._connect() as client:
             return client.execute(name, timeout_s, **arguments)
 
-    def _connected(self) -> ControlClient:
-        if self._client is None:
-            path = paths.control_socket(self._pair)
-            self._client = ControlClient.connect(path, ANSWER_S, lambda _event: None)
-        return self._client
-
-    def _hang_up(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+    def _connect(self) -> ControlClient:
+        return ControlClient.connect(paths.control_socket(self._pair), ANSWER_S)
 
     def work(self) -> None:
         """See `Background.work`."""
         while not self.ended:
-            with contextlib.suppress(ColoctlError, OSError):
-                path = paths.control_socket(self._pair)
-                with ControlClient.connect(path, ANSWER_S) as client:
-                    self._catch_up(Acts(client, query_s=ANSWER_S).view())
-                    for said in self._events(client):
-                        self._hear(said)
+            with contextlib.suppress(ColoctlError, OSError), self._connect() as client:
+                self._catch_up(Acts(client, ANSWER_S).view())
+                for said in self._events(client):
+                    self._hear(said)
             time.sleep(AGAIN_S)
 
     def _events(self, client: ControlClient) -> Iterator[ObservedEvent]:

@@ -22,7 +22,7 @@ from coloctl.errors import LabError
 from coloctl.host.listen import ports_in_use
 from coloctl.lab import layout, netns
 
-PROC, DEVICES = Path("/proc"), Path("/sys/class/net")
+DEVICES = Path("/sys/class/net")
 #: How long processes that were ordered to end may take, seconds.
 GRACE_S = 3.0
 
@@ -75,21 +75,16 @@ def processes(folders: Sequence[Path] = (), mark: str = "") -> dict[int, str]:
     """
     named = re.compile("|".join(f"{re.escape(str(one))}(?![\\w.-])" for one in folders) or "(?!)")
     found = {}
-    for entry in PROC.iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    for pid in filter(procfs.ours, procfs.living().keys() - {os.getpid()}):
         with contextlib.suppress(OSError):
-            if not procfs.ours(int(entry.name)):
-                continue
-            argv = (entry / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            words = os.fsdecode(b" ".join(argv))
-            if named.search(words) or (mark and _marked(entry, mark)):
-                found[int(entry.name)] = words[:200]
+            words = " ".join(_strings(pid, "cmdline"))
+            if named.search(words) or (mark and mark in _strings(pid, "environ")):
+                found[pid] = words[:200]
     return found
 
 
-def _marked(process: Path, mark: str) -> bool:
-    return os.fsencode(mark) in (process / "environ").read_bytes().split(b"\0")
+def _strings(pid: int, file: str) -> list[str]:
+    return os.fsdecode(Path(f"/proc/{pid}/{file}").read_bytes().rstrip(b"\0")).split("\0")
 
 
 def namespaces(lab: str) -> list[str]:

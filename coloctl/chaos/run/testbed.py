@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import interrupts, pairfile, paths
-from coloctl.chaos.evidence.remains import Trail, namespaces
 from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
@@ -221,9 +220,3 @@ def boot(setting: Testbed, client: ControlClient) -> None:
         return ready
 
     until(serves, BOOT_DEADLINE_S, "The guest was not ready")
-
-
-def left_behind(setting: Testbed) -> list[str]:
-    """List what should be gone and is not."""
-    left = [str(path) for path in Trail(setting.name).folders if path.exists()]
-    return left + [f"namespace {name}" for name in namespaces(setting.name)]
