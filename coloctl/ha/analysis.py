@@ -128,15 +128,12 @@ def _secondary_diverged(observation: Observation) -> Finding | None:
 
 
 def _local_write_error(observation: Observation) -> Finding | None:
-    said = "Node {node}'s own disk failed a write."
-    for role in (Role.PRIMARY, Role.SECONDARY):
-        kind = Diagnosis.LOCAL_DISK_ERROR
-        found = _noticed(observation, role, Notice.LOCAL_WRITE_ERROR, kind, said)
-        if found is not None:
-            return found
-    # Its guest is stopped for a write, and QEMU aborts at a checkpoint of a guest that is.
-    return _noticed(
-        observation, Role.SECONDARY, Notice.GUEST_HELD, Diagnosis.LOCAL_DISK_ERROR, said
+    kind, said = Diagnosis.LOCAL_DISK_ERROR, "Node {node}'s own disk failed a write."
+    # A secondary whose guest is stopped for a write: QEMU aborts at a checkpoint of such a guest.
+    return (
+        _noticed(observation, Role.PRIMARY, Notice.LOCAL_WRITE_ERROR, kind, said)
+        or _noticed(observation, Role.SECONDARY, Notice.LOCAL_WRITE_ERROR, kind, said)
+        or _noticed(observation, Role.SECONDARY, Notice.GUEST_HELD, kind, said)
     )
 
 
@@ -241,13 +238,10 @@ def _guest_reset(observation: Observation) -> Finding | None:
 
 
 def _local_read_error(observation: Observation) -> Finding | None:
-    said = "Node {node}'s own disk failed a read."
-    for role in (Role.PRIMARY, Role.SECONDARY):
-        kind = Diagnosis.LOCAL_DISK_ERROR
-        found = _noticed(observation, role, Notice.LOCAL_READ_ERROR, kind, said)
-        if found is not None:
-            return found
-    return None
+    kind, said = Diagnosis.LOCAL_DISK_ERROR, "Node {node}'s own disk failed a read."
+    return _noticed(observation, Role.PRIMARY, Notice.LOCAL_READ_ERROR, kind, said) or _noticed(
+        observation, Role.SECONDARY, Notice.LOCAL_READ_ERROR, kind, said
+    )
 
 
 #: The worst first. An earlier rule hides a later one: a dead primary explains a silent link.

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from coloctl.nbd import wire
 from coloctl.nbd.client import NbdClient, connect
 from coloctl.nbd.mend import PROGRESS_S, Comparison, SendLimit
+from coloctl.nbd.output import print_all
 from coloctl.nbd.scan import GENTLE, Grain
 
 Message = dict[str, Any]
@@ -86,18 +87,5 @@ def run(stdin: TextIO) -> Iterator[Message]:
         source.close()
 
 
-def main() -> int:
-    """Compare one disk; return 1 when it could not."""
-    try:
-        for message in run(sys.stdin):
-            print(json.dumps(message), flush=True)
-    except wire.NBDFailed as error:
-        print(json.dumps({"failed": error.message}), flush=True)
-        return 1
-    except BrokenPipeError:  # the reader has gone
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_all(run(sys.stdin)))

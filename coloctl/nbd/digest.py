@@ -18,6 +18,7 @@ from typing import Any
 
 from coloctl.nbd import wire
 from coloctl.nbd.client import NbdClient, connect
+from coloctl.nbd.output import print_all
 from coloctl.nbd.scan import GENTLE, Grain, Range, allocation, digest, pieces
 
 #: Digests in one line: 8 MiB of disk, 4 KiB of text.
@@ -52,25 +53,16 @@ def lines(
     yield OVER
 
 
-def main() -> int:
-    """Print an export's digests on stdout; return 1 when it could not."""
-    told = json.loads(sys.stdin.readline())
+def run(order: Message) -> Iterator[Message]:
+    """Read the export that ``order`` names. Raises `NBDFailed`."""
+    client = connect(order["at"], [wire.BASE_ALLOCATION])
     try:
-        client = connect(told["at"], [wire.BASE_ALLOCATION])
-        try:
-            some = [Range(begin, end, zeros=False) for begin, end in told.get("ranges", ())]
-            grain = GENTLE if told.get("gentle") else Grain()
-            for line in lines(client, bytes.fromhex(told["key"]), grain, some or None):
-                print(json.dumps(line), flush=True)
-        finally:
-            client.close()
-    except wire.NBDFailed as error:
-        print(json.dumps({"failed": error.message}), flush=True)
-        return 1
-    except BrokenPipeError:  # the reader has gone
-        return 1
-    return 0
+        some = [Range(begin, end, zeros=False) for begin, end in order.get("ranges", ())]
+        grain = GENTLE if order.get("gentle") else Grain()
+        yield from lines(client, bytes.fromhex(order["key"]), grain, some or None)
+    finally:
+        client.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_all(run(json.loads(sys.stdin.readline()))))

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from labtools import NAME, NEEDS_ROOT, leftovers, ping, stand_in, tcp_pair, transferred
 from support.pair_under_test import InjectedFault
+from support.pairfiles import pair_text
 from support.views import PROTECTED
 
 from coloctl import pairfile
@@ -32,23 +33,6 @@ pytestmark = pytest.mark.guest
 PATIENCE_S = 10.0
 
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
-
-PAIR = """\
-name = "wires"
-[guest]
-memory = "64MiB"
-[[disk]]
-id = "disk0"
-image = { a = "a.qcow2", b = "b.qcow2" }
-[node.a]
-host = "netns:HOST_A"
-address = "10.66.0.1"
-[node.b]
-host = "netns:HOST_B"
-address = "10.66.0.2"
-[replication]
-base_port = 7000
-"""
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +54,9 @@ def _healed(lab: Lab) -> Iterator[None]:
 
 @pytest.fixture
 def pair(lab: Lab, tmp_path: Path) -> PairUnderTest:
-    text = PAIR.replace("HOST_A", lab.host_a).replace("HOST_B", lab.host_b)
-    (tmp_path / "wires.toml").write_text(text)
+    hosts = (f"netns:{lab.host_a}", f"netns:{lab.host_b}")
+    text = pair_text("wires", hosts=hosts, network="10.66.0")
+    (tmp_path / "wires.toml").write_text(f"{text}\n[replication]\nbase_port = 7000\n")
 
     def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
         raise AssertionError("a fault of a wire asks no supervisor")

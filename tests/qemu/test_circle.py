@@ -17,9 +17,8 @@ from support.pairs import (
     guest_writes,
     holds,
     inventory,
-    make_disks,
+    on_pair,
     qemu_io,
-    supervised,
 )
 
 from coloctl.colo import generation
@@ -43,15 +42,6 @@ PLACE = 64 * 1024
 def build(qemu_builds: Callable[[str], qemu.Build]) -> qemu.Build:
     """The one of the matrix that holds COLO under every accelerator."""
     return qemu_builds("11.1")
-
-
-def play(spec: PairSpec, build: qemu.Build, story: Callable[[Stage], object]) -> None:
-    async def run() -> None:
-        await make_disks(spec, build.img)
-        async with supervised(spec) as stage:
-            await story(stage)  # type: ignore[misc]
-
-    asyncio.run(run())
 
 
 async def protected_again(stage: Stage, after: int) -> None:
@@ -103,7 +93,7 @@ def test_ten_circles_by_itself(tmp_path: Path, build: qemu.Build) -> None:
             assert all(one == inventories[0] for one in inventories[::2])
             assert all(one == inventories[1] for one in inventories[1::2])
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_roles_change_as_planned(tmp_path: Path, build: qemu.Build) -> None:
@@ -120,7 +110,7 @@ def test_roles_change_as_planned(tmp_path: Path, build: qemu.Build) -> None:
             assert stage.state.protection is Protection.COLO
             assert await marked(stage, number + 1)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_switchover_that_cannot_be_leaves_the_pair_as_it_was(
@@ -139,7 +129,7 @@ def test_a_switchover_that_cannot_be_leaves_the_pair_as_it_was(
             await switchover(stage)  # type: ignore[misc]
         assert stage.state.protection is Protection.COLO and stage.primary.node == "a"
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_protection_is_switched_off_and_on(tmp_path: Path, build: qemu.Build) -> None:
@@ -160,7 +150,7 @@ def test_protection_is_switched_off_and_on(tmp_path: Path, build: qemu.Build) ->
         assert stage.state.protection is Protection.COLO
         assert stage.primary.process.identity == primary and await marked(stage, 1)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 @pytest.mark.parametrize("step", ["connect", "compare", "migrate", "first checkpoint"])
@@ -180,7 +170,7 @@ def test_an_attempt_that_loses_its_secondary_is_followed_by_another(
         await stage.until(lambda: not stage.state.exposure)
         assert await marked(stage, 1)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_node_whose_image_is_lost_gets_a_new_one(tmp_path: Path, build: qemu.Build) -> None:
@@ -195,7 +185,7 @@ def test_a_node_whose_image_is_lost_gets_a_new_one(tmp_path: Path, build: qemu.B
         await acts.failover(stage.state, "b")
         assert await marked(stage, 1)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_disk_that_does_not_fit_is_named_until_it_does(tmp_path: Path, build: qemu.Build) -> None:
@@ -218,7 +208,7 @@ def test_a_disk_that_does_not_fit_is_named_until_it_does(tmp_path: Path, build: 
         await make(16 * MIB)
         await protected_again(stage, 0)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 async def worths(stage: Stage) -> dict[NodeName, tuple[int, Worth]]:
@@ -245,7 +235,7 @@ def test_disks_know_what_they_are_worth(tmp_path: Path, build: qemu.Build) -> No
         await acts.failover(stage.state, "b")
         assert await worths(stage) == {"a": (0, Worth.DIVERGED), "b": (1, Worth.IN_SYNC)}
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def _companion(spec: PairSpec, node: NodeName) -> Path:
@@ -275,7 +265,7 @@ def test_half_a_copy_never_begins_alone(tmp_path: Path, build: qemu.Build) -> No
         assert stage.primary.node == "b" and await marked(stage, 1)
         assert (await worths(stage))["b"] == (2, Worth.IN_SYNC)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_new_replica_is_not_blamed_for_what_its_predecessor_missed(
@@ -302,4 +292,4 @@ def test_a_new_replica_is_not_blamed_for_what_its_predecessor_missed(
         await stage.checkpoints(3)
         assert not any(seat.missed_write for seat in stage.state.seats.values())
 
-    play(spec, build, story)
+    on_pair(spec, build, story)

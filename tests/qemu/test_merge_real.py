@@ -11,6 +11,7 @@ import errno
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from support.merging import (
     refuse_writes,
     until_nodes_gone,
 )
-from support.pairs import PATIENCE_S, Stage, firmware_spec, make_disks, supervised
+from support.pairs import PATIENCE_S, Stage, firmware_spec, on_pair, supervised
 
 from coloctl.colo import overlays, registry
 from coloctl.colo.generation import Companion, Worth
@@ -93,17 +94,8 @@ async def serves_again(spec: PairSpec, build: qemu.Build, acknowledged: int) -> 
     }
 
 
-Story = Callable[[Stage], object]
-
-
-def play(spec: PairSpec, build: qemu.Build, story: Story) -> None:
-    async def run() -> None:
-        await make_disks(spec, build.img)
-        async with supervised(spec) as stage:
-            await stage.start()
-            await story(stage)  # type: ignore[misc]
-
-    asyncio.run(run())
+#: Carries something out on a pair that is protected.
+on_protected = partial(on_pair, started=True)
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
@@ -129,7 +121,7 @@ def test_a_survivor_that_ends_in_its_merge_loses_nothing(
         # On a busy machine the merge may be over first; told to end, QEMU finishes what it copies.
         assert (await known(stage)).state in (Worth.OVERLAY_PENDING, Worth.IN_SYNC)
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, written))
 
 
@@ -146,7 +138,7 @@ def test_a_stop_waits_for_the_merge_of_the_survivor(tmp_path: Path, build: qemu.
         assert "merge" in stage.steps() and done[-1] >= done[0] > 0
         await has_all(stage, build, 1)
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 1))
 
 
@@ -163,7 +155,7 @@ def test_a_guest_that_powers_itself_off_in_its_merge_ends_behind_it(
         assert stage.state.view().reason == "The guest shut itself down."
         await has_all(stage, build, 1)
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 1))
 
 
@@ -178,7 +170,7 @@ def test_a_forced_stop_leaves_the_merge_to_the_next_start(
         how = await acts.stop(stage.state, force=True)
         assert how == "killed; the next start writes node b's overlays into its image"
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 1))
 
 
@@ -198,7 +190,7 @@ def test_what_was_merged_is_not_merged_again(tmp_path: Path, build: qemu.Build) 
         await stage.until_protection(Protection.DOWN)
         assert (await known(stage)).state is Worth.OVERLAY_PENDING
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 4))
 
 
@@ -225,7 +217,7 @@ def test_a_merge_that_the_image_refuses_leaves_the_guest_serving(
         how = await acts.stop(stage.state, force=False, timeout_s=0.5)
         assert how.endswith("; the next start writes node b's overlays into its image")
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 0))
 
 
@@ -257,7 +249,7 @@ def test_an_operator_s_word_does_not_pass_over_overlays(
         for place, word in zip(places, words, strict=True):
             place.write_bytes(word)
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 1))
 
 
@@ -281,5 +273,5 @@ def test_a_commit_that_is_cut_short_is_done_again(tmp_path: Path, build: qemu.Bu
             assert (await known(stage)).state in (Worth.OVERLAY_PENDING, Worth.IN_SYNC)
         assert cut
 
-    play(spec, build, story)
+    on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 1))

@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.pairs import PATIENCE_S, Stage, firmware_spec, guest_writes, make_disks, supervised
+from support.pairs import (
+    PATIENCE_S,
+    Stage,
+    firmware_spec,
+    guest_writes,
+    on_pair,
+)
 
 from coloctl.colo import coverage
 from coloctl.colo import protect as protecting
@@ -34,15 +40,6 @@ pytestmark = pytest.mark.qemu
 def build(qemu_builds: Callable[[str], qemu.Build]) -> qemu.Build:
     """The one of the matrix that holds COLO under every accelerator."""
     return qemu_builds("11.1")
-
-
-def play(spec: PairSpec, build: qemu.Build, story: Callable[[Stage], object]) -> None:
-    async def run() -> None:
-        await make_disks(spec, build.img)
-        async with supervised(spec) as stage:
-            await story(stage)  # type: ignore[misc]
-
-    asyncio.run(run())
 
 
 def unequal(spec: PairSpec, build: qemu.Build) -> None:
@@ -91,7 +88,7 @@ def test_a_start_that_cannot_protect_leaves_the_guest_and_protects_it_later(
         await stage.until_protection(Protection.COLO)
         assert stage.primary.process.identity.pid == pid
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_held_guest_that_has_run_in_colo_lives_on_too(build: qemu.Build, tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ def test_a_held_guest_that_has_run_in_colo_lives_on_too(build: qemu.Build, tmp_p
         await stage.until_protection(Protection.UNPROTECTED)
         assert await serves(stage)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_guest_that_never_ran_is_undone(build: qemu.Build, tmp_path: Path) -> None:
@@ -131,7 +128,7 @@ def test_a_guest_that_never_ran_is_undone(build: qemu.Build, tmp_path: Path) -> 
         assert stage.state.protection is Protection.DOWN
         assert not stage.state.running()
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def scratch_disk(tmp_path: Path) -> list[str]:
@@ -156,7 +153,7 @@ def test_a_writable_disk_that_is_not_replicated_is_refused_by_name(
             await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
         assert await serves(stage)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_device_that_cannot_migrate_is_refused_by_name(build: qemu.Build, tmp_path: Path) -> None:
@@ -168,7 +165,7 @@ def test_a_device_that_cannot_migrate_is_refused_by_name(build: qemu.Build, tmp_
         with pytest.raises(ReplicationError, match="ivshmem"):
             await stage.start()
 
-    play(spec, build, story)
+    on_pair(spec, build, story)
 
 
 def test_a_guest_is_held_for_seconds_only(
@@ -190,4 +187,4 @@ def test_a_guest_is_held_for_seconds_only(
             await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
         assert await serves(stage)
 
-    play(spec, build, story)
+    on_pair(spec, build, story)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,25 @@ async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncItera
             await running
             await acts.end_all(state)
             await ground.aclose()
+
+
+def on_pair(
+    spec: PairSpec,
+    build: qemu.Build,
+    act: Callable[[Stage], Awaitable[None]],
+    *,
+    started: bool = False,
+) -> None:
+    """Make the disks of a pair and carry ``act`` out under its supervisor, after a start or not."""
+
+    async def run() -> None:
+        await make_disks(spec, build.img)
+        async with supervised(spec) as stage:
+            if started:
+                await stage.start()
+            await act(stage)
+
+    asyncio.run(run())
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pairfiles import pair_text
 
 from coloctl import pairfile
 from coloctl.errors import SpecError
@@ -30,30 +31,12 @@ from coloctl.pairfile.tables import PairFile
 
 pytestmark = pytest.mark.unit
 
-WEB = """\
-name = "web"
-
-[guest]
-memory = "512MiB"
-kernel = "vmlinuz"
-
-[[disk]]
-id = "disk0"
-image = { a = "a.qcow2", b = "b.qcow2" }
-
-[[nic]]
-id = "hn0"
-mac = "52:54:00:12:34:56"
-tap = { a = "tap-a", b = "tap-b", bridge = "br0" }
-
-[node.a]
-host = "netns:host-a"
-address = "10.66.0.1"
-
-[node.b]
-host = "netns:host-b"
-address = "10.66.0.2"
-"""
+WEB = pair_text(
+    guest='memory = "512MiB"\nkernel = "vmlinuz"',
+    nic=True,
+    hosts=("netns:host-a", "netns:host-b"),
+    network="10.66.0",
+)
 BASE = Path("/srv/pairs")
 SCHEMA = Path(__file__).parents[1] / "golden" / "pairfile" / "schema.json"
 

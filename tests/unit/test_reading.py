@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.pairfiles import pair_text
 
 from coloctl import pairfile
 from coloctl.chaos.scenario import file as scenario_file
@@ -40,24 +41,8 @@ HOSTILE = {
     "NUL": '"\\u0000"',
 }
 
-PAIR = """\
-name = "w"
-[guest]
-memory = "64MiB"
-cpus = 1
-extra_args = ["-s"]
-[[disk]]
-id = "disk0"
-image = { a = "a.qcow2", b = "b.qcow2" }
-[[nic]]
-id = "hn0"
-mac = "52:54:00:00:00:01"
-tap = { a = "ta", b = "tb", bridge = "br0" }
-[node.a]
-host = "local"
-address = "127.0.0.1"
-[node.b]
-address = "127.0.0.2"
+PAIR = pair_text(guest='memory = "64MiB"\ncpus = 1\nextra_args = ["-s"]', nic=True)
+PAIR += """
 [replication]
 base_port = 25000
 [checkpoint]

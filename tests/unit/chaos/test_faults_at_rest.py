@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.pairfiles import pair_text
 from test_faults import inject, pair, setup_of
 
 from coloctl.chaos.faults import supervisor
@@ -74,18 +75,7 @@ def test_the_reader_of_a_supervisors_output_leaves_or_sleeps(tmp_path: Path, how
 
 
 #: As much of a pair file as names the disks.
-PAIR = """
-name = "p"
-[guest]
-memory = "64MiB"
-[[disk]]
-id = "disk0"
-image = { a = "a.qcow2", b = "b.qcow2" }
-[node.a]
-address = "127.0.0.1"
-[node.b]
-address = "127.0.0.2"
-"""
+PAIR = pair_text("p")
 WORD = '{"format": 2, "pair": "p", "node": "b", "generation": 1, "state": "in-sync"}\n'
 
 

@@ -5,27 +5,24 @@ Method: real files; the pair notes how they lie, then a tool, a start or a bad d
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.fakes import make_spec
+from support.localhosts import Hosts, on_hosts
 
 from coloctl.colo import generation, registry
 from coloctl.colo.generation import Worth
 from coloctl.errors import PreconditionFailed
-from coloctl.host import open_host
-from coloctl.host.base import Host
 from coloctl.model.disk import DiskIdentity, written_since
-from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
+from coloctl.model.pair import NODES, DiskSpec, PairSpec
 
 pytestmark = pytest.mark.unit
 
-Hosts = dict[NodeName, Host]
 SECOND = 10**9
 
 
@@ -38,17 +35,6 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
         os.utime(image, ns=(1_700_000_000_123_456_789,) * 2)
     (tmp_path / "backup").write_bytes(b"older" * 1000)
     return replace(make_spec(), disks=(DiskSpec("disk0", images, format="raw"),))
-
-
-def on_hosts(deed: Callable[[Hosts], Awaitable[None]]) -> None:
-    async def run() -> None:
-        host = open_host("local")
-        try:
-            await deed({"a": host, "b": host})
-        finally:
-            await host.aclose()
-
-    asyncio.run(run())
 
 
 def after_a_stop(spec: PairSpec, touch: Callable[[Path], object]) -> generation.Companions:

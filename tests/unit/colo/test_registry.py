@@ -6,25 +6,22 @@ Method: real files in a folder; one place is harmed, or both are, between a word
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fakes import make_spec
+from support.localhosts import Hosts, on_hosts
 
 from coloctl import paths
 from coloctl.colo import generation, registry
 from coloctl.colo.generation import Companion, Worth
 from coloctl.errors import PreconditionFailed
-from coloctl.host import open_host
 from coloctl.host.base import Host
-from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
+from coloctl.model.pair import NODES, DiskSpec, PairSpec
 
 pytestmark = pytest.mark.unit
-
-Hosts = dict[NodeName, Host]
 
 
 @pytest.fixture
@@ -34,17 +31,6 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PairSpec:
     for image in images.values():
         image.touch()
     return replace(make_spec(), disks=(DiskSpec("disk0", images),))
-
-
-def on_hosts(deed: Callable[[Hosts], Awaitable[None]]) -> None:
-    async def run() -> None:
-        host = open_host("local")
-        try:
-            await deed({"a": host, "b": host})
-        finally:
-            await host.aclose()
-
-    asyncio.run(run())
 
 
 async def of_b(spec: PairSpec, hosts: Hosts) -> Companion:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.livings import SLEEP, forged_qemu, living_qemu
+from support.pairfiles import pair_text
 
 from coloctl import procfs
 from coloctl.errors import FencingFailed, PreconditionFailed
@@ -31,18 +32,7 @@ pytestmark = pytest.mark.unit
 
 NOBODY = 65534
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
-PAIR = """
-name = "web"
-[guest]
-memory = "64MiB"
-[[disk]]
-id = "disk0"
-image = { a = "a.qcow2", b = "b.qcow2" }
-[node.a]
-address = "127.0.0.1"
-[node.b]
-address = "127.0.0.2"
-"""
+PAIR = pair_text()
 
 
 @pytest.fixture

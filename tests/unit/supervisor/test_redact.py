@@ -35,6 +35,20 @@ SECRET = "hunter2,,x9"
         "change vnc password hunter2",
         "the agent was called with ipmi-password=hunter2;action=off",
         "API_KEY: hunter2",
+        "DB_PASS=hunter2",
+        "export AWS_SECRET_ACCESS_KEY=hunter2",
+        'GITHUB_TOKEN="hunter2"',
+        "wpa_psk=hunter2",
+        "  psk: hunter2",
+        "luks-key=hunter2",
+        "chap_secret = hunter2",
+        "Authorization: Bearer hunter2",
+        "pwd=hunter2;",
+        'said {"qom-type": "secret", "id": "s", "data": "hunter2"} to it',
+        'said "{\\"qom-type\\": \\"secret\\", \\"data\\": \\"hunter2\\"}" to it',
+        "{'qom-type': 'secret', 'data': 'hunter2'}",
+        "rbd:pool/image:id=admin:key=hunter2",
+        "opened https://x:p@ss/hunter2@srv/image",
     ],
 )
 def test_a_text_loses_its_secrets(text: str) -> None:
@@ -125,31 +139,6 @@ def test_a_command_line_shows_what_is_known_to_be_harmless(planted: list[str]) -
 
 #: Options that a log shows with what belongs to them.
 STATED = {"-object", "-fw_cfg", "-smbios", "-iscsi", "-append"}
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "DB_PASS=hunter2",
-        "export AWS_SECRET_ACCESS_KEY=hunter2",
-        'GITHUB_TOKEN="hunter2"',
-        "wpa_psk=hunter2",
-        "  psk: hunter2",
-        "luks-key=hunter2",
-        "chap_secret = hunter2",
-        "Authorization: Bearer hunter2",
-        "pwd=hunter2;",
-        'said {"qom-type": "secret", "id": "s", "data": "hunter2"} to it',
-        'said "{\\"qom-type\\": \\"secret\\", \\"data\\": \\"hunter2\\"}" to it',
-        "{'qom-type': 'secret', 'data': 'hunter2'}",
-        "rbd:pool/image:id=admin:key=hunter2",
-        "opened https://x:p@ss/hunter2@srv/image",
-    ],
-)
-def test_a_line_of_a_log_loses_its_secrets(line: str) -> None:
-    clean = redact.text(line)
-    assert "hunter2" not in clean
-    assert REDACTED in clean
 
 
 @pytest.mark.parametrize("file", sorted(ARGV.glob("*")), ids=lambda path: path.name)
