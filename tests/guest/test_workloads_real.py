@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,44 +15,35 @@ from support.evidences import around, checked
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.audit import audit
 from coloctl.chaos.evidence.records import Audit, WorkloadRecord
-from coloctl.chaos.evidence.takeover import awaited
-from coloctl.chaos.run import testbed
+from coloctl.chaos.faults.processes import Kill
+from coloctl.chaos.run.environment import environment
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads import WORKLOADS, start_workload
+from coloctl.chaos.scenario.values import Params, Scenario, Workload
+from coloctl.chaos.workloads import WORKLOADS
 from coloctl.chaos.workloads.history import Op, OpStatus
 from coloctl.chaos.workloads.program import ClientProgram
-from coloctl.control.acts import Acts
 from coloctl.lab import guest, qemu
-from coloctl.lab.network import Lab
 
 pytestmark = pytest.mark.guest
 
 CLIENTS = 2
 PATIENCE_S = 60.0
-SPECS = [
-    Workload(name=kind, kind=kind, clients=CLIENTS, numbered_from=10 * n)
-    for n, kind in enumerate(WORKLOADS)
-]
+SCENARIO = Scenario(
+    title="Every kind of work",
+    why="Each kind loses something of its own.",
+    workloads=tuple(Workload(kind=kind, clients=CLIENTS) for kind in WORKLOADS),
+    pair={"policy": {"auto_reprotect": False}},
+    expect={"connections_survive": Params()},
+)
 
 
-def more(works: Mapping[str, ClientProgram], count: int) -> None:
+def more(works: Sequence[ClientProgram], count: int) -> None:
     """Every workload has seen so many more operations acknowledged."""
-    goals = {name: work.acknowledged() + count for name, work in works.items()}
+    goals = [work.acknowledged() + count for work in works]
     give_up = time.monotonic() + PATIENCE_S
-    while slow := [name for name, work in works.items() if work.acknowledged() < goals[name]]:
+    while slow := [w for w, goal in zip(works, goals, strict=True) if w.acknowledged() < goal]:
         assert time.monotonic() < give_up, slow
         time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def at_work(lab: Lab) -> Iterator[Mapping[str, ClientProgram]]:
-    with contextlib.ExitStack() as stack:
-        works = {}
-        for spec in SPECS:
-            works[spec.name] = start_workload(lab, spec)
-            stack.callback(works[spec.name].kill)
-        yield works
 
 
 def over(spec: Workload, running: ClientProgram) -> WorkloadRecord:
@@ -70,32 +59,21 @@ def played(
     guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]
 ) -> tuple[Mapping[str, WorkloadRecord], list[Audit], float]:
     """What clients did around the death of the guest's host, and the guest's audits beside it."""
-    staged = Testbed(
-        qemu=Path(qemu_builds("11.1").binary),
-        accel="tcg",
-        guest=guest_image,
-        name=f"t{os.getpid()}-work",
-        append_options={"services": True},
-    )
-    with (
-        testbed.lab(staged) as lab,
-        testbed.folder(staged) as home,
-        testbed.pair(staged, lab, home) as client,
-    ):
-        testbed.boot(staged, client)
-        with at_work(lab) as works:
-            Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
-            more(works, 20)
-            audits = [audit(lab)]
-            nodes = Acts(client).status_document()["nodes"]
-            (pid,) = (node["pid"] for node in nodes if node["role"] == "primary")
-            fault_at_s = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
-            awaited(client, lambda event: None)
-            more(works, 20)
-            audits.append(audit(lab))
-            with ThreadPoolExecutor(len(SPECS)) as pool:
-                kept = list(pool.map(over, SPECS, works.values()))
+    where = Testbed(qemu_builds("11.1").binary, "tcg", guest_image, f"t{os.getpid()}-work")
+    with environment(where, SCENARIO) as play:
+        play.boot()
+        play.come("booted")
+        play.protect()
+        specs, works = zip(*play.works.values(), strict=True)
+        more(works, 20)
+        audits = [audit(play.lab)]
+        with contextlib.closing(Kill(play.pair, "primary", Params())) as kill:
+            fault_at_s = kill.inject().at_s
+            play.until(lambda view: view.protection == "unprotected")
+        more(works, 20)
+        audits.append(audit(play.lab))
+        with ThreadPoolExecutor(len(works)) as pool:
+            kept = list(pool.map(over, specs, works))
     return {work.spec.name: work for work in kept}, audits, fault_at_s
 
 
