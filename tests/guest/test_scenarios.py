@@ -50,7 +50,7 @@ def silent(_name: str, _seed: int, _sentence: str) -> None:
 
 def test_a_few_scenarios_side_by_side(where: Testbed, tmp_path: Path) -> None:
     scenarios = [(ROOT / "scenarios" / f"{name}.toml", story(name)) for name in SMOKE]
-    todo = batch.tasks(scenarios, where, root=tmp_path / "artifacts", capture=True)
+    todo = batch.tasks(scenarios, where, tmp_path / "artifacts", capture=True)
     outcomes = list(batch.run_all(todo, 2, silent))
     assert {one.scenario.name: one.because() for one in outcomes} == dict.fromkeys(SMOKE, "")
     for one in outcomes:

@@ -6,10 +6,8 @@ Called by `cli.verbs.chaos`, and by `chaos.run.worker` for one run; calls `chaos
 
 from __future__ import annotations
 
-import contextlib
 import math
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +40,7 @@ class Task:
     scenario: Scenario
     seed: int
     where: Testbed
-    root: Path | None = None  #: its artifacts get a folder of their own in there
+    root: Path  #: its artifacts get a folder of their own in there
     shrink: bool = False
     capture: bool = False  #: the packets on the guest's LAN are kept there too
 
@@ -50,10 +48,10 @@ class Task:
 def tasks(
     scenarios: Sequence[tuple[Path, Scenario]],
     where: Testbed,
+    root: Path,
     *,
     seed: int | None = None,
     repeat: int = 1,
-    root: Path | None = None,
     smaller: bool = False,
     capture: bool = False,
 ) -> list[Task]:
@@ -86,12 +84,9 @@ def run_all(
             if time.monotonic() < until_s:
                 yield run_one(task, tell)
         return
-    slots: SimpleQueue[int] = SimpleQueue()
-    for number in range(jobs):
-        slots.put(number)
-    workers = _Workers(until_s)
+    workers = _Workers(jobs, tell, until_s)
     with ThreadPoolExecutor(jobs) as threads:
-        futures = [threads.submit(workers.run, task, slots, tell) for task in todo]
+        futures = [threads.submit(workers.run, task) for task in todo]
         try:
             for future in as_completed(futures):
                 if (outcome := future.result()) is not None:
@@ -103,26 +98,29 @@ def run_all(
 
 
 class _Workers:
-    """Processes that make one run each (worker.py)."""
+    """Processes that make one run each (worker.py), at most one per slot."""
 
-    def __init__(self, until_s: float) -> None:
-        self._until_s = until_s
+    def __init__(self, slots: int, tell: Tell, until_s: float) -> None:
+        self._tell, self._until_s = tell, until_s
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for number in range(slots):
+            self._slots.put(number)
         self._running: set[subprocess.Popen[str]] = set()
         self._ended = False
 
-    def run(self, task: Task, slots: SimpleQueue[int], tell: Tell) -> RunResult | None:
+    def run(self, task: Task) -> RunResult | None:
         """Make a run under the name of a slot, which no other run has at the same time."""
         if time.monotonic() >= self._until_s:
             return None
-        slot = slots.get()
+        slot = self._slots.get()
         where = replace(task.where, name=f"{task.where.name}-{slot}")
         try:
             with scratch() as folder:
-                return self._run(replace(task, where=where), tell, folder)
+                return self._run(replace(task, where=where), Path(folder))
         finally:
-            slots.put(slot)
+            self._slots.put(slot)
 
-    def _run(self, task: Task, tell: Tell, folder: Path) -> RunResult:
+    def _run(self, task: Task, folder: Path) -> RunResult:
         todo, done = folder / "task", folder / "outcome"
         todo.write_bytes(pickle.dumps(task))
         if self._ended:
@@ -131,9 +129,8 @@ class _Workers:
         worker = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         self._running.add(worker)
         try:
-            assert worker.stdout is not None
-            for line in worker.stdout:
-                tell(task.path.stem, task.seed, line.rstrip("\n"))
+            for line in worker.stdout or ():
+                self._tell(task.path.stem, task.seed, line.rstrip("\n"))
             worker.wait()
         finally:
             self._running.discard(worker)
@@ -173,31 +170,21 @@ def run_one(task: Task, tell: Tell) -> RunResult:
     def say(sentence: str) -> None:
         tell(scenario.name, task.seed, sentence)
 
-    kept = None
-    if task.root is not None:
-        kept = Artifacts(artifacts.fresh(task.root, scenario.name, task.seed))
+    kept = Artifacts(artifacts.fresh(task.root, scenario.name, task.seed))
     try:
         outcome = runner.make(run, say, kept, capture=task.capture)
     except Exception as error:  # any error: the runs after it are made
         outcome = runner.never_begun(run, error)
-        if kept is not None:
-            kept.write("error.txt", traceback.format_exc())
-    if kept is not None:
-        outcome = replace(outcome, artifacts=kept.folder)
-        kept.finish(outcome, task.path)
+        kept.write("error.txt", traceback.format_exc())
+    outcome = replace(outcome, artifacts=kept.folder)
+    kept.finish(outcome, task.path)
     if task.shrink and outcome.validity is Validity.INVALID and run.plan:
         least = shrink.shrink(run, outcome, say)
         say(least.sentence)
-        if kept is not None:
-            kept.write("shrunk.toml", least.text)
+        kept.write("shrunk.toml", least.text)
     return outcome.light()
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Make a folder for the length of the block."""
-    made = Path(tempfile.mkdtemp(prefix="coloctl-chaos-"))
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Make a folder that is removed at the end of its ``with`` block."""
+    return tempfile.TemporaryDirectory(prefix="coloctl-chaos-", ignore_cleanup_errors=True)

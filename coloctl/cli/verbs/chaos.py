@@ -149,13 +149,13 @@ def run(**options: Any) -> int:
         name = options["name"] or stack.enter_context(testbed.free_name(NAME))
         where = setting_of(options | {"name": name})
         batch.interruptible()
-        scratch = stack.enter_context(batch.scratch())
+        scratch = Path(stack.enter_context(batch.scratch()))
         todo = batch.tasks(
             scenarios,
             where,
+            (options["artifacts"] or scratch).absolute(),
             seed=options["seed"],
             repeat=options["repeat"],
-            root=(options["artifacts"] or scratch).absolute(),
             smaller=options["shrink"],
             capture=options["capture"],
         )
