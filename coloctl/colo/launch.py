@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import replace
 from pathlib import Path
 
 from coloctl import paths
@@ -123,7 +122,7 @@ def primary_command(
 ) -> cmdline.Launch:
     """Build the command that starts the guest's QEMU on ``node``."""
     return cmdline.primary(
-        _on_ground(spec, ground),
+        spec,
         node,
         ground.binary.dialect,
         binary=ground.binary.path,
@@ -131,19 +130,14 @@ def primary_command(
         rundir=ground.rundir(node),
         paused=paused,
         plugin=plugin(ground),
+        devices=ground.devices,
     )
-
-
-def _on_ground(spec: PairSpec, ground: Ground) -> PairSpec:
-    """Return the pair with what was found out about its images."""
-    disks = tuple(replace(disk, devices=ground.devices) for disk in spec.disks)
-    return replace(spec, disks=disks)
 
 
 def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline.Launch:
     """Build the command that starts an empty QEMU on ``node``; its overlays are made before."""
     return cmdline.secondary(
-        _on_ground(spec, ground),
+        spec,
         node,
         ground.binary.dialect,
         binary=ground.binary.path,
@@ -152,6 +146,7 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline
         overlays=blockdev.overlays(spec, node),
         close_marker=blockdev.close_marker(spec, node) if spec.disks else None,
         plugin=plugin(ground),
+        devices=ground.devices,
     )
 
 

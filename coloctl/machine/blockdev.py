@@ -13,7 +13,7 @@ disk N is the N-th ``[[disk]]`` of the pair file, from 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,24 @@ def _stem(spec: PairSpec, node: NodeName, disk: DiskSpec) -> Path:
     return (folder or paths.overlay_dir()) / f"{spec.name}-{node}-{disk.id}"
 
 
-def primary_nodes(disk: DiskSpec, index: int, image: Path) -> tuple[Node, ...]:
-    """Build the graph of a disk whose replica is not attached yet, in creation order."""
-    return (_image(disk, index, image), _quorum(index, f"parent{index}"))
+def primary_nodes(
+    disk: DiskSpec, index: int, image: Path, devices: Collection[Path] = ()
+) -> tuple[Node, ...]:
+    """Build the graph of a disk whose replica is not attached yet, in creation order.
+
+    ``devices`` are the images that were found to be block devices.
+    """
+    return (_image(disk, index, image, devices), _quorum(index, f"parent{index}"))
 
 
 def secondary_nodes(
-    disk: DiskSpec, index: int, image: Path, active: Path, hidden: Path
+    disk: DiskSpec,
+    index: int,
+    image: Path,
+    over: Overlay,
+    devices: Collection[Path] = (),
 ) -> tuple[Node, ...]:
-    """Build the graph of a replica, in creation order.
+    """Build the graph of a replica, in creation order; ``devices`` as for `primary_nodes`.
 
     ``top-id`` names the quorum although it comes later: QEMU looks for it when COLO starts.
     """
@@ -106,16 +115,16 @@ def secondary_nodes(
         "file": {
             "driver": "qcow2",
             "node-name": f"active{index}",
-            "file": _unflushed(active),
+            "file": _unflushed(over.active),
             "backing": {
                 "driver": "qcow2",
                 "node-name": f"hidden{index}",
-                "file": _unflushed(hidden),
+                "file": _unflushed(over.hidden),
                 "backing": f"parent{index}",
             },
         },
     }
-    return (_image(disk, index, image), replication, _quorum(index, f"childs{index}"))
+    return (_image(disk, index, image, devices), replication, _quorum(index, f"childs{index}"))
 
 
 def scratch_primary_nodes(
@@ -146,7 +155,7 @@ def scratch_secondary_nodes(
     disk: DiskSpec, index: int, image: Path, scratch: Path, over: Overlay
 ) -> tuple[Node, ...]:
     """Build the graph of `secondary_nodes` over an image that is only read; see above."""
-    _, *rest = secondary_nodes(disk, index, image, over.active, over.hidden)
+    _, *rest = secondary_nodes(disk, index, image, over)
     return (*_under_scratch(disk, index, image, scratch), *rest)
 
 
@@ -175,8 +184,8 @@ def is_replica(node_name: str) -> bool:
     return node_name.startswith("nbd")
 
 
-def _image(disk: DiskSpec, index: int, image: Path) -> Node:
-    device = image in disk.devices or (
+def _image(disk: DiskSpec, index: int, image: Path, devices: Collection[Path] = ()) -> Node:
+    device = image in devices or (
         image.is_relative_to("/dev") and not image.is_relative_to("/dev/shm")
     )
     file = _protocol(image, device=device)

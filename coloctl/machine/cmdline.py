@@ -9,7 +9,7 @@ waits for a migration. Order matters in two places: a chardev's server stands be
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,13 +59,15 @@ def primary(
     rundir: Path,
     paused: bool,
     plugin: Path | None = None,
+    devices: Collection[Path] = (),
     scratch: Sequence[Path] = (),
 ) -> Launch:
     """Build the command line of a QEMU that serves alone and can become a primary later.
 
     Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO. ``plugin``
-    is the fresh-code plugin, where it is to be loaded. ``scratch``, an empty qcow2 per disk, takes
-    what would be written to the images: those are only read then.
+    is the fresh-code plugin, where it is to be loaded. ``devices`` are the images that were found
+    to be block devices. ``scratch``, an empty qcow2 per disk, takes what would be written to the
+    images: those are only read then.
     """
     chardevs = [
         one for i, _ in enumerate(spec.nics) for one in chardev.primary(spec, i, node, rundir)
@@ -81,7 +83,7 @@ def primary(
         for one in (
             blockdev.scratch_primary_nodes(disk, i, disk.image[node], scratch[i])
             if scratch
-            else blockdev.primary_nodes(disk, i, disk.image[node])
+            else blockdev.primary_nodes(disk, i, disk.image[node], devices)
         )
     ]
     tail = ("-S",) if paused else ()
@@ -110,6 +112,7 @@ def secondary(
     rundir: Path,
     overlays: Sequence[blockdev.Overlay],
     plugin: Path | None = None,
+    devices: Collection[Path] = (),
     scratch: Sequence[Path] = (),
     close_marker: Path | None = None,
 ) -> Launch:
@@ -117,7 +120,7 @@ def secondary(
 
     ``overlays`` has one item per disk, empty and of the disk's size; ``close_marker`` is the file
     that `blockdev.close_marker` names. Incoming is deferred because capabilities must be set before
-    the stream is accepted. ``scratch`` as for `primary`.
+    the stream is accepted. ``devices`` and ``scratch`` as for `primary`.
     """
     chardevs = [
         one
@@ -131,9 +134,7 @@ def secondary(
         for one in (
             blockdev.scratch_secondary_nodes(disk, i, disk.image[node], scratch[i], over)
             if scratch
-            else blockdev.secondary_nodes(
-                disk, i, disk.image[node], active=over.active, hidden=over.hidden
-            )
+            else blockdev.secondary_nodes(disk, i, disk.image[node], over, devices)
         )
     ]
     if close_marker is not None:

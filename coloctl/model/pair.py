@@ -96,7 +96,6 @@ class DiskSpec:
     """Format of both images."""
     model: str = "virtio-blk-pci"
     """QEMU's device for the disk."""
-    devices: frozenset[Path] = frozenset()  #: images that were found to be block devices
 
 
 @dataclass(frozen=True)

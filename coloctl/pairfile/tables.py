@@ -79,7 +79,7 @@ class ImageTable(Table):
     """Image on node b; a relative path begins at the pair file's folder."""
 
 
-@keys_of(pair.DiskSpec, without={"devices"})
+@keys_of(pair.DiskSpec)
 class DiskTable(Table):
     id: _ID
     image: ImageTable

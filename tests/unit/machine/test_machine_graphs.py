@@ -147,7 +147,7 @@ def test_the_replica_s_way_down_to_the_image() -> None:
     pair = make_pair()
     over = blockdev.overlays(pair, "b")[0]
     image, replication, quorum = blockdev.secondary_nodes(
-        pair.disks[0], 0, pair.disks[0].image["b"], over.active, over.hidden
+        pair.disks[0], 0, pair.disks[0].image["b"], over
     )
     assert quorum["children"] == [replication["node-name"]]
     assert replication["top-id"] == quorum["node-name"]
@@ -161,7 +161,7 @@ def test_devices_and_files_have_their_own_drivers() -> None:
     image, _ = blockdev.primary_nodes(disk(), 0, Path("/srv/a,b=c.qcow2"))
     assert image["file"] == {"driver": "file", "filename": "/srv/a,b=c.qcow2"}
     link = Path("/srv/link-to-a-device")
-    image, _ = blockdev.primary_nodes(disk(devices=frozenset({link})), 0, link)
+    image, _ = blockdev.primary_nodes(disk(), 0, link, {link})
     assert image["file"] == {"driver": "host_device", "filename": str(link)}
     image, _ = blockdev.primary_nodes(disk(), 0, Path("/dev/shm/a.qcow2"))
     assert image["file"] == {"driver": "file", "filename": "/dev/shm/a.qcow2"}
