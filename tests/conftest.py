@@ -150,6 +150,12 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Let an ``async def`` test run in asyncio's loop, as the product does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def qemu_builds() -> Callable[[str], qemu.Build]:
     """The QEMU of a name of the matrix, fetched when it is asked for and not there yet."""
     return functools.cache(qemu.provide)

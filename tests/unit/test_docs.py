@@ -271,7 +271,7 @@ def _tests(path: Path) -> Iterator[str]:
     """Collect the names by which pytest selects: of the file, its folder, and each test."""
     for file in [path] if path.is_file() else sorted(path.rglob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[:4] == "test":
                 yield f"{file.relative_to(ROOT)}::{node.name}"
 
 

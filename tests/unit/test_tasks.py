@@ -33,65 +33,50 @@ async def fail() -> None:
     raise ValueError("no")
 
 
-def test_the_first_wins_and_the_others_are_cancelled() -> None:
-    async def check() -> None:
-        slow = Waiter()
-        async with first_of(slow.wait(), answer()) as (waiting, answered):
-            assert answered.result() == 7
-            assert not waiting.done()
-        assert waiting.cancelled()
-        assert slow.cleaned
-
-    asyncio.run(check())
+async def test_the_first_wins_and_the_others_are_cancelled() -> None:
+    slow = Waiter()
+    async with first_of(slow.wait(), answer()) as (waiting, answered):
+        assert answered.result() == 7
+        assert not waiting.done()
+    assert waiting.cancelled()
+    assert slow.cleaned
 
 
-def test_an_error_of_the_first_is_read_from_its_future() -> None:
-    async def check() -> None:
-        slow = Waiter()
-        async with first_of(fail(), slow.wait()) as (failed, _):
-            with pytest.raises(ValueError, match="no"):
-                failed.result()
-        assert slow.cleaned
-
-    asyncio.run(check())
+async def test_an_error_of_the_first_is_read_from_its_future() -> None:
+    slow = Waiter()
+    async with first_of(fail(), slow.wait()) as (failed, _):
+        with pytest.raises(ValueError, match="no"):
+            failed.result()
+    assert slow.cleaned
 
 
-def test_an_error_of_the_block_leaves_none_running() -> None:
-    async def check() -> None:
-        slow = Waiter()
-        with pytest.raises(KeyError):
-            async with first_of(answer(), slow.wait()):
-                raise KeyError("the block")
-        assert slow.cleaned
-
-    asyncio.run(check())
+async def test_an_error_of_the_block_leaves_none_running() -> None:
+    slow = Waiter()
+    with pytest.raises(KeyError):
+        async with first_of(answer(), slow.wait()):
+            raise KeyError("the block")
+    assert slow.cleaned
 
 
-def test_cancelled_while_it_waits_it_leaves_none_running() -> None:
-    async def check() -> None:
-        one, other = Waiter(), Waiter()
+async def test_cancelled_while_it_waits_it_leaves_none_running() -> None:
+    one, other = Waiter(), Waiter()
 
-        async def wait() -> None:
-            async with first_of(one.wait(), other.wait()):
-                raise AssertionError("none was done")
+    async def wait() -> None:
+        async with first_of(one.wait(), other.wait()):
+            raise AssertionError("none was done")
 
-        task = asyncio.create_task(wait())
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert one.cleaned
-        assert other.cleaned
-
-    asyncio.run(check())
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert one.cleaned
+    assert other.cleaned
 
 
-def test_after_the_time_none_is_done() -> None:
-    async def check() -> None:
-        slow = Waiter()
-        async with first_of(slow.wait(), within_s=0.001) as (waiting,):
-            assert not waiting.done()
-        assert slow.cleaned
-
-    asyncio.run(check())
+async def test_after_the_time_none_is_done() -> None:
+    slow = Waiter()
+    async with first_of(slow.wait(), within_s=0.001) as (waiting,):
+        assert not waiting.done()
+    assert slow.cleaned

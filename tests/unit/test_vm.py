@@ -36,13 +36,10 @@ pytestmark = pytest.mark.unit
         {"query_colo_status": None},
     ],
 )
-def test_half_an_answer_is_a_monitor_error(answers: dict[str, Any]) -> None:
-    async def check() -> None:
-        async with fake_vm("a", [], **answers) as vm:
-            with pytest.raises(MonitorError, match="node a"):
-                await vm.observe()
-
-    asyncio.run(check())
+async def test_half_an_answer_is_a_monitor_error(answers: dict[str, Any]) -> None:
+    async with fake_vm("a", [], **answers) as vm:
+        with pytest.raises(MonitorError, match="node a"):
+            await vm.observe()
 
 
 @pytest.mark.parametrize(
@@ -94,77 +91,65 @@ def no_qemu(folder: Path, then: str) -> Launch:
     [("sys.exit(1)", "the last words"), (NO_MONITOR, "does not speak QMP")],
     ids=["ended", "no-monitor"],
 )
-def test_the_reason_is_that_of_the_qemu_that_ended_or_of_the_monitor_that_did_not_answer(
+async def test_the_reason_is_that_of_the_qemu_that_ended_or_of_the_monitor_that_did_not_answer(
     tmp_path: Path, then: str, why: str
 ) -> None:
-    async def check() -> None:
-        host = open_host("local")
-        try:
-            with pytest.raises(LaunchError, match=why) as caught:
-                await VM.launch("a", host, no_qemu(tmp_path, then), tmp_path)
-            assert caught.value.tail == "the last words"
-        finally:
-            await host.aclose()
-
-    asyncio.run(check())
+    host = open_host("local")
+    try:
+        with pytest.raises(LaunchError, match=why) as caught:
+            await VM.launch("a", host, no_qemu(tmp_path, then), tmp_path)
+        assert caught.value.tail == "the last words"
+    finally:
+        await host.aclose()
 
 
-def test_a_launch_that_is_given_up_while_its_qemu_may_end_leaves_nothing(
+async def test_a_launch_that_is_given_up_while_its_qemu_may_end_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vm, "END_WAIT_S", 60.0)
     left = tmp_path / "left"
 
-    async def check() -> None:
-        host = open_host("local")
-        try:
-            launching = asyncio.create_task(
-                VM.launch("a", host, no_qemu(tmp_path, NO_MONITOR), tmp_path)
-            )
-            await becomes(lambda: left.exists() and left.read_text())
-            await asyncio.sleep(0.05)
-            launching.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await launching
-            assert not Path(f"/proc/{left.read_text()}").exists()
-        finally:
-            await host.aclose()
-
-    asyncio.run(check())
+    host = open_host("local")
+    try:
+        launching = asyncio.create_task(
+            VM.launch("a", host, no_qemu(tmp_path, NO_MONITOR), tmp_path)
+        )
+        await becomes(lambda: left.exists() and left.read_text())
+        await asyncio.sleep(0.05)
+        launching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await launching
+        assert not Path(f"/proc/{left.read_text()}").exists()
+    finally:
+        await host.aclose()
 
 
-def test_a_guest_has_booted_when_it_says_so_after_its_last_beginning(tmp_path: Path) -> None:
+async def test_a_guest_has_booted_when_it_says_so_after_its_last_beginning(tmp_path: Path) -> None:
     """What an earlier life left on the console counts for nothing."""
 
-    async def check() -> None:
-        async with fake_vm("a", []) as vm:
-            vm.console = Console(tmp_path / "console.log")
-            await vm.until_booted("ready", 0)  # nobody saw it begin: it came booted
-            assert vm.boots() == 0
-            vm.console.path.write_text("ready\n")
+    async with fake_vm("a", []) as vm:
+        vm.console = Console(tmp_path / "console.log")
+        await vm.until_booted("ready", 0)  # nobody saw it begin: it came booted
+        assert vm.boots() == 0
+        vm.console.path.write_text("ready\n")
+        await vm.until_booted("ready", 5)
+        assert not vm.booting
+        assert vm.boots() == 6
+        with pytest.raises(DeadlineMissed, match="ready"):
+            await vm.until_booted("ready", 0)
+        waiting = asyncio.create_task(vm.until_booted("ready", 5))
+        await asyncio.sleep(0)
+        vm.boots()  # again, before it was ready
+        vm.console.path.write_text("ready\nrea")
+        vm.console.path.write_text("ready\nready\n")
+        await waiting
+        assert not vm.booting
+
+
+async def test_a_guest_whose_qemu_ends_is_not_waited_for(tmp_path: Path) -> None:
+    async with fake_vm("a", []) as vm:
+        vm.console = Console(tmp_path / "console.log")
+        vm.boots()
+        vm.process.die()
+        with pytest.raises(Unreachable):
             await vm.until_booted("ready", 5)
-            assert not vm.booting
-            assert vm.boots() == 6
-            with pytest.raises(DeadlineMissed, match="ready"):
-                await vm.until_booted("ready", 0)
-            waiting = asyncio.create_task(vm.until_booted("ready", 5))
-            await asyncio.sleep(0)
-            vm.boots()  # again, before it was ready
-            vm.console.path.write_text("ready\nrea")
-            vm.console.path.write_text("ready\nready\n")
-            await waiting
-            assert not vm.booting
-
-    asyncio.run(check())
-
-
-def test_a_guest_whose_qemu_ends_is_not_waited_for(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with fake_vm("a", []) as vm:
-            vm.console = Console(tmp_path / "console.log")
-            vm.boots()
-            vm.process.die()
-            with pytest.raises(Unreachable):
-                await vm.until_booted("ready", 5)
-
-    asyncio.run(check())

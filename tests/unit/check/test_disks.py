@@ -66,22 +66,22 @@ def test_what_a_start_would_refuse_is_an_error_with_the_same_words(spec: PairSpe
     assert "would be lost" in found.sentence and "--from" in found.hint
 
 
-def test_a_device_without_a_lasting_name_is_told() -> None:
+async def test_a_device_without_a_lasting_name_is_told() -> None:
     class Nameless(FakeHost):
         async def identify(self, path: Path) -> DiskIdentity:
             return DiskIdentity(f"path:{path}", "boot 1", device=True, stable=False)
 
     hosts = {node: Nameless(node, []) for node in NODES}
-    found = asyncio.run(guarded("generation", disks._generation(make_spec(), hosts)))
+    found = await guarded("generation", disks._generation(make_spec(), hosts))
     assert [one.severity for one in found] == [Severity.WARNING] * 2
     assert all("no name that outlives this boot" in one.sentence for one in found)
 
 
-def test_two_devices_of_one_name_are_refused() -> None:
+async def test_two_devices_of_one_name_are_refused() -> None:
     class Copied(FakeHost):
         async def identify(self, path: Path) -> DiskIdentity:
             return DiskIdentity("partuuid:7", machine="m", device=True)
 
     hosts = {node: Copied(node, []) for node in NODES}
-    (found,) = asyncio.run(guarded("generation", disks._generation(make_spec(), hosts)))
+    (found,) = await guarded("generation", disks._generation(make_spec(), hosts))
     assert found.severity is Severity.ERROR and "partuuid:7" in found.sentence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -89,11 +88,11 @@ def test_a_failed_check_is_an_error_to_a_pair() -> None:
     assert of_check(replace(check, verdict=CheckResult.UNKNOWN)).severity is Severity.WARNING
 
 
-def test_what_a_look_runs_into_is_a_finding() -> None:
+async def test_what_a_look_runs_into_is_a_finding() -> None:
     async def look() -> Iterable[Precondition]:
         raise PreconditionFailed("There is no tap.", hint="make one")
 
-    found = asyncio.run(guarded("nic hn0", look()))
+    found = await guarded("nic hn0", look())
     assert found == [Precondition("nic hn0", Severity.ERROR, "There is no tap.", "make one")]
 
 

@@ -28,38 +28,32 @@ def nothing(*_: object) -> None:
     return None
 
 
-def test_the_primary_is_told_nothing_over_a_link_that_broke_meanwhile() -> None:
+async def test_the_primary_is_told_nothing_over_a_link_that_broke_meanwhile() -> None:
     """The secondary was launched and waits; its NBD server is not heard."""
     log: Log = []
 
-    async def check() -> None:
-        async with fake_vm("a", log) as a, fake_vm("b", log) as b:
-            a.host.cut_off = True
-            act = Protecting(SPEC, a, b, DIALECTS["reconnect-ms"], False, 200)
-            with pytest.raises(ReplicationError, match=NAMED) as broken:
-                await protect(act, deadline=Deadline(10), report=nothing, fact=nothing)
-            assert broken.value.hint
-
-    asyncio.run(check())
+    async with fake_vm("a", log) as a, fake_vm("b", log) as b:
+        a.host.cut_off = True
+        act = Protecting(SPEC, a, b, DIALECTS["reconnect-ms"], False, 200)
+        with pytest.raises(ReplicationError, match=NAMED) as broken:
+            await protect(act, deadline=Deadline(10), report=nothing, fact=nothing)
+        assert broken.value.hint
     assert "b: nbd-server-start" in log
     assert not [line for line in log if line.startswith("a:")]
 
 
-def test_no_secondary_is_made_over_a_link_that_is_cut(tmp_path: Path) -> None:
+async def test_no_secondary_is_made_over_a_link_that_is_cut(tmp_path: Path) -> None:
     log: Log = []
 
-    async def check() -> None:
-        async with fake_state(tmp_path, SPEC, log=log) as state, fake_vm("a", log) as a:
-            state.seats["a"].take(a, Role.PRIMARY, "11.1.3")
-            state.note(Fact.GUEST_STARTED, "test")
-            host = state.ground.hosts["b"]
-            assert isinstance(host, FakeHost)
-            host.cut_off = True
-            with pytest.raises(ReplicationError, match=NAMED):
-                await acts.reprotect(state, nothing, nothing)
-            assert state.seats["b"].vm is None
-
-    asyncio.run(check())
+    async with fake_state(tmp_path, SPEC, log=log) as state, fake_vm("a", log) as a:
+        state.seats["a"].take(a, Role.PRIMARY, "11.1.3")
+        state.note(Fact.GUEST_STARTED, "test")
+        host = state.ground.hosts["b"]
+        assert isinstance(host, FakeHost)
+        host.cut_off = True
+        with pytest.raises(ReplicationError, match=NAMED):
+            await acts.reprotect(state, nothing, nothing)
+        assert state.seats["b"].vm is None
     assert "STEP protect link" in log
     asked = ("a: query-", "a: qom-list")  # of the primary alone, and nothing is changed there
     touched = [line for line in log if line.startswith("a:") and not line.startswith(asked)]
@@ -84,10 +78,10 @@ def test_a_port_that_a_dead_qemu_still_holds_is_waited_for(monkeypatch: pytest.M
         asyncio.run(link.require(WIRES, *hosts, "b"))
 
 
-def test_what_answers_must_be_an_nbd_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_answers_must_be_an_nbd_server(monkeypatch: pytest.MonkeyPatch) -> None:
     async def hear(*_: object, **__: object) -> bytes:
         return b"SSH-2.0"
 
     monkeypatch.setattr(FakeHost, "hear", hear)
     with pytest.raises(ReplicationError, match=r"10\.66\.0\.2:9099 is no NBD server"):
-        asyncio.run(link.require_exports(WIRES, FakeHost("a", []), "b", Deadline(10)))
+        await link.require_exports(WIRES, FakeHost("a", []), "b", Deadline(10))

@@ -270,20 +270,17 @@ def test_a_qemu_that_refuses_is_no_difference(refused: str) -> None:
     assert not guests.primary.sets
 
 
-def test_cancelled_it_leaves_at_once_and_forget_takes_the_rest_back() -> None:
-    async def check() -> None:
-        guests = Guests()
-        never = asyncio.Event()
-        guests.checkpoint = never.wait  # type: ignore[method-assign,assignment]
-        task = asyncio.create_task(guests.compare())
-        await becomes(lambda: len(guests.secondary.reads) > 0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        for qemu in (guests.primary, guests.secondary):
-            (held,) = qemu.sets.values()
-            assert os.fstat(held).st_size == 0
-            await pages.forget(cast("VM", qemu))
-            assert not qemu.sets
-
-    asyncio.run(check())
+async def test_cancelled_it_leaves_at_once_and_forget_takes_the_rest_back() -> None:
+    guests = Guests()
+    never = asyncio.Event()
+    guests.checkpoint = never.wait  # type: ignore[method-assign,assignment]
+    task = asyncio.create_task(guests.compare())
+    await becomes(lambda: len(guests.secondary.reads) > 0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for qemu in (guests.primary, guests.secondary):
+        (held,) = qemu.sets.values()
+        assert os.fstat(held).st_size == 0
+        await pages.forget(cast("VM", qemu))
+        assert not qemu.sets

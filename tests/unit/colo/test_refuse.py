@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -76,13 +75,13 @@ def test_a_refusal_names_the_binary_the_bug_and_what_helps() -> None:
     assert 'guest.machine = "pc"' in (refused.value.hint or "")
 
 
-def test_a_start_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_start_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     async def known(path: Path, _host: object) -> Binary:
         return Binary(path, OLD)
 
     monkeypatch.setattr("coloctl.colo.ground.inspect", known)
     with pytest.raises(UnsupportedQEMU, match="deadlocks"):
-        asyncio.run(prepare(pair(accel="tcg")))
+        await prepare(pair(accel="tcg"))
 
 
 @pytest.mark.parametrize(

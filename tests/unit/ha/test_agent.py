@@ -80,14 +80,11 @@ def test_a_good_agent_is_told_and_its_word_confirmed(tmp_path: Path) -> None:
     assert log == ["a: tap-a0 down", "a: killed"]  # it lived on within reach
 
 
-def test_a_node_without_options_has_its_name(tmp_path: Path) -> None:
+async def test_a_node_without_options_has_its_name(tmp_path: Path) -> None:
     spec = with_agent(tmp_path, "exit 0", SAYS_OFF)
 
-    async def act() -> None:
-        async with fake_vm("b", []) as vm:
-            await fence(spec, vm)
-
-    asyncio.run(act())
+    async with fake_vm("b", []) as vm:
+        await fence(spec, vm)
     assert told(tmp_path)[0] == {"action": "off", "plug": "b", "nodename": "b"}
 
 
@@ -155,21 +152,18 @@ def test_the_kernel_outweighs_an_agent(tmp_path: Path) -> None:
     assert not (tmp_path / "fence_test.told").exists()
 
 
-def test_an_interrupted_fence_leaves_no_agent(tmp_path: Path) -> None:
+async def test_an_interrupted_fence_leaves_no_agent(tmp_path: Path) -> None:
     spec = with_agent(tmp_path, 'echo $$ > "$0.pid"; exec sleep 1000', SAYS_OFF)
     pid = tmp_path / "fence_test.pid"
 
-    async def act() -> None:
-        async with fake_vm("a", []) as vm:
-            fencing = asyncio.create_task(fence(spec, vm))
-            async with asyncio.timeout(60):
-                while not (pid.exists() and pid.read_text().strip()):  # noqa: ASYNC110 - a file
-                    await asyncio.sleep(0.01)
-            fencing.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await fencing
-
-    asyncio.run(act())
+    async with fake_vm("a", []) as vm:
+        fencing = asyncio.create_task(fence(spec, vm))
+        async with asyncio.timeout(60):
+            while not (pid.exists() and pid.read_text().strip()):  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.01)
+        fencing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fencing
     assert not Path(f"/proc/{pid.read_text().strip()}").exists()
 
 
@@ -226,7 +220,7 @@ def test_an_agent_is_asked_before_it_is_needed(
 
 
 @pytest.mark.parametrize("proof", ["kernel", "person"])
-def test_a_proof_that_comes_while_the_agent_is_busy_counts_at_once(
+async def test_a_proof_that_comes_while_the_agent_is_busy_counts_at_once(
     tmp_path: Path, proof: str
 ) -> None:
     spec = with_agent(tmp_path, "exec sleep 1000", "exit 1", timeout_s=60)
@@ -244,15 +238,15 @@ def test_a_proof_that_comes_while_the_agent_is_busy_counts_at_once(
                     confirmation.give()
                 return (await fencing).how
 
-    assert asyncio.run(act()) == ("already-dead" if proof == "kernel" else "confirmed-sigkill")
+    assert await act() == ("already-dead" if proof == "kernel" else "confirmed-sigkill")
 
 
-def test_force_tries_the_kernel_before_a_broken_agent(tmp_path: Path) -> None:
+async def test_force_tries_the_kernel_before_a_broken_agent(tmp_path: Path) -> None:
     spec = with_agent(tmp_path, "exit 1", "exit 1")
 
     async def act() -> Fenced:
         async with fake_vm("a", []) as vm:
             return await fence(spec, vm, Means(forced=True))
 
-    assert asyncio.run(act()).how == "sigkill"
+    assert (await act()).how == "sigkill"
     assert not (tmp_path / "fence_test.told").exists()

@@ -204,7 +204,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_register_that_hangs_is_given_up_and_asked_once(
+async def test_a_register_that_hangs_is_given_up_and_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a file on a server that is gone: reading never ends, and no second thread waits too."""
@@ -219,16 +219,13 @@ def test_a_register_that_hangs_is_given_up_and_asked_once(
     monkeypatch.setattr(durable, "read", hang)
     register = FileArbiter(tmp_path / "c")
 
-    async def ask() -> None:
-        for _ in range(3):
-            with pytest.raises(PreconditionFailed, match="could not be read within"):
-                await register.current()
-        assert len(began) == 1
-        may_end.set()
-        monkeypatch.setattr(arbiter, "CLAIM_DEADLINE_S", 5.0)
-        assert await register.current() is None
-
-    asyncio.run(ask())
+    for _ in range(3):
+        with pytest.raises(PreconditionFailed, match="could not be read within"):
+            await register.current()
+    assert len(began) == 1
+    may_end.set()
+    monkeypatch.setattr(arbiter, "CLAIM_DEADLINE_S", 5.0)
+    assert await register.current() is None
 
 
 def test_a_pipe_in_place_of_the_register_is_not_waited_for(tmp_path: Path) -> None:

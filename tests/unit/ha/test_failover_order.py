@@ -80,20 +80,17 @@ def commands(role: Role) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_order_of_a_failover(role: Role) -> None:
+async def test_the_order_of_a_failover(role: Role) -> None:
     log: Log = []
 
-    async def check() -> None:
-        async with lost_and_survivor(log) as (lost, survivor):
-            timeline = await take_over(survivor, lost, role, log)
-        assert (timeline.survivor, timeline.lost, timeline.role_before) == ("b", "a", role)
-        assert list(timeline.steps) == [
-            *("detected", "fenced", "arbitrated", "yanked", "promoted", "running"),
-            *("cleared", "verified"),
-        ]
-        assert list(timeline.steps.values()) == sorted(timeline.steps.values())
-
-    asyncio.run(check())
+    async with lost_and_survivor(log) as (lost, survivor):
+        timeline = await take_over(survivor, lost, role, log)
+    assert (timeline.survivor, timeline.lost, timeline.role_before) == ("b", "a", role)
+    assert list(timeline.steps) == [
+        *("detected", "fenced", "arbitrated", "yanked", "promoted", "running"),
+        *("cleared", "verified"),
+    ]
+    assert list(timeline.steps.values()) == sorted(timeline.steps.values())
     assert log[:4] == ["a: tap-a0 down", "a: killed", "generation", "b: query-yank"]
     assert in_order(log)
     # A primary's too: a fence that was cut short may have taken it down.
@@ -101,33 +98,27 @@ def test_the_order_of_a_failover(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_without_a_proof_the_survivor_hears_nothing(role: Role) -> None:
+async def test_without_a_proof_the_survivor_hears_nothing(role: Role) -> None:
     log: Log = []
 
-    async def check() -> None:
-        async with lost_and_survivor(log) as (lost, survivor):
-            lost.process.immortal = True
-            with pytest.raises(FencingFailed):
-                await take_over(survivor, lost, role, log)
-
-    asyncio.run(check())
+    async with lost_and_survivor(log) as (lost, survivor):
+        lost.process.immortal = True
+        with pytest.raises(FencingFailed):
+            await take_over(survivor, lost, role, log)
     assert log == ["a: tap-a0 down"]
 
 
-def test_a_generation_that_cannot_be_recorded_stops_the_failover() -> None:
+async def test_a_generation_that_cannot_be_recorded_stops_the_failover() -> None:
     log: Log = []
 
     async def fail() -> None:
         raise OSError("No space left on device")
 
-    async def check() -> None:
-        async with lost_and_survivor(log) as (lost, survivor):
-            failing = Failover(make_spec(), survivor, lost, Role.SECONDARY)
-            proof = await failing.fence()
-            with pytest.raises(OSError, match="No space"):
-                await failing.promote(proof, fail())
-
-    asyncio.run(check())
+    async with lost_and_survivor(log) as (lost, survivor):
+        failing = Failover(make_spec(), survivor, lost, Role.SECONDARY)
+        proof = await failing.fence()
+        with pytest.raises(OSError, match="No space"):
+            await failing.promote(proof, fail())
     assert not set(log) & set(LETS_RUN)
 
 
@@ -184,134 +175,115 @@ def test_interrupted_at_any_step_it_can_be_done_again(role: Role) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("silent", ["x-colo-lost-heartbeat", "query-status"])
-def test_a_survivor_that_falls_silent_is_no_survivor(
+async def test_a_survivor_that_falls_silent_is_no_survivor(
     monkeypatch: pytest.MonkeyPatch, role: Role, silent: str
 ) -> None:
     monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 0.2)
 
-    async def check() -> None:
-        log: Log = []
-        async with lost_and_survivor(log) as (lost, survivor):
-            survivor.answer(silent, HANG)
-            with pytest.raises(FailoverRefused, match="Node b"):
-                await take_over(survivor, lost, role, log)
-
-    asyncio.run(check())
+    log: Log = []
+    async with lost_and_survivor(log) as (lost, survivor):
+        survivor.answer(silent, HANG)
+        with pytest.raises(FailoverRefused, match="Node b"):
+            await take_over(survivor, lost, role, log)
 
 
-def test_a_survivor_that_does_not_run_is_not_called_one(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_survivor_that_does_not_run_is_not_called_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 0.2)
 
-    async def check() -> None:
-        log: Log = []
-        async with lost_and_survivor(log) as (lost, survivor):
-            survivor.answer("query-status", {"status": "colo", "running": False})
-            with pytest.raises(FailoverRefused, match="running"):
-                await take_over(survivor, lost, Role.SECONDARY, log)
-            survivor.answer("query-status", {"status": "running", "running": True})
-            survivor.answer("query-colo-status", {"mode": "secondary"})
-            with pytest.raises(FailoverRefused, match="COLO mode secondary"):
-                await take_over(survivor, lost, Role.SECONDARY, log)
-
-    asyncio.run(check())
-
-
-def test_a_yank_is_asked_for_anew_when_an_instance_went_away() -> None:
-    async def check() -> None:
-        log: Log = []
-        async with lost_and_survivor(log) as (lost, survivor):
-            absent = Refusal("No such instance", "DeviceNotFound")
-            turns = iter([absent, absent])
-            survivor.before(lambda name: next(turns, None) if name == "yank" else None)
-            await take_over(survivor, lost, Role.PRIMARY, log)
-        assert log.count("b: yank") == 3
-        assert log.count("b: query-yank") == 3
-
-    asyncio.run(check())
-
-
-def test_only_what_leads_to_the_peer_is_yanked() -> None:
-    async def check() -> None:
-        log: Log = []
-        async with lost_and_survivor(log) as (lost, survivor):
+    log: Log = []
+    async with lost_and_survivor(log) as (lost, survivor):
+        survivor.answer("query-status", {"status": "colo", "running": False})
+        with pytest.raises(FailoverRefused, match="running"):
             await take_over(survivor, lost, Role.SECONDARY, log)
-            (yank,) = (m for m in survivor.fakes[1].received if m.get("exec-oob") == "yank")
-        assert yank["arguments"]["instances"] == [
-            {"type": "migration"},
-            {"type": "chardev", "id": "red0"},
-        ]
+        survivor.answer("query-status", {"status": "running", "running": True})
+        survivor.answer("query-colo-status", {"mode": "secondary"})
+        with pytest.raises(FailoverRefused, match="COLO mode secondary"):
+            await take_over(survivor, lost, Role.SECONDARY, log)
 
-    asyncio.run(check())
+
+async def test_a_yank_is_asked_for_anew_when_an_instance_went_away() -> None:
+    log: Log = []
+    async with lost_and_survivor(log) as (lost, survivor):
+        absent = Refusal("No such instance", "DeviceNotFound")
+        turns = iter([absent, absent])
+        survivor.before(lambda name: next(turns, None) if name == "yank" else None)
+        await take_over(survivor, lost, Role.PRIMARY, log)
+    assert log.count("b: yank") == 3
+    assert log.count("b: query-yank") == 3
+
+
+async def test_only_what_leads_to_the_peer_is_yanked() -> None:
+    log: Log = []
+    async with lost_and_survivor(log) as (lost, survivor):
+        await take_over(survivor, lost, Role.SECONDARY, log)
+        (yank,) = (m for m in survivor.fakes[1].received if m.get("exec-oob") == "yank")
+    assert yank["arguments"]["instances"] == [
+        {"type": "migration"},
+        {"type": "chardev", "id": "red0"},
+    ]
 
 
 @pytest.mark.parametrize("was_running", [True, False])
-def test_a_primary_whose_replica_was_given_up_runs_as_before(was_running: bool) -> None:
+async def test_a_primary_whose_replica_was_given_up_runs_as_before(was_running: bool) -> None:
     """Yanked first, then the mirror goes, then the replica; resumed only if it ran."""
     log: Log = []
 
-    async def check() -> None:
-        async with fake_vm("b", log) as primary:
-            jobs = [{"id": "resync0", "status": "ready", "current-progress": 1}]
-            jobs[0]["total-progress"] = 2
-            primary.answer("query-jobs", lambda _: jobs)
-            status = {"status": "paused", "running": False}
-            primary.answer("query-status", lambda _: status)
+    async with fake_vm("b", log) as primary:
+        jobs = [{"id": "resync0", "status": "ready", "current-progress": 1}]
+        jobs[0]["total-progress"] = 2
+        primary.answer("query-jobs", lambda _: jobs)
+        status = {"status": "paused", "running": False}
+        primary.answer("query-status", lambda _: status)
 
-            def act(name: str) -> None:
-                if name == "block-job-cancel":
-                    jobs[0]["status"] = "concluded"
-                if name == "cont":
-                    status["status"] = "running"
+        def act(name: str) -> None:
+            if name == "block-job-cancel":
+                jobs[0]["status"] = "concluded"
+            if name == "cont":
+                status["status"] = "running"
 
-            primary.before(act)
-            await abandon_secondary(make_spec(), primary, was_running=was_running)
-
-    asyncio.run(check())
+        primary.before(act)
+        await abandon_secondary(make_spec(), primary, was_running=was_running)
     order = ["yank", "block-job-cancel", "job-dismiss", "x-blockdev-change", "blockdev-del"]
     places = [log.index(f"b: {name}") for name in order]
     assert places == sorted(places)
     assert ("b: cont" in log) is was_running
 
 
-def test_the_proof_of_another_node_promotes_nothing() -> None:
+async def test_the_proof_of_another_node_promotes_nothing() -> None:
     log: Log = []
 
     async def claim() -> None:
         log.append("generation")
 
-    async def check() -> None:
-        async with lost_and_survivor(log) as (lost, survivor):
-            other = await Failover(make_spec(), lost, survivor, Role.PRIMARY).fence()
-            log.clear()
-            failing = Failover(make_spec(), survivor, lost, Role.SECONDARY)
-            with pytest.raises(ValueError, match="node b was fenced, not node a"):
-                await failing.promote(other, claim())
-
-    asyncio.run(check())
+    async with lost_and_survivor(log) as (lost, survivor):
+        other = await Failover(make_spec(), lost, survivor, Role.PRIMARY).fence()
+        log.clear()
+        failing = Failover(make_spec(), survivor, lost, Role.SECONDARY)
+        with pytest.raises(ValueError, match="node b was fenced, not node a"):
+            await failing.promote(other, claim())
     assert log == []
 
 
-def test_each_step_is_read_once_and_in_order() -> None:
-    async def check() -> None:
-        steps = Steps(began_s=100.0)
-        steps.done(FailoverStep.FENCED, 100.004)
-        assert [(one.step, one.at_ms) for one in steps.unread()] == [
-            (FailoverStep.DETECTED, 0.0), (FailoverStep.FENCED, 4.0),
-        ]  # fmt: skip
-        assert steps.unread() == ()
-        waiting = asyncio.create_task(steps.more())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        steps.done(FailoverStep.CONFIRMATION_AWAITED, 100.005)
-        steps.done(FailoverStep.RUNNING, 99.0)  # a clock never makes a step earlier than the begin
-        await waiting
-        assert [one.step for one in steps.unread()] == [
-            FailoverStep.CONFIRMATION_AWAITED, FailoverStep.RUNNING,
-        ]  # fmt: skip
-        # A confirmation is awaited, and is no step of a timeline.
-        assert steps.times() == {"detected": 0.0, "fenced": 4.0, "running": 0.0}
-
-    asyncio.run(check())
+async def test_each_step_is_read_once_and_in_order() -> None:
+    steps = Steps(began_s=100.0)
+    steps.done(FailoverStep.FENCED, 100.004)
+    assert [(one.step, one.at_ms) for one in steps.unread()] == [
+        (FailoverStep.DETECTED, 0.0), (FailoverStep.FENCED, 4.0),
+    ]  # fmt: skip
+    assert steps.unread() == ()
+    waiting = asyncio.create_task(steps.more())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    steps.done(FailoverStep.CONFIRMATION_AWAITED, 100.005)
+    steps.done(FailoverStep.RUNNING, 99.0)  # a clock never makes a step earlier than the begin
+    await waiting
+    assert [one.step for one in steps.unread()] == [
+        FailoverStep.CONFIRMATION_AWAITED, FailoverStep.RUNNING,
+    ]  # fmt: skip
+    # A confirmation is awaited, and is no step of a timeline.
+    assert steps.times() == {"detected": 0.0, "fenced": 4.0, "running": 0.0}
 
 
 @pytest.mark.parametrize("module", [failover, fencing])

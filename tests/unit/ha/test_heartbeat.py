@@ -346,7 +346,7 @@ def test_only_time_in_which_the_supervisor_ran_counts_as_silence(naps: list[floa
     asyncio.run(asyncio.wait_for(story(), 60))
 
 
-def test_a_heart_that_is_stopped_has_let_go_of_everything() -> None:
+async def test_a_heart_that_is_stopped_has_let_go_of_everything() -> None:
     async def story() -> None:
         clock = FakeClock()
         async with fake_vm("a", []) as vm:
@@ -358,4 +358,4 @@ def test_a_heart_that_is_stopped_has_let_go_of_everything() -> None:
             assert heart.observation(COLO).nodes == {}
             assert not heart.watches_link
 
-    asyncio.run(asyncio.wait_for(story(), 30))
+    await asyncio.wait_for(story(), 30)

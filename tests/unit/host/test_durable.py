@@ -83,7 +83,7 @@ def test_a_disk_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         durable.read(tmp_path / "file", 10)
 
 
-def test_a_write_that_was_given_up_never_comes_later(tmp_path: Path) -> None:
+async def test_a_write_that_was_given_up_never_comes_later(tmp_path: Path) -> None:
     """The disk hangs in fsync, the write is given up, another one is done, the disk comes back."""
     path = tmp_path / "file"
     hanging, back = threading.Event(), threading.Event()
@@ -108,6 +108,6 @@ def test_a_write_that_was_given_up_never_comes_later(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        asyncio.run(play())
+        await play()
     assert path.read_bytes() == b"newer"
     assert list(tmp_path.iterdir()) == [path]

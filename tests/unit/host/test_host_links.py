@@ -26,66 +26,51 @@ def listener() -> Iterator[tuple[socket.socket, Endpoint]]:
         yield sock, Endpoint(*sock.getsockname())
 
 
-def test_a_road_that_carries_leaves_its_port_free() -> None:
-    async def story() -> None:
-        with listener() as (_, at):
-            pass
-        async with LocalHost() as one, LocalHost() as two:
-            for _ in range(3):  # at once: nothing of the last try is in the way
-                await one.carries(two, at, deadline_s=5)
-            assert at.port not in await one.ports_in_use(at.address)
-
-    asyncio.run(story())
+async def test_a_road_that_carries_leaves_its_port_free() -> None:
+    with listener() as (_, at):
+        pass
+    async with LocalHost() as one, LocalHost() as two:
+        for _ in range(3):  # at once: nothing of the last try is in the way
+            await one.carries(two, at, deadline_s=5)
+        assert at.port not in await one.ports_in_use(at.address)
 
 
-def test_a_port_that_somebody_has_is_no_matter_of_the_link() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with listener() as (_, at), pytest.raises(PreconditionFailed, match="in use"):
-                await host.carries(host, at, deadline_s=5)
-
-    asyncio.run(story())
+async def test_a_port_that_somebody_has_is_no_matter_of_the_link() -> None:
+    async with LocalHost() as host:
+        with listener() as (_, at), pytest.raises(PreconditionFailed, match="in use"):
+            await host.carries(host, at, deadline_s=5)
 
 
-def test_an_end_that_is_closed_carries_nothing() -> None:
+async def test_an_end_that_is_closed_carries_nothing() -> None:
     one, two = unix_pair()
     with one:
         two.close()
         with pytest.raises(Unreachable, match="unix pair"):
-            asyncio.run(carries(one, two, 5))
+            await carries(one, two, 5)
 
 
 @pytest.mark.parametrize("said", [GREETING, GREETING[:5], b""])
-def test_a_server_is_heard_as_far_as_it_speaks(said: bytes) -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with listener() as (sock, at):
-                heard = asyncio.create_task(host.hear(at, len(GREETING), deadline_s=5))
-                sock.setblocking(False)
-                taken, _ = await asyncio.get_running_loop().sock_accept(sock)
-                with taken:
-                    taken.sendall(said)
-                assert await heard == said
-
-    asyncio.run(story())
+async def test_a_server_is_heard_as_far_as_it_speaks(said: bytes) -> None:
+    async with LocalHost() as host:
+        with listener() as (sock, at):
+            heard = asyncio.create_task(host.hear(at, len(GREETING), deadline_s=5))
+            sock.setblocking(False)
+            taken, _ = await asyncio.get_running_loop().sock_accept(sock)
+            with taken:
+                taken.sendall(said)
+            assert await heard == said
 
 
-def test_a_server_that_stays_silent_is_named() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with listener() as (_, at), pytest.raises(Unreachable, match="No data came") as no:
-                await host.hear(at, 18, deadline_s=0.05)
-            assert str(at) in no.value.message
-
-    asyncio.run(story())
+async def test_a_server_that_stays_silent_is_named() -> None:
+    async with LocalHost() as host:
+        with listener() as (_, at), pytest.raises(Unreachable, match="No data came") as no:
+            await host.hear(at, 18, deadline_s=0.05)
+        assert str(at) in no.value.message
 
 
-def test_a_port_where_nobody_listens_is_named() -> None:
-    async def story() -> None:
-        with listener() as (_, at):
-            pass
-        async with LocalHost() as host:
-            with pytest.raises(Unreachable, match=f"No connection to {at}: "):
-                await host.hear(at, 18, deadline_s=5)
-
-    asyncio.run(story())
+async def test_a_port_where_nobody_listens_is_named() -> None:
+    with listener() as (_, at):
+        pass
+    async with LocalHost() as host:
+        with pytest.raises(Unreachable, match=f"No connection to {at}: "):
+            await host.hear(at, 18, deadline_s=5)

@@ -55,145 +55,121 @@ def taken_port() -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-def test_launched_program_owns_a_socket_that_listened_before_it(tmp_path: Path) -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            path = tmp_path / "qmp.sock"
-            process = await host.launch(
-                [sys.executable, "-S", "-c", GREETER, "{fd:qmp}"],
-                stderr=tmp_path / "log",
-                listen={"qmp": path},
+async def test_launched_program_owns_a_socket_that_listened_before_it(tmp_path: Path) -> None:
+    async with LocalHost() as host:
+        path = tmp_path / "qmp.sock"
+        process = await host.launch(
+            [sys.executable, "-S", "-c", GREETER, "{fd:qmp}"],
+            stderr=tmp_path / "log",
+            listen={"qmp": path},
+        )
+        try:
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            with await host.monitor(path, 5) as sock:
+                loop = asyncio.get_running_loop()
+                assert await asyncio.wait_for(loop.sock_recv(sock, 16), 60) == b"hello"
+            with pytest.raises(PreconditionFailed, match="already listens"):
+                await host.launch(["true"], stderr=tmp_path / "log", listen={"qmp": path})
+            assert path.exists()
+        finally:
+            await process.kill(5)
+        with pytest.raises(Unreachable, match="No process answers"):
+            await host.monitor(path, 5)
+
+
+async def test_stale_socket_file_is_replaced_and_other_files_are_not(tmp_path: Path) -> None:
+    stale, file = tmp_path / "stale.sock", tmp_path / "file"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(stale))
+    file.write_text("precious")
+    async with LocalHost() as host:
+        process = await host.launch(["true"], stderr=tmp_path / "log", listen={"m": stale})
+        assert (await process.wait()).exit_code == 0
+        with pytest.raises(PreconditionFailed, match="it is not a socket"):
+            await host.launch(
+                ["true"], stderr=tmp_path / "log", listen={"a": tmp_path / "new", "m": file}
             )
-            try:
-                assert stat.S_IMODE(path.stat().st_mode) == 0o600
-                with await host.monitor(path, 5) as sock:
-                    loop = asyncio.get_running_loop()
-                    assert await asyncio.wait_for(loop.sock_recv(sock, 16), 60) == b"hello"
-                with pytest.raises(PreconditionFailed, match="already listens"):
-                    await host.launch(["true"], stderr=tmp_path / "log", listen={"qmp": path})
-                assert path.exists()
-            finally:
-                await process.kill(5)
-            with pytest.raises(Unreachable, match="No process answers"):
-                await host.monitor(path, 5)
-
-    asyncio.run(story())
+    assert file.read_text() == "precious"
+    assert not (tmp_path / "new").exists()
 
 
-def test_stale_socket_file_is_replaced_and_other_files_are_not(tmp_path: Path) -> None:
-    async def story() -> None:
-        stale, file = tmp_path / "stale.sock", tmp_path / "file"
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(str(stale))
-        file.write_text("precious")
-        async with LocalHost() as host:
-            process = await host.launch(["true"], stderr=tmp_path / "log", listen={"m": stale})
-            assert (await process.wait()).exit_code == 0
-            with pytest.raises(PreconditionFailed, match="it is not a socket"):
-                await host.launch(
-                    ["true"], stderr=tmp_path / "log", listen={"a": tmp_path / "new", "m": file}
-                )
-        assert file.read_text() == "precious"
-        assert not (tmp_path / "new").exists()
-
-    asyncio.run(story())
+async def test_long_socket_path_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 108)
+    async with LocalHost() as host:
+        with pytest.raises(PreconditionFailed, match="can have 107") as caught:
+            await host.launch(["true"], stderr=tmp_path / "log", listen={"m": path})
+        assert "COLOCTL_STATE_DIR" in (caught.value.hint or "")
+        with pytest.raises(PreconditionFailed, match="can have 107"):
+            await host.monitor(path, 1)
 
 
-def test_long_socket_path_is_refused_in_words(tmp_path: Path) -> None:
-    async def story() -> None:
-        path = tmp_path / ("x" * 108)
-        async with LocalHost() as host:
-            with pytest.raises(PreconditionFailed, match="can have 107") as caught:
-                await host.launch(["true"], stderr=tmp_path / "log", listen={"m": path})
-            assert "COLOCTL_STATE_DIR" in (caught.value.hint or "")
-            with pytest.raises(PreconditionFailed, match="can have 107"):
-                await host.monitor(path, 1)
-
-    asyncio.run(story())
-
-
-def test_monitor_that_takes_no_connection_is_unreachable(tmp_path: Path) -> None:
-    async def story() -> None:
-        path = tmp_path / "full.sock"
-        async with LocalHost() as host:
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(path))
-                listener.listen(0)
-                first = await host.monitor(path, 1)
-                with first, pytest.raises(Unreachable, match="took no connection"):
-                    await host.monitor(path, 0.05)
-            with pytest.raises(Unreachable, match="No process answers"):
-                await host.monitor(tmp_path / "none.sock", 1)
-
-    asyncio.run(story())
+async def test_monitor_that_takes_no_connection_is_unreachable(tmp_path: Path) -> None:
+    path = tmp_path / "full.sock"
+    async with LocalHost() as host:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen(0)
+            first = await host.monitor(path, 1)
+            with first, pytest.raises(Unreachable, match="took no connection"):
+                await host.monitor(path, 0.05)
+        with pytest.raises(Unreachable, match="No process answers"):
+            await host.monitor(tmp_path / "none.sock", 1)
 
 
 @pytest.mark.parametrize("nodelay", [True, False])
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_channel_is_a_blocking_stream_with_nodelay_as_asked(address: str, nodelay: bool) -> None:
-    async def story() -> None:
-        async with LocalHost() as one, LocalHost() as two:
-            try:
-                ends = await one.channel_pair(
-                    two, Endpoint(address, 0), nodelay=nodelay, deadline_s=5
+async def test_channel_is_a_blocking_stream_with_nodelay_as_asked(
+    address: str, nodelay: bool
+) -> None:
+    async with LocalHost() as one, LocalHost() as two:
+        try:
+            ends = await one.channel_pair(two, Endpoint(address, 0), nodelay=nodelay, deadline_s=5)
+        except PreconditionFailed:
+            if address == "::1":
+                pytest.skip("no IPv6 here")
+            raise
+        with ends[0] as near, ends[1] as far:
+            for end in (near, far):
+                assert os.get_blocking(end.fileno())
+                option = end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert bool(option) is nodelay
+            os.write(near.fileno(), b"there")
+            assert os.read(far.fileno(), 16) == b"there"
+            os.write(far.fileno(), b"back")
+            assert os.read(near.fileno(), 16) == b"back"
+            assert near.socket.getpeername() == far.socket.getsockname()
+        assert near.fileno() == far.fileno() == -1
+
+
+async def test_channel_turns_strangers_away() -> None:
+    async with LocalHost() as host:
+        with await host.make_socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            bound = listen_at(listener, Endpoint("127.0.0.1", 0), host.name)
+            with socket.create_connection((bound.address, bound.port)) as stranger:
+                connector = await host.make_socket(socket.AF_INET, socket.SOCK_STREAM)
+                near, far = await connect_pair(
+                    listener, connector, bound, nodelay=True, deadline_s=5
                 )
-            except PreconditionFailed:
-                if address == "::1":
-                    pytest.skip("no IPv6 here")
-                raise
-            with ends[0] as near, ends[1] as far:
-                for end in (near, far):
-                    assert os.get_blocking(end.fileno())
-                    option = end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-                    assert bool(option) is nodelay
-                os.write(near.fileno(), b"there")
-                assert os.read(far.fileno(), 16) == b"there"
-                os.write(far.fileno(), b"back")
-                assert os.read(near.fileno(), 16) == b"back"
-                assert near.socket.getpeername() == far.socket.getsockname()
-            assert near.fileno() == far.fileno() == -1
-
-    asyncio.run(story())
+                with near, far:
+                    assert near.socket.getpeername() == far.socket.getsockname()
+                    assert stranger.recv(1) == b""
 
 
-def test_channel_turns_strangers_away() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with await host.make_socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-                bound = listen_at(listener, Endpoint("127.0.0.1", 0), host.name)
-                with socket.create_connection((bound.address, bound.port)) as stranger:
-                    connector = await host.make_socket(socket.AF_INET, socket.SOCK_STREAM)
-                    near, far = await connect_pair(
-                        listener, connector, bound, nodelay=True, deadline_s=5
-                    )
-                    with near, far:
-                        assert near.socket.getpeername() == far.socket.getsockname()
-                        assert stranger.recv(1) == b""
-
-    asyncio.run(story())
-
-
-def test_channel_on_a_busy_port_names_it() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with taken_port() as port, no_fd_leak():
-                with pytest.raises(PreconditionFailed, match=f"127.0.0.1:{port}.*in use") as caught:
-                    await host.channel_pair(
-                        host, Endpoint("127.0.0.1", port), nodelay=True, deadline_s=5
-                    )
-                assert "base_port" in (caught.value.hint or "")
-
-    asyncio.run(story())
+async def test_channel_on_a_busy_port_names_it() -> None:
+    async with LocalHost() as host:
+        with taken_port() as port, no_fd_leak():
+            with pytest.raises(PreconditionFailed, match=f"127.0.0.1:{port}.*in use") as caught:
+                await host.channel_pair(
+                    host, Endpoint("127.0.0.1", port), nodelay=True, deadline_s=5
+                )
+            assert "base_port" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "a.example"])
-def test_channel_at_an_address_that_is_not_ours(address: str) -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with pytest.raises(PreconditionFailed, match=address):
-                await host.channel_pair(host, Endpoint(address, 0), nodelay=True, deadline_s=5)
-
-    asyncio.run(story())
+async def test_channel_at_an_address_that_is_not_ours(address: str) -> None:
+    async with LocalHost() as host:
+        with pytest.raises(PreconditionFailed, match=address):
+            await host.channel_pair(host, Endpoint(address, 0), nodelay=True, deadline_s=5)
 
 
 def test_unix_pair_is_connected() -> None:
@@ -204,62 +180,55 @@ def test_unix_pair_is_connected() -> None:
         assert os.read(two.fileno(), 1) == b"x"
 
 
-def test_ports_in_use_sees_listeners_and_only_where_they_collide() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            with taken_port() as port:
-                assert port in await host.ports_in_use("127.0.0.1")
-                assert port in await host.ports_in_use("0.0.0.0")
-                assert port not in await host.ports_in_use("127.0.0.2")
-            with socket.socket() as everywhere:
-                everywhere.bind(("0.0.0.0", 0))
-                everywhere.listen()
-                port = everywhere.getsockname()[1]
-                assert port in await host.ports_in_use("127.0.0.2")
-                assert port not in await host.ports_in_use("::1")
+async def test_ports_in_use_sees_listeners_and_only_where_they_collide() -> None:
+    async with LocalHost() as host:
+        with taken_port() as port:
+            assert port in await host.ports_in_use("127.0.0.1")
+            assert port in await host.ports_in_use("0.0.0.0")
             assert port not in await host.ports_in_use("127.0.0.2")
+        with socket.socket() as everywhere:
+            everywhere.bind(("0.0.0.0", 0))
+            everywhere.listen()
+            port = everywhere.getsockname()[1]
+            assert port in await host.ports_in_use("127.0.0.2")
+            assert port not in await host.ports_in_use("::1")
+        assert port not in await host.ports_in_use("127.0.0.2")
 
-    asyncio.run(story())
 
-
-def test_run_answers_with_code_and_output() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            done = await host.run(["sh", "-c", "echo out; echo err >&2; exit 3"], deadline_s=10)
-            assert (done.code, done.stdout, done.stderr) == (3, "out\n", "err\n")
-            killed = await host.run(["sh", "-c", "kill -9 $$"], deadline_s=10)
-            assert killed.code == -signal.SIGKILL
-            with pytest.raises(PreconditionFailed, match="qemu-imgg") as caught:
-                await host.run(["qemu-imgg", "info"], deadline_s=10)
-            assert caught.value.hint
-
-    asyncio.run(story())
+async def test_run_answers_with_code_and_output() -> None:
+    async with LocalHost() as host:
+        done = await host.run(["sh", "-c", "echo out; echo err >&2; exit 3"], deadline_s=10)
+        assert (done.code, done.stdout, done.stderr) == (3, "out\n", "err\n")
+        killed = await host.run(["sh", "-c", "kill -9 $$"], deadline_s=10)
+        assert killed.code == -signal.SIGKILL
+        with pytest.raises(PreconditionFailed, match="qemu-imgg") as caught:
+            await host.run(["qemu-imgg", "info"], deadline_s=10)
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["late", "cancelled"])
-def test_run_that_is_not_waited_for_is_killed_with_its_children(tmp_path: Path, how: str) -> None:
+async def test_run_that_is_not_waited_for_is_killed_with_its_children(
+    tmp_path: Path, how: str
+) -> None:
     pids = tmp_path / "pids"
     script = f"sleep 300 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; wait"
 
-    async def story() -> None:
-        async with LocalHost() as host:
-            running = asyncio.create_task(
-                host.run(["sh", "-c", script], deadline_s=1 if how == "late" else 60)
-            )
-            await until(pids.exists)
-            if how == "cancelled":
-                running.cancel()
-            await asyncio.wait([running])
-            assert running.cancelled() is (how == "cancelled")
-            if how == "late":
-                assert isinstance(running.exception(), DeadlineMissed)
+    async with LocalHost() as host:
+        running = asyncio.create_task(
+            host.run(["sh", "-c", script], deadline_s=1 if how == "late" else 60)
+        )
+        await until(pids.exists)
+        if how == "cancelled":
+            running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled() is (how == "cancelled")
+        if how == "late":
+            assert isinstance(running.exception(), DeadlineMissed)
 
-        await until(lambda: not any(map(runs, map(int, pids.read_text().split()))))
-
-    asyncio.run(story())
+    await until(lambda: not any(map(runs, map(int, pids.read_text().split()))))
 
 
-def test_nothing_is_leaked(tmp_path: Path) -> None:
+async def test_nothing_is_leaked(tmp_path: Path) -> None:
     async def round_trip() -> None:
         async with LocalHost() as host:
             process = await host.launch(
@@ -282,29 +251,23 @@ def test_nothing_is_leaked(tmp_path: Path) -> None:
             await waiting
             again.close()
 
-    async def story() -> None:
-        await round_trip()
-        with no_fd_leak():
-            for _ in range(3):
-                await round_trip()
-
-    asyncio.run(story())
+    await round_trip()
+    with no_fd_leak():
+        for _ in range(3):
+            await round_trip()
 
 
-def test_network_devices_that_are_no_taps() -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            assert await host.tap_is_up("no-such-tap") is None
-            with pytest.raises(PreconditionFailed, match="no tap no-such-tap"):
-                await host.tap("no-such-tap", up=False)
-            with pytest.raises(PreconditionFailed, match="no tap no-such-tap"):
-                await host.check_tap("no-such-tap")
-            with pytest.raises(PreconditionFailed, match="is not a tap"):
-                await host.check_tap("lo")
-            with pytest.raises(PreconditionFailed, match="1 to 15 bytes"):
-                await host.check_tap("a-name-that-is-too-long")
-
-    asyncio.run(story())
+async def test_network_devices_that_are_no_taps() -> None:
+    async with LocalHost() as host:
+        assert await host.tap_is_up("no-such-tap") is None
+        with pytest.raises(PreconditionFailed, match="no tap no-such-tap"):
+            await host.tap("no-such-tap", up=False)
+        with pytest.raises(PreconditionFailed, match="no tap no-such-tap"):
+            await host.check_tap("no-such-tap")
+        with pytest.raises(PreconditionFailed, match="is not a tap"):
+            await host.check_tap("lo")
+        with pytest.raises(PreconditionFailed, match="1 to 15 bytes"):
+            await host.check_tap("a-name-that-is-too-long")
 
 
 @pytest.mark.parametrize("spec", ["", "ssh://root@b", "netns", "local:x"])

@@ -98,117 +98,97 @@ async def gone(home: Path) -> bool:
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)
-def test_the_process_that_answers_is_held_and_all_of_them_end(home: Path, kind: str) -> None:
-    async def story() -> None:
-        async with launched(home, kind) as (_, program, pid):
-            assert program.identity == identity_of(pid)
-            assert len(processes([home])) == WRAPPERS[kind][1]
-            assert program.alive()
-            proof = await program.kill(10)
-            assert (proof.pid, proof.how) == (pid, "sigkill")
-            assert not program.alive()
-            assert await gone(home)
-
-    asyncio.run(story())
+async def test_the_process_that_answers_is_held_and_all_of_them_end(home: Path, kind: str) -> None:
+    async with launched(home, kind) as (_, program, pid):
+        assert program.identity == identity_of(pid)
+        assert len(processes([home])) == WRAPPERS[kind][1]
+        assert program.alive()
+        proof = await program.kill(10)
+        assert (proof.pid, proof.how) == (pid, "sigkill")
+        assert not program.alive()
+        assert await gone(home)
 
 
 @pytest.mark.parametrize("kind", sorted(set(WRAPPERS) - {"exec", "daemon"}))
-def test_a_dead_wrapper_is_no_dead_qemu(home: Path, kind: str) -> None:
-    async def story() -> None:
-        async with launched(home, kind) as (_, program, pid):
-            waiting = asyncio.create_task(program.wait())
-            os.kill(program.leader.pid, signal.SIGKILL)
-            await asyncio.sleep(0.1)
-            assert program.alive() and not waiting.done()
-            os.kill(pid, signal.SIGKILL)
-            assert (await asyncio.wait_for(waiting, 10)).pid == pid
-            await program.kill(10)
-            assert await gone(home)
-
-    asyncio.run(story())
+async def test_a_dead_wrapper_is_no_dead_qemu(home: Path, kind: str) -> None:
+    async with launched(home, kind) as (_, program, pid):
+        waiting = asyncio.create_task(program.wait())
+        os.kill(program.leader.pid, signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        assert program.alive() and not waiting.done()
+        os.kill(pid, signal.SIGKILL)
+        assert (await asyncio.wait_for(waiting, 10)).pid == pid
+        await program.kill(10)
+        assert await gone(home)
 
 
-def test_a_wrapper_that_starts_another_qemu_is_ended_with_it(home: Path) -> None:
-    async def story() -> None:
-        async with launched(home, "restarting") as (host, program, pid):
-            os.kill(pid, signal.SIGKILL)
-            assert (await program.wait()).pid == pid
-            with await host.monitor(home / "qmp.sock", 10) as monitor:
-                assert (await host.speaker(monitor, 10)).pid != pid  # there is a second one
-            assert not program.alive()
-            assert (await program.kill(10)).how == "already-dead"
-            assert await gone(home)
-
-    asyncio.run(story())
+async def test_a_wrapper_that_starts_another_qemu_is_ended_with_it(home: Path) -> None:
+    async with launched(home, "restarting") as (host, program, pid):
+        os.kill(pid, signal.SIGKILL)
+        assert (await program.wait()).pid == pid
+        with await host.monitor(home / "qmp.sock", 10) as monitor:
+            assert (await host.speaker(monitor, 10)).pid != pid  # there is a second one
+        assert not program.alive()
+        assert (await program.kill(10)).how == "already-dead"
+        assert await gone(home)
 
 
 @pytest.mark.parametrize("kind", WRAPPERS)
 @pytest.mark.parametrize("dead", ["none", "wrapper", "qemu"])
-def test_another_supervisor_holds_the_same_processes(home: Path, kind: str, dead: str) -> None:
-    async def story() -> None:
-        async with launched(home, kind) as (_, program, pid):
-            identity, leader = program.identity, program.leader
-            if dead == "wrapper" and identity != leader and program.leader.pid != pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(leader.pid, signal.SIGKILL)
-            elif dead == "qemu":
-                os.kill(pid, signal.SIGKILL)
-                await program.wait()
-            await asyncio.sleep(0.05)
-            found = await adopt_program(
-                identity, node="a", leader=leader, sockets=[home / "qmp.sock"]
-            )
-            if found is not None:
-                assert (found.identity, found.leader) == (identity, leader)
-                assert found.alive() is (dead != "qemu")
-                await found.kill(10)
-            else:
-                assert dead == "qemu"
-            assert await gone(home)
-            again = await adopt_program(
-                identity, node="a", leader=leader, sockets=[home / "qmp.sock"]
-            )
-            assert again is None
-
-    asyncio.run(story())
+async def test_another_supervisor_holds_the_same_processes(
+    home: Path, kind: str, dead: str
+) -> None:
+    async with launched(home, kind) as (_, program, pid):
+        identity, leader = program.identity, program.leader
+        if dead == "wrapper" and identity != leader and program.leader.pid != pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(leader.pid, signal.SIGKILL)
+        elif dead == "qemu":
+            os.kill(pid, signal.SIGKILL)
+            await program.wait()
+        await asyncio.sleep(0.05)
+        found = await adopt_program(identity, node="a", leader=leader, sockets=[home / "qmp.sock"])
+        if found is not None:
+            assert (found.identity, found.leader) == (identity, leader)
+            assert found.alive() is (dead != "qemu")
+            await found.kill(10)
+        else:
+            assert dead == "qemu"
+        assert await gone(home)
+        again = await adopt_program(identity, node="a", leader=leader, sockets=[home / "qmp.sock"])
+        assert again is None
 
 
-def test_who_has_the_disks_open_is_the_qemu_though_another_speaks(home: Path) -> None:
+async def test_who_has_the_disks_open_is_the_qemu_though_another_speaks(home: Path) -> None:
     """A monitor may be served by a program between coloctl and QEMU."""
 
-    async def story() -> None:
-        disk = home / "disk.img"
-        disk.touch()
-        (home / "carrier.sh").write_text(
-            f"#!/bin/sh\n{sys.executable} -S {home}/qemu.py $1 &\nexec 4>>{disk}\nwait\n"
-        )
-        (home / "carrier.sh").chmod(0o755)
-        async with LocalHost() as host:
-            path = home / "qmp.sock"
-            argv = [str(home / "carrier.sh"), "{fd:qmp}"]
-            program = await host.launch(argv, stderr=home / "log", listen={"qmp": path})
-            try:
-                with await host.monitor(path, 10) as monitor:
-                    speaker = await host.speaker(monitor, 10)
-                    assert speaker != program.leader
-                    await program.answers(speaker, [disk])
-                    assert program.identity == program.leader
-            finally:
-                await program.kill(10)
-            assert await gone(home)
-
-    asyncio.run(story())
-
-
-def test_a_stranger_who_answers_is_not_taken_for_the_qemu(home: Path) -> None:
-    async def story() -> None:
-        async with launched(home, "child") as (host, program, _), launched_stranger(home) as path:
+    disk = home / "disk.img"
+    disk.touch()
+    (home / "carrier.sh").write_text(
+        f"#!/bin/sh\n{sys.executable} -S {home}/qemu.py $1 &\nexec 4>>{disk}\nwait\n"
+    )
+    (home / "carrier.sh").chmod(0o755)
+    async with LocalHost() as host:
+        path = home / "qmp.sock"
+        argv = [str(home / "carrier.sh"), "{fd:qmp}"]
+        program = await host.launch(argv, stderr=home / "log", listen={"qmp": path})
+        try:
             with await host.monitor(path, 10) as monitor:
                 speaker = await host.speaker(monitor, 10)
-            with pytest.raises(Unreachable, match="coloctl did not start it"):
-                await program.answers(speaker)
+                assert speaker != program.leader
+                await program.answers(speaker, [disk])
+                assert program.identity == program.leader
+        finally:
+            await program.kill(10)
+        assert await gone(home)
 
-    asyncio.run(story())
+
+async def test_a_stranger_who_answers_is_not_taken_for_the_qemu(home: Path) -> None:
+    async with launched(home, "child") as (host, program, _), launched_stranger(home) as path:
+        with await host.monitor(path, 10) as monitor:
+            speaker = await host.speaker(monitor, 10)
+        with pytest.raises(Unreachable, match="coloctl did not start it"):
+            await program.answers(speaker)
 
 
 @contextlib.asynccontextmanager
@@ -223,35 +203,29 @@ async def launched_stranger(home: Path) -> AsyncIterator[Path]:
             await stranger.kill(10)
 
 
-def test_a_session_number_of_the_past_proves_nothing(home: Path) -> None:
+async def test_a_session_number_of_the_past_proves_nothing(home: Path) -> None:
     """Another program may lead a session of the same number long after the first has ended."""
 
-    async def story() -> None:
-        async with launched(home, "child") as (_, program, _):
-            leader = program.leader
-            before = Identity(leader.pid, leader.start_time - 1000)  # ten seconds earlier
-            assert not ProcessTree(before, {}, "a").look()
-            assert await adopt_program(before, node="a") is None
-            assert len(processes([home])) == 2
-
-    asyncio.run(story())
+    async with launched(home, "child") as (_, program, _):
+        leader = program.leader
+        before = Identity(leader.pid, leader.start_time - 1000)  # ten seconds earlier
+        assert not ProcessTree(before, {}, "a").look()
+        assert await adopt_program(before, node="a") is None
+        assert len(processes([home])) == 2
 
 
-def test_a_launch_that_is_given_up_leaves_nothing(home: Path) -> None:
-    async def story() -> None:
-        async with LocalHost() as host:
-            for kind in WRAPPERS:
-                program = await host.launch(
-                    wrapper(home, kind), stderr=home / "log", listen={"qmp": home / "qmp.sock"}
-                )
-                end = time.monotonic() + 10
-                while not any("qemu.py" in one for one in processes([home]).values()):
-                    assert time.monotonic() < end
-                    await asyncio.sleep(0.01)
-                program.discard(5)
-                assert await gone(home), kind
-
-    asyncio.run(story())
+async def test_a_launch_that_is_given_up_leaves_nothing(home: Path) -> None:
+    async with LocalHost() as host:
+        for kind in WRAPPERS:
+            program = await host.launch(
+                wrapper(home, kind), stderr=home / "log", listen={"qmp": home / "qmp.sock"}
+            )
+            end = time.monotonic() + 10
+            while not any("qemu.py" in one for one in processes([home]).values()):
+                assert time.monotonic() < end
+                await asyncio.sleep(0.01)
+            program.discard(5)
+            assert await gone(home), kind
 
 
 @pytest.mark.parametrize("kind", ["child", "own-session", "logged"])
@@ -266,19 +240,16 @@ def test_a_measured_qemu_behind_a_wrapper_ends(home: Path, kind: str) -> None:
     assert not processes([home])
 
 
-def test_what_the_kernel_tells_of_sockets_and_files(home: Path) -> None:
-    async def story() -> None:
-        async with launched(home, "own-session") as (_, program, pid):
-            path = home / "qmp.sock"
-            inode = procfs.listeners([path])[path]
-            assert procfs.listed([inode]) and not procfs.listed([1])
-            holders = procfs.holding({procfs.socket_name(inode)})
-            assert holders == {pid, program.leader.pid}
-            log = home / "log"
-            assert {pid, program.leader.pid} <= procfs.holding_file([log])
-            path.rename(home / "elsewhere")  # the kernel still knows it by the name it was made by
-            assert procfs.listeners([path]) == {path: inode}
-            await program.kill(10)
-            assert not procfs.listed([inode]) and not procfs.listeners([path])
-
-    asyncio.run(story())
+async def test_what_the_kernel_tells_of_sockets_and_files(home: Path) -> None:
+    async with launched(home, "own-session") as (_, program, pid):
+        path = home / "qmp.sock"
+        inode = procfs.listeners([path])[path]
+        assert procfs.listed([inode]) and not procfs.listed([1])
+        holders = procfs.holding({procfs.socket_name(inode)})
+        assert holders == {pid, program.leader.pid}
+        log = home / "log"
+        assert {pid, program.leader.pid} <= procfs.holding_file([log])
+        path.rename(home / "elsewhere")  # the kernel still knows it by the name it was made by
+        assert procfs.listeners([path]) == {path: inode}
+        await program.kill(10)
+        assert not procfs.listed([inode]) and not procfs.listeners([path])

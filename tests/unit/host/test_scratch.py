@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 from pathlib import Path
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.unit
 PAGE, KEY = 4096, b"k" * 16
 
 
-def test_each_page_has_its_digest() -> None:
+async def test_each_page_has_its_digest() -> None:
     pages = [bytes(PAGE), os.urandom(PAGE), bytes(PAGE - 1) + b"x", bytes(PAGE)]
 
     async def check() -> bytes:
@@ -32,17 +31,17 @@ def test_each_page_has_its_digest() -> None:
             scratch.close()
             await host.aclose()
 
-    found = asyncio.run(check())
+    found = await check()
     each = [hashlib.blake2b(page, digest_size=DIGEST, key=KEY).digest() for page in pages]
     assert found == b"".join(each)
 
 
-def test_what_was_written_in_part_is_no_answer() -> None:
+async def test_what_was_written_in_part_is_no_answer() -> None:
     scratch = Scratch()
     try:
         os.pwrite(scratch.fileno(), b"x" * 100, 0)
         with pytest.raises(PreconditionFailed, match="100 bytes of its memory, not 4096"):
-            asyncio.run(scratch.digests(PAGE, PAGE, KEY))
+            await scratch.digests(PAGE, PAGE, KEY)
     finally:
         scratch.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from pathlib import Path
 
@@ -51,9 +50,9 @@ def test_a_disturbed_measurement_is_made_once_more(monkeypatch: pytest.MonkeyPat
     assert (verdict.real, verdict.kvm.loop_s, verdict.tcg.loop_s) == (True, 0.01, 0.09)
 
 
-def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accel, "prove", lambda _: pytest.fail("measured"))
-    assert asyncio.run(accel.choose(Path("qemu"), "tcg")) == "tcg"
+    assert await accel.choose(Path("qemu"), "tcg") == "tcg"
 
 
 def test_kvm_that_does_not_open_is_not_started(

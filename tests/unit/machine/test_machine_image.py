@@ -46,19 +46,17 @@ def complaint(answers: Answers) -> PreconditionFailed:
     return caught.value
 
 
-def test_an_image_in_use_can_be_asked() -> None:
+async def test_an_image_in_use_can_be_asked() -> None:
     answers = Answers(stdout=json.dumps(ANSWER))
-    found = asyncio.run(
-        image.info(DISK, answers, image_format="qcow2", qemu_img=Path("/x/qemu-img"))
-    )
+    found = await image.info(DISK, answers, image_format="qcow2", qemu_img=Path("/x/qemu-img"))
     assert (found.format, found.virtual_size, found.backing) == ("qcow2", 64 * MIB, None)
     assert answers.argv[:3] == ["/x/qemu-img", "info", "-U"]
     assert answers.argv[3:5] == ["-f", "qcow2"]
 
 
-def test_what_newer_versions_add_does_no_harm() -> None:
+async def test_what_newer_versions_add_does_no_harm() -> None:
     more = ANSWER | {"children": [], "dirty-flag": False}
-    assert asyncio.run(image.virtual_size(DISK, Answers(stdout=json.dumps(more)))) == 64 * MIB
+    assert await image.virtual_size(DISK, Answers(stdout=json.dumps(more))) == 64 * MIB
 
 
 @pytest.mark.parametrize(
@@ -110,22 +108,22 @@ def test_unequal_sizes_are_told_with_the_cure() -> None:
 
 
 @pytest.mark.parametrize(("code", "same"), [(0, True), (1, False)])
-def test_content_is_compared_as_the_guest_sees_it(code: int, same: bool) -> None:
+async def test_content_is_compared_as_the_guest_sees_it(code: int, same: bool) -> None:
     answers = Answers(code)
     b = Path("/srv/b.qcow2")
-    assert asyncio.run(image.same_content(DISK, b, "qcow2", answers)) is same
+    assert await image.same_content(DISK, b, "qcow2", answers) is same
     assert answers.argv[-2:] == [str(DISK), str(b)]
 
 
-def test_a_comparison_that_fails_is_no_difference() -> None:
+async def test_a_comparison_that_fails_is_no_difference() -> None:
     with pytest.raises(PreconditionFailed, match="compared"):
-        asyncio.run(image.same_content(DISK, DISK, "raw", Answers(2, stderr="qemu-img: boom")))
+        await image.same_content(DISK, DISK, "raw", Answers(2, stderr="qemu-img: boom"))
 
 
-def test_overlays_that_cannot_be_written_are_named() -> None:
+async def test_overlays_that_cannot_be_written_are_named() -> None:
     full = Answers(1, stderr="qemu-img: /run/x: Could not write: No space left on device\n")
     with pytest.raises(PreconditionFailed, match="/run/x") as caught:
-        asyncio.run(image.create_overlay(Path("/run/x"), 1024, full))
+        await image.create_overlay(Path("/run/x"), 1024, full)
     assert caught.value.hint is not None
 
 

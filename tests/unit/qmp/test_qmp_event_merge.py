@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from fake_qmp import FakeQMP, open_monitor
 from hypothesis import given
@@ -118,29 +116,26 @@ def test_an_event_that_one_road_never_told_does_not_put_them_out_of_step() -> No
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_a_checkpoint_ends_on_the_rescue_road_while_commands_hang(ends: bool) -> None:
+async def test_a_checkpoint_ends_on_the_rescue_road_while_commands_hang(ends: bool) -> None:
     """And one that really does not end goes on being none that has ended."""
 
-    async def check() -> None:
-        stats = CheckpointStats()
-        async with (
-            FakeQMP() as command,
-            FakeQMP() as rescue,
-            await open_monitor(command, rescue) as monitor,
-        ):
-            with monitor.listen("STOP", "RESUME") as stream:
-                for road in (command, rescue):
-                    road.event("RESUME", at=999.0)
-                assert (await stream.next(5)).name == "RESUME"
-                await monitor.rescue(qmp.query_yank(), 5)
-                command.event("STOP", at=1000.0)
-                stats.stop((await stream.next(5)).at_s)
-                rescue.event("STOP", at=1000.0)
-                if ends:
-                    rescue.event("RESUME", at=1000.5)
-                    assert stats.resume((await stream.next(5)).at_s) == 0.5
-                command.event("STOP", at=2000.0)
-                assert (await stream.next(5)).at_s == 2000.0
-        assert (stats.stopped_at is None) is ends
-
-    asyncio.run(check())
+    stats = CheckpointStats()
+    async with (
+        FakeQMP() as command,
+        FakeQMP() as rescue,
+        await open_monitor(command, rescue) as monitor,
+    ):
+        with monitor.listen("STOP", "RESUME") as stream:
+            for road in (command, rescue):
+                road.event("RESUME", at=999.0)
+            assert (await stream.next(5)).name == "RESUME"
+            await monitor.rescue(qmp.query_yank(), 5)
+            command.event("STOP", at=1000.0)
+            stats.stop((await stream.next(5)).at_s)
+            rescue.event("STOP", at=1000.0)
+            if ends:
+                rescue.event("RESUME", at=1000.5)
+                assert stats.resume((await stream.next(5)).at_s) == 0.5
+            command.event("STOP", at=2000.0)
+            assert (await stream.next(5)).at_s == 2000.0
+    assert (stats.stopped_at is None) is ends

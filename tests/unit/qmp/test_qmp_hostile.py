@@ -79,101 +79,86 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("what", NONSENSE)
-def test_whatever_a_peer_says_its_end_raises_nothing(what: str) -> None:
-    async def check() -> None:
-        async with met([]) as (session, reader, writer):
-            asking = asyncio.create_task(session.execute(qmp.query_status(), 5))
-            await request(reader)
-            writer.write(NONSENSE[what])
-            await writer.drain()
-            writer.write(b'{"return": {}, "id": "never"}\n')
-            writer.close()
-            with pytest.raises((MonitorError, CommandRefused)):
-                await asking
-            await session.aclose()
-            with pytest.raises(Unreachable):
-                await session.execute(qmp.query_status(), 5)
-
-    asyncio.run(check())
+async def test_whatever_a_peer_says_its_end_raises_nothing(what: str) -> None:
+    async with met([]) as (session, reader, writer):
+        asking = asyncio.create_task(session.execute(qmp.query_status(), 5))
+        await request(reader)
+        writer.write(NONSENSE[what])
+        await writer.drain()
+        writer.write(b'{"return": {}, "id": "never"}\n')
+        writer.close()
+        with pytest.raises((MonitorError, CommandRefused)):
+            await asking
+        await session.aclose()
+        with pytest.raises(Unreachable):
+            await session.execute(qmp.query_status(), 5)
 
 
-def test_a_message_that_is_too_long_costs_its_sender_the_connection() -> None:
-    async def check() -> None:
-        events: list[Event] = []
-        async with met(events) as (session, _, writer):
-            whole = b"x" * (client.MESSAGE_MAX - 100)
-            writer.write(line({"event": "X", "timestamp": {}, "data": {"a": whole.decode()}}))
-            await writer.drain()
-            await becomes(lambda: events)
-            writer.write(b'{"event": "' + b"x" * (client.MESSAGE_MAX + 100))
-            async with asyncio.timeout(20):
-                await session.closed()
-            with pytest.raises(Unreachable, match="not QMP"):
-                await session.execute(qmp.query_status(), 5)
-
-    asyncio.run(check())
+async def test_a_message_that_is_too_long_costs_its_sender_the_connection() -> None:
+    events: list[Event] = []
+    async with met(events) as (session, _, writer):
+        whole = b"x" * (client.MESSAGE_MAX - 100)
+        writer.write(line({"event": "X", "timestamp": {}, "data": {"a": whole.decode()}}))
+        await writer.drain()
+        await becomes(lambda: events)
+        writer.write(b'{"event": "' + b"x" * (client.MESSAGE_MAX + 100))
+        async with asyncio.timeout(20):
+            await session.closed()
+        with pytest.raises(Unreachable, match="not QMP"):
+            await session.execute(qmp.query_status(), 5)
 
 
-def test_a_record_keeps_no_long_message() -> None:
-    async def check() -> None:
-        events: list[Event] = []
-        kept: list[Any] = []
-        record = lambda _what, message: kept.append(message)  # noqa: E731
-        async with met(events, record=record) as (_, _, writer):
-            data = {"a": "x" * client.RECORD_MAX}
-            writer.write(line({"event": "X", "timestamp": {"seconds": 1}, "data": data}))
-            await writer.drain()
-            await becomes(lambda: events)
-            assert events[0].data == data  # who waits for it gets it whole
-        (long,) = (one for one in kept if one.get("event") == "X")
-        assert "data" not in long and "bytes" in long["left-out"]
-
-    asyncio.run(check())
+async def test_a_record_keeps_no_long_message() -> None:
+    events: list[Event] = []
+    kept: list[Any] = []
+    record = lambda _what, message: kept.append(message)  # noqa: E731
+    async with met(events, record=record) as (_, _, writer):
+        data = {"a": "x" * client.RECORD_MAX}
+        writer.write(line({"event": "X", "timestamp": {"seconds": 1}, "data": data}))
+        await writer.drain()
+        await becomes(lambda: events)
+        assert events[0].data == data  # who waits for it gets it whole
+    (long,) = (one for one in kept if one.get("event") == "X")
+    assert "data" not in long and "bytes" in long["left-out"]
 
 
-def test_a_flood_leaves_everybody_else_a_turn() -> None:
+async def test_a_flood_leaves_everybody_else_a_turn() -> None:
     """What has arrived already is read without a wait: only a turn in between lets others work."""
 
-    async def check() -> None:
-        events: list[Event] = []
-        async with met(events) as (_, _, writer):
-            turns = 0
+    events: list[Event] = []
+    async with met(events) as (_, _, writer):
+        turns = 0
 
-            async def work() -> None:
-                nonlocal turns
-                while len(events) < 10_000:
-                    await asyncio.sleep(0)
-                    turns += 1
+        async def work() -> None:
+            nonlocal turns
+            while len(events) < 10_000:
+                await asyncio.sleep(0)
+                turns += 1
 
-            writer.write(EVENT * 10_000)
-            async with asyncio.timeout(60):
-                await work()
-            assert turns > 5_000
-
-    asyncio.run(check())
+        writer.write(EVENT * 10_000)
+        async with asyncio.timeout(60):
+            await work()
+        assert turns > 5_000
 
 
 @pytest.mark.parametrize("turns", range(8))
-def test_an_end_that_is_cut_short_ends_all_the_same_and_forgets_no_error(turns: int) -> None:
+async def test_an_end_that_is_cut_short_ends_all_the_same_and_forgets_no_error(turns: int) -> None:
     """The verb is told to end while it closes the monitor of a QEMU that it has just killed."""
     forgotten: list[str] = []
 
-    async def check() -> None:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, what: forgotten.append(what["message"]))
-        lost = asyncio.Event()
-        async with met([], on_lost=lost.set) as (session, _, writer):
-            writer.close()
-            await lost.wait()
-            ending = asyncio.create_task(session.aclose())
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            ending.cancel()
-            await asyncio.wait({ending})
-        del session, ending
-        gc.collect()
-        await asyncio.sleep(0)
-
-    asyncio.run(check())
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, what: forgotten.append(what["message"]))
+    lost = asyncio.Event()
+    async with met([], on_lost=lost.set) as (session, _, writer):
+        writer.close()
+        await lost.wait()
+        ending = asyncio.create_task(session.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait({ending})
+    del session, ending
+    gc.collect()
+    await asyncio.sleep(0)
     gc.collect()
     assert forgotten == []

@@ -138,18 +138,15 @@ def test_losing_the_rescue_road_alone_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("broken", ["command", "rescue"])
-def test_a_monitor_that_lacks_a_road_does_not_open(broken: str) -> None:
-    async def body() -> None:
-        bad = {"qmp_capabilities": CLOSE}
-        async with (
-            FakeQMP(bad if broken == "command" else None) as command,
-            FakeQMP(bad if broken == "rescue" else None) as rescue,
-        ):
-            with pytest.raises(Unreachable):
-                await open_monitor(command, rescue)
-            assert command.client.fileno() == rescue.client.fileno() == -1
-
-    asyncio.run(body())
+async def test_a_monitor_that_lacks_a_road_does_not_open(broken: str) -> None:
+    bad = {"qmp_capabilities": CLOSE}
+    async with (
+        FakeQMP(bad if broken == "command" else None) as command,
+        FakeQMP(bad if broken == "rescue" else None) as rescue,
+    ):
+        with pytest.raises(Unreachable):
+            await open_monitor(command, rescue)
+        assert command.client.fileno() == rescue.client.fileno() == -1
 
 
 def test_the_recorder_knows_the_roads() -> None:

@@ -62,12 +62,9 @@ def test_oob_is_asked_for_and_sent_as_exec_oob() -> None:
     play(None, body)
 
 
-def test_oob_is_not_asked_for_without_need() -> None:
-    async def body() -> None:
-        async with FakeQMP() as fake, await open_session(fake, oob=False):
-            assert "arguments" not in fake.received[0]
-
-    asyncio.run(body())
+async def test_oob_is_not_asked_for_without_need() -> None:
+    async with FakeQMP() as fake, await open_session(fake, oob=False):
+        assert "arguments" not in fake.received[0]
 
 
 def test_a_refusal_names_command_class_and_text() -> None:
@@ -221,115 +218,88 @@ def test_descriptors_sent_at_once_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-OpenSSH_9.2\r\n", b'{"QMP": 1}\r\n', b'{"QM'])
-def test_what_is_no_monitor_is_unreachable(greeting: bytes) -> None:
-    async def body() -> None:
-        async with FakeQMP(greeting=greeting) as fake:
-            with pytest.raises(Unreachable):
-                await open_session(fake, deadline_s=SHORT_S)
-            assert fake.client.fileno() == -1
-
-    asyncio.run(body())
+async def test_what_is_no_monitor_is_unreachable(greeting: bytes) -> None:
+    async with FakeQMP(greeting=greeting) as fake:
+        with pytest.raises(Unreachable):
+            await open_session(fake, deadline_s=SHORT_S)
+        assert fake.client.fileno() == -1
 
 
-def test_events_may_come_before_the_greeting() -> None:
+async def test_events_may_come_before_the_greeting() -> None:
     """As from a QEMU that sends one while another of its threads takes the connection."""
     heard: list[Event] = []
     seen: list[str] = []
 
-    async def body() -> None:
-        early = b'{"event": "RESET", "data": {"guest": true, "reason": "guest-reset"}}\r\n' * 2
-        async with FakeQMP(greeting=early + GREETING) as fake:
-            session = await open_session(
-                fake, on_event=heard.append, record=lambda _, message: seen.extend(message)
-            )
-            async with session:
-                assert session.greeting["QMP"]["capabilities"] == ["oob"]
-                assert heard == []
-                assert seen.count("event") == 2
-                fake.event("STOP")
-                await session.execute(qmp.query_status(), 1)
-                assert [event.name for event in heard] == ["STOP"]
-
-    asyncio.run(body())
+    early = b'{"event": "RESET", "data": {"guest": true, "reason": "guest-reset"}}\r\n' * 2
+    async with FakeQMP(greeting=early + GREETING) as fake:
+        session = await open_session(
+            fake, on_event=heard.append, record=lambda _, message: seen.extend(message)
+        )
+        async with session:
+            assert session.greeting["QMP"]["capabilities"] == ["oob"]
+            assert heard == []
+            assert seen.count("event") == 2
+            fake.event("STOP")
+            await session.execute(qmp.query_status(), 1)
+            assert [event.name for event in heard] == ["STOP"]
 
 
 @pytest.mark.parametrize("early", [b'{"event": "RESET"}\r\n', b'{"return": {}}\r\n' + GREETING])
-def test_nothing_but_events_may_come_before_the_greeting(early: bytes) -> None:
-    async def body() -> None:
-        async with FakeQMP(greeting=early) as fake:
-            with pytest.raises(Unreachable):
-                await open_session(fake, deadline_s=SHORT_S)
-
-    asyncio.run(body())
+async def test_nothing_but_events_may_come_before_the_greeting(early: bytes) -> None:
+    async with FakeQMP(greeting=early) as fake:
+        with pytest.raises(Unreachable):
+            await open_session(fake, deadline_s=SHORT_S)
 
 
 @pytest.mark.parametrize("how", [HANG, CLOSE, GARBAGE])
-def test_a_monitor_that_does_not_negotiate_is_unreachable(how: Any) -> None:
-    async def body() -> None:
-        async with FakeQMP({"qmp_capabilities": how}) as fake:
-            with pytest.raises(Unreachable):
-                await open_session(fake, deadline_s=0.2)
-            assert fake.client.fileno() == -1
-
-    asyncio.run(body())
+async def test_a_monitor_that_does_not_negotiate_is_unreachable(how: Any) -> None:
+    async with FakeQMP({"qmp_capabilities": how}) as fake:
+        with pytest.raises(Unreachable):
+            await open_session(fake, deadline_s=0.2)
+        assert fake.client.fileno() == -1
 
 
-def test_a_monitor_without_oob_refuses() -> None:
-    async def body() -> None:
-        async with FakeQMP({"qmp_capabilities": Refusal("not supported")}) as fake:
-            with pytest.raises(CommandRefused):
-                await open_session(fake)
-
-    asyncio.run(body())
+async def test_a_monitor_without_oob_refuses() -> None:
+    async with FakeQMP({"qmp_capabilities": Refusal("not supported")}) as fake:
+        with pytest.raises(CommandRefused):
+            await open_session(fake)
 
 
-def test_a_closed_socket_is_unreachable() -> None:
-    async def body() -> None:
-        async with FakeQMP(greeting=b"") as fake:
-            fake.close()
-            with pytest.raises(Unreachable):
-                await open_session(fake)
-
-    asyncio.run(body())
+async def test_a_closed_socket_is_unreachable() -> None:
+    async with FakeQMP(greeting=b"") as fake:
+        fake.close()
+        with pytest.raises(Unreachable):
+            await open_session(fake)
 
 
-def test_closing_does_not_wait_for_a_peer_that_does_not_read() -> None:
-    async def body() -> None:
-        async with FakeQMP(deaf=True) as fake:
-            session = await open_session(fake)
-            huge = Command("qom-set", {"value": "x" * 4_000_000})
-            with pytest.raises(OutcomeUnknown):
-                await session.execute(huge, SHORT_S)
-            with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
-                await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
-            await asyncio.wait_for(session.aclose(), 60)
-            await asyncio.wait_for(session.closed(), 60)
-
-    asyncio.run(body())
+async def test_closing_does_not_wait_for_a_peer_that_does_not_read() -> None:
+    async with FakeQMP(deaf=True) as fake:
+        session = await open_session(fake)
+        huge = Command("qom-set", {"value": "x" * 4_000_000})
+        with pytest.raises(OutcomeUnknown):
+            await session.execute(huge, SHORT_S)
+        with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
+            await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
+        await asyncio.wait_for(session.aclose(), 60)
+        await asyncio.wait_for(session.closed(), 60)
 
 
-def test_a_descriptor_never_falls_into_the_middle_of_a_command() -> None:
-    async def body() -> None:
-        async with FakeQMP(deaf=True) as fake, await open_session(fake) as session:
-            huge = Command("qom-set", {"value": "x" * 4_000_000})
-            with pytest.raises(OutcomeUnknown):
-                await session.execute(huge, SHORT_S)
-            assert 0 < fake.drain() < 4_000_000
-            # The kernel would take the descriptor now, with half of the command still here.
-            with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
-                await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
-
-    asyncio.run(body())
+async def test_a_descriptor_never_falls_into_the_middle_of_a_command() -> None:
+    async with FakeQMP(deaf=True) as fake, await open_session(fake) as session:
+        huge = Command("qom-set", {"value": "x" * 4_000_000})
+        with pytest.raises(OutcomeUnknown):
+            await session.execute(huge, SHORT_S)
+        assert 0 < fake.drain() < 4_000_000
+        # The kernel would take the descriptor now, with half of the command still here.
+        with open(os.devnull) as null, pytest.raises(Unreachable):  # noqa: ASYNC230, PTH123
+            await session.execute(qmp.getfd("mig"), 5, fd=null.fileno())
 
 
-def test_the_socket_is_closed_even_if_there_was_no_time_to_use_it() -> None:
-    async def body() -> None:
-        async with FakeQMP() as fake:
-            with pytest.raises(Unreachable):
-                await open_session(fake, deadline_s=0)
-            assert fake.client.fileno() == -1
-
-    asyncio.run(body())
+async def test_the_socket_is_closed_even_if_there_was_no_time_to_use_it() -> None:
+    async with FakeQMP() as fake:
+        with pytest.raises(Unreachable):
+            await open_session(fake, deadline_s=0)
+        assert fake.client.fileno() == -1
 
 
 def test_closing_interrupts_what_is_under_way_and_can_be_repeated() -> None:
@@ -345,55 +315,46 @@ def test_closing_interrupts_what_is_under_way_and_can_be_repeated() -> None:
     play({"stop": HANG}, body)
 
 
-def test_an_event_carries_qemus_own_time() -> None:
+async def test_an_event_carries_qemus_own_time() -> None:
     events: list[Event] = []
 
-    async def body() -> None:
-        async with FakeQMP() as fake, await open_session(fake, events.append) as session:
-            before = time.monotonic()
-            fake.event("STOP", {"why": 1}, at=1234.5)
-            await session.execute(qmp.query_status(), 5)
-            assert (events[0].name, events[0].data, events[0].at_s) == ("STOP", {"why": 1}, 1234.5)
-            assert before <= events[0].seen_s <= time.monotonic()
-
-    asyncio.run(body())
+    async with FakeQMP() as fake, await open_session(fake, events.append) as session:
+        before = time.monotonic()
+        fake.event("STOP", {"why": 1}, at=1234.5)
+        await session.execute(qmp.query_status(), 5)
+        assert (events[0].name, events[0].data, events[0].at_s) == ("STOP", {"why": 1}, 1234.5)
+        assert before <= events[0].seen_s <= time.monotonic()
 
 
-def test_the_recorder_sees_both_directions_and_what_was_given_up() -> None:
+async def test_the_recorder_sees_both_directions_and_what_was_given_up() -> None:
     seen: list[tuple[str, Any]] = []
 
-    async def body() -> None:
-        async with FakeQMP({"stop": HANG}) as fake:
-            record = lambda what, message: seen.append((what, dict(message)))  # noqa: E731
-            async with await open_session(fake, record=record) as session:
-                await session.execute(qmp.query_status(), 5)
-                with pytest.raises(OutcomeUnknown):
-                    await session.execute(qmp.stop(), SHORT_S)
-
-    asyncio.run(body())
+    async with FakeQMP({"stop": HANG}) as fake:
+        record = lambda what, message: seen.append((what, dict(message)))  # noqa: E731
+        async with await open_session(fake, record=record) as session:
+            await session.execute(qmp.query_status(), 5)
+            with pytest.raises(OutcomeUnknown):
+                await session.execute(qmp.stop(), SHORT_S)
     assert [what for what, _ in seen[-4:]] == ["sent", "received", "sent", "abandoned"]
     assert seen[-1][1]["execute"] == "stop"
 
 
-def test_twenty_thousand_events_leave_nothing_behind() -> None:
+async def test_twenty_thousand_events_leave_nothing_behind() -> None:
     count = 0
 
     def on_event(_: Event) -> None:
         nonlocal count
         count += 1
 
-    async def body() -> None:
-        async with FakeQMP() as fake, await open_session(fake, on_event) as session:
-            await fake.flood("STOP", 1000)
-            await session.execute(qmp.query_status(), 20)
-            before = sys.getallocatedblocks()
-            await fake.flood("STOP", 19_000)
-            await session.execute(qmp.query_status(), 60)
-            kept = sys.getallocatedblocks() - before
-            assert count == 20_000
-            assert kept < 2000, f"{kept} blocks of memory kept"
-
-    asyncio.run(body())
+    async with FakeQMP() as fake, await open_session(fake, on_event) as session:
+        await fake.flood("STOP", 1000)
+        await session.execute(qmp.query_status(), 20)
+        before = sys.getallocatedblocks()
+        await fake.flood("STOP", 19_000)
+        await session.execute(qmp.query_status(), 60)
+        kept = sys.getallocatedblocks() - before
+        assert count == 20_000
+        assert kept < 2000, f"{kept} blocks of memory kept"
 
 
 def test_a_probe_waits_for_nobody_and_is_asked_once_at_a_time() -> None:
@@ -415,7 +376,7 @@ def test_a_probe_waits_for_nobody_and_is_asked_once_at_a_time() -> None:
     play({"query-yank": HANG, "query-status": HANG}, body)
 
 
-def test_a_refused_probe_was_answered_and_no_probe_is_recorded() -> None:
+async def test_a_refused_probe_was_answered_and_no_probe_is_recorded() -> None:
     async def body() -> None:
         heard: list[Any] = []
         answers = {"query-yank": Refusal("not now")}
@@ -428,7 +389,7 @@ def test_a_refused_probe_was_answered_and_no_probe_is_recorded() -> None:
             await session.execute(qmp.query_version(), 1)
             assert sorted(heard) == ["answer", "received", "sent"]
 
-    asyncio.run(asyncio.wait_for(body(), 20))
+    await asyncio.wait_for(body(), 20)
 
 
 def test_a_probe_of_a_lost_monitor_is_unreachable_and_closing_does_not_wait_for_one() -> None:
