@@ -118,7 +118,7 @@ class Pair:
 
     async def explain(self) -> Document:
         """Return the document of `coloctl explain -f json`: reasons, and what would happen next."""
-        return await self._act(Acts.explanation)
+        return await self._act(Acts.explanation_document)
 
     async def history(self) -> list[Document]:
         """List every failover of the pair, oldest first."""

@@ -25,6 +25,7 @@ from coloctl.model.answers import (
     PauseAnswer,
     SettingsChanged,
 )
+from coloctl.model.explanation import Explanation
 from coloctl.model.revive import revive
 from coloctl.model.timeline import Timeline
 from coloctl.model.verified import Verified
@@ -85,8 +86,12 @@ class Acts:
         document: Document = self._ask("query-pair", self.query_s)
         return document
 
-    def explanation(self) -> Document:
-        """Return the document of `explain -f json`: the reasons, and what would happen next."""
+    def explanation(self) -> Explanation:
+        """Explain the pair: the reasons, and what would happen next."""
+        return read(Explanation, self.explanation_document())
+
+    def explanation_document(self) -> Document:
+        """Return the document of `explain -f json`, as the supervisor sent it."""
         document: Document = self._ask("query-explain")
         return document
 

@@ -41,6 +41,7 @@ from coloctl.control.server import Handler
 from coloctl.errors import ColoctlError, NotProtected, RunsAlone
 from coloctl.model import tuning
 from coloctl.model.answers import CheckpointTaken, PauseAnswer, SettingsChanged
+from coloctl.model.explanation import Explanation
 from coloctl.model.pair import Role
 from coloctl.model.pairevent import PauseChanged
 from coloctl.model.timeline import Timeline
@@ -167,7 +168,7 @@ class Service:
         """Return both without awaiting between them, so that no event is in both or in neither."""
         return {"seq": self.last_event(), "records": evidence.records(self.state)}
 
-    async def _query_explain(self, asked: QueryExplain) -> Any:
+    async def _query_explain(self, asked: QueryExplain) -> Explanation:
         return evidence.explanation(self.state)
 
     async def _query_evidence(self, asked: QueryEvidence) -> Any:

@@ -1,12 +1,13 @@
 """Define the verb `explain`: why the state is what it is, and what would happen next.
 
-Asks through `cli.reach`; `supervisor/` makes the document with its own rules.
+Asks through `cli.reach` and reads the answer by `control.acts`; `supervisor.evidence` makes it with
+the supervisor's own rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,14 +15,13 @@ from coloctl.cli import reach
 from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.views import plain
 from coloctl.cli.views.plain import clock, sentence
-from coloctl.model.revive import revive
-from coloctl.model.strangers import TurnedAway, summary
-from coloctl.model.view import SettingView
+from coloctl.control.acts import read
+from coloctl.model.explanation import Explanation, PathShown, TriggerShown
+from coloctl.model.protection import Protection
+from coloctl.model.strangers import summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-Document = Mapping[str, Any]
 
 #: Of `explain -f json`; 2: the keys ``paths`` and, in a trigger, ``path`` are called so.
 SCHEMA = 2
@@ -48,82 +48,71 @@ def explain(pair: str, form: str) -> None:
     would run the guest. The supervisor's own rules give these answers.
     """
     with reach.acts(pair) as acts:
-        document = acts.explanation()
+        document = acts.explanation_document()
     if form == "json":
         plain.print_json({"schema": SCHEMA, **document})
         return
     from coloctl.cli.views import render
 
-    render.console().print(drawn(document))
+    render.console().print(drawn(read(Explanation, document)))
 
 
-def drawn(document: Document) -> RenderableType:
+def drawn(shown: Explanation) -> RenderableType:
     """Draw the explanation for people."""
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(line) for line in sentences(document)]
-    if document["paths"]:
-        parts += [Text(), _paths(document)]
-    if document["triggers"]:
-        parts += [Text(), _triggers(document)]
+    parts: list[RenderableType] = [Text(line) for line in sentences(shown)]
+    if shown.paths:
+        parts += [Text(), _paths(shown.paths)]
+    if shown.triggers:
+        parts += [Text(), _triggers(shown.triggers)]
     return Group(*parts)
 
 
-def sentences(document: Document) -> Iterator[str]:
+def sentences(shown: Explanation) -> Iterator[str]:
     """State, diagnosis, decision, and whether anything would be done."""
-    name = document["name"]
     yield (
-        f"{name} is {document['protection']} for {clock(document['since_s'])}, generation "
-        f"{document['generation']}, because: {sentence(document['reason'])}"
+        f"{shown.name} is {shown.protection} for {clock(shown.since_s)}, generation "
+        f"{shown.generation}, because: {sentence(shown.reason)}"
     )
-    if document["exposed_s"] is not None:
-        yield f"The guest has been unprotected for {clock(document['exposed_s'])}."
-    if found := document["diagnosis"]:
-        yield f"Seen: {found['name']}. {' '.join(found['evidence'])}".rstrip()
+    if shown.exposed_s is not None:
+        yield f"The guest has been unprotected for {clock(shown.exposed_s)}."
+    if found := shown.diagnosis:
+        yield f"Seen: {found.name}. {' '.join(found.evidence)}".rstrip()
     else:
         yield "Nothing was observed yet."
-    if (decision := document["decision"]) and decision["reason"]:
-        yield f"Now: {decision['action']}. {sentence(decision['reason'])}"
-    if stale := document.get("stale_code"):
-        yield stale
-    if strangers := summary(_turned_away(document)):
+    if (decision := shown.decision) and decision.reason:
+        yield f"Now: {decision.action}. {sentence(decision.reason)}"
+    if shown.stale_code:
+        yield shown.stale_code
+    if strangers := summary(shown.turned_away):
         yield strangers
-    if pace := document.get("pace"):
-        yield f"Checkpoints come after {document['delay_ms']} ms: {pace}"
-    if changed := plain.changed_settings(_settings(document)):
+    if shown.pace:
+        yield f"Checkpoints come after {shown.delay_ms} ms: {shown.pace}"
+    if changed := plain.changed_settings(shown.settings):
         yield f"Set while it runs: {', '.join(changed)}."
-    yield _who_acts(document)
-    for said in document.get("agents", {}).values():
+    yield _who_acts(shown)
+    for said in shown.agents.values():
         yield sentence(said)
 
 
-def _turned_away(document: Document) -> TurnedAway | None:
-    found = document.get("turned_away")
-    return None if found is None else revive(TurnedAway, found)
-
-
-def _settings(document: Document) -> dict[str, SettingView]:
-    found = document.get("settings", {})
-    return {name: revive(SettingView, one) for name, one in found.items()}
-
-
-def _who_acts(document: Document) -> str:
-    name = document["name"]
-    if document["acting"]:
-        return f"The act '{document['acting']}' is under way."
-    if document["protection"] == "down":
+def _who_acts(shown: Explanation) -> str:
+    name = shown.name
+    if shown.acting:
+        return f"The act '{shown.acting}' is under way."
+    if shown.protection is Protection.DOWN:
         return f"No QEMU of {name} runs: `coloctl start` starts it."
-    if document["protection"] == "failed":
+    if shown.protection is Protection.FAILED:
         return f"It is not protected; `coloctl stop {name} --force` ends what is left of it."
-    if document["paused"]:
+    if shown.paused:
         return f"The pair is paused: only `coloctl failover {name}` fails it over."
-    if not document["auto_failover"]:
+    if not shown.auto_failover:
         return f"policy.auto_failover is false: only `coloctl failover {name}` fails it over."
-    return f"It fails over by itself; a lost node is fenced by '{document['fencing']}'."
+    return f"It fails over by itself; a lost node is fenced by '{shown.fencing}'."
 
 
-def _paths(document: Document) -> RenderableType:
+def _paths(paths: Iterable[PathShown]) -> RenderableType:
     from rich.text import Text
 
     from coloctl.cli.views import render
@@ -133,21 +122,21 @@ def _paths(document: Document) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
-    for path in document["paths"]:
-        now, limit = path["now_ms"], path["limit_ms"]
+    for path in paths:
+        now, limit = path.now_ms, path.limit_ms
         late = now >= limit
         table.add_row(
-            path["name"],
-            path["node"] or "-",
+            path.name,
+            path.node or "-",
             Text(f"{now:.0f} ms", style="red" if late else ""),
             f"{limit:.0f} ms",
             Text(render.bar(0, min(now, limit), limit, 12), style="red" if late else "green"),
-            MEANINGS.get(path["name"], ""),
+            MEANINGS.get(path.name, ""),
         )
     return table
 
 
-def _triggers(document: Document) -> RenderableType:
+def _triggers(triggers: Iterable[TriggerShown]) -> RenderableType:
     from coloctl.cli.views import render
 
     table = render.plain_table()
@@ -156,13 +145,12 @@ def _triggers(document: Document) -> RenderableType:
     table.add_column("THEN IT IS", no_wrap=True)
     table.add_column("AND IT WILL", no_wrap=True)
     table.add_column("RUNS ON", no_wrap=True)
-    for one in document["triggers"]:
-        limit = one["limit_ms"]
+    for one in triggers:
         table.add_row(
-            one["happens"],
-            "-" if limit is None else f"{limit:.0f} ms",
-            one["diagnosis"],
-            one["action"],
-            f"node {one['winner']}" if one["winner"] else "-",
+            one.happens,
+            "-" if one.limit_ms is None else f"{one.limit_ms:.0f} ms",
+            one.diagnosis,
+            one.action,
+            f"node {one.winner}" if one.winner else "-",
         )
     return table

@@ -9,6 +9,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,11 @@ from coloctl.cli.verbs import events, explain, fence, history, run_verb
 from coloctl.cli.views import plain
 from coloctl.control.client import ControlEvent
 from coloctl.errors import NoSuchPair, Unreachable
+from coloctl.model.explanation import Explanation
+from coloctl.model.protection import Protection
+from coloctl.model.strangers import TurnedAway
 from coloctl.model.timeline import Timeline
+from coloctl.model.view import SettingView
 
 pytestmark = pytest.mark.unit
 
@@ -170,31 +175,29 @@ def test_the_history_of_a_pair_without_a_supervisor_is_read_from_its_folder(
 
 
 def test_an_explanation_says_who_would_act() -> None:
-    said = {
-        "name": "web", "protection": "colo", "reason": "All is well", "since_s": 5.0,
-        "exposed_s": None, "generation": 2, "paused": False, "auto_failover": True,
-        "fencing": "kill", "acting": "", "diagnosis": None, "decision": None, "paths": [],
-        "triggers": [],
-    }  # fmt: skip
+    said = Explanation(
+        "web", Protection.COLO, "All is well", since_s=5.0, exposed_s=None, generation=2,
+        paused=False, auto_failover=True, fencing="kill", acting="",
+    )  # fmt: skip
     assert list(explain.sentences(said)) == [
         "web is colo for 00:00:05, generation 2, because: All is well.",
         "Nothing was observed yet.",
         "It fails over by itself; a lost node is fenced by 'kill'.",
     ]
-    for change, words in (
-        ({"paused": True}, "paused"),
-        ({"auto_failover": False}, "auto_failover is false"),
-        ({"acting": "start"}, "'start' is under way"),
+    for changed, words in (
+        (replace(said, paused=True), "paused"),
+        (replace(said, auto_failover=False), "auto_failover is false"),
+        (replace(said, acting="start"), "'start' is under way"),
     ):
-        assert words in list(explain.sentences({**said, **change}))[-1]
-    away = {"count": 1, "wires": {"the disks": 1}, "since_s": 20.0, "last": "It was uid 7."}
-    assert list(explain.sentences({**said, "turned_away": away}))[2] == (
+        assert words in list(explain.sentences(changed))[-1]
+    away = TurnedAway(1, {"the disks": 1}, since_s=20.0, last="It was uid 7.")
+    assert list(explain.sentences(replace(said, turned_away=away)))[2] == (
         "1 stranger was cut off from the pair's wires (the disks: 1), first 1 min ago. "
         "It was uid 7."
     )
-    limit = {"value": 500, "pair_file": 300}
-    tuned = {"delay_ms": 4000, "pace": "So it is.", "settings": {"compare-timeout": limit}}
-    assert list(explain.sentences({**said, **tuned}))[2:4] == [
+    settings = {"compare-timeout": SettingView(500, 300)}
+    tuned = replace(said, delay_ms=4000, pace="So it is.", settings=settings)
+    assert list(explain.sentences(tuned))[2:4] == [
         "Checkpoints come after 4000 ms: So it is.",
         "Set while it runs: compare-timeout is 500 ms (pair file: 300 ms).",
     ]
