@@ -54,7 +54,7 @@ async def protected(stage: Stage) -> None:
     await stage.start()
 
 
-async def strike(stage: Stage, lab: Lab, fault: str) -> tuple[Role, float]:
+async def inject(stage: Stage, lab: Lab, fault: str) -> tuple[Role, float]:
     """The fault has happened in the middle of a checkpoint: who is to survive, and when it was."""
     primary, secondary = stage.primary, stage.secondary
     with primary.monitor.listen("STOP") as events:
@@ -91,7 +91,7 @@ def test_clients_lose_nothing(spec: PairSpec, lab: Lab, folder: Path, fault: str
             with clients(lab, folder / "history") as at_work:
                 await at_work.acknowledged(20)
                 await stage.checkpoints(2)
-                role, fault_at_s = await strike(stage, lab, fault)
+                role, fault_at_s = await inject(stage, lab, fault)
                 survivor = stage.state.vm_of(role)
                 await acts.failover(stage.state, survivor.node)
                 assert stage.state.protection is Protection.UNPROTECTED

@@ -1,6 +1,6 @@
-"""A few scenarios played for real, and supervisors that are broken on purpose caught by them.
+"""A few scenarios run for real, and supervisors that are broken on purpose caught by them.
 
-The whole library is played by `make chaos`. What is judged by a length of time is left out here.
+The whole library is run by `make chaos`. What is checked by a length of time is left out here.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SMOKE = (
 @pytest.fixture
 def where(guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]) -> Testbed:
     build = qemu_builds("11.1")
-    return Testbed(build.binary, "tcg", guest_image, f"t{os.getpid()}-story")
+    return Testbed(build.binary, "tcg", guest_image, f"t{os.getpid()}-runs")
 
 
-def story(name: str) -> Scenario:
+def scenario_of(name: str) -> Scenario:
     whole = load(ROOT / "scenarios" / f"{name}.toml")
     expect = {k: v for k, v in whole.expect.items() if k not in TIMED}
     return whole.model_copy(update={"expect": expect})
@@ -49,7 +49,7 @@ def silent(_name: str, _seed: int, _sentence: str) -> None:
 
 
 def test_a_few_scenarios_side_by_side(where: Testbed, tmp_path: Path) -> None:
-    scenarios = [(ROOT / "scenarios" / f"{name}.toml", story(name)) for name in SMOKE]
+    scenarios = [(ROOT / "scenarios" / f"{name}.toml", scenario_of(name)) for name in SMOKE]
     todo = batch.tasks(scenarios, where, tmp_path / "artifacts", capture=True)
     outcomes = list(batch.run_all(todo, 2, silent))
     assert {one.scenario.name: one.because() for one in outcomes} == dict.fromkeys(SMOKE, "")
@@ -61,7 +61,7 @@ def test_a_few_scenarios_side_by_side(where: Testbed, tmp_path: Path) -> None:
         assert one.to_json()["workloads"][0]["acknowledged"] > 100
 
 
-def guilty(outcome: RunResult) -> set[str]:
+def invalid_checks(outcome: RunResult) -> set[str]:
     return {one.check for one in outcome.verdicts if one.validity is Validity.INVALID}
 
 
@@ -81,7 +81,7 @@ def test_a_broken_supervisor_is_caught(
 ) -> None:
     """One promotes without a fence, the other announces a survivor before it is promoted."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "broken" / broken))
-    scenario = story(name).model_copy(update={"pair": {"policy": {"auto_reprotect": False}}})
+    scenario = scenario_of(name).model_copy(update={"pair": {"policy": {"auto_reprotect": False}}})
     outcome = runner.make(Run.of(scenario, scenario.seed, where))
     assert outcome.validity is Validity.INVALID, outcome.because()
-    assert guilty(outcome) >= caught_by
+    assert invalid_checks(outcome) >= caught_by

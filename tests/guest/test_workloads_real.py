@@ -55,7 +55,7 @@ def done(history: list[Op], f: str = "") -> list[Op]:
 
 
 @pytest.fixture(scope="module")
-def played(
+def run(
     guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]
 ) -> tuple[Mapping[str, WorkloadRecord], list[Audit], float]:
     """What clients did around the death of the guest's host, and the guest's audits beside it."""
@@ -77,19 +77,19 @@ def played(
     return {work.spec.name: work for work in kept}, audits, fault_at_s
 
 
-def history_of(played: Any, name: str) -> list[Op]:
-    return list(played[0][name].history)
+def history_of(run: Any, name: str) -> list[Op]:
+    return list(run[0][name].history)
 
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "udp-sequence"])
-def test_connections_survive(played: Any, name: str) -> None:
-    works, _, fault_at_s = played
+def test_connections_survive(run: Any, name: str) -> None:
+    works, _, fault_at_s = run
     verdict = checked("connections_survive", around(fault_at_s, works[name]))
     assert verdict.validity is Validity.VALID, verdict
 
 
-def test_no_record_is_lost_and_disk_and_memory_agree(played: Any) -> None:
-    works, audits, fault_at_s = played
+def test_no_record_is_lost_and_disk_and_memory_agree(run: Any) -> None:
+    works, audits, fault_at_s = run
     work = works["redis-appends"]
     verdict = checked("no_lost_acks", around(fault_at_s, work))
     assert verdict.validity is Validity.VALID, verdict
@@ -100,42 +100,42 @@ def test_no_record_is_lost_and_disk_and_memory_agree(played: Any) -> None:
         assert all(each.disk[client] for client in range(CLIENTS))
 
 
-def test_the_sum_of_the_money_holds(played: Any) -> None:
-    work = played[0]["redis-transfers"]
+def test_the_sum_of_the_money_holds(run: Any) -> None:
+    work = run[0]["redis-transfers"]
     total = sum(work.kept["balances"].values())
     assert {total} == {sum(op.value.values()) for op in done(work.history, "read")}
     for client, last in work.kept["done"].items():
         assert last == max(op.n for op in done(work.history, "transfer") if op.client == client)
 
 
-def test_registers_hold_what_somebody_wrote(played: Any) -> None:
-    work = played[0]["redis-registers"]
+def test_registers_hold_what_somebody_wrote(run: Any) -> None:
+    work = run[0]["redis-registers"]
     written = {op.value for op in work.history if op.f == "write"}
     written |= {op.value[1] for op in work.history if op.f == "cas"}
     assert set(work.kept.values()) <= written
     assert {op.value for op in done(work.history, "read")} <= written | {None}
 
 
-def test_the_web_server_never_started_again(played: Any) -> None:
-    answers = {tuple(op.value) for op in done(history_of(played, "http"))}
-    assert answers == {(200, played[1][0].boot_id)}
+def test_the_web_server_never_started_again(run: Any) -> None:
+    answers = {tuple(op.value) for op in done(history_of(run, "http"))}
+    assert answers == {(200, run[1][0].boot_id)}
 
 
-def test_streams_are_whole(played: Any) -> None:
-    history = history_of(played, "tcp-stream")
+def test_streams_are_whole(run: Any) -> None:
+    history = history_of(run, "tcp-stream")
     sent = [(op.client, op.n) for op in history if op.outcome is OpStatus.INVOKE]
     assert sorted((op.client, op.n) for op in done(history)) == sorted(sent)
 
 
-def test_datagrams_come_back_or_are_told_as_lost(played: Any) -> None:
-    history = history_of(played, "udp-sequence")
+def test_datagrams_come_back_or_are_told_as_lost(run: Any) -> None:
+    history = history_of(run, "udp-sequence")
     sent = {(op.client, op.n) for op in history if op.outcome is OpStatus.INVOKE}
     fates = [(op.client, op.n) for op in history if op.outcome in ("ok", "info") and not op.f]
     assert sorted(fates) == sorted(sent)
     assert not [op for op in history if op.outcome is OpStatus.FAIL]
 
 
-def test_acknowledged_blocks_are_on_the_disk(played: Any) -> None:
-    work = played[0]["disk-writer"]
+def test_acknowledged_blocks_are_on_the_disk(run: Any) -> None:
+    work = run[0]["disk-writer"]
     for op in done(work.history):
         assert work.kept[op.client][op.n] == op.value

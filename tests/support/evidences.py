@@ -31,7 +31,7 @@ TIMELINE = {
     "role_before": "secondary", "began_s": 10.1, "steps": {"fenced": 10.0, "verified": 50.0},
 }  # fmt: skip
 TAKEOVER = Timeline.from_json(TIMELINE)
-STRUCK = FaultRecord(
+KILLED = FaultRecord(
     ScheduledFault("power cut", "kill", "primary", 5.0), FAULT_S, ("a",), "primary"
 )
 
@@ -39,8 +39,8 @@ STRUCK = FaultRecord(
 def evidence(**changes: Any) -> Evidence:
     """A run that began to be steady at 5 s and ended at 20 s."""
     run = Evidence(
-        steady_s=5.0, ended_s=ENDED_S, faults=(STRUCK,), works={}, events=events(),
-        takeovers=(TAKEOVER,), frames=SPELLS, journal=journal(),
+        steady_s=5.0, ended_s=ENDED_S, faults=(KILLED,), works={}, events=events(),
+        takeovers=(TAKEOVER,), frames=FRAMES, journal=journal(),
         audits=tuple(Audit(at_s, "boot-1", {0: [1]}, {0: [1]}) for at_s in (6.0, 19.0)),
         differences={"disk0": ()}, remains=(), view=PROTECTED,
     )  # fmt: skip
@@ -100,7 +100,7 @@ def early(history: Sequence[Op]) -> list[Op]:
     return [op for op in history if op.at_s < FAULT_S]
 
 
-SPELLS = (FrameRun("a", 5.0, 10.001, 100), FrameRun("b", 10.14, 20.0, 100))
+FRAMES = (FrameRun("a", 5.0, 10.001, 100), FrameRun("b", 10.14, 20.0, 100))
 
 
 def changed(

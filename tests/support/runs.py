@@ -53,18 +53,18 @@ def recorded() -> Evidence:
     return Evidence(
         steady_s=told["steady_s"],
         ended_s=told["ended_s"],
-        faults=[_struck(one, told["steady_s"]) for one in told["struck"]],
+        faults=[_fault(one, told["steady_s"]) for one in told["faults"]],
         works={spec.name: _work(spec, told["works"][spec.name]) for spec in WORKLOADS},
         events=[ObservedEvent(**one) for one in told["events"]],
         takeovers=[Timeline.from_json(one) for one in told["takeovers"]],
-        frames=[FrameRun(**one) for one in told["spells"]],
+        frames=[FrameRun(**one) for one in told["frames"]],
         journal=[Record.from_json(one) for one in told["journal"]],
         remains=[],
         view=pair_view(**{one["name"]: (one["role"], 0) for one in told["view"]["nodes"]}),
     )
 
 
-def _struck(told: dict[str, Any], steady_s: float) -> FaultRecord:
+def _fault(told: dict[str, Any], steady_s: float) -> FaultRecord:
     at_s = told["at_s"]
     planned = ScheduledFault(told["name"], told["kind"], told["target"], at_s - steady_s)
     return FaultRecord(planned, at_s, tuple(told["nodes"]), told["role"], told.get("healed_s"))

@@ -232,7 +232,7 @@ def test_there_must_be_a_pair_to_attach_to(supervisor: Supervisor) -> None:
 
 
 @pytest.fixture
-def struck(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def done(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was dealt and healed by a fault called ``poke``."""
     told: list[str] = []
 
@@ -256,24 +256,24 @@ def struck(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 def test_what_is_not_healed_by_hand_is_healed_with_the_block(
-    supervisor: Supervisor, struck: list[str]
+    supervisor: Supervisor, done: list[str]
 ) -> None:
     async def story(pair: Pair) -> None:
         async with await pair.inflict("poke", "a") as fault:
             assert fault.nodes == ("a",) and not fault.healed
-        assert struck == ["hit a", "healed a"]
+        assert done == ["hit a", "healed a"]
         await pair.heal()
         await pair.inflict("poke", "primary")
-        assert struck == ["hit a", "healed a", "hit primary"]
+        assert done == ["hit a", "healed a", "hit primary"]
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         tell(supervisor, story)
-    assert struck == ["hit a", "healed a", "hit primary", "healed primary"]
+    assert done == ["hit a", "healed a", "hit primary", "healed primary"]
 
 
 def test_a_fault_that_cannot_be_is_refused_with_what_can(
-    supervisor: Supervisor, struck: list[str]
+    supervisor: Supervisor, done: list[str]
 ) -> None:
     async def story(pair: Pair) -> None:
         for words, params, hint in (
@@ -288,7 +288,7 @@ def test_a_fault_that_cannot_be_is_refused_with_what_can(
             await pair.inflict("poke", "b")
 
     tell(supervisor, story)
-    assert struck == ["hit b", "healed b"]
+    assert done == ["hit b", "healed b"]
 
 
 def test_the_lab_of_a_pair_is_known_by_its_hosts() -> None:

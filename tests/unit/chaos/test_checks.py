@@ -160,7 +160,7 @@ CASES = {
     ),
     "one_primary": Case(
         evidence(),
-        evidence(frames=(*runs.SPELLS, FrameRun("a", 20.1, 20.2, 3), FrameRun("b", 20.3, 20.4, 1))),
+        evidence(frames=(*runs.FRAMES, FrameRun("a", 20.1, 20.2, 3), FrameRun("b", 20.3, 20.4, 1))),
         "15.100 s to 15.200 s: 3 frames of node a, while node b was the primary since 5.110 s",
         evidence(frames=()),
     ),
@@ -252,10 +252,10 @@ def test_each_check_says_in_a_line_what_it_proves() -> None:
 
 def test_acknowledgements_are_counted_on_each_side_of_each_fault() -> None:
     run = at_work("redis-appends", APPENDS, {0: list(range(12))})
-    late = replace(runs.STRUCK, at_s=16.5, healed_s=18.0)
-    both = replace(run, faults=(runs.STRUCK, late))
+    late = replace(runs.KILLED, at_s=16.5, healed_s=18.0)
+    both = replace(run, faults=(runs.KILLED, late))
     assert checked("no_lost_acks", both).validity is Validity.UNKNOWN  # none after it was healed
-    healed = replace(both, faults=(runs.STRUCK, replace(late, healed_s=16.9)))
+    healed = replace(both, faults=(runs.KILLED, replace(late, healed_s=16.9)))
     assert checked("no_lost_acks", healed).validity is Validity.VALID
     assert checked("no_lost_acks", healed, during_min=1).validity is Validity.UNKNOWN
     assert checked("no_lost_acks", healed, before_min=5).validity is Validity.UNKNOWN

@@ -22,7 +22,7 @@ from coloctl.model.view import PairView
 
 
 class Deaf:
-    """An ear that hears what a test lets it hear, in that order."""
+    """A listener that receives what a test sends, in that order."""
 
     def __init__(self) -> None:
         self.heard: list[ObservedEvent] = []
@@ -80,14 +80,14 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 @pytest.fixture
-def ear() -> Deaf:
+def listener() -> Deaf:
     return Deaf()
 
 
 @pytest.fixture
-def engine(ear: Deaf, faults: Recorded) -> Iterator[Engine]:
+def engine(listener: Deaf, faults: Recorded) -> Iterator[Engine]:
     pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
-    with Engine(pair, ear, lambda _sentence: None) as made:  # type: ignore[arg-type]
+    with Engine(pair, listener, lambda _sentence: None) as made:  # type: ignore[arg-type]
         yield made
 
 
@@ -117,10 +117,10 @@ STEADY = (begin, end, begin, end)
 
 
 def test_each_waits_for_its_moment_and_for_the_one_before(
-    engine: Engine, ear: Deaf, faults: Recorded
+    engine: Engine, listener: Deaf, faults: Recorded
 ) -> None:
     between = lambda: faults.deeds.append("|")  # noqa: E731
-    ear.coming.extend([colo, *STEADY, begin, end, between, *STEADY, begin])
+    listener.coming.extend([colo, *STEADY, begin, end, between, *STEADY, begin])
     plan = (planned("two", when=When.CHECKPOINT, after="one"), planned("one", when=When.CHECKPOINT))
     engine.interpret(plan, time.monotonic())
     assert faults.deeds == ["one", "|", "two"]
@@ -137,12 +137,12 @@ def test_what_lasts_for_a_time_is_healed_then_and_the_rest_at_the_end(
     assert all(one.healed_s is not None for one in engine.records())
 
 
-def test_everything_is_healed_when_the_run_is_broken_off(ear: Deaf, faults: Recorded) -> None:
+def test_everything_is_healed_when_the_run_is_broken_off(listener: Deaf, faults: Recorded) -> None:
     faults.fails_to_heal = {"one"}
     pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
     with (
         pytest.raises(KeyboardInterrupt),
-        Engine(pair, ear, lambda _sentence: None) as engine,  # type: ignore[arg-type]
+        Engine(pair, listener, lambda _sentence: None) as engine,  # type: ignore[arg-type]
     ):
         engine.interpret((planned("one"), planned("two")), time.monotonic())
         raise KeyboardInterrupt
@@ -159,7 +159,7 @@ def test_a_moment_that_never_comes(
 
 
 def test_a_fault_after_its_moment_is_recorded_so(
-    engine: Engine, ear: Deaf, faults: Recorded
+    engine: Engine, listener: Deaf, faults: Recorded
 ) -> None:
     """The end of the checkpoint was stamped before the blow, and heard after it."""
 
@@ -167,15 +167,15 @@ def test_a_fault_after_its_moment_is_recorded_so(
         (at_s,) = (one.at_s for one in engine.records())
         return ObservedEvent(at_s, "CHECKPOINT", {"phase": "end", "node": "a", "count": 1})
 
-    ear.coming.extend([colo, *STEADY, begin])
+    listener.coming.extend([colo, *STEADY, begin])
     engine.interpret((planned("one", when=When.CHECKPOINT),), time.monotonic())
-    ear.coming.append(ended_already)
+    listener.coming.append(ended_already)
     engine.hear_all()
     (one,) = engine.records()
     assert one.missed.endswith("after the checkpoint was over")
 
 
-def test_nothing_falls_before_its_time(engine: Engine, ear: Deaf, faults: Recorded) -> None:
+def test_nothing_falls_before_its_time(engine: Engine, listener: Deaf, faults: Recorded) -> None:
     steady_s = time.monotonic()
     engine.interpret((planned("one", at_s=0.03),), steady_s)
     (one,) = engine.records()
@@ -188,16 +188,16 @@ def unprotected() -> ObservedEvent:
     )
 
 
-def test_a_fault_comes_so_long_after_its_moment(engine: Engine, ear: Deaf) -> None:
+def test_a_fault_comes_so_long_after_its_moment(engine: Engine, listener: Deaf) -> None:
     """It counts from the moment, and the moment is its begin although it came between events."""
-    ear.coming.extend([colo, *STEADY])
+    listener.coming.extend([colo, *STEADY])
     engine.interpret((planned("one", when=When.STEADY, then_s=0.05),), time.monotonic())
     (one,) = engine.records()
-    assert one.at_s >= ear.heard[-1].at_s + 0.05 and not one.missed
+    assert one.at_s >= listener.heard[-1].at_s + 0.05 and not one.missed
 
 
-def test_a_moment_that_is_over_before_that_is_recorded_so(engine: Engine, ear: Deaf) -> None:
-    ear.coming.extend([colo, *STEADY, unprotected])
+def test_a_moment_that_is_over_before_that_is_recorded_so(engine: Engine, listener: Deaf) -> None:
+    listener.coming.extend([colo, *STEADY, unprotected])
     engine.interpret((planned("one", when=When.STEADY, then_s=0.05),), time.monotonic())
     (one,) = engine.records()
     assert one.missed.endswith("after the steady was over")
@@ -207,14 +207,14 @@ def clients(name: str, begins: Any, after: str = "") -> Workload:
     return Workload(name=name, kind="redis-appends", begins=begins, after=after)
 
 
-def test_clients_come_at_their_moment_and_change_none(ear: Deaf, faults: Recorded) -> None:
+def test_clients_come_at_their_moment_and_change_none(listener: Deaf, faults: Recorded) -> None:
     """They come before the fault that waits for the same moment; early ones are there already."""
     works = (clients("late", "unprotected", "one"), clients("early", "protected"))
     plan = (planned("one"), planned("two", when=When.ALONE, after="one"))
     pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
-    ear.coming.extend([unprotected, lambda: faults.deeds.append("|"), unprotected])
+    listener.coming.extend([unprotected, lambda: faults.deeds.append("|"), unprotected])
     start = lambda work: faults.deeds.append(f"{work.name} come")  # noqa: E731
-    with Engine(pair, ear, lambda _sentence: None, start) as engine:  # type: ignore[arg-type]
+    with Engine(pair, listener, lambda _sentence: None, start) as engine:  # type: ignore[arg-type]
         engine.interpret(plan, time.monotonic(), works)
     assert faults.deeds[:3] == ["one", "late come", "two"]
 

@@ -24,26 +24,26 @@ VALID, INVALID, UNKNOWN = Validity.VALID, Validity.INVALID, Validity.UNKNOWN
 
 
 def test_two_nodes_that_speak_by_turns_without_a_takeover_are_two_primaries() -> None:
-    spells = (FrameRun("a", 5, 9, 9), FrameRun("b", 9.5, 9.6, 1), FrameRun("a", 9.7, 20, 9))
-    bare = evidence(takeovers=(), events=(), journal=runs.journal()[:4], frames=spells)
+    frames = (FrameRun("a", 5, 9, 9), FrameRun("b", 9.5, 9.6, 1), FrameRun("a", 9.7, 20, 9))
+    bare = evidence(takeovers=(), events=(), journal=runs.journal()[:4], frames=frames)
     assert "1 frame of node b, while node a was the primary" in counterexample("one_primary", bare)
 
 
 def test_frames_under_way_when_the_fence_fell_are_no_second_primary() -> None:
-    late = (FrameRun("a", 5, 10.114, 9), runs.SPELLS[1])
+    late = (FrameRun("a", 5, 10.114, 9), runs.FRAMES[1])
     assert checked("one_primary", evidence(frames=late)).validity is VALID
     assert "node a" in counterexample(
-        "one_primary", evidence(frames=(FrameRun("a", 5, 10.13, 9), runs.SPELLS[1]))
+        "one_primary", evidence(frames=(FrameRun("a", 5, 10.13, 9), runs.FRAMES[1]))
     )
 
 
 def test_a_node_may_speak_again_once_it_took_over_again() -> None:
     back = {**runs.TIMELINE, "survivor": "a", "lost": "b", "began_s": 15.0, "generation": 2}
-    spells = (*runs.SPELLS[:1], FrameRun("b", 10.14, 14.9, 9), FrameRun("a", 15.1, 20, 9))
-    both = evidence(takeovers=takeovers_in((runs.TIMELINE, back)), frames=spells)
+    frames = (*runs.FRAMES[:1], FrameRun("b", 10.14, 14.9, 9), FrameRun("a", 15.1, 20, 9))
+    both = evidence(takeovers=takeovers_in((runs.TIMELINE, back)), frames=frames)
     assert checked("one_primary", both).validity is VALID
     assert "node a, while node b was the primary" in counterexample(
-        "one_primary", evidence(frames=spells)
+        "one_primary", evidence(frames=frames)
     )
 
 
@@ -76,7 +76,7 @@ def test_a_guest_started_anew_on_the_other_node_has_a_new_primary() -> None:
 
 
 def test_a_survivor_that_was_never_heard_leaves_it_unknown() -> None:
-    assert checked("one_primary", evidence(frames=runs.SPELLS[:1])).validity is UNKNOWN
+    assert checked("one_primary", evidence(frames=runs.FRAMES[:1])).validity is UNKNOWN
     assert checked("one_primary", evidence(journal=())).validity is UNKNOWN
 
 

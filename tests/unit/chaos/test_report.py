@@ -135,13 +135,13 @@ def long_run(operations_count: int, faults: int) -> Evidence:
              {"node": "a", "phase": "end", "count": n, "pause_ms": 20 + n % 7})
         for n in range(int((end_s - 1000) / 0.3))
     ]  # fmt: skip
-    struck = [
+    faults = [
         FaultRecord(
             ScheduledFault(f"f{n}", "freeze", "secondary", n), 1001 + n, ("b",), healed_s=1001.5 + n
         )
         for n in range(faults)
     ]
-    return Evidence(1000.0, end_s, struck, works, events)
+    return Evidence(1000.0, end_s, faults, works, events)
 
 
 def test_a_long_run_has_a_page_of_bounded_size_with_its_slowest_operations() -> None:

@@ -39,20 +39,20 @@ def run() -> Run:
     return Run(STORY, 7, where, PLAN)
 
 
-def judged(*broken: str) -> RunResult:
+def result(*broken: str) -> RunResult:
     verdicts = [Verdict(check, Validity.INVALID, "it is broken") for check in broken]
     validity = Validity.INVALID if broken else Validity.VALID
     return replace(runs.outcome(), validity=validity, verdicts=verdicts)
 
 
-def breaks_with_a_freeze(played: Run) -> RunResult:
+def breaks_with_a_freeze(made: Run) -> RunResult:
     """What this pair cannot bear is a freeze that lasts for two seconds."""
-    long = any(one.kind == "freeze" and (one.duration_s or 0) >= 2.0 for one in played.plan)
-    return judged("one_primary") if long else judged()
+    long = any(one.kind == "freeze" and (one.duration_s or 0) >= 2.0 for one in made.plan)
+    return result("one_primary") if long else result()
 
 
 def test_only_what_is_needed_remains() -> None:
-    least = shrink.shrink(run(), judged("one_primary"), make=breaks_with_a_freeze, tries_max=99)
+    least = shrink.shrink(run(), result("one_primary"), make=breaks_with_a_freeze, tries_max=99)
     (one,) = least.plan
     assert (one.kind, one.duration_s, one.after) == ("freeze", 2.0, "")
     assert least.outcome.validity is Validity.INVALID
@@ -61,19 +61,19 @@ def test_only_what_is_needed_remains() -> None:
 
 def test_another_promise_that_breaks_does_not_count() -> None:
     """A smaller plan must break what the larger one broke."""
-    least = shrink.shrink(run(), judged("one_primary"), make=lambda _run: judged("no_leaks"))
+    least = shrink.shrink(run(), result("one_primary"), make=lambda _run: result("no_leaks"))
     assert least.plan == PLAN
 
 
 def test_there_is_an_end(tmp_path: Path) -> None:
-    played: list[Run] = []
+    made: list[Run] = []
 
     def play(one: Run) -> RunResult:
-        played.append(one)
-        return judged()
+        made.append(one)
+        return result()
 
-    least = shrink.shrink(run(), judged("one_primary"), make=play, tries_max=5)
-    assert (least.plan, least.tries, len(played)) == (PLAN, 5, 5)
+    least = shrink.shrink(run(), result("one_primary"), make=play, tries_max=5)
+    assert (least.plan, least.tries, len(made)) == (PLAN, 5, 5)
 
 
 def test_the_least_plan_is_a_scenario_like_any_other(tmp_path: Path) -> None:
