@@ -1,4 +1,4 @@
-"""Collect the evidence of a run while the pair still runs, and search for what is left of it.
+"""Collect the evidence of a run while the pair still runs.
 
 Called by `chaos.run.runner` when the load has ended; asks the supervisor through
 `chaos.evidence.listener`, the guest through `chaos.evidence.audit`, and reads the `journal`.

@@ -153,9 +153,8 @@ def _held(window: Window, evidence: Evidence, node: str, what: Sequence[NodePeri
         deaths = (strip.from_s for strip in what if strip.what == "dead")
         end_s = min([one.healed_s, *(at_s for at_s in deaths if at_s > one.at_s)])
         if window.meets(one.at_s, end_s):
-            x = window.x(one.at_s)
+            x, width = window.span(one.at_s, end_s, 1.0)
             title = tag("title", f"{one.fault.kind} of node {node}")
-            width = max(window.x(end_s) - x, 1.0)
             bands.append(tag("rect", title, x=x, y=1.0, width=width, height=lanes.ROW - 2))
     return tag("g", *bands, class_="hurt")
 
@@ -166,7 +165,7 @@ def _scale(works: Sequence[DrawnWorkload], window: Window) -> Latency:
         one.ms
         for work in works
         for one in work.operations
-        if window.meets(one.began_s, one.op.at_s)
+        if window.meets(one.began_s, one.ended_s)
     ]
     low = max(min(took, default=0.1), 0.05)
     high = max(max(took, default=100.0), 10 * low)

@@ -15,7 +15,7 @@ from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.evidence.silences import Silence
 from coloctl.chaos.report.markup import Markup, number, tag
-from coloctl.chaos.report.operations import Answered, DrawnWorkload, thinned
+from coloctl.chaos.report.operations import DrawnOperation, DrawnWorkload, thinned
 from coloctl.chaos.report.scale import LEFT, WIDTH, Latency, Window, duration
 from coloctl.chaos.report.strips import KINDS, Mark
 from coloctl.chaos.workloads.history import OpStatus
@@ -94,17 +94,17 @@ def _mark(window: Window, mark: Mark, timed: float | None) -> Markup:
 
 def latency(window: Window, work: DrawnWorkload, scale: Latency, most: int) -> Lane:
     """Draw one dot or line per operation, and the silences."""
-    here = [one for one in work.operations if window.meets(one.began_s, one.op.at_s)]
+    here = [one for one in work.operations if window.meets(one.began_s, one.ended_s)]
 
-    def place(one: Answered) -> tuple[float, float]:
-        return window.x(one.op.at_s), scale.y(one.ms)
+    def place(one: DrawnOperation) -> tuple[float, float]:
+        return window.x(one.ended_s), scale.y(one.ms)
 
-    shown = [one for one in here if window.holds(one.op.at_s)]
-    by = {kind: [one for one in shown if one.op.outcome is kind] for kind in OpStatus}
+    shown = [one for one in here if window.holds(one.ended_s)]
+    by = {kind: [one for one in shown if one.status is kind] for kind in OpStatus}
     dots = thinned(by[OpStatus.OK], place, most)
     long = sorted(
-        (one for one in here if (one.op.at_s - one.began_s) * window.px_per_s > LINE_MIN),
-        key=lambda one: one.began_s - one.op.at_s,
+        (one for one in here if (one.ended_s - one.began_s) * window.px_per_s > LINE_MIN),
+        key=lambda one: one.began_s - one.ended_s,
     )[:LINES_MAX]
     quiet = [one for one in work.silences if window.meets(one.from_s, one.to_s)]
     broken = [op for op in work.breaks if window.holds(op.at_s)]
@@ -146,21 +146,21 @@ def _silences(window: Window, found: Sequence[Silence], height: float) -> Markup
     bands, words = [], []
     taken: list[tuple[float, float]] = []
     for one in sorted(found, key=lambda one: -one.ms):
-        x, end = window.x(one.from_s), window.x(one.to_s)
+        x, width = window.span(one.from_s, one.to_s, 1.5)
         title = tag("title", f"no client was served for {duration(one.ms)}")
-        bands.append(tag("rect", title, x=x, y=0.0, width=max(end - x, 1.5), height=height))
+        bands.append(tag("rect", title, x=x, y=0.0, width=width, height=height))
         said = f"silent {duration(one.ms)}"
         half = len(said) * CHARACTER / 2
-        at = min(max((x + end) / 2, LEFT + half), WIDTH - half)
+        at = min(max((x + window.x(one.to_s)) / 2, LEFT + half), WIDTH - half)
         if all(at + half <= left or at - half >= right for left, right in taken):
             taken.append((at - half, at + half))
             words.append(tag("text", said, x=at, y=13.0, text_anchor="middle"))
     return tag("g", *bands, *words, class_="silence")
 
 
-def _line(window: Window, one: Answered, scale: Latency) -> str:
+def _line(window: Window, one: DrawnOperation, scale: Latency) -> str:
     y = number(scale.y(one.ms))
-    return f"M{number(window.x(one.began_s))} {y}H{number(window.x(one.op.at_s))}"
+    return f"M{number(window.x(one.began_s))} {y}H{number(window.x(one.ended_s))}"
 
 
 def _crosses(places: Iterable[tuple[float, float]]) -> str:
@@ -182,16 +182,13 @@ def pauses(window: Window, found: Sequence[Pause]) -> Lane:
     """Draw a bar per checkpoint, as long as the guest was stopped."""
     here = [one for one in found if window.meets(one.began_s, one.ended_s)]
     top = max((one.ms for one in here), default=1.0)
-    tallest: dict[int, Pause] = {}
-    for one in here:
-        place = int(window.x(one.began_s))
-        if place not in tallest or tallest[place].ms < one.ms:
-            tallest[place] = one
+    # Of those on one pixel the tallest is drawn.
+    by_x = {int(window.x(one.began_s)): one for one in sorted(here, key=lambda one: one.ms)}
+    spans = [(one.ms, *window.span(one.began_s, one.ended_s, 1.5)) for one in by_x.values()]
     bars = "".join(
-        f"M{number(window.x(one.began_s))} {PAUSE_HEIGHT:g}"
-        f"v-{number(max(1.0, one.ms / top * (PAUSE_HEIGHT - 8)))}"
-        f"h{number(max(1.5, window.x(one.ended_s) - window.x(one.began_s)))}V{PAUSE_HEIGHT:g}z"
-        for one in tallest.values()
+        f"M{number(x)} {PAUSE_HEIGHT:g}v-{number(max(1.0, ms / top * (PAUSE_HEIGHT - 8)))}"
+        f"h{number(width)}V{PAUSE_HEIGHT:g}z"
+        for ms, x, width in spans
     )
     label = (
         tag("text", duration(top), x=LEFT - 6, y=12.0, text_anchor="end", class_="tick")
@@ -220,8 +217,7 @@ def strip_row(window: Window, name: str, strips: Sequence[NodePeriod], *over: Ma
 
 
 def _strip(window: Window, one: NodePeriod) -> Markup:
-    x = window.x(one.from_s)
-    width = max(window.x(one.to_s) - x, 1.0)
+    x, width = window.span(one.from_s, one.to_s, 1.0)
     title = f"{one.what}, {one.from_s - window.zero_s:.3f} s to {one.to_s - window.zero_s:.3f} s"
     words = (
         tag("text", one.what, x=x + 6, y=15.5) if width > len(one.what) * CHARACTER + 8 else None
@@ -235,11 +231,8 @@ def _strip(window: Window, one: NodePeriod) -> Markup:
 def heard(window: Window, evidence: Evidence, node: str) -> Markup:
     """Draw below a node's band when its frames reached the guest's LAN."""
     here = [s for s in evidence.frames if s.node == node and window.meets(s.first_s, s.last_s)]
-    path = "".join(
-        f"M{number(window.x(s.first_s))} {ROW + 2:g}"
-        f"h{number(max(1.5, window.x(s.last_s) - window.x(s.first_s)))}"
-        for s in here[:2000]
-    )
+    spans = [window.span(s.first_s, s.last_s, 1.5) for s in here[:2000]]
+    path = "".join(f"M{number(x)} {ROW + 2:g}h{number(width)}" for x, width in spans)
     frames = sum(s.frames for s in here)
     return tag("path", tag("title", f"{frames} frames reached the LAN"), d=path, class_="heard")
 
@@ -250,8 +243,7 @@ def fault_bands(window: Window, faults: Sequence[FaultRecord], height: float) ->
     for one in faults:
         end_s = one.healed_s if one.healed_s is not None else one.at_s
         if window.meets(one.at_s, end_s):
-            x = window.x(one.at_s)
-            width = window.x(end_s) - x
+            x, width = window.span(one.at_s, end_s)
             if width > 2:
                 bands.append(tag("rect", x=x, y=0.0, width=width, height=height))
             bands.append(tag("line", x1=x, x2=x, y1=0.0, y2=height))

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.silences import Silence
 from coloctl.chaos.scenario.values import Workload
-from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.history import Op, OpStatus, operations
 
 #: The longest silences of a run; a picture of one fault must find those around it.
 SILENCES_MAX = 100
 
+Point = tuple[float, float]
 
-@dataclass(frozen=True)
-class Answered:
-    """One operation from its begin to its answer, or its end without one, which is ``op``."""
 
-    op: Op
+class DrawnOperation(NamedTuple):
+    """One operation from its begin to its answer, or to the end of the run without one."""
+
     began_s: float
+    ended_s: float
+    status: OpStatus
 
     @property
     def ms(self) -> float:
-        return (self.op.at_s - self.began_s) * 1000
+        return (self.ended_s - self.began_s) * 1000
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class DrawnWorkload:
     """The parts of one workload that are drawn; made once for all pictures of a run."""
 
     spec: Workload
-    operations: Sequence[Answered]
+    operations: Sequence[DrawnOperation]
     silences: Sequence[Silence]  #: in which no client of it was served
-    breaks: Sequence[Op]
+    breaks: Sequence[Op]  #: the failures of its connections
 
 
 def drawn(evidence: Evidence) -> list[DrawnWorkload]:
@@ -45,51 +48,38 @@ def drawn(evidence: Evidence) -> list[DrawnWorkload]:
     return [
         DrawnWorkload(
             work.spec,
-            answered(work.history, evidence.ended_s),
+            drawn_operations(work.history, evidence.ended_s),
             evidence.chronicle.service_gaps(name, SILENCES_MAX),
-            breaks(work.history),
+            [op for op in work.history if op.n < 0 and op.outcome is OpStatus.FAIL],
         )
         for name, work in evidence.works.items()
         if work.history
     ]
 
 
-def answered(history: Iterable[Op], ended_s: float) -> list[Answered]:
-    """Return every operation that began; one without an answer is unknown until the end.
-
-    What concerns a connection alone has no latency: `breaks` returns it.
-    """
-    begun: dict[tuple[int, int], Op] = {}
-    found = []
-    for op in sorted(history, key=lambda op: op.at_s):
-        if op.n < 0:
-            continue
-        if op.outcome is OpStatus.INVOKE:
-            begun[op.client, op.n] = op
-        elif (began := begun.pop((op.client, op.n), None)) is not None:
-            found.append(Answered(op, began.at_s))
-    for op in begun.values():
-        never = Op(max(ended_s, op.at_s), op.client, OpStatus.INFO, op.n, "never answered")
-        found.append(Answered(never, op.at_s))
-    return found
-
-
-def breaks(history: Iterable[Op]) -> list[Op]:
-    """Return the failures of connections."""
-    return [op for op in history if op.n < 0 and op.outcome is OpStatus.FAIL]
+def drawn_operations(history: Iterable[Op], ended_s: float) -> list[DrawnOperation]:
+    """Return every operation that began; one without an answer is unknown until the end."""
+    return [
+        DrawnOperation(
+            one.begun.at_s,
+            max(ended_s, one.begun.at_s) if one.ended is None else one.ended.at_s,
+            one.status,
+        )
+        for one in operations(history)
+    ]
 
 
 def thinned(
-    operations: Sequence[Answered], place: Callable[[Answered], tuple[float, float]], most: int
-) -> list[tuple[float, float]]:
+    found: Sequence[DrawnOperation], place: Callable[[DrawnOperation], Point], most: int
+) -> list[Point]:
     """Choose the dots: at most ``most``, one per cell of a grid as fine as that allows.
 
     Few operations are slow, so that each of those has a cell of its own.
     """
     # The highest of a cell first: upwards is slower.
-    left, grain = sorted(map(place, operations), key=lambda where: where[1]), 1.0
+    left, grain = sorted(map(place, found), key=lambda where: where[1]), 1.0
     while True:
-        cells: dict[tuple[int, int], tuple[float, float]] = {}
+        cells: dict[tuple[int, int], Point] = {}
         for x, y in left:
             cells.setdefault((int(x / grain), int(y / grain)), (x, y))
         left = list(cells.values())

@@ -31,6 +31,11 @@ class Window:
         """Convert a moment to its place; moments outside lie on the border."""
         return LEFT + (min(max(at_s, self.from_s), self.to_s) - self.from_s) * self.px_per_s
 
+    def span(self, from_s: float, to_s: float, least: float = 0.0) -> tuple[float, float]:
+        """Convert a stretch of time to its place and its width, ``least`` pixels at least."""
+        x = self.x(from_s)
+        return x, max(self.x(to_s) - x, least)
+
     def holds(self, at_s: float) -> bool:
         """Return whether the moment is in the window."""
         return self.from_s <= at_s <= self.to_s

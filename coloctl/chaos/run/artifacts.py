@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,12 +116,12 @@ class Artifacts:
         for work in evidence.works.values():
             history = "".join(f"{op.line()}\n" for op in work.history)
             self.write(f"history/{work.spec.name}.jsonl", history)
-        self._made("outcome.json", partial(_document, result.to_json))
-        self._made("report.html", partial(report.page, result))
+        self._made("outcome.json", lambda: _document(result.to_json()))
+        self._made("report.html", lambda: report.page(result))
         if self.missing:
-            self.write("missing.json", _document(lambda: self.missing))
+            self.write("missing.json", _document(self.missing))
 
-    def _made(self, part: str, make: Any) -> None:
+    def _made(self, part: str, make: Callable[[], str]) -> None:
         """Write what ``make`` returns; an error in the drawing is no verdict on the pair.
 
         Each error is listed in missing.json, and the result stands.
@@ -135,8 +134,8 @@ class Artifacts:
             self.write(part, text)
 
 
-def _document(tell: Any) -> str:
-    return json.dumps(tell(), indent=2, ensure_ascii=False, default=str) + "\n"
+def _document(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:

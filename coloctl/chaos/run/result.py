@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,13 @@ class RunResult:
         """Return the stable document; times are seconds since the steady state unless in ms."""
         if self.document is not None:
             return self.document
-        scenario, evidence = self.scenario, self.evidence
-        chronicle = evidence.chronicle
+        evidence, chronicle = self.evidence, self.evidence.chronicle
         return {
             "schema": RESULT_SCHEMA,
             "verdict": str(self.validity),
             "reason": self.because(),
             "scenario": {
-                "name": scenario.name,
-                "title": scenario.title,
-                "why": scenario.why,
-                "promises": list(scenario.promises),
+                key: getattr(self.scenario, key) for key in ("name", "title", "why", "promises")
             },
             "seed": self.seed,
             "replay": self.replay,
@@ -90,11 +86,7 @@ class RunResult:
             "duration_s": round(self.duration_s, 1),
             "load_ended_s": self._since(evidence.ended_s),
             "coloctl": __version__,
-            "qemu": {
-                "binary": self.qemu.binary,
-                "version": self.qemu.version,
-                "accel": self.qemu.accel,
-            },
+            "qemu": asdict(self.qemu),
             "checks": [
                 {
                     "check": one.check,

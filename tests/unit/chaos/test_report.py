@@ -158,9 +158,7 @@ def test_a_long_run_has_a_page_of_bounded_size_with_its_slowest_operations() -> 
 def test_thinning_keeps_the_slowest_and_its_bound(
     places: list[tuple[float, float]], most: int
 ) -> None:
-    given_ones = [
-        operations.Answered(Op(x + y, 0, Answer.OK, n), x) for n, (x, y) in enumerate(places)
-    ]
+    given_ones = [operations.DrawnOperation(x, x + y, Answer.OK) for x, y in places]
     where = dict(zip(map(id, given_ones), places, strict=True))
     kept = operations.thinned(given_ones, lambda one: where[id(one)], most)
     assert 1 <= len(kept) <= most
@@ -170,9 +168,9 @@ def test_thinning_keeps_the_slowest_and_its_bound(
 
 def test_an_operation_that_nobody_answered_lasts_to_the_end() -> None:
     history = [Op(1.0, 0, Answer.INVOKE, 0), Op(2.0, 0, Answer.OK, 0), Op(3.0, 0, Answer.INVOKE, 1)]
-    first, second = operations.answered(history, 9.0)
+    first, second = operations.drawn_operations(history, 9.0)
     assert (first.ms, second.ms) == (1000, 6000)
-    assert second.op.outcome is Answer.INFO
+    assert second.status is Answer.INFO
 
 
 @given(st.floats(-1e4, 1e4), st.floats(0.01, 1e4))
