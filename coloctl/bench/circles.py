@@ -39,7 +39,7 @@ from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.lab.network import Lab
-from coloctl.model.timeline import Timeline
+from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import PairView
 
 #: From a fault to the pair in COLO again, seconds.
@@ -170,7 +170,7 @@ class _Circles:
         moments = _Moments(time.monotonic())
         if fault is CircleFault.SWITCHOVER:
             moments.takeover = Acts(self.client).switchover(wait_s=CIRCLE_DEADLINE_S)
-            moments.alone_s = moments.takeover.done_s("verified")
+            moments.alone_s = moments.takeover.done_s(FailoverStep.VERIFIED)
         else:
             self._kill(fault)
             moments.takeover = awaited(self.client)
@@ -202,7 +202,7 @@ class _Circles:
 def _times(moments: _Moments) -> dict[str, Any]:
     takeover = moments.takeover
     assert takeover is not None
-    running_s = takeover.done_s("running")
+    running_s = takeover.done_s(FailoverStep.RUNNING)
     return {
         "survivor": takeover.survivor,
         "running_ms": round((running_s - moments.fault_s) * 1000, 1),

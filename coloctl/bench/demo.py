@@ -31,7 +31,7 @@ from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.errors import DeadlineMissed, NotProtected
-from coloctl.model.timeline import Timeline
+from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import PairView
 
 #: Version of the demonstration's document; grows with incompatible changes only.
@@ -196,7 +196,7 @@ class _Demo:
         ]
         outage = Replies({"": history}).outage(fault.at_s, ended_by_s=fault.at_s + OUTAGE_WITHIN_S)
         at_ms = takeover.since_ms(fault.at_s)
-        steps = ("detected", "fenced", "promoted", "running")
+        by_then = FailoverStep.DETECTED, FailoverStep.FENCED, FailoverStep.PROMOTED
         return {
             "schema": DEMO_SCHEMA,
             "verdict": verdict.worst(verdicts),
@@ -219,7 +219,7 @@ class _Demo:
             "outage_ms": outage.longest_ms,
             "timeline": {
                 "fault": 0,
-                **{f"{step}_ms": at_ms.get(step) for step in steps},
+                **{f"{step}_ms": at_ms.get(step) for step in (*by_then, FailoverStep.RUNNING)},
                 "first_reply_ms": outage.first_reply_ms,
             },
             "checks": [

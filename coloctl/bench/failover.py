@@ -31,7 +31,7 @@ from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import PAUSE_MS
-from coloctl.model.timeline import Timeline
+from coloctl.model.timeline import FailoverStep, Timeline
 
 #: An early fault comes in the first second of COLO, any other one within a checkpoint period.
 EARLY_S = 1.0
@@ -163,7 +163,7 @@ def row(result: RunResult, loser: LosingNode) -> dict[str, Any]:
     frame_s = chronicle.first_frame_s(takeover.survivor, fault.at_s)
     if frame_s is not None:
         phases["first-frame"] = round((frame_s - fault.at_s) * 1000, 1)
-    stray = chronicle.frames_after(loser.node, takeover.done_s("fenced") + BACKLOG_S)
+    stray = chronicle.frames_after(loser.node, takeover.done_s(FailoverStep.FENCED) + BACKLOG_S)
     wrong = _second_primary(fault, takeover, loser, stray)
     colo_s = (one.at_s for one in chronicle.states if one.after == "colo")
     protected_s = max((at_s for at_s in colo_s if at_s <= fault.at_s), default=fault.at_s)

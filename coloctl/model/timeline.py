@@ -130,7 +130,7 @@ class Timeline:
         """
         return revive(cls, document)
 
-    def done_s(self, step: str) -> float:
+    def done_s(self, step: FailoverStep) -> float:
         """Return when a step was done, monotonic; ``began_s`` for a step that is not in it."""
         return self.began_s + self.steps.get(step, 0.0) / 1000
 
