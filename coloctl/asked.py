@@ -15,6 +15,7 @@ from pathlib import Path
 from coloctl.errors import LaunchError, MonitorError, UnsupportedQEMU
 from coloctl.host import tail
 from coloctl.host.base import Host
+from coloctl.model.launch import Launch
 from coloctl.qmp.session import Session
 
 #: A QEMU that has bound its monitors answers within milliseconds; loading its libraries from a
@@ -32,13 +33,13 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
     """
     with tempfile.TemporaryDirectory(prefix="coloctl-ask-") as folder:
         socket_path, log = Path(folder) / "qmp.sock", Path(folder) / "qemu.log"
-        argv = [
+        argv = (
             str(path), "-machine", "none", "-nodefaults", "-display", "none",
             "-chardev", "socket,id=qmp0,fd={fd:qmp},server=on,wait=off",
             "-qmp", "chardev:qmp0",
-        ]  # fmt: skip
+        )  # fmt: skip
         try:
-            process = await host.launch(argv, stderr=log, listen={"qmp": socket_path})
+            process = await host.launch(Launch(argv, {"qmp": socket_path}), stderr=log)
         except LaunchError as error:
             raise UnsupportedQEMU(error.message, hint=_ANOTHER) from error
         try:

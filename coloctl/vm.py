@@ -26,8 +26,8 @@ from coloctl.errors import (
 from coloctl.host import as_sentence, console, tail
 from coloctl.host.base import Channel, DeathProof, Host, Identity, Process
 from coloctl.host.console import Console
-from coloctl.machine.cmdline import Launch
 from coloctl.model.dialect import Dialect
+from coloctl.model.launch import Launch
 from coloctl.model.pair import NodeName
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.revive import revive
@@ -142,13 +142,7 @@ class VM:
         """
         paths.make_private(rundir)
         log = rundir / "qemu.log"
-        process = await host.launch(
-            launch.argv,
-            stderr=log,
-            listen=launch.sockets,
-            node=node,
-            numbered=launch.numbered,
-        )
+        process = await host.launch(launch, stderr=log, node=node)
         try:
             monitor = await _open_monitor(
                 node, host, process, launch.sockets, record, disks=launch.disks

@@ -25,6 +25,7 @@ from coloctl.colo.refuse import REFUSED
 from coloctl.errors import ColoctlError, LaunchError
 from coloctl.host.base import Host
 from coloctl.machine import blockdev, cmdline, image
+from coloctl.model.launch import Launch
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.units import MIB
 from coloctl.vm import VM, Binary
@@ -167,7 +168,7 @@ def _hint(what: StartedAs) -> str:
     return f"{dialogue}; an address in guest.extra_args is opened by the QEMUs of both nodes"
 
 
-async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) -> cmdline.Launch:
+async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) -> Launch:
     """Build the command line of a start, its images below empty overlays in ``folder``."""
     spec, binary, run = what.spec, what.binary, what.hosts[node].run
     tool = image.tool(binary.path)

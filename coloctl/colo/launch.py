@@ -20,6 +20,7 @@ from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.console import Console
 from coloctl.machine import blockdev, cmdline, freshcode, image
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.launch import Launch
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.vm import VM, Recorder
 
@@ -117,9 +118,7 @@ def boots_alone(spec: PairSpec, ground: Ground) -> bool:
     return ground.accel == "tcg" and bool(spec.guest.ready_line)
 
 
-def primary_command(
-    spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool
-) -> cmdline.Launch:
+def primary_command(spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool) -> Launch:
     """Build the command that starts the guest's QEMU on ``node``."""
     return cmdline.primary(
         spec,
@@ -134,7 +133,7 @@ def primary_command(
     )
 
 
-def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> cmdline.Launch:
+def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> Launch:
     """Build the command that starts an empty QEMU on ``node``; its overlays are made before."""
     return cmdline.secondary(
         spec,

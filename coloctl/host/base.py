@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from coloctl.host.delivery import Deliveries
 from coloctl.host.files import Files
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
 from coloctl.host.watching import Beacon, Conversation, FirstConnection, FirstPacket
+from coloctl.model.launch import Launch
 from coloctl.model.wires import Address
 from coloctl.model.wires import Endpoint as Endpoint  # noqa: PLC0414  # callers need both
 
@@ -171,19 +172,15 @@ class Host(Files, Access, Protocol):
 
     async def launch(
         self,
-        argv: Sequence[str],
+        program: Launch,
         *,
         stderr: Path,
-        listen: Mapping[str, Path] | None = None,
         node: str = "",
-        numbered: Collection[int] | None = None,
     ) -> Process:
         """Start the program detached in its own session, its output appended to ``stderr``.
 
-        For every item of ``listen`` a unix socket (mode 0600) listens before the program starts.
-        ``{fd:NAME}`` in the arguments of ``argv`` at ``numbered``, or in all of them, is replaced
-        by the number of its descriptor. Raises `LaunchError`, or `PreconditionFailed` for a socket
-        or file that cannot be made.
+        Its sockets (mode 0600) listen before it starts. Raises `LaunchError`, or
+        `PreconditionFailed` for a socket or file that cannot be made.
         """
         ...
 

@@ -21,6 +21,7 @@ from coloctl.errors import LaunchError, PreconditionFailed
 from coloctl.host.listen import listening
 from coloctl.host.process import LocalProcess, identity_of
 from coloctl.host.program import Program
+from coloctl.model.launch import Launch
 
 #: How long `discard` waits for the kernel; SIGKILL needs milliseconds.
 DISCARD_WAIT_S = 2.0
@@ -152,31 +153,24 @@ def _holding(content: bytes) -> Iterator[int]:
         yield file.fileno()
 
 
-def spawn(
-    argv: Sequence[str],
-    *,
-    stderr: Path,
-    listen: Mapping[str, Path],
-    node: str = "",
-    numbered: Collection[int] | None = None,
-) -> Program:
+def spawn(program: Launch, *, stderr: Path, node: str = "") -> Program:
     """Launch as `Host.launch` does, in the namespaces of the calling thread."""
     with ExitStack() as parent_copies, ExitStack() as on_failure:
         numbers, inodes = {}, {}
-        for name, path in listen.items():
+        for name, path in program.sockets.items():
             numbers[name] = parent_copies.enter_context(listening(path)).fileno()
             inodes[path] = os.fstat(numbers[name]).st_ino
             on_failure.callback(path.unlink, missing_ok=True)
         log = _appending(stderr)
         parent_copies.callback(os.close, log)
-        command = with_numbers(argv, numbers, numbered)
+        command = with_numbers(program.argv, numbers, program.numbered)
         try:
             process = start(
                 command, stdout=log, stderr=log, pass_fds=tuple(numbers.values()), node=node
             )
         except OSError as error:
             raise LaunchError(
-                f"{argv[0]} could not be started: {error.strerror}.",
+                f"{program.argv[0]} could not be started: {error.strerror}.",
                 node=node,
                 argv=command,
                 hint="check that the program exists and may be executed",

@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal as signals
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +43,7 @@ from coloctl.host.scratch import Scratch
 from coloctl.host.tap import check, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.launch import Launch
 
 T = TypeVar("T")
 
@@ -93,18 +94,15 @@ class LocalHost(LocalAccess):
 
     async def launch(
         self,
-        argv: Sequence[str],
+        program: Launch,
         *,
         stderr: Path,
-        listen: Mapping[str, Path] | None = None,
         node: str = "",
-        numbered: Collection[int] | None = None,
     ) -> Program:
         """See `Host.launch`. When it is cancelled half-way, no process of it runs on."""
-        sockets = dict(listen or {})
         return await self._inside(
-            lambda: launch.spawn(argv, stderr=stderr, listen=sockets, node=node, numbered=numbered),
-            undo=lambda process: launch.discard(process, sockets.values()),
+            lambda: launch.spawn(program, stderr=stderr, node=node),
+            undo=lambda process: launch.discard(process, program.sockets.values()),
         )
 
     async def adopt(

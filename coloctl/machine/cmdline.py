@@ -8,9 +8,7 @@ waits for a migration. Order matters in two places: a chardev's server stands be
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +16,11 @@ from coloctl import paths
 from coloctl.machine import blockdev, chardev, device, freshcode, netfilter
 from coloctl.machine.option import json_option, keyval
 from coloctl.model.dialect import Dialect
+from coloctl.model.launch import Launch
 from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec
 
 #: Names of the two monitors, in `Launch.sockets` and inside ``{fd:NAME}``.
 MONITORS = ("qmp", "rescue")
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The things that a host needs to start one QEMU.
-
-    ``sockets`` are to be bound and listening before QEMU starts; ``{fd:NAME}`` in ``argv`` stands
-    for the number of the inherited descriptor, in the words at ``numbered`` and in no other: what
-    a pair file has in such a form stays as it is. ``disks`` are the images that this QEMU opens.
-    """
-
-    argv: tuple[str, ...]
-    sockets: Mapping[str, Path]
-    disks: tuple[Path, ...] = ()
-    numbered: frozenset[int] = frozenset()
-
-    def lines(self) -> list[str]:
-        """Format the command line for people and shells: one option with its value per line."""
-        groups: list[list[str]] = [[self.argv[0]]]
-        for word in self.argv[1:]:
-            if word.startswith("-") or len(groups) == 1 or len(groups[-1]) == 2:
-                groups.append([word])
-            else:
-                groups[-1].append(word)
-        return [shlex.join(group) for group in groups]
 
 
 def primary(

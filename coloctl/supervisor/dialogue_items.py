@@ -10,7 +10,7 @@ from typing import Any
 
 from coloctl.colo import taps as colo_taps
 from coloctl.colo.plan import Plan
-from coloctl.machine import cmdline
+from coloctl.model.launch import Launch
 from coloctl.model.pair import NodeName, PairSpec
 from coloctl.qmp import command as qmp
 
@@ -36,7 +36,7 @@ def command(node: NodeName, what: qmp.Command, why: str) -> Item:
     return {"node": node, "command": what.wire(), "why": why}
 
 
-def launch(node: NodeName, how: cmdline.Launch, why: str) -> Item:
+def launch(node: NodeName, how: Launch, why: str) -> Item:
     """Return the start of one QEMU."""
     return {"node": node, "launch": how.lines(), "why": why}
 

@@ -26,6 +26,7 @@ from coloctl.host.delivery import TcpConnection
 from coloctl.host.launch import discard
 from coloctl.lab import netns
 from coloctl.lab.link import LinkEnd
+from coloctl.model.launch import Launch
 
 pytestmark = [
     pytest.mark.guest,
@@ -146,7 +147,9 @@ async def tap_owner(host: Host, tap: str, tmp_path: Path) -> AsyncIterator[TapOw
     log, fifo = tmp_path / "owner.log", tmp_path / "fifo"
     os.mkfifo(fifo)
     keep_open = os.open(fifo, os.O_RDWR)
-    process = await host.launch([sys.executable, "-c", TAP_OWNER, tap, str(fifo)], stderr=log)
+    process = await host.launch(
+        Launch((sys.executable, "-c", TAP_OWNER, tap, str(fifo))), stderr=log
+    )
     try:
         assert await line_count(log, 1) == ["attached"]
         yield TapOwner(process, log, fifo)
@@ -191,7 +194,7 @@ def test_programs_run_inside_and_the_caller_stays_outside(pair: Pair, tmp_path: 
             assert done.stdout.strip() == f"net:[{inside}]"
             async with host.converse(["readlink", "/proc/self/ns/net"]) as program:
                 assert await program.hear(10) == f"net:[{inside}]"
-            process = await host.launch(["sleep", "300"], stderr=tmp_path / "log")
+            process = await host.launch(Launch(("sleep", "300")), stderr=tmp_path / "log")
             try:
                 assert Path(f"/proc/{process.identity.pid}/ns/net").stat().st_ino == inside
                 with pytest.raises(PreconditionFailed):

@@ -20,8 +20,8 @@ from coloctl.errors import PreconditionFailed
 from coloctl.host import open_host
 from coloctl.lab import qemu
 from coloctl.machine import accel, blockdev, chardev, cmdline, device, image, netfilter
-from coloctl.machine.cmdline import Launch
 from coloctl.model.dialect import Dialect
+from coloctl.model.launch import Launch
 from coloctl.model.pair import (
     NODES,
     DiskSpec,

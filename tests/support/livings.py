@@ -14,6 +14,7 @@ from coloctl import paths
 from coloctl.host.launch import discard, spawn
 from coloctl.host.process import LocalProcess
 from coloctl.machine.cmdline import console_option, monitor_sockets
+from coloctl.model.launch import Launch
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 
@@ -27,7 +28,7 @@ def living_qemu(
     paths.make_private(rundir)
     sockets = monitor_sockets(rundir)
     argv = [*wrapper, *SLEEP, "-chardev", console_option(rundir), *words]
-    process = spawn(argv, stderr=rundir / "qemu.log", listen=sockets, node=node)
+    process = spawn(Launch(tuple(argv), sockets), stderr=rundir / "qemu.log", node=node)
     try:
         yield process
     finally:

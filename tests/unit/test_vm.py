@@ -22,7 +22,7 @@ from coloctl.errors import (
 )
 from coloctl.host import open_host
 from coloctl.host.console import Console
-from coloctl.machine.cmdline import Launch
+from coloctl.model.launch import Launch
 from coloctl.vm import VM
 
 pytestmark = pytest.mark.unit

@@ -18,6 +18,7 @@ from coloctl.errors import DeadlineMissed, PreconditionFailed, SpecError, Unreac
 from coloctl.host import Endpoint, LocalHost, open_host, unix_pair
 from coloctl.host.channel import connect_pair, listen_at
 from coloctl.host.process import read_stat
+from coloctl.model.launch import Launch
 
 pytestmark = pytest.mark.unit
 
@@ -59,9 +60,8 @@ async def test_launched_program_owns_a_socket_that_listened_before_it(tmp_path: 
     async with LocalHost() as host:
         path = tmp_path / "qmp.sock"
         process = await host.launch(
-            [sys.executable, "-S", "-c", GREETER, "{fd:qmp}"],
+            Launch((sys.executable, "-S", "-c", GREETER, "{fd:qmp}"), {"qmp": path}),
             stderr=tmp_path / "log",
-            listen={"qmp": path},
         )
         try:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -69,7 +69,7 @@ async def test_launched_program_owns_a_socket_that_listened_before_it(tmp_path: 
                 loop = asyncio.get_running_loop()
                 assert await asyncio.wait_for(loop.sock_recv(sock, 16), 60) == b"hello"
             with pytest.raises(PreconditionFailed, match="already listens"):
-                await host.launch(["true"], stderr=tmp_path / "log", listen={"qmp": path})
+                await host.launch(Launch(("true",), {"qmp": path}), stderr=tmp_path / "log")
             assert path.exists()
         finally:
             await process.kill(5)
@@ -83,11 +83,11 @@ async def test_stale_socket_file_is_replaced_and_other_files_are_not(tmp_path: P
         sock.bind(str(stale))
     file.write_text("precious")
     async with LocalHost() as host:
-        process = await host.launch(["true"], stderr=tmp_path / "log", listen={"m": stale})
+        process = await host.launch(Launch(("true",), {"m": stale}), stderr=tmp_path / "log")
         assert (await process.wait()).exit_code == 0
         with pytest.raises(PreconditionFailed, match="it is not a socket"):
             await host.launch(
-                ["true"], stderr=tmp_path / "log", listen={"a": tmp_path / "new", "m": file}
+                Launch(("true",), {"a": tmp_path / "new", "m": file}), stderr=tmp_path / "log"
             )
     assert file.read_text() == "precious"
     assert not (tmp_path / "new").exists()
@@ -97,7 +97,7 @@ async def test_long_socket_path_is_refused_in_words(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 108)
     async with LocalHost() as host:
         with pytest.raises(PreconditionFailed, match="can have 107") as caught:
-            await host.launch(["true"], stderr=tmp_path / "log", listen={"m": path})
+            await host.launch(Launch(("true",), {"m": path}), stderr=tmp_path / "log")
         assert "COLOCTL_STATE_DIR" in (caught.value.hint or "")
         with pytest.raises(PreconditionFailed, match="can have 107"):
             await host.monitor(path, 1)
@@ -232,9 +232,11 @@ async def test_nothing_is_leaked(tmp_path: Path) -> None:
     async def round_trip() -> None:
         async with LocalHost() as host:
             process = await host.launch(
-                [sys.executable, "-S", "-c", GREETER, "{fd:qmp}"],
+                Launch(
+                    (sys.executable, "-S", "-c", GREETER, "{fd:qmp}"),
+                    {"qmp": tmp_path / "qmp.sock"},
+                ),
                 stderr=tmp_path / "log",
-                listen={"qmp": tmp_path / "qmp.sock"},
             )
             again = await host.adopt(process.identity)
             assert again is not None
@@ -246,7 +248,7 @@ async def test_nothing_is_leaked(tmp_path: Path) -> None:
             ):
                 end.close()
             with pytest.raises(PreconditionFailed):
-                await host.launch(["true"], stderr=tmp_path)
+                await host.launch(Launch(("true",)), stderr=tmp_path)
             await process.kill(5)
             await waiting
             again.close()

@@ -20,6 +20,7 @@ from coloctl.errors import FencingFailed, LaunchError, PreconditionFailed
 from coloctl.host import Identity, LocalHost, Process, identity_of, tail
 from coloctl.host import process as process_module
 from coloctl.host.launch import discard, with_numbers
+from coloctl.model.launch import Launch
 
 pytestmark = pytest.mark.unit
 
@@ -50,10 +51,11 @@ def launcher(tmp_path: Path, then: str) -> subprocess.Popen[str]:
         from dataclasses import asdict
         from pathlib import Path
         from coloctl.host import LocalHost
+        from coloctl.model.launch import Launch
 
         async def main():
             process = await LocalHost().launch(
-                {SLEEP!r}, stderr=Path({str(tmp_path / "log")!r})
+                Launch({tuple(SLEEP)!r}), stderr=Path({str(tmp_path / "log")!r})
             )
             print(json.dumps(asdict(process.identity)), flush=True)
 
@@ -75,7 +77,7 @@ def printed_identity(program: subprocess.Popen[str]) -> Identity:
 
 async def test_killed_child_gives_proof_and_exit_code(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log", node="a")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log", node="a")
         with ended(process):
             before = time.monotonic()
             proof = await process.kill(5)
@@ -91,7 +93,7 @@ async def test_killed_child_gives_proof_and_exit_code(tmp_path: Path) -> None:
 
 async def test_stopped_process_is_frozen_and_can_be_killed(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(process):
             assert not process.frozen()
             assert process.signal(signal.SIGSTOP)
@@ -103,7 +105,7 @@ async def test_stopped_process_is_frozen_and_can_be_killed(tmp_path: Path) -> No
             assert (await process.kill(5)).how == "sigkill"
             assert not process.frozen()
 
-        stopped = await host.launch(SLEEP, stderr=tmp_path / "log")
+        stopped = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(stopped):
             stopped.signal(signal.SIGSTOP)
             await until(stopped.frozen)
@@ -112,7 +114,7 @@ async def test_stopped_process_is_frozen_and_can_be_killed(tmp_path: Path) -> No
 
 async def test_already_dead_gives_proof_at_once_and_keeps_its_exit_code(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        process = await host.launch(["sh", "-c", "exit 7"], stderr=tmp_path / "log")
+        process = await host.launch(Launch(("sh", "-c", "exit 7")), stderr=tmp_path / "log")
         death = await process.wait()
         assert death.exit_code == 7
         assert str(death) == f"process {death.pid} ended with exit code 7"
@@ -124,7 +126,7 @@ async def test_already_dead_gives_proof_at_once_and_keeps_its_exit_code(tmp_path
 
 async def test_reused_pid_is_never_hit(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        stranger = await host.launch(SLEEP, stderr=tmp_path / "log")
+        stranger = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(stranger):
             pid, start_time = stranger.identity.pid, stranger.identity.start_time
             recorded = Identity(pid, start_time - 1)
@@ -143,7 +145,7 @@ async def test_process_that_proc_hides_is_no_proof_of_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(process), monkeypatch.context() as patch:
             patch.setattr(process_module, "read_stat", lambda _: None)
             with pytest.raises(PreconditionFailed, match="does not show"):
@@ -191,7 +193,7 @@ async def test_zombie_that_its_parent_does_not_reap_is_dead(tmp_path: Path) -> N
 
 async def test_adopting_our_own_child_leaves_its_exit_status(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         again = await host.adopt(process.identity)
         assert again is not None
         with ended(process, again):
@@ -215,9 +217,9 @@ async def test_ctrl_c_does_not_reach_a_launched_process(tmp_path: Path) -> None:
 
 async def test_terminate_is_soft_where_that_is_enough_and_hard_where_not(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        polite = await host.launch(SLEEP, stderr=tmp_path / "log")
+        polite = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         stubborn = await host.launch(
-            ["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"],
+            Launch(("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done")),
             stderr=tmp_path / "stubborn",
         )
         with ended(polite, stubborn):
@@ -230,7 +232,7 @@ async def test_no_proof_in_time_is_a_fencing_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log", node="b")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log", node="b")
         with ended(process), monkeypatch.context() as patch:
             patch.setattr(signal, "pidfd_send_signal", lambda *_: None)
             with pytest.raises(FencingFailed, match="is not gone after") as caught:
@@ -246,7 +248,7 @@ async def test_foreign_process_is_a_fencing_failure(
         raise PermissionError
 
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log", node="b")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log", node="b")
         with ended(process), monkeypatch.context() as patch:
             patch.setattr(signal, "pidfd_send_signal", refuse)
             with pytest.raises(FencingFailed, match="belongs to another user"):
@@ -255,7 +257,7 @@ async def test_foreign_process_is_a_fencing_failure(
 
 async def test_cancelled_waiter_leaves_the_others_waiting(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(process):
             one, two = (asyncio.create_task(process.wait()) for _ in range(2))
             await asyncio.sleep(0)
@@ -274,7 +276,7 @@ async def test_a_death_that_nobody_was_told_of_is_found(
         await asyncio.Event().wait()
 
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log", node="b")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log", node="b")
         with ended(process), monkeypatch.context() as patch:
             patch.setattr(process_module, "until_readable", never)
             proof = await process.kill(30)
@@ -283,7 +285,7 @@ async def test_a_death_that_nobody_was_told_of_is_found(
 
 async def test_released_process_lives_on(tmp_path: Path) -> None:
     async with LocalHost() as host:
-        process = await host.launch(SLEEP, stderr=tmp_path / "log")
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         process.close()
         with pytest.raises(ValueError, match="was closed"):
             process.alive()
@@ -297,16 +299,15 @@ async def test_program_that_does_not_exist(tmp_path: Path) -> None:
     async with LocalHost() as host:
         with pytest.raises(LaunchError, match="could not be started") as caught:
             await host.launch(
-                ["/nowhere/qemu"],
+                Launch(("/nowhere/qemu",), {"qmp": tmp_path / "qmp.sock"}),
                 stderr=tmp_path / "log",
-                listen={"qmp": tmp_path / "qmp.sock"},
                 node="a",
             )
         assert caught.value.node == "a"
         assert caught.value.hint
         assert not (tmp_path / "qmp.sock").exists()
         with pytest.raises(PreconditionFailed, match="Cannot write"):
-            await host.launch(SLEEP, stderr=tmp_path / "none" / "log")
+            await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "none" / "log")
 
 
 async def test_cancelled_launch_leaves_nothing(tmp_path: Path) -> None:
@@ -323,9 +324,8 @@ async def test_cancelled_launch_leaves_nothing(tmp_path: Path) -> None:
         for turns in range(4):
             launching = asyncio.create_task(
                 host.launch(
-                    ["sleep", mark],
+                    Launch(("sleep", mark), {"qmp": tmp_path / "qmp.sock"}),
                     stderr=tmp_path / "log",
-                    listen={"qmp": tmp_path / "qmp.sock"},
                 )
             )
             for _ in range(turns):
@@ -342,7 +342,9 @@ async def test_output_is_appended_and_its_tail_can_be_read(tmp_path: Path) -> No
     async with LocalHost() as host:
         for word in ("one", "two"):
             process = await host.launch(
-                ["sh", "-c", f"echo {word}; echo {word} said again >&2; read line || echo eof"],
+                Launch(
+                    ("sh", "-c", f"echo {word}; echo {word} said again >&2; read line || echo eof")
+                ),
                 stderr=log,
             )
             await process.wait()

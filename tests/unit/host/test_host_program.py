@@ -25,6 +25,7 @@ from coloctl.host import Identity, LocalHost, identity_of
 from coloctl.host.process_tree import ProcessTree
 from coloctl.host.program import Program, adopt_program
 from coloctl.machine import accel
+from coloctl.model.launch import Launch
 
 pytestmark = pytest.mark.unit
 
@@ -79,7 +80,7 @@ async def launched(home: Path, kind: str) -> AsyncIterator[tuple[LocalHost, Prog
     async with LocalHost() as host:
         path = home / "qmp.sock"
         program = await host.launch(
-            wrapper(home, kind), stderr=home / "log", listen={"qmp": path}, node="a"
+            Launch(tuple(wrapper(home, kind)), {"qmp": path}), stderr=home / "log", node="a"
         )
         try:
             with await host.monitor(path, 10) as monitor:
@@ -171,7 +172,7 @@ async def test_who_has_the_disks_open_is_the_qemu_though_another_speaks(home: Pa
     async with LocalHost() as host:
         path = home / "qmp.sock"
         argv = [str(home / "carrier.sh"), "{fd:qmp}"]
-        program = await host.launch(argv, stderr=home / "log", listen={"qmp": path})
+        program = await host.launch(Launch(tuple(argv), {"qmp": path}), stderr=home / "log")
         try:
             with await host.monitor(path, 10) as monitor:
                 speaker = await host.speaker(monitor, 10)
@@ -196,7 +197,7 @@ async def launched_stranger(home: Path) -> AsyncIterator[Path]:
     async with LocalHost() as host:
         path = home / "stranger.sock"
         argv = [sys.executable, "-S", str(home / "qemu.py"), "{fd:qmp}"]
-        stranger = await host.launch(argv, stderr=home / "log", listen={"qmp": path})
+        stranger = await host.launch(Launch(tuple(argv), {"qmp": path}), stderr=home / "log")
         try:
             yield path
         finally:
@@ -218,7 +219,7 @@ async def test_a_launch_that_is_given_up_leaves_nothing(home: Path) -> None:
     async with LocalHost() as host:
         for kind in WRAPPERS:
             program = await host.launch(
-                wrapper(home, kind), stderr=home / "log", listen={"qmp": home / "qmp.sock"}
+                Launch(tuple(wrapper(home, kind)), {"qmp": home / "qmp.sock"}), stderr=home / "log"
             )
             end = time.monotonic() + 10
             while not any("qemu.py" in one for one in processes([home]).values()):

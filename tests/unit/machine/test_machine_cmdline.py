@@ -16,8 +16,8 @@ from machine_pairs import disk, make_pair, nic
 
 from coloctl.errors import PreconditionFailed
 from coloctl.machine import blockdev, cmdline
-from coloctl.machine.cmdline import Launch
 from coloctl.model.dialect import Dialect, ReturnPath
+from coloctl.model.launch import Launch
 from coloctl.model.pair import NodeName, PairSpec
 
 pytestmark = pytest.mark.unit

@@ -1,0 +1,38 @@
+"""Describe one program that a host starts; frozen values.
+
+Built by `machine.cmdline` for a QEMU of a pair and by `asked` for one that only answers queries;
+`host.launch` starts it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The things that a host needs to start one program, such as a QEMU.
+
+    ``sockets`` are to be bound and listening before the program starts; ``{fd:NAME}`` in ``argv``
+    stands for the number of the inherited descriptor, in the words at ``numbered`` and in no other:
+    what a pair file has in such a form stays as it is. None: in all of them. ``disks`` are the
+    images that a QEMU opens.
+    """
+
+    argv: tuple[str, ...]
+    sockets: Mapping[str, Path] = field(default_factory=dict)
+    disks: tuple[Path, ...] = ()
+    numbered: frozenset[int] | None = None
+
+    def lines(self) -> list[str]:
+        """Format the command line for people and shells: one option with its value per line."""
+        groups: list[list[str]] = [[self.argv[0]]]
+        for word in self.argv[1:]:
+            if word.startswith("-") or len(groups) == 1 or len(groups[-1]) == 2:
+                groups.append([word])
+            else:
+                groups[-1].append(word)
+        return [shlex.join(group) for group in groups]
