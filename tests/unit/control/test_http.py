@@ -295,24 +295,21 @@ async def until_answered(address: Address, path: str) -> bytes:
             await asyncio.sleep(0.01)
 
 
-def test_a_change_of_state_shows_at_once() -> None:
-    async def scenario() -> None:
-        address, views = free_address(), [PROTECTED]
-        async with exporting("web", str(address)) as exported:
-            exported.watch(lambda: views[0])
-            assert b"200 OK" in await until_answered(address, "/protected")
-            views[0] = LOST
-            before, after = Protection.COLO, Protection.FAILOVER
-            lost = StateChanged(before=before, fact=Fact.NODE_LOST, after=after, reason="x")
-            exported.event(lost)
-            assert b" 503 " in await fetch(address, "/protected")
-        with pytest.raises(ConnectionRefusedError):
-            await fetch(address, "/protected")
-
-    asyncio.run(scenario())
+async def test_a_change_of_state_shows_at_once() -> None:
+    address, views = free_address(), [PROTECTED]
+    async with exporting("web", str(address)) as exported:
+        exported.watch(lambda: views[0])
+        assert b"200 OK" in await until_answered(address, "/protected")
+        views[0] = LOST
+        before, after = Protection.COLO, Protection.FAILOVER
+        lost = StateChanged(before=before, fact=Fact.NODE_LOST, after=after, reason="x")
+        exported.event(lost)
+        assert b" 503 " in await fetch(address, "/protected")
+    with pytest.raises(ConnectionRefusedError):
+        await fetch(address, "/protected")
 
 
-def test_an_address_that_is_taken_is_tried_again(
+async def test_an_address_that_is_taken_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(export, "PUBLISH_S", 0.01)
@@ -327,23 +324,20 @@ def test_an_address_that_is_taken_is_tried_again(
                 assert b"200 OK" in await until_answered(address, "/healthz")
 
     with caplog.at_level(logging.ERROR):
-        asyncio.run(scenario())
+        await scenario()
     assert len(caplog.records) == 1  # however often it was tried
 
 
-def test_what_goes_wrong_in_the_figures_never_reaches_the_supervisor(
+async def test_what_goes_wrong_in_the_figures_never_reaches_the_supervisor(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def broken() -> PairView:
         raise ValueError("broken")
 
-    async def scenario() -> None:
-        async with exporting("web", str(free_address())) as exported:
-            exported.watch(broken)
-            steps: Any = {"running": "late"}  # no number
-            exported.event(FailedOver(timeline=Timeline("b", "a", Role.SECONDARY, steps)))
-
-    asyncio.run(scenario())
+    async with exporting("web", str(free_address())) as exported:
+        exported.watch(broken)
+        steps: Any = {"running": "late"}  # no number
+        exported.event(FailedOver(timeline=Timeline("b", "a", Role.SECONDARY, steps)))
     assert "FAILED_OVER was not counted" in caplog.messages
     assert "the pair was not published" in caplog.messages
 

@@ -215,29 +215,26 @@ def test_a_mistake_in_a_handler_is_an_answer(path: Path) -> None:
     talk(path, handlers, lambda control: asyncio.to_thread(ask))
 
 
-def test_a_long_act_delays_only_its_own_client(path: Path) -> None:
-    async def main() -> None:
-        begun, release = asyncio.Event(), asyncio.Event()
+async def test_a_long_act_delays_only_its_own_client(path: Path) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
 
-        async def protect(asked: ControlCommand) -> Any:
-            begun.set()
-            await release.wait()
-            return "protected"
+    async def protect(asked: ControlCommand) -> Any:
+        begun.set()
+        await release.wait()
+        return "protected"
 
-        def ask_for_act() -> Any:
-            with ControlClient.connect(path, 5) as client:
-                return client.execute("pair-start", 10)
+    def ask_for_act() -> Any:
+        with ControlClient.connect(path, 5) as client:
+            return client.execute("pair-start", 10)
 
-        async with serving(path, {"pair-start": protect, "query-pair": echo}):
-            with await asyncio.to_thread(ControlClient.connect, path, 5) as other:
-                act = asyncio.create_task(asyncio.to_thread(ask_for_act))
-                await begun.wait()
-                assert await asyncio.to_thread(other.execute, "query-pair", 5) == {}
-                assert not act.done()
-                release.set()
-                assert await act == "protected"
-
-    asyncio.run(main())
+    async with serving(path, {"pair-start": protect, "query-pair": echo}):
+        with await asyncio.to_thread(ControlClient.connect, path, 5) as other:
+            act = asyncio.create_task(asyncio.to_thread(ask_for_act))
+            await begun.wait()
+            assert await asyncio.to_thread(other.execute, "query-pair", 5) == {}
+            assert not act.done()
+            release.set()
+            assert await act == "protected"
 
 
 def test_requests_of_one_client_run_in_order(path: Path) -> None:
@@ -259,27 +256,24 @@ def test_requests_of_one_client_run_in_order(path: Path) -> None:
     talk(path, {"pair-start": slow, "query-pair": quick}, story)
 
 
-def test_an_act_outlives_its_client(path: Path) -> None:
-    async def main() -> None:
-        begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def test_an_act_outlives_its_client(path: Path) -> None:
+    begun, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def failover(asked: ControlCommand) -> Any:
-            begun.set()
-            await release.wait()
-            ended.set()
+    async def failover(asked: ControlCommand) -> Any:
+        begun.set()
+        await release.wait()
+        ended.set()
 
-        async with serving(path, {"pair-failover": failover}) as control, asyncio.timeout(60):
-            _, writer = await asyncio.open_unix_connection(path)
-            writer.write(b'{"execute":"qmp_capabilities"}{"execute":"pair-failover"}')
-            await begun.wait()
-            writer.transport.abort()
-            for _ in range(3):
-                control.emit(STEP)  # the server notices that nobody listens
-                await asyncio.sleep(0.01)
-            release.set()
-            await ended.wait()
-
-    asyncio.run(main())
+    async with serving(path, {"pair-failover": failover}) as control, asyncio.timeout(60):
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(b'{"execute":"qmp_capabilities"}{"execute":"pair-failover"}')
+        await begun.wait()
+        writer.transport.abort()
+        for _ in range(3):
+            control.emit(STEP)  # the server notices that nobody listens
+            await asyncio.sleep(0.01)
+        release.set()
+        await ended.wait()
 
 
 def test_events_reach_every_negotiated_client(path: Path) -> None:
@@ -366,86 +360,77 @@ def test_an_event_that_json_cannot_hold_is_logged_not_raised(
     assert "The event NODE_EVENT cannot be written as JSON" in caplog.text
 
 
-def test_the_last_answer_is_delivered_before_the_end(path: Path) -> None:
-    async def main() -> None:
-        stopping = asyncio.Event()
+async def test_the_last_answer_is_delivered_before_the_end(path: Path) -> None:
+    stopping = asyncio.Event()
 
-        async def stop(asked: ControlCommand) -> Any:
-            stopping.set()
-            await asyncio.sleep(0.05)
-            return "stopped"
+    async def stop(asked: ControlCommand) -> Any:
+        stopping.set()
+        await asyncio.sleep(0.05)
+        return "stopped"
 
-        def ask() -> Any:
-            with ControlClient.connect(path, 5) as client:
-                answer = client.execute("pair-stop", 5)
-                with pytest.raises(Unreachable):
-                    list(client.events(5))
-                return answer
+    def ask() -> Any:
+        with ControlClient.connect(path, 5) as client:
+            answer = client.execute("pair-stop", 5)
+            with pytest.raises(Unreachable):
+                list(client.events(5))
+            return answer
 
-        async with serving(path, {"pair-stop": stop}) as control:
-            asking = asyncio.create_task(asyncio.to_thread(ask))
-            await stopping.wait()
-            await control.aclose()
-            assert await asking == "stopped"
-
-    asyncio.run(main())
+    async with serving(path, {"pair-stop": stop}) as control:
+        asking = asyncio.create_task(asyncio.to_thread(ask))
+        await stopping.wait()
+        await control.aclose()
+        assert await asking == "stopped"
 
 
-def test_an_endless_request_is_cut_off_at_the_end(
+async def test_an_endless_request_is_cut_off_at_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "FLUSH_S", 0.1)
     monkeypatch.setattr(server, "FINISH_S", 0.1)
 
-    async def main() -> None:
-        begun = asyncio.Event()
+    begun = asyncio.Event()
 
-        async def endless(asked: ControlCommand) -> Any:
-            begun.set()
-            await asyncio.Event().wait()
+    async def endless(asked: ControlCommand) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
 
-        def ask() -> None:
-            with ControlClient.connect(path, 5) as client, pytest.raises(OutcomeUnknown):
+    def ask() -> None:
+        with ControlClient.connect(path, 5) as client, pytest.raises(OutcomeUnknown):
+            client.execute("pair-start", 10)
+
+    async with serving(path, {"pair-start": endless}) as control:
+        asking = asyncio.create_task(asyncio.to_thread(ask))
+        await begun.wait()
+        await control.aclose()
+        await asking
+
+
+async def test_an_act_that_another_request_cancels_is_answered(path: Path) -> None:
+    acts: list[asyncio.Task[Any]] = []
+    begun = asyncio.Event()
+
+    async def start(asked: ControlCommand) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        acts.append(task)
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def stop(asked: ControlCommand) -> Any:
+        acts[0].cancel()
+
+    def ask() -> None:
+        with ControlClient.connect(path, 5) as client:
+            with pytest.raises(ColoctlError, match="pair-start was interrupted"):
                 client.execute("pair-start", 10)
+            assert client.execute("query-version", 5)
 
-        async with serving(path, {"pair-start": endless}) as control:
-            asking = asyncio.create_task(asyncio.to_thread(ask))
-            await begun.wait()
-            await control.aclose()
-            await asking
-
-    asyncio.run(main())
-
-
-def test_an_act_that_another_request_cancels_is_answered(path: Path) -> None:
-    async def main() -> None:
-        acts: list[asyncio.Task[Any]] = []
-        begun = asyncio.Event()
-
-        async def start(asked: ControlCommand) -> Any:
-            task = asyncio.current_task()
-            assert task is not None
-            acts.append(task)
-            begun.set()
-            await asyncio.Event().wait()
-
-        async def stop(asked: ControlCommand) -> Any:
-            acts[0].cancel()
-
-        def ask() -> None:
-            with ControlClient.connect(path, 5) as client:
-                with pytest.raises(ColoctlError, match="pair-start was interrupted"):
-                    client.execute("pair-start", 10)
-                assert client.execute("query-version", 5)
-
-        async with serving(path, {"pair-start": start, "pair-stop": stop}):
-            asking = asyncio.create_task(asyncio.to_thread(ask))
-            await begun.wait()
-            raw = b'{"execute":"qmp_capabilities"}{"execute":"pair-stop"}'
-            assert (await dialogue(path, raw, 2))[1] == {"return": None}
-            await asking
-
-    asyncio.run(main())
+    async with serving(path, {"pair-start": start, "pair-stop": stop}):
+        asking = asyncio.create_task(asyncio.to_thread(ask))
+        await begun.wait()
+        raw = b'{"execute":"qmp_capabilities"}{"execute":"pair-stop"}'
+        assert (await dialogue(path, raw, 2))[1] == {"return": None}
+        await asking
 
 
 def test_deadline_of_the_client(path: Path) -> None:
@@ -562,18 +547,15 @@ def test_supervisor_frozen(path: Path) -> None:
         ControlClient.connect(path, 0.05)
 
 
-def test_something_else_answers(path: Path) -> None:
-    async def main() -> None:
-        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"220 smtp ready\n")
-            await writer.drain()
-            writer.close()
+async def test_something_else_answers(path: Path) -> None:
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp ready\n")
+        await writer.drain()
+        writer.close()
 
-        async with await asyncio.start_unix_server(greet, sock=listen(path)):
-            with pytest.raises(Unreachable, match="does not speak QMP"):
-                await asyncio.to_thread(ControlClient.connect, path, 5)
-
-    asyncio.run(main())
+    async with await asyncio.start_unix_server(greet, sock=listen(path)):
+        with pytest.raises(Unreachable, match="does not speak QMP"):
+            await asyncio.to_thread(ControlClient.connect, path, 5)
 
 
 def test_listen_is_private_and_exclusive(path: Path) -> None:
@@ -589,11 +571,11 @@ def test_listen_is_private_and_exclusive(path: Path) -> None:
         listen(path.parent / ("x" * 110))
 
 
-def test_closing_a_server_that_never_served(path: Path) -> None:
+async def test_closing_a_server_that_never_served(path: Path) -> None:
     async def main() -> None:
         await ControlServer(listen(path), {}, version="1").aclose()
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    await asyncio.wait_for(main(), 60)
 
 
 QMP_SHELL = Path(sys.executable).with_name("qmp-shell")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +114,7 @@ def began(act: str, **asked: Any) -> Past:
     return lambda state: state.record(Kind.INTENT, act=act, data=asked)
 
 
-def test_a_whole_pair_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_whole_pair_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def past(state: PairState) -> None:
         state.generation = 3
         settings = {"checkpoint-delay": 70, "compare-timeout": 500, "mirror-rate": 1 << 20}
@@ -124,61 +123,49 @@ def test_a_whole_pair_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         state.record(Kind.INTENT, act="set")
         state.pause(True)
 
-    async def check() -> None:
-        async with inherited(tmp_path, past, whole, monkeypatch) as heir:
-            state = heir.state
-            assert heir.plan is Move.ADOPT_COLO and heir.watched == ["a", "b"]
-            assert state.protection is Protection.COLO and state.view().reason == "test"
-            assert (state.generation, state.delay_ms, state.paused) == (3, 70, True)
-            assert state.spec.checkpoint.compare_timeout_ms == 500
-            assert state.spec.policy.mirror_rate == 1 << 20
-            assert all(seat.in_colo for seat in state.seats.values())
-            assert heir.entered == []  # its first connection was covered
-            for said in ("migrate-set-parameters", "qom-set"):
-                assert f"a: {said}" in heir.log  # a change cut short is made again
-            assert not any(": killed" in line for line in heir.log)
-
-    asyncio.run(check())
+    async with inherited(tmp_path, past, whole, monkeypatch) as heir:
+        state = heir.state
+        assert heir.plan is Move.ADOPT_COLO and heir.watched == ["a", "b"]
+        assert state.protection is Protection.COLO and state.view().reason == "test"
+        assert (state.generation, state.delay_ms, state.paused) == (3, 70, True)
+        assert state.spec.checkpoint.compare_timeout_ms == 500
+        assert state.spec.policy.mirror_rate == 1 << 20
+        assert all(seat.in_colo for seat in state.seats.values())
+        assert heir.entered == []  # its first connection was covered
+        for said in ("migrate-set-parameters", "qom-set"):
+            assert f"a: {said}" in heir.log  # a change cut short is made again
+        assert not any(": killed" in line for line in heir.log)
 
 
-def test_the_pace_of_a_pair_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_pace_of_a_pair_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def past(state: PairState) -> None:
         state.record(Kind.OUTCOME, act="set", data={"checkpoint-mode": "adaptive"})
         state.record(Kind.NOTE, data={event.PACE: 4000, "why": "so"})
         state.record(Kind.NOTE, data={"first-connection": event.COVERED})
 
-    async def check() -> None:
-        async with inherited(tmp_path, past, whole, monkeypatch) as heir:
-            assert (heir.state.adaptive, heir.state.period_ms()) == (True, 4000)
-
-    asyncio.run(check())
+    async with inherited(tmp_path, past, whole, monkeypatch) as heir:
+        assert (heir.state.adaptive, heir.state.period_ms()) == (True, 4000)
 
 
-def test_a_guest_whose_first_connection_is_to_come_is_guarded_again(
+async def test_a_guest_whose_first_connection_is_to_come_is_guarded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check() -> None:
-        async with inherited(tmp_path, lambda _: None, whole, monkeypatch) as heir:
-            assert heir.entered == ["a"]
-
-    asyncio.run(check())
+    async with inherited(tmp_path, lambda _: None, whole, monkeypatch) as heir:
+        assert heir.entered == ["a"]
 
 
-def test_a_replica_that_missed_a_write_stays_one(
+async def test_a_replica_that_missed_a_write_stays_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def past(state: PairState) -> None:
         state.record(Kind.OBSERVATION, node="b", data={"missed": "write", "by": "nbd0"})
 
-    async def check() -> None:
-        async with inherited(tmp_path, past, whole, monkeypatch) as heir:
-            seat = heir.state.seats["b"]
-            assert seat.missed_write and Degradation.REPLICA_DISK in seat.view.impairments
-
-    asyncio.run(check())
+    async with inherited(tmp_path, past, whole, monkeypatch) as heir:
+        seat = heir.state.seats["b"]
+        assert seat.missed_write and Degradation.REPLICA_DISK in seat.view.impairments
 
 
-def test_a_failover_is_finished_on_whoever_lives(
+async def test_a_failover_is_finished_on_whoever_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def past(state: PairState) -> None:
@@ -188,75 +175,62 @@ def test_a_failover_is_finished_on_whoever_lives(
     def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
         return {"a": gone(a, Role.PRIMARY), "b": DiscoveredNode(colo(Role.SECONDARY), b)}
 
-    async def check() -> None:
-        async with inherited(tmp_path, past, finding, monkeypatch) as heir:
-            assert heir.plan is Move.FINISH_FAILOVER and heir.watched == ["b"]
-            assert heir.state.protection is Protection.UNPROTECTED
-            assert heir.log.index("a: tap-a0 down") < heir.log.index("b: x-colo-lost-heartbeat")
-            assert heir.state.seats["b"].view.role is Role.PRIMARY
-            again = replay(tmp_path / "journal.jsonl").records
-            (timeline,) = (record.data for record in again if record.step == "timeline")
-            assert timeline["cause"] == "link-broken"
-            launches = {one.node: one.data["launched"] for one in event.last_launches(again)}
-            assert launches["b"] == Role.PRIMARY  # so the next one knows, too
-
-    asyncio.run(check())
+    async with inherited(tmp_path, past, finding, monkeypatch) as heir:
+        assert heir.plan is Move.FINISH_FAILOVER and heir.watched == ["b"]
+        assert heir.state.protection is Protection.UNPROTECTED
+        assert heir.log.index("a: tap-a0 down") < heir.log.index("b: x-colo-lost-heartbeat")
+        assert heir.state.seats["b"].view.role is Role.PRIMARY
+        again = replay(tmp_path / "journal.jsonl").records
+        (timeline,) = (record.data for record in again if record.step == "timeline")
+        assert timeline["cause"] == "link-broken"
+        launches = {one.node: one.data["launched"] for one in event.last_launches(again)}
+        assert launches["b"] == Role.PRIMARY  # so the next one knows, too
 
 
-def test_a_node_that_died_unwatched_is_left_to_the_loop(
+async def test_a_node_that_died_unwatched_is_left_to_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
         return {"a": gone(a, Role.PRIMARY), "b": DiscoveredNode(colo(Role.SECONDARY), b)}
 
-    async def check() -> None:
-        async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
-            assert heir.plan is Move.HAND_OVER and sorted(heir.watched) == ["a", "b"]
-            assert heir.state.protection is Protection.COLO and heir.missed == []
-            assert heir.state.seats["a"].view.presence is Presence.DEAD
-            assert "b: x-colo-lost-heartbeat" not in heir.log
-
-    asyncio.run(check())
+    async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
+        assert heir.plan is Move.HAND_OVER and sorted(heir.watched) == ["a", "b"]
+        assert heir.state.protection is Protection.COLO and heir.missed == []
+        assert heir.state.seats["a"].view.presence is Presence.DEAD
+        assert "b: x-colo-lost-heartbeat" not in heir.log
 
 
-def test_a_pair_that_left_colo_unwatched_is_told_to_the_loop(
+async def test_a_pair_that_left_colo_unwatched_is_told_to_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
         return {**whole(a, b), "a": DiscoveredNode(running(), a)}
 
-    async def check() -> None:
-        async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
-            assert heir.plan is Move.HAND_OVER and heir.missed == ["a: COLO_EXIT"]
-
-    asyncio.run(check())
+    async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
+        assert heir.plan is Move.HAND_OVER and heir.missed == ["a: COLO_EXIT"]
 
 
-def test_a_stop_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check() -> None:
-        past = began("stop", force=True, timeout_s=5.0)
-        async with inherited(tmp_path, past, whole, monkeypatch) as heir:
-            assert heir.ended and heir.state.protection is Protection.DOWN
-            assert heir.log.index("b: killed") < heir.log.index("a: killed")
-
-    asyncio.run(check())
+async def test_a_stop_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    past = began("stop", force=True, timeout_s=5.0)
+    async with inherited(tmp_path, past, whole, monkeypatch) as heir:
+        assert heir.ended and heir.state.protection is Protection.DOWN
+        assert heir.log.index("b: killed") < heir.log.index("a: killed")
 
 
-def test_a_pair_of_which_nothing_lives_is_down(
+async def test_a_pair_of_which_nothing_lives_is_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def finding(a: FakeVM, b: FakeVM) -> dict[NodeName, DiscoveredNode]:
         return {"a": gone(a, Role.PRIMARY), "b": gone(b, Role.SECONDARY)}
 
-    async def check() -> None:
-        async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
-            assert heir.plan is Move.GONE and heir.state.protection is Protection.DOWN
-            assert not heir.ended and not heir.state.running()
-
-    asyncio.run(check())
+    async with inherited(tmp_path, lambda _: None, finding, monkeypatch) as heir:
+        assert heir.plan is Move.GONE and heir.state.protection is Protection.DOWN
+        assert not heir.ended and not heir.state.running()
 
 
-def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_protection_cut_short_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def past(state: PairState) -> None:
         state.record(Kind.INTENT, act="failover")
         state.note(Fact.NODE_LOST, "test")
@@ -267,14 +241,11 @@ def test_a_protection_cut_short_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
         waits = FoundQemu(Role.SECONDARY, True, False, RunState.INMIGRATE)
         return {"a": DiscoveredNode(running(), a), "b": DiscoveredNode(waits, b)}
 
-    async def check() -> None:
-        async with inherited(tmp_path, past, finding, monkeypatch) as heir:
-            assert heir.plan is Move.ROLL_BACK_PROTECT
-            assert heir.state.protection is Protection.UNPROTECTED
-            assert heir.log.index("b: killed") < heir.log.index("a: x-colo-lost-heartbeat")
-            assert "a: killed" not in heir.log and heir.state.seats["b"].vm is None
-
-    asyncio.run(check())
+    async with inherited(tmp_path, past, finding, monkeypatch) as heir:
+        assert heir.plan is Move.ROLL_BACK_PROTECT
+        assert heir.state.protection is Protection.UNPROTECTED
+        assert heir.log.index("b: killed") < heir.log.index("a: x-colo-lost-heartbeat")
+        assert "a: killed" not in heir.log and heir.state.seats["b"].vm is None
 
 
 @pytest.mark.parametrize("move", Move)

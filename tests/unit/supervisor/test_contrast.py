@@ -88,30 +88,24 @@ async def given_up(state: PairState, a: FakeVM, b: FakeVM) -> None:
     assert a.process.alive() and not b.process.alive()
 
 
-def test_a_secondary_that_resets_itself_alone_is_given_up(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b):
-            b.event("RESET", guest=True, reason="guest-reset")
-            await given_up(state, a, b)
-            (found,) = (
-                record.data
-                for record in replay(tmp_path / "journal.jsonl").records
-                if "missed" in record.data
-            )
-            assert found["missed"] == "divergence" and "node a's was not" in found["evidence"][0]
-
-    asyncio.run(check())
+async def test_a_secondary_that_resets_itself_alone_is_given_up(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, a, b):
+        b.event("RESET", guest=True, reason="guest-reset")
+        await given_up(state, a, b)
+        (found,) = (
+            record.data
+            for record in replay(tmp_path / "journal.jsonl").records
+            if "missed" in record.data
+        )
+        assert found["missed"] == "divergence" and "node a's was not" in found["evidence"][0]
 
 
-def test_damage_on_its_console_alone_gives_it_up(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b):
-            for vm in (a, b):
-                write(vm, b"[   30.1] eth0: link up\n")
-            write(b, OOPS)
-            await given_up(state, a, b)
-
-    asyncio.run(check())
+async def test_damage_on_its_console_alone_gives_it_up(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, a, b):
+        for vm in (a, b):
+            write(vm, b"[   30.1] eth0: link up\n")
+        write(b, OOPS)
+        await given_up(state, a, b)
 
 
 def registers(flags: str) -> str:
@@ -132,124 +126,103 @@ def _busy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_busy")
-def test_a_processor_that_takes_no_interrupt_gives_it_up_also_where_no_client_waits(
+async def test_a_processor_that_takes_no_interrupt_gives_it_up_also_where_no_client_waits(
     tmp_path: Path,
 ) -> None:
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b):
-            a.answer("human-monitor-command", WELL)
-            b.answer("human-monitor-command", DEAF)
-            await given_up(state, a, b)
-
-    asyncio.run(check())
+    async with watched(tmp_path) as (state, a, b):
+        a.answer("human-monitor-command", WELL)
+        b.answer("human-monitor-command", DEAF)
+        await given_up(state, a, b)
 
 
 @pytest.mark.usefixtures("_busy")
-def test_it_does_so_also_where_a_checkpoint_comes_before_it_has_been_watched_for_long(
+async def test_it_does_so_also_where_a_checkpoint_comes_before_it_has_been_watched_for_long(
     tmp_path: Path,
 ) -> None:
     """After each checkpoint it takes interrupts at one look; the next checkpoint is near."""
 
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b):
-            looks = 0
+    async with watched(tmp_path) as (state, a, b):
+        looks = 0
 
-            def look(_: object) -> str:
-                nonlocal looks
-                looks += 1
-                if looks == PROOF_LOOKS - 2:
-                    looks = 0
-                    for event in ("STOP", "RESUME"):
-                        b.event(event)
-                return DEAF if looks else WELL
+        def look(_: object) -> str:
+            nonlocal looks
+            looks += 1
+            if looks == PROOF_LOOKS - 2:
+                looks = 0
+                for event in ("STOP", "RESUME"):
+                    b.event(event)
+            return DEAF if looks else WELL
 
-            a.answer("human-monitor-command", WELL)
-            b.answer("human-monitor-command", look)
-            await given_up(state, a, b)
-
-    asyncio.run(check())
+        a.answer("human-monitor-command", WELL)
+        b.answer("human-monitor-command", look)
+        await given_up(state, a, b)
 
 
 @pytest.mark.usefixtures("_busy")
-def test_where_neither_takes_interrupts_nobody_is_accused(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b):
-            looks = []
+async def test_where_neither_takes_interrupts_nobody_is_accused(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, a, b):
+        looks = []
 
-            def look(_: object) -> str:
-                looks.append(1)
-                return DEAF
+        def look(_: object) -> str:
+            looks.append(1)
+            return DEAF
 
-            a.answer("human-monitor-command", DEAF)
-            b.answer("human-monitor-command", look)
-            await becomes(lambda: len(looks) > 3 * PROOF_LOOKS)
-            assert not state.seats["b"].diverged and state.protection is Protection.COLO
-
-    asyncio.run(check())
+        a.answer("human-monitor-command", DEAF)
+        b.answer("human-monitor-command", look)
+        await becomes(lambda: len(looks) > 3 * PROOF_LOOKS)
+        assert not state.seats["b"].diverged and state.protection is Protection.COLO
 
 
-def test_what_both_guests_do_accuses_nobody(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b):
-            b.event("RESET", guest=True, reason="guest-reset")
-            write(b, OOPS)
-            await asyncio.sleep(0.05)
-            a.event("RESET", guest=True, reason="guest-reset")
-            write(a, OOPS)
-            await asyncio.sleep(1.0)
-            assert not state.seats["b"].diverged
-            assert state.finding.diagnosis is Diagnosis.GUEST_RESET
-            assert state.protection is Protection.COLO
-
-    asyncio.run(check())
+async def test_what_both_guests_do_accuses_nobody(tmp_path: Path) -> None:
+    async with watched(tmp_path) as (state, a, b):
+        b.event("RESET", guest=True, reason="guest-reset")
+        write(b, OOPS)
+        await asyncio.sleep(0.05)
+        a.event("RESET", guest=True, reason="guest-reset")
+        write(a, OOPS)
+        await asyncio.sleep(1.0)
+        assert not state.seats["b"].diverged
+        assert state.finding.diagnosis is Diagnosis.GUEST_RESET
+        assert state.protection is Protection.COLO
 
 
 @pytest.mark.parametrize("node", ["a", "b"])
-def test_where_nothing_is_done_by_itself_nobody_moves_onto_a_ruin(
+async def test_where_nothing_is_done_by_itself_nobody_moves_onto_a_ruin(
     tmp_path: Path, node: NodeName
 ) -> None:
     """Neither a switchover, nor a failover unless it is forced, nor the primary's death."""
 
-    async def check() -> None:
-        async with watched(tmp_path, automatic=False) as (state, a, b):
-            b.event("GUEST_PANICKED", action="run")
-            await becomes(lambda: state.finding.diagnosis is Diagnosis.SECONDARY_DIVERGED)
-            assert Degradation.GUEST in state.seats["b"].view.impairments
-            with pytest.raises((PreconditionFailed, NotProtected)):
-                await acts.switchover(state, lambda _seat: None, lambda _vm: None)
-            with pytest.raises(FailoverRefused, match="has diverged"):
-                await acts.failover(state, "b")
-            survivor, _ = await choose(state, "b", force=True)
-            assert survivor.name == "b"
-            if node == "a":
-                a.process.die()
-                await becomes(lambda: state.protection is Protection.FAILOVER)
-                await becomes(lambda: "boots the guest from there" in state.view().reason)
-                assert b.process.alive()
-
-    asyncio.run(check())
+    async with watched(tmp_path, automatic=False) as (state, a, b):
+        b.event("GUEST_PANICKED", action="run")
+        await becomes(lambda: state.finding.diagnosis is Diagnosis.SECONDARY_DIVERGED)
+        assert Degradation.GUEST in state.seats["b"].view.impairments
+        with pytest.raises((PreconditionFailed, NotProtected)):
+            await acts.switchover(state, lambda _seat: None, lambda _vm: None)
+        with pytest.raises(FailoverRefused, match="has diverged"):
+            await acts.failover(state, "b")
+        survivor, _ = await choose(state, "b", force=True)
+        assert survivor.name == "b"
+        if node == "a":
+            a.process.die()
+            await becomes(lambda: state.protection is Protection.FAILOVER)
+            await becomes(lambda: "boots the guest from there" in state.view().reason)
+            assert b.process.alive()
 
 
-def test_a_switchover_waits_for_what_is_undecided(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with watched(tmp_path, automatic=False) as (state, _, b):
-            b.event("RESET", guest=True, reason="guest-reset")
-            await asyncio.sleep(0.02)
-            assert state.finding.diagnosis is Diagnosis.HEALTHY
-            assert state.protection is Protection.COLO
-            with pytest.raises((PreconditionFailed, NotProtected)):
-                await acts.switchover(state, lambda _seat: None, lambda _vm: None)
-
-    asyncio.run(check())
+async def test_a_switchover_waits_for_what_is_undecided(tmp_path: Path) -> None:
+    async with watched(tmp_path, automatic=False) as (state, _, b):
+        b.event("RESET", guest=True, reason="guest-reset")
+        await asyncio.sleep(0.02)
+        assert state.finding.diagnosis is Diagnosis.HEALTHY
+        assert state.protection is Protection.COLO
+        with pytest.raises((PreconditionFailed, NotProtected)):
+            await acts.switchover(state, lambda _seat: None, lambda _vm: None)
 
 
-def test_the_next_supervisor_knows_who_diverged(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with watched(tmp_path, automatic=False) as (state, _, b):
-            b.event("RESET", guest=True, reason="guest-reset")
-            await becomes(lambda: state.seats["b"].diverged)
-
-    asyncio.run(check())
+async def test_the_next_supervisor_knows_who_diverged(tmp_path: Path) -> None:
+    async with watched(tmp_path, automatic=False) as (state, _, b):
+        b.event("RESET", guest=True, reason="guest-reset")
+        await becomes(lambda: state.seats["b"].diverged)
     records = replay(tmp_path / "journal.jsonl").records
     for kept in (records, worth_keeping(records)):
         assert believe(kept).diverged == {"b"} and not believe(kept).missed

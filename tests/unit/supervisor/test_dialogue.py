@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from dataclasses import replace
@@ -119,25 +118,22 @@ def test_the_channel_of_the_pair_is_the_one_that_is_shown() -> None:
 
 
 @pytest.mark.parametrize("to", ["a", "b"])
-def test_a_failover_says_what_it_announced(to: NodeName, tmp_path: Path) -> None:
+async def test_a_failover_says_what_it_announced(to: NodeName, tmp_path: Path) -> None:
     """Questions that an act asks besides, to see where it stands, are not part of the dialogue."""
     spec: PairSpec = make_spec()
     planned = dialogue(spec, GROUND, "failover", P.COLO, to)
     log: Log = []
 
-    async def hold() -> None:
-        everything_there = plan.peer_instances_primary(spec) + plan.peer_instances_secondary(spec)
-        answers = {"query_yank": everything_there}
-        async with (
-            fake_state(tmp_path, spec, log=log) as state,
-            fake_vm("a", log, **answers) as a,
-            fake_vm("b", log, **answers) as b,
-        ):
-            seat_pair(state, a, b)
-            log.clear()
-            await acts.failover(state, to)
-
-    asyncio.run(hold())
+    everything_there = plan.peer_instances_primary(spec) + plan.peer_instances_secondary(spec)
+    answers = {"query_yank": everything_there}
+    async with (
+        fake_state(tmp_path, spec, log=log) as state,
+        fake_vm("a", log, **answers) as a,
+        fake_vm("b", log, **answers) as b,
+    ):
+        seat_pair(state, a, b)
+        log.clear()
+        await acts.failover(state, to)
     spoken = [line.removeprefix(f"{to}: ") for line in log if line.startswith(f"{to}: ")]
     changing = [line for line in spoken if not line.startswith("query-") and " " not in line]
     assert changing == [name for name in said(planned, to) if not name.startswith("query-")]
@@ -191,18 +187,15 @@ def test_what_is_set_is_said_where_there_is_somebody_to_hear_it(state: P, words:
     assert dialogue(SPEC, GROUND, "set", state, changed=SPEC) == []
 
 
-def test_a_set_says_what_it_announced(tmp_path: Path) -> None:
+async def test_a_set_says_what_it_announced(tmp_path: Path) -> None:
     spec = make_spec(nics=2)
     planned = dialogue(spec, GROUND, "set", P.COLO, changed=with_settings(spec, CHANGES))
     log: Log = []
 
-    async def hold() -> None:
-        async with in_colo(tmp_path, spec, log) as (state, a, _):
-            a.takes_checkpoints()
-            log.clear()
-            await acts.set_values(state, CHANGES)
-
-    asyncio.run(hold())
+    async with in_colo(tmp_path, spec, log) as (state, a, _):
+        a.takes_checkpoints()
+        log.clear()
+        await acts.set_values(state, CHANGES)
     spoken = [line.removeprefix("a: ") for line in log if line.startswith("a: ")]
     assert spoken == said(planned, "a")
 

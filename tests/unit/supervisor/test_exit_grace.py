@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,20 +48,17 @@ def test_every_moment_has_its_own_beginning() -> None:
     assert endings.near(seen, diagnose(seen))
 
 
-def test_a_secondary_whose_death_is_heard_of_after_its_connections_is_named_dead(
+async def test_a_secondary_whose_death_is_heard_of_after_its_connections_is_named_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time of grace is long here: the order of both reports matters, not their distance."""
     monkeypatch.setattr(exit_grace, "DYING_S", 60.0)
 
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b, log):
-            a.event("COLO_EXIT", mode="primary", reason="error")
-            await becomes(lambda: state.finding.diagnosis is Diagnosis.LINK_BROKEN)
-            lose(b, "dead")
-            await becomes(lambda: state.protection is Protection.UNPROTECTED)
-            (told,) = [line for line in log if line.startswith("FAILED_OVER")]
-            assert "secondary-dead" in told
-            assert "secondary-dead" in causes(log)
-
-    asyncio.run(check())
+    async with watched(tmp_path) as (state, a, b, log):
+        a.event("COLO_EXIT", mode="primary", reason="error")
+        await becomes(lambda: state.finding.diagnosis is Diagnosis.LINK_BROKEN)
+        lose(b, "dead")
+        await becomes(lambda: state.protection is Protection.UNPROTECTED)
+        (told,) = [line for line in log if line.startswith("FAILED_OVER")]
+        assert "secondary-dead" in told
+        assert "secondary-dead" in causes(log)

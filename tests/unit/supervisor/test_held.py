@@ -68,63 +68,59 @@ WRITES: dict[str, tuple[list[Event], bool, bool]] = {
 
 
 @pytest.mark.parametrize("what", WRITES)
-def test_a_replica_missed_what_was_acknowledged_and_nothing_else(tmp_path: Path, what: str) -> None:
+async def test_a_replica_missed_what_was_acknowledged_and_nothing_else(
+    tmp_path: Path, what: str
+) -> None:
     events, before, after = WRITES[what]
 
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, _):
-            holding, _ = held(state)
-            primary, replica = state.seats["a"], state.seats["b"]
-            replica.missed_write = before
-            for event in events:
-                holding.hear(primary, event)
-                bad_child = str(event.data.get("node-name"))
-                if bad_child.startswith("nbd") and event.data["type"] != "read":
-                    replica.missed_write = True  # as `Supervisor._on_bad_child` does
-            assert replica.missed_write is after
-
-    asyncio.run(check())
+    async with in_colo(tmp_path) as (state, _, _):
+        holding, _ = held(state)
+        primary, replica = state.seats["a"], state.seats["b"]
+        replica.missed_write = before
+        for event in events:
+            holding.hear(primary, event)
+            bad_child = str(event.data.get("node-name"))
+            if bad_child.startswith("nbd") and event.data["type"] != "read":
+                replica.missed_write = True  # as `Supervisor._on_bad_child` does
+        assert replica.missed_write is after
 
 
-def test_a_guest_goes_on_by_itself_when_there_is_room(
+async def test_a_guest_goes_on_by_itself_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check() -> None:
-        log: Log = []
-        room = "0 4096\n0 4096\n"
+    log: Log = []
+    room = "0 4096\n0 4096\n"
 
-        async def run(_self: FakeHost, argv: Any, **_: Any) -> Completed:
-            assert argv[0] == "stat"
-            return Completed(0, room, "")
+    async def run(_self: FakeHost, argv: Any, **_: Any) -> Completed:
+        assert argv[0] == "stat"
+        return Completed(0, room, "")
 
-        monkeypatch.setattr(FakeHost, "run", run)
-        async with in_colo(tmp_path, log=log) as (state, _, _):
-            holding, vigil = held(state)
-            primary = state.seats["a"]
-            primary.view = replace(primary.view, run_state=RunState.IO_ERROR)
-            holding.tick()  # in COLO it is for the remedy to act
-            assert ("a", "guest-held") in vigil.said and "cont" not in " ".join(log)
-            for fact in (Fact.NODE_LOST, Fact.SURVIVOR_RUNS):
-                state.note(fact, "The secondary was given up.")
-            assert state.protection is Protection.UNPROTECTED
-            vigil.note("a", "local-write-error")
-            holding.tick()
-            await asyncio.sleep(0.05)
-            assert "no room for a write" in state.view().reason
-            assert "a: cont" not in log
-            room = "0 4096\n1000 4096\n"  # of one filesystem, and not of the other
-            holding.tick()
-            await asyncio.sleep(0.05)
-            assert "a: cont" not in log
-            room = "1000 4096\n1000 4096\n"
-            holding.tick()
-            await asyncio.sleep(0.05)
-            assert log.count("a: cont") == 1
-            holding.tick()  # too soon for another try
-            await asyncio.sleep(0.05)
-            assert log.count("a: cont") == 1
-            primary.view = replace(primary.view, run_state=RunState.RUNNING)
-            holding.tick()
-            assert not vigil.said and "until there was room" in state.view().reason
-
-    asyncio.run(check())
+    monkeypatch.setattr(FakeHost, "run", run)
+    async with in_colo(tmp_path, log=log) as (state, _, _):
+        holding, vigil = held(state)
+        primary = state.seats["a"]
+        primary.view = replace(primary.view, run_state=RunState.IO_ERROR)
+        holding.tick()  # in COLO it is for the remedy to act
+        assert ("a", "guest-held") in vigil.said and "cont" not in " ".join(log)
+        for fact in (Fact.NODE_LOST, Fact.SURVIVOR_RUNS):
+            state.note(fact, "The secondary was given up.")
+        assert state.protection is Protection.UNPROTECTED
+        vigil.note("a", "local-write-error")
+        holding.tick()
+        await asyncio.sleep(0.05)
+        assert "no room for a write" in state.view().reason
+        assert "a: cont" not in log
+        room = "0 4096\n1000 4096\n"  # of one filesystem, and not of the other
+        holding.tick()
+        await asyncio.sleep(0.05)
+        assert "a: cont" not in log
+        room = "1000 4096\n1000 4096\n"
+        holding.tick()
+        await asyncio.sleep(0.05)
+        assert log.count("a: cont") == 1
+        holding.tick()  # too soon for another try
+        await asyncio.sleep(0.05)
+        assert log.count("a: cont") == 1
+        primary.view = replace(primary.view, run_state=RunState.RUNNING)
+        holding.tick()
+        assert not vigil.said and "until there was room" in state.view().reason

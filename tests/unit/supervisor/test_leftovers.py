@@ -64,30 +64,30 @@ def journal_of(folder: Path, *launched: tuple[str, str, Identity]) -> None:
             journal.append(Record(Kind.OUTCOME, act="start", step="launch", node=node, data=data))
 
 
-def test_an_empty_folder_has_no_leftovers(folder: Path) -> None:
+async def test_an_empty_folder_has_no_leftovers(folder: Path) -> None:
     assert leftovers.living(folder) == ()
-    assert asyncio.run(leftovers.end(folder)) == []
+    assert await leftovers.end(folder) == []
 
 
-def test_what_the_journal_names_and_lives_is_found_and_ended(
+async def test_what_the_journal_names_and_lives_is_found_and_ended(
     folder: Path, qemu: subprocess.Popen[bytes]
 ) -> None:
     who = identity(qemu)
     journal_of(folder, ("a", "primary", who))
     assert leftovers.living(folder) == (leftovers.Leftover("a", "primary", who),)
-    ((_, proof),) = asyncio.run(leftovers.end(folder))
+    ((_, proof),) = await leftovers.end(folder)
     assert proof.pid == qemu.pid
     assert qemu.wait(5) == -9
     assert leftovers.living(folder) == ()
 
 
-def test_a_pid_that_was_given_to_somebody_else_is_left_alone(
+async def test_a_pid_that_was_given_to_somebody_else_is_left_alone(
     folder: Path, qemu: subprocess.Popen[bytes]
 ) -> None:
     who = identity(qemu)
     journal_of(folder, ("a", "primary", Identity(who.pid, who.start_time - 1)))
     assert leftovers.living(folder) == ()
-    assert asyncio.run(leftovers.end(folder)) == []
+    assert await leftovers.end(folder) == []
     assert qemu.poll() is None
 
 
@@ -98,14 +98,16 @@ def test_the_secondary_ends_first(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert [one.role for one, _ in ended] == ["secondary", "primary"]
 
 
-def test_a_qemu_that_no_journal_names_is_known_by_the_sockets_that_it_holds(folder: Path) -> None:
+async def test_a_qemu_that_no_journal_names_is_known_by_the_sockets_that_it_holds(
+    folder: Path,
+) -> None:
     with (
         living_qemu(folder, "b", "-incoming", "defer") as ours,
         living_qemu(folder.parent / "webmail", "b") as stranger,
     ):
         (found,) = leftovers.living(folder)
         assert (found.node, found.role, found.identity) == ("b", "secondary", ours.identity)
-        asyncio.run(leftovers.end(folder))
+        await leftovers.end(folder)
         assert not ours.alive()
         assert stranger.alive()
 
@@ -123,13 +125,13 @@ def test_removed_socket_files_hide_no_qemu(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("uid", [None, pytest.param(NOBODY, marks=AS_ROOT)])
-def test_words_on_a_command_line_make_no_qemu(folder: Path, uid: int | None) -> None:
+async def test_words_on_a_command_line_make_no_qemu(folder: Path, uid: int | None) -> None:
     """Any local user can run a process with the words by which QEMUs were once told apart."""
     with forged_qemu(folder, "a", uid=uid) as stranger, living_qemu(folder, "b") as ours:
         assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
         launches = with_strays(folder, {})
         assert {node: one.identity for node, one in launches.items()} == {"b": ours.identity}
-        asyncio.run(leftovers.end(folder))
+        await leftovers.end(folder)
         assert stranger.poll() is None and not ours.alive()
 
 
@@ -195,7 +197,7 @@ def test_a_discarded_folder_leaves_nothing(folder: Path) -> None:
 
 
 @AS_ROOT
-def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> None:
+async def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> None:
     """The name of a socket is a word too: in a mount namespace of his own, any user can have it."""
     with living_qemu(folder, "b") as ours:
         path = folder / "b" / "qmp.sock"
@@ -203,7 +205,7 @@ def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> No
             inode = procfs.listeners([path])[path]
             assert procfs.holding({procfs.socket_name(inode)}) == {ours.identity.pid}
             assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
-            asyncio.run(leftovers.end(folder))
+            await leftovers.end(folder)
             assert stranger.poll() is None and not ours.alive()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -92,72 +91,62 @@ def test_the_end_of_a_problem_is_seen_where_nothing_is_owed(
         assert not pending_records.sentence()
 
 
-def test_a_guest_is_saved_where_only_its_disks_can_be_written(
+async def test_a_guest_is_saved_where_only_its_disks_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, log=log) as (state, _, _):
-            full = Full(monkeypatch, images=False)
-            timeline = await acts.failover(state, "b")
-            assert (state.protection, timeline.generation) == (Protection.UNPROTECTED, 1)
-            assert "b: x-colo-lost-heartbeat" in log
-            kept = await generation.read(state.spec, state.ground.hosts)
-            assert kept["b"].generation == 1  # what the next start goes by
-            assert "no room" in state.view().unwritten
-            with pytest.raises(PreconditionFailed):  # nothing new is begun
-                async with state.acting("protect"):
-                    pass
-            full.over()
-            state.pending_records.settle()
-        facts = [one.fact for one in replay(tmp_path / "journal.jsonl").records if one.fact]
-        assert facts[-2:] == [Fact.NODE_LOST, Fact.SURVIVOR_RUNS]
-
-    asyncio.run(check())
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, _, _):
+        full = Full(monkeypatch, images=False)
+        timeline = await acts.failover(state, "b")
+        assert (state.protection, timeline.generation) == (Protection.UNPROTECTED, 1)
+        assert "b: x-colo-lost-heartbeat" in log
+        kept = await generation.read(state.spec, state.ground.hosts)
+        assert kept["b"].generation == 1  # what the next start goes by
+        assert "no room" in state.view().unwritten
+        with pytest.raises(PreconditionFailed):  # nothing new is begun
+            async with state.acting("protect"):
+                pass
+        full.over()
+        state.pending_records.settle()
+    facts = [one.fact for one in replay(tmp_path / "journal.jsonl").records if one.fact]
+    assert facts[-2:] == [Fact.NODE_LOST, Fact.SURVIVOR_RUNS]
 
 
-def test_a_healthy_pair_is_left_alone_where_nothing_can_be_written(
+async def test_a_healthy_pair_is_left_alone_where_nothing_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, log=log) as (state, a, b):
-            full = Full(monkeypatch, images=True)
-            with pytest.raises(PreconditionFailed, match="no room"):
-                await acts.failover(state, "b")
-            assert state.protection is Protection.COLO and state.generation == 0
-            assert a.process.alive() and b.process.alive()
-            assert "a: tap-a0 down" not in log
-            full.over()
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, a, b):
+        full = Full(monkeypatch, images=True)
+        with pytest.raises(PreconditionFailed, match="no room"):
             await acts.failover(state, "b")
-            assert state.protection is Protection.UNPROTECTED
+        assert state.protection is Protection.COLO and state.generation == 0
+        assert a.process.alive() and b.process.alive()
+        assert "a: tap-a0 down" not in log
+        full.over()
+        await acts.failover(state, "b")
+        assert state.protection is Protection.UNPROTECTED
 
-    asyncio.run(check())
 
-
-def test_a_person_decides_without_any_record(
+async def test_a_person_decides_without_any_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, _):
-            Full(monkeypatch, images=True)
-            await acts.failover(state, "b", force=True)
-            assert state.protection is Protection.UNPROTECTED
-            assert "next start would not begin" in state.view().reason
-
-    asyncio.run(check())
+    async with in_colo(tmp_path) as (state, _, _):
+        Full(monkeypatch, images=True)
+        await acts.failover(state, "b", force=True)
+        assert state.protection is Protection.UNPROTECTED
+        assert "next start would not begin" in state.view().reason
 
 
 @pytest.mark.parametrize("force", [True, False])
-def test_a_stop_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, a, b):
-            Full(monkeypatch, images=True)
-            await acts.stop(state, force=force, timeout_s=0.1)
-            assert state.protection is Protection.DOWN
-            assert not a.process.alive() and not b.process.alive()
-
-    asyncio.run(check())
+async def test_a_stop_needs_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    async with in_colo(tmp_path) as (state, a, b):
+        Full(monkeypatch, images=True)
+        await acts.stop(state, force=force, timeout_s=0.1)
+        assert state.protection is Protection.DOWN
+        assert not a.process.alive() and not b.process.alive()
 
 
 def test_a_journal_that_was_left_is_opened_where_nothing_can_be_written(
@@ -210,9 +199,6 @@ def no_room_for_truncation(*_: object) -> None:
     raise OSError(5, "Input/output error")
 
 
-def test_a_pair_that_is_down_has_nothing_unwritten(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with fake_state(tmp_path) as state:
-            assert state.view().to_json()["unwritten"] == ""
-
-    asyncio.run(check())
+async def test_a_pair_that_is_down_has_nothing_unwritten(tmp_path: Path) -> None:
+    async with fake_state(tmp_path) as state:
+        assert state.view().to_json()["unwritten"] == ""

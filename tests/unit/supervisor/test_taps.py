@@ -85,15 +85,12 @@ def test_what_cannot_be_put_right_is_said_once(tmp_path: Path) -> None:
     assert len(told) == 1
 
 
-def test_a_sweep_leaves_the_tap_of_another_guest_up(tmp_path: Path) -> None:
+async def test_a_sweep_leaves_the_tap_of_another_guest_up(tmp_path: Path) -> None:
     """A start that is refused cleans up after itself, not after whoever holds the tap."""
 
-    async def check() -> None:
-        log: Log = []
-        async with fake_state(tmp_path, log=log) as state:
-            state.ground.hosts["b"].open_taps.add("tap-b0")  # type: ignore[attr-defined]
-            for node in ("a", "b"):
-                await launch.sweep(state.spec, state.ground, node)
-        assert log == ["a: tap-a0 down"]
-
-    asyncio.run(check())
+    log: Log = []
+    async with fake_state(tmp_path, log=log) as state:
+        state.ground.hosts["b"].open_taps.add("tap-b0")  # type: ignore[attr-defined]
+        for node in ("a", "b"):
+            await launch.sweep(state.spec, state.ground, node)
+    assert log == ["a: tap-a0 down"]
