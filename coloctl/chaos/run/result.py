@@ -78,7 +78,8 @@ class RunResult:
             "verdict": str(self.validity),
             "reason": self.because(),
             "scenario": {
-                key: getattr(self.scenario, key) for key in ("name", "title", "why", "promises")
+                "name": self.scenario.name,
+                **self.scenario.model_dump(mode="json", include={"title", "why", "promises"}),
             },
             "seed": self.seed,
             "replay": self.replay,
