@@ -104,6 +104,7 @@ def until(true: Callable[[], object]) -> None:
 def test_after_a_kill_the_same_socket_is_answered_by_another(watched: Watched) -> None:
     first = watched.ask()
     os.kill(first, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{first}").exists())  # until then it may accept once more
     second = watched.ask()  # connects while nobody accepts, and waits
     assert second != first and watched.process.poll() is None
 
