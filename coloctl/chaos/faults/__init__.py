@@ -26,11 +26,16 @@ from coloctl.chaos.faults import (
 )
 from coloctl.chaos.faults.fault import Fault
 
-_KINDS: tuple[type[Fault[Any]], ...] = (
-    *(*processes.FAULTS, *links.FAULTS, *disks.FAULTS, *monitors.FAULTS, *machine.FAULTS),
-    *(*room.FAULTS, *supervisor.FAULTS, *guest.FAULTS, *operator.FAULTS, *ruin.FAULTS),
-    *(*stranger.FAULTS, *companion.FAULTS, *sitescript.FAULTS),
+_MODULES = (
+    *(companion, disks, guest, links, machine, monitors, operator),
+    *(processes, room, ruin, sitescript, stranger, supervisor),
 )
-FAULTS: Mapping[str, type[Fault[Any]]] = {one.kind: one for one in _KINDS}
+#: Each class of these modules that has a kind of its own; others are bases of several.
+FAULTS: Mapping[str, type[Fault[Any]]] = {
+    one.kind: one
+    for module in _MODULES
+    for one in vars(module).values()
+    if isinstance(one, type) and issubclass(one, Fault) and "kind" in vars(one)
+}
 
 __all__ = ["FAULTS", "Fault"]

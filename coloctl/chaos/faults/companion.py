@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from coloctl import pairfile, paths
+from coloctl import paths
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
 from coloctl.chaos.scenario.tables import Params
 from coloctl.colo import registry
@@ -52,7 +52,7 @@ def _harm(path: Path, how: str) -> None:
 
 
 class CompanionHarmed(Fault[CompanionParams]):
-    """The record of a node's disks is lost, empty or garbled."""
+    """A lost, empty or garbled record of a node's disks."""
 
     kind = "companion-harmed"
     targets = NODES
@@ -60,9 +60,8 @@ class CompanionHarmed(Fault[CompanionParams]):
 
     def begin(self) -> Injected:
         """Remove the record of the target's disks, or overwrite it."""
-        pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
-        how = self.given.how
-        found = [one for one in _places(pair, self.target, self.given.where) if one.is_file()]
+        how, places = self.given.how, _places(self.pair.spec(), self.target, self.given.where)
+        found = [one for one in places if one.is_file()]
         if not found:
             raise NothingToHit(f"nothing is written about the disks of node {self.target}")
         at_s = time.monotonic()
@@ -70,6 +69,3 @@ class CompanionHarmed(Fault[CompanionParams]):
             _harm(path, how)
         names = ", ".join(path.name for path in found)
         return Injected(at_s, (self.target,), note=f"{how}: {names}")
-
-
-FAULTS = (CompanionHarmed,)

@@ -22,23 +22,27 @@ from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, Pai
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError, NoSuchPair
 
-#: One QMP command; a QEMU in a checkpoint answers after it.
-ASK_S = 20.0
 #: How long healing tries again while no supervisor answers: one that was killed is back before.
 HEAL_S = 30.0
 #: The format node of each layer, by the number of its disk.
 LAYERS = {"image": "parent", "active": "active", "hidden": "hidden"}
 #: The requests of blkdebug that "on" stands for. Flushes are left alone: a node whose flush
 #: fails is never reopened, so that could not be healed.
-IO_TYPES = {
-    "read": ("read",),
-    "write": ("write", "write-zeroes", "discard"),
-}
-IO_TYPES["all"] = tuple(itertools.chain(*IO_TYPES.values()))
+IO_TYPES = {"read": ("read",), "write": ("write", "write-zeroes", "discard")}
+IO_TYPES["all"] = IO_TYPES["read"] + IO_TYPES["write"]
 
 _numbers = itertools.count(1)
 
 Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A block node to insert, and the object that it needs, if any."""
+
+    name: str
+    node: Callable[[str], Arguments]  #: by the node below it
+    helper: Arguments | None = None  #: its object
 
 
 class Layer(Params):
@@ -49,6 +53,10 @@ class Layer(Params):
     #: The overlays are a secondary's.
     layer: Literal["image", "active", "hidden"] = "image"
 
+    def filter(self, name: str) -> Filter:
+        """Return the filter to insert, under that name."""
+        raise NotImplementedError
+
 
 class DiskErrorParams(Layer):
     """The requests that fail, and how."""
@@ -56,12 +64,34 @@ class DiskErrorParams(Layer):
     errno: Literal["EIO", "ENOSPC"] = "EIO"
     on: Literal["read", "write", "all"] = "write"
 
+    def filter(self, name: str) -> Filter:
+        """Build a filter that ends requests of that kind with that errno."""
+        number = getattr(errno, self.errno)
+        # The event "none" is every request; an error that is not "once" comes each time.
+        rules = [
+            {"event": "none", "iotype": kind, "errno": number, "once": False}
+            for kind in IO_TYPES[self.on]
+        ]
+        node: Arguments = {"driver": "blkdebug", "node-name": name, "inject-error": rules}
+        return Filter(name, lambda below: {**node, "image": below})
+
 
 class DiskSlowParams(Layer):
     """Requests of all kinds together; 0 means no limit of that sort."""
 
     bytes_per_s: int = Field(default=0, ge=0)
     iops: int = Field(default=20, ge=0)
+
+    def filter(self, name: str) -> Filter:
+        """Build a filter that lets so many bytes and requests pass per second."""
+        limits = {"bps-total": self.bytes_per_s, "iops-total": self.iops}
+        group: Arguments = {
+            "qom-type": "throttle-group",
+            "id": f"{name}-group",
+            "limits": {key: value for key, value in limits.items() if value},
+        }
+        node = {"driver": "throttle", "node-name": name, "throttle-group": group["id"]}
+        return Filter(name, lambda below: {**node, "file": below}, group)
 
 
 @dataclass(frozen=True)
@@ -74,11 +104,11 @@ class FilterPosition:
     backing: str
 
     def reopened_on(self, file: str) -> Arguments:
-        """Return the arguments of `blockdev-reopen`; each option left out becomes its default."""
+        """Return the options of `blockdev-reopen`; each one left out becomes its default."""
         options: Arguments = {"driver": self.driver, "node-name": self.format_node, "file": file}
         if self.backing:
             options["backing"] = self.backing
-        return {"options": [options]}
+        return options
 
 
 def position_of(
@@ -111,10 +141,8 @@ class _Node:
         self._pid = pid
         self._pair = pair
 
-    def qmp(self, execute: str, arguments: Arguments | None = None) -> Any:
-        return self._pair.ask(
-            "node-qmp", ASK_S, node=self.name, execute=execute, arguments=arguments or {}
-        )
+    def qmp(self, execute: str, **arguments: Any) -> Any:
+        return self._pair.qmp(self.name, execute, **arguments)
 
     def position(self, format_node: str) -> FilterPosition | None:
         graph = self.qmp("x-debug-query-block-graph")
@@ -128,48 +156,6 @@ class _Node:
         return any(
             node.name == self.name and node.pid == self._pid for node in self._pair.nodes("both")
         )
-
-
-@dataclass(frozen=True)
-class Filter:
-    """A block node to insert, and the object that it needs, if any."""
-
-    name: str
-    node: Callable[[str], Arguments]  #: by the node below it
-    helper: Arguments | None = None  #: its object
-
-
-def error_filter(name: str, given: DiskErrorParams) -> Filter:
-    """Build a filter that ends requests of that kind with that errno."""
-    number = getattr(errno, given.errno)
-    # The event "none" is every request; an error that is not "once" comes each time.
-    rules = [
-        {"event": "none", "iotype": kind, "errno": number, "once": False}
-        for kind in IO_TYPES[given.on]
-    ]
-    return Filter(
-        name,
-        lambda below: {
-            "driver": "blkdebug", "node-name": name, "image": below, "inject-error": rules
-        },
-    )  # fmt: skip
-
-
-def slow_filter(name: str, given: DiskSlowParams) -> Filter:
-    """Build a filter that lets so many bytes and requests pass per second."""
-    limits = {"bps-total": given.bytes_per_s, "iops-total": given.iops}
-    group = f"{name}-group"
-    return Filter(
-        name,
-        lambda below: {
-            "driver": "throttle", "node-name": name, "throttle-group": group, "file": below
-        },
-        {
-            "qom-type": "throttle-group",
-            "id": group,
-            "limits": {key: value for key, value in limits.items() if value},
-        },
-    )  # fmt: skip
 
 
 def _door(filtered: Filter, below: str) -> Arguments:
@@ -187,16 +173,15 @@ def _take_out(node: _Node, format_node: str, filtered: Filter, below: str) -> No
         return
     door, now = f"{filtered.name}-door", node.position(format_node)
     if now is not None and now.file == door:
-        node.qmp("blockdev-reopen", {"options": [_door(filtered, below)]})
-        node.qmp("blockdev-reopen", now.reopened_on(below))
+        node.qmp("blockdev-reopen", options=[_door(filtered, below)])
+        node.qmp("blockdev-reopen", options=[now.reopened_on(below)])
     # One whose format node was deleted above it is a node of the monitor's own, and still here.
     for name in (door, filtered.name):
         if node.has(name):
-            node.qmp("blockdev-del", {"node-name": name})
-    if filtered.helper and filtered.helper["id"] in {
-        one["name"] for one in node.qmp("qom-list", {"path": "/objects"})
-    }:
-        node.qmp("object-del", {"id": filtered.helper["id"]})
+            node.qmp("blockdev-del", node_name=name)
+    objects = {one["name"] for one in node.qmp("qom-list", path="/objects")}
+    if filtered.helper and filtered.helper["id"] in objects:
+        node.qmp("object-del", id=filtered.helper["id"])
 
 
 def _patiently(attempt: Callable[[], None]) -> None:
@@ -225,10 +210,6 @@ class DiskFilter(Fault[L]):
     lasting = True
     _take_out: Callable[[], None] | None = None
 
-    def filter(self, name: str) -> Filter:
-        """Return the filter to insert, under that name."""
-        raise NotImplementedError
-
     def begin(self) -> Injected:
         """Insert the filter with all options that its format node had."""
         hit = self.pair.node(self.target)
@@ -239,14 +220,14 @@ class DiskFilter(Fault[L]):
             raise NothingToHit(f"node {node.name} has no {format_node}")
         if position.file.startswith("chaos"):
             raise NothingToHit(f"{format_node} of node {node.name} is hurt already")
-        made, below = self.filter(f"chaos{next(_numbers)}"), position.file
+        made, below = self.given.filter(f"chaos{next(_numbers)}"), position.file
         self._take_out = lambda: _take_out(node, format_node, made, below)
         if made.helper:
-            node.qmp("object-add", made.helper)
-        node.qmp("blockdev-add", made.node(below))
-        node.qmp("blockdev-add", _door(made, made.name))
+            node.qmp("object-add", **made.helper)
+        node.qmp("blockdev-add", **made.node(below))
+        node.qmp("blockdev-add", **_door(made, made.name))
         at_s = time.monotonic()
-        node.qmp("blockdev-reopen", position.reopened_on(f"{made.name}-door"))
+        node.qmp("blockdev-reopen", options=[position.reopened_on(f"{made.name}-door")])
         return Injected(at_s, (node.name,), hit.role, f"below {format_node}")
 
     def heal(self) -> None:
@@ -256,25 +237,14 @@ class DiskFilter(Fault[L]):
 
 
 class DiskError(DiskFilter[DiskErrorParams]):
-    """Requests to one file of a disk fail, until it is healed."""
+    """Requests to one file of a disk that fail, until it is healed."""
 
     kind = "disk-error"
     params = DiskErrorParams
 
-    def filter(self, name: str) -> Filter:
-        """Build the filter that ends requests with an error."""
-        return error_filter(name, self.given)
-
 
 class DiskSlow(DiskFilter[DiskSlowParams]):
-    """One file of a disk serves few requests or bytes per second, until it is healed."""
+    """A file of a disk that serves few requests or bytes per second, until it is healed."""
 
     kind = "disk-slow"
     params = DiskSlowParams
-
-    def filter(self, name: str) -> Filter:
-        """Build the filter that limits bytes and requests per second."""
-        return slow_filter(name, self.given)
-
-
-FAULTS = (DiskError, DiskSlow)

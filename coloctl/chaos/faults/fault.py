@@ -18,12 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
+from coloctl import pairfile
 from coloctl.chaos.evidence.records import FaultResult
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
+from coloctl.model.pair import PairSpec
 from coloctl.model.view import PairView, Presence
 
+#: One QMP command of a fault, seconds.
+QMP_S = 20.0
 #: The targets that most faults share: a role, resolved when the fault is injected, or a node.
 NODES = ("primary", "secondary", "a", "b")
 
@@ -83,6 +87,15 @@ class PairUnderTest:
         if not (found := self.nodes(target)):
             raise NothingToHit(f"there was no {target} to hit")
         return found
+
+    def spec(self) -> PairSpec:
+        """Read the file of the pair."""
+        return pairfile.load(self.home / f"{self.name}.toml")
+
+    def qmp(self, node: str, execute: str, **arguments: Any) -> Any:
+        """Send one QMP command to a node; a QEMU in a checkpoint answers after it."""
+        given = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self.ask("node-qmp", QMP_S, node=node, execute=execute, arguments=given)
 
 
 @dataclass(frozen=True)

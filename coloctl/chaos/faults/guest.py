@@ -11,7 +11,7 @@ import sys
 import time
 from typing import ClassVar
 
-from coloctl.chaos.faults.child import Child
+from coloctl.chaos.faults.child import ActedByChild
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
 from coloctl.chaos.scenario.tables import Params
 from coloctl.lab import layout
@@ -55,25 +55,25 @@ class GuestOrder(Fault[Params]):
 
 
 class GuestReboot(GuestOrder):
-    """The guest reboots in order."""
+    """A reboot of the guest in order."""
 
     kind, order = "guest-reboot", "reboot"
 
 
 class GuestReset(GuestOrder):
-    """The guest is reset at once."""
+    """A reset of the guest at once."""
 
     kind, order = "guest-reset", "reset"
 
 
 class GuestPoweroff(GuestOrder):
-    """The guest powers itself off."""
+    """A guest that powers itself off."""
 
     kind, order = "guest-poweroff", "poweroff"
 
 
 class GuestPanic(GuestOrder):
-    """The guest's kernel panics."""
+    """A panic of the guest's kernel."""
 
     kind, order = "guest-panic", "panic"
 
@@ -101,31 +101,19 @@ print(written)
 """
 
 
-class ConsoleFlood(Fault[Params]):
-    """The guest writes to its console as fast as it may, until it is healed."""
+class ConsoleFlood(ActedByChild[Params]):
+    """A guest that writes to its console as fast as it may, until it is healed."""
 
     kind = "console-flood"
     targets = ("guest",)
-    lasting = True
-    _child: Child | None = None
+    patience_s = 30.0
+    missing = "the guest did not answer"
 
     def begin(self) -> Injected:
-        """Start the flood from the clients' machine; raises `NothingToHit` without an answer."""
+        """Start the flood from the clients' machine."""
         argv = [sys.executable, "-I", "-S", "-c", _FLOOD, layout.GUEST]
-        self._child = Child.begin(self.pair.lab, "client", argv)
-        if self._child is None:
-            raise NothingToHit("the guest did not answer")
-        return Injected(time.monotonic())
-
-    def heal(self) -> None:
-        """End the flood."""
-        if self._child is not None:
-            self._child.end(10 * PATIENCE_S)
+        return Injected(self.start(self.pair.lab.popen, argv))
 
     def result(self) -> str:
         """Return how much was written."""
-        output = self._child.output if self._child else None
-        return "" if output is None else f"{int(output.strip() or 0) // 1000} kB"
-
-
-FAULTS = (GuestReboot, GuestReset, GuestPoweroff, ConsoleFlood, GuestPanic)
+        return "" if self.output is None else f"{int(self.output.strip() or 0) // 1000} kB"

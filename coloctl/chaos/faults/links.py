@@ -14,7 +14,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from coloctl import pairfile
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import LabError
@@ -103,16 +102,18 @@ class FlapParams(Impaired):
 def ports(service: Service, pair: PairSpec) -> dict[str, tuple[int, ...]]:
     """Return the ``tcp`` and ``udp`` ports that the service has on the replication wire."""
     replication = pair.replication
-    if service == "heartbeat":
-        return {"udp": (replication.heartbeat_port(),)}
-    if service == "nbd":
-        return {"tcp": (replication.nbd_port(),)}
-    if service == "migration":
-        return {"tcp": (replication.migration_port(),)}
-    cards = range(len(pair.nics))
     # Frames to compare come in over the one, and are mirrored out over the other.
     kinds = (replication.mirror_port, replication.compare_port)
-    return {"tcp": tuple(port(card) for card in cards for port in kinds)}
+    match service:
+        case "heartbeat":
+            return {"udp": (replication.heartbeat_port(),)}
+        case "nbd":
+            return {"tcp": (replication.nbd_port(),)}
+        case "migration":
+            return {"tcp": (replication.migration_port(),)}
+        case "compare":
+            cards = range(len(pair.nics))
+            return {"tcp": tuple(port(card) for card in cards for port in kinds)}
 
 
 def wire_of(target: str, view: PairView) -> tuple[str, str]:
@@ -180,7 +181,7 @@ class WireFault(Fault[P]):
 
 
 class Cut(WireFault[CutParams]):
-    """No frame passes the wire.
+    """A wire that no frame passes.
 
     In silence, unless the plug is pulled.
     """
@@ -189,12 +190,11 @@ class Cut(WireFault[CutParams]):
     params = CutParams
 
     def impair(self, link: Link, end: str | None) -> None:
-        """Cut the link both ways."""
         link.cut(carrier=self.given.carrier)
 
 
 class CutOneWay(WireFault[CutOneWayParams]):
-    """Frames that one side sends over the wire vanish.
+    """A wire on which the frames that one side sends vanish.
 
     Frames that are sent to it arrive.
     """
@@ -203,16 +203,14 @@ class CutOneWay(WireFault[CutOneWayParams]):
     params = CutOneWayParams
 
     def sender(self) -> Sender | None:
-        """Return the end whose frames vanish."""
         return self.given.sender
 
     def impair(self, link: Link, end: str | None) -> None:
-        """Drop what one end sends."""
         link.cut(sender=end)
 
 
 class CutService(Fault[CutServiceParams]):
-    """One service of the pair is cut on the replication wire.
+    """A service of the pair that is cut on the replication wire.
 
     Its packets vanish at both hosts, also in connections that stand already.
     """
@@ -224,11 +222,9 @@ class CutService(Fault[CutServiceParams]):
     _link: Link | None = None
 
     def begin(self) -> Injected:
-        """Cut the ports that the service has in the pair file."""
-        pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
         service = self.given.service
         at_s, self._link = time.monotonic(), self.pair.lab.link("replication")
-        self._link.cut_ports(service, **ports(service, pair))
+        self._link.cut_ports(service, **ports(service, self.pair.spec()))
         return Injected(at_s, note=f"service {service}")
 
     def heal(self) -> None:
@@ -239,47 +235,43 @@ class CutService(Fault[CutServiceParams]):
 
 class _Impair(WireFault[Impaired]):
     def sender(self) -> Sender | None:
-        """Return the end whose frames alone are impaired; None for both."""
         return self.given.sender
 
     def impair(self, link: Link, end: str | None) -> None:
-        """Apply the impairment to the frames of one end, or of both."""
+        """Impair the frames of one end, or of both."""
         link.impair(self.given.impairment(), sender=end)
 
 
 class Loss(_Impair):
-    """Frames are lost by chance."""
+    """Frames that are lost by chance."""
 
     kind = "loss"
     params = LossParams
 
 
 class Delay(_Impair):
-    """Frames come later."""
+    """Frames that come later."""
 
     kind = "delay"
     params = DelayParams
 
 
 class Reorder(_Impair):
-    """Some frames overtake others."""
+    """Some frames that overtake others."""
 
     kind = "reorder"
     params = ReorderParams
 
 
 class Bandwidth(_Impair):
-    """The wire carries so many kbit a second."""
+    """A wire that carries so many kbit a second."""
 
     kind = "bandwidth"
     params = BandwidthParams
 
 
 class Flap(_Impair):
-    """The wire carries, then does not, in turns."""
+    """A wire that carries, then does not, in turns."""
 
     kind = "flap"
     params = FlapParams
-
-
-FAULTS = (Cut, CutOneWay, CutService, Loss, Delay, Reorder, Bandwidth, Flap)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import subprocess
 import sys
 import time
@@ -17,15 +16,14 @@ from pathlib import Path
 from pydantic import Field
 
 from coloctl.chaos.faults.burners import burners
+from coloctl.chaos.faults.child import ActedByChild
 from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit
+from coloctl.chaos.faults.processes import HeldProcess
 from coloctl.chaos.scenario.tables import Params
-from coloctl.errors import LabError
 
 MIB = 1 << 20
 #: Memory pressure leaves this to all other processes, for all parameters.
 SPARE_MIB = 1024
-#: How long a machine that swaps may take to provide the memory.
-HOLD_S = 60.0
 
 #: Holds memory and touches every page of it again and again; ends with the process that started it.
 _HOLD = """
@@ -36,7 +34,7 @@ held = bytearray(int(sys.argv[1]) << 20)
 pages = range(0, len(held), 4096)
 for page in pages:
     held[page] = 1
-print("held", flush=True)
+print("ready", flush=True)
 while os.getppid() == parent:
     for page in pages:
         held[page] ^= 1
@@ -66,21 +64,20 @@ def _less_urgent(pid: int, nice: int) -> Iterator[None]:
     if not nice:
         yield
         return
-    handle = os.pidfd_open(pid)
+    process = HeldProcess(pid)
     before = os.getpriority(os.PRIO_PROCESS, pid)
     group = _group_niceness(pid)
     try:
-        _renice(pid, handle, nice, nice)
+        _renice(pid, nice, nice)
         yield
     finally:
-        _renice(pid, handle, before, group)
-        os.close(handle)
+        if process.alive():  # otherwise its number may be another process's
+            _renice(pid, before, group)
+        process.close()
 
 
-def _renice(pid: int, handle: int, nice: int, group: int) -> None:
+def _renice(pid: int, nice: int, group: int) -> None:
     """Set the niceness of each thread; a new thread has that of the thread that made it."""
-    if select.select([handle], [], [], 0)[0]:
-        return  # it has ended, and its number may be another process's
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
@@ -98,24 +95,18 @@ def _group_niceness(pid: int) -> int:
 
 def spare_mib() -> int:
     """Return how much may be held without a kill: of the machine, and of this process's cgroup."""
-    free = [_available_mib()]
-    for limit, used in (("memory.max", "memory.current"),):
-        with contextlib.suppress(OSError, ValueError):
-            folder = Path("/sys/fs/cgroup")
-            left = int((folder / limit).read_text()) - int((folder / used).read_text())
-            free.append(left // MIB)
-    return max(0, min(free) - SPARE_MIB)
-
-
-def _available_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return 0
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = [int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (
+            Path(f"/sys/fs/cgroup/memory.{one}").read_text() for one in ("max", "current")
+        )
+        free.append((int(limit) - int(used)) // MIB)
+    return max(0, min(free, default=0) - SPARE_MIB)
 
 
 class CpuStarvation(Fault[CpuStarvationParams]):
-    """Other processes want the processors, and the target comes last, until it is healed."""
+    """Other processes that want the processors before the target, until it is healed."""
 
     kind = "cpu-starvation"
     targets = (*NODES, "both", "machine")
@@ -140,8 +131,8 @@ class CpuStarvation(Fault[CpuStarvationParams]):
             self._work.close()
 
 
-class MemoryPressure(Fault[MemoryPressureParams]):
-    """A process holds and uses memory that others would like, until it is healed.
+class MemoryPressure(ActedByChild[MemoryPressureParams]):
+    """A process that holds and uses memory others would like, until it is healed.
 
     It is the first that would be killed for memory.
     """
@@ -149,38 +140,15 @@ class MemoryPressure(Fault[MemoryPressureParams]):
     kind = "memory-pressure"
     targets = ("machine",)
     params = MemoryPressureParams
-    lasting = True
-    _holder: subprocess.Popen[bytes] | None = None
+    missing = "the memory could not be held"
+    patience_s = 0.0
 
     def begin(self) -> Injected:
-        """Start the process, and wait until it holds the memory; raises `LabError`."""
+        """Start the process, and wait until it holds the memory: a machine may have to swap."""
         mib = min(self.given.mib, spare_mib())
         if not mib:
             raise NothingToHit("the machine has no memory to spare")
         at_s = time.monotonic()
         argv = [sys.executable, "-I", "-S", "-c", _HOLD, str(mib)]
-        self._holder = subprocess.Popen(argv, stdout=subprocess.PIPE)
-        assert self._holder.stdout is not None
-        os.set_blocking(self._holder.stdout.fileno(), False)
-        _until_held(self._holder, at_s + HOLD_S)
+        self.start(subprocess.Popen, argv)
         return Injected(at_s, note=f"{mib} MiB")
-
-    def heal(self) -> None:
-        """End the process."""
-        if self._holder is not None:
-            self._holder.kill()
-            self._holder.wait()
-            if self._holder.stdout:
-                self._holder.stdout.close()
-
-
-def _until_held(holder: subprocess.Popen[bytes], give_up: float) -> None:
-    """Wait until the memory is held; raises `LabError`."""
-    assert holder.stdout is not None
-    while not holder.stdout.read():
-        if holder.poll() is not None or time.monotonic() > give_up:
-            raise LabError("The memory could not be held.")
-        time.sleep(0.02)
-
-
-FAULTS = (CpuStarvation, MemoryPressure)

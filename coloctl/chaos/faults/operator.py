@@ -21,25 +21,16 @@ class OperatorParams(Params):
     """The verb, and how long its answer is waited for; "reprotect" is a second "protect"."""
 
     verb: Literal[
-        "protect",
-        "reprotect",
-        "unprotect",
-        "switchover",
-        "failover",
-        "pause",
-        "resume",
-        "start",
-        "checkpoint",
-        "fence-confirm",
-        "set",
-    ] = "checkpoint"
+        "protect", "reprotect", "unprotect", "switchover", "failover", "pause", "resume", "start",
+        "checkpoint", "fence-confirm", "set"
+    ] = "checkpoint"  # fmt: skip
     timeout_s: float = Field(default=120.0, gt=0)
     #: Further arguments of the command, such as ``to`` and ``force`` of a failover.
     arguments: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Operator(Fault[OperatorParams]):
-    """An operator asks for something.
+    """A request of an operator.
 
     Healing waits for the supervisor's answer, which is the result.
     """
@@ -77,6 +68,3 @@ class Operator(Fault[OperatorParams]):
     def result(self) -> str:
         """Return "done" or the reason of the refusal; empty while the answer is awaited."""
         return self._answer
-
-
-FAULTS = (Operator,)

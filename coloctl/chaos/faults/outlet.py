@@ -14,9 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-#: Names the file that holds the order for the reader.
-VARIABLE = "COLOCTL_CHAOS_OUTLET"
-READS, ASLEEP, GONE = "reads", "asleep", "gone"
+#: The orders for the reader.
+USUAL, ASLEEP, GONE = "reads", "asleep", "gone"
 LOOK_S = 0.05
 #: The least that Linux makes of a pipe.
 PIPE_BYTES = 4096
@@ -71,13 +70,14 @@ def _order(file: Path) -> str:
     try:
         return file.read_text()
     except OSError:
-        return READS
+        return USUAL
 
 
-def begin() -> None:
-    """Divert the output as the file that the environment names orders."""
-    divert(Path(os.environ[VARIABLE]))
+def begin(file: str) -> None:
+    """Divert the output of this process; its reader obeys ``file``."""
+    divert(Path(file))
 
 
-if __name__ == "__main__":
-    begin()
+def write(file: Path, order: str) -> None:
+    """Write an order for the reader."""
+    file.write_text(order)

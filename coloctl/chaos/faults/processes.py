@@ -14,11 +14,10 @@ import select
 import signal
 import time
 from collections.abc import Iterable
+from typing import ClassVar
 
-from coloctl.chaos.faults.fault import NODES, Fault, Injected, P
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, P, TargetNode
 from coloctl.chaos.scenario.tables import Params
-
-TARGETS = (*NODES, "both", "supervisor")
 
 
 class HeldProcess:
@@ -71,21 +70,40 @@ class Signalled(Fault[P]):
                 one.signal(signal.SIGCONT)
 
     def lived_on(self) -> bool | None:
-        """Return whether one of the processes still lives."""
         return any(one.alive() for one in self._held)
 
     def close(self) -> None:
-        """Release the processes."""
         held, self._held = self._held, ()
         for one in held:
             one.close()
 
 
-class _NodeSignalled(Signalled[Params]):
-    targets = TARGETS
+class SignalledBeside(Signalled[P]):
+    """A signal to processes around the QEMU of one node, which itself is spared."""
+
+    targets = NODES
+    missing: ClassVar[str]  #: a sentence part about a node without such processes
+
+    def pids(self, node: TargetNode) -> Iterable[int]:
+        """Find the processes around the QEMU of that node."""
+        raise NotImplementedError
 
     def begin(self) -> Injected:
-        """Signal the supervisor, or the QEMUs of the target."""
+        """Signal the processes around the QEMU; raises `NothingToHit` without any."""
+        node = self.pair.node(self.target)
+        if not (held := hold(self.pids(node))):
+            raise NothingToHit(self.missing.format(node.name))
+        return Injected(self.send(held), (node.name,), node.role)
+
+    def lived_on(self) -> bool | None:
+        """Return None: the QEMU itself was not hit."""
+        return None
+
+
+class _NodeSignalled(Signalled[Params]):
+    targets = (*NODES, "both", "supervisor")
+
+    def begin(self) -> Injected:
         if self.target == "supervisor":
             return Injected(self.send(hold(filter(None, [self.pair.view().supervisor_pid]))))
         nodes = self.pair.some(self.target)
@@ -95,7 +113,7 @@ class _NodeSignalled(Signalled[Params]):
 
 
 class Kill(_NodeSignalled):
-    """The process is killed.
+    """A process that is killed.
 
     By SIGKILL, as a machine that loses its power.
     """
@@ -105,13 +123,10 @@ class Kill(_NodeSignalled):
 
 
 class Freeze(_NodeSignalled):
-    """The process stands still, until it is healed.
+    """A process that stands still, until it is healed.
 
     By SIGSTOP until a SIGCONT, as a machine that hangs and comes back.
     """
 
     kind = "freeze"
     lasting = True
-
-
-FAULTS = (Kill, Freeze)

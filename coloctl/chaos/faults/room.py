@@ -128,7 +128,7 @@ class Filled(Fault[RoomParams]):
 
 
 class FilesystemFull(Filled):
-    """There is no room where state and journal lie, until it is healed."""
+    """No room where state and journal lie, until it is healed."""
 
     kind = "filesystem-full"
     targets = ("state",)
@@ -143,7 +143,7 @@ class FilesystemFull(Filled):
 
 
 class ImagesFull(Filled):
-    """There is no room where a node's images and overlays lie, until it is healed."""
+    """No room where a node's images and overlays lie, until it is healed."""
 
     kind = "images-full"
     targets = (*NODES, "both")
@@ -156,6 +156,3 @@ class ImagesFull(Filled):
         if not all(os.path.ismount(folder) for folder in folders):
             raise NothingToHit("the images have no filesystem of their own")
         return self.fill(folders, nodes)
-
-
-FAULTS = (FilesystemFull, ImagesFull)

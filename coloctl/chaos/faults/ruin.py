@@ -17,16 +17,25 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Ask, Fault, Injected, NothingToHit
+from coloctl.chaos.faults.fault import (
+    QMP_S,
+    Fault,
+    Injected,
+    NothingToHit,
+    PairUnderTest,
+    TargetNode,
+)
 from coloctl.chaos.scenario.tables import Params
+from coloctl.clock import Deadline
 from coloctl.errors import ColoctlError
 
-MACHINE_CHECK, MEMORY = "machine-check", "memory"
 #: The code that the interrupt handlers become: ``cli`` and a jump to itself; ``cli``, ``hlt``
 #: and a jump to the latter; an invalid instruction; ``iretq``, so that no interrupt is served.
 CODES: Mapping[str, bytes] = {
@@ -35,7 +44,6 @@ CODES: Mapping[str, bytes] = {
     "crash": b"\x0f\x0b",
     "ignore": b"\x48\xcf",
 }
-KINDS = (MACHINE_CHECK, MEMORY, *CODES)
 #: A machine check of the first processor that cannot be corrected: valid, enabled, context corrupt.
 INJECT = "mce 0 0 0xbe00000000000000 0x5 0 0"
 #: Vectors of x86: the page fault, devices, and those that Linux uses for timers and processors.
@@ -44,16 +52,16 @@ VECTORS = (14, *range(0x20, 0x40), 0xEC, 0xFB, 0xFC, 0xFD)
 ENTRY, ENTRIES = 16, 256
 #: Where memory is overwritten: every page of the guest has its chance, and loses so many bytes.
 PAGE, LOST = 4096, 64
-#: How often it is done again, seconds; and how long QEMU may take for an answer.
-AGAIN_S, PATIENCE_S = 0.1, 10.0
+#: How often it is done again, seconds.
+AGAIN_S = 0.1
 #: A secondary that loads a checkpoint is reset before: for a moment it has no interrupt table.
-RETRIES = 5
+RETRY_S = 0.5
 
 
 class RuinParams(Params):
-    """``how``: one of `KINDS`. ``share``: of the pages, for memory."""
+    """``how``: a machine check, memory, or one of `CODES`. ``share``: of the pages, for memory."""
 
-    how: str = MACHINE_CHECK
+    how: Literal["machine-check", "memory", "spin", "halt", "crash", "ignore"] = "machine-check"
     share: float = Field(default=0.2, gt=0.0, le=1.0)
 
 
@@ -61,18 +69,12 @@ class RuinParams(Params):
 class GuestMemory:
     """The memory of one QEMU's guest, and the human monitor that finds places in it."""
 
-    node: str
-    pid: int
-    ask: Ask
+    node: TargetNode
+    pair: PairUnderTest
 
     def monitor(self, line: str) -> str:
         """Return the answer of the human monitor; raises `ColoctlError`."""
-        arguments = {"command-line": line}
-        command = "human-monitor-command"
-        answer = self.ask(
-            "node-qmp", PATIENCE_S, node=self.node, execute=command, arguments=arguments
-        )
-        return str(answer)
+        return str(self.pair.qmp(self.node.name, "human-monitor-command", command_line=line))
 
     def handlers(self) -> list[int]:
         """Return where in QEMU the guest's interrupt handlers are; empty when it has no table."""
@@ -100,39 +102,29 @@ class GuestMemory:
 
     def memory(self) -> int:
         """Return how much memory the guest has below its first hole at least, bytes."""
-        execute = "query-memory-size-summary"
-        size = self.ask("node-qmp", PATIENCE_S, node=self.node, execute=execute, arguments={})
+        size = self.pair.qmp(self.node.name, "query-memory-size-summary")
         return min(int(size["base-memory"]), 2 << 30)
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[int]:
-        """Open the memory of that QEMU; raises OSError where the kernel refuses."""
-        memory = os.open(f"/proc/{self.pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            yield memory
-        finally:
-            os.close(memory)
+    def overwrite(self, places: Mapping[int, bytes]) -> None:
+        """Write into QEMU's memory without its knowledge; raises OSError."""
+        with Path(f"/proc/{self.node.pid}/mem").open("r+b", buffering=0) as memory:
+            for at, data in places.items():
+                os.pwrite(memory.fileno(), data, at)
 
 
 def _damage(guest: GuestMemory, how: str, share: float) -> Callable[[], None] | None:
     """Return a function that corrupts that guest at each call; None where none can."""
-    if how == MACHINE_CHECK:
+    if how == "machine-check":
         return lambda: (guest.monitor(INJECT), None)[1]
     chance = random.Random(how)
-    if how == MEMORY:
+    if how == "memory":
         base = guest.physical(0)
         pages = range(0, guest.memory(), PAGE)
         bad = [at for at in pages if chance.random() < share]
         if base is None:
             return None
-        return lambda: _overwrite(guest, {base + at: chance.randbytes(LOST) for at in bad})
-    handlers = guest.handlers()
-    for _ in range(RETRIES):
-        if handlers:
-            break
-        time.sleep(AGAIN_S)
-        handlers = guest.handlers()
-    if not handlers:
+        return lambda: guest.overwrite({base + at: chance.randbytes(LOST) for at in bad})
+    if not (handlers := Deadline(RETRY_S).poll_blocking(guest.handlers, AGAIN_S)):
         return None
 
     def replace() -> None:
@@ -140,20 +132,13 @@ def _damage(guest: GuestMemory, how: str, share: float) -> Callable[[], None] | 
         # of code beside it, made after the first time, would otherwise hide from the fresh-code
         # plugin that the page has changed.
         code = CODES[how] + chance.randbytes(ENTRY - len(CODES[how]))
-        _overwrite(guest, dict.fromkeys(handlers, code))
+        guest.overwrite(dict.fromkeys(handlers, code))
 
     return replace
 
 
-def _overwrite(guest: GuestMemory, places: Mapping[int, bytes]) -> None:
-    """Write into QEMU's memory without its knowledge; raises OSError."""
-    with guest.opened() as memory:
-        for at, data in places.items():
-            os.pwrite(memory, data, at)
-
-
 class Ruin(Fault[RuinParams]):
-    """The guest of the secondary is corrupted in its memory, until it is healed."""
+    """Corruption of the secondary's guest in its memory, until it is healed."""
 
     kind = "ruin"
     targets = ("secondary",)
@@ -163,13 +148,10 @@ class Ruin(Fault[RuinParams]):
 
     def begin(self) -> Injected:
         """Corrupt the guest once, and again and again in a thread."""
-        how = self.given.how
-        if how not in KINDS:
-            raise NothingToHit(f"how is one of {', '.join(KINDS)}")
         node = self.pair.node(self.target)
-        guest = GuestMemory(node.name, node.pid, self.pair.ask)
         try:
-            if (damage := _damage(guest, how, self.given.share)) is None:
+            guest = GuestMemory(node, self.pair)
+            if (damage := _damage(guest, self.given.how, self.given.share)) is None:
                 raise NothingToHit("its guest has no interrupt table yet")
             at_s = time.monotonic()
             damage()
@@ -192,7 +174,4 @@ class Ruin(Fault[RuinParams]):
         """Stop corrupting the guest."""
         if self._worker is not None:
             self._healed.set()
-            self._worker.join(PATIENCE_S)
-
-
-FAULTS = (Ruin,)
+            self._worker.join(QMP_S)

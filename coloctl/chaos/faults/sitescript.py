@@ -6,13 +6,13 @@ here, made by `wrapping`. A fence of the node has to end the QEMU behind the scr
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from coloctl import procfs
-from coloctl.chaos.faults.fault import NODES, Injected, NothingToHit, Setup
-from coloctl.chaos.faults.processes import Signalled, hold
+from coloctl.chaos.faults.fault import Setup, TargetNode
+from coloctl.chaos.faults.processes import SignalledBeside
 from coloctl.chaos.faults.wrapping import wrapped
 from coloctl.chaos.scenario.tables import Params
 from coloctl.host.process import command_line
@@ -21,11 +21,9 @@ from coloctl.host.process import command_line
 SCRIPT = 'setsid --wait {program} "$@"; exit $?'
 
 
-@contextlib.contextmanager
-def prepare(setup: Setup) -> Iterator[None]:
+def prepare(setup: Setup) -> AbstractContextManager[None]:
     """Wrap the pair's QEMU in a script that waits for the QEMU that it has started."""
-    with wrapped(setup, "site", SCRIPT, 'exec {program} "$@"'):
-        yield
+    return wrapped(setup, "site", SCRIPT)
 
 
 def _ancestors(pid: int) -> Iterator[int]:
@@ -35,27 +33,17 @@ def _ancestors(pid: int) -> Iterator[int]:
         yield pid
 
 
-class ScriptKilled(Signalled[Params]):
-    """The script that has started a QEMU is killed; the QEMU lives."""
+class ScriptKilled(SignalledBeside[Params]):
+    """A killed script that had started a QEMU; the QEMU lives."""
 
     kind = "script-killed"
-    targets = NODES
     prepare = prepare
     number = signal.SIGKILL
+    missing = "nothing stands in front of the QEMU of node {}"
 
-    def begin(self) -> Injected:
-        """Kill every process between the supervisor and the QEMU of the target, not the QEMU."""
-        node = self.pair.node(self.target)
+    def pids(self, node: TargetNode) -> Iterator[int]:
+        """Find every process between the supervisor and the QEMU, by the script that it runs."""
         script = str(self.pair.home / "wrapped-site")
-        in_front = _ancestors(node.pid)
-        held = hold(pid for pid in in_front if any(script in word for word in command_line(pid)))
-        if not held:
-            raise NothingToHit(f"nothing stands in front of the QEMU of node {node.name}")
-        return Injected(self.send(held), (node.name,), node.role)
-
-    def lived_on(self) -> bool | None:
-        """Return None: the QEMU was spared on purpose."""
-        return None
-
-
-FAULTS = (ScriptKilled,)
+        for pid in _ancestors(node.pid):
+            if any(script in word for word in command_line(pid)):
+                yield pid

@@ -1,30 +1,27 @@
 """Act as another local user on the pair's hosts: take ports, write half, flood the beacon.
 
-Registered in `chaos.faults`; reads the ports from `pairfile`. The stranger is the user with the
-number 65534, by setresuid in a `child` of this run. It counts its gains, and prints them when it
-leaves: they are the result of the fault, which the check `stranger_got_nothing` reads.
+Registered in `chaos.faults`. The stranger is the user with the number 65534, by setresuid in a
+`child` of this run. It counts its gains, and prints them when it leaves: they are the result of the
+fault, which the check `stranger_got_nothing` reads.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
-from coloctl import pairfile
 from coloctl.chaos.evidence.records import FaultResult, StrangerGains
-from coloctl.chaos.faults.child import Child
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.chaos.faults.child import ActedByChild
+from coloctl.chaos.faults.fault import Injected
 from coloctl.chaos.scenario.tables import Params
 from coloctl.model.pair import NODES
 from coloctl.model.wires import Wires
 
 NOBODY = 65534
-#: How long the stranger may take to print its gains, seconds.
-PATIENCE_S = 5.0
 
 #: Tries each address again and again and holds what it gets; on an export half a write as well.
 #: Its last line on stdout is how many times it got each thing.
@@ -83,18 +80,17 @@ class StrangerParams(Params):
     datagrams: int = Field(default=4000, ge=0, le=100_000)
 
 
-class StrangerFault(Fault[StrangerParams]):
-    """Another local user tries the ports of the pair, and floods its beacons, until healed."""
+class StrangerFault(ActedByChild[StrangerParams]):
+    """Another local user who tries the ports of the pair and floods its beacons, until healed."""
 
     kind = "stranger"
     targets = NODES
     params = StrangerParams
-    lasting = True
-    _child: Child | None = None
+    missing = "there is no other user here"
 
     def begin(self) -> Injected:
         """Start the stranger on the host of the target; it tries the ports of both nodes."""
-        pair = pairfile.load(self.pair.home / f"{self.pair.name}.toml")
+        pair = self.pair.spec()
         ports = tuple(Wires(pair, Path("/")).ports())
         at = [pair.nodes[node].address for node in NODES]
         addresses = [[address, port] for address in at for port in ports]
@@ -103,24 +99,15 @@ class StrangerFault(Fault[StrangerParams]):
         given = json.dumps([addresses, exports, beacons, self.given.datagrams, NOBODY])
         role = "host-a" if self.target == "a" else "host-b"
         argv = [sys.executable, "-I", "-c", PROGRAM, given]
-        self._child = Child.begin(self.pair.lab, role, argv)
-        if self._child is None:
-            raise NothingToHit("there is no other user here")
-        return Injected(time.monotonic(), note=f"on {role}")
-
-    def heal(self) -> None:
-        """End the stranger."""
-        if self._child is not None:
-            self._child.end(PATIENCE_S)
+        return Injected(
+            self.start(partial(self.pair.lab.popen, where=role), argv), note=f"on {role}"
+        )
 
     def result(self) -> FaultResult:
         """Return the gains of the stranger, once it has left."""
-        if self._child is None or self._child.output is None:
+        if self.output is None:
             return ""
         try:
-            return StrangerGains(**json.loads(self._child.output))
+            return StrangerGains(**json.loads(self.output))
         except ValueError:
             return "it never reported what it got"
-
-
-FAULTS = (StrangerFault,)

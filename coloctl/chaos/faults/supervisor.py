@@ -19,8 +19,10 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar, Literal
 
 from coloctl.chaos.faults import outlet, wallclock
@@ -29,77 +31,73 @@ from coloctl.chaos.scenario.tables import Params
 
 #: Beside the pair file; its contents belong to this run.
 FOLDER = "inside"
-CLOCK, READER = "clock-offset", "reader"
 #: These words are on the command line of a supervisor, and of nothing that it starts.
 SUPERVISOR = ("coloctl.cli.main", "run")
 
 _BEGIN = """import sys
 if all(word in sys.orig_argv for word in {words!r}):
-    __import__("runpy").run_path({program!r}, run_name="__main__")
+    __import__("runpy").run_path({program!r})["begin"]({file!r})
 """
 
 
-@contextlib.contextmanager
-def inside(setup: Setup, program: str, variable: str, file: Path) -> Iterator[None]:
-    """Make each supervisor run the file ``program``, and find ``file`` through ``variable``.
+def order_of(program: ModuleType, home: Path) -> Path:
+    """Return the file of a run that ``program`` obeys."""
+    return home / FOLDER / Path(str(program.__file__)).stem
 
-    ``file`` lies in `FOLDER` of the run's home, which is made here and removed afterwards.
-    """
+
+@contextlib.contextmanager
+def inside(program: ModuleType, setup: Setup) -> Iterator[None]:
+    """Make each supervisor of the run begin with ``program``, which obeys a file of the run."""
+    file = order_of(program, setup.home)
     folder = file.parent
     folder.mkdir(exist_ok=True)
     try:
+        program.write(file, program.USUAL)
         with (folder / "sitecustomize.py").open("a") as begin:
-            begin.write(_BEGIN.format(words=SUPERVISOR, program=program))
+            given = {"program": program.__file__, "file": str(file)}
+            begin.write(_BEGIN.format(words=SUPERVISOR, **given))
         others = setup.environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")
         if str(folder) not in others.split(os.pathsep):
             places = [str(folder), *([others] if others else [])]
             setup.environment["PYTHONPATH"] = os.pathsep.join(places)
-        setup.environment[variable] = str(file)
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def shiftable_clock(setup: Setup) -> Iterator[None]:
-    """Prepare a wall clock that can jump for the supervisors; it is right until then."""
-    file = setup.home / FOLDER / CLOCK
-    with inside(setup, wallclock.__file__, wallclock.VARIABLE, file):
-        wallclock.write(file, 0.0)
-        yield
-
-
-@contextlib.contextmanager
-def output_pipe(setup: Setup) -> Iterator[None]:
-    """Route the output of the run's supervisors through a pipe, which is read for now."""
-    file = setup.home / FOLDER / READER
-    with inside(setup, outlet.__file__, outlet.VARIABLE, file):
-        file.write_text(outlet.READS)
-        yield
+#: Prepares a wall clock that can jump for the supervisors; it is right until then.
+shiftable_clock = partial(inside, wallclock)
+#: Routes the output of the run's supervisors through a pipe, which is read for now.
+output_pipe = partial(inside, outlet)
 
 
 class InsideSupervisor(Fault[P]):
-    """A file that a supervisor obeys is changed; the base of several kinds."""
+    """An order to the program that a supervisor began with; the base of several kinds."""
 
     targets = ("supervisor",)
     lasting = True
-    name: ClassVar[str]
+    program: ClassVar[ModuleType]
     missing: ClassVar[str]
 
-    def change(self, write: Callable[[Path], object], note: str) -> Injected:
-        """Write the file of this run; raises `NothingToHit` where nothing was prepared."""
-        file = self.pair.home / FOLDER / self.name
+    def order(self) -> tuple[object, str]:
+        """Return the order to the program, and a note."""
+        raise NotImplementedError
+
+    def begin(self) -> Injected:
+        """Write the order; raises `NothingToHit` where nothing was prepared."""
+        file = order_of(self.program, self.pair.home)
         if not file.exists():
             raise NothingToHit(self.missing)
+        order, note = self.order()
         at_s = time.monotonic()
-        write(file)
+        self.program.write(file, order)
         return Injected(at_s, note=note)
 
-    def restore(self, write: Callable[[Path], object]) -> None:
+    def heal(self) -> None:
         """Write the file as it was, while the run still has it."""
-        file = self.pair.home / FOLDER / self.name
+        file = order_of(self.program, self.pair.home)
         if file.exists():
-            write(file)
+            self.program.write(file, self.program.USUAL)
 
 
 class ClockJumpParams(Params):
@@ -109,22 +107,16 @@ class ClockJumpParams(Params):
 
 
 class ClockJump(InsideSupervisor[ClockJumpParams]):
-    """The supervisor's wall clock is wrong, until it is healed."""
+    """A wrong wall clock of the supervisor, until it is healed."""
 
     kind = "clock-jump"
     params = ClockJumpParams
     prepare = shiftable_clock
-    name = CLOCK
+    program: ClassVar[ModuleType] = wallclock
     missing = "the supervisor's clock was not prepared to jump"
 
-    def begin(self) -> Injected:
-        """Shift the clock."""
-        seconds = self.given.seconds
-        return self.change(lambda file: wallclock.write(file, seconds), f"by {seconds:g} s")
-
-    def heal(self) -> None:
-        """Set the clock right again."""
-        self.restore(lambda file: wallclock.write(file, 0.0))
+    def order(self) -> tuple[object, str]:
+        return self.given.seconds, f"by {self.given.seconds:g} s"
 
 
 class ReaderGoneParams(Params):
@@ -134,22 +126,13 @@ class ReaderGoneParams(Params):
 
 
 class ReaderGone(InsideSupervisor[ReaderGoneParams]):
-    """The reader of the supervisor's output has gone, or is asleep until it is healed."""
+    """A reader of the supervisor's output that has gone, or sleeps until it is healed."""
 
     kind = "reader-gone"
     params = ReaderGoneParams
     prepare = output_pipe
-    name = READER
+    program: ClassVar[ModuleType] = outlet
     missing = "the supervisor's output is no pipe of this run"
 
-    def begin(self) -> Injected:
-        """Order the reader to go, or to sleep."""
-        how = self.given.how
-        return self.change(lambda file: file.write_text(how), how)
-
-    def heal(self) -> None:
-        """Read again; a pipe that was broken stays broken."""
-        self.restore(lambda file: file.write_text(outlet.READS))
-
-
-FAULTS = (ClockJump, ReaderGone)
+    def order(self) -> tuple[object, str]:
+        return self.given.how, self.given.how

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import datetime
 import mmap
-import os
 import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Names the file that holds how far the clock is off.
-VARIABLE = "COLOCTL_CHAOS_CLOCK"
-#: Seconds, as one double.
+#: Seconds that the clock is off, as one double.
 OFFSET = struct.Struct("=d")
+USUAL = 0.0
 
 
 def write(file: Path, seconds: float) -> None:
@@ -82,12 +80,8 @@ def _shifted(real: Any, now: Callable[[], float]) -> Any:
     return Shifted
 
 
-def begin() -> None:
-    """Shift the clock by the file that the environment names."""
-    with Path(os.environ[VARIABLE]).open("rb") as opened:
+def begin(file: str) -> None:
+    """Shift the clock of this process by what ``file`` holds."""
+    with Path(file).open("rb") as opened:
         seen = mmap.mmap(opened.fileno(), OFFSET.size, prot=mmap.PROT_READ)
     shift(lambda: float(OFFSET.unpack_from(seen)[0]))
-
-
-if __name__ == "__main__":
-    begin()

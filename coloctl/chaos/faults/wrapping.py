@@ -15,19 +15,19 @@ from coloctl.chaos.faults.fault import Setup
 
 
 @contextlib.contextmanager
-def wrapped(setup: Setup, name: str, qemu: str, tool: str) -> Iterator[None]:
+def wrapped(setup: Setup, name: str, qemu: str) -> Iterator[None]:
     """Replace the pair's QEMU by a shell script that ends with the text ``qemu``.
 
-    The ``qemu-img`` beside it becomes one that ends with ``tool``. ``{program}`` in both stands for
-    the program that was there before. The scripts name the programs that they wrap, so results that
-    coloctl keeps of a binary are dropped when that changes. Wrappings may be nested.
+    ``{program}`` in it stands for the program that was there before; the ``qemu-img`` beside it
+    becomes a script that runs the other. The scripts name the programs that they wrap, so results
+    that coloctl keeps of a binary are dropped when that changes. Wrappings may be nested.
     """
     before = setup.qemu
     folder = setup.home / f"wrapped-{name}"
     folder.mkdir()
     setup.qemu = _script(folder / before.name, qemu, before.absolute())
     if (image_tool := before.with_name("qemu-img")).exists():
-        _script(folder / image_tool.name, tool, image_tool.absolute())
+        _script(folder / image_tool.name, 'exec {program} "$@"', image_tool.absolute())
     try:
         yield
     finally:

@@ -273,7 +273,7 @@ def test_an_operator_waits_in_a_thread_and_his_refusal_is_kept() -> None:
 class ThisMachine:
     """A lab whose hosts are this machine, as far as a child of a fault sees it."""
 
-    def popen(self, argv: list[str], role: str, **given: Any) -> subprocess.Popen[str]:
+    def popen(self, argv: list[str], **given: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(argv, **given)
 
 
@@ -285,7 +285,7 @@ def test_a_stranger_counts_the_connections_that_it_gets() -> None:
         name = f"a connection to port {door.getsockname()[1]}"
         given = json.dumps([[list(door.getsockname())], [], [], 0, stranger.NOBODY])
         argv = [sys.executable, "-I", "-c", stranger.PROGRAM, given]
-        fault._child = Child.begin(cast("Lab", ThisMachine()), "host-a", argv)
+        fault._child = Child.begin(ThisMachine().popen, argv)
         door.accept()[0].close()
         fault.heal()
     gains = fault.result()
@@ -328,12 +328,11 @@ def test_a_starved_process_is_nice_until_it_is_healed_and_may_have_ended_meanwhi
 
 
 def test_requests_by_kind_are_those_of_blkdebug() -> None:
-    made = disks.error_filter("x", disks.DiskErrorParams(errno="ENOSPC", on="all")).node("file")
+    made = disks.DiskErrorParams(errno="ENOSPC", on="all").filter("x").node("file")
     kinds = {rule["iotype"] for rule in made["inject-error"]}
     assert kinds == {"read", "write", "write-zeroes", "discard"}
     assert {rule["errno"] for rule in made["inject-error"]} == {28}
-    slow = disks.slow_filter("x", disks.DiskSlowParams(bytes_per_s=0, iops=3))
+    slow = disks.DiskSlowParams(bytes_per_s=0, iops=3).filter("x")
     assert slow.helper is not None and slow.helper["limits"] == {"iops-total": 3}
-    assert replace(disks.FilterPosition("p", "raw", "f", ""), backing="b").reopened_on("g")[
-        "options"
-    ] == [{"driver": "raw", "node-name": "p", "file": "g", "backing": "b"}]
+    options = {"driver": "raw", "node-name": "p", "file": "g", "backing": "b"}
+    assert disks.FilterPosition("p", "raw", "f", "b").reopened_on("g") == options

@@ -128,7 +128,6 @@ def test_a_secondary_that_loads_a_checkpoint_is_asked_again() -> None:
 @pytest.mark.parametrize(
     ("registers", "how", "said"),
     [
-        (REGISTERS, "gently", "how is one of machine-check, memory, spin"),
         ("IDT=     0000000000000000 000003ff", "spin", "has no interrupt table yet"),
         ("", "spin", "has no interrupt table yet"),
     ],
