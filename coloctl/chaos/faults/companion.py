@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from coloctl import paths
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.colo import registry
 from coloctl.model.pair import NODES, PairSpec
@@ -51,10 +51,10 @@ def _harm(path: Path, how: str) -> None:
         path.write_bytes(b"" if how == "emptied" else b"\0" * 4096)
 
 
+@fault("companion-harmed")
 class CompanionHarmed(Fault[CompanionParams]):
     """A lost, empty or garbled record of a node's disks."""
 
-    kind = "companion-harmed"
     targets = NODES
     params = CompanionParams
 

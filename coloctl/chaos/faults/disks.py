@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, PairUnderTest
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, PairUnderTest, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError, NoSuchPair
 
@@ -236,15 +236,15 @@ class DiskFilter(Fault[L]):
             _patiently(self._take_out)
 
 
+@fault("disk-error")
 class DiskError(DiskFilter[DiskErrorParams]):
     """Requests to one file of a disk that fail, until it is healed."""
 
-    kind = "disk-error"
     params = DiskErrorParams
 
 
+@fault("disk-slow")
 class DiskSlow(DiskFilter[DiskSlowParams]):
     """A file of a disk that serves few requests or bytes per second, until it is healed."""
 
-    kind = "disk-slow"
     params = DiskSlowParams

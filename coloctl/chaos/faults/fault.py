@@ -188,6 +188,23 @@ class Fault(Generic[P]):
         """Release what watches the target; called once, at the end of the run."""
 
 
+#: All kinds of faults by name; importing a module of this package registers its kinds.
+FAULTS: dict[str, type[Fault[Any]]] = {}
+
+F = TypeVar("F", bound=type[Fault[Any]])
+
+
+def fault(kind: str) -> Callable[[F], F]:
+    """Register a class as the fault of that kind."""
+
+    def register(made: F) -> F:
+        made.kind = kind
+        FAULTS[kind] = made
+        return made
+
+    return register
+
+
 def build(
     kinds: Mapping[str, type[Fault[Any]]],
     pair: PairUnderTest,

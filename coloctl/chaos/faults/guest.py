@@ -12,7 +12,7 @@ import time
 from typing import ClassVar
 
 from coloctl.chaos.faults.child import ActedByChild
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.lab import layout
 
@@ -54,28 +54,32 @@ class GuestOrder(Fault[Params]):
         return Injected(at_s)
 
 
+@fault("guest-reboot")
 class GuestReboot(GuestOrder):
     """A reboot of the guest in order."""
 
-    kind, order = "guest-reboot", "reboot"
+    order = "reboot"
 
 
+@fault("guest-reset")
 class GuestReset(GuestOrder):
     """A reset of the guest at once."""
 
-    kind, order = "guest-reset", "reset"
+    order = "reset"
 
 
+@fault("guest-poweroff")
 class GuestPoweroff(GuestOrder):
     """A guest that powers itself off."""
 
-    kind, order = "guest-poweroff", "poweroff"
+    order = "poweroff"
 
 
+@fault("guest-panic")
 class GuestPanic(GuestOrder):
     """A panic of the guest's kernel."""
 
-    kind, order = "guest-panic", "panic"
+    order = "panic"
 
 
 #: Makes redis write lines to the guest's console, for as long as its standard input is open; prints
@@ -101,10 +105,10 @@ print(written)
 """
 
 
+@fault("console-flood")
 class ConsoleFlood(ActedByChild[Params]):
     """A guest that writes to its console as fast as it may, until it is healed."""
 
-    kind = "console-flood"
     targets = ("guest",)
     patience_s = 30.0
     missing = "the guest did not answer"

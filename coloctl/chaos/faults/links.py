@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import LabError
 from coloctl.lab.impairment import Impairment
@@ -180,26 +180,26 @@ class WireFault(Fault[P]):
             self._link.clear()
 
 
+@fault("cut")
 class Cut(WireFault[CutParams]):
     """A wire that no frame passes.
 
     In silence, unless the plug is pulled.
     """
 
-    kind = "cut"
     params = CutParams
 
     def impair(self, link: Link, end: str | None) -> None:
         link.cut(carrier=self.given.carrier)
 
 
+@fault("cut-one-way")
 class CutOneWay(WireFault[CutOneWayParams]):
     """A wire on which the frames that one side sends vanish.
 
     Frames that are sent to it arrive.
     """
 
-    kind = "cut-one-way"
     params = CutOneWayParams
 
     def sender(self) -> Sender | None:
@@ -209,13 +209,13 @@ class CutOneWay(WireFault[CutOneWayParams]):
         link.cut(sender=end)
 
 
+@fault("cut-service")
 class CutService(Fault[CutServiceParams]):
     """A service of the pair that is cut on the replication wire.
 
     Its packets vanish at both hosts, also in connections that stand already.
     """
 
-    kind = "cut-service"
     targets = ("replication",)
     params = CutServiceParams
     lasting = True
@@ -242,36 +242,36 @@ class _Impair(WireFault[Impaired]):
         link.impair(self.given.impairment(), sender=end)
 
 
+@fault("loss")
 class Loss(_Impair):
     """Frames that are lost by chance."""
 
-    kind = "loss"
     params = LossParams
 
 
+@fault("delay")
 class Delay(_Impair):
     """Frames that come later."""
 
-    kind = "delay"
     params = DelayParams
 
 
+@fault("reorder")
 class Reorder(_Impair):
     """Some frames that overtake others."""
 
-    kind = "reorder"
     params = ReorderParams
 
 
+@fault("bandwidth")
 class Bandwidth(_Impair):
     """A wire that carries so many kbit a second."""
 
-    kind = "bandwidth"
     params = BandwidthParams
 
 
+@fault("flap")
 class Flap(_Impair):
     """A wire that carries, then does not, in turns."""
 
-    kind = "flap"
     params = FlapParams

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from coloctl.chaos.faults.burners import burners
 from coloctl.chaos.faults.child import ActedByChild
-from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, fault
 from coloctl.chaos.faults.processes import HeldProcess
 from coloctl.chaos.scenario.tables import Params
 
@@ -105,10 +105,10 @@ def spare_mib() -> int:
     return max(0, min(free, default=0) - SPARE_MIB)
 
 
+@fault("cpu-starvation")
 class CpuStarvation(Fault[CpuStarvationParams]):
     """Other processes that want the processors before the target, until it is healed."""
 
-    kind = "cpu-starvation"
     targets = (*NODES, "both", "machine")
     params = CpuStarvationParams
     lasting = True
@@ -131,13 +131,13 @@ class CpuStarvation(Fault[CpuStarvationParams]):
             self._work.close()
 
 
+@fault("memory-pressure")
 class MemoryPressure(ActedByChild[MemoryPressureParams]):
     """A process that holds and uses memory others would like, until it is healed.
 
     It is the first that would be killed for memory.
     """
 
-    kind = "memory-pressure"
     targets = ("machine",)
     params = MemoryPressureParams
     missing = "the memory could not be held"

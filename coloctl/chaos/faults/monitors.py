@@ -15,7 +15,7 @@ from typing import Literal
 
 from coloctl import procfs
 from coloctl.chaos.faults import monitor_proxy
-from coloctl.chaos.faults.fault import Setup, TargetNode
+from coloctl.chaos.faults.fault import Setup, TargetNode, fault
 from coloctl.chaos.faults.processes import SignalledBeside
 from coloctl.chaos.faults.wrapping import wrapped
 from coloctl.chaos.scenario.tables import Params
@@ -37,10 +37,10 @@ def prepare(setup: Setup) -> AbstractContextManager[None]:
     return wrapped(setup, "monitors", f'exec {proxied} {{program}} "$@"')
 
 
+@fault("monitor-hang")
 class MonitorHang(SignalledBeside[MonitorHangParams]):
     """Monitors of a QEMU that do not answer, until it is healed."""
 
-    kind = "monitor-hang"
     params = MonitorHangParams
     lasting = True
     prepare = prepare

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Fault, Injected
+from coloctl.chaos.faults.fault import Fault, Injected, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError
 
@@ -29,13 +29,13 @@ class OperatorParams(Params):
     arguments: Mapping[str, Any] = Field(default_factory=dict)
 
 
+@fault("operator")
 class Operator(Fault[OperatorParams]):
     """A request of an operator.
 
     Healing waits for the supervisor's answer, which is the result.
     """
 
-    kind = "operator"
     targets = ("pair",)
     params = OperatorParams
     lasting = True

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from typing import ClassVar
 
-from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, P, TargetNode
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, P, TargetNode, fault
 from coloctl.chaos.scenario.tables import Params
 
 
@@ -112,21 +112,21 @@ class _NodeSignalled(Signalled[Params]):
         return Injected(at_s, tuple(node.name for node in nodes), role)
 
 
+@fault("kill")
 class Kill(_NodeSignalled):
     """A process that is killed.
 
     By SIGKILL, as a machine that loses its power.
     """
 
-    kind = "kill"
     number = signal.SIGKILL
 
 
+@fault("freeze")
 class Freeze(_NodeSignalled):
     """A process that stands still, until it is healed.
 
     By SIGSTOP until a SIGCONT, as a machine that hangs and comes back.
     """
 
-    kind = "freeze"
     lasting = True

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, Setup, environment_set
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, Setup, environment_set, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import LabError
 from coloctl.lab.kernel import MNT_DETACH, call
@@ -127,10 +127,10 @@ class Filled(Fault[RoomParams]):
             (folder / BALLAST).unlink(missing_ok=True)
 
 
+@fault("filesystem-full")
 class FilesystemFull(Filled):
     """No room where state and journal lie, until it is healed."""
 
-    kind = "filesystem-full"
     targets = ("state",)
     prepare = small_state
 
@@ -142,10 +142,10 @@ class FilesystemFull(Filled):
         return self.fill([folder])
 
 
+@fault("images-full")
 class ImagesFull(Filled):
     """No room where a node's images and overlays lie, until it is healed."""
 
-    kind = "images-full"
     targets = (*NODES, "both")
     prepare = small_images
 

@@ -31,6 +31,7 @@ from coloctl.chaos.faults.fault import (
     NothingToHit,
     PairUnderTest,
     TargetNode,
+    fault,
 )
 from coloctl.chaos.scenario.tables import Params
 from coloctl.clock import Deadline
@@ -137,10 +138,10 @@ def _damage(guest: GuestMemory, how: str, share: float) -> Callable[[], None] | 
     return replace
 
 
+@fault("ruin")
 class Ruin(Fault[RuinParams]):
     """Corruption of the secondary's guest in its memory, until it is healed."""
 
-    kind = "ruin"
     targets = ("secondary",)
     params = RuinParams
     lasting = True

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from coloctl import procfs
-from coloctl.chaos.faults.fault import Setup, TargetNode
+from coloctl.chaos.faults.fault import Setup, TargetNode, fault
 from coloctl.chaos.faults.processes import SignalledBeside
 from coloctl.chaos.faults.wrapping import wrapped
 from coloctl.chaos.scenario.tables import Params
@@ -33,10 +33,10 @@ def _ancestors(pid: int) -> Iterator[int]:
         yield pid
 
 
+@fault("script-killed")
 class ScriptKilled(SignalledBeside[Params]):
     """A killed script that had started a QEMU; the QEMU lives."""
 
-    kind = "script-killed"
     prepare = prepare
     number = signal.SIGKILL
     missing = "nothing stands in front of the QEMU of node {}"

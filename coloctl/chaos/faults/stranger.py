@@ -16,7 +16,7 @@ from pydantic import Field
 
 from coloctl.chaos.evidence.records import FaultResult, StrangerGains
 from coloctl.chaos.faults.child import ActedByChild
-from coloctl.chaos.faults.fault import Injected
+from coloctl.chaos.faults.fault import Injected, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.model.pair import NODES
 from coloctl.model.wires import Wires
@@ -80,10 +80,10 @@ class StrangerParams(Params):
     datagrams: int = Field(default=4000, ge=0, le=100_000)
 
 
+@fault("stranger")
 class StrangerFault(ActedByChild[StrangerParams]):
     """Another local user who tries the ports of the pair and floods its beacons, until healed."""
 
-    kind = "stranger"
     targets = NODES
     params = StrangerParams
     missing = "there is no other user here"

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import ClassVar, Literal
 
 from coloctl.chaos.faults import outlet, wallclock
-from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P, Setup
+from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P, Setup, fault
 from coloctl.chaos.scenario.tables import Params
 
 #: Beside the pair file; its contents belong to this run.
@@ -106,10 +106,10 @@ class ClockJumpParams(Params):
     seconds: float = 3600.0
 
 
+@fault("clock-jump")
 class ClockJump(InsideSupervisor[ClockJumpParams]):
     """A wrong wall clock of the supervisor, until it is healed."""
 
-    kind = "clock-jump"
     params = ClockJumpParams
     prepare = shiftable_clock
     program: ClassVar[ModuleType] = wallclock
@@ -125,10 +125,10 @@ class ReaderGoneParams(Params):
     how: Literal["gone", "asleep"] = "gone"
 
 
+@fault("reader-gone")
 class ReaderGone(InsideSupervisor[ReaderGoneParams]):
     """A reader of the supervisor's output that has gone, or sleeps until it is healed."""
 
-    kind = "reader-gone"
     params = ReaderGoneParams
     prepare = output_pipe
     program: ClassVar[ModuleType] = outlet
