@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 #: The orders for the reader.
-USUAL, ASLEEP, GONE = "reads", "asleep", "gone"
+READS, ASLEEP, GONE = "reads", "asleep", "gone"
 LOOK_S = 0.05
 #: The least that Linux makes of a pipe.
 PIPE_BYTES = 4096
@@ -70,7 +70,7 @@ def _order(file: Path) -> str:
     try:
         return file.read_text()
     except OSError:
-        return USUAL
+        return READS
 
 
 def begin(file: str) -> None:

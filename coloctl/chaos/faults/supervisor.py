@@ -19,11 +19,10 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from coloctl.chaos.faults import outlet, wallclock
 from coloctl.chaos.faults.fault import Fault, Injected, NothingToHit, P, Setup, fault
@@ -35,27 +34,38 @@ FOLDER = "inside"
 SUPERVISOR = ("coloctl.cli.main", "run")
 
 _BEGIN = """import sys
-if all(word in sys.orig_argv for word in {words!r}):
-    __import__("runpy").run_path({program!r})["begin"]({file!r})
+if all(word in sys.orig_argv for word in {!r}):
+    __import__("runpy").run_path({!r})[{!r}]({!r})
 """
 
 
-def order_of(program: ModuleType, home: Path) -> Path:
-    """Return the file of a run that ``program`` obeys."""
-    return home / FOLDER / Path(str(program.__file__)).stem
+class InsideProgram(NamedTuple):
+    """A program that a supervisor begins with: a function of ``path``, which obeys a file."""
+
+    path: str
+    begin: str
+    write: Callable[[Path, Any], None]
+    usual: float | str
+
+    def file(self, home: Path) -> Path:
+        """Return the file of a run that the program obeys."""
+        return home / FOLDER / Path(self.path).stem
+
+
+CLOCK = InsideProgram(wallclock.__file__, wallclock.begin.__name__, wallclock.write, 0.0)
+READER = InsideProgram(outlet.__file__, outlet.begin.__name__, outlet.write, outlet.READS)
 
 
 @contextlib.contextmanager
-def inside(program: ModuleType, setup: Setup) -> Iterator[None]:
+def inside(program: InsideProgram, setup: Setup) -> Iterator[None]:
     """Make each supervisor of the run begin with ``program``, which obeys a file of the run."""
-    file = order_of(program, setup.home)
+    file = program.file(setup.home)
     folder = file.parent
     folder.mkdir(exist_ok=True)
     try:
-        program.write(file, program.USUAL)
+        program.write(file, program.usual)
         with (folder / "sitecustomize.py").open("a") as begin:
-            given = {"program": program.__file__, "file": str(file)}
-            begin.write(_BEGIN.format(words=SUPERVISOR, **given))
+            begin.write(_BEGIN.format(SUPERVISOR, program.path, program.begin, str(file)))
         others = setup.environment.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")
         if str(folder) not in others.split(os.pathsep):
             places = [str(folder), *([others] if others else [])]
@@ -66,9 +76,9 @@ def inside(program: ModuleType, setup: Setup) -> Iterator[None]:
 
 
 #: Prepares a wall clock that can jump for the supervisors; it is right until then.
-shiftable_clock = partial(inside, wallclock)
+shiftable_clock = partial(inside, CLOCK)
 #: Routes the output of the run's supervisors through a pipe, which is read for now.
-output_pipe = partial(inside, outlet)
+output_pipe = partial(inside, READER)
 
 
 class InsideSupervisor(Fault[P]):
@@ -76,7 +86,7 @@ class InsideSupervisor(Fault[P]):
 
     targets = ("supervisor",)
     lasting = True
-    program: ClassVar[ModuleType]
+    program: ClassVar[InsideProgram]
     missing: ClassVar[str]
 
     def order(self) -> tuple[object, str]:
@@ -85,7 +95,7 @@ class InsideSupervisor(Fault[P]):
 
     def begin(self) -> Injected:
         """Write the order; raises `NothingToHit` where nothing was prepared."""
-        file = order_of(self.program, self.pair.home)
+        file = self.program.file(self.pair.home)
         if not file.exists():
             raise NothingToHit(self.missing)
         order, note = self.order()
@@ -95,9 +105,9 @@ class InsideSupervisor(Fault[P]):
 
     def heal(self) -> None:
         """Write the file as it was, while the run still has it."""
-        file = order_of(self.program, self.pair.home)
+        file = self.program.file(self.pair.home)
         if file.exists():
-            self.program.write(file, self.program.USUAL)
+            self.program.write(file, self.program.usual)
 
 
 class ClockJumpParams(Params):
@@ -112,7 +122,7 @@ class ClockJump(InsideSupervisor[ClockJumpParams]):
 
     params = ClockJumpParams
     prepare = shiftable_clock
-    program: ClassVar[ModuleType] = wallclock
+    program = CLOCK
     missing = "the supervisor's clock was not prepared to jump"
 
     def order(self) -> tuple[object, str]:
@@ -131,7 +141,7 @@ class ReaderGone(InsideSupervisor[ReaderGoneParams]):
 
     params = ReaderGoneParams
     prepare = output_pipe
-    program: ClassVar[ModuleType] = outlet
+    program = READER
     missing = "the supervisor's output is no pipe of this run"
 
     def order(self) -> tuple[object, str]:

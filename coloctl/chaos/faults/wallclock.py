@@ -17,7 +17,6 @@ from typing import Any
 
 #: Seconds that the clock is off, as one double.
 OFFSET = struct.Struct("=d")
-USUAL = 0.0
 
 
 def write(file: Path, seconds: float) -> None:
