@@ -21,7 +21,6 @@ from coloctl.errors import DeadlineMissed, PreconditionFailed, Unreachable
 from coloctl.model.answers import (
     Change,
     CheckpointTaken,
-    PastFailovers,
     PauseAnswer,
     SettingsChanged,
 )
@@ -100,12 +99,8 @@ class Acts:
         document: Document = self._ask("query-dump")
         return document
 
-    def history(self) -> PastFailovers:
-        """List every failover, oldest first, and count the damaged lines of the record."""
-        return PastFailovers.from_json(self.history_document())
-
     def history_document(self) -> Document:
-        """Return the history as the supervisor sent it: ``failovers`` and ``unreadable``."""
+        """Return the document of `model.answers.PastFailovers`, as the supervisor sent it."""
         past: Document = self._ask("query-history")
         return past
 

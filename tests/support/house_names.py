@@ -54,7 +54,7 @@ def _kills(within: ast.AST, function: str) -> Iterator[tuple[str, int]]:
 NAMED_OUTSIDE: Mapping[str, str] = {}
 
 #: Definitions whose callers are being written.
-NAMED_SOON = frozenset({"coloctl.bench.document.checks", "coloctl.model.bounds.bounds"})
+NAMED_SOON = frozenset({"coloctl.bench.document.checks"})
 
 #: Rooms for the programs of users and for pytest.
 PUBLIC = frozenset({"api", "pytest_plugin"})

@@ -1,7 +1,7 @@
 """Define the verb `explain`: why the state is what it is, and what would happen next.
 
-Asks through `cli.reach` and reads the answer by `control.acts`; `supervisor.evidence` makes it with
-the supervisor's own rules.
+Asks through `cli.reach` and draws a value of `model.explanation`; `supervisor.evidence` makes it
+with the supervisor's own rules.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from coloctl.cli import reach
 from coloctl.cli.options import format_option, pair_argument
 from coloctl.cli.views import plain
 from coloctl.cli.views.plain import clock, sentence
-from coloctl.control.acts import read
 from coloctl.model.explanation import Explanation, PathShown, TriggerShown
 from coloctl.model.protection import Protection
 from coloctl.model.strangers import summary
@@ -48,13 +47,13 @@ def explain(pair: str, form: str) -> None:
     would run the guest. The supervisor's own rules give these answers.
     """
     with reach.acts(pair) as acts:
-        document = acts.explanation_document()
-    if form == "json":
-        plain.print_json({"schema": SCHEMA, **document})
-        return
+        if form == "json":
+            plain.print_json({"schema": SCHEMA, **acts.explanation_document()})
+            return
+        shown = acts.explanation()
     from coloctl.cli.views import render
 
-    render.console().print(drawn(read(Explanation, document)))
+    render.console().print(drawn(shown))
 
 
 def drawn(shown: Explanation) -> RenderableType:
