@@ -1,6 +1,6 @@
 """Give the least and the most that a number in a pair's description may be.
 
-Used by `model.pair` at the fields themselves; `pairfile.tables` and `model.tuning` read them there.
+Used by `model.pair` at the fields themselves; `pairfile.keys` and `model.tuning` read them there.
 
 Invariant: a bound stands once, at its field. The standard library alone reads it: pydantic, which
 checks pair files, would cost `coloctl status` 40 ms.

@@ -1,7 +1,7 @@
 """Describe one pair as its operator asked for it; frozen values.
 
 Used by every layer. `pairfile/` makes a `PairSpec` from a pair file, and takes the keys, defaults
-and bounds of the file's tables from these classes (`pairfile.tables`). A field's docstring is what
+and bounds of the file's tables from these classes (`pairfile.keys`). A field's docstring is what
 editors show for its key, a class's for its table.
 
 Invariant: a key, its default and its bounds stand here and nowhere else, and so do the ports that

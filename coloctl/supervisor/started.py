@@ -11,12 +11,13 @@ user alone: they hold the passwords of fence agents.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from coloctl import pairfile, wholefile
 from coloctl.colo.ground import Facts
 from coloctl.errors import PreconditionFailed
+from coloctl.model.dialect import Dialect
 from coloctl.model.pair import PairSpec
 from coloctl.model.revive import revive
 
@@ -26,13 +27,15 @@ PAIR_FILE = "pair.toml"
 #: A symbolic link to the pair file itself.
 SOURCE = "source"
 
+_ASKED = {one.name for one in fields(Dialect)}
+
 
 @dataclass(frozen=True)
 class Started:
     """A pair as it was started."""
 
     pair: PairSpec
-    facts: Facts | None = None  #: None: no look at its hosts was taken yet
+    facts: Facts | None = None  #: None: not known; its hosts are to be looked at
 
 
 def remember(folder: Path, started: Started) -> None:
@@ -58,12 +61,14 @@ def write(folder: Path, started: Started) -> None:
 def remembered(folder: Path) -> Started | None:
     """Return the pair as it was started; None where ``folder`` does not hold that.
 
-    In the folder of an earlier coloctl the copy of the pair file is parsed. Raises
+    In the folder of an earlier coloctl the copy of the pair file is parsed. Facts are left out
+    where that coloctl asked the binary for less than this one needs to know. Raises
     `PreconditionFailed` and `SpecError` for a file that is damaged.
     """
     file = folder / STARTED
     try:
-        return revive(Started, json.loads(file.read_bytes()))
+        document = json.loads(file.read_bytes())
+        started = revive(Started, document)
     except FileNotFoundError:
         return _parsed(folder)
     except OSError as error:
@@ -73,6 +78,10 @@ def remembered(folder: Path) -> Started | None:
             f"{file} is damaged: {error}.",
             hint=f"`rm {file}`: {PAIR_FILE} beside it is read then",
         ) from None
+    if started.facts is None:
+        return started
+    asked = set(document["facts"]["binary"]["dialect"])
+    return started if asked >= _ASKED else replace(started, facts=None)
 
 
 def _parsed(folder: Path) -> Started | None:

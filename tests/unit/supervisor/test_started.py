@@ -16,7 +16,7 @@ from support.fakes import make_spec
 from coloctl import pairfile
 from coloctl.colo.ground import Facts
 from coloctl.errors import PreconditionFailed
-from coloctl.model.dialect import Dialect
+from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
     NODES,
     DiskSpec,
@@ -183,3 +183,17 @@ def test_keys_of_another_version_are_no_damage(tmp_path: Path, source: Path) -> 
     del document["pair"]["verify"]
     file.write_text(json.dumps(document))
     assert remembered(tmp_path) == Started(pair)
+
+
+def test_a_coloctl_that_wants_to_know_more_of_the_binary_asks_it(tmp_path: Path) -> None:
+    dialect = Dialect("11.1.3", ReturnPath.FORBIDDEN, "reconnect-ms", pvpanic=False)
+    facts = Facts(Binary(Path("/opt/qemu"), dialect), "tcg", frozenset())
+    write(tmp_path, Started(make_spec(), facts))
+    file = tmp_path / STARTED
+    document = json.loads(file.read_text())
+    document["facts"]["binary"]["dialect"]["colour"] = "blue"  # of a newer one
+    file.write_text(json.dumps(document))
+    assert remembered(tmp_path) == Started(make_spec(), facts)
+    del document["facts"]["binary"]["dialect"]["pvpanic"]
+    file.write_text(json.dumps(document))
+    assert remembered(tmp_path) == Started(make_spec())
