@@ -139,20 +139,24 @@ def pace(where: Testbed, plan: PacePlan, ran: Ran = lambda _row: None) -> dict[s
     return {**head("pace", setting), "rows": rows}
 
 
-def _run(where: Testbed, clients: int, params: AppendsParams, act: Callable[[_Pair], None]) -> None:
-    """Make one run without a fault, in which ``act`` measures; raises the error that ended it."""
-    scenario = Scenario(
+def scenario_of(clients: int, params: AppendsParams) -> Scenario:
+    """Build the scenario of a bench, which breaks nothing: the bench protects the pair itself."""
+    return Scenario(
         name="bench-stretches",
         title="Clients are served without protection and with it",
         why="Protection costs the guest's clients time.",
-        seed=1,
         steady_state=SteadyState(protection="unprotected", acknowledged_min=10 * clients),
-        workloads=(Workload(name="load", kind="redis-appends", clients=clients, params=params),),
+        workloads=(Workload(kind="redis-appends", clients=clients, params=params),),
         pair={"policy": {"auto_reprotect": False}},
         expect={"connections_survive": Params()},
         settle_s=0.0,
     )
-    runner.make(Run.of(scenario, scenario.seed, where), measure=_Measurement(act), forgiving=False)
+
+
+def _run(where: Testbed, clients: int, params: AppendsParams, act: Callable[[_Pair], None]) -> None:
+    """Make one run in which ``act`` measures; raises the error that ended it."""
+    run = Run.of(scenario_of(clients, params), 1, where)
+    runner.make(run, measure=_Measurement(act), forgiving=False)
 
 
 @dataclass

@@ -90,5 +90,31 @@ def test_both_ways_to_pace_are_measured_on_the_same_clients() -> None:
     assert nothing_is_left()
 
 
+def test_a_pair_is_attacked_twice_and_closes_each_circle() -> None:
+    circles = [*COLOCTL, "bench", "circles", "--name", NAME, "-f", "json"]
+    done = subprocess.run(
+        [*circles, "--circles", "2", "--clients", "2"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    told = " ".join(done.stderr.split())
+    assert "circle 1/2 primary" in told and "circle 2/2 secondary" in told
+    document = json.loads(done.stdout)
+    assert (document["verdict"], document["circles"]) == ("valid", 2), document["checks"]
+    # Two from the beginning, and one in each of three phases of two circles.
+    assert (document["connections"], document["lost"], document["broken"]) == (8, 0, 0)
+    first, second = document["turns"]
+    assert (first["survivor"], second["survivor"]) == ("b", "b")
+    assert first["counts"] == second["counts"] != {}
+    for turn in (first, second):
+        assert turn["running_ms"] > 0 and turn["exposed_s"] > 0
+        assert turn["outage_ms"] is not None and turn["join_gap_ms"] is not None
+    assert document["first_join_gap_ms"] > 0
+    assert nothing_is_left()
+
+
 def nothing_is_left() -> bool:
     return NAME not in labs() and not paths.pair_dir(NAME).exists()

@@ -8,7 +8,7 @@ tables. Everything is removed at the end of the block.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from coloctl import pairfile
 from coloctl.chaos.checks import CHECKS
 from coloctl.chaos.evidence.lan import LanWatch
 from coloctl.chaos.evidence.listener import EventListener
+from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import PairUnderTest, Setup, environment_set
 from coloctl.chaos.run import testbed
@@ -44,6 +45,7 @@ class Environment:
     ear: EventListener
     lan: LanWatch
     works: dict[str, tuple[Workload, ClientProgram]]
+    faults: Callable[[], Sequence[FaultRecord]] = tuple  #: those that were injected so far
 
     @property
     def acts(self) -> Acts:

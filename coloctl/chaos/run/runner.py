@@ -211,6 +211,7 @@ def _steps(
     needs = frozenset().union(*(CHECKS[name].needs for name in run.scenario.expect))
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(Engine(around.pair, around.ear, tell, around.start))
+        around.faults = engine.records
         inventory: Sequence[Inventory] = ()
         if "inventory" in needs:
             inventory = stack.enter_context(InventoryTaker(run.where.name, around.ear)).taken

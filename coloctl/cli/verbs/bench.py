@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from coloctl.bench import failover as benches
-from coloctl.bench.circles import CircleFault, Round
+from coloctl.bench.circles import CircleFault, CirclesPlan
 from coloctl.bench.circles import circles as go_round
 from coloctl.bench.document import exit_code
 from coloctl.bench.soak import SoakPlan
@@ -223,17 +223,17 @@ def circles(**options: Any) -> int:
     Clients connect in every phase and stay to the end. Exits with 1 when something was lost, a
     connection broke, or a QEMU holds more after one circle than after another.
     """
-    where = replace(setting_of(options, delay_ms=500), circular=True)
+    where = setting_of(options, delay_ms=500)
     if options["memory"]:
         where = replace(where, memory=options["memory"])
     turns = (CircleFault.PRIMARY, CircleFault.SECONDARY)
     if options["blow"] != "alternate":
         turns = (CircleFault(options["blow"]),) * 2
     faults = tuple(turns[n % 2] for n in range(options["number"]))
-    what = Round(faults, options["clients"], options["seed"])
+    plan = CirclesPlan(faults, options["clients"], options["seed"])
     console = Console(stderr=True, highlight=False)
     document = go_round(
-        where, what, lambda turn: console.print(bench_views.circle_line(turn, len(faults)))
+        where, plan, lambda turn: console.print(bench_views.circle_line(turn, len(faults)))
     )
     save(options["output"], document)
     show(document, options["form"], bench_views.circles(document))

@@ -1,4 +1,4 @@
-"""What `bench failover` reads from a run, and what becomes of its rows."""
+"""What `bench failover` and `bench circles` read from a run, and what becomes of their rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from support import runs
 
-from coloctl.bench import document, failover
+from coloctl.bench import circles, document, failover
+from coloctl.bench.circles import CircleFault, CirclesPlan
 from coloctl.bench.failover import LosingNode
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
-from coloctl.chaos.evidence.records import FrameRun, ObservedEvent
+from coloctl.chaos.evidence.records import FrameRun, Inventory, ObservedEvent
 from coloctl.chaos.run.result import RunResult
+from coloctl.chaos.run.runner import check
+from coloctl.errors import DeadlineMissed
 
 pytestmark = pytest.mark.unit
 
@@ -109,6 +112,46 @@ def test_a_run_that_did_not_come_to_its_fault_is_void_with_its_reason() -> None:
     found = row(runs.outcome(nothing, [], reason="The steady state did not come within 120 s."))
     assert found["verdict"] == "void"
     assert found["because"] == ["The steady state did not come within 120 s."]
+
+
+# -- circles
+
+CIRCLES = CirclesPlan((CircleFault.PRIMARY, CircleFault.SECONDARY))
+
+
+def test_each_fault_of_a_recorded_run_is_a_circle() -> None:
+    run = runs.recorded()
+    colo_s = [one.at_s for one in run.chronicle.states if one.after == "colo"]
+    holds = {"primary": {"objects": 10}, "secondary": {"objects": 7}}
+    taken = [Inventory(at_s + 0.1, holds) for at_s in colo_s]
+    first, second = circles.rows(CIRCLES, replace(run, inventories=taken))
+    assert (first["blow"], second["blow"]) == ("primary", "secondary")
+    assert (first["survivor"], first["running_ms"]) == ("b", 56.8)
+    assert (first["outage_ms"], first["join_gap_ms"]) == (305.0, 2189.8)
+    assert (second["outage_ms"], second["join_gap_ms"]) == (460.8, 692.1)
+    assert 0 < first["exposed_s"] < run.faults[1].at_s - run.faults[0].at_s
+    assert first["counts"] == second["counts"] == holds
+
+
+def test_a_circle_that_did_not_close_is_no_row() -> None:
+    run = runs.recorded()
+    lost_s = run.faults[1].at_s
+    events = [one for one in run.events if one.at_s < lost_s]
+    cut = replace(run, events=events, journal=(), takeovers=())
+    with pytest.raises(DeadlineMissed, match="Circle 2 did not close"):
+        circles.rows(CIRCLES, cut)
+
+
+def test_all_clients_are_one_workload_for_the_verdicts_of_circles() -> None:
+    run = runs.recorded()
+    whole = circles.together(run)
+    (work,) = whole.works.values()
+    assert work.spec.clients == sum(one.spec.clients for one in run.works.values())
+    assert len(work.history) == sum(len(one.history) for one in run.works.values())
+    assert [one.validity for one in check(runs.SCENARIO, whole)] == [Validity.VALID] * 2
+    name, one = next(iter(run.works.items()))
+    silent = circles.together(replace(run, works={**run.works, name: replace(one, kept=None)}))
+    assert next(iter(silent.works.values())).kept is None
 
 
 # -- the document
