@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
@@ -148,24 +148,22 @@ class Engine:
 
     def records(self) -> tuple[FaultRecord, ...]:
         """Return the faults that were injected or missed, as far as they are known now."""
-        return tuple(self._records())
+        return tuple(map(self._record, self._active))
 
-    def _records(self) -> Iterator[FaultRecord]:
-        for one in self._active:
-            fault, done = one.fault, one.injected
-            result = fault.result()
-            late = phases.missed(one.scheduled.when, one.begin, done.at_s, self.listener.heard)
-            yield FaultRecord(
-                one.scheduled,
-                done.at_s,
-                done.nodes,
-                done.role,
-                healed_s=one.healed_s if fault.lasting else None,
-                missed=one.missed or late,
-                note=": ".join(filter(None, (done.note, str(result)))),
-                result=result,
-                lived_on=fault.lived_on(),
-            )
+    def _record(self, one: _Active) -> FaultRecord:
+        done, result = one.injected, one.fault.result()
+        late = phases.missed(one.scheduled.when, one.begin, done.at_s, self.listener.heard)
+        return FaultRecord(
+            one.scheduled,
+            done.at_s,
+            done.nodes,
+            done.role,
+            healed_s=one.healed_s if one.fault.lasting else None,
+            missed=one.missed or late,
+            note=": ".join(filter(None, (done.note, str(result)))),
+            result=result,
+            lived_on=one.fault.lived_on(),
+        )
 
     def _act_due(
         self,

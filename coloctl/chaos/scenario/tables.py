@@ -106,13 +106,13 @@ class OfKind(ScenarioTable):
         cls, own: dict[str, Any], rest: Mapping[str, Any], kinds: Mapping[str, Any]
     ) -> Iterator[Complaint]:
         """Add the ``params`` to the table's own keys, made of the rest by one of ``kinds``."""
-        kind = own.get("kind")
-        if not isinstance(kind, str):
-            return  # the table itself complains
-        if kind not in kinds:
+        kind = own.get("kind", cls.model_fields["kind"].default)
+        if kind == "" and cls.what == "fault":
+            own["params"] = yield from read_params(Params, "random faults", rest)
+        elif isinstance(kind, str) and kind not in kinds:
             yield unlike(("kind",), f"There is no {cls.what} called", kind, kinds)
-            return
-        own["params"] = yield from read_params(kinds[kind].params, f"{cls.what} {kind}", rest)
+        elif isinstance(kind, str):  # otherwise the table itself complains
+            own["params"] = yield from read_params(kinds[kind].params, f"{cls.what} {kind}", rest)
 
     @model_serializer(mode="wrap")
     def _written(self, own: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class _Aimed(OfKind):
     ) -> Iterator[Complaint]:
         """Add the target as well: it may be left out for a kind that has only one."""
         yield from super().complete(own, rest, kinds)
-        if (kind := kinds.get(str(own.get("kind")))) is None:
+        if (kind := kinds.get(str(own.get("kind")))) is None or own.get("random"):
             return
         if not own.get("target") and len(kind.targets) == 1:
             (own["target"],) = kind.targets
@@ -124,23 +124,13 @@ class FaultSpec(_Aimed):
     random: tuple[FaultChoice, ...] = Field(default=(), strict=False)
     """In place of kind and target: one of these, drawn each time."""
 
-    @classmethod
-    def complete(
-        cls, own: dict[str, Any], rest: Mapping[str, Any], kinds: Mapping[str, Any]
-    ) -> Iterator[Complaint]:
-        """Require a kind, or faults of which one is drawn: they have kinds of their own."""
-        if not own.get("random") and not own.get("kind"):
-            yield (), "This fault has neither a kind nor a list named random.", None
-        elif not own.get("random"):
-            yield from super().complete(own, rest, kinds)
-        elif own.get("kind") or own.get("target"):
-            yield (), "A random fault has no kind of its own.", "leave it out"
-        else:
-            yield from read_params(Params, "random faults", rest)
-
     @model_validator(mode="after")
-    def _later(self) -> Self:
-        """Refuse a time after a moment where no moment is named."""
+    def _possible(self) -> Self:
+        """Require a kind or faults of which one is drawn, and a moment for a time after it."""
+        if not self.kind and not self.random:
+            raise complaint("This fault has neither a kind nor a list named random.")
+        if self.random and (self.kind or self.target):
+            raise complaint("A random fault has no kind of its own.", "leave it out")
         if self.then_s[1] and not all(self.when or one.when for one in self.choices):
             sentence = "This counts from a moment, and the fault names none."
             refuse([(("then_s",), sentence, 'add when = "steady"')])
