@@ -137,11 +137,14 @@ class FakeQMP:
             await self._news.wait()
 
     def _write(self, data: bytes) -> None:
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             self._server.send(data)
 
     def _readable(self) -> None:
-        data, fds, _, _ = socket.recv_fds(self._server, 65536, 8)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._server, 65536, 8)
+        except ConnectionResetError:  # the client went away with unread bytes
+            data, fds = b"", []
         self.fds += fds
         if not data:
             self.close()

@@ -201,34 +201,31 @@ async def test_a_secondary_that_may_still_be_promoted_outlives_its_primary(
         assert "Node a's process has ended" in state.view().reason
 
 
-def test_a_supervisor_that_cannot_write_still_watches(
+async def test_a_supervisor_that_cannot_write_still_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "OBSERVE_PERIOD_S", 0.02)
 
-    async def check() -> None:
-        async with watched(tmp_path) as (state, a, b, _):
-            await asyncio.sleep(0.01)
-            with monkeypatch.context() as full:
-                full.setattr(Journal, "append", no_room)
-                a.event("NO_SUCH_EVENT")
-                b.process.die()
-                a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "write"})
-                await becomes(lambda: state.seats["b"].missed_write)
-                await becomes(lambda: state.protection is Protection.FAILOVER)
-                assert "cannot be written" in state.view().unwritten  # and status says that too
-            await becomes(lambda: not state.view().unwritten)
-            facts = [one.fact for one in replay(tmp_path / "journal.jsonl").records if one.fact]
-            assert Fact.NODE_LOST in facts  # written down when there was room again
-            a.event("QUORUM_REPORT_BAD")
-            a.event("MIGRATION", status="colo")
-            a.event("STOP")
-            a.event("RESUME")
-            await becomes(lambda: state.view().checkpoints.count)
-            a.process.die()
-            await becomes(lambda: state.protection is Protection.DOWN)
-
-    asyncio.run(check())
+    async with watched(tmp_path) as (state, a, b, _):
+        await asyncio.sleep(0.01)
+        with monkeypatch.context() as full:
+            full.setattr(Journal, "append", no_room)
+            a.event("NO_SUCH_EVENT")
+            b.process.die()
+            a.event("QUORUM_REPORT_BAD", **{"node-name": "nbd0", "type": "write"})
+            await becomes(lambda: state.seats["b"].missed_write)
+            await becomes(lambda: state.protection is Protection.FAILOVER)
+            assert "cannot be written" in state.view().unwritten  # and status says that too
+        await becomes(lambda: not state.view().unwritten)
+        facts = [one.fact for one in replay(tmp_path / "journal.jsonl").records if one.fact]
+        assert Fact.NODE_LOST in facts  # written down when there was room again
+        a.event("QUORUM_REPORT_BAD")
+        a.event("MIGRATION", status="colo")
+        a.event("STOP")
+        a.event("RESUME")
+        await becomes(lambda: state.view().checkpoints.count)
+        a.process.die()
+        await becomes(lambda: state.protection is Protection.DOWN)
 
 
 async def test_a_death_that_was_wanted_is_no_news(tmp_path: Path) -> None:
