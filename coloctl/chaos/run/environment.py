@@ -25,8 +25,7 @@ from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, start_workload
 from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import Acts
-from coloctl.control.client import ControlClient
-from coloctl.control.daemon.spawn import spawned_supervisor
+from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
 from coloctl.model.view import PairView
@@ -41,16 +40,11 @@ class Environment:
     lab: Lab
     home: Path
     pair_file: Path
-    client: ControlClient
+    born: SpawnedSupervisor
     ear: EventListener
     lan: LanWatch
     works: dict[str, tuple[Workload, ClientProgram]]
     faults: Callable[[], Sequence[FaultRecord]] = tuple  #: those that were injected so far
-
-    @property
-    def acts(self) -> Acts:
-        """The acts of the pair's supervisor, over the connection of this environment."""
-        return Acts(self.client)
 
     @property
     def pair(self) -> PairUnderTest:
@@ -69,11 +63,13 @@ class Environment:
 
     def boot(self) -> None:
         """Start the guest, unprotected, and wait until it serves."""
-        testbed.boot(self.where, self.client)
+        with self.born.connect() as client:
+            testbed.boot(self.where, client)
 
     def protect(self) -> None:
         """Bring the pair into COLO."""
-        self.acts.start(wait_s=testbed.PROTECT_DEADLINE_S)
+        with self.born.connect() as client:
+            Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
 
     def until(
         self,
@@ -113,10 +109,9 @@ def environment(
         supervisor = spawned_supervisor(pairfile.load(pair_file), metrics)
         with environment_set(setup.environment):
             born = stack.enter_context(testbed.ending(where, supervisor))
-        client = stack.enter_context(born.connect())
         ear = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
-        around = Environment(where, scenario, lab, home, pair_file, client, ear, lan, {})
+        around = Environment(where, scenario, lab, home, pair_file, born, ear, lan, {})
         stack.callback(around.kill_clients)
         yield around
 
