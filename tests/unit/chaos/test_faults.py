@@ -270,6 +270,31 @@ def test_an_operator_waits_in_a_thread_and_his_refusal_is_kept() -> None:
     assert fault.result() == "not-protected: no"
 
 
+def test_an_operator_changes_settings() -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def ask(name: str, timeout_s: float, /, **given: Any) -> None:
+        asked.append((name, given))
+
+    given = {"settings": {"checkpoint-delay": 200}}
+    fault = inject("operator", "pair", ask, verb="set", arguments=given)
+    fault.heal()
+    assert (asked, fault.result()) == ([("pair-set", given)], "done")
+
+
+@pytest.mark.parametrize("program", ["import time; time.sleep(60)", "print('no')", ""])
+def test_a_program_that_does_not_act_in_time_is_ended(program: str) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(argv: list[str], **given: Any) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen(argv, **given))
+        return started[0]
+
+    argv = [sys.executable, "-I", "-S", "-c", program]
+    assert Child.begin(start, argv, deadline_s=0.5) is None
+    assert started[0].poll() is not None
+
+
 class ThisMachine:
     """A lab whose hosts are this machine, as far as a child of a fault sees it."""
 

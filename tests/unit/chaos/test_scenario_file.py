@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,11 @@ def test_a_scenario_needs_clients(tmp_path: Path) -> None:
     nothing = 'title = "x"\nwhy = "y"\nworkload = []\nexpect = { one_primary = {} }\n'
     with pytest.raises(ScenarioError, match="workload: A scenario needs clients"):
         loaded(tmp_path, nothing)
+
+
+def test_a_scenario_travels_to_another_process(tmp_path: Path) -> None:
+    found = loaded(tmp_path)
+    assert pickle.loads(pickle.dumps(found)) == found
 
 
 def test_keys_of_another_kind_are_an_error_in_python() -> None:
