@@ -14,11 +14,12 @@ import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, PairUnderTest, fault
+from coloctl.chaos.faults.fault import NODES, Fault, Injected, NothingToHit, TargetNode, fault
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError, NoSuchPair
 
@@ -133,31 +134,6 @@ def position_of(
     )
 
 
-class _Node:
-    """The QEMU of one node, asked through the supervisor."""
-
-    def __init__(self, name: str, pid: int, pair: PairUnderTest) -> None:
-        self.name = name
-        self._pid = pid
-        self._pair = pair
-
-    def qmp(self, execute: str, **arguments: Any) -> Any:
-        return self._pair.qmp(self.name, execute, **arguments)
-
-    def position(self, format_node: str) -> FilterPosition | None:
-        graph = self.qmp("x-debug-query-block-graph")
-        return position_of(format_node, graph, self.qmp("query-named-block-nodes"))
-
-    def has(self, node_name: str) -> bool:
-        return any(n["node-name"] == node_name for n in self.qmp("query-named-block-nodes"))
-
-    def still_there(self) -> bool:
-        """Return whether the QEMU that was hit is still the one of its node."""
-        return any(
-            node.name == self.name and node.pid == self._pid for node in self._pair.nodes("both")
-        )
-
-
 def _door(filtered: Filter, below: str) -> Arguments:
     """Return a node that changes nothing, between the format node and the filter.
 
@@ -165,23 +141,6 @@ def _door(filtered: Filter, below: str) -> Arguments:
     while the filter is below it; the door has nothing to write, so the door is moved first.
     """
     return {"driver": "raw", "node-name": f"{filtered.name}-door", "file": below}
-
-
-def _take_out(node: _Node, format_node: str, filtered: Filter, below: str) -> None:
-    """Remove the filter and its object; the node above it may be gone before it."""
-    if not node.still_there():
-        return
-    door, now = f"{filtered.name}-door", node.position(format_node)
-    if now is not None and now.file == door:
-        node.qmp("blockdev-reopen", options=[_door(filtered, below)])
-        node.qmp("blockdev-reopen", options=[now.reopened_on(below)])
-    # One whose format node was deleted above it is a node of the monitor's own, and still here.
-    for name in (door, filtered.name):
-        if node.has(name):
-            node.qmp("blockdev-del", node_name=name)
-    objects = {one["name"] for one in node.qmp("qom-list", path="/objects")}
-    if filtered.helper and filtered.helper["id"] in objects:
-        node.qmp("object-del", id=filtered.helper["id"])
 
 
 def _patiently(attempt: Callable[[], None]) -> None:
@@ -208,32 +167,58 @@ class DiskFilter(Fault[L]):
 
     targets = NODES
     lasting = True
-    _take_out: Callable[[], None] | None = None
+    _inserted: tuple[TargetNode, Filter, str] | None = None  #: the last is the file below it
 
     def begin(self) -> Injected:
         """Insert the filter with all options that its format node had."""
-        hit = self.pair.node(self.target)
-        node = _Node(hit.name, hit.pid, self.pair)
-        format_node = LAYERS[self.given.layer] + self.given.disk.removeprefix("disk")
-        position = node.position(format_node)
-        if position is None:
-            raise NothingToHit(f"node {node.name} has no {format_node}")
+        node = self.pair.node(self.target)
+        if (position := self._position(node)) is None:
+            raise NothingToHit(f"node {node.name} has no {self._format_node}")
         if position.file.startswith("chaos"):
-            raise NothingToHit(f"{format_node} of node {node.name} is hurt already")
-        made, below = self.given.filter(f"chaos{next(_numbers)}"), position.file
-        self._take_out = lambda: _take_out(node, format_node, made, below)
+            raise NothingToHit(f"{self._format_node} of node {node.name} is hurt already")
+        qmp, made = partial(self.pair.qmp, node.name), self.given.filter(f"chaos{next(_numbers)}")
+        self._inserted = node, made, position.file
         if made.helper:
-            node.qmp("object-add", **made.helper)
-        node.qmp("blockdev-add", **made.node(below))
-        node.qmp("blockdev-add", **_door(made, made.name))
+            qmp("object-add", **made.helper)
+        qmp("blockdev-add", **made.node(position.file))
+        qmp("blockdev-add", **_door(made, made.name))
         at_s = time.monotonic()
-        node.qmp("blockdev-reopen", options=[position.reopened_on(f"{made.name}-door")])
-        return Injected(at_s, (node.name,), hit.role, f"below {format_node}")
+        qmp("blockdev-reopen", options=[position.reopened_on(f"{made.name}-door")])
+        return Injected(at_s, (node.name,), node.role, f"below {self._format_node}")
 
     def heal(self) -> None:
         """Take the filter out, if the QEMU that got it still runs."""
-        if self._take_out is not None:
-            _patiently(self._take_out)
+        if self._inserted is not None:
+            _patiently(partial(self._take_out, *self._inserted))
+
+    @property
+    def _format_node(self) -> str:
+        return LAYERS[self.given.layer] + self.given.disk.removeprefix("disk")
+
+    def _position(self, node: TargetNode) -> FilterPosition | None:
+        asked = ("x-debug-query-block-graph", "query-named-block-nodes")
+        graph, nodes = (self.pair.qmp(node.name, execute) for execute in asked)
+        return position_of(self._format_node, graph, nodes)
+
+    def _take_out(self, node: TargetNode, made: Filter, below: str) -> None:
+        """Remove the filter and its object; the node above it may be gone before it."""
+        if (node.name, node.pid) not in [(one.name, one.pid) for one in self.pair.nodes("both")]:
+            return
+        qmp, door, now = (
+            partial(self.pair.qmp, node.name),
+            f"{made.name}-door",
+            self._position(node),
+        )
+        if now is not None and now.file == door:
+            qmp("blockdev-reopen", options=[_door(made, below)])
+            qmp("blockdev-reopen", options=[now.reopened_on(below)])
+        # One whose format node was deleted above it is a node of the monitor's own, still here.
+        for name in (door, made.name):
+            if name in [one["node-name"] for one in qmp("query-named-block-nodes")]:
+                qmp("blockdev-del", node_name=name)
+        objects = {one["name"] for one in qmp("qom-list", path="/objects")}
+        if made.helper and made.helper["id"] in objects:
+            qmp("object-del", id=made.helper["id"])
 
 
 @fault("disk-error")
