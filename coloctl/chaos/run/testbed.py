@@ -49,7 +49,6 @@ class Testbed:
     memory: str = sample.MEMORY
     detection: Mapping[str, int] = field(default_factory=dict)
     keep: bool = False
-    append_options: Mapping[str, Any] = field(default_factory=dict)  #: of `GuestImage.append_for`
     circular: bool = False  #: a pair that was attacked protects itself again
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +168,7 @@ def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """Write the pair file of that testbed to ``home``, with a disk per node."""
     setup = Setup(setting.name, home, standing, setting.qemu)
     again = {"policy": {"auto_reprotect": setting.circular}}
-    return write_pair(setting, setup, setting.append_options, again)
+    return write_pair(setting, setup, {}, again)
 
 
 def write_pair(
