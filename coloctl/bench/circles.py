@@ -27,13 +27,13 @@ from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.faults.operator import OperatorParams
 from coloctl.chaos.run import runner
 from coloctl.chaos.run.environment import Environment
-from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, When, Workload
 from coloctl.chaos.workloads import AppendsParams
 from coloctl.errors import DeadlineMissed
+from coloctl.model.figures import summary
 from coloctl.model.timeline import FailoverStep
 
 #: The client of one phase appends so often, milliseconds: it keeps a connection, it is no load.

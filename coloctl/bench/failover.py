@@ -24,13 +24,13 @@ from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.faults.processes import hold
 from coloctl.chaos.run import runner
 from coloctl.chaos.run.environment import Environment
-from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.result import RunResult
 from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import PAUSE_MS
+from coloctl.model.figures import summary
 from coloctl.model.timeline import FailoverStep, Timeline
 
 #: An early fault comes in the first second of COLO, any other one within a checkpoint period.

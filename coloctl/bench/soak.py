@@ -22,13 +22,13 @@ from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.faults.burners import burners
 from coloctl.chaos.run import runner
 from coloctl.chaos.run.environment import Environment
-from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import AppendsParams
 from coloctl.control.acts import QUERY_S
+from coloctl.model.figures import summary
 
 _NEAR_MISS = re.compile(
     r'^coloctl_near_misses_total\{[^}]*path="([^"]*)"[^}]*\} (\S+)', re.MULTILINE

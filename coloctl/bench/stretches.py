@@ -22,7 +22,6 @@ from coloctl.chaos.evidence.listener import EventListener
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.run import runner
 from coloctl.chaos.run.environment import Environment
-from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.runner import Run, RunMeasurement
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
@@ -33,7 +32,7 @@ from coloctl.chaos.workloads.program import ClientProgram
 from coloctl.control.acts import KNOB_S
 from coloctl.errors import NotProtected
 from coloctl.model import pairevent
-from coloctl.model.figures import quantile
+from coloctl.model.figures import quantile, summary
 from coloctl.model.pairevent import NodeEvent, PaceChanged
 from coloctl.model.view import PairView
 

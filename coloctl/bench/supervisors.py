@@ -25,7 +25,6 @@ from coloctl.bench.cost import Meter, spent
 from coloctl.bench.document import head
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.listener import EventListener
-from coloctl.chaos.run.figures import summary
 from coloctl.chaos.run.testbed import PROTECT_DEADLINE_S
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
@@ -33,6 +32,7 @@ from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.host import open_host
 from coloctl.lab import sample
 from coloctl.machine import image
+from coloctl.model.figures import summary
 from coloctl.model.units import MIB
 
 DISK_BYTES = 16 * MIB

@@ -1,13 +1,14 @@
 """Compute the quantiles that `status` and the benches show; pure.
 
-Called by `colo.checkpoint` for a running pair and by `chaos.run.figures` for a bench, so that both
-mean the same by p50 and p99.
+Called by `colo.checkpoint` for a running pair and by `chaos.run.result` and the benches for a run,
+so that all mean the same by p50 and p99.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 
 def quantile(values: Iterable[float], share: float) -> float | None:
@@ -20,3 +21,17 @@ def quantile(values: Iterable[float], share: float) -> float | None:
     if not ordered:
         return None
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def summary(values: Iterable[float | None]) -> dict[str, Any]:
+    """Compute ``n``, ``p50``, ``p99`` and ``max`` of the known values; None without any."""
+    known = [value for value in values if value is not None]
+    rounded = {
+        "p50": quantile(known, 0.5),
+        "p99": quantile(known, 0.99),
+        "max": max(known, default=None),
+    }
+    return {
+        "n": len(known),
+        **{key: None if value is None else round(value, 2) for key, value in rounded.items()},
+    }

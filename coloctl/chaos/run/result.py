@@ -18,9 +18,9 @@ from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.chronicle import FaultEffect
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, WorkloadRecord
-from coloctl.chaos.run.figures import summary
 from coloctl.chaos.scenario.values import Scenario
 from coloctl.chaos.workloads.history import OpStatus
+from coloctl.model.figures import summary
 from coloctl.model.timeline import Timeline
 
 #: Version of the document; grows with incompatible changes only.

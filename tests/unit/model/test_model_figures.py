@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coloctl.chaos.run.figures import summary
 from coloctl.colo.checkpoint import CheckpointStats
-from coloctl.model.figures import quantile
+from coloctl.model.figures import quantile, summary
 
 pytestmark = pytest.mark.unit
 
@@ -49,3 +48,8 @@ def test_status_and_a_bench_agree_on_the_same_pauses(pauses_ms: list[int]) -> No
     view, figures = stats.view(500), summary(pauses_ms)
     assert view.pause_p50_ms == pytest.approx(figures["p50"], abs=0.01)
     assert view.pause_p99_ms == pytest.approx(figures["p99"], abs=0.01)
+
+
+def test_a_summary_leaves_out_what_is_not_known() -> None:
+    assert summary([None, 2.0, 1.0, None]) == {"n": 2, "p50": 1.0, "p99": 2.0, "max": 2.0}
+    assert summary([]) == {"n": 0, "p50": None, "p99": None, "max": None}
