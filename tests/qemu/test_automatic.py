@@ -80,127 +80,111 @@ async def survived(stage: Stage, victim: VM, *wanted: Diagnosis) -> None:
     assert stage.primary is survivor
 
 
-def test_each_side_may_die_or_freeze_one_after_the_other(spec: PairSpec) -> None:
+async def test_each_side_may_die_or_freeze_one_after_the_other(spec: PairSpec) -> None:
     """Four failovers of one pair, protected again in between; no operator chooses anybody."""
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints(1)
-            await guest_writes(stage.primary, 0x11, 0, BLOCK)
-            for generation, (role, fault, wanted) in enumerate(
-                (
-                    (Role.PRIMARY, DEATH, Diagnosis.PRIMARY_DEAD),
-                    (Role.SECONDARY, FROST, Diagnosis.SECONDARY_FROZEN),
-                    (Role.PRIMARY, FROST, Diagnosis.PRIMARY_FROZEN),
-                    (Role.SECONDARY, DEATH, Diagnosis.SECONDARY_DEAD),
-                ),
-                start=1,
-            ):
-                if generation > 1:
-                    await stage.start()
-                await stage.checkpoints()
-                assert stage.state.finding.diagnosis is Diagnosis.HEALTHY
-                victim = stage.state.vm_of(role)
-                victim.process.signal(fault)
-                await survived(stage, victim, wanted)
-                assert stage.state.generation == generation
-                assert await holds(stage.primary, 0x11, 0, BLOCK)
-            assert len(causes(stage)) == 4
-            observed = [
-                revive(Observation, record.data["observation"])
-                for record in replay(stage.state.ground.folder / "journal.jsonl").records
-                if record.kind is Kind.OBSERVATION and "observation" in record.data
-            ]
-            assert all(seen.nodes for seen in observed)
-            assert len(observed) >= 4
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await stage.checkpoints(1)
+        await guest_writes(stage.primary, 0x11, 0, BLOCK)
+        for generation, (role, fault, wanted) in enumerate(
+            (
+                (Role.PRIMARY, DEATH, Diagnosis.PRIMARY_DEAD),
+                (Role.SECONDARY, FROST, Diagnosis.SECONDARY_FROZEN),
+                (Role.PRIMARY, FROST, Diagnosis.PRIMARY_FROZEN),
+                (Role.SECONDARY, DEATH, Diagnosis.SECONDARY_DEAD),
+            ),
+            start=1,
+        ):
+            if generation > 1:
+                await stage.start()
+            await stage.checkpoints()
+            assert stage.state.finding.diagnosis is Diagnosis.HEALTHY
+            victim = stage.state.vm_of(role)
+            victim.process.signal(fault)
+            await survived(stage, victim, wanted)
+            assert stage.state.generation == generation
+            assert await holds(stage.primary, 0x11, 0, BLOCK)
+        assert len(causes(stage)) == 4
+        observed = [
+            revive(Observation, record.data["observation"])
+            for record in replay(stage.state.ground.folder / "journal.jsonl").records
+            if record.kind is Kind.OBSERVATION and "observation" in record.data
+        ]
+        assert all(seen.nodes for seen in observed)
+        assert len(observed) >= 4
 
 
 @pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
-def test_one_that_freezes_in_the_middle_of_a_checkpoint(newest: PairSpec, role: Role) -> None:
+async def test_one_that_freezes_in_the_middle_of_a_checkpoint(newest: PairSpec, role: Role) -> None:
     """The first one after COLO was entered, when nothing is known of this pair's checkpoints."""
 
-    async def check() -> None:
-        async with supervised(newest) as stage:
-            await stage.start()
-            victim = stage.state.vm_of(role)
-            with stage.primary.monitor.listen("STOP") as events:
-                await events.next(30)
-                victim.process.signal(FROST)
-            frozen = {
-                Role.PRIMARY: Diagnosis.PRIMARY_FROZEN,
-                Role.SECONDARY: Diagnosis.SECONDARY_FROZEN,
-            }[role]
-            await survived(stage, victim, frozen)
-
-    asyncio.run(check())
+    async with supervised(newest) as stage:
+        await stage.start()
+        victim = stage.state.vm_of(role)
+        with stage.primary.monitor.listen("STOP") as events:
+            await events.next(30)
+            victim.process.signal(FROST)
+        frozen = {
+            Role.PRIMARY: Diagnosis.PRIMARY_FROZEN,
+            Role.SECONDARY: Diagnosis.SECONDARY_FROZEN,
+        }[role]
+        await survived(stage, victim, frozen)
 
 
-def test_a_replica_that_misses_a_write_is_given_up(newest: PairSpec) -> None:
-    async def check() -> None:
-        async with supervised(newest) as stage:
-            await stage.start()
-            primary, secondary = stage.primary, stage.secondary
-            nbd = [{"type": "block-node", "node-name": "nbd0"}]
-            await primary.monitor.rescue(qmp.yank(nbd))
-            await qemu_io(primary, f"aio_write -q -P 0x22 {BLOCK} {BLOCK}")
-            await survived(stage, secondary, Diagnosis.REPLICA_WRITE_ERROR)
-            assert await holds(primary, 0x22, BLOCK, BLOCK)
-
-    asyncio.run(check())
+async def test_a_replica_that_misses_a_write_is_given_up(newest: PairSpec) -> None:
+    async with supervised(newest) as stage:
+        await stage.start()
+        primary, secondary = stage.primary, stage.secondary
+        nbd = [{"type": "block-node", "node-name": "nbd0"}]
+        await primary.monitor.rescue(qmp.yank(nbd))
+        await qemu_io(primary, f"aio_write -q -P 0x22 {BLOCK} {BLOCK}")
+        await survived(stage, secondary, Diagnosis.REPLICA_WRITE_ERROR)
+        assert await holds(primary, 0x22, BLOCK, BLOCK)
 
 
 @pytest.mark.parametrize("step", ["connect", "migrate"])
-def test_a_secondary_that_freezes_while_it_is_made_is_given_up(newest: PairSpec, step: str) -> None:
+async def test_a_secondary_that_freezes_while_it_is_made_is_given_up(
+    newest: PairSpec, step: str
+) -> None:
     """Nothing would ever end that wait; the guest runs on, and whoever asked is told why."""
 
-    async def check() -> None:
-        async with supervised(newest) as stage:
-            await stage.start(protected=False)
-            primary = stage.primary
-            stage.at_step(step, lambda: stage.secondary.process.signal(FROST))
-            with pytest.raises(ReplicationError, match="secondary-frozen"):
-                await stage.start()
-            assert stage.state.protection is Protection.UNPROTECTED
-            assert "secondary-frozen" in stage.state.view().reason
-            assert stage.state.seats["b"].vm is None
-            vitals = await primary.observe()
-            assert vitals.run_state is RunState.RUNNING
+    async with supervised(newest) as stage:
+        await stage.start(protected=False)
+        primary = stage.primary
+        stage.at_step(step, lambda: stage.secondary.process.signal(FROST))
+        with pytest.raises(ReplicationError, match="secondary-frozen"):
             await stage.start()
-            await stage.checkpoints(1)
-
-    asyncio.run(check())
-
-
-def test_a_paused_pair_waits_and_goes_on_when_it_is_resumed(newest: PairSpec) -> None:
-    async def check() -> None:
-        async with supervised(newest) as stage:
-            await stage.start()
-            stage.state.pause(True)
-            primary, secondary = stage.primary, stage.secondary
-            primary.process.signal(DEATH)
-            await stage.until_protection(Protection.FAILOVER)
-            view = stage.state.view()
-            assert view.paused and view.exposed_s is not None
-            assert "resume" in view.waiting
-            assert secondary.process.alive() and not causes(stage)
-            stage.state.pause(False)
-            await survived(stage, primary, Diagnosis.PRIMARY_DEAD)
-
-    asyncio.run(check())
+        assert stage.state.protection is Protection.UNPROTECTED
+        assert "secondary-frozen" in stage.state.view().reason
+        assert stage.state.seats["b"].vm is None
+        vitals = await primary.observe()
+        assert vitals.run_state is RunState.RUNNING
+        await stage.start()
+        await stage.checkpoints(1)
 
 
-def test_a_slow_heartbeat_hears_of_a_death_at_once(newest: PairSpec) -> None:
+async def test_a_paused_pair_waits_and_goes_on_when_it_is_resumed(newest: PairSpec) -> None:
+    async with supervised(newest) as stage:
+        await stage.start()
+        stage.state.pause(True)
+        primary, secondary = stage.primary, stage.secondary
+        primary.process.signal(DEATH)
+        await stage.until_protection(Protection.FAILOVER)
+        view = stage.state.view()
+        assert view.paused and view.exposed_s is not None
+        assert "resume" in view.waiting
+        assert secondary.process.alive() and not causes(stage)
+        stage.state.pause(False)
+        await survived(stage, primary, Diagnosis.PRIMARY_DEAD)
+
+
+async def test_a_slow_heartbeat_hears_of_a_death_at_once(newest: PairSpec) -> None:
     """The kernel says so; no beat is waited for."""
     rare = replace(newest.detection, heartbeat_ms=60_000, suspect_after_ms=120_000)
 
-    async def check() -> None:
-        async with supervised(replace(newest, detection=rare)) as stage:
-            await stage.start()
-            primary = stage.primary
-            primary.process.signal(DEATH)
-            await survived(stage, primary, Diagnosis.PRIMARY_DEAD)
-
-    asyncio.run(check())
+    async with supervised(replace(newest, detection=rare)) as stage:
+        await stage.start()
+        primary = stage.primary
+        primary.process.signal(DEATH)
+        await survived(stage, primary, Diagnosis.PRIMARY_DEAD)

@@ -219,7 +219,7 @@ async def writing(pair: Duo, patch: pytest.MonkeyPatch) -> AsyncIterator[list[in
         await task
 
 
-def test_a_replica_is_made_equal_whatever_it_wrote_after_its_last_checkpoint(
+async def test_a_replica_is_made_equal_whatever_it_wrote_after_its_last_checkpoint(
     spec: PairSpec, qemu_build: qemu.Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written, zeroed and thrown away here and there; the guest writes in every step."""
@@ -227,144 +227,126 @@ def test_a_replica_is_made_equal_whatever_it_wrote_after_its_last_checkpoint(
     monkeypatch.setattr(difference, "TURNS", 3)
     old = ("write -P 1 0 2M", "write -P 2 4M 1M", "write -P 3 8M 128k", "write -P 3 10M 1M")
 
-    async def check() -> None:
-        for node in ("a", "b"):
-            await scribble(spec, qemu_build, node, *old)
-        late = ("write -P 9 512 512", "write -z 4M 512k", "discard 8M 128k", "write -P 9 12M 300k")
-        await scribble(spec, qemu_build, "b", *late)
-        async with duo(spec, qemu_build) as pair:
-            await pair.write(0x11, 1 * MIB, 128 * KIB)
-            async with writing(pair, monkeypatch) as written:
-                copied = await pair.join()
-            assert copied.method is Method.DIFFERENCE, copied
-            assert written and copied.sent > 0
-            assert copied.full == pair.size
-            await pair.clean()
-            await pair.write(0x12, 3 * MIB, 128 * KIB)  # goes to both from now on
-        assert await equal(spec, qemu_build)
-
-    asyncio.run(check())
-
-
-def test_only_what_differs_is_sent(spec: PairSpec, qemu_build: qemu.Build) -> None:
-    async def check() -> None:
-        for node in ("a", "b"):
-            await scribble(spec, qemu_build, node, "write -P 1 0 8M")
-        await scribble(spec, qemu_build, "b", "write -P 9 3M 512", "write -P 9 12M 64k")
-        async with duo(spec, qemu_build) as pair:
+    for node in ("a", "b"):
+        await scribble(spec, qemu_build, node, *old)
+    late = ("write -P 9 512 512", "write -z 4M 512k", "discard 8M 128k", "write -P 9 12M 300k")
+    await scribble(spec, qemu_build, "b", *late)
+    async with duo(spec, qemu_build) as pair:
+        await pair.write(0x11, 1 * MIB, 128 * KIB)
+        async with writing(pair, monkeypatch) as written:
             copied = await pair.join()
-        # One chunk that holds data here, and one that is a hole and travels as a word.
-        assert (copied.sent, copied.read) == (64 * KIB, 8 * MIB)
-        assert await equal(spec, qemu_build)
+        assert copied.method is Method.DIFFERENCE, copied
+        assert written and copied.sent > 0
+        assert copied.full == pair.size
+        await pair.clean()
+        await pair.write(0x12, 3 * MIB, 128 * KIB)  # goes to both from now on
+    assert await equal(spec, qemu_build)
 
-    asyncio.run(check())
+
+async def test_only_what_differs_is_sent(spec: PairSpec, qemu_build: qemu.Build) -> None:
+    for node in ("a", "b"):
+        await scribble(spec, qemu_build, node, "write -P 1 0 8M")
+    await scribble(spec, qemu_build, "b", "write -P 9 3M 512", "write -P 9 12M 64k")
+    async with duo(spec, qemu_build) as pair:
+        copied = await pair.join()
+    # One chunk that holds data here, and one that is a hole and travels as a word.
+    assert (copied.sent, copied.read) == (64 * KIB, 8 * MIB)
+    assert await equal(spec, qemu_build)
 
 
-def test_several_disks_raw_ones_and_odd_sizes(folder: Path, qemu_build: qemu.Build) -> None:
+async def test_several_disks_raw_ones_and_odd_sizes(folder: Path, qemu_build: qemu.Build) -> None:
     spec = firmware_spec(folder, qemu_build, "tcg")
     raw = {node: folder / f"{node}.raw" for node in ("a", "b")}
     for number, path in enumerate(raw.values()):
         path.write_bytes(bytes([5, number]) * (3 * MIB // 4) + bytes(512 * 37))
     spec = replace(spec, disks=(*spec.disks, DiskSpec("disk1", raw, "raw")))  # type: ignore[arg-type]
 
-    async def check() -> None:
-        await make_disks(replace(spec, disks=spec.disks[:1]), qemu_build.img)
-        async with duo(spec, qemu_build) as pair:
-            told: list[Any] = []
-            await pair.write(0x11, 1 * MIB, 128 * KIB)
-            copied = await pair.join(report=lambda *step: told.append(step))
-            assert copied.method is Method.DIFFERENCE, copied
-            assert copied.full == 16 * MIB + 3 * MIB // 2 + 512 * 37
-            assert told[-1] == ("compare", copied.full, copied.full)
-            await pair.clean()
-        assert await equal(spec, qemu_build)
-
-    asyncio.run(check())
+    await make_disks(replace(spec, disks=spec.disks[:1]), qemu_build.img)
+    async with duo(spec, qemu_build) as pair:
+        told: list[Any] = []
+        await pair.write(0x11, 1 * MIB, 128 * KIB)
+        copied = await pair.join(report=lambda *step: told.append(step))
+        assert copied.method is Method.DIFFERENCE, copied
+        assert copied.full == 16 * MIB + 3 * MIB // 2 + 512 * 37
+        assert told[-1] == ("compare", copied.full, copied.full)
+        await pair.clean()
+    assert await equal(spec, qemu_build)
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
-def test_a_replica_lost_while_it_is_mended_leaves_the_survivor_clean(
+async def test_a_replica_lost_while_it_is_mended_leaves_the_survivor_clean(
     spec: PairSpec, qemu_build: qemu.Build, fault: str
 ) -> None:
     """And the next one, with whatever of it reached the image, is brought in sync."""
 
-    async def check() -> None:
-        await scribble(spec, qemu_build, "a", "write -P 1 0 16M")
-        async with duo(spec, qemu_build) as pair:
-            under_way = asyncio.Event()
+    await scribble(spec, qemu_build, "a", "write -P 1 0 16M")
+    async with duo(spec, qemu_build) as pair:
+        under_way = asyncio.Event()
 
-            def told(step: str, done: int | None, _total: int | None) -> None:
-                if done:
-                    under_way.set()
+        def told(step: str, done: int | None, _total: int | None) -> None:
+            if done:
+                under_way.set()
 
-            joining = asyncio.create_task(pair.join(rate=4 * MIB, report=told))
-            await under_way.wait()
-            number = signal.SIGKILL if fault == "killed" else signal.SIGSTOP
-            pair.secondary.process.signal(number)
-            if fault == "killed":
-                with pytest.raises(ColoctlError):
-                    await joining
-            else:
-                await asyncio.sleep(0.3)
-                assert not joining.done()
-                joining.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await joining
-                await pair.clean()  # before anything was done about the replica
-            await pair.secondary.kill(10)
-            await abandon_secondary(spec, pair.primary, was_running=True)
-            await pair.clean()
-            assert "nbd0" not in (await inventory(pair.primary)).nodes
+        joining = asyncio.create_task(pair.join(rate=4 * MIB, report=told))
+        await under_way.wait()
+        number = signal.SIGKILL if fault == "killed" else signal.SIGSTOP
+        pair.secondary.process.signal(number)
+        if fault == "killed":
+            with pytest.raises(ColoctlError):
+                await joining
+        else:
+            await asyncio.sleep(0.3)
+            assert not joining.done()
+            joining.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await joining
+            await pair.clean()  # before anything was done about the replica
+        await pair.secondary.kill(10)
+        await abandon_secondary(spec, pair.primary, was_running=True)
+        await pair.clean()
+        assert "nbd0" not in (await inventory(pair.primary)).nodes
 
-            pair.secondary = await second(spec, pair.ground, pair.primary)
-            copied = await pair.join()
-            assert copied.method is Method.DIFFERENCE, copied
-            await pair.clean()
-        assert await equal(spec, qemu_build)
-
-    asyncio.run(check())
+        pair.secondary = await second(spec, pair.ground, pair.primary)
+        copied = await pair.join()
+        assert copied.method is Method.DIFFERENCE, copied
+        await pair.clean()
+    assert await equal(spec, qemu_build)
 
 
-def test_a_supervisor_that_died_in_the_middle_is_cleaned_up_after(newest: Newest) -> None:
+async def test_a_supervisor_that_died_in_the_middle_is_cleaned_up_after(newest: Newest) -> None:
     """What its QEMU was told stays until somebody takes it back."""
     spec, build = newest
 
-    async def check() -> None:
-        async with duo(spec, build) as pair:
-            steps = [
-                *difference_plan.begin(spec, pair.primary.rundir / "resync.sock", 65536),
-                *difference_plan.take_turn(0, 1, 65536),
-            ]
-            await run(steps, pair.primary.monitor, deadline=Deadline(10))
-            await pair.secondary.kill(10)
-            await abandon_secondary(spec, pair.primary, was_running=True)
-            await pair.clean()
-
-    asyncio.run(check())
+    async with duo(spec, build) as pair:
+        steps = [
+            *difference_plan.begin(spec, pair.primary.rundir / "resync.sock", 65536),
+            *difference_plan.take_turn(0, 1, 65536),
+        ]
+        await run(steps, pair.primary.monitor, deadline=Deadline(10))
+        await pair.secondary.kill(10)
+        await abandon_secondary(spec, pair.primary, was_running=True)
+        await pair.clean()
 
 
-def test_a_disk_written_in_the_pause_is_no_replica(
+async def test_a_disk_written_in_the_pause_is_no_replica(
     newest: Newest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bitmap of the last turn is a proof: what nobody should do is found out."""
     spec, build = newest
     recorded = difference._recorded
 
-    async def check() -> None:
-        async with duo(spec, build) as pair:
+    async with duo(spec, build) as pair:
 
-            async def and_write(effort: Any, turn: int) -> int:
-                if (await pair.primary.observe()).run_state is RunState.PAUSED:
-                    await pair.write(0x55, 0, 512)
-                return await recorded(effort, turn)
+        async def and_write(effort: Any, turn: int) -> int:
+            if (await pair.primary.observe()).run_state is RunState.PAUSED:
+                await pair.write(0x55, 0, 512)
+            return await recorded(effort, turn)
 
-            monkeypatch.setattr(difference, "_recorded", and_write)
-            with pytest.raises(ResyncFailed, match="while the guest stood still"):
-                await pair.join()
-            await pair.clean()
-            assert (await inventory(pair.primary)).quorum == ("parent0",)
-
-    asyncio.run(check())
+        monkeypatch.setattr(difference, "_recorded", and_write)
+        with pytest.raises(ResyncFailed, match="while the guest stood still"):
+            await pair.join()
+        await pair.clean()
+        assert (await inventory(pair.primary)).quorum == ("parent0",)
 
 
 async def refuse_the_export(pair: Duo, patch: pytest.MonkeyPatch) -> None:
@@ -398,7 +380,7 @@ async def no_replica_to_read(pair: Duo, patch: pytest.MonkeyPatch) -> None:
         (no_replica_to_read, "no connection"),
     ],
 )
-def test_where_nothing_can_be_compared_everything_is_copied(
+async def test_where_nothing_can_be_compared_everything_is_copied(
     newest: Newest,
     monkeypatch: pytest.MonkeyPatch,
     trouble: Callable[[Duo, pytest.MonkeyPatch], Awaitable[None]],
@@ -406,46 +388,40 @@ def test_where_nothing_can_be_compared_everything_is_copied(
 ) -> None:
     spec, build = newest
 
-    async def check() -> None:
-        await scribble(spec, build, "b", "write -P 9 3M 512k")
-        async with duo(spec, build) as pair:
-            await pair.write(0x11, 1 * MIB, 128 * KIB)
-            await trouble(pair, monkeypatch)
-            copied = await pair.join()
-            assert copied.method is Method.FULL
-            assert why in copied.why and why in copied.sentence()
-            await pair.clean()
-        assert await equal(spec, build)
-
-    asyncio.run(check())
+    await scribble(spec, build, "b", "write -P 9 3M 512k")
+    async with duo(spec, build) as pair:
+        await pair.write(0x11, 1 * MIB, 128 * KIB)
+        await trouble(pair, monkeypatch)
+        copied = await pair.join()
+        assert copied.method is Method.FULL
+        assert why in copied.why and why in copied.sentence()
+        await pair.clean()
+    assert await equal(spec, build)
 
 
-def test_a_replica_that_is_not_known_is_copied_in_full_at_the_rate_that_was_asked_for(
+async def test_a_replica_that_is_not_known_is_copied_in_full_at_the_rate_that_was_asked_for(
     newest: Newest,
 ) -> None:
     spec, build = newest
 
-    async def check() -> None:
-        async with duo(spec, build) as pair:
-            await pair.write(0x11, 0, 4 * MIB)
-            told: list[Any] = []
-            joining = asyncio.create_task(
-                pair.join(known=False, rate=6 * MIB, report=lambda *step: told.append(step))
-            )
-            jobs: list[Any] = []
-            while not jobs:
-                jobs = await pair.primary.execute(commands.query_block_jobs())
-            assert jobs[0]["speed"] == 6 * MIB
-            copied = await joining
-            assert copied.method is Method.FULL and not copied.why
-            assert {step for step, *_ in told} == {"mirror"}
-            await pair.clean()
-        assert await equal(spec, build)
-
-    asyncio.run(check())
+    async with duo(spec, build) as pair:
+        await pair.write(0x11, 0, 4 * MIB)
+        told: list[Any] = []
+        joining = asyncio.create_task(
+            pair.join(known=False, rate=6 * MIB, report=lambda *step: told.append(step))
+        )
+        jobs: list[Any] = []
+        while not jobs:
+            jobs = await pair.primary.execute(commands.query_block_jobs())
+        assert jobs[0]["speed"] == 6 * MIB
+        copied = await joining
+        assert copied.method is Method.FULL and not copied.why
+        assert {step for step, *_ in told} == {"mirror"}
+        await pair.clean()
+    assert await equal(spec, build)
 
 
-def test_a_big_disk_with_few_differences_sends_few_bytes(newest: Newest) -> None:
+async def test_a_big_disk_with_few_differences_sends_few_bytes(newest: Newest) -> None:
     """4 GiB of which 300 MiB hold data, 8 MiB of them differ: the figures of docs/resync.md."""
     spec, build = newest
 
@@ -465,24 +441,21 @@ def test_a_big_disk_with_few_differences_sends_few_bytes(newest: Newest) -> None
         writes = [f"write -P {n} {40 * n}M 1M" for n in range(1, 9)]
         await scribble(spec, build, "b", *writes)
 
-    async def check() -> None:
-        host = open_host("local")
-        try:
-            for path in spec.disks[0].image.values():
-                path.unlink()
-                await image.create_overlay(path, 4096 * MIB, host.run, qemu_img=build.img)
-        finally:
-            await host.aclose()
-        for node in ("a", "b"):
-            # No two clusters are the same, so that nothing is small by chance.
-            fill = [f"write -q -P {1 + n % 255} {n}M 1M" for n in range(40, 340)]
-            await scribble(spec, build, node, *fill)
-        # As the machine can, and as a link of 1 Gbit/s, which takes a full copy half a minute.
-        for rate in (0, 119 * MIB) if os.environ.get("COLOCTL_FIGURES") else (0,):
-            await differ()
-            less = await measured(known=True, rate=rate)
-            assert (less.sent, less.read) == (8 * MIB, 300 * MIB)
-            await differ()
-            assert (await measured(known=False, rate=rate)).sent >= 300 * MIB
-
-    asyncio.run(check())
+    host = open_host("local")
+    try:
+        for path in spec.disks[0].image.values():
+            path.unlink()
+            await image.create_overlay(path, 4096 * MIB, host.run, qemu_img=build.img)
+    finally:
+        await host.aclose()
+    for node in ("a", "b"):
+        # No two clusters are the same, so that nothing is small by chance.
+        fill = [f"write -q -P {1 + n % 255} {n}M 1M" for n in range(40, 340)]
+        await scribble(spec, build, node, *fill)
+    # As the machine can, and as a link of 1 Gbit/s, which takes a full copy half a minute.
+    for rate in (0, 119 * MIB) if os.environ.get("COLOCTL_FIGURES") else (0,):
+        await differ()
+        less = await measured(known=True, rate=rate)
+        assert (less.sent, less.read) == (8 * MIB, 300 * MIB)
+        await differ()
+        assert (await measured(known=False, rate=rate)).sent >= 300 * MIB

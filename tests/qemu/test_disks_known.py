@@ -101,98 +101,86 @@ def nothing(spec: PairSpec) -> None:
 
 
 @pytest.mark.parametrize("harm", [nothing, emptied, removed, a_folder, full_of_nuls])
-def test_a_companion_that_is_harmed_is_known_from_the_registry(
+async def test_a_companion_that_is_harmed_is_known_from_the_registry(
     tmp_path: Path, build: qemu.Build, harm: Callable[[PairSpec], None]
 ) -> None:
     spec = firmware_spec(tmp_path, build, "tcg")
 
-    async def story() -> None:
-        await make_disks(spec, build.img)
-        await lives_until_b_is_newer(spec)
-        harm(spec)
-        async with supervised(spec) as stage:
-            assert await begins(stage) == "b"
-
-    asyncio.run(story())
+    await make_disks(spec, build.img)
+    await lives_until_b_is_newer(spec)
+    harm(spec)
+    async with supervised(spec) as stage:
+        assert await begins(stage) == "b"
 
 
 @pytest.mark.parametrize("harm", [emptied, a_folder])
-def test_where_nothing_is_known_any_more_nothing_is_started(
+async def test_where_nothing_is_known_any_more_nothing_is_started(
     tmp_path: Path, build: qemu.Build, harm: Callable[[PairSpec], None]
 ) -> None:
     """Both copies are gone, as after an earlier coloctl: node a is not taken for the newer one."""
     spec = firmware_spec(tmp_path, build, "tcg")
 
-    async def story() -> None:
-        await make_disks(spec, build.img)
-        await lives_until_b_is_newer(spec)
-        companion(spec, "a").write_text(
-            f'{{"pair": "{spec.name}", "node": "a", "generation": 0, "state": "in-sync"}}'
-        )
-        shutil.rmtree(tmp_path / "registry")
-        harm(spec)
-        async with supervised(spec) as stage:
-            with pytest.raises(PreconditionFailed, match="would be lost") as refused:
-                await begins(stage, protected=True)
-            assert str(companion(spec)) in refused.value.message
-            assert "--from NODE" in (refused.value.hint or "")
-            assert stage.state.protection is Protection.DOWN
-            assert await begins(stage, begin_on="b") == "b"
-            if harm is emptied:
-                assert b'"generation": 1001' in companion(spec).read_bytes()
-
-    asyncio.run(story())
+    await make_disks(spec, build.img)
+    await lives_until_b_is_newer(spec)
+    companion(spec, "a").write_text(
+        f'{{"pair": "{spec.name}", "node": "a", "generation": 0, "state": "in-sync"}}'
+    )
+    shutil.rmtree(tmp_path / "registry")
+    harm(spec)
+    async with supervised(spec) as stage:
+        with pytest.raises(PreconditionFailed, match="would be lost") as refused:
+            await begins(stage, protected=True)
+        assert str(companion(spec)) in refused.value.message
+        assert "--from NODE" in (refused.value.hint or "")
+        assert stage.state.protection is Protection.DOWN
+        assert await begins(stage, begin_on="b") == "b"
+        if harm is emptied:
+            assert b'"generation": 1001' in companion(spec).read_bytes()
 
 
-def test_an_image_that_was_overwritten_in_place_is_not_taken_for_the_newest(
+async def test_an_image_that_was_overwritten_in_place_is_not_taken_for_the_newest(
     tmp_path: Path, build: qemu.Build
 ) -> None:
     """A backup was copied over node b's image while the pair was down: inode and companion stay."""
     spec = firmware_spec(tmp_path, build, "tcg")
     image = spec.disks[0].image["b"]
 
-    async def story() -> None:
-        await make_disks(spec, build.img)
-        backup = shutil.copy(image, tmp_path / "backup")
-        await lives_until_b_is_newer(spec)
-        saved = shutil.copy(image, tmp_path / "saved")
-        shutil.copyfile(backup, image)
-        async with supervised(spec) as stage:
-            with pytest.raises(PreconditionFailed, match="was written to after") as refused:
-                await begins(stage, protected=True)
-            assert str(image) in refused.value.message
-            shutil.copyfile(saved, image)
-            assert await begins(stage, begin_on="b") == "b"
-            await acts.stop(stage.state, force=True)
-        async with supervised(spec) as stage:
-            assert await begins(stage) == "b"
-
-    asyncio.run(story())
+    await make_disks(spec, build.img)
+    backup = shutil.copy(image, tmp_path / "backup")
+    await lives_until_b_is_newer(spec)
+    saved = shutil.copy(image, tmp_path / "saved")
+    shutil.copyfile(backup, image)
+    async with supervised(spec) as stage:
+        with pytest.raises(PreconditionFailed, match="was written to after") as refused:
+            await begins(stage, protected=True)
+        assert str(image) in refused.value.message
+        shutil.copyfile(saved, image)
+        assert await begins(stage, begin_on="b") == "b"
+        await acts.stop(stage.state, force=True)
+    async with supervised(spec) as stage:
+        assert await begins(stage) == "b"
 
 
-def test_a_word_that_comes_back_does_not_overrule_an_operator(
+async def test_a_word_that_comes_back_does_not_overrule_an_operator(
     tmp_path: Path, build: qemu.Build
 ) -> None:
     """Node b's companion could not be read, a person said a, and then it can be read again."""
     spec = firmware_spec(tmp_path, build, "tcg")
 
-    async def story() -> None:
-        await make_disks(spec, build.img)
-        await lives_until_b_is_newer(spec)
-        before = companion(spec).read_bytes()
-        shutil.rmtree(tmp_path / "registry")
-        a_folder(spec)
-        async with supervised(spec) as stage:
-            watch, entered = stage.supervisor.watch, stage.supervisor.entered
-            await acts.start(stage.state, watch, entered, protected=False, begin_on="a")
-            await guest_writes(stage.primary, LAST, 0, PLACE)
-            await acts.stop(stage.state, force=True)
-        companion(spec).rmdir()
-        companion(spec).write_bytes(before)
-        async with supervised(spec) as stage:
-            assert await begins(stage) == "a"
-
-    asyncio.run(story())
+    await make_disks(spec, build.img)
+    await lives_until_b_is_newer(spec)
+    before = companion(spec).read_bytes()
+    shutil.rmtree(tmp_path / "registry")
+    a_folder(spec)
+    async with supervised(spec) as stage:
+        watch, entered = stage.supervisor.watch, stage.supervisor.entered
+        await acts.start(stage.state, watch, entered, protected=False, begin_on="a")
+        await guest_writes(stage.primary, LAST, 0, PLACE)
+        await acts.stop(stage.state, force=True)
+    companion(spec).rmdir()
+    companion(spec).write_bytes(before)
+    async with supervised(spec) as stage:
+        assert await begins(stage) == "a"
 
 
 @pytest.fixture
@@ -230,28 +218,25 @@ def on_devices(spec: PairSpec, tmp_path: Path, devices: dict[NodeName, Path]) ->
     return replace(spec, disks=(disk,))
 
 
-def test_devices_have_a_generation(
+async def test_devices_have_a_generation(
     tmp_path: Path, build: qemu.Build, loops: Callable[[NodeName], Path]
 ) -> None:
     """After a failover to b, a stop and a boot, the guest begins on b, whatever its device is."""
     spec = firmware_spec(tmp_path, build, "tcg")
 
-    async def story() -> None:
-        before = {node: loops(node) for node in NODES}
-        await lives_until_b_is_newer(on_devices(spec, tmp_path, before))
-        assert not list(tmp_path.glob("*.generation"))
-        async with supervised(on_devices(spec, tmp_path, before)) as stage:
-            assert await begins(stage) == "b"
-        loops.detach()  # type: ignore[attr-defined]
-        after = {node: loops(node) for node in reversed(NODES)}  # their numbers are exchanged
-        again = on_devices(spec, tmp_path, after)
-        async with supervised(again) as stage:
-            assert await begins(stage, protected=True) == "b"
-            async with asyncio.timeout(30):
-                while not (await follows(again, stage)):  # noqa: ASYNC110 - written behind the act
-                    await asyncio.sleep(0.02)
-
-    asyncio.run(story())
+    before = {node: loops(node) for node in NODES}
+    await lives_until_b_is_newer(on_devices(spec, tmp_path, before))
+    assert not list(tmp_path.glob("*.generation"))
+    async with supervised(on_devices(spec, tmp_path, before)) as stage:
+        assert await begins(stage) == "b"
+    loops.detach()  # type: ignore[attr-defined]
+    after = {node: loops(node) for node in reversed(NODES)}  # their numbers are exchanged
+    again = on_devices(spec, tmp_path, after)
+    async with supervised(again) as stage:
+        assert await begins(stage, protected=True) == "b"
+        async with asyncio.timeout(30):
+            while not (await follows(again, stage)):  # noqa: ASYNC110 - written behind the act
+                await asyncio.sleep(0.02)
 
 
 async def follows(spec: PairSpec, stage: Stage) -> bool:
@@ -259,27 +244,24 @@ async def follows(spec: PairSpec, stage: Stage) -> bool:
     return found["a"].state is generation.Worth.FOLLOWING
 
 
-def test_a_device_whose_registry_is_lost_is_new_and_one_that_is_damaged_is_not(
+async def test_a_device_whose_registry_is_lost_is_new_and_one_that_is_damaged_is_not(
     tmp_path: Path, build: qemu.Build, loops: Callable[[NodeName], Path]
 ) -> None:
     spec = on_devices(
         firmware_spec(tmp_path, build, "tcg"), tmp_path, {node: loops(node) for node in NODES}
     )
 
-    async def story() -> None:
-        await lives_until_b_is_newer(spec)
-        for entry in (tmp_path / "registry").iterdir():
-            if b'"node": "b"' in entry.read_bytes():
-                entry.write_bytes(b"")
-        async with supervised(spec) as stage:
-            with pytest.raises(PreconditionFailed, match="It is not known what node b's disks"):
-                await begins(stage)
-            assert await begins(stage, begin_on="b") == "b"
-
-    asyncio.run(story())
+    await lives_until_b_is_newer(spec)
+    for entry in (tmp_path / "registry").iterdir():
+        if b'"node": "b"' in entry.read_bytes():
+            entry.write_bytes(b"")
+    async with supervised(spec) as stage:
+        with pytest.raises(PreconditionFailed, match="It is not known what node b's disks"):
+            await begins(stage)
+        assert await begins(stage, begin_on="b") == "b"
 
 
-def test_a_guest_alone_waits_for_no_comparison(
+async def test_a_guest_alone_waits_for_no_comparison(
     tmp_path: Path, build: qemu.Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without protection no disk is read before the guest runs, and the other's is not needed."""
@@ -293,43 +275,37 @@ def test_a_guest_alone_waits_for_no_comparison(
 
     monkeypatch.setattr(image, "same_content", count)
 
-    async def story() -> None:
-        await make_disks(spec, build.img)
-        spec.disks[0].image["b"].unlink()
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            assert not compared
-            await guest_writes(stage.primary, LAST, 0, PLACE)
-            await stage.start()  # the other node's disk is made and filled
-            assert stage.state.protection is Protection.COLO
-            assert not compared
-            await acts.failover(stage.state, "b")
-            assert await holds(stage.primary, LAST, 0, PLACE)
-
-    asyncio.run(story())
+    await make_disks(spec, build.img)
+    spec.disks[0].image["b"].unlink()
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        assert not compared
+        await guest_writes(stage.primary, LAST, 0, PLACE)
+        await stage.start()  # the other node's disk is made and filled
+        assert stage.state.protection is Protection.COLO
+        assert not compared
+        await acts.failover(stage.state, "b")
+        assert await holds(stage.primary, LAST, 0, PLACE)
 
 
-def test_new_disks_that_are_large_or_slow_do_not_hold_the_guest(
+async def test_new_disks_that_are_large_or_slow_do_not_hold_the_guest(
     tmp_path: Path, build: qemu.Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It runs at once, and what differs follows while it serves: nothing of it is missed."""
     spec = firmware_spec(tmp_path, build, "tcg")
     monkeypatch.setattr(equal_disks, "COMPARE_WAIT_S", 0.0)
 
-    async def story() -> None:
-        await make_disks(spec, build.img)
-        async with supervised(spec) as stage:
-            await stage.start()
-            assert "compare" in stage.steps() or "mirror" in stage.steps()
-            await guest_writes(stage.primary, LAST, 0, PLACE)
-            await stage.checkpoints(2)
-            await acts.failover(stage.state, "b")
-            assert await holds(stage.primary, LAST, 0, PLACE)
-
-    asyncio.run(story())
+    await make_disks(spec, build.img)
+    async with supervised(spec) as stage:
+        await stage.start()
+        assert "compare" in stage.steps() or "mirror" in stage.steps()
+        await guest_writes(stage.primary, LAST, 0, PLACE)
+        await stage.checkpoints(2)
+        await acts.failover(stage.state, "b")
+        assert await holds(stage.primary, LAST, 0, PLACE)
 
 
-def test_a_device_that_is_missing_is_not_made_as_a_file_in_memory(
+async def test_a_device_that_is_missing_is_not_made_as_a_file_in_memory(
     tmp_path: Path, build: qemu.Build, loops: Callable[[NodeName], Path]
 ) -> None:
     absent = Path(f"/dev/coloctl-{os.getpid()}")
@@ -345,7 +321,7 @@ def test_a_device_that_is_missing_is_not_made_as_a_file_in_memory(
             assert stage.state.protection is Protection.UNPROTECTED
 
     try:
-        asyncio.run(story())
+        await story()
         assert not list(absent.parent.glob(f"{absent.name}*")), "also no word about it"
     finally:
         absent.unlink(missing_ok=True)

@@ -60,24 +60,21 @@ async def thaws(stage: Stage, role: Role) -> None:
     await stage.checkpoints()
 
 
-def test_silence_comes_from_a_stopped_node_and_not_from_checkpoints_on_busy_processors(
+async def test_silence_comes_from_a_stopped_node_and_not_from_checkpoints_on_busy_processors(
     spec: PairSpec,
 ) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            reached: list[MonitoringPath] = []
-            answered: set[tuple[str, str]] = set()
-            supervisor = stage.supervisor
-            supervisor.heard = lambda seen: reached.extend(over(seen))
-            supervisor.timed = lambda node, path, _: answered.add((node, path))
-            stage.state.pause(True)
-            await stage.start()
-            with burners(3):
-                await qemu_io(stage.primary, "write -P 0x11 0 4M")
-                await stage.checkpoints(CHECKPOINTS)
-            assert not reached
-            assert answered == {(n, path) for n in NODES for path in ("rescue", "command", "link")}
-            for role in (Role.SECONDARY, Role.PRIMARY):
-                await thaws(stage, role)
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        reached: list[MonitoringPath] = []
+        answered: set[tuple[str, str]] = set()
+        supervisor = stage.supervisor
+        supervisor.heard = lambda seen: reached.extend(over(seen))
+        supervisor.timed = lambda node, path, _: answered.add((node, path))
+        stage.state.pause(True)
+        await stage.start()
+        with burners(3):
+            await qemu_io(stage.primary, "write -P 0x11 0 4M")
+            await stage.checkpoints(CHECKPOINTS)
+        assert not reached
+        assert answered == {(n, path) for n in NODES for path in ("rescue", "command", "link")}
+        for role in (Role.SECONDARY, Role.PRIMARY):
+            await thaws(stage, role)

@@ -59,34 +59,31 @@ def reprotect(stage: Stage) -> Any:
     return acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
 
 
-def test_a_silent_link_never_reaches_the_guest(
+async def test_a_silent_link_never_reaches_the_guest(
     lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut both ways, or one way only, or once the secondary waits; then it is mended."""
     wire = lab.link("replication")
     port = spec.replication.nbd_port()
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            before = told(stage)
-            for sender in (None, lab.host_a, lab.host_b):
-                wire.cut(sender=sender)
-                with monkeypatch.context() as impatient:
-                    impatient.setattr(link, "ANSWER_WAIT_S", 0.5)
-                    with pytest.raises(ReplicationError, match=f"{layout.REPLICATION_B}:{port}"):
-                        await reprotect(stage)
-                wire.clear()
-                assert told(stage) == before
-                assert stage.state.seat_of(Role.SECONDARY) is None
-            stage.at_step("connect", wire.cut)
-            with pytest.raises(ReplicationError):  # the link's heartbeat may notice it first
-                await reprotect(stage)
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        before = told(stage)
+        for sender in (None, lab.host_a, lab.host_b):
+            wire.cut(sender=sender)
+            with monkeypatch.context() as impatient:
+                impatient.setattr(link, "ANSWER_WAIT_S", 0.5)
+                with pytest.raises(ReplicationError, match=f"{layout.REPLICATION_B}:{port}"):
+                    await reprotect(stage)
             wire.clear()
-            assert "blockdev-add" not in [one.get("execute") for one in told(stage)]
-            assert stage.state.protection is Protection.UNPROTECTED
+            assert told(stage) == before
+            assert stage.state.seat_of(Role.SECONDARY) is None
+        stage.at_step("connect", wire.cut)
+        with pytest.raises(ReplicationError):  # the link's heartbeat may notice it first
             await reprotect(stage)
-            assert stage.state.protection is Protection.COLO
-            assert "blockdev-add" in [one.get("execute") for one in told(stage)]
-
-    asyncio.run(check())
+        wire.clear()
+        assert "blockdev-add" not in [one.get("execute") for one in told(stage)]
+        assert stage.state.protection is Protection.UNPROTECTED
+        await reprotect(stage)
+        assert stage.state.protection is Protection.COLO
+        assert "blockdev-add" in [one.get("execute") for one in told(stage)]

@@ -206,7 +206,7 @@ EVERY = list(
         (several, powered_off),
     ],
 )
-def test_a_merge_of_any_disks_loses_nothing(
+async def test_a_merge_of_any_disks_loses_nothing(
     tmp_path: Path,
     build: qemu.Build,
     devices: dict[str, Path],
@@ -218,18 +218,15 @@ def test_a_merge_of_any_disks_loses_nothing(
     spec = shape(firmware_spec(tmp_path, build, "tcg"), tmp_path, devices)
     spec, records = replace(spec, checkpoint=checkpoint), Records()
 
-    async def story() -> None:
-        files = [disk for disk in spec.disks if disk.format == "qcow2"]
-        await make_disks(replace(spec, disks=tuple(files)), build.img)
-        async with supervised(spec) as stage:
-            await stage.start()
-            await promote(stage, records, followed=ending is not unattended)
-            await ending(stage)
-            await stage.until_protection(Protection.DOWN)
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            assert stage.primary.node == "b"
-            assert await records.lost(stage) == []
-            assert overlays_left(spec) == []
-
-    asyncio.run(story())
+    files = [disk for disk in spec.disks if disk.format == "qcow2"]
+    await make_disks(replace(spec, disks=tuple(files)), build.img)
+    async with supervised(spec) as stage:
+        await stage.start()
+        await promote(stage, records, followed=ending is not unattended)
+        await ending(stage)
+        await stage.until_protection(Protection.DOWN)
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        assert stage.primary.node == "b"
+        assert await records.lost(stage) == []
+        assert overlays_left(spec) == []

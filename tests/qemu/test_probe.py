@@ -138,8 +138,10 @@ def test_what_is_no_qemu_is_a_verdict_and_no_exception(binary: str) -> None:
     assert holds_colo(Path(binary), "tcg", fresh=True).outcome is ColoSupport.FAILS
 
 
-def test_a_deadline_that_is_too_short_proves_nothing(qemu_builds: Builds, temporary: Path) -> None:
-    verdict = asyncio.run(try_out(qemu_builds("11.1").binary, "tcg", deadline_s=1.5))
+async def test_a_deadline_that_is_too_short_proves_nothing(
+    qemu_builds: Builds, temporary: Path
+) -> None:
+    verdict = await try_out(qemu_builds("11.1").binary, "tcg", deadline_s=1.5)
     assert verdict.outcome is ColoSupport.UNKNOWN, verdict
     assert "--deadline" in verdict.hint
     assert list(temporary.iterdir()) == []

@@ -159,7 +159,9 @@ def test_events_come_once_with_qemus_time(build: qemu.Build, tmp_path: Path) -> 
     play(build, tmp_path, FIRMWARE, body)
 
 
-def test_both_monitors_tell_the_same_events_in_one_order(build: qemu.Build, tmp_path: Path) -> None:
+async def test_both_monitors_tell_the_same_events_in_one_order(
+    build: qemu.Build, tmp_path: Path
+) -> None:
     """`qmp.event_merge` rests on that: an event has one timestamp, whoever is told of it."""
 
     async def body(ours: dict[str, socket.socket]) -> None:
@@ -183,7 +185,7 @@ def test_both_monitors_tell_the_same_events_in_one_order(build: qemu.Build, tmp_
         assert len(one) >= 10
 
     with launched(build, tmp_path, *FIRMWARE) as (_, ours):
-        asyncio.run(asyncio.wait_for(body(ours), 60))
+        await asyncio.wait_for(body(ours), 60)
 
 
 def test_a_descriptor_reaches_qemu(build: qemu.Build, tmp_path: Path) -> None:

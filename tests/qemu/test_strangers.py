@@ -97,54 +97,50 @@ async def reprotect(stage: Stage) -> None:
     await acts.reprotect(stage.state, stage.supervisor.watch, stage.supervisor.entered)
 
 
-def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None:
+async def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -> None:
     """NBD, migration, mirror, compare and beacon, before the secondary comes and in COLO."""
     spec = on_two_hosts(lab, spec)
     places = (lab.host_a, lab.host_b, lab.client)
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            with ExitStack() as staying:
-                for place in places:  # those who come first, and stay
-                    said = staying.enter_context(stranger(TAKE, doors(spec), namespace=place))
-                    assert [one for one in said if one["got"]] == []
-                await reprotect(stage)
-            await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
-            await stage.checkpoints()
-            for program, at, words in (
-                (TAKE, doors(spec), {}),
-                (NBD, exports(spec), {"write": True}),
-            ):
-                attacks = (attacked(program, at, namespace=place, **words) for place in places)
-                for said in await asyncio.gather(*attacks):
-                    assert [one for one in said if one["got"]] == []
-            await carries_on(stage)
-            for place in (lab.host_a, lab.host_b):
-                for rate in (4000, 50_000):
-                    await attacked(FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate)
-                    await carries_on(stage)
-            assert await holds(stage.primary, WRITTEN, 0, BLOCK)
-            assert all(map(rules, (lab.host_a, lab.host_b)))
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        with ExitStack() as staying:
+            for place in places:  # those who come first, and stay
+                said = staying.enter_context(stranger(TAKE, doors(spec), namespace=place))
+                assert [one for one in said if one["got"]] == []
+            await reprotect(stage)
+        await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
+        await stage.checkpoints()
+        for program, at, words in (
+            (TAKE, doors(spec), {}),
+            (NBD, exports(spec), {"write": True}),
+        ):
+            attacks = (attacked(program, at, namespace=place, **words) for place in places)
+            for said in await asyncio.gather(*attacks):
+                assert [one for one in said if one["got"]] == []
+        await carries_on(stage)
+        for place in (lab.host_a, lab.host_b):
+            for rate in (4000, 50_000):
+                await attacked(FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate)
+                await carries_on(stage)
+        assert await holds(stage.primary, WRITTEN, 0, BLOCK)
+        assert all(map(rules, (lab.host_a, lab.host_b)))
     assert not any(map(rules, (lab.host_a, lab.host_b)))
 
 
-def test_what_ends_elsewhere_lifts_no_rule_of_a_pair_that_lives(lab: Lab, spec: PairSpec) -> None:
+async def test_what_ends_elsewhere_lifts_no_rule_of_a_pair_that_lives(
+    lab: Lab, spec: PairSpec
+) -> None:
     """A pair of the same name under another state folder, refused or ended there."""
     spec = on_two_hosts(lab, spec)
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            there = rules(lab.host_a)
-            assert there
-            elsewhere = Wires(spec, Path("/run/elsewhere") / spec.name)
-            await guard.lift(elsewhere, stage.state.ground.hosts)
-            assert rules(lab.host_a) == there
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        there = rules(lab.host_a)
+        assert there
+        elsewhere = Wires(spec, Path("/run/elsewhere") / spec.name)
+        await guard.lift(elsewhere, stage.state.ground.hosts)
+        assert rules(lab.host_a) == there
 
 
 def rules(namespace: str) -> set[str]:
@@ -168,32 +164,29 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_a_pair_on_one_host_has_no_port_and_no_socket_for_strangers(
+async def test_a_pair_on_one_host_has_no_port_and_no_socket_for_strangers(
     reachable: Path, spec: PairSpec
 ) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
-            folder = stage.state.ground.folder
-            for node in NODES:
-                host = stage.state.ground.hosts[node]
-                assert not await host.ports_in_use(spec.nodes[node].address) & set(
-                    range(spec.replication.base_port, spec.replication.base_port + 100)
-                )
-            files = [str(path) for path in folder.rglob("*.sock")]
-            wire = Wires(spec, folder).exports("b")
-            assert isinstance(wire, SocketFile)
-            assert str(wire.path) in files
-            assert len(files) >= 8  # monitors, loops, mirror, compare and export
-            said = await attacked(TAKE, files)
-            assert {one["why"] for one in said} == {"[Errno 13] Permission denied"}
-            said = await attacked(NBD, [str(wire.path)], write=True)
-            assert [one for one in said if one["got"]] == []
-            await attacked(FLOOD, beacons(spec), seconds=2.0, rate=0)
-            await carries_on(stage)
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await guest_writes(stage.primary, WRITTEN, 0, BLOCK)
+        folder = stage.state.ground.folder
+        for node in NODES:
+            host = stage.state.ground.hosts[node]
+            assert not await host.ports_in_use(spec.nodes[node].address) & set(
+                range(spec.replication.base_port, spec.replication.base_port + 100)
+            )
+        files = [str(path) for path in folder.rglob("*.sock")]
+        wire = Wires(spec, folder).exports("b")
+        assert isinstance(wire, SocketFile)
+        assert str(wire.path) in files
+        assert len(files) >= 8  # monitors, loops, mirror, compare and export
+        said = await attacked(TAKE, files)
+        assert {one["why"] for one in said} == {"[Errno 13] Permission denied"}
+        said = await attacked(NBD, [str(wire.path)], write=True)
+        assert [one for one in said if one["got"]] == []
+        await attacked(FLOOD, beacons(spec), seconds=2.0, rate=0)
+        await carries_on(stage)
 
 
 def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +198,7 @@ def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "raise_guard", none)
 
 
-def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
+async def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
     lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = on_two_hosts(lab, spec)
@@ -213,41 +206,35 @@ def test_who_came_first_is_turned_away_where_no_rule_keeps_strangers_out(
     wires = Wires(spec, Path("/"))
     slots = [[at.address, at.port] for at in (wires.mirror("a", 0), wires.compare("a", 0))]  # type: ignore[union-attr]
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            with stranger(TAKE, slots, namespace=lab.host_a) as said:
-                assert all(one["got"] for one in said)
-                await reprotect(stage)
-            await carries_on(stage)
-            said = summary(stage.state.view().turned_away)
-            assert said.startswith(f"{len(slots)} strangers were cut off"), said
-            journal = (stage.state.ground.folder / "journal.jsonl").read_text()
-            assert journal.count('"stranger"') == len(slots)
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        with stranger(TAKE, slots, namespace=lab.host_a) as said:
+            assert all(one["got"] for one in said)
+            await reprotect(stage)
+        await carries_on(stage)
+        said = summary(stage.state.view().turned_away)
+        assert said.startswith(f"{len(slots)} strangers were cut off"), said
+        journal = (stage.state.ground.folder / "journal.jsonl").read_text()
+        assert journal.count('"stranger"') == len(slots)
 
 
-def test_a_flood_of_datagrams_changes_nothing_where_no_rule_keeps_it_out(
+async def test_a_flood_of_datagrams_changes_nothing_where_no_rule_keeps_it_out(
     lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """4,000 a second once made a pair fail over every second; the kernel drops them unread now."""
     spec = on_two_hosts(lab, spec)
     unguarded(monkeypatch)
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            for place in (lab.host_a, lab.host_b):
-                for rate in (4000, 50_000):
-                    (told,) = await attacked(
-                        FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate
-                    )
-                    assert told["sent"] > 3000, told
-                    print(f"{place}: {told['sent'] / 3:.0f} datagrams a second were sent")
-                    await carries_on(stage)
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        for place in (lab.host_a, lab.host_b):
+            for rate in (4000, 50_000):
+                (told,) = await attacked(
+                    FLOOD, beacons(spec), namespace=place, seconds=3.0, rate=rate
+                )
+                assert told["sent"] > 3000, told
+                print(f"{place}: {told['sent'] / 3:.0f} datagrams a second were sent")
+                await carries_on(stage)
 
 
 #: Comes again whenever it is turned away, with many connections at a time.
@@ -273,7 +260,7 @@ while True:
 """
 
 
-def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
+async def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
     lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is faster: the secondary has the slot, or the guest is known to run alone."""
@@ -284,27 +271,24 @@ def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
     slot = wires.compare("a", 0)
     assert isinstance(slot, Endpoint)
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            with stranger(PERSIST, [[slot.address, slot.port]], namespace=lab.host_a):
-                try:
-                    await reprotect(stage)
-                except ReplicationError as error:
-                    assert f"{slot} does not lead to node b's QEMU" in error.message
-                    assert stage.state.protection is Protection.UNPROTECTED
-                    assert stage.state.seat_of(Role.SECONDARY) is None
-                else:
-                    host = stage.state.ground.hosts["a"]
-                    primary = stage.primary.process.identity
-                    secondary = stage.secondary.process.identity
-                    callers = await host.callers(primary, slot, secondary)
-                    assert [one.friend for one in callers or ()] == [True]
-            if stage.state.protection is Protection.UNPROTECTED:
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        with stranger(PERSIST, [[slot.address, slot.port]], namespace=lab.host_a):
+            try:
                 await reprotect(stage)
-            await carries_on(stage)
-
-    asyncio.run(check())
+            except ReplicationError as error:
+                assert f"{slot} does not lead to node b's QEMU" in error.message
+                assert stage.state.protection is Protection.UNPROTECTED
+                assert stage.state.seat_of(Role.SECONDARY) is None
+            else:
+                host = stage.state.ground.hosts["a"]
+                primary = stage.primary.process.identity
+                secondary = stage.secondary.process.identity
+                callers = await host.callers(primary, slot, secondary)
+                assert [one.friend for one in callers or ()] == [True]
+        if stage.state.protection is Protection.UNPROTECTED:
+            await reprotect(stage)
+        await carries_on(stage)
 
 
 def test_half_a_write_does_not_keep_a_failover_waiting(

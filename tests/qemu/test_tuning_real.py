@@ -63,64 +63,55 @@ async def delay_ms(vm: VM) -> int:
     return told
 
 
-def test_every_setting_is_qemus_and_stays_through_a_failover(pair: PairSpec) -> None:
-    async def play() -> None:
-        async with supervised(pair) as stage:
-            await stage.start()
-            stage.state.cautious = False
-            first = await limits(stage.primary)
-            await acts.set_values(stage.state, SETTINGS)
-            assert await limits(stage.primary) == LIMITS != first
-            assert await delay_ms(stage.primary) == 350 == stage.state.period_ms()
-            await stage.checkpoints()
-            await acts.failover(stage.state, "b")
-            await stage.start()
-            assert stage.primary.node == "b"
-            assert await limits(stage.primary) == LIMITS
-            assert await delay_ms(stage.primary) == 350
-
-    asyncio.run(play())
+async def test_every_setting_is_qemus_and_stays_through_a_failover(pair: PairSpec) -> None:
+    async with supervised(pair) as stage:
+        await stage.start()
+        stage.state.cautious = False
+        first = await limits(stage.primary)
+        await acts.set_values(stage.state, SETTINGS)
+        assert await limits(stage.primary) == LIMITS != first
+        assert await delay_ms(stage.primary) == 350 == stage.state.period_ms()
+        await stage.checkpoints()
+        await acts.failover(stage.state, "b")
+        await stage.start()
+        assert stage.primary.node == "b"
+        assert await limits(stage.primary) == LIMITS
+        assert await delay_ms(stage.primary) == 350
 
 
-def test_without_protection_settings_wait_for_it(pair: PairSpec) -> None:
-    async def play() -> None:
-        async with supervised(pair) as stage:
-            await stage.start(protected=False)
-            await acts.set_values(stage.state, SETTINGS)
-            await stage.start()
-            assert await limits(stage.primary) == LIMITS
-            assert await delay_ms(stage.primary) == 350
-
-    asyncio.run(play())
+async def test_without_protection_settings_wait_for_it(pair: PairSpec) -> None:
+    async with supervised(pair) as stage:
+        await stage.start(protected=False)
+        await acts.set_values(stage.state, SETTINGS)
+        await stage.start()
+        assert await limits(stage.primary) == LIMITS
+        assert await delay_ms(stage.primary) == 350
 
 
 async def speed(vm: VM) -> int | None:
     return next((int(job["speed"]) for job in await vm.execute(commands.query_block_jobs())), None)
 
 
-def test_a_copy_that_runs_takes_another_rate(pair: PairSpec) -> None:
-    async def play() -> None:
-        async with supervised(pair) as stage:
-            await acts.set_values(stage.state, {"mirror-rate": "64KiB"})
-            await stage.start(protected=False)
-            await qemu_io(stage.primary, "write -P 0x5a 0 8M")
-            # As if node b had never held these disks: only a full copy is a job of QEMU's.
-            replica = pair.disks[0].image["b"]
-            replica.with_name(replica.name + generation.SUFFIX).unlink()
-            shutil.rmtree(os.environ["COLOCTL_REGISTRY_DIR"])
-            protecting = asyncio.create_task(stage.start())
-            await stage.until(lambda: "mirror" in stage.steps() or protecting.done())
-            async with asyncio.timeout(20):
-                while await speed(stage.primary) != 64 << 10:
-                    assert not protecting.done()
-                    await asyncio.sleep(0.01)
-            await acts.set_values(stage.state, {"mirror-rate": "128KiB"})
-            assert await speed(stage.primary) == 128 << 10
-            await acts.set_values(stage.state, {"mirror-rate": 0})
-            await protecting
-            assert stage.state.protection is Protection.COLO
-
-    asyncio.run(play())
+async def test_a_copy_that_runs_takes_another_rate(pair: PairSpec) -> None:
+    async with supervised(pair) as stage:
+        await acts.set_values(stage.state, {"mirror-rate": "64KiB"})
+        await stage.start(protected=False)
+        await qemu_io(stage.primary, "write -P 0x5a 0 8M")
+        # As if node b had never held these disks: only a full copy is a job of QEMU's.
+        replica = pair.disks[0].image["b"]
+        replica.with_name(replica.name + generation.SUFFIX).unlink()
+        shutil.rmtree(os.environ["COLOCTL_REGISTRY_DIR"])
+        protecting = asyncio.create_task(stage.start())
+        await stage.until(lambda: "mirror" in stage.steps() or protecting.done())
+        async with asyncio.timeout(20):
+            while await speed(stage.primary) != 64 << 10:
+                assert not protecting.done()
+                await asyncio.sleep(0.01)
+        await acts.set_values(stage.state, {"mirror-rate": "128KiB"})
+        assert await speed(stage.primary) == 128 << 10
+        await acts.set_values(stage.state, {"mirror-rate": 0})
+        await protecting
+        assert stage.state.protection is Protection.COLO
 
 
 @contextlib.asynccontextmanager
@@ -157,37 +148,31 @@ async def inherited(stage: Stage) -> AsyncIterator[PairState]:
                     seat.vm.process.close()
 
 
-def test_the_next_supervisor_keeps_every_setting(pair: PairSpec) -> None:
-    async def play() -> None:
-        async with supervised(pair) as stage:
-            await stage.start()
-            await acts.set_values(stage.state, SETTINGS)
-            # As if the supervisor had died in the middle of it.
-            await stage.primary.execute(qmp.qom_set("/objects/comp0", "compare_timeout", 1))
-            async with inherited(stage) as state:
-                assert state.spec == stage.state.spec != state.pair_file
-                primary = state.seats["a"].vm
-                assert primary is not None
-                assert await limits(primary) == LIMITS
-                assert await delay_ms(primary) == state.period_ms() == 350
-
-    asyncio.run(play())
+async def test_the_next_supervisor_keeps_every_setting(pair: PairSpec) -> None:
+    async with supervised(pair) as stage:
+        await stage.start()
+        await acts.set_values(stage.state, SETTINGS)
+        # As if the supervisor had died in the middle of it.
+        await stage.primary.execute(qmp.qom_set("/objects/comp0", "compare_timeout", 1))
+        async with inherited(stage) as state:
+            assert state.spec == stage.state.spec != state.pair_file
+            primary = state.seats["a"].vm
+            assert primary is not None
+            assert await limits(primary) == LIMITS
+            assert await delay_ms(primary) == state.period_ms() == 350
 
 
-def test_an_idle_pair_in_adaptive_mode_takes_fewer_checkpoints(pair: PairSpec) -> None:
+async def test_an_idle_pair_in_adaptive_mode_takes_fewer_checkpoints(pair: PairSpec) -> None:
     checkpoint = replace(
         pair.checkpoint, mode=CheckpointMode.ADAPTIVE, max_delay_ms=800, pause_share=1.0
     )
 
-    async def play() -> None:
-        async with supervised(replace(pair, checkpoint=checkpoint)) as stage:
-            await stage.start()
-            await stage.until(lambda: not stage.state.cautious)
-            await stage.until(lambda: stage.state.delay_ms == 800)
-            assert await delay_ms(stage.primary) == 800
-            changes = [data for name, data in stage.events if name == "PACE_CHANGED"]
-            assert changes[0]["before_ms"] == 200 and changes[-1]["after_ms"] == 800
-            await acts.set_values(stage.state, {"checkpoint-mode": "fixed"})
-            assert await delay_ms(stage.primary) == stage.state.period_ms() == 200
-
-    asyncio.run(play())
+    async with supervised(replace(pair, checkpoint=checkpoint)) as stage:
+        await stage.start()
+        await stage.until(lambda: not stage.state.cautious)
+        await stage.until(lambda: stage.state.delay_ms == 800)
+        assert await delay_ms(stage.primary) == 800
+        changes = [data for name, data in stage.events if name == "PACE_CHANGED"]
+        assert changes[0]["before_ms"] == 200 and changes[-1]["after_ms"] == 800
+        await acts.set_values(stage.state, {"checkpoint-mode": "fixed"})
+        assert await delay_ms(stage.primary) == stage.state.period_ms() == 200

@@ -95,21 +95,18 @@ async def lose(stage: Stage, role: Role) -> NodeName:
     return other(victim.node)
 
 
-def test_both_disks_and_cards_go_through_failovers_in_both_directions(spec: PairSpec) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            machine = await slots(stage.primary)
-            written = []
-            for byte, role in enumerate((Role.PRIMARY, Role.SECONDARY, Role.PRIMARY), start=1):
-                if stage.state.protection is Protection.UNPROTECTED:
-                    await stage.start()
-                assert await slots(stage.primary) == machine
-                assert await slots(stage.secondary) == machine
-                await write(stage, spec, byte)
-                written.append(byte)
-                survivor = stage.vm(await lose(stage, role))
-                for one in written:
-                    await hold(survivor, spec, one)
-
-    asyncio.run(check())
+async def test_both_disks_and_cards_go_through_failovers_in_both_directions(spec: PairSpec) -> None:
+    async with supervised(spec) as stage:
+        await stage.start()
+        machine = await slots(stage.primary)
+        written = []
+        for byte, role in enumerate((Role.PRIMARY, Role.SECONDARY, Role.PRIMARY), start=1):
+            if stage.state.protection is Protection.UNPROTECTED:
+                await stage.start()
+            assert await slots(stage.primary) == machine
+            assert await slots(stage.secondary) == machine
+            await write(stage, spec, byte)
+            written.append(byte)
+            survivor = stage.vm(await lose(stage, role))
+            for one in written:
+                await hold(survivor, spec, one)

@@ -67,61 +67,53 @@ async def descriptors(vm: VM) -> list[object]:
     return list(await vm.execute(Command("query-fdsets")))
 
 
-def test_a_sound_pair_is_the_same_and_a_flipped_bit_is_told_at_its_page(
+async def test_a_sound_pair_is_the_same_and_a_flipped_bit_is_told_at_its_page(
     spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "LOOKS", 4)  # firmware makes no page other behind a checkpoint
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints()
-            await guest_writes(stage.primary, 0x11, 0, 1 << 20)
-            found = await stage.supervisor.verifying.verify()
-            assert found.outcome is VerifyOutcome.EQUAL and found.pages is not None, found
-            memory = found.pages
-            assert memory.pages * PAGE + memory.left_out == MIB << 20
-            assert memory.same > memory.pages // 2 and not memory.different
+    async with supervised(spec) as stage:
+        await stage.start()
+        await stage.checkpoints()
+        await guest_writes(stage.primary, 0x11, 0, 1 << 20)
+        found = await stage.supervisor.verifying.verify()
+        assert found.outcome is VerifyOutcome.EQUAL and found.pages is not None, found
+        memory = found.pages
+        assert memory.pages * PAGE + memory.left_out == MIB << 20
+        assert memory.same > memory.pages // 2 and not memory.different
 
-            await flip(stage.secondary, DAMAGE)
-            await stage.checkpoints()
-            found = await stage.supervisor.verifying.verify()
-            assert found.outcome is VerifyOutcome.DIFFERENT and found.pages is not None, found
-            at = DAMAGE // PAGE * PAGE
-            assert found.pages.places == ((at, at + PAGE),)
-            assert f"{at:#x} (pc.ram)" in found.sentence()
-            assert stage.state.view().to_json()["verified"]["pages"]["different"] == 1
-            await stage.checkpoints()
-            assert stage.state.protection is Protection.COLO
-            assert not any(name == "DIAGNOSIS" for name, _ in stage.events)
-            assert await descriptors(stage.primary) == await descriptors(stage.secondary) == []
+        await flip(stage.secondary, DAMAGE)
+        await stage.checkpoints()
+        found = await stage.supervisor.verifying.verify()
+        assert found.outcome is VerifyOutcome.DIFFERENT and found.pages is not None, found
+        at = DAMAGE // PAGE * PAGE
+        assert found.pages.places == ((at, at + PAGE),)
+        assert f"{at:#x} (pc.ram)" in found.sentence()
+        assert stage.state.view().to_json()["verified"]["pages"]["different"] == 1
+        await stage.checkpoints()
+        assert stage.state.protection is Protection.COLO
+        assert not any(name == "DIAGNOSIS" for name, _ in stage.events)
+        assert await descriptors(stage.primary) == await descriptors(stage.secondary) == []
 
-            found = await stage.supervisor.verifying.verify(memory=False)
-            assert found.outcome is VerifyOutcome.EQUAL and found.pages is None
-
-    asyncio.run(check())
+        found = await stage.supervisor.verifying.verify(memory=False)
+        assert found.outcome is VerifyOutcome.EQUAL and found.pages is None
 
 
-def test_a_primary_that_is_lost_meanwhile_is_survived_and_nothing_stays_in_the_survivor(
+async def test_a_primary_that_is_lost_meanwhile_is_survived_and_nothing_stays_in_the_survivor(
     spec: PairSpec,
 ) -> None:
     spec = replace(spec, verify=replace(spec.verify, rate=4 << 20))
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints()
-            verifying = asyncio.create_task(stage.supervisor.verifying.verify())
-            await stage.until(lambda: bool(stage.state.beside.lent))
-            await stage.checkpoints()  # it goes on beside them
-            assert not verifying.done() and await descriptors(stage.secondary)
-            stage.primary.process.signal(9)
-            found = await verifying
-            assert (
-                found.outcome is VerifyOutcome.BROKEN_OFF and found.reason and found.pages is None
-            )
-            await stage.until_protection(Protection.UNPROTECTED)
-            await stage.until(lambda: not stage.state.beside.lent)
-            assert not await descriptors(stage.primary)
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await stage.checkpoints()
+        verifying = asyncio.create_task(stage.supervisor.verifying.verify())
+        await stage.until(lambda: bool(stage.state.beside.lent))
+        await stage.checkpoints()  # it goes on beside them
+        assert not verifying.done() and await descriptors(stage.secondary)
+        stage.primary.process.signal(9)
+        found = await verifying
+        assert found.outcome is VerifyOutcome.BROKEN_OFF and found.reason and found.pages is None
+        await stage.until_protection(Protection.UNPROTECTED)
+        await stage.until(lambda: not stage.state.beside.lent)
+        assert not await descriptors(stage.primary)
