@@ -179,7 +179,7 @@ class Clients:
 
     def verdicts(self, fault_at_s: float) -> list[Verdict]:
         """End the clients, and check that the fault cost them no record and no connection."""
-        spec = Workload("clients", "redis-appends", self.count)
+        spec = Workload(name="clients", kind="redis-appends", clients=self.count)
         run = around(fault_at_s, WorkloadRecord(spec, self.end(), self.read_back()))
         return [checked(check, run) for check in ("no_lost_acks", "connections_survive")]
 
