@@ -219,13 +219,10 @@ def test_events_come_until_nobody_reads_them(supervisor: Supervisor) -> None:
     tell(supervisor, story)
 
 
-def test_there_must_be_a_pair_to_attach_to(supervisor: Supervisor) -> None:
-    async def main() -> None:
-        with pytest.raises(NoSuchPair):
-            async with coloctl.pair.attach("nobody"):
-                pass
-
-    asyncio.run(main())
+async def test_there_must_be_a_pair_to_attach_to(supervisor: Supervisor) -> None:
+    with pytest.raises(NoSuchPair):
+        async with coloctl.pair.attach("nobody"):
+            pass
 
 
 # -- faults
@@ -314,7 +311,7 @@ def _with(spec: Any, nodes: Any) -> Any:
 # -- threads
 
 
-def test_work_goes_to_its_end_before_a_cancellation_is_told() -> None:
+async def test_work_goes_to_its_end_before_a_cancellation_is_told() -> None:
     told: list[str] = []
     hurry = threading.Event()
 
@@ -322,16 +319,13 @@ def test_work_goes_to_its_end_before_a_cancellation_is_told() -> None:
         hurry.wait(20)
         told.append("done")
 
-    async def main() -> None:
-        with ThreadPoolExecutor() as threads:
-            task = asyncio.create_task(awaited(threads, work, hurry.set))
-            await asyncio.sleep(0.01)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            told.append("cancelled")
-
-    asyncio.run(main())
+    with ThreadPoolExecutor() as threads:
+        task = asyncio.create_task(awaited(threads, work, hurry.set))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        told.append("cancelled")
     assert told == ["done", "cancelled"]
 
 

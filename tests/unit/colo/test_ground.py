@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,17 +34,17 @@ async def grounds(facts: Facts | None) -> Ground:
     return ground
 
 
-def test_with_facts_nothing_is_asked_again() -> None:
+async def test_with_facts_nothing_is_asked_again() -> None:
     """Neither the binary, which is gone here, nor whether an image is a device."""
-    assert asyncio.run(grounds(FACTS)).facts == FACTS
+    assert (await grounds(FACTS)).facts == FACTS
 
 
-def test_without_facts_a_binary_that_is_gone_is_refused() -> None:
+async def test_without_facts_a_binary_that_is_gone_is_refused() -> None:
     with pytest.raises(UnsupportedQEMU, match="/opt/no/such/qemu"):
-        asyncio.run(grounds(None))
+        await grounds(None)
 
 
-def test_the_binary_on_disk_is_compared_with_that_of_the_start(
+async def test_the_binary_on_disk_is_compared_with_that_of_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def renewed(path: Path, _host: object) -> Binary:
@@ -57,4 +56,4 @@ def test_the_binary_on_disk_is_compared_with_that_of_the_start(
         await require_same_binary(await grounds(FACTS))
 
     with pytest.raises(UnsupportedQEMU, match=r"is 11\.1\.4 now, and the guest runs in 11\.1\.3"):
-        asyncio.run(check())
+        await check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from collections.abc import Callable
@@ -67,11 +66,11 @@ STATES: list[Callable[[PairState], None]] = [down, protected, frozen, failed]
 
 
 @pytest.mark.parametrize("make", STATES, ids=lambda make: make.__name__)
-def test_the_document_of_an_explanation_stays_as_it_is(
+async def test_the_document_of_an_explanation_stays_as_it_is(
     tmp_path: Path, make: Callable[[PairState], None]
 ) -> None:
     golden = GOLDEN / f"{make.__name__}.json"
-    shown = asyncio.run(explained(tmp_path, make))
+    shown = await explained(tmp_path, make)
     written = json.dumps(shown.to_json(), indent=1, ensure_ascii=False)
     if os.environ.get("COLOCTL_GOLDEN") == "write":
         golden.write_text(written + "\n")

@@ -67,28 +67,27 @@ def fences(folder: Path) -> list[Record]:
         (Fact.MIGRATION_BEGAN,),
     ],
 )
-def test_no_failover_without_a_complete_checkpoint(tmp_path: Path, facts: tuple[Fact]) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with (
-            fake_state(tmp_path) as state,
-            fake_vm("a", log) as a,
-            fake_vm("b", log) as b,
-        ):
-            for vm, role in ((a, Role.PRIMARY), (b, Role.SECONDARY)):
-                state.seats[vm.node].take(vm, role, "")
-            for fact in facts:
-                state.note(fact, "test")
-            before = state.protection
-            for to in (None, "a", "b"):
-                with pytest.raises(FailoverRefused, match="complete checkpoint"):
-                    await acts.failover(state, to)  # type: ignore[arg-type]
-                with pytest.raises(FailoverRefused, match="complete checkpoint"):
-                    await acts.failover(state, to, force=True)  # type: ignore[arg-type]
-            assert state.protection is before
-            assert log == []
-
-    asyncio.run(check())
+async def test_no_failover_without_a_complete_checkpoint(
+    tmp_path: Path, facts: tuple[Fact]
+) -> None:
+    log: Log = []
+    async with (
+        fake_state(tmp_path) as state,
+        fake_vm("a", log) as a,
+        fake_vm("b", log) as b,
+    ):
+        for vm, role in ((a, Role.PRIMARY), (b, Role.SECONDARY)):
+            state.seats[vm.node].take(vm, role, "")
+        for fact in facts:
+            state.note(fact, "test")
+        before = state.protection
+        for to in (None, "a", "b"):
+            with pytest.raises(FailoverRefused, match="complete checkpoint"):
+                await acts.failover(state, to)  # type: ignore[arg-type]
+            with pytest.raises(FailoverRefused, match="complete checkpoint"):
+                await acts.failover(state, to, force=True)  # type: ignore[arg-type]
+        assert state.protection is before
+        assert log == []
 
 
 #: What is wrong with whom, who was asked for, and who survives (None: refused).
@@ -111,92 +110,80 @@ SURVIVORS: list[tuple[dict[str, str], NodeName | None, NodeName | None]] = [
 
 
 @pytest.mark.parametrize(("wrong", "to", "survivor"), SURVIVORS)
-def test_the_survivor_is_one_that_answers(
+async def test_the_survivor_is_one_that_answers(
     tmp_path: Path, wrong: dict[str, str], to: NodeName | None, survivor: NodeName | None
 ) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, log=log) as (state, a, b):
-            for vm in (a, b):
-                match wrong.get(vm.node):
-                    case "dead":
-                        vm.process.die()
-                    case "frozen":
-                        vm.process.is_frozen = True
-                    case "silent":
-                        vm.answer("query-yank", HANG)
-            if survivor is None:
-                with pytest.raises(FailoverRefused) as refused:
-                    await acts.failover(state, to)
-                assert refused.value.hint
-                assert state.protection is Protection.COLO
-                assert not [line for line in log if "killed" in line]
-                return
-            timeline = await acts.failover(state, to)
-            assert timeline.survivor == survivor
-            assert state.protection is Protection.UNPROTECTED
-            lost = state.seats[timeline.lost]  # type: ignore[index]
-            assert lost.vm is None
-            assert (lost.view.presence, lost.view.fencing) == (Presence.DEAD, Fencing.FENCED)
-            assert state.seats[survivor].view.role is Role.PRIMARY
-            assert state.generation == 1
-
-    asyncio.run(check())
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, a, b):
+        for vm in (a, b):
+            match wrong.get(vm.node):
+                case "dead":
+                    vm.process.die()
+                case "frozen":
+                    vm.process.is_frozen = True
+                case "silent":
+                    vm.answer("query-yank", HANG)
+        if survivor is None:
+            with pytest.raises(FailoverRefused) as refused:
+                await acts.failover(state, to)
+            assert refused.value.hint
+            assert state.protection is Protection.COLO
+            assert not [line for line in log if "killed" in line]
+            return
+        timeline = await acts.failover(state, to)
+        assert timeline.survivor == survivor
+        assert state.protection is Protection.UNPROTECTED
+        lost = state.seats[timeline.lost]  # type: ignore[index]
+        assert lost.vm is None
+        assert (lost.view.presence, lost.view.fencing) == (Presence.DEAD, Fencing.FENCED)
+        assert state.seats[survivor].view.role is Role.PRIMARY
+        assert state.generation == 1
 
 
-def test_without_a_proof_the_pair_has_failed_until_an_operator_acts(tmp_path: Path) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, log=log) as (state, a, _):
-            a.process.immortal = True
-            with pytest.raises(FencingFailed):
-                await acts.failover(state, "b")
-            assert state.protection is Protection.FAILED
-            assert state.seats["a"].view.fencing is Fencing.FAILED
-            assert state.generation == 0
-            assert "b: x-colo-lost-heartbeat" not in log
+async def test_without_a_proof_the_pair_has_failed_until_an_operator_acts(tmp_path: Path) -> None:
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, a, _):
+        a.process.immortal = True
+        with pytest.raises(FencingFailed):
+            await acts.failover(state, "b")
+        assert state.protection is Protection.FAILED
+        assert state.seats["a"].view.fencing is Fencing.FAILED
+        assert state.generation == 0
+        assert "b: x-colo-lost-heartbeat" not in log
 
-            with pytest.raises(FailoverRefused, match="failed") as refused:
-                await acts.failover(state, None)
-            assert "--force" in str(refused.value.hint)
-            with pytest.raises(FencingFailed):
-                await acts.failover(state, None, force=True)
-            assert state.protection is Protection.FAILED
-
-            a.process.immortal = False
+        with pytest.raises(FailoverRefused, match="failed") as refused:
+            await acts.failover(state, None)
+        assert "--force" in str(refused.value.hint)
+        with pytest.raises(FencingFailed):
             await acts.failover(state, None, force=True)
-            assert state.protection is Protection.UNPROTECTED
-            assert state.generation == 1
+        assert state.protection is Protection.FAILED
 
-    asyncio.run(check())
-
-
-def test_a_survivor_that_does_not_come_to_run_is_a_failure(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, b):
-            b.answer("x-colo-lost-heartbeat", Refusal("not today"))
-            with pytest.raises(FailoverRefused, match="not today"):
-                await acts.failover(state, "b")
-            assert state.protection is Protection.FAILED
-            b.answer("x-colo-lost-heartbeat", {})
-            await acts.failover(state, "b", force=True)
-            assert state.protection is Protection.UNPROTECTED
-
-    asyncio.run(check())
+        a.process.immortal = False
+        await acts.failover(state, None, force=True)
+        assert state.protection is Protection.UNPROTECTED
+        assert state.generation == 1
 
 
-def test_a_tap_that_cannot_be_opened_is_a_failure(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, b):
-            b.host.no_taps = True
-            with pytest.raises(ColoctlError, match="tap-b0"):
-                await acts.failover(state, "b")
-            assert state.protection is Protection.FAILED
+async def test_a_survivor_that_does_not_come_to_run_is_a_failure(tmp_path: Path) -> None:
+    async with in_colo(tmp_path) as (state, _, b):
+        b.answer("x-colo-lost-heartbeat", Refusal("not today"))
+        with pytest.raises(FailoverRefused, match="not today"):
+            await acts.failover(state, "b")
+        assert state.protection is Protection.FAILED
+        b.answer("x-colo-lost-heartbeat", {})
+        await acts.failover(state, "b", force=True)
+        assert state.protection is Protection.UNPROTECTED
 
-    asyncio.run(check())
+
+async def test_a_tap_that_cannot_be_opened_is_a_failure(tmp_path: Path) -> None:
+    async with in_colo(tmp_path) as (state, _, b):
+        b.host.no_taps = True
+        with pytest.raises(ColoctlError, match="tap-b0"):
+            await acts.failover(state, "b")
+        assert state.protection is Protection.FAILED
 
 
-def test_the_guest_matters_more_than_its_number(
+async def test_the_guest_matters_more_than_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its next start may begin with old disks, which is told; not running at all is worse."""
@@ -206,229 +193,196 @@ def test_the_guest_matters_more_than_its_number(
 
     monkeypatch.setattr(generation, "write", fail)
 
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, _):
-            await acts.failover(state, "b")
-            assert state.protection is Protection.UNPROTECTED
-            records = replay(tmp_path / "journal.jsonl").records
-            (note,) = (r for r in records if "generation-not-kept" in r.data)
-            assert "No space" in note.data["generation-not-kept"]
-            assert "next start" in state.view().reason
-
-    asyncio.run(check())
+    async with in_colo(tmp_path) as (state, _, _):
+        await acts.failover(state, "b")
+        assert state.protection is Protection.UNPROTECTED
+        records = replay(tmp_path / "journal.jsonl").records
+        (note,) = (r for r in records if "generation-not-kept" in r.data)
+        assert "No space" in note.data["generation-not-kept"]
+        assert "next start" in state.view().reason
 
 
-def test_a_fence_that_needs_a_person_waits_for_his_word(tmp_path: Path) -> None:
+async def test_a_fence_that_needs_a_person_waits_for_his_word(tmp_path: Path) -> None:
     by_hand = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
 
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, by_hand, log) as (state, a, _):
-            with pytest.raises(FailoverRefused, match="waits"):
-                acts.confirm_fence(state, "a")
-            acting = await waits_for_a_person(state)
-            assert state.protection is Protection.FAILOVER
-            assert state.seats["a"].view.fencing is Fencing.REQUIRED
-            assert "`coloctl fence confirm web a`" in state.view().reason
-            assert "a: tap-a0 down" in log
-            assert a.process.alive() and "b: yank" not in log
-            with pytest.raises(FailoverRefused, match="node b"):
-                acts.confirm_fence(state, "b")
+    log: Log = []
+    async with in_colo(tmp_path, by_hand, log) as (state, a, _):
+        with pytest.raises(FailoverRefused, match="waits"):
             acts.confirm_fence(state, "a")
-            await acting
-            assert not a.process.alive()  # it was within reach
-            assert state.protection is Protection.UNPROTECTED
-            (fence,) = fences(tmp_path)
-            assert (fence.node, fence.data["method"]) == ("a", "manual")
-            assert fence.data["how"] == "confirmed-sigkill"
-
-    asyncio.run(check())
+        acting = await waits_for_a_person(state)
+        assert state.protection is Protection.FAILOVER
+        assert state.seats["a"].view.fencing is Fencing.REQUIRED
+        assert "`coloctl fence confirm web a`" in state.view().reason
+        assert "a: tap-a0 down" in log
+        assert a.process.alive() and "b: yank" not in log
+        with pytest.raises(FailoverRefused, match="node b"):
+            acts.confirm_fence(state, "b")
+        acts.confirm_fence(state, "a")
+        await acting
+        assert not a.process.alive()  # it was within reach
+        assert state.protection is Protection.UNPROTECTED
+        (fence,) = fences(tmp_path)
+        assert (fence.node, fence.data["method"]) == ("a", "manual")
+        assert fence.data["how"] == "confirmed-sigkill"
 
 
 @pytest.mark.parametrize("end", ["dies", "interrupted", "survivor dies"])
-def test_a_fence_that_waits_for_a_person_has_other_ends(tmp_path: Path, end: str) -> None:
+async def test_a_fence_that_waits_for_a_person_has_other_ends(tmp_path: Path, end: str) -> None:
     """The kernel's word needs no person, a stop ends it, and for a dead survivor nobody is asked"""
     by_hand = replace(make_spec(), fencing=FencingSpec(FencingMethod.MANUAL))
 
-    async def check() -> None:
-        async with in_colo(tmp_path, by_hand) as (state, a, b):
-            acting = await waits_for_a_person(state)
-            if end == "dies":
-                a.process.die()
+    async with in_colo(tmp_path, by_hand) as (state, a, b):
+        acting = await waits_for_a_person(state)
+        if end == "dies":
+            a.process.die()
+            await acting
+            assert state.protection is Protection.UNPROTECTED
+        elif end == "interrupted":
+            await state.interrupt("A test wants it.")
+            assert state.protection is Protection.FAILOVER
+            assert state.seats["a"].view.fencing is Fencing.CLEAR
+        else:
+            b.process.die()
+            with pytest.raises(FailoverRefused, match="Node b died"):
                 await acting
-                assert state.protection is Protection.UNPROTECTED
-            elif end == "interrupted":
-                await state.interrupt("A test wants it.")
-                assert state.protection is Protection.FAILOVER
-                assert state.seats["a"].view.fencing is Fencing.CLEAR
-            else:
-                b.process.die()
-                with pytest.raises(FailoverRefused, match="Node b died"):
-                    await acting
-                assert state.protection is Protection.FAILED
-            assert not state.confirmations
-            if end != "dies":
-                assert a.process.alive()
-                assert state.generation == 0
-
-    asyncio.run(check())
-
-
-def test_every_fence_is_in_the_journal(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, a, _):
-            a.process.immortal = True
-            with pytest.raises(FencingFailed):
-                await acts.failover(state, "b")
-            a.process.immortal = False
-            await acts.failover(state, "b", force=True)
-        failed, done = fences(tmp_path)
-        assert (failed.node, failed.data["method"]) == ("a", "kill")
-        assert "does not die" in failed.data["failed"]
-        assert (done.node, done.data["method"], done.data["how"]) == ("a", "kill", "sigkill")
-        assert done.data["ms"] >= 0
-
-    asyncio.run(check())
-
-
-def test_nobody_is_fenced_for_a_promotion_that_another_has_claimed(tmp_path: Path) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, log=log) as (state, a, _):
-            await FileArbiter(tmp_path / FILE_NAME).claim("web", "a", 1)
-            with pytest.raises(FailoverRefused, match="node a was"):
-                await acts.failover(state, "b")
-            assert state.protection is Protection.COLO
+            assert state.protection is Protection.FAILED
+        assert not state.confirmations
+        if end != "dies":
             assert a.process.alive()
-            assert "a: tap-a0 down" not in log
-            await FileArbiter(tmp_path / FILE_NAME).claim("web", "b", 2)
-            with pytest.raises(FailoverRefused, match="generation 2"):
-                await acts.failover(state, "b")
-            assert a.process.alive()
-
-    asyncio.run(check())
+            assert state.generation == 0
 
 
-def test_a_claim_that_is_lost_after_the_fence_promotes_nobody(
+async def test_every_fence_is_in_the_journal(tmp_path: Path) -> None:
+    async with in_colo(tmp_path) as (state, a, _):
+        a.process.immortal = True
+        with pytest.raises(FencingFailed):
+            await acts.failover(state, "b")
+        a.process.immortal = False
+        await acts.failover(state, "b", force=True)
+    failed, done = fences(tmp_path)
+    assert (failed.node, failed.data["method"]) == ("a", "kill")
+    assert "does not die" in failed.data["failed"]
+    assert (done.node, done.data["method"], done.data["how"]) == ("a", "kill", "sigkill")
+    assert done.data["ms"] >= 0
+
+
+async def test_nobody_is_fenced_for_a_promotion_that_another_has_claimed(tmp_path: Path) -> None:
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, a, _):
+        await FileArbiter(tmp_path / FILE_NAME).claim("web", "a", 1)
+        with pytest.raises(FailoverRefused, match="node a was"):
+            await acts.failover(state, "b")
+        assert state.protection is Protection.COLO
+        assert a.process.alive()
+        assert "a: tap-a0 down" not in log
+        await FileArbiter(tmp_path / FILE_NAME).claim("web", "b", 2)
+        with pytest.raises(FailoverRefused, match="generation 2"):
+            await acts.failover(state, "b")
+        assert a.process.alive()
+
+
+async def test_a_claim_that_is_lost_after_the_fence_promotes_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, log=log) as (state, _, b):
-            arbiter = FileArbiter(tmp_path / FILE_NAME)
-            b.before(lambda name: None)
-            usual = FileArbiter.claim
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, _, b):
+        arbiter = FileArbiter(tmp_path / FILE_NAME)
+        b.before(lambda name: None)
+        usual = FileArbiter.claim
 
-            async def beaten(self: FileArbiter, *words: object) -> Claim:
-                await usual(arbiter, "web", "a", 1)
-                return await usual(self, *words)  # type: ignore[arg-type]
+        async def beaten(self: FileArbiter, *words: object) -> Claim:
+            await usual(arbiter, "web", "a", 1)
+            return await usual(self, *words)  # type: ignore[arg-type]
 
-            monkeypatch.setattr(FileArbiter, "claim", beaten)
-            for force in (False, True):
-                with pytest.raises(FailoverRefused, match="generation 1"):
-                    await acts.failover(state, "b", force=force)
-            assert state.protection is Protection.FAILED
-            assert state.generation == 0
-            assert "b: x-colo-lost-heartbeat" not in log
-            assert "b: tap-b0 up" not in log
-
-    asyncio.run(check())
+        monkeypatch.setattr(FileArbiter, "claim", beaten)
+        for force in (False, True):
+            with pytest.raises(FailoverRefused, match="generation 1"):
+                await acts.failover(state, "b", force=force)
+        assert state.protection is Protection.FAILED
+        assert state.generation == 0
+        assert "b: x-colo-lost-heartbeat" not in log
+        assert "b: tap-b0 up" not in log
 
 
-def test_a_claim_that_cannot_be_written_can_be_made_later(tmp_path: Path) -> None:
+async def test_a_claim_that_cannot_be_written_can_be_made_later(tmp_path: Path) -> None:
     """Nothing was decided, so the pair waits in failover and it is tried again."""
     folder = tmp_path / "claims"
     spec = replace(make_spec(), arbiter=ArbiterSpec(path=folder / "web"))
 
-    async def check() -> None:
-        log: Log = []
-        async with in_colo(tmp_path, spec, log) as (state, _, _):
-            with pytest.raises(PreconditionFailed, match="claims"):
-                await acts.failover(state, "b")
-            assert state.protection is Protection.FAILOVER
-            assert "Nothing is promoted" in state.view().reason
-            assert "b: x-colo-lost-heartbeat" not in log
-            folder.mkdir()
-            timeline = await acts.failover(state, "b")
-            assert (state.protection, timeline.generation) == (Protection.UNPROTECTED, 1)
-
-    asyncio.run(check())
+    log: Log = []
+    async with in_colo(tmp_path, spec, log) as (state, _, _):
+        with pytest.raises(PreconditionFailed, match="claims"):
+            await acts.failover(state, "b")
+        assert state.protection is Protection.FAILOVER
+        assert "Nothing is promoted" in state.view().reason
+        assert "b: x-colo-lost-heartbeat" not in log
+        folder.mkdir()
+        timeline = await acts.failover(state, "b")
+        assert (state.protection, timeline.generation) == (Protection.UNPROTECTED, 1)
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_the_first_frame_of_the_survivor_is_in_the_timeline(tmp_path: Path, heard: bool) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, b):
+async def test_the_first_frame_of_the_survivor_is_in_the_timeline(
+    tmp_path: Path, heard: bool
+) -> None:
+    async with in_colo(tmp_path) as (state, _, b):
 
-            def speak(name: str) -> None:
-                if heard and name == "x-colo-lost-heartbeat":
-                    b.host.sent.set()
+        def speak(name: str) -> None:
+            if heard and name == "x-colo-lost-heartbeat":
+                b.host.sent.set()
 
-            b.before(speak)
-            steps = (await acts.failover(state, "b")).to_json()["steps"]
-            assert ("first-packet" in steps) is heard
-            assert not heard or steps["arbitrated"] <= steps["first-packet"]
-
-    asyncio.run(check())
-
-
-def test_the_timeline_tells_what_when_and_why(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, _):
-            now = state.clock.now()
-            steps = Steps(state.clock, now, cause="primary-dead", fault_at_s=now - 0.005)
-            document = (await acts.failover(state, None, steps=steps)).to_json()
-            assert document["cause"] == "primary-dead"
-            assert (document["survivor"], document["lost"]) == ("b", "a")
-            assert (document["generation"], document["role_before"]) == (1, "secondary")
-            assert (document["began_s"], document["fault_ms"]) == (now, -5.0)
-            steps = document["steps"]
-            assert next(iter(steps)) == "detected" and steps["detected"] == 0.0
-            assert steps["fenced"] <= steps["arbitrated"] <= steps["promoted"] <= steps["running"]
-            assert steps["yanked"] <= steps["promoted"]
-            records = replay(tmp_path / "journal.jsonl").records
-            assert [r.data for r in records if r.step == "timeline"] == [document]
-            assert "primary-dead" in next(
-                r.data["reason"] for r in records if r.fact == Fact.NODE_LOST
-            )
-
-    asyncio.run(check())
+        b.before(speak)
+        steps = (await acts.failover(state, "b")).to_json()["steps"]
+        assert ("first-packet" in steps) is heard
+        assert not heard or steps["arbitrated"] <= steps["first-packet"]
 
 
-def test_an_interrupted_failover_can_be_asked_for_again(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, b):
-            acting = asyncio.create_task(acts.failover(state, "b"))
-
-            def cut(name: str) -> None:
-                if name == "x-colo-lost-heartbeat":
-                    acting.cancel()
-
-            b.before(cut)
-            with pytest.raises(asyncio.CancelledError):
-                await acting
-            assert state.protection is Protection.FAILOVER
-            b.before(lambda name: None)
-            await acts.failover(state, None)
-            assert state.protection is Protection.UNPROTECTED
-            assert state.generation == 2
-
-    asyncio.run(check())
+async def test_the_timeline_tells_what_when_and_why(tmp_path: Path) -> None:
+    async with in_colo(tmp_path) as (state, _, _):
+        now = state.clock.now()
+        steps = Steps(state.clock, now, cause="primary-dead", fault_at_s=now - 0.005)
+        document = (await acts.failover(state, None, steps=steps)).to_json()
+        assert document["cause"] == "primary-dead"
+        assert (document["survivor"], document["lost"]) == ("b", "a")
+        assert (document["generation"], document["role_before"]) == (1, "secondary")
+        assert (document["began_s"], document["fault_ms"]) == (now, -5.0)
+        steps = document["steps"]
+        assert next(iter(steps)) == "detected" and steps["detected"] == 0.0
+        assert steps["fenced"] <= steps["arbitrated"] <= steps["promoted"] <= steps["running"]
+        assert steps["yanked"] <= steps["promoted"]
+        records = replay(tmp_path / "journal.jsonl").records
+        assert [r.data for r in records if r.step == "timeline"] == [document]
+        assert "primary-dead" in next(r.data["reason"] for r in records if r.fact == Fact.NODE_LOST)
 
 
-def test_the_generation_is_on_disk_before_the_survivor_is_told(tmp_path: Path) -> None:
-    async def check() -> None:
-        async with in_colo(tmp_path) as (state, _, b):
-            seen: list[int] = []
+async def test_an_interrupted_failover_can_be_asked_for_again(tmp_path: Path) -> None:
+    async with in_colo(tmp_path) as (state, _, b):
+        acting = asyncio.create_task(acts.failover(state, "b"))
 
-            def look(name: str) -> None:
-                if name == "x-colo-lost-heartbeat":
-                    records = replay(tmp_path / "journal.jsonl").records
-                    seen.append(max(record.generation or 0 for record in records))
-                    assert [r for r in open_intents(records) if r.step == "promote"]
+        def cut(name: str) -> None:
+            if name == "x-colo-lost-heartbeat":
+                acting.cancel()
 
-            b.before(look)
-            await acts.failover(state, "b")
-            assert seen == [1]
+        b.before(cut)
+        with pytest.raises(asyncio.CancelledError):
+            await acting
+        assert state.protection is Protection.FAILOVER
+        b.before(lambda name: None)
+        await acts.failover(state, None)
+        assert state.protection is Protection.UNPROTECTED
+        assert state.generation == 2
 
-    asyncio.run(check())
+
+async def test_the_generation_is_on_disk_before_the_survivor_is_told(tmp_path: Path) -> None:
+    async with in_colo(tmp_path) as (state, _, b):
+        seen: list[int] = []
+
+        def look(name: str) -> None:
+            if name == "x-colo-lost-heartbeat":
+                records = replay(tmp_path / "journal.jsonl").records
+                seen.append(max(record.generation or 0 for record in records))
+                assert [r for r in open_intents(records) if r.step == "promote"]
+
+        b.before(look)
+        await acts.failover(state, "b")
+        assert seen == [1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -100,13 +99,13 @@ async def _read(tmp_path: Path, *, blocked: bool) -> tuple[Path, list[object]]:
     return path, list(notes)
 
 
-def test_a_failover_is_remembered_with_its_own_fence(tmp_path: Path) -> None:
-    path, _ = asyncio.run(_read(tmp_path, blocked=False))
+async def test_a_failover_is_remembered_with_its_own_fence(tmp_path: Path) -> None:
+    path, _ = await _read(tmp_path, blocked=False)
     first, second = history.read(path).failovers
     assert (first["generation"], first["fence"]) == (1, {"node": "a", "method": "kill"})
     assert second == Timeline("b", "a", generation=2).to_json()
 
 
-def test_no_failover_fails_for_the_sake_of_its_history(tmp_path: Path) -> None:
-    _, notes = asyncio.run(_read(tmp_path, blocked=True))
+async def test_no_failover_fails_for_the_sake_of_its_history(tmp_path: Path) -> None:
+    _, notes = await _read(tmp_path, blocked=True)
     assert sum("history-not-kept" in str(note) for note in notes) == 2
