@@ -1,4 +1,4 @@
-"""Write SVG and HTML elements as text: what is put between two tags is escaped; pure.
+"""Write SVG elements as text: what is put between two tags is escaped; pure.
 
 Used by `chaos.report.lanes` and `chaos.report.chart` for pictures, and by `chaos.run.junit`.
 """
@@ -16,10 +16,6 @@ class Markup(str):
     def __html__(self) -> str:
         """Return it for templates, which escape everything else."""
         return self
-
-
-#: Elements that have no end tag in HTML.
-VOID = frozenset({"meta", "br", "hr"})
 
 
 def text(value: object) -> Markup:
@@ -48,15 +44,13 @@ def _allowed(one: str) -> bool:
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
     """Write ``<name ...>children</name>``; ``class_`` is class, ``stroke_width`` is stroke-width.
 
-    An attribute that is None or False is left out; one that is True has no value.
+    An attribute that is None is left out.
     """
     said = "".join(
-        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{_value(value)}"')
+        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
         for key, value in attributes.items()
-        if value is not None and value is not False
+        if value is not None
     )
-    if name in VOID:
-        return Markup(f"<{name}{said}>")
     return Markup(f"<{name}{said}>{join(children)}</{name}>")
 
 

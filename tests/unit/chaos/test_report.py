@@ -14,13 +14,16 @@ from coloctl.chaos import report
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import FaultRecord, ObservedEvent, WorkloadRecord
-from coloctl.chaos.report import markup, operations, scale, strips
+from coloctl.chaos.report import operations, scale, strips
 from coloctl.chaos.scenario.values import ScheduledFault
 from coloctl.chaos.workloads.history import Op
 from coloctl.chaos.workloads.history import OpStatus as Answer
 
 #: Bytes; were the operations of the long run not thinned, its page would have 677,000.
 SIZE_MAX = 400_000
+
+#: Elements of the page that have no end tag.
+VOID = frozenset({"meta", "br", "hr"})
 
 
 class Reader(HTMLParser):
@@ -35,7 +38,7 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
-        if tag not in markup.VOID:
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
