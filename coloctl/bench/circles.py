@@ -186,7 +186,7 @@ class _Watch(Background):
         self._look()
 
     def _look(self) -> None:
-        faults, heard = self._environment.faults(), tuple(self._environment.ear.heard)
+        faults, heard = self._environment.faults(), tuple(self._environment.listener.heard)
         chronicle = Chronicle(faults=faults, events=heard)
         for number in range(self._told, len(faults)):
             if (closed := times(chronicle, number)) is None:

@@ -83,14 +83,14 @@ class Soak(RunMeasurement):
 
     def act(self, environment: Environment) -> None:
         """Wait for the end of the soak; tell every `TELL_S` how it goes."""
-        meter = Meter.read(environment.ear.view().supervisor_pid)
+        meter = Meter.read(environment.listener.view().supervisor_pid)
         before, self.begin_s = near_misses(self.metrics), time.monotonic()
         until_s = self.begin_s + 60 * self._plan.minutes
         with burners(self._plan.burners):
             while (left_s := until_s - time.monotonic()) > 0:
                 time.sleep(min(TELL_S, left_s))
                 minutes = (time.monotonic() - self.begin_s) / 60
-                self._tell(minutes, Chronicle(events=tuple(environment.ear.heard)))
+                self._tell(minutes, Chronicle(events=tuple(environment.listener.heard)))
             self.cost = spent(meter)
             self.doubts = near_misses(self.metrics) - before
 

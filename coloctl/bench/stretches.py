@@ -105,10 +105,10 @@ def pace(where: Testbed, plan: PacePlan, ran: Ran = lambda _row: None) -> dict[s
     rows: list[Row] = []
 
     def measure(pair: _Pair, mode: str) -> None:
-        place = len(pair.ear.heard)
+        place = len(pair.listener.heard)
         view = pair.set("checkpoint-mode", mode)
         one = pair.stretch(plan.seconds)
-        events = [event for event in pair.ear.heard[place:] if event.at_s <= one.end_s]
+        events = [event for event in pair.listener.heard[place:] if event.at_s <= one.end_s]
         trace = list(checkpoints(events, view))
         counted = [checkpoint for at_s, checkpoint in trace if at_s > one.begin_s]
         rows.append(
@@ -167,7 +167,7 @@ class _Measurement(RunMeasurement):
     def act(self, environment: Environment) -> None:
         """See `RunMeasurement.act`."""
         ((_, clients),) = environment.works.values()
-        self.measure(_Pair(environment, clients, environment.ear))
+        self.measure(_Pair(environment, clients, environment.listener))
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class _Pair:
 
     environment: Environment
     clients: ClientProgram
-    ear: EventListener
+    listener: EventListener
 
     def protect(self) -> None:
         """Bring the pair into COLO, and connect: longer delays wait for that (docs/qemu.md)."""
@@ -198,8 +198,8 @@ class _Pair:
 
         Returns the pair as it was just after the change.
         """
-        self.ear.ask("pair-set", KNOB_S, settings={name: value})
-        view = self.ear.view()
+        self.listener.ask("pair-set", KNOB_S, settings={name: value})
+        view = self.listener.view()
         time.sleep(SETTLE_S)
         return view
 
@@ -208,14 +208,14 @@ class _Pair:
 
         Raises `NotProtected` when the protection has ended meanwhile.
         """
-        before = self.ear.view()
+        before = self.listener.view()
         meter, begin_s = Meter.read(before.supervisor_pid or 0), time.monotonic()
         time.sleep(seconds)
         end_s, cost = time.monotonic(), spent(meter)
-        after = self.ear.view()
+        after = self.listener.view()
         if after.protection != before.protection:
             raise NotProtected(f"The pair is {after.protection}: {after.reason}")
-        ended = Chronicle(events=tuple(self.ear.heard)).pauses
+        ended = Chronicle(events=tuple(self.listener.heard)).pauses
         pauses_ms = [one.ms for one in ended if begin_s < one.ended_s <= end_s]
         return Stretch(begin_s, end_s, pauses_ms, cost)
 

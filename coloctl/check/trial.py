@@ -93,7 +93,7 @@ async def _both_ways(
 ) -> tuple[Direction, ...]:
     """Run the directions; the second only where the first went well."""
     deadline = Deadline(deadline_s)
-    played: list[Direction] = []
+    directions: list[Direction] = []
     for killed in (Role.PRIMARY, Role.SECONDARY):
         with tempfile.TemporaryDirectory(prefix="coloctl-probe-") as folder:
             ground = Ground({"a": host, "b": host}, binary, blank.accel, Path(folder))
@@ -105,16 +105,16 @@ async def _both_ways(
                 stage_s=deadline_s * STAGE_SHARE,
                 report=partial(report, killed),
             )
-        played.append(direction)
+        directions.append(direction)
         if direction.outcome is not ColoSupport.WORKS:
             break
-    return tuple(played)
+    return tuple(directions)
 
 
-def _sum_up(blank: FullVerdict, played: tuple[Direction, ...]) -> FullVerdict:
+def _sum_up(blank: FullVerdict, directions: tuple[Direction, ...]) -> FullVerdict:
     """Return the verdict of the whole trial: that of its last direction."""
-    last = played[-1]
-    verdict = replace(blank, outcome=last.outcome, directions=played, sentence=last.sentence)
+    last = directions[-1]
+    verdict = replace(blank, outcome=last.outcome, directions=directions, sentence=last.sentence)
     if last.outcome is ColoSupport.WORKS:
         return replace(
             verdict, sentence="A small pair took checkpoints and failed over in both directions."

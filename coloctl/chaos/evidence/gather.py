@@ -43,7 +43,7 @@ def boot_audit(where: Testbed) -> tuple[Audit, ...]:
 
 
 def evidence(
-    played: Environment,
+    around: Environment,
     steady_s: float,
     first: Sequence[Audit],
     needs: Collection[str],
@@ -55,25 +55,25 @@ def evidence(
     and disks are compared, only for a check that reads it.
     """
     ended_s = time.monotonic()
-    view = played.ear.view()
+    view = around.listener.view()
     # Where no QEMU lives there is no guest to ask, and no answer to wait for.
     lives = any(node.presence is Presence.ALIVE for node in view.nodes.values())
-    works = {name: _work(*entry, lives=lives) for name, entry in played.works.items()}
-    audits = (*first, *(audit(played) if lives and "audit" in needs else ()))
+    works = {name: _work(*entry, lives=lives) for name, entry in around.works.items()}
+    audits = (*first, *(audit(around) if lives and "audit" in needs else ()))
     compares = view.protected and "disks" in needs
     return Evidence(
         steady_s=steady_s,
         ended_s=ended_s,
         faults=(),
         works=works,
-        events=tuple(played.ear.heard),
-        takeovers=takeovers(played),
-        frames=tuple(played.lan.frames),
-        journal=journal(played.where.name),
+        events=tuple(around.listener.heard),
+        takeovers=takeovers(around),
+        frames=tuple(around.lan.frames),
+        journal=journal(around.where.name),
         audits=audits,
         inventories=tuple(inventories),
-        differences=differences(played) if compares else None,
-        bad_checksums=played.lab.bad_checksums(),
+        differences=differences(around) if compares else None,
+        bad_checksums=around.lab.bad_checksums(),
         view=view,
     )
 
@@ -91,17 +91,17 @@ def _work(spec: Any, running: Any, *, lives: bool) -> WorkloadRecord:
     return WorkloadRecord(spec, tuple(running.history), kept)
 
 
-def audit(played: Environment) -> tuple[Audit, ...]:
+def audit(around: Environment) -> tuple[Audit, ...]:
     """Ask the guest about itself now; return nothing where it does not answer."""
     with contextlib.suppress(ColoctlError):
-        return (ask_guest(played.lab),)
+        return (ask_guest(around.lab),)
     return ()
 
 
-def takeovers(played: Environment) -> tuple[Timeline, ...]:
+def takeovers(around: Environment) -> tuple[Timeline, ...]:
     """Return each failover that any supervisor of the pair has written to the history."""
     with contextlib.suppress(ColoctlError):
-        history: Mapping[str, Any] = played.ear.ask("query-history", CHECKPOINT_S)
+        history: Mapping[str, Any] = around.listener.ask("query-history", CHECKPOINT_S)
         return tuple(takeovers_in(history["failovers"]))
     return ()
 
@@ -113,12 +113,12 @@ def journal(pair: str) -> tuple[Record, ...]:
     return ()
 
 
-def differences(played: Environment) -> dict[str, tuple[int, ...]] | None:
+def differences(around: Environment) -> dict[str, tuple[int, ...]] | None:
     """Compare the nodes' disks while the guest is idle; None if they could not be compared."""
     try:
-        played.ear.ask("pair-checkpoint", CHECKPOINT_S)
-        disk = load(played.pair_file).disks[0].image
-        tool = image.tool(played.where.qemu)
+        around.listener.ask("pair-checkpoint", CHECKPOINT_S)
+        disk = load(around.pair_file).disks[0].image
+        tool = image.tool(around.where.qemu)
         argv = [str(tool), "compare", "-U", str(disk["a"]), str(disk["b"])]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=COMPARE_S, check=False)
     except (ColoctlError, OSError, subprocess.TimeoutExpired):

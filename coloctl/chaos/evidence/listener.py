@@ -35,7 +35,7 @@ class EventListener(Background):
     """
 
     def __init__(self, pair: str) -> None:
-        super().__init__("ear")
+        super().__init__("listener")
         self.heard: list[ObservedEvent] = []
         self._pair = pair
         self._news: SimpleQueue[ObservedEvent] = SimpleQueue()

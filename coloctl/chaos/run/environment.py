@@ -41,7 +41,7 @@ class Environment:
     home: Path
     pair_file: Path
     born: SpawnedSupervisor
-    ear: EventListener
+    listener: EventListener
     lan: LanWatch
     works: dict[str, tuple[Workload, ClientProgram]]
     faults: Callable[[], Sequence[FaultRecord]] = tuple  #: those that were injected so far
@@ -49,7 +49,9 @@ class Environment:
     @property
     def pair(self) -> PairUnderTest:
         """The pair as faults may touch it."""
-        return PairUnderTest(self.where.name, self.lab, self.home, self.ear.view, self.ear.ask)
+        return PairUnderTest(
+            self.where.name, self.lab, self.home, self.listener.view, self.listener.ask
+        )
 
     def come(self, begins: str) -> None:
         """Start the clients that begin then."""
@@ -78,7 +80,7 @@ class Environment:
         otherwise: str = "The run did not go on",
     ) -> None:
         """Wait until ``enough`` accepts a view of the pair; raises `DeadlineMissed` otherwise."""
-        testbed.until(lambda: enough(self.ear.view()), deadline_s, otherwise)
+        testbed.until(lambda: enough(self.listener.view()), deadline_s, otherwise)
 
     def kill_clients(self) -> None:
         """End the processes of all clients."""
@@ -109,9 +111,9 @@ def environment(
         supervisor = spawned_supervisor(pairfile.load(pair_file), metrics)
         with environment_set(setup.environment):
             born = stack.enter_context(testbed.ending(where, supervisor))
-        ear = stack.enter_context(EventListener(where.name))
+        listener = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
-        around = Environment(where, scenario, lab, home, pair_file, born, ear, lan, {})
+        around = Environment(where, scenario, lab, home, pair_file, born, listener, lan, {})
         stack.callback(around.kill_clients)
         yield around
 

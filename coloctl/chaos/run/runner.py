@@ -132,7 +132,7 @@ def make(
         course.pair_file = around.pair_file.read_text(encoding="utf-8")
         with contextlib.ExitStack() as watched:
             if kept is not None:
-                watched.callback(kept.keep_pair, run.where.name, around.ear.ask)
+                watched.callback(kept.keep_pair, run.where.name, around.listener.ask)
                 if capture:
                     watched.enter_context(Capture(around.lab, kept.folder / "lan.pcap"))
             try:
@@ -210,11 +210,11 @@ def _steps(
     course.evidence = Evidence(steady_s, steady_s, (), {}, audits=first)
     needs = frozenset().union(*(CHECKS[name].needs for name in run.scenario.expect))
     with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(Engine(around.pair, around.ear, tell, around.start))
+        engine = stack.enter_context(Engine(around.pair, around.listener, tell, around.start))
         around.faults = engine.records
         inventory: Sequence[Inventory] = ()
         if "inventory" in needs:
-            inventory = stack.enter_context(InventoryTaker(run.where.name, around.ear)).taken
+            inventory = stack.enter_context(InventoryTaker(run.where.name, around.listener)).taken
         engine.hear_all()
         try:
             with measure.during(around):
@@ -263,7 +263,7 @@ def _noticed(around: Environment, faults: Sequence[FaultRecord]) -> None:
         return
 
     def acted(view: PairView) -> bool:
-        changes = [one for one in around.ear.heard if one.name == "STATE_CHANGED"]
+        changes = [one for one in around.listener.heard if one.name == "STATE_CHANGED"]
         noticed = any(one.at_s >= faults[-1].at_s for one in changes)
         return noticed and view.protection != "failover" and view.progress is None
 
@@ -289,4 +289,4 @@ def _settle(run: Run, around: Environment) -> None:
         with contextlib.suppress(DeadlineMissed):
             around.until(still, give_up - time.monotonic())
         time.sleep(run.scenario.settle_s)
-        settled = still(around.ear.view())
+        settled = still(around.listener.view())
