@@ -201,10 +201,11 @@ def test_the_setting_can_be_overridden(theirs: pytest.Pytester, told: list[str])
 
         @pytest.fixture
         def colo_setting(colo_setting):
-            return dataclasses.replace(colo_setting, delay_ms=200)
+            return dataclasses.replace(colo_setting, delay_ms=200, circular=True)
 
         def test_it(colo_setting):
             assert colo_setting.delay_ms == 200 and colo_setting.accel == "tcg"
+            assert colo_setting.circular
         """)
     theirs.runpytest_inprocess().assert_outcomes(passed=1)
     assert told == []
