@@ -68,17 +68,15 @@ def start(
 
 
 @dataclass(frozen=True)
-class CapturedProgram:
-    """A program whose output goes to memory files of coloctl, so that no pipe can fill up."""
+class _StartedProgram:
+    """A program that was started; its standard error goes to a memory file of coloctl."""
 
     process: LocalProcess
-    stdout: int
     stderr: int
 
     def close(self) -> None:
         """Close the files and release the hold on the process."""
         self.process.close()
-        os.close(self.stdout)
         os.close(self.stderr)
 
     def discard(self) -> None:
@@ -87,40 +85,39 @@ class CapturedProgram:
             discard(self.process)
         finally:
             self.close()
+
+
+@dataclass(frozen=True)
+class CapturedProgram(_StartedProgram):
+    """A program whose output goes to memory files of coloctl, so that no pipe can fill up."""
+
+    stdout: int
+
+    def close(self) -> None:
+        """Close the files and release the hold on the process."""
+        super().close()
+        os.close(self.stdout)
 
 
 def start_captured(argv: Sequence[str], stdin: bytes = b"") -> CapturedProgram:
     """Start a program as `start` does and keep its output; it reads ``stdin`` and then the end."""
     with ExitStack() as on_failure, _holding(stdin) as given:
-        files = []
-        for name in ("stdout", "stderr"):
-            files.append(os.memfd_create(name))
-            on_failure.callback(os.close, files[-1])
-        process = start(argv, stdout=files[0], stderr=files[1], stdin=given)
+        stdout, stderr = (_memory_file(name, on_failure) for name in ("stdout", "stderr"))
+        process = start(argv, stdout=stdout, stderr=stderr, stdin=given)
         on_failure.pop_all()
-        return CapturedProgram(process, *files)
+        return CapturedProgram(process, stderr, stdout)
 
 
 @dataclass(frozen=True)
-class ConversingProgram:
+class ConversingProgram(_StartedProgram):
     """A program whose stdin and stdout are the other end of ``ours``."""
 
-    process: LocalProcess
     ours: socket.socket
-    stderr: int
 
     def close(self) -> None:
         """Close this end and its stderr, and release the hold on the process."""
-        self.process.close()
+        super().close()
         self.ours.close()
-        os.close(self.stderr)
-
-    def discard(self) -> None:
-        """Kill the program too, then `close`."""
-        try:
-            discard(self.process)
-        finally:
-            self.close()
 
 
 def start_talking(argv: Sequence[str]) -> ConversingProgram:
@@ -131,12 +128,18 @@ def start_talking(argv: Sequence[str]) -> ConversingProgram:
     with ExitStack() as on_failure:
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         on_failure.callback(ours.close)
-        stderr = os.memfd_create("stderr")
-        on_failure.callback(os.close, stderr)
+        stderr = _memory_file("stderr", on_failure)
         with its:
             process = start(argv, stdin=its.fileno(), stdout=its.fileno(), stderr=stderr)
         on_failure.pop_all()
-        return ConversingProgram(process, ours, stderr)
+        return ConversingProgram(process, stderr, ours)
+
+
+def _memory_file(name: str, on_failure: ExitStack) -> int:
+    """Create a memory file that is closed on failure."""
+    fd = os.memfd_create(name)
+    on_failure.callback(os.close, fd)
+    return fd
 
 
 @contextmanager
