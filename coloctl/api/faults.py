@@ -15,7 +15,7 @@ from coloctl import pairfile, paths
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Fault as AnyKind
 from coloctl.chaos.faults.fault import Injected, NothingToHit, PairUnderTest, build
-from coloctl.control.acts import QUERY_S, Acts
+from coloctl.control.acts import QUERY_WAIT_S, Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import LabError, NotProtected, UsageError
 from coloctl.lab import layout
@@ -125,11 +125,11 @@ def _pair(name: str) -> PairUnderTest:
     """Return the running pair ``name``, with its lab; each command has a connection of its own."""
 
     def ask(command: str, timeout_s: float, /, **arguments: Any) -> Any:
-        with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
+        with ControlClient.connect(paths.control_socket(name), QUERY_WAIT_S) as client:
             return client.execute(command, timeout_s, **arguments)
 
     def view() -> PairView:
-        with ControlClient.connect(paths.control_socket(name), QUERY_S) as client:
+        with ControlClient.connect(paths.control_socket(name), QUERY_WAIT_S) as client:
             return Acts(client).view()
 
     pair = pairfile.load(Path(view().spec_path))

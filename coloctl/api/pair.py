@@ -19,8 +19,8 @@ from coloctl import pairfile, paths
 from coloctl.api import faults
 from coloctl.api.faults import FaultHandle
 from coloctl.api.thread import ThreadConnection, awaited
-from coloctl.control import acts as patience
-from coloctl.control.acts import QUERY_S, Acts, Document, read_view
+from coloctl.control import acts as waits
+from coloctl.control.acts import QUERY_WAIT_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import SpawnedSupervisor
 from coloctl.errors import NotProtected, Unreachable, UsageError
@@ -144,7 +144,7 @@ class Pair:
         self,
         state: Protection | str,
         *,
-        timeout: float = patience.PROTECT_S,
+        timeout: float = waits.PROTECT_WAIT_S,
         generation: int = 0,
     ) -> PairView:
         """Wait until the pair is in ``state``; with ``generation``, of that one or a later one.
@@ -167,7 +167,7 @@ class Pair:
         *,
         protect: bool = True,
         begin_on: str | None = None,
-        timeout: float = patience.PROTECT_S,
+        timeout: float = waits.PROTECT_WAIT_S,
     ) -> PairView:
         """Start the guest; it runs, and is protected unless that is not asked for.
 
@@ -179,7 +179,7 @@ class Pair:
             )
         )
 
-    async def protect(self, *, timeout: float = patience.PROTECT_S) -> PairView:
+    async def protect(self, *, timeout: float = waits.PROTECT_WAIT_S) -> PairView:
         """Bring the pair into COLO; a guest that does not run is started first."""
 
         def protect(acts: Acts) -> Document:
@@ -189,7 +189,7 @@ class Pair:
 
         return read_view(await self._act(protect))
 
-    async def reprotect(self, *, timeout: float = patience.PROTECT_S) -> PairView:
+    async def reprotect(self, *, timeout: float = waits.PROTECT_WAIT_S) -> PairView:
         """Make a new secondary for a guest that runs alone; the pair is in COLO afterwards."""
         return read_view(await self._act(lambda acts: acts.protect(timeout)))
 
@@ -198,14 +198,14 @@ class Pair:
         return read_view(await self._act(Acts.unprotect))
 
     async def failover(
-        self, to: str | None = None, *, force: bool = False, timeout: float = patience.FAILOVER_S
+        self, to: str | None = None, *, force: bool = False, timeout: float = waits.FAILOVER_WAIT_S
     ) -> Document:
         """Prove one node dead and let the other run the guest; return the timeline."""
         timeline = await self._act(lambda acts: acts.failover(to, force=force, wait_s=timeout))
         return timeline.to_json()
 
     async def switchover(
-        self, *, force: bool = False, timeout: float = patience.SWITCHOVER_S
+        self, *, force: bool = False, timeout: float = waits.SWITCHOVER_WAIT_S
     ) -> Document:
         """Exchange the roles and protect again; ``force``: also where TCG may run stale code."""
         timeline = await self._act(lambda acts: acts.switchover(force=force, wait_s=timeout))
@@ -245,7 +245,7 @@ class Pair:
 
         return await self._act(ask)
 
-    async def stop(self, *, force: bool = False, timeout: float = patience.SHUTDOWN_S) -> str:
+    async def stop(self, *, force: bool = False, timeout: float = waits.SHUTDOWN_WAIT_S) -> str:
         """Shut the guest down and end the pair; return how the guest ended.
 
         It may take ``timeout`` seconds before it is ended; with ``force`` it is not asked.
@@ -315,7 +315,7 @@ class Pair:
         return await self.in_thread(work, line.cut)
 
     def _connect(self) -> ControlClient:
-        return ControlClient.connect(paths.control_socket(self.name), QUERY_S)
+        return ControlClient.connect(paths.control_socket(self.name), QUERY_WAIT_S)
 
 
 def _named(acts: Acts, node: str) -> str:

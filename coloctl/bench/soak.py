@@ -27,7 +27,7 @@ from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import AppendsParams
-from coloctl.control.acts import QUERY_S
+from coloctl.control.acts import QUERY_WAIT_S
 from coloctl.model.figures import summary
 
 _NEAR_MISS = re.compile(
@@ -133,7 +133,7 @@ def free_address() -> str:
 
 def near_misses(address: str) -> Counter[str]:
     """Count how often each monitoring path came near its limit, from the supervisor's metrics."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=QUERY_S) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=QUERY_WAIT_S) as answer:
         text = answer.read().decode()
     found = _NEAR_MISS.findall(text)
     return Counter({path: int(float(count)) for path, count in found if float(count)})

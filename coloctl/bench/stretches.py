@@ -29,7 +29,7 @@ from coloctl.chaos.scenario.values import Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import PAUSE_MS, AppendsParams
 from coloctl.chaos.workloads.history import Op, OpStatus, operations
 from coloctl.chaos.workloads.program import ClientProgram
-from coloctl.control.acts import KNOB_S
+from coloctl.control.acts import KNOB_WAIT_S
 from coloctl.errors import NotProtected
 from coloctl.model import pairevent
 from coloctl.model.figures import quantile, summary
@@ -198,7 +198,7 @@ class _Pair:
 
         Returns the pair as it was just after the change.
         """
-        self.listener.ask("pair-set", KNOB_S, settings={name: value})
+        self.listener.ask("pair-set", KNOB_WAIT_S, settings={name: value})
         view = self.listener.view()
         time.sleep(SETTLE_S)
         return view

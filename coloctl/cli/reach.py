@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from coloctl import paths, procfs
 from coloctl.cli.options import pair_names
-from coloctl.control.acts import QUERY_S, Acts, read_view
+from coloctl.control.acts import QUERY_WAIT_S, Acts, read_view
 from coloctl.control.client import ControlClient, OnEvent
 from coloctl.errors import (
     ColoctlError,
@@ -30,14 +30,14 @@ SURVEY_WAIT_S = 2.0
 
 
 @contextlib.contextmanager
-def acts(pair: str, wait_s: float = QUERY_S) -> Iterator[Acts]:
+def acts(pair: str, wait_s: float = QUERY_WAIT_S) -> Iterator[Acts]:
     """Connect to the pair's supervisor, to ask it any act; raises as `connect`."""
-    with connect(pair) if wait_s >= QUERY_S else connect(pair, wait_s=wait_s) as client:
+    with connect(pair) if wait_s >= QUERY_WAIT_S else connect(pair, wait_s=wait_s) as client:
         yield Acts(client)
 
 
 def connect(
-    pair: str, on_event: OnEvent | None = None, *, wait_s: float = QUERY_S
+    pair: str, on_event: OnEvent | None = None, *, wait_s: float = QUERY_WAIT_S
 ) -> ControlClient:
     """Connect to the pair's supervisor; raises `NoSuchPair` or `Unreachable`.
 

@@ -31,22 +31,22 @@ from coloctl.model.verified import Verified
 from coloctl.model.view import PairView
 
 #: A supervisor answers queries between two steps of its acts, within milliseconds.
-QUERY_S = 10.0
+QUERY_WAIT_S = 10.0
 #: From nothing to COLO with equal images takes seconds; a big disk that is copied takes longer.
-PROTECT_S = 120.0
+PROTECT_WAIT_S = 120.0
 #: Fencing, yank, promotion and verification each have their own deadline; together less than this.
-FAILOVER_S = 120.0
+FAILOVER_WAIT_S = 120.0
 #: A failover takes a moment; making the new secondary takes as long as protecting a guest.
-SWITCHOVER_S = 120.0
+SWITCHOVER_WAIT_S = 120.0
 #: How long a guest may take to shut down when the caller names no time.
-SHUTDOWN_S = 60.0
+SHUTDOWN_WAIT_S = 60.0
 #: What stopping takes on top of the guest's own time: fencing, killing, sweeping.
 STOP_MARGIN_S = 60.0
 #: A checkpoint has 30 s of its own in the supervisor, a QMP command as much.
-KNOB_S = 60.0
+KNOB_WAIT_S = 60.0
 
 #: Disks are read from end to end; what takes longer goes on by itself.
-VERIFY_S = 86_400.0
+VERIFY_WAIT_S = 86_400.0
 
 Document = dict[str, Any]
 Answer = TypeVar("Answer")
@@ -59,7 +59,7 @@ class Acts:
     time (it may go on), `OutcomeUnknown` when the supervisor went away meanwhile.
     """
 
-    def __init__(self, client: ControlClient, query_s: float = QUERY_S) -> None:
+    def __init__(self, client: ControlClient, query_s: float = QUERY_WAIT_S) -> None:
         self.client = client
         self.query_s = query_s  #: patience for the status, the query that surveys repeat
 
@@ -68,7 +68,7 @@ class Acts:
         """The pair's name."""
         return self.client.pair
 
-    def _ask(self, command: str, wait_s: float = QUERY_S, /, **arguments: Any) -> Any:
+    def _ask(self, command: str, wait_s: float = QUERY_WAIT_S, /, **arguments: Any) -> Any:
         return self.client.execute(command, wait_s, **arguments)
 
     # -- looking
@@ -148,30 +148,30 @@ class Acts:
     # -- acting
 
     def start(
-        self, *, protect: bool = True, begin_on: str | None = None, wait_s: float = PROTECT_S
+        self, *, protect: bool = True, begin_on: str | None = None, wait_s: float = PROTECT_WAIT_S
     ) -> Document:
         """Start what does not run, protected if so asked; with the disks of ``begin_on``."""
         origin = {"from": begin_on} if begin_on else {}
         view: Document = self._ask("pair-start", wait_s, protect=protect, **origin)
         return view
 
-    def protect(self, wait_s: float = PROTECT_S) -> Document:
+    def protect(self, wait_s: float = PROTECT_WAIT_S) -> Document:
         """Make a new secondary for a guest that runs alone; the pair is in COLO afterwards."""
         view: Document = self._ask("pair-protect", wait_s)
         return view
 
     def unprotect(self) -> Document:
         """End the secondary; the supervisor does not protect the guest again by itself."""
-        view: Document = self._ask("pair-unprotect", FAILOVER_S)
+        view: Document = self._ask("pair-unprotect", FAILOVER_WAIT_S)
         return view
 
     def failover(
-        self, to: str | None = None, *, force: bool = False, wait_s: float = FAILOVER_S
+        self, to: str | None = None, *, force: bool = False, wait_s: float = FAILOVER_WAIT_S
     ) -> Timeline:
         """Prove one node dead and let the other run the guest; return the timeline."""
         return read(Timeline, self._ask("pair-failover", wait_s, to=to, force=force or None))
 
-    def switchover(self, *, force: bool = False, wait_s: float = SWITCHOVER_S) -> Timeline:
+    def switchover(self, *, force: bool = False, wait_s: float = SWITCHOVER_WAIT_S) -> Timeline:
         """Exchange the roles of the nodes and protect the pair again; return the timeline."""
         return read(Timeline, self._ask("pair-switchover", wait_s, force=force or None))
 
@@ -190,13 +190,13 @@ class Acts:
 
     def set(self, settings: Mapping[str, Any]) -> tuple[Change, ...]:
         """Change settings, given by name, at least one; all of them hold afterwards, or none."""
-        return read(SettingsChanged, self._ask("pair-set", KNOB_S, settings=settings)).changed
+        return read(SettingsChanged, self._ask("pair-set", KNOB_WAIT_S, settings=settings)).changed
 
     def checkpoint(self) -> CheckpointTaken:
         """Take one checkpoint; return its number and its pause."""
-        return read(CheckpointTaken, self._ask("pair-checkpoint", KNOB_S))
+        return read(CheckpointTaken, self._ask("pair-checkpoint", KNOB_WAIT_S))
 
-    def verify(self, wait_s: float = VERIFY_S, *, memory: bool | None = None) -> Verified:
+    def verify(self, wait_s: float = VERIFY_WAIT_S, *, memory: bool | None = None) -> Verified:
         """Compare disks and memory of both nodes; return the report."""
         return read(Verified, self._ask("pair-verify", wait_s, memory=memory))
 
@@ -206,11 +206,11 @@ class Acts:
     ) -> Any:  # fmt: skip
         """Send one QMP command to the QEMU of that node; return its answer."""
         return self._ask(
-            "node-qmp", KNOB_S,
+            "node-qmp", KNOB_WAIT_S,
             node=node, execute=command, arguments=arguments or None, oob=oob or None,
         )  # fmt: skip
 
-    def stop(self, *, force: bool = False, shutdown_s: float = SHUTDOWN_S) -> str:
+    def stop(self, *, force: bool = False, shutdown_s: float = SHUTDOWN_WAIT_S) -> str:
         """Stop the pair; return how the guest ended.
 
         Both QEMUs, the supervisor and the pair's folder are gone afterwards.
@@ -265,8 +265,8 @@ def _unreadable(what: str, error: ValueError) -> PreconditionFailed:
 
 
 def _left(deadline_s: float) -> float:
-    """Return how long one query may take before the deadline: 0.1 s at least, `QUERY_S` at most."""
-    return min(QUERY_S, max(deadline_s - time.monotonic(), 0.1))
+    """Return the time of one query before the deadline: 0.1 s at least, `QUERY_WAIT_S` at most."""
+    return min(QUERY_WAIT_S, max(deadline_s - time.monotonic(), 0.1))
 
 
 def _hold(pid: int) -> int | None:

@@ -3,7 +3,7 @@
 Made by `control.server` for every connection; encodes with `control.wire`.
 
 Invariant: no client blocks its sender. One that leaves more than `OUTBOX_MAX` messages unread is
-dropped, and a connection that ends is closed within `FLUSH_S`.
+dropped, and a connection that ends is closed within `FLUSH_WAIT_S`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 #: Messages that wait for one client; a few hundred bytes each.
 OUTBOX_MAX = 1000
 #: Seconds for a client that leaves or is dropped to read what was queued for it.
-FLUSH_S = 2.0
+FLUSH_WAIT_S = 2.0
 
 
 class Connection:
@@ -52,7 +52,7 @@ class Connection:
         self._wake.set()
 
     def drop(self, reason: str) -> None:
-        """Disconnect the client; it gets the reason if it reads again within `FLUSH_S`."""
+        """Disconnect the client; it gets the reason if it reads again within `FLUSH_WAIT_S`."""
         log.warning("Control client %d is dropped: %s", self.number, reason)
         self._outbox.append(wire.encode(wire.event_document(ClientDropped(reason=reason))))
         self.end()
@@ -63,10 +63,10 @@ class Connection:
         return self._ending
 
     def end(self) -> None:
-        """Accept no more messages; those queued have `FLUSH_S` to go out."""
+        """Accept no more messages; those queued have `FLUSH_WAIT_S` to go out."""
         if not self._ending:
             self._ending = True
-            self._patience.reschedule(asyncio.get_running_loop().time() + FLUSH_S)
+            self._patience.reschedule(asyncio.get_running_loop().time() + FLUSH_WAIT_S)
             self._wake.set()
 
     async def write_out(self) -> None:

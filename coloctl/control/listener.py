@@ -21,7 +21,7 @@ from coloctl.errors import PairBusy, PreconditionFailed
 
 _BACKLOG = 16
 #: A lock that is held for longer is held by what hangs, seconds; and between two tries.
-LOCKED_S = 20.0
+LOCK_WAIT_S = 20.0
 #: The file that is locked in place of a folder that others may read.
 LOCK_NAME = ".lock"
 _OTHERS = stat.S_IRGRP | stat.S_IROTH
@@ -62,7 +62,7 @@ def folder_locked(folder: Path) -> Iterator[None]:
     A user who can open a locked file can hold the lock for ever. So a folder that others may
     read is not locked itself: a file in it is, which is this user's alone.
 
-    Raises `PreconditionFailed` after `LOCKED_S`.
+    Raises `PreconditionFailed` after `LOCK_WAIT_S`.
     """
     what, how = folder, os.O_RDONLY | os.O_DIRECTORY
     if folder.stat().st_mode & _OTHERS:
@@ -76,9 +76,9 @@ def folder_locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(fd: int, what: Path) -> None:
-    if not flocks.acquire(fd, LOCKED_S):
+    if not flocks.acquire(fd, LOCK_WAIT_S):
         raise PreconditionFailed(
-            f"Another process has held the lock of {what} for {LOCKED_S:g} s.",
+            f"Another process has held the lock of {what} for {LOCK_WAIT_S:g} s.",
             hint=f"`fuser -v {what}` names it; another start, or one that hangs",
         )
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 CLIENTS_MAX = 64
 #: Seconds that requests under way have to end when the supervisor ends.
-FINISH_S = 2.0
+FINISH_WAIT_S = 2.0
 #: Sockets that are served at once: the one that was handed over, and those made since.
 _LISTENERS_MAX = 3
 _READ_BYTES = 1 << 16
@@ -109,7 +109,7 @@ class ControlServer:
             older.close()
 
     async def aclose(self) -> None:
-        """Accept nothing new, give running requests `FINISH_S` to end, and close every connection.
+        """Accept nothing new, await running requests for `FINISH_WAIT_S`, close every connection.
 
         Not for use inside a handler: its own answer is among what this waits for.
         """
@@ -246,7 +246,7 @@ class ControlServer:
         for client in self._clients:
             client.reader.feed_eof()
         if self._acts:
-            _, cut_off = await asyncio.wait(self._acts, timeout=FINISH_S)
+            _, cut_off = await asyncio.wait(self._acts, timeout=FINISH_WAIT_S)
             for act in cut_off:
                 log.warning("A control request was cut off by the end of the supervisor.")
                 act.cancel()

@@ -252,10 +252,10 @@ class PairState:
         assert self._given_up is not None
         return await asyncio.shield(self._given_up)
 
-    async def idle(self, patience_s: float) -> bool:
-        """Return whether no act is under way any more, after ``patience_s`` at most."""
+    async def idle(self, wait_s: float) -> bool:
+        """Return whether no act is under way any more, after ``wait_s`` at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(wait_s):
                 await self._idle.wait()
         return self._act is None
 

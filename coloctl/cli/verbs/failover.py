@@ -16,7 +16,7 @@ from coloctl.cli.options import (
     wait_option,
     yes_option,
 )
-from coloctl.control.acts import FAILOVER_S
+from coloctl.control.acts import FAILOVER_WAIT_S
 
 
 @click.command(cls=WaitingCommand)
@@ -33,8 +33,8 @@ from coloctl.control.acts import FAILOVER_S
     help="Try again after a failover that failed; accept a secondary whose disk missed a write.",
 )
 @wait_option(
-    FAILOVER_S,
-    f"How long to wait for the survivor (default {FAILOVER_S:.0f} s); a failover that takes "
+    FAILOVER_WAIT_S,
+    f"How long to wait for the survivor (default {FAILOVER_WAIT_S:.0f} s); a failover that takes "
     "longer goes on.",
 )
 @dry_run_option

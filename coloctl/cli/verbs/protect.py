@@ -20,7 +20,7 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.cli.views import plain
-from coloctl.control.acts import PROTECT_S, Acts, Document, read_view
+from coloctl.control.acts import PROTECT_WAIT_S, Acts, Document, read_view
 from coloctl.errors import StillAtWork
 from coloctl.model.view import PairView
 
@@ -28,8 +28,8 @@ from coloctl.model.view import PairView
 @click.command(cls=WaitingCommand)
 @pair_argument
 @wait_option(
-    PROTECT_S,
-    f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); after T it goes "
+    PROTECT_WAIT_S,
+    f"Wait until the pair is in COLO, at most T (default {PROTECT_WAIT_S:.0f} s); after T it goes "
     "on without you.",
 )
 @dry_run_option

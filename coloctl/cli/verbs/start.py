@@ -32,7 +32,7 @@ from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.colo import equal_disks, generation, inuse, launch
 from coloctl.colo.ground import Facts, prepare
-from coloctl.control.acts import PROTECT_S, QUERY_S, Acts, Document, read_view
+from coloctl.control.acts import PROTECT_WAIT_S, QUERY_WAIT_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import (
     SpawnedSupervisor,
@@ -86,8 +86,8 @@ class _AtWork(Exception):
 @spec_argument
 @alone_option
 @wait_option(
-    PROTECT_S,
-    f"Wait until the pair is in COLO, at most T (default {PROTECT_S:.0f} s); "
+    PROTECT_WAIT_S,
+    f"Wait until the pair is in COLO, at most T (default {PROTECT_WAIT_S:.0f} s); "
     "after T the start goes on without you.",
 )
 @click.option("--no-wait", is_flag=True, help="Return as soon as the supervisor is at work.")
@@ -291,7 +291,7 @@ def _send(client: ControlClient, request: StartRequest) -> dict[str, Any] | None
     if request.wait_s is None:
         client.on_event = until_at_work
         try:
-            return request.send(client, QUERY_S)
+            return request.send(client, QUERY_WAIT_S)
         except _AtWork:
             return None
     with drawing(as_json=request.form == "json") as on_event:

@@ -25,7 +25,7 @@ from coloctl.cli.options import (
     yes_option,
 )
 from coloctl.cli.views import plain
-from coloctl.control.acts import SHUTDOWN_S, Acts
+from coloctl.control.acts import SHUTDOWN_WAIT_S, Acts
 from coloctl.errors import ColoctlError, GuestCutOff, NoSuchPair, Unreachable
 
 #: How the answer of a stop begins whose guest did not power itself off.
@@ -36,8 +36,9 @@ CUT_OFF = "cut off"
 @pair_argument
 @click.option("--force", is_flag=True, help="End QEMU without asking the guest to shut down.")
 @wait_option(
-    SHUTDOWN_S,
-    f"How long the guest may take to shut down (default {SHUTDOWN_S:.0f} s) before it is ended.",
+    SHUTDOWN_WAIT_S,
+    f"How long the guest may take to shut down (default {SHUTDOWN_WAIT_S:.0f} s) before it is "
+    "ended.",
 )
 @dry_run_option
 @yes_option

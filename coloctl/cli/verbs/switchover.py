@@ -16,7 +16,7 @@ from coloctl.cli.options import (
     wait_option,
     yes_option,
 )
-from coloctl.control.acts import SWITCHOVER_S
+from coloctl.control.acts import SWITCHOVER_WAIT_S
 
 
 @click.command(cls=WaitingCommand)
@@ -28,8 +28,8 @@ from coloctl.control.acts import SWITCHOVER_S
     "stale code.",
 )
 @wait_option(
-    SWITCHOVER_S,
-    f"How long to wait until the pair is protected again (default {SWITCHOVER_S:.0f} s); what "
+    SWITCHOVER_WAIT_S,
+    f"How long to wait until the pair is protected again (default {SWITCHOVER_WAIT_S:.0f} s); what "
     "takes longer goes on.",
 )
 @dry_run_option

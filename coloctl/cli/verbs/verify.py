@@ -18,7 +18,7 @@ from coloctl.cli.options import (
     wait_option,
 )
 from coloctl.cli.views import plain
-from coloctl.control.acts import VERIFY_S
+from coloctl.control.acts import VERIFY_WAIT_S
 from coloctl.model.units import size
 from coloctl.model.verified import MemoryVerified, Verified, VerifyOutcome
 
@@ -33,7 +33,7 @@ _CODES: Mapping[str, int] = {
 @click.command(cls=WaitingCommand)
 @pair_argument
 @wait_option(
-    VERIFY_S,
+    VERIFY_WAIT_S,
     "How long to wait for the result (default a day); what takes longer goes on.",
 )
 @click.option(

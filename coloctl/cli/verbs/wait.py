@@ -12,7 +12,7 @@ import click
 from coloctl.cli import reach
 from coloctl.cli.options import Duration, format_option, pair_argument
 from coloctl.cli.views import plain
-from coloctl.control.acts import QUERY_S
+from coloctl.control.acts import QUERY_WAIT_S
 from coloctl.model.protection import Protection
 
 STATES = click.Choice([str(state) for state in Protection])
@@ -30,7 +30,7 @@ def wait(pair: str, state: str, timeout: float, form: str) -> None:
     """
     give_up = time.monotonic() + timeout
     # However little time is left, it is asked once.
-    with reach.acts(pair, min(QUERY_S, max(timeout, 0.1))) as acts:
+    with reach.acts(pair, min(QUERY_WAIT_S, max(timeout, 0.1))) as acts:
         found = acts.wait_for(state, max(give_up - time.monotonic(), 0.1))
     if form == "json":
         document = {"name": pair, "asked": state, "protection": found}

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 #: The supervisor publishes every second, and one look may take 2 s (`supervisor.loop`).
 LATE_S = 5.0
 #: From accept to the last byte; Prometheus gives up after 10 s by default.
-REQUEST_S = 10.0
+REQUEST_DEADLINE_S = 10.0
 #: Requests under way at once. One more makes the oldest end.
 MOST_REQUESTS = 16
 #: So many may come at once, and so many each second for ever. A request takes some milliseconds of
@@ -165,7 +165,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def service_actions(self) -> None:
         """Cut off requests that take too long; runs every `SWEEP_S` and after each request."""
-        late = time.monotonic() - REQUEST_S
+        late = time.monotonic() - REQUEST_DEADLINE_S
         with self._lock:
             overdue = [request for request, began in self._began.items() if began < late]
         self._cut(overdue)
@@ -241,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One request, one answer, and the connection is closed."""
 
     server: _Server
-    timeout: ClassVar[float] = REQUEST_S
+    timeout: ClassVar[float] = REQUEST_DEADLINE_S
     server_version = f"coloctl/{__version__}"
     sys_version = ""
     error_content_type = _TEXT

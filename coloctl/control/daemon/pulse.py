@@ -25,7 +25,7 @@ STOPPED_S = 5.0
 #: machine with both cores saturated is less than a second; swapping takes its time.
 SILENT_S = 30.0
 #: From one greeting to the next that is asked for, seconds.
-ASK_S = 5.0
+ASK_PERIOD_S = 5.0
 
 
 class Pulse:
@@ -52,7 +52,7 @@ class Pulse:
             return ""
         if _readable(self._asked):
             self.close()
-            self._greeted, self._silent_s, self._rest_s = True, 0.0, ASK_S
+            self._greeted, self._silent_s, self._rest_s = True, 0.0, ASK_PERIOD_S
             return ""
         self._silent_s += awake_s
         if self._greeted and self._silent_s >= SILENT_S:

@@ -35,9 +35,9 @@ LOG = "supervisor.log"
 
 #: From the start of Python to the greeting: loading from a cold disk, and under ``accel = "auto"``
 #: the proof of KVM, take seconds on a busy machine.
-GREETING_DEADLINE_S = 60.0
+GREETING_WAIT_S = 60.0
 #: Killing two QEMUs and sweeping their folders.
-END_DEADLINE_S = 30.0
+END_WAIT_S = 30.0
 
 
 def claim(spec: PairSpec, facts: Facts | None = None) -> socket.socket:
@@ -176,7 +176,7 @@ class SpawnedSupervisor:
         """Connect to it; raises `ColoctlError` with its last output when the supervisor ended."""
         path = paths.control_socket(self.name)
         try:
-            return ControlClient.connect(path, GREETING_DEADLINE_S, on_event)
+            return ControlClient.connect(path, GREETING_WAIT_S, on_event)
         except MonitorError as error:
             raise self.exit_error() or error from error
 
@@ -199,9 +199,9 @@ class SpawnedSupervisor:
     def end(self) -> None:
         """End the supervisor and all that it started, and remove its folder."""
         with contextlib.suppress(ColoctlError), self.connect() as client:
-            client.execute("pair-stop", END_DEADLINE_S, force=True)
+            client.execute("pair-stop", END_WAIT_S, force=True)
         try:
-            self._process.wait(END_DEADLINE_S)
+            self._process.wait(END_WAIT_S)
         except subprocess.TimeoutExpired:
             # The watcher leads a group of its own, and its supervisor is the only other in it.
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -70,21 +70,21 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
         force = not await taken_over(state, primary.name, TAKE_OVER_WAIT_S)
 
 
-async def make_way(state: PairState, patience_s: float | None) -> None:
+async def make_way(state: PairState, wait_s: float | None) -> None:
     """Wait until no act is under way and none begins by itself, so that the caller's is next.
 
-    A failover is left to its end, for ``patience_s`` at most; every other act is cut short, and
+    A failover is left to its end, for ``wait_s`` at most; every other act is cut short, and
     with None a failover too. Raises `PairBusy` for one that takes longer; it was not touched.
     """
     state.ending = True
-    deadline = Deadline(patience_s or 0.0)
+    deadline = Deadline(wait_s or 0.0)
     try:
         while state.act:
-            if patience_s is None or state.act not in LEFT_TO_THEIR_END:
+            if wait_s is None or state.act not in LEFT_TO_THEIR_END:
                 await state.interrupt("The pair is being stopped.")
             elif not await state.idle(deadline.remaining()) and state.act:
                 raise PairBusy(
-                    f"Pair {state.spec.name} is still in a failover after {patience_s:g} s, and a"
+                    f"Pair {state.spec.name} is still in a failover after {wait_s:g} s, and a"
                     " failover is not cut short.",
                     hint=f"`coloctl status {state.spec.name}` shows what it waits for; `coloctl "
                     f"stop {state.spec.name} --force` ends the pair all the same",

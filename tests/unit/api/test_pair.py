@@ -172,7 +172,7 @@ def test_a_refusal_is_the_supervisors_own_error(supervisor: Supervisor) -> None:
 def test_a_cancelled_act_is_let_go_at_once(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coloctl.control.server.FINISH_S", 0.1)  # the act never ends by itself
+    monkeypatch.setattr("coloctl.control.server.FINISH_WAIT_S", 0.1)  # the act never ends by itself
     supervisor.hang.add("pair-failover")
 
     async def story(pair: Pair) -> None:

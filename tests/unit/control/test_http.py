@@ -176,7 +176,7 @@ def test_slow_clients_make_nobody_wait_and_are_cut_off(
         for client in slow:
             client.sendall(b"GET /metrics HTTP/1.0\r\n")
         assert ask(server, "/healthz")[0].status == 200
-        monkeypatch.setattr(metrics_http, "REQUEST_S", 0.0)
+        monkeypatch.setattr(metrics_http, "REQUEST_DEADLINE_S", 0.0)
         for client in slow:
             assert ended(client)
 

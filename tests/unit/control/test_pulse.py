@@ -67,7 +67,7 @@ def test_one_that_greets_no_more_is_noticed(door: socket.socket, tmp_path: Path)
     client, _ = door.accept()
     client.close()
     assert one.look(1.0) == ""
-    assert "not greeted" in looks(one, SILENT_S + 2 * pulse.ASK_S)
+    assert "not greeted" in looks(one, SILENT_S + 2 * pulse.ASK_PERIOD_S)
     one.close()
 
 

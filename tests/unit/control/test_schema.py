@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from coloctl.control import schema
-from coloctl.control.acts import SHUTDOWN_S
+from coloctl.control.acts import SHUTDOWN_WAIT_S
 from coloctl.control.commands import (
     COMMANDS,
     ControlCommand,
@@ -115,7 +115,7 @@ def test_a_number_in_either_spelling_and_a_bool_is_none(
 
 
 def test_a_guest_has_as_long_to_shut_down_as_the_verb_says() -> None:
-    assert PairStop().timeout_s == SHUTDOWN_S
+    assert PairStop().timeout_s == SHUTDOWN_WAIT_S
 
 
 def test_settings_are_one_or_more() -> None:

@@ -334,8 +334,8 @@ def test_a_slow_client_is_dropped_and_told(path: Path, monkeypatch: pytest.Monke
 def test_a_client_that_never_reads_cannot_hold_up_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "FLUSH_S", 0.1)
-    monkeypatch.setattr(server, "FINISH_S", 0.1)
+    monkeypatch.setattr(connection, "FLUSH_WAIT_S", 0.1)
+    monkeypatch.setattr(server, "FINISH_WAIT_S", 0.1)
 
     async def story(control: ControlServer) -> None:
         stuck = socket.socket(socket.AF_UNIX)
@@ -385,8 +385,8 @@ async def test_the_last_answer_is_delivered_before_the_end(path: Path) -> None:
 async def test_an_endless_request_is_cut_off_at_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "FLUSH_S", 0.1)
-    monkeypatch.setattr(server, "FINISH_S", 0.1)
+    monkeypatch.setattr(connection, "FLUSH_WAIT_S", 0.1)
+    monkeypatch.setattr(server, "FINISH_WAIT_S", 0.1)
 
     begun = asyncio.Event()
 
@@ -453,7 +453,7 @@ def test_who_can_only_read_the_folder_keeps_nobody_from_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any user can lock a folder that it may open, and every start would wait for ever."""
-    monkeypatch.setattr(listener, "LOCKED_S", 0.05)
+    monkeypatch.setattr(listener, "LOCK_WAIT_S", 0.05)
     path.parent.chmod(0o755)
     fd = os.open(path.parent, os.O_RDONLY)
     try:

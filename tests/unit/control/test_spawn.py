@@ -250,8 +250,8 @@ def test_an_error_in_the_block_ends_the_supervisor(
     spec: PairSpec, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spawn, "_argv", lambda *_: SLEEP)
-    monkeypatch.setattr(spawn, "GREETING_DEADLINE_S", 0.1)
-    monkeypatch.setattr(spawn, "END_DEADLINE_S", 0.1)
+    monkeypatch.setattr(spawn, "GREETING_WAIT_S", 0.1)
+    monkeypatch.setattr(spawn, "END_WAIT_S", 0.1)
     with pytest.raises(KeyboardInterrupt), spawn.spawned_supervisor(spec) as born:
         process = born._process
         assert process.poll() is None
