@@ -33,6 +33,7 @@ _PYTHON_ALONE = frozenset({"name", "workloads", "faults"})
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of scenario files, for editors."""
     schema = Scenario.model_json_schema()
+    del schema["$defs"]["Params"]  # of fields that a file has not
     for table, kinds in (("FaultSpec", FAULTS), ("FaultChoice", FAULTS), ("Workload", WORKLOADS)):
         schema["$defs"][table]["properties"]["kind"]["enum"] = sorted(kinds)
     schema["properties"]["expect"] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -187,3 +188,6 @@ def test_the_schema_knows_every_kind() -> None:
     assert tables["FaultSpec"]["properties"]["kind"]["enum"] == sorted(FAULTS)
     assert tables["Workload"]["properties"]["kind"]["enum"] == sorted(WORKLOADS)
     assert set(schema["properties"]["expect"]["properties"]) == set(CHECKS)
+    hidden = {"name", "params", "numbered_from"}
+    assert not hidden & {*schema["properties"], *tables["Workload"]["properties"]} - {"name"}
+    assert '"#/$defs/Params"' not in json.dumps(schema) and "name" not in schema["properties"]
