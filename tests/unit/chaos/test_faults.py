@@ -29,7 +29,6 @@ from coloctl.chaos.faults import (
     stranger,
     supervisor,
 )
-from coloctl.chaos.faults.child import Child
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, Setup
 from coloctl.errors import CommandRefused, NotProtected
 from coloctl.lab.network import Lab
@@ -291,15 +290,11 @@ def test_a_program_that_does_not_act_in_time_is_ended(program: str) -> None:
         return started[0]
 
     argv = [sys.executable, "-I", "-S", "-c", program]
-    assert Child.begin(start, argv, deadline_s=0.5) is None
-    assert started[0].poll() is not None
-
-
-class ThisMachine:
-    """A lab whose hosts are this machine, as far as a child of a fault sees it."""
-
-    def popen(self, argv: list[str], **given: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(argv, **given)
+    fault = machine.MemoryPressure(pair(), "machine", machine.MemoryPressureParams())
+    with pytest.raises(NothingToHit, match="could not be held"):
+        fault.start(start, argv, deadline_s=0.5)
+    fault.heal()
+    assert started[0].poll() is not None and fault.output is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
@@ -310,7 +305,7 @@ def test_a_stranger_counts_the_connections_that_it_gets() -> None:
         name = f"a connection to port {door.getsockname()[1]}"
         given = json.dumps([[list(door.getsockname())], [], [], 0, stranger.NOBODY])
         argv = [sys.executable, "-I", "-c", stranger.PROGRAM, given]
-        fault._child = Child.begin(ThisMachine().popen, argv)
+        fault.start(subprocess.Popen, argv)
         door.accept()[0].close()
         fault.heal()
     gains = fault.result()
