@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
-from coloctl.bench.document import checks, head, losses
+from coloctl.bench.document import checks, first_join_gap_ms, head, losses
 from coloctl.chaos.checks.verdict import worst
 from coloctl.chaos.evidence.background import Background
-from coloctl.chaos.evidence.chronicle import JOIN_AFTER_S, Chronicle
+from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.faults.operator import OperatorParams
@@ -228,15 +228,6 @@ def times(chronicle: Chronicle, number: int) -> Row | None:
         "running_ms": round((running_s - fault.at_s) * 1000, 1),
         "exposed_s": round(effect.again_s - running_s, 2),
     }
-
-
-def first_join_gap_ms(chronicle: Chronicle) -> float | None:
-    """Measure the longest silence of any client while the pair was protected for the first time."""
-    joins = [one.at_s for one in chronicle.states if one.after in ("resync", "migrating")]
-    colo = [one.at_s for one in chronicle.states if one.after == "colo"]
-    return (
-        chronicle.replies.longest_ms(joins[0], colo[0] + JOIN_AFTER_S) if joins and colo else None
-    )
 
 
 def together(evidence: Evidence) -> Evidence:

@@ -1,7 +1,7 @@
 """Build what the documents of all benches share: their head, their checks, the exit code.
 
-Called by every module of `bench/`, and by `cli.verbs.bench` for the exit code; writes down the
-verdicts of `chaos.checks.verdict`.
+Called by every module of `bench/`, by `cli.demo_run`, and by `cli.verbs.bench` for the exit code;
+writes down the verdicts of `chaos.checks.verdict`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from coloctl.chaos.checks import records
 from coloctl.chaos.checks.verdict import Verdict
+from coloctl.chaos.evidence.chronicle import JOIN_AFTER_S, Chronicle
 from coloctl.chaos.run.result import RunResult, workload
 
 #: Version of every bench's document; grows with incompatible changes only.
@@ -43,6 +44,15 @@ def losses(result: RunResult) -> dict[str, int]:
         "lost": sum(len(records.lost(work.history, work.kept)) for work in works),
         "broken": sum(workload(work)["broken"] for work in works),
     }
+
+
+def first_join_gap_ms(chronicle: Chronicle) -> float | None:
+    """Measure the longest silence of any client while the pair was protected for the first time."""
+    joins = [one.at_s for one in chronicle.states if one.after in ("resync", "migrating")]
+    colo = [one.at_s for one in chronicle.states if one.after == "colo"]
+    return (
+        chronicle.replies.longest_ms(joins[0], colo[0] + JOIN_AFTER_S) if joins and colo else None
+    )
 
 
 def exit_code(verdicts: Iterable[str]) -> int:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from coloctl.bench.demo import DEMO_SCHEMA
+from coloctl.cli.demo_run import DEMO_SCHEMA
 from coloctl.lab.network import labs
 
 pytestmark = pytest.mark.guest

@@ -12,8 +12,6 @@ from itertools import pairwise
 
 from coloctl.chaos.checks.sides import Sides, each_work, numbers
 from coloctl.chaos.checks.verdict import (
-    EXAMPLES_MAX,
-    Validity,
     Verdict,
     check,
     count,
@@ -61,23 +59,6 @@ def lost(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> list[str]:
         for n in acks
         if n not in there.get(client, ())
     ]
-
-
-def all_kept(
-    history: Sequence[Op], held: Mapping[int, Sequence[int]], fault_at_s: float
-) -> Verdict:
-    """Check that each acknowledged record is there once, in its client's order.
-
-    Unknown if no record was acknowledged on one side of the fault.
-    """
-    if wrong := _misplaced(history, held):
-        examples = wrong.counterexample[:EXAMPLES_MAX]
-        return Verdict("no_lost_acks", wrong.validity, wrong.because, examples)
-    acks = [op.at_s for op in history if op.outcome is OpStatus.OK and op.n >= 0]
-    before = sum(at_s < fault_at_s for at_s in acks)
-    sides = f"{before} acks before the fault, {len(acks) - before} after it"
-    enough = 0 < before < len(acks)
-    return Verdict("no_lost_acks", Validity.VALID if enough else Validity.UNKNOWN, sides)
 
 
 def _misplaced(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> Verdict | None:

@@ -1,7 +1,7 @@
 """Search the machine for what a run left: processes, namespaces, taps, files, listening ports.
 
-Called by `chaos.run.runner` after a run was swept, by `bench.demo` and by tests; asks `procfs`,
-`host.listen` and `lab.netns`. It only looks. All of it is known by the name of the pair and its
+Called by `chaos.run.runner` after a run was swept, and by tests; asks `procfs`, `host.listen` and
+`lab.netns`. It only looks. All of it is known by the name of the pair and its
 lab, by the folders that are its own, or by a mark in the environment, so that a neighbour's run is
 never taken for this one.
 """

@@ -199,11 +199,13 @@ def _steps(
     tell("the guest boots")
     around.boot()
     first = gather.boot_audit(run.where)
+    tell("the clients come")
     around.come("booted")
     _working(around, run.scenario.steady_state.acknowledged_min)
     if run.scenario.steady_state.protection == "colo":
         tell("the guest is protected")
         around.protect()
+        tell("protected")
     around.come("protected")
     _steady(run, around)
     steady_s = time.monotonic()

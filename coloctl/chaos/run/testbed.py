@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coloctl import interrupts, pairfile, paths
+from coloctl import interrupts, paths
 from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.daemon.spawn import SpawnedSupervisor, spawned_supervisor
+from coloctl.control.daemon.spawn import SpawnedSupervisor
 from coloctl.errors import DeadlineMissed, LabError, PairBusy
 from coloctl.lab import guest as guests
 from coloctl.lab import sample
@@ -49,7 +49,6 @@ class Testbed:
     memory: str = sample.MEMORY
     detection: Mapping[str, int] = field(default_factory=dict)
     keep: bool = False
-    circular: bool = False  #: a pair that was attacked protects itself again
 
     def to_json(self) -> dict[str, Any]:
         """Return the part of a document that says what was measured."""
@@ -141,17 +140,6 @@ def folder(setting: Testbed) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def pair(setting: Testbed, standing: Lab, home: Path, metrics: str = "") -> Iterator[ControlClient]:
-    """Start a supervisor of one's own; raises `PairBusy` when one of that name is there.
-
-    ``metrics`` is the address at which it serves them, if any.
-    """
-    described = pairfile.load(pair_file(setting, standing, home))
-    with ending(setting, spawned_supervisor(described, metrics)) as born, born.connect() as client:
-        yield client
-
-
-@contextlib.contextmanager
 def ending(
     setting: Testbed, supervisor: AbstractContextManager[SpawnedSupervisor]
 ) -> Iterator[SpawnedSupervisor]:
@@ -167,8 +155,7 @@ def ending(
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """Write the pair file of that testbed to ``home``, with a disk per node."""
     setup = Setup(setting.name, home, standing, setting.qemu)
-    again = {"policy": {"auto_reprotect": setting.circular}}
-    return write_pair(setting, setup, {}, again)
+    return write_pair(setting, setup, {}, {"policy": {"auto_reprotect": False}})
 
 
 def write_pair(

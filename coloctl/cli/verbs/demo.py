@@ -1,6 +1,7 @@
 """Show the whole demonstration on one machine, drawn while it happens: `coloctl demo`.
 
-Called by `cli.verbs`; `bench.demo` runs it and reports each step to the `DemoScreen` here.
+Called by `cli.verbs`; `cli.demo_run` runs it on a `chaos.run.testbed` and reports each step to the
+`DemoScreen` here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.bench import demo as demonstration
-from coloctl.bench.demo import DemoSetting
+from coloctl.chaos.run.testbed import Testbed
+from coloctl.cli import demo_run
+from coloctl.cli.demo_run import DemoPlan
 from coloctl.cli.options import format_option
 from coloctl.cli.run_parts import engage, require_libraries
 from coloctl.cli.views import pair as pair_views
@@ -72,22 +74,23 @@ def demo(**options: Any) -> int:
     require_libraries("the demo", "clients")
     as_json = options["form"] == "json"
     console = Console(stderr=as_json, highlight=False)
+    plan = DemoPlan(options["kill"], options["clients"])
     where = _setting(options)
     rootless.enter(lab=where.name)
     with DemoScreen(console) as screen:
-        document = demonstration.run(where, screen)
+        document = demo_run.run(where, plan, screen)
     if as_json:
         documents.print_json(document)
     else:
-        console.print(Group("", _verdict(document), *_farewell(where, document["kept"])))
+        console.print(Group("", _verdict(document), *_farewell(where.name, document)))
     return 0 if document["verdict"] == "valid" and not document["left_behind"] else 1
 
 
-def _setting(options: Mapping[str, Any]) -> DemoSetting:
+def _setting(options: Mapping[str, Any]) -> Testbed:
     """Build the setting of the demonstration; raises what `run_parts.engage` raises."""
-    return DemoSetting(
+    return Testbed(
         **engage(options["qemu"])._asdict(),
-        **{key: options[key] for key in ("name", "kill", "keep", "clients", "delay_ms", "channel")},
+        **{key: options[key] for key in ("name", "keep", "delay_ms", "channel")},
     )
 
 
@@ -167,19 +170,19 @@ def _failed_over(failover: Mapping[str, Any]) -> str:
     return f"by itself ({failover['cause'] or 'no cause was given'})"
 
 
-def _farewell(where: DemoSetting, folder: str | None) -> tuple[RenderableType, ...]:
-    """Draw how to go on with a pair that was kept, its pair file and disks in ``folder``."""
+def _farewell(name: str, document: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """Draw how to go on with a pair that was kept, its pair file and disks in a folder."""
+    folder, survivor = document["kept"], document["failover"]["survivor"]
     if folder is None:
         return ()
-    survivor = "b" if where.kill == "primary" else "a"
     rows = Table.grid(padding=(0, 2))
     for command, meaning in (
-        (f"coloctl status {where.name}", "how the pair stands"),
-        (f"coloctl qmp {where.name} {survivor} -- query-status", "ask QEMU itself"),
-        (f"coloctl start {folder}/{where.name}.toml", "protect it again"),
-        (f"coloctl stop {where.name}", "shut the guest down"),
-        (f"coloctl lab down --name {where.name}", "take the lab away"),
+        (f"coloctl status {name}", "how the pair stands"),
+        (f"coloctl qmp {name} {survivor} -- query-status", "ask QEMU itself"),
+        (f"coloctl start {folder}/{name}.toml", "protect it again"),
+        (f"coloctl stop {name}", "shut the guest down"),
+        (f"coloctl lab down --name {name}", "take the lab away"),
         (f"rm -r {folder}", "and the disks"),
     ):
         rows.add_row(Text(f"  {command}", "bold"), meaning)
-    return ("", f"The pair '{where.name}' is still here:", rows)
+    return ("", f"The pair '{name}' is still here:", rows)

@@ -1,10 +1,8 @@
-"""How a bench waits for a failover, whose frames are whose, and what a stretch is made of."""
+"""How a failover is timed, whose frames are whose, and what a stretch is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
 
 import pytest
 from support.views import PROTECTED
@@ -12,10 +10,8 @@ from support.views import PROTECTED
 from coloctl.bench.stretches import Stretch, change, checkpoints, pauses, rates, ratio
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import FrameRun, ObservedEvent
-from coloctl.chaos.evidence.takeover import awaited
 from coloctl.chaos.workloads.history import Op, OpStatus
-from coloctl.control.client import ControlClient, ControlEvent
-from coloctl.errors import DeadlineMissed, FailoverRefused
+from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import CheckpointView
 
 pytestmark = pytest.mark.unit
@@ -31,59 +27,11 @@ TIMELINE = {
 }
 
 
-class Speaker:
-    """Events of a supervisor, and then silence."""
-
-    pair = "web"
-
-    def __init__(self, *events: tuple[str, dict[str, Any]]) -> None:
-        self._events = [ControlEvent(name, data, 0.0) for name, data in events]
-
-    def events(self, timeout_s: float) -> Iterator[ControlEvent]:
-        while self._events:
-            yield self._events.pop(0)
-
-
-def client(*events: tuple[str, dict[str, Any]]) -> ControlClient:
-    return cast(ControlClient, Speaker(*events))
-
-
-def changed(before: str, after: str) -> tuple[str, dict[str, Any]]:
-    return "STATE_CHANGED", {"before": before, "after": after, "fact": "", "reason": "so"}
-
-
-# -- waiting for a failover
-
-
 def test_a_failover_is_timed_from_the_fault() -> None:
-    takeover = awaited(
-        client(
-            changed("down", "unprotected"),  # news of the start, not of the failover
-            changed("colo", "failover"),
-            changed("failover", "unprotected"),
-            ("FAILED_OVER", {"timeline": TIMELINE}),
-        )
-    )
-    assert takeover.survivor == "b"
+    takeover = Timeline.from_json(TIMELINE)
     assert list(takeover.since_ms(100.0)) == ["detected", "fenced", "promoted", "running"]
     assert takeover.since_ms(100.0)["running"] == pytest.approx(15.0)
-    assert takeover.done_s("fenced") == pytest.approx(100.011)
-
-
-def test_a_failover_that_failed_is_not_one_that_nobody_noticed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("coloctl.chaos.evidence.takeover.NOTICE_DEADLINE_S", 0.01)
-    monkeypatch.setattr("coloctl.chaos.evidence.takeover.FAILOVER_DEADLINE_S", 0.01)
-    with pytest.raises(FailoverRefused, match="failed: so"):
-        awaited(client(changed("colo", "failover"), changed("failover", "failed")))
-    with pytest.raises(FailoverRefused, match="not done within"):
-        awaited(client(changed("colo", "failover")))
-    with pytest.raises(DeadlineMissed, match="did not notice"):
-        awaited(client(("CHECKPOINT", {"phase": "end"})))
-
-
-# -- frames
+    assert takeover.done_s(FailoverStep.FENCED) == pytest.approx(100.011)
 
 
 def test_a_frame_of_a_fenced_node_is_a_stray() -> None:
