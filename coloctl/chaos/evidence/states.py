@@ -37,25 +37,22 @@ class StateChange:
 
 def merged(events: Iterable[ObservedEvent], journal: Iterable[Record]) -> list[StateChange]:
     """Return each change of state once, in time."""
-    written = [_written(one) for one in journal if _is_change(one)]
+    written = [
+        _written(one) for one in journal if one.kind is Kind.STATE and one.before != one.after
+    ]
     heard = [_heard(one) for one in events if one.name == "STATE_CHANGED"]
-    left = list(written)
-    found: list[StateChange] = []
-    for one in (one for one in heard if not _caught_up(one)):
-        match = max((w for w in left if _same(w, one)), key=lambda w: w.at_s, default=None)
-        if match is not None:
-            left.remove(match)
-        found.append(one)
-    last_s = -math.inf
+    found, last_s = list(written), -math.inf
     for one in heard:
-        if _caught_up(one) and not any(last_s < w.at_s <= one.at_s for w in written):
+        if one.fact:
+            matches = [w for w in found if not w.heard and _same(w, one)]
+            if matches:
+                found.remove(max(matches, key=lambda w: w.at_s))
+            found.append(one)
+        # Without a fact the listener made it from a view: the real event had no listener.
+        elif not any(last_s < w.at_s <= one.at_s for w in written):
             found.append(one)
         last_s = one.at_s
-    return sorted((*found, *left), key=lambda one: one.at_s)
-
-
-def _is_change(record: Record) -> bool:
-    return record.kind is Kind.STATE and record.before != record.after
+    return sorted(found, key=lambda one: one.at_s)
 
 
 def _written(record: Record) -> StateChange:
@@ -66,11 +63,6 @@ def _written(record: Record) -> StateChange:
 def _heard(event: ObservedEvent) -> StateChange:
     fact, reason = event.data.get("fact", ""), event.data.get("reason", "")
     return StateChange(event.at_s, event.data["before"], event.data["after"], fact, reason)
-
-
-def _caught_up(change: StateChange) -> bool:
-    """Return whether the listener made it from a view: the real event had no listener."""
-    return not change.fact
 
 
 def _same(written: StateChange, heard: StateChange) -> bool:
