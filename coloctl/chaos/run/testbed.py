@@ -49,6 +49,7 @@ class Testbed:
     memory: str = sample.MEMORY
     detection: Mapping[str, int] = field(default_factory=dict)
     keep: bool = False
+    circular: bool = False  #: a pair that was attacked protects itself again
 
     def to_json(self) -> dict[str, Any]:
         """Return the part of a document that says what was measured."""
@@ -155,7 +156,8 @@ def ending(
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """Write the pair file of that testbed to ``home``, with a disk per node."""
     setup = Setup(setting.name, home, standing, setting.qemu)
-    return write_pair(setting, setup, {}, {"policy": {"auto_reprotect": False}})
+    again = {"policy": {"auto_reprotect": setting.circular}}
+    return write_pair(setting, setup, {}, again)
 
 
 def write_pair(
