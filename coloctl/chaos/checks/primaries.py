@@ -68,12 +68,11 @@ def _may(evidence: Evidence, node: str, at_s: float) -> bool:
 
 
 def _instead(evidence: Evidence, at_s: float) -> str:
-    for period in evidence.chronicle.primaries:
-        if period.from_s <= at_s <= period.to_s:
-            known = period.from_s != -math.inf
-            since = f"since {when(evidence, period.from_s)}" if known else "from the begin"
-            return f"while node {period.node} was the primary {since}"
-    return "before any node was promoted"
+    periods = evidence.chronicle.primaries
+    period = next(one for one in periods if one.from_s <= at_s <= one.to_s)
+    known = period.from_s != -math.inf
+    since = f"since {when(evidence, period.from_s)}" if known else "from the begin"
+    return f"while node {period.node} was the primary {since}"
 
 
 def _generations(evidence: Evidence) -> Iterator[str]:

@@ -27,7 +27,8 @@ from coloctl.chaos.checks.sides import Sides, thin
 from coloctl.chaos.checks.verdict import EXAMPLES_MAX, Validity
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, FrameRun, Inventory, StrangerGains
-from coloctl.chaos.workloads.history import Op
+from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.model.protection import Protection
 
 pytestmark = pytest.mark.unit
 
@@ -390,3 +391,75 @@ def test_a_counterexample_is_short() -> None:
     verdict = checked("no_lost_acks", run)
     assert verdict.because == "load: 12 acknowledged records are missing"
     assert verdict.counterexample == tuple(f"0:{n}" for n in range(EXAMPLES_MAX))
+
+
+def cas(at_s: float, n: int, old: Any, new: Any, outcome: OpStatus = OK) -> list[Op]:
+    return answered(at_s, n, outcome=outcome, f="cas", key="x", value=[old, new])
+
+
+def test_a_register_that_is_compared_and_set_behaves_as_one() -> None:
+    history = [
+        *answered(6.0, 0, f="write", key="x", value=1),
+        *cas(7.0, 1, 1, 2),
+        *cas(8.0, 2, 1, 3, FAIL),
+        *answered(16.0, 3, f="read", key="x", said=2),
+    ]
+    assert checked("linearizable", at_work("redis-registers", history, {"x": 2})).validity is (
+        Validity.VALID
+    )
+    for more, kept, tells in (
+        (cas(17.0, 4, 7, 8), 8, "x: client 0: cas from 7 to 8"),
+        (cas(17.0, 4, 2, 8, FAIL), 2, "x: client 0: cas that found something else than 2"),
+        ([], 9, "x: client -1: read of 9, read back in the end"),
+    ):
+        run = at_work("redis-registers", [*history, *more], {"x": kept})
+        assert tells in counterexample("linearizable", run)
+
+
+def test_a_corruption_that_is_never_noticed_is_too_late() -> None:
+    run = evidence(faults=(runs.RUINED,))
+    assert counterexample("ruin_noticed", run) == "5.000 s: ruin was never noticed"
+
+
+def test_the_last_view_alone_shows_a_failed_pair() -> None:
+    view = replace(LOST, protection=Protection.FAILED, reason="No proof.")
+    assert counterexample("never_failed", evidence(events=(), journal=(), view=view)) == "No proof."
+
+
+def test_transfers_that_were_acknowledged_are_done() -> None:
+    verdict = checked("no_lost_acks", at_work("redis-transfers", BANK, ended(38, 62)))
+    assert verdict.validity is Validity.VALID
+    assert verdict.because == "load: 12 acknowledged transfers, all done"
+
+
+def test_a_connection_that_ends_as_another_one_did_not_survive() -> None:
+    run = at_work("redis-appends", connected(runs.steadily(), end="closed 2"))
+    assert counterexample("connections_survive", run) == "client 0: began as 1, ended as 2"
+
+
+@pytest.mark.parametrize(
+    ("check", "run", "because"),
+    [
+        ("bank_sum", at_work("redis-transfers", MOVES), "no balances were read"),
+        ("bank_sum", at_work("redis-transfers", MOVES, ended(38, 62)), "while they changed"),
+        ("linearizable", at_work("redis-registers", [], {}), "no operation on any register"),
+        ("stream_intact", at_work("http", []), "no answer had a status"),
+        ("stream_intact", at_work("udp-sequence", []), "no datagram was sent"),
+        (
+            "connections_survive",
+            at_work("redis-appends", connected(runs.steadily())[:-1]),
+            "1 of 1 clients opened, 0 closed",
+        ),
+        (
+            "disk_agrees_with_memory",
+            evidence(audits=(Audit(19.0, "boot-1"),)),
+            "the guest held no record that could be compared",
+        ),
+    ],
+)
+def test_what_shows_nothing_is_unknown_for_its_own_reason(
+    check: str, run: Evidence, because: str
+) -> None:
+    verdict = checked(check, run)
+    assert verdict.validity is Validity.UNKNOWN
+    assert because in verdict.because

@@ -181,6 +181,14 @@ def test_every_move_of_the_table_is_consistent_and_no_other() -> None:
                 assert (verdict.validity is VALID) is (foreseen and not claimed), verdict
 
 
+def test_a_fact_that_the_table_does_not_know_is_shown() -> None:
+    odd = runs.state(18.0, "colo", "no-such-fact", "colo")
+    run = evidence(journal=runs.numbered([*runs.journal(), odd]))
+    assert "line 13: 'no-such-fact' is not a valid Fact" in counterexample(
+        "journal_consistent", run
+    )
+
+
 def test_a_state_follows_the_one_before() -> None:
     torn = [record for record in runs.journal() if record.fact != "node-lost"]
     assert "found the pair failover" in counterexample(
