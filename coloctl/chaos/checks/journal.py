@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid, when
 from coloctl.chaos.evidence.chronicle import Promotion
@@ -157,8 +157,12 @@ def announcements(evidence: Evidence) -> Iterator[Announcement]:
                 if _heard_on_lan(evidence, survivor, since_s, event.at_s):
                     promoted = True
             yield Announcement(event, survivor, promoted)
-        elif event.name == "STATE_CHANGED" and event.data["after"] == Protection.COLO:
+        elif _protected(event):
             announced = False
+
+
+def _protected(event: ObservedEvent) -> bool:
+    return event.name == "STATE_CHANGED" and event.data["after"] == Protection.COLO
 
 
 def _announces(event: ObservedEvent) -> bool:
@@ -173,8 +177,12 @@ def _announces(event: ObservedEvent) -> bool:
 
 
 def _survivor(events: Sequence[ObservedEvent]) -> tuple[str, str]:
-    """Return the node and its role before, by the timeline that follows."""
-    timelines = (event.data["timeline"] for event in events if event.name == "FAILED_OVER")
+    """Return the node and its role before, by the timeline that follows.
+
+    A supervisor that is killed before it sends one has none: the next is of another failover.
+    """
+    same = takewhile(lambda event: not _protected(event), events)
+    timelines = (event.data["timeline"] for event in same if event.name == "FAILED_OVER")
     timeline = next(timelines, None)
     return (timeline["survivor"], timeline["role_before"]) if timeline else ("", "")
 

@@ -111,6 +111,19 @@ def test_a_survivor_that_nobody_heard_leave_colo_is_unknown() -> None:
     assert checked("journal_consistent", evidence(events=())).validity is UNKNOWN
 
 
+def test_the_timeline_of_a_later_failover_names_no_survivor_of_this_one() -> None:
+    """The supervisor was killed before it sent the timeline of the first failover, to b."""
+    cut_off = [said for said in runs.events() if said.name != "FAILED_OVER"]
+    later = (
+        runs.changed(15.0, "colo", "failover"),
+        runs.migration(15.05, "a", "completed"),
+        runs.changed(15.1, "failover", "unprotected"),
+        runs.failed_over(15.2, survivor="a", lost="b", generation=2),
+    )
+    run = evidence(events=(*cut_off, *later), frames=())
+    assert "node ? left COLO" in checked("journal_consistent", run).because
+
+
 def test_a_secondary_that_was_heard_on_the_lan_had_been_promoted() -> None:
     deaf = tuple(said for said in runs.events() if said.name != "NODE_EVENT")
     assert checked("journal_consistent", evidence(events=deaf)).validity is VALID
