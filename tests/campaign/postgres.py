@@ -106,7 +106,7 @@ class Round:
                     self._play(lab, folder)
                 except (subprocess.SubprocessError, RuntimeError, OSError, LabError) as error:
                     self.told["ended"] = str(error)
-        if left := remains.remains(remains.Trail(self.name)):
+        if left := remains.remains(self.name):
             self.told["left"] = left
         return self.told
 

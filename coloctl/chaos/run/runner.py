@@ -24,7 +24,7 @@ from coloctl.chaos.evidence.capture import Capture
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.inventory import InventoryTaker
 from coloctl.chaos.evidence.records import FaultRecord, Inventory
-from coloctl.chaos.evidence.remains import Trail, remains
+from coloctl.chaos.evidence.remains import remains
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.run.environment import Environment, environment
@@ -142,9 +142,7 @@ def make(
         if course.error is not None and not forgiving:
             raise course.error
     if not run.where.keep:
-        course.evidence = replace(
-            course.evidence, remains=remains(Trail(run.where.name, around.home))
-        )
+        course.evidence = replace(course.evidence, remains=remains(run.where.name, around.home))
     tell("checking")
     return course.result([
         *all_injected(course.evidence, run.plan), *check(run.scenario, course.evidence)

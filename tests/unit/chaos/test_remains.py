@@ -15,7 +15,7 @@ from support.livings import forged_qemu
 
 from coloctl import paths
 from coloctl.chaos.evidence import remains as sight
-from coloctl.chaos.evidence.remains import Trail, remains
+from coloctl.chaos.evidence.remains import remains
 from coloctl.lab import netns
 
 pytestmark = pytest.mark.unit
@@ -24,10 +24,9 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
-    for name in ("netns", "devices", "state"):
+    for name in ("netns", "state"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(netns, "RUN", tmp_path / "netns")
-    monkeypatch.setattr(sight, "DEVICES", tmp_path / "devices")
 
 
 def until(true: Callable[[], bool]) -> bool:
@@ -39,20 +38,17 @@ def until(true: Callable[[], bool]) -> bool:
 
 
 def test_a_run_that_tidied_up_leaves_nothing(tmp_path: Path) -> None:
-    assert remains(Trail("web", tmp_path / "home", "RUN=1", ("tap-x",)), grace_s=0) == []
+    assert remains("web", tmp_path / "home", grace_s=0) == []
 
 
-def test_its_folders_namespaces_and_taps_are_named(tmp_path: Path) -> None:
+def test_its_folders_and_namespaces_are_named(tmp_path: Path) -> None:
     home = tmp_path / "home"
     for folder in (paths.pair_dir("web"), paths.pair_dir("web2"), home):
         folder.mkdir()
     for name in ("web-lan", "web2-lan"):
         (tmp_path / "netns" / name).touch()
-    for tap in ("tap-x", "tap-y"):
-        (tmp_path / "devices" / tap).mkdir()
-    assert remains(Trail("web", home, taps=("tap-x",)), grace_s=0) == [
+    assert remains("web", home, grace_s=0) == [
         "network namespace web-lan is still there",
-        "tap tap-x is still there",
         f"{paths.pair_dir('web')} is still there",
         f"{home} is still there",
     ]
@@ -68,23 +64,25 @@ def test_a_process_is_known_by_its_folder_or_its_mark(tmp_path: Path) -> None:
         subprocess.Popen(argv, env=marked) as child,
     ):
         try:
-            trail = Trail("web", mark="RUN=7")
             both = {ours.pid, child.pid}
-            assert until(lambda: set(sight.processes(trail.folders, trail.mark)) == both)
-            found = remains(trail, grace_s=0)
+            assert until(lambda: set(sight.processes([folder], "RUN=7")) == both)
+            found = remains("web", grace_s=0)
             assert any(f"process {ours.pid} still runs: " in one for one in found)
             assert not any(f"process {neighbour.pid} " in one for one in found)
         finally:
             for process in (ours, neighbour, child):
                 process.kill()
-    assert remains(trail, grace_s=10) == []
+    assert remains("web", grace_s=10) == []
 
 
-def test_a_port_that_still_listens_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
+def test_a_port_that_still_listens_in_its_namespace_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netns" / "web-lan").touch()
+    monkeypatch.setattr(netns, "inside", lambda _namespace, look: look())
+    with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
-        trail = Trail("web", addresses=("127.0.0.1",))
-        assert f"port {port} of 127.0.0.1 still listens" in remains(trail, grace_s=0)
+        assert f"port {port} still listens in web-lan" in remains("web", grace_s=0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone may become another user")
