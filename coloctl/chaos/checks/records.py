@@ -1,7 +1,7 @@
 """Check that every acknowledged record, transfer and block is in the guest, once and in order.
 
-Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; used by the benches on a
-history of their own; reads the histories of `chaos.workloads`.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; `bench.document` counts what is
+lost. Reads the histories of `chaos.workloads`.
 """
 
 from __future__ import annotations
@@ -11,19 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from coloctl.chaos.checks.sides import Sides, each_work, numbers
-from coloctl.chaos.checks.verdict import (
-    Verdict,
-    check,
-    count,
-    invalid,
-    unknown,
-    valid,
-)
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.workloads.history import Op, OpStatus, operations
-
-KINDS = ("redis-appends", "redis-transfers", "disk-writer")
 
 
 @check(Sides)
@@ -37,8 +28,7 @@ def no_lost_acks(evidence: Evidence, sides: Sides) -> Verdict:
 def _kept(work: WorkloadRecord) -> Verdict:
     if work.kept is None:
         return unknown("the guest did not answer what it holds")
-    kinds = {"redis-appends": _appends, "redis-transfers": _transfers, "disk-writer": _blocks}
-    return kinds[work.spec.kind](work)
+    return KINDS[work.spec.kind](work)
 
 
 def acknowledged(history: Iterable[Op]) -> Mapping[int, list[int]]:
@@ -61,31 +51,27 @@ def lost(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> list[str]:
     ]
 
 
-def _misplaced(history: Sequence[Op], held: Mapping[int, Sequence[int]]) -> Verdict | None:
-    """Return what is wrong with the records that the guest holds; None if nothing is."""
-    if gone := lost(history, held):
+def _appends(work: WorkloadRecord) -> Verdict:
+    if gone := lost(work.history, work.kept):
         return invalid(f"{len(gone)} acknowledged records are missing", gone)
+    held = sorted(work.kept.items())
     wrong = [
         f"client {client}: record {n} appears {times} times"
-        for client, records in sorted(held.items())
+        for client, records in held
         for n, times in Counter(records).items()
         if times > 1
     ] + [
         f"client {client}: record {later} stands before {earlier}"
-        for client, records in sorted(held.items())
+        for client, records in held
         for later, earlier in pairwise(records)
         if later > earlier
     ]
-    return invalid("records are doubled or misplaced", wrong) if wrong else None
-
-
-def _appends(work: WorkloadRecord) -> Verdict:
-    if wrong := _misplaced(work.history, work.kept):
-        return wrong
+    if wrong:
+        return invalid("records are doubled or misplaced", wrong)
     sent = numbers(work.history, OpStatus.INVOKE)
     conjured = [
         f"client {client}: record {n} is there and was never sent"
-        for client, records in sorted(work.kept.items())
+        for client, records in held
         for n in records
         if sent and (client, n) not in sent
     ]
@@ -130,3 +116,7 @@ def _blocks(work: WorkloadRecord) -> Verdict:
     if wrong:
         return invalid(f"{count(len(wrong), 'acknowledged block')} lost or changed", wrong)
     return valid(f"{len(acked)} acknowledged blocks, all there and whole")
+
+
+#: The check of each kind of workload whose acknowledgements the guest can be asked for.
+KINDS = {"redis-appends": _appends, "redis-transfers": _transfers, "disk-writer": _blocks}

@@ -1,8 +1,8 @@
 """Check the connections of clients: the right bytes, all of them, on one connection.
 
-Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; used by the benches on a
-history of their own; reads the histories of `chaos.workloads`. Clients note ``opened ID`` once and
-``closed ID`` at the end; any other note about a connection means that it broke.
+Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; `chaos.run.result` counts what
+broke. Reads the histories of `chaos.workloads`. Clients note ``opened ID`` once and
+``closed ID`` at the end; any other note means that the connection broke.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 
 from coloctl.chaos.checks.records import acknowledged
 from coloctl.chaos.checks.sides import Sides, each_work, numbers, works
-from coloctl.chaos.checks.verdict import Validity, Verdict, check, count, invalid, unknown, valid
+from coloctl.chaos.checks.verdict import Verdict, check, count, invalid, unknown, valid
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import WorkloadRecord
 from coloctl.chaos.scenario.tables import Params
@@ -100,21 +100,17 @@ def _datagrams(work: WorkloadRecord, loss_max: float) -> Verdict:
 def connections_survive(evidence: Evidence, sides: Sides) -> Verdict:
     """Require that every client ended on the connection it began with."""
     kinds = {work.spec.kind for work in evidence.works.values()} - {CONNECTIONLESS}
-    return each_work(evidence, kinds, lambda w: all_connected(w.history, w.spec.clients), sides)
+    return each_work(evidence, kinds, _connected, sides)
 
 
-def all_connected(history: Sequence[Op], clients: int) -> Verdict:
-    """Check that every client ended on the connection that it began with."""
-    broken = broken_connections(history)
-    opened, closed = _connections(history, "opened "), _connections(history, "closed ")
-    if broken:
-        validity, because = Validity.INVALID, f"{len(broken)} connections broke"
-    elif len(opened) < clients or set(opened) != set(closed):
-        validity = Validity.UNKNOWN
-        because = f"{len(opened)} of {clients} clients opened, {len(closed)} closed"
-    else:
-        validity, because = Validity.VALID, f"{len(opened)} connections, the same from end to end"
-    return Verdict("connections_survive", validity, because, tuple(broken))
+def _connected(work: WorkloadRecord) -> Verdict:
+    opened, closed = _connections(work.history, "opened "), _connections(work.history, "closed ")
+    if broken := broken_connections(work.history):
+        return invalid(f"{len(broken)} connections broke", broken)
+    if len(opened) < work.spec.clients or set(opened) != set(closed):
+        clients = f"{len(opened)} of {work.spec.clients} clients"
+        return unknown(f"{clients} opened, {len(closed)} closed")
+    return valid(f"{len(opened)} connections, the same from end to end")
 
 
 def _connections(history: Sequence[Op], note: str) -> dict[int, str]:
