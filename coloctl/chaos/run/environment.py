@@ -108,14 +108,24 @@ def environment(
             stack.enter_context(prepare(setup))
         guest = {"services": needs_services(scenario), **scenario.guest.model_dump()}
         pair_file = testbed.write_pair(where, setup, guest, scenario.pair)
-        supervisor = spawned_supervisor(pairfile.load(pair_file), metrics)
         with environment_set(setup.environment):
-            born = stack.enter_context(testbed.ending(where, supervisor))
+            born = stack.enter_context(_supervised(where, pair_file, metrics))
         listener = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
         around = Environment(where, scenario, lab, home, pair_file, born, listener, lan, {})
         stack.callback(around.kill_clients)
         yield around
+
+
+@contextlib.contextmanager
+def _supervised(where: Testbed, pair_file: Path, metrics: str) -> Iterator[SpawnedSupervisor]:
+    """Start the supervisor; it ends with the block, unless the testbed is to be kept."""
+    with spawned_supervisor(pairfile.load(pair_file), metrics) as born:
+        yield born
+        if where.keep:
+            born.keep()
+        else:
+            born.end()
 
 
 def needs_services(scenario: Scenario) -> bool:

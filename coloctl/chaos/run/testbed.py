@@ -1,7 +1,7 @@
-"""Set up what runs and benches need: a lab, a pair file in it, a guest that serves.
+"""Set up the parts of a run's environment: a lab, a folder with the pair file, a guest that serves.
 
-Called by `chaos.run.environment` and `bench/`; calls `lab.network` and `control.daemon.spawn`. Each
-part is a context: at the end of the block the part is removed again, unless it was to be kept.
+Called by `chaos.run.environment` and `pytest_plugin`; calls `lab.network` and `lab.sample`. Lab and
+folder are contexts: at the end of the block they are removed, unless they were to be kept.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
-from coloctl.control.daemon.spawn import SpawnedSupervisor
 from coloctl.errors import DeadlineMissed, LabError, PairBusy
 from coloctl.lab import guest as guests
 from coloctl.lab import sample
@@ -138,19 +136,6 @@ def folder(setting: Testbed) -> Iterator[Path]:
         raise
     if not setting.keep:
         shutil.rmtree(made)
-
-
-@contextlib.contextmanager
-def ending(
-    setting: Testbed, supervisor: AbstractContextManager[SpawnedSupervisor]
-) -> Iterator[SpawnedSupervisor]:
-    """End the supervisor with the block, unless the testbed is to be kept."""
-    with supervisor as born:
-        yield born
-        if setting.keep:
-            born.keep()
-        else:
-            born.end()
 
 
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
