@@ -74,8 +74,8 @@ class EventListener(Background):
         while not self.ended:
             with contextlib.suppress(ColoctlError, OSError), self._connect() as client:
                 self._catch_up(Acts(client, ANSWER_S).view())
-                for said in self._events(client):
-                    self._hear(said)
+                for event in self._events(client):
+                    self._hear(event)
             time.sleep(AGAIN_S)
 
     def _events(self, client: ControlClient) -> Iterator[ObservedEvent]:
@@ -85,15 +85,15 @@ class EventListener(Background):
 
     def _catch_up(self, view: PairView) -> None:
         """Add a change that came while no supervisor could be heard, as if it came now."""
-        states = [said.data["after"] for said in self.heard if said.name == "STATE_CHANGED"]
+        states = [event.data["after"] for event in self.heard if event.name == "STATE_CHANGED"]
         before, after = states[-1] if states else "", str(view.protection)
         if before != after:
             data = {"before": before, "fact": "", "after": after, "reason": view.reason}
             self._hear(ObservedEvent(time.monotonic(), "STATE_CHANGED", data))
 
-    def _hear(self, said: ObservedEvent) -> None:
-        self.heard.append(said)
-        self._news.put(said)
+    def _hear(self, event: ObservedEvent) -> None:
+        self.heard.append(event)
+        self._news.put(event)
 
 
 def _monotonic(event: ControlEvent) -> float:
