@@ -30,7 +30,11 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def locked(path: Path) -> int:
-    """Lock a file of its own, because rotation replaces the journal's; kept until closed."""
+    """Lock a file of its own, because rotation replaces the journal's; kept until closed.
+
+    Raises `PairBusy` when another supervisor has the lock, `PreconditionFailed` when the file
+    cannot be opened.
+    """
     try:
         fd = os.open(beside(path, ".lock"), _OWN | os.O_RDWR, 0o600)
     except OSError as error:
@@ -53,7 +57,10 @@ def locked(path: Path) -> int:
 
 
 def opened(path: Path, size: int) -> int:
-    """Open the file for appending, cut to ``size`` bytes; its folder entry is on disk."""
+    """Open the file for appending, cut to ``size`` bytes; its folder entry is on disk.
+
+    Raises `PreconditionFailed` when that fails.
+    """
     try:
         fd = os.open(path, _OWN | os.O_WRONLY | os.O_APPEND, 0o600)
         os.ftruncate(fd, size)

@@ -101,6 +101,15 @@ BROKEN: dict[house.Rule, list[dict[str, str]]] = {
         {"bench/soak.py": "count = acts.view()['checkpoints']['count']"},
         {"api/faults.py": "role = self.view['nodes']"},
     ],
+    house_names.raises_are_named: [
+        {"vm.py": "def ask():\n    raise ValueError('no')"},
+        {"vm.py": "async def ask():\n    'Ask.'\n    if 1:\n        raise errors.Late('no')"},
+        {"vm.py": "class VM:\n    'A QEMU.'\n    def __init__(self):\n        raise Late()"},
+        {"vm.py": "class VM:\n    'See `Late`.'\n    def ask(self):\n        raise Late()"},
+        {"vm.py": "def ask():\n    try:\n        go()\n    except Late:\n        raise Late('no')"},
+        {"vm.py": "def ask():\n    with suppress(KeyError):\n        raise Late('no')"},
+        {"vm.py": "def ask():\n    'See `LateReply`.'\n    raise Late('no')"},
+    ],
 }
 
 #: What a rule must let pass although it looks like what it forbids.
@@ -150,6 +159,21 @@ SOUND: dict[house.Rule, dict[str, str]] = {
     house_names.views_are_read_by_attribute: {
         "chaos/run/runner.py": "node = view.nodes['a']\ncount = rows[0]",
         "model/view.py": "name = view['name']",
+    },
+    house_names.raises_are_named: {
+        "vm.py": (
+            "def ask():\n    'Ask; raises `Late`.'\n    raise Late('no')\n"
+            "def _ask():\n    raise Late('no')\n"
+            "class VM:\n    'Raises `Late`.'\n    def __init__(self):\n        raise Late()\n"
+            "    def ask(self):\n        raise NotImplementedError()\n"
+            "class _Own:\n    def ask(self):\n        raise Late()\n"
+        ),
+        "asked.py": (
+            "def ask():\n    try:\n        raise errors.Late()\n    except (Late, OSError):\n"
+            "        raise\n    with suppress(Late):\n        raise Late()\n"
+            "    def inner():\n        raise Late()\n    raise late('no')\n"
+        ),
+        "cli/verbs/ask.py": "def ask():\n    'Ask.'\n    raise UsageError('no')",
     },
 }
 

@@ -220,7 +220,7 @@ class Pair:
         await self._act(Acts.resume)
 
     async def set(self, **settings: int | str) -> None:
-        """Set all of these settings, or none: ``set(checkpoint_delay=500)``."""
+        """Set all of these, or none: ``set(checkpoint_delay=500)``; `UsageError` without any."""
         if not settings:
             raise UsageError("There is nothing to set.", hint="such as checkpoint_delay=500")
         named = {name.replace("_", "-"): value for name, value in settings.items()}
@@ -296,7 +296,7 @@ class Pair:
     # -- underneath
 
     async def in_thread(self, work: Callable[[], T], hurry: Callable[[], None] = lambda: None) -> T:
-        """Run ``work`` in a thread; a cancellation calls ``hurry`` and waits for the end."""
+        """Run ``work`` in a thread; a cancellation calls ``hurry``. `UsageError` once closed."""
         if self._closed:
             raise UsageError(f"The block of the pair {self.name} was left.", hint="open another")
         return await awaited(self._threads, work, hurry)

@@ -47,7 +47,10 @@ def engage(qemu: str | None = None, report: Report = silent) -> RunParts:
 
 
 def choose(qemu: str | None, report: Report = silent) -> tuple[Path, str]:
-    """Choose a QEMU by name or path, or else the best one here, and its accelerator."""
+    """Choose a QEMU by name or path, or else the best one here, and its accelerator.
+
+    Raises `UnsupportedQEMU` when the named one cannot hold a COLO pair here.
+    """
     if qemu is None:
         choice = choose_qemu(report)
         return choice.build.binary, choice.accel

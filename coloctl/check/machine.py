@@ -108,7 +108,10 @@ def _read(path: Path) -> str | None:
 
 
 async def available_mib(host: Host) -> int:
-    """Return the memory that could be used now without swapping, MiB, by ``host``'s kernel."""
+    """Return the memory that could be used now without swapping, MiB, by ``host``'s kernel.
+
+    Raises `PreconditionFailed` when /proc/meminfo does not have it.
+    """
     done = await host.run(["cat", "/proc/meminfo"], deadline_s=COMMAND_DEADLINE_S)
     for line in done.stdout.splitlines():
         if line.startswith("MemAvailable:"):

@@ -48,7 +48,10 @@ PORTS = range(21000, 32000, 100)
 
 
 async def free_base_port(host: Host) -> int:
-    """Find a base port with all of the hundred ports from it free."""
+    """Find a base port with all of the hundred ports from it free.
+
+    Raises `PreconditionFailed` when there is none.
+    """
     taken = {port for address in ADDRESSES.values() for port in await host.ports_in_use(address)}
     free = [base for base in PORTS if taken.isdisjoint(range(base, base + 100))]
     if not free:

@@ -108,7 +108,10 @@ def delays(text: str) -> tuple[int, ...]:
 
 
 def save(path: Path | None, document: Mapping[str, Any]) -> None:
-    """Write the document so far to the file, as a whole."""
+    """Write the document so far to the file, as a whole; nothing without a path.
+
+    Raises `UsageError` when it cannot be written.
+    """
     if path is None:
         return
     try:

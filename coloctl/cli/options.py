@@ -27,7 +27,7 @@ class PairName(click.ParamType[str]):
     name = "pair"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the name of a pair."""
+        """Check the name of a pair; raises `NoSuchPair` for a name that no pair can have."""
         if not _NAME.fullmatch(value):
             raise NoSuchPair(
                 f"'{value}' cannot be the name of a pair.",

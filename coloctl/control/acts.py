@@ -213,7 +213,8 @@ class Acts:
     def stop(self, *, force: bool = False, shutdown_s: float = SHUTDOWN_WAIT_S) -> str:
         """Stop the pair; return how the guest ended.
 
-        Both QEMUs, the supervisor and the pair's folder are gone afterwards.
+        Both QEMUs, the supervisor and the pair's folder are gone afterwards. Raises
+        `DeadlineMissed` when the supervisor does not end after its answer.
         """
         pid = self.status_document()["supervisor_pid"]
         held = [fd for fd in map(_hold, filter(None, (pid, watcher_of(pid)))) if fd is not None]

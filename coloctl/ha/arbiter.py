@@ -89,7 +89,10 @@ class FileArbiter:
         self._looking: asyncio.Future[Claim | None] | None = None
 
     async def claim(self, pair: str, node: NodeName, generation: int) -> Claim:
-        """See `Arbiter.claim`. Cancelled, the claim may yet be made."""
+        """See `Arbiter.claim`. Cancelled, the claim may yet be made.
+
+        Raises `PreconditionFailed` after 5 s without an answer of the disk.
+        """
         try:
             async with asyncio.timeout(CLAIM_DEADLINE_S):
                 return await aside(lambda: self._claim(pair, node, generation))
@@ -100,7 +103,10 @@ class FileArbiter:
             ) from None
 
     async def current(self) -> Claim | None:
-        """See `Arbiter.current`. One look at a time: a disk that hangs keeps one thread."""
+        """See `Arbiter.current`. One look at a time: a disk that hangs keeps one thread.
+
+        Raises `PreconditionFailed` after 5 s without an answer of the disk.
+        """
         if self._looking is None or self._looking.done():
             self._looking = asyncio.ensure_future(aside(lambda: _read(self.path)))
         try:

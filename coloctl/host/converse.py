@@ -29,7 +29,7 @@ class TextConversation:
         self._name = os.path.basename(program.process.argv[0])  # noqa: PTH119  # text, no path
 
     async def say(self, line: str, deadline_s: float) -> None:
-        """See `Conversation.say`."""
+        """See `Conversation.say`; raises `DeadlineMissed`, and `Unreachable` once it has ended."""
         try:
             async with asyncio.timeout(deadline_s):
                 self._writer.write(line.encode() + b"\n")
@@ -40,7 +40,7 @@ class TextConversation:
             raise Unreachable(f"{self._name} has ended.") from None
 
     async def hear(self, deadline_s: float) -> str | None:
-        """See `Conversation.hear`."""
+        """See `Conversation.hear`; raises `DeadlineMissed`. None when the program has ended."""
         try:
             async with asyncio.timeout(deadline_s):
                 line = await self._reader.readline()

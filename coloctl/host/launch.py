@@ -157,7 +157,10 @@ def _holding(content: bytes) -> Iterator[int]:
 
 
 def spawn(program: Launch, *, stderr: Path, node: str = "") -> Program:
-    """Launch as `Host.launch` does, in the namespaces of the calling thread."""
+    """Launch as `Host.launch` does, in the namespaces of the calling thread.
+
+    Raises `LaunchError` when the program cannot be started.
+    """
     with ExitStack() as parent_copies, ExitStack() as on_failure:
         numbers, inodes = {}, {}
         for name, path in program.sockets.items():

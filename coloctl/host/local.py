@@ -147,7 +147,7 @@ class LocalHost(LocalAccess):
     async def channel_pair(
         self, other: Host, listen: Endpoint, *, nodelay: bool, deadline_s: float
     ) -> tuple[Channel, Channel]:
-        """See `Host.channel_pair`. ``other`` must be under this kernel."""
+        """See `Host.channel_pair`. Raises `PreconditionFailed`: ``other`` is no local host."""
         if not isinstance(other, LocalHost):
             raise PreconditionFailed(f"Host {self.name} cannot open a channel to {other.name}.")
         family = _family(listen.address)
@@ -255,7 +255,10 @@ class LocalHost(LocalAccess):
         await blocking.replace(path, content, make_folder=make_folder)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
-        """See `Host.run`. When it is cancelled or late, the program and its children are killed."""
+        """See `Host.run`. When it is cancelled or late, the program and its children are killed.
+
+        Late is after ``deadline_s``, and raises `DeadlineMissed`.
+        """
         try:
             program = await self._inside(
                 lambda: launch.start_captured(argv, stdin), undo=launch.CapturedProgram.discard

@@ -87,7 +87,10 @@ class LocalProcess:
         return f"<LocalProcess {self.identity.pid} {self.node or self.argv[:1]}>"
 
     def alive(self) -> bool:
-        """Return whether the process still exists; a zombie does not count."""
+        """Return whether the process still exists; a zombie does not count.
+
+        Raises `ValueError` when the hold was closed before a death was seen.
+        """
         if self._death is None and self._release.alive and _readable(self._pidfd):
             self._note_death(self._pidfd)
         if self._death is None and not self._release.alive:

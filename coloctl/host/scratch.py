@@ -21,6 +21,7 @@ class Scratch:
     """A file in memory, without a name; its descriptor is passed to a QEMU over a monitor."""
 
     def __init__(self) -> None:
+        """Make the file; raises `PreconditionFailed` when the kernel does not."""
         try:
             self._fd = os.memfd_create("coloctl-scratch")
         except OSError as error:

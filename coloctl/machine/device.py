@@ -122,7 +122,8 @@ def nic_device(guest: GuestSpec, nic: NicSpec, index: int) -> Device:
     """Build ``eN`` on the pair file's netdev, without an option ROM.
 
     A virtio-net guest computes its own checksums: filter-rewriter writes whole ones after a
-    failover, and a frame that still asks for one to be added would leave with a wrong one.
+    failover, and a frame that still asks for one to be added would leave with a wrong one. Raises
+    `SpecError` when no PCI slot is left for it.
     """
     slot = FIRST_NIC_SLOT + index
     if slot > LAST_NIC_SLOT:

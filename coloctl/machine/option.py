@@ -23,7 +23,10 @@ def keyval(implied: str = "", /, **values: Scalar | None) -> str:
 
 
 def pairs(values: Mapping[str, Scalar | None], *, implied: str = "") -> str:
-    """Build the same as `keyval`, for keys that are not Python names (``reconnect-ms``)."""
+    """Build the same as `keyval`, for keys that are not Python names (``reconnect-ms``).
+
+    Raises `ValueError` when ``implied`` would be read as a key.
+    """
     if "=" in implied:
         raise ValueError(f"{implied!r} would be read as a key and a value")
     parts = [escape(implied)] if implied else []

@@ -96,8 +96,9 @@ class NbdClient:
         return context in self._contexts
 
     def status(self, context: str, offset: int, length: int) -> list[Extent]:
-        """Return the extents from ``offset`` on, as far as the server reports at once; one at
-        least.
+        """Return the extents from ``offset`` on, as far as the server reports at once.
+
+        There is one at least: raises `NBDFailed` when the server reports none.
         """
         found = self.wait(self._ask(RequestType.BLOCK_STATUS, offset, length))
         extents = found.extents.get(self._contexts[context])
@@ -106,7 +107,7 @@ class NbdClient:
         return extents
 
     def wait(self, asked: NbdRequest) -> NbdRequest:
-        """Wait until ``asked`` was answered without an error, and return it."""
+        """Wait until ``asked`` was answered, and return it; raises `NBDFailed` with its error."""
         while not asked.done:
             self._take_reply()
         if asked.error:

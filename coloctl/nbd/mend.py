@@ -137,7 +137,10 @@ class Comparison:
         self.read = 0  #: bytes of data read from the survivor's disk
 
     def hear(self, begin: int, end: int, theirs: bytes | None) -> None:
-        """Take the replica's digests of that range; None: it is all zeros there."""
+        """Take the replica's digests of that range; None: it is all zeros there.
+
+        Raises `NBDFailed` when the range does not follow the one before.
+        """
         if begin != self.at or end > self._source.size:
             raise wire.NBDFailed(f"the digests of {begin} to {end} came after {self.at}")
         while self.at < end:

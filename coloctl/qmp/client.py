@@ -91,7 +91,10 @@ class HookedClient(QMPClient):
         return False
 
     def probe(self, command: Command, answered: Callable[[], None]) -> bool:
-        """Write the command past the library's queue and its task; see `Session.probe`."""
+        """Write the command past the library's queue and its task; see `Session.probe`.
+
+        Raises `StateError` without a connection.
+        """
         key = f"probe-{command.execute}"
         if key in self._probes:
             return False

@@ -143,13 +143,19 @@ class Monitor:
     async def execute(
         self, command: Command, deadline_s: float = 5.0, *, fd: int | None = None
     ) -> Any:
-        """Return QEMU's answer on the command monitor; raises as `Session.execute` does."""
+        """Return QEMU's answer on the command monitor; raises as `Session.execute` does.
+
+        Raises `ValueError` for a command that is out of band.
+        """
         if command.oob:
             raise ValueError(f"{command.execute} is out of band: use rescue()")
         return await self._command.execute(command, deadline_s, fd=fd)
 
     async def rescue(self, command: Command, deadline_s: float = 1.0) -> Any:
-        """Return QEMU's answer on the rescue monitor, which a hanging main loop does not block."""
+        """Return QEMU's answer on the rescue monitor, which a hanging main loop does not block.
+
+        Raises as `Session.execute` does, and `ValueError` for a command that is not out of band.
+        """
         if not command.oob:
             raise ValueError(f"{command.execute} is not out of band: use execute()")
         return await self._rescue.execute(command, deadline_s)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from support.house import Module, Tree, imports
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 #: Functions that may send a signal to a process number: its child has not been reaped, so that the
 #: kernel cannot have given the number to another process.
@@ -211,3 +214,56 @@ def _last_name(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
+
+
+#: Help texts of commands are for operators.
+HELP_TEXTS = "coloctl.cli.verbs"
+
+
+def raises_are_named(tree: Tree) -> Iterator[str]:
+    """A public function names in its docstring each error that it raises itself."""
+    for module in tree.values():
+        if not module.name.startswith(HELP_TEXTS):
+            for function, doc in _public_functions(module.tree, ""):
+                for error in sorted(set(_raised(function.body))):
+                    if not re.search(rf"\b{error}\b", doc):
+                        yield f"{module.name}:{function.lineno} {function.name} raises {error}"
+
+
+def _public_functions(within: ast.AST, doc: str) -> Iterator[tuple[_Function, str]]:
+    """Find public functions and methods with what documents them; of `__init__`, the class too."""
+    for node in ast.iter_child_nodes(within):
+        own = ""
+        if isinstance(node, _Function | ast.ClassDef):
+            own = ast.get_docstring(node) or ""
+        if isinstance(node, _Function):
+            if node.name[0] != "_" or node.name == "__init__":
+                yield node, f"{doc}\n{own}" if node.name == "__init__" else own
+        elif not isinstance(node, ast.ClassDef) or node.name[0] != "_":
+            yield from _public_functions(node, own or doc)
+
+
+def _raised(body: Iterable[ast.AST]) -> Iterator[str]:
+    """Find the errors that these statements raise by name and do not catch by the same name."""
+    for node in body:
+        if isinstance(node, _Function | ast.ClassDef):
+            continue
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            name = ast.unparse(node.exc.func).rpartition(".")[2]
+            if name[0].isupper() and name != "NotImplementedError":
+                yield name
+        caught: set[str] = set()
+        if isinstance(node, ast.Try):
+            caught = set().union(*(_names_in(one.type) for one in node.handlers))
+            yield from _raised([*node.handlers, *node.orelse, *node.finalbody])
+        elif isinstance(node, ast.With) and "suppress" in ast.unparse(node.items[0]):
+            caught = _names_in(node.items[0])
+        inner = node.body if isinstance(node, ast.Try) else ast.iter_child_nodes(node)
+        yield from (name for name in _raised(inner) if name not in caught)
+
+
+def _names_in(node: ast.AST | None) -> set[str]:
+    """Return the last part of every name in an expression."""
+    named = [] if node is None else list(ast.walk(node))
+    attributes = {one.attr for one in named if isinstance(one, ast.Attribute)}
+    return attributes | {one.id for one in named if isinstance(one, ast.Name)}

@@ -59,7 +59,10 @@ class CompanionHarmed(Fault[CompanionParams]):
     params = CompanionParams
 
     def begin(self) -> Injected:
-        """Remove the record of the target's disks, or overwrite it."""
+        """Remove the record of the target's disks, or overwrite it.
+
+        Raises `NothingToHit` when the target has no such record.
+        """
         how, places = self.given.how, _places(self.pair.spec(), self.target, self.given.where)
         found = [one for one in places if one.is_file()]
         if not found:

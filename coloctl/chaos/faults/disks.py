@@ -170,7 +170,10 @@ class DiskFilter(Fault[L]):
     _inserted: tuple[TargetNode, Filter, str] | None = None  #: the last is the file below it
 
     def begin(self) -> Injected:
-        """Insert the filter with all options that its format node had."""
+        """Insert the filter with all options that its format node had.
+
+        Raises `NothingToHit` when the node has no such format node, or has a filter there already.
+        """
         node = self.pair.node(self.target)
         if (position := self._position(node)) is None:
             raise NothingToHit(f"node {node.name} has no {self._format_node}")

@@ -159,7 +159,10 @@ class WireFault(Fault[P]):
         raise NotImplementedError
 
     def begin(self) -> Injected:
-        """Find the wire of the target as roles are now, and impair it."""
+        """Find the wire of the target as roles are now, and impair it.
+
+        Raises `NothingToHit` when no node has the role, or the sender sends nothing over the wire.
+        """
         view, lab, sender = self.pair.view(), self.pair.lab, self.sender()
         wire, node = wire_of(self.target, view)
         if not wire:

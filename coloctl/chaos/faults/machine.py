@@ -144,7 +144,10 @@ class MemoryPressure(ActedByChild[MemoryPressureParams]):
     patience_s = 0.0
 
     def begin(self) -> Injected:
-        """Start the process, and wait until it holds the memory: a machine may have to swap."""
+        """Start the process, and wait until it holds the memory: a machine may have to swap.
+
+        Raises `NothingToHit` when the machine has no memory to spare.
+        """
         mib = min(self.given.mib, spare_mib())
         if not mib:
             raise NothingToHit("the machine has no memory to spare")

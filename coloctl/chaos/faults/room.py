@@ -135,7 +135,10 @@ class FilesystemFull(Filled):
     prepare = small_state
 
     def begin(self) -> Injected:
-        """Fill the filesystem of the pair's state."""
+        """Fill the filesystem of the pair's state.
+
+        Raises `NothingToHit` when that is no filesystem of its own.
+        """
         folder = Path(os.environ.get(STATE, ""))
         if not folder.is_absolute() or not os.path.ismount(folder):
             raise NothingToHit("the pair's state has no filesystem of its own")
@@ -150,7 +153,10 @@ class ImagesFull(Filled):
     prepare = small_images
 
     def begin(self) -> Injected:
-        """Fill the filesystems of the target's images."""
+        """Fill the filesystems of the target's images.
+
+        Raises `NothingToHit` when one of them is no filesystem of its own.
+        """
         nodes = NODES if self.target == "both" else (self.target,)
         folders = [_images_of(self.pair.home, node) for node in nodes]
         if not all(os.path.ismount(folder) for folder in folders):

@@ -148,7 +148,11 @@ class Ruin(Fault[RuinParams]):
     _worker: threading.Thread | None = None
 
     def begin(self) -> Injected:
-        """Corrupt the guest once, and again and again in a thread."""
+        """Corrupt the guest once, and again and again in a thread.
+
+        Raises `NothingToHit` when the guest has no interrupt table yet, or its memory cannot be
+        reached.
+        """
         node = self.pair.node(self.target)
         try:
             guest = GuestMemory(node, self.pair)

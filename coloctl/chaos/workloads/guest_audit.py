@@ -53,7 +53,10 @@ def audit(host: str) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the audit as JSON; exit with 1 and a sentence when the guest does not answer."""
+    """Print the audit as JSON.
+
+    Raises `SystemExit`: exit code 1 and a sentence, when the guest does not answer.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--host", required=True)
     try:

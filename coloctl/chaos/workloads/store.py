@@ -71,7 +71,10 @@ class Store:
 
 @contextmanager
 def store(host: str) -> Iterator[Store]:
-    """Open a connection to the guest's redis for the length of the block."""
+    """Open a connection to the guest's redis for the length of the block.
+
+    Raises `ConnectionLost` when it cannot be opened, or when the block's use of it fails.
+    """
     try:
         connection = connect(host)
     except (RedisError, OSError) as error:
