@@ -126,7 +126,7 @@ def colo_pair(colo_lab: Lab, colo_setting: Testbed) -> Iterator[Pair]:
     async def ready(pair: Pair) -> None:
         await pair.open()
         await pair.ask(lambda acts: testbed.boot(colo_setting, acts.client))
-        await pair.protect(timeout=testbed.PROTECT_DEADLINE_S)
+        await pair.protect(timeout=testbed.PROTECT_WAIT_S)
 
     with testbed.folder(colo_setting) as home:
         pair = coloctl.pair(testbed.pair_file(colo_setting, colo_lab, home))

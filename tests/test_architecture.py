@@ -74,6 +74,7 @@ BROKEN: dict[house.Rule, list[dict[str, str]]] = {
         {"vm.py": "class VMManager: ..."},
         {"vm.py": "class HostBase: ..."},
         {"vm.py": "class HostImpl: ..."},
+        {"vm.py": "PATIENCE_S = 1.0"},
     ],
     house.class_names_are_unique: [
         {"vm.py": "class Step: ...", "asked.py": "class Step: ..."},
@@ -135,7 +136,10 @@ SOUND: dict[house.Rule, dict[str, str]] = {
     house.files_fit_in_the_head: {
         "vm.py": "def fits():\n" + "    pass\n" * (house.FUNCTION_LINES - 2)
     },
-    house.names_mean_something: {"vm.py": "class Basement: ...", "lab/mutils.py": ""},
+    house.names_mean_something: {
+        "vm.py": "class Basement: ...\nEND_WAIT_S = 1.0",
+        "lab/mutils.py": "",
+    },
     house.class_names_are_unique: {"vm.py": "class Step: ...", "asked.py": "class Stride: ..."},
     house_names.signals_go_by_pidfd: {
         "host/launch.py": "import os\ndef discard():\n    os.killpg(1, 9)",

@@ -36,7 +36,7 @@ _NEAR_MISS = re.compile(
 #: Fewer requests than elsewhere: a history of hours must fit into memory.
 SOAK_PAUSE_MS = 20.0
 #: How often the progress of the soak is reported, seconds.
-TELL_S = 30.0
+REPORT_PERIOD_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class Soak(RunMeasurement):
         self._plan, self._tell = plan, tell
 
     def act(self, environment: Environment) -> None:
-        """Wait for the end of the soak; tell every `TELL_S` how it goes."""
+        """Wait for the end of the soak; tell every `REPORT_PERIOD_S` how it goes."""
         meter = Meter.read(environment.listener.view().supervisor_pid)
         before, self.begin_s = near_misses(self.metrics), time.monotonic()
         until_s = self.begin_s + 60 * self._plan.minutes
         with burners(self._plan.burners):
             while (left_s := until_s - time.monotonic()) > 0:
-                time.sleep(min(TELL_S, left_s))
+                time.sleep(min(REPORT_PERIOD_S, left_s))
                 minutes = (time.monotonic() - self.begin_s) / 60
                 self._tell(minutes, Chronicle(events=tuple(environment.listener.heard)))
             self.cost = spent(meter)

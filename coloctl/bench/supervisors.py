@@ -25,7 +25,7 @@ from coloctl.bench.cost import Meter, spent
 from coloctl.bench.document import head
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.listener import EventListener
-from coloctl.chaos.run.testbed import PROTECT_DEADLINE_S
+from coloctl.chaos.run.testbed import PROTECT_WAIT_S
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.control.daemon.spawn import spawned_supervisor
@@ -95,7 +95,7 @@ def _protected(plan: SupervisorsPlan, number: int, folder: Path, stack: ExitStac
     born = stack.enter_context(spawned_supervisor(pair))
     stack.callback(born.end)
     client = stack.enter_context(born.connect())
-    Acts(client).start(wait_s=PROTECT_DEADLINE_S)
+    Acts(client).start(wait_s=PROTECT_WAIT_S)
     return client
 
 

@@ -264,13 +264,15 @@ def files_fit_in_the_head(tree: Tree) -> Iterator[str]:
 
 
 def names_mean_something(tree: Tree) -> Iterator[str]:
-    """No module is called utils, no class Manager, Base or Impl."""
+    """No module is called utils, no class Manager, Base or Impl, no wait a patience or timeout."""
     for module in tree.values():
         if module.name.rpartition(".")[2].strip("_") in {"util", "utils"}:
             yield f"{module.name}: a module is named after what it knows"
         for node in module.nodes:
             if isinstance(node, ast.ClassDef) and node.name.endswith(FORBIDDEN_ENDINGS):
                 yield f"{module.name}.{node.name}: a class is named after what it is"
+            if isinstance(node, ast.Name) and node.id.endswith(("PATIENCE_S", "TIMEOUT_S")):
+                yield f"{module.name}.{node.id}: an end is a DEADLINE_S, a wait a WAIT_S"
 
 
 def class_names_are_unique(tree: Tree) -> Iterator[str]:

@@ -29,8 +29,8 @@ from coloctl.model.view import Presence
 from coloctl.pairfile import load
 
 #: Comparing two images of half a gigabyte that are mostly holes.
-COMPARE_S = 60.0
-CHECKPOINT_S = 30.0
+COMPARE_DEADLINE_S = 60.0
+CHECKPOINT_WAIT_S = 30.0
 _BOOT_ID = re.compile(re.escape(guest.BOOT_ID_PREFIX) + r"(\S+)")
 _MISMATCH = re.compile(r"offset (\d+)")
 
@@ -101,7 +101,7 @@ def audit(around: Environment) -> tuple[Audit, ...]:
 def takeovers(around: Environment) -> tuple[Timeline, ...]:
     """Return each failover that any supervisor of the pair has written to the history."""
     with contextlib.suppress(ColoctlError):
-        history: Mapping[str, Any] = around.listener.ask("query-history", CHECKPOINT_S)
+        history: Mapping[str, Any] = around.listener.ask("query-history", CHECKPOINT_WAIT_S)
         return tuple(takeovers_in(history["failovers"]))
     return ()
 
@@ -116,11 +116,13 @@ def journal(pair: str) -> tuple[Record, ...]:
 def differences(around: Environment) -> dict[str, tuple[int, ...]] | None:
     """Compare the nodes' disks while the guest is idle; None if they could not be compared."""
     try:
-        around.listener.ask("pair-checkpoint", CHECKPOINT_S)
+        around.listener.ask("pair-checkpoint", CHECKPOINT_WAIT_S)
         disk = load(around.pair_file).disks[0].image
         tool = image.tool(around.where.qemu)
         argv = [str(tool), "compare", "-U", str(disk["a"]), str(disk["b"])]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=COMPARE_S, check=False)
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=COMPARE_DEADLINE_S, check=False
+        )
     except (ColoctlError, OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode not in (0, 1):

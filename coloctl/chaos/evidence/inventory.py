@@ -11,7 +11,7 @@ import time
 
 from coloctl import paths
 from coloctl.chaos.evidence.background import Background
-from coloctl.chaos.evidence.listener import ANSWER_S, EventListener
+from coloctl.chaos.evidence.listener import ANSWER_WAIT_S, EventListener
 from coloctl.chaos.evidence.records import Inventory
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
@@ -64,7 +64,7 @@ class InventoryTaker(Background):
 
     def _take(self) -> None:
         """Wait for the act that protected the pair to end, and count; skip a pair that is lost."""
-        with ControlClient.connect(paths.control_socket(self._pair), ANSWER_S) as client:
+        with ControlClient.connect(paths.control_socket(self._pair), ANSWER_WAIT_S) as client:
             acts = Acts(client)
             while (view := acts.view()).progress is not None and not self.ended:
                 time.sleep(LOOK_S)

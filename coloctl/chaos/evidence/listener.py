@@ -21,7 +21,7 @@ from coloctl.errors import ColoctlError, DeadlineMissed
 from coloctl.model.view import PairView
 
 #: To connect, and for one answer about the pair: a new supervisor takes over first.
-ANSWER_S = 30.0
+ANSWER_WAIT_S = 30.0
 #: How long to wait before the next attempt to reach a supervisor that is gone.
 AGAIN_S = 0.05
 #: A supervisor's stamp that is further from now than this is not the machine's clock.
@@ -49,15 +49,16 @@ class EventListener(Background):
 
     def view(self) -> PairView:
         """Return the pair now; raises `DeadlineMissed` if no supervisor answers in time."""
-        deadline = Deadline(ANSWER_S)
+        deadline = Deadline(ANSWER_WAIT_S)
         while True:
             try:
                 with self._connect() as client:
-                    return Acts(client, ANSWER_S).view()
+                    return Acts(client, ANSWER_WAIT_S).view()
             except (ColoctlError, OSError) as error:
                 if deadline.expired:
                     raise DeadlineMissed(
-                        f"No supervisor of {self._pair} answered within {ANSWER_S:.0f} s: {error}"
+                        f"No supervisor of {self._pair} answered within {ANSWER_WAIT_S:.0f} s: "
+                        f"{error}"
                     ) from error
                 time.sleep(AGAIN_S)
 
@@ -67,13 +68,13 @@ class EventListener(Background):
             return client.execute(name, timeout_s, **arguments)
 
     def _connect(self) -> ControlClient:
-        return ControlClient.connect(paths.control_socket(self._pair), ANSWER_S)
+        return ControlClient.connect(paths.control_socket(self._pair), ANSWER_WAIT_S)
 
     def work(self) -> None:
         """See `Background.work`."""
         while not self.ended:
             with contextlib.suppress(ColoctlError, OSError), self._connect() as client:
-                self._catch_up(Acts(client, ANSWER_S).view())
+                self._catch_up(Acts(client, ANSWER_WAIT_S).view())
                 for event in self._events(client):
                     self._hear(event)
             time.sleep(AGAIN_S)

@@ -26,7 +26,7 @@ class ActedByChild(Fault[P]):
 
     lasting = True
     missing: ClassVar[str]  #: a sentence part about a program that cannot act
-    patience_s: ClassVar[float] = 5.0  #: how long the program may take to print its result
+    wait_s: ClassVar[float] = 5.0  #: how long the program may take to print its result
     output: str | None = None  #: what the program printed, once it was ended
     _process: subprocess.Popen[str] | None = None
 
@@ -49,11 +49,11 @@ class ActedByChild(Fault[P]):
         return time.monotonic()
 
     def heal(self) -> None:
-        """End the program, and keep what it printed; it is killed after `patience_s`."""
+        """End the program, and keep what it printed; it is killed after `wait_s`."""
         if self._process is None or self.output is not None:
             return
         try:
-            self.output = self._process.communicate("", self.patience_s)[0]
+            self.output = self._process.communicate("", self.wait_s)[0]
         except subprocess.TimeoutExpired:
             self._process.kill()
             self.output = self._process.communicate()[0]

@@ -24,7 +24,7 @@ from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import ColoctlError, NoSuchPair
 
 #: How long healing tries again while no supervisor answers: one that was killed is back before.
-HEAL_S = 30.0
+HEAL_DEADLINE_S = 30.0
 #: The format node of each layer, by the number of its disk.
 LAYERS = {"image": "parent", "active": "active", "hidden": "hidden"}
 #: The requests of blkdebug that "on" stands for. Flushes are left alone: a node whose flush
@@ -144,8 +144,8 @@ def _door(filtered: Filter, below: str) -> Arguments:
 
 
 def _patiently(attempt: Callable[[], None]) -> None:
-    """Try until it succeeds or the pair is gone; raises the last error after `HEAL_S`."""
-    give_up = time.monotonic() + HEAL_S
+    """Try until it succeeds or the pair is gone; raises the last error after `HEAL_DEADLINE_S`."""
+    give_up = time.monotonic() + HEAL_DEADLINE_S
     while True:
         try:
             attempt()

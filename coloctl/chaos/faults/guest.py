@@ -17,7 +17,7 @@ from coloctl.chaos.scenario.tables import Params
 from coloctl.lab import layout
 
 #: A guest that dies at once may not have answered; its answer is not awaited for longer.
-PATIENCE_S = 3.0
+ANSWER_WAIT_S = 3.0
 
 #: Prints "refused" where the message was not taken; a guest that dies of it need not answer.
 _SEND = """
@@ -46,8 +46,17 @@ class GuestOrder(Fault[Params]):
     def begin(self) -> Injected:
         """Send the message; raises `NothingToHit` where the guest does not take it."""
         at_s = time.monotonic()
-        argv = [sys.executable, "-I", "-S", "-c", _SEND, layout.GUEST, self.order, str(PATIENCE_S)]
-        output = self.pair.lab.run(argv, deadline_s=10 * PATIENCE_S, check=False).stdout
+        argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _SEND,
+            layout.GUEST,
+            self.order,
+            str(ANSWER_WAIT_S),
+        ]
+        output = self.pair.lab.run(argv, deadline_s=10 * ANSWER_WAIT_S, check=False).stdout
         _, refused, why = output.strip().partition("refused: ")
         if refused:
             raise NothingToHit(f"the guest did not take the message: {why}")
@@ -110,7 +119,7 @@ class ConsoleFlood(ActedByChild[Params]):
     """A guest that writes to its console as fast as it may, until it is healed."""
 
     targets = ("guest",)
-    patience_s = 30.0
+    wait_s = 30.0
     missing = "the guest did not answer"
 
     def begin(self) -> Injected:

@@ -141,7 +141,7 @@ class MemoryPressure(ActedByChild[MemoryPressureParams]):
     targets = ("machine",)
     params = MemoryPressureParams
     missing = "the memory could not be held"
-    patience_s = 0.0
+    wait_s = 0.0
 
     def begin(self) -> Injected:
         """Start the process, and wait until it holds the memory: a machine may have to swap.

@@ -23,7 +23,7 @@ from coloctl.errors import ColoctlError
 from coloctl.model.pair import NODES
 
 #: One answer of a supervisor about itself.
-ASK_S = 5.0
+ANSWER_WAIT_S = 5.0
 #: Copied from the pair's own folder.
 OF_THE_PAIR = (
     "supervisor.log",
@@ -71,7 +71,7 @@ class Artifacts:
             self.missing[part] = "no supervisor answers"
             return
         try:
-            lines = ask("query-recording", ASK_S, node=node)
+            lines = ask("query-recording", ANSWER_WAIT_S, node=node)
         except ColoctlError as error:
             self.missing[part] = error.message
         else:

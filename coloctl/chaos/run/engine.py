@@ -28,9 +28,9 @@ from coloctl.model.view import PairView
 
 #: A moment that has not come so long after its time never will, seconds: a pair that lost a node
 #: is protected again within seconds, and takes a checkpoint every second or so.
-MOMENT_S = 150.0
+MOMENT_WAIT_S = 150.0
 #: The same for a pair in an end state, which only an operator's command leaves, seconds.
-OVER_S = 20.0
+OVER_WAIT_S = 20.0
 #: How long to sleep at most while a time is waited for, seconds.
 _TICK_S = 0.05
 
@@ -124,7 +124,7 @@ class Engine:
         while waiting or any(one.heal_at_s is not None for one in self._active):
             self._heal_due()
             self._act_due(waiting, steady_s, self.phases.now(), None)
-            event = self.listener.next(self._patience_s(waiting, steady_s))
+            event = self.listener.next(self._wait_s(waiting, steady_s))
             if event is not None:
                 moments = self.phases.hear(event)
                 self._look_ahead(waiting, event)
@@ -192,11 +192,11 @@ class Engine:
 
     def _give_up(self, one: _Waiting, now_s: float, armed_s: float) -> None:
         """Raise `DeadlineMissed` for a moment that will not come any more."""
-        patience_s = OVER_S if self.phases.over else MOMENT_S
-        if now_s > armed_s + patience_s:
+        wait_s = OVER_WAIT_S if self.phases.over else MOMENT_WAIT_S
+        if now_s > armed_s + wait_s:
             raise DeadlineMissed(
                 f"{one.otherwise}: no {one.when} came within "
-                f"{patience_s:.0f} s; the pair is {self.phases.protection or 'silent'}."
+                f"{wait_s:.0f} s; the pair is {self.phases.protection or 'silent'}."
             )
 
     def _look_ahead(self, waiting: list[_Waiting], event: ObservedEvent) -> None:
@@ -214,7 +214,7 @@ class Engine:
         before = (active for active in self._active if active.scheduled.name == one.after)
         return next((active.injected.at_s + one.at_s for active in before), None)
 
-    def _patience_s(self, waiting: list[_Waiting], steady_s: float) -> float:
+    def _wait_s(self, waiting: list[_Waiting], steady_s: float) -> float:
         """Return how long to wait for an event: until the next time that is known, at most."""
         times = [one.heal_at_s for one in self._active]
         for one in waiting:

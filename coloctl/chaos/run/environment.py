@@ -20,7 +20,7 @@ from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import PairUnderTest, Setup, environment_set
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.testbed import STEADY_DEADLINE_S, Testbed
+from coloctl.chaos.run.testbed import STEADY_WAIT_S, Testbed
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, start_workload
 from coloctl.chaos.workloads.program import ClientProgram
@@ -71,12 +71,12 @@ class Environment:
     def protect(self) -> None:
         """Bring the pair into COLO."""
         with self.born.connect() as client:
-            Acts(client).start(wait_s=testbed.PROTECT_DEADLINE_S)
+            Acts(client).start(wait_s=testbed.PROTECT_WAIT_S)
 
     def until(
         self,
         enough: Callable[[PairView], bool],
-        deadline_s: float = STEADY_DEADLINE_S,
+        deadline_s: float = STEADY_WAIT_S,
         otherwise: str = "The run did not go on",
     ) -> None:
         """Wait until ``enough`` accepts a view of the pair; raises `DeadlineMissed` otherwise."""

@@ -38,7 +38,7 @@ from coloctl.errors import ColoctlError, DeadlineMissed, NotProtected
 from coloctl.model.view import PairView
 
 #: From the end of the faults until the pair is as it was, or never will be by itself, seconds.
-SETTLE_DEADLINE_S = 180.0
+SETTLE_WAIT_S = 180.0
 
 Tell = Callable[[str], None]
 
@@ -282,7 +282,7 @@ def _settle(run: Run, around: Environment) -> None:
     def still(view: PairView) -> bool:
         return view.protection in final and view.progress is None
 
-    give_up = time.monotonic() + SETTLE_DEADLINE_S
+    give_up = time.monotonic() + SETTLE_WAIT_S
     # The last fault may not have been noticed yet: the pair is looked at again after the load.
     settled = False
     while not settled and time.monotonic() < give_up:

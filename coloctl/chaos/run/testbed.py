@@ -27,9 +27,9 @@ from coloctl.lab import guest as guests
 from coloctl.lab import sample
 from coloctl.lab.network import Lab
 
-BOOT_DEADLINE_S = 120.0
-PROTECT_DEADLINE_S = 300.0
-STEADY_DEADLINE_S = 120.0
+BOOT_WAIT_S = 120.0
+PROTECT_WAIT_S = 300.0
+STEADY_WAIT_S = 120.0
 #: How often what is waited for is looked at, seconds.
 LOOK_S = 0.1
 
@@ -182,7 +182,7 @@ def boot(setting: Testbed, client: ControlClient) -> None:
 
     Nothing has been connected to it yet.
     """
-    Acts(client).start(protect=False, wait_s=BOOT_DEADLINE_S)
+    Acts(client).start(protect=False, wait_s=BOOT_WAIT_S)
     console = paths.pair_dir(setting.name) / "a" / "console.log"
 
     def serves() -> bool:
@@ -192,4 +192,4 @@ def boot(setting: Testbed, client: ControlClient) -> None:
             raise LabError(f"The guest failed to start: {text.strip().splitlines()[-1]}")
         return ready
 
-    until(serves, BOOT_DEADLINE_S, "The guest was not ready")
+    until(serves, BOOT_WAIT_S, "The guest was not ready")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a lab's imports would cost each client a second of its star
     from coloctl.lab.network import Lab
 
 #: From the end of the load to the last reply; a client gives up a reply long before (client.py).
-CLIENTS_END_S = 90.0
+CLIENTS_END_WAIT_S = 90.0
 
 
 class ClientProgram:
@@ -63,10 +63,10 @@ class ClientProgram:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
-            self._process.wait(CLIENTS_END_S)
+            self._process.wait(CLIENTS_END_WAIT_S)
         except subprocess.TimeoutExpired as error:
             raise DeadlineMissed(
-                f"The clients did not end within {CLIENTS_END_S:.0f} s: a reply never came."
+                f"The clients did not end within {CLIENTS_END_WAIT_S:.0f} s: a reply never came."
             ) from error
         self._reader.join(5)
         return self.history

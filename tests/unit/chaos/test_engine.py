@@ -152,7 +152,7 @@ def test_everything_is_healed_when_the_run_is_broken_off(listener: Deaf, faults:
 def test_a_moment_that_never_comes(
     engine: Engine, faults: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOMENT_S", 0.02)
+    monkeypatch.setattr(module, "MOMENT_WAIT_S", 0.02)
     with pytest.raises(DeadlineMissed, match="late never fell: no resync came"):
         engine.interpret((planned("late", when=When.RESYNC),), time.monotonic())
     assert not faults.deeds
@@ -220,6 +220,6 @@ def test_clients_come_at_their_moment_and_change_none(listener: Deaf, faults: Re
 
 
 def test_clients_whose_moment_never_comes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOMENT_S", 0.02)
+    monkeypatch.setattr(module, "MOMENT_WAIT_S", 0.02)
     with pytest.raises(DeadlineMissed, match="The clients late never came: no resync came"):
         engine.interpret((), time.monotonic(), (clients("late", "resync"),))
