@@ -1,8 +1,8 @@
-"""Defer Ctrl-C where it would leave something half made that no code knows how to end.
+"""Defer Ctrl-C in a block that makes something, until its maker knows how to end it again.
 
-Called by `control.daemon.spawn`, `lab.netns` and others that begin what has to be ended again.
-Between its beginning and the line that knows how to end it there is always an instant, and on a
-busy machine instants are long.
+Called by `control.daemon.spawn`, `chaos.run.testbed` and `lab.netns`. Example: a supervisor is
+started, and the next line keeps it in a variable. A Ctrl-C between the two would leave a process
+that no clean-up knows; on a busy machine that time is long.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def deferred(*, raise_after: bool = True) -> Iterator[None]:
-    """Defer Ctrl-C to the end of the block, or ignore it.
+    """Defer a Ctrl-C in the block to its end; with ``raise_after=False`` ignore it.
 
-    Has no effect outside the main thread, which Python never interrupts, and where another language
-    has set the handler.
+    Several are one. At the end the handler from before is called, which raises `KeyboardInterrupt`
+    by default. When the block itself raises, that error goes on and the Ctrl-C is lost. Has no
+    effect in another thread, as Python interrupts the main thread alone, nor where a handler was
+    set that is not Python's.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:

@@ -1,9 +1,11 @@
 """Provide the lab's guest: Debian's cloud kernel, an initramfs with redis, an empty data disk.
 
-Called by `chaos.run.testbed` and the commands of the lab; calls `lab.guestbuild` to build it.
+Called by `check.choose` to find or build it and by `lab.sample` for a pair's disks and command
+line; `chaos.workloads` takes its ports. Calls `lab.guestbuild` to build it.
 
-The suite is fixed, so the guest is the same on every host. It is built once per recipe in the
-cache, as an ordinary user; delete its folder there to have it built again from newer packages.
+Its packages are Debian 12's on every host, not the host's own. It is built once per recipe in
+the cache, as an ordinary user, from the versions that are current then; delete its folder there to
+have it built again from newer ones.
 """
 
 from __future__ import annotations
@@ -67,13 +69,14 @@ class GuestImage:
     ) -> str:
         """Return the kernel command line of a guest.
 
-        ``address`` is that of its first NIC ("10.77.0.10/24").
+        ``address`` is that of its first NIC ("10.77.0.10/24"), ``gateway`` its default route.
 
-        ``loopback=False`` leaves the TCP secrets undrawn until the first client comes, as in other
-        people's guests; ``syncookies`` is net.ipv4.tcp_syncookies (the guest's own default is 2).
-        ``second_address`` is that of a second NIC. ``disks`` are the guest's names of one or two
-        disks (by default /dev/vda); a second one has a redis of its own. With ``services`` the
-        guest serves on ECHO_PORT, WEB_PORT and BLOCKS_PORT besides.
+        The guest connects to itself once before it is ready, so that its kernel draws the secrets
+        of TCP; with ``loopback=False`` the first client makes it draw them, as in guests of users.
+        ``syncookies`` is net.ipv4.tcp_syncookies (the guest's own default is 2). On ``http_port``
+        it serves its boot id as a web page. ``second_address`` is that of a second NIC. ``disks``
+        are the guest's names of one or two disks (by default /dev/vda); a second one has a redis of
+        its own. With ``services`` it serves on ECHO_PORT, WEB_PORT and BLOCKS_PORT besides.
         """
         words = [self.append, f"coloctl.ip={address}"]
         if gateway is not None:
@@ -94,7 +97,8 @@ class GuestImage:
     def copy_disk(self, to: Path) -> Path:
         """Make ``to`` a disk with an empty file system; what was there is replaced.
 
-        The companion file of the disk that lay there is removed too (`colo.companion`).
+        The companion file of the disk that lay there, ``TO.generation``, is removed too
+        (`colo.companion`). Raises `OSError` when that cannot be written or removed.
         """
         with _replaced(to) as fresh:
             shutil.copyfile(self.disk, fresh)
@@ -105,7 +109,8 @@ class GuestImage:
 def recipe(*, disk_mib: int = 512, drivers: tuple[str, ...] = ()) -> Recipe:
     """Return the recipe of this version of coloctl.
 
-    ``drivers`` of real hardware need a larger kernel.
+    ``disk_mib`` is the size of its disk. ``drivers`` are further modules of Debian's kernel
+    (e1000): those of real hardware, for which the larger kernel is taken.
     """
     files = resources.files("coloctl.lab").joinpath("files")
     init, shutdown, services = (
@@ -135,9 +140,10 @@ def provide(
 ) -> GuestImage:
     """Return the guest from the cache; build it now if it is not there.
 
-    ``drivers`` are further modules of Debian's kernel (e1000). ``qemu_img`` makes its disk (the one
-    on PATH by default). Raises `ProvisionError` when a package cannot be had or a tool fails.
-    Several processes may ask at once: one builds, the others wait.
+    ``disk_mib`` and ``drivers`` as for `recipe`. ``qemu_img`` makes its disk (the one on PATH by
+    default). Raises `ProvisionError` when the cache cannot be written, there is no qemu-img, a
+    package cannot be had or a tool fails. Several processes may ask at once: one builds, the others
+    wait for it, without a limit.
     """
     if (built := find(disk_mib=disk_mib, drivers=drivers)) is not None:
         return built

@@ -1,13 +1,13 @@
 """Check the supervisor's own record: states, fences, claims, and when a survivor is announced.
 
 Every state must follow the table of `model.protection`, every promotion a claim and a proof that
-the other node is dead. No survivor may be announced before its QEMU has left COLO. What proves that
-is an event of QEMU: with ``x-colo-lost-heartbeat`` the migration of the survivor, of either role,
-goes from ``colo`` to ``completed`` (MIGRATION). Its COLO_EXIT proves nothing: a secondary sends it
-as soon as its peer is gone, and waits. Example: FAILED_OVER at 5.2 s, MIGRATION completed at 5.3 s:
-the survivor was announced too early.
-Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads promotions from
-`chaos.evidence.chronicle`.
+the other node is dead; the start of a pair that is down needs no proof. No survivor may be
+announced before its QEMU has left COLO. What proves that is an event of QEMU: with
+``x-colo-lost-heartbeat`` the migration of the survivor, of either role, goes from ``colo`` to
+``completed`` (MIGRATION). Its COLO_EXIT proves nothing: a secondary sends it as soon as its peer is
+gone, and waits. Frames of a promoted secondary on the LAN count too. Example: FAILED_OVER at 5.2 s,
+MIGRATION completed at 5.3 s: the survivor was announced too early. Registered in `chaos.checks`,
+whose checks `chaos.run.runner` calls; reads promotions from `chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ def journal_consistent(evidence: Evidence, _: Params) -> Verdict:
     """Require that the journal follows the table of states, that every promotion is claimed after
     the proof that the other node is dead, and that no survivor is announced before its QEMU has
     left COLO.
+
+    Unknown without a journal or a state in it, where no event shows that an announced survivor left
+    COLO, and where no failover of a promotion sent an event.
     """
     journal, promotions = evidence.journal, evidence.chronicle.promotions
     announced = list(announcements(evidence))
@@ -88,7 +91,11 @@ def _states(journal: Sequence[Record]) -> Iterator[str]:
 
 
 def _unproven(journal: Sequence[Record], promotions: Sequence[Promotion]) -> Iterator[str]:
-    """Find promotions without a proof, or with that of another process than the node's."""
+    """Find promotions whose fence does not prove the other node dead.
+
+    It is missing, names no accepted proof, or proves the death of a process that was not the one
+    launched last on that node.
+    """
     for one in promotions:
         line, fence = one.intent.seq, one.fence
         if fence is None and one.intent.act == "start" and _down_at(journal, line):
@@ -133,7 +140,10 @@ def _survivors(journal: Sequence[Record]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Announcement:
-    """The first event that a survivor runs; ``promoted``: by then, later, or None: not known."""
+    """The first event that a survivor runs.
+
+    ``promoted``: its QEMU had left COLO by then (True), left later (False), or it is not known.
+    """
 
     event: ObservedEvent
     survivor: str
@@ -141,7 +151,11 @@ class Announcement:
 
 
 def announcements(evidence: Evidence) -> Iterator[Announcement]:
-    """Return one for each failover of which an event was received."""
+    """Return the first announcement of each failover, in order of events.
+
+    A failover of which no such event was received has none. ``survivor`` is empty without a
+    timeline.
+    """
     events = evidence.events
     entered = 0  # the place at which the failover began
     announced = False
@@ -188,7 +202,10 @@ def _survivor(events: Sequence[ObservedEvent]) -> tuple[str, str]:
 
 
 def _promoted(events: Sequence[ObservedEvent], place: int, survivor: str) -> bool | None:
-    """Return whether the survivor's QEMU had left COLO; None if no event shows it."""
+    """Return whether the survivor's QEMU left COLO before event number ``place``.
+
+    None if no event shows that it left.
+    """
     left: bool | None = None
     for number, event in enumerate(events):
         if event.name != "NODE_EVENT" or event.data["node"] != survivor:

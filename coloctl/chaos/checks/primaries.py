@@ -3,7 +3,7 @@
 A node is the primary from the proof that the other one is dead, or from the start of the guest on
 it. Its frames may reach the LAN in that period only. Example: node a is proven dead at 5.110 s; a
 frame of node a at 15.1 s comes from a second primary. A frame that a dead node sent may still wait
-in a queue of the kernel, which is what `BACKLOG_S` allows for.
+in a queue of the kernel, for which `BACKLOG_S` allows 5 ms.
 Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads the periods from
 `chaos.evidence.chronicle`.
 """
@@ -29,7 +29,10 @@ class Heard(Params):
 @check(Heard)
 def one_primary(evidence: Evidence, params: Heard) -> Verdict:
     """Require frames on the LAN from one node at a time, from no node after it was fenced, and a
-    generation for every promotion that is greater than all before.
+    generation for every promotion that is greater than that of the one before.
+
+    Unknown when the LAN was not watched or there is no journal, and with ``heard`` when the last
+    primary sent no frame since it became one and since the last fault.
     """
     wrong = [*_strays(evidence), *_generations(evidence)]
     if wrong:
@@ -76,7 +79,10 @@ def _instead(evidence: Evidence, at_s: float) -> str:
 
 
 def _generations(evidence: Evidence) -> Iterator[str]:
-    """Describe each promotion whose number is not greater than the one before."""
+    """Describe each promotion whose generation is not greater than that of the one before.
+
+    Promotions of the journal are compared, and those that events announced.
+    """
     for earlier, later in pairwise(one.intent for one in evidence.chronicle.promotions):
         before, after = earlier.generation or 0, later.generation or 0
         if after <= before:

@@ -1,7 +1,8 @@
 """Find when a client was not served, from the replies that it got; pure.
 
-Called by `chaos.evidence.chronicle`, and by the benches on a history of their own.
-Note: a silence lies between two replies of one client; one that never ended has ``ended`` false.
+Called by `chaos.evidence.chronicle`, through which checks, reports and benches ask.
+Note: a silence lies between two replies of one client. Only `Replies.spanning` returns silences
+that never ended, with ``ended`` false.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from coloctl.chaos.workloads.history import Op, OpStatus
 
 @dataclass(frozen=True)
 class Silence:
-    """A client was not served from one reply to its next one; ``client`` -1 means none was."""
+    """A time without a reply to ``client``, from one reply to its next one.
+
+    ``client`` -1 stands for all clients of the workload: none of them got a reply.
+    """
 
     workload: str
     client: int
@@ -34,7 +38,10 @@ class Silence:
 
 @dataclass(frozen=True)
 class Outage:
-    """Silences after a moment, milliseconds; None when no client was served on both sides."""
+    """Silences that ended after a moment, milliseconds.
+
+    None when no client had two replies in a row of which the later one came after that moment.
+    """
 
     longest_ms: float | None  #: the longest one of any client
     first_reply_ms: float | None  #: to the end of the first of the clients' longest ones
@@ -68,7 +75,10 @@ class Replies:
         ended_by_s: float = math.inf,
         workload: str | None = None,
     ) -> list[Silence]:
-        """Return the longest silence of each client that has one between those moments."""
+        """Return the longest silence of each client among those within all limits.
+
+        A client that has no such silence is left out.
+        """
         found = []
         for (name, client), times in self._clients.items():
             if workload is not None and name != workload:
@@ -90,7 +100,10 @@ class Replies:
         ended_by_s: float = math.inf,
         workload: str | None = None,
     ) -> Outage:
-        """Measure the silences that ended after ``from_s``; a reply on its way ends none."""
+        """Measure the longest silence of each client among those that ended after ``from_s``.
+
+        A reply that was on its way at ``from_s`` ends a short one, so the longest is another.
+        """
         longest = self.longest(
             ended_after_s=from_s,
             began_before_s=began_before_s,
@@ -105,15 +118,15 @@ class Replies:
         )
 
     def longest_ms(self, from_s: float, to_s: float) -> float | None:
-        """Measure the longest silence of which both replies came in that time."""
+        """Measure the longest silence of which both replies came in that time; None without."""
         found = self.longest(began_after_s=from_s, ended_by_s=to_s)
         return max((round(one.ms, 1) for one in found), default=None)
 
     def spanning(self, at_s: float, until_s: float, workload: str | None = None) -> list[Silence]:
         """Return the silence at that moment of each client that was served before it.
 
-        A client that had closed its connection by then waits for nothing. One that is never served
-        again is silent until ``until_s``.
+        A client that had closed its connection by then is left out. One that gets no reply after
+        ``at_s`` is silent until ``until_s``, with ``ended`` false.
         """
         found = []
         for (name, client), times in self._clients.items():

@@ -39,7 +39,7 @@ Arguments = dict[str, Any]
 
 @dataclass(frozen=True)
 class Filter:
-    """A block node to insert, and the object that it needs, if any."""
+    """A block node to insert: its name, its options, and the object that it needs, if any."""
 
     name: str
     node: Callable[[str], Arguments]  #: by the node below it
@@ -47,7 +47,7 @@ class Filter:
 
 
 class Layer(Params):
-    """The file of the disk that is affected."""
+    """The file that is affected: which disk (``disk``), and which file of it (``layer``)."""
 
     #: ``diskN`` is the N-th disk of the pair file, from 0.
     disk: str = Field(default="disk0", pattern=r"^disk\d+$")
@@ -60,7 +60,7 @@ class Layer(Params):
 
 
 class DiskErrorParams(Layer):
-    """The requests that fail, and how."""
+    """Requests of the kind ``on`` fail with ``errno``."""
 
     errno: Literal["EIO", "ENOSPC"] = "EIO"
     on: Literal["read", "write", "all"] = "write"
@@ -78,7 +78,7 @@ class DiskErrorParams(Layer):
 
 
 class DiskSlowParams(Layer):
-    """Requests of all kinds together; 0 means no limit of that sort."""
+    """Limits of bytes and of requests per second, all kinds together; 0 means no such limit."""
 
     bytes_per_s: int = Field(default=0, ge=0)
     iops: int = Field(default=20, ge=0)
@@ -115,7 +115,7 @@ class FilterPosition:
 def position_of(
     format_node: str, graph: Mapping[str, Any], nodes: list[Mapping[str, Any]]
 ) -> FilterPosition | None:
-    """Return where a filter goes; None where there is no such node.
+    """Return where a filter goes; None where there is no such node, or no file below it.
 
     ``graph`` and ``nodes`` are the answers of x-debug-query-block-graph and
     query-named-block-nodes.
@@ -135,16 +135,20 @@ def position_of(
 
 
 def _door(filtered: Filter, below: str) -> Arguments:
-    """Return a node that changes nothing, between the format node and the filter.
+    """Return the options of the door: a node between the format node and the filter.
 
-    Reopening flushes first. A format node that could not write its metadata would not be reopened
-    while the filter is below it; the door has nothing to write, so the door is moved first.
+    It changes nothing, and is there for healing. A reopened node flushes first, and a format node
+    that cannot write its metadata through the filter would not be reopened. The door has nothing to
+    write: it is moved from the filter to the file, and then the format node can flush.
     """
     return {"driver": "raw", "node-name": f"{filtered.name}-door", "file": below}
 
 
 def _patiently(attempt: Callable[[], None]) -> None:
-    """Try until it succeeds or the pair is gone; raises the last error after `HEAL_DEADLINE_S`."""
+    """Try until it succeeds or the pair is gone (`NoSuchPair`).
+
+    Tries again 0.3 s after any other `ColoctlError`; raises the last after `HEAL_DEADLINE_S`, 30 s.
+    """
     give_up = time.monotonic() + HEAL_DEADLINE_S
     while True:
         try:
@@ -190,7 +194,7 @@ class DiskFilter(Fault[L]):
         return Injected(at_s, (node.name,), node.role, f"below {self._format_node}")
 
     def heal(self) -> None:
-        """Take the filter out, if the QEMU that got it still runs."""
+        """Take the filter out, if the QEMU that got it still runs; raises as `_patiently` does."""
         if self._inserted is not None:
             _patiently(partial(self._take_out, *self._inserted))
 
@@ -204,7 +208,10 @@ class DiskFilter(Fault[L]):
         return position_of(self._format_node, graph, nodes)
 
     def _take_out(self, node: TargetNode, made: Filter, below: str) -> None:
-        """Remove the filter and its object; the node above it may be gone before it."""
+        """Remove the filter, its door and its object; the format node may be gone already.
+
+        Does nothing when the node has another QEMU by now.
+        """
         if (node.name, node.pid) not in [(one.name, one.pid) for one in self.pair.nodes("both")]:
             return
         qmp, door, now = (

@@ -2,10 +2,12 @@
 
 Called by `supervisor.acts.stop`; asks the guest's agent through `qmp.guestagent`, then presses the
 power button. The secondary's guest never receives the power button (docs/qemu.md), so it takes no
-part, and is there as long as the primary's guest works: the secondary is ended last.
+part. It is there until the primary's guest is off; `supervisor.acts.stop` ends it afterwards, and
+at a cut-off before the primary.
 
 Invariant: the pair is never left without a secondary that it could still need. A secondary that is
-lost meanwhile is released; a primary that is lost is left to the supervisor, which fails over.
+lost meanwhile is given up, so that the primary's guest runs on alone; a primary that is lost is
+left to the supervisor, which fails over.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ REPORT_PERIOD_S = 10.0
 
 
 class Ending(StrEnum):
-    """End of the wait for the guest."""
+    """End of the wait for the guest; the values are what `stop` answers."""
 
-    OFF = "guest shut down"
-    CUT_OFF = "cut off: the guest did not power off in time"
-    LOST = "lost"  #: the primary, while its secondary holds the guest
+    OFF = "guest shut down"  #: it is off, or its QEMU ended with no secondary to take over
+    CUT_OFF = "cut off: the guest did not power off in time"  #: it still runs
+    LOST = "lost"  #: the primary is lost, and a living secondary runs the guest too
 
 
 #: Releases the guest from its secondary, so that it runs on alone, shutting down as ordered.
@@ -60,8 +62,9 @@ LetGo = Callable[[], Awaitable[None]]
 async def power_down(state: PairState, deadline: Deadline, let_go: LetGo) -> Ending:
     """Ask the guest of the primary to power itself off, and wait for it until ``deadline``.
 
-    Its agent is asked first where the pair has one, then the power button is pressed. Raises
-    `MonitorError` where it cannot be pressed.
+    Its agent is asked first where the pair has one; the button is pressed when the agent fails, or
+    when half of the time has passed. ``let_go`` is called when the secondary is lost meanwhile; its
+    `ColoctlError` is not raised. Raises `MonitorError` where the button cannot be pressed.
     """
     primary = state.vm_of(Role.PRIMARY)
     with primary.monitor.listen("SHUTDOWN", bound=4) as events:
@@ -103,7 +106,11 @@ class _Off:
         return Ending.CUT_OFF
 
     async def _powered_off(self, within_s: float) -> bool:
-        """Wait until the guest has powered itself off, or its QEMU ended; return which."""
+        """Wait until the guest powers itself off, or its QEMU ends; return whether it did the
+        first.
+
+        False also when neither came in time.
+        """
         event = self.events.next(3600.0, lambda event: bool(event.data.get("guest")))
         death = self.primary.process.wait()
         async with first_of(event, death, within_s=within_s) as (heard, dying):
@@ -112,7 +119,10 @@ class _Off:
             return heard.done() and heard.exception() is None
 
     async def _gone(self) -> None:
-        """Wait until the primary's QEMU has ended; kill a secondary for which it waits."""
+        """Wait until the primary's QEMU has ended; after 1 s kill a secondary for which it waits.
+
+        Gives up after 10 s more. Raises `FencingFailed` for a secondary that does not die.
+        """
         if not await ended(self.primary.process, TOGETHER_WAIT_S):
             secondary = self.state.seat_of(Role.SECONDARY)
             if secondary is not None and secondary.vm is not None:
@@ -121,7 +131,7 @@ class _Off:
             await ended(self.primary.process, WRITE_BACK_WAIT_S)
 
     def _held_twice(self) -> bool:
-        """Return whether the secondary holds the guest as well."""
+        """Return whether a living secondary runs the guest too: the pair is in COLO."""
         secondary = self.state.seat_of(Role.SECONDARY)
         living = secondary is not None and secondary.vm is not None
         in_colo = self.state.protection is Protection.COLO
@@ -154,9 +164,9 @@ async def taken_over(state: PairState, lost: NodeName, wait_s: float) -> bool:
 
 
 async def _ask_agent(state: PairState, primary: VM, wait_s: float) -> bool:
-    """Ask the agent in the guest to shut it down; return whether it has begun to.
+    """Ask the agent in the guest to shut it down; return whether the agent has accepted.
 
-    Otherwise the power button is left.
+    A failure is logged: the caller presses the power button instead.
     """
     state.progress("agent")
     try:
