@@ -44,11 +44,13 @@ def dialogue(
 ) -> Items:
     """Return the steps of ``verb`` for a pair that is in ``protection`` now.
 
-    ``primary`` is the node that runs the guest. ``in_sync``: the images of both nodes are known to
-    be equal, which matters for a start from nothing only. ``changed`` has the settings
-    that are to be, for ``set``; those of ``spec`` hold now. ``memory``: whether ``verify`` compares
-    it, None leaves that to ``spec``. Raises at once what the verb itself would raise, and
-    `UsageError` for a verb that has no dialogue.
+    ``ground`` has the QEMU and the folders; ``primary`` runs the guest, or will. ``to`` is the
+    survivor of a ``failover``, by default the other node. ``delay_ms`` is the time between two
+    checkpoints, None: that of ``spec``. ``changed`` is the spec with the new settings, for ``set``.
+    ``protect`` and ``in_sync`` are for ``start``: whether it protects, and whether the images of
+    both nodes are known to be equal. ``memory``: whether ``verify`` compares it, None: as ``spec``.
+    Raises `UsageError` for a verb without a dialogue, and `PairBusy`, `NotProtected` or
+    `FailoverRefused` where ``protection`` alone forbids it: no host is asked.
     """
     if verb == "start":
         _require_startable(spec, protection, protect)
@@ -103,7 +105,19 @@ def _reprotect(
 
 
 def _unprotect(spec: PairSpec, protection: Protection, primary: NodeName) -> Items:
+    if protection in (Protection.RESYNC, Protection.MIGRATING):
+        return _give_up(spec, primary)
     return _failover(spec, protection, primary, primary) if protection is Protection.COLO else []
+
+
+def _give_up(spec: PairSpec, primary: NodeName) -> Items:
+    """End a secondary that does not hold the guest yet, and let the primary run on alone."""
+    lost = other(primary)
+    return [
+        act(lost, "SIGKILL, and wait for the kernel's proof", "it holds nothing yet"),
+        *taps(spec, lost, up=False),
+        *_run_on_primary(spec, primary),
+    ]
 
 
 def _switchover(
@@ -137,7 +151,6 @@ def _verify(
 def _begin(
     spec: PairSpec, ground: Ground, protection: Protection, primary: NodeName, *, held: bool
 ) -> Items:
-    """Launch the guest's QEMU, where none runs yet."""
     return _launch_primary(spec, ground, primary, held) if protection is Protection.DOWN else []
 
 
@@ -218,7 +231,7 @@ def _rebuilt(spec: PairSpec, primary: NodeName, protection: Protection) -> Items
 def _disks(
     spec: PairSpec, ground: Ground, primary: NodeName, protection: Protection, *, in_sync: bool
 ) -> Items:
-    """Make the disks equal: a guest that runs has disks that the other node held before."""
+    """Make the disks equal: copy nothing, all on a start from nothing, else what differs."""
     if in_sync:
         return dialogue_disks.joined(spec, primary)
     if protection is Protection.DOWN:
@@ -283,10 +296,7 @@ def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
 
 
 def _yank(node: NodeName, ours: list[dict[str, Any]]) -> Items:
-    """Yank as if every connection to the peer still existed.
-
-    The others are left out when it runs.
-    """
+    """Yank every connection to the peer; the verb yanks those alone that still exist."""
     return [
         command(node, qmp.query_yank(), "asked and yanked over the rescue monitor"),
         *said(node, plan.yank_peer(ours, ours)),
@@ -300,22 +310,21 @@ def _stop(spec: PairSpec, protection: Protection, primary: NodeName) -> Items:
         *([act(primary, "guest-shutdown, to the guest's agent", "")] if spec.guest.agent else []),
         command(primary, qmp.system_powerdown(), "the guest shuts itself down"),
     ]
-    lost, cut_off = other(primary), "wait for its end; SIGKILL at the deadline"
-    if protection is Protection.UNPROTECTED:
-        return [*asked, act(primary, cut_off, ""), *taps(spec, primary, up=False)]
-    end = [
-        act(lost, "SIGKILL, and wait for the kernel's proof", "it protected the guest until now"),
-        *taps(spec, lost, up=False),
-        *taps(spec, primary, up=False),
-    ]
+    lost = other(primary)
     if protection is Protection.COLO:
-        return [*asked, act(primary, cut_off, ""), *end]
-    given_up = [
-        *taps(spec, lost, up=False),
-        act(lost, "SIGKILL, and wait for the kernel's proof", "it holds nothing yet"),
-        *_run_on_primary(spec, primary),
-    ]
-    return [*given_up, *asked, act(primary, cut_off, ""), *taps(spec, primary, up=False)]
+        return [
+            *asked,
+            act(primary, "wait until the guest is off, or for the deadline", ""),
+            act(
+                lost, "SIGKILL, and wait for the kernel's proof", "it never takes over from a stop"
+            ),
+            *taps(spec, lost, up=False),
+            act(primary, "SIGKILL if it still runs", "the guest did not power off in time"),
+            *taps(spec, primary, up=False),
+        ]
+    given_up = _give_up(spec, primary) if protection is not Protection.UNPROTECTED else []
+    cut_off = act(primary, "wait for its end; SIGKILL at the deadline", "")
+    return [*given_up, *asked, cut_off, *taps(spec, primary, up=False)]
 
 
 def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay_ms: int) -> Items:
@@ -328,7 +337,7 @@ def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay
 
 
 def _set(now: PairSpec, protection: Protection, primary: NodeName, then: PairSpec) -> Items:
-    """Change settings; one that needs no QEMU now takes effect at the next launch or protection."""
+    """Change settings in QEMU; the others take effect at the next launch or protection."""
     items: Items = []
     rate = then.policy.mirror_rate
     if period(now) != period(then) and protection is Protection.COLO:

@@ -151,6 +151,25 @@ def test_the_survivor_of_a_failover_is_promoted_by_its_role(
     assert said(steps, "b" if to == "a" else "a") == []
 
 
+@pytest.mark.parametrize("primary", ["a", "b"])
+def test_a_stop_never_leaves_a_secondary_that_could_take_over(primary: NodeName) -> None:
+    steps = dialogue(SPEC, GROUND, "stop", P.COLO, primary=primary)
+    ended = [step["node"] for step in steps if step.get("act", "").startswith("SIGKILL")]
+    assert ended == ["b" if primary == "a" else "a", primary]
+
+
+@pytest.mark.parametrize("state", P)
+def test_ending_the_protection_gives_up_a_secondary_that_joins(state: Protection) -> None:
+    """A guest that runs alone is left as it is; one in COLO is failed over to where it runs."""
+    steps = dialogue(SPEC, GROUND, "unprotect", state)
+    killed = [step["node"] for step in steps if step.get("act", "").startswith("SIGKILL")]
+    assert killed == (["b"] if state in (P.RESYNC, P.MIGRATING, P.COLO) else [])
+    assert bool(steps) is bool(killed)
+    if killed:
+        assert "yank" in said(steps, "a") and "quit" not in said(steps, "a")
+        assert not said(steps, "b")
+
+
 def test_stopping_what_does_not_run_says_nothing() -> None:
     assert dialogue(SPEC, GROUND, "stop", P.DOWN) == []
 
