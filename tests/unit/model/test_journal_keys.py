@@ -42,8 +42,8 @@ READERS = (
     "coloctl/journal.py",
 )
 
-#: The same words in another document: the one of `explain` has keys for them, too.
-OTHERS = frozenset({("coloctl/supervisor/evidence.py", key) for key in ("paused", "unfenced")})
+#: The same word in another document: the one of `explain` has it as the name of a decision.
+OTHERS = frozenset({("coloctl/supervisor/evidence.py", "unfenced")})
 
 
 def literals(path: str, source: str) -> Iterator[tuple[str, str]]:
