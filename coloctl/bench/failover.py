@@ -139,7 +139,7 @@ def failover(
 ) -> list[dict[str, Any]]:
     """Make every run and return their rows; ``ran`` receives each as soon as it has a verdict.
 
-    Raises the error that ended the first run before its fault, because that will not change.
+    Raises the error that ended the first run, because that will not change.
     """
     rows: list[dict[str, Any]] = []
     scenario = scenario_of(plan, where.delay_ms)
