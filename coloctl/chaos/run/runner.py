@@ -25,6 +25,7 @@ from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.inventory import InventoryTaker
 from coloctl.chaos.evidence.records import FaultRecord, Inventory
 from coloctl.chaos.evidence.remains import remains
+from coloctl.chaos.run import testbed
 from coloctl.chaos.run.artifacts import Artifacts
 from coloctl.chaos.run.engine import Engine
 from coloctl.chaos.run.environment import Environment, environment
@@ -262,13 +263,15 @@ def _noticed(around: Environment, faults: Sequence[FaultRecord]) -> None:
     if not faults or not around.scenario.notice_s:
         return
 
-    def acted(view: PairView) -> bool:
-        changes = [one for one in around.listener.heard if one.name == "STATE_CHANGED"]
-        noticed = any(one.at_s >= faults[-1].at_s for one in changes)
-        return noticed and view.protection != "failover" and view.progress is None
+    def acted() -> bool:
+        heard = [one for one in around.listener.heard if one.name == "STATE_CHANGED"]
+        after = [one.data["after"] for one in heard if one.at_s >= faults[-1].at_s]
+        return bool(after) and after[-1] != "failover"
 
+    # The supervisor is not asked anything meanwhile: an answer would delay its failover.
     with contextlib.suppress(DeadlineMissed):
-        around.until(acted, around.scenario.notice_s)
+        testbed.until(acted, around.scenario.notice_s, "The fault was not noticed")
+        around.until(lambda view: view.progress is None)
 
 
 def _settle(run: Run, around: Environment) -> None:
