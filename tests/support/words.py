@@ -585,27 +585,50 @@ def _row(part: str, texts: Mapping[str, str], found: list[Finding]) -> str:
 
 
 def print_outline(path: str) -> None:
-    """Print a module's docstrings and signatures, and nothing of its code."""
+    """Print what a newcomer sees of a module without its code; see `outline`."""
+    print("\n".join(outline(Path(path).read_text())))
 
-    def each(body: list[ast.stmt], indent: str) -> None:
-        for node in body:
-            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            if isinstance(node, ast.ClassDef):
-                bases = ", ".join(ast.unparse(base) for base in node.bases)
-                print(f"\n{indent}class {node.name}({bases}):")
-            else:
-                result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-                word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-                print(f"\n{indent}{word} {node.name}({ast.unparse(node.args)}){result}:")
+
+def outline(source: str) -> Iterator[str]:
+    """Yield a module's docstrings, signatures with decorators, public constants and fields.
+
+    A constant, a field and a member of an enum keeps its ``#:`` comments; a value is cut to one
+    line.
+    """
+    tree = ast.parse(source)
+    yield f"{ast.get_docstring(tree) or ''}\n"
+    yield from _outlined(tree.body, source.splitlines(), "")
+
+
+def _outlined(body: list[ast.stmt], lines: list[str], indent: str) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ""
+            yield from (f"{indent}@{ast.unparse(one)}" for one in node.decorator_list)
+            yield indent + _signature(node)
             for line in (ast.get_docstring(node) or "").splitlines():
-                print(f"{indent}    {line}")
+                yield f"{indent}    {line}".rstrip()
             if isinstance(node, ast.ClassDef):
-                each(node.body, indent + "    ")
+                yield from _outlined(node.body, lines, indent + "    ")
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if not ast.unparse(names[0]).startswith("_"):
+                before = node.lineno - 1
+                while lines[before - 1].lstrip().startswith("#:"):
+                    before -= 1
+                yield from (indent + line.strip() for line in lines[before : node.lineno - 1])
+                last = node.end_lineno or node.lineno
+                more = " ..." if last > node.lineno else ""
+                yield indent + lines[node.lineno - 1].strip() + more
 
-    tree = ast.parse(Path(path).read_text(), path)
-    print(ast.get_docstring(tree))
-    each(tree.body, "")
+
+def _signature(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    if isinstance(node, ast.ClassDef):
+        bases = f"({', '.join(map(ast.unparse, node.bases))})" if node.bases else ""
+        return f"class {node.name}{bases}:"
+    result = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    word = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    return f"{word} {node.name}({ast.unparse(node.args)}){result}:"
 
 
 def main(arguments: list[str]) -> None:

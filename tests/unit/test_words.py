@@ -239,6 +239,40 @@ def test_a_head_that_rots_is_found(head: str, complaint: str) -> None:
     assert any(complaint in text for text in _heads(head))
 
 
+OUTLINED = """\"\"\"Count.\"\"\"
+import enum
+#: Longest wait,
+#: seconds.
+WAIT_S = 1.0
+_OWN = 2
+TABLE = {
+    1: 2,
+}
+
+@dataclass(frozen=True)
+class Act:
+    \"\"\"One act.\"\"\"
+
+    kind: str = "stop"  #: the verb
+    _cache: int = 0
+
+    @property
+    def name(self) -> str:
+        \"\"\"The name.\"\"\"
+        local = 1
+        return ""
+"""
+
+
+def test_an_outline_shows_all_but_the_code() -> None:
+    assert list(words.outline(OUTLINED)) == [
+        "Count.\n", "#: Longest wait,", "#: seconds.", "WAIT_S = 1.0", "TABLE = { ...", "",
+        "@dataclass(frozen=True)", "class Act:", "    One act.",
+        '    kind: str = "stop"  #: the verb', "", "    @property",
+        "    def name(self) -> str:", "        The name.",
+    ]  # fmt: skip
+
+
 def test_the_glossary_is_a_table_of_words_with_one_sentence_each() -> None:
     lines = (Path(words.TOP) / words.EXEMPT).read_text().splitlines()
     rows = [line.strip("|").split("|") for line in lines if line.count("|") == 4]
