@@ -1,7 +1,8 @@
 """Keep the append-only journal of one pair: JSON lines with checksums that survive the supervisor.
 
-Called by `supervisor.state`, `control.daemon.home` and `chaos.evidence.gather`; its files are those
-of `journalfile`, its records those of `model.event`.
+Called by `control.daemon.serve`, which opens it, by `supervisor.state`, which appends, and by
+`supervisor.leftovers` and `chaos.evidence.gather`, which read; its files are those of
+`journalfile`, its records those of `model.event`.
 
 Invariant: a durable record is on disk, file and folder entry, before `Journal.append` returns. One
 writer at a time. A line that a crash cut short is the last one, was never acknowledged, and is

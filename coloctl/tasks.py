@@ -1,7 +1,7 @@
 """Wait for the first of several awaitables, and leave none of them running.
 
-Called by `vm`, `supervisor.acts.life`, `supervisor.settling`, `check.trial_run` and others that
-wait for work and for a sign that the work has become pointless.
+Called by `vm`, `ha.failover`, `ha.fencing`, `supervisor.acts.life`, `supervisor.acts.powerdown` and
+`supervisor.settling`, which wait for work and for a sign that the work has become pointless.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Hold one running QEMU: a process on a host, its two monitors, and its binary's spellings.
 
-Made by `colo.launch` and `check.trial_run`; `host.base` starts the process, `qmp.monitor` sends the
-commands, and `asked` queries a binary.
+Made by `colo.launch` and `check.trial_run`, taken over by `supervisor.discovery`; `host.base`
+starts the process, `qmp.monitor` sends the commands, and `asked` queries a binary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Replace a file as a whole, so that a reader sees the old content or the new, never half of one.
 
 Called by `host.durable`, which also brings it to the disk, by `probe_cache`, `cli.bench_options`,
-`lab.rootless` and others. Invariant: an error leaves the old file, and no draft beside it.
+`cli.verbs.schema`, `lab.rootless`, `control.daemon.home` and `supervisor.started`. Invariant: an
+error leaves the old file, and no draft beside it.
 """
 
 from __future__ import annotations

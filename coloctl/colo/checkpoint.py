@@ -1,6 +1,7 @@
 """Count and time checkpoints from QEMU's STOP and RESUME events; pure.
 
-Used by `supervisor.seat`, one object per node and COLO session; its view goes into `model.view`.
+Used by `supervisor.seat`, one object per node and COLO session, and by `check.trial_run`; its view
+goes into `model.view`.
 
 Source: docs/qemu.md. STOP and RESUME come in pairs at every checkpoint on both sides, in QEMU 7.2,
 10.0 and 11.1. The RESUME that starts COLO has no STOP of its own here, because counting begins at

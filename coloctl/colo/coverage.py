@@ -1,8 +1,8 @@
 """Ask a running guest's QEMU whether replication would cover all of it; the rules are pure.
 
-Called by `supervisor.acts.protect` before a secondary is made; asks with `qmp.command`. The pair
-file may add ``guest.extra_args``, and no list of options could decide about those, so QEMU is asked
-what its guest really has.
+Called by `supervisor.acts.protect` before a secondary is made and by `check.command`; asks with
+`qmp.command`. The pair file may add ``guest.extra_args``, and no list of options could decide about
+those, so QEMU is asked what its guest really has.
 
 Invariant: a guest that is protected has no writable disk outside ``[[disk]]``, and nothing that
 QEMU cannot send to the other node.

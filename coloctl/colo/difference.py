@@ -1,7 +1,7 @@
 """Make a replica equal that held nearly the same disk, by sending only what differs.
 
-Called by `colo.resync`; the programs beside the disks are `nbd.digest` and `nbd.mend`, the commands
-those of `qmp.command`.
+Called by `colo.resync`; `colo.verify` and `supervisor.verifying` drop what it left. The programs
+beside the disks are `nbd.digest` and `nbd.mend`, the commands those of `qmp.command`.
 
 No record shows what the lost node's disk holds: it may have written after its last checkpoint, and
 a killed QEMU leaves no bitmap to trust. So history is not asked; both disks are read:

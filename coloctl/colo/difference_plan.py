@@ -1,7 +1,8 @@
 """Build the QMP sequences that compare a primary's disks with a replica's; pure (`colo.plan`).
 
-Called by `colo.difference` and `colo.verify`; the commands are those of `qmp.command`. Two bitmaps
-per disk take turns: one records while the writes that the other recorded are sent.
+Called by `colo.difference`, `colo.verify` and `supervisor.dialogue_disks`; the commands are those
+of `qmp.command`. Two bitmaps per disk take turns: one records while the writes that the other
+recorded are sent.
 
 Invariant: the new bitmap begins before the old one ends, so a write between the two is in both and
 never in none.

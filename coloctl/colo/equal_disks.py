@@ -1,9 +1,9 @@
 """Find out before the guest runs whether both nodes' disks are equal, if that is soon known.
 
-Called by `supervisor.acts.start` and its dry run; compares with `machine.image`. Equal disks need
-no copy: the guest is held at its first instruction and boots as a protected one. If they are not
-known to be equal, nothing is lost: the guest runs at once, and only what differs is sent to the
-other node while it serves (`colo.difference`).
+Called by `supervisor.acts.start` and by its dry run in `cli.verbs.start`; compares with
+`machine.image`. Equal disks need no copy: the guest is held at its first instruction and boots as a
+protected one. If they are not known to be equal, nothing is lost: the guest runs at once, and only
+what differs is sent to the other node while it serves (`colo.difference`).
 
 Invariant: True only after every byte that a guest can read was compared, with any record
 about the disks. The records decide only whether comparing is worth a wait.

@@ -1,8 +1,9 @@
 """Keep other users off the ports of a pair on two hosts, by packet rules.
 
 Called by `colo.launch`, which raises the rules before a QEMU that may listen, and by
-`supervisor.leftovers`, which lifts them when no process of the pair runs; the rules are set by
-`host.guard`. A pair on one host listens at no port and has none.
+`supervisor.acts.stop` and `supervisor.leftovers`, which lift them when no process of the pair runs.
+`check.network` asks whether there would be any; the rules are set by `host.guard`. A pair on one
+host listens at no port and has none.
 
 Invariant: where the kernel has no packet rules the pair runs all the same. Then `colo.peers` turns
 strangers away, but only when the pair is protected, and `doctor` reports it.

@@ -1,9 +1,10 @@
 """Make, keep, settle and remove the overlays of a node's disks.
 
 Called by `colo.launch`, which makes and removes them with a secondary, and by
-`supervisor.acts.start`, which settles those of the node whose disks it takes; works through
-`machine.overlay`. What is pending is written in the disk record (`colo.generation`) before a
-secondary is promoted, and taken back when QEMU has merged the overlays.
+`supervisor.acts.start`, which settles those of the node whose disks it takes; named by
+`supervisor.acts.durable`, removed by `supervisor.acts.merge`. Works through `machine.overlay`. What
+is pending is written in the disk record (`colo.generation`) before a secondary is promoted, and
+taken back when QEMU has merged the overlays.
 
 Invariant: overlays that a record calls pending are never removed or made again, nor those of a node
 of which it is not known. A guest never runs on an image without its pending overlays.

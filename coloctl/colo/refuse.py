@@ -1,7 +1,7 @@
 """Refuse a pair that is known to end in a crash, a hang or corrupt memory.
 
-Called by `colo.ground` before a pair starts and by `check.command`; the bugs are those of
-`colo.known_bugs`, the facts about a binary those of `vm`.
+Called by `colo.ground` before a pair starts, and by `check.command` and `check.doctor`; the bugs
+are those of `colo.known_bugs`, the facts about a binary those of `vm`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Read and write the disk record of a node in both of its places, on the node's own machine.
 
-Called by `colo.generation` and `colo.overlays`; reads and writes through `host.base`. The registry
-is one file per disk in ``/var/lib/coloctl/disks`` (`paths.registry_dir`), named after the disk's
-identity. So the record is found again when the companion file is lost, and where a block device has
-no file beside it.
+Called by `colo.generation`, `colo.overlays` and `supervisor.acts.merge`; `chaos.faults.companion`
+harms it; reads and writes through `host.base`. The registry is one file per disk in
+``/var/lib/coloctl/disks`` (`paths.registry_dir`), named after the disk's identity. So the record is
+found again when the companion file is lost, and where a block device has no file beside it.
 
 Invariant: a record is durable beside the image, or could not be written there, before it is in the
 registry, which notes which of both. So a record beside the image that is older than the registry

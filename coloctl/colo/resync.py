@@ -1,8 +1,9 @@
 """Make the disks of a new secondary equal while the guest serves, with one short pause.
 
-Called by `colo.protect`. Where the replica held nearly the same, only what differs is sent
-(`colo.difference`). Else, and where that fails, the disks are mirrored (`colo.mirror_plan`): mirror
--> ready -> pause -> attached. QEMU's jobs are watched with `qmp.wait`.
+Called by `colo.protect`, and by `ha.failover` to drop its jobs. Where the replica held nearly the
+same, only what differs is sent (`colo.difference`). Else, and where that fails, the disks are
+mirrored (`colo.mirror_plan`): mirror -> ready -> pause -> attached. QEMU's jobs are watched with
+`qmp.wait`.
 
 Invariant: the guest is resumed on every path out of the pause.
 """

@@ -1,7 +1,8 @@
 """Connect to a supervisor's control socket, execute commands and receive events.
 
-Used by `control.acts` for every verb, and by `api/` and `bench/`; encodes with `control.wire`.
-Synchronous, standard library only, quick to import.
+Used by `control.acts` for every verb, opened by `cli.reach`, `api.pair`, `control.daemon.spawn` and
+`chaos.evidence.listener`; encodes with `control.wire`. Synchronous, standard library only, quick to
+import.
 
 Invariant: an answer belongs to the request with its id; events between them are kept or passed on.
 """

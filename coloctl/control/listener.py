@@ -1,7 +1,7 @@
 """Bind a control socket, for the supervisor that will serve it.
 
-Called by `control.daemon.spawn` before it starts a supervisor, and by `control.daemon.home` where a
-socket was removed; locks with `flocks`.
+Called by `control.daemon.spawn` before it starts a supervisor, by `cli.verbs.run` as one, and by
+`control.daemon.home` where a socket was removed; locks with `flocks`.
 
 Invariant: of several starters at once exactly one gets the socket of a pair.
 """

@@ -1,7 +1,7 @@
 """Check requests to the control socket, and publish its schema.
 
-`control.server` parses every request with it. ``qmp_schemas/coloctl.json`` stores `document`, as
-the same folder stores QEMU's own schemas.
+`control.server` parses every request with it, and `cli.verbs.schema` prints it.
+``qmp_schemas/coloctl.json`` stores `document`, as the same folder stores QEMU's own schemas.
 
 Invariant: the schema is made from the models of `control.commands` and `model.pairevent`, so it
 cannot differ from what is checked and sent.

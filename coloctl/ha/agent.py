@@ -1,9 +1,9 @@
 """Order a fence agent to switch a node off, and ask it whether the node is off.
 
-Called by `ha.fencing` for a lost node, and by `supervisor.acts.fencing` long before that; runs the
-agent through `host`. The protocol is that of the ClusterLabs fence agents: ``key=value`` lines on
-standard input, the verdict in the exit code of ``action=status``: 0 is on, 2 is off. An
-``action=off`` that ended with 0 is a promise, not a confirmation.
+Called by `ha.fencing` for a lost node, by `supervisor.acts.fencing` long before that, and by
+`check.doctor`; runs the agent through `host`. The protocol is that of the ClusterLabs fence agents:
+``key=value`` lines on standard input, the verdict in the exit code of ``action=status``: 0 is on, 2
+is off. An ``action=off`` that ended with 0 is a promise, not a confirmation.
 
 Invariant: exit code 2 alone confirms nothing. A shell that cannot read its script, a Python without
 its file and most programs that do not understand their options end with 2 as well. So the agent

@@ -1,9 +1,10 @@
 """Diagnose a pair: name what one observation shows to be wrong, with its evidence; pure.
 
-Called by `supervisor.reactor` for every observation and by `ha.triggers` for what may happen next;
-asks `ha.monitoring_path` which node is gone. The first of `RULES` that holds gives the diagnosis,
-the worst first. Example: the secondary's process has ended and the link is silent. Both rules hold;
-the death comes first and explains the silence, so the finding is secondary-dead.
+Called by `supervisor.reactor` for every observation and by `ha.triggers` for what may happen next,
+and by `ha.decision` to know a reset; asks `ha.monitoring_path` which node is gone. The first of
+`RULES` that holds gives the diagnosis, the worst first. Example: the secondary's process has ended
+and the link is silent. Both rules hold; the death comes first and explains the silence, so the
+finding is secondary-dead.
 
 Invariants: every observation has exactly one diagnosis. More silence never lets an earlier rule
 give way to a later one, so a pair never looks healthier for it. Where both nodes are silent and

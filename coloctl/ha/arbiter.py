@@ -1,7 +1,8 @@
 """Grant claims: one node per generation may be promoted.
 
-Called by `supervisor.acts.failover_book` for the claim, by `supervisor.acts.failover` and others
-for the highest one; writes through `host.durable`.
+Called by `supervisor.acts.failover_book` for the claim, by `supervisor.acts.failover`,
+`supervisor.acts.start`, `supervisor.acts.switchover` and `supervisor.adopt` for the highest one;
+writes through `host.durable`.
 
 Invariant: two claims of the same generation by different nodes never both succeed, and a claim that
 succeeded is remembered after a power failure. Every promotion claims first (`Arbiter.claim`), so

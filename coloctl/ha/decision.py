@@ -1,7 +1,8 @@
 """Decide what the supervisor does about a finding; pure.
 
-Called by `supervisor.reactor` at every observation and by `supervisor.evidence` for `explain`; asks
-`ha.eligibility` whether the survivor may run alone.
+Called by `supervisor.reactor` at every observation, by `supervisor.evidence` for `explain`, by
+`ha.triggers`, and by `supervisor.acts.powerdown`; asks `ha.eligibility` whether the survivor may
+run alone.
 
 A decision is made in two steps. First the table of the pair's phase (`ha.responses`) names what the
 diagnosis asks for. Then a node is given up only if nothing speaks against the survivor:

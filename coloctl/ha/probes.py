@@ -1,7 +1,7 @@
 """Probe one node by its monitors, and count how long each path and each checkpoint is silent.
 
-Called by `ha.heartbeat` at every beat; asks through `qmp.monitor`, and the kernel about the process
-of a `vm`.
+Called by `ha.heartbeat` at every beat, with what `supervisor.heartbeat_driver` gives it; asks
+through `qmp.monitor`, and the kernel about the process of a `vm`.
 
 Invariants: a probe changes nothing and waits for no answer. A silence grows only by the time that
 the caller gives, in which this process itself ran.

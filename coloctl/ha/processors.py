@@ -1,7 +1,8 @@
 """Find a secondary whose processors spin or stand still, and is not just starved; pure.
 
-Called by `supervisor.contrast`, which feeds it; `ha.divergence` decides what the findings prove.
-`ProcessorLoad` compares how much both guests' processors ran, `Stuck` follows their registers.
+Called by `supervisor.contrast` and `supervisor.cpu_sampling`, which feed it; `ha.divergence`
+decides what the findings prove. `ProcessorLoad` compares how much both guests' processors ran,
+`Stuck` follows their registers.
 """
 
 from __future__ import annotations

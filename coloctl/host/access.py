@@ -1,7 +1,7 @@
 """Define what a host offers about the peers of its QEMUs: show, cut and guard their connections.
 
-`host.base` makes it a part of `Host`, and `host.local_access` implements it. `colo.peers`,
-`colo.guard` and `ha.cutoff` call it, wherever the host is.
+`host.base` makes it a part of `Host`, `host.peers` makes its `Caller`, and `host.local_access`
+implements it. `colo.peers`, `colo.guard` and `ha.cutoff` call it, wherever the host is.
 """
 
 from __future__ import annotations

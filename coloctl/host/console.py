@@ -1,7 +1,7 @@
 """Read what a guest writes to its serial console, from the moment at which it last began to boot.
 
-QEMU has no event for it, so `vm` reads the file while it waits. The file is bounded (`bounded`):
-its beginning may be gone, and what is kept stays at its offset.
+QEMU has no event for it, so `vm` reads the file while it waits; `colo.launch` opens it. The file is
+bounded (`bounded`): its beginning may be gone, and what is kept stays at its offset.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Make sockets that listen before their QEMU starts, and find listeners without touching them.
 
-Called by `host.launch` and `host.local`; calls `host.ready` to wait for a byte, and `paths` for the
-limit of a socket's path.
+Called by `host.launch` and `host.local`, and by `chaos.evidence.remains` for the ports in use;
+calls `host.ready` to wait for a byte, and `paths` for the limit of a socket's path.
 """
 
 from __future__ import annotations

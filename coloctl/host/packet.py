@@ -1,8 +1,9 @@
 """Watch a tap for the first TCP connection, or the first frame at all, from outside the guest.
 
-Called by `host.local`; `colo.first_connection` makes a checkpoint at that moment. Such a checkpoint
-carries the secrets that TCP timestamps and sequence numbers depend on to the secondary. A guest
-that sends a SYN, its own or the answer to a client's, has drawn them.
+Called by `host.local`; `chaos.evidence.lan` filters with it. `colo.first_connection` makes a
+checkpoint at that moment. Such a checkpoint carries the secrets that TCP timestamps and sequence
+numbers depend on to the secondary. A guest that sends a SYN, its own or the answer to a client's,
+has drawn them.
 """
 
 from __future__ import annotations

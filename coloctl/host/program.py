@@ -1,9 +1,9 @@
 """Hold a launched program with every process that belongs to it, and end them with a proof.
 
-`host.local` makes them with `LocalHost.launch` and `LocalHost.adopt`, for the QEMUs of a pair and
-for those that are only queried; `procfs` shows the processes. A site may start QEMU through a
-script. Then the process that was launched is a shell, and QEMU its child, or the child of one that
-has ended.
+`host.launch` and `host.local` make them (`LocalHost.launch`, `LocalHost.adopt`), for the QEMUs of a
+pair and for those that are only queried; `procfs` shows the processes. `supervisor.leftovers` kills
+one, `host.resource_use` looks at it. A site may start QEMU through a script. Then the process that
+was launched is a shell, and QEMU its child, or the child of one that has ended.
 
 Invariant: `kill` returns its proof only when no process of the program is left. A process that
 cannot be proven to belong to it is never signalled.

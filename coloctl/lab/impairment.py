@@ -1,6 +1,6 @@
 """Describe the impairment of a wire that still carries, and compute each frame's fate; pure.
 
-Called by `lab.link`, and by `lab.pump` for each frame.
+Called by `chaos.faults.links` through `lab.link`, and by `lab.pump` for each frame.
 
 The terms are netem's. Where the two differ, `WireDirection` states what the lab's own pump does.
 """

@@ -1,6 +1,6 @@
 """Make system calls that Python 3.11 does not offer, through the C library.
 
-Called by `lab.netns`, `lab.pump` and `lab.userns`.
+Called by `lab.netns`, `lab.pump` and `lab.userns`, and by `chaos.faults.room`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Build and remove the lab: one machine serves as two hosts, a client and their switch.
 
-Called by `api.faults`, the commands of the lab and every run; calls `lab.devices` and `lab.link`.
+Called by `api.faults`, `cli.verbs.lab`, `pytest_plugin` and, for every run, `chaos.run.testbed`;
+calls `lab.devices` and `lab.link`.
 
 A lab consists of its four namespaces and keeps no other state. So a lab is opened by name, and a
 crashed `up` is repaired by another or removed by `down`.

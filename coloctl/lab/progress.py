@@ -1,6 +1,7 @@
 """Report the progress of long work; the terminal decides how to draw it.
 
-Used by `lab.apt` and the other builders; drawn by `cli.views.downloads`.
+Used by `lab.apt`, `lab.qemu`, `lab.guestbuild`, `lab.compiler` and `check.choose`; drawn by
+`cli.views.downloads`.
 """
 
 from __future__ import annotations

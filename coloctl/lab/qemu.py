@@ -1,8 +1,9 @@
 """Provide QEMU builds with COLO, side by side: the system's own and those of Debian's releases.
 
-Called by `check.choose` and `cli.verbs.lab_goods`; downloads with `lab.apt`. A build is a package
-with its whole dependency closure in a private folder. Its programs start through the C library of
-that folder, so nothing has to fit the machine underneath.
+Called by `check.choose`, `cli.verbs.lab_goods` and `cli.verbs.probe`, and by `lab.compiler` for its
+libraries; downloads with `lab.apt`. A build is a package with its whole dependency closure in a
+private folder. Its programs start through the C library of that folder, so nothing has to fit the
+machine underneath.
 """
 
 from __future__ import annotations

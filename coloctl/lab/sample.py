@@ -1,7 +1,8 @@
 """Write the pair file of a lab's guest: complete, ready to start, its disks beside it.
 
-Called by the scenarios and benches of `chaos/` and by `cli.verbs.lab_goods`; takes names and
-addresses from `lab.layout` and the guest's parts from `lab.guest`.
+Called by `chaos.run.environment`, `chaos.run.testbed`, `bench.supervisors` and
+`cli.verbs.lab_goods`; takes names and addresses from `lab.layout` and the guest's parts from
+`lab.guest`.
 
 Invariant: `document` is pure and makes what `pairfile.load` accepts. The disks exist before the
 file does, so a process that finds the file finds its disks.

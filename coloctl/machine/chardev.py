@@ -1,9 +1,10 @@
 """Build the character devices between colo-proxy's filters, as ``-chardev`` and ``chardev-add``.
 
-Called by `machine.cmdline` for a QEMU that starts, by `colo.plan` for one that runs. Names and
-directions are those of QEMU's COLO document. The two loops inside the primary (``compare0`` to
-``compare0-0``, ``compare_out0`` to ``compare_out``) are unix sockets in its run directory, so that
-they need no port. `coloctl.model.wires` has the addresses of the two links between the QEMUs.
+Called by `machine.cmdline` for a QEMU that starts, by `colo.plan` for one that runs, and by
+`machine.netfilter` for names. Names and directions are those of QEMU's COLO document. The two loops
+inside the primary (``compare0`` to ``compare0-0``, ``compare_out0`` to ``compare_out``) are unix
+sockets in its run directory, so that they need no port. `coloctl.model.wires` has the addresses of
+the two links between the QEMUs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Place the guest's devices at fixed PCI addresses, the same in every later secondary.
 
-Called by `machine.cmdline` for the command line of each QEMU. Slots: disks from 0x04, one SCSI
-controller at 0x0f, NICs from 0x10 to 0x1c, the guest agent's port at 0x1d, the panic device at
-0x1e. The machines' own devices are at 0x00 and 0x01 (``pc``) or 0x00 and 0x1f (``q35``); 0x02 and
-0x03 are free for ``extra_args``. On ``q35`` the same slots of ``pcie.0`` make integrated endpoints.
+Called by `machine.cmdline` for the command line of each QEMU, and by `colo.known_bugs` for its
+machine. Slots: disks from 0x04, one SCSI controller at 0x0f, NICs from 0x10 to 0x1c, the guest
+agent's port at 0x1d, the panic device at 0x1e. The machines' own devices are at 0x00 and 0x01
+(``pc``) or 0x00 and 0x1f (``q35``); 0x02 and 0x03 are free for ``extra_args``. On ``q35`` the same
+slots of ``pcie.0`` make integrated endpoints.
 """
 
 from __future__ import annotations

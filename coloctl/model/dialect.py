@@ -1,7 +1,7 @@
 """Hold the spellings that one QEMU binary understands.
 
-`qmp.dialect` asks the binary and makes the value; `machine.cmdline`, `machine.chardev` and
-`colo.plan` spell options and commands by it. Pure.
+`qmp.dialect` asks the binary and makes the value, which `vm` keeps; `machine.cmdline`,
+`machine.chardev` and `colo.plan` spell options and commands by it. Pure.
 """
 
 from __future__ import annotations

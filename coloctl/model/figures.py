@@ -1,7 +1,7 @@
 """Compute the quantiles that `status` and the benches show; pure.
 
-Called by `colo.checkpoint` for a running pair and by `chaos.run.result` and the benches for a run,
-so that all mean the same by p50 and p99.
+Called by `colo.checkpoint` for a running pair and by `chaos.run.result` and the rooms of `bench/`
+for a run, so that all mean the same by p50 and p99.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Describe strangers that were connected to the wires of a pair and were cut off.
 
-`colo.peers` finds them, `supervisor.beside` keeps them, and `status` and `explain` show them. They
-are counted since the supervisor began; the journal names each of them.
+`colo.peers` finds them, `supervisor.beside` keeps them, and `cli.views.pair` and
+`cli.verbs.explain` show them. They are counted since the supervisor began; the journal names each
+of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Translate pydantic's findings into sentences for the person who wrote the file.
 
-Called by `pairfile` for pair files and by `chaos.scenario.tables` for scenarios.
+Called by `pairfile` for pair files and by `chaos.scenario.tables` and `chaos.scenario.file` for
+scenarios.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Build QMP commands as values: pure functions; ``--dry-run`` prints them, and tests compare them.
 
-Called by `colo.plan`, `ha.cutoff`, `vm` and others that send commands; an address is a
+Called wherever a command is sent, such as `colo.plan`, `ha.cutoff` and `vm`; an address is a
 `model.wires` value. Each function is named after its command, with underscores for dashes, and
 takes only what coloctl sets. tests/unit/qmp/test_qmp_schema.py checks all against every stored
 schema.

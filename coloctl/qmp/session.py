@@ -1,10 +1,10 @@
 """Hold one connection to one monitor, with a deadline on each command.
 
-Called by `qmp.monitor` and `asked`; `qmp.client` carries the messages. In any state of QEMU
-`execute` ends within its deadline: with an answer, or with one of three errors. `CommandRefused`:
-QEMU refused, the command did not happen. `Unreachable`: the connection is gone or takes no
-commands, and none was sent. `OutcomeUnknown`: sent, not answered; it may happen yet, so query
-before deciding.
+Called by `qmp.monitor` and `asked`; `supervisor.loop` and `supervisor.seat` take its events;
+`qmp.client` carries the messages. In any state of QEMU `execute` ends within its deadline: with an
+answer, or with one of three errors. `CommandRefused`: QEMU refused, the command did not happen.
+`Unreachable`: the connection is gone or takes no commands, and none was sent. `OutcomeUnknown`:
+sent, not answered; it may happen yet, so query before deciding.
 
 Invariant: a late answer is recorded, counted and dropped; it never answers another command.
 """

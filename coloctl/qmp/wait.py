@@ -1,9 +1,9 @@
 """Wait for a fact: an event wakes, a query decides, never one of them alone.
 
-Called by `colo.protect`, `colo.resync` and `ha.failover`; queries go over a `qmp.monitor`. An event
-may have come before the wait began, and its content may be out of date. So each function listens
-first, asks, and asks again on every event and at least every `RECHECK_S`. Where QEMU has no event
-for the fact, it polls.
+Called by `colo.protect`, `colo.resync`, `colo.difference` and `ha.failover`; queries go over a
+`qmp.monitor`. An event may have come before the wait began, and its content may be out of date. So
+each function listens first, asks, and asks again on every event and at least every `RECHECK_S`.
+Where QEMU has no event for the fact, it polls.
 
 All raise `DeadlineMissed` when the fact does not come in time, `Unreachable` when QEMU is gone, and
 `MonitorError` when the fact can no longer come.

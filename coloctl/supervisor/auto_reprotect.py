@@ -1,6 +1,7 @@
 """Protect a guest that runs alone and should not, again and without being asked.
 
-Called by `supervisor.loop` about once a second; calls `supervisor.acts` to make the new secondary.
+Called by `supervisor.loop` about once a second, and by `supervisor.held` for its wait; calls
+`supervisor.acts` to make the new secondary.
 
 Invariants: nothing is tried while an act is under way, the pair is paused, or a finding concerns
 the guest's node. After each attempt that fails the next one waits longer.

@@ -1,7 +1,8 @@
 """Keep every failover of a pair, one JSON line each, apart from the journal, which rotates.
 
-Written by `supervisor.state` through `host.durable`; read by `control.service`. Each line has a
-checksum (`coloctl.sealed`); those of an earlier coloctl have none and stand first.
+Written by `supervisor.state` through `host.durable`; read by `control.service`, and by
+`cli.verbs.history` without a supervisor. Each line has a checksum (`coloctl.sealed`); those of an
+earlier coloctl have none and stand first.
 
 Invariant: a line is on disk before `History.append` returns, and the file has a bound, beyond which
 the oldest lines go. A line that was cut short is dropped; one that cannot be read is counted and

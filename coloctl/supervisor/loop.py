@@ -1,9 +1,10 @@
 """Run one pair's supervisor: receive events, observe both QEMUs, pass both to the deciders.
 
-`control.daemon.serve` creates the `Supervisor` and runs it until the pair ends; the acts call its
-`watch` and `entered`. An event of QEMU (`qmp.session`) is counted by its `supervisor.seat` and sent
-to clients. An observation of `supervisor.heartbeat_driver` goes to `supervisor.reactor`, the only
-module that acts without being asked.
+`control.daemon.serve` creates the `Supervisor` and runs it until the pair ends; `control.service`
+passes it to the acts, which call its `watch` and `entered`. An event of QEMU (`qmp.session`) is
+counted by its `supervisor.seat` and sent to clients. An observation of
+`supervisor.heartbeat_driver` goes to `supervisor.reactor`, the only module that acts without being
+asked.
 
 Invariant: events only wake the supervisor. A decision rests on what was asked afterwards, so a lost
 or late event costs time and never correctness. An error in one event or observation is logged and

@@ -3,8 +3,8 @@
 A node is the primary from the proof that the other one is dead, or from the start of the guest on
 it. Its frames may reach the LAN in that period only. Example: node a is proven dead at 5.110 s; a
 frame of node a at 15.1 s comes from a second primary. A frame that a dead node sent may still wait
-in a queue of the kernel, for which `BACKLOG_S` allows 5 ms.
-Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads the periods from
+in a queue of the kernel, for which `BACKLOG_S` allows 5 ms. Registered in `chaos.checks`, whose
+checks `chaos.run.runner` calls, and given parameters by `bench.failover`; reads the periods from
 `chaos.evidence.chronicle`.
 """
 

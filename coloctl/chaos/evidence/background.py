@@ -1,6 +1,7 @@
 """Run work beside a run, in a thread of its own, until its ``with`` block ends.
 
-The base of `chaos.evidence.listener`, `chaos.evidence.lan` and others.
+The base of `chaos.evidence.listener`, `chaos.evidence.lan`, `chaos.evidence.capture` and
+`chaos.evidence.inventory`.
 """
 
 from __future__ import annotations

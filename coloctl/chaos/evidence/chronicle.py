@@ -1,9 +1,10 @@
 """Compute the history of a pair during a run, once: its states, primaries, takeovers, silences.
 
-Called by `chaos.evidence.evidence`, which caches it for every check, the document and the page.
-A supervisor that is killed takes its connections with it, so an event may have no listener; its
-journal lies on disk. Both are read here, and nowhere else are they merged.
-Invariant: all times are monotonic seconds of one kernel; a journal's wall clock is never compared.
+Called by `chaos.evidence.evidence`, which caches it for every check, the document and the page, and
+by `bench.circles` for a run that still goes on. A supervisor that is killed takes its connections
+with it, so an event may have no listener; its journal lies on disk. Both are read here, and nowhere
+else are they merged. Invariant: all times are monotonic seconds of one kernel; a journal's wall
+clock is never compared.
 """
 
 from __future__ import annotations

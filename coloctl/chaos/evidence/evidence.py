@@ -1,7 +1,8 @@
 """Hold the evidence of a run: collected while it went on and when it was over.
 
-Called by `chaos.evidence.gather`, which makes it; read by `chaos.checks`, `chaos.report` and the
-document of a run. Calls `chaos.evidence.chronicle` for what is computed from it.
+Called by `chaos.evidence.gather`, which makes it for `chaos.run.runner`; read by `chaos.checks`,
+`chaos.report` and the document of a run. Calls `chaos.evidence.chronicle` for what is computed from
+it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Record which node's frames reach the guest's LAN: each with its port and time.
 
-Used by every run, and its socket by `chaos.evidence.capture`; listens in a namespace of
-`lab.network`. A packet socket in the switch's namespace sees the frames of both hosts in one order,
-stamped by the kernel. Two ports that send by turns are two primaries.
+Started by `chaos.run.environment` for every run; its socket is that of `chaos.evidence.capture`;
+listens in a namespace of `lab.network`. A packet socket in the switch's namespace sees the frames
+of both hosts in one order, stamped by the kernel. Two ports that send by turns are two primaries.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Receive the events of a supervisor for as long as a run lasts, also when it is killed.
 
-Used by `chaos.run.engine` to wait for moments; connects with `control.client`, again and again.
+Started by `chaos.run.environment`, `chaos.evidence.inventory` and `bench.supervisors`;
+`chaos.run.engine` waits for moments with it. It connects with `control.client`, again and again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Write SVG elements as text: what is put between two tags is escaped; pure.
 
-Used by `chaos.report.lanes` and `chaos.report.chart` for pictures, and by `chaos.run.junit`.
+Used by `chaos.report` for its page, `chaos.report.lanes` and `chaos.report.chart` for pictures, and
+by `chaos.run.junit`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Find the marks of a picture: faults, diagnoses, fences, promotions, protected again; pure.
 
-Called by `chaos.report.chart`; reads the evidence and its `chaos.evidence.chronicle`.
+Called by `chaos.report.chart`, and by `chaos.report.lanes` for its marks; reads the evidence and
+its `chaos.evidence.chronicle`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Draw the progress of downloads for the lab: bars on a terminal, lines elsewhere.
 
-Called by `cli.verbs.lab_goods`, the benches and chaos; a `Bars.report` gets what `lab.progress`
-describes.
+Called by `cli.verbs.lab_goods`, `cli.verbs.probe` and `cli.verbs.bench`, and by `cli.run_parts` for
+runs of chaos; a `Bars.report` gets what `lab.progress` describes.
 """
 
 from __future__ import annotations

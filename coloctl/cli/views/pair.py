@@ -1,6 +1,7 @@
 """Draw views of pairs as tables; pure.
 
-Called by `cli.verbs.status` with what `cli.reach` found. Nothing is asked here, nothing is printed.
+Called by `cli.verbs.status` with what `cli.reach` found, and by `cli.verbs.demo`. Nothing is asked
+here, nothing is printed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Serve metrics and health of one supervisor over HTTP: `/metrics`, `/healthz`, `/protected`.
 
-Opened by `control.daemon.export`; reads what `metrics/` published.
+Opened by `control.daemon.export`; `cli.options` checks its address before. Reads what `metrics/`
+published.
 
 Invariant: a client, however slow or however many, never makes the supervisor's loop wait: requests
 are answered by threads that only read what `Metrics` published. Their number, their time and how

@@ -1,6 +1,7 @@
 """Describe why a failover happened and how it ended, as sentences for an operator; pure.
 
-Called by `supervisor.acts.failover`, and by `supervisor.adopt` for one that it finishes.
+Called by `supervisor.acts.failover`, `supervisor.acts.switchover` and `supervisor.acts.unprotect`,
+and by `supervisor.adopt` for one that it finishes.
 """
 
 from __future__ import annotations

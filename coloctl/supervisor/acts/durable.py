@@ -1,8 +1,8 @@
 """Make a promotion durable: find a place for the decision, and number the survivor's image.
 
-Called by `supervisor.acts.failover` and its book; writes through `colo.generation` beside the
-image, and takes the name of the claim's file from `ha.arbiter`. Matters on machines whose disks
-have no room.
+Called by `supervisor.acts.failover` and `supervisor.acts.failover_book`; writes through
+`colo.generation` beside the image, and takes the name of the claim's file from `ha.arbiter`.
+Matters on machines whose disks have no room.
 
 Invariant: without ``--force`` no node is fenced or promoted unless the decision can be, and then
 is, in at least one place that the next start asks: the claim, or the number beside the survivor's

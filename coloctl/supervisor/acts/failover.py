@@ -1,9 +1,9 @@
 """Fail a pair over as its supervisor: choose, fence, claim, promote, and record the end.
 
 Called by `supervisor.reactor` and `supervisor.adopt`, by `control.service` for the verb, and by
-`supervisor.acts.switchover` and its neighbour `unprotect`. `ha.failover` does the steps and keeps
-their order, `supervisor.acts.failover_book` records and shows them; this module begins and ends
-the act around both.
+`supervisor.acts.switchover` and `supervisor.acts.unprotect`. `ha.failover` does the steps and keeps
+their order, `supervisor.acts.failover_book` records and shows them; this module begins and ends the
+act around both.
 
 Invariant: a step goes to clients as soon as it is done, and the timeline reaches journal and
 history before `FAILED_OVER` is sent.

@@ -1,8 +1,8 @@
 """Follow the merge of a promoted secondary's overlays to its end, beside any act.
 
 Called by `supervisor.acts.failover_book`, which begins it, by `supervisor.adopt`, which takes it up
-again, by `stop`, which waits for it, and by `protect`, which begins after it. Asks QEMU through
-`ha.merge` and writes the disk record through `colo.generation`.
+again, by `supervisor.acts.stop`, which waits for it, and by `supervisor.acts.protect`, which begins
+after it. Asks QEMU through `ha.merge` and writes the disk record through `colo.generation`.
 
 Invariant: the disk record calls the overlays pending from before the promotion until QEMU has put
 the image in their place; only then are they removed.

@@ -1,7 +1,7 @@
 """Protect a guest that runs: make a fresh secondary on the other node, or remove it again.
 
-Called by `supervisor.acts.start` and `supervisor.acts.switchover`, by the supervisor by itself, and
-by `control.service`. Prepares disks through `colo.generation` and `colo.launch`; `colo.protect`
+Called by `supervisor.acts.start` and `supervisor.acts.switchover`, by `supervisor.auto_reprotect`,
+and by `control.service`. Prepares disks through `colo.generation` and `colo.launch`; `colo.protect`
 does the sequence in QEMU.
 
 Invariant: where it fails, the guest runs on alone as before, and the state has the reason.

@@ -1,8 +1,8 @@
 """Stop a pair: shut its guest down, and remove every process, socket and file of it.
 
-Called by `control.service` for `stop`; `supervisor.acts.failover` ends a lost node with `end`, and
-`supervisor.acts.protect` gives a secondary up with `abandon`. The records of the disks are written
-through `colo.generation`.
+Called by `control.service` for `stop`, by `supervisor.acts.start` after a failure;
+`supervisor.acts.failover` ends a lost node with `end`, and `supervisor.acts.protect` gives a
+secondary up with `abandon`. The records of the disks are written through `colo.generation`.
 
 Invariant: the secondary ends before the primary, so that it never takes over from a stop.
 """

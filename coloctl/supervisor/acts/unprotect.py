@@ -1,7 +1,7 @@
 """End the protection of a pair because an operator wants its guest to run alone.
 
-Called by `control.service` through `supervisor.acts`; a pair in COLO is failed
-over to its primary, with the steps of `ha.failover`.
+Called by `control.service` through `supervisor.acts`; a pair in COLO is failed over to its primary,
+with the steps of `ha.failover`.
 """
 
 from __future__ import annotations
