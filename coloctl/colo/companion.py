@@ -1,9 +1,10 @@
 """Write and read the disk record of a node: one checked line of JSON; pure.
 
 The same record is kept in two places: in the companion file ``IMAGE.generation`` beside the first
-image, and in the machine's registry. Used by `colo.registry`, which stores it; `colo.weigh`
-compares both places with the disks that are there now. A device has no companion file; its record
-is in the registry alone.
+image, and in the machine's registry. Used by `colo.registry`, which stores it, by
+`colo.generation`, which writes it, and by `colo.equal_disks`; `colo.weigh` compares both places
+with the disks that are there now. A device has no companion file; its record is in the registry
+alone.
 
 Invariant: bytes are a record, no record, or trouble with a sentence. Damage never becomes another
 record. Disks of which more may be known than can be read are in doubt, and never taken for old or

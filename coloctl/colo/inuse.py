@@ -1,7 +1,8 @@
 """Refuse what another process uses: disk images by QEMU's locks, taps by who holds them.
 
-Called by `supervisor.acts.start` and its dry run in `cli.verbs.start`; by `colo.launch` before an
-image is made or given to a secondary, and where a node is swept; asks `host.base`.
+Called by `supervisor.acts.start` and its dry run in `cli.verbs.start`, and by `colo.launch` before
+a guest starts, before an image is made or given to a secondary, and where a node is swept; asks
+`host.base`.
 
 Invariant: nothing here changes what another process holds. A second supervisor of the same pair (a
 forgotten COLOCTL_STATE_DIR) finds the first one's guest by that, whichever journal it reads.

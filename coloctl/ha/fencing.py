@@ -1,7 +1,8 @@
 """Prove a node down before anything is promoted.
 
-Called by `ha.failover`; asks the fence agent through `ha.agent`, and the kernel through the node's
-host (`host.base`). `supervisor.acts.fencing` gathers the means.
+Called by `ha.failover`, and by `supervisor.acts.failover_book`, which records it; asks the fence
+agent through `ha.agent`, and the kernel through the node's host (`host.base`).
+`supervisor.acts.fencing` gathers the means.
 
 Invariant: `fence` returns only with a proof; every other end is `FencingFailed`. The kernel's
 report on a process outweighs an agent's or an operator's: a QEMU within reach that lives on is

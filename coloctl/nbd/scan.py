@@ -1,6 +1,7 @@
 """Read a disk from its beginning to its end and hash it chunk by chunk; holes are not read.
 
-Used by `nbd.mend`, `nbd.compare` and `nbd.digest`; reads through `nbd.client`.
+Used by `nbd.mend`, `nbd.compare` and `nbd.digest`; `colo.difference` and
+`supervisor.dialogue_disks` take its `Grain`. Reads through `nbd.client`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Hold one node of a pair: its QEMU, its checkpoint statistics, what was last observed of it.
 
 Made by `supervisor.state`; called by `supervisor.loop` (`watch`, `count`, `observe`) and by the
-acts (`take`, `clear`); listens to events of `qmp.session` and counts them in `colo.checkpoint`.
+acts (`take`, `clear`), such as `supervisor.acts.protect`; listens to events of `qmp.session` and
+counts them in `colo.checkpoint`.
 
 Invariant: events and a death are reported only of the QEMU that is in the seat now. A QEMU that
 does not answer is impaired, not dead; only the kernel says that it is dead.

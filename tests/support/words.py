@@ -153,6 +153,8 @@ STARTERS = _words(
 COMMON = house.LAYERS[0] | {"model"}
 HEAD_CHARACTERS = 100
 EVERY_LAYER = 5
+#: So many callers a head names one by one; of more it names the main ones.
+CALLERS_NAMED = 4
 
 DOCUMENTS = ("README.md", "scenarios/README.md")
 EXEMPT = "docs/glossary.md"
@@ -431,16 +433,55 @@ def heads(tree: house.Tree) -> Iterator[Finding]:
     3. Where it imports from another package, it names one module or package that it imports;
        model/ and the lowest modules do not count.
     4. A dotted name that begins with a package's name exists, so a head cannot rot.
+    5. Where up to four modules call it, it names each of them, or the package. A caller uses one of
+       its functions or classes, for more than annotations.
     """
     users: dict[str, set[str]] = {name: set() for name in tree}
+    callers: dict[str, set[str]] = {name: set() for name in tree}
     uses = {name: set(house.inner_imports(module, tree)) for name, module in tree.items()}
     for name, targets in uses.items():
         for target in targets:
             users[target].add(name)
+        for target in () if tree[name].is_package else _called(tree[name], tree):
+            callers[target].add(name)
     for name, module in tree.items():
         path = name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
         for rule, text in _head(module, tree, users[name], uses[name]):
             yield Finding(path, 1, rule, text)
+        unnamed = {one for one in callers[name] if not _any(_meant(module, tree), {one})}
+        if unnamed and not module.is_package and len(callers[name]) <= CALLERS_NAMED:
+            yield Finding(path, 1, "head", "does not name its caller " + _short(unnamed))
+
+
+def _called(module: house.Module, tree: house.Tree) -> Iterator[str]:
+    """Return the modules of which it uses a function or a class for more than annotations."""
+    notes = {
+        id(part)
+        for node in module.nodes
+        for note in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if note is not None
+        for part in ast.walk(note)
+    }
+    used = {
+        ast.unparse(node)
+        for node in module.nodes
+        if isinstance(node, ast.Name | ast.Attribute) and id(node) not in notes
+    }
+    for node in module.nodes:
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                name, local = f"{node.module}.{alias.name}", alias.asname or alias.name
+                parts = [one.removeprefix(local) for one in used if one.split(".")[0] == local]
+                if name in tree and any(part[1:] and not part.isupper() for part in parts):
+                    yield name
+                elif node.module in tree and name not in tree and parts and not local.isupper():
+                    yield node.module
+
+
+def _meant(module: house.Module, tree: house.Tree) -> set[str | None]:
+    """Return the modules and packages that a head names."""
+    named = re.findall(r"`([a-z_][\w./]*)`", ast.get_docstring(module.tree) or "")
+    return {_resolved(one, tree) for one in named} - {None}
 
 
 def _head(

@@ -211,6 +211,7 @@ def _heads(loop: str, **more: str) -> list[str]:
         "control/serve": '"""Serve a pair with `supervisor/`."""\nimport coloctl.supervisor.loop',
         "qmp/__init__": '"""Talk QMP."""',
         "qmp/wait": '"""Wait; called by `supervisor.loop`."""\ndef until(): ...\n',
+        **more,
     }
     tree = house.parse({f"coloctl/{path}.py": text for path, text in files.items()})
     return [one.text for one in words.heads(tree)]
@@ -271,6 +272,27 @@ def test_an_outline_shows_all_but_the_code() -> None:
         '    kind: str = "stop"  #: the verb', "", "    @property",
         "    def name(self) -> str:", "        The name.",
     ]  # fmt: skip
+
+
+USING = "from coloctl.supervisor.loop import Loop, run, WAIT_S\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_caller"),
+    [
+        ("run()", True),
+        ("value = Loop()", True),
+        ("print(WAIT_S)", False),
+        ("def serve(loop: Loop) -> Loop: ...", False),
+        ("from coloctl.supervisor import loop\nloop.run()", True),
+        ("from coloctl.supervisor import loop\nprint(loop.WAIT_S)", False),
+    ],
+)
+def test_a_head_names_every_caller_where_they_are_few(text: str, is_caller: bool) -> None:
+    """A module that takes a type or a constant alone is no caller."""
+    serving = f'"""Run `supervisor/`."""\n{USING}{text}'
+    found = _heads(HEAD.format("control.serve", "qmp/", "coloctl.qmp.wait"), **{"api/x": serving})
+    assert any("its caller api.x" in one for one in found) is is_caller
 
 
 def test_the_glossary_is_a_table_of_words_with_one_sentence_each() -> None:

@@ -1,7 +1,7 @@
 """Kill processes of a pair, or stop them for a while: QEMUs and the supervisor.
 
 Registered in `chaos.faults`; `chaos.faults.monitors` and `chaos.faults.sitescript` signal processes
-with the `Held` of this module.
+with the `Held` of this module, and `bench.failover` with `hold`.
 
 Invariant: a process is known by a pidfd from before the fault, so no other process is ever hit.
 """

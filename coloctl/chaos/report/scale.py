@@ -1,6 +1,7 @@
 """Convert moments and latencies to places in a picture; pure.
 
-Used by `chaos.report.chart` and `chaos.report.lanes`; `duration` also by `chaos.run.junit`.
+Used by `chaos.report.chart` and `chaos.report.lanes`; `duration` also by `chaos.report.sections`
+and `chaos.run.junit`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Define the result of one run, and its stable JSON document.
 
 Called by `chaos.run.runner`, which makes it; written out by `chaos.run.artifacts`,
-`chaos.run.junit` and `chaos.report`. Calls `chaos.evidence.chronicle` for the effects of faults.
+`chaos.run.junit` and `chaos.report`; read by `chaos.run.shrink`, `bench.document` and
+`cli.demo_run`. Calls `chaos.evidence.chronicle` for the effects of faults.
 """
 
 from __future__ import annotations
