@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -60,7 +59,7 @@ def tap_is_up(lab: Lab, node: str) -> bool:
 
 
 @pytest.mark.parametrize("fault", ["link", "freeze"])
-def test_clients_lose_nothing_and_a_zombie_is_dead(
+async def test_clients_lose_nothing_and_a_zombie_is_dead(
     spec: PairSpec, lab: Lab, folder: Path, fault: str
 ) -> None:
     """Both sides live when it begins; whoever comes back afterwards finds itself dead."""
@@ -69,45 +68,39 @@ def test_clients_lose_nothing_and_a_zombie_is_dead(
         "freeze": ("primary-frozen", Role.PRIMARY),
     }[fault]
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await protected(stage)
-            lost = stage.state.vm_of(lost_role)
-            with clients(lab, folder / "history") as at_work:
-                await at_work.acknowledged(20)
-                await stage.checkpoints(2)
-                at_s = time.monotonic()
-                if fault == "link":
-                    lab.link("replication").cut()
-                else:
-                    lost.process.signal(signal.SIGSTOP)
-                await stage.until_protection(Protection.UNPROTECTED)
-                lab.link("replication").heal()
-                assert not lost.process.signal(signal.SIGCONT)
-                assert not lost.process.alive()
-                await at_work.acknowledged(20)
-                assert not tap_is_up(lab, lost.node)
-                verdicts = at_work.verdicts(at_s)
-            assert worst(verdicts) is Validity.VALID, verdicts
-            assert lab.bad_checksums() == 0
-            (told,) = (data for name, data in stage.events if name == "FAILED_OVER")
-            assert told["timeline"]["cause"] == wanted
-            assert told["timeline"]["fault_ms"] is not None
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await protected(stage)
+        lost = stage.state.vm_of(lost_role)
+        with clients(lab, folder / "history") as at_work:
+            await at_work.acknowledged(20)
+            await stage.checkpoints(2)
+            at_s = time.monotonic()
+            if fault == "link":
+                lab.link("replication").cut()
+            else:
+                lost.process.signal(signal.SIGSTOP)
+            await stage.until_protection(Protection.UNPROTECTED)
+            lab.link("replication").heal()
+            assert not lost.process.signal(signal.SIGCONT)
+            assert not lost.process.alive()
+            await at_work.acknowledged(20)
+            assert not tap_is_up(lab, lost.node)
+            verdicts = at_work.verdicts(at_s)
+        assert worst(verdicts) is Validity.VALID, verdicts
+        assert lab.bad_checksums() == 0
+        (told,) = (data for name, data in stage.events if name == "FAILED_OVER")
+        assert told["timeline"]["cause"] == wanted
+        assert told["timeline"]["fault_ms"] is not None
 
 
-def test_a_guest_that_powers_itself_off_ends_its_pair(spec: PairSpec) -> None:
+async def test_a_guest_that_powers_itself_off_ends_its_pair(spec: PairSpec) -> None:
     """In COLO; nobody is promoted, and nothing of the pair is left running."""
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await protected(stage)
-            await stage.primary.execute(qmp.system_powerdown())
-            await stage.until_protection(Protection.DOWN)
-            assert stage.state.view().reason == "The guest shut itself down."
-            assert not stage.state.running()
-            assert stage.state.generation == 0
-            assert not [name for name, _ in stage.events if name == "FAILED_OVER"]
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await protected(stage)
+        await stage.primary.execute(qmp.system_powerdown())
+        await stage.until_protection(Protection.DOWN)
+        assert stage.state.view().reason == "The guest shut itself down."
+        assert not stage.state.running()
+        assert stage.state.generation == 0
+        assert not [name for name, _ in stage.events if name == "FAILED_OVER"]

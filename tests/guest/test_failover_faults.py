@@ -93,94 +93,85 @@ async def alone(vm: VM) -> None:
 
 @pytest.mark.parametrize("survivor", ROLES)
 @pytest.mark.parametrize("when", ["between checkpoints", "in a checkpoint"])
-def test_a_cut_link_is_survived_by_exactly_one(
+async def test_a_cut_link_is_survived_by_exactly_one(
     lab: Lab, spec: PairSpec, survivor: Role, when: str
 ) -> None:
     """Both still run when the link is cut; the one that is not chosen is fenced first."""
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await guest_writes(stage.primary, 0x11, 0, BLOCK)
-            await stage.checkpoints()
-            assert taps_up(lab) == {"tap-a": True, "tap-b": False}
-            with stage.primary.monitor.listen("STOP") as events:
-                if when == "in a checkpoint":
-                    await events.next(30)
-                lab.link("replication").cut()
-            if when == "between checkpoints" and survivor is Role.PRIMARY:
-                await qemu_io(stage.primary, f"aio_write -q -P 0x22 {BLOCK} {BLOCK}")
-            # Silence is not death: it is told, and nobody is fenced until somebody says so.
-            await stage.until_protection(Protection.FAILOVER)
-            assert stage.state.finding.diagnosis is Diagnosis.LINK_BROKEN
-            one, two = stage.primary, stage.secondary
-            chosen, other = (one, two) if survivor is Role.PRIMARY else (two, one)
-            assert chosen.process.alive() and other.process.alive()
-            await acts.failover(stage.state, chosen.node)
-            assert not other.process.alive()
-            await alone(chosen)
-            assert taps_up(lab) == {
-                "tap-a": survivor is Role.PRIMARY,
-                "tap-b": survivor is Role.SECONDARY,
-            }
-            assert await holds(chosen, 0x11, 0, BLOCK)
+    async with supervised(spec) as stage:
+        await stage.start()
+        await guest_writes(stage.primary, 0x11, 0, BLOCK)
+        await stage.checkpoints()
+        assert taps_up(lab) == {"tap-a": True, "tap-b": False}
+        with stage.primary.monitor.listen("STOP") as events:
+            if when == "in a checkpoint":
+                await events.next(30)
+            lab.link("replication").cut()
+        if when == "between checkpoints" and survivor is Role.PRIMARY:
+            await qemu_io(stage.primary, f"aio_write -q -P 0x22 {BLOCK} {BLOCK}")
+        # Silence is not death: it is told, and nobody is fenced until somebody says so.
+        await stage.until_protection(Protection.FAILOVER)
+        assert stage.state.finding.diagnosis is Diagnosis.LINK_BROKEN
+        one, two = stage.primary, stage.secondary
+        chosen, other = (one, two) if survivor is Role.PRIMARY else (two, one)
+        assert chosen.process.alive() and other.process.alive()
+        await acts.failover(stage.state, chosen.node)
+        assert not other.process.alive()
+        await alone(chosen)
+        assert taps_up(lab) == {
+            "tap-a": survivor is Role.PRIMARY,
+            "tap-b": survivor is Role.SECONDARY,
+        }
+        assert await holds(chosen, 0x11, 0, BLOCK)
 
-            lab.link("replication").heal()
-            await stage.start()
-            assert stage.state.protection is Protection.COLO
-            await stage.checkpoints()
-
-    asyncio.run(check())
+        lab.link("replication").heal()
+        await stage.start()
+        assert stage.state.protection is Protection.COLO
+        await stage.checkpoints()
 
 
 @pytest.mark.parametrize("step", ["compare", "migrate", "first checkpoint"])
-def test_a_link_that_is_cut_while_protecting_ends_the_attempt(
+async def test_a_link_that_is_cut_while_protecting_ends_the_attempt(
     lab: Lab, spec: PairSpec, step: str
 ) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            primary = stage.primary
-            cut = asyncio.Event()
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        primary = stage.primary
+        cut = asyncio.Event()
 
-            def cut_it() -> None:
-                lab.link("replication").cut()
-                cut.set()
+        def cut_it() -> None:
+            lab.link("replication").cut()
+            cut.set()
 
-            stage.at_step(step, cut_it)
-            starting = asyncio.create_task(stage.start())
-            await cut.wait()
-            with pytest.raises(ReplicationError):
-                await starting
-            assert stage.state.protection is Protection.UNPROTECTED
-            await alone(primary)
-            lab.link("replication").heal()
-            await stage.start()
-            await stage.checkpoints()
-
-    asyncio.run(check())
+        stage.at_step(step, cut_it)
+        starting = asyncio.create_task(stage.start())
+        await cut.wait()
+        with pytest.raises(ReplicationError):
+            await starting
+        assert stage.state.protection is Protection.UNPROTECTED
+        await alone(primary)
+        lab.link("replication").heal()
+        await stage.start()
+        await stage.checkpoints()
 
 
 @pytest.mark.parametrize("lost", ROLES)
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_side_leaves_the_other_with_the_lan(
+async def test_a_lost_side_leaves_the_other_with_the_lan(
     lab: Lab, spec: PairSpec, lost: Role, fault: signal.Signals
 ) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints()
-            stage.state.vm_of(lost).process.signal(fault)
-            if fault is signal.SIGKILL:
-                await stage.until_protection(Protection.FAILOVER)
-            timeline = await acts.failover(stage.state, None)
-            await alone(stage.vm(timeline.survivor))  # type: ignore[arg-type]
-            assert taps_up(lab) == {
-                "tap-a": lost is Role.SECONDARY,
-                "tap-b": lost is Role.PRIMARY,
-            }
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await stage.checkpoints()
+        stage.state.vm_of(lost).process.signal(fault)
+        if fault is signal.SIGKILL:
+            await stage.until_protection(Protection.FAILOVER)
+        timeline = await acts.failover(stage.state, None)
+        await alone(stage.vm(timeline.survivor))  # type: ignore[arg-type]
+        assert taps_up(lab) == {
+            "tap-a": lost is Role.SECONDARY,
+            "tap-b": lost is Role.PRIMARY,
+        }
 
 
 def stream_options(stage: Stage, spec: PairSpec) -> dict[str, bool]:
@@ -217,17 +208,14 @@ def _sockets(pid: int) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("channel", MigrationTransport)
-def test_the_stream_of_coloctl_s_own_sockets_does_not_delay(
+async def test_the_stream_of_coloctl_s_own_sockets_does_not_delay(
     spec: PairSpec, channel: MigrationTransport
 ) -> None:
     """Which is what makes them worth opening: QEMU's own have Nagle's delay."""
     spec = replace(spec, replication=replace(spec.replication, channel=channel))
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints(1)
-            wanted = channel is MigrationTransport.FD
-            assert stream_options(stage, spec) == {"a": wanted, "b": wanted}
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await stage.checkpoints(1)
+        wanted = channel is MigrationTransport.FD
+        assert stream_options(stage, spec) == {"a": wanted, "b": wanted}

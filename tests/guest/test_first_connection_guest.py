@@ -7,7 +7,6 @@ and another one. `test_fresh_code_guest.py` does the same with a guest that boot
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -34,7 +33,7 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def test_the_first_client_waits_no_longer_than_a_later_one(
+async def test_the_first_client_waits_no_longer_than_a_later_one(
     lab: Lab,
     guest_image: guest.GuestImage,
     tmp_path: Path,
@@ -45,13 +44,10 @@ def test_the_first_client_waits_no_longer_than_a_later_one(
     spec = guest_spec(lab, guest_image, tmp_path, build, loopback=False, syncookies=1)
     spec = replace(spec, guest=replace(spec.guest, ready_line=guest.READY_LINE))
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await booted(stage)
-            for _ in range(IDLE // 4):
-                await stage.checkpoints(4)
-            assert stage.state.protection is Protection.COLO
-            await first_as_later(stage, lab)
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await booted(stage)
+        for _ in range(IDLE // 4):
+            await stage.checkpoints(4)
+        assert stage.state.protection is Protection.COLO
+        await first_as_later(stage, lab)

@@ -70,34 +70,28 @@ async def takes_over(stage: Stage, lab: Lab) -> None:
     assert await ask(lab, "GET", "kept") == "$1\n1"
 
 
-def test_a_guest_that_boots_in_colo_has_a_sound_secondary(spec: PairSpec, lab: Lab) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await booted(stage)
-            await several_checkpoints(stage, CHECKPOINTS)
-            assert stage.state.protection is Protection.COLO
-            await first_as_later(stage, lab)
-            await takes_over(stage, lab)
-            assert damage(stage) == []
-
-    asyncio.run(check())
+async def test_a_guest_that_boots_in_colo_has_a_sound_secondary(spec: PairSpec, lab: Lab) -> None:
+    async with supervised(spec) as stage:
+        await stage.start()
+        await booted(stage)
+        await several_checkpoints(stage, CHECKPOINTS)
+        assert stage.state.protection is Protection.COLO
+        await first_as_later(stage, lab)
+        await takes_over(stage, lab)
+        assert damage(stage) == []
 
 
-def test_a_guest_that_reboots_in_colo_has_a_sound_secondary(spec: PairSpec, lab: Lab) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await booted(stage)
-            console = stage.state.ground.rundir("a") / "console.log"
-            lives = console.read_text(errors="replace").count(guest.READY_LINE)
-            await tell(lab, "reset")
-            async with asyncio.timeout(BOOT_PATIENCE_S):
-                while console.read_text(errors="replace").count(guest.READY_LINE) <= lives:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
-            await several_checkpoints(stage, 8)
-            assert stage.state.protection is Protection.COLO
-            await takes_over(stage, lab)
-            assert damage(stage) == []
-
-    asyncio.run(check())
+async def test_a_guest_that_reboots_in_colo_has_a_sound_secondary(spec: PairSpec, lab: Lab) -> None:
+    async with supervised(spec) as stage:
+        await stage.start()
+        await booted(stage)
+        console = stage.state.ground.rundir("a") / "console.log"
+        lives = console.read_text(errors="replace").count(guest.READY_LINE)
+        await tell(lab, "reset")
+        async with asyncio.timeout(BOOT_PATIENCE_S):
+            while console.read_text(errors="replace").count(guest.READY_LINE) <= lives:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await several_checkpoints(stage, 8)
+        assert stage.state.protection is Protection.COLO
+        await takes_over(stage, lab)
+        assert damage(stage) == []

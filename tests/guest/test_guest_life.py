@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -86,125 +85,106 @@ def heard(stage: Stage, event: str) -> int:
 
 @pytest.mark.parametrize("node", SIDES)
 @pytest.mark.parametrize("word", ["reboot", "reset"])
-def test_a_guest_that_reboots_does_so_alone_and_is_protected_again(
+async def test_a_guest_that_reboots_does_so_alone_and_is_protected_again(
     pair: DescribeGuest, lab: Lab, node: NodeName, word: str
 ) -> None:
-    async def check() -> None:
-        async with supervised(pair()) as stage:
-            await protected(stage, node)
-            generation = stage.state.generation
-            assert await ask(lab, "SET", "kept", "1") == "+OK"
-            await tell(lab, word)
-            await stage.until_protection(Protection.UNPROTECTED)
-            assert stage.primary.node == node
-            assert "rebooting" in stage.state.view().reason
-            assert failovers(stage)[-1:] == ["guest-reset"]
-            assert stage.state.generation == generation + 1
-            await protected_again(stage, lab)
-
-    asyncio.run(check())
+    async with supervised(pair()) as stage:
+        await protected(stage, node)
+        generation = stage.state.generation
+        assert await ask(lab, "SET", "kept", "1") == "+OK"
+        await tell(lab, word)
+        await stage.until_protection(Protection.UNPROTECTED)
+        assert stage.primary.node == node
+        assert "rebooting" in stage.state.view().reason
+        assert failovers(stage)[-1:] == ["guest-reset"]
+        assert stage.state.generation == generation + 1
+        await protected_again(stage, lab)
 
 
 @pytest.mark.parametrize("node", SIDES)
-def test_a_guest_that_powers_off_ends_its_pair(
+async def test_a_guest_that_powers_off_ends_its_pair(
     pair: DescribeGuest, lab: Lab, node: NodeName
 ) -> None:
-    async def check() -> None:
-        async with supervised(pair()) as stage:
-            await protected(stage, node)
-            before = failovers(stage), stage.state.generation
-            await tell(lab, "poweroff")
-            await stage.until_protection(Protection.DOWN)
-            assert stage.state.view().reason == "The guest shut itself down."
-            assert not stage.state.running()
-            assert (failovers(stage), stage.state.generation) == before
-
-    asyncio.run(check())
+    async with supervised(pair()) as stage:
+        await protected(stage, node)
+        before = failovers(stage), stage.state.generation
+        await tell(lab, "poweroff")
+        await stage.until_protection(Protection.DOWN)
+        assert stage.state.view().reason == "The guest shut itself down."
+        assert not stage.state.running()
+        assert (failovers(stage), stage.state.generation) == before
 
 
 @pytest.mark.parametrize("node", SIDES)
 @pytest.mark.parametrize("kernel", ["panic=0", "panic=-1"])
-def test_a_panic_may_end_the_pair(
+async def test_a_panic_may_end_the_pair(
     pair: DescribeGuest, lab: Lab, node: NodeName, kernel: str
 ) -> None:
     """Also a guest that would start again at once."""
 
-    async def check() -> None:
-        async with supervised(pair(kernel, OnPanic.STOP)) as stage:
-            await protected(stage, node)
-            before = failovers(stage), stage.state.generation
-            await tell(lab, "panic")
-            await stage.until_protection(Protection.DOWN)
-            assert stage.state.view().reason == "The guest's kernel panicked."
-            assert not stage.state.running()
-            assert (failovers(stage), stage.state.generation) == before
-
-    asyncio.run(check())
+    async with supervised(pair(kernel, OnPanic.STOP)) as stage:
+        await protected(stage, node)
+        before = failovers(stage), stage.state.generation
+        await tell(lab, "panic")
+        await stage.until_protection(Protection.DOWN)
+        assert stage.state.view().reason == "The guest's kernel panicked."
+        assert not stage.state.running()
+        assert (failovers(stage), stage.state.generation) == before
 
 
 @pytest.mark.parametrize("node", SIDES)
 @pytest.mark.parametrize("kernel", ["panic=0", "panic=-1"])
-def test_a_panic_may_restart_the_guest(
+async def test_a_panic_may_restart_the_guest(
     pair: DescribeGuest, lab: Lab, node: NodeName, kernel: str
 ) -> None:
     """One that resets itself is left to do that."""
 
-    async def check() -> None:
-        async with supervised(pair(kernel, OnPanic.RESTART)) as stage:
-            await protected(stage, node)
-            assert await ask(lab, "SET", "kept", "1") == "+OK"
-            await tell(lab, "panic")
-            await stage.until_protection(Protection.UNPROTECTED)
-            assert stage.primary.node == node
-            assert failovers(stage)[-1:] == ["guest-reset"]
-            await protected_again(stage, lab)
-
-    asyncio.run(check())
+    async with supervised(pair(kernel, OnPanic.RESTART)) as stage:
+        await protected(stage, node)
+        assert await ask(lab, "SET", "kept", "1") == "+OK"
+        await tell(lab, "panic")
+        await stage.until_protection(Protection.UNPROTECTED)
+        assert stage.primary.node == node
+        assert failovers(stage)[-1:] == ["guest-reset"]
+        await protected_again(stage, lab)
 
 
 @pytest.mark.parametrize("node", SIDES)
-def test_a_panic_is_told_and_the_guest_left_as_it_is(
+async def test_a_panic_is_told_and_the_guest_left_as_it_is(
     pair: DescribeGuest, lab: Lab, node: NodeName
 ) -> None:
     """QEMU stops neither side, so checkpoints go on, and what the guest holds can be looked at."""
 
-    async def check() -> None:
-        async with supervised(pair("panic=0")) as stage:
-            await protected(stage, node)
-            before = failovers(stage)
-            await tell(lab, "panic")
-            await stage.until(lambda: stage.state.view().diagnosis is Diagnosis.GUEST_PANIC)
-            await stage.checkpoints(3)
-            assert stage.state.protection is Protection.COLO
-            assert failovers(stage) == before
-            assert not heard(stage, "RESET")
-
-    asyncio.run(check())
+    async with supervised(pair("panic=0")) as stage:
+        await protected(stage, node)
+        before = failovers(stage)
+        await tell(lab, "panic")
+        await stage.until(lambda: stage.state.view().diagnosis is Diagnosis.GUEST_PANIC)
+        await stage.checkpoints(3)
+        assert stage.state.protection is Protection.COLO
+        assert failovers(stage) == before
+        assert not heard(stage, "RESET")
 
 
 @pytest.mark.parametrize("node", SIDES)
-def test_the_agent_in_the_guest_shuts_it_down(
+async def test_the_agent_in_the_guest_shuts_it_down(
     pair: DescribeGuest, lab: Lab, node: NodeName
 ) -> None:
     """Its port goes along with migrations and failovers; nobody presses the power button."""
 
-    async def check() -> None:
-        async with supervised(pair(agent=True)) as stage:
-            await protected(stage, node)
-            assert await ask(lab, "SET", "kept", "1") == "+OK"
-            assert await acts.stop(stage.state, force=False) == "guest shut down"
-            assert stage.steps()[-2:] == ["agent", "guest"]
-            assert not heard(stage, "POWERDOWN")
-
-    asyncio.run(check())
+    async with supervised(pair(agent=True)) as stage:
+        await protected(stage, node)
+        assert await ask(lab, "SET", "kept", "1") == "+OK"
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
+        assert stage.steps()[-2:] == ["agent", "guest"]
+        assert not heard(stage, "POWERDOWN")
 
 
-def test_a_guest_without_its_agent_gets_the_power_button(pair: DescribeGuest, lab: Lab) -> None:
-    async def check() -> None:
-        async with supervised(pair("coloctl.agent=0", agent=True)) as stage:
-            await stage.start(protected=False)
-            await stage.primary.until_booted(guest.READY_LINE, 60)
-            assert await acts.stop(stage.state, force=False) == "guest shut down"
-            assert heard(stage, "POWERDOWN")
-
-    asyncio.run(check())
+async def test_a_guest_without_its_agent_gets_the_power_button(
+    pair: DescribeGuest, lab: Lab
+) -> None:
+    async with supervised(pair("coloctl.agent=0", agent=True)) as stage:
+        await stage.start(protected=False)
+        await stage.primary.until_booted(guest.READY_LINE, 60)
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
+        assert heard(stage, "POWERDOWN")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -84,24 +83,21 @@ async def inject(stage: Stage, lab: Lab, fault: str) -> tuple[Role, float]:
         "the link is cut",
     ],
 )
-def test_clients_lose_nothing(spec: PairSpec, lab: Lab, folder: Path, fault: str) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await protected(stage)
-            with clients(lab, folder / "history") as at_work:
-                await at_work.acknowledged(20)
-                await stage.checkpoints(2)
-                role, fault_at_s = await inject(stage, lab, fault)
-                survivor = stage.state.vm_of(role)
-                await acts.failover(stage.state, survivor.node)
-                assert stage.state.protection is Protection.UNPROTECTED
-                await at_work.acknowledged(20)
-                verdicts = at_work.verdicts(fault_at_s)
-            assert worst(verdicts) is Validity.VALID, verdicts
-            assert lab.bad_checksums() == 0
-            assert await acts.stop(stage.state, force=False) == "guest shut down"
-
-    asyncio.run(check())
+async def test_clients_lose_nothing(spec: PairSpec, lab: Lab, folder: Path, fault: str) -> None:
+    async with supervised(spec) as stage:
+        await protected(stage)
+        with clients(lab, folder / "history") as at_work:
+            await at_work.acknowledged(20)
+            await stage.checkpoints(2)
+            role, fault_at_s = await inject(stage, lab, fault)
+            survivor = stage.state.vm_of(role)
+            await acts.failover(stage.state, survivor.node)
+            assert stage.state.protection is Protection.UNPROTECTED
+            await at_work.acknowledged(20)
+            verdicts = at_work.verdicts(fault_at_s)
+        assert worst(verdicts) is Validity.VALID, verdicts
+        assert lab.bad_checksums() == 0
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
 
 
 async def late_connections(stage: Stage, lab: Lab, folder: Path, count: int) -> tuple[int, int]:
@@ -129,21 +125,18 @@ def unhurried(spec: PairSpec, *, guard: bool) -> PairSpec:
     return replace(spec, checkpoint=rare)
 
 
-def test_connections_opened_under_colo_survive_without_another_checkpoint(
+async def test_connections_opened_under_colo_survive_without_another_checkpoint(
     spec: PairSpec, lab: Lab, folder: Path
 ) -> None:
     """The guest drew its TCP secrets before: its one loopback connection did that."""
 
-    async def check() -> None:
-        async with supervised(unhurried(spec, guard=False)) as stage:
-            await protected(stage)
-            assert await late_connections(stage, lab, folder, 20) == (20, 0)
-            assert lab.bad_checksums() == 0
-
-    asyncio.run(check())
+    async with supervised(unhurried(spec, guard=False)) as stage:
+        await protected(stage)
+        assert await late_connections(stage, lab, folder, 20) == (20, 0)
+        assert lab.bad_checksums() == 0
 
 
-def test_a_guest_that_draws_its_secrets_late_is_covered_by_the_guard(
+async def test_a_guest_that_draws_its_secrets_late_is_covered_by_the_guard(
     lab: Lab,
     guest_image: guest.GuestImage,
     folder: Path,
@@ -153,27 +146,21 @@ def test_a_guest_that_draws_its_secrets_late_is_covered_by_the_guard(
     build = qemu_builds("11.1")
     spec = guest_spec(lab, guest_image, folder, build, loopback=False, syncookies=1)
 
-    async def check() -> None:
-        async with supervised(unhurried(spec, guard=True)) as stage:
-            await protected(stage)
-            assert stage.state.cautious
-            with clients(lab, folder / "first", 1) as first:
-                await first.connected()
-                await stage.until(lambda: not stage.state.cautious)
-                assert (await late_connections(stage, lab, folder, 4))[0] == 4
-                assert not streams.broken_connections(first.end())
-            assert lab.bad_checksums() == 0
-
-    asyncio.run(check())
+    async with supervised(unhurried(spec, guard=True)) as stage:
+        await protected(stage)
+        assert stage.state.cautious
+        with clients(lab, folder / "first", 1) as first:
+            await first.connected()
+            await stage.until(lambda: not stage.state.cautious)
+            assert (await late_connections(stage, lab, folder, 4))[0] == 4
+            assert not streams.broken_connections(first.end())
+        assert lab.bad_checksums() == 0
 
 
-def test_a_protected_guest_is_shut_down_in_order(spec: PairSpec) -> None:
+async def test_a_protected_guest_is_shut_down_in_order(spec: PairSpec) -> None:
     """From COLO: the secondary is let go first, so that it never takes over."""
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await protected(stage)
-            assert await acts.stop(stage.state, force=False) == "guest shut down"
-            assert stage.state.protection is Protection.DOWN
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await protected(stage)
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
+        assert stage.state.protection is Protection.DOWN

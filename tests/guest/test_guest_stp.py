@@ -43,7 +43,7 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def test_a_port_under_stp_delays_the_clients_and_is_not_called_reached(
+async def test_a_port_under_stp_delays_the_clients_and_is_not_called_reached(
     lab: Lab,
     guest_image: guest.GuestImage,
     tmp_path: Path,
@@ -52,30 +52,27 @@ def test_a_port_under_stp_delays_the_clients_and_is_not_called_reached(
     spec = guest_spec(lab, guest_image, tmp_path, qemu_builds("11.1"))
     spec = replace(spec, guest=replace(spec.guest, ready_line=guest.READY_LINE))
 
-    async def check() -> None:
-        client = open_host(f"netns:{lab.client}")
-        async with supervised(spec) as stage, client:
-            await stage.start()
-            await stage.checkpoints(2)
-            survivor = stage.state.ground.hosts["b"]
-            slow = ["ip", "link", "set", "br0", "type", "bridge", "stp_state", "1"]
-            done = await survivor.run([*slow, "forward_delay", "200"], deadline_s=5)
-            assert done.code == 0, done.stderr
-            warned = [
-                one
-                for one in await examine_network(spec, stage.state.ground.hosts)
-                if "STP" in one.sentence
-            ]
-            assert [one.severity for one in warned] == [Severity.WARNING]
-            assert "4 s" in warned[0].sentence
-            with await client.make_socket(socket.AF_PACKET, socket.SOCK_RAW) as frames:
-                attach_filter(frames, RARP)
-                frames.bind(("lan0", ETH_P_ALL))
-                frames.settimeout(0)
-                timeline = await acts.failover(stage.state, "b")
-                assert "first-packet" not in timeline.steps
-                assert stage.state.protection is Protection.UNPROTECTED
-                async with asyncio.timeout(60):
-                    await asyncio.get_running_loop().sock_recv(frames, 96)
-
-    asyncio.run(check())
+    client = open_host(f"netns:{lab.client}")
+    async with supervised(spec) as stage, client:
+        await stage.start()
+        await stage.checkpoints(2)
+        survivor = stage.state.ground.hosts["b"]
+        slow = ["ip", "link", "set", "br0", "type", "bridge", "stp_state", "1"]
+        done = await survivor.run([*slow, "forward_delay", "200"], deadline_s=5)
+        assert done.code == 0, done.stderr
+        warned = [
+            one
+            for one in await examine_network(spec, stage.state.ground.hosts)
+            if "STP" in one.sentence
+        ]
+        assert [one.severity for one in warned] == [Severity.WARNING]
+        assert "4 s" in warned[0].sentence
+        with await client.make_socket(socket.AF_PACKET, socket.SOCK_RAW) as frames:
+            attach_filter(frames, RARP)
+            frames.bind(("lan0", ETH_P_ALL))
+            frames.settimeout(0)
+            timeline = await acts.failover(stage.state, "b")
+            assert "first-packet" not in timeline.steps
+            assert stage.state.protection is Protection.UNPROTECTED
+            async with asyncio.timeout(60):
+                await asyncio.get_running_loop().sock_recv(frames, 96)

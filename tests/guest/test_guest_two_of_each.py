@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -113,28 +112,23 @@ async def the_primary_is_lost(stage: Stage, at_work: list[Clients]) -> float:
     return at_s
 
 
-def test_neither_disk_nor_card_loses_anything_in_either_direction(
+async def test_neither_disk_nor_card_loses_anything_in_either_direction(
     spec: PairSpec, lab: Lab, tmp_path: Path
 ) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            for round_, victim in enumerate(("a", "b")):
-                await stage.start()
-                assert stage.primary.node == victim
-                for server in SERVERS:
-                    assert await ask(lab, "FLUSHALL", server=server) == "+OK"
-                with ExitStack() as stack:
-                    at_work = [
-                        stack.enter_context(
-                            clients(lab, tmp_path / f"{round_}-{i}", 2, server=server)
-                        )
-                        for i, server in enumerate(SERVERS)
-                    ]
-                    at_s = await the_primary_is_lost(stage, at_work)
-                    verdicts = [found for one in at_work for found in one.verdicts(at_s)]
-                assert worst(verdicts) is Validity.VALID, verdicts
-                assert stage.state.protection is Protection.UNPROTECTED
-            assert lab.bad_checksums() == 0
-            assert await acts.stop(stage.state, force=False) == "guest shut down"
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        for round_, victim in enumerate(("a", "b")):
+            await stage.start()
+            assert stage.primary.node == victim
+            for server in SERVERS:
+                assert await ask(lab, "FLUSHALL", server=server) == "+OK"
+            with ExitStack() as stack:
+                at_work = [
+                    stack.enter_context(clients(lab, tmp_path / f"{round_}-{i}", 2, server=server))
+                    for i, server in enumerate(SERVERS)
+                ]
+                at_s = await the_primary_is_lost(stage, at_work)
+                verdicts = [found for one in at_work for found in one.verdicts(at_s)]
+            assert worst(verdicts) is Validity.VALID, verdicts
+            assert stage.state.protection is Protection.UNPROTECTED
+        assert lab.bad_checksums() == 0
+        assert await acts.stop(stage.state, force=False) == "guest shut down"

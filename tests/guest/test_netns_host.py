@@ -184,32 +184,29 @@ def tcp(flags: int) -> bytes:
 SYN, ACK, PSH = 0x02, 0x10, 0x08
 
 
-def test_programs_run_inside_and_the_caller_stays_outside(pair: Pair, tmp_path: Path) -> None:
-    async def story() -> None:
-        outside = Path("/proc/self/ns/net").readlink()
-        inside = Path(f"/run/netns/{pair.a}").stat().st_ino
-        async with open_host(f"netns:{pair.a}") as host:
-            assert host.name == f"netns:{pair.a}"
-            done = await host.run(["readlink", "/proc/self/ns/net"], deadline_s=10)
-            assert done.stdout.strip() == f"net:[{inside}]"
-            async with host.converse(["readlink", "/proc/self/ns/net"]) as program:
-                assert await program.hear(10) == f"net:[{inside}]"
-            process = await host.launch(Launch(("sleep", "300")), stderr=tmp_path / "log")
-            try:
-                assert Path(f"/proc/{process.identity.pid}/ns/net").stat().st_ino == inside
-                with pytest.raises(PreconditionFailed):
-                    await host.check_tap("lo")
-                assert Path("/proc/self/ns/net").readlink() == outside
-                pool_thread = Path("/proc/thread-self/ns/net")
-                assert await asyncio.to_thread(pool_thread.readlink) == outside
-                assert (await process.kill(5)).how == "sigkill"
-            finally:
-                discard(process)
-
-    asyncio.run(story())
+async def test_programs_run_inside_and_the_caller_stays_outside(pair: Pair, tmp_path: Path) -> None:
+    outside = Path("/proc/self/ns/net").readlink()
+    inside = Path(f"/run/netns/{pair.a}").stat().st_ino
+    async with open_host(f"netns:{pair.a}") as host:
+        assert host.name == f"netns:{pair.a}"
+        done = await host.run(["readlink", "/proc/self/ns/net"], deadline_s=10)
+        assert done.stdout.strip() == f"net:[{inside}]"
+        async with host.converse(["readlink", "/proc/self/ns/net"]) as program:
+            assert await program.hear(10) == f"net:[{inside}]"
+        process = await host.launch(Launch(("sleep", "300")), stderr=tmp_path / "log")
+        try:
+            assert Path(f"/proc/{process.identity.pid}/ns/net").stat().st_ino == inside
+            with pytest.raises(PreconditionFailed):
+                await host.check_tap("lo")
+            assert Path("/proc/self/ns/net").readlink() == outside
+            pool_thread = Path("/proc/thread-self/ns/net")
+            assert await asyncio.to_thread(pool_thread.readlink) == outside
+            assert (await process.kill(5)).how == "sigkill"
+        finally:
+            discard(process)
 
 
-def test_closed_host_leaves_no_thread_and_no_descriptor(pair: Pair) -> None:
+async def test_closed_host_leaves_no_thread_and_no_descriptor(pair: Pair) -> None:
     async def use() -> None:
         async with open_host(f"netns:{pair.a}") as host:
             await host.ports_in_use("0.0.0.0")
@@ -225,196 +222,170 @@ def test_closed_host_leaves_no_thread_and_no_descriptor(pair: Pair) -> None:
     def threads() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name.startswith("netns:")]
 
-    async def story() -> None:
+    await use()
+    before = open_files()
+    for _ in range(3):
         await use()
-        before = open_files()
-        for _ in range(3):
-            await use()
-        assert not threads()
-        assert open_files() == before
-
-    asyncio.run(story())
+    assert not threads()
+    assert open_files() == before
 
 
-def test_channel_crosses_two_namespaces_with_nodelay_on_both_ends(pair: Pair) -> None:
-    async def story() -> None:
-        async with both(pair) as (a, b):
-            near, far = await a.channel_pair(
-                b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=5
-            )
-            with near, far:
-                for end in (near, far):
-                    assert end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-                    assert os.get_blocking(end.fileno())
-                assert near.socket.getsockname()[0] == "10.99.0.1"
-                assert far.socket.getsockname()[0] == "10.99.0.2"
-                os.write(far.fileno(), b"x")
-                assert os.read(near.fileno(), 1) == b"x"
-
-    asyncio.run(story())
+async def test_channel_crosses_two_namespaces_with_nodelay_on_both_ends(pair: Pair) -> None:
+    async with both(pair) as (a, b):
+        near, far = await a.channel_pair(b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=5)
+        with near, far:
+            for end in (near, far):
+                assert end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert os.get_blocking(end.fileno())
+            assert near.socket.getsockname()[0] == "10.99.0.1"
+            assert far.socket.getsockname()[0] == "10.99.0.2"
+            os.write(far.fileno(), b"x")
+            assert os.read(near.fileno(), 1) == b"x"
 
 
-def test_channel_over_a_cut_wire_is_unreachable_in_time(pair: Pair) -> None:
-    async def story() -> None:
-        async with both(pair) as (a, b):
+async def test_channel_over_a_cut_wire_is_unreachable_in_time(pair: Pair) -> None:
+    async with both(pair) as (a, b):
 
-            async def connect(deadline_s: float) -> None:
-                for end in await a.channel_pair(
-                    b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=deadline_s
-                ):
-                    end.close()
+        async def connect(deadline_s: float) -> None:
+            for end in await a.channel_pair(
+                b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=deadline_s
+            ):
+                end.close()
 
-            await set_link(pair.b, "wire", "down")
-            try:
-                with pytest.raises(Unreachable, match="Network is unreachable"):
-                    await connect(0.3)
-            finally:
-                await set_link(pair.b, "wire", "up")
-            await neighbour(pair.a, "wire", "replace", "10.99.0.2")
-            try:
-                with pytest.raises(Unreachable, match=r"within 0\.3 s"):
-                    await connect(0.3)
-            finally:
-                await neighbour(pair.a, "wire", "del", "10.99.0.2")
-            await connect(5)
-
-    asyncio.run(story())
+        await set_link(pair.b, "wire", "down")
+        try:
+            with pytest.raises(Unreachable, match="Network is unreachable"):
+                await connect(0.3)
+        finally:
+            await set_link(pair.b, "wire", "up")
+        await neighbour(pair.a, "wire", "replace", "10.99.0.2")
+        try:
+            with pytest.raises(Unreachable, match=r"within 0\.3 s"):
+                await connect(0.3)
+        finally:
+            await neighbour(pair.a, "wire", "del", "10.99.0.2")
+        await connect(5)
 
 
-def test_the_kernel_tells_a_cut_connection_from_a_peer_that_does_not_read(pair: Pair) -> None:
+async def test_the_kernel_tells_a_cut_connection_from_a_peer_that_does_not_read(pair: Pair) -> None:
     listen, at = Endpoint("10.99.0.2", 9199), "10.99.0.1"
 
-    async def story() -> None:
-        async with both(pair) as (host_a, host_b):
-            there, here = await host_b.channel_pair(host_a, listen, nodelay=True, deadline_s=5)
-            known = await host_a.deliveries(at, listen.address, {listen.port})
-            assert known is not None
-            end = LinkEnd(pair.b, "wire")
-            with there, here, closing(known):
+    async with both(pair) as (host_a, host_b):
+        there, here = await host_b.channel_pair(host_a, listen, nodelay=True, deadline_s=5)
+        known = await host_a.deliveries(at, listen.address, {listen.port})
+        assert known is not None
+        end = LinkEnd(pair.b, "wire")
+        with there, here, closing(known):
 
-                def sent() -> TcpConnection:
-                    (one,) = known.find()
-                    return one
+            def sent() -> TcpConnection:
+                (one,) = known.find()
+                return one
 
-                here.socket.sendall(b"well")
-                await until(lambda: not sent().unacked)
-                silences = Silences()
-                await asyncio.to_thread(end.drop)
-                try:
-                    here.socket.sendall(b"lost")
-                    await until(lambda: silences.see(known.look(), 5.0)[0] > 0)
-                    assert sent().resent >= RESENT
-                finally:
-                    await asyncio.to_thread(end.deliver)
-                await until(lambda: not sent().unacked)
+            here.socket.sendall(b"well")
+            await until(lambda: not sent().unacked)
+            silences = Silences()
+            await asyncio.to_thread(end.drop)
+            try:
+                here.socket.sendall(b"lost")
+                await until(lambda: silences.see(known.look(), 5.0)[0] > 0)
+                assert sent().resent >= RESENT
+            finally:
+                await asyncio.to_thread(end.deliver)
+            await until(lambda: not sent().unacked)
+            assert silences.see(known.look(), 5.0) == (0.0, 0)
+            here.socket.setblocking(False)
+            with pytest.raises(BlockingIOError):  # until the peer has no room for more
+                while True:
+                    here.socket.send(bytes(65536))
+                    await asyncio.sleep(0.001)
+            for _ in range(150):  # longer than it took to see the cut
                 assert silences.see(known.look(), 5.0) == (0.0, 0)
-                here.socket.setblocking(False)
-                with pytest.raises(BlockingIOError):  # until the peer has no room for more
-                    while True:
-                        here.socket.send(bytes(65536))
-                        await asyncio.sleep(0.001)
-                for _ in range(150):  # longer than it took to see the cut
-                    assert silences.see(known.look(), 5.0) == (0.0, 0)
-                    await asyncio.sleep(0.005)
-
-    asyncio.run(story())
+                await asyncio.sleep(0.005)
 
 
-def test_beacons_notice_a_cut_in_either_direction_and_its_healing(pair: Pair) -> None:
+async def test_beacons_notice_a_cut_in_either_direction_and_its_healing(pair: Pair) -> None:
     at = {"a": Endpoint("10.99.0.1", 9197), "b": Endpoint("10.99.0.2", 9197)}
     key = bytes(32)
 
-    async def story() -> None:
-        async with both(pair) as (host_a, host_b):
-            a = await host_a.beacon(at["a"], at["b"], key)
-            b = await host_b.beacon(at["b"], at["a"], key)
-            with closing(a), closing(b):
-                a.meet(b)
-                b.meet(a)
+    async with both(pair) as (host_a, host_b):
+        a = await host_a.beacon(at["a"], at["b"], key)
+        b = await host_b.beacon(at["b"], at["a"], key)
+        with closing(a), closing(b):
+            a.meet(b)
+            b.meet(a)
 
-                async def beats(times: int) -> list[tuple[bool, bool]]:
-                    """Each way from one beat to the next a datagram has had time to arrive."""
-                    answers = []
-                    for _ in range(times):
-                        await asyncio.sleep(0.02)
-                        answers.append((a.beat(), b.beat()))
-                    return answers
+            async def beats(times: int) -> list[tuple[bool, bool]]:
+                """Each way from one beat to the next a datagram has had time to arrive."""
+                answers = []
+                for _ in range(times):
+                    await asyncio.sleep(0.02)
+                    answers.append((a.beat(), b.beat()))
+                return answers
 
-                async def whole() -> None:
-                    async with asyncio.timeout(60):
-                        while (await beats(1))[0] != (True, True):
-                            pass
+            async def whole() -> None:
+                async with asyncio.timeout(60):
+                    while (await beats(1))[0] != (True, True):
+                        pass
 
-                await whole()
-                for end in (LinkEnd(pair.a, "wire"), LinkEnd(pair.b, "wire")):
-                    await asyncio.to_thread(end.drop)
-                    await beats(2)  # what was on its way
-                    assert await beats(5) == [(False, False)] * 5
-                    await asyncio.to_thread(end.deliver)
-                    await whole()
-                await set_link(pair.a, "wire", "down")
-                await beats(2)
+            await whole()
+            for end in (LinkEnd(pair.a, "wire"), LinkEnd(pair.b, "wire")):
+                await asyncio.to_thread(end.drop)
+                await beats(2)  # what was on its way
                 assert await beats(5) == [(False, False)] * 5
-                await set_link(pair.a, "wire", "up")
+                await asyncio.to_thread(end.deliver)
                 await whole()
-
-    asyncio.run(story())
-
-
-def test_ports_are_those_of_the_namespace(pair: Pair) -> None:
-    async def story() -> None:
-        async with both(pair) as (a, b):
-            with await a.make_socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-                listener.bind(("10.99.0.1", 9123))
-                listener.listen()
-                assert await a.ports_in_use("10.99.0.1") == {9123}
-                assert await a.ports_in_use("127.0.0.1") == set()
-                assert await b.ports_in_use("0.0.0.0") == set()
-                with pytest.raises(PreconditionFailed, match=r"10\.99\.0\.1:9123 on netns:"):
-                    await a.channel_pair(b, Endpoint("10.99.0.1", 9123), nodelay=True, deadline_s=5)
-
-    asyncio.run(story())
+            await set_link(pair.a, "wire", "down")
+            await beats(2)
+            assert await beats(5) == [(False, False)] * 5
+            await set_link(pair.a, "wire", "up")
+            await whole()
 
 
-def test_tap_down_is_a_fence(pair: Pair, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with open_host(f"netns:{pair.a}") as host:
-            assert await host.tap_is_up("tap-a") is not None
-            async with tap_owner(host, "tap-a", tmp_path) as owner:
-                frame = ipv4(6, tcp(ACK))
+async def test_ports_are_those_of_the_namespace(pair: Pair) -> None:
+    async with both(pair) as (a, b):
+        with await a.make_socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            listener.bind(("10.99.0.1", 9123))
+            listener.listen()
+            assert await a.ports_in_use("10.99.0.1") == {9123}
+            assert await a.ports_in_use("127.0.0.1") == set()
+            assert await b.ports_in_use("0.0.0.0") == set()
+            with pytest.raises(PreconditionFailed, match=r"10\.99\.0\.1:9123 on netns:"):
+                await a.channel_pair(b, Endpoint("10.99.0.1", 9123), nodelay=True, deadline_s=5)
+
+
+async def test_tap_down_is_a_fence(pair: Pair, tmp_path: Path) -> None:
+    async with open_host(f"netns:{pair.a}") as host:
+        assert await host.tap_is_up("tap-a") is not None
+        async with tap_owner(host, "tap-a", tmp_path) as owner:
+            frame = ipv4(6, tcp(ACK))
+            await host.tap("tap-a", up=True)
+            assert await is_up(pair.a, "tap-a")
+            assert await owner.send(frame) == "sent"
+            await host.tap("tap-a", up=False)
+            assert not await is_up(pair.a, "tap-a")
+            assert (await owner.send(frame)).startswith("refused")
+            took = []
+            for _ in range(20):
                 await host.tap("tap-a", up=True)
-                assert await is_up(pair.a, "tap-a")
-                assert await owner.send(frame) == "sent"
+                start = time.perf_counter()
                 await host.tap("tap-a", up=False)
-                assert not await is_up(pair.a, "tap-a")
-                assert (await owner.send(frame)).startswith("refused")
-                took = []
-                for _ in range(20):
-                    await host.tap("tap-a", up=True)
-                    start = time.perf_counter()
-                    await host.tap("tap-a", up=False)
-                    took.append((time.perf_counter() - start) * 1000)
-                print(f"tap down: p50 {statistics.median(took):.2f} ms, max {max(took):.2f} ms")
-
-    asyncio.run(story())
+                took.append((time.perf_counter() - start) * 1000)
+            print(f"tap down: p50 {statistics.median(took):.2f} ms, max {max(took):.2f} ms")
 
 
-def test_check_tap_says_who_is_in_the_way(pair: Pair, tmp_path: Path) -> None:
-    async def story() -> None:
-        async with both(pair) as (a, b):
-            await a.check_tap("tap-a")
-            with pytest.raises(PreconditionFailed, match="no tap tap-a on netns:"):
-                await b.check_tap("tap-a")
-            assert await b.tap_is_up("tap-a") is None
-            with pytest.raises(PreconditionFailed, match="is not a tap"):
-                await a.check_tap("wire")
-            async with tap_owner(a, "tap-a", tmp_path) as owner:
-                with pytest.raises(PreconditionFailed, match="in use by another process"):
-                    await a.check_tap("tap-a")
-                await owner.process.kill(5)
-            await a.check_tap("tap-a")
-
-    asyncio.run(story())
+async def test_check_tap_says_who_is_in_the_way(pair: Pair, tmp_path: Path) -> None:
+    async with both(pair) as (a, b):
+        await a.check_tap("tap-a")
+        with pytest.raises(PreconditionFailed, match="no tap tap-a on netns:"):
+            await b.check_tap("tap-a")
+        assert await b.tap_is_up("tap-a") is None
+        with pytest.raises(PreconditionFailed, match="is not a tap"):
+            await a.check_tap("wire")
+        async with tap_owner(a, "tap-a", tmp_path) as owner:
+            with pytest.raises(PreconditionFailed, match="in use by another process"):
+                await a.check_tap("tap-a")
+            await owner.process.kill(5)
+        await a.check_tap("tap-a")
 
 
 QUIET = {
@@ -435,70 +406,63 @@ LOUD = {
 
 
 @pytest.mark.parametrize("frame", LOUD.values(), ids=LOUD.keys())
-def test_first_connection_out_of_the_guest(pair: Pair, tmp_path: Path, frame: bytes) -> None:
-    async def story() -> None:
-        async with open_host(f"netns:{pair.a}") as host:
-            await host.tap("tap-a", up=True)
-            async with (
-                tap_owner(host, "tap-a", tmp_path) as owner,
-                host.first_connection("tap-a") as first,
-            ):
-                for quiet in QUIET.values():
-                    assert await owner.send(quiet) == "sent"
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(first.wait(), 0.05)
-                assert await owner.send(frame) == "sent"
-                await asyncio.wait_for(first.wait(), 60)
-                await asyncio.wait_for(first.wait(), 60)
-
-    asyncio.run(story())
+async def test_first_connection_out_of_the_guest(pair: Pair, tmp_path: Path, frame: bytes) -> None:
+    async with open_host(f"netns:{pair.a}") as host:
+        await host.tap("tap-a", up=True)
+        async with (
+            tap_owner(host, "tap-a", tmp_path) as owner,
+            host.first_connection("tap-a") as first,
+        ):
+            for quiet in QUIET.values():
+                assert await owner.send(quiet) == "sent"
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(first.wait(), 0.05)
+            assert await owner.send(frame) == "sent"
+            await asyncio.wait_for(first.wait(), 60)
+            await asyncio.wait_for(first.wait(), 60)
 
 
-def test_first_connection_into_the_guest_after_the_tap_was_down(pair: Pair, tmp_path: Path) -> None:
+async def test_first_connection_into_the_guest_after_the_tap_was_down(
+    pair: Pair, tmp_path: Path
+) -> None:
     net = {"address": "10.98.0.1", "prefixlen": 24}
 
-    async def story() -> None:
-        async with NetnsHost(pair.a) as host:
-            await host.tap("tap-a", up=False)
-            await ask(pair.a, "tap-a", lambda ip, i: ip.addr("add", index=i, **net))
-            async with (
-                tap_owner(host, "tap-a", tmp_path) as owner,
-                host.first_connection("tap-a") as first,
-            ):
-                waiting = asyncio.create_task(first.wait())
+    async with NetnsHost(pair.a) as host:
+        await host.tap("tap-a", up=False)
+        await ask(pair.a, "tap-a", lambda ip, i: ip.addr("add", index=i, **net))
+        async with (
+            tap_owner(host, "tap-a", tmp_path) as owner,
+            host.first_connection("tap-a") as first,
+        ):
+            waiting = asyncio.create_task(first.wait())
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            await host.tap("tap-a", up=True)
+            await neighbour(pair.a, "tap-a", "replace", "10.98.0.2")
+            with await host.make_socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+                client.connect_ex(("10.98.0.2", 6379))
                 await asyncio.sleep(0.05)
-                assert not waiting.done()
-                await host.tap("tap-a", up=True)
-                await neighbour(pair.a, "tap-a", "replace", "10.98.0.2")
-                with await host.make_socket(socket.AF_INET, socket.SOCK_STREAM) as client:
-                    client.connect_ex(("10.98.0.2", 6379))
-                    await asyncio.sleep(0.05)
-                    assert not waiting.done(), "the client's SYN proves nothing of the guest"
-                    assert await owner.send(LOUD["SYN and ACK"]) == "sent"
-                    await asyncio.wait_for(waiting, 60)
-            await ask(pair.a, "tap-a", lambda ip, i: ip.addr("del", index=i, **net))
-
-    asyncio.run(story())
+                assert not waiting.done(), "the client's SYN proves nothing of the guest"
+                assert await owner.send(LOUD["SYN and ACK"]) == "sent"
+                await asyncio.wait_for(waiting, 60)
+        await ask(pair.a, "tap-a", lambda ip, i: ip.addr("del", index=i, **net))
 
 
-def test_first_connection_over_a_tap_that_goes_away(pair: Pair) -> None:
+async def test_first_connection_over_a_tap_that_goes_away(pair: Pair) -> None:
     tap = {"ifname": "tap-gone", "kind": "tuntap", "mode": "tap"}
 
-    async def story() -> None:
-        async with NetnsHost(pair.a) as host:
-            await ask(pair.a, "lo", lambda ip, _: ip.link("add", **tap))
-            await host.tap("tap-gone", up=True)
-            async with host.first_connection("tap-gone") as first:
-                waiting = asyncio.create_task(first.wait())
-                await asyncio.sleep(0)
-                await ask(pair.a, "tap-gone", lambda ip, i: ip.link("del", index=i))
-                with pytest.raises(Unreachable, match="tap-gone"):
-                    await asyncio.wait_for(waiting, 60)
-            with pytest.raises(PreconditionFailed, match="no tap tap-gone"):
-                async with host.first_connection("tap-gone"):
-                    pass
-
-    asyncio.run(story())
+    async with NetnsHost(pair.a) as host:
+        await ask(pair.a, "lo", lambda ip, _: ip.link("add", **tap))
+        await host.tap("tap-gone", up=True)
+        async with host.first_connection("tap-gone") as first:
+            waiting = asyncio.create_task(first.wait())
+            await asyncio.sleep(0)
+            await ask(pair.a, "tap-gone", lambda ip, i: ip.link("del", index=i))
+            with pytest.raises(Unreachable, match="tap-gone"):
+                await asyncio.wait_for(waiting, 60)
+        with pytest.raises(PreconditionFailed, match="no tap tap-gone"):
+            async with host.first_connection("tap-gone"):
+                pass
 
 
 def test_file_that_is_no_namespace() -> None:

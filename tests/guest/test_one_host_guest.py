@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -79,29 +78,26 @@ def bulk(lab: Lab) -> Iterator[subprocess.Popen[bytes]]:
             sending.kill()
 
 
-def test_a_stream_of_packets_holds_nobody_up_and_clients_lose_nothing(
+async def test_a_stream_of_packets_holds_nobody_up_and_clients_lose_nothing(
     spec: PairSpec, lab: Lab, tmp_path: Path
 ) -> None:
     """A unix socket has little room by itself, and QEMU waits in its main loop for more."""
 
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start(protected=False)
-            await booted(stage)
-            await stage.start()
-            with clients(lab, tmp_path / "history") as at_work:
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        await booted(stage)
+        await stage.start()
+        with clients(lab, tmp_path / "history") as at_work:
+            await at_work.acknowledged(20)
+            with bulk(lab) as sending:
+                await stage.checkpoints(20)
+                assert sending.poll() is None
+                assert stage.state.protection is Protection.COLO
                 await at_work.acknowledged(20)
-                with bulk(lab) as sending:
-                    await stage.checkpoints(20)
-                    assert sending.poll() is None
-                    assert stage.state.protection is Protection.COLO
-                    await at_work.acknowledged(20)
-                    fault_at_s = time.monotonic()
-                    stage.primary.process.signal(signal.SIGKILL)
-                    await acts.failover(stage.state, None)
-                    await at_work.acknowledged(20)
-                verdicts = at_work.verdicts(fault_at_s)
-            assert worst(verdicts) is Validity.VALID, verdicts
-            assert stage.state.protection is Protection.UNPROTECTED
-
-    asyncio.run(check())
+                fault_at_s = time.monotonic()
+                stage.primary.process.signal(signal.SIGKILL)
+                await acts.failover(stage.state, None)
+                await at_work.acknowledged(20)
+            verdicts = at_work.verdicts(fault_at_s)
+        assert worst(verdicts) is Validity.VALID, verdicts
+        assert stage.state.protection is Protection.UNPROTECTED

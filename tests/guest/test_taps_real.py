@@ -82,27 +82,26 @@ def set_down(lab: Lab, host: str) -> None:
     asyncio.run(done())
 
 
-def test_taps_that_a_process_holds_are_left_up(lab: Lab, pair: Mortal, tmp_path: Path) -> None:
+async def test_taps_that_a_process_holds_are_left_up(
+    lab: Lab, pair: Mortal, tmp_path: Path
+) -> None:
     spec = load(pair.file)
     fifo, tap = tmp_path / "fifo", layout.TAPS["host-a"]
     os.mkfifo(fifo)
 
-    async def check() -> None:
-        async with NetnsHost(lab.host_a) as host:
-            await host.tap(tap, up=True)
-            assert not await host.tap_held(tap)
-            argv = [sys.executable, "-c", TAP_OWNER, tap, str(fifo)]
-            with netns_process(lab.host_a, argv) as owner:
-                assert owner.stdout is not None and b"attached" in owner.stdout.readline()
-                assert await host.tap_held(tap)
-                await taps.lower_free(spec, host, "a")
-                assert await host.tap_is_up(tap)
+    async with NetnsHost(lab.host_a) as host:
+        await host.tap(tap, up=True)
+        assert not await host.tap_held(tap)
+        argv = [sys.executable, "-c", TAP_OWNER, tap, str(fifo)]
+        with netns_process(lab.host_a, argv) as owner:
+            assert owner.stdout is not None and b"attached" in owner.stdout.readline()
+            assert await host.tap_held(tap)
             await taps.lower_free(spec, host, "a")
-            assert await host.tap_is_up(tap) is False
-            assert not await host.tap_held("no-such-tap")
-            assert await host.tap_is_up("no-such-tap") is None
-
-    asyncio.run(check())
+            assert await host.tap_is_up(tap)
+        await taps.lower_free(spec, host, "a")
+        assert await host.tap_is_up(tap) is False
+        assert not await host.tap_held("no-such-tap")
+        assert await host.tap_is_up("no-such-tap") is None
 
 
 class netns_process:  # noqa: N801 - a context that reads like a function

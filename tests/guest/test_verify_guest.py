@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -75,34 +74,31 @@ async def flipped(stage: Stage) -> int:
     return place // CHUNK * CHUNK
 
 
-def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
+async def test_a_sound_pair_is_equal_under_load_and_a_flipped_byte_is_found(
     spec: PairSpec, lab: Lab, tmp_path: Path
 ) -> None:
-    async def check() -> None:
-        async with supervised(spec) as stage:
-            await stage.start()
-            await stage.checkpoints(2)
-            with clients(lab, tmp_path / "history.jsonl", 4) as load:
-                await load.acknowledged(5)
-                for number in range(3):
-                    least = data(stage.state.spec.disks[0].image[stage.primary.node])
-                    found = await stage.supervisor.verifying.verify(memory=number == 0)
-                    assert found.outcome is VerifyOutcome.EQUAL, found
-                    assert found.disks[0].read >= least > 0
-                    if (memory := found.pages) is not None:  # a kernel at work is mostly still
-                        assert memory.same > memory.pages // 2 and memory.moving
-                    assert (memory is not None) is (number == 0), found
-                await load.acknowledged(5)
-                assert stage.state.protection is Protection.COLO
-                at = await flipped(stage)
-                found = await stage.supervisor.verifying.verify(memory=False)
-                assert found.outcome is VerifyOutcome.DIFFERENT, found
-                assert any(begin <= at < end for begin, end in found.disks[0].differs)
-                assert found.different <= 4 * CHUNK
-                await load.acknowledged(5)
-                assert stage.state.protection is Protection.COLO
-                assert not [n for n, d in stage.events if n == "DIAGNOSIS"]
-                print("longest pause", stage.state.seats[stage.primary.node].stats.longest_pause_s)
-                load.end()
-
-    asyncio.run(check())
+    async with supervised(spec) as stage:
+        await stage.start()
+        await stage.checkpoints(2)
+        with clients(lab, tmp_path / "history.jsonl", 4) as load:
+            await load.acknowledged(5)
+            for number in range(3):
+                least = data(stage.state.spec.disks[0].image[stage.primary.node])
+                found = await stage.supervisor.verifying.verify(memory=number == 0)
+                assert found.outcome is VerifyOutcome.EQUAL, found
+                assert found.disks[0].read >= least > 0
+                if (memory := found.pages) is not None:  # a kernel at work is mostly still
+                    assert memory.same > memory.pages // 2 and memory.moving
+                assert (memory is not None) is (number == 0), found
+            await load.acknowledged(5)
+            assert stage.state.protection is Protection.COLO
+            at = await flipped(stage)
+            found = await stage.supervisor.verifying.verify(memory=False)
+            assert found.outcome is VerifyOutcome.DIFFERENT, found
+            assert any(begin <= at < end for begin, end in found.disks[0].differs)
+            assert found.different <= 4 * CHUNK
+            await load.acknowledged(5)
+            assert stage.state.protection is Protection.COLO
+            assert not [n for n, d in stage.events if n == "DIAGNOSIS"]
+            print("longest pause", stage.state.seats[stage.primary.node].stats.longest_pause_s)
+            load.end()

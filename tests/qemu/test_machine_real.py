@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -175,146 +174,126 @@ async def slots(vm: VM) -> set[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("machine", "disk_model", "nic_model"), HARDWARE)
-def test_a_primary_starts_with_its_graphs_and_silently(
+async def test_a_primary_starts_with_its_graphs_and_silently(
     build: qemu.Build, rundir: Path, machine: str, disk_model: str, nic_model: str
 ) -> None:
     pair = firmware_pair(rundir, machine=machine, disk_model=disk_model, nic_model=nic_model)
 
-    async def check() -> None:
-        await make_images(pair, build, rundir)
-        launch, _ = await describe(pair, "a", build, rundir)
-        async with running(launch, "a", rundir) as vm:
-            there = await names(vm)
-            assert there["nodes"] == {"parent0", "parent1", "colo-disk0", "colo-disk1"}
-            for i in (0, 1):
-                filters = netfilter.primary_filters(pair, i, status=False)
-                assert ids(filters) <= there["objects"]
-                for name in netfilter.engage_order(i):
-                    status = await vm.execute(commands.qom_get(f"/objects/{name}", "status"))
-                    assert status == "off"
-                assert set(chardev.ids_primary(i)) <= there["chardevs"]
-            assert {"qmp0", "rescue0", "console0"} <= there["chardevs"]
-            wanted = {
-                (str(one["id"]), int(one["addr"], 16))
-                for one in device.devices(pair)
-                if "addr" in one
-            }
-            assert wanted <= await slots(vm)
-        assert (rundir / "qemu.log").read_text() == ""
-
-    asyncio.run(check())
+    await make_images(pair, build, rundir)
+    launch, _ = await describe(pair, "a", build, rundir)
+    async with running(launch, "a", rundir) as vm:
+        there = await names(vm)
+        assert there["nodes"] == {"parent0", "parent1", "colo-disk0", "colo-disk1"}
+        for i in (0, 1):
+            filters = netfilter.primary_filters(pair, i, status=False)
+            assert ids(filters) <= there["objects"]
+            for name in netfilter.engage_order(i):
+                status = await vm.execute(commands.qom_get(f"/objects/{name}", "status"))
+                assert status == "off"
+            assert set(chardev.ids_primary(i)) <= there["chardevs"]
+        assert {"qmp0", "rescue0", "console0"} <= there["chardevs"]
+        wanted = {
+            (str(one["id"]), int(one["addr"], 16)) for one in device.devices(pair) if "addr" in one
+        }
+        assert wanted <= await slots(vm)
+    assert (rundir / "qemu.log").read_text() == ""
 
 
 @pytest.mark.parametrize(("machine", "disk_model", "nic_model"), HARDWARE)
-def test_a_secondary_starts_with_its_graphs(
+async def test_a_secondary_starts_with_its_graphs(
     build: qemu.Build, rundir: Path, machine: str, disk_model: str, nic_model: str
 ) -> None:
     pair = firmware_pair(rundir, machine=machine, disk_model=disk_model, nic_model=nic_model)
 
-    async def check() -> None:
-        await make_images(pair, build, rundir)
-        launch, _ = await describe(pair, "b", build, rundir)
-        async with running(launch, "b", rundir) as vm:
-            there = await names(vm)
-            stems = ("parent", "childs", "active", "hidden", "colo-disk")
-            assert there["nodes"] == {f"{stem}{i}" for stem in stems for i in (0, 1)}
-            for i in (0, 1):
-                assert ids(netfilter.secondary_filters(pair, i)) <= there["objects"]
-                assert set(chardev.ids_secondary(i)) <= there["chardevs"]
-            assert (await vm.execute(qmp.query_status()))["status"] == "inmigrate"
-        said = (rundir / "qemu.log").read_text().splitlines()
-        # Nobody listens for the two reconnecting clients; that is all there is to say.
-        assert [line for line in said if "Unable to connect character device red" not in line] == []
-
-    asyncio.run(check())
+    await make_images(pair, build, rundir)
+    launch, _ = await describe(pair, "b", build, rundir)
+    async with running(launch, "b", rundir) as vm:
+        there = await names(vm)
+        stems = ("parent", "childs", "active", "hidden", "colo-disk")
+        assert there["nodes"] == {f"{stem}{i}" for stem in stems for i in (0, 1)}
+        for i in (0, 1):
+            assert ids(netfilter.secondary_filters(pair, i)) <= there["objects"]
+            assert set(chardev.ids_secondary(i)) <= there["chardevs"]
+        assert (await vm.execute(qmp.query_status()))["status"] == "inmigrate"
+    said = (rundir / "qemu.log").read_text().splitlines()
+    # Nobody listens for the two reconnecting clients; that is all there is to say.
+    assert [line for line in said if "Unable to connect character device red" not in line] == []
 
 
-def test_a_survivor_becomes_a_primary_over_qmp(build: qemu.Build, rundir: Path) -> None:
+async def test_a_survivor_becomes_a_primary_over_qmp(build: qemu.Build, rundir: Path) -> None:
     """The filters of a secondary go, those of a primary come, twice over; rew0 stays."""
     pair = firmware_pair(rundir, count=1)
 
-    async def check() -> None:
-        await make_images(pair, build, rundir)
-        launch, _ = await describe(pair, "b", build, rundir)
-        async with running(launch, "b", rundir) as vm:
-            for name in netfilter.secondary_ids_teardown(0):
-                await vm.execute(qmp.object_del(name))
-            for name in chardev.ids_secondary(0):
-                await vm.execute(qmp.chardev_remove(name))
-            for _ in range(2):
-                for one in chardev.primary(pair, 0, "b", rundir):
-                    await vm.execute(qmp.chardev_add(one.id, one.backend()))
-                for properties in netfilter.primary_filters(
-                    pair, 0, status=False, behind_rewriter=True
-                ):
-                    await vm.execute(qmp.object_add(properties))
-                there = await names(vm)
-                assert {*netfilter.primary_ids_teardown(0), "rew0"} <= there["objects"]
-                for name in netfilter.primary_ids_teardown(0):
-                    await vm.execute(qmp.object_del(name))
-                for name in chardev.ids_primary(0):
-                    await vm.execute(qmp.chardev_remove(name))
+    await make_images(pair, build, rundir)
+    launch, _ = await describe(pair, "b", build, rundir)
+    async with running(launch, "b", rundir) as vm:
+        for name in netfilter.secondary_ids_teardown(0):
+            await vm.execute(qmp.object_del(name))
+        for name in chardev.ids_secondary(0):
+            await vm.execute(qmp.chardev_remove(name))
+        for _ in range(2):
+            for one in chardev.primary(pair, 0, "b", rundir):
+                await vm.execute(qmp.chardev_add(one.id, one.backend()))
+            for properties in netfilter.primary_filters(
+                pair, 0, status=False, behind_rewriter=True
+            ):
+                await vm.execute(qmp.object_add(properties))
             there = await names(vm)
-            assert "rew0" in there["objects"]
-            assert not there["objects"] & set(netfilter.primary_ids_teardown(0))
-            assert not there["chardevs"] & set(chardev.ids_primary(0))
+            assert {*netfilter.primary_ids_teardown(0), "rew0"} <= there["objects"]
+            for name in netfilter.primary_ids_teardown(0):
+                await vm.execute(qmp.object_del(name))
+            for name in chardev.ids_primary(0):
+                await vm.execute(qmp.chardev_remove(name))
+        there = await names(vm)
+        assert "rew0" in there["objects"]
+        assert not there["objects"] & set(netfilter.primary_ids_teardown(0))
+        assert not there["chardevs"] & set(chardev.ids_primary(0))
 
-    asyncio.run(check())
 
-
-def test_a_secondary_may_find_its_primary_again(build: qemu.Build, rundir: Path) -> None:
+async def test_a_secondary_may_find_its_primary_again(build: qemu.Build, rundir: Path) -> None:
     """The dialect's reconnect option is taken by ``chardev-add`` too."""
     pair = firmware_pair(rundir, count=1)
 
-    async def check() -> None:
-        await make_images(pair, build, rundir)
-        launch, dialect = await describe(pair, "a", build, rundir)
-        async with running(launch, "a", rundir) as vm:
-            for one in chardev.secondary(pair, 0, "a", rundir, dialect):
-                await vm.execute(qmp.chardev_add(one.id, one.backend()))
-            assert set(chardev.ids_secondary(0)) <= (await names(vm))["chardevs"]
-
-    asyncio.run(check())
+    await make_images(pair, build, rundir)
+    launch, dialect = await describe(pair, "a", build, rundir)
+    async with running(launch, "a", rundir) as vm:
+        for one in chardev.secondary(pair, 0, "a", rundir, dialect):
+            await vm.execute(qmp.chardev_add(one.id, one.backend()))
+        assert set(chardev.ids_secondary(0)) <= (await names(vm))["chardevs"]
 
 
-def test_a_replica_joins_the_quorum(build: qemu.Build, rundir: Path) -> None:
+async def test_a_replica_joins_the_quorum(build: qemu.Build, rundir: Path) -> None:
     pair = firmware_pair(rundir, count=1)
     folders: dict[NodeName, Path] = {"a": rundir / "a", "b": rundir / "b"}
     at = Wires(pair, rundir).exports("b")
 
-    async def check() -> None:
-        for folder in folders.values():
-            folder.mkdir()
-        await make_images(pair, build, folders["b"])
-        one, _ = await describe(pair, "a", build, folders["a"])
-        two, _ = await describe(pair, "b", build, folders["b"])
-        async with running(one, "a", folders["a"]) as primary, running(two, "b", folders["b"]) as b:
-            await b.execute(qmp.nbd_server_start(at))
-            await b.execute(qmp.block_export_add("exp0", "parent0", "parent0", writable=True))
-            await primary.execute(qmp.blockdev_add(blockdev.nbd_client(0, at)))
-            await primary.execute(qmp.x_blockdev_change("colo-disk0", node="nbd0"))
-            assert "nbd0" in (await names(primary))["nodes"]
-            await primary.execute(qmp.x_blockdev_change("colo-disk0", child="children.1"))
-            await primary.execute(qmp.blockdev_del("nbd0"))
-            assert "nbd0" not in (await names(primary))["nodes"]
-
-    asyncio.run(check())
+    for folder in folders.values():
+        folder.mkdir()
+    await make_images(pair, build, folders["b"])
+    one, _ = await describe(pair, "a", build, folders["a"])
+    two, _ = await describe(pair, "b", build, folders["b"])
+    async with running(one, "a", folders["a"]) as primary, running(two, "b", folders["b"]) as b:
+        await b.execute(qmp.nbd_server_start(at))
+        await b.execute(qmp.block_export_add("exp0", "parent0", "parent0", writable=True))
+        await primary.execute(qmp.blockdev_add(blockdev.nbd_client(0, at)))
+        await primary.execute(qmp.x_blockdev_change("colo-disk0", node="nbd0"))
+        assert "nbd0" in (await names(primary))["nodes"]
+        await primary.execute(qmp.x_blockdev_change("colo-disk0", child="children.1"))
+        await primary.execute(qmp.blockdev_del("nbd0"))
+        assert "nbd0" not in (await names(primary))["nodes"]
 
 
-def test_nothing_at_all_starts_too(build: qemu.Build, rundir: Path) -> None:
+async def test_nothing_at_all_starts_too(build: qemu.Build, rundir: Path) -> None:
     pair = firmware_pair(rundir, count=0)
 
-    async def check() -> None:
-        for node in ("a", "b"):
-            launch, _ = await describe(pair, node, build, rundir)  # type: ignore[arg-type]
-            async with running(launch, node, rundir) as vm:  # type: ignore[arg-type]
-                assert (await names(vm))["nodes"] == set()
-
-    asyncio.run(check())
+    for node in ("a", "b"):
+        launch, _ = await describe(pair, node, build, rundir)  # type: ignore[arg-type]
+        async with running(launch, node, rundir) as vm:  # type: ignore[arg-type]
+            assert (await names(vm))["nodes"] == set()
 
 
 @pytest.mark.parametrize("nic_model", ["virtio-net-pci", "e1000"])
-def test_a_tap_is_opened_with_the_header_that_its_nic_speaks(
+async def test_a_tap_is_opened_with_the_header_that_its_nic_speaks(
     build: qemu.Build, rundir: Path, nic_model: str
 ) -> None:
     """In a network namespace of its own, which ends with its QEMU."""
@@ -326,30 +305,27 @@ def test_a_tap_is_opened_with_the_header_that_its_nic_speaks(
     loopback_up = "import os, sys, pyroute2; pyroute2.IPRoute().link('set', index=1, state='up')"
     prelude = f"{loopback_up}; os.execvp(sys.argv[1], sys.argv[1:])"
 
-    async def check() -> None:
-        await make_images(pair, build, rundir)
-        launch, _ = await describe(pair, "a", build, rundir)
-        inside = (
-            "unshare",
-            *(() if os.geteuid() == 0 else ("--map-root-user",)),  # a chroot refuses that to root
-            "--net",
-            sys.executable,
-            "-c",
-            prelude,
+    await make_images(pair, build, rundir)
+    launch, _ = await describe(pair, "a", build, rundir)
+    inside = (
+        "unshare",
+        *(() if os.geteuid() == 0 else ("--map-root-user",)),  # a chroot refuses that to root
+        "--net",
+        sys.executable,
+        "-c",
+        prelude,
+    )
+    numbered = frozenset(len(inside) + i for i in launch.numbered)
+    wrapped = replace(launch, argv=(*inside, *launch.argv), numbered=numbered)
+    async with running(wrapped, "a", rundir) as vm:
+        found = await vm.execute(
+            qmp.Command("human-monitor-command", {"command-line": "info network"})
         )
-        numbered = frozenset(len(inside) + i for i in launch.numbered)
-        wrapped = replace(launch, argv=(*inside, *launch.argv), numbered=numbered)
-        async with running(wrapped, "a", rundir) as vm:
-            found = await vm.execute(
-                qmp.Command("human-monitor-command", {"command-line": "info network"})
-            )
-            assert "ifname=tap-a" in found
-            for name in ("m0", "redire0", "redire1", "comp0"):
-                told = await vm.execute(commands.qom_get(f"/objects/{name}", "vnet_hdr_support"))
-                assert told is (nic_model == "virtio-net-pci")
-        assert (rundir / "qemu.log").read_text() == ""
-
-    asyncio.run(check())
+        assert "ifname=tap-a" in found
+        for name in ("m0", "redire0", "redire1", "comp0"):
+            told = await vm.execute(commands.qom_get(f"/objects/{name}", "vnet_hdr_support"))
+            assert told is (nic_model == "virtio-net-pci")
+    assert (rundir / "qemu.log").read_text() == ""
 
 
 def test_tcg_reaches_the_end_of_the_loop(build: qemu.Build) -> None:
@@ -372,35 +348,32 @@ def test_an_accelerator_that_does_not_exist_is_qemu_s_to_refuse(build: qemu.Buil
     assert not measured.long_mode
 
 
-def test_images_are_asked_and_made_by_the_build_s_own_tool(
+async def test_images_are_asked_and_made_by_the_build_s_own_tool(
     build: qemu.Build, tmp_path: Path
 ) -> None:
-    async def check() -> None:
-        host = open_host("local")
-        tool = build.img
-        try:
-            one, two = tmp_path / "one.qcow2", tmp_path / "two, really.qcow2"
-            for path in (one, two):
-                await image.create_overlay(path, 2 * MIB, host.run, qemu_img=tool)
-            found = await image.info(one, host.run, image_format="qcow2", qemu_img=tool)
-            assert (found.virtual_size, found.format) == (2 * MIB, "qcow2")
-            assert await image.same_content(one, two, "qcow2", host.run, qemu_img=tool)
+    host = open_host("local")
+    tool = build.img
+    try:
+        one, two = tmp_path / "one.qcow2", tmp_path / "two, really.qcow2"
+        for path in (one, two):
+            await image.create_overlay(path, 2 * MIB, host.run, qemu_img=tool)
+        found = await image.info(one, host.run, image_format="qcow2", qemu_img=tool)
+        assert (found.virtual_size, found.format) == (2 * MIB, "qcow2")
+        assert await image.same_content(one, two, "qcow2", host.run, qemu_img=tool)
 
-            raw = tmp_path / "raw.img"
-            raw.write_bytes(b"\xff" * MIB)
-            assert await image.virtual_size(raw, host.run, qemu_img=tool) == MIB
-            for path, wanted in ((raw, "qcow2"), (tmp_path / "absent", "raw"), (tmp_path, "raw")):
-                with pytest.raises(PreconditionFailed) as caught:
-                    await image.info(path, host.run, image_format=wanted, qemu_img=tool)
-                assert str(path) in caught.value.message
-                assert "qemu-img: " not in caught.value.message
-        finally:
-            await host.aclose()
-
-    asyncio.run(check())
+        raw = tmp_path / "raw.img"
+        raw.write_bytes(b"\xff" * MIB)
+        assert await image.virtual_size(raw, host.run, qemu_img=tool) == MIB
+        for path, wanted in ((raw, "qcow2"), (tmp_path / "absent", "raw"), (tmp_path, "raw")):
+            with pytest.raises(PreconditionFailed) as caught:
+                await image.info(path, host.run, image_format=wanted, qemu_img=tool)
+            assert str(path) in caught.value.message
+            assert "qemu-img: " not in caught.value.message
+    finally:
+        await host.aclose()
 
 
-def test_an_image_that_is_made_is_for_its_owner_alone_or_like_the_other(
+async def test_an_image_that_is_made_is_for_its_owner_alone_or_like_the_other(
     build: qemu.Build, tmp_path: Path
 ) -> None:
     """Whatever the umask is; a returning node's image held the guest's disk for all to read."""
@@ -428,6 +401,6 @@ def test_an_image_that_is_made_is_for_its_owner_alone_or_like_the_other(
 
     before = os.umask(0o022)
     try:
-        asyncio.run(make())
+        await make()
     finally:
         os.umask(before)
