@@ -82,7 +82,10 @@ def _otherwise(contrast: Contrast, primary: NodeName) -> str:
 def next_unmatched(so_far: int, *, period_ms: float, delay_ms: float, timeout_ms: float) -> int:
     """Count the checkpoints in a row that came because the secondary's packet was missing.
 
-    Where the delay is no longer than the comparison's timeout the two cannot be told apart.
+    ``so_far`` is the count before this checkpoint, ``period_ms`` its period. A checkpoint that was
+    due, or was forced before the timeout, begins again with 0; one that may be either leaves the
+    count. Where ``delay_ms`` is no longer than ``timeout_ms``, the comparison's, the two cannot be
+    told apart.
     """
     if EARLY * delay_ms < period_ms < DUE * delay_ms:
         return so_far

@@ -33,13 +33,19 @@ def answer_objection(seen: Observation, survivor: NodeName) -> str:
 
 
 def diverged(seen: Observation, node: NodeName) -> bool:
-    """Return whether ``node`` is a secondary whose guest has diverged."""
+    """Return whether ``node`` is a secondary whose guest has diverged.
+
+    Here and in `data_objection` the node must be in ``seen``: `KeyError` otherwise.
+    """
     secondary = seen.nodes[node].role is Role.SECONDARY
     return secondary and bool(proofs(seen.contrast, other(node), node))
 
 
 def data_objection(seen: Observation, survivor: NodeName) -> str:
-    """Find what ``survivor`` does not hold of the guest; empty when it holds all of it."""
+    """Find what ``survivor`` does not hold of the guest; empty when it holds all of it.
+
+    A primary can miss a write of its own disk alone.
+    """
     node, peer = seen.nodes[survivor], seen.nodes.get(other(survivor))
     if Notice.LOCAL_WRITE_ERROR in node.notices:
         return f"node {survivor}'s own disk missed a write of the guest."

@@ -53,9 +53,10 @@ def limits_of(
     memory_mib: int = 0,
     unsettled: bool = False,
 ) -> Limits:
-    """Compute the limits that hold now.
+    """Compute the limits that hold now, milliseconds.
 
-    ``unsettled``: the guest has reset itself a moment ago.
+    ``memory_mib`` is the guest's memory: one checkpoint may have to carry all of it. ``unsettled``:
+    the guest has reset itself a moment ago.
     """
     building = protection in _BUILDING
     raised = RAISED_TIMES if building or unsettled else 1

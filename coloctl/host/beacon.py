@@ -73,7 +73,11 @@ def udp_beacon(
 
 
 class DatagramBeacon:
-    """One end of the link. Datagrams of other sessions, of an earlier supervisor, are ignored."""
+    """One end of the link. Datagrams of other sessions, of an earlier supervisor, are ignored.
+
+    None is accepted before `meet`. ``delay_s`` is how long the last one took, None before the
+    first; ``lost`` counts those of the peer that never came.
+    """
 
     def __init__(self, sock: socket.socket, key: bytes) -> None:
         """Begin a session. ``sock`` is connected to the other end, which has the same ``key``."""
@@ -90,7 +94,11 @@ class DatagramBeacon:
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
     def beat(self) -> bool:
-        """Receive what came, send one datagram; returns whether both directions carry."""
+        """Receive what came, send one datagram; return whether both directions carry.
+
+        True when a datagram of the peer came since the last call, and one that confirms a newer one
+        of ours. An error of the network is silence.
+        """
         heard, confirmed = self._heard, self._confirmed
         for _ in range(_DRAIN_MAX):
             try:

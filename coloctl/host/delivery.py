@@ -69,7 +69,7 @@ class Deliveries(Protocol):
 class TcpDeliveries:
     """The connections between two addresses that have one of ``ports`` at either end.
 
-    Where the kernel does not report them, there are none.
+    Where the kernel does not report them, there are none; no call raises an error of the socket.
     """
 
     def __init__(self, sock: socket.socket, at: str, peer: str, ports: Collection[int]) -> None:

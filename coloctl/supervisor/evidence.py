@@ -106,9 +106,9 @@ def evidence(state: PairState) -> dict[str, Any]:
 
 
 def records(state: PairState) -> list[Mapping[str, Any]]:
-    """Return the state as records.
+    """Return the view of the pair as flat records, each with its kind under ``exists``.
 
-    ``{"exists": "pair" | "node" | "checkpoints" | "diagnosis", ...}``.
+    One for the pair, one for each node, one for the checkpoints and one for the diagnosis.
     """
     pair = state.view().to_json()
     nodes, checkpoints = pair.pop("nodes"), pair.pop("checkpoints")

@@ -266,9 +266,10 @@ class _Pen:
         return f"{name}{between}{quote}{REDACTED}{quote}"
 
     def _hide(self, secret: Any, *, known: str | None = None) -> str:
-        """Record a secret.
+        """Record every text in ``secret``, so that it is found elsewhere; return `REDACTED`.
 
-        With ``known``, a name of which nothing is known, only when it is long.
+        ``known`` is the name of a value that was hidden for being unknown. Where that names no
+        secret, only a long text is recorded.
         """
         if isinstance(secret, str):
             sure = known is None or _names_secret(known) or known in ("data", "string")

@@ -68,7 +68,8 @@ class Verifying:
     async def verify(self, *, memory: bool | None = None) -> Verified:
         """Return the result of a comparison, of the one under way where there is one.
 
-        ``memory``: whether the guest's memory is compared; None leaves that to the pair file.
+        ``memory``: whether the guest's memory is compared; None leaves that to the pair file, and
+        the one under way has its own. One that ends early returns its reason and raises nothing.
         Raises `NotProtected` outside COLO. A caller that leaves does not end it.
         """
         self._begin(self.state.spec.verify.memory if memory is None else memory)

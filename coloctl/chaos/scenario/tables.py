@@ -1,7 +1,8 @@
 """Define what all tables of a scenario file have: exact keys, spans, keys of a kind, complaints.
 
-Called by `chaos.scenario.values`, which defines each table; calls `pairfile.complaints` to word
-mistakes.
+Called by `chaos.scenario.values`, which defines each table; `Params` is the base of the keys of
+each kind in `chaos.faults`, `chaos.workloads` and `chaos.checks`. Calls `pairfile.complaints` to
+word mistakes.
 """
 
 from __future__ import annotations
