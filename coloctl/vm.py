@@ -170,7 +170,10 @@ class VM:
         leader: Identity | None = None,
         record: Recorder | None = None,
     ) -> VM | None:
-        """Adopt the QEMU that another supervisor started; None when that process is gone."""
+        """Adopt the QEMU that another supervisor started; None when that process is gone.
+
+        Raises `Unreachable` when it ends before its monitor answers, else as `Session.open`.
+        """
         process = await host.adopt(identity, node=node, leader=leader, sockets=sockets.values())
         if process is None:
             return None

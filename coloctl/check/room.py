@@ -24,7 +24,10 @@ Hosts = Mapping[NodeName, Host]
 
 
 async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
-    """Find images that could outgrow their filesystem, and a state folder with little room."""
+    """Find images that could outgrow their filesystem, and a state folder with little room.
+
+    Raises `PreconditionFailed` where the room cannot be determined.
+    """
     findings = []
     for node in NODES:
         findings += await _images(spec, node, hosts[node], qemu_img)

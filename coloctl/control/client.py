@@ -128,6 +128,8 @@ class ControlClient:
 
         Raises the supervisor's own `ColoctlError`; `StillAtWork` after ``timeout_s``, when the
         act may still go on; `OutcomeUnknown` when the supervisor went away before it answered.
+        `DeadlineMissed` when it does not read the command, `Unreachable` when it is gone already or
+        its answer is not QMP.
         """
         given = {k.replace("_", "-"): v for k, v in arguments.items() if v is not None}
         self._requests += 1

@@ -92,7 +92,9 @@ class FileArbiter:
     async def claim(self, pair: str, node: NodeName, generation: int) -> Claim:
         """See `Arbiter.claim`. Cancelled, the claim may yet be made.
 
-        Raises `PreconditionFailed` after 5 s without an answer of the disk.
+        Raises `FailoverRefused` when another node or another pair holds the claim,
+        `PreconditionFailed` for a register that cannot be locked or read, and after 5 s without an
+        answer of its disk.
         """
         try:
             async with asyncio.timeout(CLAIM_DEADLINE_S):

@@ -159,7 +159,8 @@ def _holding(content: bytes) -> Iterator[int]:
 def spawn(program: Launch, *, stderr: Path, node: str = "") -> Program:
     """Launch as `Host.launch` does, in the namespaces of the calling thread.
 
-    Raises `LaunchError` when the program cannot be started.
+    Raises `LaunchError` when the program cannot be started, `PreconditionFailed` when ``stderr``
+    cannot be written.
     """
     with ExitStack() as parent_copies, ExitStack() as on_failure:
         numbers, inodes = {}, {}

@@ -221,13 +221,13 @@ class LocalHost(LocalAccess):
 
     @asynccontextmanager
     async def first_connection(self, tap: str) -> AsyncIterator[FirstConnection]:
-        """See `Host.first_connection`."""
+        """See `Host.first_connection`; raises `PreconditionFailed` without CAP_NET_RAW."""
         with await self._packets() as packets:
             yield SynWatch(packets, tap, self.name)
 
     @asynccontextmanager
     async def first_packet(self, tap: str) -> AsyncIterator[FirstPacket]:
-        """See `Host.first_packet`."""
+        """See `Host.first_packet`; raises `PreconditionFailed` without CAP_NET_RAW."""
         with await self._packets() as packets:
             yield FrameWatch(packets, tap, self.name)
 
@@ -257,7 +257,7 @@ class LocalHost(LocalAccess):
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """See `Host.run`. When it is cancelled or late, the program and its children are killed.
 
-        Late is after ``deadline_s``, and raises `DeadlineMissed`.
+        Late raises `DeadlineMissed`, a program that cannot be started `PreconditionFailed`.
         """
         try:
             program = await self._inside(
@@ -282,7 +282,7 @@ class LocalHost(LocalAccess):
 
     @asynccontextmanager
     async def converse(self, argv: Sequence[str]) -> AsyncIterator[Conversation]:
-        """See `Host.converse`."""
+        """See `Host.converse`; raises `PreconditionFailed` when it cannot be started."""
         try:
             program = await self._inside(
                 lambda: launch.start_talking(argv), undo=launch.ConversingProgram.discard

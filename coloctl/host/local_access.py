@@ -49,11 +49,11 @@ class LocalAccess:
         peers.widen(server.pid, at, size)
 
     async def guard(self, guarded: GuardedPorts) -> None:
-        """See `Host.guard`."""
+        """See `Host.guard`; raises `PreconditionFailed` where the kernel takes no packet rules."""
         await self._ruled(lambda: guard.install(guarded))
 
     async def unguard(self, name: str) -> None:
-        """See `Host.unguard`."""
+        """See `Host.unguard`; raises as `guard`: `PreconditionFailed`."""
         await self._ruled(lambda: guard.remove(name))
 
     async def _ruled(self, job: Callable[[], None]) -> None:

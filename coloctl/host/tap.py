@@ -65,7 +65,10 @@ def _refused(error: OSError, name: str, host: str) -> PreconditionFailed:
 
 
 def is_up(control: socket.socket, name: str) -> bool | None:
-    """Return the device's administrative state; None where there is no such device."""
+    """Return the device's administrative state; None where there is no such device.
+
+    Raises `PreconditionFailed` for what cannot be the name of a device.
+    """
     try:
         answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sh22x", _name(name), 0))
     except OSError:

@@ -88,7 +88,7 @@ def fetch(suite: str, packages: Sequence[str], *, report: Report = silent) -> li
 
 
 def fetch_only(suite: str, packages: Sequence[str], *, report: Report = silent) -> list[Path]:
-    """Fetch the named packages only, as `fetch` does, without what they depend on."""
+    """Fetch the named packages alone, without what they need; `ProvisionError` as `fetch`."""
     return _fetch(_Request(suite, tuple(packages), ("download",)), report)
 
 

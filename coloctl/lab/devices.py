@@ -30,7 +30,10 @@ def lab_of(ns: str) -> str | None:
 
 
 def furnish(ns: str, lab: str) -> None:
-    """Mark the calling thread's new namespace, switch IPv6 off and bring its loopback up."""
+    """Mark the calling thread's new namespace, switch IPv6 off and bring its loopback up.
+
+    Raises `LabError` where the kernel refuses that.
+    """
     _silence_ipv6(ns)
     with explained(ns), IPRoute() as ip:
         ip.link("set", index=_LOOPBACK, ifalias=_MARK + lab, state="up")

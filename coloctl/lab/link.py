@@ -205,7 +205,8 @@ class Link:
 
         Silence is how a network mostly fails: no reset comes, no carrier is lost. Without the
         plug the addresses lose their routes too, so senders get an error at once. With a
-        ``sender``, a namespace, only what that one sends vanishes; its plug takes both ways.
+        ``sender``, a namespace, only what that one sends vanishes; its plug takes both ways. Raises
+        `LabError` for a sender without an end of it.
         """
         for end in self._senders(sender):
             end.plug(up=False) if carrier else end.drop()

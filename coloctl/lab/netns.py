@@ -111,7 +111,8 @@ def create(name: str, furnish: Callable[[], object]) -> None:
 def remove(name: str) -> None:
     """Remove the namespace of that name, and its file.
 
-    Processes that still run inside keep it alive without a name.
+    Processes that still run inside keep it alive without a name. Raises `LabError` where the kernel
+    refuses it.
     """
     with _rights(f"remove the network namespace {name}"):
         while _detach(path(name)):

@@ -65,7 +65,10 @@ class Build:
 
 
 def find(name: str) -> Build | None:
-    """Find the build of that name as far as it is here and whole; nothing is downloaded."""
+    """Find the build of that name; None unless it is here and whole. Nothing is downloaded.
+
+    Raises `UsageError` for a name that is not one of `NAMES`.
+    """
     return _find_system() if name == "system" else _find_stored(name)
 
 

@@ -74,7 +74,8 @@ def enter(argv: Sequence[str] | None = None, *, lab: str | None = None) -> None:
 def join(lab: str, argv: Sequence[str] | None = None) -> bool:
     """Run the command in the namespace that holds ``lab``; return False when none does.
 
-    True only for a process that is there already, or is root.
+    True only for a process that is there already, or is root. Raises `LabError` when the command
+    cannot be run there.
     """
     if not needed():
         return True

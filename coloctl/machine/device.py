@@ -83,7 +83,10 @@ def _panic_device(guest: GuestSpec) -> Device:
 
 
 def disk_device(guest: GuestSpec, disk: DiskSpec, index: int) -> Device:
-    """Build ``vdN`` on ``colo-diskN``; boot order is disk order, after the pair file's kernel."""
+    """Build ``vdN`` on ``colo-diskN``; boot order is disk order, after the pair file's kernel.
+
+    Raises `SpecError` when the controller or the PCI bus has no place left for it.
+    """
     return {
         "driver": disk.model,
         "id": f"vd{index}",

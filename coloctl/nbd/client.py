@@ -73,21 +73,30 @@ class NbdClient:
         return len(self._asked)
 
     def read(self, offset: int, length: int) -> NbdRequest:
-        """Request a range; after `wait` the data is in ``.data``."""
+        """Request a range; after `wait` the data is in ``.data``.
+
+        Raises `NBDFailed` when the request cannot be sent, as `write`, `zero` and `flush` do.
+        """
         asked = self._ask(RequestType.READ, offset, length)
         asked.data = bytearray(length)
         return asked
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> NbdRequest:
-        """Send a write; it is done when `wait` returns."""
+        """Send a write; it is done when `wait` returns. Raises `NBDFailed` as `read`."""
         return self._ask(RequestType.WRITE, offset, len(data), data)
 
     def zero(self, offset: int, length: int) -> NbdRequest:
-        """Send a request for zeros; the range reads as zeros when `wait` returns."""
+        """Send a request for zeros; the range reads as zeros when `wait` returns.
+
+        Raises `NBDFailed` as `read`.
+        """
         return self._ask(RequestType.WRITE_ZEROES, offset, length)
 
     def flush(self) -> None:
-        """Flush every write that was answered to the disk of the export."""
+        """Flush every write that was answered to the disk of the export.
+
+        Raises `NBDFailed` as `wait`. Does nothing where the server offers no flush.
+        """
         if Can.FLUSH in self.offers:
             self.wait(self._ask(RequestType.FLUSH, 0, 0))
 
@@ -116,7 +125,10 @@ class NbdClient:
         return asked
 
     def settle(self) -> None:
-        """Wait until no request is under way any more, with any result."""
+        """Wait until no request is under way any more, with any result.
+
+        Raises `NBDFailed` when the connection is lost or what comes is not NBD.
+        """
         while self._asked:
             self._take_reply()
 

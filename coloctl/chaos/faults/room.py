@@ -60,7 +60,7 @@ def _mounted(folder: Path, size: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def small_state(setup: Setup) -> Iterator[None]:
-    """Put the pair's state on a small filesystem of this run."""
+    """Put the pair's state on a small filesystem of this run; raises `LabError` without root."""
     # A short path: sockets lie below it.
     folder = Path(tempfile.mkdtemp(prefix="cs-"))
     setup.environment[STATE] = str(folder)
@@ -77,7 +77,7 @@ def _images_of(home: Path, node: str) -> Path:
 
 @contextlib.contextmanager
 def small_images(setup: Setup) -> Iterator[None]:
-    """Put each node's images on a small filesystem of this run."""
+    """Put each node's images on a small filesystem; raises `LabError` without root."""
     with contextlib.ExitStack() as stack:
         for node in NODES:
             folder = _images_of(setup.home, node)

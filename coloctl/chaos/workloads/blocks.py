@@ -26,11 +26,14 @@ class Blocks(GuestConnection):
         return "" if said == "ok" else said.removeprefix("error ")
 
     def read(self, client: int) -> bytes:
-        """Read that client's file from the guest's disk; the guest drops its caches first."""
+        """Read that client's file from the guest's disk; the guest drops its caches first.
+
+        Raises `ConnectionLost` when the guest cannot read, or as `receive` does.
+        """
         return self._bytes(f"read {client}")
 
     def append_only_file(self) -> bytes:
-        """Read the append-only file of redis in the same way."""
+        """Read the append-only file of redis in the same way; raises `ConnectionLost` as `read`."""
         return self._bytes("aof")
 
     def boot_id(self) -> str:

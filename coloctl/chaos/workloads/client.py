@@ -131,13 +131,19 @@ class GuestConnection:
             raise ConnectionLost(str(error) or "no room for what is sent") from error
 
     def receive(self, size: int) -> bytes:
-        """Receive the next ``size`` bytes."""
+        """Receive the next ``size`` bytes.
+
+        Raises `ConnectionLost` when the guest closes, or is silent for `REPLY_DEADLINE_S`.
+        """
         while len(self._came) < size:
             self._more()
         return self._take(size)
 
     def receive_until(self, end: bytes) -> bytes:
-        """Receive all bytes up to and with the next ``end``."""
+        """Receive all bytes up to and with the next ``end``.
+
+        Raises `ConnectionLost` as `receive`.
+        """
         while (at := self._came.find(end)) < 0:
             self._more()
         return self._take(at + len(end))

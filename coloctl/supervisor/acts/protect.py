@@ -95,7 +95,8 @@ def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
 async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, held: bool) -> None:
     """Bring the pair into COLO; where that fails, remove the secondary again and raise the error.
 
-    ``held``: the guest has not run yet, and both nodes' disks are equal.
+    ``held``: the guest has not run yet, and both nodes' disks are equal. Raises `ReplicationError`
+    also before, for a guest whose image will never hold its overlays.
     """
     primary = state.vm_of(Role.PRIMARY)
     node = other(primary.node)

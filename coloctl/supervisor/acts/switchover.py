@@ -42,8 +42,8 @@ async def switchover(
     right after that checkpoint: writes acknowledged to clients by then are on both nodes.
     ``force`` accepts a secondary under TCG without the fresh-code plugin.
 
-    Raises `NotProtected` or what `failover` raises where roles did not change, and what protecting
-    raises where they did and the guest runs unprotected.
+    Raises `NotProtected`, `PreconditionFailed` or what `failover` raises where roles did not
+    change, and what protecting raises where they did and the guest runs unprotected.
     """
     async with state.acting("switchover"):
         # What is undecided about the secondary's guest is decided first: it will be the only one.

@@ -34,7 +34,10 @@ _BESIDE = frozenset({"mirror-rate"})
 
 
 async def checkpoint(state: PairState) -> PairView:
-    """Wait until a checkpoint that began after the call is complete."""
+    """Wait until a checkpoint that began after the call is complete.
+
+    Raises `NotProtected` outside COLO.
+    """
     async with state.acting("checkpoint"):
         _require_colo(state)
         await checkpoint_of(state)
