@@ -27,7 +27,8 @@ async def guard(spec: PairSpec, primary: VM, delay_ms: Callable[[], int]) -> Non
     """Make the guest's TCP secrets equal on both sides, then set the period to ``delay_ms()``.
 
     Returns after the checkpoint that follows the first connection seen on any of the pair's taps. A
-    pair whose taps cannot be watched stays at the cautious period of `colo.protect`.
+    pair whose taps cannot be watched stays at the cautious period of `colo.protect`: the call waits
+    until it is cancelled. A pair without taps needs no connection. Raises as `checkpoint_now`.
     """
     names = taps.names(spec, primary.node)
     if not names:

@@ -48,8 +48,8 @@ class Budget:
 
     min_ms: int
     max_ms: int
-    pause_share: float
-    held_ms: int
+    pause_share: float  #: of the time, that the guest may stand still
+    held_ms: int  #: how long a pause may hold answers
 
     @classmethod
     def of(cls, checkpoint: CheckpointSpec) -> Budget:

@@ -171,11 +171,14 @@ class Stuck:
         return any(row.ended or row.looks for row in self._rows.values())
 
     def seen_so(self, stretch: int) -> set[int]:
-        """Return the processors that take no interrupt now, be it for a moment."""
+        """Return the numbers of the processors that took no interrupt at the last look."""
         return {n for n, row in self._rows.items() if row.looks and row.stretch == stretch}
 
     def proven(self) -> set[int]:
-        """Return those of which it is certain."""
+        """Return the numbers of the processors that are stuck for certain.
+
+        Certain after `PROOF_LOOKS` looks in one stretch, or `PROOF_STRETCHES` stretches in a row.
+        """
         return {
             number
             for number, row in self._rows.items()

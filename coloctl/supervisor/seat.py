@@ -70,7 +70,7 @@ class Seat:
         return self._merging is not None and not self._merging.done()
 
     def follow(self, merging: asyncio.Task[None] | None) -> None:
-        """Replace the task that follows the merge by ``merging``, or by none."""
+        """Replace the task that follows the merge by ``merging`` or none; cancel the old one."""
         if self._merging is not None:
             self._merging.cancel()
         self._merging, self.merged_bytes = merging, (0, 0)
@@ -93,7 +93,10 @@ class Seat:
         )
 
     def clear(self, presence: Presence) -> None:
-        """Clear the seat, because no QEMU runs on this node; ``presence`` says why."""
+        """Clear the seat, because no QEMU runs on this node; ``presence`` says why.
+
+        Ends no process: the caller has.
+        """
         self.follow(None)
         self.vm = None
         self.retired = True
@@ -155,7 +158,10 @@ class Seat:
         return None
 
     async def observe(self, deadline_s: float) -> None:
-        """Ask QEMU for its state and show it; one that does not answer is impaired, not dead."""
+        """Ask QEMU for its state and show it; one that does not answer is impaired, not dead.
+
+        Raises no `MonitorError`. Does nothing without a QEMU.
+        """
         vm = self.vm
         if vm is None:
             return
