@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -21,21 +22,32 @@ DEMO = [sys.executable, "-m", "coloctl.cli.main", "demo", "--name", NAME, "-f", 
 
 #: The demo takes 15 s; a busy machine has been seen to need three times that.
 PATIENCE_S = 240
+#: A checkpoint lasts for some ten milliseconds: on a busy machine a kill may come after its end.
+#: The document says so then, and all else must be as it is.
+TRIES = 3
 
 
-@pytest.mark.parametrize("kill", ["primary", "secondary"])
-def test_the_story_ends_well(kill: str) -> None:
+def played(kill: str) -> dict[str, Any]:
     done = subprocess.run(
         [*DEMO, "--kill", kill], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
+    well_ended(document, kill)
+    return document
+
+
+@pytest.mark.parametrize("kill", ["primary", "secondary"])
+def test_the_demo_ends_well_in_a_checkpoint(kill: str) -> None:
+    assert any(played(kill)["in_checkpoint"] for _ in range(TRIES)), "each kill missed it"
+
+
+def well_ended(document: dict[str, Any], kill: str) -> None:
     assert document["schema"] == DEMO_SCHEMA
     assert document["verdict"] == "valid"
     assert document["killed"] == kill
     assert document["failover"]["by"] == "supervisor"
     assert document["failover"]["survivor"] == {"primary": "b", "secondary": "a"}[kill]
-    assert document["in_checkpoint"], "the kill missed the checkpoint that it was meant for"
     acks = document["acks"]
     assert acks["sent"] >= acks["acknowledged"] > 0
     assert acks["lost"] == 0
