@@ -18,9 +18,9 @@ def deferred(*, raise_after: bool = True) -> Iterator[None]:
     """Defer a Ctrl-C in the block to its end; with ``raise_after=False`` ignore it.
 
     Several are one. At the end the handler from before is called, which raises `KeyboardInterrupt`
-    by default. When the block itself raises, that error goes on and the Ctrl-C is lost. Has no
-    effect in another thread, as Python interrupts the main thread alone, nor where a handler was
-    set that is not Python's.
+    by default: in the place of an error of the block, too, which stays its context. Has no effect
+    in another thread, as Python interrupts the main thread alone, nor where a handler was set that
+    is not Python's.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
@@ -32,5 +32,5 @@ def deferred(*, raise_after: bool = True) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if came and raise_after and callable(before):
-        before(signal.SIGINT, None)
+        if came and raise_after and callable(before):
+            before(signal.SIGINT, None)

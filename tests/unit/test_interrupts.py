@@ -25,6 +25,13 @@ def test_it_takes_effect_at_the_end_of_the_block() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_it_is_not_lost_where_the_block_fails() -> None:
+    with pytest.raises(KeyboardInterrupt) as raised, interrupts.deferred():
+        signal.raise_signal(signal.SIGINT)
+        raise LookupError
+    assert isinstance(raised.value.__context__, LookupError)
+
+
 def test_it_takes_no_effect_where_a_clean_up_must_end() -> None:
     with interrupts.deferred(raise_after=False):
         signal.raise_signal(signal.SIGINT)
