@@ -10,29 +10,32 @@ import pytest
 
 from coloctl import paths
 from coloctl.chaos.faults import FAULTS
-from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, build
-from coloctl.chaos.run import testbed as settings
+from coloctl.chaos.faults.fault import NothingToHit, build
+from coloctl.chaos.run.environment import environment
+from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
-from coloctl.control.acts import Acts
+from coloctl.chaos.scenario.values import Scenario, Workload
 from coloctl.lab import guest, qemu
 
 pytestmark = pytest.mark.guest
 
 PATIENCE_S = 60.0
+SCENARIO = Scenario(
+    title="A guest that runs alone",
+    why="It reboots, is reset and panics.",
+    workloads=(Workload(kind="redis-appends"),),
+    pair={"policy": {"auto_reprotect": False}},
+    expect={"connections_survive": Params()},
+)
 
 
 def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> None:
     binary = qemu.provide("11.1").binary
-    setting = settings.Testbed(binary, "tcg", guest_image, f"t{os.getpid()}-end")
-    with (
-        settings.lab(setting) as lab,
-        settings.folder(setting) as home,
-        settings.pair(setting, lab, home) as client,
-    ):
-        under_test = PairUnderTest(setting.name, lab, home, Acts(client).view, client.execute)
+    where = Testbed(binary, "tcg", guest_image, f"t{os.getpid()}-end")
+    with environment(where, SCENARIO) as play, play.born.connect() as client:
 
         def inject(kind: str) -> None:
-            build(FAULTS, under_test, kind, "guest", Params()).inject()
+            build(FAULTS, play.pair, kind, "guest", Params()).inject()
 
         def event(name: str) -> None:
             for one in client.events(PATIENCE_S):
@@ -40,11 +43,11 @@ def test_a_guest_reboots_is_reset_and_panics(guest_image: guest.GuestImage) -> N
                     return
             raise AssertionError(name)
 
-        settings.boot(setting, client)
+        play.boot()
         for times, kind in enumerate(("guest-reboot", "guest-reset"), 2):
             inject(kind)
             event("RESET")
-            boots_again(paths.pair_dir(setting.name) / "a" / "console.log", times)
+            boots_again(paths.pair_dir(where.name) / "a" / "console.log", times)
         inject("guest-panic")
         event("GUEST_PANICKED")
         with pytest.raises(NothingToHit, match="silent"):
