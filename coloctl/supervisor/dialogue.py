@@ -4,7 +4,7 @@ Called by `control.service` and `cli.verbs.start`; takes the sequences of `colo.
 command lines of `colo.launch`.
 
 Invariant: every step names its node and has exactly one of ``launch`` (a command line), ``command``
-(a QMP command as it goes over the socket) and ``act`` (what coloctl itself does, as a sentence).
+(a QMP command as it goes over the socket) and ``act`` (a sentence, or a shell command like it).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from coloctl.model.tuning import period
 from coloctl.model.wires import MIGRATION_FD, SocketFile
 from coloctl.qmp import command as qmp
 from coloctl.supervisor import dialogue_disks
-from coloctl.supervisor.dialogue_items import Items, act, command, launch, said, taps
+from coloctl.supervisor.dialogue_items import Items, act, command, commands, launch, taps
 
 
 def dialogue(
@@ -42,7 +42,7 @@ def dialogue(
     in_sync: bool = True,
     memory: bool | None = None,
 ) -> Items:
-    """Return the steps of ``verb`` for a pair that is in ``protection`` now.
+    """Return the steps of ``verb`` for a pair that is in ``protection`` now; none if all is done.
 
     ``ground`` has the QEMU and the folders; ``primary`` runs the guest, or will. ``to`` is the
     survivor of a ``failover``, by default the other node. ``delay_ms`` is the time between two
@@ -194,19 +194,19 @@ def _protect(
         *makes,
         launch(node, secondary, "an empty QEMU waits for the guest"),
         *taps(spec, node, up=False),
-        *said(node, plan.prepare_secondary(wires, node, dialect)),
+        *commands(node, plan.prepare_secondary(wires, node, dialect)),
         act(primary, f"connect to {at}, and hear the NBD server", ""),
         *_rebuilt(spec, primary, protection),
-        *said(primary, plan.connect_replicas(wires, node)),
+        *commands(primary, plan.connect_replicas(wires, node)),
         *_disks(spec, ground, primary, protection, in_sync=in_sync),
         *_open_stream(spec, primary, node),
-        *said(node, plan.receive(wires, node)),
-        *said(primary, plan.start_migration(wires, node, dialect, first_ms)),
+        *commands(node, plan.receive(wires, node)),
+        *commands(primary, plan.start_migration(wires, node, dialect, first_ms)),
         *_held(primary, in_sync=in_sync),
         act(primary, "wait until the migration status is colo", ""),
         act(primary, "wait until the run state is running", "COLO is entered completely"),
-        *said(primary, plan.engage_filters(spec)),
-        *said(primary, plan.set_checkpoint_delay(first_ms)),
+        *commands(primary, plan.engage_filters(spec)),
+        *commands(primary, plan.set_checkpoint_delay(first_ms)),
         act(primary, "wait for STOP, then RESUME", "one checkpoint with every filter on"),
     ]
 
@@ -215,7 +215,7 @@ def _held(primary: NodeName, *, in_sync: bool) -> Items:
     if in_sync:
         return []
     wait = act(primary, "wait until little of the guest's memory is left", "")
-    return [wait, *said(primary, plan.hold_guest())]
+    return [wait, *commands(primary, plan.hold_guest())]
 
 
 def _rebuilt(spec: PairSpec, primary: NodeName, protection: Protection) -> Items:
@@ -274,9 +274,9 @@ def _failover(
 def _run_on_primary(spec: PairSpec, node: NodeName) -> Items:
     return [
         *_yank(node, plan.peer_instances_primary(spec)),
-        *said(node, plan.release_primary(spec)),
+        *commands(node, plan.release_primary(spec)),
         act(node, "wait until the run state is running", ""),
-        *said(node, plan.clear_primary(spec)),
+        *commands(node, plan.clear_primary(spec)),
     ]
 
 
@@ -284,14 +284,14 @@ def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
     return [
         *_yank(node, plan.peer_instances_secondary(spec)),
         *taps(spec, node, up=True),
-        *said(node, plan.release_secondary(spec)),
+        *commands(node, plan.release_secondary(spec)),
         act(node, "wait until the run state is running", ""),
-        *said(node, plan.clear_secondary(spec)),
-        *said(node, plan.stay_when_off(stay=True)),
+        *commands(node, plan.clear_secondary(spec)),
+        *commands(node, plan.stay_when_off(stay=True)),
         act(
             node, "wait until the overlays are not in the block graph any more", "QEMU merges them"
         ),
-        *said(node, plan.stay_when_off(stay=False)),
+        *commands(node, plan.stay_when_off(stay=False)),
     ]
 
 
@@ -299,7 +299,7 @@ def _yank(node: NodeName, ours: list[dict[str, Any]]) -> Items:
     """Yank every connection to the peer; the verb yanks those alone that still exist."""
     return [
         command(node, qmp.query_yank(), "asked and yanked over the rescue monitor"),
-        *said(node, plan.yank_peer(ours, ours)),
+        *commands(node, plan.yank_peer(ours, ours)),
     ]
 
 
@@ -331,7 +331,7 @@ def _checkpoint(spec: PairSpec, protection: Protection, primary: NodeName, delay
     if protection is not Protection.COLO:
         raise NotProtected(f"Pair {spec.name} is {protection}, not in COLO.")
     return [
-        *said(primary, plan.set_checkpoint_delay(delay_ms)),
+        *commands(primary, plan.set_checkpoint_delay(delay_ms)),
         act(primary, "wait for STOP, then RESUME", "setting the delay takes a checkpoint"),
     ]
 
@@ -343,7 +343,7 @@ def _set(now: PairSpec, protection: Protection, primary: NodeName, then: PairSpe
     if period(now) != period(then) and protection is Protection.COLO:
         items += _checkpoint(now, protection, primary, then.checkpoint.delay_ms)
     if comparison_limits(now) != comparison_limits(then) and protection is not Protection.DOWN:
-        items += said(primary, retune.limit_comparison(then))
+        items += commands(primary, retune.limit_comparison(then))
     if now.policy.mirror_rate != rate and protection is Protection.RESYNC:
-        items += said(primary, retune.limit_mirrors(then, rate))
+        items += commands(primary, retune.limit_mirrors(then, rate))
     return items

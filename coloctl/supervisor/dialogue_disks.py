@@ -11,12 +11,12 @@ from coloctl.model.pair import NodeName, PairSpec, other
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp
 from coloctl.qmp import ram
-from coloctl.supervisor.dialogue_items import Items, act, command, said
+from coloctl.supervisor.dialogue_items import Items, act, command, commands
 
 
 def joined(spec: PairSpec, primary: NodeName) -> Items:
     """Attach the replicas; the disks are equal already."""
-    return said(primary, plan.attach_replicas(spec))
+    return commands(primary, plan.attach_replicas(spec))
 
 
 def compared(spec: PairSpec, ground: Ground, primary: NodeName) -> Items:
@@ -26,30 +26,30 @@ def compared(spec: PairSpec, ground: Ground, primary: NodeName) -> Items:
         item
         for disk, _ in enumerate(spec.disks)
         for item in (
-            *said(primary, difference_plan.take_turn(disk, 1, chunk)),
+            *commands(primary, difference_plan.take_turn(disk, 1, chunk)),
             act(primary, "send the chunks that the bitmap names", ""),
         )
     ]
     return [
-        *said(primary, difference_plan.begin(spec, socket, chunk)),
+        *commands(primary, difference_plan.begin(spec, socket, chunk)),
         act(primary, "hash every disk on both nodes, send the chunks that differ", ""),
         command(primary, qmp.stop(), "the last turn needs a guest that does not write"),
         *turns,
-        *said(primary, plan.attach_replicas(spec)),
+        *commands(primary, plan.attach_replicas(spec)),
         command(primary, qmp.cont(), ""),
-        *said(primary, difference_plan.drop(spec)),
+        *commands(primary, difference_plan.drop(spec)),
     ]
 
 
 def verified(spec: PairSpec, ground: Ground, primary: NodeName, checkpoint: Items) -> Items:
     """Compare both copies while the guest runs; ``checkpoint`` has the steps of one checkpoint."""
     return [
-        *said(primary, difference_plan.drop(spec)),
-        *said(primary, difference_plan.show(spec, ground.rundir(primary) / "resync.sock")),
+        *commands(primary, difference_plan.drop(spec)),
+        *commands(primary, difference_plan.show(spec, ground.rundir(primary) / "resync.sock")),
         act(primary, "hash every disk on both nodes, and compare", "nothing is written"),
         *checkpoint,
         act(primary, "read again what differed, after each of four checkpoints", ""),
-        *said(primary, difference_plan.drop(spec)),
+        *commands(primary, difference_plan.drop(spec)),
     ]
 
 
@@ -83,11 +83,11 @@ def mirrored(spec: PairSpec, primary: NodeName) -> Items:
     ]
     finished = [item for i, _ in enumerate(spec.disks) for item in _finished(primary, i)]
     return [
-        *said(primary, mirror_plan.mirror_disks(spec, spec.policy.mirror_rate)),
+        *commands(primary, mirror_plan.mirror_disks(spec, spec.policy.mirror_rate)),
         *ready,
         command(primary, qmp.stop(), "the last pass needs a guest that does not write"),
         *finished,
-        *said(primary, plan.attach_replicas(spec)),
+        *commands(primary, plan.attach_replicas(spec)),
         command(primary, qmp.cont(), ""),
     ]
 
@@ -95,7 +95,7 @@ def mirrored(spec: PairSpec, primary: NodeName) -> Items:
 def _finished(primary: NodeName, disk: int) -> Items:
     job = mirror_plan.resync_job(disk)
     return [
-        *said(primary, mirror_plan.finish_mirror(disk)),
+        *commands(primary, mirror_plan.finish_mirror(disk)),
         act(primary, f"wait until job {job} is concluded", ""),
         command(primary, qmp.job_dismiss(job), ""),
     ]

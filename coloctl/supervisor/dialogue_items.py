@@ -1,7 +1,8 @@
-"""Build the steps of a dialogue as documents: which node, what, and why; pure.
+"""Build the steps of a dialogue as documents; pure, and raises nothing.
 
 Called by `supervisor.dialogue` and `supervisor.dialogue_disks`; a sequence comes from `colo.plan`,
-a command line from `machine.cmdline`.
+a command line is a `Launch` of `colo.launch`. Keys of a step: ``node``, ``why``, and one of
+``launch``, ``command`` and ``act``.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def taps(spec: PairSpec, node: NodeName, *, up: bool) -> Items:
     ]
 
 
-def said(node: NodeName, steps: Plan) -> Items:
-    """List the commands of a sequence, to one node."""
+def commands(node: NodeName, steps: Plan) -> Items:
+    """Return one step per command of the sequence, for ``node``."""
     return [command(node, step.command, step.why) for step in steps]
 
 

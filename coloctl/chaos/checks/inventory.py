@@ -1,9 +1,9 @@
-"""Check that no QEMU holds more after each new protection of the pair.
+"""Check that primary and secondary hold the same after each new protection of the pair.
 
 Registered in `chaos.checks`, whose checks `chaos.run.runner` calls; reads the inventories of
-`chaos.evidence.inventory`. The first one after a fault is the measure: before it the pair has no
-overlays of an earlier secondary. Example: 41 block nodes after the first failover and 43 after the
-second one mean that two are never freed.
+`chaos.evidence.inventory`. All are compared with the first inventory after the first fault of the
+run: before it the pair has no overlays of an earlier secondary. Example: 41 block nodes after the
+first failover and 43 after the second one mean that two are never freed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from coloctl.chaos.scenario.tables import Params
 def nothing_grows(evidence: Evidence, _: Params) -> Verdict:
     """Require that each QEMU holds the same number of objects, devices, block nodes, exports and
     jobs whenever the pair is protected again after a fault.
+
+    Fewer are invalid too. Unknown with fewer than two inventories after the first fault.
     """
     first_s = evidence.first_fault_s
     taken = [one for one in evidence.inventories if first_s is not None and one.at_s > first_s]

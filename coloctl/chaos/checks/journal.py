@@ -2,9 +2,9 @@
 
 Every state must follow the table of `model.protection`, every promotion a claim and a proof that
 the other node is dead; the start of a pair that is down needs no proof. No survivor may be
-announced before its QEMU has left COLO. What proves that is an event of QEMU: with
-``x-colo-lost-heartbeat`` the migration of the survivor, of either role, goes from ``colo`` to
-``completed`` (MIGRATION). Its COLO_EXIT proves nothing: a secondary sends it as soon as its peer is
+announced before its QEMU has left COLO. The proof is an event MIGRATION of the
+survivor, of either role: after ``x-colo-lost-heartbeat`` its migration goes from ``colo`` to
+``completed``. Its COLO_EXIT proves nothing: a secondary sends it as soon as its peer is
 gone, and waits. Frames of a promoted secondary on the LAN count too. Example: FAILED_OVER at 5.2 s,
 MIGRATION completed at 5.3 s: the survivor was announced too early. Registered in `chaos.checks`,
 whose checks `chaos.run.runner` calls; reads promotions from `chaos.evidence.chronicle`.

@@ -1,7 +1,8 @@
 """Receive the events of a supervisor for as long as a run lasts, also when it is killed.
 
-Started by `chaos.run.environment`, `chaos.evidence.inventory` and `bench.supervisors`;
-`chaos.run.engine` waits for moments with it. It connects with `control.client`, again and again.
+Started by `chaos.run.environment` and `bench.supervisors`; `chaos.evidence.inventory`,
+`chaos.run.engine` and `bench.stretches` read its events. It connects with `control.client`, again
+and again.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class EventListener(Background):
         return None
 
     def view(self) -> PairView:
-        """Return the pair now; raises `DeadlineMissed` if no supervisor answers in time."""
+        """Return the pair now; raises `DeadlineMissed` after 30 s without an answer."""
         deadline = Deadline(ANSWER_WAIT_S)
         while True:
             try:
@@ -64,7 +65,10 @@ class EventListener(Background):
                 time.sleep(AGAIN_S)
 
     def ask(self, name: str, timeout_s: float, /, **arguments: Any) -> Any:
-        """Send one command over a connection of its own; raises what the supervisor raises."""
+        """Send one command over a connection of its own, once; raises what the supervisor raises.
+
+        Raises `NoSuchPair`, `Unreachable` or `DeadlineMissed` where no supervisor answers.
+        """
         with self._connect() as client:
             return client.execute(name, timeout_s, **arguments)
 

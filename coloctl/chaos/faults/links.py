@@ -3,8 +3,9 @@
 Registered in `chaos.faults`; calls `lab.link` and `lab.impairment`. A cut is of both ways, of one
 way, or of one service of the pair.
 
-Invariant: a wire has one fault at a time. The next one takes its place, and healing any of them
-heals the wire. Cuts of services are apart from that, and from each other.
+Invariant: an impairment takes the place of every fault of the wire before it, a cut is added to
+them, and healing any of them heals the wire. Cuts of services are apart from that, and from each
+other.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class Impaired(Params):
         return self
 
     def impairment(self) -> Impairment:
-        """Return the keys as the lab takes them; raises `LabError` where they do not fit."""
+        """Return the keys as the lab takes them; raises `LabError` where they do not fit.
+
+        The keys of a scenario are refused when it is read.
+        """
         return Impairment(**self.model_dump(exclude={"sender"}))
 
 
@@ -132,7 +136,8 @@ def _node_of(role: str, view: PairView) -> str:
 def sending_end(who: str, link: Link, lab: Lab, view: PairView) -> str:
     """Return the namespace at whose end the frames of ``who`` enter the link, or nothing.
 
-    On a wire that does not end at the sender they come through the switch.
+    Of a sender at neither end the frames enter at the switch: its namespace, on a wire that ends
+    there.
     """
     node = who if who in NODES else _node_of(who, view)
     homes = {"a": lab.host_a, "b": lab.host_b}

@@ -1,9 +1,10 @@
 """Serve the monitors of a QEMU by processes of ours, which can be stopped without it.
 
 Put in front of QEMU by `chaos.faults.monitors`. A program, standard library only:
-``monitor_proxy.py qemu BINARY ARGUMENT...`` becomes that QEMU, by exec, so its starter holds the
-QEMU. Each monitor's inherited listening socket has gone to a proxy by then, a child of the QEMU
-that dies with it; under the same number QEMU finds another one to which only the proxy connects.
+``monitor_proxy.py qemu BINARY ARGUMENT...`` becomes that QEMU by exec, under the same pid. Before
+that the listening socket of each monitor goes to a proxy, a child of the QEMU that dies with it.
+QEMU finds a private socket under the same descriptor; only the proxy connects there. Raises OSError
+where BINARY cannot be executed.
 Invocations without such monitors just become QEMU.
 """
 

@@ -36,7 +36,8 @@ def divert(file: Path) -> None:
 def copy(reads: int, to: int, file: Path) -> None:
     """Copy the pipe to ``to`` until it ends or ``file`` orders the reader to go.
 
-    Asleep, it leaves the pipe full, so that each writer has to wait or to give up.
+    Asleep, it fills the pipe with newlines, so that each writer has to wait or to give up; they
+    reach ``to`` when it reads again. A missing file or an unknown order counts as "reads".
     """
     while (order := _order(file)) != GONE:
         if order == ASLEEP:

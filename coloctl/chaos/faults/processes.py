@@ -1,9 +1,10 @@
 """Kill processes of a pair, or stop them for a while: QEMUs and the supervisor.
 
-Registered in `chaos.faults`; `chaos.faults.monitors` and `chaos.faults.sitescript` signal processes
-with the `Held` of this module, and `bench.failover` with `hold`.
+Registered in `chaos.faults`; `chaos.faults.monitors` and `chaos.faults.sitescript` derive from
+`SignalledBeside`, `chaos.faults.machine` uses `HeldProcess`, `bench.failover` uses `hold`.
 
-Invariant: a process is known by a pidfd from before the fault, so no other process is ever hit.
+Invariant: signals go by a pidfd that is opened when the fault begins. A number that goes to another
+process after that is never hit.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from coloctl.chaos.scenario.tables import Params
 
 
 class HeldProcess:
-    """A process held by a pidfd; raises ProcessLookupError where it has ended already."""
+    """A process known by a pidfd; making one raises ProcessLookupError where it has ended."""
 
     def __init__(self, pid: int) -> None:
         self._fd = os.pidfd_open(pid)

@@ -1,7 +1,7 @@
 """Define `coloctl lab guest`, `coloctl lab qemu` and `coloctl lab plugin`, with the next steps.
 
-Called by `cli.verbs.lab`. The guest comes from `lab.guest`, a QEMU from `check.choose`, the plugin
-from `check.freshcode`.
+Called by `cli.verbs.lab`. The guest and the best QEMU come from `check.choose`, a named QEMU from
+`lab.qemu`, the plugin from `check.freshcode`; each raises `ProvisionError` where it cannot be had.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _choice_lines(choice: WorkingQemu) -> list[str]:
 
 
 def _guest_alone(image: GuestImage) -> tuple[dict[str, Any], list[str]]:
-    """Return the guest for JSON and for people."""
+    """Return the guest as a JSON document and as lines of text."""
     import tomli_w
 
     from coloctl.lab.sample import ADDRESS, guest_table
