@@ -11,7 +11,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import pytest
@@ -55,7 +55,7 @@ def serving(server: Server) -> Iterator[int]:
 
         def serve() -> None:
             connection, _ = listening.accept()
-            with connection:
+            with connection, suppress(ConnectionResetError):  # a client may go at any time
                 server(connection)
 
         thread = threading.Thread(target=serve, daemon=True)
