@@ -198,6 +198,7 @@ class Cut(WireFault[CutParams]):
     params = CutParams
 
     def impair(self, link: Link, end: str | None) -> None:
+        """Cut both ends, with the plug where the scenario asks for it."""
         link.cut(carrier=self.given.carrier)
 
 
@@ -211,9 +212,11 @@ class CutOneWay(WireFault[CutOneWayParams]):
     params = CutOneWayParams
 
     def sender(self) -> Sender | None:
+        """Return the sender of the scenario; None for both ends."""
         return self.given.sender
 
     def impair(self, link: Link, end: str | None) -> None:
+        """Cut the end of the sender."""
         link.cut(sender=end)
 
 
@@ -230,6 +233,7 @@ class CutService(Fault[CutServiceParams]):
     _link: Link | None = None
 
     def begin(self) -> Injected:
+        """Cut the ports of the service, at both hosts."""
         service = self.given.service
         at_s, self._link = time.monotonic(), self.pair.lab.link("replication")
         self._link.cut_ports(service, **ports(service, self.pair.spec()))
@@ -243,6 +247,7 @@ class CutService(Fault[CutServiceParams]):
 
 class _Impair(WireFault[Impaired]):
     def sender(self) -> Sender | None:
+        """Return the sender of the scenario; None for both ends."""
         return self.given.sender
 
     def impair(self, link: Link, end: str | None) -> None:

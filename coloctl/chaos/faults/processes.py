@@ -71,9 +71,11 @@ class Signalled(Fault[P]):
                 one.signal(signal.SIGCONT)
 
     def lived_on(self) -> bool | None:
+        """Return whether a process that was signalled still lives."""
         return any(one.alive() for one in self._held)
 
     def close(self) -> None:
+        """Close the pidfds."""
         held, self._held = self._held, ()
         for one in held:
             one.close()

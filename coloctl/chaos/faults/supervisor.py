@@ -126,6 +126,7 @@ class ClockJump(InsideSupervisor[ClockJumpParams]):
     missing = "the supervisor's clock was not prepared to jump"
 
     def order(self) -> tuple[object, str]:
+        """Return the seconds by which the clock jumps."""
         return self.given.seconds, f"by {self.given.seconds:g} s"
 
 
@@ -145,4 +146,5 @@ class ReaderGone(InsideSupervisor[ReaderGoneParams]):
     missing = "the supervisor's output is no pipe of this run"
 
     def order(self) -> tuple[object, str]:
+        """Return what becomes of the reader."""
         return self.given.how, self.given.how
