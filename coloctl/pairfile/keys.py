@@ -61,12 +61,24 @@ def _as_written(hint: Any) -> Any:
     """Return the type by which a key is read so that its value is of the type ``hint``."""
     literal: Any = Literal
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return Annotated[literal[tuple(str(word) for word in hint)], AfterValidator(hint)]
+        return Annotated[literal[tuple(str(word) for word in hint)], AfterValidator(_member(hint))]
     if hint == Path | None:
         return Annotated[str, AfterValidator(values.path)] | None
     if limits := between(hint):
         return Annotated[hint, pydantic.Field(ge=limits.ge, le=limits.le)]
     return hint
+
+
+def _member(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """Return a function that reads a word of ``kind``.
+
+    The class itself will not do: from Python 3.12 on pydantic does not understand its signature.
+    """
+
+    def read(word: str) -> StrEnum:
+        return kind(word)
+
+    return read
 
 
 def _described(owner: type[Any], one: Field[Any], alias: str | None) -> Any:
