@@ -101,18 +101,23 @@ async def test_a_guest_that_reboots_does_so_alone_and_is_protected_again(
         await protected_again(stage, lab)
 
 
+async def ends_without_failover(stage: Stage, lab: Lab, word: str, reason: str) -> None:
+    """The guest does what ``word`` says, and its pair ends for that reason alone."""
+    before = failovers(stage), stage.state.generation
+    await tell(lab, word)
+    await stage.until_protection(Protection.DOWN)
+    assert stage.state.view().reason == reason
+    assert not stage.state.running()
+    assert (failovers(stage), stage.state.generation) == before
+
+
 @pytest.mark.parametrize("node", SIDES)
 async def test_a_guest_that_powers_off_ends_its_pair(
     pair: DescribeGuest, lab: Lab, node: NodeName
 ) -> None:
     async with supervised(pair()) as stage:
         await protected(stage, node)
-        before = failovers(stage), stage.state.generation
-        await tell(lab, "poweroff")
-        await stage.until_protection(Protection.DOWN)
-        assert stage.state.view().reason == "The guest shut itself down."
-        assert not stage.state.running()
-        assert (failovers(stage), stage.state.generation) == before
+        await ends_without_failover(stage, lab, "poweroff", "The guest shut itself down.")
 
 
 @pytest.mark.parametrize("node", SIDES)
@@ -124,12 +129,7 @@ async def test_a_panic_may_end_the_pair(
 
     async with supervised(pair(kernel, OnPanic.STOP)) as stage:
         await protected(stage, node)
-        before = failovers(stage), stage.state.generation
-        await tell(lab, "panic")
-        await stage.until_protection(Protection.DOWN)
-        assert stage.state.view().reason == "The guest's kernel panicked."
-        assert not stage.state.running()
-        assert (failovers(stage), stage.state.generation) == before
+        await ends_without_failover(stage, lab, "panic", "The guest's kernel panicked.")
 
 
 @pytest.mark.parametrize("node", SIDES)

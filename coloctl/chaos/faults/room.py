@@ -129,7 +129,7 @@ class Filled(Fault[RoomParams]):
 
 @fault("filesystem-full")
 class FilesystemFull(Filled):
-    """No room where state and journal lie, until it is healed."""
+    """A full filesystem under state and journal, until it is healed."""
 
     targets = ("state",)
     prepare = small_state
@@ -147,7 +147,7 @@ class FilesystemFull(Filled):
 
 @fault("images-full")
 class ImagesFull(Filled):
-    """No room where a node's images and overlays lie, until it is healed."""
+    """A full filesystem under a node's images and overlays, until it is healed."""
 
     targets = (*NODES, "both")
     prepare = small_images
