@@ -22,6 +22,7 @@ from pathlib import Path
 
 PROC = Path("/proc")
 _BOOT_ID = PROC / "sys" / "kernel" / "random" / "boot_id"
+_MACHINE_ID = Path("/etc/machine-id")
 
 #: `__SO_ACCEPTCON` in the flags column of /proc/net/unix: the socket listens.
 LISTENS = 0x10000
@@ -62,6 +63,14 @@ def boot_id() -> str:
     """Read the identifier of this boot of the machine; empty where the kernel does not show it."""
     with contextlib.suppress(OSError):
         return _BOOT_ID.read_text().strip()
+    return ""
+
+
+@cache
+def machine_id() -> str:
+    """Read the identifier of this machine (machine-id(5)); empty where it has none."""
+    with contextlib.suppress(OSError):
+        return _MACHINE_ID.read_text().strip()
     return ""
 
 

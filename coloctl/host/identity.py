@@ -1,4 +1,4 @@
-"""Read from the kernel what a process is: its user, its program, its boot and its pid namespace.
+"""Read what a process is from its kernel: its user, program, machine, boot and pid namespace.
 
 Called by `host.process` where a process is recorded, and where a recorded one is looked for again;
 reads `procfs`. Invariant: no fact here comes from the process itself. Its command line and its name
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-from coloctl.procfs import boot_id, owner
+from coloctl.procfs import boot_id, machine_id, owner
 
 #: What the kernel adds to the path of a program whose file was replaced or removed.
 _DELETED = " (deleted)"
@@ -25,9 +25,9 @@ class Identity:
     """The identity of one process for ever: a pid may be reused, a pid with its start time may not.
 
     ``start_time`` is field 22 of ``/proc/PID/stat``: clock ticks since this machine booted. Both
-    hold for the boot and the pid namespace in which they were read; where these are known they are
-    recorded too, beside the user and the program. Those four do not take part in a comparison: an
-    unrecorded value is no difference. -1 and "" stand for unknown.
+    hold for the machine, the boot and the pid namespace in which they were read; where these are
+    known they are recorded too, beside the user and the program. Those five do not take part in a
+    comparison: an unrecorded value is no difference. -1 and "" stand for unknown.
     """
 
     pid: int
@@ -39,6 +39,7 @@ class Identity:
     namespace: str = field(
         default="", compare=False, repr=False
     )  #: of pids, as the kernel names it
+    machine: str = field(default="", compare=False, repr=False)  #: machine-id(5)
 
     def to_json(self) -> dict[str, Any]:
         """Write what is known, as `from_json` reads it."""
@@ -47,6 +48,7 @@ class Identity:
             "exe": self.exe,
             "boot": self.boot,
             "pid-namespace": self.namespace,
+            "machine": self.machine,
         }
         told = {name: value for name, value in known.items() if value not in ("", -1)}
         return {"pid": self.pid, "start-time": self.start_time, **told}
@@ -61,6 +63,7 @@ class Identity:
             str(document.get("exe", "")),
             str(document.get("boot", "")),
             str(document.get("pid-namespace", "")),
+            str(document.get("machine", "")),
         )
 
     def differs(self, found: Identity | None) -> str:
@@ -112,4 +115,5 @@ def traits(pid: int) -> dict[str, Any]:
         "exe": executable(pid),
         "boot": boot_id(),
         "namespace": pid_namespace(),
+        "machine": machine_id(),
     }

@@ -23,7 +23,7 @@ from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.base import Death, DeathProof, Identity
 from coloctl.host.identity import pid_namespace, traits
 from coloctl.host.ready import until_readable
-from coloctl.procfs import boot_id, read_stat
+from coloctl.procfs import boot_id, machine_id, read_stat
 
 #: The part of a soft end's deadline that is reserved for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0
@@ -232,10 +232,20 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
     """Hold the process of ``identity``; None: it has ended (a zombie has), or its pid was reused.
 
     None is a proof of death: no process of an earlier boot lives. A case of doubt raises
-    `PreconditionFailed`: a number of another pid namespace, or a process whose user or program is
-    not the recorded one.
+    `PreconditionFailed`: a number of another machine or pid namespace, or a process whose user or
+    program is not the recorded one.
     """
-    if identity.pid <= 0 or (identity.boot and identity.boot != boot_id()):
+    if identity.pid <= 0:
+        return None
+    # The machine comes first: another machine has another boot, which proves nothing here.
+    if identity.machine and identity.machine != machine_id():
+        raise PreconditionFailed(
+            f"Process {identity.pid} was recorded on another machine (its id is"
+            f" {identity.machine}, this one's {machine_id() or 'unknown'}).",
+            hint="run coloctl on the machine that started the pair; where that is gone for good,"
+            " remove the pair's state folder",
+        )
+    if identity.boot and identity.boot != boot_id():
         return None
     if identity.namespace and identity.namespace != pid_namespace():
         raise PreconditionFailed(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -21,6 +22,7 @@ from coloctl.host import Identity, LocalHost, Process, identity_of, tail
 from coloctl.host import process as process_module
 from coloctl.host.launch import discard, with_numbers
 from coloctl.model.launch import Launch
+from coloctl.procfs import machine_id
 
 pytestmark = pytest.mark.unit
 
@@ -139,6 +141,27 @@ async def test_reused_pid_is_never_hit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pid", [-1, 0, 2**22 + 1])
 def test_pid_that_cannot_be_is_gone(pid: int) -> None:
     assert process_module.adopt(Identity(pid, 1)) is None
+
+
+@pytest.mark.parametrize("boot", ["", "another-boot"])
+async def test_process_of_another_machine_is_never_gone(tmp_path: Path, boot: str) -> None:
+    """Its boot is another one too, and its number may be free here: neither proves a death."""
+    async with LocalHost() as host:
+        process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
+        with ended(process):
+            assert process.identity.machine == machine_id()
+            for pid in (process.identity.pid, 2**22 - 1):
+                elsewhere = replace(
+                    process.identity, pid=pid, machine="0" * 32, boot=boot, namespace=""
+                )
+                assert Identity.from_json(elsewhere.to_json()).machine == "0" * 32
+                with pytest.raises(PreconditionFailed, match="recorded on another machine"):
+                    await host.adopt(elsewhere)
+                with pytest.raises(FencingFailed, match="recorded on another machine"):
+                    await host.kill(elsewhere, node="a", deadline_s=5)
+            assert process.alive()
+            rebooted = replace(process.identity, boot="another-boot")
+            assert process_module.adopt(rebooted) is None
 
 
 async def test_process_that_proc_hides_is_no_proof_of_death(
