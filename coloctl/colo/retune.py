@@ -1,6 +1,6 @@
 """Build the QMP sequences that change the settings of a running pair; pure.
 
-Called by `supervisor.acts.tune`, `supervisor.adopt` and `colo.resync`, and shown by
+Called by `supervisor.acts.tune`, `supervisor.moves` and `colo.resync`, and shown by
 `supervisor.dialogue`; the commands are those of `qmp.command`.
 
 Invariant: each may be sent whether or not its object exists. A comparison goes with a failover, and

@@ -1,7 +1,8 @@
 """Decide what becomes of a pair whose supervisor died: belief against observation; pure.
 
-Called by `supervisor.adopt`, with what `supervisor.discovery` found; `supervisor.lost_journal`
-makes the belief where the journal has none. A process is named by its `host.base.Identity`.
+Called by `supervisor.adopt`, with what `supervisor.discovery` found; `supervisor.moves` carries the
+plan out. `supervisor.lost_journal` makes the belief where the journal has none. A process is
+named by its `host.base.Identity`.
 
 Invariants, over everything that can be believed and found: no plan leaves two guests running. A
 secondary is promoted only where the journal has a complete checkpoint in this generation and its

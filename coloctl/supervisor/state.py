@@ -9,17 +9,15 @@ Invariant: everything that changes the protection goes through `PairState.note`.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock
 from coloctl.colo.ground import Ground
 from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
-from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
+from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.agent import AgentAnswer
 from coloctl.ha.fencing import Confirmation
 from coloctl.host.process import identity_of
@@ -29,10 +27,11 @@ from coloctl.model import event
 from coloctl.model.event import EXPOSED_SINCE, PAUSED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
-from coloctl.model.pairevent import PairEvent, ProgressMade, StateChanged, StepReached
+from coloctl.model.pairevent import PairEvent, StateChanged
 from coloctl.model.protection import Fact, Protection, advance
 from coloctl.model.timeline import Timeline
-from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, settings_view
+from coloctl.model.view import CheckpointView, NodeView, PairView, settings_view
+from coloctl.supervisor.acting import ActUnderWay
 from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
 from coloctl.supervisor.pending_records import PendingRecords
@@ -43,12 +42,13 @@ from coloctl.vm import VM
 Emit = Callable[[PairEvent], None]
 
 
-class PairState:
+class PairState(ActUnderWay):
     """The knowledge and the belief about one pair. ``emit`` sends an event to every client."""
 
     def __init__(
         self, spec: PairSpec, ground: Ground, journal: Journal, emit: Emit, clock: Clock = CLOCK
     ) -> None:
+        super().__init__()
         self.pair_file = spec  #: as it was asked for
         self.spec = spec  #: the same with the settings that were changed since
         #: What adaptive mode wants; of no meaning in fixed mode.
@@ -74,14 +74,6 @@ class PairState:
         self._reason = "Nothing was started yet."
         self._since = clock.now()
         self._exposed_since: float | None = None
-        self._progress: ActProgress | None = None
-        self._act: asyncio.Task[Any] | None = None
-        self._act_name = ""
-        self.ending = False  #: a stop waits for the act under way: nothing new begins by itself
-        self.cut_short = ""  #: what interrupted the last act, a sentence; empty: nothing did
-        self._given_up: asyncio.Future[str] | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.paused = False  #: nothing is given up without being asked
         self.protection_wanted = False  #: a guest that runs alone is to be protected again
         self.exposure = ""  #: why it is not yet, and what comes next; sentences
@@ -94,11 +86,6 @@ class PairState:
     @property
     def protection(self) -> Protection:
         return self._protection
-
-    @property
-    def act(self) -> str:
-        """The act under way, empty when there is none."""
-        return self._act_name
 
     def pause(self, paused: bool) -> None:
         """Record durably whether the supervisor gives nodes up by itself, and keep to it."""
@@ -213,75 +200,6 @@ class PairState:
         """Number the next promotion, durably, before it happens."""
         self.generation += 1
         self.record(Kind.INTENT, step="promote")
-
-    @contextlib.asynccontextmanager
-    async def acting(self, name: str, **asked: Any) -> AsyncIterator[None]:
-        """Run one act at a time, journalled with what was ``asked``; raise `PairBusy` otherwise."""
-        if self._act is not None:
-            raise PairBusy(
-                f"Pair {self.spec.name} is busy with '{self._act_name}'.",
-                hint=f"`coloctl status {self.spec.name}` shows how far it is",
-            )
-        self._act, self._act_name = asyncio.current_task(), name
-        self.cut_short = ""
-        self._given_up = asyncio.get_running_loop().create_future()
-        self._idle.clear()
-        self.beside.make_way(name)
-        outcome = "done"
-        try:
-            self.record(Kind.INTENT, data=asked)
-            try:
-                yield
-            except BaseException as error:
-                outcome = f"{type(error).__name__}: {error}"
-                raise
-            finally:
-                self.record(Kind.OUTCOME, data={"outcome": outcome})
-        finally:
-            # Also when the journal has no room: the next act may find some.
-            self._act, self._act_name, self._progress = None, "", None
-            self._idle.set()
-
-    def give_up(self, reason: str) -> None:
-        """End the act under way with an error of that ``reason``, where it needs a secondary."""
-        if self._given_up is not None and not self._given_up.done():
-            self._given_up.set_result(reason)
-
-    async def given_up(self) -> str:
-        """Wait until the act under way has lost what it needs; return the reason."""
-        assert self._given_up is not None
-        return await asyncio.shield(self._given_up)
-
-    async def idle(self, wait_s: float) -> bool:
-        """Return whether no act is under way any more, after ``wait_s`` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._idle.wait()
-        return self._act is None
-
-    async def interrupt(self, why: str, *, spare: str = "") -> None:
-        """Cancel the act under way and wait until it has cleaned up after itself.
-
-        ``why`` is a sentence for the client that asked for that act. An act named ``spare`` is not
-        cut short: it ends by itself, within its own deadlines.
-        """
-        if self._act is not None:
-            if self._act_name != spare:
-                self.cut_short = why
-                self._act.cancel()
-            await asyncio.wait({self._act})
-
-    def progress(
-        self, step: str, done: int | None = None, total: int | None = None, limit_s: float = 0.0
-    ) -> None:
-        """Report how far the act is, and how long the step may still take, where limited."""
-        if limit_s or self._progress is None or self._progress.step != step:
-            limit = round(limit_s, 1) if limit_s else None
-            self.emit(StepReached(act=self._act_name, step=step, limit_s=limit))
-        unit = "bytes" if done is not None else ""
-        self._progress = ActProgress(self._act_name, step, done, total, unit)
-        if done is not None and total:
-            self.emit(ProgressMade(act=self._act_name, step=step, done=done, total=total))
 
     def period_ms(self) -> int:
         """Return the checkpoint period that QEMU was given."""
