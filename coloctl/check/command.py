@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from coloctl.asked import LAUNCH_DEADLINE_S
 from coloctl.check.finding import Precondition, Severity
@@ -66,19 +67,31 @@ def startable(
     errors = {one.name for one in findings if one.severity is Severity.ERROR}
     if errors & _IN_THE_WAY:
         return None
-    guest = replace(
-        spec.guest,
-        kernel=None if "guest.kernel" in errors else spec.guest.kernel,
-        initrd=None if {"guest.kernel", "guest.initrd"} & errors else spec.guest.initrd,
-        append="" if "guest.kernel" in errors else spec.guest.append,
-    )
+    pair = spec
+    if errors & _keys_of("kernel"):
+        pair = _without_file(_without_file(pair, "kernel"), "initrd")
+        pair = replace(pair, guest=replace(pair.guest, append=""))
+    elif errors & _keys_of("initrd"):
+        pair = _without_file(pair, "initrd")
     nics = tuple(replace(nic, tap=None) if f"nic {nic.id}" in errors else nic for nic in spec.nics)
     blank = {
         disk.id
         for i, disk in enumerate(spec.disks)
         if f"disk {disk.id}" in bad or any(name.startswith(f"disk[{i}].") for name in bad)
     }
-    return replace(spec, guest=guest, nics=nics), frozenset(blank)
+    return replace(pair, nics=nics), frozenset(blank)
+
+
+def _keys_of(name: str) -> set[str]:
+    """Return the keys by which a pair file names the guest's file ``name``."""
+    return {f"guest.{name}", *(f"node.{node}.{name}" for node in NODES)}
+
+
+def _without_file(spec: PairSpec, name: str) -> PairSpec:
+    """Return the pair whose guest has no kernel, or no initial ramdisk, on either node."""
+    none: dict[str, Any] = {name: None}
+    nodes = {node: replace(spec.nodes[node], **none) for node in NODES}
+    return replace(spec, guest=replace(spec.guest, **none), nodes=nodes)
 
 
 async def examine_command_lines(what: StartedAs) -> list[Precondition]:

@@ -160,7 +160,7 @@ def _launch(
         *_each("-object", map(json_option, filters)),
         *_each("-blockdev", map(json_option, nodes)),
         *_each("-device", map(json_option, device.devices(spec, pvpanic=dialect.pvpanic))),
-        *_boot(spec.guest),
+        *_boot(spec.guest_on(node)),
         *tail,
         # Last, so that their devices take what PCI slots are left and never those of ours.
         *spec.guest.extra_args,

@@ -11,7 +11,7 @@ follow from ``base_port``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -125,7 +125,24 @@ class NodeSpec:
 
     name: NodeName
     host: str
+    """local, or netns:NAME for a network namespace of this machine."""
     address: str
+    """IP address at which replication traffic for this node arrives."""
+    qemu: Path | None = None
+    """The QEMU binary of this node, where guest.qemu is another one or at another path there."""
+    kernel: Path | None = None
+    """The kernel as it lies on this node's machine, where guest.kernel is another path."""
+    initrd: Path | None = None
+    """The initial ramdisk on this node's machine, where guest.initrd is another path."""
+
+    @property
+    def machine(self) -> str:
+        """The machine as the host names it; "" is the one on which coloctl runs.
+
+        Two nodes with one name see the same files. The comparison is by text: two addresses of one
+        machine have two names.
+        """
+        return self.host if self.host.startswith("ssh://") else ""
 
 
 @dataclass(frozen=True)
@@ -301,3 +318,17 @@ class PairSpec:
     def shares_host(self) -> bool:
         """Return whether both QEMUs run in the same namespace of the same host."""
         return self.nodes["a"].host == self.nodes["b"].host
+
+    def shares_machine(self) -> bool:
+        """Return whether both nodes see the same files, as far as their names show."""
+        return self.nodes["a"].machine == self.nodes["b"].machine
+
+    def guest_on(self, node: NodeName) -> GuestSpec:
+        """Return the guest as ``node`` starts it: with the paths of that node's own machine."""
+        own, guest = self.nodes[node], self.guest
+        return replace(
+            guest,
+            qemu=own.qemu or guest.qemu,
+            kernel=own.kernel or guest.kernel,
+            initrd=own.initrd or guest.initrd,
+        )

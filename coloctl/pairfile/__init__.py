@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from coloctl.errors import SpecError
 from coloctl.model import pair
-from coloctl.pairfile import checks
+from coloctl.pairfile import checks, files
 from coloctl.pairfile.complaints import from_validation
 from coloctl.pairfile.tables import FencingTable, PairFile, TapTable, json_schema
 from coloctl.reading import read_toml
@@ -64,7 +64,7 @@ def check_files(spec: pair.PairSpec) -> None:
 
 def file_problems(spec: pair.PairSpec) -> list[SpecError]:
     """List an error for every file that ``spec`` names and that cannot be used here."""
-    return list(checks.missing_files(spec))
+    return list(files.missing_files(spec))
 
 
 def _first(found: list[SpecError]) -> SpecError:
@@ -110,7 +110,7 @@ def examine(
     except ValidationError as error:
         return None, from_validation(error)
     spec = _spec(file, source)
-    return spec, list(checks.contradictions(spec))
+    return spec, [*checks.contradictions(spec), *checks.relative_paths(document, spec)]
 
 
 def _syntax(name: str, text: str, message: str) -> SpecError:

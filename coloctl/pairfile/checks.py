@@ -1,21 +1,20 @@
-"""Check one table of a pair file against another, and the whole file against the machine.
+"""Check one table of a pair file against another.
 
-Called by `pairfile` after each table has been checked alone; asks `paths` how long a socket path
-may be. Invariant: `contradictions` needs none of the files that ``spec`` names to exist.
+Called by `pairfile` after each table has been checked alone.
+
+Invariant: none of the files that the pair names needs to exist; `pairfile.files` looks for them.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
-from coloctl import paths
-from coloctl.errors import PreconditionFailed, SpecError
-from coloctl.model.pair import NODES, FencingMethod, PairSpec
+from coloctl.errors import SpecError
+from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec, other
 from coloctl.pairfile.qemuargs import listening_sockets
 
 #: Ports base_port + 10 * nic + {3, 4} must stay below base_port + 98 (migration).
@@ -37,7 +36,9 @@ def contradictions(spec: PairSpec) -> Iterator[SpecError]:
 
 
 def _shared_sockets(spec: PairSpec) -> Iterator[SpecError]:
-    """Find socket files that the QEMUs of both nodes would open: today both are on this machine."""
+    """Find socket files that the QEMUs of both nodes would open on one machine."""
+    if not spec.shares_machine():
+        return
     for path in listening_sockets(spec.guest.extra_args):
         yield SpecError(
             "guest.extra_args",
@@ -49,17 +50,30 @@ def _shared_sockets(spec: PairSpec) -> Iterator[SpecError]:
 
 def _guest(spec: PairSpec) -> Iterator[SpecError]:
     guest = spec.guest
-    if guest.kernel is None:
-        for key, value in (("initrd", guest.initrd), ("append", guest.append)):
+    if spec.guest_on("a").kernel is None and spec.guest_on("b").kernel is None:
+        own = [(f"node.{node}.initrd", spec.nodes[node].initrd) for node in NODES]
+        for key, value in (("guest.initrd", guest.initrd), ("guest.append", guest.append), *own):
             if value:
-                yield SpecError(
-                    f"guest.{key}", "This needs a kernel to go with.", hint="set guest.kernel"
-                )
+                yield SpecError(key, "This needs a kernel to go with.", hint="set guest.kernel")
         if not spec.disks:
             yield SpecError(
                 "guest.kernel",
                 "The guest has neither a kernel nor a disk to boot from.",
                 hint="set guest.kernel, or add a [[disk]]",
+            )
+    for node in NODES:
+        yield from _boots_alike(spec, node)
+
+
+def _boots_alike(spec: PairSpec, node: NodeName) -> Iterator[SpecError]:
+    """Find a kernel or initial ramdisk that only ``node`` would boot: both are one guest."""
+    there = spec.guest_on(other(node))
+    for name, needed in (("kernel", there.kernel), ("initrd", there.initrd)):
+        if getattr(spec.nodes[node], name) and needed is None:
+            yield SpecError(
+                f"node.{node}.{name}",
+                f"Node {other(node)} has no {name}, and both nodes boot the same guest.",
+                hint=f"set guest.{name}, or node.{other(node)}.{name} too",
             )
 
 
@@ -76,16 +90,20 @@ def _twice(table: str, key: str, values: list[str]) -> Iterator[SpecError]:
 
 
 def _images(spec: PairSpec) -> Iterator[SpecError]:
-    """Find an image that is used twice: both kinds of host, local and netns, see the same files."""
-    seen: dict[str, str] = {}
+    """Find an image that is used twice on one machine."""
+    seen: dict[tuple[str, str], str] = {}
     for index, disk in enumerate(spec.disks):
         for node in NODES:
-            key, image = f"disk[{index}].image.{node}", os.path.realpath(disk.image[node])
+            key, machine = f"disk[{index}].image.{node}", spec.nodes[node].machine
+            image = (
+                machine,
+                str(disk.image[node]) if machine else os.path.realpath(disk.image[node]),
+            )
             if image in seen:
                 yield SpecError(
                     key,
                     f"{disk.image[node]} is already used as {seen[image]}.",
-                    hint="both nodes share this machine's files, so every image needs its own copy",
+                    hint="both nodes share one machine's files, so every image needs its own copy",
                 )
             seen.setdefault(image, key)
 
@@ -180,78 +198,32 @@ def _fencing(spec: PairSpec) -> Iterator[SpecError]:
         )
 
 
-def missing_files(spec: PairSpec) -> Iterator[SpecError]:
-    """Find every named file that cannot be used, and a state folder too deep for sockets."""
-    guest = spec.guest
-    for key, path in (("guest.kernel", guest.kernel), ("guest.initrd", guest.initrd)):
-        if path is not None:
-            yield from _usable(key, path, os.R_OK)
-    if guest.qemu is not None and guest.qemu.is_absolute():
-        yield from _usable("guest.qemu", guest.qemu, os.X_OK)
-    for index, disk in enumerate(spec.disks):
-        for node in NODES:
-            key = f"disk[{index}].image.{node}"
-            yield from _usable(key, disk.image[node], os.R_OK | os.W_OK)
-        yield from _hard_links(index, disk.image["a"], disk.image["b"])
-    yield from _agent(spec)
-    if spec.replication.overlay_dir is not None:
-        yield from _writable_folder("replication.overlay_dir", spec.replication.overlay_dir)
-    if spec.arbiter.path is not None:
-        yield from _writable_folder("arbiter.path", spec.arbiter.path.parent)
-    longest = paths.pair_dir(spec.name) / "a" / "compare_out-n9.sock"
-    try:
-        paths.check_socket_path(longest)
-    except PreconditionFailed as error:
-        yield SpecError("name", error.message, hint=error.hint)
+def relative_paths(document: Mapping[str, Any], spec: PairSpec) -> Iterator[SpecError]:
+    """Find relative paths of a node on another machine: they begin at no folder of that machine.
+
+    ``document`` is the file as it was read, because the paths of ``spec`` are all absolute.
+    """
+    for node in NODES:
+        if not (machine := spec.nodes[node].machine):
+            continue
+        for key, written in _paths_of(document, node):
+            if not Path(written).is_absolute():
+                yield SpecError(
+                    key,
+                    f'Node {node} is on {machine}, where "{written}" begins at no known folder.',
+                    hint="write the path as it is on that machine, beginning with /",
+                )
 
 
-def _agent(spec: PairSpec) -> Iterator[SpecError]:
-    """Find a fence agent that cannot be run, before it is needed."""
-    if not spec.fencing.command:
-        return
-    agent = spec.fencing.command[0]
-    if "/" in agent:
-        yield from _usable("fencing.command", Path(agent), os.X_OK)
-    elif shutil.which(agent) is None:
-        yield SpecError(
-            "fencing.command",
-            f"There is no program {agent} on PATH.",
-            hint="install the package that has it (Debian: fence-agents), or give its path",
-        )
-
-
-def _writable_folder(key: str, folder: Path) -> Iterator[SpecError]:
-    if not folder.is_dir():
-        yield SpecError(key, f"There is no folder {folder}.", hint="make it, or name another")
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield SpecError(key, f"{folder} cannot be written by you.", hint="change its permissions")
-
-
-def _usable(key: str, path: Path, mode: int) -> Iterator[SpecError]:
-    wanted = {os.R_OK: "read", os.X_OK: "executed", os.R_OK | os.W_OK: "read and written"}[mode]
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        relative = "relative paths begin at the pair file's folder"
-        yield SpecError(key, f"There is no file {path}.", hint=relative)
-        return
-    except OSError as error:
-        yield SpecError(key, f"{path} cannot be used: {error.strerror}.", hint="check the path")
-        return
-    if is_folder:
-        yield SpecError(key, f"{path} is a folder.", hint="name a file")
-    elif not os.access(path, mode):
-        yield SpecError(key, f"{path} cannot be {wanted} by you.", hint="change its permissions")
-
-
-def _hard_links(index: int, a: Path, b: Path) -> Iterator[SpecError]:
-    try:
-        same = a.samefile(b) and os.path.realpath(a) != os.path.realpath(b)
-    except OSError:
-        return  # each of the two has its own complaint already
-    if same:
-        yield SpecError(
-            f"disk[{index}].image.b",
-            f"{b} and {a} are two names of one file.",
-            hint="every image needs its own copy",
-        )
+def _paths_of(document: Mapping[str, Any], node: NodeName) -> Iterator[tuple[str, str]]:
+    """Return key and text of each path that holds for ``node``."""
+    own, guest = document["node"][node], document["guest"]
+    for name in ("kernel", "initrd", "qemu"):
+        table, key = (own, f"node.{node}") if own.get(name) else (guest, "guest")
+        # A QEMU without a slash is a name that is looked up on PATH.
+        if (written := table.get(name)) and (name != "qemu" or "/" in written):
+            yield f"{key}.{name}", written
+    for index, disk in enumerate(document.get("disk", ())):
+        yield f"disk[{index}].image.{node}", disk["image"][node]
+    if folder := document.get("replication", {}).get("overlay_dir"):
+        yield "replication.overlay_dir", folder

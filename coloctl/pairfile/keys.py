@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from enum import StrEnum
 from functools import cache
@@ -30,12 +30,13 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def keys_of(
-    owner: type[Any], *, renamed: Mapping[str, str] | None = None
+    owner: type[Any], *, renamed: Mapping[str, str] | None = None, without: Collection[str] = ()
 ) -> Callable[[type[T]], type[T]]:
     """Add the fields of ``owner``, a dataclass of `model.pair`, to a table, as its keys.
 
-    ``renamed`` has the key of a field by its name, where they differ. A field that the table
-    declares is read by the type there. One that it declares with a default stays as it is.
+    ``renamed`` has the key of a field by its name, where they differ. Fields in ``without`` are no
+    keys. A field that the table declares is read by the type there. One that it declares with a
+    default stays as it is.
     """
 
     def complete(table: type[T]) -> type[T]:
@@ -48,7 +49,7 @@ def keys_of(
                 _described(owner, one, called.get(one.name)),
             )
             for one in fields(owner)
-            if one.name not in own
+            if one.name not in {*own, *without}
         }
         keys |= {name: (types[name], info) for name, info in own.items()}
         made = create_model(table.__name__, __base__=table.__base__, __doc__=owner.__doc__, **keys)

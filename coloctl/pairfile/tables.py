@@ -22,6 +22,7 @@ from coloctl.pairfile.keys import keys_of
 from coloctl.pairfile.qemuargs import check_extra_args
 
 _PATH = Annotated[str, AfterValidator(values.path)]
+_PROGRAM = Annotated[str, AfterValidator(values.program)]
 _IFNAME = Annotated[str, AfterValidator(values.ifname)]
 _ID = Annotated[str, AfterValidator(values.qemu_id)]
 _DEVICE = Annotated[str, AfterValidator(values.device)]
@@ -67,7 +68,7 @@ class GuestTable(Table):
     append: str | None = None
     """Kernel command line."""
     extra_args: Annotated[_WORDS, AfterValidator(check_extra_args)]
-    qemu: Annotated[str, AfterValidator(values.program)] | None
+    qemu: _PROGRAM | None
 
 
 class ImageTable(Table):
@@ -106,13 +107,12 @@ class NicTable(Table):
     model: _DEVICE
 
 
+@keys_of(pair.NodeSpec, without=("name",))
 class NodeTable(Table):
-    """One of the two places where a QEMU of the pair runs."""
-
     host: Annotated[str, AfterValidator(values.host)] = "local"
     """local, or netns:NAME for a network namespace of this machine."""
     address: Annotated[str, AfterValidator(values.address)]
-    """IP address at which replication traffic for this node arrives."""
+    qemu: _PROGRAM | None
 
 
 class NodesTable(Table):

@@ -7,7 +7,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -21,13 +21,14 @@ from coloctl import pairfile
 from coloctl.errors import SpecError
 from coloctl.model.bounds import RATE_MAX, Between, between
 from coloctl.model.pair import (
+    NODES,
     CheckpointMode,
     CheckpointSpec,
     FencingMethod,
     MigrationTransport,
     PairSpec,
 )
-from coloctl.pairfile import values
+from coloctl.pairfile import checks, values
 from coloctl.pairfile.qemuargs import listening_sockets
 from coloctl.pairfile.tables import PairFile, Table
 
@@ -588,3 +589,86 @@ def test_every_validator_of_a_key_is_a_plain_function() -> None:
     ]
     assert len(found) > 10
     assert all(map(inspect.isfunction, found))
+
+
+def test_a_node_has_paths_of_its_own() -> None:
+    own = '[node.b]\nqemu = "qemu-b"\nkernel = "/srv/b/vmlinuz"\ninitrd = "/srv/b/initrd"'
+    text = WEB.replace("[node.b]", own).replace("[guest]", '[guest]\ninitrd = "/boot/initrd"')
+    pair = pairfile.parse(text, BASE)
+    assert pair.guest_on("a") == pair.guest
+    there = pair.guest_on("b")
+    assert (there.qemu, there.kernel) == (Path("qemu-b"), Path("/srv/b/vmlinuz"))
+    assert there.initrd == Path("/srv/b/initrd")
+    assert replace(there, qemu=None, kernel=None, initrd=None) == replace(
+        pair.guest, kernel=None, initrd=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("guest", "node", "key", "sentence"),
+    [
+        ("", 'kernel = "/k"', "node.b.kernel", "Node a has no kernel"),
+        ('kernel = "/k"', 'initrd = "/i"', "node.b.initrd", "Node a has no initrd"),
+        ("", 'initrd = "/i"', "node.b.initrd", "needs a kernel"),
+    ],
+)
+def test_both_nodes_boot_the_same_guest(guest: str, node: str, key: str, sentence: str) -> None:
+    text = WEB.replace('kernel = "vmlinuz"', guest).replace("[node.b]", f"[node.b]\n{node}")
+    error = complaint(text)
+    assert error.key == key
+    assert sentence in error.sentence
+
+
+def test_both_nodes_may_have_a_kernel_that_the_guest_table_does_not_name() -> None:
+    text = WEB.replace('kernel = "vmlinuz"', 'append = "quiet"')
+    for node in "ab":
+        text = text.replace(f"[node.{node}]", f'[node.{node}]\nkernel = "/{node}/vmlinuz"')
+    pair = pairfile.parse(text, BASE)
+    assert [str(pair.guest_on(node).kernel) for node in NODES] == ["/a/vmlinuz", "/b/vmlinuz"]
+
+
+def test_the_files_of_each_node_are_looked_for_by_its_own_key(tmp_path: Path) -> None:
+    for name in ("vmlinuz", "a.qcow2", "b.qcow2"):
+        (tmp_path / name).touch()
+    text = WEB.replace("[node.b]", '[node.b]\nkernel = "no-kernel"\nqemu = "./vmlinuz"')
+    found = pairfile.file_problems(pairfile.parse(text, tmp_path))
+    assert {problem.key: problem.sentence for problem in found} == {
+        "node.b.kernel": f"There is no file {tmp_path}/no-kernel.",
+        "node.b.qemu": f"{tmp_path}/vmlinuz cannot be executed by you.",
+    }
+
+
+def on_another_machine(pair: PairSpec) -> PairSpec:
+    return replace(pair, nodes={**pair.nodes, "b": replace(pair.nodes["b"], host="ssh://hv2")})
+
+
+def test_the_files_of_another_machine_are_not_looked_for_here(tmp_path: Path) -> None:
+    text = WEB.replace("[node.b]", '[node.b]\nkernel = "/nowhere"')
+    pair = on_another_machine(pairfile.parse(text, tmp_path))
+    keys = [problem.key for problem in pairfile.file_problems(pair)]
+    assert keys == ["guest.kernel", "disk[0].image.a"]
+
+
+def test_a_relative_path_begins_at_no_folder_of_another_machine() -> None:
+    text = WEB.replace("[node.b]", '[node.b]\nqemu = "qemu-b"\ninitrd = "/i"') + (
+        '[replication]\noverlay_dir = "over"\n'
+    )
+    text = text.replace("[guest]", '[guest]\ninitrd = "initrd"\nqemu = "./qemu"')
+    document = tomllib.loads(text)
+    pair = pairfile.parse(text, BASE)
+    assert list(checks.relative_paths(document, pair)) == []
+    found = list(checks.relative_paths(document, on_another_machine(pair)))
+    assert [problem.key for problem in found] == [
+        "guest.kernel",
+        "disk[0].image.b",
+        "replication.overlay_dir",
+    ]
+    assert 'Node b is on ssh://hv2, where "vmlinuz" begins' in found[0].sentence
+
+
+def test_two_machines_may_have_an_image_at_one_path() -> None:
+    text = WEB.replace('"a.qcow2"', '"/srv/web.qcow2"').replace('"b.qcow2"', '"/srv/web.qcow2"')
+    assert complaint(text).key == "disk[0].image.b"
+    pair = on_another_machine(pairfile.parse(WEB, BASE))
+    disk = replace(pair.disks[0], image=dict.fromkeys(NODES, Path("/srv/web.qcow2")))
+    assert list(checks.contradictions(replace(pair, disks=(disk,)))) == []

@@ -23,7 +23,7 @@ from coloctl.control.listener import listen
 from coloctl.errors import PreconditionFailed
 from coloctl.host.listen import listening
 from coloctl.journal import Journal
-from coloctl.pairfile import checks
+from coloctl.pairfile import files
 
 pytestmark = pytest.mark.unit
 
@@ -214,5 +214,5 @@ def test_the_limit_of_a_socket_path_is_one_fact(
         )
         assert "COLOCTL_STATE_DIR" in (caught.value.hint or "")
     monkeypatch.setattr(paths, "pair_dir", lambda _: long.parent / ("y" * 90))
-    (found,) = (one for one in checks.missing_files(make_spec()) if one.key == "name")
+    (found,) = (one for one in files.missing_files(make_spec()) if one.key == "name")
     assert "a unix socket address can have 107." in found.message

@@ -227,3 +227,14 @@ def test_a_run_directory_too_deep_for_sockets_is_refused() -> None:
             rundir=Path("/" + "x" * 110),
             paused=False,
         )
+
+
+def test_a_node_boots_the_kernel_of_its_own_machine() -> None:
+    pair = make_pair(kernel=Path("/srv/vmlinuz"), initrd=Path("/srv/initrd"), append="quiet a=b")
+    own = replace(pair.nodes["b"], kernel=Path("/b/vmlinuz"), initrd=Path("/b/initrd"))
+    there = replace(pair, nodes={**pair.nodes, "b": own})
+    assert primary(there) == primary(pair)
+    words = ["/srv/vmlinuz", "/srv/initrd"], ["/b/vmlinuz", "/b/initrd"]
+    moved = dict(zip(*words, strict=True))
+    assert secondary(there).argv == tuple(moved.get(word, word) for word in secondary(pair).argv)
+    assert values(secondary(there), "-kernel") == ["/b/vmlinuz"]
