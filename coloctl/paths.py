@@ -1,4 +1,4 @@
-"""Choose where coloctl keeps its files: state that a reboot may remove, lasting files, and caches.
+"""Choose where coloctl keeps its files: state of a boot, lasting files, caches, keys.
 
 Used by every layer. Invariant: a folder that another user made, can write, or can replace is never
 returned, but refused. Its content names processes that are killed, files that are written and
@@ -20,6 +20,7 @@ UNIX_PATH_MAX = 107
 
 #: The variables that name another place, for hints.
 _STATE, _CACHE, REGISTRY = "COLOCTL_STATE_DIR", "COLOCTL_CACHE_DIR", "COLOCTL_REGISTRY_DIR"
+CONFIG = "COLOCTL_CONFIG_DIR"
 
 
 def state_dir() -> Path:
@@ -92,12 +93,29 @@ def overlay_dir() -> Path:
     return registry_dir().with_name("overlays")
 
 
-def make_private(folder: Path) -> Path:
+def config_dir() -> Path:
+    """Name the folder of certificates and keys; written by an operator, kept by a reboot.
+
+    Raises `PreconditionFailed` for one that others can change.
+    """
+    return require_own(_config_dir(), variable=CONFIG)
+
+
+def _config_dir() -> Path:
+    if chosen := os.environ.get(CONFIG):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/etc/coloctl")
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "coloctl"
+
+
+def make_private(folder: Path, *, variable: str = _STATE) -> Path:
     """Make ``folder`` with mode 0700 where it is missing, and so each missing folder above it.
 
-    Raises as `require_own`, and `PreconditionFailed` for what cannot be made.
+    Raises as `require_own`, and `PreconditionFailed` for what cannot be made; ``variable`` names
+    another place.
     """
-    require_own(folder)
+    require_own(folder, variable=variable)
     try:
         for above in reversed(folder.parents):
             if not above.exists():
@@ -106,9 +124,9 @@ def make_private(folder: Path) -> Path:
     except OSError as error:
         raise PreconditionFailed(
             f"{folder} cannot be made: {error.strerror}.",
-            hint=f"check what is in its way, or set {_STATE} to a folder of your own",
+            hint=f"check what is in its way, or set {variable} to a folder of your own",
         ) from None
-    return require_own(folder)
+    return require_own(folder, variable=variable)
 
 
 def require_own(folder: Path, *, variable: str = _STATE, links: bool = True) -> Path:

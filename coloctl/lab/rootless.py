@@ -164,6 +164,7 @@ def _environment() -> dict[str, str]:
         "COLOCTL_STATE_DIR": str(paths.state_dir().absolute()),
         "COLOCTL_CACHE_DIR": str(paths.cache_dir().absolute()),
         "COLOCTL_REGISTRY_DIR": str(paths.registry_dir().absolute()),
+        "COLOCTL_CONFIG_DIR": str(paths.config_dir().absolute()),
     }
 
 

@@ -33,7 +33,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"model"}),
-    frozenset({"pairfile", "journal", "metrics"}),
+    frozenset({"pairfile", "journal", "metrics", "certs"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),
     frozenset({"asked", "vm"}),
     frozenset({"colo"}),
@@ -58,6 +58,7 @@ KEEPERS: Mapping[str, frozenset[str]] = {
     "jinja2": frozenset({"chaos"}),
     "junitparser": frozenset({"chaos"}),
     "pyroute2": frozenset({"lab", "host"}),
+    "cryptography": frozenset({"certs"}),
 }
 
 #: model/ decides; whoever acts, waits, or looks at the clock lives further up.

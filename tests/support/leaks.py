@@ -76,6 +76,7 @@ class Run:
             "TMPDIR": str(self.temporary),
             "COLOCTL_STATE_DIR": str(self.state),
             "COLOCTL_REGISTRY_DIR": str(self.folder / "registry"),
+            "COLOCTL_CONFIG_DIR": str(self.folder / "config"),
             # pytest's own folders outlive a run on purpose, for whoever looks into a failure.
             "PYTEST_DEBUG_TEMPROOT": os.environ.get("PYTEST_DEBUG_TEMPROOT")
             or str(self.folder.parent),

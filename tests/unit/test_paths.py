@@ -34,6 +34,7 @@ FOLDERS: dict[str, tuple[str, Callable[[], Path]]] = {
     "state": ("COLOCTL_STATE_DIR", paths.state_dir),
     "cache": ("COLOCTL_CACHE_DIR", paths.cache_dir),
     "registry": ("COLOCTL_REGISTRY_DIR", paths.registry_dir),
+    "config": ("COLOCTL_CONFIG_DIR", paths.config_dir),
 }
 
 

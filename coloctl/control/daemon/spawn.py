@@ -250,6 +250,7 @@ def _spawn(
         "COLOCTL_STATE_DIR": str(paths.state_dir()),
         "COLOCTL_CACHE_DIR": str(paths.cache_dir()),
         "COLOCTL_REGISTRY_DIR": str(paths.registry_dir()),
+        "COLOCTL_CONFIG_DIR": str(paths.config_dir()),
     }
     log_fd = os.open(
         log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
