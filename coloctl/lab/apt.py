@@ -1,6 +1,6 @@
 """Fetch and unpack Debian packages of any suite, without root and without touching the system.
 
-Called by `lab.guestbuild`, `lab.qemu` and `lab.compiler` for the packages that they need.
+Called by `lab.guestbuild`, `lab.qemu`, `lab.compiler` and `lab.layer` for what they need.
 
 The machine's own apt does the work: it resolves, checks signatures and resumes. Only its root is
 private, so that dependencies come out as on an empty machine. Mirrors, proxies and passwords are
