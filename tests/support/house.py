@@ -57,7 +57,7 @@ KEEPERS: Mapping[str, frozenset[str]] = {
     "rich": frozenset({"cli"}),
     "jinja2": frozenset({"chaos"}),
     "junitparser": frozenset({"chaos"}),
-    "pyroute2": frozenset({"lab", "host"}),
+    "pyroute2": frozenset({"lab"}),
     "cryptography": frozenset({"certs"}),
 }
 
