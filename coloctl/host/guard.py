@@ -60,7 +60,7 @@ def install(guarded: GuardedPorts) -> None:
     there = _ours(family, guarded.name)
     if there != {name} or nft.count_rules(family, name) != len(rules):
         chains = ((_RECEIVED, nft.Hook.RECEIVED), (_SENT, nft.Hook.SENT))
-        nft.change(family, there, nft.Table(name, chains, rules))
+        nft.change(family, there, nft.RuleTable(name, chains, rules))
     for other in set(nft.FAMILIES.values()) - {family}:
         nft.change(other, _ours(other, guarded.name))
 

@@ -50,7 +50,7 @@ FAMILIES = {4: 2, 6: 10}  #: NFPROTO_IPV4 and NFPROTO_IPV6, by the version of th
 
 
 class Hook(IntEnum):
-    """Where packets pass a chain (enum nf_inet_hooks)."""
+    """The places at which packets pass a chain (enum nf_inet_hooks)."""
 
     RECEIVED = 1  #: NF_INET_LOCAL_IN: for a socket of this machine
     SENT = 3  #: NF_INET_LOCAL_OUT: from a socket of this machine
@@ -65,7 +65,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Table:
+class RuleTable:
     """A table with its chains, which accept what no rule drops, and the rules of all of them."""
 
     name: str
@@ -110,7 +110,7 @@ def count_rules(family: int, table: str) -> int:
     )
 
 
-def change(family: int, remove: Collection[str], add: Table | None = None) -> None:
+def change(family: int, remove: Collection[str], add: RuleTable | None = None) -> None:
     """Remove tables and add one, as one transaction; raises `OSError` if none of it was done."""
     messages = [
         _message(_DEL_TABLE, family, 0, _string(_TABLE_NAME, name)) for name in sorted(remove)
@@ -137,7 +137,7 @@ def change(family: int, remove: Collection[str], add: Table | None = None) -> No
                     waited.discard(number)
 
 
-def _new_table(family: int, table: Table) -> list[_Message]:
+def _new_table(family: int, table: RuleTable) -> list[_Message]:
     made = [_message(_NEW_TABLE, family, _CREATE, _string(_TABLE_NAME, table.name))]
     for name, hook in table.chains:
         hooked = _nested(_CHAIN_HOOK, _number(_HOOK_NUMBER, hook), _number(_HOOK_PRIORITY, 0))

@@ -122,7 +122,7 @@ def test_no_other_table_is_touched(namespace: str) -> None:
 
     def make() -> None:
         for name in others:
-            nft.change(2, (), nft.Table(name, (), ()))
+            nft.change(2, (), nft.RuleTable(name, (), ()))
         guard.install(V4)
         guard.remove(V4.name)
 
@@ -133,7 +133,7 @@ def test_no_other_table_is_touched(namespace: str) -> None:
 def test_a_change_happens_as_a_whole_or_not_at_all(namespace: str) -> None:
     def spoil() -> None:
         guard.install(V4)
-        broken = nft.Table("broken", (("in", nft.Hook.RECEIVED),), [nft.Rule("no-such", ())])
+        broken = nft.RuleTable("broken", (("in", nft.Hook.RECEIVED),), [nft.Rule("no-such", ())])
         with pytest.raises(FileNotFoundError):
             nft.change(2, {guard.table_of(V4)}, broken)
 
