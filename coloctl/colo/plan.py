@@ -17,7 +17,8 @@ from typing import Any
 
 from coloctl.machine import blockdev, chardev, netfilter
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.pair import NodeName, PairSpec, other
+from coloctl.model.tls import TlsWire
 from coloctl.model.wires import Wires
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import Step
@@ -51,19 +52,24 @@ def capabilities(spec: PairSpec, dialect: Dialect) -> Plan:
 
 def prepare_secondary(wires: Wires, node: NodeName, dialect: Dialect) -> Plan:
     """Make the secondary export its disks and wait for the primary's memory."""
-    spec = wires.spec
+    spec, tls = wires.spec, wires.security(node)
     exports = [
         qmp.block_export_add(f"exp{i}", f"parent{i}", f"parent{i}", writable=True)
         for i, _ in enumerate(spec.disks)
     ]
     return (
         *capabilities(spec, dialect),
+        *(_steps("from no other machine, over TLS", _server(tls)) if tls else ()),
         *_steps(
             "replication needs the export before COLO starts",
-            qmp.nbd_server_start(wires.exports(node)),
+            qmp.nbd_server_start(wires.exports(node), tls.ids if tls else None),
             *exports,
         ),
     )
+
+
+def _server(tls: TlsWire) -> qmp.Command:
+    return qmp.migrate_set_parameters(**tls.ids.accepting)
 
 
 def receive(wires: Wires, node: NodeName) -> Plan:
@@ -76,10 +82,13 @@ def receive(wires: Wires, node: NodeName) -> Plan:
 
 def connect_replicas(wires: Wires, secondary: NodeName) -> Plan:
     """Open the secondary's exports in the primary; it writes nothing to them yet."""
-    at = wires.exports(secondary)
+    at, tls = wires.exports(secondary), wires.security(other(secondary))
     return _steps(
         "the replica joins as an NBD client",
-        *(qmp.blockdev_add(blockdev.nbd_client(i, at)) for i, _ in enumerate(wires.spec.disks)),
+        *(
+            qmp.blockdev_add(blockdev.nbd_client(i, at, tls=tls))
+            for i, _ in enumerate(wires.spec.disks)
+        ),
     )
 
 
@@ -97,7 +106,10 @@ def start_migration(wires: Wires, secondary: NodeName, dialect: Dialect, delay_m
     With next to no downtime allowed, it ends when nothing of a running guest is left to send, or
     once `hold_guest` has stopped the guest (docs/qemu.md, "Stale pages").
     """
-    patience = {"downtime_limit": 1}
+    patience: dict[str, Any] = {"downtime_limit": 1}
+    if tls := wires.security(other(secondary)):
+        # A promoted QEMU has a server's parameters; a socket that it is given has no host name.
+        patience |= {"tls_creds": tls.ids.client, "tls_hostname": tls.peer, "tls_authz": ""}
     if dialect.switchover_bandwidth:
         patience["avail_switchover_bandwidth"] = NO_PAGE_PER_MS
     return (
@@ -302,13 +314,20 @@ def _remove(*commands: qmp.Command) -> Plan:
     return tuple(Step(command, tolerate=GONE) for command in commands)
 
 
-def rebuild_filters(spec: PairSpec, node: NodeName, rundir: Path, *, behind_rewriter: bool) -> Plan:
+def rebuild_filters(
+    spec: PairSpec,
+    node: NodeName,
+    rundir: Path,
+    *,
+    behind_rewriter: bool,
+    tls: TlsWire | None = None,
+) -> Plan:
     """Add the chardevs and the (inactive) filters of a primary to a survivor again."""
     return (
         *(
             Step(qmp.chardev_add(backend.id, backend.backend()))
             for i, _ in enumerate(spec.nics)
-            for backend in chardev.primary(spec, i, node, rundir)
+            for backend in chardev.primary(spec, i, node, rundir, tls=tls)
         ),
         *(
             Step(qmp.object_add(properties))

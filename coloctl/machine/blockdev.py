@@ -20,6 +20,7 @@ from typing import Any
 
 from coloctl import paths
 from coloctl.model.pair import DiskSpec, NodeName, PairSpec
+from coloctl.model.tls import TlsWire
 from coloctl.model.wires import Address
 
 Node = Mapping[str, Any]
@@ -164,11 +165,14 @@ def overlay_ids(index: int) -> tuple[str, str]:
     return (f"active{index}", f"hidden{index}")
 
 
-def nbd_client(index: int, at: Address, detect_zeroes: str = "on") -> Node:
+def nbd_client(
+    index: int, at: Address, detect_zeroes: str = "on", tls: TlsWire | None = None
+) -> Node:
     """Build the node by which the primary reaches the secondary's disk.
 
-    ``detect_zeroes`` keeps a full copy from writing the holes of the image. ``reconnect-delay``
-    stays at its default 0, so that a dead secondary is an error at once and never a wait.
+    ``tls`` is the primary's, where the pair is encrypted. ``detect_zeroes`` keeps a full copy from
+    writing the holes of the image. ``reconnect-delay`` stays at its default 0, so that a dead
+    secondary is an error at once and never a wait.
     """
     return {
         "driver": "nbd",
@@ -176,6 +180,7 @@ def nbd_client(index: int, at: Address, detect_zeroes: str = "on") -> Node:
         "server": at.flat(),
         "export": f"parent{index}",
         "detect-zeroes": detect_zeroes,
+        **({"tls-creds": tls.ids.client, "tls-hostname": tls.peer} if tls else {}),
     }
 
 

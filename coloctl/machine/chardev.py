@@ -17,6 +17,7 @@ from coloctl import paths
 from coloctl.machine.option import Scalar, pairs
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import NodeName, PairSpec, other
+from coloctl.model.tls import TlsWire
 from coloctl.model.wires import Address, SocketFile, Wires
 
 
@@ -31,6 +32,9 @@ class SocketChardev:
     address: Address
     server: bool
     reconnect: tuple[str, int] | None = None  #: the dialect's option and value, for clients
+    #: A server lets in the peers of the list alone; a client checks that the certificate is valid
+    #: for the address that it connects to.
+    tls: TlsWire | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.address, SocketFile):
@@ -47,6 +51,7 @@ class SocketChardev:
             values |= {"server": True, "wait": False}
         if self.reconnect:
             values[self.reconnect[0]] = self.reconnect[1]
+        values |= self._tls()
         return pairs(values, implied="socket")
 
     def backend(self) -> dict[str, Any]:
@@ -58,7 +63,14 @@ class SocketChardev:
             data["wait"] = False
         if self.reconnect:
             data[self.reconnect[0]] = self.reconnect[1]
-        return {"type": "socket", "data": data}
+        return {"type": "socket", "data": data | self._tls()}
+
+    def _tls(self) -> dict[str, str]:
+        if self.tls is None:
+            return {}
+        if not self.server:
+            return {"tls-creds": self.tls.ids.client}
+        return {"tls-creds": self.tls.ids.server, "tls-authz": self.tls.ids.peers}
 
 
 def suffixed(document_id: str, nic: int) -> str:
@@ -66,10 +78,13 @@ def suffixed(document_id: str, nic: int) -> str:
     return document_id if nic == 0 else f"{document_id}-n{nic}"
 
 
-def primary(spec: PairSpec, nic: int, node: NodeName, rundir: Path) -> tuple[SocketChardev, ...]:
+def primary(
+    spec: PairSpec, nic: int, node: NodeName, rundir: Path, *, tls: TlsWire | None = None
+) -> tuple[SocketChardev, ...]:
     """Describe what the filters of a primary speak through; every server precedes its client.
 
-    ``rundir`` is the folder of ``node`` in the pair's state folder.
+    ``rundir`` is the folder of ``node`` in the pair's state folder; ``tls`` is that of ``node``
+    where the pair is encrypted. The loops stay in this QEMU and have none.
     """
 
     def loop(server: str, client: str) -> tuple[SocketChardev, SocketChardev]:
@@ -79,28 +94,35 @@ def primary(spec: PairSpec, nic: int, node: NodeName, rundir: Path) -> tuple[Soc
             SocketChardev(suffixed(client, nic), meeting, server=False),
         )
 
-    wires = Wires(spec, rundir.parent)
+    wires = Wires(spec, rundir.parent, {node: tls} if tls else {})
+    mirror, compare, tls = wires.mirror(node, nic), wires.compare(node, nic), wires.security(node)
     return (
-        SocketChardev(suffixed("mirror0", nic), wires.mirror(node, nic), server=True),
-        SocketChardev(suffixed("compare1", nic), wires.compare(node, nic), server=True),
+        SocketChardev(suffixed("mirror0", nic), mirror, server=True, tls=tls),
+        SocketChardev(suffixed("compare1", nic), compare, server=True, tls=tls),
         *loop("compare0", "compare0-0"),
         *loop("compare_out", "compare_out0"),
     )
 
 
 def secondary(
-    spec: PairSpec, nic: int, node: NodeName, rundir: Path, dialect: Dialect
+    spec: PairSpec,
+    nic: int,
+    node: NodeName,
+    rundir: Path,
+    dialect: Dialect,
+    *,
+    tls: TlsWire | None = None,
 ) -> tuple[SocketChardev, ...]:
     """Describe what the filters of a secondary speak through; both ends connect again when cut.
 
-    ``rundir`` is the folder of ``node`` in the pair's state folder.
+    ``rundir`` and ``tls`` as for `primary`.
     """
     again = dialect.reconnect_option()
-    wires, peer = Wires(spec, rundir.parent), other(node)
-    mirror, compare = wires.mirror(peer, nic), wires.compare(peer, nic)
+    wires, peer = Wires(spec, rundir.parent, {node: tls} if tls else {}), other(node)
+    mirror, compare, tls = wires.mirror(peer, nic), wires.compare(peer, nic), wires.security(node)
     return (
-        SocketChardev(suffixed("red0", nic), mirror, server=False, reconnect=again),
-        SocketChardev(suffixed("red1", nic), compare, server=False, reconnect=again),
+        SocketChardev(suffixed("red0", nic), mirror, server=False, reconnect=again, tls=tls),
+        SocketChardev(suffixed("red1", nic), compare, server=False, reconnect=again, tls=tls),
     )
 
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from coloctl import paths
 from coloctl.machine import blockdev, chardev, device, freshcode, netfilter
+from coloctl.machine import tls as encryption
 from coloctl.machine.option import json_option, keyval
 from coloctl.model.dialect import Dialect
 from coloctl.model.launch import Launch
 from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec
+from coloctl.model.tls import TlsWire
 
 #: Names of the two monitors, in `Launch.sockets` and inside ``{fd:NAME}``.
 MONITORS = ("qmp", "rescue")
@@ -35,16 +37,19 @@ def primary(
     plugin: Path | None = None,
     devices: Collection[Path] = (),
     scratch: Sequence[Path] = (),
+    tls: TlsWire | None = None,
 ) -> Launch:
     """Build the command line of a QEMU that serves alone and can become a primary later.
 
     Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO. ``plugin``
     is the fresh-code plugin, where it is to be loaded. ``devices`` are the images that were found
     to be block devices. ``scratch``, an empty qcow2 per disk, takes what would be written to the
-    images: those are only read then.
+    images: those are only read then. ``tls`` is that of ``node`` where the pair is encrypted.
     """
     chardevs = [
-        one for i, _ in enumerate(spec.nics) for one in chardev.primary(spec, i, node, rundir)
+        one
+        for i, _ in enumerate(spec.nics)
+        for one in chardev.primary(spec, i, node, rundir, tls=tls)
     ]
     filters = [
         one
@@ -73,6 +78,7 @@ def primary(
         nodes=nodes,
         tail=tail,
         plugin=plugin,
+        tls=tls,
     )
 
 
@@ -89,17 +95,18 @@ def secondary(
     devices: Collection[Path] = (),
     scratch: Sequence[Path] = (),
     close_marker: Path | None = None,
+    tls: TlsWire | None = None,
 ) -> Launch:
     """Build the command line of a QEMU that waits until it learns from where its guest comes.
 
     ``overlays`` has one item per disk, empty and of the disk's size; ``close_marker`` is the file
     that `blockdev.close_marker` names. Incoming is deferred because capabilities must be set before
-    the stream is accepted. ``devices`` and ``scratch`` as for `primary`.
+    the stream is accepted. ``devices``, ``scratch`` and ``tls`` as for `primary`.
     """
     chardevs = [
         one
         for i, _ in enumerate(spec.nics)
-        for one in chardev.secondary(spec, i, node, rundir, dialect)
+        for one in chardev.secondary(spec, i, node, rundir, dialect, tls=tls)
     ]
     filters = [one for i, _ in enumerate(spec.nics) for one in netfilter.secondary_filters(spec, i)]
     nodes = [
@@ -126,6 +133,7 @@ def secondary(
         nodes=nodes,
         tail=tail,
         plugin=plugin,
+        tls=tls,
     )
 
 
@@ -142,6 +150,7 @@ def _launch(
     nodes: Iterable[Mapping[str, Any]],
     tail: tuple[str, ...],
     plugin: Path | None,
+    tls: TlsWire | None,
 ) -> Launch:
     before = (
         str(binary),
@@ -155,6 +164,7 @@ def _launch(
     argv = (
         *before,
         *monitors,
+        *_each("-object", map(json_option, encryption.objects(tls) if tls else ())),
         *_each("-chardev", (one.option() for one in chardevs)),
         *_each("-netdev", (json_option(netdev(nic, node)) for nic in spec.nics)),
         *_each("-object", map(json_option, filters)),

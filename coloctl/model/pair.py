@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from coloctl.model.bounds import RATE_MAX, Between
+from coloctl.model.tls import TlsMode, TlsSpec
 
 NodeName = Literal["a", "b"]
 NODES: tuple[NodeName, NodeName] = ("a", "b")
@@ -313,6 +314,7 @@ class PairSpec:
     arbiter: ArbiterSpec = field(default_factory=ArbiterSpec)
     policy: Policy = field(default_factory=Policy)
     verify: VerifySpec = field(default_factory=VerifySpec)
+    tls: TlsSpec = field(default_factory=TlsSpec)
     source: Path | None = None  #: the file it was read from
 
     def shares_host(self) -> bool:
@@ -332,3 +334,9 @@ class PairSpec:
             kernel=own.kernel or guest.kernel,
             initrd=own.initrd or guest.initrd,
         )
+
+    def encrypted(self) -> bool:
+        """Return whether every wire between the nodes is encrypted; on one host there is none."""
+        if self.tls.mode is TlsMode.AUTO:
+            return any(node.machine for node in self.nodes.values()) and not self.shares_host()
+        return self.tls.mode is TlsMode.ON

@@ -2,17 +2,19 @@
 
 Used by every layer: each that opens, names or tries a wire asks `Wires` for its address. Two QEMUs
 on one host meet at unix sockets in the pair's private folder (mode 0700), which no other user of
-the machine can reach. QEMUs on two hosts meet at TCP ports of the replication addresses.
+the machine can reach. QEMUs on two hosts meet at TCP ports of the replication addresses, encrypted
+where `PairSpec.encrypted` demands it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coloctl.model.pair import MigrationTransport, NodeName, PairSpec
+from coloctl.model.tls import TlsWire
 
 #: Name under which both QEMUs know the migration socket that coloctl hands them.
 MIGRATION_FD = "migration"
@@ -73,6 +75,16 @@ class Wires:
 
     spec: PairSpec
     folder: Path
+    #: Of the nodes whose wires are to be opened, where the pair is encrypted.
+    tls: Mapping[NodeName, TlsWire] = field(default_factory=dict)
+
+    def security(self, node: NodeName) -> TlsWire | None:
+        """Return the TLS of the wires of ``node``; None: the pair is not encrypted.
+
+        Raises `KeyError` where the pair is encrypted and the caller has no TLS for this node: no
+        wire of such a pair is ever opened in plain.
+        """
+        return self.tls[node] if self.spec.encrypted() else None
 
     def exports(self, node: NodeName) -> Address:
         """Return where ``node`` serves its disks over NBD while it is the secondary."""

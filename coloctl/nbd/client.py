@@ -1,19 +1,22 @@
 """Read, write and query one NBD export: blocking, several requests under way, answers in any order.
 
-Used by `nbd.scan`, `nbd.mend`, `nbd.compare` and `nbd.digest`; speaks the protocol of `nbd.wire`.
+Used by `nbd.scan`, `nbd.mend`, `nbd.compare` and `nbd.digest`; speaks the protocol of `nbd.wire`,
+over TLS through `nbd.tls` where the address says so.
 
 Invariant: it never retries: an error ends it. Requests without an answer are counted, so that a
-caller that gives up knows whether a write may still be executed (`NbdClient.unanswered`).
+caller that gives up knows whether a write may still be executed (`NbdClient.unanswered`). An
+address with TLS is never spoken to in plain beyond the greeting and STARTTLS.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coloctl.nbd import wire
+from coloctl.model.tls import TlsFiles
+from coloctl.nbd import tls, wire
 from coloctl.nbd.wire import Can, ChunkType, Extent, NBDFailed, Option, Reply, RequestType
 
 #: A server that is silent for so long is given up, seconds. The supervisor's heartbeat is
@@ -53,10 +56,17 @@ class NbdRequest:
 class NbdClient:
     """An export in its transmission phase; made by `connect` or over any transport."""
 
-    def __init__(self, transport: Transport, export: str, contexts: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        export: str,
+        contexts: Iterable[str] = (),
+        encrypt: Callable[[], Transport] | None = None,
+    ) -> None:
         """Open the export. Raises `NBDFailed` when it, or one of ``contexts``, is not there.
 
-        ``contexts`` are those of `status`; ``base:allocation`` may be missing.
+        ``contexts`` are those of `status`; ``base:allocation`` may be missing. ``encrypt`` makes
+        the transport of the rest once the server has agreed. Closes the transport when it fails.
         """
         self._transport = transport
         self.export = export
@@ -65,7 +75,11 @@ class NbdClient:
         self._contexts: dict[str, int] = {}
         self._asked: dict[int, NbdRequest] = {}
         self._cookie = 0
-        self._shake_hands(tuple(contexts))
+        try:
+            self._shake_hands(tuple(contexts), encrypt)
+        except BaseException:
+            self._transport.close()
+            raise
 
     @property
     def unanswered(self) -> int:
@@ -206,12 +220,17 @@ class NbdClient:
 
     # -- the handshake
 
-    def _shake_hands(self, contexts: tuple[str, ...]) -> None:
+    def _shake_hands(
+        self, contexts: tuple[str, ...], encrypt: Callable[[], Transport] | None
+    ) -> None:
         magic, option_magic, flags = wire.GREETING.unpack(self._receive(wire.GREETING.size))
         both = wire.FIXED_NEWSTYLE | wire.NO_ZEROES
         if (magic, option_magic) != (wire.MAGIC, wire.OPTION_MAGIC) or flags & both != both:
             raise NBDFailed(f"{self.export}: what answers there is no NBD server of today")
         self._send(wire.U32.pack(both))
+        if encrypt is not None:
+            self._choose(Option.STARTTLS, b"")
+            self._transport = encrypt()
         self._choose(Option.STRUCTURED_REPLY, b"")
         if contexts:
             queries = b"".join(map(wire.text, contexts))
@@ -270,12 +289,12 @@ class NbdClient:
 def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer for {ANSWER_WAIT_S:.0f} s"
-    return error.strerror or str(error)
+    return tls.sentence(error)
 
 
 def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> NbdClient:
     """Open the export ``at["export"]`` at ``at["unix"]``, or at ``at["address"]`` and
-    ``at["port"]``.
+    ``at["port"]``, there with the files of ``at["tls"]`` where the wire is encrypted.
 
     Raises `NBDFailed`.
     """
@@ -284,11 +303,10 @@ def connect(at: Mapping[str, Any], contexts: Iterable[str] = ()) -> NbdClient:
         sock = _unix(str(at["unix"])) if "unix" in at else _tcp(str(at["address"]), int(at["port"]))
     except OSError as error:
         raise NBDFailed(f"{export}: no connection: {_reason(error)}") from error
-    try:
+    if "tls" not in at:
         return NbdClient(sock, export, contexts)
-    except BaseException:
-        sock.close()
-        raise
+    files = TlsFiles.read(at["tls"])
+    return NbdClient(sock, export, contexts, lambda: tls.encrypt(sock, files, export))
 
 
 def _unix(path: str) -> socket.socket:

@@ -49,6 +49,7 @@ def dirty_bitmap(name: str) -> str:
 
 
 class Option(IntEnum):
+    STARTTLS = 5
     GO = 7
     STRUCTURED_REPLY = 8
     SET_META_CONTEXT = 10

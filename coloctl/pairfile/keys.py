@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from enum import StrEnum
@@ -22,7 +23,6 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 import pydantic
 from pydantic import AfterValidator, BaseModel, create_model
 
-from coloctl.model import pair
 from coloctl.model.bounds import between
 from coloctl.pairfile import values
 
@@ -32,7 +32,7 @@ T = TypeVar("T", bound=BaseModel)
 def keys_of(
     owner: type[Any], *, renamed: Mapping[str, str] | None = None, without: Collection[str] = ()
 ) -> Callable[[type[T]], type[T]]:
-    """Add the fields of ``owner``, a dataclass of `model.pair`, to a table, as its keys.
+    """Add the fields of ``owner``, a dataclass of `model.pair` or `model.tls`, to a table, as keys.
 
     ``renamed`` has the key of a field by its name, where they differ. Fields in ``without`` are no
     keys. A field that the table declares is read by the type there. One that it declares with a
@@ -85,14 +85,16 @@ def _member(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
 def _described(owner: type[Any], one: Field[Any], alias: str | None) -> Any:
     """Return default, text and name of the key of one field."""
     default = ... if one.default is MISSING else one.default
-    return pydantic.Field(default, alias=alias, description=_texts()[owner.__name__].get(one.name))
+    return pydantic.Field(
+        default, alias=alias, description=_texts(owner.__module__)[owner.__name__].get(one.name)
+    )
 
 
 @cache
-def _texts() -> Mapping[str, Mapping[str, str]]:
-    """Read the docstring of each field in `model.pair`, by class and name: Python keeps none."""
+def _texts(module: str) -> Mapping[str, Mapping[str, str]]:
+    """Read the docstring of each field in a module, by class and name: Python keeps none."""
     found: dict[str, dict[str, str]] = {}
-    for one in ast.parse(inspect.getsource(pair)).body:
+    for one in ast.parse(inspect.getsource(sys.modules[module])).body:
         if isinstance(one, ast.ClassDef):
             found[one.name] = texts = {}
             for field, text in pairwise(one.body):

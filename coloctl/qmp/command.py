@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from coloctl.model.tls import TlsIds
 from coloctl.model.wires import Address
 from coloctl.qmp.value import Command as Command  # noqa: PLC0414  # most need both
 
@@ -181,9 +182,9 @@ def x_blockdev_change(parent: str, *, node: str | None = None, child: str | None
     return _command("x-blockdev-change", parent=parent, node=node, child=child)
 
 
-def nbd_server_start(at: Address) -> Command:
+def nbd_server_start(at: Address, tls: TlsIds | None = None) -> Command:
     """Build `nbd-server-start`; QEMU removes the file of a unix socket when the server stops."""
-    return _command("nbd-server-start", addr=at.wrapped())
+    return _command("nbd-server-start", addr=at.wrapped(), **(tls.accepting if tls else {}))
 
 
 def nbd_server_stop() -> Command:

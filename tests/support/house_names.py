@@ -61,6 +61,8 @@ NAMED_OUTSIDE: Mapping[str, str] = {
 #: Modules that came before what uses them, each with its user. Whoever lands that removes the line.
 WAITING: Mapping[str, str] = {
     "coloctl.lab.sshd": "lab.machines",
+    "coloctl.colo.tls_plan": "colo.tls",
+    "coloctl.machine.tls": "colo.tls",
 }
 
 #: Rooms for the programs of users and for pytest.

@@ -15,10 +15,11 @@ import pytest
 from support import schemas
 from support.fakes import DIALECTS, make_spec, on_one_host
 
-from coloctl.colo import difference_plan, mirror_plan, plan, retune
+from coloctl.colo import difference_plan, mirror_plan, plan, retune, tls_plan
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import MigrationTransport, NodeName, PairSpec, ReplicationSpec
+from coloctl.model.tls import TlsIds, TlsMode, TlsSpec, TlsWire
 from coloctl.model.wires import Wires
 from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.sequence import Step
@@ -29,6 +30,12 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "plan"
 RUNDIR = Path("/run/coloctl/web")
 SCHEMAS = [qmp_schema.load(path) for path in sorted(qmp_schema.folder().glob("qemu-*.json"))]
 
+#: What each node's QEMU has where the pair is encrypted: one object was made from each certificate.
+TLS = {
+    "a": TlsWire(TlsIds("0a0a0a0a"), "hv2", RUNDIR / "a/tls-0a0a0a0a", ("CN=hv1", "CN=hv2")),
+    "b": TlsWire(TlsIds("0b0b0b0b"), "hv1", RUNDIR / "b/tls-0b0b0b0b", ("CN=hv1", "CN=hv2")),
+}
+
 Dialogue = list[tuple[NodeName, Plan]]
 
 #: A primary a with a disk and a NIC, its secondary b.
@@ -37,6 +44,7 @@ SPECS = {
     "two-of-each": make_spec(disks=2, nics=2),
     "tcp": replace(make_spec(), replication=ReplicationSpec(channel=MigrationTransport.TCP)),
     "multifd": replace(make_spec(), replication=ReplicationSpec(multifd_channels=2)),
+    "tls": replace(make_spec(nics=2), tls=TlsSpec(TlsMode.ON)),
     "one-host": on_one_host(make_spec(nics=2)),
     "one-host-multifd": on_one_host(
         replace(make_spec(), replication=ReplicationSpec(multifd_channels=2))
@@ -45,7 +53,7 @@ SPECS = {
 
 
 def protect(spec: PairSpec, dialect: Dialect, join: Dialogue, hold: Plan = ()) -> Dialogue:
-    wires = Wires(spec, RUNDIR)
+    wires = Wires(spec, RUNDIR, TLS if spec.encrypted() else {})
     return [
         ("b", plan.prepare_secondary(wires, "b", dialect)),
         ("a", plan.connect_replicas(wires, "b")),
@@ -104,10 +112,22 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
             ("a", plan.clear_primary(spec)),
         ],
         "rebuild-primary": [
-            ("a", plan.rebuild_filters(spec, "a", RUNDIR / "a", behind_rewriter=False))
+            (
+                "a",
+                plan.rebuild_filters(spec, "a", RUNDIR / "a", behind_rewriter=False, tls=TLS["a"]),
+            )
         ],
         "rebuild-promoted": [
-            ("b", plan.rebuild_filters(spec, "b", RUNDIR / "b", behind_rewriter=True))
+            ("b", plan.rebuild_filters(spec, "b", RUNDIR / "b", behind_rewriter=True, tls=TLS["b"]))
+        ],
+        "renew-certificate": [
+            ("a", tls_plan.add(TLS["a"])),
+            ("a", plan.clear_primary(spec)),
+            (
+                "a",
+                plan.rebuild_filters(spec, "a", RUNDIR / "a", behind_rewriter=False, tls=TLS["a"]),
+            ),
+            ("a", tls_plan.remove(TlsIds("01d01d01").all)),
         ],
         "set-checkpoint-delay": [("a", plan.set_checkpoint_delay(500))],
         "set-limits": [
@@ -144,7 +164,11 @@ GOLDENS = [
     for name in sequences(SPECS[kind], DIALECTS[dialect])
     # What does not differ between dialects, and what other channels do not touch, is told once.
     if (dialect == "reconnect-ms" or name.startswith("protect"))
-    and (kind in ("documented", "two-of-each") or name == "protect-held")
+    and (
+        (kind in ("documented", "two-of-each") and name != "renew-certificate")
+        or (kind == "tls" and name in ("protect-running", "rebuild-promoted", "renew-certificate"))
+        or name == "protect-held"
+    )
 ]
 
 
@@ -266,3 +290,47 @@ def test_the_close_marker_is_marked_before_any_overlay_gets_its_sign() -> None:
     assert [step.command.arguments["node"] for step in rest] == ["active0", "active1"]
     assert all(step.command.arguments["persistent"] for step in rest)
     assert plan.mark_overlays(make_spec(disks=0)) == ()
+
+
+def test_every_wire_of_an_encrypted_pair_is_encrypted_and_no_other_one() -> None:
+    """The wires between the nodes, and not the loops inside a primary."""
+    said = sequences(SPECS["tls"], DIALECTS["reconnect-ms"])
+    secured, plain = set(), set()
+    for dialogue in (said["protect-held"], said["rebuild-primary"], said["rebuild-promoted"]):
+        for _, steps in dialogue:
+            for one in (step.command for step in steps):
+                if one.execute == "chardev-add":
+                    data = one.arguments["backend"]["data"]
+                    (secured if "tls-creds" in data else plain).add(one.arguments["id"])
+                    assert ("tls-authz" in data) == ("tls-creds" in data)
+                elif one.execute in ("nbd-server-start", "blockdev-add"):
+                    assert one.arguments["tls-creds"]
+                    secured.add(one.execute)
+    assert secured == {"nbd-server-start", "blockdev-add"} | {
+        f"{name}{suffix}" for name in ("mirror0", "compare1") for suffix in ("", "-n1")
+    }
+    assert {name.partition("-n1")[0] for name in plain} == {
+        "compare0", "compare0-0", "compare_out", "compare_out0",
+    }  # fmt: skip
+    order = [step.command.execute for _, steps in said["protect-held"] for step in steps]
+    streams = [i for i, name in enumerate(order) if name in ("migrate-incoming", "migrate")]
+    secured_by = [
+        i
+        for i, step in enumerate(step for _, steps in said["protect-held"] for step in steps)
+        if "tls-creds" in step.command.arguments
+        and step.command.execute == "migrate-set-parameters"
+    ]
+    assert secured_by[0] < streams[0] < secured_by[1] < streams[1]
+
+
+def test_no_wire_of_an_encrypted_pair_is_described_without_its_tls() -> None:
+    spec, dialect = SPECS["tls"], DIALECTS["reconnect-ms"]
+    wires = Wires(spec, RUNDIR)
+    for build in (
+        lambda: plan.prepare_secondary(wires, "b", dialect),
+        lambda: plan.connect_replicas(wires, "b"),
+        lambda: plan.start_migration(wires, "b", dialect, 1000),
+        lambda: plan.rebuild_filters(spec, "a", RUNDIR / "a", behind_rewriter=False),
+    ):
+        with pytest.raises(KeyError):
+            build()

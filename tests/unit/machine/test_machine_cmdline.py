@@ -19,6 +19,7 @@ from coloctl.machine import blockdev, cmdline
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.launch import Launch
 from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.tls import TlsIds, TlsMode, TlsSpec, TlsWire
 
 pytestmark = pytest.mark.unit
 
@@ -107,6 +108,37 @@ def test_a_pair_without_disks_and_nics() -> None:
             assert values(launch, option) == []
         assert [device["driver"] for device in documents(launch, "-device")] == ["pvpanic-pci"]
     assert values(secondary(pair, replace(NEW, pvpanic=False)), "-device") == []
+
+
+def test_an_encrypted_pair() -> None:
+    """Each node has credentials for both ends; the loops inside the primary have none."""
+    pair = replace(make_pair(nics=(nic(), nic(1))), tls=TlsSpec(TlsMode.ON))
+    ids = TlsIds("1f2e3d4c")
+    tls = {
+        node: TlsWire(ids, peer, RUNDIR / node / "tls-1f2e3d4c", ("CN=hv1", "CN=hv2"))
+        for node, peer in (("a", "hv2"), ("b", "hv1"))
+    }
+    one = cmdline.primary(
+        pair, "a", NEW, binary=BINARY, accel="kvm", rundir=RUNDIR / "a", paused=False, tls=tls["a"]
+    )
+    two = cmdline.secondary(
+        pair,
+        "b",
+        NEW,
+        binary=BINARY,
+        accel="kvm",
+        rundir=RUNDIR / "b",
+        overlays=blockdev.overlays(pair, "b"),
+        tls=tls["b"],
+    )
+    check("primary-tls", one)
+    check("secondary-tls", two)
+    for launch in (one, two):
+        for option in values(launch, "-chardev"):
+            assert ("host=" in option) == ("tls-creds=" in option)
+    for build in (primary, secondary):  # nothing is opened in plain where the caller forgot it
+        with pytest.raises(KeyError):
+            build(pair)
 
 
 def test_a_port_for_the_guest_agent() -> None:

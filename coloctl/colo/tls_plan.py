@@ -1,0 +1,27 @@
+"""Build the QMP sequences that give a running QEMU a new certificate; pure (`colo.plan`).
+
+The objects are those of `machine.tls`, the commands those of `qmp.command`.
+
+Invariant: the old objects go last, when no filter of the primary has been made with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from coloctl.colo.plan import GONE, Plan
+from coloctl.machine import tls as encryption
+from coloctl.model.tls import TlsWire
+from coloctl.qmp import command as qmp
+from coloctl.qmp.sequence import Step
+
+
+def add(tls: TlsWire) -> Plan:
+    """Make the TLS objects of a certificate that is new to this QEMU; it reads the files now."""
+    first, *others = map(qmp.object_add, encryption.objects(tls))
+    return (Step(first, why="a certificate that is new to this QEMU"), *map(Step, others))
+
+
+def remove(ids: Iterable[str]) -> Plan:
+    """Remove TLS objects; a connection that was made with one keeps what it has of it."""
+    return tuple(Step(qmp.object_del(one), tolerate=GONE) for one in ids)
