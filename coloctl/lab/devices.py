@@ -15,28 +15,29 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from coloctl.errors import LabError
 from coloctl.lab import layout, netns
-from coloctl.lab.layout import BRIDGE, SECOND_TAPS, TAPS, WIRES, Wire
+from coloctl.lab.layout import BRIDGE, Layout, Wire
 from coloctl.lab.link import IFF_UP, check_checksums, explained, index_of, netlink
 
-_MARK = "coloctl lab "
+_MARK = "coloctl"
 _LOOPBACK = 1  # the loopback device is the first in every namespace
 _TAP = 2  # IFLA_TUN_TYPE: IFF_TAP of linux/if_tun.h
 
 
-def lab_of(ns: str) -> str | None:
-    """Return the name of the lab that owns the namespace, None where it belongs to no lab."""
+def lab_of(ns: str, kind: str) -> str | None:
+    """Return the name of the lab of that ``kind`` that owns the namespace; None for no such lab."""
     alias = netlink(ns, lambda ip: ip.link("get", index=_LOOPBACK)[0].get("ifalias")) or ""
-    return alias.removeprefix(_MARK) if alias.startswith(_MARK) else None
+    mark = f"{_MARK} {kind} "
+    return alias.removeprefix(mark) if alias.startswith(mark) else None
 
 
-def furnish(ns: str, lab: str) -> None:
+def furnish(ns: str, lab: str, kind: str) -> None:
     """Mark the calling thread's new namespace, switch IPv6 off and bring its loopback up.
 
     Raises `LabError` where the kernel refuses that.
     """
     _silence_ipv6(ns)
     with explained(ns), IPRoute() as ip:
-        ip.link("set", index=_LOOPBACK, ifalias=_MARK + lab, state="up")
+        ip.link("set", index=_LOOPBACK, ifalias=f"{_MARK} {kind} {lab}", state="up")
 
 
 def _silence_ipv6(ns: str) -> None:
@@ -54,10 +55,10 @@ def _silence_ipv6(ns: str) -> None:
             ) from None
 
 
-def ensure_wire(lab: str, wire: Wire) -> None:
+def ensure_wire(lab: str, plan: Layout, wire: Wire) -> None:
     """Make both ends of the wire, each in its namespace of the lab, where they are missing."""
     near, far = wire.ends
-    with netns.path(layout.namespace(lab, far.role)).open("rb") as other:
+    with netns.path(plan.namespace(lab, far.role)).open("rb") as other:
 
         def lay(ip: Any) -> None:
             if index_of(ip, near.device) is not None:
@@ -77,13 +78,14 @@ def ensure_wire(lab: str, wire: Wire) -> None:
                 },
             )
 
-        netlink(layout.namespace(lab, near.role), lay)
+        netlink(plan.namespace(lab, near.role), lay)
 
 
-def arrange(role: str, ip: Any) -> None:
+def arrange(plan: Layout, role: str, ip: Any) -> None:
     """Configure and connect the devices of that machine, and bring them up."""
-    bridge = _ensure_bridge(ip, role) if role in layout.BRIDGE_MACS else 0
-    for wire in WIRES.values():
+    mac = plan.bridge_macs.get(role)
+    bridge = _ensure_bridge(ip, mac) if mac is not None else 0
+    for wire in plan.wires.values():
         for end in wire.ends:
             if end.role == role:
                 _arrange_end(ip, end.device, end.address, bridge if end.in_bridge else 0)
@@ -91,18 +93,18 @@ def arrange(role: str, ip: Any) -> None:
                     check_checksums(end.device)
                 if end.address == layout.CLIENT:
                     _arrange_end(ip, end.device, layout.SECOND_CLIENT, 0)
-    for taps in (TAPS, SECOND_TAPS):
+    for taps in plan.taps:
         if role in taps:
             _ensure_tap(ip, taps[role], bridge)
 
 
-def _ensure_bridge(ip: Any, role: str) -> int:
+def _ensure_bridge(ip: Any, mac: str) -> int:
     if index_of(ip, BRIDGE) is None:
         ip.link(
             "add",
             ifname=BRIDGE,
             kind="bridge",
-            address=layout.BRIDGE_MACS[role],
+            address=mac,
             br_stp_state=0,
             br_forward_delay=0,
             br_mcast_snooping=0,

@@ -1,13 +1,16 @@
 """Define the lab's namespaces, devices, addresses and wires, and draw them; pure.
 
 Called by `lab.network` and `lab.devices`; the clients of `chaos.workloads` take addresses here.
+
+A `Layout` holds all that may differ from one kind of lab to another; `TWO_HOSTS` is the lab of
+namespaces alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coloctl.errors import LabError, UsageError
 
@@ -97,6 +100,45 @@ BRIDGE_MACS: Mapping[str, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A kind of lab: its namespaces, and the devices in and between them."""
+
+    kind: str  #: a part of the mark on the loopback device of each namespace
+    roles: tuple[str, ...]
+    hosts: tuple[str, str]  #: the roles in which nodes a and b run
+    wires: Mapping[str, Wire]
+    bridge_macs: Mapping[str, str]  #: of each role that has a bridge
+    taps: tuple[Mapping[str, str], ...] = ()  #: by role, ports of its bridge
+    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  #: wires cut together
+
+    def namespace(self, lab: str, role: str) -> str:
+        """Return the name of the namespace for ``role`` in ``lab``; `LabError` for no role."""
+        if role not in self.roles:
+            raise LabError(
+                f"The lab has no machine called {role!r}.", hint=f"it has {', '.join(self.roles)}"
+            )
+        return role if lab == DEFAULT else f"{lab}-{role}"
+
+    def wire(self, which: str) -> Wire:
+        """Return the wire of that name; raises `LabError` when there is none."""
+        if which not in self.wires:
+            raise LabError(
+                f"The lab has no link called {which!r}.", hint=f"it has {', '.join(self.wires)}"
+            )
+        return self.wires[which]
+
+
+TWO_HOSTS = Layout(
+    kind="lab",
+    roles=ROLES,
+    hosts=("host-a", "host-b"),
+    wires=WIRES,
+    bridge_macs=BRIDGE_MACS,
+    taps=(TAPS, SECOND_TAPS),
+)
+
+
 def check_name(lab: str) -> str:
     """Check that ``lab`` can name a lab, and return it; raises `UsageError` otherwise.
 
@@ -112,18 +154,7 @@ def check_name(lab: str) -> str:
 
 def namespace(lab: str, role: str) -> str:
     """Return the name of the namespace for ``role`` in ``lab``; raises `LabError` for no role."""
-    if role not in ROLES:
-        raise LabError(
-            f"The lab has no machine called {role!r}.", hint=f"it has {', '.join(ROLES)}"
-        )
-    return role if lab == DEFAULT else f"{lab}-{role}"
-
-
-def wire(which: str) -> Wire:
-    """Return the wire of that name; raises `LabError` when there is none."""
-    if which not in WIRES:
-        raise LabError(f"The lab has no link called {which!r}.", hint=f"it has {', '.join(WIRES)}")
-    return WIRES[which]
+    return TWO_HOSTS.namespace(lab, role)
 
 
 _STROKE = {"up": "─", "cut": "╳", "unplugged": " "}

@@ -21,7 +21,7 @@ from pyroute2.protocols import ETH_P_ALL
 from coloctl.errors import LabError
 from coloctl.lab import netns, portcut, pump
 from coloctl.lab.impairment import Impairment
-from coloctl.lab.layout import End, Wire, namespace
+from coloctl.lab.layout import End, Layout, Wire
 
 T = TypeVar("T")
 
@@ -192,11 +192,11 @@ class Link:
     ends: tuple[LinkEnd, LinkEnd]
 
     @classmethod
-    def of(cls, lab: str, wire: Wire) -> Link:
+    def of(cls, lab: str, plan: Layout, wire: Wire) -> Link:
         """Return the link that ``wire`` is in that lab."""
 
         def held(end: End) -> LinkEnd:
-            return LinkEnd(namespace(lab, end.role), end.device)
+            return LinkEnd(plan.namespace(lab, end.role), end.device)
 
         return cls(wire.name, (held(wire.a), held(wire.b)))
 

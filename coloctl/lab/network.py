@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from coloctl.errors import LabError
 from coloctl.lab import devices, layout, netns
-from coloctl.lab.layout import ROLES, WIRES
+from coloctl.lab.layout import TWO_HOSTS, Layout
 from coloctl.lab.link import Link, netlink
 from coloctl.lab.processes import evict
 
@@ -34,10 +34,11 @@ _TUN_DEVICE = os.makedev(10, 200)  # linux/miscdevice.h: misc devices are major 
 class Lab:
     """A standing lab; leaving its ``with`` block takes it down."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, plan: Layout = TWO_HOSTS) -> None:
         """Compute the lab's names only: use `up` or `open`."""
         self.name = layout.check_name(name)
-        self._namespaces = {role: layout.namespace(name, role) for role in ROLES}
+        self.plan = plan
+        self._namespaces = {role: plan.namespace(name, role) for role in plan.roles}
 
     @classmethod
     def up(cls, name: str = layout.DEFAULT) -> Lab:
@@ -93,12 +94,12 @@ class Lab:
     @property
     def host_a(self) -> str:
         """The namespace of the first host."""
-        return self._namespaces["host-a"]
+        return self._namespaces[self.plan.hosts[0]]
 
     @property
     def host_b(self) -> str:
         """The namespace of the second host."""
-        return self._namespaces["host-b"]
+        return self._namespaces[self.plan.hosts[1]]
 
     @property
     def client(self) -> str:
@@ -112,7 +113,7 @@ class Lab:
 
     def link(self, which: str) -> Link:
         """Return a link to cut, to impair and to heal: replication, lan-a, lan-b or client."""
-        return Link.of(self.name, layout.wire(which))
+        return Link.of(self.name, self.plan, self.plan.wire(which))
 
     def popen(
         self, argv: Sequence[str], where: str = "client", **options: Any
@@ -120,7 +121,7 @@ class Lab:
         """Start the command inside that machine; ``options`` are those of `subprocess.Popen`."""
         # The child inherits the namespace of the thread that makes it.
         return netns.inside(
-            layout.namespace(self.name, where), lambda: subprocess.Popen(argv, **options)
+            self.plan.namespace(self.name, where), lambda: subprocess.Popen(argv, **options)
         )
 
     def run(
@@ -205,7 +206,7 @@ class Lab:
                     "state": self.link(name).state(),
                     "ends": [f"{end.role}:{end.device}" for end in wire.ends],
                 }
-                for name, wire in WIRES.items()
+                for name, wire in self.plan.wires.items()
             },
             "addresses": {
                 "replication": [layout.REPLICATION_A, layout.REPLICATION_B],
@@ -216,13 +217,13 @@ class Lab:
 
     def drawing(self) -> str:
         """Draw the lab for people, with the links that are cut."""
-        return layout.draw(self.name, {name: self.link(name).state() for name in WIRES})
+        return layout.draw(self.name, {name: self.link(name).state() for name in self.plan.wires})
 
     def _present(self) -> bool:
         """Return whether any namespace of the lab is there; raises `LabError` for a foreign one."""
         present = [ns for ns in self._namespaces.values() if netns.exists(ns)]
         for ns in present:
-            if devices.lab_of(ns) != self.name:
+            if devices.lab_of(ns, self.plan.kind) != self.name:
                 raise LabError(
                     f"A network namespace {ns} is there already and is not part of this lab.",
                     hint="give the lab another name with --name, or remove that namespace yourself",
@@ -232,19 +233,19 @@ class Lab:
     def _build(self) -> None:
         for ns in self._namespaces.values():
             if not netns.exists(ns):
-                netns.create(ns, partial(devices.furnish, ns, self.name))
-        for wire in WIRES.values():
-            devices.ensure_wire(self.name, wire)
+                netns.create(ns, partial(devices.furnish, ns, self.name, self.plan.kind))
+        for wire in self.plan.wires.values():
+            devices.ensure_wire(self.name, self.plan, wire)
         for role, ns in self._namespaces.items():
-            netlink(ns, partial(devices.arrange, role))
-        for name in WIRES:
+            netlink(ns, partial(devices.arrange, self.plan, role))
+        for name in self.plan.wires:
             self.link(name).heal()
 
     def _remove(self) -> list[str]:
         ended: list[str] = []
         if self._present():
             standing = [ns for ns in self._namespaces.values() if netns.exists(ns)]
-            for name in WIRES:
+            for name in self.plan.wires:
                 self.link(name).end_pumps()
             ended = evict(standing)
             for ns in standing:
@@ -255,16 +256,16 @@ class Lab:
         return ended
 
 
-def labs() -> list[str]:
-    """List the names of all labs of which at least one namespace stands, sorted."""
-    owners = (_owner(ns) for ns in netns.names())
+def labs(kind: str = TWO_HOSTS.kind) -> list[str]:
+    """List the names of all labs of that kind of which at least one namespace stands, sorted."""
+    owners = (_owner(ns, kind) for ns in netns.names())
     return sorted({owner for owner in owners if owner is not None})
 
 
-def _owner(namespace: str) -> str | None:
-    """Find the lab that it belongs to; None also where it has just been removed."""
+def _owner(namespace: str, kind: str) -> str | None:
+    """Find the lab of that kind that it belongs to; None also where it has just been removed."""
     try:
-        return devices.lab_of(namespace)
+        return devices.lab_of(namespace, kind)
     except LabError:
         if netns.exists(namespace):
             raise

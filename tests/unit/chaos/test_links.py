@@ -57,7 +57,7 @@ def test_the_wire_of_a_role_that_nobody_has_is_none() -> None:
 def test_a_senders_frames_enter_a_wire_at_its_own_end_or_come_through_the_switch(
     who: str, wire: str, end: str
 ) -> None:
-    link = Link.of("demo", layout.wire(wire))
+    link = Link.of("demo", layout.TWO_HOSTS, layout.TWO_HOSTS.wire(wire))
     assert (links.sending_end(who, link, LAB, VIEW) or "") == end
 
 

@@ -41,7 +41,7 @@ def test_unknown_roles_and_links_are_refused_and_the_known_ones_named() -> None:
         layout.namespace("lab", "host-c")
     assert role.value.hint is not None and "host-a" in role.value.hint
     with pytest.raises(LabError, match="wan") as link:
-        layout.wire("wan")
+        layout.TWO_HOSTS.wire("wan")
     assert link.value.hint is not None and "replication" in link.value.hint
 
 
