@@ -109,6 +109,11 @@ def _config_dir() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "coloctl"
 
 
+def data_dir(name: str) -> Path:
+    """Return a folder of files that are installed with coloctl: qmp_schemas or scenarios."""
+    return Path(__file__).parent / "data" / name
+
+
 def make_private(folder: Path, *, variable: str = _STATE) -> Path:
     """Make ``folder`` with mode 0700 where it is missing, and so each missing folder above it.
 

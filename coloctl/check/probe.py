@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from coloctl import paths
 from coloctl.asked import asked
 from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict, StaticCheck
 from coloctl.colo.known_bugs import Combination, threatening
@@ -24,7 +25,7 @@ from coloctl.machine import freshcode, image
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
-from coloctl.qmp.schema import Schema, folder, load_required, required_missing
+from coloctl.qmp.schema import Schema, load_required, required_missing
 from coloctl.qmp.session import Session
 
 #: Of colo-proxy. Asking QEMU 7.2 for colo-compare takes it down; it is built with the rewriter.
@@ -171,7 +172,7 @@ def _colo(answers: Answers) -> tuple[StaticCheck, ...]:
 
 def _schema(schema: Schema) -> StaticCheck:
     try:
-        required = load_required(folder() / "required.toml")
+        required = load_required(paths.data_dir("qmp_schemas") / "required.toml")
     except UsageError as error:
         return StaticCheck(
             "schema", CheckResult.UNKNOWN, error.message, "run it from a checkout of coloctl"

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import re
-import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,14 +119,6 @@ def load(path: Path) -> Schema:
         f"{path} is a stored QMP schema of form {document['form']}, not {FORM}.",
         hint="write it again with `coloctl schema dump`",
     )
-
-
-def folder() -> Path:
-    """Find the folder of stored schemas and ``required.toml``: in the checkout, or as installed."""
-    checkout = Path(__file__).parents[2] / "qmp_schemas"
-    if checkout.is_dir():
-        return checkout
-    return Path(sysconfig.get_path("data")) / "share" / "coloctl" / "qmp_schemas"
 
 
 def diff(old: Schema, new: Schema) -> list[str]:

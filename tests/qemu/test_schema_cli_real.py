@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from coloctl import paths
 from coloctl.cli.verbs import run_verb
 from coloctl.lab import qemu
-from coloctl.qmp import schema as schemas
 
 pytestmark = pytest.mark.qemu
 
@@ -19,7 +19,7 @@ Output = pytest.CaptureFixture[str]
 def test_a_dump_is_the_stored_schema(qemu_build: qemu.Build, tmp_path: Path) -> None:
     dumped = tmp_path / "dump.json"
     assert run_verb(["schema", "dump", "--qemu", qemu_build.name, "--output", str(dumped)]) == 0
-    stored = schemas.folder() / f"qemu-{qemu_build.name}.json"
+    stored = paths.data_dir("qmp_schemas") / f"qemu-{qemu_build.name}.json"
     assert dumped.read_text() == stored.read_text(), f"coloctl schema dump --output {stored}"
 
 

@@ -62,6 +62,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
     "This machine": {
         "probe": Verb("probe", "Find out whether COLO works with a QEMU here."),
         "doctor": Verb("doctor", "Check every precondition of a pair by name."),
+        "completion": Verb("completion", "Print a shell's completion script."),
         "certs": Verb("certs", "Make the certificates that encrypt a pair on two machines."),
         "schema": Verb("schema", "Dump, check and compare QMP schemas."),
         "lab": Verb("lab", "Set up namespaces, guest and QEMU for demo and tests."),

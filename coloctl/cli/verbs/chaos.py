@@ -18,6 +18,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from coloctl import paths
 from coloctl.chaos.run.result import RunResult
 from coloctl.cli.bench_options import qemu_option
 from coloctl.cli.options import format_option
@@ -28,6 +29,8 @@ from coloctl.errors import ScenarioError, UsageError
 
 #: What the pair and the lab of a scenario are called, with a number when that name is in use.
 NAME = "chaos"
+#: The scenarios that are meant where none is named: those of the folder in which coloctl is called,
+#: such as a checkout, else those that came with it.
 FOLDER = Path("scenarios")
 
 files_argument = click.argument(
@@ -40,7 +43,8 @@ def chaos() -> None:
     """Break a protected pair on purpose, and check what its clients saw.
 
     A scenario says who works, what goes wrong and when, and what must hold all the same. FILE is
-    one, or a folder of them; without any, the folder scenarios/ is meant.
+    one, or a folder of them; without any, those in the folder scenarios/ are meant, or those that
+    came with coloctl.
     """
 
 
@@ -211,15 +215,12 @@ def _refuse(options: dict[str, Any], paths: Sequence[Path]) -> None:
 
 def scenario_files(given: Sequence[Path]) -> list[Path]:
     """Find the files that are meant; raises `UsageError` when there are none."""
-    if not given and not FOLDER.is_dir():
-        raise UsageError(
-            f"There is no folder {FOLDER} here.", hint="name a scenario, or a folder of them"
-        )
+    folder = FOLDER if FOLDER.is_dir() else paths.data_dir("scenarios")
     found: list[Path] = []
-    for path in given or (FOLDER,):
+    for path in given or (folder,):
         found += sorted(path.glob("*.toml")) if path.is_dir() else [path]
     if not found:
-        where = " or ".join(map(str, given or (FOLDER,)))
+        where = " or ".join(map(str, given or (folder,)))
         raise UsageError(f"There is no scenario in {where}.", hint="name a file that ends in .toml")
     return found
 

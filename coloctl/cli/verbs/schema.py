@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from coloctl import wholefile
+from coloctl import paths, wholefile
 from coloctl.cli.options import format_option
 from coloctl.errors import UsageError
 from coloctl.qmp import schema as schemas
@@ -25,6 +25,7 @@ _qemu_option = click.option(
     metavar="QEMU",
     help="A binary: a path, a program on PATH, or system, 7.2, 10.0, 11.1 of `coloctl lab qemu`.",
 )
+_SHELF = paths.data_dir("qmp_schemas")
 #: A stored schema begins like JSON, a binary with ELF's magic or #!.
 _JSON = b"{"
 
@@ -34,7 +35,8 @@ def schema() -> None:
     """Dump, check and compare QMP schemas.
 
     A schema lists all that one QEMU binary can be asked, a path per line, so that people and diffs
-    can read it. A checkout keeps those of its QEMU releases in qmp_schemas/.
+    can read it. coloctl comes with those of three QEMU releases; a checkout has them in
+    qmp_schemas/.
     """
 
 
@@ -76,7 +78,7 @@ def check(binary: str | None, stored: tuple[str, ...], form: str) -> int:
     SCHEMA is a stored schema, a binary, or the name of a schema in qmp_schemas/ (7.2, 10.0, 11.1);
     without any, all of those are checked.
     """
-    required = schemas.load_required(_shelf() / "required.toml")
+    required = schemas.load_required(_SHELF / "required.toml")
     found = [_find(name) for name in stored]
     if binary is not None:
         found.append(_ask(binary))
@@ -118,7 +120,7 @@ def _find(name: str) -> Schema:
     Raises `UsageError` when it means none of these, `UnsupportedQEMU` when the binary does not
     answer.
     """
-    if schemas.folder().is_dir() and (stored := _stored().get(name)):
+    if stored := _stored().get(name):
         return schemas.load(stored)
     file = Path(name)
     if not file.exists():
@@ -154,20 +156,9 @@ def _ask(name: str) -> Schema:
     return asyncio.run(asked(named_qemu(name)))
 
 
-def _shelf() -> Path:
-    """Return the folder of stored schemas; raises `UsageError` outside a checkout."""
-    folder = schemas.folder()
-    if not folder.is_dir():
-        raise UsageError(
-            f"There are no stored schemas: {folder} is not there.",
-            hint="they come with a checkout of coloctl; run its .venv/bin/coloctl",
-        )
-    return folder
-
-
 def _stored() -> dict[str, Path]:
     """List the schemas in qmp_schemas/ by name, the oldest QEMU first."""
-    names = {file.stem.removeprefix("qemu-"): file for file in _shelf().glob("qemu-*.json")}
+    names = {file.stem.removeprefix("qemu-"): file for file in _SHELF.glob("qemu-*.json")}
     return dict(sorted(names.items(), key=lambda item: _natural(item[0])))
 
 

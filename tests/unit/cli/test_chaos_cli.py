@@ -74,7 +74,6 @@ def test_check_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "ONE", "--repeat", "2", "--keep"], "--keep keeps one pair"),
         (["run", "ONE", "--capture"], "--capture needs a place for the packets."),
         (["run", "EMPTY"], "There is no scenario in"),
-        (["run"], "There is no folder scenarios here."),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_played(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coloctl import paths
 from coloctl.cli.verbs import run_verb
 from coloctl.qmp import schema as schemas
 from coloctl.qmp.schema import Schema
@@ -21,10 +22,10 @@ NEED = "x-colo-lost-heartbeat"
 @pytest.fixture
 def poor(tmp_path: Path) -> Path:
     """A stored schema of a QEMU that cannot cancel a migration."""
-    whole = schemas.load(schemas.folder() / "qemu-11.1.json")
-    paths = {path: kind for path, kind in whole.paths.items() if path != NEED}
+    whole = schemas.load(paths.data_dir("qmp_schemas") / "qemu-11.1.json")
+    left = {path: kind for path, kind in whole.paths.items() if path != NEED}
     file = tmp_path / "poor.json"
-    file.write_text(schemas.text(Schema("1.2.3", paths)))
+    file.write_text(schemas.text(Schema("1.2.3", left)))
     return file
 
 
@@ -56,7 +57,7 @@ def test_alternatives_are_joined_by_or(tmp_path: Path, capsys: Output) -> None:
     empty = tmp_path / "empty.json"
     empty.write_text(schemas.text(Schema("0", {})))
     assert run_verb(["schema", "check", str(empty)]) == 1
-    needs = schemas.load_required(schemas.folder() / "required.toml")
+    needs = schemas.load_required(paths.data_dir("qmp_schemas") / "required.toml")
     said = capsys.readouterr().out
     assert f"lacks {len(needs)} of {len(needs)}" in said
     either = next(need for need in needs if len(need.any_of) > 1)
@@ -87,7 +88,9 @@ def test_differences_are_a_document_too(capsys: Output) -> None:
 def test_the_control_sockets_schema_is_the_stored_one(tmp_path: Path, capsys: Output) -> None:
     assert run_verb(["schema", "dump", "--control"]) == 0
     printed = capsys.readouterr().out
-    assert json.loads(printed) == json.loads((schemas.folder() / "coloctl.json").read_text())
+    assert json.loads(printed) == json.loads(
+        (paths.data_dir("qmp_schemas") / "coloctl.json").read_text()
+    )
     assert run_verb(["schema", "dump", "--control", "--output", str(tmp_path / "c.json")]) == 0
     assert (tmp_path / "c.json").read_text() == printed
     assert [file.name for file in tmp_path.iterdir()] == ["c.json"]
