@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,17 @@ class Binary:
 
     path: Path
     dialect: Dialect
+    #: The machine type that an alias such as ``pc`` stands for.
+    machines: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def version(self) -> str:
         return self.dialect.version
+
+    @property
+    def release(self) -> str:
+        """The version without the patch of a distribution: ``11.1.3``."""
+        return self.version.partition(" ")[0]
 
 
 @dataclass(frozen=True)
@@ -83,18 +90,19 @@ async def inspect(path: Path, host: Host) -> Binary:
     key = probe_cache.key(path, "none", "dialect")
     with contextlib.suppress(ValueError):
         answer = probe_cache.recall(key) or {}
-        if set(answer) != {known.name for known in fields(Dialect)}:
+        if set(answer.get("dialect", ())) != {known.name for known in fields(Dialect)}:
             raise ValueError("an earlier coloctl asked for less, or for more")
-        return Binary(path, revive(Dialect, answer))
-    dialect = await _ask_dialect(path, host)
-    if not dialect.x_colo:
+        return revive(Binary, {**answer, "path": str(path)})
+    binary = await _ask(path, host)
+    if not binary.dialect.x_colo:
         raise UnsupportedQEMU(
-            f"{path} ({dialect.version}) was built without COLO.",
+            f"{path} ({binary.version}) was built without COLO.",
             missing=("x-colo",),
             hint="`coloctl lab qemu` fetches a build that has it",
         )
-    probe_cache.remember(key, asdict(dialect))
-    return Binary(path, dialect)
+    found = asdict(binary)
+    probe_cache.remember(key, {name: found[name] for name in ("dialect", "machines")})
+    return binary
 
 
 async def learn(path: Path, host: Host) -> Schema:
@@ -107,9 +115,11 @@ async def learn(path: Path, host: Host) -> Schema:
         return await learn_schema(session, LAUNCH_DEADLINE_S)
 
 
-async def _ask_dialect(path: Path, host: Host) -> Dialect:
+async def _ask(path: Path, host: Host) -> Binary:
     async with asked(path, host) as session:
-        return await discover(session)
+        dialect = await discover(session)
+        listed = await session.execute(qmp.query_machines(), LAUNCH_DEADLINE_S)
+    return Binary(path, dialect, {one["alias"]: one["name"] for one in listed if "alias" in one})
 
 
 class VM:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,29 +22,25 @@ from typing import Any
 from coloctl.asked import LAUNCH_DEADLINE_S
 from coloctl.check.finding import Precondition, Severity
 from coloctl.colo.coverage import require_covered
+from coloctl.colo.ground import Ground
+from coloctl.colo.launch import plugin
 from coloctl.colo.refuse import REFUSED
 from coloctl.errors import ColoctlError, LaunchError
-from coloctl.host.base import Host
 from coloctl.machine import blockdev, cmdline, image
 from coloctl.model.launch import Launch
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.units import MIB
-from coloctl.vm import VM, Binary
+from coloctl.vm import VM
 
 NAME = "command line"
-
-Hosts = Mapping[NodeName, Host]
 
 
 @dataclass(frozen=True)
 class StartedAs:
-    """The pair, with the QEMU and the accelerator that a start would use."""
+    """The pair, with the hosts, the QEMUs and the accelerator that a start would use."""
 
     spec: PairSpec
-    hosts: Hosts
-    binary: Binary
-    accel: str
-    plugin: Path | None = None  #: the fresh-code plugin, where a start would load it
+    ground: Ground
     blank: frozenset[str] = frozenset()  #: ids of disks that cannot be used: an empty one stands in
 
 
@@ -152,7 +148,7 @@ async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator
         folder.mkdir(mode=0o700)
         try:
             launch = await _command(what, node, role, folder)
-            vm = await VM.launch(node, what.hosts[node], launch, folder)
+            vm = await VM.launch(node, what.ground.hosts[node], launch, folder)
         except LaunchError as error:
             raise _Wrong(Precondition(NAME, Severity.ERROR, error.message, _hint(what))) from error
         except ColoctlError as error:
@@ -183,8 +179,9 @@ def _hint(what: StartedAs) -> str:
 
 async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) -> Launch:
     """Build the command line of a start, its images below empty overlays in ``folder``."""
-    spec, binary, run = what.spec, what.binary, what.hosts[node].run
-    tool = image.tool(binary.path)
+    spec, run = what.spec, what.ground.hosts[node].run
+    facts = what.ground.node(node)
+    binary, tool = facts.binary, facts.qemu_img
     over = blockdev.scratch_overlays(spec, folder)
     scratch = [folder / f"scratch{i}.qcow2" for i, _ in enumerate(spec.disks)]
     for i, disk in enumerate(spec.disks):
@@ -210,8 +207,8 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
         node,
         binary.dialect,
         binary=binary.path,
-        accel=what.accel,
+        accel=what.ground.accel,
         rundir=folder,
-        plugin=what.plugin,
+        plugin=plugin(what.ground, node),
         scratch=scratch,
     )

@@ -22,13 +22,15 @@ from coloctl.model.units import MIB
 COMPARE_DEADLINE_S = 20.0
 
 Hosts = Mapping[NodeName, Host]
+#: The ``qemu-img`` of each node.
+Tools = Mapping[NodeName, Path]
 
 
-async def examine_disks(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
+async def examine_disks(spec: PairSpec, hosts: Hosts, tools: Tools) -> list[Precondition]:
     """Find all that is to report about the pair's disks."""
     findings = []
     for disk in spec.disks:
-        findings += await guarded(f"disk {disk.id}", _disk(spec, disk, hosts, qemu_img))
+        findings += await guarded(f"disk {disk.id}", _disk(spec, disk, hosts, tools))
     if not spec.disks:
         findings.append(Precondition("disks", Severity.INFO, "The guest has no disk."))
     findings += await guarded("generation", _generation(spec, hosts))
@@ -52,14 +54,14 @@ async def _generation(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
     return findings
 
 
-async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
+async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> list[Precondition]:
     name = f"disk {disk.id}"
-    if disk.image["a"] == disk.image["b"] and hosts["a"].name.split(":")[0] in ("local", "netns"):
+    if disk.image["a"] == disk.image["b"] and spec.shares_machine():
         sentence = f"Both nodes would use the same file {disk.image['a']}."
         return [Precondition(name, Severity.ERROR, sentence, "give each node an image of its own")]
     found = {
         node: await image.info(
-            disk.image[node], hosts[node].run, image_format=disk.format, qemu_img=qemu_img
+            disk.image[node], hosts[node].run, image_format=disk.format, qemu_img=tools[node]
         )
         for node in NODES
     }
@@ -67,13 +69,13 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) ->
     size = f"{found['a'].virtual_size / MIB:.0f} MiB on both nodes"
     findings = [Precondition(name, Severity.OK, f"{disk.format}, {size}.")]
     findings += [Precondition(name, Severity.ERROR, *why) for why in await _unwritable(disk, hosts)]
-    busy = [node for node in NODES if await _in_use(disk, node, hosts, qemu_img)]
+    busy = [node for node in NODES if await _in_use(disk, node, hosts, tools)]
     for node in busy:
         sentence = f"{disk.image[node]} on node {node} is in use by another program."
         hint = "a pair that runs already holds it; otherwise `fuser` on that file names the program"
         findings.append(Precondition(name, Severity.WARNING, sentence, hint))
     if not busy:
-        findings.append(await _seeded(spec, disk, hosts, qemu_img))
+        findings.append(await _seeded(spec, disk, hosts, tools))
     return findings
 
 
@@ -89,22 +91,25 @@ async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
     return wrong
 
 
-async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, qemu_img: Path) -> bool:
+async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, tools: Tools) -> bool:
     """Return whether another QEMU holds the image's lock: without ``-U``, qemu-img respects it."""
-    argv = [str(qemu_img), "info", "-f", disk.format, str(disk.image[node])]
+    argv = [str(tools[node]), "info", "-f", disk.format, str(disk.image[node])]
     done = await hosts[node].run(argv, deadline_s=COMMAND_DEADLINE_S)
     return done.code != 0 and "lock" in done.stderr
 
 
-async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, qemu_img: Path) -> Precondition:
+async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> Precondition:
     name = f"disk {disk.id}"
+    if not spec.shares_machine():
+        sentence = "Whether both machines hold the same is found out when the pair is protected."
+        return Precondition(name, Severity.INFO, sentence)
     try:
         equal = await image.same_content(
             disk.image["a"],
             disk.image["b"],
             disk.format,
             hosts["a"].run,
-            qemu_img=qemu_img,
+            qemu_img=tools["a"],
             deadline_s=COMPARE_DEADLINE_S,
         )
     except DeadlineMissed:

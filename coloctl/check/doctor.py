@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from coloctl import paths
@@ -20,14 +21,15 @@ from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
 from coloctl.check.verdict import CheckResult
-from coloctl.colo.ground import accelerator, find_qemu
+from coloctl.colo.ground import Ground
+from coloctl.colo.inspect import find_qemu, look
 from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
 from coloctl.ha import agent
-from coloctl.host import LocalHost, open_host
+from coloctl.host import open_host
 from coloctl.host.base import Host
-from coloctl.machine import freshcode, image
+from coloctl.machine import image
 from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
 from coloctl.pairfile import file_problems
 from coloctl.vm import inspect
@@ -77,12 +79,13 @@ def _files(spec: PairSpec) -> Iterator[Precondition]:
 
 async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     try:
-        binary = find_qemu(spec)
+        binaries = {node: find_qemu(spec, node) for node in NODES}
     except ColoctlError as error:
         return [Precondition("binary", Severity.ERROR, error.message, error.hint or "")]
+    tools = {node: image.tool(binaries[node]) for node in NODES}
     always = [
-        *await guarded("binary", _binary(spec, binary, hosts)),
-        *await guarded("versions", _versions(binary, hosts)),
+        *await _binaries(spec, binaries, hosts),
+        *await guarded("versions", _versions(binaries, hosts)),
     ]
     if await _runs(spec, hosts["a"]):
         sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
@@ -91,16 +94,16 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
     found = [
         *always,
         *await guarded("memory", _memory(spec, hosts)),
-        *await examine_disks(spec, hosts, image.tool(binary)),
-        *await guarded("room", examine_room(spec, hosts, image.tool(binary))),
+        *await examine_disks(spec, hosts, tools),
+        *await guarded("room", examine_room(spec, hosts, tools)),
         *await examine_network(spec, hosts),
     ]
     known = [*found, *_files(spec), *_state(spec)]
-    return [*found, *await guarded("command line", _command_lines(spec, binary, hosts, known))]
+    return [*found, *await guarded("command line", _command_lines(spec, hosts, known))]
 
 
 async def _command_lines(
-    spec: PairSpec, binary: Path, hosts: dict[NodeName, Host], known: list[Precondition]
+    spec: PairSpec, hosts: dict[NodeName, Host], known: list[Precondition]
 ) -> list[Precondition]:
     """Check what both QEMUs report about the pair's command lines, where they can start."""
     reduced = startable(spec, known)
@@ -108,10 +111,8 @@ async def _command_lines(
         sentence = "No command line was tried: first the errors above have to go."
         return [Precondition("command line", Severity.INFO, sentence)]
     pair, blank = reduced
-    accel = await accelerator(binary, spec.guest.accel)
-    found = await inspect(binary, hosts["a"])
-    plugin = freshcode.find(binary) if accel == "tcg" else None
-    return await examine_command_lines(StartedAs(pair, hosts, found, accel, plugin, blank))
+    ground = Ground(hosts, await look(pair, hosts), paths.pair_dir(spec.name))
+    return await examine_command_lines(StartedAs(pair, ground, blank))
 
 
 async def _runs(spec: PairSpec, host: Host) -> bool:
@@ -124,14 +125,27 @@ async def _runs(spec: PairSpec, host: Host) -> bool:
     return True
 
 
-async def _binary(spec: PairSpec, binary: Path, hosts: dict[NodeName, Host]) -> list[Precondition]:
+async def _binaries(
+    spec: PairSpec, binaries: Mapping[NodeName, Path], hosts: Mapping[NodeName, Host]
+) -> list[Precondition]:
+    """Report the findings about each node's QEMU; one that both share is examined once."""
+    if spec.shares_machine() and binaries["a"] == binaries["b"]:
+        return await guarded("binary", _binary(spec, binaries["a"], hosts["a"]))
+    return [
+        replace(found, sentence=f"Node {node}: {found.sentence}")
+        for node in NODES
+        for found in await guarded("binary", _binary(spec, binaries[node], hosts[node]))
+    ]
+
+
+async def _binary(spec: PairSpec, binary: Path, host: Host) -> list[Precondition]:
     """Report the findings of a probe; a known bug that a start refuses is an error here."""
     guest = spec.guest
-    report = await probe(binary, guest.accel, guest.machine, hosts["a"])
+    report = await probe(binary, guest.accel, guest.machine, host)
     findings = [of_check(check) for check in report.checks if check.name != "known bug"]
     if any(check.verdict is CheckResult.FAIL for check in report.checks):
         return findings
-    return findings + await _bugs(spec, binary, report, hosts["a"])
+    return findings + await _bugs(spec, binary, report, host)
 
 
 async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> list[Precondition]:
@@ -146,22 +160,28 @@ async def _bugs(spec: PairSpec, binary: Path, report: Report, host: Host) -> lis
     return findings
 
 
-async def _versions(binary: Path, hosts: dict[NodeName, Host]) -> list[Precondition]:
+async def _versions(
+    binaries: Mapping[NodeName, Path], hosts: Mapping[NodeName, Host]
+) -> list[Precondition]:
+    """Compare the versions; two patches of one version, in brackets, are a reason for a warning."""
     said = {}
     for node in NODES:
-        done = await hosts[node].run([str(binary), "--version"], deadline_s=COMMAND_DEADLINE_S)
+        argv = [str(binaries[node]), "--version"]
+        done = await hosts[node].run(argv, deadline_s=COMMAND_DEADLINE_S)
         said[node] = (done.stdout.splitlines() or [""])[0]
     if said["a"] != said["b"]:
         sentence = f"Node a runs '{said['a']}' and node b '{said['b']}'."
         hint = "COLO works only between equal versions: install the same on both"
-        return [Precondition("versions", Severity.ERROR, sentence, hint)]
+        equal = said["a"].partition(" (")[0] == said["b"].partition(" (")[0]
+        severity = Severity.WARNING if equal else Severity.ERROR
+        return [Precondition("versions", severity, sentence, hint)]
     return [Precondition("versions", Severity.OK, "Both nodes run the same QEMU.")]
 
 
 async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     """Check the memory: a secondary holds the guest's twice, its own and the last checkpoint's."""
     guest = spec.guest.memory_mib
-    if all(isinstance(host, LocalHost) for host in hosts.values()):
+    if spec.shares_machine():
         return [_room("both nodes on this machine", await available_mib(hosts["a"]), guest, 3)]
     return [_room(f"node {node}", await available_mib(hosts[node]), guest, 2) for node in NODES]
 

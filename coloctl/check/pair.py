@@ -89,11 +89,10 @@ async def start(
     ``enter`` is called with each stage.
     """
     enter("launch")
-    host = ground.hosts["a"]
-    img = image.tool(ground.binary.path)
     for disk in spec.disks:
         for node in NODES:
-            await image.create_overlay(disk.image[node], DISK_BYTES, host.run, qemu_img=img)
+            run, img = ground.hosts[node].run, ground.node(node).qemu_img
+            await image.create_overlay(disk.image[node], DISK_BYTES, run, qemu_img=img)
     primary = await launch_primary(spec, ground, "a", paused=paused, record=None)
     vms.append(primary)
     if not paused:

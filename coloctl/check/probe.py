@@ -7,7 +7,6 @@ proves that COLO works.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,11 +16,12 @@ from typing import Any
 from coloctl import paths
 from coloctl.asked import asked
 from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict, StaticCheck
+from coloctl.colo.inspect import kvm_trial, tcg_measurement
 from coloctl.colo.known_bugs import Combination, threatening
 from coloctl.errors import ColoctlError, CommandRefused, UsageError
 from coloctl.host.base import Host
-from coloctl.machine import accel as accelerators
 from coloctl.machine import freshcode, image
+from coloctl.machine.accel import Measurement
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
@@ -72,7 +72,7 @@ async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
     except ColoctlError as error:
         check = StaticCheck("binary", CheckResult.FAIL, error.message, error.hint or "")
         return conclude(Report(str(binary), "", accel, machine, (check,), ColoSupport.FAILS, ""))
-    accel, accelerator = await _accelerator(binary, accel)
+    accel, accelerator = await _accelerator(binary, accel, host)
     checks = (
         StaticCheck("binary", CheckResult.OK, f"QEMU {answers.dialect.version} answers."),
         *_colo(answers),
@@ -206,11 +206,11 @@ def _machine(answers: Answers, machine: str) -> StaticCheck:
     )
 
 
-async def _accelerator(binary: Path, wanted: str) -> tuple[str, StaticCheck]:
-    """Determine the accelerator that is meant, and measure what it is worth."""
+async def _accelerator(binary: Path, wanted: str, host: Host) -> tuple[str, StaticCheck]:
+    """Determine the accelerator that is meant, and measure on ``host`` what it is worth."""
     if wanted == "tcg":
-        return wanted, _tcg(await asyncio.to_thread(accelerators.measure, binary, "tcg"))
-    proof = await asyncio.to_thread(accelerators.prove, binary)
+        return wanted, _tcg(await tcg_measurement(host, binary))
+    proof = await kvm_trial(host, binary)
     if proof.real:
         return "kvm", StaticCheck("accelerator", CheckResult.OK, proof.sentence)
     if wanted == "auto":
@@ -226,7 +226,7 @@ async def _accelerator(binary: Path, wanted: str) -> tuple[str, StaticCheck]:
     )
 
 
-def _tcg(measured: accelerators.Measurement) -> StaticCheck:
+def _tcg(measured: Measurement) -> StaticCheck:
     if measured.loop_s is None:
         return StaticCheck(
             "accelerator", CheckResult.FAIL, f"TCG does not run guests: {measured.why_not}."

@@ -21,16 +21,18 @@ from coloctl.model.units import MIB
 STATE_BYTES = 64 * MIB
 
 Hosts = Mapping[NodeName, Host]
+#: The ``qemu-img`` of each node.
+Tools = Mapping[NodeName, Path]
 
 
-async def examine_room(spec: PairSpec, hosts: Hosts, qemu_img: Path) -> list[Precondition]:
+async def examine_room(spec: PairSpec, hosts: Hosts, tools: Tools) -> list[Precondition]:
     """Find images that could outgrow their filesystem, and a state folder with little room.
 
     Raises `PreconditionFailed` where the room cannot be determined.
     """
     findings = []
     for node in NODES:
-        findings += await _images(spec, node, hosts[node], qemu_img)
+        findings += await _images(spec, node, hosts[node], tools[node])
     free = await _free(hosts["a"], paths.state_dir())
     if free < STATE_BYTES:
         sentence = f"{paths.state_dir()} has {free // MIB} MiB of room left for the pair's state."

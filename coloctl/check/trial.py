@@ -21,7 +21,7 @@ from coloctl import probe_cache
 from coloctl.check.trial_run import run_direction
 from coloctl.check.verdict import ColoSupport, Direction, FullVerdict
 from coloctl.clock import Deadline
-from coloctl.colo.ground import Ground
+from coloctl.colo.ground import Ground, same_on_both
 from coloctl.colo.known_bugs import named
 from coloctl.errors import ColoctlError, LaunchError, UnsupportedQEMU
 from coloctl.host import open_host
@@ -96,7 +96,8 @@ async def _both_ways(
     directions: list[Direction] = []
     for killed in (Role.PRIMARY, Role.SECONDARY):
         with tempfile.TemporaryDirectory(prefix="coloctl-probe-") as folder:
-            ground = Ground({"a": host, "b": host}, binary, blank.accel, Path(folder))
+            facts = same_on_both(binary, blank.accel)
+            ground = Ground({"a": host, "b": host}, facts, Path(folder))
             direction = await run_direction(
                 ground,
                 blank.machine,

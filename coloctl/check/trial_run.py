@@ -109,7 +109,7 @@ class _TrialRun:
             spec,
             primary,
             secondary,
-            self.ground.binary.dialect,
+            self.ground.node(primary.node).binary.dialect,
             in_sync=True,
             delay_ms=spec.checkpoint.delay_ms,
         )
@@ -188,8 +188,8 @@ async def _failed(it: _TrialRun, error: Exception) -> Direction:
     primary = it.vms[0] if it.vms else None
     secondary = it.vms[1] if len(it.vms) > 1 else None
     signs = await examine(primary, secondary)
-    binary = it.ground.binary
-    bug = explain(Combination(binary.dialect, it.ground.accel, it.machine), signs)
+    dialect = it.ground.node("a").binary.dialect
+    bug = explain(Combination(dialect, it.ground.accel, it.machine), signs)
     outcome, sentence = _outcome(it, error, signs)
     return it.result(
         outcome,

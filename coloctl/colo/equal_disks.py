@@ -50,6 +50,8 @@ async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) ->
     allocated = await launch.require_same_sizes(spec, ground)
     if not worth_comparing(companions, allocated):
         return False
+    if not spec.shares_machine():
+        return False  # no program sees both; the guest runs at once, and what differs follows
     host = ground.hosts[NODES[0]]
     try:
         for disk in spec.disks:
@@ -58,7 +60,7 @@ async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) ->
                 disk.image["b"],
                 disk.format,
                 host.run,
-                qemu_img=ground.qemu_img,
+                qemu_img=ground.node(NODES[0]).qemu_img,
                 deadline_s=COMPARE_WAIT_S / len(spec.disks),
             ):
                 return False

@@ -59,8 +59,8 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
                 guest.virtual_size,
                 disk.format,
                 host.run,
-                qemu_img=ground.qemu_img,
-                like=disk.image[other(node)],
+                qemu_img=ground.node(node).qemu_img,
+                like=disk.image[other(node)] if spec.shares_machine() else None,
             )
             made.append(path)
         image.require_equal_sizes(guest, await _info(spec, ground, node, i))
@@ -103,7 +103,7 @@ async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> im
         described.image[node],
         ground.hosts[node].run,
         image_format=described.format,
-        qemu_img=ground.qemu_img,
+        qemu_img=ground.node(node).qemu_img,
     )
 
 
@@ -120,41 +120,43 @@ def boots_alone(spec: PairSpec, ground: Ground) -> bool:
 
 def primary_command(spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool) -> Launch:
     """Build the command that starts the guest's QEMU on ``node``."""
+    facts = ground.node(node)
     return cmdline.primary(
         spec,
         node,
-        ground.binary.dialect,
-        binary=ground.binary.path,
+        facts.binary.dialect,
+        binary=facts.binary.path,
         accel=ground.accel,
         rundir=ground.rundir(node),
         paused=paused,
-        plugin=plugin(ground),
-        devices=ground.devices,
+        plugin=plugin(ground, node),
+        devices=facts.devices,
     )
 
 
 def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> Launch:
     """Build the command that starts an empty QEMU on ``node``; its overlays are made before."""
+    facts = ground.node(node)
     return cmdline.secondary(
         spec,
         node,
-        ground.binary.dialect,
-        binary=ground.binary.path,
+        facts.binary.dialect,
+        binary=facts.binary.path,
         accel=ground.accel,
         rundir=ground.rundir(node),
         overlays=blockdev.overlays(spec, node),
         close_marker=blockdev.close_marker(spec, node) if spec.disks else None,
-        plugin=plugin(ground),
-        devices=ground.devices,
+        plugin=plugin(ground, node),
+        devices=facts.devices,
     )
 
 
-def plugin(ground: Ground) -> Path | None:
-    """Find the fresh-code plugin that a QEMU of the pair loads; None under KVM, or without one.
+def plugin(ground: Ground, node: NodeName) -> Path | None:
+    """Find the fresh-code plugin that the QEMU of ``node`` loads; None under KVM, or without one.
 
     Both nodes' QEMUs load it: a promoted QEMU was a secondary.
     """
-    return freshcode.find(ground.binary.path) if ground.accel == "tcg" else None
+    return freshcode.find(ground.node(node).binary.path) if ground.accel == "tcg" else None
 
 
 async def launch_primary(
@@ -194,7 +196,7 @@ async def launch_secondary(
         await inuse.require_free(host, over.active, over.hidden)
     infos = [await _info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
     sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, infos, strict=True)}
-    await overlays.make(spec, host, node, sizes, qemu_img=ground.qemu_img)
+    await overlays.make(spec, host, node, sizes, qemu_img=ground.node(node).qemu_img)
     launch = secondary_command(spec, ground, node)
     vm = await VM.launch(node, host, launch, rundir, record=record)
     try:

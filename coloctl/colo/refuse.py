@@ -1,6 +1,6 @@
 """Refuse a pair that is known to end in a crash, a hang or corrupt memory.
 
-Called by `colo.ground` before a pair starts, and by `check.command` and `check.doctor`; the bugs
+Called by `colo.inspect` before a pair starts, and by `check.command` and `check.doctor`; the bugs
 are those of `colo.known_bugs`, the facts about a binary those of `vm`.
 """
 

@@ -1,8 +1,8 @@
 """Measure what an accelerator is worth: ``/dev/kvm`` may open and still emulate all that it runs.
 
-Called by `colo.ground` for a pair with ``accel = "auto"``, and by `check.probe` and `check.choose`
-for their reports; runs the guest of `machine.probe_guest`. On hosts without vmx and svm KVM was
-seen to take 24 s for a loop that TCG finishes in 0.1 s; an ordinary guest seems to hang there.
+Run as a program by `colo.inspect` on the machine that it measures; called by `check.choose` for
+this one. It runs the guest of `machine.probe_guest`. On hosts without vmx and svm KVM was seen to
+take 24 s for a loop that TCG finishes in 0.1 s; an ordinary guest seems to hang there.
 
 Invariant: KVM counts as real only when that guest runs at hardware speed, and faster than under TCG
 at the same time on the same machine.
@@ -10,13 +10,17 @@ at the same time on the same machine.
 
 from __future__ import annotations
 
-import asyncio
+import ctypes
+import json
 import os
 import selectors
+import signal
 import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +34,9 @@ KVM_LOOP_DEADLINE_S = 1.0
 LOOP_DEADLINE_S = 5.0
 #: Loading QEMU's libraries from a cold disk was seen to take seconds.
 START_DEADLINE_S = 15.0
+
+#: Of the program: both accelerators measured twice, each QEMU at its deadlines and ended.
+PROVE_DEADLINE_S = 4 * (START_DEADLINE_S + LOOP_DEADLINE_S) + 10
 
 #: From the end of QEMU's output to the end of its process.
 EXIT_GRACE_S = 1.0
@@ -63,29 +70,23 @@ class KvmTrial:
         return "kvm" if self.real else "tcg"
 
 
-async def choose(binary: Path, wanted: str) -> str:
-    """Choose the accelerator to start guests with: as asked, or for ``auto`` what `prove` finds.
-
-    A cancellation does not end the measurement under way: it ends by itself, and its QEMU with it.
-    """
-    if wanted != "auto":
-        return wanted
-    return (await asyncio.to_thread(prove, binary)).accel
+#: Runs in a child before it becomes QEMU.
+Before = Callable[[], None]
 
 
-def prove(binary: Path) -> KvmTrial:
+def prove(binary: Path, before: Before | None = None) -> KvmTrial:
     """Measure KVM and TCG one after the other, which blocks for a second or two.
 
     When KVM finishes but TCG seems to be faster, another process had the CPU: both are measured
     once more, and the shorter time of each counts.
     """
-    tcg = measure(binary, "tcg")
-    kvm = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S)
+    tcg = measure(binary, "tcg", before=before)
+    kvm = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S, before=before)
     first = judge(kvm, tcg)
     if first.real or kvm.loop_s is None:
         return first
-    again = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S)
-    return judge(_shorter(kvm, again), _shorter(tcg, measure(binary, "tcg")))
+    again = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S, before=before)
+    return judge(_shorter(kvm, again), _shorter(tcg, measure(binary, "tcg", before=before)))
 
 
 def judge(kvm: Measurement, tcg: Measurement) -> KvmTrial:
@@ -109,6 +110,7 @@ def measure(
     *,
     start_deadline_s: float = START_DEADLINE_S,
     loop_deadline_s: float = LOOP_DEADLINE_S,
+    before: Before | None = None,
 ) -> Measurement:
     """Measure how long the counted loop takes; its QEMU has ended on return, also after an error.
 
@@ -126,6 +128,7 @@ def measure(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 start_new_session=True,
+                preexec_fn=before,  # noqa: PLW1509 - None, or in a program with one thread
             )
         except OSError as error:
             why_not = f"{binary} cannot be executed: {error.strerror}"
@@ -224,3 +227,23 @@ def _last_words(qemu: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
     return lines[-1].rstrip(".") if lines else ended
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this child when the program that measures is killed (prctl(2))."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def main(binary: Path, wanted: str) -> None:
+    """Print one line of JSON: the `Measurement` of TCG, or for ``auto`` the `KvmTrial`."""
+    found = (
+        measure(binary, wanted, before=_die_with_parent)
+        if wanted == "tcg"
+        else prove(binary, _die_with_parent)
+    )
+    print(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

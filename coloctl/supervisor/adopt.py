@@ -209,7 +209,7 @@ class Adoption:
                 role = Role.SECONDARY
             held.add(role)
             seat = state.seats[node]
-            seat.take(one.vm, role, state.ground.binary.version)
+            seat.take(one.vm, role, state.ground.node(node).binary.version)
             seat.in_colo = one.found.in_colo
             state.beside.may_show(one.vm, role)
             if node in self.belief.boots:

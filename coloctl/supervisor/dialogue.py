@@ -178,8 +178,8 @@ def _protect(
     protection: Protection,
     in_sync: bool,
 ) -> Items:
-    node, dialect = other(primary), ground.binary.dialect
-    first_ms = first_delay_ms(spec, delay_ms)
+    node, first_ms = other(primary), first_delay_ms(spec, delay_ms)
+    ours, theirs = (ground.node(one).binary.dialect for one in (primary, node))
     secondary = secondary_command(spec, ground, node)
     makes = [
         act(node, f"qemu-img create {path}", "")
@@ -194,14 +194,14 @@ def _protect(
         *makes,
         launch(node, secondary, "an empty QEMU waits for the guest"),
         *taps(spec, node, up=False),
-        *commands(node, plan.prepare_secondary(wires, node, dialect)),
+        *commands(node, plan.prepare_secondary(wires, node, theirs)),
         act(primary, f"connect to {at}, and hear the NBD server", ""),
         *_rebuilt(spec, primary, protection),
         *commands(primary, plan.connect_replicas(wires, node)),
         *_disks(spec, ground, primary, protection, in_sync=in_sync),
         *_open_stream(spec, primary, node),
         *commands(node, plan.receive(wires, node)),
-        *commands(primary, plan.start_migration(wires, node, dialect, first_ms)),
+        *commands(primary, plan.start_migration(wires, node, ours, first_ms)),
         *_held(primary, in_sync=in_sync),
         act(primary, "wait until the migration status is colo", ""),
         act(primary, "wait until the run state is running", "COLO is entered completely"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from coloctl import pairfile, wholefile
 from coloctl.colo.ground import Facts
@@ -62,12 +63,12 @@ def remembered(folder: Path) -> Started | None:
     """Return the pair as it was started; None where ``folder`` does not hold that.
 
     In the folder of an earlier coloctl the copy of the pair file is parsed. Facts are left out
-    where that coloctl asked the binary for less than this one needs to know. Raises
-    `PreconditionFailed` and `SpecError` for a file that is damaged.
+    where that coloctl found out less than this one needs to know; the hosts are asked again then.
+    Raises `PreconditionFailed` and `SpecError` for a file that is damaged.
     """
     file = folder / STARTED
     try:
-        document = json.loads(file.read_bytes())
+        document = _with_facts_of_nodes(json.loads(file.read_bytes()))
         started = revive(Started, document)
     except FileNotFoundError:
         return _parsed(folder)
@@ -80,8 +81,16 @@ def remembered(folder: Path) -> Started | None:
         ) from None
     if started.facts is None:
         return started
-    asked = set(document["facts"]["binary"]["dialect"])
-    return started if asked >= _ASKED else replace(started, facts=None)
+    nodes = document["facts"]["nodes"].values()
+    asked = [set(one["binary"]["dialect"]) for one in nodes]
+    return started if all(each >= _ASKED for each in asked) else replace(started, facts=None)
+
+
+def _with_facts_of_nodes(document: Any) -> Any:
+    """Leave out facts of an earlier coloctl, which had one QEMU for both nodes."""
+    facts = document.get("facts") if isinstance(document, dict) else None
+    earlier = isinstance(facts, dict) and "binary" in facts and "nodes" not in facts
+    return {**document, "facts": None} if earlier else document
 
 
 def _parsed(folder: Path) -> Started | None:

@@ -225,7 +225,7 @@ class PairState(ActUnderWay):
         secondary = self.seat_of(Role.SECONDARY)
         if secondary is None or secondary.view.fresh_code is not False:
             return ""
-        return freshcode.warning(self.ground.binary.path)
+        return freshcode.warning(self.ground.node(secondary.name).binary.path)
 
     def view(self) -> PairView:
         """Return the pair as last observed."""

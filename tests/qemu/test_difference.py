@@ -26,7 +26,7 @@ from support.pairs import DISK_BYTES, firmware_spec, inventory, make_disks, qemu
 from coloctl import paths
 from coloctl.clock import Deadline
 from coloctl.colo import difference, difference_plan, launch, plan, programs, resync
-from coloctl.colo.ground import Ground
+from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import ColoctlError, ResyncFailed
 from coloctl.ha.failover import abandon_secondary
 from coloctl.host import open_host
@@ -97,7 +97,7 @@ async def grounded(spec: PairSpec, build: qemu.Build) -> AsyncIterator[Ground]:
     hosts = {node: open_host("local") for node in ("a", "b")}
     try:
         binary = await inspect(build.binary, hosts["a"])
-        yield Ground(hosts, binary, "tcg", paths.pair_dir(spec.name))
+        yield Ground(hosts, same_on_both(binary, "tcg"), paths.pair_dir(spec.name))
     finally:
         for host in hosts.values():
             await host.aclose()
@@ -109,7 +109,7 @@ async def second(spec: PairSpec, ground: Ground, primary: VM) -> VM:
     secondary = await launch.launch_secondary(spec, ground, "b", record=None)
     try:
         deadline = Deadline(PATIENCE_S)
-        steps = plan.prepare_secondary(ground.wires(spec), "b", ground.binary.dialect)
+        steps = plan.prepare_secondary(ground.wires(spec), "b", ground.node("b").binary.dialect)
         await run(steps, secondary.monitor, deadline=deadline)
         await run(
             plan.connect_replicas(ground.wires(spec), "b"), primary.monitor, deadline=deadline

@@ -19,7 +19,7 @@ from support.pairs import firmware_spec, make_disks
 
 from coloctl.cli.verbs.lab_goods import guest
 from coloctl.colo import inuse, launch
-from coloctl.colo.ground import prepare
+from coloctl.colo.inspect import prepare
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.host import locks, open_host
 from coloctl.lab import qemu

@@ -260,7 +260,7 @@ def test_a_commit_that_is_cut_short_is_done_again(tmp_path: Path, build: qemu.Bu
         await promote(stage)
         await acknowledge(stage.primary, spec, 0)
         await acts.stop(stage.state, force=True)
-        hosts, img = stage.state.ground.hosts, stage.state.ground.qemu_img
+        hosts, img = stage.state.ground.hosts, stage.state.ground.node("b").qemu_img
         cut = 0
         for n in range(5):
             settling = asyncio.create_task(

@@ -31,7 +31,7 @@ from support.pairs import (
 )
 
 from coloctl.colo import protect
-from coloctl.colo.ground import prepare
+from coloctl.colo.inspect import prepare
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
 from coloctl.lab import qemu
@@ -243,7 +243,7 @@ async def test_a_survivors_image_is_that_of_the_last_checkpoint(
         await acts.failover(stage.state, survivor.node)
         assert await holds(survivor, WRITTEN, 0, BLOCK)
         await acts.stop(stage.state, force=True)
-        img = stage.state.ground.qemu_img
+        img = stage.state.ground.node("a").qemu_img
         raw = folder / "raw"
         argv = [img, "convert", "-O", "raw", spec.disks[0].image[survivor.node], raw]
         done = await stage.state.ground.hosts["a"].run(list(map(str, argv)), deadline_s=30)

@@ -28,7 +28,8 @@ from support.pairs import firmware_spec, make_disks
 from coloctl import paths
 from coloctl.clock import Deadline
 from coloctl.colo import launch
-from coloctl.colo.ground import Ground, prepare
+from coloctl.colo.ground import Ground
+from coloctl.colo.inspect import prepare
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError
 from coloctl.lab import guest, qemu
@@ -78,7 +79,7 @@ async def paired(spec: PairSpec, ground: Ground) -> AsyncIterator[tuple[VM, VM]]
         if not firmware:
             await vms[0].until_booted(guest.READY_LINE, PATIENCE_S)
         vms.append(await launch.launch_secondary(spec, ground, "b", record=None))
-        act = Protecting(spec, vms[0], vms[1], ground.binary.dialect, firmware, 500)
+        act = Protecting(spec, vms[0], vms[1], ground.node("a").binary.dialect, firmware, 500)
         await protect(
             act,
             deadline=Deadline(PATIENCE_S),

@@ -16,7 +16,7 @@ from typing import Any
 
 from fake_qmp import FakeQMP
 
-from coloctl.colo.ground import Ground
+from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.access import Caller
 from coloctl.host.base import (
@@ -401,7 +401,8 @@ async def fake_state(
         def emit(event: PairEvent) -> None:
             log.append(" ".join([event.NAME, *map(str, event.to_json().values())]))
 
-        yield PairState(spec, Ground(hosts, binary, "tcg", folder), journal, emit)
+        ground = Ground(hosts, same_on_both(binary, "tcg"), folder)
+        yield PairState(spec, ground, journal, emit)
 
 
 def seat_pair(state: PairState, a: FakeVM, b: FakeVM) -> None:

@@ -15,7 +15,8 @@ from support import commands
 from support.smallpair import own_net
 
 from coloctl import paths
-from coloctl.colo.ground import Ground, prepare
+from coloctl.colo.ground import Ground
+from coloctl.colo.inspect import prepare
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import DeadlineMissed, MonitorError
 from coloctl.ha.arbiter import FILE_NAME

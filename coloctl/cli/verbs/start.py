@@ -1,6 +1,6 @@
 """Define the verb `start`: check pair file and hosts, start a supervisor, ask it for the pair.
 
-`cli.verbs.run` loads pair files through `load` too. Hosts and images are checked by `colo.ground`
+`cli.verbs.run` loads pair files through `load` too. Hosts and images are checked by `colo.inspect`
 and `colo.inuse`, `control.daemon.spawn` starts the supervisor, and `control.acts` asks it to start
 and protect the guest.
 """
@@ -31,7 +31,8 @@ from coloctl.cli.options import (
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.colo import equal_disks, generation, inuse, launch
-from coloctl.colo.ground import Facts, prepare
+from coloctl.colo.ground import Facts
+from coloctl.colo.inspect import prepare
 from coloctl.control.acts import PROTECT_WAIT_S, QUERY_WAIT_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
 from coloctl.control.daemon.spawn import (

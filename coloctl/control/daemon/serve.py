@@ -16,7 +16,8 @@ import socket
 from pathlib import Path
 
 from coloctl import __version__, paths
-from coloctl.colo.ground import Facts, Ground, prepare
+from coloctl.colo.ground import Facts, Ground
+from coloctl.colo.inspect import prepare
 from coloctl.control.daemon.home import Home
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service

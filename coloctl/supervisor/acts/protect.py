@@ -16,7 +16,7 @@ from dataclasses import asdict
 from coloctl.clock import Deadline
 from coloctl.colo import coverage, generation, launch, link
 from coloctl.colo.generation import Worth
-from coloctl.colo.ground import require_same_binary
+from coloctl.colo.inspect import require_same_binary
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError, MonitorError, PairBusy, ReplicationError
 from coloctl.model.copied import CopyReport
@@ -87,7 +87,7 @@ def require_alone(state: PairState) -> None:
 def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
     """Assign ``vm`` to its node's seat, journal that, and begin to watch it."""
     taken = state.seats[vm.node]
-    taken.take(vm, role, state.ground.binary.version)
+    taken.take(vm, role, state.ground.node(vm.node).binary.version)
     state.record_seat(taken)
     watch(taken)
 
@@ -111,7 +111,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     known = True
     try:
         if not held:
-            await require_same_binary(state.ground)
+            await require_same_binary(state.spec, state.ground)
             known = await _give_disks(state, node)
         record = state.recorders[node].record
         secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)
@@ -123,7 +123,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
         state.spec,
         primary,
         secondary,
-        state.ground.binary.dialect,
+        state.ground.node(primary.node).binary.dialect,
         held,
         state.delay_ms,
         known=known,

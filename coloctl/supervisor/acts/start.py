@@ -155,15 +155,16 @@ async def _settle(
 ) -> Companion:
     """Make the disks that the guest begins with whole; raises `PreconditionFailed`."""
     spec, ground = state.spec, state.ground
+    qemu_img = ground.node(known.node).qemu_img
     claimed = promoted[1] if promoted and promoted[0] == known.node else 0
     known = await overlays.as_overruled(
-        spec, ground.hosts[known.node], known, claimed, qemu_img=ground.qemu_img
+        spec, ground.hosts[known.node], known, claimed, qemu_img=qemu_img
     )
     return await overlays.settle(
         spec,
         ground.hosts,
         overlays.as_claimed(spec, known, claimed),
-        qemu_img=ground.qemu_img,
+        qemu_img=qemu_img,
         report=state.progress,
     )
 

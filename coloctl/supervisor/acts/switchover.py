@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from coloctl.colo import launch
-from coloctl.colo.ground import require_same_binary
+from coloctl.colo.inspect import require_same_binary
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.arbiter import open_arbiter, require_claimable
 from coloctl.ha.failover import Steps, require_answer
@@ -94,7 +94,7 @@ async def _require_sound(state: PairState) -> NodeName:
     held = await open_arbiter(state.spec, state.ground.folder).current()
     require_claimable(held, secondary.name, state.generation + 1)
     await launch.require_same_sizes(state.spec, state.ground)
-    await require_same_binary(state.ground)
+    await require_same_binary(state.spec, state.ground)
     return secondary.name
 
 
@@ -102,9 +102,9 @@ def _require_fresh_code(state: PairState) -> None:
     """Raise `PreconditionFailed` where the secondary may be another guest than the primary's."""
     secondary = state.seat_of(Role.SECONDARY)
     if secondary is not None and secondary.view.fresh_code is False:
-        name = state.spec.name
+        name, binary = state.spec.name, state.ground.node(secondary.name).binary
         raise PreconditionFailed(
             f"Pair {name} runs under TCG without the fresh-code plugin: {freshcode.WITHOUT}.",
-            hint=f"{freshcode.hint(state.ground.binary.path)}, which `coloctl unprotect {name}` "
+            hint=f"{freshcode.hint(binary.path)}, which `coloctl unprotect {name}` "
             f"and `coloctl reprotect {name}` make; --force switches over all the same",
         )

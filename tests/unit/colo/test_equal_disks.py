@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.fakes import DIALECTS, FakeHost, make_spec
 from coloctl.colo import equal_disks
 from coloctl.colo.companion import Companion, Worth
 from coloctl.colo.equal_disks import SMALL_BYTES, disks_alike, worth_comparing
-from coloctl.colo.ground import Ground
+from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Completed
 from coloctl.model.pair import NODES, NodeName
@@ -65,10 +66,15 @@ class Answers(FakeHost):
         return Completed(self._code, "", "boom")
 
 
-def ask(host: Answers, found: dict[NodeName, Companion], disks: int = 1) -> bool:
+def ask(
+    host: Answers, found: dict[NodeName, Companion], disks: int = 1, *, there: str = ""
+) -> bool:
     binary = Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"])
-    ground = Ground({"a": host, "b": host}, binary, "tcg", Path("/nowhere"))
-    return asyncio.run(disks_alike(make_spec(disks=disks), ground, found))
+    ground = Ground({"a": host, "b": host}, same_on_both(binary, "tcg"), Path("/nowhere"))
+    spec = make_spec(disks=disks)
+    if there:
+        spec = replace(spec, nodes={**spec.nodes, "b": replace(spec.nodes["b"], host=there)})
+    return asyncio.run(disks_alike(spec, ground, found))
 
 
 def test_only_a_comparison_to_the_end_says_that_they_are_alike() -> None:
@@ -92,3 +98,9 @@ def test_what_is_known_to_differ_is_compared_only_where_that_is_quick() -> None:
     assert not ask(host, APART)
     assert not host.compared
     assert ask(Answers(size=1 << 20), APART)
+
+
+def test_disks_of_two_machines_are_compared_by_no_program() -> None:
+    host = Answers(code=0)
+    assert not ask(host, NEW, there="ssh://hv2")
+    assert not host.compared

@@ -14,7 +14,7 @@ from support.fakes import DIALECTS, make_spec
 
 from coloctl.colo import generation
 from coloctl.colo.generation import Companion, Worth
-from coloctl.colo.ground import Ground
+from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import PreconditionFailed
 from coloctl.host import open_host
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec, other
@@ -43,7 +43,7 @@ def on_ground(folder: Path, deed: Callable[[Ground], Awaitable[None]]) -> None:
         host = open_host("local")
         binary = Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"])
         try:
-            await deed(Ground({"a": host, "b": host}, binary, "tcg", folder))
+            await deed(Ground({"a": host, "b": host}, same_on_both(binary, "tcg"), folder))
         finally:
             await host.aclose()
 

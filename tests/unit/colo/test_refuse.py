@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.colo.ground import prepare
+from coloctl.colo.inspect import prepare
 from coloctl.colo.known_bugs import (
     KNOWN_BUGS,
     Combination,
@@ -79,7 +79,7 @@ async def test_a_start_is_refused_before_anything_runs(monkeypatch: pytest.Monke
     async def known(path: Path, _host: object) -> Binary:
         return Binary(path, OLD)
 
-    monkeypatch.setattr("coloctl.colo.ground.inspect", known)
+    monkeypatch.setattr("coloctl.colo.inspect.inspect", known)
     with pytest.raises(UnsupportedQEMU, match="deadlocks"):
         await prepare(pair(accel="tcg"))
 

@@ -35,7 +35,7 @@ async def ground(
         found = replace(state.ground, folder=folder)
 
         async def prepare(_: PairSpec, facts: Facts | None) -> Ground:
-            return found if facts is None else replace(found, accel=facts.accel)
+            return found if facts is None else replace(found, facts=facts)
 
         monkeypatch.setattr(serve, "prepare", prepare)
         yield found

@@ -17,7 +17,7 @@ from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import paths
 from coloctl.cli.verbs import run as run_module
-from coloctl.colo.ground import Facts
+from coloctl.colo.ground import Facts, NodeFacts
 from coloctl.control.daemon import spawn
 from coloctl.control.daemon.spawn import claim, end_stale, refuse_living, stopped
 from coloctl.errors import ColoctlError, PairBusy, PreconditionFailed
@@ -152,10 +152,13 @@ def from_file(spec: PairSpec, tmp_path: Path) -> PairSpec:
     return spec
 
 
+BINARY = Binary(Path("/opt/qemu"), Dialect("11.1.3", ReturnPath.FORBIDDEN, "reconnect-ms"))
 FACTS = Facts(
-    Binary(Path("/opt/qemu"), Dialect("11.1.3", ReturnPath.FORBIDDEN, "reconnect-ms")),
+    {
+        "a": NodeFacts(BINARY, "tcg", Path("/opt/qemu-img"), frozenset({Path("/dev/sda")})),
+        "b": NodeFacts(BINARY, "kvm", Path("qemu-img")),
+    },
     "tcg",
-    frozenset({Path("/dev/sda")}),
 )
 
 

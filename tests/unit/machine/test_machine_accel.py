@@ -50,11 +50,6 @@ def test_a_disturbed_measurement_is_made_once_more(monkeypatch: pytest.MonkeyPat
     assert (verdict.real, verdict.kvm.loop_s, verdict.tcg.loop_s) == (True, 0.01, 0.09)
 
 
-async def test_what_was_asked_for_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accel, "prove", lambda _: pytest.fail("measured"))
-    assert await accel.choose(Path("qemu"), "tcg") == "tcg"
-
-
 def test_kvm_that_does_not_open_is_not_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

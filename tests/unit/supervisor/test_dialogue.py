@@ -12,7 +12,7 @@ import pytest
 from support.fakes import DIALECTS, Log, fake_state, fake_vm, in_colo, make_spec, seat_pair
 
 from coloctl.colo import plan
-from coloctl.colo.ground import Ground
+from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import FailoverRefused, NotProtected, PairBusy, UsageError
 from coloctl.model.pair import (
     MigrationTransport,
@@ -31,7 +31,8 @@ pytestmark = pytest.mark.unit
 
 P = Protection
 SPEC = make_spec(disks=2, nics=2)
-GROUND = Ground({}, Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"]), "kvm", Path("/run/x"))
+BINARY = Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"])
+GROUND = Ground({}, same_on_both(BINARY, "kvm"), Path("/run/x"))
 
 CHANGES = {
     "checkpoint-delay": 200, "compare-timeout": 400, "expired-scan-cycle": 50,
@@ -106,7 +107,7 @@ def test_a_guest_that_runs_alone_is_only_protected() -> None:
 
 def test_a_guest_that_must_boot_alone_is_not_held() -> None:
     spec = replace(SPEC, guest=replace(SPEC.guest, ready_line="ready"))
-    steps = dialogue(spec, replace(GROUND, accel="tcg"), "start", P.DOWN)
+    steps = dialogue(spec, replace(GROUND, facts=same_on_both(BINARY, "tcg")), "start", P.DOWN)
     assert not any("-S" in step.get("launch", ()) for step in steps)
     assert any("console says 'ready'" in step.get("act", "") for step in steps)
 

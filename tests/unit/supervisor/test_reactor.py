@@ -377,7 +377,7 @@ async def test_a_guest_that_boots_under_tcg_does_so_alone_and_nobody_is_asked_to
     spec = replace(spec, guest=replace(spec.guest, ready_line="ready"))
 
     async with watched(tmp_path, spec) as (state, a, b, log):
-        state.ground = replace(state.ground, accel="tcg")
+        state.ground = replace(state.ground, facts=replace(state.ground.facts, accel="tcg"))
         assert not a.booting
         a.event("RESET", guest=True, reason="guest-reset")
         await becomes(lambda: state.protection is Protection.UNPROTECTED)

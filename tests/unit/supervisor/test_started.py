@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.fakes import make_spec
 
 from coloctl import pairfile
-from coloctl.colo.ground import Facts
+from coloctl.colo.ground import Facts, NodeFacts, same_on_both
 from coloctl.errors import PreconditionFailed
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
@@ -91,7 +91,10 @@ PAIRS = some(
         for name in ("replication", "checkpoint", "detection", "arbiter", "policy", "verify")
     },
 )
-FACTS = some(Facts, binary=some(Binary, dialect=some(Dialect)))
+BINARIES = some(
+    Binary, dialect=some(Dialect), machines=st.dictionaries(st.text(), st.text(), max_size=2)
+)
+FACTS = some(Facts, nodes=each(some(NodeFacts, binary=BINARIES)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -187,13 +190,43 @@ def test_keys_of_another_version_are_no_damage(tmp_path: Path, source: Path) -> 
 
 def test_a_coloctl_that_wants_to_know_more_of_the_binary_asks_it(tmp_path: Path) -> None:
     dialect = Dialect("11.1.3", ReturnPath.FORBIDDEN, "reconnect-ms", pvpanic=False)
-    facts = Facts(Binary(Path("/opt/qemu"), dialect), "tcg", frozenset())
+    facts = same_on_both(Binary(Path("/opt/qemu"), dialect), "tcg")
     write(tmp_path, Started(make_spec(), facts))
     file = tmp_path / STARTED
     document = json.loads(file.read_text())
-    document["facts"]["binary"]["dialect"]["colour"] = "blue"  # of a newer one
+    there = document["facts"]["nodes"]["b"]["binary"]["dialect"]
+    there["colour"] = "blue"  # of a newer one
     file.write_text(json.dumps(document))
     assert remembered(tmp_path) == Started(make_spec(), facts)
-    del document["facts"]["binary"]["dialect"]["pvpanic"]
+    del there["pvpanic"]
     file.write_text(json.dumps(document))
     assert remembered(tmp_path) == Started(make_spec())
+
+
+#: What a coloctl wrote that had one QEMU for both nodes, with its dialect as it was then.
+EARLIER_FACTS: dict[str, Any] = {
+    "binary": {
+        "path": "/usr/bin/qemu-system-x86_64",
+        "dialect": {
+            "version": "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)",
+            "return_path": "forbidden",
+            "reconnect": "reconnect-ms",
+            "switchover_bandwidth": True,
+            "x_colo": True,
+            "pvpanic": True,
+        },
+    },
+    "accel": "kvm",
+    "devices": ["/dev/vg0/web"],
+}
+
+
+@pytest.mark.parametrize("facts", [EARLIER_FACTS, {**EARLIER_FACTS, "devices": None}])
+def test_facts_of_one_qemu_for_both_nodes_are_found_anew(
+    tmp_path: Path, source: Path, facts: Any
+) -> None:
+    pair = pairfile.load(source)
+    remember(tmp_path, Started(pair))
+    file = tmp_path / STARTED
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"facts": facts}))
+    assert remembered(tmp_path) == Started(pair)
