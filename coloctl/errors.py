@@ -8,6 +8,7 @@ Used by every layer.
      ├─ UsageError                        the command line does not fit together
      ├─ SpecError(key, sentence)          a pair file is wrong; the operator can fix it
      ├─ PreconditionFailed                a named precondition of this host or pair does not hold
+     │   └─ HostOutOfReach                another machine cannot be asked just now
      ├─ NoSuchPair                        no pair of that name has a supervisor here
      ├─ PairBusy                          the pair already runs, or another act is under way
      ├─ NotProtected                      the pair is not in the state that was asked for
@@ -81,6 +82,16 @@ class PreconditionFailed(ColoctlError):
     """A precondition that `doctor` knows by name does not hold; nothing was started."""
 
     code = "precondition"
+
+
+class HostOutOfReach(PreconditionFailed):
+    """The machine of a node cannot be asked just now; ``sent``: what was asked may yet happen."""
+
+    code = "host-out-of-reach"
+
+    def __init__(self, message: str, *, sent: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.sent = sent
 
 
 class NoSuchPair(ColoctlError):

@@ -1,8 +1,8 @@
 """Wait for flock(2) on an open file, but not for ever.
 
-Called by `control.listener` for the state folder, by `ha.arbiter` for the register of claims and by
-`lab.netns` for the lab's namespaces; calls `clock`. The lock ends with the last copy of the
-descriptor.
+Called by `control.listener` for the state folder, by `ha.arbiter` and `host.local_files` for
+registers, and by `lab.netns` for the lab's namespaces; calls `clock`. The lock ends with the last
+copy of the descriptor.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from coloctl.errors import (
     UnsupportedQEMU,
 )
 from coloctl.host import as_sentence, console, tail
-from coloctl.host.base import Channel, DeathProof, Host, Identity, Process
+from coloctl.host.base import DeathProof, Host, Identity, Process
 from coloctl.host.console import Console
+from coloctl.host.watching import Channel
 from coloctl.model.dialect import Dialect
 from coloctl.model.launch import Launch
 from coloctl.model.pair import NodeName

@@ -13,10 +13,11 @@ from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S
 from coloctl.colo import bridgeport, guard
 from coloctl.errors import ColoctlError, PreconditionFailed
-from coloctl.host.base import Endpoint, Host
+from coloctl.host.base import Host
+from coloctl.host.channel import channel_pair
 from coloctl.machine.netfilter import has_vnet_header
 from coloctl.model.pair import NODES, NicSpec, NodeName, PairSpec, TapSpec, other
-from coloctl.model.wires import Wires
+from coloctl.model.wires import Endpoint, Wires
 
 LINK_WAIT_S = 3.0
 
@@ -41,8 +42,12 @@ async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Preconditi
         sentence = "Both nodes share one host: their QEMUs meet at unix sockets of the pair's own."
         return [Precondition("replication link", Severity.OK, sentence)] if node == "a" else []
     address = spec.nodes[node].address
-    here, there = await hosts[node].channel_pair(
-        hosts[other(node)], Endpoint(address, 0), nodelay=True, deadline_s=LINK_WAIT_S
+    here, there = await channel_pair(
+        hosts[node],
+        hosts[other(node)],
+        Endpoint(address, 0),
+        nodelay=True,
+        deadline_s=LINK_WAIT_S,
     )
     with here, there:
         sentence = f"Node {other(node)} reaches node {node} at {address}."

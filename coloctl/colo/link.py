@@ -15,6 +15,7 @@ import asyncio
 from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed, ReplicationError, Unreachable
 from coloctl.host.base import Host
+from coloctl.host.channel import carries
 from coloctl.model.pair import NodeName, other
 from coloctl.model.wires import SocketFile, Wires
 from coloctl.nbd import wire
@@ -42,7 +43,7 @@ async def require(wires: Wires, primary: Host, secondary: Host, node: NodeName) 
         return None
     while True:
         try:
-            return await secondary.carries(primary, at, deadline_s=ANSWER_WAIT_S)
+            return await carries(secondary, primary, at, deadline_s=ANSWER_WAIT_S)
         except Unreachable as error:
             raise _broken(node, error.message) from error
         except PreconditionFailed:

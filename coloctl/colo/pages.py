@@ -45,7 +45,8 @@ from dataclasses import dataclass, field
 
 from coloctl.colo.programs import NotComparable
 from coloctl.errors import CommandRefused, DeadlineMissed
-from coloctl.host.scratch import DIGEST, Scratch
+from coloctl.host.scratch import DIGEST
+from coloctl.host.watching import Scratch
 from coloctl.model.ram import PAGE, NotUnderstood, Ram, RamRange, main_memory
 from coloctl.model.verified import MemoryVerified
 from coloctl.qmp import ram as qmp
@@ -177,7 +178,7 @@ async def _both(work: Reading) -> AsyncIterator[tuple[MemoryWindow, MemoryWindow
         sides = []
         for vm in (work.primary, work.secondary):
             await forget(vm)
-            scratch = vm.host.scratch()
+            scratch = await vm.host.scratch()
             scratches.callback(scratch.close)
             told = await vm.monitor.execute(qmp.add_fd(FDSET), ANSWER_WAIT_S, fd=scratch.fileno())
             sides.append(MemoryWindow(vm, scratch, f"/proc/self/fd/{int(told['fd'])}", key))

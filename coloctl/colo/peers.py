@@ -87,13 +87,13 @@ async def require(
 async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
     """Describe what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
     host, server = wire.server.host, wire.server.process.identity
-    client = wire.client.process.identity
-    callers = await host.callers(server, wire.at, client)
+    friends = await wire.client.host.calls(wire.client.process.identity, wire.at)
+    callers = None if friends is None else await host.callers(server, wire.at, friends)
     if callers is None:
         return "" if await _connected(wire) else "nothing is connected to it"
     strangers = [one.peer for one in callers if not one.friend]
     if strangers:
-        await host.hang_up(server, wire.at, client)
+        await host.hang_up(server, wire.at, friends)
         who = ", ".join(strangers)
         turned_away(Stranger(wire.name, str(wire.at), who))
         return f"{who} was connected to it"

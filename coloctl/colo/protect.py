@@ -14,7 +14,6 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coloctl import host
 from coloctl.clock import Deadline
 from coloctl.colo import link, peers, plan, resync
 from coloctl.errors import (
@@ -24,6 +23,8 @@ from coloctl.errors import (
     MonitorError,
     ReplicationError,
 )
+from coloctl.host.channel import channel_pair
+from coloctl.host.watching import Channel
 from coloctl.model.copied import CopyReport
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import MigrationTransport, PairSpec
@@ -247,17 +248,14 @@ async def _open_stream(act: Protecting, deadline: Deadline) -> None:
     await run(plan.receive(act.wires, secondary.node), secondary.monitor, deadline=deadline)
 
 
-async def _channel(act: Protecting, deadline: Deadline) -> tuple[host.Channel, host.Channel]:
+async def _channel(act: Protecting, deadline: Deadline) -> tuple[Channel, Channel]:
     """Open both ends of the stream, without Nagle's delay, which stalls checkpoints."""
     secondary = act.secondary
     at = act.wires.stream(secondary.node)
     if isinstance(at, SocketFile):
-        return host.unix_pair()
-    return await secondary.host.channel_pair(
-        act.primary.host,
-        at,
-        nodelay=True,
-        deadline_s=deadline.at_most(10),
+        return await secondary.host.unix_channels()
+    return await channel_pair(
+        secondary.host, act.primary.host, at, nodelay=True, deadline_s=deadline.at_most(10)
     )
 
 

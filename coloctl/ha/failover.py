@@ -25,6 +25,7 @@ from coloctl.errors import (
 )
 from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
 from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
+from coloctl.model.observation import Life
 from coloctl.model.pair import PairSpec, Role
 from coloctl.model.qapi import COLOMode, RunState
 from coloctl.model.timeline import TIMELINE_STEPS, FailoverStep, FenceRecord, Timeline
@@ -266,7 +267,7 @@ async def require_answer(survivor: VM) -> None:
     Asked before a node is fenced for it. Raises `FailoverRefused`.
     """
     try:
-        if survivor.process.frozen():
+        if survivor.process.life() is Life.STOPPED:
             why = "its QEMU is stopped (SIGSTOP)"
         elif survivor.process.alive():
             await survivor.monitor.rescue(qmp.query_yank(), RESCUE_DEADLINE_S)

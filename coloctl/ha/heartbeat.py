@@ -90,8 +90,8 @@ class Heartbeat:
         self.unwatch()
         if self._spec.shares_host():  # there is no link: what one host sends itself arrives
             one, two = unix_beacons()
-            one.meet(two)
-            two.meet(one)
+            one.meet(two.session)
+            two.meet(one.session)
             self._link = LinkWatch({"a": one, "b": two}, {}, {})
             return
         key = new_key()
@@ -103,7 +103,9 @@ class Heartbeat:
             names = channels(self._spec)
             for node in NODES:
                 here, there = at[node], at[other(node)]
-                beacons[node] = await hosts[node].beacon(here, there, key)
+                beacons[node] = await hosts[node].beacon(
+                    here, there, key, self._spec.detection.heartbeat_ms
+                )
                 stack.callback(beacons[node].close)
                 known = await hosts[node].deliveries(here.address, there.address, names)
                 if known is not None:
@@ -111,7 +113,7 @@ class Heartbeat:
                     stack.callback(known.close)
             stack.pop_all()
         for node in NODES:
-            beacons[node].meet(beacons[other(node)])
+            beacons[node].meet(beacons[other(node)].session)
         self._link = LinkWatch(beacons, deliveries, names)
 
     def unwatch(self) -> None:

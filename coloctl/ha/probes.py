@@ -147,7 +147,7 @@ class NodeProbes:
         except ValueError:  # our hold on it was given back
             return Life.UNKNOWN
         # An answer is proof enough; only silence is worth a look into /proc.
-        return Life.STOPPED if self.rescue.silent_ms and process.frozen() else Life.ALIVE
+        return process.life() if self.rescue.silent_ms else Life.ALIVE
 
 
 class CheckpointProgress:

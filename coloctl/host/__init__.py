@@ -7,21 +7,15 @@ Used by every layer above. `open_host` returns a `LocalHost` or a `NetnsHost`; b
 from __future__ import annotations
 
 from coloctl.errors import SpecError
-from coloctl.host.base import (
-    Channel,
-    Completed,
-    Death,
-    DeathProof,
-    Endpoint,
-    Host,
-    Identity,
-    Process,
-)
-from coloctl.host.channel import unix_pair
+from coloctl.host.base import Host, Process
+from coloctl.host.channel import carries, channel_pair
+from coloctl.host.identity import Identity
 from coloctl.host.local import LocalHost
 from coloctl.host.netns import NetnsHost
 from coloctl.host.process import as_sentence, identity_of, tail
-from coloctl.host.watching import FirstConnection
+from coloctl.host.records import Completed, Death, DeathProof
+from coloctl.host.watching import Channel, FirstConnection
+from coloctl.model.wires import Endpoint
 
 __all__ = [
     "Channel",
@@ -36,10 +30,11 @@ __all__ = [
     "NetnsHost",
     "Process",
     "as_sentence",
+    "carries",
+    "channel_pair",
     "identity_of",
     "open_host",
     "tail",
-    "unix_pair",
 ]
 
 

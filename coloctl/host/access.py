@@ -12,6 +12,7 @@ from typing import Protocol
 
 from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
+from coloctl.host.records import Friends
 from coloctl.model.wires import Address
 
 
@@ -20,25 +21,33 @@ class Caller:
     """One connection that a process has accepted."""
 
     peer: str  #: the process or address that connected, as text
-    friend: bool  #: it is the process that was asked about
+    friend: bool  #: it is one of the friends that were asked about
 
 
 class Access(Protocol):
     """The connections and ports of one host."""
 
+    async def calls(self, client: Identity, at: Address) -> Friends | None:
+        """Find the connections of ``client``, a process of this host, to ``at`` on any host.
+
+        Returns None where this user may not look.
+        """
+        ...
+
     async def callers(
-        self, server: Identity, at: Address, friend: Identity
+        self, server: Identity, at: Address, friends: Friends
     ) -> Sequence[Caller] | None:
         """List the peers that are connected to ``server`` at ``at``; None where that is unknown.
 
-        ``friend`` is the process whose connections are expected, on whichever host.
+        ``friends`` are the connections that are expected, as `calls` of the client's host found
+        them.
         """
         ...
 
     async def hang_up(
-        self, server: Identity, at: Address, friend: Identity | None = None
+        self, server: Identity, at: Address, friends: Friends | None = None
     ) -> int | None:
-        """Cut the connections to ``server`` at ``at``, except that of ``friend``; returns how many.
+        """Cut the connections to ``server`` at ``at``, except ``friends``; returns how many.
 
         Returns None where that cannot be done.
         """

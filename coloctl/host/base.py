@@ -1,105 +1,41 @@
-"""Define what a host offers to the layers above: operations, and the records that they return.
+"""Define what a host offers to the layers above: processes, connections, taps and programs.
 
-A host is where QEMU processes run: this machine (`local`) or one of its network namespaces
-(`netns:NAME`); a machine at the other end of a connection may come. `host.local` implements `Host`.
-Used by every layer above.
+A host is where QEMU processes run: this machine (`local`), one of its network namespaces
+(`netns:NAME`), or a machine at the other end of an ssh connection (`ssh://NAME`). `host.local`
+implements `Host`; `host.records` has what it returns. Used by every layer above.
 
-Invariant: no module above this package asks which kind of host it has.
+Invariant: no module above this package asks which kind of host it has. Every operation of a host
+that cannot be reached raises `HostOutOfReach`, which is named here once for all of them.
 """
 
 from __future__ import annotations
 
-import signal
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 from coloctl.host.access import Access
 from coloctl.host.delivery import Deliveries
 from coloctl.host.files import Files
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
-from coloctl.host.watching import Beacon, Conversation, FirstConnection, FirstPacket
+from coloctl.host.records import Completed as Completed  # noqa: PLC0414
+from coloctl.host.records import Death as Death  # noqa: PLC0414
+from coloctl.host.records import DeathProof as DeathProof  # noqa: PLC0414
+from coloctl.host.records import Machine, Reach, Stray, ThreadTimes
+from coloctl.host.watching import (
+    Beacon,
+    Channel,
+    Conversation,
+    FirstConnection,
+    FirstPacket,
+    Listener,
+)
 from coloctl.model.launch import Launch
+from coloctl.model.observation import Life
 from coloctl.model.wires import Address
 from coloctl.model.wires import Endpoint as Endpoint  # noqa: PLC0414  # callers need both
-
-
-@dataclass(frozen=True)
-class Death:
-    """The end of a process, as it was noticed at the monotonic second ``at_s``.
-
-    ``exit_code`` is known for coloctl's own children only; -N means signal N.
-
-    Note the difference: a `Death` is what was noticed; a `DeathProof` is what a fence may rest on.
-    """
-
-    pid: int
-    at_s: float
-    exit_code: int | None
-
-    def __str__(self) -> str:
-        if self.exit_code is None:
-            return f"process {self.pid} is gone"
-        if self.exit_code >= 0:
-            return f"process {self.pid} ended with exit code {self.exit_code}"
-        try:
-            name = signal.Signals(-self.exit_code).name
-        except ValueError:
-            name = f"signal {-self.exit_code}"
-        return f"process {self.pid} was killed by {name}"
-
-
-@dataclass(frozen=True)
-class DeathProof:
-    """The result of a fence: this very process can never run another instruction.
-
-    ``how`` is one of ``sigterm`` and ``sigkill`` (coloctl's signal, then the kernel reported the
-    end), ``already-dead`` (gone before any signal) and ``identity-gone`` (no process has that pid
-    and start time). ``at_s`` is the monotonic second of the proof.
-    """
-
-    pid: int
-    start_time: int
-    how: str
-    at_s: float
-    exit_code: int | None
-
-
-@dataclass(frozen=True)
-class Completed:
-    """The end of a short program; ``code`` is negative when a signal ended it."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-class Channel:
-    """One end of a connected stream, in blocking mode, ready to be handed to a QEMU."""
-
-    def __init__(self, sock: socket.socket, description: str) -> None:
-        self.socket = sock
-        self.description = description
-
-    def fileno(self) -> int:
-        """Return the file descriptor, -1 once closed."""
-        return self.socket.fileno()
-
-    def close(self) -> None:
-        """Close this process's copy of the end; a copy that a QEMU holds stays open."""
-        self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<Channel {self.description}>"
 
 
 class Process(Protocol):
@@ -131,27 +67,45 @@ class Process(Protocol):
         """Wait until the process is gone."""
         ...
 
-    def alive(self) -> bool:
-        """Return whether it still exists; a stopped process does, a zombie does not."""
+    def life(self) -> Life:
+        """Return the state of the process as its kernel reports it.
+
+        DEAD is proven. UNKNOWN: its host has not reported for some beats.
+        """
         ...
 
-    def frozen(self) -> bool:
-        """Return whether it exists and is stopped (SIGSTOP)."""
+    def alive(self) -> bool:
+        """Return whether its death is not proven; a stopped process is alive, a zombie is not."""
         ...
 
     def cpu_s(self) -> float | None:
         """Return the CPU time that it has used so far, in seconds; None where that is unknown."""
         ...
 
-    def signal(self, signum: int) -> bool:
-        """Send the signal to this process; returns False where it was gone already."""
+    def watch(self, *, threads: Sequence[int] | None = None, console: Path | None = None) -> None:
+        """Keep `worked` and `console_bytes` known from now on, for what is given.
+
+        None leaves that as it is.
+        """
+        ...
+
+    def worked(self) -> ThreadTimes | None:
+        """Return the times of the threads that are watched, in their order, as last known.
+
+        None where the kernel does not report them, or where a thread is gone.
+        """
+        ...
+
+    def console_bytes(self) -> int:
+        """Return the size of the console that is watched, as last known; 0 where there is none."""
         ...
 
     async def kill(self, deadline_s: float) -> DeathProof:
         """Kill the process and all that belongs to it, and return the kernel's proof that they are
         gone.
 
-        Raises `FencingFailed` when no proof came within ``deadline_s``.
+        Raises `FencingFailed` when no proof came within ``deadline_s``, and at once, with
+        ``out_of_reach`` set, when its host cannot be asked.
         """
         ...
 
@@ -169,6 +123,27 @@ class Host(Files, Access, Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def machine(self) -> Machine:
+        """The machine of this host, as it was last reached; raises `HostOutOfReach` before that.
+
+        On this machine, raises `PreconditionFailed` for a folder that others can change.
+        """
+        ...
+
+    @property
+    def reach(self) -> Reach:
+        """The state of the connection to the host just now."""
+        ...
+
+    async def ready(self, deadline_s: float) -> None:
+        """Wait until the host can be asked; raises `HostOutOfReach` with the reason."""
+        ...
+
+    async def reached(self, than: Reach) -> Reach:
+        """Wait until `reach` has another contact or session than ``than``, and return it."""
+        ...
 
     async def launch(
         self,
@@ -200,6 +175,21 @@ class Host(Files, Access, Protocol):
         """
         ...
 
+    def known(
+        self,
+        identity: Identity,
+        *,
+        node: str,
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> Process:
+        """Hold the process of ``identity`` without asking its host: it is looked for later.
+
+        For a host out of reach; the arguments are those of `adopt`. Raises `PreconditionFailed` in
+        a case of doubt, where the host could be asked at once.
+        """
+        ...
+
     async def kill(
         self,
         identity: Identity,
@@ -210,6 +200,13 @@ class Host(Files, Access, Protocol):
         sockets: Collection[Path] = (),
     ) -> DeathProof:
         """Kill the process of ``identity`` and what belongs to it; raises `FencingFailed`."""
+        ...
+
+    async def holders(self, sockets: Collection[Path]) -> Mapping[Path, tuple[Stray, ...]]:
+        """Find the processes of this user that hold a listening socket at each of ``sockets``.
+
+        Of one session only its leader is returned. A path without a holder is left out.
+        """
         ...
 
     async def still_held(
@@ -233,22 +230,19 @@ class Host(Files, Access, Protocol):
         """Connect a stream to the unix socket at ``path``; raises `Unreachable`."""
         ...
 
-    async def channel_pair(
-        self, other: Host, listen: Endpoint, *, nodelay: bool, deadline_s: float
-    ) -> tuple[Channel, Channel]:
-        """Connect both ends of a TCP connection: the first at ``listen`` here, the second on
-        ``other``.
+    async def listen(self, at: Endpoint) -> Listener:
+        """Listen at ``at``, or at a free port of that address where its port is 0.
 
-        Raises `PreconditionFailed` when ``listen`` is not available, and `Unreachable` when
-        ``other`` does not get through within ``deadline_s``.
+        Raises `PreconditionFailed` when it is not available.
         """
         ...
 
-    async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
-        """Check that TCP from ``other`` to ``listen`` here carries data both ways.
+    async def connect(self, to: Endpoint, *, nodelay: bool, deadline_s: float) -> Channel:
+        """Connect a TCP stream to ``to``; raises `Unreachable`."""
+        ...
 
-        No process may listen there before, and none does afterwards. Raises as `channel_pair` does.
-        """
+    async def unix_channels(self) -> tuple[Channel, Channel]:
+        """Make both ends of a unix stream, for two QEMUs on this machine."""
         ...
 
     async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
@@ -258,10 +252,11 @@ class Host(Files, Access, Protocol):
         """
         ...
 
-    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:
+    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes, beat_ms: int) -> Beacon:
         """Make a beacon at ``at`` on this host, for one at ``peer`` that has the same ``key``.
 
-        Raises `PreconditionFailed`.
+        Where another program holds it, that one calls `Beacon.beat` every ``beat_ms``. Raises
+        `PreconditionFailed`.
         """
         ...
 

@@ -21,8 +21,7 @@ import struct
 import time
 
 from coloctl.errors import PreconditionFailed
-from coloctl.host.base import Endpoint
-from coloctl.host.watching import Beacon
+from coloctl.model.wires import Endpoint
 
 #: Session of the sender, number, the highest number it has heard from the other end, and its wall
 #: clock in nanoseconds; its code follows.
@@ -76,7 +75,8 @@ class DatagramBeacon:
     """One end of the link. Datagrams of other sessions, of an earlier supervisor, are ignored.
 
     None is accepted before `meet`. ``delay_s`` is how long the last one took, None before the
-    first; ``lost`` counts those of the peer that never came.
+    first; ``lost`` counts those of the peer that never came, ``refused`` how often the peer's
+    kernel answered that the port is closed.
     """
 
     def __init__(self, sock: socket.socket, key: bytes) -> None:
@@ -90,6 +90,7 @@ class DatagramBeacon:
         self.session = secrets.token_bytes(8)
         self.delay_s: float | None = None
         self.lost = 0
+        self.refused = 0
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
 
@@ -105,7 +106,8 @@ class DatagramBeacon:
                 data, ancillary, _, _ = self._sock.recvmsg(_LENGTH + 1, 64)
             except BlockingIOError:
                 break
-            except OSError:  # the network says that the peer does not listen, or did not
+            except OSError as error:  # the network says that the peer does not listen, or did not
+                self.refused += error.errno == errno.ECONNREFUSED
                 continue
             self._hear(data, ancillary)
         self._number += 1
@@ -134,9 +136,9 @@ class DatagramBeacon:
     def _code(self, beat: bytes) -> bytes:
         return hashlib.blake2b(beat, key=self._key, digest_size=_CODE_BYTES).digest()
 
-    def meet(self, peer: Beacon) -> None:
-        """Accept only ``peer`` from now on."""
-        self._peer_session = peer.session
+    def meet(self, session: bytes) -> None:
+        """Accept only the beacon with that ``session`` from now on."""
+        self._peer_session = session
 
     def close(self) -> None:
         """Close the socket; its port is free then."""

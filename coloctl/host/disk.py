@@ -1,8 +1,9 @@
 """Find out a disk's identity: an image file by its inode, a device by what the kernel knows of it.
 
-Called by `host.local` as `Host.identify`; returns a `DiskIdentity` of `model.disk`. Names come from
-/sys and udev's database, never from the path of a device, which another device may have after the
-next boot. Where a device has no lasting name, its identity shows it and holds for this boot only.
+Called by `host.local_files` as `Host.identify`; returns a `DiskIdentity` of `model.disk`. Names
+come from /sys and udev's database, never from the path of a device, which another device may have
+after the next boot. Where a device has no lasting name, its identity shows it and holds for this
+boot only.
 """
 
 from __future__ import annotations

@@ -1,15 +1,19 @@
-"""Define what a host offers about the files and disks on it: the durable part of `Host`.
+"""Define what a host offers about the files and disks on it: a part of `Host`.
 
-`host.base` includes it. The registry of disks (`colo.registry`), companion files of images and
-claims use it, wherever the host is.
+`host.base` includes it, and `host.local_files` implements it for this machine. Folders of pairs,
+logs, consoles, the registry of disks (`colo.registry`), companion files of images and claims use
+it, wherever the host is. Invariant: each path is one of the host's own machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
-from coloctl.host.scratch import Scratch
+from coloctl.host.records import LogPiece
+from coloctl.host.watching import Scratch
 from coloctl.model.disk import DiskIdentity
 
 
@@ -38,9 +42,66 @@ class Files(Protocol):
         """
         ...
 
-    def scratch(self) -> Scratch:
+    async def exchange(self, path: Path, was: bytes | None, content: bytes) -> bool:
+        """Replace ``path`` durably if it holds ``was`` (None: is not there); False: it does not.
+
+        Under a lock of its own, so of two exchanges at once only one succeeds. Raises
+        `PreconditionFailed`.
+        """
+        ...
+
+    async def put(self, path: Path, content: bytes, mode: int) -> None:
+        """Write ``path`` as a whole, with ``mode``, making its folder; not durably.
+
+        Raises `PreconditionFailed`; the file stays as it is then.
+        """
+        ...
+
+    async def scratch(self) -> Scratch:
         """Make memory that a QEMU on this host writes into; the caller closes it.
 
         Raises `PreconditionFailed`.
         """
+        ...
+
+    async def read_tail(self, path: Path, lines: int = 20) -> str:
+        """Read the last ``lines`` lines of a log (at most 64 KiB of it); "" where there is none."""
+        ...
+
+    async def read_log(self, path: Path, offset: int, most: int) -> LogPiece:
+        """Read up to ``most`` bytes of a log from ``offset`` on; a missing file is an empty one."""
+        ...
+
+    async def which(self, program: str) -> Path | None:
+        """Find the program of that name, or at that path; None where it cannot be run."""
+        ...
+
+    async def usable(self, path: Path, mode: int) -> str:
+        """Return why ``path`` cannot be used as ``mode`` says (`os.R_OK`, ..), "" where it can."""
+        ...
+
+    async def fingerprint(self, binary: Path) -> tuple[str, ...]:
+        """Describe what makes this binary another one when it changes (`probe_cache.identity`)."""
+        ...
+
+    async def make_private(self, folder: Path) -> None:
+        """Make ``folder`` for this user alone where it is missing; raises `PreconditionFailed`."""
+        ...
+
+    async def sweep(self, folder: Path, *, logs: bool = False) -> None:
+        """Remove the files in ``folder`` but its logs; with ``logs``, the folder as a whole.
+
+        What cannot be removed is left.
+        """
+        ...
+
+    def workspace(self, prefix: str) -> AbstractAsyncContextManager[Path]:
+        """Make a folder for this user alone, which is removed when the context ends.
+
+        Raises `PreconditionFailed`.
+        """
+        ...
+
+    async def keep_bounded(self, paths: Collection[Path]) -> None:
+        """Free the beginning of each of these logs that has grown too long (`bounded`)."""
         ...

@@ -5,11 +5,14 @@ Made by `host.program` and `supervisor.discovery` where `Host.adopt` returned No
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from coloctl.clock import CLOCK
-from coloctl.host.base import Death, DeathProof, Identity
+from coloctl.host.identity import Identity
+from coloctl.host.process import file_bytes
+from coloctl.host.records import Death, DeathProof, ThreadTimes
+from coloctl.model.observation import Life
 
 
 class GoneProcess:
@@ -23,6 +26,7 @@ class GoneProcess:
         self.argv: tuple[str, ...] = ()
         self.node = node
         self._at_s = CLOCK.now()
+        self._console: Path | None = None
 
     @property
     def leader(self) -> Identity:
@@ -36,17 +40,29 @@ class GoneProcess:
         """Return at once: the process is gone."""
         return Death(self.identity.pid, self._at_s, None)
 
-    def alive(self) -> bool:
-        """Return False: the process is gone."""
-        return False
+    def life(self) -> Life:
+        """Return DEAD: the process is gone."""
+        return Life.DEAD
 
-    def frozen(self) -> bool:
+    def alive(self) -> bool:
         """Return False: the process is gone."""
         return False
 
     def cpu_s(self) -> float | None:
         """Return None: it is unknown for ever."""
         return None
+
+    def watch(self, *, threads: Sequence[int] | None = None, console: Path | None = None) -> None:
+        """Note the console: it stays where its process has ended."""
+        self._console = console or self._console
+
+    def worked(self) -> ThreadTimes | None:
+        """Return None: its threads are gone."""
+        return None
+
+    def console_bytes(self) -> int:
+        """See `Process.console_bytes`."""
+        return file_bytes(self._console)
 
     def signal(self, signum: int) -> bool:
         """Return False: the process is not there to get it."""

@@ -1,10 +1,10 @@
 """Find the processes that hold a listening socket: the one proof of a QEMU that no record names.
 
-Called by `supervisor.leftovers` for QEMUs whose supervisor died before it recorded them, and where
-a record is lost; reads `procfs`. A monitor's socket is made by coloctl in a folder that only its
-user can enter, and inherited by the QEMU that is started for it. So its holder is that QEMU, or a
-process that it or its wrapper started. (SO_PEERCRED names the process that called listen(2), which
-was coloctl, not QEMU.)
+Called by `host.local` as `Host.holders` and by `supervisor.leftovers`, for QEMUs whose supervisor
+died before it recorded them, and where a record is lost; reads `procfs`. A monitor's socket is made
+by coloctl in a folder that only its user can enter, and inherited by the QEMU that is started for
+it. So its holder is that QEMU, or a process that it or its wrapper started. (SO_PEERCRED names the
+process that called listen(2), which was coloctl, not QEMU.)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 from coloctl import procfs
-from coloctl.host.base import Identity
-from coloctl.host.process import identity_of
+from coloctl.host.process import command_line, identity_of
+from coloctl.host.records import Stray
 
 
-def holders(sockets: Collection[Path]) -> dict[Path, tuple[Identity, ...]]:
+def holders(sockets: Collection[Path]) -> dict[Path, tuple[Stray, ...]]:
     """Find the holders of each of ``sockets``: processes of this user alone, in order of their pid.
 
     Of the processes of one session only its leader is returned, where it lives. coloctl starts each
@@ -29,15 +29,15 @@ def holders(sockets: Collection[Path]) -> dict[Path, tuple[Identity, ...]]:
     return {path: found for path, some in inodes.items() if (found := _leaders(some))}
 
 
-def _leaders(inodes: Collection[int]) -> tuple[Identity, ...]:
-    found: dict[int, Identity] = {}
+def _leaders(inodes: Collection[int]) -> tuple[Stray, ...]:
+    found: dict[int, Stray] = {}
     for pid in sorted(procfs.holding({procfs.socket_name(inode) for inode in inodes})):
         stat = procfs.read_stat(pid)
         if stat is None or not procfs.ours(pid):
             continue
         leader = stat.session if _leads(stat.session) else pid
         if (identity := identity_of(leader)) is not None:
-            found.setdefault(leader, identity)
+            found.setdefault(leader, Stray(identity, "-incoming" in command_line(leader)))
     return tuple(found.values())
 
 

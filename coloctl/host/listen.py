@@ -1,7 +1,8 @@
 """Make sockets that listen before their QEMU starts, and find listeners without touching them.
 
-Called by `host.launch` and `host.local`, and by `chaos.evidence.remains` for the ports in use;
-calls `host.ready` to wait for a byte, and `paths` for the limit of a socket's path.
+Called by `host.launch`, `host.local` and `host.local_access`, and by `chaos.evidence.remains` for
+the ports in use; calls `host.ready` to wait for a byte, and `paths` for the limit of a socket's
+path.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed, Unreachable
-from coloctl.host.base import Identity
+from coloctl.host.identity import Identity
 from coloctl.host.process import identity_of
 from coloctl.host.ready import until_readable
 from coloctl.paths import check_socket_path

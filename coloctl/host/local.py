@@ -16,34 +16,29 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
 
-from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import blocking, disk, durable, launch, locks, resource_use
-from coloctl.host.base import (
-    Channel,
-    Completed,
-    DeathProof,
-    Endpoint,
-    Host,
-    Identity,
-)
+from coloctl.host import launch, resource_use
 from coloctl.host.beacon import DatagramBeacon, udp_beacon
-from coloctl.host.channel import carries, connect_pair, listen_at
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
-from coloctl.host.listen import connect_unix, parse_address, ports_in_use, speaker
-from coloctl.host.local_access import LocalAccess
+from coloctl.host.holders import holders
+from coloctl.host.identity import Identity
+from coloctl.host.listen import connect_unix, ports_in_use, speaker
+from coloctl.host.local_access import LocalAccess, family
+from coloctl.host.local_files import LocalFiles
+from coloctl.host.machine import this_machine
 from coloctl.host.packet import FrameWatch, SynWatch
 from coloctl.host.process import LocalProcess
-from coloctl.host.program import Program, adopt_program, kill_program
-from coloctl.host.scratch import Scratch
+from coloctl.host.program import Program, adopt_program, kill_program, known_program, looked
+from coloctl.host.records import Completed, Contact, DeathProof, Machine, Reach, Stray
 from coloctl.host.tap import check, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
-from coloctl.model.disk import DiskIdentity
 from coloctl.model.launch import Launch
+from coloctl.model.wires import Endpoint
 
 T = TypeVar("T")
 
@@ -54,7 +49,7 @@ REAP_WAIT_S = 2.0
 OUTPUT_LIMIT = 16 * 1024 * 1024
 
 
-class LocalHost(LocalAccess):
+class LocalHost(LocalFiles, LocalAccess):
     """The machine and namespace in which this process runs; implements `Host`."""
 
     def __init__(self, name: str = "local", enter: Callable[[], None] | None = None) -> None:
@@ -84,6 +79,25 @@ class LocalHost(LocalAccess):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+    @cached_property
+    def machine(self) -> Machine:
+        """See `Host.machine`; raises `PreconditionFailed` for a folder that others can change."""
+        return this_machine()
+
+    @property
+    def reach(self) -> Reach:
+        """See `Host.reach`: always here."""
+        return Reach(Contact.HERE, 0.0)
+
+    async def ready(self, deadline_s: float) -> None:
+        """Return at once: this machine is here."""
+        return
+
+    async def reached(self, than: Reach) -> Reach:
+        """Wait until cancelled: how this machine is reached never changes."""
+        changed: asyncio.Future[Reach] = asyncio.get_running_loop().create_future()
+        return await changed
 
     async def aclose(self) -> None:
         """Release threads and sockets; processes stay, and cancelled operations are undone."""
@@ -116,6 +130,17 @@ class LocalHost(LocalAccess):
         """See `Host.adopt`."""
         return await adopt_program(identity, node=node, leader=leader, sockets=sockets)
 
+    def known(
+        self,
+        identity: Identity,
+        *,
+        node: str,
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> Program:
+        """See `Host.known`. This machine is never out of reach, so the process is held at once."""
+        return known_program(identity, node=node, leader=leader, sockets=sockets)
+
     async def kill(
         self,
         identity: Identity,
@@ -129,6 +154,10 @@ class LocalHost(LocalAccess):
         return await kill_program(
             identity, node=node, deadline_s=deadline_s, leader=leader, sockets=sockets
         )
+
+    async def holders(self, sockets: Collection[Path]) -> dict[Path, tuple[Stray, ...]]:
+        """See `Host.holders`."""
+        return await looked(holders, sockets)
 
     async def still_held(
         self, *, images: Collection[Path], taps: Collection[str]
@@ -144,28 +173,6 @@ class LocalHost(LocalAccess):
         """See `Host.monitor`. Paths are not part of a network namespace."""
         return await connect_unix(path, deadline_s)
 
-    async def channel_pair(
-        self, other: Host, listen: Endpoint, *, nodelay: bool, deadline_s: float
-    ) -> tuple[Channel, Channel]:
-        """See `Host.channel_pair`. Raises `PreconditionFailed`: ``other`` is no local host."""
-        if not isinstance(other, LocalHost):
-            raise PreconditionFailed(f"Host {self.name} cannot open a channel to {other.name}.")
-        family = _family(listen.address)
-        listener = await self.make_socket(family, socket.SOCK_STREAM)
-        with listener:
-            bound = listen_at(listener, listen, self.name)
-            connector = await other.make_socket(family, socket.SOCK_STREAM)
-            return await connect_pair(
-                listener, connector, bound, nodelay=nodelay, deadline_s=deadline_s
-            )
-
-    async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
-        """See `Host.carries`."""
-        deadline = Deadline(deadline_s)
-        ends = await self.channel_pair(other, listen, nodelay=True, deadline_s=deadline_s)
-        with ends[0], ends[1]:
-            await carries(ends[1], ends[0], deadline.remaining())
-
     async def make_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Make an unbound, non-blocking socket of this host's namespace."""
 
@@ -176,9 +183,11 @@ class LocalHost(LocalAccess):
 
         return await self._inside(make, undo=socket.socket.close)
 
-    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> DatagramBeacon:
-        """See `Host.beacon`."""
-        sock = await self.make_socket(_family(at.address), socket.SOCK_DGRAM)
+    async def beacon(
+        self, at: Endpoint, peer: Endpoint, key: bytes, beat_ms: int
+    ) -> DatagramBeacon:
+        """See `Host.beacon`. This process holds it, so its caller makes its beats."""
+        sock = await self.make_socket(family(at.address), socket.SOCK_DGRAM)
         try:
             return udp_beacon(sock, at, peer, key, self.name)
         except BaseException:
@@ -206,10 +215,6 @@ class LocalHost(LocalAccess):
     async def tap_is_up(self, name: str) -> bool | None:
         """See `Host.tap_is_up`."""
         return is_up(self._control, name)
-
-    async def image_user(self, image: Path) -> str | None:
-        """See `Host.image_user`. Namespaces of this machine share its files."""
-        return await asyncio.to_thread(locks.user_of, image)
 
     async def check_tap(self, name: str) -> None:
         """See `Host.check_tap`."""
@@ -239,20 +244,6 @@ class LocalHost(LocalAccess):
                 f"No right to watch packets on {self.name}.",
                 hint="run as root, or with CAP_NET_RAW",
             ) from None
-
-    async def identify(self, path: Path) -> DiskIdentity:
-        """See `Host.identify`. Namespaces of this machine share its disks."""
-        return await blocking.aside(lambda: disk.identify(path))
-
-    scratch = staticmethod(Scratch)  # namespaces of this machine share its memory
-
-    async def read_file(self, path: Path, limit: int) -> bytes | None:
-        """See `Host.read_file`. Namespaces of this machine share its files."""
-        return await blocking.aside(lambda: durable.read(path, limit))
-
-    async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
-        """See `Host.write_durably`."""
-        await blocking.replace(path, content, make_folder=make_folder)
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
         """See `Host.run`. When it is cancelled or late, the program and its children are killed.
@@ -336,10 +327,6 @@ async def _end_group(program: LocalProcess) -> None:
         # Before the leader is reaped its number cannot be another group's.
         os.killpg(program.identity.pid, signals.SIGKILL)
         await program.kill(REAP_WAIT_S)
-
-
-def _family(address: str) -> int:
-    return socket.AF_INET if parse_address(address).version == 4 else socket.AF_INET6
 
 
 def _text(memfd: int) -> str:

@@ -1,7 +1,7 @@
-"""Show, cut and guard the connections of QEMUs on this machine: a part of `LocalHost`.
+"""Make, show, cut and guard connections on this machine: a part of `LocalHost`.
 
-`host.local` inherits from it. It asks `host.peers` for connections, and `host.guard` for packet
-rules that keep other processes from the ports.
+`host.local` inherits from it. It makes them by `host.channel`, asks `host.peers` for those of
+QEMUs, and `host.guard` for packet rules that keep other processes from the ports.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any
 from coloctl.errors import PreconditionFailed
 from coloctl.host import guard, peers
 from coloctl.host.access import Caller
-from coloctl.host.channel import hear
+from coloctl.host.channel import LocalChannel, LocalListener, connected, hear, unix_pair
 from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
+from coloctl.host.listen import parse_address
+from coloctl.host.records import Friends
 from coloctl.model.wires import Address, Endpoint
 
 
 class LocalAccess:
-    """The part of `Host` named `Access`; packet rules are made in the host's own namespace."""
+    """The part of `Host` named `Access`, and the streams; all in the host's own namespace."""
 
     name: str
     _inside: Callable[..., Coroutine[Any, Any, Any]]
@@ -28,21 +30,43 @@ class LocalAccess:
 
     async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
         """See `Host.hear`."""
-        sock = await self.make_socket(_family(at), socket.SOCK_STREAM)
+        where = family(at.address) if isinstance(at, Endpoint) else socket.AF_UNIX
+        sock = await self.make_socket(where, socket.SOCK_STREAM)
         return await hear(sock, at, length, deadline_s)
 
+    async def listen(self, at: Endpoint) -> LocalListener:
+        """See `Host.listen`; raises `PreconditionFailed`."""
+        sock = await self.make_socket(family(at.address), socket.SOCK_STREAM)
+        try:
+            return LocalListener(sock, at, self.name)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def connect(self, to: Endpoint, *, nodelay: bool, deadline_s: float) -> LocalChannel:
+        """See `Host.connect`; raises `Unreachable`."""
+        sock = await self.make_socket(family(to.address), socket.SOCK_STREAM)
+        return await connected(sock, to, nodelay=nodelay, deadline_s=deadline_s)
+
+    async def unix_channels(self) -> tuple[LocalChannel, LocalChannel]:
+        """See `Host.unix_channels`."""
+        return unix_pair()
+
+    async def calls(self, client: Identity, at: Address) -> Friends | None:
+        """See `Host.calls`."""
+        return peers.calls(client.pid, at)
+
     async def callers(
-        self, server: Identity, at: Address, friend: Identity
+        self, server: Identity, at: Address, friends: Friends
     ) -> tuple[Caller, ...] | None:
         """See `Host.callers`."""
-        return peers.callers(server.pid, at, friend.pid)
+        return peers.callers(server.pid, at, friends)
 
     async def hang_up(
-        self, server: Identity, at: Address, friend: Identity | None = None
+        self, server: Identity, at: Address, friends: Friends | None = None
     ) -> int | None:
         """See `Host.hang_up`."""
-        kept = None if friend is None else friend.pid
-        return peers.hang_up(server.pid, at, kept)
+        return peers.hang_up(server.pid, at, friends)
 
     async def widen(self, server: Identity, at: Address, size: int) -> None:
         """See `Host.widen`."""
@@ -66,7 +90,6 @@ class LocalAccess:
             ) from None
 
 
-def _family(at: Address) -> int:
-    if not isinstance(at, Endpoint):
-        return socket.AF_UNIX
-    return socket.AF_INET6 if ":" in at.address else socket.AF_INET
+def family(address: str) -> int:
+    """Return the socket family of an IP address; raises `PreconditionFailed` for other text."""
+    return socket.AF_INET if parse_address(address).version == 4 else socket.AF_INET6

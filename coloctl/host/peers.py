@@ -5,8 +5,8 @@ and at a promotion. An NBD client that holds half a write open keeps ``nbd-serve
 ever, and no out-of-band command of QEMU reaches it. pidfd_getfd(2) (Linux 5.6) needs the right to
 trace the process: root has it, and its own user, where the kernel lets a user trace.
 
-Invariant: the kernel identifies a peer, by the process that connected (``SO_PEERCRED``) or by a
-socket with the same two ends in the other process.
+Invariant: the kernel identifies a peer: by the process that connected (``SO_PEERCRED``), or by the
+same two ends of a socket that the peer's own kernel shows (`calls`, asked on the peer's machine).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import struct
 from collections.abc import Iterator
 
 from coloctl.host.access import Caller
+from coloctl.host.records import Friends
 from coloctl.model.wires import Address, Endpoint
 
 _PIDFD_GETFD = 438  # the same on every architecture (asm-generic/unistd.h)
@@ -28,35 +29,43 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _UCRED = struct.Struct("iII")  # pid, uid, gid (unix(7))
 
 
-def callers(server: int, at: Address, friend: int) -> tuple[Caller, ...] | None:
+def calls(client: int, at: Address) -> Friends | None:
+    """Find the connections of process ``client`` to ``at``, which may be under another kernel.
+
+    Returns None where this user may not look.
+    """
+    if not isinstance(at, Endpoint):  # a unix socket's server is under this kernel
+        return Friends(client)
+    try:
+        with _sockets(client) as sockets:
+            ends = [end for one in sockets if (end := _ends(one)) is not None]
+    except PermissionError:
+        return None
+    server = (at.address, at.port)
+    return Friends(None, frozenset(Endpoint(*here) for here, there in ends if there == server))
+
+
+def callers(server: int, at: Address, friends: Friends) -> tuple[Caller, ...] | None:
     """List the connections that process ``server`` accepted at ``at`` and that still stand.
 
-    One of process ``friend`` is marked as such. None: this user may not look.
+    One of ``friends`` is marked as such. None: this user may not look.
     """
     try:
         with _accepted(server, at) as accepted:
-            if not accepted:
-                return ()
-            if not isinstance(at, Endpoint):
-                return tuple(_unix_caller(one, friend) for one in accepted)
-            with _sockets(friend) as theirs:
-                ends = {end for one in theirs if (end := _ends(one)) is not None}
-            return tuple(_tcp_caller(one, ends) for one in accepted)
+            return tuple(Caller(_peer(one), friend=_is_of(one, friends)) for one in accepted)
     except PermissionError:
         return None
 
 
-def hang_up(server: int, at: Address, friend: int | None = None) -> int | None:
-    """Cut every connection that process ``server`` accepted at ``at``, except those of ``friend``.
+def hang_up(server: int, at: Address, friends: Friends | None = None) -> int | None:
+    """Cut every connection that process ``server`` accepted at ``at``, except those of ``friends``.
 
     Both directions end at once, also of a request that came only in part. Returns how many were
     cut; None: this user may not do that.
     """
     try:
         with _accepted(server, at) as accepted:
-            known = callers(server, at, friend) if friend is not None else None
-            friends = {caller.peer for caller in known or () if caller.friend}
-            cut = [one for one in accepted if _peer(one) not in friends]
+            cut = [one for one in accepted if friends is None or not _is_of(one, friends)]
             for one in cut:
                 with contextlib.suppress(OSError):  # it ended by itself
                     one.shutdown(socket.SHUT_RDWR)
@@ -142,14 +151,12 @@ def _ends(sock: socket.socket) -> Ends | None:
     return (here[0], here[1]), (there[0], there[1])
 
 
-def _tcp_caller(sock: socket.socket, theirs: set[Ends]) -> Caller:
+def _is_of(sock: socket.socket, friends: Friends) -> bool:
+    """Return whether one of ``friends`` has the other end of a connection."""
+    if sock.family == socket.AF_UNIX:
+        return friends.pid is not None and _credentials(sock)[0] == friends.pid
     ends = _ends(sock)
-    return Caller(_peer(sock), friend=ends is not None and (ends[1], ends[0]) in theirs)
-
-
-def _unix_caller(sock: socket.socket, friend: int) -> Caller:
-    pid, _, _ = _credentials(sock)
-    return Caller(_peer(sock), friend=pid == friend)
+    return ends is not None and Endpoint(*ends[1]) in friends.ends
 
 
 def _peer(sock: socket.socket) -> str:

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
-from coloctl.host.base import Death, DeathProof, Identity
-from coloctl.host.identity import pid_namespace, traits
+from coloctl.host.identity import Identity, pid_namespace, traits
 from coloctl.host.ready import until_readable
+from coloctl.host.records import Death, DeathProof
+from coloctl.model.observation import Life
 from coloctl.procfs import boot_id, machine_id, read_stat
 
 #: The part of a soft end's deadline that is reserved for the hard one. SIGKILL needs milliseconds.
@@ -53,6 +54,16 @@ def tail(path: Path, lines: int = 20) -> str:
     except FileNotFoundError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def file_bytes(path: Path | None) -> int:
+    """Return the size of a file, 0 where there is none."""
+    if path is None:
+        return 0
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def identity_of(pid: int) -> Identity | None:
@@ -97,8 +108,16 @@ class LocalProcess:
             raise ValueError(f"the hold on process {self.identity.pid} was closed")
         return self._death is None
 
-    def frozen(self) -> bool:
-        """Return whether the process exists and is stopped."""
+    def life(self) -> Life:
+        """Return the state of the process; UNKNOWN once the hold on it was closed."""
+        try:
+            if not self.alive():
+                return Life.DEAD
+        except ValueError:
+            return Life.UNKNOWN
+        return Life.STOPPED if self._stopped() else Life.ALIVE
+
+    def _stopped(self) -> bool:
         stat = read_stat(self.identity.pid)
         return (
             stat is not None
@@ -169,7 +188,7 @@ class LocalProcess:
 
     async def terminate(self, deadline_s: float) -> DeathProof:
         """End the process, by SIGTERM if that is enough; raises as `kill`."""
-        if self.frozen():  # a stopped process gets SIGTERM only when it is continued
+        if self._stopped():  # a stopped process gets SIGTERM only when it is continued
             return await self.kill(deadline_s)
         reserve = min(HARD_RESERVE_S, deadline_s / 2)
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from coloctl import procfs
 from coloctl.errors import PreconditionFailed
-from coloctl.host.base import Identity
+from coloctl.host.identity import Identity
 from coloctl.host.process import LocalProcess, adopt
 
 #: How long the number of a session counts as its own after its last sign of life, in clock ticks:

@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import signal as signals
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from coloctl import procfs
-from coloctl.clock import Deadline
+from coloctl.clock import CLOCK, Deadline
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
-from coloctl.host.base import Death, DeathProof, Identity
 from coloctl.host.gone import GoneProcess
-from coloctl.host.process import LocalProcess, adopt, identity_of
+from coloctl.host.identity import Identity
+from coloctl.host.process import LocalProcess, adopt, file_bytes, identity_of
 from coloctl.host.process_tree import ProcessTree, holder
+from coloctl.host.records import Death, DeathProof, ThreadTimes
+from coloctl.host.threads import worked
+from coloctl.model.observation import Life
 
 T = TypeVar("T")
 
@@ -60,6 +63,8 @@ class Program:
         self._settled = main is not None
         self._alone = False  #: one process, and no other when it was last looked at
         self._tree = ProcessTree(leader.identity, sockets, leader.node)
+        self._threads: tuple[int, ...] = ()
+        self._console: Path | None = None
         self._note_life()
 
     def __repr__(self) -> str:
@@ -118,17 +123,32 @@ class Program:
         """Return whether the process exists; until `answers`, whether one does that could be it."""
         return self._main.alive() or (not self._settled and self._tree.listens())
 
-    def frozen(self) -> bool:
-        """See `Process.frozen`."""
-        return self._main.frozen()
+    def life(self) -> Life:
+        """See `Process.life`; ALIVE until `answers` while another process may be the QEMU."""
+        life = self._main.life()
+        return Life.ALIVE if life is Life.DEAD and self.alive() else life
 
     def cpu_s(self) -> float | None:
         """See `Process.cpu_s`."""
         return self._main.cpu_s()
 
     def signal(self, signum: int) -> bool:
-        """See `Process.signal`."""
+        """Send the signal to the process; returns False where it was gone already."""
         return self._main.signal(signum)
+
+    def watch(self, *, threads: Sequence[int] | None = None, console: Path | None = None) -> None:
+        """See `Process.watch`."""
+        self._threads = self._threads if threads is None else tuple(threads)
+        self._console = console or self._console
+
+    def worked(self) -> ThreadTimes | None:
+        """See `Process.worked`."""
+        found = worked(self.identity.pid, self._threads)
+        return None if found is None else ThreadTimes(CLOCK.now(), found)
+
+    def console_bytes(self) -> int:
+        """See `Process.console_bytes`."""
+        return file_bytes(self._console)
 
     async def kill(self, deadline_s: float) -> DeathProof:
         """Kill every process of the program; the proof is that of the one that counts.
@@ -261,6 +281,17 @@ async def adopt_program(
     if held is None and not first.alive() and not await program.lives():
         return None
     return program
+
+
+def known_program(
+    identity: Identity, *, node: str, leader: Identity | None, sockets: Collection[Path]
+) -> Program:
+    """Hold the program whose QEMU is ``identity``, gone or not; raises as `adopt_program`."""
+    main = adopt(identity, node=node) or GoneProcess(identity, node=node)
+    first: LocalProcess | GoneProcess = main
+    if leader is not None and leader != identity:
+        first = adopt(leader, node=node) or GoneProcess(leader, node=node)
+    return Program(first, procfs.listeners(tuple(sockets)), main)
 
 
 async def kill_program(

@@ -1,6 +1,6 @@
 """Hold memory that a QEMU on this host writes into and that is digested here, page by page.
 
-Made by `host.local` for `colo.pages`. Invariant: what was written there has no name in any
+Made by `host.local_files` for `colo.pages`. Invariant: what was written there has no name in any
 filesystem, holds at most what was asked for, and is empty once `close` has returned.
 """
 
@@ -17,8 +17,8 @@ from coloctl.errors import PreconditionFailed
 DIGEST = 16
 
 
-class Scratch:
-    """A file in memory, without a name; its descriptor is passed to a QEMU over a monitor."""
+class MemoryFile:
+    """A file in memory, without a name; implements `host.watching.Scratch`."""
 
     def __init__(self) -> None:
         """Make the file; raises `PreconditionFailed` when the kernel does not."""
@@ -43,8 +43,10 @@ class Scratch:
 
     def close(self) -> None:
         """Empty the file and close it; a copy that QEMU still holds is empty too."""
-        os.ftruncate(self._fd, 0)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _digests(data: bytes, page: int, key: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Read how long single threads of a process ran and waited to run, from the kernel's scheduler.
 
-Called by `supervisor.cpu_sampling` and `supervisor.contrast`, for the threads that are a guest's
-processors.
+Called by `host.program` as `Process.worked`, by `supervisor.cpu_sampling` and
+`supervisor.contrast`, for the threads that are a guest's processors.
 """
 
 from __future__ import annotations

@@ -1,12 +1,80 @@
-"""Define what a host watches, or exchanges text with, for as long as an object is open.
+"""Define what is open on a host: connections, memory, watches and conversations.
 
-`host.base` returns these from `Host`; `host.beacon`, `host.packet` and `host.converse` implement
-them.
+`host.base` and `host.files` return these from `Host`. `host.channel`, `host.scratch`,
+`host.beacon`, `host.packet` and `host.converse` implement them for this machine. Invariant: no
+`close` waits or raises, and each may be called again.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, Self
+
+from coloctl.model.wires import Endpoint
+
+
+class Channel(Protocol):
+    """One end of a connected stream, ready to be handed to a QEMU on its host."""
+
+    description: str
+    local: Endpoint | None  #: this end; None: it has no address
+
+    def fileno(self) -> int:
+        """Return the descriptor that a monitor of that host passes to its QEMU, -1 once closed."""
+        ...
+
+    async def send(self, data: bytes, deadline_s: float) -> None:
+        """Send all of ``data``; raises `Unreachable`."""
+        ...
+
+    async def receive(self, length: int, deadline_s: float) -> bytes:
+        """Receive ``length`` bytes, or fewer where the other end closes; raises `Unreachable`."""
+        ...
+
+    def close(self) -> None:
+        """Close this copy of the end; a copy that a QEMU holds stays open."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Listener(Protocol):
+    """A TCP port that listens on a host."""
+
+    at: Endpoint  #: with its real port, never 0
+
+    async def accept(self, peer: Endpoint, *, nodelay: bool, deadline_s: float) -> Channel:
+        """Accept the connection that comes from ``peer``, and close those of strangers.
+
+        Raises `Unreachable`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop listening; connections that were accepted stay."""
+        ...
+
+
+class Scratch(Protocol):
+    """Memory on a host that a QEMU there writes into, and that is digested there page by page."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that a monitor of that host passes to its QEMU."""
+        ...
+
+    async def digests(self, length: int, page: int, key: bytes) -> bytes:
+        """Digest each page of the first ``length`` bytes, one digest after the other.
+
+        Raises `PreconditionFailed` where fewer bytes were written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Empty and close the memory; a copy that QEMU still holds is empty too."""
+        ...
 
 
 class Beacon(Protocol):
@@ -20,16 +88,18 @@ class Beacon(Protocol):
     session: bytes  #: drawn for each beacon
     delay_s: float | None  #: how long the datagram heard last was on its way, by the wall clock
     lost: int  #: datagrams of the peer that were passed over by a later one
+    refused: int  #: how often the peer's kernel answered that the port is closed
 
-    def meet(self, peer: Beacon) -> None:
-        """Accept datagrams of ``peer`` only from now on."""
+    def meet(self, session: bytes) -> None:
+        """Accept only the datagrams of the beacon with that ``session`` from now on."""
         ...
 
-    def beat(self) -> bool:
+    def beat(self) -> bool | None:
         """Send one datagram, if the network takes it; returns whether both directions carry.
 
         That is: since the last beat a datagram of the peer came in, and it has received more of
-        ours than before.
+        ours than before. None where that is unknown: the program that holds this end is out of
+        reach.
         """
         ...
 

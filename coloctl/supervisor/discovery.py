@@ -19,6 +19,7 @@ from coloctl.colo.ground import Ground
 from coloctl.errors import MonitorError
 from coloctl.host.gone import GoneProcess
 from coloctl.machine.cmdline import monitor_sockets
+from coloctl.model.observation import Life
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import leftovers
@@ -87,7 +88,7 @@ async def _sight(
         return DiscoveredNode(FoundQemu(launch.role, alive=False), vm)
     found = FoundQemu(launch.role, alive=True, held="-S" in process.argv)
     adopted: VM | None = None
-    if not process.frozen():
+    if process.life() is not Life.STOPPED:
         with contextlib.suppress(MonitorError, TimeoutError):
             async with asyncio.timeout(ANSWER_DEADLINE_S):
                 adopted = await VM.adopt(

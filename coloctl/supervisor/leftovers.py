@@ -27,8 +27,9 @@ from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Identity
 from coloctl.host.holders import holders
-from coloctl.host.process import adopt, command_line
+from coloctl.host.process import adopt
 from coloctl.host.program import kill_program
+from coloctl.host.records import Stray
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
@@ -133,12 +134,12 @@ def running_in(folder: Path) -> Iterator[Leftover]:
     One that was promoted still counts as a secondary here: its command line is that of one.
     """
     sockets = {path: node for node in NODES for path in monitor_sockets(folder / node).values()}
-    found: dict[Identity, NodeName] = {}
+    found: dict[Stray, NodeName] = {}
     for path, holding in holders(sockets).items():
         found |= dict.fromkeys(holding, sockets[path])
-    for identity, node in sorted(found.items(), key=lambda item: (item[1], item[0].pid)):
-        role = Role.SECONDARY if "-incoming" in command_line(identity.pid) else Role.PRIMARY
-        yield Leftover(node, role, identity)
+    for stray, node in sorted(found.items(), key=lambda item: (item[1], item[0].identity.pid)):
+        role = Role.SECONDARY if stray.incoming else Role.PRIMARY
+        yield Leftover(node, role, stray.identity)
 
 
 def _lives(leftover: Leftover) -> bool:

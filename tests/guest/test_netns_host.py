@@ -21,7 +21,7 @@ from pyroute2 import IPRoute
 
 from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.ha.link import RESENT, Silences
-from coloctl.host import Endpoint, Host, NetnsHost, Process, open_host, tail
+from coloctl.host import Endpoint, Host, NetnsHost, Process, channel_pair, open_host, tail
 from coloctl.host.delivery import TcpConnection
 from coloctl.host.launch import discard
 from coloctl.lab import netns
@@ -232,7 +232,7 @@ async def test_closed_host_leaves_no_thread_and_no_descriptor(pair: Pair) -> Non
 
 async def test_channel_crosses_two_namespaces_with_nodelay_on_both_ends(pair: Pair) -> None:
     async with both(pair) as (a, b):
-        near, far = await a.channel_pair(b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=5)
+        near, far = await channel_pair(a, b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=5)
         with near, far:
             for end in (near, far):
                 assert end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
@@ -247,8 +247,8 @@ async def test_channel_over_a_cut_wire_is_unreachable_in_time(pair: Pair) -> Non
     async with both(pair) as (a, b):
 
         async def connect(deadline_s: float) -> None:
-            for end in await a.channel_pair(
-                b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=deadline_s
+            for end in await channel_pair(
+                a, b, Endpoint("10.99.0.1", 0), nodelay=True, deadline_s=deadline_s
             ):
                 end.close()
 
@@ -271,7 +271,7 @@ async def test_the_kernel_tells_a_cut_connection_from_a_peer_that_does_not_read(
     listen, at = Endpoint("10.99.0.2", 9199), "10.99.0.1"
 
     async with both(pair) as (host_a, host_b):
-        there, here = await host_b.channel_pair(host_a, listen, nodelay=True, deadline_s=5)
+        there, here = await channel_pair(host_b, host_a, listen, nodelay=True, deadline_s=5)
         known = await host_a.deliveries(at, listen.address, {listen.port})
         assert known is not None
         end = LinkEnd(pair.b, "wire")
@@ -308,11 +308,11 @@ async def test_beacons_notice_a_cut_in_either_direction_and_its_healing(pair: Pa
     key = bytes(32)
 
     async with both(pair) as (host_a, host_b):
-        a = await host_a.beacon(at["a"], at["b"], key)
-        b = await host_b.beacon(at["b"], at["a"], key)
+        a = await host_a.beacon(at["a"], at["b"], key, 20)
+        b = await host_b.beacon(at["b"], at["a"], key, 20)
         with closing(a), closing(b):
-            a.meet(b)
-            b.meet(a)
+            a.meet(b.session)
+            b.meet(a.session)
 
             async def beats(times: int) -> list[tuple[bool, bool]]:
                 """Each way from one beat to the next a datagram has had time to arrive."""
@@ -350,7 +350,7 @@ async def test_ports_are_those_of_the_namespace(pair: Pair) -> None:
             assert await a.ports_in_use("127.0.0.1") == set()
             assert await b.ports_in_use("0.0.0.0") == set()
             with pytest.raises(PreconditionFailed, match=r"10\.99\.0\.1:9123 on netns:"):
-                await a.channel_pair(b, Endpoint("10.99.0.1", 9123), nodelay=True, deadline_s=5)
+                await channel_pair(a, b, Endpoint("10.99.0.1", 9123), nodelay=True, deadline_s=5)
 
 
 async def test_tap_down_is_a_fence(pair: Pair, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from coloctl.colo.inspect import prepare
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
 from coloctl.lab import qemu
+from coloctl.model.observation import Life
 from coloctl.model.pair import MigrationTransport, PairSpec, Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
@@ -110,7 +111,7 @@ def freeze_in_a_checkpoint(stage: Stage, vm: VM) -> asyncio.Task[None]:
         with vm.monitor.listen("STOP") as events:
             await events.next(30)
             vm.process.signal(signal.SIGSTOP)
-        await stage.until(vm.process.frozen)
+        await stage.until(lambda: vm.process.life() is Life.STOPPED)
 
     return asyncio.create_task(wait())
 
@@ -124,7 +125,8 @@ async def lose(stage: Stage, lost: VM, fault: str) -> None:
         await freeze_in_a_checkpoint(stage, lost)
     else:
         lost.process.signal(signal.SIGSTOP)
-        await stage.until(lost.process.frozen)  # not at once: each of its threads has to notice
+        # Not at once: each of its threads has to notice.
+        await stage.until(lambda: lost.process.life() is Life.STOPPED)
         if lost is stage.secondary:
             # On the local disk at once; the replica's answer never comes.
             await qemu_io(stage.primary, f"aio_write -q -P {LATE:#x} {BLOCK} {BLOCK}")

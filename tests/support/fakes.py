@@ -19,20 +19,14 @@ from fake_qmp import FakeQMP
 from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.access import Caller
-from coloctl.host.base import (
-    Completed,
-    Death,
-    DeathProof,
-    Endpoint,
-    Host,
-    Identity,
-    Process,
-)
+from coloctl.host.base import Host, Identity, Process
 from coloctl.host.delivery import Deliveries, TcpConnection
-from coloctl.host.watching import Beacon
+from coloctl.host.records import Completed, Contact, Death, DeathProof, Friends, Reach
+from coloctl.host.watching import Beacon, Channel, Listener
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.observation import Life
 from coloctl.model.pair import (
     NODES,
     DiskSpec,
@@ -47,7 +41,7 @@ from coloctl.model.pair import (
 )
 from coloctl.model.pairevent import PairEvent
 from coloctl.model.protection import Fact, Protection
-from coloctl.model.wires import Address
+from coloctl.model.wires import Address, Endpoint
 from coloctl.qmp.monitor import Monitor
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM, Binary
@@ -124,8 +118,10 @@ class FakeProcess(Process):
     def alive(self) -> bool:
         return not self._dead.is_set()
 
-    def frozen(self) -> bool:
-        return self.alive() and self.is_frozen
+    def life(self) -> Life:
+        if not self.alive():
+            return Life.DEAD
+        return Life.STOPPED if self.is_frozen else Life.ALIVE
 
     def cpu_s(self) -> float | None:
         return 0.0
@@ -153,14 +149,14 @@ class FakeBeacon(Beacon):
     """Hears its peer at every beat, as long as its host's link holds."""
 
     def __init__(self, host: FakeHost) -> None:
-        self.session, self.delay_s = b"", 0.0
+        self.session, self.delay_s, self.refused = b"", 0.0, 0
         self._host = host
 
     @property
     def lost(self) -> int:  # type: ignore[override]
         return self._host.lost
 
-    def meet(self, peer: Beacon) -> None:
+    def meet(self, session: bytes) -> None:
         return None
 
     def beat(self) -> bool:
@@ -181,6 +177,40 @@ class FakeDeliveries(Deliveries):
 
     def look(self) -> Sequence[TcpConnection]:
         return self._host.sent_data
+
+    def close(self) -> None:
+        return None
+
+
+class FakeChannel(Channel):
+    """Carries what is asked for, as long as its host's link holds."""
+
+    def __init__(self, host: FakeHost, local: Endpoint) -> None:
+        self.description, self.local = str(local), local
+        self._host = host
+
+    async def send(self, data: bytes, deadline_s: float) -> None:
+        if self._host.cut_off:
+            raise Unreachable(f"no data over {self.description}")
+
+    async def receive(self, length: int, deadline_s: float) -> bytes:
+        await self.send(b"", deadline_s)
+        return bytes(length)
+
+    def close(self) -> None:
+        return None
+
+
+class FakeListener(Listener):
+    """Accepts every peer, as long as its host's link holds."""
+
+    def __init__(self, host: FakeHost, at: Endpoint) -> None:
+        self.at, self._host = at, host
+
+    async def accept(self, peer: Endpoint, *, nodelay: bool, deadline_s: float) -> Channel:
+        if self._host.cut_off:
+            raise Unreachable(f"no connection to {self.at}")
+        return FakeChannel(self._host, peer)
 
     def close(self) -> None:
         return None
@@ -245,26 +275,37 @@ class FakeHost(Host):
 
         yield Watch()
 
-    async def callers(self, server: Identity, at: Address, friend: Identity) -> Sequence[Caller]:
+    @property
+    def reach(self) -> Reach:
+        return Reach(Contact.HERE, 0.0)
+
+    async def calls(self, client: Identity, at: Address) -> Friends:
+        return Friends(client.pid)
+
+    async def callers(self, server: Identity, at: Address, friends: Friends) -> Sequence[Caller]:
         return (Caller("the peer", friend=True), *self.strangers)
 
-    async def hang_up(self, server: Identity, at: Address, friend: Identity | None = None) -> int:
+    async def hang_up(self, server: Identity, at: Address, friends: Friends | None = None) -> int:
         self.strangers = ()
         return 0
 
     async def widen(self, server: Identity, at: Address, size: int) -> None:
         return None
 
-    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes) -> Beacon:
+    async def beacon(self, at: Endpoint, peer: Endpoint, key: bytes, beat_ms: int) -> Beacon:
         return FakeBeacon(self)
 
-    async def carries(self, other: Host, listen: Endpoint, *, deadline_s: float) -> None:
+    async def listen(self, at: Endpoint) -> Listener:
+        return FakeListener(self, at)
+
+    async def connect(self, to: Endpoint, *, nodelay: bool, deadline_s: float) -> Channel:
         if self.cut_off:
-            raise Unreachable(f"no connection to {listen}")
+            raise Unreachable(f"no connection to {to}")
+        return FakeChannel(self, to)
 
     async def hear(self, at: Address, length: int, *, deadline_s: float) -> bytes:
         assert isinstance(at, Endpoint)
-        await self.carries(self, at, deadline_s=deadline_s)
+        await self.connect(at, nodelay=True, deadline_s=deadline_s)
         return b"NBDMAGICIHAVEOPT"
 
     async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> Deliveries | None:

@@ -6,15 +6,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.fakes import DIALECTS, FakeHost, Log, fake_state, fake_vm, make_spec
+from support.fakes import DIALECTS, FakeHost, FakeListener, Log, fake_state, fake_vm, make_spec
 
 from coloctl.clock import Deadline
 from coloctl.colo import link
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import PreconditionFailed, ReplicationError
+from coloctl.host.watching import Listener
 from coloctl.model.pair import Role
 from coloctl.model.protection import Fact
-from coloctl.model.wires import Wires
+from coloctl.model.wires import Endpoint, Wires
 from coloctl.supervisor import acts
 
 pytestmark = pytest.mark.unit
@@ -64,12 +65,13 @@ async def test_no_secondary_is_made_over_a_link_that_is_cut(tmp_path: Path) -> N
 def test_a_port_that_a_dead_qemu_still_holds_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
-    async def carries(*_: object, **__: object) -> None:
-        asked.append(_)
+    async def listen(host: FakeHost, at: Endpoint) -> Listener:
+        asked.append(at)
         if len(asked) < 3 or link.FREED_S == 0:
             raise PreconditionFailed("10.66.0.2:9099 on local is in use by another process")
+        return FakeListener(host, at)
 
-    monkeypatch.setattr(FakeHost, "carries", carries)
+    monkeypatch.setattr(FakeHost, "listen", listen)
     hosts = FakeHost("a", []), FakeHost("b", [])
     asyncio.run(link.require(WIRES, *hosts, "b"))
     assert len(asked) == 3

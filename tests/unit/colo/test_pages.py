@@ -19,7 +19,7 @@ from coloctl.colo import pages
 from coloctl.colo.pages import Reading, compare
 from coloctl.colo.programs import NotComparable
 from coloctl.errors import CommandRefused
-from coloctl.host.scratch import Scratch
+from coloctl.host.scratch import MemoryFile
 from coloctl.model.ram import PAGE
 from coloctl.model.verified import MemoryVerified
 from coloctl.qmp.client import Event
@@ -68,8 +68,8 @@ class FakeQEMU:
     def monitor(self) -> FakeQEMU:
         return self
 
-    def scratch(self) -> Scratch:
-        return Scratch()
+    async def scratch(self) -> MemoryFile:
+        return MemoryFile()
 
     async def execute(self, command: Command, _deadline_s: float, fd: int | None = None) -> Any:
         arguments = dict(command.arguments)

@@ -27,9 +27,12 @@ A, B = Endpoint(f"{NET}.251", PORT), Endpoint(f"{NET}.252", PORT)
 
 @asynccontextmanager
 async def beacons(host: LocalHost) -> AsyncIterator[tuple[Beacon, Beacon]]:
-    with closing(await host.beacon(A, B, KEY)) as a, closing(await host.beacon(B, A, KEY)) as b:
-        a.meet(b)
-        b.meet(a)
+    with (
+        closing(await host.beacon(A, B, KEY, 20)) as a,
+        closing(await host.beacon(B, A, KEY, 20)) as b,
+    ):
+        a.meet(b.session)
+        b.meet(a.session)
         yield a, b
 
 
@@ -63,11 +66,11 @@ def test_one_whose_datagrams_get_lost_knows_it_although_it_hears() -> None:
     async def story(host: LocalHost) -> None:
         nowhere = Endpoint(f"{NET}.250", PORT)
         with (
-            closing(await host.beacon(A, nowhere, KEY)) as a,
-            closing(await host.beacon(B, A, KEY)) as b,
+            closing(await host.beacon(A, nowhere, KEY, 20)) as a,
+            closing(await host.beacon(B, A, KEY, 20)) as b,
         ):
-            a.meet(b)
-            b.meet(a)
+            a.meet(b.session)
+            b.meet(a.session)
             for _ in range(4):
                 assert (a.beat(), b.beat()) == (False, False)
 
@@ -80,10 +83,10 @@ def test_what_an_earlier_supervisor_sent_is_not_heard() -> None:
             assert lively(a, b)
         # The old b sends on, and nobody else does.
         with (
-            closing(await host.beacon(B, A, KEY)) as old,
-            closing(await host.beacon(A, B, KEY)) as a,
+            closing(await host.beacon(B, A, KEY, 20)) as old,
+            closing(await host.beacon(A, B, KEY, 20)) as a,
         ):
-            a.meet(b)
+            a.meet(b.session)
             for _ in range(4):
                 old.beat()
                 assert not a.beat()
@@ -95,10 +98,10 @@ def test_who_has_not_the_key_is_not_heard() -> None:
     """It has the peer's own address and port, and says what the peer would say."""
 
     async def story(host: LocalHost) -> None:
-        forger = closing(await host.beacon(B, A, bytes(32)))
-        with forger as b, closing(await host.beacon(A, B, KEY)) as a:
-            a.meet(b)
-            b.meet(a)
+        forger = closing(await host.beacon(B, A, bytes(32), 20))
+        with forger as b, closing(await host.beacon(A, B, KEY, 20)) as a:
+            a.meet(b.session)
+            b.meet(a.session)
             for _ in range(4):
                 assert (b.beat(), a.beat()) == (False, False)
             assert a.lost == 0
@@ -144,8 +147,8 @@ def test_datagrams_that_get_lost_are_counted_by_whom_they_were_for() -> None:
 def test_both_ends_on_one_host_hear_each_other_without_a_port() -> None:
     one, two = unix_beacons()
     with closing(one), closing(two):
-        one.meet(two)
-        two.meet(one)
+        one.meet(two.session)
+        two.meet(one.session)
         assert not one.beat()
         assert lively(one, two)
 
@@ -164,9 +167,9 @@ def test_a_peer_that_is_not_there_is_silence_and_no_error() -> None:
 def test_a_taken_port_is_named() -> None:
     async def story(host: LocalHost) -> None:
         in_use = pytest.raises(PreconditionFailed, match=f"UDP port {A} on local.* in use")
-        with closing(await host.beacon(A, B, KEY)), in_use:
-            await host.beacon(A, B, KEY)
+        with closing(await host.beacon(A, B, KEY, 20)), in_use:
+            await host.beacon(A, B, KEY, 20)
         with pytest.raises(PreconditionFailed, match="cannot be had"):
-            await host.beacon(Endpoint("198.51.100.7", PORT), B, KEY)
+            await host.beacon(Endpoint("198.51.100.7", PORT), B, KEY, 20)
 
     play(story)

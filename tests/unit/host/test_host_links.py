@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed, Unreachable
-from coloctl.host import Endpoint, LocalHost, unix_pair
-from coloctl.host.channel import carries
+from coloctl.host import Endpoint, LocalHost, carries
+from coloctl.host.channel import both_ways
 
 pytestmark = pytest.mark.unit
 
@@ -31,22 +33,36 @@ async def test_a_road_that_carries_leaves_its_port_free() -> None:
         pass
     async with LocalHost() as one, LocalHost() as two:
         for _ in range(3):  # at once: nothing of the last try is in the way
-            await one.carries(two, at, deadline_s=5)
+            await carries(one, two, at, deadline_s=5)
         assert at.port not in await one.ports_in_use(at.address)
 
 
 async def test_a_port_that_somebody_has_is_no_matter_of_the_link() -> None:
     async with LocalHost() as host:
         with listener() as (_, at), pytest.raises(PreconditionFailed, match="in use"):
-            await host.carries(host, at, deadline_s=5)
+            await carries(host, host, at, deadline_s=5)
 
 
 async def test_an_end_that_is_closed_carries_nothing() -> None:
-    one, two = unix_pair()
+    async with LocalHost() as host:
+        one, two = await host.unix_channels()
     with one:
         two.close()
         with pytest.raises(Unreachable, match="unix pair"):
-            await carries(one, two, 5)
+            await both_ways(one, two, Deadline(5))
+
+
+async def test_a_channel_receives_what_was_sent_and_the_end() -> None:
+    async with LocalHost() as host:
+        one, two = await host.unix_channels()
+    with one:
+        with two:
+            with pytest.raises(Unreachable, match=r"first end within 0\.01 s"):
+                await one.receive(1, 0.01)
+            await two.send(b"x" * 10, 5)
+            assert await one.receive(4, 5) == b"xxxx"
+        assert await one.receive(100, 5) == b"x" * 6
+        assert os.get_blocking(one.fileno())
 
 
 @pytest.mark.parametrize("said", [GREETING, GREETING[:5], b""])

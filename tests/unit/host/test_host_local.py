@@ -9,14 +9,13 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from coloctl.errors import DeadlineMissed, PreconditionFailed, SpecError, Unreachable
-from coloctl.host import Endpoint, LocalHost, open_host, unix_pair
-from coloctl.host.channel import connect_pair, listen_at
+from coloctl.host import Endpoint, LocalHost, channel_pair, open_host
 from coloctl.host.process import read_stat
 from coloctl.model.launch import Launch
 
@@ -123,7 +122,7 @@ async def test_channel_is_a_blocking_stream_with_nodelay_as_asked(
 ) -> None:
     async with LocalHost() as one, LocalHost() as two:
         try:
-            ends = await one.channel_pair(two, Endpoint(address, 0), nodelay=nodelay, deadline_s=5)
+            ends = await channel_pair(one, two, Endpoint(address, 0), nodelay=nodelay, deadline_s=5)
         except PreconditionFailed:
             if address == "::1":
                 pytest.skip("no IPv6 here")
@@ -143,15 +142,15 @@ async def test_channel_is_a_blocking_stream_with_nodelay_as_asked(
 
 async def test_channel_turns_strangers_away() -> None:
     async with LocalHost() as host:
-        with await host.make_socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            bound = listen_at(listener, Endpoint("127.0.0.1", 0), host.name)
-            with socket.create_connection((bound.address, bound.port)) as stranger:
-                connector = await host.make_socket(socket.AF_INET, socket.SOCK_STREAM)
-                near, far = await connect_pair(
-                    listener, connector, bound, nodelay=True, deadline_s=5
-                )
+        with closing(await host.listen(Endpoint("127.0.0.1", 0))) as listener:
+            at = listener.at
+            with socket.create_connection((at.address, at.port)) as stranger:
+                far = await host.connect(at, nodelay=True, deadline_s=5)
+                assert far.local is not None
+                near = await listener.accept(far.local, nodelay=True, deadline_s=5)
                 with near, far:
                     assert near.socket.getpeername() == far.socket.getsockname()
+                    assert near.local == at
                     assert stranger.recv(1) == b""
 
 
@@ -159,8 +158,8 @@ async def test_channel_on_a_busy_port_names_it() -> None:
     async with LocalHost() as host:
         with taken_port() as port, no_fd_leak():
             with pytest.raises(PreconditionFailed, match=f"127.0.0.1:{port}.*in use") as caught:
-                await host.channel_pair(
-                    host, Endpoint("127.0.0.1", port), nodelay=True, deadline_s=5
+                await channel_pair(
+                    host, host, Endpoint("127.0.0.1", port), nodelay=True, deadline_s=5
                 )
             assert "base_port" in (caught.value.hint or "")
 
@@ -169,13 +168,15 @@ async def test_channel_on_a_busy_port_names_it() -> None:
 async def test_channel_at_an_address_that_is_not_ours(address: str) -> None:
     async with LocalHost() as host:
         with pytest.raises(PreconditionFailed, match=address):
-            await host.channel_pair(host, Endpoint(address, 0), nodelay=True, deadline_s=5)
+            await channel_pair(host, host, Endpoint(address, 0), nodelay=True, deadline_s=5)
 
 
-def test_unix_pair_is_connected() -> None:
-    one, two = unix_pair()
+async def test_unix_channels_are_connected() -> None:
+    async with LocalHost() as host:
+        one, two = await host.unix_channels()
     with one, two:
         assert os.get_blocking(one.fileno())
+        assert one.local is None
         os.write(one.fileno(), b"x")
         assert os.read(two.fileno(), 1) == b"x"
 
@@ -243,8 +244,8 @@ async def test_nothing_is_leaked(tmp_path: Path) -> None:
             waiting = asyncio.create_task(again.wait())
             (await host.monitor(tmp_path / "qmp.sock", 5)).close()
             await host.run(["true"], deadline_s=10)
-            for end in await host.channel_pair(
-                host, Endpoint("127.0.0.1", 0), nodelay=True, deadline_s=5
+            for end in await channel_pair(
+                host, host, Endpoint("127.0.0.1", 0), nodelay=True, deadline_s=5
             ):
                 end.close()
             with pytest.raises(PreconditionFailed):

@@ -22,6 +22,7 @@ from coloctl.host import Identity, LocalHost, Process, identity_of, tail
 from coloctl.host import process as process_module
 from coloctl.host.launch import discard, with_numbers
 from coloctl.model.launch import Launch
+from coloctl.model.observation import Life
 from coloctl.procfs import machine_id
 
 pytestmark = pytest.mark.unit
@@ -97,20 +98,20 @@ async def test_stopped_process_is_frozen_and_can_be_killed(tmp_path: Path) -> No
     async with LocalHost() as host:
         process = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(process):
-            assert not process.frozen()
+            assert process.life() is Life.ALIVE
             assert process.signal(signal.SIGSTOP)
-            await until(process.frozen)
+            await until(lambda: process.life() is Life.STOPPED)
             assert process.alive()
             assert process.signal(signal.SIGCONT)
-            await until(lambda: not process.frozen())
+            await until(lambda: process.life() is not Life.STOPPED)
             process.signal(signal.SIGSTOP)
             assert (await process.kill(5)).how == "sigkill"
-            assert not process.frozen()
+            assert process.life() is Life.DEAD
 
         stopped = await host.launch(Launch(tuple(SLEEP)), stderr=tmp_path / "log")
         with ended(stopped):
             stopped.signal(signal.SIGSTOP)
-            await until(stopped.frozen)
+            await until(lambda: stopped.life() is Life.STOPPED)
             assert (await stopped.terminate(60)).how == "sigkill"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from coloctl.host import peers
+from coloctl.host.records import Friends
 from coloctl.model.wires import Address, Endpoint, SocketFile
 
 #: CpuSampling into another process takes the right to trace it.
@@ -87,8 +88,9 @@ def test_the_friend_is_told_from_the_stranger_and_only_the_stranger_is_cut_off(w
     with serving(where, 2) as server, ExitStack() as held:
         port = int(heard(server))
         at: Address = SocketFile(Path(where)) if "/" in where else Endpoint("127.0.0.1", port)
-        assert peers.callers(server.pid, at, os.getpid()) == ()
-        friend = held.enter_context(connected(at))
+        assert peers.callers(server.pid, at, Friends(None)) == ()
+        friend = peers.calls(held.enter_context(connected(at)), at)
+        assert friend is not None
         stranger = held.enter_context(connected(at))
         assert heard(server) == "accepted"
         found = peers.callers(server.pid, at, friend)
@@ -120,5 +122,6 @@ def test_what_a_stream_may_hold_can_be_widened_from_outside(tmp_path: Path) -> N
 def test_a_process_that_is_gone_has_no_callers() -> None:
     with subprocess.Popen(["true"]) as child:
         child.wait()
-        assert peers.callers(child.pid, Endpoint("127.0.0.1", 1), child.pid) == ()
+        assert peers.callers(child.pid, Endpoint("127.0.0.1", 1), Friends(None)) == ()
+        assert peers.calls(child.pid, Endpoint("127.0.0.1", 1)) == Friends(None)
         assert peers.hang_up(child.pid, Endpoint("127.0.0.1", 1)) == 0

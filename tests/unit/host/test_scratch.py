@@ -10,7 +10,7 @@ import pytest
 
 from coloctl.errors import PreconditionFailed
 from coloctl.host import open_host
-from coloctl.host.scratch import DIGEST, Scratch
+from coloctl.host.scratch import DIGEST, MemoryFile
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +22,7 @@ async def test_each_page_has_its_digest() -> None:
 
     async def check() -> bytes:
         host = open_host("local")
-        scratch = host.scratch()
+        scratch = await host.scratch()
         try:
             path = Path(f"/proc/self/fd/{scratch.fileno()}")  # as QEMU opens it, from the beginning
             path.write_bytes(b"".join(pages))
@@ -37,7 +37,7 @@ async def test_each_page_has_its_digest() -> None:
 
 
 async def test_what_was_written_in_part_is_no_answer() -> None:
-    scratch = Scratch()
+    scratch = MemoryFile()
     try:
         os.pwrite(scratch.fileno(), b"x" * 100, 0)
         with pytest.raises(PreconditionFailed, match="100 bytes of its memory, not 4096"):
@@ -47,7 +47,7 @@ async def test_what_was_written_in_part_is_no_answer() -> None:
 
 
 def test_what_another_process_still_holds_is_empty_afterwards() -> None:
-    scratch = Scratch()
+    scratch = MemoryFile()
     held = os.dup(scratch.fileno())
     try:
         os.pwrite(scratch.fileno(), b"secret", 0)
