@@ -252,14 +252,20 @@ class FailoverRefused(ColoctlError):
 
 
 class FencingFailed(ColoctlError):
-    """There is no proof that ``node`` is down, so nothing may be promoted."""
+    """There is no proof that ``node`` is down, so nothing may be promoted.
+
+    ``out_of_reach``: its machine could not be asked.
+    """
 
     code = "fencing-failed"
     exit_code = 7
 
-    def __init__(self, node: str, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, node: str, message: str, *, hint: str | None = None, out_of_reach: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.node = node
+        self.out_of_reach = out_of_reach
 
 
 class GuestCutOff(ColoctlError):

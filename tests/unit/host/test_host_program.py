@@ -26,8 +26,36 @@ from coloctl.host.process_tree import ProcessTree
 from coloctl.host.program import Program, adopt_program
 from coloctl.machine import accel
 from coloctl.model.launch import Launch
+from coloctl.model.observation import Life
 
 pytestmark = pytest.mark.unit
+
+
+async def test_what_is_watched_of_a_process_is_known(tmp_path: Path) -> None:
+    console = tmp_path / "console.log"
+    console.write_text("login:")
+    async with LocalHost() as host:
+        process = await host.launch(Launch(("sleep", "300")), stderr=tmp_path / "log")
+        try:
+            assert (process.console_bytes(), process.life()) == (0, Life.ALIVE)
+            process.watch(threads=[process.identity.pid])
+            process.watch(console=console)
+            assert process.console_bytes() == 6
+            times = process.worked()
+            assert times is not None and len(times.threads) == 1
+            process.watch(threads=[1 << 22])
+            assert process.worked() is None, "a thread that is gone"
+            known = host.known(process.identity, node="a")
+            assert known.life() is Life.ALIVE
+            known.close()
+        finally:
+            await process.kill(5)
+        assert process.life() is Life.DEAD
+        assert process.console_bytes() == 6, "the file stays"
+        gone = host.known(process.identity, node="a")
+        assert gone.life() is Life.DEAD
+        assert (await gone.kill(1)).how == "identity-gone"
+
 
 QEMU = """
     import os, socket, sys, time
