@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from coloctl.control import wire
+from coloctl.errordocument import error_from
 from coloctl.errors import (
     ColoctlError,
     DeadlineMissed,
@@ -156,7 +157,7 @@ class ControlClient:
             # Without an id: the server could not even read the request.
             elif answer.get("id", number) == number:
                 if "error" in answer:
-                    raise wire.error_from(answer["error"])
+                    raise error_from(answer["error"])
                 return answer.get("return")
 
     def events(self, timeout_s: float | None = None) -> Iterator[ControlEvent]:

@@ -21,6 +21,7 @@ from typing import Any
 from coloctl.control import schema, wire
 from coloctl.control.commands import ControlCommand, QueryCommands, QuerySchema, QueryVersion
 from coloctl.control.connection import Connection
+from coloctl.errordocument import error_document
 from coloctl.errors import ColoctlError, UsageError
 from coloctl.model.pairevent import PairEvent
 
@@ -206,10 +207,10 @@ class ControlServer:
             kind = getattr(error, "error_class", "GenericError")
             return wire.encode({**_error(kind, str(error)), **identity})
         except ColoctlError as error:
-            return wire.encode({"error": wire.error_document(error), **identity})
+            return wire.encode({"error": error_document(error), **identity})
         except Exception as error:
             log.exception("A control request failed")
-            return wire.encode({"error": wire.error_document(_internal(error)), **identity})
+            return wire.encode({"error": error_document(_internal(error)), **identity})
 
     async def _perform(
         self, client: Connection, group: asyncio.TaskGroup, request: Mapping[str, Any]

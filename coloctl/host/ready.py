@@ -1,6 +1,6 @@
 """Wait for a descriptor without taking anything from it.
 
-Called by `host.process`, `host.packet` and `host.listen`.
+Called by `host.process`, `host.packet`, `host.listen` and `host.wire.relay`.
 """
 
 from __future__ import annotations
@@ -21,3 +21,14 @@ async def until_readable(fd: int) -> None:
         await ready.wait()
     finally:
         loop.remove_reader(fd)
+
+
+async def until_writable(fd: int) -> None:
+    """Wait until ``fd`` is writable; cancelled and used as `until_readable`."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_writer(fd)

@@ -1,16 +1,17 @@
 """Rebuild values of dataclasses from their JSON documents, with the standard library alone.
 
-Called by `model.view` and `model.verified` for what a supervisor sent, by `vm`, `check.verdict` and
-`supervisor.started` for what a file holds, and by verbs that must start quickly: pydantic would
-cost `coloctl status` 40 ms. Where another version wrote the document, unknown keys are left out and
-absent ones take their default.
+Called by `model.view` and `model.verified` for what a supervisor sent, by `host.wire.codec` for
+what another machine sent, by `vm`, `check.verdict` and `supervisor.started` for what a file holds,
+and by verbs that must start quickly: pydantic would cost `coloctl status` 40 ms. Where another
+version wrote the document, unknown keys are left out and absent ones take their default.
 
 Invariant: a value that its type does not allow raises ValueError with its key and the value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import binascii
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence, Set
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -19,6 +20,14 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+
+#: Types of many values of one type, and what such a value becomes.
+_COLLECTIONS: Mapping[Any, Callable[[tuple[Any, ...]], Any]] = {
+    frozenset: frozenset,
+    Set: frozenset,
+    Sequence: tuple,
+    Collection: tuple,
+}
 
 
 def revive(kind: type[T], document: object, key: str = "") -> T:
@@ -37,6 +46,15 @@ def revive(kind: type[T], document: object, key: str = "") -> T:
         elif required:
             raise ValueError(f"{path} is missing")
     return kind(**found)
+
+
+def revive_as(hint: Any, document: object, key: str = "") -> Any:
+    """Rebuild a value of any type that `revive` knows as a field's.
+
+    Bytes stand there as ``{"b": base64}``; a sequence or collection becomes a tuple. Raises
+    ValueError.
+    """
+    return _value(hint, document, key)
 
 
 @cache
@@ -59,8 +77,8 @@ def _value(hint: Any, value: object, key: str) -> Any:
         return value
     if origin is tuple:
         return _tuple(get_args(hint), value, key)
-    if origin is frozenset:
-        return frozenset(_tuple((*get_args(hint), Ellipsis), value, key))
+    if origin in _COLLECTIONS:
+        return _COLLECTIONS[origin](_tuple((*get_args(hint), Ellipsis), value, key))
     if origin is not None:
         return _mapping(get_args(hint), value, key)
     return _plain(hint, value, key)
@@ -70,6 +88,8 @@ def _plain(hint: Any, value: object, key: str) -> Any:
     """Check a value of a type without parameters."""
     if hint is Any:
         return value
+    if hint is bytes:
+        return _bytes(value, key)
     if is_dataclass(hint):
         return revive(cast("type[Any]", hint), value, key)
     if issubclass(hint, Enum):
@@ -77,13 +97,27 @@ def _plain(hint: Any, value: object, key: str) -> Any:
             return hint(value)
         except ValueError:
             raise _misfit(key, value) from None
-    if hint is Path and isinstance(value, str):
-        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    return _same(hint, value, key)
+
+
+def _same(hint: Any, value: object, key: str) -> Any:
+    """Check a value that JSON has, and a path."""
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise _misfit(key, value)
     return value
+
+
+def _bytes(value: object, key: str) -> bytes:
+    if isinstance(value, Mapping) and value.keys() == {"b"} and isinstance(value["b"], str):
+        try:
+            return binascii.a2b_base64(value["b"], strict_mode=True)
+        except ValueError:
+            pass
+    raise _misfit(key, value)
 
 
 def _one_of(hints: Sequence[Any], value: object, key: str) -> Any:

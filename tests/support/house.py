@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "errors",
+            "errordocument",
             "clock",
             "tasks",
             "wholefile",

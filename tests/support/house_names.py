@@ -61,7 +61,6 @@ NAMED_OUTSIDE: Mapping[str, str] = {
 #: Modules that came before what uses them, each with its user. Whoever lands that removes the line.
 WAITING: Mapping[str, str] = {
     "coloctl.host": "host.agent and host.remote, and the callers of their operations",
-    "coloctl.errors.HostOutOfReach": "host.wire.mux",
     "coloctl.lab.sshd": "lab.machines",
     "coloctl.colo.tls_plan": "colo.tls",
     "coloctl.machine.tls": "colo.tls",

@@ -1,0 +1,1 @@
+"""Carry the operations of a host over one byte stream: frames, requests, pushes and streams."""
