@@ -8,12 +8,10 @@ that starts QEMU as another process.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from coloctl.errors import LaunchError, MonitorError, UnsupportedQEMU
-from coloctl.host import tail
 from coloctl.host.base import Host
 from coloctl.model.launch import Launch
 from coloctl.qmp.session import Session
@@ -31,8 +29,8 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
 
     Raises `UnsupportedQEMU` where the binary does not start or does not answer as QEMU.
     """
-    with tempfile.TemporaryDirectory(prefix="coloctl-ask-") as folder:
-        socket_path, log = Path(folder) / "qmp.sock", Path(folder) / "qemu.log"
+    async with host.workspace("coloctl-ask-") as folder:
+        socket_path, log = folder / "qmp.sock", folder / "qemu.log"
         argv = (
             str(path), "-machine", "none", "-nodefaults", "-display", "none",
             "-chardev", "socket,id=qmp0,fd={fd:qmp},server=on,wait=off",
@@ -56,7 +54,7 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
             finally:
                 await session.aclose()
         except MonitorError as error:
-            last = tail(log, 3)
+            last = await host.read_tail(log, 3)
             raise UnsupportedQEMU(
                 f"{path} does not answer as QEMU: {last or error.message}",
                 hint=_ANOTHER,

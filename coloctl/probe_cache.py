@@ -31,7 +31,15 @@ def key(binary: Path, accel: str, machine: str) -> str:
     A probe that is not a trial of COLO has another word for the machine: ``loop``, ``accel``,
     ``dialect``.
     """
-    return digest([str(TRIAL), accel, machine, _boot_id(), *identity(binary)])
+    return key_at(_boot_id(), identity(binary), accel, machine)
+
+
+def key_at(boot: str, fingerprint: Iterable[str], accel: str, machine: str) -> str:
+    """Return the name as `key` does, for a binary that another machine was asked about.
+
+    ``boot`` is that machine's, and names the machine too; ``fingerprint`` is `identity` there.
+    """
+    return digest([str(TRIAL), accel, machine, boot, *fingerprint])
 
 
 def identity(binary: Path) -> tuple[str, ...]:

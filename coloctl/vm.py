@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -72,14 +73,19 @@ class Vitals:
     colo_mode: COLOMode
 
 
-def _require_file(path: Path) -> None:
-    try:
-        path.stat()
-    except OSError as error:
+async def _require_file(path: Path, host: Host) -> None:
+    if why := await host.usable(path, os.F_OK):
         raise UnsupportedQEMU(
-            f"{path} is not there: {error.strerror}.",
+            f"{path} is not there: {why}.",
             hint="install qemu-system-x86, or run `coloctl lab qemu` and name that binary",
-        ) from error
+        )
+
+
+async def cache_key(host: Host, binary: Path, accel: str, machine: str) -> str:
+    """Return the name in `probe_cache` of what is found out about a binary on its host."""
+    place = host.machine
+    boot = f"{place.machine_id} {place.boot_id}"
+    return probe_cache.key_at(boot, await host.fingerprint(binary), accel, machine)
 
 
 async def inspect(path: Path, host: Host) -> Binary:
@@ -87,8 +93,8 @@ async def inspect(path: Path, host: Host) -> Binary:
 
     Raises `UnsupportedQEMU` when it does not exist, does not start, or has no COLO.
     """
-    _require_file(path)
-    key = probe_cache.key(path, "none", "dialect")
+    await _require_file(path, host)
+    key = await cache_key(host, path, "none", "dialect")
     with contextlib.suppress(ValueError):
         answer = probe_cache.recall(key) or {}
         if set(answer.get("dialect", ())) != {known.name for known in fields(Dialect)}:
@@ -111,7 +117,7 @@ async def learn(path: Path, host: Host) -> Schema:
 
     Raises `UnsupportedQEMU` when it does not exist or does not answer as QEMU.
     """
-    _require_file(path)
+    await _require_file(path, host)
     async with asked(path, host) as session:
         return await learn_schema(session, LAUNCH_DEADLINE_S)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -143,12 +142,13 @@ def _of_node_a(finding: Precondition) -> str:
 async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator[None]:
     """Start one QEMU, ask it, and end it after the block
     ; raises `_Wrong`."""
-    with tempfile.TemporaryDirectory(prefix="coloctl-doctor-") as made:
-        folder = Path(made) / node  # as in the pair's own folder: a wire on one host leads there
-        folder.mkdir(mode=0o700)
+    host = what.ground.hosts[node]
+    async with host.workspace("coloctl-doctor-") as made:
+        folder = made / node  # as in the pair's own folder: a wire on one host leads there
+        await host.make_private(folder)
         try:
             launch = await _command(what, node, role, folder)
-            vm = await VM.launch(node, what.ground.hosts[node], launch, folder)
+            vm = await VM.launch(node, host, launch, folder)
         except LaunchError as error:
             raise _Wrong(Precondition(NAME, Severity.ERROR, error.message, _hint(what))) from error
         except ColoctlError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S
 from coloctl.colo import generation
+from coloctl.colo.ground import one_machine
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image
@@ -56,7 +57,8 @@ async def _generation(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
 
 async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> list[Precondition]:
     name = f"disk {disk.id}"
-    if disk.image["a"] == disk.image["b"] and spec.shares_machine():
+    together = one_machine(hosts["a"].machine, hosts["b"].machine)
+    if disk.image["a"] == disk.image["b"] and together:
         sentence = f"Both nodes would use the same file {disk.image['a']}."
         return [Precondition(name, Severity.ERROR, sentence, "give each node an image of its own")]
     found = {
@@ -100,7 +102,7 @@ async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, tools: Tools) ->
 
 async def _seeded(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> Precondition:
     name = f"disk {disk.id}"
-    if not spec.shares_machine():
+    if not one_machine(hosts["a"].machine, hosts["b"].machine):
         sentence = "Whether both machines hold the same is found out when the pair is protected."
         return Precondition(name, Severity.INFO, sentence)
     try:

@@ -21,15 +21,14 @@ from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
 from coloctl.check.verdict import CheckResult
-from coloctl.colo.ground import Ground
-from coloctl.colo.inspect import find_qemu, look
+from coloctl.colo.ground import Ground, one_machine
+from coloctl.colo.inspect import READY_DEADLINE_S, find_qemu, look, qemu_img
 from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
 from coloctl.ha import agent
 from coloctl.host import open_host
 from coloctl.host.base import Host
-from coloctl.machine import image
 from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
 from coloctl.pairfile import file_problems
 from coloctl.vm import inspect
@@ -56,12 +55,13 @@ async def examine_pair(spec: PairSpec) -> list[Precondition]:
         for node in NODES:
             try:
                 host = open_host(spec.nodes[node].host)
+                stack.push_async_callback(host.aclose)
+                await host.ready(READY_DEADLINE_S)
             except ColoctlError as error:
                 findings.append(
                     Precondition(f"node {node}", Severity.ERROR, error.message, error.hint or "")
                 )
                 continue
-            stack.push_async_callback(host.aclose)
             hosts[node] = host
         if len(hosts) == len(NODES):
             findings += await _on_hosts(spec, hosts)
@@ -79,15 +79,15 @@ def _files(spec: PairSpec) -> Iterator[Precondition]:
 
 async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     try:
-        binaries = {node: find_qemu(spec, node) for node in NODES}
+        binaries = {node: await find_qemu(spec, hosts[node], node) for node in NODES}
     except ColoctlError as error:
         return [Precondition("binary", Severity.ERROR, error.message, error.hint or "")]
-    tools = {node: image.tool(binaries[node]) for node in NODES}
+    tools = {node: await qemu_img(hosts[node], binaries[node]) for node in NODES}
     always = [
         *await _binaries(spec, binaries, hosts),
         *await guarded("versions", _versions(binaries, hosts)),
     ]
-    if await _runs(spec, hosts["a"]):
+    if await _runs(spec):
         sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
         hint = f"`coloctl status {spec.name}` shows how it is"
         return [*always, Precondition("running", Severity.INFO, sentence, hint)]
@@ -115,12 +115,15 @@ async def _command_lines(
     return await examine_command_lines(StartedAs(pair, ground, blank))
 
 
-async def _runs(spec: PairSpec, host: Host) -> bool:
-    """Check whether a supervisor answers at the pair's control socket."""
+async def _runs(spec: PairSpec) -> bool:
+    """Check whether a supervisor on this machine answers at the pair's control socket."""
+    here = open_host("local")
     try:
-        connection = await host.monitor(paths.control_socket(spec.name), CONTROL_WAIT_S)
+        connection = await here.monitor(paths.control_socket(spec.name), CONTROL_WAIT_S)
     except ColoctlError:
         return False
+    finally:
+        await here.aclose()
     connection.close()
     return True
 
@@ -129,7 +132,7 @@ async def _binaries(
     spec: PairSpec, binaries: Mapping[NodeName, Path], hosts: Mapping[NodeName, Host]
 ) -> list[Precondition]:
     """Report the findings about each node's QEMU; one that both share is examined once."""
-    if spec.shares_machine() and binaries["a"] == binaries["b"]:
+    if _one_machine(hosts) and binaries["a"] == binaries["b"]:
         return await guarded("binary", _binary(spec, binaries["a"], hosts["a"]))
     return [
         replace(found, sentence=f"Node {node}: {found.sentence}")
@@ -181,9 +184,13 @@ async def _versions(
 async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     """Check the memory: a secondary holds the guest's twice, its own and the last checkpoint's."""
     guest = spec.guest.memory_mib
-    if spec.shares_machine():
+    if _one_machine(hosts):
         return [_room("both nodes on this machine", await available_mib(hosts["a"]), guest, 3)]
     return [_room(f"node {node}", await available_mib(hosts[node]), guest, 2) for node in NODES]
+
+
+def _one_machine(hosts: Mapping[NodeName, Host]) -> bool:
+    return one_machine(hosts["a"].machine, hosts["b"].machine)
 
 
 def _room(where: str, available: int, guest: int, times: int) -> Precondition:

@@ -7,7 +7,6 @@ proves that COLO works.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 from coloctl import paths
 from coloctl.asked import asked
 from coloctl.check.verdict import CheckResult, ColoSupport, FullVerdict, StaticCheck
-from coloctl.colo.inspect import kvm_trial, tcg_measurement
+from coloctl.colo.inspect import kvm_trial, qemu_img, tcg_measurement
 from coloctl.colo.known_bugs import Combination, threatening
 from coloctl.errors import ColoctlError, CommandRefused, UsageError
 from coloctl.host.base import Host
-from coloctl.machine import freshcode, image
+from coloctl.machine import freshcode
 from coloctl.machine.accel import Measurement
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.qmp import command as qmp
@@ -79,7 +78,7 @@ async def probe(binary: Path, accel: str, machine: str, host: Host) -> Report:
         _machine(answers, machine),
         accelerator,
         *_fresh_code(binary, accel, answers.dialect),
-        _qemu_img(binary),
+        await _qemu_img(binary, host),
         *_known_bugs(Combination(answers.dialect, accel, machine)),
     )
     version = answers.dialect.version
@@ -251,10 +250,9 @@ def _fresh_code(binary: Path, accel: str, dialect: Dialect) -> Iterator[StaticCh
     yield StaticCheck("fresh code", CheckResult.WARN, sentence, freshcode.hint(binary))
 
 
-def _qemu_img(binary: Path) -> StaticCheck:
-    tool = image.tool(binary)
-    if tool.is_absolute() or shutil.which(tool):
-        return StaticCheck("qemu-img", CheckResult.OK, f"{shutil.which(tool) or tool} is there.")
+async def _qemu_img(binary: Path, host: Host) -> StaticCheck:
+    if found := await host.which(str(await qemu_img(host, binary))):
+        return StaticCheck("qemu-img", CheckResult.OK, f"{found} is there.")
     return StaticCheck(
         "qemu-img", CheckResult.FAIL, "There is no qemu-img.", "apt-get install qemu-utils"
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from coloctl import paths
 from coloctl.check.finding import Precondition, Severity
 from coloctl.check.machine import COMMAND_DEADLINE_S
+from coloctl.colo.ground import one_machine
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import image
@@ -33,12 +33,24 @@ async def examine_room(spec: PairSpec, hosts: Hosts, tools: Tools) -> list[Preco
     findings = []
     for node in NODES:
         findings += await _images(spec, node, hosts[node], tools[node])
-    free = await _free(hosts["a"], paths.state_dir())
-    if free < STATE_BYTES:
-        sentence = f"{paths.state_dir()} has {free // MIB} MiB of room left for the pair's state."
+    for host in _of_each_machine(hosts):
+        folder = host.machine.state_dir
+        free = await _free(host, folder)
+        if free >= STATE_BYTES:
+            continue
+        sentence = (
+            f"{folder} on {host.machine.name} has {free // MIB} MiB of room left for the pair's "
+            "state."
+        )
         hint = "make room: without it nothing can be recorded, and decisions may have to wait"
         findings.append(Precondition("room", Severity.WARNING, sentence, hint))
     return findings or [Precondition("room", Severity.OK, "Images and state have room to grow.")]
+
+
+def _of_each_machine(hosts: Hosts) -> list[Host]:
+    """Return one host of each machine."""
+    a, b = (hosts[node] for node in NODES)
+    return [a] if one_machine(a.machine, b.machine) else [a, b]
 
 
 async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) -> list[Precondition]:

@@ -50,7 +50,7 @@ async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) ->
     allocated = await launch.require_same_sizes(spec, ground)
     if not worth_comparing(companions, allocated):
         return False
-    if not spec.shares_machine():
+    if not ground.facts.one_machine:
         return False  # no program sees both; the guest runs at once, and what differs follows
     host = ground.hosts[NODES[0]]
     try:

@@ -11,13 +11,15 @@ is no pair of equal guests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl.host.base import Host
+from coloctl.host.records import Machine
 from coloctl.machine import image
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.wires import Wires
+from coloctl.procfs import boot_id, machine_id
 from coloctl.vm import Binary
 
 
@@ -29,6 +31,7 @@ class NodeFacts:
     accel: str  #: what that machine can do; the pair may run under less, see `Facts.accel`
     qemu_img: Path
     devices: frozenset[Path] = frozenset()  #: images that are block devices, with any path
+    machine: Machine | None = None  #: None: this one
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,27 @@ class Facts:
 
     nodes: Mapping[NodeName, NodeFacts]
     accel: str  #: of both QEMUs: kvm only where both machines have it
+
+    @property
+    def one_machine(self) -> bool:
+        """True where both nodes see the same files."""
+        a, b = (self.nodes[node].machine for node in NODES)
+        return a is None or b is None or one_machine(a, b)
+
+
+def one_machine(a: Machine, b: Machine) -> bool:
+    """Return whether both hosts are of one machine: of one boot, and not two copies of a disk."""
+    return (a.machine_id, a.boot_id) == (b.machine_id, b.boot_id)
+
+
+def placed(spec: PairSpec, facts: Facts) -> PairSpec:
+    """Return the pair with the folder for overlays of devices that each other machine has."""
+    nodes, here = dict(spec.nodes), (machine_id(), boot_id())
+    for node in NODES:
+        machine = facts.nodes[node].machine
+        if machine is not None and (machine.machine_id, machine.boot_id) != here:
+            nodes[node] = replace(nodes[node], overlay_dir=machine.overlay_dir)
+    return replace(spec, nodes=nodes)
 
 
 def same_on_both(binary: Binary, accel: str) -> Facts:
@@ -66,14 +90,20 @@ class Ground:
         return self.facts.nodes[node]
 
     def rundir(self, node: NodeName) -> Path:
-        """Return the folder of one node."""
-        return self.folder / node
+        """Return the folder of one node, on that node's machine."""
+        machine = self.node(node).machine
+        return (machine.pair_dir(self.folder.name) if machine else self.folder) / node
 
     def wires(self, spec: PairSpec) -> Wires:
-        """Return the addresses at which the two QEMUs meet."""
-        return Wires(spec, self.folder)
+        """Return the addresses at which the two QEMUs meet; on one host these are files there."""
+        return Wires(spec, self.rundir("a").parent)
 
     async def aclose(self) -> None:
         """Release what the host objects hold."""
-        for host in self.hosts.values():
-            await host.aclose()
+        await close(self.hosts)
+
+
+async def close(hosts: Mapping[NodeName, Host]) -> None:
+    """Release what the hosts of a pair hold, once where both nodes have the same."""
+    for host in {id(one): one for one in hosts.values()}.values():
+        await host.aclose()

@@ -14,53 +14,75 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from coloctl import paths, probe_cache
-from coloctl.colo.ground import Facts, Ground, NodeFacts
-from coloctl.colo.programs import PROGRAM
+from coloctl.colo.ground import Facts, Ground, NodeFacts, close, one_machine
 from coloctl.colo.refuse import refuse
-from coloctl.errors import PreconditionFailed, UnsupportedQEMU
+from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
 from coloctl.host import open_host
 from coloctl.host.base import Host
-from coloctl.machine import image
-from coloctl.machine.accel import PROVE_DEADLINE_S, KvmTrial, Measurement
+from coloctl.host.records import Machine
+from coloctl.machine.accel import KVM_DEVICE, PROVE_DEADLINE_S, KvmTrial, Measurement
+from coloctl.machine.image import QEMU_IMG
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.revive import revive
-from coloctl.vm import Binary, inspect
+from coloctl.vm import Binary, cache_key, inspect
 
 T = TypeVar("T")
+
+#: Another machine's agent answers within a second; ssh gives a silent machine up after 10.
+READY_DEADLINE_S = 15.0
+
+Hosts = Mapping[NodeName, Host]
 
 
 async def prepare(spec: PairSpec, facts: Facts | None = None) -> Ground:
     """Open the hosts, inspect each node's QEMU, and turn ``auto`` into an accelerator.
 
-    With ``facts`` that was done before: only the hosts are opened. Raises `UnsupportedQEMU` for a
-    combination that is known to break (`colo.refuse`), and for two QEMUs that cannot be one pair.
+    With ``facts`` that was done before: the hosts are only opened, and none is waited for. Raises
+    `UnsupportedQEMU` for a combination that is known to break (`colo.refuse`), and for two QEMUs
+    that cannot be one pair. Raises `HostOutOfReach`, and `SpecError` for a file that another
+    machine does not have.
     """
-    hosts: dict[NodeName, Host] = {}
+    hosts = opened(spec)
     try:
-        for node in NODES:
-            hosts[node] = open_host(spec.nodes[node].host)
-        facts = facts or await look(spec, hosts)
+        if facts is None:
+            for host in hosts.values():
+                await host.ready(READY_DEADLINE_S)
+            facts = await look(spec, hosts)
     except BaseException:
-        for host in hosts.values():
-            await host.aclose()
+        await close(hosts)
         raise
     return Ground(hosts, facts, paths.pair_dir(spec.name))
 
 
-async def look(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> Facts:
+def opened(spec: PairSpec) -> dict[NodeName, Host]:
+    """Open the host of each node: one of two nodes that name the same machine elsewhere."""
+    a, b = (spec.nodes[node] for node in NODES)
+    hosts: dict[NodeName, Host] = {"a": open_host(a.host)}
+    hosts["b"] = hosts["a"] if b.machine and b.host == a.host else open_host(b.host)
+    return hosts
+
+
+async def look(spec: PairSpec, hosts: Hosts) -> Facts:
     """Find the facts of both nodes; raises as `prepare` does."""
-    binaries = {node: await inspect(find_qemu(spec, node), hosts[node]) for node in NODES}
-    require_equal(spec, binaries)
-    accels = {
-        node: await accelerator(hosts[node], binaries[node].path, spec.guest.accel)
-        for node in NODES
-    }
+    machines = {node: hosts[node].machine for node in NODES}
+    require_two_identities(machines)
+    for node in NODES:
+        await require_files(spec, hosts[node], node)
+    paths_of = {node: await find_qemu(spec, hosts[node], node) for node in NODES}
+    alike = one_machine(machines["a"], machines["b"]) and paths_of["a"] == paths_of["b"]
+    binaries: dict[NodeName, Binary] = {"a": await inspect(paths_of["a"], hosts["a"])}
+    binaries["b"] = binaries["a"] if alike else await inspect(paths_of["b"], hosts["b"])
+    require_equal(spec, binaries, machines)
+    wanted = spec.guest.accel
+    accels: dict[NodeName, str] = {"a": await accelerator(hosts["a"], paths_of["a"], wanted)}
+    accels["b"] = accels["a"] if alike else await accelerator(hosts["b"], paths_of["b"], wanted)
     accel = effective(accels)
     nodes: dict[NodeName, NodeFacts] = {}
     for node in NODES:
@@ -68,10 +90,51 @@ async def look(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> Facts:
         nodes[node] = NodeFacts(
             binaries[node],
             accels[node],
-            image.tool(binaries[node].path),
+            await qemu_img(hosts[node], binaries[node].path),
             await _devices(spec, hosts[node], node),
+            machines[node],
         )
     return Facts(nodes, accel)
+
+
+def require_two_identities(machines: Mapping[NodeName, Machine]) -> None:
+    """Refuse two machines with one machine-id: a reboot of one would prove deaths on the other.
+
+    Raises `PreconditionFailed`.
+    """
+    a, b = (machines[node] for node in NODES)
+    if a.machine_id and a.machine_id == b.machine_id and a.boot_id != b.boot_id:
+        raise PreconditionFailed(
+            f"{a.name} and {b.name} have the same /etc/machine-id, as copies of one disk have.",
+            hint="`rm /etc/machine-id`, `systemd-machine-id-setup` on one of them, and boot it",
+        )
+
+
+async def require_files(spec: PairSpec, host: Host, node: NodeName) -> None:
+    """Require the files that the pair file names for a node on another machine.
+
+    Those of this machine `pairfile` has looked for. Raises `SpecError` with the key, and
+    `PreconditionFailed` where that machine's state folder is too deep for sockets.
+    """
+    if not spec.nodes[node].machine:
+        return
+    paths.check_socket_path(host.machine.pair_dir(spec.name) / node / "compare_out-n9.sock")
+    read, write = os.R_OK, os.R_OK | os.W_OK
+    guest, own = spec.guest_on(node), spec.nodes[node]
+    wanted = [
+        (f"node.{node}.{name}" if getattr(own, name) else f"guest.{name}", path, read)
+        for name, path in (("kernel", guest.kernel), ("initrd", guest.initrd))
+    ]
+    wanted += [
+        (f"disk[{i}].image.{node}", disk.image[node], write) for i, disk in enumerate(spec.disks)
+    ]
+    for key, path, mode in wanted:
+        if path is not None and (why := await host.usable(path, mode)):
+            raise SpecError(
+                key,
+                f"{path} on {host.machine.name} cannot be used: {why}.",
+                hint=f"write the path as it is on {host.machine.name}, or put the file there",
+            )
 
 
 def effective(accels: Mapping[NodeName, str]) -> str:
@@ -93,7 +156,9 @@ async def _devices(spec: PairSpec, host: Host, node: NodeName) -> frozenset[Path
     return frozenset(found)
 
 
-def require_equal(spec: PairSpec, binaries: Mapping[NodeName, Binary]) -> None:
+def require_equal(
+    spec: PairSpec, binaries: Mapping[NodeName, Binary], machines: Mapping[NodeName, Machine]
+) -> None:
     """Require that both nodes' QEMUs can be one pair; raises `UnsupportedQEMU`, naming both.
 
     COLO holds between equal versions only (docs/qemu.md); the patches of a distribution may differ.
@@ -101,9 +166,10 @@ def require_equal(spec: PairSpec, binaries: Mapping[NodeName, Binary]) -> None:
     devices is written by one QEMU and read by the other.
     """
     a, b = (binaries[node] for node in NODES)
+    where = partial(_where, binaries, machines)
     if a.release != b.release:
         raise UnsupportedQEMU(
-            f"Node {_where(spec, 'b', b)} has QEMU {b.version} and node {_where(spec, 'a', a)} has "
+            f"Node {where('b')} has QEMU {b.version} and node {where('a')} has "
             f"{a.version}: both need the same version.",
             hint="install one version on both, or name it by node.a.qemu and node.b.qemu",
         )
@@ -111,34 +177,34 @@ def require_equal(spec: PairSpec, binaries: Mapping[NodeName, Binary]) -> None:
     types = {node: binaries[node].machines.get(wanted, wanted) for node in NODES}
     if types["a"] != types["b"]:
         raise UnsupportedQEMU(
-            f"The machine type {wanted} is {types['b']} for node {_where(spec, 'b', b)} and "
-            f"{types['a']} for node {_where(spec, 'a', a)}.",
+            f"The machine type {wanted} is {types['b']} for node {where('b')} and "
+            f"{types['a']} for node {where('a')}.",
             hint=f'set guest.machine = "{min(types.values())}" if both know it',
         )
 
 
-def _where(spec: PairSpec, node: NodeName, binary: Binary) -> str:
+def _where(
+    binaries: Mapping[NodeName, Binary], machines: Mapping[NodeName, Machine], node: NodeName
+) -> str:
     """Name a node by what makes it another than its peer: its machine, or the path of its QEMU."""
-    if spec.shares_machine():
-        return f"{node} ({binary.path})"
-    return f"{node} on {_machine(spec, node)}"
+    if one_machine(machines["a"], machines["b"]):
+        return f"{node} ({binaries[node].path})"
+    return f"{node} on {machines[node].name}"
 
 
-def _machine(spec: PairSpec, node: NodeName) -> str:
-    return spec.nodes[node].machine or "this machine"
-
-
-async def require_same_binary(spec: PairSpec, ground: Ground) -> None:
+async def require_same_binary(ground: Ground) -> None:
     """Require that each binary on disk is the version in which the guest runs.
 
     A package that was renewed meanwhile would make a secondary of another version, and COLO holds
     between equal versions only (docs/qemu.md). Raises `UnsupportedQEMU`.
     """
-    for node in NODES:
-        began = ground.node(node).binary
+    one = ground.facts.one_machine
+    alike = one and ground.node("a").binary.path == ground.node("b").binary.path
+    for node in NODES[:1] if alike else NODES:
+        began, machine = ground.node(node).binary, ground.node(node).machine
         now = await inspect(began.path, ground.hosts[node])
         if now.version != began.version:
-            there = "" if spec.shares_machine() else f" on {_machine(spec, node)}"
+            there = "" if one or machine is None else f" on {machine.name}"
             raise UnsupportedQEMU(
                 f"{now.path}{there} is {now.version} now, and the guest runs in {began.version}: "
                 "both nodes need the same version.",
@@ -149,11 +215,17 @@ async def require_same_binary(spec: PairSpec, ground: Ground) -> None:
 async def accelerator(host: Host, binary: Path, wanted: str) -> str:
     """Return ``wanted``, or for ``auto`` what was measured since the machine of ``host`` booted.
 
-    Raises `PreconditionFailed` where the program that measures it does not answer.
+    Raises `UnsupportedQEMU` for KVM where that machine has none, and `PreconditionFailed` where the
+    program that measures it does not answer.
     """
+    if wanted == "kvm" and (why := await host.usable(KVM_DEVICE, os.R_OK | os.W_OK)):
+        raise UnsupportedQEMU(
+            f"guest.accel is kvm, and {KVM_DEVICE} on {host.machine.name} cannot be used: {why}.",
+            hint='guest.accel = "auto" takes KVM where both machines have it',
+        )
     if wanted != "auto":
         return wanted
-    key = probe_cache.key(binary, "auto", "accel")
+    key = await cache_key(host, binary, "auto", "accel")
     if known := (probe_cache.recall(key) or {}).get("accel"):
         return str(known)
     accel = (await kvm_trial(host, binary)).accel
@@ -176,28 +248,37 @@ async def _measured(kind: type[T], host: Host, binary: Path, wanted: str) -> T:
 
     Where this is cancelled or late the program is killed, and its QEMU with it.
     """
-    argv = [*PROGRAM, "coloctl.machine.accel", str(binary), wanted]
+    argv = [*host.machine.programs, "coloctl.machine.accel", str(binary), wanted]
     done = await host.run(argv, deadline_s=PROVE_DEADLINE_S)
     try:
         return revive(kind, json.loads(done.stdout))
     except ValueError:
         last = (done.stderr.strip().splitlines() or ["it printed no answer"])[-1]
         raise PreconditionFailed(
-            f"No accelerator could be measured with {binary} on {host.name}: {last}.",
+            f"No accelerator could be measured with {binary} on {host.machine.name}: {last}.",
             hint='guest.accel = "tcg" or "kvm" needs no measurement',
         ) from None
 
 
-def find_qemu(spec: PairSpec, node: NodeName) -> Path:
-    """Return the QEMU that the pair file names for ``node``, or the one on PATH.
+async def find_qemu(spec: PairSpec, host: Host, node: NodeName) -> Path:
+    """Return the QEMU that the pair file names for ``node``; a bare name is looked for on its PATH.
 
     Raises `UnsupportedQEMU`.
     """
-    if (named := spec.guest_on(node).qemu) is not None:
+    named = spec.guest_on(node).qemu
+    if named is not None and named.is_absolute():
         return named
-    if found := shutil.which("qemu-system-x86_64"):
-        return Path(found)
+    wanted = str(named or "qemu-system-x86_64")
+    if found := await host.which(wanted):
+        return found
+    there = f" of {host.machine.name}" if spec.nodes[node].machine else ""
     raise UnsupportedQEMU(
-        "There is no qemu-system-x86_64 on PATH.",
+        f"There is no {wanted} on PATH{there}.",
         hint="install qemu-system-x86, or `coloctl lab qemu` and set guest.qemu",
     )
+
+
+async def qemu_img(host: Host, binary: Path) -> Path:
+    """Find the ``qemu-img`` of the same build as ``binary`` on its host, else the one on PATH."""
+    beside = binary.with_name(QEMU_IMG.name)
+    return QEMU_IMG if await host.usable(beside, os.F_OK) else beside

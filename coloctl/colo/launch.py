@@ -13,11 +13,9 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from coloctl import paths
 from coloctl.colo import guard, inuse, overlays, taps
 from coloctl.colo.ground import Ground
 from coloctl.errors import ColoctlError, PreconditionFailed
-from coloctl.host.console import Console
 from coloctl.machine import blockdev, cmdline, freshcode, image
 from coloctl.model.disk import DiskIdentity
 from coloctl.model.launch import Launch
@@ -60,7 +58,7 @@ async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[
                 disk.format,
                 host.run,
                 qemu_img=ground.node(node).qemu_img,
-                like=disk.image[other(node)] if spec.shares_machine() else None,
+                like=disk.image[other(node)] if ground.facts.one_machine else None,
             )
             made.append(path)
         image.require_equal_sizes(guest, await _info(spec, ground, node, i))
@@ -168,7 +166,7 @@ async def launch_primary(
     await guard.raise_guard(ground.wires(spec), ground.hosts)
     launch = primary_command(spec, ground, node, paused=paused)
     rundir = ground.rundir(node)
-    written = Console(rundir / "console.log").size()
+    written = (await ground.hosts[node].read_log(rundir / "console.log", 0, 0)).size
     vm = await VM.launch(node, ground.hosts[node], launch, rundir, record=record)
     vm.boots(written)
     try:
@@ -187,8 +185,8 @@ async def launch_secondary(
     Raises `PreconditionFailed` where the overlays of that node are pending, and the errors of a
     launch.
     """
-    rundir = paths.make_private(ground.rundir(node))
-    host = ground.hosts[node]
+    rundir, host = ground.rundir(node), ground.hosts[node]
+    await host.make_private(rundir)
     await check_room(spec, ground, node)
     await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(ground.wires(spec), ground.hosts)
@@ -217,16 +215,10 @@ async def sweep(
     set because they may be.
     """
     await taps.lower_free(spec, ground.hosts[node], node)
-    await asyncio.to_thread(_remove_all_but_logs, ground.rundir(node))
-    if not keep_overlays:
-        # The disk may be dead with its node; files that are left are replaced or removed later.
-        with contextlib.suppress(ColoctlError, TimeoutError):
-            async with asyncio.timeout(overlays.REMOVE_DEADLINE_S):
-                await overlays.remove(spec, ground.hosts[node], node)
-
-
-def _remove_all_but_logs(folder: Path) -> None:
-    for path in folder.glob("*"):
-        if path.suffix != ".log":
-            with contextlib.suppress(OSError):  # read-only: the survivor matters more
-                path.unlink()
+    host = ground.hosts[node]
+    # The disk may be dead with its node; files that are left are replaced or removed later.
+    with contextlib.suppress(ColoctlError, TimeoutError):
+        async with asyncio.timeout(overlays.REMOVE_DEADLINE_S):
+            await host.sweep(ground.rundir(node))
+            if not keep_overlays:
+                await overlays.remove(spec, host, node)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from coloctl import paths
 from coloctl.colo import generation, registry
 from coloctl.colo.generation import Companion, Overlays, Worth
 from coloctl.errors import PreconditionFailed
@@ -113,8 +112,8 @@ async def make(
             hint=f"`coloctl start SPEC --from {node}` starts with these disks, whole",
         )
     for folder in {Path(path).parent for path in _files(spec, node)}:
-        if folder == paths.overlay_dir():
-            paths.make_private(folder)
+        if folder == blockdev.overlay_folder(spec, node):
+            await host.make_private(folder)
     for disk, over in zip(spec.disks, blockdev.overlays(spec, node), strict=True):
         for path in (over.active, over.hidden):
             await overlay.make(path, sizes[disk.id], host.run, qemu_img=qemu_img)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,6 @@ from coloctl.model.pair import PairSpec
 from coloctl.model.wires import SocketFile, Wires
 from coloctl.nbd.digest import OVER
 from coloctl.vm import VM
-
-#: A program of `nbd` on a host. -P: the folder that it is started in holds no modules of ours.
-PROGRAM = (sys.executable, "-P", "-m")
 
 
 class NotComparable(Exception):
@@ -78,7 +74,8 @@ async def program(host: Host, module: str) -> AsyncIterator[Conversation]:
     """Run a program of ours on ``host`` while the context is open; raises `NotComparable`."""
     async with contextlib.AsyncExitStack() as running:
         try:
-            conversation = await running.enter_async_context(host.converse([*PROGRAM, module]))
+            argv = [*host.machine.programs, module]
+            conversation = await running.enter_async_context(host.converse(argv))
         except PreconditionFailed as error:
             raise NotComparable(error.message) from error
         yield conversation

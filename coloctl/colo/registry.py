@@ -2,7 +2,7 @@
 
 Called by `colo.generation`, `colo.overlays` and `supervisor.acts.merge`; `chaos.faults.companion`
 harms it; reads and writes through `host.base`. The registry is one file per disk in
-``/var/lib/coloctl/disks`` (`paths.registry_dir`), named after the disk's identity. So the record is
+``/var/lib/coloctl/disks`` of the node's machine, named after the disk's identity. So the record is
 found again when the companion file is lost, and where a block device has no file beside it.
 
 Invariant: a record is durable beside the image, or could not be written there, before it is in the
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from coloctl import paths
 from coloctl.colo import companion, last_write
 from coloctl.colo.companion import Companion, CompanionRead, DiskRecord
 from coloctl.colo.weigh import OTHERS, likeness, weigh
@@ -48,10 +47,10 @@ def beside(image: Path) -> Path:
     return image.with_name(image.name + SUFFIX)
 
 
-def entry(identity: DiskIdentity) -> Path:
-    """Return the path of the registry's file about that disk."""
+def entry(identity: DiskIdentity, host: Host) -> Path:
+    """Return the path of the file about that disk in the registry of its host's machine."""
     name = hashlib.sha256(identity.key.encode(errors="surrogateescape")).hexdigest()[:32]
-    return paths.registry_dir() / f"{name}.json"
+    return host.machine.registry_dir / f"{name}.json"
 
 
 async def identities(spec: PairSpec, host: Host, node: NodeName) -> Images:
@@ -86,7 +85,7 @@ async def _places(
         return companion.parse(content, spec.name, node)
 
     try:
-        far = await _place(host, entry(identity), parse)
+        far = await _place(host, entry(identity, host), parse)
     except PreconditionFailed as error:  # a folder that others can change
         far = CompanionRead("", trouble=error.message)
     if identity.device:

@@ -16,7 +16,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -80,9 +79,12 @@ class LocalHost(LocalFiles, LocalAccess):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
 
-    @cached_property
+    @property
     def machine(self) -> Machine:
-        """See `Host.machine`; raises `PreconditionFailed` for a folder that others can change."""
+        """See `Host.machine`; raises `PreconditionFailed` for a folder that others can change.
+
+        Looked at each time: records in a folder that became writable for others are not believed.
+        """
         return this_machine()
 
     @property

@@ -84,7 +84,12 @@ def _stem(spec: PairSpec, node: NodeName, disk: DiskSpec) -> Path:
     image, folder = disk.image[node], spec.replication.overlay_dir
     if folder is None and (not image.is_relative_to("/dev") or image.is_relative_to("/dev/shm")):
         return image
-    return (folder or paths.overlay_dir()) / f"{spec.name}-{node}-{disk.id}"
+    return (folder or overlay_folder(spec, node)) / f"{spec.name}-{node}-{disk.id}"
+
+
+def overlay_folder(spec: PairSpec, node: NodeName) -> Path:
+    """Return the folder for overlays of devices on the machine of ``node``, which coloctl makes."""
+    return spec.nodes[node].overlay_dir or paths.overlay_dir()
 
 
 def primary_nodes(

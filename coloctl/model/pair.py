@@ -135,6 +135,7 @@ class NodeSpec:
     """The kernel as it lies on this node's machine, where guest.kernel is another path."""
     initrd: Path | None = None
     """The initial ramdisk on this node's machine, where guest.initrd is another path."""
+    overlay_dir: Path | None = None  #: for devices, where another machine has its own; in no file
 
     @property
     def machine(self) -> str:

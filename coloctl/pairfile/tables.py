@@ -107,7 +107,7 @@ class NicTable(Table):
     model: _DEVICE
 
 
-@keys_of(pair.NodeSpec, without=("name",))
+@keys_of(pair.NodeSpec, without=("name", "overlay_dir"))
 class NodeTable(Table):
     host: Annotated[str, AfterValidator(values.host)] = "local"
     """local, or netns:NAME for a network namespace of this machine."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import pairfile, wholefile
-from coloctl.colo.ground import Facts
+from coloctl.colo.ground import Facts, placed
 from coloctl.errors import PreconditionFailed
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import PairSpec
@@ -81,6 +81,7 @@ def remembered(folder: Path) -> Started | None:
         ) from None
     if started.facts is None:
         return started
+    started = replace(started, pair=placed(started.pair, started.facts))
     nodes = document["facts"]["nodes"].values()
     asked = [set(one["binary"]["dialect"]) for one in nodes]
     return started if all(each >= _ASKED for each in asked) else replace(started, facts=None)

@@ -233,7 +233,10 @@ def test_an_operator_s_word_does_not_pass_over_overlays(
         await acknowledge(stage.primary, spec, 0)
         await acts.stop(stage.state, force=True)
         image, hosts = spec.disks[0].image["b"], stage.state.ground.hosts
-        places = [registry.beside(image), registry.entry(await hosts["b"].identify(image))]
+        places = [
+            registry.beside(image),
+            registry.entry(await hosts["b"].identify(image), hosts["b"]),
+        ]
         words = [place.read_bytes() for place in places]
         for place in places:
             place.write_bytes(b"")

@@ -21,7 +21,8 @@ from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
 from coloctl.host.access import Caller
 from coloctl.host.base import Host, Identity, Process
 from coloctl.host.delivery import Deliveries, TcpConnection
-from coloctl.host.records import Completed, Contact, Death, DeathProof, Friends, Reach
+from coloctl.host.machine import this_machine
+from coloctl.host.records import Completed, Contact, Death, DeathProof, Friends, Machine, Reach
 from coloctl.host.watching import Beacon, Channel, Listener
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
@@ -274,6 +275,10 @@ class FakeHost(Host):
                 await connected.wait()
 
         yield Watch()
+
+    @property
+    def machine(self) -> Machine:
+        return this_machine()
 
     @property
     def reach(self) -> Reach:

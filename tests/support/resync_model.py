@@ -19,6 +19,7 @@ from typing import Any
 from support.nbd_server import Connection, Export, Extents, whole
 
 from coloctl.errors import CommandRefused, Unreachable
+from coloctl.host.machine import this_machine
 from coloctl.nbd.client import NbdClient
 from coloctl.nbd.digest import lines
 from coloctl.nbd.mend import Mender
@@ -343,6 +344,7 @@ class Talk:
 class ModelHost:
     def __init__(self, world: World) -> None:
         self._world = world
+        self.machine = this_machine()
 
     @contextlib.asynccontextmanager
     async def converse(self, argv: Sequence[str]) -> AsyncIterator[Any]:

@@ -31,7 +31,7 @@ from coloctl.cli.options import (
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
 from coloctl.colo import equal_disks, generation, inuse, launch
-from coloctl.colo.ground import Facts
+from coloctl.colo.ground import Facts, placed
 from coloctl.colo.inspect import prepare
 from coloctl.control.acts import PROTECT_WAIT_S, QUERY_WAIT_S, Acts, Document, read_view
 from coloctl.control.client import ControlClient, ControlEvent
@@ -181,6 +181,7 @@ async def _dialogue(
     pair: PairSpec, *, protect: bool, begin_on: NodeName | None
 ) -> list[dict[str, Any]]:
     ground = await prepare(pair)
+    pair = placed(pair, ground.facts)
     try:
         companions = await generation.read(pair, ground.hosts)
         return dialogue(

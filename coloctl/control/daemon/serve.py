@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 
 from coloctl import __version__, paths
-from coloctl.colo.ground import Facts, Ground
+from coloctl.colo.ground import Facts, Ground, placed
 from coloctl.colo.inspect import prepare
 from coloctl.control.daemon.home import Home
 from coloctl.control.server import ControlServer
@@ -61,6 +61,7 @@ async def serve(
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
     ground = await _ground(spec, folder, facts)
+    spec = placed(spec, ground.facts)
     try:
         with Journal(folder / JOURNAL) as journal:
             servers: list[ControlServer] = []

@@ -111,7 +111,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     known = True
     try:
         if not held:
-            await require_same_binary(state.spec, state.ground)
+            await require_same_binary(state.ground)
             known = await _give_disks(state, node)
         record = state.recorders[node].record
         secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)

@@ -94,7 +94,7 @@ async def _require_sound(state: PairState) -> NodeName:
     held = await open_arbiter(state.spec, state.ground.folder).current()
     require_claimable(held, secondary.name, state.generation + 1)
     await launch.require_same_sizes(state.spec, state.ground)
-    await require_same_binary(state.spec, state.ground)
+    await require_same_binary(state.ground)
     return secondary.name
 
 

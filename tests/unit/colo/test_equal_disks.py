@@ -22,6 +22,7 @@ from coloctl.colo.equal_disks import SMALL_BYTES, disks_alike, worth_comparing
 from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Completed
+from coloctl.host.machine import this_machine
 from coloctl.model.pair import NODES, NodeName
 from coloctl.vm import Binary
 
@@ -70,11 +71,14 @@ def ask(
     host: Answers, found: dict[NodeName, Companion], disks: int = 1, *, there: str = ""
 ) -> bool:
     binary = Binary(Path("/usr/bin/qemu"), DIALECTS["reconnect-ms"])
-    ground = Ground({"a": host, "b": host}, same_on_both(binary, "tcg"), Path("/nowhere"))
-    spec = make_spec(disks=disks)
+    facts = same_on_both(binary, "tcg")
     if there:
-        spec = replace(spec, nodes={**spec.nodes, "b": replace(spec.nodes["b"], host=there)})
-    return asyncio.run(disks_alike(spec, ground, found))
+        other = replace(this_machine(), name=there, machine_id="f2", boot_id="b2")
+        machines = {"a": this_machine(), "b": other}
+        nodes = {node: replace(facts.nodes[node], machine=machines[node]) for node in NODES}
+        facts = replace(facts, nodes=nodes)
+    ground = Ground({"a": host, "b": host}, facts, Path("/nowhere"))
+    return asyncio.run(disks_alike(make_spec(disks=disks), ground, found))
 
 
 def test_only_a_comparison_to_the_end_says_that_they_are_alike() -> None:
@@ -102,5 +106,5 @@ def test_what_is_known_to_differ_is_compared_only_where_that_is_quick() -> None:
 
 def test_disks_of_two_machines_are_compared_by_no_program() -> None:
     host = Answers(code=0)
-    assert not ask(host, NEW, there="ssh://hv2")
+    assert not ask(host, NEW, there="hv2")
     assert not host.compared

@@ -10,23 +10,30 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.fakes import make_spec
+from support.fakes import FakeHost, make_spec
 
-from coloctl.colo.ground import Facts, Ground, NodeFacts
+from coloctl.colo.ground import Facts, Ground, NodeFacts, placed
 from coloctl.colo.inspect import (
     accelerator,
     effective,
+    find_qemu,
     kvm_trial,
     look,
     prepare,
     require_equal,
+    require_files,
     require_same_binary,
+    require_two_identities,
     tcg_measurement,
 )
-from coloctl.errors import PreconditionFailed, UnsupportedQEMU
-from coloctl.host import open_host
+from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
+from coloctl.host import LocalHost, open_host
+from coloctl.host.machine import this_machine
+from coloctl.host.records import Machine
+from coloctl.machine import blockdev
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.vm import Binary
@@ -109,9 +116,16 @@ def test_kvm_is_taken_only_where_both_machines_have_it(a: str, b: str, both: str
     assert effective({"a": a, "b": b}) == both
 
 
-def unequal(spec: PairSpec, **b: object) -> UnsupportedQEMU:
+HV1 = replace(this_machine(), name="hv1")
+HV2 = replace(HV1, name="hv2", machine_id="f2", boot_id="b2", state_dir=Path("/run/hv2"))
+ONE: Mapping[NodeName, Machine] = {"a": HV1, "b": HV1}
+TWO: Mapping[NodeName, Machine] = {"a": HV1, "b": HV2}
+
+
+def unequal(places: Mapping[NodeName, Machine], **b: Any) -> UnsupportedQEMU:
+    there = replace(BINARY, path=Path("/opt/b/qemu"), **b)
     with pytest.raises(UnsupportedQEMU) as refused:
-        require_equal(spec, {"a": BINARY, "b": replace(BINARY, path=Path("/opt/b/qemu"), **b)})
+        require_equal(local_spec(), {"a": BINARY, "b": there}, places)
     return refused.value
 
 
@@ -119,7 +133,7 @@ OLD = replace(DIALECT, version="10.0.7 (Debian 1:10.0.7+ds-0)")
 
 
 def test_two_versions_are_refused_by_the_names_of_both_nodes() -> None:
-    refused = unequal(local_spec(), dialect=OLD)
+    refused = unequal(ONE, dialect=OLD)
     assert refused.message == (
         "Node b (/opt/b/qemu) has QEMU 10.0.7 (Debian 1:10.0.7+ds-0) and node a "
         "(/opt/no/such/qemu) has 11.1.3 (Debian 1:11.1.3-1): both need the same version."
@@ -127,28 +141,74 @@ def test_two_versions_are_refused_by_the_names_of_both_nodes() -> None:
     assert "node.b.qemu" in (refused.hint or "")
 
 
-def on_hv2(spec: PairSpec) -> PairSpec:
-    return replace(spec, nodes={**spec.nodes, "b": replace(spec.nodes["b"], host="ssh://hv2")})
-
-
 def test_two_versions_are_refused_by_the_names_of_both_machines() -> None:
-    message = unequal(on_hv2(local_spec()), dialect=OLD).message
-    assert "Node b on ssh://hv2 has QEMU 10.0.7" in message
-    assert "node a on this machine has 11.1.3" in message
+    message = unequal(TWO, dialect=OLD).message
+    assert "Node b on hv2 has QEMU 10.0.7" in message
+    assert "node a on hv1 has 11.1.3" in message
 
 
 def test_two_patches_of_a_distribution_are_one_version() -> None:
     patched = replace(BINARY, dialect=replace(DIALECT, version="11.1.3 (Debian 1:11.1.3-2)"))
-    require_equal(local_spec(), {"a": BINARY, "b": patched})
+    require_equal(local_spec(), {"a": BINARY, "b": patched}, ONE)
 
 
 def test_an_alias_must_be_one_machine_type_for_both() -> None:
-    refused = unequal(local_spec(), machines={"pc": "pc-i440fx-11.0"})
+    refused = unequal(ONE, machines={"pc": "pc-i440fx-11.0"})
     assert "The machine type pc is pc-i440fx-11.0 for node b (/opt/b/qemu)" in refused.message
     assert 'guest.machine = "pc-i440fx-11.0"' in (refused.hint or "")
     spec = local_spec()
     exact = replace(spec, guest=replace(spec.guest, machine="pc-i440fx-11.0"))
-    require_equal(exact, {"a": BINARY, "b": replace(BINARY, machines={})})
+    require_equal(exact, {"a": BINARY, "b": replace(BINARY, machines={})}, TWO)
+
+
+def test_a_copy_of_a_machine_is_refused_and_two_namespaces_of_one_are_not() -> None:
+    require_two_identities(ONE)
+    require_two_identities(TWO)
+    copy = replace(HV1, name="hv2", machine_id="f1", boot_id="another")
+    with pytest.raises(PreconditionFailed, match="hv1 and hv2 have the same /etc/machine-id"):
+        require_two_identities({"a": replace(HV1, machine_id="f1"), "b": copy})
+
+
+class Elsewhere(FakeHost):
+    """Another machine: its files are usable unless named otherwise."""
+
+    def __init__(self, **wrong: str) -> None:
+        super().__init__("b", [])
+        self.wrong = wrong
+
+    @property
+    def machine(self) -> Machine:
+        return HV2
+
+    async def usable(self, path: Path, mode: int) -> str:
+        return self.wrong.get(path.name, "")
+
+
+async def test_a_file_that_another_machine_lacks_is_named_by_its_key() -> None:
+    spec = make_spec(disks=1)
+    there = replace(spec.nodes["b"], host="ssh://hv2", kernel=Path("/boot/own"))
+    spec = replace(spec, nodes={**spec.nodes, "b": there})
+    await require_files(spec, Elsewhere(), "b")
+    for name, key in (("own", "node.b.kernel"), (spec.disks[0].image["b"].name, "disk[0].image.b")):
+        with pytest.raises(SpecError) as refused:
+            await require_files(spec, Elsewhere(**{name: "Permission denied"}), "b")
+        assert refused.value.key == key
+        assert "on hv2 cannot be used: Permission denied." in refused.value.sentence
+    await require_files(spec, Elsewhere(own="gone"), "a")
+
+
+def test_each_node_has_its_folders_on_its_own_machine() -> None:
+    facts = replace(
+        FACTS, nodes={node: replace(one, machine=TWO[node]) for node, one in FACTS.nodes.items()}
+    )
+    ground = Ground({}, facts, HV1.pair_dir("web"))
+    assert ground.rundir("a") == HV1.state_dir / "web" / "a"
+    assert ground.rundir("b") == Path("/run/hv2/web/b")
+    assert not facts.one_machine and FACTS.one_machine
+    spec = placed(local_spec(), facts)
+    assert blockdev.overlay_folder(spec, "b") == HV2.overlay_dir
+    assert spec.nodes["a"].overlay_dir is None
+    assert placed(local_spec(), FACTS) == local_spec()
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -159,16 +219,17 @@ async def test_each_binary_on_disk_is_compared_with_that_of_the_start(
     began = FACTS.nodes[node].binary
     ground = await grounds(FACTS)
     answers(monkeypatch, on_disk)
-    await require_same_binary(local_spec(), ground)
+    await require_same_binary(ground)
     renewed = replace(began, dialect=replace(DIALECT, version="11.1.4"))
     answers(monkeypatch, on_disk | {began.path: renewed})
     with pytest.raises(UnsupportedQEMU) as refused:
-        await require_same_binary(local_spec(), ground)
+        await require_same_binary(ground)
     assert f"{began.path} is 11.1.4 now, and the guest runs in 11.1.3" in refused.value.message
+    both = {one: replace(ground.node(one), machine=TWO[one]) for one in NODES}
+    ground = replace(ground, facts=replace(ground.facts, nodes=both))
     with pytest.raises(UnsupportedQEMU) as refused:
-        await require_same_binary(on_hv2(local_spec()), ground)
-    where = {"a": "this machine", "b": "ssh://hv2"}[node]
-    assert f"{began.path} on {where} is 11.1.4 now" in refused.value.message
+        await require_same_binary(ground)
+    assert f"{began.path} on {TWO[node].name} is 11.1.4 now" in refused.value.message
 
 
 async def test_a_program_measures_on_the_host_and_its_answer_is_kept(
@@ -184,14 +245,35 @@ async def test_a_program_measures_on_the_host_and_its_answer_is_kept(
         assert not trial.real and not trial.tcg.long_mode
         assert "exit code 3" in trial.tcg.why_not
         assert not (await tcg_measurement(host, binary)).long_mode
-        assert await accelerator(host, binary, "kvm") == "kvm"
         assert await accelerator(host, binary, "auto") == "tcg"
         before = runs.read_text()
         assert await accelerator(host, binary, "auto") == "tcg"
         assert runs.read_text() == before
         broken = (sys.executable, "-c", "import sys; sys.exit('no such module')")
-        monkeypatch.setattr("coloctl.colo.inspect.PROGRAM", broken)
-        with pytest.raises(PreconditionFailed, match="on local: no such module"):
+        there = replace(this_machine(), name="hv2", programs=broken)
+        monkeypatch.setattr(LocalHost, "machine", property(lambda _: there))
+        with pytest.raises(PreconditionFailed, match="on hv2: no such module"):
             await tcg_measurement(host, binary)
     finally:
         await host.aclose()
+
+
+async def test_kvm_that_one_machine_does_not_have_is_refused_by_its_name() -> None:
+    with pytest.raises(UnsupportedQEMU, match="/dev/kvm on hv2 cannot be used: No such file"):
+        await accelerator(Elsewhere(kvm="No such file or directory"), Path("/q"), "kvm")
+    assert await accelerator(Elsewhere(), Path("/q"), "kvm") == "kvm"
+
+
+async def test_a_bare_name_is_looked_up_on_the_node_s_own_machine() -> None:
+    class Finds(Elsewhere):
+        async def which(self, program: str) -> Path | None:
+            return Path("/usr/libexec") / program if program == "qemu-kvm" else None
+
+    spec = local_spec(b=Path("qemu-kvm"))
+    there = replace(spec.nodes["b"], host="ssh://hv2")
+    spec = replace(spec, nodes={**spec.nodes, "b": there})
+    assert await find_qemu(spec, Finds(), "b") == Path("/usr/libexec/qemu-kvm")
+    spec = replace(spec, guest=replace(spec.guest, qemu=None), nodes=make_spec().nodes)
+    spec = replace(spec, nodes={**spec.nodes, "b": replace(spec.nodes["b"], host="ssh://hv2")})
+    with pytest.raises(UnsupportedQEMU, match="no qemu-system-x86_64 on PATH of hv2"):
+        await find_qemu(spec, Finds(), "b")

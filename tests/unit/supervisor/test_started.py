@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from support.fakes import make_spec
 
 from coloctl import pairfile
-from coloctl.colo.ground import Facts, NodeFacts, same_on_both
+from coloctl.colo.ground import Facts, NodeFacts, placed, same_on_both
 from coloctl.errors import PreconditionFailed
+from coloctl.host.records import Machine
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
     NODES,
@@ -94,7 +95,8 @@ PAIRS = some(
 BINARIES = some(
     Binary, dialect=some(Dialect), machines=st.dictionaries(st.text(), st.text(), max_size=2)
 )
-FACTS = some(Facts, nodes=each(some(NodeFacts, binary=BINARIES)))
+MACHINES = st.none() | some(Machine)
+FACTS = some(Facts, nodes=each(some(NodeFacts, binary=BINARIES, machine=MACHINES)))
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,7 +106,8 @@ def test_any_pair_is_read_back_as_it_was(
 ) -> None:
     folder = tmp_path_factory.mktemp("pair")
     write(folder, Started(pair, facts))
-    assert remembered(folder) == Started(pair, facts)
+    found = placed(pair, facts) if facts else pair
+    assert remembered(folder) == Started(found, facts)
 
 
 @pytest.fixture
