@@ -1,8 +1,8 @@
 """Write an error as a JSON document and rebuild it from one, so that its class survives a wire.
 
 Called by `control.server` for the answer to a request that failed, and by `control.client` for what
-it raises then; `host.wire.requests` does both. Standard library only, because every verb imports
-it.
+it raises then; `host.wire.requests` does both, and `host.agent.main` refuses a client with it.
+Standard library only, because every verb imports it.
 
 Invariant: the exit code, the hint and the class of an error survive, also of a class that the
 receiver does not know.

@@ -1,9 +1,9 @@
 """Send numbered datagrams between two hosts and receive the peer's, without waiting.
 
-Made by `host.local` for `ha.heartbeat`. Two beacons, one per host of a pair, show at once when the
-link between them is cut in one direction or both; QEMU's connections would show it only when they
-are used. A beacon has no task: its holder calls `beat` at every beat. On one host the two ends are
-a pair of unix sockets.
+Made by `host.local` for `ha.heartbeat`, and held by `host.agent.session` for a client. Two beacons,
+one per host of a pair, show at once when the link between them is cut in one direction or both;
+QEMU's connections would show it only when they are used. A beacon has no task: its holder calls
+`beat` at every beat. On one host the two ends are a pair of unix sockets.
 
 Invariant: datagrams of other senders change nothing and cost nothing. The kernel passes datagrams
 of the peer's address and port only, and each bears a code that takes this watch's key to make.

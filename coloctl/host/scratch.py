@@ -1,7 +1,8 @@
 """Hold memory that a QEMU on this host writes into and that is digested here, page by page.
 
-Made by `host.local_files` for `colo.pages`. Invariant: what was written there has no name in any
-filesystem, holds at most what was asked for, and is empty once `close` has returned.
+Made by `host.local_files` for `colo.pages`; `host.agent.work_files` holds it for a client.
+Invariant: what was written there has no name in any filesystem, holds at most what was asked for,
+and is empty once `close` has returned.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "completion": Verb("completion", "Print a shell's completion script."),
         "certs": Verb("certs", "Make the certificates that encrypt a pair on two machines."),
         "schema": Verb("schema", "Dump, check and compare QMP schemas."),
+        "agent": Verb("agent", "Serve this machine to a supervisor on another one."),
         "lab": Verb("lab", "Set up namespaces, guest and QEMU for demo and tests."),
         "demo": Verb("demo", "Protect a real guest, kill its host, lose nothing."),
         "chaos": Verb("chaos", "Break pairs on purpose, and check what clients saw."),

@@ -1,7 +1,8 @@
 """Carry requests, pushes, beats and byte streams over one connection; both ends use the same class.
 
-Orders what it sends by `host.wire.lanes` and keeps it in `host.wire.resend`; `host.wire.requests`
-and `host.wire.stream` do the rest. Its callers connect, and decide when a connection is lost.
+Called by `host.agent.session` and at the other end by the host of another machine, which connect,
+and decide when a connection is lost. Orders what it sends by `host.wire.lanes` and keeps it in
+`host.wire.resend`; `host.wire.requests` and `host.wire.stream` do the rest.
 
 Invariant: a session outlives its connections. `carry` serves one of them until it ends. On the next
 one each counted frame that had not arrived is sent again, unless `forget` was called between, which

@@ -1,0 +1,38 @@
+"""The promises of `Host`, kept by this machine and by one at the end of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from support.conformance import *  # noqa: F403  # every test of it is one of this module
+
+from coloctl.host import LocalHost
+from coloctl.host.access import Access
+from coloctl.host.agent.work import OPERATIONS
+from coloctl.host.base import Host
+from coloctl.host.files import Files
+
+pytestmark = pytest.mark.unit
+
+
+#: What a client knows by itself; a process that is only known is adopted later.
+OF_THE_CLIENT = {"name", "machine", "reach", "ready", "reached", "known", "aclose"}
+#: Operations on what an earlier one has made.
+ON_HOLDS = {"answers", "end", "accept", "send", "receive", "digests"}
+
+
+@pytest.fixture(params=["local"])
+async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
+    host = LocalHost()
+    try:
+        yield host
+    finally:
+        await host.aclose()
+
+
+def test_each_method_of_a_host_has_its_operation() -> None:
+    methods = {
+        name for part in (Host, Files, Access) for name in vars(part) if not name.startswith("_")
+    }
+    assert set(OPERATIONS) == methods - OF_THE_CLIENT | ON_HOLDS
