@@ -1,7 +1,7 @@
 """Hold one running QEMU: a process on a host, its two monitors, and its binary's spellings.
 
 Made by `colo.launch` and `check.trial_run`, taken over by `supervisor.discovery`; `host.base`
-starts the process, `qmp.monitor` sends the commands, and `asked` queries a binary.
+starts the process, `vm_open` opens its monitors, and `asked` queries a binary.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from coloctl import paths, probe_cache
+from coloctl import probe_cache
 from coloctl.asked import LAUNCH_DEADLINE_S, asked
 from coloctl.clock import Deadline
 from coloctl.errors import (
+    ColoctlError,
     DeadlineMissed,
-    LaunchError,
     MonitorError,
     Unreachable,
     UnsupportedQEMU,
 )
-from coloctl.host import as_sentence, console, tail
+from coloctl.host import console
 from coloctl.host.base import DeathProof, Host, Identity, Process
-from coloctl.host.console import Console
+from coloctl.host.console import GuestConsole
 from coloctl.host.watching import Channel
 from coloctl.model.dialect import Dialect
 from coloctl.model.launch import Launch
@@ -37,9 +37,11 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
 from coloctl.qmp.monitor import Monitor
 from coloctl.qmp.schema import Schema
-from coloctl.tasks import first_of
+from coloctl.vm_open import Recorder as Recorder  # noqa: PLC0414 - part of this class's calls
+from coloctl.vm_open import launch_error, open_monitor
 
-Recorder = Callable[[str, Mapping[str, Any]], None]
+#: For the end of a log, which is only shown; seconds.
+LAST_WORDS_WAIT_S = 1.0
 
 #: A QEMU that closed its monitors because it ends is gone this much later at most, or hangs.
 END_WAIT_S = 0.5
@@ -140,7 +142,8 @@ class VM:
         self.process = process
         self.monitor = monitor
         self.rundir = rundir
-        self.console = Console(rundir / "console.log")
+        self.console = GuestConsole(host, rundir / "console.log")
+        process.watch(console=self.console.path)
 
     @classmethod
     async def launch(
@@ -157,11 +160,11 @@ class VM:
         Raises `LaunchError`: with the last output of a QEMU that ended, or with what is wrong with
         its monitors. No process is left running then.
         """
-        paths.make_private(rundir)
+        await host.make_private(rundir)
         log = rundir / "qemu.log"
         process = await host.launch(launch, stderr=log, node=node)
         try:
-            monitor = await _open_monitor(
+            monitor = await open_monitor(
                 node, host, process, launch.sockets, record, disks=launch.disks
             )
         except MonitorError as error:
@@ -169,7 +172,8 @@ class VM:
                 await ended(process, END_WAIT_S)
             finally:
                 proof = await process.kill(LAUNCH_DEADLINE_S)
-            raise _launch_error(node, launch.argv, proof, log, error) from error
+            last = await _tail(host, log, 5)
+            raise launch_error(node, launch.argv, proof, log=log, last=last, error=error) from error
         except BaseException:
             await process.kill(LAUNCH_DEADLINE_S)
             raise
@@ -194,7 +198,7 @@ class VM:
         process = await host.adopt(identity, node=node, leader=leader, sockets=sockets.values())
         if process is None:
             return None
-        monitor = await _open_monitor(node, host, process, sockets, record)
+        monitor = await open_monitor(node, host, process, sockets, record)
         return cls(node, host, process, monitor, rundir)
 
     async def execute(self, command: qmp.Command, deadline_s: float = 5.0) -> Any:
@@ -243,7 +247,7 @@ class VM:
 
         These are the first ``written`` bytes, or all that are there.
         """
-        mark = self.console.size() if written is None else written
+        mark = self.process.console_bytes() if written is None else written
         self.console.boots_from = mark
         return mark
 
@@ -255,7 +259,7 @@ class VM:
         `DeadlineMissed`, or `Unreachable` when QEMU ends before.
         """
         deadline = Deadline(deadline_s)
-        while self.booting and not self.console.says(text):
+        while self.booting and not await self.console.says(text):
             if not self.process.alive():
                 raise Unreachable(f"QEMU of node {self.node} ended while its guest booted.")
             if deadline.expired:
@@ -266,44 +270,16 @@ class VM:
             await asyncio.sleep(console.PERIOD_S)
         self.console.boots_from = None
 
-    def last_words(self, lines: int = 5) -> str:
-        """Return the end of what QEMU wrote to its log."""
-        return tail(self.rundir / "qemu.log", lines)
+    async def last_words(self, lines: int = 5, *, wait_s: float = LAST_WORDS_WAIT_S) -> str:
+        """Return the end of what QEMU wrote to its log; "" where its host does not answer soon."""
+        return await _tail(self.host, self.rundir / "qemu.log", lines, wait_s)
 
 
-async def _open_monitor(
-    node: NodeName,
-    host: Host,
-    process: Process,
-    sockets: Mapping[str, Path],
-    record: Recorder | None,
-    *,
-    disks: Sequence[Path] = (),
-) -> Monitor:
-    """Open both monitors of one QEMU; a process that ends meanwhile is noticed at once.
-
-    The process that greets, or that has ``disks`` open, is the one that ``process`` stands for from
-    then on: where ``process`` is a wrapper, QEMU is another one.
-    """
-
-    async def connect() -> Monitor:
-        command_sock = await host.monitor(sockets["qmp"], LAUNCH_DEADLINE_S)
-        try:
-            rescue_sock = await host.monitor(sockets["rescue"], LAUNCH_DEADLINE_S)
-            speaker = await host.speaker(command_sock, LAUNCH_DEADLINE_S)
-            await process.answers(speaker, disks)
-        except BaseException:
-            command_sock.close()
-            raise
-        return await Monitor.open(
-            node, command_sock, rescue_sock, deadline_s=LAUNCH_DEADLINE_S, record=record
-        )
-
-    async with first_of(connect(), process.wait()) as (opening, _):
-        if opening.done() and not opening.cancelled():
-            monitor: Monitor = opening.result()
-            return monitor
-        raise Unreachable(f"QEMU of node {node} ended before its monitor answered.")
+async def _tail(host: Host, log: Path, lines: int, wait_s: float = LAST_WORDS_WAIT_S) -> str:
+    with contextlib.suppress(ColoctlError, TimeoutError):
+        async with asyncio.timeout(wait_s):
+            return await host.read_tail(log, lines)
+    return ""
 
 
 async def ended(process: Process, within_s: float) -> bool:
@@ -312,26 +288,6 @@ async def ended(process: Process, within_s: float) -> bool:
         async with asyncio.timeout(within_s):
             await process.wait()
     return not process.alive()
-
-
-def _launch_error(
-    node: NodeName, argv: Sequence[str], proof: DeathProof, log: Path, error: MonitorError
-) -> LaunchError:
-    """Make the error of a failed launch.
-
-    A QEMU that ended by itself gave the reason last in its log; for one that ran, ``error`` does.
-    """
-    last = tail(log, 5).strip()
-    words = as_sentence(last.splitlines()[-1]) if last else "no output."
-    why = words if proof.how == "already-dead" else error.message
-    return LaunchError(
-        f"QEMU for node {node} would not start: {why}",
-        node=node,
-        argv=argv,
-        exit_code=proof.exit_code,
-        tail=last,
-        hint=f"its whole output is in {log}",
-    )
 
 
 __all__ = ["VM", "Binary", "Vitals", "ended", "inspect", "learn"]

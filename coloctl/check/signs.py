@@ -34,17 +34,17 @@ async def examine(primary: VM | None, secondary: VM | None) -> Signs:
         primary_aborted=first == "aborted",
         secondary_aborted=second == "aborted",
         migration_completed=first == "answers" and await _completed(primary),
-        words=words(primary, secondary),
+        words=await words(primary, secondary),
     )
 
 
-def words(*vms: VM | None) -> str:
+async def words(*vms: VM | None) -> str:
     """Return the last lines that they wrote to stderr; an assertion alone where there is one.
 
     Warnings are left out: QEMU has some for every CPU model under KVM.
     """
     said = [
-        [line for line in vm.last_words(20).splitlines() if ": warning: " not in line]
+        [line for line in (await vm.last_words(20)).splitlines() if ": warning: " not in line]
         for vm in vms
         if vm
     ]

@@ -117,7 +117,7 @@ async def protect(
     except DeadlineMissed as error:
         raise ReplicationError(error.message, stage="protect", hint=error.hint) from error
     except MonitorError as error:
-        last = act.secondary.last_words(1).strip()
+        last = (await act.secondary.last_words(1)).strip()
         raise ReplicationError(
             f"The pair could not be protected: {error.message}",
             stage="protect",
@@ -195,8 +195,9 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
     try:
         reached = await until_migration(act.primary.monitor, ends, deadline.at_most(held_s))
     except DeadlineMissed as error:
-        raise _held_too_long(act, held_s) from error
+        raise await _held_too_long(act, held_s) from error
     if reached is not MigrationStatus.COLO:
+        last = (await act.secondary.last_words(1)).strip() or "none"
         raise MigrationFailed(
             f"The migration to node {act.secondary.node} ended as {reached} and not in COLO.",
             stage="migrating",
@@ -204,14 +205,14 @@ async def _migrate(act: Protecting, deadline: Deadline, report: StepReport) -> N
                 "QEMU 10.0.0 to 10.0.6 and early 10.1 cannot enter COLO; "
                 "`coloctl probe --full` shows it"
                 if reached is MigrationStatus.COMPLETED
-                else f"the secondary's last output: {act.secondary.last_words(1).strip() or 'none'}"
+                else f"the secondary's last output: {last}"
             ),
         )
 
 
-def _held_too_long(act: Protecting, held_s: float) -> MigrationFailed:
+async def _held_too_long(act: Protecting, held_s: float) -> MigrationFailed:
     """Build the error of a migration that did not end while the guest stood still for it."""
-    last = act.secondary.last_words(1).strip() or "none"
+    last = (await act.secondary.last_words(1)).strip() or "none"
     return MigrationFailed(
         f"The guest stood still for {held_s:.0f} s and COLO did not begin; it was let go on.",
         stage="migrating",

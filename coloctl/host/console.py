@@ -3,7 +3,7 @@
 QEMU has no event for it, so `vm` reads the file while it waits; `colo.launch` opens it. The file is
 bounded (`bounded`): its beginning may be gone, and what is kept stays at its offset.
 
-Note the difference: a `GuestConsole` is on any host; a `Console` is a file of this machine.
+Invariant: every byte is read from the host on which the guest runs, and looked at once.
 """
 
 from __future__ import annotations
@@ -11,67 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from coloctl.host.base import Host
-from coloctl.host.local_files import read_log
-from coloctl.host.process import file_bytes
 from coloctl.host.records import LogPiece
 
 #: How often a console is read while it is waited for, seconds.
 PERIOD_S = 0.1
 #: How much is read at once, bytes.
 CHUNK = 1 << 20
-
-
-class Console:
-    """One console file, which may not exist yet; the guest's output is appended to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._boots_from: int | None = None
-        self._text, self._searched, self._found = "", 0, False
-
-    @property
-    def boots_from(self) -> int | None:
-        """The offset at which the present boot begins; None: no boot is under way."""
-        return self._boots_from
-
-    @boots_from.setter
-    def boots_from(self, offset: int | None) -> None:
-        self._boots_from = offset
-        self._text, self._searched, self._found = "", 0, False
-
-    def size(self) -> int:
-        """Return the offset at which the next byte is written, 0 for a file that does not exist."""
-        return file_bytes(self.path)
-
-    def read(self, offset: int, most: int = CHUNK) -> tuple[int, bytes]:
-        """Read up to ``most`` bytes from ``offset`` on; returns where they begin, and the bytes.
-
-        As `Files.read_log`.
-        """
-        piece = read_log(self.path, offset, most)
-        return piece.begin, piece.data
-
-    def says(self, text: str) -> bool:
-        """Return whether the guest has written ``text`` since it began to boot.
-
-        Every byte is looked at once. Once seen, a text counts as written until the next boot, also
-        when the place where it stood is not kept any more.
-        """
-        if self._boots_from is None:
-            return False
-        if text != self._text:
-            self._text, self._searched, self._found = text, self._boots_from, False
-        wanted = text.encode()
-        while not self._found:
-            from_here = max(self._boots_from, self._searched - len(wanted) + 1)
-            if self.size() < self._searched:  # it was emptied: all of it is new
-                from_here = self._boots_from = self._searched = 0
-            begin, data = self.read(from_here)
-            self._found = wanted in data
-            if begin + len(data) <= self._searched:
-                break
-            self._searched = begin + len(data)
-        return self._found
 
 
 class GuestConsole:

@@ -1,9 +1,9 @@
 """Hold the two monitors of one QEMU: the command monitor, and the rescue monitor for when it hangs.
 
-Made by `vm`; `qmp.lost` is the one of a QEMU that cannot be reached. Used by `qmp.sequence` and
-`qmp.wait`. The rescue monitor executes out of band, and only ``query-yank``, ``yank`` and probes
-are sent there. QEMU answers from its monitor thread while the main loop waits for a dead peer. Both
-monitors emit every event; each is reported once, from the monitor that sends it first
+Made by `vm_open`; `qmp.lost` is the one of a QEMU that cannot be reached. Used by `qmp.sequence`
+and `qmp.wait`. The rescue monitor executes out of band, and only ``query-yank``, ``yank`` and
+probes are sent there. QEMU answers from its monitor thread while the main loop waits for a dead
+peer. Both monitors emit every event; each is reported once, from the monitor that sends it first
 (`qmp.event_merge`), and recorded as the command monitor sent it.
 """
 

@@ -49,13 +49,16 @@ class _Follower:
     def __init__(self, vm: VM, offset: int) -> None:
         self._vm, self._offset, self._rest = vm, offset, b""
 
-    def read(self) -> tuple[list[bytes], bool]:
-        """Return the lines since the last call, and whether some were passed over."""
-        begin, data = self._vm.console.read(self._offset, CONSOLE_BYTES)
-        skipped = begin > self._offset
-        self._offset = begin + len(data)
-        if len(data) == CONSOLE_BYTES and (size := self._vm.console.size()) > self._offset:
-            self._offset, skipped = size, True
+    async def read(self) -> tuple[list[bytes], bool]:
+        """Return the lines since the last call, and whether some were passed over.
+
+        Raises `HostOutOfReach`.
+        """
+        piece = await self._vm.console.read(self._offset, CONSOLE_BYTES)
+        data, skipped = piece.data, piece.begin > self._offset
+        self._offset = piece.begin + len(data)
+        if len(data) == CONSOLE_BYTES and piece.size > self._offset:
+            self._offset, skipped = piece.size, True
         *lines, rest = ((b"" if skipped else self._rest) + data).splitlines(keepends=True) or [b""]
         if rest.endswith((b"\n", b"\r")):
             lines, rest = [*lines, rest], b""
@@ -74,9 +77,9 @@ class _Session:
         self.deeds, self.load = UnmatchedEvents(), ProcessorLoad()
         self.unmatched, self.deaf = 0, False
         self.processors: tuple[list[int], list[int]] | None = None
-        self._words = UnmatchedLines()  # touched by `read` alone, which runs in a thread
+        self._words = UnmatchedLines()  # touched by `read` alone, of which one runs
         self._read_before = False
-        self._consoles = tuple(_Follower(vm, vm.console.size()) for vm in self.vms)
+        self._consoles = tuple(_Follower(vm, vm.process.console_bytes()) for vm in self.vms)
         self._damage: tuple[str, ...] = ()
         self._others, self._unmet = 0, False
 
@@ -89,16 +92,25 @@ class _Session:
                 free_s = at_s - stats.held_s - max(waited for _, waited in worked)
         return Moment(at_s, stats.count, free_s)
 
-    def read(self, moment: Moment) -> None:
-        """Read both consoles and compare what is new; for a thread, one call at a time."""
-        words = self._words
+    async def read(self, moment: Moment) -> None:
+        """Read both consoles at once and compare what is new; one call at a time.
+
+        Raises `HostOutOfReach`.
+        """
         if not self._read_before:
             self._read_before = True
-            size = self.vms[0].console.size()
+            size = await self.vms[0].console.size()
             before = _Follower(self.vms[0], max(0, size - BEFORE_BYTES))
             for _ in range(BEFORE_BYTES // CONSOLE_BYTES):
-                words.before(before.read()[0])
-        (said, skipped), (told, _) = (one.read() for one in self._consoles)
+                self._words.before((await before.read())[0])
+        both = await asyncio.gather(*(one.read() for one in self._consoles))
+        await asyncio.to_thread(self._compare, moment, *both)
+
+    def _compare(
+        self, moment: Moment, one: tuple[list[bytes], bool], two: tuple[list[bytes], bool]
+    ) -> None:
+        """Compare new lines of the primary's console with those of the secondary's."""
+        words, (said, skipped), (told, _) = self._words, one, two
         words.primary(said, moment.at_s)
         if skipped:
             words.missed(moment.at_s)
@@ -205,7 +217,7 @@ class Contrasting:
             return
         self._reading = True
         try:
-            await asyncio.to_thread(session.read, session.moment(self.state.clock.now()))
+            await session.read(session.moment(self.state.clock.now()))
         finally:
             self._reading = False
         self._conclude(session)

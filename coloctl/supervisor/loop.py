@@ -56,6 +56,8 @@ OBSERVE_PERIOD_S = 1.0
 SAMPLES = 4
 #: One observation of one QEMU, seconds: longer than any checkpoint pause seen (docs/qemu.md).
 OBSERVE_DEADLINE_S = 2.0
+#: For the last line of a dead QEMU's log; what follows from its death waits for it. Seconds.
+LAST_LINE_WAIT_S = 0.05
 
 
 class Supervisor:
@@ -291,7 +293,8 @@ class Supervisor:
             seat.view, presence=Presence.DEAD, run_state=None, migration=None, colo_mode=None
         )
         self.state.emit(NodeDead(node=seat.name, how=str(death)))
-        last_line = seat.vm.last_words(1).strip() if seat.vm else ""
+        words = await seat.vm.last_words(1, wait_s=LAST_LINE_WAIT_S) if seat.vm else ""
+        last_line = words.strip()
         try:
             data = {"dead": str(death), "log": last_line}
             self.state.record(Kind.OBSERVATION, node=seat.name, data=data)

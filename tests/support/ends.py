@@ -97,7 +97,7 @@ async def paired(spec: PairSpec, ground: Ground) -> AsyncIterator[tuple[VM, VM]]
 
 async def state(vm: VM) -> str:
     if not vm.process.alive():
-        return f"ended; last words: {vm.last_words(2).strip() or 'none'}"
+        return f"ended; last words: {(await vm.last_words(2)).strip() or 'none'}"
     try:
         seen = await vm.observe(3)
     except ColoctlError as error:

@@ -36,7 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"model"}),
     frozenset({"pairfile", "journal", "metrics", "certs"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),
-    frozenset({"asked", "vm"}),
+    frozenset({"asked", "vm", "vm_open"}),
     frozenset({"colo"}),
     frozenset({"ha"}),
     frozenset({"check"}),

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from coloctl import bounded
-from coloctl.host.console import Console
+from coloctl.host.console import GuestConsole
+from coloctl.host.local import LocalHost
+from coloctl.host.local_files import read_log
+from coloctl.host.records import LogPiece
 
 pytestmark = pytest.mark.unit
 
@@ -47,9 +50,10 @@ def test_a_flood_takes_no_more_than_its_bound_and_what_is_kept_stays_in_its_plac
             bounded.bound(log)
             assert taken(log) <= bounded.LIMIT
         assert log.stat().st_size == 16 * MIB  # every byte counts where it was written
-        begin, data = Console(log).read(16 * MIB - bounded.KEEP, bounded.KEEP)
+        piece = read_log(log, 16 * MIB - bounded.KEEP, bounded.KEEP)
     finally:
         os.close(writer)
+    begin, data = piece.begin, piece.data
     assert begin == 16 * MIB - bounded.KEEP and len(data) == bounded.KEEP
     assert data[:128] == line % (begin // 128) and data[-128:] == line % (16 * 8192 - 1)
 
@@ -68,18 +72,20 @@ def test_where_room_is_scarce_less_is_kept(log: Path, monkeypatch: pytest.Monkey
     assert taken(log) <= bounded.KEEP // bounded.SCARCE + 4096
 
 
-def test_without_holes_the_file_is_emptied_and_a_writer_goes_on_at_its_beginning(
+async def test_without_holes_the_file_is_emptied_and_a_writer_goes_on_at_its_beginning(
     log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounded, "_PUNCH_HOLE", 0x80)  # the kernel refuses what it does not know
-    console, writer = Console(log), appending(log)
+    console, writer = GuestConsole(LocalHost(), log), appending(log)
     try:
         os.write(writer, b"x" * 5 * MIB)
         console.boots_from = 3 * MIB
-        assert not console.says("ready")
+        assert not await console.says("ready")
         assert bounded.bound(log) > 0 and log.stat().st_size == 0
         os.write(writer, b"\nready\n")
-        assert console.says("ready") and console.read(MIB) == (0, b"\nready\n")
+        assert await console.says("ready") and await console.read(MIB) == LogPiece(
+            0, b"\nready\n", 7
+        )
     finally:
         os.close(writer)
 
@@ -92,22 +98,22 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert taken(precious) >= 5 * MIB
 
 
-def test_a_console_finds_its_text_behind_what_is_gone_and_remembers_it(log: Path) -> None:
-    console, writer = Console(log), appending(log)
+async def test_a_console_finds_its_text_behind_what_is_gone_and_remembers_it(log: Path) -> None:
+    console, writer = GuestConsole(LocalHost(), log), appending(log)
     try:
         os.write(writer, b"ready\n")
-        console.boots_from = console.size()
+        console.boots_from = await console.size()
         os.write(writer, b"x" * 5 * MIB)
         bounded.bound(log)
-        assert not console.says("ready")  # that of an earlier life, and gone at that
+        assert not await console.says("ready")  # that of an earlier life, and gone at that
         os.write(writer, b"rea")
-        assert not console.says("ready")
+        assert not await console.says("ready")
         os.write(writer, b"dy")
-        assert console.says("ready")
+        assert await console.says("ready")
         os.write(writer, b"x" * 5 * MIB)
         bounded.bound(log)
-        assert console.says("ready") and not console.says("never")
-        console.boots_from = console.size()
-        assert not console.says("ready")
+        assert await console.says("ready") and not await console.says("never")
+        console.boots_from = await console.size()
+        assert not await console.says("ready")
     finally:
         os.close(writer)

@@ -21,7 +21,6 @@ from coloctl.errors import (
     UnsupportedQEMU,
 )
 from coloctl.host import open_host
-from coloctl.host.console import Console
 from coloctl.model.launch import Launch
 from coloctl.vm import VM
 
@@ -128,7 +127,7 @@ async def test_a_guest_has_booted_when_it_says_so_after_its_last_beginning(tmp_p
     """What an earlier life left on the console counts for nothing."""
 
     async with fake_vm("a", []) as vm:
-        vm.console = Console(tmp_path / "console.log")
+        vm.writes_to(tmp_path / "console.log")
         await vm.until_booted("ready", 0)  # nobody saw it begin: it came booted
         assert vm.boots() == 0
         vm.console.path.write_text("ready\n")
@@ -148,7 +147,7 @@ async def test_a_guest_has_booted_when_it_says_so_after_its_last_beginning(tmp_p
 
 async def test_a_guest_whose_qemu_ends_is_not_waited_for(tmp_path: Path) -> None:
     async with fake_vm("a", []) as vm:
-        vm.console = Console(tmp_path / "console.log")
+        vm.writes_to(tmp_path / "console.log")
         vm.boots()
         vm.process.die()
         with pytest.raises(Unreachable):

@@ -26,10 +26,11 @@ async def unless_it_dies(state: PairState, secondary: VM, work: Coroutine[Any, A
         if working.done():
             await working
         elif dying.done():
+            last = (await secondary.last_words(1)).strip() or "none"
             raise ReplicationError(
                 f"The secondary on node {secondary.node} died: {dying.result()}.",
                 stage="protect",
-                hint=f"its last output: {secondary.last_words(1).strip() or 'none'}",
+                hint=f"its last output: {last}",
             )
         else:
             hint = f"`coloctl explain {state.spec.name}` shows what is observed"

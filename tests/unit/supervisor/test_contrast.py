@@ -58,7 +58,7 @@ async def watched(folder: Path, *, automatic: bool = True) -> AsyncIterator[Watc
         fake_vm("b", log) as b,
     ):
         for vm in (a, b):
-            vm.console.path = folder / f"console-{vm.node}.log"
+            vm.writes_to(folder / f"console-{vm.node}.log")
             vm.answer("query-cpus-fast", [{"cpu-index": 0, "thread-id": 1}])
         supervisor, until = Supervisor(state), asyncio.Event()
         running = asyncio.create_task(supervisor.run(until))

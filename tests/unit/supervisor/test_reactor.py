@@ -16,7 +16,6 @@ from support.observations import observe
 
 from coloctl.errors import PairBusy, ReplicationError
 from coloctl.ha import heartbeat
-from coloctl.host.console import Console
 from coloctl.journal import replay
 from coloctl.model.event import Kind, last_settings, worth_keeping
 from coloctl.model.observation import Diagnosis
@@ -320,7 +319,7 @@ async def test_a_reset_is_over_when_the_guest_has_booted(tmp_path: Path) -> None
     async with watched(tmp_path, ready) as (state, a, _, log):
         console = tmp_path / "console.log"
         console.write_text("ready: now\n")  # of the life before the reset
-        a.console = Console(console)
+        a.writes_to(console)
         a.event("RESET", guest=True, reason="guest-reset")
         await becomes(lambda: state.view().diagnosis is Diagnosis.GUEST_RESET)
         await asyncio.sleep(0.3)
