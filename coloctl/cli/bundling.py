@@ -220,10 +220,10 @@ def _pids(parts: Parts, folder: Path, view: Mapping[str, Any] | None) -> dict[st
             nodes = PairView.from_json(view).nodes.values()
             return {node.name: node.pid for node in nodes if node.pid}
     try:
-        return {one.node: one.identity.pid for one in leftovers.living(folder)}
+        return {one.node: one.identity.pid for one in leftovers.find(folder, dial=False)}
     except ColoctlError as error:
         parts.lack("QEMUs that the supervisor left", error.message)
-        return {one.node: one.identity.pid for one in leftovers.running_in(folder)}
+        return {one.node: one.identity.pid for one in leftovers.find_strays(folder)}
 
 
 def _collect_process(parts: Parts, node: str, pid: int | None) -> None:

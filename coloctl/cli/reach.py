@@ -50,11 +50,14 @@ def connect(
 
 
 def _orphaned(pair: str) -> Unreachable | None:
-    """Describe the QEMUs of a pair without a supervisor; None where none run."""
+    """Describe the QEMUs of a pair without a supervisor; None where none run.
+
+    Asks no other machine: a verb that only shows something must not wait for one that is off.
+    """
     from coloctl.supervisor import leftovers  # costs 0.1 s, and is seldom needed
 
     folder = paths.pair_dir(pair)
-    living = leftovers.living(folder)
+    living = leftovers.find(folder, dial=False)
     if not living:
         return None
     return Unreachable(leftovers.told(folder, living), hint=leftovers.advice(folder, living))

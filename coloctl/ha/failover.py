@@ -4,8 +4,8 @@ Called by `supervisor.acts.failover`, and by `check.trial_run` without a supervi
 `ha.fencing`, cuts the survivor off through `ha.cutoff`, and sends the plans of `colo.plan`. Calls
 nothing above itself: what a supervisor has to contribute comes in as a value.
 
-Invariant: no command that lets a survivor run on is sent before the fence gave its proof and the
-claim of the generation was made. docs/life-of-a-pair.md describes the failure of each step.
+Invariant: no command that lets a survivor run on is sent before the fence returned and the claim
+of the generation was made. docs/life-of-a-pair.md describes the failure of each step.
 """
 
 from __future__ import annotations
@@ -115,12 +115,13 @@ class Failover:
         self.steps = steps or Steps()
 
     async def fence(self, means: Means = NO_MEANS) -> Fenced:
-        """Fence the lost node and return the proof; give up as soon as the survivor dies.
+        """Fence the lost node and return how; give up as soon as the survivor dies.
 
         A fence that waits for an operator has no deadline, so the survivor is watched meanwhile.
-        Raises `FencingFailed` without a proof, `FailoverRefused` when the survivor died.
+        Raises `FencingFailed` as `ha.fencing.fence`, `FailoverRefused` when the survivor died.
         """
-        fencing = fence(self.spec, self.lost, means, clock=self.steps.clock)
+        role = Role.PRIMARY if self.role is Role.SECONDARY else Role.SECONDARY
+        fencing = fence(self.spec, self.lost, means, role=role, clock=self.steps.clock)
         async with first_of(fencing, self.survivor.process.wait()) as (fenced, _):
             if not fenced.done():
                 raise FailoverRefused(
@@ -162,9 +163,10 @@ class Failover:
             await self._verify()
             self.steps.done(FailoverStep.VERIFIED)
         except MonitorError as error:
+            last = (await self.survivor.last_words(1)).strip() or "none"
             raise FailoverRefused(
                 f"Node {self.survivor.node} could not be brought to run on alone: {error.message}",
-                hint=f"its last output: {self.survivor.last_words(1).strip() or 'none'}",
+                hint=f"its last output: {last}",
             ) from error
 
     def timeline(

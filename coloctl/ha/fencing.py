@@ -1,33 +1,47 @@
-"""Prove a node down before anything is promoted.
+"""Prove a node down before anything is promoted, or state that only the claim may decide.
 
-Called by `ha.failover`, and by `supervisor.acts.failover_book`, which records it; asks the fence
-agent through `ha.agent`, and the kernel through the node's host (`host.base`).
-`supervisor.acts.fencing` gathers the means.
+Called by `ha.failover`, by `supervisor.acts.failover_book`, which records it, and by
+`supervisor.acts.stop`, which ends QEMUs within reach; asks the fence agent through `ha.agent`, and
+the kernel through the node's host (`host.base`). `supervisor.acts.fencing` gathers the means.
 
-Invariant: `fence` returns only with a proof; every other end is `FencingFailed`. The kernel's
-report on a process outweighs an agent's or an operator's: a QEMU within reach that lives on is
-killed in any case, and must be proven gone.
+Invariant: `fence` returns with a proof, or, for a secondary out of reach, with the statement that
+only the claim lets the survivor run. Every other end is `FencingFailed`. The kernel's report on a
+process outweighs an agent's or an operator's: a QEMU within reach that lives on is killed in any
+case, and must be proven gone.
+
+A secondary needs no proof, because it reaches no client: its output is held, its taps are down, and
+it runs on alone only when a supervisor orders it to, after a claim. A primary always needs one: its
+guest may be serving. Example: the power of the secondary's machine fails. Nothing can prove its
+QEMU gone, and the primary's guest goes on after a tenth of a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from operator import not_
+from typing import Any
 
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.colo import taps
 from coloctl.errors import ColoctlError, FencingFailed
 from coloctl.ha.agent import switch_off
 from coloctl.host.base import DeathProof
-from coloctl.model.pair import FencingMethod, NodeName, PairSpec
+from coloctl.host.records import Contact
+from coloctl.model.observation import Life
+from coloctl.model.pair import FencingMethod, NodeName, PairSpec, Role
 from coloctl.model.timeline import FenceRecord
 from coloctl.tasks import first_of
 from coloctl.vm import VM
 
 #: SIGKILL to pidfd readiness takes about 3 ms (docs/qemu.md); a core dump or a busy disk longer.
 KILL_DEADLINE_S = 10.0
+
+#: A machine reports of its QEMUs every 40 ms (docs/two-machines.md). One that has stopped to, and
+#: does not answer a kill for so long either, is out of reach. Seconds, and looks in that time.
+OUT_OF_REACH_WAIT_S, UNSEEN_LOOKS = 0.1, 5
 
 #: A tap goes down within a millisecond; a kernel that is busy with its devices may take longer.
 TAP_DEADLINE_S = 1.0
@@ -69,21 +83,64 @@ class Means:
 NO_MEANS = Means()
 
 
+#: The end of a fence that has no proof, because the machine cannot be asked for one.
+OUT_OF_REACH = "out-of-reach"
+
+
 @dataclass(frozen=True)
 class Fenced:
-    """Proof that ``node`` is down, how it was obtained, and the output of an asked agent."""
+    """Proof that ``node`` is down, how it was obtained, and the output of an asked agent.
+
+    ``proof`` is None where its machine is out of reach: for a secondary, or for a node of which an
+    agent or an operator states that it is off.
+    """
 
     node: NodeName
     method: FencingMethod
-    how: str  #: as in `DeathProof.how`, before it ``confirmed-`` or ``agent-`` where one was asked
+    #: `DeathProof.how` or `OUT_OF_REACH`, after ``confirmed-`` or ``agent-`` where one was asked.
+    how: str
     took_ms: float
-    proof: DeathProof
+    pid: int
+    proof: DeathProof | None
     said: str = ""
+
+    @property
+    def claim_alone(self) -> bool:
+        """True where nothing but the claim keeps two nodes from running the guest."""
+        return self.how == OUT_OF_REACH
 
     def record(self) -> FenceRecord:
         """Return the record for journal, timeline and `coloctl fence history`."""
-        method, pid = str(self.method), self.proof.pid
-        return FenceRecord(self.node, method, self.how, self.took_ms, pid, self.said)
+        method = str(self.method)
+        return FenceRecord(self.node, method, self.how, self.took_ms, self.pid, self.said)
+
+
+def unseen(vm: VM) -> bool:
+    """Return whether the machine of ``vm`` cannot be asked now, or does not report of its QEMU."""
+    reach = vm.host.reach
+    return reach.out or (reach.contact is not Contact.HERE and vm.process.life() is Life.UNKNOWN)
+
+
+async def while_seen(vm: VM, work: Coroutine[Any, Any, DeathProof]) -> DeathProof | None:
+    """Return the proof that ``work`` obtains; None as soon as the machine of ``vm`` is unseen.
+
+    A machine that is connected and does not report is waited for, `OUT_OF_REACH_WAIT_S` at most.
+    Raises `FencingFailed` as ``work``.
+    """
+    working = asyncio.ensure_future(work)
+    try:
+        looks = 0
+        while not working.done() and looks < UNSEEN_LOOKS and not vm.host.reach.out:
+            await asyncio.wait({working}, timeout=OUT_OF_REACH_WAIT_S / UNSEEN_LOOKS)
+            looks = looks + 1 if unseen(vm) else 0
+        return await working if working.done() else None
+    except FencingFailed as error:
+        if error.out_of_reach:
+            return None
+        raise
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def isolate(spec: PairSpec, vm: VM) -> None:
@@ -99,11 +156,14 @@ async def fence(
     vm: VM,
     means: Means = NO_MEANS,
     *,
+    role: Role = Role.PRIMARY,
     deadline_s: float = KILL_DEADLINE_S,
     clock: Clock = CLOCK,
 ) -> Fenced:
     """Take ``vm`` off the LAN and make sure that it can never run another instruction.
 
+    ``role`` is that of ``vm``; a primary needs a proof. A secondary out of reach is given up
+    without one where the method is ``kill``; with another method its agent or operator is asked.
     ``deadline_s`` is for the kernel's proof; an agent has the pair's ``fencing.timeout_s`` before,
     an operator as long as it takes. Raises `FencingFailed` when there is no proof, or when an
     operator is needed and none can be asked.
@@ -111,6 +171,34 @@ async def fence(
     began = clock.now()
     method = spec.fencing.method
     require_means(spec, vm, means)
+    by, said = "", ""
+    if role is Role.SECONDARY and method is FencingMethod.KILL:
+        by = "confirmed-" if means.confirmed and vm.process.alive() else ""
+        proof = await while_seen(vm, _isolated_and_ended(spec, vm, deadline_s, clock))
+    else:
+        by, said, proof = await _proven(spec, vm, means, deadline_s, clock)
+    took_ms = round((clock.now() - began) * 1000, 2)
+    how = by + (OUT_OF_REACH if proof is None else proof.how)
+    pid = vm.process.identity.pid if proof is None else proof.pid
+    return Fenced(vm.node, method, how, took_ms, pid, proof, said)
+
+
+async def _isolated_and_ended(
+    spec: PairSpec, vm: VM, deadline_s: float, clock: Clock
+) -> DeathProof:
+    await isolate(spec, vm)
+    return await _ended(spec, vm, None, deadline_s, clock)
+
+
+async def _proven(
+    spec: PairSpec, vm: VM, means: Means, deadline_s: float, clock: Clock
+) -> tuple[str, str, DeathProof | None]:
+    """Obtain a proof, by the agent or an operator before where the method wants that.
+
+    Returns who was asked, what an agent printed, and the kernel's proof. That is None only where
+    the one who was asked states that the node is off, and its machine is out of reach.
+    """
+    method = spec.fencing.method
     await isolate(spec, vm)
     by, said, proof = "", "", None
     if means.confirmed:
@@ -122,11 +210,22 @@ async def fence(
             by, said = await _by_agent(spec, vm, means, clock)
         elif method is FencingMethod.MANUAL and means.confirmation is not None:
             by = await _by_operator(spec, vm, means.confirmation)
+    try:
+        return by, said, await _ended(spec, vm, proof, deadline_s, clock)
+    except FencingFailed as error:
+        if by and error.out_of_reach:
+            return by, said, None
+        raise
+
+
+async def _ended(
+    spec: PairSpec, vm: VM, proof: DeathProof | None, deadline_s: float, clock: Clock
+) -> DeathProof:
+    """Kill the process, unless there is a ``proof``, and wait for the release of what it held."""
     deadline = Deadline(deadline_s, clock)
     proof = proof or await vm.process.kill(deadline_s)
     await require_released(spec, vm, deadline)
-    took_ms = round((clock.now() - began) * 1000, 2)
-    return Fenced(vm.node, method, by + proof.how, took_ms, proof, said)
+    return proof
 
 
 async def require_released(spec: PairSpec, vm: VM, deadline: Deadline) -> None:

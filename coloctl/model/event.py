@@ -57,6 +57,9 @@ EXPOSED_SINCE = "exposed-since"
 LAUNCHED = "launched"
 #: The process that was launched, where the QEMU is another one.
 LEADER = "leader"
+#: The role of a QEMU that was given up while its machine was out of reach; its pid and start time
+#: stand beside it. Empty once that QEMU is proven gone.
+LEFT_BEHIND = "left-behind"
 #: The write that a node's disk missed.
 MISSED = "missed"
 #: What stands under `MISSED` where it is not a write but the whole guest.
@@ -115,10 +118,11 @@ class Record:
 
 def _require_process(data: Mapping[str, Any]) -> None:
     """Require that a launch names a role, a pid and a start time. Raises ValueError."""
-    if LAUNCHED not in data:
+    named = [data[name] for name in (LAUNCHED, LEFT_BEHIND) if name in data]
+    if not named or named == [""] == [data.get(LEFT_BEHIND)]:
         return
     numbers = [data.get(name) for name in ("pid", "start-time")]
-    if data[LAUNCHED] not in list(Role) or not all(
+    if not set(named) <= set(Role) or not all(
         type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers
     ):
         raise ValueError("a launch must name a role, a pid and a start time")
@@ -183,6 +187,22 @@ def last_launches(records: Iterable[Record]) -> tuple[Record, ...]:
     return tuple(sorted(last.values(), key=lambda record: record.seq))
 
 
+def last_left(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Find the QEMU of each node that was left behind and is not proven gone, oldest first.
+
+    No other record ends that state, not even a later launch: only a proof does.
+    """
+    left: dict[str, Record] = {}
+    for record in records:
+        if LEFT_BEHIND not in record.data:
+            continue
+        if record.data[LEFT_BEHIND]:
+            left[record.node] = record
+        else:
+            left.pop(record.node, None)
+    return tuple(sorted(left.values(), key=lambda record: record.seq))
+
+
 def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
     """Find the last record of each node whose disk missed a write, or whose guest has diverged.
 
@@ -226,6 +246,7 @@ def worth_keeping(records: Iterable[Record]) -> tuple[Record, ...]:
         kept[generation.seq] = replace(generation, kind=Kind.NOTE) if over else generation
     if state is not None:
         kept[state.seq] = state
+    kept |= {record.seq: record for record in last_left(everything)}
     kept |= {record.seq: record for record in last_misses(everything)}
     kept |= {record.seq: record for record in _last_settings(everything).values()}
     kept |= {record.seq: record for record in open_intents(everything)}

@@ -10,7 +10,6 @@ the middle of one is followed by one that finds the pair as this one did.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -70,9 +69,10 @@ class Adoption:
         """
         state = self.state
         records = {node: recorder.record for node, recorder in state.recorders.items()}
-        launches = await asyncio.to_thread(with_strays, state.ground.folder, self.belief.launches)
-        sightings = await look(state.ground, launches, records)
-        lost = self._knows_none_of(launches)
+        ground, named = state.ground, self.belief.launches
+        launches = await with_strays(ground.folder, ground.hosts, named, self.belief.left)
+        sightings = await look(ground, launches, records)
+        lost = await self._knows_none_of(launches)
         if lost:
             self.belief = await self._infer(launches, sightings)
         belief = self.belief
@@ -91,6 +91,7 @@ class Adoption:
             exposed_since_s=belief.exposed_since_s,
         )
         state.unfenced = belief.unfenced
+        state.left = dict(belief.left)
         async with state.acting("adopt", plan=self.plan.move, believed=belief.protection):
             self._seat(sightings)
             if lost:
@@ -109,18 +110,16 @@ class Adoption:
             taken = {"outcome": f"cut short; the next supervisor chose {self.plan.move}"}
             state.record(Kind.OUTCOME, act=act, data=taken)
 
-    def _knows_none_of(self, launches: Mapping[NodeName, KnownQemu]) -> bool:
+    async def _knows_none_of(self, launches: Mapping[NodeName, KnownQemu]) -> bool:
         """Return whether QEMUs live of which the journal names none, nor an act that launched one.
 
         It was moved away, or it is one of an earlier life of the pair that was put back.
         """
-        named = self.belief.launches
+        named, hosts = self.belief.launches, self.state.ground.hosts
         strays = [node for node, one in launches.items() if one is not named.get(node)]
-        return (
-            bool(strays)
-            and not any(lives(one, node) for node, one in named.items())
-            and _LAUNCHING.isdisjoint(self.belief.acts)
-        )
+        if not strays or not _LAUNCHING.isdisjoint(self.belief.acts):
+            return False
+        return not any([await lives(one, node, hosts[node]) for node, one in named.items()])
 
     async def _infer(self, launches: Mapping[NodeName, KnownQemu], seen: Sightings) -> Belief:
         """Infer a belief from QEMUs, images and the last claim; raises as `infer_belief`."""
@@ -183,7 +182,7 @@ class Adoption:
     def _sentence(self, sightings: Sightings) -> str:
         """Return what was believed, found and decided, for the log."""
         found = ", ".join(
-            f"node {node} {'lives' if one.found.alive else 'is dead'} ({one.found.role})"
+            f"node {node} {_life(one)} ({one.found.role})"
             for node, one in sightings.items()
             if one.vm is not None
         )
@@ -201,8 +200,11 @@ class Adoption:
         state, plan_ = self.state, self.plan
         alone = plan_.move in (Move.ADOPT_ALONE, Move.ROLL_BACK_PROTECT, Move.GONE)
         held: set[Role] = set()
-        for node, one in sorted(sightings.items(), key=lambda item: not item[1].found.alive):
+        for node, one in sorted(sightings.items(), key=lambda item: -item[1].found.certainty):
             if one.vm is None or (alone and not one.found.alive):
+                continue
+            if plan_.move is Move.ADOPT_ALONE and not one.found.known:
+                state.leave_behind(node, one.found.role, one.vm.process)
                 continue
             role = Role.PRIMARY if alone and node == plan_.node else one.found.role
             if role in held:  # of two primaries the dead one was replaced by the other
@@ -221,6 +223,12 @@ class Adoption:
             elif role is Role.SECONDARY and node in self.belief.diverged:
                 seat.diverge()
                 state.beside.found_before(one.vm)
+
+
+def _life(one: DiscoveredNode) -> str:
+    if not one.found.known:
+        return "is out of reach"
+    return "lives" if one.found.alive else "is dead"
 
 
 def _as(belief: Belief, node: NodeName, one: DiscoveredNode) -> DiscoveredNode:

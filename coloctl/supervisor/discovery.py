@@ -1,10 +1,11 @@
 """Find the QEMUs that a dead supervisor left, by journal and by socket, and query their state.
 
 Called by `supervisor.adopt`; a QEMU that answers is adopted as a `vm.VM`, one that does not gets a
-`qmp.lost.LostMonitor`.
+`qmp.lost.LostMonitor`. So does one whose machine is out of reach; its `host.base.Process` finds it
+again when the machine is back.
 
-Invariant: nothing is ended here. Every QEMU that is found is returned to the caller, alive or dead,
-and decided about there.
+Invariant: nothing is ended here. Every QEMU that is found is returned to the caller, alive, dead or
+not known, and decided about there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coloctl.colo.ground import Ground
-from coloctl.errors import MonitorError
+from coloctl.errors import HostOutOfReach, MonitorError
+from coloctl.host.base import Host, Identity
 from coloctl.host.gone import GoneProcess
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model.observation import Life
@@ -53,24 +55,39 @@ async def look(
     return dict(zip(NODES, seen, strict=True))
 
 
-def with_strays(folder: Path, known: Mapping[NodeName, KnownQemu]) -> dict[NodeName, KnownQemu]:
+async def with_strays(
+    folder: Path,
+    hosts: Mapping[NodeName, Host],
+    known: Mapping[NodeName, KnownQemu],
+    left: Mapping[NodeName, KnownQemu],
+) -> dict[NodeName, KnownQemu]:
     """Add to ``known`` the QEMUs that were launched for ``folder`` and not yet recorded.
 
-    One that the journal names and that lives is never replaced. Blocks for some milliseconds.
+    One that the journal names and that lives is never replaced, and neither is one that may live.
+    Those that are in ``left`` are no part of the pair any more.
     """
-    launches = dict(known)
-    for stray in tuple(leftovers.running_in(folder)):
+    launches = {node: one for node, one in known.items() if not _is(left.get(node), one.identity)}
+    for stray in await leftovers.running_in(folder, hosts):
         node = next(name for name in NODES if name == stray.node)
-        if node in known and lives(known[node], node):
+        if _is(left.get(node), stray.identity):
+            continue
+        if node in known and await lives(known[node], node, hosts[node]):
             continue
         launches[node] = KnownQemu(Role(stray.role), stray.identity)
     return launches
 
 
-def lives(launch: KnownQemu, node: NodeName) -> bool:
-    """Return whether the QEMU of ``launch`` exists, or the wrapper that started it."""
-    both = (launch.identity, launch.leader)
-    return any(one is not None and leftovers.exists(one, node) for one in both)
+def _is(launch: KnownQemu | None, identity: Identity) -> bool:
+    """Return whether ``identity`` is the QEMU of ``launch``, or the wrapper that started it."""
+    return launch is not None and identity in (launch.identity, launch.leader)
+
+
+async def lives(launch: KnownQemu, node: NodeName, host: Host) -> bool:
+    """Return whether the QEMU of ``launch`` exists, or the wrapper that started it, or may."""
+    try:
+        return await leftovers.exists(launch.identity, node, host, leader=launch.leader)
+    except HostOutOfReach:
+        return True
 
 
 async def _sight(
@@ -78,9 +95,29 @@ async def _sight(
 ) -> DiscoveredNode:
     if launch is None:
         return DiscoveredNode()
+    try:
+        return await _asked(ground, node, launch, record)
+    except HostOutOfReach as error:
+        why = error.message.rstrip(".")
+    host, rundir = ground.hosts[node], ground.rundir(node)
+    process = host.known(
+        launch.identity,
+        node=node,
+        leader=launch.leader,
+        sockets=tuple(monitor_sockets(rundir).values()),
+    )
+    found = FoundQemu(launch.role, alive=True, known=False)
+    return DiscoveredNode(found, VM(node, host, process, LostMonitor(node, why), rundir))
+
+
+async def _asked(
+    ground: Ground, node: NodeName, launch: KnownQemu, record: Recorder
+) -> DiscoveredNode:
+    """Return the node as its host and its QEMU answer; raises `HostOutOfReach`."""
     identity = launch.identity
     host, rundir = ground.hosts[node], ground.rundir(node)
     sockets = monitor_sockets(rundir)
+    await host.ready(leftovers.REACH_WAIT_S)
     process = await host.adopt(identity, node=node, leader=launch.leader, sockets=sockets.values())
     if process is None or not process.alive():  # of the latter a wrapper may be left
         gone = LostMonitor(node, "it is gone")

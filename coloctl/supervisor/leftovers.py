@@ -1,46 +1,48 @@
 """Find what a pair left when its supervisor is gone, and end it on request.
 
-Called by `cli.reach` and other verbs, and by `control.daemon.serve`; finds sockets' owners by
-`host.holders`, kills by `host.process`.
+Called by `cli.reach` and other verbs, and by `control.daemon.serve`; asks the host of each node
+(`host.base`) which of its processes live, and ends them there.
 
-Invariant: a process is signalled only if the folder's journal names it (pid, start time, boot,
-user, program), or if it holds the listening socket of one of this folder's monitors. A folder is
-discarded only when all of these are proven gone. The socket finds a QEMU whose supervisor was
-killed before it could write. A command line proves nothing: any local user can run a process with
-any words on it.
+Invariant: a process is signalled only if the folder's journal names it (pid, start time, machine,
+boot, user, program), or if it holds the listening socket of one of this folder's monitors. A folder
+is discarded only when all of these are proven gone; a machine out of reach proves nothing. The
+socket finds a QEMU whose supervisor was killed before it could write. A command line proves
+nothing: any local user can run a process with any words on it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coloctl import paths, procfs
 from coloctl.colo import guard, taps
-from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.errors import ColoctlError, FencingFailed, HostOutOfReach, PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.host import open_host
-from coloctl.host.base import DeathProof, Identity
-from coloctl.host.holders import holders
-from coloctl.host.process import adopt
-from coloctl.host.program import kill_program
-from coloctl.host.records import Stray
+from coloctl.host.base import DeathProof, Host, Identity
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
 from coloctl.model.event import Record
-from coloctl.model.pair import NODES, NodeName, Role
+from coloctl.model.pair import NODES, NodeName, PairSpec, Role
 from coloctl.model.wires import Wires
 from coloctl.supervisor.started import SOURCE, remembered
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
+
+#: How long another machine may take to be reached, seconds: ssh gives a silent one up after 10 s.
+REACH_WAIT_S = 10.0
+
+Hosts = Mapping[NodeName, Host]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Leftover:
     role: str
     identity: Identity
     leader: Identity | None = None  #: the process that was launched, where that is another one
+    doubt: str = ""  #: why it is not known whether it lives; it counts as living then
+    #: The sockets of its monitors have no path any more.
+    cut_off: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"the {self.role} on node {self.node} (process {self.identity.pid})"
@@ -67,15 +72,119 @@ def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
     return tuple(found.values())
 
 
-def living(folder: Path) -> tuple[Leftover, ...]:
+@contextlib.asynccontextmanager
+async def opened(folder: Path, *, dial: bool = True) -> AsyncIterator[Hosts]:
+    """Open the hosts of the pair in ``folder``; with ``dial``, wait for those that can be reached.
+
+    Where the folder does not hold what the pair was started with, both are this machine. So is a
+    network namespace that is gone: the processes in it are of this kernel all the same.
+    """
+    pair = _pair(folder)
+    hosts: dict[str, Host] = {}
+    try:
+        for node in NODES:
+            name = pair.nodes[node].host if pair else "local"
+            if name not in hosts:
+                try:
+                    hosts[name] = open_host(name)
+                except PreconditionFailed:
+                    hosts[name] = open_host("local")
+        if dial:
+            await asyncio.gather(*map(_dialled, hosts.values()))
+        yield {node: hosts[pair.nodes[node].host if pair else "local"] for node in NODES}
+    finally:
+        for host in hosts.values():
+            await host.aclose()
+
+
+async def _dialled(host: Host) -> None:
+    with contextlib.suppress(HostOutOfReach):
+        await host.ready(REACH_WAIT_S)
+
+
+def _pair(folder: Path) -> PairSpec | None:
+    """Return the pair of ``folder`` as it was started; None where that cannot be read."""
+    with contextlib.suppress(ColoctlError):
+        started = remembered(folder)
+        return started.pair if started else None
+    return None
+
+
+def find(folder: Path, *, dial: bool = True) -> tuple[Leftover, ...]:
+    """List the QEMUs as `living` does, for callers outside of an event loop.
+
+    Without ``dial`` no other machine is asked. Raises as `living`.
+    """
+
+    async def found() -> tuple[Leftover, ...]:
+        async with opened(folder, dial=dial) as hosts:
+            return await living(folder, hosts)
+
+    return asyncio.run(found())
+
+
+def find_strays(folder: Path) -> tuple[Leftover, ...]:
+    """List the QEMUs of this machine as `running_in` does, where the journal cannot be read."""
+
+    async def found() -> tuple[Leftover, ...]:
+        async with opened(folder, dial=False) as hosts:
+            return await running_in(folder, hosts)
+
+    return asyncio.run(found())
+
+
+async def living(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     """List the QEMUs of the pair in ``folder`` that still exist, or may: doubt counts as life.
 
-    Raises `PreconditionFailed` when the journal is damaged.
+    Of a host out of reach the latest QEMU of the node is listed, with the doubt: each earlier one
+    was proven gone before that was launched. Raises `PreconditionFailed` when the journal is
+    damaged.
     """
     past = launched(replay(folder / JOURNAL).records)
-    named = tuple(one for one in past if _lives(one))
+    latest = {one.node: one for one in past}
+    named: list[Leftover] = []
+    for one in past:
+        found = await _looked_for(one, folder, hosts)
+        if found is not None and (not found.doubt or one is latest[one.node]):
+            named.append(found)
     known = {identity for one in named for identity in (one.identity, one.leader)}
-    return named + tuple(one for one in running_in(folder) if one.identity not in known)
+    strays = [one for one in await running_in(folder, hosts) if one.identity not in known]
+    return tuple(named) + tuple([await _with_sockets(one, folder, hosts) for one in strays])
+
+
+async def _looked_for(one: Leftover, folder: Path, hosts: Hosts) -> Leftover | None:
+    """Return ``one`` with what its host answers; None: it is gone."""
+    try:
+        if await exists(one.identity, one.node, _host(one, hosts), leader=one.leader):
+            return await _with_sockets(one, folder, hosts)
+    except HostOutOfReach as error:
+        return replace(one, doubt=error.message)
+    return None
+
+
+async def _with_sockets(one: Leftover, folder: Path, hosts: Hosts) -> Leftover:
+    """Return ``one`` with whether its monitors still have their place."""
+    host = _host(one, hosts)
+    try:
+        sockets = monitor_sockets(rundir(folder, host, one.node)).values()
+        missing = [await host.usable(path, os.F_OK) for path in sockets]
+    except HostOutOfReach as error:
+        return replace(one, doubt=error.message)
+    return replace(one, cut_off=any(missing))
+
+
+def _host(one: Leftover, hosts: Hosts) -> Host:
+    return next(host for node, host in hosts.items() if node == one.node)
+
+
+def rundir(folder: Path, host: Host, node: str) -> Path:
+    """Return where ``host`` has the sockets of ``node`` for the pair in ``folder`` of this machine.
+
+    Raises `HostOutOfReach` for a host that was never reached.
+    """
+    machine = host.machine
+    here = machine.state_dir == paths.state_dir()
+    return (folder if here else machine.pair_dir(folder.name)) / node
 
 
 def without_folder() -> list[str]:
@@ -83,22 +192,25 @@ def without_folder() -> list[str]:
     home = paths.state_dir()
     bound = {path.relative_to(home).parts for path in procfs.listening_below(home)}
     names = {parts[0] for parts in bound if len(parts) == 3 and parts[1] in NODES}
-    return sorted(name for name in names if not (home / name).exists() and living(home / name))
+    return sorted(name for name in names if not (home / name).exists() and find(home / name))
 
 
 def told(folder: Path, found: Sequence[Leftover]) -> str:
-    """Return a sentence on what of the pair in ``folder`` lives without a supervisor."""
-    names = " and ".join(map(str, found))
-    runs = f"{names} still {'runs' if len(found) == 1 else 'run'}"
-    serves = any(one.role == Role.PRIMARY for one in found)
+    """Return a sentence on what of the pair in ``folder`` lives without a supervisor, or may."""
+    sure = [one for one in found if not one.doubt]
+    doubted = [f" It is not known whether {one} still runs: {one.doubt}" for one in found
+               if one.doubt]  # fmt: skip
+    names = " and ".join(map(str, sure))
+    runs = f", but {names} still {'runs' if len(sure) == 1 else 'run'}" if sure else ""
+    serves = any(one.role == Role.PRIMARY for one in sure)
     guest = ": its guest may be serving clients, and nothing watches it" if serves else ""
-    return f"The supervisor of pair {folder.name} is gone, but {runs}{guest}."
+    return f"The supervisor of pair {folder.name} is gone{runs}{guest}.{''.join(doubted)}"
 
 
 def advice(folder: Path, found: Sequence[Leftover]) -> str:
     """Return what can be typed about ``found``, QEMUs of the pair in ``folder``."""
     end = f"`coloctl stop {folder.name} --force` ends it"
-    if reachable(folder, found):
+    if reachable(found):
         return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}"
     return (
         "its monitors' sockets were removed, so it cannot be taken over: shut the guest down "
@@ -106,11 +218,9 @@ def advice(folder: Path, found: Sequence[Leftover]) -> str:
     )
 
 
-def reachable(folder: Path, found: Iterable[Leftover]) -> bool:
-    """Return whether the monitors of all of ``found`` still have their place in ``folder``."""
-    return all(
-        path.exists() for one in found for path in monitor_sockets(folder / one.node).values()
-    )
+def reachable(found: Iterable[Leftover]) -> bool:
+    """Return whether the monitors of all of ``found`` still have their place, as far as known."""
+    return not any(one.cut_off for one in found)
 
 
 def source_of(folder: Path) -> str:
@@ -128,31 +238,34 @@ def source_of(folder: Path) -> str:
     return "SPEC"
 
 
-def running_in(folder: Path) -> Iterator[Leftover]:
+async def running_in(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     """Find the processes that hold a monitor's socket of one of this folder's nodes.
 
-    One that was promoted still counts as a secondary here: its command line is that of one.
+    One that was promoted still counts as a secondary here: its command line is that of one. A host
+    out of reach has none.
     """
-    sockets = {path: node for node in NODES for path in monitor_sockets(folder / node).values()}
-    found: dict[Stray, NodeName] = {}
-    for path, holding in holders(sockets).items():
-        found |= dict.fromkeys(holding, sockets[path])
-    for stray, node in sorted(found.items(), key=lambda item: (item[1], item[0].identity.pid)):
-        role = Role.SECONDARY if stray.incoming else Role.PRIMARY
-        yield Leftover(node, role, stray.identity)
+    found: dict[Identity, Leftover] = {}
+    for node in NODES:
+        with contextlib.suppress(HostOutOfReach):
+            sockets = monitor_sockets(rundir(folder, hosts[node], node)).values()
+            holding = await hosts[node].holders(tuple(sockets))
+            for stray in (one for some in holding.values() for one in some):
+                role = Role.SECONDARY if stray.incoming else Role.PRIMARY
+                found[stray.identity] = Leftover(node, role, stray.identity)
+    return tuple(sorted(found.values(), key=lambda one: (one.node, one.identity.pid)))
 
 
-def _lives(leftover: Leftover) -> bool:
-    """Return whether the QEMU or the wrapper that started it still exists, or may."""
-    return exists(leftover.identity, leftover.node) or (
-        leftover.leader is not None and exists(leftover.leader, leftover.node)
-    )
+async def exists(
+    identity: Identity, node: str, host: Host, *, leader: Identity | None = None
+) -> bool:
+    """Return whether that process still exists on ``host``, or the ``leader`` that started it.
 
-
-def exists(identity: Identity, node: str) -> bool:
-    """Return whether that process still exists, or may: doubt counts as life."""
+    Doubt counts as life. Raises `HostOutOfReach`.
+    """
     try:
-        process = adopt(identity, node=node)
+        process = await host.adopt(identity, node=node, leader=leader)
+    except HostOutOfReach:
+        raise
     except PreconditionFailed:
         return True
     if process is None:
@@ -161,45 +274,52 @@ def exists(identity: Identity, node: str) -> bool:
     return True
 
 
-async def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
+async def end(folder: Path, hosts: Hosts) -> list[tuple[Leftover, DeathProof]]:
     """End every QEMU of the pair in ``folder``, with proof, and set its taps down.
 
-    The secondaries end first, so that none takes over. Raises `FencingFailed` without a proof, and
-    `PreconditionFailed` when the journal is damaged.
+    The secondaries end first, so that none takes over. Those on a machine out of reach are left,
+    and named by the error. Raises `FencingFailed` without a proof, and `PreconditionFailed` when
+    the journal is damaged.
     """
-    found = sorted(living(folder), key=lambda one: one.role == "primary")
-    proofs = [(one, await _kill(folder, one)) for one in found]
-    await close_taps(folder)
+    found = sorted(await living(folder, hosts), key=lambda one: one.role == "primary")
+    proofs = [(one, await _kill(folder, one, hosts)) for one in found if not one.doubt]
+    await close_taps(folder, hosts)
+    for one in found:
+        if one.doubt:
+            raise FencingFailed(
+                one.node,
+                f"It is not known whether {one} still runs: {one.doubt}",
+                hint=f"`coloctl stop {folder.name} --force` ends it once its machine can be "
+                f"reached; if that machine is gone for good, `rm -r {folder}` forgets it",
+            )
     return proofs
 
 
-async def _kill(folder: Path, one: Leftover) -> DeathProof:
-    return await kill_program(
+async def _kill(folder: Path, one: Leftover, hosts: Hosts) -> DeathProof:
+    host = _host(one, hosts)
+    return await host.kill(
         one.identity,
         node=one.node,
         deadline_s=KILL_DEADLINE_S,
         leader=one.leader,
-        sockets=monitor_sockets(folder / one.node).values(),
+        sockets=tuple(monitor_sockets(rundir(folder, host, one.node)).values()),
     )
 
 
-async def close_taps(folder: Path) -> None:
+async def close_taps(folder: Path, hosts: Hosts) -> None:
     """Set the taps of the pair in ``folder`` down, and lift its packet rules.
 
-    As far as its pair file can be read. A tap that a process holds is a living guest's, under
-    another state folder, and stays up.
+    As far as its pair file can be read and its hosts can be reached. A tap that a process holds is
+    a living guest's, under another state folder, and stays up.
     """
-    with contextlib.suppress(ColoctlError):
-        if (started := remembered(folder)) is None:
-            return
-        pair = started.pair
-        for node in NODES:
-            host = open_host(pair.nodes[node].host)
-            try:
+    if (pair := _pair(folder)) is None:
+        return
+    for node in NODES:
+        host = hosts[node]
+        if host.name == pair.nodes[node].host:  # else its namespace is gone, with its taps
+            with contextlib.suppress(ColoctlError):
                 await taps.lower_free(pair, host, node)
                 await guard.lift_at(Wires(pair, folder), host)
-            finally:
-                await host.aclose()
 
 
 def discard(folder: Path) -> None:

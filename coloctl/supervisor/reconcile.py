@@ -6,7 +6,8 @@ named by its `host.base.Identity`.
 
 Invariants, over everything that can be believed and found: no plan leaves two guests running. A
 secondary is promoted only where the journal has a complete checkpoint in this generation and its
-disk missed nothing. A guest that runs is never ended unless its end was under way.
+disk missed nothing. A guest that runs is never ended unless its end was under way. A QEMU whose
+machine is out of reach is not known: it never counts as dead, and no plan rests on its state.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Belief:
     exposed_since_s: float | None = None  #: as `since_s`
     acts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  #: begun and not ended
     launches: Mapping[NodeName, KnownQemu] = field(default_factory=dict)
+    #: QEMUs that were given up while their machine was out of reach, and are not proven gone.
+    left: Mapping[NodeName, KnownQemu] = field(default_factory=dict)
     survivor: NodeName | None = None  #: asked for by the failover under way
     unfenced: NodeName | None = None  #: as `Observation.unfenced`
     missed: frozenset[NodeName] = frozenset()  #: their disks missed a write of the guest
@@ -82,12 +85,8 @@ def believe(records: Iterable[Record]) -> Belief:
         since_s=state.mono_s if state else None,
         exposed_since_s=state.data.get(event.EXPOSED_SINCE) if state else None,
         acts=acts,
-        launches={
-            _node(record.node): KnownQemu(
-                Role(record.data[event.LAUNCHED]), Identity.from_json(record.data), _leader(record)
-            )
-            for record in event.last_launches(everything)
-        },
+        launches=_qemus(event.last_launches(everything), event.LAUNCHED),
+        left=_qemus(event.last_left(everything), event.LEFT_BEHIND),
         unfenced=_unfenced(state),
         survivor=_survivor(acts.get("failover", {})),
         missed=_missed(everything, diverged=False),
@@ -100,6 +99,14 @@ def believe(records: Iterable[Record]) -> Belief:
         covered=settings.get(event.FIRST_CONNECTION) == event.COVERED,
         boots={_node(name): int(mark) for name, mark in settings.get(event.BOOTS, {}).items()},
     )
+
+
+def _qemus(records: Iterable[Record], role: str) -> dict[NodeName, KnownQemu]:
+    """Read the QEMU of each node from ``records``, which have its role under the key ``role``."""
+    return {
+        _node(one.node): KnownQemu(Role(one.data[role]), Identity.from_json(one.data), _leader(one))
+        for one in records
+    }
 
 
 def _leader(record: Record) -> Identity | None:
@@ -140,10 +147,14 @@ def _survivor(failover: Mapping[str, Any]) -> NodeName | None:
 
 @dataclass(frozen=True)
 class FoundQemu:
-    """A QEMU as it was found. ``None`` in the last three: it does not answer."""
+    """A QEMU as it was found. ``None`` in the last three: it does not answer.
+
+    ``known`` is False where its machine is out of reach. It counts as alive then.
+    """
 
     role: Role
     alive: bool
+    known: bool = field(default=True, kw_only=True)
     held: bool = False  #: it was started with its guest stopped
     run_state: RunState | None = None
     migration: MigrationStatus | None = None
@@ -152,6 +163,11 @@ class FoundQemu:
     @property
     def in_colo(self) -> bool:
         return self.alive and self.colo_mode in (COLOMode.PRIMARY, COLOMode.SECONDARY)
+
+    @property
+    def certainty(self) -> int:
+        """The certainty that it lives: 2 where it does, 1 where it may, 0 where it is dead."""
+        return self.alive + (self.alive and self.known)
 
     @property
     def never_ran(self) -> bool:
@@ -209,7 +225,14 @@ _BRINGING = frozenset({"start", "protect"})
 
 
 def reconcile(belief: Belief, found: Mapping[NodeName, FoundQemu]) -> MovePlan:
-    """Return the one plan for ``belief`` and the QEMUs ``found`` on both nodes; never raises."""
+    """Return the one plan for ``belief`` and the QEMUs ``found`` on both nodes; never raises.
+
+    A node that is not known is left to the loop, which observes it and decides as in any pair. Two
+    things go on. One is a stop that was asked for. The other is a guest that is known to run alone:
+    a secondary beside it that is not known is left behind, and ended when its machine is back.
+
+    Example: node b's machine is off, and the journal believes in COLO. The plan is to hand over.
+    """
     again = "start" in belief.acts
     if "stop" in belief.acts:
         return MovePlan(Move.END)
@@ -224,31 +247,38 @@ def reconcile(belief: Belief, found: Mapping[NodeName, FoundQemu]) -> MovePlan:
     return _alone(belief, found, primary)
 
 
+def _primary(found: Mapping[NodeName, FoundQemu]) -> NodeName | None:
+    """Return the living holder of the role, or one that may live, or else a dead one."""
+    holders = [node for node in NODES if found[node].role is Role.PRIMARY]
+    return max(holders, key=lambda node: found[node].certainty, default=None)
+
+
 def _without_primary(found: Mapping[NodeName, FoundQemu]) -> MovePlan:
     """End a secondary that never held a complete checkpoint; keep one that runs a guest of its own.
 
     The journal does not know of such a promotion. It serves clients all the same.
     """
     promoted = [node for node in NODES if found[node].promoted]
-    return MovePlan(Move.ADOPT_ALONE, promoted[0]) if len(promoted) == 1 else MovePlan(Move.GONE)
+    if len(promoted) == 1:
+        return MovePlan(Move.ADOPT_ALONE, promoted[0])
+    known = all(one.known for one in found.values())
+    return MovePlan(Move.GONE) if known else MovePlan(Move.HAND_OVER)
 
 
 def _alone(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName) -> MovePlan:
     """Plan for a primary that lives beside a secondary that is of no worth yet."""
     again, secondary = not _BRINGING.isdisjoint(belief.acts), other(primary)
-    if found[primary].never_ran:
-        if found[secondary].promoted:
+    one, two = found[primary], found[secondary]
+    if not one.known:
+        return MovePlan(Move.HAND_OVER)
+    if one.never_ran and two.known:
+        if two.promoted:
             return MovePlan(Move.ROLL_BACK_PROTECT, secondary, primary)
         return MovePlan(Move.END, again=again)
-    if again or belief.protection in _JOINING or found[secondary].alive:
+    joining = again or belief.protection in _JOINING
+    if joining or one.never_ran or (two.alive and two.known):
         return MovePlan(Move.ROLL_BACK_PROTECT, primary, secondary, again=again)
     return MovePlan(Move.ADOPT_ALONE, primary)
-
-
-def _primary(found: Mapping[NodeName, FoundQemu]) -> NodeName | None:
-    """Return the living holder of the role, or else a dead one."""
-    holders = [node for node in NODES if found[node].role is Role.PRIMARY]
-    return max(holders, key=lambda node: found[node].alive, default=None)
 
 
 def _with_secondary(
@@ -258,7 +288,7 @@ def _with_secondary(
     if primary is None:
         return MovePlan(Move.HAND_OVER)
     one, two = found[primary], found[other(primary)]
-    if one.alive and two.promoted:
+    if one.alive and one.known and two.promoted:
         # Nothing of coloctl does that; it must not last in any state.
         ended = MovePlan(Move.FINISH_FAILOVER, primary, other(primary))
         failed = belief.protection is Protection.FAILED
@@ -273,10 +303,14 @@ def _with_secondary(
 def _finish(belief: Belief, found: Mapping[NodeName, FoundQemu], primary: NodeName) -> MovePlan:
     """Plan the end of a failover that was under way.
 
-    The node that is left survives; of two, the one that was chosen for it.
+    The node that is left survives; of two, the one that was chosen for it. One that is not known
+    never does.
     """
     living = [node for node in NODES if found[node].alive]
     survivor = living[0] if len(living) == 1 else belief.survivor
+    unsure = not all(one.known for one in found.values())
+    if unsure and (survivor is None or not found[survivor].known):
+        return MovePlan(Move.HAND_OVER)
     if (
         survivor is not None
         and survivor != primary

@@ -20,7 +20,7 @@ from coloctl.colo.protect import CAUTIOUS_DELAY_MS
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.agent import AgentAnswer
 from coloctl.ha.fencing import Confirmation
-from coloctl.host.process import identity_of
+from coloctl.host.base import DeathProof, Process
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
 from coloctl.model import event
@@ -35,6 +35,7 @@ from coloctl.supervisor.acting import ActUnderWay
 from coloctl.supervisor.beside import Beside
 from coloctl.supervisor.history import FILE, History
 from coloctl.supervisor.pending_records import PendingRecords
+from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
@@ -66,6 +67,8 @@ class PairState(ActUnderWay):
         self.seats: dict[NodeName, Seat] = {
             node: Seat(NodeView(node, spec.nodes[node].host)) for node in NODES
         }
+        #: QEMUs that were given up while their machine was out of reach, and are not proven gone.
+        self.left: dict[NodeName, KnownQemu] = {}
         self.recorders = {node: FlightRecorder() for node in NODES}
         self._history = History(ground.folder / FILE)
         #: The journal, and the records that it could not take yet.
@@ -174,14 +177,23 @@ class PairState(ActUnderWay):
         """Record the process of a seat's QEMU and its role: a later supervisor finds it by that."""
         if seat.vm is None:
             return
-        held, leader = seat.vm.process.identity, seat.vm.process.leader
-        # Asked now: when it was launched it may have been a wrapper that was about to become QEMU.
-        now = identity_of(held.pid)
-        who = now if now == held and now is not None else held
-        data = {event.LAUNCHED: seat.view.role, **who.to_json()}
-        if leader != held:
-            data[event.LEADER] = leader.to_json()
+        data = {event.LAUNCHED: seat.view.role, **_named(seat.vm.process)}
         self.record(Kind.OUTCOME, step="launch", node=seat.name, data=data)
+
+    def leave_behind(self, node: NodeName, role: Role, process: Process) -> None:
+        """Record durably that the QEMU of ``node`` is given up, with its machine out of reach.
+
+        No secondary is launched there before `found_gone`.
+        """
+        data = {event.LEFT_BEHIND: role, **_named(process)}
+        self.record(Kind.OUTCOME, step="left-behind", node=node, data=data)
+        self.left[node] = KnownQemu(role, process.identity, process.leader)
+
+    def found_gone(self, node: NodeName, proof: DeathProof) -> None:
+        """Record durably that the QEMU that was left behind on ``node`` is proven gone."""
+        data = {event.LEFT_BEHIND: "", "pid": proof.pid, "proof": proof.how}
+        self.record(Kind.OUTCOME, step="left-behind", node=node, data=data)
+        self.left.pop(node, None)
 
     def restore(
         self,
@@ -210,7 +222,7 @@ class PairState(ActUnderWay):
         return next((seat for seat in self.seats.values() if seat.view.role is role), None)
 
     def running(self) -> bool:
-        """Return whether a QEMU of the pair may still run."""
+        """Return whether a QEMU of the pair may still run; those left behind do not count."""
         return any(seat.vm is not None for seat in self.seats.values())
 
     def vm_of(self, role: Role) -> VM:
@@ -257,3 +269,11 @@ class PairState(ActUnderWay):
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),
         )
+
+
+def _named(process: Process) -> dict[str, Any]:
+    """Return which process it is, and which was launched where that is another one."""
+    data = process.identity.to_json()
+    if process.leader != process.identity:
+        data[event.LEADER] = process.leader.to_json()
+    return data

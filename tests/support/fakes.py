@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,25 @@ from typing import Any
 from fake_qmp import FakeQMP
 
 from coloctl.colo.ground import Ground, same_on_both
-from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
+from coloctl.errors import FencingFailed, HostOutOfReach, PreconditionFailed, Unreachable
 from coloctl.host.access import Caller
 from coloctl.host.base import Host, Identity, Process
+from coloctl.host.console import GuestConsole
 from coloctl.host.delivery import Deliveries, TcpConnection
+from coloctl.host.local_files import read_log
 from coloctl.host.machine import this_machine
-from coloctl.host.records import Completed, Contact, Death, DeathProof, Friends, Machine, Reach
+from coloctl.host.process import file_bytes
+from coloctl.host.records import (
+    Completed,
+    Contact,
+    Death,
+    DeathProof,
+    Friends,
+    LogPiece,
+    Machine,
+    Reach,
+    Stray,
+)
 from coloctl.host.watching import Beacon, Channel, Listener
 from coloctl.journal import Journal
 from coloctl.model.dialect import Dialect, ReturnPath
@@ -95,6 +108,9 @@ class FakeProcess(Process):
         self._identity = Identity(next(_pids), 1)
         self._dead = asyncio.Event()
         self.immortal = False  #: a kill gives no proof
+        self._console: Path | None = None
+        self.away: Callable[[], bool] = lambda: False  #: its machine does not report of it
+        self.killing: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
         self.is_frozen = False
 
     @property
@@ -122,16 +138,24 @@ class FakeProcess(Process):
     def life(self) -> Life:
         if not self.alive():
             return Life.DEAD
+        if self.away():
+            return Life.UNKNOWN
         return Life.STOPPED if self.is_frozen else Life.ALIVE
 
     def cpu_s(self) -> float | None:
         return 0.0
 
+    def watch(self, *, threads: Sequence[int] | None = None, console: Path | None = None) -> None:
+        self._console = console or self._console
+
+    def console_bytes(self) -> int:
+        return file_bytes(self._console)
+
     def signal(self, signum: int) -> bool:
         return self.alive()
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        await asyncio.sleep(0)
+        await self.killing()
         if self.immortal:
             raise FencingFailed(self._node, f"Node {self._node} does not die.")
         how = "sigkill" if self.alive() else "already-dead"
@@ -237,6 +261,40 @@ class FakeHost(Host):
         self.holding: list[str] = []  #: what processes that nobody knows hold of a dead QEMU
         self.letting_go = False  #: one of it less each time that it is asked about
         self.files: dict[Path, bytes] = {}  #: what was written durably there
+        self._reach = Reach(Contact.HERE, 0.0)
+        self._moved = asyncio.Event()
+        self.strays: dict[Path, tuple[Stray, ...]] = {}  #: who listens at a socket there
+
+    @property
+    def reach(self) -> Reach:
+        return self._reach
+
+    def move(self, contact: Contact, *, session: int | None = None) -> None:
+        """Reach it in another way from now on."""
+        known = self.reach.session if session is None else session
+        self._reach = Reach(contact, 0.0, "No route to host.", known)
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _require_reach(self) -> None:
+        if self.reach.out:
+            raise HostOutOfReach(f"{self.name} is out of reach: {self.reach.why}")
+
+    @property
+    def machine(self) -> Machine:
+        return this_machine()
+
+    async def ready(self, deadline_s: float) -> None:
+        self._require_reach()
+
+    async def reached(self, than: Reach) -> Reach:
+        while (self.reach.contact, self.reach.session) == (than.contact, than.session):
+            await self._moved.wait()
+        return self.reach
+
+    async def holders(self, sockets: Collection[Path]) -> Mapping[Path, tuple[Stray, ...]]:
+        self._require_reach()
+        return {path: self.strays[path] for path in sockets if path in self.strays}
 
     async def still_held(
         self, *, images: Collection[Path], taps: Collection[str]
@@ -248,6 +306,14 @@ class FakeHost(Host):
     @property
     def name(self) -> str:
         return f"netns:host-{self._node}"
+
+    async def read_tail(self, path: Path, lines: int = 20) -> str:
+        self._require_reach()
+        return ""
+
+    async def read_log(self, path: Path, offset: int, most: int) -> LogPiece:
+        self._require_reach()
+        return read_log(path, offset, most)
 
     async def tap(self, name: str, *, up: bool) -> None:
         if self.no_taps:
@@ -275,14 +341,6 @@ class FakeHost(Host):
                 await connected.wait()
 
         yield Watch()
-
-    @property
-    def machine(self) -> Machine:
-        return this_machine()
-
-    @property
-    def reach(self) -> Reach:
-        return Reach(Contact.HERE, 0.0)
 
     async def calls(self, client: Identity, at: Address) -> Friends:
         return Friends(client.pid)
@@ -392,6 +450,11 @@ class FakeVM(VM):
     process: FakeProcess
     host: FakeHost
     fakes: tuple[LoggedQMP, LoggedQMP]
+
+    def writes_to(self, console: Path) -> None:
+        """Its guest's console is that file from now on."""
+        self.console = GuestConsole(self.host, console)
+        self.process.watch(console=console)
 
     def event(self, name: str, **data: Any) -> None:
         for fake in self.fakes:

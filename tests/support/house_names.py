@@ -62,6 +62,7 @@ NAMED_OUTSIDE: Mapping[str, str] = {
 WAITING: Mapping[str, str] = {
     "coloctl.host": "host.agent and host.remote, and the callers of their operations",
     "coloctl.lab.sshd": "lab.machines",
+    "coloctl.supervisor.acts.left.finish": "supervisor.machines",
     "coloctl.colo.tls_plan": "colo.tls",
     "coloctl.machine.tls": "colo.tls",
 }

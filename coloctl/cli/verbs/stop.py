@@ -95,7 +95,7 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
     from coloctl.supervisor.started import remembered
 
     folder = paths.pair_dir(pair)
-    living = leftovers.living(folder)
+    living = leftovers.find(folder)
     if dry_run:
         steps: list[dict[str, Any]] = [
             {"node": one.node, "act": f"SIGKILL process {one.identity.pid}", "why": str(one)}

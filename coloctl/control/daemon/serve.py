@@ -106,12 +106,13 @@ async def _ground(spec: PairSpec, folder: Path, facts: Facts | None) -> Ground:
     """
     try:
         ground = await prepare(spec, facts)
-        if facts is None and not leftovers.living(folder):
+        if facts is None and not await leftovers.living(folder, ground.hosts):
             with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
                 write(folder, Started(spec, ground.facts))
     except BaseException:
-        if not leftovers.living(folder):
-            leftovers.discard(folder)
+        async with leftovers.opened(folder, dial=False) as hosts:
+            if not await leftovers.living(folder, hosts):
+                leftovers.discard(folder)
         raise
     return ground
 
@@ -128,7 +129,7 @@ async def _run(
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(service.supervisor.run(leave))
         await asyncio.sleep(0)  # from here on it can be given seats to watch
-        adoption = _adoption(service, journal.history.records)
+        adoption = await _adoption(service, journal.history.records)
         if adoption is not None and not await _adopted(adoption, service):
             leave.set()
             return
@@ -157,18 +158,19 @@ async def _run(
         leave.set()
         service.ended.set()
         await watching
-        if not service.state.running():
+        if not service.state.running() and not service.state.left:
             journal.leave()
             # While this socket still answers, no other starter takes the folder for a stale one.
             leftovers.discard(service.state.ground.folder)
         await server.aclose()
 
 
-def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
+async def _adoption(service: Service, history: tuple[Record, ...]) -> Adoption | None:
     """Return the adoption of what an earlier supervisor left, where one did."""
     state, supervisor = service.state, service.supervisor
     told = [one for one in history if one.kind is not Kind.NOTE]
-    if not told and not any(leftovers.running_in(state.ground.folder)):
+    ground = state.ground
+    if not told and not await leftovers.running_in(ground.folder, ground.hosts):
         return None
     return Adoption(
         state,

@@ -73,7 +73,7 @@ def claim(spec: PairSpec, facts: Facts | None = None) -> socket.socket:
 
 def refuse_living(folder: Path) -> None:
     """Raise `PairBusy` where a process of the pair in ``folder`` lives."""
-    if living := leftovers.living(folder):
+    if living := leftovers.find(folder):
         raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
 
@@ -85,9 +85,9 @@ def inherited(spec: PairSpec) -> Started | None:
     and `PreconditionFailed` where the file is damaged.
     """
     folder = paths.pair_dir(spec.name)
-    if served(paths.control_socket(spec.name)) or not (living := leftovers.living(folder)):
+    if served(paths.control_socket(spec.name)) or not (living := leftovers.find(folder)):
         return None
-    if not leftovers.reachable(folder, living):
+    if not leftovers.reachable(living):
         raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
     if (started := remembered(folder)) is None:
         started = Started(spec)
@@ -110,7 +110,7 @@ def stopped(spec: PairSpec) -> bool:
     folder = paths.pair_dir(spec.name)
     if spec.source is None or leftovers.source_of(folder) != str(spec.source.absolute()):
         return False
-    if served(paths.control_socket(spec.name)) or leftovers.living(folder):
+    if served(paths.control_socket(spec.name)) or leftovers.find(folder):
         return False
     history = replay(folder / leftovers.JOURNAL)
     if any(intent.act == "stop" for intent in history.open_intents):
@@ -137,9 +137,14 @@ async def end_stale(name: str) -> list[DeathProof]:
     with folder_locked(paths.make_private(paths.state_dir())):
         if served(paths.control_socket(name)):
             raise PairBusy(f"A supervisor serves pair {name} again.", hint="try once more")
-        proofs = await leftovers.end(folder)
+        proofs = await _end_in(folder)
         leftovers.discard(folder)
     return [proof for _, proof in proofs]
+
+
+async def _end_in(folder: Path) -> list[tuple[leftovers.Leftover, DeathProof]]:
+    async with leftovers.opened(folder) as hosts:
+        return await leftovers.end(folder, hosts)
 
 
 class SpawnedSupervisor:
@@ -207,7 +212,7 @@ class SpawnedSupervisor:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         if self.folder.exists():
-            asyncio.run(leftovers.end(self.folder))
+            asyncio.run(_end_in(self.folder))
             leftovers.discard(self.folder)
 
 

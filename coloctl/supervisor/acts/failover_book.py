@@ -4,8 +4,9 @@ Called by `supervisor.acts.failover`. `ha.failover` does the steps and keeps the
 beside the survivor's image is written by `supervisor.acts.durable`, the claim by `ha.arbiter`.
 
 Invariant: the generation is claimed in the register, in the journal and beside the image before
-`FailoverBook.claim` returns, so before `ha.failover` lets the survivor run. A failure is in state,
-journal and history when it is raised.
+`FailoverBook.claim` returns, so before `ha.failover` lets the survivor run. Where the fence has no
+proof, nothing else stands in for the register. A failure is in state, journal and history when it
+is raised.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class FailoverBook:
         role = survivor.view.role
         self.failover = Failover(state.spec, survivor.vm, lost.vm, role, steps)
         self.numbering = Numbering(state, survivor)
+        self._claim_alone = False  #: as `Fenced.claim_alone`
         self._undecided = False  #: the decision could not be written, so nothing was promoted
         self._merging: merge.Following | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -134,8 +136,9 @@ class FailoverBook:
         self.lost.view = replace(self.lost.view, fencing=Fencing.CONFIRMED)
 
     def fenced(self, proof: Fenced) -> None:
-        """Record the proof; the intent of the promotion after it takes both to the disk."""
+        """Record the fence; the intent of the promotion after it takes both to the disk."""
         self.state.unfenced = None
+        self._claim_alone = proof.claim_alone
         self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
         vm, taps = self.survivor.vm, [nic.tap for nic in self.state.spec.nics if nic.tap]
         if taps and vm is not None and self.survivor.view.role is Role.SECONDARY:
@@ -159,6 +162,8 @@ class FailoverBook:
             try:
                 await self.arbiter.claim(state.spec.name, node, number)
             except PreconditionFailed as error:
+                if self._claim_alone:
+                    raise
                 keeping = self.numbering.begin(number)
                 await claim_by_disks(state, self.survivor, keeping, error, force=self.force)
             self.numbering.begin(number)

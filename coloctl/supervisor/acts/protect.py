@@ -27,6 +27,7 @@ from coloctl.model.qapi import RunState
 from coloctl.model.strangers import Stranger
 from coloctl.model.view import Merge, PairView
 from coloctl.supervisor.acts import merge
+from coloctl.supervisor.acts.left import require_none
 from coloctl.supervisor.acts.life import unless_it_dies
 from coloctl.supervisor.acts.stop import abandon
 from coloctl.supervisor.seat import Seat
@@ -100,6 +101,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
     """
     primary = state.vm_of(Role.PRIMARY)
     node = other(primary.node)
+    require_none(state, node)
     await coverage.require_covered(state.spec, primary)
     await _until_merged(state, state.seats[primary.node])
     await _until_booted(state, primary)

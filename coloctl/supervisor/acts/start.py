@@ -15,9 +15,10 @@ from coloctl.colo.generation import Companion, Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
 from coloctl.ha.arbiter import open_arbiter
 from coloctl.model.event import GENERATION_NOT_KEPT, Kind
-from coloctl.model.pair import NodeName, Role, other
+from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
+from coloctl.supervisor.acts.left import require_none
 from coloctl.supervisor.acts.protect import (
     Entered,
     Watch,
@@ -53,6 +54,8 @@ async def start(
                 f"Pair {state.spec.name} already runs ({state.protection}).",
                 hint=f"`coloctl status {state.spec.name}` shows it",
             )
+        if fresh:
+            require_none(state, *NODES)
         state.want_protection(protected)
         held = False
         try:

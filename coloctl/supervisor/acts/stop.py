@@ -17,10 +17,11 @@ from coloctl.colo import generation, guard, launch
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.ha.failover import abandon_secondary
+from coloctl.ha.fencing import KILL_DEADLINE_S, unseen, while_seen
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import Merge, Presence
-from coloctl.supervisor.acts import merge
+from coloctl.supervisor.acts import left, merge
 from coloctl.supervisor.acts.powerdown import Ending, power_down, taken_over
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
@@ -65,6 +66,7 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
                 await _leave_secondary_behind(state)
                 how += _left_to_the_next_start(serving(state))
                 await end_all(state)
+                how += f"; {left.sentence(state)}".rstrip("; ") if state.left else ""
                 state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
                 return how
         force = not await taken_over(state, primary.name, TAKE_OVER_WAIT_S)
@@ -136,14 +138,23 @@ async def _power_down(state: PairState, timeout_s: float) -> Ending:
 
 
 async def end(state: PairState, node: NodeName, presence: Presence) -> None:
-    """End what runs on ``node`` and remove what it needed, but overlays that are pending."""
+    """End what runs on ``node`` and remove what it needed, but overlays that are pending.
+
+    A QEMU whose machine is out of reach is left behind, in `PairState.left`, with all that it
+    needed, until that machine is back. Raises `FencingFailed` for one
+    within reach that would not die.
+    """
     seat = state.seats[node]
     seat.retired = True
-    pending = await merge.may_be_pending(state, node)
-    if seat.vm is not None:
-        await seat.vm.kill(10)
+    vm = seat.vm
+    unknown = vm is not None and unseen(vm)
+    pending = unknown or await merge.may_be_pending(state, node)
+    if vm is not None and await while_seen(vm, vm.kill(KILL_DEADLINE_S)) is None:
+        state.leave_behind(node, seat.view.role, vm.process)
+        await vm.monitor.aclose()
     seat.clear(presence)
-    await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)
+    if node not in state.left:
+        await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)
     if all(one.vm is None for one in state.seats.values()):
         await guard.lift(state.ground.wires(state.spec), state.ground.hosts)
 

@@ -14,6 +14,7 @@ from coloctl import paths
 from coloctl.colo.ground import Facts, Ground
 from coloctl.control.daemon import serve
 from coloctl.errors import UnsupportedQEMU
+from coloctl.host.local import LocalHost
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor.started import STARTED, Started, remember, remembered
 
@@ -32,7 +33,8 @@ async def ground(
 ) -> AsyncIterator[Ground]:
     """What a look at the hosts finds, where no facts are given."""
     async with fake_state(tmp_path) as state:
-        found = replace(state.ground, folder=folder)
+        here = LocalHost()
+        found = replace(state.ground, folder=folder, hosts={"a": here, "b": here})
 
         async def prepare(_: PairSpec, facts: Facts | None) -> Ground:
             return found if facts is None else replace(found, facts=facts)

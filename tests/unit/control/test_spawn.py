@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -116,23 +117,19 @@ def test_a_qemu_that_still_lives_is_never_cleared_away(spec: PairSpec, folder: P
         assert folder.is_dir() and qemu.alive()
 
 
-async def test_a_process_that_only_says_that_it_is_a_qemu_is_nobody(
-    spec: PairSpec, folder: Path
-) -> None:
+def test_a_process_that_only_says_that_it_is_a_qemu_is_nobody(spec: PairSpec, folder: Path) -> None:
     claim(spec).close()
     with forged_qemu(folder) as stranger:
         refuse_living(folder)
-        assert await end_stale(spec.name) == []
+        assert asyncio.run(end_stale(spec.name)) == []
         assert stranger.poll() is None
 
 
-async def test_ending_a_stale_pair_ends_its_qemu_and_its_folder(
-    spec: PairSpec, folder: Path
-) -> None:
+def test_ending_a_stale_pair_ends_its_qemu_and_its_folder(spec: PairSpec, folder: Path) -> None:
     claim(spec).close()
     with living_qemu(folder) as qemu:
-        (proof,) = await end_stale(spec.name)
-        assert proof.pid == qemu.identity.pid and not leftovers.exists(qemu.identity, "a")
+        (proof,) = asyncio.run(end_stale(spec.name))
+        assert proof.pid == qemu.identity.pid and leftovers.find(folder) == ()
     assert not folder.exists()
 
 
@@ -232,9 +229,9 @@ def test_run_finishes_a_stop_and_starts_nothing(
     assert "it is stopped now" in ran.output and not folder.exists()
 
 
-async def test_a_pair_that_is_served_again_is_not_stale(spec: PairSpec, folder: Path) -> None:
+def test_a_pair_that_is_served_again_is_not_stale(spec: PairSpec, folder: Path) -> None:
     with claim(spec), pytest.raises(PairBusy):
-        await end_stale(spec.name)
+        asyncio.run(end_stale(spec.name))
     assert folder.is_dir()
 
 

@@ -18,13 +18,14 @@ from support.pairfiles import pair_text
 
 from coloctl import procfs
 from coloctl.errors import FencingFailed, PreconditionFailed
-from coloctl.host.base import Identity
+from coloctl.host.base import DeathProof, Identity
 from coloctl.host.process import identity_of
 from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model.event import Kind, Record
-from coloctl.model.pair import Role
+from coloctl.model.pair import NodeName, Role
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.discovery import with_strays
+from coloctl.supervisor.leftovers import Leftover
 from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.started import STARTED, remembered
 
@@ -57,6 +58,32 @@ def identity(process: subprocess.Popen[bytes]) -> Identity:
     return found
 
 
+def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
+    async def ended() -> list[tuple[Leftover, DeathProof]]:
+        async with leftovers.opened(folder) as hosts:
+            return await leftovers.end(folder, hosts)
+
+    return asyncio.run(ended())
+
+
+def close_taps(folder: Path) -> None:
+    async def closed() -> None:
+        async with leftovers.opened(folder) as hosts:
+            await leftovers.close_taps(folder, hosts)
+
+    asyncio.run(closed())
+
+
+def strays(
+    folder: Path, known: dict[NodeName, KnownQemu], left: dict[NodeName, KnownQemu] | None = None
+) -> dict[NodeName, KnownQemu]:
+    async def found() -> dict[NodeName, KnownQemu]:
+        async with leftovers.opened(folder) as hosts:
+            return await with_strays(folder, hosts, known, left or {})
+
+    return asyncio.run(found())
+
+
 def journal_of(folder: Path, *launched: tuple[str, str, Identity]) -> None:
     with Journal(folder / leftovers.JOURNAL) as journal:
         for node, role, who in launched:
@@ -64,50 +91,50 @@ def journal_of(folder: Path, *launched: tuple[str, str, Identity]) -> None:
             journal.append(Record(Kind.OUTCOME, act="start", step="launch", node=node, data=data))
 
 
-async def test_an_empty_folder_has_no_leftovers(folder: Path) -> None:
-    assert leftovers.living(folder) == ()
-    assert await leftovers.end(folder) == []
+def test_an_empty_folder_has_no_leftovers(folder: Path) -> None:
+    assert leftovers.find(folder) == ()
+    assert end(folder) == []
 
 
-async def test_what_the_journal_names_and_lives_is_found_and_ended(
+def test_what_the_journal_names_and_lives_is_found_and_ended(
     folder: Path, qemu: subprocess.Popen[bytes]
 ) -> None:
     who = identity(qemu)
     journal_of(folder, ("a", "primary", who))
-    assert leftovers.living(folder) == (leftovers.Leftover("a", "primary", who),)
-    ((_, proof),) = await leftovers.end(folder)
+    assert leftovers.find(folder) == (Leftover("a", "primary", who),)
+    ((_, proof),) = end(folder)
     assert proof.pid == qemu.pid
     assert qemu.wait(5) == -9
-    assert leftovers.living(folder) == ()
+    assert leftovers.find(folder) == ()
 
 
-async def test_a_pid_that_was_given_to_somebody_else_is_left_alone(
+def test_a_pid_that_was_given_to_somebody_else_is_left_alone(
     folder: Path, qemu: subprocess.Popen[bytes]
 ) -> None:
     who = identity(qemu)
     journal_of(folder, ("a", "primary", Identity(who.pid, who.start_time - 1)))
-    assert leftovers.living(folder) == ()
-    assert await leftovers.end(folder) == []
+    assert leftovers.find(folder) == ()
+    assert end(folder) == []
     assert qemu.poll() is None
 
 
 def test_the_secondary_ends_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(SLEEP) as a, subprocess.Popen(SLEEP) as b:
         journal_of(folder, ("a", "primary", identity(a)), ("b", "secondary", identity(b)))
-        ended = asyncio.run(leftovers.end(folder))
+        ended = end(folder)
         assert [one.role for one, _ in ended] == ["secondary", "primary"]
 
 
-async def test_a_qemu_that_no_journal_names_is_known_by_the_sockets_that_it_holds(
+def test_a_qemu_that_no_journal_names_is_known_by_the_sockets_that_it_holds(
     folder: Path,
 ) -> None:
     with (
         living_qemu(folder, "b", "-incoming", "defer") as ours,
         living_qemu(folder.parent / "webmail", "b") as stranger,
     ):
-        (found,) = leftovers.living(folder)
+        (found,) = leftovers.find(folder)
         assert (found.node, found.role, found.identity) == ("b", "secondary", ours.identity)
-        await leftovers.end(folder)
+        end(folder)
         assert not ours.alive()
         assert stranger.alive()
 
@@ -115,23 +142,23 @@ async def test_a_qemu_that_no_journal_names_is_known_by_the_sockets_that_it_hold
 def test_what_a_wrapper_started_is_told_as_the_wrapper(folder: Path) -> None:
     shell = ["sh", "-c", '"$@" & wait', "sh"]
     with living_qemu(folder, "a", wrapper=shell) as wrapper:
-        assert [one.identity for one in leftovers.living(folder)] == [wrapper.identity]
+        assert [one.identity for one in leftovers.find(folder)] == [wrapper.identity]
 
 
 def test_removed_socket_files_hide_no_qemu(folder: Path) -> None:
     with living_qemu(folder, "a") as ours:
         shutil.rmtree(folder / "a")
-        assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
+        assert [one.identity for one in leftovers.find(folder)] == [ours.identity]
 
 
 @pytest.mark.parametrize("uid", [None, pytest.param(NOBODY, marks=AS_ROOT)])
-async def test_words_on_a_command_line_make_no_qemu(folder: Path, uid: int | None) -> None:
+def test_words_on_a_command_line_make_no_qemu(folder: Path, uid: int | None) -> None:
     """Any local user can run a process with the words by which QEMUs were once told apart."""
     with forged_qemu(folder, "a", uid=uid) as stranger, living_qemu(folder, "b") as ours:
-        assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
-        launches = with_strays(folder, {})
+        assert [one.identity for one in leftovers.find(folder)] == [ours.identity]
+        launches = strays(folder, {})
         assert {node: one.identity for node, one in launches.items()} == {"b": ours.identity}
-        await leftovers.end(folder)
+        end(folder)
         assert stranger.poll() is None and not ours.alive()
 
 
@@ -140,10 +167,10 @@ def test_a_stray_never_takes_the_place_of_what_the_journal_names(
 ) -> None:
     known = KnownQemu(Role.PRIMARY, identity(qemu))
     with living_qemu(folder, "a"):
-        assert with_strays(folder, {"a": known}) == {"a": known}
+        assert strays(folder, {"a": known}) == {"a": known}
         qemu.kill()
         qemu.wait()
-        assert with_strays(folder, {"a": known})["a"].identity != known.identity
+        assert strays(folder, {"a": known})["a"].identity != known.identity
 
 
 @pytest.mark.parametrize("changed", [{"boot": "another"}, {"uid": 54321}, {"exe": "/bin/other"}])
@@ -154,12 +181,12 @@ def test_a_recorded_process_is_the_same_in_every_way_or_is_not_touched(
     taken for gone."""
     journal_of(folder, ("a", "primary", replace(identity(qemu), **changed)))
     if "boot" in changed:
-        assert leftovers.living(folder) == ()
-        assert asyncio.run(leftovers.end(folder)) == []
+        assert leftovers.find(folder) == ()
+        assert end(folder) == []
     else:
-        assert len(leftovers.living(folder)) == 1
+        assert len(leftovers.find(folder)) == 1
         with pytest.raises(FencingFailed, match="but it"):
-            asyncio.run(leftovers.end(folder))
+            end(folder)
     assert qemu.poll() is None
 
 
@@ -172,20 +199,20 @@ def test_launches_survive_the_rotation_of_the_journal(
         for number in range(200):
             journal.append(Record(Kind.NOTE, data={"number": number, "filler": "x" * 100}))
     assert path.stat().st_size < SIZE_MAX
-    assert [one.identity.pid for one in leftovers.living(folder)] == [qemu.pid]
+    assert [one.identity.pid for one in leftovers.find(folder)] == [qemu.pid]
 
 
 def test_a_damaged_journal_is_not_taken_for_an_empty_one(folder: Path) -> None:
     (folder / leftovers.JOURNAL).write_text("nonsense\n{}\n")
     with pytest.raises(PreconditionFailed, match="damaged in line 1"):
-        leftovers.living(folder)
+        leftovers.find(folder)
 
 
 def test_a_folder_without_its_pair_can_still_be_cleared(folder: Path) -> None:
     assert remembered(folder) is None
-    asyncio.run(leftovers.close_taps(folder))
+    close_taps(folder)
     (folder / STARTED).write_text("damaged")
-    asyncio.run(leftovers.close_taps(folder))
+    close_taps(folder)
 
 
 def test_a_discarded_folder_leaves_nothing(folder: Path) -> None:
@@ -197,15 +224,15 @@ def test_a_discarded_folder_leaves_nothing(folder: Path) -> None:
 
 
 @AS_ROOT
-async def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> None:
+def test_another_users_socket_of_the_same_name_hides_no_qemu(folder: Path) -> None:
     """The name of a socket is a word too: in a mount namespace of his own, any user can have it."""
     with living_qemu(folder, "b") as ours:
         path = folder / "b" / "qmp.sock"
         with _shadow(path) as stranger:
             inode = procfs.listeners([path])[path]
             assert procfs.holding({procfs.socket_name(inode)}) == {ours.identity.pid}
-            assert [one.identity for one in leftovers.living(folder)] == [ours.identity]
-            await leftovers.end(folder)
+            assert [one.identity for one in leftovers.find(folder)] == [ours.identity]
+            end(folder)
             assert stranger.poll() is None and not ours.alive()
 
 
@@ -235,4 +262,4 @@ def test_a_wrapper_whose_qemu_has_died_is_no_new_qemu(
         qemu.kill()
         qemu.wait()
         known = KnownQemu(Role.PRIMARY, dead, wrapper.identity)
-        assert with_strays(folder, {"a": known}) == {"a": known}
+        assert strays(folder, {"a": known}) == {"a": known}

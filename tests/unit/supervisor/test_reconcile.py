@@ -46,6 +46,7 @@ PRIMARIES = {
     "in colo": found(Role.PRIMARY, RunState.RUNNING, COLOMode.PRIMARY),
     "in a checkpoint": found(Role.PRIMARY, RunState.COLO, COLOMode.PRIMARY),
     "silent": FoundQemu(Role.PRIMARY, alive=True),
+    "not known": FoundQemu(Role.PRIMARY, alive=True, known=False),
 }
 SECONDARIES = {
     "never launched": ABSENT,
@@ -55,6 +56,8 @@ SECONDARIES = {
     "promoted": found(Role.SECONDARY, RunState.RUNNING),
     "silent": FoundQemu(Role.SECONDARY, alive=True),
     "replaced": DEAD[Role.PRIMARY],
+    "not known": FoundQemu(Role.SECONDARY, alive=True, known=False),
+    "replaced, not known": FoundQemu(Role.PRIMARY, alive=True, known=False),
 }
 
 
@@ -85,8 +88,11 @@ def living(pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
 
 
 def may_run_alone(plan: MovePlan, belief: Belief, pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
-    """The nodes that run a guest of their own once the plan is carried out."""
-    alive = living(pair)
+    """The nodes that run a guest of their own once the plan is carried out.
+
+    No plan reaches a node that is not known, so it does not count here; see the tests of those.
+    """
+    alive = {node for node in living(pair) if pair[node].known}
     match plan.move:
         case Move.END | Move.GONE:
             return set()
@@ -151,6 +157,58 @@ def test_where_nothing_lives_nothing_is_adopted() -> None:
             assert reconcile(belief, pair).move in (Move.END, Move.GONE)
 
 
+def unknown(pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
+    return {node for node in NODES if not pair[node].known}
+
+
+def test_a_node_that_is_not_known_never_counts_as_dead() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        if unknown(pair):
+            assert plan.move is not Move.GONE, (belief, pair, plan)
+            assert plan.move is not Move.END or "stop" in belief.acts, (belief, pair, plan)
+
+
+def test_no_plan_rests_on_a_node_that_is_not_known() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        assert plan.node not in unknown(pair), (belief, pair, plan)
+        if unknown(pair):
+            assert plan.move is not Move.ADOPT_COLO, (belief, pair, plan)
+        if plan.move is Move.HAND_OVER:
+            assert plan.lost not in unknown(pair)
+
+
+def test_a_node_is_given_up_unseen_only_beside_a_guest_that_is_seen_to_run_alone() -> None:
+    """Or by a failover that was chosen before, whose fence decides; or where it held nothing."""
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        if plan.lost not in unknown(pair) and plan.move is not Move.ADOPT_ALONE:
+            continue
+        if not unknown(pair):
+            continue
+        assert plan.node is not None and pair[plan.node].alive and pair[plan.node].known
+        if plan.move is Move.FINISH_FAILOVER:
+            assert belief.survivor == plan.node and belief.protection is Protection.FAILOVER
+        else:
+            assert plan.move in (Move.ADOPT_ALONE, Move.ROLL_BACK_PROTECT)
+            assert belief.protection not in WITH_CHECKPOINT, (belief, pair, plan)
+            assert pair[plan.node].role is Role.PRIMARY or pair[plan.node].promoted
+
+
+def test_a_guest_is_never_ended_because_its_peer_is_not_known() -> None:
+    for belief, pair in everything():
+        plan = reconcile(belief, pair)
+        runs = {
+            node
+            for node, one in pair.items()
+            if one.alive and one.known and (one.promoted or one.run_state is RunState.RUNNING)
+            and one.colo_mode is not COLOMode.SECONDARY
+        }  # fmt: skip
+        if unknown(pair) and "stop" not in belief.acts:
+            assert plan.lost not in runs, (belief, pair, plan)
+
+
 def test_a_stop_that_was_asked_for_is_finished() -> None:
     for belief, pair in everything():
         if "stop" in belief.acts:
@@ -201,6 +259,23 @@ def test_nothing_but_an_operator_leaves_failed() -> None:
         (Protection.FAILOVER, ("failover",), "runs", "dead", Move.FINISH_FAILOVER),
         (Protection.FAILOVER, (), "in colo", "dead", Move.HAND_OVER),
         (Protection.FAILOVER, ("failover",), "dead", "dead", Move.GONE),
+        (Protection.COLO, (), "in colo", "not known", Move.HAND_OVER),
+        (Protection.COLO, (), "not known", "in colo", Move.HAND_OVER),
+        (Protection.COLO, (), "dead", "not known", Move.HAND_OVER),
+        (Protection.COLO, (), "not known", "not known", Move.HAND_OVER),
+        (Protection.COLO, (), "not known", "promoted", Move.HAND_OVER),
+        (Protection.COLO, ("stop",), "in colo", "not known", Move.END),
+        (Protection.UNPROTECTED, (), "runs", "not known", Move.ADOPT_ALONE),
+        (Protection.UNPROTECTED, (), "runs", "replaced, not known", Move.ADOPT_ALONE),
+        (Protection.UNPROTECTED, (), "not known", "never launched", Move.HAND_OVER),
+        (Protection.UNPROTECTED, (), "not known", "dead", Move.HAND_OVER),
+        (Protection.UNPROTECTED, ("protect",), "runs", "not known", Move.ROLL_BACK_PROTECT),
+        (Protection.MIGRATING, ("start",), "held", "not known", Move.ROLL_BACK_PROTECT),
+        (Protection.MIGRATING, ("start",), "in colo", "not known", Move.ROLL_BACK_PROTECT),
+        (Protection.MIGRATING, ("start",), "not known", "in colo", Move.HAND_OVER),
+        (Protection.MIGRATING, ("start",), "dead", "not known", Move.HAND_OVER),
+        (Protection.DOWN, ("start",), "not known", "never launched", Move.HAND_OVER),
+        (Protection.FAILED, (), "runs", "not known", Move.HAND_OVER),
     ],
 )
 def test_what_is_done(
@@ -216,6 +291,17 @@ def test_of_two_who_live_the_one_that_was_chosen_lives_on() -> None:
     for chosen in NODES:
         belief = Belief(protection=Protection.FAILOVER, acts={"failover": {}}, survivor=chosen)
         assert reconcile(belief, pair) == MovePlan(Move.FINISH_FAILOVER, chosen, other(chosen))
+
+
+def test_a_failover_goes_on_only_with_the_survivor_that_was_chosen_and_is_seen() -> None:
+    for one, two in (("not known", "in colo"), ("in colo", "not known")):
+        pair: dict[NodeName, FoundQemu] = {"a": PRIMARIES[one], "b": SECONDARIES[two]}
+        for chosen in (None, *NODES):
+            belief = Belief(protection=Protection.FAILOVER, acts={"failover": {}}, survivor=chosen)
+            goes_on = chosen is not None and pair[chosen].known
+            expected = MovePlan(Move.FINISH_FAILOVER, chosen, other(chosen)) if chosen else None
+            plan = reconcile(belief, pair)
+            assert plan == (expected if goes_on else MovePlan(Move.HAND_OVER))
 
 
 def journal(*records: Record) -> tuple[Record, ...]:
@@ -295,3 +381,30 @@ def test_a_promoted_qemu_is_the_primary_and_its_missed_writes_are_forgiven() -> 
 def test_a_new_session_waits_for_its_first_connection_anew() -> None:
     entered = moved(Protection.MIGRATING, Fact.CHECKPOINT_COMPLETED, Protection.COLO)
     assert believe(LIFE).covered and not believe(journal(*LIFE, entered)).covered
+
+
+def left_behind(node: str, role: str, pid: int = 0) -> Record:
+    data: dict[str, object] = {event.LEFT_BEHIND: role}
+    data |= {"pid": pid, "start-time": 7} if role else {"proof": "identity-gone"}
+    return Record(Kind.OUTCOME, act="failover", step="left-behind", node=node, data=data)
+
+
+def test_a_qemu_that_was_left_behind_is_one_until_it_is_proven_gone() -> None:
+    """No launch ends that, and a rotated journal keeps it."""
+    left = left_behind("b", Role.SECONDARY, 11)
+    records = journal(*LIFE, left, launch("a", Role.PRIMARY, 12), launch("b", Role.SECONDARY, 13))
+    assert believe(records).left == {"b": KnownQemu(Role.SECONDARY, Identity(11, 7))}
+    assert believe(event.worth_keeping(records)).left == believe(records).left
+    ended = journal(*records, left_behind("b", ""))
+    assert believe(ended).left == {} == believe(event.worth_keeping(ended)).left
+    again = journal(*ended, left_behind("b", Role.SECONDARY, 13))
+    assert believe(again).left == {"b": KnownQemu(Role.SECONDARY, Identity(13, 7))}
+
+
+def test_a_record_of_a_qemu_left_behind_names_a_process_or_its_end() -> None:
+    for record in (left_behind("b", "secondary", 11), left_behind("b", "")):
+        assert Record.from_json(replace(record, seq=1).to_json()).data == record.data
+    for data in ({event.LEFT_BEHIND: "secondary"}, {event.LEFT_BEHIND: "guest", "pid": 1,
+                                                    "start-time": 1}):  # fmt: skip
+        with pytest.raises(ValueError, match="must name a role"):
+            Record.from_json(Record(Kind.OUTCOME, data=data, seq=1).to_json())
