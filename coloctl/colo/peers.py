@@ -10,13 +10,15 @@ Invariant: a stranger is cut off and reported before `require` returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import not_
 
 from coloctl.clock import Deadline
 from coloctl.errors import ReplicationError
+from coloctl.host.access import Caller
+from coloctl.host.records import Friends
 from coloctl.model.strangers import Stranger
 from coloctl.model.wires import Address, SocketFile, Wires
 from coloctl.qmp import command as qmp
@@ -87,17 +89,30 @@ async def require(
 async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
     """Describe what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
     host, server = wire.server.host, wire.server.process.identity
-    friends = await wire.client.host.calls(wire.client.process.identity, wire.at)
-    callers = None if friends is None else await host.callers(server, wire.at, friends)
+    callers, friends = await _callers(wire)
     if callers is None:
         return "" if await _connected(wire) else "nothing is connected to it"
-    strangers = [one.peer for one in callers if not one.friend]
+    if not all(one.friend for one in callers):
+        # The client may have connected after its own host was asked: it is no stranger then.
+        callers, friends = await _callers(wire)
+    strangers = [one.peer for one in callers or () if not one.friend]
     if strangers:
         await host.hang_up(server, wire.at, friends)
         who = ", ".join(strangers)
         turned_away(Stranger(wire.name, str(wire.at), who))
         return f"{who} was connected to it"
     return "" if callers else "nothing is connected to it"
+
+
+async def _callers(
+    wire: ExpectedConnection,
+) -> tuple[Sequence[Caller] | None, Friends | None]:
+    """List the connections to the server with those of its client; None where one is unknown."""
+    friends = await wire.client.host.calls(wire.client.process.identity, wire.at)
+    if friends is None:
+        return None, None
+    server = wire.server.process.identity
+    return await wire.server.host.callers(server, wire.at, friends), friends
 
 
 async def _connected(wire: ExpectedConnection) -> bool:
