@@ -86,13 +86,13 @@ class Asks:
 
     def _abandon(self, number: int, ask: _Ask) -> None:
         """Take an ask back: undo what was answered, cancel what was sent, withdraw the rest."""
-        if self._why:
-            return
         if ask.answer.done() and not ask.answer.cancelled():
-            if ask.answer.exception() is None:
+            if ask.answer.exception() is None and not self._why:
                 self._unclaimed(ask.do, ask.answer.result())
             return
         ask.answer.cancel()
+        if self._why:
+            return
         if ask.sent:
             self._send(FrameKind.CANCEL, number, b"")
         else:
