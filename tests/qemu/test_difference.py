@@ -25,11 +25,12 @@ from support.pairs import DISK_BYTES, firmware_spec, inventory, make_disks, qemu
 
 from coloctl import paths
 from coloctl.clock import Deadline
-from coloctl.colo import difference, difference_plan, launch, plan, programs, resync
+from coloctl.colo import difference, difference_plan, launch, plan, resync
 from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import ColoctlError, ResyncFailed
 from coloctl.ha.failover import abandon_secondary
-from coloctl.host import open_host
+from coloctl.host import LocalHost, open_host
+from coloctl.host.machine import this_machine
 from coloctl.lab import qemu
 from coloctl.machine import image
 from coloctl.model.copied import CopyReport, Method
@@ -355,12 +356,18 @@ async def refuse_the_export(pair: Duo, patch: pytest.MonkeyPatch) -> None:
     await pair.primary.execute(add)
 
 
+def programs_by(patch: pytest.MonkeyPatch, *python: str) -> None:
+    """Let programs of coloctl be started in another way on every host."""
+    machine = replace(this_machine(), programs=python)
+    patch.setattr(LocalHost, "machine", property(lambda _: machine))
+
+
 async def no_python(pair: Duo, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(programs, "PROGRAM", ("/no/python", "-m"))
+    programs_by(patch, "/no/python", "-m")
 
 
 async def broken_python(pair: Duo, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(programs, "PROGRAM", (sys.executable, "-I", "-S", "-m"))
+    programs_by(patch, sys.executable, "-I", "-S", "-m")
 
 
 async def no_replica_to_read(pair: Duo, patch: pytest.MonkeyPatch) -> None:
