@@ -19,17 +19,17 @@ from collections.abc import Mapping
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.host.guard import GuardedPorts
-from coloctl.model.pair import NODES, NodeName, other
+from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.wires import Wires
 
 log = logging.getLogger(__name__)
 
 
-def guarded(wires: Wires, node: NodeName, name: str | None = None) -> GuardedPorts:
-    """Return the guarded ports on the host of ``node``, under ``name`` or the pair's own."""
+def guarded(wires: Wires, node: NodeName, name: str) -> GuardedPorts:
+    """Return the guarded ports on the host of ``node``, under the name of their table."""
     spec = wires.spec
     return GuardedPorts(
-        name=name or table_name(wires),
+        name=name,
         at=spec.nodes[node].address,
         peer=spec.nodes[other(node)].address,
         tcp=tuple(wires.ports()),
@@ -46,7 +46,7 @@ async def raise_guard(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
 
 async def _raise_at(wires: Wires, node: NodeName, host: Host) -> None:
     try:
-        await host.guard(guarded(wires, node))
+        await host.guard(guarded(wires, node, table_name(wires.spec, host)))
     except PreconditionFailed as error:
         log.warning("Other users may reach node %s's ports: %s", node, error.message)
 
@@ -62,16 +62,17 @@ async def lift_at(wires: Wires, host: Host) -> None:
     if not wires.ports():
         return
     try:
-        await host.unguard(table_name(wires))
+        await host.unguard(table_name(wires.spec, host))
     except PreconditionFailed as error:
         log.debug("The packet rules of %s were not removed: %s", host.name, error.message)
 
 
-def table_name(wires: Wires) -> str:
-    """Name the table of packet rules; another pair of that name, elsewhere, has one of its own.
+def table_name(spec: PairSpec, host: Host) -> str:
+    """Name the table of packet rules on ``host``, by the pair's folder on that host's machine.
 
-    So what is refused or ended under one state folder lifts no rule of a guest that runs under
-    another.
+    So any supervisor finds it, on whichever machine it runs. Another pair of that name, under
+    another state folder, has a table of its own: what is refused or ended there lifts no rule of a
+    guest that runs here.
     """
-    folder = hashlib.blake2s(bytes(wires.folder), digest_size=4).hexdigest()
-    return f"coloctl-{wires.spec.name}-{folder}"
+    folder = bytes(host.machine.pair_dir(spec.name))
+    return f"coloctl-{spec.name}-{hashlib.blake2s(folder, digest_size=4).hexdigest()}"

@@ -129,7 +129,7 @@ async def test_a_stranger_on_both_hosts_gets_nothing(lab: Lab, spec: PairSpec) -
 
 
 async def test_what_ends_elsewhere_lifts_no_rule_of_a_pair_that_lives(
-    lab: Lab, spec: PairSpec
+    lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pair of the same name under another state folder, refused or ended there."""
     spec = on_two_hosts(lab, spec)
@@ -138,8 +138,10 @@ async def test_what_ends_elsewhere_lifts_no_rule_of_a_pair_that_lives(
         await stage.start(protected=False)
         there = rules(lab.host_a)
         assert there
-        elsewhere = Wires(spec, Path("/run/elsewhere") / spec.name)
-        await guard.lift(elsewhere, stage.state.ground.hosts)
+        ground = stage.state.ground
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("COLOCTL_STATE_DIR", "/run/elsewhere")
+            await guard.lift(ground.wires(spec), ground.hosts)
         assert rules(lab.host_a) == there
 
 
