@@ -20,9 +20,9 @@ from typing import Any
 
 from coloctl.asked import LAUNCH_DEADLINE_S
 from coloctl.check.finding import Precondition, Severity
+from coloctl.colo import plugin
 from coloctl.colo.coverage import require_covered
 from coloctl.colo.ground import Ground
-from coloctl.colo.launch import plugin
 from coloctl.colo.refuse import REFUSED
 from coloctl.errors import ColoctlError, LaunchError
 from coloctl.machine import blockdev, cmdline, image
@@ -209,6 +209,6 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
         binary=binary.path,
         accel=what.ground.accel,
         rundir=folder,
-        plugin=plugin(what.ground, node),
+        plugin=plugin.known(await plugin.renewed(what.ground, node), node),
         scratch=scratch,
     )

@@ -32,6 +32,7 @@ class NodeFacts:
     qemu_img: Path
     devices: frozenset[Path] = frozenset()  #: images that are block devices, with any path
     machine: Machine | None = None  #: None: this one
+    plugin: Path | None = None  #: the fresh-code plugin on another machine, see `colo.plugin`
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,17 @@ def one_machine(a: Machine, b: Machine) -> bool:
     return (a.machine_id, a.boot_id) == (b.machine_id, b.boot_id)
 
 
+def is_here(machine: Machine) -> bool:
+    """Return whether ``machine`` is the one on which this process runs."""
+    return (machine.machine_id, machine.boot_id) == (machine_id(), boot_id())
+
+
 def placed(spec: PairSpec, facts: Facts) -> PairSpec:
     """Return the pair with the folder for overlays of devices that each other machine has."""
-    nodes, here = dict(spec.nodes), (machine_id(), boot_id())
+    nodes = dict(spec.nodes)
     for node in NODES:
         machine = facts.nodes[node].machine
-        if machine is not None and (machine.machine_id, machine.boot_id) != here:
+        if machine is not None and not is_here(machine):
             nodes[node] = replace(nodes[node], overlay_dir=machine.overlay_dir)
     return replace(spec, nodes=nodes)
 

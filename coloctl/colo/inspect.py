@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from coloctl import paths, probe_cache
-from coloctl.colo.ground import Facts, Ground, NodeFacts, close, one_machine
+from coloctl.colo import plugin
+from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
 from coloctl.host import open_host
@@ -93,8 +94,14 @@ async def look(spec: PairSpec, hosts: Hosts) -> Facts:
             await qemu_img(hosts[node], binaries[node].path),
             await _devices(spec, hosts[node], node),
             machines[node],
+            await _plugin(hosts[node], binaries[node].path) if accel == "tcg" else None,
         )
     return Facts(nodes, accel)
+
+
+async def _plugin(host: Host, binary: Path) -> Path | None:
+    """Find the plugin on another machine; on this one it is looked for at each launch."""
+    return None if is_here(host.machine) else await plugin.find(host, binary)
 
 
 def require_two_identities(machines: Mapping[NodeName, Machine]) -> None:

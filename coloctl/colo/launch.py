@@ -13,10 +13,10 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from coloctl.colo import guard, inuse, overlays, taps
+from coloctl.colo import guard, inuse, overlays, plugin, taps
 from coloctl.colo.ground import Ground
 from coloctl.errors import ColoctlError, PreconditionFailed
-from coloctl.machine import blockdev, cmdline, freshcode, image
+from coloctl.machine import blockdev, cmdline, image
 from coloctl.model.disk import DiskIdentity
 from coloctl.model.launch import Launch
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
@@ -127,7 +127,7 @@ def primary_command(spec: PairSpec, ground: Ground, node: NodeName, *, paused: b
         accel=ground.accel,
         rundir=ground.rundir(node),
         paused=paused,
-        plugin=plugin(ground, node),
+        plugin=plugin.known(ground, node),
         devices=facts.devices,
     )
 
@@ -144,17 +144,9 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> Launch:
         rundir=ground.rundir(node),
         overlays=blockdev.overlays(spec, node),
         close_marker=blockdev.close_marker(spec, node) if spec.disks else None,
-        plugin=plugin(ground, node),
+        plugin=plugin.known(ground, node),
         devices=facts.devices,
     )
-
-
-def plugin(ground: Ground, node: NodeName) -> Path | None:
-    """Find the fresh-code plugin that the QEMU of ``node`` loads; None under KVM, or without one.
-
-    Both nodes' QEMUs load it: a promoted QEMU was a secondary.
-    """
-    return freshcode.find(ground.node(node).binary.path) if ground.accel == "tcg" else None
 
 
 async def launch_primary(
@@ -164,7 +156,7 @@ async def launch_primary(
     await check_room(spec, ground, node)
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(ground.wires(spec), ground.hosts)
-    launch = primary_command(spec, ground, node, paused=paused)
+    launch = primary_command(spec, await plugin.renewed(ground, node), node, paused=paused)
     rundir = ground.rundir(node)
     written = (await ground.hosts[node].read_log(rundir / "console.log", 0, 0)).size
     vm = await VM.launch(node, ground.hosts[node], launch, rundir, record=record)
@@ -195,7 +187,7 @@ async def launch_secondary(
     infos = [await _info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
     sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, infos, strict=True)}
     await overlays.make(spec, host, node, sizes, qemu_img=ground.node(node).qemu_img)
-    launch = secondary_command(spec, ground, node)
+    launch = secondary_command(spec, await plugin.renewed(ground, node), node)
     vm = await VM.launch(node, host, launch, rundir, record=record)
     try:
         await taps.set_all(spec, vm.host, node, up=False)

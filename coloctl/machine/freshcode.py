@@ -1,7 +1,7 @@
 """Find the fresh-code plugin that a QEMU loads under TCG, and decide whether to trust it.
 
 Under TCG a secondary may run code that it translated before a checkpoint replaced it; the plugin
-(files/fresh-code.c) prevents that. Called by `colo.launch` for every QEMU of a pair;
+(files/fresh-code.c) prevents that. Called by `colo.plugin` for every QEMU of a pair;
 `check.freshcode` builds the file. Its name comes from `coloctl.probe_cache`.
 
 Invariant: a plugin that is returned lies where no other user can write, was built from the source
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -38,8 +38,13 @@ def place(binary: Path) -> Path:
     Another source and another QEMU, also behind the same wrapper, have another name. Raises
     `PreconditionFailed` for a cache folder that others can write.
     """
-    name = probe_cache.digest(["fresh-code", source(), *probe_cache.identity(binary)])
-    return paths.cache_dir() / "plugin" / f"fresh-code-{name}.so"
+    return place_in(paths.cache_dir(), probe_cache.identity(binary))
+
+
+def place_in(cache: Path, fingerprint: Iterable[str]) -> Path:
+    """Name that file in the cache folder of any machine, by its fingerprint of the binary."""
+    name = probe_cache.digest(["fresh-code", source(), *fingerprint])
+    return cache / "plugin" / f"fresh-code-{name}.so"
 
 
 def find(binary: Path) -> Path | None:
