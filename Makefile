@@ -6,13 +6,14 @@ TEST_ARGS ?=
 TEST_WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 CHAOS_ARGS ?= --jobs 2
 CAMPAIGN_ARGS ?= --rounds 20
+DEB_ARGS ?=
 BIN := .venv/bin
 SHELL := /bin/bash
 # Compiled once, not by every command and every worker.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos campaign-postgres campaign-merges check lint clean
+.PHONY: help demo test chaos campaign-postgres campaign-merges check lint deb clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 24
@@ -40,6 +41,9 @@ lint: ## ruff (rules and format) and mypy --strict
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check --diff .
 	@$(BIN)/mypy
+
+deb: ## a Debian package of coloctl in dist/ (DEB_ARGS='--python 3.13')
+	@.ci/setup venv && exec $(BIN)/python .ci/deb $(DEB_ARGS)
 
 clean: ## remove what was built in this checkout; downloads in the cache folder stay
 	@rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
