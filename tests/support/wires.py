@@ -146,6 +146,12 @@ class Ends:
         self._writers.clear()
         return reasons
 
+    async def abandon(self) -> None:
+        """Stop serving the connection at both ends; it stays open, with what is in it."""
+        for task in self.carrying:
+            task.cancel()
+        await asyncio.gather(*self.carrying, return_exceptions=True)
+
     async def cut(self) -> list[str]:
         """Cut the connection; return the reason that each end gives for its end."""
         for writer in self._writers:

@@ -141,6 +141,26 @@ async def test_a_session_survives_many_cuts(every: int) -> None:
         assert await talk_over(Ends(), cutters) == 13
 
 
+async def test_a_newer_connection_takes_over_from_one_that_still_stands() -> None:
+    """What lies unread in the older connection comes once, over the newer one."""
+    ends = Ends()
+    talking = asyncio.create_task(talk(ends))
+    connections = 0
+    async with asyncio.timeout(60):
+        while not talking.done():
+            await ends.connect()
+            connections += 1
+            for _ in range(connections):
+                await asyncio.sleep(0)
+            if connections < 60:
+                await ends.abandon()
+            else:
+                await talking
+    await talking
+    assert connections > 3
+    await ends.aclose()
+
+
 async def test_after_any_frame_a_session_can_be_forgotten_instead() -> None:
     """Nothing waits for ever, and the next session knows nothing of the one before."""
     for limit in range(40):
