@@ -22,7 +22,7 @@ from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
 from coloctl.check.verdict import CheckResult
 from coloctl.colo.ground import Ground, one_machine
-from coloctl.colo.inspect import READY_DEADLINE_S, find_qemu, look, qemu_img
+from coloctl.colo.inspect import READY_DEADLINE_S, find_qemu, look, qemu_img, unusable_files
 from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
@@ -77,6 +77,18 @@ def _files(spec: PairSpec) -> Iterator[Precondition]:
             yield Precondition(problem.key, Severity.ERROR, problem.sentence, problem.hint or "")
 
 
+async def _files_elsewhere(
+    spec: PairSpec, hosts: Mapping[NodeName, Host]
+) -> AsyncIterator[Precondition]:
+    """Check the files of each node on another machine, as `_files` does those of this one."""
+    for node in NODES:
+        if spec.nodes[node].machine:
+            async for problem in unusable_files(spec, hosts[node], node):
+                if not problem.key.startswith("disk["):
+                    hint = problem.hint or ""
+                    yield Precondition(problem.key, Severity.ERROR, problem.sentence, hint)
+
+
 async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:
     try:
         binaries = {node: await find_qemu(spec, hosts[node], node) for node in NODES}
@@ -93,6 +105,7 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
         return [*always, Precondition("running", Severity.INFO, sentence, hint)]
     found = [
         *always,
+        *[one async for one in _files_elsewhere(spec, hosts)],
         *await guarded("memory", _memory(spec, hosts)),
         *await examine_disks(spec, hosts, tools),
         *await guarded("room", examine_room(spec, hosts, tools)),
@@ -173,7 +186,9 @@ async def _versions(
         done = await hosts[node].run(argv, deadline_s=COMMAND_DEADLINE_S)
         said[node] = (done.stdout.splitlines() or [""])[0]
     if said["a"] != said["b"]:
-        sentence = f"Node a runs '{said['a']}' and node b '{said['b']}'."
+        a, b = (hosts[node].machine.name for node in NODES)
+        a, b = ("Node a", "node b") if _one_machine(hosts) else (f"Node a on {a}", f"node b on {b}")
+        sentence = f"{a} runs '{said['a']}' and {b} '{said['b']}'."
         hint = "COLO works only between equal versions: install the same on both"
         equal = said["a"].partition(" (")[0] == said["b"].partition(" (")[0]
         severity = Severity.WARNING if equal else Severity.ERROR

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -126,6 +126,12 @@ async def require_files(spec: PairSpec, host: Host, node: NodeName) -> None:
     if not spec.nodes[node].machine:
         return
     paths.check_socket_path(host.machine.pair_dir(spec.name) / node / "compare_out-n9.sock")
+    async for problem in unusable_files(spec, host, node):
+        raise problem
+
+
+async def unusable_files(spec: PairSpec, host: Host, node: NodeName) -> AsyncIterator[SpecError]:
+    """Find each file of ``node`` that cannot be used on its host."""
     read, write = os.R_OK, os.R_OK | os.W_OK
     guest, own = spec.guest_on(node), spec.nodes[node]
     wanted = [
@@ -137,7 +143,7 @@ async def require_files(spec: PairSpec, host: Host, node: NodeName) -> None:
     ]
     for key, path, mode in wanted:
         if path is not None and (why := await host.usable(path, mode)):
-            raise SpecError(
+            yield SpecError(
                 key,
                 f"{path} on {host.machine.name} cannot be used: {why}.",
                 hint=f"write the path as it is on {host.machine.name}, or put the file there",
