@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coloctl.clock import Deadline
-from coloctl.colo import difference_plan, plan
+from coloctl.colo import difference_plan, plan, tls
 from coloctl.colo.programs import (
     NotComparable,
     program,
@@ -61,7 +61,8 @@ from coloctl.errors import (
 )
 from coloctl.host.watching import Conversation
 from coloctl.model.copied import CopyReport, Method
-from coloctl.model.pair import PairSpec
+from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.tls import TlsFiles
 from coloctl.nbd.scan import Grain
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
@@ -93,6 +94,7 @@ class Effort:
     sizes: tuple[int, ...]
     mender: Conversation
     grain: Grain
+    tls: Mapping[NodeName, TlsFiles]  #: of the programs, where the pair is encrypted
     wrote: bool = False  #: a replica was written to
     read: int = 0
     sent: int = 0
@@ -101,9 +103,9 @@ class Effort:
         """Return the address of an export of the primary on its own host."""
         return source(self.primary, export)
 
-    def target(self, disk: int) -> dict[str, Any]:
-        """Return the address of a replica from both hosts."""
-        return target(self.spec, self.secondary, disk)
+    def target(self, disk: int, beside: VM) -> dict[str, Any]:
+        """Return the address of a replica for a program beside that QEMU."""
+        return target(self.spec, self.secondary, disk, beside, self.tls)
 
 
 async def send(
@@ -126,9 +128,12 @@ async def send(
     """
     try:
         sizes = await disk_sizes(spec, primary)
+        files = await tls.files(spec, primary, secondary)
         await _tell(primary, difference_plan.begin(spec, socket_of(primary), grain.chunk), deadline)
         async with program(primary.host, "coloctl.nbd.mend") as mender:
-            effort = Effort(spec, primary, secondary, deadline, report, rate, sizes, mender, grain)
+            effort = Effort(
+                spec, primary, secondary, deadline, report, rate, sizes, mender, grain, files
+            )
             await _send(effort)
     except BaseException:
         with contextlib.suppress(MonitorError):
@@ -167,10 +172,12 @@ async def _compare(effort: Effort, disk: int, before: int) -> None:
     """
     key = secrets.token_hex(16)
     async with program(effort.secondary.host, "coloctl.nbd.digest") as digester:
-        await say(digester, effort.deadline, {"at": effort.target(disk), "key": key})
+        await say(
+            digester, effort.deadline, {"at": effort.target(disk, effort.secondary), "key": key}
+        )
         task = {
             "compare": effort.source(difference_plan.whole_export(disk)),
-            "target": effort.target(disk),
+            "target": effort.target(disk, effort.primary),
             "key": key,
             "rate": effort.rate,
         }
@@ -210,7 +217,7 @@ async def _turn(effort: Effort, disk: int, turn: int, deadline: Deadline) -> Non
     task = {
         "copy": effort.source(bitmap),
         "bitmap": bitmap,
-        "target": effort.target(disk),
+        "target": effort.target(disk, effort.primary),
         # Every millisecond of the pause is the guest's; its next flush reaches both disks.
         "rate": 0 if pause else effort.rate,
         "flush": not pause,

@@ -11,13 +11,14 @@ is no pair of equal guests.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coloctl.host.base import Host
 from coloctl.host.records import Machine
 from coloctl.machine import image
 from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.model.tls import TlsWire
 from coloctl.model.wires import Wires
 from coloctl.procfs import boot_id, machine_id
 from coloctl.vm import Binary
@@ -85,6 +86,8 @@ class Ground:
     hosts: Mapping[NodeName, Host]
     facts: Facts
     folder: Path  #: the pair's state directory
+    #: Of an encrypted pair, as `colo.tls` finds it before each launch.
+    tls: Mapping[NodeName, TlsWire] = field(default_factory=dict)
 
     @property
     def accel(self) -> str:
@@ -102,7 +105,7 @@ class Ground:
 
     def wires(self, spec: PairSpec) -> Wires:
         """Return the addresses at which the two QEMUs meet; on one host these are files there."""
-        return Wires(spec, self.rundir("a").parent)
+        return Wires(spec, self.rundir("a").parent, self.tls)
 
     async def aclose(self) -> None:
         """Release what the host objects hold."""

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from coloctl.colo import guard, inuse, overlays, plugin, taps
+from coloctl.colo import guard, inuse, overlays, plugin, taps, tls
 from coloctl.colo.ground import Ground
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.machine import blockdev, cmdline, image
@@ -129,6 +129,7 @@ def primary_command(spec: PairSpec, ground: Ground, node: NodeName, *, paused: b
         paused=paused,
         plugin=plugin.known(ground, node),
         devices=facts.devices,
+        tls=ground.tls.get(node),
     )
 
 
@@ -146,6 +147,7 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> Launch:
         close_marker=blockdev.close_marker(spec, node) if spec.disks else None,
         plugin=plugin.known(ground, node),
         devices=facts.devices,
+        tls=ground.tls.get(node),
     )
 
 
@@ -156,7 +158,8 @@ async def launch_primary(
     await check_room(spec, ground, node)
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(ground.wires(spec), ground.hosts)
-    launch = primary_command(spec, await plugin.renewed(ground, node), node, paused=paused)
+    ground = await tls.equipped(spec, await plugin.renewed(ground, node), node)
+    launch = primary_command(spec, ground, node, paused=paused)
     rundir = ground.rundir(node)
     written = (await ground.hosts[node].read_log(rundir / "console.log", 0, 0)).size
     vm = await VM.launch(node, ground.hosts[node], launch, rundir, record=record)
@@ -187,7 +190,8 @@ async def launch_secondary(
     infos = [await _info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
     sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, infos, strict=True)}
     await overlays.make(spec, host, node, sizes, qemu_img=ground.node(node).qemu_img)
-    launch = secondary_command(spec, await plugin.renewed(ground, node), node)
+    ground = await tls.equipped(spec, await plugin.renewed(ground, node), node)
+    launch = secondary_command(spec, ground, node)
     vm = await VM.launch(node, host, launch, rundir, record=record)
     try:
         await taps.set_all(spec, vm.host, node, up=False)

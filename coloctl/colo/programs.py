@@ -16,7 +16,8 @@ from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.host.base import Host
 from coloctl.host.watching import Conversation
-from coloctl.model.pair import PairSpec
+from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.tls import TlsFiles
 from coloctl.model.wires import SocketFile, Wires
 from coloctl.nbd.digest import OVER
 from coloctl.vm import VM
@@ -40,13 +41,19 @@ def source(primary: VM, export: str) -> dict[str, Any]:
     return {"unix": str(socket_of(primary)), "export": export}
 
 
-def target(spec: PairSpec, secondary: VM, disk: int) -> dict[str, Any]:
-    """Return how a replica is reached from both hosts."""
+def target(
+    spec: PairSpec, secondary: VM, disk: int, beside: VM, tls: Mapping[NodeName, TlsFiles]
+) -> dict[str, Any]:
+    """Return how a replica is reached by a program on the host of ``beside``.
+
+    ``tls`` is what `colo.tls.files` found; a program of an encrypted pair never connects without.
+    """
     at = Wires(spec, secondary.rundir.parent).exports(secondary.node)
-    export = {"export": f"parent{disk}"}
+    export: dict[str, Any] = {"export": f"parent{disk}"}
     if isinstance(at, SocketFile):
         return {"unix": str(at.path), **export}
-    return {"address": at.address, "port": at.port, **export}
+    secured = {"tls": tls[beside.node].document()} if spec.encrypted() else {}
+    return {"address": at.address, "port": at.port, **export, **secured}
 
 
 async def relay(digester: Conversation, listener: Conversation, deadline: Deadline) -> None:

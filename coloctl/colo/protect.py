@@ -11,11 +11,11 @@ and every wire was checked.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from coloctl.clock import Deadline
-from coloctl.colo import link, peers, plan, resync
+from coloctl.colo import link, peers, plan, resync, tls
 from coloctl.errors import (
     CheckpointStalled,
     DeadlineMissed,
@@ -27,9 +27,10 @@ from coloctl.host.channel import channel_pair
 from coloctl.host.watching import Channel
 from coloctl.model.copied import CopyReport
 from coloctl.model.dialect import Dialect
-from coloctl.model.pair import MigrationTransport, PairSpec
+from coloctl.model.pair import MigrationTransport, NodeName, PairSpec
 from coloctl.model.protection import Fact
 from coloctl.model.qapi import MigrationStatus, RunState
+from coloctl.model.tls import TlsWire
 from coloctl.model.wires import MIGRATION_FD, SocketFile, Wires
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
@@ -80,11 +81,12 @@ class Protecting:
     mirror_rate: Callable[[], int] = lambda: 0
     copied: Callable[[CopyReport], None] = lambda _: None  #: called with the report of the copy
     turned_away: peers.TurnedAway = lambda _: None  #: called for strangers that were cut off
+    tls: Mapping[NodeName, TlsWire] = field(default_factory=dict)  #: set by `protect` itself
 
     @property
     def wires(self) -> Wires:
         """The addresses at which the two QEMUs meet."""
-        return Wires(self.spec, self.secondary.rundir.parent)
+        return Wires(self.spec, self.secondary.rundir.parent, self.tls)
 
     @property
     def first_delay_ms(self) -> int:
@@ -109,6 +111,7 @@ async def protect(
     secondary.
     """
     try:
+        act = replace(act, tls=await tls.held(act.spec, act.primary, act.secondary))
         await _connect(act, deadline, report)
         await _bring_disks_in_sync(act, deadline, report, fact)
         fact(Fact.MIGRATION_BEGAN, "The memory of the guest is going to the secondary.")
@@ -156,6 +159,7 @@ async def _ensure_filters(act: Protecting, deadline: Deadline) -> None:
             act.primary.node,
             act.primary.rundir,
             behind_rewriter="rew0" in present,
+            tls=act.wires.security(act.primary.node),
         )
         await run(steps, act.primary.monitor, deadline=deadline)
 

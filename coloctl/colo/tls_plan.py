@@ -1,13 +1,13 @@
 """Build the QMP sequences that give a running QEMU a new certificate; pure (`colo.plan`).
 
-The objects are those of `machine.tls`, the commands those of `qmp.command`.
+Called by `colo.tls`; the objects are those of `machine.tls`, the commands those of `qmp.command`.
 
 Invariant: the old objects go last, when no filter of the primary has been made with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coloctl.colo.plan import GONE, Plan
 from coloctl.machine import tls as encryption
@@ -16,10 +16,11 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import Step
 
 
-def add(tls: TlsWire) -> Plan:
-    """Make the TLS objects of a certificate that is new to this QEMU; it reads the files now."""
-    first, *others = map(qmp.object_add, encryption.objects(tls))
-    return (Step(first, why="a certificate that is new to this QEMU"), *map(Step, others))
+def add(tls: TlsWire, missing: Collection[str]) -> Plan:
+    """Make those TLS objects that are ``missing`` in this QEMU; it reads the files now."""
+    made = [qmp.object_add(one) for one in encryption.objects(tls) if one["id"] in missing]
+    why = "a certificate that is new to this QEMU"
+    return tuple(Step(one, why="" if n else why) for n, one in enumerate(made))
 
 
 def remove(ids: Iterable[str]) -> Plan:

@@ -26,14 +26,15 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coloctl.clock import Deadline
-from coloctl.colo import difference, difference_plan
+from coloctl.colo import difference, difference_plan, tls
 from coloctl.colo.programs import NotComparable, program, relay, say, socket_of, source, target
 from coloctl.errors import CommandRefused
-from coloctl.model.pair import PairSpec
+from coloctl.model.pair import NodeName, PairSpec
+from coloctl.model.tls import TlsFiles
 from coloctl.model.verified import DiskVerified
 from coloctl.nbd.compare import RANGES_MAX
 from coloctl.nbd.scan import DIGEST, GENTLE
@@ -60,10 +61,12 @@ class Comparing:
     checkpoint: Callable[[], Awaitable[None]]
     report: Report
     rate: int = 0  #: bytes per second that are read on each side, 0 for no limit
+    #: Of the programs, where the pair is encrypted; set by `verify` itself.
+    tls: Mapping[NodeName, TlsFiles] = field(default_factory=dict)
 
     def at_secondary(self, disk: int) -> dict[str, Any]:
-        """Return the address of the secondary's disk."""
-        return target(self.spec, self.secondary, disk)
+        """Return the address of the secondary's disk for a program on its host."""
+        return target(self.spec, self.secondary, disk, self.secondary, self.tls)
 
     def at_primary(self, disk: int) -> dict[str, Any]:
         """Return the address of the primary's disk on its own host."""
@@ -80,6 +83,7 @@ async def verify(work: Comparing) -> tuple[DiskVerified, ...]:
     await difference.drop(spec, primary)
     try:
         sizes = await difference.disk_sizes(spec, primary)
+        work.tls = await tls.files(spec, primary, work.secondary)
         steps = difference_plan.show(spec, socket_of(primary))
         await run(steps, primary.monitor, deadline=Deadline(ANSWER_WAIT_S))
         found, done = [], 0

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from coloctl.colo import tls
 from coloctl.control.commands import (
     ControlCommand,
     NodeQmp,
@@ -185,7 +186,7 @@ class Service:
         primary = state.seat_of(Role.PRIMARY)
         return dialogue(
             state.spec,
-            state.ground,
+            await tls.described(state.spec, state.ground),
             asked.verb,
             state.protection,
             asked.to,

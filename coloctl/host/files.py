@@ -89,7 +89,7 @@ class Files(Protocol):
         ...
 
     async def sweep(self, folder: Path, *, logs: bool = False) -> None:
-        """Remove the files in ``folder`` but its logs; with ``logs``, the folder as a whole.
+        """Remove all in ``folder`` but its logs; with ``logs``, the folder as a whole.
 
         What cannot be removed is left.
         """

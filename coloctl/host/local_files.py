@@ -191,4 +191,7 @@ def _sweep(folder: Path, *, logs: bool) -> None:
     for path in folder.glob("*"):
         if path.suffix != ".log":
             with contextlib.suppress(OSError):  # read-only: the survivor matters more
-                path.unlink()
+                if path.is_dir() and not path.is_symlink():  # credentials (`colo.tls`)
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()

@@ -1,8 +1,8 @@
 """Build the TLS objects of a QEMU, as ``-object`` and ``object-add`` take them, and name its files.
 
-Called by `machine.cmdline` for a QEMU that starts, and by `colo.tls_plan` for one that runs. Each
-QEMU is the server of some wires and the client of others, and roles change: it has credentials for
-both, made from one certificate and key.
+Called by `machine.cmdline` for a QEMU that starts, and by `colo.tls_plan` for one that runs;
+`colo.tls` writes the files. Each QEMU is the server of some wires and the client of others, and
+roles change: it has credentials for both, made from one certificate and key.
 
 Invariant: a server demands a certificate of the pair's authority, and lets in the subjects of this
 pair's two machines alone.
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coloctl.model.tls import TlsFiles, TlsIds, TlsWire, folder
+from coloctl.model.tls import TlsFiles, TlsWire
 
 Properties = Mapping[str, Any]
 
@@ -64,7 +64,6 @@ def contents(ca: bytes, cert: bytes, key: bytes) -> dict[str, bytes]:
     return {CA: ca, **dict.fromkeys(CERTS, cert), **dict.fromkeys(KEYS, key)}
 
 
-def files(rundir: Path, ids: TlsIds, name: str) -> TlsFiles:
-    """Name the same files for a program of coloctl that connects to the machine ``name``."""
-    where = folder(rundir, ids)
+def files(where: Path, name: str) -> TlsFiles:
+    """Name the files of that folder for a program of coloctl that connects to machine ``name``."""
     return TlsFiles(where / CA, where / CERTS[1], where / KEYS[1], name)

@@ -40,8 +40,10 @@ class TlsSpec:
     mode: TlsMode = TlsMode.AUTO
     """on encrypts every wire between the nodes, off none; auto is on where a node is reached by
     ssh."""
-    folder: Mapping[Node, Path] = field(default_factory=dict)
-    """Folder with ca-cert.pem, cert.pem and key.pem on each machine (/etc/coloctl/tls)."""
+    folder: Path | None = None
+    """Folder on each machine with ca-cert.pem, cert.pem and key.pem; else /etc/coloctl/tls."""
+    folders: Mapping[Node, Path] = field(default_factory=dict)
+    """That folder for one node alone."""
     ca: Path | None = None
     """Certificate of the authority on each machine, where it is not ca-cert.pem of folder."""
     cert: Path | None = None
@@ -49,7 +51,19 @@ class TlsSpec:
     key: Path | None = None
     """Private key on each machine, where it is not key.pem of folder."""
     names: Mapping[Node, str] = field(default_factory=dict)
-    """The name for which each node's certificate is valid, where it is not the machine's."""
+    """Name for which the certificate of a node is valid, where it is not that of its machine."""
+
+    def files(self, node: Node, folder: Path) -> tuple[Path, Path, Path]:
+        """Return where the machine of ``node`` keeps authority, certificate and key.
+
+        ``folder`` is the one of a machine for which the pair file names none.
+        """
+        where = self.folders.get(node) or self.folder or folder
+        return (
+            self.ca or where / "ca-cert.pem",
+            self.cert or where / "cert.pem",
+            self.key or where / "key.pem",
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,8 @@ class TlsWire:
     ids: TlsIds
     peer: str  #: the name that the other node's certificate must have
     folder: Path  #: the files, under the names that QEMU wants
-    subjects: tuple[str, ...]  #: distinguished names that may connect, such as "CN=hv1"
+    #: Distinguished names that may connect, such as "CN=hv1"; a QEMU that runs has them already.
+    subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from pydantic import ValidationError
 
 from coloctl.errors import SpecError
 from coloctl.model import pair
+from coloctl.model.tls import TlsSpec
 from coloctl.pairfile import checks, files
 from coloctl.pairfile.complaints import from_validation
-from coloctl.pairfile.tables import FencingTable, PairFile, TapTable, json_schema
+from coloctl.pairfile.tables import FencingTable, PairFile, TapTable, TlsTable, json_schema
 from coloctl.reading import read_toml
 
 __all__ = ["check_files", "examine", "file_problems", "json_schema", "load", "parse", "problems"]
@@ -150,12 +151,21 @@ def _spec(file: PairFile, source: Path | None) -> pair.PairSpec:
         arbiter=pair.ArbiterSpec(**dict(file.arbiter)),
         policy=pair.Policy(**dict(file.policy)),
         verify=pair.VerifySpec(**dict(file.verify)),
+        tls=_tls(file.tls),
         source=source,
     )
 
 
 def _tap(tap: TapTable) -> pair.TapSpec:
     return pair.TapSpec(ifname={"a": tap.a, "b": tap.b}, bridge=tap.bridge)
+
+
+def _tls(tls: TlsTable) -> TlsSpec:
+    """Keep of the tables per node what they name."""
+    given = dict(tls)
+    for table in ("folders", "names"):
+        given[table] = {node: value for node, value in given[table] if value is not None}
+    return TlsSpec(**given)
 
 
 def _fencing(fencing: FencingTable) -> pair.FencingSpec:

@@ -33,6 +33,7 @@ def contradictions(spec: PairSpec) -> Iterator[SpecError]:
     yield from _timing(spec)
     yield from _fencing(spec)
     yield from _shared_sockets(spec)
+    yield from _tls(spec)
 
 
 def _shared_sockets(spec: PairSpec) -> Iterator[SpecError]:
@@ -198,6 +199,33 @@ def _fencing(spec: PairSpec) -> Iterator[SpecError]:
         )
 
 
+def _tls(spec: PairSpec) -> Iterator[SpecError]:
+    """Find what keeps a wire of an encrypted pair from being encrypted."""
+    tls = spec.tls
+    for one, needed in (("cert", "key"), ("key", "cert")):
+        if getattr(tls, one) and not getattr(tls, needed):
+            yield SpecError(
+                f"tls.{one}",
+                f"It needs the {needed} that belongs to it.",
+                hint=f"set tls.{needed}, or tls.folder instead of both",
+            )
+    if not spec.encrypted():
+        return
+    if spec.shares_host():
+        yield SpecError(
+            "tls.mode",
+            "Both nodes are on one host: their QEMUs meet at unix sockets, and nothing that one "
+            "sends to the other crosses a network.",
+            hint='leave it out, or set mode = "off"',
+        )
+    if spec.replication.multifd_channels:
+        yield SpecError(
+            "replication.multifd_channels",
+            "Further channels for the guest's memory have not been tried over TLS.",
+            hint='set multifd_channels = 0, or [tls] mode = "off"',
+        )
+
+
 def relative_paths(document: Mapping[str, Any], spec: PairSpec) -> Iterator[SpecError]:
     """Find relative paths of a node on another machine: they begin at no folder of that machine.
 
@@ -227,3 +255,9 @@ def _paths_of(document: Mapping[str, Any], node: NodeName) -> Iterator[tuple[str
         yield f"disk[{index}].image.{node}", disk["image"][node]
     if folder := document.get("replication", {}).get("overlay_dir"):
         yield "replication.overlay_dir", folder
+    tls = document.get("tls", {})
+    for name in ("folder", "ca", "cert", "key"):
+        if written := tls.get(name):
+            yield f"tls.{name}", written
+    if folder := tls.get("folders", {}).get(node):
+        yield f"tls.folders.{node}", folder

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from coloctl.model import pair
 from coloctl.model.bounds import RATE_MAX
+from coloctl.model.tls import TlsSpec
 from coloctl.model.units import MIB, UNITS
 from coloctl.pairfile import values
 from coloctl.pairfile.keys import keys_of
@@ -25,6 +26,7 @@ _PATH = Annotated[str, AfterValidator(values.path)]
 _PROGRAM = Annotated[str, AfterValidator(values.program)]
 _IFNAME = Annotated[str, AfterValidator(values.ifname)]
 _ID = Annotated[str, AfterValidator(values.qemu_id)]
+_MACHINE = Annotated[str, AfterValidator(values.machine_name)]
 _DEVICE = Annotated[str, AfterValidator(values.device)]
 _WORDS = Annotated[tuple[str, ...], Field(strict=False)]  # a list in TOML
 _WORD = {"type": ["string", "integer", "boolean"]}
@@ -161,6 +163,32 @@ class VerifyTable(Table):
     rate: _RATE
 
 
+class FoldersTable(Table):
+    """Folder with the certificate of one node alone."""
+
+    a: _PATH | None = None
+    """On node a's machine."""
+    b: _PATH | None = None
+    """On node b's machine."""
+
+
+class NamesTable(Table):
+    """Name for which the certificate of a node is valid."""
+
+    a: _MACHINE | None = None
+    """Node a's, such as hv1."""
+    b: _MACHINE | None = None
+    """Node b's, such as hv2."""
+
+
+@keys_of(TlsSpec)
+class TlsTable(Table):
+    folders: FoldersTable = FoldersTable()
+    """That folder for one node alone."""
+    names: NamesTable = NamesTable()
+    """Name for which the certificate of a node is valid, where it is not that of its machine."""
+
+
 class PairFile(Table):
     """A pair file of coloctl: one guest that runs on two nodes at once."""
 
@@ -177,6 +205,7 @@ class PairFile(Table):
     arbiter: ArbiterTable = ArbiterTable.model_validate({})
     policy: PolicyTable = PolicyTable.model_validate({})
     verify: VerifyTable = VerifyTable.model_validate({})
+    tls: TlsTable = TlsTable.model_validate({})
 
 
 def json_schema() -> dict[str, Any]:

@@ -16,6 +16,8 @@ from pydantic_core import PydanticCustomError
 from coloctl.model.bounds import RATE_MAX
 from coloctl.model.units import MIB, SIZE, UNITS
 
+#: As `certs.store` takes it: a DNS name that needs no quoting in a subject.
+_MACHINE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?")
 _PAIR_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -179,6 +181,16 @@ def host(host: str) -> str:
     if host == "local" or (kind == "netns" and _PAIR_NAME.fullmatch(rest)):
         return host
     raise complaint(f'"{host}" is not a host.', "use local or netns:NAME")
+
+
+def machine_name(name: str) -> str:
+    """Check a name that a certificate may be valid for."""
+    if not _MACHINE_NAME.fullmatch(name):
+        raise complaint(
+            f'"{name}" cannot be a name in a certificate.',
+            "use letters, digits, dots and dashes, at most 64, such as hv1",
+        )
+    return name
 
 
 def address(text: str) -> str:

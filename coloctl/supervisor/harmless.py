@@ -41,7 +41,8 @@ file.path file.port hidden indev insert iothread iothreads job-id max_queue_size
 position primary_in queue read-pattern replaces secondary_in sync top-id vnet_hdr_support
 vote-threshold key-secret password-secret encrypt.key-secret file.key-secret file.password-secret
 tls-creds tls-authz tls-hostname authz scsi-id channel lun iobase iobase2 irq base romsize wwn
-clock driftfix guest-reset pcie chassis_nr firmware kernel initrd dtb
+clock driftfix guest-reset pcie chassis_nr firmware kernel initrd dtb endpoint verify-peer
+priority dir rules match
 """
 KEYS = frozenset(_KEYS.split())
 

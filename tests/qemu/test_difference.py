@@ -374,7 +374,7 @@ async def no_replica_to_read(pair: Duo, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         difference.Effort,
         "target",
-        lambda effort, disk: {"address": "127.0.0.1", "port": 9, "export": "parent0"},
+        lambda *_: {"address": "127.0.0.1", "port": 9, "export": "parent0"},
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.merging import until_nodes_gone
 
+from coloctl import paths
 from coloctl.clock import Deadline
 from coloctl.errors import CommandRefused, OutcomeUnknown, Unreachable
 from coloctl.lab import qemu
@@ -114,11 +115,11 @@ def test_the_dialect_is_what_the_binary_does(build: qemu.Build, tmp_path: Path) 
 
 
 def test_the_stored_schema_is_what_the_binary_says(build: qemu.Build, tmp_path: Path) -> None:
-    stored = qmp_schema.load(qmp_schema.folder() / f"qemu-{build.name}.json")
+    stored = qmp_schema.load(paths.data_dir("qmp_schemas") / f"qemu-{build.name}.json")
 
     async def body(monitor: Monitor, _: subprocess.Popen[bytes]) -> None:
         found = await dialect.learn_schema(monitor, 20)
-        required = qmp_schema.load_required(qmp_schema.folder() / "required.toml")
+        required = qmp_schema.load_required(paths.data_dir("qmp_schemas") / "required.toml")
         assert qmp_schema.required_missing(found, required) == []
         if found.qemu != stored.qemu:
             pytest.skip(f"stored from {stored.qemu}, here is {found.qemu}")

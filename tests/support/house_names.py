@@ -54,17 +54,13 @@ def _kills(within: ast.AST, function: str) -> Iterator[tuple[str, int]]:
 
 #: Definitions that no module of coloctl names, and what they are there for. A class or a module
 #: stands for all that it holds.
-NAMED_OUTSIDE: Mapping[str, str] = {
-    "coloctl.certs.read.require_usable": "asked before a launch, once pairs are encrypted",
-}
+NAMED_OUTSIDE: Mapping[str, str] = {}
 
 #: Modules that came before what uses them, each with its user. Whoever lands that removes the line.
 WAITING: Mapping[str, str] = {
     "coloctl.host": "host.agent and host.remote, and the callers of their operations",
     "coloctl.lab.sshd": "lab.machines",
     "coloctl.supervisor.acts.left.finish": "supervisor.machines",
-    "coloctl.colo.tls_plan": "colo.tls",
-    "coloctl.machine.tls": "colo.tls",
 }
 
 #: Rooms for the programs of users and for pytest.

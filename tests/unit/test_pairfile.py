@@ -142,6 +142,18 @@ WRONG_TABLES: list[tuple[str, str, str, str]] = [
     ('[policy]\nmirror_rate = "50"', "policy.mirror_rate", "without a unit", '"50MiB"'),
     ("[policy]\nmirror_rate = -1", "policy.mirror_rate", "no rate that QEMU takes", '"50MiB"'),
     ("[policy]\nmirror_rate = true", "policy.mirror_rate", "bytes per second", '"50MiB"'),
+    ('[tls]\nmode = "yes"', "tls.mode", "", "auto"),
+    (
+        '[tls]\nmode = "on"\n[replication]\nmultifd_channels = 2',
+        "replication.multifd_channels",
+        "not been tried over TLS",
+        "off",
+    ),
+    ('[tls]\ncert = "/c.pem"', "tls.cert", "needs the key", "tls.key"),
+    ('[tls]\nkey = "/k.pem"', "tls.key", "needs the cert", "tls.cert"),
+    ('[tls]\nnames = { a = "hv 1" }', "tls.names.a", "cannot be a name", "hv1"),
+    ('[tls]\nnames = { c = "hv1" }', "tls.names.c", "", ""),
+    ('[tls]\nfolders = { a = "" }', "tls.folders.a", "path of a file", ""),
     ('[verify]\nevery = "1 day"', "verify.every", "length of time", '"1d"'),
     ("[verify]\nevery = 86400", "verify.every", "length of time", '"1d"'),
     ("[verify]\nevery = false", "verify.every", "length of time", '"1d"'),
@@ -288,6 +300,31 @@ def test_the_same_tap_name_in_two_hosts_is_two_taps() -> None:
     assert pair.nics[0].tap is not None
     on_one_host = WEB.replace('"tap-b"', '"tap-a"').replace("host-b", "host-a")
     assert complaint(on_one_host).key == "nic[0].tap.b"
+
+
+def test_no_wire_of_one_host_can_be_encrypted() -> None:
+    both = WEB.replace("host-b", "host-a").replace("[node.a]", '[tls]\nmode = "on"\n[node.a]', 1)
+    error = complaint(both)
+    assert error.key == "tls.mode"
+    assert "unix sockets" in error.sentence
+    assert not pairfile.parse(both.replace('"on"', '"auto"'), BASE).encrypted()
+
+
+def test_what_is_said_of_encryption_reaches_the_pair() -> None:
+    tls = """[tls]
+mode = "on"
+folder = "tls"
+folders = { b = "/srv/b" }
+key = "/srv/key.pem"
+cert = "/srv/cert.pem"
+names = { a = "hv1" }
+[node.a]"""
+    pair = pairfile.parse(WEB.replace("[node.a]", tls, 1), BASE)
+    assert pair.encrypted()
+    assert pair.tls.names == {"a": "hv1"}
+    own = (Path("/srv/cert.pem"), Path("/srv/key.pem"))
+    assert pair.tls.files("a", Path("/x")) == (BASE / "tls/ca-cert.pem", *own)
+    assert pair.tls.files("b", Path("/x")) == (Path("/srv/b/ca-cert.pem"), *own)
 
 
 def test_neither_kernel_nor_disk() -> None:

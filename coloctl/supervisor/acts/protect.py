@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from coloctl.clock import Deadline
-from coloctl.colo import coverage, generation, launch, link
+from coloctl.colo import coverage, generation, launch, link, tls
 from coloctl.colo.generation import Worth
 from coloctl.colo.inspect import require_same_binary
 from coloctl.colo.protect import Protecting, protect
@@ -115,6 +115,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
         if not held:
             await require_same_binary(state.ground)
             known = await _give_disks(state, node)
+            await tls.renew(state.spec, state.ground, primary)
         record = state.recorders[node].record
         secondary = await launch.launch_secondary(state.spec, state.ground, node, record=record)
     except BaseException:

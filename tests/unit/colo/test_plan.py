@@ -15,6 +15,7 @@ import pytest
 from support import schemas
 from support.fakes import DIALECTS, make_spec, on_one_host
 
+from coloctl import paths
 from coloctl.colo import difference_plan, mirror_plan, plan, retune, tls_plan
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
@@ -28,7 +29,9 @@ pytestmark = pytest.mark.unit
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "plan"
 RUNDIR = Path("/run/coloctl/web")
-SCHEMAS = [qmp_schema.load(path) for path in sorted(qmp_schema.folder().glob("qemu-*.json"))]
+SCHEMAS = [
+    qmp_schema.load(path) for path in sorted(paths.data_dir("qmp_schemas").glob("qemu-*.json"))
+]
 
 #: What each node's QEMU has where the pair is encrypted: one object was made from each certificate.
 TLS = {
@@ -121,7 +124,7 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
             ("b", plan.rebuild_filters(spec, "b", RUNDIR / "b", behind_rewriter=True, tls=TLS["b"]))
         ],
         "renew-certificate": [
-            ("a", tls_plan.add(TLS["a"])),
+            ("a", tls_plan.add(TLS["a"], TLS["a"].ids.all)),
             ("a", plan.clear_primary(spec)),
             (
                 "a",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import coloctl
+from coloctl import paths
 from coloctl.model import qapi
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import (
@@ -157,7 +158,7 @@ def test_words_of_a_newer_qemu_do_not_hurt(enum: type[QapiEnum]) -> None:
     ],
 )
 def test_every_word_of_every_stored_qemu_is_known(enum: type[StrEnum], path: str) -> None:
-    for stored in qmp_schema.folder().glob("qemu-*.json"):
+    for stored in paths.data_dir("qmp_schemas").glob("qemu-*.json"):
         schema = qmp_schema.load(stored)
         found = schema.find(path)
         assert found is not None, stored.name

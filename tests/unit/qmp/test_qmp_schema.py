@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support import schemas
 
+from coloctl import paths
 from coloctl.errors import UsageError
 from coloctl.model.wires import Endpoint, SocketFile
 from coloctl.qmp import command as qmp
@@ -22,9 +23,9 @@ from coloctl.qmp.schema import Requirement, Schema
 
 pytestmark = pytest.mark.unit
 
-STORED = sorted(qmp_schema.folder().glob("qemu-*.json"))
+STORED = sorted(paths.data_dir("qmp_schemas").glob("qemu-*.json"))
 SCHEMAS = {path.stem: qmp_schema.load(path) for path in STORED}
-REQUIRED = qmp_schema.load_required(qmp_schema.folder() / "required.toml")
+REQUIRED = qmp_schema.load_required(paths.data_dir("qmp_schemas") / "required.toml")
 
 NBD = {
     "driver": "nbd",

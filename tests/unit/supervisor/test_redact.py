@@ -99,7 +99,7 @@ PLANTED = {
     "a secret object": ["-object", "secret,id=s0,data=hunter2"],
     "a secret object in JSON": ["-object", '{"qom-type":"secret","id":"s0","data":"hunter2"}'],
     "a keyring's": ["-object", '{"qom-type": "secret_keyring", "serial": "hunter2"}'],
-    "a cipher's key": ["-object", "tls-cipher-suites,id=t,priority=hunter2"],
+    "a pre-shared key": ["-object", "tls-creds-psk,id=t,psk=hunter2"],
     "a LUKS key": ["-blockdev", '{"driver":"luks","key":"hunter2","node-name":"l0"}'],
     "a password in a URL": ["-drive", "file=https://admin:hunter2@srv/img,if=none,id=d"],
     "one with a slash and an at": ["-drive", "file=https://u:a/b@hunter2@srv/img,if=none"],

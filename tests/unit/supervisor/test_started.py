@@ -28,6 +28,7 @@ from coloctl.model.pair import (
     PairSpec,
     TapSpec,
 )
+from coloctl.model.tls import TlsSpec
 from coloctl.supervisor.started import (
     PAIR_FILE,
     SOURCE,
@@ -87,6 +88,9 @@ PAIRS = some(
     nics=st.lists(some(NicSpec, tap=st.none() | TAPS), max_size=2).map(tuple),
     nodes=each(some(NodeSpec)),
     fencing=some(FencingSpec, options=each(st.dictionaries(st.text(), st.text(), max_size=2))),
+    tls=some(
+        TlsSpec, folders=st.just({}) | each(PATHS), names=st.just({}) | each(st.text(max_size=4))
+    ),
     **{
         name: some(get_type_hints(PairSpec)[name])
         for name in ("replication", "checkpoint", "detection", "arbiter", "policy", "verify")
