@@ -1,8 +1,9 @@
 """Read from the kernel whether data sent over TCP connections has been acknowledged.
 
-Made by `host.local` for `ha.link`. The peer's kernel acknowledges, not its program. A peer that is
-stopped, slow or starved does so too, until its buffers are full; then it is probed and no data is
-sent again. So data that is sent again and again without an answer is a matter of the network.
+Made by `host.local` for `ha.link`; `host.remote.watches` has those of another machine. The peer's
+kernel acknowledges, not its program. A peer that is stopped, slow or starved does so too, until its
+buffers are full; then it is probed and no data is sent again. So data that is sent again and again
+without an answer is a matter of the network.
 
 The netlink messages are read here and not by pyroute2: that can only list all connections of a
 host, and takes 0.1 ms for each (measured with 12), in the loop that has to notice everything else.

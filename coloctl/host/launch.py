@@ -1,8 +1,9 @@
 """Start programs detached, in the namespaces of the calling thread.
 
-Called by `host.local`; `host.listen` makes the sockets and `host.program` holds the result. A
-program gets a session of its own, so that no Ctrl-C for coloctl reaches it. The sockets that it
-serves listen before it starts, so no process waits for a path to appear.
+Called by `host.local`, and by `host.remote.connection` for ssh; `host.listen` makes the sockets and
+`host.program` holds the result. A program gets a session of its own, so that no Ctrl-C for coloctl
+reaches it. The sockets that it serves listen before it starts, so no process waits for a path to
+appear.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Define what is open on a host: connections, memory, watches and conversations.
 
 `host.base` and `host.files` return these from `Host`. `host.channel`, `host.scratch`,
-`host.beacon`, `host.packet` and `host.converse` implement them for this machine. Invariant: no
-`close` waits or raises, and each may be called again.
+`host.beacon`, `host.packet` and `host.converse` implement them for this machine, and
+`host.remote.watches` for another one. Invariant: no `close` waits or raises, and each may be called
+again.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from coloctl.model import sshaddress
 from coloctl.model.bounds import RATE_MAX
 from coloctl.model.units import MIB, SIZE, UNITS
 
@@ -174,10 +175,14 @@ def ifname(name: str) -> str:
 
 
 def host(host: str) -> str:
-    """Check a host: ``local`` or ``netns:NAME``."""
+    """Check a host: ``local``, ``netns:NAME``, or ``ssh://[user@]name[:port]``."""
     kind, _, rest = host.partition(":")
     if kind == "ssh":
-        raise complaint("Hosts reached over ssh are not supported.", "use local or netns:NAME")
+        try:
+            sshaddress.parse(host)
+        except ValueError as error:
+            raise complaint(str(error), "write it like ssh://root@hv2") from None
+        raise complaint("Hosts reached over ssh are not supported yet.", "use local or netns:NAME")
     if host == "local" or (kind == "netns" and _PAIR_NAME.fullmatch(rest)):
         return host
     raise complaint(f'"{host}" is not a host.', "use local or netns:NAME")

@@ -1,6 +1,7 @@
 """Define the operations of an agent on the files, folders and disks of its machine.
 
 Listed by `host.agent.work`; each calls the method of `host.local_files` that bears its name.
+`host.remote` asks for them at the other end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Define the operations of an agent on programs and on what they have open.
 
 Listed by `host.agent.work`; each calls the method of `host.local` that bears its name, and
-`host.agent.holds` keeps what the client goes on using.
+`host.agent.holds` keeps what the client, `host.remote`, goes on using.
 
 A push ``death`` follows when the process of a `ProcessHandle` is gone. `converse` opens a stream
 for lines of text, and pushes ``over`` with the program's standard error before it ends that stream.

@@ -1,6 +1,7 @@
 """Define the operations of an agent on sockets, links, taps and packet rules.
 
 Listed by `host.agent.work`; each calls the method of `host.local` that bears its name.
+`host.remote` asks for them at the other end.
 
 `send` and `receive` move bytes over a held channel; a channel is handed to a QEMU by its hold on
 the stream of that QEMU's monitor. The two watches for packets push ``packet``, at most once.

@@ -1,6 +1,6 @@
 """Encode arguments and answers of a host's operations as JSON, and decode them by their types.
 
-Called by the host of another machine, and there by `host.agent.session` and `host.agent.main`. The
+Called by `host.remote`, and at the other end by `host.agent.session` and `host.agent.main`. The
 table of types is the annotations of the operations themselves; `model.revive` rebuilds the values.
 
 Invariant: what the annotation of a parameter allows arrives equal; a sequence arrives as a tuple.

@@ -1,7 +1,7 @@
 """Carry requests, pushes, beats and byte streams over one connection; both ends use the same class.
 
-Called by `host.agent.session` and at the other end by the host of another machine, which connect,
-and decide when a connection is lost. Orders what it sends by `host.wire.lanes` and keeps it in
+Called by `host.agent.session` and at the other end by `host.remote.contact`, which connect, and
+decide when a connection is lost. Orders what it sends by `host.wire.lanes` and keeps it in
 `host.wire.resend`; `host.wire.requests` and `host.wire.stream` do the rest.
 
 Invariant: a session outlives its connections. `carry` serves one of them until it ends. On the next

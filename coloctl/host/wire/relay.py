@@ -1,7 +1,7 @@
 """Relay a connected local socket to a stream of the wire, with descriptors, until both ends end.
 
-Called by the host of another machine for each monitor, and by `host.agent.relays` there for each
-socket of a QEMU. Both directions end by themselves: the end of one is passed on, and the other goes
+Called by `host.remote.host` for each monitor, and by `host.agent.relays` there for each socket of a
+QEMU. Both directions end by themselves: the end of one is passed on, and the other goes
 on.
 
 Invariant: a descriptor arrives with the byte that it was sent with. A read of a local socket ends

@@ -1,6 +1,7 @@
 """Represent descriptors that another machine holds by descriptors of this one.
 
-Called by `host.wire.relay`, which recognizes a token that was passed with SCM_RIGHTS.
+Made by `host.remote` for channels and scratches there; `host.wire.relay` recognizes one that was
+passed with SCM_RIGHTS.
 
 Invariant: a descriptor is a token by what is in it, so that a copy is one as well, also after the
 original was closed. The key is random; no other program's memory file is mistaken for one.

@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.conformance import *  # noqa: F403  # every test of it is one of this module
+from support.dials import AGENT
 
 from coloctl.host import LocalHost
 from coloctl.host.access import Access
 from coloctl.host.agent.work import OPERATIONS
 from coloctl.host.base import Host
 from coloctl.host.files import Files
+from coloctl.host.remote.host import RemoteHost
 
 pytestmark = pytest.mark.unit
 
@@ -22,9 +24,11 @@ OF_THE_CLIENT = {"name", "machine", "reach", "ready", "reached", "known", "aclos
 ON_HOLDS = {"answers", "end", "accept", "send", "receive", "digests"}
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "remote"])
 async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
-    host = LocalHost()
+    host: Host = LocalHost()
+    if request.param == "remote":
+        host = RemoteHost("ssh://hv2", AGENT)
     try:
         yield host
     finally:

@@ -1,0 +1,1 @@
+"""The host at the other end of a connection: dialled, supplied with the agent, asked, watched."""
