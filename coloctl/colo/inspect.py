@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,7 @@ from coloctl.host.base import Host
 from coloctl.host.records import Machine
 from coloctl.machine.accel import KVM_DEVICE, PROVE_DEADLINE_S, KvmTrial, Measurement
 from coloctl.machine.image import QEMU_IMG
+from coloctl.model.dialect import Dialect
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.revive import revive
 from coloctl.vm import Binary, cache_key, inspect
@@ -176,7 +178,8 @@ def require_equal(
 
     COLO holds between equal versions only (docs/qemu.md); the patches of a distribution may differ.
     An alias such as ``pc`` has to be the same machine type for both: the state of the guest's
-    devices is written by one QEMU and read by the other.
+    devices is written by one QEMU and read by the other. So are the commands and devices that
+    each build has: both QEMUs are given the same.
     """
     a, b = (binaries[node] for node in NODES)
     where = partial(_where, binaries, machines)
@@ -185,6 +188,16 @@ def require_equal(
             f"Node {where('b')} has QEMU {b.version} and node {where('a')} has "
             f"{a.version}: both need the same version.",
             hint="install one version on both, or name it by node.a.qemu and node.b.qemu",
+        )
+    if differ := [
+        one.name
+        for one in fields(Dialect)
+        if one.name != "version" and getattr(a.dialect, one.name) != getattr(b.dialect, one.name)
+    ]:
+        raise UnsupportedQEMU(
+            f"Node {where('b')} and node {where('a')} have builds of QEMU {a.release} that differ "
+            f"in {', '.join(differ)}.",
+            hint="install the same build on both",
         )
     wanted = spec.guest.machine
     types = {node: binaries[node].machines.get(wanted, wanted) for node in NODES}

@@ -152,6 +152,14 @@ def test_two_patches_of_a_distribution_are_one_version() -> None:
     require_equal(local_spec(), {"a": BINARY, "b": patched}, ONE)
 
 
+def test_two_builds_of_one_version_are_refused_where_a_feature_differs() -> None:
+    refused = unequal(TWO, dialect=replace(DIALECT, pvpanic=False, reconnect="reconnect"))
+    assert refused.message == (
+        "Node b on hv2 and node a on hv1 have builds of QEMU 11.1.3 that differ in reconnect, "
+        "pvpanic."
+    )
+
+
 def test_an_alias_must_be_one_machine_type_for_both() -> None:
     refused = unequal(ONE, machines={"pc": "pc-i440fx-11.0"})
     assert "The machine type pc is pc-i440fx-11.0 for node b (/opt/b/qemu)" in refused.message
