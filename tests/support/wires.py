@@ -151,6 +151,7 @@ class Ends:
         for task in self.carrying:
             task.cancel()
         await asyncio.gather(*self.carrying, return_exceptions=True)
+        self.carrying = []
 
     async def cut(self) -> list[str]:
         """Cut the connection; return the reason that each end gives for its end."""
