@@ -1,6 +1,7 @@
 """Make the devices of a lab where they are missing; configure, list and clear them.
 
-Called by `lab.network` when a lab is built, described or removed.
+Called by `lab.network` when a lab is built, described or removed, and by `lab.machine` and
+`lab.machines` when a machine is switched on or off.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Provide Debian packages that this machine is without, in a folder, and install none of them.
 
-Called by `lab.sshd` for OpenSSH; calls `lab.apt` to resolve, fetch and unpack.
+Called by `lab.sshd` for OpenSSH and by `lab.machine_store` for all that machines have; calls
+`lab.apt` to resolve, fetch and unpack.
 
 A layer holds the named packages and those that they need, less all that is installed already. Its
 programs so run with the libraries of this machine and of the layer together.

@@ -1,6 +1,7 @@
 """Cut, impair and heal the lab's links, by netlink in the lab's namespaces.
 
-Called by `lab.network` and `lab.devices`; calls `lab.pump` where the kernel cannot impair a wire.
+Called by `lab.network`, `lab.devices`, `lab.machine` and `lab.machines`; calls `lab.pump` where the
+kernel cannot impair a wire.
 """
 
 from __future__ import annotations
@@ -73,6 +74,25 @@ def check_checksums(device: str) -> None:
         )
 
 
+def state_of(ip: Any, index: int) -> str:
+    """Return the state of one end of a link: up, cut, unplugged or impaired."""
+    if not ip.link("get", index=index)[0]["flags"] & IFF_UP:
+        return "unplugged"
+    kinds = _disciplines(ip, index)
+    if kinds["root"] == "blackhole":
+        return "cut"
+    return "impaired" if "clsact" in kinds or kinds["root"] == "netem" else "up"
+
+
+def _disciplines(ip: Any, index: int) -> dict[str, str]:
+    """Return the kinds of the disciplines: ``root`` (noqueue where there is none), others."""
+    kinds = {"root": "noqueue"}
+    for discipline in ip.get_qdiscs(index=index):
+        kind = str(discipline.get_attr("TCA_KIND"))
+        kinds["root" if discipline["parent"] == TC_H_ROOT else kind] = kind
+    return kinds
+
+
 @dataclass(frozen=True, slots=True)
 class LinkEnd:
     """One end of a link: what leaves the namespace through ``device``."""
@@ -136,7 +156,7 @@ class LinkEnd:
         """Deliver frames sent here to the other end again, at once and all of them."""
 
         def clear(ip: Any, index: int) -> None:
-            kinds = self._disciplines(ip, index)
+            kinds = _disciplines(ip, index)
             if kinds["root"] != "noqueue":
                 ip.tc("del", index=index, parent=TC_H_ROOT)
             if "clsact" in kinds:
@@ -152,24 +172,7 @@ class LinkEnd:
     def state(self) -> str:
         """Return the state of this end: up, cut, unplugged or impaired."""
 
-        def look(ip: Any, index: int) -> str:
-            if not ip.link("get", index=index)[0]["flags"] & IFF_UP:
-                return "unplugged"
-            kinds = self._disciplines(ip, index)
-            if kinds["root"] == "blackhole":
-                return "cut"
-            return "impaired" if "clsact" in kinds or kinds["root"] == "netem" else "up"
-
-        return self._with_index(look)
-
-    @staticmethod
-    def _disciplines(ip: Any, index: int) -> dict[str, str]:
-        """Return the kinds of the disciplines: ``root`` (noqueue where there is none), others."""
-        kinds = {"root": "noqueue"}
-        for discipline in ip.get_qdiscs(index=index):
-            kind = str(discipline.get_attr("TCA_KIND"))
-            kinds["root" if discipline["parent"] == TC_H_ROOT else kind] = kind
-        return kinds
+        return self._with_index(state_of)
 
     def _with_index(self, work: Callable[[Any, int], T]) -> T:
         def run(ip: Any) -> T:

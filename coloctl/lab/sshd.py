@@ -1,7 +1,8 @@
 """Provide OpenSSH for the lab's machines: programs, keys made for one lab, and both configurations.
 
-Calls `lab.layer` for the programs that this machine is without. No service is installed or started:
-`sshd -i` serves the one connection that it is started with.
+Called by `lab.machine_store` and `lab.machines`; calls `lab.layer` for the programs that this
+machine is without. No service is installed or started: `sshd -i` serves the one connection that it
+is started with.
 
 Invariant: only keys and configurations in the given folder are used, never a user's own.
 """
@@ -115,11 +116,17 @@ def make_key(openssh: OpenSsh, file: Path, comment: str) -> str:
 
 
 def server_config(
-    openssh: OpenSsh, host_key: Path, authorized: Path, environment: Mapping[str, str]
+    openssh: OpenSsh,
+    host_key: Path,
+    authorized: Path | str,
+    environment: Mapping[str, str],
+    *,
+    strict: bool = False,
 ) -> str:
     """Return sshd's configuration: that key for the host, keys alone for users, no PAM.
 
-    ``environment`` is set for what a client runs.
+    ``environment`` is set for what a client runs. ``strict`` refuses keys in a folder that others
+    can change, as a temporary one or one below it is.
     """
     lines = [
         f"HostKey {host_key}",
@@ -128,8 +135,7 @@ def server_config(
         "PasswordAuthentication no",
         "KbdInteractiveAuthentication no",
         "UsePAM no",
-        # The keys lie in a folder of this user, below others' where that is a temporary one.
-        "StrictModes no",
+        f"StrictModes {'yes' if strict else 'no'}",
         "PidFile none",
         "PrintMotd no",
         "PrintLastLog no",

@@ -60,7 +60,6 @@ NAMED_OUTSIDE: Mapping[str, str] = {}
 WAITING: Mapping[str, str] = {
     "coloctl.host.agent.holds.Passable": "host.agent.holds itself",
     "coloctl.host.wire.mux.Mux.farewell": "host.agent.stay",
-    "coloctl.lab.sshd": "lab.machines",
     "coloctl.supervisor.acts.left.finish": "supervisor.machines",
 }
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from coloctl.chaos.evidence.remains import processes
-from coloctl.lab import layout
+from coloctl.errors import LabError
+from coloctl.lab import layout, machines, rootless
+from coloctl.lab.machines import Machines
 
 MARK = "COLOCTL_TEST_RUN"
 
@@ -90,7 +92,10 @@ class Run:
         return left
 
     def sweep(self) -> None:
-        """No process and no file of the run is left."""
+        """No process, no machine of a lab and no file of the run is left."""
+        for name in _own_machines():
+            with contextlib.suppress(LabError):
+                Machines(name).down()
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 handle = os.pidfd_open(pid)
@@ -134,6 +139,8 @@ class Run:
             yield f"{self.netns} is still there, though empty"
         for name in filter(_is_ours, names):
             yield f"network namespace {name} is still there"
+        for name in _own_machines():
+            yield f"the machines {name} are still there"
         for name in sorted(_names(self.devices, lambda device: (device / "tun_flags").exists())):
             if name in LAB_TAPS or _is_ours(name):
                 yield f"tap {name} is still there"
@@ -162,6 +169,13 @@ def _names(folder: Path, wanted: Callable[[Path], bool]) -> list[str]:
         return [entry.name for entry in folder.iterdir() if wanted(entry)]
     except FileNotFoundError:
         return []
+
+
+def _own_machines() -> list[str]:
+    """Labs of machines of which a control group, a store or a namespace is there."""
+    if os.geteuid() != 0 or rootless.inside():
+        return []
+    return [name for name in machines.labs() if _is_ours(name)]
 
 
 def _is_ours(name: str) -> bool:

@@ -63,7 +63,8 @@ RETIRED: Mapping[str, tuple[str, str | None]] = {
     ),
     "court": (
         r"\b(accus\w+|acquit\w*|guilt\w*|innocen\w*|testif\w+|judg\w+|vouch\w*|witness(es)?)\b",
-        r"none_accused|witness\.qcow2|`vouched`",
+        # `witness` is the name of the lab's third machine, as users type it.
+        r"none_accused|witness\.qcow2|`vouched`|hv2\W+(and )?witness|machine witness|`witness`",
     ),
     "sit": (r"\b(sits?|sitting|sat|vacat\w+)\b", None),
     "house": (

@@ -1,6 +1,7 @@
 """Define `coloctl lab`: the namespaces in which demo and tests run, their guest and their QEMU.
 
-Calls `lab.network` and `lab.rootless`; guest and QEMU are in `cli.verbs.lab_goods`.
+Calls `lab.network` and `lab.rootless`; guest and QEMU are in `cli.verbs.lab_goods`, machines in
+`cli.verbs.lab_machines`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coloctl.cli.options import format_option
-from coloctl.cli.verbs import lab_goods
+from coloctl.cli.verbs import lab_goods, lab_machines
 from coloctl.cli.verbs.lab_goods import suggest, typed
 from coloctl.errors import LabError, PairBusy, UsageError
 from coloctl.lab import layout, rootless
@@ -181,6 +182,7 @@ def execute(name: str, machine: str, command: tuple[str, ...]) -> int:
 lab.add_command(lab_goods.guest)
 lab.add_command(lab_goods.qemu)
 lab.add_command(lab_goods.plugin)
+lab.add_command(lab_machines.machines)
 
 
 def _open(name: str) -> Lab:

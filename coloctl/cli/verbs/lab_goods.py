@@ -1,7 +1,8 @@
 """Define `coloctl lab guest`, `coloctl lab qemu` and `coloctl lab plugin`, with the next steps.
 
-Called by `cli.verbs.lab`. The guest and the best QEMU come from `check.choose`, a named QEMU from
-`lab.qemu`, the plugin from `check.freshcode`; each raises `ProvisionError` where it cannot be had.
+Called by `cli.verbs.lab` and `cli.verbs.lab_machines`. The guest and the best QEMU come from
+`check.choose`, a named QEMU from `lab.qemu`, the plugin from `check.freshcode`; each raises
+`ProvisionError` where it cannot be had.
 """
 
 from __future__ import annotations
