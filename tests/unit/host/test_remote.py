@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from support.dials import PlainDial
+from support.dials import PlainDial, slow
 from support.fakeagent import FakeAgent
 
 from coloctl.errors import FencingFailed, HostOutOfReach, PreconditionFailed
@@ -318,3 +320,21 @@ async def test_the_waits_between_dials_grow_and_begin_again_after_a_good_connect
         await until(lambda: len(slept) > 6)
         waiting.cancel()
     assert slept[:7] == [0.2, 0.5, 1.0, 2.0, 5.0, 5.0, 5.0]
+
+
+async def test_a_round_trip_of_two_seconds_is_slow_and_nothing_else(tmp_path: Path) -> None:
+    async with RemoteHost("ssh://hv2", slow(2.0)) as host:
+        await host.ready(30)
+        process = await host.launch(Launch(("sleep", "99")), stderr=tmp_path / "log", node="b")
+        try:
+            assert process.life() is Life.ALIVE
+            await until(lambda: process.cpu_s() is not None)
+            assert 1900 < host.reach.round_trip_ms < 4000
+            began_s = time.monotonic()
+            os.kill(process.identity.pid, signal.SIGKILL)
+            death = await asyncio.wait_for(process.wait(), WAIT_S)
+            # It was noticed there a second before it was here; half the round trip is the error.
+            assert began_s - 1.1 < death.at_s < time.monotonic() - 0.5
+            assert host.reach.contact is Contact.CONNECTED
+        finally:
+            await process.kill(WAIT_S)
