@@ -274,8 +274,9 @@ async def _measured(kind: type[T], host: Host, binary: Path, wanted: str) -> T:
 
     Where this is cancelled or late the program is killed, and its QEMU with it.
     """
-    argv = [*host.machine.programs, "coloctl.machine.accel", str(binary), wanted]
-    done = await host.run(argv, deadline_s=PROVE_DEADLINE_S)
+    async with host.workspace("coloctl-loop-") as folder:
+        argv = [*host.machine.programs, "coloctl.machine.accel", str(binary), wanted, str(folder)]
+        done = await host.run(argv, deadline_s=PROVE_DEADLINE_S)
     try:
         return revive(kind, json.loads(done.stdout))
     except ValueError:

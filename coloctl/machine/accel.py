@@ -235,8 +235,12 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def main(binary: Path, wanted: str) -> None:
-    """Print one line of JSON: the `Measurement` of TCG, or for ``auto`` the `KvmTrial`."""
+def main(binary: Path, wanted: str, folder: str) -> None:
+    """Print one line of JSON: the `Measurement` of TCG, or for ``auto`` the `KvmTrial`.
+
+    Files are made in ``folder``, which the caller removes also where it kills this program.
+    """
+    tempfile.tempdir = folder
     found = (
         measure(binary, wanted, before=_die_with_parent)
         if wanted == "tcg"
@@ -246,4 +250,4 @@ def main(binary: Path, wanted: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

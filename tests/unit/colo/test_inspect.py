@@ -6,6 +6,7 @@ are real, and run on this machine.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from support.fakes import FakeHost, make_spec
 
+from coloctl.clock import Deadline
 from coloctl.colo.ground import Facts, Ground, NodeFacts, placed
 from coloctl.colo.inspect import (
     accelerator,
@@ -36,6 +38,7 @@ from coloctl.host.records import Machine
 from coloctl.machine import blockdev
 from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.procfs import read_stat
 from coloctl.vm import Binary
 
 pytestmark = pytest.mark.unit
@@ -285,3 +288,32 @@ async def test_a_bare_name_is_looked_up_on_the_node_s_own_machine() -> None:
     spec = replace(spec, nodes={**spec.nodes, "b": replace(spec.nodes["b"], host="ssh://hv2")})
     with pytest.raises(UnsupportedQEMU, match="no qemu-system-x86_64 on PATH of hv2"):
         await find_qemu(spec, Finds(), "b")
+
+
+async def test_a_measurement_that_is_given_up_leaves_no_process_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    binary, pid = tmp_path / "qemu", tmp_path / "qemu.pid"
+    binary.write_text("#!/bin/sh\necho $$ >$0.pid\nexec sleep 60\n")
+    binary.chmod(0o755)
+
+    async def began() -> bool:
+        return pid.exists() and bool(pid.read_text().strip())
+
+    async def over() -> bool:
+        return read_stat(int(pid.read_text())) is None
+
+    host = open_host("local")
+    try:
+        measuring = asyncio.ensure_future(tcg_measurement(host, binary))
+        assert await Deadline(30).poll(began, 0.01)
+        assert list((tmp_path / "tmp").iterdir())
+        measuring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await measuring
+        assert await Deadline(30).poll(over, 0.01)
+        assert not list((tmp_path / "tmp").iterdir())
+    finally:
+        await host.aclose()
