@@ -1,10 +1,10 @@
 """Find the processes that hold a listening socket: the one proof of a QEMU that no record names.
 
-Called by `host.local` as `Host.holders` and by `supervisor.leftovers`, for QEMUs whose supervisor
-died before it recorded them, and where a record is lost; reads `procfs`. A monitor's socket is made
-by coloctl in a folder that only its user can enter, and inherited by the QEMU that is started for
-it. So its holder is that QEMU, or a process that it or its wrapper started. (SO_PEERCRED names the
-process that called listen(2), which was coloctl, not QEMU.)
+Called by `host.local` as `Host.holders`, by `supervisor.leftovers` and `host.agent.place`, for
+QEMUs whose supervisor died before it recorded them, and where a record is lost; reads `procfs`. A
+monitor's socket is made by coloctl in a folder that only its user can enter, and inherited by the
+QEMU that is started for it. So its holder is that QEMU, or a process that it or its wrapper
+started. (SO_PEERCRED names the process that called listen(2), which was coloctl, not QEMU.)
 """
 
 from __future__ import annotations

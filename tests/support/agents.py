@@ -83,7 +83,7 @@ class Client:
 
 @asynccontextmanager
 async def agent_process(
-    argv: Sequence[str] = AGENT,
+    argv: Sequence[str] = AGENT, *, stays: bool = False
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """An agent with the other end of its standard input and output; killed if it does not end."""
     ours, its = socket.socketpair()
@@ -100,6 +100,8 @@ async def agent_process(
             yield process, ours
         finally:
             ours.close()
+            if stays:
+                process.terminate()
             try:
                 await asyncio.to_thread(process.wait, 20)
             finally:

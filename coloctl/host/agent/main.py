@@ -6,6 +6,7 @@ serve, and `host.local` makes the host that it serves.
 The first line is ``COLOCTL-AGENT PROTOCOL VERSION``; frames of `host.wire.frames` follow. The HELLO
 of the client has {proto, version, client, pair, session, secret, received, beat_ms, linger_s}; that
 of the agent has {proto, version, machine, session, resumed, received}, or {proto, version, error}.
+With ``pair`` the agent stays, by `host.agent.place` and `host.agent.stay`.
 
 Invariant: the standard library is enough, and nothing but frames follows the first line.
 """
@@ -27,7 +28,9 @@ from coloctl import __version__
 from coloctl.errordocument import error_document
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.agent import stdio
+from coloctl.host.agent.place import AgentPlace
 from coloctl.host.agent.session import AgentSession
+from coloctl.host.agent.stay import StayingAgent, detach
 from coloctl.host.local import LocalHost
 from coloctl.host.records import Machine
 from coloctl.host.wire.codec import encode
@@ -39,6 +42,8 @@ log = logging.getLogger(__name__)
 GREETING = "COLOCTL-AGENT"
 #: How long a client may take for its HELLO: a round trip of 2 s is served.
 HELLO_WAIT_S = 30.0
+#: An agent stays no longer than this without a connection, seconds.
+LINGER_MAX_S = 86400.0
 #: The rhythm of a client that names none, milliseconds.
 BEAT_MS = 20
 
@@ -76,21 +81,68 @@ async def serve(connection: stdio.ClientConnection) -> None:
     try:
         try:
             _require_equal(hello)
-            machine = encode(_described(host.machine))
+            described = {"machine": encode(_described(host.machine))}
+            if not hello.get("pair"):
+                await _serve_once(connection, hello, host, described)
+            else:
+                await _serve_pair(connection, hello, host, described)
         except ColoctlError as error:
             await _send(connection.writer, {"error": error_document(error)})
-            return
-        session = AgentSession(host, _beat_ms(hello))
-        try:
-            made = {"session": secrets.token_hex(16), "resumed": False, "received": 0}
-            await _send(connection.writer, {"machine": machine, **made})
-            await session.mux.carry(connection.reader, connection.writer)
         except OSError:
             return  # the client hung up
-        finally:
-            await session.aclose()
     finally:
         await host.aclose()
+
+
+async def _serve_once(
+    connection: stdio.ClientConnection,
+    hello: Mapping[str, Any],
+    host: LocalHost,
+    described: Mapping[str, Any],
+) -> None:
+    """Serve a client for as long as its connection lasts; raises OSError."""
+    session = AgentSession(host, _beat_ms(hello))
+    try:
+        await _send(connection.writer, {**described, **_begun(session)})
+        await session.mux.carry(connection.reader, connection.writer)
+    finally:
+        await session.aclose()
+
+
+async def _serve_pair(
+    connection: stdio.ClientConnection,
+    hello: Mapping[str, Any],
+    host: LocalHost,
+    described: Mapping[str, Any],
+) -> None:
+    """Serve the client of a pair over any number of connections.
+
+    Raises OSError and `PreconditionFailed`, and `FencingFailed` where an earlier agent does not
+    die.
+    """
+    place = AgentPlace(host.machine.state_dir, str(hello["pair"]), str(hello.get("client")))
+    listener = await place.take(hello, connection)
+    if listener is None:
+        return
+    detach(place.log)
+    session = AgentSession(host, _beat_ms(hello))
+    staying = StayingAgent(session, place, listener, str(hello.get("secret") or ""))
+
+    async def send_hello(writer: asyncio.StreamWriter, more: Mapping[str, Any]) -> None:
+        await _send(writer, {**described, **more})
+
+    try:
+        await send_hello(connection.writer, _begun(session))
+        await staying.serve(connection, send_hello, _linger_s(hello))
+    finally:
+        await session.aclose()
+        await staying.aclose()
+
+
+def _begun(session: AgentSession) -> dict[str, Any]:
+    """Name the session, and return its members of HELLO."""
+    session.mux.session = secrets.token_hex(16)
+    return {"session": session.mux.session, "resumed": False, "received": 0}
 
 
 def _described(machine: Machine) -> Machine:
@@ -127,6 +179,11 @@ def _require_equal(hello: Mapping[str, Any]) -> None:
 def _beat_ms(hello: Mapping[str, Any]) -> int:
     wanted = hello.get("beat_ms")
     return wanted if isinstance(wanted, int) and 5 <= wanted <= 1000 else BEAT_MS
+
+
+def _linger_s(hello: Mapping[str, Any]) -> float:
+    wanted = hello.get("linger_s")
+    return min(float(wanted), LINGER_MAX_S) if isinstance(wanted, int | float) else 0.0
 
 
 async def _send(writer: asyncio.StreamWriter, document: Mapping[str, Any]) -> None:

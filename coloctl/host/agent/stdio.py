@@ -1,8 +1,9 @@
 """Take over standard input and output as the streams of one connection.
 
-Called by `host.agent.main`. ssh's server gives a program one socket for both, another program gives
-two pipes. Invariant: afterwards descriptor 0 reads nothing and descriptor 1 is standard error, so
-that no stray output comes between the frames.
+Called by `host.agent.main`, and by `host.agent.stay` for what another agent passes on. A server of
+ssh gives a program one socket for both directions, another program gives two pipes. Invariant:
+afterwards descriptor 0 reads nothing and descriptor 1 is standard error, so that no stray output
+comes between the frames.
 """
 
 from __future__ import annotations
@@ -25,13 +26,26 @@ class ClientConnection:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    into: asyncio.BaseTransport  #: what ``reader`` reads; that of ``writer`` where both are one
     #: The unused direction of each of two sockets, which would close it when it is collected.
     unused: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def pause(self) -> tuple[int, int]:
+        """Read no more, and return the descriptors of both directions, which stay this object's."""
+        assert isinstance(self.into, asyncio.ReadTransport)
+        self.into.pause_reading()
+        return _descriptor(self.into), _descriptor(self.writer.transport)
+
+    def resume(self) -> None:
+        """Read again after `pause`."""
+        assert isinstance(self.into, asyncio.ReadTransport)
+        self.into.resume_reading()
 
     def close(self) -> None:
         """Close both directions; what was not sent by now is not sent any more."""
         for writer in (self.writer, *self.unused):
             writer.transport.abort()
+        self.into.close()
 
 
 def take_standard() -> tuple[int, int]:
@@ -61,15 +75,17 @@ async def connect(into: int, out: int) -> ClientConnection:
     sockets = {one for one in (into, out) if stat.S_ISSOCK(modes[one].st_mode)}
     if len(sockets) == 2 and modes[into].st_ino == modes[out].st_ino:
         os.close(out)
-        return ClientConnection(*await _socket(into))
+        reader, writer = await _socket(into)
+        return ClientConnection(reader, writer, writer.transport)
     unused: list[asyncio.StreamWriter] = []
     if into in sockets:
         reader, writer = await _socket(into)
         unused.append(writer)
+        read_end: asyncio.BaseTransport = writer.transport
     else:
-        reader = await _pipe_reader(into)
+        reader, read_end = await _pipe_reader(into)
     _, writer = await _socket(out) if out in sockets else await _pipe_writer(out)
-    return ClientConnection(reader, writer, unused)
+    return ClientConnection(reader, writer, read_end, unused)
 
 
 async def _socket(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -79,12 +95,17 @@ async def _socket(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.Stream
     return await asyncio.open_connection(sock=sock, limit=LIMIT)
 
 
-async def _pipe_reader(descriptor: int) -> asyncio.StreamReader:
+def _descriptor(transport: asyncio.BaseTransport) -> int:
+    end = transport.get_extra_info("socket") or transport.get_extra_info("pipe")
+    return int(end.fileno())
+
+
+async def _pipe_reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.BaseTransport]:
     reader = asyncio.StreamReader(LIMIT)
     protocol = asyncio.StreamReaderProtocol(reader)
     pipe = os.fdopen(descriptor, "rb", 0)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
-    return reader
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+    return reader, transport
 
 
 async def _pipe_writer(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
