@@ -246,7 +246,7 @@ async def accelerator(host: Host, binary: Path, wanted: str) -> str:
     """
     if wanted == "kvm" and (why := await host.usable(KVM_DEVICE, os.R_OK | os.W_OK)):
         raise UnsupportedQEMU(
-            f"guest.accel is kvm, and {KVM_DEVICE} on {host.machine.name} cannot be used: {why}.",
+            f"{KVM_DEVICE} on {host.machine.name} cannot be used, and guest.accel is kvm: {why}.",
             hint='guest.accel = "auto" takes KVM where both machines have it',
         )
     if wanted != "auto":

@@ -77,6 +77,8 @@ def _installed() -> frozenset[str]:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ProvisionError(f"dpkg-query cannot list the installed packages: {error}.") from None
+        raise ProvisionError(
+            f"The installed packages cannot be listed by dpkg-query: {error}."
+        ) from None
     rows = (line.split(" ", 1) for line in done.stdout.splitlines())
     return frozenset(name for status, name in rows if status == "installed")

@@ -111,7 +111,7 @@ def make_key(openssh: OpenSsh, file: Path, comment: str) -> str:
                 timeout=_KEYGEN_DEADLINE_S,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise ProvisionError(f"ssh-keygen cannot make {file}: {error}.") from None
+            raise ProvisionError(f"The key {file} cannot be made by ssh-keygen: {error}.") from None
     return file.with_name(f"{file.name}.pub").read_text().strip()
 
 

@@ -122,7 +122,7 @@ def _require_process(data: Mapping[str, Any]) -> None:
     if not named or named == [""] == [data.get(LEFT_BEHIND)]:
         return
     numbers = [data.get(name) for name in ("pid", "start-time")]
-    if not set(named) <= set(Role) or not all(
+    if not all(name in tuple(Role) for name in named) or not all(
         type(number) is int and 0 <= number <= _NUMBER_MAX for number in numbers
     ):
         raise ValueError("a launch must name a role, a pid and a start time")
