@@ -126,7 +126,7 @@ class NodeSpec:
 
     name: NodeName
     host: str
-    """local, or netns:NAME for a network namespace of this machine."""
+    """local, netns:NAME for a network namespace of this machine, or ssh://[user@]name[:port]."""
     address: str
     """IP address at which replication traffic for this node arrives."""
     qemu: Path | None = None

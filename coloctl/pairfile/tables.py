@@ -112,7 +112,7 @@ class NicTable(Table):
 @keys_of(pair.NodeSpec, without=("name", "overlay_dir"))
 class NodeTable(Table):
     host: Annotated[str, AfterValidator(values.host)] = "local"
-    """local, or netns:NAME for a network namespace of this machine."""
+    """local, netns:NAME for a network namespace of this machine, or ssh://[user@]name[:port]."""
     address: Annotated[str, AfterValidator(values.address)]
     qemu: _PROGRAM | None
 

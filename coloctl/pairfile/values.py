@@ -182,10 +182,10 @@ def host(host: str) -> str:
             sshaddress.parse(host)
         except ValueError as error:
             raise complaint(str(error), "write it like ssh://root@hv2") from None
-        raise complaint("Hosts reached over ssh are not supported yet.", "use local or netns:NAME")
+        return host
     if host == "local" or (kind == "netns" and _PAIR_NAME.fullmatch(rest)):
         return host
-    raise complaint(f'"{host}" is not a host.', "use local or netns:NAME")
+    raise complaint(f'"{host}" is not a host.', "use local, netns:NAME or ssh://NAME")
 
 
 def machine_name(name: str) -> str:
