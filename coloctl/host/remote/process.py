@@ -113,9 +113,13 @@ class RemoteProcess(Process):
     async def look_up(self, machine: Machine) -> None:
         """Find the process again where a session has begun; a reboot proves its end.
 
-        In a case of doubt, or out of reach, its state stays UNKNOWN.
+        In a case of doubt, out of reach, or on another machine of that name, its state stays
+        UNKNOWN.
         """
         if self._death.done() or self.closed:
+            return
+        recorded = self._identity.machine
+        if recorded and machine.machine_id and recorded != machine.machine_id:
             return
         if self._identity.boot and self._identity.boot != machine.boot_id:
             self._die(Death(self._identity.pid, CLOCK.now(), None), "rebooted")

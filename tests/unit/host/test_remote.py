@@ -148,6 +148,21 @@ async def test_another_machine_at_the_same_name_proves_nothing(
     assert caught.value.out_of_reach
 
 
+async def test_a_process_that_was_recorded_on_another_machine_is_unknown(
+    agent: FakeAgent, host: RemoteHost
+) -> None:
+    """An earlier supervisor recorded it; the name leads to another machine since."""
+    recorded = Identity(77, 123, boot="boot-0", machine="the-machine-of-then")
+    process = host.known(recorded, node="b")
+    await host.ready(WAIT_S)
+    agent.beat({})
+    assert process.life() is Life.UNKNOWN
+    assert "adopt" not in [do for do, _ in agent.asked]
+    with pytest.raises(FencingFailed) as caught:
+        await process.kill(1.0)
+    assert caught.value.out_of_reach
+
+
 async def test_in_a_case_of_doubt_the_process_is_unknown(
     agent: FakeAgent, host: RemoteHost, tmp_path: Path
 ) -> None:
