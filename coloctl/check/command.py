@@ -20,7 +20,7 @@ from typing import Any
 
 from coloctl.asked import LAUNCH_DEADLINE_S
 from coloctl.check.finding import Precondition, Severity
-from coloctl.colo import plugin
+from coloctl.colo import plugin, tls
 from coloctl.colo.coverage import require_covered
 from coloctl.colo.ground import Ground
 from coloctl.colo.refuse import REFUSED
@@ -44,7 +44,9 @@ class StartedAs:
 
 
 #: Findings after which no command line is worth a try: it would fail for the same reason.
-_IN_THE_WAY = frozenset({"binary", "versions", "state", "ports", "replication link", *REFUSED})
+_IN_THE_WAY = frozenset(
+    {"binary", "versions", "state", "ports", "replication link", "encryption", *REFUSED}
+)
 
 
 def startable(
@@ -197,6 +199,7 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
         await asyncio.gather(
             *(image.create_overlay(path, size, run, qemu_img=tool) for path in files)
         )
+    secured = await tls.placed(spec, what.ground.hosts, node, dict.fromkeys(NODES, folder))
     build = (
         partial(cmdline.primary, paused=True)
         if role is Role.PRIMARY
@@ -211,4 +214,5 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
         rundir=folder,
         plugin=plugin.known(await plugin.renewed(what.ground, node), node),
         scratch=scratch,
+        tls=secured.get(node),
     )

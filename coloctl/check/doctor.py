@@ -20,6 +20,7 @@ from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib, unusable
 from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
+from coloctl.check.tls import examine_encryption
 from coloctl.check.verdict import CheckResult
 from coloctl.colo.ground import Ground, one_machine
 from coloctl.colo.inspect import READY_DEADLINE_S, find_qemu, look, qemu_img, unusable_files
@@ -110,6 +111,7 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
         *await examine_disks(spec, hosts, tools),
         *await guarded("room", examine_room(spec, hosts, tools)),
         *await examine_network(spec, hosts),
+        *await guarded("encryption", examine_encryption(spec, hosts)),
     ]
     known = [*found, *_files(spec), *_state(spec)]
     return [*found, *await guarded("command line", _command_lines(spec, hosts, known))]

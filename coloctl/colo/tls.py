@@ -152,10 +152,23 @@ async def equipped(spec: PairSpec, ground: Ground, node: NodeName) -> Ground:
     """Return `described`, with the files of ``node`` in its run directory; raises as `proofs`."""
     if not spec.encrypted():
         return ground
-    found = await proofs(spec, ground.hosts)
-    ground = replace(ground, tls=wires(found, {one: ground.rundir(one) for one in NODES}))
-    await _put(ground.hosts[node], ground.tls[node], found[node])
-    return ground
+    rundirs = {one: ground.rundir(one) for one in NODES}
+    return replace(ground, tls=await placed(spec, ground.hosts, node, rundirs))
+
+
+async def placed(
+    spec: PairSpec, hosts: Mapping[NodeName, Host], node: NodeName, rundirs: Mapping[NodeName, Path]
+) -> dict[NodeName, TlsWire]:
+    """Write the files of ``node`` below its run directory, and return the TLS of both nodes.
+
+    Empty for a plain pair. Raises as `proofs`.
+    """
+    if not spec.encrypted():
+        return {}
+    found = await proofs(spec, hosts)
+    made = wires(found, rundirs)
+    await _put(hosts[node], made[node], found[node])
+    return made
 
 
 async def _put(host: Host, wire: TlsWire, proof: Proof) -> None:

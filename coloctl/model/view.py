@@ -156,6 +156,7 @@ class PairView:
     settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
     stale_code: str = ""  #: that the secondary may run stale code, and what helps; sentences
+    encryption: str = ""  #: whether what the nodes send to each other is encrypted; sentences
 
     @property
     def protected(self) -> bool:

@@ -34,7 +34,7 @@ from coloctl.model.pairevent import CheckpointPhase, NodeDead, NodeEvent
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
-from coloctl.supervisor import acts
+from coloctl.supervisor import acts, certificates
 from coloctl.supervisor.auto_reprotect import AutoReprotect
 from coloctl.supervisor.contrast import Contrasting
 from coloctl.supervisor.heartbeat_driver import HeartbeatDriver
@@ -90,6 +90,7 @@ class Supervisor:
             tidying = self._tasks.create_task(self._bound_logs())
             tending = self._tasks.create_task(self._tend())
             asking = self._tasks.create_task(acts.keep_asking(self.state))
+            reading = self._tasks.create_task(certificates.keep_reading(self.state))
             while not until.is_set():
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
@@ -107,6 +108,7 @@ class Supervisor:
             beating.cancel()
             tidying.cancel()
             asking.cancel()
+            reading.cancel()
             comparing.cancel()
             self._contrast.end()
             tending.cancel()

@@ -23,7 +23,7 @@ from coloctl.ha.fencing import Confirmation
 from coloctl.host.base import DeathProof, Process
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
-from coloctl.model import event
+from coloctl.model import encryption, event
 from coloctl.model.event import EXPOSED_SINCE, PAUSED, Kind, Record
 from coloctl.model.observation import Diagnosis, Finding, Observation
 from coloctl.model.pair import NODES, CheckpointMode, NodeName, PairSpec, Role
@@ -81,6 +81,7 @@ class PairState(ActUnderWay):
         self.protection_wanted = False  #: a guest that runs alone is to be protected again
         self.exposure = ""  #: why it is not yet, and what comes next; sentences
         self.copied = ""  #: what was copied for the last secondary; a sentence
+        self.encryption = encryption.sentence(spec)  #: of the wires between the nodes; sentences
         self.observation: Observation | None = None  #: of the last beat
         self.finding = Finding(Diagnosis.HEALTHY)  #: of that observation
         self.beside = Beside()
@@ -268,6 +269,7 @@ class PairState(ActUnderWay):
             settings=settings_view(self.spec, self.pair_file),
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),
+            encryption=self.encryption,
         )
 
 

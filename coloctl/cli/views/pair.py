@@ -16,6 +16,7 @@ from rich.text import Text
 from coloctl.cli.reach import Looked
 from coloctl.cli.views.plain import changed_settings, clock, sentence
 from coloctl.cli.views.render import Widest, milliseconds, plain_table
+from coloctl.model.encryption import ENCRYPTED
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
@@ -119,6 +120,8 @@ def news(view: PairView) -> Iterator[Text]:
         )
     if view.stale_code:
         yield Text(view.stale_code, style="yellow")
+    if view.encryption not in ("", ENCRYPTED):
+        yield Text(view.encryption, style="yellow")
     if strangers := summary(view.turned_away):
         yield Text(strangers, style="yellow")
     if changed := changed_settings(view.settings):
@@ -230,6 +233,8 @@ def _pair_facts(view: PairView) -> Table:
     well = view.diagnosis is Diagnosis.HEALTHY
     table.add_row(Text("diagnosis", "dim"), "-" if unsound and well else view.diagnosis)
     table.add_row(Text("last resync", "dim"), view.copied or "-")
+    if view.encryption:
+        table.add_row(Text("encryption", "dim"), view.encryption)
     if verified := last_verified(view.verified):
         table.add_row(Text("last verified", "dim"), verified)
     table.add_row(Text("pair file", "dim"), view.spec_path or "-")
