@@ -58,7 +58,6 @@ NAMED_OUTSIDE: Mapping[str, str] = {}
 
 #: Modules that came before what uses them, each with its user. Whoever lands that removes the line.
 WAITING: Mapping[str, str] = {
-    "coloctl.host.agent.holds.Passable": "host.agent.holds itself",
     "coloctl.supervisor.acts.left.finish": "supervisor.machines",
 }
 

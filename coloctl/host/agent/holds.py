@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from coloctl.errors import PreconditionFailed
 
@@ -21,12 +21,6 @@ log = logging.getLogger(__name__)
 
 #: Closes what is held: at once, or as a coroutine where that has to wait.
 Close = Callable[[], Awaitable[None] | None]
-
-
-class Passable(Protocol):
-    """An object whose descriptor may be passed to a QEMU: a channel or a scratch."""
-
-    def fileno(self) -> int: ...
 
 
 @dataclass

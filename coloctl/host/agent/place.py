@@ -87,7 +87,8 @@ class AgentPlace:
         """Return whether the socket file is still there that was made with that status."""
         with contextlib.suppress(OSError):
             status = self.socket.stat()
-            return (status.st_dev, status.st_ino) == (listener.st_dev, listener.st_ino)
+            # A filesystem gives the number of a file that is gone to the next one.
+            return (status.st_ino, status.st_mtime_ns) == (listener.st_ino, listener.st_mtime_ns)
         return False
 
     def _locked(self, within_s: float = LOCK_WAIT_S) -> _Lock:
