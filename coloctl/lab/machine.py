@@ -57,7 +57,7 @@ class LabMachine:
     """One machine of a lab, on or off."""
 
     def __init__(self, lab: str, name: str) -> None:
-        """Raises `LabError` where control groups are not mounted."""
+        """Find the control group; raises `LabError` where none are mounted."""
         self.lab = lab
         self.name = name
         self.address = ADDRESSES[name]
@@ -75,7 +75,7 @@ class LabMachine:
             self.boot_held()
 
     def boot_held(self) -> None:
-        """Do what `boot` does for a caller that holds `netns.exclusive`; raises `LabError`."""
+        """Start as `boot` does, for a caller that holds `netns.exclusive`; raises `LabError`."""
         if self.state() is not MachineState.OFF:
             raise LabError(f"{self.name} is on already.", hint=f"it is {self.state()}")
         with contextlib.ExitStack() as undo:
@@ -100,7 +100,10 @@ class LabMachine:
             self.crash_held()
 
     def crash_held(self) -> None:
-        """Do what `crash` does for a caller that holds `netns.exclusive`; raises `LabError`."""
+        """End as `crash` does, for a caller that holds `netns.exclusive`; raises `LabError`."""
+        # Moving the wires takes the kernel up to 100 ms: no program may notice it and answer.
+        with contextlib.suppress(LabError):
+            self._group.stop()
         if netns.exists(self.namespace):
             if netns.exists(self._dark):
                 self._detach()
@@ -129,7 +132,7 @@ class LabMachine:
         self._group.freeze()
 
     def thaw(self) -> None:
-        """Let the processes go on; raises `LabError` when it is off."""
+        """Resume all processes; raises `LabError` when the machine is off."""
         self.require_on()
         self._group.thaw()
 
@@ -226,11 +229,11 @@ class LabMachine:
 
     def _end(self) -> None:
         """End every process; raises `LabError` when one survives."""
-        with contextlib.suppress(LabError):
-            self._group.thaw()  # in version 1 a frozen process cannot even be killed
         first = self.init_pid()
         for pid in [first] if first is not None else self._group.pids():
             self._signal(pid, signal.SIGKILL)
+        with contextlib.suppress(LabError):
+            self._group.thaw()  # in version 1 a frozen process cannot even end
         if not Deadline(END_WAIT_S).poll_blocking(lambda: not self._group.pids(), _LOOK_S):
             raise LabError(f"Processes of {self.name} do not end: {self._group.pids()}.")
         self._group.remove()

@@ -66,13 +66,17 @@ class MachineGroup:
 
     def freeze(self) -> None:
         """Stop all processes of the group; raises `LabError` when one goes on for too long."""
-        self._write("1", "FROZEN")
+        self.stop()
         if not Deadline(FREEZE_WAIT_S).poll_blocking(self.frozen, _LOOK_S):
             self.thaw()
             raise LabError(f"The processes of {self.folder} do not freeze.")
 
+    def stop(self) -> None:
+        """Begin to freeze; each process stops within a millisecond or so. Raises `LabError`."""
+        self._write("1", "FROZEN")
+
     def thaw(self) -> None:
-        """Let all processes of the group go on."""
+        """Resume all processes of the group."""
         self._write("0", "THAWED")
 
     def frozen(self) -> bool:

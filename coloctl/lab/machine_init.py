@@ -73,7 +73,7 @@ class Order:
 
 
 def main(argv: list[str]) -> int:
-    """Boot the machine of the order in ``argv``; return at once, while its first process goes on.
+    """Start the machine of the order in ``argv``; return at once, while its first process goes on.
 
     That process reports `READY` or a sentence of failure.
     """

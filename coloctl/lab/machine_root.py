@@ -88,7 +88,7 @@ def enter(machine: Root) -> None:
 
 
 def _run(root: Path) -> None:
-    """Furnish /run, and give this boot an identifier of its own."""
+    """Fill /run, and give this boot an identifier of its own."""
     for folder in ("lock", "sshd"):
         (root / "run" / folder).mkdir(mode=0o755)
     identifier = root / "run" / ".boot_id"
