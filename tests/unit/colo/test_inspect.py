@@ -270,7 +270,7 @@ async def test_a_program_measures_on_the_host_and_its_answer_is_kept(
 
 
 async def test_kvm_that_one_machine_does_not_have_is_refused_by_its_name() -> None:
-    with pytest.raises(UnsupportedQEMU, match="/dev/kvm on hv2 cannot be used, and guest.accel is kvm: No"):
+    with pytest.raises(UnsupportedQEMU, match=r"/dev/kvm on hv2 cannot be .* No such file"):
         await accelerator(Elsewhere(kvm="No such file or directory"), Path("/q"), "kvm")
     assert await accelerator(Elsewhere(), Path("/q"), "kvm") == "kvm"
 
