@@ -155,7 +155,14 @@ class FakeProcess(Process):
         return self.alive()
 
     async def kill(self, deadline_s: float) -> DeathProof:
-        await self.killing()
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self.killing()
+        except HostOutOfReach as error:
+            raise FencingFailed(self._node, error.message, out_of_reach=True) from None
+        except TimeoutError:
+            raise FencingFailed(self._node, f"Node {self._node} has not answered.") from None
+        await asyncio.sleep(0)
         if self.immortal:
             raise FencingFailed(self._node, f"Node {self._node} does not die.")
         how = "sigkill" if self.alive() else "already-dead"
@@ -263,18 +270,26 @@ class FakeHost(Host):
         self.files: dict[Path, bytes] = {}  #: what was written durably there
         self._reach = Reach(Contact.HERE, 0.0)
         self._moved = asyncio.Event()
+        self.silent = False  #: connected, and nothing comes from there
         self.strays: dict[Path, tuple[Stray, ...]] = {}  #: who listens at a socket there
 
     @property
     def reach(self) -> Reach:
         return self._reach
 
-    def move(self, contact: Contact, *, session: int | None = None) -> None:
+    def move(self, contact: Contact, *, session: int | None = None, silent: bool = False) -> None:
         """Reach it in another way from now on."""
+        self.silent = silent
         known = self.reach.session if session is None else session
         self._reach = Reach(contact, 0.0, "No route to host.", known)
         self._moved.set()
         self._moved = asyncio.Event()
+
+    async def answer(self) -> None:
+        """Return when it answers; raises `HostOutOfReach` where it cannot be asked."""
+        while self.silent and not self.reach.out:
+            await self._moved.wait()
+        self._require_reach()
 
     def _require_reach(self) -> None:
         if self.reach.out:
@@ -316,6 +331,7 @@ class FakeHost(Host):
         return read_log(path, offset, most)
 
     async def tap(self, name: str, *, up: bool) -> None:
+        await self.answer()
         if self.no_taps:
             raise PreconditionFailed(f"{name} is not there")
         self._log.append(f"{self._node}: {name} {'up' if up else 'down'}")
@@ -489,7 +505,10 @@ async def fake_vm(node: NodeName, log: Log, **answers: Any) -> AsyncIterator[Fak
     given = ALONE | {name.replace("_", "-"): answer for name, answer in answers.items()}
     async with LoggedQMP(node, log, given) as one, LoggedQMP(node, log, given) as two:
         monitor = await Monitor.open(node, one.client, two.client, deadline_s=5)
-        vm = FakeVM(node, FakeHost(node, log), FakeProcess(node, log), monitor, Path("/nowhere"))
+        host, process = FakeHost(node, log), FakeProcess(node, log)
+        process.away = lambda: host.silent or host.reach.out
+        process.killing = host.answer
+        vm = FakeVM(node, host, process, monitor, Path("/nowhere"))
         vm.fakes = (one, two)
         try:
             yield vm
