@@ -286,7 +286,9 @@ async def test_a_pair_is_never_called_protected_while_a_stranger_holds_a_slot(
                 host = stage.state.ground.hosts["a"]
                 primary = stage.primary.process.identity
                 secondary = stage.secondary.process.identity
-                callers = await host.callers(primary, slot, secondary)
+                friends = await stage.secondary.host.calls(secondary, slot)
+                assert friends is not None
+                callers = await host.callers(primary, slot, friends)
                 assert [one.friend for one in callers or ()] == [True]
         if stage.state.protection is Protection.UNPROTECTED:
             await reprotect(stage)
