@@ -12,13 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.pairs import Stage, firmware_spec, on_pair
+from support.dials import AGENT
+from support.pairs import Stage, firmware_spec, make_disks, on_pair
 
+from coloctl.check import freshcode
 from coloctl.check.doctor import examine_pair
 from coloctl.check.finding import Severity
-from coloctl.colo.inspect import kvm_trial, prepare
-from coloctl.errors import UnsupportedQEMU
+from coloctl.colo import plugin
+from coloctl.colo.inspect import kvm_trial, look, prepare, require_files
+from coloctl.errors import SpecError, UnsupportedQEMU
 from coloctl.host import open_host
+from coloctl.host.remote.host import RemoteHost
 from coloctl.lab import qemu
 from coloctl.machine import accel
 from coloctl.model.pair import PairSpec, Role
@@ -86,3 +90,42 @@ async def test_the_program_measures_what_this_process_measures(build: qemu.Build
     assert (there.real, there.accel) == (here.real, here.accel)
     assert there.tcg.loop_s is not None and there.tcg.turns == here.tcg.turns
     assert there.kvm.long_mode == here.kvm.long_mode
+
+
+async def test_an_agent_finds_the_facts_that_this_process_finds(
+    build: qemu.Build, tmp_path: Path
+) -> None:
+    """The agent runs here, so that both see the same files; every look goes over its stream."""
+    freshcode.provide(build.binary)
+    spec = firmware_spec(tmp_path, build, "auto")
+    there = replace(spec.nodes["b"], host="ssh://hv2")
+    await make_disks(spec, build.img)
+    async with RemoteHost("ssh://hv2", AGENT) as far, open_host("local") as near:
+        await far.ready(30)
+        found = await look(replace(spec, nodes={**spec.nodes, "b": there}), {"a": near, "b": far})
+        assert found == await look(spec, {"a": near, "b": near})
+        assert await plugin.find(far, build.binary) == freshcode.provide(build.binary)
+        disk = spec.disks[0].image["b"]
+        disk.unlink()
+        with pytest.raises(SpecError, match="cannot be used: No such file or directory") as refused:
+            await require_files(replace(spec, nodes={**spec.nodes, "b": there}), far, "b")
+        assert refused.value.key == "disk[0].image.b"
+
+
+async def test_the_plugin_is_put_on_a_machine_that_has_none(
+    build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent's cache is another one than this process's, as on another machine."""
+    own = freshcode.provide(build.binary)
+    monkeypatch.setattr(plugin, "is_here", lambda _: False)
+    command = ("env", f"COLOCTL_CACHE_DIR={tmp_path / 'there'}", *AGENT.command)
+    async with RemoteHost("ssh://hv2", replace(AGENT, command=command)) as far:
+        await far.ready(30)
+        found = await plugin.find(far, build.binary)
+        assert found == tmp_path / "there" / "plugin" / own.name
+        assert found.read_bytes() == own.read_bytes()
+        found.chmod(0o666)
+        assert await plugin.find(far, build.binary) == found  # replaced as a whole
+        assert found.stat().st_mode & 0o777 == 0o644
+        found.parent.chmod(0o777)
+        assert await plugin.find(far, build.binary) is None
