@@ -1,9 +1,9 @@
 """Bound log files that another process appends to, without moving what is kept in them.
 
-Called by `supervisor.loop` and `host.local_files` for the logs and consoles of a pair, and by
-`control.daemon.watcher` while there is no supervisor. Invariant: a byte keeps its offset in the
-file for as long as it is kept, so that "since the guest began to boot" stays one number. Standard
-library only, because the watcher imports it.
+Called by `supervisor.loop` and `host.local_files` for the logs and consoles of a pair, by
+`host.agent.stay` for its own, and by `control.daemon.watcher` while there is no supervisor.
+Invariant: a byte keeps its offset in the file for as long as it is kept, so that "since the guest
+began to boot" stays one number. Standard library only, because the watcher imports it.
 """
 
 from __future__ import annotations

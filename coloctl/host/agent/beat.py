@@ -17,6 +17,7 @@ made, so a document that is passed over loses nothing. ``which`` is in base64.
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from coloctl.host.beacon import DatagramBeacon
 from coloctl.host.delivery import TcpConnection, TcpDeliveries
 from coloctl.host.program import Program
 from coloctl.model.observation import Life
+
+log = logging.getLogger(__name__)
 
 #: A document goes out at every so many beats, and at once where a life or a link has changed.
 SEND_EVERY = 2
@@ -75,9 +78,14 @@ class Beat:
 
     async def run(self) -> None:
         """Beat until cancelled; what a late loop has missed is not made up for."""
-        due_s = CLOCK.now()
+        due_s, failed = CLOCK.now(), False
         while True:
-            self.beat()
+            try:
+                self.beat()
+            except Exception:  # the next beats are needed all the same
+                if not failed:
+                    log.exception("A beat failed.")
+                failed = True
             due_s = max(due_s + self._period_s, CLOCK.now())
             await CLOCK.sleep(due_s - CLOCK.now())
 

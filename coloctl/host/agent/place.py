@@ -66,7 +66,6 @@ class AgentPlace:
         Then the agent that stays serves the connection, and this returns when that is over. Raises
         `PreconditionFailed`, and `FencingFailed` where an agent does not answer and does not die.
         """
-        paths.make_private(self.folder)
         with await asyncio.to_thread(self._locked):
             resumed = await self._resume(hello, connection) if hello.get("session") else None
             if resumed is None:
@@ -76,11 +75,16 @@ class AgentPlace:
             await asyncio.get_running_loop().sock_recv(resumed, 1)
         return None
 
-    def remove(self) -> None:
-        """Remove the files of an agent that ends, and the folder where nothing else is in it."""
+    def leave(self) -> None:
+        """Remove the files of an agent that ends, but a log with something in it.
+
+        The folder goes too where nothing else is in it.
+        """
         with contextlib.suppress(PreconditionFailed, OSError), self._locked(within_s=0.0):
-            for path in (self.socket, self.log, self._lock):
-                path.unlink(missing_ok=True)
+            self.socket.unlink(missing_ok=True)
+            if self.log.stat().st_size == 0:
+                self.log.unlink()
+            self._lock.unlink()
             self.folder.rmdir()
 
     def stands(self, listener: os.stat_result) -> bool:
@@ -95,6 +99,7 @@ class AgentPlace:
         """Hold the lock file; blocks. Raises `PreconditionFailed` and OSError."""
         how = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         while True:
+            paths.make_private(self.folder)
             lock = _Lock(os.open(self._lock, how, 0o600))
             if not flocks.acquire(lock.fd, within_s):
                 lock.close()

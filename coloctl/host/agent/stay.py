@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coloctl.bounded import bound_all
 from coloctl.clock import Deadline
 from coloctl.errors import ColoctlError
 from coloctl.host.agent import stdio
@@ -75,7 +76,6 @@ class StayingAgent:
         self._listener, self._status = listener, place.socket.stat()
         self._newcomer: _Newcomer | None = None
         self._yielding: list[socket.socket] = []  #: the agents that wait for the end of this one
-        self._stopped = False  #: the pair was stopped, so nothing needs the files
         self._called = asyncio.Event()  #: one of both has come
         listener.setblocking(False)
         self._answering = asyncio.create_task(self._answer())
@@ -91,6 +91,7 @@ class StayingAgent:
                 connection.close()
                 if newcomer is not None:
                     newcomer.close()
+                bound_all([self._place.log])
                 newcomer = await self._next(linger_s)
                 if newcomer is None:
                     return
@@ -110,8 +111,7 @@ class StayingAgent:
         self._listener.close()
         if self._place.stands(self._status):
             self._place.socket.unlink(missing_ok=True)
-            if self._stopped:
-                self._place.remove()
+            self._place.leave()
         for waiting in self._yielding:
             with waiting, contextlib.suppress(OSError):
                 waiting.send(_line(ok=True))
@@ -123,9 +123,7 @@ class StayingAgent:
         carried = self._mux.carry(connection.reader, connection.writer, confirmed)
         async with first_of(carried, self._called.wait()):
             pass
-        farewell = self._mux.farewell
-        self._stopped = farewell is not None and not farewell.get("keep")
-        return farewell is None and bool(self._mux.session)
+        return self._mux.farewell is None and bool(self._mux.session)
 
     async def _next(self, linger_s: float) -> _Newcomer | None:
         """Wait for the next connection; None: the agent is to end."""

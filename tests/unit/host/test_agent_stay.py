@@ -217,7 +217,7 @@ async def test_an_agent_ends_by_itself(folder: Path) -> None:
         async with killed(sleeper):
             await ended(process)
             assert process.returncode == 0 and runs(sleeper.identity.pid)
-            assert not list(folder.glob("*.sock"))
+            assert not list(folder.glob("agent*"))
     async with agent_process(stays=True) as (process, one):
         async with connected(one, hello()):
             shutil.rmtree(folder)
@@ -234,7 +234,7 @@ async def test_what_a_supervisor_leaves_stays(folder: Path) -> None:
             client.mux.bye(keep=True)
             await ended(process)
             assert runs(sleeper.identity.pid) and (folder / "log").exists()
-            assert not list(folder.glob("*.sock"))
+            assert not list(folder.glob("agent*"))
 
 
 @pytest.mark.parametrize("pair", ["../web", "a/b", ".."])
