@@ -156,7 +156,7 @@ class Heartbeat:
             probes.notices or probes.rescue.silent_ms or probes.command.silent_ms
             for probes in self._probes.values()
         )
-        link_ms = 0.0 if self._link is None else self._link.silent_ms
+        link_ms = (None if self._link is None else self._link.silent_ms) or 0.0
         unacked_ms = None if self._link is None else self._link.unacked[0]
         waits = self._progress.held_ms or self._progress.overdue_ms or unacked_ms
         return quiet and not waits and link_ms < 3 * interval_s * 1000

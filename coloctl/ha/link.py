@@ -3,9 +3,10 @@
 Called by `ha.heartbeat` at every beat; `host.watching` sends and receives the beacons,
 `host.delivery` asks the kernel about QEMU's connections.
 
-Invariants: a silence grows only by time in which this process itself ran. A connection counts as
-silent only while the link carries everything else: on a link that loses datagrams a connection may
-have to send again for seconds, and taking that for a cut would break a pair that works.
+Invariants: a silence grows only by time in which this process itself ran and the end was known: a
+machine out of reach is no silent link. A connection counts as silent only while the link carries
+everything else: on a link that loses datagrams a connection may have to send again for seconds, and
+taking that for a cut would break a pair that works.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from coloctl.host.delivery import Deliveries, TcpConnection
 from coloctl.host.watching import Beacon
-from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.model.pair import NodeName, PairSpec
 
 #: Called with node, path ("rescue", "command" or "link") and seconds for each probe answered.
 Timed = Callable[[str, str, float], None]
@@ -28,6 +29,10 @@ FIND_EVERY = 100
 RESENT = 2
 #: A link that lost a datagram is not trusted to carry everything for so long, milliseconds.
 CLEAN_MS = 5000.0
+#: A peer whose kernel answered that no program has the port sends no datagram, so for this long
+#: none is missed, milliseconds. Linux sends six such answers at once and then one a second
+#: (``icmp_ratelimit``; seen on 6.18 between two network namespaces), and one may be lost.
+REFUSED_MS = 2500.0
 
 
 def channels(spec: PairSpec) -> dict[int, str]:
@@ -65,6 +70,31 @@ class Silences:
         return worst
 
 
+class _LinkEnd:
+    """One end of the link: how long it has received nothing, and whether that is known now."""
+
+    def __init__(self, beacon: Beacon) -> None:
+        self.beacon = beacon
+        self.known = True
+        self.silent_ms = 0.0
+        self._refused = beacon.refused
+        self._excused_ms = 0.0  # for so long a datagram of the peer is not expected
+
+    def beat(self, awake_ms: float) -> bool:
+        """Send and receive; return whether both directions carried a datagram."""
+        carried, refused = self.beacon.beat(), self.beacon.refused
+        self._excused_ms = max(0.0, self._excused_ms - awake_ms)
+        answered, self._refused = refused > self._refused, refused
+        if answered:  # the peer's kernel received one of ours, and its answer has come
+            self._excused_ms = REFUSED_MS
+        self.known = carried is not None
+        if carried or answered:
+            self.silent_ms = 0.0
+        elif self.known and not self._excused_ms:
+            self.silent_ms += awake_ms
+        return bool(carried)
+
+
 class LinkWatch:
     """Both ends of the replication link, and how long each has received nothing.
 
@@ -77,26 +107,25 @@ class LinkWatch:
         deliveries: Mapping[NodeName, Deliveries],
         names: Mapping[int, str],
     ) -> None:
-        self._beacons, self._deliveries, self._names = beacons, deliveries, names
-        self._silent_ms = dict.fromkeys(NODES, 0.0)
+        self._ends = {node: _LinkEnd(beacon) for node, beacon in beacons.items()}
+        self._deliveries, self._names = deliveries, names
         self._silences = {node: Silences() for node in deliveries}
         self._number = 0
         self._passed_ms = 0.0  # since the last look at the connections
         self._lost = 0
-        self._clean_ms = 0.0  # since a datagram was lost
+        self._clean_ms = 0.0  # since a datagram was lost, while both ends were known
         self._worst = (0.0, 0)
 
     def beat(self, awake_ms: float, timed: Timed) -> None:
         """Read what came since the last beat, and send the next datagrams."""
-        for node, beacon in self._beacons.items():
-            if beacon.beat():
-                self._silent_ms[node] = 0.0
-                timed(node, "link", beacon.delay_s or 0.0)
-            else:
-                self._silent_ms[node] += awake_ms
-        lost = sum(beacon.lost for beacon in self._beacons.values())
-        self._clean_ms = self._clean_ms + awake_ms if lost == self._lost else 0.0
-        self._lost = lost
+        for node, end in self._ends.items():
+            if end.beat(awake_ms):
+                timed(node, "link", end.beacon.delay_s or 0.0)
+        lost = sum(end.beacon.lost for end in self._ends.values())
+        if lost != self._lost:
+            self._lost, self._clean_ms = lost, 0.0
+        elif all(end.known for end in self._ends.values()):
+            self._clean_ms += awake_ms
         self._passed_ms += awake_ms
         if self._number % LOOK_EVERY == 0:
             self._look()
@@ -114,9 +143,12 @@ class LinkWatch:
         self._passed_ms = 0.0
 
     @property
-    def silent_ms(self) -> float:
-        """The silence of the direction that has been silent for longer, milliseconds."""
-        return max(self._silent_ms.values())
+    def silent_ms(self) -> float | None:
+        """The silence of the end that has been silent for longer, milliseconds; None: not known.
+
+        One end is enough: what it receives confirms what it has sent.
+        """
+        return max((end.silent_ms for end in self._ends.values() if end.known), default=None)
 
     @property
     def unacked(self) -> tuple[float | None, str]:
@@ -133,7 +165,7 @@ class LinkWatch:
 
     def close(self) -> None:
         """Close the beacons and the views of the kernel."""
-        for beacon in self._beacons.values():
-            beacon.close()
+        for end in self._ends.values():
+            end.beacon.close()
         for one in self._deliveries.values():
             one.close()

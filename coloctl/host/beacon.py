@@ -5,8 +5,9 @@ one per host of a pair, show at once when the link between them is cut in one di
 QEMU's connections would show it only when they are used. A beacon has no task: its holder calls
 `beat` at every beat. On one host the two ends are a pair of unix sockets.
 
-Invariant: datagrams of other senders change nothing and cost nothing. The kernel passes datagrams
-of the peer's address and port only, and each bears a code that takes this watch's key to make.
+Invariants: no time of one machine is compared with a time of another. Datagrams of other senders
+change nothing and cost nothing: the kernel passes those of the peer's address and port only, and
+each bears a code that takes this watch's key to make.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ import time
 from coloctl.errors import PreconditionFailed
 from coloctl.model.wires import Endpoint
 
-#: Session of the sender, number, the highest number it has heard from the other end, and its wall
-#: clock in nanoseconds; its code follows.
-_FORMAT = struct.Struct("!8sQQQ")
+#: Session of the sender, number, the highest number it has heard from the other end, when it sent
+#: this by its own clock, when that highest number was sent by the other end's clock, and how long
+#: the sender had it (nanoseconds; the last two are 0 before the first); its code follows.
+_FORMAT = struct.Struct("!8sQQQQQ")
 _CODE_BYTES = 16
 _LENGTH = _FORMAT.size + _CODE_BYTES
 #: Datagrams read per beat; a peer sends one, so more are old.
@@ -33,6 +35,9 @@ _DRAIN_MAX = 32
 _SO_TIMESTAMPNS = 35
 _PRIORITY = 6  # the highest that needs no privilege (socket(7))
 _TIMESPEC = struct.Struct("qq")
+#: A datagram that seems to have waited for longer in the socket is not believed, nanoseconds: the
+#: wall clock was set.
+_WAITED_MAX_NS = 1_000_000_000
 
 
 def new_key() -> bytes:
@@ -74,7 +79,7 @@ def udp_beacon(
 class DatagramBeacon:
     """One end of the link. Datagrams of other sessions, of an earlier supervisor, are ignored.
 
-    None is accepted before `meet`. ``delay_s`` is how long the last one took, None before the
+    None is accepted before `meet`. ``delay_s`` is half of the last round trip, None before the
     first; ``lost`` counts those of the peer that never came, ``refused`` how often the peer's
     kernel answered that the port is closed.
     """
@@ -87,6 +92,8 @@ class DatagramBeacon:
         self._peer_session = b""
         self._heard = 0  # the highest number that came from the peer
         self._confirmed = 0  # the highest number of ours that the peer has heard
+        self._echo_ns = 0  # when the peer sent what was heard last, by its clock
+        self._came_ns = 0  # when that came, by ours
         self.session = secrets.token_bytes(8)
         self.delay_s: float | None = None
         self.lost = 0
@@ -107,31 +114,37 @@ class DatagramBeacon:
             except BlockingIOError:
                 break
             except OSError as error:  # the network says that the peer does not listen, or did not
-                self.refused += error.errno == errno.ECONNREFUSED
+                self._note(error)
                 continue
             self._hear(data, ancillary)
         self._number += 1
-        # A link that is down may say so here; its silence is what counts.
-        with contextlib.suppress(OSError):
-            beat = _FORMAT.pack(self.session, self._number, self._heard, time.time_ns())
+        now_ns = time.monotonic_ns()
+        held_ns = now_ns - self._came_ns if self._came_ns else 0
+        beat = _FORMAT.pack(self.session, self._number, self._heard, now_ns, self._echo_ns, held_ns)
+        try:
             self._sock.send(beat + self._code(beat))
+        except OSError as error:  # a link that is down may say so here; its silence is what counts
+            self._note(error)
         return self._heard > heard and self._confirmed > confirmed
+
+    def _note(self, error: OSError) -> None:
+        """Count an answer of the peer's kernel, which reports that no program has the port."""
+        self.refused += error.errno == errno.ECONNREFUSED
 
     def _hear(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         beat, code = data[: _FORMAT.size], data[_FORMAT.size :]
         if len(data) != _LENGTH or not hmac.compare_digest(code, self._code(beat)):
             return
-        session, number, confirmed, sent_ns = _FORMAT.unpack(beat)
+        session, number, confirmed, sent_ns, echo_ns, held_ns = _FORMAT.unpack(beat)
         if session != self._peer_session or number <= self._heard:
             return
         if self._heard:
             self.lost += number - self._heard - 1
         self._heard = number
         self._confirmed = max(self._confirmed, confirmed)
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-                seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
-                self.delay_s = max(0.0, seconds - sent_ns / 1e9 + nanoseconds / 1e9)
+        self._echo_ns, self._came_ns = sent_ns, _came_ns(ancillary)
+        if echo_ns:
+            self.delay_s = max(0, self._came_ns - echo_ns - held_ns) / 2e9
 
     def _code(self, beat: bytes) -> bytes:
         return hashlib.blake2b(beat, key=self._key, digest_size=_CODE_BYTES).digest()
@@ -143,3 +156,18 @@ class DatagramBeacon:
     def close(self) -> None:
         """Close the socket; its port is free then."""
         self._sock.close()
+
+
+def _came_ns(ancillary: list[tuple[int, int, bytes]]) -> int:
+    """Return when a datagram came, monotonic: the kernel stamps it by the wall clock.
+
+    It has waited in the socket since. A wall clock that was set meanwhile makes that no time.
+    """
+    now_ns = time.monotonic_ns()
+    for level, kind, value in ancillary:
+        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+            seconds, nanoseconds = _TIMESPEC.unpack(value[: _TIMESPEC.size])
+            waited_ns: int = time.time_ns() - (seconds * 1_000_000_000 + nanoseconds)
+            if 0 < waited_ns < _WAITED_MAX_NS:
+                return now_ns - waited_ns
+    return now_ns

@@ -87,9 +87,10 @@ class Beacon(Protocol):
     """
 
     session: bytes  #: drawn for each beacon
-    delay_s: float | None  #: how long the datagram heard last was on its way, by the wall clock
+    delay_s: float | None  #: half of the last round trip, each time by the clock of its own machine
     lost: int  #: datagrams of the peer that were passed over by a later one
-    refused: int  #: how often the peer's kernel answered that the port is closed
+    #: How often the peer's kernel answered that no program has the port: the link carried that.
+    refused: int
 
     def meet(self, session: bytes) -> None:
         """Accept only the datagrams of the beacon with that ``session`` from now on."""

@@ -178,10 +178,11 @@ class FakeProcess(Process):
 
 
 class FakeBeacon(Beacon):
-    """Hears its peer at every beat, as long as its host's link holds."""
+    """Hears its peer at every beat, as long as its host's link holds, or as ``answer`` says."""
 
     def __init__(self, host: FakeHost) -> None:
         self.session, self.delay_s, self.refused = b"", 0.0, 0
+        self.answer: bool | None = True
         self._host = host
 
     @property
@@ -191,8 +192,8 @@ class FakeBeacon(Beacon):
     def meet(self, session: bytes) -> None:
         return None
 
-    def beat(self) -> bool:
-        return not self._host.cut_off
+    def beat(self) -> bool | None:
+        return self.answer and not self._host.cut_off
 
     def close(self) -> None:
         return None

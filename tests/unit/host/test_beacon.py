@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 
@@ -153,13 +154,55 @@ def test_both_ends_on_one_host_hear_each_other_without_a_port() -> None:
         assert lively(one, two)
 
 
-def test_a_peer_that_is_not_there_is_silence_and_no_error() -> None:
+@pytest.mark.parametrize("ahead_s", [-3600, 0, 3600])
+def test_the_delay_is_no_difference_between_the_clocks_of_two_machines(
+    monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """Each end sees its own clock; the peer's began at another moment."""
+    monotonic_ns, ahead_ns = time.monotonic_ns, [0]
+    base_ns = 7200 * 10**9  # a clock does not begin before 0
+    monkeypatch.setattr(time, "monotonic_ns", lambda: base_ns + monotonic_ns() + ahead_ns[0])
+    one, two = unix_beacons()
+    with closing(one), closing(two):
+        one.meet(two.session)
+        two.meet(one.session)
+        for _ in range(4):
+            ahead_ns[0] = 0
+            one.beat()
+            time.sleep(0.03)  # the other end looks later, and so does this one
+            ahead_ns[0] = ahead_s * 10**9
+            two.beat()
+            time.sleep(0.03)
+        for beacon in (one, two):
+            assert beacon.delay_s is not None
+            assert 0 <= beacon.delay_s < 0.025, "the wait in a socket is no part of it"
+
+
+@pytest.mark.parametrize("set_s", [-3600, 3600])
+def test_a_wall_clock_that_is_set_makes_no_delay(
+    monkeypatch: pytest.MonkeyPatch, set_s: int
+) -> None:
+    time_ns = time.time_ns
+    one, two = unix_beacons()
+    with closing(one), closing(two):
+        one.meet(two.session)
+        two.meet(one.session)
+        assert lively(one, two)
+        monkeypatch.setattr(time, "time_ns", lambda: time_ns() + set_s * 10**9)
+        assert lively(one, two)
+        for beacon in (one, two):
+            assert beacon.delay_s is not None and 0 <= beacon.delay_s < 1
+
+
+def test_a_peer_that_is_not_there_is_silence_and_its_kernel_answers() -> None:
     async def story(host: LocalHost) -> None:
         async with beacons(host) as (a, b):
             assert lively(a, b)
+            assert (a.refused, b.refused) == (0, 0)
             b.close()
             a.beat()
             assert not any(a.beat() for _ in range(5))
+            assert a.refused > 0
 
     play(story)
 
