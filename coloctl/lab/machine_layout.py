@@ -1,7 +1,7 @@
 """Define the lab of machines: three machines, their networks, a client and two switches; pure.
 
-Called by `lab.machine`, `lab.machines` and `cli.verbs.lab_machines`; its plan is a `lab.layout`
-value like that of the lab of namespaces, and the guest's LAN is the same.
+Called by `lab.machine`, `lab.machine_store`, `lab.machines` and `cli.verbs.lab_machines`; its plan
+is a `lab.layout` value like that of the lab of namespaces, and the guest's LAN is the same.
 """
 
 from __future__ import annotations
@@ -71,6 +71,15 @@ MACHINES = Layout(
         "management": ("management-a", "management-b", "management-w"),
     },
 )
+
+
+def addresses_of(machine: str) -> list[str]:
+    """Return the addresses of the machine for replication; none for the third."""
+    return [
+        end.address
+        for wire, end in ends_of(machine)
+        if end.address is not None and wire.name == "replication"
+    ]
 
 
 def ends_of(machine: str) -> list[tuple[Wire, End]]:

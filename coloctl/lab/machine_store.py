@@ -1,6 +1,7 @@
 """Prepare what a lab machine keeps over a reboot: its own files, users, keys and configurations.
 
-Called by `lab.machine` and `lab.machines`; calls `lab.layer` for packages and `lab.sshd` for keys.
+Called by `lab.machine` and `lab.machines`; calls `lab.layer` for packages, `lab.sshd` and
+`certs.store` for keys.
 A store is a folder below the cache, one for each machine: ``upper`` holds the files that the
 machine has written or was given.
 
@@ -15,9 +16,11 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import coloctl
+from coloctl.certs.store import Authority, install_from
 from coloctl.errors import LabError
 from coloctl.lab import layer, machine_layout, sshd
 from coloctl.lab.kernel import MNT_DETACH, MS_NODEV, MS_NOSUID, call
@@ -86,6 +89,7 @@ def prepare(lab: str, *, report: Report = silent) -> OpenSsh:
             done = store(lab, name) / "made"
             if not done.exists():
                 _make(lab, name, packages, users_key)
+                _certify(lab, name)
                 done.touch()
     except OSError as error:
         raise LabError(
@@ -158,6 +162,18 @@ def _make(lab: str, machine: str, packages: Path, users_key: str) -> None:
     uid = _USERS["operator"][0]
     for entry in (upper / "home/operator", *(upper / "home/operator").rglob("*")):
         os.chown(entry, uid, uid)
+
+
+def _certify(lab: str, machine: str) -> None:
+    """Make the machine a certificate of the lab's own authority; raises `PreconditionFailed`."""
+    addresses = machine_layout.addresses_of(machine)
+    if not addresses:  # no guest runs there
+        return
+    authority, now = Authority(home(lab) / "ca"), datetime.now(UTC)
+    if not authority.exists():
+        authority.make(now)
+    made = authority.provide(machine, addresses, now)
+    install_from(made.folder, store(lab, machine) / "upper/etc/coloctl/tls")
 
 
 def _files(lab: str, machine: str, users_key: str) -> dict[str, tuple[str, int]]:

@@ -186,14 +186,10 @@ def _check_pair(file: Path, name: str, force: bool) -> None:
     Raises `UsageError`, `SpecError`, or `PreconditionFailed` for a disk that a QEMU uses: --force
     does not overrule a guest that runs.
     """
-    from coloctl import pairfile
     from coloctl.host import locks
     from coloctl.lab.sample import disks_beside
 
-    if wrong := [
-        one for one in pairfile.problems(f"name = {json.dumps(name)}", Path()) if one.key == "name"
-    ]:
-        raise wrong[0]
+    require_pair_name(name)
     for one in (file, *disks_beside(file).values()):
         if one.is_dir():
             raise UsageError(f"{one} is a folder.", hint="name a file, such as web.toml")
@@ -204,6 +200,16 @@ def _check_pair(file: Path, name: str, force: bool) -> None:
             )
     for disk in disks_beside(file).values():
         locks.require_free(disk)
+
+
+def require_pair_name(name: str) -> None:
+    """Check that ``name`` can name a pair; raises `SpecError`."""
+    from coloctl import pairfile
+
+    if wrong := [
+        one for one in pairfile.problems(f"name = {json.dumps(name)}", Path()) if one.key == "name"
+    ]:
+        raise wrong[0]
 
 
 def _write_pair(

@@ -9,12 +9,13 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from coloctl.cli.options import format_option
-from coloctl.cli.verbs.lab_goods import suggest
+from coloctl.cli.verbs.lab_goods import require_pair_name, suggest
 from coloctl.errors import PairBusy, UsageError
 from coloctl.lab import machine_layout
 from coloctl.lab.machine_layout import MACHINES, NAMES
@@ -231,13 +232,62 @@ def ssh(name: str, machine: str, command: tuple[str, ...]) -> int:
 @_lab_option
 @format_option("pretty", "json")
 def config(name: str, form: str) -> None:
-    """Print the ssh that reaches the machines, for COLOCTL_SSH and for scp -F."""
+    """Print the ssh that reaches the machines: export "$(coloctl lab machines config)"."""
     standing = _open(name)
     if form == "json":
         document = {"ssh": standing.ssh(), "ssh_config": str(standing.ssh_config)}
         click.echo(json.dumps({"schema": 1, "name": name, **document}))
     else:
-        click.echo(f"COLOCTL_SSH={shlex.quote(shlex.join(standing.ssh()))}")
+        click.echo(f"COLOCTL_SSH={shlex.join(standing.ssh())}")
+
+
+@machines.command(short_help="Write a pair file for the lab's guest.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--pair", "pair_name", help="Name of that pair.  [default: the file's]")
+@click.option("--force", is_flag=True, help="Replace a pair file and disks that are there.")
+@_lab_option
+@format_option("pretty", "json")
+def pair(*, file: Path, pair_name: str | None, force: bool, name: str, form: str) -> None:
+    """Write a pair file for the lab's guest on hv1 and hv2, and make its disks in both.
+
+    The guest and a QEMU that holds COLO are fetched where they are missing.
+    """
+    from coloctl.check.choose import choose_qemu, lab_guest
+    from coloctl.cli.views.downloads import Bars
+    from coloctl.host import locks
+    from coloctl.lab import machine_pair
+
+    pair_name = pair_name or file.stem
+    require_pair_name(pair_name)
+    standing = _open(name)
+    disks = machine_pair.disks(pair_name, standing)
+    there = [str(file)] if file.exists() else []
+    there += [
+        f"{machine_pair.image_of(pair_name)} of {one}" for one in disks if disks[one].exists()
+    ]
+    if there and not force:
+        raise UsageError(
+            f"{there[0]} is there already.",
+            hint="name another file, or replace the pair file and its disks with --force",
+        )
+    with Bars() as bars:
+        guest, choice = lab_guest(bars.report), choose_qemu(bars.report)
+    for disk in disks.values():
+        locks.require_free(disk)
+    build = choice.build
+    machine_pair.write(
+        file, name=pair_name, lab=standing, guest=guest, qemu=build.binary, accel=choice.accel
+    )
+    if form == "json":
+        document = {"pair": pair_name, "file": str(file), "qemu": build.version}
+        click.echo(json.dumps({"schema": 1, "name": name, **document}))
+        return
+    click.echo(f"{file} is written, with a disk in each machine.")
+    steps = suggest(
+        (f'export "$({_typed("config", name)})"', "the ssh that reaches the machines"),
+        (f"coloctl start {shlex.quote(str(file))}", "runs the guest on both"),
+    )
+    click.echo("\n".join(steps))
 
 
 def _open(name: str) -> Machines:
