@@ -44,15 +44,16 @@ READY_DEADLINE_S = 15.0
 Hosts = Mapping[NodeName, Host]
 
 
-async def prepare(spec: PairSpec, facts: Facts | None = None) -> Ground:
+async def prepare(spec: PairSpec, facts: Facts | None = None, *, stays: bool = False) -> Ground:
     """Open the hosts, inspect each node's QEMU, and turn ``auto`` into an accelerator.
 
-    With ``facts`` that was done before: the hosts are only opened, and none is waited for. Raises
-    `UnsupportedQEMU` for a combination that is known to break (`colo.refuse`), and for two QEMUs
-    that cannot be one pair. Raises `HostOutOfReach`, and `SpecError` for a file that another
+    With ``facts`` that was done before: the hosts are only opened, and none is waited for. With
+    ``stays``, for a supervisor, an agent outlives its connection and replaces the one before.
+    Raises `UnsupportedQEMU` for a combination that is known to break (`colo.refuse`), and for two
+    QEMUs that cannot be one pair. Raises `HostOutOfReach`, and `SpecError` for a file that another
     machine does not have.
     """
-    hosts = opened(spec)
+    hosts = opened(spec, pair=spec.name if stays else "")
     try:
         if facts is None:
             for host in hosts.values():
@@ -64,11 +65,15 @@ async def prepare(spec: PairSpec, facts: Facts | None = None) -> Ground:
     return Ground(hosts, facts, paths.pair_dir(spec.name))
 
 
-def opened(spec: PairSpec) -> dict[NodeName, Host]:
-    """Open the host of each node: one of two nodes that name the same machine elsewhere."""
+def opened(spec: PairSpec, *, pair: str = "") -> dict[NodeName, Host]:
+    """Open the host of each node: one of two nodes that name the same machine elsewhere.
+
+    ``pair`` is that of a supervisor, for which agents stay.
+    """
     a, b = (spec.nodes[node] for node in NODES)
-    hosts: dict[NodeName, Host] = {"a": open_host(a.host)}
-    hosts["b"] = hosts["a"] if b.machine and b.host == a.host else open_host(b.host)
+    hosts: dict[NodeName, Host] = {"a": open_host(a.host, pair=pair)}
+    shared = b.machine and b.host == a.host
+    hosts["b"] = hosts["a"] if shared else open_host(b.host, pair=pair)
     return hosts
 
 

@@ -191,7 +191,7 @@ def _swept(folder: Path) -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def supervised(spec: PairSpec, ground: Ground | None = None) -> AsyncIterator[Stage]:
     """The pair can be acted upon inside the block; behind it nothing of it is left."""
-    ground = ground or await prepare(spec)
+    ground = ground or await prepare(spec, stays=True)
     paths.make_private(ground.folder)
     with _swept(ground.folder), Journal(ground.folder / "journal.jsonl") as journal:
         state = PairState(spec, ground, journal, lambda event: None)

@@ -105,7 +105,7 @@ async def _ground(spec: PairSpec, folder: Path, facts: Facts | None) -> Ground:
     Beside QEMUs that an earlier coloctl started nothing is written: theirs may be another binary.
     """
     try:
-        ground = await prepare(spec, facts)
+        ground = await prepare(spec, facts, stays=True)
         if facts is None and not await leftovers.living(folder, ground.hosts):
             with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
                 write(folder, Started(spec, ground.facts))

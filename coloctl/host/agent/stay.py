@@ -75,6 +75,7 @@ class StayingAgent:
         self._mux, self._place, self._secret = session.mux, place, secret
         self._listener, self._status = listener, place.socket.stat()
         self._newcomer: _Newcomer | None = None
+        self._last: tuple[stdio.ClientConnection | _Newcomer | None, ...] = ()
         self._yielding: list[socket.socket] = []  #: the agents that wait for the end of this one
         self._called = asyncio.Event()  #: one of both has come
         listener.setblocking(False)
@@ -100,12 +101,10 @@ class StayingAgent:
                 with contextlib.suppress(OSError):  # it broke already, and the next one may come
                     await send_hello(connection.writer, {"resumed": True, **hello})
         finally:
-            connection.close()
-            if newcomer is not None:
-                newcomer.close()
+            self._last = connection, newcomer
 
     async def aclose(self) -> None:
-        """Leave the place, once the session holds nothing any more."""
+        """Leave the place, once the session holds nothing any more; then the connection ends."""
         self._answering.cancel()
         await asyncio.gather(self._answering, return_exceptions=True)
         self._listener.close()
@@ -115,8 +114,9 @@ class StayingAgent:
         for waiting in self._yielding:
             with waiting, contextlib.suppress(OSError):
                 waiting.send(_line(ok=True))
-        if self._newcomer is not None:
-            self._newcomer.close()
+        for last in (*self._last, self._newcomer):
+            if last is not None:
+                last.close()
 
     async def _carry(self, connection: stdio.ClientConnection, confirmed: int) -> bool:
         """Carry a connection until it ends or another one comes; False: the session is over."""

@@ -76,7 +76,7 @@ class RemoteHost(RemoteFiles, RemoteLinks):
 
     async def aclose(self) -> None:
         """End the session with the agent; processes stay, what else it holds is released."""
-        await self._contact.aclose()
+        await self._contact.aclose(keep=any(one.alive() for one in self._processes))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -138,7 +138,8 @@ async def test_a_monitor_outlives_many_connections(
         assert data == expected
     assert host.reach.session == session
     await reached(host)
-    assert (await process.kill(LONG_S)).how == "sigkill"
+    proof = await process.kill(LONG_S)
+    assert proof.how in ("sigkill", "already-dead"), "it ends by itself where its client left"
 
 
 async def test_a_death_during_a_cut_is_reported_after_it(
