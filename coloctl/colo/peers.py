@@ -101,7 +101,13 @@ async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
         who = ", ".join(strangers)
         turned_away(Stranger(wire.name, str(wire.at), who))
         return f"{who} was connected to it"
-    return "" if callers else "nothing is connected to it"
+    if callers:
+        return ""
+    if not wire.chardev or not await _connected(wire):
+        return "nothing is connected to it"
+    # QEMU does not read from some of its chardevs, so it does not notice that a client has left.
+    await host.hang_up(server, wire.at, friends)
+    return "a client that has left holds it"
 
 
 async def _callers(

@@ -60,16 +60,18 @@ def callers(server: int, at: Address, friends: Friends) -> tuple[Caller, ...] | 
 def hang_up(server: int, at: Address, friends: Friends | None = None) -> int | None:
     """Cut every connection that process ``server`` accepted at ``at``, except those of ``friends``.
 
-    Both directions end at once, also of a request that came only in part. Returns how many were
-    cut; None: this user may not do that.
+    Both directions end at once, also of a request that came only in part, and of a connection that
+    its client has closed: QEMU keeps one that it does not read from. Returns how many stood and
+    were cut; None: this user may not do that.
     """
     try:
-        with _accepted(server, at) as accepted:
+        with _accepted(server, at, closed=True) as accepted:
             cut = [one for one in accepted if friends is None or not _is_of(one, friends)]
+            stood = sum(map(_stands, cut))
             for one in cut:
                 with contextlib.suppress(OSError):  # it ended by itself
                     one.shutdown(socket.SHUT_RDWR)
-            return len(cut)
+            return stood
     except PermissionError:
         return None
 
@@ -116,10 +118,14 @@ def _sockets(pid: int) -> Iterator[list[socket.socket]]:
 
 
 @contextlib.contextmanager
-def _accepted(server: int, at: Address) -> Iterator[list[socket.socket]]:
-    """Hold copies of the connections that peers made to ``at`` and that still stand."""
+def _accepted(server: int, at: Address, *, closed: bool = False) -> Iterator[list[socket.socket]]:
+    """Hold copies of the connections that peers made to ``at`` and that still stand.
+
+    With ``closed`` also those that the peer has closed and the server has not.
+    """
     with _sockets(server) as sockets:
-        yield [one for one in sockets if _is_at(one, at) and _stands(one)]
+        there = [one for one in sockets if _is_at(one, at) and not _listens(one)]
+        yield [one for one in there if closed or _stands(one)]
 
 
 def _is_at(sock: socket.socket, at: Address) -> bool:
@@ -129,12 +135,15 @@ def _is_at(sock: socket.socket, at: Address) -> bool:
     return sock.family == socket.AF_UNIX and sock.getsockname() == str(at.path)
 
 
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
 def _stands(sock: socket.socket) -> bool:
-    """Return whether it is connected and its other end has not closed it."""
+    """Return whether the other end of a connection has not closed it."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
-    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    return not listens and not poll.poll(0)
+    return not poll.poll(0)
 
 
 Ends = tuple[tuple[str, int], tuple[str, int]]

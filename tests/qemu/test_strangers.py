@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -325,3 +327,25 @@ def test_half_a_write_does_not_keep_a_failover_waiting(
             assert await holds(stage.primary, WRITTEN, 0, BLOCK)
 
     asyncio.run(check())
+
+
+def came_and_went(where: list[Any]) -> None:
+    """Connect and leave, as a scan of ports does."""
+    socket.create_connection(tuple(where), timeout=5).close()
+
+
+async def test_a_slot_is_free_again_when_a_stranger_has_left_it(
+    lab: Lab, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU reads nothing from mirror0, so it does not notice that the client is gone."""
+    spec = on_two_hosts(lab, spec)
+    unguarded(monkeypatch)
+    wires = Wires(spec, Path("/"))
+    slots = [[at.address, at.port] for at in (wires.mirror("a", 0), wires.compare("a", 0))]  # type: ignore[union-attr]
+
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        for slot in slots:
+            await asyncio.to_thread(netns.inside, lab.host_b, partial(came_and_went, slot))
+        await reprotect(stage)
+        await carries_on(stage)

@@ -7,8 +7,12 @@ all that a plain one does. Method: firmware guests under QEMU 11.1, every wire l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import socket
+import ssl
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,13 +21,16 @@ from pathlib import Path
 import pytest
 from support.certificates import Authority, files
 from support.pairs import Stage, firmware_spec, guest_writes, holds, make_disks, supervised
+from support.stranger import TAKE, stranger
 from support.wiretap import tapped
 
+from coloctl.colo import guard
 from coloctl.errors import PreconditionFailed
 from coloctl.lab import layout, netns, qemu
 from coloctl.lab.network import Lab
-from coloctl.model.pair import NodeName, NodeSpec, PairSpec, Policy, Role
+from coloctl.model.pair import MigrationTransport, NodeName, NodeSpec, PairSpec, Policy, Role
 from coloctl.model.protection import Protection
+from coloctl.model.strangers import summary
 from coloctl.model.tls import TlsMode, TlsSpec
 from coloctl.model.verified import VerifyOutcome
 from coloctl.nbd.client import connect
@@ -241,3 +248,85 @@ async def test_a_guest_runs_on_alone_when_its_certificates_end_meanwhile(
         assert len(first | await serials(stage, "a")) == 2
         assert len(await serials(stage, "a")) == 1
         await written_and_compared(stage, 0)
+
+
+@pytest.fixture
+def unguarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes no packet rules: TLS alone keeps strangers out."""
+
+    async def none(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(guard, "raise_guard", none)
+
+
+def slots(spec: PairSpec) -> list[list[object]]:
+    """The addresses at which a primary takes one client each."""
+    ports = spec.replication
+    return [[ADDRESSES["a"], ports.mirror_port(0)], [ADDRESSES["a"], ports.compare_port(0)]]
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_silent_client_in_a_slot_is_cut_off(lab: Lab, spec: PairSpec) -> None:
+    """QEMU waits for its handshake for ever, and for the secondary's only after it has gone."""
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        with stranger(TAKE, slots(spec), namespace=lab.host_b) as said:
+            assert all(one["got"] for one in said)
+            await reprotect(stage)
+        await stage.checkpoints()
+        turned_away = summary(stage.state.view().turned_away)
+        assert turned_away.startswith("2 strangers were cut off"), turned_away
+
+
+def shake_hands(where: list[object], machine: Path) -> bytes:
+    """What a client gets that connects to a slot with the certificate of ``machine``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(machine / "cert.pem", machine / "key.pem")
+    address, port = where
+    with (
+        socket.create_connection((str(address), int(str(port))), timeout=1) as plain,
+        context.wrap_socket(plain) as sock,
+    ):
+        sock.sendall(struct.pack(">I", 4) + b"evil")
+        return sock.recv(1)
+
+
+@pytest.mark.usefixtures("unguarded")
+async def test_a_slot_takes_neither_another_authority_nor_a_machine_that_is_no_node(
+    lab: Lab, spec: PairSpec, ca: Authority, tmp_path: Path
+) -> None:
+    third = ca.machine(tmp_path / "third", "third", ADDRESSES["b"])
+    stranger = Authority.new().machine(tmp_path / "stranger", "hv2", ADDRESSES["b"])
+    async with supervised(spec) as stage:
+        await stage.start(protected=False)
+        for where in slots(spec):
+            for machine in (third, stranger):
+                attempt = partial(netns.inside, lab.host_b, partial(shake_hands, where, machine))
+                # Refused in the handshake, or by an alert or an end after it.
+                with contextlib.suppress(ssl.SSLError, ConnectionResetError):
+                    assert await asyncio.to_thread(attempt) == b""
+            # The node itself is let in: it waits for bytes that never come.
+            let_in = partial(
+                netns.inside, lab.host_b, partial(shake_hands, where, tmp_path / "hv2")
+            )
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(let_in)
+        await reprotect(stage)
+        await stage.checkpoints()
+        assert stage.state.view().turned_away is None
+
+
+async def test_a_stream_that_qemu_connects_itself_is_encrypted_as_well(
+    lab: Lab, spec: PairSpec
+) -> None:
+    spec = replace(spec, replication=replace(spec.replication, channel=MigrationTransport.TCP))
+    with tapped(lab.host_a, "replication", PATTERN) as tap:
+        async with supervised(spec) as stage:
+            await stage.start()
+            await written_and_compared(stage, 0)
+    streams = [data for data in tap.of_port(spec.replication.migration_port()) if data]
+    assert len(streams) == 2
+    assert all(data[:2] == b"\x16\x03" for data in streams)
+    assert not tap.seen
