@@ -36,7 +36,7 @@ async def ground(
         here = LocalHost()
         found = replace(state.ground, folder=folder, hosts={"a": here, "b": here})
 
-        async def prepare(_: PairSpec, facts: Facts | None) -> Ground:
+        async def prepare(_: PairSpec, facts: Facts | None, *, stays: bool) -> Ground:
             return found if facts is None else replace(found, facts=facts)
 
         monkeypatch.setattr(serve, "prepare", prepare)
@@ -78,7 +78,7 @@ async def test_a_folder_that_cannot_be_written_is_no_end(
 async def test_hosts_that_cannot_be_used_leave_no_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(*_: object) -> Ground:
+    async def refused(*_: object, **__: object) -> Ground:
         raise UnsupportedQEMU("There is none.")
 
     monkeypatch.setattr(serve, "prepare", refused)
