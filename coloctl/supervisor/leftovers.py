@@ -39,8 +39,9 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
 
-#: How long another machine may take to be reached, seconds: ssh gives a silent one up after 10 s.
-REACH_WAIT_S = 10.0
+#: How long another machine may take to be reached, seconds: ssh gives a silent one up after 10 s,
+#: and takes 24 s where each round trip takes 2 s.
+REACH_WAIT_S = 30.0
 
 Hosts = Mapping[NodeName, Host]
 

@@ -39,12 +39,12 @@ SILENCE_S = 3.0
 REDIAL_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 #: A connection that stood for so long was a good one: the next dials are quick again.
 GOOD_S = 5.0
-#: For one attempt, from the dial to the agent's HELLO: with a round trip of 2 s ssh takes 20 s.
+#: For one attempt, from the dial to the agent's HELLO: with a round trip of 2 s that took 24 s.
 ATTEMPT_S = 60.0
 #: From one of our times to the next: the agent sends each of them back.
 ECHO_S = 0.1
 #: How long what is asked first waits for the first connection.
-FIRST_WAIT_S = 20.0
+FIRST_WAIT_S = 60.0
 #: How long an agent may take to end its session.
 BYE_WAIT_S = 2.0
 #: The rhythm of an agent that beats no link, milliseconds.
