@@ -44,8 +44,10 @@ class ClientConnection:
     def close(self) -> None:
         """Close both directions; what was not sent by now is not sent any more."""
         for writer in (self.writer, *self.unused):
-            writer.transport.abort()
-        self.into.close()
+            if not writer.transport.is_closing():  # else a pipe's would raise
+                writer.transport.abort()
+        if not self.into.is_closing():
+            self.into.close()
 
 
 def take_standard() -> tuple[int, int]:

@@ -34,14 +34,14 @@ sock.sendall(b"hello\\n")
 for line in sock.makefile("rb"):
     sock.sendall(line)
 """
-#: Leads to the command in its arguments, and notes its own pid; both go on without each other.
+#: Leads to the command in its arguments over two pipes, as sshd does, and notes its own pid.
 _LEADS = """
-import os, select, socket, subprocess, sys
+import os, select, subprocess, sys
 with open(sys.argv[1], "w") as note:
     note.write(str(os.getpid()))
-ours, its = socket.socketpair()
-subprocess.Popen(sys.argv[2:], stdin=its, stdout=its, start_new_session=True); its.close()
-out = {0: ours.sendall, ours.fileno(): lambda data: os.write(1, data)}
+PIPE = subprocess.PIPE
+agent = subprocess.Popen(sys.argv[2:], stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True)
+out = {0: agent.stdin.write, agent.stdout.fileno(): lambda data: os.write(1, data)}
 while True:
     for one in select.select(list(out), [], [])[0]:
         data = os.read(one, 65536)
