@@ -37,6 +37,7 @@ from coloctl.errors import (
 from coloctl.model.pair import NODES
 from coloctl.model.view import PairView
 from coloctl.reading import read_toml
+from coloctl.regular import open_regular
 from coloctl.supervisor import leftovers, redact
 from coloctl.supervisor.started import PAIR_FILE
 
@@ -178,7 +179,7 @@ def _collect_logs(parts: Parts, folder: Path) -> None:
 
 def _tail(path: Path, most: int) -> tuple[str, int]:
     """Return the last ``most`` bytes from the start of a line, and how many stand before."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         size = file.seek(0, os.SEEK_END)
         begin = max(0, size - most)
         file.seek(begin)

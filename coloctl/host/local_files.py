@@ -24,6 +24,7 @@ from coloctl.host.process import tail
 from coloctl.host.records import LogPiece
 from coloctl.host.scratch import MemoryFile
 from coloctl.model.disk import DiskIdentity
+from coloctl.regular import open_regular
 
 #: A file that is exchanged is a register of some hundred bytes.
 EXCHANGED_BYTES = 65536
@@ -116,7 +117,7 @@ class LocalFiles:
 def read_log(path: Path, offset: int, most: int) -> LogPiece:
     """Read a piece of a log, as `Files.read_log` does."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError:
         return LogPiece(0, b"", 0)
     try:

@@ -25,6 +25,7 @@ from coloctl.host.ready import until_readable
 from coloctl.host.records import Death, DeathProof
 from coloctl.model.observation import Life
 from coloctl.procfs import boot_id, machine_id, read_stat
+from coloctl.regular import open_regular
 
 #: The part of a soft end's deadline that is reserved for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0
@@ -47,7 +48,7 @@ def as_sentence(line: str) -> str:
 def tail(path: Path, lines: int = 20) -> str:
     """Return the last ``lines`` lines of a log (at most 64 KiB of it); "" where there is none."""
     try:
-        with path.open("rb") as log:
+        with os.fdopen(open_regular(path), "rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - 65536))
             text = log.read(65536).decode(errors="replace")

@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sealed",
             "bounded",
             "procfs",
+            "regular",
             "interrupts",
             "flocks",
             "journalfile",

@@ -9,6 +9,7 @@ what is not there, and why.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from coloctl.chaos.faults.fault import Ask
 from coloctl.chaos.run.result import RunResult
 from coloctl.errors import ColoctlError
 from coloctl.model.pair import NODES
+from coloctl.regular import open_regular
 
 #: One answer of a supervisor about itself.
 ANSWER_WAIT_S = 5.0
@@ -82,7 +84,8 @@ class Artifacts:
         target = self.folder / part
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            with os.fdopen(open_regular(source), "rb") as file, target.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
         except FileNotFoundError:
             if part not in SOMETIMES:
                 self.missing[part] = "it does not exist"
@@ -107,7 +110,7 @@ class Artifacts:
         if scenario_file is None:
             self.missing["scenario.toml"] = "the scenario came from no file"
         else:
-            self.keep_file(scenario_file, "scenario.toml")
+            self.keep_file(scenario_file.resolve(), "scenario.toml")
         if result.pair_file:
             self.write("pair.toml", result.pair_file)
         self.write("events.jsonl", _lines(asdict(one) for one in evidence.events))

@@ -22,7 +22,15 @@ import coloctl
 PARTS = (
     *("__init__.py", "bounded.py", "clock.py", "errordocument.py", "errors.py", "flocks.py"),
     *("interrupts.py", "journalfile.py", "paths.py", "probe_cache.py", "procfs.py"),
-    *("ratelimit.py", "reading.py", "reserve.py", "sealed.py", "tasks.py", "wholefile.py"),
+    *(
+        "ratelimit.py",
+        "reading.py",
+        "regular.py",
+        "reserve.py",
+        "sealed.py",
+        "tasks.py",
+        "wholefile.py",
+    ),
     *("host", "model", "nbd"),
     *("machine/__init__.py", "machine/accel.py", "machine/probe_guest.py"),
 )
