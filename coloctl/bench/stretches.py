@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from coloctl.bench.cost import Meter, spent
@@ -52,6 +53,7 @@ class OverheadPlan:
     delays_ms: tuple[int, ...] = (200, 500, 1000, 5000)
     seconds: float = 20.0
     clients: int = 4
+    tls: tuple[bool, ...] = (False,)  #: a pair for each, plain or encrypted, one after the other
 
 
 @dataclass(frozen=True)
@@ -70,34 +72,37 @@ def overhead(where: Testbed, plan: OverheadPlan, ran: Ran = lambda _row: None) -
     """Measure all stretches and return their document; ``ran`` receives each when it is over."""
     rows: list[Row] = []
     idle: dict[str, Any] = {"delay_ms": IDLE_DELAY_MS}
+    baseline: dict[bool, Row] = {}
 
-    def measure(pair: _Pair, delay_ms: int | None) -> None:
+    def measure(pair: _Pair, delay_ms: int | None, tls: bool) -> None:
         if delay_ms is not None:
             pair.set("checkpoint-delay", delay_ms)
         one = pair.stretch(plan.seconds)
         row = {
             "protection": "unprotected" if delay_ms is None else "protected",
+            "tls": tls,
             "delay_ms": delay_ms,
             **rates(pair.clients.history, one),
             **pauses(one.pauses_ms, one),
             "supervisor": one.supervisor,
         }
-        rows.append({**row, "throughput_ratio": ratio(row, rows[0] if rows else row)})
+        rows.append({**row, "throughput_ratio": ratio(row, baseline.setdefault(tls, row))})
         ran(rows[-1])
 
-    def act(pair: _Pair) -> None:
-        measure(pair, None)
+    def act(pair: _Pair, tls: bool) -> None:
+        measure(pair, None, tls)
         pair.protect()
         for delay_ms in plan.delays_ms:
-            measure(pair, delay_ms)
+            measure(pair, delay_ms, tls)
         pair.clients.finish()
         pair.set("checkpoint-delay", IDLE_DELAY_MS)
         idle["supervisor"] = pair.stretch(plan.seconds).supervisor
 
     clients = {"count": plan.clients, "pause_ms": PAUSE_MS}
     setting = {**where.to_json(), "seconds": plan.seconds, "clients": clients}
-    _run(where, plan.clients, AppendsParams(), act)
-    return {**head("overhead", setting), "rows": rows, "idle": idle}
+    for tls in plan.tls:
+        _run(replace(where, tls=tls), plan.clients, AppendsParams(), partial(act, tls=tls))
+    return {**head("overhead", {**setting, "tls": list(plan.tls)}), "rows": rows, "idle": idle}
 
 
 def pace(where: Testbed, plan: PacePlan, ran: Ran = lambda _row: None) -> dict[str, Any]:

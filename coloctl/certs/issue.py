@@ -1,8 +1,8 @@
 """Make a CA and the certificates of machines, with the library `cryptography`.
 
-Called by `certs.store`. Keys are ECDSA over P-256: GnuTLS and OpenSSL of Debian 12 and 13 use them
-by default, and a handshake costs a tenth of RSA's. Times are arguments; only keys and serial
-numbers are random.
+Called by `certs.store` and `chaos.run.credentials`. Keys are ECDSA over P-256: GnuTLS and OpenSSL
+of Debian 12 and 13 use them by default, and a handshake costs a tenth of RSA's. Times are
+arguments; only keys and serial numbers are random.
 
 Invariant: a machine's certificate serves both ends of a connection (QEMU is the server of some
 wires and the client of others), and its subject is "CN=NAME" alone, which QEMU's authorization

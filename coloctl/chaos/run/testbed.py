@@ -19,6 +19,7 @@ from typing import Any
 
 from coloctl import interrupts, paths
 from coloctl.chaos.faults.fault import Setup, environment_set
+from coloctl.chaos.run import credentials
 from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
@@ -48,6 +49,7 @@ class Testbed:
     detection: Mapping[str, int] = field(default_factory=dict)
     keep: bool = False
     circular: bool = False  #: a pair that was attacked protects itself again
+    tls: bool = False  #: every wire between the nodes is encrypted
 
     def to_json(self) -> dict[str, Any]:
         """Return the part of a document that says what was measured."""
@@ -57,6 +59,7 @@ class Testbed:
             "delay_ms": self.delay_ms,
             "channel": self.channel,
             "detection": dict(self.detection),
+            "tls": self.tls,
         }
 
 
@@ -154,7 +157,9 @@ def write_pair(
     """
     path = setup.home / f"{where.name}.toml"
     disks = sample.disks_beside(path)
-    detection = {"detection": where.detection} if where.detection else {}
+    own: dict[str, Any] = {"detection": where.detection} if where.detection else {}
+    if where.tls:
+        own["tls"] = credentials.encrypted(setup.home)
     return sample.write_pair(
         path,
         name=where.name,
@@ -167,7 +172,7 @@ def write_pair(
         channel=where.channel,
         append_options=guest,
         disks={node: folder / disks[node].name for node, folder in setup.images.items()},
-        tables=sample.overlaid(detection, tables),
+        tables=sample.overlaid(own, tables),
     )
 
 

@@ -107,6 +107,13 @@ def failover(**options: Any) -> int:
 @click.option(
     "--seconds", type=click.FloatRange(1), default=20.0, show_default=True, help="Of each."
 )
+@click.option(
+    "--tls",
+    type=click.Choice(["off", "on", "off,on", "on,off"]),
+    default="off",
+    show_default=True,
+    help="Encrypt every wire; both: a pair of each kind, one after the other.",
+)
 @clients_option
 @qemu_option
 @name_option
@@ -114,7 +121,8 @@ def failover(**options: Any) -> int:
 @format_option("pretty", "json")
 def overhead(**options: Any) -> int:
     """Serve the same clients without protection and with it, and count the difference."""
-    plan = OverheadPlan(delays(options["delays"]), options["seconds"], options["clients"])
+    tls = tuple(word == "on" for word in options["tls"].split(","))
+    plan = OverheadPlan(delays(options["delays"]), options["seconds"], options["clients"], tls)
     where = setting_of({**options, "delay_ms": plan.delays_ms[0]}, delay_ms=500)
     console = Console(stderr=True, highlight=False)
     document = measure_overhead(

@@ -117,6 +117,7 @@ def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
     help="No run begins later than that.",
 )
 @click.option("--keep", is_flag=True, help="Leave lab and pair running, to be looked at.")
+@click.option("--tls", is_flag=True, help="Encrypt every wire between the nodes.")
 @click.option("--shrink", is_flag=True, help="Make what is invalid as small as it stays invalid.")
 @click.option(
     "--capture", is_flag=True, help="Keep the packets on the guest's LAN (needs --artifacts)."
@@ -241,6 +242,7 @@ def setting_of(options: dict[str, Any]) -> Any:
         guest=parts.guest,
         name=options["name"],
         keep=options["keep"],
+        tls=options["tls"],
     )
 
 

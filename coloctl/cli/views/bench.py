@@ -133,6 +133,8 @@ def row_line(row: Document) -> str:
     """Draw one stretch of `bench overhead` in a line."""
     delay = row["delay_ms"]
     what = "unprotected" if delay is None else f"protected, {delay} ms"
+    if row.get("tls"):
+        what += ", encrypted"
     return f"{what}: {row['replies_per_s']:.0f} replies/s"
 
 
@@ -161,7 +163,7 @@ def _stretches(rows: Sequence[Document], *, drawn: bool) -> Table:
     for row in rows:
         ratio, delay_ms = row["throughput_ratio"], row["delay_ms"]
         cells = (
-            "alone" if delay_ms is None else f"{delay_ms} ms",
+            ("alone" if delay_ms is None else f"{delay_ms} ms") + (", TLS" if row["tls"] else ""),
             f"{row['replies_per_s']:.0f}",
             "-" if ratio is None else f"{ratio:.2f}",
             _pair_of(row["latency_ms"]),

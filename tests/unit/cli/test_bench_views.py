@@ -74,7 +74,8 @@ def test_a_run_is_one_line() -> None:
 def test_overhead_shows_each_stretch() -> None:
     figures = {"n": 3, "p50": 1.5, "p99": 9.5, "max": 9.5}
     row = {
-        "protection": "protected", "delay_ms": 200, "replies_per_s": 400.0, "latency_ms": figures,
+        "protection": "protected", "tls": True, "delay_ms": 200,
+        "replies_per_s": 400.0, "latency_ms": figures,
         "checkpoint_pause_ms": figures, "paused_percent": 3.25, "throughput_ratio": 0.5,
         "supervisor": {"cpu_percent": 2.0, "rss_mib": 40.0},
     }  # fmt: skip
