@@ -24,6 +24,8 @@ from coloctl.ha.monitoring_path import (
     holder,
     members,
     rescue_silence,
+    runs_on,
+    unheard_ms,
 )
 from coloctl.model.observation import Diagnosis, Finding, Life, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
@@ -101,9 +103,23 @@ def _host_unreachable(observation: Observation) -> Finding | None:
 
 
 def _too_little_known(observation: Observation) -> Finding | None:
+    """Find a node of whose process nothing is known.
+
+    Where only the agent of its machine is silent, its QEMU is likely to run on.
+    """
+    limits = observation.limits
     for node in members(observation):
         seen = observation.nodes[node]
-        if seen.life is Life.UNKNOWN and seen.rescue_silent_ms >= observation.limits.suspect_ms:
+        if seen.life is not Life.UNKNOWN:
+            continue
+        agent_ms = seen.agent_silent_ms or 0.0
+        if agent_ms >= limits.silent_ms:
+            said = (
+                f"The agent on node {node}'s machine has reported nothing for {agent_ms:.0f} ms "
+                f"(limit {limits.silent_ms:.0f} ms); {runs_on(observation)}"
+            )
+            return Finding(Diagnosis.UNKNOWN, node, (said,))
+        if seen.rescue_silent_ms >= limits.suspect_ms:
             silence = rescue_silence(observation, node)
             said = f"Nothing is known of node {node}'s process, and {silence}"
             return Finding(Diagnosis.UNKNOWN, node, (said,))
@@ -148,30 +164,32 @@ def _guest_held(observation: Observation) -> Finding | None:
 
 
 def _link_broken(observation: Observation) -> Finding | None:
-    """Find a link that carries nothing, or not all, between two nodes that live.
+    """Find a link that carries nothing, or not all, between two nodes that may both live.
 
-    The primary's own COLO_EXIT counts, the secondary's does not: its primary may be dying.
+    The primary's own COLO_EXIT counts, the secondary's does not: its primary may be dying. A node
+    of which nothing is known may be what the link is silent about; `ha.eligibility` asks whether
+    the other one may go on.
     """
     primary, secondary = both(observation)
     if not (primary and secondary):
         return None
     if any(observation.nodes[node].life is Life.STOPPED for node in (primary, secondary)):
         return None
-    evidence = []
+    evidence, (joined, there) = [], _there(observation)
     silent_ms, limit_ms = observation.link_silent_ms, observation.limits.link_ms
     if silent_ms is not None and silent_ms >= limit_ms:
         evidence.append(
             f"Nothing has crossed the replication link for {silent_ms:.0f} ms (limit "
-            f"{limit_ms:.0f} ms), while both nodes are there."
+            f"{limit_ms:.0f} ms), {joined} {there}."
         )
     if (unacked_ms := observation.unacked_ms or 0.0) >= observation.limits.silent_ms:
         evidence.append(
             f"What goes to the other node's {observation.unacked_by} has had no answer for "
             f"{unacked_ms:.0f} ms (limit {observation.limits.silent_ms:.0f} ms), while the link "
-            "carries all else and both nodes are there."
+            f"carries all else and {there}."
         )
     if Notice.COLO_EXIT in observation.nodes[primary].notices:
-        evidence.append(f"Node {primary} has left COLO with an error, while both nodes are there.")
+        evidence.append(f"Node {primary} has left COLO with an error, {joined} {there}.")
     if not evidence:
         return None
     return Finding(Diagnosis.LINK_BROKEN, None, (*evidence, *_parting(observation, secondary)))
@@ -197,7 +215,8 @@ def _checkpoint_stalled(observation: Observation) -> Finding | None:
     silent = [
         node
         for node in (primary, secondary)
-        if observation.nodes[node].command_silent_ms >= limits.silent_ms
+        if unheard_ms(observation.nodes[node], observation.nodes[node].command_silent_ms)
+        >= limits.silent_ms
     ]
     lost = primary if silent == [primary] else secondary
     answers = {0: "Both main loops answer.", 1: f"Node {lost}'s main loop does not answer."}
@@ -255,16 +274,18 @@ RULES: tuple[Rule, ...] = (
     _primary_frozen,
     _secondary_frozen,
     _host_unreachable,
-    _too_little_known,
     _replica_write_error,
     _local_write_error,
     _guest_held,
     _secondary_diverged,  # before rules that give the secondary up without naming that reason
     _link_broken,
     _checkpoint_stalled,
-    _monitor_hung,  # after the rules that lead to an action: it is only reported
     _guest_panic,
     _guest_reset,
+    # After the rules that lead to an action, since it is only reported: a machine that is out of
+    # reach for hours hides nothing that must be done meanwhile.
+    _too_little_known,
+    _monitor_hung,
     _local_read_error,
 )
 
@@ -279,6 +300,14 @@ def ended_by_reset(observation: Observation) -> bool:
     return {Notice.GUEST_PANIC, Notice.GUEST_RESET} <= set(said) and (
         said.index(Notice.GUEST_PANIC) < said.index(Notice.GUEST_RESET)
     )
+
+
+def _there(observation: Observation) -> tuple[str, str]:
+    """Return what is known of both nodes while the link fails, and the word to join it with."""
+    for node in members(observation):
+        if observation.nodes[node].life is Life.UNKNOWN:
+            return "and", f"nothing is known of node {node}'s process"
+    return "while", "both nodes are there"
 
 
 def _lost(observation: Observation, role: Role, how: Gone, kind: Diagnosis) -> Finding | None:

@@ -12,10 +12,13 @@ failover: only an operator may accept that loss, with ``--force``.
 from __future__ import annotations
 
 from coloctl.ha.divergence import proofs
-from coloctl.ha.monitoring_path import gone
+from coloctl.ha.monitoring_path import gone, unheard_ms
 from coloctl.model.observation import Life, Notice, Observation
 from coloctl.model.pair import NodeName, Role, other
 from coloctl.model.protection import Protection
+
+#: A silence of the link is known to a beat or two, and so is the age of a report. Milliseconds.
+SENT_SINCE_MS = 60.0
 
 
 def answer_objection(seen: Observation, survivor: NodeName) -> str:
@@ -26,10 +29,27 @@ def answer_objection(seen: Observation, survivor: NodeName) -> str:
     how = gone(seen, survivor)
     if how is not None or node.life is Life.STOPPED:
         return f"node {survivor} is {how or 'stopped'} itself."
-    unseen = node.life is Life.UNKNOWN and node.rescue_silent_ms >= limits.suspect_ms
+    unseen_ms = unheard_ms(node, node.rescue_silent_ms)
+    unseen = node.life is Life.UNKNOWN and unseen_ms >= limits.suspect_ms
+    if unseen and unseen_ms > node.rescue_silent_ms:
+        return f"nothing is known of node {survivor}: its machine's agent reports nothing."
     if unseen or node.rescue_silent_ms >= limits.silent_ms:
         return f"node {survivor} does not answer on its rescue monitor."
+    if _perhaps_cut_off(seen, survivor):
+        return f"nothing has come from node {survivor}'s machine since the link fell silent."
     return ""
+
+
+def _perhaps_cut_off(seen: Observation, node: NodeName) -> bool:
+    """Return whether the machine of ``node`` may be what the silent link is silent about.
+
+    Its last report must have been sent after the link fell silent, which is what a report takes
+    less than a round trip to show.
+    """
+    one, link_ms = seen.nodes[node], seen.link_silent_ms or 0.0
+    if one.agent_silent_ms is None or link_ms < seen.limits.link_ms:
+        return False
+    return one.agent_silent_ms + one.agent_delay_ms + SENT_SINCE_MS > link_ms
 
 
 def diverged(seen: Observation, node: NodeName) -> bool:

@@ -154,8 +154,9 @@ class Heartbeat:
         """Return whether every path has answered, and QEMU has sent no notice."""
         quiet = not any(
             probes.notices or probes.rescue.silent_ms or probes.command.silent_ms
+            or probes.agent.quiet
             for probes in self._probes.values()
-        )
+        )  # fmt: skip
         link_ms = (None if self._link is None else self._link.silent_ms) or 0.0
         unacked_ms = None if self._link is None else self._link.unacked[0]
         waits = self._progress.held_ms or self._progress.overdue_ms or unacked_ms
@@ -172,7 +173,11 @@ class Heartbeat:
             probes.beat(self._number, awake_ms, self._timed)
         if self._link is not None:
             self._link.beat(awake_ms, self._timed)
-        self._progress.beat(awake_ms, context)
+        # Checkpoints of a primary whose machine does not report are not seen, and none is missed.
+        unseen = any(
+            probes.role is Role.PRIMARY and probes.agent.quiet for probes in self._probes.values()
+        )
+        self._progress.beat(0.0 if unseen else awake_ms, context)
         self._unsettled_ms = max(0.0, self._unsettled_ms - awake_ms)
         if not self._unsettled_ms:
             for probes in self._probes.values():

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coloctl.model.observation import Life, Notice, Observation
+from coloctl.model.observation import Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role
 
 
@@ -29,7 +29,7 @@ class Gone(StrEnum):
 class MonitoringPath:
     """One way to observe a node or the link: how long it is silent, and how long it may be."""
 
-    name: str  #: "rescue", "command", "link", "data", "held" or "overdue"
+    name: str  #: "rescue", "command", "agent", "link", "data", "held" or "overdue"
     node: NodeName | None  #: None: it belongs to both nodes
     now_ms: float
     limit_ms: float
@@ -56,15 +56,26 @@ def gone(observation: Observation, node: NodeName) -> Gone | None:
     if seen.life is Life.STOPPED:
         silent = seen.rescue_silent_ms >= min(limits.suspect_ms, limits.silent_ms)
         return Gone.FROZEN if silent else None
-    if seen.rescue_silent_ms < limits.silent_ms:
-        return None
     if seen.life is Life.ALIVE:
-        return None if seen.busy else Gone.FROZEN
+        frozen = seen.rescue_silent_ms >= limits.silent_ms and not seen.busy
+        return Gone.FROZEN if frozen else None
     link_ms = observation.link_silent_ms
-    all_silent = seen.command_silent_ms >= limits.silent_ms and (
-        link_ms is None or link_ms >= limits.link_ms
+    all_silent = (
+        unheard_ms(seen, seen.rescue_silent_ms) >= limits.silent_ms
+        and unheard_ms(seen, seen.command_silent_ms) >= limits.silent_ms
+        and (link_ms is None or link_ms >= limits.link_ms)
     )
     return Gone.UNREACHABLE if all_silent else None
+
+
+def unheard_ms(seen: NodeSeen, silent_ms: float) -> float:
+    """Return for how long nothing is known on a path that is silent for ``silent_ms``.
+
+    No question reaches a machine of which nothing is known and whose agent reports nothing.
+    """
+    if seen.life is not Life.UNKNOWN:
+        return silent_ms
+    return max(silent_ms, seen.agent_silent_ms or 0.0)
 
 
 def monitoring_paths(observation: Observation) -> tuple[MonitoringPath, ...]:
@@ -78,6 +89,9 @@ def monitoring_paths(observation: Observation) -> tuple[MonitoringPath, ...]:
             rescue_ms = limits.suspect_ms if attested else limits.silent_ms
             found.append(MonitoringPath("rescue", node, seen.rescue_silent_ms, rescue_ms))
             found.append(MonitoringPath("command", node, seen.command_silent_ms, limits.command_ms))
+            if seen.agent_silent_ms is not None:
+                agent_ms = seen.agent_silent_ms
+                found.append(MonitoringPath("agent", node, agent_ms, limits.silent_ms))
     if observation.link_silent_ms is not None:
         found.append(MonitoringPath("link", None, observation.link_silent_ms, limits.link_ms))
     if holder(observation, Role.PRIMARY) and holder(observation, Role.SECONDARY):
@@ -114,11 +128,33 @@ def absence(observation: Observation, node: NodeName) -> str:
 
 
 def rescue_silence(observation: Observation, node: NodeName) -> str:
-    """Describe how long ``node``'s monitor thread has been silent, and how long it may be."""
+    """Describe how long ``node``'s monitor thread has been silent, and how long it may be.
+
+    Where its machine's agent has been silent for longer, describe that.
+    """
     seen, limits = observation.nodes[node], observation.limits
+    agent_ms = seen.agent_silent_ms or 0.0
+    if seen.life is Life.UNKNOWN and agent_ms > seen.rescue_silent_ms:
+        return (
+            f"its machine's agent has reported nothing for {agent_ms:.0f} ms (limit "
+            f"{limits.silent_ms:.0f} ms)."
+        )
     attested = seen.life is not Life.ALIVE and gone(observation, node) is not Gone.UNREACHABLE
     limit_ms = limits.suspect_ms if attested else limits.silent_ms
     return (
         f"its rescue monitor has not answered for {seen.rescue_silent_ms:.0f} ms (limit "
         f"{limit_ms:.0f} ms)."
     )
+
+
+def runs_on(observation: Observation) -> str:
+    """Return what shows that a QEMU runs of which no agent reports, for the end of a sentence."""
+    shown = [] if observation.link_silent_ms is None else ["the replication link"]
+    primary, secondary = both(observation)
+    if primary and secondary:
+        if not unheard_ms(observation.nodes[primary], 0.0):
+            shown.append("the checkpoints")
+        if shown:
+            show = "shows" if shown == ["the replication link"] else "show"
+            return f"its QEMU runs on as far as {' and '.join(shown)} {show}."
+    return "whether its QEMU runs is not known."

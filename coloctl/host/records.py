@@ -31,6 +31,7 @@ class Reach:
 
     ``why`` is a sentence where it is not: ssh's own reason, or "Nothing came for 3.0 s.".
     ``session`` grows when the other end has forgotten everything: another agent, another boot.
+    ``heard_s`` is the second of the agent's newest report, and None before the first.
     """
 
     contact: Contact
@@ -38,6 +39,7 @@ class Reach:
     why: str = ""
     session: int = 0
     round_trip_ms: float = 0.0
+    heard_s: float | None = None
 
     @property
     def out(self) -> bool:

@@ -35,9 +35,9 @@ from coloctl.model.view import PairView
 
 #: Probes of `ha.heartbeat`.
 PROBES = ("rescue", "command", "link")
-#: Everything whose silence has a limit (`ha.monitoring_path`): the probes, what the kernel says
-#: of QEMU's own connections, and the primary's checkpoints.
-SUSPECTS = (*PROBES, "data", "held", "overdue")
+#: Everything whose silence has a limit (`ha.monitoring_path`): the probes, the agent of a node's
+#: machine, what the kernel says of QEMU's own connections, and the primary's checkpoints.
+SUSPECTS = (*PROBES, "agent", "data", "held", "overdue")
 OTHER = "other"
 CAUSES = (
     "operator",

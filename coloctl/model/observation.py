@@ -70,8 +70,12 @@ class NodeSeen:
     role: Role = Role.NONE
     life: Life = Life.UNKNOWN
     busy: bool = False  #: its process used CPU time while it was silent: it is not frozen
-    rescue_silent_ms: float = 0.0  #: its monitor thread has not answered for so long
-    command_silent_ms: float = 0.0  #: its main loop has not answered for so long
+    #: Its monitor thread has not answered for so long, less what an answer from its machine takes.
+    rescue_silent_ms: float = 0.0
+    command_silent_ms: float = 0.0  #: its main loop has not answered for so long, counted alike
+    #: The agent on its machine has reported nothing for so long; None: it needs none here.
+    agent_silent_ms: float | None = None
+    agent_delay_ms: float = 0.0  #: so long takes a question to its machine with the answer
     #: What its QEMU has sent since the present secondary was started. Notices about an earlier one
     #: (``colo-exit``, ``replica-write-error``) would give up the new one at once.
     notices: tuple[Notice, ...] = ()

@@ -276,13 +276,25 @@ class FakeHost(Host):
 
     @property
     def reach(self) -> Reach:
+        reports = self._reach.contact is Contact.CONNECTED and not self.silent
+        if reports:  # at every look
+            self._reach = replace(self._reach, heard_s=(self._reach.heard_s or 0.0) + 0.02)
         return self._reach
 
-    def move(self, contact: Contact, *, session: int | None = None, silent: bool = False) -> None:
+    def move(
+        self,
+        contact: Contact,
+        *,
+        session: int | None = None,
+        silent: bool = False,
+        round_trip_ms: float = 0.0,
+    ) -> None:
         """Reach it in another way from now on."""
         self.silent = silent
-        known = self.reach.session if session is None else session
-        self._reach = Reach(contact, 0.0, "No route to host.", known)
+        before = self._reach
+        known = before.session if session is None else session
+        why = "No route to host."
+        self._reach = Reach(contact, 0.0, why, known, round_trip_ms, before.heard_s)
         self._moved.set()
         self._moved = asyncio.Event()
 

@@ -76,7 +76,31 @@ def _silences(*limits: float) -> st.SearchStrategy[float]:
     return st.sampled_from(named) | st.floats(0.0, 2 * max(limits))
 
 
+def every_unknown() -> Iterator[Observation]:
+    """Not known x agent x rescue x main loop x link x COLO_EXIT x checkpoints."""
+    agents = (None, 0.0, LIMITS.silent_ms - 1, LIMITS.silent_ms, 60_000.0)
+    for roles, lives in itertools.product(ROLES[:3], [("a",), ("b",), ("a", "b")]):
+        for agent, rescue in itertools.product(agents, RESCUE):
+            for command, link in itertools.product(
+                (0.0, LIMITS.silent_ms), (None, 0.0, LIMITS.link_ms - 1, LIMITS.link_ms)
+            ):
+                for on, held in itertools.product((None, "a", "b"), (0.0, LIMITS.stall_ms)):
+                    nodes = {
+                        name: NodeSeen(
+                            role,
+                            Life.UNKNOWN if name in lives else Life.ALIVE,
+                            rescue_silent_ms=rescue if name in lives else 0.0,
+                            command_silent_ms=command if name in lives else 0.0,
+                            agent_silent_ms=agent if name in lives else None,
+                            notices=(Notice.COLO_EXIT,) if name == on else (),
+                        )
+                        for name, role in zip("ab", roles, strict=True)
+                    }
+                    yield observe(nodes["a"], nodes["b"], link_silent_ms=link, held_ms=held)
+
+
 _RESCUE = _silences(LIMITS.suspect_ms, LIMITS.silent_ms)
+_AGENT = _silences(LIMITS.suspect_ms, LIMITS.silent_ms)
 _COMMAND = _silences(LIMITS.silent_ms, LIMITS.command_ms)
 _LINK = _silences(LIMITS.link_ms)
 _UNACKED = _silences(LIMITS.silent_ms)
@@ -90,6 +114,8 @@ _NODES = st.builds(
     busy=st.booleans(),
     rescue_silent_ms=_RESCUE,
     command_silent_ms=_COMMAND,
+    agent_silent_ms=st.none() | _AGENT,
+    agent_delay_ms=st.floats(0.0, 3000.0),
     notices=st.lists(st.sampled_from(Notice), max_size=3, unique=True).map(tuple),
 )
 
@@ -124,6 +150,9 @@ def silenced(draw: st.DrawFn) -> tuple[Observation, Observation]:
             node,
             rescue_silent_ms=more(node.rescue_silent_ms, _RESCUE),
             command_silent_ms=more(node.command_silent_ms, _COMMAND),
+            agent_silent_ms=(
+                None if node.agent_silent_ms is None else more(node.agent_silent_ms, _AGENT)
+            ),
         )
         for name, node in less.nodes.items()
     }

@@ -29,6 +29,7 @@ SCHEMA = 2
 MEANINGS: Mapping[str, str] = {
     "rescue": "its monitor thread has not answered",
     "command": "its main loop has not answered",
+    "agent": "its machine's agent has reported nothing",
     "link": "nothing crossed the replication link",
     "data": "disk writes or memory had no answer",
     "held": "the guest is stopped for a checkpoint",

@@ -94,13 +94,13 @@ class AgentContact:
     @property
     def reach(self) -> Reach:
         """The contact now; the round trip is that of the newest echo, or a longer silence."""
+        heard_s = self.held.beaten_s
         if self._reach.out:
-            return self._reach
+            return replace(self._reach, heard_s=heard_s)
         delay_s = self.echo.delay_s(self._clock.now())
         late = delay_s > self.echo.round_trip_s + 2 * ECHO_S
-        return replace(
-            self._reach, round_trip_ms=1000 * (delay_s if late else self.echo.round_trip_s)
-        )
+        round_trip_s = delay_s if late else self.echo.round_trip_s
+        return replace(self._reach, round_trip_ms=1000 * round_trip_s, heard_s=heard_s)
 
     @property
     def machine(self) -> Machine:

@@ -51,6 +51,11 @@ class HoldTable:
         self._beaten_s: float | None = None
 
     @property
+    def beaten_s(self) -> float | None:
+        """The second of the newest report, None before the first of this session."""
+        return self._beaten_s
+
+    @property
     def stale(self) -> bool:
         """True while the agent has not reported for some beats."""
         return self._beaten_s is None or self._clock.now() - self._beaten_s > self._stale_s

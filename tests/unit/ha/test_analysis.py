@@ -15,13 +15,14 @@ from support.observations import (
     PRIMARY,
     SECONDARY,
     every_silence,
+    every_unknown,
     observations,
     observe,
     silenced,
 )
 
 from coloctl.ha.analysis import RULES, diagnose, ranked
-from coloctl.ha.decision import decide
+from coloctl.ha.decision import Action, decide
 from coloctl.ha.monitoring_path import monitoring_paths
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
@@ -75,6 +76,124 @@ def test_every_combination_of_notices_and_stalls_has_one_diagnosis() -> None:
         Diagnosis.GUEST_PANIC,
         Diagnosis.GUEST_RESET,
     }
+
+
+def test_a_life_that_is_not_known_hides_no_cut_and_no_stalled_checkpoint() -> None:
+    """Nor does it invent one: what is found does not depend on what the agent of a node reports."""
+    found = set()
+    for seen in every_unknown():
+        finding = diagnose(seen)
+        found.add(finding.diagnosis)
+        assert finding.evidence and all(said.endswith(".") for said in finding.evidence)
+        paths = dict.fromkeys("ab", 0.0) | {
+            node: max(one.rescue_silent_ms, one.agent_silent_ms or 0.0)
+            for node, one in seen.nodes.items()
+            if one.role is not Role.NONE and one.life is Life.UNKNOWN
+        }
+        roles = {one.role: node for node, one in seen.nodes.items()}
+        both = {Role.PRIMARY, Role.SECONDARY} <= roles.keys()
+        cut = both and (seen.link_silent_ms or 0.0) >= LIMITS.link_ms
+        left = both and Notice.COLO_EXIT in seen.nodes[roles[Role.PRIMARY]].notices
+        stalled = both and seen.held_ms >= LIMITS.stall_ms
+        worse = {Diagnosis.HOST_UNREACHABLE, Diagnosis.UNKNOWN}  # both silent, or nothing reaches
+        unreached = [node for node, silent_ms in paths.items() if silent_ms >= LIMITS.silent_ms]
+        if cut or left:
+            assert finding.diagnosis is Diagnosis.LINK_BROKEN or (
+                unreached and finding.diagnosis in worse
+            )
+        elif stalled:
+            assert finding.diagnosis is Diagnosis.CHECKPOINT_STALLED or (
+                unreached and seen.link_silent_ms is None and finding.diagnosis in worse
+            )
+        elif finding.diagnosis is Diagnosis.HEALTHY:
+            assert not unreached
+    assert found == {
+        Diagnosis.HEALTHY,
+        Diagnosis.HOST_UNREACHABLE,
+        Diagnosis.LINK_BROKEN,
+        Diagnosis.CHECKPOINT_STALLED,
+        Diagnosis.UNKNOWN,
+    }
+
+
+def test_no_node_is_given_up_for_one_whose_machine_may_be_what_is_lost() -> None:
+    """Whatever is found: the survivor's last report was sent after the link fell silent."""
+    acted = 0
+    for seen in every_unknown():
+        decision = decide(diagnose(seen), seen, Policy(), paused=False)
+        if decision.action is not Action.FAIL_OVER:
+            continue
+        acted += 1
+        assert decision.lost is not None
+        survivor = seen.nodes[other(decision.lost)]
+        if survivor.life is Life.UNKNOWN:
+            assert survivor.rescue_silent_ms < LIMITS.suspect_ms
+            assert (survivor.agent_silent_ms or 0.0) < LIMITS.suspect_ms
+    assert acted
+
+
+@pytest.mark.parametrize(
+    ("agent_ms", "delay_ms", "link_ms", "acts"),
+    [
+        (20.0, 1.0, 300.0, True),
+        (240.0, 1.0, 300.0, False),  # its last report may be from before
+        (20.0, 280.0, 300.0, False),  # it was on its way when the link fell silent
+        (20.0, 280.0, 400.0, True),
+        (399.0, 1.0, 400.0, False),
+    ],
+)
+def test_a_primary_goes_on_alone_once_it_has_reported_after_the_link_fell_silent(
+    agent_ms: float, delay_ms: float, link_ms: float, acts: bool
+) -> None:
+    """Its machine may have lost its power: then a secondary that lives must not be given up."""
+    primary = replace(PRIMARY, agent_silent_ms=agent_ms, agent_delay_ms=delay_ms)
+    seen = observe(primary, link_silent_ms=link_ms)
+    finding = diagnose(seen)
+    assert finding.diagnosis is Diagnosis.LINK_BROKEN
+    decision = decide(finding, seen, Policy(), paused=False)
+    expected = (Action.FAIL_OVER, "b") if acts else (Action.WAIT, None)
+    assert (decision.action, decision.lost) == expected
+    if not acts:
+        assert "node a's machine since the link fell silent" in decision.reason
+
+
+def test_an_agent_that_is_silent_alone_is_reported_and_nothing_is_done() -> None:
+    alone = replace(SECONDARY, life=Life.UNKNOWN, agent_silent_ms=60_000.0)
+    seen = observe(b=alone)
+    finding = diagnose(seen)
+    assert (finding.diagnosis, finding.node) == (Diagnosis.UNKNOWN, "b")
+    assert finding.sentence() == (
+        "The agent on node b's machine has reported nothing for 60000 ms (limit 400 ms); its QEMU "
+        "runs on as far as the replication link and the checkpoints show."
+    )
+    assert decide(finding, seen, Policy(), paused=False).action is Action.REPORT
+    away = replace(PRIMARY, life=Life.UNKNOWN, agent_silent_ms=60_000.0)
+    assert diagnose(observe(away)).sentence().endswith("as far as the replication link shows.")
+    assert (
+        diagnose(observe(away, replace(SECONDARY, role=Role.NONE)))
+        .sentence()
+        .endswith("; whether its QEMU runs is not known.")
+    )
+    # Without the link nothing shows that it runs.
+    unseen = observe(b=alone, link_silent_ms=None)
+    assert diagnose(unseen).diagnosis is Diagnosis.HOST_UNREACHABLE
+
+
+@pytest.mark.parametrize("notice", [Notice.COLO_EXIT, Notice.GUEST_PANIC, Notice.GUEST_RESET])
+def test_an_agent_that_is_silent_for_hours_hides_no_event_of_the_primary(notice: Notice) -> None:
+    away = replace(SECONDARY, life=Life.UNKNOWN, agent_silent_ms=1e7)
+    known = diagnose(observe(replace(PRIMARY, notices=(notice,))))
+    assert known.diagnosis is not Diagnosis.HEALTHY
+    seen = diagnose(observe(replace(PRIMARY, notices=(notice,)), away))
+    assert seen.diagnosis is known.diagnosis
+
+
+def test_a_checkpoint_that_waits_for_a_machine_out_of_reach_gives_up_that_one() -> None:
+    """The primary's main loop waits in it; the other one's is not known to answer."""
+    waiting = replace(PRIMARY, command_silent_ms=LIMITS.silent_ms)
+    away = replace(SECONDARY, life=Life.UNKNOWN, agent_silent_ms=LIMITS.silent_ms)
+    found = diagnose(observe(waiting, away, held_ms=LIMITS.stall_ms))
+    assert (found.diagnosis, found.node) == (Diagnosis.CHECKPOINT_STALLED, "b")
 
 
 @given(silenced())
@@ -171,6 +290,9 @@ def test_every_monitoring_path_has_its_limit() -> None:
     # The kernel attests the stop of node a alone, so its silence counts sooner.
     assert paths["rescue", "a"].limit_ms == LIMITS.suspect_ms
     assert paths["rescue", "b"].limit_ms == LIMITS.silent_ms
+    remote = monitoring_paths(observe(replace(PRIMARY, agent_silent_ms=40.0)))
+    (agent,) = (path for path in remote if path.name == "agent")
+    assert (agent.node, agent.now_ms, agent.limit_ms) == ("a", 40.0, LIMITS.silent_ms)
     assert paths["rescue", "a"].now_ms == 100.0
 
 

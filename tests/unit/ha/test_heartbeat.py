@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from support.fakeclock import FakeClock
 from support.fakes import FakeHost, FakeVM, fake_vm, make_spec
 
 from coloctl.colo.checkpoint import CheckpointStats
+from coloctl.ha.analysis import diagnose
 from coloctl.ha.heartbeat import AWAKE_MAX, Heartbeat
 from coloctl.ha.link import CLEAN_MS, LOOK_EVERY
-from coloctl.ha.probes import COMMAND_EVERY, Context
+from coloctl.ha.probes import COMMAND_EVERY, QUIET_MS, Context
 from coloctl.host.delivery import TcpConnection
-from coloctl.model.observation import Life, Observation
+from coloctl.host.records import Contact
+from coloctl.model.observation import Diagnosis, Life, Observation
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
 from coloctl.vm import VM
@@ -166,6 +169,97 @@ def test_a_silent_process_is_busy_while_it_uses_cpu_time_and_not_for_ever_after(
         window = round(seen.limits.silent_ms / BEAT_MS)
         assert (await heart.beat(window - 1)).nodes["a"].busy
         assert not (await heart.beat(2)).nodes["a"].busy
+
+    play(story)
+
+
+SLOW_MS = 500.0
+
+
+def test_what_the_way_to_a_machine_takes_is_no_silence_of_its_qemu() -> None:
+    async def story(heart: Heart) -> None:
+        heart.b.host.move(Contact.CONNECTED, round_trip_ms=SLOW_MS)
+        await heart.whole_turn()
+        heart.hang(heart.b, road=1)
+        beats = round(SLOW_MS / BEAT_MS)
+        seen = await heart.beat(beats)
+        assert seen.nodes["b"].rescue_silent_ms == 0
+        assert seen.nodes["b"].agent_delay_ms == SLOW_MS
+        # A way that is quicker again does not turn the wait so far into a silence.
+        heart.b.host.move(Contact.CONNECTED, round_trip_ms=1.0)
+        seen = await heart.beat(4)
+        assert seen.nodes["b"].rescue_silent_ms <= 4 * BEAT_MS
+        seen = await heart.beat(10)
+        assert 10 * BEAT_MS <= seen.nodes["b"].rescue_silent_ms <= 14 * BEAT_MS
+        assert seen.nodes["b"].agent_silent_ms == 0
+        assert seen.nodes["b"].life is Life.ALIVE
+        heart.thaw(heart.b)
+        await heart.beat(5)
+        assert not silences(await heart.beat())
+        heart.hang(heart.b, road=1)
+        assert (await heart.beat(6)).nodes["b"].rescue_silent_ms > 0
+
+    play(story)
+
+
+@pytest.mark.parametrize("contact", [Contact.CONNECTED, Contact.LOST])
+def test_an_agent_that_reports_nothing_is_its_own_silence_and_none_of_its_qemu(
+    contact: Contact,
+) -> None:
+    async def story(heart: Heart) -> None:
+        host = heart.b.host
+        host.move(Contact.CONNECTED)
+        await heart.whole_turn()
+        assert (await heart.beat()).nodes["b"].agent_silent_ms == 0
+        assert (await heart.beat()).nodes["a"].agent_silent_ms is None
+        host.move(contact, silent=True)
+        heart.hang(heart.b, road=0)
+        heart.hang(heart.b, road=1)
+        seen = await heart.beat(200)
+        b = seen.nodes["b"]
+        assert b.life is Life.UNKNOWN
+        assert b.agent_silent_ms == 199 * BEAT_MS  # it had reported at the first
+        assert b.rescue_silent_ms < QUIET_MS and b.command_silent_ms < QUIET_MS
+        assert diagnose(replace(seen, link_silent_ms=0.0)).diagnosis is Diagnosis.UNKNOWN
+        host.move(Contact.CONNECTED)
+        seen = await heart.beat(2)  # what was asked before is still on its way
+        assert seen.nodes["b"].life is Life.ALIVE
+        assert seen.nodes["b"].agent_silent_ms == 0
+        assert diagnose(seen).diagnosis is Diagnosis.HEALTHY
+        heart.thaw(heart.b)
+        await heart.whole_turn()
+        assert not silences(await heart.beat())
+
+    play(story)
+
+
+def test_checkpoints_that_are_not_seen_are_not_missed() -> None:
+    async def story(heart: Heart) -> None:
+        stats = CheckpointStats()
+        context = Context(Protection.COLO, stats, 100.0)
+        heart.a.host.move(Contact.CONNECTED)
+        await heart.beat(3, context)
+        heart.a.host.move(Contact.LOST)
+        assert (await heart.beat(300, context)).overdue_ms < QUIET_MS
+        stats.stop(1.0)
+        assert (await heart.beat(300, context)).held_ms < QUIET_MS
+        heart.a.host.move(Contact.CONNECTED)
+        assert (await heart.beat(30, context)).held_ms >= 29 * BEAT_MS
+
+    play(story)
+
+
+def test_a_monitor_that_was_opened_again_is_asked_and_the_old_one_is_not_awaited() -> None:
+    async def story(heart: Heart) -> None:
+        await heart.whole_turn()
+        heart.hang(heart.a, road=1)
+        assert (await heart.beat(10)).nodes["a"].rescue_silent_ms >= 5 * BEAT_MS
+        heart.a.monitor = heart.b.monitor
+        await heart.beat(3)
+        assert not silences(await heart.beat())
+        heart.thaw(heart.a)  # the old one answers now
+        for _ in range(COMMAND_EVERY):
+            assert not silences(await heart.beat())
 
     play(story)
 
