@@ -1,7 +1,7 @@
 """Read a certificate and find what stands in the way of its use, as a sentence with a hint.
 
-Called by `certs.store`, `colo.tls` and `cli.verbs.certs`. Works on PEM bytes, since a machine's
-files may lie on that machine; the time is an argument.
+Called by `certs.store`, `colo.tls`, `check.machine_there` and `cli.verbs.certs`. Works on PEM
+bytes, since a machine's files may lie on that machine; the time is an argument.
 """
 
 from __future__ import annotations

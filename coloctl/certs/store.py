@@ -1,8 +1,9 @@
 """Keep the files of a deployment's CA, and those of one machine, with mode 0600 in folders of 0700.
 
-Called by `cli.verbs.certs`, `lab.machine_store` and `chaos.run.credentials`; `colo.tls` asks for
-the folder of this machine. A CA's folder is on the machine of the person who runs the deployment;
-the folder of a machine holds three files: `ca-cert.pem`, `cert.pem` and `key.pem`.
+Called by `cli.verbs.certs`, `cli.verbs.host`, `lab.machine_store` and `chaos.run.credentials`;
+`colo.tls` and `check.machine_there` ask for the folder of this machine. A CA's folder is on the
+machine of the person who runs the deployment; the folder of a machine holds three files:
+`ca-cert.pem`, `cert.pem` and `key.pem`.
 
 Invariant: the CA's key is in no machine's folder. A key is written before its certificate: after a
 crash between the two, the pair is refused with a sentence, and `renew` mends it.

@@ -1,6 +1,7 @@
 """Examine this machine as a place for any pair.
 
-Called by `check.doctor` and `cli.verbs.doctor`; asks the kernel through `host.base` and `host.tap`.
+Called by `check.doctor`, `check.machine_there` and `cli.verbs.doctor`; asks the kernel through
+`host.base` and `host.tap`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Find out by QEMU's own image locks whether another program uses a disk image.
 
-Called by `host.local_files` before a guest starts, and by `cli.verbs.lab_goods` before an image is
-made, overwritten or deleted; `procfs` names the user. QEMU locks single bytes of an image that it
-has open (`block/file-posix.c`): 100 and above for what it does, 200 and above for what it does not
-bear from others. The kernel is asked for these locks; none is taken. `qemu-img info` without ``-U``
-would not do: it reads a raw image that a running guest writes, and reports nothing.
+Called by `host.local_files` before a guest starts, and by `cli.verbs.lab_goods` and
+`cli.verbs.lab_machines` before an image is made, overwritten or deleted; `procfs` names the user.
+QEMU locks single bytes of an image that it has open (`block/file-posix.c`): 100 and above for what
+it does, 200 and above for what it does not bear from others. The kernel is asked for these locks;
+none is taken. `qemu-img info` without ``-U`` would not do: it reads a raw image that a running
+guest writes, and reports nothing.
 """
 
 from __future__ import annotations

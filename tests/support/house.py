@@ -35,7 +35,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"model"}),
-    frozenset({"pairfile", "journal", "metrics", "certs"}),
+    frozenset({"pairfile", "journal", "metrics", "certs", "hostlist"}),
     frozenset({"qmp", "machine", "host", "lab", "nbd"}),
     frozenset({"asked", "vm", "vm_open"}),
     frozenset({"colo"}),

@@ -63,6 +63,7 @@ VERBS: Mapping[str, Mapping[str, Verb]] = {
         "probe": Verb("probe", "Find out whether COLO works with a QEMU here."),
         "doctor": Verb("doctor", "Check every precondition of a pair by name."),
         "completion": Verb("completion", "Print a shell's completion script."),
+        "host": Verb("host", "Add, list, check and remove the machines of pairs."),
         "certs": Verb("certs", "Make the certificates that encrypt a pair on two machines."),
         "schema": Verb("schema", "Dump, check and compare QMP schemas."),
         "agent": Verb("agent", "Serve this machine to a supervisor on another one."),

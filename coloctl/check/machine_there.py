@@ -1,0 +1,138 @@
+"""Examine a machine as a place for the node of a pair, through the host layer: here or over ssh.
+
+Called by `cli.verbs.host`. `check.link` measures the link to another one, `colo.inspect` the
+accelerators, and `certs.read` reads the certificate.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from coloctl.certs import read, store
+from coloctl.check import link
+from coloctl.check.finding import Precondition, Severity, guarded
+from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib
+from coloctl.clock import CLOCK
+from coloctl.colo.inspect import kvm_trial
+from coloctl.colo.tls import DISTANT_FOLDER, FILE_BYTES
+from coloctl.errors import ColoctlError
+from coloctl.host.base import Host
+from coloctl.host.records import Contact
+from coloctl.host.tap import TUN_NODE
+from coloctl.vm import inspect
+
+#: Certificates, records and logs of two machines are compared by their clocks.
+CLOCK_WARNING_S = 1.0
+CLOCK_ERROR_S = 60.0
+
+_QEMU = "qemu-system-x86_64"
+
+
+async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> list[Precondition]:
+    """Find all that is to report about the machine called ``name``; changes nothing there."""
+    return [
+        *await guarded("agent", _agent(host)),
+        *await guarded("kernel", _kernel(host)),
+        *await guarded("clock", _clock(host)),
+        *await guarded("qemu", _qemu(host)),
+        *await guarded("tun", _tun(host)),
+        *await guarded("memory", _memory(host)),
+        *await guarded("certificate", _certificate(host, name, addresses)),
+    ]
+
+
+async def examine_link(here: Host, there: Host, address: str) -> list[Precondition]:
+    """Report the link from one machine to the other's ``address``."""
+
+    async def look() -> list[Precondition]:
+        return link.findings(here, there, await link.measure(here, there, address))
+
+    return await guarded(link.NAME, look())
+
+
+async def _agent(host: Host) -> list[Precondition]:
+    machine = host.machine
+    trip = host.reach.round_trip_ms
+    way = f", {trip:.1f} ms away over ssh" if trip else ""
+    sentence = f"{machine.name} has Python {machine.python}{way}; its agent is coloctl"
+    found = [Precondition("agent", Severity.OK, f"{sentence} {machine.version}.")]
+    if machine.euid:
+        sentence = f"coloctl works on {machine.name} as user id {machine.euid}."
+        hint = "without root there are no taps, no packet rules and no user of QEMU's own"
+        found.append(Precondition("root", Severity.WARNING, sentence, hint))
+    return found
+
+
+async def _kernel(host: Host) -> list[Precondition]:
+    done = await host.run(["uname", "-sr"], deadline_s=COMMAND_DEADLINE_S)
+    return [Precondition("kernel", Severity.INFO, f"{done.stdout.strip()}.")]
+
+
+async def _clock(host: Host) -> list[Precondition]:
+    """Compare the clocks; the answer's time on its way is halved."""
+    before = CLOCK.now()
+    done = await host.run(["date", "+%s.%N"], deadline_s=COMMAND_DEADLINE_S)
+    took_s = CLOCK.now() - before
+    off_s = float(done.stdout) - (datetime.now(UTC).timestamp() - took_s / 2)
+    doubt_s = took_s / 2
+    if abs(off_s) <= max(CLOCK_WARNING_S, doubt_s):
+        sentence = f"Its clock differs by at most {max(abs(off_s), doubt_s):.2f} s from this one's."
+        return [Precondition("clock", Severity.OK, sentence)]
+    way = "ahead of" if off_s > 0 else "slower than"
+    sentence = f"The clock of {host.machine.name} is {abs(off_s):.0f} s {way} this machine's."
+    severity = Severity.ERROR if abs(off_s) > CLOCK_ERROR_S else Severity.WARNING
+    return [Precondition("clock", severity, sentence, "`timedatectl set-ntp true` there")]
+
+
+async def _qemu(host: Host) -> list[Precondition]:
+    binary = await host.which(_QEMU)
+    if binary is None:
+        sentence = f"There is no {_QEMU} on {host.machine.name}."
+        hint = "`apt-get install qemu-system-x86 qemu-utils` there, or [node.b] qemu"
+        return [Precondition("qemu", Severity.WARNING, sentence, hint)]
+    found = await inspect(binary, host)
+    version = f"QEMU {found.version} at {binary}."
+    trial = await kvm_trial(host, binary)
+    return [
+        Precondition("qemu", Severity.OK, version),
+        Precondition("accelerator", Severity.INFO, trial.sentence),
+    ]
+
+
+async def _tun(host: Host) -> list[Precondition]:
+    if why := await host.usable(Path(TUN_NODE), os.R_OK | os.W_OK):
+        sentence = f"{TUN_NODE} on {host.machine.name} cannot be used: {why}."
+        return [Precondition("tun", Severity.WARNING, sentence, "`modprobe tun` there")]
+    return [Precondition("tun", Severity.OK, f"{TUN_NODE} opens.")]
+
+
+async def _memory(host: Host) -> list[Precondition]:
+    sentence = f"{await available_mib(host)} MiB are available."
+    return [Precondition("memory", Severity.INFO, sentence)]
+
+
+def certificate_folder(host: Host) -> Path:
+    """Return the folder of the machine's own certificate."""
+    return store.machine_dir() if host.reach.contact is Contact.HERE else DISTANT_FOLDER
+
+
+async def _certificate(host: Host, name: str, addresses: tuple[str, ...]) -> list[Precondition]:
+    file = certificate_folder(host) / store.CERT
+    content = await host.read_file(file, FILE_BYTES)
+    if content is None:
+        sentence = f"{host.machine.name} has no certificate in {file.parent}."
+        hint = f"`coloctl certs init {name}={','.join(addresses) or 'ADDRESS'}`, and copy it there"
+        return [Precondition("certificate", Severity.WARNING, sentence, hint)]
+    found = read.facts(content, f"{file} of {host.machine.name}")
+    now = datetime.now(UTC)
+    try:
+        for address in addresses or ("",):
+            read.require_usable(found, host.machine.name, name=name, address=address, now=now)
+    except ColoctlError as error:
+        return [Precondition("certificate", Severity.ERROR, error.message, error.hint or "")]
+    left = found.days_left(now)
+    severity = Severity.OK if left >= read.SOON_DAYS else Severity.WARNING
+    sentence = f"Its certificate for {name} ends in {left} days."
+    return [Precondition("certificate", severity, sentence, f"`coloctl certs renew {name}`")]

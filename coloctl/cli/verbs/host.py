@@ -1,0 +1,263 @@
+"""Define `coloctl host`: add a machine, list and check those that are known, remove one.
+
+Calls `check.machine_there` to look at a machine, `certs.store` for its certificate and `hostlist`
+for the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from coloctl.check.finding import Precondition, Severity, document, worst
+from coloctl.cli.options import format_option, pair_names
+from coloctl.cli.views import plain, render
+from coloctl.cli.views.findings import EXIT_CODES, show
+from coloctl.errors import PreconditionFailed, UsageError
+
+if TYPE_CHECKING:
+    from coloctl.host.base import Host
+    from coloctl.hostlist import ListedHost
+
+#: A machine over ssh: login, Python, and the agent's zip the first time.
+REACH_DEADLINE_S = 30.0
+_COMMAND_DEADLINE_S = 20.0
+
+
+@click.group()
+def host() -> None:
+    """Add, list, check and remove the machines that pairs run on.
+
+    A machine needs Debian or another Linux, Python 3.11 and QEMU; coloctl reaches it with your ssh,
+    as you configured it. What coloctl runs there is sent over that connection.
+    """
+
+
+@host.command(short_help="Check a machine, give it a certificate, and list it.")
+@click.argument("name")
+@click.argument("at", metavar="SSH")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="ADDR",
+    help="Its address for replication; may be given more than once.",
+)
+@click.option("--dry-run", is_flag=True, help="Only check; change nothing on either machine.")
+@format_option("pretty", "json")
+def add(*, name: str, at: str, addresses: tuple[str, ...], dry_run: bool, form: str) -> int:
+    """Check the machine NAME at ssh://[user@]name[:port], and give it what a pair needs there.
+
+    It gets a key and a certificate of the CA that is here, which is made where there is none. SSH
+    is "local" for this machine. May be repeated: what is there already stays.
+
+    \b
+    Exit codes: 0 all is well, 3 there are warnings, 1 there are errors and nothing was changed.
+    """
+    from coloctl import hostlist
+    from coloctl.certs import store
+
+    name, parsed = store.parse_machine(f"{name}={','.join(addresses)}")
+    one = hostlist.ListedHost(name, at, parsed)
+    known = hostlist.load()
+
+    async def work(there: Host) -> list[Precondition]:
+        found = await _examine(there, one, certificate=False)
+        if dry_run or worst(found) is Severity.ERROR:
+            return found
+        return [*found, await _certify(there, one)]
+
+    found = _on(one, work)
+    if not dry_run and worst(found) is not Severity.ERROR:
+        hostlist.save(known | {name: one})
+    _print(found, form)
+    if form != "json" and not dry_run and worst(found) is not Severity.ERROR:
+        click.echo("\n".join(_pair_file_lines(one)))
+    return EXIT_CODES[worst(found)]
+
+
+@host.command("list")
+@format_option("pretty", "json")
+def list_hosts(form: str) -> None:
+    """List the machines that were added; none of them is asked."""
+    from coloctl import hostlist
+
+    hosts = hostlist.load()
+    if form == "json":
+        rows = [
+            {"name": one.name, "at": one.at, "addresses": list(one.addresses)}
+            for one in hosts.values()
+        ]
+        click.echo(json.dumps({"schema": 1, "hosts": rows}))
+        return
+    if not hosts:
+        click.echo("No machine was added. `coloctl host add hv2 ssh://root@hv2` adds one.")
+    width = max(map(len, hosts), default=0)
+    for one in hosts.values():
+        click.echo(f"{one.name:{width}}  {one.at}  {' '.join(one.addresses)}".rstrip())
+
+
+@host.command(short_help="Check a machine as a place for a pair's node.")
+@click.argument("name")
+@click.option("--peer", metavar="NAME", help="Also measure the link from that machine to this one.")
+@format_option("pretty", "json")
+def check(name: str, peer: str | None, form: str) -> int:
+    """Check the machine NAME: agent, clock, QEMU, accelerator, certificate; with --peer the link.
+
+    Nothing is changed there. The link is measured for some two seconds at full speed.
+
+    \b
+    Exit codes: 0 all is well, 3 there are warnings, 1 there are errors.
+    """
+    from coloctl.check.machine_there import examine_link
+
+    one, other = _known(name), None if peer is None else _known(peer)
+    if other is not None and not one.addresses:
+        raise UsageError(
+            f"{name} has no address for replication.",
+            hint=f"`coloctl host add {name} {one.at} --address ADDRESS` gives it one",
+        )
+
+    async def work(there: Host) -> list[Precondition]:
+        found = await _examine(there, one, certificate=True)
+        if other is not None:
+            async with _opened(other) as far:
+                await far.ready(REACH_DEADLINE_S)
+                found += await examine_link(far, there, one.addresses[0])
+        return found
+
+    found = _on(one, work)
+    _print(found, form)
+    return EXIT_CODES[worst(found)]
+
+
+@host.command(short_help="Take a machine off the list, and its certificate from it.")
+@click.argument("name")
+@click.option("--keep-files", is_flag=True, help="Leave its certificate and agent there.")
+@format_option("pretty", "json")
+def remove(name: str, keep_files: bool, form: str) -> None:
+    """Remove the machine NAME from the list, and from it the certificate and the agent's zip.
+
+    Refused while a pair of this machine has a node there. Images are never touched.
+    """
+    from coloctl import hostlist
+    from coloctl.check.machine_there import certificate_folder
+
+    one = _known(name)
+    if user := _pair_on(one):
+        raise PreconditionFailed(
+            f"Pair {user} has a node on {name}.", hint=f"`coloctl stop {user}` first"
+        )
+
+    async def work(there: Host) -> list[Precondition]:
+        zips = there.machine.cache_dir / "agent"
+        argv = ["rm", "-rf", "--", str(certificate_folder(there)), str(zips)]
+        await there.run(argv, deadline_s=_COMMAND_DEADLINE_S)
+        return []
+
+    if not keep_files:
+        _on(one, work)
+    hosts = hostlist.load()
+    hosts.pop(name)
+    hostlist.save(hosts)
+    if form == "json":
+        click.echo(json.dumps({"schema": 1, "removed": name, "files_kept": keep_files}))
+    else:
+        click.echo(f"{name} is off the list{'' if keep_files else ', and so are its files there'}.")
+
+
+def _on(
+    one: ListedHost, work: Callable[[Host], Coroutine[Any, Any, list[Precondition]]]
+) -> list[Precondition]:
+    """Do ``work`` on the machine; raises `HostOutOfReach` with ssh's own reason."""
+
+    async def reached() -> list[Precondition]:
+        async with _opened(one) as there:
+            await there.ready(REACH_DEADLINE_S)
+            return await work(there)
+
+    return asyncio.run(reached())
+
+
+def _opened(one: ListedHost) -> Any:
+    from coloctl.host import open_host
+
+    return open_host(one.at)
+
+
+async def _examine(there: Host, one: ListedHost, *, certificate: bool) -> list[Precondition]:
+    from coloctl.check.machine_there import examine_host
+
+    found = await examine_host(there, one.name, one.addresses)
+    return [each for each in found if certificate or each.name != "certificate"]
+
+
+async def _certify(there: Host, one: ListedHost) -> Precondition:
+    """Give the machine its certificate; raises `PreconditionFailed`."""
+    from datetime import UTC, datetime
+
+    from coloctl.certs import store
+    from coloctl.check.machine_there import certificate_folder
+
+    authority, now = store.Authority(store.authority_dir()), datetime.now(UTC)
+    if not authority.exists():
+        authority.make(now)
+    made = authority.provide(one.name, one.addresses, now)
+    place = certificate_folder(there)
+    await there.make_private(place)
+    for name in (store.CA_CERT, store.KEY, store.CERT):
+        await there.put(place / name, (made.folder / name).read_bytes(), 0o600)
+    sentence = f"Its certificate for {one.name} ends on {made.facts.until:%Y-%m-%d}: {place}."
+    return Precondition("certificate", Severity.OK, sentence)
+
+
+def _known(name: str) -> ListedHost:
+    """Return a machine of the list; raises `UsageError`."""
+    from coloctl import hostlist
+
+    hosts = hostlist.load()
+    if name not in hosts:
+        listed = ", ".join(hosts) or "none"
+        raise UsageError(
+            f"No machine is called {name} here.",
+            hint=f"known: {listed}; `coloctl host add {name} ssh://root@{name}` adds it",
+        )
+    return hosts[name]
+
+
+def _pair_on(one: ListedHost) -> str | None:
+    """Find a pair of this machine with a node on that one."""
+    from coloctl import paths
+    from coloctl.errors import ColoctlError
+    from coloctl.supervisor.started import remembered
+
+    for pair in pair_names():
+        try:
+            started = remembered(paths.pair_dir(pair))
+        except ColoctlError:  # a damaged folder names no machine
+            continue
+        if started and any(node.host == one.at for node in started.pair.nodes.values()):
+            return pair
+    return None
+
+
+def _print(found: list[Precondition], form: str) -> None:
+    if form == "json":
+        plain.print_json(document(found))
+    else:
+        show(found, render.console())
+
+
+def _pair_file_lines(one: ListedHost) -> list[str]:
+    """Format what a pair file needs for a node on that machine."""
+    lines = ["", "In a pair file:", "", "[node.b]", f'host = "{one.at}"']
+    lines += [f'address = "{one.addresses[0]}"'] if one.addresses else []
+    if one.at != "local" and not one.at.rpartition("@")[2].removeprefix("ssh://").startswith(
+        one.name
+    ):
+        lines += ["", "[tls]", f'names.b = "{one.name}"']
+    return lines
