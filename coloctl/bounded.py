@@ -1,9 +1,9 @@
 """Bound log files that another process appends to, without moving what is kept in them.
 
-Called by `supervisor.loop` and `host.local_files` for the logs and consoles of a pair, by
-`host.agent.stay` for its own, and by `control.daemon.watcher` while there is no supervisor.
-Invariant: a byte keeps its offset in the file for as long as it is kept, so that "since the guest
-began to boot" stays one number. Standard library only, because the watcher imports it.
+Called by `supervisor.loop`, `supervisor.machines` and `host.local_files` for the logs and consoles
+of a pair, by `host.agent.stay` for its own, and by `control.daemon.watcher` while there is no
+supervisor. Invariant: a byte keeps its offset in the file for as long as it is kept, so that "since
+the guest began to boot" stays one number. Standard library only, because the watcher imports it.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ _NO_HOLES = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODE
 
 def pair_logs(folder: Path) -> tuple[Path, ...]:
     """Return the logs in the folder of a pair that grow without a bound of their own."""
-    nodes = (folder / node / name for node in ("a", "b") for name in ("console.log", "qemu.log"))
-    return (folder / "supervisor.log", *nodes)
+    return (folder / "supervisor.log", *node_logs(folder / "a"), *node_logs(folder / "b"))
+
+
+def node_logs(rundir: Path) -> tuple[Path, ...]:
+    """Return the logs in the folder of one node."""
+    return (rundir / "console.log", rundir / "qemu.log")
 
 
 def bound_all(paths: Iterable[Path], *, limit: int = LIMIT, keep: int = KEEP) -> int:

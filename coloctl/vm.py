@@ -201,6 +201,15 @@ class VM:
         monitor = await open_monitor(node, host, process, sockets, record)
         return cls(node, host, process, monitor, rundir)
 
+    async def reopen(self, sockets: Mapping[str, Path], *, record: Recorder | None) -> None:
+        """Open both monitors again, because those that were open are lost with their host's agent.
+
+        What is left of the old ones is closed before: QEMU serves one connection at a time. Raises
+        `Unreachable` when the process ends before they answer, else as `Session.open`.
+        """
+        await self.monitor.aclose()
+        self.monitor = await open_monitor(self.node, self.host, self.process, sockets, record)
+
     async def execute(self, command: qmp.Command, deadline_s: float = 5.0) -> Any:
         """Return the answer of the command monitor."""
         return await self.monitor.execute(command, deadline_s)

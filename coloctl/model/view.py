@@ -75,6 +75,7 @@ class NodeView:
     impairments: tuple[Degradation, ...] = ()
     merge: Merge = Merge.NONE
     qemu_version: str = ""
+    reach: str = ""  #: why its machine cannot be asked just now, a sentence; empty: it can
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
 
     @property
@@ -82,6 +83,8 @@ class NodeView:
         """The state of the node for people: QEMU's run state, or why there is none."""
         if self.presence is not Presence.ALIVE:
             return self.presence
+        if self.reach:
+            return "out of reach"
         if Degradation.MONITOR in self.impairments:
             return "not answering"
         return self.run_state or "starting"

@@ -15,11 +15,12 @@ from collections.abc import Callable
 
 from coloctl.errors import ColoctlError, PairBusy
 from coloctl.model.observation import Diagnosis
-from coloctl.model.pair import Role
+from coloctl.model.pair import Role, other
 from coloctl.model.protection import Protection
 from coloctl.model.view import Merge
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch, merge
+from coloctl.supervisor.acts.left import sentence
 from coloctl.supervisor.beside import LATELY_S
 from coloctl.supervisor.state import PairState
 
@@ -62,10 +63,14 @@ class AutoReprotect:
             return
         if self._task is not None and not self._task.done():
             return
-        if obstacle := self._obstacle() or self._diverges():
+        if obstacle := self._obstacle() or self._out_of_reach() or self._diverges():
             state.exposure = obstacle
         elif state.clock.now() >= self._not_before_s and not (state.act or state.ending):
             self._task = self._spawn(self._protect())
+
+    def soon(self) -> None:
+        """Try again at the next tick: what was waited for has come."""
+        self._failed, self._not_before_s = 0, 0.0
 
     def end(self) -> None:
         """Cancel the attempt under way."""
@@ -94,6 +99,16 @@ class AutoReprotect:
         if state.finding.diagnosis is not Diagnosis.HEALTHY:
             return f"It is protected again when this is over: {state.finding.sentence()}"
         return ""
+
+    def _out_of_reach(self) -> str:
+        """Return why the machine of the next secondary cannot take it now; a sentence."""
+        state, primary = self.state, self.state.seat_of(Role.PRIMARY)
+        if state.left:
+            return f"It is protected again after that: {sentence(state)}"
+        host = state.ground.hosts[other(primary.name)] if primary is not None else None
+        if host is None or not host.reach.out:
+            return ""
+        return f"It is protected again when {host.name} answers: {host.reach.why}"
 
     def _diverges(self) -> str:
         """Return why the next secondary waits, where several have diverged lately; a sentence."""

@@ -25,6 +25,7 @@ from coloctl.model.observation import Life
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import leftovers
+from coloctl.supervisor.pair_hosts import REACH_WAIT_S
 from coloctl.supervisor.reconcile import ABSENT, FoundQemu, KnownQemu
 from coloctl.vm import VM, Recorder
 
@@ -117,7 +118,7 @@ async def _asked(
     identity = launch.identity
     host, rundir = ground.hosts[node], ground.rundir(node)
     sockets = monitor_sockets(rundir)
-    await host.ready(leftovers.REACH_WAIT_S)
+    await host.ready(REACH_WAIT_S)
     process = await host.adopt(identity, node=node, leader=launch.leader, sockets=sockets.values())
     if process is None or not process.alive():  # of the latter a wrapper may be left
         gone = LostMonitor(node, "it is gone")

@@ -73,6 +73,15 @@ class HeartbeatDriver:
                 log.error("The heartbeat failed and is started again", exc_info=error)
                 await asyncio.sleep(1)
 
+    def renew(self, node: NodeName) -> None:
+        """Observe ``node`` by its new monitors, and the link by new ends; the old ones are lost."""
+        if self._attended.pop(node, None) is not None:
+            self._heartbeat.leave(node)
+        if self._link is not None:
+            self._link.cancel()
+            self._link = None
+            self._heartbeat.unwatch()
+
     def settled(self) -> None:
         """Note that a guest that was reset has booted."""
         self._heartbeat.settled()

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,25 +25,19 @@ from coloctl import paths, procfs
 from coloctl.colo import guard, taps
 from coloctl.errors import ColoctlError, FencingFailed, HostOutOfReach, PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
-from coloctl.host import open_host
 from coloctl.host.base import DeathProof, Host, Identity
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
 from coloctl.model.event import Record
-from coloctl.model.pair import NODES, NodeName, PairSpec, Role
+from coloctl.model.pair import NODES, Role
 from coloctl.model.wires import Wires
-from coloctl.supervisor.started import SOURCE, remembered
+from coloctl.supervisor.pair_hosts import Hosts, opened, require_reach, rundir, started_pair
+from coloctl.supervisor.started import SOURCE
 
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
-
-#: How long another machine may take to be reached, seconds: ssh gives a silent one up after 10 s,
-#: and takes 24 s where each round trip takes 2 s.
-REACH_WAIT_S = 30.0
-
-Hosts = Mapping[NodeName, Host]
 
 
 @dataclass(frozen=True)
@@ -71,44 +65,6 @@ def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
             first = Identity.from_json(data[event.LEADER]) if event.LEADER in data else None
             found[who] = Leftover(record.node, str(data[event.LAUNCHED]), who, first)
     return tuple(found.values())
-
-
-@contextlib.asynccontextmanager
-async def opened(folder: Path, *, dial: bool = True) -> AsyncIterator[Hosts]:
-    """Open the hosts of the pair in ``folder``; with ``dial``, wait for those that can be reached.
-
-    Where the folder does not hold what the pair was started with, both are this machine. So is a
-    network namespace that is gone: the processes in it are of this kernel all the same.
-    """
-    pair = _pair(folder)
-    hosts: dict[str, Host] = {}
-    try:
-        for node in NODES:
-            name = pair.nodes[node].host if pair else "local"
-            if name not in hosts:
-                try:
-                    hosts[name] = open_host(name)
-                except PreconditionFailed:
-                    hosts[name] = open_host("local")
-        if dial:
-            await asyncio.gather(*map(_dialled, hosts.values()))
-        yield {node: hosts[pair.nodes[node].host if pair else "local"] for node in NODES}
-    finally:
-        for host in hosts.values():
-            await host.aclose()
-
-
-async def _dialled(host: Host) -> None:
-    with contextlib.suppress(HostOutOfReach):
-        await host.ready(REACH_WAIT_S)
-
-
-def _pair(folder: Path) -> PairSpec | None:
-    """Return the pair of ``folder`` as it was started; None where that cannot be read."""
-    with contextlib.suppress(ColoctlError):
-        started = remembered(folder)
-        return started.pair if started else None
-    return None
 
 
 def find(folder: Path, *, dial: bool = True) -> tuple[Leftover, ...]:
@@ -165,8 +121,8 @@ async def _looked_for(one: Leftover, folder: Path, hosts: Hosts) -> Leftover | N
 
 async def _with_sockets(one: Leftover, folder: Path, hosts: Hosts) -> Leftover:
     """Return ``one`` with whether its monitors still have their place."""
-    host = _host(one, hosts)
     try:
+        host = _host(one, hosts)
         sockets = monitor_sockets(rundir(folder, host, one.node)).values()
         missing = [await host.usable(path, os.F_OK) for path in sockets]
     except HostOutOfReach as error:
@@ -175,17 +131,13 @@ async def _with_sockets(one: Leftover, folder: Path, hosts: Hosts) -> Leftover:
 
 
 def _host(one: Leftover, hosts: Hosts) -> Host:
-    return next(host for node, host in hosts.items() if node == one.node)
+    """Return the host of ``one``; raises `HostOutOfReach` for one that was not or cannot be asked.
 
-
-def rundir(folder: Path, host: Host, node: str) -> Path:
-    """Return where ``host`` has the sockets of ``node`` for the pair in ``folder`` of this machine.
-
-    Raises `HostOutOfReach` for a host that was never reached.
+    A host that was not dialled would be dialled by the first question.
     """
-    machine = host.machine
-    here = machine.state_dir == paths.state_dir()
-    return (folder if here else machine.pair_dir(folder.name)) / node
+    host = next(host for node, host in hosts.items() if node == one.node)
+    require_reach(host)
+    return host
 
 
 def without_folder() -> list[str]:
@@ -248,6 +200,7 @@ async def running_in(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     found: dict[Identity, Leftover] = {}
     for node in NODES:
         with contextlib.suppress(HostOutOfReach):
+            require_reach(hosts[node])
             sockets = monitor_sockets(rundir(folder, hosts[node], node)).values()
             holding = await hosts[node].holders(tuple(sockets))
             for stray in (one for some in holding.values() for one in some):
@@ -313,7 +266,7 @@ async def close_taps(folder: Path, hosts: Hosts) -> None:
     As far as its pair file can be read and its hosts can be reached. A tap that a process holds is
     a living guest's, under another state folder, and stays up.
     """
-    if (pair := _pair(folder)) is None:
+    if (pair := started_pair(folder)) is None:
         return
     for node in NODES:
         host = hosts[node]

@@ -39,6 +39,7 @@ from coloctl.supervisor.auto_reprotect import AutoReprotect
 from coloctl.supervisor.contrast import Contrasting
 from coloctl.supervisor.heartbeat_driver import HeartbeatDriver
 from coloctl.supervisor.held import Held
+from coloctl.supervisor.machines import MachineWatch
 from coloctl.supervisor.pacing import Pacing
 from coloctl.supervisor.reactor import Reactor
 from coloctl.supervisor.seat import Seat
@@ -78,6 +79,13 @@ class Supervisor:
         self._settling = Settling(state, self._spawn, self._driver.settled)
         self._contrast = Contrasting(state, self._spawn)
         self._taps = TapWatch(state)
+        self._machines = MachineWatch(
+            state,
+            self.watch,
+            renew=self._driver.renew,
+            missed=self.missed,
+            back=self._auto_reprotect.soon,
+        )
         state.beside.settle = self._contrast.settle
         self.verifying = Verifying(state, self._spawn)
         state.beside.tidy = self.verifying.tidy
@@ -90,6 +98,7 @@ class Supervisor:
             tidying = self._tasks.create_task(self._bound_logs())
             tending = self._tasks.create_task(self._tend())
             asking = self._tasks.create_task(acts.keep_asking(self.state))
+            attending = self._tasks.create_task(self._machines.run())
             reading = self._tasks.create_task(certificates.keep_reading(self.state))
             while not until.is_set():
                 await asyncio.gather(
@@ -108,6 +117,7 @@ class Supervisor:
             beating.cancel()
             tidying.cancel()
             asking.cancel()
+            attending.cancel()
             reading.cancel()
             comparing.cancel()
             self._contrast.end()

@@ -103,6 +103,11 @@ class PairState(ActUnderWay):
         self.protection_wanted = wanted
 
     @property
+    def reason(self) -> str:
+        """The reason of the state, as it is shown."""
+        return self._reason
+
+    @property
     def adaptive(self) -> bool:
         """True where the pair chooses its checkpoint delay itself."""
         return self.spec.checkpoint.mode is CheckpointMode.ADAPTIVE

@@ -335,6 +335,25 @@ class FakeHost(Host):
     def name(self) -> str:
         return f"netns:host-{self._node}"
 
+    async def kill(
+        self,
+        identity: Identity,
+        *,
+        node: str,
+        deadline_s: float,
+        leader: Identity | None = None,
+        sockets: Collection[Path] = (),
+    ) -> DeathProof:
+        try:
+            await self.answer()
+        except HostOutOfReach as error:
+            raise FencingFailed(node, error.message, out_of_reach=True) from None
+        self._log.append(f"{self._node}: process {identity.pid} ended")
+        return DeathProof(identity.pid, identity.start_time, "sigkill", 0.0, None)
+
+    async def keep_bounded(self, paths: Collection[Path]) -> None:
+        self._require_reach()
+
     async def read_tail(self, path: Path, lines: int = 20) -> str:
         self._require_reach()
         return ""
@@ -417,12 +436,15 @@ class FakeHost(Host):
         yield Watch()
 
     async def identify(self, path: Path) -> DiskIdentity:
+        await self.answer()
         return DiskIdentity(f"file:{path}")
 
     async def read_file(self, path: Path, limit: int) -> bytes | None:
+        await self.answer()
         return self.files.get(path)
 
     async def write_durably(self, path: Path, content: bytes, *, make_folder: bool = False) -> None:
+        await self.answer()
         self.files[path] = content
         self._log.append(f"{self._node}: {path.name} = {content.decode().strip()}")
 

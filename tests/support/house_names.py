@@ -57,9 +57,7 @@ def _kills(within: ast.AST, function: str) -> Iterator[tuple[str, int]]:
 NAMED_OUTSIDE: Mapping[str, str] = {}
 
 #: Modules that came before what uses them, each with its user. Whoever lands that removes the line.
-WAITING: Mapping[str, str] = {
-    "coloctl.supervisor.acts.left.finish": "supervisor.machines",
-}
+WAITING: Mapping[str, str] = {}
 
 #: Rooms for the programs of users and for pytest.
 PUBLIC = frozenset({"api", "pytest_plugin"})

@@ -20,6 +20,7 @@ from coloctl import paths, wholefile
 from coloctl.control.listener import listen, served
 from coloctl.control.server import ControlServer
 from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.host.records import Contact
 from coloctl.journal import Journal
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
@@ -110,6 +111,7 @@ class Home:
             path.exists()
             for node in NODES
             if state.seats[node].vm is not None
+            and state.ground.hosts[node].reach.contact is Contact.HERE
             for path in monitor_sockets(self._folder / node).values()
         ):
             said += (

@@ -30,6 +30,7 @@ from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftovers import JOURNAL
 from coloctl.supervisor.loop import Supervisor
+from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.started import Started, write
 from coloctl.supervisor.state import Emit, PairState
 
@@ -110,7 +111,7 @@ async def _ground(spec: PairSpec, folder: Path, facts: Facts | None) -> Ground:
             with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
                 write(folder, Started(spec, ground.facts))
     except BaseException:
-        async with leftovers.opened(folder, dial=False) as hosts:
+        async with opened(folder, dial=False) as hosts:
             if not await leftovers.living(folder, hosts):
                 leftovers.discard(folder)
         raise

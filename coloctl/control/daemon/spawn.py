@@ -29,6 +29,7 @@ from coloctl.journal import replay
 from coloctl.model.event import Kind
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
+from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.started import Started, remember, remembered
 
 LOG = "supervisor.log"
@@ -143,7 +144,7 @@ async def end_stale(name: str) -> list[DeathProof]:
 
 
 async def _end_in(folder: Path) -> list[tuple[leftovers.Leftover, DeathProof]]:
-    async with leftovers.opened(folder) as hosts:
+    async with opened(folder) as hosts:
         return await leftovers.end(folder, hosts)
 
 

@@ -1,8 +1,9 @@
 """End a QEMU that was left behind, once its machine is back, and refuse what must wait for that.
 
-Called by `supervisor.acts.start` and `supervisor.acts.protect` before they launch a QEMU, and by
-`supervisor.acts.stop` and `supervisor.acts.failover`, which show what was left. `host.base` ends
-such a QEMU, and `colo.launch` sweeps its folder.
+Called by `supervisor.machines` when a machine is back, by `supervisor.acts.start` and
+`supervisor.acts.protect` before they launch a QEMU, and by `supervisor.acts.stop`,
+`supervisor.acts.failover` and `supervisor.auto_reprotect`, which show what was left. `host.base`
+ends such a QEMU, and `colo.launch` sweeps its folder.
 
 Invariant: a node takes no part in the pair until the QEMU that was left on it is proven gone. Each
 step may be repeated: a supervisor that is killed in between is followed by one that does them all.

@@ -141,7 +141,7 @@ async def end(state: PairState, node: NodeName, presence: Presence) -> None:
     """End what runs on ``node`` and remove what it needed, but overlays that are pending.
 
     A QEMU whose machine is out of reach is left behind, in `PairState.left`, with all that it
-    needed, until that machine is back. Raises `FencingFailed` for one
+    needed: `supervisor.machines` ends it when that machine is back. Raises `FencingFailed` for one
     within reach that would not die.
     """
     seat = state.seats[node]

@@ -94,6 +94,7 @@ DOCUMENT = {
             "merge": "none",
             "qemu_version": "11.1.3",
             "fresh_code": None,
+            "reach": "",
         },
         {
             "name": "b",
@@ -109,6 +110,7 @@ DOCUMENT = {
             "merge": "none",
             "qemu_version": "",
             "fresh_code": None,
+            "reach": "",
         },
     ],
     "checkpoints": {

@@ -26,6 +26,7 @@ from coloctl.model.pair import NodeName, Role
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.discovery import with_strays
 from coloctl.supervisor.leftovers import Leftover
+from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.started import STARTED, remembered
 
@@ -60,7 +61,7 @@ def identity(process: subprocess.Popen[bytes]) -> Identity:
 
 def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
     async def ended() -> list[tuple[Leftover, DeathProof]]:
-        async with leftovers.opened(folder) as hosts:
+        async with opened(folder) as hosts:
             return await leftovers.end(folder, hosts)
 
     return asyncio.run(ended())
@@ -68,7 +69,7 @@ def end(folder: Path) -> list[tuple[Leftover, DeathProof]]:
 
 def close_taps(folder: Path) -> None:
     async def closed() -> None:
-        async with leftovers.opened(folder) as hosts:
+        async with opened(folder) as hosts:
             await leftovers.close_taps(folder, hosts)
 
     asyncio.run(closed())
@@ -78,7 +79,7 @@ def strays(
     folder: Path, known: dict[NodeName, KnownQemu], left: dict[NodeName, KnownQemu] | None = None
 ) -> dict[NodeName, KnownQemu]:
     async def found() -> dict[NodeName, KnownQemu]:
-        async with leftovers.opened(folder) as hosts:
+        async with opened(folder) as hosts:
             return await with_strays(folder, hosts, known, left or {})
 
     return asyncio.run(found())
