@@ -118,6 +118,8 @@ async def _leave_secondary_behind(state: PairState) -> None:
     secondary = state.seat_of(Role.SECONDARY)
     if secondary is None or state.protection is not Protection.COLO:
         return
+    if secondary.vm is not None and unseen(secondary.vm):
+        return
     hosts, number = state.ground.hosts, state.generation
     await generation.keep(state.spec, hosts, secondary.name, number, Worth.DIVERGED)
 

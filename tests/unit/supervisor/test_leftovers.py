@@ -13,22 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fakes import make_spec
 from support.livings import SLEEP, forged_qemu, living_qemu
 from support.pairfiles import pair_text
 
 from coloctl import procfs
-from coloctl.errors import FencingFailed, PreconditionFailed
+from coloctl.errors import FencingFailed, HostOutOfReach, PreconditionFailed
 from coloctl.host.base import DeathProof, Identity
+from coloctl.host.local import LocalHost
 from coloctl.host.process import identity_of
+from coloctl.host.records import Contact, Reach
 from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NodeName, Role
-from coloctl.supervisor import leftovers
+from coloctl.supervisor import leftovers, pair_hosts
 from coloctl.supervisor.discovery import with_strays
 from coloctl.supervisor.leftovers import Leftover
 from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.reconcile import KnownQemu
-from coloctl.supervisor.started import STARTED, remembered
+from coloctl.supervisor.started import STARTED, Started, remember, remembered
 
 pytestmark = pytest.mark.unit
 
@@ -264,3 +267,104 @@ def test_a_wrapper_whose_qemu_has_died_is_no_new_qemu(
         qemu.wait()
         known = KnownQemu(Role.PRIMARY, dead, wrapper.identity)
         assert strays(folder, {"a": known}) == {"a": known}
+
+
+class Elsewhere(LocalHost):
+    """A host of another machine, which is out of reach until it is dialled."""
+
+    def __init__(self, *, answers: bool) -> None:
+        super().__init__()
+        self.name = "ssh://hv2"
+        self.answers = answers
+        self.dialled = 0
+        self.contact = Contact.NEVER
+
+    async def aclose(self) -> None:
+        """Stay open: a test opens it more than once."""
+
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.contact, 0.0, "No route to host." if self.dialled else "")
+
+    async def ready(self, deadline_s: float) -> None:
+        self.dialled += 1
+        if not self.answers:
+            raise HostOutOfReach("ssh://hv2 is out of reach: No route to host.")
+        self.contact = Contact.CONNECTED
+
+
+@pytest.fixture
+def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    """Node b of the pair is on another machine."""
+    host = Elsewhere(answers=False)
+    spec = make_spec()
+    nodes = {**spec.nodes, "a": replace(spec.nodes["a"], host="local")}
+    nodes["b"] = replace(spec.nodes["b"], host=host.name)
+    remember(folder, Started(replace(spec, nodes=nodes)))
+    usual = pair_hosts.open_host
+    monkeypatch.setattr(
+        pair_hosts, "open_host", lambda name: host if name == host.name else usual(name)
+    )
+    return host
+
+
+def test_of_a_machine_out_of_reach_the_latest_qemu_may_live(
+    folder: Path, qemu: subprocess.Popen[bytes], elsewhere: Elsewhere
+) -> None:
+    """Each earlier one was proven gone before the latest was launched."""
+    who = identity(qemu)
+    first, latest = (Identity(who.pid, who.start_time - back) for back in (2, 1))
+    journal_of(folder, ("b", "secondary", first), ("a", "primary", who), ("b", "secondary", latest))
+    found = leftovers.find(folder)
+    assert elsewhere.dialled == 1
+    assert [(one.node, one.identity, bool(one.doubt)) for one in found] == [
+        ("a", who, False),
+        ("b", latest, True),
+    ]
+    said = leftovers.told(folder, found)
+    assert "the primary on node a" in said and "still runs" in said
+    assert f"whether the secondary on node b (process {latest.pid}) still runs: ssh://hv2" in said
+    assert "stop web --force" in leftovers.advice(folder, found)
+    assert "--adopt" in leftovers.advice(folder, [found[1]])  # as far as that is known
+
+
+def test_what_lives_out_of_reach_is_not_forgotten_by_an_end(
+    folder: Path, qemu: subprocess.Popen[bytes], elsewhere: Elsewhere
+) -> None:
+    """What can be reached is ended; the folder, which names the rest, is to stay."""
+    with subprocess.Popen(SLEEP) as there:
+        journal_of(folder, ("a", "primary", identity(qemu)), ("b", "secondary", identity(there)))
+        with pytest.raises(FencingFailed, match=r"node b \(process \d+\) still runs") as failed:
+            end(folder)
+        assert failed.value.hint and str(folder) in failed.value.hint
+        assert qemu.wait(5) == -9 and there.poll() is None
+        elsewhere.answers = True
+        ((one, proof),) = end(folder)
+        assert (one.node, proof.pid) == ("b", there.pid)
+        assert leftovers.find(folder) == ()
+
+
+def test_a_verb_that_shows_something_dials_no_machine(
+    folder: Path, elsewhere: Elsewhere, qemu: subprocess.Popen[bytes]
+) -> None:
+    journal_of(folder, ("b", "secondary", identity(qemu)))
+    (found,) = leftovers.find(folder, dial=False)
+    assert (found.node, found.doubt) == ("b", "ssh://hv2 was not asked.")
+    assert elsewhere.dialled == 0
+    assert leftovers.find_strays(folder) == () and elsewhere.dialled == 0
+
+
+def test_a_qemu_that_was_left_behind_is_no_part_of_the_pair(folder: Path) -> None:
+    """It holds its sockets until it is ended; a supervisor that follows must not adopt it."""
+    with living_qemu(folder, "b", "-incoming", "defer") as ours:
+        left = KnownQemu(Role.SECONDARY, ours.identity)
+        assert strays(folder, {"b": left}, {"b": left}) == {}
+        assert strays(folder, {}, {"b": left}) == {}
+        assert strays(folder, {}).keys() == {"b"}
+
+
+def test_a_journal_s_qemu_out_of_reach_is_replaced_by_no_stray(
+    folder: Path, elsewhere: Elsewhere
+) -> None:
+    known = KnownQemu(Role.SECONDARY, Identity(1 << 22, 1))
+    assert strays(folder, {"b": known}) == {"b": known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,8 +42,13 @@ LET_GO = "x-colo-lost-heartbeat"
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, failover = (
+        sys.modules[f"coloctl.supervisor.acts.{name}"] for name in ("stop", "failover")
+    )
     monkeypatch.setattr(failover_book, "SILENCE_S", 0.01)
     monkeypatch.setattr(fencing, "TAP_DEADLINE_S", 0.01)
+    monkeypatch.setattr(stop, "NOTE_WAIT_S", 0.05)
+    monkeypatch.setattr(failover, "LEFT_BEHIND_S", 0.05)
 
 
 @contextlib.asynccontextmanager
