@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 
 from coloctl.colo import taps as colo_taps
-from coloctl.errors import ColoctlError
+from coloctl.errors import ColoctlError, HostOutOfReach
 from coloctl.model.event import Kind
 from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
@@ -39,7 +39,10 @@ class TapWatch:
         if (node := self._serving()) is None:
             return
         for tap in colo_taps.names(self._state.spec, node):
-            up = await self._state.ground.hosts[node].tap_is_up(tap)
+            try:
+                up = await self._state.ground.hosts[node].tap_is_up(tap)
+            except HostOutOfReach:  # `supervisor.machines` reports it
+                return
             if up or self._serving() != node:  # it was asked for meanwhile
                 self._said.pop(tap, None)
                 continue

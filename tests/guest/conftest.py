@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import sshhost
 from support.clients import guest_spec
 
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
+from coloctl.model.tls import TlsMode, TlsSpec
 
 
 @pytest.fixture
@@ -22,3 +25,21 @@ def described(
 ) -> PairSpec:
     """The lab's guest as a pair in the test's own ``lab``, with the QEMU that can do most."""
     return guest_spec(lab, guest_image, tmp_path, qemu_builds("11.1"))
+
+
+@pytest.fixture
+def ssh_hosts(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sshhost.SshHosts:
+    """The second host of the test's ``lab`` as a machine that only ssh reaches: host-b."""
+    hosts = sshhost.serve(tmp_path / "ssh", {"host-b": lab.host_b})
+    for name, value in hosts.environment.items():
+        monkeypatch.setenv(name, value)
+    return hosts
+
+
+@pytest.fixture
+def ssh_spec(described: PairSpec, ssh_hosts: sshhost.SshHosts) -> PairSpec:
+    """The lab's guest with node b on that machine; it fails over and protects itself again."""
+    nodes = {**described.nodes, "b": replace(described.nodes["b"], host="ssh://host-b")}
+    policy = replace(described.policy, auto_failover=True, auto_reprotect=True)
+    plain = TlsSpec(mode=TlsMode.OFF)
+    return replace(described, nodes=nodes, policy=policy, tls=plain)

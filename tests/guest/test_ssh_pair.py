@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import sshhost
-from support.clients import booted, clients, guest_spec
+from support.clients import booted, clients
 from support.pairs import PATIENCE_S, Stage, supervised
 
 from coloctl.chaos.checks.verdict import Validity, worst
@@ -25,7 +24,6 @@ from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
 from coloctl.model.timeline import Timeline
-from coloctl.model.tls import TlsMode, TlsSpec
 from coloctl.model.verified import VerifyOutcome
 from coloctl.supervisor import acts
 from coloctl.vm import VM
@@ -44,36 +42,6 @@ def lab() -> Iterator[Lab]:
     """A fresh one per test, because it counts checksums from its beginning."""
     with Lab.up(f"t{os.getpid()}-ssh") as lab:
         yield lab
-
-
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("s")
-
-
-@pytest.fixture
-def hosts(lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch) -> sshhost.SshHosts:
-    """The lab's second host as a machine that only ssh reaches."""
-    hosts = sshhost.serve(folder / "ssh", {"host-b": lab.host_b})
-    for name, value in hosts.environment.items():
-        monkeypatch.setenv(name, value)
-    return hosts
-
-
-@pytest.fixture
-def spec(
-    lab: Lab,
-    guest_image: guest.GuestImage,
-    folder: Path,
-    qemu_builds: Callable[[str], qemu.Build],
-    hosts: sshhost.SshHosts,
-) -> PairSpec:
-    """The lab's guest, with node b on a machine that only ssh reaches."""
-    spec = guest_spec(lab, guest_image, folder, qemu_builds("11.1"))
-    nodes = {**spec.nodes, "b": replace(spec.nodes["b"], host="ssh://host-b")}
-    policy = replace(spec.policy, auto_failover=True, auto_reprotect=True)
-    plain = TlsSpec(mode=TlsMode.OFF)
-    return replace(spec, nodes=nodes, policy=policy, tls=plain)
 
 
 async def protected(stage: Stage) -> None:
@@ -100,12 +68,12 @@ async def protected_again(stage: Stage, after: int) -> None:
 
 
 async def test_a_pair_over_ssh_does_all_that_a_pair_does(
-    spec: PairSpec, lab: Lab, folder: Path
+    ssh_spec: PairSpec, lab: Lab, tmp_path: Path
 ) -> None:
     """Each QEMU dies once, each node serves, and the clients lose nothing."""
-    async with supervised(spec) as stage:
+    async with supervised(ssh_spec) as stage:
         await protected(stage)
-        with clients(lab, folder / "history") as at_work:
+        with clients(lab, tmp_path / "history") as at_work:
             await at_work.acknowledged(20)
             await stage.checkpoints(20)
             at_s = time.monotonic()
@@ -148,13 +116,13 @@ def left_nothing(lab: Lab) -> None:
 def file(
     lab: Lab,
     guest_image: guest.GuestImage,
-    folder: Path,
+    tmp_path: Path,
     qemu_builds: Callable[[str], qemu.Build],
-    hosts: sshhost.SshHosts,
+    ssh_hosts: sshhost.SshHosts,
 ) -> Path:
     """The pair file of such a pair; the path of its disk is written as it is on that machine."""
     path = sample.write_pair(
-        folder / "web.toml",
+        tmp_path / "web.toml",
         name="web",
         lab=lab,
         guest=guest_image,
@@ -164,7 +132,7 @@ def file(
         tables={"tls": {"mode": "off"}},
     )
     text = path.read_text().replace(f"netns:{lab.host_b}", "ssh://host-b")
-    path.write_text(text.replace('b = "web-b.qcow2"', f'b = "{folder / "web-b.qcow2"}"'))
+    path.write_text(text.replace('b = "web-b.qcow2"', f'b = "{tmp_path / "web-b.qcow2"}"'))
     return path
 
 
