@@ -122,10 +122,11 @@ def colo_pair(colo_lab: Lab, colo_setting: Testbed) -> Iterator[Pair]:
     """Start the guest in the lab and protect it; after the test nothing of it is left."""
     import coloctl
     from coloctl.chaos.run import testbed
+    from coloctl.chaos.run.site import LabSite
 
     async def ready(pair: Pair) -> None:
         await pair.open()
-        await pair.ask(lambda acts: testbed.boot(colo_setting, acts.client))
+        await pair.ask(lambda acts: testbed.boot(colo_setting.name, LabSite(colo_lab), acts.client))
         await pair.protect(timeout=testbed.PROTECT_WAIT_S)
 
     with testbed.folder(colo_setting) as home:

@@ -15,6 +15,7 @@ from coloctl import pairfile, paths
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Fault as AnyKind
 from coloctl.chaos.faults.fault import Injected, NothingToHit, PairUnderTest, build
+from coloctl.chaos.run.site import LabSite
 from coloctl.control.acts import QUERY_WAIT_S, Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import LabError, NotProtected, UsageError
@@ -134,7 +135,7 @@ def _pair(name: str) -> PairUnderTest:
 
     pair = pairfile.load(Path(view().spec_path))
     assert pair.source is not None
-    return PairUnderTest(name, lab_of(pair), pair.source.parent, view, ask)
+    return PairUnderTest(name, LabSite(lab_of(pair)), pair.source.parent, view, ask)
 
 
 def lab_of(pair: PairSpec) -> Lab:

@@ -23,6 +23,7 @@ from support.views import PROTECTED
 
 from coloctl import pairfile
 from coloctl.chaos.faults.fault import PairUnderTest
+from coloctl.chaos.run.site import LabSite
 from coloctl.lab import layout, netns
 from coloctl.lab.impairment import Impairment
 from coloctl.lab.network import Lab
@@ -61,7 +62,7 @@ def pair(lab: Lab, tmp_path: Path) -> PairUnderTest:
     def ask(name: str, timeout_s: float, /, **arguments: Any) -> Any:
         raise AssertionError("a fault of a wire asks no supervisor")
 
-    return PairUnderTest("wires", lab, tmp_path, lambda: PROTECTED, ask)
+    return PairUnderTest("wires", LabSite(lab), tmp_path, lambda: PROTECTED, ask)
 
 
 def inject(

@@ -15,6 +15,7 @@ from support.smallpair import qemu_io, write_small_pair
 from coloctl import pairfile
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Ask, Fault, Injected, PairUnderTest, Setup, TargetNode, build
+from coloctl.chaos.run.site import LabSite
 from coloctl.control.daemon.spawn import spawned_supervisor
 from coloctl.lab import qemu
 from coloctl.lab.network import Lab
@@ -78,7 +79,7 @@ class RunningPair:
 
 def setup_of(folder: Path, build: qemu.Build, name: str = "fault") -> Setup:
     """Return what a preparation may change before the pair's file is written."""
-    return Setup(name, folder, cast("Lab", None), build.binary)
+    return Setup(name, folder, LabSite(cast("Lab", None)), build.binary)
 
 
 @contextlib.contextmanager

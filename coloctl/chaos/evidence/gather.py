@@ -18,12 +18,12 @@ from coloctl.chaos.evidence.audit import audit as ask_guest
 from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import Audit, Inventory, WorkloadRecord, takeovers_in
 from coloctl.chaos.run.environment import Environment
-from coloctl.chaos.run.testbed import Testbed
 from coloctl.errors import ColoctlError
 from coloctl.journal import replay
 from coloctl.lab import guest
 from coloctl.machine import image
 from coloctl.model.event import Record
+from coloctl.model.pair import NODES
 from coloctl.model.timeline import Timeline
 from coloctl.model.view import Presence
 from coloctl.pairfile import load
@@ -35,9 +35,9 @@ _BOOT_ID = re.compile(re.escape(guest.BOOT_ID_PREFIX) + r"(\S+)")
 _MISMATCH = re.compile(r"offset (\d+)")
 
 
-def boot_audit(where: Testbed) -> tuple[Audit, ...]:
+def boot_audit(around: Environment) -> tuple[Audit, ...]:
     """Read the boot id that the guest wrote to its console when it booted."""
-    console = paths.pair_dir(where.name) / "a" / "console.log"
+    console = around.site.folder(around.where.name, "a") / "console.log"
     found = _BOOT_ID.search(console.read_text(errors="replace"))
     return (Audit(time.monotonic(), found[1]),) if found else ()
 
@@ -119,7 +119,8 @@ def differences(around: Environment) -> dict[str, tuple[int, ...]] | None:
         around.listener.ask("pair-checkpoint", CHECKPOINT_WAIT_S)
         disk = load(around.pair_file).disks[0].image
         tool = image.tool(around.where.qemu)
-        argv = [str(tool), "compare", "-U", str(disk["a"]), str(disk["b"])]
+        files = [str(around.site.file(node, disk[node])) for node in NODES]
+        argv = [str(tool), "compare", "-U", *files]
         done = subprocess.run(
             argv, capture_output=True, text=True, timeout=COMPARE_DEADLINE_S, check=False
         )

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from coloctl import pairfile
 from coloctl.chaos.evidence.records import FaultResult
+from coloctl.chaos.run.site import Site
 from coloctl.chaos.scenario.tables import Params
 from coloctl.errors import NotProtected
 from coloctl.lab.network import Lab
@@ -43,7 +44,7 @@ class TargetNode(NamedTuple):
 
     name: str
     role: str
-    pid: int
+    pid: int  #: as this system numbers it
 
 
 class Ask(Protocol):
@@ -54,16 +55,21 @@ class Ask(Protocol):
 
 @dataclass(frozen=True)
 class PairUnderTest:
-    """The pair that faults act on, and its lab.
+    """The pair that faults act on, and its site.
 
     ``ask`` has a connection of its own, so that a fault which is a command of an operator may wait.
     """
 
     name: str
-    lab: Lab
+    site: Site
     home: Path  #: the folder with the pair file and its disks
     view: Callable[[], PairView]  #: asks for the pair as it is now
     ask: Ask
+
+    @property
+    def lab(self) -> Lab:
+        """The lab of the site."""
+        return self.site.lab
 
     def nodes(self, target: str) -> list[TargetNode]:
         """Return the nodes of ``target`` that have a QEMU.
@@ -71,11 +77,12 @@ class PairUnderTest:
         A node that died keeps its pid in the view until its failover is over, and is left out.
         """
         return [
-            TargetNode(node.name, str(node.role), node.pid)
+            TargetNode(node.name, str(node.role), pid)
             for node in self.view().nodes.values()
             if node.pid
             and node.presence is not Presence.DEAD
             and (target == "both" or target in (node.name, node.role))
+            and (pid := self.site.outer(node.name, node.pid))
         ]
 
     def node(self, target: str) -> TargetNode:
@@ -117,7 +124,7 @@ class Setup:
 
     name: str
     home: Path
-    lab: Lab
+    site: Site
     qemu: Path  #: the binary that the pair file names
     environment: dict[str, str] = field(default_factory=dict)  #: the supervisor's, added to ours
     images: dict[str, Path] = field(default_factory=dict)  #: per node, a folder for its images

@@ -97,7 +97,7 @@ class StrangerFault(ActedByChild[StrangerParams]):
         exports = [[address, pair.replication.nbd_port()] for address in at]
         beacons = [[address, pair.replication.heartbeat_port()] for address in at]
         given = json.dumps([addresses, exports, beacons, self.given.datagrams, NOBODY])
-        role = "host-a" if self.target == "a" else "host-b"
+        role = self.pair.lab.plan.hosts[0 if self.target == "a" else 1]
         argv = [sys.executable, "-I", "-c", PROGRAM, given]
         return Injected(
             self.start(partial(self.pair.lab.popen, where=role), argv), note=f"on {role}"

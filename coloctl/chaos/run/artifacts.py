@@ -20,6 +20,7 @@ from coloctl import paths
 from coloctl.chaos import report
 from coloctl.chaos.faults.fault import Ask
 from coloctl.chaos.run.result import RunResult
+from coloctl.chaos.run.site import Site
 from coloctl.errors import ColoctlError
 from coloctl.model.pair import NODES
 from coloctl.regular import open_regular
@@ -27,11 +28,9 @@ from coloctl.regular import open_regular
 #: One answer of a supervisor about itself.
 ANSWER_WAIT_S = 5.0
 #: Copied from the pair's own folder.
-OF_THE_PAIR = (
-    "supervisor.log",
-    "history.jsonl",
-    *(f"{node}/{log}.log" for node in NODES for log in ("qemu", "console")),
-)
+OF_THE_PAIR = ("supervisor.log", "history.jsonl")
+#: Copied from the folder of each node.
+OF_A_NODE = ("qemu.log", "console.log")
 #: Not every pair has one: it never failed over, or ran without a supervisor of its own.
 SOMETIMES = frozenset({"history.jsonl"})
 
@@ -57,7 +56,7 @@ class Artifacts:
         self.folder = folder
         self.missing: dict[str, str] = {}
 
-    def keep_pair(self, name: str, ask: Ask | None) -> None:
+    def keep_pair(self, name: str, site: Site, ask: Ask | None) -> None:
         """Keep the pair's logs, and the last messages between its supervisor and each QEMU.
 
         ``ask`` is None where no supervisor answers any more.
@@ -65,7 +64,17 @@ class Artifacts:
         for part in OF_THE_PAIR:
             self.keep_file(paths.pair_dir(name) / part, part)
         for node in NODES:
+            self._keep_logs(name, site, node)
             self._keep_recording(node, ask)
+
+    def _keep_logs(self, name: str, site: Site, node: str) -> None:
+        try:
+            folder = site.folder(name, node)
+        except ColoctlError as error:
+            self.missing |= {f"{node}/{part}": error.message for part in OF_A_NODE}
+            return
+        for part in OF_A_NODE:
+            self.keep_file(folder / part, f"{node}/{part}")
 
     def _keep_recording(self, node: str, ask: Ask | None) -> None:
         part = f"{node}/qmp.jsonl"

@@ -20,6 +20,7 @@ from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import PairUnderTest, Setup, environment_set
 from coloctl.chaos.run import testbed
+from coloctl.chaos.run.site import LabSite, Site
 from coloctl.chaos.run.testbed import STEADY_WAIT_S, Testbed
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, start_workload
@@ -37,7 +38,7 @@ class Environment:
 
     where: Testbed
     scenario: Scenario
-    lab: Lab
+    site: Site
     home: Path
     pair_file: Path
     born: SpawnedSupervisor
@@ -47,10 +48,15 @@ class Environment:
     faults: Callable[[], Sequence[FaultRecord]] = tuple  #: those that were injected so far
 
     @property
+    def lab(self) -> Lab:
+        """The lab of the site."""
+        return self.site.lab
+
+    @property
     def pair(self) -> PairUnderTest:
         """The pair as faults may touch it."""
         return PairUnderTest(
-            self.where.name, self.lab, self.home, self.listener.view, self.listener.ask
+            self.where.name, self.site, self.home, self.listener.view, self.listener.ask
         )
 
     def come(self, begins: str) -> None:
@@ -66,7 +72,7 @@ class Environment:
     def boot(self) -> None:
         """Start the guest, unprotected, and wait until it serves."""
         with self.born.connect() as client:
-            testbed.boot(self.where, client)
+            testbed.boot(self.where.name, self.site, client)
 
     def protect(self) -> None:
         """Bring the pair into COLO."""
@@ -102,7 +108,8 @@ def environment(
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
         home = stack.enter_context(testbed.folder(where))
-        setup = Setup(where.name, home, lab, where.qemu)
+        site = LabSite(lab)
+        setup = Setup(where.name, home, site, where.qemu)
         kinds = (FAULTS[fault.kind].prepare for fault in plan)
         for prepare in dict.fromkeys(one for one in kinds if one is not None):
             stack.enter_context(prepare(setup))
@@ -112,7 +119,7 @@ def environment(
             born = stack.enter_context(_supervised(where, pair_file, metrics))
         listener = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
-        around = Environment(where, scenario, lab, home, pair_file, born, listener, lan, {})
+        around = Environment(where, scenario, site, home, pair_file, born, listener, lan, {})
         stack.callback(around.kill_clients)
         yield around
 

@@ -133,7 +133,8 @@ def make(
         course.pair_file = around.pair_file.read_text(encoding="utf-8")
         with contextlib.ExitStack() as watched:
             if kept is not None:
-                watched.callback(kept.keep_pair, run.where.name, around.listener.ask)
+                name, ask = run.where.name, around.listener.ask
+                watched.callback(kept.keep_pair, name, around.site, ask)
                 if capture:
                     watched.enter_context(Capture(around.lab, kept.folder / "lan.pcap"))
             try:
@@ -197,7 +198,7 @@ def _steps(
     """Take every step from the empty environment to the evidence."""
     tell("the guest boots")
     around.boot()
-    first = gather.boot_audit(run.where)
+    first = gather.boot_audit(around)
     tell("the clients come")
     around.come("booted")
     _working(around, run.scenario.steady_state.acknowledged_min)

@@ -20,6 +20,7 @@ from typing import Any
 from coloctl import interrupts, paths
 from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.chaos.run import credentials
+from coloctl.chaos.run.site import LabSite, Site
 from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
@@ -143,7 +144,7 @@ def folder(setting: Testbed) -> Iterator[Path]:
 
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """Write the pair file of that testbed to ``home``, with a disk per node."""
-    setup = Setup(setting.name, home, standing, setting.qemu)
+    setup = Setup(setting.name, home, LabSite(standing), setting.qemu)
     again = {"policy": {"auto_reprotect": setting.circular}}
     return write_pair(setting, setup, {}, again)
 
@@ -151,7 +152,7 @@ def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
 def write_pair(
     where: Testbed, setup: Setup, guest: Mapping[str, Any], tables: Mapping[str, Any]
 ) -> Path:
-    """Write the pair file of a run as the lab describes its pairs, with ``tables`` laid over it.
+    """Write the pair file of a run as its site describes its pairs, with ``tables`` laid over it.
 
     ``guest`` are the options of `GuestImage.append_for`.
     """
@@ -160,10 +161,9 @@ def write_pair(
     own: dict[str, Any] = {"detection": where.detection} if where.detection else {}
     if where.tls:
         own["tls"] = credentials.encrypted(setup.home)
-    return sample.write_pair(
+    return setup.site.write_pair(
         path,
         name=where.name,
-        lab=setup.lab,
         guest=where.guest,
         qemu=setup.qemu,
         accel=where.accel,
@@ -182,13 +182,13 @@ def until(enough: Callable[[], bool], deadline_s: float, otherwise: str) -> None
         raise DeadlineMissed(f"{otherwise} within {deadline_s:.0f} s.")
 
 
-def boot(setting: Testbed, client: ControlClient) -> None:
-    """Start the guest and wait for its own line that it serves.
+def boot(pair: str, site: Site, client: ControlClient) -> None:
+    """Start the guest on node a and wait for its own line that it serves.
 
     Nothing has been connected to it yet.
     """
     Acts(client).start(protect=False, wait_s=BOOT_WAIT_S)
-    console = paths.pair_dir(setting.name) / "a" / "console.log"
+    console = site.folder(pair, "a") / "console.log"
 
     def serves() -> bool:
         text = console.read_text(errors="replace") if console.exists() else ""

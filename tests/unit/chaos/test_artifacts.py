@@ -12,8 +12,12 @@ from support import runs
 from coloctl.chaos import report
 from coloctl.chaos.run import artifacts
 from coloctl.chaos.run.artifacts import Artifacts
+from coloctl.chaos.run.site import LabSite
 from coloctl.chaos.workloads import history
 from coloctl.errors import Unreachable
+from coloctl.lab.network import Lab
+
+SITE = LabSite(Lab("artifacts"))
 
 
 def say(name: str, timeout_s: float, /, **arguments: Any) -> Any:
@@ -35,7 +39,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_everything_is_there_or_said_to_be_missing(tmp_path: Path, pair: str) -> None:
     kept = Artifacts(artifacts.fresh(tmp_path / "out", "kill", 7))
-    kept.keep_pair(pair, say)
+    kept.keep_pair(pair, SITE, say)
     scenario = tmp_path / "kill.toml"
     scenario.write_text('title = "kill"\n')
     outcome = runs.outcome()
@@ -76,6 +80,6 @@ def test_a_page_that_cannot_be_drawn_fails_no_run(
 def test_a_folder_that_cannot_be_written_fails_no_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     kept = Artifacts(tmp_path / "file")
-    kept.keep_pair("nobody", None)
+    kept.keep_pair("nobody", SITE, None)
     kept.finish(runs.outcome())
     assert "outcome.json" in kept.missing

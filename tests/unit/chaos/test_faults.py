@@ -30,6 +30,7 @@ from coloctl.chaos.faults import (
     supervisor,
 )
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest, Setup
+from coloctl.chaos.run.site import LabSite
 from coloctl.errors import CommandRefused, NotProtected
 from coloctl.lab.network import Lab
 from coloctl.model.view import PairView
@@ -38,7 +39,7 @@ NODES = pair_view(a=("primary", 1), b=("secondary", 0))
 
 
 def pair(home: Path = Path("/"), view: PairView = NODES, ask: Any = None) -> PairUnderTest:
-    return PairUnderTest("p", cast("Lab", None), home, lambda: view, ask)
+    return PairUnderTest("p", LabSite(cast("Lab", None)), home, lambda: view, ask)
 
 
 def inject(
@@ -203,7 +204,7 @@ def test_a_proxy_carries_bytes_and_descriptors_and_the_end() -> None:
 
 
 def setup_of(folder: Path, qemu: Path) -> Setup:
-    return Setup("p", folder, cast("Lab", None), qemu)
+    return Setup("p", folder, LabSite(cast("Lab", None)), qemu)
 
 
 def test_a_wrapped_qemu_passes_questions_through_and_has_its_tools_beside(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from support.views import pair_view
 
 from coloctl.chaos.faults.fault import NothingToHit, PairUnderTest
 from coloctl.chaos.faults.ruin import CODES, ENTRIES, ENTRY, INJECT, VECTORS
+from coloctl.chaos.run.site import LabSite
 from coloctl.errors import ColoctlError
 from coloctl.lab.network import Lab
 
@@ -67,7 +68,7 @@ class Machine:
 
     def ruin(self, **params: object) -> InjectedFault:
         view = pair_view(b=("secondary", os.getpid()))
-        pair = PairUnderTest("web", cast("Lab", None), Path("/"), lambda: view, self.ask)
+        pair = PairUnderTest("web", LabSite(cast("Lab", None)), Path("/"), lambda: view, self.ask)
         return InjectedFault(pair, "ruin", "secondary", params)
 
 

@@ -12,6 +12,7 @@ from coloctl import pairfile, paths
 from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.chaos.run import testbed
 from coloctl.chaos.run.environment import needs_services
+from coloctl.chaos.run.site import LabSite
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import Scenario, Workload
@@ -79,7 +80,7 @@ def test_the_tables_of_a_scenario_lie_over_those_of_the_testbed(
     where: Testbed, tmp_path: Path
 ) -> None:
     (images := tmp_path / "small").mkdir()
-    setup = Setup("web", tmp_path / "home", Lab("lab"), where.qemu, images={"b": images})
+    setup = Setup("web", tmp_path / "home", LabSite(Lab("lab")), where.qemu, images={"b": images})
     tables = {"detection": {"suspect_after_ms": 500}, "policy": {"auto_reprotect": False}}
     pair = pairfile.load(testbed.write_pair(where, setup, {"services": True}, tables))
     assert (pair.name, pair.checkpoint.delay_ms) == ("web", 200)
