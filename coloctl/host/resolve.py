@@ -12,6 +12,7 @@ import pwd
 import socket
 import threading
 from contextlib import suppress
+from functools import cache
 
 from coloctl.errors import PreconditionFailed
 from coloctl.model.sshaddress import SshAddress
@@ -22,11 +23,12 @@ RESOLVE_WAIT_S = 2.0
 _SSH_PORT = 22
 
 
+@cache
 def is_here(address: SshAddress) -> bool:
     """Return whether the address is this machine's: its host name, or only addresses that it has.
 
     A port of its own leads elsewhere: such ports are forwarded to containers and guests. Blocks
-    while the name is resolved, at most `RESOLVE_WAIT_S`.
+    while the name is resolved, at most `RESOLVE_WAIT_S`, once in a process.
     """
     if address.port not in {None, _SSH_PORT}:
         return False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from coloctl.clock import CLOCK, Clock
-from coloctl.errors import ColoctlError, HostOutOfReach
+from coloctl.errors import ColoctlError, HostOutOfReach, Unreachable
 from coloctl.host.agent.handles import ProcessHandle
 from coloctl.host.agent.work_files import FileWork
 from coloctl.host.agent.work_processes import ProcessWork
@@ -187,6 +187,7 @@ class RemoteHost(RemoteFiles, RemoteLinks):
     async def _look_up(self, machine: Machine) -> None:
         """Look all processes up in a session that has begun; their tokens are others then."""
         self._tokens = Tokens()
+        self._streams.clear()
         await asyncio.gather(*(process.look_up(machine) for process in self._processes))
 
     async def still_held(
@@ -216,11 +217,10 @@ class RemoteHost(RemoteFiles, RemoteLinks):
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
         """See `Host.speaker`. Raises `Unreachable`."""
+        if (number := self._streams.get(monitor)) is None:
+            raise Unreachable("A monitor hung up before its process was known.")
         return await self._contact.call(
-            WireWork.speaker,
-            deadline_s,
-            stream=self._streams[monitor],
-            deadline_s=deadline_s,
+            WireWork.speaker, deadline_s, stream=number, deadline_s=deadline_s
         )
 
     async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
