@@ -10,7 +10,6 @@ accept, or `PreconditionFailed`: no QEMU of it is launched without them, and no 
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from coloctl.colo.ground import Ground
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import tls as qemu
+from coloctl.model import sshaddress
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.tls import CLIENT, PEERS, SERVER, TlsFiles, TlsIds, TlsWire, folder
 from coloctl.qmp import command as qmp
@@ -38,7 +38,6 @@ QEMU_DEADLINE_S = 30.0
 FILE_BYTES = 256 * 1024
 #: The folder of a machine that is reached by ssh, where the pair file names none: root's.
 DISTANT_FOLDER = Path("/etc/coloctl/tls")
-_SSH = re.compile(r"ssh://(?:[^@/]*@)?(\[[^]]*\]|[^:/]+)")
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,10 @@ def name_of(spec: PairSpec, node: NodeName) -> str:
     """Return the name for which the certificate of ``node`` must be valid."""
     if named := spec.tls.names.get(node):
         return named
-    distant = _SSH.match(spec.nodes[node].host)
-    return distant[1].strip("[]") if distant else socket.gethostname().partition(".")[0]
+    host = spec.nodes[node].host
+    if host.startswith(sshaddress.SCHEME):
+        return sshaddress.parse(host).name
+    return socket.gethostname().partition(".")[0]
 
 
 async def proofs(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> dict[NodeName, Proof]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from support import sshhost
+from support.certificates import Authority
 from support.clients import guest_spec
 
 from coloctl.lab import guest, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
-from coloctl.model.tls import TlsMode, TlsSpec
+from coloctl.model.tls import TlsSpec
 
 
 @pytest.fixture
@@ -37,9 +38,17 @@ def ssh_hosts(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> sshh
 
 
 @pytest.fixture
-def ssh_spec(described: PairSpec, ssh_hosts: sshhost.SshHosts) -> PairSpec:
-    """The lab's guest with node b on that machine; it fails over and protects itself again."""
+def ssh_spec(described: PairSpec, ssh_hosts: sshhost.SshHosts, tmp_path: Path) -> PairSpec:
+    """The lab's guest with node b on that machine; it fails over and protects itself again.
+
+    A pair on two machines is encrypted by itself: each has a certificate.
+    """
     nodes = {**described.nodes, "b": replace(described.nodes["b"], host="ssh://host-b")}
     policy = replace(described.policy, auto_failover=True, auto_reprotect=True)
-    plain = TlsSpec(mode=TlsMode.OFF)
-    return replace(described, nodes=nodes, policy=policy, tls=plain)
+    ca, folders = Authority.new(), {"a": tmp_path / "here", "b": tmp_path / "host-b"}
+    for node, folder in folders.items():
+        ca.machine(folder, folder.name, described.nodes[node].address)
+    spec = replace(described, nodes=nodes, policy=policy)
+    spec = replace(spec, tls=TlsSpec(folders=folders, names={"a": "here"}))
+    assert spec.encrypted()
+    return spec
