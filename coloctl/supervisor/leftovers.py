@@ -32,7 +32,14 @@ from coloctl.model import event
 from coloctl.model.event import Record
 from coloctl.model.pair import NODES, Role
 from coloctl.model.wires import Wires
-from coloctl.supervisor.pair_hosts import Hosts, opened, require_reach, rundir, started_pair
+from coloctl.supervisor.pair_hosts import (
+    Hosts,
+    opened,
+    require_reach,
+    rundir,
+    started_pair,
+    sweep_elsewhere,
+)
 from coloctl.supervisor.started import SOURCE
 
 log = logging.getLogger(__name__)
@@ -246,6 +253,7 @@ async def end(folder: Path, hosts: Hosts) -> list[tuple[Leftover, DeathProof]]:
                 hint=f"`coloctl stop {folder.name} --force` ends it once its machine can be "
                 f"reached; if that machine is gone for good, `rm -r {folder}` forgets it",
             )
+    await sweep_elsewhere(folder, hosts)
     return proofs
 
 

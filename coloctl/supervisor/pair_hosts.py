@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from coloctl import paths
+from coloctl.colo.ground import is_here
 from coloctl.errors import ColoctlError, HostOutOfReach, PreconditionFailed
 from coloctl.host import open_host
 from coloctl.host.base import Host
@@ -82,3 +83,15 @@ def rundir(folder: Path, host: Host, node: str) -> Path:
     machine = host.machine
     here = machine.state_dir == paths.state_dir()
     return (folder if here else machine.pair_dir(folder.name)) / node
+
+
+async def sweep_elsewhere(folder: Path, hosts: Hosts) -> None:
+    """Remove the pair's folders on other machines, logs included; what cannot be reached is left.
+
+    Nothing of the pair runs any more. ``folder`` is its folder on this machine, and is left alone.
+    """
+    for host in {id(one): one for one in hosts.values()}.values():
+        with contextlib.suppress(ColoctlError):
+            there = host.machine.pair_dir(folder.name)
+            if there != folder or not is_here(host.machine):
+                await host.sweep(there, logs=True)

@@ -30,7 +30,7 @@ from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftovers import JOURNAL
 from coloctl.supervisor.loop import Supervisor
-from coloctl.supervisor.pair_hosts import opened
+from coloctl.supervisor.pair_hosts import opened, sweep_elsewhere
 from coloctl.supervisor.started import Started, write
 from coloctl.supervisor.state import Emit, PairState
 
@@ -161,6 +161,7 @@ async def _run(
         await watching
         if not service.state.running() and not service.state.left:
             journal.leave()
+            await sweep_elsewhere(service.state.ground.folder, service.state.ground.hosts)
             # While this socket still answers, no other starter takes the folder for a stale one.
             leftovers.discard(service.state.ground.folder)
         await server.aclose()

@@ -21,8 +21,9 @@ from coloctl import procfs
 from coloctl.errors import FencingFailed, HostOutOfReach, PreconditionFailed
 from coloctl.host.base import DeathProof, Identity
 from coloctl.host.local import LocalHost
+from coloctl.host.machine import this_machine
 from coloctl.host.process import identity_of
-from coloctl.host.records import Contact, Reach
+from coloctl.host.records import Contact, Machine, Reach
 from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NodeName, Role
@@ -278,6 +279,12 @@ class Elsewhere(LocalHost):
         self.answers = answers
         self.dialled = 0
         self.contact = Contact.NEVER
+        self.state_dir: Path | None = None  #: this machine's, where none is given
+
+    @property
+    def machine(self) -> Machine:
+        usual = this_machine()
+        return replace(usual, state_dir=self.state_dir or usual.state_dir)
 
     async def aclose(self) -> None:
         """Stay open: a test opens it more than once."""
@@ -368,3 +375,19 @@ def test_a_journal_s_qemu_out_of_reach_is_replaced_by_no_stray(
 ) -> None:
     known = KnownQemu(Role.SECONDARY, Identity(1 << 22, 1))
     assert strays(folder, {"b": known}) == {"b": known}
+
+
+async def test_the_folder_of_a_pair_that_has_ended_is_removed_from_another_machine(
+    folder: Path, elsewhere: Elsewhere, tmp_path: Path
+) -> None:
+    """Its logs too; that of this machine is left to its owner."""
+    elsewhere.answers = True
+    elsewhere.state_dir = tmp_path / "there"
+    there = tmp_path / "there" / folder.name
+    for log in (there / "b" / "qemu.log", folder / "a" / "qemu.log"):
+        log.parent.mkdir(parents=True)
+        log.write_text("last words\n")
+    async with opened(folder) as hosts:
+        assert await leftovers.end(folder, hosts) == []
+    assert not there.exists()
+    assert (folder / "a" / "qemu.log").exists()
