@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 #: A look at the processors is worth something after so much time in which both guests ran, seconds.
 WINDOW_S = 0.25
+#: Times that were read longer ago are not compared, seconds: since then a checkpoint may have held
+#: the guest. An agent sends them every 40 ms (`host.agent.beat`).
+FRESH_S = 0.1
 #: A processor that never rests, of its time (what it waited for a processor of the host counts, so
 #: that a busy host hides nothing); the primary's rests for half of it or more, and used a quarter
 #: of the time or less. Measured on a sound pair: 0.47 at most on both sides, within 10 % of each

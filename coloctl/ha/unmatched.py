@@ -24,6 +24,9 @@ GRACE_S, GRACE_CHECKPOINTS, GRACE_LONGEST_S = 1.0, 2, 3.0
 FREE_S = 0.5
 #: An event of the primary excuses the secondary for so long, seconds: it may run later.
 EXCUSED_S = 5.0
+#: Where events take longer than that from a guest's machine, seconds, the primary has all of its
+#: time, and this delay besides: checkpoints that are seen late prove nothing sooner.
+LATE_S = 0.1
 
 #: Lines and shapes that are remembered of one console.
 MEMORY = 20_000
@@ -75,10 +78,14 @@ class Moment:
     #: How long the primary's processors were not kept from running, by a checkpoint or a busy host,
     #: seconds from any beginning; None where that is not known.
     free_s: float | None = None
+    late_s: float = 0.0  #: an event of either guest is seen so late at most, seconds
 
     def ripe(self, now: Moment) -> bool:
-        """Return whether the primary has had its time to do the same."""
-        passed_s = now.at_s - self.at_s
+        """Return whether the primary has had its time to do the same, and it would be seen."""
+        late_s = max(self.late_s, now.late_s)
+        passed_s = now.at_s - self.at_s - late_s
+        if late_s > LATE_S:
+            return passed_s >= GRACE_LONGEST_S
         taken = now.checkpoints - self.checkpoints
         known = self.free_s is not None and now.free_s is not None
         free_s = (now.free_s or 0.0) - (self.free_s or 0.0) if known else 0.0
@@ -117,9 +124,13 @@ class UnmatchedEvents:
         self._primary_s = at_s
         self._pending.clear()
 
+    def missed(self, at_s: float) -> None:
+        """Note that events of either guest may have been missed, or may come late."""
+        self.primary("", at_s)
+
     def secondary(self, event: str, moment: Moment) -> None:
         """Note that the secondary's guest did this, by itself or by an order to its monitor."""
-        if moment.at_s - self._primary_s >= EXCUSED_S:
+        if moment.at_s - self._primary_s >= EXCUSED_S + moment.late_s:
             self._pending.append((event, moment))
 
     def judge(self, now: Moment) -> None:

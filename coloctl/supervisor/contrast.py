@@ -2,25 +2,26 @@
 
 Called by `supervisor.loop` at every event of either QEMU and once a second. Compared are QEMU's
 events of the guests, both consoles, the scheduler's record of the threads that are the guests'
-processors (`host.threads`), and checkpoints that came early. `ha.divergence` decides what follows.
+processors (`host.base.Process.worked`), and checkpoints that came early. `ha.divergence` decides
+what follows.
 
 Invariants: no evidence of an earlier secondary counts against the present one. A proven divergence
-holds for the life of that secondary, also when a checkpoint has made its guest equal again.
+holds for the life of that secondary, also when a checkpoint has made its guest equal again. Nothing
+counts that is seen of one guest while the machine of either is out of reach, or reports late.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from coloctl.clock import Clock
-from coloctl.errors import MonitorError
+from coloctl.errors import HostOutOfReach, MonitorError
 from coloctl.ha.divergence import next_unmatched, proofs
-from coloctl.ha.processors import SUSPECT_UNMATCHED, ProcessorLoad, Worked
-from coloctl.ha.unmatched import GUEST_EVENTS, Moment, UnmatchedEvents, UnmatchedLines
-from coloctl.host import threads
+from coloctl.ha.processors import SUSPECT_UNMATCHED
+from coloctl.ha.unmatched import GUEST_EVENTS
 from coloctl.model import event as records
 from coloctl.model.event import Kind
 from coloctl.model.observation import Contrast
@@ -29,125 +30,16 @@ from coloctl.model.view import Presence
 from coloctl.qmp import command as qmp
 from coloctl.qmp.session import Event
 from coloctl.supervisor import cpu_sampling
+from coloctl.supervisor.compared import ComparedGuests
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
-from coloctl.vm import VM
 
-#: Bytes read of one console in one second; a guest that writes more is not followed.
-CONSOLE_BYTES = 256 * 1024
-#: Bytes read of the primary's console from before the session.
-BEFORE_BYTES = 1 << 20
+log = logging.getLogger(__name__)
+
 #: How often the consoles are read at most, by checkpoints, seconds.
 READ_S = 0.1
 #: The time until an undecided sign is decided, and how often it is asked, seconds.
 SETTLE_S, SETTLE_PERIOD_S = 5.0, 0.25
-
-
-class _Follower:
-    """Reads whole lines of one console as they come."""
-
-    def __init__(self, vm: VM, offset: int) -> None:
-        self._vm, self._offset, self._rest = vm, offset, b""
-
-    async def read(self) -> tuple[list[bytes], bool]:
-        """Return the lines since the last call, and whether some were passed over.
-
-        Raises `HostOutOfReach`.
-        """
-        piece = await self._vm.console.read(self._offset, CONSOLE_BYTES)
-        data, skipped = piece.data, piece.begin > self._offset
-        self._offset = piece.begin + len(data)
-        if len(data) == CONSOLE_BYTES and piece.size > self._offset:
-            self._offset, skipped = piece.size, True
-        *lines, rest = ((b"" if skipped else self._rest) + data).splitlines(keepends=True) or [b""]
-        if rest.endswith((b"\n", b"\r")):
-            lines, rest = [*lines, rest], b""
-        self._rest = b"" if skipped or len(rest) > CONSOLE_BYTES else rest
-        return lines, skipped
-
-
-class _Session:
-    """One secondary beside one primary, from their entry into COLO on."""
-
-    def __init__(self, primary: Seat, secondary: Seat, clock: Clock) -> None:
-        assert primary.vm is not None and secondary.vm is not None
-        self.primary, self.secondary = primary, secondary
-        self.vms = primary.vm, secondary.vm
-        self.looking = cpu_sampling.CpuSampling(primary, secondary, clock)
-        self.deeds, self.load = UnmatchedEvents(), ProcessorLoad()
-        self.unmatched, self.deaf = 0, False
-        self.processors: tuple[list[int], list[int]] | None = None
-        self._words = UnmatchedLines()  # touched by `read` alone, of which one runs
-        self._read_before = False
-        self._consoles = tuple(_Follower(vm, vm.process.console_bytes()) for vm in self.vms)
-        self._damage: tuple[str, ...] = ()
-        self._others, self._unmet = 0, False
-
-    def moment(self, at_s: float) -> Moment:
-        """Return that moment by the clock, by the checkpoints and by the primary's processors."""
-        stats, free_s = self.primary.stats, None
-        if self.processors is not None:
-            worked = threads.worked(self.vms[0].process.identity.pid, self.processors[0])
-            if worked:
-                free_s = at_s - stats.held_s - max(waited for _, waited in worked)
-        return Moment(at_s, stats.count, free_s)
-
-    async def read(self, moment: Moment) -> None:
-        """Read both consoles at once and compare what is new; one call at a time.
-
-        Raises `HostOutOfReach`.
-        """
-        if not self._read_before:
-            self._read_before = True
-            size = await self.vms[0].console.size()
-            before = _Follower(self.vms[0], max(0, size - BEFORE_BYTES))
-            for _ in range(BEFORE_BYTES // CONSOLE_BYTES):
-                self._words.before((await before.read())[0])
-        both = await asyncio.gather(*(one.read() for one in self._consoles))
-        await asyncio.to_thread(self._compare, moment, *both)
-
-    def _compare(
-        self, moment: Moment, one: tuple[list[bytes], bool], two: tuple[list[bytes], bool]
-    ) -> None:
-        """Compare new lines of the primary's console with those of the secondary's."""
-        words, (said, skipped), (told, _) = self._words, one, two
-        words.primary(said, moment.at_s)
-        if skipped:
-            words.missed(moment.at_s)
-        words.secondary(told, moment)
-        words.judge(moment)
-        self._damage, self._others = tuple(words.damage), words.others
-        self._unmet = words.undecided
-
-    def undecided(self) -> bool:
-        """Return whether a sign was observed that a moment will make a proof or nothing."""
-        return self.deeds.undecided or self._unmet or max(self.load.spinning, self.load.halted) > 0
-
-    def contrast(self) -> Contrast:
-        """Return the signs of this session so far."""
-        return Contrast(
-            events=tuple(self.deeds.alone),
-            lines=self._damage,
-            others=self._others,
-            spinning=self.load.spinning,
-            halted=self.load.halted,
-            deaf=self.deaf,
-            unmatched=self.unmatched,
-        )
-
-    def feed_load(self, at_s: float) -> None:
-        """Compare the processor time that both guests have used."""
-        if self.processors is None:
-            return
-        worked = []
-        for vm, tids, seat in zip(
-            self.vms, self.processors, (self.primary, self.secondary), strict=True
-        ):
-            found = threads.worked(vm.process.identity.pid, tids)
-            if found is None:
-                return
-            worked.append(Worked(at_s, seat.stats.held_s, found))
-        self.load.feed(*worked)
 
 
 class Contrasting:
@@ -156,7 +48,7 @@ class Contrasting:
     def __init__(self, state: PairState, spawn: Callable[..., asyncio.Task[None]]) -> None:
         self.state = state
         self._spawn = spawn
-        self._session: _Session | None = None
+        self._session: ComparedGuests | None = None
         self._looking: asyncio.Task[None] | None = None
         self._reading, self._read_s = False, -math.inf
 
@@ -186,7 +78,7 @@ class Contrasting:
                 self._read_s = now_s
                 self._spawn(self._read(session))
         elif event.name == "RESUME" and of_primary:
-            session.deeds.judge(session.moment(now_s))
+            session.weigh(now_s)
             self._conclude(session)
 
     async def tick(self) -> None:
@@ -194,8 +86,8 @@ class Contrasting:
         session = self._attend()
         if session is None:
             return
-        if session.processors is None:
-            await self._find_processors(session)
+        if not session.watches_processors:
+            await self._watch_processors(session)
         await self._read(session)
         self.sample()
         self._look(session, cpu_sampling.BRIEFLY)
@@ -211,13 +103,15 @@ class Contrasting:
         if not any(seat.stats.stopped_at for seat in (session.primary, session.secondary)):
             self._weigh(session)
 
-    async def _read(self, session: _Session) -> None:
-        """Compare the consoles, unless that is under way."""
-        if self._reading:
+    async def _read(self, session: ComparedGuests) -> None:
+        """Compare the consoles, unless that is under way or a machine cannot be asked."""
+        if self._reading or session.unseen():
             return
         self._reading = True
         try:
             await session.read(session.moment(self.state.clock.now()))
+        except HostOutOfReach as error:
+            log.info("The consoles could not be compared: %s", error.message)
         finally:
             self._reading = False
         self._conclude(session)
@@ -239,7 +133,7 @@ class Contrasting:
 
     # -- sessions
 
-    def _attend(self) -> _Session | None:
+    def _attend(self) -> ComparedGuests | None:
         """Return the session of the QEMUs in the seats now; a new one where they are others."""
         state = self.state
         primary, secondary = state.seat_of(Role.PRIMARY), state.seat_of(Role.SECONDARY)
@@ -247,28 +141,41 @@ class Contrasting:
         session = self._session
         if primary is None or secondary is None or len(there) < 2:
             if secondary is None or secondary.vm is None:
-                self._session, state.beside.contrast = None, Contrast()
+                self._leave()
+                state.beside.contrast = Contrast()
             return None
         if session is None or session.vms != (primary.vm, secondary.vm):
             if not secondary.diverged:
                 state.beside.contrast, state.beside.compared = Contrast(), secondary.vm
             if state.beside.unlike_of is not secondary.vm:  # it may have been compared already
                 state.beside.unlike = ()
-            self._session = session = _Session(primary, secondary, state.clock)
+            self._leave()
+            self._session = session = ComparedGuests(primary, secondary, state.clock)
         return session
 
-    async def _find_processors(self, session: _Session) -> None:
-        """Ask both QEMUs which of their threads are processors; asked again where they fail."""
+    def _leave(self) -> None:
+        """End the session, if there is one."""
+        if self._session is not None:
+            self._session.end()
+            self._session = None
+
+    async def _watch_processors(self, session: ComparedGuests) -> None:
+        """Ask both QEMUs which of their threads are processors, and watch these.
+
+        Asked again where they fail.
+        """
         try:
             found = [await vm.execute(qmp.query_cpus_fast()) for vm in session.vms]
-            one, two = ([int(cpu["thread-id"]) for cpu in cpus] for cpus in found)
+            threads = [[int(cpu["thread-id"]) for cpu in cpus] for cpus in found]
         except (MonitorError, KeyError, TypeError, ValueError):
             return
-        session.processors = one, two
+        for vm, own in zip(session.vms, threads, strict=True):
+            vm.process.watch(threads=own)
+        session.watches_processors = True
 
     # -- signs
 
-    def _count(self, session: _Session) -> None:
+    def _count(self, session: ComparedGuests) -> None:
         """Count a checkpoint that came early because the secondary sent no matching packet."""
         period_s = session.primary.stats.last_period_s
         asked = self.state.act or self.state.beside.asking  # it was no answer that forced it
@@ -281,13 +188,13 @@ class Contrasting:
             timeout_ms=self.state.spec.checkpoint.compare_timeout_ms,
         )
 
-    def _weigh(self, session: _Session) -> None:
+    def _weigh(self, session: ComparedGuests) -> None:
         """Compare the processors' load.
 
         Sample closer where the secondary's behave otherwise.
         """
         now_s = self.state.clock.now()
-        session.deeds.judge(session.moment(now_s))
+        session.weigh(now_s)
         session.feed_load(now_s)
         if session.unmatched >= SUSPECT_UNMATCHED:
             self._look(session, cpu_sampling.CLOSELY)
@@ -295,22 +202,21 @@ class Contrasting:
             self._look(session, cpu_sampling.BRIEFLY)
         self._conclude(session)
 
-    def _look(self, session: _Session, patience: int) -> None:
+    def _look(self, session: ComparedGuests, patience: int) -> None:
         """Sample the registers, unless that is under way or shows nothing now."""
         idle = self._looking is None or self._looking.done()
         eventful = session.deeds.eventful(self.state.clock.now())
-        if idle and not eventful and not session.deaf and session.processors is not None:
-            self._looking = self._spawn(self._look_at(session, session.processors, patience))
+        seen = session.watches_processors and not session.unseen()
+        if idle and not eventful and not session.deaf and seen:
+            self._looking = self._spawn(self._look_at(session, patience))
 
-    async def _look_at(
-        self, session: _Session, processors: tuple[list[int], list[int]], patience: int
-    ) -> None:
+    async def _look_at(self, session: ComparedGuests, patience: int) -> None:
         """Find processors of the secondary alone that have stopped to take interrupts."""
-        if await session.looking.deaf(processors, patience):
+        if await session.looking.deaf(patience):
             session.deaf = True
             self._conclude(session)
 
-    def _conclude(self, session: _Session) -> None:
+    def _conclude(self, session: ComparedGuests) -> None:
         """Show the contrast in the state; journal a proof, which is final."""
         state, secondary = self.state, session.secondary
         if (

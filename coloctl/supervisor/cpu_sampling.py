@@ -3,19 +3,20 @@
 Called by `supervisor.contrast`, briefly once a second and closely where something is suspected;
 asks QEMU by `qmp.command`; `ha.processors` decides what a sample proves.
 
-Invariant: no sample counts during which a checkpoint stopped the secondary, because QEMU may report
-the state before it or the one after it.
+Invariants: no sample counts during which a checkpoint stopped the secondary, because QEMU may
+report the state before it or the one after it. None counts without times of its threads that were
+read since the sample before: only they show whether a processor ran or was starved in between.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 
 from coloctl.clock import Clock
 from coloctl.errors import ColoctlError
 from coloctl.ha.processors import Processor, Stuck
-from coloctl.host import threads
 from coloctl.qmp import command as qmp
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
@@ -43,22 +44,24 @@ class CpuSampling:
         self._clock = clock
         self._seen = Stuck(), Stuck()
 
-    async def deaf(self, processors: tuple[list[int], list[int]], patience: int) -> bool:
+    async def deaf(self, patience: int) -> bool:
         """Return whether a processor of the secondary alone is proven to take no interrupt.
 
-        ``processors`` are the threads of both QEMUs. Sampling ends after ``patience`` samples in a
-        row at which each takes interrupts, or after `CLOSELY` where one did not before.
+        Both QEMUs' processes are watched, each with the threads that are processors. Sampling ends
+        after ``patience`` samples in a row at which each takes interrupts, or after `CLOSELY` where
+        one did not before.
         """
         ours, theirs = self._seen
-        well = 0
+        well, before_s = 0, -math.inf
         try:
             for _ in range(LOOKS):
                 stretch = self._stretch()
-                look = await _look(self._vms[1], processors[1])
-                if stretch is not None and stretch == self._stretch():
+                look, read_s = await _look(self._vms[1])
+                if stretch is not None and stretch == self._stretch() and read_s > before_s:
+                    before_s = self._clock.now()
                     theirs.feed(stretch, look)
                     if theirs.suspicious:
-                        ours.feed(stretch, await _look(self._vms[0], processors[0]))
+                        ours.feed(stretch, (await _look(self._vms[0]))[0])
                     if theirs.proven() - ours.seen_so(stretch):
                         return True
                     well = well + 1 if all(one.interrupts for one in look) else 0
@@ -78,11 +81,17 @@ class CpuSampling:
         return None if stats.stopped_at else stats.count
 
 
-async def _look(vm: VM, tids: list[int]) -> list[Processor]:
-    """Return the position of each processor of the guest; raises `MonitorError`."""
+async def _look(vm: VM) -> tuple[list[Processor], float]:
+    """Return the position of each processor of the guest, and when its thread's time was read.
+
+    Returns no processor where the times are not known. Raises `MonitorError`.
+    """
     text = str(await vm.execute(qmp.info_registers(), DEADLINE_S))
-    ran = threads.worked(vm.process.identity.pid, tids) or ()
+    times = vm.process.worked()
+    if times is None:
+        return [], -math.inf
+    seen = zip(_REGISTERS.findall(text), times.threads, strict=False)
     return [
         Processor(bool(int(flags, 16) & _INTERRUPTS), halt == "1", int(at, 16) >> _PAGE, ran_s)
-        for (at, flags, halt), (ran_s, _) in zip(_REGISTERS.findall(text), ran, strict=False)
-    ]
+        for (at, flags, halt), (ran_s, _) in seen
+    ], times.at_s

@@ -35,6 +35,7 @@ from coloctl.host.records import (
     Machine,
     Reach,
     Stray,
+    ThreadTimes,
 )
 from coloctl.host.watching import Beacon, Channel, Listener
 from coloctl.journal import Journal
@@ -112,6 +113,9 @@ class FakeProcess(Process):
         self.away: Callable[[], bool] = lambda: False  #: its machine does not report of it
         self.killing: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
         self.is_frozen = False
+        #: What the threads have worked that are watched, the first at least.
+        self.times: Callable[[], ThreadTimes | None] = lambda: None
+        self.threads: tuple[int, ...] = ()
 
     @property
     def identity(self) -> Identity:
@@ -147,6 +151,10 @@ class FakeProcess(Process):
 
     def watch(self, *, threads: Sequence[int] | None = None, console: Path | None = None) -> None:
         self._console = console or self._console
+        self.threads = self.threads if threads is None else tuple(threads)
+
+    def worked(self) -> ThreadTimes | None:
+        return self.times() if self.threads else None
 
     def console_bytes(self) -> int:
         return file_bytes(self._console)

@@ -19,7 +19,14 @@ from coloctl.ha.divergence import (
     next_unmatched,
     proofs,
 )
-from coloctl.ha.processors import PROOF_LOOKS, Processor, ProcessorLoad, Stuck, Worked
+from coloctl.ha.processors import (
+    FRESH_S,
+    PROOF_LOOKS,
+    Processor,
+    ProcessorLoad,
+    Stuck,
+    Worked,
+)
 from coloctl.ha.unmatched import (
     EXCUSED_S,
     FREE_S,
@@ -102,6 +109,112 @@ def test_where_nothing_keeps_the_primary_from_running_it_has_less_time() -> None
     ):
         assert not then.ripe(early)
     assert then.ripe(Moment(10.4, 5 + GRACE_CHECKPOINTS, 7.0 + FREE_S + 0.001))
+
+
+# guests on other machines
+
+#: A late machine's events and times are seen so much later: the way, and how old a report may be.
+LATENESS = st.sampled_from([0.0, 0.04, 0.5, 2.0])
+
+
+@given(
+    st.floats(-0.15, 0.15),
+    st.tuples(LATENESS, LATENESS),
+    st.floats(0.0, FRESH_S),
+    st.tuples(st.floats(0.05, 1.0), st.floats(0.0, 0.5)),
+    st.lists(st.floats(0.0, 6.0), max_size=20),
+)
+def test_events_that_are_seen_late_are_not_taken_for_the_secondarys_alone(
+    apart_s: float,
+    late: tuple[float, float],
+    lag_s: float,
+    checkpoints: tuple[float, float],
+    judged: list[float],
+) -> None:
+    """Both guests do the same 150 ms from each other at most; their events take their time."""
+    (primary_late_s, secondary_late_s), (period_s, held) = late, checkpoints
+    late_s = max(late)
+
+    def moment(at_s: float) -> Moment:
+        shown_s = at_s - primary_late_s  # of the primary's stream, which shows its checkpoints
+        count = int(shown_s / period_s)
+        read_s = at_s - lag_s
+        free_s = read_s - count * period_s * held  # a busy host only makes it less
+        return Moment(at_s, count, free_s, late_s)
+
+    primary_s, secondary_s = 10.0 + primary_late_s, 10.0 + apart_s + secondary_late_s
+    steps = [(primary_s, "P"), (secondary_s, "S"), *((10.0 + at_s, "judge") for at_s in judged)]
+    told = UnmatchedEvents()
+    for at_s, step in sorted(steps):
+        if step == "P":
+            told.primary("reset", at_s)
+        elif step == "S":
+            told.secondary("reset", moment(at_s))
+        else:
+            told.judge(moment(at_s))
+    told.judge(moment(max(primary_s, secondary_s) + GRACE_LONGEST_S + late_s))
+    assert not told.alone
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.04, 0.5, 2.0])
+def test_what_only_the_secondary_does_is_found_as_much_later_as_it_may_be_seen(
+    late_s: float,
+) -> None:
+    told = UnmatchedEvents()
+    told.secondary("panic", Moment(10.0, 5, None, late_s))
+    told.judge(Moment(10.0 + GRACE_LONGEST_S + late_s - 0.01, 5, None, late_s))
+    assert told.undecided
+    told.judge(Moment(10.0 + GRACE_LONGEST_S + late_s + 0.01, 5, None, 0.0))
+    assert list(told.alone) == ["panic"]
+
+
+def test_while_events_may_be_missed_nothing_counts_and_for_a_while_after() -> None:
+    told = UnmatchedEvents()
+    told.secondary("panic", Moment(10.0, 5))
+    told.missed(10.5)
+    assert not told.undecided
+    told.secondary("panic", Moment(10.5 + EXCUSED_S - 0.1, 9))
+    told.judge(LATER)
+    assert not told.alone
+    told.secondary("panic", Moment(10.5 + EXCUSED_S, 9))
+    told.judge(LATER)
+    assert list(told.alone) == ["panic"]
+
+
+@given(
+    st.tuples(st.floats(0.0, 1.0), st.floats(0.5, 2.0)),
+    st.tuples(st.floats(0.0, FRESH_S), st.floats(0.0, FRESH_S)),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=40, max_size=40),
+    st.tuples(st.floats(0.2, 1.0), st.floats(0.0, 0.4)),
+)
+def test_times_of_processors_that_lag_make_no_spin_and_no_halt(
+    load_of: tuple[float, float],
+    lags: tuple[float, float],
+    jitter: list[tuple[float, float]],
+    checkpoints: tuple[float, float],
+) -> None:
+    """The threads' times are as old as a report may be, and the pauses are those until now."""
+    period_s, held = checkpoints
+
+    def held_s(at_s: float) -> float:
+        whole, part = divmod(at_s, period_s)
+        return (whole + min(1.0, part / period_s / held if held else 0.0)) * period_s * held
+
+    def ran(at_s: float, share: float) -> tuple[float, float]:
+        return ((at_s - held_s(at_s)) * share, 0.0)
+
+    shares = load_of[0], min(1.0, load_of[0] * load_of[1])
+    load = ProcessorLoad()
+    for number, shaken in enumerate(jitter):
+        now_s = 10.0 + 0.1 * number
+        ended_s = now_s // period_s * period_s * held  # of pauses that have ended
+        load.feed(
+            *(
+                Worked(now_s - lag * shake, ended_s, (ran(now_s - lag * shake, share),))
+                for lag, shake, share in zip(lags, shaken, shares, strict=True)
+            )
+        )
+        assert max(load.spinning, load.halted) < PROOF_WINDOWS
 
 
 # consoles

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 from support.becoming import becomes
-from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
+from support.fakes import FakeProcess, FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import FailoverRefused, NotProtected, PreconditionFailed
 from coloctl.ha import unmatched
 from coloctl.ha.processors import PROOF_LOOKS
+from coloctl.host.records import Contact, ThreadTimes
 from coloctl.journal import replay
 from coloctl.model.event import worth_keeping
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import CheckpointSpec, NodeName, PairSpec, Policy
 from coloctl.model.protection import Protection
 from coloctl.model.view import Degradation
-from coloctl.supervisor import acts, contrast, loop, reactor
+from coloctl.supervisor import acts, loop, reactor
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.reconcile import believe
 from coloctl.supervisor.state import PairState
@@ -116,13 +117,21 @@ def registers(flags: str) -> str:
 WELL, DEAF = registers("00000246"), registers("00000046")
 
 
+#: How long ago the times of threads were read on the machine of both guests, seconds.
+lag_s = 0.0
+
+
 @pytest.fixture
 def _busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processors of both run all the time, so that nothing but their registers differs."""
     began = time.monotonic()
-    monkeypatch.setattr(
-        contrast.threads, "worked", lambda _pid, _tids: ((time.monotonic() - began, 0.0),)
-    )
+
+    def worked(process: FakeProcess) -> ThreadTimes | None:
+        assert process.threads == (1,)
+        at_s = time.monotonic() - lag_s
+        return ThreadTimes(at_s, ((at_s - began, 0.0),))
+
+    monkeypatch.setattr(FakeProcess, "worked", worked)
 
 
 @pytest.mark.usefixtures("_busy")
@@ -171,6 +180,69 @@ async def test_where_neither_takes_interrupts_nobody_is_accused(tmp_path: Path) 
         b.answer("human-monitor-command", look)
         await becomes(lambda: len(looks) > 3 * PROOF_LOOKS)
         assert not state.seats["b"].diverged and state.protection is Protection.COLO
+
+
+@pytest.mark.usefixtures("_busy")
+async def test_times_that_were_read_too_long_ago_prove_no_stuck_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They show that a processor ran, but not that it ran between two looks."""
+    frozen_s = time.monotonic()
+    monkeypatch.setattr(FakeProcess, "worked", lambda _: ThreadTimes(frozen_s, ((1.0, 0.0),)))
+    async with watched(tmp_path) as (state, a, b):
+        looks = []
+
+        def look(_: object) -> str:
+            looks.append(1)
+            return DEAF
+
+        a.answer("human-monitor-command", WELL)
+        b.answer("human-monitor-command", look)
+        await becomes(lambda: len(looks) > 3 * PROOF_LOOKS)
+        assert not state.seats["b"].diverged and state.protection is Protection.COLO
+
+
+@pytest.mark.parametrize("late_s", [0.04, 0.5])
+async def test_guests_that_do_the_same_are_sound_also_where_the_primarys_events_come_late(
+    tmp_path: Path, late_s: float
+) -> None:
+    async with watched(tmp_path) as (state, a, b):
+        a.host.move(Contact.CONNECTED, round_trip_ms=1000 * late_s)
+        b.event("RESET", guest=True, reason="guest-reset")
+        for _ in range(4):
+            await asyncio.sleep(late_s / 4)
+            for vm in (a, b):
+                vm.event("STOP")
+                vm.event("RESUME")
+        a.event("RESET", guest=True, reason="guest-reset")
+        await asyncio.sleep(0.5)
+        assert not state.seats["b"].diverged
+        assert state.protection is Protection.COLO
+
+
+@pytest.mark.parametrize("node", ["a", "b"])
+async def test_while_a_machine_is_out_of_reach_nothing_counts_and_the_supervisor_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: NodeName
+) -> None:
+    monkeypatch.setattr(unmatched, "EXCUSED_S", 0.3)
+    async with watched(tmp_path, automatic=False) as (state, a, b):
+        away = a if node == "a" else b
+        away.host.move(Contact.CONNECTED)
+        away.host.move(Contact.LOST)
+        b.event("RESET", guest=True, reason="guest-reset")
+        write(b, OOPS)
+        for _ in range(10):  # the consoles are compared at each, and cannot be read
+            await asyncio.sleep(0.06)
+            b.event("STOP")
+            b.event("RESUME")
+        assert not state.seats["b"].diverged
+        write(a, OOPS)
+        away.host.move(Contact.CONNECTED, session=away.host.reach.session + 1)
+        await asyncio.sleep(0.6)
+        assert not state.seats["b"].diverged
+        assert state.protection is Protection.COLO
+        b.event("RESET", guest=True, reason="guest-reset")
+        await becomes(lambda: state.seats["b"].diverged)
 
 
 async def test_what_both_guests_do_accuses_nobody(tmp_path: Path) -> None:
