@@ -1,7 +1,7 @@
 """Examine every precondition of a pair by name, also those that a start would not report.
 
-Called by `cli.verbs.doctor`; the parts are in `check.command`, `check.disks`, `check.machine`,
-`check.network` and `check.room`; asks the fence agents through `ha.agent`.
+Called by `cli.verbs.doctor`; the parts are in `check.command`, `check.connection`, `check.disks`,
+`check.machine`, `check.network` and `check.room`; asks the fence agents through `ha.agent`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coloctl import paths
 from coloctl.check.command import StartedAs, examine_command_lines, startable
+from coloctl.check.connection import examine_connection
 from coloctl.check.disks import examine_disks
 from coloctl.check.finding import Precondition, Severity, guarded, of_check
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib, unusable
@@ -64,6 +65,7 @@ async def examine_pair(spec: PairSpec) -> list[Precondition]:
                 )
                 continue
             hosts[node] = host
+            findings += await guarded("connection", examine_connection(host, node))
         if len(hosts) == len(NODES):
             findings += await _on_hosts(spec, hosts)
     fencing = [one async for one in _fencing(spec)]

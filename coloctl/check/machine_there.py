@@ -1,7 +1,7 @@
 """Examine a machine as a place for the node of a pair, through the host layer: here or over ssh.
 
-Called by `cli.verbs.host`. `check.link` measures the link to another one, `colo.inspect` the
-accelerators, and `certs.read` reads the certificate.
+Called by `cli.verbs.host`, and by `check.connection` for a clock. `check.link` measures the link to
+another one, `colo.inspect` the accelerators, and `certs.read` reads the certificate.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> lis
     return [
         *await guarded("agent", _agent(host)),
         *await guarded("kernel", _kernel(host)),
-        *await guarded("clock", _clock(host)),
+        *await guarded("clock", examine_clock(host)),
         *await guarded("qemu", _qemu(host)),
         *await guarded("tun", _tun(host)),
         *await guarded("memory", _memory(host)),
@@ -70,7 +70,7 @@ async def _kernel(host: Host) -> list[Precondition]:
     return [Precondition("kernel", Severity.INFO, f"{done.stdout.strip()}.")]
 
 
-async def _clock(host: Host) -> list[Precondition]:
+async def examine_clock(host: Host) -> list[Precondition]:
     """Compare the clocks; the answer's time on its way is halved."""
     before = CLOCK.now()
     done = await host.run(["date", "+%s.%N"], deadline_s=COMMAND_DEADLINE_S)

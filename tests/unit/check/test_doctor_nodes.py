@@ -5,19 +5,21 @@ Method: hosts of two machines that answer what a test gives them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support.fakes import FakeHost, make_spec
 
-from coloctl.check import disks, doctor, room
+from coloctl.check import connection, disks, doctor, room
 from coloctl.check.command import startable
 from coloctl.check.finding import Precondition, Severity
 from coloctl.host.base import Host
 from coloctl.host.machine import this_machine
-from coloctl.host.records import Completed, Machine
+from coloctl.host.records import Completed, Contact, Machine, Reach
 from coloctl.model.pair import NODES, NodeName, PairSpec
 
 pytestmark = pytest.mark.unit
@@ -110,3 +112,33 @@ async def test_the_state_folder_of_each_machine_is_looked_at() -> None:
         found = await room.examine_room(make_spec(), hosts, tools)
         assert len(found) == lines
         assert f"on {machine} has 0 MiB of room left" in found[-1].sentence
+
+
+class Slow(Node):
+    """A machine whose answers take their time, and whose clock is an hour ahead."""
+
+    def __init__(self, takes_s: float, ahead_s: float) -> None:
+        super().__init__("b", "", "hv2")
+        self._reach = Reach(Contact.CONNECTED, 0.0)
+        self.takes_s, self.ahead_s = takes_s, ahead_s
+
+    async def which(self, program: str) -> Path | None:
+        await asyncio.sleep(self.takes_s)
+        return Path("/bin/sh")
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
+        assert argv[0] == "date"
+        return Completed(0, str(datetime.now(UTC).timestamp() + self.ahead_s), "")
+
+
+async def test_a_machine_that_answers_late_delays_what_is_noticed() -> None:
+    quick, slow = Slow(0.0, 0.0), Slow(0.15, 3600.0)
+    (one,) = await connection.examine_connection(quick, "b")
+    assert one.severity is Severity.OK and one.sentence.startswith("hv2 answers within ")
+    late, clock = await connection.examine_connection(slow, "b")
+    assert late.severity is Severity.WARNING
+    assert late.sentence.startswith("hv2 answers after 0.")
+    assert late.sentence.endswith("a silence of node b's QEMU is noticed that much later.")
+    assert clock.sentence == "The clock of hv2 is 3600 s ahead of this machine's."
+    assert clock.severity is Severity.WARNING  # nothing of the pair depends on it
+    assert await connection.examine_connection(Node("a", ""), "a") == []
