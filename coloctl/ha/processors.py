@@ -1,6 +1,6 @@
 """Find a secondary whose processors spin or stand still, and is not just starved; pure.
 
-Called by `supervisor.contrast` and `supervisor.cpu_sampling`, which feed it; `ha.divergence`
+Called by `supervisor.compared` and `supervisor.cpu_sampling`, which feed it; `ha.divergence`
 decides what the findings prove. `ProcessorLoad` compares how much both guests' processors ran,
 `Stuck` follows their registers.
 """

@@ -1,6 +1,7 @@
 """Find QEMU's events and console lines of a guest that only the secondary has; pure.
 
-Called by `supervisor.contrast`, which feeds it; `ha.divergence` decides what the findings prove.
+Called by `supervisor.contrast` and `supervisor.compared`, which feed it; `ha.divergence` decides
+what the findings prove.
 
 Invariant: an event or a line that the primary has as well within a grace is no sign. A sound
 secondary runs earlier or later than the primary, and a checkpoint may take it back to a moment

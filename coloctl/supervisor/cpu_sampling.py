@@ -1,7 +1,8 @@
 """Sample the registers of both guests, to find processors that take no interrupt any more.
 
-Called by `supervisor.contrast`, briefly once a second and closely where something is suspected;
-asks QEMU by `qmp.command`; `ha.processors` decides what a sample proves.
+Held by `supervisor.compared`; called by `supervisor.contrast`, briefly once a second and closely
+where something is suspected; asks QEMU by `qmp.command`; `ha.processors` decides what a sample
+proves.
 
 Invariants: no sample counts during which a checkpoint stopped the secondary, because QEMU may
 report the state before it or the one after it. None counts without times of its threads that were
