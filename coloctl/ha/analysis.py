@@ -23,6 +23,7 @@ from coloctl.ha.monitoring_path import (
     gone,
     holder,
     members,
+    out_of_reach,
     rescue_silence,
     runs_on,
     unheard_ms,
@@ -112,11 +113,11 @@ def _too_little_known(observation: Observation) -> Finding | None:
         seen = observation.nodes[node]
         if seen.life is not Life.UNKNOWN:
             continue
-        agent_ms = seen.agent_silent_ms or 0.0
-        if agent_ms >= limits.silent_ms:
+        if out_of_reach(observation, node):
             said = (
-                f"The agent on node {node}'s machine has reported nothing for {agent_ms:.0f} ms "
-                f"(limit {limits.silent_ms:.0f} ms); {runs_on(observation)}"
+                f"The agent on node {node}'s machine has reported nothing for "
+                f"{seen.agent_silent_ms:.0f} ms (limit {limits.silent_ms:.0f} ms); "
+                f"{runs_on(observation)}"
             )
             return Finding(Diagnosis.UNKNOWN, node, (said,))
         if seen.rescue_silent_ms >= limits.suspect_ms:

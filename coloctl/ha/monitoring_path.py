@@ -78,6 +78,12 @@ def unheard_ms(seen: NodeSeen, silent_ms: float) -> float:
     return max(silent_ms, seen.agent_silent_ms or 0.0)
 
 
+def out_of_reach(observation: Observation, node: NodeName) -> bool:
+    """Return whether nothing of ``node`` is known because its machine's agent reports nothing."""
+    seen, limits = observation.nodes[node], observation.limits
+    return seen.life is Life.UNKNOWN and (seen.agent_silent_ms or 0.0) >= limits.silent_ms
+
+
 def monitoring_paths(observation: Observation) -> tuple[MonitoringPath, ...]:
     """List every monitoring path that is watched now."""
     limits = observation.limits

@@ -14,7 +14,7 @@ from typing import Any
 
 from coloctl.ha.analysis import diagnose
 from coloctl.ha.decision import Action, decide
-from coloctl.ha.monitoring_path import holder, members
+from coloctl.ha.monitoring_path import holder, members, out_of_reach
 from coloctl.model.observation import Diagnosis, Life, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 
@@ -24,7 +24,8 @@ class Trigger:
     """One thing that may happen next, and what would follow."""
 
     happens: str  #: "node a's process ends", for people
-    path: str  #: "process", "rescue", "command", "link", "data", "held", "overdue" or "event"
+    #: "process", "rescue", "command", "agent", "link", "data", "held", "overdue" or "event"
+    path: str
     node: NodeName | None  #: the node that it happens to
     now_ms: float | None  #: how silent the path is; None: it is not measured in time
     limit_ms: float | None
@@ -130,6 +131,10 @@ def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
         return replace(seen, nodes={**seen.nodes, node: replace(now, **fields)})
 
     yield _Change(f"node {node}'s process ends", "process", node, changed(life=Life.DEAD))
+    if now.agent_silent_ms is not None:
+        yield from _of_agent(seen, node)
+    if out_of_reach(seen, node):
+        return  # nothing that its QEMU does would be seen now
     then = changed(life=Life.STOPPED, rescue_silent_ms=max(rescue_ms, limits.suspect_ms))
     yield _Change(
         f"node {node}'s process is stopped", "rescue", node, then, rescue_ms, limits.suspect_ms
@@ -156,6 +161,23 @@ def _of_node(seen: Observation, node: NodeName) -> Iterator[_Change]:
         yield _event(seen, node, Notice.GUEST_SHUTDOWN, "the guest powers off")
         yield _event(seen, node, Notice.GUEST_RESET, "the guest is reset")
         yield _event(seen, node, Notice.GUEST_PANIC, "the guest's kernel panics")
+
+
+def _of_agent(seen: Observation, node: NodeName) -> Iterator[_Change]:
+    """List what may happen to the machine of a node that is reached through an agent."""
+    now, limits = seen.nodes[node], seen.limits
+    agent_ms = now.agent_silent_ms or 0.0
+    lost = replace(
+        now, life=Life.UNKNOWN, busy=False, agent_silent_ms=max(agent_ms, limits.silent_ms)
+    )
+    then = replace(seen, nodes={**seen.nodes, node: lost})
+    if not out_of_reach(seen, node):
+        happens = f"the agent on node {node}'s machine reports nothing"
+        yield _Change(happens, "agent", node, then, agent_ms, limits.silent_ms)
+    if seen.link_silent_ms is not None:
+        off = replace(then, link_silent_ms=max(seen.link_silent_ms, limits.link_ms))
+        happens = f"node {node}'s machine loses its power"
+        yield _Change(happens, "agent", node, off, agent_ms, limits.silent_ms)
 
 
 def _event(seen: Observation, node: NodeName, notice: Notice, happens: str) -> _Change:

@@ -266,3 +266,39 @@ def test_a_reset_gives_nobody_up_where_nobody_may_be() -> None:
     seen = said("guest-reset", tcg=True)
     assert decided(seen, paused=True).action is Action.REPORT
     assert decided(seen, BY_HAND).action is Action.REPORT
+
+
+REMOTE_PRIMARY = replace(PRIMARY, agent_silent_ms=20.0, agent_delay_ms=1.0)
+REMOTE_SECONDARY = replace(SECONDARY, agent_silent_ms=20.0, agent_delay_ms=1.0)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [(REMOTE_PRIMARY, REMOTE_SECONDARY), (PRIMARY, REMOTE_SECONDARY), (REMOTE_PRIMARY, SECONDARY)],
+)
+def test_what_the_loss_of_a_machine_or_of_its_agent_would_lead_to(a: NodeSeen, b: NodeSeen) -> None:
+    told = {t.happens: t for t in triggers(observe(a, b), AUTOMATIC, False, pair="web")}
+    for node, one in (("a", a), ("b", b)):
+        agent = told.get(f"the agent on node {node}'s machine reports nothing")
+        power = told.get(f"node {node}'s machine loses its power")
+        if one.agent_silent_ms is None:
+            assert agent is None and power is None
+            continue
+        assert agent is not None and power is not None
+        assert (agent.diagnosis, agent.action) == (Diagnosis.UNKNOWN, Action.REPORT)
+        assert (agent.now_ms, agent.limit_ms) == (20.0, 400.0)
+        assert (power.diagnosis, power.action) == (Diagnosis.HOST_UNREACHABLE, Action.FAIL_OVER)
+        assert (power.lost, power.winner) == (node, "b" if node == "a" else "a")
+
+
+def test_of_a_machine_out_of_reach_only_what_would_be_seen_is_foretold() -> None:
+    away = replace(REMOTE_SECONDARY, life=Life.UNKNOWN, agent_silent_ms=60_000.0)
+    of_b = {
+        t.happens: (t.diagnosis, t.action, t.winner)
+        for t in triggers(observe(b=away), AUTOMATIC, False, pair="web")
+        if t.node == "b" and t.path != "event"
+    }
+    assert of_b == {
+        "node b's process ends": (Diagnosis.SECONDARY_DEAD, Action.FAIL_OVER, "a"),
+        "node b's machine loses its power": (Diagnosis.HOST_UNREACHABLE, Action.FAIL_OVER, "a"),
+    }

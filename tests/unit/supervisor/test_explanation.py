@@ -50,6 +50,13 @@ def frozen(state: PairState) -> None:
     seen(state, Protection.COLO, observe(a, SECONDARY))
 
 
+def apart(state: PairState) -> None:
+    """A pair in COLO on two other machines; that of the secondary is out of reach."""
+    a = replace(PRIMARY, agent_silent_ms=40.0, agent_delay_ms=1.5)
+    b = replace(SECONDARY, life=Life.UNKNOWN, agent_silent_ms=60_000.0)
+    seen(state, Protection.COLO, observe(a, b))
+
+
 def failed(state: PairState) -> None:
     """A pair whose failover failed without a proof."""
     state.unfenced = "a"
@@ -62,7 +69,7 @@ def seen(state: PairState, protection: Protection, observation: Observation) -> 
     state.observation, state.finding = observation, diagnose(observation)
 
 
-STATES: list[Callable[[PairState], None]] = [down, protected, frozen, failed]
+STATES: list[Callable[[PairState], None]] = [down, protected, frozen, apart, failed]
 
 
 @pytest.mark.parametrize("make", STATES, ids=lambda make: make.__name__)
