@@ -36,9 +36,10 @@ from coloctl.lab.network import Lab, ensure_tun
 from coloctl.lab.progress import Report, silent
 
 #: Connects from the third machine's network, so that cuts of it are felt, and hands the socket to
-#: ssh. The argument is the address.
+#: ssh. It ends with the ssh that started it (PR_SET_PDEATHSIG is 1). The argument is the address.
 _CONNECT = (
-    "import socket,sys;s=socket.create_connection((sys.argv[1],22),10);"
+    "import ctypes,socket,sys;ctypes.CDLL(None).prctl(1,9);"
+    "s=socket.create_connection((sys.argv[1],22),10);"
     "socket.send_fds(socket.socket(fileno=1),[b'.'],[s.fileno()])"
 )
 

@@ -92,7 +92,9 @@ def down(name: str, force: bool, form: str) -> None:
         return
     for one in ended:
         click.echo(one)
-    click.echo(f"The machines {name} are gone." if stood else f"There were no machines {name}.")
+    click.echo(
+        f"The machines {name} are gone." if stood else f"There were no machines called {name}."
+    )
 
 
 @machines.command("list")

@@ -1,0 +1,98 @@
+"""A pair on two machines of the lab survives the machine that it is for, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import sshhost
+from support.clients import ask, clients
+from support.pairs import PATIENCE_S, supervised
+
+from coloctl import pairfile
+from coloctl.chaos.checks.verdict import Validity, worst
+from coloctl.lab import guest, machine_pair, qemu
+from coloctl.lab.machines import Machines
+from coloctl.model.pair import PairSpec
+from coloctl.model.protection import Protection
+from coloctl.supervisor import acts
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.skipif(sshhost.refused() is not None, reason=str(sshhost.refused())),
+]
+
+
+#: Until a machine is found again, and the pair protected on it; a busy system needs a minute.
+RETURN_S = 240.0
+
+
+@pytest.fixture
+def lab() -> Iterator[Machines]:
+    """A fresh one per test, because it counts checksums from its beginning."""
+    with Machines.up(f"t{os.getpid()}-mp") as standing:
+        yield standing
+
+
+@pytest.fixture
+def spec(
+    lab: Machines,
+    guest_image: guest.GuestImage,
+    tmp_path: Path,
+    qemu_builds: Callable[[str], qemu.Build],
+    monkeypatch: pytest.MonkeyPatch,
+) -> PairSpec:
+    """The lab's guest on hv1 and hv2, all its wires encrypted."""
+    monkeypatch.setenv("COLOCTL_SSH", shlex.join(lab.ssh()))
+    binary = qemu_builds("11.1").binary
+    file = machine_pair.write(
+        tmp_path / "web.toml", name="web", lab=lab, guest=guest_image, qemu=binary, accel="tcg"
+    )
+    return pairfile.load(file)
+
+
+async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
+    spec: PairSpec, lab: Machines, tmp_path: Path
+) -> None:
+    """The power of hv2 fails under load; it returns, is made equal, and serves in its turn."""
+    async with supervised(spec) as stage:
+        await stage.start()
+        assert await ask(lab, "PING") == "+PONG"
+        with clients(lab, tmp_path / "history") as at_work:
+            await at_work.acknowledged(20)
+            before, at_s = stage.state.generation, time.monotonic()
+            lab.machine("hv2").crash()
+            await stage.until_protection(Protection.UNPROTECTED)
+            await at_work.acknowledged(5)
+            lab.machine("hv2").boot()
+
+            def returned() -> bool:
+                in_colo = stage.state.protection is Protection.COLO and not stage.state.act
+                return in_colo and stage.state.generation > before
+
+            async with asyncio.timeout(RETURN_S):
+                while not returned():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            await at_work.acknowledged(5)
+            done = await acts.switchover(
+                stage.state, stage.supervisor.watch, stage.supervisor.entered
+            )
+            assert done.survivor == "b"
+            await at_work.acknowledged(5)
+            verdicts = at_work.verdicts(at_s)
+        assert worst(verdicts) is Validity.VALID, verdicts
+        assert lab.bad_checksums() == 0
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
+    async with asyncio.timeout(PATIENCE_S):
+        while lab.busy():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for name in ("hv1", "hv2"):
+        words = ["find", "/run/coloctl", "-type", "f", "-not", "-name", "*.log"]
+        with lab.machine(name).popen(words, stdout=subprocess.PIPE, text=True) as found:
+            assert not found.communicate()[0], name
