@@ -23,7 +23,7 @@ from typing import Any
 from coloctl import bounded
 from coloctl.colo import first_connection, generation
 from coloctl.colo.generation import Worth
-from coloctl.errors import ColoctlError
+from coloctl.errors import ColoctlError, HostOutOfReach
 from coloctl.host.base import Death
 from coloctl.machine import blockdev
 from coloctl.model import event as records
@@ -137,6 +137,8 @@ class Supervisor:
             await asyncio.sleep(OBSERVE_PERIOD_S)
             try:
                 await self._taps.look()
+            except HostOutOfReach:  # shown by `supervisor.machines`
+                continue
             except ColoctlError as error:
                 log.error("The taps could not be looked at: %s", error.message)
             except Exception:
@@ -160,6 +162,8 @@ class Supervisor:
                 for _ in range(SAMPLES):
                     await asyncio.sleep(OBSERVE_PERIOD_S / SAMPLES)
                     self._contrast.sample()
+            except HostOutOfReach:  # shown by `supervisor.machines`
+                await asyncio.sleep(OBSERVE_PERIOD_S)
             except ColoctlError as error:
                 log.error("The guests could not be compared: %s", error.message)
                 await asyncio.sleep(OBSERVE_PERIOD_S)

@@ -66,7 +66,7 @@ async def failover(
                 state.note(Fact.NODE_LOST, reason(survivor.name, lost.name, cause))
             book = FailoverBook(state, arbiter, survivor, lost, steps, force=by_hand)
             warning = await book.run(vouched=vouched)
-            await end(state, lost.name, Presence.DEAD)
+            await end(state, lost.name, Presence.DEAD, unproven=book.unproven)
             warning = f"{warning} {left.sentence(state)}".strip()
             survivor.view = replace(survivor.view, role=Role.PRIMARY)
             state.record_seat(survivor)

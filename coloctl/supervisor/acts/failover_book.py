@@ -67,6 +67,7 @@ class FailoverBook:
         role = survivor.view.role
         self.failover = Failover(state.spec, survivor.vm, lost.vm, role, steps)
         self.numbering = Numbering(state, survivor)
+        self.unproven = False  #: the fence has no proof from the kernel
         self._claim_alone = False  #: as `Fenced.claim_alone`
         self._undecided = False  #: the decision could not be written, so nothing was promoted
         self._merging: merge.Following | None = None
@@ -138,7 +139,7 @@ class FailoverBook:
     def fenced(self, proof: Fenced) -> None:
         """Record the fence; the intent of the promotion after it takes both to the disk."""
         self.state.unfenced = None
-        self._claim_alone = proof.claim_alone
+        self.unproven, self._claim_alone = proof.proof is None, proof.claim_alone
         self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
         vm, taps = self.survivor.vm, [nic.tap for nic in self.state.spec.nics if nic.tap]
         if taps and vm is not None and self.survivor.view.role is Role.SECONDARY:

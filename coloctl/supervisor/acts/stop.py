@@ -139,19 +139,22 @@ async def _power_down(state: PairState, timeout_s: float) -> Ending:
     return await power_down(state, Deadline(timeout_s), let_go)
 
 
-async def end(state: PairState, node: NodeName, presence: Presence) -> None:
+async def end(
+    state: PairState, node: NodeName, presence: Presence, *, unproven: bool = False
+) -> None:
     """End what runs on ``node`` and remove what it needed, but overlays that are pending.
 
     A QEMU whose machine is out of reach is left behind, in `PairState.left`, with all that it
-    needed: `supervisor.machines` ends it when that machine is back. Raises `FencingFailed` for one
+    needed: `supervisor.machines` ends it when that machine is back. ``unproven``: a fence has
+    just found it out of reach, so that is not tried again. Raises `FencingFailed` for one
     within reach that would not die.
     """
     seat = state.seats[node]
     seat.retired = True
     vm = seat.vm
-    unknown = vm is not None and unseen(vm)
+    unknown = unproven or (vm is not None and unseen(vm))
     pending = unknown or await merge.may_be_pending(state, node)
-    if vm is not None and await while_seen(vm, vm.kill(KILL_DEADLINE_S)) is None:
+    if vm is not None and (unproven or await while_seen(vm, vm.kill(KILL_DEADLINE_S)) is None):
         state.leave_behind(node, seat.view.role, vm.process)
         await vm.monitor.aclose()
     seat.clear(presence)

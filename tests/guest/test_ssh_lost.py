@@ -1,0 +1,177 @@
+"""A pair whose other machine is lost: its agent dies, or all of it falls silent, and comes back."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import sshhost
+from support.clients import booted, clients, guest_spec
+from support.pairs import PATIENCE_S, Stage, supervised
+
+from coloctl.chaos.checks.verdict import Validity, worst
+from coloctl.host.records import Contact
+from coloctl.lab import guest, netns, qemu
+from coloctl.lab.network import Lab
+from coloctl.model.pair import PairSpec
+from coloctl.model.protection import Protection
+from coloctl.model.tls import TlsMode, TlsSpec
+from coloctl.supervisor import acts
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.skipif(sshhost.refused() is not None, reason=str(sshhost.refused())),
+]
+
+#: An ssh that finds no way to the machine while the file FLAG is there.
+SSH = """#!/bin/sh
+if [ -e {flag} ]; then
+  echo "ssh: connect to host host-b port 22: No route to host" >&2
+  exit 255
+fi
+exec {words} "$@"
+"""
+
+
+class OtherMachine:
+    """The lab's second host: what runs there, and whether ssh finds a way to it."""
+
+    def __init__(self, lab: Lab, flag: Path) -> None:
+        self.lab, self.flag = lab, flag
+
+    def processes(self) -> set[int]:
+        return set(netns.processes(self.lab.host_b))
+
+    def send(self, number: signal.Signals, *spare: int) -> None:
+        for pid in self.processes() - {*spare}:
+            os.kill(pid, number)
+
+    def falls_silent(self) -> None:
+        """As if its power failed: nothing is said, and no connection is ended."""
+        self.flag.touch()
+        self.lab.link("replication").cut()
+        self.send(signal.SIGSTOP)
+
+    def boots(self) -> None:
+        """It is back, and nothing of before runs there."""
+        self.send(signal.SIGKILL)
+        end = time.monotonic() + PATIENCE_S
+        while self.processes():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        self.lab.link("replication").heal()
+        self.flag.unlink()
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab.up(f"t{os.getpid()}-lost") as lab:
+        yield lab
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("l")
+
+
+@pytest.fixture
+def there(lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch) -> OtherMachine:
+    hosts = sshhost.serve(folder / "ssh", {"host-b": lab.host_b})
+    flag, ssh = folder / "unreachable", folder / "ssh-or-not"
+    ssh.write_text(SSH.format(flag=shlex.quote(str(flag)), words=shlex.join(hosts.command)))
+    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("COLOCTL_SSH", str(ssh))
+    return OtherMachine(lab, flag)
+
+
+@pytest.fixture
+def spec(
+    lab: Lab,
+    guest_image: guest.GuestImage,
+    folder: Path,
+    qemu_builds: Callable[[str], qemu.Build],
+    there: OtherMachine,
+) -> PairSpec:
+    spec = guest_spec(lab, guest_image, folder, qemu_builds("11.1"))
+    nodes = {**spec.nodes, "b": replace(spec.nodes["b"], host="ssh://host-b")}
+    policy = replace(spec.policy, auto_failover=True, auto_reprotect=True)
+    return replace(spec, nodes=nodes, policy=policy, tls=TlsSpec(mode=TlsMode.OFF))
+
+
+async def in_colo(stage: Stage) -> None:
+    await stage.start(protected=False)
+    await booted(stage)
+    await stage.start()
+
+
+def timeline_of(stage: Stage) -> Mapping[str, Any]:
+    (timeline,) = (data["timeline"] for name, data in stage.events if name == "FAILED_OVER")
+    return dict(timeline)
+
+
+async def test_an_agent_that_dies_costs_neither_the_protection_nor_a_write(
+    spec: PairSpec, lab: Lab, folder: Path, there: OtherMachine
+) -> None:
+    """Its QEMU runs on, a new agent finds it, and its monitors are opened again."""
+    async with supervised(spec) as stage:
+        await in_colo(stage)
+        vm, host = stage.vm("b"), stage.state.ground.hosts["b"]
+        session, monitor = host.reach.session, vm.monitor
+        with clients(lab, folder / "history") as at_work:
+            await at_work.acknowledged(10)
+            at_s = time.monotonic()
+            there.send(signal.SIGKILL, vm.process.identity.pid)
+            await stage.until(
+                lambda: (
+                    host.reach.session > session
+                    and vm.monitor is not monitor
+                    and not vm.monitor.gone
+                )
+            )
+            assert stage.state.protection is Protection.COLO and stage.vm("b") is vm
+            await stage.checkpoints(5)
+            await acts.checkpoint(stage.state)
+            await at_work.acknowledged(5)
+            verdicts = at_work.verdicts(at_s)
+        assert stage.state.generation == 0
+        assert worst(verdicts) is Validity.VALID, verdicts
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
+
+
+async def test_a_machine_that_falls_silent_is_given_up_by_the_claim_and_taken_back(
+    spec: PairSpec, lab: Lab, folder: Path, there: OtherMachine
+) -> None:
+    """Its guest's peer goes on at once; what was left there is proven gone before it has a part."""
+    async with supervised(spec) as stage:
+        await in_colo(stage)
+        host = stage.state.ground.hosts["b"]
+        with clients(lab, folder / "history") as at_work:
+            await at_work.acknowledged(10)
+            at_s = time.monotonic()
+            there.falls_silent()
+            await stage.until_protection(Protection.UNPROTECTED)
+            alone_s = time.monotonic() - at_s
+            await at_work.acknowledged(10)
+            assert "b" in stage.state.left and stage.state.generation == 1
+            assert timeline_of(stage)["fence"]["how"] == "out-of-reach"
+            await stage.until(lambda: "route" in stage.state.view().nodes["b"].reach)
+            assert host.reach.contact is Contact.LOST
+            there.boots()
+            await stage.until_protection(Protection.COLO)
+            assert not stage.state.left
+            await stage.checkpoints(2)
+            await at_work.acknowledged(5)
+            verdicts = at_work.verdicts(at_s)
+        assert worst(verdicts) is Validity.VALID, verdicts
+        assert alone_s < PATIENCE_S
+        print(f"from the silence to the guest that runs alone: {alone_s:.3f} s")
+        print(timeline_of(stage))
+        assert await acts.stop(stage.state, force=False) == "guest shut down"
