@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ pytestmark = pytest.mark.unit
 AGENT = "import sys\nprint('started from', sys.path[0].rpartition('/')[2])\n"
 
 
+@cache
 def program(text: str = AGENT) -> bytes:
-    """Pack ``text`` as the agent's main module."""
+    """Pack ``text`` as the agent's main module; once, because a zip records its time."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for folder in ("coloctl", "coloctl/host", "coloctl/host/agent"):
