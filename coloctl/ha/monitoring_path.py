@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from coloctl.model.observation import Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role
+from coloctl.model.protection import Protection
 
 
 class Gone(StrEnum):
@@ -60,12 +61,28 @@ def gone(observation: Observation, node: NodeName) -> Gone | None:
         frozen = seen.rescue_silent_ms >= limits.silent_ms and not seen.busy
         return Gone.FROZEN if frozen else None
     link_ms = observation.link_silent_ms
+    shown = _checkpoints_show(observation, node)
+    runs = shown if link_ms is None else link_ms < limits.link_ms
     all_silent = (
         unheard_ms(seen, seen.rescue_silent_ms) >= limits.silent_ms
         and unheard_ms(seen, seen.command_silent_ms) >= limits.silent_ms
-        and (link_ms is None or link_ms >= limits.link_ms)
     )
-    return Gone.UNREACHABLE if all_silent else None
+    return Gone.UNREACHABLE if all_silent and not runs else None
+
+
+def _checkpoints_show(observation: Observation, node: NodeName) -> bool:
+    """Return whether the primary's checkpoints would show the end of ``node``, its secondary.
+
+    For a node of which only the agent is silent: each checkpoint needs its QEMU's answer.
+    """
+    seen, primary = observation.nodes[node], holder(observation, Role.PRIMARY)
+    return (
+        seen.role is Role.SECONDARY
+        and seen.rescue_silent_ms < observation.limits.silent_ms
+        and observation.protection is Protection.COLO
+        and primary is not None
+        and observation.nodes[primary].life is not Life.UNKNOWN
+    )
 
 
 def unheard_ms(seen: NodeSeen, silent_ms: float) -> float:

@@ -26,6 +26,7 @@ from coloctl.ha.decision import Action, decide
 from coloctl.ha.monitoring_path import monitoring_paths
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
+from coloctl.model.protection import Protection
 from coloctl.model.revive import revive
 
 pytestmark = pytest.mark.unit
@@ -174,9 +175,17 @@ def test_an_agent_that_is_silent_alone_is_reported_and_nothing_is_done() -> None
         .sentence()
         .endswith("; whether its QEMU runs is not known.")
     )
-    # Without the link nothing shows that it runs.
-    unseen = observe(b=alone, link_silent_ms=None)
-    assert diagnose(unseen).diagnosis is Diagnosis.HOST_UNREACHABLE
+    # Where the link is not watched the primary's checkpoints show that a secondary runs.
+    unwatched = observe(b=alone, link_silent_ms=None)
+    assert diagnose(unwatched).sentence().endswith("as far as the checkpoints show.")
+    stalled = diagnose(replace(unwatched, held_ms=LIMITS.stall_ms))
+    assert (stalled.diagnosis, stalled.node) == (Diagnosis.CHECKPOINT_STALLED, "b")
+    # Nothing does before the first checkpoint, nor for a primary.
+    for seen in (
+        replace(unwatched, protection=Protection.MIGRATING),
+        observe(away, link_silent_ms=None),
+    ):
+        assert diagnose(seen).diagnosis is Diagnosis.HOST_UNREACHABLE
 
 
 @pytest.mark.parametrize("notice", [Notice.COLO_EXIT, Notice.GUEST_PANIC, Notice.GUEST_RESET])
