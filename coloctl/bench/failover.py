@@ -51,6 +51,7 @@ class Cause(StrEnum):
     LINK = "link"  #: the replication wire swallows every frame; no carrier is lost
     SECONDARY_KILL = "secondary-kill"
     SECONDARY_FREEZE = "secondary-freeze"
+    SECONDARY_POWER_OFF = "secondary-power-off"  #: its whole machine; only on machines
 
     @property
     def loser(self) -> str:
@@ -62,6 +63,8 @@ class Cause(StrEnum):
         """The fault of a scenario that it is."""
         if self is Cause.LINK:
             return "cut", "replication"
+        if self is Cause.SECONDARY_POWER_OFF:
+            return "machine-crash", self.loser
         return self.removeprefix("secondary-"), self.loser
 
 

@@ -21,6 +21,7 @@ from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import UsageError
 from coloctl.lab import rootless
+from coloctl.lab.machines import require_root
 
 #: A bench's pair and its lab are called this, unless --name chooses another.
 NAME = "bench"
@@ -82,7 +83,11 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
             },
         }
     parts = engage(qemu)
-    rootless.enter(lab=options["name"])
+    if options.get("on_machines"):
+        require_root("up")
+        lent["on"] = "machines"
+    else:
+        rootless.enter(lab=options["name"])
     return Testbed(
         qemu=parts.qemu,
         accel=parts.accel if accel == "auto" else accel,

@@ -1,9 +1,9 @@
 """Switch one lab machine on and off, freeze it, and run commands in it.
 
-Called by `lab.machines`; starts `lab.machine_init` as the machine's first process. A machine has
-its own network, mounts, process ids, host name, boot id, machine id, /run, /tmp and
-/var/lib/coloctl. It shares the kernel, the clock and the page cache: a crash here loses no write
-that a real machine would have had in memory alone.
+Called by `lab.machines`, `chaos.run.site` and `chaos.faults.machines`; starts `lab.machine_init` as
+the machine's first process. A machine has its own network, mounts, process ids, host name, boot id,
+machine id, /run, /tmp and /var/lib/coloctl. It shares the kernel, the clock and the page cache: a
+crash here loses no write that a real machine would have had in memory alone.
 
 Invariant: a machine is on while its first process lives; `state` asks the kernel, no record.
 """

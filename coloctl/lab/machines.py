@@ -47,6 +47,8 @@ _CONNECT = (
 class Machines(Lab):
     """A standing lab of machines; leaving its ``with`` block takes it down."""
 
+    DOWN = "coloctl lab machines down"
+
     def __init__(self, name: str) -> None:
         """Compute the names only: use `up` or `open`; raises `LabError` without control groups."""
         super().__init__(name, MACHINES)

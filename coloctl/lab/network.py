@@ -19,7 +19,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from coloctl.errors import LabError
 from coloctl.lab import devices, layout, netns
@@ -33,6 +33,8 @@ _TUN_DEVICE = os.makedev(10, 200)  # linux/miscdevice.h: misc devices are major 
 
 class Lab:
     """A standing lab; leaving its ``with`` block takes it down."""
+
+    DOWN: ClassVar = "coloctl lab down"  #: the verb that removes it
 
     def __init__(self, name: str, plan: Layout = TWO_HOSTS) -> None:
         """Compute the lab's names only: use `up` or `open`."""
@@ -183,6 +185,14 @@ class Lab:
     def processes(self) -> dict[str, dict[int, str]]:
         """List the processes in each machine: process ids with command names."""
         return {role: netns.processes(ns) for role, ns in self._namespaces.items()}
+
+    def busy(self) -> list[str]:
+        """List the programs that run in the lab, each with its number and its machine."""
+        return [
+            f"{command} ({pid}) on {role}"
+            for role, there in self.processes().items()
+            for pid, command in there.items()
+        ]
 
     def describe(self) -> dict[str, Any]:
         """Describe the lab as a document.

@@ -50,6 +50,8 @@ def write_pair(
     base_port: int = 9000,
     append_options: Mapping[str, Any] = {},
     disks: Mapping[str, Path] = {},
+    names: Mapping[str, str] = {},
+    nodes: Mapping[str, TomlTable] | None = None,
     tables: Mapping[str, Any] = {},
     header: str | None = None,
 ) -> Path:
@@ -57,7 +59,9 @@ def write_pair(
 
     A file or disk that exists there is replaced. ``address`` ("10.77.0.10/24") is the guest's; its
     MAC follows from it, so that guests of one lab differ in both. ``append_options`` are those of
-    `GuestImage.append_for`. ``disks`` names where a node's disk goes instead of beside the file.
+    `GuestImage.append_for`. ``disks`` names where a node's disk goes instead of beside the file,
+    and ``names`` how the file names it where that differs. ``nodes`` are the tables of both nodes
+    where they do not live in the hosts of the lab.
     ``tables`` are laid over the document by `overlaid`. ``header`` is the comment above it, with
     ends of lines. Raises `LabError` when the files cannot be written.
     """
@@ -66,9 +70,9 @@ def write_pair(
     pair = document(
         name=name,
         guest=guest_table(guest, append=append, memory=memory, accel=accel, qemu=qemu),
-        images={node: _named(disk, path.parent) for node, disk in images.items()},
+        images={node: _named(disk, path.parent) for node, disk in images.items()} | dict(names),
         nics=[lab_nic(address)],
-        nodes=lab_nodes(lab),
+        nodes=nodes or lab_nodes(lab),
         channel=channel,
         base_port=base_port,
         checkpoint_delay_ms=checkpoint_delay_ms,

@@ -95,7 +95,7 @@ def test_a_lab_that_stands_when_an_interrupt_comes_is_taken_down(
             deeds.append("down")
 
     monkeypatch.setattr(testbed, "Lab", Standing)
-    monkeypatch.setattr(testbed, "_refuse_used", lambda _: None)
+    monkeypatch.setattr(testbed, "_refuse_used", lambda *_: None)
     plain = testbed.Testbed.__new__(testbed.Testbed)
     object.__setattr__(plain, "name", "interrupted")
     object.__setattr__(plain, "keep", False)

@@ -22,10 +22,13 @@ from coloctl.chaos.evidence.evidence import Evidence
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.scenario.tables import Params
 from coloctl.model.event import LAUNCHED, Kind, Record
+from coloctl.model.pair import Role
 from coloctl.model.protection import Fact, Protection, advance
 
 #: `DeathProof.how`; what an agent or a person confirmed may stand before it.
 PROOFS = ("sigterm", "sigkill", "already-dead", "identity-gone")
+#: The end of a fence without a proof (`ha.fencing`), enough for a secondary alone.
+OUT_OF_REACH = "out-of-reach"
 
 
 @check()
@@ -94,7 +97,8 @@ def _unproven(journal: Sequence[Record], promotions: Sequence[Promotion]) -> Ite
     """Find promotions whose fence does not prove the other node dead.
 
     It is missing, names no accepted proof, or proves the death of a process that was not the one
-    launched last on that node.
+    launched last on that node. A secondary whose machine is out of reach needs no proof: without a
+    claim it never takes over, and the survivor has the claim.
     """
     for one in promotions:
         line, fence = one.intent.seq, one.fence
@@ -102,20 +106,24 @@ def _unproven(journal: Sequence[Record], promotions: Sequence[Promotion]) -> Ite
             continue  # an operator has named the disks to begin with: there was no node to fence
         if fence is None:
             yield f"line {line}: generation {one.intent.generation} was promoted without a fence"
-        elif not str(fence.data["how"]).endswith(PROOFS):
-            yield f"line {fence.seq}: '{fence.data['how']}' does not prove node {fence.node} dead"
         else:
-            launched = [
-                record.data["pid"]
-                for record in journal
-                if record.node == fence.node and LAUNCHED in record.data
-                if record.seq < fence.seq
-            ]
-            if launched and fence.data.get("pid", launched[-1]) != launched[-1]:
-                yield (
-                    f"line {fence.seq}: process {fence.data['pid']} is dead, node {fence.node} "
-                    f"was process {launched[-1]}"
-                )
+            yield from _unaccepted(journal, fence)
+
+
+def _unaccepted(journal: Sequence[Record], fence: Record) -> Iterator[str]:
+    """Find why the fence of a node allows no promotion."""
+    how, there = str(fence.data["how"]), f"node {fence.node}"
+    launched = [
+        (record.data["pid"], record.data[LAUNCHED])
+        for record in journal
+        if record.node == fence.node and LAUNCHED in record.data
+        if record.seq < fence.seq
+    ]
+    pid, role = launched[-1] if launched else (None, None)
+    if not (how.endswith(PROOFS) or (how == OUT_OF_REACH and role == Role.SECONDARY)):
+        yield f"line {fence.seq}: '{how}' does not prove {there} dead"
+    elif pid is not None and fence.data.get("pid", pid) != pid:
+        yield f"line {fence.seq}: process {fence.data['pid']} is dead, {there} was process {pid}"
 
 
 def _down_at(journal: Sequence[Record], line: int) -> bool:

@@ -18,26 +18,38 @@ from coloctl import paths, procfs
 from coloctl.clock import Deadline
 from coloctl.errors import LabError
 from coloctl.host.listen import ports_in_use
-from coloctl.lab import layout, netns
+from coloctl.lab import layout, machines, netns
+from coloctl.lab.layout import Layout
+from coloctl.lab.machine_layout import MACHINES
 
 #: How long processes that were ordered to end may take, seconds.
 GRACE_S = 3.0
 
 
-def remains(name: str, home: Path | None = None, grace_s: float = GRACE_S) -> list[str]:
+def remains(
+    name: str,
+    home: Path | None = None,
+    plan: Layout = layout.TWO_HOSTS,
+    grace_s: float = GRACE_S,
+) -> list[str]:
     """Describe each thing of a run that is still there after the grace.
 
     ``name`` is the pair's and its lab's, ``home`` the folder with the pair file and its disks.
+    ``plan`` is that of the lab.
     """
     folders = [paths.pair_dir(name), *([home] if home else [])]
-    return Deadline(grace_s).poll_blocking(lambda: list(_left(name, folders)), 0.05, done=not_)
+    return Deadline(grace_s).poll_blocking(
+        lambda: list(_left(name, folders, plan)), 0.05, done=not_
+    )
 
 
-def _left(name: str, folders: Sequence[Path]) -> Iterator[str]:
+def _left(name: str, folders: Sequence[Path], plan: Layout) -> Iterator[str]:
     living = processes(folders)
     yield from (f"process {pid} still runs: {argv}" for pid, argv in sorted(living.items()))
-    for role in layout.ROLES:
-        namespace = layout.namespace(name, role)
+    if plan is MACHINES and name in machines.labs():
+        yield f"machines {name} are still there"
+    for role in plan.roles:
+        namespace = plan.namespace(name, role)
         if netns.path(namespace).exists():  # the file is there, even an empty one
             yield f"network namespace {namespace} is still there"
             yield from (f"port {port} still listens in {namespace}" for port in _ports(namespace))

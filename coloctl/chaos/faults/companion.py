@@ -56,6 +56,7 @@ class CompanionHarmed(Fault[CompanionParams]):
     """A lost, empty or garbled record of a node's disks."""
 
     targets = NODES
+    sites = ("lab",)
     params = CompanionParams
 
     def begin(self) -> Injected:

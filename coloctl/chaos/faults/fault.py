@@ -158,6 +158,7 @@ class Fault(Generic[P]):
     params: ClassVar[type[Params]] = Params
     lasting: ClassVar[bool] = False  #: it lasts until it is healed, so a duration makes sense
     prepare: ClassVar[Prepare | None] = None
+    sites: ClassVar[tuple[str, ...]] = ("lab", "machines")  #: where it can be injected
 
     def __init_subclass__(cls) -> None:
         """Take the description from the docstring, which is missing under ``python -OO``."""

@@ -7,10 +7,12 @@ lines (`host.process`).
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 from coloctl import procfs
@@ -31,10 +33,20 @@ class MonitorHangParams(Params):
     which: Literal["commands", "rescue", "both"] = "commands"
 
 
-def prepare(setup: Setup) -> AbstractContextManager[None]:
-    """Wrap the pair's QEMU so that its monitors are served by proxies."""
-    proxied = shlex.join([sys.executable, "-I", "-S", monitor_proxy.__file__, "qemu"])
-    return wrapped(setup, "monitors", f'exec {proxied} {{program}} "$@"')
+@contextlib.contextmanager
+def prepare(setup: Setup) -> Iterator[None]:
+    """Wrap the pair's QEMU so that its monitors are served by proxies.
+
+    The proxy lies in the folder of the run: that is all of coloctl that the nodes' machines have.
+    """
+    program = Path(shutil.copy(monitor_proxy.__file__, setup.home))
+    python = str(Path(sys.executable).resolve())
+    proxied = shlex.join([python, "-I", "-S", str(program), "qemu"])
+    try:
+        with wrapped(setup, "monitors", f'exec {proxied} {{program}} "$@"'):
+            yield
+    finally:
+        program.unlink(missing_ok=True)
 
 
 @fault("monitor-hang")

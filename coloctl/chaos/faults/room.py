@@ -150,6 +150,7 @@ class ImagesFull(Filled):
     """A full filesystem under a node's images and overlays, until it is healed."""
 
     targets = (*NODES, "both")
+    sites = ("lab",)
     prepare = small_images
 
     def begin(self) -> Injected:

@@ -20,7 +20,7 @@ from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import PairUnderTest, Setup, environment_set
 from coloctl.chaos.run import testbed
-from coloctl.chaos.run.site import LabSite, Site
+from coloctl.chaos.run.site import Site, site_of
 from coloctl.chaos.run.testbed import STEADY_WAIT_S, Testbed
 from coloctl.chaos.scenario.values import Scenario, ScheduledFault, Workload
 from coloctl.chaos.workloads import WORKLOADS, start_workload
@@ -45,6 +45,7 @@ class Environment:
     listener: EventListener
     lan: LanWatch
     works: dict[str, tuple[Workload, ClientProgram]]
+    left: list[str]  #: what the pair left on its machines, known after the end of the block
     faults: Callable[[], Sequence[FaultRecord]] = tuple  #: those that were injected so far
 
     @property
@@ -108,18 +109,22 @@ def environment(
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(testbed.lab(where))
         home = stack.enter_context(testbed.folder(where))
-        site = LabSite(lab)
+        site, left = site_of(lab), list[str]()
+        stack.enter_context(environment_set(site.environment))
         setup = Setup(where.name, home, site, where.qemu)
         kinds = (FAULTS[fault.kind].prepare for fault in plan)
         for prepare in dict.fromkeys(one for one in kinds if one is not None):
             stack.enter_context(prepare(setup))
         guest = {"services": needs_services(scenario), **scenario.guest.model_dump()}
         pair_file = testbed.write_pair(where, setup, guest, scenario.pair)
+        site.share(home)
+        if not where.keep:
+            stack.callback(lambda: left.extend(site.left(where.name)))
         with environment_set(setup.environment):
             born = stack.enter_context(_supervised(where, pair_file, metrics))
         listener = stack.enter_context(EventListener(where.name))
         lan = stack.enter_context(LanWatch(lab, sample.guest_mac()))
-        around = Environment(where, scenario, site, home, pair_file, born, listener, lan, {})
+        around = Environment(where, scenario, site, home, pair_file, born, listener, lan, {}, left)
         stack.callback(around.kill_clients)
         yield around
 

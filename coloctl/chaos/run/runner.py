@@ -144,7 +144,8 @@ def make(
         if course.error is not None and not forgiving:
             raise course.error
     if not run.where.keep:
-        course.evidence = replace(course.evidence, remains=remains(run.where.name, around.home))
+        left = [*around.left, *remains(run.where.name, around.home, around.lab.plan)]
+        course.evidence = replace(course.evidence, remains=left)
     tell("checking")
     return course.result([
         *all_injected(course.evidence, run.plan), *check(run.scenario, course.evidence)

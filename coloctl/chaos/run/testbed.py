@@ -20,13 +20,14 @@ from typing import Any
 from coloctl import interrupts, paths
 from coloctl.chaos.faults.fault import Setup, environment_set
 from coloctl.chaos.run import credentials
-from coloctl.chaos.run.site import LabSite, Site
+from coloctl.chaos.run.site import Site, site_of
 from coloctl.clock import Deadline
 from coloctl.control.acts import Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import DeadlineMissed, LabError, PairBusy
 from coloctl.lab import guest as guests
 from coloctl.lab import sample
+from coloctl.lab.machines import Machines
 from coloctl.lab.network import Lab
 
 BOOT_WAIT_S = 120.0
@@ -49,6 +50,7 @@ class Testbed:
     memory: str = sample.MEMORY
     detection: Mapping[str, int] = field(default_factory=dict)
     keep: bool = False
+    on: str = "lab"  #: or "machines"
     circular: bool = False  #: a pair that was attacked protects itself again
     tls: bool = False  #: every wire between the nodes is encrypted
 
@@ -68,11 +70,12 @@ class Testbed:
 def lab(setting: Testbed) -> Iterator[Lab]:
     """Set up a lab of that name; raises `PairBusy` when it is in use, or is being set up."""
     with _claimed(f"lab {setting.name}"):
-        _refuse_used(setting.name)
+        kind = Machines if setting.on == "machines" else Lab
+        _refuse_used(setting.name, kind)
         standing: Lab | None = None
         try:
             with interrupts.deferred():
-                standing = Lab.up(setting.name)
+                standing = kind.up(setting.name)
             yield standing
         except BaseException:
             if standing is not None:
@@ -113,14 +116,14 @@ def _claimed(what: str) -> Iterator[None]:
         yield
 
 
-def _refuse_used(name: str) -> None:
+def _refuse_used(name: str, kind: type[Lab]) -> None:
     """Refuse a lab of that name that is in use. What a crash left standing is repaired."""
     with contextlib.suppress(LabError):
-        if any(Lab.open(name).processes().values()):
+        if kind.open(name).busy():
             raise PairBusy(
                 f"The lab {name} is in use.",
-                hint=f"`coloctl stop {name}` and `coloctl lab down --name {name}` end "
-                "that, or give another --name",
+                hint=f"`coloctl stop {name}` and `{kind.DOWN} --name {name}` end that, or give "
+                "another --name",
             )
 
 
@@ -144,7 +147,7 @@ def folder(setting: Testbed) -> Iterator[Path]:
 
 def pair_file(setting: Testbed, standing: Lab, home: Path) -> Path:
     """Write the pair file of that testbed to ``home``, with a disk per node."""
-    setup = Setup(setting.name, home, LabSite(standing), setting.qemu)
+    setup = Setup(setting.name, home, site_of(standing), setting.qemu)
     again = {"policy": {"auto_reprotect": setting.circular}}
     return write_pair(setting, setup, {}, again)
 

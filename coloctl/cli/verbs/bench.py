@@ -41,6 +41,7 @@ from coloctl.cli.bench_options import (
 from coloctl.cli.options import format_option
 from coloctl.cli.views import bench as bench_views
 from coloctl.cli.views.downloads import Bars
+from coloctl.errors import UsageError
 
 
 @click.group()
@@ -59,9 +60,15 @@ def bench() -> None:
     type=click.Choice([str(cause) for cause in benches.Cause]),
     default=str(benches.Cause.KILL),
     show_default=True,
-    help="kill and freeze hit a QEMU, link the wire between the hosts.",
+    help="kill and freeze hit a QEMU, link the wire between the hosts, power-off a machine.",
 )
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True, help="How many.")
+@click.option(
+    "--machines",
+    "on_machines",
+    is_flag=True,
+    help="On machines of their own that are reached over ssh; needs root.",
+)
 @click.option("--early", is_flag=True, help="The fault comes in the first second of COLO.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Chooses the moments.")
 @delay_option(500)
@@ -76,9 +83,12 @@ def failover(**options: Any) -> int:
     Every run has a pair of its own and takes about 15 s. Exits with 1 when a run lost something,
     with 3 when a run says nothing, such as a fault that was not noticed.
     """
+    cause = benches.Cause(options["cause"])
+    if cause is benches.Cause.SECONDARY_POWER_OFF and not options["on_machines"]:
+        raise UsageError(f"--cause {cause} needs machines.", hint="add --machines")
     where = setting_of(options, delay_ms=500)
     plan = benches.FailoverPlan(
-        benches.Cause(options["cause"]),
+        cause,
         **{key: options[key] for key in ("runs", "early", "seed", "clients")},
     )
     runs: list[Mapping[str, Any]] = []

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -26,6 +26,9 @@ from coloctl.cli.views import chaos as chaos_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import ScenarioError, UsageError
+
+if TYPE_CHECKING:
+    from coloctl.chaos.scenario.values import Scenario
 
 #: What the pair and the lab of a scenario are called, with a number when that name is in use.
 NAME = "chaos"
@@ -116,6 +119,12 @@ def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
     metavar="M",
     help="No run begins later than that.",
 )
+@click.option(
+    "--machines",
+    "on_machines",
+    is_flag=True,
+    help="On machines of their own that are reached over ssh; needs root.",
+)
 @click.option("--keep", is_flag=True, help="Leave lab and pair running, to be looked at.")
 @click.option("--tls", is_flag=True, help="Encrypt every wire between the nodes.")
 @click.option("--shrink", is_flag=True, help="Make what is invalid as small as it stays invalid.")
@@ -147,7 +156,8 @@ def run(**options: Any) -> int:
 
     paths = scenario_files(options["files"])
     _refuse(options, paths)
-    scenarios = [(path, load(path)) for path in paths]
+    site = "machines" if options["on_machines"] else "lab"
+    scenarios = possible([(path, load(path)) for path in paths], site)
     aside = Console(stderr=True, highlight=False)
     outcomes: list[RunResult] = []
     with contextlib.ExitStack() as stack:
@@ -173,6 +183,22 @@ def run(**options: Any) -> int:
     _show(document, options["form"], chaos_views.runs(document))
     counted = Counter(one.validity for one in outcomes)
     return 1 if counted[Validity.INVALID] else 3 if counted[Validity.UNKNOWN] else 0
+
+
+def possible(found: Sequence[tuple[Path, Scenario]], site: str) -> list[tuple[Path, Scenario]]:
+    """Return the scenarios whose faults can all be injected there, and name the others."""
+    from coloctl.chaos.faults import FAULTS
+
+    possible = []
+    for path, scenario in found:
+        choices = [one for fault in scenario.faults for one in fault.choices]
+        kinds = {one.kind for one in choices if site not in FAULTS[one.kind].sites}
+        if kinds:
+            where = "on machines" if site == "machines" else "without --machines"
+            click.echo(f"{path.stem} is left out: no {', '.join(sorted(kinds))} {where}.", err=True)
+        else:
+            possible.append((path, scenario))
+    return possible
 
 
 def _run_document(outcome: RunResult, artifacts: Path | None) -> dict[str, Any]:
@@ -231,17 +257,22 @@ def setting_of(options: dict[str, Any]) -> Any:
     from coloctl.chaos.run.testbed import Testbed
     from coloctl.cli.run_parts import engage, require_libraries
     from coloctl.lab import rootless
+    from coloctl.lab.machines import require_root
 
     junit = ["junit"] if options.get("junit") else []
     require_libraries("a scenario", "clients", "page", *junit)
     parts = engage(options["qemu"])
-    rootless.enter(lab=options["name"])
+    if options["on_machines"]:
+        require_root("up")
+    else:
+        rootless.enter(lab=options["name"])
     return Testbed(
         qemu=parts.qemu,
         accel=parts.accel,
         guest=parts.guest,
         name=options["name"],
         keep=options["keep"],
+        on="machines" if options["on_machines"] else "lab",
         tls=options["tls"],
     )
 
