@@ -12,7 +12,7 @@ from support.views import LOST
 from coloctl.chaos.checks.verdict import Validity
 from coloctl.chaos.evidence.records import Audit, FrameRun, WorkloadRecord, takeovers_in
 from coloctl.chaos.scenario.values import Workload
-from coloctl.model.event import Kind, Record
+from coloctl.model.event import LAUNCHED, Kind, Record
 from coloctl.model.protection import MOVES, Fact, Protection
 
 pytestmark = pytest.mark.unit
@@ -152,6 +152,23 @@ def test_nothing_else_proves_a_death() -> None:
     )
     other = evidence(journal=runs.journal(pid=8))
     assert "process 8 is dead, node a was process 7" in counterexample("journal_consistent", other)
+
+
+@pytest.mark.parametrize(("role", "validity"), [("secondary", VALID), ("primary", INVALID)])
+def test_only_a_secondary_may_be_out_of_reach_when_the_other_node_goes_on(
+    role: str, validity: Validity
+) -> None:
+    """It takes over with a claim alone, and the survivor has that."""
+    journal = runs.journal(how="out-of-reach")
+    fenced = next(n for n, one in enumerate(journal) if one.data.get("how"))
+    launch = Record(
+        Kind.OUTCOME,
+        step="launch",
+        node=journal[fenced].node,
+        data={LAUNCHED: role, "pid": journal[fenced].data["pid"]},
+    )
+    run = evidence(journal=runs.numbered([*journal[:fenced], launch, *journal[fenced:]]))
+    assert checked("journal_consistent", run).validity is validity
 
 
 def test_a_start_claims_without_a_fence_only_where_nothing_runs() -> None:
