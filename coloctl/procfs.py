@@ -32,6 +32,10 @@ _ROUNDS = 50
 _ROUND_S = 0.02
 
 
+#: The users beside this one as which this process starts QEMUs.
+_ALSO_OURS: set[int] = set()
+
+
 @dataclass(frozen=True)
 class ProcStat:
     """The fields of ``/proc/PID/stat`` that matter here: 3 (state), 4 (parent), 6 and 22."""
@@ -88,8 +92,13 @@ def owner(pid: int) -> int | None:
 
 
 def ours(pid: int) -> bool:
-    """Return whether ``pid`` runs as this user and no other."""
-    return owner(pid) == os.geteuid()
+    """Return whether ``pid`` runs as this user, or as one of `also_ours`, and no other."""
+    return owner(pid) in {os.geteuid(), *_ALSO_OURS}
+
+
+def also_ours(uid: int) -> None:
+    """Count the processes of another user as this one's: it starts QEMUs as that user."""
+    _ALSO_OURS.add(uid)
 
 
 def children(pid: int) -> list[int]:

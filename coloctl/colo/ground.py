@@ -17,6 +17,7 @@ from pathlib import Path
 from coloctl.host.base import Host
 from coloctl.host.records import Machine
 from coloctl.machine import image
+from coloctl.model.launch import Account
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.tls import TlsWire
 from coloctl.model.wires import Wires
@@ -34,6 +35,7 @@ class NodeFacts:
     devices: frozenset[Path] = frozenset()  #: images that are block devices, with any path
     machine: Machine | None = None  #: None: this one
     plugin: Path | None = None  #: the fresh-code plugin on another machine, see `colo.plugin`
+    account: Account | None = None  #: the user as which QEMU runs there; None: as coloctl
 
 
 @dataclass(frozen=True)

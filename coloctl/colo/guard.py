@@ -16,6 +16,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 
+from coloctl.colo.ground import Ground
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.host.guard import GuardedPorts
@@ -25,7 +26,7 @@ from coloctl.model.wires import Wires
 log = logging.getLogger(__name__)
 
 
-def guarded(wires: Wires, node: NodeName, name: str) -> GuardedPorts:
+def guarded(wires: Wires, node: NodeName, name: str, user: int | None = None) -> GuardedPorts:
     """Return the guarded ports on the host of ``node``, under the name of their table."""
     spec = wires.spec
     return GuardedPorts(
@@ -34,19 +35,23 @@ def guarded(wires: Wires, node: NodeName, name: str) -> GuardedPorts:
         peer=spec.nodes[other(node)].address,
         tcp=tuple(wires.ports()),
         udp=(spec.replication.heartbeat_port(),),
+        user=user,
     )
 
 
-async def raise_guard(wires: Wires, hosts: Mapping[NodeName, Host]) -> None:
-    """Limit access to the pair's ports on both hosts to the two hosts and this user."""
+async def raise_guard(spec: PairSpec, ground: Ground) -> None:
+    """Limit access to the pair's ports on both hosts to the two hosts, this user and QEMU's."""
+    wires = ground.wires(spec)
     if not wires.ports():
         return
-    await asyncio.gather(*(_raise_at(wires, node, hosts[node]) for node in NODES))
+    await asyncio.gather(*(_raise_at(wires, ground, node) for node in NODES))
 
 
-async def _raise_at(wires: Wires, node: NodeName, host: Host) -> None:
+async def _raise_at(wires: Wires, ground: Ground, node: NodeName) -> None:
+    host, account = ground.hosts[node], ground.node(node).account
+    name, user = table_name(wires.spec, host), account.uid if account else None
     try:
-        await host.guard(guarded(wires, node, table_name(wires.spec, host)))
+        await host.guard(guarded(wires, node, name, user))
     except PreconditionFailed as error:
         log.warning("Other users may reach node %s's ports: %s", node, error.message)
 

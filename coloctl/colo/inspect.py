@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from coloctl import paths, probe_cache
-from coloctl.colo import plugin
+from coloctl.colo import accounts, plugin
 from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
@@ -103,6 +103,7 @@ async def look(spec: PairSpec, hosts: Hosts) -> Facts:
             await _devices(spec, hosts[node], node),
             machines[node],
             await _plugin(hosts[node], binaries[node].path) if accel == "tcg" else None,
+            await accounts.find(spec, hosts[node]),
         )
     return Facts(nodes, accel)
 

@@ -130,6 +130,7 @@ def primary_command(spec: PairSpec, ground: Ground, node: NodeName, *, paused: b
         plugin=plugin.known(ground, node),
         devices=facts.devices,
         tls=ground.tls.get(node),
+        account=facts.account,
     )
 
 
@@ -148,6 +149,7 @@ def secondary_command(spec: PairSpec, ground: Ground, node: NodeName) -> Launch:
         plugin=plugin.known(ground, node),
         devices=facts.devices,
         tls=ground.tls.get(node),
+        account=facts.account,
     )
 
 
@@ -157,7 +159,7 @@ async def launch_primary(
     """Launch the guest's QEMU on ``node``, its tap up, its filters present and switched off."""
     await check_room(spec, ground, node)
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
-    await guard.raise_guard(ground.wires(spec), ground.hosts)
+    await guard.raise_guard(spec, ground)
     ground = await tls.equipped(spec, await plugin.renewed(ground, node), node)
     launch = primary_command(spec, ground, node, paused=paused)
     rundir = ground.rundir(node)
@@ -184,7 +186,7 @@ async def launch_secondary(
     await host.make_private(rundir)
     await check_room(spec, ground, node)
     await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
-    await guard.raise_guard(ground.wires(spec), ground.hosts)
+    await guard.raise_guard(spec, ground)
     for over in blockdev.overlays(spec, node):
         await inuse.require_free(host, over.active, over.hidden)
     infos = [await _info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]

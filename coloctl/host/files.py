@@ -15,6 +15,7 @@ from typing import Protocol
 from coloctl.host.records import LogPiece
 from coloctl.host.watching import Scratch
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.launch import Account
 
 
 class Files(Protocol):
@@ -80,6 +81,13 @@ class Files(Protocol):
         """Return why ``path`` cannot be used as ``mode`` says (`os.R_OK`, ..), "" where it can."""
         ...
 
+    async def account(self, user: str) -> Account | None:
+        """Find the user of that name or number, as which a QEMU can be started.
+
+        None: there is none. Raises `PreconditionFailed` for one that shares its group.
+        """
+        ...
+
     async def fingerprint(self, binary: Path) -> tuple[str, ...]:
         """Describe what makes this binary another one when it changes (`probe_cache.identity`)."""
         ...
@@ -91,6 +99,7 @@ class Files(Protocol):
     async def sweep(self, folder: Path, *, logs: bool = False) -> None:
         """Remove all in ``folder`` but its logs; with ``logs``, the folder as a whole.
 
+        The files that were lent to the QEMU in it get their former owners back.
         What cannot be removed is left.
         """
         ...

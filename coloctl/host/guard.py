@@ -5,7 +5,8 @@ ports and `host.nft` changes the tables. Installed before a QEMU listens, remove
 of the pair runs.
 
 Invariant: a packet to one of the ports passes only from the peer's address or this host's own. A
-packet that this host sends to them passes only from a socket of this user. A pair has one table of
+packet that this host sends to them passes only from a socket of this user, or of the user as which
+its QEMU runs. A pair has one table of
 its own, which is removed as a whole, and no other rule is touched.
 """
 
@@ -40,11 +41,14 @@ class GuardedPorts:
     peer: str
     tcp: Collection[int]
     udp: Collection[int]
+    #: A user whose QEMU sends to the TCP ports too, beside this one; None: this one alone.
+    user: int | None = None
 
 
 def table_of(guarded: GuardedPorts) -> str:
     """Name the table: its content is part of its name, so that an equal one can stay."""
-    said = repr((guarded.at, guarded.peer, sorted(guarded.tcp), sorted(guarded.udp), os.geteuid()))
+    ports = (guarded.at, guarded.peer, sorted(guarded.tcp), sorted(guarded.udp))
+    said = repr((*ports, os.geteuid(), *([] if guarded.user is None else [guarded.user])))
     return f"{guarded.name}-{hashlib.blake2s(said.encode(), digest_size=4).hexdigest()}"
 
 
@@ -86,7 +90,7 @@ def _rules(guarded: GuardedPorts, version: int) -> Iterator[nft.Rule]:
 
     both = [(socket.IPPROTO_TCP, port) for port in sorted(guarded.tcp)]
     both += [(socket.IPPROTO_UDP, port) for port in sorted(guarded.udp)]
-    mine = struct.pack("=I", os.geteuid())
+    users = [os.geteuid(), *([] if guarded.user is None else [guarded.user])]
     for protocol, port in both:
         to_port = [
             nft.meta(_META_L4PROTO),
@@ -112,7 +116,11 @@ def _rules(guarded: GuardedPorts, version: int) -> Iterator[nft.Rule]:
                     *network(destination, address, equal=True),
                     *to_port,
                     nft.meta(_META_SKUID),
-                    nft.compare(mine, equal=False),
+                    # One of another user than each of these; the beacon is this user's alone.
+                    *(
+                        nft.compare(struct.pack("=I", user), equal=False)
+                        for user in (users if protocol == socket.IPPROTO_TCP else users[:1])
+                    ),
                     nft.drop(),
                 ],
             )

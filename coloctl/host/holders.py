@@ -14,17 +14,23 @@ from collections.abc import Collection
 from pathlib import Path
 
 from coloctl import procfs
+from coloctl.host import ownership
 from coloctl.host.process import command_line, identity_of
 from coloctl.host.records import Stray
 
 
 def holders(sockets: Collection[Path]) -> dict[Path, tuple[Stray, ...]]:
-    """Find the holders of each of ``sockets``: processes of this user alone, in order of their pid.
+    """Find the holders of each of ``sockets``, in order of their pid.
+
+    They are processes of this user, or of the one as which the QEMU in that folder was started.
 
     Of the processes of one session only its leader is returned, where it lives. coloctl starts each
     QEMU as the leader of a session, and what that started in turn ends with it. The path may be
     gone from its folder; the kernel remembers it.
     """
+    for folder in {path.parent for path in sockets}:
+        if (user := ownership.user_of(folder)) is not None:
+            procfs.also_ours(user)
     inodes = procfs.listening_at(sockets)
     return {path: found for path, some in inodes.items() if (found := _leaders(some))}
 

@@ -17,12 +17,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coloctl.errors import LaunchError, PreconditionFailed
+from coloctl.host import ownership
 from coloctl.host.listen import listening
 from coloctl.host.process import LocalProcess, identity_of
 from coloctl.host.program import Program
-from coloctl.model.launch import Launch
+from coloctl.host.tap import attach
+from coloctl.model.launch import Account, Launch
 
 #: How long `discard` waits for the kernel; SIGKILL needs milliseconds.
 DISCARD_WAIT_S = 2.0
@@ -44,8 +47,11 @@ def start(
     stdin: int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     node: str = "",
+    account: Account | None = None,
 ) -> LocalProcess:
     """Start the program in a session of its own, in the namespaces of the calling thread.
+
+    With ``account`` it runs as that user from its first instruction, and has no capability.
 
     Raises `OSError` when it cannot be started. Blocks until the program's image is loaded.
     """
@@ -56,6 +62,7 @@ def start(
         stderr=stderr,
         pass_fds=tuple(pass_fds),
         start_new_session=True,
+        **_identity(account),
     )
     try:
         process = hold(child.pid, argv, node=node)
@@ -66,6 +73,12 @@ def start(
     # The exit status is taken through the pidfd; this keeps `subprocess` from reaping it first.
     child.returncode = 0
     return process
+
+
+def _identity(account: Account | None) -> dict[str, Any]:
+    if account is None:
+        return {}
+    return {"user": account.uid, "group": account.gid, "extra_groups": account.groups}
 
 
 @dataclass(frozen=True)
@@ -161,20 +174,31 @@ def spawn(program: Launch, *, stderr: Path, node: str = "") -> Program:
     """Launch as `Host.launch` does, in the namespaces of the calling thread.
 
     Raises `LaunchError` when the program cannot be started, `PreconditionFailed` when ``stderr``
-    cannot be written.
+    cannot be written, or where the program's account cannot use a file.
     """
     with ExitStack() as parent_copies, ExitStack() as on_failure:
+        log = _appending(stderr)  # before its folder is open to another user
+        parent_copies.callback(os.close, log)
+        if program.account is not None:
+            on_failure.callback(ownership.take_back, stderr.parent)
+            ownership.lend(stderr.parent, program, program.account)
         numbers, inodes = {}, {}
         for name, path in program.sockets.items():
             numbers[name] = parent_copies.enter_context(listening(path)).fileno()
             inodes[path] = os.fstat(numbers[name]).st_ino
             on_failure.callback(path.unlink, missing_ok=True)
-        log = _appending(stderr)
-        parent_copies.callback(os.close, log)
+        for name, end in program.taps.items():
+            numbers[name] = attach(end.ifname, vnet_header=end.vnet_header)
+            parent_copies.callback(os.close, numbers[name])
         command = with_numbers(program.argv, numbers, program.numbered)
         try:
             process = start(
-                command, stdout=log, stderr=log, pass_fds=tuple(numbers.values()), node=node
+                command,
+                stdout=log,
+                stderr=log,
+                pass_fds=tuple(numbers.values()),
+                node=node,
+                account=program.account,
             )
         except OSError as error:
             raise LaunchError(

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from coloctl import bounded, flocks, paths, probe_cache, wholefile
 from coloctl.errors import PreconditionFailed
-from coloctl.host import blocking, disk, durable, locks
+from coloctl.host import account, blocking, disk, durable, locks, ownership
 from coloctl.host.process import tail
 from coloctl.host.records import LogPiece
 from coloctl.host.scratch import MemoryFile
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.launch import Account
 from coloctl.regular import open_regular
 
 #: A file that is exchanged is a register of some hundred bytes.
@@ -83,12 +84,17 @@ class LocalFiles:
         """See `Files.usable`."""
         return await blocking.aside(lambda: _unusable(path, mode))
 
+    async def account(self, user: str) -> Account | None:
+        """See `Files.account`."""
+        return await asyncio.to_thread(account.find, user)
+
     async def fingerprint(self, binary: Path) -> tuple[str, ...]:
         """See `Files.fingerprint`."""
         return probe_cache.identity(binary)
 
     async def make_private(self, folder: Path) -> None:
         """See `Files.make_private`."""
+        ownership.close(folder)
         paths.make_private(folder)
 
     async def sweep(self, folder: Path, *, logs: bool = False) -> None:
@@ -142,9 +148,10 @@ def _put(path: Path, content: bytes, mode: int) -> None:
     paths.make_private(path.parent)
 
     def exactly(fd: int) -> None:
-        os.fchmod(fd, mode)
+        os.fchmod(fd, mode | readers)
 
     try:
+        readers = ownership.readers(path.parent)
         wholefile.replace(path, content, mode=0o600, before=exactly)
     except OSError as error:
         raise PreconditionFailed(
@@ -186,6 +193,7 @@ def _unusable(path: Path, mode: int) -> str:
 
 
 def _sweep(folder: Path, *, logs: bool) -> None:
+    ownership.take_back(folder)
     if logs:
         shutil.rmtree(folder, ignore_errors=True)
         return

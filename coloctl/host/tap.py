@@ -1,8 +1,8 @@
 """Switch and test taps by ioctl: fast enough to be a network fence, without a netlink library.
 
-Called by `host.local`; `host.packet` and `host.resource_use` share its names. A socket belongs for
-ever to the namespace in which it was made, so one that is kept open answers for that namespace from
-any thread.
+Called by `host.local` and `host.launch`; `host.packet` and `host.resource_use` share its names. A
+socket belongs for ever to the namespace in which it was made, so one that is kept open answers for
+that namespace from any thread.
 """
 
 from __future__ import annotations
@@ -142,14 +142,31 @@ def check(control: socket.socket, name: str, host: str) -> None:
         raise _not_attachable(error, name, host) from None
 
 
+def attach(name: str, *, vnet_header: bool) -> int:
+    """Open the existing tap for a QEMU, whose command line names the descriptor.
+
+    The calling thread must be in the tap's namespace. Raises `PreconditionFailed`.
+    """
+    try:
+        return _attached(name, IFF_VNET_HDR if vnet_header else 0)
+    except OSError as error:
+        raise _not_attachable(error, name, "this machine") from None
+
+
 def _attach(name: str) -> None:
     """Open the existing tap as a QEMU would, and close it again."""
+    os.close(_attached(name, IFF_VNET_HDR))
+
+
+def _attached(name: str, flags: int) -> int:
     node = _open_node()
     try:
-        flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR
-        fcntl.ioctl(node, TUNSETIFF, struct.pack("16sH22x", _name(name), flags))
-    finally:
+        request = struct.pack("16sH22x", _name(name), IFF_TAP | IFF_NO_PI | flags)
+        fcntl.ioctl(node, TUNSETIFF, request)
+    except BaseException:
         os.close(node)
+        raise
+    return node
 
 
 def _open_node() -> int:

@@ -17,9 +17,13 @@ from coloctl.machine import blockdev, chardev, device, freshcode, netfilter
 from coloctl.machine import tls as encryption
 from coloctl.machine.option import json_option, keyval
 from coloctl.model.dialect import Dialect
-from coloctl.model.launch import Launch
+from coloctl.model.launch import Account, Launch, TapEnd
 from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec
 from coloctl.model.tls import TlsWire
+
+#: The system calls that a QEMU of another user is refused: old ones, and those by which it would
+#: become another user, start a program or change its own scheduling. It gets no_new_privs with it.
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 #: Names of the two monitors, in `Launch.sockets` and inside ``{fd:NAME}``.
 MONITORS = ("qmp", "rescue")
@@ -38,13 +42,15 @@ def primary(
     devices: Collection[Path] = (),
     scratch: Sequence[Path] = (),
     tls: TlsWire | None = None,
+    account: Account | None = None,
 ) -> Launch:
     """Build the command line of a QEMU that serves alone and can become a primary later.
 
     Its filters exist and are off. ``paused``: the guest waits for ``cont`` or for COLO. ``plugin``
     is the fresh-code plugin, where it is to be loaded. ``devices`` are the images that were found
     to be block devices. ``scratch``, an empty qcow2 per disk, takes what would be written to the
-    images: those are only read then. ``tls`` is that of ``node`` where the pair is encrypted.
+    images: those are only read then. ``tls`` is that of ``node`` where the pair is encrypted, and
+    ``account`` the user as which QEMU runs, where that is not coloctl's own.
     """
     chardevs = [
         one
@@ -79,6 +85,8 @@ def primary(
         tail=tail,
         plugin=plugin,
         tls=tls,
+        account=account,
+        owned=tuple(disk.image[node] for disk in spec.disks),
     )
 
 
@@ -96,12 +104,13 @@ def secondary(
     scratch: Sequence[Path] = (),
     close_marker: Path | None = None,
     tls: TlsWire | None = None,
+    account: Account | None = None,
 ) -> Launch:
     """Build the command line of a QEMU that waits until it learns from where its guest comes.
 
     ``overlays`` has one item per disk, empty and of the disk's size; ``close_marker`` is the file
     that `blockdev.close_marker` names. Incoming is deferred because capabilities must be set before
-    the stream is accepted. ``devices``, ``scratch`` and ``tls`` as for `primary`.
+    the stream is accepted. ``devices``, ``scratch``, ``tls`` and ``account`` as for `primary`.
     """
     chardevs = [
         one
@@ -134,6 +143,8 @@ def secondary(
         tail=tail,
         plugin=plugin,
         tls=tls,
+        account=account,
+        owned=_written(spec, node, overlays, close_marker),
     )
 
 
@@ -151,22 +162,26 @@ def _launch(
     tail: tuple[str, ...],
     plugin: Path | None,
     tls: TlsWire | None,
+    account: Account | None,
+    owned: tuple[Path, ...],
 ) -> Launch:
     before = (
         str(binary),
         *_identity(spec, node),
+        *(("-sandbox", SANDBOX) if account else ()),
         *_board(spec.guest, accel),
         *freshcode.arguments(plugin),
         *_console(rundir),
         *(_agent(rundir) if spec.guest.agent else ()),
     )
     monitors = _monitors()
+    taps = _tap_ends(spec, node) if account else {}
     argv = (
         *before,
         *monitors,
         *_each("-object", map(json_option, encryption.objects(tls) if tls else ())),
         *_each("-chardev", (one.option() for one in chardevs)),
-        *_each("-netdev", (json_option(netdev(nic, node)) for nic in spec.nics)),
+        *_each("-netdev", (json_option(netdev(nic, node, opened=bool(taps))) for nic in spec.nics)),
         *_each("-object", map(json_option, filters)),
         *_each("-blockdev", map(json_option, nodes)),
         *_each("-device", map(json_option, device.devices(spec, pvpanic=dialect.pvpanic))),
@@ -176,8 +191,39 @@ def _launch(
         *spec.guest.extra_args,
     )
     images = tuple(disk.image[node] for disk in spec.disks)
-    numbered = frozenset(len(before) + i for i, word in enumerate(monitors) if "{fd:" in word)
-    return Launch(argv, monitor_sockets(rundir), images, numbered)
+    numbered = {len(before) + i for i, word in enumerate(monitors) if "{fd:" in word}
+    if taps:
+        numbered |= {i + 1 for i, word in enumerate(argv) if word == "-netdev"}
+    guest = spec.guest_on(node)
+    reads = (binary, *(one for one in (guest.kernel, guest.initrd, plugin) if one is not None))
+    return Launch(
+        argv,
+        monitor_sockets(rundir),
+        images,
+        frozenset(numbered),
+        account=account,
+        owned=owned if account else (),
+        reads=reads if account else (),
+        taps=taps,
+    )
+
+
+def _written(
+    spec: PairSpec, node: NodeName, overlays: Sequence[blockdev.Overlay], marker: Path | None
+) -> tuple[Path, ...]:
+    """Return every file that the QEMU of a secondary writes to."""
+    found = [disk.image[node] for disk in spec.disks]
+    found += [path for over in overlays for path in (over.active, over.hidden)]
+    return (*found, *([marker] if marker else []))
+
+
+def _tap_ends(spec: PairSpec, node: NodeName) -> dict[str, TapEnd]:
+    """Return the taps of ``node`` by the names that stand for their descriptors."""
+    return {
+        f"tap-{nic.id}": TapEnd(nic.tap.ifname[node], netfilter.has_vnet_header(nic))
+        for nic in spec.nics
+        if nic.tap is not None
+    }
 
 
 def monitor_sockets(rundir: Path) -> dict[str, Path]:
@@ -265,14 +311,17 @@ def _monitors() -> tuple[str, ...]:
     )
 
 
-def netdev(nic: NicSpec, node: NodeName) -> dict[str, Any]:
+def netdev(nic: NicSpec, node: NodeName, *, opened: bool = False) -> dict[str, Any]:
     """Build the host's end of a NIC.
 
     vhost would carry frames past the filters. A NIC without a tap gets an isolated user-mode
-    network that never speaks first, which needs no right on the host.
+    network that never speaks first, which needs no right on the host. ``opened``: QEMU gets a
+    descriptor of the tap, which shows by itself whether frames have a header.
     """
     if nic.tap is None:
         return {"type": "user", "id": nic.id, "restrict": True, "ipv6": False}
+    if opened:
+        return {"type": "tap", "id": nic.id, "fd": f"{{fd:tap-{nic.id}}}", "vhost": False}
     return {
         "type": "tap",
         "id": nic.id,

@@ -1,7 +1,7 @@
 """Describe one program that a host starts; frozen values.
 
 Built by `machine.cmdline` for a QEMU of a pair and by `asked` for one that only answers queries;
-`host.launch` starts it.
+`host.launch` starts it. `host.account` finds the account of one that runs as another user.
 """
 
 from __future__ import annotations
@@ -13,6 +13,29 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class Account:
+    """The user as which a program runs, where that is not coloctl's own."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()  #: others, such as the group that may use KVM
+
+    @property
+    def all_groups(self) -> frozenset[int]:
+        """Every group that the program is in."""
+        return frozenset({self.gid, *self.groups})
+
+
+@dataclass(frozen=True)
+class TapEnd:
+    """A tap that is opened before the program starts, which may have no right to."""
+
+    ifname: str
+    vnet_header: bool
+
+
+@dataclass(frozen=True)
 class Launch:
     """The things that a host needs to start one program, such as a QEMU.
 
@@ -20,12 +43,20 @@ class Launch:
     stands for the number of the inherited descriptor, in the words at ``numbered`` and in no other:
     what a pair file has in such a form stays as it is. None: in all of them. ``disks`` are the
     images that a QEMU opens.
+
+    With ``account`` the program runs as that user, who is given the files ``owned`` until the
+    program has ended, and must be able to read those of ``reads``. The taps are opened for it, and
+    ``{fd:NAME}`` stands for them too.
     """
 
     argv: tuple[str, ...]
     sockets: Mapping[str, Path] = field(default_factory=dict)
     disks: tuple[Path, ...] = ()
     numbered: frozenset[int] | None = None
+    account: Account | None = None
+    owned: tuple[Path, ...] = ()
+    reads: tuple[Path, ...] = ()
+    taps: Mapping[str, TapEnd] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Format the command line for people and shells: one option with its value per line."""

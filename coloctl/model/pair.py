@@ -84,6 +84,9 @@ class GuestSpec:
     """More QEMU arguments, one item per word; those that coloctl sets itself are refused."""
     qemu: Path | None = None
     """The QEMU binary: a path, or a name that is looked up on PATH (qemu-system-x86_64)."""
+    user: str = "auto"
+    """The user as which QEMU runs: auto takes coloctl-qemu where a machine has that account and
+    coloctl is root there; a name or number; root is coloctl's own user."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ _EXIT = "QEMU would print something and exit"
 REFUSED: dict[str, tuple[str, str | None]] = {
     **dict.fromkeys(("qmp", "qmp-pretty", "mon", "monitor"), (_MONITOR, None)),
     **dict.fromkeys(("incoming", "S", "loadvm", "snapshot", "preconfig"), (_PROCESS, None)),
-    **dict.fromkeys(("daemonize", "pidfile", "chroot", "runas", "run-with"), (_PROCESS, None)),
+    **dict.fromkeys(
+        ("daemonize", "pidfile", "chroot", "runas", "run-with", "sandbox"), (_PROCESS, None)
+    ),
     **dict.fromkeys(("nographic", "readconfig", "writeconfig"), (_PROCESS, None)),
     **dict.fromkeys(("hda", "hdb", "hdc", "hdd", "fda", "fdb"), (_DISK, "disk")),
     **dict.fromkeys(("drive", "sd", "mtdblock", "pflash", "virtfs"), (_DISK, "disk")),

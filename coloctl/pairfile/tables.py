@@ -40,6 +40,7 @@ _MEMORY = {
     "minimum": MIB,
     "examples": ["512MiB", "2 GiB"],
 }
+_USER = {"type": ["string", "integer"], "minimum": 0, "examples": ["auto", "coloctl-qemu"]}
 _PERIOD = {
     "anyOf": [{"type": "string", "pattern": "^[0-9]{1,9} *[smhdw]$"}, {"const": 0}],
 }
@@ -71,6 +72,7 @@ class GuestTable(Table):
     """Kernel command line."""
     extra_args: Annotated[_WORDS, AfterValidator(check_extra_args)]
     qemu: _PROGRAM | None
+    user: Annotated[str, BeforeValidator(values.user), WithJsonSchema(_USER)]
 
 
 class ImageTable(Table):

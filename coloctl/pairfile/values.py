@@ -153,6 +153,16 @@ def cpu(model: str) -> str:
     return model
 
 
+def user(value: object) -> str:
+    """Check the name or number of a user; raises for what cannot be one."""
+    text = str(value) if isinstance(value, str) or type(value) is int else ""
+    if not re.fullmatch(r"[a-zA-Z_][\w.-]{0,31}\$?|[0-9]{1,10}", text, re.ASCII) or (
+        text.isdecimal() and int(text) >= 2**32 - 1
+    ):
+        raise complaint(f"{value!r} cannot be a user.", 'write "auto", "root", a name or a number')
+    return text
+
+
 def device(model: str) -> str:
     """Check a device name, without options."""
     if not _DEVICE.fullmatch(model):

@@ -43,6 +43,16 @@ except OSError:
     sys.exit(1)
 """
 
+#: Sends a datagram as another user; its exit code is 0 if it could.
+SENDS = """
+import os, socket, sys
+os.setuid(int(sys.argv[1]))
+try:
+    socket.socket(type=socket.SOCK_DGRAM).sendto(b"beat", (sys.argv[2], int(sys.argv[3])))
+except PermissionError:
+    sys.exit(1)
+"""
+
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
@@ -176,3 +186,26 @@ def test_another_user_of_this_host_does_not_get_through(namespace: str) -> None:
     assert netns.inside(namespace, both_try) == [(True, True), (True, True)]
     netns.inside(namespace, lambda: guard.install(V4))
     assert netns.inside(namespace, both_try) == [(True, False), (True, True)]
+
+
+def test_the_user_as_which_a_qemu_runs_gets_through_to_its_tcp_ports(namespace: str) -> None:
+    def attempt(user: int) -> bool:
+        argv = [sys.executable, "-c", CALLS, str(user), "10.1.0.1", "9000"]
+        return subprocess.run(argv, check=False).returncode == 0
+
+    def all_try() -> list[bool]:
+        with socket.create_server(("10.1.0.1", 9000)):
+            return [attempt(user) for user in (0, NOBODY, NOBODY - 1)]
+
+    def beats(user: int) -> bool:
+        argv = [sys.executable, "-c", SENDS, str(user), "10.1.0.1", "9002"]
+        return subprocess.run(argv, check=False).returncode == 0
+
+    with_user = replace(V4, user=NOBODY)
+    assert guard.table_of(with_user) != guard.table_of(V4)
+    netns.inside(namespace, lambda: guard.install(with_user))
+    assert netns.inside(namespace, all_try) == [True, True, False]
+    # The beacon is sent by coloctl and never by a QEMU.
+    assert netns.inside(namespace, lambda: (beats(0), beats(NOBODY))) == (True, False)
+    netns.inside(namespace, lambda: guard.install(V4))
+    assert netns.inside(namespace, all_try) == [True, False, False]

@@ -507,6 +507,9 @@ async def test_programs_and_folders(host: Host, tmp_path: Path) -> None:
     assert shell is not None and await host.usable(shell, os.X_OK) == ""
     assert await host.which("no-such-program") is None
     assert await host.usable(tmp_path / "none", os.R_OK) == "No such file or directory"
+    root = await host.account("root")
+    assert root is not None and (root.name, root.uid, root.gid) == ("root", 0, 0)
+    assert await host.account("no-such-user") is None
     before = await host.fingerprint(shell)
     assert before and before == await host.fingerprint(shell)
     await host.make_private(tmp_path / "web" / "b")

@@ -15,6 +15,7 @@ from coloctl.host.local import LocalHost
 from coloctl.host.records import LogPiece
 from coloctl.host.scratch import MemoryFile
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.launch import Account
 
 
 class FileWork:
@@ -67,6 +68,10 @@ class FileWork:
     async def usable(self, path: Path, mode: int) -> str:
         """Find out why a file cannot be used, as `Host.usable` does; "" where it can."""
         return await self.host.usable(path, mode)
+
+    async def account(self, user: str) -> Account | None:
+        """Find a user for a QEMU, as `Host.account` does."""
+        return await self.host.account(user)
 
     async def fingerprint(self, binary: Path) -> tuple[str, ...]:
         """Describe a binary, as `Host.fingerprint` does."""

@@ -16,6 +16,7 @@ from coloctl.host.remote.contact import AgentContact
 from coloctl.host.remote.watches import RemoteFolder, RemoteScratch
 from coloctl.host.wire.token import Tokens
 from coloctl.model.disk import DiskIdentity
+from coloctl.model.launch import Account
 
 #: A disk may take as long as this for a file before the agent gives the request up.
 DISK_WAIT_S = 30.0
@@ -77,6 +78,10 @@ class RemoteFiles:
     async def usable(self, path: Path, mode: int) -> str:
         """See `Files.usable`."""
         return await self._contact.call(FileWork.usable, DISK_WAIT_S, path=path, mode=mode)
+
+    async def account(self, user: str) -> Account | None:
+        """See `Files.account`."""
+        return await self._contact.call(FileWork.account, DISK_WAIT_S, user=user)
 
     async def fingerprint(self, binary: Path) -> tuple[str, ...]:
         """See `Files.fingerprint`."""

@@ -17,7 +17,7 @@ from machine_pairs import disk, make_pair, nic
 from coloctl.errors import PreconditionFailed
 from coloctl.machine import blockdev, cmdline
 from coloctl.model.dialect import Dialect, ReturnPath
-from coloctl.model.launch import Launch
+from coloctl.model.launch import Account, Launch, TapEnd
 from coloctl.model.pair import NodeName, PairSpec
 from coloctl.model.tls import TlsIds, TlsMode, TlsSpec, TlsWire
 
@@ -270,3 +270,59 @@ def test_a_node_boots_the_kernel_of_its_own_machine() -> None:
     moved = dict(zip(*words, strict=True))
     assert secondary(there).argv == tuple(moved.get(word, word) for word in secondary(pair).argv)
     assert values(secondary(there), "-kernel") == ["/b/vmlinuz"]
+
+
+def test_a_qemu_of_another_user_has_a_sandbox_and_gets_its_taps_opened() -> None:
+    pair, account = make_pair(), Account("coloctl-qemu", 998, 997)
+    own = primary(pair)
+    other = cmdline.primary(
+        pair,
+        "a",
+        NEW,
+        binary=BINARY,
+        accel="kvm",
+        rundir=RUNDIR / "a",
+        paused=False,
+        plugin=Path("/cache/fresh-code.so"),
+        account=account,
+    )
+    assert (own.account, own.owned, own.reads, own.taps) == (None, (), (), {})
+    assert not values(own, "-sandbox")
+    assert values(other, "-sandbox") == [cmdline.SANDBOX]
+    assert other.account == account
+    assert other.owned == tuple(one.image["a"] for one in pair.disks)
+    assert {BINARY, Path("/cache/fresh-code.so")} <= set(other.reads)
+    first = pair.nics[0]
+    assert first.tap is not None
+    assert other.taps[f"tap-{first.id}"] == TapEnd(first.tap.ifname["a"], vnet_header=True)
+    nets = [json.loads(word) for word in values(other, "-netdev")]
+    assert nets[0] == {
+        "type": "tap",
+        "id": first.id,
+        "fd": f"{{fd:tap-{first.id}}}",
+        "vhost": False,
+    }
+    assert other.numbered is not None
+    marked = {i for i, word in enumerate(other.argv) if "{fd:" in word}
+    assert marked <= other.numbered
+    assert {other.argv[i - 1] for i in other.numbered} == {"-chardev", "-netdev"}
+
+
+def test_a_secondary_of_another_user_owns_all_that_it_writes_to() -> None:
+    pair = make_pair()
+    over = blockdev.overlays(pair, "b")
+    marker = blockdev.close_marker(pair, "b")
+    launch = cmdline.secondary(
+        pair,
+        "b",
+        NEW,
+        binary=BINARY,
+        accel="kvm",
+        rundir=RUNDIR / "b",
+        overlays=over,
+        close_marker=marker,
+        account=Account("61234", 61234, 61234),
+    )
+    images = {disk.image["b"] for disk in pair.disks}
+    written = {path for one in over for path in (one.active, one.hidden)}
+    assert set(launch.owned) == images | written | {marker}

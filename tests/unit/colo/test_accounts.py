@@ -1,0 +1,82 @@
+"""As which user a QEMU runs: what a pair file names, and what the machine has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.fakes import FakeHost, make_spec
+
+from coloctl.colo import accounts
+from coloctl.errors import PreconditionFailed
+from coloctl.host.machine import this_machine
+from coloctl.host.records import Machine
+from coloctl.model.launch import Account
+from coloctl.model.pair import PairSpec
+
+QEMU = Account("coloctl-qemu", 998, 997)
+ALICE = Account("alice", 1000, 1000)
+
+
+class Place(FakeHost):
+    """A machine with some accounts, on which coloctl is the user ``euid``."""
+
+    def __init__(self, euid: int, *known: Account) -> None:
+        super().__init__("a", [])
+        self.euid, self.known = euid, known
+        self.asked: list[str] = []
+
+    @property
+    def machine(self) -> Machine:
+        return replace(this_machine(), name="hv1", euid=self.euid)
+
+    async def account(self, user: str) -> Account | None:
+        self.asked.append(user)
+        return next((one for one in self.known if user in (one.name, str(one.uid))), None)
+
+
+def spec_of(user: str) -> PairSpec:
+    spec = make_spec()
+    return replace(spec, guest=replace(spec.guest, user=user))
+
+
+@pytest.mark.parametrize(
+    ("user", "euid", "known", "found"),
+    [
+        ("auto", 0, (QEMU, ALICE), QEMU),
+        ("auto", 0, (ALICE,), None),
+        ("auto", 1000, (QEMU, ALICE), None),
+        ("auto", 998, (QEMU,), None),
+        ("root", 0, (QEMU,), None),
+        ("root", 1000, (QEMU,), None),
+        ("alice", 0, (QEMU, ALICE), ALICE),
+        ("1000", 0, (QEMU, ALICE), ALICE),
+        ("alice", 1000, (ALICE,), None),
+        ("0", 0, (Account("root", 0, 0),), None),
+    ],
+)
+async def test_the_user_of_a_qemu(
+    user: str, euid: int, known: tuple[Account, ...], found: Account | None
+) -> None:
+    assert await accounts.find(spec_of(user), Place(euid, *known)) == found
+
+
+@pytest.mark.parametrize(
+    ("user", "euid", "known", "sentence"),
+    [
+        ("bob", 0, (QEMU,), "There is no user bob on hv1."),
+        ("alice", 1001, (ALICE,), "Only root starts a QEMU as another user"),
+        ("bob", 1001, (), "coloctl is user id 1001 on hv1"),
+    ],
+)
+async def test_a_named_user_that_cannot_be_taken_is_refused(
+    user: str, euid: int, known: tuple[Account, ...], sentence: str
+) -> None:
+    with pytest.raises(PreconditionFailed, match=sentence):
+        await accounts.find(spec_of(user), Place(euid, *known))
+
+
+async def test_no_account_is_asked_for_where_coloctl_is_to_run_it_itself() -> None:
+    place = Place(0, QEMU)
+    assert await accounts.find(spec_of("root"), place) is None
+    assert place.asked == []
