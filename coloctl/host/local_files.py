@@ -194,6 +194,7 @@ def _unusable(path: Path, mode: int) -> str:
 
 def _sweep(folder: Path, *, logs: bool) -> None:
     ownership.take_back(folder)
+    ownership.take_all_back(folder)
     if logs:
         shutil.rmtree(folder, ignore_errors=True)
         return

@@ -1,7 +1,8 @@
 """Lend a QEMU that runs as another user its folder and its disks, and take them back.
 
-Called by `host.launch` before such a QEMU starts, by `host.local_files` when its folder is swept or
-made private again, and by `host.holders` for the user to look for; calls `wholefile`.
+Called by `host.launch` before such a QEMU starts, by `host.local_files` and `supervisor.leftovers`
+when its folder is swept or made private again, and by `host.holders` for the user to look for;
+calls `wholefile`.
 
 Example: the QEMU of node a runs as user 998. The folder ``a`` stays root's, has the group of 998
 and is sticky: 998 makes files in it and can replace none of root's. The image becomes 998's, and
@@ -77,6 +78,12 @@ def take_back(folder: Path) -> None:
         with contextlib.suppress(OSError):
             record_of(folder).unlink()
     close(folder)
+
+
+def take_all_back(folder: Path) -> None:
+    """Take back what was lent to the QEMUs of the pair in ``folder``; both have ended."""
+    for record in folder.glob(record_of(folder / "*").name):
+        take_back(folder / record.stem.removeprefix("owners-"))
 
 
 def close(folder: Path) -> None:

@@ -25,6 +25,7 @@ from coloctl import paths, procfs
 from coloctl.colo import guard, taps
 from coloctl.errors import ColoctlError, FencingFailed, HostOutOfReach, PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
+from coloctl.host import ownership
 from coloctl.host.base import DeathProof, Host, Identity
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
@@ -287,9 +288,11 @@ async def close_taps(folder: Path, hosts: Hosts) -> None:
 def discard(folder: Path) -> None:
     """Remove ``folder``. Its name is free at once, before its content is deleted.
 
+    Files that were lent to its QEMUs get their former owners back.
     On a filesystem that is read-only it stays, and the next start finds nothing living in it. The
     caller serves the pair's control socket, or holds the lock of the state folder.
     """
+    ownership.take_all_back(folder)
     grave = paths.state_dir() / f".{folder.name}.{os.getpid()}"
     try:
         folder.rename(grave)

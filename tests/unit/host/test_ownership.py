@@ -19,6 +19,7 @@ from coloctl.host.holders import holders
 from coloctl.host.launch import discard, spawn
 from coloctl.host.local import LocalHost
 from coloctl.model.launch import Account, Launch
+from coloctl.supervisor import leftovers
 
 USER, GROUP = 61234, 61235
 OTHER = Account("tester", USER, GROUP)
@@ -89,6 +90,21 @@ def test_an_image_is_lent_and_given_back(rundir: Path, image: Path) -> None:
     assert stat.S_IMODE(rundir.stat().st_mode) == 0o700 and rundir.stat().st_gid == os.getegid()
     ownership.take_back(rundir)
     assert owner(image) == 0
+
+
+async def test_what_is_left_of_a_pair_gives_its_files_back(rundir: Path, image: Path) -> None:
+    """By another machine's agent, by a sweep of the node, and where the folder is discarded."""
+    async with LocalHost() as host:
+        lend(rundir, image)
+        await host.sweep(rundir)
+        assert owner(image) == 0
+        lend(rundir, image)
+        await host.sweep(rundir.parent, logs=True)
+        assert owner(image) == 0 and not rundir.parent.exists()
+    rundir.mkdir(parents=True, mode=0o700)
+    lend(rundir, image)
+    leftovers.discard(rundir.parent)
+    assert owner(image) == 0 and not rundir.parent.exists()
 
 
 def test_what_changed_hands_meanwhile_is_left(rundir: Path, image: Path) -> None:
