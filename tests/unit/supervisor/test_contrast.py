@@ -202,10 +202,13 @@ async def test_times_that_were_read_too_long_ago_prove_no_stuck_processor(
         assert not state.seats["b"].diverged and state.protection is Protection.COLO
 
 
-@pytest.mark.parametrize("late_s", [0.04, 0.5])
+@pytest.mark.parametrize(("late_s", "grace_s"), [(0.04, 10.0), (0.5, 0.25)])
 async def test_guests_that_do_the_same_are_sound_also_where_the_primarys_events_come_late(
-    tmp_path: Path, late_s: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late_s: float, grace_s: float
 ) -> None:
+    """Where they come later than the grace, checkpoints end no grace sooner."""
+    monkeypatch.setattr(unmatched, "GRACE_S", grace_s)
+    monkeypatch.setattr(unmatched, "GRACE_LONGEST_S", 10.0)
     async with watched(tmp_path) as (state, a, b):
         a.host.move(Contact.CONNECTED, round_trip_ms=1000 * late_s)
         b.event("RESET", guest=True, reason="guest-reset")
