@@ -1,7 +1,8 @@
 """Protect a guest, kill a host, and show that nothing was lost: the project's demonstration.
 
-Called by `cli.verbs.demo`, which draws it; tests check its document. Its run is a scenario that
-`chaos.run.runner` makes, and its figures are read from `chaos.evidence.chronicle`.
+Called by `cli.verbs.demo`, which draws it, and by `cli.demo_machines`; tests check its document.
+Its run is a scenario that `chaos.run.runner` makes, and its figures are read from
+`chaos.evidence.chronicle`.
 
 Invariant: the supervisor is not asked to fail over, it notices and acts by itself. Everything that
 was set up is removed however the demonstration ends, unless the pair is to be kept.
@@ -101,7 +102,7 @@ def run(where: Testbed, plan: DemoPlan, screen: Screen) -> dict[str, Any]:
             screen.step(STEPS[sentence].format(clients=plan.clients))
 
     screen.step("The lab: two hosts, a client, and the wires between them")
-    shown = _Shown(screen)
+    shown = ShownRun(screen)
     made = Run.of(scenario_of(plan, where.delay_ms), 1, where)
     result = runner.make(made, tell, measure=shown, forgiving=False)
     screen.step("The pair stays for you to explore" if where.keep else "The lab is removed")
@@ -113,7 +114,7 @@ def run(where: Testbed, plan: DemoPlan, screen: Screen) -> dict[str, Any]:
     }
 
 
-class _Shown(RunMeasurement):
+class ShownRun(RunMeasurement):
     """Draws the pair from its steady state until the load ends."""
 
     def __init__(self, screen: Screen) -> None:

@@ -55,6 +55,18 @@ class MachineCrash(_MachineFault):
             self._machine.boot()
 
 
+@fault("machine-shutdown")
+class MachineShutdown(MachineCrash):
+    """A machine that is shut down in order and off, until it is healed.
+
+    Its programs get SIGTERM and some seconds. Healing boots it.
+    """
+
+    def change(self, machine: LabMachine) -> None:
+        """Shut the machine down."""
+        machine.shutdown()
+
+
 @fault("machine-freeze")
 class MachineFreeze(_MachineFault):
     """A machine whose processes all stand still, until it is healed.

@@ -1,6 +1,6 @@
 """Run a command of an operator while other things happen; it may be refused, and may wait.
 
-Registered in `chaos.faults`; `bench.circles` gives it its verbs.
+Registered in `chaos.faults`; `bench.circles` and `cli.demo_machines` give it its verbs.
 """
 
 from __future__ import annotations

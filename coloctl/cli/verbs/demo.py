@@ -1,7 +1,7 @@
 """Show the whole demonstration on one machine, drawn while it happens: `coloctl demo`.
 
-Called by `cli.verbs`; `cli.demo_run` runs it on a `chaos.run.testbed` and reports each step to the
-`DemoScreen` here.
+Called by `cli.verbs`; `cli.demo_run` or `cli.demo_machines` runs it on a `chaos.run.testbed` and
+reports each step to the `DemoScreen` here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from coloctl.chaos.run.testbed import Testbed
-from coloctl.cli import demo_run
+from coloctl.cli import demo_machines, demo_run
+from coloctl.cli.demo_machines import MachinesPlan
 from coloctl.cli.demo_run import DemoPlan
 from coloctl.cli.options import format_option
 from coloctl.cli.run_parts import engage, require_libraries
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
+from coloctl.errors import UsageError
 from coloctl.lab import rootless
+from coloctl.lab.machines import require_root
 from coloctl.model.view import PairView
 
 #: The demo's pair and its lab are called this, unless --name chooses another.
@@ -38,6 +41,12 @@ NAME = "demo"
     default="primary",
     show_default=True,
     help="Whose QEMU is killed in the middle of a checkpoint.",
+)
+@click.option(
+    "--machines",
+    "on_machines",
+    is_flag=True,
+    help="On machines of their own that are reached over ssh and switched off in turn; needs root.",
 )
 @click.option(
     "--name", default=NAME, show_default=True, help="What the demo's pair and its lab are called."
@@ -70,15 +79,26 @@ def demo(**options: Any) -> int:
     No command is given: the pair fails over by itself. Builds a lab of network namespaces, boots a
     small Linux with redis in it, and takes everything away again. It needs about a minute, and no
     rights of yours but user namespaces.
+
+    With --machines the two nodes are machines of their own: the secondary's loses its power and
+    comes back, roles are switched, and the other one is shut down for an upgrade.
     """
+    if options["on_machines"] and (options["keep"] or options["kill"] != "primary"):
+        raise UsageError("With --machines no QEMU is killed, and nothing is kept.")
     require_libraries("the demo", "clients")
     as_json = options["form"] == "json"
     console = Console(stderr=as_json, highlight=False)
-    plan = DemoPlan(options["kill"], options["clients"])
+    if options["on_machines"]:
+        require_root("up")
     where = _setting(options)
-    rootless.enter(lab=where.name)
+    if not options["on_machines"]:
+        rootless.enter(lab=where.name)
     with DemoScreen(console) as screen:
-        document = demo_run.run(where, plan, screen)
+        if options["on_machines"]:
+            document = demo_machines.run(where, MachinesPlan(options["clients"]), screen)
+        else:
+            plan = DemoPlan(options["kill"], options["clients"])
+            document = demo_run.run(where, plan, screen)
     if as_json:
         documents.print_json(document)
     else:
@@ -91,6 +111,7 @@ def _setting(options: Mapping[str, Any]) -> Testbed:
     return Testbed(
         **engage(options["qemu"])._asdict(),
         **{key: options[key] for key in ("name", "keep", "delay_ms", "channel")},
+        on="machines" if options["on_machines"] else "lab",
     )
 
 
@@ -137,9 +158,11 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     """Draw the timeline, what clients noticed, and whether anything was lost."""
     moments = render.plain_table("", "MOMENT")
     known = {name: document["timeline"][name] for name in MOMENTS}
+    machines = document.get("machines", ())
+    words_of = {**MOMENTS, "fault": "machine hv2 loses its power"} if machines else MOMENTS
     # QEMU may announce that the guest runs before it answers the command.
     for name in sorted(known, key=lambda one: (known[one] is None, known[one])):
-        at_ms, words = known[name], MOMENTS[name]
+        at_ms, words = known[name], words_of[name]
         moments.add_row(Text("-" if at_ms is None else f"{at_ms:6.1f} ms", "bold"), words)
     acks, connections = document["acks"], document["connections"]
     facts = Table.grid(padding=(0, 3, 0, 0))
@@ -153,6 +176,8 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
          f"{render.milliseconds(document['checkpoints']['pause_ms_p50'])}"),
     ):  # fmt: skip
         facts.add_row(Text(what, "dim"), value)
+    for step in machines:
+        facts.add_row(Text(STEP_WORDS[step["step"]], "dim"), step_line(step))
     good = document["verdict"] == "valid"
     closing = Text(f"verdict: {document['verdict']}", "bold green" if good else "bold red")
     reasons = [
@@ -161,6 +186,25 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     ]
     left = [Text(f"  left behind: {one}", "red") for one in document["left_behind"]]
     return Group(moments, "", facts, "", closing, *reasons, *left)
+
+
+#: The steps on machines, as the table names them.
+STEP_WORDS: Mapping[str, str] = {
+    "off": "machine hv2 without power",
+    "switch": "roles switched",
+    "upgrade": "machine hv1 shut down",
+}
+
+
+def step_line(step: Mapping[str, Any]) -> str:
+    """Return for how long a machine was off, and when the guest was protected again."""
+    parts = [] if step["off_s"] is None else [f"for {step['off_s']:.1f} s"]
+    parts.append(f"longest silence {render.milliseconds(step['outage_ms'])}")
+    if step["protected_after_s"] is not None:
+        parts.append(f"protected again after {step['protected_after_s']:.1f} s")
+    if step["copied"] is not None:
+        parts.append(f"{step['copied']['sent'] / 2**20:.1f} MiB copied, {step['copied']['method']}")
+    return ", ".join(parts)
 
 
 def _failed_over(failover: Mapping[str, Any]) -> str:
