@@ -38,6 +38,7 @@ def require_known(scenario: Scenario, *needs: str) -> None:
         (Cause.LINK, "cut", "replication", "secondary"),
         (Cause.SECONDARY_KILL, "kill", "secondary", "secondary"),
         (Cause.SECONDARY_FREEZE, "freeze", "secondary", "secondary"),
+        (Cause.SECONDARY_POWER_OFF, "machine-crash", "secondary", "secondary"),
     ],
 )
 def test_a_cause_is_one_fault_that_is_healed_once_it_was_noticed(
@@ -52,7 +53,7 @@ def test_a_cause_is_one_fault_that_is_healed_once_it_was_noticed(
 
 
 def test_every_cause_is_tested() -> None:
-    assert len(Cause) == 5
+    assert len(Cause) == 6
 
 
 def test_a_fault_falls_anywhere_in_a_period_and_an_early_one_in_the_first_second() -> None:
