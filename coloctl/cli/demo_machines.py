@@ -36,7 +36,7 @@ STEPS = {
     "protected": "Protected: each checkpoint makes hv2 equal to hv1",
     "off: machine-crash secondary (b)": "Machine hv2 loses its power",
     "off: healed": "Machine hv2 boots, and is brought in sync by difference",
-    "switch: operator pair": "An operator switches the roles: the guest goes on on hv2",
+    "switch: operator pair": "An operator switches the roles: hv2 takes the guest over",
     "upgrade: machine-shutdown secondary (a)": "Machine hv1 is shut down for an upgrade",
     "upgrade: healed": "Machine hv1 boots, and is brought in sync by difference",
     "gathering": "Every acknowledged record is read back",
