@@ -150,10 +150,9 @@ class MachineWatch:
             seat.view = replace(seat.view, reach=why)
         shown = self._explained.get(node)
         if why and seat.vm is not None and shown is None:
-            host = state.ground.hosts[node].name
             sentence = (
-                f"{host} is out of reach: {why} Its QEMU runs on as far as the replication link "
-                "and the checkpoints show."
+                f"Node {node}'s machine is out of reach: {why} Its QEMU runs on as far as the "
+                "replication link and the checkpoints show."
             )
             self._explained[node] = (sentence, state.reason)
             state.explain(sentence)

@@ -70,9 +70,7 @@ def started_pair(folder: Path) -> PairSpec | None:
 def require_reach(host: Host) -> None:
     """Require that ``host`` can be asked now; raises `HostOutOfReach`."""
     if host.reach.out:
-        why = host.reach.why.rstrip(".")
-        sentence = f"{host.name} is out of reach: {why}." if why else f"{host.name} was not asked."
-        raise HostOutOfReach(sentence)
+        raise HostOutOfReach(host.reach.why or f"{host.name} was not asked.")
 
 
 def rundir(folder: Path, host: Host, node: str) -> Path:

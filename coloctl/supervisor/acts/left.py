@@ -27,8 +27,8 @@ def sentence(state: PairState) -> str:
 
 def _one(state: PairState, node: NodeName) -> str:
     host, pid = state.ground.hosts[node], state.left[node].identity.pid
-    why = host.reach.why.rstrip(".") or "it does not answer"
-    place = f"{host.name} is out of reach ({why})" if host.reach.out else "it is being ended"
+    why = host.reach.why.rstrip(".") or f"{host.name} does not answer"
+    place = why if host.reach.out else "it is being ended"
     return f"The QEMU that was left on node {node} (process {pid}) may still run: {place}."
 
 

@@ -291,7 +291,7 @@ class Elsewhere(LocalHost):
 
     @property
     def reach(self) -> Reach:
-        return Reach(self.contact, 0.0, "No route to host." if self.dialled else "")
+        return Reach(self.contact, 0.0, "ssh://hv2 is out of reach." if self.dialled else "")
 
     async def ready(self, deadline_s: float) -> None:
         self.dialled += 1
