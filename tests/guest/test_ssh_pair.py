@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,18 @@ def view_if_served() -> dict[str, Any]:
     with contextlib.suppress(AssertionError):
         return view()
     return {}
+
+
+async def test_both_nodes_may_be_on_one_machine_that_ssh_reaches(ssh_spec: PairSpec) -> None:
+    """Their QEMUs meet at unix sockets there, and no port is opened."""
+    b = ssh_spec.nodes["b"]
+    nodes = {"a": replace(ssh_spec.nodes["a"], host=b.host, address="10.66.0.3"), "b": b}
+    nics = tuple(replace(nic, tap=None) for nic in ssh_spec.nics)
+    async with supervised(replace(ssh_spec, nodes=nodes, nics=nics)) as stage:
+        await protected(stage)
+        await stage.checkpoints(3)
+        before = stage.state.generation
+        kill(stage.primary)
+        await protected_again(stage, before)
+        assert (await stage.supervisor.verifying.verify(memory=True)).outcome is VerifyOutcome.EQUAL
+        await acts.stop(stage.state, force=False)
