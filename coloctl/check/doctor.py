@@ -22,6 +22,7 @@ from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
 from coloctl.check.room import examine_room
 from coloctl.check.tls import examine_encryption
+from coloctl.check.user import examine_user
 from coloctl.check.verdict import CheckResult
 from coloctl.colo.ground import Ground, one_machine
 from coloctl.colo.inspect import READY_DEADLINE_S, find_qemu, look, qemu_img, unusable_files
@@ -101,6 +102,7 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
     always = [
         *await _binaries(spec, binaries, hosts),
         *await guarded("versions", _versions(binaries, hosts)),
+        *await guarded("user", examine_user(spec, hosts)),
     ]
     if await _runs(spec):
         sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
