@@ -1,6 +1,7 @@
 """Decide as which user the QEMU of a node runs.
 
-Called by `colo.inspect` once, when a pair is started; asks `host` for the account.
+Called by `colo.inspect` once, when a pair is started, and by `check.user`; asks `host` for the
+account.
 
 Rules: ``root`` is coloctl's own user. ``auto`` takes the account `ACCOUNT` where coloctl runs as
 root on that machine and the machine has the account, and coloctl's own user elsewhere. Any other

@@ -28,9 +28,7 @@ def holders(sockets: Collection[Path]) -> dict[Path, tuple[Stray, ...]]:
     QEMU as the leader of a session, and what that started in turn ends with it. The path may be
     gone from its folder; the kernel remembers it.
     """
-    for folder in {path.parent for path in sockets}:
-        if (user := ownership.user_of(folder)) is not None:
-            procfs.also_ours(user)
+    ownership.recognize(sockets)
     inodes = procfs.listening_at(sockets)
     return {path: found for path, some in inodes.items() if (found := _leaders(some))}
 

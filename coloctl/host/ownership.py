@@ -1,8 +1,8 @@
 """Lend a QEMU that runs as another user its folder and its disks, and take them back.
 
 Called by `host.launch` before such a QEMU starts, by `host.local_files` and `supervisor.leftovers`
-when its folder is swept or made private again, and by `host.holders` for the user to look for;
-calls `wholefile`.
+when its folder is swept or made private again, and by `host.holders` and `host.program` for the
+user to look for; calls `wholefile`.
 
 Example: the QEMU of node a runs as user 998. The folder ``a`` stays root's, has the group of 998
 and is sticky: 998 makes files in it and can replace none of root's. The image becomes 998's, and
@@ -18,7 +18,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,13 @@ def user_of(folder: Path) -> int | None:
     """Return the user id of the QEMU in ``folder``; None where it is this process's own."""
     known = _recorded(folder)
     return None if known is None else int(known["uid"])
+
+
+def recognize(sockets: Collection[Path]) -> None:
+    """Count the users as which the QEMUs with these monitors were started as this process's own."""
+    for folder in {path.parent for path in sockets}:
+        if (user := user_of(folder)) is not None:
+            procfs.also_ours(user)
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:

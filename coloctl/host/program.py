@@ -22,6 +22,7 @@ from typing import TypeVar
 from coloctl import procfs
 from coloctl.clock import CLOCK, Deadline
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
+from coloctl.host import ownership
 from coloctl.host.gone import GoneProcess
 from coloctl.host.identity import Identity
 from coloctl.host.process import LocalProcess, adopt, file_bytes, identity_of
@@ -271,6 +272,7 @@ async def adopt_program(
     paths of the sockets that were handed over. None is a proof; a case of doubt raises
     `PreconditionFailed`.
     """
+    ownership.recognize(sockets)
     held = adopt(identity, node=node)
     main: LocalProcess | GoneProcess = held or GoneProcess(identity, node=node)
     first = main
