@@ -6,8 +6,8 @@ QEMU's connections would show it only when they are used. A beacon has no task: 
 `beat` at every beat. On one host the two ends are a pair of unix sockets.
 
 Invariants: no time of one machine is compared with a time of another. Datagrams of other senders
-change nothing and cost nothing: the kernel passes those of the peer's address and port only, and
-each bears a code that takes this watch's key to make.
+change nothing and cost nothing: the kernel passes those of the peer's address, port and session
+only, and each bears a code that takes this watch's key to make.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import struct
 import time
 
 from coloctl.errors import PreconditionFailed
+from coloctl.host.packet import JEQ, LD_WORD, RET, attach_filter
 from coloctl.model.wires import Endpoint
 
 #: Session of the sender, number, the highest number it has heard from the other end, when it sent
@@ -35,6 +36,8 @@ _DRAIN_MAX = 32
 _SO_TIMESTAMPNS = 35
 _PRIORITY = 6  # the highest that needs no privilege (socket(7))
 _TIMESPEC = struct.Struct("qq")
+#: The kernel's filter of a socket for UDP sees the header first, bytes.
+_UDP_HEADER = 8
 #: A datagram that seems to have waited for longer in the socket is not believed, nanoseconds: the
 #: wall clock was set.
 _WAITED_MAX_NS = 1_000_000_000
@@ -150,8 +153,25 @@ class DatagramBeacon:
         return hashlib.blake2b(beat, key=self._key, digest_size=_CODE_BYTES).digest()
 
     def meet(self, session: bytes) -> None:
-        """Accept only the beacon with that ``session`` from now on."""
+        """Accept only the beacon with that ``session`` from now on.
+
+        A sender that forges the peer's address and port does not know it, unless it sees what the
+        peer sends. The kernel drops what such a sender sends before it fills the socket.
+        """
         self._peer_session = session
+        if self._sock.family != socket.AF_UNIX and len(session) == 8:
+            first, second = struct.unpack("!II", session)
+            attach_filter(
+                self._sock,
+                (
+                    (LD_WORD, 0, 0, _UDP_HEADER),
+                    (JEQ, 0, 3, first),
+                    (LD_WORD, 0, 0, _UDP_HEADER + 4),
+                    (JEQ, 0, 1, second),
+                    (RET, 0, 0, 0xFFFFFFFF),
+                    (RET, 0, 0, 0),
+                ),
+            )
 
     def close(self) -> None:
         """Close the socket; its port is free then."""

@@ -1,9 +1,9 @@
 """Watch a tap for the first TCP connection, or the first frame at all, from outside the guest.
 
-Called by `host.local`; `chaos.evidence.lan` filters with it. `colo.first_connection` makes a
-checkpoint at that moment. Such a checkpoint carries the secrets that TCP timestamps and sequence
-numbers depend on to the secondary. A guest that sends a SYN, its own or the answer to a client's,
-has drawn them.
+Called by `host.local`; `chaos.evidence.lan` and `host.beacon` filter with it.
+`colo.first_connection` makes a checkpoint at that moment. Such a checkpoint carries the secrets
+that TCP timestamps and sequence numbers depend on to the secondary. A guest that sends a SYN, its
+own or the answer to a client's, has drawn them.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ SO_ATTACH_FILTER = 26
 
 # Classic BPF operations (linux/filter.h): load half, byte, byte at X; X = 4 * header length; tests.
 _LDH, _LDB, _LDB_X, _LDX_IHL = 0x28, 0x30, 0x50, 0xB1
-_JEQ, _JSET, _RET = 0x15, 0x45, 0x06
+LD_WORD, JEQ, _JSET, RET = 0x20, 0x15, 0x45, 0x06
 
 #: Accepts Ethernet frames whose IPv4 or IPv6 packet is a TCP segment with SYN set: operation,
 #: jump if true, jump if false (both relative), operand. Extension headers are not walked through.
 SYN_FILTER = (
     (_LDH, 0, 0, 12),  # 0  EtherType
-    (_JEQ, 0, 4, 0x86DD),  # 1  IPv6, else 6
+    (JEQ, 0, 4, 0x86DD),  # 1  IPv6, else 6
     (_LDB, 0, 0, 20),  # 2  next header
-    (_JEQ, 0, 11, 6),  # 3  TCP, else drop
+    (JEQ, 0, 11, 6),  # 3  TCP, else drop
     (_LDB, 0, 0, 67),  # 4  TCP flags
     (_JSET, 8, 9, 0x02),  # 5  SYN
-    (_JEQ, 0, 8, 0x0800),  # 6  IPv4, else drop
+    (JEQ, 0, 8, 0x0800),  # 6  IPv4, else drop
     (_LDB, 0, 0, 23),  # 7  protocol
-    (_JEQ, 0, 6, 6),  # 8  TCP, else drop
+    (JEQ, 0, 6, 6),  # 8  TCP, else drop
     (_LDH, 0, 0, 20),  # 9  fragment offset
     (_JSET, 4, 0, 0x1FFF),  # 10 a later fragment has no TCP header: drop
     (_LDX_IHL, 0, 0, 14),  # 11
     (_LDB_X, 0, 0, 27),  # 12 TCP flags
     (_JSET, 0, 1, 0x02),  # 13 SYN
-    (_RET, 0, 0, 96),  # 14 accept; this many bytes are kept
-    (_RET, 0, 0, 0),  # 15 drop
+    (RET, 0, 0, 96),  # 14 accept; this many bytes are kept
+    (RET, 0, 0, 0),  # 15 drop
 )
 
 #: Accepts every frame but reverse ARP, which QEMU itself sends for a guest that has moved.
-FRAME_FILTER = ((_LDH, 0, 0, 12), (_JEQ, 1, 0, 0x8035), (_RET, 0, 0, 96), (_RET, 0, 0, 0))
+FRAME_FILTER = ((_LDH, 0, 0, 12), (JEQ, 1, 0, 0x8035), (RET, 0, 0, 96), (RET, 0, 0, 0))
 
 Filter = tuple[tuple[int, int, int, int], ...]
 
@@ -98,7 +98,7 @@ class FrameWatch(SynWatch):
 
 
 def attach_filter(packets: socket.socket, accept: Filter = SYN_FILTER) -> None:
-    """Limit what the socket receives to the frames that ``accept`` lets through."""
+    """Limit what the socket receives to what ``accept`` lets through, and nothing else."""
     code = b"".join(struct.pack("HBBI", *instruction) for instruction in accept)
     buffer = ctypes.create_string_buffer(code, len(code))
     program = struct.pack("HP", len(accept), ctypes.addressof(buffer))

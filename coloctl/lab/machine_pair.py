@@ -51,10 +51,11 @@ def write(path: Path, *, name: str, lab: Machines, **options: Any) -> Path:
     places = {node: one.here(image_of(name)) for node, one in hosts.items()}
     try:
         for disk in places.values():
-            disk.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # QEMU's user passes the folder to the disk that is lent to it.
+            disk.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     except OSError as error:
         raise LabError(f"The disks of {name} cannot be made: {error.strerror}.") from error
-    return sample.write_pair(
+    written = sample.write_pair(
         path,
         name=name,
         lab=lab,
@@ -67,6 +68,9 @@ def write(path: Path, *, name: str, lab: Machines, **options: Any) -> Path:
         header=_HEADER,
         **options,
     )
+    for disk in places.values():
+        disk.chmod(0o600)
+    return written
 
 
 def _hosts(lab: Machines) -> Mapping[str, LabMachine]:

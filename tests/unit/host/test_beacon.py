@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -124,6 +125,32 @@ def test_a_flood_from_elsewhere_never_reaches_the_socket() -> None:
                     answers = a.beat(), b.beat()
                     assert all(answers), "one beat is enough: nothing was in the way"
             assert (a.lost, b.lost) == (0, 0)
+
+    play(story)
+
+
+def test_a_flood_under_the_peers_address_and_port_never_fills_the_socket() -> None:
+    """Who cannot see what the peer sends does not know its session."""
+
+    async def story(host: LocalHost) -> None:
+        with closing(await host.beacon(A, B, KEY, 20)) as a:
+            with closing(await host.beacon(B, A, KEY, 20)) as b:
+                a.meet(b.session)
+                b.meet(a.session)
+                assert lively(a, b)
+                assert a.beat()  # it has read what b sent last
+                session = b.session
+            sock = a._sock  # type: ignore[attr-defined]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+                forger.bind((B.address, B.port))
+                forger.connect((A.address, A.port))
+                for size in range(100):
+                    forger.send(bytes(size))
+                    forger.send(session[:7] + bytes(73))
+                assert not select.select([sock], [], [], 0)[0]
+                forger.send(session + bytes(56))
+                assert select.select([sock], [], [], 5)[0], "who has seen it gets this far"
+                assert not a.beat()
 
     play(story)
 
