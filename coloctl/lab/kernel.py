@@ -9,6 +9,7 @@ import ctypes
 import os
 
 # Numbers from linux/sched.h, linux/nsfs.h and linux/mount.h.
+CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000

@@ -174,7 +174,7 @@ class LabMachine:
         Its environment is the machine's own, not the caller's. Raises `LabError` when the machine
         is off, and `OSError`.
         """
-        enter = ["nsenter", "--mount", "--uts", "--ipc", "--net", "--pid", "--target"]
+        enter = ["nsenter", "--mount", "--uts", "--ipc", "--net", "--pid", "--time", "--target"]
         join = 'echo 0 >"$1"; shift; exec "$@"'
         return subprocess.Popen(
             [
@@ -197,7 +197,8 @@ class LabMachine:
             )
             ours.enter_context(listener)
             root = machine_store.root_of(self.lab, self.name)
-            order = Order(root, self._group.members, listener.fileno(), report, _SSHD)
+            ahead_s = machine_store.clock_of(self.lab, self.name)
+            order = Order(root, self._group.members, listener.fileno(), report, ahead_s, _SSHD)
             argv = [sys.executable, "-P", "-m", "coloctl.lab.machine_init", order.to_json()]
 
             def start() -> subprocess.Popen[bytes]:

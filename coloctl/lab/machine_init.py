@@ -24,6 +24,7 @@ from coloctl.lab.kernel import (
     CLONE_NEWIPC,
     CLONE_NEWNS,
     CLONE_NEWPID,
+    CLONE_NEWTIME,
     CLONE_NEWUTS,
     PR_SET_NAME,
     call,
@@ -47,6 +48,7 @@ class Order:
     members: Path  #: the file of the machine's control group that processes join by
     listener: int  #: the descriptor of the socket on which ssh is answered
     report: int  #: the descriptor on which `READY` or a sentence is written
+    ahead_s: int  #: seconds by which the machine's monotonic clock is ahead of this system's
     sshd: tuple[str, ...]  #: the words that serve one connection, inside the machine
 
     def to_json(self) -> str:
@@ -68,6 +70,7 @@ class Order:
             Path(document["members"]),
             document["listener"],
             document["report"],
+            document["ahead_s"],
             tuple(document["sshd"]),
         )
 
@@ -83,6 +86,8 @@ def main(argv: list[str]) -> int:
     try:
         order.members.write_text("0")
         call("unshare", CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID)
+        if order.ahead_s:
+            _set_clock(order.ahead_s)
         if os.fork():
             return 0
     except OSError as error:
@@ -97,6 +102,16 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         return _fail(order, error)
     return _serve(socket.socket(fileno=order.listener), order.sshd)
+
+
+def _set_clock(ahead_s: int) -> None:
+    """Put the children of this process into a time namespace (time_namespaces(7)).
+
+    Only before the first of them may its offsets be written.
+    """
+    call("unshare", CLONE_NEWTIME)
+    offsets = "".join(f"{clock} {ahead_s} 0\n" for clock in ("monotonic", "boottime"))
+    Path("/proc/self/timens_offsets").write_text(offsets)
 
 
 def _fail(order: Order, error: OSError) -> int:

@@ -21,6 +21,10 @@ DARK = "dark"
 ADDRESSES: Mapping[str, str] = {"hv1": "10.68.0.11", "hv2": "10.68.0.12", "witness": "10.68.0.13"}
 
 
+#: Seconds by which each machine's monotonic clock is ahead, where that is asked for.
+AHEAD_S: Mapping[str, int] = {"hv1": 1_000_000, "hv2": 2_000_000, "witness": 3_000_000}
+
+
 def _management(machine: str, letter: str, number: int) -> Wire:
     return Wire(
         f"management-{letter}",

@@ -24,7 +24,7 @@ from coloctl.certs.store import Authority, install_from
 from coloctl.errors import LabError
 from coloctl.lab import layer, machine_layout, sshd
 from coloctl.lab.kernel import MNT_DETACH, MS_NODEV, MS_NOSUID, call
-from coloctl.lab.machine_layout import ADDRESSES
+from coloctl.lab.machine_layout import ADDRESSES, AHEAD_S
 from coloctl.lab.machine_root import Root
 from coloctl.lab.progress import Report, silent
 from coloctl.lab.sshd import OpenSsh
@@ -42,6 +42,8 @@ _MERGED = ("bin", "sbin", "lib", "lib32", "lib64")
 #: Accounts that each machine has: one that runs QEMU, one that ssh may log in as without root.
 _USERS = {"coloctl-qemu": (970, "/usr/sbin/nologin"), "operator": (1970, "/bin/bash")}
 _SSHD_USER = "sshd:x:971:65534::/run/sshd:/usr/sbin/nologin"
+#: The file that asks for clocks of their own.
+_CLOCKS = "clocks"
 _OPAQUE = "trusted.overlay.opaque"
 
 
@@ -66,9 +68,15 @@ def _all() -> Path:
     return cache_dir().absolute() / "machines"
 
 
-def prepare(lab: str, *, report: Report = silent) -> OpenSsh:
+def clock_of(lab: str, machine: str) -> int:
+    """Return the seconds by which the machine's monotonic clock is ahead of this system's."""
+    return AHEAD_S[machine] if (home(lab) / _CLOCKS).exists() else 0
+
+
+def prepare(lab: str, *, clocks: bool = False, report: Report = silent) -> OpenSsh:
     """Make the stores and keys of a lab where they are missing; return the programs to reach it.
 
+    With ``clocks`` each machine has a monotonic clock of its own from its next boot on.
     A store that was left half made is made again. Raises `LabError` and
     `ProvisionError`.
     """
@@ -78,6 +86,8 @@ def prepare(lab: str, *, report: Report = silent) -> OpenSsh:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _ensure_upper_allowed(folder)
+        if clocks:
+            (folder / _CLOCKS).touch()
         users_key = sshd.make_key(openssh, folder / "id_ed25519", f"operator of {lab}")
         keys = {
             name: sshd.make_key(openssh, folder / f"host-{name}", name)

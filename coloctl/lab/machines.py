@@ -55,9 +55,13 @@ class Machines(Lab):
         self.machines = {one: LabMachine(name, one) for one in NAMES}
 
     @classmethod
-    def up(cls, name: str = machine_layout.DEFAULT, *, report: Report = silent) -> Machines:
+    def up(
+        cls, name: str = machine_layout.DEFAULT, *, clocks: bool = False, report: Report = silent
+    ) -> Machines:
         """Build the lab, every machine on and every link healed; repair one that is not whole.
 
+        With ``clocks`` each machine that boots has a monotonic clock that is weeks apart from the
+        others', so that a time which one gave to another cannot look right by chance.
         A lab that cannot be finished is removed again, unless it stood before. Raises `LabError`
         without root, or when the system refuses something, and `ProvisionError` when OpenSSH is
         missing and cannot be fetched.
@@ -65,7 +69,7 @@ class Machines(Lab):
         require_root("up")
         lab = cls(name)
         ensure_tun()
-        openssh = machine_store.prepare(name, report=report)
+        openssh = machine_store.prepare(name, clocks=clocks, report=report)
         with netns.exclusive():
             before = lab._present()
             try:

@@ -18,7 +18,7 @@ from support import sshhost
 from coloctl.errors import LabError
 from coloctl.lab import layout, machine_group, machine_store, netns
 from coloctl.lab.machine import LabMachine, MachineState
-from coloctl.lab.machine_layout import ADDRESSES, NAMES
+from coloctl.lab.machine_layout import ADDRESSES, AHEAD_S, NAMES
 from coloctl.lab.machines import Machines, labs
 
 pytestmark = [
@@ -39,7 +39,7 @@ TALKER = (
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Machines]:
-    with Machines.up(NAME) as standing:
+    with Machines.up(NAME, clocks=True) as standing:
         yield standing
     assert NAME not in labs()
     assert not machine_store.home(NAME).exists()
@@ -115,6 +115,22 @@ def test_each_machine_has_its_own_identity_folders_and_processes(lab: Machines) 
     until(MachineState.OFF, second)
     with pytest.raises(LabError, match="hv2 is off"):
         second.popen(["true"])
+
+
+def test_no_machine_has_the_monotonic_clock_of_another(lab: Machines) -> None:
+    """Commands in a machine and those of a client of ssh see the same clock, also after a boot."""
+    asked = "import time; print(int(time.monotonic()))"
+    for name, ahead_s in AHEAD_S.items():
+        for again in (False, True):
+            here = time.monotonic()
+            clocks = [
+                int(inside(lab.machine(name), "python3", "-c", asked)),
+                int(by_ssh(lab, name, f"python3 -c '{asked}'")),
+            ]
+            assert all(0 <= one - ahead_s - int(here) < 1000 for one in clocks), (clocks, here)
+            if not again:
+                lab.machine(name).crash()
+                lab.machine(name).boot()
 
 
 def test_ssh_reaches_every_machine_and_leads_from_one_to_another(lab: Machines) -> None:

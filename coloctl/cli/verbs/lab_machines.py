@@ -49,16 +49,17 @@ def machines() -> None:
 
 
 @machines.command()
+@click.option("--clocks", is_flag=True, help="Set their monotonic clocks weeks apart.")
 @_lab_option
 @format_option("pretty", "json")
-def up(name: str, form: str) -> None:
+def up(clocks: bool, name: str, form: str) -> None:
     """Build the machines, or mend them: all on, all networks whole."""
     from coloctl.cli.views.downloads import Bars
     from coloctl.lab.machines import Machines, require_root
 
     require_root("up")
     with Bars() as bars:
-        standing = Machines.up(name, report=bars.report)
+        standing = Machines.up(name, clocks=clocks, report=bars.report)
     if form == "json":
         click.echo(json.dumps(standing.describe()))
         return
