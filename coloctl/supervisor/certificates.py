@@ -13,7 +13,7 @@ import logging
 from datetime import UTC, datetime
 
 from coloctl.colo import tls
-from coloctl.errors import ColoctlError
+from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.model import encryption
 from coloctl.model.event import Kind
 from coloctl.supervisor.state import PairState
@@ -40,7 +40,9 @@ async def keep_reading(state: PairState) -> None:
 async def _read(state: PairState) -> str:
     try:
         found = await tls.proofs(state.spec, state.ground.hosts)
-    except ColoctlError as error:
+    except PreconditionFailed as error:
         return encryption.sentence(state.spec, wrong=error.message)
+    except ColoctlError:
+        return state.encryption  # a machine out of reach shows nothing of its certificate
     ends = {node: proof.facts.until for node, proof in found.items()}
     return encryption.sentence(state.spec, ends, datetime.now(UTC))
