@@ -14,6 +14,7 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -181,6 +182,33 @@ async def test_what_cannot_be_launched_is_refused(host: Host, tmp_path: Path) ->
     assert raised.value.argv == ("/nowhere/qemu", "-x") and raised.value.node == "b"
     with pytest.raises(PreconditionFailed, match="Cannot write"):
         await host.launch(Launch(SLEEPER), stderr=tmp_path / "none" / "log")
+
+
+@needs_root
+async def test_a_program_runs_as_another_user_and_gives_its_files_back(host: Host) -> None:
+    if (other := await host.account("61234")) is None:
+        pytest.skip("this user namespace has not every user")
+    with tempfile.TemporaryDirectory(prefix="conformance-", dir="/tmp") as made:
+        folder, image = Path(made, "web", "b"), Path(made, "disk.qcow2")
+        Path(made).chmod(0o755)
+        image.write_bytes(b"disk")
+        await host.make_private(folder)
+        argv = ("/bin/sleep", "1000")
+        program = Launch(argv, {"qmp": folder / "qmp.sock"}, account=other, owned=(image,))
+        process = await host.launch(program, stderr=folder / "qemu.log", node="b")
+        try:
+            assert (process.identity.uid, image.stat().st_uid) == (61234, 61234)
+            sockets = tuple(program.sockets.values())
+            assert sockets[0] in await host.holders(sockets)
+        finally:
+            await process.kill(LONG_S)
+            process.close()
+        await host.sweep(folder)
+        assert image.stat().st_uid == 0
+        with pytest.raises(PreconditionFailed, match="61234 cannot reach"):
+            Path(made).chmod(0o700)
+            await host.launch(program, stderr=folder / "qemu.log", node="b")
+        assert image.stat().st_uid == 0
 
 
 async def test_a_process_is_adopted_by_its_identity(host: Host, tmp_path: Path) -> None:
