@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shlex
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,9 +21,11 @@ from support import sshhost
 from support.clients import booted, clients, guest_spec
 from support.pairs import PATIENCE_S, Stage, supervised
 
+from coloctl import paths
 from coloctl.chaos.checks.verdict import Validity, worst
+from coloctl.host import tail
 from coloctl.host.records import Contact
-from coloctl.lab import guest, netns, qemu
+from coloctl.lab import guest, netns, qemu, sample
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
@@ -175,3 +181,78 @@ async def test_a_machine_that_falls_silent_is_given_up_by_the_claim_and_taken_ba
         print(f"from the silence to the guest that runs alone: {alone_s:.3f} s")
         print(timeline_of(stage))
         assert await acts.stop(stage.state, force=False) == "guest shut down"
+
+
+@pytest.fixture
+def file(
+    lab: Lab,
+    guest_image: guest.GuestImage,
+    folder: Path,
+    qemu_builds: Callable[[str], qemu.Build],
+    there: OtherMachine,
+) -> Path:
+    path = sample.write_pair(
+        folder / "web.toml",
+        name="web",
+        lab=lab,
+        guest=guest_image,
+        qemu=qemu_builds("11.1").binary,
+        accel="tcg",
+        checkpoint_delay_ms=500,
+        tables={"tls": {"mode": "off"}},
+    )
+    text = path.read_text().replace(f"netns:{lab.host_b}", "ssh://host-b")
+    path.write_text(text.replace('b = "web-b.qcow2"', f'b = "{folder / "web-b.qcow2"}"'))
+    return path
+
+
+def coloctl(*words: str | Path) -> str:
+    argv = [sys.executable, "-m", "coloctl.cli.main", *map(str, words)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def view() -> dict[str, Any]:
+    """What `status` shows; empty while no supervisor answers."""
+    with contextlib.suppress(AssertionError):
+        return dict(json.loads(coloctl("status", "web", "-f", "json")))
+    return {}
+
+
+def until(true: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    end = time.monotonic() + PATIENCE_S
+    while not (seen := view()) or not true(seen):
+        assert time.monotonic() < end, (seen, tail(paths.pair_dir("web") / "supervisor.log"))
+        time.sleep(0.1)
+    return seen
+
+
+def test_a_supervisor_that_finds_a_machine_out_of_reach_takes_it_up_when_it_is_back(
+    file: Path, there: OtherMachine
+) -> None:
+    """Both guests run in COLO all the time: it neither ends one nor promotes the other."""
+    coloctl("start", file)
+    try:
+        before = view()
+        assert before["protection"] == "colo"
+        b = next(node for node in before["nodes"] if node["name"] == "b")
+        there.flag.touch()
+        there.send(signal.SIGKILL, b["pid"])
+        os.kill(before["supervisor_pid"], signal.SIGKILL)
+        alone = until(lambda seen: seen["supervisor_pid"] != before["supervisor_pid"])
+        lost = until(lambda seen: seen["nodes"][1]["reach"])
+        assert "No route to host" in lost["nodes"][1]["reach"]
+        assert (alone["protection"], lost["protection"]) == ("colo", "colo"), (alone, lost)
+        count = lost["checkpoints"]["count"]
+        until(lambda seen: seen["checkpoints"]["count"] > count + 3)
+        there.flag.unlink()
+        back = until(lambda seen: not seen["nodes"][1]["reach"] and seen["nodes"][1]["colo_mode"])
+        assert back["protection"] == "colo" and back["generation"] == before["generation"]
+        assert [n["pid"] for n in back["nodes"]] == [n["pid"] for n in before["nodes"]]
+        coloctl("checkpoint", "web")
+        coloctl("switchover", "web", "--yes")
+        assert view()["protection"] == "colo"
+    finally:
+        there.flag.unlink(missing_ok=True)
+        coloctl("stop", "web", "--yes")
