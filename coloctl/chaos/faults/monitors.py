@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -40,8 +39,7 @@ def prepare(setup: Setup) -> Iterator[None]:
     The proxy lies in the folder of the run: that is all of coloctl that the nodes' machines have.
     """
     program = Path(shutil.copy(monitor_proxy.__file__, setup.home))
-    python = str(Path(sys.executable).resolve())
-    proxied = shlex.join([python, "-I", "-S", str(program), "qemu"])
+    proxied = shlex.join([setup.site.python, "-I", "-S", str(program), "qemu"])
     try:
         with wrapped(setup, "monitors", f'exec {proxied} {{program}} "$@"'):
             yield

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from operator import not_
 from pathlib import Path
@@ -38,6 +39,11 @@ class Site(Protocol):
     @property
     def lab(self) -> Lab:
         """The lab with the wires, the switch and the client."""
+        ...
+
+    @property
+    def python(self) -> str:
+        """A Python that QEMU's user may run on the nodes, for programs in front of QEMU."""
         ...
 
     @property
@@ -74,6 +80,7 @@ class LabSite:
     """The two hosts of a lab of namespaces: numbers and paths are those of this system."""
 
     environment: Mapping[str, str] = {}
+    python = sys.executable
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -107,6 +114,8 @@ class MachineSite:
 
     Its ssh connections begin in the network of the third machine.
     """
+
+    python = "python3"  #: that of the machine: another user cannot pass into a folder of root's
 
     def __init__(self, lab: Machines) -> None:
         self.lab = lab
