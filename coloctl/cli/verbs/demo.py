@@ -159,7 +159,7 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     moments = render.plain_table("", "MOMENT")
     known = {name: document["timeline"][name] for name in MOMENTS}
     machines = document.get("machines", ())
-    words_of = {**MOMENTS, "fault": "machine hv2 loses its power"} if machines else MOMENTS
+    words_of = {**MOMENTS, **ON_MACHINES} if machines else MOMENTS
     # QEMU may announce that the guest runs before it answers the command.
     for name in sorted(known, key=lambda one: (known[one] is None, known[one])):
         at_ms, words = known[name], words_of[name]
@@ -188,6 +188,11 @@ def _verdict(document: Mapping[str, Any]) -> RenderableType:
     return Group(moments, "", facts, "", closing, *reasons, *left)
 
 
+#: The moments that differ on machines: no proof comes from a machine that is off.
+ON_MACHINES: Mapping[str, str] = {
+    "fault": "machine hv2 loses its power",
+    "fenced_ms": "machine hv2 is out of reach: hv1 may go on alone by its claim",
+}
 #: The steps on machines, as the table names them.
 STEP_WORDS: Mapping[str, str] = {
     "off": "machine hv2 without power",
