@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from support.fakes import FakeHost, make_spec
 
-from coloctl.check.finding import Severity, guarded
+from coloctl.check.finding import guarded
 from coloctl.check.user import examine_user
 from coloctl.host.machine import this_machine
 from coloctl.host.records import Machine
@@ -36,7 +36,7 @@ class Place(FakeHost):
     ("user", "a", "b", "said"),
     [
         ("auto", ("hv1", 0, QEMU), ("hv1", 0, QEMU), ["ok: Both QEMUs run as coloctl-qemu"]),
-        ("auto", ("hv1", 0, None), ("hv1", 0, None), ["info: Both QEMUs run as root on hv1"]),
+        ("auto", ("hv1", 0, None), ("hv1", 0, None), ["ok: Both QEMUs run as root on hv1"]),
         ("root", ("hv1", 0, QEMU), ("hv1", 0, QEMU), ["ok: Both QEMUs run as user id 0"]),
         ("auto", ("hv1", 1000, QEMU), ("hv1", 1000, QEMU), ["ok: Both QEMUs run as user id 1000"]),
         (
@@ -45,7 +45,7 @@ class Place(FakeHost):
             ("hv2", 0, None),
             [
                 "ok: The QEMU of node a runs as coloctl-qemu",
-                "info: The QEMU of node b runs as root",
+                "ok: The QEMU of node b runs as root",
             ],
         ),
         ("bob", ("hv1", 0, QEMU), ("hv1", 0, QEMU), ["error: There is no user bob on hv1."]),
@@ -63,4 +63,4 @@ async def test_the_doctor_names_the_user(
     lines = [f"{one.severity}: {one.sentence}" for one in found]
     assert len(lines) == len(said)
     assert all(line.startswith(want) for line, want in zip(lines, said, strict=True)), lines
-    assert all(one.hint for one in found if one.severity is not Severity.OK)
+    assert all("adduser" in one.hint for one in found if "as root" in one.sentence)
