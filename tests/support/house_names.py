@@ -56,9 +56,6 @@ def _kills(within: ast.AST, function: str) -> Iterator[tuple[str, int]]:
 #: stands for all that it holds.
 NAMED_OUTSIDE: Mapping[str, str] = {}
 
-#: Modules that came before what uses them, each with its user. Whoever lands that removes the line.
-WAITING: Mapping[str, str] = {}
-
 #: Rooms for the programs of users and for pytest.
 PUBLIC = frozenset({"api", "pytest_plugin"})
 
@@ -81,7 +78,7 @@ def nothing_is_only_for_tests(tree: Tree) -> Iterator[str]:
     of a class that a library may call, and two dead definitions that name each other.
     """
     found = dict(_unnamed(tree))
-    for place in (*NAMED_OUTSIDE, *WAITING):
+    for place in NAMED_OUTSIDE:
         below = [name for name in found if f"{name}.".startswith(f"{place}.")]
         if not below and any(place.startswith(f"{name}.") for name in tree):
             yield f"{place} needs no exception: a module of coloctl names it"
