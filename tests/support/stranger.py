@@ -1,4 +1,4 @@
-"""Another local user: programs that run as nobody, and what they try against a pair.
+"""Another user, here or on a machine of the lab: programs that run as nobody, and what they try.
 
 Each program is a text for `python -I -c`, needs only the standard library, prints one JSON line per
 thing that it found out, and then holds what it got until it is ended.
@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from coloctl.lab import netns
+from coloctl.lab.machine import LabMachine
 
 NOBODY = 65534
 
 _HEAD = """
-import encodings.idna, fcntl, json, os, socket, struct, sys, time
+import encodings.idna, fcntl, json, os, socket, ssl, struct, sys, tempfile, time
 from concurrent.futures.thread import ThreadPoolExecutor
 
 # The interpreter may lie where nobody can read: it is loaded before.
@@ -33,6 +34,8 @@ def connect(where):
     kind = socket.AF_UNIX if isinstance(where, str) else socket.AF_INET
     sock = socket.socket(kind)
     sock.settimeout(1.0)
+    if source and not isinstance(where, str):
+        sock.bind((source, 0))
     sock.connect(where if isinstance(where, str) else tuple(where))
     return sock
 
@@ -111,6 +114,8 @@ hold()
 #: Sends as many datagrams to every address as it can in `seconds`.
 FLOOD = """
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+if source:
+    sock.bind((source, given[0][1]))  # a beacon has the same port at both ends
 sent = refused = 0
 end = time.monotonic() + seconds
 while time.monotonic() < end:
@@ -130,29 +135,34 @@ say(sent=sent, refused=refused, done=True)
 
 @contextlib.contextmanager
 def stranger(
-    program: str, given: list[Any], *, namespace: str | None = None, **words: Any
+    program: str,
+    given: list[Any],
+    *,
+    namespace: str | None = None,
+    machine: LabMachine | None = None,
+    **words: Any,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Run ``program`` as nobody, in ``namespace`` if one is named; yields what it said.
+    """Run ``program`` as nobody, in ``namespace`` or on ``machine`` if named; yields what it said.
 
     It has said that it is done by then, holds what it got inside the block, and is gone behind it.
     """
-    values = {"given": given, **words}
+    values = {"given": given, "source": "", **words}
     text = (
         f"NOBODY = {NOBODY}\n{_HEAD}"
         + "".join(f"{name} = {value!r}\n" for name, value in values.items())
         + program
     )
 
-    def launch() -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-I", "-c", text],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd="/",
-        )
+    argv = [sys.executable, "-I", "-c", text]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
-    child = netns.inside(namespace, launch) if namespace else launch()
+    def launch() -> subprocess.Popen[str]:
+        return subprocess.Popen(argv, cwd="/", **pipes)
+
+    if machine is not None:
+        child = machine.popen(argv, **pipes)
+    else:
+        child = netns.inside(namespace, launch) if namespace else launch()
     try:
         assert child.stdout is not None
         found: list[dict[str, Any]] = []

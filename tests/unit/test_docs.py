@@ -315,3 +315,23 @@ def test_the_steps_of_a_failover_are_those_of_the_documents() -> None:
     measured = {cells[0] for cells in rows(bench, "| phase | meaning | who says so |")}
     late = {FailoverStep.CLEARED, FailoverStep.MERGED, FailoverStep.VERIFIED}  # after what it times
     assert set(TIMELINE_STEPS) - late <= measured
+
+
+# -- docs/security.md
+
+
+def _security_rows() -> Iterator[list[str]]:
+    """Find the rows of each table whose last column names the tests."""
+    text = (ROOT / "docs/security.md").read_text()
+    for header in re.findall(r"^\|.*\| tried by \|$", text, re.MULTILINE):
+        yield from rows(text, header)
+
+
+def test_what_the_security_document_promises_is_tried_by_a_test() -> None:
+    names = {name.rpartition("::")[2] for name in _tests(ROOT / "tests")}
+    found = list(_security_rows())
+    untried = [cells[0] for cells in found if not re.findall(r"test_\w+", cells[-1])]
+    assert untried == ["root of either machine"]  # what it says is that they can
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text())
+    assert set(named) - names == set()
+    assert len(found) > 30
