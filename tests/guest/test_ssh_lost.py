@@ -58,7 +58,8 @@ class OtherMachine:
 
     def send(self, number: signal.Signals, *spare: int) -> None:
         for pid in self.processes() - {*spare}:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended since it was listed
+                os.kill(pid, number)
 
     def falls_silent(self) -> None:
         """As if its power failed: nothing is said, and no connection is ended."""

@@ -6,6 +6,7 @@ jobs do it, with and without a supervisor; then a node dies, or an operator type
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from support.orphans import end, leave_alone
 
 from coloctl import paths
 from coloctl.errors import ColoctlError
+from coloctl.host import open_host
 from coloctl.host.process import identity_of
 from coloctl.lab import qemu
 from coloctl.supervisor import leftovers
@@ -69,7 +71,7 @@ def marked(pair: Mortal, pid: int) -> bool:
 def lives(pid: int) -> bool:
     """Whether the process has not ended; one that its parent has not reaped has."""
     identity = identity_of(pid)
-    return identity is not None and leftovers.exists(identity, "")
+    return identity is not None and asyncio.run(leftovers.exists(identity, "", open_host("local")))
 
 
 def test_a_pair_whose_folder_was_removed_is_served_and_fails_over(pair: Mortal) -> None:

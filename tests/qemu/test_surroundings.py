@@ -72,7 +72,8 @@ TYPED: list[list[str]] = [
     ["set", "web", "checkpoint-delay=200"], ["qmp", "web", "a", "query-status"],
     ["wait", "web", "--for", "colo"], ["query", "web", "is-state", "colo"],
     ["query", "web", "is-state", "down"], ["verify", "web"],
-    ["bundle", "web"], ["bundle", "nobody"], ["agent"],
+    ["bundle", "web"], ["bundle", "nobody"], ["agent"], ["certs", "show", "/nowhere"],
+    ["host", "list"], ["host", "check", "nowhere"], ["completion", "bash"],
     ["probe", "/nowhere/qemu"], ["schema", "check", "/nowhere"], ["lab", "down", "--nonsense"],
     ["chaos", "--nonsense"], ["bench", "--help"], ["demo", "--nonsense"],
 ]  # fmt: skip

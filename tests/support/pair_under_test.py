@@ -105,7 +105,7 @@ def running(setup: Setup, *, protect: bool = True) -> Iterator[RunningPair]:
         if protect:
             _until_quiet(view().nodes["a"].pid)
             ask("pair-protect", PATIENCE_S)
-        pair = PairUnderTest(setup.name, setup.lab, setup.home, view, ask)
+        pair = PairUnderTest(setup.name, setup.site, setup.home, view, ask)
         yield (one := RunningPair(pair))
         for text in one.told():
             print(text)  # shown where a test has failed

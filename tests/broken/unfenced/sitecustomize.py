@@ -29,12 +29,12 @@ if "--control-fd" in sys.orig_argv and "coloctl.control.daemon.watcher" not in s
         identity = lost.process.identity
         now_s = time.monotonic()
         proof = DeathProof(identity.pid, identity.start_time, "believed", now_s, None)
-        return Fenced(lost.node, self.spec.fencing.method, proof.how, 0.0, proof)
+        return Fenced(lost.node, self.spec.fencing.method, proof.how, 0.0, identity.pid, proof)
 
     def _no_proof(self: Any, _: object) -> None:
         self.lost.view = replace(self.lost.view, fencing=Fencing.FENCED, presence=Presence.DEAD)
 
-    async def _forgotten(state: PairState, node: NodeName, presence: Presence) -> None:
+    async def _forgotten(state: PairState, node: NodeName, presence: Presence, **_: Any) -> None:
         """Its QEMU is left as it is: frozen, cut off, or at work."""
         seat = state.seats[node]
         seat.retired = True
