@@ -65,7 +65,22 @@ class MachineWatch:
         """Attend each machine until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for node in NODES:
+                tasks.create_task(self._follow(node, self._state.ground.hosts[node]))
                 tasks.create_task(self._attend(node, self._state.ground.hosts[node]))
+
+    async def _follow(self, node: NodeName, host: Host) -> None:
+        """Show how the machine of ``node`` is reached, as soon as that changes.
+
+        It does not wait for `_attend`: a request to a machine that is lost has its own deadline.
+        """
+        while (reach := host.reach).contact is not Contact.HERE:
+            try:
+                self._show(node, reach)
+            except Exception:
+                log.exception("The reach of node %s could not be shown", node)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD_S):
+                    await host.reached(reach)
 
     async def _attend(self, node: NodeName, host: Host) -> None:
         """Look at the machine of ``node`` each second, and at once when its reach has changed.

@@ -26,7 +26,7 @@ from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.view import Presence
 from coloctl.qmp.lost import LostMonitor
-from coloctl.supervisor import acts, adopt
+from coloctl.supervisor import acts, adopt, machines
 from coloctl.supervisor.acts import failover_book, left
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.discovery import DiscoveredNode
@@ -411,6 +411,34 @@ async def test_a_loss_is_shown_and_its_end_too(tmp_path: Path) -> None:
         await watch.look("b")
         view = state.view()
         assert view.nodes["b"].reach == "" and view.reason == before
+
+
+async def test_a_loss_is_shown_while_a_request_to_that_machine_waits_for_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_machines(tmp_path, []) as (state, _, b):
+        asked = asyncio.Event()
+
+        async def unanswered(_: object) -> None:
+            asked.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(b.host, "keep_bounded", unanswered)
+        monkeypatch.setattr(machines.bounded, "PERIOD_S", -1.0)
+        b.host.move(Contact.CONNECTED)
+        watching = asyncio.create_task(machine_watch(state).run())
+        try:
+            async with asyncio.timeout(60):
+                await asked.wait()
+                b.host.move(Contact.LOST)
+                while "No route to host" not in state.view().nodes["b"].reach:
+                    await asyncio.sleep(0)
+                b.host.move(Contact.CONNECTED)
+                while state.view().nodes["b"].reach:
+                    await asyncio.sleep(0)
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
 
 
 async def test_a_new_agent_gets_the_monitors_opened_again_in_the_same_vm(
