@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.becoming import becomes
+from support.conformance import until
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import FailoverRefused, FencingFailed, PreconditionFailed
@@ -431,11 +432,9 @@ async def test_a_loss_is_shown_while_a_request_to_that_machine_waits_for_its_dea
             async with asyncio.timeout(60):
                 await asked.wait()
                 b.host.move(Contact.LOST)
-                while "No route to host" not in state.view().nodes["b"].reach:
-                    await asyncio.sleep(0)
+                await until(lambda: "No route to host" in state.view().nodes["b"].reach)
                 b.host.move(Contact.CONNECTED)
-                while state.view().nodes["b"].reach:
-                    await asyncio.sleep(0)
+                await until(lambda: not state.view().nodes["b"].reach)
         finally:
             watching.cancel()
             await asyncio.wait([watching])
