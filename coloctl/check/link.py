@@ -17,7 +17,7 @@ from coloctl.model.revive import revive
 NAME = "link"
 _MODULE = "coloctl.host.linktest"
 #: A checkpoint of an idle guest, and what encryption adds to each megabyte of changed memory.
-#: Measured with QEMU 11.1.3 (docs/security.md).
+#: Measured with QEMU 11.1.3 (docs/qemu.md, "TLS").
 IDLE_PAUSE_MS, TLS_MS_PER_MB = 12.0, 1.0
 #: Changed memory of one checkpoint, for the example in the sentence.
 _EXAMPLE_MB = 16
