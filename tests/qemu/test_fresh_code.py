@@ -140,6 +140,9 @@ def test_without_the_plugin_the_pair_says_so_and_is_moved_by_force_only(
     assert "for demos" in coloctl("status", "fresh").stdout.replace("\n", " ")
     assert "for demos" in coloctl("explain", "fresh").stdout.replace("\n", " ")
     refused = coloctl("switchover", "fresh", "--yes")
+    while refused.returncode == 3:  # a secondary that ran stale code is being made again
+        coloctl("wait", "fresh", "--for", "colo")
+        refused = coloctl("switchover", "fresh", "--yes")
     assert refused.returncode == 1 and "without the fresh-code plugin" in refused.stderr
     assert view()["protection"] == "colo"
     moved = coloctl("switchover", "fresh", "--yes", "--force")
