@@ -25,7 +25,7 @@ from coloctl import paths
 from coloctl.chaos.checks.verdict import Validity, worst
 from coloctl.host import tail
 from coloctl.host.records import Contact
-from coloctl.lab import guest, netns, qemu, sample
+from coloctl.lab import guest, netns, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
@@ -192,19 +192,7 @@ def file(
     qemu_builds: Callable[[str], qemu.Build],
     there: OtherMachine,
 ) -> Path:
-    path = sample.write_pair(
-        folder / "web.toml",
-        name="web",
-        lab=lab,
-        guest=guest_image,
-        qemu=qemu_builds("11.1").binary,
-        accel="tcg",
-        checkpoint_delay_ms=500,
-        tables={"tls": {"mode": "off"}},
-    )
-    text = path.read_text().replace(f"netns:{lab.host_b}", "ssh://host-b")
-    path.write_text(text.replace('b = "web-b.qcow2"', f'b = "{folder / "web-b.qcow2"}"'))
-    return path
+    return sshhost.write_pair(folder, lab, guest_image, qemu_builds("11.1"))
 
 
 def coloctl(*words: str | Path) -> str:

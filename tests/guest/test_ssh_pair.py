@@ -20,7 +20,7 @@ from support.clients import booted, clients
 from support.pairs import PATIENCE_S, Stage, supervised
 
 from coloctl.chaos.checks.verdict import Validity, worst
-from coloctl.lab import guest, netns, qemu, sample
+from coloctl.lab import guest, netns, qemu
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
@@ -121,20 +121,7 @@ def file(
     qemu_builds: Callable[[str], qemu.Build],
     ssh_hosts: sshhost.SshHosts,
 ) -> Path:
-    """The pair file of such a pair; the path of its disk is written as it is on that machine."""
-    path = sample.write_pair(
-        tmp_path / "web.toml",
-        name="web",
-        lab=lab,
-        guest=guest_image,
-        qemu=qemu_builds("11.1").binary,
-        accel="tcg",
-        checkpoint_delay_ms=500,
-        tables={"tls": {"mode": "off"}},
-    )
-    text = path.read_text().replace(f"netns:{lab.host_b}", "ssh://host-b")
-    path.write_text(text.replace('b = "web-b.qcow2"', f'b = "{tmp_path / "web-b.qcow2"}"'))
-    return path
+    return sshhost.write_pair(tmp_path, lab, guest_image, qemu_builds("11.1"))
 
 
 def coloctl(*words: str | Path, code: int = 0) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from coloctl.lab import netns, rootless, sshd
+from coloctl.lab import guest, netns, qemu, rootless, sample, sshd
+from coloctl.lab.network import Lab
 
 #: Why a test that needs `serve` is skipped.
 NEEDS_ROOT = "sshd changes its user, which a user namespace of one user does not allow"
@@ -114,3 +115,23 @@ def _passwd() -> str:
 def _environment() -> dict[str, str]:
     passed = (name for name in os.environ if name.startswith("COLOCTL_") or name == "TMPDIR")
     return {name: os.environ[name] for name in passed if name != "COLOCTL_SSH"}
+
+
+def write_pair(folder: Path, lab: Lab, image: guest.GuestImage, build: qemu.Build) -> Path:
+    """A pair file for the lab's guest whose node b is reached over ssh, not encrypted.
+
+    The path of its disk is written as it is on that machine.
+    """
+    path = sample.write_pair(
+        folder / "web.toml",
+        name="web",
+        lab=lab,
+        guest=image,
+        qemu=build.binary,
+        accel="tcg",
+        checkpoint_delay_ms=500,
+        tables={"tls": {"mode": "off"}},
+    )
+    text = path.read_text().replace(f"netns:{lab.host_b}", "ssh://host-b")
+    path.write_text(text.replace('b = "web-b.qcow2"', f'b = "{folder / "web-b.qcow2"}"'))
+    return path
