@@ -1,7 +1,7 @@
 """Take the machines of a protected guest away in turn, and show that nothing was lost.
 
-Called by `cli.verbs.demo` for `--machines`; its run is a scenario that `chaos.run.runner` makes on
-machines. The document is that of `cli.demo_run` for the first fault, with what each step did.
+Called by `cli.verbs.demo` for `--machines`; its scenario is of `chaos.scenario.values`, and
+`cli.demo_run` runs it and makes the document of its first fault, with what each step did.
 
 Invariant: the supervisor is asked for the switchover alone. It notices a machine that is gone, and
 protects the guest again when that is back, by itself.
@@ -16,14 +16,12 @@ from typing import Any
 from coloctl.chaos.evidence.chronicle import FaultEffect
 from coloctl.chaos.evidence.records import FaultRecord
 from coloctl.chaos.faults.operator import OperatorParams
-from coloctl.chaos.run import runner
 from coloctl.chaos.run.result import RunResult
-from coloctl.chaos.run.runner import Run
 from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, When, Workload
 from coloctl.cli import demo_run
-from coloctl.cli.demo_run import CHECKPOINTS, LOAD_S, NOTICE_S, DemoPlan, Screen, ShownRun
+from coloctl.cli.demo_run import CHECKPOINTS, LOAD_S, NOTICE_S, DemoPlan, Screen
 from coloctl.model.event import Kind
 
 #: How long a machine is off, seconds.
@@ -102,26 +100,12 @@ def scenario_of(plan: MachinesPlan, delay_ms: int) -> Scenario:
 
 
 def run(where: Testbed, plan: MachinesPlan, screen: Screen) -> dict[str, Any]:
-    """Run the demonstration and return its document, whose ``verdict`` states the result.
-
-    Raises the error that stopped it before a verdict. Nothing is left over then, nor after an
-    interrupt.
-    """
-
-    def tell(sentence: str) -> None:
-        if sentence in STEPS:
-            screen.step(STEPS[sentence].format(clients=plan.clients))
-
+    """Run the demonstration; returns and raises as `demo_run.run`."""
     screen.step("The lab: machines hv1, hv2 and witness, a client, and the networks between them")
-    made = Run.of(scenario_of(plan, where.delay_ms), 1, where)
-    result = runner.make(made, tell, measure=ShownRun(screen), forgiving=False)
+    scenario = scenario_of(plan, where.delay_ms)
+    result, _ = demo_run.shown_run(where, scenario, screen, STEPS, plan.clients)
     screen.step("The lab is removed")
-    return {
-        **document(plan, result),
-        "qemu": {"binary": str(where.qemu), "accel": where.accel},
-        "left_behind": list(result.evidence.remains or ()),
-        "kept": None,
-    }
+    return {**document(plan, result), **demo_run.surroundings(where, result), "kept": None}
 
 
 def document(plan: MachinesPlan, result: RunResult) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,21 +96,35 @@ def run(where: Testbed, plan: DemoPlan, screen: Screen) -> dict[str, Any]:
     Raises the error that stopped it before a verdict. Nothing is left over then, nor after an
     interrupt.
     """
-
-    def tell(sentence: str) -> None:
-        if sentence in STEPS:
-            screen.step(STEPS[sentence].format(clients=plan.clients))
-
     screen.step("The lab: two hosts, a client, and the wires between them")
-    shown = ShownRun(screen)
-    made = Run.of(scenario_of(plan, where.delay_ms), 1, where)
-    result = runner.make(made, tell, measure=shown, forgiving=False)
+    result, shown = shown_run(where, scenario_of(plan, where.delay_ms), screen, STEPS, plan.clients)
     screen.step("The pair stays for you to explore" if where.keep else "The lab is removed")
     return {
         **document(plan, result),
+        **surroundings(where, result),
+        "kept": shown.folder if where.keep else None,
+    }
+
+
+def shown_run(
+    where: Testbed, scenario: Scenario, screen: Screen, steps: Mapping[str, str], clients: int
+) -> tuple[RunResult, ShownRun]:
+    """Make a run of the scenario whose sentences begin ``steps`` on the screen."""
+
+    def tell(sentence: str) -> None:
+        if sentence in steps:
+            screen.step(steps[sentence].format(clients=clients))
+
+    shown = ShownRun(screen)
+    made = Run.of(scenario, 1, where)
+    return runner.make(made, tell, measure=shown, forgiving=False), shown
+
+
+def surroundings(where: Testbed, result: RunResult) -> dict[str, Any]:
+    """Return the part of a document about the QEMU of a run, and what the run left behind."""
+    return {
         "qemu": {"binary": str(where.qemu), "accel": where.accel},
         "left_behind": list(result.evidence.remains or ()),
-        "kept": shown.folder if where.keep else None,
     }
 
 
