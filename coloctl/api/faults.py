@@ -5,6 +5,8 @@ Called by `api.pair`, which heals each fault at the end of its block.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +17,11 @@ from coloctl import pairfile, paths
 from coloctl.chaos.faults import FAULTS
 from coloctl.chaos.faults.fault import Fault as AnyKind
 from coloctl.chaos.faults.fault import Injected, NothingToHit, PairUnderTest, build
-from coloctl.chaos.run.site import LabSite
+from coloctl.chaos.run.site import LabSite, Site, site_of
 from coloctl.control.acts import QUERY_WAIT_S, Acts
 from coloctl.control.client import ControlClient
 from coloctl.errors import LabError, NotProtected, UsageError
-from coloctl.lab import layout
+from coloctl.lab import layout, machines
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.view import PairView
@@ -133,9 +135,48 @@ def _pair(name: str) -> PairUnderTest:
         with ControlClient.connect(paths.control_socket(name), QUERY_WAIT_S) as client:
             return Acts(client).view()
 
-    pair = pairfile.load(Path(view().spec_path))
+    now = view()
+    pair = pairfile.load(Path(now.spec_path))
     assert pair.source is not None
-    return PairUnderTest(name, LabSite(lab_of(pair)), pair.source.parent, view, ask)
+    variables = _environment(now.supervisor_pid)
+    return PairUnderTest(name, place_of(pair, variables), pair.source.parent, view, ask)
+
+
+def _environment(supervisor: int | None) -> Mapping[str, str]:
+    """Return the variables of the pair's supervisor; this process's where they cannot be read."""
+    with contextlib.suppress(OSError):
+        words = os.fsdecode(Path(f"/proc/{supervisor}/environ").read_bytes()).split("\0")
+        return dict(word.split("=", 1) for word in words if "=" in word)
+    return os.environ
+
+
+def place_of(pair: PairSpec, variables: Mapping[str, str]) -> Site:
+    """Return the site of the pair whose supervisor has those environment variables.
+
+    The processes of a machine that is none of a lab cannot be hurt: they are refused there.
+    """
+    if not any(node.machine for node in pair.nodes.values()):
+        return site_of(lab_of(pair))
+    lab = machines.reached_by(variables.get("COLOCTL_SSH", ""))
+    return Elsewhere(pair) if lab is None else site_of(lab)
+
+
+class Elsewhere(LabSite):
+    """The site of a pair with a node on another machine, which is none of a lab."""
+
+    def __init__(self, pair: PairSpec) -> None:
+        super().__init__(NoLab(pair.name))
+        nodes = pair.nodes.values()
+        self._machines: dict[str, str] = {node.name: node.machine for node in nodes}
+
+    def outer(self, node: str, pid: int) -> int:
+        """See `Site.outer`; raises `LabError` for a process of another machine."""
+        if machine := self._machines[node]:
+            raise LabError(
+                f"Node {node} runs on {machine}, so no fault can be injected into it from here.",
+                hint="`coloctl lab machines pair` writes a pair file for machines of a lab",
+            )
+        return pid
 
 
 def lab_of(pair: PairSpec) -> Lab:

@@ -245,6 +245,16 @@ class Machines(Lab):
         self.ssh_config.write_text(text)
 
 
+def reached_by(ssh: str) -> Machines | None:
+    """Return the lab whose ssh configuration those words of `COLOCTL_SSH` name; None if none."""
+    words = shlex.split(ssh)
+    for name in labs():
+        lab = Machines(name)
+        if str(lab.ssh_config) in words:
+            return lab
+    return None
+
+
 def labs() -> list[str]:
     """List the names of all labs of machines of which any part is there, sorted."""
     groups = {name.rpartition("-")[0] for name in machine_group.names()}

@@ -32,6 +32,7 @@ def page(run: RunResult) -> str:
         finalize=_shown,
     )
     environment.filters |= {"duration": duration, "seconds": sections.seconds}
+    environment.filters["node_place"] = run.place
     template = environment.from_string(_file("page.html.j2"))
     css, js = Markup(_file("page.css")), Markup(_file("page.js"))
     return template.render(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import shlex
 import signal
 import subprocess
 import sys
@@ -164,8 +165,7 @@ def run_one(task: Task, tell: Tell) -> RunResult:
     An invalid one is made smaller where that was asked for.
     """
     scenario = task.scenario
-    command = f"coloctl chaos run {task.path} --seed {task.seed}"
-    run = Run.of(scenario, task.seed, task.where, command)
+    run = Run.of(scenario, task.seed, task.where, replay_of(task))
 
     def say(sentence: str) -> None:
         tell(scenario.name, task.seed, sentence)
@@ -183,6 +183,14 @@ def run_one(task: Task, tell: Tell) -> RunResult:
         say(least.sentence)
         kept.write("shrunk.toml", least.text)
     return outcome.light()
+
+
+def replay_of(task: Task) -> str:
+    """Build the command line that makes the run of that task again."""
+    words = ["coloctl", "chaos", "run", str(task.path), "--seed", str(task.seed)]
+    words += ["--machines"] if task.where.on == "machines" else []
+    words += ["--tls"] if task.where.tls else []
+    return shlex.join(words)
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

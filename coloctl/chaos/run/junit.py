@@ -77,7 +77,7 @@ def _summary(run: RunResult) -> list[str]:
     """Write a line per fault, and one per check."""
     faults = [
         f"{one['struck_s']:.3f} s: {one['kind']} {one['target']}"
-        + (f" (node {', '.join(one['nodes'])})" if one["nodes"] else "")
+        + (f" (node {', '.join(map(run.place, one['nodes']))})" if one["nodes"] else "")
         + (f", missed: {one['missed']}" if one["missed"] else "")
         + f", outage {duration(one['outage_ms'])}"
         for one in run.to_json()["faults"][:50]

@@ -8,7 +8,7 @@ Called by `chaos.run.runner`, which makes it; written out by `chaos.run.artifact
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class RunResult:
     duration_s: float = 0.0
     qemu: QEMU = field(default_factory=lambda: QEMU("", "", ""))
     pair_file: str = ""  #: its text
+    machines: Mapping[str, str] = field(default_factory=dict)  #: of each node, where it has one
     artifacts: Path | None = None  #: the folder, where one was written
     document: dict[str, Any] | None = None  #: kept here once the evidence was made small
 
@@ -89,6 +90,7 @@ class RunResult:
             "load_ended_s": self._since(evidence.ended_s),
             "coloctl": __version__,
             "qemu": asdict(self.qemu),
+            "machines": dict(self.machines) or None,
             "checks": [
                 {
                     "check": one.check,
@@ -108,6 +110,10 @@ class RunResult:
             "remains": None if evidence.remains is None else list(evidence.remains),
             "artifacts": None if self.artifacts is None else str(self.artifacts),
         }
+
+    def place(self, node: str) -> str:
+        """Return the node by name, with its machine where it has one: "b on hv2"."""
+        return f"{node} on {self.machines[node]}" if node in self.machines else node
 
     def light(self) -> RunResult:
         """Return the same without what is large: hundreds of them can be kept and sent."""

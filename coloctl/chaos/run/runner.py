@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -87,6 +87,7 @@ class _Progress:
         self.evidence = Evidence(self.began_s, self.began_s, (), {})
         self.error = error
         self.pair_file = ""
+        self.machines: Mapping[str, str] = {}
         self._run = run
 
     def result(self, verdicts: Sequence[Verdict]) -> RunResult:
@@ -110,6 +111,7 @@ class _Progress:
             duration_s=time.monotonic() - self.began_s,
             qemu=QEMU(str(run.where.qemu), version, run.where.accel),
             pair_file=self.pair_file,
+            machines=self.machines,
         )
 
 
@@ -131,6 +133,7 @@ def make(
     course = _Progress(run)
     with environment(run.where, run.scenario, run.plan, measure.metrics) as around:
         course.pair_file = around.pair_file.read_text(encoding="utf-8")
+        course.machines = around.site.machines
         with contextlib.ExitStack() as watched:
             if kept is not None:
                 name, ask = run.where.name, around.listener.ask

@@ -51,6 +51,11 @@ class Site(Protocol):
         """The variables with which a supervisor reaches the nodes, added to this process's."""
         ...
 
+    @property
+    def machines(self) -> Mapping[str, str]:
+        """The machine of each node, by name; empty where both nodes run on this system."""
+        ...
+
     def write_pair(self, path: Path, **options: Any) -> Path:
         """Write the pair file and a disk per node; ``options`` are those of `sample.write_pair`."""
         ...
@@ -80,6 +85,7 @@ class LabSite:
     """The two hosts of a lab of namespaces: numbers and paths are those of this system."""
 
     environment: Mapping[str, str] = {}
+    machines: Mapping[str, str] = {}
     python = sys.executable
 
     def __init__(self, lab: Lab) -> None:
@@ -124,6 +130,11 @@ class MachineSite:
     def environment(self) -> Mapping[str, str]:
         """See `Site.environment`."""
         return {"COLOCTL_SSH": shlex.join(self.lab.ssh())}
+
+    @property
+    def machines(self) -> Mapping[str, str]:
+        """See `Site.machines`."""
+        return dict(zip(NODES, self.lab.plan.hosts, strict=True))
 
     def machine(self, node: str) -> LabMachine:
         """Return the machine of that node."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from coloctl.errors import (
     NotProtected,
     UsageError,
 )
+from coloctl.lab import machines
 from coloctl.model.pair import Role
 from coloctl.model.pairevent import PauseChanged, StateChanged
 from coloctl.model.protection import Fact, Protection
@@ -298,6 +300,30 @@ def test_the_lab_of_a_pair_is_known_by_its_hosts() -> None:
                   lambda: nowhere.client):  # fmt: skip
         with pytest.raises(LabError, match="does not run in a lab"):
             touch()
+
+
+def test_the_site_of_a_pair_on_machines_is_their_lab(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec()
+    nodes = {name: _on(node, f"ssh://{name}") for name, node in spec.nodes.items()}
+    # A system without control groups has no machine.
+    monkeypatch.setattr(machines, "LabMachine", lambda lab, name: SimpleNamespace(name=name))
+    lab = machines.Machines("mine")
+    monkeypatch.setattr(machines, "labs", lambda: ["other", "mine"])
+    variables = {"COLOCTL_SSH": f"/usr/bin/ssh -F {lab.ssh_config}"}
+    site = faults.place_of(_with(spec, nodes), variables)
+    assert (site.lab.name, dict(site.machines)) == ("mine", {"a": "hv1", "b": "hv2"})
+
+
+def test_a_process_of_a_machine_that_is_none_of_a_lab_is_not_taken_for_one_of_this_system() -> None:
+    spec = make_spec()
+    nodes = {**spec.nodes, "b": _on(spec.nodes["b"], "ssh://hv2")}
+    for variables in ({}, {"COLOCTL_SSH": "ssh -F /root/config"}):
+        site = faults.place_of(_with(spec, nodes), variables)
+        assert site.outer("a", 7) == 7
+        with pytest.raises(LabError, match="Node b runs on ssh://hv2"):
+            site.outer("b", 7)
+        with pytest.raises(LabError, match="does not run in a lab"):
+            site.lab.link("replication")
 
 
 def _on(node: Any, host: str) -> Any:

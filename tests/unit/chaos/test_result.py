@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import cast
 
+import pytest
 from support import runs
 
+from coloctl.chaos import report
 from coloctl.chaos.checks.verdict import Validity, Verdict
 from coloctl.chaos.evidence.evidence import Evidence
+from coloctl.chaos.run import batch, junit
+from coloctl.chaos.run.testbed import Testbed
+from coloctl.lab.guest import GuestImage
 
 
 def test_a_recorded_run_is_told() -> None:
@@ -30,7 +37,7 @@ def test_a_recorded_run_is_told() -> None:
 
 KEYS = """
     schema verdict reason scenario seed replay started_at duration_s load_ended_s coloctl qemu
-    checks faults takeovers workloads checkpoint_pause_ms remains artifacts
+    machines checks faults takeovers workloads checkpoint_pause_ms remains artifacts
 """
 KEYS_OF_A_FAULT = """
     name kind target params when nodes role struck_s healed_s missed note outage_ms first_reply_ms
@@ -42,6 +49,29 @@ def test_the_keys_of_the_document_are_these() -> None:
     told = runs.outcome().to_json()
     assert sorted(told) == sorted(KEYS.split())
     assert sorted(told["faults"][0]) == sorted(KEYS_OF_A_FAULT.split())
+
+
+def test_the_machine_of_a_node_is_named_where_it_has_one() -> None:
+    here = runs.outcome()
+    assert (here.to_json()["machines"], here.place("a")) == (None, "a")
+    there = replace(here, machines={"a": "hv1", "b": "hv2"})
+    assert there.to_json()["machines"] == {"a": "hv1", "b": "hv2"}
+    assert "node a on hv1" in junit.document([there])
+    assert "<td>a on hv1 (primary)</td>" in report.page(there)
+    assert "node a on hv1, node b on hv2" in report.page(there)
+
+
+@pytest.mark.parametrize(
+    ("on", "tls", "options"),
+    [("lab", False, ""), ("machines", False, " --machines"), ("lab", True, " --tls")],
+)
+def test_the_command_that_repeats_a_run_names_what_it_ran_on(
+    on: str, tls: bool, options: str
+) -> None:
+    where = Testbed(Path("qemu"), "tcg", cast(GuestImage, None), "chaos", on=on, tls=tls)
+    path = Path("scenarios/link-cut.toml")
+    (task,) = batch.tasks([(path, runs.SCENARIO)], where, Path("root"), seed=4)
+    assert batch.replay_of(task) == f"coloctl chaos run {path} --seed 4{options}"
 
 
 def test_a_run_that_never_began_is_told_too() -> None:
