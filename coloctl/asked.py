@@ -1,8 +1,8 @@
 """Start a QEMU without a machine, query it, and end it with all that it started.
 
-Called by `vm` for the spellings of a binary and by `check.probe`; `host.base` starts it and
-`qmp.session` queries it. Invariant: no process of it is left, also where the binary is a wrapper
-that starts QEMU as another process.
+Called by `vm` for the spellings of a binary, by `check.probe`, and by `colo.digests` to show
+images; `host.base` starts it and `qmp.session` queries it. Invariant: no process of it is left,
+also where the binary is a wrapper that starts QEMU as another process.
 """
 
 from __future__ import annotations

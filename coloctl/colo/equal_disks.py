@@ -1,9 +1,10 @@
 """Find out before the guest runs whether both nodes' disks are equal, if that is soon known.
 
 Called by `supervisor.acts.start` and by its dry run in `cli.verbs.start`; compares with
-`machine.image`. Equal disks need no copy: the guest is held at its first instruction and boots as a
-protected one. If they are not known to be equal, nothing is lost: the guest runs at once, and only
-what differs is sent to the other node while it serves (`colo.difference`).
+`machine.image`, and by `colo.digests` where each machine has its own image. Equal disks need no
+copy: the guest is held at its first instruction and boots as a protected one. If they are not known
+to be equal, nothing is lost: the guest runs at once, and only what differs is sent to the other
+node while it serves (`colo.difference`).
 
 Invariant: True only after every byte that a guest can read was compared, with any record
 about the disks. The records decide only whether comparing is worth a wait.
@@ -11,7 +12,7 @@ about the disks. The records decide only whether comparing is worth a wait.
 
 from __future__ import annotations
 
-from coloctl.colo import launch
+from coloctl.colo import digests, launch
 from coloctl.colo.companion import Companions, Worth
 from coloctl.colo.ground import Ground
 from coloctl.errors import DeadlineMissed
@@ -50,10 +51,10 @@ async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) ->
     allocated = await launch.require_same_sizes(spec, ground)
     if not worth_comparing(companions, allocated):
         return False
-    if not ground.facts.one_machine:
-        return False  # no program sees both; the guest runs at once, and what differs follows
     host = ground.hosts[NODES[0]]
     try:
+        if not ground.facts.one_machine:  # no program sees both
+            return await digests.alike(spec, ground, COMPARE_WAIT_S)
         for disk in spec.disks:
             if not await image.same_content(
                 disk.image["a"],
@@ -64,6 +65,6 @@ async def disks_alike(spec: PairSpec, ground: Ground, companions: Companions) ->
                 deadline_s=COMPARE_WAIT_S / len(spec.disks),
             ):
                 return False
-    except DeadlineMissed:
+    except (DeadlineMissed, TimeoutError):
         return False
     return True

@@ -165,6 +165,11 @@ def scratch_secondary_nodes(
     return (*_under_scratch(disk, index, image, scratch), *rest)
 
 
+def shown_node(disk: DiskSpec, index: int, image: Path, devices: Collection[Path] = ()) -> Node:
+    """Build the node by which a QEMU without a guest shows an image; it takes no lock."""
+    return {**_image(disk, index, image, devices), "read-only": True, "force-share": True}
+
+
 def overlay_ids(index: int) -> tuple[str, str]:
     """Name the nodes of a replica that a promotion merges into its image and removes."""
     return (f"active{index}", f"hidden{index}")

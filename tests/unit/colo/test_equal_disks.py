@@ -16,14 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import DIALECTS, FakeHost, make_spec
 
-from coloctl.colo import equal_disks
+from coloctl.colo import digests, equal_disks
 from coloctl.colo.companion import Companion, Worth
 from coloctl.colo.equal_disks import SMALL_BYTES, disks_alike, worth_comparing
 from coloctl.colo.ground import Ground, same_on_both
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Completed
 from coloctl.host.machine import this_machine
-from coloctl.model.pair import NODES, NodeName
+from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.vm import Binary
 
 pytestmark = pytest.mark.unit
@@ -104,7 +104,21 @@ def test_what_is_known_to_differ_is_compared_only_where_that_is_quick() -> None:
     assert ask(Answers(size=1 << 20), APART)
 
 
-def test_disks_of_two_machines_are_compared_by_no_program() -> None:
-    host = Answers(code=0)
-    assert not ask(host, NEW, there="hv2")
-    assert not host.compared
+def test_disks_of_two_machines_are_compared_by_digests_and_as_briefly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`tests/qemu/test_digests.py` compares real ones."""
+    limits: list[float] = []
+    answers: list[bool | TimeoutError] = [True, False, TimeoutError()]
+
+    async def alike(spec: PairSpec, ground: Ground, limit_s: float) -> bool:
+        limits.append(limit_s)
+        if isinstance(answer := answers.pop(0), TimeoutError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(digests, "alike", alike)
+    host = Answers(code=0, size=1 << 40)
+    assert [ask(host, NEW, there="hv2") for _ in range(3)] == [True, False, False]
+    assert not ask(host, APART, there="hv2")
+    assert not host.compared and limits == [equal_disks.COMPARE_WAIT_S] * 3
