@@ -18,7 +18,6 @@ from operator import not_
 from coloctl.clock import Deadline
 from coloctl.errors import ReplicationError
 from coloctl.host.access import Caller
-from coloctl.host.records import Friends
 from coloctl.model.strangers import Stranger
 from coloctl.model.wires import Address, SocketFile, Wires
 from coloctl.qmp import command as qmp
@@ -89,15 +88,17 @@ async def require(
 async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
     """Describe what is wrong with a wire just now, empty: nothing. Cuts off strangers."""
     host, server = wire.server.host, wire.server.process.identity
-    callers, friends = await _callers(wire)
+    callers = await _callers(wire)
     if callers is None:
         return "" if await _connected(wire) else "nothing is connected to it"
-    if not all(one.friend for one in callers):
-        # The client may have connected after its own host was asked: it is no stranger then.
-        callers, friends = await _callers(wire)
-    strangers = [one.peer for one in callers or () if not one.friend]
-    if strangers:
-        await host.hang_up(server, wire.at, friends)
+    if unknown := _unknown(callers):
+        # The client may have connected after its own host was asked: it is no stranger then. So a
+        # stranger is one that the server had accepted before the client's host was asked again.
+        callers = await _callers(wire) or ()
+        strangers = [peer for peer in _unknown(callers) if peer in unknown]
+        if not strangers:
+            return "" if callers and not _unknown(callers) else "its connections change"
+        await host.hang_up(server, wire.at, strangers)
         who = ", ".join(strangers)
         turned_away(Stranger(wire.name, str(wire.at), who))
         return f"{who} was connected to it"
@@ -106,19 +107,23 @@ async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:
     if not wire.chardev or not await _connected(wire):
         return "nothing is connected to it"
     # QEMU does not read from some of its chardevs, so it does not notice that a client has left.
-    await host.hang_up(server, wire.at, friends)
+    # The right client may have connected since the callers were listed: its connection stands, and
+    # the secondary would never notice that it was cut, for it reads nothing from that one either.
+    await host.hang_up(server, wire.at, ())
     return "a client that has left holds it"
 
 
-async def _callers(
-    wire: ExpectedConnection,
-) -> tuple[Sequence[Caller] | None, Friends | None]:
-    """List the connections to the server with those of its client; None where one is unknown."""
+async def _callers(wire: ExpectedConnection) -> Sequence[Caller] | None:
+    """List the connections to the server, marked by those of its client; None: unknown."""
     friends = await wire.client.host.calls(wire.client.process.identity, wire.at)
     if friends is None:
-        return None, None
+        return None
     server = wire.server.process.identity
-    return await wire.server.host.callers(server, wire.at, friends), friends
+    return await wire.server.host.callers(server, wire.at, friends)
+
+
+def _unknown(callers: Sequence[Caller]) -> list[str]:
+    return [one.peer for one in callers if not one.friend]
 
 
 async def _connected(wire: ExpectedConnection) -> bool:

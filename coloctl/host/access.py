@@ -6,7 +6,7 @@ implements it. `colo.peers`, `colo.guard` and `ha.cutoff` call it, wherever the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,11 +45,12 @@ class Access(Protocol):
         ...
 
     async def hang_up(
-        self, server: Identity, at: Address, friends: Friends | None = None
+        self, server: Identity, at: Address, only: Collection[str] | None = None
     ) -> int | None:
-        """Cut the connections to ``server`` at ``at``, except ``friends``; returns how many.
+        """Cut the connections to ``server`` at ``at``; returns how many stood until then.
 
-        Returns None where that cannot be done.
+        With ``only`` those whose `Caller.peer` is in it, and those that their client has left:
+        never one that was made since `callers` listed them. Returns None where that cannot be done.
         """
         ...
 

@@ -7,7 +7,7 @@ QEMUs, and `host.guard` for packet rules that keep other processes from the port
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
 from coloctl.errors import PreconditionFailed
@@ -63,10 +63,10 @@ class LocalAccess:
         return peers.callers(server.pid, at, friends)
 
     async def hang_up(
-        self, server: Identity, at: Address, friends: Friends | None = None
+        self, server: Identity, at: Address, only: Collection[str] | None = None
     ) -> int | None:
         """See `Host.hang_up`."""
-        return peers.hang_up(server.pid, at, friends)
+        return peers.hang_up(server.pid, at, only)
 
     async def widen(self, server: Identity, at: Address, size: int) -> None:
         """See `Host.widen`."""

@@ -17,7 +17,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from coloctl.host.access import Caller
 from coloctl.host.records import Friends
@@ -57,18 +57,22 @@ def callers(server: int, at: Address, friends: Friends) -> tuple[Caller, ...] | 
         return None
 
 
-def hang_up(server: int, at: Address, friends: Friends | None = None) -> int | None:
-    """Cut every connection that process ``server`` accepted at ``at``, except those of ``friends``.
+def hang_up(server: int, at: Address, only: Collection[str] | None = None) -> int | None:
+    """Cut every connection that process ``server`` accepted at ``at``; with ``only``, those peers'.
 
-    Both directions end at once, also of a request that came only in part, and of a connection that
-    its client has closed: QEMU keeps one that it does not read from. Returns how many stood and
+    A connection that its client has closed is always cut: QEMU keeps one that it does not read
+    from. Both directions end at once, also of a request that came only in part. ``only`` are names
+    that `callers` gave; a connection that was made since then stands. Returns how many stood and
     were cut; None: this user may not do that.
     """
     try:
         with _accepted(server, at, closed=True) as accepted:
-            cut = [one for one in accepted if friends is None or not _is_of(one, friends)]
-            stood = sum(map(_stands, cut))
-            for one in cut:
+            stood = 0
+            for one in accepted:
+                stands = _stands(one)
+                if stands and only is not None and _peer(one) not in only:
+                    continue
+                stood += stands
                 with contextlib.suppress(OSError):  # it ended by itself
                     one.shutdown(socket.SHUT_RDWR)
             return stood

@@ -404,7 +404,9 @@ class FakeHost(Host):
     async def callers(self, server: Identity, at: Address, friends: Friends) -> Sequence[Caller]:
         return (Caller("the peer", friend=True), *self.strangers)
 
-    async def hang_up(self, server: Identity, at: Address, friends: Friends | None = None) -> int:
+    async def hang_up(
+        self, server: Identity, at: Address, only: Collection[str] | None = None
+    ) -> int:
         self.strangers = ()
         return 0
 

@@ -140,9 +140,11 @@ class WireWork:
         found = await self.host.callers(server, at, friends)
         return None if found is None else tuple(found)
 
-    async def hang_up(self, server: Identity, at: Address, friends: Friends | None) -> int | None:
+    async def hang_up(
+        self, server: Identity, at: Address, only: frozenset[str] | None
+    ) -> int | None:
         """Cut the connections of a server, as `Host.hang_up` does."""
-        return await self.host.hang_up(server, at, friends)
+        return await self.host.hang_up(server, at, only)
 
     async def widen(self, server: Identity, at: Address, size: int) -> None:
         """Widen the connections of a server, as `Host.widen` does."""

@@ -133,11 +133,12 @@ class RemoteLinks:
         )
 
     async def hang_up(
-        self, server: Identity, at: Address, friends: Friends | None = None
+        self, server: Identity, at: Address, only: Collection[str] | None = None
     ) -> int | None:
         """See `Access.hang_up`."""
+        names = None if only is None else frozenset(only)
         return await self._contact.call(
-            WireWork.hang_up, KERNEL_WAIT_S, server=server, at=at, friends=friends
+            WireWork.hang_up, KERNEL_WAIT_S, server=server, at=at, only=names
         )
 
     async def widen(self, server: Identity, at: Address, size: int) -> None:

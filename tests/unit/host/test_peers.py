@@ -96,14 +96,28 @@ def test_the_friend_is_told_from_the_stranger_and_only_the_stranger_is_cut_off(w
         found = peers.callers(server.pid, at, friend)
         assert found is not None
         assert sorted(one.friend for one in found) == [False, True]
+        (other,) = (one.peer for one in found if not one.friend)
         if isinstance(at, SocketFile):
-            (other,) = (one.peer for one in found if not one.friend)
             assert other == f"process {stranger} of user id 0"
-        assert peers.hang_up(server.pid, at, friend) == 1
+        assert peers.hang_up(server.pid, at, [other]) == 1
         assert heard(server) == "ended"
         assert [one.friend for one in peers.callers(server.pid, at, friend) or ()] == [True]
         assert peers.hang_up(server.pid, at) == 1
         assert heard(server) == "ended"
+
+
+def test_only_a_connection_that_its_client_left_is_cut_without_a_name(where: str) -> None:
+    """The others are those of clients that connected after the callers were listed."""
+    with serving(where, 2) as server, ExitStack() as held:
+        port = int(heard(server))
+        at: Address = SocketFile(Path(where)) if "/" in where else Endpoint("127.0.0.1", port)
+        held.enter_context(connected(at))
+        with connected(at):
+            assert heard(server) == "accepted"
+            assert peers.hang_up(server.pid, at, ()) == 0
+        assert heard(server) == "ended"
+        assert peers.hang_up(server.pid, at, ()) == 0
+        assert len(peers.callers(server.pid, at, Friends(None)) or ()) == 1
 
 
 def test_what_a_stream_may_hold_can_be_widened_from_outside(tmp_path: Path) -> None:
