@@ -6,12 +6,16 @@ Called by `qmp.session` alone, which adds deadlines and the errors of `errors`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from ssl import SSLContext
 from typing import Any
 
 from qemu.qmp import QMPClient, Runstate, StateError
@@ -30,6 +34,8 @@ RecordMessage = Callable[[str, Mapping[str, Any]], None]
 MESSAGE_MAX = 2 << 20
 #: Longer ones are counted in a record and not kept.
 RECORD_MAX = 64 << 10
+#: Of what is left of a broken connection, bytes per read.
+CHUNK = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,42 @@ def _event(message: Mapping[str, Any]) -> Event:
         at_s=stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6,
         seen_s=time.monotonic(),
     )
+
+
+class KeepingReader(asyncio.StreamReader):
+    """A stream that ends after all that has arrived, also when a write found the connection broken.
+
+    asyncio's own forgets what it has read, and what the kernel holds, as soon as a write fails. A
+    QEMU whose guest powers off sends SHUTDOWN and answers, then it ends: the next beat's probe
+    would find a broken connection, and the end of the guest would look like a crash.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit=limit)
+        self.ended = False
+        self._source: asyncio.BaseTransport | None = None
+
+    def set_transport(self, transport: asyncio.BaseTransport) -> None:
+        """Note where the last bytes can be read."""
+        super().set_transport(transport)
+        self._source = transport
+
+    def feed_eof(self) -> None:
+        """End the stream after what was fed."""
+        self.ended = True
+        super().feed_eof()
+
+    def set_exception(self, exc: BaseException) -> None:
+        """End the stream after what was fed and what the kernel still holds."""
+        if self.ended:
+            return
+        if self._source is not None and (sock := self._source.get_extra_info("socket")):
+            with contextlib.suppress(OSError):  # nothing is left, or nothing can be read
+                for _ in range(MESSAGE_MAX // CHUNK):
+                    if not (data := os.read(sock.fileno(), CHUNK)):
+                        break
+                    self.feed_data(data)
+        self.feed_eof()
 
 
 class HookedClient(QMPClient):
@@ -73,6 +115,19 @@ class HookedClient(QMPClient):
         self._on_lost = on_lost
         self._record = record
         self._length = 0  #: of the message that was read last, bytes
+
+    async def _do_connect(
+        self, address: str | tuple[str, int] | socket.socket, ssl: SSLContext | None = None
+    ) -> None:
+        """Connect as the library does, and read through a `KeepingReader`; a socket alone."""
+        assert isinstance(address, socket.socket)
+        self._set_state(Runstate.CONNECTING)
+        await asyncio.sleep(0)
+        loop, reader = asyncio.get_running_loop(), KeepingReader(self.readbuflen)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=address)
+        self._reader = reader
+        self._writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 
     async def _do_recv(self) -> Message:
         """Read one message, and give all other tasks a turn before it is handled.
@@ -143,6 +198,9 @@ class HookedClient(QMPClient):
         return msg
 
     async def _bh_disconnect(self) -> None:
+        reader, reading = self._reader, self._reader_task
+        if isinstance(reader, KeepingReader) and reader.ended and reading is not None:
+            await asyncio.wait({reading})  # it handles what has arrived, and waits for nothing
         self._note_why()
         self.lost.set()
         if self._on_lost:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from coloctl.errors import Unreachable
 from coloctl.host.ready import until_readable, until_writable
 from coloctl.host.wire.frames import PIECE
-from coloctl.host.wire.stream import WireStream
+from coloctl.host.wire.stream import Chunk, WireStream
 
 #: Descriptors that one read may bring; QEMU takes one at a time, as do we.
 DESCRIPTORS_MAX = 4
@@ -58,9 +58,16 @@ async def relay(
 async def _outwards(
     sock: socket.socket, stream: WireStream, hold_of: Callable[[int], int | None]
 ) -> None:
-    """Relay what is written to the local socket; raises `Unreachable` and OSError."""
+    """Relay what is written to the local socket; raises `Unreachable` and OSError.
+
+    A process that ended with unread bytes resets its socket. That is its end too, and all that it
+    sent before was read.
+    """
     while True:
-        data, descriptors = await _receive(sock)
+        try:
+            data, descriptors = await _receive(sock)
+        except ConnectionError:
+            data, descriptors = b"", []
         try:
             holds = [hold_of(one) for one in descriptors]
         finally:
@@ -88,17 +95,33 @@ async def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
 async def _inwards(
     stream: WireStream, sock: socket.socket, descriptor_of: Callable[[int], int | None]
 ) -> None:
-    """Relay what comes from the stream; raises `Unreachable` and OSError."""
-    loop = asyncio.get_running_loop()
+    """Relay what comes from the stream; raises `Unreachable` and OSError.
+
+    What comes for a process that has ended is dropped until the stream's end: what the process sent
+    last may still be on its way in the other direction.
+    """
+    gone = False
     while (chunk := await stream.read()).data:
-        data = chunk.data
-        if chunk.hold is not None and (descriptor := descriptor_of(chunk.hold)) is not None:
-            data, last = data[:-1], data[-1:]
-            await loop.sock_sendall(sock, data)
-            await _send_with(sock, last, descriptor)
-        else:
-            await loop.sock_sendall(sock, data)
-    sock.shutdown(socket.SHUT_WR)
+        if not gone:
+            try:
+                await _hand_over(sock, chunk, descriptor_of)
+            except ConnectionError:
+                gone = True
+    with contextlib.suppress(OSError):  # that process has ended
+        sock.shutdown(socket.SHUT_WR)
+
+
+async def _hand_over(
+    sock: socket.socket, chunk: Chunk, descriptor_of: Callable[[int], int | None]
+) -> None:
+    """Write a chunk to the local socket, with the descriptor that belongs to it; raises OSError."""
+    loop, data = asyncio.get_running_loop(), chunk.data
+    if chunk.hold is not None and (descriptor := descriptor_of(chunk.hold)) is not None:
+        data, last = data[:-1], data[-1:]
+        await loop.sock_sendall(sock, data)
+        await _send_with(sock, last, descriptor)
+    else:
+        await loop.sock_sendall(sock, data)
 
 
 async def _send_with(sock: socket.socket, byte: bytes, descriptor: int) -> None:

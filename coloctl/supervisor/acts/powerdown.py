@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from coloctl.clock import Deadline
-from coloctl.errors import ColoctlError
+from coloctl.errors import ColoctlError, MonitorError, OutcomeUnknown
 from coloctl.ha.decision import Action, Decision, decide
 from coloctl.machine.cmdline import agent_socket
 from coloctl.model.pair import NodeName, Role
@@ -73,7 +73,7 @@ async def power_down(state: PairState, deadline: Deadline, let_go: LetGo) -> End
             half = Deadline(deadline.remaining() / 2)
             if (ending := await off.wait(half)) is not Ending.CUT_OFF:
                 return ending
-        await primary.execute(qmp.system_powerdown())
+        await _press(primary)
         return await off.wait(deadline)
 
 
@@ -161,6 +161,21 @@ async def taken_over(state: PairState, lost: NodeName, wait_s: float) -> bool:
         return False
     primary = state.seat_of(Role.PRIMARY)
     return primary is not None and primary.name != lost
+
+
+async def _press(primary: VM) -> None:
+    """Press the guest's power button; raises `MonitorError` where that cannot be done.
+
+    Not where the press was sent and its answer is missing, nor where QEMU has just ended: the wait
+    that follows finds out what became of the guest.
+    """
+    try:
+        await primary.execute(qmp.system_powerdown())
+    except OutcomeUnknown as error:
+        log.warning("%s", error.message)
+    except MonitorError:
+        if primary.process.alive():
+            raise
 
 
 async def _ask_agent(state: PairState, primary: VM, wait_s: float) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 
 from coloctl.clock import Deadline
 from coloctl.colo import generation, guard, launch
@@ -26,6 +27,8 @@ from coloctl.supervisor.acts.powerdown import Ending, power_down, taken_over
 from coloctl.supervisor.seat import Seat
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
 
 #: How long a guest may take to power itself off, seconds, when the verb does not say.
 SHUTDOWN_DEADLINE_S = 60.0
@@ -55,8 +58,10 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
             if not force and server is not None:
                 await merge.wait(state, server)
             if not force and state.protection is not Protection.DOWN:
-                with contextlib.suppress(ColoctlError):
+                try:
                     how = str(await _power_down(state, timeout_s))
+                except ColoctlError as error:
+                    log.warning("The guest is not asked to shut down any more: %s", error.message)
             if how != Ending.LOST or primary is None:
                 for seat in state.seats.values():
                     seat.retired = True

@@ -403,3 +403,31 @@ def test_a_probe_of_a_lost_monitor_is_unreachable_and_closing_does_not_wait_for_
             session.probe(qmp.query_yank(), lambda: None)
 
     play({"query-yank": HANG}, body)
+
+
+@pytest.mark.parametrize("breaker", ["probe", "execute"])
+async def test_what_qemu_sent_before_it_ended_is_received_though_a_write_failed_first(
+    breaker: str,
+) -> None:
+    """The answer and two events wait in the kernel when the next beat writes to a dead QEMU."""
+    seen: list[str] = []
+    async with (
+        FakeQMP({"system_powerdown": HANG}) as fake,
+        await open_session(fake, on_event=lambda event: seen.append(event.name)) as session,
+    ):
+        pressing = asyncio.create_task(session.execute(qmp.system_powerdown(), 20))
+        await fake.got("system_powerdown")
+        fake.answer_late()
+        fake.event("POWERDOWN")
+        fake.event("SHUTDOWN", {"guest": True})
+        fake.close()
+        if breaker == "probe":  # before the loop has read anything
+            session.probe(qmp.query_status(), lambda: None)
+        else:
+            with pytest.raises((OutcomeUnknown, Unreachable)):
+                await session.execute(qmp.query_status(), 20)
+        assert await pressing
+        await session.closed()
+        assert seen == ["POWERDOWN", "SHUTDOWN"]
+        with pytest.raises(Unreachable):
+            await session.execute(qmp.query_status(), 20)
