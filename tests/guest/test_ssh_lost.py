@@ -61,9 +61,13 @@ class OtherMachine:
             with contextlib.suppress(ProcessLookupError):  # it has ended since it was listed
                 os.kill(pid, number)
 
-    def falls_silent(self) -> None:
-        """As if its power failed: nothing is said, and no connection is ended."""
+    def falls_silent(self, qemu: int) -> None:
+        """As if its power failed: nothing is sent, and no connection is ended.
+
+        Its agent first: one that still ran when the link was cut could be asked to end ``qemu``.
+        """
         self.flag.touch()
+        self.send(signal.SIGSTOP, qemu)
         self.lab.link("replication").cut()
         self.send(signal.SIGSTOP)
 
@@ -163,12 +167,13 @@ async def test_a_machine_that_falls_silent_is_given_up_by_the_claim_and_taken_ba
         with clients(lab, folder / "history") as at_work:
             await at_work.acknowledged(10)
             at_s = time.monotonic()
-            there.falls_silent()
+            there.falls_silent(stage.vm("b").process.identity.pid)
             await stage.until_protection(Protection.UNPROTECTED)
             alone_s = time.monotonic() - at_s
             await at_work.acknowledged(10)
             assert "b" in stage.state.left and stage.state.generation == 1
-            assert timeline_of(stage)["fence"]["how"] == "out-of-reach"
+            timeline = timeline_of(stage)
+            assert timeline["fence"]["how"] == "out-of-reach"
             await stage.until(lambda: "route" in stage.state.view().nodes["b"].reach)
             assert host.reach.contact is Contact.LOST
             there.boots()
@@ -180,7 +185,7 @@ async def test_a_machine_that_falls_silent_is_given_up_by_the_claim_and_taken_ba
         assert worst(verdicts) is Validity.VALID, verdicts
         assert alone_s < PATIENCE_S
         print(f"from the silence to the guest that runs alone: {alone_s:.3f} s")
-        print(timeline_of(stage))
+        print(timeline)
         assert await acts.stop(stage.state, force=False) == "guest shut down"
 
 

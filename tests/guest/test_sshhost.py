@@ -75,13 +75,15 @@ def test_a_client_that_is_killed_leaves_neither_process_nor_mount(
 
     before = mounts()
     client = subprocess.Popen(
-        [*hosts.command, *OPTIONS, "host-b", "echo here; cat"],
+        [*hosts.command, *OPTIONS, "host-b", "cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     with client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == b"here\n"
+        assert client.stdin is not None and client.stdout is not None
+        client.stdin.write(b"here\n")
+        client.stdin.flush()
+        assert client.stdout.readline() == b"here\n"  # cat wrote that, so it runs
         assert "cat" in netns.processes(namespace).values()
         client.kill()
     until_empty(namespace)
