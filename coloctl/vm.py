@@ -27,6 +27,7 @@ from coloctl.errors import (
 from coloctl.host import console
 from coloctl.host.base import DeathProof, Host, Identity, Process
 from coloctl.host.console import GuestConsole
+from coloctl.host.records import Contact
 from coloctl.host.watching import Channel
 from coloctl.model.dialect import Dialect
 from coloctl.model.launch import Launch
@@ -77,8 +78,9 @@ class Vitals:
 
 async def _require_file(path: Path, host: Host) -> None:
     if why := await host.usable(path, os.F_OK):
+        where = "not there" if host.reach.contact is Contact.HERE else f"not on {host.machine.name}"
         raise UnsupportedQEMU(
-            f"{path} is not there: {why}.",
+            f"{path} is {where}: {why}.",
             hint="install qemu-system-x86, or run `coloctl lab qemu` and name that binary",
         )
 

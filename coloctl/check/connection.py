@@ -7,8 +7,6 @@ about that machine, and clocks are for people.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from coloctl.check.finding import Precondition, Severity
 from coloctl.check.machine_there import examine_clock
 from coloctl.clock import CLOCK
@@ -31,10 +29,8 @@ async def examine_connection(host: Host, node: NodeName) -> list[Precondition]:
     await host.which("sh")
     answer_ms = (CLOCK.now() - began_s) * 1000
     found = [_connection(host.machine.name, node, answer_ms)]
-    for one in await examine_clock(host):
-        if one.severity is not Severity.OK:
-            found.append(replace(one, severity=Severity.WARNING))
-    return found
+    clock = await examine_clock(host)
+    return [*found, *(one for one in clock if one.severity is not Severity.OK)]
 
 
 def _connection(machine: str, node: NodeName, answer_ms: float) -> Precondition:

@@ -7,6 +7,7 @@ Called by `check.doctor`; asks `colo.generation` on whose disks a start would be
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from coloctl.check.finding import Precondition, Severity, guarded
@@ -61,12 +62,12 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> l
     if disk.image["a"] == disk.image["b"] and together:
         sentence = f"Both nodes would use the same file {disk.image['a']}."
         return [Precondition(name, Severity.ERROR, sentence, "give each node an image of its own")]
-    found = {
-        node: await image.info(
+    found = {}
+    for node in NODES:
+        info = await image.info(
             disk.image[node], hosts[node].run, image_format=disk.format, qemu_img=tools[node]
         )
-        for node in NODES
-    }
+        found[node] = replace(info, machine="" if together else hosts[node].machine.name)
     image.require_equal_sizes(found["a"], found["b"])
     size = f"{found['a'].virtual_size / MIB:.0f} MiB on both nodes"
     findings = [Precondition(name, Severity.OK, f"{disk.format}, {size}.")]

@@ -14,7 +14,7 @@ from coloctl.certs import read, store
 from coloctl.check import link
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib
-from coloctl.clock import CLOCK
+from coloctl.colo import clocks
 from coloctl.colo.inspect import kvm_trial
 from coloctl.colo.tls import DISTANT_FOLDER, FILE_BYTES
 from coloctl.errors import ColoctlError
@@ -22,10 +22,6 @@ from coloctl.host.base import Host
 from coloctl.host.records import Contact
 from coloctl.host.tap import TUN_NODE
 from coloctl.vm import inspect
-
-#: Certificates, records and logs of two machines are compared by their clocks.
-CLOCK_WARNING_S = 1.0
-CLOCK_ERROR_S = 60.0
 
 _QEMU = "qemu-system-x86_64"
 
@@ -71,19 +67,14 @@ async def _kernel(host: Host) -> list[Precondition]:
 
 
 async def examine_clock(host: Host) -> list[Precondition]:
-    """Compare the clocks; the answer's time on its way is halved."""
-    before = CLOCK.now()
-    done = await host.run(["date", "+%s.%N"], deadline_s=COMMAND_DEADLINE_S)
-    took_s = CLOCK.now() - before
-    off_s = float(done.stdout) - (datetime.now(UTC).timestamp() - took_s / 2)
-    doubt_s = took_s / 2
-    if abs(off_s) <= max(CLOCK_WARNING_S, doubt_s):
-        sentence = f"Its clock differs by at most {max(abs(off_s), doubt_s):.2f} s from this one's."
-        return [Precondition("clock", Severity.OK, sentence)]
-    way = "ahead of" if off_s > 0 else "slower than"
-    sentence = f"The clock of {host.machine.name} is {abs(off_s):.0f} s {way} this machine's."
-    severity = Severity.ERROR if abs(off_s) > CLOCK_ERROR_S else Severity.WARNING
-    return [Precondition("clock", severity, sentence, "`timedatectl set-ntp true` there")]
+    """Compare the clocks; a difference is an error only where a certificate is not valid by it."""
+    found = await clocks.offset(host)
+    if found.differs:
+        warning = Severity.WARNING
+        return [Precondition("clock", warning, found.sentence, clocks.SET_CLOCK)]
+    at_most = max(abs(found.seconds), found.doubt_s)
+    sentence = f"Its clock differs by at most {at_most:.2f} s from this one's."
+    return [Precondition("clock", Severity.OK, sentence)]
 
 
 async def _qemu(host: Host) -> list[Precondition]:
@@ -126,12 +117,15 @@ async def _certificate(host: Host, name: str, addresses: tuple[str, ...]) -> lis
         hint = f"`coloctl certs init {name}={','.join(addresses) or 'ADDRESS'}`, and copy it there"
         return [Precondition("certificate", Severity.WARNING, sentence, hint)]
     found = read.facts(content, f"{file} of {host.machine.name}")
-    now = datetime.now(UTC)
+    clock = await clocks.offset(host)
+    now = clock.there(datetime.now(UTC)) if clock.differs else datetime.now(UTC)
     try:
         for address in addresses or ("",):
             read.require_usable(found, host.machine.name, name=name, address=address, now=now)
     except ColoctlError as error:
-        return [Precondition("certificate", Severity.ERROR, error.message, error.hint or "")]
+        there = f" {clock.sentence}" if clock.differs else ""
+        sentence = error.message + there
+        return [Precondition("certificate", Severity.ERROR, sentence, error.hint or "")]
     left = found.days_left(now)
     severity = Severity.OK if left >= read.SOON_DAYS else Severity.WARNING
     sentence = f"Its certificate for {name} ends in {left} days."

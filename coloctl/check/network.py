@@ -1,6 +1,7 @@
 """Examine the network of a pair: addresses, ports, taps and bridges, on the hosts where they are.
 
-Called by `check.doctor`; asks through `host.base`, and `colo.bridgeport` about bridges.
+Called by `check.doctor`; asks through `host.base`, `colo.bridgeport` about bridges, and
+`colo.frames` about full frames.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Mapping
 from coloctl import paths
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S
-from coloctl.colo import bridgeport, guard
+from coloctl.colo import bridgeport, frames, guard
+from coloctl.colo.ground import one_machine
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.host.channel import channel_pair
@@ -31,9 +33,27 @@ async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
         findings += await guarded("replication link", _link(spec, hosts, node))
         findings += await guarded("ports", _ports(spec, hosts[node], node))
         findings += await guarded("strangers", _strangers(spec, hosts[node], node))
+    findings += await guarded("mtu", _frames(spec, hosts))
     for nic in spec.nics:
         findings += await guarded(f"nic {nic.id}", _nic(nic, hosts))
     return findings
+
+
+async def _frames(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
+    """Try frames of the full size between two machines, both ways."""
+    a, b = (hosts[node] for node in NODES)
+    if spec.shares_machine() or one_machine(a.machine, b.machine):
+        return []
+    try:
+        figures = await frames.measured(a, b, spec.nodes["b"].address)
+    except PreconditionFailed:  # `_link` has reported it
+        return []
+    if lost := frames.lost_frame(a.machine.name, b.machine.name, figures):
+        return [Precondition("mtu", Severity.ERROR, lost, frames.ONE_MTU)]
+    if not figures.full_frame:
+        return []
+    sentence = f"Frames of {figures.mtu} bytes pass from node a, of {figures.back_mtu} from node b."
+    return [Precondition("mtu", Severity.OK, sentence)]
 
 
 async def _link(spec: PairSpec, hosts: Hosts, node: NodeName) -> list[Precondition]:

@@ -13,6 +13,7 @@ secondary is launched from a binary that was replaced by another version since
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -152,11 +153,11 @@ async def unusable_files(spec: PairSpec, host: Host, node: NodeName) -> AsyncIte
     ]
     for key, path, mode in wanted:
         if path is not None and (why := await host.usable(path, mode)):
-            yield SpecError(
-                key,
-                f"{path} on {host.machine.name} cannot be used: {why}.",
-                hint=f"write the path as it is on {host.machine.name}, or put the file there",
-            )
+            machine = host.machine.name
+            hint = f"write the path as it is on {machine}, or put the file there"
+            if why == os.strerror(errno.EROFS):
+                hint = f"`mount -o remount,rw` its filesystem on {machine}, or name another place"
+            yield SpecError(key, f"{path} on {machine} cannot be used: {why}.", hint=hint)
 
 
 def effective(accels: Mapping[NodeName, str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from coloctl.colo import guard, inuse, overlays, plugin, taps, tls
@@ -97,12 +98,14 @@ async def require_images(spec: PairSpec, ground: Ground, node: NodeName) -> None
 async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> image.ImageInfo:
     """Inspect a disk's image on ``node``; its format is the pair file's, never the image's own."""
     described = spec.disks[disk]
-    return await image.info(
+    found = await image.info(
         described.image[node],
         ground.hosts[node].run,
         image_format=described.format,
         qemu_img=ground.node(node).qemu_img,
     )
+    machine = None if ground.facts.one_machine else ground.node(node).machine
+    return replace(found, machine=machine.name) if machine else found
 
 
 def boots_alone(spec: PairSpec, ground: Ground) -> bool:

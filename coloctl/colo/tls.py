@@ -11,7 +11,7 @@ accept, or `PreconditionFailed`: no QEMU of it is launched without them, and no 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,7 +20,8 @@ from pathlib import Path
 from coloctl.certs import read, store
 from coloctl.certs.read import CertFacts
 from coloctl.clock import Deadline
-from coloctl.colo import plan, tls_plan
+from coloctl.colo import clocks, plan, tls_plan
+from coloctl.colo.clocks import ClockOffset
 from coloctl.colo.ground import Ground
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
@@ -71,7 +72,7 @@ def name_of(spec: PairSpec, node: NodeName) -> str:
 async def proofs(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> dict[NodeName, Proof]:
     """Read what both machines prove themselves by; raises `PreconditionFailed` for what is wrong.
 
-    The time by which a certificate is valid is this machine's.
+    A certificate has to be valid by this machine's clock and by those of the others.
     """
     found = {node: await _read(spec, hosts[node], node) for node in NODES}
     now = datetime.now(UTC)
@@ -81,7 +82,25 @@ async def proofs(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> dict[NodeNam
         for authority in (one, found[other(node)]):
             if not read.issued_by(one.cert, authority.ca, _certificate(one)):
                 raise _strange(one, authority)
+    for node in NODES:
+        if spec.nodes[node].machine:
+            _require_valid_there(await clocks.offset(hosts[node]), found.values(), now)
     return found
+
+
+def _require_valid_there(clock: ClockOffset, found: Iterable[Proof], now: datetime) -> None:
+    """Refuse a certificate that ended or has not begun by a clock that differs.
+
+    Raises `PreconditionFailed`.
+    """
+    there = clock.there(now)
+    for one in found if clock.differs else ():
+        if not one.facts.since <= there < one.facts.until:
+            when = "has ended" if one.facts.until <= there else "is not valid yet"
+            raise PreconditionFailed(
+                f"{clock.sentence} For it the certificate of {one.machine} {when}.",
+                hint=f"{clocks.SET_CLOCK}; `date` shows its time",
+            )
 
 
 async def _read(spec: PairSpec, host: Host, node: NodeName) -> Proof:

@@ -180,8 +180,9 @@ def _not_available(error: OSError, endpoint: Endpoint, host: str) -> Preconditio
             hint="choose another [replication] base_port, or look for its owner with `ss -ltnp`",
         )
     if error.errno == errno.EADDRNOTAVAIL:
+        name = socket.gethostname() if host == "local" else host
         return PreconditionFailed(
-            f"Host {host} has no address {endpoint.address}.",
+            f"{name} has no address {endpoint.address}.",
             hint="the node's `address` must be one of that host's own (`ip address`)",
         )
     return PreconditionFailed(f"Cannot listen at {endpoint} on {host}: {error.strerror}.")

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -186,10 +187,18 @@ def _exchange(path: Path, was: bytes | None, content: bytes) -> bool:
 def _unusable(path: Path, mode: int) -> str:
     """Return why ``path`` cannot be used so, "" where it can."""
     try:
-        path.stat()
+        status = path.stat()
+        fixed = bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not _is_device(status)
     except OSError as error:
         return error.strerror or "it cannot be looked at"
-    return "" if os.access(path, mode) else os.strerror(errno.EACCES)
+    if os.access(path, mode):
+        return ""
+    return os.strerror(errno.EROFS if fixed and mode & os.W_OK else errno.EACCES)
+
+
+def _is_device(status: os.stat_result) -> bool:
+    """Return whether it is a device, which can be written to on a filesystem that cannot."""
+    return stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode)
 
 
 def _sweep(folder: Path, *, logs: bool) -> None:

@@ -56,6 +56,12 @@ class ImageInfo:
     actual_size: int
     backing: str | None = None
     corrupt: bool = False
+    machine: str = ""  #: its name where the two images of a disk are on different machines
+
+    @property
+    def place(self) -> str:
+        """The path, and the machine where that matters."""
+        return f"{self.path} on {self.machine}" if self.machine else str(self.path)
 
 
 def tool(binary: Path) -> Path:
@@ -156,11 +162,11 @@ def require_equal_sizes(a: ImageInfo, b: ImageInfo) -> None:
         return
     small, large = sorted((a, b), key=lambda each: each.virtual_size)
     raise PreconditionFailed(
-        f"{small.path} holds a disk of {units.size(small.virtual_size)} and {large.path} one of "
+        f"{small.place} holds a disk of {units.size(small.virtual_size)} and {large.place} one of "
         f"{units.size(large.virtual_size)};"
         " both sides of a pair need the same size.",
         hint=f"`qemu-img resize -f {small.format} {small.path} {large.virtual_size}`"
-        " makes them equal",
+        f"{f' on {small.machine}' if small.machine else ''} makes them equal",
     )
 
 

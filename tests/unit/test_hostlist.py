@@ -49,7 +49,7 @@ def test_a_damaged_list_is_a_sentence(config: Path, text: str) -> None:
 
 
 def test_a_slower_link_means_a_longer_pause() -> None:
-    gigabit = LinkFigures(0.2, 115.0, 1500, True)
-    ten_gigabit = LinkFigures(0.1, 1150.0, 9000, True)
+    gigabit = LinkFigures(1500, True, 1500, True, 0.2, 115.0)
+    ten_gigabit = LinkFigures(9000, True, 9000, True, 0.1, 1150.0)
     assert 12 < pause_ms(ten_gigabit, 0) < pause_ms(ten_gigabit, 16) < pause_ms(gigabit, 16)
     assert 160 < pause_ms(gigabit, 16) < 180

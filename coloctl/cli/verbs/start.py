@@ -30,7 +30,7 @@ from coloctl.cli.options import (
 )
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
-from coloctl.colo import equal_disks, generation, inuse, launch, tls
+from coloctl.colo import equal_disks, frames, generation, inuse, launch, tls
 from coloctl.colo.ground import Facts, placed
 from coloctl.colo.inspect import prepare
 from coloctl.control.acts import PROTECT_WAIT_S, QUERY_WAIT_S, Acts, Document, read_view
@@ -160,6 +160,7 @@ async def preflight(pair: PairSpec, *, protect: bool) -> Facts:
     ground = await prepare(pair)
     try:
         await inuse.require_idle(pair, ground.hosts)
+        await frames.require_way(pair, ground, protect=protect)
         await tls.described(pair, ground)
         await launch.check_room(pair, ground, "a")
         if protect:

@@ -168,7 +168,7 @@ _FAILURES = (
         "start the ssh server there (`systemctl start ssh`), then `{by_hand}`",
     ),
     (
-        "Connection timed out|Operation timed out",
+        "Connection timed out|Operation timed out|TimeoutError",
         "{name} does not answer: no connection came about in time.",
         "is it running, and does no filter drop its packets? `{by_hand}`",
     ),
@@ -181,6 +181,11 @@ _FAILURES = (
         r"(?m)^((?!kex_|ssh: ).*(?:No such file or directory|not found))\s*$",
         "The proxy command for {name} failed: {why}.",
         "look at ProxyCommand in ~/.ssh/config, then `{by_hand}`",
+    ),
+    (
+        "proxy dialer did not pass back a connection",
+        "{name} does not answer: the proxy command for it made no connection.",
+        "is it running? look at ProxyCommand in ~/.ssh/config, then `{by_hand}`",
     ),
     (
         "(?m)^(kex_exchange_identification|banner exchange|ssh_exchange_identification)",

@@ -139,6 +139,6 @@ async def test_a_machine_that_answers_late_delays_what_is_noticed() -> None:
     assert late.severity is Severity.WARNING
     assert late.sentence.startswith("hv2 answers after 0.")
     assert late.sentence.endswith("a silence of node b's QEMU is noticed that much later.")
-    assert clock.sentence == "The clock of hv2 is 3600 s ahead of this machine's."
+    assert clock.sentence == "The clock of hv2 is 3600 s fast, by this machine's."
     assert clock.severity is Severity.WARNING  # nothing of the pair depends on it
     assert await connection.examine_connection(Node("a", ""), "a") == []

@@ -64,6 +64,17 @@ def test_both_releases_were_sampled_for_each_case() -> None:
         assert {path.stem for path in version.iterdir()} == set(SENTENCES)
 
 
+def test_a_proxy_that_passes_no_descriptor_back_is_named() -> None:
+    """As ssh 9.2 writes it with ProxyUseFdpass; the second proxy has said why before it ended."""
+    passed = "proxy dialer did not pass back a connection\n"
+    dialled = SshDial(SshAddress("hv2"))
+    error = dialled.failure(255, passed)
+    assert error.message == "hv2 does not answer: the proxy command for it made no connection."
+    assert error.hint and "`ssh hv2 true`" in error.hint
+    error = dialled.failure(255, f"OSError: [Errno 113] No route to host\n{passed}")
+    assert error.message == "hv2 cannot be reached: No route to host."
+
+
 def test_a_failure_of_a_plain_command_names_the_machine() -> None:
     error = PlainDial(("agent",), "hv2").failure(-9, "one\ntwo.\n")
     assert error.message == "The connection to hv2 is gone: agent was ended: two."

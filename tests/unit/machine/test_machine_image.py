@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,10 @@ def test_unequal_sizes_are_told_with_the_cure() -> None:
         image.require_equal_sizes(b, a)
     assert caught.value.hint is not None
     assert f"/srv/a.qcow2 {64 * MIB + 512}" in caught.value.hint
+    with pytest.raises(PreconditionFailed) as caught:
+        image.require_equal_sizes(replace(b, machine="hv2"), replace(a, machine="hv1"))
+    assert "/srv/a.qcow2 on hv1 holds" in caught.value.message
+    assert caught.value.hint and "/srv/a.qcow2 67109376` on hv1" in caught.value.hint
 
 
 @pytest.mark.parametrize(("code", "same"), [(0, True), (1, False)])
