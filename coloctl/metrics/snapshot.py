@@ -128,6 +128,11 @@ def _copied(view: PairView, member: str) -> float:
     return float(getattr(view.progress, member) or 0)
 
 
+def _rate(view: PairView) -> float:
+    progress = view.progress
+    return 0.0 if progress is None or progress.bytes_per_s is None else progress.bytes_per_s
+
+
 def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000
 
@@ -175,6 +180,12 @@ GAUGES: tuple[Gauge, ...] = (
         "Bytes of disks or memory that the act under way copies in all.",
         "bytes",
         lambda v, _: _copied(v, "total"),
+    ),
+    Gauge(
+        "coloctl_copy_rate_bytes_per_second",
+        "How fast the act under way copied disks or memory in the last 10 s; 0 without one.",
+        "bytes_per_second",
+        lambda v, _: _rate(v),
     ),
     Gauge(
         "coloctl_different_bytes",

@@ -116,6 +116,8 @@ class ActProgress:
     done: int | None = None
     total: int | None = None
     unit: str = ""
+    bytes_per_s: float | None = None  #: of the last 10 s; None where that is not known
+    left_s: float | None = None  #: how long the rest takes at this rate
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
+from coloctl.clock import Clock
 from coloctl.errors import PairBusy
+from coloctl.model.copyrate import CopyRate
 from coloctl.model.event import Kind
 from coloctl.model.pair import PairSpec
 from coloctl.model.pairevent import PairEvent, ProgressMade, StepReached
@@ -28,9 +31,11 @@ class ActUnderWay(ABC):
     spec: PairSpec
     emit: Callable[[PairEvent], None]
     beside: Beside
+    clock: Clock
 
     def __init__(self) -> None:
         self._progress: ActProgress | None = None
+        self._rate = CopyRate()  #: of the step under way
         self._act: asyncio.Task[Any] | None = None
         self._act_name = ""
         self.ending = False  #: a stop waits for the act under way: nothing new begins by itself
@@ -112,7 +117,24 @@ class ActUnderWay(ABC):
         if limit_s or self._progress is None or self._progress.step != step:
             limit = round(limit_s, 1) if limit_s else None
             self.emit(StepReached(act=self._act_name, step=step, limit_s=limit))
+        if self._progress is None or self._progress.step != step:
+            self._rate = CopyRate()
         unit = "bytes" if done is not None else ""
         self._progress = ActProgress(self._act_name, step, done, total, unit)
+        if done is not None:
+            self._rate.at(self.clock.now(), done)
         if done is not None and total:
             self.emit(ProgressMade(act=self._act_name, step=step, done=done, total=total))
+
+    def progress_now(self) -> ActProgress | None:
+        """Return the progress of the act under way, with the rate of its copy; None: no act."""
+        shown = self._progress
+        if shown is None or shown.done is None:
+            return shown
+        now = self.clock.now()
+        rate, left = self._rate.bytes_per_s(now), self._rate.left_s(now, shown.total or 0)
+        return replace(
+            shown,
+            bytes_per_s=None if rate is None else round(rate),
+            left_s=None if left is None or not shown.total else round(left, 1),
+        )

@@ -259,7 +259,7 @@ class PairState(ActUnderWay):
             exposed_s=exposed,
             nodes={node: seat.view for node, seat in self.seats.items()},
             checkpoints=primary.stats.view(self.period_ms()) if primary else CheckpointView(),
-            progress=self._progress,
+            progress=self.progress_now(),
             supervisor_pid=os.getpid(),
             spec_path=str(self.spec.source or ""),
             paused=self.paused,

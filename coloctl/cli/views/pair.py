@@ -145,6 +145,10 @@ def _progress(progress: ActProgress) -> Text:
     line = Text.assemble(("→ ", "cyan"), f"{progress.act}: {in_words(progress.step)}")
     if progress.total:
         line.append(f", {100 * (progress.done or 0) // progress.total} %")
+    if progress.bytes_per_s is not None:
+        line.append(f", {progress.bytes_per_s / 1e6:.1f} MB/s")
+    if progress.left_s is not None:
+        line.append(f", {clock(progress.left_s)} left")
     return line
 
 

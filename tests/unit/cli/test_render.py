@@ -16,7 +16,7 @@ from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
 from coloctl.model.strangers import Stranger
 from coloctl.model.timeline import Timeline
-from coloctl.model.view import Fencing
+from coloctl.model.view import ActProgress, Fencing
 from coloctl.supervisor.beside import Beside
 
 pytestmark = pytest.mark.unit
@@ -70,7 +70,10 @@ def test_a_guest_that_runs_alone_shows_its_exposure_and_no_old_checkpoints() -> 
 def test_an_act_under_way_and_the_clock_of_exposure() -> None:
     text = drawn(pair_views.status(RESYNC))
     assert "web   ● resync for 00:00:03   unprotected for 1d 01:00:00   generation 2" in text
-    assert "→ start: copying the disks, 25 %" in text
+    assert "→ start: copying the disks, 25 %" in text and "MB/s" not in text
+    fast = ActProgress("start", "mirror", 512, 2048, "bytes", bytes_per_s=98.7e6, left_s=192.0)
+    text = drawn(pair_views.status(replace(RESYNC, progress=fast)))
+    assert "copying the disks, 25 %, 98.7 MB/s, 00:03:12 left" in text
 
 
 def test_a_node_that_does_not_answer_is_not_called_running() -> None:

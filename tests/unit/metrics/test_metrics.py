@@ -225,6 +225,10 @@ def test_a_copy_under_way_shows_its_bytes(metrics: Metrics) -> None:
     metrics.view(RESYNC)
     assert number(metrics, "coloctl_copied_bytes") == 512
     assert number(metrics, "coloctl_to_copy_bytes") == 2048
+    assert number(metrics, "coloctl_copy_rate_bytes_per_second") == 0
+    fast = ActProgress("start", "mirror", 512, 2048, "bytes", bytes_per_s=98.5e6)
+    metrics.view(replace(RESYNC, progress=fast))
+    assert number(metrics, "coloctl_copy_rate_bytes_per_second") == 98.5e6
     metrics.view(replace(RESYNC, progress=ActProgress("start", "attach")))
     assert number(metrics, "coloctl_to_copy_bytes") == 0
 

@@ -65,7 +65,7 @@ PAIR = PairView(
         ),
     },
     checkpoints=CheckpointView(7, 500, 11.2, 12.0, 16.1, 503.4, 502.0),
-    progress=ActProgress("start", "mirror", 1, 2, "bytes"),
+    progress=ActProgress("start", "mirror", 1, 2, "bytes", 98.5e6, 12.5),
     supervisor_pid=10,
     spec_path="/srv/web.toml",
 )
@@ -122,7 +122,15 @@ DOCUMENT = {
         "last_period_ms": 503.4,
         "period_p50_ms": 502.0,
     },
-    "progress": {"act": "start", "step": "mirror", "done": 1, "total": 2, "unit": "bytes"},
+    "progress": {
+        "act": "start",
+        "step": "mirror",
+        "done": 1,
+        "total": 2,
+        "unit": "bytes",
+        "bytes_per_s": 98.5e6,
+        "left_s": 12.5,
+    },
     "supervisor_pid": 10,
     "spec_path": "/srv/web.toml",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.becoming import becomes
+from support.fakeclock import FakeClock
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
 from coloctl.errors import NotProtected, PairBusy, PreconditionFailed
@@ -79,6 +80,23 @@ async def test_an_act_leaves_its_outcome_however_it_ends(tmp_path: Path) -> None
         assert records[-1].data["outcome"] == "ZeroDivisionError: "
         async with state.acting("stop"):
             pass
+
+
+async def test_a_copy_shows_its_rate_and_the_time_that_is_left(tmp_path: Path) -> None:
+    async with fake_state(tmp_path) as state:
+        clock = FakeClock()
+        state.clock = clock
+        async with state.acting("start"):
+            state.progress("mirror", 0, 1000)
+            assert (progress := state.view().progress) and progress.bytes_per_s is None
+            clock.advance(4)
+            state.progress("mirror", 200, 1000)
+            assert (progress := state.view().progress)
+            assert (progress.bytes_per_s, progress.left_s) == (50, 16)
+            state.progress("migrate", 10, 30)
+            assert (progress := state.view().progress) and progress.bytes_per_s is None
+            state.progress("first checkpoint")
+            assert (progress := state.view().progress) and progress.left_s is None
 
 
 async def test_an_interrupted_act_has_cleaned_up_when_interrupt_returns(tmp_path: Path) -> None:
