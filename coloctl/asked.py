@@ -1,8 +1,8 @@
 """Start a QEMU without a machine, query it, and end it with all that it started.
 
-Called by `vm` for the spellings of a binary, by `check.probe`, and by `colo.digests` to show
-images; `host.base` starts it and `qmp.session` queries it. Invariant: no process of it is left,
-also where the binary is a wrapper that starts QEMU as another process.
+Called by `vm` for the spellings of a binary, by `check.probe`, by `colo.cpu_models`, and by
+`colo.digests` to show images; `host.base` starts it and `qmp.session` queries it. Invariant: no
+process of it is left, also where the binary is a wrapper that starts QEMU as another process.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ _ANOTHER = "name a qemu-system-x86_64 that runs on this machine"
 
 
 @contextlib.asynccontextmanager
-async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
+async def asked(path: Path, host: Host, *, accel: str = "") -> AsyncIterator[Session]:
     """Start a QEMU without a machine that answers queries, and kill it on every way out.
+
+    ``accel`` is what a question about processors is for; "" leaves the choice to QEMU.
 
     Raises `UnsupportedQEMU` where the binary does not start or does not answer as QEMU.
     """
@@ -34,7 +36,7 @@ async def asked(path: Path, host: Host) -> AsyncIterator[Session]:
         argv = (
             str(path), "-machine", "none", "-nodefaults", "-display", "none",
             "-chardev", "socket,id=qmp0,fd={fd:qmp},server=on,wait=off",
-            "-qmp", "chardev:qmp0",
+            "-qmp", "chardev:qmp0", *(("-accel", accel) if accel else ()),
         )  # fmt: skip
         try:
             process = await host.launch(Launch(argv, {"qmp": socket_path}), stderr=log)

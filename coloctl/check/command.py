@@ -45,7 +45,16 @@ class StartedAs:
 
 #: Findings after which no command line is worth a try: it would fail for the same reason.
 _IN_THE_WAY = frozenset(
-    {"binary", "versions", "state", "ports", "replication link", "encryption", *REFUSED}
+    {
+        "binary",
+        "versions",
+        "state",
+        "ports",
+        "replication link",
+        "encryption",
+        "processor",
+        *REFUSED,
+    }
 )
 
 

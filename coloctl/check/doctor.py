@@ -20,6 +20,7 @@ from coloctl.check.finding import Precondition, Severity, guarded, of_check
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib, unusable
 from coloctl.check.network import examine_network
 from coloctl.check.probe import Report, probe
+from coloctl.check.processors import examine_processors
 from coloctl.check.room import examine_room
 from coloctl.check.tls import examine_encryption
 from coloctl.check.user import examine_user
@@ -103,6 +104,7 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
         *await _binaries(spec, binaries, hosts),
         *await guarded("versions", _versions(binaries, hosts)),
         *await guarded("user", examine_user(spec, hosts)),
+        *await guarded("processor", _processors(spec, binaries, hosts)),
     ]
     if await _runs(spec):
         sentence = "The pair runs: its memory, disks, ports and taps are in use by itself."
@@ -200,6 +202,13 @@ async def _versions(
         severity = Severity.WARNING if equal else Severity.ERROR
         return [Precondition("versions", severity, sentence, hint)]
     return [Precondition("versions", Severity.OK, "Both nodes run the same QEMU.")]
+
+
+async def _processors(
+    spec: PairSpec, binaries: Mapping[NodeName, Path], hosts: Mapping[NodeName, Host]
+) -> list[Precondition]:
+    guest = spec.guest
+    return await examine_processors(hosts, binaries, wanted=guest.accel, model=guest.cpu)
 
 
 async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:

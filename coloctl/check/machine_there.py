@@ -1,7 +1,8 @@
 """Examine a machine as a place for the node of a pair, through the host layer: here or over ssh.
 
 Called by `cli.verbs.host`, and by `check.connection` for a clock. `check.link` measures the link to
-another one, `colo.inspect` the accelerators, and `certs.read` reads the certificate.
+another one, `check.processors` compares two machines, `colo.inspect` finds the accelerators, and
+`certs.read` reads the certificate.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coloctl.certs import read, store
-from coloctl.check import link
+from coloctl.check import link, processors
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib
 from coloctl.colo import clocks
@@ -21,6 +22,7 @@ from coloctl.errors import ColoctlError
 from coloctl.host.base import Host
 from coloctl.host.records import Contact
 from coloctl.host.tap import TUN_NODE
+from coloctl.model.pair import NodeName
 from coloctl.vm import inspect
 
 _QEMU = "qemu-system-x86_64"
@@ -40,12 +42,22 @@ async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> lis
 
 
 async def examine_link(here: Host, there: Host, address: str) -> list[Precondition]:
-    """Report the link from one machine to the other's ``address``."""
+    """Report the link from one machine to the other's ``address``, and compare processors."""
 
     async def look() -> list[Precondition]:
         return link.findings(here, there, await link.measure(here, there, address))
 
-    return await guarded(link.NAME, look())
+    return [
+        *await guarded(link.NAME, look()),
+        *await guarded(processors.NAME, _processors(here, there)),
+    ]
+
+
+async def _processors(here: Host, there: Host) -> list[Precondition]:
+    hosts: dict[NodeName, Host] = {"a": here, "b": there}
+    found = {node: await host.which(_QEMU) for node, host in hosts.items()}
+    binaries = {node: binary for node, binary in found.items() if binary is not None}
+    return await processors.examine_processors(hosts, binaries) if len(binaries) == 2 else []
 
 
 async def _agent(host: Host) -> list[Precondition]:

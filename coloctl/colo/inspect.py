@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from coloctl import paths, probe_cache
-from coloctl.colo import accounts, plugin
+from coloctl.colo import accounts, cpu_models, plugin
 from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
@@ -94,6 +94,7 @@ async def look(spec: PairSpec, hosts: Hosts) -> Facts:
     accels: dict[NodeName, str] = {"a": await accelerator(hosts["a"], paths_of["a"], wanted)}
     accels["b"] = accels["a"] if alike else await accelerator(hosts["b"], paths_of["b"], wanted)
     accel = effective(accels)
+    await cpu_models.require_model(spec, hosts, paths_of, accel)
     nodes: dict[NodeName, NodeFacts] = {}
     for node in NODES:
         refuse(spec, binaries[node], accel)

@@ -1,6 +1,6 @@
 """Represent one QMP command as a value that can be compared, hashed and printed.
 
-Called by `qmp.command`, `qmp.ram` and `qmp.session`.
+Called by `qmp.command`, `qmp.cpu`, `qmp.ram` and `qmp.session`.
 """
 
 from __future__ import annotations
