@@ -1,7 +1,8 @@
 """Measure stretches of load on one pair: what protection costs, and how its pace follows clients.
 
-Called by `cli.verbs.bench` for `coloctl bench overhead` and `coloctl bench pace`; each bench is a
-scenario without faults that `chaos.run.runner` makes, and measures while it runs. One guest serves
+Called by `cli.verbs.bench` for `coloctl bench overhead` and `coloctl bench pace`, and by
+`bench.dirtied`; each bench is a scenario without faults that `chaos.run.runner` makes, and measures
+while it runs. One guest serves
 one set of clients on the same connections throughout. ``overhead`` measures unprotected clients
 first, then protected ones at one checkpoint delay after the other, at last a pair that is protected
 and idle. ``pace`` measures clients that work in bursts, at a fixed delay and an adaptive one. The
@@ -74,7 +75,7 @@ def overhead(where: Testbed, plan: OverheadPlan, ran: Ran = lambda _row: None) -
     idle: dict[str, Any] = {"delay_ms": IDLE_DELAY_MS}
     baseline: dict[bool, Row] = {}
 
-    def measure(pair: _Pair, delay_ms: int | None, tls: bool) -> None:
+    def measure(pair: MeasuredPair, delay_ms: int | None, tls: bool) -> None:
         if delay_ms is not None:
             pair.set("checkpoint-delay", delay_ms)
         one = pair.stretch(plan.seconds)
@@ -89,7 +90,7 @@ def overhead(where: Testbed, plan: OverheadPlan, ran: Ran = lambda _row: None) -
         rows.append({**row, "throughput_ratio": ratio(row, baseline.setdefault(tls, row))})
         ran(rows[-1])
 
-    def act(pair: _Pair, tls: bool) -> None:
+    def act(pair: MeasuredPair, tls: bool) -> None:
         measure(pair, None, tls)
         pair.protect()
         for delay_ms in plan.delays_ms:
@@ -101,7 +102,7 @@ def overhead(where: Testbed, plan: OverheadPlan, ran: Ran = lambda _row: None) -
     clients = {"count": plan.clients, "pause_ms": PAUSE_MS}
     setting = {**where.to_json(), "seconds": plan.seconds, "clients": clients}
     for tls in plan.tls:
-        _run(replace(where, tls=tls), plan.clients, AppendsParams(), partial(act, tls=tls))
+        run_measured(replace(where, tls=tls), plan.clients, AppendsParams(), partial(act, tls=tls))
     return {**head("overhead", {**setting, "tls": list(plan.tls)}), "rows": rows, "idle": idle}
 
 
@@ -109,7 +110,7 @@ def pace(where: Testbed, plan: PacePlan, ran: Ran = lambda _row: None) -> dict[s
     """Measure all stretches and return their document; ``ran`` receives each when it is over."""
     rows: list[Row] = []
 
-    def measure(pair: _Pair, mode: str) -> None:
+    def measure(pair: MeasuredPair, mode: str) -> None:
         place = len(pair.listener.heard)
         view = pair.set("checkpoint-mode", mode)
         one = pair.stretch(plan.seconds)
@@ -129,7 +130,7 @@ def pace(where: Testbed, plan: PacePlan, ran: Ran = lambda _row: None) -> dict[s
         )
         ran(rows[-1])
 
-    def act(pair: _Pair) -> None:
+    def act(pair: MeasuredPair) -> None:
         pair.protect()
         for _ in range(plan.rounds):
             measure(pair, "fixed")
@@ -139,7 +140,7 @@ def pace(where: Testbed, plan: PacePlan, ran: Ran = lambda _row: None) -> dict[s
     rhythm = {"burst_s": plan.burst_s, "idle_s": plan.idle_s}
     clients = {"count": plan.clients, "pause_ms": plan.pause_ms}
     setting = {**where.to_json(), "seconds": plan.seconds, "clients": clients, **rhythm}
-    _run(where, plan.clients, AppendsParams(pause_ms=plan.pause_ms, **rhythm), act)
+    run_measured(where, plan.clients, AppendsParams(pause_ms=plan.pause_ms, **rhythm), act)
     return {**head("pace", setting), "rows": rows}
 
 
@@ -157,7 +158,9 @@ def scenario_of(clients: int, params: AppendsParams) -> Scenario:
     )
 
 
-def _run(where: Testbed, clients: int, params: AppendsParams, act: Callable[[_Pair], None]) -> None:
+def run_measured(
+    where: Testbed, clients: int, params: AppendsParams, act: Callable[[MeasuredPair], None]
+) -> None:
     """Make one run in which ``act`` measures; raises the error that ended it."""
     run = Run.of(scenario_of(clients, params), 1, where)
     runner.make(run, measure=_Measurement(act), forgiving=False)
@@ -167,12 +170,12 @@ def _run(where: Testbed, clients: int, params: AppendsParams, act: Callable[[_Pa
 class _Measurement(RunMeasurement):
     """Measures stretches in the middle of a run."""
 
-    measure: Callable[[_Pair], None]
+    measure: Callable[[MeasuredPair], None]
 
     def act(self, environment: Environment) -> None:
         """See `RunMeasurement.act`."""
         ((_, clients),) = environment.works.values()
-        self.measure(_Pair(environment, clients, environment.listener))
+        self.measure(MeasuredPair(environment, clients, environment.listener))
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class MeasuredPair:
     """The pair of a run, its clients and its events."""
 
     environment: Environment

@@ -112,6 +112,20 @@ def delays(text: str) -> tuple[int, ...]:
     return delays
 
 
+def amounts(text: str) -> tuple[int, ...]:
+    """Parse a list of MiB that a checkpoint finds changed; raises `UsageError` for another one."""
+    try:
+        found = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(1 <= mib <= 64 for mib in found) or len(set(found)) < len(found):
+        raise UsageError(
+            f"'{text}' is not a list of amounts of memory.",
+            hint="write different numbers of MiB from 1 to 64 with commas between, such as 1,16",
+        )
+    return found
+
+
 def save(path: Path | None, document: Mapping[str, Any]) -> None:
     """Write the document so far to the file, as a whole; nothing without a path.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,9 @@ from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.values import Params, Scenario, Workload
 from coloctl.chaos.workloads import WORKLOADS
 from coloctl.chaos.workloads.history import Op, OpStatus
+from coloctl.chaos.workloads.memory_writer import MemoryParams, arguments
 from coloctl.chaos.workloads.program import ClientProgram
-from coloctl.lab import guest, qemu
+from coloctl.lab import guest, layout, qemu
 
 pytestmark = pytest.mark.guest
 
@@ -57,24 +59,30 @@ def done(history: list[Op], f: str = "") -> list[Op]:
 @pytest.fixture(scope="module")
 def run(
     guest_image: guest.GuestImage, qemu_builds: Callable[[str], qemu.Build]
-) -> tuple[Mapping[str, WorkloadRecord], list[Audit], float]:
+) -> tuple[Mapping[str, WorkloadRecord], list[Audit], float, list[Op]]:
     """What clients did around the death of the guest's host, and the guest's audits beside it."""
     where = Testbed(qemu_builds("11.1").binary, "tcg", guest_image, f"t{os.getpid()}-work")
-    with environment(where, SCENARIO) as play:
+    with environment(where, SCENARIO) as play, contextlib.ExitStack() as kills:
         play.boot()
         play.come("booted")
         play.protect()
         specs, works = zip(*play.works.values(), strict=True)
+        words = [sys.executable, *arguments(layout.GUEST, MemoryParams(mib=1))]
+        memory = ClientProgram(play.lab, words)
+        kills.callback(memory.kill)
+        more((*works, memory), 2)
         more(works, 20)
         audits = [audit(play.lab)]
         with contextlib.closing(Kill(play.pair, "primary", Params())) as kill:
             fault_at_s = kill.inject().at_s
             play.until(lambda view: view.protection == "unprotected")
         more(works, 20)
+        more((memory,), 2)
         audits.append(audit(play.lab))
         with ThreadPoolExecutor(len(works)) as pool:
             kept = list(pool.map(over, specs, works))
-    return {work.spec.name: work for work in kept}, audits, fault_at_s
+        changed = memory.finish()
+    return {work.spec.name: work for work in kept}, audits, fault_at_s, changed
 
 
 def history_of(run: Any, name: str) -> list[Op]:
@@ -83,13 +91,13 @@ def history_of(run: Any, name: str) -> list[Op]:
 
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "udp-sequence"])
 def test_connections_survive(run: Any, name: str) -> None:
-    works, _, fault_at_s = run
+    works, _, fault_at_s, _ = run
     verdict = checked("connections_survive", around(fault_at_s, works[name]))
     assert verdict.validity is Validity.VALID, verdict
 
 
 def test_no_record_is_lost_and_disk_and_memory_agree(run: Any) -> None:
-    works, audits, fault_at_s = run
+    works, audits, fault_at_s, _ = run
     work = works["redis-appends"]
     verdict = checked("no_lost_acks", around(fault_at_s, work))
     assert verdict.validity is Validity.VALID, verdict
@@ -98,6 +106,14 @@ def test_no_record_is_lost_and_disk_and_memory_agree(run: Any) -> None:
     for each in audits:
         assert each.disk == each.memory
         assert all(each.disk[client] for client in range(CLIENTS))
+
+
+def test_the_memory_of_a_bench_is_changed_before_and_after_the_failover(run: Any) -> None:
+    fault_at_s, changed = run[2:]
+    assert not [op for op in changed if op.outcome is OpStatus.FAIL]
+    rounds = [op for op in changed if op.outcome is OpStatus.OK]
+    assert [op.n for op in rounds] == list(range(len(rounds)))
+    assert rounds[0].at_s < fault_at_s < rounds[-1].at_s
 
 
 def test_the_sum_of_the_money_holds(run: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from coloctl.bench import dirtied as memories
 from coloctl.bench import failover as benches
 from coloctl.bench.circles import CircleFault, CirclesPlan
 from coloctl.bench.circles import circles as go_round
@@ -27,6 +28,7 @@ from coloctl.bench.supervisors import supervisors as measure_supervisors
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.check.choose import choose
 from coloctl.cli.bench_options import (
+    amounts,
     clients_option,
     delay_option,
     delays,
@@ -124,6 +126,19 @@ def failover(**options: Any) -> int:
     show_default=True,
     help="Encrypt every wire; both: a pair of each kind, one after the other.",
 )
+@click.option(
+    "--dirty",
+    metavar="MIB,MIB,...",
+    help="Instead: the pause of a checkpoint that finds so much memory changed. With both kinds "
+    "of --tls the two pairs take turns, and the ratio of their pauses is shown.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="How often all of --dirty.",
+)
 @clients_option
 @qemu_option
 @name_option
@@ -132,6 +147,8 @@ def failover(**options: Any) -> int:
 def overhead(**options: Any) -> int:
     """Serve the same clients without protection and with it, and count the difference."""
     tls = tuple(word == "on" for word in options["tls"].split(","))
+    if options["dirty"]:
+        return _dirtied(options, tls)
     plan = OverheadPlan(delays(options["delays"]), options["seconds"], options["clients"], tls)
     where = setting_of({**options, "delay_ms": plan.delays_ms[0]}, delay_ms=500)
     console = Console(stderr=True, highlight=False)
@@ -140,6 +157,25 @@ def overhead(**options: Any) -> int:
     )
     save(options["output"], document)
     show(document, options["form"], bench_views.overhead(document))
+    return 0
+
+
+def _dirtied(options: Mapping[str, Any], tls: tuple[bool, ...]) -> int:
+    """Run `coloctl bench overhead --dirty`; the first of ``--delays`` that was given counts."""
+    given = click.get_current_context().get_parameter_source("delays")
+    own = given is not click.core.ParameterSource.DEFAULT
+    delay_ms = delays(options["delays"])[0] if own else memories.DirtyPlan.delay_ms
+    plan = memories.DirtyPlan(
+        amounts(options["dirty"]), tls, options["rounds"], options["seconds"], delay_ms,
+        options["clients"],
+    )  # fmt: skip
+    where = setting_of({**options, "delay_ms": delay_ms}, delay_ms=delay_ms)
+    console = Console(stderr=True, highlight=False)
+    document = memories.dirtied(
+        where, plan, lambda row: console.print(bench_views.turn_line(row), style="dim")
+    )
+    save(options["output"], document)
+    show(document, options["form"], bench_views.dirtied(document))
     return 0
 
 

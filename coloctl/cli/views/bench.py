@@ -182,6 +182,37 @@ def _pair_of(figures: Document) -> str:
     return f"{figures['p50']:.1f} / {milliseconds(figures['p99'])}"
 
 
+def turn_line(row: Document) -> str:
+    """Draw one turn of `bench overhead --dirty` in a line."""
+    pause, kind = row["checkpoint_pause_ms"], "encrypted" if row["tls"] else "plain"
+    return (
+        f"round {row['round']}, {row['dirty_mib']} MiB, {kind}: pause p50 "
+        f"{milliseconds(pause['p50'])} of {pause['n']} checkpoints"
+    )
+
+
+def dirtied(document: Document) -> RenderableType:
+    """Draw one row per turn, and for each amount the encrypted pause against the plain one."""
+    table = plain_table("CHANGED")
+    for name in ("ROUND", "PAUSE p50/p99", "CHECKPOINTS", "ON THE WIRE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in sorted(document["rows"], key=lambda row: (row["dirty_mib"], row["round"])):
+        sent = row["wire_mib_per_checkpoint"]
+        table.add_row(
+            f"{row['dirty_mib']} MiB" + (", TLS" if row["tls"] else ""),
+            str(row["round"]),
+            _pair_of(row["checkpoint_pause_ms"]),
+            str(row["checkpoint_pause_ms"]["n"]),
+            "-" if sent is None else f"{sent:.1f} MiB",
+        )
+    lines = [
+        f"{one['dirty_mib']} MiB changed: encrypted {one['p50']:.2f} times the plain pause, "
+        f"{one['low']:.2f} to {one['high']:.2f} in one round."
+        for one in document["ratios"]
+    ]
+    return Group(table, *([""] if lines else []), *lines)
+
+
 def pace_line(row: Document) -> str:
     """Draw one stretch of `bench pace` in a line."""
     p99 = milliseconds(row["latency_ms"]["p99"])

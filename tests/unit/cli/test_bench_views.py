@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from coloctl.bench import failover
+from coloctl.bench.dirtied import row_of
+from coloctl.bench.stretches import Stretch
 from coloctl.chaos.evidence.chronicle import Chronicle
 from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.cli.views import bench as bench_views
@@ -89,6 +91,18 @@ def test_overhead_shows_each_stretch() -> None:
         assert "1.5 / 9.5 ms" in text
         assert "41 MiB" in text
         assert ("█" in text) == (width == 140)
+
+
+def test_each_turn_and_each_ratio_is_shown() -> None:
+    one = {"round": 1, "dirty_mib": 16, **row_of(Stretch(0.0, 2.0, [10.0, 30.0]), 7, 3 << 20)}
+    void = {"round": 1, "dirty_mib": 1, "tls": False, **row_of(Stretch(0.0, 2.0), 0, 0)}
+    rows = [{**one, "tls": False}, {**one, "tls": True}, void]
+    whole = {"dirty_mib": 16, "p50": 1.5, "low": 1.25, "high": 1.75}
+    text = drawn(bench_views.dirtied({"rows": rows, "ratios": [whole]}), 80)
+    assert "16 MiB, TLS" in text
+    assert "1.5 MiB" in text
+    assert "16 MiB changed: encrypted 1.50 times the plain pause, 1.25 to 1.75" in text
+    assert "encrypted: pause p50 10.0 ms of 2" in bench_views.turn_line(rows[1])
 
 
 def test_a_soak_says_what_it_saw() -> None:
