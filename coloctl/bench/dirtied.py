@@ -1,9 +1,9 @@
 """Measure the pause of a checkpoint by the memory that the guest changed, plain and encrypted.
 
 Called by `cli.verbs.bench` for `coloctl bench overhead --dirty`; takes pairs from `bench.stretches`
-and calls `chaos.workloads.program` for the client. A plain and an encrypted pair are protected at the same time. They take turns: in its
-turn a program changes so much of the pair's memory, while the other pair idles. The order of the
-two is turned round with every round.
+and calls `chaos.workloads.program` for the client. A plain and an encrypted pair are protected at
+the same time. They take turns: in its turn a program changes so much of the pair's memory, while
+the other pair idles. The order of the two is turned round with every round.
 
 Invariant: a ratio compares pauses of one command, measured in turns of seconds, so that a change in
 the machine meanwhile changes both.

@@ -2,11 +2,11 @@
 
 Called by `cli.verbs.bench` for `coloctl bench overhead` and `coloctl bench pace`, and by
 `bench.dirtied`; each bench is a scenario without faults that `chaos.run.runner` makes, and measures
-while it runs. One guest serves
-one set of clients on the same connections throughout. ``overhead`` measures unprotected clients
-first, then protected ones at one checkpoint delay after the other, at last a pair that is protected
-and idle. ``pace`` measures clients that work in bursts, at a fixed delay and an adaptive one. The
-two modes take turns, so that what changes in the machine meanwhile changes both.
+while it runs. One guest serves one set of clients on the same connections throughout. ``overhead``
+measures unprotected clients first, then protected ones at one checkpoint delay after the other, at
+last a pair that is protected and idle. ``pace`` measures clients that work in bursts, at a fixed
+delay and an adaptive one. The two modes take turns, so that what changes in the machine meanwhile
+changes both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run a program in the lab that works like a client, and read its history as it comes.
 
-Called by `chaos.workloads` and `bench.dirtied`; starts it in a namespace of `lab.network`. The program writes its
-history to standard output and ends by itself when its standard input does.
+Called by `chaos.workloads` and `bench.dirtied`; starts it in a namespace of `lab.network`. The
+program writes its history to standard output and ends by itself when its standard input does.
 """
 
 from __future__ import annotations
