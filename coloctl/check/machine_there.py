@@ -1,8 +1,8 @@
 """Examine a machine as a place for the node of a pair, through the host layer: here or over ssh.
 
-Called by `cli.verbs.host`, and by `check.connection` for a clock. `check.link` measures the link to
-another one, `check.processors` compares two machines, `colo.inspect` finds the accelerators, and
-`certs.read` reads the certificate.
+Called by `cli.verbs.host` and `cli.host_add`. `check.link` measures the link to another machine,
+`check.processors` compares two machines, `colo.inspect` finds the accelerators, `colo.accounts`
+names the account of QEMU, and `certs.read` reads the certificate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coloctl.certs import read, store
 from coloctl.check import link, processors
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib
-from coloctl.colo import clocks
+from coloctl.colo import accounts, clocks
 from coloctl.colo.inspect import kvm_trial
 from coloctl.colo.tls import DISTANT_FOLDER, FILE_BYTES
 from coloctl.errors import ColoctlError
@@ -37,6 +37,7 @@ async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> lis
         *await guarded("qemu", _qemu(host)),
         *await guarded("tun", _tun(host)),
         *await guarded("memory", _memory(host)),
+        *await guarded("account", account_finding(host)),
         *await guarded("certificate", _certificate(host, name, addresses)),
     ]
 
@@ -114,6 +115,22 @@ async def _tun(host: Host) -> list[Precondition]:
 async def _memory(host: Host) -> list[Precondition]:
     sentence = f"{await available_mib(host)} MiB are available."
     return [Precondition("memory", Severity.INFO, sentence)]
+
+
+async def account_finding(host: Host) -> list[Precondition]:
+    """Report the account as which QEMU runs there; raises `PreconditionFailed`."""
+    machine = host.machine
+    if machine.euid:
+        sentence = f"QEMU runs as user id {machine.euid} on {machine.name}, as coloctl does."
+        return [Precondition("account", Severity.INFO, sentence)]
+    if found := await host.account(accounts.ACCOUNT):
+        sentence = f"QEMU runs as {found.name} (user id {found.uid}) there."
+        return [Precondition("account", Severity.OK, sentence)]
+    sentence = f"{machine.name} has no account {accounts.ACCOUNT}, as which QEMU is to run there."
+    here = host.reach.contact is Contact.HERE
+    severity = Severity.INFO if here else Severity.WARNING
+    hint = f"`coloctl host add {machine.name} {host.name}` makes it"
+    return [Precondition("account", severity, sentence, hint)]
 
 
 def certificate_folder(host: Host) -> Path:

@@ -42,5 +42,5 @@ def _finding(who: str, account: Account | None, host: Host, *, named: str) -> Pr
         NAME,
         Severity.OK,  # as every pair of a machine without the account
         f"{who} as root on {machine.name}: a guest that breaks out of it is root there.",
-        f"`adduser --system --group --no-create-home {accounts.ACCOUNT}` makes an account for it",
+        f"`coloctl host add {machine.name} local` makes an account for it",
     )

@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 
 from coloctl import pairfile, wholefile
 from coloctl.chaos.run.testbed import Testbed
+from coloctl.cli.options import typed_verb
 from coloctl.cli.run_parts import engage, require_libraries
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
@@ -84,7 +85,7 @@ def setting_of(options: Mapping[str, Any], *, delay_ms: int) -> Testbed:
         }
     parts = engage(qemu)
     if options.get("on_machines"):
-        require_root("up")
+        require_root(f"{typed_verb()} --machines")
         lent["on"] = "machines"
     else:
         rootless.enter(lab=options["name"])

@@ -46,6 +46,11 @@ class PairName(click.ParamType[str]):
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
+def typed_verb() -> str:
+    """Return the verb that was typed, without the program's name: ``lab machines crash``."""
+    return click.get_current_context().command_path.partition(" ")[2]
+
+
 class Duration(click.ParamType[float]):
     """A length of time in seconds: 90, 90s, 1.5m, 500ms."""
 

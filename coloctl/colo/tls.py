@@ -120,14 +120,26 @@ async def _read(spec: PairSpec, host: Host, node: NodeName) -> Proof:
 
 
 async def _file(spec: PairSpec, host: Host, node: NodeName, path: Path, machine: str) -> bytes:
-    content = await host.read_file(path, FILE_BYTES)
-    if content is None:
-        made = f"coloctl certs init {name_of(spec, node)}={spec.nodes[node].address}"
+    user = host.machine.euid if spec.nodes[node].machine else 0
+    try:
+        content = await host.read_file(path, FILE_BYTES)
+    except PreconditionFailed:
+        if not user:
+            raise
+        content = None
+    if content is not None:
+        return content
+    if user:
         raise PreconditionFailed(
-            f"Pair {spec.name} is encrypted, and there is no {path} on {machine}.",
-            hint=f"`{made}` makes one; [tls] folder names another place",
+            f"Pair {spec.name} is encrypted, and user id {user} cannot read {path} on {machine}.",
+            hint="copy the certificate to a folder of that user there, and name that by "
+            f"tls.folders.{node}",
         )
-    return content
+    made = f"coloctl certs init {name_of(spec, node)}={spec.nodes[node].address}"
+    raise PreconditionFailed(
+        f"Pair {spec.name} is encrypted, and there is no {path} on {machine}.",
+        hint=f"`{made}` makes one; [tls] folder names another place",
+    )
 
 
 def _certificate(one: Proof) -> str:

@@ -66,7 +66,7 @@ class Machines(Lab):
         without root, or when the system refuses something, and `ProvisionError` when OpenSSH is
         missing and cannot be fetched.
         """
-        require_root("up")
+        require_root()
         lab = cls(name)
         ensure_tun()
         openssh = machine_store.prepare(name, clocks=clocks, report=report)
@@ -87,7 +87,7 @@ class Machines(Lab):
     @classmethod
     def open(cls, name: str = machine_layout.DEFAULT) -> Machines:
         """Open a lab of machines that stands; raises `LabError` when it does not, or not whole."""
-        require_root("up")
+        require_root()
         lab = cls(name)
         fixed = (ns for role, ns in lab._namespaces.items() if role not in NAMES)
         missing = [ns for ns in fixed if not netns.exists(ns)]
@@ -261,13 +261,16 @@ def labs() -> list[str]:
     return sorted({*network.labs(MACHINES.kind), *groups, *machine_store.names()})
 
 
-def require_root(verb: str) -> None:
-    """Raise `LabError` unless this process is root of the system itself."""
+def require_root(typed: str = "lab machines up") -> None:
+    """Raise `LabError` unless this process is root of the system itself.
+
+    ``typed`` are the words after ``coloctl`` that need it.
+    """
     if os.geteuid() != 0 or rootless.inside():
         raise LabError(
             "Machines need root: ssh logs in as several users, which a user namespace of one "
             "user does not have.",
-            hint=f"sudo coloctl lab machines {verb}",
+            hint=f"sudo coloctl {typed}",
         )
 
 

@@ -85,8 +85,8 @@ class GuestSpec:
     qemu: Path | None = None
     """The QEMU binary: a path, or a name that is looked up on PATH (qemu-system-x86_64)."""
     user: str = "auto"
-    """The user as which QEMU runs: auto takes coloctl-qemu where a machine has that account and
-    coloctl is root there; a name or number; root is coloctl's own user."""
+    """The user as which QEMU runs: auto takes coloctl-qemu where coloctl is root, and without that
+    account coloctl's own user on this machine; a name or number; root is coloctl's own user."""
 
 
 @dataclass(frozen=True)

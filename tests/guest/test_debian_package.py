@@ -123,6 +123,13 @@ def test_pages_completions_and_the_unit_are_where_debian_looks(installed: Path) 
     assert "ExecStart=/usr/bin/coloctl run /etc/coloctl/%i.toml" in unit
 
 
+def test_qemu_has_an_account_of_its_own(installed: Path) -> None:
+    entry = inside(installed, "getent", "passwd", "coloctl-qemu").strip().split(":")
+    assert (entry[5], entry[6]) == ("/nonexistent", "/usr/sbin/nologin")
+    assert inside(installed, "id", "-Gn", "coloctl-qemu").split() == ["coloctl-qemu"]
+    inside(installed, "dpkg", "-i", "/root/coloctl.deb")  # an upgrade finds it there
+
+
 def test_nothing_of_the_building_machine_is_in_it(installed: Path) -> None:
     found = subprocess.run(
         ["grep", "-rlF", str(CHECKOUT), str(installed / "usr/lib/coloctl"),

@@ -31,6 +31,7 @@ pytestmark = [
 NAME = f"t{os.getpid()}-h"
 #: The certificate and the agent of a machine.
 TLS, ZIPS = "/etc/coloctl/tls", "/var/cache/coloctl/agent"
+ACCOUNT = "coloctl-qemu"
 HV1, HV2 = "10.66.0.1", "10.66.0.2"
 
 
@@ -86,6 +87,36 @@ def test_a_machine_gets_its_own_certificate_and_loses_it_again(lab: Machines, co
     assert "off the list" in host("remove", "hv1").output
     assert not inside(there, "sh", "-c", f"ls -d {TLS} {ZIPS} 2>/dev/null")
     assert "No machine was added" in host("list").output
+
+
+def test_a_machine_gets_the_account_of_qemu_and_keeps_it(lab: Machines, config: Path) -> None:
+    there = lab.machines["hv1"]
+    inside(there, "userdel", ACCOUNT)
+    planned = findings("add", "hv1", "ssh://hv1", "--dry-run")
+    assert planned["account"]["sentence"] == f"The account {ACCOUNT} is made on hv1."
+    assert not inside(there, "getent", "passwd", ACCOUNT)
+    (config / "ca").write_text("in the way of the certificate")
+    refusal("add", "hv1", "ssh://hv1")
+    (config / "ca").unlink()
+    assert not inside(there, "getent", "passwd", ACCOUNT)
+    made = findings("add", "hv1", "ssh://hv1")["account"]
+    assert made["severity"] == "ok" and "the account was made" in made["sentence"]
+    entry = inside(there, "getent", "passwd", ACCOUNT).strip().split(":")
+    assert (entry[5], entry[6]) == ("/nonexistent", "/usr/sbin/nologin")
+    assert inside(there, "id", "-Gn", ACCOUNT).split() == [ACCOUNT]
+    assert "QEMU runs as coloctl-qemu" in findings("check", "hv1")["account"]["sentence"]
+    host("remove", "hv1")
+    assert inside(there, "getent", "passwd", ACCOUNT)
+
+
+def test_a_user_who_is_not_root_is_told_where_the_certificate_is(
+    lab: Machines, config: Path
+) -> None:
+    found = findings("add", "hv1", "ssh://operator@hv1", "--address", HV1)
+    assert found["certificate"]["severity"] == "warning"
+    assert str(config / "ca/machines/hv1") in found["certificate"]["sentence"]
+    assert "tls" in found["certificate"]["hint"]
+    assert found["root"]["severity"] == "warning" and found["account"]["severity"] == "info"
 
 
 FILES = ("ca-cert.pem", "cert.pem", "key.pem")

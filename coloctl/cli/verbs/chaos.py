@@ -21,7 +21,7 @@ from rich.console import Console
 from coloctl import paths
 from coloctl.chaos.run.result import RunResult
 from coloctl.cli.bench_options import qemu_option
-from coloctl.cli.options import format_option
+from coloctl.cli.options import format_option, typed_verb
 from coloctl.cli.views import chaos as chaos_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
@@ -263,7 +263,7 @@ def setting_of(options: dict[str, Any]) -> Any:
     require_libraries("a scenario", "clients", "page", *junit)
     parts = engage(options["qemu"])
     if options["on_machines"]:
-        require_root("up")
+        require_root(f"{typed_verb()} --machines")
     else:
         rootless.enter(lab=options["name"])
     return Testbed(

@@ -20,7 +20,7 @@ from coloctl.chaos.run.testbed import Testbed
 from coloctl.cli import demo_machines, demo_run
 from coloctl.cli.demo_machines import MachinesPlan
 from coloctl.cli.demo_run import DemoPlan
-from coloctl.cli.options import format_option
+from coloctl.cli.options import format_option, typed_verb
 from coloctl.cli.run_parts import engage, require_libraries
 from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
@@ -89,7 +89,7 @@ def demo(**options: Any) -> int:
     as_json = options["form"] == "json"
     console = Console(stderr=as_json, highlight=False)
     if options["on_machines"]:
-        require_root("up")
+        require_root(f"{typed_verb()} --machines")
     where = _setting(options)
     if not options["on_machines"]:
         rootless.enter(lab=where.name)

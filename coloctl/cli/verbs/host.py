@@ -1,7 +1,7 @@
 """Define `coloctl host`: add a machine, list and check those that are known, remove one.
 
-Calls `check.machine_there` to look at a machine, `certs.store` for its certificate and `hostlist`
-for the list.
+Calls `check.machine_there` to look at a machine, `cli.host_add` to give it what a pair needs, and
+`hostlist` for the list.
 """
 
 from __future__ import annotations
@@ -52,24 +52,26 @@ def host() -> None:
 def add(*, name: str, at: str, addresses: tuple[str, ...], dry_run: bool, form: str) -> int:
     """Check the machine NAME at ssh://[user@]name[:port], and give it what a pair needs there.
 
-    It gets a key and a certificate of the CA that is here, which is made where there is none. SSH
-    is "local" for this machine. May be repeated: what is there already stays.
+    It gets the account coloctl-qemu, as which QEMU runs, where coloctl is root there, and a key and
+    a certificate of the CA that is here, which is made where there is none. SSH is "local" for this
+    machine. May be repeated: what is there already stays.
 
     \b
     Exit codes: 0 all is well, 3 there are warnings, 1 there are errors and nothing was changed.
     """
     from coloctl import hostlist
     from coloctl.certs import store
+    from coloctl.cli import host_add
 
     name, parsed = store.parse_machine(f"{name}={','.join(addresses)}")
     one = hostlist.ListedHost(name, at, parsed)
     known = hostlist.load()
 
     async def work(there: Host) -> list[Precondition]:
-        found = await _examine(there, one, certificate=False)
-        if dry_run or worst(found) is Severity.ERROR:
+        found = await _examine(there, one, made=False)
+        if worst(found) is Severity.ERROR:
             return found
-        return [*found, await _certify(there, one)]
+        return found + await (host_add.plan(there) if dry_run else host_add.provide(there, one))
 
     found = _on(one, work)
     if not dry_run and worst(found) is not Severity.ERROR:
@@ -123,7 +125,7 @@ def check(name: str, peer: str | None, form: str) -> int:
         )
 
     async def work(there: Host) -> list[Precondition]:
-        found = await _examine(there, one, certificate=True)
+        found = await _examine(there, one, made=True)
         if other is not None:
             async with _opened(other) as far:
                 await far.ready(REACH_DEADLINE_S)
@@ -142,7 +144,8 @@ def check(name: str, peer: str | None, form: str) -> int:
 def remove(name: str, keep_files: bool, form: str) -> None:
     """Remove the machine NAME from the list, and from it the certificate and the agent's zip.
 
-    Refused while a pair of this machine has a node there. Images are never touched.
+    Refused while a pair of this machine has a node there. Images are never touched, and the account
+    of QEMU stays: files there may be its own.
     """
     from coloctl import hostlist
     from coloctl.check.machine_there import certificate_folder
@@ -189,30 +192,12 @@ def _opened(one: ListedHost) -> Any:
     return open_host(one.at)
 
 
-async def _examine(there: Host, one: ListedHost, *, certificate: bool) -> list[Precondition]:
+async def _examine(there: Host, one: ListedHost, *, made: bool) -> list[Precondition]:
+    """Examine the machine; without ``made``, apart from what is about to be made there."""
     from coloctl.check.machine_there import examine_host
 
     found = await examine_host(there, one.name, one.addresses)
-    return [each for each in found if certificate or each.name != "certificate"]
-
-
-async def _certify(there: Host, one: ListedHost) -> Precondition:
-    """Give the machine its certificate; raises `PreconditionFailed`."""
-    from datetime import UTC, datetime
-
-    from coloctl.certs import store
-    from coloctl.check.machine_there import certificate_folder
-
-    authority, now = store.Authority(store.authority_dir()), datetime.now(UTC)
-    if not authority.exists():
-        authority.make(now)
-    made = authority.provide(one.name, one.addresses, now)
-    place = certificate_folder(there)
-    await there.make_private(place)
-    for name in (store.CA_CERT, store.KEY, store.CERT):
-        await there.put(place / name, (made.folder / name).read_bytes(), 0o600)
-    sentence = f"Its certificate for {one.name} ends on {made.facts.until:%Y-%m-%d}: {place}."
-    return Precondition("certificate", Severity.OK, sentence)
+    return [each for each in found if made or each.name not in ("account", "certificate")]
 
 
 def _known(name: str) -> ListedHost:

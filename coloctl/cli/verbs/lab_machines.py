@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from coloctl.cli.options import format_option
+from coloctl.cli.options import format_option, typed_verb
 from coloctl.cli.verbs.lab_goods import require_pair_name, suggest
 from coloctl.errors import PairBusy, UsageError
 from coloctl.lab import machine_layout
@@ -57,7 +57,7 @@ def up(clocks: bool, name: str, form: str) -> None:
     from coloctl.cli.views.downloads import Bars
     from coloctl.lab.machines import Machines, require_root
 
-    require_root("up")
+    require_root(typed_verb())
     with Bars() as bars:
         standing = Machines.up(name, clocks=clocks, report=bars.report)
     if form == "json":
@@ -79,7 +79,7 @@ def down(name: str, force: bool, form: str) -> None:
     """Remove the machines without a trace."""
     from coloctl.lab.machines import Machines, labs, require_root
 
-    require_root("down")
+    require_root(typed_verb())
     stood = name in labs()
     doomed = Machines(name)
     if not force and (running := doomed.busy()):
@@ -104,7 +104,7 @@ def list_machines(form: str) -> None:
     """List the sets of machines of this system."""
     from coloctl.lab.machines import Machines, labs, require_root
 
-    require_root("list")
+    require_root(typed_verb())
     found = {
         name: {one: str(machine.state()) for one, machine in Machines(name).machines.items()}
         for name in labs()
@@ -294,8 +294,9 @@ def pair(*, file: Path, pair_name: str | None, force: bool, name: str, form: str
 
 
 def _open(name: str) -> Machines:
-    from coloctl.lab.machines import Machines
+    from coloctl.lab.machines import Machines, require_root
 
+    require_root(typed_verb())
     return Machines.open(name)
 
 

@@ -63,4 +63,4 @@ async def test_the_doctor_names_the_user(
     lines = [f"{one.severity}: {one.sentence}" for one in found]
     assert len(lines) == len(said)
     assert all(line.startswith(want) for line, want in zip(lines, said, strict=True)), lines
-    assert all("adduser" in one.hint for one in found if "as root" in one.sentence)
+    assert all("coloctl host add" in one.hint for one in found if "as root" in one.sentence)

@@ -21,14 +21,16 @@ ALICE = Account("alice", 1000, 1000)
 class Place(FakeHost):
     """A machine with some accounts, on which coloctl is the user ``euid``."""
 
-    def __init__(self, euid: int, *known: Account) -> None:
+    def __init__(self, euid: int, *known: Account, here: bool = True) -> None:
         super().__init__("a", [])
-        self.euid, self.known = euid, known
+        self.euid, self.known, self.here = euid, known, here
         self.asked: list[str] = []
 
     @property
     def machine(self) -> Machine:
-        return replace(this_machine(), name="hv1", euid=self.euid)
+        own = this_machine()
+        boot = own.boot_id if self.here else "another"
+        return replace(own, name="hv1", euid=self.euid, boot_id=boot)
 
     async def account(self, user: str) -> Account | None:
         self.asked.append(user)
@@ -74,6 +76,17 @@ async def test_a_named_user_that_cannot_be_taken_is_refused(
 ) -> None:
     with pytest.raises(PreconditionFailed, match=sentence):
         await accounts.find(spec_of(user), Place(euid, *known))
+
+
+async def test_another_machine_needs_the_account_or_root_by_name() -> None:
+    with pytest.raises(PreconditionFailed, match="hv1 has no account coloctl-qemu") as refused:
+        await accounts.find(spec_of("auto"), Place(0, ALICE, here=False))
+    assert "coloctl host add hv1" in str(refused.value.hint)
+    assert 'guest.user = "root"' in str(refused.value.hint)
+    for user in ("root", "alice"):
+        await accounts.find(spec_of(user), Place(0, ALICE, here=False))
+    assert await accounts.find(spec_of("auto"), Place(0, QEMU, here=False)) == QEMU
+    assert await accounts.find(spec_of("auto"), Place(1000, here=False)) is None
 
 
 async def test_no_account_is_asked_for_where_coloctl_is_to_run_it_itself() -> None:
