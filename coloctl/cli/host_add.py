@@ -20,8 +20,6 @@ from coloctl.host.base import Host
 from coloctl.host.records import Contact
 from coloctl.hostlist import ListedHost
 
-_COMMAND_DEADLINE_S = 20.0
-
 
 async def plan(there: Host) -> list[Precondition]:
     """Report what `provide` would make on the machine; changes nothing."""
