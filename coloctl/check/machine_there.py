@@ -1,6 +1,6 @@
 """Examine a machine as a place for the node of a pair, through the host layer: here or over ssh.
 
-Called by `cli.verbs.host` and `cli.host_add`. `check.link` measures the link to another machine,
+Called by `cli.verbs.host`, `cli.host_add` and `check.connection`. `check.link` measures a link,
 `check.processors` compares two machines, `colo.inspect` finds the accelerators, `colo.accounts`
 names the account of QEMU, and `certs.read` reads the certificate.
 """
