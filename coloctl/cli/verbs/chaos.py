@@ -41,6 +41,14 @@ files_argument = click.argument(
 )
 
 
+faults_option = click.option(
+    "--faults",
+    "only",
+    metavar="KIND,KIND,...",
+    help="Only scenarios whose faults are all of these kinds (`list --kinds`).",
+)
+
+
 @click.group()
 def chaos() -> None:
     """Break a protected pair on purpose, and check what its clients saw.
@@ -54,15 +62,14 @@ def chaos() -> None:
 @chaos.command("list")
 @files_argument
 @click.option("--kinds", is_flag=True, help="Instead: the faults, workloads and checks there are.")
+@faults_option
 @format_option("pretty", "json")
-def list_scenarios(files: tuple[Path, ...], kinds: bool, form: str) -> int:
+def list_scenarios(files: tuple[Path, ...], kinds: bool, only: str | None, form: str) -> int:
     """List scenarios with what each is about."""
-    from coloctl.chaos.scenario.file import load
-
     if kinds:
         document = chaos_views.kinds_document()
         return _show(document, form, chaos_views.kinds(document))
-    found = [load(path) for path in scenario_files(files)]
+    found = [scenario for _, scenario in chosen(files, only)]
     document = {"schema": 1, "scenarios": [chaos_views.scenario_document(one) for one in found]}
     return _show(document, form, chaos_views.scenarios(document))
 
@@ -125,6 +132,7 @@ def check(files: tuple[Path, ...], schema: bool, form: str) -> int:
     is_flag=True,
     help="On machines of their own that are reached over ssh; needs root.",
 )
+@faults_option
 @click.option("--keep", is_flag=True, help="Leave lab and pair running, to be looked at.")
 @click.option("--tls", is_flag=True, help="Encrypt every wire between the nodes.")
 @click.option("--shrink", is_flag=True, help="Make what is invalid as small as it stays invalid.")
@@ -152,12 +160,11 @@ def run(**options: Any) -> int:
     """
     from coloctl.chaos.checks.verdict import Validity
     from coloctl.chaos.run import batch, testbed
-    from coloctl.chaos.scenario.file import load
 
-    paths = scenario_files(options["files"])
-    _refuse(options, paths)
+    found = chosen(options["files"], options["only"])
+    _refuse(options, found)
     site = "machines" if options["on_machines"] else "lab"
-    scenarios = possible([(path, load(path)) for path in paths], site)
+    scenarios = possible(found, site)
     aside = Console(stderr=True, highlight=False)
     outcomes: list[RunResult] = []
     with contextlib.ExitStack() as stack:
@@ -185,14 +192,42 @@ def run(**options: Any) -> int:
     return 1 if counted[Validity.INVALID] else 3 if counted[Validity.UNKNOWN] else 0
 
 
+def chosen(files: Sequence[Path], only: str | None) -> list[tuple[Path, Scenario]]:
+    """Read the scenarios that are meant; with ``only``, those with faults of its kinds alone.
+
+    Raises `UsageError` for a kind that there is not, and when no scenario is left.
+    """
+    from coloctl.chaos.faults import FAULTS
+    from coloctl.chaos.scenario.file import load
+
+    found = [(path, load(path)) for path in scenario_files(files)]
+    if only is None:
+        return found
+    kinds = set(only.split(","))
+    if unknown := sorted(kinds - FAULTS.keys()):
+        raise UsageError(
+            f"There is no fault '{unknown[0]}'.", hint=f"there are: {', '.join(sorted(FAULTS))}"
+        )
+    left = [one for one in found if kinds_of(one[1]) and kinds_of(one[1]) <= kinds]
+    if not left:
+        raise UsageError(
+            f"No scenario injects faults of {only} alone.", hint="`coloctl chaos list -f json`"
+        )
+    return left
+
+
+def kinds_of(scenario: Scenario) -> set[str]:
+    """Return the kinds of the faults that the scenario may inject."""
+    return {one.kind for fault in scenario.faults for one in fault.choices}
+
+
 def possible(found: Sequence[tuple[Path, Scenario]], site: str) -> list[tuple[Path, Scenario]]:
     """Return the scenarios whose faults can all be injected there, and name the others."""
     from coloctl.chaos.faults import FAULTS
 
     possible = []
     for path, scenario in found:
-        choices = [one for fault in scenario.faults for one in fault.choices]
-        kinds = {one.kind for one in choices if site not in FAULTS[one.kind].sites}
+        kinds = {kind for kind in kinds_of(scenario) if site not in FAULTS[kind].sites}
         if kinds:
             where = "on machines" if site == "machines" else "without --machines"
             click.echo(f"{path.stem} is left out: no {', '.join(sorted(kinds))} {where}.", err=True)
@@ -226,9 +261,9 @@ def _write(path: Path, text: str) -> None:
         raise UsageError(f"{path} cannot be written: {error.strerror}.") from None
 
 
-def _refuse(options: dict[str, Any], paths: Sequence[Path]) -> None:
+def _refuse(options: dict[str, Any], found: Sequence[object]) -> None:
     """Refuse options that do not fit together."""
-    runs = len(paths) * options["repeat"]
+    runs = len(found) * options["repeat"]
     if options["report"] and runs > 1:
         raise UsageError(
             f"--report is a page about one run, and these are {runs}.",

@@ -32,6 +32,21 @@ def test_list_tells_each_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     assert "link-cut" in pretty and "1 scenario." in pretty
 
 
+def test_scenarios_are_chosen_by_the_kinds_of_their_faults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, out, _ = said(capsys, "list", str(ROOT / "scenarios"), "-f", "json")
+    whole = {one["name"]: set(one["faults"]) for one in json.loads(out)["scenarios"]}
+    kinds = {"kill", "freeze"}
+    _, out, _ = said(
+        capsys, "list", str(ROOT / "scenarios"), "--faults", ",".join(kinds), "-f", "json"
+    )
+    chosen = {one["name"] for one in json.loads(out)["scenarios"]}
+    assert chosen == {name for name, faults in whole.items() if faults and faults <= kinds}
+    assert {"primary-killed", "secondary-frozen"} <= chosen
+    assert "soak" not in chosen and "link-cut" not in chosen
+
+
 def test_list_tells_every_kind_with_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = said(capsys, "list", "--kinds", "-f", "json")
     document = json.loads(out)
@@ -74,6 +89,8 @@ def test_check_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "ONE", "--repeat", "2", "--keep"], "--keep keeps one pair"),
         (["run", "ONE", "--capture"], "--capture needs a place for the packets."),
         (["run", "EMPTY"], "There is no scenario in"),
+        (["run", "ONE", "--faults", "kil"], "There is no fault 'kil'."),
+        (["run", "ONE", "--faults", "flap,loss"], "No scenario injects faults of flap,loss alone."),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_played(
