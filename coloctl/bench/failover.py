@@ -11,7 +11,7 @@ far as the fault, or the supervisor did not notice the fault.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,7 +30,7 @@ from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, Workload
 from coloctl.chaos.workloads import PAUSE_MS
-from coloctl.model.figures import summary
+from coloctl.model.figures import quantile, summary
 from coloctl.model.timeline import FailoverStep, Timeline
 
 #: An early fault comes in the first second of COLO, any other one within a checkpoint period.
@@ -231,16 +231,23 @@ def document(
     return {**head("failover", setting), "runs": list(runs), "summary": summarised(runs)}
 
 
+def figures(values: Iterable[float | None]) -> dict[str, Any]:
+    """Compute what `summary` does, and ``p90``: with twenty runs p99 is the slowest of them."""
+    known = [value for value in values if value is not None]
+    p90 = quantile(known, 0.9)
+    return {**summary(known), "p90": None if p90 is None else round(p90, 2)}
+
+
 def summarised(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Summarize all runs that were not void; times in milliseconds since the fault."""
     counted = [run for run in runs if run["verdict"] != "void"]
     steps = {step for run in counted for step in run["phases_ms"]}
-    phases = {step: summary(run["phases_ms"].get(step) for run in counted) for step in steps}
+    phases = {step: figures(run["phases_ms"].get(step) for run in counted) for step in steps}
     return {
         "runs": len(runs),
         **{word: sum(r["verdict"] == word for r in runs) for word in ("valid", "invalid", "void")},
         "phases_ms": dict(sorted(phases.items(), key=lambda item: item[1]["p50"])),
-        **{key: summary(run[key] for run in counted) for key in ("outage_ms", "first_reply_ms")},
+        **{key: figures(run[key] for run in counted) for key in ("outage_ms", "first_reply_ms")},
         **{key: sum(run[key] for run in counted) for key in ("acknowledged", "lost", "broken")},
         "double_primaries": sum(run["double_primary"] for run in counted),
     }

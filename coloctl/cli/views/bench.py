@@ -81,7 +81,7 @@ def failover(document: Document) -> RenderableType:
     """Draw the phases, the clients' outage with a plot of it, and what was lost."""
     summary = document["summary"]
     table = plain_table("SINCE THE FAULT")
-    for name in ("p50", "p99", "MAX"):
+    for name in ("p50", "p90", "MAX"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", style="dim", overflow="fold")
     for step, figures in summary["phases_ms"].items():
@@ -97,7 +97,7 @@ def failover(document: Document) -> RenderableType:
 
 
 def _quantiles(figures: Document) -> list[str]:
-    return [milliseconds(figures[key]) for key in ("p50", "p99", "max")]
+    return [milliseconds(figures[key]) for key in ("p50", "p90", "max")]
 
 
 def _plot(title: str, values: Sequence[float]) -> list[RenderableType]:
