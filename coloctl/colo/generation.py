@@ -31,6 +31,7 @@ __all__ = [
     "Worth",
     "keep",
     "leap",
+    "leave",
     "reached",
     "read",
     "rest",
@@ -215,6 +216,23 @@ async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
     if done.code == 0:
         record = DiskRecord(spec.name, node, known.generation)
         await registry.put(spec, hosts[node], record, at_rest=True)
+
+
+async def leave(spec: PairSpec, hosts: Hosts, node: NodeName, generation: int) -> str:
+    """Mark the disks of ``node`` as diverged, where their record could count them as whole.
+
+    The guest went on without them in that ``generation``. Overlays that are pending stay named.
+    Return an error as text: the next start decides by the generations then.
+    """
+    if not spec.disks:
+        return ""
+    try:
+        known, _ = await registry.look(spec, hosts[node], node)
+        if known.doubt or known.state in (Worth.IN_SYNC, Worth.FOLLOWING):
+            await write(spec, hosts, node, generation, Worth.DIVERGED)
+    except ColoctlError as error:
+        return f"Its disks are not marked as diverged: {error.message}"
+    return ""
 
 
 async def keep(

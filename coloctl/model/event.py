@@ -60,6 +60,8 @@ LEADER = "leader"
 #: The role of a QEMU that was given up while its machine was out of reach; its pid and start time
 #: stand beside it. Empty once that QEMU is proven gone.
 LEFT_BEHIND = "left-behind"
+#: How a QEMU was proven gone; its pid and start time stand beside it.
+ENDED = "ended"
 #: The write that a node's disk missed.
 MISSED = "missed"
 #: What stands under `MISSED` where it is not a write but the whole guest.
@@ -203,6 +205,12 @@ def last_left(records: Iterable[Record]) -> tuple[Record, ...]:
     return tuple(sorted(left.values(), key=lambda record: record.seq))
 
 
+def last_ended(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Find the latest proof of each node that a QEMU of it is gone, oldest first."""
+    last = {record.node: record for record in records if ENDED in record.data}
+    return tuple(sorted(last.values(), key=lambda record: record.seq))
+
+
 def last_misses(records: Iterable[Record]) -> tuple[Record, ...]:
     """Find the last record of each node whose disk missed a write, or whose guest has diverged.
 
@@ -247,6 +255,7 @@ def worth_keeping(records: Iterable[Record]) -> tuple[Record, ...]:
     if state is not None:
         kept[state.seq] = state
     kept |= {record.seq: record for record in last_left(everything)}
+    kept |= {record.seq: record for record in last_ended(everything)}
     kept |= {record.seq: record for record in last_misses(everything)}
     kept |= {record.seq: record for record in _last_settings(everything).values()}
     kept |= {record.seq: record for record in open_intents(everything)}

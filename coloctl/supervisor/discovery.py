@@ -88,7 +88,7 @@ async def lives(launch: KnownQemu, node: NodeName, host: Host) -> bool:
     try:
         return await leftovers.exists(launch.identity, node, host, leader=launch.leader)
     except HostOutOfReach:
-        return True
+        return not launch.ended
 
 
 async def _sight(
@@ -101,6 +101,10 @@ async def _sight(
     except HostOutOfReach as error:
         why = error.message.rstrip(".")
     host, rundir = ground.hosts[node], ground.rundir(node)
+    if launch.ended:
+        monitor = LostMonitor(node, "it is gone")
+        vm = VM(node, host, GoneProcess(launch.identity, node=node), monitor, rundir)
+        return DiscoveredNode(FoundQemu(launch.role, alive=False), vm)
     process = host.known(
         launch.identity,
         node=node,

@@ -101,16 +101,18 @@ def find_strays(folder: Path) -> tuple[Leftover, ...]:
 async def living(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     """List the QEMUs of the pair in ``folder`` that still exist, or may: doubt counts as life.
 
-    Of a host out of reach the latest QEMU of the node is listed, with the doubt: each earlier one
-    was proven gone before that was launched. Raises `PreconditionFailed` when the journal is
-    damaged.
+    Of a host out of reach the latest QEMU of the node is listed, with the doubt, unless the journal
+    has a proof of its end: each earlier one was proven gone before that was launched. Raises
+    `PreconditionFailed` when the journal is damaged.
     """
-    past = launched(replay(folder / JOURNAL).records)
-    latest = {one.node: one for one in past}
+    records = replay(folder / JOURNAL).records
+    past = launched(records)
+    ended = {Identity.from_json(one.data) for one in records if event.ENDED in one.data}
+    latest = {one.node: one for one in past if one.identity not in ended}
     named: list[Leftover] = []
     for one in past:
         found = await _looked_for(one, folder, hosts)
-        if found is not None and (not found.doubt or one is latest[one.node]):
+        if found is not None and (not found.doubt or one is latest.get(one.node)):
             named.append(found)
     known = {identity for one in named for identity in (one.identity, one.leader)}
     strays = [one for one in await running_in(folder, hosts) if one.identity not in known]

@@ -310,10 +310,7 @@ class Supervisor:
         )
         self.state.emit(NodeDead(node=seat.name, how=str(death)))
         words = await seat.vm.last_words(1, wait_s=LAST_LINE_WAIT_S) if seat.vm else ""
-        last_line = words.strip()
-        try:
-            data = {"dead": str(death), "log": last_line}
-            self.state.record(Kind.OBSERVATION, node=seat.name, data=data)
-        except ColoctlError as error:
-            log.error("The death of node %s is not in the journal: %s", seat.name, error.message)
+        if seat.vm is not None:
+            identity, how = seat.vm.process.identity, str(death)
+            self.state.record_end(seat.name, identity, how, dead=how, log=words.strip())
         self._on_beat(self._driver.look())

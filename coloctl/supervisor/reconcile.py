@@ -13,7 +13,7 @@ machine is out of reach is not known: it never counts as dead, and no plan rests
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -38,6 +38,7 @@ class KnownQemu:
     role: Role
     identity: Identity
     leader: Identity | None = None  #: the process that was launched, where that is another one
+    ended: bool = False  #: the journal has a proof that it is gone
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def believe(records: Iterable[Record]) -> Belief:
         since_s=state.mono_s if state else None,
         exposed_since_s=state.data.get(event.EXPOSED_SINCE) if state else None,
         acts=acts,
-        launches=_qemus(event.last_launches(everything), event.LAUNCHED),
+        launches=_launches(everything),
         left=_qemus(event.last_left(everything), event.LEFT_BEHIND),
         unfenced=_unfenced(state),
         survivor=_survivor(acts.get("failover", {})),
@@ -107,6 +108,14 @@ def _qemus(records: Iterable[Record], role: str) -> dict[NodeName, KnownQemu]:
         _node(one.node): KnownQemu(Role(one.data[role]), Identity.from_json(one.data), _leader(one))
         for one in records
     }
+
+
+def _launches(records: Iterable[Record]) -> dict[NodeName, KnownQemu]:
+    """Read the latest QEMU of each node, and whether its end is proven."""
+    everything = tuple(records)
+    ended = {Identity.from_json(one.data) for one in event.last_ended(everything)}
+    found = _qemus(event.last_launches(everything), event.LAUNCHED)
+    return {node: replace(one, ended=one.identity in ended) for node, one in found.items()}
 
 
 def _leader(record: Record) -> Identity | None:

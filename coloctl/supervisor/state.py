@@ -9,6 +9,7 @@ Invariant: everything that changes the protection goes through `PairState.note`.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,10 @@ from coloctl.clock import CLOCK, Clock
 from coloctl.colo.ground import Ground
 from coloctl.colo.pace import Budget, Pace
 from coloctl.colo.protect import CAUTIOUS_DELAY_MS
-from coloctl.errors import NotProtected, PreconditionFailed
+from coloctl.errors import ColoctlError, NotProtected, PreconditionFailed
 from coloctl.ha.agent import AgentAnswer
 from coloctl.ha.fencing import Confirmation
-from coloctl.host.base import DeathProof, Process
+from coloctl.host.base import DeathProof, Identity, Process
 from coloctl.journal import Journal
 from coloctl.machine import freshcode
 from coloctl.model import encryption, event
@@ -39,6 +40,8 @@ from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.recorder import FlightRecorder
 from coloctl.supervisor.seat import Seat
 from coloctl.vm import VM
+
+log = logging.getLogger(__name__)
 
 Emit = Callable[[PairEvent], None]
 
@@ -197,9 +200,21 @@ class PairState(ActUnderWay):
 
     def found_gone(self, node: NodeName, proof: DeathProof) -> None:
         """Record durably that the QEMU that was left behind on ``node`` is proven gone."""
-        data = {event.LEFT_BEHIND: "", "pid": proof.pid, "proof": proof.how}
+        gone = self.left[node].identity.to_json() if node in self.left else {"pid": proof.pid}
+        data = {event.LEFT_BEHIND: "", event.ENDED: proof.how, **gone}
         self.record(Kind.OUTCOME, step="left-behind", node=node, data=data)
         self.left.pop(node, None)
+
+    def record_end(self, node: NodeName, identity: Identity, how: str, **more: str) -> None:
+        """Record that this QEMU is proven gone: it is not looked for any more.
+
+        Without that record it is found out again, so a journal without room stops nothing.
+        """
+        data = {event.ENDED: how, **identity.to_json(), **more}
+        try:
+            self.record(Kind.OBSERVATION, node=node, data=data)
+        except ColoctlError as error:
+            log.error("The end of node %s is not in the journal: %s", node, error.message)
 
     def restore(
         self,

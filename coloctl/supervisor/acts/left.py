@@ -11,10 +11,11 @@ step may be repeated: a supervisor that is killed in between is followed by one 
 
 from __future__ import annotations
 
-from coloctl.colo import launch, taps
+from coloctl.colo import generation, launch, taps
 from coloctl.errors import PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.machine.cmdline import monitor_sockets
+from coloctl.model.event import GENERATION_NOT_KEPT, Kind
 from coloctl.model.pair import NodeName
 from coloctl.supervisor.acts import merge
 from coloctl.supervisor.state import PairState
@@ -46,6 +47,8 @@ def require_none(state: PairState, *nodes: NodeName) -> None:
 async def finish(state: PairState, node: NodeName) -> None:
     """End the QEMU that was left on ``node``, sweep what it needed, and record the proof.
 
+    Its disks are marked as diverged: the guest went on without them.
+
     Raises `FencingFailed` where it does not die or cannot be reached.
     """
     left, ground = state.left[node], state.ground
@@ -59,5 +62,9 @@ async def finish(state: PairState, node: NodeName) -> None:
         sockets=tuple(monitor_sockets(ground.rundir(node)).values()),
     )
     pending = await merge.may_be_pending(state, node)
+    if not pending:
+        warning = await generation.leave(state.spec, ground.hosts, node, state.generation)
+        if warning:
+            state.record(Kind.NOTE, node=node, data={GENERATION_NOT_KEPT: warning})
     await launch.sweep(state.spec, ground, node, keep_overlays=pending)
     state.found_gone(node, proof)

@@ -159,9 +159,13 @@ async def end(
     vm = seat.vm
     unknown = unproven or (vm is not None and unseen(vm))
     pending = unknown or await merge.may_be_pending(state, node)
-    if vm is not None and (unproven or await while_seen(vm, vm.kill(KILL_DEADLINE_S)) is None):
-        state.leave_behind(node, seat.view.role, vm.process)
-        await vm.monitor.aclose()
+    if vm is not None:
+        proof = None if unproven else await while_seen(vm, vm.kill(KILL_DEADLINE_S))
+        if proof is None:
+            state.leave_behind(node, seat.view.role, vm.process)
+            await vm.monitor.aclose()
+        else:
+            state.record_end(node, vm.process.identity, proof.how)
     seat.clear(presence)
     if node not in state.left:
         await launch.sweep(state.spec, state.ground, node, keep_overlays=pending)

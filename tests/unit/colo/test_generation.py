@@ -249,3 +249,23 @@ def test_new_disks_are_never_preferred_to_those_that_were_known() -> None:
     assert generation.source({"a": replace(known, replaced=True), "b": new}) == "a"
     with pytest.raises(PreconditionFailed):
         generation.source({"a": replace(known, replaced=True, bound=1), "b": new})
+
+
+def test_disks_that_the_guest_went_on_without_are_marked_where_they_could_count_as_whole(
+    tmp_path: Path,
+) -> None:
+    spec = spec_in(tmp_path)
+
+    async def check(ground: Ground) -> None:
+        await generation.write(spec, ground.hosts, "a", 3)
+        for state in Worth:
+            overlays = {"disk0": ("/x",)} if state is Worth.OVERLAY_PENDING else {}
+            await generation.write(spec, ground.hosts, "b", 2, state, overlays=overlays)
+            assert not await generation.leave(spec, ground.hosts, "b", 3)
+            found = (await generation.read(spec, ground.hosts))["b"]
+            kept = state if state in (Worth.OVERLAY_PENDING, Worth.RESYNC_TARGET) else None
+            assert found.state is (kept or Worth.DIVERGED) and found.written
+            spec.disks[0].image["b"].unlink()
+            spec.disks[0].image["b"].touch()
+
+    on_ground(tmp_path, check)

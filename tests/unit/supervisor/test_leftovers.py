@@ -25,6 +25,7 @@ from coloctl.host.machine import this_machine
 from coloctl.host.process import identity_of
 from coloctl.host.records import Contact, Machine, Reach
 from coloctl.journal import SIZE_MAX, Journal
+from coloctl.model import event
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NodeName, Role
 from coloctl.supervisor import leftovers, pair_hosts
@@ -333,6 +334,21 @@ def test_of_a_machine_out_of_reach_the_latest_qemu_may_live(
     assert f"whether the secondary on node b (process {latest.pid}) still runs: ssh://hv2" in said
     assert "stop web --force" in leftovers.advice(folder, found)
     assert "--adopt" in leftovers.advice(folder, [found[1]])  # as far as that is known
+
+
+def test_a_qemu_whose_end_is_in_the_journal_is_not_in_doubt(
+    folder: Path, qemu: subprocess.Popen[bytes], elsewhere: Elsewhere
+) -> None:
+    """Its machine may be out of reach for ever; the proof stays true."""
+    who = identity(qemu)
+    journal_of(folder, ("b", "secondary", who))
+    assert [bool(one.doubt) for one in leftovers.find(folder)] == [True]
+    with Journal(folder / leftovers.JOURNAL) as journal:
+        data = {event.ENDED: "sigkill", **who.to_json()}
+        journal.append(Record(Kind.OBSERVATION, node="b", data=data))
+    assert leftovers.find(folder) == ()
+    journal_of(folder, ("b", "secondary", replace(who, start_time=who.start_time - 1)))
+    assert [bool(one.doubt) for one in leftovers.find(folder)] == [True]
 
 
 def test_what_lives_out_of_reach_is_not_forgotten_by_an_end(

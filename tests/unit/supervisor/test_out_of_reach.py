@@ -15,6 +15,8 @@ from support.becoming import becomes
 from support.conformance import until
 from support.fakes import FakeVM, Log, fake_state, fake_vm, make_spec, seat_pair
 
+from coloctl.colo import generation
+from coloctl.colo.generation import Worth
 from coloctl.errors import FailoverRefused, FencingFailed, PreconditionFailed
 from coloctl.ha import fencing
 from coloctl.ha.arbiter import FileArbiter
@@ -27,12 +29,12 @@ from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode, MigrationStatus, RunState
 from coloctl.model.view import Presence
 from coloctl.qmp.lost import LostMonitor
-from coloctl.supervisor import acts, adopt, machines
+from coloctl.supervisor import acts, adopt, discovery, machines
 from coloctl.supervisor.acts import failover_book, left
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.discovery import DiscoveredNode
 from coloctl.supervisor.machines import MachineWatch
-from coloctl.supervisor.reconcile import FoundQemu, Move, believe
+from coloctl.supervisor.reconcile import FoundQemu, KnownQemu, Move, believe
 from coloctl.supervisor.state import PairState
 from coloctl.vm import VM
 
@@ -377,6 +379,19 @@ async def test_a_qemu_within_reach_that_does_not_die_is_not_left_behind(tmp_path
         assert not state.left
 
 
+async def test_a_supervisor_that_follows_takes_a_proof_of_the_journal_for_one(
+    tmp_path: Path,
+) -> None:
+    async with two_machines(tmp_path, []) as (state, _, b):
+        b.host.move(Contact.LOST)
+        known = KnownQemu(Role.SECONDARY, b.process.identity, ended=True)
+        records = {node: recorder.record for node, recorder in state.recorders.items()}
+        found = (await discovery.look(state.ground, {"b": known}, records))["b"]
+        assert (found.found.alive, found.found.known) == (False, True)
+        assert found.vm is not None and not found.vm.process.alive()
+        assert not await discovery.lives(known, "b", b.host)
+
+
 # -- a machine that is back
 
 
@@ -398,6 +413,9 @@ async def test_what_was_left_is_ended_only_with_a_proof(tmp_path: Path) -> None:
         pid = b.process.identity.pid
         assert log.index("b: tap-b0 down") < log.index(f"b: process {pid} ended")
         left.require_none(state, "a", "b")
+        marked = (await generation.read(state.spec, state.ground.hosts))["b"]
+        assert (marked.state, marked.generation) == (Worth.DIVERGED, state.generation)
+    assert believe(records(tmp_path)).launches["b"].ended
 
 
 async def test_a_loss_is_shown_and_its_end_too(tmp_path: Path) -> None:

@@ -389,6 +389,18 @@ def left_behind(node: str, role: str, pid: int = 0) -> Record:
     return Record(Kind.OUTCOME, act="failover", step="left-behind", node=node, data=data)
 
 
+def test_a_launch_whose_end_is_proven_is_known_to_be_gone() -> None:
+    """Of each node the latest proof is kept; a later launch is another QEMU."""
+    gone = Record(
+        Kind.OBSERVATION, node="b", data={event.ENDED: "sigkill", "pid": 13, "start-time": 7}
+    )
+    records = journal(*LIFE, launch("b", Role.SECONDARY, 13), gone)
+    for kept in (records, event.worth_keeping(records)):
+        assert believe(kept).launches["b"].ended and not believe(kept).launches["a"].ended
+    again = journal(*records, launch("b", Role.SECONDARY, 14))
+    assert not believe(again).launches["b"].ended
+
+
 def test_a_qemu_that_was_left_behind_is_one_until_it_is_proven_gone() -> None:
     """No launch ends that, and a rotated journal keeps it."""
     left = left_behind("b", Role.SECONDARY, 11)
