@@ -20,7 +20,7 @@ from typing import Any
 
 from coloctl.asked import LAUNCH_DEADLINE_S
 from coloctl.check.finding import Precondition, Severity
-from coloctl.colo import plugin, tls
+from coloctl.colo import plugin, taps, tls
 from coloctl.colo.coverage import require_covered
 from coloctl.colo.ground import Ground
 from coloctl.colo.refuse import REFUSED
@@ -151,10 +151,9 @@ def _of_node_a(finding: Precondition) -> str:
 
 @contextlib.asynccontextmanager
 async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator[None]:
-    """Start one QEMU, ask it, and end it after the block
-    ; raises `_Wrong`."""
+    """Start one QEMU, ask it, and end it after the block; raises `_Wrong`."""
     host = what.ground.hosts[node]
-    async with host.workspace("coloctl-doctor-") as made:
+    async with host.workspace("coloctl-doctor-") as made, _with_taps(what, node):
         folder = made / node  # as in the pair's own folder: a wire on one host leads there
         await host.make_private(folder)
         try:
@@ -174,6 +173,20 @@ async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator
         finally:
             with contextlib.suppress(ColoctlError):
                 await vm.kill(LAUNCH_DEADLINE_S)
+
+
+@contextlib.asynccontextmanager
+async def _with_taps(what: StartedAs, node: NodeName) -> AsyncIterator[None]:
+    """Make the taps of the node that are coloctl's own, and remove them; raises `_Wrong`."""
+    spec, host = what.spec, what.ground.hosts[node]
+    try:
+        try:
+            await taps.make(spec, host, node, what.ground.node(node).account)
+        except ColoctlError as error:
+            raise _wrong(NAME, error) from error
+        yield
+    finally:
+        await taps.remove_made(spec, host, node)
 
 
 def _wrong(name: str, error: ColoctlError) -> _Wrong:

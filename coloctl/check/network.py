@@ -1,18 +1,19 @@
 """Examine the network of a pair: addresses, ports, taps and bridges, on the hosts where they are.
 
-Called by `check.doctor`; asks through `host.base`, `colo.bridgeport` about bridges, and
-`colo.frames` about full frames.
+Called by `check.doctor`; asks through `host.base`, `colo.taps` about taps, `colo.bridgeport` about
+bridges, and `colo.frames` about full frames.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from coloctl import paths
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S
-from coloctl.colo import bridgeport, frames, guard
+from coloctl.colo import bridgeport, frames, guard, taps
 from coloctl.colo.ground import one_machine
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Host
@@ -35,7 +36,7 @@ async def examine_network(spec: PairSpec, hosts: Hosts) -> list[Precondition]:
         findings += await guarded("strangers", _strangers(spec, hosts[node], node))
     findings += await guarded("mtu", _frames(spec, hosts))
     for nic in spec.nics:
-        findings += await guarded(f"nic {nic.id}", _nic(nic, hosts))
+        findings += await guarded(f"nic {nic.id}", _nic(spec, nic, hosts))
     return findings
 
 
@@ -110,7 +111,7 @@ async def _strangers(spec: PairSpec, host: Host, node: NodeName) -> list[Precond
     return [Precondition("strangers", Severity.OK, sentence)]
 
 
-async def _nic(nic: NicSpec, hosts: Hosts) -> list[Precondition]:
+async def _nic(spec: PairSpec, nic: NicSpec, hosts: Hosts) -> list[Precondition]:
     name = f"nic {nic.id}"
     if nic.tap is None:
         return [Precondition(name, Severity.INFO, "It has no tap: its link leads nowhere.")]
@@ -118,9 +119,13 @@ async def _nic(nic: NicSpec, hosts: Hosts) -> list[Precondition]:
     for node in NODES:
         findings += await _spanning_tree(name, nic.tap, hosts[node], node)
         try:
-            await hosts[node].check_tap(nic.tap.ifname[node])
+            await taps.require_usable(replace(spec, nics=(nic,)), hosts[node], node)
         except ColoctlError as error:
             findings.append(Precondition(name, Severity.ERROR, error.message, error.hint or ""))
+            continue
+        if nic.tap.made:
+            sentence = f"A tap can be made on bridge {nic.tap.bridge} of node {node}."
+            findings.append(Precondition(name, Severity.OK, sentence))
             continue
         sentence = f"Tap {nic.tap.ifname[node]} on node {node} can be opened."
         findings.append(Precondition(name, Severity.OK, sentence))

@@ -27,9 +27,7 @@ from coloctl.vm import VM, Recorder
 async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
     """Require that taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
     host = ground.hosts[node]
-    for nic in spec.nics:
-        if nic.tap is not None:
-            await host.check_tap(nic.tap.ifname[node])
+    await taps.require_usable(spec, host, node)
     taken = await host.ports_in_use(spec.nodes[node].address)
     for port, purpose in ground.wires(spec).ports().items():
         if port in taken:
@@ -160,6 +158,7 @@ async def launch_primary(
     spec: PairSpec, ground: Ground, node: NodeName, *, paused: bool, record: Recorder | None
 ) -> VM:
     """Launch the guest's QEMU on ``node``, its tap up, its filters present and switched off."""
+    await taps.make(spec, ground.hosts[node], node, ground.node(node).account)
     await check_room(spec, ground, node)
     await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(spec, ground)
@@ -187,6 +186,7 @@ async def launch_secondary(
     """
     rundir, host = ground.rundir(node), ground.hosts[node]
     await host.make_private(rundir)
+    await taps.make(spec, host, node, ground.node(node).account)
     await check_room(spec, ground, node)
     await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
     await guard.raise_guard(spec, ground)
@@ -211,12 +211,12 @@ async def sweep(
 ) -> None:
     """Remove what ``node`` needed to run and set its taps down; its QEMU was ended before.
 
-    A tap that a process holds is another guest's by now, and is left as it is. Its logs stay until
-    the pair's folder goes, and its overlays as long as they are pending, or ``keep_overlays`` is
-    set because they may be.
+    Taps that coloctl made are removed. One that a process holds is another guest's by now, and is
+    left as it is. Its logs stay until the pair's folder goes, and its overlays as long as they are
+    pending, or ``keep_overlays`` is set because they may be.
     """
-    await taps.lower_free(spec, ground.hosts[node], node)
     host = ground.hosts[node]
+    await taps.remove_free(spec, host, node)
     # The disk may be dead with its node; files that are left are replaced or removed later.
     with contextlib.suppress(ColoctlError, TimeoutError):
         async with asyncio.timeout(overlays.REMOVE_DEADLINE_S):

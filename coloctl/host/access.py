@@ -1,6 +1,6 @@
-"""Define what a host offers about the peers of its QEMUs: show, cut and guard their connections.
+"""Define what a host offers about its QEMUs' networks: their connections, their ports and taps.
 
-`host.base` makes it a part of `Host`, `host.peers` makes its `Caller`, and `host.local_access`
+`host.base` makes both a part of `Host`, `host.peers` makes its `Caller`, and `host.local_access`
 implements it. `colo.peers`, `colo.guard` and `ha.cutoff` call it, wherever the host is.
 """
 
@@ -13,6 +13,7 @@ from typing import Protocol
 from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
 from coloctl.host.records import Friends
+from coloctl.model.launch import TapOrder
 from coloctl.model.wires import Address
 
 
@@ -64,4 +65,46 @@ class Access(Protocol):
 
     async def unguard(self, name: str) -> None:
         """Remove the packet rules of that name, if any; raises `PreconditionFailed`."""
+        ...
+
+
+class Taps(Protocol):
+    """The taps of one host."""
+
+    async def tap(self, name: str, *, up: bool) -> None:
+        """Set the tap's administrative state: a tap that is down lets no frame cross. A network
+        fence.
+        """
+        ...
+
+    async def tap_held(self, name: str) -> bool:
+        """Return whether another process has the tap open; where that is unknown, True."""
+        ...
+
+    async def tap_is_up(self, name: str) -> bool | None:
+        """Return the tap's administrative state; None where there is no such device."""
+        ...
+
+    async def check_tap(self, name: str) -> None:
+        """Check that a QEMU started now could open the tap; raises `PreconditionFailed` with the
+        reason.
+        """
+        ...
+
+    async def tap_room(self, order: TapOrder) -> None:
+        """Require that the tap could be made; raises `PreconditionFailed` with the reason."""
+        ...
+
+    async def make_tap(self, order: TapOrder) -> None:
+        """Make the tap, down, as a port of its bridge; one that this pair left is replaced.
+
+        Raises `PreconditionFailed`. A device of that name that another program made is left alone.
+        """
+        ...
+
+    async def remove_tap(self, ifname: str, mark: str) -> bool:
+        """Remove the tap with that alias; returns False where a process has it open.
+
+        Raises `PreconditionFailed` where the kernel refuses it.
+        """
         ...

@@ -16,7 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
-from coloctl.host.access import Access
+from coloctl.host.access import Access, Taps
 from coloctl.host.delivery import Deliveries
 from coloctl.host.files import Files
 from coloctl.host.identity import Identity as Identity  # noqa: PLC0414 - part of this protocol
@@ -118,7 +118,7 @@ class Process(Protocol):
         ...
 
 
-class Host(Files, Access, Protocol):
+class Host(Files, Access, Taps, Protocol):
     """A place where processes run. Every wait has a deadline; errors are those of `errors`."""
 
     @property
@@ -267,29 +267,9 @@ class Host(Files, Access, Protocol):
         """
         ...
 
-    async def tap(self, name: str, *, up: bool) -> None:
-        """Set the tap's administrative state: a tap that is down lets no frame cross. A network
-        fence.
-        """
-        ...
-
-    async def tap_held(self, name: str) -> bool:
-        """Return whether another process has the tap open; where that is unknown, True."""
-        ...
-
-    async def tap_is_up(self, name: str) -> bool | None:
-        """Return the tap's administrative state; None where there is no such device."""
-        ...
-
     async def image_user(self, image: Path) -> str | None:
         """Find the program that uses a disk image, by QEMU's locks; None: none. See
         `locks.user_of`.
-        """
-        ...
-
-    async def check_tap(self, name: str) -> None:
-        """Check that a QEMU started now could open the tap; raises `PreconditionFailed` with the
-        reason.
         """
         ...
 

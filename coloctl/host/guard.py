@@ -4,7 +4,10 @@ Called by `host.local_access` in the namespace of the calling thread; `colo.guar
 ports and `host.nft` changes the tables. Installed before a QEMU listens, removed when no process
 of the pair runs.
 
-Invariant: a packet to one of the ports passes only from the peer's address or this host's own. A
+Invariant: a packet to one of the ports passes only from the peer's address or this host's own, and
+only by the device on which the kernel expects the peer: who has forged the peer's address on
+another network of this machine gets nowhere. Where the kernel routes the peer by a device that has
+not the address (addresses on the loopback device, routes of several networks), any device passes. A
 packet that this host sends to them passes only from a socket of this user, or of the user as which
 its QEMU runs. A pair has one table of
 its own, which is removed as a whole, and no other rule is touched.
@@ -20,15 +23,17 @@ import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from coloctl.host import nft
+from coloctl.host import netdevice, nft
 
 # Numbers from linux/netfilter/nf_tables.h.
+_META_IIFNAME = 6
 _META_SKUID = 10
 _META_L4PROTO = 16
 _NETWORK_HEADER = 1
 _TRANSPORT_HEADER = 2
 #: Where source and destination address begin in the header, and how long they are.
 _ADDRESSES = {4: (12, 16, 4), 6: (8, 24, 16)}
+_IFNAMSIZ = 16
 _RECEIVED, _SENT = "received", "sent"
 
 
@@ -45,9 +50,9 @@ class GuardedPorts:
     user: int | None = None
 
 
-def table_of(guarded: GuardedPorts) -> str:
+def table_of(guarded: GuardedPorts, device: str | None) -> str:
     """Name the table: its content is part of its name, so that an equal one can stay."""
-    ports = (guarded.at, guarded.peer, sorted(guarded.tcp), sorted(guarded.udp))
+    ports = (guarded.at, guarded.peer, sorted(guarded.tcp), sorted(guarded.udp), device)
     said = repr((*ports, os.geteuid(), *([] if guarded.user is None else [guarded.user])))
     return f"{guarded.name}-{hashlib.blake2s(said.encode(), digest_size=4).hexdigest()}"
 
@@ -59,8 +64,9 @@ def install(guarded: GuardedPorts) -> None:
     no nftables, or gives no right to them; what was there stays then.
     """
     version = ipaddress.ip_address(guarded.at).version
-    family, name = nft.FAMILIES[version], table_of(guarded)
-    rules = list(_rules(guarded, version))
+    device = netdevice.arrives_at(guarded.at, guarded.peer)
+    family, name = nft.FAMILIES[version], table_of(guarded, device)
+    rules = list(_rules(guarded, version, device))
     there = _ours(family, guarded.name)
     if there != {name} or nft.count_rules(family, name) != len(rules):
         chains = ((_RECEIVED, nft.Hook.RECEIVED), (_SENT, nft.Hook.SENT))
@@ -80,8 +86,9 @@ def _ours(family: int, name: str) -> set[str]:
     return {table for table in nft.tables(family) if table == name or table.startswith(f"{name}-")}
 
 
-def _rules(guarded: GuardedPorts, version: int) -> Iterator[nft.Rule]:
+def _rules(guarded: GuardedPorts, version: int, device: str | None) -> Iterator[nft.Rule]:
     """Yield each rule; all of them drop."""
+    expected = [] if device is None else sorted({device, netdevice.LOOPBACK})
     source, destination, length = _ADDRESSES[version]
 
     def network(offset: int, address: str, *, equal: bool) -> list[bytes]:
@@ -109,6 +116,20 @@ def _rules(guarded: GuardedPorts, version: int) -> Iterator[nft.Rule]:
                 nft.drop(),
             ],
         )
+        if expected:
+            yield nft.Rule(
+                _RECEIVED,
+                [
+                    *network(destination, guarded.at, equal=True),
+                    *to_port,
+                    nft.meta(_META_IIFNAME),
+                    *(
+                        nft.compare(name.encode().ljust(_IFNAMSIZ, b"\0"), equal=False)
+                        for name in expected
+                    ),
+                    nft.drop(),
+                ],
+            )
         for address in (guarded.at, guarded.peer):
             yield nft.Rule(
                 _SENT,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from coloctl.errors import DeadlineMissed, PreconditionFailed
-from coloctl.host import launch, resource_use
+from coloctl.host import launch, netdevice, resource_use
 from coloctl.host.beacon import DatagramBeacon, udp_beacon
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
@@ -65,7 +65,7 @@ class LocalHost(LocalFiles, LocalAccess):
                 self._inner.submit(enter).result()
             udp = socket.AF_INET, socket.SOCK_DGRAM
             self._control = self._inner.submit(socket.socket, *udp).result()
-            self._links = self._inner.submit(resource_use.links).result()
+            self._links = self._inner.submit(netdevice.links).result()
         except BaseException:
             self._inner.shutdown()
             raise

@@ -1,7 +1,7 @@
-"""Make, show, cut and guard connections on this machine: a part of `LocalHost`.
+"""Make, show, cut and guard connections on this machine, and make taps: a part of `LocalHost`.
 
 `host.local` inherits from it. It makes them by `host.channel`, asks `host.peers` for those of
-QEMUs, and `host.guard` for packet rules that keep other processes from the ports.
+QEMUs, `host.guard` for packet rules that keep other processes from the ports, and `host.maketap`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import socket
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
+from coloctl.clock import Deadline
 from coloctl.errors import PreconditionFailed
-from coloctl.host import guard, peers
+from coloctl.host import guard, maketap, peers
 from coloctl.host.access import Caller
 from coloctl.host.channel import LocalChannel, LocalListener, connected, hear, unix_pair
 from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
 from coloctl.host.listen import parse_address
 from coloctl.host.records import Friends
+from coloctl.model.launch import TapOrder
 from coloctl.model.wires import Address, Endpoint
+
+#: From the proven end of a QEMU until its tap was free, 3 to 20 ms were seen; seconds.
+LET_GO_S = 2.0
 
 
 class LocalAccess:
@@ -79,6 +84,40 @@ class LocalAccess:
     async def unguard(self, name: str) -> None:
         """See `Host.unguard`; raises as `guard`: `PreconditionFailed`."""
         await self._ruled(lambda: guard.remove(name))
+
+    async def tap_room(self, order: TapOrder) -> None:
+        """See `Host.tap_room`; raises `PreconditionFailed`."""
+        await self._inside(lambda: maketap.require_room(order, self.name))
+
+    async def make_tap(self, order: TapOrder) -> None:
+        """See `Host.make_tap`; raises `PreconditionFailed`. Once cancelled it is removed again."""
+        await self.remove_tap(order.ifname, order.mark)
+        await self._inside(
+            lambda: maketap.make(order, self.name),
+            undo=lambda _: self._removed(order.ifname, order.mark),
+        )
+
+    async def remove_tap(self, ifname: str, mark: str) -> bool:
+        """See `Host.remove_tap`; raises `PreconditionFailed`.
+
+        A QEMU that has ended may keep it open for some milliseconds: its io_uring is taken down by
+        the kernel after the process is gone. That is waited for.
+        """
+
+        async def removed() -> bool:
+            gone: bool = await self._inside(lambda: self._removed(ifname, mark))
+            return gone
+
+        return await Deadline(LET_GO_S).poll(removed, 0.01)
+
+    def _removed(self, ifname: str, mark: str) -> bool:
+        try:
+            return maketap.remove(ifname, mark)
+        except OSError as error:
+            raise PreconditionFailed(
+                f"The tap {ifname} on {self.name} cannot be removed: {error.strerror}.",
+                hint=f"`ip link del {ifname}` there",
+            ) from None
 
     async def _ruled(self, job: Callable[[], None]) -> None:
         try:

@@ -1,7 +1,7 @@
 """Speak nftables' netlink protocol: list tables and rules, and replace tables in one transaction.
 
-Called by `host.guard`. The messages are made here and not by pyroute2, because the agent on
-another machine has Python's standard library alone.
+Called by `host.guard`; `host.netlink` frames the messages. They are made here and not by pyroute2,
+because the agent on another machine has Python's standard library alone.
 
 Invariant: what one call to `change` asks for happens as a whole or not at all, and the socket
 answers for the network namespace of the calling thread.
@@ -10,12 +10,27 @@ answers for the network namespace of the calling thread.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+
+from coloctl.host.netlink import (
+    ACK,
+    CHUNK,
+    DONE,
+    DUMP,
+    ERROR,
+    REQUEST,
+    attribute,
+    attributes,
+    framed,
+    messages,
+    nested,
+    require_done,
+    string,
+)
 
 # Numbers from linux/netlink.h, linux/netfilter.h, linux/netfilter/nfnetlink.h and nf_tables.h.
 _NETLINK_NETFILTER = 12
@@ -24,9 +39,7 @@ _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEW_TABLE, _GET_TABLE, _DEL_TABLE = 0, 1, 2
 _NEW_CHAIN = 3
 _NEW_RULE, _GET_RULE = 6, 7
-_REQUEST, _ACK, _DUMP, _CREATE, _APPEND = 0x1, 0x4, 0x300, 0x400, 0x800
-_ERROR, _DONE = 2, 3
-_NESTED = 0x8000
+_CREATE, _APPEND = 0x400, 0x800
 _TABLE_NAME = 1
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2
@@ -36,11 +49,7 @@ _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2
 _DATA_VALUE, _DATA_VERDICT = 1, 2
 _ACCEPT, _DROP = 1, 0
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _GENERIC = struct.Struct("=BBH")  # family, version, subsystem of a batch in network order
-_ATTRIBUTE = struct.Struct("=HH")  # length, type
-_CODE = struct.Struct("=i")
-_CHUNK = 65536
 #: The kernel answers while it takes the message; a lost answer must not stop a launch. Seconds.
 _ANSWER_WAIT_S = 2.0
 
@@ -86,14 +95,14 @@ def payload(base: int, offset: int, length: int) -> bytes:
 
 def compare(value: bytes, *, equal: bool) -> bytes:
     """Go on with the rule only if the register holds ``value``, or only if it does not."""
-    data = _nested(3, _attribute(_DATA_VALUE, value))
+    data = nested(3, attribute(_DATA_VALUE, value))
     return _expression("cmp", _number(1, 1), _number(2, 0 if equal else 1), data)
 
 
 def drop() -> bytes:
     """Drop the packet."""
-    verdict = _nested(_DATA_VERDICT, _number(1, _DROP))
-    return _expression("immediate", _number(1, 0), _nested(2, verdict))
+    verdict = nested(_DATA_VERDICT, _number(1, _DROP))
+    return _expression("immediate", _number(1, 0), nested(2, verdict))
 
 
 def tables(family: int) -> set[str]:
@@ -112,45 +121,43 @@ def count_rules(family: int, table: str) -> int:
 
 def change(family: int, remove: Collection[str], add: RuleTable | None = None) -> None:
     """Remove tables and add one, as one transaction; raises `OSError` if none of it was done."""
-    messages = [
-        _message(_DEL_TABLE, family, 0, _string(_TABLE_NAME, name)) for name in sorted(remove)
-    ]
+    steps = [_message(_DEL_TABLE, family, 0, string(_TABLE_NAME, name)) for name in sorted(remove)]
     if add is not None:
-        messages += _new_table(family, add)
-    if not messages:
+        steps += _new_table(family, add)
+    if not steps:
         return
     begin, end = (
-        _framed(kind, _REQUEST, index, _GENERIC.pack(0, 0, socket.htons(10)))
-        for kind, index in ((_BATCH_BEGIN, 0), (_BATCH_END, len(messages) + 1))
+        framed(kind, REQUEST, index, _GENERIC.pack(0, 0, socket.htons(10)))
+        for kind, index in ((_BATCH_BEGIN, 0), (_BATCH_END, len(steps) + 1))
     )
     numbered = [
-        _framed(_SUBSYSTEM | kind, _REQUEST | _ACK | flags, index, body)
-        for index, (kind, flags, body) in enumerate(messages, start=1)
+        framed(_SUBSYSTEM | kind, REQUEST | ACK | flags, index, body)
+        for index, (kind, flags, body) in enumerate(steps, start=1)
     ]
     with _socket() as sock:
         sock.send(b"".join((begin, *numbered, end)))
-        waited = set(range(1, len(messages) + 1))
+        waited = set(range(1, len(steps) + 1))
         while waited:
-            for kind, number, body in _messages(sock.recv(_CHUNK)):
-                if kind == _ERROR:
-                    _check(body)
+            for kind, number, body in messages(sock.recv(CHUNK)):
+                if kind == ERROR:
+                    require_done(body)
                     waited.discard(number)
 
 
 def _new_table(family: int, table: RuleTable) -> list[_Message]:
-    made = [_message(_NEW_TABLE, family, _CREATE, _string(_TABLE_NAME, table.name))]
+    made = [_message(_NEW_TABLE, family, _CREATE, string(_TABLE_NAME, table.name))]
     for name, hook in table.chains:
-        hooked = _nested(_CHAIN_HOOK, _number(_HOOK_NUMBER, hook), _number(_HOOK_PRIORITY, 0))
+        hooked = nested(_CHAIN_HOOK, _number(_HOOK_NUMBER, hook), _number(_HOOK_PRIORITY, 0))
         made.append(
             _message(
                 _NEW_CHAIN,
                 family,
                 _CREATE,
-                _string(_CHAIN_TABLE, table.name),
-                _string(_CHAIN_NAME, name),
+                string(_CHAIN_TABLE, table.name),
+                string(_CHAIN_NAME, name),
                 hooked,
                 _number(_CHAIN_POLICY, _ACCEPT),
-                _string(_CHAIN_TYPE, "filter"),
+                string(_CHAIN_TYPE, "filter"),
             )
         )
     for rule in table.rules:
@@ -159,9 +166,9 @@ def _new_table(family: int, table: RuleTable) -> list[_Message]:
                 _NEW_RULE,
                 family,
                 _CREATE | _APPEND,
-                _string(_RULE_TABLE, table.name),
-                _string(_RULE_CHAIN, rule.chain),
-                _nested(_RULE_EXPRESSIONS, *rule.expressions),
+                string(_RULE_TABLE, table.name),
+                string(_RULE_CHAIN, rule.chain),
+                nested(_RULE_EXPRESSIONS, *rule.expressions),
             )
         )
     return made
@@ -173,17 +180,17 @@ def _message(kind: int, family: int, flags: int, *attributes: bytes) -> _Message
 
 def _dump(kind: int, family: int) -> Iterator[tuple[int, dict[int, bytes]]]:
     """Ask for all objects of a kind; yields the family and the attributes of each."""
-    request = _framed(_SUBSYSTEM | kind, _REQUEST | _DUMP, 1, _GENERIC.pack(family, 0, 0))
+    request = framed(_SUBSYSTEM | kind, REQUEST | DUMP, 1, _GENERIC.pack(family, 0, 0))
     with _socket() as sock:
         sock.send(request)
         while True:
-            for answer, _, body in _messages(sock.recv(_CHUNK)):
-                if answer == _DONE:
+            for answer, _, body in messages(sock.recv(CHUNK)):
+                if answer == DONE:
                     return
-                if answer == _ERROR:
-                    _check(body)
+                if answer == ERROR:
+                    require_done(body)
                 else:
-                    yield body[0], dict(_attributes(body[_GENERIC.size :]))
+                    yield body[0], dict(attributes(body[_GENERIC.size :]))
 
 
 @contextlib.contextmanager
@@ -194,56 +201,14 @@ def _socket() -> Iterator[socket.socket]:
         yield sock
 
 
-def _check(body: bytes) -> None:
-    """Raise the `OSError` of an error message, if it reports one."""
-    if code := -_CODE.unpack_from(body)[0]:
-        raise OSError(code, os.strerror(code))
-
-
-def _framed(kind: int, flags: int, number: int, body: bytes) -> bytes:
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0) + body
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Split what one receive gave: type, sequence number and body of each message."""
-    while len(data) >= _HEADER.size:
-        length, kind, _, number, _ = _HEADER.unpack_from(data)
-        yield kind, number, data[_HEADER.size : length]
-        data = data[_aligned(length) :]
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & ~_NESTED, data[_ATTRIBUTE.size : length]
-        data = data[_aligned(length) :]
-
-
 def _expression(name: str, *attributes: bytes) -> bytes:
-    data = _nested(_EXPRESSION_DATA, *attributes)
-    return _nested(_LIST_ELEMENT, _string(_EXPRESSION_NAME, name), data)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    size = _ATTRIBUTE.size + len(value)
-    return (_ATTRIBUTE.pack(size, kind) + value).ljust(_aligned(size), b"\0")
-
-
-def _nested(kind: int, *attributes: bytes) -> bytes:
-    return _attribute(kind | _NESTED, b"".join(attributes))
+    data = nested(_EXPRESSION_DATA, *attributes)
+    return nested(_LIST_ELEMENT, string(_EXPRESSION_NAME, name), data)
 
 
 def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("!I", value))
-
-
-def _string(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, struct.pack("!I", value))
 
 
 def _text(value: bytes) -> str:
     return value.rstrip(b"\0").decode(errors="replace")
-
-
-def _aligned(size: int) -> int:
-    return -(-size // 4) * 4

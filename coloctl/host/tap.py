@@ -1,8 +1,8 @@
 """Switch and test taps by ioctl: fast enough to be a network fence, without a netlink library.
 
-Called by `host.local` and `host.launch`; `host.packet` and `host.resource_use` share its names. A
-socket belongs for ever to the namespace in which it was made, so one that is kept open answers for
-that namespace from any thread.
+Called by `host.local`, `host.launch` and `host.maketap`; `host.packet` and `host.resource_use`
+share its names. A socket belongs for ever to the namespace in which it was made, so one that is
+kept open answers for that namespace from any thread.
 """
 
 from __future__ import annotations
@@ -148,17 +148,21 @@ def attach(name: str, *, vnet_header: bool) -> int:
     The calling thread must be in the tap's namespace. Raises `PreconditionFailed`.
     """
     try:
-        return _attached(name, IFF_VNET_HDR if vnet_header else 0)
+        return opened(name, IFF_VNET_HDR if vnet_header else 0)
     except OSError as error:
         raise _not_attachable(error, name, "this machine") from None
 
 
 def _attach(name: str) -> None:
     """Open the existing tap as a QEMU would, and close it again."""
-    os.close(_attached(name, IFF_VNET_HDR))
+    os.close(opened(name, IFF_VNET_HDR))
 
 
-def _attached(name: str, flags: int) -> int:
+def opened(name: str, flags: int) -> int:
+    """Open a tap with those flags of TUNSETIFF; one that is not there is made until it is closed.
+
+    Raises `OSError`, and `PreconditionFailed` where the device node does not open.
+    """
     node = _open_node()
     try:
         request = struct.pack("16sH22x", _name(name), IFF_TAP | IFF_NO_PI | flags)

@@ -1,7 +1,8 @@
 """Describe one program that a host starts; frozen values.
 
 Built by `machine.cmdline` for a QEMU of a pair and by `asked` for one that only answers queries;
-`host.launch` starts it. `host.account` finds the account of one that runs as another user.
+`host.launch` starts it. `host.account` finds the account of one that runs as another user, and
+`colo.taps` orders its taps.
 """
 
 from __future__ import annotations
@@ -25,6 +26,20 @@ class Account:
     def all_groups(self) -> frozenset[int]:
         """Every group that the program is in."""
         return frozenset({self.gid, *self.groups})
+
+
+@dataclass(frozen=True)
+class TapOrder:
+    """A tap that coloctl makes itself, as a port of a bridge, and removes when its QEMU has ended.
+
+    Note the difference: a `TapEnd` is opened for a QEMU, whichever program made it.
+    """
+
+    ifname: str
+    bridge: str
+    mark: str  #: its alias, by which this pair's tap is known from any other
+    vnet_header: bool
+    account: Account | None = None  #: who may open it; None: the user who makes it
 
 
 @dataclass(frozen=True)

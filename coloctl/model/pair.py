@@ -108,6 +108,7 @@ class TapSpec:
 
     ifname: Mapping[NodeName, str]
     bridge: str | None = None
+    made: bool = False  #: coloctl makes them before a QEMU and removes them after it
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ of the others; `problems` returns them all.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from coloctl.model import pair
 from coloctl.model.tls import TlsSpec
 from coloctl.pairfile import checks, files
 from coloctl.pairfile.complaints import from_validation
-from coloctl.pairfile.tables import FencingTable, PairFile, TapTable, TlsTable, json_schema
+from coloctl.pairfile.tables import FencingTable, NicTable, PairFile, TlsTable, json_schema
 from coloctl.reading import read_toml
 
 __all__ = ["check_files", "examine", "file_problems", "json_schema", "load", "parse", "problems"]
@@ -139,7 +140,7 @@ def _spec(file: PairFile, source: Path | None) -> pair.PairSpec:
         disks=tuple(
             pair.DiskSpec(**dict(disk) | {"image": dict(disk.image)}) for disk in file.disk
         ),
-        nics=tuple(pair.NicSpec(**dict(nic) | {"tap": _tap(nic.tap)}) for nic in file.nic),
+        nics=tuple(_nic(nic, file.name) for nic in file.nic),
         nodes={
             "a": pair.NodeSpec("a", **dict(file.node.a)),
             "b": pair.NodeSpec("b", **dict(file.node.b)),
@@ -156,8 +157,25 @@ def _spec(file: PairFile, source: Path | None) -> pair.PairSpec:
     )
 
 
-def _tap(tap: TapTable) -> pair.TapSpec:
-    return pair.TapSpec(ifname={"a": tap.a, "b": tap.b}, bridge=tap.bridge)
+def _nic(nic: NicTable, name: str) -> pair.NicSpec:
+    """Build one network card of the pair called ``name``."""
+    given = dict(nic)
+    bridge, tap = given.pop("bridge"), nic.tap
+    if tap is not None:
+        taps = pair.TapSpec(ifname={"a": tap.a, "b": tap.b}, bridge=tap.bridge)
+    else:
+        names = {node: _tap_name(name, nic.id, node) for node in pair.NODES}
+        taps = pair.TapSpec(ifname=names, bridge=bridge, made=True)
+    return pair.NicSpec(**given | {"tap": taps})
+
+
+def _tap_name(name: str, nic: str, node: pair.NodeName) -> str:
+    """Name a tap that coloctl makes: the same for a pair of that name in every state folder.
+
+    So a start finds the guest of another supervisor by the tap that its QEMU holds.
+    """
+    digest = hashlib.blake2s(f"{name}/{nic}/{node}".encode(), digest_size=5)
+    return f"ct-{digest.hexdigest()}"
 
 
 def _tls(tls: TlsTable) -> TlsSpec:

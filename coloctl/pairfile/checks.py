@@ -118,7 +118,7 @@ def _taps(spec: PairSpec) -> Iterator[SpecError]:
         )
     seen: dict[tuple[str, str], str] = {}
     for index, nic in enumerate(spec.nics):
-        if nic.tap is None:
+        if nic.tap is None or nic.tap.made:
             continue
         for node in NODES:
             name, key = nic.tap.ifname[node], f"nic[{index}].tap.{node}"

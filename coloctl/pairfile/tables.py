@@ -107,8 +107,14 @@ class TapTable(Table):
 class NicTable(Table):
     id: _ID
     mac: Annotated[str, AfterValidator(values.mac)]
-    tap: TapTable
     model: _DEVICE
+    tap: TapTable | None = None
+    """Taps that exist before the pair starts, in place of bridge."""
+    bridge: Annotated[_IFNAME | None, AfterValidator(values.one_of_both)] = Field(
+        None, validate_default=True
+    )
+    """The bridge, of this name in each node's host, of which the card becomes a port: coloctl makes
+    the tap and removes it."""
 
 
 @keys_of(pair.NodeSpec, without=("name", "overlay_dir"))

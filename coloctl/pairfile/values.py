@@ -184,6 +184,18 @@ def ifname(name: str) -> str:
     return name
 
 
+def one_of_both(bridge: str | None, info: ValidationInfo) -> str | None:
+    """Check that a network card has a bridge or taps; a table of taps that is wrong counts too."""
+    if "tap" in info.data and (bridge is None) == (info.data["tap"] is None):
+        both = "both" if bridge else "neither"
+        raise complaint(
+            f"A network card has a bridge or taps, and this one has {both}.",
+            'write bridge = "br0", and coloctl makes the taps; or name yours: '
+            'tap = { a = "tap-a", b = "tap-b" }',
+        )
+    return bridge
+
+
 def host(host: str) -> str:
     """Check a host: ``local``, ``netns:NAME``, or ``ssh://[user@]name[:port]``."""
     kind, _, rest = host.partition(":")

@@ -88,6 +88,22 @@ def find(folder: Path, *, dial: bool = True) -> tuple[Leftover, ...]:
     return asyncio.run(found())
 
 
+def find_or_clear(folder: Path) -> tuple[Leftover, ...]:
+    """List the QEMUs as `living` does; where there are none, close the taps of the pair.
+
+    For callers outside of an event loop; raises as `living`.
+    """
+
+    async def found() -> tuple[Leftover, ...]:
+        async with opened(folder) as hosts:
+            alive = await living(folder, hosts)
+            if not alive:
+                await close_taps(folder, hosts)
+            return alive
+
+    return asyncio.run(found())
+
+
 def find_strays(folder: Path) -> tuple[Leftover, ...]:
     """List the QEMUs of this machine as `running_in` does, where the journal cannot be read."""
 
@@ -272,7 +288,7 @@ async def _kill(folder: Path, one: Leftover, hosts: Hosts) -> DeathProof:
 
 
 async def close_taps(folder: Path, hosts: Hosts) -> None:
-    """Set the taps of the pair in ``folder`` down, and lift its packet rules.
+    """Set the taps of the pair in ``folder`` down, remove its own, and lift its packet rules.
 
     As far as its pair file can be read and its hosts can be reached. A tap that a process holds is
     a living guest's, under another state folder, and stays up.
@@ -283,7 +299,7 @@ async def close_taps(folder: Path, hosts: Hosts) -> None:
         host = hosts[node]
         if host.name == pair.nodes[node].host:  # else its namespace is gone, with its taps
             with contextlib.suppress(ColoctlError):
-                await taps.lower_free(pair, host, node)
+                await taps.remove_free(pair, host, node)
                 await guard.lift_at(Wires(pair, folder), host)
 
 

@@ -36,7 +36,7 @@ from coloctl.host.guard import GuardedPorts
 from coloctl.host.identity import Identity
 from coloctl.host.process import identity_of
 from coloctl.host.records import Contact, DeathProof, Stray
-from coloctl.model.launch import Launch
+from coloctl.model.launch import Launch, TapOrder
 from coloctl.model.observation import Life
 from coloctl.model.wires import Endpoint, SocketFile
 from coloctl.procfs import boot_id, machine_id, read_stat
@@ -456,6 +456,11 @@ async def test_a_tap_that_is_missing(host: Host) -> None:
         await host.check_tap("none0")
     with pytest.raises(PreconditionFailed, match="none0"):
         await host.tap("none0", up=False)
+    order = TapOrder("none1", "none0", "a test", vnet_header=True)
+    for asked in (host.tap_room, host.make_tap):
+        with pytest.raises(PreconditionFailed, match="There is no bridge none0 on"):
+            await asked(order)
+    assert await host.remove_tap("none1", "a test") is True
     with pytest.raises(PreconditionFailed, match=r"none0|No right"):
         async with host.first_packet("none0"):
             raise AssertionError("a device that is not there was watched")

@@ -91,7 +91,7 @@ def test_the_commands_and_events_of_the_control_socket_are_named() -> None:
 def keys(node: Mapping[str, Any], whole: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted names of the values of a pair file; an item of a list of tables is ``name[]``."""
     for name, value in node["properties"].items():
-        target = value.get("items", value)
+        target = _table(value)
         if "$ref" in target:
             item = whole["$defs"][target["$ref"].rpartition("/")[2]]
             yield from keys(item, whole, f"{prefix}{name}{'[]' if 'items' in value else ''}.")
@@ -106,6 +106,11 @@ def test_the_reference_has_every_key_of_a_pair_file_and_no_other() -> None:
     assert set(written) == set(keys(whole, whole))
 
 
+def _table(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The reference to the table that a value is, or a list of, or may be."""
+    return next(iter(value.get("anyOf", ())), value.get("items", value))
+
+
 def defaults(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Each key with its default as TOML writes it; ``-`` for none, ``required`` where one must."""
     for key in keys(whole, whole):
@@ -114,7 +119,7 @@ def defaults(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Iterator[tupl
             name = part.removesuffix("[]")
             found = here["properties"][name]
             needed = name in here.get("required", ())
-            target = found.get("items", found)
+            target = _table(found)
             if "$ref" in target:
                 here = whole["$defs"][target["$ref"].rpartition("/")[2]]
         yield key, "required" if needed else _toml(found.get("default"))

@@ -309,6 +309,30 @@ def test_the_same_tap_name_in_two_hosts_is_two_taps() -> None:
     assert complaint(on_one_host).key == "nic[0].tap.b"
 
 
+TAPS = 'tap = { a = "tap-a", b = "tap-b", bridge = "br0" }'
+
+
+def test_a_bridge_alone_names_a_tap_of_coloctls_own_on_each_node() -> None:
+    assert TAPS in WEB
+    (nic,) = pairfile.parse(WEB.replace(TAPS, 'bridge = "br7"'), BASE).nics
+    assert nic.tap is not None and nic.tap.made and nic.tap.bridge == "br7"
+    names = set(nic.tap.ifname.values())
+    assert len(names) == 2 and all(len(name) < 16 and name[:3] == "ct-" for name in names)
+    assert pairfile.parse(WEB.replace(TAPS, 'bridge = "br7"'), BASE).nics == (nic,)
+    other = WEB.replace(TAPS, 'bridge = "br7"').replace('name = "web"', 'name = "db"')
+    (elsewhere,) = pairfile.parse(other, BASE).nics
+    assert elsewhere.tap is not None and names.isdisjoint(elsewhere.tap.ifname.values())
+
+
+@pytest.mark.parametrize(
+    ("written", "word"), [("", "neither"), (f'{TAPS}\nbridge = "br0"', "both")]
+)
+def test_a_network_card_has_a_bridge_or_taps(written: str, word: str) -> None:
+    error = complaint(WEB.replace(TAPS, written))
+    assert error.key == "nic[0].bridge" and word in error.sentence
+    assert error.hint is not None and 'bridge = "br0"' in error.hint
+
+
 def test_no_wire_of_one_host_can_be_encrypted() -> None:
     both = WEB.replace("host-b", "host-a").replace("[node.a]", '[tls]\nmode = "on"\n[node.a]', 1)
     error = complaint(both)

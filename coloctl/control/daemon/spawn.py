@@ -55,7 +55,7 @@ def claim(spec: PairSpec, facts: Facts | None = None) -> socket.socket:
                 f"A supervisor already serves pair {spec.name}.",
                 hint=f"`coloctl status {spec.name}` shows it",
             )
-        refuse_living(folder)
+        _refuse(folder, leftovers.find_or_clear(folder))
         leftovers.discard(folder)
         paths.make_private(folder)
         try:
@@ -74,7 +74,11 @@ def claim(spec: PairSpec, facts: Facts | None = None) -> socket.socket:
 
 def refuse_living(folder: Path) -> None:
     """Raise `PairBusy` where a process of the pair in ``folder`` lives."""
-    if living := leftovers.find(folder):
+    _refuse(folder, leftovers.find(folder))
+
+
+def _refuse(folder: Path, living: tuple[leftovers.Leftover, ...]) -> None:
+    if living:
         raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
 
 

@@ -25,6 +25,7 @@ from coloctl.host.local import LocalHost
 from coloctl.host.records import Friends
 from coloctl.host.watching import Channel, FirstConnection, FirstPacket
 from coloctl.host.wire.mux import Mux
+from coloctl.model.launch import TapOrder
 from coloctl.model.wires import Address, Endpoint
 
 
@@ -128,6 +129,18 @@ class WireWork:
     async def check_tap(self, name: str) -> None:
         """Check a tap, as `Host.check_tap` does."""
         await self.host.check_tap(name)
+
+    async def tap_room(self, order: TapOrder) -> None:
+        """Check whether a tap could be made, as `Host.tap_room` does."""
+        await self.host.tap_room(order)
+
+    async def make_tap(self, order: TapOrder) -> None:
+        """Make a tap, as `Host.make_tap` does."""
+        await self.host.make_tap(order)
+
+    async def remove_tap(self, ifname: str, mark: str) -> bool:
+        """Remove a tap, as `Host.remove_tap` does."""
+        return await self.host.remove_tap(ifname, mark)
 
     async def calls(self, client: Identity, at: Address) -> Friends | None:
         """Find the connections of a client, as `Host.calls` does."""

@@ -25,6 +25,7 @@ from coloctl.host.remote.watches import (
 )
 from coloctl.host.watching import FirstConnection, FirstPacket
 from coloctl.host.wire.token import Tokens
+from coloctl.model.launch import TapOrder
 from coloctl.model.wires import Address, Endpoint
 
 #: For what the kernel there answers at once: rules, tables, devices.
@@ -119,6 +120,20 @@ class RemoteLinks:
     async def check_tap(self, name: str) -> None:
         """See `Host.check_tap`."""
         await self._contact.call(WireWork.check_tap, KERNEL_WAIT_S, name=name)
+
+    async def tap_room(self, order: TapOrder) -> None:
+        """See `Host.tap_room`."""
+        await self._contact.call(WireWork.tap_room, KERNEL_WAIT_S, order=order)
+
+    async def make_tap(self, order: TapOrder) -> None:
+        """See `Host.make_tap`."""
+        await self._contact.call(WireWork.make_tap, KERNEL_WAIT_S, order=order)
+
+    async def remove_tap(self, ifname: str, mark: str) -> bool:
+        """See `Host.remove_tap`."""
+        return await self._contact.call(
+            WireWork.remove_tap, KERNEL_WAIT_S, ifname=ifname, mark=mark
+        )
 
     async def calls(self, client: Identity, at: Address) -> Friends | None:
         """See `Access.calls`."""

@@ -9,7 +9,7 @@ from support.conformance import *  # noqa: F403  # every test of it is one of th
 from support.dials import AGENT
 
 from coloctl.host import LocalHost
-from coloctl.host.access import Access
+from coloctl.host.access import Access, Taps
 from coloctl.host.agent.work import OPERATIONS
 from coloctl.host.base import Host
 from coloctl.host.files import Files
@@ -37,6 +37,9 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
 
 def test_each_method_of_a_host_has_its_operation() -> None:
     methods = {
-        name for part in (Host, Files, Access) for name in vars(part) if not name.startswith("_")
+        name
+        for part in (Host, Files, Access, Taps)
+        for name in vars(part)
+        if not name.startswith("_")
     }
     assert set(OPERATIONS) == methods - OF_THE_CLIENT | ON_HOLDS
