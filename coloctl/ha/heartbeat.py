@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from coloctl.clock import CLOCK, Clock
 from coloctl.ha.limits import Shown, limits_of
@@ -23,6 +24,7 @@ from coloctl.host.delivery import Deliveries
 from coloctl.host.watching import Beacon
 from coloctl.model.observation import Limits, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
+from coloctl.model.wires import Wires
 from coloctl.vm import VM
 
 #: Of a pair where every path answers, one observation in so many is passed on: one per 100 ms by
@@ -100,14 +102,14 @@ class Heartbeat:
         async with contextlib.AsyncExitStack() as stack:
             beacons: dict[NodeName, Beacon] = {}
             deliveries: dict[NodeName, Deliveries] = {}
-            names = channels(self._spec)
+            names, ports = channels(self._spec), Wires(self._spec, Path()).ports()
             for node in NODES:
                 here, there = at[node], at[other(node)]
                 beacons[node] = await hosts[node].beacon(
                     here, there, key, self._spec.detection.heartbeat_ms
                 )
                 stack.callback(beacons[node].close)
-                known = await hosts[node].deliveries(here.address, there.address, names)
+                known = await hosts[node].deliveries(here.address, there.address, ports)
                 if known is not None:
                     deliveries[node] = known
                     stack.callback(known.close)

@@ -4,9 +4,9 @@ Called by `ha.heartbeat` at every beat; `host.watching` sends and receives the b
 `host.delivery` asks the kernel about QEMU's connections.
 
 Invariants: a silence grows only by time in which this process itself ran and the end was known: a
-machine out of reach is no silent link. A connection counts as silent only while the link carries
-everything else: on a link that loses datagrams a connection may have to send again for seconds, and
-taking that for a cut would break a pair that works.
+machine out of reach is no silent link. Nor is one over which QEMU's data goes both ways: an agent
+that is starved sends no datagram. A connection counts as silent only while the link carries
+everything else: on a link that loses datagrams a connection may have to send again for seconds.
 """
 
 from __future__ import annotations
@@ -33,13 +33,20 @@ CLEAN_MS = 5000.0
 #: none is missed, milliseconds. Linux sends six such answers at once and then one a second
 #: (``icmp_ratelimit``; seen on 6.18 between two network namespaces), and one may be lost.
 REFUSED_MS = 2500.0
+#: A link without datagrams is in doubt after so long, milliseconds: two beats, and then the kernel
+#: is asked at each. QEMU's data that crosses it both ways after that shows that the link is whole
+#: and the agent late. On a link that was cut, what is on its way has arrived by then.
+DOUBT_MS = 40.0
+#: It shows that for so long at most, milliseconds: a link that carries no datagram for longer is
+#: no link for this purpose. As long as an agent may report nothing (`ha.limits`).
+COVERED_MS = 1000.0
 
 
 def channels(spec: PairSpec) -> dict[int, str]:
     """Name the connections for which the guest waits, by port.
 
     Packets to compare are not among them: without them every checkpoint comes early, and the pair
-    works.
+    works. That data arrives shows a link that is whole, whichever connection it is.
     """
     replication = spec.replication
     return {replication.nbd_port(): "disk", replication.migration_port(): "memory"}
@@ -70,13 +77,33 @@ class Silences:
         return worst
 
 
+class Crossings:
+    """Data that crossed the link both ways from one look to the next; pure.
+
+    The peer's kernel acknowledged what was sent, and its QEMU sent something: a machine of which
+    only the kernel lives, and a link that is cut in one direction, do not show both.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, TcpConnection] = {}
+
+    def see(self, found: Iterable[TcpConnection]) -> bool:
+        """Compare with the last look; a connection that is new since then shows nothing."""
+        before, self._seen = self._seen, {one.which: one for one in found}
+        pairs = [(before[which], one) for which, one in self._seen.items() if which in before]
+        return any(one.acked > earlier.acked for earlier, one in pairs) and any(
+            one.received > earlier.received for earlier, one in pairs
+        )
+
+
 class _LinkEnd:
     """One end of the link: how long it has received nothing, and whether that is known now."""
 
     def __init__(self, beacon: Beacon) -> None:
         self.beacon = beacon
         self.known = True
-        self.silent_ms = 0.0
+        self.missed_ms = 0.0  # since the last datagram
+        self._covered_ms = 0.0  # of that, until data was seen to cross the link
         self._refused = beacon.refused
         self._excused_ms = 0.0  # for so long a datagram of the peer is not expected
 
@@ -89,16 +116,27 @@ class _LinkEnd:
             self._excused_ms = REFUSED_MS
         self.known = carried is not None
         if carried or answered:
-            self.silent_ms = 0.0
+            self.missed_ms = self._covered_ms = 0.0
         elif self.known and not self._excused_ms:
-            self.silent_ms += awake_ms
+            self.missed_ms += awake_ms
         return bool(carried)
+
+    def cover(self, passed_ms: float) -> None:
+        """Note that data crossed the link within the last ``passed_ms``."""
+        self._covered_ms = max(self._covered_ms, self.missed_ms - passed_ms)
+
+    @property
+    def silent_ms(self) -> float:
+        """The time since a datagram, or data where that is enough, crossed the link."""
+        covered_ms = self._covered_ms if self.missed_ms < COVERED_MS else 0.0
+        return self.missed_ms - covered_ms
 
 
 class LinkWatch:
     """Both ends of the replication link, and how long each has received nothing.
 
-    ``deliveries`` are of the same nodes; without them only the beacons count.
+    ``deliveries`` are of the same nodes; without them only the beacons count. ``names`` are the
+    ports of those of them for which the guest waits.
     """
 
     def __init__(
@@ -110,6 +148,8 @@ class LinkWatch:
         self._ends = {node: _LinkEnd(beacon) for node, beacon in beacons.items()}
         self._deliveries, self._names = deliveries, names
         self._silences = {node: Silences() for node in deliveries}
+        self._crossings = {node: Crossings() for node in deliveries}
+        self._in_doubt = False  # at the last beat
         self._number = 0
         self._passed_ms = 0.0  # since the last look at the connections
         self._lost = 0
@@ -127,20 +167,29 @@ class LinkWatch:
         elif all(end.known for end in self._ends.values()):
             self._clean_ms += awake_ms
         self._passed_ms += awake_ms
-        if self._number % LOOK_EVERY == 0:
-            self._look()
+        doubted, self._in_doubt = self._in_doubt, (self.silent_ms or 0.0) >= DOUBT_MS
+        if self._in_doubt or self._number % LOOK_EVERY == 0:
+            crossed = self._look()
+            # The first look in doubt may show what crossed before the last datagram.
+            if crossed and doubted:
+                for end in self._ends.values():
+                    end.cover(awake_ms)
         self._number += 1
 
-    def _look(self) -> None:
-        find = self._number % FIND_EVERY == 0
-        self._worst = max(
-            (
-                self._silences[node].see(one.find() if find else one.look(), self._passed_ms)
-                for node, one in self._deliveries.items()
-            ),
-            default=(0.0, 0),
-        )
+    def _look(self) -> bool:
+        """Ask the kernels about each connection; return whether data crossed since the last look.
+
+        Data has crossed where one end alone shows both directions.
+        """
+        find, crossed = self._number % FIND_EVERY == 0, False
+        self._worst = (0.0, 0)
+        for node, one in self._deliveries.items():
+            found = one.find() if find else one.look()
+            crossed |= self._crossings[node].see(found)
+            waited = [each for each in found if each.port in self._names]
+            self._worst = max(self._worst, self._silences[node].see(waited, self._passed_ms))
         self._passed_ms = 0.0
+        return crossed
 
     @property
     def silent_ms(self) -> float | None:

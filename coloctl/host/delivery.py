@@ -34,8 +34,9 @@ _REQUEST = struct.Struct("=BBBxI48s")  # family, protocol, extensions, states, w
 _FOUND = struct.Struct("=BBxx48s20x")  # family, state, which connection
 _WHICH = struct.Struct("!HH16s16s")  # ports and addresses of both ends, ours first
 _ATTRIBUTE = struct.Struct("=HH")  # length, type
-#: Of `struct tcp_info`: its retransmissions, unacknowledged segments, segments received.
-_INFO = struct.Struct("=2xB21xI112xI")
+#: Of `struct tcp_info`: its retransmissions, unacknowledged segments, bytes that were acknowledged
+#: and that were received, segments received.
+_INFO = struct.Struct("=2xB21xI92xQQ4xI")
 _ANY = bytes(48)
 _CHUNK = 65536
 
@@ -49,6 +50,8 @@ class TcpConnection:
     unacked: int  #: segments that were sent and are not acknowledged
     resent: int  #: how often in a row the oldest of them was sent again without an answer
     heard: int  #: segments that came in so far
+    acked: int = 0  #: bytes that were sent and acknowledged so far
+    received: int = 0  #: bytes of the peer's program that came in so far
 
 
 class Deliveries(Protocol):
@@ -131,8 +134,8 @@ class TcpDeliveries:
             return None
         for kind, value in _attributes(message[_FOUND.size :]):
             if kind == _INET_DIAG_INFO and len(value) >= _INFO.size:
-                resent, unacked, heard = _INFO.unpack_from(value)
-                return TcpConnection(which, port, unacked, resent, heard)
+                resent, unacked, acked, received, heard = _INFO.unpack_from(value)
+                return TcpConnection(which, port, unacked, resent, heard, acked, received)
         return None
 
 

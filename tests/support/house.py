@@ -28,6 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sealed",
             "bounded",
             "procfs",
+            "urgency",
             "regular",
             "interrupts",
             "flocks",

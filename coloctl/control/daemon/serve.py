@@ -33,6 +33,7 @@ from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.pair_hosts import opened, sweep_elsewhere
 from coloctl.supervisor.started import Started, write
 from coloctl.supervisor.state import Emit, PairState
+from coloctl.urgency import hurry
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ async def _run(
 ) -> None:
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
+    log.info("The supervisor runs with %s priority.", hurry() or "the normal")
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(service.supervisor.run(leave))
         await asyncio.sleep(0)  # from here on it can be given seats to watch

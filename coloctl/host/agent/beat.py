@@ -8,7 +8,7 @@ The document of a BEAT, of which only the newest counts::
      "echo": 7.1, "held": 0.004,  the "t" of the client's newest BEAT or null, and its age here
      "p": [[hold, life, cpu_s, console bytes, [at_s, [[ran_s, waited_s], ...]] or null], ...],
      "l": [[hold, beats that carried, lost, refused, delay_s or null], ...],
-     "d": [[hold, [[which, port, unacked, resent, heard], ...]], ...]}
+     "d": [[hold, [[which, port, unacked, resent, heard, acked, received], ...]], ...]}
 
 A client sends {"t": seconds of its own clock}. "beats that carried" counts since the beacon was
 made, so a document that is passed over loses nothing. ``which`` is in base64.
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 #: A document goes out at every so many beats, and at once where a life or a link has changed.
 SEND_EVERY = 2
-#: The kernel is asked about each connection at every so many beats, and looked through for new
-#: ones at every so many: as `ha.link` does it on this machine.
+#: The kernel is asked about each connection at every so many beats, and at each at which the link
+#: carried nothing; it is looked through for new ones at every so many: as `ha.link` does it here.
 LOOK_EVERY = 5
 FIND_EVERY = 100
 
@@ -95,7 +95,7 @@ class Beat:
         carrying = {hold: bool(one.beat()) for hold, one in self._beacons.items()}
         for hold, carries in carrying.items():
             self._carried[hold] += carries
-        if self._number % LOOK_EVERY == 0:
+        if self._number % LOOK_EVERY == 0 or not all(carrying.values()):
             find = self._number % FIND_EVERY == 0
             for hold, one in self._deliveries.items():
                 self._rows[hold] = one.find() if find else one.look()
@@ -129,4 +129,4 @@ def _row(hold: int, process: Program, life: Life) -> list[Any]:
 
 def _connection(one: TcpConnection) -> list[Any]:
     which = base64.b64encode(one.which).decode()
-    return [which, one.port, one.unacked, one.resent, one.heard]
+    return [which, one.port, one.unacked, one.resent, one.heard, one.acked, one.received]

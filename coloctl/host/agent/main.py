@@ -1,7 +1,7 @@
 """Run the agent: greet the client on standard output, exchange HELLOs, and serve one session.
 
 Started on the machine of a node over ssh, or by `cli.verbs.agent`; calls `host.agent.session` to
-serve, and `host.local` makes the host that it serves.
+serve, and `urgency` to beat in time; `host.local` makes the host that it serves.
 
 The first line is ``COLOCTL-AGENT PROTOCOL VERSION``; frames of `host.wire.frames` follow. The HELLO
 of the client has {proto, version, client, pair, session, secret, received, beat_ms, linger_s}; that
@@ -35,6 +35,7 @@ from coloctl.host.local import LocalHost
 from coloctl.host.records import Machine
 from coloctl.host.wire.codec import encode
 from coloctl.host.wire.frames import PROTOCOL, FrameError, receive_hello, send_hello
+from coloctl.urgency import hurry
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ async def _serve_pair(
     if listener is None:
         return
     detach(place.log)
+    hurry()
     session = AgentSession(host, _beat_ms(hello))
     staying = StayingAgent(session, place, listener, str(hello.get("secret") or ""))
 

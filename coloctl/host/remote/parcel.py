@@ -29,6 +29,7 @@ PARTS = (
         "reserve.py",
         "sealed.py",
         "tasks.py",
+        "urgency.py",
         "wholefile.py",
     ),
     *("host", "model", "nbd"),

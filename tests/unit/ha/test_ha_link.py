@@ -11,9 +11,12 @@ from support.fakes import FakeBeacon, FakeDeliveries, FakeHost, make_spec
 
 from coloctl.ha.link import (
     CLEAN_MS,
+    COVERED_MS,
+    DOUBT_MS,
     LOOK_EVERY,
     REFUSED_MS,
     RESENT,
+    Crossings,
     LinkWatch,
     Silences,
     channels,
@@ -228,3 +231,98 @@ def test_connections_prove_nothing_where_an_end_may_have_lost_datagrams_unseen()
     wire.beacons["b"].answer = True
     assert wire.after(CLEAN_MS - BEAT_MS) == (0.0, "")
     assert wire.after(2 * BEAT_MS)[0]
+
+
+# -- an agent that is late: its datagrams are missing, and QEMU's data crosses the link
+
+
+class LateAgent(Wire):
+    """Node b's agent sends nothing; ``acked`` and ``received`` grow by so much at each beat."""
+
+    def __init__(self, acked: int, received: int, *, known: bool | None = False) -> None:
+        super().__init__()
+        self.grow = acked, received
+        self.data = replace(CUT, unacked=0, resent=0, which=b"packets", port=1)
+        self.hosts["a"].sent_data = (self.data,)
+        self.after(CLEAN_MS)
+        self.beacons["a"].answer, self.beacons["b"].answer = False, known
+
+    def silent(self, *, beats: int) -> list[float]:
+        found = []
+        for _ in range(beats):
+            acked, received = self.data.acked + self.grow[0], self.data.received + self.grow[1]
+            self.data = replace(self.data, acked=acked, received=received)
+            self.hosts["a"].sent_data = (self.data,)
+            self.after(BEAT_MS)
+            found.append(self.link.silent_ms or 0.0)
+        return found
+
+
+@pytest.mark.parametrize("known", [False, None])
+def test_data_that_crosses_both_ways_shows_a_late_agent_and_no_silent_link(
+    known: bool | None,
+) -> None:
+    whole = round(COVERED_MS / BEAT_MS)
+    silent = LateAgent(100, 1, known=known).silent(beats=whole + 1)
+    assert max(silent[: whole - 1]) <= DOUBT_MS + BEAT_MS
+    assert silent[whole:] == [COVERED_MS + BEAT_MS]
+
+
+@pytest.mark.parametrize(
+    ("acked", "received"),
+    [
+        pytest.param(0, 0, id="cut"),
+        pytest.param(0, 1, id="cut on the way there: what comes acknowledges nothing"),
+        pytest.param(1, 0, id="its kernel alone is left"),
+    ],
+)
+def test_a_link_that_is_cut_is_found_as_soon_as_without_the_data(acked: int, received: int) -> None:
+    assert LateAgent(acked, received).silent(beats=50) == [BEAT_MS * n for n in range(1, 51)]
+
+
+def test_what_was_on_its_way_when_the_link_was_cut_covers_nothing() -> None:
+    wire = LateAgent(100, 1)
+    beats = round(DOUBT_MS / BEAT_MS)
+    assert wire.silent(beats=beats)[-1] == DOUBT_MS
+    wire.grow = 0, 0
+    assert wire.silent(beats=1) == [DOUBT_MS + BEAT_MS]
+
+
+def test_a_cut_is_counted_from_the_last_data_that_crossed() -> None:
+    wire = LateAgent(100, 1)
+    wire.silent(beats=10)
+    wire.grow = 0, 0
+    after = wire.silent(beats=6)
+    assert after == [after[0] + n * BEAT_MS for n in range(6)]
+    assert after[0] <= 2 * BEAT_MS
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.builds(
+                TcpConnection,
+                which=st.sampled_from([b"disk", b"memory"]),
+                port=st.just(DISK),
+                unacked=st.just(0),
+                resent=st.just(0),
+                heard=st.just(0),
+                acked=st.integers(0, 2),
+                received=st.integers(0, 2),
+            ),
+            max_size=2,
+            unique_by=lambda one: one.which,
+        ),
+        max_size=8,
+    )
+)
+def test_data_has_crossed_where_both_counts_of_a_standing_connection_grew(
+    looks: list[list[TcpConnection]],
+) -> None:
+    crossings, before = Crossings(), list[TcpConnection]()
+    for found in looks:
+        pairs = [(old, one) for old in before for one in found if old.which == one.which]
+        acked = any(one.acked > old.acked for old, one in pairs)
+        received = any(one.received > old.received for old, one in pairs)
+        assert crossings.see(found) is (acked and received)
+        before = found
