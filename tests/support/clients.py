@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -142,11 +143,26 @@ class Clients:
     log: Path
     server: str = layout.GUEST
     history: list[Op] = field(default_factory=list)
+    #: What was read of the log so far: its operations, acknowledgements by client, and its length.
+    _seen: list[Op] = field(default_factory=list)
+    _acks: Counter[int] = field(default_factory=Counter)
+    _read: int = 0
 
     def seen(self) -> list[Op]:
-        """What they have done so far."""
-        text = self.log.read_text()
-        return list(parse(text[: text.rfind("\n") + 1].splitlines()))
+        """Return what they have done so far.
+
+        Each line is parsed once: the supervisor under test runs in the same loop, and a history
+        has thousands of lines.
+        """
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            more = log.read()
+        whole = more[: more.rfind(b"\n") + 1]
+        self._read += len(whole)
+        ops = list(parse(whole.decode().splitlines()))
+        self._acks.update(op.client for op in ops if op.outcome == "ok" and op.n >= 0)
+        self._seen += ops
+        return self._seen
 
     async def until(self, enough: Callable[[Sequence[Op]], bool]) -> None:
         async with asyncio.timeout(BOOT_PATIENCE_S):
@@ -154,14 +170,10 @@ class Clients:
                 await asyncio.sleep(0.02)
 
     async def acknowledged(self, more: int) -> None:
-        """Every client has seen that many records more acknowledged."""
-
-        def counts(seen: Sequence[Op]) -> list[int]:
-            acks = [op.client for op in seen if op.outcome == "ok" and op.n >= 0]
-            return [acks.count(client) for client in range(self.count)]
-
-        goals = [count + more for count in counts(self.seen())]
-        await self.until(lambda seen: all(n >= g for n, g in zip(counts(seen), goals, strict=True)))
+        """Wait until every client has seen that many records more acknowledged."""
+        self.seen()
+        goals = [self._acks[client] + more for client in range(self.count)]
+        await self.until(lambda _seen: all(self._acks[c] >= goal for c, goal in enumerate(goals)))
 
     async def connected(self) -> None:
         """Every client has its connection."""
