@@ -21,11 +21,13 @@ from coloctl.chaos.run.testbed import Testbed
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import FaultSpec, Scenario, SteadyState, When, Workload
 from coloctl.cli import demo_run
-from coloctl.cli.demo_run import CHECKPOINTS, LOAD_S, NOTICE_S, DemoPlan, Screen
+from coloctl.cli.demo_run import CHECKPOINTS, NOTICE_S, DemoPlan, Screen
 from coloctl.model.event import Kind
 
 #: How long a machine is off, seconds.
-OFF_S = 4.0
+OFF_S = 3.0
+#: Of load before the first machine is gone and after the last is back, seconds.
+LOAD_S = 2.5
 #: The step that each sentence of a run begins.
 STEPS = {
     "the guest boots": "The guest boots on machine hv1",
@@ -101,7 +103,7 @@ def scenario_of(plan: MachinesPlan, delay_ms: int) -> Scenario:
 
 def run(where: Testbed, plan: MachinesPlan, screen: Screen) -> dict[str, Any]:
     """Run the demonstration; returns and raises as `demo_run.run`."""
-    screen.step("The lab: machines hv1, hv2 and witness, a client, and the networks between them")
+    screen.step("The lab: machines hv1, hv2 and witness, a client, their networks")
     scenario = scenario_of(plan, where.delay_ms)
     result, _ = demo_run.shown_run(where, scenario, screen, STEPS, plan.clients)
     screen.step("The lab is removed")

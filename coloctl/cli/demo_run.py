@@ -162,8 +162,14 @@ class _Drawing(Background):
             takeovers = Chronicle(events=tuple(self._environment.listener.heard)).takeovers
             if takeovers and not survivor:
                 survivor = takeovers[0].survivor
-                self._screen.step(f"The pair failed over by itself: host {survivor} carries on")
+                self._screen.step(
+                    f"The pair failed over by itself: {self._place(survivor)} carries on"
+                )
             time.sleep(DRAWN_S)
+
+    def _place(self, node: str) -> str:
+        machine = self._environment.site.machines.get(node)
+        return f"host {node}" if machine is None else f"machine {machine}"
 
 
 def document(plan: DemoPlan, result: RunResult) -> dict[str, Any]:

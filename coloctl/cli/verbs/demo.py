@@ -208,7 +208,8 @@ def step_line(step: Mapping[str, Any]) -> str:
     if step["protected_after_s"] is not None:
         parts.append(f"protected again after {step['protected_after_s']:.1f} s")
     if step["copied"] is not None:
-        parts.append(f"{step['copied']['sent'] / 2**20:.1f} MiB copied, {step['copied']['method']}")
+        copied = step["copied"]
+        parts.append(f"{copied['sent'] / 2**20:.1f} MiB copied ({copied['method']})")
     return ", ".join(parts)
 
 

@@ -52,7 +52,7 @@ def test_a_step_is_one_line() -> None:
     }
     line = step_line(step)
     assert line.startswith("for 4.0 s, longest silence 310")
-    assert line.endswith("protected again after 6.5 s, 3.0 MiB copied, difference")
+    assert line.endswith("protected again after 6.5 s, 3.0 MiB copied (difference)")
     switched = step | {"off_s": None, "protected_after_s": None, "copied": None}
     assert step_line(switched).startswith("longest silence")
 
