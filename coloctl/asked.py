@@ -20,8 +20,6 @@ from coloctl.qmp.session import Session
 #: cold disk on a busy machine was seen to take seconds.
 LAUNCH_DEADLINE_S = 30.0
 
-_ANOTHER = "name a qemu-system-x86_64 that runs on this machine"
-
 
 @contextlib.asynccontextmanager
 async def asked(path: Path, host: Host, *, accel: str = "") -> AsyncIterator[Session]:
@@ -31,6 +29,8 @@ async def asked(path: Path, host: Host, *, accel: str = "") -> AsyncIterator[Ses
 
     Raises `UnsupportedQEMU` where the binary does not start or does not answer as QEMU.
     """
+    there = host.machine.name
+    another = f"name a qemu-system-x86_64 that runs on {there}"
     async with host.workspace("coloctl-ask-") as folder:
         socket_path, log = folder / "qmp.sock", folder / "qemu.log"
         argv = (
@@ -41,7 +41,7 @@ async def asked(path: Path, host: Host, *, accel: str = "") -> AsyncIterator[Ses
         try:
             process = await host.launch(Launch(argv, {"qmp": socket_path}), stderr=log)
         except LaunchError as error:
-            raise UnsupportedQEMU(error.message, hint=_ANOTHER) from error
+            raise UnsupportedQEMU(error.message, hint=another) from error
         try:
             sock = await host.monitor(socket_path, LAUNCH_DEADLINE_S)
             session = await Session.open(
@@ -58,8 +58,8 @@ async def asked(path: Path, host: Host, *, accel: str = "") -> AsyncIterator[Ses
         except MonitorError as error:
             last = await host.read_tail(log, 3)
             raise UnsupportedQEMU(
-                f"{path} does not answer as QEMU: {last or error.message}",
-                hint=_ANOTHER,
+                f"{path} on {there} does not answer as QEMU: {last or error.message}",
+                hint=another,
             ) from error
         finally:
             await process.kill(LAUNCH_DEADLINE_S)

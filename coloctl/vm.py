@@ -128,7 +128,7 @@ async def learn(path: Path, host: Host) -> Schema:
 
 async def _ask(path: Path, host: Host) -> Binary:
     async with asked(path, host) as session:
-        dialect = await discover(session)
+        dialect = await discover(session, LAUNCH_DEADLINE_S)
         listed = await session.execute(qmp.query_machines(), LAUNCH_DEADLINE_S)
     return Binary(path, dialect, {one["alias"]: one["name"] for one in listed if "alias" in one})
 

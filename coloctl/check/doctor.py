@@ -26,7 +26,14 @@ from coloctl.check.tls import examine_encryption
 from coloctl.check.user import examine_user
 from coloctl.check.verdict import CheckResult
 from coloctl.colo.ground import Ground, one_machine
-from coloctl.colo.inspect import READY_DEADLINE_S, find_qemu, look, qemu_img, unusable_files
+from coloctl.colo.inspect import (
+    READY_DEADLINE_S,
+    find_qemu,
+    look,
+    qemu_img,
+    require_two_identities,
+    unusable_files,
+)
 from coloctl.colo.known_bugs import KNOWN_BUGS
 from coloctl.colo.refuse import REFUSED, refusals
 from coloctl.errors import ColoctlError
@@ -103,6 +110,7 @@ async def _on_hosts(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precond
     always = [
         *await _binaries(spec, binaries, hosts),
         *await guarded("versions", _versions(binaries, hosts)),
+        *await guarded("machines", _identities(hosts)),
         *await guarded("user", examine_user(spec, hosts)),
         *await guarded("processor", _processors(spec, binaries, hosts)),
     ]
@@ -209,6 +217,12 @@ async def _processors(
 ) -> list[Precondition]:
     guest = spec.guest
     return await examine_processors(hosts, binaries, wanted=guest.accel, model=guest.cpu)
+
+
+async def _identities(hosts: Mapping[NodeName, Host]) -> list[Precondition]:
+    """Find two machines that a start would take for one, as copies of one disk are."""
+    require_two_identities({node: hosts[node].machine for node in NODES})
+    return []
 
 
 async def _memory(spec: PairSpec, hosts: dict[NodeName, Host]) -> list[Precondition]:

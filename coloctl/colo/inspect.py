@@ -124,7 +124,9 @@ def require_two_identities(machines: Mapping[NodeName, Machine]) -> None:
     if a.machine_id and a.machine_id == b.machine_id and a.boot_id != b.boot_id:
         raise PreconditionFailed(
             f"{a.name} and {b.name} have the same /etc/machine-id, as copies of one disk have.",
-            hint="`rm /etc/machine-id`, `systemd-machine-id-setup` on one of them, and boot it",
+            # systemd takes D-Bus's again where that is left (seen on Debian 13).
+            hint="`rm -f /etc/machine-id /var/lib/dbus/machine-id`, `systemd-machine-id-setup` on "
+            "one of them, and boot it",
         )
 
 

@@ -35,13 +35,15 @@ LOOP_DEADLINE_S = 5.0
 #: Loading QEMU's libraries from a cold disk was seen to take seconds.
 START_DEADLINE_S = 15.0
 
-#: Of the program: both accelerators measured twice, each QEMU at its deadlines and ended.
-PROVE_DEADLINE_S = 4 * (START_DEADLINE_S + LOOP_DEADLINE_S) + 10
+#: Of the program: TCG measured twice and KVM three times, each QEMU at its deadlines and ended.
+PROVE_DEADLINE_S = 5 * (START_DEADLINE_S + LOOP_DEADLINE_S) + 10
 
 #: From the end of QEMU's output to the end of its process.
 EXIT_GRACE_S = 1.0
 
 KVM_DEVICE = Path("/dev/kvm")
+
+_NOT_STARTED = "no 64-bit mode within"
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,13 @@ def prove(binary: Path, before: Before | None = None) -> KvmTrial:
     """Measure KVM and TCG one after the other, which blocks for a second or two.
 
     When KVM finishes but TCG seems to be faster, another process had the CPU: both are measured
-    once more, and the shorter time of each counts.
+    once more, and the shorter time of each counts. A KVM that was late to start is measured again:
+    seen once in a busy machine under TCG, in which KVM is real (AMD-V, emulated).
     """
     tcg = measure(binary, "tcg", before=before)
     kvm = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S, before=before)
+    if kvm.why_not.startswith(_NOT_STARTED):
+        kvm = measure(binary, "kvm", loop_deadline_s=KVM_LOOP_DEADLINE_S, before=before)
     first = judge(kvm, tcg)
     if first.real or kvm.loop_s is None:
         return first
@@ -196,7 +201,7 @@ def _time(
 ) -> Measurement:
     entered = _read_byte(qemu, start_deadline_s)
     if entered != probe_guest.ENTERED:
-        late = f"no 64-bit mode within {start_deadline_s:g} s"
+        late = f"{_NOT_STARTED} {start_deadline_s:g} s"
         why_not = late if entered is None else _last_words(qemu, errors)
         return Measurement(accel, long_mode=False, loop_s=None, why_not=why_not)
     began = time.monotonic()

@@ -16,7 +16,7 @@ from support.fakes import FakeHost, make_spec
 
 from coloctl.check import connection, disks, doctor, room
 from coloctl.check.command import startable
-from coloctl.check.finding import Precondition, Severity
+from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.host.base import Host
 from coloctl.host.machine import this_machine
 from coloctl.host.records import Completed, Contact, Machine, Reach
@@ -64,6 +64,17 @@ async def test_unequal_versions_are_an_error_that_names_both_machines() -> None:
     there = await versions(NEW, OLD, "hv2")
     assert there.sentence.startswith("Node a on hv1 runs 'QEMU emulator version 11.1.3")
     assert "and node b on hv2 'QEMU emulator version 10.0.7'." in there.sentence
+
+
+async def test_a_copy_of_a_machine_is_found_beside_errors_that_keep_a_start_back() -> None:
+    first, copy = Node("a", NEW), Node("b", NEW, "hv2")
+    copy._machine = replace(copy.machine, machine_id=first.machine.machine_id)
+    (found,) = await guarded("machines", doctor._identities({"a": first, "b": copy}))
+    assert found.severity is Severity.ERROR
+    assert found.sentence.startswith("hv1 and hv2 have the same /etc/machine-id")
+    assert "/var/lib/dbus/machine-id" in found.hint
+    other = {"a": first, "b": Node("b", NEW, "hv2")}
+    assert await guarded("machines", doctor._identities(other)) == []
 
 
 async def test_two_patches_of_one_version_are_a_warning() -> None:
