@@ -68,7 +68,6 @@ MACHINES = Layout(
         "lan": "02:00:0a:4d:03:03",
         "office": "02:00:0a:44:03:01",
     },
-    taps=({"hv1": "tap-a", "hv2": "tap-b"},),
     networks={
         "replication": ("replication",),
         "guest": ("lan-a", "lan-b"),

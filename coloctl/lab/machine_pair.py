@@ -66,6 +66,7 @@ def write(path: Path, *, name: str, lab: Machines, **options: Any) -> Path:
             for node, one in hosts.items()
         },
         header=_HEADER,
+        made_taps=True,
         **options,
     )
     for disk in places.values():

@@ -54,6 +54,7 @@ def write_pair(
     nodes: Mapping[str, TomlTable] | None = None,
     tables: Mapping[str, Any] = {},
     header: str | None = None,
+    made_taps: bool = False,
 ) -> Path:
     """Write the pair file ``path`` for the pair ``name`` of that lab, and an empty disk per node.
 
@@ -61,7 +62,7 @@ def write_pair(
     MAC follows from it, so that guests of one lab differ in both. ``append_options`` are those of
     `GuestImage.append_for`. ``disks`` names where a node's disk goes instead of beside the file,
     and ``names`` how the file names it where that differs. ``nodes`` are the tables of both nodes
-    where they do not live in the hosts of the lab.
+    where they do not live in the hosts of the lab; with ``made_taps`` coloctl makes the taps.
     ``tables`` are laid over the document by `overlaid`. ``header`` is the comment above it, with
     ends of lines. Raises `LabError` when the files cannot be written.
     """
@@ -71,7 +72,7 @@ def write_pair(
         name=name,
         guest=guest_table(guest, append=append, memory=memory, accel=accel, qemu=qemu),
         images={node: _named(disk, path.parent) for node, disk in images.items()} | dict(names),
-        nics=[lab_nic(address)],
+        nics=[lab_nic(address, made=made_taps)],
         nodes=nodes or lab_nodes(lab),
         channel=channel,
         base_port=base_port,
@@ -145,8 +146,13 @@ def lab_nodes(lab: Lab) -> dict[str, dict[str, str]]:
     }
 
 
-def lab_nic(address: str = ADDRESS) -> dict[str, Any]:
-    """Return the ``[[nic]]`` table of the guest with that address, on the taps of any lab."""
+def lab_nic(address: str = ADDRESS, *, made: bool = False) -> dict[str, Any]:
+    """Return the ``[[nic]]`` table of the guest with that address, on the taps of any lab.
+
+    With ``made`` it names the bridge alone, and coloctl makes the taps.
+    """
+    if made:
+        return {"id": "hn0", "mac": guest_mac(address), "bridge": layout.BRIDGE}
     taps = {"a": layout.TAPS["host-a"], "b": layout.TAPS["host-b"], "bridge": layout.BRIDGE}
     return {"id": "hn0", "mac": guest_mac(address), "tap": taps}
 

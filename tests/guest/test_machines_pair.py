@@ -61,9 +61,12 @@ async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
     spec: PairSpec, lab: Machines, tmp_path: Path
 ) -> None:
     """The power of hv2 fails under load; it returns, is made equal, and serves in its turn."""
+    assert all(nic.tap is not None and nic.tap.made for nic in spec.nics)
     async with supervised(spec) as stage:
         await stage.start()
         assert await ask(lab, "PING") == "+PONG"
+        account = stage.state.ground.node("a").account
+        assert account is not None and account.name == "coloctl-qemu"
         with clients(lab, tmp_path / "history") as at_work:
             await at_work.acknowledged(20)
             before, at_s = stage.state.generation, time.monotonic()
@@ -96,3 +99,7 @@ async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
         words = ["find", "/run/coloctl", "-type", "f", "-not", "-name", "*.log"]
         with lab.machine(name).popen(words, stdout=subprocess.PIPE, text=True) as found:
             assert not found.communicate()[0], name
+        with lab.machine(name).popen(
+            ["ip", "-o", "link"], stdout=subprocess.PIPE, text=True
+        ) as out:
+            assert "ct-" not in out.communicate()[0], name
