@@ -12,7 +12,7 @@ case, and must be proven gone.
 A secondary needs no proof, because it reaches no client: its output is held, its taps are down, and
 it runs on alone only when a supervisor orders it to, after a claim. A primary always needs one: its
 guest may be serving. Example: the power of the secondary's machine fails. Nothing can prove its
-QEMU gone, and the primary's guest goes on after a tenth of a second.
+QEMU gone, and the primary's guest goes on `GIVEN_UP_WAIT_S` after the diagnosis.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ from coloctl.vm import VM
 #: SIGKILL to pidfd readiness takes about 3 ms (docs/qemu.md); a core dump or a busy disk longer.
 KILL_DEADLINE_S = 10.0
 
-#: A machine reports of its QEMUs every 40 ms (docs/two-machines.md). One that has stopped to, and
-#: does not answer a kill for so long either, is out of reach. Seconds, and looks in that time.
+#: A machine reports of its QEMUs every 40 ms (docs/two-machines.md). One that has not for 120 ms,
+#: and does not answer a kill for so long either, is out of reach. Seconds, and looks in that time.
 OUT_OF_REACH_WAIT_S, UNSEEN_LOOKS = 0.1, 5
+#: The same where the guest stands still meanwhile: a secondary that is given up too soon is ended
+#: as soon as its machine answers, and the claim alone decides in any case. A kill over ssh is
+#: answered within 2 ms by a machine that is there. Seconds.
+GIVEN_UP_WAIT_S = 0.02
 
 #: A tap goes down within a millisecond; a kernel that is busy with its devices may take longer.
 TAP_DEADLINE_S = 1.0
@@ -121,17 +125,19 @@ def unseen(vm: VM) -> bool:
     return reach.out or (reach.contact is not Contact.HERE and vm.process.life() is Life.UNKNOWN)
 
 
-async def while_seen(vm: VM, work: Coroutine[Any, Any, DeathProof]) -> DeathProof | None:
+async def while_seen(
+    vm: VM, work: Coroutine[Any, Any, DeathProof], wait_s: float = OUT_OF_REACH_WAIT_S
+) -> DeathProof | None:
     """Return the proof that ``work`` obtains; None as soon as the machine of ``vm`` is unseen.
 
-    A machine that is connected and does not report is waited for, `OUT_OF_REACH_WAIT_S` at most.
-    Raises `FencingFailed` as ``work``.
+    A machine that is connected and does not report is waited for, ``wait_s`` at most. Raises
+    `FencingFailed` as ``work``.
     """
     working = asyncio.ensure_future(work)
     try:
         looks = 0
         while not working.done() and looks < UNSEEN_LOOKS and not vm.host.reach.out:
-            await asyncio.wait({working}, timeout=OUT_OF_REACH_WAIT_S / UNSEEN_LOOKS)
+            await asyncio.wait({working}, timeout=wait_s / UNSEEN_LOOKS)
             looks = looks + 1 if unseen(vm) else 0
         return await working if working.done() else None
     except FencingFailed as error:
@@ -174,7 +180,8 @@ async def fence(
     by, said = "", ""
     if role is Role.SECONDARY and method is FencingMethod.KILL:
         by = "confirmed-" if means.confirmed and vm.process.alive() else ""
-        proof = await while_seen(vm, _isolated_and_ended(spec, vm, deadline_s, clock))
+        ending = _isolated_and_ended(spec, vm, deadline_s, clock)
+        proof = await while_seen(vm, ending, GIVEN_UP_WAIT_S)
     else:
         by, said, proof = await _proven(spec, vm, means, deadline_s, clock)
     took_ms = round((clock.now() - began) * 1000, 2)
