@@ -7,7 +7,8 @@ QEMU's connections would show it only when they are used. A beacon has no task: 
 
 Invariants: no time of one machine is compared with a time of another. Datagrams of other senders
 change nothing and cost nothing: the kernel passes those of the peer's address, port and session
-only, and each bears a code that takes this watch's key to make.
+only, and each bears a code that takes this watch's key to make. An answer of the peer's kernel
+counts by the datagram that it quotes, with its code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import struct
 import time
 
 from coloctl.errors import PreconditionFailed
-from coloctl.host.packet import JEQ, LD_WORD, RET, attach_filter
+from coloctl.host.packet import JEQ, LD_WORD, RET, Filter, attach_filter
 from coloctl.model.wires import Endpoint
 
 #: Session of the sender, number, the highest number it has heard from the other end, when it sent
@@ -38,6 +39,15 @@ _PRIORITY = 6  # the highest that needs no privilege (socket(7))
 _TIMESPEC = struct.Struct("qq")
 #: The kernel's filter of a socket for UDP sees the header first, bytes.
 _UDP_HEADER = 8
+#: A datagram that a "port unreachable" quotes begins there: after the headers of IPv4, ICMP, IPv4
+#: and UDP (20, 8, 20, 8), or of ICMPv6, IPv6 and UDP (8, 40, 8), none of which has options here.
+_QUOTED = 56
+_ICMP_MAX = 1500
+#: The protocol that carries such answers, by address family.
+ICMP = {socket.AF_INET: socket.IPPROTO_ICMP, socket.AF_INET6: socket.IPPROTO_ICMPV6}
+#: An error that an answer of the network left at the socket is reported by the next call, which
+#: does nothing else: it is made again.
+_SENDS = 3
 #: A datagram that seems to have waited for longer in the socket is not believed, nanoseconds: the
 #: wall clock was set.
 _WAITED_MAX_NS = 1_000_000_000
@@ -56,9 +66,18 @@ def unix_beacons() -> tuple[DatagramBeacon, DatagramBeacon]:
 
 
 def udp_beacon(
-    sock: socket.socket, at: Endpoint, peer: Endpoint, key: bytes, host: str
+    sock: socket.socket,
+    at: Endpoint,
+    peer: Endpoint,
+    key: bytes,
+    host: str,
+    *,
+    refusals: socket.socket | None = None,
 ) -> DatagramBeacon:
-    """Make one end at ``at``; raises `PreconditionFailed` when ``host`` does not have that free."""
+    """Make one end at ``at``; raises `PreconditionFailed` when ``host`` does not have that free.
+
+    ``refusals`` receives all ICMP messages; without it the kernel's own note of a refusal counts.
+    """
     # Past the memory and disk traffic of the same network, where a queue of ours has bands.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _PRIORITY)
     try:
@@ -76,7 +95,7 @@ def udp_beacon(
     with contextlib.suppress(OSError):
         while True:  # what came in between; no more can come of it than the buffer holds
             sock.recv(1)
-    return DatagramBeacon(sock, key)
+    return DatagramBeacon(sock, key, refusals)
 
 
 class DatagramBeacon:
@@ -87,9 +106,16 @@ class DatagramBeacon:
     kernel answered that the port is closed.
     """
 
-    def __init__(self, sock: socket.socket, key: bytes) -> None:
-        """Begin a session. ``sock`` is connected to the other end, which has the same ``key``."""
+    def __init__(
+        self, sock: socket.socket, key: bytes, refusals: socket.socket | None = None
+    ) -> None:
+        """Begin a session. ``sock`` is connected to the other end, which has the same ``key``.
+
+        ``refusals`` is taken over as well.
+        """
         self._sock = sock
+        self._refusals = refusals
+        self._answered = 0  # the highest number of ours that the peer's kernel refused
         self._key = key
         self._number = 0
         self._peer_session = b""
@@ -103,6 +129,9 @@ class DatagramBeacon:
         self.refused = 0
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        if refusals is not None:
+            # The kernel drops every message that does not quote a datagram of this session.
+            attach_filter(refusals, _of_session(self.session, _QUOTED))
 
     def beat(self) -> bool:
         """Receive what came, send one datagram; return whether both directions carry.
@@ -120,25 +149,51 @@ class DatagramBeacon:
                 self._note(error)
                 continue
             self._hear(data, ancillary)
+        self._read_refusals()
         self._number += 1
         now_ns = time.monotonic_ns()
         held_ns = now_ns - self._came_ns if self._came_ns else 0
         beat = _FORMAT.pack(self.session, self._number, self._heard, now_ns, self._echo_ns, held_ns)
-        try:
-            self._sock.send(beat + self._code(beat))
-        except OSError as error:  # a link that is down may say so here; its silence is what counts
-            self._note(error)
+        for _ in range(_SENDS):
+            try:
+                self._sock.send(beat + self._code(beat))
+                break
+            except OSError as error:  # a link that is down, or the note of an earlier answer
+                self._note(error)
         return self._heard > heard and self._confirmed > confirmed
 
     def _note(self, error: OSError) -> None:
-        """Count an answer of the peer's kernel, which reports that no program has the port."""
-        self.refused += error.errno == errno.ECONNREFUSED
+        """Count an answer of the peer's kernel, where it cannot be read: any sender can forge it.
+
+        The answer reports that no program has the port.
+        """
+        if self._refusals is None:
+            self.refused += error.errno == errno.ECONNREFUSED
+
+    def _read_refusals(self) -> None:
+        """Count the answers that quote a datagram of ours: its code is known to no other sender.
+
+        Each quotes a newer one than the last: one that was seen on its way proves nothing later.
+        """
+        for _ in range(_DRAIN_MAX if self._refusals is not None else 0):
+            try:
+                message = self._refusals.recv(_ICMP_MAX) if self._refusals is not None else b""
+            except OSError:
+                return
+            beat = _quoted(message, self._refusals)
+            if beat[: len(self.session)] == self.session and self._is_ours(beat):
+                number = _FORMAT.unpack_from(beat)[1]
+                self.refused += self._answered < number <= self._number
+                self._answered = max(self._answered, min(number, self._number))
+
+    def _is_ours(self, datagram: bytes) -> bool:
+        beat, code = datagram[: _FORMAT.size], datagram[_FORMAT.size :]
+        return len(datagram) == _LENGTH and hmac.compare_digest(code, self._code(beat))
 
     def _hear(self, data: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
-        beat, code = data[: _FORMAT.size], data[_FORMAT.size :]
-        if len(data) != _LENGTH or not hmac.compare_digest(code, self._code(beat)):
+        if not self._is_ours(data):
             return
-        session, number, confirmed, sent_ns, echo_ns, held_ns = _FORMAT.unpack(beat)
+        session, number, confirmed, sent_ns, echo_ns, held_ns = _FORMAT.unpack_from(data)
         if session != self._peer_session or number <= self._heard:
             return
         if self._heard:
@@ -160,22 +215,39 @@ class DatagramBeacon:
         """
         self._peer_session = session
         if self._sock.family != socket.AF_UNIX and len(session) == 8:
-            first, second = struct.unpack("!II", session)
-            attach_filter(
-                self._sock,
-                (
-                    (LD_WORD, 0, 0, _UDP_HEADER),
-                    (JEQ, 0, 3, first),
-                    (LD_WORD, 0, 0, _UDP_HEADER + 4),
-                    (JEQ, 0, 1, second),
-                    (RET, 0, 0, 0xFFFFFFFF),
-                    (RET, 0, 0, 0),
-                ),
-            )
+            attach_filter(self._sock, _of_session(session, _UDP_HEADER))
 
     def close(self) -> None:
-        """Close the socket; its port is free then."""
+        """Close the sockets; the port is free then."""
         self._sock.close()
+        if self._refusals is not None:
+            self._refusals.close()
+
+
+def _of_session(session: bytes, at: int) -> Filter:
+    """Return a filter that accepts what has ``session`` at byte ``at``."""
+    first, second = struct.unpack("!II", session)
+    return (
+        (LD_WORD, 0, 0, at),
+        (JEQ, 0, 3, first),
+        (LD_WORD, 0, 0, at + 4),
+        (JEQ, 0, 1, second),
+        (RET, 0, 0, 0xFFFFFFFF),
+        (RET, 0, 0, 0),
+    )
+
+
+def _quoted(message: bytes, sock: socket.socket | None) -> bytes:
+    """Return the datagram that a "port unreachable" quotes; empty for any other message.
+
+    A raw socket for IPv4 receives the packet with its header, one for IPv6 without.
+    """
+    if sock is not None and sock.family == socket.AF_INET:
+        kind, start = (3, 3), 20
+    else:
+        kind, start = (1, 4), 0
+    unreachable = tuple(message[start : start + 2]) == kind
+    return message[_QUOTED : _QUOTED + _LENGTH] if unreachable else b""
 
 
 def _came_ns(ancillary: list[tuple[int, int, bytes]]) -> int:

@@ -21,7 +21,7 @@ from typing import Self, TypeVar
 
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host import launch, netdevice, resource_use
-from coloctl.host.beacon import DatagramBeacon, udp_beacon
+from coloctl.host.beacon import ICMP, DatagramBeacon, udp_beacon
 from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
 from coloctl.host.holders import holders
@@ -190,10 +190,16 @@ class LocalHost(LocalFiles, LocalAccess):
     ) -> DatagramBeacon:
         """See `Host.beacon`. This process holds it, so its caller makes its beats."""
         sock = await self.make_socket(family(at.address), socket.SOCK_DGRAM)
+        refusals = None
         try:
-            return udp_beacon(sock, at, peer, key, self.name)
+            with contextlib.suppress(PermissionError):  # it takes CAP_NET_RAW
+                protocol = ICMP[sock.family]
+                refusals = await self.make_socket(sock.family, socket.SOCK_RAW, protocol)
+            return udp_beacon(sock, at, peer, key, self.name, refusals=refusals)
         except BaseException:
             sock.close()
+            if refusals is not None:
+                refusals.close()
             raise
 
     async def deliveries(self, at: str, peer: str, ports: Collection[int]) -> TcpDeliveries | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -241,5 +243,72 @@ def test_a_taken_port_is_named() -> None:
             await host.beacon(A, B, KEY, 20)
         with pytest.raises(PreconditionFailed, match="cannot be had"):
             await host.beacon(Endpoint("198.51.100.7", PORT), B, KEY, 20)
+
+    play(story)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="raw sockets are root's")
+
+
+def unreachable(quoted: bytes) -> bytes:
+    """A "port unreachable" of b's kernel for a datagram of a's, which holds ``quoted``."""
+    length = 8 + len(quoted)
+    udp = struct.pack("!HHHH", A.port, B.port, length, 0) + quoted
+    address = socket.inet_aton
+    ip = struct.pack(
+        "!BBHHHBBH4s4s",
+        *(0x45, 0, 20 + length, 1, 0, 64, socket.IPPROTO_UDP, 0),
+        *(address(A.address), address(B.address)),
+    )
+    body = ip + udp
+    words = struct.pack("!BBHI", 3, 3, 0, 0) + body + b"\0" * (len(body) % 2)
+    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!BBHI", 3, 3, ~(total + (total >> 16)) & 0xFFFF, 0) + body
+
+
+@needs_root
+@pytest.mark.parametrize("knows", ["ports", "session", "old datagram"])
+def test_a_forged_refusal_is_none(knows: str) -> None:
+    """It takes the code of a datagram that was not refused yet."""
+
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as seen:
+                b.close()
+                seen.bind((B.address, B.port))  # takes what a sends, so that no kernel refuses it
+                seen.settimeout(20)
+                a.beat()
+                old = seen.recv(200)
+            for _ in range(20):  # the port is closed: the kernel refuses newer ones
+                a.beat()
+                if a.refused:
+                    break
+                await asyncio.sleep(0.01)
+            assert a.refused
+            forged = {"ports": bytes(64), "session": old[:8] + bytes(56), "old datagram": old}
+            refused = a.refused
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as held:
+                held.bind((B.address, B.port))
+                while a.beat() or a.refused > refused:  # answers that were on their way
+                    refused = a.refused
+                with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+                    for _ in range(5):
+                        raw.sendto(unreachable(forged[knows]), (A.address, 0))
+                        a.beat()
+                assert a.refused == refused
+
+    play(story)
+
+
+@needs_root
+def test_a_beat_is_sent_though_a_forged_refusal_came_first() -> None:
+    async def story(host: LocalHost) -> None:
+        async with beacons(host) as (a, b):
+            with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+                for _ in range(5):
+                    raw.sendto(unreachable(bytes(64)), (A.address, 0))
+                    assert lively(a, b)
+            assert a.refused == 0
 
     play(story)
