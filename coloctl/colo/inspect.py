@@ -83,6 +83,7 @@ async def look(spec: PairSpec, hosts: Hosts) -> Facts:
     """Find the facts of both nodes; raises as `prepare` does."""
     machines = {node: hosts[node].machine for node in NODES}
     require_two_identities(machines)
+    require_one_name(spec, machines)
     for node in NODES:
         await require_files(spec, hosts[node], node)
     paths_of = {node: await find_qemu(spec, hosts[node], node) for node in NODES}
@@ -127,6 +128,21 @@ def require_two_identities(machines: Mapping[NodeName, Machine]) -> None:
             # systemd takes D-Bus's again where that is left (seen on Debian 13).
             hint="`rm -f /etc/machine-id /var/lib/dbus/machine-id`, `systemd-machine-id-setup` on "
             "one of them, and boot it",
+        )
+
+
+def require_one_name(spec: PairSpec, machines: Mapping[NodeName, Machine]) -> None:
+    """Refuse two names of one machine: two sessions would take its one place of an agent in turn.
+
+    Raises `PreconditionFailed`.
+    """
+    a, b = (machines[node] for node in NODES)
+    same = (a.network, a.state_dir) == (b.network, b.state_dir) and one_machine(a, b)
+    first, second = (spec.nodes[node].machine for node in NODES)
+    if same and first and second and first != second:
+        raise PreconditionFailed(
+            f"{first} and {second} are one machine, {a.name}, and the nodes name it in two ways.",
+            hint="write one of the two as the host of both nodes, or name another machine",
         )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from coloctl.clock import Deadline
 from coloctl.colo import link, peers, plan, resync, tls
+from coloctl.colo.convergence import converge
 from coloctl.errors import (
     CheckpointStalled,
     DeadlineMissed,
@@ -35,7 +36,7 @@ from coloctl.model.wires import MIGRATION_FD, SocketFile, Wires
 from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
-from coloctl.qmp.wait import until_little_memory_left, until_migration, until_runstate
+from coloctl.qmp.wait import until_migration, until_runstate
 from coloctl.vm import VM
 
 #: Called at each step: its name, and bytes done and to do where that is known.
@@ -52,10 +53,6 @@ ASK_AGAIN_S = 0.25
 #: A checkpoint that was asked for, seconds.
 CHECKPOINT_DEADLINE_S = 30.0
 
-#: Bytes of the guest's memory that may be left when it is held for the rest: a few milliseconds.
-LITTLE_BYTES = 4 * 1024 * 1024
-#: A guest that writes faster than its memory is sent is held after so long, seconds per pass.
-CONVERGE_DEADLINE_S = 120.0
 #: The time a guest may stand still until COLO lets it run, or a first checkpoint takes, seconds.
 #: Idle machines need 14 to 311 ms (docs/qemu.md); 15 s were not enough once, in a suite whose two
 #: cores had a load of 10. After this something is wedged, and the guest matters more than its
@@ -234,8 +231,7 @@ async def _hold(act: Protecting, deadline: Deadline) -> float:
     if act.in_sync:
         return deadline.remaining()  # it has not run yet: no client waits for it
     monitor = act.primary.monitor
-    with contextlib.suppress(DeadlineMissed):
-        await until_little_memory_left(monitor, LITTLE_BYTES, deadline.at_most(CONVERGE_DEADLINE_S))
+    await converge(act.primary, act.secondary, deadline)
     await run(plan.hold_guest(), monitor, deadline=deadline.within(HELD_DEADLINE_S))
     answer = await monitor.execute(qmp.query_migrate(), deadline.at_most(HELD_DEADLINE_S))
     left = int((answer.get("ram") or {}).get("remaining", 0))

@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import sys
+from pathlib import Path
 
 from coloctl import __version__, paths
 from coloctl.host.identity import pid_namespace
@@ -36,4 +37,5 @@ def this_machine() -> Machine:
         overlay_dir=paths.overlay_dir(),
         programs=(sys.executable, *RUN_MODULE),
         installed=__version__,
+        network=str(Path("/proc/self/ns/net").stat().st_ino),
     )

@@ -68,6 +68,7 @@ class Machine:
     overlay_dir: Path
     programs: tuple[str, ...]
     installed: str = ""
+    network: str = ""  #: of the namespace in which the agent works, or ""
 
     def pair_dir(self, pair: str) -> Path:
         """Return the folder of one pair on this machine."""

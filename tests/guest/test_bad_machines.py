@@ -255,6 +255,11 @@ CASES: dict[str, tuple[Spoiled, str, str]] = {
         "The name hv9 cannot be resolved: Name or service not known.",
         "`ssh hv9 true`",
     ),
+    "one-machine-by-two-names": (
+        written("ssh://hv1", "ssh://root@hv2"),
+        "ssh://root@hv2 and ssh://hv2 are one machine, hv2, and the nodes name it in two ways.",
+        "write one of the two as the host of both nodes",
+    ),
     "no-python": (
         server("SetEnv PATH=/nowhere"),
         "hv2 has no Python on the PATH of its login shell.",

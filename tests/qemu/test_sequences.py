@@ -30,7 +30,7 @@ from support.pairs import (
     supervised,
 )
 
-from coloctl.colo import protect
+from coloctl.colo import convergence
 from coloctl.colo.inspect import prepare
 from coloctl.colo.protect import checkpoint_now
 from coloctl.errors import FailoverRefused, ReplicationError, UnsupportedQEMU
@@ -205,7 +205,7 @@ async def test_a_hold_that_comes_after_colo_began_does_not_stop_the_guest_for_a_
         await until_migration(monitor, {MigrationStatus.COLO}, deadline_s)
         await until_runstate(monitor, {RunState.RUNNING}, deadline_s)
 
-    monkeypatch.setattr(protect, "until_little_memory_left", until_colo_runs)
+    monkeypatch.setattr(convergence, "until_little_memory_left", until_colo_runs)
     rare = replace(spec.checkpoint, delay_ms=LONG_MS, guard_first_connection=False)
 
     async with supervised(replace(spec, checkpoint=rare)) as stage:

@@ -27,6 +27,7 @@ from coloctl.colo.inspect import (
     prepare,
     require_equal,
     require_files,
+    require_one_name,
     require_same_binary,
     require_two_identities,
     tcg_measurement,
@@ -317,3 +318,22 @@ async def test_a_measurement_that_is_given_up_leaves_no_process_and_no_file(
         assert not list((tmp_path / "tmp").iterdir())
     finally:
         await host.aclose()
+
+
+def test_two_names_of_one_machine_are_refused() -> None:
+    """An agent of another network or state folder of that machine has a place of its own."""
+    spec, here = make_spec(), this_machine()
+    hosts = {"a": "ssh://hv2", "b": "ssh://root@hv2"}
+    nodes = {node: replace(spec.nodes[node], host=hosts[node]) for node in NODES}
+    named = replace(spec, nodes=nodes)
+    with pytest.raises(PreconditionFailed, match="and the nodes name it in two ways") as caught:
+        require_one_name(named, {"a": here, "b": here})
+    assert "ssh://hv2 and ssh://root@hv2 are one machine" in caught.value.message
+    for other in (
+        replace(here, network="1"),
+        replace(here, state_dir=Path("/run/user/7/coloctl")),
+        replace(here, machine_id="7"),
+    ):
+        require_one_name(named, {"a": here, "b": other})
+    same = {node: replace(spec.nodes[node], host="ssh://hv2") for node in NODES}
+    require_one_name(replace(spec, nodes=same), {"a": here, "b": here})
