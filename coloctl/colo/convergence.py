@@ -12,7 +12,7 @@ checkpoint would stop it as long. Example: 2 GB change again and again, and the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coloctl.clock import Deadline
@@ -76,18 +76,39 @@ def flow(answer: Mapping[str, Any]) -> MemoryFlow:
     )
 
 
+class Passes:
+    """The flow of one migration, pass by pass.
+
+    What is left falls within a pass, and a look in its middle shows less than the guest would wait
+    for. So the most of this pass and of the one before count.
+    """
+
+    def __init__(self) -> None:
+        self._number, self._most, self._before = 0, 0, 0
+
+    def look(self, answer: Mapping[str, Any]) -> MemoryFlow:
+        """Note an answer to `query-migrate`, and return the flow that it shows."""
+        seen = flow(answer)
+        if seen.passes != self._number:
+            # What is left in the first pass is all memory, changed or not.
+            self._before = self._most if self._number > 1 else 0
+            self._number, self._most = seen.passes, 0
+        self._most = max(self._most, seen.left)
+        return replace(seen, left=max(self._most, self._before))
+
+
 async def converge(primary: VM, secondary: VM, deadline: Deadline) -> None:
     """Wait until little of the memory is left, or as much as the guest may stand still for.
 
     Raises `MigrationFailed` where the link is too slow for what the guest changes.
     """
-    monitor = primary.monitor
+    monitor, passes = primary.monitor, Passes()
     while True:
         limit_s = deadline.at_most(CONVERGE_DEADLINE_S)
         try:
-            return await until_little_memory_left(monitor, LITTLE_BYTES, limit_s)
+            return await until_little_memory_left(monitor, LITTLE_BYTES, limit_s, passes.look)
         except DeadlineMissed:
-            seen = flow(await monitor.execute(qmp.query_migrate(), _ANSWER_WAIT_S))
+            seen = passes.look(await monitor.execute(qmp.query_migrate(), _ANSWER_WAIT_S))
         if seen.first_pass and deadline.remaining() > 0:
             continue
         if not seen.too_slow:

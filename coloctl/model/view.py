@@ -76,6 +76,7 @@ class NodeView:
     merge: Merge = Merge.NONE
     qemu_version: str = ""
     reach: str = ""  #: why its machine cannot be asked just now, a sentence; empty: it can
+    late: str = ""  #: its machine answers late, a sentence; empty: it does not
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
 
     @property

@@ -11,10 +11,10 @@ All raise `DeadlineMissed` when the fact does not come in time, `Unreachable` wh
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
@@ -111,14 +111,21 @@ async def until_migration(
     return await _until(monitor, what, deadline_s, ("MIGRATION",), look)
 
 
-async def until_little_memory_left(monitor: Monitor, little: int, deadline_s: float) -> None:
+async def until_little_memory_left(
+    monitor: Monitor,
+    little: int,
+    deadline_s: float,
+    look: Callable[[Mapping[str, Any]], object] = lambda _: None,
+) -> None:
     """Wait until all memory was sent once, and at most ``little`` bytes must be sent again.
 
-    Returns as well when the migration is over, however it ended. Raises `DeadlineMissed`.
+    ``look`` is called with each answer to `query-migrate`. Returns as well when the migration is
+    over, however it ended. Raises `DeadlineMissed`.
     """
 
     async def much(remaining_s: float) -> bool:
         answer = await monitor.execute(qmp.query_migrate(), remaining_s)
+        look(answer)
         if answer.get("status") not in _MIGRATION_BEGINS:
             return False
         ram = answer.get("ram", {})

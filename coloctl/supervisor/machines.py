@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: How often a machine is looked at, apart from each change of its reach; seconds.
 PERIOD_S = 1.0
+#: A round trip that is shown, milliseconds: a busy machine was seen to take a tenth of it.
+LATE_MS = 1000.0
 #: For the monitors of one QEMU; it is tried again after each period. Seconds.
 REOPEN_WAIT_S = 10.0
 
@@ -158,11 +160,15 @@ class MachineWatch:
     # -- what is shown
 
     def _show(self, node: NodeName, reach: Reach) -> None:
-        """Show in the node's view, and in the reason of the state, that a machine is lost."""
+        """Show in the node's view, and in the reason of the state, that a machine is lost.
+
+        One that answers late is shown in the node's view alone.
+        """
         state, seat = self._state, self._state.seats[node]
         why = f"{reach.why.rstrip('.') or 'it does not answer'}." if reach.out else ""
-        if seat.view.reach != why:
-            seat.view = replace(seat.view, reach=why)
+        late = late_sentence(state.ground.hosts[node], node, reach)
+        if (seat.view.reach, seat.view.late) != (why, late):
+            seat.view = replace(seat.view, reach=why, late=late)
         shown = self._explained.get(node)
         if why and seat.vm is not None and shown is None:
             sentence = (
@@ -175,3 +181,13 @@ class MachineWatch:
             del self._explained[node]
             if state.reason == shown[0]:
                 state.explain(shown[1])
+
+
+def late_sentence(host: Host, node: NodeName, reach: Reach) -> str:
+    """Return what a late answer of a machine means, or "" where it answers soon enough."""
+    if reach.out or reach.round_trip_ms < LATE_MS:
+        return ""
+    return (
+        f"{host.machine.name} answers over ssh after {reach.round_trip_ms / 1000:.1f} s: acts take "
+        f"longer, and a silence of node {node}'s QEMU is noticed that much later."
+    )

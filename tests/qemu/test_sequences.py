@@ -201,7 +201,9 @@ async def test_a_hold_that_comes_after_colo_began_does_not_stop_the_guest_for_a_
 ) -> None:
     """QEMU enters COLO by itself for an idle guest, and the stop for its last pass comes late."""
 
-    async def until_colo_runs(monitor: Monitor, little: int, deadline_s: float) -> None:
+    async def until_colo_runs(
+        monitor: Monitor, little: int, deadline_s: float, look: object
+    ) -> None:
         await until_migration(monitor, {MigrationStatus.COLO}, deadline_s)
         await until_runstate(monitor, {RunState.RUNNING}, deadline_s)
 

@@ -126,11 +126,18 @@ def news(view: PairView) -> Iterator[Text]:
         yield Text(strangers, style="yellow")
     if changed := changed_settings(view.settings):
         yield Text(f"Set while it runs: {', '.join(changed)}.", style="dim")
+    yield from _of_nodes(view)
+
+
+def _of_nodes(view: PairView) -> Iterator[Text]:
+    """List what an operator should know of single nodes."""
     for node in _nodes_of(view):
+        if node.late:
+            yield Text(node.late, style="yellow")
         if node.fencing is Fencing.REQUIRED:
             yield Text(
                 f"Make sure that node {node.name} is off, then "
-                f"`coloctl fence confirm {name} {node.name}`.",
+                f"`coloctl fence confirm {view.name} {node.name}`.",
                 style="bold red",
             )
 

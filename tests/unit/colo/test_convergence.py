@@ -50,6 +50,14 @@ def test_figures_that_are_not_there_are_none() -> None:
     assert not seen.first_pass and not seen.too_slow
 
 
+def test_a_look_in_the_middle_of_a_pass_counts_all_that_the_pass_had_left() -> None:
+    passes = convergence.Passes()
+    seen = []
+    for number, left in ((1, 200), (1, 90), (2, 48), (2, 20), (3, 46), (3, 2), (4, 1), (5, 1)):
+        seen.append(passes.look(answer(number, left, 6, 64)).left / 1e6)
+    assert seen == [200, 200, 48, 48, 48, 48, 46, 1]
+
+
 class QEMU:
     """One end of a migration, which gives these answers in turn."""
 
@@ -67,7 +75,7 @@ async def test_the_first_pass_is_waited_for_and_a_rest_that_is_too_large_is_name
 ) -> None:
     looks: list[float] = []
 
-    async def much(_monitor: object, _little: int, deadline_s: float) -> None:
+    async def much(_monitor: object, _little: int, deadline_s: float, _look: object) -> None:
         looks.append(deadline_s)
         raise DeadlineMissed("little memory left")
 

@@ -521,3 +521,18 @@ async def test_a_machine_that_is_this_one_is_never_looked_at(tmp_path: Path) -> 
         b.host.move(Contact.HERE)
         async with asyncio.timeout(60):
             await machine_watch(state).run()
+
+
+async def test_a_machine_that_answers_late_is_shown_and_the_reason_stays(tmp_path: Path) -> None:
+    async with two_machines(tmp_path, []) as (state, _, b):
+        watch, reason = machine_watch(state), state.view().reason
+        b.host.move(Contact.CONNECTED, round_trip_ms=2040.0)
+        await watch.look("b")
+        assert state.view().nodes["b"].late == (
+            f"{b.host.machine.name} answers over ssh after 2.0 s: acts take longer, and a silence"
+            " of node b's QEMU is noticed that much later."
+        )
+        assert state.view().reason == reason
+        b.host.move(Contact.CONNECTED, round_trip_ms=80.0)
+        await watch.look("b")
+        assert state.view().nodes["b"].late == ""
