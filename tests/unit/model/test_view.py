@@ -95,6 +95,7 @@ DOCUMENT = {
             "qemu_version": "11.1.3",
             "fresh_code": None,
             "reach": "",
+            "late": "",
         },
         {
             "name": "b",
@@ -111,6 +112,7 @@ DOCUMENT = {
             "qemu_version": "",
             "fresh_code": None,
             "reach": "",
+            "late": "",
         },
     ],
     "checkpoints": {
