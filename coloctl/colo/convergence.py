@@ -33,7 +33,7 @@ _MB = 1e6
 
 @dataclass(frozen=True)
 class MemoryFlow:
-    """What a migration sends, and what the guest changes meanwhile."""
+    """The memory that a migration sends, and that the guest changes meanwhile."""
 
     passes: int  #: 1 while all memory is sent for the first time
     left: int  #: bytes that must be sent
