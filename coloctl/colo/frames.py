@@ -17,7 +17,7 @@ import secrets
 from typing import Any
 
 from coloctl.colo.ground import Ground
-from coloctl.errors import PreconditionFailed
+from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.host.linktest import SERVE_DEADLINE_S, FrameFigures
 from coloctl.model.pair import NODES, NodeName, PairSpec
@@ -81,8 +81,21 @@ def lost_frame(one: str, other: str, figures: FrameFigures) -> str:
 async def probe(here: Host, there: Host, address: str, how: str) -> dict[str, Any]:
     """Run a measurement from ``here`` to ``address``, which is one of ``there``.
 
-    Raises `PreconditionFailed` where the address is not there, or is not reached.
+    Raises `PreconditionFailed` where the address is not there, or is not reached, and where a
+    machine is too busy to measure: a machine under TCG on a busy processor was seen to be.
     """
+    try:
+        return await _probe(here, there, address, how)
+    except DeadlineMissed as error:
+        raise PreconditionFailed(
+            f"The link from {here.machine.name} to {there.machine.name} was not measured within "
+            f"{SERVE_DEADLINE_S:.0f} s: {error.message}",
+            hint="one of both machines is busy; try again",
+        ) from error
+
+
+async def _probe(here: Host, there: Host, address: str, how: str) -> dict[str, Any]:
+    """Measure as `probe` does; raises `DeadlineMissed` too."""
     token = secrets.token_hex(8)
     async with there.converse([*there.machine.programs, _MODULE, "listen", address, token]) as far:
         line = await far.hear(SERVE_DEADLINE_S)
