@@ -103,9 +103,13 @@ def test_each_machine_has_its_own_identity_folders_and_processes(lab: Machines) 
         assert "of-hv1" not in inside(second, "ls", folder)
         assert not Path(folder, "of-hv1").exists()
         assert first.here(Path(folder, "of-hv1")).exists()
-    with second.popen(["sleep", "60"]) as sleeper:
+    script = "echo ready; exec sleep 60"
+    with second.popen(["sh", "-c", script], stdout=subprocess.PIPE) as sleeper:
+        assert sleeper.stdout is not None and sleeper.stdout.readline() == b"ready\n"
+        end = time.monotonic() + DEADLINE_S
+        while "sleep" not in inside(second, "ps", "-e", "-o", "comm"):
+            assert time.monotonic() < end  # the shell becomes it a moment after its line
         assert "sleep" not in inside(first, "ps", "-e", "-o", "comm")
-        assert "sleep" in inside(second, "ps", "-e", "-o", "comm")
         pid = int(inside(second, "pgrep", "sleep"))
         outer = second.outer(pid)
         assert outer is not None and outer != pid

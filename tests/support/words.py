@@ -214,6 +214,12 @@ def room_of(path: str) -> str:
 # -- collectors
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """Parse a module once for all rules; the tree is only read."""
+    return ast.parse(source)
+
+
 def sources() -> dict[str, str]:
     """Return the text of every module of the product by its path from the root."""
     files = sorted((TOP / house.ROOT).rglob("*.py"))
@@ -265,7 +271,7 @@ def helps() -> Iterator[Text]:
 
 def prose(path: str, source: str) -> Iterator[Text]:
     """Collect the docstrings, comments and messages of one module."""
-    tree = ast.parse(source, path)
+    tree = parsed(source)
     strings = {id(node): node for node in _docstrings(tree)}
     for node in strings.values():
         yield Text(path, node.lineno, "docstring", str(node.value))
@@ -325,7 +331,7 @@ def functions(path: str, source: str) -> Iterator[Documented]:
     A function is public at the module's level or in a public class, without a leading ``_``; what
     is nested in a function, overloaded, or a method with two underscores is not.
     """
-    tree = ast.parse(source, path)
+    tree = parsed(source)
     yield Documented(path, 1, "", "module", ast.get_docstring(tree))
     yield from _inner(path, tree, public=True)
 
@@ -376,7 +382,7 @@ def retired(text: Text) -> Iterator[Finding]:
 
 def bad_names(path: str, source: str) -> Iterator[Finding]:
     """Find retired words in names of modules, classes, functions and public parameters."""
-    tree = ast.parse(source, path)
+    tree = parsed(source)
     stem = path.rpartition("/")[2].removesuffix(".py")
     named = [(1, stem)]
     for node in ast.walk(tree):
@@ -637,7 +643,7 @@ def outline(source: str) -> Iterator[str]:
     A constant, a field and a member of an enum keeps its ``#:`` comments; a value is cut to one
     line.
     """
-    tree = ast.parse(source)
+    tree = parsed(source)
     yield f"{ast.get_docstring(tree) or ''}\n"
     yield from _outlined(tree.body, source.splitlines(), "")
 

@@ -43,7 +43,7 @@ def test_chatter_never_waits_and_counts_what_it_could_not_keep() -> None:
     for number in range(1000):
         chatter.put(b"line %d\n" % number)
     chatter.settle(0.0)
-    assert time.monotonic() - began < 5  # it would have stood for ever
+    assert time.monotonic() - began < 60  # it would have stood for ever
     said = read_until(reader, b"line 999\n")[held:].decode().splitlines()
     assert said[-1] == "line 999" and said[-99] == "line 901"
     lost = next(line for line in said if line.endswith("messages were lost here.)"))

@@ -132,7 +132,7 @@ def test_a_verb_names_the_process_and_what_to_type(tmp_path: Path, stopped: bool
         began = time.monotonic()
         with pytest.raises(DeadlineMissed) as missed:
             ControlClient.connect(path, 0.2)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
         assert f"process {process.pid}" in missed.value.message
         assert ("is stopped" in missed.value.message) is stopped
         assert (f"kill -CONT {process.pid}" in str(missed.value.hint)) is stopped

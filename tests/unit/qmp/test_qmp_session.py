@@ -398,7 +398,7 @@ def test_a_probe_of_a_lost_monitor_is_unreachable_and_closing_does_not_wait_for_
         await fake.got("query-yank")
         began = time.monotonic()
         await session.aclose()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
         with pytest.raises(Unreachable):
             session.probe(qmp.query_yank(), lambda: None)
 
