@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from coloctl import pairfile
 from coloctl.errors import ProvisionError
 from coloctl.lab import apt
 from coloctl.lab.lock import exclusive
@@ -93,7 +94,8 @@ def inside(root: Path, *words: str, code: int = 0) -> str:
 def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("deb")
     built = subprocess.run(
-        [sys.executable, str(CHECKOUT / ".ci/deb"), "--python", PYTHON, "--output", str(output)],
+        [sys.executable, str(CHECKOUT / ".ci/deb"), "--python", PYTHON, "--output", str(output),
+         "--level", "1"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     package = Path(built.stdout.strip())
@@ -128,6 +130,13 @@ def test_qemu_has_an_account_of_its_own(installed: Path) -> None:
     assert (entry[5], entry[6]) == ("/nonexistent", "/usr/sbin/nologin")
     assert inside(installed, "id", "-Gn", "coloctl-qemu").split() == ["coloctl-qemu"]
     inside(installed, "sh", "/var/lib/dpkg/info/coloctl.postinst", "configure")  # as at an upgrade
+
+
+def test_its_example_pair_files_are_complete(installed: Path) -> None:
+    examples = installed / "usr/share/doc/coloctl/examples"
+    found = {file.name: pairfile.load(file) for file in examples.iterdir()}
+    assert {*found} == {"one-machine.toml", "two-machines.toml"}
+    assert found["two-machines.toml"].encrypted()
 
 
 def test_nothing_of_the_building_machine_is_in_it(installed: Path) -> None:
