@@ -74,6 +74,7 @@ async def test_a_guest_that_boots_in_colo_has_a_sound_secondary(spec: PairSpec, 
     async with supervised(spec) as stage:
         await stage.start()
         await booted(stage)
+        await acts.set_values(stage.state, {"checkpoint-delay": 200})
         await several_checkpoints(stage, CHECKPOINTS)
         assert stage.state.protection is Protection.COLO
         await first_as_later(stage, lab)

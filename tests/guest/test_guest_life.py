@@ -83,24 +83,6 @@ def heard(stage: Stage, event: str) -> int:
     return sum(name == "NODE_EVENT" and d["event"] == event for name, d in stage.events)
 
 
-@pytest.mark.parametrize("node", SIDES)
-@pytest.mark.parametrize("word", ["reboot", "reset"])
-async def test_a_guest_that_reboots_does_so_alone_and_is_protected_again(
-    pair: DescribeGuest, lab: Lab, node: NodeName, word: str
-) -> None:
-    async with supervised(pair()) as stage:
-        await protected(stage, node)
-        generation = stage.state.generation
-        assert await ask(lab, "SET", "kept", "1") == "+OK"
-        await tell(lab, word)
-        await stage.until_protection(Protection.UNPROTECTED)
-        assert stage.primary.node == node
-        assert "rebooting" in stage.state.view().reason
-        assert failovers(stage)[-1:] == ["guest-reset"]
-        assert stage.state.generation == generation + 1
-        await protected_again(stage, lab)
-
-
 async def ends_without_failover(stage: Stage, lab: Lab, word: str, reason: str) -> None:
     """The guest does what ``word`` says, and its pair ends for that reason alone."""
     before = failovers(stage), stage.state.generation
@@ -111,12 +93,32 @@ async def ends_without_failover(stage: Stage, lab: Lab, word: str, reason: str) 
     assert (failovers(stage), stage.state.generation) == before
 
 
+async def reboots(stage: Stage, lab: Lab, word: str) -> None:
+    """Restart the protected guest by ``word``: it boots alone, and is protected again."""
+    generation, node = stage.state.generation, stage.primary.node
+    assert await ask(lab, "SET", "kept", "1") == "+OK"
+    await tell(lab, word)
+    await stage.until_protection(Protection.UNPROTECTED)
+    assert stage.primary.node == node
+    assert "rebooting" in stage.state.view().reason
+    assert failovers(stage)[-1:] == ["guest-reset"]
+    assert stage.state.generation == generation + 1
+    await protected_again(stage, lab)
+
+
 @pytest.mark.parametrize("node", SIDES)
-async def test_a_guest_that_powers_off_ends_its_pair(
+async def test_a_guest_that_reboots_does_so_alone_and_one_that_powers_off_ends_its_pair(
     pair: DescribeGuest, lab: Lab, node: NodeName
 ) -> None:
+    """One life of a guest: it is moved after each start, so each QEMU was a secondary before."""
     async with supervised(pair()) as stage:
         await protected(stage, node)
+        await reboots(stage, lab, "reboot")
+        await stage.start()
+        await stage.checkpoints(2)
+        await reboots(stage, lab, "reset")
+        await stage.start()
+        await stage.checkpoints(2)
         await ends_without_failover(stage, lab, "poweroff", "The guest shut itself down.")
 
 

@@ -29,9 +29,8 @@ NET, E1000 = "virtio-net-pci", "e1000"
 #: Format and model of each disk and its name in the guest; the model of each card.
 KINDS = {
     "virtio": ((("qcow2", BLK, "vda"), ("raw", BLK, "vdb")), (NET, NET)),
-    "scsi": ((("raw", SCSI, "sda"), ("qcow2", SCSI, "sdb")), (NET, NET)),
+    "scsi-e1000": ((("raw", SCSI, "sda"), ("qcow2", SCSI, "sdb")), (E1000, E1000)),
     "mixed": ((("qcow2", BLK, "vda"), ("raw", SCSI, "sda")), (NET, E1000)),
-    "e1000": ((("raw", BLK, "vda"), ("raw", BLK, "vdb")), (E1000, E1000)),
 }
 #: Where both servers in the guest are reached, each with its own disk and card.
 #: Of the guest's second card, in the network of `layout.SECOND_CLIENT`.

@@ -24,12 +24,8 @@ pytestmark = pytest.mark.guest
 
 ROOT = Path(__file__).parents[2]
 TIMED = ("outage_within", "reprotected_within")
-SMOKE = (
-    "primary-killed-mid-checkpoint",
-    "secondary-ruined",
-    "supervisor-killed-in-failover",
-    "zombie-primary-returns",
-)
+#: `primary-killed-mid-checkpoint` is run on machines (test_machine_scenarios).
+SMOKE = ("secondary-ruined", "supervisor-killed-in-failover", "zombie-primary-returns")
 
 
 @pytest.fixture
