@@ -4,8 +4,11 @@ Called by `check.doctor`; builds the commands with `machine.cmdline` and asks th
 QEMU refuses, a start would meet: a device model or a CPU model that it does not know, an image that
 is not what the pair file says, a device that cannot be replicated. No list of words can know that.
 
+Each QEMU runs as the user that a start would take, with its sandbox.
+
 Invariant: the guest executes no instruction (``-S``, ``-incoming defer``), the images are only
-read, and every process, socket and file is gone afterwards.
+read, and every process, socket and file is gone afterwards. An image that was lent to that user is
+given back.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ _IN_THE_WAY = frozenset(
     {
         "binary",
         "versions",
+        "user",
         "state",
         "ports",
         "replication link",
@@ -153,7 +157,9 @@ def _of_node_a(finding: Precondition) -> str:
 async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator[None]:
     """Start one QEMU, ask it, and end it after the block; raises `_Wrong`."""
     host = what.ground.hosts[node]
-    async with host.workspace("coloctl-doctor-") as made, _with_taps(what, node):
+    # TMPDIR may be a folder that no other user passes.
+    place = "/tmp/" if what.ground.node(node).account else ""
+    async with host.workspace(f"{place}coloctl-doctor-") as made, _with_taps(what, node):
         folder = made / node  # as in the pair's own folder: a wire on one host leads there
         await host.make_private(folder)
         try:
@@ -173,6 +179,8 @@ async def _started(what: StartedAs, node: NodeName, role: Role) -> AsyncIterator
         finally:
             with contextlib.suppress(ColoctlError):
                 await vm.kill(LAUNCH_DEADLINE_S)
+            with contextlib.suppress(ColoctlError):
+                await host.sweep(folder)
 
 
 @contextlib.asynccontextmanager
@@ -202,15 +210,18 @@ def _hint(what: StartedAs) -> str:
 
 
 async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) -> Launch:
-    """Build the command line of a start, its images below empty overlays in ``folder``."""
+    """Build the command line of a start, its images below empty overlays beside ``folder``.
+
+    In the folder itself QEMU's user could put others in their place, so none is lent to it there.
+    """
     spec, run = what.spec, what.ground.hosts[node].run
     facts = what.ground.node(node)
     binary, tool = facts.binary, facts.qemu_img
-    over = blockdev.scratch_overlays(spec, folder)
-    scratch = [folder / f"scratch{i}.qcow2" for i, _ in enumerate(spec.disks)]
+    over = blockdev.scratch_overlays(spec, folder.parent)
+    scratch = [folder.parent / f"scratch{i}.qcow2" for i, _ in enumerate(spec.disks)]
     for i, disk in enumerate(spec.disks):
         if disk.id in what.blank:
-            empty = folder / f"blank{i}.qcow2"
+            empty = folder.parent / f"blank{i}.qcow2"
             await image.create_overlay(empty, MIB, run, qemu_img=tool)
             disk = replace(disk, image=dict.fromkeys(NODES, empty), format="qcow2")  # noqa: PLW2901
             spec = replace(spec, disks=(*spec.disks[:i], disk, *spec.disks[i + 1 :]))
@@ -227,7 +238,7 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
         if role is Role.PRIMARY
         else partial(cmdline.secondary, overlays=over)
     )
-    return build(
+    launch = build(
         spec,
         node,
         binary.dialect,
@@ -237,4 +248,7 @@ async def _command(what: StartedAs, node: NodeName, role: Role, folder: Path) ->
         plugin=plugin.known(await plugin.renewed(what.ground, node), node),
         scratch=scratch,
         tls=secured.get(node),
+        account=facts.account,
     )
+    written = [path for path in scratch if facts.account and path not in launch.owned]
+    return replace(launch, owned=(*launch.owned, *written), unit=None)

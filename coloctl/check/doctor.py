@@ -40,7 +40,7 @@ from coloctl.errors import ColoctlError
 from coloctl.ha import agent
 from coloctl.host import open_host
 from coloctl.host.base import Host
-from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
+from coloctl.model.pair import NODES, OVERHEAD_MIB, FencingMethod, NodeName, PairSpec
 from coloctl.pairfile import file_problems
 from coloctl.vm import inspect
 
@@ -50,9 +50,6 @@ CONTROL_WAIT_S = 1.0
 _SPOKEN_SECRET = re.compile(
     r"^secret,.*\bdata=|^\{(?=.*\"secret\").*\"data\"|://[^/@\s]*:[^@\s]+@|\bpassword=(?!on|off)"
 )
-
-#: QEMU's own needs beside the guest's memory, for both processes together; seen: 90 MiB each.
-OVERHEAD_MIB = 256
 
 
 async def examine_pair(spec: PairSpec) -> list[Precondition]:

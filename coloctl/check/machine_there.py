@@ -2,7 +2,7 @@
 
 Called by `cli.verbs.host`, `cli.host_add` and `check.connection`. `check.link` measures a link,
 `check.processors` compares two machines, `colo.inspect` finds the accelerators, `colo.accounts`
-names the account of QEMU, and `certs.read` reads the certificate.
+names the account of QEMU, `check.logins` looks at systemd, and `certs.read` reads the certificate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coloctl.certs import read, store
-from coloctl.check import link, processors
+from coloctl.check import link, logins, processors
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib
 from coloctl.colo import accounts, clocks
@@ -38,6 +38,7 @@ async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> lis
         *await guarded("tun", _tun(host)),
         *await guarded("memory", _memory(host)),
         *await guarded("account", account_finding(host)),
+        *await guarded(logins.NAME, logins.examine_logins(host)),
         *await guarded("certificate", _certificate(host, name, addresses)),
     ]
 

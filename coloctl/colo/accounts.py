@@ -1,7 +1,7 @@
 """Decide as which user the QEMU of a node runs, and make the account for it.
 
 Called by `colo.inspect` once, when a pair is started, by `check.user` and `cli.host_add`; asks
-`host` for the account.
+`host` for the account. `supervisor.acts.protect` and `supervisor.adopt` take the name of one.
 
 Rules: ``root`` is coloctl's own user. ``auto`` takes the account `ACCOUNT` where coloctl is root on
 that machine, and coloctl's own user where it is not root. Without the account, ``auto`` is
@@ -64,6 +64,16 @@ async def find(spec: PairSpec, host: Host) -> Account | None:
             'guest.user = "root" runs QEMU as root',
         )
     return found
+
+
+def named(uid: int, account: Account | None) -> str:
+    """Return the name of the user ``uid`` of a QEMU, started as ``account``; a number for others.
+
+    Empty where its kernel did not report it.
+    """
+    if account is not None and uid in (account.uid, -1):
+        return account.name
+    return {0: OWN, -1: ""}.get(uid, str(uid))
 
 
 async def make(host: Host) -> Account:

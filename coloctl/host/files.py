@@ -107,6 +107,7 @@ class Files(Protocol):
     def workspace(self, prefix: str) -> AbstractAsyncContextManager[Path]:
         """Make a folder for this user alone, which is removed when the context ends.
 
+        It lies in the folder for temporary files, or where an absolute ``prefix`` says.
         Raises `PreconditionFailed`.
         """
         ...

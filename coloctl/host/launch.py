@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.errors import LaunchError, PreconditionFailed
-from coloctl.host import ownership
+from coloctl.host import ownership, systemd
 from coloctl.host.listen import listening
 from coloctl.host.process import LocalProcess, identity_of
 from coloctl.host.program import Program
@@ -208,6 +208,8 @@ def spawn(program: Launch, *, stderr: Path, node: str = "") -> Program:
                 hint="check that the program exists and may be executed",
             ) from None
         on_failure.pop_all()
+        if program.unit is not None:
+            systemd.place(process.identity.pid, program.unit)
         return Program(process, inodes)
 
 

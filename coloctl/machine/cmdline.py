@@ -17,9 +17,10 @@ from coloctl.machine import blockdev, chardev, device, freshcode, netfilter
 from coloctl.machine import tls as encryption
 from coloctl.machine.option import json_option, keyval
 from coloctl.model.dialect import Dialect
-from coloctl.model.launch import Account, Launch, TapEnd
+from coloctl.model.launch import Account, Launch, TapEnd, Unit
 from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec
 from coloctl.model.tls import TlsWire
+from coloctl.model.units import MIB
 
 #: The system calls that a QEMU of another user is refused: old ones, and those by which it would
 #: become another user, start a program or change its own scheduling. It gets no_new_privs with it.
@@ -205,6 +206,17 @@ def _launch(
         owned=owned if account else (),
         reads=reads if account else (),
         taps=taps,
+        unit=_unit(spec, node),
+    )
+
+
+def _unit(spec: PairSpec, node: NodeName) -> Unit:
+    """Describe the unit of systemd for the QEMU of ``node``."""
+    limit = spec.guest.memory_max_mib
+    return Unit(
+        f"coloctl-{spec.name}-{node}",
+        f"QEMU of node {node} of the pair {spec.name}",
+        None if limit is None else limit * MIB,
     )
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    InfoMetricFamily,
     Metric,
     StateSetMetricFamily,
 )
@@ -87,6 +88,9 @@ class ViewCollector(Collector):
             "coloctl_node_impairment", "What is wrong with a node although it serves.",
             labels=by_node,
         )  # fmt: skip
+        node_info = InfoMetricFamily(
+            "coloctl_node", "A node's QEMU and the user as which it runs.", labels=by_node
+        )
         if sight is not None:
             view = sight.view
             protection.add_metric([pair], _one_of(Protection, view.protection))
@@ -96,7 +100,10 @@ class ViewCollector(Collector):
                 presence.add_metric([pair, name], _one_of(Presence, node.presence))
                 fencing.add_metric([pair, name], _one_of(Fencing, node.fencing))
                 impaired.add_metric([pair, name], _one_of(Degradation, *node.impairments))
-        yield from (protection, diagnosis, role, presence, fencing, impaired)
+                if node.presence is Presence.ALIVE:
+                    facts = {"user": node.user, "version": node.qemu_version}
+                    node_info.add_metric([pair, name], facts)
+        yield from (protection, diagnosis, role, presence, fencing, impaired, node_info)
 
     def _numbers(self, sight: Sight | None) -> Iterator[Metric]:
         now = self._clock.now()

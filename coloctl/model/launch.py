@@ -51,6 +51,15 @@ class TapEnd:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """The unit of systemd that a program gets where systemd runs: its name without a suffix."""
+
+    name: str
+    description: str
+    memory_max: int | None = None  #: bytes; the kernel ends a program that takes more
+
+
+@dataclass(frozen=True)
 class Launch:
     """The things that a host needs to start one program, such as a QEMU.
 
@@ -61,7 +70,7 @@ class Launch:
 
     With ``account`` the program runs as that user, who is given the files ``owned`` until the
     program has ended, and must be able to read those of ``reads``. The taps are opened for it, and
-    ``{fd:NAME}`` stands for them too.
+    ``{fd:NAME}`` stands for them too. ``unit`` is for a program that outlives coloctl.
     """
 
     argv: tuple[str, ...]
@@ -72,6 +81,7 @@ class Launch:
     owned: tuple[Path, ...] = ()
     reads: tuple[Path, ...] = ()
     taps: Mapping[str, TapEnd] = field(default_factory=dict)
+    unit: Unit | None = None
 
     def lines(self) -> list[str]:
         """Format the command line for people and shells: one option with its value per line."""

@@ -56,6 +56,10 @@ class FencingMethod(StrEnum):
     COMMAND = "command"
 
 
+#: QEMU's own needs beside the guest's memory, for both processes together; seen: 90 MiB each.
+OVERHEAD_MIB = 256
+
+
 @dataclass(frozen=True)
 class GuestSpec:
     """The virtual machine, the same on both nodes."""
@@ -87,6 +91,9 @@ class GuestSpec:
     user: str = "auto"
     """The user as which QEMU runs: auto takes coloctl-qemu where coloctl is root, and without that
     account coloctl's own user on this machine; a name or number; root is coloctl's own user."""
+    memory_max_mib: int | None = None
+    """The most memory that each QEMU may take, where systemd runs and coloctl is root; like memory.
+    At least twice the guest's memory and 256MiB more: a secondary holds the guest's twice."""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class NodeView:
     qemu_version: str = ""
     reach: str = ""  #: why its machine cannot be asked just now, a sentence; empty: it can
     late: str = ""  #: its machine answers late, a sentence; empty: it does not
+    user: str = ""  #: the account as which its QEMU runs; empty: it was never seen
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
 
     @property

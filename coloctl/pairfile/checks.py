@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.errors import SpecError
-from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec, other
+from coloctl.model.pair import NODES, OVERHEAD_MIB, FencingMethod, NodeName, PairSpec, other
 from coloctl.pairfile.qemuargs import listening_sockets
 
 #: Ports base_port + 10 * nic + {3, 4} must stay below base_port + 98 (migration).
@@ -34,6 +34,7 @@ def contradictions(spec: PairSpec) -> Iterator[SpecError]:
     yield from _fencing(spec)
     yield from _shared_sockets(spec)
     yield from _tls(spec)
+    yield from _memory(spec)
 
 
 def _shared_sockets(spec: PairSpec) -> Iterator[SpecError]:
@@ -196,6 +197,19 @@ def _fencing(spec: PairSpec) -> Iterator[SpecError]:
             "Options for a fence agent are given, and no agent would ever run, because the method "
             f"is {spec.fencing.method.value}.",
             hint='set method = "command" and a command, or remove them',
+        )
+
+
+def _memory(spec: PairSpec) -> Iterator[SpecError]:
+    """Require of a limit that a secondary fits into it: its memory, and that of a checkpoint."""
+    guest = spec.guest
+    least = 2 * guest.memory_mib + OVERHEAD_MIB
+    if guest.memory_max_mib is not None and guest.memory_max_mib < least:
+        yield SpecError(
+            "guest.memory_max",
+            f"A QEMU of this pair may need {least} MiB, and would be ended at "
+            f"{guest.memory_max_mib}.",
+            hint=f'set it to "{least}MiB" or more, or leave it out',
         )
 
 

@@ -62,9 +62,12 @@ class Table(BaseModel):
     )
 
 
-@keys_of(pair.GuestSpec, renamed={"memory_mib": "memory"})
+@keys_of(pair.GuestSpec, renamed={"memory_mib": "memory", "memory_max_mib": "memory_max"})
 class GuestTable(Table):
     memory_mib: Annotated[int, BeforeValidator(values.memory_mib), WithJsonSchema(_MEMORY)]
+    memory_max_mib: Annotated[
+        int | None, BeforeValidator(values.memory_max_mib), WithJsonSchema(_MEMORY)
+    ]
     machine: Annotated[str, AfterValidator(values.machine)]
     accel: Literal["auto", "kvm", "tcg", "qtest"]
     cpu: Annotated[str, AfterValidator(values.cpu)] | None

@@ -43,7 +43,15 @@ def complaint(sentence: str, hint: str | None = None) -> PydanticCustomError:
 
 def memory_mib(value: object) -> int:
     """Read a size in MiB; whole numbers without quotes are bytes."""
-    hint = 'write it like memory = "512MiB"'
+    return _mib(value, 'write it like memory = "512MiB"')
+
+
+def memory_max_mib(value: object) -> int | None:
+    """Read a limit in MiB, as `memory_mib` reads a size; None is no limit."""
+    return None if value is None else _mib(value, 'write it like memory_max = "2GiB"')
+
+
+def _mib(value: object, hint: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise complaint("This must be a size, such as 512MiB in quotes.", hint)
     size = value if isinstance(value, int) else _size(value.strip(), hint)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from coloctl.colo import generation
+from coloctl.colo import accounts, generation
 from coloctl.colo.generation import Companions
 from coloctl.errors import ColoctlError
 from coloctl.ha.arbiter import open_arbiter
@@ -211,7 +211,9 @@ class Adoption:
                 role = Role.SECONDARY
             held.add(role)
             seat = state.seats[node]
-            seat.take(one.vm, role, state.ground.node(node).binary.version)
+            facts = state.ground.node(node)
+            user = accounts.named(one.vm.process.identity.uid, facts.account)
+            seat.take(one.vm, role, facts.binary.version, user)
             seat.in_colo = one.found.in_colo
             state.beside.may_show(one.vm, role)
             if node in self.belief.boots:

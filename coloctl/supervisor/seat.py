@@ -75,8 +75,8 @@ class Seat:
             self._merging.cancel()
         self._merging, self.merged_bytes = merging, (0, 0)
 
-    def take(self, vm: VM, role: Role, version: str) -> None:
-        """Place ``vm`` on this node, with no checkpoint counted and no mark of an earlier QEMU."""
+    def take(self, vm: VM, role: Role, version: str, user: str = "") -> None:
+        """Place ``vm``, which ``user`` runs, on this node; forget counts and marks of another."""
         self.follow(None)
         self.vm = vm
         self.retired = self.missed_write = self.diverged = False
@@ -89,6 +89,7 @@ class Seat:
             presence=Presence.ALIVE,
             pid=vm.process.identity.pid,
             qemu_version=version,
+            user=user,
             fresh_code=freshcode.in_force(vm.process.argv),
         )
 

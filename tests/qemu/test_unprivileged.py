@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from support.certificates import Authority
@@ -18,6 +20,8 @@ from support.orphans import end, leave_alone
 from support.pairs import PATIENCE_S, Stage, firmware_spec, make_disks, on_pair, supervised
 
 from coloctl import paths, procfs
+from coloctl.check import command
+from coloctl.check.doctor import examine_pair
 from coloctl.clock import Deadline
 from coloctl.colo import launch, plan
 from coloctl.colo.ground import Ground, same_on_both
@@ -231,6 +235,7 @@ def test_the_next_supervisor_and_stop_by_force_find_it(outside: Path, build: qem
         pair.type("start", str(pair.file))
         before = pair.view()
         assert before["protection"] == "colo"
+        assert [node["user"] for node in before["nodes"]] == [str(USER)] * 2
         for qemu_pid in pair.qemus():
             assert f"Uid:\t{USER}\t" in Path(f"/proc/{qemu_pid}/status").read_text()
         end(before["supervisor_pid"])
@@ -244,6 +249,27 @@ def test_the_next_supervisor_and_stop_by_force_find_it(outside: Path, build: qem
         # An ended one may be left as a zombie, where no process reaps orphans.
         assert not {node["pid"] for node in after["nodes"]} & procfs.living().keys()
         assert {path.stat().st_uid for path in images} == {0}
+
+
+async def test_the_doctor_tries_the_command_lines_as_that_user(
+    outside: Path, build: qemu.Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = firmware_spec(outside, build, "tcg", user=str(USER))
+    await make_disks(spec, build.img)
+    tried: list[VM] = []
+
+    async def launched(*words: Any) -> VM:
+        tried.append(vm := await VM.launch(*words))
+        require_unprivileged(vm)
+        return vm
+
+    monkeypatch.setattr(command, "VM", SimpleNamespace(launch=launched))
+    found = await examine_pair(spec)
+    assert [one.sentence for one in found if one.name == "command line"] == [
+        "Both nodes start their QEMU as primary and as secondary, all of it replicable."
+    ]
+    assert len(tried) == 4
+    assert {path.stat().st_uid for path in spec.disks[0].image.values()} == {0}
 
 
 def test_what_another_user_cannot_reach_is_refused(outside: Path, build: qemu.Build) -> None:

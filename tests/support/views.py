@@ -21,11 +21,11 @@ from coloctl.model.view import (
 
 A = NodeView(
     "a", "netns:host-a", Role.PRIMARY, Presence.ALIVE, 4711, RunState.RUNNING,
-    MigrationStatus.COLO, COLOMode.PRIMARY, qemu_version="11.1.3",
+    MigrationStatus.COLO, COLOMode.PRIMARY, qemu_version="11.1.3", user="coloctl-qemu",
 )  # fmt: skip
 B = NodeView(
     "b", "netns:host-b", Role.SECONDARY, Presence.ALIVE, 4712, RunState.RUNNING,
-    MigrationStatus.COLO, COLOMode.SECONDARY, qemu_version="11.1.3",
+    MigrationStatus.COLO, COLOMode.SECONDARY, qemu_version="11.1.3", user="coloctl-qemu",
 )  # fmt: skip
 PROTECTED = PairView(
     name="web",

@@ -49,6 +49,7 @@ _FACTS: Mapping[str, str] = {
     "host": "host",
     "pid": "process",
     "qemu_version": "QEMU",
+    "user": "QEMU's user",
     "presence": "presence",
     "run_state": "run state",
     "migration": "migration",

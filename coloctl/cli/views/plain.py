@@ -26,7 +26,7 @@ DIALOGUE_SCHEMA = 2
 TSV_COLUMNS = (
     "pair", "node", "role", "state", "protection", "checkpoints", "period_ms", "pause_p50_ms",
     "pause_p99_ms", "exposed_s", "host", "pid", "presence", "run_state", "migration", "colo_mode",
-    "fencing", "generation", "qemu_version", "paused", "diagnosis", "since_s",
+    "fencing", "generation", "qemu_version", "paused", "diagnosis", "since_s", "user",
 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def _tsv_row(view: PairView, node: NodeView) -> list[object]:
         view.name, node.name, node.role, node.doing, view.protection, *figures, view.exposed_s,
         node.host, node.pid, node.presence, node.run_state, node.migration, node.colo_mode,
         node.fencing, view.generation, node.qemu_version, view.paused, view.diagnosis,
-        view.since_s,
+        view.since_s, node.user,
     ]  # fmt: skip
 
 

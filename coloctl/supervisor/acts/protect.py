@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from coloctl.clock import Deadline
-from coloctl.colo import coverage, generation, launch, link, tls
+from coloctl.colo import accounts, coverage, generation, launch, link, tls
 from coloctl.colo.generation import Worth
 from coloctl.colo.inspect import require_same_binary
 from coloctl.colo.protect import Protecting, protect
@@ -88,7 +88,9 @@ def require_alone(state: PairState) -> None:
 def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
     """Assign ``vm`` to its node's seat, journal that, and begin to watch it."""
     taken = state.seats[vm.node]
-    taken.take(vm, role, state.ground.node(vm.node).binary.version)
+    facts = state.ground.node(vm.node)
+    user = accounts.named(vm.process.identity.uid, facts.account)
+    taken.take(vm, role, facts.binary.version, user)
     state.record_seat(taken)
     watch(taken)
 

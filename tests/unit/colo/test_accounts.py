@@ -89,6 +89,23 @@ async def test_another_machine_needs_the_account_or_root_by_name() -> None:
     assert await accounts.find(spec_of("auto"), Place(1000, here=False)) is None
 
 
+@pytest.mark.parametrize(
+    ("uid", "account", "name"),
+    [
+        (998, QEMU, "coloctl-qemu"),
+        (-1, QEMU, "coloctl-qemu"),
+        (0, QEMU, "root"),
+        (0, None, "root"),
+        (1000, None, "1000"),
+        (-1, None, ""),
+    ],
+)
+def test_the_user_that_is_shown_is_the_process_s(
+    uid: int, account: Account | None, name: str
+) -> None:
+    assert accounts.named(uid, account) == name
+
+
 async def test_no_account_is_asked_for_where_coloctl_is_to_run_it_itself() -> None:
     place = Place(0, QEMU)
     assert await accounts.find(spec_of("root"), place) is None
