@@ -1,7 +1,8 @@
 """Keep the list of machines that pairs run on: `hosts.toml` in the configuration's folder.
 
-Called by `cli.verbs.host`. Each entry is the address of a machine for ssh, and its addresses for
-replication. Invariant: the file is replaced as a whole, and a damaged one is a sentence.
+Called by `cli.verbs.host`, and by `colo.inspect` for the QEMU of a machine. Each entry is the
+address of a machine for ssh, its addresses for replication, and its QEMU. Invariant: the file is
+replaced as a whole, and a damaged one is a sentence.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class ListedHost:
     name: str  #: its certificate is made for this name
     at: str  #: as a pair file has it: ``ssh://root@hv2``, or ``local``
     addresses: tuple[str, ...] = ()  #: for replication
+    qemu: str = ""  #: the QEMU of pairs that name none, as a path there; empty: the one on its PATH
 
 
 def file() -> Path:
@@ -52,6 +54,7 @@ def save(hosts: Mapping[str, ListedHost]) -> None:
     path = file()
     tables = {
         name: {"at": one.at, "addresses": list(one.addresses)}
+        | ({"qemu": one.qemu} if one.qemu else {})
         for name, one in sorted(hosts.items())
     }
     paths.make_private(path.parent, variable=paths.CONFIG)
@@ -67,4 +70,24 @@ def _read(name: str, table: object) -> ListedHost:
     addresses = table.get("addresses", [])
     if not isinstance(addresses, list) or not all(isinstance(one, str) for one in addresses):
         raise ValueError(f'the addresses of "{name}" are no list of texts')
-    return ListedHost(name, table["at"], tuple(addresses))
+    qemu = table.get("qemu", "")
+    if not isinstance(qemu, str):
+        raise ValueError(f'the qemu of "{name}" is no text')
+    return ListedHost(name, table["at"], tuple(addresses), qemu)
+
+
+def qemu_at(host: str) -> Path | None:
+    """Return the QEMU of the listed machine that a pair file calls ``host``; None for none.
+
+    A user in the address makes no difference. Raises `PreconditionFailed` for a damaged list.
+    """
+    for one in load().values():
+        if one.qemu and _place(one.at) == _place(host):
+            return Path(one.qemu)
+    return None
+
+
+def _place(at: str) -> str:
+    """Return an address without the user."""
+    scheme, _, rest = at.rpartition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

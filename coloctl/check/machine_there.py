@@ -95,7 +95,7 @@ async def _qemu(host: Host) -> list[Precondition]:
     binary = await host.which(_QEMU)
     if binary is None:
         sentence = f"There is no {_QEMU} on {host.machine.name}."
-        hint = "`apt-get install qemu-system-x86 qemu-utils` there, or [node.b] qemu"
+        hint = "`apt-get install qemu-system-x86 qemu-utils` there, or `host add` with --qemu 11.1"
         return [Precondition("qemu", Severity.WARNING, sentence, hint)]
     found = await inspect(binary, host)
     version = f"QEMU {found.version} at {binary}."

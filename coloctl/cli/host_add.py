@@ -1,40 +1,57 @@
-"""Give a machine what a pair needs there, step by step: account and certificate.
+"""Give a machine what a pair needs there, step by step: account, certificate, QEMU.
 
 Called by `cli.verbs.host`; calls `colo.accounts` for the account of QEMU, `certs.store` for the
-certificate, and `check.machine_there` for its folder. Invariant: each step may be repeated, and
-where one fails those before it are undone.
+certificate, `check.machine_there` for its folder, and `cli.host_qemu` for a QEMU.
+
+Invariant: each step may be repeated, and where one fails those before it are undone.
 """
 
 from __future__ import annotations
 
 import contextlib
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from coloctl.certs import store
 from coloctl.check.finding import Precondition, Severity
 from coloctl.check.machine_there import account_finding, certificate_folder
+from coloctl.cli import host_qemu
 from coloctl.colo import accounts
 from coloctl.errors import ColoctlError
 from coloctl.host.base import Host
 from coloctl.host.records import Contact
 from coloctl.hostlist import ListedHost
+from coloctl.lab.progress import Report
 
 
-async def plan(there: Host) -> list[Precondition]:
+async def plan(there: Host, qemu: str | None) -> list[Precondition]:
     """Report what `provide` would make on the machine; changes nothing."""
+    choice = await host_qemu.choose(there, qemu)
+    return [*await _planned_account(there), *host_qemu.planned(there, choice)]
+
+
+async def _planned_account(there: Host) -> list[Precondition]:
     if there.machine.euid == 0 and await there.account(accounts.ACCOUNT) is None:
         sentence = f"The account {accounts.ACCOUNT} is made on {there.machine.name}."
         return [Precondition("account", Severity.INFO, sentence)]
     return await account_finding(there)
 
 
-async def provide(there: Host, one: ListedHost) -> list[Precondition]:
-    """Make what is missing on the machine; raises `ColoctlError`, and nothing of it is left."""
+async def provide(
+    there: Host, one: ListedHost, qemu: str | None, report: Report
+) -> tuple[ListedHost, list[Precondition]]:
+    """Make what is missing on the machine; return its entry for the list, and what was done.
+
+    Raises `ColoctlError`, and nothing of it is left.
+    """
+    choice = await host_qemu.choose(there, qemu)
     async with AsyncExitStack() as undo:
-        found = [*await _account(there, undo), await _certify(there, one)]
+        found = await _account(there, undo)
+        path, sent = await host_qemu.provide(there, choice, undo, report)
+        found += [*sent, await _certify(there, one)]
         undo.pop_all()
-    return found
+    return replace(one, qemu=path or one.qemu), found
 
 
 async def _account(there: Host, undo: AsyncExitStack) -> list[Precondition]:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from coloctl import paths, probe_cache
+from coloctl import hostlist, paths, probe_cache
 from coloctl.colo import accounts, cpu_models, plugin
 from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine
 from coloctl.colo.refuse import refuse
@@ -317,9 +317,13 @@ async def _measured(kind: type[T], host: Host, binary: Path, wanted: str) -> T:
 async def find_qemu(spec: PairSpec, host: Host, node: NodeName) -> Path:
     """Return the QEMU that the pair file names for ``node``; a bare name is looked for on its PATH.
 
+    Where it names none, the one that the list of machines has for that machine counts.
+
     Raises `UnsupportedQEMU`.
     """
     named = spec.guest_on(node).qemu
+    if named is None and not spec.nodes[node].host.startswith("netns:"):
+        named = hostlist.qemu_at(spec.nodes[node].host)
     if named is not None and named.is_absolute():
         return named
     wanted = str(named or "qemu-system-x86_64")

@@ -1,13 +1,14 @@
 """Provide QEMU builds with COLO, side by side: the system's own and those of Debian's releases.
 
-Called by `check.choose`, `cli.verbs.lab_goods` and `cli.verbs.probe`, and by `lab.compiler` for its
-libraries; downloads with `lab.apt`. A build is a package with its whole dependency closure in a
-private folder. Its programs start through the C library of that folder, so nothing has to fit the
-machine underneath.
+Called by `check.choose`, `cli.host_qemu`, `cli.verbs.lab_goods` and `cli.verbs.probe`, and by
+`lab.compiler` for its libraries; downloads with `lab.apt`. A build is a package with its whole
+dependency closure in a private folder. Its programs start through the C library of that folder, so
+nothing has to fit the machine underneath.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -15,10 +16,11 @@ import re
 import shlex
 import shutil
 import subprocess
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from coloctl.errors import ProvisionError, UnsupportedQEMU, UsageError
 from coloctl.lab import apt
@@ -93,6 +95,18 @@ def provide(name: str, *, report: Report = silent) -> Build:
     if build := find(name):
         return build
     raise ProvisionError(f"QEMU {name} vanished from {_home(name)} as soon as it was there.")
+
+
+def pack(build: Build, home: Path, target: IO[bytes]) -> None:
+    """Write a stored build as a compressed archive whose programs run below ``home`` elsewhere."""
+    own = _home(build.name)
+    with tarfile.open(fileobj=target, mode="w:gz", compresslevel=1) as archive:
+        archive.add(own / "root", "root")
+        for program in PROGRAMS:
+            script = _wrapper(own, home, program).encode()
+            entry = tarfile.TarInfo(f"bin/{program}")
+            entry.mode, entry.size = 0o755, len(script)
+            archive.addfile(entry, io.BytesIO(script))
 
 
 def choose(

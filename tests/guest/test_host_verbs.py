@@ -5,19 +5,23 @@ Each machine of the lab has its own files; ssh is the lab's, by COLOCTL_SSH.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from support import sshhost
+from support.fakes import FakeHost, make_spec
 
 from coloctl.cli.verbs import cli
+from coloctl.colo import inspect
 from coloctl.errors import ColoctlError
 from coloctl.lab.machine import LabMachine
 from coloctl.lab.machine_layout import ADDRESSES
@@ -64,7 +68,7 @@ def host(*words: str) -> Result:
 def findings(*words: str) -> dict[str, Any]:
     result = host(*words, "-f", "json")
     assert result.exception is None, result.exception
-    return {one["name"]: one for one in json.loads(result.output)["findings"]}
+    return {one["name"]: one for one in json.loads(result.stdout)["findings"]}
 
 
 def refusal(*words: str) -> ColoctlError:
@@ -117,6 +121,39 @@ def test_a_user_who_is_not_root_is_told_where_the_certificate_is(
     assert str(config / "ca/machines/hv1") in found["certificate"]["sentence"]
     assert "tls" in found["certificate"]["hint"]
     assert found["root"]["severity"] == "warning" and found["account"]["severity"] == "info"
+
+
+def test_a_machine_gets_a_qemu_for_its_pairs_and_loses_it_again(
+    lab: Machines, config: Path
+) -> None:
+    there, folder = lab.machines["hv1"], "/var/lib/coloctl/qemu"
+    binary = f"{folder}/11.1/bin/qemu-system-x86_64"
+    planned = findings("add", "hv1", "ssh://hv1", "--qemu", "11.1", "--dry-run")["qemu"]
+    assert planned["sentence"] == f"QEMU 11.1 is sent to hv1, to {folder}/11.1."
+    assert "no QEMU 9.9 to send" in refusal("add", "hv1", "ssh://hv1", "--qemu", "9.9").message
+    missing = refusal("add", "hv1", "ssh://hv1", "--qemu", "/nowhere/qemu").message
+    assert missing == "/nowhere/qemu on hv1 cannot be run: No such file or directory."
+
+    inside(there, "sh", "-c", f"mkdir -p /var/lib/coloctl && touch {folder}")
+    error = refusal("add", "hv1", "ssh://hv1", "--qemu", "11.1")
+    assert "hv1 did not take the QEMU" in error.message
+    assert not list(config.iterdir())
+    inside(there, "rm", folder)
+
+    sent = findings("add", "hv1", "ssh://hv1", "--qemu", "11.1")["qemu"]
+    assert sent["severity"] == "ok" and sent["sentence"].endswith(f"is on hv1: {binary}.")
+    as_qemu = ("setpriv", "--reuid=coloctl-qemu", "--clear-groups", "--inh-caps=-all")
+    assert "QEMU emulator version 11.1" in inside(there, *as_qemu, binary, "--version")
+    assert binary in host("list").output
+    spec = make_spec()
+    nodes = {**spec.nodes, "a": replace(spec.nodes["a"], host="ssh://root@hv1")}
+    spec = replace(spec, nodes=nodes, guest=replace(spec.guest, qemu=None))
+    found = asyncio.run(inspect.find_qemu(spec, FakeHost("a", []), "a"))
+    assert str(found) == binary  # before the host is asked for one on its PATH
+    again = findings("add", "hv1", "ssh://hv1")
+    assert "is on hv1" not in str(again.get("qemu")) and binary in host("list").output
+    host("remove", "hv1")
+    assert not inside(there, "sh", "-c", f"ls {folder}")
 
 
 FILES = ("ca-cert.pem", "cert.pem", "key.pem")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,31 +48,55 @@ def host() -> None:
     metavar="ADDR",
     help="Its address for replication; may be given more than once.",
 )
+@click.option(
+    "--qemu",
+    metavar="VERSION|PATH",
+    help="The QEMU of its pairs: a version that is sent there, or a path as it is there.",
+)
 @click.option("--dry-run", is_flag=True, help="Only check; change nothing on either machine.")
 @format_option("pretty", "json")
-def add(*, name: str, at: str, addresses: tuple[str, ...], dry_run: bool, form: str) -> int:
+def add(
+    *,
+    name: str,
+    at: str,
+    addresses: tuple[str, ...],
+    qemu: str | None,
+    dry_run: bool,
+    form: str,
+) -> int:
     """Check the machine NAME at ssh://[user@]name[:port], and give it what a pair needs there.
 
     It gets the account coloctl-qemu, as which QEMU runs, where coloctl is root there, and a key and
     a certificate of the CA that is here, which is made where there is none. SSH is "local" for this
     machine. May be repeated: what is there already stays.
 
+    --qemu 11.1 fetches that build here (`coloctl lab qemu`), sends it there and lets each pair use
+    it whose file names none; so does a machine whose own QEMU has a bug that pairs do not survive.
+
     \b
     Exit codes: 0 all is well, 3 there are warnings, 1 there are errors and nothing was changed.
     """
     from coloctl import hostlist
     from coloctl.certs import store
-    from coloctl.cli import host_add
+    from coloctl.cli import host_add, host_qemu
+    from coloctl.cli.views.downloads import Bars
 
+    host_qemu.require_version(qemu)
     name, parsed = store.parse_machine(f"{name}={','.join(addresses)}")
-    one = hostlist.ListedHost(name, at, parsed)
     known = hostlist.load()
+    before = known[name].qemu if name in known and known[name].at == at else ""
+    one = hostlist.ListedHost(name, at, parsed, before)
 
     async def work(there: Host) -> list[Precondition]:
+        nonlocal one
         found = await _examine(there, one, made=False)
         if worst(found) is Severity.ERROR:
             return found
-        return found + await (host_add.plan(there) if dry_run else host_add.provide(there, one))
+        if dry_run:
+            return found + await host_add.plan(there, qemu)
+        with Bars() as bars:
+            one, made = await host_add.provide(there, one, qemu, bars.report)
+        return found + made
 
     found = _on(one, work)
     if not dry_run and worst(found) is not Severity.ERROR:
@@ -91,7 +116,7 @@ def list_hosts(form: str) -> None:
     hosts = hostlist.load()
     if form == "json":
         rows = [
-            {"name": one.name, "at": one.at, "addresses": list(one.addresses)}
+            {"name": one.name, "at": one.at, "addresses": list(one.addresses), "qemu": one.qemu}
             for one in hosts.values()
         ]
         click.echo(json.dumps({"schema": 1, "hosts": rows}))
@@ -100,7 +125,7 @@ def list_hosts(form: str) -> None:
         click.echo("No machine was added. `coloctl host add hv2 ssh://root@hv2` adds one.")
     width = max(map(len, hosts), default=0)
     for one in hosts.values():
-        click.echo(f"{one.name:{width}}  {one.at}  {' '.join(one.addresses)}".rstrip())
+        click.echo(f"{one.name:{width}}  {one.at}  {' '.join((*one.addresses, one.qemu))}".rstrip())
 
 
 @host.command(short_help="Check a machine as a place for a pair's node.")
@@ -142,13 +167,14 @@ def check(name: str, peer: str | None, form: str) -> int:
 @click.option("--keep-files", is_flag=True, help="Leave its certificate and agent there.")
 @format_option("pretty", "json")
 def remove(name: str, keep_files: bool, form: str) -> None:
-    """Remove the machine NAME from the list, and from it the certificate and the agent's zip.
+    """Remove the machine NAME from the list, and its certificate, agent and sent QEMU from it.
 
     Refused while a pair of this machine has a node there. Images are never touched, and the account
     of QEMU stays: files there may be its own.
     """
     from coloctl import hostlist
     from coloctl.check.machine_there import certificate_folder
+    from coloctl.cli import host_qemu
 
     one = _known(name)
     if user := _pair_on(one):
@@ -160,6 +186,8 @@ def remove(name: str, keep_files: bool, form: str) -> None:
         zips = there.machine.cache_dir / "agent"
         argv = ["rm", "-rf", "--", str(certificate_folder(there)), str(zips)]
         await there.run(argv, deadline_s=_COMMAND_DEADLINE_S)
+        if one.qemu:
+            await host_qemu.remove(there, Path(one.qemu))
         return []
 
     if not keep_files:
