@@ -40,7 +40,8 @@ from coloctl.errors import ColoctlError
 from coloctl.ha import agent
 from coloctl.host import open_host
 from coloctl.host.base import Host
-from coloctl.model.pair import NODES, OVERHEAD_MIB, FencingMethod, NodeName, PairSpec
+from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec
+from coloctl.model.units import OVERHEAD_MIB
 from coloctl.pairfile import file_problems
 from coloctl.vm import inspect
 

@@ -20,7 +20,6 @@ from coloctl.model.dialect import Dialect
 from coloctl.model.launch import Account, Launch, TapEnd, Unit
 from coloctl.model.pair import GuestSpec, NicSpec, NodeName, PairSpec
 from coloctl.model.tls import TlsWire
-from coloctl.model.units import MIB
 
 #: The system calls that a QEMU of another user is refused: old ones, and those by which it would
 #: become another user, start a program or change its own scheduling. It gets no_new_privs with it.
@@ -206,17 +205,7 @@ def _launch(
         owned=owned if account else (),
         reads=reads if account else (),
         taps=taps,
-        unit=_unit(spec, node),
-    )
-
-
-def _unit(spec: PairSpec, node: NodeName) -> Unit:
-    """Describe the unit of systemd for the QEMU of ``node``."""
-    limit = spec.guest.memory_max_mib
-    return Unit(
-        f"coloctl-{spec.name}-{node}",
-        f"QEMU of node {node} of the pair {spec.name}",
-        None if limit is None else limit * MIB,
+        unit=Unit.of_node(spec.name, node, spec.guest.memory_max_mib),
     )
 
 

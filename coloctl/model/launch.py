@@ -11,6 +11,9 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
+
+from coloctl.model.units import MIB
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,12 @@ class Unit:
     name: str
     description: str
     memory_max: int | None = None  #: bytes; the kernel ends a program that takes more
+
+    @classmethod
+    def of_node(cls, pair: str, node: str, memory_max_mib: int | None) -> Self:
+        """Describe the unit for the QEMU of a node."""
+        limit = None if memory_max_mib is None else memory_max_mib * MIB
+        return cls(f"coloctl-{pair}-{node}", f"QEMU of node {node} of the pair {pair}", limit)
 
 
 @dataclass(frozen=True)

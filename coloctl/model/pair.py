@@ -56,10 +56,6 @@ class FencingMethod(StrEnum):
     COMMAND = "command"
 
 
-#: QEMU's own needs beside the guest's memory, for both processes together; seen: 90 MiB each.
-OVERHEAD_MIB = 256
-
-
 @dataclass(frozen=True)
 class GuestSpec:
     """The virtual machine, the same on both nodes."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 MIB = 1 << 20
+#: QEMU's own needs beside the guest's memory, for both processes together; seen: 90 MiB each.
+OVERHEAD_MIB = 256
 UNITS = {"B": 1, "KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30, "TiB": 1 << 40}
 UNITS |= {"K": 1 << 10, "M": MIB, "G": 1 << 30, "T": 1 << 40}
 #: A whole number and the unit after it, which may be missing or unknown.

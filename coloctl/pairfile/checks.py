@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from coloctl.errors import SpecError
-from coloctl.model.pair import NODES, OVERHEAD_MIB, FencingMethod, NodeName, PairSpec, other
+from coloctl.model.pair import NODES, FencingMethod, NodeName, PairSpec, other
+from coloctl.model.units import OVERHEAD_MIB
 from coloctl.pairfile.qemuargs import listening_sockets
 
 #: Ports base_port + 10 * nic + {3, 4} must stay below base_port + 98 (migration).
