@@ -1,7 +1,7 @@
 """Give a machine a QEMU that can do COLO: a build of the lab, fetched here and sent there.
 
-Called by `cli.host_add` and `cli.verbs.host`; calls `lab.qemu` for the build, and `colo.known_bugs` for what the QEMU of
-that machine cannot do.
+Called by `cli.host_add` and `cli.verbs.host`; calls `lab.qemu` for the build, and `colo.known_bugs`
+for what the QEMU of that machine cannot do.
 
 Rules: a version that is asked for is sent, and a path names a QEMU that is there already. Where
 neither is given, and the machine's own QEMU has a bug that a start refuses, `lab.qemu.FALLBACK` is

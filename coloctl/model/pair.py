@@ -88,8 +88,7 @@ class GuestSpec:
     """The user as which QEMU runs: auto takes coloctl-qemu where coloctl is root, and without that
     account coloctl's own user on this machine; a name or number; root is coloctl's own user."""
     memory_max_mib: int | None = None
-    """The most memory that each QEMU may take, where systemd runs and coloctl is root; like memory.
-    At least twice the guest's memory and 256MiB more: a secondary holds the guest's twice."""
+    """The most memory of each QEMU, where systemd runs: twice memory and 256MiB at least."""
 
 
 @dataclass(frozen=True)
