@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -24,8 +25,13 @@ from support.certificates import Authority
 from coloctl import paths
 from coloctl.certs import store
 from coloctl.certs.issue import Credentials
+from coloctl.check.connection import examine_connection
+from coloctl.check.finding import Severity
 from coloctl.cli.verbs import run_verb
+from coloctl.colo.inspect import READY_DEADLINE_S
+from coloctl.host import open_host
 from coloctl.lab import guest, machine_pair, machine_store, qemu
+from coloctl.lab.impairment import Impairment
 from coloctl.lab.machines import Machines
 
 pytestmark = [
@@ -390,4 +396,20 @@ def test_a_start_names_the_machine_and_what_to_type(
     said = " ".join(capsys.readouterr().err.split())
     assert (sentence in said or re.search(sentence, said)) and hint in said, said
     assert code in (1, 2), said
+    nothing_is_left(place.lab)
+
+
+async def test_a_machine_that_answers_late_is_reached_and_named(place: Place) -> None:
+    """The agent's program goes over such a connection too, and ssh's own probes wait meanwhile."""
+    shutil.rmtree(place.there("/var/cache/coloctl/agent"), ignore_errors=True)
+    link = place.lab.link("management-b")
+    link.impair(Impairment(delay_ms=400))
+    try:
+        async with open_host("ssh://hv2") as host:
+            await host.ready(READY_DEADLINE_S)
+            found = await examine_connection(host, "b")
+    finally:
+        link.heal()
+    assert found[0].severity is Severity.WARNING
+    assert re.match(r"hv2 answers after [\d.]+ s: a silence of node b's", found[0].sentence)
     nothing_is_left(place.lab)

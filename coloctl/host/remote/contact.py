@@ -33,18 +33,19 @@ from coloctl.tasks import first_of
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: A connection on which nothing comes for so long is ended: ssh's own probes give up then too.
+#: A connection on which nothing comes for so long is ended; ssh's own probes give up later.
 SILENCE_S = 3.0
 #: From one dial to the next, in turn; then always the last.
 REDIAL_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 #: A connection that stood for so long was a good one: the next dials are quick again.
 GOOD_S = 5.0
-#: For one attempt, from the dial to the agent's HELLO: with a round trip of 2 s that took 24 s.
-ATTEMPT_S = 60.0
+#: For one attempt, from the dial to the agent's HELLO. With a round trip of 2 s that took 24 s, and
+#: with one of 1.5 s it took 40 s where the agent's program was sent as well (busy machine).
+ATTEMPT_S = 90.0
 #: From one of our times to the next: the agent sends each of them back.
 ECHO_S = 0.1
 #: How long what is asked first waits for the first connection.
-FIRST_WAIT_S = 60.0
+FIRST_WAIT_S = 90.0
 #: How long an agent may take to end its session.
 BYE_WAIT_S = 2.0
 #: The rhythm of an agent that beats no link, milliseconds.

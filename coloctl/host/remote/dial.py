@@ -24,9 +24,11 @@ from coloctl.model.sshaddress import SshAddress
 #: Another ssh than the one on PATH, with its first options, as words of a shell: `ssh -F FILE`.
 SSH_VARIABLE = "COLOCTL_SSH"
 
-#: ssh ends a connection after three probes, one a second, that are not answered.
+#: ssh ends a connection after ten probes, one a second, that are not answered. Its session ends it
+#: sooner (`contact.SILENCE_S`). But while the agent's program is sent, probes wait for their turn:
+#: with a round trip of 2 s three of them were too few, and no first contact came about.
 OPTIONS = (
-    *("BatchMode=yes", "ServerAliveInterval=1", "ServerAliveCountMax=3", "ConnectTimeout=10"),
+    *("BatchMode=yes", "ServerAliveInterval=1", "ServerAliveCountMax=10", "ConnectTimeout=10"),
     # A connection that is shared with others shares one TCP stream, and ends with them.
     *("ControlMaster=no", "ControlPath=none"),
     *("ClearAllForwardings=yes", "ForwardAgent=no", "Compression=no", "LogLevel=ERROR"),
