@@ -6,6 +6,7 @@ Called by `check.doctor`; asks `colo.generation` on whose disks a start would be
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,12 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> l
     size = f"{found['a'].virtual_size / MIB:.0f} MiB on both nodes"
     findings = [Precondition(name, Severity.OK, f"{disk.format}, {size}.")]
     findings += [Precondition(name, Severity.ERROR, *why) for why in await _unwritable(disk, hosts)]
+    for node in NODES:
+        if await _open_to_all(hosts[node], disk.image[node]):
+            sentence = f"Every user of {hosts[node].machine.name} can read {disk.image[node]}."
+            hint = f"`chmod 600 {disk.image[node]}` there: it holds all that the guest has"
+            # Under a name of its own: the disk can be used, and no empty one stands in for it.
+            findings.append(Precondition(f"mode {disk.id}", Severity.WARNING, sentence, hint))
     busy = [node for node in NODES if await _in_use(disk, node, hosts, tools)]
     for node in busy:
         sentence = f"{disk.image[node]} on node {node} is in use by another program."
@@ -92,6 +99,16 @@ async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:
             hint = "give the user that runs coloctl read and write permission"
             wrong.append((f"{path} on node {node} cannot be written.", hint))
     return wrong
+
+
+async def _open_to_all(host: Host, path: Path) -> bool:
+    """Return whether users without any right of their own can read the file or device."""
+    argv = ["stat", "-L", "-c", "%a", "--", str(path), *map(str, path.parents)]
+    done = await host.run(argv, deadline_s=COMMAND_DEADLINE_S)
+    modes = [int(line, 8) for line in done.stdout.split() if line.isdecimal()]
+    if done.code != 0 or not modes:
+        return False
+    return bool(modes[0] & stat.S_IROTH) and all(mode & stat.S_IXOTH for mode in modes[1:])
 
 
 async def _in_use(disk: DiskSpec, node: NodeName, hosts: Hosts, tools: Tools) -> bool:

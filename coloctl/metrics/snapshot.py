@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from coloctl.clock import Clock
+from coloctl.model.encryption import PLAIN
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
@@ -151,6 +152,12 @@ GAUGES: tuple[Gauge, ...] = (
         "1 while automatic failover is paused.",
         "",
         lambda v, _: float(v.paused),
+    ),
+    Gauge(
+        "coloctl_encrypted",
+        "1 where every wire between the nodes is encrypted, 0 where none is; none on one machine.",
+        "",
+        lambda v, _: float(v.encryption != PLAIN) if v.encryption else None,
     ),
     Gauge(
         "coloctl_stale_code",

@@ -6,6 +6,7 @@ Method: real files in a folder, with words beside them that are sound, damaged, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from coloctl.check import disks
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.colo import generation, registry
 from coloctl.host import open_host
-from coloctl.host.base import Host
+from coloctl.host.base import Completed, Host
 from coloctl.model.disk import DiskIdentity
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
 
@@ -85,3 +86,35 @@ async def test_two_devices_of_one_name_are_refused() -> None:
     hosts = {node: Copied(node, []) for node in NODES}
     (found,) = await guarded("generation", disks._generation(make_spec(), hosts))
     assert found.severity is Severity.ERROR and "partuuid:7" in found.sentence
+
+
+async def test_an_image_that_every_user_can_read_is_found(tmp_path: Path) -> None:
+    """One that lies below a closed folder is not, and neither is a missing one."""
+    path = tmp_path / "open" / "a.qcow2"
+    path.parent.mkdir(mode=0o755)
+    path.touch()
+    open_parents = [one for one in tmp_path.parents if one.stat().st_mode & 1]
+    async with open_host("local") as host:
+        path.chmod(0o600)
+        assert not await disks._open_to_all(host, path)
+        path.chmod(0o644)
+        reachable = {*path.parents[1:]} == {tmp_path, *open_parents} and tmp_path.stat().st_mode & 1
+        assert await disks._open_to_all(host, path) == bool(reachable)
+        path.parent.chmod(0o700)
+        assert not await disks._open_to_all(host, path)
+        assert not await disks._open_to_all(host, path.with_name("none"))
+    lines = {"a": "644\n755\n755\n", "b": "640\n755\n755\n", "c": "644\n710\n755\n"}
+    for said, found in zip(lines.values(), (True, False, False), strict=True):
+        assert await disks._open_to_all(Stats(said), path) is found
+
+
+class Stats(FakeHost):
+    """A host whose `stat` shows these modes."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__("a", [])
+        self.said = said
+
+    async def run(self, argv: Sequence[str], *, deadline_s: float, stdin: bytes = b"") -> Completed:
+        assert argv[0] == "stat"
+        return Completed(0, self.said, "")

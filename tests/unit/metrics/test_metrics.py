@@ -15,6 +15,7 @@ from support.fakeclock import FakeClock
 from support.views import LOST, PROTECTED, RESYNC
 
 from coloctl.metrics import CAUSES, OTHER, PHASES, PROBES, SUSPECTS, Metrics
+from coloctl.model.encryption import ENCRYPTED, PLAIN
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import NODES, Role
 from coloctl.model.pairevent import (
@@ -193,6 +194,14 @@ def test_the_last_view_is_what_a_scrape_shows(metrics: Metrics, clock: FakeClock
     assert states(metrics, "coloctl_node_presence", node="a") == {"dead"}
     assert states(metrics, "coloctl_node_fencing", node="a") == {"fenced"}
     assert number(metrics, "coloctl_checkpoint_period_seconds") is not None
+
+
+def test_encryption_is_a_number_where_there_are_two_machines(metrics: Metrics) -> None:
+    for sentence, value in ((PLAIN, 0), (ENCRYPTED, 1), (f"{ENCRYPTED} Renew it.", 1)):
+        metrics.view(replace(PROTECTED, encryption=sentence))
+        assert number(metrics, "coloctl_encrypted") == value
+    metrics.view(replace(PROTECTED, encryption=""))
+    assert number(metrics, "coloctl_encrypted") is None
 
 
 def test_what_is_the_matter_and_a_pause_are_told(metrics: Metrics) -> None:
