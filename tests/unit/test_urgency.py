@@ -1,0 +1,49 @@
+"""A thread that beats runs before programs that compute, and what it starts does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+#: Prints its priority, that of a program and of a thread that it started.
+PROGRAM = """
+import os, subprocess, sys, threading
+from coloctl.urgency import hurry
+SHOW = "import os; print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))"
+print(hurry(), flush=True)
+exec(SHOW, {})
+sys.stdout.flush()
+subprocess.run([sys.executable, "-c", SHOW], check=True)
+thread = threading.Thread(target=exec, args=(SHOW, {}))
+thread.start()
+thread.join()
+"""
+
+
+def shown(*before: str) -> tuple[str, list[str]]:
+    """The priority that a program got, and the policy and niceness of it and of its own."""
+    words = [*before, sys.executable, "-c", PROGRAM]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    now, *rest = done.stdout.splitlines()
+    return now, rest
+
+
+def test_what_a_thread_that_beats_starts_has_the_normal_priority() -> None:
+    now, (own, program, thread) = shown()
+    normal = f"{os.SCHED_OTHER} 0"
+    policy = {"real time": os.SCHED_RR, "": os.SCHED_OTHER}.get(now, os.SCHED_OTHER)
+    assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == policy
+    assert not now or (program, thread) == (normal, normal)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to give up a right of root")
+def test_without_the_right_it_runs_as_before() -> None:
+    now, (own, program, thread) = shown("setpriv", "--bounding-set=-sys_nice")
+    assert now == ""
+    assert own.split()[1] == program.split()[1] == thread.split()[1]
+    assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
