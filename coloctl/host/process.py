@@ -26,6 +26,7 @@ from coloctl.host.records import Death, DeathProof
 from coloctl.model.observation import Life
 from coloctl.procfs import boot_id, machine_id, read_stat
 from coloctl.regular import open_regular
+from coloctl.urgency import hasten_end
 
 #: The part of a soft end's deadline that is reserved for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0
@@ -148,6 +149,8 @@ class LocalProcess:
             return False
         try:
             signals.pidfd_send_signal(self._pidfd, signum)
+            if signum == signals.SIGKILL:
+                hasten_end(self.identity.pid)
         except ProcessLookupError:
             return False
         except PermissionError:

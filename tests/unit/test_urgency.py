@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from coloctl.urgency import hasten_end
+
 pytestmark = pytest.mark.unit
 
 #: Prints its priority, that of a program and of a thread that it started.
@@ -47,3 +49,22 @@ def test_without_the_right_it_runs_as_before() -> None:
     assert now == ""
     assert own.split()[1] == program.split()[1] == thread.split()[1]
     assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+
+
+def test_a_process_that_ends_gets_the_priority_with_each_thread_and_one_that_is_gone_none() -> None:
+    program = (
+        "import threading; lock = threading.Lock(); lock.acquire();"
+        "threading.Thread(target=lock.acquire, daemon=True).start();"
+        "print(flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        threads = os.listdir(f"/proc/{child.pid}/task")  # noqa: PTH208
+        hasten_end(child.pid)
+        policies = [os.sched_getscheduler(int(one)) for one in threads]
+        child.kill()
+    assert len(policies) == 2 and policies[0] == policies[1]
+    assert policies[0] == (os.SCHED_RR if shown()[0] == "real time" else os.SCHED_OTHER)
+    hasten_end(child.pid)
