@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +33,8 @@ from coloctl.model import event
 from coloctl.model.event import Record
 from coloctl.model.pair import NODES, Role
 from coloctl.model.wires import Wires
+from coloctl.supervisor import given_up
+from coloctl.supervisor.given_up import GivenUp
 from coloctl.supervisor.pair_hosts import (
     Hosts,
     opened,
@@ -123,8 +125,8 @@ async def living(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     """
     records = replay(folder / JOURNAL).records
     past = launched(records)
-    ended = {Identity.from_json(one.data) for one in records if event.ENDED in one.data}
-    latest = {one.node: one for one in past if one.identity not in ended}
+    ended = {(one.node, Identity.from_json(one.data)) for one in records if event.ENDED in one.data}
+    latest = {one.node: one for one in past if (one.node, one.identity) not in ended}
     named: list[Leftover] = []
     for one in past:
         found = await _looked_for(one, folder, hosts)
@@ -190,7 +192,8 @@ def advice(folder: Path, found: Sequence[Leftover]) -> str:
     """Return what can be typed about ``found``, QEMUs of the pair in ``folder``."""
     end = f"`coloctl stop {folder.name} --force` ends it"
     if reachable(found):
-        return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}"
+        gone = "".join(f"; {_without(folder, one)}" for one in found if one.doubt)
+        return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}{gone}"
     return (
         "its monitors' sockets were removed, so it cannot be taken over: shut the guest down "
         f"from inside; {end}"
@@ -254,26 +257,48 @@ async def exists(
     return True
 
 
-async def end(folder: Path, hosts: Hosts) -> list[tuple[Leftover, DeathProof]]:
+async def end(folder: Path, hosts: Hosts, without: str = "") -> list[tuple[Leftover, DeathProof]]:
     """End every QEMU of the pair in ``folder``, with proof, and set its taps down.
 
     The secondaries end first, so that none takes over. Those on a machine out of reach are left,
-    and named by the error. Raises `FencingFailed` without a proof, and `PreconditionFailed` when
-    the journal is damaged.
+    and named by the error. One of the node ``without`` is given up then (`given_up`): an operator
+    has called its machine gone for good. Raises `FencingFailed` without a proof, and
+    `PreconditionFailed` when the journal is damaged.
     """
     found = sorted(await living(folder, hosts), key=lambda one: one.role == "primary")
     proofs = [(one, await _kill(folder, one, hosts)) for one in found if not one.doubt]
     await close_taps(folder, hosts)
     for one in found:
-        if one.doubt:
+        if one.doubt and one.node != without:
             raise FencingFailed(
                 one.node,
                 f"It is not known whether {one} still runs: {one.doubt}",
                 hint=f"`coloctl stop {folder.name} --force` ends it once its machine can be "
-                f"reached; if that machine is gone for good, `rm -r {folder}` forgets it",
+                f"reached; {_without(folder, one)}",
             )
+    doubted = [one for one in found if one.doubt]
+    given_up.give_up(folder.name, folder / JOURNAL, tuple(_given_up(folder, doubted)))
     await sweep_elsewhere(folder, hosts)
     return proofs
+
+
+def _without(folder: Path, one: Leftover) -> str:
+    """Return what can be typed where the machine of ``one`` never comes back."""
+    off = " --switched-off" if one.role == Role.PRIMARY else ""
+    return (
+        f"`coloctl stop {folder.name} --force --without {one.node}{off}` where that machine is "
+        "gone for good"
+    )
+
+
+def _given_up(folder: Path, found: Iterable[Leftover]) -> Iterator[GivenUp]:
+    """Yield ``found`` as entries of the list of what was given up."""
+    pair, last = started_pair(folder), event.last_generation(replay(folder / JOURNAL).records)
+    number = (last.generation or 0) if last else 0
+    hosts = {node: pair.nodes[node].host for node in NODES} if pair else {}
+    for one in found:
+        host = next((name for node, name in hosts.items() if node == one.node), "")
+        yield GivenUp(one.node, one.role, host, one.identity, one.leader, number)
 
 
 async def _kill(folder: Path, one: Leftover, hosts: Hosts) -> DeathProof:

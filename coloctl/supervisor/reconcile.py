@@ -113,9 +113,11 @@ def _qemus(records: Iterable[Record], role: str) -> dict[NodeName, KnownQemu]:
 def _launches(records: Iterable[Record]) -> dict[NodeName, KnownQemu]:
     """Read the latest QEMU of each node, and whether its end is proven."""
     everything = tuple(records)
-    ended = {Identity.from_json(one.data) for one in event.last_ended(everything)}
+    ended = {one.node: Identity.from_json(one.data) for one in event.last_ended(everything)}
     found = _qemus(event.last_launches(everything), event.LAUNCHED)
-    return {node: replace(one, ended=one.identity in ended) for node, one in found.items()}
+    return {
+        node: replace(one, ended=one.identity == ended.get(node)) for node, one in found.items()
+    }
 
 
 def _leader(record: Record) -> Identity | None:

@@ -54,6 +54,7 @@ from coloctl.errors import (
 )
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.protection import Protection
+from coloctl.supervisor import given_up
 from coloctl.supervisor.dialogue import dialogue
 
 spec_argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
@@ -159,6 +160,7 @@ async def preflight(pair: PairSpec, *, protect: bool) -> Facts:
     """
     ground = await prepare(pair)
     try:
+        await given_up.end(placed(pair, ground.facts), ground.hosts)
         await inuse.require_idle(pair, ground.hosts)
         await frames.require_way(pair, ground, protect=protect)
         await tls.described(pair, ground)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -26,7 +28,16 @@ from coloctl.cli.options import (
 )
 from coloctl.cli.views import plain
 from coloctl.control.acts import SHUTDOWN_WAIT_S, Acts
-from coloctl.errors import ColoctlError, GuestCutOff, NoSuchPair, Unreachable
+from coloctl.errors import (
+    ColoctlError,
+    GuestCutOff,
+    NoSuchPair,
+    NotConfirmed,
+    Unreachable,
+    UsageError,
+)
+from coloctl.model.pair import Role
+from coloctl.model.view import PairView
 
 #: How the answer of a stop begins whose guest did not power itself off.
 CUT_OFF = "cut off"
@@ -35,6 +46,18 @@ CUT_OFF = "cut off"
 @click.command(cls=WaitingCommand)
 @pair_argument
 @click.option("--force", is_flag=True, help="End QEMU without asking the guest to shut down.")
+@click.option(
+    "--without",
+    metavar="NODE",
+    type=click.Choice(["a", "b"]),
+    help="With --force: the machine of NODE is gone for good; what may run there is given up.",
+)
+@click.option(
+    "--switched-off",
+    is_flag=True,
+    help="With --without: that machine is switched off and stays off. Asked for where it may run "
+    "the guest itself.",
+)
 @wait_option(
     SHUTDOWN_WAIT_S,
     f"How long the guest may take to shut down (default {SHUTDOWN_WAIT_S:.0f} s) before it is "
@@ -43,32 +66,52 @@ CUT_OFF = "cut off"
 @dry_run_option
 @yes_option
 @format_option("pretty", "json")
-def stop(*, pair: str, force: bool, wait: float, dry_run: bool, yes: bool, form: str) -> int:
+def stop(
+    *,
+    pair: str,
+    force: bool,
+    without: str | None,
+    switched_off: bool,
+    wait: float,
+    dry_run: bool,
+    yes: bool,
+    form: str,
+) -> int:
     """Shut the guest of PAIR down and leave nothing behind.
 
     The guest stays protected while it shuts down. One that has not powered itself off when the time
     of --wait is over is cut off, as if its power had failed: the exit code is 8 then.
 
     With --force the guest loses what it had not written to its disk. Where the supervisor is gone,
-    --force ends what it left running and clears the pair's folder.
+    --force ends what it left running and clears the pair's folder. That waits for a machine that
+    cannot be reached, unless --without gives up what may still run there: it is ended when that
+    machine is back and the pair is started on it, and its disks count as diverged.
     """
+    lost = Lost(without or "", switched_off)
+    if (without and not force) or (switched_off and not without):
+        raise UsageError(
+            "--without needs --force, and --switched-off needs --without.",
+            hint=f"`coloctl stop {pair} --force --without NODE` gives up a machine that is gone",
+        )
     try:
         client = reach.connect(pair)
-    except Unreachable:
-        _stop_leftovers(pair, force=force, dry_run=dry_run, yes=yes, form=form)
-        return 0
-    except NoSuchPair:
-        if not paths.pair_dir(pair).is_dir():
+    except (NoSuchPair, Unreachable) as error:
+        if isinstance(error, NoSuchPair) and not paths.pair_dir(pair).is_dir():
             raise
-        _stop_leftovers(pair, force=force, dry_run=dry_run, yes=yes, form=form)
+        _stop_leftovers(pair, lost, force=force, dry_run=dry_run, yes=yes, form=form)
         return 0
     with client:
+        if without:
+            _require_statement(pair, lost, _roles(Acts(client).view()))
         how = VerbCall(
             pair, "stop", form, dry_run, yes=yes, drawn=True,
             question=_question(pair, force),
             interrupted=f"Interrupted; the supervisor of {pair} goes on with stopping it.",
         ).over(Acts(client), lambda acts: acts.stop(force=force, shutdown_s=wait))  # fmt: skip
     if how is None:
+        return 0
+    if without and paths.pair_dir(pair).exists():
+        _stop_leftovers(pair, lost, force=True, dry_run=False, yes=True, form=form)
         return 0
     _tell(pair, how, form)
     if not how.startswith(CUT_OFF):
@@ -88,7 +131,35 @@ def _question(pair: str, force: bool) -> str:
     return f"This shuts the guest of {pair} down."
 
 
-def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: str) -> None:
+@dataclass(frozen=True)
+class Lost:
+    """The machine that an operator calls gone for good, by its node; "" for none."""
+
+    node: str
+    switched_off: bool
+
+
+def _roles(view: PairView) -> dict[str, str]:
+    return {name: node.role for name, node in view.nodes.items()}
+
+
+def _require_statement(pair: str, lost: Lost, roles: Mapping[str, str]) -> None:
+    """Require that an operator has stated that the primary's machine is off.
+
+    Raises `NotConfirmed`.
+    """
+    if roles.get(lost.node) == Role.PRIMARY and not lost.switched_off:
+        raise NotConfirmed(
+            f"Node {lost.node} is the primary of {pair}: if its machine is not off, its guest may "
+            "serve clients and write, and would do so beside one that is started later.",
+            hint=f"switch that machine off, then `coloctl stop {pair} --force --without "
+            f"{lost.node} --switched-off`",
+        )
+
+
+def _stop_leftovers(
+    pair: str, lost: Lost, *, force: bool, dry_run: bool, yes: bool, form: str
+) -> None:
     """End what a supervisor that is gone has left, when that was asked for."""
     from coloctl.control.daemon.spawn import end_stale
     from coloctl.supervisor import leftovers
@@ -98,8 +169,9 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
     living = leftovers.find(folder)
     if dry_run:
         steps: list[dict[str, Any]] = [
-            {"node": one.node, "act": f"SIGKILL process {one.identity.pid}", "why": str(one)}
+            {"node": one.node, "act": f"{act} process {one.identity.pid}", "why": str(one)}
             for one in living
+            for act in ["give up" if one.doubt and one.node == lost.node else "SIGKILL"]
         ]
         plain.show_dialogue(pair, "stop", steps, form)
         return
@@ -116,15 +188,26 @@ def _stop_leftovers(pair: str, *, force: bool, dry_run: bool, yes: bool, form: s
     with contextlib.suppress(ColoctlError):  # a folder that does not show which pair it was of
         if started := remembered(folder):
             world.enter(started.pair)
-    confirm(pair, _question(pair, force=bool(living)), yes=yes or not living)
-    ended = asyncio.run(end_stale(pair))
-    _tell(pair, "killed" if ended else "nothing was left running", form)
+    doubted = [one for one in living if one.doubt and one.node == lost.node]
+    _require_statement(pair, lost, {one.node: one.role for one in doubted})
+    given = "".join(f" What may still run of it on node {one.node} is given up." for one in doubted)
+    confirm(pair, _question(pair, force=bool(living)) + given, yes=yes or not living)
+    ended = asyncio.run(end_stale(pair, lost.node))
+    left = "".join(f"; given up: {one}" for one in doubted)
+    _tell(pair, ("killed" if ended else "nothing was left running") + left, form)
 
 
 def _tell(pair: str, how: str, form: str) -> None:
+    from coloctl.supervisor import leftovers
+
     if form == "json":
         plain.print_json({"schema": plain.SCHEMA, "name": pair, "how": how})
     else:
         folder = paths.pair_dir(pair)
         stays = f" Its folder {folder} cannot be removed." if folder.exists() else ""
+        if stays and leftovers.find(folder, dial=False):
+            stays = (
+                f" Its folder {folder} stays and names what may still run: `coloctl stop {pair} "
+                "--force` ends that, once its machine can be reached."
+            )
         print(f"{pair} is stopped ({how}).{stays}")

@@ -133,23 +133,24 @@ def reclaim(spec: PairSpec) -> socket.socket:
         return listen(paths.control_socket(spec.name))
 
 
-async def end_stale(name: str) -> list[DeathProof]:
+async def end_stale(name: str, without: str = "") -> list[DeathProof]:
     """End the rest of a pair whose supervisor is gone; return how its QEMUs ended.
 
-    Raises `PairBusy` when a supervisor serves it after all, and what `leftovers.end` raises.
+    ``without`` names a node whose machine is gone for good. Raises `PairBusy` when a supervisor
+    serves it after all, and what `leftovers.end` raises.
     """
     folder = paths.pair_dir(name)
     with folder_locked(paths.make_private(paths.state_dir())):
         if served(paths.control_socket(name)):
             raise PairBusy(f"A supervisor serves pair {name} again.", hint="try once more")
-        proofs = await _end_in(folder)
+        proofs = await _end_in(folder, without)
         leftovers.discard(folder)
     return [proof for _, proof in proofs]
 
 
-async def _end_in(folder: Path) -> list[tuple[leftovers.Leftover, DeathProof]]:
+async def _end_in(folder: Path, without: str = "") -> list[tuple[leftovers.Leftover, DeathProof]]:
     async with opened(folder) as hosts:
-        return await leftovers.end(folder, hosts)
+        return await leftovers.end(folder, hosts, without)
 
 
 class SpawnedSupervisor:

@@ -18,6 +18,7 @@ from coloctl.model.event import GENERATION_NOT_KEPT, Kind
 from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.view import PairView
+from coloctl.supervisor import given_up
 from coloctl.supervisor.acts.left import require_none
 from coloctl.supervisor.acts.protect import (
     Entered,
@@ -120,6 +121,7 @@ async def _start_guest(
     disk is read before.
     """
     spec, ground = state.spec, state.ground
+    await given_up.end(spec, ground.hosts)
     await inuse.require_idle(spec, ground.hosts)  # before anything is believed, claimed or written
     state.progress("images")
     companions = await generation.read(spec, ground.hosts)

@@ -13,27 +13,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fakes import make_spec
+from support.elsewhere import Elsewhere, on_another_machine
 from support.livings import SLEEP, forged_qemu, living_qemu
 from support.pairfiles import pair_text
 
 from coloctl import procfs
-from coloctl.errors import FencingFailed, HostOutOfReach, PreconditionFailed
+from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.base import DeathProof, Identity
-from coloctl.host.local import LocalHost
-from coloctl.host.machine import this_machine
 from coloctl.host.process import identity_of
-from coloctl.host.records import Contact, Machine, Reach
 from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model import event
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NodeName, Role
-from coloctl.supervisor import leftovers, pair_hosts
+from coloctl.supervisor import leftovers
 from coloctl.supervisor.discovery import with_strays
 from coloctl.supervisor.leftovers import Leftover
 from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.reconcile import KnownQemu
-from coloctl.supervisor.started import STARTED, Started, remember, remembered
+from coloctl.supervisor.started import STARTED, remembered
 
 pytestmark = pytest.mark.unit
 
@@ -271,49 +268,9 @@ def test_a_wrapper_whose_qemu_has_died_is_no_new_qemu(
         assert strays(folder, {"a": known}) == {"a": known}
 
 
-class Elsewhere(LocalHost):
-    """A host of another machine, which is out of reach until it is dialled."""
-
-    def __init__(self, *, answers: bool) -> None:
-        super().__init__()
-        self.name = "ssh://hv2"
-        self.answers = answers
-        self.dialled = 0
-        self.contact = Contact.NEVER
-        self.state_dir: Path | None = None  #: this machine's, where none is given
-
-    @property
-    def machine(self) -> Machine:
-        usual = this_machine()
-        return replace(usual, state_dir=self.state_dir or usual.state_dir)
-
-    async def aclose(self) -> None:
-        """Stay open: a test opens it more than once."""
-
-    @property
-    def reach(self) -> Reach:
-        return Reach(self.contact, 0.0, "ssh://hv2 is out of reach." if self.dialled else "")
-
-    async def ready(self, deadline_s: float) -> None:
-        self.dialled += 1
-        if not self.answers:
-            raise HostOutOfReach("ssh://hv2 is out of reach: No route to host.")
-        self.contact = Contact.CONNECTED
-
-
 @pytest.fixture
 def elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    """Node b of the pair is on another machine."""
-    host = Elsewhere(answers=False)
-    spec = make_spec()
-    nodes = {**spec.nodes, "a": replace(spec.nodes["a"], host="local")}
-    nodes["b"] = replace(spec.nodes["b"], host=host.name)
-    remember(folder, Started(replace(spec, nodes=nodes)))
-    usual = pair_hosts.open_host
-    monkeypatch.setattr(
-        pair_hosts, "open_host", lambda name: host if name == host.name else usual(name)
-    )
-    return host
+    return on_another_machine(folder, monkeypatch)
 
 
 def test_of_a_machine_out_of_reach_the_latest_qemu_may_live(
@@ -359,7 +316,7 @@ def test_what_lives_out_of_reach_is_not_forgotten_by_an_end(
         journal_of(folder, ("a", "primary", identity(qemu)), ("b", "secondary", identity(there)))
         with pytest.raises(FencingFailed, match=r"node b \(process \d+\) still runs") as failed:
             end(folder)
-        assert failed.value.hint and str(folder) in failed.value.hint
+        assert failed.value.hint and "stop web --force --without b` where" in failed.value.hint
         assert qemu.wait(5) == -9 and there.poll() is None
         elsewhere.answers = True
         ((one, proof),) = end(folder)

@@ -1,0 +1,153 @@
+"""Remember the QEMUs that an operator has given up with their machine, until they are proven gone.
+
+Called by `supervisor.leftovers`, which adds what it cannot reach, and by `cli.verbs.start`,
+`cli.verbs.run` and `supervisor.acts.start` before a pair starts. `host.base` ends such a QEMU, and
+`colo.generation` marks its disks.
+
+Invariant: a QEMU is in the list, on disk, before the folder of its pair is removed, and leaves the
+list with a proof of its end alone. Until then no guest of that pair starts on its machine. The list
+lies beside the registry, so a boot of this machine does not remove it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from coloctl import paths
+from coloctl.colo import generation, guard, taps
+from coloctl.errors import PreconditionFailed
+from coloctl.ha.fencing import KILL_DEADLINE_S
+from coloctl.host import durable
+from coloctl.host.base import DeathProof, Host, Identity
+from coloctl.journal import Journal
+from coloctl.machine.cmdline import monitor_sockets
+from coloctl.model.event import Kind, Record
+from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.model.wires import Wires
+from coloctl.reading import read_json
+
+log = logging.getLogger(__name__)
+
+#: A QEMU takes some hundred bytes, and each loss of a machine adds one.
+BYTES_MAX = 1 << 20
+
+Hosts = Mapping[NodeName, Host]
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A QEMU that may still run on a machine that an operator called gone for good."""
+
+    node: str
+    role: str
+    host: str  #: as the pair file named it
+    identity: Identity
+    leader: Identity | None
+    generation: int  #: of the pair, in which its guest went on without these disks
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry as it is written."""
+        leader = {} if self.leader is None else {"leader": self.leader.to_json()}
+        return {
+            "node": self.node,
+            "role": self.role,
+            "host": self.host,
+            "generation": self.generation,
+            **self.identity.to_json(),
+            **leader,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote; raises `KeyError`, `TypeError` or `ValueError`."""
+        leader = Identity.from_json(found["leader"]) if "leader" in found else None
+        who = Identity.from_json(found)
+        number = int(found["generation"])
+        return cls(str(found["node"]), str(found["role"]), str(found["host"]), who, leader, number)
+
+
+def file_of(pair: str) -> Path:
+    """Return the path of the list of ``pair`` on this machine."""
+    return paths.registry_dir().with_name("given-up") / f"{pair}.json"
+
+
+def of(pair: str) -> tuple[GivenUp, ...]:
+    """Return the QEMUs of ``pair`` that were given up; raises `PreconditionFailed`."""
+    path = file_of(pair)
+    content = durable.read(path, BYTES_MAX)
+    if content is None:
+        return ()
+    try:
+        listed: Any = read_json(content)
+        return tuple(GivenUp.from_json(one) for one in listed)
+    except (KeyError, TypeError, ValueError) as error:
+        raise PreconditionFailed(
+            f"{path} is damaged: {error}.",
+            hint="it names QEMUs that may still run on machines that were given up: look there, "
+            "then remove it",
+        ) from None
+
+
+def give_up(pair: str, journal: Path, found: Collection[GivenUp]) -> None:
+    """Add ``found`` to the list of ``pair``, durably, and record that in its journal.
+
+    Raises `PreconditionFailed`.
+    """
+    if not found:
+        return
+    _write(pair, [*of(pair), *found])
+    with Journal(journal) as records:
+        for one in found:
+            data = {"given-up": one.role, **one.identity.to_json()}
+            record = Record(Kind.OUTCOME, "stop", "given-up", one.node, one.generation, data=data)
+            records.append(record)
+
+
+def _write(pair: str, listed: Iterable[GivenUp]) -> None:
+    path, left = file_of(pair), [one.to_json() for one in listed]
+    if left:
+        paths.make_private(path.parent)
+        durable.replace(path, json.dumps(left, indent=1).encode() + b"\n")
+    else:
+        path.unlink(missing_ok=True)
+
+
+async def end(spec: PairSpec, hosts: Hosts) -> list[DeathProof]:
+    """End what was given up on the machines of ``hosts``, and mark its disks as diverged.
+
+    Raises `FencingFailed` where one does not die; it stays in the list then.
+    """
+    proofs = []
+    for one in of(spec.name):
+        own_first = sorted(NODES, key=lambda node: node != one.node)
+        node = next((node for node in own_first if _is_of(one, hosts[node])), None)
+        if node is None:
+            continue
+        host = hosts[node]
+        rundir = host.machine.pair_dir(spec.name) / one.node
+        proof = await host.kill(
+            one.identity,
+            node=node,
+            deadline_s=KILL_DEADLINE_S,
+            leader=one.leader,
+            sockets=tuple(monitor_sockets(rundir).values()),
+        )
+        await taps.lower_free(spec, host, node)
+        if warning := await generation.leave(spec, hosts, node, one.generation):
+            log.warning("Node %s: %s", node, warning)
+        await host.sweep(rundir)
+        await guard.lift_at(Wires(spec, rundir.parent), host)
+        _write(spec.name, [other for other in of(spec.name) if other != one])
+        log.info("The QEMU that was given up on node %s is gone (%s).", node, proof.how)
+        proofs.append(proof)
+    return proofs
+
+
+def _is_of(one: GivenUp, host: Host) -> bool:
+    """Return whether the QEMU ran on the machine of ``host``."""
+    return bool(one.identity.machine) and one.identity.machine == host.machine.machine_id

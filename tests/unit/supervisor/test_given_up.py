@@ -1,0 +1,159 @@
+"""What may run on a machine that is gone for good is given up by an order, and never forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from support.elsewhere import Elsewhere, on_another_machine
+from support.fakes import make_spec
+from support.livings import SLEEP
+
+from coloctl.cli.verbs.stop import stop
+from coloctl.colo import generation
+from coloctl.colo.generation import Worth
+from coloctl.errors import FencingFailed, NotConfirmed, PreconditionFailed, UsageError
+from coloctl.host.base import Host
+from coloctl.host.local import LocalHost
+from coloctl.host.process import identity_of
+from coloctl.journal import Journal
+from coloctl.model.event import Kind, Record
+from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
+from coloctl.supervisor import given_up, leftovers
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "lasting" / "disks"))
+    (folder := tmp_path / "state" / "web").mkdir(mode=0o700, parents=True)
+    return folder
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> PairSpec:
+    images = {node: tmp_path / f"{node}.qcow2" for node in NODES}
+    for image in images.values():
+        image.touch()
+    return replace(make_spec(nics=0), disks=(DiskSpec("disk0", images),))
+
+
+@pytest.fixture
+def elsewhere(folder: Path, spec: PairSpec, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    return on_another_machine(folder, monkeypatch, spec)
+
+
+@pytest.fixture
+def there() -> Iterator[subprocess.Popen[bytes]]:
+    """What runs on the other machine."""
+    with subprocess.Popen(SLEEP) as process:
+        yield process
+        process.kill()
+
+
+def launched(folder: Path, process: subprocess.Popen[bytes], role: str) -> None:
+    who = identity_of(process.pid)
+    assert who is not None
+    with Journal(folder / leftovers.JOURNAL) as journal:
+        journal.append(Record(Kind.INTENT, "failover", "promote", generation=4))
+        data = {"launched": role, **who.to_json()}
+        journal.append(Record(Kind.OUTCOME, "start", "launch", "b", data=data))
+
+
+def typed(*words: str) -> Result:
+    return CliRunner().invoke(stop, ["web", *words])
+
+
+async def started(spec: PairSpec, elsewhere: Elsewhere) -> int:
+    """Start the pair as far as this goes; answers how many QEMUs were ended for it."""
+    hosts: dict[NodeName, Host] = {"a": LocalHost(), "b": elsewhere}
+    return len(await given_up.end(spec, hosts))
+
+
+def test_what_may_run_on_a_machine_that_was_given_up_is_ended_when_it_is_back(
+    folder: Path,
+    spec: PairSpec,
+    elsewhere: Elsewhere,
+    there: subprocess.Popen[bytes],
+) -> None:
+    launched(folder, there, "secondary")
+    refused = typed("--force", "--yes")
+    assert isinstance(refused.exception, FencingFailed) and folder.exists()
+    assert "stop web --force --without b` where" in (refused.exception.hint or "")
+    other = typed("--force", "--yes", "--without", "a")
+    assert isinstance(other.exception, FencingFailed) and not given_up.of("web")
+
+    done = typed("--force", "--yes", "--without", "b", "-f", "json")
+    assert done.exit_code == 0, done.exception
+    how = json.loads(done.stdout)["how"]
+    assert how.startswith("nothing was left running; given up: the secondary on node b (process")
+    assert not folder.exists() and there.poll() is None
+    (one,) = given_up.of("web")
+    assert (one.node, one.identity.pid, one.generation) == ("b", there.pid, 4)
+    assert one.host == elsewhere.name
+
+    async def back() -> None:
+        both: dict[NodeName, Host] = {node: LocalHost() for node in NODES}
+        await generation.write(spec, both, "b", 3, Worth.FOLLOWING)
+        assert await started(spec, elsewhere) == 1
+        assert there.wait(5) == -9 and not given_up.of("web")
+        marked = (await generation.read(spec, both))["b"]
+        assert (marked.state, marked.generation) == (Worth.DIVERGED, 4)
+        assert await started(spec, elsewhere) == 0
+
+    asyncio.run(back())
+
+
+def test_a_primary_is_given_up_only_where_its_machine_is_stated_to_be_off(
+    folder: Path, elsewhere: Elsewhere, there: subprocess.Popen[bytes]
+) -> None:
+    launched(folder, there, "primary")
+    refused = typed("--force", "--yes", "--without", "b")
+    assert isinstance(refused.exception, NotConfirmed)
+    assert "Node b is the primary of web" in refused.exception.message
+    assert "--without b --switched-off`" in (refused.exception.hint or "")
+    assert folder.exists() and not given_up.of("web")
+    assert "--without b --switched-off" in leftovers.advice(folder, leftovers.find(folder))
+    assert typed("--force", "--yes", "--without", "b", "--switched-off").exit_code == 0
+    assert [one.role for one in given_up.of("web")] == ["primary"] and not folder.exists()
+
+
+def test_a_dry_run_gives_nothing_up_and_an_option_alone_is_refused(
+    folder: Path, elsewhere: Elsewhere, there: subprocess.Popen[bytes]
+) -> None:
+    launched(folder, there, "secondary")
+    shown = typed("--force", "--without", "b", "--dry-run", "-f", "json")
+    assert f"give up process {there.pid}" in shown.stdout and folder.exists()
+    assert isinstance(typed("--without", "b").exception, UsageError)
+    assert isinstance(typed("--force", "--switched-off").exception, UsageError)
+    assert not given_up.of("web")
+
+
+async def test_another_machine_proves_nothing_about_what_was_given_up(
+    folder: Path, spec: PairSpec, elsewhere: Elsewhere, there: subprocess.Popen[bytes]
+) -> None:
+    """Its entry stays for the day on which its own machine is back."""
+    who = identity_of(there.pid)
+    assert who is not None
+    far = replace(who, machine="another")
+    one = given_up.GivenUp("b", "secondary", "ssh://hv9", far, None, 2)
+    given_up.give_up("web", folder / leftovers.JOURNAL, [one])
+    assert await started(spec, elsewhere) == 0
+    assert given_up.of("web") == (one,) and there.poll() is None
+
+
+def test_a_damaged_list_is_not_taken_for_an_empty_one(folder: Path) -> None:
+    path = given_up.file_of("web")
+    path.parent.mkdir(mode=0o700, parents=True)
+    for content in ("{", "{}x", '[{"node": "b"}]', "[1]"):
+        path.write_text(content)
+        with pytest.raises(PreconditionFailed, match="is damaged"):
+            given_up.of("web")
