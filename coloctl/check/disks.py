@@ -13,7 +13,7 @@ from pathlib import Path
 
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S
-from coloctl.colo import generation
+from coloctl.colo import first_copy, generation
 from coloctl.colo.ground import one_machine
 from coloctl.errors import DeadlineMissed, PreconditionFailed
 from coloctl.host.base import Host
@@ -63,6 +63,9 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> l
     if disk.image["a"] == disk.image["b"] and together:
         sentence = f"Both nodes would use the same file {disk.image['a']}."
         return [Precondition(name, Severity.ERROR, sentence, "give each node an image of its own")]
+    absent = [node for node in NODES if await _to_be_made(spec, disk, hosts, node)]
+    if len(absent) == 1:
+        return [await _absent(disk, absent[0], hosts, tools)]
     found = {}
     for node in NODES:
         info = await image.info(
@@ -87,6 +90,28 @@ async def _disk(spec: PairSpec, disk: DiskSpec, hosts: Hosts, tools: Tools) -> l
     if not busy:
         findings.append(await _seeded(spec, disk, hosts, tools))
     return findings
+
+
+async def _to_be_made(spec: PairSpec, disk: DiskSpec, hosts: Hosts, node: NodeName) -> bool:
+    """Return whether the image is on another machine and not there; a device is never made."""
+    path = disk.image[node]
+    if not spec.nodes[node].machine or path.is_relative_to("/dev"):
+        return False
+    return not (await hosts[node].identify(path)).present
+
+
+async def _absent(disk: DiskSpec, node: NodeName, hosts: Hosts, tools: Tools) -> Precondition:
+    """Find whether the image that is not there can be made; raises `PreconditionFailed`."""
+    path, guest = disk.image[node], other(node)
+    info = await image.info(
+        disk.image[guest], hosts[guest].run, image_format=disk.format, qemu_img=tools[guest]
+    )
+    await first_copy.require_new(hosts[node], path, disk.id, info.actual_size)
+    sentence = (
+        f"{path} is not there yet on {hosts[node].machine.name}: it is made when the pair is "
+        f"started, and the disk of node {guest} is copied."
+    )
+    return Precondition(f"disk {disk.id}", Severity.INFO, sentence)
 
 
 async def _unwritable(disk: DiskSpec, hosts: Hosts) -> list[tuple[str, str]]:

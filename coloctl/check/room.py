@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coloctl.check.finding import Precondition, Severity
-from coloctl.check.machine import COMMAND_DEADLINE_S
+from coloctl.colo.first_copy import free_bytes
 from coloctl.colo.ground import one_machine
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
@@ -35,7 +35,7 @@ async def examine_room(spec: PairSpec, hosts: Hosts, tools: Tools) -> list[Preco
         findings += await _images(spec, node, hosts[node], tools[node])
     for host in _of_each_machine(hosts):
         folder = host.machine.state_dir
-        free = await _free(host, folder)
+        free = await free_bytes(host, folder)
         if free >= STATE_BYTES:
             continue
         sentence = (
@@ -68,7 +68,7 @@ async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) ->
     for folder, grows in missing.items():
         if folder.is_relative_to("/dev"):
             continue
-        free = await _free(host, folder)
+        free = await free_bytes(host, folder)
         if free < grows:
             sentence = (
                 f"The images of node {node} in {folder} may grow by {grows // MIB} MiB, and "
@@ -77,20 +77,3 @@ async def _images(spec: PairSpec, node: NodeName, host: Host, qemu_img: Path) ->
             hint = "a guest whose image cannot grow stands still until there is room"
             findings.append(Precondition("room", Severity.WARNING, sentence, hint))
     return findings
-
-
-async def _free(host: Host, folder: Path) -> int:
-    """Ask the host how many bytes an ordinary program may still write in ``folder``."""
-    argv = [
-        "sh",
-        "-c",
-        'd=$1; until test -e "$d"; do d=${d%/*}; d=${d:-/}; done; df -Pk "$d"',
-        "sh",
-    ]
-    done = await host.run([*argv, str(folder)], deadline_s=COMMAND_DEADLINE_S)
-    words = done.stdout.splitlines()[-1].split() if done.stdout else []
-    if done.code != 0 or len(words) < 4 or not words[3].isdecimal():
-        raise PreconditionFailed(
-            f"The room in {folder} cannot be determined: {done.stderr.strip() or done.stdout!r}."
-        )
-    return int(words[3]) * 1024

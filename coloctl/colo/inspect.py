@@ -174,6 +174,8 @@ async def unusable_files(spec: PairSpec, host: Host, node: NodeName) -> AsyncIte
     for key, path, mode in wanted:
         if path is not None and (why := await host.usable(path, mode)):
             machine = host.machine.name
+            if key.startswith("disk[") and why == os.strerror(errno.ENOENT):
+                continue  # it is made there, see `colo.first_copy`
             hint = f"write the path as it is on {machine}, or put the file there"
             if why == os.strerror(errno.EROFS):
                 hint = f"`mount -o remount,rw` its filesystem on {machine}, or name another place"

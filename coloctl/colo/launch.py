@@ -23,6 +23,9 @@ from coloctl.model.launch import Launch
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.vm import VM, Recorder
 
+#: For images that were made just now, and hold nothing; seconds.
+REMOVE_DEADLINE_S = 10.0
+
 
 async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
     """Require that taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
@@ -40,32 +43,39 @@ async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
 async def ensure_images(spec: PairSpec, ground: Ground, node: NodeName) -> list[Path]:
     """Make an image on ``node`` for every disk without one, as big as the other node's.
 
-    Returns those that were made. Raises `PreconditionFailed` where one cannot be made, has another
-    size, or is in use: any record about such an image would be wrong for the guest that uses it.
+    Returns those that were made; after an error none is left. Raises `PreconditionFailed` where one
+    cannot be made, has another size, or is in use: any record about such an image would be wrong
+    for the guest that uses it.
     """
-    made = []
-    await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
-    for i, disk in enumerate(spec.disks):
-        path, host = disk.image[node], ground.hosts[node]
-        guest = await _info(spec, ground, other(node), i)
-        there = await host.identify(path)
-        if not there.present:
-            _require_file(there, path, node)
-            await image.create(
-                path,
-                guest.virtual_size,
-                disk.format,
-                host.run,
-                qemu_img=ground.node(node).qemu_img,
-                like=disk.image[other(node)] if ground.facts.one_machine else None,
-            )
-            made.append(path)
-        image.require_equal_sizes(guest, await _info(spec, ground, node, i))
+    made: list[Path] = []
+    host = ground.hosts[node]
+    await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
+    try:
+        for i, disk in enumerate(spec.disks):
+            path = disk.image[node]
+            guest = await image_info(spec, ground, other(node), i)
+            there = await host.identify(path)
+            if not there.present:
+                require_file(there, path, node)
+                await image.create(
+                    path,
+                    guest.virtual_size,
+                    disk.format,
+                    host.run,
+                    qemu_img=ground.node(node).qemu_img,
+                    like=disk.image[other(node)] if ground.facts.one_machine else None,
+                )
+                made.append(path)
+            image.require_equal_sizes(guest, await image_info(spec, ground, node, i))
+    except BaseException:
+        with contextlib.suppress(ColoctlError):
+            await host.run(["rm", "-f", "--", *map(str, made)], deadline_s=REMOVE_DEADLINE_S)
+        raise
     return made
 
 
-def _require_file(there: DiskIdentity, path: Path, node: NodeName) -> None:
-    """Raise `PreconditionFailed` for a missing device: a file made below /dev lies in memory."""
+def require_file(there: DiskIdentity, path: Path, node: NodeName) -> None:
+    """Refuse a missing device: a file made below /dev lies in memory; `PreconditionFailed`."""
     where = Path(there.key.partition(":")[2])
     if where.is_relative_to("/dev") and not where.is_relative_to("/dev/shm"):
         raise PreconditionFailed(
@@ -81,7 +91,7 @@ async def require_same_sizes(spec: PairSpec, ground: Ground) -> int:
     """
     allocated = 0
     for i, _ in enumerate(spec.disks):
-        infos = {node: await _info(spec, ground, node, i) for node in NODES}
+        infos = {node: await image_info(spec, ground, node, i) for node in NODES}
         image.require_equal_sizes(infos["a"], infos["b"])
         allocated += sum(info.actual_size for info in infos.values())
     return allocated
@@ -90,10 +100,10 @@ async def require_same_sizes(spec: PairSpec, ground: Ground) -> int:
 async def require_images(spec: PairSpec, ground: Ground, node: NodeName) -> None:
     """Require that every disk of ``node`` can be used; raises `PreconditionFailed`."""
     for i, _ in enumerate(spec.disks):
-        await _info(spec, ground, node, i)
+        await image_info(spec, ground, node, i)
 
 
-async def _info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> image.ImageInfo:
+async def image_info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> image.ImageInfo:
     """Inspect a disk's image on ``node``; its format is the pair file's, never the image's own."""
     described = spec.disks[disk]
     found = await image.info(
@@ -192,7 +202,7 @@ async def launch_secondary(
     await guard.raise_guard(spec, ground)
     for over in blockdev.overlays(spec, node):
         await inuse.require_free(host, over.active, over.hidden)
-    infos = [await _info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
+    infos = [await image_info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
     sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, infos, strict=True)}
     await overlays.make(spec, host, node, sizes, qemu_img=ground.node(node).qemu_img)
     ground = await tls.equipped(spec, await plugin.renewed(ground, node), node)

@@ -1,7 +1,7 @@
 """Build the steps of a dialogue as documents; pure, and raises nothing.
 
-Called by `supervisor.dialogue` and `supervisor.dialogue_disks`; a sequence comes from `colo.plan`,
-a command line is a `Launch` of `colo.launch`. Keys of a step: ``node``, ``why``, and one of
+Called by `supervisor.dialogue`, `supervisor.dialogue_disks` and `cli.verbs.start`; a sequence comes
+from `colo.plan`, a command line is a `Launch` of `colo.launch`. Keys: ``node``, ``why``, and one of
 ``launch``, ``command`` and ``act``.
 """
 

@@ -233,6 +233,25 @@ def read_only(place: Place) -> Iterator[str]:
         place.run("umount", folder)
 
 
+SMALL = DISK.parent / "small"
+
+
+def new_image(*options: str) -> Spoiled:
+    """The image of hv2 is to be made in a filesystem of its own."""
+
+    @contextlib.contextmanager
+    def spoil(place: Place) -> Iterator[str]:
+        place.run("mkdir", str(SMALL))
+        place.run("mount", "-t", "tmpfs", *options, "tmpfs", str(SMALL))
+        try:
+            yield place.text.replace(f'b = "{DISK}"', f'b = "{SMALL / DISK.name}"')
+        finally:
+            place.run("umount", str(SMALL))
+            place.run("rmdir", str(SMALL))
+
+    return spoil
+
+
 #: Case, how it is spoiled, the sentence or its pattern, a part of the hint.
 CASES: dict[str, tuple[Spoiled, str, str]] = {
     "host-key-unknown": (
@@ -332,6 +351,16 @@ CASES: dict[str, tuple[Spoiled, str, str]] = {
         f"disk[0].image.b: {DISK} on hv2 cannot be used: Read-only file system.",
         "`mount -o remount,rw` its filesystem on hv2",
     ),
+    "no-room": (
+        new_image("-o", "size=64k"),
+        rf"{SMALL} on hv2 has 64\.0 KiB of room, and the copy of disk0 needs \d+\.\d KiB\.",
+        "make room on hv2, or name another place in the pair file",
+    ),
+    "read-only-folder": (
+        new_image("-o", "ro"),
+        f"{SMALL / DISK.name} is not there on hv2, and cannot be made in its folder: Read-only",
+        f"`mkdir -p {SMALL}` on hv2, or name another place in the pair file",
+    ),
 }
 
 
@@ -371,7 +400,8 @@ def remains(lab: Machines) -> list[str]:
         folder = lab.machine(name).here(Path("/run/coloctl"))
         left += [f"{one} on {name}" for one in folder.rglob("*") if one.is_file()]
         disks = lab.machine(name).here(DISK).parent
-        left += [f"{one} on {name}" for one in disks.iterdir() if one.name != DISK.name]
+        kept = (DISK.name, SMALL.name)
+        left += [f"{one} on {name}" for one in disks.rglob("*") if one.name not in kept]
     return left
 
 

@@ -30,7 +30,7 @@ from coloctl.cli.options import (
 )
 from coloctl.cli.views import plain
 from coloctl.cli.views.progress import drawing
-from coloctl.colo import equal_disks, frames, generation, inuse, launch, tls
+from coloctl.colo import equal_disks, first_copy, frames, generation, inuse, launch, tls
 from coloctl.colo.ground import Facts, placed
 from coloctl.colo.inspect import prepare
 from coloctl.control.acts import PROTECT_WAIT_S, QUERY_WAIT_S, Acts, Document, read_view
@@ -56,6 +56,7 @@ from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.protection import Protection
 from coloctl.supervisor import given_up
 from coloctl.supervisor.dialogue import dialogue
+from coloctl.supervisor.dialogue_items import act
 
 spec_argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
 alone_option = click.option(
@@ -188,15 +189,25 @@ async def _dialogue(
     pair = placed(pair, ground.facts)
     try:
         companions = await generation.read(pair, ground.hosts)
-        return dialogue(
+        primary = begin_on or generation.source(companions)
+        node, made = other(primary), dict[Path, int]()
+        if protect:
+            known = companions[node].written
+            made.update(await first_copy.require_place(pair, ground, node, known=known))
+        alike = protect and not made and await equal_disks.disks_alike(pair, ground, companions)
+        steps = dialogue(
             pair,
             await tls.described(pair, ground),
             "start",
             Protection.DOWN,
-            primary=begin_on or generation.source(companions),
+            primary=primary,
             protect=protect,
-            in_sync=protect and await equal_disks.disks_alike(pair, ground, companions),
+            in_sync=alike,
         )
+        why = f"there is none on {ground.hosts[node].machine.name}; the guest's disk is copied"
+        return [act(node, f"qemu-img create {path} {size}", why) for path, size in made.items()] + [
+            *steps
+        ]
     finally:
         await ground.aclose()
 

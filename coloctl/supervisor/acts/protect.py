@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from coloctl.clock import Deadline
-from coloctl.colo import accounts, coverage, generation, launch, link, tls
+from coloctl.colo import accounts, coverage, first_copy, generation, launch, link, tls
 from coloctl.colo.generation import Worth
 from coloctl.colo.inspect import require_same_binary
 from coloctl.colo.protect import Protecting, protect
@@ -160,10 +160,11 @@ async def _give_disks(state: PairState, node: NodeName) -> bool:
     Returns whether they have held this guest's disks before, so that comparing is worth it.
     """
     spec, ground = state.spec, state.ground
+    before = (await generation.read(spec, ground.hosts))[node]
+    await first_copy.require_place(spec, ground, node, known=before.written)
     made = await launch.ensure_images(spec, ground, node)
     if made:
         state.record(Kind.NOTE, node=node, data={"images-made": [str(path) for path in made]})
-    before = (await generation.read(spec, ground.hosts))[node]
     target = Worth.RESYNC_TARGET
     await generation.write(spec, ground.hosts, node, state.generation, target)
     return before.written and not made

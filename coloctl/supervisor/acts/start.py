@@ -9,7 +9,7 @@ Invariant: a guest that has run is never ended here; it may have answered client
 
 from __future__ import annotations
 
-from coloctl.colo import equal_disks, generation, inuse, launch, overlays
+from coloctl.colo import equal_disks, first_copy, generation, inuse, launch, overlays
 from coloctl.colo.companion import WHOLE
 from coloctl.colo.generation import Companion, Companions, Worth
 from coloctl.errors import ColoctlError, PairBusy, RunsAlone
@@ -135,10 +135,11 @@ async def _start_guest(
     held = False
     if not hold:
         await launch.require_images(spec, ground, node)
-    elif superseded or launch.boots_alone(spec, ground):
-        await launch.require_same_sizes(spec, ground)
     else:
-        held = await equal_disks.disks_alike(spec, ground, companions)
+        known = companions[other(node)].written
+        absent = await first_copy.require_place(spec, ground, other(node), known=known)
+        if not (absent or superseded or launch.boots_alone(spec, ground)):
+            held = await equal_disks.disks_alike(spec, ground, companions)
     if begin_on:
         state.generation += generation.leap(companions)
         await _overrule(state, begin_on)

@@ -207,6 +207,8 @@ async def test_a_file_that_another_machine_lacks_is_named_by_its_key() -> None:
         assert refused.value.key == key
         assert "on hv2 cannot be used: Permission denied." in refused.value.sentence
     await require_files(spec, Elsewhere(own="gone"), "a")
+    absent = {spec.disks[0].image["b"].name: "No such file or directory"}
+    await require_files(spec, Elsewhere(**absent), "b")  # it is made there
 
 
 def test_each_node_has_its_folders_on_its_own_machine() -> None:
