@@ -20,7 +20,6 @@ from coloctl.model.protection import Protection
 from coloctl.model.view import Merge
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import Entered, Watch, merge
-from coloctl.supervisor.acts.left import sentence
 from coloctl.supervisor.beside import LATELY_S
 from coloctl.supervisor.state import PairState
 
@@ -104,7 +103,8 @@ class AutoReprotect:
         """Return why the machine of the next secondary cannot take it now; a sentence."""
         state, primary = self.state, self.state.seat_of(Role.PRIMARY)
         if state.left:
-            return f"It is protected again after that: {sentence(state)}"
+            nodes = ", ".join(f"node {node}" for node in sorted(state.left))
+            return f"It is protected again when the QEMU that was left on {nodes} has ended."
         host = state.ground.hosts[other(primary.name)] if primary is not None else None
         if host is None or not host.reach.out:
             return ""

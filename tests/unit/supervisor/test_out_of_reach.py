@@ -32,6 +32,7 @@ from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import acts, adopt, discovery, machines
 from coloctl.supervisor.acts import failover_book, left
 from coloctl.supervisor.adopt import Adoption
+from coloctl.supervisor.auto_reprotect import AutoReprotect
 from coloctl.supervisor.discovery import DiscoveredNode
 from coloctl.supervisor.machines import MachineWatch
 from coloctl.supervisor.reconcile import FoundQemu, KnownQemu, Move, believe
@@ -106,6 +107,12 @@ async def test_a_primary_goes_on_alone_by_its_claim_when_the_other_machine_is_go
         assert state.left["b"].role is Role.SECONDARY
         assert "may still run" in state.view().reason
         assert state.seats["b"].vm is None
+        again = AutoReprotect(state, lambda _: None, lambda _: None, asyncio.create_task)
+        state.protection_wanted = True
+        policy = replace(state.spec.policy, auto_reprotect=True)
+        state.spec = replace(state.spec, policy=policy)
+        again.tick()
+        assert state.exposure.endswith("when the QEMU that was left on node b has ended.")
     assert believe(records(tmp_path)).left["b"].identity == b.process.identity
 
 
