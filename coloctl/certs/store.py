@@ -154,7 +154,13 @@ def parse_machine(text: str) -> tuple[str, tuple[str, ...]]:
         )
     addresses = [one.strip() for one in listed.split(",") if one.strip()]
     try:
-        return name, tuple(str(ipaddress.ip_address(one)) for one in addresses)
+        parsed = [ipaddress.ip_address(one) for one in addresses]
+        if local := [one for one in parsed if one.version == 6 and one.is_link_local]:
+            raise UsageError(
+                f"{name}: {local[0]} is a link-local address, and QEMU cannot listen at one.",
+                hint="give the link addresses of its own, like fd00::1 and fd00::2",
+            )
+        return name, tuple(map(str, parsed))
     except ValueError as error:
         raise UsageError(
             f"{name}: {error}.", hint=f"write its addresses as in {name}=10.66.0.1,fd00::1"

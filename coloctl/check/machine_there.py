@@ -1,18 +1,20 @@
 """Examine a machine as a place for the node of a pair, through the host layer: here or over ssh.
 
 Called by `cli.verbs.host`, `cli.host_add` and `check.connection`. `check.link` measures a link,
-`check.processors` compares two machines, `colo.inspect` finds the accelerators, `colo.accounts`
-names the account of QEMU, `check.logins` looks at systemd, and `certs.read` reads the certificate.
+`check.interfaces` looks at bridges, bonds and addresses, `check.processors` compares two machines,
+`colo.inspect` finds the accelerators, `colo.accounts` names the account of QEMU, `check.logins`
+looks at systemd, and `certs.read` reads the certificate.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
 from coloctl.certs import read, store
-from coloctl.check import link, logins, processors
+from coloctl.check import interfaces, link, logins, processors
 from coloctl.check.finding import Precondition, Severity, guarded
 from coloctl.check.machine import COMMAND_DEADLINE_S, available_mib
 from coloctl.colo import accounts, clocks
@@ -28,8 +30,13 @@ from coloctl.vm import inspect
 _QEMU = "qemu-system-x86_64"
 
 
-async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> list[Precondition]:
-    """Find all that is to report about the machine called ``name``; changes nothing there."""
+async def examine_host(
+    host: Host, name: str, addresses: tuple[str, ...], bridges: Collection[str] = ()
+) -> list[Precondition]:
+    """Find all that is to report about the machine called ``name``; changes nothing there.
+
+    ``bridges`` are those that pairs name on it.
+    """
     return [
         *await guarded("agent", _agent(host)),
         *await guarded("kernel", _kernel(host)),
@@ -37,6 +44,7 @@ async def examine_host(host: Host, name: str, addresses: tuple[str, ...]) -> lis
         *await guarded("qemu", _qemu(host)),
         *await guarded("tun", _tun(host)),
         *await guarded("memory", _memory(host)),
+        *await guarded("bridges", interfaces.examine_interfaces(host, addresses, bridges)),
         *await guarded("account", account_finding(host)),
         *await guarded(logins.NAME, logins.examine_logins(host)),
         *await guarded("certificate", _certificate(host, name, addresses)),

@@ -1,9 +1,9 @@
 """Ask the host whether a tap's bridge port forwards frames; under STP it may not yet.
 
-Called by `check.network`, which warns of such a bridge, and by `supervisor.acts.failover_book`: the
-failover's timeline names the guest's first frame only where it got beyond the port. Asks through
-`host.base`. A port that comes up under STP listens and then learns for the bridge's forward delay
-each, and drops every frame meanwhile.
+Called by `check.network` and `check.interfaces`, which warn of such a bridge, and by
+`supervisor.acts.failover_book`: the failover's timeline names the guest's first frame only where it
+got beyond the port. Asks through `host.base`. A port that comes up under STP listens and then
+learns for the bridge's forward delay each, and drops every frame meanwhile.
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ def test_a_machine_gets_its_own_certificate_and_loses_it_again(lab: Machines, co
     assert [line.split()[0] for line in listing.splitlines()] == ["700", "600", "600", "600"]
     own = (config / "ca/machines/hv1/cert.pem").read_text()
     assert inside(there, "cat", f"{TLS}/cert.pem") == own
-    assert findings("check", "hv1")["certificate"]["severity"] == "ok"
+    checked = findings("check", "hv1")
+    assert checked["certificate"]["severity"] == checked["address"]["severity"] == "ok"
+    assert checked["bridges"]["sentence"] == "Bridge br0 on hv1 forwards at once: it runs no STP."
     assert "hv1  ssh://hv1  10.66.0.1" in host("list").output
     assert "off the list" in host("remove", "hv1").output
     assert not inside(there, "sh", "-c", f"ls -d {TLS} {ZIPS} 2>/dev/null")

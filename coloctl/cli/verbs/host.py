@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from coloctl.errors import PreconditionFailed, UsageError
 if TYPE_CHECKING:
     from coloctl.host.base import Host
     from coloctl.hostlist import ListedHost
+    from coloctl.model.pair import PairSpec
 
 #: A machine over ssh: login, Python, and the agent's zip the first time.
 REACH_DEADLINE_S = 30.0
@@ -133,9 +134,10 @@ def list_hosts(form: str) -> None:
 @click.option("--peer", metavar="NAME", help="Also measure the link from that machine to this one.")
 @format_option("pretty", "json")
 def check(name: str, peer: str | None, form: str) -> int:
-    """Check the machine NAME: agent, clock, QEMU, accelerator, certificate; with --peer the link.
+    """Check the machine NAME: agent, clock, QEMU, accelerator, bridges, certificate.
 
-    Nothing is changed there. The link is measured for some two seconds at full speed.
+    Bonds and the addresses for replication are looked at as well, with --peer the link too. Nothing
+    is changed there. The link is measured for some two seconds at full speed.
 
     \b
     Exit codes: 0 all is well, 3 there are warnings, 1 there are errors.
@@ -224,8 +226,11 @@ async def _examine(there: Host, one: ListedHost, *, made: bool) -> list[Precondi
     """Examine the machine; without ``made``, apart from what is about to be made there."""
     from coloctl.check.machine_there import examine_host
 
-    found = await examine_host(there, one.name, one.addresses)
-    return [each for each in found if made or each.name not in ("account", "certificate")]
+    nics = [nic for pair in _pairs_on(one) for nic in pair.nics]
+    bridges = {nic.tap.bridge for nic in nics if nic.tap is not None and nic.tap.bridge}
+    found = await examine_host(there, one.name, one.addresses, bridges)
+    given = ("account", "certificate", "address")
+    return [each for each in found if made or each.name not in given]
 
 
 def _known(name: str) -> ListedHost:
@@ -244,6 +249,11 @@ def _known(name: str) -> ListedHost:
 
 def _pair_on(one: ListedHost) -> str | None:
     """Find a pair of this machine with a node on that one."""
+    return next((pair.name for pair in _pairs_on(one)), None)
+
+
+def _pairs_on(one: ListedHost) -> Iterator[PairSpec]:
+    """Yield the pairs of this machine with a node on that one, as they were started."""
     from coloctl import paths
     from coloctl.errors import ColoctlError
     from coloctl.supervisor.started import remembered
@@ -254,8 +264,7 @@ def _pair_on(one: ListedHost) -> str | None:
         except ColoctlError:  # a damaged folder names no machine
             continue
         if started and any(node.host == one.at for node in started.pair.nodes.values()):
-            return pair
-    return None
+            yield started.pair
 
 
 def _print(found: list[Precondition], form: str) -> None:
