@@ -27,9 +27,9 @@ SERVE_DEADLINE_S = 15.0
 #: Data is sent for this long.
 SENDING_S = 1.0
 CONNECT_DEADLINE_S = 3.0
-#: A full frame is sent this often, and its echo waited for.
-_FRAMES = 3
-_ECHO_WAIT_S = 0.3
+#: A frame is sent so often, and its answer waited for so long each time: a lost answer means that a
+#: frame is too large, so a busy machine gets its time.
+_ECHO_WAITS_S = (0.3, 0.6, 1.2, 2.4)
 _PINGS = 20
 _BLOCK = bytes(256 * 1024)
 _COUNT = struct.Struct("!Q")
@@ -148,7 +148,6 @@ def try_frames(address: str, port: int, token: bytes) -> FrameFigures:
         _never_fragment(sock)
         mtu = _mtu_towards((address, port), family)
         sock.connect((address, port))
-        sock.settimeout(_ECHO_WAIT_S)
         small = len(token) + _COUNT.size
         passed = bool(_answers(sock, _full(token, mtu, family), token, 1))
         answers = _answers(sock, token + _BACK, token, 2)
@@ -159,8 +158,9 @@ def try_frames(address: str, port: int, token: bytes) -> FrameFigures:
 def _answers(sock: socket.socket, frame: bytes, token: bytes, wanted: int) -> list[bytes]:
     """Send the frame until so many answers to it came, some times at most; return the answers."""
     answers: list[bytes] = []
-    for _ in range(_FRAMES):
+    for wait_s in _ECHO_WAITS_S:
         answers = []
+        sock.settimeout(wait_s)
         with suppress(OSError):
             sock.send(frame)
             while len(answers) < wanted:
