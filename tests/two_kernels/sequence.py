@@ -1,0 +1,313 @@
+"""Run a pair on hv1 and hv2, take its QEMUs and a machine away, and print what is seen.
+
+Started by `run` in namespaces of its own. The supervisor runs here, on a third kernel, as
+docs/two-machines.md recommends. The guest is iPXE. It fetches the numbers 1, 2, 3, ... over TCP
+from this machine, one a second: the numbers show what the guest has released to its client.
+
+Invariant of the run: the numbers never go back, and a failover breaks at most the connection that
+was open (one number is left out then). The exit code is 0 where all that was expected was seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import http.server
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from two_kernels import machines
+from two_kernels.machines import CLIENT, NAMES, Machine
+
+BEGAN = time.monotonic()
+PAIR = """\
+name = "web"
+
+[guest]
+memory = "64MiB"
+accel = "{accel}"
+kernel = "/usr/lib/ipxe/ipxe.lkrn"
+append = "ifopen net0 && set net0/ip 10.77.0.10 && set net0/netmask 255.255.255.0 && \
+chain http://{client}/count.ipxe"
+
+[[disk]]
+id = "disk0"
+image = {{ a = "/var/lib/coloctl/images/web.qcow2", b = "/var/lib/coloctl/images/web.qcow2" }}
+
+[[nic]]
+id = "net0"
+mac = "52:54:00:12:34:56"
+bridge = "br0"
+
+[node.a]
+host = "ssh://root@hv1"
+address = "10.66.0.1"
+
+[node.b]
+host = "ssh://root@hv2"
+address = "10.66.0.2"
+
+[checkpoint]
+delay_ms = 10000
+compare_timeout_ms = 5000
+
+[detection]
+heartbeat_ms = 500
+suspect_after_ms = 6000
+"""
+#: What iPXE runs: a number that cannot be fetched is left out, and the next one follows.
+COUNT = f"""\
+#!ipxe
+set n:int32 0
+:again
+inc n
+imgfetch --name number http://{CLIENT}/${{n:int32}} || echo left out ${{n:int32}}
+imgfree number ||
+sleep 1
+goto again
+"""
+#: In COLO on emulated machines; checkpoints that are due at the latest come every 10 s.
+CHECKPOINTS = 5
+PATIENCE_S = 900.0
+#: The exit code of a verb whose act goes on after its own wait.
+LATE = 6
+IMAGES = "/var/lib/coloctl/images"
+MADE = f"install -d -m 711 {IMAGES} && qemu-img create -q -f qcow2 {IMAGES}/web.qcow2 64M"
+
+
+def note(text: str) -> None:
+    """Print a line with the time since the run began."""
+    passed = int(time.monotonic() - BEGAN)
+    print(f"[{passed // 60:3}:{passed % 60:02}] {text}", flush=True)
+
+
+class Fetches:
+    """The client of the guest: answers its fetches, and keeps the numbers in their order."""
+
+    def __init__(self) -> None:
+        """Begin to serve."""
+        self.numbers: list[tuple[float, int]] = []
+        fetches = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                word = self.path.lstrip("/")
+                if word.isdecimal():
+                    fetches.numbers.append((time.monotonic(), int(word)))
+                body = COUNT.encode() if word == "count.ipxe" else b"fetched\n"
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer((CLIENT, 80), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    @property
+    def last(self) -> int:
+        return self.numbers[-1][1] if self.numbers else 0
+
+    def after(self, moment: float) -> int:
+        """Return how many were fetched since ``moment``."""
+        return sum(when > moment for when, _ in self.numbers)
+
+    def longest_gap_s(self, since: float) -> float:
+        """Return the longest time without a fetch since ``since``."""
+        times = [since, *(when for when, _ in self.numbers if when > since), time.monotonic()]
+        return max(b - a for a, b in itertools.pairwise(times))
+
+    def went_back(self) -> list[tuple[int, int]]:
+        """Return each pair of neighbours that is not in ascending order."""
+        numbers = [number for _, number in self.numbers]
+        return [(a, b) for a, b in itertools.pairwise(numbers) if b <= a]
+
+    def left_out(self) -> list[int]:
+        """Return the numbers that were never asked for, though later ones were."""
+        seen = {number for _, number in self.numbers}
+        return [number for number in range(1, self.last) if number not in seen]
+
+
+@dataclass
+class Run:
+    """The run: both machines, the client, and coloctl on this one."""
+
+    folder: Path
+    accel: str
+    fetches: Fetches = field(default_factory=Fetches)
+    wrong: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make keys and an environment."""
+        self.ssh = machines.ssh_words(self.folder)
+        self.environment = machines.environment(self.folder, self.ssh)
+        self.machines = {name: Machine(name, self.folder, self.ssh) for name in NAMES}
+        self.file = self.folder / "web.toml"
+        self.file.write_text(PAIR.format(accel=self.accel, client=CLIENT))
+
+    def coloctl(self, *words: str, check: bool = True, tries: int = 1) -> None:
+        """Type a command as an operator would, and show what it prints.
+
+        ``tries``: it is typed again where it failed, because a machine was too slow for it.
+        """
+        shown = ["web.toml" if word == str(self.file) else word for word in words]
+        note(f"$ coloctl {shlex.join(shown)}")
+        argv = [sys.executable, "-P", "-m", "coloctl.cli.main", *words]
+        done = subprocess.run(
+            argv, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False,
+        )  # fmt: skip
+        print(done.stdout.replace(str(self.folder), "~").rstrip(), flush=True)
+        if not check or done.returncode in (0, 3, LATE):
+            return
+        if tries < 2:
+            raise SystemExit(f"`coloctl {shlex.join(shown)}` ended with {done.returncode}")
+        self.coloctl(*words, tries=tries - 1)
+
+    def type_there(self, name: str, command: str) -> None:
+        """Type a command on a machine."""
+        note(f"{name}# {command}")
+        self.machines[name].run(command)
+
+    def status(self) -> dict[str, Any]:
+        """Ask for the pair's status; {} where the supervisor gives no answer now."""
+        argv = [sys.executable, "-P", "-m", "coloctl.cli.main", "status", "web", "-f", "json"]
+        done = subprocess.run(
+            argv, env=self.environment, capture_output=True, text=True, check=False
+        )
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            return {}
+        return answer
+
+    def expect(self, true: bool, what: str) -> None:
+        """Report a check; the run goes on."""
+        note(f"{'ok   ' if true else 'WRONG'} {what}")
+        if not true:
+            self.wrong.append(what)
+
+    def until(self, protection: str, *, checkpoints: int = 0, generation: int = 0) -> None:
+        """Wait for a state of the pair, and show each other one on the way."""
+        give_up, shown = time.monotonic() + PATIENCE_S, ""
+        while time.monotonic() < give_up:
+            now = self.status()
+            reached = now.get("protection", "")
+            if reached and reached != shown:
+                note(f"      {reached}: {now['reason']}")
+                shown = reached
+            if (
+                reached == protection
+                and now["generation"] >= generation
+                and now["checkpoints"]["count"] >= checkpoints
+            ):
+                more = f", {now['checkpoints']['count']} checkpoints" if checkpoints else ""
+                self.expect(True, f"the pair is {protection}{more}; fetched: {self.fetches.last}")
+                return
+            time.sleep(3)
+        self.expect(False, f"the pair is not {protection} after {PATIENCE_S:.0f} s")
+        self.coloctl("status", "web", check=False)
+        raise SystemExit("the run ends here")
+
+    def place_of(self, role: str) -> tuple[str, int]:
+        """Return machine and process id of the QEMU with that role."""
+        for node in self.status()["nodes"]:
+            if node["role"] == role:
+                return node["host"].rpartition("@")[2], node["pid"]
+        raise SystemExit(f"the pair has no {role}")
+
+
+def prepare(run: Run) -> None:
+    """Boot both machines and make them the hosts of the pair."""
+    key = (run.folder / "id_ed25519.pub").read_text()
+    began = time.monotonic()
+    for machine in run.machines.values():
+        machine.install(key)
+        machine.boot()
+    for machine in run.machines.values():
+        machine.wait()
+    note(f"both machines answer ssh after {time.monotonic() - began:.0f} s")
+    facts = (
+        "hostname; uname -sr; cut -c1-8 /proc/sys/kernel/random/boot_id; cat /etc/debian_version"
+    )
+    here = subprocess.run(facts, shell=True, capture_output=True, text=True, check=True).stdout
+    note(f"this machine: {' '.join(here.split())}")
+    for machine in run.machines.values():
+        note(f"{machine.name}: {' '.join(machine.output(facts).split())}")
+    for number, name in enumerate(NAMES, 1):
+        run.type_there(name, MADE)
+        run.coloctl(
+            "host", "add", name, f"ssh://root@{name}", "--address", f"10.66.0.{number}", tries=4
+        )
+
+
+def lose_qemu(run: Run, role: str) -> None:
+    """Kill the QEMU with that role, and wait until the pair is protected again."""
+    before = run.status()["generation"]
+    name, pid = run.place_of(role)
+    fetched, moment = run.fetches.last, time.monotonic()
+    run.type_there(name, f"kill -9 {pid}  # QEMU of the {role}")
+    run.until("colo", generation=before + 1, checkpoints=1)
+    run.expect(run.fetches.last > fetched, f"fetched {fetched} before, {run.fetches.last} now")
+    note(f"      longest time without a fetch: {run.fetches.longest_gap_s(moment):.1f} s")
+
+
+def lose_machine(run: Run) -> None:
+    """Take the power of the secondary's machine, and give it back."""
+    before = run.status()["generation"]
+    name, _ = run.place_of("secondary")
+    machine = run.machines[name]
+    moment = time.monotonic()
+    note(f"{name} loses its power (SIGKILL of the QEMU that is this machine)")
+    machine.power_off()
+    run.until("unprotected", generation=before + 1)
+    alone = time.monotonic()
+    time.sleep(30)
+    many = run.fetches.after(alone)
+    run.expect(many >= 5, f"the guest serves alone: {many} fetches in 30 s")
+    run.coloctl("status", "web")
+    note(f"      longest time without a fetch: {run.fetches.longest_gap_s(moment):.1f} s")
+    note(f"{name} gets its power back")
+    machine.boot()
+    machine.wait()
+    note(f"{name} answers ssh: {' '.join(machine.output('uptime -p').split())}")
+    run.until("colo", generation=before + 1, checkpoints=1)
+
+
+def main() -> int:
+    """Run all of it; return the exit code."""
+    parser = argparse.ArgumentParser(prog="tests/two_kernels/run", description=__doc__)
+    parser.add_argument("--accel", default="kvm", choices=("kvm", "tcg"), help="of the guest")
+    parser.add_argument("--folder", type=Path, required=True, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    note(f"{datetime.datetime.now(datetime.UTC):%F %R} UTC")
+    machines.lay_networks()
+    run = Run(chosen.folder, chosen.accel)
+    prepare(run)
+    run.coloctl("start", str(run.file), tries=4)
+    run.until("colo", checkpoints=CHECKPOINTS)
+    lose_qemu(run, "secondary")
+    lose_qemu(run, "primary")
+    lose_machine(run)
+    run.coloctl("status", "web")
+    run.coloctl("history", "web")
+    back, left_out = run.fetches.went_back(), run.fetches.left_out()
+    run.expect(not back, f"{len(run.fetches.numbers)} numbers fetched, none of them again {back}")
+    run.expect(len(left_out) <= 3, f"left out at a failover: {left_out}")
+    run.coloctl("stop", "web", "--force", "--yes", check=False)
+    note("valid" if not run.wrong else f"NOT valid: {'; '.join(run.wrong)}")
+    return 1 if run.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
