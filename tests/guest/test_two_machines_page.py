@@ -47,6 +47,7 @@ SHELL = """
 set -euo pipefail
 coloctl() {{
     if [[ "${{*:1:2}}" == "lab machines" ]]; then set -- "$@" --lab {lab}; fi
+    if [[ $1 == wait ]]; then set -- "$@" --timeout 600; fi  # a busy machine
     {python} -m coloctl.cli.main "$@" || [[ $1 == status && $? == 3 ]]  # 3: not protected
 }}
 ssh() {{
@@ -105,13 +106,14 @@ def lab(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def typed(commands: list[str], folder: Path) -> str:
     """Type the commands into one shell, each only after the one before succeeded."""
     script = SHELL.format(lab=NAME, python=shlex.quote(sys.executable))
-    lines = [f"echo {shlex.quote(f'+ {one}')}\n{one}" for one in commands]
+    lines = [f'echo "+ $SECONDS s:" {shlex.quote(one)}\n{one}' for one in commands]
     done = subprocess.run(
         ["bash", "-c", script + "\n".join(lines)], cwd=folder, check=False, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         timeout=BLOCK_S,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout
+    print(done.stdout)
+    assert done.returncode == 0, commands
     return done.stdout
 
 

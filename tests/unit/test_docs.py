@@ -340,3 +340,12 @@ def test_what_the_security_document_promises_is_tried_by_a_test() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text())
     assert set(named) - names == set()
     assert len(found) > 30
+
+
+def test_a_block_of_two_machines_that_no_lab_can_type_says_so() -> None:
+    """`tests/guest/test_two_machines_page.py` types the others; this is known without a lab."""
+    page = (ROOT / "docs/two-machines.md").read_text()
+    for before, text in re.findall(r"([^\n]*)\n```console\n(.*?)^```", page, re.M | re.S):
+        typed = [line[2:] for line in text.splitlines() if line[:2] in ("$ ", "# ")]
+        known = all(line.split()[0] in ("coloctl", "ssh", "ip", "export") for line in typed)
+        assert known or before.startswith("<!-- not in the lab: "), text
