@@ -35,8 +35,11 @@ RETURN_S = 240.0
 
 @pytest.fixture
 def lab() -> Iterator[Machines]:
-    """A fresh one per test, because it counts checksums from its beginning."""
-    with Machines.up(f"t{os.getpid()}-mp") as standing:
+    """A fresh one per test, because it counts checksums from its beginning.
+
+    The clocks of its machines are weeks apart: a time that one gave to another would be found.
+    """
+    with Machines.up(f"t{os.getpid()}-mp", clocks=True) as standing:
         yield standing
 
 
