@@ -26,7 +26,7 @@ from coloctl.host import durable
 from coloctl.host.base import DeathProof, Host, Identity
 from coloctl.journal import Journal
 from coloctl.machine.cmdline import monitor_sockets
-from coloctl.model.event import Kind, Record
+from coloctl.model.event import LEADER, Kind, Record
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.wires import Wires
 from coloctl.reading import read_json
@@ -52,7 +52,7 @@ class GivenUp:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
-        leader = {} if self.leader is None else {"leader": self.leader.to_json()}
+        leader = {} if self.leader is None else {LEADER: self.leader.to_json()}
         return {
             "node": self.node,
             "role": self.role,
@@ -65,7 +65,7 @@ class GivenUp:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote; raises `KeyError`, `TypeError` or `ValueError`."""
-        leader = Identity.from_json(found["leader"]) if "leader" in found else None
+        leader = Identity.from_json(found[LEADER]) if LEADER in found else None
         who = Identity.from_json(found)
         number = int(found["generation"])
         return cls(str(found["node"]), str(found["role"]), str(found["host"]), who, leader, number)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.views import FROZEN, LOST, PROTECTED, RESYNC, document
 
 from coloctl.model.revive import revive
-from coloctl.model.view import CheckpointView, NodeView, PairView, SettingView
+from coloctl.model.view import ActProgress, CheckpointView, NodeView, PairView, SettingView
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +37,8 @@ def views() -> st.SearchStrategy[PairView]:
     nodes = st.builds(lambda a, b: {"a": a, "b": b}, a, b)
     return some(
         PairView, nodes=nodes, checkpoints=some(CheckpointView), verified=st.none(),
-        turned_away=st.none(), settings=st.dictionaries(st.text(max_size=9), some(SettingView)),
+        turned_away=st.none(), progress=st.none() | some(ActProgress),
+        settings=st.dictionaries(st.text(max_size=9), some(SettingView)),
     )  # fmt: skip
 
 
