@@ -73,7 +73,8 @@ def gone(observation: Observation, node: NodeName) -> Gone | None:
 def _checkpoints_show(observation: Observation, node: NodeName) -> bool:
     """Return whether the primary's checkpoints would show the end of ``node``, its secondary.
 
-    For a node of which only the agent is silent: each checkpoint needs its QEMU's answer.
+    For a node of which only the agent is silent: each checkpoint needs its QEMU's answer. A primary
+    whose agent is late reports of its checkpoints in a moment, so nothing is given up meanwhile.
     """
     seen, primary = observation.nodes[node], holder(observation, Role.PRIMARY)
     return (
@@ -81,7 +82,7 @@ def _checkpoints_show(observation: Observation, node: NodeName) -> bool:
         and seen.rescue_silent_ms < observation.limits.silent_ms
         and observation.protection is Protection.COLO
         and primary is not None
-        and observation.nodes[primary].life is not Life.UNKNOWN
+        and unheard_ms(observation.nodes[primary], 0.0) < observation.limits.silent_ms
     )
 
 

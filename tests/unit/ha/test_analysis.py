@@ -178,6 +178,11 @@ def test_an_agent_that_is_silent_alone_is_reported_and_nothing_is_done() -> None
     # Where the link is not watched the primary's checkpoints show that a secondary runs.
     unwatched = observe(b=alone, link_silent_ms=None)
     assert diagnose(unwatched).sentence().endswith("as far as the checkpoints show.")
+    # Also while the primary's agent is late, and the link is not watched for that reason.
+    late = replace(PRIMARY, life=Life.UNKNOWN, agent_silent_ms=LIMITS.silent_ms - 1)
+    held = observe(late, alone, link_silent_ms=None)
+    assert diagnose(held).diagnosis is Diagnosis.UNKNOWN
+    assert decide(diagnose(held), held, Policy(), paused=False).action is Action.REPORT
     stalled = diagnose(replace(unwatched, held_ms=LIMITS.stall_ms))
     assert (stalled.diagnosis, stalled.node) == (Diagnosis.CHECKPOINT_STALLED, "b")
     # Nothing does before the first checkpoint, nor for a primary.
