@@ -207,7 +207,7 @@ async def test_a_connection_that_is_cut_is_mended_without_a_loss(
             await reached(host, Contact.LOST)
             assert "host-b" in host.reach.why
             if how == "stopped":
-                assert host.reach.why == "Nothing came from host-b for 3.0 s."
+                assert host.reach.why.startswith("Nothing came from host-b for ")
             await reached(host, Contact.CONNECTED)
             assert host.reach.session == before.session
             async with asyncio.timeout(DEADLINE_S):

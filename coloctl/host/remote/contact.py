@@ -1,8 +1,8 @@
 """Keep contact with the agent of one machine: dial, exchange HELLOs, serve, dial again.
 
 Made by `host.remote.host`. It runs `host.remote.dial`'s command, greets by `host.remote.greeting`,
-and carries the session of `host.wire.mux`. A connection on which nothing comes for `SILENCE_S` is
-ended. The next one resumes the session where the agent still has it.
+and carries the session of `host.wire.mux`. A connection on which nothing comes for `SILENCE_S`, or
+twice as long as it took to be made, is ended. The next one resumes what the agent still has.
 
 Invariant: `reach` is CONNECTED only while the agent of the same machine answers. A session that
 began again has a new number there, and what was held before is forgotten first.
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 #: A connection on which nothing comes for so long is ended; ssh's own probes give up later.
 SILENCE_S = 3.0
+#: At the most, where connections take long to be made: a machine without time for its sshd was
+#: dialled again for 6.5 minutes (docs/two-machines.md).
+SILENCE_MAX_S = 30.0
 #: From one dial to the next, in turn; then always the last.
 REDIAL_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 #: A connection that stood for so long was a good one: the next dials are quick again.
@@ -239,12 +242,14 @@ class AgentContact:
 
         Raises `HostOutOfReach` where it did not come about.
         """
+        began_s = self._clock.now()
         async with dialled(self._dial) as connection:
             confirmed = await self._agree(connection)
             if confirmed is None:
                 return f"The session with {self.name} could not be resumed."
+            silence_s = max(SILENCE_S, min(2 * (self._clock.now() - began_s), SILENCE_MAX_S))
             carrying = self._mux.carry(connection.reader, connection.writer, confirmed)
-            async with first_of(carrying, self._attend(connection)) as waits:
+            async with first_of(carrying, self._attend(connection, silence_s)) as waits:
                 silent = waits[1].done()
                 why: str = (waits[1] if silent else waits[0]).result()
             return why if silent or self._closed else (await connection.failure(why)).message
@@ -301,8 +306,8 @@ class AgentContact:
         self.echo = Echo()
         self._reach = replace(self._reach, session=self._reach.session + 1)
 
-    async def _attend(self, connection: AgentConnection) -> str:
-        """Report the machine as reached, and send our time; returns when nothing comes."""
+    async def _attend(self, connection: AgentConnection, silence_s: float) -> str:
+        """Report the machine as reached, and send our time; returns after ``silence_s`` of none."""
         assert self._machine is not None, "the HELLO named it"
         self._mux.beat(self.echo.send(self._clock.now()))
         if self._reach.session != self._greeted:
@@ -313,10 +318,10 @@ class AgentContact:
         looked_s = self._clock.now()
         while True:
             await self._clock.sleep(ECHO_S)
-            late = self._clock.now() - looked_s > SILENCE_S / 2  # we were stopped: read first
+            late = self._clock.now() - looked_s > silence_s / 2  # we were stopped: read first
             looked_s = self._clock.now()
-            if not late and looked_s - self._mux.arrived_s > SILENCE_S:
-                return f"Nothing came from {self.name} for {SILENCE_S} s."
+            if not late and looked_s - self._mux.arrived_s > silence_s:
+                return f"Nothing came from {self.name} for {silence_s:.1f} s."
             self._mux.grace_s = GRACE_S + self.echo.delay_s(looked_s)
             self._mux.beat(self.echo.send(looked_s))
             connection.bound_output()
