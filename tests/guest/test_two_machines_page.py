@@ -163,3 +163,4 @@ def test_the_commands_of_the_page_work_as_written(
     (block,) = (one for one in there if one.section == lab_section)
     said = typed(block.commands(), own)
     assert "hv2 is up." in said and NAME not in labs(), said
+    assert "may still run" not in said.rpartition("coloctl stop web --yes")[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,11 +33,14 @@ def build(qemu_builds: Callable[[str], qemu.Build]) -> qemu.Build:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the hosts make their folders; what is left in it is left by the comparison."""
-    (folder := tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the hosts make their folders; what is left in it is left by the comparison.
+
+    Sockets lie in it, whose paths have 107 bytes at most: `tmp_path` is too deep for them.
+    """
+    with tempfile.TemporaryDirectory(prefix="ct-") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
 
 
 @pytest.fixture

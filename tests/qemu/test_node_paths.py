@@ -105,11 +105,13 @@ async def test_an_agent_finds_the_facts_that_this_process_finds(
         found = await look(replace(spec, nodes={**spec.nodes, "b": there}), {"a": near, "b": far})
         assert found == await look(spec, {"a": near, "b": near})
         assert await plugin.find(far, build.binary) == freshcode.provide(build.binary)
-        disk = spec.disks[0].image["b"]
-        disk.unlink()
+        spec.disks[0].image["b"].unlink()  # it is made there
+        on_far = replace(spec, nodes={**spec.nodes, "b": there})
+        await require_files(on_far, far, "b")
+        gone = replace(there, kernel=tmp_path / "gone")
         with pytest.raises(SpecError, match="cannot be used: No such file or directory") as refused:
-            await require_files(replace(spec, nodes={**spec.nodes, "b": there}), far, "b")
-        assert refused.value.key == "disk[0].image.b"
+            await require_files(replace(spec, nodes={**spec.nodes, "b": gone}), far, "b")
+        assert refused.value.key == "node.b.kernel"
 
 
 async def test_the_plugin_is_put_on_a_machine_that_has_none(

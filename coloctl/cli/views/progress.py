@@ -34,6 +34,7 @@ WORDS = {
     "merge": "waiting until the image has the guest's last writes",
     "overlays": "writing the guest's last writes into the image",
     "let go": "letting the secondary go",
+    "left": "asking the machine that is out of reach once more",
     "agent": "asking the guest's agent to shut the guest down",
     "guest": "asking the guest to shut down",
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from operator import not_
 
 from coloctl.clock import Deadline
 from coloctl.colo import generation, guard, launch
@@ -38,6 +39,9 @@ LEFT_TO_THEIR_END = frozenset({"failover", "adopt"})
 NOTE_WAIT_S = 10.0
 #: For the failover from a primary that is lost while its guest shuts down, seconds.
 TAKE_OVER_WAIT_S = 30.0
+#: A machine that boots, or whose connection broke, is often back within seconds; the dials to it
+#: are 5 s apart at most (`host.remote.contact`).
+BACK_WAIT_S, BACK_PERIOD_S = 10.0, 0.05
 
 
 async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
@@ -45,7 +49,8 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
 
     Returns how: an `Ending`, or ``"killed"``. Without ``force`` the guest is asked first: its agent
     where it has one, then over ACPI. It stays protected meanwhile: a primary that is lost is failed
-    over by the supervisor, and the survivor's guest is asked again. A merge of overlays is waited
+    over by the supervisor, and the survivor's guest is asked again. A machine that is out of reach
+    then has `BACK_WAIT_S` to come back, so that nothing stays there. A merge of overlays is waited
     for before, however long it takes; with ``force`` it is left to the next start, and the answer
     names it. Raises `FencingFailed` for a QEMU that would not die.
     """
@@ -71,6 +76,8 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
                 await _leave_secondary_behind(state)
                 how += _left_to_the_next_start(serving(state))
                 await end_all(state)
+                if state.left and not force:
+                    await _end_left_behind(state)
                 how += f"; {left.sentence(state)}".rstrip("; ") if state.left else ""
                 state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
                 return how
@@ -184,6 +191,17 @@ async def end_all(state: PairState) -> None:
         with contextlib.suppress(ColoctlError, TimeoutError):
             async with asyncio.timeout(NOTE_WAIT_S):
                 await generation.rest(state.spec, state.ground.hosts, server.name)
+
+
+async def _end_left_behind(state: PairState) -> None:
+    """Wait until `supervisor.machines` has ended what was left behind, `BACK_WAIT_S` at most."""
+    state.progress("left", limit_s=BACK_WAIT_S)
+
+    async def living() -> bool:
+        return bool(state.left)
+
+    if not await Deadline(BACK_WAIT_S).poll(living, BACK_PERIOD_S, done=not_):
+        await guard.lift(state.ground.wires(state.spec), state.ground.hosts)
 
 
 async def abandon(state: PairState, primary: VM, secondary: VM, *, was_running: bool) -> None:
