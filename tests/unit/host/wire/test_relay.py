@@ -13,6 +13,7 @@ from support.wires import Ends, connected
 
 from coloctl.errors import Unreachable
 from coloctl.host.wire.relay import relay
+from coloctl.host.wire.stream import WINDOW
 from coloctl.host.wire.token import Tokens
 
 pytestmark = pytest.mark.unit
@@ -162,11 +163,15 @@ async def test_a_socket_that_is_closed_while_much_is_under_way_ends_both() -> No
 
 
 async def test_what_a_process_sent_before_it_ended_arrives_though_it_is_written_to() -> None:
-    """It ended with a byte unread, so its socket is reset; more than a window is on its way."""
+    """It ended with a byte unread, so its socket is reset; more than a window is on its way.
+
+    No more than a window and one socket's buffer hold in any case: nothing is read meanwhile.
+    """
+    sent = bytes(WINDOW + (32 << 10)) + b"the last event"
     async with relayed() as both:
         both.near.sendall(b"probe")
         await asyncio.to_thread(both.far.recv, 1, socket.MSG_PEEK)
-        await asyncio.to_thread(both.far.sendall, HALF + b"the last event")
+        await asyncio.to_thread(both.far.sendall, sent)
         both.far.close()
         both.near.sendall(b"probe")
         both.near.setblocking(False)
@@ -174,6 +179,6 @@ async def test_what_a_process_sent_before_it_ended_arrives_though_it_is_written_
         while piece := await loop.sock_recv(both.near, 65536):
             data += piece
             await asyncio.sleep(0.001)
-        assert data == HALF + b"the last event"
+        assert data == sent
         both.near.shutdown(socket.SHUT_WR)
         await asyncio.gather(*both.relays)
