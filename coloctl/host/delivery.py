@@ -5,7 +5,7 @@ kernel acknowledges, not its program. A peer that is stopped, slow or starved do
 buffers are full; then it is probed and no data is sent again. So data that is sent again and again
 without an answer is a matter of the network.
 
-The netlink messages are read here and not by pyroute2: that can only list all connections of a
+The messages are read by `host.netlink` and not by pyroute2: that can only list all connections of a
 host, and takes 0.1 ms for each (measured with 12), in the loop that has to notice everything else.
 Invariant: no call waits, and the socket answers for the namespace in which it was made.
 """
@@ -20,25 +20,21 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-# Numbers from linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h and net/tcp_states.h.
+from coloctl.host import netlink
+
+# Numbers from linux/sock_diag.h, linux/inet_diag.h and net/tcp_states.h.
 NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST = 0x1
-_NLM_F_DUMP = 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_INFO = 2
 _TCP_ESTABLISHED = 1
 
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _REQUEST = struct.Struct("=BBBxI48s")  # family, protocol, extensions, states, which connection
 _FOUND = struct.Struct("=BBxx48s20x")  # family, state, which connection
 _WHICH = struct.Struct("!HH16s16s")  # ports and addresses of both ends, ours first
-_ATTRIBUTE = struct.Struct("=HH")  # length, type
 #: Of `struct tcp_info`: its retransmissions, unacknowledged segments, bytes that were acknowledged
 #: and that were received, segments received.
 _INFO = struct.Struct("=2xB21xI92xQQ4xI")
 _ANY = bytes(48)
-_CHUNK = 65536
 
 
 @dataclass(frozen=True)
@@ -88,13 +84,13 @@ class TcpDeliveries:
 
     def find(self) -> tuple[TcpConnection, ...]:
         """Find those that stand now; looks through all connections of the host."""
-        found = tuple(self._asked(_ANY, _NLM_F_REQUEST | _NLM_F_DUMP))
+        found = tuple(self._asked(_ANY, netlink.REQUEST | netlink.DUMP))
         self._known = tuple(one.which for one in found)
         return found
 
     def look(self) -> tuple[TcpConnection, ...]:
         """Return those of the last `find` that still stand; costs a few microseconds each."""
-        return tuple(one for which in self._known for one in self._asked(which, _NLM_F_REQUEST))
+        return tuple(one for which in self._known for one in self._asked(which, netlink.REQUEST))
 
     def close(self) -> None:
         """Close the socket; the kernel is asked no more."""
@@ -110,16 +106,14 @@ class TcpDeliveries:
         self._number += 1
         states, extensions = 1 << _TCP_ESTABLISHED, 1 << (_INET_DIAG_INFO - 1)
         body = _REQUEST.pack(self._family, socket.IPPROTO_TCP, extensions, states, which)
-        size = _HEADER.size + len(body)
-        header = _HEADER.pack(size, _SOCK_DIAG_BY_FAMILY, flags, self._number, 0)
         with contextlib.suppress(OSError):
-            self._sock.send(header + body)
+            self._sock.send(netlink.framed(_SOCK_DIAG_BY_FAMILY, flags, self._number, body))
             while True:
-                for kind, number, message in _messages(self._sock.recv(_CHUNK)):
+                for kind, number, message in netlink.messages(self._sock.recv(netlink.CHUNK)):
                     if number != self._number:  # an answer that was not read to its end
                         continue
-                    self._told |= kind == _NLMSG_DONE
-                    if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                    self._told |= kind == netlink.DONE
+                    if kind in (netlink.ERROR, netlink.DONE):
                         return
                     if (one := self._read(message)) is not None:
                         yield one
@@ -132,7 +126,7 @@ class TcpDeliveries:
         port = next((port for port in (there, here) if port in self._ports), None)
         if state != _TCP_ESTABLISHED or port is None or (at, peer) != self._ends:
             return None
-        for kind, value in _attributes(message[_FOUND.size :]):
+        for kind, value in netlink.attributes(message[_FOUND.size :]):
             if kind == _INET_DIAG_INFO and len(value) >= _INFO.size:
                 resent, unacked, acked, received, heard = _INFO.unpack_from(value)
                 return TcpConnection(which, port, unacked, resent, heard, acked, received)
@@ -141,25 +135,3 @@ class TcpDeliveries:
 
 def _packed(address: str) -> bytes:
     return ipaddress.ip_address(address).packed.ljust(16, b"\0")
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, _, number, _ = _HEADER.unpack_from(data)
-        if length < _HEADER.size:
-            return
-        yield kind, number, data[_HEADER.size : length]
-        data = data[_aligned(length) :]
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind, data[_ATTRIBUTE.size : length]
-        data = data[_aligned(length) :]
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3

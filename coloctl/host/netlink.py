@@ -1,7 +1,8 @@
 """Frame and read the messages of the kernel's netlink sockets; pure.
 
-Called by `host.nft` for packet rules and by `host.netdevice` for network devices. A message has a
-header and a body of fixed fields, and attributes after them, which may hold attributes.
+Called by `host.nft` for packet rules, by `host.netdevice` for network devices and by
+`host.delivery` for TCP connections. A message has a header and a body of fixed fields, and
+attributes after them, which may hold attributes.
 
 Invariant: what the kernel sends in another length than it announces ends the reading, and raises no
 error of its own.
