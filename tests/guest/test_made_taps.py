@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from support.moments import Moment, Mortal, survive
-from support.smallpair import write_small_pair
+from support.smallpair import put_on_hosts, write_small_pair
 
 from coloctl import paths
 from coloctl.errors import PreconditionFailed
@@ -163,16 +163,8 @@ def pair(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
     monkeypatch.setenv("NO_COLOR", "1")
     file = write_small_pair(tmp_path / "made.toml", qemu.provide("11.1"))
-    text = file.read_text()
-    for node, host, address in (
-        ("a", lab.host_a, layout.REPLICATION_A),
-        ("b", lab.host_b, layout.REPLICATION_B),
-    ):
-        head, mark, rest = text.partition(f"[node.{node}]\n")
-        after = rest.partition("\n")[2]
-        text = f'{head}{mark}host = "netns:{host}"\naddress = "{address}"\n{after}'
     nic = f'[[nic]]\nid = "hn0"\nmac = "52:54:00:c0:10:09"\nbridge = "{layout.BRIDGE}"\n'
-    file.write_text(text.replace("[node.a]", f"{nic}[node.a]", 1))
+    put_on_hosts(file, lab, nic)
     pair = Mortal(file)
     try:
         yield pair

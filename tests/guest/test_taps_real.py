@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.moments import Mortal
-from support.smallpair import write_small_pair
+from support.smallpair import put_on_hosts, write_small_pair
 from test_netns_host import TAP_OWNER
 
 from coloctl import paths
@@ -43,21 +43,12 @@ def pair(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
     monkeypatch.setenv("NO_COLOR", "1")
     file = write_small_pair(tmp_path / "taps.toml", qemu.provide("11.1"))
-    text = file.read_text()
-    for node, host, address in (
-        ("a", lab.host_a, layout.REPLICATION_A),
-        ("b", lab.host_b, layout.REPLICATION_B),
-    ):
-        head, mark, rest = text.partition(f"[node.{node}]\n")
-        line, _, after = rest.partition("\n")
-        assert line.startswith("address")
-        text = f'{head}{mark}host = "netns:{host}"\naddress = "{address}"\n{after}'
     nic = (
         '[[nic]]\nid = "hn0"\nmac = "52:54:00:c0:10:07"\n'
         f'tap = {{ a = "{layout.TAPS["host-a"]}", b = "{layout.TAPS["host-b"]}", '
         f'bridge = "{layout.BRIDGE}" }}\n'
     )
-    file.write_text(text.replace("[node.a]", f"{nic}[node.a]", 1))
+    put_on_hosts(file, lab, nic)
     pair = Mortal(file)
     try:
         yield pair

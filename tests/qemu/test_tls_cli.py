@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.certificates import Authority
 from support.moments import Mortal
-from support.smallpair import write_small_pair
+from support.smallpair import put_on_hosts, write_small_pair
 
 from coloctl import paths
 from coloctl.lab import layout, qemu
@@ -51,18 +51,13 @@ def pair(
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "s"))
     monkeypatch.setenv("NO_COLOR", "1")
     file = write_small_pair(tmp_path / "tls.toml", qemu.provide("11.1"))
-    text = file.read_text()
     tls = '[tls]\nmode = "on"\nfolders = { a = "hv1", b = "hv2" }\n'
     tls += 'names = { a = "hv1", b = "hv2" }\n'
     nic = '[[nic]]\nid = "hn0"\nmac = "52:54:00:c0:10:07"\n'
     nic += f'tap = {{ a = "{layout.TAPS["host-a"]}", b = "{layout.TAPS["host-b"]}" }}\n'
-    for node, host in (("a", lab.host_a), ("b", lab.host_b)):
-        name, address = NODES[node]
+    for name, address in NODES.values():
         ca.machine(tmp_path / name, name, address)
-        head, mark, rest = text.partition(f"[node.{node}]\n")
-        _, _, after = rest.partition("\n")
-        text = f'{head}{mark}host = "netns:{host}"\naddress = "{address}"\n{after}'
-    file.write_text(text.replace("[node.a]", f"{nic}{tls}[node.a]", 1))
+    put_on_hosts(file, lab, nic + tls)
     pair = Mortal(file)
     try:
         yield pair

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from coloctl import paths
-from coloctl.lab import qemu
+from coloctl.lab import layout, qemu
+from coloctl.lab.network import Lab
 
 _PAIR = """\
 name = "{name}"
@@ -58,6 +59,20 @@ def write_small_pair(
         )
     )
     return file
+
+
+def put_on_hosts(file: Path, lab: Lab, tables: str) -> None:
+    """Move the nodes of a small pair to the hosts of ``lab``, and add ``tables`` to its file."""
+    text = file.read_text()
+    for node, host, address in (
+        ("a", lab.host_a, layout.REPLICATION_A),
+        ("b", lab.host_b, layout.REPLICATION_B),
+    ):
+        head, mark, rest = text.partition(f"[node.{node}]\n")
+        line, _, after = rest.partition("\n")
+        assert line.startswith("address")
+        text = f'{head}{mark}host = "netns:{host}"\naddress = "{address}"\n{after}'
+    file.write_text(text.replace("[node.a]", f"{tables}[node.a]", 1))
 
 
 def qemu_io(qmp: Callable[..., Any], pair: str, node: str, words: str) -> str:
