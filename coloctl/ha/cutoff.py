@@ -20,9 +20,6 @@ from coloctl.vm import VM
 #: How often a yank is built again when an instance went away between asking and yanking.
 YANK_TRIES = 5
 
-#: Out-of-band answers took 11 ms at worst on two busy cores (docs/qemu.md).
-RESCUE_DEADLINE_S = 2.0
-
 
 async def free(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> None:
     """Cut every connection between the survivor and its dead peer, and every client of its disks.
@@ -37,16 +34,18 @@ async def free(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> 
 
 
 async def yank_peer(spec: PairSpec, survivor: VM, role: Role, deadline: Deadline) -> None:
-    """Cut what QEMU itself can cut of the connections to the dead peer, out of band."""
+    """Cut what QEMU itself can cut of the connections to the dead peer, out of band.
+
+    The survivor has the whole ``deadline`` for its answers: no other node is left, so that giving
+    up earlier would gain nothing and end a guest whose machine is only slow.
+    """
     ours = (
         plan.peer_instances_secondary(spec)
         if role is Role.SECONDARY
         else plan.peer_instances_primary(spec)
     )
     for attempt in range(YANK_TRIES):
-        present = await survivor.monitor.rescue(
-            qmp.query_yank(), deadline.at_most(RESCUE_DEADLINE_S)
-        )
+        present = await survivor.monitor.rescue(qmp.query_yank(), deadline.remaining())
         try:
             await run(plan.yank_peer(present, ours), survivor.monitor, deadline=deadline)
         except CommandRefused:

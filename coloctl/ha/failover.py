@@ -23,7 +23,7 @@ from coloctl.errors import (
     FailoverRefused,
     MonitorError,
 )
-from coloctl.ha.cutoff import RESCUE_DEADLINE_S, free
+from coloctl.ha.cutoff import free
 from coloctl.ha.fencing import NO_MEANS, Fenced, Means, fence
 from coloctl.model.observation import Life
 from coloctl.model.pair import PairSpec, Role
@@ -38,6 +38,9 @@ from coloctl.vm import VM
 
 #: The survivor may have to finish loading a checkpoint first (QEMU's RELAUNCH path).
 SURVIVOR_DEADLINE_S = 20.0
+#: Before anything is done for it. Out-of-band answers took 11 ms at worst on two busy cores
+#: (docs/qemu.md); a survivor that answers later is asked again by the next failover.
+RESCUE_DEADLINE_S = 2.0
 
 #: A survivor serves its guest, or holds it until there is room for a write (`supervisor.held`).
 _SERVES = frozenset({RunState.RUNNING, RunState.IO_ERROR})

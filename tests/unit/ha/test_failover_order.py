@@ -17,6 +17,7 @@ from coloctl.ha import failover, fencing
 from coloctl.ha.failover import Failover, Steps, abandon_secondary
 from coloctl.model.pair import Role
 from coloctl.model.timeline import FailoverStep, Timeline
+from coloctl.qmp.command import Command
 
 pytestmark = pytest.mark.unit
 
@@ -174,7 +175,7 @@ def test_interrupted_at_any_step_it_can_be_done_again(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("silent", ["x-colo-lost-heartbeat", "query-status"])
+@pytest.mark.parametrize("silent", ["query-yank", "x-colo-lost-heartbeat", "query-status"])
 async def test_a_survivor_that_falls_silent_is_no_survivor(
     monkeypatch: pytest.MonkeyPatch, role: Role, silent: str
 ) -> None:
@@ -185,6 +186,26 @@ async def test_a_survivor_that_falls_silent_is_no_survivor(
         survivor.answer(silent, HANG)
         with pytest.raises(FailoverRefused, match="Node b"):
             await take_over(survivor, lost, role, log)
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_once_the_other_is_dead_a_late_answer_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """Each answer that the rescue monitor owes has as long as the whole promotion."""
+    log: Log = []
+    async with lost_and_survivor(log) as (lost, survivor):
+        given: list[float] = []
+        rescue = survivor.monitor.rescue
+
+        async def asked(command: Command, deadline_s: float) -> object:
+            given.append(deadline_s)
+            return await rescue(command, deadline_s)
+
+        monkeypatch.setattr(survivor.monitor, "rescue", asked)
+        monkeypatch.setattr(failover, "SURVIVOR_DEADLINE_S", 3600.0)
+        await take_over(survivor, lost, role, log)
+    assert given and min(given) > 1800.0
 
 
 async def test_a_survivor_that_does_not_run_is_not_called_one(
