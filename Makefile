@@ -28,7 +28,7 @@ chaos: ## every scenario against real pairs (CHAOS_ARGS='--repeat 3 --jobs 2 --a
 	@.ci/setup demo && exec $(BIN)/coloctl chaos run $(CHAOS_ARGS)
 
 campaign-postgres: ## 45 minutes, root: a Debian with PostgreSQL, moved and killed (CAMPAIGN_ARGS='--help')
-	@.ci/setup campaign && exec $(BIN)/python tests/campaign/campaign.py $(CAMPAIGN_ARGS)
+	@.ci/setup campaign && PYTHONPATH=tests exec $(BIN)/python tests/campaign/campaign.py $(CAMPAIGN_ARGS)
 
 campaign-merges: ## half an hour: promoted secondaries ended in the middle of slow merges
 	@.ci/setup demo && PYTHONPATH=tests exec $(BIN)/python tests/campaign/merges.py

@@ -1,18 +1,21 @@
 """Build the campaign's guest: Debian with systemd and PostgreSQL, as an installation makes it.
 
-Called by `campaign.py`, and by hand: ``python tests/campaign/debian.py QEMU_IMG``. Needs root,
-wget and mke2fs. Its folder in the cache holds vmlinuz, initrd.img and root.qcow2 afterwards, or is
-not there; of a build that was interrupted neither processes nor mounts are left.
+Called by `campaign.py`, and by hand:
+``PYTHONPATH=tests python tests/campaign/debian.py QEMU_IMG``. Needs root, wget and mke2fs. Its
+folder in the cache holds vmlinuz, initrd.img and root.qcow2 afterwards, or is not there; of a build
+that was interrupted neither processes nor mounts are left.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from support import debianroot
+from support.debianroot import APART
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import apt
@@ -36,14 +39,13 @@ PACKAGES = (
 )
 #: What builds it, with the Debian package that has it.
 TOOLS = {"wget": "wget", "mke2fs": "e2fsprogs", "chroot": "coreutils", "unshare": "util-linux"}
-#: debootstrap mounts things below its target and unmounts them where it ends by itself. In
-#: namespaces of its own its processes and mounts end with it, also where it is killed.
-APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 KERNEL, INITRD, DISK = "vmlinuz", "initrd.img", "root.qcow2"
 DISK_MIB = 3072
 READY_LINE = "campaign: postgresql serves"
 #: Grows when this file changes what comes out.
 RECIPE = 1
+
+_run = partial(debianroot.run, "the guest")
 
 FILES = {
     "etc/hostname": "bank\n",
@@ -141,20 +143,6 @@ def _build(staging: Path, qemu_img: Path, report: Report) -> None:
         shutil.rmtree(gone)
     raw.unlink()
     apt.discard(debs)
-
-
-def _run(command: Sequence[str], **env: str) -> None:
-    done = subprocess.run(
-        command,
-        env={**os.environ, "LC_ALL": "C", **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines()[-3:]
-        raise ProvisionError(f"{command[0]} failed while it built the guest: {' / '.join(last)}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Build the disk of a machine for `run`: Debian 13 with its kernel, systemd, sshd and QEMU 11.1.
 
-Called by `machines.py`, and by hand: ``python tests/two_kernels/image.py``. Needs root and mke2fs.
-The folder in the cache holds vmlinuz, initrd.img and root.qcow2 afterwards, or is not there. Both
-machines start from this disk; name and addresses come from the kernel's command line and the MACs.
+Called by `machines.py`, and by hand: ``PYTHONPATH=tests python tests/two_kernels/image.py``. Needs
+root and mke2fs. The folder in the cache holds vmlinuz, initrd.img and root.qcow2 afterwards, or is
+not there. Both machines start from this disk; name and addresses come from the kernel's command
+line and the MACs.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from support import debianroot
+from support.debianroot import APART
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import apt, qemu
@@ -36,12 +39,12 @@ PACKAGES = (
 )
 #: As docs/two-machines.md has an operator install it; from backports, for a QEMU that holds COLO.
 QEMU_PACKAGES = ("qemu-system-x86", "qemu-utils")
-#: What debootstrap and maintainer scripts start and mount ends with them, also if they are killed.
-APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 KERNEL, INITRD, DISK = "vmlinuz", "initrd.img", "root.qcow2"
 DISK_MIB = 4096
 #: Grows when this file changes what comes out.
 RECIPE = 1
+
+_run = partial(debianroot.run, "the disk")
 
 #: By the MACs of `machines.py`: each machine takes its own addresses.
 NETWORK = """\
@@ -186,20 +189,6 @@ def _debootstrap(staging: Path, root: Path, report: Report) -> None:
     words = "export DEBIAN_FRONTEND=noninteractive; apt-get -q update && apt-get -q install -y"
     words += f" --no-install-recommends -t {SUITE}-backports {' '.join(QEMU_PACKAGES)}"
     _run([*APART, "chroot", str(root), "sh", "-c", words])
-
-
-def _run(command: Sequence[str], **env: str) -> None:
-    done = subprocess.run(
-        command,
-        env={**os.environ, "LC_ALL": "C", **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        last = (done.stdout + done.stderr).strip().splitlines()[-3:]
-        raise ProvisionError(f"{command[0]} failed while it built the disk: {' / '.join(last)}")
 
 
 if __name__ == "__main__":
