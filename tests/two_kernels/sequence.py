@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import http.server
-import itertools
 import json
+import os
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from two_kernels import machines
+from two_kernels import machines, units
+from two_kernels.client import Fetches
 from two_kernels.machines import CLIENT, NAMES, Machine
 
 BEGAN = time.monotonic()
@@ -34,6 +33,7 @@ name = "web"
 
 [guest]
 memory = "64MiB"
+memory_max = "{memory_max}MiB"
 accel = "{accel}"
 kernel = "/usr/lib/ipxe/ipxe.lkrn"
 append = "ifopen net0 && set net0/ip 10.77.0.10 && set net0/netmask 255.255.255.0 && \
@@ -64,22 +64,13 @@ compare_timeout_ms = 5000
 heartbeat_ms = 500
 suspect_after_ms = 6000
 """
-#: What iPXE runs: a number that cannot be fetched is left out, and the next one follows.
-COUNT = f"""\
-#!ipxe
-set n:int32 0
-:again
-inc n
-imgfetch --name number http://{CLIENT}/${{n:int32}} || echo left out ${{n:int32}}
-imgfree number ||
-sleep 1
-goto again
-"""
+#: Of each QEMU; twice `memory` and 256 MiB is the least that a pair file may name.
+MEMORY_MAX_MIB = 400
 #: In COLO on emulated machines; checkpoints that are due at the latest come every 10 s.
 CHECKPOINTS = 5
 PATIENCE_S = 900.0
 #: A guest whose answers are held gives up the connections that it opens meanwhile.
-FAILOVERS = 3
+FAILOVERS = 4
 #: The exit code of a verb whose act goes on after its own wait.
 LATE = 6
 IMAGES = "/var/lib/coloctl/images"
@@ -92,53 +83,10 @@ def note(text: str) -> None:
     print(f"[{passed // 60:3}:{passed % 60:02}] {text}", flush=True)
 
 
-class Fetches:
-    """The client of the guest: answers its fetches, and keeps the numbers in their order."""
-
-    def __init__(self) -> None:
-        """Begin to serve."""
-        self.numbers: list[tuple[float, int]] = []
-        fetches = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                word = self.path.lstrip("/")
-                if word.isdecimal():
-                    fetches.numbers.append((time.monotonic(), int(word)))
-                body = COUNT.encode() if word == "count.ipxe" else b"fetched\n"
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer((CLIENT, 80), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    @property
-    def last(self) -> int:
-        return self.numbers[-1][1] if self.numbers else 0
-
-    def after(self, moment: float) -> int:
-        """Return how many were fetched since ``moment``."""
-        return sum(when > moment for when, _ in self.numbers)
-
-    def longest_gap_s(self, since: float) -> float:
-        """Return the longest time without a fetch since ``since``."""
-        times = [since, *(when for when, _ in self.numbers if when > since), time.monotonic()]
-        return max(b - a for a, b in itertools.pairwise(times))
-
-    def went_back(self) -> list[tuple[int, int]]:
-        """Return each pair of neighbours that is not in ascending order."""
-        numbers = [number for _, number in self.numbers]
-        return [(a, b) for a, b in itertools.pairwise(numbers) if b <= a]
-
-    def left_out(self) -> list[int]:
-        """Return the numbers that were never asked for, though later ones were."""
-        seen = {number for _, number in self.numbers}
-        return [number for number in range(1, self.last) if number not in seen]
+def note_load() -> None:
+    """Print the hour and how many processes want one of this machine's processors."""
+    now = datetime.datetime.now(datetime.UTC)
+    note(f"{now:%F %R} UTC, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
 
 
 @dataclass
@@ -156,7 +104,8 @@ class Run:
         self.environment = machines.environment(self.folder, self.ssh)
         self.machines = {name: Machine(name, self.folder, self.ssh) for name in NAMES}
         self.file = self.folder / "web.toml"
-        self.file.write_text(PAIR.format(accel=self.accel, client=CLIENT))
+        values = {"accel": self.accel, "client": CLIENT, "memory_max": MEMORY_MAX_MIB}
+        self.file.write_text(PAIR.format(**values))
 
     def coloctl(self, *words: str, check: bool = True, tries: int = 1) -> None:
         """Type a command as an operator would, and show what it prints.
@@ -194,6 +143,15 @@ class Run:
             return {}
         return answer
 
+    def answer(self) -> dict[str, Any]:
+        """Ask for the pair's status until the supervisor answers."""
+        give_up = time.monotonic() + PATIENCE_S
+        while time.monotonic() < give_up:
+            if now := self.status():
+                return now
+            time.sleep(3)
+        raise SystemExit("the supervisor gives no answer")
+
     def expect(self, true: bool, what: str) -> None:
         """Report a check; the run goes on."""
         note(f"{'ok   ' if true else 'WRONG'} {what}")
@@ -224,7 +182,7 @@ class Run:
 
     def place_of(self, role: str) -> tuple[str, int]:
         """Return machine and process id of the QEMU with that role."""
-        for node in self.status()["nodes"]:
+        for node in self.answer()["nodes"]:
             if node["role"] == role:
                 return node["host"].rpartition("@")[2], node["pid"]
         raise SystemExit(f"the pair has no {role}")
@@ -256,7 +214,7 @@ def prepare(run: Run) -> None:
 
 def lose_qemu(run: Run, role: str) -> None:
     """Kill the QEMU with that role, and wait until the pair is protected again."""
-    before = run.status()["generation"]
+    before = run.answer()["generation"]
     name, pid = run.place_of(role)
     fetched, moment = run.fetches.last, time.monotonic()
     run.type_there(name, f"kill -9 {pid}  # QEMU of the {role}")
@@ -267,7 +225,7 @@ def lose_qemu(run: Run, role: str) -> None:
 
 def lose_machine(run: Run) -> None:
     """Take the power of the secondary's machine, and give it back."""
-    before = run.status()["generation"]
+    before = run.answer()["generation"]
     name, _ = run.place_of("secondary")
     machine = run.machines[name]
     moment = time.monotonic()
@@ -287,21 +245,55 @@ def lose_machine(run: Run) -> None:
     run.until("colo", generation=before + 1, checkpoints=1)
 
 
+def check_units(run: Run) -> None:
+    """Check on both machines that each QEMU runs in a scope of its own, with its limit."""
+    for node in run.answer()["nodes"]:
+        name, pid = node["host"].rpartition("@")[2], node["pid"]
+        unit = units.look(run.machines[name], pid)
+        wrong = unit.wrong(node["name"], MEMORY_MAX_MIB << 20)
+        run.expect(
+            not wrong,
+            f"{name}: the {node['role']}'s QEMU {pid} is in {unit.name} as {units.ACCOUNT}, takes "
+            f"{unit.taken_mib} of {MEMORY_MAX_MIB} MiB {' '.join(wrong)}".rstrip(),
+        )
+
+
+def reach_limit(run: Run) -> None:
+    """Lower the primary's limit below what it takes, and wait until the pair is protected again."""
+    before = run.answer()["generation"]
+    name, pid = run.place_of("primary")
+    unit = units.look(run.machines[name], pid)
+    moment = time.monotonic()
+    run.type_there(name, units.lowering(unit))
+    run.until("unprotected", generation=before + 1)
+    records = units.records_of_end(run.machines[name], unit)
+    for record in records:
+        note(f"      {name}: {record}")
+    run.expect(f"Killed process {pid} " in " ".join(records), "the kernel ended it at its limit")
+    run.until("colo", generation=before + 1, checkpoints=1)
+    many = run.fetches.after(moment)
+    run.expect(many >= 5, f"the guest went on: {many} fetches since")
+    note(f"      longest time without a fetch: {run.fetches.longest_gap_s(moment):.1f} s")
+    check_units(run)
+
+
 def main() -> int:
     """Run all of it; return the exit code."""
     parser = argparse.ArgumentParser(prog="tests/two_kernels/run", description=__doc__)
     parser.add_argument("--accel", default="kvm", choices=("kvm", "tcg"), help="of the guest")
     parser.add_argument("--folder", type=Path, required=True, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    note(f"{datetime.datetime.now(datetime.UTC):%F %R} UTC")
+    note_load()
     machines.lay_networks()
     run = Run(chosen.folder, chosen.accel)
     prepare(run)
     run.coloctl("start", str(run.file), tries=4)
     run.until("colo", checkpoints=CHECKPOINTS)
+    check_units(run)
     lose_qemu(run, "secondary")
     lose_qemu(run, "primary")
     lose_machine(run)
+    reach_limit(run)
     run.coloctl("status", "web")
     run.coloctl("history", "web")
     back, left_out = run.fetches.went_back(), run.fetches.left_out()
@@ -309,6 +301,7 @@ def main() -> int:
     stretches = sum(number - 1 not in left_out for number in left_out)
     run.expect(stretches <= FAILOVERS, f"left out, one stretch a failover at most: {left_out}")
     run.coloctl("stop", "web", "--force", "--yes", check=False)
+    note_load()
     note("valid" if not run.wrong else f"NOT valid: {'; '.join(run.wrong)}")
     return 1 if run.wrong else 0
 
