@@ -12,6 +12,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coloctl.clock import CLOCK
 from coloctl.errors import DeadlineMissed, HostOutOfReach, PreconditionFailed, Unreachable
 from coloctl.host.agent.handles import BeaconHandle, ChannelHandle, ListenerHandle
 from coloctl.host.agent.work_files import FileWork
@@ -25,6 +26,10 @@ from coloctl.model.wires import Endpoint
 
 #: The longest line of a conversation, bytes, as on this machine.
 _LINE_MAX = 1024 * 1024
+#: For what two new beacons have to know of each other: it goes to both machines over ssh, and the
+#: first report of a datagram comes back that way. A round trip of 2 s is served. Until then that
+#: none came shows nothing of the link, whose limit is 120 ms. Seconds.
+MEET_S = 5.0
 #: For digests of a guest's pages: a GiB takes about a second.
 DIGEST_WAIT_S = 60.0
 
@@ -147,6 +152,7 @@ class RemoteBeacon(RemoteThing):
         self.delay_s: float | None = None
         self.lost = self.refused = 0
         self._carried = self._counted = 0
+        self._met_by_s = 0.0
         super().__init__(contact, handle.hold)
 
     def reported(self, row: list[Any]) -> None:
@@ -156,12 +162,18 @@ class RemoteBeacon(RemoteThing):
 
     def meet(self, session: bytes) -> None:
         """See `Beacon.meet`."""
+        self._met_by_s = CLOCK.now() + MEET_S
         document = {"session": base64.b64encode(session).decode()}
         self._contact.held.push(self, self._hold, "meet", document)
 
     def beat(self) -> bool | None:
-        """See `Beacon.beat`. Whether the agent has counted a beat that carried since the last."""
+        """See `Beacon.beat`. Whether the agent has counted a beat that carried since the last.
+
+        None also before the first one, for `MEET_S` at most.
+        """
         if self._lost or self._contact.held.stale:
+            return None
+        if not self._carried and CLOCK.now() < self._met_by_s:
             return None
         before, self._counted = self._counted, self._carried
         return self._carried > before

@@ -17,7 +17,7 @@ from support.fakeagent import FakeAgent
 from coloctl.errors import FencingFailed, HostOutOfReach, PreconditionFailed
 from coloctl.host.identity import Identity
 from coloctl.host.records import Contact, Reach
-from coloctl.host.remote import contact
+from coloctl.host.remote import contact, watches
 from coloctl.host.remote.host import RemoteHost
 from coloctl.host.wire.codec import encode
 from coloctl.model.launch import Launch
@@ -204,6 +204,33 @@ async def test_what_was_reported_too_long_ago_is_unknown(
     await until(lambda: process.life() is Life.UNKNOWN)
     assert beacon.beat() is None and deliveries.look() == () and process.cpu_s() is None
     assert process.worked() is None and process.alive()
+
+
+async def test_beacons_that_have_not_met_say_nothing_of_the_link(
+    agent: FakeAgent, host: RemoteHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: a link that is watched anew is not taken for broken because ssh is slow."""
+    process = await host.launch(Launch(("qemu",)), stderr=tmp_path / "log", node="b")
+    here = Endpoint("10.0.0.2", 7000)
+    agent.answers |= {"beacon": {"hold": 2, "session": {"b": "AAAA"}}}
+    beacon = await host.beacon(here, here, b"key", 20)
+
+    async def reported(carried: int) -> bool | None:
+        """Return what the beacon shows right after a report of that."""
+        await until(lambda: process.life() is Life.UNKNOWN)
+        row = [2, carried, 0, 0, None]
+        agent.beat({"p": [[1, "alive", 1.0, 0, None]], "l": [row]})
+        await until(lambda: process.life() is Life.ALIVE)
+        return beacon.beat()
+
+    beacon.meet(b"12345678")
+    assert await reported(0) is None
+    assert await reported(1) is True
+    assert await reported(1) is False
+    monkeypatch.setattr(watches, "MEET_S", 0.0)
+    beacon = await host.beacon(here, here, b"key", 20)
+    beacon.meet(b"12345678")
+    assert await reported(0) is False  # none came in the time for it
 
 
 async def test_a_host_out_of_reach_refuses_at_once_and_says_why(
