@@ -25,6 +25,7 @@ from coloctl.model.answers import (
     SettingsChanged,
 )
 from coloctl.model.explanation import Explanation
+from coloctl.model.protection import Protection
 from coloctl.model.revive import revive
 from coloctl.model.timeline import Timeline
 from coloctl.model.verified import Verified
@@ -112,38 +113,49 @@ class Acts:
     def wait_for(self, state: str, wait_s: float, generation: int = 0) -> str:
         """Wait until the pair is in ``state``, and of that generation or a later one.
 
-        A pair that is stopped and gone meanwhile counts as down. Raises `DeadlineMissed`.
+        In ``colo`` its protection must also be beyond doubt (`PairView.doubt`). A pair that is
+        stopped and gone meanwhile counts as down. Raises `DeadlineMissed`.
         """
         try:
-            found = self._until(state, time.monotonic() + wait_s, generation)
+            found, doubt = self._until(state, time.monotonic() + wait_s, generation)
         except Unreachable:
             if state != "down" or paths.pair_dir(self.pair).exists():
                 raise
-            found = state
-        if found != state:
+            found, doubt = state, ""
+        if found != state or doubt:
+            missed = f"{found}, but {doubt}," if doubt else f"{found} and not {state}"
             raise DeadlineMissed(
-                f"{self.pair} is {found} and not {state} after {wait_s:g} s.",
+                f"{self.pair} is {missed} after {wait_s:g} s.",
                 hint=f"`coloctl status {self.pair}` says why",
             )
         return found
 
-    def _until(self, state: str, deadline_s: float, generation: int) -> str:
-        """Return ``state`` as soon as the pair is in it, else the state at the deadline."""
+    def _until(self, state: str, deadline_s: float, generation: int) -> tuple[str, str]:
+        """Return ``state`` as soon as the pair is in it, else its state at the deadline.
+
+        Returns beside it what puts the protection in doubt; empty: nothing.
+        """
         view = read_view(self._ask("query-pair", _left(deadline_s)))
-        found = str(view.protection)
-        if found == state and view.generation >= generation:
-            return found
+        found, doubt = str(view.protection), view.doubt
+        if found == state and not doubt and view.generation >= generation:
+            return found, ""
         for event in self.client.events(max(0.0, deadline_s - time.monotonic())):
             if event.name == "STATE_CHANGED":
-                found = str(event.data["after"])
+                found, doubt = str(event.data["after"]), ""
                 if found != state:
                     continue
-                if not generation:
-                    return found
-                view = read_view(self._ask("query-pair", _left(deadline_s)))
-                if view.generation >= generation:
-                    return found
-        return f"{found} of an earlier generation" if found == state else found
+                # It may be over by now, and counts all the same; but protection has to last.
+                if state != Protection.COLO and not generation:
+                    return found, ""
+            elif not doubt:
+                continue
+            view = read_view(self._ask("query-pair", _left(deadline_s)))
+            if state == Protection.COLO:
+                found, doubt = str(view.protection), view.doubt
+            if found == state and not doubt and view.generation >= generation:
+                return found, ""
+        earlier = found == state and not doubt
+        return (f"{found} of an earlier generation" if earlier else found), doubt
 
     # -- acting
 

@@ -170,6 +170,18 @@ class PairView:
         """True while the pair is in COLO."""
         return self.protection is Protection.COLO
 
+    @property
+    def doubt(self) -> str:
+        """A clause about what puts the protection of a pair in COLO in doubt; empty: nothing.
+
+        A node may be lost already that cannot be given up yet, or of which nothing is known.
+        """
+        if self.protected and self.waiting:
+            return "a node that seems to be lost cannot be given up yet"
+        if self.protected and self.diagnosis is Diagnosis.UNKNOWN:
+            return "too little is known of its nodes"
+        return ""
+
     def primary(self) -> NodeView | None:
         """Return the node whose output reaches the clients; None where there is none."""
         return self.with_role(Role.PRIMARY)

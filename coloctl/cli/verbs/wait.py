@@ -26,7 +26,8 @@ STATES = click.Choice([str(state) for state in Protection])
 def wait(pair: str, state: str, timeout: float, form: str) -> None:
     """Wait until PAIR is in a state; the exit code is 6 when it is not in time.
 
-    A pair that is stopped and gone meanwhile counts as down.
+    For colo it waits also until nothing puts the protection in doubt: a node that seems to be lost,
+    or of which too little is known. A pair that is stopped and gone meanwhile counts as down.
     """
     give_up = time.monotonic() + timeout
     # However little time is left, it is asked once.

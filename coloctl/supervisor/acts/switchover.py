@@ -69,7 +69,8 @@ async def _require_sound(state: PairState) -> NodeName:
     name = state.spec.name
     if state.protection is not Protection.COLO:
         raise NotProtected(
-            f"Pair {name} is {state.protection}: only a protected pair can change its roles.",
+            f"Pair {name} is {state.protection}: only a protected pair can change its roles. "
+            f"{state.reason}",
             hint=f"`coloctl wait {name} --for colo` waits until it is",
         )
     if state.finding.diagnosis is not Diagnosis.HEALTHY:
