@@ -96,7 +96,7 @@ class Service:
         A client's request cuts ours short; from then on it is waited for in its place.
         """
         if hurried.done():
-            stop = asyncio.create_task(acts.stop(self.state, force=True))
+            stop = asyncio.create_task(acts.stop(self.state, force=True, back_wait_s=0))
             await asyncio.wait({stop})
             return stop
         stop = self._asked or asyncio.create_task(acts.stop(self.state, force=False))

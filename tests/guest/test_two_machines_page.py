@@ -22,7 +22,9 @@ import pytest
 import tomli_w
 from support import sshhost
 
+from coloctl import paths
 from coloctl.lab import qemu
+from coloctl.lab.machine import MachineState
 from coloctl.lab.machines import Machines, labs
 
 pytestmark = [
@@ -35,6 +37,10 @@ PAGE = Path(__file__).parents[2] / "docs/two-machines.md"
 NAME = f"t{os.getpid()}-pg"
 #: All commands of a block: the last one took 120 s where 17 processes wanted the two cores.
 BLOCK_S = 600.0
+#: A stop waits 10 s for a machine that boots; one that has little of a processor takes longer.
+STOPS = 6
+#: Of the pair's log and of its journal, in the message of a failure: lines, characters of each.
+LAST, LINE_CHARS = 40, 400
 BLOCK = re.compile(
     r"^## (?P<section>[^\n]+)$|(?:^<!-- not in the lab: (?P<why>[^\n]+) -->\n)?"
     r"^```(?P<kind>console|toml)\n(?P<text>.*?)^```$",
@@ -100,7 +106,23 @@ def lab(build: qemu.Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         try:
             yield standing
         finally:
-            coloctl("stop", "web", "--force", "--yes")  # where a command failed, it still runs
+            clear(standing)
+
+
+def clear(lab: Machines) -> None:
+    """Leave no pair: a command that failed has left one, and perhaps a machine that is off.
+
+    A stop names what it cannot reach, and the pair's folder stays then.
+    """
+    if not (folder := paths.pair_dir("web")).exists():
+        return
+    for machine in lab.machines.values():
+        if machine.state() is MachineState.OFF:
+            machine.boot()
+    said: list[str] = []
+    while folder.exists() and len(said) < STOPS:
+        said.append(coloctl("stop", "web", "--force", "--yes", errors=subprocess.STDOUT))
+    assert not folder.exists(), "\n".join(said)
 
 
 def typed(commands: list[str], folder: Path) -> str:
@@ -113,13 +135,31 @@ def typed(commands: list[str], folder: Path) -> str:
         timeout=BLOCK_S,
     )  # fmt: skip
     print(done.stdout)
-    assert done.returncode == 0, commands
+    if done.returncode:
+        pytest.fail(f"{failure(done.stdout)}\n{journal()}", pytrace=False)
     return done.stdout
 
 
-def coloctl(*words: str) -> str:
+def failure(said: str) -> str:
+    """Return the last command that was echoed, which failed, and what came after it."""
+    return said[said.rfind("\n+ ") + 1 :]
+
+
+def journal() -> str:
+    """Return the ends of the supervisor's log and of the pair's journal."""
+    folder, found = paths.pair_dir("web"), []
+    for name in ("supervisor.log", "journal.jsonl"):
+        if (file := folder / name).exists():
+            lines = file.read_text().splitlines()[-LAST:]
+            found += [f"{name}:", *(line[:LINE_CHARS] for line in lines)]
+    return "\n".join(found or ["No pair is there."])
+
+
+def coloctl(*words: str, errors: int | None = None) -> str:
     argv = [sys.executable, "-m", "coloctl.cli.main", *words]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, timeout=BLOCK_S, check=False)
+    done = subprocess.run(
+        argv, stdout=subprocess.PIPE, stderr=errors, text=True, timeout=BLOCK_S, check=False
+    )
     return done.stdout
 
 

@@ -80,7 +80,8 @@ def stop(
     """Shut the guest of PAIR down and leave nothing behind.
 
     The guest stays protected while it shuts down. One that has not powered itself off when the time
-    of --wait is over is cut off, as if its power had failed: the exit code is 8 then.
+    of --wait is over is cut off, as if its power had failed: the exit code is 8 then. A machine
+    that is out of reach at the end has 10 s to come back; what is left on it then is named.
 
     With --force the guest loses what it had not written to its disk. Where the supervisor is gone,
     --force ends what it left running and clears the pair's folder. That waits for a machine that

@@ -44,15 +44,21 @@ TAKE_OVER_WAIT_S = 30.0
 BACK_WAIT_S, BACK_PERIOD_S = 10.0, 0.05
 
 
-async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEADLINE_S) -> str:
+async def stop(
+    state: PairState,
+    *,
+    force: bool,
+    timeout_s: float = SHUTDOWN_DEADLINE_S,
+    back_wait_s: float = BACK_WAIT_S,
+) -> str:
     """Shut the guest down, and leave no process, socket or file of the pair.
 
     Returns how: an `Ending`, or ``"killed"``. Without ``force`` the guest is asked first: its agent
     where it has one, then over ACPI. It stays protected meanwhile: a primary that is lost is failed
     over by the supervisor, and the survivor's guest is asked again. A machine that is out of reach
-    then has `BACK_WAIT_S` to come back, so that nothing stays there. A merge of overlays is waited
-    for before, however long it takes; with ``force`` it is left to the next start, and the answer
-    names it. Raises `FencingFailed` for a QEMU that would not die.
+    then has ``back_wait_s`` to come back, so that nothing stays there. A merge of overlays is
+    waited for before, however long it takes; with ``force`` it is left to the next start, and the
+    answer names it. Raises `FencingFailed` for a QEMU that would not die.
     """
     while True:
         await make_way(state, None if force else timeout_s)
@@ -76,8 +82,8 @@ async def stop(state: PairState, *, force: bool, timeout_s: float = SHUTDOWN_DEA
                 await _leave_secondary_behind(state)
                 how += _left_to_the_next_start(serving(state))
                 await end_all(state)
-                if state.left and not force:
-                    await _end_left_behind(state)
+                if state.left and back_wait_s:
+                    await _end_left_behind(state, back_wait_s)
                 how += f"; {left.sentence(state)}".rstrip("; ") if state.left else ""
                 state.note(Fact.OPERATOR_STOPPED, f"Stopped by an operator ({how}).")
                 return how
@@ -193,14 +199,14 @@ async def end_all(state: PairState) -> None:
                 await generation.rest(state.spec, state.ground.hosts, server.name)
 
 
-async def _end_left_behind(state: PairState) -> None:
-    """Wait until `supervisor.machines` has ended what was left behind, `BACK_WAIT_S` at most."""
-    state.progress("left", limit_s=BACK_WAIT_S)
+async def _end_left_behind(state: PairState, wait_s: float) -> None:
+    """Wait until `supervisor.machines` has ended what was left behind, ``wait_s`` at most."""
+    state.progress("left", limit_s=wait_s)
 
     async def living() -> bool:
         return bool(state.left)
 
-    if not await Deadline(BACK_WAIT_S).poll(living, BACK_PERIOD_S, done=not_):
+    if not await Deadline(wait_s).poll(living, BACK_PERIOD_S, done=not_):
         await guard.lift(state.ground.wires(state.spec), state.ground.hosts)
 
 

@@ -357,7 +357,7 @@ async def test_no_qemu_is_launched_beside_one_that_was_left(tmp_path: Path) -> N
         await acts.failover(state, "a")
         with pytest.raises(PreconditionFailed, match=r"process \d+\) may still run: .*No route"):
             await acts.reprotect(state, lambda _: None, lambda _: None)
-        await acts.stop(state, force=True)
+        await acts.stop(state, force=True, back_wait_s=0)
         assert state.protection is Protection.DOWN and "may still run" in state.view().reason
         with pytest.raises(PreconditionFailed, match="may still run"):
             await acts.start(state, lambda _: None, lambda _: None, protected=False)
@@ -370,11 +370,29 @@ async def test_a_stop_ends_what_it_reaches_and_names_the_rest(tmp_path: Path, si
     log: Log = []
     async with two_machines(tmp_path, log) as (state, a, b):
         b.host.move(Contact.CONNECTED if silent else Contact.LOST, silent=silent)
-        how = await acts.stop(state, force=True)
+        how = await acts.stop(state, force=True, back_wait_s=0)
         assert "process" in how and "may still run" in how
         assert not a.process.alive() and b.process.alive()
         assert state.left["b"].identity == b.process.identity
         assert state.seats["b"].view.presence is Presence.ABSENT
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_stop_waits_for_a_machine_that_is_back_in_a_moment(
+    tmp_path: Path, force: bool
+) -> None:
+    log: Log = []
+    async with two_machines(tmp_path, log) as (state, _, b):
+        b.host.move(Contact.LOST)
+        await acts.failover(state, "a")
+        watch = machine_watch(state)
+        stopping = asyncio.create_task(acts.stop(state, force=force, timeout_s=0.01))
+        await until(lambda: not state.running() or stopping.done())
+        assert not stopping.done() and "b" in state.left
+        b.host.move(Contact.CONNECTED, session=1)
+        await watch.look("b")
+        assert "may still run" not in await stopping
+        assert not state.left
 
 
 async def test_a_qemu_within_reach_that_does_not_die_is_not_left_behind(tmp_path: Path) -> None:
