@@ -6,7 +6,7 @@ effects from `chaos.evidence.chronicle`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coloctl.chaos.evidence.chronicle import NodePeriod
@@ -39,10 +39,11 @@ class Album:
     marks: Sequence[Mark]
     protection: Sequence[NodePeriod]
     nodes: Mapping[str, Sequence[NodePeriod]]
+    place: Callable[[str], str]  #: a node's name, with its machine where it has one
 
     @classmethod
-    def of(cls, evidence: Evidence) -> Album:
-        """Compute what all pictures of the run share."""
+    def of(cls, evidence: Evidence, place: Callable[[str], str] = str) -> Album:
+        """Compute what all pictures of the run share; ``place`` names a node."""
         last_s = max([evidence.ended_s, *(one.at_s for one in evidence.events[-1:])])
         return cls(
             evidence,
@@ -50,6 +51,7 @@ class Album:
             strips.marks(evidence),
             evidence.chronicle.protection(last_s),
             evidence.chronicle.nodes(last_s),
+            place,
         )
 
     def whole(self) -> Markup | None:
@@ -140,7 +142,7 @@ def _lanes(album: Album, window: Window, most: int, timed: float | None) -> list
     stack.append(lanes.strip_row(window, "protection", album.protection))
     for node, what in album.nodes.items():
         held, heard = _held(window, evidence, node, what), lanes.heard(window, evidence, node)
-        stack.append(lanes.strip_row(window, f"node {node}", what, held, heard))
+        stack.append(lanes.strip_row(window, f"node {album.place(node)}", what, held, heard))
     return stack
 
 

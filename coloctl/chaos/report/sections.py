@@ -29,7 +29,7 @@ _ORDER = {Validity.INVALID: 0, Validity.UNKNOWN: 1, Validity.VALID: 2}
 def values(run: RunResult) -> dict[str, Any]:
     """Return what the template needs, by the names that it uses."""
     document = run.to_json()
-    album = chart.Album.of(run.evidence)
+    album = chart.Album.of(run.evidence, run.place)
     near = run.evidence.faults[: chart.NEAR_MAX]
     return {
         "run": run,

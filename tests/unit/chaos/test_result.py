@@ -59,6 +59,9 @@ def test_the_machine_of_a_node_is_named_where_it_has_one() -> None:
     assert "node a on hv1" in junit.document([there])
     assert "<td>a on hv1 (primary)</td>" in report.page(there)
     assert "node a on hv1, node b on hv2" in report.page(there)
+    rows = [f'class="lane-name">node {there.place(node)}<' for node in "ab"]
+    assert all(row in report.page(there) for row in rows)
+    assert not any(row in report.page(here) for row in rows)
 
 
 @pytest.mark.parametrize(
