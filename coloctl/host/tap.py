@@ -80,7 +80,8 @@ def missing(name: str, host: str) -> PreconditionFailed:
     """Return the error for a tap that does not exist."""
     return PreconditionFailed(
         f"There is no tap {name} on {host}.",
-        hint=f"make it with `ip tuntap add {name} mode tap vnet_hdr`, or run `coloctl lab up`",
+        hint='`bridge = "br0"` alone under [[nic]] lets coloctl make the tap; or make it with '
+        f"`ip tuntap add {name} mode tap vnet_hdr`, and those of the lab with `coloctl lab up`",
     )
 
 
