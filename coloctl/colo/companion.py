@@ -179,6 +179,15 @@ class Companion:
     bound: int | None = None  #: with a doubt: the highest generation they can hold; None: any
     replaced: bool = False  #: with a doubt: disks that were known are gone, these have no record
 
+    @property
+    def held_guest(self) -> bool:
+        """True if these disks may hold this guest's disks, so that a copy sends what differs.
+
+        False for those of which the first and only record is that the guest ran on without them:
+        nothing was copied to them yet.
+        """
+        return self.written and not (self.state is Worth.DIVERGED and self.serial == 1)
+
     def sentence(self) -> str:
         """Describe these disks as a sentence for an operator."""
         if self.doubt:

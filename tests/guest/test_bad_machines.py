@@ -446,3 +446,27 @@ async def test_a_machine_that_answers_late_is_reached_and_named(place: Place) ->
     assert found[0].severity is Severity.WARNING
     assert re.match(r"hv2 answers after [\d.]+ s: a silence of node b's", found[0].sentence)
     nothing_is_left(place.lab)
+
+
+def test_a_guest_that_was_started_alone_is_not_copied_where_there_is_no_room(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its images are there, as new as at a first start, and nothing was copied to hv2 yet."""
+    with new_image("-o", "size=256k")(place) as text:
+        img, small = place.builds("11.1").img, str(SMALL / DISK.name)
+        place.run(str(img), "create", "-q", "-f", "qcow2", small, "512M")
+        (file := place.folder / "alone.toml").write_text(text)
+        try:
+            assert run_verb(["start", str(file), "--no-protect"]) == 0
+            assert run_verb(["reprotect", "bad"]) == 1
+            assert run_verb(["stop", "bad", "--force", "--yes"]) == 0
+        finally:
+            run_verb(["stop", "bad", "--force", "--yes"])
+            for name in ("hv1", "hv2"):
+                lasting = place.lab.machine(name).here(DISK).parents[1]
+                for record in (*lasting.glob("disks/*"), *lasting.glob("images/*.generation")):
+                    record.unlink()
+    said = " ".join(capsys.readouterr().err.split())
+    sentence = rf"{SMALL} on hv2 has [\d.]+ KiB of room, and the copy of disk0 needs [\d.]+ KiB\."
+    assert re.search(sentence, said), said
+    nothing_is_left(place.lab)

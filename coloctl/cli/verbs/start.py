@@ -192,7 +192,7 @@ async def _dialogue(
         primary = begin_on or generation.source(companions)
         node, made = other(primary), dict[Path, int]()
         if protect:
-            known = companions[node].written
+            known = companions[node].held_guest
             made.update(await first_copy.require_place(pair, ground, node, known=known))
         alike = protect and not made and await equal_disks.disks_alike(pair, ground, companions)
         steps = dialogue(

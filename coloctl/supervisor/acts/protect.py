@@ -161,7 +161,7 @@ async def _give_disks(state: PairState, node: NodeName) -> bool:
     """
     spec, ground = state.spec, state.ground
     before = (await generation.read(spec, ground.hosts))[node]
-    await first_copy.require_place(spec, ground, node, known=before.written)
+    await first_copy.require_place(spec, ground, node, known=before.held_guest)
     made = await launch.ensure_images(spec, ground, node)
     if made:
         state.record(Kind.NOTE, node=node, data={"images-made": [str(path) for path in made]})

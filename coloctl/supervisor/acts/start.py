@@ -136,7 +136,7 @@ async def _start_guest(
     if not hold:
         await launch.require_images(spec, ground, node)
     else:
-        known = companions[other(node)].written
+        known = companions[other(node)].held_guest
         absent = await first_copy.require_place(spec, ground, other(node), known=known)
         if not (absent or superseded or launch.boots_alone(spec, ground)):
             held = await equal_disks.disks_alike(spec, ground, companions)

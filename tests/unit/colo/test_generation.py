@@ -59,6 +59,20 @@ def test_a_pair_that_never_failed_over_begins_on_node_a(tmp_path: Path) -> None:
     on_ground(tmp_path, check)
 
 
+def test_disks_that_the_guest_only_ran_on_without_hold_nothing_of_it(tmp_path: Path) -> None:
+    """A copy to them needs its whole room; one to disks that were once a copy does not."""
+
+    async def check(ground: Ground) -> None:
+        spec = spec_in(tmp_path)
+        seen = [(await generation.read(spec, ground.hosts))["b"].held_guest]
+        for state in (Worth.DIVERGED, Worth.RESYNC_TARGET, Worth.FOLLOWING, Worth.DIVERGED):
+            await generation.write(spec, ground.hosts, "b", 0, state)
+            seen.append((await generation.read(spec, ground.hosts))["b"].held_guest)
+        assert seen == [False, False, True, True, True]
+
+    on_ground(tmp_path, check)
+
+
 def test_the_last_to_be_promoted_has_the_newest_disks(tmp_path: Path) -> None:
     async def check(ground: Ground) -> None:
         spec = spec_in(tmp_path)
