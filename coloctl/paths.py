@@ -93,6 +93,11 @@ def overlay_dir() -> Path:
     return registry_dir().with_name("overlays")
 
 
+def given_up_dir() -> Path:
+    """Return the folder of the lists of what was given up with its machine; as lasting."""
+    return registry_dir().with_name("given-up")
+
+
 def config_dir() -> Path:
     """Name the folder of certificates and keys; written by an operator, kept by a reboot.
 

@@ -91,9 +91,28 @@ def survey() -> list[Looked]:
 
 
 def ask(name: str) -> Looked:
-    """Ask one supervisor for the status of its pair; raises as `connect`."""
-    with acts(name) as asked:
-        return _answered(asked)
+    """Ask one supervisor for the status of its pair; raises as `connect`.
+
+    `NoSuchPair` names what was given up of the pair with its machine.
+    """
+    try:
+        with acts(name) as asked:
+            return _answered(asked)
+    except NoSuchPair as error:
+        if said := given_up().get(name):
+            sentence = f"No pair called {name} runs here. {said}"
+            raise NoSuchPair(sentence, hint=error.hint) from error
+        raise
+
+
+def given_up() -> dict[str, str]:
+    """Return sentences on the QEMUs that were given up with their machine, by pair."""
+    with contextlib.suppress(PreconditionFailed, OSError):
+        if any(paths.given_up_dir().glob("*.json")):
+            from coloctl.supervisor import given_up as lists  # costs 0.1 s, and is seldom needed
+
+            return lists.known()
+    return {}
 
 
 def _answered(asked: Acts) -> Looked:

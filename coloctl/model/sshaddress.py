@@ -1,7 +1,7 @@
 """Parse the address of a machine that is reached over ssh: ``ssh://[user@]name[:port]``.
 
 Called by `pairfile.values` when a pair file is read, by `host` when the machine is opened, and by
-`colo.tls` for the name of the machine.
+`colo.tls` and `supervisor.given_up` for the name of the machine.
 Invariant: no part of an address can be taken for an option of ssh. Name and user begin with a
 letter, a digit, or for a user an underscore.
 """

@@ -20,14 +20,16 @@ from typing import Any, Self
 
 from coloctl import paths
 from coloctl.colo import generation, guard, taps
-from coloctl.errors import PreconditionFailed
+from coloctl.colo.generation import Worth
+from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
 from coloctl.host import durable
-from coloctl.host.base import DeathProof, Host, Identity
+from coloctl.host.base import Host, Identity
 from coloctl.journal import Journal
 from coloctl.machine.cmdline import monitor_sockets
+from coloctl.model import sshaddress
 from coloctl.model.event import LEADER, Kind, Record
-from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.model.pair import NODES, NodeName, PairSpec, Role, other
 from coloctl.model.wires import Wires
 from coloctl.reading import read_json
 
@@ -50,6 +52,15 @@ class GivenUp:
     leader: Identity | None
     generation: int  #: of the pair, in which its guest went on without these disks
 
+    def sentence(self) -> str:
+        """Return what it is, where it may run, and what ends it."""
+        on = f" on {named}" if (named := _machine(self.host)) else ""
+        return (
+            f"The {self.role} on node {self.node} (process {self.identity.pid}{on}) was "
+            "given up with its machine and may still run; a start of the pair on that machine ends "
+            "it first."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
         leader = {} if self.leader is None else {LEADER: self.leader.to_json()}
@@ -71,9 +82,17 @@ class GivenUp:
         return cls(str(found["node"]), str(found["role"]), str(found["host"]), who, leader, number)
 
 
+def _machine(host: str) -> str:
+    """Return the name of the machine in the host of a pair file; "" for one that names none."""
+    try:
+        return sshaddress.parse(host).name
+    except ValueError:
+        return ""
+
+
 def file_of(pair: str) -> Path:
     """Return the path of the list of ``pair`` on this machine."""
-    return paths.registry_dir().with_name("given-up") / f"{pair}.json"
+    return paths.given_up_dir() / f"{pair}.json"
 
 
 def of(pair: str) -> tuple[GivenUp, ...]:
@@ -91,6 +110,26 @@ def of(pair: str) -> tuple[GivenUp, ...]:
             hint="it names QEMUs that may still run on machines that were given up: look there, "
             "then remove it",
         ) from None
+
+
+def sentence(pair: str) -> str:
+    """Return a sentence on each QEMU of ``pair`` that was given up; "" where there is none.
+
+    Where the list cannot be read, that is the sentence.
+    """
+    try:
+        return " ".join(one.sentence() for one in of(pair))
+    except PreconditionFailed as error:
+        return error.message
+
+
+def known() -> dict[str, str]:
+    """Return the sentences on what was given up, by the name of the pair.
+
+    Raises `PreconditionFailed` where the folder of the lists is open to others.
+    """
+    names = sorted(one.stem for one in paths.given_up_dir().glob("*.json"))
+    return {name: said for name in names if (said := sentence(name))}
 
 
 def give_up(pair: str, journal: Path, found: Collection[GivenUp]) -> None:
@@ -117,12 +156,14 @@ def _write(pair: str, listed: Iterable[GivenUp]) -> None:
         path.unlink(missing_ok=True)
 
 
-async def end(spec: PairSpec, hosts: Hosts) -> list[DeathProof]:
+async def end(spec: PairSpec, hosts: Hosts) -> list[str]:
     """End what was given up on the machines of ``hosts``, and mark its disks as diverged.
 
-    Raises `FencingFailed` where one does not die; it stays in the list then.
+    Not those of a primary whose guest has run nowhere else since: they hold all that it wrote.
+    Return a sentence on each. Raises `FencingFailed` where one does not die; it stays in the list
+    then.
     """
-    proofs = []
+    told = []
     for one in of(spec.name):
         own_first = sorted(NODES, key=lambda node: node != one.node)
         node = next((node for node in own_first if _is_of(one, hosts[node])), None)
@@ -138,14 +179,34 @@ async def end(spec: PairSpec, hosts: Hosts) -> list[DeathProof]:
             sockets=tuple(monitor_sockets(rundir).values()),
         )
         await taps.lower_free(spec, host, node)
-        if warning := await generation.leave(spec, hosts, node, one.generation):
-            log.warning("Node %s: %s", node, warning)
+        newest = await _newest(spec, hosts, node, one)
+        warning = "" if newest else await generation.leave(spec, hosts, node, one.generation)
         await host.sweep(rundir)
         await guard.lift_at(Wires(spec, rundir.parent), host)
-        _write(spec.name, [other for other in of(spec.name) if other != one])
-        log.info("The QEMU that was given up on node %s is gone (%s).", node, proof.how)
-        proofs.append(proof)
-    return proofs
+        _write(spec.name, [kept for kept in of(spec.name) if kept != one])
+        worth = "are still the newest" if newest else "count as diverged"
+        told.append(
+            f"The {one.role} that was given up on node {node} (process {proof.pid} on "
+            f"{host.machine.name}) is gone ({proof.how}). {warning or f'Its disks {worth}.'}"
+        )
+        log.info("%s", told[-1])
+    return told
+
+
+async def _newest(spec: PairSpec, hosts: Hosts, node: NodeName, one: GivenUp) -> bool:
+    """Return whether the disks of ``node`` are known to be the newest although it was given up.
+
+    They are where it was the primary and no guest has run on the other node's disks: a secondary's
+    lack what the primary acknowledged since the last checkpoint. In doubt they are not.
+    """
+    if one.role != Role.PRIMARY or one.node != node:
+        return False
+    try:
+        there = (await generation.read(spec, hosts))[other(node)]
+    except ColoctlError:
+        return False
+    ran = there.state in (Worth.IN_SYNC, Worth.OVERLAY_PENDING)
+    return there.written and not there.doubt and not ran
 
 
 def _is_of(one: GivenUp, host: Host) -> bool:

@@ -190,9 +190,9 @@ def told(folder: Path, found: Sequence[Leftover]) -> str:
 
 def advice(folder: Path, found: Sequence[Leftover]) -> str:
     """Return what can be typed about ``found``, QEMUs of the pair in ``folder``."""
-    end = f"`coloctl stop {folder.name} --force` ends it"
+    end = f"{(stop := f'`coloctl stop {folder.name} --force`')} ends it"
     if reachable(found):
-        gone = "".join(f"; {_without(folder, one)}" for one in found if one.doubt)
+        gone = "".join(f"; {_without(stop, one)}" for one in found if one.doubt)
         return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}{gone}"
     return (
         "its monitors' sockets were removed, so it cannot be taken over: shut the guest down "
@@ -273,8 +273,7 @@ async def end(folder: Path, hosts: Hosts, without: str = "") -> list[tuple[Lefto
             raise FencingFailed(
                 one.node,
                 f"It is not known whether {one} still runs: {one.doubt}",
-                hint=f"`coloctl stop {folder.name} --force` ends it once its machine can be "
-                f"reached; {_without(folder, one)}",
+                hint=ending(folder, one),
             )
     doubted = [one for one in found if one.doubt]
     given_up.give_up(folder.name, folder / JOURNAL, tuple(_given_up(folder, doubted)))
@@ -282,13 +281,16 @@ async def end(folder: Path, hosts: Hosts, without: str = "") -> list[tuple[Lefto
     return proofs
 
 
-def _without(folder: Path, one: Leftover) -> str:
+def ending(folder: Path, one: Leftover) -> str:
+    """Return what can be typed to end ``one``, whose machine is out of reach."""
+    stop = f"`coloctl stop {folder.name} --force`"
+    return f"{stop} ends it once its machine can be reached; {_without(stop, one)}"
+
+
+def _without(stop: str, one: Leftover) -> str:
     """Return what can be typed where the machine of ``one`` never comes back."""
     off = " --switched-off" if one.role == Role.PRIMARY else ""
-    return (
-        f"`coloctl stop {folder.name} --force --without {one.node}{off}` where that machine is "
-        "gone for good"
-    )
+    return f"`{stop[1:-1]} --without {one.node}{off}` where that machine is gone for good"
 
 
 def _given_up(folder: Path, found: Iterable[Leftover]) -> Iterator[GivenUp]:

@@ -161,7 +161,8 @@ async def preflight(pair: PairSpec, *, protect: bool) -> Facts:
     """
     ground = await prepare(pair)
     try:
-        await given_up.end(placed(pair, ground.facts), ground.hosts)
+        for said in await given_up.end(placed(pair, ground.facts), ground.hosts):
+            click.echo(said, err=True)
         await inuse.require_idle(pair, ground.hosts)
         await frames.require_way(pair, ground, protect=protect)
         await tls.described(pair, ground)

@@ -80,13 +80,25 @@ def _show(looked: list[Looked], pair: str | None, form: str, *, extended: bool) 
         render.console().print(pair_views.statuses(looked, extended=extended))
     else:
         print("No pair runs here.")
+    if form == "pretty":
+        for name, said in _given_up(looked, pair).items():
+            print(f"{name}: {said}")
+
+
+def _given_up(looked: list[Looked], pair: str | None) -> dict[str, str]:
+    """Return what was given up of pairs that are not shown, which would name it themselves."""
+    if pair is not None:
+        return {}
+    shown = {one.name for one in looked if one.view}
+    return {name: said for name, said in reach.given_up().items() if name not in shown}
 
 
 def _document(looked: list[Looked], pair: str | None) -> Any:
     """Return the document of the one pair that was asked for, or a list of all."""
     if pair is not None:
         return looked[0].document
-    return {"schema": plain.SCHEMA, "pairs": [one.to_json() for one in looked]}
+    pairs = [one.to_json() for one in looked]
+    return {"schema": plain.SCHEMA, "pairs": pairs, "given_up": _given_up(looked, pair)}
 
 
 def _tsv(looked: list[Looked]) -> list[list[object]]:

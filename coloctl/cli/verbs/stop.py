@@ -150,11 +150,12 @@ def _require_statement(pair: str, lost: Lost, roles: Mapping[str, str]) -> None:
     Raises `NotConfirmed`.
     """
     if roles.get(lost.node) == Role.PRIMARY and not lost.switched_off:
+        heir = f"`coloctl fence confirm {pair} {lost.node}` lets its secondary take over; or else "
         raise NotConfirmed(
             f"Node {lost.node} is the primary of {pair}: if its machine is not off, its guest may "
             "serve clients and write, and would do so beside one that is started later.",
-            hint=f"switch that machine off, then `coloctl stop {pair} --force --without "
-            f"{lost.node} --switched-off`",
+            hint=f"switch that machine off, then {heir * (Role.SECONDARY in roles.values())}"
+            f"`coloctl stop {pair} --force --without {lost.node} --switched-off`",
         )
 
 
@@ -195,7 +196,8 @@ def _stop_leftovers(
     confirm(pair, _question(pair, force=bool(living)) + given, yes=yes or not living)
     ended = asyncio.run(end_stale(pair, lost.node))
     left = "".join(f"; given up: {one}" for one in doubted)
-    _tell(pair, ("killed" if ended else "nothing was left running") + left, form)
+    nothing = "nothing else was left running" if left else "nothing was left running"
+    _tell(pair, ("killed" if ended else nothing) + left, form)
 
 
 def _tell(pair: str, how: str, form: str) -> None:
@@ -206,9 +208,9 @@ def _tell(pair: str, how: str, form: str) -> None:
     else:
         folder = paths.pair_dir(pair)
         stays = f" Its folder {folder} cannot be removed." if folder.exists() else ""
-        if stays and leftovers.find(folder, dial=False):
+        if stays and (living := leftovers.find(folder, dial=False)):
             stays = (
-                f" Its folder {folder} stays and names what may still run: `coloctl stop {pair} "
-                "--force` ends that, once its machine can be reached."
+                f" Its folder {folder} stays and names what may still run: "
+                f"{leftovers.ending(folder, living[0])}."
             )
         print(f"{pair} is stopped ({how}).{stays}")

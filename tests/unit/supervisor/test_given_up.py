@@ -15,6 +15,7 @@ from support.elsewhere import Elsewhere, on_another_machine
 from support.fakes import make_spec
 from support.livings import SLEEP
 
+from coloctl.cli.verbs.status import status
 from coloctl.cli.verbs.stop import stop
 from coloctl.colo import generation
 from coloctl.colo.generation import Worth
@@ -72,6 +73,10 @@ def typed(*words: str) -> Result:
     return CliRunner().invoke(stop, ["web", *words])
 
 
+def asked(*words: str) -> Result:
+    return CliRunner().invoke(status, words)
+
+
 async def started(spec: PairSpec, elsewhere: Elsewhere) -> int:
     """Start the pair as far as this goes; answers how many QEMUs were ended for it."""
     hosts: dict[NodeName, Host] = {"a": LocalHost(), "b": elsewhere}
@@ -94,22 +99,66 @@ def test_what_may_run_on_a_machine_that_was_given_up_is_ended_when_it_is_back(
     done = typed("--force", "--yes", "--without", "b", "-f", "json")
     assert done.exit_code == 0, done.exception
     how = json.loads(done.stdout)["how"]
-    assert how.startswith("nothing was left running; given up: the secondary on node b (process")
+    assert how.startswith(
+        "nothing else was left running; given up: the secondary on node b (process"
+    )
     assert not folder.exists() and there.poll() is None
     (one,) = given_up.of("web")
     assert (one.node, one.identity.pid, one.generation) == ("b", there.pid, 4)
     assert one.host == elsewhere.name
+    said = (
+        f"The secondary on node b (process {there.pid} on hv2) was given up with its "
+        "machine and may still run; a start of the pair on that machine ends it first."
+    )
+    assert given_up.sentence("web") == said
+    assert asked().stdout == f"No pair runs here.\nweb: {said}\n"
+    assert json.loads(asked("-f", "json").stdout)["given_up"] == {"web": said}
+    assert str(asked("web").exception) == f"No pair called web runs here. {said}"
 
     async def back() -> None:
         both: dict[NodeName, Host] = {node: LocalHost() for node in NODES}
         await generation.write(spec, both, "b", 3, Worth.FOLLOWING)
         assert await started(spec, elsewhere) == 1
-        assert there.wait(5) == -9 and not given_up.of("web")
+        assert there.wait(5) == -9 and not given_up.of("web") and not given_up.sentence("web")
         marked = (await generation.read(spec, both))["b"]
         assert (marked.state, marked.generation) == (Worth.DIVERGED, 4)
         assert await started(spec, elsewhere) == 0
 
     asyncio.run(back())
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b"),
+    [(Worth.FOLLOWING, Worth.IN_SYNC), (Worth.IN_SYNC, Worth.DIVERGED), (None, Worth.DIVERGED)],
+)
+async def test_disks_of_a_primary_stay_the_newest_until_its_guest_has_run_elsewhere(
+    folder: Path,
+    spec: PairSpec,
+    elsewhere: Elsewhere,
+    there: subprocess.Popen[bytes],
+    *,
+    of_a: Worth | None,
+    of_b: Worth,
+) -> None:
+    """Those of its secondary lack what was acknowledged since the last checkpoint."""
+    both: dict[NodeName, Host] = {node: LocalHost() for node in NODES}
+    await generation.write(spec, both, "b", 4, Worth.IN_SYNC)
+    if of_a is not None:
+        await generation.write(spec, both, "a", 4, of_a)
+    who = identity_of(there.pid)
+    assert who is not None
+    one = given_up.GivenUp("b", "primary", "ssh://hv2", who, None, 4)
+    given_up.give_up("web", folder / leftovers.JOURNAL, [one])
+    hosts: dict[NodeName, Host] = {"a": LocalHost(), "b": elsewhere}
+    (said,) = await given_up.end(spec, hosts)
+    assert there.wait(5) == -9 and not given_up.of("web")
+    marked = await generation.read(spec, both)
+    assert marked["b"].state is of_b
+    if of_b is Worth.IN_SYNC:
+        assert said.endswith("Its disks are still the newest.")
+        assert generation.source(marked) == "b"
+    else:
+        assert said.endswith("Its disks count as diverged.")
 
 
 def test_a_primary_is_given_up_only_where_its_machine_is_stated_to_be_off(
