@@ -55,6 +55,11 @@ class Process(Protocol):
         """The process that was launched; another one where a wrapper started this one."""
         return self.identity
 
+    @property
+    def unplaced(self) -> str:
+        """The reason why it got no unit of systemd when it was launched; "" for none."""
+        return ""
+
     async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
         """Hold the process that is the QEMU from now on: ``speaker``, or the one that has ``files``
         open.

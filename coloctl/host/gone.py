@@ -32,6 +32,10 @@ class GoneProcess:
     def leader(self) -> Identity:
         return self.identity
 
+    @property
+    def unplaced(self) -> str:
+        return ""
+
     async def answers(self, speaker: Identity, files: Collection[Path] = ()) -> None:
         """Ignore the call: a process that is gone does not answer."""
         return

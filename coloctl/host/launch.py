@@ -208,9 +208,10 @@ def spawn(program: Launch, *, stderr: Path, node: str = "") -> Program:
                 hint="check that the program exists and may be executed",
             ) from None
         on_failure.pop_all()
+        unplaced = ""
         if program.unit is not None:
-            systemd.place(process.identity.pid, program.unit)
-        return Program(process, inodes)
+            unplaced = systemd.place(process.identity.pid, program.unit)
+        return Program(process, inodes, unplaced=unplaced)
 
 
 def _appending(path: Path) -> int:

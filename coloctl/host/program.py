@@ -53,12 +53,15 @@ class Program:
         leader: LocalProcess | GoneProcess,
         sockets: Mapping[Path, int],
         main: LocalProcess | GoneProcess | None = None,
+        *,
+        unplaced: str = "",
     ) -> None:
         """Hold ``leader``, which was launched and leads a session; ``sockets`` maps paths to
         inodes.
 
-        ``main`` is the QEMU, where that is known already.
+        ``main`` is the QEMU, where that is known already. ``unplaced``: see `Process.unplaced`.
         """
+        self.unplaced = unplaced
         self._leader = leader
         self._main = leader if main is None else main
         self._settled = main is not None

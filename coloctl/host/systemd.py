@@ -4,13 +4,13 @@ Called by `host.launch` right after the start of a QEMU; ``busctl`` asks systemd
 scope in ``coloctl.slice``: systemd counts its processor time and memory, and may limit them. It
 outlives the service or the login in which coloctl runs, and ends with its last process.
 
-Invariant: nothing here fails a start. A program that got no unit runs on where it is.
+Invariant: nothing here fails a start. A program that got no unit runs on where it is, and its host
+reports why (`host.base.Process.unplaced`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import subprocess
@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coloctl.model.launch import Unit
-
-log = logging.getLogger(__name__)
 
 #: Is there exactly where systemd is the first process (sd_booted(3)).
 BOOTED = Path("/run/systemd/system")
@@ -34,20 +32,18 @@ _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
 _METHOD = ("org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))")
 
 
-def place(pid: int, unit: Unit) -> None:
-    """Move the process and its children into a scope for ``unit``; a failure is logged.
+def place(pid: int, unit: Unit) -> str:
+    """Move the process and its children into a scope for ``unit``; return why it got none.
 
+    Returns "" where it has one, and where none can be had and nothing was to be limited.
     Blocks for systemd's answer, `CALL_DEADLINE_S` at most for each of two tries.
     """
     if why := _refused():
-        if unit.memory_max is not None:
-            log.warning("guest.memory_max limits nothing for %s: %s.", unit.name, why)
-        return
+        return "" if unit.memory_max is None else f"{why}, so guest.memory_max limits nothing"
     why = _call(f"{unit.name}.scope", pid, unit)
     if "already" in why:  # the scope of the QEMU before has not been cleaned up yet
         why = _call(f"{unit.name}-{pid}.scope", pid, unit)
-    if why:
-        log.warning("Process %d got no unit of systemd (%s): %s.", pid, unit.name, why)
+    return why
 
 
 def _refused() -> str:

@@ -57,6 +57,8 @@ EXPOSED_SINCE = "exposed-since"
 LAUNCHED = "launched"
 #: The process that was launched, where the QEMU is another one.
 LEADER = "leader"
+#: Why the QEMU that was launched has no unit of systemd; a sentence.
+NO_UNIT = "no-unit"
 #: The role of a QEMU that was given up while its machine was out of reach; its pid and start time
 #: stand beside it. Empty once that QEMU is proven gone.
 LEFT_BEHIND = "left-behind"

@@ -76,13 +76,17 @@ class NodeView:
     merge: Merge = Merge.NONE
     qemu_version: str = ""
     reach: str = ""  #: why its machine cannot be asked just now, a sentence; empty: it can
+    left: str = ""  #: that a QEMU was left there and may still run, a sentence; empty: none was
     late: str = ""  #: its machine answers late, a sentence; empty: it does not
     user: str = ""  #: the account as which its QEMU runs; empty: it was never seen
+    unit: str = ""  #: why its QEMU has no unit of systemd, a sentence; empty: one, or none needed
     fresh_code: bool | None = None  #: the fresh-code plugin is loaded; None where none is needed
 
     @property
     def doing(self) -> str:
         """The state of the node for people: QEMU's run state, or why there is none."""
+        if self.left:
+            return "left"
         if self.presence is not Presence.ALIVE:
             return self.presence
         if self.reach:
@@ -163,6 +167,7 @@ class PairView:
     settings: Mapping[str, SettingView] = field(default_factory=dict)  #: by `tuning.SETTINGS`
     pace: str = ""  #: why adaptive mode has chosen its delay; empty in fixed mode
     stale_code: str = ""  #: that the secondary may run stale code, and what helps; sentences
+    given_up: str = ""  #: QEMUs given up with their machine that may still run; sentences
     encryption: str = ""  #: whether what the nodes send to each other is encrypted; sentences
 
     @property

@@ -25,7 +25,7 @@ from coloctl.model.pair import NodeName, Role
 from coloctl.model.protection import Protection
 from coloctl.model.tuning import with_settings
 from coloctl.model.view import Presence
-from coloctl.supervisor import acts
+from coloctl.supervisor import acts, given_up
 from coloctl.supervisor.acts import Entered, Watch
 from coloctl.supervisor.acts.cause import OPERATOR
 from coloctl.supervisor.discovery import DiscoveredNode, lives, look, with_strays
@@ -92,6 +92,7 @@ class Adoption:
         )
         state.unfenced = belief.unfenced
         state.left = dict(belief.left)
+        state.gone_for_good = given_up.sentence(state.spec.name)
         async with state.acting("adopt", plan=self.plan.move, believed=belief.protection):
             self._seat(sightings)
             if lost:
@@ -213,7 +214,9 @@ class Adoption:
             seat = state.seats[node]
             facts = state.ground.node(node)
             user = accounts.named(one.vm.process.identity.uid, facts.account)
-            seat.take(one.vm, role, facts.binary.version, user)
+            known = self.belief.launches.get(node)
+            unit = known.unit if known and known.identity == one.vm.process.identity else ""
+            seat.take(one.vm, role, facts.binary.version, user, unit)
             seat.in_colo = one.found.in_colo
             state.beside.may_show(one.vm, role)
             if node in self.belief.boots:

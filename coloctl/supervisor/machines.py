@@ -21,7 +21,7 @@ from coloctl.errors import ColoctlError
 from coloctl.host.base import Host
 from coloctl.host.records import Contact, Reach
 from coloctl.machine.cmdline import monitor_sockets
-from coloctl.model.observation import Life
+from coloctl.model.observation import Diagnosis, Life
 from coloctl.model.pair import NODES, NodeName
 from coloctl.model.protection import Protection
 from coloctl.model.qapi import COLOMode
@@ -171,10 +171,11 @@ class MachineWatch:
             seat.view = replace(seat.view, reach=why, late=late)
         shown = self._explained.get(node)
         if why and seat.vm is not None and shown is None:
-            sentence = (
-                f"Node {node}'s machine is out of reach: {why} Its QEMU runs on as far as the "
-                "replication link and the checkpoints show."
-            )
+            sentence = f"Node {node}'s machine is out of reach: {why}"
+            if state.finding.diagnosis in (Diagnosis.HEALTHY, Diagnosis.HOST_UNREACHABLE):
+                sentence += (
+                    " Its QEMU runs on as far as the replication link and the checkpoints show."
+                )
             self._explained[node] = (sentence, state.reason)
             state.explain(sentence)
         elif not why and shown is not None:

@@ -39,6 +39,7 @@ class KnownQemu:
     identity: Identity
     leader: Identity | None = None  #: the process that was launched, where that is another one
     ended: bool = False  #: the journal has a proof that it is gone
+    unit: str = ""  #: why it has no unit of systemd, a sentence
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,11 @@ def _launches(records: Iterable[Record]) -> dict[NodeName, KnownQemu]:
     """Read the latest QEMU of each node, and whether its end is proven."""
     everything = tuple(records)
     ended = {one.node: Identity.from_json(one.data) for one in event.last_ended(everything)}
-    found = _qemus(event.last_launches(everything), event.LAUNCHED)
+    launches = tuple(event.last_launches(everything))
+    units = {one.node: str(one.data.get(event.NO_UNIT, "")) for one in launches}
     return {
-        node: replace(one, ended=one.identity == ended.get(node)) for node, one in found.items()
+        node: replace(one, ended=one.identity == ended.get(node), unit=units[node])
+        for node, one in _qemus(launches, event.LAUNCHED).items()
     }
 
 

@@ -75,8 +75,11 @@ class Seat:
             self._merging.cancel()
         self._merging, self.merged_bytes = merging, (0, 0)
 
-    def take(self, vm: VM, role: Role, version: str, user: str = "") -> None:
-        """Place ``vm``, which ``user`` runs, on this node; forget counts and marks of another."""
+    def take(self, vm: VM, role: Role, version: str, user: str = "", unit: str = "") -> None:
+        """Place ``vm``, which ``user`` runs, on this node; forget counts and marks of another.
+
+        ``unit`` is a sentence on the unit of systemd that it did not get.
+        """
         self.follow(None)
         self.vm = vm
         self.retired = self.missed_write = self.diverged = False
@@ -90,6 +93,7 @@ class Seat:
             pid=vm.process.identity.pid,
             qemu_version=version,
             user=user,
+            unit=unit,
             fresh_code=freshcode.in_force(vm.process.argv),
         )
 

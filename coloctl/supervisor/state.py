@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from coloctl.clock import CLOCK, Clock
@@ -84,6 +85,7 @@ class PairState(ActUnderWay):
         self.protection_wanted = False  #: a guest that runs alone is to be protected again
         self.exposure = ""  #: why it is not yet, and what comes next; sentences
         self.copied = ""  #: what was copied for the last secondary; a sentence
+        self.gone_for_good = ""  #: QEMUs given up with their machine that may still run; sentences
         self.encryption = encryption.sentence(spec)  #: of the wires between the nodes; sentences
         self.observation: Observation | None = None  #: of the last beat
         self.finding = Finding(Diagnosis.HEALTHY)  #: of that observation
@@ -187,6 +189,8 @@ class PairState(ActUnderWay):
         if seat.vm is None:
             return
         data = {event.LAUNCHED: seat.view.role, **_named(seat.vm.process)}
+        if seat.view.unit:
+            data[event.NO_UNIT] = seat.view.unit
         self.record(Kind.OUTCOME, step="launch", node=seat.name, data=data)
 
     def leave_behind(self, node: NodeName, role: Role, process: Process) -> None:
@@ -197,6 +201,15 @@ class PairState(ActUnderWay):
         data = {event.LEFT_BEHIND: role, **_named(process)}
         self.record(Kind.OUTCOME, step="left-behind", node=node, data=data)
         self.left[node] = KnownQemu(role, process.identity, process.leader)
+
+    def left_on(self, node: NodeName) -> str:
+        """Return a sentence on the QEMU that was left behind on ``node``; "" where none was."""
+        if node not in self.left:
+            return ""
+        host, pid = self.ground.hosts[node], self.left[node].identity.pid
+        why = host.reach.why.rstrip(".") or f"{host.name} does not answer"
+        place = why if host.reach.out else f"it is ended as soon as {host.name} answers"
+        return f"The QEMU that was left on node {node} (process {pid}) may still run: {place}."
 
     def found_gone(self, node: NodeName, proof: DeathProof) -> None:
         """Record durably that the QEMU that was left behind on ``node`` is proven gone."""
@@ -272,7 +285,7 @@ class PairState(ActUnderWay):
             reason=self._reason,
             since_s=round(now - self._since, 1),
             exposed_s=exposed,
-            nodes={node: seat.view for node, seat in self.seats.items()},
+            nodes={n: replace(one.view, left=self.left_on(n)) for n, one in self.seats.items()},
             checkpoints=primary.stats.view(self.period_ms()) if primary else CheckpointView(),
             progress=self.progress_now(),
             supervisor_pid=os.getpid(),
@@ -289,6 +302,7 @@ class PairState(ActUnderWay):
             settings=settings_view(self.spec, self.pair_file),
             pace=self.pace.why if self.adaptive else "",
             stale_code=self._stale_code(),
+            given_up=self.gone_for_good,
             encryption=self.encryption,
         )
 

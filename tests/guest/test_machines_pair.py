@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from support.pairs import PATIENCE_S, supervised
 
 from coloctl import pairfile
 from coloctl.chaos.checks.verdict import Validity, worst
+from coloctl.host import systemd
 from coloctl.lab import guest, machine_pair, qemu
 from coloctl.lab.machines import Machines
 from coloctl.model.pair import PairSpec
@@ -63,10 +65,24 @@ def spec(
 async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
     spec: PairSpec, lab: Machines, tmp_path: Path
 ) -> None:
-    """The power of hv2 fails under load; it returns, is made equal, and serves in its turn."""
+    """The power of hv2 fails under load; it returns, is made equal, and serves in its turn.
+
+    hv2 has no image before: the start makes it. It looks as if systemd ran there, and no systemd
+    answers: the QEMU has no unit, which is shown.
+    """
     assert all(nic.tap is not None and nic.tap.made for nic in spec.nics)
+    there = machine_pair.disks(spec.name, lab)["hv2"]
+    there.unlink()
+    lab.machine("hv2").here(systemd.BOOTED).mkdir(parents=True)
     async with supervised(spec) as stage:
         await stage.start()
+        owner = stage.state.ground.node("b").account
+        assert owner is not None
+        lent = there.stat()
+        assert stat.S_IMODE(lent.st_mode) == 0o600 and lent.st_uid == owner.uid
+        nodes = stage.state.view().nodes
+        assert nodes["b"].unit.startswith("The QEMU of node b on hv2 has no unit of systemd: ")
+        assert not nodes["a"].unit
         assert await ask(lab, "PING") == "+PONG"
         account = stage.state.ground.node("a").account
         assert account is not None and account.name == "coloctl-qemu"
@@ -85,6 +101,7 @@ async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
             async with asyncio.timeout(RETURN_S):
                 while not returned():  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
+            assert not stage.state.view().nodes["b"].unit  # /run is empty after a boot
             await at_work.acknowledged(5)
             done = await acts.switchover(
                 stage.state, stage.supervisor.watch, stage.supervisor.entered
@@ -98,6 +115,10 @@ async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
     async with asyncio.timeout(PATIENCE_S):
         while lab.busy():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+    # An image stays the account's where its machine booted while the pair ran.
+    for name, uid in (("hv1", 0), ("hv2", owner.uid)):
+        kept = machine_pair.disks(spec.name, lab)[name].stat()
+        assert (stat.S_IMODE(kept.st_mode), kept.st_uid) == (0o600, uid), name
     for name in ("hv1", "hv2"):
         words = ["find", "/run/coloctl", "-type", "f", "-not", "-name", "*.log"]
         with lab.machine(name).popen(words, stdout=subprocess.PIPE, text=True) as found:

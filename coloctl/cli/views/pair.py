@@ -123,6 +123,8 @@ def news(view: PairView) -> Iterator[Text]:
         yield Text(view.stale_code, style="yellow")
     if view.encryption not in ("", ENCRYPTED):
         yield Text(view.encryption, style="yellow")
+    if view.given_up:
+        yield Text(view.given_up, style="yellow")
     if strangers := summary(view.turned_away):
         yield Text(strangers, style="yellow")
     if changed := changed_settings(view.settings):
@@ -133,8 +135,12 @@ def news(view: PairView) -> Iterator[Text]:
 def _of_nodes(view: PairView) -> Iterator[Text]:
     """List what an operator should know of single nodes."""
     for node in _nodes_of(view):
+        if node.left:
+            yield Text(node.left, style="yellow")
         if node.late:
             yield Text(node.late, style="yellow")
+        if node.unit:
+            yield Text(node.unit, style="yellow")
         if node.fencing is Fencing.REQUIRED:
             yield Text(
                 f"Make sure that node {node.name} is off, then "
@@ -184,7 +190,7 @@ def _nodes(view: PairView, figures: Sequence[str]) -> Table:
 
 def _state(node: NodeView) -> Text:
     state = node.doing
-    styles = {"dead": "red", "not answering": "red", "absent": "dim"}
+    styles = {"dead": "red", "not answering": "red", "left": "yellow", "absent": "dim"}
     return Text("-" if state == Presence.ABSENT else state, style=styles.get(state, ""))
 
 
@@ -193,7 +199,8 @@ def _protection(view: PairView, node: NodeView) -> Text:
     if node.fencing not in (Fencing.CLEAR, Fencing.FENCED):
         return Text(f"fencing {node.fencing}", style="red")
     if node.role is Role.NONE:
-        return Text("fenced", style="dim") if node.fencing is Fencing.FENCED else _NOTHING
+        fenced = node.fencing is Fencing.FENCED and not node.left
+        return Text("fenced", style="dim") if fenced else _NOTHING
     return Text(view.protection, style=STATE_STYLE.get(view.protection, ""))
 
 

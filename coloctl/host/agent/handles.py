@@ -22,6 +22,7 @@ class ProcessHandle:
     identity: Identity
     leader: Identity
     argv: tuple[str, ...]
+    unplaced: str  #: see `host.base.Process.unplaced`
 
 
 @dataclass(frozen=True)

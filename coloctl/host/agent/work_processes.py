@@ -136,4 +136,4 @@ async def _to_program(conversation: Conversation, lines: WireStream) -> None:
 
 
 def _handle(hold: int, process: Program) -> ProcessHandle:
-    return ProcessHandle(hold, process.identity, process.leader, process.argv)
+    return ProcessHandle(hold, process.identity, process.leader, process.argv, process.unplaced)

@@ -46,6 +46,7 @@ class RemoteProcess(Process):
         self._leader = leader or identity
         self._sockets = tuple(sockets)
         self._argv: tuple[str, ...] = ()
+        self._unplaced = ""
         self._hold: int | None = None
         self._life = Life.UNKNOWN
         self._cpu_s: float | None = None
@@ -77,6 +78,10 @@ class RemoteProcess(Process):
         """The process that was launched."""
         return self._leader
 
+    @property
+    def unplaced(self) -> str:
+        return self._unplaced
+
     # -- what the agent reports
 
     def bind(self, handle: ProcessHandle) -> None:
@@ -88,7 +93,7 @@ class RemoteProcess(Process):
             self._push_watch()
 
     def _adopt(self, handle: ProcessHandle) -> None:
-        self._hold, self._argv = handle.hold, handle.argv
+        self._hold, self._argv, self._unplaced = handle.hold, handle.argv, handle.unplaced
         self._identity, self._leader = handle.identity, handle.leader
 
     def reported(self, row: list[Any]) -> None:

@@ -25,7 +25,7 @@ from coloctl.model.pairevent import FailedOver, StepReached
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.timeline import FailoverStep, Timeline
 from coloctl.model.view import Presence
-from coloctl.supervisor.acts import left, merge
+from coloctl.supervisor.acts import merge
 from coloctl.supervisor.acts.cause import OPERATOR, outcome, reason
 from coloctl.supervisor.acts.durable import require_place
 from coloctl.supervisor.acts.failover_book import FailoverBook
@@ -67,7 +67,6 @@ async def failover(
             book = FailoverBook(state, arbiter, survivor, lost, steps, force=by_hand)
             warning = await book.run(vouched=vouched)
             await end(state, lost.name, Presence.DEAD, unproven=book.unproven)
-            warning = f"{warning} {left.sentence(state)}".strip()
             survivor.view = replace(survivor.view, role=Role.PRIMARY)
             state.record_seat(survivor)
             cleared = state.protection is Protection.FAILED

@@ -1,9 +1,8 @@
 """End a QEMU that was left behind, once its machine is back, and refuse what must wait for that.
 
 Called by `supervisor.machines` when a machine is back, by `supervisor.acts.start` and
-`supervisor.acts.protect` before they launch a QEMU, and by `supervisor.acts.stop`,
-`supervisor.acts.failover` and `supervisor.auto_reprotect`, which show what was left. `host.base`
-ends such a QEMU, and `colo.launch` sweeps its folder.
+`supervisor.acts.protect` before they launch a QEMU, and by `supervisor.acts.stop`, which names what
+was left. `host.base` ends such a QEMU, and `colo.launch` sweeps its folder.
 
 Invariant: a node takes no part in the pair until the QEMU that was left on it is proven gone. Each
 step may be repeated: a supervisor that is killed in between is followed by one that does them all.
@@ -23,14 +22,7 @@ from coloctl.supervisor.state import PairState
 
 def sentence(state: PairState) -> str:
     """Return a sentence on each QEMU that was left behind; "" where none was."""
-    return " ".join(_one(state, node) for node in sorted(state.left))
-
-
-def _one(state: PairState, node: NodeName) -> str:
-    host, pid = state.ground.hosts[node], state.left[node].identity.pid
-    why = host.reach.why.rstrip(".") or f"{host.name} does not answer"
-    place = why if host.reach.out else "it is being ended"
-    return f"The QEMU that was left on node {node} (process {pid}) may still run: {place}."
+    return " ".join(state.left_on(node) for node in sorted(state.left))
 
 
 def require_none(state: PairState, *nodes: NodeName) -> None:
@@ -38,7 +30,7 @@ def require_none(state: PairState, *nodes: NodeName) -> None:
     for node in nodes:
         if node in state.left:
             raise PreconditionFailed(
-                _one(state, node),
+                state.left_on(node),
                 hint=f"it is ended as soon as its machine answers; `coloctl status "
                 f"{state.spec.name}` shows that",
             )

@@ -90,7 +90,12 @@ def seat(state: PairState, watch: Watch, vm: VM, role: Role) -> None:
     taken = state.seats[vm.node]
     facts = state.ground.node(vm.node)
     user = accounts.named(vm.process.identity.uid, facts.account)
-    taken.take(vm, role, facts.binary.version, user)
+    unit = ""
+    if why := vm.process.unplaced:
+        machine = vm.host.machine.name
+        unit = f"The QEMU of node {vm.node} on {machine} has no unit of systemd: {why}."
+        log.warning(unit)
+    taken.take(vm, role, facts.binary.version, user, unit)
     state.record_seat(taken)
     watch(taken)
 

@@ -122,6 +122,7 @@ async def _start_guest(
     """
     spec, ground = state.spec, state.ground
     await given_up.end(spec, ground.hosts)
+    state.gone_for_good = given_up.sentence(spec.name)
     await inuse.require_idle(spec, ground.hosts)  # before anything is believed, claimed or written
     state.progress("images")
     companions = await generation.read(spec, ground.hosts)

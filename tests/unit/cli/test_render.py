@@ -100,6 +100,15 @@ def test_a_stranger_that_was_cut_off_is_told_of_until_the_supervisor_ends() -> N
     ) in line
 
 
+def test_a_qemu_without_a_unit_and_one_that_was_given_up_are_news() -> None:
+    unit = "The QEMU of node b on hv2 has no unit of systemd: there is no busctl."
+    gone = "The secondary on node b (process 7 on hv9) was given up with its machine."
+    nodes = {**PROTECTED.nodes, "b": replace(PROTECTED.nodes["b"], unit=unit)}
+    shown = drawn(pair_views.status(replace(PROTECTED, nodes=nodes, given_up=gone)), width=200)
+    assert unit in shown and gone in shown
+    assert "systemd" not in drawn(pair_views.status(PROTECTED))
+
+
 @pytest.mark.parametrize("extended", [False, True])
 def test_nothing_is_wider_than_a_plain_terminal(extended: bool) -> None:
     for view in (PROTECTED, LOST, RESYNC, FROZEN):

@@ -33,7 +33,13 @@ QEMU = Identity(77, 123, boot="boot-1", machine="hv2")
 def handle(hold: int) -> dict[str, object]:
     """Return what an agent answers for a process that it holds."""
     identity = encode(QEMU)
-    return {"hold": hold, "identity": identity, "leader": identity, "argv": ["qemu"]}
+    return {
+        "hold": hold,
+        "identity": identity,
+        "leader": identity,
+        "argv": ["qemu"],
+        "unplaced": "",
+    }
 
 
 @pytest.fixture

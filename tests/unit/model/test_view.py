@@ -97,7 +97,9 @@ DOCUMENT = {
             "user": "coloctl-qemu",
             "fresh_code": None,
             "reach": "",
+            "left": "",
             "late": "",
+            "unit": "",
         },
         {
             "name": "b",
@@ -115,7 +117,9 @@ DOCUMENT = {
             "user": "",
             "fresh_code": None,
             "reach": "",
+            "left": "",
             "late": "",
+            "unit": "",
         },
     ],
     "checkpoints": {

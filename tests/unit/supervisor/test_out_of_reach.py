@@ -105,7 +105,9 @@ async def test_a_primary_goes_on_alone_by_its_claim_when_the_other_machine_is_go
         assert claim is not None and (claim.node, claim.generation) == ("a", 1)
         assert state.left["b"].identity == b.process.identity
         assert state.left["b"].role is Role.SECONDARY
-        assert "may still run" in state.view().reason
+        shown = state.view().nodes
+        assert "may still run" in shown["b"].left and not shown["a"].left
+        assert shown["b"].doing == "left"
         assert state.seats["b"].vm is None
         again = AutoReprotect(state, lambda _: None, lambda _: None, asyncio.create_task)
         state.protection_wanted = True
