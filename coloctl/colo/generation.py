@@ -185,15 +185,17 @@ async def write(
     *,
     overlays: Overlays | None = None,
     durable: Callable[[], None] = lambda: None,
+    when: registry.When = registry.at_once,
 ) -> None:
     """Write durably what ``node``'s disks hold; raises `PreconditionFailed`.
 
     ``overlays`` belong to `Worth.OVERLAY_PENDING`: per disk id the paths of the overlays that its
-    image does not hold yet, the active one first. ``durable`` is called as in `registry.put`.
+    image does not hold yet, the active one first. ``durable`` and ``when`` are those of
+    `registry.put`.
     """
     if spec.disks:
         record = DiskRecord(spec.name, node, generation, state, overlays=overlays or {})
-        await registry.put(spec, hosts[node], record, durable)
+        await registry.put(spec, hosts[node], record, durable, when=when)
 
 
 async def rest(spec: PairSpec, hosts: Hosts, node: NodeName) -> None:
@@ -244,10 +246,13 @@ async def keep(
     *,
     overlays: Overlays | None = None,
     durable: Callable[[], None] = lambda: None,
+    when: registry.When = registry.at_once,
 ) -> str:
     """Write like `write`, but return an error as text: the guest matters more."""
     try:
-        await write(spec, hosts, node, generation, state, overlays=overlays, durable=durable)
+        await write(
+            spec, hosts, node, generation, state, overlays=overlays, durable=durable, when=when
+        )
     except ColoctlError as error:
         return f"The next start would not begin with its disks: {error.message}"
     return ""

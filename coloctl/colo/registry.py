@@ -41,6 +41,13 @@ Images = Mapping[str, DiskIdentity]
 
 T = TypeVar("T")
 
+#: Returns when a record may be written.
+When = Callable[[], Awaitable[object]]
+
+
+async def at_once() -> None:
+    """Return: a record may be written at any time."""
+
 
 def beside(image: Path) -> Path:
     """Return the path of the companion file of ``image``; a device has none."""
@@ -113,12 +120,14 @@ async def put(
     durable: Callable[[], None] = lambda: None,
     *,
     at_rest: bool = False,
+    when: When = at_once,
 ) -> None:
     """Write ``record`` durably in both places; set its serial, its images and the fields that
     follow.
 
     Calls ``durable`` as soon as the record is in the first of both, where the next start finds it.
     ``at_rest``: no program writes to the images any more, and the record notes size and last write.
+    Nothing is written before ``when`` returns, which is awaited once all that is needed was read.
     Raises `PreconditionFailed` when it is in neither. Where one place cannot be written the other
     is enough, and the log shows it. A record about a generation that is over changes nothing.
     """
@@ -128,6 +137,7 @@ async def put(
         near, far = await _places(spec, host, node, now)
         known = [place.record for place in (near, far) if place is not None and place.record]
         after = _following(record, known, now)
+        await when()
         if after is None:
             return
         if not at_rest:

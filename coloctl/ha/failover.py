@@ -5,7 +5,8 @@ Called by `supervisor.acts.failover`, and by `check.trial_run` without a supervi
 nothing above itself: what a supervisor has to contribute comes in as a value.
 
 Invariant: no command that lets a survivor run on is sent before the fence returned and the claim
-of the generation was made. docs/life-of-a-pair.md describes the failure of each step.
+of the generation was made. Its connections to a peer are cut before that only where the kernel has
+reported the peer's death. docs/life-of-a-pair.md describes the failure of each step.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 
 from coloctl.clock import CLOCK, Clock, Deadline
@@ -116,6 +117,7 @@ class Failover:
         self.spec, self.survivor, self.lost = spec, survivor, lost
         self.role = role  #: of the survivor, before
         self.steps = steps or Steps()
+        self._cutting: asyncio.Future[None] | None = None  #: begun before the fence has returned
 
     async def fence(self, means: Means = NO_MEANS) -> Fenced:
         """Fence the lost node and return how; give up as soon as the survivor dies.
@@ -135,6 +137,24 @@ class Failover:
         self.steps.done(FailoverStep.FENCED)
         return proof
 
+    @contextlib.asynccontextmanager
+    async def cut_off_early(self) -> AsyncIterator[None]:
+        """Cut the survivor off within the block, beside fence and claim, if its peer is dead.
+
+        Begins at once where the kernel has reported that death; `promote` begins it otherwise. The
+        survivor does not run on by it. What is not done at the end of the block is cancelled.
+        """
+        if self.lost.process.life() is Life.DEAD:
+            deadline = Deadline(SURVIVOR_DEADLINE_S, self.steps.clock)
+            self._cutting = asyncio.ensure_future(self._cut_off(deadline))
+        try:
+            yield
+        finally:
+            if self._cutting is not None:
+                self._cutting.cancel()
+                await asyncio.gather(self._cutting, return_exceptions=True)
+                self._cutting = None
+
     async def promote(self, proof: Fenced, claiming: Awaitable[None]) -> None:
         """Promote the survivor: once ``claiming`` is done, it runs the guest alone, unprotected.
 
@@ -152,7 +172,7 @@ class Failover:
         spec, role = self.spec, self.role
         deadline = Deadline(SURVIVOR_DEADLINE_S, self.steps.clock)
         try:
-            await _both(self._claimed(claim), self._cut_off(deadline))
+            await _both(self._claimed(claim), self._cutting or self._cut_off(deadline))
             # A primary's too: a fence that failed or was cut short may have taken them down.
             await taps.set_all(spec, self.survivor.host, self.survivor.node, up=True)
             await self._let_run(deadline)

@@ -22,7 +22,7 @@ import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from operator import not_
-from typing import Any
+from typing import Any, TypeVar
 
 from coloctl.clock import CLOCK, Clock, Deadline
 from coloctl.colo import taps
@@ -32,9 +32,11 @@ from coloctl.host.base import DeathProof
 from coloctl.host.records import Contact
 from coloctl.model.observation import Life
 from coloctl.model.pair import FencingMethod, NodeName, PairSpec, Role
-from coloctl.model.timeline import FenceRecord
+from coloctl.model.timeline import OUT_OF_REACH, FenceRecord
 from coloctl.tasks import first_of
 from coloctl.vm import VM
+
+T = TypeVar("T")
 
 #: SIGKILL to pidfd readiness takes about 3 ms (docs/qemu.md); a core dump or a busy disk longer.
 KILL_DEADLINE_S = 10.0
@@ -85,10 +87,6 @@ class Means:
 
 
 NO_MEANS = Means()
-
-
-#: The end of a fence that has no proof, because the machine cannot be asked for one.
-OUT_OF_REACH = "out-of-reach"
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,8 @@ async def fence(
         ending = _isolated_and_ended(spec, vm, deadline_s, clock)
         proof = await while_seen(vm, ending, GIVEN_UP_WAIT_S)
     else:
-        by, said, proof = await _proven(spec, vm, means, deadline_s, clock)
+        proving = _proven(spec, vm, means, deadline_s, clock)
+        by, said, proof = await _isolated(spec, vm, proving)
     took_ms = round((clock.now() - began) * 1000, 2)
     how = by + (OUT_OF_REACH if proof is None else proof.how)
     pid = vm.process.identity.pid if proof is None else proof.pid
@@ -193,8 +192,18 @@ async def fence(
 async def _isolated_and_ended(
     spec: PairSpec, vm: VM, deadline_s: float, clock: Clock
 ) -> DeathProof:
-    await isolate(spec, vm)
-    return await _ended(spec, vm, None, deadline_s, clock)
+    return await _isolated(spec, vm, _ended(spec, vm, None, deadline_s, clock))
+
+
+async def _isolated(spec: PairSpec, vm: VM, proving: Coroutine[Any, Any, T]) -> T:
+    """Isolate the node beside ``proving``; return what that returns, once both have ended.
+
+    An isolation that fails or hangs delays no kill. Raises as ``proving``, at the end of both.
+    """
+    isolating = asyncio.ensure_future(isolate(spec, vm))  # on its way first
+    proven = asyncio.ensure_future(proving)
+    await asyncio.gather(isolating, proven, return_exceptions=True)
+    return proven.result()
 
 
 async def _proven(
@@ -206,7 +215,6 @@ async def _proven(
     the one who was asked states that the node is off, and its machine is out of reach.
     """
     method = spec.fencing.method
-    await isolate(spec, vm)
     by, said, proof = "", "", None
     if means.confirmed:
         by = "confirmed-" if vm.process.alive() else ""

@@ -30,6 +30,8 @@ from coloctl.vm import VM
 #: Of a pair where every path answers, one observation in so many is passed on: one per 100 ms by
 #: default.
 TELL_EVERY = 5
+#: A limit is looked at so much later, because a sum of floats may be a little less. Seconds.
+LIMIT_MARGIN_S = 0.0002
 #: A beat counts as at most so many intervals: during the rest of it this process did not run.
 AWAKE_MAX = 1.5
 #: A guest that has reset itself boots and dirties its memory for so long at most, milliseconds,
@@ -133,9 +135,14 @@ class Heartbeat:
         interval_s = self._spec.detection.heartbeat_ms / 1000
         last_s = self._clock.now()
         due_s = last_s + interval_s
-        calm = False
+        calm, context = False, look()
         try:
             while True:
+                early_s = self._limit_s(context, last_s)
+                if early_s is not None and early_s < due_s:
+                    await self._clock.sleep(early_s - self._clock.now())
+                    since_ms = min(self._clock.now() - last_s, AWAKE_MAX * interval_s) * 1000
+                    hear(self.observation(look(), since_ms))
                 await self._clock.sleep(due_s - self._clock.now())
                 now_s = self._clock.now()
                 awake_ms = min(now_s - last_s, AWAKE_MAX * interval_s) * 1000
@@ -151,6 +158,19 @@ class Heartbeat:
             for node in NODES:
                 self.leave(node)
             self.unwatch()
+
+    def _limit_s(self, context: Context, last_s: float) -> float | None:
+        """Compute when the silence of a stopped process reaches its limit; None: not soon.
+
+        ``last_s`` is the second of the last beat. A limit that was only looked at with the next
+        beat would be noticed up to a beat later, and a frozen guest serves no client meanwhile.
+        """
+        if not any(probes.rescue.silent_ms for probes in self._probes.values()):
+            return None
+        limits = self._limits(context)
+        due = [probes.due_ms(limits) for probes in self._probes.values()]
+        soonest_ms = min((one for one in due if one is not None), default=None)
+        return None if soonest_ms is None else last_s + soonest_ms / 1000 + LIMIT_MARGIN_S
 
     def _calm(self, interval_s: float) -> bool:
         """Return whether every path has answered, and QEMU has sent no notice."""
@@ -185,14 +205,17 @@ class Heartbeat:
             for probes in self._probes.values():
                 probes.settle()
 
-    def observation(self, context: Context) -> Observation:
-        """Collect what the monitoring paths show at this moment; asks nothing."""
+    def observation(self, context: Context, since_ms: float = 0.0) -> Observation:
+        """Collect what the monitoring paths show at this moment; asks nothing.
+
+        ``since_ms`` after the last beat monitors that do not answer are silent for that longer.
+        """
         limits, link = self._limits(context), self._link
         unacked_ms, unacked_by = (None, "") if link is None else link.unacked
         return Observation(
             at_s=self._clock.now(),
             protection=context.protection,
-            nodes={node: probes.seen(limits) for node, probes in self._probes.items()},
+            nodes={node: probes.seen(limits, since_ms) for node, probes in self._probes.items()},
             limits=limits,
             link_silent_ms=None if link is None else link.silent_ms,
             unacked_ms=unacked_ms,

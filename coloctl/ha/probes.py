@@ -62,7 +62,20 @@ class Probe:
     @property
     def silent_ms(self) -> float:
         """The time for which QEMU has not answered, beyond what the way to it takes."""
-        return max(0.0, self._waited_ms - self._way_ms)
+        return self.silent_for_ms(0.0)
+
+    def silent_for_ms(self, since_ms: float) -> float:
+        """Compute `silent_ms` as it is ``since_ms`` after the last beat."""
+        waited_ms = self._waited_ms + since_ms if self._unanswered else self._waited_ms
+        return max(0.0, waited_ms - self._way_ms)
+
+    def due_ms(self, limit_ms: float) -> float | None:
+        """Compute how long after the last beat the silence is ``limit_ms``; None: it is, or ends.
+
+        A question that was sent at that beat counts from it.
+        """
+        left_ms = limit_ms - (self._waited_ms - self._way_ms)
+        return left_ms if self._unanswered and left_ms > 0 else None
 
     def beat(self, awake_ms: float, way_ms: float = 0.0, *, ask: bool) -> float | None:
         """Ask again where it is time, and return how long the last answer took, seconds.
@@ -173,18 +186,27 @@ class NodeProbes:
         elif self._idle_ms is not None:
             self._idle_ms += awake_ms
 
-    def seen(self, limits: Limits) -> NodeSeen:
+    def due_ms(self, limits: Limits) -> float | None:
+        """Compute how long after the last beat a process that is stopped is silent for its limit.
+
+        None where the kernel does not call it stopped, or it has been silent for so long.
+        """
+        due_ms = self.rescue.due_ms(limits.suspect_ms)
+        return due_ms if due_ms is not None and self._life() is Life.STOPPED else None
+
+    def seen(self, limits: Limits, since_ms: float = 0.0) -> NodeSeen:
         """Return what the monitoring paths show of this node now; silences in milliseconds.
 
-        A process counts as busy only if it used CPU time within ``limits.silent_ms``: only recent
-        work proves that a silent QEMU is not frozen.
+        ``since_ms`` have passed since the last beat as far as this process ran. A process counts as
+        busy only if it used CPU time within ``limits.silent_ms``: only recent work proves that a
+        silent QEMU is not frozen.
         """
         return NodeSeen(
             role=self.role,
             life=self._life(),
             busy=self._idle_ms is not None and self._idle_ms < limits.silent_ms,
-            rescue_silent_ms=self.rescue.silent_ms,
-            command_silent_ms=self.command.silent_ms,
+            rescue_silent_ms=self.rescue.silent_for_ms(since_ms),
+            command_silent_ms=self.command.silent_for_ms(since_ms),
             agent_silent_ms=self.agent.silent_ms,
             agent_delay_ms=self.agent.delay_ms,
             notices=tuple(self.notices),

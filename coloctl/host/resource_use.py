@@ -15,10 +15,12 @@ import os
 import socket
 import struct
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 from coloctl import procfs
 from coloctl.host import netdevice
+from coloctl.host.blocking import aside
 from coloctl.host.program import looked
 from coloctl.host.tap import TUN_NODE
 
@@ -45,7 +47,7 @@ async def held(
     for image in images:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LOCK_WAIT_S):
-                if await looked(written, image):
+                if await aside(partial(written, image)):
                     users = await looked(users_of_file, image)
                     told.append(f"the image {image} may be written to by {users}")
     return tuple(told)

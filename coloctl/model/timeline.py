@@ -41,7 +41,7 @@ class FailoverStep(StrEnum):
 _MEANINGS: Mapping[FailoverStep, str] = {
     FailoverStep.DETECTED: "it was noticed, or asked for",
     FailoverStep.CONFIRMATION_AWAITED: "an operator is asked whether the node is off",
-    FailoverStep.FENCED: "the other node is dead, proven",
+    FailoverStep.FENCED: "the other node is fenced",
     FailoverStep.ARBITRATED: "the generation is claimed",
     FailoverStep.YANKED: "connections to it are cut",
     FailoverStep.PROMOTED: "ordered to run on alone",
@@ -59,6 +59,17 @@ TIMELINE_STEPS = tuple(step for step in FailoverStep if step != FailoverStep.CON
 POINT_OF_NO_RETURN = FailoverStep.FENCED
 
 
+#: The end of a fence that has no proof, because the machine cannot be asked for one.
+OUT_OF_REACH = "out-of-reach"
+
+#: The ground on which a node that is not proven dead counts as gone, by how it was fenced.
+_UNPROVEN: Mapping[str, str] = {
+    OUT_OF_REACH: "its machine is out of reach; the claim decides",
+    f"agent-{OUT_OF_REACH}": "its fence agent reports it off, unproven",
+    f"confirmed-{OUT_OF_REACH}": "an operator declares it off, unproven",
+}
+
+
 @dataclass(frozen=True)
 class FenceRecord:
     """The way in which a lost node was proven down, or why there is no proof.
@@ -73,6 +84,13 @@ class FenceRecord:
     pid: int | None = None
     said: str = ""  #: the output of an asked agent
     failed: str = ""  #: why there is no proof; empty: there is one
+
+    @property
+    def ground(self) -> str:
+        """A few words for a person: the ground on which the lost node counts as gone."""
+        if not self.how:
+            return FailoverStep.FENCED.meaning
+        return _UNPROVEN.get(self.how, "the other node is dead, proven")
 
     def to_json(self) -> dict[str, Any]:
         """Return the document, without what it does not have."""

@@ -57,7 +57,7 @@ OBSERVE_PERIOD_S = 1.0
 SAMPLES = 4
 #: One observation of one QEMU, seconds: longer than any checkpoint pause seen (docs/qemu.md).
 OBSERVE_DEADLINE_S = 2.0
-#: For the last line of a dead QEMU's log; what follows from its death waits for it. Seconds.
+#: For the last line of a dead QEMU's log, which the journal gets with its end. Seconds.
 LAST_LINE_WAIT_S = 0.05
 
 
@@ -309,8 +309,8 @@ class Supervisor:
             seat.view, presence=Presence.DEAD, run_state=None, migration=None, colo_mode=None
         )
         self.state.emit(NodeDead(node=seat.name, how=str(death)))
-        words = await seat.vm.last_words(1, wait_s=LAST_LINE_WAIT_S) if seat.vm else ""
-        if seat.vm is not None:
-            identity, how = seat.vm.process.identity, str(death)
-            self.state.record_end(seat.name, identity, how, dead=how, log=words.strip())
-        self._on_beat(self._driver.look())
+        vm, how = seat.vm, str(death)
+        self._on_beat(self._driver.look())  # what follows begins while the log is read
+        if vm is not None:
+            words = await vm.last_words(1, wait_s=LAST_LINE_WAIT_S)
+            self.state.record_end(seat.name, vm.process.identity, how, dead=how, log=words.strip())

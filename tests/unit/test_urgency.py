@@ -15,15 +15,20 @@ pytestmark = pytest.mark.unit
 #: Prints its priority, that of a program and of a thread that it started.
 PROGRAM = """
 import os, subprocess, sys, threading
-from coloctl.urgency import hurry
+from coloctl.urgency import hurry, keep_up
 SHOW = "import os; print(os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0))"
 print(hurry(), flush=True)
 exec(SHOW, {})
 sys.stdout.flush()
 subprocess.run([sys.executable, "-c", SHOW], check=True)
-thread = threading.Thread(target=exec, args=(SHOW, {}))
-thread.start()
-thread.join()
+def urgent():
+    keep_up()
+    exec(SHOW, {})
+for work, given in ((exec, (SHOW, {})), (urgent, ())):
+    thread = threading.Thread(target=work, args=given)
+    thread.start()
+    thread.join()
+    sys.stdout.flush()
 """
 
 
@@ -36,18 +41,19 @@ def shown(*before: str) -> tuple[str, list[str]]:
 
 
 def test_what_a_thread_that_beats_starts_has_the_normal_priority() -> None:
-    now, (own, program, thread) = shown()
+    now, (own, program, thread, urgent) = shown()
     normal = f"{os.SCHED_OTHER} 0"
     policy = {"real time": os.SCHED_RR, "": os.SCHED_OTHER}.get(now, os.SCHED_OTHER)
     assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == policy
     assert not now or (program, thread) == (normal, normal)
+    assert urgent == own
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to give up a right of root")
 def test_without_the_right_it_runs_as_before() -> None:
-    now, (own, program, thread) = shown("setpriv", "--bounding-set=-sys_nice")
-    assert now == ""
-    assert own.split()[1] == program.split()[1] == thread.split()[1]
+    now, (own, *rest) = shown("setpriv", "--bounding-set=-sys_nice")
+    assert now == "" and len(rest) == 3
+    assert {one.split()[1] for one in rest} == {own.split()[1]}
     assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
 
 

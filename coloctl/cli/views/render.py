@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from coloctl.model.timeline import FailoverStep, Timeline
+from coloctl.model.timeline import FailoverStep, FenceRecord, Timeline
 
 #: Width of the longest bar of a timeline, characters.
 BAR_WIDTH = 24
@@ -112,14 +112,19 @@ def timeline_steps(done: Timeline) -> RenderableType:
             step,
             f"{at:.1f} ms",
             Text(bar(before, at, whole), style="green" if step == FailoverStep.RUNNING else "cyan"),
-            step_meaning(step) + beyond,
+            step_meaning(step, done.fence) + beyond,
         )
         before = at
     return Padding(table, (0, 0, 0, 0))
 
 
-def step_meaning(step: str) -> str:
-    """Return what a step of a failover means; empty for one that this version does not know."""
+def step_meaning(step: str, fence: FenceRecord | None = None) -> str:
+    """Return what a step of a failover means; empty for one that this version does not know.
+
+    ``fence`` names the ground of the fence, where it is known.
+    """
+    if step == FailoverStep.FENCED and fence is not None:
+        return fence.ground
     known = FailoverStep.__members__.values()
     return FailoverStep(step).meaning if step in known else ""
 

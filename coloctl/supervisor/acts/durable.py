@@ -51,21 +51,27 @@ class Numbering:
             else {}
         )
         self._keeping: asyncio.Task[str] | None = None
+        self._claimed = asyncio.Event()  #: the number may be written
         self._durable = asyncio.Event()  #: the number is where the next start finds it, or never
 
-    def begin(self, number: int) -> asyncio.Task[str]:
-        """Begin to write the number, unless that was begun; the task answers with a warning."""
+    def prepare(self, number: int) -> asyncio.Task[str]:
+        """Begin to read what the number follows; nothing is written before `begin`."""
         if self._keeping is None:
             state = self._state
             self._keeping = asyncio.create_task(
                 generation.keep(
                     state.spec, state.ground.hosts, self._node, number,
                     Worth.OVERLAY_PENDING if self.lacking else Worth.IN_SYNC,
-                    overlays=self.lacking, durable=self._durable.set,
+                    overlays=self.lacking, durable=self._durable.set, when=self._claimed.wait,
                 )
             )  # fmt: skip
             self._keeping.add_done_callback(lambda _: self._durable.set())
         return self._keeping
+
+    def begin(self, number: int) -> asyncio.Task[str]:
+        """Begin to write the number, unless that was begun; the task answers with a warning."""
+        self._claimed.set()
+        return self.prepare(number)
 
     async def durable(self) -> None:
         """Wait until the number is on disk, for as long as the guest may wait for that."""

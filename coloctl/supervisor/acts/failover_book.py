@@ -25,7 +25,8 @@ from coloctl.ha.failover import Failover, Steps
 from coloctl.ha.fencing import Confirmation, Fenced
 from coloctl.journal import wall_clock
 from coloctl.model.event import GENERATION_NOT_KEPT, Kind
-from coloctl.model.pair import Role
+from coloctl.model.observation import Life
+from coloctl.model.pair import FencingMethod, Role
 from coloctl.model.protection import Fact, Protection
 from coloctl.model.timeline import FailoverStep, FenceRecord, Timeline
 from coloctl.model.view import Fencing, Merge, Presence
@@ -82,9 +83,11 @@ class FailoverBook:
         lost.retired = True
         lost.view = replace(lost.view, fencing=Fencing.IN_PROGRESS)
         try:
-            proof = await self._fence(vouched=vouched)
-            self.fenced(proof)
-            await self.failover.promote(proof, self.claim())
+            self._prepare()
+            async with self.failover.cut_off_early():
+                proof = await self._fence(vouched=vouched)
+                self.fenced(proof)
+                await self.failover.promote(proof, self.claim())
             if self.numbering.lacking:
                 since_s = self.steps.began_s
                 self._merging = merge.begin(state, self.survivor, since_s)
@@ -114,6 +117,15 @@ class FailoverBook:
         )
 
     # -- the fence
+
+    def _prepare(self) -> None:
+        """Read what stands beside the survivor's image while the other node is fenced.
+
+        Not where an agent or an operator is asked: a merge could not be recorded meanwhile.
+        """
+        vm, method = self.lost.vm, self.state.spec.fencing.method
+        if method is FencingMethod.KILL or (vm is not None and vm.process.life() is Life.DEAD):
+            self.numbering.prepare(self.state.generation + 1)
 
     async def _fence(self, *, vouched: bool) -> Fenced:
         confirmation = Confirmation()

@@ -15,7 +15,7 @@ from coloctl.cli.views import plain, render
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
 from coloctl.model.strangers import Stranger
-from coloctl.model.timeline import Timeline
+from coloctl.model.timeline import FenceRecord, Timeline
 from coloctl.model.view import ActProgress, Fencing
 from coloctl.supervisor.beside import Beside
 
@@ -34,6 +34,7 @@ TIMELINE = Timeline(
         "cleared": 32.0,
         "verified": 40.0,
     },
+    fence=FenceRecord("a", "kill", "sigkill", 4.0, 7),
 )
 
 
@@ -136,6 +137,24 @@ def test_the_list_of_pairs() -> None:
         "web   unprotected  node b    2           00:00:12  The guest runs on node b alo…\n"
         "db    gone         -         -           -         It is gone."
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("rebooted", "dead, proven"),
+        ("agent-already-dead", "dead, proven"),
+        ("out-of-reach", "out of reach; the claim"),
+        ("agent-out-of-reach", "agent reports it off, unproven"),
+        ("confirmed-out-of-reach", "operator declares it off, unproven"),
+        (None, "the other node is fenced"),
+    ],
+)
+def test_a_node_is_called_proven_dead_only_with_a_proof(how: str | None, said: str) -> None:
+    fence = None if how is None else FenceRecord("a", "kill", how)
+    text = " ".join(drawn(render.timeline("web", replace(TIMELINE, fence=fence)), 120).split())
+    assert said in text
+    assert ("dead, proven" in text) == (said == "dead, proven")
 
 
 def test_a_timeline_is_drawn_on_one_axis() -> None:

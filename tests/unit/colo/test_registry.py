@@ -257,3 +257,26 @@ def test_without_a_place_beside_the_image_the_registry_is_waited_for(spec: PairS
 
     on_hosts(check)
     assert told[0].generation == 4
+
+
+def test_a_record_that_may_not_be_written_yet_waits_with_all_that_it_needs(spec: PairSpec) -> None:
+    async def check(hosts: Hosts) -> None:
+        await generation.write(spec, hosts, "b", 1)
+        for allowed in (False, True):
+            reached, may = asyncio.Event(), asyncio.Event()
+
+            async def when(reached: asyncio.Event = reached, may: asyncio.Event = may) -> None:
+                reached.set()
+                await may.wait()
+
+            writing = asyncio.create_task(generation.write(spec, hosts, "b", 2, when=when))
+            await reached.wait()
+            assert (await of_b(spec, hosts)).generation == 1
+            if allowed:
+                may.set()
+            else:
+                writing.cancel()
+            await asyncio.wait({writing})
+            assert (await of_b(spec, hosts)).generation == 1 + allowed
+
+    on_hosts(check)

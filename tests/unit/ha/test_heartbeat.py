@@ -453,3 +453,50 @@ async def test_a_heart_that_is_stopped_has_let_go_of_everything() -> None:
             assert not heart.watches_link
 
     await asyncio.wait_for(story(), 30)
+
+
+@pytest.mark.parametrize("way_ms", [0.0, 1.0, 7.5])
+async def test_a_limit_is_noticed_when_it_has_passed_and_not_with_the_next_beat(
+    way_ms: float,
+) -> None:
+    """Of a stopped process, whatever the way to its machine takes; the beats go on as before."""
+    clock, spec = FakeClock(), make_spec()
+    interval_s, limit_ms = spec.detection.heartbeat_ms / 1000, spec.detection.suspect_after_ms
+    async with fake_vm("a", [], query_yank=HANG) as a, fake_vm("b", []) as b:
+        a.process.is_frozen = True
+        heart = Heartbeat(spec, clock)
+        for vm, role in ((a, Role.PRIMARY), (b, Role.SECONDARY)):
+            vm.host.move(Contact.CONNECTED, round_trip_ms=way_ms)
+            heart.attend(vm.node, vm, role)
+        async with running(heart, clock) as after:
+            while not a.fakes[1].commands():
+                await after(interval_s)
+            asked_s = clock.now()
+            noticed: list[Observation] = []
+            while not noticed:
+                told = await after(0.0005)
+                noticed = [
+                    one for one in told if diagnose(one).diagnosis is Diagnosis.PRIMARY_FROZEN
+                ]
+                assert clock.now() < asked_s + 1
+            passed_ms = (noticed[0].at_s - asked_s) * 1000
+            assert limit_ms + way_ms <= passed_ms <= limit_ms + way_ms + 1
+            assert limit_ms <= noticed[0].nodes["a"].rescue_silent_ms <= limit_ms + 1
+            for _ in range(3):  # each beat is one more interval of silence, none of it twice
+                before = (await after(interval_s))[-1].nodes["a"].rescue_silent_ms
+                then = (await after(interval_s))[-1].nodes["a"].rescue_silent_ms
+                assert then == pytest.approx(before + interval_s * 1000)
+
+
+async def test_no_beat_is_cut_for_a_process_that_the_kernel_does_not_call_stopped() -> None:
+    clock, spec = FakeClock(), make_spec()
+    interval_s = spec.detection.heartbeat_ms / 1000
+    async with fake_vm("a", [], query_yank=HANG) as a:
+        heart = Heartbeat(spec, clock)
+        heart.attend("a", a, Role.PRIMARY)
+        async with running(heart, clock) as after:
+            for _ in range(12):
+                told = await after(interval_s)
+                assert all(round(one.at_s / interval_s, 6).is_integer() for one in told), (
+                    "between two beats"
+                )

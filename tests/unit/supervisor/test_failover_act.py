@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_qmp import HANG, Refusal
-from support.fakes import Log, fake_state, fake_vm, in_colo, make_spec
+from support.fakes import FakeHost, Log, fake_state, fake_vm, in_colo, make_spec
 
 from coloctl.colo import generation
 from coloctl.errors import (
@@ -17,6 +17,7 @@ from coloctl.errors import (
     FencingFailed,
     PreconditionFailed,
 )
+from coloctl.ha import fencing
 from coloctl.ha.arbiter import FILE_NAME, Claim, FileArbiter
 from coloctl.ha.failover import Steps
 from coloctl.journal import replay
@@ -302,6 +303,34 @@ async def test_a_claim_that_is_lost_after_the_fence_promotes_nobody(
         assert state.generation == 0
         assert "b: x-colo-lost-heartbeat" not in log
         assert "b: tap-b0 up" not in log
+
+
+@pytest.mark.parametrize("dead", [True, False])
+async def test_no_number_is_written_before_the_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead: bool
+) -> None:
+    """What it follows is read beside the fence; a fence that fails leaves no number."""
+    log: Log = []
+    async with in_colo(tmp_path, log=log) as (state, a, _):
+        disks = state.ground.hosts["b"]
+        assert isinstance(disks, FakeHost)
+        usual, written = FileArbiter.claim, dict(disks.files)
+
+        async def claim(self: FileArbiter, pair: str, node: NodeName, number: int) -> Claim:
+            assert disks.files == written
+            return await usual(self, pair, node, number)
+
+        monkeypatch.setattr(FileArbiter, "claim", claim)
+        if dead:
+            a.process.die()
+        a.host.holding, a.process.immortal = ["the image is written to"], not dead
+        monkeypatch.setitem(fencing.fence.__kwdefaults__, "deadline_s", 0.05)
+        with pytest.raises(FencingFailed):
+            await acts.failover(state, "b")
+        assert disks.files == written
+        a.host.holding, a.process.immortal = [], False
+        await acts.failover(state, "b", force=True)
+        assert disks.files != written
 
 
 async def test_a_claim_that_cannot_be_written_can_be_made_later(tmp_path: Path) -> None:
