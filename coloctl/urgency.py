@@ -1,9 +1,9 @@
 """Let what a guest waits for run before programs that only compute, where the kernel allows it.
 
 Called by `control.daemon.serve` and `host.agent.main` once they begin to beat, by `host.blocking`
-in its threads, and by `host.process` for a process that was killed. A beat that comes late looks
-like a machine that fell silent: at a load of 18 on two processors an agent of normal priority was
-late by more than 120 ms, and a pair lost its protection.
+in its threads, and by `host.process` and `host.ending` for a process that ends. A beat that comes
+late looks like a machine that fell silent: at a load of 18 on two processors an agent of normal
+priority was late by more than 120 ms, and a pair lost its protection.
 
 A machine with one processor is left as it is. Real time would keep sshd from carrying what the
 agent reports: seen in a Debian under TCG, where ssh lost the agent after 3 s, again and again.
@@ -53,6 +53,13 @@ def keep_up() -> None:
     """
     if _raised.is_set():
         hurry()
+
+
+def as_an_end() -> None:
+    """Raise the calling thread as `hasten_end` raises a process, for work on the end of one."""
+    with contextlib.suppress(OSError):
+        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(_ENDING))
 
 
 def _nicer() -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
+from coloctl.host.ending import ThreadWatch, free
 from coloctl.host.identity import Identity, pid_namespace, traits
 from coloctl.host.ready import until_readable
 from coloctl.host.records import Death, DeathProof
@@ -93,6 +94,7 @@ class LocalProcess:
         self.node = node
         self._pidfd = pidfd
         self._launched = launched
+        self._hastened = False
         self._death: Death | None = None
         self._release = weakref.finalize(self, os.close, pidfd)
 
@@ -150,7 +152,7 @@ class LocalProcess:
         try:
             signals.pidfd_send_signal(self._pidfd, signum)
             if signum == signals.SIGKILL:
-                hasten_end(self.identity.pid)
+                self._hasten()
         except ProcessLookupError:
             return False
         except PermissionError:
@@ -160,18 +162,24 @@ class LocalProcess:
             ) from None
         return True
 
+    def _hasten(self) -> None:
+        """Let this process, which is dying, end sooner."""
+        if not self._hastened and self._release.alive:
+            self._hastened = True
+            hasten_end(self.identity.pid)
+            free(self._pidfd)
+
     async def wait(self) -> Death:
         """Wait until the process is gone; any number of tasks may wait and be cancelled."""
         if self.alive():
-            mine = os.dup(self._pidfd)
-            try:
-                while not _readable(mine):
+            with ThreadWatch(self.identity.pid, self._pidfd) as ending:
+                while not _readable(ending.pidfd):
+                    if ending.look():
+                        self._hasten()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_AGAIN_S):
-                            await until_readable(mine)
-                self._note_death(mine)
-            finally:
-                os.close(mine)
+                            await until_readable(ending.fileno())
+                self._note_death(ending.pidfd)
         assert self._death is not None
         return self._death
 
