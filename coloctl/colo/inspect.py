@@ -12,6 +12,7 @@ secondary is launched from a binary that was replaced by another version since
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -59,8 +60,10 @@ async def prepare(spec: PairSpec, facts: Facts | None = None, *, stays: bool = F
     hosts = opened(spec, pair=spec.name if stays else "")
     try:
         if facts is None:
-            for host in hosts.values():
-                await host.ready(READY_DEADLINE_S)
+            waits = (host.ready(READY_DEADLINE_S) for host in dict.fromkeys(hosts.values()))
+            for error in await asyncio.gather(*waits, return_exceptions=True):
+                if error is not None:
+                    raise error
             facts = await look(spec, hosts)
     except BaseException:
         await close(hosts)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ from coloctl.model.protection import Protection
 from coloctl.supervisor import given_up
 from coloctl.supervisor.dialogue import dialogue
 from coloctl.supervisor.dialogue_items import act
+
+#: After so long, seconds, a start says what it does. With a round trip of 2 s the look at two
+#: machines took more than four minutes.
+SLOW_S = 20.0
+SLOW = (
+    "The machines of {} are still being looked at. Over ssh each question is a round trip: "
+    "`coloctl host check` measures it."
+)
 
 spec_argument = click.argument("spec_path", metavar="SPEC", type=click.Path(path_type=Path))
 alone_option = click.option(
@@ -159,7 +168,12 @@ async def preflight(pair: PairSpec, *, protect: bool) -> Facts:
 
     Return what was found out, for the supervisor. Raises what the start itself would raise later.
     """
-    ground = await prepare(pair)
+    loop = asyncio.get_running_loop()
+    slow = loop.call_later(SLOW_S, partial(click.echo, SLOW.format(pair.name), err=True))
+    try:
+        ground = await prepare(pair)
+    finally:
+        slow.cancel()
     try:
         for said in await given_up.end(placed(pair, ground.facts), ground.hosts):
             click.echo(said, err=True)
