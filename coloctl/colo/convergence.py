@@ -54,13 +54,16 @@ class MemoryFlow:
         """Return the figures as sentences; ``link`` names the link.
 
         A page that was changed twice between two looks counts once, so what is changed per second
-        can be less than what the link carries.
+        can be less than what the link carries. That figure is left out then: it explains nothing.
         """
         still = f"for {self.left / self.carried:.0f} s" if self.carried else "for good"
+        left = f"{self.left / _MB:.0f} MB"
+        changes = f"{left} of its memory again and again"
+        if self.changed > self.carried:
+            changes = f"{self.changed / _MB:.0f} MB/s of its memory, and {left} were left to send"
         return (
-            f"{link} carries {self.carried / _MB:.0f} MB/s. The guest changes "
-            f"{self.changed / _MB:.0f} MB/s of its memory, and {self.left / _MB:.0f} MB were left "
-            f"to send: each checkpoint would stop it {still}."
+            f"{link} carries {self.carried / _MB:.0f} MB/s. The guest changes {changes}: each "
+            f"checkpoint would stop it {still}."
         )
 
 

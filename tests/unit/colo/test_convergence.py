@@ -50,6 +50,15 @@ def test_figures_that_are_not_there_are_none() -> None:
     assert not seen.first_pass and not seen.too_slow
 
 
+def test_a_rate_below_that_of_the_link_is_not_among_the_figures() -> None:
+    """QEMU counts a page once per pass, however often it was changed."""
+    said = flow(answer(4, 135, 5, 72)).sentence("The link to node b on hv2")
+    assert said == (
+        "The link to node b on hv2 carries 9 MB/s. The guest changes 135 MB of its memory again "
+        "and again: each checkpoint would stop it for 15 s."
+    )
+
+
 def test_a_look_in_the_middle_of_a_pass_counts_all_that_the_pass_had_left() -> None:
     passes = convergence.Passes()
     seen = []
