@@ -265,12 +265,11 @@ def reach_limit(run: Run) -> None:
     unit = units.look(run.machines[name], pid)
     moment = time.monotonic()
     run.type_there(name, units.lowering(unit))
-    run.until("unprotected", generation=before + 1)
+    run.until("colo", generation=before + 1, checkpoints=1)
     records = units.records_of_end(run.machines[name], unit)
     for record in records:
         note(f"      {name}: {record}")
     run.expect(f"Killed process {pid} " in " ".join(records), "the kernel ended it at its limit")
-    run.until("colo", generation=before + 1, checkpoints=1)
     many = run.fetches.after(moment)
     run.expect(many >= 5, f"the guest went on: {many} fetches since")
     note(f"      longest time without a fetch: {run.fetches.longest_gap_s(moment):.1f} s")
