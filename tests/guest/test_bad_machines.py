@@ -32,6 +32,7 @@ from coloctl.colo.inspect import READY_DEADLINE_S
 from coloctl.host import open_host
 from coloctl.lab import guest, machine_pair, machine_store, qemu
 from coloctl.lab.impairment import Impairment
+from coloctl.lab.machine import MachineState
 from coloctl.lab.machines import Machines
 
 pytestmark = [
@@ -448,6 +449,15 @@ async def test_a_machine_that_answers_late_is_reached_and_named(place: Place) ->
     nothing_is_left(place.lab)
 
 
+def forget(place: Place) -> None:
+    """End the pair, and remove what both machines know of its disks: the next test has new ones."""
+    run_verb(["stop", "bad", "--force", "--yes"])
+    for name in ("hv1", "hv2"):
+        lasting = place.lab.machine(name).here(DISK).parents[1]
+        for record in (*lasting.glob("disks/*"), *lasting.glob("images/*.generation")):
+            record.unlink()
+
+
 def test_a_guest_that_was_started_alone_is_not_copied_where_there_is_no_room(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -461,12 +471,44 @@ def test_a_guest_that_was_started_alone_is_not_copied_where_there_is_no_room(
             assert run_verb(["reprotect", "bad"]) == 1
             assert run_verb(["stop", "bad", "--force", "--yes"]) == 0
         finally:
-            run_verb(["stop", "bad", "--force", "--yes"])
-            for name in ("hv1", "hv2"):
-                lasting = place.lab.machine(name).here(DISK).parents[1]
-                for record in (*lasting.glob("disks/*"), *lasting.glob("images/*.generation")):
-                    record.unlink()
+            forget(place)
     said = " ".join(capsys.readouterr().err.split())
     sentence = rf"{SMALL} on hv2 has [\d.]+ KiB of room, and the copy of disk0 needs [\d.]+ KiB\."
     assert re.search(sentence, said), said
+    nothing_is_left(place.lab)
+
+
+def test_what_is_given_up_with_a_machine_is_shown_and_ended_when_that_is_back(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := place.folder / "gone.toml").write_text(place.text)
+    machine = place.lab.machine("hv2")
+
+    def typed(*words: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert run_verb(words) == code, words
+        said = capsys.readouterr()
+        return " ".join(f"{said.out} {said.err}".split())
+
+    try:
+        typed("start", str(file))
+        machine.crash()
+        said = typed("stop", "bad", "--force", "--yes")
+        assert "stays and names what may still run: `coloctl stop bad --force` ends it once" in said
+        assert "`coloctl stop bad --force --without b` where that machine is gone for good" in said
+        said = typed("stop", "bad", "--force", "--without", "b", "--yes")
+        assert "(nothing else was left running; given up: the secondary on node b (process" in said
+        said = typed("status")
+        assert re.search(r"bad: The secondary on node b \(process \d+ on hv2\) was given up", said)
+        machine.boot()
+        said = typed("start", str(file))
+        assert re.search(r"on hv2\) is gone \([a-z-]+\)\. Its disks count as diverged\.", said), (
+            said
+        )
+        assert "given up" not in typed("status", "bad")
+        typed("stop", "bad", "--force", "--yes")
+    finally:
+        if machine.state() is MachineState.OFF:
+            machine.boot()
+        forget(place)
     nothing_is_left(place.lab)
