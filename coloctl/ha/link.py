@@ -4,9 +4,10 @@ Called by `ha.heartbeat` at every beat; `host.watching` sends and receives the b
 `host.delivery` asks the kernel about QEMU's connections.
 
 Invariants: a silence grows only by time in which this process itself ran and the end was known: a
-machine out of reach is no silent link. Nor is one over which QEMU's data goes both ways: an agent
-that is starved sends no datagram. A connection counts as silent only while the link carries
-everything else: on a link that loses datagrams a connection may have to send again for seconds.
+machine out of reach is no silent link, nor is one whose reports are late on their way. Nor is one
+over which QEMU's data goes both ways: an agent that is starved sends no datagram. A connection
+counts as silent only while the link carries everything else: on a link that loses datagrams a
+connection may have to send again for seconds.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class _LinkEnd:
     def __init__(self, beacon: Beacon) -> None:
         self.beacon = beacon
         self.known = True
-        self.missed_ms = 0.0  # since the last datagram
+        self.missed_ms = 0.0  # since the last datagram, as far as is reported
+        self._awake_ms = 0.0  # the same as this process counts it
         self._covered_ms = 0.0  # of that, until data was seen to cross the link
         self._refused = beacon.refused
         self._excused_ms = 0.0  # for so long a datagram of the peer is not expected
@@ -116,9 +118,12 @@ class _LinkEnd:
             self._excused_ms = REFUSED_MS
         self.known = carried is not None
         if carried or answered:
-            self.missed_ms = self._covered_ms = 0.0
+            self.missed_ms = self._awake_ms = self._covered_ms = 0.0
         elif self.known and not self._excused_ms:
-            self.missed_ms += awake_ms
+            self._awake_ms += awake_ms
+            reported_ms = self.beacon.reported_ms  # a report of a datagram may be on its way
+            known_ms = self._awake_ms if reported_ms is None else reported_ms
+            self.missed_ms = min(self._awake_ms, known_ms)
         return bool(carried)
 
     def cover(self, passed_ms: float) -> None:

@@ -127,6 +127,7 @@ class DatagramBeacon:
         self.delay_s: float | None = None
         self.lost = 0
         self.refused = 0
+        self.reported_ms: float | None = None
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         if refusals is not None:

@@ -91,6 +91,10 @@ class Beacon(Protocol):
     lost: int  #: datagrams of the peer that were passed over by a later one
     #: How often the peer's kernel answered that no program has the port: the link carried that.
     refused: int
+    #: For how long the link had carried nothing when the holder of this end reported last, by the
+    #: holder's clock, milliseconds; None: `beat` itself looks. A report that is late on its way
+    #: is no silence of the link.
+    reported_ms: float | None
 
     def meet(self, session: bytes) -> None:
         """Accept only the datagrams of the beacon with that ``session`` from now on."""

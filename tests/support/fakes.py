@@ -190,6 +190,7 @@ class FakeBeacon(Beacon):
 
     def __init__(self, host: FakeHost) -> None:
         self.session, self.delay_s, self.refused = b"", 0.0, 0
+        self.reported_ms: float | None = None
         self.answer: bool | None = True
         self._host = host
 

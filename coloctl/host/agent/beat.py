@@ -29,7 +29,8 @@ from coloctl.model.observation import Life
 
 log = logging.getLogger(__name__)
 
-#: A document goes out at every so many beats, and at once where a life or a link has changed.
+#: A document goes out at every so many beats, at once where a life has changed, and at each beat at
+#: which a link carried nothing.
 SEND_EVERY = 2
 #: The kernel is asked about each connection at every so many beats, and at each at which the link
 #: carried nothing; it is looked through for new ones at every so many: as `ha.link` does it here.
@@ -100,7 +101,8 @@ class Beat:
             for hold, one in self._deliveries.items():
                 self._rows[hold] = one.find() if find else one.look()
         changing = lives, carrying
-        if self._number % SEND_EVERY == 0 or changing != self._changing:
+        due = self._number % SEND_EVERY == 0 or not all(carrying.values())
+        if due or changing != self._changing:
             self._send(self._document(lives))
         self._changing = changing
         self._number += 1

@@ -49,6 +49,7 @@ class HoldTable:
         self._things: dict[int, Thing] = {}
         self._early: list[tuple[int, str, Mapping[str, Any]]] = []
         self._beaten_s: float | None = None
+        self.told_s = 0.0  #: when the newest report was made, by the agent's clock
 
     @property
     def beaten_s(self) -> float | None:
@@ -82,6 +83,8 @@ class HoldTable:
     def beaten(self, document: Mapping[str, Any]) -> None:
         """Pass on the rows of a beat."""
         self._beaten_s = self._clock.now()
+        if isinstance(told_s := document.get("t"), int | float):
+            self.told_s = float(told_s)
         for name in _LISTS:
             for hold, *row in document.get(name) or ():
                 if (thing := self._things.get(hold)) is not None:

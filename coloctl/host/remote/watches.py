@@ -151,12 +151,18 @@ class RemoteBeacon(RemoteThing):
         self.session = handle.session
         self.delay_s: float | None = None
         self.lost = self.refused = 0
+        self.reported_ms: float | None = 0.0
+        self._carried_s: float | None = None  #: of the agent's clock, when it began to be silent
         self._carried = self._counted = 0
         self._met_by_s = 0.0
         super().__init__(contact, handle.hold)
 
     def reported(self, row: list[Any]) -> None:
         """See `Thing.reported`."""
+        told_s, carried = self._contact.held.told_s, int(row[0])
+        if self._carried_s is None or carried != self._carried:
+            self._carried_s = told_s
+        self.reported_ms = (told_s - self._carried_s) * 1000
         self._carried, self.lost, self.refused = int(row[0]), int(row[1]), int(row[2])
         self.delay_s = row[3]
 

@@ -189,6 +189,17 @@ def test_a_silence_does_not_grow_while_its_end_is_not_known() -> None:
     assert ends.beats(True, True) == 0.0
 
 
+def test_a_report_that_is_late_is_no_silence_of_the_link() -> None:
+    """Example: an agent's report carried nothing for 20 ms, and ssh is 100 ms late after it."""
+    ends = Ends()
+    ends.beacons["a"].reported_ms = BEAT_MS
+    assert ends.beats(False, None, 6) == BEAT_MS
+    ends.beacons["a"].reported_ms = 9 * BEAT_MS  # it was silent indeed
+    assert ends.beats(False, None) == 7 * BEAT_MS
+    ends.beacons["a"].reported_ms = 0.0
+    assert ends.beats(True, None) == 0.0
+
+
 @pytest.mark.parametrize("node", NODES)
 def test_a_peer_whose_kernel_answers_is_no_silent_link_and_its_silence_after_that_is(
     node: NodeName,

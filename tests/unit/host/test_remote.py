@@ -196,14 +196,18 @@ async def test_what_was_reported_too_long_ago_is_unknown(
     beacon = await host.beacon(here, here, b"key", 20)
     deliveries = await host.deliveries("10.0.0.2", "10.0.0.1", [7000])
     assert deliveries is not None
-    agent.beat(
-        {
-            "p": [[1, "alive", 1.0, 0, [0.0, [[1.0, 0.5]]]]],
-            "l": [[2, 3, 1, 4, 0.001]],
-            "d": [[3, [["AAAA", 7000, 1, 0, 9]]]],
-        }
-    )
-    await until(lambda: process.life() is Life.ALIVE and beacon.beat())
+
+    def carried() -> bool | None:
+        agent.beat(
+            {
+                "p": [[1, "alive", 1.0, 0, [0.0, [[1.0, 0.5]]]]],
+                "l": [[2, 3, 1, 4, 0.001]],
+                "d": [[3, [["AAAA", 7000, 1, 0, 9]]]],
+            }
+        )
+        return process.life() is Life.ALIVE and beacon.beat()
+
+    await until(carried)
     assert (beacon.lost, beacon.refused, beacon.delay_s) == (1, 4, 0.001)
     assert [(one.port, one.heard) for one in deliveries.look()] == [(7000, 9)]
     assert beacon.beat() is False  # nothing has come since
@@ -221,18 +225,23 @@ async def test_beacons_that_have_not_met_say_nothing_of_the_link(
     agent.answers |= {"beacon": {"hold": 2, "session": {"b": "AAAA"}}}
     beacon = await host.beacon(here, here, b"key", 20)
 
-    async def reported(carried: int) -> bool | None:
+    async def reported(carried: int, t: float = 9.0) -> bool | None:
         """Return what the beacon shows right after a report of that."""
         await until(lambda: process.life() is Life.UNKNOWN)
         row = [2, carried, 0, 0, None]
-        agent.beat({"p": [[1, "alive", 1.0, 0, None]], "l": [row]})
-        await until(lambda: process.life() is Life.ALIVE)
+
+        def fresh() -> bool:
+            agent.beat({"t": t, "p": [[1, "alive", 1.0, 0, None]], "l": [row]})
+            return process.life() is Life.ALIVE
+
+        await until(fresh)
         return beacon.beat()
 
     beacon.meet(b"12345678")
     assert await reported(0) is None
-    assert await reported(1) is True
-    assert await reported(1) is False
+    assert await reported(1, t=10.0) is True
+    assert (await reported(1, t=10.04), beacon.reported_ms) == (False, pytest.approx(40))
+    assert (await reported(2, t=10.08), beacon.reported_ms) == (True, 0.0)
     monkeypatch.setattr(watches, "MEET_S", 0.0)
     beacon = await host.beacon(here, here, b"key", 20)
     beacon.meet(b"12345678")
