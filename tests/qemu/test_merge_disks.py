@@ -1,6 +1,7 @@
 """Goal: devices, several disks and ``replication.overlay_dir`` lose nothing in a merge either.
 
-Method: a pair whose secondary is promoted while its device takes 2 MiB per second. Or it has two
+Method: a pair whose secondary is promoted while its device takes some pieces of the merge and holds
+the others until the guest's records are written; then it takes 2 MiB per second. Or it has two
 disks, and the second refuses the merge; the first is whole then, its active overlay was empty, its
 hidden one was not, and its guest writes there once more. Then that QEMU ends. The next start, which
 has neither state folder nor claim, has every record and leaves no overlay.
@@ -20,7 +21,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from support.merging import ask, power_off, refuse_writes, slow, until_nodes_gone
+from support.merging import ask, hold, power_off, refuse_writes, release, until_nodes_gone
 from support.pairs import (
     DISK_BYTES,
     PATIENCE_S,
@@ -45,8 +46,11 @@ pytestmark = pytest.mark.qemu
 
 #: QEMU limits no single write: what is merged are several, of `PIECE` bytes. It limits none at all
 #: while another disk becomes whole, so that the second of two has to refuse.
-SLOW, PIECE, PIECES = 2 * MIB, MIB, 5
-RECORD = 4096
+SLOW, PIECE, PIECES = 2 * MIB, MIB // 4, 32
+#: So many pieces QEMU writes at once: MAX_IN_FLIGHT in its block/mirror.c. As many may be held,
+#: and pass together at the release. The merge of the others then takes two seconds.
+AT_ONCE = 16
+RECORD, RECORDS = 4096, 4
 
 
 @pytest.fixture(scope="module")
@@ -96,20 +100,31 @@ async def promote(stage: Stage, records: Records, *, followed: bool) -> None:
     survivor = stage.secondary
     for place in range(0, 2 * PIECE * PIECES, 2 * PIECE):
         await qemu_io(survivor, f"write -P 255 {place} {PIECE}", f"vd{last}/virtio-backend")
-    await (refuse_writes(survivor, spec, errno.EIO, last) if last else slow(survivor, spec, SLOW))
+    if last:
+        await refuse_writes(survivor, spec, errno.EIO, last)
+    else:
+        await hold(survivor, spec, random.randint(1, PIECES - AT_ONCE), PIECE)
     stage.primary.process.signal(signal.SIGKILL)
     await acts.failover(stage.state, "b")
     if not followed:
         stage.state.seats["b"].follow(None)
     if last:
         await until_nodes_gone(survivor.monitor, blockdev.overlay_ids(0), PATIENCE_S)
-    for number in range(4):  # a disk that refuses its merge acknowledges nothing
-        await records.add(stage, number * (RECORD if last else 2 * PIECE))
+    apart = RECORD if last else 2 * PIECE * PIECES // RECORDS
+    for number in range(RECORDS):  # a disk that refuses its merge acknowledges nothing
+        await records.add(stage, number * apart)
     assert blockdev.overlay_ids(last)[0] in str(await ask(survivor, "query-named-block-nodes"))
 
 
+async def let_go(stage: Stage) -> None:
+    """What a single disk holds of its merge goes on."""
+    if len(stage.state.spec.disks) == 1:
+        await release(stage.primary, SLOW)
+
+
 async def killed(stage: Stage) -> None:
-    """At any moment of the merge, which takes two seconds."""
+    """At any moment of the rest of the merge, which takes two seconds."""
+    await let_go(stage)
     await asyncio.sleep(random.uniform(0, 2))
     stage.primary.process.signal(signal.SIGKILL)
 
@@ -129,11 +144,17 @@ async def unattended(stage: Stage) -> None:
 
 
 async def stopped(stage: Stage) -> None:
-    await acts.stop(stage.state, force=False, timeout_s=0.2)
+    """A merge that goes on is waited for; one that was refused is not."""
+    stopping = asyncio.create_task(acts.stop(stage.state, force=False, timeout_s=0.2))
+    await stage.until(lambda: "merge" in stage.steps() or stopping.done())
+    if not stopping.done():
+        await let_go(stage)
+    await stopping
 
 
 async def powered_off(stage: Stage) -> None:
     await power_off(stage.primary)
+    await let_go(stage)
 
 
 @pytest.fixture(autouse=True)

@@ -43,16 +43,22 @@ async def power_off(vm: VM) -> None:
         await ask(vm, "human-monitor-command", command_line="o/h 0x604 0x2000")
 
 
-async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any], disk: int = 0) -> None:
-    """The filter is between the image's format node and its file."""
-    door = f"door{disk}"
+async def _file_of(vm: VM, parent: str) -> str:
+    """Find the node that ``parent`` reads and writes."""
     graph = await ask(vm, "x-debug-query-block-graph")
     names = {one["id"]: one["name"] for one in graph["nodes"]}
     (file,) = (
         names[edge["child"]]
         for edge in graph["edges"]
-        if names[edge["parent"]] == f"parent{disk}" and edge["name"] == "file"
+        if names[edge["parent"]] == parent and edge["name"] == "file"
     )
+    return str(file)
+
+
+async def _put_below(vm: VM, spec: PairSpec, node: Mapping[str, Any], disk: int = 0) -> None:
+    """The filter is between the image's format node and its file."""
+    door = f"door{disk}"
+    file = await _file_of(vm, f"parent{disk}")
     await ask(vm, "blockdev-add", driver="raw", node_name=door, file=file)
     image_format = spec.disks[disk].format
     options = {"driver": image_format, "node-name": f"parent{disk}", "file": door}
@@ -75,9 +81,33 @@ async def slow(vm: VM, spec: PairSpec, bytes_per_s: int, what: str = "write") ->
     await _put_below(vm, spec, node)
 
 
-async def fast(vm: VM) -> None:
-    """The image is as fast as before `slow`."""
-    await ask(vm, "qom-set", path="/objects/slow", property="limits", value={"bps-write": 0})
+async def hold(vm: VM, spec: PairSpec, writes: int, size: int) -> None:
+    """Let the image take that many writes of ``size`` bytes, and no other before `release`.
+
+    A throttle's bucket holds what passes at once, and takes a write as long as it is not full. At
+    one byte per second a piece of a mebibyte more has to wait for twelve days.
+    """
+    limits = {"bps-write": 1, "bps-write-max": (writes - 1) * size}
+    await ask(vm, "object-add", qom_type="throttle-group", id="hold", limits=limits)
+    node = {"driver": "throttle", "node_name": "held", "throttle_group": "hold", "file": None}
+    await _put_below(vm, spec, node)
+
+
+async def release(vm: VM, bytes_per_s: int = 0) -> None:
+    """Let the image take that many bytes per second from now on; 0: as fast as before `hold`.
+
+    A new limit leaves the timers of waiting writes alone. A reopened node has none: all writes that
+    wait pass at once, and those behind them at the new rate.
+    """
+    limits = {"bps-write": bytes_per_s}
+    await ask(vm, "object-add", qom_type="throttle-group", id="flow", limits=limits)
+    options = {
+        "driver": "throttle",
+        "node-name": "held",
+        "throttle-group": "flow",
+        "file": await _file_of(vm, "held"),
+    }
+    await ask(vm, "blockdev-reopen", options=[options])
 
 
 async def refuse_writes(vm: VM, spec: PairSpec, errno: int, disk: int = 0) -> None:
@@ -97,10 +127,16 @@ async def fill(vm: VM) -> None:
         assert f"wrote {STRIDE // 2}/{STRIDE // 2}" in said
 
 
-async def lose_primary(stage: Stage, bytes_per_s: int) -> VM:
-    """The primary is dead, its secondary has full overlays and a slow image; answers that one."""
-    survivor = stage.secondary
-    await slow(survivor, stage.state.spec, bytes_per_s)
+async def lose_primary(stage: Stage, bytes_per_s: int = 0) -> VM:
+    """The primary is dead, its secondary has full overlays; answers that one.
+
+    Its image takes that many bytes per second; 0: one of the `PLACES`, the others at `release`.
+    """
+    survivor, spec = stage.secondary, stage.state.spec
+    if bytes_per_s:
+        await slow(survivor, spec, bytes_per_s)
+    else:
+        await hold(survivor, spec, 1, STRIDE // 2)
     async with between_checkpoints(stage.primary):  # the next one empties them
         await fill(survivor)
         stage.primary.process.signal(signal.SIGKILL)
