@@ -34,7 +34,7 @@ campaign-merges: ## half an hour: promoted secondaries ended in the middle of sl
 	@.ci/setup demo && PYTHONPATH=tests exec $(BIN)/python tests/campaign/merges.py
 
 check: lint ## what must hold before every commit, in under a minute: lint, architecture, unit tests
-	@COLOCTL_HISTORIES=100 exec $(BIN)/pytest -q -n 4 $(TEST_ARGS) -m unit
+	@COLOCTL_HISTORIES=100 exec $(BIN)/pytest -q -n 4 --hypothesis-profile=quick $(TEST_ARGS) -m unit
 
 lint: ## ruff (rules and format) and mypy --strict
 	@.ci/setup venv
