@@ -54,13 +54,13 @@ def _orphaned(pair: str) -> Unreachable | None:
 
     Asks no other machine: a verb that only shows something must not wait for one that is off.
     """
-    from coloctl.supervisor import leftovers  # costs 0.1 s, and is seldom needed
+    from coloctl.supervisor import leftover, leftovers  # costs 0.1 s, and is seldom needed
 
     folder = paths.pair_dir(pair)
     living = leftovers.find(folder, dial=False)
     if not living:
         return None
-    return Unreachable(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
+    return Unreachable(leftover.told(folder, living), hint=leftover.advice(folder, living))
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
             f"Process {identity.pid} was recorded on another machine (its id is"
             f" {identity.machine}, this one's {machine_id() or 'unknown'}).",
             hint="run coloctl on the machine that started the pair; where that is gone for good,"
-            " remove the pair's state folder",
+            f" `coloctl stop PAIR --force --without {node or 'NODE'}` gives the process up",
         )
     if identity.boot and identity.boot != boot_id():
         return None

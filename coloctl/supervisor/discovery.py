@@ -25,7 +25,7 @@ from coloctl.model.observation import Life
 from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.qmp.lost import LostMonitor
 from coloctl.supervisor import leftovers
-from coloctl.supervisor.pair_hosts import REACH_WAIT_S
+from coloctl.supervisor.pair_hosts import REACH_WAIT_S, require_same_machine
 from coloctl.supervisor.reconcile import ABSENT, FoundQemu, KnownQemu
 from coloctl.vm import VM, Recorder
 
@@ -123,6 +123,7 @@ async def _asked(
     host, rundir = ground.hosts[node], ground.rundir(node)
     sockets = monitor_sockets(rundir)
     await host.ready(REACH_WAIT_S)
+    require_same_machine(identity, host)
     process = await host.adopt(identity, node=node, leader=launch.leader, sockets=sockets.values())
     if process is None or not process.alive():  # of the latter a wrapper may be left
         gone = LostMonitor(node, "it is gone")

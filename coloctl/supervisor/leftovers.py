@@ -17,8 +17,8 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from coloctl import paths, procfs
@@ -30,51 +30,22 @@ from coloctl.host.base import DeathProof, Host, Identity
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
-from coloctl.model.event import Record
 from coloctl.model.pair import NODES, Role
 from coloctl.model.wires import Wires
 from coloctl.supervisor import given_up
 from coloctl.supervisor.given_up import GivenUp
+from coloctl.supervisor.leftover import JOURNAL, Leftover, ended, ending, launched
 from coloctl.supervisor.pair_hosts import (
     Hosts,
     opened,
     require_reach,
+    require_same_machine,
     rundir,
     started_pair,
     sweep_elsewhere,
 )
-from coloctl.supervisor.started import SOURCE
 
 log = logging.getLogger(__name__)
-
-JOURNAL = "journal.jsonl"
-
-
-@dataclass(frozen=True)
-class Leftover:
-    """A QEMU that a supervisor launched, as its journal has it."""
-
-    node: str
-    role: str
-    identity: Identity
-    leader: Identity | None = None  #: the process that was launched, where that is another one
-    doubt: str = ""  #: why it is not known whether it lives; it counts as living then
-    #: The sockets of its monitors have no path any more.
-    cut_off: bool = field(default=False, compare=False)
-
-    def __str__(self) -> str:
-        return f"the {self.role} on node {self.node} (process {self.identity.pid})"
-
-
-def launched(records: Iterable[Record]) -> tuple[Leftover, ...]:
-    """List every QEMU that was launched, oldest first, with the role that it had last."""
-    found: dict[Identity, Leftover] = {}
-    for record in records:
-        if event.LAUNCHED in record.data:
-            who, data = Identity.from_json(record.data), record.data
-            first = Identity.from_json(data[event.LEADER]) if event.LEADER in data else None
-            found[who] = Leftover(record.node, str(data[event.LAUNCHED]), who, first)
-    return tuple(found.values())
 
 
 def find(folder: Path, *, dial: bool = True) -> tuple[Leftover, ...]:
@@ -119,20 +90,25 @@ def find_strays(folder: Path) -> tuple[Leftover, ...]:
 async def living(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     """List the QEMUs of the pair in ``folder`` that still exist, or may: doubt counts as life.
 
-    Of a host out of reach the latest QEMU of the node is listed, with the doubt, unless the journal
-    has a proof of its end: each earlier one was proven gone before that was launched. Raises
-    `PreconditionFailed` when the journal is damaged.
+    One whose end the journal proves is not listed; a wrapper that outlived it may be. Of a host out
+    of reach, or one that is another machine now, the latest of the node is listed, with the doubt:
+    each earlier one was proven gone before that was launched. Raises `PreconditionFailed` when the
+    journal is damaged.
     """
     records = replay(folder / JOURNAL).records
-    past = launched(records)
-    ended = {(one.node, Identity.from_json(one.data)) for one in records if event.ENDED in one.data}
-    latest = {one.node: one for one in past if (one.node, one.identity) not in ended}
+    past, gone = launched(records), ended(records)
+    latest = {one.node: one for one in past if one.key() not in gone}
     named: list[Leftover] = []
     for one in past:
-        found = await _looked_for(one, folder, hosts)
+        over = one.key() in gone
+        if over and one.leader in (None, one.identity):
+            continue
+        sought = replace(one, identity=one.leader, leader=None) if over and one.leader else one
+        found = await _looked_for(sought, folder, hosts)
         if found is not None and (not found.doubt or one is latest.get(one.node)):
             named.append(found)
-    known = {identity for one in named for identity in (one.identity, one.leader)}
+    # One in doubt may be a process of another machine: it hides none of this one.
+    known = {who for one in named if not one.doubt for who in (one.identity, one.leader)}
     strays = [one for one in await running_in(folder, hosts) if one.identity not in known]
     return tuple(named) + tuple([await _with_sockets(one, folder, hosts) for one in strays])
 
@@ -176,50 +152,6 @@ def without_folder() -> list[str]:
     return sorted(name for name in names if not (home / name).exists() and find(home / name))
 
 
-def told(folder: Path, found: Sequence[Leftover]) -> str:
-    """Return a sentence on what of the pair in ``folder`` lives without a supervisor, or may."""
-    sure = [one for one in found if not one.doubt]
-    doubted = [f" It is not known whether {one} still runs: {one.doubt}" for one in found
-               if one.doubt]  # fmt: skip
-    names = " and ".join(map(str, sure))
-    runs = f", but {names} still {'runs' if len(sure) == 1 else 'run'}" if sure else ""
-    serves = any(one.role == Role.PRIMARY for one in sure)
-    guest = ": its guest may be serving clients, and nothing watches it" if serves else ""
-    return f"The supervisor of pair {folder.name} is gone{runs}{guest}.{''.join(doubted)}"
-
-
-def advice(folder: Path, found: Sequence[Leftover]) -> str:
-    """Return what can be typed about ``found``, QEMUs of the pair in ``folder``."""
-    end = f"{(stop := f'`coloctl stop {folder.name} --force`')} ends it"
-    if reachable(found):
-        gone = "".join(f"; {_without(stop, one)}" for one in found if one.doubt)
-        return f"`coloctl start {source_of(folder)} --adopt` takes over what is left, {end}{gone}"
-    return (
-        "its monitors' sockets were removed, so it cannot be taken over: shut the guest down "
-        f"from inside; {end}"
-    )
-
-
-def reachable(found: Iterable[Leftover]) -> bool:
-    """Return whether the monitors of all of ``found`` still have their place, as far as known."""
-    return not any(one.cut_off for one in found)
-
-
-def source_of(folder: Path) -> str:
-    """Return the pair file that the pair in ``folder`` was started from.
-
-    "SPEC" where none is known.
-
-    The link beside the journal names it, or else the journal.
-    """
-    with contextlib.suppress(OSError):
-        return str((folder / SOURCE).readlink())
-    with contextlib.suppress(ColoctlError):
-        settings = event.last_settings(replay(folder / JOURNAL).records)
-        return str(settings.get(event.SOURCE, "SPEC"))
-    return "SPEC"
-
-
 async def running_in(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     """Find the processes that hold a monitor's socket of one of this folder's nodes.
 
@@ -243,13 +175,14 @@ async def exists(
 ) -> bool:
     """Return whether that process still exists on ``host``, or the ``leader`` that started it.
 
-    Doubt counts as life. Raises `HostOutOfReach`.
+    Doubt counts as life. Raises `HostOutOfReach`, also where ``host`` is another machine now.
     """
     try:
         process = await host.adopt(identity, node=node, leader=leader)
     except HostOutOfReach:
         raise
     except PreconditionFailed:
+        require_same_machine(identity, host)
         return True
     if process is None:
         return False
@@ -257,40 +190,30 @@ async def exists(
     return True
 
 
-async def end(folder: Path, hosts: Hosts, without: str = "") -> list[tuple[Leftover, DeathProof]]:
+async def end(
+    folder: Path, hosts: Hosts, without: Collection[str] = ()
+) -> list[tuple[Leftover, DeathProof]]:
     """End every QEMU of the pair in ``folder``, with proof, and set its taps down.
 
     The secondaries end first, so that none takes over. Those on a machine out of reach are left,
-    and named by the error. One of the node ``without`` is given up then (`given_up`): an operator
-    has called its machine gone for good. Raises `FencingFailed` without a proof, and
+    and named by the error. Those of the nodes ``without`` are given up then (`given_up`): an
+    operator has called their machines gone for good. Raises `FencingFailed` without a proof, and
     `PreconditionFailed` when the journal is damaged.
     """
     found = sorted(await living(folder, hosts), key=lambda one: one.role == "primary")
     proofs = [(one, await _kill(folder, one, hosts)) for one in found if not one.doubt]
     await close_taps(folder, hosts)
-    for one in found:
-        if one.doubt and one.node != without:
+    doubted = [one for one in found if one.doubt]
+    for one in doubted:
+        if one.node not in without:
             raise FencingFailed(
                 one.node,
                 f"It is not known whether {one} still runs: {one.doubt}",
-                hint=ending(folder, one),
+                hint=ending(folder, doubted),
             )
-    doubted = [one for one in found if one.doubt]
     given_up.give_up(folder.name, folder / JOURNAL, tuple(_given_up(folder, doubted)))
     await sweep_elsewhere(folder, hosts)
     return proofs
-
-
-def ending(folder: Path, one: Leftover) -> str:
-    """Return what can be typed to end ``one``, whose machine is out of reach."""
-    stop = f"`coloctl stop {folder.name} --force`"
-    return f"{stop} ends it once its machine can be reached; {_without(stop, one)}"
-
-
-def _without(stop: str, one: Leftover) -> str:
-    """Return what can be typed where the machine of ``one`` never comes back."""
-    off = " --switched-off" if one.role == Role.PRIMARY else ""
-    return f"`{stop[1:-1]} --without {one.node}{off}` where that machine is gone for good"
 
 
 def _given_up(folder: Path, found: Iterable[Leftover]) -> Iterator[GivenUp]:

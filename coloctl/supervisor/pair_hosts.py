@@ -1,10 +1,10 @@
 """Open the hosts of a pair whose supervisor is gone, and find where they keep its files.
 
-Called by `supervisor.leftovers` and `control.daemon`; opens by `host`, and reads the pair from its
-folder by `supervisor.started`.
+Called by `supervisor.leftovers`, `supervisor.discovery` and `control.daemon`; opens by `host`, and
+reads the pair from its folder by `supervisor.started`.
 
 Invariant: a machine is dialled only where that was asked for. One that was not dialled is out of
-reach, and never counts as one on which nothing lives.
+reach, and never counts as one on which nothing lives. Nor does another machine of the same address.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from coloctl import paths
 from coloctl.colo.ground import is_here
 from coloctl.errors import ColoctlError, HostOutOfReach, PreconditionFailed
 from coloctl.host import open_host
-from coloctl.host.base import Host
+from coloctl.host.base import Host, Identity
+from coloctl.model import sshaddress
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.supervisor.started import remembered
 
@@ -71,6 +72,21 @@ def require_reach(host: Host) -> None:
     """Require that ``host`` can be asked now; raises `HostOutOfReach`."""
     if host.reach.out:
         raise HostOutOfReach(host.reach.why or f"{host.name} was not asked.")
+
+
+def require_same_machine(identity: Identity, host: Host) -> None:
+    """Require that ``host`` is the machine on which the process of ``identity`` was recorded.
+
+    Raises `HostOutOfReach`: at that address another machine answers, or this machine is not the one
+    that it was. It proves nothing about a process of the earlier one, not even by its boot.
+    """
+    there = host.machine
+    if identity.machine and identity.machine != there.machine_id:
+        name = host.name if host.name.startswith(sshaddress.SCHEME) else there.name
+        raise HostOutOfReach(
+            f"{name} is another machine now: its machine-id is {there.machine_id or 'unknown'}, "
+            f"and was {identity.machine}."
+        )
 
 
 def rundir(folder: Path, host: Host, node: str) -> Path:

@@ -50,7 +50,9 @@ CUT_OFF = "cut off"
     "--without",
     metavar="NODE",
     type=click.Choice(["a", "b"]),
-    help="With --force: the machine of NODE is gone for good; what may run there is given up.",
+    multiple=True,
+    help="With --force: the machine of NODE is gone for good; what may run there is given up. "
+    "Given twice: of both nodes.",
 )
 @click.option(
     "--switched-off",
@@ -70,7 +72,7 @@ def stop(
     *,
     pair: str,
     force: bool,
-    without: str | None,
+    without: tuple[str, ...],
     switched_off: bool,
     wait: float,
     dry_run: bool,
@@ -88,7 +90,7 @@ def stop(
     cannot be reached, unless --without gives up what may still run there: it is ended when that
     machine is back and the pair is started on it, and its disks count as diverged.
     """
-    lost = Lost(without or "", switched_off)
+    lost = Lost(frozenset(without), switched_off)
     if (without and not force) or (switched_off and not without):
         raise UsageError(
             "--without needs --force, and --switched-off needs --without.",
@@ -134,9 +136,9 @@ def _question(pair: str, force: bool) -> str:
 
 @dataclass(frozen=True)
 class Lost:
-    """The machine that an operator calls gone for good, by its node; "" for none."""
+    """The machines that an operator calls gone for good, by their nodes."""
 
-    node: str
+    nodes: frozenset[str]
     switched_off: bool
 
 
@@ -149,13 +151,16 @@ def _require_statement(pair: str, lost: Lost, roles: Mapping[str, str]) -> None:
 
     Raises `NotConfirmed`.
     """
-    if roles.get(lost.node) == Role.PRIMARY and not lost.switched_off:
-        heir = f"`coloctl fence confirm {pair} {lost.node}` lets its secondary take over; or else "
+    for node in sorted(lost.nodes):
+        if roles.get(node) != Role.PRIMARY or lost.switched_off:
+            continue
+        heir = f"`coloctl fence confirm {pair} {node}` lets its secondary take over; or else "
+        given = "".join(f" --without {one}" for one in sorted(lost.nodes))
         raise NotConfirmed(
-            f"Node {lost.node} is the primary of {pair}: if its machine is not off, its guest may "
+            f"Node {node} is the primary of {pair}: if its machine is not off, its guest may "
             "serve clients and write, and would do so beside one that is started later.",
             hint=f"switch that machine off, then {heir * (Role.SECONDARY in roles.values())}"
-            f"`coloctl stop {pair} --force --without {lost.node} --switched-off`",
+            f"`coloctl stop {pair} --force{given} --switched-off`",
         )
 
 
@@ -164,7 +169,7 @@ def _stop_leftovers(
 ) -> None:
     """End what a supervisor that is gone has left, when that was asked for."""
     from coloctl.control.daemon.spawn import end_stale
-    from coloctl.supervisor import leftovers
+    from coloctl.supervisor import leftover, leftovers
     from coloctl.supervisor.started import remembered
 
     folder = paths.pair_dir(pair)
@@ -173,15 +178,15 @@ def _stop_leftovers(
         steps: list[dict[str, Any]] = [
             {"node": one.node, "act": f"{act} process {one.identity.pid}", "why": str(one)}
             for one in living
-            for act in ["give up" if one.doubt and one.node == lost.node else "SIGKILL"]
+            for act in ["give up" if one.doubt and one.node in lost.nodes else "SIGKILL"]
         ]
         plain.show_dialogue(pair, "stop", steps, form)
         return
     if not force:
         if living:
             raise Unreachable(
-                f"{leftovers.told(folder, living)} So it cannot be asked to shut down.",
-                hint=leftovers.advice(folder, living),
+                f"{leftover.told(folder, living)} So it cannot be asked to shut down.",
+                hint=leftover.advice(folder, living),
             )
         raise Unreachable(
             f"The supervisor of {pair} is gone; nothing of it still runs.",
@@ -190,18 +195,18 @@ def _stop_leftovers(
     with contextlib.suppress(ColoctlError):  # a folder that does not show which pair it was of
         if started := remembered(folder):
             world.enter(started.pair)
-    doubted = [one for one in living if one.doubt and one.node == lost.node]
+    doubted = [one for one in living if one.doubt and one.node in lost.nodes]
     _require_statement(pair, lost, {one.node: one.role for one in doubted})
     given = "".join(f" What may still run of it on node {one.node} is given up." for one in doubted)
     confirm(pair, _question(pair, force=bool(living)) + given, yes=yes or not living)
-    ended = asyncio.run(end_stale(pair, lost.node))
+    ended = asyncio.run(end_stale(pair, lost.nodes))
     left = "".join(f"; given up: {one}" for one in doubted)
     nothing = "nothing else was left running" if left else "nothing was left running"
     _tell(pair, ("killed" if ended else nothing) + left, form)
 
 
 def _tell(pair: str, how: str, form: str) -> None:
-    from coloctl.supervisor import leftovers
+    from coloctl.supervisor import leftover, leftovers
 
     if form == "json":
         plain.print_json({"schema": plain.SCHEMA, "name": pair, "how": how})
@@ -211,6 +216,6 @@ def _tell(pair: str, how: str, form: str) -> None:
         if stays and (living := leftovers.find(folder, dial=False)):
             stays = (
                 f" Its folder {folder} stays and names what may still run: "
-                f"{leftovers.ending(folder, living[0])}."
+                f"{leftover.ending(folder, living)}."
             )
         print(f"{pair} is stopped ({how}).{stays}")

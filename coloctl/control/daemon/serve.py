@@ -28,7 +28,7 @@ from coloctl.model.pair import PairSpec
 from coloctl.model.pairevent import PairEvent
 from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
-from coloctl.supervisor.leftovers import JOURNAL
+from coloctl.supervisor.leftover import JOURNAL
 from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.pair_hosts import opened, sweep_elsewhere
 from coloctl.supervisor.started import Started, write

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from coloctl import interrupts, paths
@@ -28,7 +28,8 @@ from coloctl.host import DeathProof, tail
 from coloctl.journal import replay
 from coloctl.model.event import Kind
 from coloctl.model.pair import PairSpec
-from coloctl.supervisor import leftovers
+from coloctl.supervisor import leftover, leftovers
+from coloctl.supervisor.leftover import JOURNAL, Leftover
 from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.started import Started, remember, remembered
 
@@ -77,9 +78,9 @@ def refuse_living(folder: Path) -> None:
     _refuse(folder, leftovers.find(folder))
 
 
-def _refuse(folder: Path, living: tuple[leftovers.Leftover, ...]) -> None:
+def _refuse(folder: Path, living: tuple[Leftover, ...]) -> None:
     if living:
-        raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
+        raise PairBusy(leftover.told(folder, living), hint=leftover.advice(folder, living))
 
 
 def inherited(spec: PairSpec) -> Started | None:
@@ -92,8 +93,8 @@ def inherited(spec: PairSpec) -> Started | None:
     folder = paths.pair_dir(spec.name)
     if served(paths.control_socket(spec.name)) or not (living := leftovers.find(folder)):
         return None
-    if not leftovers.reachable(living):
-        raise PairBusy(leftovers.told(folder, living), hint=leftovers.advice(folder, living))
+    if not leftover.reachable(living):
+        raise PairBusy(leftover.told(folder, living), hint=leftover.advice(folder, living))
     if (started := remembered(folder)) is None:
         started = Started(spec)
         remember(folder, started)
@@ -113,11 +114,11 @@ def stopped(spec: PairSpec) -> bool:
     `PreconditionFailed` when the journal is damaged.
     """
     folder = paths.pair_dir(spec.name)
-    if spec.source is None or leftovers.source_of(folder) != str(spec.source.absolute()):
+    if spec.source is None or leftover.source_of(folder) != str(spec.source.absolute()):
         return False
     if served(paths.control_socket(spec.name)) or leftovers.find(folder):
         return False
-    history = replay(folder / leftovers.JOURNAL)
+    history = replay(folder / JOURNAL)
     if any(intent.act == "stop" for intent in history.open_intents):
         return True
     ends = [one for one in history.records if one.kind is Kind.OUTCOME and "outcome" in one.data]
@@ -133,10 +134,10 @@ def reclaim(spec: PairSpec) -> socket.socket:
         return listen(paths.control_socket(spec.name))
 
 
-async def end_stale(name: str, without: str = "") -> list[DeathProof]:
+async def end_stale(name: str, without: Collection[str] = ()) -> list[DeathProof]:
     """End the rest of a pair whose supervisor is gone; return how its QEMUs ended.
 
-    ``without`` names a node whose machine is gone for good. Raises `PairBusy` when a supervisor
+    ``without`` names nodes whose machines are gone for good. Raises `PairBusy` when a supervisor
     serves it after all, and what `leftovers.end` raises.
     """
     folder = paths.pair_dir(name)
@@ -148,7 +149,7 @@ async def end_stale(name: str, without: str = "") -> list[DeathProof]:
     return [proof for _, proof in proofs]
 
 
-async def _end_in(folder: Path, without: str = "") -> list[tuple[leftovers.Leftover, DeathProof]]:
+async def _end_in(folder: Path, without: Collection[str] = ()) -> list[tuple[Leftover, DeathProof]]:
     async with opened(folder) as hosts:
         return await leftovers.end(folder, hosts, without)
 

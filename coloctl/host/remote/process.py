@@ -124,7 +124,7 @@ class RemoteProcess(Process):
         if self._death.done() or self.closed:
             return
         recorded = self._identity.machine
-        if recorded and machine.machine_id and recorded != machine.machine_id:
+        if recorded and recorded != machine.machine_id:
             return
         if self._identity.boot and self._identity.boot != machine.boot_id:
             self._die(Death(self._identity.pid, CLOCK.now(), None), "rebooted")

@@ -21,7 +21,7 @@ from coloctl.control.server import ControlServer
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
-from coloctl.supervisor import leftovers
+from coloctl.supervisor import leftover
 
 pytestmark = pytest.mark.unit
 
@@ -94,7 +94,7 @@ def test_where_the_supervisor_is_gone_verbs_say_what_it_left(folder: Path, lives
         try:
             who = identity_of(qemu.pid)
             assert who is not None
-            with Journal(folder / leftovers.JOURNAL) as journal:
+            with Journal(folder / leftover.JOURNAL) as journal:
                 data = {"launched": "primary", **who.to_json()}
                 journal.append(Record(Kind.OUTCOME, act="start", node="a", data=data))
             if not lives:

@@ -27,7 +27,7 @@ from coloctl.model.dialect import Dialect, ReturnPath
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
 from coloctl.supervisor import leftovers
-from coloctl.supervisor.leftovers import JOURNAL
+from coloctl.supervisor.leftover import JOURNAL
 from coloctl.supervisor.started import STARTED, Started, remembered
 from coloctl.vm import Binary
 

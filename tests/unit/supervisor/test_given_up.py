@@ -26,7 +26,7 @@ from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
-from coloctl.supervisor import given_up, leftovers
+from coloctl.supervisor import given_up, leftover, leftovers
 
 pytestmark = pytest.mark.unit
 
@@ -63,7 +63,7 @@ def there() -> Iterator[subprocess.Popen[bytes]]:
 def launched(folder: Path, process: subprocess.Popen[bytes], role: str) -> None:
     who = identity_of(process.pid)
     assert who is not None
-    with Journal(folder / leftovers.JOURNAL) as journal:
+    with Journal(folder / leftover.JOURNAL) as journal:
         journal.append(Record(Kind.INTENT, "failover", "promote", generation=4))
         data = {"launched": role, **who.to_json()}
         journal.append(Record(Kind.OUTCOME, "start", "launch", "b", data=data))
@@ -148,7 +148,7 @@ async def test_disks_of_a_primary_stay_the_newest_until_its_guest_has_run_elsewh
     who = identity_of(there.pid)
     assert who is not None
     one = given_up.GivenUp("b", "primary", "ssh://hv2", who, None, 4)
-    given_up.give_up("web", folder / leftovers.JOURNAL, [one])
+    given_up.give_up("web", folder / leftover.JOURNAL, [one])
     hosts: dict[NodeName, Host] = {"a": LocalHost(), "b": elsewhere}
     (said,) = await given_up.end(spec, hosts)
     assert there.wait(5) == -9 and not given_up.of("web")
@@ -170,7 +170,7 @@ def test_a_primary_is_given_up_only_where_its_machine_is_stated_to_be_off(
     assert "Node b is the primary of web" in refused.exception.message
     assert "--without b --switched-off`" in (refused.exception.hint or "")
     assert folder.exists() and not given_up.of("web")
-    assert "--without b --switched-off" in leftovers.advice(folder, leftovers.find(folder))
+    assert "--without b --switched-off" in leftover.advice(folder, leftovers.find(folder))
     assert typed("--force", "--yes", "--without", "b", "--switched-off").exit_code == 0
     assert [one.role for one in given_up.of("web")] == ["primary"] and not folder.exists()
 
@@ -194,7 +194,7 @@ async def test_another_machine_proves_nothing_about_what_was_given_up(
     assert who is not None
     far = replace(who, machine="another")
     one = given_up.GivenUp("b", "secondary", "ssh://hv9", far, None, 2)
-    given_up.give_up("web", folder / leftovers.JOURNAL, [one])
+    given_up.give_up("web", folder / leftover.JOURNAL, [one])
     assert await started(spec, elsewhere) == 0
     assert given_up.of("web") == (one,) and there.poll() is None
 

@@ -25,9 +25,9 @@ from coloctl.journal import SIZE_MAX, Journal
 from coloctl.model import event
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NodeName, Role
-from coloctl.supervisor import leftovers
+from coloctl.supervisor import leftover, leftovers
 from coloctl.supervisor.discovery import with_strays
-from coloctl.supervisor.leftovers import Leftover
+from coloctl.supervisor.leftover import Leftover
 from coloctl.supervisor.pair_hosts import opened
 from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.started import STARTED, remembered
@@ -88,7 +88,7 @@ def strays(
 
 
 def journal_of(folder: Path, *launched: tuple[str, str, Identity]) -> None:
-    with Journal(folder / leftovers.JOURNAL) as journal:
+    with Journal(folder / leftover.JOURNAL) as journal:
         for node, role, who in launched:
             data = {"launched": role, **who.to_json()}
             journal.append(Record(Kind.OUTCOME, act="start", step="launch", node=node, data=data))
@@ -196,7 +196,7 @@ def test_a_recorded_process_is_the_same_in_every_way_or_is_not_touched(
 def test_launches_survive_the_rotation_of_the_journal(
     folder: Path, qemu: subprocess.Popen[bytes]
 ) -> None:
-    path = folder / leftovers.JOURNAL
+    path = folder / leftover.JOURNAL
     journal_of(folder, ("a", "primary", identity(qemu)))
     with Journal(path, size_max=4096) as journal:
         for number in range(200):
@@ -206,7 +206,7 @@ def test_launches_survive_the_rotation_of_the_journal(
 
 
 def test_a_damaged_journal_is_not_taken_for_an_empty_one(folder: Path) -> None:
-    (folder / leftovers.JOURNAL).write_text("nonsense\n{}\n")
+    (folder / leftover.JOURNAL).write_text("nonsense\n{}\n")
     with pytest.raises(PreconditionFailed, match="damaged in line 1"):
         leftovers.find(folder)
 
@@ -286,11 +286,11 @@ def test_of_a_machine_out_of_reach_the_latest_qemu_may_live(
         ("a", who, False),
         ("b", latest, True),
     ]
-    said = leftovers.told(folder, found)
+    said = leftover.told(folder, found)
     assert "the primary on node a" in said and "still runs" in said
     assert f"whether the secondary on node b (process {latest.pid}) still runs: ssh://hv2" in said
-    assert "stop web --force" in leftovers.advice(folder, found)
-    assert "--adopt" in leftovers.advice(folder, [found[1]])  # as far as that is known
+    assert "stop web --force" in leftover.advice(folder, found)
+    assert "--adopt" in leftover.advice(folder, [found[1]])  # as far as that is known
 
 
 def test_a_qemu_whose_end_is_in_the_journal_is_not_in_doubt(
@@ -300,7 +300,7 @@ def test_a_qemu_whose_end_is_in_the_journal_is_not_in_doubt(
     who = identity(qemu)
     journal_of(folder, ("b", "secondary", who))
     assert [bool(one.doubt) for one in leftovers.find(folder)] == [True]
-    with Journal(folder / leftovers.JOURNAL) as journal:
+    with Journal(folder / leftover.JOURNAL) as journal:
         data = {event.ENDED: "sigkill", **who.to_json()}
         journal.append(Record(Kind.OBSERVATION, node="b", data=data))
     assert leftovers.find(folder) == ()
