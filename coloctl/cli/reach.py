@@ -91,13 +91,16 @@ def survey() -> list[Looked]:
 
 
 def ask(name: str) -> Looked:
-    """Ask one supervisor for the status of its pair; raises as `connect`.
+    """Ask one supervisor for the status of its pair; raises as `connect` and `naming_given_up`."""
+    with naming_given_up(name), acts(name) as asked:
+        return _answered(asked)
 
-    `NoSuchPair` names what was given up of the pair with its machine.
-    """
+
+@contextlib.contextmanager
+def naming_given_up(name: str) -> Iterator[None]:
+    """Name what was given up of the pair with its machine in a `NoSuchPair` that is raised."""
     try:
-        with acts(name) as asked:
-            return _answered(asked)
+        yield
     except NoSuchPair as error:
         if said := given_up().get(name):
             sentence = f"No pair called {name} runs here. {said}"

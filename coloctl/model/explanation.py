@@ -84,6 +84,8 @@ class Explanation:
     stale_code: str = ""
     turned_away: TurnedAway | None = None
     agents: Mapping[NodeName, str] = field(default_factory=dict)  #: the last answer of each
+    left: tuple[str, ...] = ()  #: a sentence on each QEMU that was left on a machine
+    given_up: str = ""  #: QEMUs given up with their machine that may still run; sentences
     diagnosis: FindingShown | None = None  #: None: nothing was observed yet
     decision: DecisionShown | None = None
     paths: tuple[PathShown, ...] = ()

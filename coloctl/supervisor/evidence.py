@@ -50,6 +50,8 @@ def explanation(state: PairState) -> Explanation:
         stale_code=view.stale_code,
         turned_away=view.turned_away,
         agents={node: heard.said for node, heard in state.agents.items()},
+        left=tuple(node.left for node in view.nodes.values() if node.left),
+        given_up=view.given_up,
         diagnosis=_unsound(state),
     )
     if seen is None:

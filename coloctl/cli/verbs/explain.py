@@ -47,7 +47,7 @@ def explain(pair: str, form: str) -> None:
     is each thing that may happen now, what it would be called, what would be done, and which node
     would run the guest. The supervisor's own rules give these answers.
     """
-    with reach.acts(pair) as acts:
+    with reach.naming_given_up(pair), reach.acts(pair) as acts:
         if form == "json":
             plain.print_json({"schema": SCHEMA, **acts.explanation_document()})
             return
@@ -84,6 +84,9 @@ def sentences(shown: Explanation) -> Iterator[str]:
         yield "Nothing was observed yet."
     if (decision := shown.decision) and decision.reason:
         yield f"Now: {decision.action}. {sentence(decision.reason)}"
+    yield from shown.left
+    if shown.given_up:
+        yield shown.given_up
     if shown.stale_code:
         yield shown.stale_code
     if strangers := summary(shown.turned_away):

@@ -49,9 +49,11 @@ def status(pair: str | None, extended: bool, watch: float | None, form: str) -> 
 @format_option("pretty", "json", "tsv")
 def list_pairs(form: str) -> None:
     """List the pairs of this machine, also those whose supervisor is gone."""
-    rows = [plain.summary(one) for one in reach.survey()]
+    gone = reach.given_up()
+    rows = [plain.summary(one, given_up=one.name in gone) for one in reach.survey()]
+    unlisted = {name: said for name, said in gone.items() if name not in {r["name"] for r in rows}}
     if form == "json":
-        plain.print_json({"schema": plain.SCHEMA, "pairs": rows})
+        plain.print_json({"schema": plain.SCHEMA, "pairs": rows, "given_up": unlisted})
     elif form == "tsv":
         columns = plain.LIST_COLUMNS
         print(plain.tsv([columns, *([row[name] for name in columns] for row in rows)]))
@@ -62,6 +64,9 @@ def list_pairs(form: str) -> None:
         render.console().print(pair_views.pairs(rows))
     else:
         print("No pair runs here.")
+    if form == "pretty":
+        for name, said in unlisted.items():
+            print(f"{name}: {said}")
 
 
 def _look(pair: str | None) -> list[Looked]:

@@ -300,11 +300,10 @@ def pairs(rows: Iterable[Mapping[str, Any]]) -> Table:
     table = plain_table("PAIR", "PROTECTION", "GUEST ON", "GENERATION", "EXPOSED")
     table.add_column("REASON")  # takes what room is left, on one line
     for row in rows:
-        state = row["protection"]
         exposed = row["exposed_s"]
         table.add_row(
             Text(row["name"], style="bold"),
-            _short(row) if state else Text(row["supervisor"], style="red"),
+            _short(row),
             Text(f"node {row['primary']}") if row["primary"] else _NOTHING,
             _NOTHING if row["generation"] is None else Text(str(row["generation"])),
             _NOTHING if exposed is None else Text(clock(exposed), style="yellow"),
@@ -315,5 +314,10 @@ def pairs(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 def _short(row: Mapping[str, Any]) -> Text:
     state = row["protection"]
-    text = Text(state, style=STATE_STYLE.get(state, ""))
-    return text.append(", paused", "yellow") if row.get("paused") else text
+    if not state:
+        text = Text(row["supervisor"], style="red")
+    else:
+        text = Text(state, style=STATE_STYLE.get(state, ""))
+    for word in ("paused" if row.get("paused") else "", row["may_run"]):
+        text.append(f", {word}" if word else "", "yellow")
+    return text

@@ -33,7 +33,7 @@ TSV_COLUMNS = (
 #: What `list` says of each pair, in the order of its tab-separated columns.
 LIST_COLUMNS = (
     "name", "supervisor", "supervisor_pid", "protection", "primary", "generation", "exposed_s",
-    "reason", "spec_path", "paused", "diagnosis",
+    "reason", "spec_path", "paused", "diagnosis", "may_run",
 )  # fmt: skip
 
 
@@ -84,15 +84,17 @@ def after_start(view: PairView, took_s: float) -> str:
     return f"{view.name} runs on node {primary}, without protection ({took_s:.1f} s)."
 
 
-def summary(looked: Looked) -> dict[str, Any]:
-    """Return the row of one pair for `list`."""
-    view = looked.view
+def summary(looked: Looked, *, given_up: bool = False) -> dict[str, Any]:
+    """Return the row of one pair for `list`; ``given_up``: what was given up of it may run."""
+    view, may_run = looked.view, "given up" if given_up else ""
     if view is None:
         return {
             "name": looked.name, "supervisor": looked.supervisor, "supervisor_pid": None,
             "protection": None, "primary": None, "generation": None, "exposed_s": None,
             "reason": looked.error, "spec_path": None, "paused": None, "diagnosis": None,
+            "may_run": may_run,
         }  # fmt: skip
+    left = [f"left on node {name}" for name, node in view.nodes.items() if node.left]
     return {
         "name": view.name,
         "supervisor": "running",
@@ -105,6 +107,7 @@ def summary(looked: Looked) -> dict[str, Any]:
         "spec_path": view.spec_path,
         "paused": view.paused,
         "diagnosis": view.diagnosis,
+        "may_run": ", ".join([*left, *filter(None, [may_run])]),
     }
 
 

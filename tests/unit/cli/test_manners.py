@@ -139,7 +139,7 @@ def test_nothing_runs_here(state_dir: Path, capsys: pytest.CaptureFixture[str]) 
     assert run_verb(["list"]) == run_verb(["status"]) == 0
     assert capsys.readouterr().out == "No pair runs here.\n" * 2
     assert run_verb(["list", "-f", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"schema": 1, "pairs": []}
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "pairs": [], "given_up": {}}
 
 
 def test_a_folder_without_a_supervisor_is_listed_as_gone(

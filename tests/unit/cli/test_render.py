@@ -139,6 +139,17 @@ def test_the_list_of_pairs() -> None:
     )
 
 
+def test_the_list_has_a_word_for_what_may_still_run_on_a_machine() -> None:
+    nodes = {**LOST.nodes, "a": replace(LOST.nodes["a"], left="It may still run.")}
+    view = replace(LOST, nodes=nodes, reason="Alone.")
+    gone = looked(None, name="db", supervisor="gone", error="It is gone.")
+    rows = [plain.summary(looked(view), given_up=True), plain.summary(gone, given_up=True)]
+    assert [row["may_run"] for row in rows] == ["left on node a, given up", "given up"]
+    text = drawn(pair_views.pairs(rows), width=120)
+    assert "unprotected, left on node a, given up" in text and "gone, given up" in text
+    assert [plain.summary(looked(LOST))[name] for name in ("may_run", "paused")] == ["", False]
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [

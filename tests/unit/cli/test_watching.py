@@ -195,6 +195,8 @@ def test_an_explanation_says_who_would_act() -> None:
         "1 stranger was cut off from the pair's wires (the disks: 1), first 1 min ago. "
         "It was uid 7."
     )
+    lost = replace(said, left=("One was left.",), given_up="Another was given up.")
+    assert list(explain.sentences(lost))[2:4] == ["One was left.", "Another was given up."]
     settings = {"compare-timeout": SettingView(500, 300)}
     tuned = replace(said, delay_ms=4000, pace="So it is.", settings=settings)
     assert list(explain.sentences(tuned))[2:4] == [

@@ -15,12 +15,16 @@ from support.observations import PRIMARY, SECONDARY, observe
 
 from coloctl.ha.agent import AgentAnswer
 from coloctl.ha.analysis import diagnose
+from coloctl.host.base import Identity
 from coloctl.model.explanation import Explanation
 from coloctl.model.observation import Life, Observation
+from coloctl.model.pair import Role
 from coloctl.model.protection import Protection
 from coloctl.model.strangers import Stranger
 from coloctl.model.tuning import with_settings
 from coloctl.supervisor.evidence import explanation
+from coloctl.supervisor.given_up import GivenUp
+from coloctl.supervisor.reconcile import KnownQemu
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
@@ -57,6 +61,15 @@ def apart(state: PairState) -> None:
     seen(state, Protection.COLO, observe(a, b))
 
 
+def left(state: PairState) -> None:
+    """A guest alone; one QEMU was left on a machine, another was given up with one before."""
+    seen(state, Protection.UNPROTECTED, observe(protection=Protection.UNPROTECTED))
+    state.left["b"] = KnownQemu(Role.SECONDARY, Identity(77, 5))
+    state.gone_for_good = GivenUp(
+        "b", "secondary", "ssh://hv9", Identity(33, 4), None, 1
+    ).sentence()
+
+
 def failed(state: PairState) -> None:
     """A pair whose failover failed without a proof."""
     state.unfenced = "a"
@@ -69,7 +82,7 @@ def seen(state: PairState, protection: Protection, observation: Observation) -> 
     state.observation, state.finding = observation, diagnose(observation)
 
 
-STATES: list[Callable[[PairState], None]] = [down, protected, frozen, apart, failed]
+STATES: list[Callable[[PairState], None]] = [down, protected, frozen, apart, left, failed]
 
 
 @pytest.mark.parametrize("make", STATES, ids=lambda make: make.__name__)
@@ -87,10 +100,20 @@ async def test_the_document_of_an_explanation_stays_as_it_is(
 
 def test_an_earlier_supervisor_left_parts_out() -> None:
     document = json.loads((GOLDEN / "down.json").read_text())
-    for name in ("settings", "delay_ms", "pace", "stale_code", "turned_away", "agents"):
+    for name in (
+        "settings",
+        "delay_ms",
+        "pace",
+        "stale_code",
+        "turned_away",
+        "agents",
+        "left",
+        "given_up",
+    ):
         del document[name]
     shown = Explanation.from_json(document)
     assert (shown.settings, shown.turned_away, shown.agents) == ({}, None, {})
+    assert (shown.left, shown.given_up) == ((), "")
 
 
 async def explained(folder: Path, make: Callable[[PairState], None]) -> Explanation:

@@ -15,7 +15,8 @@ from support.elsewhere import Elsewhere, on_another_machine
 from support.fakes import make_spec
 from support.livings import SLEEP
 
-from coloctl.cli.verbs.status import status
+from coloctl.cli.verbs.explain import explain
+from coloctl.cli.verbs.status import list_pairs, status
 from coloctl.cli.verbs.stop import stop
 from coloctl.colo import generation
 from coloctl.colo.generation import Worth
@@ -113,7 +114,15 @@ def test_what_may_run_on_a_machine_that_was_given_up_is_ended_when_it_is_back(
     assert given_up.sentence("web") == said
     assert asked().stdout == f"No pair runs here.\nweb: {said}\n"
     assert json.loads(asked("-f", "json").stdout)["given_up"] == {"web": said}
-    assert str(asked("web").exception) == f"No pair called web runs here. {said}"
+    nothing = f"No pair called web runs here. {said}"
+    assert str(asked("web").exception) == nothing
+    assert str(CliRunner().invoke(explain, ["web"]).exception) == nothing
+    assert CliRunner().invoke(list_pairs).stdout == f"No pair runs here.\nweb: {said}\n"
+    listed = json.loads(CliRunner().invoke(list_pairs, ["-f", "json"]).stdout)
+    assert (listed["pairs"], listed["given_up"]) == ([], {"web": said})
+    folder.mkdir()
+    assert CliRunner().invoke(list_pairs, ["-f", "tsv"]).stdout.endswith("\tgiven up\n")
+    folder.rmdir()
 
     async def back() -> None:
         both: dict[NodeName, Host] = {node: LocalHost() for node in NODES}
