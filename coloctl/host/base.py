@@ -83,6 +83,13 @@ class Process(Protocol):
         """Return whether its death is not proven; a stopped process is alive, a zombie is not."""
         ...
 
+    def dying(self) -> bool:
+        """Return whether its end has begun, as far as its threads show it; no proof of its death.
+
+        False once it is dead, and where nothing is known of it.
+        """
+        ...
+
     def cpu_s(self) -> float | None:
         """Return the CPU time that it has used so far, in seconds; None where that is unknown."""
         ...

@@ -52,6 +52,10 @@ class GoneProcess:
         """Return False: the process is gone."""
         return False
 
+    def dying(self) -> bool:
+        """Return False: its end is over."""
+        return False
+
     def cpu_s(self) -> float | None:
         """Return None: it is unknown for ever."""
         return None

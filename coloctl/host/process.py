@@ -20,7 +20,7 @@ from pathlib import Path
 
 from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
-from coloctl.host.ending import ThreadWatch, free
+from coloctl.host.ending import ThreadWatch, free, is_dying
 from coloctl.host.identity import Identity, pid_namespace, traits
 from coloctl.host.ready import until_readable
 from coloctl.host.records import Death, DeathProof
@@ -120,6 +120,20 @@ class LocalProcess:
         except ValueError:
             return Life.UNKNOWN
         return Life.STOPPED if self._stopped() else Life.ALIVE
+
+    @property
+    def seen_dying(self) -> bool:
+        """True where `wait` has noticed its end, or a SIGKILL was sent to it; nothing is read."""
+        return self._hastened and self._death is None
+
+    def dying(self) -> bool:
+        """See `Process.dying`. Exact once a peer has lost its connection to the process by its end.
+
+        The kernel marks each thread before the process's files are closed.
+        """
+        if self._death is not None or not self._release.alive or not self.alive():
+            return False
+        return self._hastened or is_dying(self.identity.pid)
 
     def _stopped(self) -> bool:
         stat = read_stat(self.identity.pid)

@@ -132,6 +132,15 @@ class Program:
         life = self._main.life()
         return Life.ALIVE if life is Life.DEAD and self.alive() else life
 
+    @property
+    def seen_dying(self) -> bool:
+        """True where the end of the process was noticed while it is waited for; nothing is read."""
+        return isinstance(self._main, LocalProcess) and self._main.seen_dying
+
+    def dying(self) -> bool:
+        """See `Process.dying`."""
+        return self._main.dying()
+
     def cpu_s(self) -> float | None:
         """See `Process.cpu_s`."""
         return self._main.cpu_s()

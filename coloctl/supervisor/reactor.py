@@ -84,7 +84,7 @@ class Reactor:
         self._changes = RateLimit(REPORT_BURST, REPORT_RATE)
         self._held: tuple[object, ...] = ()
         self._logged = ""
-        self._exit_grace = ExitGrace(state.clock)
+        self._exit_grace = ExitGrace(state.clock, self._is_dying)
 
     def hear(self, seen: Observation) -> None:
         """Diagnose ``seen``, journal and show the finding, and begin what follows from it.
@@ -112,6 +112,10 @@ class Reactor:
         if sentence != self._logged:
             log.error("%s", sentence)
         self._logged = sentence
+
+    def _is_dying(self, node: NodeName) -> bool:
+        vm = self.state.seats[node].vm
+        return vm is not None and vm.process.dying()
 
     # -- report
 
@@ -226,7 +230,8 @@ class Reactor:
         log.warning("%s: %s", finding.diagnosis, decision.reason)
         await self._kill_healthy_node(finding, lost)
         # A pair whose lost node has been fenced looks healthy when the rest is tried again.
-        now_known = finding.diagnosis, self._fault_at(finding, seen)
+        cause = self._exit_grace.cause(seen, finding, lost)
+        now_known = cause, self._fault_at(finding, seen)
         cause, fault_at_s = self._causes.setdefault(lost, now_known)
         steps = Steps(state.clock, found_at_s, cause=cause, fault_at_s=fault_at_s)
         again = state.protection is Protection.FAILED

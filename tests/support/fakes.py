@@ -113,6 +113,7 @@ class FakeProcess(Process):
         self.away: Callable[[], bool] = lambda: False  #: its machine does not report of it
         self.killing: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
         self.is_frozen = False
+        self.is_dying = False  #: its end has begun
         #: What the threads have worked that are watched, the first at least.
         self.times: Callable[[], ThreadTimes | None] = lambda: None
         self.threads: tuple[int, ...] = ()
@@ -145,6 +146,9 @@ class FakeProcess(Process):
         if self.away():
             return Life.UNKNOWN
         return Life.STOPPED if self.is_frozen else Life.ALIVE
+
+    def dying(self) -> bool:
+        return self.is_dying and self.alive()
 
     def cpu_s(self) -> float | None:
         return 0.0

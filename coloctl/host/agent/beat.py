@@ -6,7 +6,8 @@ The document of a BEAT, of which only the newest counts::
 
     {"t": 12.5,                   seconds of the agent's monotonic clock
      "echo": 7.1, "held": 0.004,  the "t" of the client's newest BEAT or null, and its age here
-     "p": [[hold, life, cpu_s, console bytes, [at_s, [[ran_s, waited_s], ...]] or null], ...],
+     "p": [[hold, life, dying, cpu_s, console bytes, [at_s, [[ran_s, waited_s], ...]] or null],
+           ...],
      "l": [[hold, beats that carried, lost, refused, delay_s or null], ...],
      "d": [[hold, [[which, port, unacked, resent, heard, acked, received], ...]], ...]}
 
@@ -29,8 +30,8 @@ from coloctl.model.observation import Life
 
 log = logging.getLogger(__name__)
 
-#: A document goes out at every so many beats, at once where a life has changed, and at each beat at
-#: which a link carried nothing.
+#: A document goes out at every so many beats, at once where a life has changed or a process is
+#: dying, and at each beat at which a link carried nothing.
 SEND_EVERY = 2
 #: The kernel is asked about each connection at every so many beats, and at each at which the link
 #: carried nothing; it is looked through for new ones at every so many: as `ha.link` does it here.
@@ -93,6 +94,7 @@ class Beat:
     def beat(self) -> None:
         """Look once, and send the findings where they are due or something has changed."""
         lives = {hold: one.life() for hold, one in self._processes.items()}
+        dying = [hold for hold, one in self._processes.items() if one.seen_dying]
         carrying = {hold: bool(one.beat()) for hold, one in self._beacons.items()}
         for hold, carries in carrying.items():
             self._carried[hold] += carries
@@ -100,7 +102,7 @@ class Beat:
             find = self._number % FIND_EVERY == 0
             for hold, one in self._deliveries.items():
                 self._rows[hold] = one.find() if find else one.look()
-        changing = lives, carrying
+        changing = lives, dying, carrying
         due = self._number % SEND_EVERY == 0 or not all(carrying.values())
         if due or changing != self._changing:
             self._send(self._document(lives))
@@ -126,7 +128,7 @@ class Beat:
 def _row(hold: int, process: Program, life: Life) -> list[Any]:
     worked = process.worked()
     times = None if worked is None else [worked.at_s, worked.threads]
-    return [hold, life, process.cpu_s(), process.console_bytes(), times]
+    return [hold, life, process.seen_dying, process.cpu_s(), process.console_bytes(), times]
 
 
 def _connection(one: TcpConnection) -> list[Any]:

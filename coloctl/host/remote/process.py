@@ -48,7 +48,7 @@ class RemoteProcess(Process):
         self._argv: tuple[str, ...] = ()
         self._unplaced = ""
         self._hold: int | None = None
-        self._life = Life.UNKNOWN
+        self._life, self._dying = Life.UNKNOWN, False
         self._cpu_s: float | None = None
         self._console_bytes = 0
         self._worked: ThreadTimes | None = None
@@ -98,7 +98,8 @@ class RemoteProcess(Process):
 
     def reported(self, row: list[Any]) -> None:
         """See `Thing.reported`."""
-        life, cpu_s, console_bytes, times = row
+        life, dying, cpu_s, console_bytes, times = row
+        self._dying = bool(dying)
         self._life, self._cpu_s, self._console_bytes = Life(life), cpu_s, int(console_bytes)
         self._worked = None
         if times is not None:
@@ -113,7 +114,7 @@ class RemoteProcess(Process):
 
     def forgotten(self, why: str) -> None:
         """See `Thing.forgotten`. The process may run, and is looked up in the next session."""
-        self._hold, self._life = None, Life.UNKNOWN
+        self._hold, self._life, self._dying = None, Life.UNKNOWN, False
 
     async def look_up(self, machine: Machine) -> None:
         """Find the process again where a session has begun; a reboot proves its end.
@@ -172,6 +173,10 @@ class RemoteProcess(Process):
         if self._life is not Life.DEAD and self._contact.held.stale:
             return Life.UNKNOWN
         return self._life
+
+    def dying(self) -> bool:
+        """See `Process.dying`; as the agent noticed it, which takes Linux 6.9 there."""
+        return self._dying and self._is_known()
 
     def _is_known(self) -> bool:
         return self.life() not in {Life.UNKNOWN, Life.DEAD}

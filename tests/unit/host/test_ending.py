@@ -89,6 +89,25 @@ async def test_one_that_others_kill_is_noticed_once_and_its_death_is_the_kernels
     assert len(freed) <= 1  # the whole process may end before it is looked at
 
 
+@pytest.mark.parametrize("_", range(8))
+def test_who_loses_a_connection_by_an_end_finds_the_process_dying_or_dead(_: int) -> None:
+    """The kernel marks each thread before it closes the files, and frees the memory after that."""
+    with running("2") as (held, child):
+        assert not held.dying()
+        child.kill()
+        assert child.stdout is not None and child.stdout.read() == b""  # its last end is closed
+        assert held.dying() or not held.alive()
+        child.wait()
+        assert not held.alive() and not held.dying()
+
+
+async def test_a_hold_that_was_closed_and_a_process_that_others_hold_show_no_end() -> None:
+    with running("1") as (held, _):
+        assert not held.seen_dying
+        held.close()
+        assert not held.dying() and not held.seen_dying
+
+
 @pytest.mark.skipif(not OF_THREADS, reason="the kernel shows no end of a thread")
 async def test_the_end_of_a_thread_is_no_sign_that_its_process_dies(freed: list[int]) -> None:
     with running("1", "then the thread ends") as (held, child):
@@ -131,8 +150,11 @@ def test_no_memory_of_a_process_that_lives_is_freed() -> None:
 
 async def test_one_that_coloctl_kills_ends_sooner_in_the_same_way(freed: list[int]) -> None:
     with running("2") as (held, _):
-        proof = await held.kill(60)
-        assert proof.how == "sigkill" and not held.alive()
+        killing = asyncio.create_task(held.kill(60))
+        await asyncio.sleep(0)
+        assert held.seen_dying or not held.alive()
+        proof = await killing
+        assert proof.how == "sigkill" and not held.alive() and not held.seen_dying
         assert len(freed) == 1
         held.signal(signal.SIGKILL)
         assert len(freed) == 1

@@ -113,9 +113,13 @@ async def test_another_agent_on_the_same_boot_is_asked_for_the_process(
     assert again.session == before.session + 1
     assert [do for do, _ in agent.asked] == ["launch", "adopt"]
     await until(lambda: [of for of, _ in agent.pushed].count("watch"))
-    agent.beat({"p": [[1, "stopped", 0.5, 7, None]]})
+    agent.beat({"p": [[1, "stopped", False, 0.5, 7, None]]})
     await until(lambda: process.life() is Life.STOPPED)
     assert (process.cpu_s(), process.console_bytes()) == (0.5, 7)
+    assert not process.dying()
+    agent.beat({"p": [[1, "alive", True, 0.5, 7, None]]})
+    await until(process.dying)
+    assert process.alive() and process.life() is Life.ALIVE
 
 
 async def test_an_agent_that_finds_no_such_process_proves_its_end(
@@ -200,7 +204,7 @@ async def test_what_was_reported_too_long_ago_is_unknown(
     def carried() -> bool | None:
         agent.beat(
             {
-                "p": [[1, "alive", 1.0, 0, [0.0, [[1.0, 0.5]]]]],
+                "p": [[1, "alive", False, 1.0, 0, [0.0, [[1.0, 0.5]]]]],
                 "l": [[2, 3, 1, 4, 0.001]],
                 "d": [[3, [["AAAA", 7000, 1, 0, 9]]]],
             }
@@ -231,7 +235,7 @@ async def test_beacons_that_have_not_met_say_nothing_of_the_link(
         row = [2, carried, 0, 0, None]
 
         def fresh() -> bool:
-            agent.beat({"t": t, "p": [[1, "alive", 1.0, 0, None]], "l": [row]})
+            agent.beat({"t": t, "p": [[1, "alive", False, 1.0, 0, None]], "l": [row]})
             return process.life() is Life.ALIVE
 
         await until(fresh)
