@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support import house
 from support.leaks import Begun, Run, begun
 from xdist.scheduler import LoadFileScheduling
 
@@ -66,14 +67,32 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected: all of it lives to the end.
+
+    Each of several workers would look at all that it has imported so far, again and again.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Generator[None]:
-    """Every test has a kind before `-m` chooses, and the kinds follow each other afterwards."""
+    """Every test has a kind before `-m` chooses, and the kinds follow each other afterwards.
+
+    Those that read the product's sources are the first of their kind. They are long, and one worker
+    gets them all, which parses the sources once.
+    """
     for item in items:
         if kind_of(item) is None:
             item.add_marker(kind_of_folder(item.path))
     yield
+    items.sort(key=lambda item: "product" not in getattr(item, "fixturenames", ()))
     last_first = hasattr(config, "workerinput")
     items.sort(key=lambda item: KINDS.index(kind_of(item) or "unit"), reverse=last_first)
 
@@ -149,6 +168,12 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         run.sweep()
     if leaks:
         pytest.fail("the tests left something behind: " + "; ".join(leaks) + ".", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def product() -> house.Tree:
+    """Every module of the product, parsed once by the worker whose tests read them."""
+    return house.product()
 
 
 @pytest.fixture(scope="session")

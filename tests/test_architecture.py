@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from support import house, house_names
 
 pytestmark = pytest.mark.unit
-
-
-@pytest.fixture(scope="module")
-def ours() -> dict[str, house.Module]:
-    """Parse the product's sources, only in the worker that asks, and not for longer than it asks.
-
-    It takes a second, and millions of objects, which every garbage collection would look at.
-    """
-    return house.read(Path(__file__).parents[1] / house.ROOT)
 
 
 RETRY = "import tenacity\ntenacity.AsyncRetrying({})\n"
@@ -191,9 +180,9 @@ def name_of(value: object) -> str | None:
 
 
 @pytest.mark.parametrize("rule", BROKEN, ids=name_of)
-def test_the_house_keeps_the_rule(rule: house.Rule, ours: dict[str, house.Module]) -> None:
-    assert ours, "no source was found"
-    assert not list(rule(ours)), rule.__doc__
+def test_the_house_keeps_the_rule(rule: house.Rule, product: house.Tree) -> None:
+    assert product, "no source was found"
+    assert not list(rule(product)), rule.__doc__
 
 
 @pytest.mark.parametrize(

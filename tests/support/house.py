@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import graphlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,19 +84,40 @@ SHARED_NAMES: Mapping[str, str] = {}
 FORBIDDEN_ENDINGS = ("Manager", "Base", "Impl")
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Parse a text once for all rules; the tree is only read."""
+    return ast.parse(source)
+
+
+@functools.cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """Find every node of a text's tree once for all rules."""
+    return tuple(ast.walk(parsed(source)))
+
+
 @dataclass(frozen=True)
 class Module:
-    """One source file: its dotted name, its text and what the parser made of it."""
+    """One source file: its dotted name and its text."""
 
     name: str
     source: str
-    tree: ast.Module
     is_package: bool = False
 
-    @functools.cached_property
+    @property
+    def tree(self) -> ast.Module:
+        """What the parser made of the text."""
+        return parsed(self.source)
+
+    @property
     def nodes(self) -> tuple[ast.AST, ...]:
-        """Every node of the tree, found once for all rules."""
-        return tuple(ast.walk(self.tree))
+        """Every node of the tree."""
+        return nodes_of(self.source)
+
+    @functools.cached_property
+    def imported(self) -> tuple[str, ...]:
+        """Dotted names that it imports anywhere in its text, lazily or for types as well."""
+        return tuple(_imported(self))
 
     @property
     def part(self) -> str:
@@ -107,11 +129,26 @@ Tree = Mapping[str, Module]
 Rule = Callable[[Tree], Iterator[str]]
 
 
-def read(root: Path) -> dict[str, Module]:
-    """Every module below the package folder ``root``, by dotted name."""
-    return parse(
-        {str(file.relative_to(root.parent)): file.read_text() for file in root.rglob("*.py")}
-    )
+@functools.cache
+def product() -> Tree:
+    """Read every module of the product, by dotted name, once in a process.
+
+    That makes a million objects which live to the end. The garbage collector stands still
+    meanwhile, and never looks at them later: it would take longer than the parser.
+    """
+    root = Path(__file__).parents[2] / ROOT
+    texts = {str(file.relative_to(root.parent)): file.read_text() for file in root.rglob("*.py")}
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        modules = parse(texts)
+        for module in modules.values():
+            nodes_of(module.source)
+        gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()
+    return modules
 
 
 def parse(sources: Mapping[str, str]) -> dict[str, Module]:
@@ -121,7 +158,7 @@ def parse(sources: Mapping[str, str]) -> dict[str, Module]:
         parts = path.removesuffix(".py").split("/")
         is_package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if is_package else parts)
-        modules[name] = Module(name, source, ast.parse(source, path), is_package)
+        modules[name] = Module(name, source, is_package)
     return modules
 
 
@@ -132,6 +169,10 @@ def part_of(name: str) -> str:
 
 def imports(module: Module) -> Iterator[str]:
     """Dotted names that the module imports anywhere in its text, lazily or for types as well."""
+    yield from module.imported
+
+
+def _imported(module: Module) -> Iterator[str]:
     package = module.name if module.is_package else module.name.rpartition(".")[0]
     for node in module.nodes:
         if isinstance(node, ast.Import):

@@ -26,7 +26,7 @@ def signals_go_by_pidfd(tree: Tree) -> Iterator[str]:
     """A signal goes to a pidfd: a process number may belong to another process by then."""
     allowed = set()
     for module in tree.values():
-        for function, line in _kills(module.tree, ""):
+        for function, line in _kills(module.tree, "") if "kill" in module.source else ():
             place = f"{module.name}.{function}"
             if place in SIGNALS_OWN_CHILDREN:
                 allowed.add(place)
@@ -43,8 +43,9 @@ def _kills(within: ast.AST, function: str) -> Iterator[tuple[str, int]]:
         named = function
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             named = node.name
-        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.kill", "os.killpg"):
-            yield function, node.lineno
+        elif isinstance(node, ast.Attribute) and node.attr in ("kill", "killpg"):
+            if ast.unparse(node.value) == "os":
+                yield function, node.lineno
         elif isinstance(node, ast.ImportFrom) and node.module == "os":
             for one in node.names:
                 if one.name in ("kill", "killpg"):

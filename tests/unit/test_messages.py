@@ -12,16 +12,14 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from support import house
 
 from coloctl import errors
 from coloctl.errors import CommandRefused, OutcomeUnknown
 
 pytestmark = pytest.mark.unit
-
-ROOT = Path(__file__).parents[2] / "coloctl"
 
 ERRORS = frozenset(
     name
@@ -54,7 +52,7 @@ def _name(part: ast.expr) -> str:
 
 def messages(source: str) -> Iterator[tuple[int, str]]:
     """Find the message of every error that a module makes: its first argument with a space."""
-    for node in ast.walk(ast.parse(source)):
+    for node in house.nodes_of(source):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
         if node.func.id in ERRORS:
@@ -67,14 +65,14 @@ def is_sentence(message: str) -> bool:
     return bool(BEGINS.match(message) and ENDS.search(message.rstrip()))
 
 
-def test_every_message_is_a_sentence() -> None:
+def test_every_message_is_a_sentence(product: house.Tree) -> None:
     seen = 0
     broken = []
-    for path in sorted(ROOT.rglob("*.py")):
-        for line, message in messages(path.read_text()):
+    for name, module in product.items():
+        for line, message in messages(module.source):
             seen += 1
             if not is_sentence(message):
-                broken.append(f"{path.relative_to(ROOT)}:{line}: {message}")
+                broken.append(f"{name}:{line}: {message}")
     assert not broken, "\n".join(broken)
     assert seen > 400
 

@@ -31,6 +31,7 @@ def _share(functions: list[words.Documented]) -> float:
     return sum(words.is_imperative(one.doc) for one in functions) / len(functions)
 
 
+@pytest.mark.usefixtures("product")
 def test_every_room_is_clean() -> None:
     """No retired word, also in names; no pronoun first; every module head names a caller."""
     measured = {"imperative", "no docstring"}
@@ -38,6 +39,7 @@ def test_every_room_is_clean() -> None:
     assert not found, "\n".join(str(one) for one in found)
 
 
+@pytest.mark.usefixtures("product")
 def test_the_first_line_says_what_a_function_does() -> None:
     public = [one for one in _functions() if one.public]
     assert not public or _share(public) >= OVERALL
@@ -47,6 +49,7 @@ def test_the_first_line_says_what_a_function_does() -> None:
         assert _share(mine) >= PER_ROOM, f"{room}\n{poor}"
 
 
+@pytest.mark.usefixtures("product")
 def test_a_private_function_with_a_docstring_keeps_the_same_rule() -> None:
     private = [one for one in _functions() if not one.public and one.doc]
     for room in {one.room for one in private}:

@@ -12,7 +12,6 @@ import pytest
 from support import house
 from support.dials import PlainDial
 
-import coloctl
 from coloctl.host.remote import dial
 from coloctl.host.remote.host import RemoteHost
 from coloctl.host.remote.parcel import parcel
@@ -44,29 +43,24 @@ def packed() -> set[str]:
         return set(archive.namelist())
 
 
-@pytest.fixture(scope="module")
-def tree() -> house.Tree:
-    return house.read(Path(coloctl.__file__).parent)
-
-
-def test_all_that_is_started_there_finds_its_imports_in_the_zip(tree: house.Tree) -> None:
-    wanted = closure(tree)
+def test_all_that_is_started_there_finds_its_imports_in_the_zip(product: house.Tree) -> None:
+    wanted = closure(product)
     assert {"coloctl.host.agent.work", "coloctl.nbd.digest", "coloctl.errors"} <= wanted
     # __init__ loads the front for Python programs when it is first used, which is not there.
     wanted -= {name for name in wanted if house.part_of(name) == "api"}
     files = {
-        f"{name.replace('.', '/')}{'/__init__' if tree[name].is_package else ''}.py"
+        f"{name.replace('.', '/')}{'/__init__' if product[name].is_package else ''}.py"
         for name in wanted
     }
     assert files <= packed()
 
 
-def test_no_module_in_the_zip_imports_a_third_party_module(tree: house.Tree) -> None:
+def test_no_module_in_the_zip_imports_a_third_party_module(product: house.Tree) -> None:
     foreign = {
         (name, imported.partition(".")[0])
-        for name in closure(tree)
+        for name in closure(product)
         if house.part_of(name) != "api"
-        for imported in house.imports(tree[name])
+        for imported in house.imports(product[name])
         if imported.partition(".")[0] not in {*sys.stdlib_module_names, house.ROOT}
     }
     assert not foreign
@@ -89,13 +83,18 @@ async def test_the_agent_is_sent_and_names_the_zip_for_its_programs(
 ) -> None:
     monkeypatch.setenv("COLOCTL_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
-    for _ in range(2):  # the second time it is there
+    programs = set()
+    for time in ("sent", "there already"):
         async with RemoteHost("ssh://hv2", PlainDial(("sh", "-c", dial.command()), "hv2")) as host:
             await host.ready(30)
+            programs.add(host.machine.programs)
+            assert host.machine.installed == ""
+            if time == "sent":
+                continue
             program = (*host.machine.programs, "coloctl.nbd.digest")
             done = await host.run(program, deadline_s=30, stdin=NO_SERVER)
             assert done.stdout.startswith('{"failed": ') and not done.stderr
-            assert host.machine.installed == ""
     [kept] = (tmp_path / "cache" / "agent").iterdir()
     assert kept.read_bytes() == parcel().content
-    assert f"PYTHONPATH={kept}" in host.machine.programs
+    [words] = programs
+    assert f"PYTHONPATH={kept}" in words

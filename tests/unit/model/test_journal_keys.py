@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 import pytest
-from support import words
+from support import house, words
 
 from coloctl.model import event
 
@@ -48,17 +48,18 @@ OTHERS = frozenset({("coloctl/supervisor/evidence.py", "unfenced")})
 
 def literals(path: str, source: str) -> Iterator[tuple[str, str]]:
     """Find strings that are a key of a record, apart from the definition of its constant."""
-    tree = ast.parse(source, path)
+    tree = house.parsed(source)
     defined = {
         id(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and path == "coloctl/model/event.py"
     }
-    for node in ast.walk(tree):
+    for node in house.nodes_of(source):
         if isinstance(node, ast.Constant) and node.value in KEYS and id(node) not in defined:
             yield path, str(node.value)
 
 
+@pytest.mark.usefixtures("product")
 def test_no_module_spells_a_key_of_a_record_itself() -> None:
     texts = {path: text for path, text in words.sources().items() if path.startswith(READERS)}
     assert all(any(path.startswith(one) for path in texts) for one in READERS)

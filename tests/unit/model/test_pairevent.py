@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
-from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from support import house
 
-import coloctl
 from coloctl.model import pairevent
 from coloctl.model.observation import Diagnosis
 from coloctl.model.pair import Role
@@ -108,12 +107,12 @@ def test_members_that_a_newer_supervisor_adds_are_left_out() -> None:
     )
 
 
-def test_events_are_emitted_as_values() -> None:
+def test_events_are_emitted_as_values(product: house.Tree) -> None:
     """No module sends an event by its name with a dictionary beside it."""
     by_name = [
-        f"{path}:{node.lineno}"
-        for path in sorted(Path(coloctl.__file__).parent.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
+        f"{name}:{node.lineno}"
+        for name, module in product.items()
+        for node in module.nodes
         if isinstance(node, ast.Call)
         and getattr(node.func, "attr", getattr(node.func, "id", "")) == "emit"
         and node.args

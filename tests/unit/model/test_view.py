@@ -6,11 +6,10 @@ import ast
 import json
 from dataclasses import fields
 from enum import StrEnum
-from pathlib import Path
 
 import pytest
+from support import house
 
-import coloctl
 from coloctl import paths
 from coloctl.model import qapi
 from coloctl.model.dialect import Dialect, ReturnPath
@@ -228,15 +227,14 @@ def test_a_dialect_spells_both_sides_the_same() -> None:
     assert new.reconnect_option(2) == ("reconnect-ms", 2000)
 
 
-def test_the_surface_reads_a_view_as_a_value_and_not_by_keys() -> None:
+def test_the_surface_reads_a_view_as_a_value_and_not_by_keys(product: house.Tree) -> None:
     """Goal: mypy checks every field that a verb or the Python API reads of a pair's status."""
-    root = Path(coloctl.__file__).parent
-    files = [file for room in ("cli", "api") for file in (root / room).rglob("*.py")]
-    assert len(files) > 40
+    modules = [module for module in product.values() if module.part in ("cli", "api")]
+    assert len(modules) > 40
     found = [
-        f"{file.relative_to(root)}:{node.lineno}"
-        for file in files
-        for node in ast.walk(ast.parse(file.read_text()))
+        f"{module.name}:{node.lineno}"
+        for module in modules
+        for node in module.nodes
         if _reads_by_key(node)
     ]
     assert not found
