@@ -24,8 +24,9 @@ OF_THE_CLIENT = {"name", "machine", "reach", "ready", "reached", "known", "aclos
 ON_HOLDS = {"answers", "end", "accept", "send", "receive", "digests"}
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(scope="module", params=["local", "remote"])
 async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
+    """One host of each kind for all tests, as a supervisor has it: no test may leave it changed."""
     host: Host = LocalHost()
     if request.param == "remote":
         host = RemoteHost("ssh://hv2", AGENT)
