@@ -29,7 +29,7 @@ from coloctl.machine import blockdev
 from coloctl.model import event as records
 from coloctl.model.event import Kind
 from coloctl.model.observation import Observation
-from coloctl.model.pair import Role, other
+from coloctl.model.pair import NODES, NodeName, Role, other
 from coloctl.model.pairevent import CheckpointPhase, NodeDead, NodeEvent
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
@@ -211,7 +211,9 @@ class Supervisor:
         """
         assert self._tasks is not None
         self._drop_guard()
-        self._tasks.create_task(self._keep_in_sync(primary))
+        for node in NODES:
+            worth = Worth.IN_SYNC if node == primary.node else Worth.FOLLOWING
+            self._tasks.create_task(self._keep_worth(node, self.state.generation, worth))
         self._pacing.begin()
         self.state.cautious = self.state.spec.checkpoint.guard_first_connection
         if self.state.cautious:
@@ -223,15 +225,17 @@ class Supervisor:
             self._guard = None
         self.state.cautious = False
 
-    async def _keep_in_sync(self, primary: VM) -> None:
-        """Record beside both nodes' images that they are in sync; journal a note if that fails."""
-        state = self.state
-        worth = {primary.node: Worth.IN_SYNC, other(primary.node): Worth.FOLLOWING}
-        for node, what in worth.items():
-            if warning := await generation.keep(
-                state.spec, state.ground.hosts, node, state.generation, what
-            ):
-                state.record(Kind.NOTE, node=node, data={records.GENERATION_NOT_KEPT: warning})
+    async def _keep_worth(self, node: NodeName, number: int, worth: Worth) -> None:
+        """Record beside a node's image that COLO was entered in generation ``number``.
+
+        Journals a note where that cannot be written.
+
+        One node's slow disk does not hold up the other's record. A failover that is over before a
+        disk took its record has a higher generation, and what was recorded in it stays.
+        """
+        spec, hosts = self.state.spec, self.state.ground.hosts
+        if warning := await generation.keep(spec, hosts, node, number, worth):
+            self.state.record(Kind.NOTE, node=node, data={records.GENERATION_NOT_KEPT: warning})
 
     async def _guard_connections(self, primary: VM) -> None:
         state = self.state

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +40,7 @@ from coloctl.model.protection import Protection
 from coloctl.model.units import MIB
 from coloctl.model.view import Merge
 from coloctl.supervisor import acts
+from coloctl.vm import VM
 
 pytestmark = pytest.mark.qemu
 
@@ -75,6 +77,16 @@ async def promote(stage: Stage) -> None:
     seat = stage.state.seats["b"]
     await stage.until(lambda: seat.merged_bytes[0] > 0)
     assert seat.merge is Merge.UNDER_WAY
+
+
+async def refused(stage: Stage, number: int) -> None:
+    """Node b serves, and its image refused the merge with that error."""
+    await stage.checkpoints(1)
+    await fill(stage.secondary)
+    stage.primary.process.signal(signal.SIGKILL)
+    await refuse_writes(stage.secondary, stage.state.spec, number)
+    await acts.failover(stage.state, "b")
+    await stage.until(lambda: stage.state.seats["b"].merge is Merge.REFUSED)
 
 
 async def has_all(stage: Stage, build: qemu.Build, acknowledged: int) -> None:
@@ -182,9 +194,13 @@ def test_a_forced_stop_leaves_the_merge_to_the_next_start(
     asyncio.run(serves_again(spec, build, 1))
 
 
-def test_what_was_merged_is_not_merged_again(tmp_path: Path, build: qemu.Build) -> None:
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_merged_is_not_merged_again(
+    tmp_path: Path, build: qemu.Build, image_format: str, how: signal.Signals
+) -> None:
     """The survivor and its supervisor die before anybody wrote that the merge is over."""
-    spec = pair(tmp_path, build)
+    spec = pair(tmp_path, build, image_format)
 
     async def story(stage: Stage) -> None:
         await promote(stage)
@@ -194,12 +210,73 @@ def test_what_was_merged_is_not_merged_again(tmp_path: Path, build: qemu.Build) 
         await until_nodes_gone(survivor.monitor, blockdev.overlay_ids(0), PATIENCE_S)
         for number in range(4):
             await acknowledge(survivor, spec, number)
-        survivor.process.signal(signal.SIGKILL)
+        survivor.process.signal(how)
         await stage.until_protection(Protection.DOWN)
         assert (await known(stage)).state is Worth.OVERLAY_PENDING
 
     on_protected(spec, build, story)
     asyncio.run(serves_again(spec, build, 4))
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_overlays_of_a_refused_merge_are_merged_after_an_orderly_end(
+    tmp_path: Path, build: qemu.Build, copied: bool
+) -> None:
+    """QEMU closes them behind the close marker, which the times of copies do not show."""
+    spec = pair(tmp_path, build)
+
+    async def story(stage: Stage) -> None:
+        await refused(stage, errno.EIO)
+        stage.primary.process.signal(signal.SIGTERM)
+        await stage.until_protection(Protection.DOWN)
+        names = (await known(stage)).overlays["disk0"]  # the close marker is the last
+        for name in names if copied else ():
+            copy = Path(shutil.copyfile(name, f"{name}.copied"))
+            await asyncio.sleep(0.02)  # longer than the kernel's clock of files stands still
+            copy.rename(name)
+
+    on_protected(spec, build, story)
+    asyncio.run(serves_again(spec, build, 0))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_record_of_the_entry_into_colo_is_not_written_over_that_of_a_failover(
+    tmp_path: Path, build: qemu.Build, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lost node's disk answers no more from the entry on: what waits for it comes too late."""
+    spec = pair(tmp_path, build)
+    late, written = registry.beside(spec.disks[0].image["a"]), asyncio.Event()
+
+    async def story(stage: Stage) -> None:
+        host, entered = stage.state.ground.hosts["a"], stage.supervisor.entered
+        write, answers = host.write_durably, asyncio.Event()
+
+        async def slow(path: Path, content: bytes, *, make_folder: bool = False) -> None:
+            try:
+                if path == late:
+                    await answers.wait()
+                await write(path, content, make_folder=make_folder)
+            finally:
+                if path == late:
+                    written.set()
+
+        def enter(primary: VM) -> None:
+            monkeypatch.setattr(host, "write_durably", slow)
+            entered(primary)
+
+        monkeypatch.setattr(stage.supervisor, "entered", enter)
+        await stage.start()
+        await lose_primary(stage)
+        await acts.failover(stage.state, "b")
+        answers.set()
+        await written.wait()
+        await asyncio.sleep(0.5)  # one that waited for it has been written too
+        assert (await known(stage)).state is Worth.OVERLAY_PENDING
+        stage.primary.process.signal(how)
+        await stage.until_protection(Protection.DOWN)
+
+    on_pair(spec, build, story)
+    asyncio.run(serves_again(spec, build, 0))
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
@@ -209,13 +286,7 @@ def test_a_merge_that_the_image_refuses_leaves_the_guest_serving(
     spec = pair(tmp_path, build)
 
     async def story(stage: Stage) -> None:
-        survivor = stage.secondary
-        await stage.checkpoints(1)
-        await fill(survivor)
-        stage.primary.process.signal(signal.SIGKILL)
-        await refuse_writes(survivor, spec, number)
-        await acts.failover(stage.state, "b")
-        await stage.until(lambda: stage.state.seats["b"].merge is Merge.REFUSED)
+        await refused(stage, number)
         assert stage.state.protection is Protection.UNPROTECTED
         assert "coloctl stop" in stage.state.view().reason
         before = stage.state.ground.rundir("a")
