@@ -210,5 +210,10 @@ async def _newest(spec: PairSpec, hosts: Hosts, node: NodeName, one: GivenUp) ->
 
 
 def _is_of(one: GivenUp, host: Host) -> bool:
-    """Return whether the QEMU ran on the machine of ``host``."""
-    return bool(one.identity.machine) and one.identity.machine == host.machine.machine_id
+    """Return whether the QEMU ran on the machine of ``host``.
+
+    Where a machine has no machine-id(5), its name in the pair file decides.
+    """
+    if one.identity.machine:
+        return one.identity.machine == host.machine.machine_id
+    return one.host == host.name

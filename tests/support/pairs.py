@@ -19,7 +19,7 @@ from coloctl import paths
 from coloctl.colo.ground import Ground
 from coloctl.colo.inspect import prepare
 from coloctl.colo.protect import checkpoint_now
-from coloctl.errors import DeadlineMissed, MonitorError
+from coloctl.errors import DeadlineMissed, MonitorError, PairBusy
 from coloctl.ha.arbiter import FILE_NAME
 from coloctl.host import open_host
 from coloctl.journal import Journal
@@ -120,8 +120,14 @@ class Stage:
     _deeds: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     async def start(self, *, protected: bool = True) -> None:
+        """Start the pair, or protect it again unless the supervisor has begun that by itself."""
         watch, entered = self.supervisor.watch, self.supervisor.entered
-        await acts.start(self.state, watch, entered, protected=protected)
+        try:
+            await acts.start(self.state, watch, entered, protected=protected)
+        except PairBusy:
+            if not protected or self.state.act != "protect":
+                raise
+            await self.until_protection(Protection.COLO)
 
     def vm(self, node: NodeName) -> VM:
         vm = self.state.seats[node].vm

@@ -44,8 +44,9 @@ SCRIPT = (
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the folder of the pair ``web`` belongs, in a state folder without any pair."""
+    """Where the folder of the pair ``web`` belongs, on a machine without any pair."""
     monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "registry" / "disks"))
     return paths.pair_dir("web")
 
 

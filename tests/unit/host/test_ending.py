@@ -140,11 +140,11 @@ def test_a_thread_that_ended_is_seen_once_and_others_are_watched_then() -> None:
 
 def test_no_memory_of_a_process_that_lives_is_freed() -> None:
     with running("1") as (held, child):
-        before = ending._read(f"/proc/{child.pid}/statm").split()[1]
+        before = int(ending._read(f"/proc/{child.pid}/statm").split()[1])
         ending.free(held._pidfd)
         for thread in [one for one in ending.threading.enumerate() if one.name == "free"]:
             thread.join()
-        assert ending._read(f"/proc/{child.pid}/statm").split()[1] == before
+        assert int(ending._read(f"/proc/{child.pid}/statm").split()[1]) >= before  # it may grow
         assert held.alive()
 
 

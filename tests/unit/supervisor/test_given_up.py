@@ -170,6 +170,21 @@ async def test_disks_of_a_primary_stay_the_newest_until_its_guest_has_run_elsewh
         assert said.endswith("Its disks count as diverged.")
 
 
+async def test_a_machine_without_an_id_is_known_by_its_name(
+    folder: Path, spec: PairSpec, elsewhere: Elsewhere, there: subprocess.Popen[bytes]
+) -> None:
+    """A Debian that debootstrap made has none before systemd has run there."""
+    who = identity_of(there.pid)
+    assert who is not None
+    one = given_up.GivenUp("b", "secondary", "ssh://hv3", replace(who, machine=""), None, 4)
+    given_up.give_up("web", folder / leftover.JOURNAL, [one])
+    hosts: dict[NodeName, Host] = {"a": LocalHost(), "b": elsewhere}
+    assert not await given_up.end(spec, hosts) and there.poll() is None
+    elsewhere.name = one.host
+    assert await given_up.end(spec, hosts)
+    assert there.wait(5) == -9 and not given_up.of("web")
+
+
 def test_a_primary_is_given_up_only_where_its_machine_is_stated_to_be_off(
     folder: Path, elsewhere: Elsewhere, there: subprocess.Popen[bytes]
 ) -> None:
