@@ -259,9 +259,12 @@ def check_units(run: Run) -> None:
 
 
 def reach_limit(run: Run) -> None:
-    """Lower the primary's limit below what it takes, and wait until the pair is protected again."""
+    """Lower the secondary's limit below what it takes; wait until the pair is protected again.
+
+    A primary's guest would be starved by its kernel for seconds before that ends the QEMU.
+    """
     before = run.answer()["generation"]
-    name, pid = run.place_of("primary")
+    name, pid = run.place_of("secondary")
     unit = units.look(run.machines[name], pid)
     moment = time.monotonic()
     run.type_there(name, units.lowering(unit))
