@@ -1,7 +1,8 @@
 """Let what a guest waits for run before programs that only compute, where the kernel allows it.
 
 Called by `control.daemon.serve` and `host.agent.main` once they begin to beat, by `host.blocking`
-in its threads, and by `host.process` and `host.ending` for a process that ends. A beat that comes
+in its threads, by `host.process` and `host.ending` for a process that ends, and by
+`control.daemon.watcher` for a supervisor in the place of one that was killed. A beat that comes
 late looks like a machine that fell silent: at a load of 18 on two processors an agent of normal
 priority was late by more than 120 ms, and a pair lost its protection.
 
@@ -45,6 +46,16 @@ def hurry() -> str:
     return "real time"
 
 
+def hasten_start(pid: int) -> None:
+    """Raise the priority of a process that has begun; harmless where that is not allowed.
+
+    Not to real time, which it asks for by itself. Nor that of what it starts.
+    """
+    if len(os.sched_getaffinity(0)) >= 2:
+        with contextlib.suppress(OSError):
+            _raise(pid)
+
+
 def keep_up() -> None:
     """Raise the calling thread as `hurry` raised the one that beats; without that, do nothing.
 
@@ -64,11 +75,15 @@ def as_an_end() -> None:
 
 def _nicer() -> str:
     try:
-        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+        _raise(0)
     except OSError:
         return ""
     return f"niceness {_NICE}"
+
+
+def _raise(pid: int) -> None:
+    os.sched_setscheduler(pid, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, pid, _NICE)
 
 
 def hasten_end(pid: int) -> None:

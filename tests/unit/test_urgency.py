@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from coloctl.urgency import hasten_end
+from coloctl.urgency import hasten_end, hasten_start
 
 pytestmark = pytest.mark.unit
 
@@ -55,6 +55,28 @@ def test_without_the_right_it_runs_as_before() -> None:
     assert now == "" and len(rest) == 3
     assert {one.split()[1] for one in rest} == {own.split()[1]}
     assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+
+
+#: Starts a program when told to, and prints that program's niceness.
+STARTS = """
+import subprocess, sys
+sys.stdin.readline()
+show = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+subprocess.run([sys.executable, "-c", show], check=True)
+"""
+
+
+def test_a_process_that_begins_gets_a_better_niceness_and_what_it_starts_does_not() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        before = os.getpriority(os.PRIO_PROCESS, process.pid)
+        hasten_start(process.pid)
+        after = os.getpriority(os.PRIO_PROCESS, process.pid)
+        of_its_own = int(process.communicate("\n")[0])
+    assert after in (-11, before)
+    assert after == before or of_its_own == 0
+    hasten_start(process.pid)  # it is gone
 
 
 def test_a_process_that_ends_gets_the_priority_with_each_thread_and_one_that_is_gone_none() -> None:

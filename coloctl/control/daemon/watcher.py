@@ -26,6 +26,7 @@ from pathlib import Path
 
 from coloctl import bounded, procfs
 from coloctl.control.daemon.pulse import Pulse
+from coloctl.urgency import hasten_start
 
 #: Waits before the first, second, ... new supervisor, seconds: QEMU is not watched meanwhile.
 BACKOFF_S = (0.0, 0.2, 1.0, 3.0, 10.0)
@@ -71,6 +72,8 @@ def watch(folder: Path, argv: Sequence[str], say: Callable[[str], None]) -> int:
             keeper.pause(wait_s)
             continue
         refused = 0
+        if tries:  # a failover may be under way, and half of a second supervisor's start is imports
+            hasten_start(keeper.last)
         code = keeper.wait()
         if code == ORDERLY or keeper.asked() or not _needs_one(folder):
             return code

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from coloctl.control.daemon import watcher
+from coloctl.urgency import hasten_start
 
 pytestmark = pytest.mark.unit
 
@@ -83,6 +84,10 @@ class Watched:
         return self.process.wait(PATIENCE_S)
 
 
+def niceness(pid: int) -> int:
+    return os.getpriority(os.PRIO_PROCESS, pid)
+
+
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     one = Watched(tmp_path)
@@ -99,6 +104,20 @@ def until(true: Callable[[], object]) -> None:
     while not true():
         assert time.monotonic() < give_up
         time.sleep(0.01)
+
+
+def test_the_second_supervisor_begins_before_programs_that_compute(watched: Watched) -> None:
+    """As far as this machine allows it."""
+    first = watched.ask()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as another:
+        usual = niceness(another.pid)
+        hasten_start(another.pid)
+        hastened = niceness(another.pid)
+    assert niceness(first) == usual
+    os.kill(first, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{first}").exists())  # until then it may accept once more
+    second = watched.ask()
+    until(lambda: niceness(second) == hastened)
 
 
 def test_after_a_kill_the_same_socket_is_answered_by_another(watched: Watched) -> None:
