@@ -226,51 +226,37 @@ async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path
 
     QEMU closes the active overlay when it does so, and the guest writes to the image from then on:
     to commit the overlays would bring back what was overwritten since. Closing writes a bitmap into
-    it (`blockdev.CLOSED`), which is therefore the sign, with or without data: one without data is
-    never dirty. The hidden overlay shows nothing, because QEMU marks it as clean when the merge
-    begins.
+    it (`blockdev.CLOSED`), which is therefore the sign, with or without data: one without
 
-    At an orderly end QEMU closes the close marker, and then the overlays that it has not merged.
-    One that was closed before the marker was merged.
+    data is never dirty. At an orderly end QEMU closes it as well, but then the close marker too.
+    The hidden overlay shows nothing, because QEMU marks it as clean when the merge begins.
 
     An overlay without that bitmap, of an earlier coloctl or closed on a full disk, was closed if it
-    holds data and is not dirty; at an orderly end it is not known when.
+    holds data and is not dirty.
     """
     markers = {Path(found[2]) for found in known.overlays.values()}
-    if not all([await _is_file(host, str(path)) for path in markers]):
-        return known.overlays  # `settle` has removed it, so it was read already
-    killed = await _killed(host, markers, qemu_img)
+    if not await _killed(host, markers, qemu_img):
+        return known.overlays
     left = {}
     for disk, found in known.overlays.items():
-        active, marker = Path(found[0]), Path(found[2])
+        active = Path(found[0])
         seen = await overlay.marks(active, host.run, qemu_img=qemu_img)
-        if not killed:
-            merged = blockdev.CLOSED in seen.bitmaps and await _closed_before(host, active, marker)
-        else:
-            merged = not seen.bitmaps.isdisjoint({blockdev.CLOSED, blockdev.CLOSED_BEFORE}) or (
-                not seen.dirty and await overlay.has_data(active, host.run, qemu_img=qemu_img)
-            )
-        if not merged:
+        closed = blockdev.CLOSED in seen.bitmaps or (
+            not seen.dirty and await overlay.has_data(active, host.run, qemu_img=qemu_img)
+        )
+        if not closed:
             left[disk] = found
     return left
 
 
 async def _killed(host: Host, markers: set[Path], qemu_img: Path) -> bool:
-    """Return whether the QEMU that had the close marker open ended without closing its files."""
+    """Return whether the QEMU that had the close marker open ended without closing its files.
+
+    A close marker that is not there has been read already (`settle`).
+    """
     for path in markers:
+        if not await _is_file(host, str(path)):
+            return False
         if not (await overlay.marks(path, host.run, qemu_img=qemu_img)).dirty:
             return False
     return bool(markers)
-
-
-async def _closed_before(host: Host, active: Path, marker: Path) -> bool:
-    """Return whether QEMU had closed the overlay before the orderly end that closed the marker.
-
-    The times of both last writes show the order. False where they prove nothing: on a filesystem
-    of several machines, or where a marker was made after the overlay's last write, as copies are.
-    """
-    ours, theirs = await host.identify(active), await host.identify(marker)
-    made_ns, marked_ns, closed_ns = theirs.made_ns, theirs.written_ns, ours.written_ns
-    if made_ns is None or marked_ns is None or closed_ns is None:
-        return False
-    return made_ns < closed_ns < marked_ns

@@ -60,9 +60,7 @@ def _named(stem: Path) -> Overlay:
 
 #: A bitmap of each active overlay that QEMU writes into its file when it closes that. It is there
 #: for its name; coarse, as nothing reads its bits. Bytes.
-CLOSED, CLOSED_GRANULARITY = "closed-after-marker", 1 << 24
-#: Its name in the overlays of an earlier coloctl, whose close marker was closed after them.
-CLOSED_BEFORE = "closed"
+CLOSED, CLOSED_GRANULARITY = "closed", 1 << 24
 
 #: The node of the close marker, and its size in bytes: one cluster.
 CLOSE_MARKER, CLOSE_MARKER_BYTES = "witness", 64 * 1024
@@ -72,8 +70,7 @@ def close_marker(spec: PairSpec, node: NodeName) -> Path:
     """Name the close marker: the file that shows how the QEMU of a secondary ended.
 
     QEMU marks a qcow2 file with lazy reference counts as dirty when it writes to it, and as clean
-    when it closes it. This one is closed at no other time than at an orderly end, and before the
-    overlays that are still open then: it is the first node of that QEMU's command line.
+    when it closes it. This one is closed at no other time than at an orderly end.
     """
     stem = _stem(spec, node, spec.disks[0])
     return stem.with_name(f"{stem.name}.witness.qcow2")

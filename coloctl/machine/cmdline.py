@@ -127,8 +127,8 @@ def secondary(
             else blockdev.secondary_nodes(disk, i, disk.image[node], over, devices)
         )
     ]
-    if close_marker is not None:  # QEMU closes its nodes in this order: the overlays after it
-        nodes.insert(0, blockdev.close_marker_node(close_marker))
+    if close_marker is not None:
+        nodes.append(blockdev.close_marker_node(close_marker))
     tail = ("-incoming", "defer")
     return _launch(
         spec,

@@ -40,18 +40,6 @@ class DiskIdentity:
     present: bool = True
     rest: str = ""
 
-    @property
-    def made_ns(self) -> int | None:
-        """The time at which the file was made, nanoseconds since 1970; None where unknown."""
-        born = self.mark.rpartition(" born ")[2]
-        return int(born) if born.isdecimal() else None
-
-    @property
-    def written_ns(self) -> int | None:
-        """The time of the file's last write, nanoseconds since 1970; None where unknown."""
-        at = self.rest.rpartition(" ")[2]
-        return int(at) if at.isdecimal() else None
-
     def to_json(self) -> dict[str, Any]:
         """Return the identity as a document, without the fields that have their default."""
         usual = DiskIdentity("")
