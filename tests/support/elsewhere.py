@@ -47,6 +47,14 @@ class Elsewhere(LocalHost):
         self.contact = Contact.CONNECTED
 
 
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the folder of the pair ``web``, on a machine that knows of no other pair."""
+    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "lasting" / "disks"))
+    (folder := tmp_path / "state" / "web").mkdir(mode=0o700, parents=True)
+    return folder
+
+
 def on_another_machine(
     folder: Path, monkeypatch: pytest.MonkeyPatch, spec: PairSpec | None = None
 ) -> Elsewhere:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.elsewhere import Elsewhere, on_another_machine
+from support.elsewhere import Elsewhere, on_another_machine, own_folder
 from support.fakes import make_spec
 from support.livings import SLEEP
 
@@ -34,10 +34,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "lasting" / "disks"))
-    (folder := tmp_path / "state" / "web").mkdir(mode=0o700, parents=True)
-    return folder
+    return own_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture

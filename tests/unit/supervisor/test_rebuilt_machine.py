@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.elsewhere import Elsewhere, on_another_machine
+from support.elsewhere import Elsewhere, on_another_machine, own_folder
 from support.fakes import fake_state
 from support.livings import SLEEP, living_qemu
 
@@ -34,10 +34,7 @@ OLD = "c8130148c8130148c8130148c8130148"  #: the id of the machine that is no mo
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("COLOCTL_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("COLOCTL_REGISTRY_DIR", str(tmp_path / "lasting" / "disks"))
-    (folder := tmp_path / "state" / "web").mkdir(mode=0o700, parents=True)
-    return folder
+    return own_folder(tmp_path, monkeypatch)
 
 
 @pytest.fixture
