@@ -7,6 +7,7 @@ Invariant: where opening fails, no connection stays open.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,14 @@ async def open_monitor(
     """
 
     async def connect() -> Monitor:
-        command_sock = await host.monitor(sockets["qmp"], LAUNCH_DEADLINE_S)
-        try:
+        with contextlib.ExitStack() as until_open:
+            command_sock = await host.monitor(sockets["qmp"], LAUNCH_DEADLINE_S)
+            until_open.callback(command_sock.close)
             rescue_sock = await host.monitor(sockets["rescue"], LAUNCH_DEADLINE_S)
+            until_open.callback(rescue_sock.close)
             speaker = await host.speaker(command_sock, LAUNCH_DEADLINE_S)
             await process.answers(speaker, disks)
-        except BaseException:
-            command_sock.close()
-            raise
+            until_open.pop_all()
         return await Monitor.open(
             node, command_sock, rescue_sock, deadline_s=LAUNCH_DEADLINE_S, record=record
         )

@@ -4,20 +4,25 @@ Called by `host.local`, and by `host.remote.connection` for ssh; `host.listen` m
 `host.program` holds the result. A program gets a session of its own, so that no Ctrl-C for coloctl
 reaches it. The sockets that it serves listen before it starts, so no process waits for a path to
 appear.
+
+Invariant: a program that was started in another thread for a task that is cancelled meanwhile is
+ended by that thread, also where the task's event loop is gone (`claimed`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coloctl.errors import LaunchError, PreconditionFailed
 from coloctl.host import ownership, systemd
@@ -26,6 +31,8 @@ from coloctl.host.process import LocalProcess, identity_of
 from coloctl.host.program import Program
 from coloctl.host.tap import attach
 from coloctl.model.launch import Account, Launch
+
+T = TypeVar("T")
 
 #: How long `discard` waits for the kernel; SIGKILL needs milliseconds.
 DISCARD_WAIT_S = 2.0
@@ -81,8 +88,29 @@ def _identity(account: Account | None) -> dict[str, Any]:
     return {"user": account.uid, "group": account.gid, "extra_groups": account.groups}
 
 
+async def claimed(future: Future[T], undo: Callable[[T], object] | None = None) -> T:
+    """Return the result of a thread's work; once the caller is cancelled, ``undo`` gets it.
+
+    The thread itself calls ``undo``, so that no event loop has to run for that.
+    """
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        if undo is not None:
+            future.add_done_callback(_undoing(undo))
+        raise
+
+
+def _undoing(undo: Callable[[T], object]) -> Callable[[Future[T]], None]:
+    def callback(future: Future[T]) -> None:
+        if not future.cancelled() and future.exception() is None:
+            undo(future.result())
+
+    return callback
+
+
 @dataclass(frozen=True)
-class _StartedProgram:
+class StartedProgram:
     """A program that was started; its standard error goes to a memory file of coloctl."""
 
     process: LocalProcess
@@ -91,25 +119,29 @@ class _StartedProgram:
     def close(self) -> None:
         """Close the files and release the hold on the process."""
         self.process.close()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Close the files that coloctl shares with the program."""
         os.close(self.stderr)
 
-    def discard(self) -> None:
-        """Kill the program too, then `close`."""
+    def discard(self) -> bool:
+        """Kill the program and close the files; returns as `discard` does."""
         try:
-            discard(self.process)
+            return discard(self.process)
         finally:
-            self.close()
+            self.close_files()
 
 
 @dataclass(frozen=True)
-class CapturedProgram(_StartedProgram):
+class CapturedProgram(StartedProgram):
     """A program whose output goes to memory files of coloctl, so that no pipe can fill up."""
 
     stdout: int
 
-    def close(self) -> None:
-        """Close the files and release the hold on the process."""
-        super().close()
+    def close_files(self) -> None:
+        """Close the files that the program writes to."""
+        super().close_files()
         os.close(self.stdout)
 
 
@@ -123,14 +155,14 @@ def start_captured(argv: Sequence[str], stdin: bytes = b"") -> CapturedProgram:
 
 
 @dataclass(frozen=True)
-class ConversingProgram(_StartedProgram):
+class ConversingProgram(StartedProgram):
     """A program whose stdin and stdout are the other end of ``ours``."""
 
     ours: socket.socket
 
-    def close(self) -> None:
-        """Close this end and its stderr, and release the hold on the process."""
-        super().close()
+    def close_files(self) -> None:
+        """Close this end of the stream, and the program's stderr."""
+        super().close_files()
         self.ours.close()
 
 
@@ -242,23 +274,23 @@ def with_numbers(
     ]
 
 
-def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> None:
+def discard(process: LocalProcess | Program, listen: Iterable[Path] = ()) -> bool:
     """Kill a process that no caller will hold, with its group, and remove its socket files.
 
     It must come from `start`, which made it the leader of a group, or from `spawn`. Blocks until
-    the kernel has removed it, at most `DISCARD_WAIT_S`.
+    the kernel has removed it, at most `DISCARD_WAIT_S`. Returns whether it is gone; the hold on it
+    is released then, and stays where it is not.
     """
-    if isinstance(process, Program):
-        process.discard(DISCARD_WAIT_S)
-        for path in listen:
-            path.unlink(missing_ok=True)
-        return
     try:
+        if isinstance(process, Program):
+            return process.discard(DISCARD_WAIT_S)
         if process.alive():
             with suppress(ProcessLookupError):
                 os.killpg(process.identity.pid, signal.SIGKILL)
-            process.wait_blocking(DISCARD_WAIT_S)
+        gone = process.wait_blocking(DISCARD_WAIT_S)
+        if gone:
+            process.close()
+        return gone
     finally:
-        process.close()
         for path in listen:
             path.unlink(missing_ok=True)

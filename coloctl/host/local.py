@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal as signals
 import socket
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self, TypeVar
@@ -26,12 +25,13 @@ from coloctl.host.converse import conversing
 from coloctl.host.delivery import NETLINK_SOCK_DIAG, TcpDeliveries
 from coloctl.host.holders import holders
 from coloctl.host.identity import Identity
+from coloctl.host.late_ends import LateEnds
+from coloctl.host.launch import StartedProgram
 from coloctl.host.listen import connect_unix, ports_in_use, speaker
 from coloctl.host.local_access import LocalAccess, family
 from coloctl.host.local_files import LocalFiles
 from coloctl.host.machine import this_machine
 from coloctl.host.packet import FrameWatch, SynWatch
-from coloctl.host.process import LocalProcess
 from coloctl.host.program import Program, adopt_program, kill_program, known_program, looked
 from coloctl.host.records import Completed, Contact, DeathProof, Machine, Reach, Stray
 from coloctl.host.tap import check, held, is_up, set_up
@@ -40,9 +40,6 @@ from coloctl.model.launch import Launch
 from coloctl.model.wires import Endpoint
 
 T = TypeVar("T")
-
-#: How long a killed helper program may take to leave before it is left to the kernel.
-REAP_WAIT_S = 2.0
 
 #: Of what a helper program prints, this much is kept (per stream).
 OUTPUT_LIMIT = 16 * 1024 * 1024
@@ -57,6 +54,7 @@ class LocalHost(LocalFiles, LocalAccess):
         Blocks for the time of that one call (microseconds).
         """
         self.name = name
+        self._late = LateEnds()
         self._inner = ThreadPoolExecutor(1, thread_name_prefix=name)
         # The fence has a thread of its own: it never waits for a launch.
         self._fence = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-tap")
@@ -105,6 +103,7 @@ class LocalHost(LocalFiles, LocalAccess):
         """Release threads and sockets; processes stay, and cancelled operations are undone."""
         for thread in (self._inner, self._fence):
             await asyncio.to_thread(thread.shutdown)
+        await self._late.aclose()
         self._control.close()
         self._links.close()
 
@@ -118,7 +117,9 @@ class LocalHost(LocalFiles, LocalAccess):
         """See `Host.launch`. When it is cancelled half-way, no process of it runs on."""
         return await self._inside(
             lambda: launch.spawn(program, stderr=stderr, node=node),
-            undo=lambda process: launch.discard(process, program.sockets.values()),
+            undo=lambda process: self._late.note(
+                process, gone=launch.discard(process, program.sockets.values())
+            ),
         )
 
     async def adopt(
@@ -214,7 +215,7 @@ class LocalHost(LocalFiles, LocalAccess):
 
     async def tap(self, name: str, *, up: bool) -> None:
         """See `Host.tap`. It takes two system calls on a socket that is already open."""
-        await self._wait(self._fence.submit(set_up, self._control, name, up, self.name))
+        await launch.claimed(self._fence.submit(set_up, self._control, name, up, self.name))
 
     async def tap_held(self, name: str) -> bool:
         """See `Host.tap_held`."""
@@ -260,7 +261,7 @@ class LocalHost(LocalFiles, LocalAccess):
         """
         try:
             program = await self._inside(
-                lambda: launch.start_captured(argv, stdin), undo=launch.CapturedProgram.discard
+                lambda: launch.start_captured(argv, stdin), undo=self._discard
             )
         except OSError as error:
             raise _not_started(argv, self.name, error) from None
@@ -275,17 +276,15 @@ class LocalHost(LocalFiles, LocalAccess):
             ) from None
         finally:
             try:
-                await _end_group(program.process)
+                await self._late.end(program.process)
             finally:
-                program.close()
+                program.close_files()
 
     @asynccontextmanager
     async def converse(self, argv: Sequence[str]) -> AsyncIterator[Conversation]:
         """See `Host.converse`; raises `PreconditionFailed` when it cannot be started."""
         try:
-            program = await self._inside(
-                lambda: launch.start_talking(argv), undo=launch.ConversingProgram.discard
-            )
+            program = await self._inside(lambda: launch.start_talking(argv), undo=self._discard)
         except OSError as error:
             raise _not_started(argv, self.name, error) from None
         try:
@@ -293,9 +292,12 @@ class LocalHost(LocalFiles, LocalAccess):
                 yield conversation
         finally:
             try:
-                await _end_group(program.process)
+                await self._late.end(program.process)
             finally:
-                program.close()
+                program.close_files()
+
+    def _discard(self, program: StartedProgram) -> None:
+        self._late.note(program.process, gone=program.discard())
 
     async def _inside(
         self, job: Callable[[], T], *, undo: Callable[[T], object] | None = None
@@ -303,15 +305,7 @@ class LocalHost(LocalFiles, LocalAccess):
         """Return the result of ``job``, done in the host's thread; once cancelled, ``undo`` gets
         it.
         """
-        return await self._wait(self._inner.submit(job), undo)
-
-    async def _wait(self, future: Future[T], undo: Callable[[T], object] | None = None) -> T:
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if undo is not None:
-                future.add_done_callback(_undoing(undo))
-            raise
+        return await launch.claimed(self._inner.submit(job), undo)
 
 
 def _not_started(argv: Sequence[str], host: str, error: OSError) -> PreconditionFailed:
@@ -319,22 +313,6 @@ def _not_started(argv: Sequence[str], host: str, error: OSError) -> Precondition
         f"{argv[0]} could not be started on {host}: {error.strerror}.",
         hint=f"install the package that has {argv[0]}, or give its path",
     )
-
-
-def _undoing(undo: Callable[[T], object]) -> Callable[[Future[T]], None]:
-    def callback(future: Future[T]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            undo(future.result())
-
-    return callback
-
-
-async def _end_group(program: LocalProcess) -> None:
-    """End the program: one that still runs is killed with its process group."""
-    if program.alive():
-        # Before the leader is reaped its number cannot be another group's.
-        os.killpg(program.identity.pid, signals.SIGKILL)
-        await program.kill(REAP_WAIT_S)
 
 
 def _text(memfd: int) -> str:

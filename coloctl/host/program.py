@@ -191,20 +191,21 @@ class Program:
         self._close(found)
         return bool(found)
 
-    def discard(self, within_s: float) -> None:
-        """Kill every process of the program; blocks until they are gone, ``within_s`` at most."""
+    def discard(self, within_s: float) -> bool:
+        """Kill its processes; return whether all are gone ``within_s``, and released. Blocks."""
         deadline = Deadline(within_s)
         self._note_life()
-        try:
-            while (found := self._tree.look()) and not deadline.expired:
-                first = [one for one in found if one.identity not in self._tree.unsure] or found
-                for one in first:
-                    _signal(one)
-                for one in first:
-                    one.wait_blocking(deadline.remaining())
-                self._close(found)
-        finally:
+        while (found := self._tree.look()) and not deadline.expired:
+            first = [one for one in found if one.identity not in self._tree.unsure] or found
+            for one in first:
+                _signal(one)
+            for one in first:
+                one.wait_blocking(deadline.remaining())
+            self._close(found)
+        self._close(found)
+        if not self._leader.alive() and not found:  # that look reaps it
             self.close()
+        return not found
 
     def close(self) -> None:
         """Release the hold on the processes; they are left alone."""

@@ -15,7 +15,7 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 #: kernel cannot have given the number to another process.
 SIGNALS_OWN_CHILDREN: Mapping[str, str] = {
     "coloctl.host.launch.discard": "the group of a failed launch, while its leader lives",
-    "coloctl.host.local._end_group": "the group of a program, before its leader is reaped",
+    "coloctl.host.late_ends.end": "the group of a program, before its leader is reaped",
     "coloctl.control.daemon.spawn.end": "the watcher's group; it was not waited for",
     "coloctl.control.daemon.watcher._forward": "the supervisor, a child that runs",
     "coloctl.check.freshcode.try_out": "a QEMU that was started to try a plugin",

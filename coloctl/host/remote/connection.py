@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from coloctl.errors import HostOutOfReach
-from coloctl.host.launch import ConversingProgram, start_talking
+from coloctl.host.launch import ConversingProgram, claimed, start_talking
 from coloctl.host.remote.dial import Dial
 
 #: The longest line of a greeting, and what is read at once, bytes.
@@ -23,6 +24,9 @@ _OUTPUT_MAX = 16 * 1024
 #: More than this is freed: the agent reports there too, for as long as it runs.
 _OUTPUT_KEPT = 1024 * 1024
 _END_WAIT_S = 1.0
+
+#: Starts the commands. Not a thread of the event loop, which cancels the start itself at its end.
+_STARTS = ThreadPoolExecutor(4, thread_name_prefix="dial")
 
 
 class AgentConnection:
@@ -75,22 +79,13 @@ async def dialled(dial: Dial) -> AsyncIterator[AgentConnection]:
 
 async def _started(dial: Dial) -> ConversingProgram:
     argv = dial.argv()
-    starting = asyncio.ensure_future(asyncio.to_thread(start_talking, argv))
     try:
-        return await asyncio.shield(starting)
+        return await claimed(_STARTS.submit(start_talking, argv), ConversingProgram.discard)
     except OSError as error:
         raise HostOutOfReach(
             f"{dial.name} cannot be dialled: {argv[0]} could not be started: {error.strerror}.",
             hint="install the ssh client, or set COLOCTL_SSH to its path",
         ) from None
-    except asyncio.CancelledError:
-        starting.add_done_callback(_discard)
-        raise
-
-
-def _discard(starting: asyncio.Future[ConversingProgram]) -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().discard()
 
 
 async def _end(program: ConversingProgram) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from support.dials import PlainDial
 
-from coloctl.host.remote import dial
+from coloctl.host.launch import ConversingProgram
+from coloctl.host.remote import connection, dial
 from coloctl.host.remote.dial import SshDial
 from coloctl.model.sshaddress import SshAddress
 
@@ -125,3 +130,35 @@ def test_a_machine_without_python_answers_with_one_line() -> None:
         env={"PATH": "/nowhere"},
     )
     assert done.stdout == b"COLOCTL-NOPYTHON\n"
+
+
+def test_a_command_that_starts_when_its_event_loop_ends_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    programs = []
+    start_talking = connection.start_talking
+
+    def started(argv: Sequence[str]) -> ConversingProgram:
+        programs.append(start_talking(argv))
+        begun.set()
+        go_on.wait(30)
+        return programs[0]
+
+    async def dialled() -> None:
+        async with connection.dialled(PlainDial(("sleep", "300"), "hv2")):
+            raise AssertionError("it was cancelled before")
+
+    async def cancelled() -> None:
+        dialling = asyncio.create_task(dialled())
+        await asyncio.to_thread(begun.wait, 30)
+        dialling.cancel()
+        await asyncio.wait([dialling])
+
+    monkeypatch.setattr(connection, "start_talking", started)
+    asyncio.run(cancelled())
+    go_on.set()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{programs[0].process.identity.pid}").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -8,14 +8,15 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from coloctl.errors import DeadlineMissed, PreconditionFailed, SpecError, Unreachable
-from coloctl.host import Endpoint, LocalHost, channel_pair, open_host
+from coloctl.host import Endpoint, LocalHost, channel_pair, late_ends, launch, open_host
 from coloctl.host.process import read_stat
 from coloctl.model.launch import Launch
 
@@ -227,6 +228,50 @@ async def test_run_that_is_not_waited_for_is_killed_with_its_children(
             assert isinstance(running.exception(), DeadlineMissed)
 
     await until(lambda: not any(map(runs, map(int, pids.read_text().split()))))
+
+
+@pytest.mark.parametrize("how", ["late", "cancelled", "before it was held"])
+async def test_a_program_that_outlives_its_kill_is_waited_for_when_the_host_is_closed(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A kernel that is busy with a disk ends a process late; here it gets its signals late."""
+    sent: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+    start_captured, at_last = launch.start_captured, os.killpg
+
+    def later(process: int, signum: int) -> None:
+        sent.append(process)
+        threading.Timer(0.3, at_last, [process, signum]).start()
+
+    def started(argv: Sequence[str], stdin: bytes) -> launch.CapturedProgram:
+        program = start_captured(argv, stdin)
+        begun.set()
+        go_on.wait(30)
+        return program
+
+    if how == "before it was held":
+        monkeypatch.setattr(launch, "start_captured", started)
+    monkeypatch.setattr(os, "killpg", later)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: None)
+    monkeypatch.setattr(late_ends, "REAP_WAIT_S", 0.01)
+    monkeypatch.setattr(launch, "DISCARD_WAIT_S", 0.01)
+    async with LocalHost() as host:
+        running = asyncio.create_task(
+            host.run(["sleep", "300"], deadline_s=0.1 if how == "late" else 60)
+        )
+        if how == "cancelled":
+            await asyncio.sleep(0.1)
+        elif how == "before it was held":
+            await until(begun.is_set)
+        if how != "late":
+            running.cancel()
+        await asyncio.wait([running])
+        go_on.set()
+        assert running.cancelled() is (how != "late")
+        if how == "late":
+            assert isinstance(running.exception(), DeadlineMissed)
+    assert len(sent) == 1
+    assert not Path(f"/proc/{sent[0]}").exists()  # ended, and reaped
 
 
 async def test_nothing_is_leaked(tmp_path: Path) -> None:
