@@ -48,7 +48,7 @@ class Album:
         return cls(
             evidence,
             operations.drawn(evidence),
-            strips.marks(evidence),
+            strips.marks(evidence, place),
             evidence.chronicle.protection(last_s),
             evidence.chronicle.nodes(last_s),
             place,
@@ -141,22 +141,22 @@ def _lanes(album: Album, window: Window, most: int, timed: float | None) -> list
     stack.append(lanes.pauses(window, evidence.chronicle.pauses))
     stack.append(lanes.strip_row(window, "protection", album.protection))
     for node, what in album.nodes.items():
-        held, heard = _held(window, evidence, node, what), lanes.heard(window, evidence, node)
+        held, heard = _held(album, window, node, what), lanes.heard(window, evidence, node)
         stack.append(lanes.strip_row(window, f"node {album.place(node)}", what, held, heard))
     return stack
 
 
-def _held(window: Window, evidence: Evidence, node: str, what: Sequence[NodePeriod]) -> Markup:
+def _held(album: Album, window: Window, node: str, what: Sequence[NodePeriod]) -> Markup:
     """Draw on a node's band how long a fault held it, at most to the node's death."""
     bands = []
-    for one in evidence.faults:
+    for one in album.evidence.faults:
         if node not in one.nodes or one.healed_s is None:
             continue
         deaths = (strip.from_s for strip in what if strip.what == "dead")
         end_s = min([one.healed_s, *(at_s for at_s in deaths if at_s > one.at_s)])
         if window.meets(one.at_s, end_s):
             x, width = window.span(one.at_s, end_s, 1.0)
-            title = tag("title", f"{one.fault.kind} of node {node}")
+            title = tag("title", f"{one.fault.kind} of node {album.place(node)}")
             bands.append(tag("rect", title, x=x, y=1.0, width=width, height=lanes.ROW - 2))
     return tag("g", *bands, class_="hurt")
 

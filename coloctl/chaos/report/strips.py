@@ -6,7 +6,7 @@ its `chaos.evidence.chronicle`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from coloctl.chaos.evidence.evidence import Evidence
@@ -32,9 +32,9 @@ class Mark:
     to_s: float | None = None
 
 
-def marks(evidence: Evidence) -> list[Mark]:
-    """Return every mark, in order."""
-    found = [*_faults(evidence), *_diagnoses(evidence), *_steps(evidence)]
+def marks(evidence: Evidence, place: Callable[[str], str] = str) -> list[Mark]:
+    """Return every mark, in order; ``place`` names a node, with its machine where it has one."""
+    found = [*_faults(evidence, place), *_diagnoses(evidence), *_steps(evidence, place)]
     found += [
         Mark("protected", one.at_s, "in COLO")
         for one in evidence.chronicle.states
@@ -43,10 +43,10 @@ def marks(evidence: Evidence) -> list[Mark]:
     return sorted(found, key=lambda mark: mark.at_s)
 
 
-def _faults(evidence: Evidence) -> Iterator[Mark]:
+def _faults(evidence: Evidence, place: Callable[[str], str]) -> Iterator[Mark]:
     for one in evidence.faults:
         target = one.role or one.fault.target
-        where = f" (node {', '.join(one.nodes)})" if one.nodes else ""
+        where = f" (node {', '.join(map(place, one.nodes))})" if one.nodes else ""
         yield Mark("fault", one.at_s, f"{one.fault.kind} {target}{where}", one.healed_s)
 
 
@@ -56,14 +56,14 @@ def _diagnoses(evidence: Evidence) -> Iterator[Mark]:
             yield Mark("seen", one.at_s, str(one.data["diagnosis"]))
 
 
-def _steps(evidence: Evidence) -> Iterator[Mark]:
+def _steps(evidence: Evidence, place: Callable[[str], str]) -> Iterator[Mark]:
     """Read steps from timelines, which are exact; from events where a takeover never ended."""
     takeovers = evidence.chronicle.takeovers
     for takeover in takeovers:
         nodes = {FailoverStep.FENCED: takeover.lost, FailoverStep.PROMOTED: takeover.survivor}
         for step, node in nodes.items():
             if step in takeover.steps:
-                yield Mark(step, takeover.done_s(step), f"node {node} {step}")
+                yield Mark(step, takeover.done_s(step), f"node {place(node)} {step}")
     for one in evidence.events:
         if one.name != "STEP" or any(_within(takeover, one.at_s) for takeover in takeovers):
             continue

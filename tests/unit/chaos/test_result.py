@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -59,6 +60,8 @@ def test_the_machine_of_a_node_is_named_where_it_has_one() -> None:
     assert "node a on hv1" in junit.document([there])
     assert "<td>a on hv1 (primary)</td>" in report.page(there)
     assert "node a on hv1, node b on hv2" in report.page(there)
+    tips = re.findall(r"<title>([^<]*\bnode [ab]\b[^<]*)", report.page(there))
+    assert tips and all(re.search(r"node [ab] on hv[12]", one) for one in tips), tips
     rows = [f'class="lane-name">node {there.place(node)}<' for node in "ab"]
     assert all(row in report.page(there) for row in rows)
     assert not any(row in report.page(here) for row in rows)
