@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from coloctl.errors import ProvisionError
@@ -33,6 +34,38 @@ _TOOL_DEADLINE_S = 120.0
 _LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
 _FOLDERS = ("data", "data2", "dev", "proc", "run", "sys", "tmp", "www")
 _LOADER = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+
+
+def run_tool(
+    built: str, argv: Sequence[str], *, deadline_s: float | None = None, **environment: str
+) -> str:
+    """Return the output of a tool that builds something, run in English and without input.
+
+    ``built`` names in a message the thing that is built. Raises `ProvisionError` where the tool
+    cannot run or fails, with its last lines, or does not end in ``deadline_s``.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            env={**os.environ, "LC_ALL": "C", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+    except OSError as error:
+        raise ProvisionError(f"{argv[0]} cannot be run: {error.strerror}.") from error
+    except subprocess.TimeoutExpired as error:
+        raise ProvisionError(f"{argv[0]} did not end in {deadline_s:.0f} s.") from error
+    if done.returncode:
+        last = (done.stdout + done.stderr).strip().splitlines()[-3:] or ["no message"]
+        name = Path(argv[0]).name
+        raise ProvisionError(f"{name} failed while it built {built}: {' / '.join(last)}")
+    return done.stdout
+
+
+_run = partial(run_tool, "the guest", deadline_s=_TOOL_DEADLINE_S)
 
 
 @dataclass(frozen=True)
@@ -234,25 +267,3 @@ def _make_disk(root: Path, disk: Path, size_mib: int, qemu_img: Path) -> None:
     _run([*command, "-E", options, str(raw)], MKE2FS_CONFIG=str(root / "etc/mke2fs.conf"))
     _run([str(qemu_img), "convert", "-q", "-f", "raw", "-O", "qcow2", str(raw), str(disk)])
     raw.unlink()
-
-
-def _run(argv: Sequence[str], **environment: str) -> str:
-    """Return the program's output; raises `ProvisionError` when it cannot run or fails."""
-    try:
-        done = subprocess.run(
-            argv,
-            env={**os.environ, "LC_ALL": "C", **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TOOL_DEADLINE_S,
-            check=False,
-        )
-    except OSError as error:
-        raise ProvisionError(f"{argv[0]} cannot be run: {error.strerror}.") from error
-    except subprocess.TimeoutExpired as error:
-        raise ProvisionError(f"{argv[0]} did not end in {_TOOL_DEADLINE_S:.0f} s.") from error
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-        raise ProvisionError(f"{Path(argv[0]).name} failed while the guest was built: {reason}")
-    return done.stdout

@@ -14,11 +14,11 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from support import debianroot
 from support.debianroot import APART
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import apt
+from coloctl.lab.guestbuild import run_tool
 from coloctl.lab.layout import GUEST, PREFIX_LENGTH
 from coloctl.lab.lock import exclusive
 from coloctl.lab.progress import Progress, Report, silent
@@ -45,7 +45,7 @@ READY_LINE = "campaign: postgresql serves"
 #: Grows when this file changes what comes out.
 RECIPE = 1
 
-_run = partial(debianroot.run, "the guest")
+_run = partial(run_tool, "the guest")
 
 FILES = {
     "etc/hostname": "bank\n",

@@ -13,11 +13,11 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from support import debianroot
 from support.debianroot import APART
 
 from coloctl.errors import ProvisionError
 from coloctl.lab import apt, qemu
+from coloctl.lab.guestbuild import run_tool
 from coloctl.lab.lock import exclusive
 from coloctl.lab.progress import Progress, Report, silent
 from coloctl.paths import cache_dir
@@ -44,7 +44,7 @@ DISK_MIB = 4096
 #: Grows when this file changes what comes out.
 RECIPE = 1
 
-_run = partial(debianroot.run, "the disk")
+_run = partial(run_tool, "the disk")
 
 #: By the MACs of `machines.py`: each machine takes its own addresses.
 NETWORK = """\

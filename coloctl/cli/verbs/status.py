@@ -9,6 +9,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import click
@@ -51,7 +52,7 @@ def list_pairs(form: str) -> None:
     """List the pairs of this machine, also those whose supervisor is gone."""
     gone = reach.given_up()
     rows = [plain.summary(one, given_up=one.name in gone) for one in reach.survey()]
-    unlisted = {name: said for name, said in gone.items() if name not in {r["name"] for r in rows}}
+    unlisted = _of_others(gone, {row["name"] for row in rows})
     if form == "json":
         plain.print_json({"schema": plain.SCHEMA, "pairs": rows, "given_up": unlisted})
     elif form == "tsv":
@@ -65,8 +66,7 @@ def list_pairs(form: str) -> None:
     else:
         print("No pair runs here.")
     if form == "pretty":
-        for name, said in unlisted.items():
-            print(f"{name}: {said}")
+        _print_given_up(unlisted)
 
 
 def _look(pair: str | None) -> list[Looked]:
@@ -86,16 +86,24 @@ def _show(looked: list[Looked], pair: str | None, form: str, *, extended: bool) 
     else:
         print("No pair runs here.")
     if form == "pretty":
-        for name, said in _given_up(looked, pair).items():
-            print(f"{name}: {said}")
+        _print_given_up(_given_up(looked, pair))
 
 
 def _given_up(looked: list[Looked], pair: str | None) -> dict[str, str]:
-    """Return what was given up of pairs that are not shown, which would name it themselves."""
+    """Return what was given up of pairs without a view here, where all pairs are shown."""
     if pair is not None:
         return {}
-    shown = {one.name for one in looked if one.view}
-    return {name: said for name, said in reach.given_up().items() if name not in shown}
+    return _of_others(reach.given_up(), {one.name for one in looked if one.view})
+
+
+def _of_others(given_up: Mapping[str, str], shown: Collection[str]) -> dict[str, str]:
+    """Return what was given up of pairs that are not ``shown``, which would name it themselves."""
+    return {name: said for name, said in given_up.items() if name not in shown}
+
+
+def _print_given_up(sentences: Mapping[str, str]) -> None:
+    for name, said in sentences.items():
+        print(f"{name}: {said}")
 
 
 def _document(looked: list[Looked], pair: str | None) -> Any:
