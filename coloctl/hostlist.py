@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomli_w
-
 from coloctl import paths, wholefile
 from coloctl.errors import PreconditionFailed
 from coloctl.reading import read_toml
@@ -51,6 +49,8 @@ def load() -> dict[str, ListedHost]:
 
 def save(hosts: Mapping[str, ListedHost]) -> None:
     """Replace the list; raises `PreconditionFailed`."""
+    import tomli_w  # a supervisor only reads the list
+
     path = file()
     tables = {
         name: {"at": one.at, "addresses": list(one.addresses)}

@@ -12,10 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import click
+from coloctl.errors import ColoctlError, PreconditionFailed, UsageError
 
-from coloctl.errors import ColoctlError, UsageError
+if TYPE_CHECKING:
+    import click
 
 #: What a shell shows for a process that SIGINT ended.
 INTERRUPTED = 130
@@ -46,10 +49,14 @@ def wants_json(arguments: Sequence[str]) -> bool:
     )
 
 
-def from_any(error: ColoctlError | click.ClickException | click.Abort) -> ColoctlError:
-    """Convert an error of click to one of ours; an error of ours is returned as it is."""
+def from_any(error: ColoctlError | click.ClickException | click.Abort | OSError) -> ColoctlError:
+    """Convert an error of click or of the system to one of ours, which is returned as it is."""
     if isinstance(error, ColoctlError):
         return error
+    if isinstance(error, OSError):
+        return _about(error)
+    import click  # a supervisor that a watcher starts does without
+
     if isinstance(error, click.Abort):
         return Interrupted("Interrupted; nothing was done.")
     # click lists choices below each other, and not every sentence of its has an end.
@@ -60,6 +67,21 @@ def from_any(error: ColoctlError | click.ClickException | click.Abort) -> Coloct
     sentence = sentence.replace("No such command", "There is no verb", 1)
     path = error.ctx.command_path if error.ctx else "coloctl"
     return UsageError(sentence, hint=f"`{path} --help` shows how it is used")
+
+
+def _about(error: OSError) -> ColoctlError:
+    """Return the refusal of the system as a sentence that names the file."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return UsageError(
+            "The folder in which this was typed is gone.",
+            hint="change to one that exists, such as /, and give paths from there",
+        )
+    what = f"{error.filename} cannot be used" if error.filename else "The system refuses something"
+    return PreconditionFailed(
+        f"{what}: {error.strerror or error}.", hint="check the disk, the path and its permissions"
+    )
 
 
 def say(error: ColoctlError, *, as_json: bool) -> int:

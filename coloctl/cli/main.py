@@ -1,7 +1,7 @@
 """Start the program: as little as possible happens before Ctrl-C is handled.
 
 Calls `cli.streams.install` first, so that no verb has to handle a full disk after a redirection,
-then `cli.verbs.run_verb`.
+then `cli.verbs.run_verb`, or `cli.handed_over` for a supervisor that a watcher starts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ def main() -> None:
 
         streams.install()
         try:
+            if sys.argv[1:2] == ["run"] and "--control-fd" in sys.argv:
+                from coloctl.cli.handed_over import supervise
+
+                sys.exit(supervise(sys.argv[1:]))
             from coloctl.cli.verbs import run_verb
 
             sys.exit(run_verb(sys.argv[1:]))

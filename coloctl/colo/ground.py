@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from coloctl.host import open_host
 from coloctl.host.base import Host
 from coloctl.host.records import Machine
 from coloctl.machine import image
@@ -112,6 +113,18 @@ class Ground:
     async def aclose(self) -> None:
         """Release what the host objects hold."""
         await close(self.hosts)
+
+
+def open_hosts(spec: PairSpec, *, pair: str = "") -> dict[NodeName, Host]:
+    """Open the host of each node: one of two nodes that name the same machine elsewhere.
+
+    ``pair`` is that of a supervisor, for which agents stay.
+    """
+    a, b = (spec.nodes[node] for node in NODES)
+    hosts: dict[NodeName, Host] = {"a": open_host(a.host, pair=pair)}
+    shared = b.machine and b.host == a.host
+    hosts["b"] = hosts["a"] if shared else open_host(b.host, pair=pair)
+    return hosts
 
 
 async def close(hosts: Mapping[NodeName, Host]) -> None:

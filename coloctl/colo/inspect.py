@@ -25,10 +25,17 @@ from typing import TypeVar
 
 from coloctl import hostlist, paths, probe_cache
 from coloctl.colo import accounts, cpu_models, plugin
-from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine
+from coloctl.colo.ground import (
+    Facts,
+    Ground,
+    NodeFacts,
+    close,
+    is_here,
+    one_machine,
+    open_hosts,
+)
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
-from coloctl.host import open_host
 from coloctl.host.base import Host
 from coloctl.host.records import Machine
 from coloctl.machine.accel import KVM_DEVICE, PROVE_DEADLINE_S, KvmTrial, Measurement
@@ -48,16 +55,23 @@ READY_DEADLINE_S = 90.0
 Hosts = Mapping[NodeName, Host]
 
 
-async def prepare(spec: PairSpec, facts: Facts | None = None, *, stays: bool = False) -> Ground:
+async def prepare(
+    spec: PairSpec,
+    facts: Facts | None = None,
+    *,
+    stays: bool = False,
+    hosts: Hosts | None = None,
+) -> Ground:
     """Open the hosts, inspect each node's QEMU, and turn ``auto`` into an accelerator.
 
     With ``facts`` that was done before: the hosts are only opened, and none is waited for. With
     ``stays``, for a supervisor, an agent outlives its connection and replaces the one before.
+    ``hosts`` are open already; they are closed where this raises.
     Raises `UnsupportedQEMU` for a combination that is known to break (`colo.refuse`), and for two
     QEMUs that cannot be one pair. Raises `HostOutOfReach`, and `SpecError` for a file that another
     machine does not have.
     """
-    hosts = opened(spec, pair=spec.name if stays else "")
+    hosts = hosts or open_hosts(spec, pair=spec.name if stays else "")
     try:
         if facts is None:
             waits = (host.ready(READY_DEADLINE_S) for host in dict.fromkeys(hosts.values()))
@@ -69,18 +83,6 @@ async def prepare(spec: PairSpec, facts: Facts | None = None, *, stays: bool = F
         await close(hosts)
         raise
     return Ground(hosts, facts, paths.pair_dir(spec.name))
-
-
-def opened(spec: PairSpec, *, pair: str = "") -> dict[NodeName, Host]:
-    """Open the host of each node: one of two nodes that name the same machine elsewhere.
-
-    ``pair`` is that of a supervisor, for which agents stay.
-    """
-    a, b = (spec.nodes[node] for node in NODES)
-    hosts: dict[NodeName, Host] = {"a": open_host(a.host, pair=pair)}
-    shared = b.machine and b.host == a.host
-    hosts["b"] = hosts["a"] if shared else open_host(b.host, pair=pair)
-    return hosts
 
 
 async def look(spec: PairSpec, hosts: Hosts) -> Facts:

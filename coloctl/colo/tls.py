@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from coloctl.certs import read, store
-from coloctl.certs.read import CertFacts
 from coloctl.clock import Deadline
 from coloctl.colo import clocks, plan, tls_plan
 from coloctl.colo.clocks import ClockOffset
@@ -32,6 +31,9 @@ from coloctl.model.tls import CLIENT, PEERS, SERVER, TlsFiles, TlsIds, TlsWire, 
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
 from coloctl.vm import VM
+
+if TYPE_CHECKING:
+    from coloctl.certs.read import CertFacts
 
 #: The answers of a QEMU that runs, seconds.
 QEMU_DEADLINE_S = 30.0
@@ -74,6 +76,8 @@ async def proofs(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> dict[NodeNam
 
     A certificate has to be valid by this machine's clock and by those of the others.
     """
+    from coloctl.certs import read  # cryptography, which a supervisor that takes over needs not
+
     found = {node: await _read(spec, hosts[node], node) for node in NODES}
     now = datetime.now(UTC)
     for node, one in found.items():
@@ -104,6 +108,8 @@ def _require_valid_there(clock: ClockOffset, found: Iterable[Proof], now: dateti
 
 
 async def _read(spec: PairSpec, host: Host, node: NodeName) -> Proof:
+    from coloctl.certs import read, store
+
     distant = bool(spec.nodes[node].machine)
     default = DISTANT_FOLDER if distant else store.machine_dir()
     name = name_of(spec, node)

@@ -1,6 +1,6 @@
-"""Define the commands of the control socket: one model per command.
+"""Define the commands of the control socket: one class per command.
 
-`control.schema` checks a request against its model and publishes all of them; `control.service`
+`control.schema` reads a request into its class and publishes all of them; `control.service`
 and `control.server` answer them. The time that a guest gets to shut down is that of
 `supervisor.acts`.
 
@@ -11,29 +11,32 @@ handler gets a value of its command's class and asks for attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
+from coloctl.control.jsonschema import NAMED, PUBLISHED
 from coloctl.model.pair import NodeName
 from coloctl.model.tuning import SETTINGS
 from coloctl.supervisor.acts import SHUTDOWN_DEADLINE_S
 
 
-class ControlCommand(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class ControlCommand:
     """One request of a client.
 
     Note the difference: `qmp.command.Command` is what a supervisor sends to a QEMU.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
-    )
-
     NAME: ClassVar[str]
     RETURNS: ClassVar[str]  #: what the answer holds, for the schema
 
+    @classmethod
+    def renewed(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the arguments ``given`` by an earlier client as this version has them."""
+        return given
 
+
+@dataclass(frozen=True, kw_only=True)
 class QueryCommands(ControlCommand):
     """List the commands that this supervisor answers."""
 
@@ -41,6 +44,7 @@ class QueryCommands(ControlCommand):
     RETURNS = "[{name}]"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QuerySchema(ControlCommand):
     """Return this schema."""
 
@@ -48,6 +52,7 @@ class QuerySchema(ControlCommand):
     RETURNS = "the document stored as qmp_schemas/coloctl.json"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryVersion(ControlCommand):
     """Return the version of the coloctl that runs the supervisor."""
 
@@ -55,6 +60,7 @@ class QueryVersion(ControlCommand):
     RETURNS = "{qemu: {major, minor, micro}, package}, with coloctl's numbers for QEMU's"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryPair(ControlCommand):
     """Return the pair as last seen."""
 
@@ -62,6 +68,7 @@ class QueryPair(ControlCommand):
     RETURNS = "the document of `coloctl status -f json`"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryDump(ControlCommand):
     """Return the pair, its nodes and its checkpoints as records, and where the events go on."""
 
@@ -69,6 +76,7 @@ class QueryDump(ControlCommand):
     RETURNS = "{seq, records}: every event with a greater seq came after what the records show"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryExplain(ControlCommand):
     """Explain the state, how silent each monitoring path is, and what would happen next."""
 
@@ -76,6 +84,7 @@ class QueryExplain(ControlCommand):
     RETURNS = "the document of `coloctl explain -f json`"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryEvidence(ControlCommand):
     """Return the last observation of the pair, from which its diagnosis can be made again."""
 
@@ -83,6 +92,7 @@ class QueryEvidence(ControlCommand):
     RETURNS = "{observation, finding}; each null where nothing was observed yet"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryHistory(ControlCommand):
     """List every failover of this pair, oldest first."""
 
@@ -90,6 +100,7 @@ class QueryHistory(ControlCommand):
     RETURNS = "{failovers, unreadable}: timelines as of pair-failover, and lines that were damaged"
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryRecording(ControlCommand):
     """Return the last messages between the supervisor and the QEMU of a node, without secrets."""
 
@@ -100,6 +111,7 @@ class QueryRecording(ControlCommand):
     """the node"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class QueryPlan(ControlCommand):
     """List the QMP commands that a verb would send to each node now; nothing is sent."""
 
@@ -110,12 +122,13 @@ class QueryPlan(ControlCommand):
     """the verb as on the command line, such as failover"""
     to: NodeName | None = None
     """the node to promote, for failover"""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = field(default_factory=dict, metadata={PUBLISHED: {"default": {}}})
     """new values by name, for set"""
     memory: bool | None = None
     """for verify: whether memory is compared"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairStart(ControlCommand):
     """Start what does not run yet and bring the pair into COLO; answer when that is done."""
 
@@ -124,10 +137,11 @@ class PairStart(ControlCommand):
 
     protect: bool = True
     """false leaves the guest without a secondary"""
-    begin_on: NodeName | None = Field(None, alias="from")
+    begin_on: NodeName | None = field(default=None, metadata={NAMED: "from"})
     """the node whose disks are taken all the same"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairFailover(ControlCommand):
     """Prove one node dead and promote the other."""
 
@@ -140,6 +154,7 @@ class PairFailover(ControlCommand):
     """give up the checks that protect data"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairProtect(ControlCommand):
     """Make a new secondary for a guest that runs alone; answer when the pair is in COLO."""
 
@@ -147,6 +162,7 @@ class PairProtect(ControlCommand):
     RETURNS = "the pair as in query-pair"
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairUnprotect(ControlCommand):
     """End the secondary; the guest runs on alone, and the supervisor does not protect it again."""
 
@@ -154,6 +170,7 @@ class PairUnprotect(ControlCommand):
     RETURNS = "the pair as in query-pair"
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairSwitchover(ControlCommand):
     """Exchange the roles of the nodes without loss, then protect the pair again."""
 
@@ -164,6 +181,7 @@ class PairSwitchover(ControlCommand):
     """also where TCG may run stale code"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairStop(ControlCommand):
     """Shut the guest down, end both QEMUs and the supervisor."""
 
@@ -176,6 +194,7 @@ class PairStop(ControlCommand):
     """how long the guest may take to shut down, seconds"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairPause(ControlCommand):
     """Make the supervisor only watch: from then on only an operator fails the pair over."""
 
@@ -183,6 +202,7 @@ class PairPause(ControlCommand):
     RETURNS = "{paused, before}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairResume(ControlCommand):
     """Let the supervisor fail the pair over again, where its policy allows it."""
 
@@ -190,6 +210,7 @@ class PairResume(ControlCommand):
     RETURNS = "{paused, before}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairFenceConfirm(ControlCommand):
     """Confirm as a person that a node is off, so that its partner may be promoted."""
 
@@ -200,21 +221,21 @@ class PairFenceConfirm(ControlCommand):
     """the node that is off"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairSet(ControlCommand):
     """Change settings of the running pair."""
 
     NAME = "pair-set"
     RETURNS = "{name, before, after, changed: [{name, before, after}]}, the first one twice"
 
-    settings: dict[str, str | int | float | bool] = Field(
-        min_length=1, json_schema_extra={"propertyNames": {"enum": list(SETTINGS)}}
+    settings: dict[str, str | int | float | bool] = field(
+        metadata={PUBLISHED: {"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}}}
     )
     """the new values by name; a number, or as it is typed for `set`"""
 
-    @model_validator(mode="before")
     @classmethod
-    def _one_by_one(cls, given: Any) -> Any:
-        """Read the form of an earlier client: ``name`` and ``value``, and ``more`` by name."""
+    def renewed(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the form with ``name`` and ``value``, and ``more`` by name, as settings."""
         match given:
             case {"name": str(name), "value": value, "more": dict(more), **rest} if not rest:
                 return {"settings": {name: value, **more}}
@@ -223,6 +244,7 @@ class PairSet(ControlCommand):
         return given
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairCheckpoint(ControlCommand):
     """Take one checkpoint now; answer when it is completed."""
 
@@ -230,6 +252,7 @@ class PairCheckpoint(ControlCommand):
     RETURNS = "{count, pause_ms}"
 
 
+@dataclass(frozen=True, kw_only=True)
 class PairVerify(ControlCommand):
     """Compare disks and memory of both nodes while the guest runs; answer when that is over."""
 
@@ -245,6 +268,7 @@ class PairVerify(ControlCommand):
     """whether memory is compared; as the pair file unless given"""
 
 
+@dataclass(frozen=True, kw_only=True)
 class NodeQmp(ControlCommand):
     """Send one QMP command to the QEMU of a node."""
 
@@ -255,7 +279,7 @@ class NodeQmp(ControlCommand):
     """the node"""
     execute: str
     """the QMP command"""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = field(default_factory=dict, metadata={PUBLISHED: {"default": {}}})
     """its arguments"""
     oob: bool = False
     """send it out of band, over the rescue monitor"""

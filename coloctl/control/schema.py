@@ -3,8 +3,9 @@
 `control.server` parses every request with it, and `cli.verbs.schema` prints it.
 ``qmp_schemas/coloctl.json`` stores `document`, as the same folder stores QEMU's own schemas.
 
-Invariant: the schema is made from the models of `control.commands` and `model.pairevent`, so it
-cannot differ from what is checked and sent.
+Invariant: the schema is made from the classes of `control.commands` and `model.pairevent`, so it
+cannot differ from what is checked and sent. Nothing here needs more than the standard library: a
+supervisor that follows a killed one imports it while a failover may be under way.
 """
 
 from __future__ import annotations
@@ -12,23 +13,23 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import ErrorDetails
+from dataclasses import Field, fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from coloctl.control.commands import COMMANDS, ControlCommand
+from coloctl.control.jsonschema import PUBLISHED, argument, doc_of, required, schema_of
 from coloctl.errors import UsageError
+from coloctl.fieldtexts import field_texts
 from coloctl.model.pairevent import EVENTS
+from coloctl.model.revive import revive_as
 
-#: What an argument must be, by the type of pydantic's error.
-_WANTED: Mapping[str, str] = {
-    "string_type": "a string",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "dict_type": "an object",
-    "too_short": "an object that is not empty",
+#: What an argument must be, by its type.
+_WANTED: Mapping[Any, str] = {
+    str: "a string",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
 }
 
 
@@ -38,43 +39,70 @@ def parse(name: str, arguments: Mapping[str, Any]) -> ControlCommand:
     ``-`` in the names of arguments counts as ``_``: earlier clients write dashes.
     """
     kind = COMMANDS[name]
-    given = {key.replace("-", "_"): value for key, value in arguments.items()}
+    given = kind.renewed({key.replace("-", "_"): value for key, value in arguments.items()})
+    known = _arguments(kind)
+    if unknown := [key for key in given if key not in known]:
+        raise _refusal(_unknown(kind, unknown[0], known))
+    found: dict[str, Any] = {}
+    for key, (one, hint) in known.items():
+        if key in given:
+            found[one.name] = _value(kind, key, one, hint, given[key])
+        elif required(one):
+            text = field_texts(kind)[one.name]
+            raise _refusal(f"{kind.NAME} needs the argument {key}: {text}.")
+    return kind(**found)
+
+
+def _arguments(kind: type[ControlCommand]) -> Mapping[str, tuple[Field[Any], Any]]:
+    """Return field and type of each argument of a command, by its name."""
+    hints = get_type_hints(kind)
+    return {argument(one): (one, hints[one.name]) for one in fields(kind)}
+
+
+def _refusal(sentence: str) -> UsageError:
+    return UsageError(sentence, hint="query-schema lists every command and argument")
+
+
+def _unknown(kind: type[ControlCommand], key: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+    return f"{kind.NAME} has no argument {key}; " + (
+        f"did you mean {close[0]}?" if close else f"{takes}."
+    )
+
+
+def _value(
+    kind: type[ControlCommand], key: str, one: Field[Any], hint: Any, value: object
+) -> object:
+    """Check the value of one argument; raises `UsageError`."""
+    wanted = get_args(hint)[0] if NoneType in get_args(hint) else hint
+    if get_origin(wanted) is dict and isinstance(value, dict):
+        return _members(kind, key, one, wanted, value)
     try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise UsageError(
-            _sentence(kind, error.errors()), hint="query-schema lists every command and argument"
-        ) from None
+        return revive_as(hint, value, key)
+    except ValueError:
+        if get_origin(wanted) is Literal:
+            words = " or ".join(get_args(wanted))
+            raise _refusal(f"{kind.NAME}: {key} must be {words}, not {value}.") from None
+        must = _WANTED[get_origin(wanted) or wanted]
+        raise _refusal(f"{kind.NAME}: {key} must be {must}.") from None
 
 
-def _sentence(kind: type[ControlCommand], errors: list[ErrorDetails]) -> str:
-    """Describe the gravest of ``errors``: an unknown argument, else the first that does not fit."""
-    names = {field.alias or name: field for name, field in kind.model_fields.items()}
-    unknown = [error for error in errors if error["type"] == "extra_forbidden"]
-    error = (unknown or errors)[0]
-    name = str(error["loc"][0])
-    if unknown:
-        close = difflib.get_close_matches(name, names, n=1)
-        known = f"it takes {', '.join(names)}" if names else "it takes none"
-        return f"{kind.NAME} has no argument {name}; " + (
-            f"did you mean {close[0]}?" if close else f"{known}."
-        )
-    if error["type"] == "missing":
-        return f"{kind.NAME} needs the argument {name}: {names[name].description}."
-    if error["type"] == "literal_error":
-        expected = error["ctx"]["expected"].replace("'", "")
-        return f"{kind.NAME}: {name} must be {expected}, not {error['input']}."
-    if len([one for one in errors if one["loc"][0] == name]) > 1:  # no member of a union fits
-        value = ".".join(map(str, error["loc"][:-1]))
-        return f"{kind.NAME}: {value} must be a string, a number, or true or false."
-    return f"{kind.NAME}: {name} must be {_WANTED[error['type']]}."
-
-
-class _Untitled(GenerateJsonSchema):
-    """Leaves out the titles that pydantic makes of names: they repeat the name."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False
+def _members(
+    kind: type[ControlCommand], key: str, one: Field[Any], hint: Any, value: dict[str, Any]
+) -> dict[str, Any]:
+    """Check the members of an argument that is an object; raises `UsageError`."""
+    if len(value) < one.metadata.get(PUBLISHED, {}).get("minProperties", 0):
+        raise _refusal(f"{kind.NAME}: {key} must be an object that is not empty.")
+    found = {}
+    for name, member in value.items():
+        try:
+            found[name] = revive_as(get_args(hint)[1], member)
+        except ValueError:
+            raise _refusal(
+                f"{kind.NAME}: {key}.{name} must be a string, a number, or true or false."
+            ) from None
+    return found
 
 
 def document() -> dict[str, Any]:
@@ -84,26 +112,16 @@ def document() -> dict[str, Any]:
         "program": "coloctl",
         "commands": {
             name: {
-                **_described("arguments", kind.model_json_schema(schema_generator=_Untitled)),
+                "doc": doc_of(kind),
+                "arguments": schema_of(kind, closed=True),
                 "returns": kind.RETURNS,
             }
             for name, kind in COMMANDS.items()
         },
         "events": {
-            name: _described("data", TypeAdapter(kind).json_schema(schema_generator=_Untitled))
-            for name, kind in EVENTS.items()
+            name: {"doc": doc_of(kind), "data": schema_of(kind)} for name, kind in EVENTS.items()
         },
     }
-
-
-def _described(member: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Split a schema into its description and the rest, which becomes ``member``."""
-    doc = schema.pop("description")
-    schema.pop("title")
-    for part in schema.get("$defs", {}).values():  # described by its own key already
-        part.pop("title")
-        part.pop("description", None)
-    return {"doc": doc, member: schema}
 
 
 def text() -> str:

@@ -110,7 +110,7 @@ class Service:
         again.
         """
         try:
-            await self._start(PairStart.model_validate({"protect": protect}))
+            await self._start(PairStart(protect=protect))
         except RunsAlone as error:
             log.error("%s", error.message)
         except ColoctlError as error:

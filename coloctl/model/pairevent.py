@@ -30,8 +30,6 @@ class PairEvent:
     """
 
     NAME: ClassVar[str]
-    #: The docstrings of members are their descriptions in the schema; read by `control.schema`.
-    __pydantic_config__: ClassVar[Any] = {"use_attribute_docstrings": True}
 
     def to_json(self) -> dict[str, Any]:
         """Return the event's data for the wire; a member that is None is left out."""

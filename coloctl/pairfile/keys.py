@@ -9,20 +9,17 @@ Invariant: a value that was read has the type that its field has in the model.
 
 from __future__ import annotations
 
-import ast
 import inspect
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from enum import StrEnum
-from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, create_model
 
+from coloctl.fieldtexts import field_texts
 from coloctl.model.bounds import between
 from coloctl.pairfile import values
 
@@ -85,22 +82,4 @@ def _member(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
 def _described(owner: type[Any], one: Field[Any], alias: str | None) -> Any:
     """Return default, text and name of the key of one field."""
     default = ... if one.default is MISSING else one.default
-    return pydantic.Field(
-        default, alias=alias, description=_texts(owner.__module__)[owner.__name__].get(one.name)
-    )
-
-
-@cache
-def _texts(module: str) -> Mapping[str, Mapping[str, str]]:
-    """Read the docstring of each field in a module, by class and name: Python keeps none."""
-    found: dict[str, dict[str, str]] = {}
-    for one in ast.parse(inspect.getsource(sys.modules[module])).body:
-        if isinstance(one, ast.ClassDef):
-            found[one.name] = texts = {}
-            for field, text in pairwise(one.body):
-                match field, text:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                        value=ast.Constant(value=str(written))
-                    ):
-                        texts[name] = inspect.cleandoc(written)
-    return found
+    return pydantic.Field(default, alias=alias, description=field_texts(owner).get(one.name))

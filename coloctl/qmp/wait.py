@@ -11,12 +11,11 @@ All raise `DeadlineMissed` when the fact does not come in time, `Unreachable` wh
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
 from coloctl.clock import Deadline
 from coloctl.errors import DeadlineMissed, MonitorError, OutcomeUnknown, Unreachable
@@ -182,20 +181,14 @@ async def _poll(
     monitor: Monitor, what: str, deadline_s: float, present: Callable[[float], Awaitable[object]]
 ) -> None:
     deadline = Deadline(deadline_s)
-
-    async def look() -> bool:
-        return bool(await present(deadline.remaining()))
-
-    retrying = AsyncRetrying(
-        retry=retry_if_result(bool),
-        stop=stop_after_delay(deadline_s),
-        wait=wait_fixed(POLL_S),
-        reraise=True,
-    )
-    try:
-        await retrying(look)
-    except (RetryError, OutcomeUnknown, DeadlineMissed):
-        raise _missed(monitor, what, deadline_s) from None
+    with suppress(OutcomeUnknown, DeadlineMissed):
+        while await present(deadline.remaining()):
+            if deadline.expired:
+                break
+            await asyncio.sleep(POLL_S)
+        else:
+            return
+    raise _missed(monitor, what, deadline_s)
 
 
 def _missed(monitor: Monitor, what: str, deadline_s: float) -> MonitorError:

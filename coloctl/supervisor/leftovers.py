@@ -30,7 +30,7 @@ from coloctl.host.base import DeathProof, Host, Identity
 from coloctl.journal import replay
 from coloctl.machine.cmdline import monitor_sockets
 from coloctl.model import event
-from coloctl.model.pair import NODES, Role
+from coloctl.model.pair import NODES, NodeName, Role
 from coloctl.model.wires import Wires
 from coloctl.supervisor import given_up
 from coloctl.supervisor.given_up import GivenUp
@@ -158,16 +158,23 @@ async def running_in(folder: Path, hosts: Hosts) -> tuple[Leftover, ...]:
     One that was promoted still counts as a secondary here: its command line is that of one. A host
     out of reach has none.
     """
-    found: dict[Identity, Leftover] = {}
-    for node in NODES:
-        with contextlib.suppress(HostOutOfReach):
-            require_reach(hosts[node])
-            sockets = monitor_sockets(rundir(folder, hosts[node], node)).values()
-            holding = await hosts[node].holders(tuple(sockets))
-            for stray in (one for some in holding.values() for one in some):
-                role = Role.SECONDARY if stray.incoming else Role.PRIMARY
-                found[stray.identity] = Leftover(node, role, stray.identity)
+    held = await asyncio.gather(*(_holding(folder, hosts[node], node) for node in NODES))
+    found = {one.identity: one for some in held for one in some}
     return tuple(sorted(found.values(), key=lambda one: (one.node, one.identity.pid)))
+
+
+async def _holding(folder: Path, host: Host, node: NodeName) -> list[Leftover]:
+    """Find the processes that hold a monitor's socket of ``node``; none on a host out of reach."""
+    try:
+        require_reach(host)
+        holding = await host.holders(tuple(monitor_sockets(rundir(folder, host, node)).values()))
+    except HostOutOfReach:
+        return []
+    return [
+        Leftover(node, Role.SECONDARY if one.incoming else Role.PRIMARY, one.identity)
+        for some in holding.values()
+        for one in some
+    ]
 
 
 async def exists(

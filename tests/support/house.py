@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "interrupts",
             "flocks",
             "journalfile",
+            "fieldtexts",
         }
     ),
     frozenset({"model"}),

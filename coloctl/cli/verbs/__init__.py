@@ -11,14 +11,13 @@ import errno
 import importlib
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from coloctl import __version__
 from coloctl.cli import complaint, streams
-from coloctl.errors import ColoctlError, PreconditionFailed, UsageError
+from coloctl.errors import ColoctlError, UsageError
 
 
 class Verb(NamedTuple):
@@ -193,27 +192,10 @@ def _carried_out(arguments: Sequence[str], *, as_json: bool) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         return error.exit_code
-    except (ColoctlError, click.ClickException, click.Abort) as error:
-        return complaint.say(complaint.from_any(error), as_json=as_json)
     except BrokenPipeError:
         return 1  # the reader of our output has gone
-    except OSError as error:
-        return complaint.say(_about(error), as_json=as_json)
-
-
-def _about(error: OSError) -> ColoctlError:
-    """Return the refusal of the system as a sentence that names the file."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        return UsageError(
-            "The folder in which this was typed is gone.",
-            hint="change to one that exists, such as /, and give paths from there",
-        )
-    what = f"{error.filename} cannot be used" if error.filename else "The system refuses something"
-    return PreconditionFailed(
-        f"{what}: {error.strerror or error}.", hint="check the disk, the path and its permissions"
-    )
+    except (ColoctlError, click.ClickException, click.Abort, OSError) as error:
+        return complaint.say(complaint.from_any(error), as_json=as_json)
 
 
 def _invoke(arguments: Sequence[str]) -> int:

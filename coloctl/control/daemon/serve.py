@@ -1,7 +1,7 @@
 """Run the supervisor of one pair as a process: its loop and its control socket.
 
-Called by `cli.verbs.run`. Adopts what an earlier supervisor left (`supervisor.adopt`), runs
-`supervisor.loop` and serves `control.server`.
+Called by `cli.verbs.run` and `control.daemon.early`. Adopts what an earlier supervisor left
+(`supervisor.adopt`), runs `supervisor.loop` and serves `control.server`.
 
 Invariant: the folder of the pair stays until no QEMU of the pair runs.
 """
@@ -30,7 +30,7 @@ from coloctl.supervisor import leftovers
 from coloctl.supervisor.adopt import Adoption
 from coloctl.supervisor.leftover import JOURNAL
 from coloctl.supervisor.loop import Supervisor
-from coloctl.supervisor.pair_hosts import opened, sweep_elsewhere
+from coloctl.supervisor.pair_hosts import Hosts, opened, sweep_elsewhere
 from coloctl.supervisor.started import Started, write
 from coloctl.supervisor.state import Emit, PairState
 from coloctl.urgency import hurry
@@ -47,22 +47,23 @@ async def serve(
     listener: socket.socket,
     *,
     facts: Facts | None = None,
+    hosts: Hosts | None = None,
     begin: bool | None = None,
     tell: Emit = _ignored,
     metrics: str = "",
 ) -> bool:
     """Supervise the pair of ``spec`` until it is stopped; ``listener`` is its control socket.
 
-    ``facts`` were found when the pair was started; without them its hosts are looked at now. What
-    an earlier supervisor left in the pair's folder is taken over first. Otherwise ``begin`` starts
-    the pair at once, protected or not; None waits to be asked. ``tell`` gets every event that
-    clients get. ``metrics`` is an address for `control.daemon.http`. SIGTERM ends the supervisor
-    alone: QEMU runs on, and the folder stays until nothing of the pair runs. SIGINT stops the pair,
-    a second one without asking the guest. Return whether SIGINT was its end; raises what a start of
-    its own raised.
+    ``facts`` were found when the pair was started; without them its hosts are looked at now.
+    ``hosts`` are open already, and closed by this. What an earlier supervisor left in the pair's
+    folder is taken over first. Otherwise ``begin`` starts the pair at once, protected or not; None
+    waits to be asked. ``tell`` gets every event that clients get. ``metrics`` is an address for
+    `control.daemon.http`. SIGTERM ends the supervisor alone: QEMU runs on, and the folder stays
+    until nothing of the pair runs. SIGINT stops the pair, a second one without asking the guest.
+    Return whether SIGINT was its end; raises what a start of its own raised.
     """
     folder = paths.make_private(paths.pair_dir(spec.name))
-    ground = await _ground(spec, folder, facts)
+    ground = await _ground(spec, folder, facts, hosts)
     spec = placed(spec, ground.facts)
     try:
         with Journal(folder / JOURNAL) as journal:
@@ -101,19 +102,19 @@ async def serve(
     return service.interrupts > 0
 
 
-async def _ground(spec: PairSpec, folder: Path, facts: Facts | None) -> Ground:
+async def _ground(spec: PairSpec, folder: Path, facts: Facts | None, hosts: Hosts | None) -> Ground:
     """Open the hosts; what is found out about them now is written for a supervisor that follows.
 
     Beside QEMUs that an earlier coloctl started nothing is written: theirs may be another binary.
     """
     try:
-        ground = await prepare(spec, facts, stays=True)
+        ground = await prepare(spec, facts, stays=True, hosts=hosts)
         if facts is None and not await leftovers.living(folder, ground.hosts):
             with contextlib.suppress(OSError):  # a supervisor that follows looks for itself then
                 write(folder, Started(spec, ground.facts))
     except BaseException:
-        async with opened(folder, dial=False) as hosts:
-            if not await leftovers.living(folder, hosts):
+        async with opened(folder, dial=False) as there:
+            if not await leftovers.living(folder, there):
                 leftovers.discard(folder)
         raise
     return ground

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.asked import given
 from support.fakes import make_spec
 from support.views import PROTECTED
 
@@ -60,7 +61,7 @@ class Supervisor:
 
     def handler(self, name: str) -> Callable[[ControlCommand], Awaitable[Any]]:
         async def handle(asked: ControlCommand) -> Any:
-            arguments = asked.model_dump(exclude_unset=True, by_alias=True)
+            arguments = given(asked)
             self.asked.append((name, arguments))
             if name in self.hang:
                 await asyncio.sleep(60)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 _LOGS = """
 import logging
-from coloctl.cli.verbs import run
-run._log_to_stderr()
+from coloctl.cli import handed_over
+handed_over.prepare()
 logging.getLogger("pair").warning("the link is slow\\nand lossy")
 logging.getLogger("pair").info("taking over")
 logging.getLogger("pair").debug("not said")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
-from coloctl.control import schema
+from coloctl.control import jsonschema, schema
 from coloctl.control.acts import SHUTDOWN_WAIT_S
 from coloctl.control.commands import (
     COMMANDS,
@@ -22,7 +24,9 @@ from coloctl.control.commands import (
     PairStart,
     PairStop,
 )
+from coloctl.control.jsonschema import required
 from coloctl.errors import UsageError
+from coloctl.fieldtexts import field_texts
 from coloctl.model.pairevent import EVENTS
 
 pytestmark = pytest.mark.unit
@@ -46,7 +50,7 @@ def test_everything_is_documented_and_named_as_in_qmp() -> None:
     for name, kind in COMMANDS.items():
         assert (inspect.getdoc(kind) or "").endswith(".") and kind.RETURNS, name
         assert name == name.lower()
-        assert all(field.description for field in kind.model_fields.values()), name
+        assert all(field_texts(kind)[one.name] for one in fields(kind)), name
     stored = json.loads(schema.text())
     for name, event in stored["events"].items():
         assert event["doc"].endswith(".") and name == name.upper()
@@ -69,7 +73,7 @@ def test_no_member_has_a_dash() -> None:
 
 def test_required_arguments_come_before_optional_ones() -> None:
     for name, kind in COMMANDS.items():
-        optional = [not field.is_required() for field in kind.model_fields.values()]
+        optional = [not required(one) for one in fields(kind)]
         assert optional == sorted(optional), name
 
 
@@ -145,7 +149,46 @@ def test_what_no_command_knows_is_refused_by_each(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_data_of_an_event_is_described_by_its_class(name: str) -> None:
+def test_the_schema_of_an_event_is_what_pydantic_makes_of_its_class(name: str) -> None:
+    """But for titles, which repeat names, and texts: pydantic takes docstrings of classes too."""
+
+    def bare(schema: Any, *, names: bool = False) -> Any:
+        if isinstance(schema, list):
+            return [bare(one) for one in schema]
+        if not isinstance(schema, dict):
+            return schema
+        left = {} if names else dict.fromkeys(("title", "description"))
+        return {
+            name: bare(part, names=name in ("properties", "$defs") and not names)
+            for name, part in schema.items()
+            if name not in left
+        }
+
     written = json.loads(schema.text())["events"][name]["data"]
-    members = TypeAdapter(EVENTS[name]).json_schema()["properties"]
-    assert list(written["properties"]) == list(members)
+    assert bare(written) == bare(TypeAdapter(EVENTS[name]).json_schema())
+    assert list(written["properties"]) == [one.name for one in fields(EVENTS[name])]
+
+
+def test_a_type_without_a_schema_is_refused() -> None:
+    @dataclass
+    class Odd:
+        member: set[int]
+
+    with pytest.raises(TypeError, match="has no JSON Schema here"):
+        jsonschema.schema_of(Odd)
+
+
+@pytest.mark.parametrize("value", [None, [], {"x": 1}, 1, True, 2.5, "c"])
+def test_any_json_is_taken_or_refused_with_a_sentence(value: Any) -> None:
+    """Every argument of every command, with every kind of value that JSON has."""
+    for name, kind in COMMANDS.items():
+        for one in fields(kind):
+            arguments = {"node": "a", "execute": "x", "verb": "stop"}
+            known = {jsonschema.argument(other) for other in fields(kind)}
+            arguments = {key: text for key, text in arguments.items() if key in known}
+            try:
+                asked = schema.parse(name, {**arguments, jsonschema.argument(one): value})
+            except UsageError as error:
+                assert re.match(rf"{name}: {jsonschema.argument(one)}[.x]* must be ", error.message)
+            else:
+                assert getattr(asked, one.name) == value

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.asked import given
 
 from coloctl.control import connection, listener, schema, server
 from coloctl.control.client import ControlClient, ControlEvent
@@ -74,7 +75,7 @@ def talk(
 
 
 async def echo(asked: ControlCommand) -> Any:
-    return asked.model_dump(exclude_unset=True, by_alias=True)
+    return given(asked)
 
 
 def raising(error: Exception) -> Handler:

@@ -17,7 +17,9 @@ from support.fakes import make_spec
 from support.livings import SLEEP, forged_qemu, living_qemu
 
 from coloctl import paths
+from coloctl.cli import handed_over
 from coloctl.cli.verbs import run as run_module
+from coloctl.cli.verbs import start as start_module
 from coloctl.colo.ground import Facts, NodeFacts
 from coloctl.control.daemon import spawn
 from coloctl.control.daemon.spawn import claim, end_stale, refuse_living, stopped
@@ -189,11 +191,11 @@ def test_a_supervisor_reads_the_pair_file_where_the_record_is_damaged(
 ) -> None:
     """Its guest may run already: a supervisor that gives up would leave it alone."""
     read = replace(spec, source=Path("/etc/web.toml"))
-    monkeypatch.setattr(run_module, "load", lambda _path: read)
+    monkeypatch.setattr(start_module, "load", lambda _path: read)
     with claim(spec, FACTS) as listener:
-        assert run_module._started(listener, Path("/etc/web.toml")) == Started(spec, FACTS)
+        assert handed_over._started(listener, Path("/etc/web.toml")) == Started(spec, FACTS)
         (folder / STARTED).write_text("{}")
-        assert run_module._started(listener, Path("/etc/web.toml")) == Started(read)
+        assert handed_over._started(listener, Path("/etc/web.toml")) == Started(read)
     assert "is damaged: pair is missing. Now /etc/web.toml is read." in caplog.text
 
 
@@ -223,7 +225,7 @@ def test_run_finishes_a_stop_and_starts_nothing(
 ) -> None:
     begin(folder, "stop")
     monkeypatch.setattr(run_module, "load", lambda _path: from_file)
-    monkeypatch.setattr(run_module, "_log_to_stderr", lambda: None)
+    monkeypatch.setattr(handed_over, "prepare", lambda: None)
     ran = CliRunner().invoke(run_module.run, [str(from_file.source)], standalone_mode=False)
     assert (ran.exception, ran.return_value) == (None, 0)
     assert "it is stopped now" in ran.output and not folder.exists()
