@@ -5,7 +5,7 @@ grammar and its annotations are those of Python 3.6, so that an old interpreter 
 and not a syntax error.
 
 Invariant: no program is started whose digest is not the one that was asked for, from a folder that
-another user can change.
+another user can change. What is compiled from it here is kept beside it by a digest of its own.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def main() -> None:
         return
     except EOFError:
         return
-    sys.path.insert(0, str(path))
+    sys.path.insert(0, str(compiled(path)))
     runpy.run_module("coloctl.host.agent.main", run_name="__main__", alter_sys=True)
 
 
@@ -98,6 +98,45 @@ def place(digest: str, length: int) -> Path:
     raise NoRoom("; ".join(reasons))
 
 
+def compiled(program: Path) -> Path:
+    """Return the program with its modules compiled for this Python, made now where it is not here.
+
+    More than half of an agent's start is compiling, and a failover may wait for it. Where there is
+    no room the program itself is returned.
+    """
+    begin = f"{program.stem}.{sys.implementation.cache_tag}-"
+    for path in program.parent.glob(begin + "*.pyz"):
+        if sound(path, path.stem[len(begin) :]):
+            return path
+    content = compile_all(program)
+    path = program.with_name(f"{begin}{hashlib.sha256(content).hexdigest()}.pyz")
+    try:
+        write(path, content)
+    except OSError:
+        return program
+    return path
+
+
+def compile_all(program: Path) -> bytes:
+    """Return the program as a zip with each module as it is and as Python keeps it in its cache."""
+    import io
+    import marshal
+    import zipfile
+    from importlib.util import MAGIC_NUMBER, source_hash
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(str(program)) as sources, zipfile.ZipFile(packed, "w") as archive:
+        for name in sources.namelist():
+            source = sources.read(name)
+            archive.writestr(name, source)
+            if name.endswith(".py"):
+                code = compile(source, f"{program}/{name}", "exec", dont_inherit=True)
+                # PEP 552: by the hash of its source, which is not checked at each import.
+                head = MAGIC_NUMBER + (1).to_bytes(4, "little") + source_hash(source)
+                archive.writestr(name + "c", head + marshal.dumps(code))
+    return packed.getvalue()
+
+
 def folders() -> "list[Path]":
     """Name the cache and the state folder, as `paths` does."""
     user = os.geteuid()
@@ -143,18 +182,27 @@ def keep(home: Path, digest: str, program: bytes) -> Path:
     if not owned(home):
         raise OSError(0, "other users can change this folder")
     path = home / f"{digest}.zip"
-    draft = home / f"{digest}.{os.getpid()}.draft"
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(program)
-        draft.rename(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write(path, program)
     others = sorted(home.glob("*.zip"), key=started, reverse=True)
     for old in (*others[KEPT:], *(d for d in home.glob("*.draft") if abandoned(d))):
         with contextlib.suppress(OSError):
             old.unlink()
+    for twin in home.glob("*.pyz"):
+        if not (home / f"{twin.name.partition('.')[0]}.zip").exists():
+            with contextlib.suppress(OSError):
+                twin.unlink()
     return path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file as a whole; raises `OSError`."""
+    draft = path.with_name(f"{path.stem[:64]}.{os.getpid()}.draft")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def started(path: Path) -> float:

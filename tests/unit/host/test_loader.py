@@ -19,7 +19,7 @@ from coloctl.host.remote import loader, parcel
 pytestmark = pytest.mark.unit
 
 #: A program in the place of the agent's, which shows that it was started.
-AGENT = "import sys\nprint('started from', sys.path[0].rpartition('/')[2])\n"
+AGENT = "import sys\nprint('started from', sys.path[0].rpartition('/')[2].partition('.')[0])\n"
 
 
 @cache
@@ -77,8 +77,16 @@ class Loading:
 
 
 def kept(home: Path) -> list[str]:
-    """Return the names in the folder of programs."""
-    return sorted(path.name for path in (home / "agent").iterdir())
+    """Return the names in the folder of programs, without those compiled from one of them."""
+    names = sorted(path.name for path in (home / "agent").iterdir())
+    zips = [name for name in names if not name.endswith(".pyz")]
+    assert {name.partition(".")[0] for name in names} == {Path(name).stem for name in zips}
+    return zips
+
+
+def twins(home: Path) -> list[Path]:
+    """Return the compiled programs."""
+    return sorted((home / "agent").glob("*.pyz"))
 
 
 def name_of(content: bytes) -> str:
@@ -104,11 +112,44 @@ def test_a_program_is_sent_once_and_started_from_where_it_is_kept(tmp_path: Path
             assert loading.ask(program()) == answer
             if answer == "COLOCTL-WANT":
                 loading.send(program())
-            assert loading.line() == f"started from {name_of(program())}"
+            assert loading.line() == f"started from {Path(name_of(program())).stem}"
     assert kept(home) == [name_of(program())]
     file = home / "agent" / name_of(program())
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_program_is_compiled_once(tmp_path: Path) -> None:
+    with Loading(tmp_path) as loading:
+        loading.load(program())
+    (twin,) = twins(tmp_path)
+    began = twin.stat()
+    assert began.st_mode & 0o777 == 0o600
+    with zipfile.ZipFile(twin) as archive:
+        assert "coloctl/host/agent/main.pyc" in archive.namelist()
+        assert archive.read("coloctl/host/agent/main.py").decode() == AGENT
+    with Loading(tmp_path) as loading:
+        loading.load(program())
+    assert (twins(tmp_path), twin.stat().st_mtime_ns) == ([twin], began.st_mtime_ns)
+
+
+def test_what_was_compiled_is_what_runs(tmp_path: Path) -> None:
+    """The module that Python finds is the compiled one, not the source beside it."""
+    where = program("print(__spec__.cached or __spec__.loader.get_filename(__spec__.name))\n")
+    with Loading(tmp_path) as loading:
+        assert loading.load(where).endswith("/coloctl/host/agent/main.pyc")
+
+
+@pytest.mark.parametrize("other", [b"", b"damaged", program("print('another')\n")])
+def test_a_compiled_program_that_is_damaged_is_made_again(tmp_path: Path, other: bytes) -> None:
+    with Loading(tmp_path) as loading:
+        loading.load(program())
+    (twin,) = twins(tmp_path)
+    sound = twin.read_bytes()
+    twin.write_bytes(other)
+    with Loading(tmp_path) as loading:
+        assert loading.load(program()) == f"started from {Path(name_of(program())).stem}"
+    assert any(one.read_bytes()[:2] == sound[:2] for one in twins(tmp_path))
 
 
 def test_a_damaged_program_in_the_cache_is_replaced(tmp_path: Path) -> None:
@@ -116,7 +157,7 @@ def test_a_damaged_program_in_the_cache_is_replaced(tmp_path: Path) -> None:
         loading.load(program())
     (tmp_path / "agent" / name_of(program())).write_bytes(program("print('another')\n"))
     with Loading(tmp_path) as loading:
-        assert loading.load(program()) == f"started from {name_of(program())}"
+        assert loading.load(program()) == f"started from {Path(name_of(program())).stem}"
     assert (tmp_path / "agent" / name_of(program())).read_bytes() == program()
 
 
@@ -132,7 +173,7 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_the_state_folder(tmp_path
     blocked = tmp_path / "file"
     blocked.write_text("")
     with Loading(blocked, tmp_path / "state") as loading:
-        assert loading.load(program()) == f"started from {name_of(program())}"
+        assert loading.load(program()) == f"started from {Path(name_of(program())).stem}"
     assert kept(tmp_path / "state") == [name_of(program())]
 
 
@@ -150,7 +191,7 @@ def test_a_folder_that_others_can_change_is_not_used(tmp_path: Path) -> None:
     (shared / "agent").chmod(0o777)
     (shared / "agent" / name_of(program())).write_bytes(program())
     with Loading(shared, tmp_path / "state") as loading:
-        assert loading.load(program()) == f"started from {name_of(program())}"
+        assert loading.load(program()) == f"started from {Path(name_of(program())).stem}"
     assert kept(tmp_path / "state") == [name_of(program())]
 
 
