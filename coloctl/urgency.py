@@ -2,9 +2,9 @@
 
 Called by `control.daemon.serve` and `host.agent.main` once they begin to beat, by `host.blocking`
 in its threads, by `host.process` and `host.ending` for a process that ends, and by
-`control.daemon.watcher` for a supervisor in the place of one that was killed. A beat that comes
-late looks like a machine that fell silent: at a load of 18 on two processors an agent of normal
-priority was late by more than 120 ms, and a pair lost its protection.
+`control.daemon.watcher` and `control.daemon.early` for a supervisor in the place of a killed one.
+A beat that comes late looks like a machine that fell silent: at a load of 18 on two processors an
+agent of normal priority was late by more than 120 ms, and a pair lost its protection.
 
 A machine with one processor is left as it is. Real time would keep sshd from carrying what the
 agent reports: seen in a Debian under TCG, where ssh lost the agent after 3 s, again and again.
@@ -54,6 +54,15 @@ def hasten_start(pid: int) -> None:
     if len(os.sched_getaffinity(0)) >= 2:
         with contextlib.suppress(OSError):
             _raise(pid)
+
+
+def join_start() -> None:
+    """Raise the calling thread as `hasten_start` raised its process; without that, do nothing.
+
+    A thread begins with normal priority, because what the main thread starts does.
+    """
+    if os.getpriority(os.PRIO_PROCESS, os.getpid()) == _NICE:
+        hasten_start(threading.get_native_id())
 
 
 def keep_up() -> None:

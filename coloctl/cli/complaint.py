@@ -1,7 +1,7 @@
 """Report what went wrong in a verb: one sentence and a hint, for people or as JSON.
 
-Called by `cli.verbs.run_verb` for every error of a verb; `cli.acting` takes `on_interrupt` for
-verbs whose act goes on without them.
+Called by `cli.verbs.run_verb` and `cli.handed_over` for every error of a verb; `cli.acting` takes
+`on_interrupt` for verbs whose act goes on without them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ to a watcher; `cli.verbs.run` takes `prepare`. Reads the pair by `supervisor.sta
 machines dialled while `control.daemon.serve` is imported.
 
 Invariant: a supervisor that follows a killed one may begin in the middle of a failover. Until it is
-at work it imports no click and no pydantic, and parses no pair file that its folder tells.
+at work it imports no click and no pydantic, and reads no pair file whose content its folder has.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SYSLOG_LEVELS = (
 
 
 def supervise(arguments: Sequence[str]) -> int:
-    """Supervise the pair until it ends; return the exit code. Errors are told on standard error.
+    """Supervise the pair until it ends; return the exit code. Errors are printed on standard error.
 
     ``arguments`` are those of the command, from ``run`` on.
     """

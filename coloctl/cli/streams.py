@@ -1,7 +1,7 @@
 """Make the three standard streams safe to use, also where they are closed, full or slow.
 
 `cli.main` calls `install` before anything else, `cli.verbs.run_verb` calls `lost`, and
-`cli.verbs.run` calls `detach`.
+`cli.handed_over` calls `detach`.
 
 Invariants: writing to standard output or error never raises; the first error is kept (`lost`); and
 after `detach` it never waits either, because a thread writes from a bounded queue. Without that a

@@ -25,15 +25,7 @@ from typing import TypeVar
 
 from coloctl import hostlist, paths, probe_cache
 from coloctl.colo import accounts, cpu_models, plugin
-from coloctl.colo.ground import (
-    Facts,
-    Ground,
-    NodeFacts,
-    close,
-    is_here,
-    one_machine,
-    open_hosts,
-)
+from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine, open_hosts
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
 from coloctl.host.base import Host
@@ -56,11 +48,7 @@ Hosts = Mapping[NodeName, Host]
 
 
 async def prepare(
-    spec: PairSpec,
-    facts: Facts | None = None,
-    *,
-    stays: bool = False,
-    hosts: Hosts | None = None,
+    spec: PairSpec, facts: Facts | None = None, *, stays: bool = False, hosts: Hosts | None = None
 ) -> Ground:
     """Open the hosts, inspect each node's QEMU, and turn ``auto`` into an accelerator.
 

@@ -57,11 +57,20 @@ def test_without_the_right_it_runs_as_before() -> None:
     assert int(own.split()[0]) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
 
 
-#: Starts a program when told to, and prints that program's niceness.
+#: When told to, prints the niceness of a thread that joins its start, of another, and of a program.
 STARTS = """
-import subprocess, sys
+import subprocess, sys, threading
+from coloctl.urgency import join_start
 sys.stdin.readline()
 show = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+def joined():
+    join_start()
+    exec(show, {})
+for work, given in ((joined, ()), (exec, (show, {}))):
+    thread = threading.Thread(target=work, args=given)
+    thread.start()
+    thread.join()
+    sys.stdout.flush()
 subprocess.run([sys.executable, "-c", show], check=True)
 """
 
@@ -73,9 +82,10 @@ def test_a_process_that_begins_gets_a_better_niceness_and_what_it_starts_does_no
         before = os.getpriority(os.PRIO_PROCESS, process.pid)
         hasten_start(process.pid)
         after = os.getpriority(os.PRIO_PROCESS, process.pid)
-        of_its_own = int(process.communicate("\n")[0])
+        joined, other, of_its_own = map(int, process.communicate("\n")[0].split())
     assert after in (-11, before)
-    assert after == before or of_its_own == 0
+    assert joined == after
+    assert after == before or (other, of_its_own) == (0, 0)
     hasten_start(process.pid)  # it is gone
 
 

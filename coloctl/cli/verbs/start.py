@@ -1,8 +1,8 @@
 """Define the verb `start`: check pair file and hosts, start a supervisor, ask it for the pair.
 
-`cli.verbs.run` loads pair files through `load` too. Hosts and images are checked by `colo.inspect`
-and `colo.inuse`, `control.daemon.spawn` starts the supervisor, and `control.acts` asks it to start
-and protect the guest.
+`cli.verbs.run` and `cli.handed_over` load pair files through `load` too. Hosts and images are
+checked by `colo.inspect` and `colo.inuse`, `control.daemon.spawn` starts the supervisor, and
+`control.acts` asks it to start and protect the guest.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from coloctl.errors import ColoctlError, HostOutOfReach
 from coloctl.host.base import Host
 from coloctl.supervisor.pair_hosts import REACH_WAIT_S, Hosts
 from coloctl.supervisor.started import Started
+from coloctl.urgency import join_start
 
 
 async def serve_early(began: Started, listener: socket.socket, *, metrics: str) -> None:
@@ -30,8 +31,7 @@ async def serve_early(began: Started, listener: socket.socket, *, metrics: str) 
         for host in dict.fromkeys((hosts or {}).values()):
             dialling = asyncio.create_task(_dial(host))
             stack.callback(dialling.cancel)
-        # In a thread, because the dialogue with an agent takes turns.
-        await asyncio.to_thread(import_module, "coloctl.control.daemon.serve")
+        await asyncio.to_thread(_import)  # the dialogue with an agent takes turns meanwhile
         from coloctl.control.daemon.serve import serve
 
         await serve(began.pair, listener, facts=began.facts, hosts=hosts, metrics=metrics)
@@ -41,3 +41,9 @@ async def _dial(host: Host) -> None:
     """Dial the machine of ``host``, if it is another one; the supervisor asks it again."""
     with contextlib.suppress(HostOutOfReach):
         await host.ready(REACH_WAIT_S)
+
+
+def _import() -> None:
+    """Import what a supervisor needs."""
+    join_start()
+    import_module("coloctl.control.daemon.serve")

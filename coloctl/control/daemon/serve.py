@@ -102,7 +102,9 @@ async def serve(
     return service.interrupts > 0
 
 
-async def _ground(spec: PairSpec, folder: Path, facts: Facts | None, hosts: Hosts | None) -> Ground:
+async def _ground(
+    spec: PairSpec, folder: Path, facts: Facts | None, hosts: Hosts | None = None
+) -> Ground:
     """Open the hosts; what is found out about them now is written for a supervisor that follows.
 
     Beside QEMUs that an earlier coloctl started nothing is written: theirs may be another binary.

@@ -16,6 +16,7 @@ from coloctl.control.daemon import serve
 from coloctl.errors import UnsupportedQEMU
 from coloctl.host.local import LocalHost
 from coloctl.model.pair import PairSpec
+from coloctl.supervisor.pair_hosts import Hosts
 from coloctl.supervisor.started import STARTED, Started, remember, remembered
 
 pytestmark = pytest.mark.unit
@@ -36,7 +37,9 @@ async def ground(
         here = LocalHost()
         found = replace(state.ground, folder=folder, hosts={"a": here, "b": here})
 
-        async def prepare(_: PairSpec, facts: Facts | None, *, stays: bool) -> Ground:
+        async def prepare(
+            _: PairSpec, facts: Facts | None, *, stays: bool, hosts: Hosts | None
+        ) -> Ground:
             return found if facts is None else replace(found, facts=facts)
 
         monkeypatch.setattr(serve, "prepare", prepare)
