@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from coloctl.urgency import hasten_end, hasten_start
 
 pytestmark = pytest.mark.unit
+
+AUTOGROUP = Path("/proc/self/autogroup")
 
 #: Prints its priority, that of a program and of a thread that it started.
 PROGRAM = """
@@ -114,3 +117,46 @@ def test_the_only_processor_of_a_machine_is_left_to_sshd() -> None:
     now, (own, *_) = shown("taskset", "--cpu-list", one)
     assert now == ""
     assert int(own.split()[0]) == os.SCHED_OTHER
+
+
+#: Raises a program, which prints what its session weighs, before and after it has started.
+WEIGHS = """
+import os, subprocess, sys
+from coloctl.urgency import hasten_start
+program = [sys.executable, "-c", sys.argv[1]]
+with subprocess.Popen(program, stdin=subprocess.PIPE, text=True) as process:
+    hasten_start(process.pid)
+    print(os.getpriority(os.PRIO_PROCESS, process.pid), flush=True)
+    process.communicate("\\n")
+"""
+WEIGHED = """
+import sys
+from coloctl.urgency import has_started
+sys.stdin.readline()
+for _ in range(2):
+    print(open("/proc/self/autogroup").read().split()[-1], flush=True)
+    has_started()
+"""
+
+
+def weights(*, leads: bool) -> list[str]:
+    """The niceness of the program that was raised, and the weights of its session."""
+    done = subprocess.run(
+        [sys.executable, "-c", WEIGHS, WEIGHED],
+        capture_output=True, text=True, check=True, start_new_session=leads,
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not weigh sessions")
+def test_a_session_weighs_more_until_what_was_raised_in_it_has_started() -> None:
+    raised, *seen = weights(leads=True)
+    assert seen == [raised, "0"]
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not weigh sessions")
+def test_a_session_of_another_is_left_as_it_is() -> None:
+    before = AUTOGROUP.read_text()
+    _, first, second = weights(leads=False)
+    assert first == second == before.split()[-1]
+    assert AUTOGROUP.read_text() == before

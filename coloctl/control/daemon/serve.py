@@ -33,7 +33,7 @@ from coloctl.supervisor.loop import Supervisor
 from coloctl.supervisor.pair_hosts import Hosts, opened, sweep_elsewhere
 from coloctl.supervisor.started import Started, write
 from coloctl.supervisor.state import Emit, PairState
-from coloctl.urgency import hurry
+from coloctl.urgency import has_started, hurry
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +132,7 @@ async def _run(
     loop = asyncio.get_running_loop()
     leave = asyncio.Event()
     log.info("The supervisor runs with %s priority.", hurry() or "the normal")
+    has_started()
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(service.supervisor.run(leave))
         await asyncio.sleep(0)  # from here on it can be given seats to watch
