@@ -1,8 +1,8 @@
 """Run what a disk may hold up in a thread of its own, so that no other work waits for that disk.
 
-Called by `host.local_files`, `host.resource_use` and `ha.arbiter`; calls `host.durable`. The
-threads of `asyncio.to_thread` are few, and a process that ends waits for each of them: a disk that
-hangs would keep both from all other work.
+Called by `host.local_files`, `host.resource_use`, `ha.arbiter` and `supervisor.loop`; calls
+`host.durable`. The threads of `asyncio.to_thread` are few, and a process that ends waits for each
+of them: a disk that hangs would keep both from all other work.
 
 Invariant: a write that was given up does not replace its file later, over what was written since.
 """

@@ -1,16 +1,18 @@
 """Remember the QEMUs that an operator has given up with their machine, until they are proven gone.
 
-Called by `supervisor.leftovers`, which adds what it cannot reach, and by `cli.verbs.start`,
-`cli.verbs.run` and `supervisor.acts.start` before a pair starts. `host.base` ends such a QEMU, and
-`colo.generation` marks its disks.
+Called by `supervisor.leftovers`, which adds what it cannot reach, by `cli.verbs.start`,
+`cli.verbs.run` and `supervisor.acts.start` before a pair starts, and by `cli.verbs.fence` for an
+operator's statement. `host.base` ends such a QEMU, and `colo.generation` marks its disks.
 
-Invariant: a QEMU is in the list, on disk, before the folder of its pair is removed, and leaves the
-list with a proof of its end alone. Until then no guest of that pair starts on its machine. The list
-lies beside the registry, so a boot of this machine does not remove it.
+Invariant: a QEMU is in the list, on disk, before the folder of its pair is removed. It leaves the
+list with a proof of its end, or by the statement that its machine is gone, which is refused where
+that machine answers. Until then no guest of that pair starts on its machine. The list lies beside
+the registry, so a boot of this machine does not remove it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -21,9 +23,9 @@ from typing import Any, Self
 from coloctl import paths
 from coloctl.colo import generation, guard, taps
 from coloctl.colo.generation import Worth
-from coloctl.errors import ColoctlError, PreconditionFailed
+from coloctl.errors import ColoctlError, HostOutOfReach, PreconditionFailed
 from coloctl.ha.fencing import KILL_DEADLINE_S
-from coloctl.host import durable
+from coloctl.host import durable, open_host
 from coloctl.host.base import Host, Identity
 from coloctl.journal import Journal
 from coloctl.machine.cmdline import monitor_sockets
@@ -37,6 +39,9 @@ log = logging.getLogger(__name__)
 
 #: A QEMU takes some hundred bytes, and each loss of a machine adds one.
 BYTES_MAX = 1 << 20
+
+#: How long the machine of a QEMU that is to be forgotten has to answer, seconds.
+REACH_WAIT_S = 30.0
 
 Hosts = Mapping[NodeName, Host]
 
@@ -191,6 +196,51 @@ async def end(spec: PairSpec, hosts: Hosts) -> list[str]:
         )
         log.info("%s", told[-1])
     return told
+
+
+def on(pair: str, node: str) -> tuple[GivenUp, ...]:
+    """Return what was given up on ``node``; raises `PreconditionFailed` where that is nothing."""
+    found = tuple(one for one in of(pair) if one.node == node)
+    if not found:
+        raise PreconditionFailed(
+            f"Nothing of {pair} was given up on node {node}.",
+            hint="`coloctl list` and `coloctl status` name what was given up",
+        )
+    return found
+
+
+async def forget(pair: str, node: str) -> None:
+    """Take what was given up on ``node`` from the list; an operator states that it is gone.
+
+    Raises `PreconditionFailed` where nothing was given up there, and where the machine answers on
+    which it may still run.
+    """
+    found = on(pair, node)
+    for one in found:
+        await _require_gone(one, pair)
+    _write(pair, [kept for kept in of(pair) if kept not in found])
+    for one in found:
+        log.info("Forgotten by an operator's statement: %s", one.sentence())
+
+
+async def _require_gone(one: GivenUp, pair: str) -> None:
+    """Refuse where the machine of ``one`` answers; a machine out of reach proves nothing."""
+    here = False
+    try:
+        host = open_host(one.host)
+    except PreconditionFailed:  # a network namespace that is gone: it was of this machine
+        host, here = open_host("local"), True
+    try:
+        with contextlib.suppress(HostOutOfReach):
+            await host.ready(REACH_WAIT_S)
+            if here or _is_of(one, host):
+                raise PreconditionFailed(
+                    f"{host.machine.name} answers, and is the machine on which process "
+                    f"{one.identity.pid} of {pair} was given up.",
+                    hint=f"start {pair} on it: that ends the process, with a proof",
+                )
+    finally:
+        await host.aclose()
 
 
 async def _newest(spec: PairSpec, hosts: Hosts, node: NodeName, one: GivenUp) -> bool:

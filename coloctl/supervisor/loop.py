@@ -18,6 +18,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from coloctl import bounded
@@ -25,6 +26,7 @@ from coloctl.colo import first_connection, generation
 from coloctl.colo.generation import Worth
 from coloctl.errors import ColoctlError, HostOutOfReach
 from coloctl.host.base import Death
+from coloctl.host.blocking import aside
 from coloctl.machine import blockdev
 from coloctl.model import event as records
 from coloctl.model.event import Kind
@@ -34,7 +36,7 @@ from coloctl.model.pairevent import CheckpointPhase, NodeDead, NodeEvent
 from coloctl.model.protection import Protection
 from coloctl.model.view import Presence
 from coloctl.qmp.session import Event
-from coloctl.supervisor import acts, certificates
+from coloctl.supervisor import acts, certificates, given_up
 from coloctl.supervisor.auto_reprotect import AutoReprotect
 from coloctl.supervisor.contrast import Contrasting
 from coloctl.supervisor.heartbeat_driver import HeartbeatDriver
@@ -57,6 +59,9 @@ OBSERVE_PERIOD_S = 1.0
 SAMPLES = 4
 #: One observation of one QEMU, seconds: longer than any checkpoint pause seen (docs/qemu.md).
 OBSERVE_DEADLINE_S = 2.0
+#: The list of what was given up is read so often while it names something, seconds.
+FORGET_PERIOD_S = 2.0
+
 #: For the last line of a dead QEMU's log, which the journal gets with its end. Seconds.
 LAST_LINE_WAIT_S = 0.05
 
@@ -100,6 +105,7 @@ class Supervisor:
             asking = self._tasks.create_task(acts.keep_asking(self.state))
             attending = self._tasks.create_task(self._machines.run())
             reading = self._tasks.create_task(certificates.keep_reading(self.state))
+            forgetting = self._tasks.create_task(self._forget())
             while not until.is_set():
                 await asyncio.gather(
                     *(seat.observe(OBSERVE_DEADLINE_S) for seat in self.state.seats.values())
@@ -119,6 +125,7 @@ class Supervisor:
             asking.cancel()
             attending.cancel()
             reading.cancel()
+            forgetting.cancel()
             comparing.cancel()
             self._contrast.end()
             tending.cancel()
@@ -127,6 +134,15 @@ class Supervisor:
             self._reactor.end()
             self._auto_reprotect.end()
             self._held.end()
+
+    async def _forget(self) -> None:
+        """Name what was given up no longer than it is listed: an operator may have it forgotten."""
+        while True:
+            await asyncio.sleep(FORGET_PERIOD_S)
+            if self.state.gone_for_good:
+                self.state.gone_for_good = await aside(
+                    partial(given_up.sentence, self.state.spec.name)
+                )
 
     async def _tend(self) -> None:
         """Keep the guest on its LAN.

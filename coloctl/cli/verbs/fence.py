@@ -1,12 +1,18 @@
-"""Define the verb `fence`: confirm that a node is off, or list what was fenced so far."""
+"""Define the verb `fence`: confirm that a node is off, list what was fenced, forget what was lost.
+
+`confirm` asks the supervisor through `cli.acting`; `forget` changes the list of
+`supervisor.given_up`, whether a supervisor runs or not.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from coloctl.cli import options
 from coloctl.cli.acting import VerbCall
 from coloctl.cli.options import format_option, pair_argument, yes_option
 from coloctl.cli.verbs import history
@@ -17,7 +23,7 @@ from coloctl.model.timeline import Timeline
 
 @click.group()
 def fence() -> None:
-    """Confirm that a lost node is off, or list what was fenced."""
+    """Confirm that a lost node is off, list what was fenced, or forget a machine that is gone."""
 
 
 @fence.command()
@@ -42,6 +48,29 @@ def confirm(pair: str, node: str, yes: bool, form: str) -> None:
         print(
             f"Node {node} of {pair} counts as fenced; `coloctl status {pair}` shows what follows."
         )
+
+
+@fence.command()
+@pair_argument
+@click.argument("node", metavar="NODE", type=click.Choice(["a", "b"]))
+@yes_option
+@format_option("pretty", "json")
+def forget(pair: str, node: str, yes: bool, form: str) -> None:
+    """State that what `stop --without` gave up on NODE of PAIR is gone for good.
+
+    For a machine that was rebuilt or scrapped, so that no start of the pair can prove the end of
+    its QEMU there. `status` and `list` name it no longer. It is refused where the machine itself
+    answers: a start of the pair on it ends the QEMU then.
+    """
+    from coloctl.supervisor import given_up
+
+    said = " ".join(one.sentence() for one in given_up.on(pair, node))
+    options.confirm(pair, f"{said} You state that it is gone, and its machine too.", yes=yes)
+    asyncio.run(given_up.forget(pair, node))
+    if form == "json":
+        plain.print_json({"schema": plain.SCHEMA, "name": pair, "node": node, "forgotten": said})
+    else:
+        print(f"What was given up on node {node} of {pair} is forgotten.")
 
 
 @fence.command("history")

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,18 +18,20 @@ from support.fakes import make_spec
 from support.livings import SLEEP
 
 from coloctl.cli.verbs.explain import explain
+from coloctl.cli.verbs.fence import fence
 from coloctl.cli.verbs.status import list_pairs, status
 from coloctl.cli.verbs.stop import stop
 from coloctl.colo import generation
 from coloctl.colo.generation import Worth
 from coloctl.errors import FencingFailed, NotConfirmed, PreconditionFailed, UsageError
-from coloctl.host.base import Host
+from coloctl.host.base import Host, Identity
 from coloctl.host.local import LocalHost
 from coloctl.host.process import identity_of
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import NODES, DiskSpec, NodeName, PairSpec
-from coloctl.supervisor import given_up, leftover, leftovers
+from coloctl.supervisor import given_up, leftover, leftovers, loop
+from coloctl.supervisor.given_up import GivenUp
 
 pytestmark = pytest.mark.unit
 
@@ -227,3 +231,72 @@ def test_a_damaged_list_is_not_taken_for_an_empty_one(folder: Path) -> None:
         path.write_text(content)
         with pytest.raises(PreconditionFailed, match="is damaged"):
             given_up.of("web")
+
+
+@pytest.mark.parametrize(
+    "machine", ["silent", "the same", "rebuilt", "gone namespace", "without an id"]
+)
+def test_what_was_given_up_with_a_machine_that_is_gone_is_forgotten_by_a_statement(
+    folder: Path,
+    elsewhere: Elsewhere,
+    there: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    machine: str,
+) -> None:
+    who = identity_of(there.pid)
+    assert who is not None
+    elsewhere.answers = machine != "silent"
+    host = "netns:no-such" if machine == "gone namespace" else elsewhere.name
+    usual = given_up.open_host
+    monkeypatch.setattr(
+        given_up, "open_host", lambda name: elsewhere if name == elsewhere.name else usual(name)
+    )
+    if machine == "without an id":
+        who = replace(who, machine="")
+    elif machine in {"silent", "rebuilt"}:
+        who = replace(who, machine="0123")
+    here = {"b": who, "a": replace(who, pid=who.pid + 1)}
+    listed = [GivenUp(node, "secondary", host, one, None, 4) for node, one in here.items()]
+    given_up.give_up("web", folder / leftover.JOURNAL, listed)
+
+    def forget(*words: str) -> Result:
+        return CliRunner().invoke(fence, ["forget", "web", *words])
+
+    unsure = forget("b")
+    assert isinstance(unsure.exception, UsageError)
+    assert listed[0].sentence() in str(unsure.exception)
+    assert len(given_up.of("web")) == 2
+    done = forget("b", "--yes")
+    if machine in {"silent", "rebuilt"}:
+        assert (done.exit_code, done.stdout) == (
+            0,
+            "What was given up on node b of web is forgotten.\n",
+        )
+        assert given_up.of("web") == (listed[1],)
+        again = forget("b", "--yes")
+        assert isinstance(again.exception, PreconditionFailed)
+        assert "Nothing of web was given up on node b." in str(again.exception)
+        told = json.loads(forget("a", "--yes", "-f", "json").stdout)
+        assert (told["name"], told["node"]) == ("web", "a")
+        assert not given_up.file_of("web").exists()
+    else:
+        assert isinstance(done.exception, PreconditionFailed)
+        assert f"process {there.pid} of web was given up" in str(done.exception)
+        assert "start web on it" in (done.exception.hint or "")
+        assert len(given_up.of("web")) == 2 and there.poll() is None
+
+
+async def test_a_running_supervisor_names_what_was_given_up_until_it_is_forgotten(
+    folder: Path, spec: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FORGET_PERIOD_S", 0.001)
+    one = GivenUp("b", "secondary", "ssh://hv2", Identity(4711, 1), None, 4)
+    given_up.give_up("web", folder / leftover.JOURNAL, [one])
+    state = SimpleNamespace(spec=spec, gone_for_good="before")
+    running = cast(loop.Supervisor, SimpleNamespace(state=state))
+    forgetting = asyncio.create_task(loop.Supervisor._forget(running))
+    for said in (one.sentence(), ""):
+        while state.gone_for_good != said:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        given_up.file_of("web").unlink(missing_ok=True)
+    forgetting.cancel()
